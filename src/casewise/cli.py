@@ -1,0 +1,148 @@
+"""The command line: thin, and quick to answer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from casewise import __version__
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Train, check, explain and ship image models for clinical studies. Start with `casewise init`.",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"casewise {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False) -> None:
+    pass
+
+
+@app.command()
+def run(
+    study: Annotated[Path, typer.Argument(help="The study file (YAML).")],
+    out: Annotated[Path | None, typer.Option(help="The run folder [default: runs/<study's name>].")] = None,
+    weights_dir: Annotated[Path | None, typer.Option(help="A folder of <backbone>.safetensors.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Networks trained side by side [default: one a core].")] = None,
+) -> None:
+    """Run a study whole: cohort, tiles, split, networks, stacking, scores, report. Run again to continue."""
+    from casewise.console import Terminal
+    from casewise.run import run as run_study
+
+    plan = _read(study, weights_dir, jobs)
+    run_study(plan, out or Path("runs") / plan.name, show=Terminal())
+
+
+@app.command()
+def check(
+    study: Annotated[Path, typer.Argument(help="The study file (YAML).")],
+) -> None:
+    """Check the study file, the cohort table and the split without training anything."""
+    from casewise.cohort import read_cohort
+    from casewise.split import split
+
+    plan = _read(study, None, None)
+    cohort = read_cohort(plan)
+    print(f"cohort     {cohort.cases['subject'].nunique():,} subjects, {len(cohort.cases):,} cases, {len(cohort.images):,} images")
+    for note in cohort.notes:
+        print(f"           {note}")
+    splits = split(cohort, plan)
+    for side, n in splits.record["n"].items():
+        print(f"{side:<10} {n['subjects']:,} subjects, {n['cases']:,} cases, {n['panels']:,} panels")
+    print(f"jobs       {len(plan.backbones)} backbones × {splits.folds} folds = {len(plan.backbones) * splits.folds} networks")
+
+
+@app.command()
+def init(
+    preset: Annotated[str, typer.Argument(help="The preset to start from, such as onestep-pasi.")],
+    source: Annotated[Path | None, typer.Option("--from", help="A folder of images to make the cohort table from.")] = None,
+    folder: Annotated[Path, typer.Option("--into", help="Where to write the study.")] = Path("."),
+) -> None:
+    """Write a commented study file, and the cohort table from a folder of images."""
+    from casewise.initialise import initialise
+
+    made = initialise(preset, source=source, folder=folder)
+    for sentence in made.understood:
+        print(sentence)
+    for path in made.files:
+        print(f"wrote {path}")
+
+
+@app.command()
+def phantom(
+    folder: Annotated[Path, typer.Argument(help="Where to write the photographs and the table.")],
+    subjects: Annotated[int, typer.Option(min=2, help="Number of subjects.")] = 30,
+    visits: Annotated[int, typer.Option(min=1, help="Visits of each subject.")] = 6,
+    size: Annotated[str, typer.Option(help="Width x height in pixels, up to 4928x3264.")] = "492x326",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    labels: Annotated[str, typer.Option(help="true, or shuffled between subjects.")] = "true",
+) -> None:
+    """Draw a synthetic psoriasis cohort with known truth, marked as synthetic everywhere."""
+    from casewise.console import Terminal
+    from casewise.errors import CasewiseError
+    from casewise.phantoms.psoriasis import make_psoriasis
+
+    width, _, height = size.partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise CasewiseError(f"--size is written as width x height, such as 492x326; found {size!r}.")
+    if labels not in ("true", "shuffled"):
+        raise CasewiseError(f"--labels is true or shuffled, found {labels!r}.")
+    with Terminal().bar("phantom") as bar:
+        table = make_psoriasis(
+            folder,
+            subjects=subjects,
+            visits=visits,
+            size=(int(width), int(height)),
+            seed=seed,
+            labels=labels,  # type: ignore[arg-type]
+            progress=lambda done, total: bar(done, total),
+        )
+    print(f"wrote {table}")
+
+
+@app.command()
+def backbones() -> None:
+    """List the 29 backbones of One-Step PASI; every timm name is allowed too."""
+    from casewise.models.names import ALL29
+
+    print("\n".join(ALL29))
+    print("and any timm name, such as vit_small_patch16_224 (`timm:resnet34` where both have it); `all29` means the list above")
+
+
+def _read(study: Path, weights_dir: Path | None, jobs: int | None):  # type: ignore[no-untyped-def]
+    from casewise.study_file import read_study
+
+    plan = read_study(study, weights_dir=str(weights_dir.resolve()) if weights_dir else None)
+    if jobs:
+        plan = plan.model_copy(update={"compute": plan.compute.model_copy(update={"jobs": jobs})})
+    return plan
+
+
+def main() -> None:
+    """The entry point: a user's mistake is one clear message and exit code 2, Ctrl-C is 130."""
+    from casewise.errors import CasewiseError
+
+    try:
+        app()
+    except CasewiseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped; run the same command again to continue", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Targets of a cohort table: read cell by cell, checked, and settled to one value for every unit of their level."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from casewise.cohort_checks import closest, natural, number
+from casewise.cohort_table import Problems, names_text, rows_text
+from casewise.study import Level, Study, Target
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_LEVELS: tuple[Level, ...] = ("image", "region", "case", "subject")
+
+
+def target_columns(name: str, study: Study) -> list[str]:
+    """The table's columns that a target is read from."""
+    column = study.targets[name].column
+    column = column if column is not None else study.columns.get(name) or name
+    return [column] if isinstance(column, str) else list(column)
+
+
+def read_target(name: str, study: Study, cells: pd.DataFrame, problems: Problems) -> pd.Series:
+    """One target, row by row: NaN where not scored, the mean where it is read from several columns."""
+    import pandas as pd
+
+    target = study.targets[name]
+    columns = target_columns(name, study)
+    nothing = pd.Series(float("nan"), index=cells.index)
+    missing = [column for column in columns if column not in cells]
+    for column in missing:
+        told = "" if column == name else f" (target {name})"
+        text = f"column {column}{told}: is missing.{closest(column, list(cells))}"
+        if name not in study.columns:
+            problems.add("columns", f"{text} Add it, or name its column in the study's targets.")
+    if missing:
+        return nothing
+    if target.equals is not None:
+        if len(columns) > 1:
+            problems.add("columns", f"targets.{name}: `equals` needs one column, found {len(columns)}.")
+            return nothing
+        return _indicator(name, target.equals, columns[0], cells, problems)
+    parts = [_numbers(name, target, column, cells[column].str.strip(), problems) for column in columns]
+    return pd.concat(parts, axis=1).mean(axis=1, skipna=False) if len(parts) > 1 else parts[0]
+
+
+def _indicator(name: str, wanted: str, column: str, cells: pd.DataFrame, problems: Problems) -> pd.Series:
+    text = cells[column].str.strip()
+    present = sorted((value for value in text.unique() if value), key=natural)
+    if present and wanted.strip() not in present:
+        problems.add(
+            "equals",
+            f"column {column} (target {name}): no row holds {wanted!r}.{closest(wanted, present)} "
+            f"There are: {names_text([repr(value) for value in present], 6)}.",
+        )
+    return (text == wanted.strip()).astype(float).where(text != "")
+
+
+def _numbers(name: str, target: Target, column: str, text: pd.Series, problems: Problems) -> pd.Series:
+    import pandas as pd
+
+    low, high = target.range
+    kind = "a whole number" if target.integer else "a number"
+    values: dict[str, float] = {"": float("nan")}
+    wrong: dict[str, str] = {}
+    for value in text.unique():
+        parsed = number(value)
+        if not value:
+            continue
+        if parsed is None:
+            wrong[value] = f"{value!r} is no number"
+            if re.fullmatch(r"[+-]?\d+,\d+", value):
+                wrong[value] += f" (write {value.replace(',', '.')})"
+        elif not low <= parsed <= high:
+            wrong[value] = f"{value} is outside {low:g}..{high:g}"
+        elif target.integer and not parsed.is_integer():
+            wrong[value] = f"{value} is not whole"
+        else:
+            values[value] = parsed
+    told = column if column == name else f"{column} (target {name})"
+    for row, value in text[text.isin(list(wrong))].items():
+        allowed = f"Write {kind} in {low:g}..{high:g}, or leave it empty if it was not scored."
+        problems.add(f"target {name} {column}", f"row {row}, {told}: {wrong[value]}. {allowed}", row=row)
+    return pd.to_numeric(text.map(values), errors="coerce").astype(float)
+
+
+def level_keys(level: Level) -> list[str]:
+    """The columns that name one unit of a level."""
+    return {"image": [], "region": ["case", "region"], "case": ["case"], "subject": ["subject"]}[level]
+
+
+def settle_target(name: str, study: Study, images: pd.DataFrame, problems: Problems, notes: list[str]) -> pd.Series:
+    """The target with one value for every unit of its level, filled in from the unit's other rows.
+
+    Adds a problem where rows of one unit differ, or where a target that the network predicts differs within a panel.
+    """
+    values, level, panel = images[name], study.level_of(name), study.panels.by
+    if keys := level_keys(level):
+        _report_varying(name, images, keys, f"stands at {level} level", problems)
+        values = images.groupby(keys, sort=False)[name].transform("first")
+        if filled := int((values.notna() & images[name].isna()).sum()):
+            notes.append(f"{name}: {filled:,} rows without a value take that of their {level}'s other rows.")
+    if name in study.outputs and _LEVELS.index(level) < _LEVELS.index(panel):
+        told = f"stands at {level} level, but is predicted for a whole {panel} (panels.by)"
+        _report_varying(name, images, level_keys(panel), told, problems)
+    return values
+
+
+def _report_varying(name: str, images: pd.DataFrame, keys: list[str], told: str, problems: Problems) -> None:
+    counts = images.groupby(keys, sort=False)[name].transform("nunique")
+    for _, unit in images[counts > 1].groupby(keys, sort=False):
+        found = unit[name].dropna()
+        values = " and ".join(f"{value:g}" for value in found.drop_duplicates())
+        who = unit[keys[0]].iloc[0] + (f", region {unit['region'].iloc[0]}" if "region" in keys else "")
+        problems.add(
+            f"varies {name} {told}",
+            f"{rows_text(found.index, 4)}, {name}: {values} in {keys[0]} {who}; it {told}. "
+            "Correct the rows, or state its `level` in the study's targets.",
+            row=found.index[0],
+        )

@@ -1,0 +1,79 @@
+"""What a person sees while waiting: one line a step, bars where a step takes longer, quiet when piped."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Bar(Protocol):
+    """A step in progress."""
+
+    def __call__(self, done: float, total: float, text: str = "") -> None: ...
+
+
+class Show(Protocol):
+    """Where a run tells how far it is."""
+
+    def line(self, step: str, text: str) -> None: ...
+
+    def bar(self, step: str) -> contextmanager[Bar]: ...  # type: ignore[valid-type]
+
+
+class Silent:
+    """Tells nothing: for use from Python and in tests."""
+
+    def line(self, step: str, text: str) -> None:
+        """Tell nothing."""
+
+    @contextmanager
+    def bar(self, step: str) -> Iterator[Bar]:
+        """A bar that nobody sees."""
+        yield lambda done, total, text="": None
+
+
+class Terminal:
+    """Lines on standard output; bars only where standard output is a terminal."""
+
+    def line(self, step: str, text: str) -> None:
+        first, *rest = text.splitlines() or [""]
+        print(f"{step:<10} {first}", flush=True)
+        for more in rest:
+            print(f"{'':<10} {more}", flush=True)
+
+    @contextmanager
+    def bar(self, step: str) -> Iterator[Bar]:
+        if not sys.stdout.isatty():
+            yield self._plain(step)
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = [
+            TextColumn("{task.description:<10}"),
+            TextColumn("{task.fields[text]:<44}"),
+            BarColumn(20),
+            TimeElapsedColumn(),
+            TextColumn("·"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+        ]
+        with Progress(*columns, transient=True) as progress:
+            task = progress.add_task(step, total=None, text="")
+            yield lambda done, total, text="": progress.update(
+                task, completed=done, total=total, text=text or f"{done:,.0f} of {total:,.0f}"
+            )
+
+    def _plain(self, step: str) -> Bar:
+        """Without a terminal: a line every half minute, so that a log shows that it lives."""
+        last = time.monotonic()
+
+        def tell(done: float, total: float, text: str = "") -> None:
+            nonlocal last
+            if time.monotonic() - last > 30 and done < total:
+                last = time.monotonic()
+                self.line(step, text or f"{done:,.0f} of {total:,.0f}")
+
+        return tell

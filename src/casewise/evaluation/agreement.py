@@ -1,0 +1,193 @@
+"""Agreement: of groups (Cohen's kappa), between readers, and of each learner with each reader.
+
+Sources: Cohen 1960 (kappa); Cohen 1968 (weighted kappa, here with quadratic weights).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from casewise.errors import CasewiseError, StudyError, nearest
+from casewise.evaluation.bootstrap import PLAN, Estimate, Plan, by_subject, estimates, sum_by_subject
+
+READER_COLUMNS = ("case", "subject", "region", "image", "target", "reader", "value")
+
+
+def groups_of(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Return agreement, kappa and quadratic kappa from counts (..., K * K), true groups by rows; NaN where undefined.
+
+    >>> {k: round(float(v), 3) for k, v in groups_of(np.array([20., 5., 10., 15.])).items()}
+    {'agreement': 0.7, 'kappa': 0.4, 'kappa_quadratic': 0.4}
+    """
+    k = math.isqrt(confusion.shape[-1])
+    counts = np.asarray(confusion, dtype=float).reshape(*confusion.shape[:-1], k, k)
+    total = counts.sum(axis=(-2, -1))
+    steps = np.subtract.outer(np.arange(k), np.arange(k)).astype(float) ** 2
+    with np.errstate(all="ignore"):
+        share = counts / total[..., None, None]
+        chance = share.sum(axis=-1)[..., :, None] * share.sum(axis=-2)[..., None, :]
+        told = {"agreement": np.trace(share, axis1=-2, axis2=-1)}
+        for name, weights in (("kappa", (steps > 0).astype(float)), ("kappa_quadratic", steps)):
+            expected = (weights * chance).sum(axis=(-2, -1))
+            # a chance disagreement of no more than rounding: all in one group
+            observed = (weights * share).sum(axis=(-2, -1))
+            told[name] = np.where(expected > 1e-12, 1.0 - observed / expected, np.nan)
+    return told
+
+
+def group_agreement(
+    truth: np.ndarray, predicted: np.ndarray, subjects: np.ndarray, plan: Plan = PLAN, *, n_groups: int
+) -> dict[str, Any]:
+    """Return the confusion counts of two groupings, (N,) codes 0..K-1, and their agreement and kappas with intervals.
+
+    Rows of `confusion` are the true groups, columns the predicted ones.
+    """
+    truth, predicted = np.asarray(truth, dtype=int), np.asarray(predicted, dtype=int)
+    cells = np.eye(n_groups * n_groups)[truth * n_groups + predicted]
+    sums = sum_by_subject(cells, subjects)[:, None, :]
+    found = estimates(sums, groups_of, _one_group, plan, n_cases=len(truth))[0]
+    confusion = sums.sum(axis=(0, 1)).reshape(n_groups, n_groups).astype(int).tolist()
+    return {"confusion": confusion, **{name: told.as_json() for name, told in found.items()}}
+
+
+def _one_group(name: str, sums: np.ndarray) -> str:
+    return "no cases" if not sums.sum() else "all cases are in one group, on both sides"
+
+
+def check_bands(bands: Mapping[str, float]) -> dict[str, float]:
+    """Return severity bands (name -> lower bound) in rising order.
+
+    Raises:
+        StudyError: fewer than two bands, or two with the same bound.
+    """
+    ordered = dict(sorted(bands.items(), key=lambda item: item[1]))
+    if len(ordered) < 2 or len(set(ordered.values())) < len(ordered):
+        raise StudyError(f"bands: at least two with different lower bounds are needed, not {dict(bands)}.")
+    return ordered
+
+
+def band_of(values: np.ndarray, bands: Mapping[str, float]) -> np.ndarray:
+    """Return the number of each value's band; a value below all bounds is in the lowest band.
+
+    >>> band_of(np.array([-0.1, 0.99, 1.0, 40.0]), {"clear": 0, "mild": 1, "severe": 10})
+    array([0, 0, 1, 2])
+    """
+    bounds = np.array(list(check_bands(bands).values()))
+    # 0.1 * 3 must not miss a bound of 0.3
+    return np.clip(np.searchsorted(bounds, np.asarray(values) + 1e-9, side="right") - 1, 0, None)
+
+
+def check_readers(readers: pd.DataFrame, *, targets: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return the readers' table in its contract: one row a case (region, image), target and reader.
+
+    Columns `case, subject, target, reader, value`, and as the study needs `region` and `image`. Rows without a value
+    are left out.
+
+    Raises:
+        CasewiseError: a column is missing, a value is no number, a reader scored something twice, or scored a target
+            that is not among `targets`.
+    """
+    readers = readers.copy()
+    for name in ("region", "image"):
+        readers[name] = readers[name].fillna("") if name in readers.columns else ""
+    absent = [name for name in READER_COLUMNS if name not in readers.columns]
+    if absent:
+        raise CasewiseError(f"The readers' table lacks the column(s) {', '.join(absent)}.")
+    readers = readers.loc[readers["value"].notna(), list(READER_COLUMNS)].reset_index(drop=True)
+    values = pd.to_numeric(readers["value"], errors="coerce")
+    bad = readers[~np.isfinite(values)]
+    if len(bad):
+        row = bad.iloc[0]
+        raise CasewiseError(
+            f"Reader '{row['reader']}' scored {row['target']} of case '{row['case']}' as '{row['value']}'."
+        )
+    readers["value"] = values.astype(float)
+    doubled = readers.duplicated(["case", "region", "image", "target", "reader"])
+    if doubled.any():
+        row = readers[doubled].iloc[0]
+        raise CasewiseError(f"Reader '{row['reader']}' scored {row['target']} of case '{row['case']}' twice.")
+    if targets is not None:
+        for target in (target for target in readers["target"].unique() if target not in targets):
+            raise CasewiseError(
+                f"The readers scored '{target}', which nobody predicted; there are {', '.join(targets)}."
+                f"{nearest(target, targets)}"
+            )
+    return readers
+
+
+def between_readers(
+    readers: pd.DataFrame, plan: Plan = PLAN, *, only_cases: set[str] | None = None
+) -> dict[str, dict[str, dict[str, Estimate]]]:
+    """Return how each pair of readers agrees: target key -> 'one | other' -> metric -> estimate.
+
+    Keys are the target, over all its regions, and `target[region]` for each. The first of a pair stands as the truth,
+    so `bias` is the second minus the first.
+    """
+    readers = check_readers(readers)
+    if only_cases is not None:
+        readers = readers[readers["case"].isin(only_cases)]
+    found: dict[str, dict[str, dict[str, Estimate]]] = {}
+    for key, part in by_key(readers):
+        wide = part.pivot(index=["case", "subject", "region", "image"], columns="reader", values="value")
+        index = wide.index.to_frame()
+        pairs: dict[str, dict[str, Estimate]] = {}
+        for one, other in itertools.combinations(wide.columns, 2):
+            both = wide[[one, other]].notna().all(axis=1).to_numpy()
+            if both.any():
+                pairs[f"{one} | {other}"] = by_subject(
+                    wide.loc[both, one].to_numpy(dtype=float),
+                    {str(other): wide.loc[both, other].to_numpy(dtype=float)},
+                    index.loc[both, "subject"].to_numpy(),
+                    plan,
+                    cases=index.loc[both, "case"].to_numpy(),
+                )[str(other)]
+        if pairs:
+            found[key] = pairs
+    return found
+
+
+def with_readers(
+    rows: pd.DataFrame, readers: pd.DataFrame, plan: Plan = PLAN
+) -> dict[str, dict[str, dict[str, dict[str, Estimate]]]]:
+    """Return how each learner agrees with each reader: learner -> target key -> reader -> metric -> estimate.
+
+    `rows` are the final rows of one stage (columns `model, case, subject, region, image, target, y_pred`).
+    """
+    readers = check_readers(readers)
+    found: dict[str, dict[str, dict[str, dict[str, Estimate]]]] = {str(model): {} for model in rows["model"].unique()}
+    sample = ["target", "case", "region", "image"]
+    wide = rows.pivot(index=sample, columns="model", values="y_pred")
+    joined = readers.join(wide, on=sample, how="inner")
+    for key, part in by_key(joined):
+        for reader, scored in part.groupby("reader", sort=False):
+            told = by_subject(
+                scored["value"].to_numpy(dtype=float),
+                {model: scored[model].to_numpy(dtype=float) for model in found},
+                scored["subject"].to_numpy(),
+                plan,
+                cases=scored["case"].to_numpy(),
+            )
+            for model, figures in told.items():
+                found[model].setdefault(key, {})[str(reader)] = figures
+    return found
+
+
+def by_key(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return the rows of each target key: the target over all its regions, then `target[region]` for each.
+
+    >>> rows = pd.DataFrame({"target": ["pasi", "area", "area"], "region": ["", "trunk", "upper"]})
+    >>> [key for key, _ in by_key(rows)]
+    ['pasi', 'area', 'area[trunk]', 'area[upper]']
+    """
+    found = []
+    for target, part in rows.groupby("target", sort=False):
+        found.append((str(target), part))
+        regional = part[part["region"] != ""]
+        found += [(f"{target}[{region}]", some) for region, some in regional.groupby("region", sort=False)]
+    return found

@@ -1,0 +1,241 @@
+"""Intervals by resampling subjects: all the cases of a subject come and go together."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from casewise.errors import StudyError
+from casewise.evaluation import metrics as m
+
+Statistic: TypeAlias = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+Reason: TypeAlias = Callable[[str, np.ndarray], str]
+
+ROUGH_BELOW = 10
+COMPARED = ("mae", "mse", "pcc", "ccc", "icc")
+# an interval of resamples most of which are undefined would speak of the others only
+_LEAST_DEFINED = 0.9
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How intervals are made: how many resamples, of what confidence, from which seed."""
+
+    resamples: int = 2000
+    confidence: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.resamples < 1:
+            raise StudyError(f"resamples: at least 1 is needed, not {self.resamples}.")
+        if not 0 < self.confidence < 1:
+            raise StudyError(f"confidence: it lies between 0 and 1 (as 0.95), not {self.confidence:g}.")
+
+
+PLAN = Plan()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its percentile interval; `rough` below ten subjects; a reason where something is undefined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n_subjects: int
+    n_cases: int
+    rough: bool
+    reason: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values, without the reason where there is none."""
+        told = {key: getattr(self, key) for key in ("value", "low", "high", "n_subjects", "n_cases", "rough")}
+        return told | ({"reason": self.reason} if self.reason else {})
+
+
+@functools.lru_cache(maxsize=8)
+def draw(n_subjects: int, plan: Plan) -> np.ndarray:
+    """Return how often each subject is drawn in each resample, (resamples, subjects); the same for the same plan."""
+    rng = np.random.default_rng(plan.seed)
+    counts = rng.multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), size=plan.resamples).astype(float)
+    counts.flags.writeable = False
+    return counts
+
+
+def sum_by_subject(terms: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+    """Add terms (N, ...) up by subject: (subjects, ...), the subjects in sorted order.
+
+    >>> sum_by_subject(np.array([1., 2., 4.]), np.array(["b", "a", "b"]))
+    array([2., 5.])
+    """
+    names, codes = np.unique(np.asarray(subjects, dtype=str), return_inverse=True)
+    if not len(names):
+        return np.zeros((0, *terms.shape[1:]))
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(len(names)))
+    return np.asarray(np.add.reduceat(terms[order], starts, axis=0))
+
+
+def resample(sums: np.ndarray, statistic: Statistic, plan: Plan) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the statistic over all subjects, (...), and over every resample, (resamples, ...).
+
+    `sums` are (subjects, ..., k); the statistic takes (..., k).
+    """
+    flat = draw(len(sums), plan) @ sums.reshape(len(sums), -1)
+    return dict(statistic(sums.sum(axis=0))), dict(statistic(flat.reshape(plan.resamples, *sums.shape[1:])))
+
+
+def percentiles(samples: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the interval's ends of samples (resamples, ...), over those defined; NaN where too few are."""
+    ordered = np.sort(samples, axis=0)  # NaN last
+    n_defined = (~np.isnan(ordered)).sum(axis=0)
+    ends = []
+    for share in ((1 - confidence) / 2, (1 + confidence) / 2):
+        position = share * np.maximum(n_defined - 1, 0)
+        below = np.floor(position).astype(int)
+        above = np.minimum(below + 1, np.maximum(n_defined - 1, 0))
+        at_below = np.take_along_axis(ordered, below[None], axis=0)[0]
+        at_above = np.take_along_axis(ordered, above[None], axis=0)[0]
+        end = at_below + (position - below) * (at_above - at_below)
+        ends.append(np.where(n_defined >= _LEAST_DEFINED * len(samples), end, np.nan))
+    return ends[0], ends[1]
+
+
+def estimates(
+    sums: np.ndarray, statistic: Statistic, reason: Reason, plan: Plan, *, n_cases: int
+) -> list[dict[str, Estimate]]:
+    """Return every figure with its interval for each of L learners from sums (subjects, L, k)."""
+    n_subjects = len(sums)
+    if n_subjects == 0:
+        points = dict(statistic(sums.sum(axis=0)))
+        samples = {name: np.full((1, *point.shape), np.nan) for name, point in points.items()}
+    else:
+        points, samples = resample(sums, statistic, plan)
+    whole = sums.sum(axis=0)
+    found: list[dict[str, Estimate]] = [{} for _ in range(sums.shape[1])]
+    for name, point in points.items():
+        lows, highs = percentiles(samples[name], plan.confidence)
+        for learner, (at, low, high) in enumerate(zip(point, lows, highs, strict=True)):
+            told = None
+            if np.isnan(at):
+                told = reason(name, whole[learner])
+            elif n_subjects < 2:
+                told = "one subject: no interval"
+            elif np.isnan(low):
+                told = "too many resamples are undefined: no interval"
+            found[learner][name] = Estimate(
+                value=None if np.isnan(at) else float(at),
+                low=None if told else float(low),
+                high=None if told else float(high),
+                n_subjects=n_subjects,
+                n_cases=n_cases,
+                rough=n_subjects < ROUGH_BELOW,
+                reason=told,
+            )
+    return found
+
+
+def by_subject(
+    truth: np.ndarray,
+    predicted: Mapping[str, np.ndarray],
+    subjects: np.ndarray,
+    plan: Plan = PLAN,
+    *,
+    cases: np.ndarray | None = None,
+) -> dict[str, dict[str, Estimate]]:
+    """Return every metric of every learner with its interval by resampling subjects.
+
+    Args:
+        truth: (N,) floats; rows without a truth are left out.
+        predicted: learner -> (N,) floats; a learner is judged on the rows that it predicted.
+        subjects: (N,) the subject of each row.
+        cases: (N,) the case of each row, to be counted; by default each row is one.
+
+    >>> found = by_subject(np.array([0., 1., 2., 3.]), {"a": np.array([0., 1., 2., 4.])}, np.array(list("ppqq")))
+    >>> found["a"]["mae"]
+    Estimate(value=0.25, low=0.0, high=0.5, n_subjects=2, n_cases=4, rough=True, reason=None)
+    """
+    truth, subjects = np.asarray(truth, dtype=float), np.asarray(subjects)
+    matrix = np.column_stack([np.asarray(p, dtype=float) for p in predicted.values()])
+    there = ~np.isnan(matrix) & ~np.isnan(truth)[:, None]
+    learners = np.array(list(predicted))
+    found: dict[str, dict[str, Estimate]] = {}
+    # learners that predicted the same rows go through one product together
+    patterns, group = np.unique(there, axis=1, return_inverse=True)
+    for number in range(patterns.shape[1]):
+        rows, members = patterns[:, number], np.flatnonzero(np.ravel(group) == number)
+        n_cases = len(np.unique(np.asarray(cases)[rows])) if cases is not None else int(rows.sum())
+        sums = _sums(truth[rows], matrix[rows][:, members], subjects[rows])
+        told = estimates(sums, m.metrics_of, m.reason, plan, n_cases=n_cases)
+        found |= dict(zip(map(str, learners[members]), told, strict=True))
+    return {learner: found[learner] for learner in predicted}
+
+
+def compare(
+    truth: np.ndarray,
+    predicted: Mapping[str, np.ndarray],
+    subjects: np.ndarray,
+    plan: Plan = PLAN,
+    *,
+    metrics: Sequence[str] = COMPARED,
+) -> dict[str, dict[str, Any]]:
+    """Compare every learner with the best, metric by metric, on the rows that all predicted, over the same resamples.
+
+    Returns, by metric, `best` (the learner with the best figure), `not_told_apart` (the learners, the best among them,
+    whose difference from it may be noise) and `differences`: for each other learner {difference, low, high, noise}, its
+    figure minus the best one's; `noise` where the interval covers 0. The best was picked on the same cases, so a
+    difference looks larger than it would on others.
+
+    >>> truth, subjects = np.arange(6.), np.array(list("aabbcc"))
+    >>> far = compare(truth, {"near": truth + .1, "far": truth + 2}, subjects, metrics=["mae"])["mae"]
+    >>> far["best"], far["not_told_apart"], far["differences"]["far"]["noise"]
+    ('near', ['near'], False)
+    """
+    truth, subjects = np.asarray(truth, dtype=float), np.asarray(subjects)
+    matrix = np.column_stack([np.asarray(p, dtype=float) for p in predicted.values()])
+    rows = ~np.isnan(truth) & ~np.isnan(matrix).any(axis=1)
+    if not rows.any():
+        return {}
+    sums = _sums(truth[rows], matrix[rows], subjects[rows])
+    points, samples = resample(sums, m.metrics_of, plan)
+    learners = list(predicted)
+    told: dict[str, dict[str, Any]] = {}
+    for name in metrics:
+        sign = 1.0 if m.METRICS[name].better == "low" else -1.0
+        point = points[name]
+        if np.isnan(point).all():
+            continue
+        best = int(np.nanargmin(sign * point))
+        lows, highs = percentiles(samples[name] - samples[name][:, [best]], plan.confidence)
+        differences, equals = {}, [learners[best]]
+        for number, learner in enumerate(learners):
+            if number == best or np.isnan(point[number]):
+                continue
+            low, high = float(lows[number]), float(highs[number])
+            known = len(sums) > 1 and not np.isnan(low)
+            noise = not known or low <= 0 <= high
+            equals += [learner] if noise else []
+            differences[learner] = {
+                "difference": float(point[number] - point[best]),
+                "low": low if known else None,
+                "high": high if known else None,
+                "noise": noise,
+            }
+        told[name] = {
+            "best": learners[best],
+            "not_told_apart": equals,
+            "n_subjects": len(sums),
+            "rough": len(sums) < ROUGH_BELOW,
+            "differences": differences,
+        }
+    return told
+
+
+def _sums(truth: np.ndarray, matrix: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+    """Return (subjects, learners, 8)."""
+    centre = float(truth.mean()) if truth.size else 0.0
+    return sum_by_subject(m.moments(truth[:, None], matrix, centre=centre), subjects)

@@ -1,0 +1,173 @@
+"""Response over time: percent change from baseline, and who responded, by the physician and by the model.
+
+A lower score is the better one throughout. Source: seeds/001_ebc83a9f1def4e9d.txt, Figure 4 (percent change from baseline
+in the score, as PASI75 or PASI90).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from casewise.errors import StudyError, nearest
+from casewise.evaluation.agreement import group_agreement
+from casewise.evaluation.bootstrap import PLAN, Plan, by_subject
+
+_ZERO = 1e-9
+
+
+def check_baseline(visits: pd.Series, baseline: str) -> None:
+    """Raise a StudyError where no case is of the visit that is named as baseline."""
+    if baseline != "first" and baseline not in set(visits):
+        there = visits_in_order(visits)
+        raise StudyError(
+            f"baseline: no subject has a visit '{baseline}'; there are {', '.join(there)}, or 'first'."
+            f"{nearest(baseline, there)}"
+        )
+
+
+def percent_change(rows: pd.DataFrame, *, baseline: str = "first") -> pd.DataFrame:
+    """Return one learner's rows in order of time with the percent change from baseline of truth and prediction.
+
+    Args:
+        rows: one row a case, columns `subject, visit, day, y_true, y_pred`.
+        baseline: the name of the baseline visit, or 'first': a subject's first visit that the physician scored.
+
+    Returns the rows with `order` (0, 1, ... within the subject), `since` (visits after the baseline; NA without one),
+    `true_change` and `predicted_change` (percent, negative when better; NaN without a baseline, or with one of zero or,
+    for the prediction, below). The prediction's change is from the predicted baseline.
+
+    >>> rows = pd.DataFrame({"subject": "s", "visit": ["w0", "w4"], "day": [0., 28.]})
+    >>> rows = rows.assign(y_true=[20., 5.], y_pred=[16., 8.])
+    >>> percent_change(rows)[["true_change", "predicted_change"]].to_numpy().tolist()
+    [[0.0, 0.0], [-75.0, -50.0]]
+    """
+    ranks = {visit: rank for rank, visit in enumerate(visits_in_order(rows["visit"]))}
+    rows = rows.assign(_rank=rows["visit"].map(ranks))
+    # days order a subject's visits only where all of them are known
+    unknown = rows["day"].isna().groupby(rows["subject"]).transform("any")
+    rows = rows.assign(_day=rows["day"].where(~unknown, 0.0)).sort_values(["subject", "_day", "_rank"])
+    rows["order"] = rows.groupby("subject").cumcount()
+    may_be = rows["y_true"].notna() if baseline == "first" else rows["visit"] == baseline
+    start = rows[may_be].drop_duplicates("subject").set_index("subject")[["order", "y_true", "y_pred"]]
+    found = start.reindex(rows["subject"])
+    rows["since"] = pd.array(rows["order"].to_numpy() - found["order"].to_numpy(dtype=float)).astype("Int64")
+    for name, column in (("true_change", "y_true"), ("predicted_change", "y_pred")):
+        base = found[column].to_numpy(dtype=float)
+        base = np.where(base > _ZERO, base, np.nan)
+        rows[name] = 100.0 * (rows[column].to_numpy(dtype=float) - base) / base
+    return rows.drop(columns=["_rank", "_day"]).reset_index(drop=True)
+
+
+def response(
+    rows: pd.DataFrame,
+    plan: Plan = PLAN,
+    *,
+    baseline: str = "first",
+    thresholds: Sequence[float] = (50, 75, 90, 100),
+    clear_at: float | None = None,
+) -> dict[str, Any]:
+    """Return one learner's response over time beside the physician's, in plain values.
+
+    Counted are the visits after the baseline where both changes are known. `change` compares the percent changes (in
+    percentage points), `responders` holds for each threshold the confusion counts (no/yes, the physician's by rows)
+    with agreement and kappa, `by_visit` the share of responders at each visit by each, with Wilson intervals (a subject
+    stands once at a visit). `clear_at` is the largest score of the model that counts as clear for the threshold of
+    100 %; by default half the smallest step between the physician's scores: zero once rounded.
+    """
+    wrong = [threshold for threshold in thresholds if not 0 < threshold <= 100]
+    if wrong:
+        raise StudyError(f"responders: a threshold is above 0 and at most 100 %, not {wrong[0]:g}.")
+    change = percent_change(rows, baseline=baseline)
+    clear_at, rule = _clear_rule(rows["y_true"].to_numpy(dtype=float), clear_at)
+    after = change[(change["since"] > 0).fillna(False)]
+    used = after[after["true_change"].notna() & after["predicted_change"].notna()]
+    told: dict[str, Any] = {
+        "baseline": "each subject's first scored visit" if baseline == "first" else f"visit {baseline}",
+        "clear_rule": rule,
+        "n_subjects": int(used["subject"].nunique()),
+        "n_visits": len(used),
+        "undefined": _undefined(change),
+    }
+    if used.empty:
+        return told
+    subjects = used["subject"].to_numpy()
+    true, predicted = used["true_change"].to_numpy(), used["predicted_change"].to_numpy()
+    figures = by_subject(true, {"model": predicted}, subjects, plan)["model"]
+    told["change"] = {name: figure.as_json() for name, figure in figures.items()}
+    told["responders"], told["by_visit"] = {}, {}
+    visits = visits_in_order(used["visit"])
+    for threshold in thresholds:
+        physician, model = true <= -threshold + _ZERO, predicted <= -threshold + _ZERO
+        if threshold == 100:
+            physician = used["y_true"].to_numpy() <= _ZERO
+            model = used["y_pred"].to_numpy() <= clear_at + _ZERO
+        name = f"{threshold:g}"
+        told["responders"][name] = group_agreement(physician, model, subjects, plan, n_groups=2)
+        for visit in visits:
+            at = (used["visit"] == visit).to_numpy()
+            rates = told["by_visit"].setdefault(visit, {"n_subjects": int(at.sum())})
+            rates[name] = {"physician": rate(physician[at], plan), "model": rate(model[at], plan)}
+    return told
+
+
+def rate(yes: np.ndarray, plan: Plan = PLAN) -> dict[str, float]:
+    """Return the share of yes with its Wilson interval.
+
+    >>> {k: round(v, 3) for k, v in rate(np.array([True, True, False, False])).items()}
+    {'value': 0.5, 'low': 0.15, 'high': 0.85}
+    """
+    n, share = len(yes), float(np.mean(yes))
+    z2 = NormalDist().inv_cdf((1 + plan.confidence) / 2) ** 2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = float(np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n)))) / (1 + z2 / n)
+    return {"value": share, "low": max(0.0, middle - half), "high": min(1.0, middle + half)}
+
+
+def visits_in_order(visits: pd.Series) -> list[str]:
+    """Return the distinct visit names, numbers in them in the order of their size.
+
+    >>> visits_in_order(pd.Series(["week 16", "week 4", "baseline", "week 4"]))
+    ['baseline', 'week 4', 'week 16']
+    """
+
+    def order(visit: str) -> list[tuple[bool, int, str]]:
+        parts = [part for part in re.split(r"([0-9]+)", visit) if part]
+        return [(True, int(part), "") if part[0] in "0123456789" else (False, 0, part) for part in parts]
+
+    return sorted(map(str, visits.unique()), key=order)
+
+
+def _clear_rule(truth: np.ndarray, clear_at: float | None) -> tuple[float, str]:
+    """Return the largest predicted score that counts as clear, and the rule as a sentence."""
+    if clear_at is not None:
+        told = f"a score of at most {clear_at:g}, as the study declares"
+    else:
+        levels = np.unique(np.round(truth[~np.isnan(truth)], 6))
+        step = float(np.diff(levels).min()) if len(levels) > 1 else 0.0
+        clear_at = step / 2
+        told = f"a score of at most {clear_at:g}, zero once rounded to the physician's smallest step of {step:g}"
+    return clear_at, f"100 % is reached by the physician with a score of zero, by the model with {told}."
+
+
+def _undefined(change: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the subjects whose changes are undefined, by reason."""
+    at_start = change[(change["since"] == 0).fillna(False)]
+
+    def named(mask: pd.Series) -> list[str]:
+        return sorted(map(str, at_start.loc[mask, "subject"]))
+
+    return {
+        "no_baseline": sorted(map(str, set(change["subject"]) - set(at_start["subject"]))),
+        "baseline_not_scored": named(at_start["y_true"].isna()),
+        "physician_baseline_zero": named(at_start["y_true"] <= _ZERO),
+        "model_baseline_zero": named(at_start["y_pred"] <= _ZERO),
+        "only_baseline": sorted(
+            map(str, set(at_start["subject"]) - set(change.loc[(change["since"] > 0).fillna(False), "subject"]))
+        ),
+    }

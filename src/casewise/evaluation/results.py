@@ -1,0 +1,258 @@
+"""All figures of a study from its table of predictions, as plain values for metrics.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from casewise.errors import CasewiseError, nearest
+from casewise.evaluation.agreement import (
+    band_of,
+    between_readers,
+    by_key,
+    check_bands,
+    check_readers,
+    group_agreement,
+    with_readers,
+)
+from casewise.evaluation.bootstrap import COMPARED, ROUGH_BELOW, Estimate, Plan, by_subject, compare
+from casewise.evaluation.response import check_baseline, response
+from casewise.predictions import STAGES, check, final_rows
+
+_NAMES = {"oof": "out of fold", "test": "the test set", "external": "the external set"}
+_SAMPLE = ["target", "case", "region", "image"]
+_DIGITS = 6
+
+
+def evaluate(
+    predictions: pd.DataFrame,
+    *,
+    targets: Iterable[str] | None = None,
+    main: str,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    bands: Mapping[str, float] | None = None,
+    baseline: str | None = "first",
+    responders: Sequence[float] = (50, 75, 90, 100),
+    clear_at: float | None = None,
+    readers: pd.DataFrame | None = None,
+) -> dict[str, Any]:
+    """Return every figure of the study with its interval by resampling subjects; nothing in it is NaN.
+
+    Args:
+        predictions: the table (see `casewise.predictions.check`), with its scores and meta learners.
+        targets: the targets and scores to judge, in order; by default all in the table.
+        main: the score that bands, response and the headline are about.
+        bands: severity bands of the main score, name -> lower bound.
+        baseline: 'first', or a visit's name; None leaves the response out.
+        responders: the percent reductions that count as response.
+        clear_at: see `casewise.evaluation.response.response`.
+        readers: one row a case, target and reader (see `casewise.evaluation.agreement.check_readers`); without a
+            column `subject` it is taken from the predictions, and cases that are not there are left out.
+
+    Returns:
+        `metrics[stage][learner][target key][metric]` = {value, low, high, n_subjects, n_cases, rough[, reason]}, the
+        keys being a target over all its regions ('composite') and in each ('composite[upper]');
+        `comparisons[stage][target][metric]` as `compare` gives them; `response[stage][learner]`;
+        `bands[stages][stage][learner]` and `bands[lower_bounds]`; `readers[between][all or stage][target key][pair]`
+        and `readers[learners][stage][learner][target key][reader]`; `main`, the headline, whose learner is the one of
+        the best CCC out of fold where there is such a stage; `notes`, plain sentences.
+    """
+    plan = Plan(resamples, confidence, seed)
+    rows = final_rows(check(predictions))
+    known = [str(target) for target in rows["target"].unique()]
+    wanted = list(targets) if targets is not None else known
+    for target in [main, *wanted]:
+        if target not in known:
+            raise CasewiseError(
+                f"evaluation: nobody predicted '{target}'; there are {', '.join(known)}.{nearest(target, known)}"
+            )
+    wanted += [main] if main not in wanted else []
+    rows = rows[rows["target"].isin(wanted)]
+    if baseline is not None:
+        check_baseline(rows["visit"], baseline)
+    notes: list[str] = []
+    told: dict[str, Any] = {"metrics": {}, "comparisons": {}, "response": {}, "bands": {}, "readers": {}}
+    if bands is not None:
+        told["bands"] = {"lower_bounds": check_bands(bands), "stages": {}}
+    if readers is not None:
+        if "subject" not in readers.columns:
+            subjects = rows.drop_duplicates("case").set_index("case")["subject"]
+            readers = readers[readers["case"].isin(subjects.index)]
+            readers = readers.assign(subject=readers["case"].map(subjects))
+        readers = check_readers(readers, targets=known)
+        told["readers"] = {"between": {"all": between_readers(readers, plan)}, "learners": {}}
+    for stage in (stage for stage in STAGES if (rows["stage"] == stage).any()):
+        part = _shared_truth(rows[rows["stage"] == stage])
+        scored = part[part["y_true"].notna()]
+        if readers is not None and part["target"].isin(readers["target"].unique()).any():
+            ours = readers[readers["target"].isin(part["target"].unique())]
+            told["readers"]["between"][stage] = between_readers(ours, plan, only_cases=set(part["case"]))
+            told["readers"]["learners"][stage] = with_readers(part, ours, plan)
+            if not any(told["readers"]["learners"][stage].values()):
+                notes.append(f"{_capital(_NAMES[stage])} has no case that a reader scored.")
+        if scored.empty:
+            notes.append(f"No case of {_NAMES[stage]} has a truth, so nothing is judged there.")
+            continue
+        notes += _remarks(part, scored, stage, wanted)
+        told["metrics"][stage], told["comparisons"][stage] = _judge(scored, wanted, plan)
+        cases = _one_row_a_case(part[part["target"] == main])
+        if cases is None:
+            continue
+        if bands is not None:
+            told["bands"]["stages"][stage] = _bands(cases[cases["y_true"].notna()], bands, plan)
+        if baseline is not None:
+            told["response"][stage] = _response(cases, plan, baseline, responders, clear_at)
+            notes += _response_remarks(next(iter(told["response"][stage].values())), stage)
+    if (rows.loc[rows["target"] == main, "region"] != "").any():
+        notes.append(f"'{main}' stands at the level of regions, so bands and response over time are left out.")
+    if not told["metrics"]:
+        notes.append("Nothing could be judged: no prediction has a truth.")
+    told["main"] = _headline(told["metrics"], main, notes)
+    notes.append(
+        f"Intervals are {100 * confidence:g} % percentile intervals from {resamples:,} resamples of whole subjects "
+        f"(seed {seed}); learners are compared over the same resamples, and one counts as better only where the "
+        "interval of the difference leaves 0 out."
+    )
+    told["notes"] = notes
+    return dict(_plain(told))
+
+
+def _judge(scored: pd.DataFrame, wanted: list[str], plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the metrics of every learner and key, and the comparisons of the learners for each whole target."""
+    metrics: dict[str, Any] = {str(learner): {} for learner in scored["model"].unique()}
+    comparisons: dict[str, Any] = {}
+    order = {target: number for number, target in enumerate(wanted)}
+    scored = scored.sort_values("target", key=lambda names: names.map(order), kind="stable")
+    for key, part in by_key(scored):
+        wide = part.pivot(index=_SAMPLE, columns="model", values="y_pred")
+        samples = part.drop_duplicates(_SAMPLE).set_index(_SAMPLE).loc[wide.index]
+        truth, subjects = samples["y_true"].to_numpy(dtype=float), samples["subject"].to_numpy()
+        predicted = {learner: wide[learner].to_numpy(dtype=float) for learner in metrics if learner in wide}
+        cases = wide.index.get_level_values("case").to_numpy()
+        for learner, figures in by_subject(truth, predicted, subjects, plan, cases=cases).items():
+            metrics[learner][key] = figures
+        if key in order and len(predicted) > 1:
+            comparisons[key] = compare(truth, predicted, subjects, plan, metrics=COMPARED)
+    return metrics, comparisons
+
+
+def _shared_truth(part: pd.DataFrame) -> pd.DataFrame:
+    """Give every learner's row the truth of its sample, also where only another learner's row tells it."""
+    return part.assign(y_true=part.groupby(_SAMPLE, sort=False)["y_true"].transform("first"))
+
+
+def _one_row_a_case(part: pd.DataFrame) -> pd.DataFrame | None:
+    """Return a case-level target's rows, images averaged; None where the target stands in regions."""
+    if (part["region"] != "").any():
+        return None
+    if not part.duplicated(["model", "case"]).any():
+        return part
+    keys = ["model", "case", "subject", "visit"]
+    return part.groupby(keys, sort=False)[["day", "y_true", "y_pred"]].mean().reset_index()
+
+
+def _bands(cases: pd.DataFrame, bands: Mapping[str, float], plan: Plan) -> dict[str, Any]:
+    return {
+        str(learner): group_agreement(
+            band_of(part["y_true"].to_numpy(dtype=float), bands),
+            band_of(part["y_pred"].to_numpy(dtype=float), bands),
+            part["subject"].to_numpy(),
+            plan,
+            n_groups=len(bands),
+        )
+        for learner, part in cases.groupby("model", sort=False)
+    }
+
+
+def _response(
+    cases: pd.DataFrame, plan: Plan, baseline: str, thresholds: Sequence[float], clear_at: float | None
+) -> dict[str, Any]:
+    return {
+        str(learner): response(part, plan, baseline=baseline, thresholds=thresholds, clear_at=clear_at)
+        for learner, part in cases.groupby("model", sort=False)
+    }
+
+
+def _headline(metrics: Mapping[str, Any], main: str, notes: list[str]) -> dict[str, Any]:
+    """Choose the learner that the report is about: by its CCC out of fold, so that the test set chooses nothing."""
+    told: dict[str, Any] = {"target": main, "stage": None, "learner": None, "chosen_on": None, "metrics": None}
+    judged = {
+        stage: {learner: keys[main] for learner, keys in learners.items() if main in keys}
+        for stage, learners in metrics.items()
+    }
+    stage = next((stage for stage in ("test", "external", "oof") if judged.get(stage)), None)
+    if stage is None:
+        return told
+    chosen_on = "oof" if set(judged.get("oof", {})) & set(judged[stage]) else stage
+    candidates = [learner for learner in judged[chosen_on] if learner in judged[stage]]
+
+    def merit(learner: str) -> tuple[float, float]:
+        ccc, mae = (judged[chosen_on][learner][name].value for name in ("ccc", "mae"))
+        return (-np.inf if ccc is None else ccc, -np.inf if mae is None else -mae)
+
+    learner = max(candidates, key=merit)
+    if chosen_on == stage and len(candidates) > 1:
+        notes.append(
+            f"The headline's learner, {learner}, was chosen on the same cases that it is judged on, which flatters it."
+        )
+    return told | {"stage": stage, "learner": learner, "chosen_on": chosen_on, "metrics": judged[stage][learner]}
+
+
+def _remarks(part: pd.DataFrame, scored: pd.DataFrame, stage: str, wanted: list[str]) -> list[str]:
+    """Say in plain sentences what a reader of this stage's figures must know."""
+    notes = []
+    n_subjects = scored["subject"].nunique()
+    if n_subjects < ROUGH_BELOW:
+        notes.append(f"{_capital(_NAMES[stage])} has {n_subjects} scored subjects: its intervals are rough.")
+    for target in wanted:
+        rows = part[part["target"] == target].drop_duplicates(["case", "region", "image"])
+        n_unscored = int(rows["y_true"].isna().sum())
+        if n_unscored:
+            notes.append(
+                f"{_capital(_NAMES[stage])}: {n_unscored} of {len(rows)} predictions of {target} have no truth."
+            )
+        sizes = scored[scored["target"] == target].groupby("model").size()
+        if len(sizes) and sizes.min() < sizes.max():
+            notes.append(
+                f"{_capital(_NAMES[stage])}: the learners did not all predict the same cases of {target}; "
+                "they are compared on those that all predicted."
+            )
+    return notes
+
+
+def _response_remarks(told: Mapping[str, Any], stage: str) -> list[str]:
+    """Say whom the response over time leaves out; the physician's side is the same for every learner."""
+    where, undefined = _capital(_NAMES[stage]), told["undefined"]
+    notes = [f"{where}: no subject has a scored visit after the baseline."] if not told["n_visits"] else []
+    for key, why in (
+        ("physician_baseline_zero", "a baseline of zero, from which no percent change is defined"),
+        ("baseline_not_scored", "a baseline without a truth"),
+        ("no_baseline", "no baseline visit"),
+    ):
+        if undefined[key]:
+            notes.append(f"{where}: response leaves out subjects with {why}: {', '.join(undefined[key])}.")
+    return notes
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _plain(value: Any) -> Any:
+    """Return plain values for JSON: floats of six digits, estimates as mappings."""
+    if isinstance(value, Estimate):
+        return _plain(value.as_json())
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (float, np.floating)):
+        return float(f"{value:.{_DIGITS}g}")
+    return int(value) if isinstance(value, np.integer) else value

@@ -1,0 +1,1 @@
+"""Jobs: a study becomes independent networks (backbone × fold), each resumable, run side by side."""

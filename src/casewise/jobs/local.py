@@ -1,0 +1,151 @@
+"""Running jobs side by side on one machine through joblib; finished ones are never run again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from casewise.errors import CasewiseError, WeightsError
+from casewise.files import write_json
+from casewise.jobs.expand import Job
+
+if TYPE_CHECKING:
+    from casewise.jobs.network import Material
+    from casewise.training.speed import Choice
+
+Tell = Callable[[float, str], None]
+
+
+def run_jobs(jobs: Sequence[Job], material: Material, folder: Path, *, tell: Tell) -> None:
+    """Train every job that is not finished.
+
+    Args:
+        folder: the run folder; the machine's choices (precision, memory format, threads) are kept there.
+        tell: called about twice a second with the number of jobs done (fractions for those running) and a sentence.
+
+    Raises:
+        CasewiseError: of the first job that failed; what the others finished stays.
+    """
+    from joblib import Parallel, delayed
+
+    waiting = [job for job in jobs if not job.finished]
+    if not waiting:
+        tell(len(jobs), f"{len(jobs)} networks, all trained before")
+        return
+    tell(len(jobs) - len(waiting), "resolving weights, measuring this machine")
+    workers, threads = _side_by_side(material, len(waiting))
+    choices = _choices(waiting, material, folder, threads)
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(jobs, tell, over, workers), daemon=True)
+    watcher.start()
+    try:
+        if workers == 1:
+            for job in waiting:
+                _run(job, material, choices[job.model])
+        else:
+            with Parallel(n_jobs=workers, backend="loky", batch_size=1, pre_dispatch=workers) as parallel:
+                parallel(delayed(_run_worker)(job, material, choices[job.model]) for job in waiting)
+    finally:
+        over.set()
+        watcher.join()
+    tell(len(jobs), f"{len(jobs)} networks trained")
+
+
+def _run(job: Job, material: Material, choice: Choice) -> None:
+    from casewise.jobs.network import run_job
+
+    try:
+        run_job(job, material, choice)
+    except OSError as error:
+        raise CasewiseError(
+            f"{job.model}, fold {job.fold + 1}: {error.strerror or error} ({error.filename or job.folder}). "
+            "Finished networks are kept; run again to continue."
+        ) from error
+
+
+def _run_worker(job: Job, material: Material, choice: Choice) -> None:
+    # Ctrl-C is the parent's to handle: it stops the workers, whose state is on disk.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _run(job, material, choice)
+
+
+def _side_by_side(material: Material, waiting: int) -> tuple[int, int]:
+    """How many jobs at a time, and threads for each."""
+    import torch
+
+    from casewise.training.speed import cores
+
+    compute = material.study.compute
+    available = cores()
+    on_gpu = compute.device == "cuda" or (compute.device == "auto" and torch.cuda.is_available())
+    wanted = (1 if on_gpu else available) if compute.jobs == "auto" else compute.jobs
+    workers = max(1, min(wanted, waiting))
+    return workers, max(1, available // max(1, wanted))
+
+
+def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: int) -> dict[str, Choice]:
+    """For each backbone: check that its first weights are there for every fold, then pick how it runs; kept in the run folder."""
+    import torch
+
+    from casewise.models.backbones import build_network
+    from casewise.models.weights import load_weights
+    from casewise.training.speed import Choice, choose, memo_path
+
+    study = material.study
+    path = folder / "compute.json"
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    found: dict[str, Choice] = {}
+    missing: list[str] = []
+    side = study.images.size * max(study.panels.rows, study.panels.columns)
+    for model in dict.fromkeys(job.model for job in waiting):
+        # Measuring draws random numbers; what a job draws later must not depend on whether it was measured.
+        torch.manual_seed(0)
+        network = build_network(model, len(study.outputs))
+        try:
+            for fold in {job.fold for job in waiting if job.model == model}:
+                load_weights(network, study.weights, folder=study.weights_dir, held_out=material.splits.held_out(fold))
+        except WeightsError as error:
+            missing.append(str(error))
+            continue
+        if model in kept:
+            values = kept[model]
+            found[model] = Choice(**{**values, "measured": tuple(tuple(pair) for pair in values["measured"])})
+            continue
+        found[model] = choose(
+            network, study.compute, side=side, batch=study.recipe.batch, threads=threads, memo=memo_path()
+        )
+        kept[model] = {k: getattr(found[model], k) for k in Choice.__dataclass_fields__}
+        write_json(path, kept)
+    if missing:
+        raise WeightsError("\n".join(missing))
+    return found
+
+
+def _watch(jobs: Sequence[Job], tell: Tell, over: threading.Event, workers: int) -> None:
+    begun = time.time()
+    while not over.wait(0.5):
+        done, running = 0, []
+        for job in jobs:
+            if job.finished:
+                done += 1
+            elif (share := _share(job, begun)) is not None:
+                running.append(share)
+        waiting = len(jobs) - done - len(running)
+        tell(done + min(sum(running), len(running) * 0.99), f"{done} done, {len(running)} running, {waiting} waiting")
+
+
+def _share(job: Job, begun: float) -> float | None:
+    """Share of its epochs that a running job has done; early stopping makes it a lower bound."""
+    note = job.folder / "progress.json"
+    try:
+        if note.stat().st_mtime < begun:
+            return None
+        values = json.loads(note.read_text())
+    except (OSError, ValueError):
+        return None
+    return float(values["done"]) / max(1, values["total"])

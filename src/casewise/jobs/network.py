@@ -1,0 +1,270 @@
+"""One job: train one network, predict what it has not seen, and leave weights, facts and predictions behind."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from casewise.files import write_json
+from casewise.jobs.expand import Job
+from casewise.models.backbones import Network, build_network
+from casewise.models.weights import load_weights
+from casewise.predictions import write as write_predictions
+from casewise.errors import SplitError
+from casewise.split import Splits, check_apart, inner_stop, panel_records
+from casewise.study import Recipe, Study
+from casewise.training.checkpoint import write_tensors
+from casewise.training.data import PanelData, mixed_seed, standard
+from casewise.training.fit import Fitted, fit
+from casewise.training.module import predict
+from casewise.training.speed import Choice, keep_memory
+from casewise.truth import truth_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from casewise.cohort import Cohort
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Another cohort to learn from first."""
+
+    study: Study
+    cohort: Cohort
+    tiles: Path
+
+
+@dataclass(frozen=True)
+class Material:
+    """What every job of a run is made from."""
+
+    study: Study
+    cohort: Cohort
+    splits: Splits
+    tiles: Path
+    pretraining: Pretrained | None = None
+
+
+def run_job(job: Job, material: Material, choice: Choice) -> None:
+    """Train the job's network and write its results; a job killed before continues where its last state was written.
+
+    Writes into the job's folder `model.safetensors`, `model.json`, `predictions.parquet` and, last, `job.json`.
+
+    Raises:
+        SplitError: a held-out subject is among those trained on.
+    """
+    keep_memory()
+    torch.set_num_threads(choice.threads)
+    begun = time.monotonic()
+    study, panels, splits = material.study, material.cohort.panels, material.splits
+    subjects = panels["subject"].astype(str)
+    training, held_out = splits.training(job.fold), splits.held_out(job.fold)
+    check_apart(training, held_out, where=f"{job.model}, fold {job.fold + 1}")
+    seed = mixed_seed(study.seed, job.model, job.fold)
+    if study.recipe.stop.on == "inner":
+        records = panel_records(panels, study, training)
+        fitted_on, stopped_on = inner_stop(
+            records, training, share=study.recipe.stop.share, seed=mixed_seed(study.seed, "stop", job.fold)
+        )
+        check_apart(fitted_on, stopped_on, where=f"{job.model}, fold {job.fold + 1}, inner part")
+    else:
+        fitted_on, stopped_on = training, splits.subjects(job.fold)
+    check_apart(fitted_on, held_out, where=f"{job.model}, fold {job.fold + 1}")
+
+    torch.manual_seed(seed)
+    network = build_network(job.model, len(study.outputs), dropout=study.recipe.dropout)
+    origin = load_weights(network, study.weights, folder=study.weights_dir, held_out=held_out)
+    seen: set[str] = set(training)
+    if material.pretraining:
+        kept_out = sorted({*held_out, *(stopped_on if study.recipe.stop.on == "inner" else [])})
+        learned, used = _pretrain(network, material.pretraining, job, choice, kept_out=kept_out, seed=seed)
+        network.body.load_state_dict(learned)
+        seen |= set(used)
+        origin += f"; then pretrained on {len(used)} subjects of {material.pretraining.study.cohort.name} (held-out subjects left out)"
+
+    store, truth = open_tiles(material.tiles), truth_table(panels, study)
+    tiles = [list(map(int, t)) for t in panels["tiles"]]
+
+    def part(names: Sequence[str], *, scored: bool) -> PanelData:
+        chosen = subjects.isin(set(names)).to_numpy()
+        if scored:
+            chosen &= ~np.isnan(truth).all(axis=1)
+        rows = np.flatnonzero(chosen)
+        return PanelData(store, [tiles[r] for r in rows], torch.from_numpy(truth[rows]), study.panels)
+
+    fitted = _fit(network, study.recipe, part(fitted_on, scored=True), part(stopped_on, scored=True), job, choice, study, seed)
+    device = torch.device("cuda" if choice.device == "cuda" else "cpu")
+    tables = []
+    for stage, names in (("oof", splits.subjects(job.fold)), ("test", splits.subjects(-1))):
+        data = part(names, scored=False)
+        if len(data):
+            values = predict(
+                fitted.network.to(device),
+                data,
+                batch=study.recipe.batch,
+                channels_last=choice.channels_last,
+                bf16=choice.precision == "bf16",
+                flips=study.test_flips,
+            ).numpy()
+            chosen = panels[subjects.isin(set(names)).to_numpy()]
+            tables.append(prediction_rows(chosen, material.cohort, study, values, stage=stage, model=job.model, fold=job.fold))
+    facts = {
+        "backbone": job.model,
+        "outputs": study.outputs,
+        "ranges": {name: study.range_of(name) for name in study.outputs},
+        "images": study.images.model_dump(mode="json"),
+        "panels": study.panels.model_dump(mode="json"),
+        "weights": origin,
+        "subjects": sorted(seen),
+        "split": splits.hash,
+        "synthetic": study.synthetic,
+    }
+    write_tensors(job.folder / "model.safetensors", fitted.network.state_dict(), {"format": "pt"})
+    write_json(job.folder / "model.json", facts)
+    write_predictions(job.folder / "predictions.parquet", pd.concat(tables, ignore_index=True))
+    record = {
+        "model": job.model,
+        "fold": job.fold + 1,
+        "fingerprint": job.fingerprint,
+        "weights": origin,
+        "parameters": sum(p.numel() for p in fitted.network.parameters()),
+        "epochs": len(fitted.history),
+        "best_epoch": fitted.best_epoch + 1,
+        "stopped_on": study.recipe.stop.on,
+        "n_fitted": len(fitted_on),
+        "n_stopped": len(stopped_on),
+        "seconds": round(time.monotonic() - begun, 1),
+        **{k: v for k, v in asdict(choice).items() if k in ("device", "precision", "threads")},
+        "memory_format": "channels-last" if choice.channels_last else "contiguous",
+        "history": fitted.history,
+    }
+    write_json(job.folder / "job.json", record)
+    for leftover in ("state.safetensors", "progress.json", "pretrain/state.safetensors", "pretrain/body.safetensors"):
+        (job.folder / leftover).unlink(missing_ok=True)
+
+
+def _fit(
+    network: Network, recipe: Recipe, train: PanelData, stop: PanelData, job: Job, choice: Choice, study: Study, seed: int
+) -> Fitted:
+    for name, data in (("training", train), ("early stopping", stop)):
+        if not len(data):
+            raise SplitError(
+                f"{job.model}, fold {job.fold + 1}: none of the subjects chosen for {name} has a recorded target. "
+                "Lower split.folds, raise recipe.stop.share, or add cases."
+            )
+    _standardise(network, train.truth, study.outputs)
+    return fit(
+        network,
+        recipe,
+        train,
+        stop,
+        folder=job.folder,
+        seed=seed,
+        choice=choice,
+        save_every=study.compute.save_every,
+        tell=lambda done: write_progress(job, done, recipe.epochs),
+    )
+
+
+def _standardise(network: Network, truth: torch.Tensor, names: Sequence[str]) -> None:
+    """Give the network the centre and scale of its targets, from what it is trained on."""
+    unknown = [name for name, gone in zip(names, truth.isnan().all(dim=0).tolist(), strict=True) if gone]
+    if unknown:
+        raise SplitError(f"No training subject of a fold has {unknown[0]!r} recorded. Lower split.folds or leave it out.")
+    centre, scale = standard(truth.numpy())
+    network.centre.copy_(torch.from_numpy(centre))
+    network.scale.copy_(torch.from_numpy(scale))
+
+
+def _pretrain(
+    network: Network, pretraining: Pretrained, job: Job, choice: Choice, *, kept_out: list[str], seed: int
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Train the body on the other cohort without `kept_out`, with a fixed number of epochs; return it and who was used."""
+    from safetensors.torch import load_file
+
+    study, panels = pretraining.study, pretraining.cohort.panels
+    subjects = panels["subject"].astype(str)
+    used = sorted(set(subjects) - set(kept_out))
+    check_apart(used, kept_out, where=f"{job.model}, fold {job.fold + 1}, pretraining")
+    done = job.folder / "pretrain" / "body.safetensors"
+    if done.is_file():
+        return load_file(done), used
+    truth = truth_table(panels, study)
+    rows = np.flatnonzero(subjects.isin(used).to_numpy() & ~np.isnan(truth).all(axis=1))
+    tiles = [list(map(int, panels["tiles"].iloc[r])) for r in rows]
+    data = PanelData(open_tiles(pretraining.tiles), tiles, torch.from_numpy(truth[rows]), study.panels)
+    torch.manual_seed(mixed_seed(seed, "pretrain"))
+    whole = build_network(job.model, len(study.outputs), dropout=study.recipe.dropout)
+    whole.body.load_state_dict(network.body.state_dict())
+    _standardise(whole, data.truth, study.outputs)
+    few = PanelData(data.store, data.tiles[:1], data.truth[:1], data.settings)
+    fit(
+        whole,
+        study.recipe,
+        data,
+        few,
+        folder=job.folder / "pretrain",
+        seed=mixed_seed(seed, "pretrain"),
+        choice=choice,
+        save_every=study.compute.save_every,
+        tell=lambda n: write_progress(job, n, study.recipe.epochs, stage="pretraining"),
+        keep="last",
+    )
+    body = {k: v.contiguous() for k, v in whole.body.state_dict().items()}
+    write_tensors(done, body, {"format": "pt"})
+    return body, used
+
+
+def write_progress(job: Job, done: int, total: int, stage: str = "training") -> None:
+    """Leave a note for the progress bar."""
+    note = job.folder / ".progress.partial"
+    note.write_text(json.dumps({"done": done, "total": total, "stage": stage}))
+    note.replace(job.folder / "progress.json")
+
+
+def open_tiles(folder: Path) -> torch.Tensor:
+    """The tile store as one tensor (N, C, H, W) uint8, mapped from disk and shared between jobs; grey becomes RGB."""
+    from casewise.images.store import open_store
+
+    tiles = torch.from_numpy(np.array(open_store(folder).tiles))
+    return tiles if tiles.shape[1] == 3 else tiles.expand(-1, 3, -1, -1)
+
+
+def prediction_rows(
+    panels: pd.DataFrame, cohort: Cohort, study: Study, values: NDArray[Any], *, stage: str, model: str, fold: int
+) -> pd.DataFrame:
+    """The network's outputs (P, T) as rows of the predictions table, each at its target's own level and in its range."""
+    truth = truth_table(panels, study)
+    tables = []
+    for column, name in enumerate(study.outputs):
+        level = study.level_of(name)
+        table = panels[["case", "subject", "visit", "day", "region"]].copy()
+        table["y_true"] = truth[:, column].astype(float)
+        table["y_pred"] = values[:, column].astype(float)
+        table["image"] = ""
+        if level == "image":
+            paths = cohort.images.set_index("image")["path"]
+            table["image"] = [str(paths[t[0]]) for t in panels["tiles"]]
+        if level in ("case", "subject"):
+            table["region"] = ""
+        keys = ["case", "subject", "visit", "day", "region", "image"]
+        table = table.groupby(keys, sort=False, dropna=False, as_index=False)[["y_true", "y_pred"]].mean()
+        table["y_pred"] = table["y_pred"].clip(*study.range_of(name))
+        tables.append(table.assign(target=name))
+    rows = pd.concat(tables, ignore_index=True)
+    rows["model"], rows["stage"] = model, stage
+    rows["outer_fold"] = pd.array([fold + 1] * len(rows), dtype="Int64")
+    rows["inner_fold"] = pd.array([pd.NA] * len(rows), dtype="Int64")
+    return rows
+
+

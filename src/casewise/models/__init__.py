@@ -1,0 +1,1 @@
+"""Networks: backbones, weights, heads. Nothing here is imported before a network is needed."""

@@ -1,0 +1,158 @@
+"""Backbones of torchvision and timm behind one form: a body that gives features, a head, freeze points, a layer to explain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from casewise.models.names import ALL29
+
+MEAN = (0.485, 0.456, 0.406)
+SPREAD = (0.229, 0.224, 0.225)
+
+
+class Network(nn.Module):
+    """A backbone with a regression head.
+
+    Takes panels (B, C, H, W) in 0–1 (one or three channels) and gives (B, outputs) in the units of the targets: the
+    head works on standardised targets, whose centre and scale (from the training folds) are buffers of the network.
+    """
+
+    mean: Tensor
+    spread: Tensor
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, name: str, body: nn.Module, width: int, outputs: int, *, dropout: float, normal: Any = None) -> None:
+        super().__init__()
+        self.name, self.width = name, width
+        self.body = body
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, outputs))
+        mean, spread = normal or (MEAN, SPREAD)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("spread", torch.tensor(spread).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("centre", torch.zeros(outputs))
+        self.register_buffer("scale", torch.ones(outputs))
+
+    def features(self, panels: Tensor) -> Tensor:
+        """(B, C, H, W) in 0–1 → (B, width)."""
+        return self.body((panels - self.mean) / self.spread)
+
+    def forward(self, panels: Tensor) -> Tensor:
+        features = self.features(panels)
+        with torch.autocast(features.device.type, enabled=False):
+            return self.head(features.float()) * self.scale + self.centre
+
+    @property
+    def blocks(self) -> list[tuple[str, nn.Module]]:
+        """Freeze points from the input on: the body's parts with parameters, sequences opened once."""
+        found: list[tuple[str, nn.Module]] = []
+        for name, part in self.body.named_children():
+            inner = list(part.named_children()) if isinstance(part, nn.Sequential) and len(part) > 1 else []
+            opened = [(f"{name}.{key}", module) for key, module in inner] or [(name, part)]
+            found += [(key, module) for key, module in opened if any(True for _ in module.parameters())]
+        return found
+
+    @property
+    def explain_layer(self) -> nn.Module:
+        """The last module that still gives a spatial map (B, C, h, w): what Grad-CAM looks at."""
+        return self.body.get_submodule(EXPLAIN[self.name]) if self.name in EXPLAIN else self._last_spatial()
+
+    def _last_spatial(self) -> nn.Module:
+        last: list[nn.Module] = []
+        hooks = [
+            module.register_forward_hook(
+                lambda m, i, o: last.append(m) if isinstance(o, Tensor) and o.ndim == 4 and o.shape[-1] > 1 else None
+            )
+            for module in self.body.modules()
+        ]
+        training = self.training
+        try:
+            self.eval()
+            with torch.no_grad():
+                self.features(torch.zeros(1, 3, 224, 224, device=self.mean.device))
+        finally:
+            self.train(training)
+            for hook in hooks:
+                hook.remove()
+        if not last:
+            raise ValueError(f"{self.name} has no layer with a spatial map")
+        return last[-1]
+
+
+EXPLAIN = {
+    **{name: "features" for name in ALL29 if name.startswith(("alexnet", "vgg", "squeezenet", "densenet", "mobilenet"))},
+    **{name: "layer4" for name in ALL29 if name.startswith(("resnet", "resnext", "wide_resnet"))},
+    **{name: "conv5" for name in ALL29 if name.startswith("shufflenet")},
+    **{name: "layers" for name in ALL29 if name.startswith("mnasnet")},
+    "googlenet": "inception5b",
+}
+
+
+def build_network(name: str, outputs: int, *, dropout: float = 0.0) -> Network:
+    """Build a network with random weights and a fresh head. Its library's own last layer is gone.
+
+    Args:
+        name: one of the 29, or a timm name (`timm:NAME` where both have it).
+    """
+    if name in ALL29:
+        body, width = _torchvision(name)
+        return Network(name, body, width, outputs, dropout=dropout)
+    import timm
+
+    body = timm.create_model(name.removeprefix("timm:"), pretrained=False, num_classes=0)
+    config = body.pretrained_cfg or {}
+    normal = (config.get("mean", MEAN), config.get("std", SPREAD))
+    width = int(getattr(body, "head_hidden_size", None) or body.num_features)
+    return Network(name, body, width, outputs, dropout=dropout, normal=normal)
+
+
+def _torchvision(name: str) -> tuple[nn.Module, int]:
+    from torchvision import models
+
+    if name == "googlenet":
+        # The auxiliary heads train on extra losses that a regression does not have; its published weights expect
+        # inputs of another normalisation, which transform_input makes from the usual one.
+        body = models.googlenet(weights=None, aux_logits=False, init_weights=True, transform_input=True)
+    else:
+        body = models.get_model(name, weights=None)
+    if name.startswith("squeezenet"):
+        # Its classifier ends in a ReLU, under which a regression can neither fall below zero nor recover.
+        body.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1))
+        return body, 512
+    place = "classifier" if hasattr(body, "classifier") else "fc"
+    last = getattr(body, place)
+    if isinstance(last, nn.Sequential):
+        width = last[-1].in_features
+        last[-1] = nn.Identity()
+    else:
+        width = last.in_features
+        setattr(body, place, nn.Identity())
+    return body, int(width)
+
+
+def library_head(name: str) -> tuple[str, ...]:
+    """Prefixes of the parameters in a library's weights that belong to its own last layer or to auxiliary heads."""
+    from torchvision import models
+
+    if name.startswith("squeezenet"):
+        return ("classifier.",)
+    if name == "googlenet":
+        return ("fc.", "aux1.", "aux2.")
+    if name not in ALL29:
+        return ("head.", "classifier.", "fc.", "head_dist.", "last_linear.")
+    with torch.device("meta"):
+        body = models.get_model(name, weights=None)
+    if not hasattr(body, "classifier"):
+        return ("fc.",)
+    last = body.classifier
+    return (f"classifier.{len(last) - 1}.",) if isinstance(last, nn.Sequential) else ("classifier.",)
+
+
+def keep_statistics(network: nn.Module) -> None:
+    """Put batch norms in eval mode, so that pretrained running statistics are used and kept."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()

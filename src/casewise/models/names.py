@@ -1,0 +1,40 @@
+"""The names of backbones; no network library is loaded to check a study file."""
+
+from __future__ import annotations
+
+from importlib import util
+
+from casewise.errors import StudyError, nearest
+
+ALL29 = [
+    *["alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"],
+    *["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d"],
+    *["wide_resnet50_2", "wide_resnet101_2", "squeezenet1_0", "squeezenet1_1", "densenet121", "densenet169"],
+    *["googlenet", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "mobilenet_v2", "mobilenet_v3_large"],
+    *["mobilenet_v3_small", "mnasnet0_5", "mnasnet1_0"],
+]
+
+
+def check_backbones(names: list[str], source: str = "backbones") -> list[str]:
+    """Return `names` if every one is a torchvision name of the list or a timm name (`timm:NAME` where both have it).
+
+    Raises:
+        StudyError: naming the unknown backbone and the nearest known one.
+    """
+    for name in names:
+        if name in ALL29:
+            continue
+        known = timm_names()
+        if str(name).removeprefix("timm:") not in known:
+            hint = nearest(name, ALL29) or nearest(name, known)
+            raise StudyError(f"{source}: there is no backbone {name!r}.{hint} See `casewise backbones`.")
+    return names
+
+
+def timm_names() -> list[str]:
+    """Names of the networks that timm offers, if it is installed."""
+    if util.find_spec("timm") is None:
+        return []
+    import timm
+
+    return list(timm.list_models())

@@ -1,0 +1,178 @@
+"""Where a network's first weights come from, in a stated order, never silently random."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from casewise.errors import SplitError, WeightsError, nearest
+from casewise.models.backbones import Network, library_head
+from casewise.models.names import ALL29
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def load_weights(network: Network, weights: str, *, folder: Path | None = None, held_out: Sequence[str] = ()) -> str:
+    """Fill `network` with its first weights and return one sentence on where they came from.
+
+    Order: `random` as stated by the study; an explicit file; `bundle:PATH` (a trained casewise network); for
+    `pretrained`, `<name>.safetensors` in `folder` or in CASEWISE_WEIGHTS, then the library's own download.
+
+    Args:
+        held_out: subjects that a bundle must not have been trained on.
+
+    Raises:
+        WeightsError: nothing was found (all four ways are named), or the file belongs to another network.
+        SplitError: a bundle was trained on a held-out subject.
+    """
+    name = network.name
+    if weights == "random":
+        return "random, as the study states"
+    if weights.startswith("bundle:"):
+        return _from_bundle(network, Path(weights.removeprefix("bundle:")), held_out)
+    if weights != "pretrained":
+        path = Path(weights)
+        if path.is_dir():
+            return _from_folder(network, path)
+        if not path.is_file():
+            raise WeightsError(f"weights: there is no file {path}.")
+        return _from_file(network, path)
+    for place in (folder, _environment_folder()):
+        if place and (place / f"{_file_name(name)}.safetensors").is_file():
+            return _from_folder(network, place)
+    return _downloaded(network, folder)
+
+
+def _file_name(name: str) -> str:
+    return name.removeprefix("timm:").replace("/", "_")
+
+
+def _environment_folder() -> Path | None:
+    value = os.environ.get("CASEWISE_WEIGHTS")
+    return Path(value) if value else None
+
+
+def _from_folder(network: Network, folder: Path) -> str:
+    path = folder / f"{_file_name(network.name)}.safetensors"
+    if not path.is_file():
+        names = [p.stem for p in folder.glob("*.safetensors")]
+        raise WeightsError(f"weights: there is no {path.name} in {folder}.{nearest(path.stem, names)}")
+    return _from_file(network, path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file, or a PyTorch file with nothing in it but tensors.
+
+    Raises:
+        WeightsError: the file is neither.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+        raise WeightsError(f"weights: {path} cannot be read as network weights: {_short(error)}.") from error
+    except Exception as error:  # torch raises pickle.UnpicklingError, which is not a public type of its own
+        raise WeightsError(f"weights: {path} holds more than tensors and is not opened: {_short(error)}.") from error
+    return {k: v for k, v in found.items() if isinstance(v, Tensor)}
+
+
+def _short(error: Exception) -> str:
+    return str(error).splitlines()[0][:160].rstrip(".") if str(error) else type(error).__name__
+
+
+def _from_file(network: Network, path: Path) -> str:
+    _fill(network, read_tensors(path), str(path))
+    return f"file {path}"
+
+
+def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> None:
+    """Load library weights into the body; only the library's own last layer may be left over."""
+    heads = library_head(network.name)
+    body = network.body.state_dict()
+    missing = [k for k in body if k not in tensors and not k.endswith("num_batches_tracked")]
+    surplus = [k for k in tensors if k not in body and not k.startswith(heads)]
+    shaped = [k for k in body if k in tensors and tensors[k].shape != body[k].shape]
+    if missing or surplus or shaped:
+        first = (
+            f"{shaped[0]} is {tuple(tensors[shaped[0]].shape)} instead of {tuple(body[shaped[0]].shape)}"
+            if shaped
+            else f"{missing[0]} is missing"
+            if missing
+            else f"{surplus[0]} is unknown"
+        )
+        raise WeightsError(
+            f"weights: {source} does not belong to {network.name}: {first} "
+            f"({len(missing)} tensors missing, {len(surplus)} unknown, {len(shaped)} of another shape)."
+        )
+    network.body.load_state_dict({k: tensors[k] if k in tensors else v for k, v in body.items()})
+
+
+def _from_bundle(network: Network, path: Path, held_out: Sequence[str]) -> str:
+    model, facts = path / "model.safetensors", path / "model.json"
+    if not (model.is_file() and facts.is_file()):
+        raise WeightsError(f"weights: {path} is no trained casewise network (model.safetensors and model.json).")
+    values = json.loads(facts.read_text())
+    seen = sorted(set(values["subjects"]) & set(held_out))
+    if seen:
+        raise SplitError(
+            f"weights: {path} was trained on {len(seen)} subjects that are held out here ({', '.join(seen[:5])}). "
+            "Their figures would be too good. Pretrain without them (`pretrain:` does so for every fold)."
+        )
+    if values["backbone"] != network.name:
+        raise WeightsError(f"weights: {path} holds a {values['backbone']}, the study wants {network.name}.")
+    tensors = read_tensors(model)
+    body = {k.removeprefix("body."): v for k, v in tensors.items() if k.startswith("body.")}
+    _fill(network, body, str(path))
+    return f"bundle {path}, itself from {values['weights']}"
+
+
+def _downloaded(network: Network, folder: Path | None) -> str:
+    name = network.name
+    try:
+        with _patience(20):
+            if name in ALL29:
+                from torchvision.models import get_model_weights
+
+                choice = get_model_weights(name)["IMAGENET1K_V1"]
+                _fill(network, choice.get_state_dict(progress=False, check_hash=True), f"torchvision {choice}")
+                return f"torchvision {choice}"
+            import timm
+
+            model = timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
+            _fill(network, model.state_dict(), f"timm {name}")
+            return f"timm {model.pretrained_cfg.get('hf_hub_id') or name}"
+    except WeightsError:
+        raise
+    except Exception as error:  # every network and hub library raises types of its own
+        looked = [str(p) for p in (folder, _environment_folder()) if p]
+        raise WeightsError(
+            f"There are no pretrained weights for {name}. Looked in {', '.join(looked) or 'no folder (none is given)'}, "
+            f"then tried the library's download, which failed ({_short(error)}). Four ways: (1) `weights: FILE`; "
+            f"(2) a folder with {_file_name(name)}.safetensors, by --weights-dir or CASEWISE_WEIGHTS; "
+            "(3) `weights: bundle:PATH`, a network trained by casewise; (4) the library's own download, from a machine "
+            "with a connection. Or state `weights: random` in the study."
+        ) from error
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """Give up on a silent connection instead of waiting for ever behind a firewall."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,122 @@
+"""Panels: what one forward pass sees. Tiles fill slots, vary one by one, change places, and are folded into a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from casewise.study import Panels
+
+EMPTY = -1
+
+
+def chunks(tiles: Sequence[int], slots: int) -> list[list[int]]:
+    """Fill slots deterministically: as many panels as the tiles need, the last one padded with empty slots.
+
+    >>> chunks([7, 8, 9], 2)
+    [[7, 8], [9, -1]]
+    """
+    count = max(1, -(-len(tiles) // slots))
+    padded = [*tiles, *[EMPTY] * (count * slots - len(tiles))]
+    return [padded[i * slots : (i + 1) * slots] for i in range(count)]
+
+
+def draw(tiles: Sequence[int], settings: Panels, generator: torch.Generator) -> list[int]:
+    """Fill the slots of one training panel: tiles sampled if there are more than slots, places shuffled if asked."""
+    chosen = list(tiles)
+    if len(chosen) > settings.slots:
+        chosen = [chosen[i] for i in sorted(torch.randperm(len(chosen), generator=generator)[: settings.slots].tolist())]
+    filled = chunks(chosen, settings.slots)[0]
+    if settings.shuffle:
+        filled = [filled[i] for i in torch.randperm(settings.slots, generator=generator).tolist()]
+    return filled
+
+
+def gather(store: Tensor, slots: Tensor) -> Tensor:
+    """Take tiles out of the store; empty slots are black.
+
+    Args:
+        store: (N, C, H, W) uint8.
+        slots: (B, S) tile numbers, −1 for an empty slot.
+
+    Returns:
+        (B, S, C, H, W) uint8.
+    """
+    batch = store[slots.clamp(min=0)]
+    batch[slots == EMPTY] = 0
+    return batch
+
+
+def fold(tiles: Tensor, settings: Panels) -> Tensor:
+    """Lay slots out as a grid, row by row: (B, S, C, H, W) → (B, C, rows·H, columns·W).
+
+    >>> from casewise.study import Panels
+    >>> fold(torch.arange(4).reshape(1, 4, 1, 1, 1), Panels(grid="2x2")).tolist()
+    [[[[0, 1], [2, 3]]]]
+    """
+    size, _, channels, height, width = tiles.shape
+    grid = tiles.reshape(size, settings.rows, settings.columns, channels, height, width)
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(size, channels, settings.rows * height, settings.columns * width)
+
+
+def plain(store: Tensor, slots: Tensor, settings: Panels) -> Tensor:
+    """Panels for inference: (B, C, H, W) float in 0–1, nothing random."""
+    return fold(gather(store, slots), settings).float().div_(255)
+
+
+def augmented(store: Tensor, slots: Tensor, settings: Panels, generator: torch.Generator) -> Tensor:
+    """Panels for training: every tile varied by parameters of its own, drawn from `generator`.
+
+    Brightness and contrast change the photograph but never the black around it; rotation, shift and zoom bring in black.
+
+    Returns:
+        (B, C, rows·H, columns·W) float in 0–1.
+    """
+    size, count = slots.shape
+    flat = slots.reshape(-1)
+    parameters = torch.rand(len(flat), 8, generator=generator)
+    full = torch.nonzero(flat != EMPTY).squeeze(1)
+    tiles = store[flat[full]].float().div_(255)
+    drawn = parameters[full].to(tiles.device)
+    tiles = _warped(_toned(tiles, drawn, settings), drawn, settings)
+    result = tiles.new_zeros(len(flat), *tiles.shape[1:])
+    result[full] = tiles
+    return fold(result.reshape(size, count, *tiles.shape[1:]), settings)
+
+
+def _between(uniform: Tensor, width: float) -> Tensor:
+    """Map uniform numbers of 0–1 to −width … width."""
+    return (uniform * 2 - 1) * width
+
+
+def _toned(tiles: Tensor, drawn: Tensor, settings: Panels) -> Tensor:
+    if not (settings.brightness or settings.contrast):
+        return tiles
+    inside = tiles.amax(dim=1, keepdim=True) > 0
+    bright = (1 + _between(drawn[:, 0], settings.brightness)).view(-1, 1, 1, 1)
+    contrast = (1 + _between(drawn[:, 1], settings.contrast)).view(-1, 1, 1, 1)
+    share = inside.float().mean(dim=(2, 3), keepdim=True).clamp(min=1e-6)
+    middle = tiles.mean(dim=(1, 2, 3), keepdim=True) / share
+    return tiles.sub(middle).mul_(contrast).add_(middle).mul_(bright).clamp_(0, 1).mul_(inside)
+
+
+def _warped(tiles: Tensor, drawn: Tensor, settings: Panels) -> Tensor:
+    if settings.flip in ("horizontal", "both"):
+        tiles = torch.where((drawn[:, 6] < 0.5).view(-1, 1, 1, 1), tiles.flip(3), tiles)
+    if settings.flip in ("vertical", "both"):
+        tiles = torch.where((drawn[:, 7] < 0.5).view(-1, 1, 1, 1), tiles.flip(2), tiles)
+    if not (settings.rotate or settings.shift or settings.zoom):
+        return tiles
+    angle = _between(drawn[:, 2], np.deg2rad(settings.rotate))
+    scale = 1 / (1 + _between(drawn[:, 3], settings.zoom))
+    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
+    shift = _between(drawn[:, 4:6], settings.shift) * 2
+    matrix = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1).view(-1, 2, 3)
+    grid = functional.affine_grid(matrix, list(tiles.shape), align_corners=False)
+    return functional.grid_sample(tiles, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

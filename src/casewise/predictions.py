@@ -1,0 +1,176 @@
+"""The long table of predictions: one row a case, region, target and network; everything after training reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from casewise.errors import CasewiseError, RunError, nearest
+from casewise.files import write_parquet
+
+COLUMNS = (
+    "case",
+    "subject",
+    "visit",
+    "day",
+    "region",
+    "image",
+    "model",
+    "stage",
+    "outer_fold",
+    "inner_fold",
+    "target",
+    "y_true",
+    "y_pred",
+)
+STAGES = ("oof", "test", "external")
+WHAT = ("case", "region", "image", "target")
+KEY = ("model", "stage", "outer_fold", "inner_fold", *WHAT)
+
+_TEXT = ("case", "subject", "visit", "region", "image", "model", "stage", "target")
+_MAY_BE_EMPTY = ("visit", "region", "image")
+_NUMBERS = ("day", "y_true", "y_pred")
+_FOLDS = ("outer_fold", "inner_fold")
+
+
+def check(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with the contract's columns first and in its types, or say what is wrong with it.
+
+    Columns: `case, subject, visit, region, image, model, stage, target` are text (`region` is '' at case level, `image`
+    is '' unless a prediction belongs to one image); `day` is a float, days since the start, NaN if unknown;
+    `outer_fold` and `inner_fold` are Int64, NA for a mean over the folds' networks; `y_true` is a float, NaN where not
+    scored; `y_pred` is a float. Further columns are kept.
+
+    Raises:
+        CasewiseError: a column is missing or of the wrong kind; a value is missing, infinite or not allowed; two rows
+            share one key; a case has two subjects, visits or days; two rows disagree about the same truth.
+    """
+    absent = [name for name in COLUMNS if name not in table.columns]
+    if absent:
+        hints = "".join(nearest(name, [str(c) for c in table.columns if c not in COLUMNS]) for name in absent[:1])
+        raise CasewiseError(f"The predictions lack the column(s) {', '.join(absent)}.{hints}")
+    table = table[[*COLUMNS, *(c for c in table.columns if c not in COLUMNS)]].reset_index(drop=True)
+    for name in _TEXT:
+        empty = table[name].isna() if name not in _MAY_BE_EMPTY else pd.Series(False, index=table.index)
+        table[name] = table[name].astype(object).where(table[name].notna(), "").astype(str)
+        if name not in _MAY_BE_EMPTY:
+            _refuse(table, empty | (table[name] == ""), f"'{name}' is empty")
+    for name in _NUMBERS:
+        numbers = pd.to_numeric(table[name], errors="coerce").astype("float64")
+        _refuse(table, numbers.isna() & table[name].notna(), f"'{name}' is not a number")
+        _refuse(table, numbers.abs() == np.inf, f"'{name}' is infinite")
+        table[name] = numbers
+    for name in _FOLDS:
+        numbers = pd.to_numeric(table[name], errors="coerce").astype("Float64")
+        whole = numbers.isna() | (numbers == numbers.round())
+        _refuse(table, (numbers.isna() & table[name].notna()) | ~whole, f"'{name}' is not a whole number")
+        table[name] = numbers.astype("Int64")
+    _refuse(table, table["y_pred"].isna(), "'y_pred' is missing")
+    wrong = sorted(set(table["stage"]) - set(STAGES))
+    if wrong:
+        _refuse(table, table["stage"] == wrong[0], f"'stage' is '{wrong[0]}', not one of {', '.join(STAGES)}")
+    _refuse(table, table.duplicated(list(KEY)), "this case, region, image, target, model, stage and fold stand twice")
+    cases = table[["case", "subject", "visit", "day"]].drop_duplicates()
+    for name in ("subject", "visit", "day"):
+        several = cases[["case", name]].drop_duplicates().loc[lambda c: c["case"].duplicated(), "case"]
+        if len(several):
+            found = ", ".join(sorted(map(repr, cases.loc[cases["case"] == several.iloc[0], name].unique())))
+            raise CasewiseError(f"Predictions: case '{several.iloc[0]}' has more than one {name}: {found}.")
+    truths = table.loc[table["y_true"].notna(), [*WHAT, "y_true"]].drop_duplicates()
+    spread = truths.groupby(list(WHAT), sort=False)["y_true"].agg(["min", "max"])
+    # truths that passed through single precision may differ in their last digits
+    apart = spread[(spread["max"] - spread["min"]) > 1e-5 * np.maximum(1.0, spread["max"].abs())]
+    if len(apart):
+        case, region, _, target = apart.index[0]
+        where = f"{target}[{region}]" if region else target
+        low, high = apart.iloc[0]
+        raise CasewiseError(f"Predictions: the truth of {where} of case '{case}' is both {low:g} and {high:g}.")
+    return table
+
+
+def mean_over_folds(test_rows: pd.DataFrame) -> pd.DataFrame:
+    """Return, for each learner, case, region, image and target, the mean of the folds' networks.
+
+    Takes rows of the stages 'test' and 'external'; rows that are means already (no outer fold) are left aside. The
+    result has no outer and no inner fold.
+
+    Raises:
+        CasewiseError: an out-of-fold row is among them, or some of a learner's rows lack one of its networks.
+    """
+    if (test_rows["stage"] == "oof").any():
+        raise CasewiseError("Out-of-fold rows have one network each: there is nothing to take the mean of.")
+    rows = test_rows[test_rows["outer_fold"].notna()]
+    return _mean_over_networks(rows)
+
+
+def final_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for each learner, stage, case, region, image and target: what is evaluated.
+
+    Out of fold this is the row of the network that did not see the subject; otherwise the mean over the folds'
+    networks: the row without a fold where there is one, else taken here.
+    """
+    settled = table["inner_fold"].isna() & ((table["stage"] == "oof") | table["outer_fold"].isna())
+    group = ["model", "stage", "target"]
+    done = pd.MultiIndex.from_frame(table.loc[settled, group].drop_duplicates())
+    open_rows = table[~settled & ~pd.MultiIndex.from_frame(table[group]).isin(done)]
+    parts = [table[settled]]
+    if len(open_rows):
+        parts.append(_mean_over_networks(open_rows))
+    rows = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0].reset_index(drop=True)
+    doubled = rows.duplicated(["model", "stage", *WHAT])
+    if doubled.any():
+        row = rows[doubled].iloc[0]
+        raise CasewiseError(
+            f"Predictions: case '{row['case']}' has several rows of {row['model']} for {row['target']} "
+            f"at stage '{row['stage']}'; a case is predicted once, in its own fold."
+        )
+    return rows
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Read and check a table of predictions (Parquet)."""
+    try:
+        table = pd.read_parquet(path)
+    except FileNotFoundError as error:
+        raise RunError(f"{path} does not exist.") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read as a Parquet table: {error}.") from error
+    return check(table)
+
+
+def write(path: Path, table: pd.DataFrame) -> Path:
+    """Check a table of predictions and write it as Parquet, atomically."""
+    return write_parquet(path, check(table))
+
+
+def _mean_over_networks(rows: pd.DataFrame) -> pd.DataFrame:
+    group = ["model", "stage", *WHAT]
+    grouped = rows.groupby(group, sort=False)
+    networks = grouped["y_pred"].transform("size")
+    most = networks.groupby([rows["model"], rows["stage"]]).transform("max")
+    short = rows[networks < most]
+    if len(short):
+        row = short.iloc[0]
+        raise CasewiseError(
+            f"Predictions: {row['model']} has {most[short.index[0]]} networks at stage '{row['stage']}', "
+            f"but only {networks[short.index[0]]} of them predicted {row['target']} of case '{row['case']}'."
+        )
+    means = rows.drop_duplicates(group).copy()
+    means["y_pred"] = grouped["y_pred"].mean().to_numpy()
+    for name in _FOLDS:
+        means[name] = pd.array([pd.NA] * len(means), dtype="Int64")
+    return means.reset_index(drop=True)
+
+
+def _refuse(table: pd.DataFrame, bad: pd.Series, what: str) -> None:
+    """Raise, naming the first of the bad rows and how many there are."""
+    bad = bad.fillna(False).astype(bool)
+    if not bad.any():
+        return
+    number = int(np.flatnonzero(bad.to_numpy())[0])
+    row = table.iloc[number]
+    more = f" ({int(bad.sum())} rows in all)" if int(bad.sum()) > 1 else ""
+    where = f"case '{row['case']}', target '{row['target']}', model '{row['model']}'"
+    raise CasewiseError(f"Predictions, row {number} ({where}): {what}{more}.")

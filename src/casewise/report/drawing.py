@@ -1,0 +1,124 @@
+"""Drawing with matplotlib to compact inline SVG: text stays text, identifiers never collide, same input same bytes."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup, escape
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart with any colour vision; markers repeat the distinction on grey paper.
+INK, SOFT, FAINT = "#1f2933", "#5f6b76", "#d9dee3"
+MODEL, PHYSICIAN, ACCENT = "#0072b2", "#1f2933", "#d55e00"
+SERIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d00", "#5f6b76"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "p"]
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "casewise",
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10.5,
+    "axes.titlesize": 11,
+    "axes.labelsize": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a949e",
+    "axes.labelcolor": INK,
+    "axes.unicode_minus": True,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "path.simplify_threshold": 0.3,
+}
+MANY = 1500
+
+
+@contextmanager
+def canvas(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
+    """A figure of `width` by `height` points with one pair of axes, in the report's style; no global state of pyplot."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+        FigureCanvasSVG(figure)
+        yield figure, figure.add_subplot()
+
+
+def place(axes: Axes, width: float, height: float, *, left: float, bottom: float, right: float, top: float) -> None:
+    """Set the axes by margins in points: cheaper than a layout engine, and alike over small multiples."""
+    axes.set_position((left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height))
+
+
+def svg(figure: Figure, name: str, alt: str) -> Markup:
+    """The figure as an inline `<svg>` scaled to its box.
+
+    Args:
+        name: unique on the page; prefixed to every identifier.
+        alt: what the figure shows, in words.
+    """
+    buffer = io.StringIO()
+    with warnings.catch_warnings():
+        # A subject's name may hold letters that the layout font lacks; the browser has them.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    width, height = figure.get_size_inches() * 72
+    return Markup(_inlined(buffer.getvalue(), name, alt, float(width), float(height)))
+
+
+def _inlined(text: str, name: str, alt: str, width: float, height: float) -> str:
+    body = text[text.index("<svg") :]
+    body = body[body.index(">") + 1 : body.rindex("</svg>")]
+    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
+    body = body.replace("xlink:href", "href")
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', body))
+    body = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", body)
+    body = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", body)
+    body = re.sub(r"<g>\s*</g>", "", body)
+    body = re.sub(r"(\d\.\d\d)\d+", r"\1", body)
+    body = re.sub(r"\n\s*", "\n", body)
+    head = (
+        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(alt)}" '
+        f'style="max-width:{width:g}px" preserveAspectRatio="xMidYMid meet">'
+    )
+    return head + body.strip() + "</svg>"
+
+
+def frame(axes: Axes, *, grid: str = "both") -> None:
+    """Light grid, no tick marks."""
+    axes.tick_params(length=0, pad=5)
+    if grid != "none":
+        axes.grid(True, axis=grid)  # type: ignore[arg-type]
+
+
+def limits(*values: Any, low: float | None = None, high: float | None = None, margin: float = 0.06) -> tuple[float, float]:
+    """Axis limits around all values, with a margin.
+
+    >>> limits([0, 10], margin=0.1)
+    (-1.0, 11.0)
+    """
+    import numpy as np
+
+    found = np.concatenate([np.asarray(v, float).ravel() for v in values])
+    found = found[np.isfinite(found)]
+    bottom = min([*found, *([] if low is None else [low])], default=0.0)
+    top = max([*found, *([] if high is None else [high])], default=1.0)
+    room = (top - bottom or 1.0) * margin
+    return float(bottom - room), float(top + room)

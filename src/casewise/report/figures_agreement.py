@@ -1,0 +1,147 @@
+"""Model beside physician: the scatter, the Bland–Altman plot and small scatters of further targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from markupsafe import Markup
+
+from casewise.report.drawing import ACCENT, FAINT, INK, MANY, MARKERS, MODEL, SERIES, SOFT, canvas, frame, place, svg
+from casewise.report.drawing import limits as around
+from casewise.report.wording import natural, number, shortened, signed
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+FEW = 8
+WIDTH, HEIGHT = 430.0, 400.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bland–Altman limits of agreement (bias ± 1.96 SD of the differences), each with its interval where known."""
+
+    bias: float
+    low: float
+    high: float
+    bias_interval: tuple[float, float] | None = None
+    low_interval: tuple[float, float] | None = None
+    high_interval: tuple[float, float] | None = None
+
+
+def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], digits: int, label: str, alt: str) -> Markup:
+    """Predicted against recorded, with the identity and, dashed, the limits of agreement around it.
+
+    Args:
+        rows: columns `subject`, `y_true`, `y_pred`.
+        scale: the score's declared range; neither axis leaves it by more than the data do.
+    """
+    low, high = around(rows["y_true"], rows["y_pred"], low=scale[0])
+    with canvas(WIDTH, HEIGHT) as (figure, axes):
+        place(axes, WIDTH, HEIGHT, left=54, bottom=78 if _few(rows) else 50, right=12, top=14)
+        line = np.array([low, high])
+        axes.fill_between(line, line + limits.low, line + limits.high, color=MODEL, alpha=0.07, linewidth=0)
+        for shift in (limits.low, limits.high):
+            axes.plot(line, line + shift, color=MODEL, linewidth=1.1, linestyle=(0, (4, 3)))
+        axes.plot(line, line, color=INK, linewidth=1.1)
+        _points(axes, rows, rows["y_true"].to_numpy(), rows["y_pred"].to_numpy())
+        axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", anchor="N")
+        axes.set_xlabel(f"{label}, physician (points)")
+        axes.set_ylabel(f"{label}, model (points)")
+        frame(axes)
+        _legend(axes, rows)
+        return svg(figure, "scatter", alt)
+
+
+def bland_altman(rows: pd.DataFrame, limits: Limits, *, digits: int, label: str, alt: str) -> Markup:
+    """Difference model − physician over their mean, with the bias, its limits and their intervals as bands."""
+    mean = (rows["y_true"].to_numpy() + rows["y_pred"].to_numpy()) / 2
+    difference = (rows["y_pred"] - rows["y_true"]).to_numpy()
+    left, right = around(mean)
+    bands = [edge for edge in (limits.low_interval, limits.high_interval) if edge]
+    bottom, top = around(difference, [limits.low, limits.high, 0.0], *bands, margin=0.1)
+    with canvas(WIDTH, HEIGHT) as (figure, axes):
+        place(axes, WIDTH, HEIGHT, left=54, bottom=78 if _few(rows) else 50, right=74, top=14)
+        axes.axhline(0, color=FAINT, linewidth=1.4)
+        parts = [
+            (limits.high, limits.high_interval, SOFT, (0, (4, 3)), "upper limit"),
+            (limits.bias, limits.bias_interval, ACCENT, "-", "bias"),
+            (limits.low, limits.low_interval, SOFT, (0, (4, 3)), "lower limit"),
+        ]
+        for value, edges, colour, style, name in parts:
+            if edges:
+                axes.axhspan(*edges, color=colour, alpha=0.12, linewidth=0)
+            axes.axhline(value, color=colour, linewidth=1.2, linestyle=style)
+            axes.annotate(
+                f"{name}\n{signed(value, digits)}", (1, value), xytext=(5, 0), xycoords=("axes fraction", "data"),
+                textcoords="offset points", va="center", fontsize=9.5, color=colour, linespacing=1.15,
+                annotation_clip=False,
+            )  # fmt: skip
+        _points(axes, rows, mean, difference)
+        axes.set(xlim=(left, right), ylim=(bottom, top))
+        axes.set_xlabel(f"Mean of model and physician ({label}, points)")
+        axes.set_ylabel("Model − physician (points)")
+        frame(axes)
+        _legend(axes, rows)
+        return svg(figure, "bland-altman", alt)
+
+
+def small_scatter(rows: pd.DataFrame, *, scale: tuple[float, float], title: str, name: str, alt: str) -> Markup:
+    """A small scatter of one further target; whole-number truths are spread a little so that points do not hide."""
+    width, height = 230.0, 232.0
+    truth = rows["y_true"].to_numpy(float)
+    if len(truth) and np.array_equal(truth, np.rint(truth)) and scale[1] - scale[0] <= 20:
+        truth = truth + (np.arange(len(truth)) * 0.618034 % 1 - 0.5) * 0.28
+    low, high = around(truth, rows["y_pred"], low=scale[0], high=scale[1] if scale[1] - scale[0] <= 10 else None)
+    with canvas(width, height) as (figure, axes):
+        place(axes, width, height, left=34, bottom=40, right=8, top=24)
+        axes.plot([low, high], [low, high], color=INK, linewidth=1)
+        axes.plot(truth, rows["y_pred"], "o", color=MODEL, markersize=3.6, alpha=_alpha(len(rows)), markeredgewidth=0,
+                  rasterized=len(rows) > MANY)  # fmt: skip
+        axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+        axes.set_title(shortened(title, 30), loc="left")
+        axes.set_xlabel("physician")
+        axes.set_ylabel("model", labelpad=2)
+        frame(axes)
+        return svg(figure, name, alt)
+
+
+def _few(rows: pd.DataFrame) -> bool:
+    return 2 <= rows["subject"].nunique() <= FEW
+
+
+def _alpha(count: int) -> float:
+    return 0.75 if count <= 100 else 0.5 if count <= 600 else 0.3
+
+
+def _points(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray) -> None:
+    """One colour and marker a subject when they are few, else one for all."""
+    if not _few(rows):
+        axes.plot(x, y, "o", color=MODEL, markersize=4.8, alpha=_alpha(len(rows)), markeredgewidth=0,
+                  rasterized=len(rows) > MANY)  # fmt: skip
+        return
+    subjects = rows["subject"].to_numpy()
+    for i, subject in enumerate(sorted(set(subjects), key=natural)):
+        own = subjects == subject
+        axes.plot(x[own], y[own], MARKERS[i], color=SERIES[i], markersize=6, alpha=0.85, label=shortened(subject, 12),
+                  markeredgecolor="white", markeredgewidth=0.6)  # fmt: skip
+
+
+def _legend(axes: Axes, rows: pd.DataFrame) -> None:
+    if not _few(rows):
+        return
+    handles, names = axes.get_legend_handles_labels()
+    axes.figure.legend(  # type: ignore[union-attr]
+        handles, names, loc="lower center", ncols=4, handletextpad=0.2, columnspacing=1.2, borderaxespad=0.2
+    )
+
+
+def describe(limits: Limits, digits: int) -> str:
+    """The limits in words, for captions and alternative texts."""
+    return (
+        f"The model reads {number(abs(limits.bias), digits)} points {'higher' if limits.bias > 0 else 'lower'} on average; "
+        f"95 % of the differences are expected between {signed(limits.low, digits)} and {signed(limits.high, digits)} points"
+    )

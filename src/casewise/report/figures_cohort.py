@@ -1,0 +1,79 @@
+"""How the recorded labels are distributed: overall, and training against test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from markupsafe import Markup
+
+from casewise.report.drawing import ACCENT, INK, MODEL, SOFT, canvas, frame, place, svg
+from casewise.report.wording import shortened
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WIDTH, HEIGHT = 300.0, 190.0
+BANDS = 10
+
+
+def binned(values: np.ndarray, scale: tuple[float, float]) -> tuple[np.ndarray, list[str]]:
+    """Edges and names of the bars: each whole number of a short scale, else ten equal bands of what occurs.
+
+    >>> edges, names = binned(np.array([0, 1, 4]), (0, 4))
+    >>> names
+    ['0', '1', '2', '3', '4']
+    """
+    low, high = scale
+    if np.array_equal(values, np.rint(values)) and high - low <= 20:
+        whole = np.arange(round(low), round(high) + 1)
+        return np.append(whole - 0.5, whole[-1] + 0.5), [str(n) for n in whole]
+    top = max(float(values.max()), low + (high - low) * 0.1)
+    edges = np.linspace(low, min(high, top) if top > low else high, BANDS + 1)
+    digits = 0 if edges[-1] - edges[0] > BANDS else 1
+    return edges, [f"{edge:.{digits}f}" for edge in edges[:-1]]
+
+
+def shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Share of the values in each bar; values beyond the scale stand in the outermost bars."""
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+    return counts / max(counts.sum(), 1)
+
+
+def distribution(
+    table: pd.DataFrame, column: str, *, scale: tuple[float, float], title: str, name: str, alt: str
+) -> Markup:
+    """Bars of one target: training beside test where there is a test set, a tick for all together.
+
+    Args:
+        table: the target's values in `column`, and `side` (`test` or `train`).
+    """
+    known = table.dropna(subset=[column])
+    values, sides = known[column].to_numpy(float), known["side"].to_numpy()
+    edges, names = binned(values, scale)
+    x = np.arange(len(names))
+    with canvas(WIDTH, HEIGHT) as (figure, axes):
+        place(axes, WIDTH, HEIGHT, left=36, bottom=26, right=6, top=26)
+        overall = shares(values, edges) * 100
+        if (sides == "test").any():
+            axes.bar(x - 0.2, shares(values[sides != "test"], edges) * 100, 0.38, color=MODEL)
+            axes.bar(x + 0.2, shares(values[sides == "test"], edges) * 100, 0.38, color=ACCENT, alpha=0.85)
+            axes.plot(x, overall, "_", color=INK, markersize=19, markeredgewidth=1.4)
+        else:
+            axes.bar(x, overall, 0.78, color=MODEL)
+        every = 2 if len(names) > 8 else 1
+        axes.set_xticks(x[::every] - (0.5 if len(edges) == BANDS + 1 and names[0] != str(round(edges[0] + 0.5)) else 0),
+                        names[::every])  # fmt: skip
+        axes.set_xlim(-0.6, len(names) - 0.4)
+        axes.yaxis.set_major_formatter("{x:.0f} %")
+        axes.yaxis.set_major_locator(_locator())
+        frame(axes, grid="y")
+        figure.text(4 / WIDTH, 1 - 12 / HEIGHT, shortened(title, 34), fontsize=11.5, fontweight="bold", va="center")
+        figure.text(1 - 4 / WIDTH, 1 - 12 / HEIGHT, f"n = {len(values):,}", fontsize=9.5, va="center", ha="right", color=SOFT)
+        return svg(figure, name, alt)
+
+
+def _locator():  # noqa: ANN202 (matplotlib's own type)
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=4, integer=True)

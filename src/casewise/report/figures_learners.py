@@ -1,0 +1,90 @@
+"""Learners side by side: forest plots of a metric with its intervals, and training curves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from casewise.report.drawing import ACCENT, FAINT, INK, MODEL, SOFT, canvas, frame, place, svg
+from casewise.report.drawing import limits as around
+from casewise.report.material import is_number
+from casewise.report.wording import shortened
+
+WIDTH = 440.0
+ROW = 21.0
+
+
+def forest(
+    learners: list[str], figures: dict[str, dict[str, dict[str, Any] | None]], *, shown: str, label: str, name: str, alt: str
+) -> Markup:
+    """One line a learner: the metric on the test set and out of fold, each with its interval.
+
+    Args:
+        learners: from top to bottom.
+        figures: stage -> learner -> figure with `value, low, high`; a stage without figures is left out.
+        shown: the learner that the report speaks of; its line is marked.
+    """
+    height = ROW * len(learners) + 62
+    looks = {"test": (MODEL, "o", "test set"), "oof": (SOFT, "D", "out of fold")}
+    stages = [stage for stage in looks if figures.get(stage)]
+    longest = max(len(shortened(learner, 30)) for learner in learners)
+    with canvas(WIDTH, height) as (figure, axes):
+        place(axes, WIDTH, height, left=14 + 6.1 * longest, bottom=58, right=10, top=4)
+        rows = {learner: -i for i, learner in enumerate(learners)}
+        axes.axhspan(rows[shown] - 0.5, rows[shown] + 0.5, color=MODEL, alpha=0.08, linewidth=0)
+        seen: list[float] = []
+        for i, stage in enumerate(stages):
+            colour, marker, title = looks[stage]
+            shift = 0.0 if len(stages) == 1 else (0.16, -0.2)[i]
+            found = [(rows[l] + shift, figures[stage].get(l)) for l in learners]  # noqa: E741
+            known = [(y, f) for y, f in found if f]
+            bars = [(y, f) for y, f in known if is_number(f.get("low")) and is_number(f.get("high"))]
+            axes.hlines([y for y, _ in bars], [f["low"] for _, f in bars], [f["high"] for _, f in bars], color=colour,
+                        linewidth=1.7 if i == 0 else 1.1)  # fmt: skip
+            axes.plot([f["value"] for _, f in known], [y for y, _ in known], marker, color=colour,
+                      markersize=5.5 if i == 0 else 3.8, label=title)  # fmt: skip
+            seen += [f["value"] for _, f in known] + [edge for _, f in bars for edge in (f["low"], f["high"])]
+        axes.set_yticks(list(rows.values()), [shortened(learner, 30) for learner in learners])
+        for text, learner in zip(axes.get_yticklabels(), learners, strict=True):
+            text.set(color=INK, fontweight="bold" if learner == shown else "normal")
+        axes.set(ylim=(-len(learners) + 0.4, 0.6), xlim=around(seen or [0, 1]))
+        axes.set_xlabel(label)
+        frame(axes, grid="x")
+        axes.spines["left"].set_visible(False)
+        figure.legend(loc="lower center", ncols=2, handletextpad=0.3, columnspacing=1.6, borderaxespad=0.1)
+        return svg(figure, name, alt)
+
+
+def training(model: str, jobs: list[dict[str, Any]], *, name: str, alt: str) -> Markup:
+    """One backbone's loss by epoch, a line a fold: training thin, stopping loss strong, a dot where it was kept."""
+    width, height = 260.0, 176.0
+    with canvas(width, height) as (figure, axes):
+        place(axes, width, height, left=42, bottom=38, right=8, top=26)
+        tops: list[float] = []
+        for job in jobs:
+            history = job.get("history") or []
+            epochs = np.arange(1, len(history) + 1)
+            train = np.array([_loss(entry.get("train_loss")) for entry in history], float)
+            stop = np.array([_loss(entry.get("stop_loss")) for entry in history], float)
+            axes.plot(epochs, train, color=FAINT, linewidth=1, solid_capstyle="round")
+            axes.plot(epochs, stop, color=MODEL, linewidth=1.1, alpha=0.8)
+            best = job.get("best_epoch") or 0
+            if 1 <= best <= len(history):
+                axes.plot([best], [stop[best - 1]], "o", color=ACCENT, markersize=4, zorder=5)
+            known = np.concatenate([train, stop])
+            known = known[np.isfinite(known)]
+            tops += [float(np.quantile(known, 0.97))] if len(known) else []
+        # One wild early epoch must not flatten all that follows.
+        axes.set_ylim(0, (max(tops) if tops else 1.0) * 1.08 or 1.0)
+        axes.set_title(shortened(model, 32), loc="left", fontweight="bold")
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)
+        axes.yaxis.get_major_locator().set_params(nbins=4)
+        frame(axes, grid="y")
+        return svg(figure, name, alt)
+
+
+def _loss(value: Any) -> float:
+    return float(value) if is_number(value) else float("nan")

@@ -1,0 +1,115 @@
+"""Trajectories: each subject's score over the visits, model beside physician, with the change from baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from markupsafe import Markup
+
+from casewise.evaluation.response import percent_change
+from casewise.report.drawing import MODEL, PHYSICIAN, canvas, frame, place, svg
+from casewise.report.wording import natural, number, shortened
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WIDTH, HEIGHT = 300.0, 216.0
+LEFT, RIGHT = 32.0, 12.0
+LABEL = 26.0
+
+
+@dataclass(frozen=True)
+class Track:
+    """One subject's visits in order.
+
+    Attributes:
+        names: what to write below each visit.
+        days: days since the subject's first visit, NaN where unknown.
+        physician, model: the scores.
+        changes: (2, visits) percent change from baseline by physician and by model, NaN where it has no meaning.
+    """
+
+    subject: str
+    names: list[str]
+    days: np.ndarray
+    physician: np.ndarray
+    model: np.ndarray
+    changes: np.ndarray
+
+    @property
+    def error(self) -> float:
+        return float(np.nanmean(np.abs(self.model - self.physician)))
+
+
+def tracks(rows: pd.DataFrame, *, baseline: str) -> list[Track]:
+    """The trajectories of all subjects that the physician scored at two visits or more, in natural order of their names.
+
+    Args:
+        rows: one row a case, with `subject, visit, day, y_true, y_pred`; a truth may be NaN.
+        baseline: the visit compared with, or `first`.
+    """
+    result = []
+    for subject, own in percent_change(rows, baseline=baseline).groupby("subject", sort=False):
+        if own["y_true"].notna().sum() < 2:
+            continue
+        days = own["day"].to_numpy(float)
+        changes = own[["true_change", "predicted_change"]].to_numpy(float).T
+        known = own["y_true"].to_numpy(float), own["y_pred"].to_numpy(float)
+        result.append(Track(str(subject), own["visit"].astype(str).tolist(), days - days[0], *known, changes))
+    return sorted(result, key=lambda track: natural(track.subject))
+
+
+def spaced_evenly(found: list[Track]) -> bool:
+    """Whether visits must be spaced evenly, because days are unknown or too close for their labels."""
+    room = WIDTH - LEFT - RIGHT
+    for track in found:
+        if not np.isfinite(track.days).all():
+            return True
+        gaps = np.diff(track.days)
+        if (gaps <= 0).any() or gaps.min() / track.days[-1] * room * 0.92 < LABEL:
+            return True
+    return False
+
+
+def trajectory(track: Track, *, top: float, evenly: bool, digits: int, name: str, alt: str) -> Markup:
+    """One subject: scores as lines, percent change as two rows of figures above them."""
+    x = np.arange(len(track.names), dtype=float) if evenly else track.days
+    span = float(x[-1] - x[0]) or 1.0
+    with canvas(WIDTH, HEIGHT) as (figure, axes):
+        place(axes, WIDTH, HEIGHT, left=LEFT, bottom=24, right=RIGHT, top=64)
+        axes.plot(x, track.physician, "o-", color=PHYSICIAN, linewidth=1.6, markersize=5)
+        axes.plot(x, track.model, "s--", color=MODEL, linewidth=1.6, markersize=5)
+        axes.set(xlim=(x[0] - span * 0.05, x[-1] + span * 0.05), ylim=(min(0.0, -top * 0.03), top * 1.05))
+        every = max(1, int(np.ceil(len(x) * LABEL / (WIDTH - LEFT - RIGHT))))
+        kept = list(range(0, len(x), every))
+        axes.set_xticks(x[kept], [_tick(track, i, evenly) for i in kept])
+        frame(axes, grid="y")
+        rows = ((26.0, PHYSICIAN, track.changes[0]), (12.0, MODEL, track.changes[1]))
+        for height, colour, changes in rows:
+            for i in kept:
+                text = number(changes[i], 0) if np.isfinite(changes[i]) else ""
+                axes.annotate(text, (x[i], 1), xytext=(0, height), xycoords=("data", "axes fraction"),
+                              textcoords="offset points", ha="center", va="center", fontsize=9.5, color=colour)  # fmt: skip
+        figure.text(4 / WIDTH, 1 - 13 / HEIGHT, shortened(track.subject, 24), fontsize=11.5, fontweight="bold", va="center")
+        note = f"mean error {number(track.error, digits)}"
+        figure.text(1 - 4 / WIDTH, 1 - 13 / HEIGHT, note, fontsize=9.5, va="center", ha="right")
+        figure.text(4 / WIDTH, 1 - 38 / HEIGHT, "%", fontsize=9.5, color=PHYSICIAN, va="center")
+        figure.text(4 / WIDTH, 1 - 52 / HEIGHT, "%", fontsize=9.5, color=MODEL, va="center")
+        return svg(figure, name, alt)
+
+
+def _tick(track: Track, i: int, evenly: bool) -> str:
+    if np.isfinite(track.days[i]):
+        return f"{track.days[i]:g}"
+    return shortened(track.names[i], 6)
+
+
+def chosen_tracks(found: list[Track], most: int) -> tuple[list[Track], bool]:
+    """At most `most` tracks, taken evenly from the best followed to the worst followed; and whether any was left out."""
+    if len(found) <= most:
+        return found, False
+    ranked = sorted(found, key=lambda track: (track.error, natural(track.subject)))
+    places = np.linspace(0, len(ranked) - 1, most).round().astype(int)
+    return [ranked[i] for i in places], True

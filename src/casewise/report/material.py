@@ -1,0 +1,126 @@
+"""What a report is made of, and which learner, subjects and rows it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.study import Study
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything a report says comes from here; nothing is trained, predicted or resampled for it.
+
+    Attributes:
+        cohort_images, panels, cases: the tables of `casewise.cohort.Cohort`.
+        notes: plain sentences about what was left out or assumed.
+        splits: the content of `splits.json`.
+        predictions: the predictions table (out of fold and test).
+        metrics: the content of `metrics.json`.
+        jobs: one entry a network, with its history.
+        stackers: for each combined learner and output its coefficients.
+        tiles: image numbers -> (n, C, H, W) uint8.
+        photograph: image number -> (h, w, 3) uint8, or None where the file cannot be shown.
+        environment: versions, processor, date, command and seconds.
+    """
+
+    study: Study
+    cohort_images: pd.DataFrame
+    panels: pd.DataFrame
+    cases: pd.DataFrame
+    notes: list[str]
+    splits: dict[str, Any]
+    predictions: pd.DataFrame
+    metrics: dict[str, Any]
+    jobs: list[dict[str, Any]]
+    stackers: dict[str, Any]
+    tiles: Callable[[list[int]], np.ndarray]
+    photograph: Callable[[int], np.ndarray | None]
+    environment: dict[str, Any]
+
+    @cached_property
+    def stage(self) -> str:
+        """`test` if there is a test set with predictions, else `oof`."""
+        return "test" if (self.predictions["stage"] == "test").any() else "oof"
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages with predictions, the one the report speaks of first."""
+        return [s for s in ("test", "oof") if (self.predictions["stage"] == s).any()]
+
+    @cached_property
+    def learners(self) -> list[str]:
+        """Learners with predictions, networks in the study's order first."""
+        found = list(dict.fromkeys(self.predictions["model"]))
+        known = [name for name in self.study.backbones if name in found]
+        return known + [name for name in found if name not in known]
+
+    @cached_property
+    def learner(self) -> str:
+        """The learner shown: the best out-of-fold CCC of the main outcome, so that the test set chooses nothing."""
+        if self.metrics.get("shown") in self.learners:
+            return str(self.metrics["shown"])
+        scored = [(self.metric("oof", name, "ccc"), name) for name in self.learners]
+        known = [(found["value"], name) for found, name in scored if found]
+        if known:
+            return max(known, key=lambda pair: pair[0])[1]
+        return self.learners[0]
+
+    def metric(self, stage: str, learner: str, metric: str, target: str | None = None) -> dict[str, Any] | None:
+        """One figure of `metrics.json` with its interval, or None where it is missing or undefined."""
+        found = self.figures(stage, learner, target or self.study.outcome).get(metric)
+        return found if found and is_number(found.get("value")) else None
+
+    def figures(self, stage: str, learner: str, key: str) -> dict[str, Any]:
+        """All figures of `metrics.json` of one learner for one target key, such as `composite[upper]`."""
+        return self.metrics.get("metrics", {}).get(stage, {}).get(learner, {}).get(key, {})
+
+    def range_of(self, target: str) -> tuple[float, float]:
+        """The declared range of a target or score, or 0 to 1 for what the study does not declare."""
+        known = target in self.study.targets or target in self.study.scores
+        return self.study.range_of(target) if known else (0.0, 1.0)
+
+    @cached_property
+    def final(self) -> pd.DataFrame:
+        """One row a learner, stage, case, region, image and target (see `casewise.predictions.final_rows`)."""
+        from casewise.predictions import final_rows
+
+        return final_rows(self.predictions)
+
+    def rows(self, stage: str, learner: str, target: str | None = None) -> pd.DataFrame:
+        """Predictions of `target` (the main outcome by default) by one learner where the truth is known."""
+        table = self.final
+        wanted = table["target"] == (target or self.study.outcome)
+        chosen = table[wanted & (table["stage"] == stage) & (table["model"] == learner)]
+        return chosen.dropna(subset=["y_true", "y_pred"]).reset_index(drop=True)
+
+    @cached_property
+    def chosen(self) -> pd.DataFrame:
+        """The rows the report speaks of: main outcome, shown learner, first stage."""
+        return self.rows(self.stage, self.learner)
+
+    @cached_property
+    def repeated(self) -> bool:
+        """Whether any subject was seen at more than one visit."""
+        return bool((self.cases.groupby("subject")["case"].nunique() > 1).any())
+
+    def subjects_of(self, stage: str) -> int:
+        """Number of subjects with predictions in a stage."""
+        return int(self.predictions.loc[self.predictions["stage"] == stage, "subject"].nunique())
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite number.
+
+    >>> is_number(1.5), is_number(None), is_number(float("nan"))
+    (True, False, False)
+    """
+    return isinstance(value, (int, float, np.floating, np.integer)) and bool(np.isfinite(value))

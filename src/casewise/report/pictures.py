@@ -1,0 +1,63 @@
+"""Photographs, tiles and panels as small inline pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from casewise.report.material import Material
+
+QUALITY = 80
+
+
+def data_uri(picture: np.ndarray, *, longest: int) -> str:
+    """A picture as a JPEG data URI, no longer than `longest` pixels; never enlarged.
+
+    Args:
+        picture: (h, w, 3) or (h, w) uint8.
+    """
+    from PIL import Image
+
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def as_picture(tile: np.ndarray) -> np.ndarray:
+    """A tile (C, H, W) as (H, W, 3) or (H, W): three channels are colour, of any other number the first is shown."""
+    return np.ascontiguousarray(tile.transpose(1, 2, 0)) if len(tile) == 3 else tile[0]
+
+
+def grid_picture(tiles: np.ndarray, *, rows: int, columns: int, gap: int = 2) -> np.ndarray:
+    """Tiles laid row by row into a grid; empty slots are black, a thin dark line parts the slots.
+
+    Args:
+        tiles: (n, C, H, W) uint8, n at most rows * columns.
+
+    >>> grid_picture(np.full((3, 3, 4, 4), 255, np.uint8), rows=2, columns=2, gap=0).shape
+    (8, 8, 3)
+    """
+    first = as_picture(tiles[0])
+    height, width = first.shape[:2]
+    shape = (rows * height + (rows - 1) * gap, columns * width + (columns - 1) * gap, *first.shape[2:])
+    result = np.full(shape, 70 if gap else 0, np.uint8)
+    for slot in range(rows * columns):
+        top, left = slot // columns * (height + gap), slot % columns * (width + gap)
+        result[top : top + height, left : left + width] = as_picture(tiles[slot]) if slot < len(tiles) else 0
+    return result
+
+
+def panel_uri(material: Material, numbers: list[int], *, longest: int) -> str | None:
+    """The panel that the network sees of these images (its first slots, if there are more), or None if it is empty."""
+    panels = material.study.panels
+    shown = [int(n) for n in numbers if int(n) >= 0][: panels.slots]
+    if not shown:
+        return None
+    picture = grid_picture(material.tiles(shown), rows=panels.rows, columns=panels.columns)
+    return data_uri(picture, longest=longest)

@@ -1,0 +1,293 @@
+"""The steps of a run, each leaving its result in the run folder for the next one and for other tools."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+import casewise
+from casewise import predictions as predicted
+from casewise.cohort import Cohort, read_cohort
+from casewise.console import Show
+from casewise.errors import RunError
+from casewise.evaluation import results as evaluation
+from casewise.files import write_json, write_parquet
+from casewise.images.preparation import Preparation
+from casewise.scores import apply_scores, cases_with_missing_regions, check_scores
+from casewise.split import Splits, read_splits, write_splits
+from casewise.split import split as make_splits
+from casewise.study import STACKERS, Study
+from casewise.truth import study_scores
+
+if TYPE_CHECKING:
+    from casewise.images.store import TileStore
+    from casewise.jobs.network import Pretrained
+
+
+def read(study: Study, folder: Path, show: Show) -> Cohort:
+    """Read and check the cohort table; leave it as `cohort.parquet` beside the study's settings, `study.json`."""
+    cohort = read_cohort(study)
+    levels = {name: "region" if study.level_of(name) == "region" else "case" for name in study.outputs}
+    check_scores(study_scores(study), targets=levels, regions=study.regions)
+    write_json(folder / "study.json", study.model_dump(mode="json"))
+    write_parquet(folder / "cohort.parquet", cohort.images)
+    parts = [f"{cohort.cases['subject'].nunique():,} subjects", f"{len(cohort.cases):,} cases", f"{len(cohort.images):,} images"]
+    if study.regions:
+        parts.append(f"{len(study.regions)} regions")
+    show.line("cohort", ", ".join(parts) + (" (synthetic)" if study.synthetic else ""))
+    for note in cohort.notes:
+        show.line("", note)
+    return cohort
+
+
+def prepare(study: Study, cohort: Cohort, folder: Path, show: Show) -> TileStore:
+    """Decode every image once into the tile store."""
+    return _tiles(study, cohort, study.images.store or folder / "tiles", show, "tiles")
+
+
+def _tiles(study: Study, cohort: Cohort, folder: Path, show: Show, step: str) -> TileStore:
+    from casewise.images.store import prepare as prepare_tiles
+
+    settings = study.images
+    preparation = Preparation(size=settings.size, keep_ratio=settings.keep_ratio, channels=settings.channels)
+    paths = [Path(p) for p in cohort.images["path"]]
+    begun = time.monotonic()
+    with show.bar(step) as bar:
+        store = prepare_tiles(paths, preparation, folder, progress=lambda done, total: bar(done, total))
+    show.line(step, f"{len(store):,} tiles of {settings.size} px, {time.monotonic() - begun:.1f} s")
+    return store
+
+
+def split(study: Study, cohort: Cohort, folder: Path, show: Show) -> Splits:
+    """Split by subject, or take the run's own manifest after checking that it still fits."""
+    path = folder / "splits.json"
+    splits = make_splits(cohort, study)
+    if path.is_file():
+        before = read_splits(path)
+        if before.hash != splits.hash and any((folder / "jobs").glob("*/*/job.json")):
+            raise RunError(
+                f"{folder} was split differently: the cohort's subjects, the seed or the split settings changed since. "
+                "Networks of two splits must not be mixed. Give another folder with --out."
+            )
+    write_splits(splits, path)
+    tested = splits.record["imbalance"]["test"]
+    guide = splits.record["balance"]
+    n = splits.record["n"]
+    sides = f"{n['test']['subjects']} subjects for the test, " if n["test"]["subjects"] else "no test set, "
+    told = f", imbalance of {guide} {tested[guide]:.1%}" if guide in tested else ""
+    show.line("split", f"{sides}the others in {splits.folds} folds by subject{told} (best of {study.split.restarts:,})")
+    return splits
+
+
+def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder: Path, show: Show) -> pd.DataFrame:
+    """Train every backbone on every fold and gather what the networks predict for subjects they never saw."""
+    from casewise.jobs.expand import claim, expand, what_decides
+    from casewise.jobs.local import run_jobs
+    from casewise.jobs.network import Material
+
+    pretraining = _pretraining(study, splits, folder, show) if study.pretrain else None
+    fingerprint = claim(folder, what_decides(study, cohort, splits, tiles.address))
+    jobs = expand(study, splits, folder, fingerprint)
+    begun = time.monotonic()
+    material = Material(study, cohort, splits, study.images.store or folder / "tiles", pretraining)
+    with show.bar("jobs") as bar:
+        run_jobs(jobs, material, folder, tell=lambda done, text: bar(done, len(jobs), text))
+    show.line("jobs", f"{len(jobs)} networks ({len(study.backbones)} backbones × {splits.folds} folds), {time.monotonic() - begun:.0f} s")
+    table = pd.concat([pd.read_parquet(job.folder / "predictions.parquet") for job in jobs], ignore_index=True)
+    tested = table[table["stage"] == "test"]
+    means = [predicted.mean_over_folds(tested)] if len(tested) else []
+    return predicted.check(pd.concat([table[table["stage"] == "oof"], *means], ignore_index=True))
+
+
+def _pretraining(study: Study, splits: Splits, folder: Path, show: Show) -> Pretrained:
+    """Prepare the other cohort that networks learn from first."""
+    from casewise.jobs.network import Pretrained
+    from casewise.errors import SplitError
+
+    wanted = study.pretrain
+    assert wanted is not None  # noqa: S101
+    recipe = study.recipe.model_copy(
+        update={
+            "epochs": wanted.epochs,
+            "lr": wanted.lr or study.recipe.lr,
+            "batch": wanted.batch or study.recipe.batch,
+            "schedule": "cosine",
+        }
+    )
+    changes = {
+        "name": f"{study.name} (pretraining)",
+        "cohort": wanted.cohort,
+        "root": None,
+        "columns": wanted.columns,
+        "where": wanted.where,
+        "targets": wanted.targets,
+        "scores": {},
+        "predict": [],
+        "main": "",
+        "recipe": recipe,
+        "regions": [],
+        "panels": study.panels.model_copy(update={"by": "image"}),
+        "split": study.split.model_copy(update={"balance": None, "column": None}),
+        "evaluation": study.evaluation.model_copy(update={"response": False, "readers": {}, "bands": {}}),
+    }
+    other = study.model_copy(update=changes)
+    cohort = read_cohort(other)
+    shared = sorted(set(cohort.images["subject"].astype(str)) & set(splits.side))
+    if shared and wanted.subjects == "distinct":
+        raise SplitError(
+            f"pretrain: the study says that its subjects are distinct from {wanted.cohort.name}'s, but {len(shared)} are in both "
+            f"({', '.join(shared[:5])}). Write `subjects: shared`: each fold's held-out subjects are then left out of its pretraining."
+        )
+    show.line(
+        "pretrain",
+        f"{cohort.images['subject'].nunique():,} subjects, {len(cohort.images):,} images; {len(shared)} subjects shared: "
+        "those held out of a fold are left out of its pretraining",
+    )
+    _tiles(other, cohort, folder / "tiles-pretraining", show, "pretrain")
+    return Pretrained(other, cohort, folder / "tiles-pretraining")
+
+
+def stack(study: Study, predictions: pd.DataFrame, folder: Path, show: Show) -> pd.DataFrame:
+    """Combine the base learners by the study's stackers."""
+    from casewise.stacking import stack as fit_stackers
+
+    if not study.stack:
+        write_json(folder / "stackers.json", {})
+        return predictions
+    ranges = {name: study.range_of(name) for name in study.outputs}
+    stacked = fit_stackers(predictions, study.stack, ranges=ranges)
+    write_json(folder / "stackers.json", stacked.coefficients)
+    show.line("stack", ", ".join(STACKERS[name] for name in study.stack))
+    return pd.concat([predictions, stacked.rows], ignore_index=True)
+
+
+def score(study: Study, predictions: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Work out the clinical scores and write `predictions.parquet`."""
+    scores = study_scores(study)
+    table = predicted.check(apply_scores(predictions, scores, missing_regions=study.missing_regions))
+    predicted.write(folder / "predictions.parquet", table)
+    return table
+
+
+def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Path, show: Show) -> dict[str, Any]:
+    """Judge every learner on every target with intervals by subject, and write `metrics.json`."""
+    settings = study.evaluation
+    begun = time.monotonic()
+    names = [*study.outputs, *study.scores]
+    found = evaluation.evaluate(
+        predictions,
+        targets={name: study.range_of(name) for name in names if name in set(predictions["target"])},
+        main=study.outcome,
+        resamples=settings.resamples,
+        confidence=settings.confidence,
+        seed=study.seed,
+        bands=settings.bands or None,
+        baseline=settings.baseline,
+        responders=tuple(settings.responders),
+        readers=readers_table(study, cohort),
+    )
+    for name, cases in cases_with_missing_regions(predictions, study_scores(study)).items():
+        if cases:
+            found["notes"].append(f"{name}: {len(cases)} cases lack a region and are scored from what is there.")
+    write_json(folder / "metrics.json", found)
+    show.line("evaluate", f"{len(set(predictions['model']))} learners, {settings.resamples:,} resamples of subjects, {time.monotonic() - begun:.0f} s")
+    return found
+
+
+def readers_table(study: Study, cohort: Cohort) -> pd.DataFrame | None:
+    """What each reader recorded: case, target, reader, value; None where the study names no readers."""
+    tables = []
+    for target, columns in study.evaluation.readers.items():
+        for reader, column in columns.items():
+            values = pd.to_numeric(cohort.images[column], errors="coerce")
+            means = values.groupby(cohort.images["case"]).mean().dropna()
+            tables.append(pd.DataFrame({"case": means.index, "target": target, "reader": reader, "value": means.to_numpy()}))
+    return pd.concat(tables, ignore_index=True) if tables else None
+
+
+def report(
+    study: Study,
+    cohort: Cohort,
+    splits: Splits,
+    predictions: pd.DataFrame,
+    results: dict[str, Any],
+    tiles: TileStore,
+    folder: Path,
+    show: Show,
+) -> Path:
+    """Write the HTML report."""
+    from casewise.images.readers import read_image
+    from casewise.report.material import Material
+    from casewise.report.page import write_report
+
+    records = [json.loads(path.read_text()) for path in sorted((folder / "jobs").glob("*/*/job.json"))]
+    jobs = [record for record in records if record["model"] in study.backbones]
+    paths = cohort.images.set_index("image")["path"]
+
+    def photograph(image: int) -> np.ndarray | None:
+        return read_image(Path(paths[image]), size=900)
+
+    material = Material(
+        study=study,
+        cohort_images=cohort.images,
+        panels=cohort.panels,
+        cases=cohort.cases,
+        notes=[*cohort.notes, *results["notes"]],
+        splits=json.loads((folder / "splits.json").read_text()),
+        predictions=predictions,
+        metrics=results,
+        jobs=jobs,
+        stackers=json.loads((folder / "stackers.json").read_text()),
+        tiles=lambda numbers: np.asarray(tiles.tiles[numbers]),
+        photograph=photograph,
+        environment=environment(sum(job["seconds"] for job in jobs)),
+    )
+    path = write_report(material, folder / "report.html")
+    sentence = headline(study, results)
+    if sentence:
+        show.line("result", sentence)
+    show.line("report:", str(path))
+    return path
+
+
+def headline(study: Study, results: dict[str, Any]) -> str:
+    """One sentence on the main outcome, for the learner with the best out-of-fold agreement."""
+    stage = "test" if "test" in results["metrics"] else "oof"
+    learner = results.get("shown")
+    figures = results["metrics"][stage].get(learner, {}).get(study.outcome, {})
+    if not figures:
+        return ""
+    parts = []
+    for metric in ("mae", "ccc"):
+        f = figures.get(metric)
+        if f and f["value"] is not None:
+            rough = ", rough" if f.get("rough") else ""
+            parts.append(f"{metric.upper()} {f['value']:.2f} [{f['low']:.2f}, {f['high']:.2f}{rough}]")
+    n = figures["mae"]
+    where = "test set" if stage == "test" else "out of fold"
+    return f"{study.outcome}, {where}, {n['n_cases']} cases of {n['n_subjects']} subjects, {learner}: {', '.join(parts)}"
+
+
+def environment(seconds: float) -> dict[str, Any]:
+    """Versions, machine and time of a run, for the report."""
+    from casewise.training.speed import cores, cpu_name
+
+    versions = {name: metadata.version(name) for name in ("torch", "torchvision", "lightning", "scikit-learn")}
+    return {
+        "casewise": casewise.__version__,
+        "python": platform.python_version(),
+        **versions,
+        "processor": cpu_name(),
+        "cores": cores(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": "casewise run",
+        "seconds": round(seconds, 1),
+    }

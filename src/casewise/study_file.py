@@ -1,0 +1,206 @@
+"""Reading a study file: YAML, presets it extends, named scores, and errors a person can mend."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from casewise.errors import StudyError, nearest
+from casewise.study import Part, Study
+
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 truth values: `on`, `off`, `yes` and `no` are words (`stop: {on: inner}` is a key)."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:bool"]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+PRESETS = resources.files("casewise") / "presets"
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with casewise."""
+    return sorted(item.name.removesuffix(".yaml") for item in PRESETS.iterdir() if item.name.endswith(".yaml"))
+
+
+def preset_text(name: str) -> str:
+    """The YAML text of a preset.
+
+    Raises:
+        StudyError: there is no preset of that name.
+    """
+    if name not in preset_names():
+        raise StudyError(
+            f"There is no preset {name!r}; there are {', '.join(preset_names())}.{nearest(name, preset_names())}"
+        )
+    return (PRESETS / f"{name}.yaml").read_text()
+
+
+def read_study(path: Path | str, **changes: Any) -> Study:
+    """Read a study file with everything it extends; relative paths are taken from the file's own folder.
+
+    Args:
+        changes: values set over the file's, such as those given on the command line.
+
+    Raises:
+        StudyError: the file is missing, is no YAML, or says something that cannot be; all problems are listed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        hint = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        raise StudyError(f"There is no study file {path}.{hint}")
+    values = _extended(_mapping(_text(path), str(path)), str(path), folder=path.parent, seen=(str(path.resolve()),))
+    for key, value in changes.items():
+        if value is not None:
+            values[key] = value
+    values.setdefault("name", path.stem)
+    return build_study(values, source=str(path), folder=path.parent)
+
+
+def build_study(values: dict[str, Any], *, source: str, folder: Path) -> Study:
+    """Check plain values as a study.
+
+    Raises:
+        StudyError: listing every problem by field.
+    """
+    values = _expand(dict(values), source)
+    for keys in (("cohort",), ("root",), ("weights_dir",), ("images", "store"), ("pretrain", "cohort")):
+        _absolute(values, keys, folder)
+    weights = values.get("weights", "pretrained")
+    if isinstance(weights, str) and weights not in ("pretrained", "random"):
+        prefix, _, rest = weights.rpartition("bundle:") if weights.startswith("bundle:") else ("", "", weights)
+        values["weights"] = ("bundle:" if weights.startswith("bundle:") else "") + str((folder / rest).resolve())
+    try:
+        return Study.model_validate(values)
+    except ValidationError as error:
+        lines = sorted({_sentence(problem) for problem in error.errors()})
+        raise StudyError(f"{source} cannot be used:\n  " + "\n  ".join(lines)) from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise StudyError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
+    except OSError as error:
+        raise StudyError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _mapping(text: str, source: str) -> dict[str, Any]:
+    try:
+        values = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise StudyError(f"{source}{where}: not valid YAML: {getattr(error, 'problem', error)}.") from None
+    if not isinstance(values, dict):
+        raise StudyError(f"{source}: a study file is a list of 'key: value' lines, found {type(values).__name__}.")
+    return values
+
+
+def _extended(values: dict[str, Any], source: str, *, folder: Path, seen: tuple[str, ...]) -> dict[str, Any]:
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    if str(parent).endswith((".yaml", ".yml")):
+        file = (folder / str(parent)).resolve()
+        if str(file) in seen:
+            raise StudyError(f"{source}: extends {parent}, which extends this file again.")
+        if not file.is_file():
+            raise StudyError(f"{source}: extends {parent}, but there is no file {file}.")
+        below = _extended(_mapping(_text(file), str(file)), str(file), folder=file.parent, seen=(*seen, str(file)))
+        for keys in (("cohort",), ("root",), ("weights_dir",), ("images", "store"), ("pretrain", "cohort")):
+            _absolute(below, keys, file.parent)
+    else:
+        below = _mapping(preset_text(str(parent)), f"preset {parent}")
+    return _merged(below, values)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Lay `above` over `below`; what names things (targets, scores, readers) is replaced whole, settings are merged."""
+    result = dict(below)
+    for key, value in above.items():
+        whole = key in ("targets", "scores", "where", "pretrain", "bands", "readers")
+        if isinstance(value, dict) and isinstance(result.get(key), dict) and not whole:
+            result[key] = _merged(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def _expand(values: dict[str, Any], source: str) -> dict[str, Any]:
+    targets = values.get("targets")
+    if isinstance(targets, dict):
+        values["targets"] = {k: {"range": v} if isinstance(v, str) else (v or {}) for k, v in targets.items()}
+    if isinstance(values.get("pretrain"), dict) and isinstance(values["pretrain"].get("targets"), dict):
+        inner = values["pretrain"]["targets"]
+        inner = {k: {"range": v} if isinstance(v, str) else (v or {}) for k, v in inner.items()}
+        values["pretrain"] = {**values["pretrain"], "targets": inner}
+    if isinstance(values.get("scores"), str):
+        values["scores"] = named_scores(values["scores"], source)
+    names = values.get("backbones")
+    if isinstance(names, str):
+        names = [name.strip() for name in names.split(",") if name.strip()]
+    if isinstance(names, list):
+        from casewise.models.names import ALL29, check_backbones
+
+        names = [n for name in names for n in (ALL29 if name == "all29" else [name])]
+        values["backbones"] = check_backbones(list(dict.fromkeys(names)), source)
+    return values
+
+
+def named_scores(name: str, source: str) -> dict[str, Any]:
+    """The formulas of a score that comes with casewise (`presets/scores/NAME.yaml`)."""
+    folder = PRESETS / "scores"
+    names = sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+    if name not in names:
+        raise StudyError(f"{source}: scores: there is no score {name!r}; there are {', '.join(names)}." + nearest(name, names))
+    return _mapping((folder / f"{name}.yaml").read_text(), f"score {name}")
+
+
+def _absolute(values: dict[str, Any], keys: tuple[str, ...], folder: Path) -> None:
+    for key in keys[:-1]:
+        if not isinstance(values.get(key), dict):
+            return
+        values[key] = values = dict(values[key])
+    if isinstance(values.get(keys[-1]), (str, Path)):
+        values[keys[-1]] = (folder / values[keys[-1]]).resolve()
+
+
+def _sentence(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{place}: there is no such setting.{nearest(problem['loc'][-1], _fields(problem['loc'][:-1]))}"
+    if problem["type"] == "missing":
+        return f"{place}: is missing."
+    text = problem["msg"].removeprefix("Value error, ")
+    if not place:
+        return text + ("" if text.endswith(("?", ".")) else ".")
+    found = problem.get("input")
+    shown = "" if isinstance(found, (dict, list)) else f", found {found!r}"
+    return f"{place}: {text[0].lower() + text[1:]}{shown}."
+
+
+def _fields(place: tuple[Any, ...]) -> list[str]:
+    """The settings that exist at `place` of a study file."""
+    from typing import get_args
+
+    model: Any = Study
+    for part in place:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            continue
+        options = [field.annotation, *get_args(field.annotation)]
+        inner = [o for o in options if isinstance(o, type) and issubclass(o, Part)]
+        model = inner[0] if inner else model
+    return list(model.model_fields)

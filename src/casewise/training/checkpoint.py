@@ -1,0 +1,81 @@
+"""Checkpoints for continuing a killed job: one safetensors file, its structure as JSON in the header, no pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from casewise.errors import RunError
+
+
+class SafetensorsCheckpoints(CheckpointIO):
+    """Lightning's checkpoint written atomically as tensors plus JSON."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        tensors: dict[str, torch.Tensor] = {}
+        structure = json.dumps(_flattened(checkpoint, tensors))
+        write_tensors(Path(path), tensors, {"structure": structure})
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            return _restored(json.loads(file.metadata()["structure"]), tensors)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, str]) -> None:
+    """Write a safetensors file in one step.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written; the file that was there is kept.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, metadata=facts)
+        os.replace(partial, path)
+    except Exception as error:  # safetensors reports a full disk by an error type of its own
+        partial.unlink(missing_ok=True)
+        raise RunError(f"{path} could not be written: {error}. What was there is kept.") from error
+
+
+def _flattened(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """Turn nested state into JSON: tensors are set aside by number, mappings become pairs (keys may be integers)."""
+    if isinstance(value, torch.Tensor):
+        key = str(len(tensors))
+        tensors[key] = value.clone()
+        return {"tensor": key}
+    if isinstance(value, dict):
+        return {"pairs": [[_flattened(k, tensors), _flattened(v, tensors)] for k, v in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return {type(value).__name__ if type(value) in (list, tuple) else "list": [_flattened(v, tensors) for v in value]}
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return {"float": value.hex()}
+    return {"text": str(value)}
+
+
+def _restored(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    kind, inner = next(iter(value.items()))
+    if kind == "tensor":
+        return tensors[inner]
+    if kind == "pairs":
+        return {_restored(k, tensors): _restored(v, tensors) for k, v in inner}
+    if kind == "float":
+        return float.fromhex(inner)
+    if kind in ("list", "tuple"):
+        items = [_restored(v, tensors) for v in inner]
+        return tuple(items) if kind == "tuple" else items
+    return inner

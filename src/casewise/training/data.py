@@ -1,0 +1,95 @@
+"""What a network learns from: panel rows with their tiles and standardised targets, and batches in a drawn order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from casewise.panels import augmented, chunks, draw, plain
+from casewise.study import Panels
+
+
+@dataclass(frozen=True)
+class PanelData:
+    """Panels of one part of the cohort, over the whole tile store.
+
+    Attributes:
+        store: (N, C, H, W) uint8, shared by all jobs.
+        tiles: tile numbers of each panel (any number of them).
+        truth: (P, T) float32, NaN where not scored.
+    """
+
+    store: Tensor
+    tiles: list[list[int]]
+    truth: Tensor
+    settings: Panels
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def training_batch(self, rows: list[int], generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Augmented panels (B, C, H, W) in 0–1 and their truth (B, T)."""
+        slots = torch.tensor([draw(self.tiles[r], self.settings, generator) for r in rows])
+        panels = augmented(self.store, slots.to(self.store.device), self.settings, generator)
+        return panels.to(device), self.truth[rows].to(device)
+
+    def views(self) -> tuple[Tensor, Tensor]:
+        """Every panel as deterministic slot fillings: (V, S) tile numbers and (V,) the panel each belongs to."""
+        filled = [chunks(t, self.settings.slots) for t in self.tiles]
+        owner = torch.tensor([row for row, views in enumerate(filled) for _ in views])
+        return torch.tensor([view for views in filled for view in views]), owner
+
+    def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
+        """Unvaried panels (B, C, H, W) in 0–1."""
+        return plain(self.store, slots.to(self.store.device), self.settings).to(device)
+
+
+def mixed_seed(*parts: object) -> int:
+    """One seed from several parts, the same on every machine.
+
+    >>> mixed_seed(1, "a") == mixed_seed(1, "a") != mixed_seed(1, "b")
+    True
+    """
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
+
+
+def batches(count: int, size: int, generator: torch.Generator) -> list[list[int]]:
+    """Rows in a drawn order, cut into batches; a last batch of one joins the one before (batch norm cannot use it).
+
+    >>> [len(b) for b in batches(9, 4, torch.Generator())]
+    [4, 5]
+    """
+    order = torch.randperm(count, generator=generator).tolist()
+    cut = [order[i : i + size] for i in range(0, count, size)]
+    if len(cut) > 1 and len(cut[-1]) == 1:
+        last = cut.pop()
+        cut[-1] += last
+    return cut
+
+
+class EpochBatches(IterableDataset[list[int]]):
+    """Batches of rows whose order depends on the seed and the epoch alone, so that a resumed epoch is the same epoch."""
+
+    def __init__(self, count: int, size: int, seed: int, epoch: Callable[[], int]) -> None:
+        self.count, self.size, self.seed, self.epoch = count, size, seed, epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, "order", self.epoch()))
+        yield from batches(self.count, self.size, generator)
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.count, self.size)
+        return max(1, full + (rest > 1))
+
+
+def standard(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centre and scale of each target over what was scored: (T,), (T,); a constant target keeps scale 1."""
+    centre = np.nanmean(truth, axis=0)
+    scale = np.nanstd(truth, axis=0)
+    return centre.astype(np.float32), np.where(scale > 1e-6, scale, 1.0).astype(np.float32)

@@ -1,0 +1,120 @@
+"""Fitting one network with Lightning's Trainer; killed at any moment, it continues to the same bits."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+
+from casewise.models.backbones import Network
+from casewise.study import Recipe
+from casewise.training.checkpoint import SafetensorsCheckpoints
+from casewise.training.data import PanelData
+from casewise.training.module import Training
+from casewise.training.speed import Choice
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted network (holding its best epoch) and how it got there."""
+
+    network: Network
+    history: list[dict[str, float]]
+    best_epoch: int
+    best_loss: float
+
+
+class Saver(Callback):
+    """Writes the state of the job every `seconds` at the end of an epoch, where nothing is half done."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self.path, self.seconds = path, seconds
+        self.last = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        # Not when early stopping has spoken: a continued job would train one epoch more than an uninterrupted one.
+        if time.monotonic() - self.last < self.seconds or trainer.should_stop:
+            return
+        begun = time.monotonic()
+        trainer.save_checkpoint(self.path)
+        self.last = time.monotonic()
+        self.seconds = max(self.seconds, 20 * (self.last - begun))
+
+    @property
+    def state_key(self) -> str:
+        return "saver"
+
+
+class Ticker(Callback):
+    """Tells the job's progress after each epoch."""
+
+    def __init__(self, tell: Any) -> None:
+        self.tell = tell
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.tell(trainer.current_epoch + 1)
+
+
+def fit(
+    network: Network,
+    recipe: Recipe,
+    train: PanelData,
+    stop: PanelData,
+    *,
+    folder: Path,
+    seed: int,
+    choice: Choice,
+    save_every: float = 30.0,
+    tell: Any = None,
+    keep: Literal["best", "last"] = "best",
+) -> Fitted:
+    """Train until the stopping loss no longer falls, then put the best epoch's weights into the network.
+
+    With `keep="last"` all epochs are trained and the last one's weights stay, whatever `stop` says.
+
+    Args:
+        folder: where the state is kept while training; removed state means starting anew.
+        tell: called with the number of epochs done after each.
+    """
+    _quiet()
+    state = folder / "state.safetensors"
+    network = network.to(memory_format=torch.channels_last if choice.channels_last else torch.contiguous_format)  # type: ignore[call-overload]
+    module = Training(network, recipe, train, stop, seed=seed, channels_last=choice.channels_last)
+    stopping = EarlyStopping("stop_loss", patience=recipe.stop.patience, min_delta=0.0, check_on_train_epoch_end=False)
+    trainer = Trainer(
+        accelerator="gpu" if choice.device == "cuda" else "cpu",
+        devices=1,
+        precision="bf16-mixed" if choice.precision == "bf16" else "32-true",
+        max_epochs=recipe.epochs,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        plugins=[SafetensorsCheckpoints()],
+        default_root_dir=folder,
+        callbacks=[
+            *([stopping] if keep == "best" else []),
+            Saver(state, save_every),
+            *([Ticker(tell)] if tell else []),
+        ],
+    )
+    trainer.fit(module, ckpt_path=str(state) if state.is_file() else None)
+    if keep == "best":
+        network.load_state_dict(module.best)
+    return Fitted(network.eval(), module.history, module.best_epoch, module.best_loss)
+
+
+def _quiet() -> None:
+    """Lightning's tips and device lists would drown the one line a job has; real problems raise."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")

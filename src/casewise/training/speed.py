@@ -1,0 +1,140 @@
+"""The two-second measurement that picks precision and memory format for a network on this machine, and `mallopt`."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from casewise.errors import CasewiseError
+from casewise.files import write_json
+from casewise.models.backbones import Network
+from casewise.study import Compute
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a network runs here: decided once, recorded, used by every job of the backbone."""
+
+    device: str = "cpu"
+    precision: str = "fp32"
+    channels_last: bool = True
+    threads: int = 1
+    measured: tuple[tuple[str, float], ...] = ()
+    why: str = "stated by the study"
+
+
+def keep_memory() -> None:
+    """Tell glibc to keep freed memory: large batches otherwise go back to the kernel and fault in again every step."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(ctypes.c_int(-4), ctypes.c_int(0))  # M_MMAP_MAX: never by mmap
+        libc.mallopt(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD: never give back
+
+
+def has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 itself."""
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def choose(network: Network, compute: Compute, *, side: int, batch: int, threads: int, memo: Path | None) -> Choice:
+    """Pick device, precision and memory format for training `network` on (batch, 3, side, side) panels.
+
+    Each candidate is timed on a few training steps; another than fp32 channels-last is taken only if it is at least
+    15 % faster, and bfloat16 only if its predictions agree with fp32's. The choice is remembered in `memo` by
+    network, size, versions and processor, so that every run on a machine makes the same one.
+    """
+    if compute.device == "cuda" and not torch.cuda.is_available():
+        raise CasewiseError("compute.device: the study wants cuda, but this machine has no CUDA device. Use cpu or auto.")
+    if compute.device == "cuda" or (compute.device == "auto" and torch.cuda.is_available()):
+        return Choice("cuda", "fp32" if compute.precision == "fp32" else "bf16", True, threads, (), "a CUDA device")
+    formats = {"auto": (True, False), "channels_last": (True,), "contiguous": (False,)}[compute.memory_format]
+    precisions = {"auto": ("fp32", "bf16"), "fp32": ("fp32",), "bf16": ("bf16",)}[compute.precision]
+    options = [(p, f) for p in precisions for f in formats if p == "fp32" or has_bf16() or compute.precision == "bf16"]
+    options = [o for o in options if o != ("bf16", False) or len(options) == 1]
+    if len(options) == 1:
+        return Choice("cpu", options[0][0], options[0][1], threads)
+    key = "|".join(map(str, [network.name, side, batch, threads, options, torch.__version__, platform.machine(), cpu_name()]))
+    known = json.loads(memo.read_text()) if memo and memo.is_file() else {}
+    if key in known:
+        values = known[key]
+        return Choice(**{**values, "measured": tuple((str(n), float(s)) for n, s in values["measured"])})
+    choice = _measured(network, options, side=side, batch=batch, threads=threads)
+    if memo:
+        write_json(memo, known | {key: asdict(choice)})
+    return choice
+
+
+def _measured(network: Network, options: list[tuple[str, bool]], *, side: int, batch: int, threads: int) -> Choice:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = {}
+        for precision, last in options:
+            if precision == "bf16" and not _agrees(network, side):
+                continue
+            found[precision, last] = _step_seconds(network, precision, last, side=side, batch=batch)
+    finally:
+        torch.set_num_threads(before)
+        network.zero_grad(set_to_none=True)
+    plain = options[0]
+    best = min(found, key=lambda o: found[o])
+    taken = best if found[best] < 0.87 * found[plain] else plain
+    names = tuple((f"{p} {'channels-last' if f else 'contiguous'}", round(s, 4)) for (p, f), s in found.items())
+    return Choice("cpu", taken[0], taken[1], threads, names, f"measured, seconds a step of {batch} panels of {side} px")
+
+
+def _step_seconds(network: Network, precision: str, last: bool, *, side: int, batch: int) -> float:
+    """Seconds of one training step; weights are restored afterwards by the caller's own loading."""
+    form = torch.channels_last if last else torch.contiguous_format
+    network.to(memory_format=form).train()  # type: ignore[call-overload]
+    panels = torch.rand(batch, 3, side, side).to(memory_format=form)
+    times: list[float] = []
+    spent = 0.0
+    while len(times) < 2 or (spent < 0.6 and len(times) < 6):
+        begun = time.perf_counter()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+            network(panels).square().mean().backward()
+        network.zero_grad(set_to_none=True)
+        times.append(time.perf_counter() - begun)
+        spent += times[-1]
+    return min(times[1:])
+
+
+def _agrees(network: Network, side: int) -> bool:
+    """Whether features in bfloat16 point the same way as in fp32 (cosine above 0.99 on random panels)."""
+    network.eval()
+    panels = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        exact = network.features(panels)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rough = network.features(panels).float()
+    return bool(torch.nn.functional.cosine_similarity(exact, rough).min() > 0.99)
+
+
+def cpu_name() -> str:
+    """The processor's name as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        return names[0] if names else platform.processor()
+    except OSError:
+        return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memo_path() -> Path:
+    """Where choices of this machine are remembered."""
+    root = os.environ.get("CASEWISE_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "casewise" / "speed.json"
