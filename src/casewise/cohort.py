@@ -17,8 +17,8 @@ from casewise.cohort_checks import (
     read_days,
     read_names,
 )
-from casewise.cohort_table import Problems, names_text, read_text_table, rows_text
-from casewise.cohort_targets import level_keys, read_target, settle_target, target_columns
+from casewise.cohort_table import Problems, each, names_text, read_text_table, rows_text
+from casewise.cohort_targets import check_readers, level_keys, read_target, settle_target, target_columns
 from casewise.study import Study
 
 if TYPE_CHECKING:
@@ -54,11 +54,12 @@ def read_cohort(study: Study) -> Cohort:
     if "where" in problems.found:
         # Rows that were to be left out would show problems that the study does not have.
         problems.raise_any(study.cohort)
-    columns = find_columns(study, list(cells), problems)
+    columns = find_columns(study, cells.columns.tolist(), problems)
     images, marks = _standard_columns(cells, columns, study, problems, notes)
     targets = [name for name in study.targets if name not in STORED]
     for name in targets:
         images[name] = read_target(name, study, cells, problems)
+    check_readers(study, cells, problems)
     named = images[(images["subject"] != "") & (images["visit"] != "")].copy()
     _check_cases(named, columns, problems)
     for name in targets:
@@ -93,7 +94,7 @@ def _standard_columns(
         notes.append("There is no visit column: every subject is one case, at visit 1.")
     if "region" in columns and study.regions:
         regions = read_names(cells[columns["region"]], "region", problems, notes)
-        for row, value in regions[(regions != "") & ~regions.isin(study.regions)].items():
+        for row, value in each(regions[(regions != "") & ~regions.isin(study.regions)]):
             text = f"row {row}, region: {value!r} is none of {names_text(study.regions)}."
             problems.add("region unknown", text + closest(value, study.regions), row=row)
     elif "region" in columns:
@@ -178,8 +179,8 @@ def _other_columns(
     cells: pd.DataFrame, columns: dict[str, str], study: Study, notes: list[str]
 ) -> dict[str, pd.Series]:
     """The table's columns that are neither standard nor targets, as they are; a taken name is changed."""
-    others = {}
-    for column in cells:
+    others: dict[str, pd.Series] = {}
+    for column in cells.columns.tolist():
         if column not in STORED and column not in study.targets:
             others[column] = cells[column]
         elif column in columns.values() or (column in study.targets and column in target_columns(column, study)):
@@ -210,7 +211,7 @@ def _assembled(images: pd.DataFrame, others: dict[str, pd.Series], study: Study,
     images.insert(0, "image", range(len(images)))
     units = level_keys(study.panels.by)
     panel = images.groupby(units, sort=False).ngroup() if units else images["image"]
-    images.insert(images.columns.get_loc("region") + 1, "panel", panel)
+    images.insert(list(images).index("region") + 1, "panel", panel)
     panels = _panels(images, targets, whole=study.panels.by == "case")
     for name in targets:
         if study.level_of(name) in ("case", "subject"):

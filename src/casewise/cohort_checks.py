@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from casewise.cohort_table import Problems, names_text, rows_text
+from casewise.cohort_table import Problems, each, names_text, rows_text
 from casewise.errors import nearest
 from casewise.study import Study
 
@@ -122,7 +122,7 @@ def keep_rows(cells: pd.DataFrame, study: Study, problems: Problems, notes: list
     kept = pd.Series(True, index=cells.index)
     for column, wanted in study.where.items():
         if column not in cells:
-            problems.add("where", f"where: {column!r} is no column.{closest(column, list(cells))}")
+            problems.add("where", f"where: {column!r} is no column.{closest(column, cells.columns.tolist())}")
             continue
         values = cells[column].str.strip()
         options = [wanted] if isinstance(wanted, str) else list(wanted)
@@ -144,7 +144,7 @@ def read_names(raw: pd.Series, what: str, problems: Problems, notes: list[str]) 
     """Names with the spaces around them taken off; empty ones and stand-ins for no value are problems."""
     text = raw.str.strip()
     fill = {"subject": "who is on the image", "visit": "the visit", "region": "the region shown"}[what]
-    for row, value in text[(text == "") | text.str.casefold().isin(_NO_VALUE)].items():
+    for row, value in each(text[(text == "") | text.str.casefold().isin(_NO_VALUE)]):
         found = "is empty" if not value else f"{value!r} stands for no value"
         hint = " Where subjects are not known, give each image a name of its own and say `subjects_known: false`."
         problems.add(
@@ -187,7 +187,7 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
     reachable = folder.is_dir()
     if not reachable:
         problems.add("root", f"root: there is no folder {folder}.")
-    for row, text in raw.items():
+    for row, text in each(raw):
         paths[row], marks[row] = os.path.abspath(os.path.join(folder, text)), ""
         if not text.strip():
             problems.add(
@@ -243,7 +243,7 @@ def check_same(cells: pd.DataFrame, parts: pd.DataFrame, marks: pd.Series, probl
     """Doubled rows, and one file that stands twice: in a case, at two visits, or under two subjects."""
     doubled = cells.duplicated(keep=False)
     if doubled.any():
-        for _, same in cells[doubled].groupby(list(cells), sort=False):
+        for _, same in cells[doubled].groupby(cells.columns.tolist(), sort=False):
             rows = same.index.tolist()
             text = f"{rows_text(rows)}: are the same in every column. Delete all but one."
             problems.add("row doubled", text, row=rows[0])
@@ -270,19 +270,19 @@ def read_days(raw: pd.Series, subjects: pd.Series, role: str, column: str, probl
     text = raw.str.strip()
     values: dict[str, float] = {"": float("nan")}
     for value in text.unique():
-        parsed = number(value) if role == "day" else _ordinal(value)
+        parsed = number(value) if role == "day" else iso_day(value)
         # A number of 400 digits reads as infinite.
         if parsed is not None and abs(parsed) < 1e6:
             values[value] = float(parsed)
     allowed = "a number of days" if role == "day" else "a date such as 2020-01-31"
-    for row, value in text[~text.isin(list(values))].items():
+    for row, value in each(text[~text.isin(list(values))]):
         hint = f' To leave the column unused, say `columns: {{{role}: ""}}` in the study.'
         problems.add(f"{role} bad", f"row {row}, {column}: {value!r} is not {allowed}.{hint}", row=row)
     days = pd.to_numeric(text.map(values), errors="coerce").astype(float)
     return days if role == "day" else days - days.groupby(subjects).transform("min")
 
 
-def _ordinal(text: str) -> int | None:
+def iso_day(text: str) -> int | None:
     """The day count of an ISO date, with or without a time behind it, from 1850 to 2199."""
     if not re.fullmatch(r"(18[5-9]|19\d|2[01]\d)\d-\d\d-\d\d([T ][\d:.]+(Z|[+-][\d:]+)?)?", text, re.ASCII):
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,11 @@ class Problems:
         raise CohortError("\n  ".join(lines))
 
 
+def each(cells: pd.Series) -> Iterator[tuple[int, str]]:
+    """Row number and text of each cell."""
+    return zip(cells.index.tolist(), cells.tolist(), strict=True)
+
+
 def rows_text(rows: Iterable[int], limit: int = 8) -> str:
     """Name rows in few words.
 
@@ -68,13 +73,13 @@ def rows_text(rows: Iterable[int], limit: int = 8) -> str:
     return f"{'row' if single else 'rows'} " + ", ".join(parts[:limit]) + (" …" if len(parts) > limit else "")
 
 
-def names_text(names: Sequence[object], limit: int = 8) -> str:
+def names_text(names: Sequence[str], limit: int = 8) -> str:
     """List names, the first few of many.
 
     >>> names_text(["a", "b", "c"], limit=2)
     'a, b … (3 in all)'
     """
-    text = ", ".join(str(name) for name in names[:limit])
+    text = ", ".join(names[:limit])
     return text if len(names) <= limit else f"{text} … ({len(names):,} in all)"
 
 

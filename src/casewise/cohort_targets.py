@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from casewise.cohort_checks import closest, natural, number
-from casewise.cohort_table import Problems, names_text, rows_text
+from casewise.cohort_checks import STORED, closest, natural, number
+from casewise.cohort_table import Problems, each, names_text, rows_text
 from casewise.study import Level, Study, Target
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def read_target(name: str, study: Study, cells: pd.DataFrame, problems: Problems
     missing = [column for column in columns if column not in cells]
     for column in missing:
         told = "" if column == name else f" (target {name})"
-        text = f"column {column}{told}: is missing.{closest(column, list(cells))}"
+        text = f"column {column}{told}: is missing.{closest(column, cells.columns.tolist())}"
         if name not in study.columns:
             problems.add("columns", f"{text} Add it, or name its column in the study's targets.")
     if missing:
@@ -42,7 +42,8 @@ def read_target(name: str, study: Study, cells: pd.DataFrame, problems: Problems
             problems.add("columns", f"targets.{name}: `equals` needs one column, found {len(columns)}.")
             return nothing
         return _indicator(name, target.equals, columns[0], cells, problems)
-    parts = [_numbers(name, target, column, cells[column].str.strip(), problems) for column in columns]
+    names = {column: column if column == name else f"{column} (target {name})" for column in columns}
+    parts = [_numbers(names[column], target, cells[column].str.strip(), problems) for column in columns]
     return pd.concat(parts, axis=1).mean(axis=1, skipna=False) if len(parts) > 1 else parts[0]
 
 
@@ -58,7 +59,22 @@ def _indicator(name: str, wanted: str, column: str, cells: pd.DataFrame, problem
     return (text == wanted.strip()).astype(float).where(text != "")
 
 
-def _numbers(name: str, target: Target, column: str, text: pd.Series, problems: Problems) -> pd.Series:
+def check_readers(study: Study, cells: pd.DataFrame, problems: Problems) -> None:
+    """The columns that single readers recorded must be there and hold numbers in the range of what they read."""
+    for name, columns in study.evaluation.readers.items():
+        for reader, column in columns.items():
+            place = f"evaluation.readers.{name}.{reader}"
+            if column not in cells:
+                text = f"{place}: {column!r} is no column.{closest(column, cells.columns.tolist())}"
+                problems.add("columns", text)
+            elif column in STORED:
+                problems.add("columns", f"{place}: {column!r} is a name of casewise's own. Rename the column.")
+            else:
+                told = f"{column} (reader {reader} of {name})"
+                _numbers(told, Target(range=study.range_of(name)), cells[column].str.strip(), problems)
+
+
+def _numbers(told: str, target: Target, text: pd.Series, problems: Problems) -> pd.Series:
     import pandas as pd
 
     low, high = target.range
@@ -79,10 +95,9 @@ def _numbers(name: str, target: Target, column: str, text: pd.Series, problems: 
             wrong[value] = f"{value} is not whole"
         else:
             values[value] = parsed
-    told = column if column == name else f"{column} (target {name})"
-    for row, value in text[text.isin(list(wrong))].items():
+    for row, value in each(text[text.isin(list(wrong))]):
         allowed = f"Write {kind} in {low:g}..{high:g}, or leave it empty if it was not scored."
-        problems.add(f"target {name} {column}", f"row {row}, {told}: {wrong[value]}. {allowed}", row=row)
+        problems.add(f"value {told}", f"row {row}, {told}: {wrong[value]}. {allowed}", row=row)
     return pd.to_numeric(text.map(values), errors="coerce").astype(float)
 
 

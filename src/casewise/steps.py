@@ -17,7 +17,7 @@ import casewise
 from casewise import predictions as predicted
 from casewise.cohort import Cohort, read_cohort
 from casewise.console import Show
-from casewise.errors import RunError
+from casewise.errors import CohortError, RunError
 from casewise.evaluation import results as evaluation
 from casewise.files import write_json, write_parquet
 from casewise.images.preparation import Preparation
@@ -25,7 +25,7 @@ from casewise.scores import apply_scores, cases_with_missing_regions, check_scor
 from casewise.split import Splits, read_splits, write_splits
 from casewise.split import split as make_splits
 from casewise.study import STACKERS, Study
-from casewise.truth import study_scores
+from casewise.truth import study_scores, truth_table
 
 if TYPE_CHECKING:
     from casewise.images.store import TileStore
@@ -37,6 +37,11 @@ def read(study: Study, folder: Path, show: Show) -> Cohort:
     cohort = read_cohort(study)
     levels = {name: "region" if study.level_of(name) == "region" else "case" for name in study.outputs}
     check_scores(study_scores(study), targets=levels, regions=study.regions)
+    if np.isnan(truth_table(cohort.panels, study)).all():
+        raise CohortError(
+            f"{study.cohort}: no case has any of {', '.join(study.outputs)} recorded, so that there is nothing to learn. "
+            "Fill in the target columns."
+        )
     write_json(folder / "study.json", study.model_dump(mode="json"))
     write_parquet(folder / "cohort.parquet", cohort.images)
     parts = [f"{cohort.cases['subject'].nunique():,} subjects", f"{len(cohort.cases):,} cases", f"{len(cohort.images):,} images"]
@@ -172,7 +177,9 @@ def stack(study: Study, predictions: pd.DataFrame, folder: Path, show: Show) -> 
 def score(study: Study, predictions: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """Work out the clinical scores and write `predictions.parquet`."""
     scores = study_scores(study)
-    table = predicted.check(apply_scores(predictions, scores, missing_regions=study.missing_regions))
+    table = predicted.check(apply_scores(
+        predictions, scores, missing_regions=study.missing_regions, regions=study.regions
+    ))
     predicted.write(folder / "predictions.parquet", table)
     return table
 
@@ -190,13 +197,16 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Pa
         confidence=settings.confidence,
         seed=study.seed,
         bands=settings.bands or None,
-        baseline=settings.baseline,
+        baseline=settings.baseline if settings.response else None,
         responders=tuple(settings.responders),
         readers=readers_table(study, cohort),
     )
     for name, cases in cases_with_missing_regions(predictions, study_scores(study)).items():
-        if cases:
-            found["notes"].append(f"{name}: {len(cases)} cases lack a region and are scored from what is there.")
+        if cases and study.missing_regions == "allow":
+            found["notes"].append(
+                f"{name}: {len(cases)} cases lack a region; it is taken as the mean of the regions that are there. "
+                "They are predicted, but not judged, since their recorded score is unknown."
+            )
     write_json(folder / "metrics.json", found)
     show.line("evaluate", f"{len(set(predictions['model']))} learners, {settings.resamples:,} resamples of subjects, {time.monotonic() - begun:.0f} s")
     return found
@@ -260,9 +270,8 @@ def report(
 
 def headline(study: Study, results: dict[str, Any]) -> str:
     """One sentence on the main outcome, for the learner with the best out-of-fold agreement."""
-    stage = "test" if "test" in results["metrics"] else "oof"
-    learner = results.get("shown")
-    figures = results["metrics"][stage].get(learner, {}).get(study.outcome, {})
+    main = results["main"]
+    stage, learner, figures = main["stage"], main["learner"], main["metrics"]
     if not figures:
         return ""
     parts = []
@@ -270,7 +279,8 @@ def headline(study: Study, results: dict[str, Any]) -> str:
         f = figures.get(metric)
         if f and f["value"] is not None:
             rough = ", rough" if f.get("rough") else ""
-            parts.append(f"{metric.upper()} {f['value']:.2f} [{f['low']:.2f}, {f['high']:.2f}{rough}]")
+            interval = f" [{f['low']:.2f}, {f['high']:.2f}{rough}]" if f["low"] is not None else ""
+            parts.append(f"{metric.upper()} {f['value']:.2f}{interval}")
     n = figures["mae"]
     where = "test set" if stage == "test" else "out of fold"
     return f"{study.outcome}, {where}, {n['n_cases']} cases of {n['n_subjects']} subjects, {learner}: {', '.join(parts)}"

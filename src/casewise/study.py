@@ -37,6 +37,18 @@ def parse_share(value: Any) -> Any:
     return value
 
 
+def texts(value: Any) -> Any:
+    """Table cells are compared as text: numbers in `where` become text.
+
+    >>> texts({"known": 1, "site": ["a", 2]})
+    {'known': '1', 'site': ['a', '2']}
+    """
+    if not isinstance(value, dict):
+        return value
+    return {k: [str(i) for i in v] if isinstance(v, list) else str(v) for k, v in value.items()}
+
+
+Where = Annotated[dict[str, str | list[str]], BeforeValidator(texts)]
 Range = Annotated[tuple[float, float], BeforeValidator(parse_range)]
 Share = Annotated[float, BeforeValidator(parse_share), Field(ge=0, lt=1)]
 Level = Literal["image", "region", "case", "subject"]
@@ -172,6 +184,7 @@ class Recipe(Part):
     epochs: int = Field(1000, ge=1)
     stop: Stop = Stop()
     batch_norm: Literal["train", "eval"] = "train"
+    head: Literal["random", "probe"] = "random"
     head_lr: float = Field(1.0, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
 
@@ -182,7 +195,7 @@ class Pretraining(Part):
     cohort: Path
     subjects: Literal["shared", "distinct"]
     columns: dict[str, str] = {}
-    where: dict[str, str | list[str]] = {}
+    where: Where = {}
     targets: dict[str, Target]
     epochs: int = Field(5, ge=1)
     lr: float | None = Field(None, gt=0)
@@ -222,7 +235,7 @@ class Study(Part):
     cohort: Path
     root: Path | None = None
     columns: dict[str, str] = {}
-    where: dict[str, str | list[str]] = {}
+    where: Where = {}
     subjects_known: bool = True
     images: Images = Images()
     regions: list[str] = []

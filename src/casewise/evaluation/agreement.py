@@ -56,7 +56,7 @@ def group_agreement(
     return {"confusion": confusion, **{name: told.as_json() for name, told in found.items()}}
 
 
-def _one_group(name: str, sums: np.ndarray) -> str:
+def _one_group(_: str, sums: np.ndarray) -> str:
     return "no cases" if not sums.sum() else "all cases are in one group, on both sides"
 
 
@@ -157,11 +157,14 @@ def with_readers(
 ) -> dict[str, dict[str, dict[str, dict[str, Estimate]]]]:
     """Return how each learner agrees with each reader: learner -> target key -> reader -> metric -> estimate.
 
-    `rows` are the final rows of one stage (columns `model, case, subject, region, image, target, y_pred`).
+    `rows` are the final rows of one stage (columns `model, case, subject, region, image, target, y_pred`). Where the
+    readers scored cases, and not single images, predictions of a case's images are averaged.
     """
     readers = check_readers(readers)
     found: dict[str, dict[str, dict[str, dict[str, Estimate]]]] = {str(model): {} for model in rows["model"].unique()}
     sample = ["target", "case", "region", "image"]
+    if not readers["image"].any():
+        rows = rows.assign(image="").groupby(["model", *sample], sort=False)["y_pred"].mean().reset_index()
     wide = rows.pivot(index=sample, columns="model", values="y_pred")
     joined = readers.join(wide, on=sample, how="inner")
     for key, part in by_key(joined):

@@ -53,7 +53,7 @@ def moments(truth: np.ndarray, predicted: np.ndarray, *, centre: float = 0.0) ->
 def metrics_of(sums: np.ndarray) -> dict[str, np.ndarray]:
     """Return every metric from sums (..., 8); NaN where it is undefined.
 
-    PCC takes truths and predictions that vary; CCC and ICC take truths that vary (constant predictions have a CCC of 0).
+    PCC takes truths and predictions that vary; CCC and ICC take truths that vary (constant predictions: a CCC of 0).
 
     >>> truth, predicted = np.array([0., 1., 2., 3.]), np.array([1., 1., 3., 3.])
     >>> {k: round(float(v), 3) for k, v in metrics_of(moments(truth, predicted).sum(axis=0)).items()}["ccc"]

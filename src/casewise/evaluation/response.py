@@ -1,7 +1,7 @@
 """Response over time: percent change from baseline, and who responded, by the physician and by the model.
 
-A lower score is the better one throughout. Source: seeds/001_ebc83a9f1def4e9d.txt, Figure 4 (percent change from baseline
-in the score, as PASI75 or PASI90).
+A lower score is the better one throughout. Source: seeds/001_ebc83a9f1def4e9d.txt, Figure 4 (percent change from
+baseline in the score, as PASI75 or PASI90).
 """
 
 from __future__ import annotations

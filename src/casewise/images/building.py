@@ -112,7 +112,7 @@ def _earlier(folder: Path, preparation: Preparation) -> Earlier:
     for journal in sorted(folder.glob(f"{stem_of(preparation)}*.jsonl")):
         try:
             tiles = np.load(journal.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             # Killed before its header was written: there is nothing in it to keep.
             continue
         earlier.add(tiles, read_journal(journal))

@@ -80,14 +80,15 @@ class Building:
         """Take the space of all tiles now, so that a full disk is found before the work and not after it."""
         if os.fstat(self._file.fileno()).st_size == self._total:
             return
+        needed = self._needed
         if hasattr(os, "posix_fallocate"):
             try:
                 os.posix_fallocate(self._file.fileno(), 0, self._total)
-                return
+                needed -= self._total
             except OSError as error:
                 if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
                     raise
-        if shutil.disk_usage(self.tiles.parent).free < self._needed:
+        if shutil.disk_usage(self.tiles.parent).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._file.truncate(self._total)
 

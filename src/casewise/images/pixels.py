@@ -71,7 +71,7 @@ def plain(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise UnknownRangeError("it holds floating-point numbers, which have no known black and white")
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
-        clear = image.convert("RGBA")
+        clear = image if image.mode == "RGBA" else image.convert("RGBA")
         black = Image.new("RGB", image.size)
         black.paste(clear, mask=clear.getchannel("A"))
         return black.convert("L") if image.mode in {"LA", "La", "L", "1"} else black

@@ -50,6 +50,7 @@ _DAMAGE = (
     ArithmeticError,
     EOFError,
     MemoryError,
+    RuntimeError,
     struct.error,
     zlib.error,
 )
@@ -109,7 +110,7 @@ def _damage_named(path: Path, kind: str) -> Iterator[None]:
         raise ImageError(f"{path}: the {kind} is damaged or of a rare kind ({reason}). {remedy}") from error
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Source:
     """An image file that was opened, and checked, but not yet decoded. It can be decoded once."""
 
@@ -142,7 +143,7 @@ class Source:
         """About how many bytes decoding to `target` holds at once, the file itself included."""
         pixels = self.width * self.height
         coefficients = 6 * pixels if self.image.info.get("progressive") else 0
-        return self.n_bytes + coefficients + 8 * pixels // self.scale(target) ** 2
+        return self.n_bytes + coefficients + 10 * pixels // self.scale(target) ** 2
 
     def target(self, size: int | None, stretched: bool = False) -> tuple[int, int]:
         """The stored width and height that `read` aims at: never larger than the image unless stretched."""
@@ -163,6 +164,11 @@ class Source:
                 # The scaled image is rounded up to whole pixels; the box is what the photograph covers of it.
                 box = (0.0, 0.0, self.width / scale, self.height / scale)
             self.image.load()
+            if self.orientation == 1 and (late := self.image.info.get("exif")):
+                # A PNG may say it after its pixels.
+                exif = Image.Exif()
+                exif.load(late)
+                self.orientation = _orientation(exif)
             image = plain(self.image)
             if target != (self.width, self.height):
                 image = image.resize(target, LANCZOS, box=box)
@@ -232,17 +238,23 @@ def open_source(path: Path, data: bytes) -> Source:
             remedy = f"pip install 'casewise[{reader.extra}]', or save it as JPEG"
             raise ImageError(f"{path}: {reader.name} needs an optional part of casewise: {remedy}.") from error
         width, height = image.size
-        frames = getattr(image, "n_frames", 1)
-        orientation = image.getexif().get(ORIENTATION, 1)
-    if width * height > PIXEL_LIMIT:
-        raise ImageError(
-            f"{path}: it claims {width:,} x {height:,} = {width * height:,} pixels; at most {PIXEL_LIMIT:,} are read. "
-            "It is damaged or made to exhaust the memory; if it is genuine, save it smaller."
-        )
-    if frames > 1:
-        raise ImageError(f"{path}: this {reader.name} holds {frames} images. Save the one to use as a file of its own.")
-    valid = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
-    return Source(path, reader, image, len(data), valid, width, height, image.mode)
+        if width * height > PIXEL_LIMIT:
+            raise ImageError(
+                f"{path}: it claims {width:,} x {height:,} = {width * height:,} pixels; at most {PIXEL_LIMIT:,} are "
+                "read. It is damaged or made to exhaust the memory; if it is genuine, save it smaller."
+            )
+        if (frames := getattr(image, "n_frames", 1)) > 1:
+            remedy = "Save the one to use as a file of its own."
+            raise ImageError(f"{path}: this {reader.name} holds {frames} images. {remedy}")
+        # The plain method, because the one of PNG decodes the image to look behind its pixels.
+        orientation = _orientation(Image.Image.getexif(image))
+    return Source(path, reader, image, len(data), orientation, width, height, image.mode)
+
+
+def _orientation(exif: Image.Exif) -> int:
+    """The EXIF orientation, 1 if there is none or it is nonsense."""
+    found = exif.get(ORIENTATION, 1)
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def read_image(path: Path, *, size: int | None = None, channels: Channels = "rgb") -> np.ndarray:

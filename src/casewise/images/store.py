@@ -90,7 +90,7 @@ def open_store(folder: Path, *, verify: bool = False) -> TileStore:
                 raise RunError(f"{folder}: there is no finished tile store here. Prepare the images first.") from error
             if attempt == ATTEMPTS - 1:
                 raise _damaged(folder, f"{Path(error.filename).name} is missing") from error
-        except (OSError, ValueError, LookupError, TypeError, StudyError) as error:
+        except (OSError, ValueError, EOFError, LookupError, TypeError, StudyError) as error:
             raise _damaged(folder, str(error)) from error
     if verify:
         bad = [row for row in range(len(store)) if hash_tile(store.tiles[row]) != store.index["tile_sha256"].iloc[row]]

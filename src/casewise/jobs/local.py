@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,12 +44,14 @@ def run_jobs(jobs: Sequence[Job], material: Material, folder: Path, *, tell: Tel
     over = threading.Event()
     watcher = threading.Thread(target=_watch, args=(jobs, tell, over, workers), daemon=True)
     watcher.start()
+    # Workers keep freed memory on purpose (training.speed.keep_memory), which joblib takes for a leak.
+    warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
     try:
         if workers == 1:
             for job in waiting:
                 _run(job, material, choices[job.model])
         else:
-            with Parallel(n_jobs=workers, backend="loky", batch_size=1, pre_dispatch=workers) as parallel:
+            with Parallel(n_jobs=workers, backend="loky", max_nbytes=None, batch_size=1, pre_dispatch=workers) as parallel:
                 parallel(delayed(_run_worker)(job, material, choices[job.model]) for job in waiting)
     finally:
         over.set()

@@ -19,11 +19,12 @@ from casewise.models.weights import load_weights
 from casewise.predictions import write as write_predictions
 from casewise.errors import SplitError
 from casewise.split import Splits, check_apart, inner_stop, panel_records
-from casewise.study import Recipe, Study
+from casewise.study import Study
 from casewise.training.checkpoint import write_tensors
 from casewise.training.data import PanelData, mixed_seed, standard
 from casewise.training.fit import Fitted, fit
 from casewise.training.module import predict
+from casewise.training.probe import probe
 from casewise.training.speed import Choice, keep_memory
 from casewise.truth import truth_table
 
@@ -66,6 +67,7 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
     keep_memory()
     torch.set_num_threads(choice.threads)
     begun = time.monotonic()
+    write_progress(job, 0, material.study.recipe.epochs)
     study, panels, splits = material.study, material.cohort.panels, material.splits
     subjects = panels["subject"].astype(str)
     training, held_out = splits.training(job.fold), splits.held_out(job.fold)
@@ -95,18 +97,21 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
     store, truth = open_tiles(material.tiles), truth_table(panels, study)
     tiles = [list(map(int, t)) for t in panels["tiles"]]
 
-    def part(names: Sequence[str], *, scored: bool) -> PanelData:
+    def rows_of(names: Sequence[str], *, scored: bool) -> NDArray[np.intp]:
         chosen = subjects.isin(set(names)).to_numpy()
-        if scored:
-            chosen &= ~np.isnan(truth).all(axis=1)
-        rows = np.flatnonzero(chosen)
+        return np.flatnonzero(chosen & ~np.isnan(truth).all(axis=1) if scored else chosen)
+
+    def part(rows: NDArray[np.intp]) -> PanelData:
         return PanelData(store, [tiles[r] for r in rows], torch.from_numpy(truth[rows]), study.panels)
 
-    fitted = _fit(network, study.recipe, part(fitted_on, scored=True), part(stopped_on, scored=True), job, choice, study, seed)
+    fit_rows, stop_rows = rows_of(fitted_on, scored=True), rows_of(stopped_on, scored=True)
+    names = [str(subjects.iloc[r]) for r in fit_rows]
+    fitted = _fit(network, part(fit_rows), part(stop_rows), names, job, choice, study)
     device = torch.device("cuda" if choice.device == "cuda" else "cpu")
     tables = []
     for stage, names in (("oof", splits.subjects(job.fold)), ("test", splits.subjects(-1))):
-        data = part(names, scored=False)
+        rows = rows_of(names, scored=False)
+        data = part(rows)
         if len(data):
             values = predict(
                 fitted.network.to(device),
@@ -116,8 +121,7 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
                 bf16=choice.precision == "bf16",
                 flips=study.test_flips,
             ).numpy()
-            chosen = panels[subjects.isin(set(names)).to_numpy()]
-            tables.append(prediction_rows(chosen, material.cohort, study, values, stage=stage, model=job.model, fold=job.fold))
+            tables.append(prediction_rows(panels.iloc[rows], material.cohort, study, values, stage=stage, model=job.model, fold=job.fold))
     facts = {
         "backbone": job.model,
         "outputs": study.outputs,
@@ -154,8 +158,9 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
 
 
 def _fit(
-    network: Network, recipe: Recipe, train: PanelData, stop: PanelData, job: Job, choice: Choice, study: Study, seed: int
+    network: Network, train: PanelData, stop: PanelData, subjects: Sequence[str], job: Job, choice: Choice, study: Study
 ) -> Fitted:
+    recipe = study.recipe
     for name, data in (("training", train), ("early stopping", stop)):
         if not len(data):
             raise SplitError(
@@ -163,13 +168,15 @@ def _fit(
                 "Lower split.folds, raise recipe.stop.share, or add cases."
             )
     _standardise(network, train.truth, study.outputs)
+    if recipe.head == "probe" and not (job.folder / "state.safetensors").is_file():
+        probe(network, train, subjects, batch=recipe.batch)
     return fit(
         network,
         recipe,
         train,
         stop,
         folder=job.folder,
-        seed=seed,
+        seed=mixed_seed(study.seed, job.model, job.fold),
         choice=choice,
         save_every=study.compute.save_every,
         tell=lambda done: write_progress(job, done, recipe.epochs),
@@ -227,6 +234,7 @@ def _pretrain(
 
 def write_progress(job: Job, done: int, total: int, stage: str = "training") -> None:
     """Leave a note for the progress bar."""
+    job.folder.mkdir(parents=True, exist_ok=True)
     note = job.folder / ".progress.partial"
     note.write_text(json.dumps({"done": done, "total": total, "stage": stage}))
     note.replace(job.folder / "progress.json")

@@ -48,8 +48,9 @@ class Chain:
         for a, b, c, d in zip(padded[:-3], padded[1:-2], padded[2:-1], padded[3:], strict=True):
             steps = max(int(np.hypot(*(c - b)[:2]) / (0.12 * min(b[2], c[2]))), 4)
             t = np.linspace(0, 1, steps, endpoint=False, dtype=np.float32)[:, None]
-            pieces.append(0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2
-                                 + (3 * b - a - 3 * c + d) * t**3))
+            pieces.append(
+                0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+            )
         return np.vstack([*pieces, points[-1:]]).astype(np.float32)
 
 
@@ -83,20 +84,19 @@ class Body:
 
 def render_body(pose: Pose) -> Body:
     """Draw a pose on the canvas."""
-    inside = tilt_x = tilt_y = shade = None
-    for layer in pose.layers:
+    inside, tilt_x, tilt_y = _layer(pose.layers[0])
+    shade = np.ones_like(inside)
+    for layer in pose.layers[1:]:
         distance, x, y = _layer(layer)
-        if inside is None:
-            inside, tilt_x, tilt_y, shade = distance, x, y, np.ones_like(distance)
-            continue
-        front = np.clip(distance * UNIT + 0.5, 0, 1)
-        shadow = 1 - 0.4 * np.exp(-np.maximum(-distance, 0) / 0.018)
+        front = np.clip(distance * np.float32(UNIT) + np.float32(0.5), 0, 1)
+        shadow = 1 - np.float32(0.4) * np.exp(np.minimum(distance, 0) * np.float32(1 / 0.018))
         shade = shade * (1 - front) * shadow + front
-        tilt_x, tilt_y = (a * (1 - front) + b * front for a, b in ((tilt_x, x), (tilt_y, y)))
+        tilt_x = tilt_x * (1 - front) + x * front
+        tilt_y = tilt_y * (1 - front) + y * front
         inside = np.maximum(inside, distance)
     if pose.creases:
         lines = cv2.GaussianBlur((_paint(pose.creases) > 0).astype(np.float32), (0, 0), 1.8)
-        shade = shade * (1 - 0.45 * np.minimum(lines, 0.5))
+        shade = shade * (1 - np.float32(0.45) * np.minimum(lines, np.float32(0.5)).astype(np.float32, copy=False))
     nothing = np.full_like(inside, -1.0)
     cloth = _signed_distance(_paint(pose.cloth) > 0) if pose.cloth else nothing
     hair = _signed_distance(_paint(pose.hair) > 0) if pose.hair else nothing
@@ -121,16 +121,16 @@ def _signed_distance(mask: NDArray[np.bool_]) -> Floats:
     within = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
     # Both distances start at 1 beside the outline, which lies half way between the pixels; the blur takes the steps.
     signed = within - outside + np.where(mask, np.float32(-0.5), np.float32(0.5))
-    return cv2.GaussianBlur(signed, (0, 0), 0.9) / np.float32(UNIT)
+    return cv2.GaussianBlur(signed, (0, 0), 0.9).astype(np.float32, copy=False) / np.float32(UNIT)
 
 
 def _layer(chains: tuple[Chain, ...]) -> tuple[Floats, Floats, Floats]:
     painted = _paint(chains)
     distance = _signed_distance(painted > 0)
     radius = cv2.GaussianBlur(painted, (0, 0), 3)
-    depth = np.clip(np.maximum(distance, 0) / np.maximum(radius, 0.01), 0, 1)
+    depth: Floats = np.clip(np.maximum(distance, 0) / np.maximum(radius, np.float32(0.01)), 0, 1)
     # A circular cross-section: its height is sqrt(1 - (1 - depth)^2), so its slope grows with 1 - depth.
     soft = cv2.GaussianBlur(distance, (0, 0), 3)
-    slope_x = cv2.Sobel(soft, cv2.CV_32F, 1, 0, scale=UNIT / 8)
-    slope_y = cv2.Sobel(soft, cv2.CV_32F, 0, 1, scale=UNIT / 8)
-    return distance, -slope_x * (1 - depth), -slope_y * (1 - depth)
+    tilt_x: Floats = cv2.Sobel(soft, cv2.CV_32F, 1, 0, scale=-UNIT / 8) * (1 - depth)
+    tilt_y: Floats = cv2.Sobel(soft, cv2.CV_32F, 0, 1, scale=-UNIT / 8) * (1 - depth)
+    return distance, tilt_x, tilt_y

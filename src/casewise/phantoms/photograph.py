@@ -37,8 +37,9 @@ class Photograph:
         return float(self.plaque.sum() / max(int(self.skin.sum()), 1))
 
 
-def draw(seed: int, who: Subject, anatomy: Anatomy, *, key: tuple[str | int, ...], severity: Severity,
-         size: tuple[int, int]) -> Photograph:
+def draw(
+    seed: int, who: Subject, anatomy: Anatomy, *, key: tuple[str | int, ...], severity: Severity, size: tuple[int, int]
+) -> Photograph:
     """Draw one photograph of `size` (width, height) pixels.
 
     `key` is (subject, visit, region, number): camera and grain follow from it, the lamp from its first two parts.
@@ -56,7 +57,7 @@ def draw(seed: int, who: Subject, anatomy: Anatomy, *, key: tuple[str | int, ...
 
     planes = _backdrop(who, seen["inside"], random)
     pixels = np.flatnonzero(cover)
-    surface = _surface(who, seen, pixels, severity, lamp, reach=max(round(0.011 * scale), 1))
+    surface = _surface(who, seen, pixels, severity, lamp, reach=max(round(0.014 * scale), 1))
     for plane, colour in zip(planes, surface, strict=True):
         flat = plane.reshape(-1)
         under = flat.take(pixels)
@@ -69,7 +70,8 @@ def draw(seed: int, who: Subject, anatomy: Anatomy, *, key: tuple[str | int, ...
 
 def _sharp(distance: Floats, scale: float) -> Floats:
     """Return the part of each pixel that lies inside an outline, given the signed distance in body units."""
-    return np.clip(distance * np.float32(scale) + np.float32(0.5), 0, 1)
+    part: Floats = np.clip(distance * np.float32(scale) + np.float32(0.5), 0, 1)
+    return part
 
 
 def _camera(random: np.random.Generator, width: int, height: int) -> tuple[NDArray[np.float64], float]:
@@ -86,12 +88,13 @@ def _camera(random: np.random.Generator, width: int, height: int) -> tuple[NDArr
 def _see(anatomy: Anatomy, camera: NDArray[np.float64], width: int, height: int) -> dict[str, Floats]:
     """Return the canvas maps as the camera sees them, each `(height, width) float32`."""
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    seen = {}
+    seen: dict[str, Floats] = {}
     for name, values in anatomy.maps.items():
         if values.max() == values.min():
             seen[name] = np.full((height, width), values[0, 0], dtype=np.float32)
         else:
-            seen[name] = cv2.warpAffine(values, camera, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+            view = cv2.warpAffine(values, camera, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+            seen[name] = view.astype(np.float32, copy=False)
     return seen
 
 
@@ -104,8 +107,15 @@ def _backdrop(who: Subject, inside: Floats, random: np.random.Generator) -> Floa
     return np.stack([np.float32(part) * even for part in who.backdrop])
 
 
-def _surface(who: Subject, seen: dict[str, Floats], pixels: NDArray[np.intp], severity: Severity,
-             lamp: np.random.Generator, *, reach: int) -> Floats:
+def _surface(
+    who: Subject,
+    seen: dict[str, Floats],
+    pixels: NDArray[np.intp],
+    severity: Severity,
+    lamp: np.random.Generator,
+    *,
+    reach: int,
+) -> Floats:
     """Return `(3, K)` the colour of the skin at `pixels` under the lamp."""
     there = {name: values.reshape(-1).take(pixels) for name, values in seen.items()}
     skin = healthy(who.skin, there)
@@ -123,8 +133,14 @@ def _surface(who: Subject, seen: dict[str, Floats], pixels: NDArray[np.intp], se
     return skin
 
 
-def _dress(planes: Floats, outline: Floats, colour: tuple[float, float, float], seen: dict[str, Floats],
-           cover: Floats | None, scale: float) -> None:
+def _dress(
+    planes: Floats,
+    outline: Floats,
+    colour: tuple[float, float, float],
+    seen: dict[str, Floats],
+    cover: Floats | None,
+    scale: float,
+) -> None:
     """Lay a garment or hair over the picture in place; cloth ends with the body (`cover`), hair stands beyond it."""
     pixels = np.flatnonzero(outline > -0.5 / scale)
     if not len(pixels):
@@ -162,17 +178,25 @@ def _grain(seed: int) -> NDArray[np.int16]:
     return np.rint(stream(seed, "grain").normal(0, 2.2, (512, 512))).astype(np.int16)
 
 
-def _develop(planes: Floats, skin: NDArray[np.bool_], plaque: NDArray[np.bool_], random: np.random.Generator,
-             seed: int, size: tuple[int, int]) -> Photograph:
+def _develop(
+    planes: Floats,
+    skin: NDArray[np.bool_],
+    plaque: NDArray[np.bool_],
+    random: np.random.Generator,
+    seed: int,
+    size: tuple[int, int],
+) -> Photograph:
     """Turn brightness (0-255) into 8-bit pixels of the size asked for, with grain."""
     pixels = cv2.merge([cv2.convertScaleAbs(plane) for plane in planes])
     if (pixels.shape[1], pixels.shape[0]) != size:
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC)
-        skin, plaque = (cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
-                        for mask in (skin, plaque))
+        skin, plaque = (
+            cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+            for mask in (skin, plaque)
+        )
     tile = cv2.merge([np.roll(_grain(seed), tuple(random.integers(512, size=2)), axis=(0, 1))] * 3)
     for top in range(0, size[1], 512):
         for left in range(0, size[0], 512):
-            patch = pixels[top:top + 512, left:left + 512]
-            patch[...] = cv2.add(patch, tile[:patch.shape[0], :patch.shape[1]], dtype=cv2.CV_8U)
+            patch = pixels[top : top + 512, left : left + 512]
+            patch[...] = cv2.add(patch, tile[: patch.shape[0], : patch.shape[1]], dtype=cv2.CV_8U)
     return Photograph(pixels, skin, plaque)

@@ -2,62 +2,29 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import get_args
 
 import cv2
 from PIL import Image
 
-from casewise.errors import CasewiseError, nearest
-from casewise.files import write_atomic, write_json
+from casewise.errors import CasewiseError, RunError, nearest
 from casewise.phantoms.photograph import Photograph, draw
 from casewise.phantoms.poses import PHOTOGRAPHS
-from casewise.phantoms.severity import WEEKS_BETWEEN_VISITS, Course, Grades, course, weighted_score
-from casewise.phantoms.streams import stream
-from casewise.phantoms.subjects import Subject, anatomy, subject
+from casewise.phantoms.records import MARK, Labels, PhantomSettings, claim_folder, photograph_path, write_table
+from casewise.phantoms.severity import course
+from casewise.phantoms.subjects import anatomy, subject
 
-Labels = Literal["true", "shuffled"]
-
-MARK = "synthetic phantom - not a patient"
-COLUMNS = ("path", "subject", "visit", "day", "region", "erythema", "induration", "scaling", "area", "skin_tone", "site",
-           "synthetic")
 SMALLEST, LARGEST = 24, 4928
 JPEG_QUALITY = 90
 EXIF_IMAGE_DESCRIPTION, EXIF_SOFTWARE = 0x010E, 0x0131
-README = f"""Synthetic phantom cohort: {MARK}.
-
-Every photograph in this folder was drawn by casewise from random numbers. No person was photographed, and nothing here
-may be used to judge how well a model does on patients.
-
-visits.csv    one row a photograph; severities 0-4 and area 0-6 as a physician with a little noise would read them
-phantom.json  the settings, the seed, and the truth: continuous severities and the covered share of the skin
-images/       <subject>/<visit>/<region>_<n>.jpg, each marked as synthetic in its EXIF data and its JPEG comment
-"""
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """What decides every byte of the cohort."""
-
-    subjects: int
-    visits: int
-    size: tuple[int, int]
-    seed: int
-    head: bool
-    labels: Labels
-
-    @property
-    def regions(self) -> tuple[str, ...]:
-        return ("upper", "trunk", "lower", "head") if self.head else ("upper", "trunk", "lower")
 
 
 @dataclass(frozen=True)
@@ -84,8 +51,8 @@ def make_psoriasis(
 ) -> Path:
     """Draw a phantom cohort into `folder` and return the path of its `visits.csv`.
 
-    Eight photographs a visit (upper 4, trunk 2, lower 2; with `head` one more) of `size` (width, height) pixels, a visit
-    every four weeks; about one subject in six misses a visit, never the first. Three quarters of the subjects respond.
+    Eight photographs a visit (upper 4, trunk 2, lower 2; with `head` one more) of `size` (width, height) pixels, a
+    visit every four weeks; one subject in six misses a visit, never the first. Three quarters of the subjects respond.
     The same arguments give the same bytes in any number of `processes` (default: one for each core); a subject's pixels
     do not depend on how many others there are. `progress` is called with the photographs done and their number.
 
@@ -95,22 +62,27 @@ def make_psoriasis(
     Raises:
         CasewiseError: a setting is out of range, or the folder holds something that is not a phantom.
     """
-    settings = _Settings(subjects, visits, (int(size[0]), int(size[1])), seed, head, labels)
+    settings = PhantomSettings(subjects, visits, (int(size[0]), int(size[1])), seed, head, labels)
     _check(settings, processes)
-    _claim(folder, settings)
+    claim_folder(folder, settings)
     courses = [course(seed, number, visits=visits, regions=settings.regions) for number in range(subjects)]
-    sittings = [_Sitting(number, region, n, courses[number].attended) for number in range(subjects)
-                for region in settings.regions for n in range(1, PHOTOGRAPHS[region] + 1)]
+    sittings = [
+        _Sitting(number, region, n, courses[number].attended)
+        for number in range(subjects)
+        for region in settings.regions
+        for n in range(1, PHOTOGRAPHS[region] + 1)
+    ]
     total, done = sum(len(sitting.visits) for sitting in sittings), 0
     for drawn in _draw_all(folder, settings, sittings, processes or _cores()):
         done += drawn
         if progress is not None:
             progress(done, total)
-    return _write_table(folder, settings, courses)
+    return write_table(folder, settings, courses)
 
 
-def draw_photograph(subject_number: int, visit: int, region: str, number: int = 1, *, seed: int = 0,
-                    size: tuple[int, int] = (492, 326)) -> Photograph:
+def draw_photograph(
+    subject_number: int, visit: int, region: str, number: int = 1, *, seed: int = 0, size: tuple[int, int] = (492, 326)
+) -> Photograph:
     """Return one photograph of the cohort with its masks: subject and visit count from 0, photographs from 1.
 
     Raises:
@@ -122,63 +94,55 @@ def draw_photograph(subject_number: int, visit: int, region: str, number: int = 
     """
     if not 1 <= number <= PHOTOGRAPHS.get(region, 0):
         known = ", ".join(f"{name} 1-{count}" for name, count in PHOTOGRAPHS.items())
-        raise CasewiseError(f"The phantom has no photograph {region} {number}; it has {known}."
-                            f"{nearest(region, PHOTOGRAPHS)}")
+        raise CasewiseError(
+            f"The phantom has no photograph {region} {number}; it has {known}.{nearest(region, PHOTOGRAPHS)}"
+        )
     who = subject(seed, subject_number)
     sick = course(seed, subject_number, visits=visit + 1, regions=(region,)).truth[visit][region]
     body = anatomy(seed, who, region, number)
     return draw(seed, who, body, key=(who.name, visit, region, number), severity=sick, size=size)
 
 
-def _check(settings: _Settings, processes: int | None) -> None:
-    for name, value, low in (("subjects", settings.subjects, 1), ("visits", settings.visits, 1),
-                             ("seed", settings.seed, 0), ("processes", processes or 1, 1)):
+def _check(settings: PhantomSettings, processes: int | None) -> None:
+    for name, value, low in (
+        ("subjects", settings.subjects, 1),
+        ("visits", settings.visits, 1),
+        ("seed", settings.seed, 0),
+        ("processes", processes or 1, 1),
+    ):
         if value < low:
             raise CasewiseError(f"The phantom's {name} must be {low} or more; found {value}.")
     if not all(SMALLEST <= side <= LARGEST for side in settings.size):
-        raise CasewiseError(f"The phantom's size must be {SMALLEST} to {LARGEST} pixels a side; "
-                            f"found {settings.size[0]}x{settings.size[1]}.")
+        raise CasewiseError(
+            f"The phantom's size must be {SMALLEST} to {LARGEST} pixels a side; "
+            f"found {settings.size[0]}x{settings.size[1]}."
+        )
     if settings.labels not in get_args(Labels):
-        raise CasewiseError(f"The phantom's labels must be one of {', '.join(get_args(Labels))}; found "
-                            f"{settings.labels!r}.{nearest(settings.labels, get_args(Labels))}")
+        raise CasewiseError(
+            f"The phantom's labels must be one of {', '.join(get_args(Labels))}; found "
+            f"{settings.labels!r}.{nearest(settings.labels, get_args(Labels))}"
+        )
     if settings.labels == "shuffled" and settings.subjects < 2:
         raise CasewiseError("Labels can be shuffled between two or more subjects; the phantom has 1.")
-
-
-def _claim(folder: Path, settings: _Settings) -> None:
-    """Write the folder's marks first, so that even half a phantom says what it is; refuse somebody's own data."""
-    note = folder / "phantom.json"
-    if folder.exists() and not folder.is_dir():
-        raise CasewiseError(f"{folder} is a file; the phantom needs a folder.")
-    if folder.is_dir() and any(folder.iterdir()) and not _is_phantom(note):
-        raise CasewiseError(f"{folder} already holds files that are not a phantom; choose an empty or a new folder.")
-    # An older table must not describe pictures that are being replaced.
-    (folder / "visits.csv").unlink(missing_ok=True)
-    write_json(note, {"synthetic": True, "kind": "psoriasis", "mark": MARK, "settings": asdict(settings),
-                      "seed": settings.seed, "complete": False})
-    write_atomic(folder / "README.txt", README)
-
-
-def _is_phantom(note: Path) -> bool:
-    try:
-        return bool(json.loads(note.read_text(encoding="utf-8")).get("synthetic"))
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _draw_all(folder: Path, settings: _Settings, sittings: list[_Sitting], processes: int) -> Iterator[int]:
+def _draw_all(folder: Path, settings: PhantomSettings, sittings: list[_Sitting], processes: int) -> Iterator[int]:
     """Draw the sittings and yield how many photographs each finished one had."""
     if processes == 1 or len(sittings) == 1:
         for sitting in sittings:
             yield _draw_sitting(folder, settings, sitting)
         return
     # Not forked: a parent that has loaded torch has threads, and a fork of those can stand still.
-    pool = ProcessPoolExecutor(min(processes, len(sittings)), mp_context=multiprocessing.get_context("spawn"),
-                               initializer=cv2.setNumThreads, initargs=(1,))
+    pool = ProcessPoolExecutor(
+        min(processes, len(sittings)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=cv2.setNumThreads,
+        initargs=(1,),
+    )
     try:
         queue = iter(sittings)
         waiting = {pool.submit(_draw_sitting, folder, settings, sitting) for sitting in islice(queue, 4 * processes)}
@@ -192,16 +156,33 @@ def _draw_all(folder: Path, settings: _Settings, sittings: list[_Sitting], proce
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _draw_sitting(folder: Path, settings: _Settings, sitting: _Sitting) -> int:
+def _draw_sitting(folder: Path, settings: PhantomSettings, sitting: _Sitting) -> int:
     who = subject(settings.seed, sitting.subject)
     body = anatomy(settings.seed, who, sitting.region, sitting.number)
     regions = settings.regions
     truth = course(settings.seed, sitting.subject, visits=settings.visits, regions=regions).truth
     for visit in sitting.visits:
-        shot = draw(settings.seed, who, body, key=(who.name, visit, sitting.region, sitting.number),
-                    severity=truth[visit][sitting.region], size=settings.size)
-        write_atomic(folder / _path(who, visit, sitting.region, sitting.number), jpeg(shot))
+        shot = draw(
+            settings.seed,
+            who,
+            body,
+            key=(who.name, visit, sitting.region, sitting.number),
+            severity=truth[visit][sitting.region],
+            size=settings.size,
+        )
+        _save(folder / photograph_path(who, visit, sitting.region, sitting.number), jpeg(shot))
     return len(sitting.visits)
+
+
+def _save(path: Path, content: bytes) -> None:
+    # Without the fsync of `write_atomic`: a picture that a power cut takes is drawn again, and it would cost a third.
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        raise RunError(f"{path} could not be written: {error.strerror or error}.") from error
 
 
 def jpeg(shot: Photograph) -> bytes:
@@ -212,61 +193,3 @@ def jpeg(shot: Photograph) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(shot.picture).save(buffer, "JPEG", quality=JPEG_QUALITY, exif=exif, comment=MARK.encode())
     return buffer.getvalue()
-
-
-def _visit_name(visit: int) -> str:
-    return f"week{visit * WEEKS_BETWEEN_VISITS}"
-
-
-def _path(who: Subject, visit: int, region: str, number: int) -> str:
-    return f"images/{who.name}/{_visit_name(visit)}/{region}_{number}.jpg"
-
-
-def _labels(settings: _Settings, courses: list[Course]) -> list[tuple[dict[str, Grades], ...]]:
-    """Return for each subject its labels by visit and region: its own, or another subject's in another order."""
-    if settings.labels == "true":
-        return [one.physician for one in courses]
-    random = stream(settings.seed, "shuffled labels", settings.subjects)
-    ring = random.permutation(settings.subjects)
-    labels: dict[int, tuple[dict[str, Grades], ...]] = {}
-    for place, number in enumerate(ring):
-        # The next one in a random ring is never oneself.
-        given = courses[ring[(place + 1) % len(ring)]].physician
-        labels[int(number)] = tuple(given[visit] for visit in random.permutation(settings.visits))
-    return [labels[number] for number in range(settings.subjects)]
-
-
-def _write_table(folder: Path, settings: _Settings, courses: list[Course]) -> Path:
-    rows: list[dict[str, Any]] = []
-    people: list[dict[str, Any]] = []
-    for number, (one, labels) in enumerate(zip(courses, _labels(settings, courses), strict=True)):
-        who = subject(settings.seed, number)
-        people.append({"subject": who.name, "response": one.response, "skin_tone": who.skin_tone, "site": who.site,
-                       "visits": [_truth(one, visit) for visit in one.attended]})
-        for visit in one.attended:
-            for region in settings.regions:
-                for n in range(1, PHOTOGRAPHS[region] + 1):
-                    rows.append({"path": _path(who, visit, region, n), "subject": who.name, "visit": _visit_name(visit),
-                                 "day": visit * WEEKS_BETWEEN_VISITS * 7, "region": region,
-                                 **asdict(labels[visit][region]), "skin_tone": who.skin_tone, "site": who.site,
-                                 "synthetic": 1})
-    write_json(folder / "phantom.json", {"synthetic": True, "kind": "psoriasis", "mark": MARK,
-                                         "settings": asdict(settings), "seed": settings.seed, "complete": True,
-                                         "photographs": len(rows), "subjects": people})
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    return write_atomic(folder / "visits.csv", text.getvalue())
-
-
-def _truth(one: Course, visit: int) -> dict[str, Any]:
-    """Return what is known of a visit: continuous severities, covered share, noiseless grades and physician's."""
-    regions = {
-        region: {"severity": {name: round(value, 4) for name, value in asdict(severity).items()},
-                 "covered_share": round(severity.share, 4), "grades": asdict(severity.grades),
-                 "physician": asdict(one.physician[visit][region])}
-        for region, severity in one.truth[visit].items()
-    }
-    score = weighted_score({region: severity.grades for region, severity in one.truth[visit].items()})
-    return {"visit": _visit_name(visit), "day": visit * WEEKS_BETWEEN_VISITS * 7, "score": score, "regions": regions}

@@ -110,8 +110,10 @@ def course(seed: int, subject: int, *, visits: int, regions: tuple[str, ...]) ->
     random = stream(seed, "course", subject)
     tempo, floor = _tempo(response, random)
     own = {region: stream(seed, "course", subject, region) for region in REGIONS}
-    baseline = {region: _baseline(level, own[region], random_level) for region, random_level in
-                zip(REGIONS, random.normal(0, 0.35, len(REGIONS)), strict=True)}
+    baseline = {
+        region: _baseline(level, own[region], random_level)
+        for region, random_level in zip(REGIONS, random.normal(0, 0.35, len(REGIONS)), strict=True)
+    }
     attended = tuple(range(visits))
     missing = 1 + int(random.random() * max(visits - 1, 1))
     if drops_out and visits >= 5:

@@ -8,13 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from casewise.phantoms.bodies import Floats
 from casewise.phantoms.severity import Severity
 
 MARK_STRENGTH = (0.75, 0.86, 0.92)  # how much of red, green, blue a mole takes
-BLOOD = (0.035, 0.175, 0.150)  # the same for one grade of redness, as an absorption
+BLOOD = (0.030, 0.195, 0.155)  # the same for one grade of redness, as an absorption
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,17 @@ def threshold(field: Floats, share: float) -> float:
 def healthy(colour: tuple[float, float, float], seen: dict[str, Floats]) -> Floats:
     """Return `(3, K)` colours of skin without plaques, with its moles and mottling."""
     even = 1 + np.float32(0.022) * seen["mottle"]
-    return np.stack([np.float32(part) * even * (1 - np.float32(strength) * seen["marks"])
-                     for part, strength in zip(colour, MARK_STRENGTH, strict=True)])
+    return np.stack(
+        [
+            np.float32(part) * even * (1 - np.float32(strength) * seen["marks"])
+            for part, strength in zip(colour, MARK_STRENGTH, strict=True)
+        ]
+    )
 
 
-def cover_with_plaques(skin: Floats, seen: dict[str, Floats], depth: Floats, flank: Flank, severity: Severity, *,
-                       tone: float) -> None:
+def cover_with_plaques(
+    skin: Floats, seen: dict[str, Floats], depth: Floats, flank: Flank, severity: Severity, *, tone: float
+) -> None:
     """Paint plaques onto `skin` `(3, K)` in place; `depth` is positive inside a plaque, in body units."""
     edge = np.clip(depth * np.float32(100) + np.float32(0.5), 0, 1)
     # Blood takes green and blue from the reflected light, whatever the tone underneath.
@@ -65,19 +69,22 @@ def cover_with_plaques(skin: Floats, seen: dict[str, Floats], depth: Floats, fla
 def _flecks(flecks: Floats, depth: Floats, scaling: float) -> Floats:
     """Return how silvery each pixel is: the flecked part of a plaque and its whiteness grow with the grade."""
     part = np.float32(0.15 * scaling + 0.10 * min(scaling, 1.0))
-    white = np.clip((flecks - (1 - part)) * np.float32(1 / 0.28), 0, 1) * np.clip(depth * np.float32(50), 0, 1)
-    return white * np.float32(0.62 + 0.06 * scaling)
+    white: Floats = np.clip((flecks - (1 - part)) * np.float32(1 / 0.28), 0, 1) * np.clip(depth * np.float32(50), 0, 1)
+    white *= np.float32(0.62 + 0.06 * scaling)
+    return white
 
 
 def _thickness(bumps: Floats, depth: Floats, flank: Flank, induration: float) -> Floats:
     """Return the brightness factor of raised plaques: a lit and a shaded flank, a dark rim, a cobbled top."""
     cobbles = 1 + np.float32(0.30) * bumps
     lit = (_rise(flank.far) - _rise(flank.near)) * cobbles
-    rim = np.exp(np.square((depth - np.float32(0.002)) * np.float32(1 / 0.011)) * np.float32(-1))
-    inside = np.float32(0.03) * bumps * np.clip(depth * np.float32(60), 0, 1)
-    return np.clip(1 + np.float32(induration) * (np.float32(0.095) * lit - np.float32(0.075) * rim + inside), 0.25, 1.7)
+    rim = np.exp(np.square(depth * np.float32(1 / 0.014)) * np.float32(-1))
+    inside = np.float32(0.035) * bumps * np.clip(depth * np.float32(60), 0, 1)
+    relief = np.float32(0.105) * lit - np.float32(0.085) * rim + inside
+    factor: Floats = np.clip(1 + np.float32(induration) * relief, 0.25, 1.7)
+    return factor
 
 
-def _rise(depth: Floats) -> NDArray[np.float32]:
-    ramp = np.clip((depth + np.float32(0.004)) * np.float32(1 / 0.026), 0, 1)
+def _rise(depth: Floats) -> Floats:
+    ramp: Floats = np.clip((depth + np.float32(0.006)) * np.float32(1 / 0.034), 0, 1)
     return ramp * ramp * (3 - 2 * ramp)

@@ -13,10 +13,22 @@ from casewise.phantoms.poses import PHOTOGRAPHS, pose
 from casewise.phantoms.streams import stream
 
 # Skin colours (sRGB, 0-1) of the six Fitzpatrick types, light to dark; stylised, not measured.
-TONES = ((0.95, 0.80, 0.71), (0.91, 0.74, 0.62), (0.84, 0.65, 0.51), (0.73, 0.53, 0.39), (0.58, 0.40, 0.29),
-         (0.43, 0.29, 0.22))
-BACKDROPS = ((0.36, 0.50, 0.66), (0.40, 0.58, 0.54), (0.62, 0.64, 0.66), (0.30, 0.36, 0.46), (0.70, 0.72, 0.70),
-             (0.45, 0.52, 0.60))
+TONES = (
+    (0.95, 0.80, 0.71),
+    (0.91, 0.74, 0.62),
+    (0.84, 0.65, 0.51),
+    (0.73, 0.53, 0.39),
+    (0.58, 0.40, 0.29),
+    (0.43, 0.29, 0.22),
+)
+BACKDROPS = (
+    (0.36, 0.50, 0.66),
+    (0.40, 0.58, 0.54),
+    (0.62, 0.64, 0.66),
+    (0.30, 0.36, 0.46),
+    (0.70, 0.72, 0.70),
+    (0.45, 0.52, 0.60),
+)
 GARMENTS = ((0.88, 0.90, 0.93), (0.25, 0.30, 0.42), (0.55, 0.66, 0.78), (0.35, 0.36, 0.38))
 SITES = ("site-1", "site-2", "site-3")
 
@@ -57,11 +69,23 @@ def subject(seed: int, number: int) -> Subject:
     darker = np.array(TONES[min(tone + 1, 5)]) if random.random() < 0.5 else np.array(TONES[max(tone - 1, 0)])
     skin = np.array(TONES[tone]) + 0.35 * random.random() * (darker - np.array(TONES[tone]))
     backdrop = np.array(BACKDROPS[random.integers(len(BACKDROPS))]) + random.uniform(-0.04, 0.04, 3)
-    build = Build(girth=random.uniform(0.86, 1.16), posture=random.uniform(-1, 1),
-                  garment=GARMENTS[random.integers(len(GARMENTS))])
+    build = Build(
+        girth=random.uniform(0.86, 1.16),
+        posture=random.uniform(-1, 1),
+        garment=GARMENTS[random.integers(len(GARMENTS))],
+    )
     photographs = [(region, n) for region in ("upper", "trunk", "lower") for n in range(1, PHOTOGRAPHS[region] + 1)]
-    return Subject(number, f"S{number + 1:02d}", tone + 1, site, _colour(skin), _colour(backdrop), build,
-                   plaque_size=random.uniform(0.035, 0.075), tattooed=photographs[random.integers(len(photographs))])
+    return Subject(
+        number,
+        f"S{number + 1:02d}",
+        tone + 1,
+        site,
+        _colour(skin),
+        _colour(backdrop),
+        build,
+        plaque_size=random.uniform(0.035, 0.075),
+        tattooed=photographs[random.integers(len(photographs))],
+    )
 
 
 def _colour(values: np.ndarray) -> tuple[float, float, float]:
@@ -87,11 +111,12 @@ def smooth_noise(random: np.random.Generator, unit: float) -> Floats:
     width, height = (int(np.ceil(pixels / UNIT / unit)) + 1 for pixels in CANVAS)
     grid = random.standard_normal((height, width), dtype=np.float32)
     grown = cv2.resize(grid, CANVAS, interpolation=cv2.INTER_CUBIC)
-    return (grown - grown.mean()) / grown.std()
+    noise: Floats = (grown - grown.mean()) / grown.std()
+    return noise
 
 
 def _plaque_field(random: np.random.Generator, body: Body, size: float) -> Floats:
-    """Return max over discs of (radius - distance), in body units: discs on the skin, the largest on favourite sites."""
+    """Return max over discs of (radius - distance): discs on the skin, the largest on its favourite sites."""
     step = 4
     small = cv2.resize(body.inside, (CANVAS[0] // step, CANVAS[1] // step), interpolation=cv2.INTER_AREA)
     rows, columns = np.nonzero(small > 0.01)
@@ -108,8 +133,9 @@ def _plaque_field(random: np.random.Generator, body: Body, size: float) -> Float
     stretch = np.exp(random.normal(0, 0.2, 44))
     across = np.square((grid_x[None, :] - x[:, None]) * stretch[:, None]).astype(np.float32)
     along = np.square((grid_y[None, :] - y[:, None]) / stretch[:, None]).astype(np.float32)
-    field = (radius[:, None, None].astype(np.float32) - np.sqrt(along[:, :, None] + across[:, None, :])).max(axis=0)
-    return cv2.resize(field, CANVAS, interpolation=cv2.INTER_CUBIC)
+    away = np.sqrt(along[:, :, None] + across[:, None, :])
+    field: Floats = (radius[:, None, None].astype(np.float32) - away).max(axis=0)
+    return cv2.resize(field, CANVAS, interpolation=cv2.INTER_CUBIC).astype(np.float32, copy=False)
 
 
 def _marks(random: np.random.Generator, body: Body, *, tattoo: bool) -> Floats:
@@ -130,4 +156,4 @@ def _marks(random: np.random.Generator, body: Body, *, tattoo: bool) -> Floats:
         for angle in random.uniform(0, np.pi, 3):
             x, y = int(np.cos(angle) * reach), int(np.sin(angle) * reach)
             cv2.line(marks, (centre[0] - x, centre[1] - y), (centre[0] + x, centre[1] + y), 0.8, 2)
-    return cv2.GaussianBlur(marks, (0, 0), 0.8)
+    return cv2.GaussianBlur(marks, (0, 0), 0.8).astype(np.float32, copy=False)

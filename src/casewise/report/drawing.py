@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart with any colour vision; markers repeat the distinction on grey paper.
-INK, SOFT, FAINT = "#1f2933", "#5f6b76", "#d9dee3"
+INK, SOFT, PALE, FAINT = "#1f2933", "#5f6b76", "#aab3bb", "#d9dee3"
 MODEL, PHYSICIAN, ACCENT = "#0072b2", "#1f2933", "#d55e00"
 SERIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d00", "#5f6b76"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "p"]
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "casewise",
     "text.parse_math": False,
@@ -51,7 +51,7 @@ MANY = 1500
 
 @contextmanager
 def canvas(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
-    """A figure of `width` by `height` points with one pair of axes, in the report's style; no global state of pyplot."""
+    """A figure of `width` by `height` points with one pair of axes, in the report's style, without pyplot's state."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -80,7 +80,7 @@ def svg(figure: Figure, name: str, alt: str) -> Markup:
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     width, height = figure.get_size_inches() * 72
-    return Markup(_inlined(buffer.getvalue(), name, alt, float(width), float(height)))
+    return Markup(_inlined(buffer.getvalue(), name, alt, float(width), float(height)))  # noqa: S704 (matplotlib escapes)
 
 
 def _inlined(text: str, name: str, alt: str, width: float, height: float) -> str:
@@ -92,7 +92,8 @@ def _inlined(text: str, name: str, alt: str, width: float, height: float) -> str
     body = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", body)
     body = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", body)
     body = re.sub(r"<g>\s*</g>", "", body)
-    body = re.sub(r"(\d\.\d\d)\d+", r"\1", body)
+    # Hundredths of a point are enough; what stands between tags is text and stays as it is.
+    body = re.sub(r"<[^>]+>", lambda m: re.sub(r"(\d\.\d\d)\d+", r"\1", m[0]), body)
     body = re.sub(r"\n\s*", "\n", body)
     head = (
         f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(alt)}" '
@@ -108,7 +109,9 @@ def frame(axes: Axes, *, grid: str = "both") -> None:
         axes.grid(True, axis=grid)  # type: ignore[arg-type]
 
 
-def limits(*values: Any, low: float | None = None, high: float | None = None, margin: float = 0.06) -> tuple[float, float]:
+def limits(
+    *values: Any, low: float | None = None, high: float | None = None, margin: float = 0.06
+) -> tuple[float, float]:
     """Axis limits around all values, with a margin.
 
     >>> limits([0, 10], margin=0.1)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FEW = 8
-WIDTH, HEIGHT = 430.0, 400.0
+WIDTH, HEIGHT = 420.0, 442.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Limits:
     high_interval: tuple[float, float] | None = None
 
 
-def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], digits: int, label: str, alt: str) -> Markup:
+def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], label: str, alt: str) -> Markup:
     """Predicted against recorded, with the identity and, dashed, the limits of agreement around it.
 
     Args:
@@ -41,7 +41,7 @@ def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], d
     """
     low, high = around(rows["y_true"], rows["y_pred"], low=scale[0])
     with canvas(WIDTH, HEIGHT) as (figure, axes):
-        place(axes, WIDTH, HEIGHT, left=54, bottom=78 if _few(rows) else 50, right=12, top=14)
+        place(axes, WIDTH, HEIGHT, left=54, bottom=_below(rows), right=12, top=14)
         line = np.array([low, high])
         axes.fill_between(line, line + limits.low, line + limits.high, color=MODEL, alpha=0.07, linewidth=0)
         for shift in (limits.low, limits.high):
@@ -49,6 +49,7 @@ def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], d
         axes.plot(line, line, color=INK, linewidth=1.1)
         _points(axes, rows, rows["y_true"].to_numpy(), rows["y_pred"].to_numpy())
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", anchor="N")
+        axes.locator_params(nbins=8, steps=[1, 2, 5, 10])
         axes.set_xlabel(f"{label}, physician (points)")
         axes.set_ylabel(f"{label}, model (points)")
         frame(axes)
@@ -64,7 +65,7 @@ def bland_altman(rows: pd.DataFrame, limits: Limits, *, digits: int, label: str,
     bands = [edge for edge in (limits.low_interval, limits.high_interval) if edge]
     bottom, top = around(difference, [limits.low, limits.high, 0.0], *bands, margin=0.1)
     with canvas(WIDTH, HEIGHT) as (figure, axes):
-        place(axes, WIDTH, HEIGHT, left=54, bottom=78 if _few(rows) else 50, right=74, top=14)
+        place(axes, WIDTH, HEIGHT, left=54, bottom=_below(rows), right=74, top=14)
         axes.axhline(0, color=FAINT, linewidth=1.4)
         parts = [
             (limits.high, limits.high_interval, SOFT, (0, (4, 3)), "upper limit"),
@@ -76,10 +77,17 @@ def bland_altman(rows: pd.DataFrame, limits: Limits, *, digits: int, label: str,
                 axes.axhspan(*edges, color=colour, alpha=0.12, linewidth=0)
             axes.axhline(value, color=colour, linewidth=1.2, linestyle=style)
             axes.annotate(
-                f"{name}\n{signed(value, digits)}", (1, value), xytext=(5, 0), xycoords=("axes fraction", "data"),
-                textcoords="offset points", va="center", fontsize=9.5, color=colour, linespacing=1.15,
+                f"{name}\n{signed(value, digits)}",
+                (1, value),
+                xytext=(5, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                va="center",
+                fontsize=9.5,
+                color=colour,
+                linespacing=1.15,
                 annotation_clip=False,
-            )  # fmt: skip
+            )
         _points(axes, rows, mean, difference)
         axes.set(xlim=(left, right), ylim=(bottom, top))
         axes.set_xlabel(f"Mean of model and physician ({label}, points)")
@@ -89,28 +97,46 @@ def bland_altman(rows: pd.DataFrame, limits: Limits, *, digits: int, label: str,
         return svg(figure, "bland-altman", alt)
 
 
-def small_scatter(rows: pd.DataFrame, *, scale: tuple[float, float], title: str, name: str, alt: str) -> Markup:
+def small_scatter(
+    rows: pd.DataFrame, *, scale: tuple[float, float], title: str, name: str, alt: str, width: float = 176.0
+) -> Markup:
     """A small scatter of one further target; whole-number truths are spread a little so that points do not hide."""
-    width, height = 230.0, 232.0
+    height = width + 8
     truth = rows["y_true"].to_numpy(float)
     if len(truth) and np.array_equal(truth, np.rint(truth)) and scale[1] - scale[0] <= 20:
         truth = truth + (np.arange(len(truth)) * 0.618034 % 1 - 0.5) * 0.28
     low, high = around(truth, rows["y_pred"], low=scale[0], high=scale[1] if scale[1] - scale[0] <= 10 else None)
     with canvas(width, height) as (figure, axes):
-        place(axes, width, height, left=34, bottom=40, right=8, top=24)
+        place(axes, width, height, left=30, bottom=36, right=6, top=22)
         axes.plot([low, high], [low, high], color=INK, linewidth=1)
-        axes.plot(truth, rows["y_pred"], "o", color=MODEL, markersize=3.6, alpha=_alpha(len(rows)), markeredgewidth=0,
-                  rasterized=len(rows) > MANY)  # fmt: skip
+        axes.plot(
+            truth,
+            rows["y_pred"],
+            "o",
+            color=MODEL,
+            markersize=3.2,
+            alpha=_alpha(len(rows)),
+            markeredgewidth=0,
+            rasterized=len(rows) > MANY,
+        )
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-        axes.set_title(shortened(title, 30), loc="left")
-        axes.set_xlabel("physician")
-        axes.set_ylabel("model", labelpad=2)
+        axes.set_title(shortened(title, 22), loc="left", fontweight="bold", fontsize=10.5)
+        axes.set_xlabel("physician", fontsize=9.5, labelpad=1)
+        axes.set_ylabel("model", fontsize=9.5, labelpad=1)
+        axes.locator_params(nbins=5)
         frame(axes)
         return svg(figure, name, alt)
 
 
-def _few(rows: pd.DataFrame) -> bool:
-    return 2 <= rows["subject"].nunique() <= FEW
+def few(rows: pd.DataFrame) -> bool:
+    """Whether subjects are few enough for a colour and marker each."""
+    return 2 <= int(rows["subject"].nunique()) <= FEW
+
+
+def _below(rows: pd.DataFrame) -> float:
+    """Room below the axes: for the label and, where subjects have colours, the legend's lines."""
+    lines = -(-rows["subject"].nunique() // 4) if few(rows) else 0
+    return 50 + (6 + 17 * lines if lines else 0)
 
 
 def _alpha(count: int) -> float:
@@ -119,29 +145,48 @@ def _alpha(count: int) -> float:
 
 def _points(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray) -> None:
     """One colour and marker a subject when they are few, else one for all."""
-    if not _few(rows):
-        axes.plot(x, y, "o", color=MODEL, markersize=4.8, alpha=_alpha(len(rows)), markeredgewidth=0,
-                  rasterized=len(rows) > MANY)  # fmt: skip
+    if not few(rows):
+        axes.plot(
+            x,
+            y,
+            "o",
+            color=MODEL,
+            markersize=4.8,
+            alpha=_alpha(len(rows)),
+            markeredgewidth=0,
+            rasterized=len(rows) > MANY,
+        )
         return
     subjects = rows["subject"].to_numpy()
     for i, subject in enumerate(sorted(set(subjects), key=natural)):
         own = subjects == subject
-        axes.plot(x[own], y[own], MARKERS[i], color=SERIES[i], markersize=6, alpha=0.85, label=shortened(subject, 12),
-                  markeredgecolor="white", markeredgewidth=0.6)  # fmt: skip
+        axes.plot(
+            x[own],
+            y[own],
+            MARKERS[i],
+            color=SERIES[i],
+            markersize=6,
+            alpha=0.85,
+            label=shortened(subject, 12),
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+        )
 
 
 def _legend(axes: Axes, rows: pd.DataFrame) -> None:
-    if not _few(rows):
+    if not few(rows):
         return
     handles, names = axes.get_legend_handles_labels()
-    axes.figure.legend(  # type: ignore[union-attr]
+    axes.figure.legend(
         handles, names, loc="lower center", ncols=4, handletextpad=0.2, columnspacing=1.2, borderaxespad=0.2
     )
 
 
 def describe(limits: Limits, digits: int) -> str:
     """The limits in words, for captions and alternative texts."""
+    way = "higher" if limits.bias > 0 else "lower"
+    low, high = signed(limits.low, digits), signed(limits.high, digits)
     return (
-        f"The model reads {number(abs(limits.bias), digits)} points {'higher' if limits.bias > 0 else 'lower'} on average; "
-        f"95 % of the differences are expected between {signed(limits.low, digits)} and {signed(limits.high, digits)} points"
+        f"The model scores {number(abs(limits.bias), digits)} points {way} on average; "
+        f"95 % of the differences are expected between {low} and {high} points"
     )

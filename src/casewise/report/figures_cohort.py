@@ -17,27 +17,27 @@ WIDTH, HEIGHT = 300.0, 190.0
 BANDS = 10
 
 
-def binned(values: np.ndarray, scale: tuple[float, float]) -> tuple[np.ndarray, list[str]]:
-    """Edges and names of the bars: each whole number of a short scale, else ten equal bands of what occurs.
+def binned(values: np.ndarray, scale: tuple[float, float]) -> tuple[np.ndarray, list[str], bool]:
+    """Edges and names of the bars, and whether each is a whole number (of a short scale) or one of about ten bands.
 
-    >>> edges, names = binned(np.array([0, 1, 4]), (0, 4))
-    >>> names
-    ['0', '1', '2', '3', '4']
+    >>> binned(np.array([0, 1, 4]), (0, 4))[1:]
+    (['0', '1', '2', '3', '4'], True)
     """
     low, high = scale
     if np.array_equal(values, np.rint(values)) and high - low <= 20:
         whole = np.arange(round(low), round(high) + 1)
-        return np.append(whole - 0.5, whole[-1] + 0.5), [str(n) for n in whole]
-    top = max(float(values.max()), low + (high - low) * 0.1)
-    edges = np.linspace(low, min(high, top) if top > low else high, BANDS + 1)
-    digits = 0 if edges[-1] - edges[0] > BANDS else 1
-    return edges, [f"{edge:.{digits}f}" for edge in edges[:-1]]
+        return np.append(whole - 0.5, whole[-1] + 0.5), [str(n) for n in whole], True
+    from matplotlib.ticker import MaxNLocator
+
+    top = max(min(high, float(values.max())), low + (high - low) * 0.1)
+    edges = np.asarray(MaxNLocator(BANDS).tick_values(low, top))
+    return edges, [f"{edge:g}" for edge in np.round(edges[:-1], 6)], False
 
 
 def shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Share of the values in each bar; values beyond the scale stand in the outermost bars."""
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
-    return counts / max(counts.sum(), 1)
+    return np.asarray(counts / max(counts.sum(), 1))
 
 
 def distribution(
@@ -50,7 +50,7 @@ def distribution(
     """
     known = table.dropna(subset=[column])
     values, sides = known[column].to_numpy(float), known["side"].to_numpy()
-    edges, names = binned(values, scale)
+    edges, names, whole = binned(values, scale)
     x = np.arange(len(names))
     with canvas(WIDTH, HEIGHT) as (figure, axes):
         place(axes, WIDTH, HEIGHT, left=36, bottom=26, right=6, top=26)
@@ -62,18 +62,13 @@ def distribution(
         else:
             axes.bar(x, overall, 0.78, color=MODEL)
         every = 2 if len(names) > 8 else 1
-        axes.set_xticks(x[::every] - (0.5 if len(edges) == BANDS + 1 and names[0] != str(round(edges[0] + 0.5)) else 0),
-                        names[::every])  # fmt: skip
+        axes.set_xticks(x[::every] - (0 if whole else 0.5), names[::every])
         axes.set_xlim(-0.6, len(names) - 0.4)
         axes.yaxis.set_major_formatter("{x:.0f} %")
-        axes.yaxis.set_major_locator(_locator())
+        axes.locator_params(axis="y", nbins=4, integer=True)
         frame(axes, grid="y")
         figure.text(4 / WIDTH, 1 - 12 / HEIGHT, shortened(title, 34), fontsize=11.5, fontweight="bold", va="center")
-        figure.text(1 - 4 / WIDTH, 1 - 12 / HEIGHT, f"n = {len(values):,}", fontsize=9.5, va="center", ha="right", color=SOFT)
+        figure.text(
+            1 - 4 / WIDTH, 1 - 12 / HEIGHT, f"n = {len(values):,}", fontsize=9.5, va="center", ha="right", color=SOFT
+        )
         return svg(figure, name, alt)
-
-
-def _locator():  # noqa: ANN202 (matplotlib's own type)
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(nbins=4, integer=True)

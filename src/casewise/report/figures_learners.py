@@ -7,17 +7,24 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from casewise.report.drawing import ACCENT, FAINT, INK, MODEL, SOFT, canvas, frame, place, svg
+from casewise.report.drawing import ACCENT, INK, MODEL, PALE, SOFT, canvas, frame, place, svg
 from casewise.report.drawing import limits as around
 from casewise.report.material import is_number
 from casewise.report.wording import shortened
 
 WIDTH = 440.0
 ROW = 21.0
+NAME = 26
 
 
 def forest(
-    learners: list[str], figures: dict[str, dict[str, dict[str, Any] | None]], *, shown: str, label: str, name: str, alt: str
+    learners: list[str],
+    figures: dict[str, dict[str, dict[str, Any]]],
+    *,
+    shown: str,
+    label: str,
+    name: str,
+    alt: str,
 ) -> Markup:
     """One line a learner: the metric on the test set and out of fold, each with its interval.
 
@@ -29,7 +36,7 @@ def forest(
     height = ROW * len(learners) + 62
     looks = {"test": (MODEL, "o", "test set"), "oof": (SOFT, "D", "out of fold")}
     stages = [stage for stage in looks if figures.get(stage)]
-    longest = max(len(shortened(learner, 30)) for learner in learners)
+    longest = max(len(shortened(learner, NAME)) for learner in learners)
     with canvas(WIDTH, height) as (figure, axes):
         place(axes, WIDTH, height, left=14 + 6.1 * longest, bottom=58, right=10, top=4)
         rows = {learner: -i for i, learner in enumerate(learners)}
@@ -41,16 +48,27 @@ def forest(
             found = [(rows[l] + shift, figures[stage].get(l)) for l in learners]  # noqa: E741
             known = [(y, f) for y, f in found if f]
             bars = [(y, f) for y, f in known if is_number(f.get("low")) and is_number(f.get("high"))]
-            axes.hlines([y for y, _ in bars], [f["low"] for _, f in bars], [f["high"] for _, f in bars], color=colour,
-                        linewidth=1.7 if i == 0 else 1.1)  # fmt: skip
-            axes.plot([f["value"] for _, f in known], [y for y, _ in known], marker, color=colour,
-                      markersize=5.5 if i == 0 else 3.8, label=title)  # fmt: skip
+            axes.hlines(
+                [y for y, _ in bars],
+                [f["low"] for _, f in bars],
+                [f["high"] for _, f in bars],
+                color=colour,
+                linewidth=1.7 if i == 0 else 1.1,
+            )
+            axes.plot(
+                [f["value"] for _, f in known],
+                [y for y, _ in known],
+                marker,
+                color=colour,
+                markersize=5.5 if i == 0 else 3.8,
+                label=title,
+            )
             seen += [f["value"] for _, f in known] + [edge for _, f in bars for edge in (f["low"], f["high"])]
-        axes.set_yticks(list(rows.values()), [shortened(learner, 30) for learner in learners])
+        axes.set_yticks(list(rows.values()), [shortened(learner, NAME) for learner in learners])
         for text, learner in zip(axes.get_yticklabels(), learners, strict=True):
             text.set(color=INK, fontweight="bold" if learner == shown else "normal")
         axes.set(ylim=(-len(learners) + 0.4, 0.6), xlim=around(seen or [0, 1]))
-        axes.set_xlabel(label)
+        figure.text(0.5, 26 / height, label, ha="center", fontsize=10.5)
         frame(axes, grid="x")
         axes.spines["left"].set_visible(False)
         figure.legend(loc="lower center", ncols=2, handletextpad=0.3, columnspacing=1.6, borderaxespad=0.1)
@@ -68,7 +86,7 @@ def training(model: str, jobs: list[dict[str, Any]], *, name: str, alt: str) -> 
             epochs = np.arange(1, len(history) + 1)
             train = np.array([_loss(entry.get("train_loss")) for entry in history], float)
             stop = np.array([_loss(entry.get("stop_loss")) for entry in history], float)
-            axes.plot(epochs, train, color=FAINT, linewidth=1, solid_capstyle="round")
+            axes.plot(epochs, train, color=PALE, linewidth=1, solid_capstyle="round")
             axes.plot(epochs, stop, color=MODEL, linewidth=1.1, alpha=0.8)
             best = job.get("best_epoch") or 0
             if 1 <= best <= len(history):
@@ -80,8 +98,8 @@ def training(model: str, jobs: list[dict[str, Any]], *, name: str, alt: str) -> 
         axes.set_ylim(0, (max(tops) if tops else 1.0) * 1.08 or 1.0)
         axes.set_title(shortened(model, 32), loc="left", fontweight="bold")
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)
-        axes.yaxis.get_major_locator().set_params(nbins=4)
+        axes.locator_params(axis="x", integer=True, nbins=5)
+        axes.locator_params(axis="y", nbins=4)
         frame(axes, grid="y")
         return svg(figure, name, alt)
 

@@ -44,7 +44,7 @@ class Track:
 
 
 def tracks(rows: pd.DataFrame, *, baseline: str) -> list[Track]:
-    """The trajectories of all subjects that the physician scored at two visits or more, in natural order of their names.
+    """The trajectories of all subjects that the physician scored at two visits or more, by name.
 
     Args:
         rows: one row a case, with `subject, visit, day, y_true, y_pred`; a truth may be NaN.
@@ -73,41 +73,51 @@ def spaced_evenly(found: list[Track]) -> bool:
     return False
 
 
-def trajectory(track: Track, *, top: float, evenly: bool, digits: int, name: str, alt: str) -> Markup:
-    """One subject: scores as lines, percent change as two rows of figures above them."""
+def trajectory(track: Track, *, top: float, evenly: bool, change: bool, digits: int, name: str, alt: str) -> Markup:
+    """One subject: scores as lines and, with `change`, percent change as two rows of figures above them."""
     x = np.arange(len(track.names), dtype=float) if evenly else track.days
     span = float(x[-1] - x[0]) or 1.0
-    with canvas(WIDTH, HEIGHT) as (figure, axes):
-        place(axes, WIDTH, HEIGHT, left=LEFT, bottom=24, right=RIGHT, top=64)
+    height = HEIGHT if change else HEIGHT - 34
+    with canvas(WIDTH, height) as (figure, axes):
+        place(axes, WIDTH, height, left=LEFT, bottom=24, right=RIGHT, top=64 if change else 30)
         axes.plot(x, track.physician, "o-", color=PHYSICIAN, linewidth=1.6, markersize=5)
         axes.plot(x, track.model, "s--", color=MODEL, linewidth=1.6, markersize=5)
         axes.set(xlim=(x[0] - span * 0.05, x[-1] + span * 0.05), ylim=(min(0.0, -top * 0.03), top * 1.05))
         every = max(1, int(np.ceil(len(x) * LABEL / (WIDTH - LEFT - RIGHT))))
         kept = list(range(0, len(x), every))
-        axes.set_xticks(x[kept], [_tick(track, i, evenly) for i in kept])
+        axes.set_xticks(x[kept], [_tick(track, i) for i in kept])
         frame(axes, grid="y")
-        rows = ((26.0, PHYSICIAN, track.changes[0]), (12.0, MODEL, track.changes[1]))
-        for height, colour, changes in rows:
-            for i in kept:
-                text = number(changes[i], 0) if np.isfinite(changes[i]) else ""
-                axes.annotate(text, (x[i], 1), xytext=(0, height), xycoords=("data", "axes fraction"),
-                              textcoords="offset points", ha="center", va="center", fontsize=9.5, color=colour)  # fmt: skip
-        figure.text(4 / WIDTH, 1 - 13 / HEIGHT, shortened(track.subject, 24), fontsize=11.5, fontweight="bold", va="center")
+        figure.text(
+            4 / WIDTH, 1 - 13 / height, shortened(track.subject, 24), fontsize=11.5, fontweight="bold", va="center"
+        )
         note = f"mean error {number(track.error, digits)}"
-        figure.text(1 - 4 / WIDTH, 1 - 13 / HEIGHT, note, fontsize=9.5, va="center", ha="right")
-        figure.text(4 / WIDTH, 1 - 38 / HEIGHT, "%", fontsize=9.5, color=PHYSICIAN, va="center")
-        figure.text(4 / WIDTH, 1 - 52 / HEIGHT, "%", fontsize=9.5, color=MODEL, va="center")
+        figure.text(1 - 4 / WIDTH, 1 - 13 / height, note, fontsize=9.5, va="center", ha="right")
+        rows = ((38.0, PHYSICIAN, track.changes[0]), (52.0, MODEL, track.changes[1]))
+        for below, colour, changes in rows if change else ():
+            figure.text(4 / WIDTH, 1 - below / height, "%", fontsize=9.5, color=colour, va="center")
+            for i in kept:
+                axes.annotate(
+                    number(changes[i], 0),
+                    (x[i], 1),
+                    xytext=(0, 64 - below),
+                    xycoords=("data", "axes fraction"),
+                    textcoords="offset points",
+                    ha="center",
+                    va="center",
+                    fontsize=9.5,
+                    color=colour,
+                )
         return svg(figure, name, alt)
 
 
-def _tick(track: Track, i: int, evenly: bool) -> str:
+def _tick(track: Track, i: int) -> str:
     if np.isfinite(track.days[i]):
         return f"{track.days[i]:g}"
     return shortened(track.names[i], 6)
 
 
 def chosen_tracks(found: list[Track], most: int) -> tuple[list[Track], bool]:
-    """At most `most` tracks, taken evenly from the best followed to the worst followed; and whether any was left out."""
+    """At most `most` tracks, taken evenly from the best followed to the worst, and whether any was left out."""
     if len(found) <= most:
         return found, False
     ranked = sorted(found, key=lambda track: (track.error, natural(track.subject)))

@@ -81,7 +81,8 @@ class Material:
 
     def figures(self, stage: str, learner: str, key: str) -> dict[str, Any]:
         """All figures of `metrics.json` of one learner for one target key, such as `composite[upper]`."""
-        return self.metrics.get("metrics", {}).get(stage, {}).get(learner, {}).get(key, {})
+        found: dict[str, Any] = self.metrics.get("metrics", {}).get(stage, {}).get(learner, {}).get(key, {})
+        return found
 
     def range_of(self, target: str) -> tuple[float, float]:
         """The declared range of a target or score, or 0 to 1 for what the study does not declare."""

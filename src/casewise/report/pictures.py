@@ -34,22 +34,21 @@ def as_picture(tile: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(tile.transpose(1, 2, 0)) if len(tile) == 3 else tile[0]
 
 
-def grid_picture(tiles: np.ndarray, *, rows: int, columns: int, gap: int = 2) -> np.ndarray:
-    """Tiles laid row by row into a grid; empty slots are black, a thin dark line parts the slots.
+def grid_picture(tiles: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
+    """Tiles laid row by row into a grid, empty slots black: what the network sees.
 
     Args:
         tiles: (n, C, H, W) uint8, n at most rows * columns.
 
-    >>> grid_picture(np.full((3, 3, 4, 4), 255, np.uint8), rows=2, columns=2, gap=0).shape
+    >>> grid_picture(np.full((3, 3, 4, 4), 255, np.uint8), rows=2, columns=2).shape
     (8, 8, 3)
     """
     first = as_picture(tiles[0])
     height, width = first.shape[:2]
-    shape = (rows * height + (rows - 1) * gap, columns * width + (columns - 1) * gap, *first.shape[2:])
-    result = np.full(shape, 70 if gap else 0, np.uint8)
-    for slot in range(rows * columns):
-        top, left = slot // columns * (height + gap), slot % columns * (width + gap)
-        result[top : top + height, left : left + width] = as_picture(tiles[slot]) if slot < len(tiles) else 0
+    result = np.zeros((rows * height, columns * width, *first.shape[2:]), np.uint8)
+    for slot, tile in enumerate(tiles):
+        top, left = slot // columns * height, slot % columns * width
+        result[top : top + height, left : left + width] = as_picture(tile)
     return result
 
 

@@ -91,11 +91,13 @@ def target_rows(material: Material, stage: str) -> tuple[list[Row], int]:
     for key in keys[:MOST_ROWS]:
         target, region = split_key(key)
         figures = found[key]
-        cells = [figure_cell(figures.get(m), digits_for(material.study, m, target), sign=m == "bias") for m in TARGET_COLUMNS]
-        any_figure = next(iter(figures.values()), {})
+        cells = [
+            figure_cell(figures.get(m), digits_for(material.study, m, target), sign=m == "bias") for m in TARGET_COLUMNS
+        ]
+        count = next((f.get("n_cases") for f in figures.values()), None)
         low, high = material.range_of(target)
-        scale = Cell(f"{number(low, 0) if low == int(low) else low:}–{high:g}")
-        counts = Cell(f"{any_figure.get('n_cases', MISSING):,}" if is_number(any_figure.get("n_cases")) else MISSING)
+        scale = Cell(f"{low:g} to {high:g}")
+        counts = Cell(number(count, 0))
         name = region if region else display_name(material.study, target)
         rows.append(Row(name, [scale, *cells, counts], inner=bool(region)))
     return rows, max(0, len(keys) - MOST_ROWS)
@@ -188,9 +190,11 @@ def reader_rows(material: Material, stage: str) -> dict[str, list[Row]]:
         lines = [(" and ".join(pair.split(" | ")), told, False) for pair, told in pairs.get(key, {}).items()]
         lines += [(f"model and {reader}", told, True) for reader, told in ours.get(key, {}).items()]
         for name, told, mark in lines[:24]:
-            cells = [figure_cell(told.get(m), digits_for(material.study, m, target)) for m in ("mae", "pcc", "ccc", "icc")]
-            count = next(iter(told.values()), {}).get("n_cases", MISSING)
-            rows.append(Row(name, [*cells, Cell(str(count))], mark=mark))
+            cells = [
+                figure_cell(told.get(m), digits_for(material.study, m, target)) for m in ("mae", "pcc", "ccc", "icc")
+            ]
+            count = next((f.get("n_cases") for f in told.values()), None)
+            rows.append(Row(name, [*cells, Cell(number(count, 0))], mark=mark))
         if rows:
             tables[display_name(material.study, target)] = rows
     return tables
@@ -203,14 +207,17 @@ def job_rows(material: Material) -> list[Row]:
         jobs = [job for job in material.jobs if job["model"] == model]
         epochs = [job["epochs"] for job in jobs if is_number(job.get("epochs"))]
         best = [job["best_epoch"] for job in jobs if is_number(job.get("best_epoch"))]
-        size = jobs[0].get("parameters")
+        size = jobs[0].get("parameters") or 0
         how = sorted({f"{job.get('precision', MISSING)}, {job.get('memory_format', MISSING)}" for job in jobs})
         cells = [
             Cell(str(len(jobs)), value=len(jobs)),
-            Cell(f"{size / 1e6:.1f} M" if is_number(size) else MISSING, value=size or ""),
+            Cell(f"{size / 1e6:.1f} M" if size else MISSING, value=size),
             Cell(_span(epochs), value=max(epochs, default=0)),
             Cell(_span(best), value=max(best, default=0)),
-            Cell(duration(sum(job.get("seconds") or 0 for job in jobs)), value=sum(job.get("seconds") or 0 for job in jobs)),
+            Cell(
+                duration(sum(job.get("seconds") or 0 for job in jobs)),
+                value=sum(job.get("seconds") or 0 for job in jobs),
+            ),
             Cell("; ".join(how), value=how[0]),
         ]
         rows.append(Row(str(model), cells, mark=model == material.learner))
@@ -240,10 +247,14 @@ def stacker_rows(material: Material) -> tuple[list[str], list[Row]]:
             if isinstance(told, dict) and isinstance(told.get("weights"), dict):
                 column = f"{learner}: {display_name(material.study, target)}"
                 columns.append(column)
-                weights[column] = {**told["weights"], "intercept": told.get("intercept")}
+                weights[column] = {**told["weights"], "intercept": told.get("intercept", 0.0)}
     columns = columns[:16]
     names = list(dict.fromkeys(name for column in columns for name in weights[column] if name != "intercept"))
-    rows = [Row(n, [Cell(signed(weights[c].get(n), 3)) for c in columns]) for n in [*names, "intercept"]] if columns else []
+    rows = (
+        [Row(n, [Cell(signed(weights[c].get(n), 3)) for c in columns]) for n in [*names, "intercept"]]
+        if columns
+        else []
+    )
     return columns, rows
 
 

@@ -99,7 +99,7 @@ def duration(seconds: Any) -> str:
     """A length of time in the two largest units that matter.
 
     >>> duration(42.3), duration(185), duration(7300), duration(None)
-    ('42 s', '3 min 5 s', '2 h 2 min', '–')
+    ('42 s', '3 min 5 s', '2 h 1 min', '–')
     """
     if not is_number(seconds):
         return MISSING

@@ -1,0 +1,47 @@
+# Everything a person needs: make setup | demo | test | test-all | lint | docs | bench
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+export MPLBACKEND = Agg
+export CASEWISE_CACHE ?= $(CURDIR)/.cache
+
+.PHONY: setup demo test test-all lint docs bench results clean
+
+setup: $(VENV)/.done
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit('casewise needs Python 3.11 or newer') if sys.version_info < (3, 11) else None"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[heic,dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/casewise phantom runs/demo-cohort --subjects 20 --visits 6 --size 320x212 --seed 1
+	$(BIN)/casewise run studies/demo.yaml --out runs/demo
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+
+test-all: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: setup
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: setup
+	$(BIN)/python docs/build.py
+
+bench: setup
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/ingest.py
+	$(BIN)/python benchmarks/training.py
+
+results: setup
+	$(BIN)/casewise run studies/covid-severity.yaml --out runs/covid-severity
+	$(BIN)/python docs/results/covid_severity.py runs/covid-severity docs/results/covid-severity.md
+
+clean:
+	rm -rf runs .cache .mypy_cache .ruff_cache .import_linter_cache

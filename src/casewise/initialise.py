@@ -1,0 +1,221 @@
+"""Starting a study: a commented study file from a preset and, from folders of images, the cohort table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from casewise.cohort_checks import iso_day
+from casewise.cohort_table import names_text
+from casewise.errors import CasewiseError
+from casewise.files import write_atomic
+from casewise.folder_layout import Found, Layout, read_layout
+from casewise.study import Study
+from casewise.study_file import preset_text, read_study
+
+TABLE, STUDY = "cohort.csv", "study.yaml"
+
+
+@dataclass(frozen=True)
+class Initialised:
+    """The files that were written, and sentences on what was understood and what is left to do."""
+
+    files: list[Path]
+    understood: list[str]
+
+
+def initialise(preset: str, *, source: Path | None = None, folder: Path) -> Initialised:
+    """Write `study.yaml` and, from the images below `source`, `cohort.csv` into `folder`.
+
+    Raises:
+        CasewiseError: a file is there already (nothing is overwritten), or the folders are not understood.
+        StudyError: there is no preset of that name.
+    """
+    study = _study_of(preset)
+    for name in [STUDY] if source is None else [TABLE, STUDY]:
+        if (folder / name).exists() or (folder / name).is_symlink():
+            raise CasewiseError(
+                f"{folder / name} is there already and is not overwritten. Move it, or name another folder."
+            )
+    if source is None:
+        file = write_atomic(folder / STUDY, _study_text(preset, study, folder=folder))
+        return Initialised([file], [f"Write {TABLE} beside it: one row an image, with the columns that {STUDY} lists."])
+    classes = [target.equals for target in study.targets.values() if target.equals is not None]
+    layout = read_layout(source, regions=study.regions, classes=classes)
+    text = _table_text(layout, study)
+    # A spreadsheet takes a file without the mark for its own code page and spoils other letters.
+    table = write_atomic(folder / TABLE, text.encode("utf-8" if text.isascii() else "utf-8-sig"))
+    file = write_atomic(folder / STUDY, _study_text(preset, study, folder=folder, source=source, layout=layout))
+    return Initialised([table, file], _understood(layout, study))
+
+
+def _study_of(preset: str) -> Study:
+    preset_text(preset)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, STUDY)
+        file.write_text(f"extends: {preset}\ncohort: {TABLE}\n", encoding="utf-8")
+        return read_study(file)
+
+
+def _value_columns(study: Study) -> list[str]:
+    """The columns that targets are read from, each once."""
+    columns: list[str] = []
+    for name, target in study.targets.items():
+        columns += [target.column or name] if not isinstance(target.column, list) else target.column
+    return list(dict.fromkeys(columns))
+
+
+def _label_column(study: Study) -> str:
+    """The column for the class that a folder tells: that of the preset's indicators, if they share one."""
+    columns = {str(target.column or name) for name, target in study.targets.items() if target.equals is not None}
+    return columns.pop() if len(columns) == 1 else "label"
+
+
+def _has_split(layout: Layout) -> bool:
+    return {image.side for image in layout.images} == {"train", "test"}
+
+
+def _has_dates(layout: Layout) -> bool:
+    return all(iso_day(image.visit) is not None for image in layout.images)
+
+
+def _table_text(layout: Layout, study: Study) -> str:
+    columns = ["path", "subject"]
+    columns += ["visit"] if layout.images[0].visit else []
+    columns += ["date"] if _has_dates(layout) else []
+    columns += ["region"] if layout.images[0].region else []
+    columns += ["split"] if _has_split(layout) else []
+    label = _label_column(study) if layout.by_class else ""
+    columns += [label] if label else []
+    columns += [column for column in _value_columns(study) if column not in columns]
+
+    def cells(image: Found) -> dict[str, str]:
+        told = {name: getattr(image, name) for name in ("path", "subject", "visit", "region")}
+        return {**told, "date": image.visit, "split": image.side, label: image.label}
+
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([[cells(image).get(column, "") for column in columns] for image in layout.images])
+    return buffer.getvalue()
+
+
+def _study_text(
+    preset: str, study: Study, *, folder: Path, source: Path | None = None, layout: Layout | None = None
+) -> str:
+    """The study file: what is in force, the table's columns, and the preset's settings as comments."""
+    lines = [
+        f"# A study after the preset {preset}. All of its settings are in force; to change one, take the '# ' from its",
+        "# line below and write another value.",
+        f"extends: {preset}",
+        f"name: {_quoted(folder.resolve().name or preset)}",
+        f"cohort: {TABLE}",
+    ]
+    active = {"cohort", "name"}
+    if source is not None and (root := _root(source, folder)):
+        lines.append(f"root: {_quoted(root)}  # paths in the table start here")
+        active.add("root")
+    if layout is not None and layout.by_class:
+        lines += [
+            "# Subjects are NOT known: each image counts as a subject of its own, one person may stand on both sides",
+            "# of a split, and every figure may be too good. Fill in `subject` in the table and delete the next line.",
+            "subjects_known: false",
+        ]
+        active.add("subjects_known")
+    if layout is not None and _has_split(layout):
+        lines.append("split: {column: split}  # train and test as the folders say")
+        active.add("split")
+    lines += ["", f"# {TABLE} has one row an image. Its columns:", *_column_lines(study), ""]
+    lines.append(f"# The protocol of {preset}, value by value (## are its remarks):")
+    for line in preset_text(preset).splitlines():
+        key = line.partition(":")[0]
+        both = "  # (join with the line above)" if key in active else ""
+        lines.append(f"#{line}" if line.lstrip().startswith("#") else f"# {line}{both}".rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _column_lines(study: Study) -> list[str]:
+    told = {
+        "path": "the image file, from `root` if that is given, else from the table's folder",
+        "subject": "who it is; one person has one name throughout",
+        "visit": "the visit's name, such as week2; without this column every subject is one case",
+        "day": "the day as a number (or a column `date` such as 2020-01-31); may be empty",
+    }
+    if study.regions:
+        told["region"] = f"one of {', '.join(study.regions)}"
+    for name, target in study.targets.items():
+        for column in (
+            [name] if target.column is None else [target.column] if isinstance(target.column, str) else target.column
+        ):
+            if target.equals is not None:
+                told[column] = f"text; {name} is {target.equals!r}; empty = not known"
+                continue
+            low, high = target.range
+            kind = "whole, " if target.integer else ""
+            told[column] = f"{kind}{low:g} to {high:g}, one value for each {study.level_of(name)}; empty = not scored"
+    width = max(map(len, told))
+    return [f"#   {column:{width}}  {text}" for column, text in told.items()]
+
+
+def _root(source: Path, folder: Path) -> str:
+    """Where paths start: relative where the images lie below the study's folder, '' where they lie in it."""
+    start, home = source.resolve(), folder.resolve()
+    if start == home:
+        return ""
+    return start.relative_to(home).as_posix() if start.is_relative_to(home) else str(start)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _understood(layout: Layout, study: Study) -> list[str]:
+    images = layout.images
+    cases: dict[tuple[str, str], set[str]] = {}
+    for image in images:
+        cases.setdefault((image.subject, image.visit), set()).add(image.region)
+    parts = [] if layout.by_class else [_count(len({image.subject for image in images}), "subject")]
+    parts += [_count(len(cases), "visit")] if images[0].visit else []
+    parts.append(_count(len(images), "image"))
+    for what, values in (("regions", [i.region for i in images]), ("classes", [i.label for i in images])):
+        counts = Counter(values)
+        order = [region for region in study.regions if region in counts] or sorted(counts)
+        if any(values):
+            parts.append(f"{what} " + ", ".join(f"{value} ({counts[value]:,})" for value in order))
+    skipped = list(dict.fromkeys(path.rpartition("/")[2] for path in layout.skipped))
+    named = ", ".join(skipped[:3]) + (" …" if len(skipped) > 3 else "")
+    tail = f"; {_count(len(layout.skipped), 'file')} skipped ({named})" if skipped else ""
+    lines = [f"{', '.join(parts)}{tail}.", _example(layout)]
+    if layout.by_class:
+        lines.append(
+            "WARNING: subjects are not known. Each image counts as a subject of its own (subjects_known: false): "
+            "images of one person may stand on both sides of a split, and every figure may be too good."
+        )
+    lacking = {case: set(study.regions) - found for case, found in cases.items() if not set(study.regions) <= found}
+    if lacking and not layout.by_class:
+        shown = names_text([f"{'/'.join(filter(None, c))} ({', '.join(sorted(r))})" for c, r in lacking.items()], 5)
+        lines.append(f"{_count(len(lacking), 'case')} without every region: {shown}. See missing_regions.")
+    if _has_split(layout):
+        lines.append("The folders train and test are kept as the split (column split).")
+    if layout.put_with_train:
+        lines.append(f"The folder {layout.put_with_train} counts as train: folds are made within it.")
+    told = _label_column(study) if layout.by_class else ""
+    if empty := [column for column in _value_columns(study) if column != told]:
+        lines.append(f"Fill in {', '.join(empty)} in {TABLE}; an empty cell is not scored.")
+    return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _example(layout: Layout) -> str:
+    image = layout.images[0]
+    told = {"subject": image.subject, "visit": image.visit, "region": image.region, "class": image.label}
+    meaning = ", ".join(f"{name} {value}" for name, value in told.items() if value)
+    return f"Read as {layout.shape}: {image.path} is {meaning}."

@@ -1,0 +1,67 @@
+"""The report: one self-contained HTML page from what a run has left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from markupsafe import Markup
+
+from casewise.files import write_atomic
+from casewise.report import cases, sections, summary, wording, words
+from casewise.report.material import Material
+
+FOLDER = Path(__file__).parent / "templates"
+
+
+def write_report(material: Material, path: Path) -> Path:
+    """Write the page; the same material gives the same bytes.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    return write_atomic(Path(path), render(material))
+
+
+def render(material: Material) -> str:
+    """The page as text: no request leaves it, and it can be read without its script."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(**context(material))
+
+
+def context(material: Material) -> dict[str, Any]:
+    """Everything the template shows; sections that have nothing to say are None."""
+    study = material.study
+    return {
+        "style": Markup((FOLDER / "report.css").read_text()),  # noqa: S704 (our own file)
+        "script": Markup((FOLDER / "sort.js").read_text()),  # noqa: S704 (our own file)
+        "m": material,
+        "study": study,
+        "words": words.Words(material),
+        "banners": words.banners(material),
+        "predicted": words.predicted(material),
+        "sentences": summary.sentences(material),
+        "tiles": summary.tiles(material),
+        "agreement": sections.agreement(material),
+        "time": sections.over_time(material),
+        "parts": sections.parts(material),
+        "learners": sections.learners(material),
+        "labels": sections.labels(material),
+        "preparation": cases.prepared(material),
+        "worst": cases.worst_cases(material),
+        "making": sections.making(material),
+        "settings": yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100),
+        "number": wording.number,
+        "signed": wording.signed,
+        "interval": wording.interval,
+        "duration": wording.duration,
+    }

@@ -1,0 +1,269 @@
+"""What each section of the report shows: figures drawn, tables filled, everything that grows capped and said so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from markupsafe import Markup
+
+from casewise.report import figures_agreement as agree
+from casewise.report import figures_cohort, figures_learners, figures_time, summary, tables
+from casewise.report.failures import parts_of
+from casewise.report.material import Material, is_number
+from casewise.report.wording import display_name, interval, natural, number
+from casewise.report.words import Words
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_TRACKS = 24
+MOST_SCATTERS = 8
+MOST_LABELS = 12
+MOST_CURVES = 12
+
+
+def limits_of(material: Material) -> agree.Limits | None:
+    """Limits of agreement of the shown learner: those of `metrics.json`, else worked out from the rows."""
+    found = [material.metric(material.stage, material.learner, name) for name in ("bias", "loa_low", "loa_high")]
+    if all(found):
+        edges = [
+            (f["low"], f["high"]) if f and is_number(f.get("low")) and is_number(f.get("high")) else None for f in found
+        ]
+        return agree.Limits(*(f["value"] for f in found if f), *edges)
+    difference = (material.chosen["y_pred"] - material.chosen["y_true"]).to_numpy(float)
+    if len(difference) < 3:
+        return None
+    bias, half = float(difference.mean()), 1.96 * float(difference.std(ddof=1))
+    return agree.Limits(bias, bias - half, bias + half)
+
+
+def agreement(material: Material) -> dict[str, Any] | None:
+    """Section 3: the scatter and the Bland–Altman plot of the main outcome."""
+    rows, limits, words = material.chosen, limits_of(material), Words(material)
+    if rows.empty or limits is None:
+        return None
+    scale, digits = material.range_of(material.study.outcome), words.digits
+    told = agree.describe(limits, digits)
+    alt = f"{words.label}: prediction against the physician's score of {len(rows)} {words.noun}s. {told}."
+    other = f"{words.label}: difference between model and physician against their mean. {told}."
+    return {
+        "scatter": agree.scatter(rows, limits, scale=scale, label=words.label, alt=alt),
+        "bland_altman": agree.bland_altman(rows, limits, digits=digits, label=words.label, alt=other),
+        "told": told,
+        "limits": limits,
+        "few": agree.few(rows),
+        "edges": [
+            interval({"low": edge[0], "high": edge[1]}, digits, words=True) if edge else ""
+            for edge in (limits.low_interval, limits.bias_interval, limits.high_interval)
+        ],
+        "count": len(rows),
+        "subjects": rows["subject"].nunique(),
+    }
+
+
+def over_time(material: Material) -> dict[str, Any] | None:
+    """Section 4: a small figure a subject, and who responded; None where no subject came twice."""
+    study, words = material.study, Words(material)
+    table = material.final
+    mine = table["model"].eq(material.learner) & table["stage"].eq(material.stage) & table["target"].eq(study.outcome)
+    rows = _one_row_a_case(table[mine])
+    if rows is None or rows.empty:
+        return None
+    found = figures_time.tracks(rows, baseline=study.evaluation.baseline)
+    if not found:
+        return None
+    shown, capped = figures_time.chosen_tracks(found, MOST_TRACKS)
+    top = max(float(np.nanmax([*track.physician, *track.model])) for track in shown) or 1.0
+    evenly = figures_time.spaced_evenly(shown)
+    figures = []
+    for i, track in enumerate(shown):
+        pairs = ", ".join(
+            f"{visit}: {number(p, words.digits)} and {number(m, words.digits)}"
+            for visit, p, m in list(zip(track.names, track.physician, track.model, strict=True))[:12]
+        )
+        alt = f"Subject {track.subject}, {words.label} by visit, physician and model: {pairs}."
+        figures.append(
+            figures_time.trajectory(
+                track,
+                top=top,
+                evenly=evenly,
+                change=study.evaluation.response,
+                digits=words.digits,
+                name=f"track{i}",
+                alt=alt,
+            )
+        )
+    responders, told = tables.response_rows(material, material.stage)
+    names, visits = tables.visit_rows(material, material.stage)
+    left_out = {why: len(who) for why, who in (told.get("undefined") or {}).items() if who}
+    return {
+        "figures": figures,
+        "capped": capped,
+        "percent": study.evaluation.response,
+        "total": len(found),
+        "evenly": evenly,
+        "days": all(np.isfinite(track.days).all() for track in shown),
+        "responders": responders,
+        "told": told,
+        "change": told.get("change", {}),
+        "left_out": left_out,
+        "visit_names": names,
+        "visits": visits if len(visits) > 1 else [],
+        "more_visits": max(0, len(told.get("by_visit") or {}) - tables.MOST_VISITS),
+    }
+
+
+def _one_row_a_case(rows: pd.DataFrame) -> pd.DataFrame | None:
+    """The rows of a case-level outcome, images averaged; None where the outcome stands in regions."""
+    if (rows["region"] != "").any():
+        return None
+    if not rows["case"].duplicated().any():
+        return rows
+    values = rows.groupby(["case", "subject", "visit"], sort=False)[["day", "y_true", "y_pred"]].mean()
+    return values.reset_index()
+
+
+def parts(material: Material) -> dict[str, Any]:
+    """Section 5: every target and region with intervals, severity bands, readers."""
+    stages = [(stage, *tables.target_rows(material, stage)) for stage in material.stages]
+    study = material.study
+    others = dict.fromkeys(name for name in [*study.scores, *study.outputs] if name != study.outcome)
+    scatters: list[Markup] = []
+    width = 176.0 if len(others) > 3 else 260.0
+    for i, target in enumerate(others):
+        rows = material.rows(material.stage, material.learner, target)
+        if rows.empty or len(scatters) == MOST_SCATTERS:
+            continue
+        name = display_name(study, target)
+        alt = f"{name}: prediction against the physician's value, {len(rows)} values."
+        scale = material.range_of(target)
+        scatters.append(agree.small_scatter(rows, scale=scale, title=name, name=f"target{i}", alt=alt, width=width))
+    return {
+        "stages": [entry for entry in stages if entry[1]],
+        "heads": ["Target", "Scale", *(tables.TITLES[name] for name in tables.TARGET_COLUMNS), "n"],
+        "scatters": scatters,
+        "small": width < 200,
+        "regional": any(row.inner for _, rows, _ in stages for row in rows),
+        "confusion": tables.confusion(material, material.stage),
+        "readers": tables.reader_rows(material, material.stage),
+        "ranges": parts_of(material),
+    }
+
+
+def learners(material: Material) -> dict[str, Any] | None:
+    """Section 6: the learners' table, the forest plots, who cannot be told apart; None where nothing was judged."""
+    found = [(stage, tables.learner_rows(material, stage)) for stage in material.stages]
+    found = [(stage, rows) for stage, rows in found if rows]
+    if not found:
+        return None
+    words, several = Words(material), len(found[0][1]) > 1
+    forests = []
+    ccc = {
+        name: material.metric("oof", name, "ccc") or material.metric(material.stage, name, "ccc")
+        for name in material.learners
+    }
+    order = sorted(material.learners, key=lambda name: -(ccc[name] or {}).get("value", -np.inf))
+    for metric in ("mae", "ccc") if several else ():
+        figures = {
+            stage: {name: f for name in material.learners if (f := material.metric(stage, name, metric))}
+            for stage in material.stages
+        }
+        ranked = [name for name in order if any(name in found for found in figures.values())]
+        if not ranked:
+            continue
+        best = figures[material.stage].get(material.learner)
+        title = "Mean absolute error" if metric == "mae" else "Concordance (CCC)"
+        digits = 2 if metric == "ccc" else words.digits
+        alt = f"{title} of {len(ranked)} learners with intervals; the shown one, {material.learner}"
+        alt += f": {number(best['value'], digits)} {interval(best, digits)}." if best else "."
+        label = (
+            f"{title}{', points' if metric == 'mae' else ''} ({'smaller' if metric == 'mae' else 'larger'} is better)"
+        )
+        forests.append(
+            figures_learners.forest(ranked, figures, shown=material.learner, label=label, name=metric, alt=alt)
+        )
+    columns, weights = tables.stacker_rows(material)
+    comparisons = [
+        text
+        for stage in material.stages
+        for metric in ("mae", "ccc")
+        if (text := summary.comparison(material, stage, metric))
+    ]
+    return {
+        "stages": found,
+        "heads": ["Learner", "Kind", *(tables.TITLES[name] for name in tables.LEARNER_COLUMNS)],
+        "forests": forests,
+        "several": several,
+        "comparisons": comparisons,
+        "combined": any(row.cells[0].text == "combined" for row in found[0][1]),
+        "weight_columns": columns,
+        "weights": weights,
+    }
+
+
+def labels(material: Material) -> dict[str, Any]:
+    """Section 7: how each target is distributed, training beside test, and how well the split balanced it."""
+    study, sides = material.study, material.splits.get("subjects", {})
+    names = list(dict.fromkeys([study.outcome, *study.scores, *study.targets]))
+    figures: list[Markup] = []
+    for i, name in enumerate(names):
+        table = _truths(material, name)
+        if table is None or table.empty or len(figures) == MOST_LABELS:
+            continue
+        table = table.assign(side=["test" if sides.get(s) == "test" else "train" for s in table["subject"].astype(str)])
+        title, values = display_name(study, name), table["value"].to_numpy(float)
+        alt = (
+            f"Distribution of {title}: {len(values)} values, median {number(float(np.median(values)), 1)}, "
+            f"{number(float(values.min()), 1)} to {number(float(values.max()), 1)}."
+        )
+        scale = material.range_of(name)
+        figures.append(
+            figures_cohort.distribution(table, "value", scale=scale, title=title, name=f"labels{i}", alt=alt)
+        )
+    return {
+        "figures": figures,
+        "left_out": max(0, len(names) - MOST_LABELS),
+        "tested": "test" in set(sides.values()),
+        "imbalance": tables.imbalance_rows(material),
+        "sides": tables.split_rows(material),
+        "balance": display_name(study, str(material.splits.get("balance") or "")),
+    }
+
+
+def _truths(material: Material, name: str) -> pd.DataFrame | None:
+    """Recorded values of a target: from the panels where they stand there, else from the truth of the predictions."""
+    if name in material.panels:
+        table = material.panels[["subject", "case", name]].rename(columns={name: "value"}).dropna(subset=["value"])
+        if material.study.level_of(name) in ("case", "subject"):
+            table = table.drop_duplicates("case")
+        if len(table):
+            return table
+    rows = material.final[material.final["target"] == name].dropna(subset=["y_true"])
+    rows = rows.drop_duplicates(["case", "region", "image"])
+    return rows[["subject", "case", "y_true"]].rename(columns={"y_true": "value"}) if len(rows) else None
+
+
+def making(material: Material) -> dict[str, Any]:
+    """Section 10: training curves and facts of the run."""
+    by_model: dict[str, list[dict[str, Any]]] = {}
+    for job in material.jobs:
+        by_model.setdefault(str(job["model"]), []).append(job)
+    first = [name for name in by_model if name == material.learner]
+    order = first + [name for name in by_model if name != material.learner]
+    curves = []
+    for i, model in enumerate(order[:MOST_CURVES]):
+        jobs = sorted(by_model[model], key=lambda job: natural(job.get("fold", "")))
+        epochs = [job["epochs"] for job in jobs if is_number(job.get("epochs"))]
+        alt = f"Loss by epoch of {model}, {len(jobs)} networks, {max(epochs, default=0)} epochs at most."
+        if any(job.get("history") for job in jobs):
+            curves.append(figures_learners.training(model, jobs, name=f"curve{i}", alt=alt))
+    return {
+        "curves": curves,
+        "models": len(by_model),
+        "jobs": tables.job_rows(material),
+        "networks": len(material.jobs),
+        "origins": tables.weight_origins(material),
+        "seconds": sum(job.get("seconds") or 0 for job in material.jobs),
+        "stopped_on": material.study.recipe.stop.on,
+    }

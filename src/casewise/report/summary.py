@@ -1,0 +1,160 @@
+"""What a clinician reads first: a few plain sentences and four figures. Every number is computed or cited here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from casewise.report.failures import failures
+from casewise.report.material import Material, is_number
+from casewise.report.tables import Cell, responder_name
+from casewise.report.wording import counted, digits_for, interval, listed, number, signed
+from casewise.report.words import Words
+
+
+def sentences(material: Material) -> list[tuple[str, str]]:
+    """Plain words, each with a head: how far off, how well it agrees, response, where it fails, who is shown."""
+    words = Words(material)
+    found = [
+        ("How far off.", _accuracy(material, words)),
+        ("How well it agrees.", _agreement(material, words)),
+        ("Bands and response." if material.metrics.get("bands") else "Response.", _groups(material, words)),
+        ("Where it fails.", failures(material)),
+        ("Which model this is.", _choice(material)),
+    ]
+    return [(head, text) for head, text in found if text]
+
+
+def _accuracy(material: Material, words: Words) -> str:
+    rows = material.chosen
+    mae = material.metric(material.stage, material.learner, "mae")
+    if rows.empty:
+        return "No prediction of the main outcome has a recorded value, so nothing can be judged."
+    error = (rows["y_pred"] - rows["y_true"]).abs()
+    where = f"{counted(len(rows), words.noun)} of {counted(rows['subject'].nunique(), 'subject')}"
+    if material.stage == "test":
+        where = f"On the test set ({where} that no network learned from)"
+    else:
+        where = f"There is no test set; out of fold ({where}, each predicted by networks that never saw the subject)"
+    value, bounds = mae["value"] if mae else float(error.mean()), interval(mae, words.digits, words=True)
+    low, high = material.range_of(material.study.outcome)
+    told = f" ({words.confidence} interval {bounds})" if bounds else ""
+    half, most = (number(float(error.quantile(share)), words.digits) for share in (0.5, 0.9))
+    return (
+        f"{where} the model is off by {words.points(value)} on average{told}, on a scale of {low:g} to {high:g}. "
+        f"Half of the {words.noun}s are within {half} points of the physician, nine of ten within {most}."
+    )
+
+
+def _agreement(material: Material, words: Words) -> str:
+    ccc, bias = (material.metric(material.stage, material.learner, name) for name in ("ccc", "bias"))
+    parts = []
+    if ccc:
+        bounds = interval(ccc, 2, words=True)
+        told = f", interval {bounds}" if bounds else ""
+        parts.append(
+            f"The concordance with the physician (CCC) is {number(ccc['value'], 2)}{told}; 1 is perfect, 0 is none."
+        )
+    if bias and is_number(bias.get("low")) and is_number(bias.get("high")):
+        bounds = f"{signed(bias['low'], words.digits)} to {signed(bias['high'], words.digits)}"
+        if bias["low"] <= 0 <= bias["high"]:
+            parts.append(f"No steady over- or underestimation is seen (mean difference {bounds} points).")
+        else:
+            way = "higher" if bias["value"] > 0 else "lower"
+            parts.append(
+                f"On average it scores {words.points(abs(bias['value']))} {way} than the physician (interval {bounds})."
+            )
+    return " ".join(parts)
+
+
+def _groups(material: Material, words: Words) -> str:
+    """Severity bands and response, in one sentence each."""
+    bands = (material.metrics.get("bands") or {}).get("stages", {}).get(material.stage, {}).get(material.learner)
+    parts = []
+    if bands and is_number(bands.get("agreement", {}).get("value")):
+        share = 100 * bands["agreement"]["value"]
+        names = listed(list(material.metrics["bands"]["lower_bounds"]), "or")
+        parts.append(
+            f"{share:.0f} % of the {words.noun}s fall into the physician’s severity band, {names}{_kappa(bands)}."
+        )
+    told = material.metrics.get("response", {}).get(material.stage, {}).get(material.learner, {})
+    found = {k: v for k, v in (told.get("responders") or {}).items() if is_number(v.get("agreement", {}).get("value"))}
+    if found:
+        threshold = "75" if "75" in found else list(found)[len(found) // 2]
+        name = responder_name(material, threshold)
+        also = f" ({name})" if not name[0].isdigit() else ""
+        share = 100 * found[threshold]["agreement"]["value"]
+        parts.append(
+            f"Whether the score has fallen by {threshold} % from baseline{also}, model and physician judge alike at "
+            f"{share:.0f} % of the later visits{_kappa(found[threshold])}."
+        )
+    return " ".join(parts)
+
+
+def _kappa(found: dict[str, Any]) -> str:
+    kappa = found.get("kappa")
+    if not kappa or not is_number(kappa.get("value")):
+        return ""
+    bounds = interval(kappa, 2, words=True)
+    return f" (kappa {number(kappa['value'], 2)}{', interval ' + bounds if bounds else ''})"
+
+
+def _choice(material: Material) -> str:
+    """Which learner is shown and why, and who cannot be told apart from the best."""
+    if len(material.learners) < 2:
+        return f"One model was trained: {material.learner}."
+    if material.stage == "test":
+        why = "the test set took no part in that choice"
+    else:
+        why = "it was chosen on the same cases that it is judged on, which flatters it a little"
+    chosen = (
+        f"Of {len(material.learners)} learners this page shows {material.learner}, whose out-of-fold CCC is the best"
+    )
+    return f"{chosen}; {why}. {comparison(material, material.stage)}".strip()
+
+
+def comparison(material: Material, stage: str, metric: str = "mae", most: int = 6) -> str:
+    """Who has the best figure of a stage, and who cannot be told apart from it; never a winner inside the noise."""
+    told = material.metrics.get("comparisons", {}).get(stage, {}).get(material.study.outcome, {}).get(metric)
+    if not told or not told.get("differences"):
+        return ""
+    best, alike = told["best"], [name for name in told["not_told_apart"] if name != told["best"]]
+    count = len(told["differences"])
+    small = {"mae": "smallest mean error", "mse": "smallest MSE"}.get(metric, f"highest {metric.upper()}")
+    begin = f"{'On the test set' if stage == 'test' else 'Out of fold'}, {best} has the {small}"
+    if not alike:
+        return f"{begin}, and its lead over every other learner is beyond chance."
+    if len(alike) == count:
+        others = "the other cannot" if count == 1 else f"none of the {count} others can"
+        return f"{begin}, but {others} be told apart from it: no learner is shown to be the best."
+    left = len(alike) - most
+    names = listed(alike) if left < 2 else f"{', '.join(alike[:most])} and {left} more"
+    return f"{begin}, but {len(alike)} of {count} others cannot be told apart from it: {names}."
+
+
+def tiles(material: Material) -> list[tuple[str, Cell, str]]:
+    """Four figures to remember: name, figure, unit or remark."""
+    words = Words(material)
+    stage, learner = material.stage, material.learner
+    found: list[tuple[str, Cell, str]] = []
+    for metric, title, unit in (("mae", "Mean error (MAE)", "points"), ("ccc", "Concordance (CCC)", "of 1")):
+        figure = material.metric(stage, learner, metric)
+        if figure:
+            digits = digits_for(material.study, metric, material.study.outcome)
+            found.append((title, Cell(number(figure["value"], digits), interval(figure, digits, words=True)), unit))
+    rows = material.chosen
+    if not rows.empty:
+        half, most = (
+            number(float((rows["y_pred"] - rows["y_true"]).abs().quantile(q)), words.digits) for q in (0.5, 0.9)
+        )
+        found.append((f"Half of the {words.noun}s within", Cell(half, f"nine of ten within {most}"), "points"))
+    same = (material.metrics.get("bands") or {}).get("stages", {}).get(stage, {}).get(learner, {}).get("agreement")
+    if same and is_number(same.get("value")):
+        bounds = {k: 100 * same[k] for k in ("low", "high") if is_number(same.get(k))}
+        text = interval(bounds, 0, words=True)
+        found.append(("Same severity band", Cell(f"{100 * same['value']:.0f} %", text and f"{text} %"), ""))
+        return found
+    low, high = (material.metric(stage, learner, name) for name in ("loa_low", "loa_high"))
+    if low and high:
+        text = f"{signed(low['value'], words.digits)} to {signed(high['value'], words.digits)}"
+        found.append(("95 % of differences", Cell(text, "model − physician"), "points"))
+    return found

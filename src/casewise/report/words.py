@@ -1,0 +1,119 @@
+"""The study's own words for its score and its units, and the warnings that stand above everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from casewise.report.material import Material
+from casewise.report.wording import counted, digits_of, display_name, number, shortened
+
+ROUGH_BELOW = 10
+
+
+@dataclass(frozen=True)
+class Words:
+    """How this study is spoken of."""
+
+    material: Material
+
+    @cached_property
+    def label(self) -> str:
+        """The main outcome's name."""
+        return display_name(self.material.study, self.material.study.outcome)
+
+    @cached_property
+    def noun(self) -> str:
+        """What one prediction of the main outcome is about."""
+        level = self.material.study.level_of(self.material.study.outcome)
+        return {"region": "region", "image": "image"}.get(level, self.case)
+
+    @property
+    def case(self) -> str:
+        """A case is a visit where subjects come more than once."""
+        return "visit" if self.material.repeated else "case"
+
+    @property
+    def picture(self) -> str:
+        """A photograph, or an image where colour is not looked at."""
+        return "photograph" if self.material.study.images.channels == "rgb" else "image"
+
+    @cached_property
+    def digits(self) -> int:
+        """Decimals of the main outcome."""
+        return digits_of(*self.material.range_of(self.material.study.outcome))
+
+    @property
+    def side(self) -> str:
+        """Whom the page's figures are about."""
+        return "on the test set" if self.material.stage == "test" else "out of fold"
+
+    @property
+    def confidence(self) -> str:
+        """The intervals' confidence."""
+        return f"{100 * self.material.study.evaluation.confidence:g} %"
+
+    def points(self, value: float) -> str:
+        """A number of points of the main outcome."""
+        return f"{number(value, self.digits)} points"
+
+
+@dataclass(frozen=True)
+class Banner:
+    """A warning above everything else."""
+
+    head: str
+    text: str
+
+
+def banners(material: Material) -> list[Banner]:
+    """What limits everything below, most important first."""
+    study, found = material.study, []
+    if study.synthetic:
+        text = "Nothing here says how well the method works on people."
+        found.append(Banner("Synthetic phantom data – not patients.", text))
+    if not study.subjects_known:
+        text = "Images of one person may stand on both sides of the split, so every figure may be too good."
+        found.append(Banner("It is not known which images belong to the same person.", text))
+    if study.recipe.stop.on == "fold":
+        text = (
+            "As published, training stopped on the very fold that was then predicted. Out-of-fold figures are too good"
+            + (
+                ", and the learner was chosen by them; the test set is not touched by this."
+                if material.stage == "test"
+                else "."
+            )
+        )
+        found.append(Banner("Out-of-fold figures are optimistic.", text))
+    count = material.subjects_of(material.stage)
+    if count < ROUGH_BELOW:
+        where = "in the test set" if material.stage == "test" else "in the study"
+        text = "Intervals from fewer than ten subjects are rough: the truth may well lie outside them."
+        found.append(Banner(f"Only {counted(count, 'subject')} {where}.", text))
+    return found
+
+
+def predicted(material: Material) -> str:
+    """One sentence on what was predicted from what."""
+    words = Words(material)
+    low, high = material.range_of(material.study.outcome)
+    images = counted(len(material.cohort_images), words.picture)
+    subjects = counted(material.cases["subject"].nunique(), "subject")
+    cases = f" at {counted(len(material.cases), 'visit')}" if material.repeated else ""
+    score = f"{words.label} ({low:g} to {high:g} points)"
+    return f"{score}, predicted from {images} of {subjects}{cases}, beside the physician’s score."
+
+
+def place_of(row: Mapping[str, Any]) -> str:
+    """Which case a row is about, as a reader names it.
+
+    >>> place_of({"subject": "S1", "visit": "2", "region": "trunk"}), place_of({"subject": "S1", "visit": "week 4"})
+    ('subject S1, visit 2, trunk', 'subject S1, week 4')
+    """
+    parts = [f"subject {shortened(row['subject'], 40)}"]
+    visit, region = shortened(row.get("visit", ""), 30), str(row.get("region", ""))
+    if visit not in ("", "nan"):
+        parts.append(f"visit {visit}" if visit[0].isdigit() else visit)
+    return ", ".join([*parts, region] if region not in ("", "nan") else parts)

@@ -1,0 +1,57 @@
+"""What tests share: small cohorts that exist only while a test runs, and where real data lies if it is here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+TINY = """
+extends: onestep-pasi
+name: tiny
+synthetic: true
+cohort: {cohort}
+images: {{size: 32}}
+split: {{test: 25%, folds: 2, restarts: 20}}
+backbones: [shufflenet_v2_x0_5, mobilenet_v3_small]
+weights: random
+recipe: {{epochs: 3, batch: 8, lr: 0.01, stop: {{patience: 3, on: inner, share: 0.3}}}}
+stack: [ridge+intercept]
+evaluation: {{resamples: 200}}
+compute: {{precision: fp32, memory_format: channels_last, save_every: 0}}
+"""
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The table of a small synthetic cohort: 8 subjects, 3 visits, 8 photographs each."""
+    from casewise.phantoms.psoriasis import make_psoriasis
+
+    return make_psoriasis(tmp_path_factory.mktemp("phantom"), subjects=8, visits=3, size=(96, 64), seed=3)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, phantom: Path) -> Path:
+    """A study file on that cohort which trains in seconds."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY.format(cohort=phantom))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measurements of the machine made in tests stay in the test."""
+    monkeypatch.setenv("CASEWISE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real data and weights; tests that need it are skipped where it is missing."""
+    if not SHARED.is_dir():
+        pytest.skip(f"real data are not here ({SHARED})")
+    return SHARED

@@ -1,0 +1,565 @@
+"""The cohort table: what is read from it, and that every problem in it is told in one pass."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from casewise.cohort import Cohort, read_cohort
+from casewise.errors import CasewiseError, CohortError
+from casewise.study import Study
+
+REAL = Path(__file__).parents[2] / "shared" / "data"
+GRADE = {"grade": {"range": (0, 4)}}
+THREE = ["upper", "trunk", "lower"]
+
+
+def study(folder: Path, table: str = "cohort.csv", **values: Any) -> Study:
+    return Study.model_validate(
+        {"name": "s", "cohort": folder / table, "backbones": ["alexnet"], "targets": GRADE, **values}
+    )
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Write a table from lines, and an image file for every first cell that is a plain .jpg path."""
+
+    def written(*lines: str, images: bool = True, name: str = "cohort.csv") -> Path:
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        for line in lines[1:] if images else ():
+            file = tmp_path / line.split(",")[0]
+            if file.suffix == ".jpg":
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(b"x")
+        return tmp_path
+
+    return written
+
+
+def problems(folder: Path, **values: Any) -> str:
+    with pytest.raises(CohortError) as caught:
+        read_cohort(study(folder, **values))
+    return str(caught.value)
+
+
+@pytest.fixture
+def regional(write: Callable[..., Path]) -> Path:
+    """Two subjects, two visits, three regions; two images of the upper region; the rows are in no order."""
+    lines = []
+    for subject in ("S10", "S2"):
+        for visit in ("week10", "week2"):
+            for region, count in (("lower", 1), ("upper", 2), ("trunk", 1)):
+                for k in range(count):
+                    grade = {"upper": 1, "trunk": 2, "lower": 3}[region]
+                    lines.append(f"{subject}_{visit}_{region}_{k}.jpg,{subject},{visit},{region},{grade},left")
+    return write("path,subject,visit,region,grade,side", *lines)
+
+
+def regional_study(folder: Path, **values: Any) -> Study:
+    return study(folder, **{"regions": THREE, "panels": {"by": "region", "grid": "2x2"}, **values})
+
+
+class TestWhatIsRead:
+    def test_order_and_numbers_of_images_panels_and_cases(self, regional: Path) -> None:
+        cohort = read_cohort(regional_study(regional))
+        assert cohort.cases["case"].tolist() == ["S2/week2", "S2/week10", "S10/week2", "S10/week10"]
+        assert cohort.panels["region"].tolist() == THREE * 4
+        assert cohort.panels["tiles"].tolist()[:4] == [[0, 1], [2], [3], [4, 5]]
+        assert cohort.panels["grade"].tolist() == [1, 2, 3] * 4
+        assert cohort.images["image"].tolist() == list(range(16))
+        assert cohort.panels["panel"].tolist() == list(range(12))
+        assert [image for tiles in cohort.panels["tiles"] for image in tiles] == list(range(16))
+        assert list(cohort.images)[:8] == ["image", "path", "subject", "visit", "case", "day", "region", "panel"]
+        assert cohort.images["side"].eq("left").all()
+        assert cohort.images["path"].map(os.path.isabs).all()
+        assert "grade" not in cohort.cases
+        assert any("week2, week10" in note for note in cohort.notes)
+
+    @pytest.mark.parametrize(("by", "count"), [("image", 16), ("region", 12), ("case", 4)])
+    def test_panels_by(self, regional: Path, by: str, count: int) -> None:
+        targets = {"grade": {"range": (0, 4), "level": "region"}, "left": {"column": "side", "equals": "left"}}
+        cohort = read_cohort(regional_study(regional, panels={"by": by}, targets=targets, predict=["left"]))
+        assert len(cohort.panels) == count
+        assert cohort.panels["left"].eq(1).all()
+        # A regional value has no place in a panel of all regions, but is kept with the images for the scores.
+        assert cohort.panels["grade"].isna().all() == (by == "case")
+        assert cohort.images["grade"].notna().all()
+
+    def test_subjects_stay_text(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,grade", "a.jpg,007,1", "b.jpg,7,2", "c.jpg,1e3,3")
+        assert read_cohort(study(folder)).cases["subject"].tolist() == ["007", "7", "1e3"]
+
+    @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+    def test_dialects(self, write: Callable[..., Path], delimiter: str, encoding: str, end: str) -> None:
+        folder = write("path", "a.jpg", "b.jpg")
+        rows = [
+            ["path", "subject", "grade", "remark"],
+            ["a.jpg", "Müller", "1", '"two\nlines, and; ""more"""'],
+            ["b.jpg", "Ö", "2", ""],
+        ]
+        text = end.join(delimiter.join(row) for row in rows) + end
+        (folder / "cohort.csv").write_bytes(text.encode(encoding))
+        images = read_cohort(study(folder)).images.set_index("subject")
+        assert images.loc["Müller", "remark"] == 'two\nlines, and; "more"'
+        assert images["grade"].to_dict() == {"Müller": 1.0, "Ö": 2.0}
+
+    def test_parquet_gives_the_same_as_csv(self, regional: Path) -> None:
+        from_csv = read_cohort(regional_study(regional))
+        table = pd.read_csv(regional / "cohort.csv")
+        table["grade"] = table["grade"].astype(float)
+        table.to_parquet(regional / "cohort.parquet")
+        from_parquet = read_cohort(regional_study(regional, table="cohort.parquet"))
+        pd.testing.assert_frame_equal(from_csv.images, from_parquet.images)
+        pd.testing.assert_frame_equal(from_csv.panels, from_parquet.panels)
+
+    def test_parquet_missing_and_dated_cells(self, write: Callable[..., Path]) -> None:
+        folder = write("path", "a.jpg", "b.jpg")
+        table = pd.DataFrame({"path": ["a.jpg", "b.jpg"], "subject": [7, 7], "visit": ["v1", "v2"]})
+        table["date"] = pd.to_datetime(["2020-02-28", "2020-03-01"])
+        table["grade"] = [1.5, np.nan]
+        table.to_parquet(folder / "cohort.parquet")
+        cases = read_cohort(study(folder, table="cohort.parquet")).cases
+        assert cases["subject"].tolist() == ["7", "7"]
+        assert cases["day"].tolist() == [0, 2]
+        assert cases["grade"].isna().tolist() == [False, True]
+
+    def test_columns_are_mapped_and_the_rest_is_kept(self, write: Callable[..., Path]) -> None:
+        folder = write(
+            "path,subject,visit,visit_order,score,panel,date",
+            "a.jpg,A,14,1,3,x,May 2020",
+            "b.jpg,A,-2.5,0,1,y,",
+        )
+        cohort = read_cohort(study(folder, columns={"visit": "visit_order", "day": "visit", "grade": "score"}))
+        assert cohort.cases["case"].tolist() == ["A/0", "A/1"]
+        assert cohort.cases["day"].tolist() == [-2.5, 14]
+        assert cohort.images["visit_order"].tolist() == ["0", "1"]
+        assert cohort.images["table_panel"].tolist() == ["y", "x"]
+        assert cohort.images["score"].tolist() == ["1", "3"]
+        assert cohort.images["date"].tolist() == ["", "May 2020"]
+        assert cohort.images["panel"].tolist() == [0, 1]
+
+    def test_a_column_mapped_to_nothing_is_left_unused(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,visit,grade", "a.jpg,A,x,1", "b.jpg,A,,1")
+        cohort = read_cohort(study(folder, columns={"visit": ""}))
+        assert cohort.cases["case"].tolist() == ["A/1"]
+        assert any("no visit column" in note for note in cohort.notes)
+
+    def test_where_keeps_rows(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,twin,view,grade", "a.jpg,A,,PA,1", "b.jpg,B,a.jpg,PA,1", "c.jpg,C,,L,1", ",,,X,1")
+        cohort = read_cohort(study(folder, where={"twin": "", "view": ["PA", "L"]}))
+        assert cohort.cases["subject"].tolist() == ["A", "C"]
+        assert any("2 of 4 rows" in note for note in cohort.notes)
+
+    def test_root(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,grade", "a.jpg,A,1", images=False)
+        (folder / "photos").mkdir()
+        (folder / "photos" / "a.jpg").write_bytes(b"x")
+        cohort = read_cohort(study(folder, root=folder / "photos"))
+        assert cohort.images["path"].tolist() == [str(folder / "photos" / "a.jpg")]
+
+    def test_days_from_dates_order_the_visits(self, write: Callable[..., Path]) -> None:
+        folder = write(
+            "path,subject,visit,date,grade",
+            "a.jpg,A,z,2020-02-28,1",
+            "b.jpg,A,a,2020-03-01T09:30:00Z,1",
+            "c.jpg,B,q,2021-01-05,1",
+            "d.jpg,A,a,,1",
+        )
+        cohort = read_cohort(study(folder))
+        assert cohort.cases["case"].tolist() == ["A/z", "A/a", "B/q"]
+        assert cohort.cases["day"].tolist() == [0, 2, 0]
+        assert cohort.images["day"].tolist() == [0, 2, 2, 0]
+
+    def test_a_subject_with_an_unknown_day_is_ordered_by_visit(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,visit,day,grade", "a.jpg,A,v10,3,1", "b.jpg,A,v9,,1", "c.jpg,A,v1,99,1")
+        assert read_cohort(study(folder)).cases["visit"].tolist() == ["v1", "v9", "v10"]
+
+    def test_targets_mean_indicator_and_missing(self, write: Callable[..., Path]) -> None:
+        folder = write(
+            "path,subject,one,two,label", "a.jpg,A,1,2,ill", "b.jpg,B,3,,well", "c.jpg,C,,,", "d.jpg,D,0,4,ill"
+        )
+        targets = {"both": {"range": (0, 4), "column": ["one", "two"]}, "ill": {"column": "label", "equals": "ill"}}
+        cohort = read_cohort(study(folder, targets=targets))
+        np.testing.assert_array_equal(cohort.cases["both"], [1.5, np.nan, np.nan, 2])
+        np.testing.assert_array_equal(cohort.panels["ill"], [1, 0, np.nan, 1])
+        assert any("1 of 4 cases have no target" in note and "C/1" in note for note in cohort.notes)
+
+    def test_a_value_in_one_row_of_its_level_is_enough(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,visit,grade,age", "a.jpg,A,1,2,", "b.jpg,A,1,,9", "c.jpg,A,2,3,", "d.jpg,B,1,4,")
+        targets = {**GRADE, "age": {"range": (0, 120), "level": "subject"}}
+        cohort = read_cohort(study(folder, targets=targets))
+        assert cohort.images["grade"].tolist() == [2, 2, 3, 4]
+        np.testing.assert_array_equal(cohort.cases["age"], [9, 9, np.nan])
+        np.testing.assert_array_equal(cohort.panels["age"], [9, 9, np.nan])
+
+    def test_image_level_targets(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,grade", "a.jpg,A,1", "b.jpg,A,2")
+        targets = {"grade": {"range": (0, 4), "level": "image"}, "whole": {"range": (0, 9), "column": "subject_grade"}}
+        (folder / "cohort.csv").write_text("path,subject,grade,subject_grade\na.jpg,A,1,9\nb.jpg,A,2,9\n")
+        cohort = read_cohort(study(folder, targets=targets, predict=["whole"]))
+        assert cohort.images["grade"].tolist() == [1, 2]
+        assert cohort.panels["grade"].isna().all(), "one panel shows both, and neither value is its value"
+        assert cohort.panels["whole"].tolist() == [9]
+        assert "is predicted for a whole case" in problems(folder, targets=targets, predict=["grade"])
+
+    def test_spaces_are_taken_off_and_said(self, write: Callable[..., Path]) -> None:
+        folder = write("path, subject ,visit,grade", "a.jpg, A,1 , 2 ", "b.jpg, A,2,3")
+        cohort = read_cohort(study(folder))
+        assert cohort.cases["case"].tolist() == ["A/1", "A/2"]
+        assert sum("Spaces around" in note for note in cohort.notes) == 3
+
+    def test_paths_are_mended_only_if_the_file_is_there(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,grade", "d/a.jpg,A,1")
+        (folder / "b .jpg").write_bytes(b"x")
+        (folder / "cohort.csv").write_text("path,subject,grade\n d\\a.jpg ,A,1\nb .jpg,B,1\n")
+        cohort = read_cohort(study(folder))
+        assert cohort.images["path"].tolist() == [str(folder / "d" / "a.jpg"), str(folder / "b .jpg")]
+        assert any("1 paths" in note for note in cohort.notes)
+
+    def test_unknown_subjects_are_said(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,grade", "a.jpg,A,1")
+        assert any("not known" in note for note in read_cohort(study(folder, subjects_known=False)).notes)
+
+    def test_missing_regions_allowed(self, regional: Path) -> None:
+        lines = (regional / "cohort.csv").read_text().splitlines()
+        (regional / "cohort.csv").write_text("\n".join(x for x in lines if not x.startswith("S2_week2_trunk")))
+        cohort = read_cohort(regional_study(regional, missing_regions="allow"))
+        assert len(cohort.panels) == 11
+        assert any("S2/week2 (trunk)" in note for note in cohort.notes)
+
+    def test_baseline_left_out(self, regional: Path) -> None:
+        lines = (regional / "cohort.csv").read_text().splitlines()
+        (regional / "cohort.csv").write_text("\n".join(x for x in lines if not x.startswith("S2_week2")))
+        evaluation = {"baseline": "week2", "missing_baseline": "leave_out"}
+        assert any(
+            "1 subjects have no visit" in n for n in read_cohort(regional_study(regional, evaluation=evaluation)).notes
+        )
+
+    def test_blank_rows_and_unnamed_empty_columns_do_no_harm(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,grade,,", "a.jpg,A,1,,", ",,,,", "", "b.jpg,B,1,,")
+        assert len(read_cohort(study(folder)).images) == 2
+        (folder / "cohort.csv").write_text(",path,subject,grade\n0,a.jpg,A,1\n1,b.jpg,B,1\n")
+        assert len(read_cohort(study(folder)).images) == 2
+
+    @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(order=st.permutations(range(8)))
+    def test_the_order_of_rows_changes_no_case(self, tmp_path: Path, order: list[int]) -> None:
+        rows = [f"{s}{v}{k}.jpg,{s},v{v},{v}" for s in "AB" for v in (2, 10) for k in (0, 1)]
+        for row in rows:
+            (tmp_path / row.split(",")[0]).write_bytes(b"x")
+        (tmp_path / "cohort.csv").write_text(
+            "\n".join(["path,subject,visit,grade", *(rows[i] for i in order)]), encoding="utf-8"
+        )
+        cohort = read_cohort(study(tmp_path, targets={"grade": {"range": (0, 10)}}))
+        assert cohort.cases["case"].tolist() == ["A/v2", "A/v10", "B/v2", "B/v10"]
+        assert cohort.cases["grade"].tolist() == [2, 10, 2, 10]
+        for _, panel in cohort.panels.iterrows():
+            shown = cohort.images.loc[panel["tiles"]]
+            assert set(shown["case"]) == {panel["case"]}
+            assert set(shown["panel"]) == {panel["panel"]}
+
+
+class TestTheTableItself:
+    @pytest.mark.parametrize(
+        ("data", "told"),
+        [
+            (b"", "is empty"),
+            (b"\n \n", "is empty"),
+            (b"path,subject,grade\n", "no rows"),
+            (b"path,subject,grade\n,,\n", "no rows"),
+            (b"PK\x03\x04 workbook", "is a workbook"),
+            ("path,subject\n".encode("utf-16"), "UTF-16"),
+            (b"path,subject\na\x00b,c\n", "zero bytes"),
+            (b'path,subject\na.jpg,"A\nb.jpg,B\n', "row 2: the quotes"),
+            (b'path,subject\na.jpg,"A"x\n', "row 2: the quotes"),
+            (b"PAR1 broken", "no whole Parquet"),
+        ],
+    )
+    def test_unreadable(self, tmp_path: Path, data: bytes, told: str) -> None:
+        (tmp_path / "cohort.csv").write_bytes(data)
+        assert told in problems(tmp_path)
+
+    def test_not_utf8_names_byte_row_and_remedy(self, tmp_path: Path) -> None:
+        data = 'path,subject,grade\na.jpg,"two\nlines",1\nb.jpg,Müller,1\n'.encode("cp1252")
+        for mark in (b"", b"\xef\xbb\xbf"):
+            (tmp_path / "cohort.csv").write_bytes(mark + data)
+            message = problems(tmp_path)
+            assert f"byte {len(mark) + data.index(0xFC)} in row 3" in message
+            assert "Müller" in message
+            assert "CSV UTF-8" in message
+
+    def test_missing_table_names_the_nearest(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,grade", "a.jpg,A,1")
+        assert "Did you mean 'cohort.csv'?" in problems(folder, table="cohorts.csv")
+        assert "There is no cohort table" in problems(folder / "nowhere")
+        assert "is a folder" in problems(folder.parent, table=folder.name)
+
+    def test_headings(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,grade,grade,", "a.jpg,A,1,2,x", "b.jpg,B,1,2,")
+        message = problems(folder)
+        assert "'grade' stands twice" in message
+        assert "column 5 has values but no name" in message
+
+    def test_rows_of_another_width(self, write: Callable[..., Path]) -> None:
+        message = problems(write("path,subject,grade", "a.jpg,A,1,5", "b.jpg,B", "c.jpg,C,1,"))
+        assert "row 2: has 4 cells where the heading has 3" in message
+        assert "row 3: has 2 cells" in message
+        assert "row 4" not in message
+
+    def test_missing_columns_and_their_likely_names(self, write: Callable[..., Path]) -> None:
+        folder = write("Path,patient_id,Grade,zone", "a.jpg,A,1,upper")
+        message = problems(folder, regions=THREE, split={"column": "fold"})
+        assert "column path: is missing. Did you mean 'Path'?" in message
+        assert "columns: {subject: patient_id}" in message
+        assert "column region: is missing. Did you mean 'zone'?" in message
+        assert "column grade: is missing. Did you mean 'Grade'?" in message
+        assert "split.column: 'fold' is no column" in message
+
+    def test_settings_that_name_columns(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,grade,day,case", "a.jpg,A,1,1,2")
+        message = problems(
+            folder,
+            columns={"visitt": "day", "visit": "dayy", "day": "day", "date": "day", "grade": "grade"},
+            targets={"grade": {"range": (0, 4), "column": "grade"}, "region": {}},
+            split={"column": "case"},
+        )
+        assert "no standard name 'visitt'. Did you mean 'visit'?" in message
+        assert "'dayy', which is no column. Did you mean 'day'?" in message
+        assert "both day and date" in message
+        assert "Say it once" in message
+        assert "targets: 'region' is a name of casewise's own" in message
+        assert "split.column: 'case' is a name of casewise's own" in message
+
+    def test_where_that_cannot_be(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,view,grade", "a.jpg,A,PA,9", "b.jpg,B,AP,1")
+        message = problems(folder, where={"veiw": "PA", "view": "pa"})
+        assert "where: 'veiw' is no column. Did you mean 'view'?" in message
+        assert "no row has view 'pa'. Did you mean 'PA'?" in message
+        assert "row 2" not in message, "rows that were to be left out are not judged"
+        assert "none of the 2 rows" in problems(folder, where={"view": "PA", "subject": "B"})
+
+
+BAD_CELLS = [
+    ("a.jpg,,v1,0,upper,1", "row 2, subject: is empty"),
+    ("a.jpg,  ,v1,0,upper,1", "row 2, subject: is empty"),
+    ("a.jpg,NA,v1,0,upper,1", "row 2, subject: 'NA' stands for no value"),
+    ("a.jpg,A,,0,upper,1", "row 2, visit: is empty"),
+    (",A,v1,0,upper,1", "row 2, path: is empty"),
+    ("b.jpeg,A,v1,0,upper,1", "row 2, path: there is no file b.jpeg"),
+    ("b.jpeg,A,v1,0,upper,1", "Did you mean 'b.jpg'?"),
+    ("folder,A,v1,0,upper,1", "row 2, path: folder is a folder"),
+    ("b.jpg/x,A,v1,0,upper,1", "row 2, path: there is no file b.jpg/x "),
+    ("a.jpg,A,v1,soon,upper,1", "row 2, day: 'soon' is not a number of days"),
+    ("a.jpg,A,v1,nan,upper,1", "row 2, day: 'nan' is not"),
+    ("a.jpg,A,v1,0,,1", "row 2, region: is empty"),
+    ("a.jpg,A,v1,0,Upper,1", "row 2, region: 'Upper' is none of upper, lower. Did you mean 'upper'?"),
+    ("a.jpg,A,v1,0,upper,high", "row 2, grade: 'high' is no number"),
+    ("a.jpg,A,v1,0,upper,nan", "row 2, grade: 'nan' is no number"),
+    ("a.jpg,A,v1,0,upper,-inf", "row 2, grade: '-inf' is no number"),
+    ("a.jpg,A,v1,0,upper,1_0", "row 2, grade: '1_0' is no number"),
+    ('a.jpg,A,v1,0,upper,"1,5"', "(write 1.5)"),
+    ("a.jpg,A,v1,0,upper,4.5", "row 2, grade: 4.5 is outside 0..4"),
+    ("a.jpg,A,v1,0,upper,1e999", "row 2, grade: 1e999 is outside 0..4"),
+    ("a.jpg,A,v1,0,upper,1.5", "row 2, grade: 1.5 is not whole"),
+    ("b.jpg,A,v1,0,upper,1", "rows 2-3: the same file stands under subjects A, B"),
+    ("./b.jpg,B,v1,0,lower,1", "rows 2-3: the same file stands twice in case B/v1"),
+    ("folder/../b.jpg,B,v2,1,upper,1", "rows 2-3: the same file stands at visits v2, v1 of subject B"),
+    ("link.jpg,A,v1,0,upper,1", "rows 2-3: the same file stands under subjects A, B"),
+    ("b.jpg,B,v1,0,upper,1", "rows 2-3: are the same in every column"),
+    ("a.jpg,B,v1,0,upper,2", "rows 2-3, grade: 2 and 1 in case B/v1, region upper; it stands at region level"),
+    ("a.jpg,B,v1,7,upper,1", "rows 2-4, day: case B/v1 has the days 7 and 0"),
+    ("a.jpg,b,v2,0,upper,1", "subject: 'b' (row 2) and 'B' (rows 3-4) look alike"),
+    ("a.jpg,B ,v2,0,upper,1", "subject: 'B ' (row 2) and 'B' (rows 3-4) look alike"),
+    ("a.jpg,B,V 1,0,upper,1", "visit of subject B: 'V 1' (row 2) and 'v1' (rows 3-4) look alike"),
+    ("a.jpg,A,v1,0,upper,1", "row 2: case A/v1 has no image of region lower. Add the images, or say `missing_regions"),
+]
+
+
+@pytest.mark.parametrize(("row", "told"), BAD_CELLS)
+def test_bad_cells(write: Callable[..., Path], row: str, told: str) -> None:
+    folder = write("path,subject,visit,day,region,grade", row, "b.jpg,B,v1,0,upper,1", "c.jpg,B,v1,0,lower,3")
+    (folder / "a.jpg").write_bytes(b"x")
+    (folder / "folder").mkdir(exist_ok=True)
+    (folder / "link.jpg").unlink(missing_ok=True)
+    (folder / "link.jpg").symlink_to(folder / "b.jpg")
+    targets = {"grade": {"range": (0, 4), "integer": True}}
+    message = problems(folder, regions=["upper", "lower"], panels={"by": "region"}, targets=targets)
+    assert told in message
+
+
+class TestTogether:
+    def test_all_problems_are_found_in_one_pass(self, write: Callable[..., Path]) -> None:
+        rows = [row for row, _ in BAD_CELLS if not row.startswith(("./", "folder/", "link", '"'))]
+        folder = write("path,subject,visit,day,region,grade", *rows, images=False)
+        (folder / "a.jpg").write_bytes(b"x")
+        targets = {"grade": {"range": (0, 4), "integer": True}, "absent": {}}
+        evaluation = {"baseline": "v1"}
+        message = problems(
+            folder, regions=["upper", "lower"], panels={"by": "region"}, targets=targets, evaluation=evaluation
+        )
+        expected = [
+            "column absent: is missing",
+            "subject: is empty",
+            "visit: is empty",
+            "path: is empty",
+            "no file b.jpeg",
+        ]
+        expected += ["not a number of days", "region: is empty", "'Upper' is none", "'high' is no number", "is outside"]
+        expected += ["is not whole", "the same in every column", "the same file stands", "has the days", "look alike"]
+        for text in expected:
+            assert text in message
+
+    def test_hundreds_are_grouped(self, write: Callable[..., Path]) -> None:
+        rows = [f"{i}.jpg,,9" if i % 2 else f"{i}.jpg,S{i},1" for i in range(434)]
+        message = problems(write("path,subject,grade", *rows))
+        assert "434 problems" in message
+        assert "and 212 more of this kind (rows 13, 15," in message
+        assert len(message.splitlines()) == 13
+
+    def test_a_few_are_all_shown(self, write: Callable[..., Path]) -> None:
+        message = problems(write("path,subject,grade", *[f"{i}.jpg,,1" for i in range(7)]))
+        assert message.count("subject: is empty") == 7
+
+    def test_rows_are_those_of_a_spreadsheet(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,remark,grade", 'a.jpg,A,"two\nlines",1', "", "b.jpg,,,1")
+        assert "row 4, subject: is empty" in problems(folder)
+
+    def test_ten_thousand_rows(self, tmp_path: Path) -> None:
+        lines = ["path,subject,visit,region,grade," + ",".join(f"m{i}" for i in range(20))]
+        for i in range(10_000):
+            subject, visit, k = i // 40, i // 8 % 5, i % 8
+            region = "upper" if k < 4 else "trunk" if k < 6 else "lower"
+            lines.append(f"{i}.jpg,S{subject},week{visit},{region},{visit}" + ",text" * 20)
+            os.close(os.open(tmp_path / f"{i}.jpg", os.O_CREAT))
+        (tmp_path / "cohort.csv").write_text("\n".join(lines))
+        made = regional_study(tmp_path)
+        start = time.process_time()
+        cohort = read_cohort(made)
+        took = time.process_time() - start
+        assert (len(cohort.images), len(cohort.panels), len(cohort.cases)) == (10_000, 3_750, 1_250)
+        # A third of a second where nothing else runs; processor time, since other work must not fail the test.
+        assert took < 2
+
+
+class TestFilesAndRoots:
+    def test_a_likely_root_is_named(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,grade", "s/a.jpg,A,1", images=False)
+        (folder / "photos" / "s").mkdir(parents=True)
+        (folder / "photos" / "s" / "a.jpg").write_bytes(b"x")
+        assert f"say `root: {folder / 'photos'}`" in problems(folder)
+        assert "there is no folder" in problems(folder, root=folder / "nowhere")
+
+    def test_other_case_is_suggested(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,grade", "IMG_1.JPG,A,1", images=False)
+        (folder / "img_1.jpg").write_bytes(b"x")
+        if (folder / "IMG_1.JPG").exists():
+            pytest.skip("the file system does not tell case apart")
+        assert "Did you mean 'img_1.jpg'?" in problems(folder)
+
+    def test_no_ordinary_file(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,grade", "pipe,A,1", "x\0y.jpg,B,1", images=False)
+        (folder / "cohort.csv").write_text("path,subject,grade\npipe,A,1\n" + "n" * 300 + ".jpg,B,1\n")
+        os.mkfifo(folder / "pipe")
+        message = problems(folder)
+        assert "pipe is no ordinary file" in message
+        assert "row 3, path" in message
+
+
+class TestVisits:
+    @pytest.mark.parametrize("text", ["2020-02-30", "2020", "January 22, 2020", "22.01.2020", "43852", "0202-01-01"])
+    def test_bad_dates(self, write: Callable[..., Path], text: str) -> None:
+        folder = write("path,subject,visit,date,grade", f'a.jpg,A,1,"{text}",1')
+        assert f"row 2, date: {text!r} is not a date such as 2020-01-31" in problems(folder)
+
+    def test_days_without_visits(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,day,grade", "a.jpg,A,0,1", "b.jpg,A,7,1")
+        assert "A/1 has the days 0 and 7; a visit has one. Say `columns: {visit: day}`" in problems(folder)
+        assert read_cohort(study(folder, columns={"visit": "day"})).cases["case"].tolist() == ["A/0", "A/7"]
+
+    def test_baseline(self, regional: Path) -> None:
+        lines = (regional / "cohort.csv").read_text().splitlines()
+        (regional / "cohort.csv").write_text("\n".join(x for x in lines if not x.startswith("S2_week2")))
+        with pytest.raises(CohortError, match=r"subject S2 has no visit 'week2', the baseline.*leave_out"):
+            read_cohort(regional_study(regional, evaluation={"baseline": "week2"}))
+        with pytest.raises(CohortError, match=r"no visit 'week3'. Did you mean 'week2'\?"):
+            read_cohort(regional_study(regional, evaluation={"baseline": "week3"}))
+        read_cohort(regional_study(regional, evaluation={"baseline": "week2", "response": False}))
+
+    def test_names_that_give_one_case(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,visit,grade", "a.jpg,A/B,C,1", "b.jpg,A,B/C,1")
+        assert "two subjects have the case A/B/C" in problems(folder)
+
+
+class TestTargets:
+    def test_varying_below_its_level(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,visit,grade", "a.jpg,A,1,1", "b.jpg,A,2,2", "c.jpg,A,2,", "d.jpg,B,1,3")
+        read_cohort(study(folder))
+        message = problems(folder, targets={"grade": {"range": (0, 4), "level": "subject"}})
+        assert "rows 2-3, grade: 1 and 2 in subject A; it stands at subject level" in message
+
+    def test_equals(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,label", "a.jpg,A,Covid", "b.jpg,B,normal")
+        two = {"column": ["label", "path"], "equals": "x"}
+        message = problems(folder, targets={"covid": {"column": "label", "equals": "covid"}, "two": two})
+        assert "no row holds 'covid'. Did you mean 'Covid'? There are: 'Covid', 'normal'." in message
+        assert "targets.two: `equals` needs one column, found 2" in message
+
+    def test_the_column_is_named_where_it_has_another_name(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,a,b", "a.jpg,A,1,7")
+        message = problems(folder, targets={"both": {"range": (0, 3), "column": ["a", "b"]}})
+        assert "row 2, b (target both): 7 is outside 0..3" in message
+
+    def test_readers(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,grade,old,young", "a.jpg,A,1,1,x", "b.jpg,B,2,5,")
+        readers = {"grade": {"o": "old", "y": "young", "z": "youngg", "v": "subject"}}
+        message = problems(folder, evaluation={"readers": readers})
+        assert "row 2, young (reader y of grade): 'x' is no number" in message
+        assert "row 3, old (reader o of grade): 5 is outside 0..4" in message
+        assert "evaluation.readers.grade.z: 'youngg' is no column. Did you mean 'young'?" in message
+        assert "evaluation.readers.grade.v: 'subject' is a name of casewise's own" in message
+
+    def test_nothing_scored_is_said(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,grade", "a.jpg,A,", "b.jpg,B,")
+        assert any("No case has a target" in note for note in read_cohort(study(folder)).notes)
+
+    def test_a_panel_without_target_is_said(self, regional: Path) -> None:
+        text = (regional / "cohort.csv").read_text()
+        (regional / "cohort.csv").write_text(text.replace("S2,week2,trunk,2", "S2,week2,trunk,"))
+        notes = read_cohort(regional_study(regional)).notes
+        assert any("1 of 12 panels have no target" in note and "S2/week2 trunk" in note for note in notes)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real data is not part of the project")
+class TestRealTables:
+    def test_severity_covid(self) -> None:
+        zones = {
+            f"zone_{z}": {"range": (0, 3), "column": [f"brixia_senior_{z}", f"brixia_junior_{z}"]} for z in "ABCDEF"
+        }
+        extent = {"extent": {"range": (0, 8), "column": "geographic_mean"}}
+        columns = {"visit": "visit_order", "day": "visit"}
+        cohort: Cohort = read_cohort(
+            study(REAL / "severity-covid", "cases.csv", columns=columns, targets={**extent, **zones})
+        )
+        assert (len(cohort.images), len(cohort.cases), cohort.cases["subject"].nunique()) == (216, 216, 140)
+        assert cohort.cases["extent"].notna().sum() == 93
+        assert cohort.cases["zone_A"].notna().sum() == 187
+
+    def test_lgg_slices_vary_within_a_case(self) -> None:
+        target = {"tumour": {"column": "tumor_in_slice"}}
+        with pytest.raises(CasewiseError, match="stands at case level"):
+            read_cohort(study(REAL / "mri-lgg", "cases.csv", targets=target))
+        cohort = read_cohort(study(REAL / "mri-lgg", "cases.csv", targets=target, panels={"by": "image"}))
+        assert len(cohort.panels) == 2512
+        truth = pd.read_csv(REAL / "mri-lgg" / "cases.csv")["tumor_in_slice"]
+        assert cohort.panels["tumour"].sum() == truth.sum() > 0

@@ -1,0 +1,112 @@
+"""Every part that can be named in a study passes the same checks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from casewise.models.backbones import build_network, keep_statistics
+from casewise.models.names import ALL29, check_backbones
+from casewise.scores import check_scores
+from casewise.study import Recipe, Study
+from casewise.study_file import PRESETS, named_scores, preset_names, preset_text, read_study
+from casewise.training.data import PanelData, batches, standard
+from casewise.training.fit import fit
+from casewise.training.speed import Choice
+from casewise.truth import study_scores
+
+LARGE = {"vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn", "resnet101", "resnet152"}
+LARGE |= {"wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d", "densenet169", "resnet50", "densenet121", "alexnet"}
+NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in [*ALL29, "vit_tiny_patch16_224.augreg_in21k"]]
+
+
+def test_there_are_29() -> None:
+    assert len(ALL29) == len(set(ALL29)) == 29
+    assert check_backbones(ALL29) == ALL29
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_backbone_builds_takes_a_step_and_predicts(name: str) -> None:
+    torch.manual_seed(0)
+    side = 224 if "224" in name else 256
+    network = build_network(name, 4).train()
+    panels = torch.rand(2, 3, side, side)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
+    before = {k: v.clone() for k, v in network.named_parameters()}
+    loss = network(panels).square().mean()
+    loss.backward()
+    assert all(p.grad is not None for p in network.parameters())
+    optimizer.step()
+    assert any(not torch.equal(before[k], v) for k, v in network.named_parameters() if k.startswith("body."))
+    assert not torch.equal(before["head.1.weight"], network.head[1].weight)
+    network.eval()
+    with torch.no_grad():
+        features, found = network.features(panels), network(panels)
+    assert features.shape == (2, network.width)
+    assert found.shape == (2, 4)
+    assert found.isfinite().all()
+    with torch.no_grad():
+        assert torch.allclose(network(panels[:1]), found[:1], atol=1e-4)  # a case is predicted alike alone and in company
+    points = [point for point, _ in network.blocks]
+    assert len(points) == len(set(points)) >= 3
+    counted = {id(p) for _, m in network.blocks for p in m.parameters()}
+    loose = {id(p) for p in network.body.parameters()} - counted
+    assert len(loose) <= 4  # class tokens and position embeddings stand outside blocks
+    seen: list[torch.Size] = []
+    hook = network.explain_layer.register_forward_hook(lambda m, i, o: seen.append(o.shape))
+    with torch.no_grad():
+        network(panels[:1])
+    hook.remove()
+    assert len(seen) == 1
+    if "vit" not in name:
+        assert len(seen[0]) == 4
+        assert seen[0][-1] > 1
+
+
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "googlenet", "mobilenet_v3_small"])
+def test_a_last_batch_of_one_is_dealt_with(name: str, tmp_path) -> None:
+    store = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
+    data = PanelData(store, [[i] for i in range(5)], torch.rand(5, 1), Study.model_fields["panels"].default)
+    network = build_network(name, 1)
+    recipe = Recipe(epochs=1, batch=4)
+    fitted = fit(network, recipe, data, data, folder=tmp_path, seed=0, choice=Choice())
+    assert len(fitted.history) == 1
+    assert [len(b) for b in batches(5, 4, torch.Generator())] == [5]
+    assert sorted(r for b in batches(9, 4, torch.Generator()) for r in b) == list(range(9))
+
+
+def test_squeezenet_can_predict_below_zero() -> None:
+    network = build_network("squeezenet1_1", 1)
+    torch.nn.init.constant_(network.head[1].bias, -50.0)
+    with torch.no_grad():
+        assert network.eval()(torch.rand(1, 3, 64, 64)).item() < 0
+
+
+def test_batch_norm_statistics_can_be_kept() -> None:
+    network = build_network("mobilenet_v2", 1).train()
+    keep_statistics(network)
+    before = {k: v.clone() for k, v in network.named_buffers()}
+    network(torch.rand(2, 3, 64, 64))
+    assert all(torch.equal(before[k], v) for k, v in network.named_buffers())
+
+
+def test_a_constant_target_keeps_its_scale() -> None:
+    centre, scale = standard(torch.tensor([[1.0, 2.0], [1.0, float("nan")], [1.0, 4.0]]).numpy())
+    assert centre.tolist() == [1.0, 3.0]
+    assert scale.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_a_preset_reads_as_a_study(preset: str, tmp_path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(f"extends: {preset}\ncohort: cohort.csv\n")
+    study = read_study(path)
+    assert study.backbones
+    assert preset_text(preset).startswith("#")
+    levels = {n: "region" if study.level_of(n) == "region" else "case" for n in study.outputs}
+    check_scores(study_scores(study), targets=levels, regions=study.regions)
+
+
+@pytest.mark.parametrize("name", sorted(p.name.removesuffix(".yaml") for p in (PRESETS / "scores").iterdir()))
+def test_a_named_score_parses(name: str) -> None:
+    assert named_scores(name, "test")

@@ -1,0 +1,235 @@
+"""All figures of a study together, as they stand in metrics.json."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from casewise.errors import CasewiseError, StudyError
+from casewise.evaluation import evaluate
+from casewise.evaluation.metrics import METRICS, value
+from casewise.predictions import check
+from casewise.scores import Score, apply_scores
+
+REGIONS = ("upper", "trunk", "lower")
+SCORES = [
+    Score("composite", "severity * area", "region", 0, 24),
+    Score("pasi", "0.2*composite[upper] + 0.3*composite[trunk] + 0.4*composite[lower]", "case", 0, 24),
+]
+ERRORS = {"good": 0.3, "fair": 0.9, "poor": 2.0}
+
+
+def study(
+    *, subjects: int = 24, test_subjects: int = 6, seed: int = 0, errors: dict[str, float] = ERRORS
+) -> pd.DataFrame:
+    """Three learners of known merit; four visits that get better; the test rows come from two networks each."""
+    rng = np.random.default_rng(seed)
+    n = subjects + test_subjects
+    frame = pd.MultiIndex.from_product(
+        [range(n), range(4), REGIONS, ("severity", "area")], names=["number", "week", "region", "target"]
+    ).to_frame(index=False)
+    frame["subject"] = [f"s{number}" for number in frame["number"]]
+    frame["visit"] = [f"week {4 * week}" for week in frame["week"]]
+    frame["case"] = frame["subject"] + "/" + frame["visit"]
+    frame["day"] = 28.0 * frame["week"]
+    top = np.where(frame["target"] == "severity", 4, 6)
+    start = rng.uniform(0.5, 1, n)[frame["number"]]
+    frame["y_true"] = np.round(top * start * 0.5 ** frame["week"] * rng.uniform(0.8, 1, len(frame)))
+    parts = []
+    for model, error in errors.items():
+        for fold in (0, 1):
+            rows = frame.assign(model=model, outer_fold=fold, inner_fold=None, image="")
+            rows["y_pred"] = np.clip(frame["y_true"] + rng.normal(0, error, len(frame)), 0, top)
+            test = rows["number"] >= subjects
+            parts.append(rows[test].assign(stage="test"))
+            parts.append(rows[~test & (rows["number"] % 2 == fold)].assign(stage="oof"))
+    table = check(pd.concat(parts, ignore_index=True).drop(columns=["number", "week"]))
+    return apply_scores(table, SCORES)
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    return study()
+
+
+@pytest.fixture(scope="module")
+def told(table: pd.DataFrame) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return evaluate(table, main="pasi", resamples=300, bands={"clear": 0, "mild": 1, "severe": 10})
+
+
+def test_every_learner_and_key_has_every_metric_with_its_interval(told: dict[str, Any]) -> None:
+    keys = [
+        f"{target}{where}"
+        for target in ("severity", "area", "composite")
+        for where in ("", "[upper]", "[trunk]", "[lower]")
+    ]
+    for stage, n_subjects in (("oof", 24), ("test", 6)):
+        assert set(told["metrics"][stage]) == set(ERRORS)
+        for figures in told["metrics"][stage].values():
+            assert list(figures) == [*keys, "pasi"]
+            for metrics in figures.values():
+                assert set(metrics) == set(METRICS)
+                for figure in metrics.values():
+                    assert figure["low"] <= figure["value"] <= figure["high"]
+                    assert figure["n_subjects"] == n_subjects
+                    assert figure["n_cases"] == 4 * n_subjects
+                    assert figure["rough"] == (n_subjects < 10)
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+
+
+def test_the_figures_are_those_of_the_mean_of_the_networks(table: pd.DataFrame, told: dict[str, Any]) -> None:
+    rows = table[(table["stage"] == "test") & (table["model"] == "fair")]
+    for key, part in {
+        "pasi": rows[rows["target"] == "pasi"],
+        "area[trunk]": rows[(rows["target"] == "area") & (rows["region"] == "trunk")],
+        "severity": rows[rows["target"] == "severity"],
+    }.items():
+        means = part.groupby(["case", "region"])[["y_true", "y_pred"]].mean()
+        for name in METRICS:
+            expected = value(name, means["y_true"].to_numpy(), means["y_pred"].to_numpy())
+            assert told["metrics"]["test"]["fair"][key][name]["value"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_headline_is_chosen_out_of_fold(told: dict[str, Any]) -> None:
+    main = told["main"]
+    assert (main["target"], main["stage"], main["learner"], main["chosen_on"]) == ("pasi", "test", "good", "oof")
+    assert main["metrics"] == told["metrics"]["test"]["good"]["pasi"]
+
+
+def test_without_out_of_fold_rows_the_headline_says_that_it_flatters(table: pd.DataFrame) -> None:
+    found = evaluate(table[table["stage"] == "test"], main="pasi", resamples=50, baseline=None)
+    assert found["main"]["chosen_on"] == "test"
+    assert any("flatters" in note for note in found["notes"])
+    assert found["response"] == {}
+
+
+def test_comparisons_are_of_whole_targets(told: dict[str, Any]) -> None:
+    assert set(told["comparisons"]["oof"]) == {"severity", "area", "composite", "pasi"}
+    found = told["comparisons"]["oof"]["pasi"]["mae"]
+    assert (found["best"], found["not_told_apart"]) == ("good", ["good"])
+    assert not found["differences"]["poor"]["noise"]
+
+
+def test_bands_and_response(told: dict[str, Any]) -> None:
+    assert told["bands"]["lower_bounds"] == {"clear": 0, "mild": 1, "severe": 10}
+    band = told["bands"]["stages"]["oof"]
+    assert np.sum(band["good"]["confusion"]) == 96
+    assert band["good"]["kappa"]["value"] > band["poor"]["kappa"]["value"]
+    found = told["response"]["test"]["good"]
+    assert found["n_visits"] == 18
+    assert set(found["responders"]) == {"50", "75", "90", "100"}
+    assert list(found["by_visit"]) == ["week 4", "week 8", "week 12"]
+
+
+def test_labels_shuffled_between_subjects_leave_no_concordance(table: pd.DataFrame) -> None:
+    rng = np.random.default_rng(2)
+    oof = table[(table["stage"] == "oof") & (table["target"] == "pasi")]
+    first = oof[oof["visit"] == "week 0"].copy()
+    subjects = first["subject"].unique()
+    other = dict(zip(subjects, rng.permutation(subjects), strict=True))
+    truth = first.drop_duplicates("subject").set_index("subject")["y_true"]
+    first["y_true"] = [truth[other[subject]] for subject in first["subject"]]
+    ccc = evaluate(first, main="pasi", baseline=None)["metrics"]["oof"]["good"]["pasi"]["ccc"]
+    assert ccc["low"] < 0 < ccc["high"]
+
+
+def test_readers_stand_beside_the_learners(table: pd.DataFrame) -> None:
+    rng = np.random.default_rng(0)
+    cases = table[table["target"] == "pasi"].drop_duplicates("case")[["case", "target", "y_true"]]
+    readers = pd.concat(
+        [cases.assign(reader=r, value=cases["y_true"] + rng.normal(0, 1, len(cases))) for r in ("senior", "junior")]
+    ).drop(columns="y_true")
+    found = evaluate(table, main="pasi", resamples=50, readers=readers)["readers"]
+    pair = "junior | senior"
+    assert found["between"]["all"]["pasi"][pair]["mae"]["n_cases"] == 120
+    assert found["between"]["test"]["pasi"][pair]["mae"]["n_cases"] == 24
+    assert found["learners"]["test"]["good"]["pasi"]["senior"]["mae"]["n_cases"] == 24
+    with pytest.raises(CasewiseError, match="Did you mean 'pasi'"):
+        evaluate(table, main="pasi", readers=readers.assign(target="pasy"))
+
+
+def test_what_was_left_out_is_said(table: pd.DataFrame) -> None:
+    gaps = table.copy()
+    gaps.loc[(gaps["case"] == "s0/week 4") & (gaps["target"] == "pasi"), "y_true"] = np.nan
+    gaps.loc[(gaps["case"] == "s1/week 0") & (gaps["target"] == "pasi"), "y_true"] = 0.0
+    gaps = gaps[~((gaps["model"] == "fair") & (gaps["case"] == "s2/week 0") & (gaps["target"] == "pasi"))]
+    notes = "\n".join(evaluate(gaps, main="pasi", resamples=50)["notes"])
+    assert "Out of fold: 1 of 96 predictions of pasi have no truth." in notes
+    assert "did not all predict the same cases of pasi" in notes
+    assert "The test set has 6 scored subjects: its intervals are rough." in notes
+    assert "baseline of zero, from which no percent change is defined: s1." in notes
+
+
+def test_cases_without_any_truth_are_no_failure(table: pd.DataFrame) -> None:
+    found = evaluate(table.assign(y_true=np.nan), main="pasi", resamples=50)
+    assert found["metrics"] == {}
+    assert found["main"]["learner"] is None
+    assert any("Nothing could be judged" in note for note in found["notes"])
+
+
+def test_one_subject_with_one_visit_is_no_failure(table: pd.DataFrame) -> None:
+    alone = table[(table["case"] == "s0/week 0") & (table["stage"] == "oof")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = evaluate(alone, main="pasi", resamples=50, bands={"clear": 0, "mild": 1})
+    mae = found["metrics"]["oof"]["good"]["pasi"]["mae"]
+    assert mae["value"] is not None
+    assert (mae["low"], mae["high"], mae["rough"]) == (None, None, True)
+    assert found["metrics"]["oof"]["good"]["pasi"]["ccc"]["reason"] == "1 values; 3 are needed"
+    assert any("no subject has a scored visit after the baseline" in note for note in found["notes"])
+    json.dumps(found, allow_nan=False)
+
+
+def test_several_images_of_a_case_count_as_one_case(table: pd.DataFrame) -> None:
+    one = table[(table["target"] == "pasi") & (table["stage"] == "oof")]
+    films = pd.concat([one.assign(image=f"film{n}", y_pred=one["y_pred"] + n) for n in (0, 1)])
+    found = evaluate(films, main="pasi", resamples=50, bands={"clear": 0, "mild": 1})
+    assert found["metrics"]["oof"]["good"]["pasi"]["mae"]["n_cases"] == 96
+    assert np.sum(found["bands"]["stages"]["oof"]["good"]["confusion"]) == 96
+    assert found["response"]["oof"]["good"]["n_visits"] == 72
+
+
+def test_a_main_outcome_by_region_has_no_response(table: pd.DataFrame) -> None:
+    found = evaluate(table, main="composite", resamples=50, bands={"clear": 0, "mild": 1})
+    assert found["response"] == {} == found["bands"]["stages"]
+    assert any("level of regions" in note for note in found["notes"])
+
+
+def test_names_that_nobody_predicted(table: pd.DataFrame) -> None:
+    with pytest.raises(CasewiseError, match="Did you mean 'pasi'"):
+        evaluate(table, main="pasy")
+    with pytest.raises(CasewiseError, match="Did you mean 'area'"):
+        evaluate(table, main="pasi", targets=["areas"])
+    with pytest.raises(StudyError, match="Did you mean 'week 0'"):
+        evaluate(table, main="pasi", baseline="weeks 0")
+    assert list(evaluate(table, main="pasi", targets=["area"], resamples=50)["metrics"]["oof"]["good"]) == [
+        "area",
+        "area[upper]",
+        "area[trunk]",
+        "area[lower]",
+        "pasi",
+    ]
+
+
+def test_the_same_seed_gives_the_same_figures(table: pd.DataFrame) -> None:
+    some = table[table["stage"] == "test"]
+    one, same, other = (evaluate(some, main="pasi", resamples=100, seed=seed)["metrics"] for seed in (1, 1, 2))
+    assert one == same != other
+    shuffled = some.sample(frac=1, random_state=0)
+    mixed = evaluate(shuffled, main="pasi", resamples=100, seed=1)["metrics"]["test"]["good"]["pasi"]["mae"]
+    assert mixed == one["test"]["good"]["pasi"]["mae"]
+
+
+def test_a_published_study_is_judged_in_seconds() -> None:
+    many = study(subjects=54, errors={f"net{n}": 0.5 for n in range(12)})
+    begun = time.perf_counter()
+    evaluate(many, main="pasi", bands={"clear": 0, "mild": 1, "severe": 10})
+    assert time.perf_counter() - begun < 10  # about 1 s on an idle core

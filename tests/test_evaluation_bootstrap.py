@@ -1,0 +1,173 @@
+"""Intervals: by subject, the same as the slow way, honest in size; and no winner inside the noise."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+
+from casewise.errors import StudyError
+from casewise.evaluation.bootstrap import Plan, by_subject, compare, draw, percentiles
+from casewise.evaluation.metrics import METRICS, value
+
+PLAN = Plan(resamples=400, seed=3)
+
+
+def visits(subjects: int, each: int, seed: int, *, within: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Truths, predictions whose error is mostly the subject's own, and subjects."""
+    rng = np.random.default_rng(seed)
+    names = np.repeat([f"s{n:03d}" for n in range(subjects)], each)
+    truth = rng.uniform(0, 40, subjects * each)
+    error = np.repeat(rng.normal(0, 3, subjects), each) + rng.normal(0, within, subjects * each)
+    return truth, truth + error, names
+
+
+def test_the_interval_is_the_one_of_resampling_whole_subjects_by_hand() -> None:
+    truth, predicted, subjects = visits(12, 3, 0)
+    found = by_subject(truth, {"net": predicted}, subjects, PLAN)["net"]
+    names, by_hand = np.unique(subjects), {name: [] for name in METRICS}
+    for counts in draw(12, PLAN):
+        rows = np.concatenate(
+            [np.flatnonzero(subjects == n) for n, c in zip(names, counts, strict=True) for _ in range(int(c))]
+        )
+        for name, values in by_hand.items():
+            values.append(value(name, truth[rows], predicted[rows]))
+    for name, values in by_hand.items():
+        assert found[name].value == pytest.approx(value(name, truth, predicted))
+        assert [found[name].low, found[name].high] == pytest.approx(np.percentile(values, [2.5, 97.5]).tolist())
+
+
+def test_rows_doubled_within_subjects_do_not_narrow_the_interval() -> None:
+    truth, predicted, subjects = visits(15, 2, 1)
+    once = by_subject(truth, {"net": predicted}, subjects, PLAN)["net"]
+    often = by_subject(*(np.tile(truth, 5), {"net": np.tile(predicted, 5)}, np.tile(subjects, 5)), PLAN)["net"]
+    for name in ("mae", "mse", "pcc", "ccc", "bias"):
+        assert [often[name].low, often[name].high] == pytest.approx([once[name].low, once[name].high])
+    rows_as_subjects = by_subject(np.tile(truth, 5), {"net": np.tile(predicted, 5)}, np.arange(5 * len(truth)), PLAN)[
+        "net"
+    ]["mae"]
+    assert rows_as_subjects.high - rows_as_subjects.low < 0.6 * (once["mae"].high - once["mae"].low)
+
+
+def test_the_interval_covers_about_as_often_as_it_says() -> None:
+    plan, covered, rows_covered = Plan(resamples=300), 0, 0
+    for seed in range(150):
+        truth, predicted, subjects = visits(30, 5, seed)
+        found = by_subject(truth, {"net": predicted}, subjects, plan)["net"]["bias"]
+        covered += found.low <= 0 <= found.high
+        by_row = by_subject(truth, {"net": predicted}, np.arange(150), plan)["net"]["bias"]
+        rows_covered += by_row.low <= 0 <= by_row.high
+    assert 0.88 <= covered / 150 <= 0.99
+    assert rows_covered / 150 < 0.8  # taking rows for independent would promise too much
+
+
+def test_draws_are_of_whole_subjects_and_the_same_for_a_seed() -> None:
+    counts = draw(7, PLAN)
+    assert counts.shape == (400, 7)
+    assert (counts.sum(axis=1) == 7).all()
+    assert (draw(7, Plan(resamples=400, seed=3)) == counts).all()
+    assert (draw(7, Plan(resamples=400, seed=4)) != counts).any()
+
+
+def test_percentiles_are_numpys_where_all_are_defined() -> None:
+    samples = np.random.default_rng(0).normal(size=(501, 3))
+    low, high = percentiles(samples, 0.9)
+    np.testing.assert_allclose([low, high], np.percentile(samples, [5, 95], axis=0))
+    samples[:20, 1], samples[:200, 2] = np.nan, np.nan
+    low, high = percentiles(samples, 0.9)
+    assert low[1] == pytest.approx(np.nanpercentile(samples[:, 1], 5))
+    assert np.isnan(low[2])
+
+
+def test_counts_and_roughness() -> None:
+    truth, predicted, subjects = visits(9, 4, 2)
+    cases = np.array([f"{s}/{n % 4}" for n, s in enumerate(subjects)])
+    twice = (np.tile(truth, 2), {"net": np.tile(predicted, 2)}, np.tile(subjects, 2), PLAN)
+    found = by_subject(*twice, cases=np.tile(cases, 2))["net"]["mae"]
+    assert (found.n_subjects, found.n_cases, found.rough) == (9, 36, True)
+    assert not by_subject(*visits_of_ten(), PLAN)["net"]["mae"].rough
+
+
+def visits_of_ten() -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+    truth, predicted, subjects = visits(10, 1, 0)
+    return truth, {"net": predicted}, subjects
+
+
+def test_what_has_no_interval_says_why() -> None:
+    truth = np.array([1.0, 2.0, 3.0, 4.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one = by_subject(truth, {"net": truth + 1}, np.array(["s"] * 4), PLAN)["net"]
+        flat = by_subject(truth * 0, {"net": truth}, np.array(list("abcd")), PLAN)["net"]
+        none = by_subject(truth * np.nan, {"net": truth}, np.array(list("abcd")), PLAN)["net"]
+        nearly_flat = by_subject(np.array([0.0, 0, 0, 4.0]), {"net": truth}, np.array(list("abcd")), PLAN)["net"]
+    assert (one["mae"].value, one["mae"].low, one["mae"].reason) == (1.0, None, "one subject: no interval")
+    assert (flat["pcc"].value, flat["pcc"].reason) == (None, "the true values are all the same")
+    assert (none["mae"].value, none["mae"].n_cases, none["mae"].reason) == (None, 0, "0 values; 1 are needed")
+    assert nearly_flat["pcc"].value is not None
+    assert nearly_flat["pcc"].reason == "too many resamples are undefined: no interval"
+    for figures in (one, flat, none, nearly_flat):
+        json.dumps({name: figure.as_json() for name, figure in figures.items()}, allow_nan=False)
+
+
+def test_a_learner_is_judged_on_the_rows_it_predicted() -> None:
+    truth, predicted, subjects = visits(12, 2, 5)
+    partly = predicted.copy()
+    partly[:6] = np.nan
+    found = by_subject(truth, {"all": predicted, "part": partly}, subjects, PLAN)
+    alone = by_subject(truth[6:], {"part": predicted[6:]}, subjects[6:], PLAN)
+    assert list(found) == ["all", "part"]
+    assert found["part"] == alone["part"]
+    assert (found["all"]["mae"].n_subjects, found["part"]["mae"].n_subjects) == (12, 9)
+
+
+def test_differences_are_paired() -> None:
+    truth, predicted, subjects = visits(30, 3, 6)
+    learners = {"good": predicted, "shifted": predicted + 0.02 * np.abs(predicted - truth) * np.sign(predicted - truth)}
+    found = compare(truth, learners, subjects, PLAN, metrics=["mae"])["mae"]
+    figures = by_subject(truth, learners, subjects, PLAN)
+    difference = found["differences"]["shifted"]
+    assert found["best"] == "good"
+    assert difference["difference"] == pytest.approx(figures["shifted"]["mae"].value - figures["good"]["mae"].value)
+    # two per cent more error on every case: sure in pairs, though the two intervals overlap widely
+    assert not difference["noise"]
+    assert figures["good"]["mae"].high > figures["shifted"]["mae"].low
+
+
+def test_no_winner_inside_the_noise() -> None:
+    truth, _, subjects = visits(20, 3, 7)
+    rng = np.random.default_rng(8)
+    learners = {f"net{n}": truth + rng.normal(0, 3, len(truth)) for n in range(3)}
+    learners |= {"bad": truth + rng.normal(0, 12, len(truth)), "same": learners["net0"]}
+    for name, found in compare(truth, learners, subjects, PLAN).items():
+        assert "bad" not in found["not_told_apart"], name
+        assert found["best"] == found["not_told_apart"][0]
+        for learner, difference in found["differences"].items():
+            inside = difference["low"] <= 0 <= difference["high"]
+            assert difference["noise"] == inside == (learner in found["not_told_apart"])
+    best = compare(truth, learners, subjects, PLAN)["mae"]
+    assert {"net0", "same"} <= set(best["not_told_apart"]) or not {"net0", "same"} & set(best["not_told_apart"])
+
+
+def test_higher_is_better_where_it_is() -> None:
+    truth, _, subjects = visits(20, 2, 9)
+    rng = np.random.default_rng(0)
+    learners = {"poor": truth + rng.normal(0, 20, len(truth)), "good": truth + rng.normal(0, 1, len(truth))}
+    found = compare(truth, learners, subjects, PLAN)
+    assert {told["best"] for told in found.values()} == {"good"}
+    assert found["ccc"]["differences"]["poor"]["high"] < 0 < found["mae"]["differences"]["poor"]["low"]
+
+
+def test_one_subject_tells_no_learners_apart() -> None:
+    truth = np.arange(4.0)
+    found = compare(truth, {"a": truth, "b": truth + 9}, np.array(["s"] * 4), PLAN, metrics=["mae"])["mae"]
+    assert found["not_told_apart"] == ["a", "b"]
+    assert found["differences"]["b"]["low"] is None
+
+
+@pytest.mark.parametrize("settings", [{"resamples": 0}, {"confidence": 1.0}, {"confidence": 95}])
+def test_a_plan_that_cannot_be(settings: dict[str, float]) -> None:
+    with pytest.raises(StudyError):
+        Plan(**settings)  # type: ignore[arg-type]

@@ -1,0 +1,146 @@
+"""Percent change from baseline and responders, by the physician and by the model."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binomtest
+from sklearn.metrics import cohen_kappa_score
+
+from casewise.errors import StudyError
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.response import check_baseline, percent_change, rate, response, visits_in_order
+
+PLAN = Plan(resamples=200)
+
+
+def visits(*rows: tuple[str, str, float | None, float | None, float]) -> pd.DataFrame:
+    """Rows of (subject, visit, day, true, predicted)."""
+    table = pd.DataFrame(rows, columns=["subject", "visit", "day", "y_true", "y_pred"])
+    return table.astype({"day": float, "y_true": float, "y_pred": float})
+
+
+def by_visit(table: pd.DataFrame, column: str) -> dict[str, Any]:
+    return dict(zip(table["visit"], table[column], strict=True))
+
+
+def test_change_is_from_the_first_visit_by_day() -> None:
+    found = percent_change(visits(("s", "b", 28, 5, 6), ("s", "a", 56, 0, 1), ("s", "c", 0, 20, 10)))
+    assert found["visit"].tolist() == ["c", "b", "a"]
+    assert found["true_change"].tolist() == [0, -75, -100]
+    assert found["predicted_change"].tolist() == pytest.approx([0, -40, -90])
+    assert found["since"].tolist() == [0, 1, 2]
+
+
+def test_without_days_the_visits_names_order_them() -> None:
+    found = percent_change(visits(("s", "week 16", 3, 5, 5), ("s", "week 4", None, 10, 10)))
+    assert found["visit"].tolist() == ["week 4", "week 16"]
+    assert visits_in_order(pd.Series(["10", "9", "b²", "1a"])) == ["b²", "1a", "9", "10"]
+
+
+def test_the_first_scored_visit_is_the_baseline_of_both() -> None:
+    found = percent_change(visits(("s", "1", 0, None, 30), ("s", "2", 1, 10, 20), ("s", "3", 2, 5, 5)))
+    assert by_visit(found, "since") == {"1": -1, "2": 0, "3": 1}
+    assert found["predicted_change"].tolist() == [50, 0, -75]
+
+
+def test_a_named_baseline() -> None:
+    rows = visits(
+        ("s", "screening", 0, 40, 40), ("s", "start", 1, 20, 10), ("s", "end", 2, 10, 10), ("t", "end", 2, 1, 1)
+    )
+    found = percent_change(rows, baseline="start")
+    assert by_visit(found[found["subject"] == "s"], "true_change") == {"screening": 100, "start": 0, "end": -50}
+    assert found.loc[found["subject"] == "t", "since"].isna().all()
+    told = response(rows, PLAN, baseline="start")
+    assert told["n_visits"] == 1
+    assert told["undefined"]["no_baseline"] == ["t"]
+    with pytest.raises(
+        StudyError, match=r"no subject has a visit 'strat'; there are end, screening, start.* Did you mean"
+    ):
+        check_baseline(rows["visit"], "strat")
+    check_baseline(rows["visit"], "first")
+
+
+def test_a_baseline_of_zero_is_listed_not_infinite() -> None:
+    rows = visits(("z", "1", 0, 0, 2), ("z", "2", 1, 3, 1), ("m", "1", 0, 4, -0.1), ("m", "2", 1, 2, 1))
+    rows = pd.concat([rows, visits(("s", "1", 0, 4, 4), ("s", "2", 1, 1, 1), ("only", "1", 0, 9, 9))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        told = response(rows, PLAN)
+    assert told["undefined"] == {
+        "no_baseline": [],
+        "baseline_not_scored": [],
+        "physician_baseline_zero": ["z"],
+        "model_baseline_zero": ["m"],
+        "only_baseline": ["only"],
+    }
+    assert (told["n_subjects"], told["n_visits"]) == (1, 1)
+    assert np.isnan(percent_change(rows).query("subject == 'z'")["true_change"]).all()
+    json.dumps(told, allow_nan=False)
+
+
+def trial(subjects: int = 20, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    rows = []
+    for subject in range(subjects):
+        start = rng.integers(15, 40)
+        for number, visit in enumerate(["baseline", "week 4", "week 16"]):
+            true = 0.0 if number == 2 and subject % 5 == 0 else round(start * rng.uniform(0.02, 1) ** number, 1)
+            rows.append((f"s{subject}", visit, 28.0 * number, true, max(0.0, true + rng.normal(0, 1.5))))
+    return visits(*rows)
+
+
+def test_responders_and_their_agreement() -> None:
+    rows = trial()
+    told = response(rows, PLAN, thresholds=(50, 75))
+    change = percent_change(rows).query("since > 0")
+    for threshold in (50, 75):
+        physician, model = change["true_change"] <= -threshold, change["predicted_change"] <= -threshold
+        found = told["responders"][str(threshold)]
+        assert found["confusion"] == pd.crosstab(physician, model).to_numpy().tolist()
+        assert found["agreement"]["value"] == pytest.approx((physician == model).mean())
+        assert found["kappa"]["value"] == pytest.approx(cohen_kappa_score(physician, model))
+        assert found["kappa"]["low"] < found["kappa"]["value"] <= found["kappa"]["high"]
+        at = change["visit"] == "week 4"
+        assert told["by_visit"]["week 4"][str(threshold)]["model"]["value"] == pytest.approx(model[at].mean())
+        assert told["by_visit"]["week 4"][str(threshold)]["physician"]["value"] == pytest.approx(physician[at].mean())
+    assert list(told["by_visit"]) == ["week 4", "week 16"]
+    assert told["by_visit"]["week 4"]["n_subjects"] == 20
+    error = (change["predicted_change"] - change["true_change"]).abs().mean()
+    assert told["change"]["mae"]["value"] == pytest.approx(error)
+
+
+def test_a_threshold_is_met_when_it_is_reached() -> None:
+    rows = visits(("s", "1", 0, 30, 3.0), ("s", "2", 1, 7.5, 0.3), ("t", "1", 0, 10, 10), ("t", "2", 1, 2.6, 2.4))
+    found = response(rows, PLAN, thresholds=(75, 90))["responders"]
+    assert found["75"]["confusion"] == [[0, 1], [0, 1]]
+    assert found["90"]["confusion"] == [[1, 1], [0, 0]]
+
+
+def test_clear_skin_has_a_rule_that_a_regression_can_meet() -> None:
+    rows = visits(("s", "1", 0, 10, 10), ("s", "2", 1, 0, 0.04), ("t", "1", 0, 10.1, 10), ("t", "2", 1, 0, 0.06))
+    told = response(rows, PLAN, thresholds=(100,))
+    assert told["responders"]["100"]["confusion"] == [[0, 0], [1, 1]]
+    assert "at most 0.05" in told["clear_rule"]
+    assert "step of 0.1" in told["clear_rule"]
+    declared = response(rows, PLAN, thresholds=(100,), clear_at=0.5)
+    assert declared["responders"]["100"]["confusion"] == [[0, 0], [0, 2]]
+    assert "at most 0.5, as the study declares" in declared["clear_rule"]
+
+
+@pytest.mark.parametrize("threshold", [0, 101, -5])
+def test_a_threshold_that_cannot_be(threshold: float) -> None:
+    with pytest.raises(StudyError, match="responders"):
+        response(trial(3), PLAN, thresholds=(50, threshold))
+
+
+@pytest.mark.parametrize(("yes", "n"), [(0, 6), (1, 6), (6, 6), (20, 34)])
+def test_rates_have_wilsons_interval(yes: int, n: int) -> None:
+    found = rate(np.arange(n) < yes)
+    expected = binomtest(yes, n).proportion_ci(method="wilson")
+    assert [found["low"], found["high"]] == pytest.approx([expected.low, expected.high])

@@ -1,0 +1,303 @@
+"""Starting a study from a preset and from folders: what is understood, what is refused, what is written."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from casewise import study_file
+from casewise.cohort import read_cohort
+from casewise.errors import CasewiseError, StudyError
+from casewise.folder_layout import find_region, read_layout
+from casewise.initialise import initialise
+from casewise.study_file import preset_names, preset_text, read_study
+
+REAL = Path(__file__).parents[2] / "shared" / "data"
+SEVEN = [f"{region}_{k}" for region, count in (("upper", 4), ("trunk", 2), ("lower", 1)) for k in range(count)]
+
+
+def make(folder: Path, *paths: str) -> Path:
+    for path in paths:
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x")
+    return folder
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "cohort.csv").open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def protocol(folder: Path) -> dict[str, Any]:
+    """The commented settings of a study file, with the comment signs taken off."""
+    text = (folder / "study.yaml").read_text(encoding="utf-8").partition("# The protocol of")[2]
+    lines = [line for line in text.splitlines()[1:] if not line.startswith("##")]
+    assert all(line.startswith("#") for line in lines)
+    return yaml.safe_load("\n".join(line[2:] for line in lines))
+
+
+@pytest.fixture
+def grades(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A preset without regions, with classes told by a text column."""
+    presets = tmp_path_factory.mktemp("presets")
+    (presets / "grades.yaml").write_text(
+        "# Covid against the rest.\ntargets:\n  covid: {column: finding, equals: covid}\nsplit: {test: 20%}\n"
+        "backbones: [alexnet]\n"
+    )
+    monkeypatch.setattr(study_file, "PRESETS", presets)
+    return "grades"
+
+
+class TestSubjectsAndVisits:
+    def test_regions_in_file_names(self, tmp_path: Path) -> None:
+        source = make(tmp_path / "in", *[f"S{s}/week{v}/{n}.JPG" for s in (1, 2, 10) for v in (2, 10) for n in SEVEN])
+        make(source, "S1/Thumbs.db", "S2/week2/._upper_0.jpg", ".hidden/S1/week2/upper.jpg", "notes.txt")
+        done = initialise("onestep-pasi", source=source, folder=tmp_path / "out")
+        assert done.files == [tmp_path / "out" / "cohort.csv", tmp_path / "out" / "study.yaml"]
+        assert done.understood[0] == (
+            "3 subjects, 6 visits, 42 images, regions upper (24), trunk (12), lower (6); "
+            "3 files skipped (Thumbs.db, ._upper_0.jpg, notes.txt)."
+        )
+        assert done.understood[1].startswith(
+            "Read as subject/visit/*.jpg: S1/week2/upper_0.JPG is subject S1, visit week2"
+        )
+        assert "Fill in erythema, induration, scaling, area" in done.understood[-1]
+        rows = table(tmp_path / "out")
+        assert list(rows[0]) == ["path", "subject", "visit", "region", "erythema", "induration", "scaling", "area"]
+        assert list(dict.fromkeys(row["subject"] for row in rows)) == ["S1", "S2", "S10"]
+        assert all(row["erythema"] == "" for row in rows)
+        cohort = read_cohort(read_study(tmp_path / "out" / "study.yaml"))
+        assert (len(cohort.images), len(cohort.panels), len(cohort.cases)) == (42, 18, 6)
+        assert cohort.panels["tiles"].map(len).tolist() == [4, 2, 1] * 6
+
+    def test_regions_as_folders(self, tmp_path: Path) -> None:
+        names = [f"S{s}/v1/{r}/{k}.png" for s in (1, 2) for r in ("Upper limbs", "trunk", "LOWER") for k in (1, 2)]
+        source = make(tmp_path / "in", *names)
+        done = initialise("onestep-pasi", source=source, folder=tmp_path / "out")
+        assert "regions upper (4), trunk (4), lower (4)" in done.understood[0]
+        assert "subject/visit/region/*.jpg" in done.understood[1]
+        assert len(read_cohort(read_study(tmp_path / "out" / "study.yaml")).panels) == 6
+
+    def test_subjects_only(self, tmp_path: Path) -> None:
+        source = make(tmp_path / "in", *[f"S{s}/{n}.jpg" for s in (1, 2) for n in SEVEN])
+        initialise("onestep-pasi", source=source, folder=tmp_path / "out")
+        assert "visit" not in table(tmp_path / "out")[0]
+        assert len(read_cohort(read_study(tmp_path / "out" / "study.yaml")).cases) == 2
+
+    def test_subjects_and_regions_without_visits(self, tmp_path: Path) -> None:
+        source = make(tmp_path / "in", *[f"S{s}/{r}/1.jpg" for s in (1, 2) for r in ("upper", "trunk", "lower")])
+        done = initialise("onestep-pasi", source=source, folder=tmp_path / "out")
+        assert "subject/region/*.jpg" in done.understood[1]
+        assert {row["region"] for row in table(tmp_path / "out")} == {"upper", "trunk", "lower"}
+
+    def test_dated_visits(self, tmp_path: Path, grades: str) -> None:
+        source = make(tmp_path / "in", "S1/2020-02-28/a.jpg", "S1/2020-03-01/a.jpg", "S2/2021-01-01/a.jpg")
+        initialise(grades, source=source, folder=tmp_path / "out")
+        assert read_cohort(read_study(tmp_path / "out" / "study.yaml")).cases["day"].tolist() == [0, 2, 0]
+
+    def test_a_folder_around_all_is_no_subject(self, tmp_path: Path) -> None:
+        source = make(tmp_path / "in", *[f"images/S{s}/v1/{n}.jpg" for s in (1, 2) for n in SEVEN])
+        done = initialise("onestep-pasi", source=source, folder=source)
+        assert done.understood[0].startswith("2 subjects, 2 visits, 14 images")
+        assert "root:" not in (source / "study.yaml").read_text().partition("# cohort.csv has")[0]
+        assert len(read_cohort(read_study(source / "study.yaml")).images) == 14
+
+    def test_cases_without_every_region_are_named(self, tmp_path: Path) -> None:
+        source = make(tmp_path / "in", *[f"S{s}/v1/{n}.jpg" for s in (1, 2) for n in SEVEN])
+        (source / "S2" / "v1" / "lower_0.jpg").unlink()
+        done = initialise("onestep-pasi", source=source, folder=tmp_path / "out")
+        assert any("1 case without every region: S2/v1 (lower)" in line for line in done.understood)
+
+    def test_train_and_test(self, tmp_path: Path) -> None:
+        names = [f"{side}/S{i}/v1/{n}.jpg" for i, side in enumerate(("Train", "val", "TEST")) for n in SEVEN]
+        source = make(tmp_path / "in", *names)
+        done = initialise("onestep-pasi", source=source, folder=tmp_path / "out")
+        assert {row["subject"]: row["split"] for row in table(tmp_path / "out")} == {
+            "S0": "train",
+            "S1": "train",
+            "S2": "test",
+        }
+        assert any("val counts as train" in line for line in done.understood)
+        study = read_study(tmp_path / "out" / "study.yaml")
+        assert study.split.column == "split"
+        assert study.split.balance == "scaling", "what the preset says besides stays in force"
+        assert "split" in read_cohort(study).images
+
+
+class TestClasses:
+    def test_classes_have_no_subjects_and_it_is_said_loudly(self, tmp_path: Path, grades: str) -> None:
+        source = make(tmp_path / "in", "Covid/1.jpg", "Covid/2.jpg", "normal/3.jpg", "normal/4.jpg")
+        done = initialise(grades, source=source, folder=tmp_path / "out")
+        assert done.understood[0] == "4 images, classes Covid (2), normal (2)."
+        assert any(line.startswith("WARNING: subjects are not known") for line in done.understood)
+        rows = table(tmp_path / "out")
+        assert [row["subject"] for row in rows] == ["1", "2", "3", "4"]
+        assert [row["finding"] for row in rows] == ["Covid", "Covid", "normal", "normal"]
+        study = read_study(tmp_path / "out" / "study.yaml")
+        assert not study.subjects_known
+        with pytest.raises(CasewiseError, match=r"no row holds 'covid'. Did you mean 'Covid'\?"):
+            read_cohort(study)
+
+    def test_files_of_one_name_are_not_one_subject(self, tmp_path: Path, grades: str) -> None:
+        names = [
+            f"{side}/{c}/{n}.jpg" for side in ("train", "test") for c in ("covid", "normal") for n in ("1", "A", "a")
+        ]
+        source = make(tmp_path / "in", *names)
+        initialise(grades, source=source, folder=tmp_path / "out")
+        subjects = [row["subject"] for row in table(tmp_path / "out")]
+        assert len({subject.casefold() for subject in subjects}) == len(subjects) == 12
+        assert len(read_cohort(read_study(tmp_path / "out" / "study.yaml")).cases) == 12
+
+    @pytest.mark.parametrize(
+        ("names", "classes"),
+        [
+            (["benign", "malignant"], True),
+            (["grade0", "grade 1", "grade_2"], True),
+            (["normal", "Stage-2"], True),
+            (["covid", "S01"], True),
+            (["S01", "S02"], False),
+            (["patient 1", "patient 2"], False),
+            (["101", "102"], False),
+            (["a" * k for k in range(1, 25)], False),
+        ],
+    )
+    def test_classes_or_subjects(self, tmp_path: Path, names: list[str], classes: bool) -> None:
+        layout = read_layout(make(tmp_path, *[f"{n}/x.jpg" for n in names]), regions=[], classes=["covid"])
+        assert layout.by_class == classes
+        assert ({image.subject for image in layout.images} == set(names)) == (not classes)
+
+
+class TestWhatIsNotUnderstood:
+    @pytest.mark.parametrize(
+        ("paths", "told"),
+        [
+            (["a.jpg", "b.jpg"], "images lie in one folder"),
+            (["images/a.jpg", "images/b.jpg"], "images lie in one folder"),
+            (["S1/a.jpg", "S1/b.jpg"], "all images lie in one folder"),
+            (["S1/v1/upper_1.jpg", "S2/upper_1.jpg"], "images lie at different depths"),
+            (["a/b/c/d/e.jpg", "a/b/c/d/f.jpg"], "images lie 4 folders deep"),
+            (["S1/v1/left/a.jpg", "S1/v1/upper/a.jpg"], "the region (upper, trunk, lower) of S1/v1/left/a.jpg"),
+            (["S1/v1/IMG_1.jpg", "S1/v1/IMG_2.jpg"], "the region (upper, trunk, lower) of S1/v1/IMG_1.jpg"),
+            (["S1/v1/upper_lower.jpg", "S1/v1/IMG_2.jpg"], "the region (upper, trunk, lower) of S1/v1/IMG_2.jpg"),
+            (["upper/1.jpg", "lower/2.jpg"], "the folders are regions"),
+            (["train/S1/v1/upper.jpg", "S1/v1/upper.jpg"], "train or test stands beside"),
+        ],
+    )
+    def test_layouts(self, tmp_path: Path, paths: list[str], told: str) -> None:
+        source = make(tmp_path / "in", *paths)
+        with pytest.raises(CasewiseError) as caught:
+            initialise("onestep-pasi", source=source, folder=tmp_path / "out")
+        message = str(caught.value)
+        assert told in message
+        assert all(path in message for path in paths), "both examples are named"
+        assert "subject/visit/region/*.jpg" in message
+        assert not (tmp_path / "out").exists()
+
+    def test_numbers_may_be_grades_or_subjects(self, tmp_path: Path) -> None:
+        with pytest.raises(CasewiseError, match="may be grades or subjects"):
+            read_layout(make(tmp_path, "0/a.jpg", "1/a.jpg", "2/a.jpg"), regions=[], classes=[])
+
+    def test_no_images(self, tmp_path: Path) -> None:
+        with pytest.raises(CasewiseError, match=r"There is no folder .*nowhere"):
+            initialise("onestep-pasi", source=tmp_path / "nowhere", folder=tmp_path / "out")
+        with pytest.raises(CasewiseError, match=r"holds no images .*1 other files, such as a.txt"):
+            initialise("onestep-pasi", source=make(tmp_path / "in", "a.txt"), folder=tmp_path / "out")
+
+    def test_file_names_that_are_no_text(self, tmp_path: Path) -> None:
+        (tmp_path / "in" / "S1").mkdir(parents=True)
+        try:
+            Path(os.fsdecode(os.fsencode(tmp_path / "in" / "S1") + b"/upper\xff.jpg")).write_bytes(b"x")
+        except OSError:
+            pytest.skip("the file system takes no such name")
+        with pytest.raises(CasewiseError, match=r"is not UTF-8\. Rename"):
+            initialise("onestep-pasi", source=tmp_path / "in", folder=tmp_path / "out")
+
+    @pytest.mark.parametrize("existing", ["study.yaml", "cohort.csv"])
+    def test_nothing_is_overwritten(self, tmp_path: Path, existing: str) -> None:
+        source = make(tmp_path / "in", *[f"S{s}/{n}.jpg" for s in (1, 2) for n in SEVEN])
+        (tmp_path / existing).write_text("mine")
+        with pytest.raises(CasewiseError, match=f"{existing} is there already"):
+            initialise("onestep-pasi", source=source, folder=tmp_path)
+        assert (tmp_path / existing).read_text() == "mine"
+        assert sorted(p.name for p in tmp_path.iterdir()) == sorted([existing, "in"])
+
+    def test_unknown_preset(self, tmp_path: Path) -> None:
+        with pytest.raises(StudyError, match="Did you mean 'onestep-pasi'"):
+            initialise("one-step-pasi", folder=tmp_path)
+
+
+class TestTheStudyFile:
+    @pytest.mark.parametrize("preset", preset_names())
+    def test_it_is_the_preset_and_shows_all_of_it(self, tmp_path: Path, preset: str) -> None:
+        done = initialise(preset, folder=tmp_path / "my: study")
+        assert done.files == [tmp_path / "my: study" / "study.yaml"]
+        study = read_study(done.files[0])
+        (tmp_path / "bare.yaml").write_text(f"extends: {preset}\ncohort: cohort.csv\n")
+        bare = read_study(tmp_path / "bare.yaml")
+        assert study.name == "my: study"
+        assert study.model_dump(exclude={"name", "cohort"}) == bare.model_dump(exclude={"name", "cohort"})
+        assert study.cohort == (tmp_path / "my: study" / "cohort.csv").resolve()
+        assert protocol(tmp_path / "my: study") == yaml.safe_load(preset_text(preset))
+
+    def test_a_line_with_its_sign_taken_off_takes_effect(self, tmp_path: Path) -> None:
+        (file,) = initialise("onestep-pasi", folder=tmp_path).files
+        file.write_text(file.read_text().replace("# backbones: all29", "backbones: [alexnet]"))
+        assert read_study(file).backbones == ["alexnet"]
+
+    def test_columns_and_deviation_are_told(self, tmp_path: Path) -> None:
+        (file,) = initialise("onestep-pasi", folder=tmp_path).files
+        text = file.read_text()
+        assert "#   region      one of upper, trunk, lower" in text
+        assert "#   area        whole, 0 to 6, one value for each region; empty = not scored" in text
+        assert "recipe.stop.on" in text
+
+    @pytest.mark.parametrize("inside", [True, False])
+    def test_root_leads_to_the_images(self, tmp_path: Path, inside: bool) -> None:
+        out = tmp_path / "out"
+        source = make(
+            out / "photos of ä" if inside else tmp_path / "in", *[f"S{s}/{n}.jpg" for s in (1, 2) for n in SEVEN]
+        )
+        initialise("onestep-pasi", source=source, folder=out)
+        study = read_study(out / "study.yaml")
+        assert study.root == source.resolve()
+        assert ('root: "photos of ä"' in (out / "study.yaml").read_text(encoding="utf-8")) == inside
+        assert len(read_cohort(study).images) == 14
+
+
+SUBJECT = st.text(st.sampled_from("aZ0_-. ,;\"'äß#:{"), min_size=1, max_size=6).map(lambda t: f"S{t}1")
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names=st.lists(SUBJECT, min_size=2, max_size=4, unique_by=lambda n: "".join(n.split()).casefold()))
+def test_any_folder_name_comes_through(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
+    home = tmp_path_factory.mktemp("any")
+    source = make(home / "in", *[f"{name}/v 1/{n}.jpg" for name in names for n in SEVEN])
+    initialise("onestep-pasi", source=source, folder=home)
+    cohort = read_cohort(read_study(home / "study.yaml"))
+    assert set(cohort.cases["subject"]) == set(names)
+    assert all(Path(path).is_file() for path in cohort.images["path"])
+
+
+@pytest.mark.parametrize(
+    ("name", "region"),
+    [
+        *[("upper_1", "upper"), ("Upper1", "upper"), ("P1-upperback", "upper"), ("forearm_2", "forearm")],
+        *[("arm2", "arm"), ("flower", "lower"), ("upperarm", ""), ("upper_lower", ""), ("IMG_1", "")],
+    ],
+)
+def test_find_region(name: str, region: str) -> None:
+    assert find_region(name, ["upper", "lower", "arm", "forearm"]) == region
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real data is not part of the project")
+def test_a_flat_folder_of_real_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CasewiseError, match="images lie in one folder"):
+        initialise("onestep-pasi", source=REAL / "severity-covid", folder=tmp_path)

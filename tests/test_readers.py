@@ -1,0 +1,443 @@
+"""Reading images: scaled decoding, orientation, modes, colour, and every way to be no image."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import io
+import os
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, ImageOps
+
+from casewise.errors import ImageError
+from casewise.images import Preparation, fit, image_facts, read_image
+from casewise.images.content import name_content
+from casewise.images.pixels import LANCZOS, eight_bits, reduced
+from casewise.images.readers import PIXEL_LIMIT, SPARE, open_source, readers
+
+FORMATS = {"JPEG": "jpg", "PNG": "png", "TIFF": "tif", "WebP": "webp"}
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A coloured, uneven picture without symmetry, so that a wrong turn shows."""
+    cells = np.random.default_rng(seed).integers(0, 255, (7, 9, 3), dtype=np.uint8)
+    return Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def save(image: Image.Image, path: Path, *, orientation: int | None = None, **options: Any) -> Path:
+    """Save with an EXIF orientation."""
+    if orientation is not None:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        options["exif"] = exif
+    image.save(path, **options)
+    return path
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Mean absolute difference in grey levels of images of the same shape."""
+    assert one.shape == other.shape
+    return float(np.abs(one.astype(int) - other.astype(int)).mean())
+
+
+def decoded_whole(path: Path, size: int) -> np.ndarray:
+    """What Pillow makes of the file with full decoding and its own turning."""
+    with Image.open(path) as image:
+        whole = ImageOps.exif_transpose(image).convert("RGB")
+    return np.asarray(whole.resize(reduced(*whole.size, size), LANCZOS))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("shape", [(1600, 1000), (1001, 1603), (2000, 260), (803, 801)])
+def test_scaled_decoding_is_close_to_full_decoding(tmp_path: Path, shape: tuple[int, int], orientation: int) -> None:
+    path = save(picture(*shape), tmp_path / "a.jpg", orientation=orientation, quality=90)
+    source = open_source(path, path.read_bytes())
+    assert source.scale(source.target(64)) >= 4
+    scaled = read_image(path, size=64)
+    assert scaled.dtype == np.uint8
+    assert difference(scaled, decoded_whole(path, 64)) < 0.7
+    turned = orientation >= 5
+    facts = image_facts(path)
+    assert (facts["width"], facts["height"]) == (shape[::-1] if turned else shape)
+    assert facts["orientation"] == orientation
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+@pytest.mark.parametrize("name", ["PNG", "TIFF", "WebP"])
+def test_every_format_is_turned_once(tmp_path: Path, name: str, orientation: int) -> None:
+    options = {"lossless": True} if name == "WebP" else {}
+    path = save(picture(60, 40), tmp_path / f"a.{FORMATS[name]}", orientation=orientation, **options)
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    assert np.array_equal(read_image(path), expected)
+    facts = image_facts(path)
+    assert facts["format"] == name
+    assert (facts["height"], facts["width"]) == expected.shape[:2]
+    assert facts["bytes"] == path.stat().st_size
+
+
+def test_a_png_may_tell_its_orientation_after_its_pixels(tmp_path: Path) -> None:
+    path = save(picture(60, 40), tmp_path / "a.png", orientation=6)
+    data = path.read_bytes()
+    start = data.index(b"eXIf") - 4
+    length = 12 + struct.unpack(">I", data[start : start + 4])[0]
+    end = data.index(b"IEND") - 4
+    path.write_bytes(data[:start] + data[start + length : end] + data[start : start + length] + data[end:])
+    assert np.array_equal(read_image(path), np.asarray(picture(60, 40).transpose(Image.Transpose.ROTATE_270)))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_heic(tmp_path: Path, orientation: int) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="HEIC is optional")
+    original = picture(240, 160)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    heif.from_pillow(original).save(tmp_path / "plain.heic", quality=95, exif=exif.tobytes())
+    read = read_image(tmp_path / "plain.heic")
+    assert (
+        difference(read, np.asarray(original if orientation == 1 else original.transpose(Image.Transpose.ROTATE_270)))
+        < 4
+    )
+    assert image_facts(tmp_path / "plain.heic")["format"] == "HEIC"
+
+
+def test_heic_without_its_library_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def refuse(name: str, *rest: Any) -> Any:
+        if name.startswith("pillow_heif"):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    path = tmp_path / "a.heic"
+    path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(ImageError, match=r"a\.heic: HEIC needs an optional part.*casewise\[heic\]"):
+        read_image(path)
+
+
+@given(st.integers(1, 9000), st.integers(1, 9000), st.integers(8, 600))
+def test_decoding_never_stops_below_the_size_asked(width: int, height: int, size: int) -> None:
+    source = open_source(Path("a.jpg"), JPEG_OF_8_PIXELS)
+    source = type(source)(source.path, source.reader, source.image, 0, 1, width, height, "RGB")
+    target = source.target(size)
+    scale = source.scale(target)
+    assert scale == 1 or min(width // scale - SPARE * target[0], height // scale - SPARE * target[1]) >= 0
+    if min(width // 8 - SPARE * target[0], height // 8 - SPARE * target[1]) >= 0:
+        assert scale == 8
+
+
+def test_size_reduces_and_never_enlarges(tmp_path: Path) -> None:
+    path = save(picture(300, 200), tmp_path / "a.png")
+    assert read_image(path, size=30).shape == (20, 30, 3)
+    assert read_image(path, size=3000).shape == read_image(path).shape == (200, 300, 3)
+    assert read_image(path, size=30, channels="grey").shape == (20, 30, 1)
+
+
+def test_grey_is_the_luma_of_the_colours(tmp_path: Path) -> None:
+    path = save(Image.new("RGB", (4, 4), (200, 100, 50)), tmp_path / "a.png")
+    assert read_image(path, channels="grey")[0, 0, 0] == round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)
+
+
+def rgba(alpha: int) -> Image.Image:
+    return Image.new("RGBA", (4, 4), (200, 100, 50, alpha))
+
+
+PALETTE = Image.new("RGB", (4, 4), (200, 100, 50)).quantize(4)
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "expected"),
+    [
+        (rgba(255), {}, (200, 100, 50)),
+        (rgba(51), {}, (40, 20, 10)),
+        (rgba(0), {}, (0, 0, 0)),
+        (Image.new("LA", (4, 4), (200, 51)), {}, (40, 40, 40)),
+        (Image.new("RGB", (4, 4), (9, 8, 7)), {"transparency": (9, 8, 7)}, (0, 0, 0)),
+        (Image.new("L", (4, 4), 200), {}, (200, 200, 200)),
+        (Image.new("1", (4, 4), 1), {}, (255, 255, 255)),
+        (PALETTE, {}, (200, 100, 50)),
+        (PALETTE, {"transparency": PALETTE.getpixel((0, 0))}, (0, 0, 0)),
+    ],
+    ids=["opaque", "alpha", "clear", "grey alpha", "clear colour", "grey", "1-bit", "palette", "clear palette"],
+)
+def test_modes(tmp_path: Path, image: Image.Image, options: dict[str, Any], expected: tuple[int, int, int]) -> None:
+    path = save(image, tmp_path / "a.png", **options)
+    read = read_image(path)
+    assert read.shape == (4, 4, 3)
+    assert np.abs(read.astype(int) - expected).max() <= 1
+    assert read_image(path, size=2).shape == (2, 2, 3)
+
+
+@pytest.mark.parametrize("byte_order", ["<u2", ">u2"])
+@pytest.mark.parametrize(("white", "levels"), [(65535, 65535), (4095, 4095), (255, 255), (9000, 65535)])
+def test_sixteen_bits_by_the_depth_that_the_values_need(
+    tmp_path: Path, white: int, levels: int, byte_order: str
+) -> None:
+    values = np.array([[0, white // 2, white]], byte_order)
+    expected = np.round(np.array([0, white // 2, white]) * 255 / levels)
+    mode = "I;16" if byte_order == "<u2" else "I;16B"
+    image = Image.frombytes(mode, (3, 1), values.tobytes())
+    for name in ("a.tif", "a.png"):
+        assert read_image(save(image, tmp_path / name))[0, :, 0].tolist() == expected.tolist()
+
+
+def test_sixteen_bit_colour_keeps_the_high_byte(tmp_path: Path) -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    row = b"\0" + struct.pack(">3H", 0x12FF, 0x8000, 0xFF10)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
+    path = tmp_path / "a.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b""))
+    assert read_image(path)[0, 0].tolist() == [0x12, 0x80, 0xFF]
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [(Image.new("F", (4, 4), 0.5), "floating-point"), (Image.new("I", (4, 4), 70_000), "from 70000 to 70000")],
+)
+def test_numbers_without_a_known_range_are_refused(tmp_path: Path, image: Image.Image, found: str) -> None:
+    with pytest.raises(ImageError, match=f"{found}.*Save it with 8 or 16 bits"):
+        read_image(save(image, tmp_path / "a.tif"))
+
+
+@given(st.lists(st.integers(0, 65535), min_size=1))
+def test_eight_bits_keeps_the_order(values: list[int]) -> None:
+    scaled = eight_bits(np.sort(np.array(values)))
+    assert (np.diff(scaled.astype(int)) >= 0).all()
+    assert scaled[0] > 0 or min(values) == 0 or max(values) >= 256
+
+
+@pytest.mark.parametrize("size", [None, 16])
+def test_cmyk(tmp_path: Path, size: int | None) -> None:
+    path = save(Image.new("CMYK", (400, 300), (0, 255, 255, 0)), tmp_path / "a.jpg", quality=95)
+    assert image_facts(path)["mode"] == "CMYK"
+    assert np.abs(read_image(path, size=size).astype(int) - (255, 0, 0)).max() <= 3
+
+
+def test_lab(tmp_path: Path) -> None:
+    path = save(Image.new("LAB", (4, 4), (255, 128, 128)), tmp_path / "a.tif")
+    assert read_image(path).min() >= 250
+
+
+def profile_with_red_and_green_exchanged() -> bytes:
+    """An RGB profile in which the first channel is sRGB's green, and the second its red."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    count = struct.unpack(">I", data[128:132])[0]
+    for entry in range(132, 132 + 12 * count, 12):
+        name = bytes(data[entry : entry + 4])
+        if name in {b"rXYZ", b"gXYZ"}:
+            data[entry : entry + 4] = b"gXYZ" if name == b"rXYZ" else b"rXYZ"
+    return bytes(data).replace("sRGB".encode("utf-16-be"), "Test".encode("utf-16-be"))
+
+
+def test_a_colour_profile_is_applied(tmp_path: Path) -> None:
+    path = save(
+        Image.new("RGB", (64, 64), (220, 30, 40)),
+        tmp_path / "a.png",
+        icc_profile=profile_with_red_and_green_exchanged(),
+    )
+    assert np.abs(read_image(path).astype(int) - (30, 220, 40)).max() <= 3
+    assert np.abs(read_image(path, size=8).astype(int) - (30, 220, 40)).max() <= 3
+
+
+@pytest.mark.parametrize("profile", [b"nonsense", ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()])
+def test_srgb_and_damaged_profiles_change_nothing(tmp_path: Path, profile: bytes) -> None:
+    path = save(picture(20, 20), tmp_path / "a.png", icc_profile=profile)
+    assert np.array_equal(read_image(path), np.asarray(picture(20, 20)))
+
+
+def test_the_content_decides_and_not_the_extension(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    picture(20, 20).save(path, format="PNG")
+    assert np.array_equal(read_image(path), np.asarray(picture(20, 20)))
+    assert image_facts(path)["format"] == "PNG"
+
+
+def jpeg(width: int = 400, height: int = 300, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    picture(width, height).save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+JPEG_OF_8_PIXELS = jpeg(8, 8)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("size", [None, 16])
+@pytest.mark.parametrize("kept", [0.3, 0.9, 0.99])
+def test_a_truncated_jpeg_is_not_filled_with_grey(
+    tmp_path: Path, kept: float, size: int | None, progressive: bool
+) -> None:
+    data = jpeg(progressive=progressive)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data[: int(len(data) * kept)])
+    with pytest.raises(ImageError, match=r"a\.jpg: the JPEG is cut short .*Copy it again"):
+        read_image(path, size=size)
+
+
+@pytest.mark.parametrize("name", ["PNG", "TIFF", "WebP"])
+def test_other_formats_cut_short(tmp_path: Path, name: str) -> None:
+    path = save(picture(200, 200), tmp_path / f"a.{FORMATS[name]}")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ImageError, match=f"the {name} is (cut short|damaged).*Copy it again"):
+        read_image(path)
+
+
+def test_missing_file_names_its_namesake(tmp_path: Path) -> None:
+    (tmp_path / "IMG_1.JPG").write_bytes(jpeg())
+    with pytest.raises(ImageError, match=r"img_1\.jpg: there is no such file\. Did you mean 'IMG_1\.JPG'\?"):
+        read_image(tmp_path / "img_1.jpg")
+    with pytest.raises(ImageError, match=r"The folder .*nowhere does not exist"):
+        read_image(tmp_path / "nowhere" / "a.jpg")
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(ImageError, match=r"a\.jpg: the file is empty \(0 bytes\)\. Copy it again"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_renamed_text_file(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("path,subject\nü.jpg,7\n")
+    with pytest.raises(ImageError, match=r"a\.jpg: this is a text file, not an image that can be read \(JPEG, PNG"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_folder_and_pipe(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="this is a folder"):
+        read_image(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ImageError, match="a device or a pipe"):
+        read_image(tmp_path / "pipe")
+
+
+def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(jpeg())
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    # Tests may run as root, whom no permission stops.
+    monkeypatch.setattr(builtins, "open", refuse)
+    with pytest.raises(ImageError, match=r"a\.jpg: you have no permission to read it\. Allow reading"):
+        read_image(path)
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("1", (8, 8)).save(stream, "PNG")
+    data = bytearray(stream.getvalue())
+    data[16:24] = struct.pack(">II", width, height)
+    data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
+    return bytes(data)
+
+
+@pytest.mark.parametrize("side", [17_400, 30_000])
+def test_decompression_bomb(tmp_path: Path, side: int) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png_claiming(side, side))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ImageError, match=f"a.png: it claims .* = {side * side:,} pixels; at most {PIXEL_LIMIT:,}"):
+            read_image(path)
+        with pytest.raises(ImageError, match="at most"):
+            image_facts(path)
+
+
+def test_webp_bomb(tmp_path: Path) -> None:
+    body = b"VP8X" + struct.pack("<IB3x", 10, 0) + (2**17 - 1).to_bytes(3, "little") * 2 + bytes(200)
+    (tmp_path / "a.webp").write_bytes(b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body)
+    with pytest.raises(ImageError, match=f"a.webp: it claims more pixels than the {PIXEL_LIMIT:,}"):
+        read_image(tmp_path / "a.webp")
+
+
+def test_large_photographs_pass_without_a_warning(tmp_path: Path) -> None:
+    path = save(Image.new("1", (12_000, 10_000)), tmp_path / "a.tif", compression="group4")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(path, size=12).shape == (10, 12, 3)
+
+
+@pytest.mark.parametrize("name", ["PNG", "TIFF", "WebP"])
+def test_several_images_in_one_file_are_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / f"a.{FORMATS[name]}"
+    picture(20, 20).save(path, save_all=True, append_images=[picture(20, 20, 1), picture(20, 20, 2)])
+    with pytest.raises(ImageError, match=f"this {name} holds 3 images. Save the one to use"):
+        read_image(path)
+
+
+def test_gif_is_named(tmp_path: Path) -> None:
+    picture(20, 20).save(tmp_path / "a.gif")
+    with pytest.raises(ImageError, match="this is a GIF, not an image"):
+        read_image(tmp_path / "a.gif")
+
+
+def test_content_names() -> None:
+    assert name_content(bytes(128) + b"DICM") == "a DICOM file"
+    assert name_content(b"\0\0\0\x20ftypavif") == "an AVIF"
+    assert name_content("é".encode()[:1] + b"\x00\xfe") == "a file of unknown content (it begins with c3 00 fe)"
+    assert name_content(("a" * 511 + "é").encode()[:512]) == "a text file"
+
+
+@pytest.mark.parametrize("name", [reader.name for reader in readers()])
+def test_damaged_bytes_never_raise_anything_else(name: str) -> None:
+    stream = io.BytesIO()
+    if name == "HEIC":
+        pytest.importorskip("pillow_heif", reason="HEIC is optional").from_pillow(picture(48, 40)).save(stream)
+    else:
+        picture(48, 40).save(stream, name)
+    rng = np.random.default_rng(0)
+    readable = 0
+    for _ in range(150):
+        data = bytearray(stream.getvalue())
+        for place in rng.integers(0, min(len(data), 500), rng.integers(1, 12)):
+            data[place] = rng.integers(256)
+        with warnings.catch_warnings(), contextlib.suppress(ImageError):
+            warnings.simplefilter("ignore")
+            open_source(Path("a"), bytes(data)).tile(Preparation(size=8))
+            readable += 1
+    assert readable < 150
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(8, 64), st.sampled_from([1, 3]))
+def test_fit_keeps_the_ratio_on_black(width: int, height: int, size: int, channels: int) -> None:
+    tile = fit(np.full((height, width, channels), 255, np.uint8), size)
+    assert tile.shape == (size, size, channels)
+    assert tile.dtype == np.uint8
+    rows, columns = np.flatnonzero(tile.any(axis=(1, 2))), np.flatnonzero(tile.any(axis=(0, 2)))
+    tall, wide = len(rows), len(columns)
+    assert max(tall, wide) == size
+    # The image is a full white rectangle, and its ratio is that of the source to the nearest pixel.
+    assert (tile[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] == 255).all()
+    assert abs(min(tall, wide) - max(1, size * min(width, height) / max(width, height))) <= 0.5
+    # Centred: the borders on the two sides differ by at most one pixel.
+    assert abs(rows[0] - (size - 1 - rows[-1])) <= 1
+    assert abs(columns[0] - (size - 1 - columns[-1])) <= 1
+
+
+def test_fit_of_its_own_size_changes_nothing() -> None:
+    image = np.asarray(picture(32, 32))
+    assert np.array_equal(fit(image, 32), image)
+
+
+REAL = Path(os.environ.get("CASEWISE_REAL_IMAGES", ""))
+
+
+@pytest.mark.skipif(not os.environ.get("CASEWISE_REAL_IMAGES"), reason="CASEWISE_REAL_IMAGES names no folder")
+def test_real_images_scaled_and_whole_agree() -> None:
+    paths = sorted(REAL.rglob("*.jpg"))[:100]
+    assert paths
+    for path in paths:
+        assert difference(read_image(path, size=128), decoded_whole(path, 128)) < 1.5, path

@@ -1,0 +1,282 @@
+"""The whole way, on a small synthetic cohort: what is left behind, what is redone, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from casewise.errors import CasewiseError, CohortError, RunError, SplitError, StudyError
+from casewise.predictions import COLUMNS
+from casewise.run import Run, only_run, run
+from casewise.study_file import read_study
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, phantom: Path) -> tuple[Run, Path]:
+    from tests.conftest import TINY
+
+    folder = tmp_path_factory.mktemp("finished")
+    path = folder / "tiny.yaml"
+    path.write_text(TINY.format(cohort=phantom))
+    return run(read_study(path), folder / "run"), path
+
+
+def test_every_learner_and_target_has_figures_with_intervals(finished: tuple[Run, Path]) -> None:
+    metrics = json.loads((finished[0].folder / "metrics.json").read_text())["metrics"]
+    learners = {"shufflenet_v2_x0_5", "mobilenet_v3_small", "meta_learner_ridge_w_intercept"}
+    for stage in ("oof", "test"):
+        assert set(metrics[stage]) == learners
+        for targets in metrics[stage].values():
+            wanted = {"pasi", "composite", "composite[upper]", "erythema", "erythema[lower]", "area[trunk]"}
+            assert wanted <= set(targets)
+            for figures in targets.values():
+                for figure in figures.values():
+                    assert {"value", "low", "high", "n_subjects", "n_cases"} <= set(figure)
+
+
+def test_the_predictions_have_the_named_columns_and_one_row_each(finished: tuple[Run, Path]) -> None:
+    table = pd.read_parquet(finished[0].folder / "predictions.parquet")
+    assert set(COLUMNS) <= set(table.columns)
+    assert not table.duplicated(["model", "stage", "case", "region", "target"]).any()
+    main = table[(table["target"] == "pasi") & (table["model"] == "shufflenet_v2_x0_5")]
+    assert set(main["stage"]) == {"oof", "test"}
+    assert main["case"].is_unique
+    assert main.loc[main["stage"] == "test", "outer_fold"].isna().all()
+
+
+def test_nobody_is_predicted_by_a_network_that_saw_them(finished: tuple[Run, Path]) -> None:
+    folder = finished[0].folder
+    for facts in folder.glob("jobs/*/*/model.json"):
+        seen = set(json.loads(facts.read_text())["subjects"])
+        predicted = pd.read_parquet(facts.parent / "predictions.parquet")
+        assert seen
+        assert not seen & set(predicted["subject"])
+
+
+def test_scores_follow_the_published_equations(finished: tuple[Run, Path]) -> None:
+    table = pd.read_parquet(finished[0].folder / "predictions.parquet")
+    one = table[(table["model"] == "mobilenet_v3_small") & (table["stage"] == "test")]
+    wide = one.pivot(index=["case", "region"], columns="target", values="y_pred")
+    for (_case, region), row in wide.iterrows():
+        if region:
+            expected = (row["erythema"] + row["induration"] + row["scaling"]) * row["area"]
+            assert row["composite"] == pytest.approx(expected)
+    case = one["case"].iloc[0]
+    c = wide.loc[case]["composite"]
+    expected = 0.2 * c["upper"] + 0.3 * c["trunk"] + 0.4 * c["lower"]
+    assert wide.loc[(case, ""), "pasi"] == pytest.approx(expected)
+
+
+def test_the_report_stands_alone_and_says_synthetic(finished: tuple[Run, Path]) -> None:
+    page = finished[0].report.read_text()
+    assert "ynthetic" in page
+    assert 'src="http' not in page
+
+
+def test_models_hold_no_pickle(finished: tuple[Run, Path]) -> None:
+    kinds = {p.suffix for p in finished[0].folder.rglob("*") if p.is_file()}
+    assert not kinds & {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"}
+    assert list(finished[0].folder.glob("jobs/*/*/model.safetensors"))
+
+
+def test_running_again_redoes_nothing(finished: tuple[Run, Path]) -> None:
+    done, path = finished
+    files = {p: p.stat().st_mtime_ns for p in done.folder.glob("jobs/*/*/*")}
+    again = run(read_study(path), done.folder)
+    assert {p: p.stat().st_mtime_ns for p in done.folder.glob("jobs/*/*/*")} == files
+    assert np.array_equal(again.predictions["y_pred"], done.predictions["y_pred"])
+
+
+def test_one_more_backbone_trains_only_that_one(finished: tuple[Run, Path], tmp_path: Path) -> None:
+    import shutil
+
+    done, path = finished
+    folder = tmp_path / "copy"
+    shutil.copytree(done.folder, folder)
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("jobs/*/*/job.json")}
+    study = read_study(path)
+    study = study.model_copy(update={"backbones": [*study.backbones, "squeezenet1_1"]})
+    more = run(study, folder)
+    after = {p: p.stat().st_mtime_ns for p in folder.glob("jobs/*/*/job.json")}
+    assert {p: after[p] for p in before} == before
+    assert len(after) == len(before) + 2
+    assert "squeezenet1_1" in set(more.predictions["model"])
+
+
+def test_another_recipe_in_the_same_folder_is_refused(finished: tuple[Run, Path]) -> None:
+    done, path = finished
+    study = read_study(path)
+    other = study.model_copy(update={"recipe": study.recipe.model_copy(update={"lr": 0.5})})
+    with pytest.raises(RunError, match=r"recipe\.lr was 0\.01 and is 0\.5"):
+        run(other, done.folder)
+    with pytest.raises(RunError, match="split differently"):
+        run(study.model_copy(update={"seed": 9}), done.folder)
+
+
+def test_the_regional_composite_can_be_predicted_directly(tiny: Path, tmp_path: Path) -> None:
+    study = read_study(tiny)
+    update = {"predict": ["composite"], "backbones": ["shufflenet_v2_x0_5"], "stack": []}
+    done = run(study.model_copy(update=update), tmp_path / "run")
+    assert set(done.predictions["target"]) == {"composite", "pasi"}
+
+
+def test_a_split_by_image_is_refused(tiny: Path) -> None:
+    tiny.write_text(tiny.read_text().replace("split: {", "split: {by: image, "))
+    with pytest.raises(StudyError, match="puts images of one subject on both sides"):
+        read_study(tiny)
+
+
+def test_an_imported_split_by_image_is_refused(tiny: Path, tmp_path: Path, phantom: Path) -> None:
+    table = pd.read_csv(phantom)
+    table["path"] = [str(phantom.parent / p) for p in table["path"]]
+    table["part"] = ["test" if i % 5 == 0 else "train" for i in range(len(table))]
+    table.to_csv(tmp_path / "leaky.csv", index=False)
+    study = read_study(tiny)
+    study = study.model_copy(
+        update={"cohort": tmp_path / "leaky.csv", "split": study.split.model_copy(update={"column": "part"})}
+    )
+    with pytest.raises(SplitError, match="on several sides"):
+        run(study, tmp_path / "run")
+    assert not (tmp_path / "run" / "jobs").exists()
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tiny: Path, tmp_path: Path) -> None:
+    code = "import sys,time;from pathlib import Path;from casewise.run import only_run\n"
+    code += "with only_run(Path(sys.argv[1])):\n print('held', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match="Another run is working"):
+            run(read_study(tiny), tmp_path / "run")
+        other.kill()
+        other.wait()
+        with only_run(tmp_path / "run"):
+            pass
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_nothing_recorded_is_refused_before_anything_is_prepared(tiny: Path, tmp_path: Path, phantom: Path) -> None:
+    table = pd.read_csv(phantom)
+    table["path"] = [str(phantom.parent / p) for p in table["path"]]
+    table[["erythema", "induration", "scaling", "area"]] = ""
+    table.to_csv(tmp_path / "empty.csv", index=False)
+    study = read_study(tiny).model_copy(update={"cohort": tmp_path / "empty.csv"})
+    with pytest.raises(CohortError, match="nothing to learn"):
+        run(study, tmp_path / "run")
+    assert not (tmp_path / "run" / "tiles").exists()
+
+
+def test_more_folds_than_subjects_is_refused(tiny: Path, tmp_path: Path) -> None:
+    study = read_study(tiny)
+    study = study.model_copy(update={"split": study.split.model_copy(update={"folds": 9})})
+    with pytest.raises(SplitError, match="too few for 9 folds"):
+        run(study, tmp_path / "run")
+
+
+def command(study: Path, folder: Path) -> list[str]:
+    return [sys.executable, "-m", "casewise.cli", "run", str(study), "--out", str(folder), "--jobs", "1"]
+
+
+def in_training(folder: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until a network has trained an epoch or two and written its state."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if any(folder.glob("jobs/*/fold*/state.safetensors")):
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.01)
+    pytest.fail(f"the run ended or hung before training: {process.communicate()}")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill-9", "ctrl-c"])
+def test_a_killed_run_continues_to_the_same_bits(tiny: Path, tmp_path: Path, how: signal.Signals) -> None:
+    text = tiny.read_text().replace("epochs: 3", "epochs: 12").replace("patience: 3,", "patience: 12,")
+    tiny.write_text(text.replace("[shufflenet_v2_x0_5, mobilenet_v3_small]", "[shufflenet_v2_x0_5]"))
+    environment = {**os.environ, "CASEWISE_CACHE": str(tmp_path / "cache")}
+    subprocess.run(command(tiny, tmp_path / "whole"), check=True, env=environment, capture_output=True)
+    cut = tmp_path / "cut"
+    process = subprocess.Popen(
+        command(tiny, cut), env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    in_training(cut, process)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (-9 if how == signal.SIGKILL else 130)
+    assert "Traceback" not in errors
+    assert not (cut / "predictions.parquet").exists()
+    again = subprocess.run(command(tiny, cut), check=True, env=environment, capture_output=True, text=True)
+    assert "report:" in again.stdout
+    one, two = (pd.read_parquet(tmp_path / n / "predictions.parquet") for n in ("whole", "cut"))
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+    for weights in (tmp_path / "whole").glob("jobs/*/*/model.safetensors"):
+        assert weights.read_bytes() == (cut / weights.relative_to(tmp_path / "whole")).read_bytes()
+
+
+def test_side_by_side_gives_the_same_as_one_after_another(tiny: Path, tmp_path: Path) -> None:
+    study = read_study(tiny)
+
+    def with_jobs(jobs: int) -> Run:
+        compute = study.compute.model_copy(update={"jobs": jobs})
+        return run(study.model_copy(update={"compute": compute, "stack": []}), tmp_path / f"run{jobs}")
+
+    before = os.environ.get("CASEWISE_THREADS")
+    os.environ["CASEWISE_THREADS"] = "1"
+    try:
+        one, two = with_jobs(1), with_jobs(2)
+    finally:
+        os.environ.pop("CASEWISE_THREADS") if before is None else os.environ.update(CASEWISE_THREADS=before)
+    assert np.array_equal(one.predictions["y_pred"], two.predictions["y_pred"])
+
+
+def test_pretraining_leaves_held_out_subjects_out(tiny: Path, tmp_path: Path, phantom: Path) -> None:
+    study = read_study(tiny)
+    pretrain = {
+        "cohort": phantom,
+        "subjects": "shared",
+        "targets": {"redness": {"range": (0, 4), "column": "erythema"}},
+        "epochs": 1,
+    }
+    from casewise.study import Pretraining
+
+    update = {"pretrain": Pretraining.model_validate(pretrain), "backbones": ["shufflenet_v2_x0_5"], "stack": []}
+    done = run(study.model_copy(update=update), tmp_path / "run")
+    for facts in done.folder.glob("jobs/*/*/model.json"):
+        values = json.loads(facts.read_text())
+        assert "pretrained on" in values["weights"]
+        predicted = pd.read_parquet(facts.parent / "predictions.parquet")
+        assert not set(values["subjects"]) & set(predicted["subject"])
+    distinct = {**update, "pretrain": Pretraining.model_validate({**pretrain, "subjects": "distinct"})}
+    with pytest.raises(SplitError, match="Write `subjects: shared`"):
+        run(study.model_copy(update=distinct), tmp_path / "other")
+
+
+def test_a_bundle_that_saw_a_test_subject_is_refused(finished: tuple[Run, Path], tmp_path: Path) -> None:
+    done, path = finished
+    bundle = done.folder / "jobs" / "shufflenet_v2_x0_5" / "fold1"
+    study = read_study(path).model_copy(update={"weights": f"bundle:{bundle}", "seed": 4, "backbones": ["shufflenet_v2_x0_5"]})
+    with pytest.raises(CasewiseError, match="held out here"):
+        run(study, tmp_path / "run")
+
+
+def test_a_cohort_file_that_cannot_be_an_image_stops_the_run_and_names_it(tiny: Path, tmp_path: Path, phantom: Path) -> None:
+    table = pd.read_csv(phantom)
+    table["path"] = [str(phantom.parent / p) for p in table["path"]]
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(Path(table["path"][3]).read_bytes()[:900])
+    table.loc[3, "path"] = str(broken)
+    table.to_csv(tmp_path / "c.csv", index=False)
+    with pytest.raises(CasewiseError, match=r"broken\.jpg"):
+        run(read_study(tiny).model_copy(update={"cohort": tmp_path / "c.csv"}), tmp_path / "run")

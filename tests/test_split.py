@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from casewise.errors import SplitError
+from casewise.split import (
+    TEST,
+    check_apart,
+    greedy,
+    imbalance,
+    inner_stop,
+    labels_of,
+    manifest_hash,
+    read_splits,
+    split,
+    write_splits,
+)
+from casewise.study import Study
+
+
+def cohort(subjects: int, per: int = 6, seed: int = 0, **columns: object) -> SimpleNamespace:
+    random = np.random.default_rng(seed)
+    names = [f"S{i:03}" for i in range(subjects) for _ in range(per)]
+    panels = pd.DataFrame({"subject": names, "case": [f"{s}/{i % per}" for i, s in enumerate(names)]})
+    panels["scaling"] = random.integers(0, 5, len(panels)).astype(float)
+    panels["area"] = random.integers(0, 7, len(panels)).astype(float)
+    images = panels[["subject", "case"]].assign(**columns)
+    return SimpleNamespace(panels=panels, images=images)
+
+
+def study(**split: object) -> Study:
+    targets = {"scaling": {"range": (0, 4)}, "area": {"range": (0, 6)}}
+    return Study.model_validate(
+        {"name": "t", "cohort": "x.csv", "targets": targets, "split": {"balance": "scaling", **split}, "backbones": ["resnet18"]}
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(subjects=st.integers(8, 40), folds=st.integers(2, 5), test=st.sampled_from([0, 0.1, 0.25]), seed=st.integers(0, 99))
+def test_every_subject_stands_on_one_side(subjects: int, folds: int, test: float, seed: int) -> None:
+    found = split(cohort(subjects, seed=seed), study(folds=folds, test=test, restarts=5))
+    assert len(found.side) == subjects
+    for fold in range(folds):
+        assert not set(found.training(fold)) & set(found.held_out(fold))
+        assert set(found.training(fold)) | set(found.held_out(fold)) == set(found.side)
+    sizes = [len(found.subjects(f)) for f in range(folds)]
+    assert min(sizes) >= 1
+    assert max(sizes) - min(sizes) <= 1
+    assert len(found.subjects(TEST)) == (max(1, round(test * subjects)) if test else 0)
+
+
+def test_imbalance_is_the_published_measure() -> None:
+    train, tested = np.array([30, 20, 10, 20, 10]), np.array([2, 3, 1, 2, 2])
+    expected = np.mean(np.abs(train / (0.9 * 100) - tested / (0.1 * 100)))
+    assert imbalance(np.array([train, tested]), np.array([0.9, 0.1])) == pytest.approx(expected)
+
+
+def test_greedy_beats_a_random_split_and_restarts_help() -> None:
+    records = np.random.default_rng(1).multinomial(17, [0.3, 0.3, 0.2, 0.1, 0.1], size=60)
+    random = np.random.default_rng(2)
+    drawn = []
+    for _ in range(200):
+        side = random.permutation(60) < 6
+        drawn.append(imbalance(np.stack([records[~side].sum(0), records[side].sum(0)]), np.array([0.9, 0.1])))
+    _, one = greedy(records, [0.9, 0.1], restarts=1, seed=0)
+    side, best = greedy(records, [0.9, 0.1], restarts=1000, seed=0)
+    assert best <= one
+    assert best < np.median(drawn) / 2
+    assert np.bincount(side).tolist() == [54, 6]
+    counts = np.stack([records[side == s].sum(0) for s in (0, 1)])
+    assert best == pytest.approx(float(imbalance(counts, np.array([0.9, 0.1]))))
+
+
+def test_a_thousand_restarts_end_in_reasonable_time() -> None:
+    begun = time.monotonic()
+    greedy(np.random.default_rng(0).multinomial(17, [0.2] * 5, size=60), [0.2] * 5, restarts=1000, seed=0)
+    assert time.monotonic() - begun < 60  # a guard against a quadratic slip, not a benchmark
+
+
+def test_imbalance_is_reported_for_every_target() -> None:
+    record = split(cohort(30), study(test=0.1)).record
+    assert set(record["imbalance"]["test"]) == {"scaling", "area"}
+    assert set(record["imbalance"]["folds"]) == {"scaling", "area"}
+    assert record["n"]["test"]["subjects"] == 3
+
+
+def test_the_seed_decides_the_split() -> None:
+    one, two = split(cohort(30), study()), split(cohort(30), study())
+    assert one.hash == two.hash
+    other = split(cohort(30), study().model_copy(update={"seed": 5}))
+    assert other.hash != one.hash
+
+
+def test_too_few_subjects_is_said() -> None:
+    with pytest.raises(SplitError, match=r"5 subjects, 1 of them for the test set: too few for 5 folds"):
+        split(cohort(5), study(folds=5, test=0.1))
+
+
+def test_an_imported_split_with_a_subject_on_both_sides_stops() -> None:
+    with pytest.raises(SplitError, match="puts subject 'S000' on several sides: test, train"):
+        sides = ["train", *["test"] * 5, *["train"] * 54]
+        split(cohort(10, part=sides), study(column="part", folds=2))
+
+
+def test_an_imported_split_is_taken_over() -> None:
+    sides = [str(1 + i % 3) if i < 9 else "test" for i in range(12) for _ in range(6)]
+    found = split(cohort(12, part=sides), study(column="part"))
+    assert found.folds == 3
+    assert found.subjects(TEST) == ["S009", "S010", "S011"]
+    assert found.side["S004"] == 1
+
+
+def test_an_imported_train_test_split_gets_folds() -> None:
+    sides = ["train" if i < 9 else "test" for i in range(12) for _ in range(6)]
+    found = split(cohort(12, part=sides), study(column="part", folds=3))
+    assert {len(found.subjects(f)) for f in range(3)} == {3}
+    assert len(found.subjects(TEST)) == 3
+
+
+def test_an_unknown_side_is_named() -> None:
+    with pytest.raises(SplitError, match="holds 'trian' for subject 'S000'"):
+        split(cohort(10, part=["trian"] * 60), study(column="part", folds=2))
+
+
+def test_a_manifest_changed_by_hand_is_refused(tmp_path) -> None:
+    found = split(cohort(12), study(folds=3))
+    path = tmp_path / "splits.json"
+    write_splits(found, path)
+    assert read_splits(path).side == found.side
+    moved = found.subjects(0)[0]
+    path.write_text(path.read_text().replace(f'"{moved}": 1', f'"{moved}": 2'))
+    with pytest.raises(SplitError, match="moved by hand"):
+        read_splits(path)
+
+
+def test_the_hash_sees_every_subject() -> None:
+    side = {"a": 0, "b": 1, "c": TEST}
+    assert manifest_hash(side) != manifest_hash({**side, "c": 0})
+
+
+def test_a_subject_on_both_sides_stops_the_loader() -> None:
+    with pytest.raises(SplitError, match="on both sides of the split: b"):
+        check_apart(["a", "b"], ["b", "c"], where="x")
+
+
+def test_the_inner_part_is_grouped() -> None:
+    records = np.random.default_rng(0).integers(0, 5, (10, 5))
+    subjects = [f"S{i}" for i in range(10)]
+    fitted, stopped = inner_stop(records, subjects, share=0.2, seed=1)
+    assert len(stopped) == 2
+    assert not set(fitted) & set(stopped)
+
+
+def test_labels_count_missing_values_apart() -> None:
+    assert labels_of(np.array([0, 4, np.nan]), 0, 4).tolist() == [0, 4, 5]
+    assert labels_of(np.array([0, 17.9, 18, np.nan]), 0, 18).tolist() == [0, 4, 4, 5]

@@ -1,0 +1,227 @@
+"""Stackers: the right fit, no leak between subjects, and plain words where something is missing."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.model_selection import GroupKFold
+
+from casewise.errors import CasewiseError, SplitError, StudyError
+from casewise.predictions import check
+from casewise.stacking import STACKERS, combine, stack
+from casewise.study import STACKERS as NAMES_IN_A_STUDY
+
+RANGES = {"area": (0.0, 6.0)}
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings():  # type: ignore[no-untyped-def]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def cohort(
+    *, learners: int = 3, subjects: int = 10, test_subjects: int = 2, folds: int = 5, noise: float = 0.5, seed: int = 0
+) -> pd.DataFrame:
+    """Learners that see the truth through noise and a slope of their own; two visits, two regions."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(subjects + test_subjects):
+        test = number >= subjects
+        for visit in ("1", "2"):
+            for region in ("upper", "lower"):
+                truth = rng.uniform(0.5, 5.5)
+                for learner in range(learners):
+                    for fold in range(folds) if test else [number % folds]:
+                        rows.append(
+                            {
+                                "case": f"s{number}/{visit}",
+                                "subject": f"s{number}",
+                                "visit": visit,
+                                "day": float(visit),
+                                "region": region,
+                                "image": "",
+                                "model": f"net{learner}",
+                                "stage": "test" if test else "oof",
+                                "outer_fold": fold,
+                                "inner_fold": None,
+                                "target": "area",
+                                "y_true": truth,
+                                "y_pred": 0.8 * truth + 0.2 * learner + rng.normal(0, noise),
+                            }
+                        )
+    return check(pd.DataFrame(rows))
+
+
+def features(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
+    wide = rows.pivot_table(index=["case", "region"], columns="model", values="y_pred", aggfunc="mean", sort=False)
+    first = rows.drop_duplicates(["case", "region"])
+    return wide.to_numpy(), first["y_true"].to_numpy(), first
+
+
+def learned(rows: pd.DataFrame, name: str, stage: str) -> pd.DataFrame:
+    found = rows[(rows["model"] == STACKERS[name].learner) & (rows["stage"] == stage)]
+    return found.set_index(["case", "region"])
+
+
+def test_the_names_are_those_of_a_study_file() -> None:
+    assert {name: stacker.learner for name, stacker in STACKERS.items()} == dict(NAMES_IN_A_STUDY)
+
+
+@pytest.mark.parametrize("name", list(STACKERS))
+def test_the_fit_is_scikit_learns_and_the_test_set_gets_the_mean_of_the_networks(name: str) -> None:
+    table = cohort()
+    stacked = stack(table, [name], ranges=RANGES)
+    x, y, _ = features(table[table["stage"] == "oof"])
+    told = stacked.coefficients[STACKERS[name].learner]["area"]
+    intercept = name.endswith("intercept")
+    model = (
+        Ridge(alpha=told["penalty"], fit_intercept=intercept)
+        if name.startswith("ridge")
+        else LinearRegression(fit_intercept=intercept)
+    ).fit(x, y)
+    np.testing.assert_allclose(list(told["weights"].values()), model.coef_, rtol=1e-6)
+    assert told["intercept"] == pytest.approx(model.intercept_, abs=1e-9)
+    fresh, _, first = features(table[table["stage"] == "test"])
+    found = learned(stacked.rows, name, "test").loc[list(zip(first["case"], first["region"], strict=True))]
+    np.testing.assert_allclose(found["y_pred"], np.clip(model.predict(fresh), 0, 6), rtol=1e-6)
+    np.testing.assert_allclose(combine(told, fresh), found["y_pred"])
+    assert found["outer_fold"].isna().all()
+
+
+def test_rows_keep_the_contract_and_coefficients_are_plain() -> None:
+    table = cohort()
+    stacked = stack(table, list(STACKERS), ranges=RANGES)
+    both = check(pd.concat([table, stacked.rows], ignore_index=True))
+    assert len(both) == len(table) + 4 * (10 + 2) * 4
+    again = stack(both, list(STACKERS), ranges=RANGES)
+    pd.testing.assert_frame_equal(again.rows, stacked.rows)
+    assert json.loads(json.dumps(stacked.coefficients, allow_nan=False)) == stacked.coefficients
+
+
+@pytest.mark.parametrize("name", list(STACKERS))
+def test_no_row_out_of_fold_comes_from_a_stacker_that_saw_its_subject(name: str) -> None:
+    table = cohort()
+    before = learned(stack(table, [name], ranges=RANGES).rows, name, "oof")
+    changed = table.copy()
+    changed.loc[changed["outer_fold"] == 3, "y_true"] = 5.9
+    after = learned(stack(changed, [name], ranges=RANGES).rows, name, "oof")
+    same = before["outer_fold"] == 3
+    np.testing.assert_array_equal(before.loc[same, "y_pred"], after.loc[same, "y_pred"])
+    assert (before.loc[~same, "y_pred"] != after.loc[~same, "y_pred"]).all()
+
+
+def test_an_out_of_fold_row_is_the_other_folds_fit() -> None:
+    table = cohort(test_subjects=0)
+    x, y, first = features(table)
+    held_out = (first["outer_fold"] == 1).to_numpy()
+    expected = LinearRegression().fit(x[~held_out], y[~held_out]).predict(x[held_out])
+    found = stack(table, ["linear+intercept"], ranges=RANGES).rows
+    np.testing.assert_allclose(found.loc[found["outer_fold"] == 1, "y_pred"], np.clip(expected, 0, 6))
+    assert set(found["stage"]) == {"oof"}
+
+
+def test_combining_beats_the_best_learner_on_new_subjects() -> None:
+    table = cohort(learners=6, subjects=40, test_subjects=20, folds=4)
+    rows = pd.concat([table, stack(table, ["ridge+intercept"], ranges=RANGES).rows])
+    oof = rows[rows["stage"] == "oof"]
+    error = (oof["y_pred"] - oof["y_true"]).abs().groupby(oof["model"]).mean()
+    assert error["meta_learner_ridge_w_intercept"] < 0.8 * error.drop("meta_learner_ridge_w_intercept").min()
+
+
+def test_one_learner_is_recalibrated() -> None:
+    table = cohort(learners=1, noise=0.0)
+    found = stack(table, ["linear"], ranges=RANGES)
+    assert found.coefficients["meta_learner"]["area"]["weights"]["net0"] == pytest.approx(1 / 0.8)
+    np.testing.assert_allclose(found.rows["y_pred"], found.rows["y_true"])
+
+
+def test_learners_that_agree_exactly_share_the_weight() -> None:
+    table = cohort(learners=1)
+    twins = pd.concat([table, table.assign(model="twin")], ignore_index=True)
+    one, two = (stack(t, list(STACKERS), ranges=RANGES) for t in (table, twins))
+    for name in ("linear", "linear+intercept"):
+        weights = two.coefficients[STACKERS[name].learner]["area"]["weights"]
+        assert weights["net0"] == pytest.approx(weights["twin"])
+        np.testing.assert_allclose(learned(one.rows, name, "test")["y_pred"], learned(two.rows, name, "test")["y_pred"])
+
+
+def test_rows_without_a_truth_teach_nothing_but_are_predicted() -> None:
+    table = cohort()
+    unscored = table["case"] == "s0/1"
+    table.loc[unscored, "y_true"] = np.nan
+    found = stack(table, ["linear"], ranges=RANGES)
+    told = found.coefficients["meta_learner"]["area"]
+    assert told["n_rows"] == 38
+    assert len(learned(found.rows, "linear", "oof").loc["s0/1"]) == 2
+    x, y, first = features(table[table["stage"] == "oof"])
+    known = first["y_true"].notna().to_numpy()
+    np.testing.assert_allclose(
+        list(told["weights"].values()), LinearRegression(fit_intercept=False).fit(x[known], y[known]).coef_
+    )
+
+
+def test_predictions_are_clipped_to_the_range() -> None:
+    found = stack(cohort(noise=2.0), ["linear"], ranges={"area": (2.0, 3.0)}).rows["y_pred"]
+    assert found.min() == 2.0
+    assert found.max() == 3.0
+
+
+@pytest.mark.parametrize("name", ["ridge", "ridge+intercept"])
+def test_ridges_penalty_is_the_best_on_subjects_left_out(name: str) -> None:
+    table = cohort(learners=8, noise=1.5, test_subjects=0)
+    told = stack(table, [name], ranges=RANGES).coefficients[STACKERS[name].learner]["area"]
+    x, y, first = features(table)
+
+    def error(penalty: float) -> float:
+        total = 0.0
+        for train, left_out in GroupKFold(5).split(x, y, first["subject"]):
+            model = Ridge(alpha=penalty * len(train) / len(y), fit_intercept=name.endswith("intercept"))
+            total += ((model.fit(x[train], y[train]).predict(x[left_out]) - y[left_out]) ** 2).sum()
+        return total
+
+    step = 10 ** (7 / 28)
+    assert error(told["penalty"]) < min(error(told["penalty"] * step), error(told["penalty"] / step))
+
+
+@pytest.mark.parametrize("subjects", [2, 3])
+def test_ridge_manages_with_fewer_subjects_than_groups(subjects: int) -> None:
+    found = stack(cohort(subjects=subjects, folds=2), ["ridge"], ranges=RANGES)
+    assert found.coefficients["meta_learner_ridge"]["area"]["penalty_chosen_over"] == f"{subjects} groups of subjects"
+
+
+def test_what_cannot_be_stacked_says_why() -> None:
+    table = cohort()
+    with pytest.raises(StudyError, match="Did you mean 'ridge'"):
+        stack(table, ["rigde"], ranges=RANGES)
+    lacking = table[~((table["model"] == "net1") & (table["case"] == "s4/2") & (table["region"] == "upper"))]
+    with pytest.raises(CasewiseError, match=r"net1 lacks 1 of 40 .* area\[upper\] of case 's4/2'"):
+        stack(lacking, ["linear"], ranges=RANGES)
+    with pytest.raises(CasewiseError, match=r"net2 lacks 8 of 8 .* stage 'test'"):
+        stack(table[~((table["model"] == "net2") & (table["stage"] == "test"))], ["linear"], ranges=RANGES)
+    with pytest.raises(CasewiseError, match="no predictions of 'scaling'"):
+        stack(table, ["linear"], ranges={"scaling": (0, 4)})
+    with pytest.raises(CasewiseError, match="stand in one fold"):
+        stack(table[(table["stage"] == "test") | (table["outer_fold"] == 0)], ["linear"], ranges=RANGES)
+    with pytest.raises(CasewiseError, match="0 rows of 'area' have a truth"):
+        stack(table.assign(y_true=np.nan), ["linear"], ranges=RANGES)
+    with pytest.raises(CasewiseError, match="do not say which fold"):
+        stack(table.assign(outer_fold=pd.array([pd.NA] * len(table), dtype="Int64")), ["linear"], ranges=RANGES)
+
+
+def test_a_subject_on_both_sides_stops_it() -> None:
+    table = cohort()
+    in_two = table.copy()
+    in_two.loc[in_two["case"] == "s0/2", "outer_fold"] = 4
+    with pytest.raises(SplitError, match="'s0' stands in the folds 0, 4"):
+        stack(in_two, ["linear"], ranges=RANGES)
+    in_test = table.copy()
+    in_test.loc[in_test["subject"] == "s10", "subject"] = "s0"
+    with pytest.raises(SplitError, match="'s0' stands out of fold and at stage 'test'"):
+        stack(in_test, ["linear"], ranges=RANGES)

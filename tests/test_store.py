@@ -1,0 +1,559 @@
+"""The tile store: what it holds, when it is made anew, and that nothing can break it half-way."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from casewise.errors import ImageError, RunError, StudyError
+from casewise.images import Preparation, TileStore, fit, open_store, prepare, read_image
+from casewise.images import building as building_module
+from casewise.images import store as store_module
+from casewise.images.building import Budget
+from casewise.images.partial import Building, read_journal
+from casewise.images.readers import Source
+
+SMALL = Preparation(size=16)
+
+
+def picture(path: Path, seed: int, width: int = 60, height: int = 40) -> Path:
+    """Write a small picture that no other seed gives."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    return [picture(folder / f"{number}.{'jpg' if number % 2 else 'png'}", number) for number in range(8)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "tiles"
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the images that were decoded, in a list that grows."""
+    names: list[str] = []
+    real = Source.tile
+
+    def counted(self: Source, preparation: Preparation) -> np.ndarray:
+        names.append(self.path.name)
+        return real(self, preparation)
+
+    monkeypatch.setattr(Source, "tile", counted)
+    return names
+
+
+def files(folder: Path) -> list[str]:
+    """What lies in a store's folder, apart from the lock."""
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+
+
+def assert_right(store: TileStore, paths: list[Path], preparation: Preparation = SMALL) -> None:
+    """Every tile is what reading its image gives, and the folder holds a finished store and nothing else."""
+    assert store.tiles.shape == (len(paths), *preparation.shape)
+    for tile, path in zip(store.tiles, paths, strict=True):
+        assert np.array_equal(tile.transpose(1, 2, 0), fit(read_image(path, size=preparation.size), preparation.size))
+    assert store.index["path"].tolist() == [str(path) for path in paths]
+    assert [name.split("-")[0] for name in files(store.folder)] == ["index", "store.json", "tiles"]
+    open_store(store.folder, verify=True)
+
+
+def test_a_store_holds_tiles_and_an_index(paths: list[Path], folder: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    store = prepare(paths, SMALL, folder, progress=lambda done, total: calls.append((done, total)))
+    assert_right(store, paths)
+    assert calls == [(done, 8) for done in range(1, 9)]
+    assert isinstance(store.tiles, np.memmap)
+    assert not store.tiles.flags.writeable
+    row = store.index.iloc[1]
+    assert row["sha256"] == hashlib.sha256(paths[1].read_bytes()).hexdigest()
+    assert (row["bytes"], row["mtime_ns"]) == (paths[1].stat().st_size, paths[1].stat().st_mtime_ns)
+    assert (row["width"], row["height"], row["mode"], row["format"]) == (60, 40, "RGB", "JPEG")
+    assert len(store) == 8
+    # The files are plain: NumPy and pandas open them.
+    assert np.array_equal(np.load(next(folder.glob("tiles-*.npy"))), store.tiles)
+
+
+@pytest.mark.parametrize("preparation", [Preparation(16, False), Preparation(16, channels="grey"), Preparation(8)])
+def test_settings_decide_the_tiles(paths: list[Path], folder: Path, preparation: Preparation) -> None:
+    tile = prepare(paths[:1], preparation, folder).tiles[0]
+    assert tile.shape == preparation.shape
+    assert (tile[:, 0].max() > 0) == (not preparation.keep_ratio)
+
+
+def test_stretched_jpegs_are_not_decoded_below_their_short_side(tmp_path: Path, folder: Path) -> None:
+    path = picture(tmp_path / "a.jpg", 0, 1600, 170)
+    tile = prepare([path], Preparation(16, keep_ratio=False), folder).tiles[0]
+    with Image.open(path) as image:
+        whole = np.asarray(image.convert("RGB").resize((16, 16), Image.Resampling.LANCZOS))
+    assert np.abs(tile.transpose(1, 2, 0).astype(int) - whole).mean() < 2
+
+
+@pytest.mark.parametrize("setting", [{"size": 4}, {"size": "128"}, {"keep_ratio": 1}, {"channels": "gray"}])
+def test_impossible_settings_are_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(StudyError, match=f"images: {next(iter(setting))} must be"):
+        Preparation(**setting)
+
+
+def test_the_address_is_of_settings_and_sources(paths: list[Path], tmp_path: Path) -> None:
+    one = prepare(paths, SMALL, tmp_path / "one")
+    moved = [Path(shutil.copy(path, tmp_path / f"moved-{path.name}")) for path in paths]
+    assert prepare(moved, SMALL, tmp_path / "two").address == one.address
+    assert prepare(paths, Preparation(17), tmp_path / "three").address != one.address
+    assert prepare(paths[::-1], SMALL, tmp_path / "four").address != one.address
+    assert one.address == SMALL.address(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
+
+
+def test_an_unchanged_store_is_opened_without_reading_an_image(
+    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepare(paths, SMALL, folder)
+    for path in paths:
+        found = path.stat()
+        path.write_bytes(bytes(found.st_size))
+        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    calls: list[tuple[int, int]] = []
+    again = prepare(paths, SMALL, folder, progress=lambda *call: calls.append(call))
+    assert again.address == first.address
+    assert calls == [(8, 8)]
+
+
+def test_a_changed_source_is_noticed(paths: list[Path], folder: Path, decoded: list[str]) -> None:
+    before = prepare(paths, SMALL, folder)
+    picture(paths[3], 99)
+    decoded.clear()
+    after = prepare(paths, SMALL, folder)
+    assert decoded == [paths[3].name]
+    assert after.address != before.address
+    assert_right(after, paths)
+
+
+def test_a_touched_source_is_compared_and_not_decoded(paths: list[Path], folder: Path, decoded: list[str]) -> None:
+    before = prepare(paths, SMALL, folder)
+    os.utime(paths[3], (1, 1))
+    decoded.clear()
+    after = prepare(paths, SMALL, folder)
+    assert decoded == []
+    assert after.address == before.address
+    assert after.index["mtime_ns"].iloc[3] == 10**9
+    assert_right(after, paths)
+
+
+def test_added_removed_moved_and_doubled_files(paths: list[Path], folder: Path, decoded: list[str]) -> None:
+    prepare(paths[:5], SMALL, folder)
+    decoded.clear()
+    moved = paths[0].rename(paths[0].with_name("moved.png"))
+    changed = [paths[6], paths[2], moved, paths[2], paths[4]]
+    store = prepare(changed, SMALL, folder)
+    assert decoded == [paths[6].name]
+    assert_right(store, changed)
+
+
+def test_a_changed_setting_is_noticed(paths: list[Path], folder: Path, decoded: list[str]) -> None:
+    prepare(paths, SMALL, folder)
+    decoded.clear()
+    other = Preparation(size=24)
+    assert_right(prepare(paths, other, folder), paths, other)
+    assert len(decoded) == len(paths)
+
+
+def test_reading_rules_are_part_of_the_store(
+    paths: list[Path], folder: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(paths, SMALL, folder)
+    monkeypatch.setattr(store_module, "PIXEL_RULES", 2)
+    monkeypatch.setattr("casewise.images.preparation.PIXEL_RULES", 2)
+    with pytest.raises(RunError, match="made by reading rules 1, these are 2"):
+        open_store(folder)
+    decoded.clear()
+    prepare(paths, SMALL, folder)
+    assert len(decoded) == len(paths)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=10), min_size=2, max_size=3))
+def test_any_sequence_of_lists_gives_what_a_fresh_build_gives(
+    tmp_path_factory: pytest.TempPathFactory, lists: list[list[int]]
+) -> None:
+    top = tmp_path_factory.mktemp("property")
+    sources = [picture(top / f"{number}.png", number) for number in range(8)]
+    for chosen in lists:
+        chosen_paths = [sources[number] for number in chosen]
+        assert_right(prepare(chosen_paths, SMALL, top / "tiles", processes=2), chosen_paths)
+
+
+KILLED = """
+import signal, sys, time
+from pathlib import Path
+from casewise.images import Preparation, prepare
+from casewise.images.readers import Source
+
+real = Source.tile
+# A shell may have started everything with Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def slow(self, preparation):
+    time.sleep(0.05)
+    return real(self, preparation)
+
+Source.tile = slow
+prepare(sorted(Path(sys.argv[1]).iterdir()), Preparation(size=16), Path(sys.argv[2]), processes=1)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_build_continues(tmp_path: Path, folder: Path, decoded: list[str], how: signal.Signals) -> None:
+    sources = tmp_path / "photographs"
+    sources.mkdir()
+    paths = sorted(picture(sources / f"{number:02d}.png", number) for number in range(30))
+    script = tmp_path / "build.py"
+    script.write_text(KILLED)
+    source_root = str(Path(store_module.__file__).parents[2])
+    child = subprocess.Popen(
+        [sys.executable, str(script), str(sources), str(folder)],
+        env=os.environ | {"PYTHONPATH": source_root},
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 30
+    while sum(len(read_journal(path)) for path in folder.glob("building-*.jsonl")) < 5:
+        assert child.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    child.send_signal(how)
+    child.wait(30)
+    assert child.returncode != 0
+    with pytest.raises(RunError, match="no finished tile store"):
+        open_store(folder)
+    (journal,) = folder.glob("building-*.jsonl")
+    finished = len(read_journal(journal))
+    assert 5 <= finished < 30
+    assert_right(prepare(paths, SMALL, folder), paths)
+    # The tile on which the kill fell may have been written, but not yet noted.
+    assert sorted(decoded) == [path.name for path in paths[finished:]]
+
+
+class Killed(BaseException):
+    """Stands for a kill at a chosen place."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, when: int = 1) -> None:
+    """Let the call number `when` of `owner.name` be the last thing that happens."""
+    real, count = getattr(owner, name), [0]
+
+    def once(*arguments: Any, **named: Any) -> Any:
+        count[0] += 1
+        if count[0] == when:
+            raise Killed
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, once)
+
+
+PLACES: list[tuple[Any, str, int]] = [
+    (Building, "_reserve", 1),
+    (Building, "note", 3),
+    (building_module, "publish", 1),
+    (store_module, "link_over", 1),
+    (os, "link", 1),
+    (store_module, "write_atomic", 1),
+    (store_module, "write_json", 1),
+    (building_module, "_discard_builds", 1),
+    (building_module, "_discard_builds", 2),
+    (building_module, "sweep", 2),
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "when"), PLACES, ids=[f"{name} {when}" for _, name, when in PLACES])
+@pytest.mark.parametrize("existing", [False, True])
+def test_killed_anywhere_a_reader_sees_the_former_store_or_the_new_one(
+    paths: list[Path],
+    folder: Path,
+    decoded: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    existing: bool,
+    owner: Any,
+    name: str,
+    when: int,
+) -> None:
+    former = prepare(paths, SMALL, folder).address if existing else None
+    picture(paths[0], 99)
+    with monkeypatch.context() as patch:
+        kill_at(patch, owner, name, when)
+        with pytest.raises(Killed):
+            prepare(paths, SMALL, folder)
+    new = SMALL.address(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
+    if (folder / "store.json").exists():
+        assert open_store(folder, verify=True).address in {former, new}
+    else:
+        assert not existing
+    decoded.clear()
+    # Changed again, so that what a killed run has left behind must not be mistaken for the present state.
+    picture(paths[1], 98)
+    assert_right(prepare(paths, SMALL, folder), paths)
+    # At most: everything, all but the two noted rows and the one changed since, or the one changed since.
+    most = {"_reserve": 8, "note": 7}.get(name, 1)
+    assert paths[1].name in decoded
+    assert len(decoded) <= (2 if existing else most)
+
+
+def test_a_finished_store_is_never_written_into(
+    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The build's file and the store's are one until swept; a reader must not see the next build's tiles."""
+    with monkeypatch.context() as patch:
+        kill_at(patch, building_module, "_discard_builds", 2)
+        with pytest.raises(Killed):
+            prepare(paths, SMALL, folder)
+    reader = open_store(folder)
+    before = np.array(reader.tiles)
+    assert list(folder.glob("building-*.npy"))
+    for number, path in enumerate(paths):
+        picture(path, 50 + number)
+    prepare(paths, SMALL, folder)
+    assert np.array_equal(reader.tiles, before)
+
+
+def test_an_unwritten_tile_is_not_taken_for_finished(
+    paths: list[Path], folder: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        kill_at(patch, building_module, "publish")
+        with pytest.raises(Killed):
+            prepare(paths, SMALL, folder)
+    (tiles,) = folder.glob("building-*.npy")
+    with tiles.open("r+b") as file:
+        # A machine that lost power may have kept the journal and lost the last tile.
+        file.seek(-100, os.SEEK_END)
+        file.write(bytes(100))
+    (journal,) = folder.glob("building-*.jsonl")
+    journal.write_bytes(journal.read_bytes() + b'{"row": 3, "path": "torn')
+    decoded.clear()
+    assert_right(prepare(paths, SMALL, folder), paths)
+    assert decoded == [paths[-1].name]
+
+
+def test_every_unreadable_image_is_named_at_once(paths: list[Path], folder: Path, decoded: list[str]) -> None:
+    paths[1].write_bytes(paths[1].read_bytes()[:-200])
+    paths[2].write_bytes(b"")
+    paths[5].unlink()
+    paths[6].write_text("not an image")
+    with pytest.raises(ImageError) as caught:
+        prepare([*paths, folder.parent], SMALL, folder)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "5 of 9 images cannot be read. The other tiles are kept for the next run."
+    found = ["cut short", "empty", "no such file", "a text file", "a folder"]
+    assert len(lines) == 6
+    for line, name, reason in zip(lines[1:], ["1.jpg", "2.png", "5.jpg", "6.png", ""], found, strict=True):
+        assert line.startswith("  ")
+        assert name in line
+        assert reason in line
+    with pytest.raises(RunError, match="no finished tile store"):
+        open_store(folder)
+    decoded.clear()
+    for number in (1, 2, 5, 6):
+        picture(paths[number], number + 20)
+    assert_right(prepare(paths, SMALL, folder), paths)
+    assert sorted(decoded) == ["1.jpg", "2.png", "5.jpg", "6.png"]
+
+
+def test_very_many_problems_are_counted(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(ImageError) as caught:
+        prepare([tmp_path / f"{number}.jpg" for number in range(250)], SMALL, folder)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "250 of 250 images cannot be read."
+    assert len(lines) == 202
+    assert lines[-1] == "  … and 50 more like these."
+
+
+def no_space(*_: Any) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_disk_full_from_the_start(paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", no_space, raising=False)
+        with pytest.raises(
+            RunError, match=r"the disk is full\. The tile store needs 0\.0 MB .* MB are free\. Make room"
+        ):
+            prepare(paths, SMALL, folder)
+    # The space that was partly reserved is given back.
+    assert files(folder) == []
+    assert_right(prepare(paths, SMALL, folder), paths)
+
+
+def test_disk_full_where_space_cannot_be_reserved(
+    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
+        with pytest.raises(RunError, match="the disk is full"):
+            prepare(paths, SMALL, folder)
+    assert_right(prepare(paths, SMALL, folder), paths)
+
+
+@pytest.mark.parametrize("failing", ["_put", "publish"])
+def test_disk_full_later_keeps_what_is_finished(
+    paths: list[Path], folder: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    with monkeypatch.context() as patch:
+        if failing == "_put":
+            real: Callable[..., None] = __import__("casewise.images.partial", fromlist=["_put"])._put
+            count = [0]
+
+            def full(file: Any, data: bytes) -> None:
+                count[0] += 1
+                return no_space() if count[0] > 8 else real(file, data)
+
+            patch.setattr("casewise.images.partial._put", full)
+        else:
+            patch.setattr(os, "fsync", no_space)
+        with pytest.raises(RunError, match=r"the disk is full|could not be written: No space left"):
+            prepare(paths, SMALL, folder, processes=1)
+    with pytest.raises(RunError, match="no finished tile store"):
+        open_store(folder)
+    finished = len(decoded)
+    decoded.clear()
+    assert_right(prepare(paths, SMALL, folder), paths)
+    assert len(decoded) < len(paths)
+    assert finished > 0
+
+
+def test_two_builds_at_once(paths: list[Path], folder: Path) -> None:
+    folder.mkdir()
+    with filelock.FileLock(folder / ".lock"), pytest.raises(RunError, match="another run is preparing images here"):
+        prepare(paths, SMALL, folder)
+    prepare(paths, SMALL, folder)
+    with filelock.FileLock(folder / ".lock"):
+        # Opening what is finished needs no lock.
+        assert len(prepare(paths, SMALL, folder)) == 8
+
+
+def test_a_folder_that_cannot_be(paths: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="tiles cannot be kept here: Not a directory"):
+        prepare(paths, SMALL, paths[0] / "tiles")
+
+
+def test_nothing_to_prepare(folder: Path) -> None:
+    with pytest.raises(ImageError, match="the list is empty"):
+        prepare([], SMALL, folder)
+    with pytest.raises(StudyError, match="processes must be at least 1"):
+        prepare([folder], SMALL, folder, processes=0)
+
+
+def edit_marker(folder: Path, **changes: Any) -> None:
+    marker = folder / "store.json"
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | changes))
+
+
+def shorten(folder: Path) -> None:
+    (tiles,) = folder.glob("tiles-*.npy")
+    os.truncate(tiles, tiles.stat().st_size - 1)
+
+
+def edit_index(folder: Path) -> None:
+    (index,) = folder.glob("index-*.parquet")
+    index.write_bytes(index.read_bytes()[:-1] + b"X")
+
+
+def other_array(folder: Path) -> None:
+    (tiles,) = folder.glob("tiles-*.npy")
+    np.save(tiles, np.zeros((3, 3), np.uint8))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "array shortened": (shorten, "mmap length|larger than file|size"),
+    "array emptied": (lambda folder: os.truncate(next(folder.glob("tiles-*")), 0), "No data left"),
+    "another array": (other_array, r"uint8 \(3, 3\) instead of uint8 \(8, 3, 16, 16\)"),
+    "array missing": (lambda folder: next(folder.glob("tiles-*")).unlink(), "tiles-.* is missing"),
+    "index edited": (edit_index, "index-.* is not as written"),
+    "index missing": (lambda folder: next(folder.glob("index-*")).unlink(), "index-.* is missing"),
+    "address edited": (lambda folder: edit_marker(folder, address="0"), "its address does not belong"),
+    "settings edited": (lambda folder: edit_marker(folder, preparation={"size": 8}), "its address does not belong"),
+    "setting unknown": (lambda folder: edit_marker(folder, preparation={"zoom": 8}), "zoom"),
+    "marker cut short": (lambda folder: os.truncate(folder / "store.json", 40), "Unterminated|Expecting"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_store_is_refused_and_then_mended(paths: list[Path], folder: Path, name: str) -> None:
+    prepare(paths, SMALL, folder)
+    damage, found = DAMAGE[name]
+    damage(folder)
+    with pytest.raises(RunError, match=f"the tile store is damaged: .*({found}).*prepare again"):
+        open_store(folder)
+    assert_right(prepare(paths, SMALL, folder), paths)
+
+
+def test_verify_finds_a_changed_tile(paths: list[Path], folder: Path) -> None:
+    prepare(paths, SMALL, folder)
+    (tiles,) = folder.glob("tiles-*.npy")
+    with tiles.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\xab\xcd"[:1])
+    open_store(folder)
+    with pytest.raises(RunError, match=r"1 of 8 tiles are not as written \(.*7\.jpg"):
+        open_store(folder, verify=True)
+    (folder / "store.json").unlink()
+    assert_right(prepare(paths, SMALL, folder), paths)
+
+
+def test_a_store_is_pickled_as_its_folder(paths: list[Path], folder: Path) -> None:
+    store = prepare(paths, SMALL, folder)
+    packed = pickle.dumps(store)
+    assert len(packed) < 1000
+    assert np.array_equal(pickle.loads(packed).tiles, store.tiles)
+    picture(paths[0], 99)
+    prepare(paths, SMALL, folder)
+    with pytest.raises(RunError, match="made anew while it was in use"):
+        pickle.loads(packed)
+
+
+def test_the_number_of_workers_changes_nothing(paths: list[Path], tmp_path: Path) -> None:
+    one = prepare(paths, SMALL, tmp_path / "one", processes=1)
+    four = prepare(paths, SMALL, tmp_path / "four", processes=4)
+    assert np.array_equal(one.tiles, four.tiles)
+    assert one.address == four.address
+
+
+def test_the_memory_of_simultaneous_decoding_is_bounded() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    budget, held, most = Budget(100), [0], [0]
+
+    def use(amount: int) -> None:
+        with budget.hold(amount):
+            held[0] += min(amount, 100)
+            most[0] = max(most[0], held[0])
+            time.sleep(0.002)
+            held[0] -= min(amount, 100)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(use, [30, 40, 250, 60, 10] * 8))
+    assert 60 <= most[0] <= 100

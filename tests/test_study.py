@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from casewise.errors import StudyError
+from casewise.study_file import read_study
+
+GOOD = "extends: onestep-pasi\ncohort: visits.csv\n"
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_published_protocol_is_the_preset(tmp_path: Path) -> None:
+    study = read_study(written(tmp_path, GOOD))
+    r = study.recipe
+    assert (r.loss, r.optimizer, r.momentum, r.lr, r.batch, r.stop.patience) == ("mse", "sgd", 0.9, 0.01, 16, 50)
+    assert (r.plateau.factor, r.plateau.patience, r.plateau.threshold) == (0.1, 10, 1e-4)
+    assert (study.split.test, study.split.folds, study.split.balance, study.split.restarts) == (0.1, 5, "scaling", 1000)
+    assert len(study.backbones) * study.split.folds == 145
+    assert len(study.stack) == 4
+    assert (study.images.size, study.panels.grid, study.panels.rotate) == (128, "2x2", 180)
+    assert study.cohort == (tmp_path / "visits.csv").resolve()
+    assert study.outcome == "pasi"
+
+
+def test_settings_are_laid_over_the_preset(tmp_path: Path) -> None:
+    study = read_study(written(tmp_path, GOOD + "recipe: {stop: {on: fold}}\npredict: [composite]\n"))
+    assert study.recipe.stop.on == "fold"
+    assert study.recipe.stop.patience == 50
+    assert study.outputs == ["composite"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("recipe: {lrr: 1}", r"recipe\.lrr: there is no such setting\. Did you mean 'lr'\?"),
+        ("recip: {}", "Did you mean 'recipe'"),
+        ("backbones: resnet43", "no backbone 'resnet43'. Did you mean 'resnet34'"),
+        ("split: {by: image}", "puts images of one subject on both sides"),
+        ("targets: {a: 0-4}", "a range is written as two numbers"),
+        ("targets: {a: 4..0}", "from low to high"),
+        ("predict: [erytema]", "Did you mean 'erythema'"),
+        ("main: psai", "Did you mean 'pasi'"),
+        ("scores: pazi", "Did you mean 'pasi'"),
+        ("split: {test: 110%}", r"split\.test: input should be less than 1"),
+        ("seed: -1", "greater than or equal to 0"),
+        ("recipe: {batch: 1}", "greater than or equal to 2"),
+        ("backbones: []", "at least 1 item"),
+        ("cohort: [", "not valid YAML"),
+        ("regions: []", "need the list of the study's regions"),
+        ("extends: onestep-psai", "Did you mean 'onestep-pasi'"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, said: str) -> None:
+    base = "cohort: visits.csv\n" if text.startswith("extends") else GOOD
+    with pytest.raises(StudyError, match=said):
+        read_study(written(tmp_path, base + text))
+
+
+def test_all_mistakes_are_told_together(tmp_path: Path) -> None:
+    with pytest.raises(StudyError) as error:
+        read_study(written(tmp_path, GOOD + "sead: 1\nrecipe: {lr: -1}\n"))
+    assert "sead" in str(error.value)
+    assert "recipe.lr" in str(error.value)
+
+
+def test_a_missing_or_unreadable_file(tmp_path: Path) -> None:
+    written(tmp_path, GOOD)
+    with pytest.raises(StudyError, match=r"no study file .*studdy\.yaml\. Did you mean 'study\.yaml'"):
+        read_study(tmp_path / "studdy.yaml")
+    (tmp_path / "bad.yaml").write_bytes(b"name: \xff\xfe")
+    with pytest.raises(StudyError, match="not UTF-8"):
+        read_study(tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- a\n")
+    with pytest.raises(StudyError, match="found list"):
+        read_study(tmp_path / "list.yaml")
+
+
+def test_a_study_may_extend_another_file_but_not_itself(tmp_path: Path) -> None:
+    written(tmp_path, GOOD)
+    (tmp_path / "two.yaml").write_text("extends: study.yaml\nseed: 3\n")
+    assert read_study(tmp_path / "two.yaml").seed == 3
+    (tmp_path / "loop.yaml").write_text("extends: loop.yaml\n")
+    with pytest.raises(StudyError, match="extends this file again"):
+        read_study(tmp_path / "loop.yaml")
+
+
+def test_on_is_a_word(tmp_path: Path) -> None:
+    assert read_study(written(tmp_path, GOOD + "recipe:\n  stop:\n    on: fold\n")).recipe.stop.on == "fold"

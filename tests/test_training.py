@@ -1,0 +1,163 @@
+"""Training: the same bits whether interrupted or not, checkpoints without pickle, the loss over what was scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from casewise.errors import RunError
+from casewise.models.backbones import Network, build_network
+from casewise.study import Panels, Recipe
+from casewise.training.checkpoint import SafetensorsCheckpoints, write_tensors
+from casewise.training.data import PanelData
+from casewise.training.fit import Fitted, fit
+from casewise.training.module import Training, predict
+from casewise.training.probe import probe
+from casewise.training.speed import Choice, choose
+
+PANELS = Panels(by="region", grid="2x2", shuffle=True, rotate=180, brightness=0.2, contrast=0.2)
+
+
+def data(rows: range, targets: int = 2) -> PanelData:
+    g = torch.Generator().manual_seed(0)
+    store = torch.randint(0, 256, (60, 3, 32, 32), generator=g, dtype=torch.uint8)
+    truth = torch.rand(20, targets, generator=g)
+    truth[3, 0] = float("nan")
+    return PanelData(store, [[3 * r, 3 * r + 1, 3 * r + 2] for r in rows], truth[list(rows)], PANELS)
+
+
+def trained(folder: Path, epochs: int, **recipe: object) -> Fitted:
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    network = build_network("mobilenet_v3_small", 2, dropout=0.2)
+    values = {"batch": 4, "plateau": {"patience": 1, "factor": 0.5}, "head_lr": 2.0, **recipe}
+    settings = Recipe.model_validate({"epochs": epochs, **values})
+    parts = data(range(13)), data(range(13, 20))
+    return fit(network, settings, *parts, folder=folder, seed=3, choice=Choice(), save_every=0.0)
+
+
+def same(one: Network, two: Network) -> bool:
+    pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    "recipe", [{}, {"optimizer": "adamw", "lr": 0.001, "weight_decay": 0.01}], ids=["sgd", "adamw"]
+)
+def test_a_continued_job_ends_in_the_same_bits(tmp_path: Path, recipe: dict[str, object]) -> None:
+    whole = trained(tmp_path / "whole", 5, **recipe)
+    trained(tmp_path / "cut", 2, **recipe)
+    assert (tmp_path / "cut" / "state.safetensors").is_file()
+    continued = trained(tmp_path / "cut", 5, **recipe)
+    assert whole.history == continued.history
+    assert whole.best_epoch == continued.best_epoch
+    assert same(whole.network, continued.network)
+
+
+def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
+    fitted = trained(tmp_path, 40, stop={"patience": 3})
+    losses = [h["stop_loss"] for h in fitted.history]
+    assert fitted.best_epoch == losses.index(min(losses))
+    assert len(losses) == fitted.best_epoch + 4 < 40
+    centred = data(range(13, 20))
+    found = predict(fitted.network, centred, batch=4, channels_last=True, bf16=False, flips=False)
+    module = Training(fitted.network, Recipe(), centred, centred, seed=0, channels_last=True)
+    assert float(module.loss(found, centred.truth)) == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_the_plateau_lowers_the_rate(tmp_path: Path) -> None:
+    rates = [h["lr"] for h in trained(tmp_path, 10, stop={"patience": 10}).history]
+    assert rates[0] == 0.01
+    assert rates[-1] < 0.01
+    assert all(b in (a, a / 2) for a, b in zip(rates, rates[1:], strict=False))
+
+
+def test_what_was_not_scored_does_not_teach() -> None:
+    network = build_network("mobilenet_v3_small", 2)
+    part = data(range(13))
+    module = Training(network, Recipe(), part, part, seed=0, channels_last=False)
+    truth = torch.tensor([[1.0, float("nan")], [2.0, 4.0]])
+    found = torch.tensor([[1.5, 99.0], [2.0, 3.0]], requires_grad=True)
+    loss = module.loss(found, truth)
+    assert float(loss.detach()) == pytest.approx((0.25 + 0 + 1) / 3)
+    loss.backward()
+    assert found.grad is not None
+    assert found.grad[0, 1] == 0
+
+
+def test_the_loss_is_in_standard_deviations() -> None:
+    network = build_network("mobilenet_v3_small", 1)
+    network.scale.fill_(4.0)
+    part = data(range(13))
+    module = Training(network, Recipe(), part, part, seed=0, channels_last=False)
+    assert float(module.loss(torch.tensor([[8.0]]), torch.tensor([[0.0]]))) == pytest.approx(4.0)
+
+
+def test_checkpoints_keep_every_kind_of_value(tmp_path: Path) -> None:
+    kept = {"a": {0: torch.arange(3), "b": (1, 2.5, None, True)}, "c": [float("inf"), "x"], "d": {}}
+    io = SafetensorsCheckpoints()
+    io.save_checkpoint(kept, tmp_path / "s.safetensors")
+    found = io.load_checkpoint(tmp_path / "s.safetensors")
+    assert torch.equal(found["a"][0], kept["a"][0])  # type: ignore[index]
+    assert found["a"]["b"] == (1, 2.5, None, True)
+    assert found["c"] == [float("inf"), "x"]
+    assert not (tmp_path / "s.safetensors").read_bytes().startswith((b"\x80", b"PK"))
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.safetensors"
+    write_tensors(path, {"a": torch.ones(2)}, {})
+    before = path.read_bytes()
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("casewise.training.checkpoint.save_file", full)
+    with pytest.raises(RunError, match="No space left"):
+        write_tensors(path, {"a": torch.zeros(2)}, {})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_more_tiles_than_slots_are_averaged_over_views() -> None:
+    store = data(range(1)).store
+    many = PanelData(store, [[0, 1, 2, 3, 4, 5], [6]], torch.zeros(2, 1), PANELS)
+    slots, owner = many.views()
+    assert slots.tolist() == [[0, 1, 2, 3], [4, 5, -1, -1], [6, -1, -1, -1]]
+    assert owner.tolist() == [0, 0, 1]
+    network = build_network("mobilenet_v3_small", 1).eval()
+    found = predict(network, many, batch=2, channels_last=False, bf16=False, flips=False)
+    single = [
+        predict(network, PanelData(store, [t], torch.zeros(1, 1), PANELS), batch=2, channels_last=False, bf16=False, flips=False)
+        for t in ([0, 1, 2, 3], [4, 5])
+    ]
+    assert float(found[0]) == pytest.approx(float(sum(single)) / 2, abs=1e-5)
+
+
+def test_a_probe_starts_the_head_at_a_ridge_regression() -> None:
+    torch.manual_seed(0)
+    network = build_network("mobilenet_v3_small", 2)
+    part = data(range(20))
+    with torch.no_grad():
+        bright = torch.tensor([part.store[t].float().mean() for t in part.tiles])
+    part.truth[:, 1] = bright
+    network.centre.copy_(torch.tensor([0.5, float(bright.mean())]))
+    network.scale.copy_(torch.tensor([0.3, float(bright.std())]))
+    before = predict(network, part, batch=4, channels_last=False, bf16=False, flips=False)[:, 1]
+    probe(network, part, [str(i // 2) for i in range(20)], batch=4)
+    after = predict(network, part, batch=4, channels_last=False, bf16=False, flips=False)[:, 1]
+    assert (after - bright).square().mean() < (before - bright).square().mean()
+
+
+def test_the_choice_is_remembered_for_the_machine(tmp_path: Path) -> None:
+    from casewise.study import Compute
+
+    network = build_network("shufflenet_v2_x0_5", 1)
+    one = choose(network, Compute(), side=32, batch=2, threads=1, memo=tmp_path / "memo.json")
+    two = choose(network, Compute(), side=32, batch=2, threads=1, memo=tmp_path / "memo.json")
+    assert one == two
+    assert one.measured
+    stated = choose(network, Compute(precision="fp32", memory_format="contiguous"), side=32, batch=2, threads=1, memo=None)
+    assert (stated.precision, stated.channels_last, stated.measured) == ("fp32", False, ())

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from casewise.errors import SplitError, WeightsError
+from casewise.models.backbones import build_network
+from casewise.models.weights import load_weights
+
+NAME = "shufflenet_v2_x0_5"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    from torchvision.models import get_model
+
+    torch.manual_seed(7)
+    save_file(get_model(NAME, weights=None).state_dict(), tmp_path / f"{NAME}.safetensors")
+    return tmp_path
+
+
+def test_a_folder_gives_the_library_weights_bit_for_bit(folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    network = build_network(NAME, 3)
+    assert str(folder) in load_weights(network, "pretrained", folder=folder)
+    stored = load_file(folder / f"{NAME}.safetensors")
+    assert torch.equal(network.body.state_dict()["conv1.0.weight"], stored["conv1.0.weight"])
+
+
+def test_the_environment_names_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CASEWISE_WEIGHTS", str(folder))
+    assert str(folder) in load_weights(build_network(NAME, 3), "pretrained")
+
+
+def test_a_file_of_another_architecture_is_refused(folder: Path) -> None:
+    with pytest.raises(WeightsError, match="does not belong to resnet18: conv1.weight is missing"):
+        load_weights(build_network("resnet18", 1), str(folder / f"{NAME}.safetensors"))
+
+
+def test_a_file_of_a_wider_sister_is_refused(folder: Path) -> None:
+    with pytest.raises(WeightsError, match=r"is \(24, 24, 1, 1\) instead of|of another shape"):
+        load_weights(build_network("shufflenet_v2_x1_0", 1), str(folder / f"{NAME}.safetensors"))
+
+
+def test_a_missing_folder_entry_suggests_the_nearest(folder: Path) -> None:
+    with pytest.raises(WeightsError, match=f"Did you mean '{NAME}'"):
+        load_weights(build_network("shufflenet_v2_x1_0", 1), str(folder))
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights at all", b"PK\x03\x04broken"])
+def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
+    for suffix in (".safetensors", ".pth"):
+        path = tmp_path / f"w{suffix}"
+        path.write_bytes(content)
+        with pytest.raises(WeightsError, match=path.name):
+            load_weights(build_network(NAME, 1), str(path))
+
+
+def test_a_pickle_with_code_in_it_is_not_opened(tmp_path: Path) -> None:
+    torch.save({"a": Path("x")}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="more than tensors"):
+        load_weights(build_network(NAME, 1), str(tmp_path / "w.pth"))
+
+
+def test_nothing_found_names_all_four_ways(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torchvision
+
+    def offline(*args: object, **kwargs: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", offline)
+    with pytest.raises(WeightsError) as error:
+        load_weights(build_network(NAME, 1), "pretrained", folder=tmp_path)
+    for way in (f"{NAME}.safetensors", "CASEWISE_WEIGHTS", "bundle:PATH", "download", "weights: random", str(tmp_path)):
+        assert way in str(error.value)
+
+
+def bundle(folder: Path, subjects: list[str], name: str = NAME) -> Path:
+    network = build_network(NAME, 2)
+    save_file(network.state_dict(), folder / "model.safetensors")
+    (folder / "model.json").write_text(json.dumps({"backbone": name, "subjects": subjects, "weights": "random"}))
+    return folder
+
+
+def test_a_bundle_gives_its_body(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    network = build_network(NAME, 5)
+    load_weights(network, f"bundle:{bundle(tmp_path, ['a'])}", held_out=["b"])
+    stored = load_file(tmp_path / "model.safetensors")
+    assert torch.equal(network.body.conv1[0].weight, stored["body.conv1.0.weight"])
+
+
+def test_a_bundle_that_saw_a_held_out_subject_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SplitError, match=r"1 subjects that are held out here \(b\)"):
+        load_weights(build_network(NAME, 1), f"bundle:{bundle(tmp_path, ['a', 'b'])}", held_out=["b", "c"])
+
+
+def test_a_bundle_of_another_backbone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="holds a resnet18, the study wants"):
+        load_weights(build_network(NAME, 1), f"bundle:{bundle(tmp_path, [], 'resnet18')}")
+    with pytest.raises(WeightsError, match="no trained casewise network"):
+        load_weights(build_network(NAME, 1), f"bundle:{tmp_path / 'none'}")
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_1"])
+def test_real_weights_fit(shared: Path, name: str) -> None:
+    network = build_network(name, 1)
+    before = {k: v.clone() for k, v in network.body.named_parameters()}
+    assert name in load_weights(network, "pretrained", folder=shared / "weights")
+    assert all(not torch.equal(before[k], v) for k, v in network.body.named_parameters() if v.ndim > 1)
