@@ -183,7 +183,10 @@ def toy(
         predictions=predictions,
         metrics=metrics,
         jobs=jobs_of(study),
-        stackers={},
+        stackers={
+            meta: {n: {"weights": dict.fromkeys(study.backbones, 0.25), "intercept": -0.5} for n in TARGETS}
+            for meta in METAS[:metas]
+        },
         tiles=lambda numbers: np.stack([tile(n) for n in numbers]),
         photograph=lambda n: np.ascontiguousarray(tile(n, 120).transpose(1, 2, 0)),
         environment={
@@ -261,7 +264,7 @@ def films(*, subjects: int = 40, test: int = 0, **changes: Any) -> Material:
 
     settings: dict[str, Any] = {
         "title": "Severity of chest films",
-        "description": "Brixia score (six zones) and extent.",
+        "description": "Extent, and the Brixia score (six zones).",
         "synthetic": False,
         "regions": [],
         "images": {"size": 64, "channels": "grey"},
@@ -427,6 +430,7 @@ def test_page_shows_the_figures_of_the_metrics(material: Material, text: str) ->
     assert f"{100 * band['agreement']['value']:.0f} % of the visits" in page.text
     assert material.splits["hash"] in page.text
     assert "resnet" not in page.text
+    assert "meta_learner: coefficients. Network erythema induration scaling area net00 +0.250" in page.text
     for note in material.notes:
         assert note in page.text
 
@@ -434,7 +438,7 @@ def test_page_shows_the_figures_of_the_metrics(material: Material, text: str) ->
 def test_learner_is_chosen_out_of_fold_never_on_the_test_set(material: Material) -> None:
     oof = {name: material.metric("oof", name, "ccc")["value"] for name in material.learners}  # type: ignore[index]
     assert material.learner == max(oof, key=oof.__getitem__)
-    metrics = {**material.metrics, "metrics": {**material.metrics["metrics"]}}
+    metrics = {"metrics": {**material.metrics["metrics"]}}
     other = next(name for name in material.learners if name != material.learner)
     metrics["metrics"]["test"] = {
         name: {"pasi": {"ccc": {"value": 1.0 if name == other else 0.0}}} for name in material.learners
@@ -578,11 +582,19 @@ def test_a_region_is_called_worst_only_beyond_the_intervals(material: Material) 
     def told(high: float) -> str:
         figures = {"composite[upper]": (0.4, 0.3, high), "composite[trunk]": (0.9, 0.8, 0.95)}
         by_key = {key: {"ccc": {"value": v, "low": lo, "high": hi}} for key, (v, lo, hi) in figures.items()}
-        metrics = {"metrics": {"test": {material.learner: by_key}}, "shown": material.learner}
+        metrics = {
+            "metrics": {"test": {material.learner: by_key}},
+            "main": {"target": "pasi", "learner": material.learner},
+        }
         return weakest_region(dataclasses.replace(material, metrics=metrics))
 
     assert "upper agrees least" in told(0.5)
     assert "No region is shown to agree worse" in told(0.85)
+
+
+def test_bars_stand_at_each_value_of_a_stepped_scale() -> None:
+    assert figures_cohort.binned(np.array([0, 0.5, 3.0]), (0, 3))[1] == ["0", "0.5", "1", "1.5", "2", "2.5", "3"]
+    assert figures_cohort.binned(np.array([0.0, 0.3, 2.9]), (0, 3))[2] is False
 
 
 def test_bars_hold_every_value() -> None:
@@ -614,6 +626,8 @@ def test_display_name_takes_the_spelling_of_the_description() -> None:
     assert wording.display_name(study, "pasi") == "PASI"
     assert wording.display_name(study, "some_target") == "some target"
     assert wording.display_name(study, "pas") == "pas"
+    assert wording.display_name(study_of(description="Extent and the Brixia score."), "extent") == "extent"
+    assert wording.display_name(study_of(description="Extent and the Brixia score."), "brixia") == "Brixia"
 
 
 def test_band_limits_read_as_ranges(material: Material) -> None:

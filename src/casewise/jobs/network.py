@@ -92,7 +92,7 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         learned, used = _pretrain(network, material.pretraining, job, choice, kept_out=kept_out, seed=seed)
         network.body.load_state_dict(learned)
         seen |= set(used)
-        origin += f"; then pretrained on {len(used)} subjects of {material.pretraining.study.cohort.name} (held-out subjects left out)"
+        origin += f"; then pretrained on {len(used)} subjects of {material.pretraining.study.cohort.parent.name} (held-out subjects left out)"
 
     store, truth = open_tiles(material.tiles), truth_table(panels, study)
     tiles = [list(map(int, t)) for t in panels["tiles"]]

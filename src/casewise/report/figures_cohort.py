@@ -14,19 +14,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WIDTH, HEIGHT = 300.0, 190.0
-BANDS = 10
+BANDS, MOST_LEVELS = 10, 20
 
 
 def binned(values: np.ndarray, scale: tuple[float, float]) -> tuple[np.ndarray, list[str], bool]:
-    """Edges and names of the bars, and whether each is a whole number (of a short scale) or one of about ten bands.
+    """Edges and names of the bars, and whether each is one level of a stepped scale or one of about ten bands.
 
     >>> binned(np.array([0, 1, 4]), (0, 4))[1:]
     (['0', '1', '2', '3', '4'], True)
     """
     low, high = scale
-    if np.array_equal(values, np.rint(values)) and high - low <= 20:
-        whole = np.arange(round(low), round(high) + 1)
-        return np.append(whole - 0.5, whole[-1] + 0.5), [str(n) for n in whole], True
+    step = min(np.diff(np.unique(np.round(values - low, 6))), default=1.0)
+    places = (values - low) / step
+    if step <= 1 and np.allclose(places, np.rint(places), atol=1e-4) and (high - low) / step <= MOST_LEVELS:
+        levels = np.arange(low, high + step / 2, step)
+        return np.append(levels - step / 2, levels[-1] + step / 2), [f"{level:g}" for level in levels], True
     from matplotlib.ticker import MaxNLocator
 
     top = max(min(high, float(values.max())), low + (high - low) * 0.1)
@@ -50,7 +52,7 @@ def distribution(
     """
     known = table.dropna(subset=[column])
     values, sides = known[column].to_numpy(float), known["side"].to_numpy()
-    edges, names, whole = binned(values, scale)
+    edges, names, levels = binned(values, scale)
     x = np.arange(len(names))
     with canvas(WIDTH, HEIGHT) as (figure, axes):
         place(axes, WIDTH, HEIGHT, left=36, bottom=26, right=6, top=26)
@@ -62,7 +64,7 @@ def distribution(
         else:
             axes.bar(x, overall, 0.78, color=MODEL)
         every = 2 if len(names) > 8 else 1
-        axes.set_xticks(x[::every] - (0 if whole else 0.5), names[::every])
+        axes.set_xticks(x[::every] - (0 if levels else 0.5), names[::every])
         axes.set_xlim(-0.6, len(names) - 0.4)
         axes.yaxis.set_major_formatter("{x:.0f} %")
         axes.locator_params(axis="y", nbins=4, integer=True)

@@ -85,7 +85,7 @@ def trajectory(track: Track, *, top: float, evenly: bool, change: bool, digits: 
         axes.set(xlim=(x[0] - span * 0.05, x[-1] + span * 0.05), ylim=(min(0.0, -top * 0.03), top * 1.05))
         every = max(1, int(np.ceil(len(x) * LABEL / (WIDTH - LEFT - RIGHT))))
         kept = list(range(0, len(x), every))
-        axes.set_xticks(x[kept], [_tick(track, i) for i in kept])
+        axes.set_xticks(x[kept], [f"{track.days[i]:g}" if days else shortened(track.names[i], 6) for i in kept])
         frame(axes, grid="y")
         figure.text(
             4 / WIDTH, 1 - 13 / height, shortened(track.subject, 24), fontsize=11.5, fontweight="bold", va="center"
@@ -108,12 +108,6 @@ def trajectory(track: Track, *, top: float, evenly: bool, change: bool, digits: 
                     color=colour,
                 )
         return svg(figure, name, alt)
-
-
-def _tick(track: Track, i: int) -> str:
-    if np.isfinite(track.days[i]):
-        return f"{track.days[i]:g}"
-    return shortened(track.names[i], 6)
 
 
 def chosen_tracks(found: list[Track], most: int) -> tuple[list[Track], bool]:

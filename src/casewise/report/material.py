@@ -66,8 +66,9 @@ class Material:
     @cached_property
     def learner(self) -> str:
         """The learner shown: the best out-of-fold CCC of the main outcome, so that the test set chooses nothing."""
-        if self.metrics.get("shown") in self.learners:
-            return str(self.metrics["shown"])
+        main = self.metrics.get("main") or {}
+        if main.get("target") == self.study.outcome and main.get("learner") in self.learners:
+            return str(main["learner"])
         scored = [(self.metric("oof", name, "ccc"), name) for name in self.learners]
         known = [(found["value"], name) for found, name in scored if found]
         if known:

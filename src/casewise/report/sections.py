@@ -76,6 +76,7 @@ def over_time(material: Material) -> dict[str, Any] | None:
     shown, capped = figures_time.chosen_tracks(found, MOST_TRACKS)
     top = max(float(np.nanmax([*track.physician, *track.model])) for track in shown) or 1.0
     evenly = figures_time.spaced_evenly(shown)
+    days = all(np.isfinite(track.days).all() for track in shown)
     figures = []
     for i, track in enumerate(shown):
         pairs = ", ".join(
@@ -88,6 +89,7 @@ def over_time(material: Material) -> dict[str, Any] | None:
                 track,
                 top=top,
                 evenly=evenly,
+                days=days,
                 change=study.evaluation.response,
                 digits=words.digits,
                 name=f"track{i}",
@@ -103,7 +105,7 @@ def over_time(material: Material) -> dict[str, Any] | None:
         "percent": study.evaluation.response,
         "total": len(found),
         "evenly": evenly,
-        "days": all(np.isfinite(track.days).all() for track in shown),
+        "days": days,
         "responders": responders,
         "told": told,
         "change": told.get("change", {}),
@@ -183,7 +185,6 @@ def learners(material: Material) -> dict[str, Any] | None:
         forests.append(
             figures_learners.forest(ranked, figures, shown=material.learner, label=label, name=metric, alt=alt)
         )
-    columns, weights = tables.stacker_rows(material)
     comparisons = [
         text
         for stage in material.stages
@@ -197,8 +198,7 @@ def learners(material: Material) -> dict[str, Any] | None:
         "several": several,
         "comparisons": comparisons,
         "combined": any(row.cells[0].text == "combined" for row in found[0][1]),
-        "weight_columns": columns,
-        "weights": weights,
+        "weights": tables.stacker_tables(material),
     }
 
 

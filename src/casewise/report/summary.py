@@ -102,13 +102,12 @@ def _choice(material: Material) -> str:
     """Which learner is shown and why, and who cannot be told apart from the best."""
     if len(material.learners) < 2:
         return f"One model was trained: {material.learner}."
-    if material.stage == "test":
+    if material.stages == ["test", "oof"]:
         why = "the test set took no part in that choice"
     else:
         why = "it was chosen on the same cases that it is judged on, which flatters it a little"
-    chosen = (
-        f"Of {len(material.learners)} learners this page shows {material.learner}, whose out-of-fold CCC is the best"
-    )
+    judged = "out-of-fold " if "oof" in material.stages else ""
+    chosen = f"Of {len(material.learners)} learners this page shows {material.learner}, whose {judged}CCC is the best"
     return f"{chosen}; {why}. {comparison(material, material.stage)}".strip()
 
 

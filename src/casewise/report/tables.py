@@ -24,6 +24,7 @@ TARGET_COLUMNS = ("mae", "bias", "pcc", "ccc", "icc")
 TITLES = {"mae": "MAE", "mse": "MSE", "pcc": "PCC", "ccc": "CCC", "icc": "ICC", "bias": "Bias"}
 MOST_ROWS = 80
 MOST_VISITS = 16
+MOST_STACKERS, MOST_STACKED = 6, 10
 
 
 @dataclass(frozen=True)
@@ -238,24 +239,18 @@ def _span(values: list[int]) -> str:
     return MISSING if not values else f"{min(values)}" if min(values) == max(values) else f"{min(values)}–{max(values)}"
 
 
-def stacker_rows(material: Material) -> tuple[list[str], list[Row]]:
-    """How the combined learners weigh the networks for the first thing that each predicts."""
-    columns: list[str] = []
-    weights: dict[str, dict[str, float]] = {}
-    for learner, by_target in material.stackers.items():
-        for target, told in by_target.items():
-            if isinstance(told, dict) and isinstance(told.get("weights"), dict):
-                column = f"{learner}: {display_name(material.study, target)}"
-                columns.append(column)
-                weights[column] = {**told["weights"], "intercept": told.get("intercept", 0.0)}
-    columns = columns[:16]
-    names = list(dict.fromkeys(name for column in columns for name in weights[column] if name != "intercept"))
-    rows = (
-        [Row(n, [Cell(signed(weights[c].get(n), 3)) for c in columns]) for n in [*names, "intercept"]]
-        if columns
-        else []
-    )
-    return columns, rows
+def stacker_tables(material: Material) -> list[tuple[str, list[str], list[Row]]]:
+    """For each combined learner what it predicts, and a line a network with its weight there; the intercept last."""
+    found = []
+    for learner, by_target in list(material.stackers.items())[:MOST_STACKERS]:
+        told = {name: one for name, one in by_target.items() if isinstance(one, dict) and one.get("weights")}
+        targets = list(told)[:MOST_STACKED]
+        networks = list(dict.fromkeys(network for name in targets for network in told[name]["weights"]))
+        rows = [Row(n, [Cell(signed(told[name]["weights"].get(n), 3)) for name in targets]) for n in networks]
+        rows.append(Row("intercept", [Cell(signed(told[name].get("intercept", 0.0), 3)) for name in targets]))
+        if targets:
+            found.append((learner, [display_name(material.study, name) for name in targets], rows))
+    return found
 
 
 def split_rows(material: Material) -> list[Row]:

@@ -73,8 +73,12 @@ def display_name(study: Study, name: str) -> str:
     `pasi` becomes `PASI` where the description speaks of the PASI.
     """
     plain = name.replace("_", " ")
-    found = re.search(rf"(?<!\w){re.escape(plain)}(?!\w)", f"{study.title} {study.description}", re.IGNORECASE)
-    return found[0] if found else plain
+    for text in (study.description, study.title):
+        for found in re.finditer(rf"(?<!\w){re.escape(plain)}(?!\w)", text, re.IGNORECASE):
+            # a capital that only begins a sentence says nothing about the name
+            if not re.search(r"(^|[.:!?]\s+)$", text[: found.start()]) or found[0][1:] != found[0][1:].lower():
+                return found[0]
+    return plain
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

@@ -106,7 +106,10 @@ def fit(
             *([Ticker(tell)] if tell else []),
         ],
     )
-    trainer.fit(module, ckpt_path=str(state) if state.is_file() else None)
+    try:
+        trainer.fit(module, ckpt_path=str(state) if state.is_file() else None)
+    except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit of its own
+        raise KeyboardInterrupt from stopped
     if keep == "best":
         network.load_state_dict(module.best)
     return Fitted(network.eval(), module.history, module.best_epoch, module.best_loss)
