@@ -17,7 +17,9 @@ from casewise.truth import study_scores
 
 LARGE = {"vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn", "resnet101", "resnet152"}
 LARGE |= {"wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d", "densenet169", "resnet50", "densenet121", "alexnet"}
-NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in [*ALL29, "vit_tiny_patch16_224.augreg_in21k"]]
+NAMES = [
+    pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in [*ALL29, "vit_tiny_patch16_224.augreg_in21k"]
+]
 
 
 def test_there_are_29() -> None:
@@ -46,7 +48,9 @@ def test_a_backbone_builds_takes_a_step_and_predicts(name: str) -> None:
     assert found.shape == (2, 4)
     assert found.isfinite().all()
     with torch.no_grad():
-        assert torch.allclose(network(panels[:1]), found[:1], atol=1e-4)  # a case is predicted alike alone and in company
+        assert torch.allclose(
+            network(panels[:1]), found[:1], atol=1e-4
+        )  # a case is predicted alike alone and in company
     points = [point for point, _ in network.blocks]
     assert len(points) == len(set(points)) >= 3
     counted = {id(p) for _, m in network.blocks for p in m.parameters()}

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.report import figures_cohort, figures_time, summary, tables, wording
+from casewise.report import figures_cohort, figures_time, summary, tables, wording, words
 from casewise.report.drawing import canvas, svg
 from casewise.report.failures import parts_of, weakest_region
 from casewise.report.material import Material
 from casewise.report.page import render, write_report
 from casewise.report.pictures import grid_picture
-from casewise.study import Study
+from casewise.study import Stop, Study
 
 BACKBONES = [f"net{i:02d}" for i in range(29)]
 METAS = ["meta_learner", "meta_learner_w_intercept", "meta_learner_ridge", "meta_learner_ridge_w_intercept"]
@@ -73,7 +73,7 @@ def toy(
     metas: int = 0,
     test: int = 3,
     names: str = "S{:03d}",
-    resamples: int = 200,
+    resamples: int = 50,
     **changes: Any,
 ) -> Material:
     """Material of a made-up study: subjects improve over the visits, learners differ in noise."""
@@ -310,7 +310,7 @@ def films(*, subjects: int = 40, test: int = 0, **changes: Any) -> Material:
                     }
                 )
     predictions = pd.DataFrame(rows).astype({"outer_fold": "Int64", "inner_fold": "Int64"})
-    metrics = evaluate(predictions, main="brixia", resamples=200, baseline=None, readers=pd.DataFrame(read))
+    metrics = evaluate(predictions, main="brixia", resamples=50, baseline=None, readers=pd.DataFrame(read))
     table = pd.DataFrame(panels)
     return Material(
         study=study,
@@ -475,10 +475,10 @@ def test_names_cannot_break_the_page() -> None:
 
 
 def test_without_a_test_set() -> None:
-    material = toy(test=0, subjects=12)
+    material = toy(test=0, subjects=8)
     page = check_page(render(material))
     assert material.stage == "oof"
-    assert "There is no test set; out of fold (72 visits of 12 subjects" in page.text
+    assert "There is no test set; out of fold (48 visits of 8 subjects" in page.text
     assert "chosen on the same cases that it is judged on" in page.text
     assert "On the test set" not in page.text
 
@@ -517,17 +517,21 @@ def test_outcome_without_any_truth(material: Material) -> None:
     assert "nothing can be judged" in page.text
 
 
-def test_banners_say_what_limits_the_figures() -> None:
-    page = Page(render(toy(subjects=12, test=3, learners=1, subjects_known=False, recipe={"stop": {"on": "fold"}})))
-    for words in ("not patients", "same person", "optimistic", "Only 3 subjects in the test set"):
-        assert words in page.text
-    quiet = Page(render(toy(subjects=24, test=12, learners=1, synthetic=False)))
-    assert "not patients" not in quiet.text
-    assert "Only" not in quiet.text
+def test_banners_say_what_limits_the_figures(material: Material) -> None:
+    def heads(stage: str, **changes: Any) -> str:
+        table = material.predictions[material.predictions["stage"] == stage]
+        study = material.study.model_copy(update=changes)
+        return " ".join(b.head for b in words.banners(dataclasses.replace(material, study=study, predictions=table)))
+
+    fold = material.study.recipe.model_copy(update={"stop": Stop(on="fold")})
+    loud = heads("test", subjects_known=False, recipe=fold)
+    for told in ("not patients", "same person", "optimistic", "Only 3 subjects in the test set"):
+        assert told in loud
+    assert heads("oof", synthetic=False) == "Only 9 subjects in the study."
 
 
 def test_everything_that_grows_is_capped() -> None:
-    material = toy(subjects=30, test=0, learners=14, metas=4, resamples=100)
+    material = toy(subjects=30, test=0, learners=14, visits=3)
     page = check_page(render(material))
     assert "24 of 30 subjects are shown" in page.text
     assert "12 of 14 backbones are shown" in page.text

@@ -266,12 +266,16 @@ def test_pretraining_leaves_held_out_subjects_out(tiny: Path, tmp_path: Path, ph
 def test_a_bundle_that_saw_a_test_subject_is_refused(finished: tuple[Run, Path], tmp_path: Path) -> None:
     done, path = finished
     bundle = done.folder / "jobs" / "shufflenet_v2_x0_5" / "fold1"
-    study = read_study(path).model_copy(update={"weights": f"bundle:{bundle}", "seed": 4, "backbones": ["shufflenet_v2_x0_5"]})
+    study = read_study(path).model_copy(
+        update={"weights": f"bundle:{bundle}", "seed": 4, "backbones": ["shufflenet_v2_x0_5"]}
+    )
     with pytest.raises(CasewiseError, match="held out here"):
         run(study, tmp_path / "run")
 
 
-def test_a_cohort_file_that_cannot_be_an_image_stops_the_run_and_names_it(tiny: Path, tmp_path: Path, phantom: Path) -> None:
+def test_a_cohort_file_that_cannot_be_an_image_stops_the_run_and_names_it(
+    tiny: Path, tmp_path: Path, phantom: Path
+) -> None:
     table = pd.read_csv(phantom)
     table["path"] = [str(phantom.parent / p) for p in table["path"]]
     broken = tmp_path / "broken.jpg"

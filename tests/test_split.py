@@ -38,12 +38,20 @@ def cohort(subjects: int, per: int = 6, seed: int = 0, **columns: object) -> Sim
 def study(**split: object) -> Study:
     targets = {"scaling": {"range": (0, 4)}, "area": {"range": (0, 6)}}
     return Study.model_validate(
-        {"name": "t", "cohort": "x.csv", "targets": targets, "split": {"balance": "scaling", **split}, "backbones": ["resnet18"]}
+        {
+            "name": "t",
+            "cohort": "x.csv",
+            "targets": targets,
+            "split": {"balance": "scaling", **split},
+            "backbones": ["resnet18"],
+        }
     )
 
 
 @settings(max_examples=30, deadline=None)
-@given(subjects=st.integers(8, 40), folds=st.integers(2, 5), test=st.sampled_from([0, 0.1, 0.25]), seed=st.integers(0, 99))
+@given(
+    subjects=st.integers(8, 40), folds=st.integers(2, 5), test=st.sampled_from([0, 0.1, 0.25]), seed=st.integers(0, 99)
+)
 def test_every_subject_stands_on_one_side(subjects: int, folds: int, test: float, seed: int) -> None:
     found = split(cohort(subjects, seed=seed), study(folds=folds, test=test, restarts=5))
     assert len(found.side) == subjects
@@ -104,8 +112,8 @@ def test_too_few_subjects_is_said() -> None:
 
 
 def test_an_imported_split_with_a_subject_on_both_sides_stops() -> None:
+    sides = ["train", *["test"] * 5, *["train"] * 54]
     with pytest.raises(SplitError, match="puts subject 'S000' on several sides: test, train"):
-        sides = ["train", *["test"] * 5, *["train"] * 54]
         split(cohort(10, part=sides), study(column="part", folds=2))
 
 

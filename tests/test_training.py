@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_the_plateau_lowers_the_rate(tmp_path: Path) -> None:
     rates = [h["lr"] for h in trained(tmp_path, 10, stop={"patience": 10}).history]
     assert rates[0] == 0.01
     assert rates[-1] < 0.01
-    assert all(b in (a, a / 2) for a, b in zip(rates, rates[1:], strict=False))
+    assert all(b in (a, a / 2) for a, b in pairwise(rates))
 
 
 def test_what_was_not_scored_does_not_teach() -> None:
@@ -130,7 +131,14 @@ def test_more_tiles_than_slots_are_averaged_over_views() -> None:
     network = build_network("mobilenet_v3_small", 1).eval()
     found = predict(network, many, batch=2, channels_last=False, bf16=False, flips=False)
     single = [
-        predict(network, PanelData(store, [t], torch.zeros(1, 1), PANELS), batch=2, channels_last=False, bf16=False, flips=False)
+        predict(
+            network,
+            PanelData(store, [t], torch.zeros(1, 1), PANELS),
+            batch=2,
+            channels_last=False,
+            bf16=False,
+            flips=False,
+        )
         for t in ([0, 1, 2, 3], [4, 5])
     ]
     assert float(found[0]) == pytest.approx(float(sum(single)) / 2, abs=1e-5)
@@ -159,5 +167,7 @@ def test_the_choice_is_remembered_for_the_machine(tmp_path: Path) -> None:
     two = choose(network, Compute(), side=32, batch=2, threads=1, memo=tmp_path / "memo.json")
     assert one == two
     assert one.measured
-    stated = choose(network, Compute(precision="fp32", memory_format="contiguous"), side=32, batch=2, threads=1, memo=None)
+    stated = choose(
+        network, Compute(precision="fp32", memory_format="contiguous"), side=32, batch=2, threads=1, memo=None
+    )
     assert (stated.precision, stated.channels_last, stated.measured) == ("fp32", False, ())

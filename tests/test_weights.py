@@ -38,7 +38,7 @@ def test_the_environment_names_a_folder(folder: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_file_of_another_architecture_is_refused(folder: Path) -> None:
-    with pytest.raises(WeightsError, match="does not belong to resnet18: conv1.weight is missing"):
+    with pytest.raises(WeightsError, match=r"does not belong to resnet18: conv1\.weight is missing"):
         load_weights(build_network("resnet18", 1), str(folder / f"{NAME}.safetensors"))
 
 

@@ -26,7 +26,11 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False) -> None:
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
     pass
 
 
@@ -35,7 +39,9 @@ def run(
     study: Annotated[Path, typer.Argument(help="The study file (YAML).")],
     out: Annotated[Path | None, typer.Option(help="The run folder [default: runs/<study's name>].")] = None,
     weights_dir: Annotated[Path | None, typer.Option(help="A folder of <backbone>.safetensors.")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Networks trained side by side [default: one a core].")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Networks trained side by side [default: one a core].")
+    ] = None,
 ) -> None:
     """Run a study whole: cohort, tiles, split, networks, stacking, scores, report. Run again to continue."""
     from casewise.console import Terminal
@@ -55,19 +61,27 @@ def check(
 
     plan = _read(study, None, None)
     cohort = read_cohort(plan)
-    print(f"cohort     {cohort.cases['subject'].nunique():,} subjects, {len(cohort.cases):,} cases, {len(cohort.images):,} images")
+    print(
+        f"cohort     {cohort.cases['subject'].nunique():,} subjects, {len(cohort.cases):,} cases, "
+        f"{len(cohort.images):,} images"
+    )
     for note in cohort.notes:
         print(f"           {note}")
     splits = split(cohort, plan)
     for side, n in splits.record["n"].items():
         print(f"{side:<10} {n['subjects']:,} subjects, {n['cases']:,} cases, {n['panels']:,} panels")
-    print(f"jobs       {len(plan.backbones)} backbones × {splits.folds} folds = {len(plan.backbones) * splits.folds} networks")
+    print(
+        f"jobs       {len(plan.backbones)} backbones × {splits.folds} folds = "
+        f"{len(plan.backbones) * splits.folds} networks"
+    )
 
 
 @app.command()
 def init(
     preset: Annotated[str, typer.Argument(help="The preset to start from, such as onestep-pasi.")],
-    source: Annotated[Path | None, typer.Option("--from", help="A folder of images to make the cohort table from.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="A folder of images to make the cohort table from.")
+    ] = None,
     folder: Annotated[Path, typer.Option("--into", help="Where to write the study.")] = Path("."),
 ) -> None:
     """Write a commented study file, and the cohort table from a folder of images."""
@@ -118,7 +132,10 @@ def backbones() -> None:
     from casewise.models.names import ALL29
 
     print("\n".join(ALL29))
-    print("and any timm name, such as vit_small_patch16_224 (`timm:resnet34` where both have it); `all29` means the list above")
+    print(
+        "and any timm name, such as vit_small_patch16_224 (`timm:resnet34` where both have it); "
+        "`all29` means the list above"
+    )
 
 
 def _read(study: Path, weights_dir: Path | None, jobs: int | None):  # type: ignore[no-untyped-def]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -20,7 +20,7 @@ class Show(Protocol):
 
     def line(self, step: str, text: str) -> None: ...
 
-    def bar(self, step: str) -> contextmanager[Bar]: ...  # type: ignore[valid-type]
+    def bar(self, step: str) -> AbstractContextManager[Bar]: ...
 
 
 class Silent:

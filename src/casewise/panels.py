@@ -31,7 +31,9 @@ def draw(tiles: Sequence[int], settings: Panels, generator: torch.Generator) -> 
     """Fill the slots of one training panel: tiles sampled if there are more than slots, places shuffled if asked."""
     chosen = list(tiles)
     if len(chosen) > settings.slots:
-        chosen = [chosen[i] for i in sorted(torch.randperm(len(chosen), generator=generator)[: settings.slots].tolist())]
+        chosen = [
+            chosen[i] for i in sorted(torch.randperm(len(chosen), generator=generator)[: settings.slots].tolist())
+        ]
     filled = chunks(chosen, settings.slots)[0]
     if settings.shuffle:
         filled = [filled[i] for i in torch.randperm(settings.slots, generator=generator).tolist()]
@@ -73,7 +75,7 @@ def plain(store: Tensor, slots: Tensor, settings: Panels) -> Tensor:
 def augmented(store: Tensor, slots: Tensor, settings: Panels, generator: torch.Generator) -> Tensor:
     """Panels for training: every tile varied by parameters of its own, drawn from `generator`.
 
-    Brightness and contrast change the photograph but never the black around it; rotation, shift and zoom bring in black.
+    Brightness and contrast change the photograph, never the black around it; rotation, shift and zoom bring in black.
 
     Returns:
         (B, C, rows·H, columns·W) float in 0–1.

@@ -61,7 +61,9 @@ def only_run(folder: Path) -> Iterator[None]:
         lock = FileLock(folder / ".lock", timeout=0)
         lock.acquire()
     except Timeout:
-        raise RunError(f"Another run is working in {folder}. Wait for it, stop it, or give another folder with --out.") from None
+        raise RunError(
+            f"Another run is working in {folder}. Wait for it, stop it, or give another folder with --out."
+        ) from None
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error.strerror}. Give another folder with --out.") from error
     try:

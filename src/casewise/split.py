@@ -78,7 +78,7 @@ def imbalance(counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 
 def greedy(records: np.ndarray, shares: Sequence[float], *, restarts: int, seed: int) -> tuple[np.ndarray, float]:
-    """Assign subjects to sides one at a time, each to the side that keeps the imbalance smallest; keep the best restart.
+    """Assign subjects to sides one at a time, each to the side that keeps imbalance smallest; keep the best restart.
 
     All restarts are advanced together as arrays. The number of subjects of each side is fixed beforehand by its share.
 
@@ -138,10 +138,12 @@ def split(cohort: Cohort, study: Study) -> Splits:
     subjects = sorted(set(cohort.panels["subject"]))
     settings = study.split.model_dump()
     if study.split.column:
-        side = _imported(cohort.images, study.split.column, study.split.folds)
+        side = _imported(cohort.images, study.split.column)
         folds = len({s for s in side.values() if s != TEST})
         if TEST in side.values() and not any(s != TEST for s in side.values()):
-            raise SplitError(f"The column {study.split.column!r} puts every subject in the test set; none is left to train.")
+            raise SplitError(
+                f"The column {study.split.column!r} puts every subject in the test set; none is left to train."
+            )
         training = [s for s in subjects if side[s] != TEST]
         if folds == 1:
             side |= _assign(cohort, study, training, [1 / study.split.folds] * study.split.folds, study.seed + 1)
@@ -183,7 +185,7 @@ def _counted(panels: pd.DataFrame, subjects: set[str]) -> dict[str, int]:
     return {"subjects": len(subjects), "cases": int(chosen["case"].nunique()), "panels": len(chosen)}
 
 
-def _imported(images: pd.DataFrame, column: str, folds: int) -> dict[str, int]:
+def _imported(images: pd.DataFrame, column: str) -> dict[str, int]:
     """Read sides from a column: `test`, `train`, or the fold's number from 1."""
     both = images.groupby("subject")[column].nunique()
     split_subjects = both[both > 1].index.tolist()
@@ -192,7 +194,8 @@ def _imported(images: pd.DataFrame, column: str, folds: int) -> dict[str, int]:
         values = sorted(set(images.loc[images["subject"] == name, column].astype(str)))
         more = f" (and {len(split_subjects) - 1} more subjects)" if len(split_subjects) > 1 else ""
         raise SplitError(
-            f"The imported split in column {column!r} puts subject {name!r} on several sides: {', '.join(values)}{more}. "
+            f"The imported split in column {column!r} puts subject {name!r} on several sides: {', '.join(values)}"
+            f"{more}. "
             "Images of one person on both sides make every figure too good. Give each subject one side."
         )
     side: dict[str, int] = {}
@@ -203,10 +206,15 @@ def _imported(images: pd.DataFrame, column: str, folds: int) -> dict[str, int]:
         elif text.isdigit() and 1 <= int(text) <= 50:
             side[str(subject)] = int(text) - 1
         else:
-            raise SplitError(f"Column {column!r} holds {value!r} for subject {subject!r}; allowed are train, test, or the fold's number from 1.")
+            raise SplitError(
+                f"Column {column!r} holds {value!r} for subject {subject!r}; "
+                "allowed are train, test, or the fold's number from 1."
+            )
     numbers = sorted({s for s in side.values() if s != TEST})
     if numbers and numbers != list(range(len(numbers))):
-        raise SplitError(f"Column {column!r} numbers its folds {[n + 1 for n in numbers]}; they must run from 1 without gaps.")
+        raise SplitError(
+            f"Column {column!r} numbers its folds {[n + 1 for n in numbers]}; they must run from 1 without gaps."
+        )
     return side
 
 
@@ -214,7 +222,7 @@ def guide_name(study: Study) -> str:
     """The label that guides the split: as stated, else the main outcome where it is a target, else the first target."""
     if study.split.balance:
         return study.split.balance
-    return study.outcome if study.outcome in study.targets else list(study.targets)[0]
+    return study.outcome if study.outcome in study.targets else next(iter(study.targets))
 
 
 def labels_of(numbers: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -254,7 +262,9 @@ def measured_imbalance(cohort: Cohort, study: Study, side: dict[str, int], folds
     subjects = sorted(side)
     for name in study.targets:
         records = panel_records(cohort.panels, study, subjects, name)
-        by_side = {s: records[[i for i, k in enumerate(subjects) if side[k] == s]].sum(axis=0) for s in {*side.values()}}
+        by_side = {
+            s: records[[i for i, k in enumerate(subjects) if side[k] == s]].sum(axis=0) for s in {*side.values()}
+        }
         training = [by_side[f] for f in range(folds) if f in by_side]
         if TEST in by_side:
             result["test"][name] = _share_gap([np.sum(training, axis=0), by_side[TEST]])
@@ -270,7 +280,9 @@ def _share_gap(counts: list[np.ndarray]) -> float:
 def inner_stop(records: np.ndarray, subjects: list[str], *, share: float, seed: int) -> tuple[list[str], list[str]]:
     """Divide a fold's training subjects into those fitted on and those whose loss decides when to stop."""
     if len(subjects) < 2:
-        raise SplitError("One training subject cannot be divided for early stopping; add subjects or lower split.folds.")
+        raise SplitError(
+            "One training subject cannot be divided for early stopping; add subjects or lower split.folds."
+        )
     found, _ = greedy(records, [1 - share, share], restarts=100, seed=seed)
     return [s for s, w in zip(subjects, found, strict=True) if w == 0], [
         s for s, w in zip(subjects, found, strict=True) if w == 1
@@ -292,7 +304,9 @@ def read_splits(path: Path) -> Splits:
     values = json.loads(path.read_text())
     side = {s: (TEST if w == "test" else int(w) - 1) for s, w in values["subjects"].items()}
     if manifest_hash(side) != values["hash"]:
-        raise SplitError(f"{path}: subjects were moved by hand; the hash no longer fits. Delete the run folder and run again.")
+        raise SplitError(
+            f"{path}: subjects were moved by hand; the hash no longer fits. Delete the run folder and run again."
+        )
     record = {k: v for k, v in values.items() if k not in ("hash", "subjects", "folds")}
     return Splits(side=side, folds=int(values["folds"]), record=record)
 

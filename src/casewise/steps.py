@@ -8,7 +8,7 @@ import time
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -35,16 +35,22 @@ if TYPE_CHECKING:
 def read(study: Study, folder: Path, show: Show) -> Cohort:
     """Read and check the cohort table; leave it as `cohort.parquet` beside the study's settings, `study.json`."""
     cohort = read_cohort(study)
-    levels = {name: "region" if study.level_of(name) == "region" else "case" for name in study.outputs}
+    levels: dict[str, Literal["region", "case"]] = {
+        name: "region" if study.level_of(name) == "region" else "case" for name in study.outputs
+    }
     check_scores(study_scores(study), targets=levels, regions=study.regions)
     if np.isnan(truth_table(cohort.panels, study)).all():
         raise CohortError(
-            f"{study.cohort}: no case has any of {', '.join(study.outputs)} recorded, so that there is nothing to learn. "
+            f"{study.cohort}: no case has any of {', '.join(study.outputs)} recorded: there is nothing to learn. "
             "Fill in the target columns."
         )
     write_json(folder / "study.json", study.model_dump(mode="json"))
     write_parquet(folder / "cohort.parquet", cohort.images)
-    parts = [f"{cohort.cases['subject'].nunique():,} subjects", f"{len(cohort.cases):,} cases", f"{len(cohort.images):,} images"]
+    parts = [
+        f"{cohort.cases['subject'].nunique():,} subjects",
+        f"{len(cohort.cases):,} cases",
+        f"{len(cohort.images):,} images",
+    ]
     if study.regions:
         parts.append(f"{len(study.regions)} regions")
     show.line("cohort", ", ".join(parts) + (" (synthetic)" if study.synthetic else ""))
@@ -105,7 +111,11 @@ def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder
     material = Material(study, cohort, splits, study.images.store or folder / "tiles", pretraining)
     with show.bar("jobs") as bar:
         run_jobs(jobs, material, folder, tell=lambda done, text: bar(done, len(jobs), text))
-    show.line("jobs", f"{len(jobs)} networks ({len(study.backbones)} backbones × {splits.folds} folds), {time.monotonic() - begun:.0f} s")
+    show.line(
+        "jobs",
+        f"{len(jobs)} networks ({len(study.backbones)} backbones × {splits.folds} folds), "
+        f"{time.monotonic() - begun:.0f} s",
+    )
     table = pd.concat([pd.read_parquet(job.folder / "predictions.parquet") for job in jobs], ignore_index=True)
     tested = table[table["stage"] == "test"]
     means = [predicted.mean_over_folds(tested)] if len(tested) else []
@@ -114,11 +124,11 @@ def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder
 
 def _pretraining(study: Study, splits: Splits, folder: Path, show: Show) -> Pretrained:
     """Prepare the other cohort that networks learn from first."""
-    from casewise.jobs.network import Pretrained
     from casewise.errors import SplitError
+    from casewise.jobs.network import Pretrained
 
     wanted = study.pretrain
-    assert wanted is not None  # noqa: S101
+    assert wanted is not None
     recipe = study.recipe.model_copy(
         update={
             "epochs": wanted.epochs,
@@ -148,12 +158,14 @@ def _pretraining(study: Study, splits: Splits, folder: Path, show: Show) -> Pret
     shared = sorted(set(cohort.images["subject"].astype(str)) & set(splits.side))
     if shared and wanted.subjects == "distinct":
         raise SplitError(
-            f"pretrain: the study says that its subjects are distinct from {wanted.cohort.name}'s, but {len(shared)} are in both "
-            f"({', '.join(shared[:5])}). Write `subjects: shared`: each fold's held-out subjects are then left out of its pretraining."
+            f"pretrain: the study says that its subjects are distinct from those of {wanted.cohort}, but {len(shared)} "
+            f"are in both ({', '.join(shared[:5])}). Write `subjects: shared`: each fold's held-out subjects are then "
+            "left out of its pretraining."
         )
     show.line(
         "pretrain",
-        f"{cohort.images['subject'].nunique():,} subjects, {len(cohort.images):,} images; {len(shared)} subjects shared: "
+        f"{cohort.images['subject'].nunique():,} subjects, {len(cohort.images):,} images; "
+        f"{len(shared)} subjects shared: "
         "those held out of a fold are left out of its pretraining",
     )
     _tiles(other, cohort, folder / "tiles-pretraining", show, "pretrain")
@@ -177,9 +189,9 @@ def stack(study: Study, predictions: pd.DataFrame, folder: Path, show: Show) -> 
 def score(study: Study, predictions: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """Work out the clinical scores and write `predictions.parquet`."""
     scores = study_scores(study)
-    table = predicted.check(apply_scores(
-        predictions, scores, missing_regions=study.missing_regions, regions=study.regions
-    ))
+    table = predicted.check(
+        apply_scores(predictions, scores, missing_regions=study.missing_regions, regions=study.regions)
+    )
     predicted.write(folder / "predictions.parquet", table)
     return table
 
@@ -208,7 +220,11 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Pa
                 "They are predicted, but not judged, since their recorded score is unknown."
             )
     write_json(folder / "metrics.json", found)
-    show.line("evaluate", f"{len(set(predictions['model']))} learners, {settings.resamples:,} resamples of subjects, {time.monotonic() - begun:.0f} s")
+    show.line(
+        "evaluate",
+        f"{len(set(predictions['model']))} learners, {settings.resamples:,} resamples of subjects, "
+        f"{time.monotonic() - begun:.0f} s",
+    )
     return found
 
 
@@ -219,7 +235,9 @@ def readers_table(study: Study, cohort: Cohort) -> pd.DataFrame | None:
         for reader, column in columns.items():
             values = pd.to_numeric(cohort.images[column], errors="coerce")
             means = values.groupby(cohort.images["case"]).mean().dropna()
-            tables.append(pd.DataFrame({"case": means.index, "target": target, "reader": reader, "value": means.to_numpy()}))
+            tables.append(
+                pd.DataFrame({"case": means.index, "target": target, "reader": reader, "value": means.to_numpy()})
+            )
     return pd.concat(tables, ignore_index=True) if tables else None
 
 
@@ -283,7 +301,9 @@ def headline(study: Study, results: dict[str, Any]) -> str:
             parts.append(f"{metric.upper()} {f['value']:.2f}{interval}")
     n = figures["mae"]
     where = "test set" if stage == "test" else "out of fold"
-    return f"{study.outcome}, {where}, {n['n_cases']} cases of {n['n_subjects']} subjects, {learner}: {', '.join(parts)}"
+    return (
+        f"{study.outcome}, {where}, {n['n_cases']} cases of {n['n_subjects']} subjects, {learner}: {', '.join(parts)}"
+    )
 
 
 def environment(seconds: float) -> dict[str, Any]:

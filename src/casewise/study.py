@@ -1,4 +1,4 @@
-"""The study: what to predict from which images, how to split, train, combine and judge. No path of data is read here."""
+"""The study: what to predict from which images, how to split, train, combine and judge. Nothing is read here."""
 
 from __future__ import annotations
 
@@ -289,7 +289,7 @@ class Study(Part):
     @property
     def outcome(self) -> str:
         """The main outcome: as stated, else the last score, else the first target."""
-        return self.main or (list(self.scores)[-1] if self.scores else list(self.targets)[0])
+        return self.main or (list(self.scores)[-1] if self.scores else next(iter(self.targets)))
 
     @property
     def target_level(self) -> Level:

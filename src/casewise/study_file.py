@@ -14,7 +14,6 @@ from casewise.errors import StudyError, nearest
 from casewise.study import Part, Study
 
 
-
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 truth values: `on`, `off`, `yes` and `no` are words (`stop: {on: inner}` is a key)."""
 
@@ -23,7 +22,9 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:bool"]
     for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 
 PRESETS = resources.files("casewise") / "presets"
 
@@ -78,7 +79,7 @@ def build_study(values: dict[str, Any], *, source: str, folder: Path) -> Study:
         _absolute(values, keys, folder)
     weights = values.get("weights", "pretrained")
     if isinstance(weights, str) and weights not in ("pretrained", "random"):
-        prefix, _, rest = weights.rpartition("bundle:") if weights.startswith("bundle:") else ("", "", weights)
+        rest = weights.removeprefix("bundle:")
         values["weights"] = ("bundle:" if weights.startswith("bundle:") else "") + str((folder / rest).resolve())
     try:
         return Study.model_validate(values)
@@ -164,7 +165,9 @@ def named_scores(name: str, source: str) -> dict[str, Any]:
     folder = PRESETS / "scores"
     names = sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
     if name not in names:
-        raise StudyError(f"{source}: scores: there is no score {name!r}; there are {', '.join(names)}." + nearest(name, names))
+        raise StudyError(
+            f"{source}: scores: there is no score {name!r}; there are {', '.join(names)}." + nearest(name, names)
+        )
     return _mapping((folder / f"{name}.yaml").read_text(), f"score {name}")
 
 

@@ -1,4 +1,4 @@
-"""What was recorded at each panel: targets, and scores worked out there, as the values networks learn and splits balance."""
+"""What was recorded at each panel: targets, and scores worked out there; networks learn it, splits balance it."""
 
 from __future__ import annotations
 

@@ -78,8 +78,8 @@ def claim(folder: Path, decided: Mapping[str, Any]) -> str:
         changed = [line for key in decided for line in _differences(key, before["decided"].get(key), decided[key])]
         if changed and any((folder / "jobs").glob("*/*/job.json")):
             raise RunError(
-                f"{folder} holds networks of another study: {'; '.join(changed[:4])}. Results of both must not be mixed. "
-                "Give another folder with --out, or take the change back."
+                f"{folder} holds networks of another study: {'; '.join(changed[:4])}. Results of both must not be "
+                "mixed. Give another folder with --out, or take the change back."
             )
     write_json(path, {"fingerprint": fingerprint, "decided": dict(decided)})
     return fingerprint
@@ -92,5 +92,9 @@ def _differences(place: str, before: Any, now: Any) -> list[str]:
         ]
     if before == now:
         return []
-    plain = {"cohort": "rows or targets of the cohort table", "tiles": "images or their preparation", "split": "the split"}
+    plain = {
+        "cohort": "rows or targets of the cohort table",
+        "tiles": "images or their preparation",
+        "split": "the split",
+    }
     return [f"{plain[place]} changed" if place in plain else f"{place} was {before!r} and is {now!r}"]

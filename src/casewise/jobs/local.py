@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from casewise.errors import CasewiseError, WeightsError
+from casewise.errors import CasewiseError, RunError, WeightsError
 from casewise.files import write_json
 from casewise.jobs.expand import Job
 
@@ -42,7 +43,7 @@ def run_jobs(jobs: Sequence[Job], material: Material, folder: Path, *, tell: Tel
     workers, threads = _side_by_side(material, len(waiting))
     choices = _choices(waiting, material, folder, threads)
     over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(jobs, tell, over, workers), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(jobs, tell, over), daemon=True)
     watcher.start()
     # Workers keep freed memory on purpose (training.speed.keep_memory), which joblib takes for a leak.
     warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
@@ -51,7 +52,9 @@ def run_jobs(jobs: Sequence[Job], material: Material, folder: Path, *, tell: Tel
             for job in waiting:
                 _run(job, material, choices[job.model])
         else:
-            with Parallel(n_jobs=workers, backend="loky", max_nbytes=None, batch_size=1, pre_dispatch=workers) as parallel:
+            with Parallel(
+                n_jobs=workers, backend="loky", max_nbytes=None, batch_size=1, pre_dispatch=workers
+            ) as parallel:
                 parallel(delayed(_run_worker)(job, material, choices[job.model]) for job in waiting)
     finally:
         over.set()
@@ -60,10 +63,16 @@ def run_jobs(jobs: Sequence[Job], material: Material, folder: Path, *, tell: Tel
 
 
 def _run(job: Job, material: Material, choice: Choice) -> None:
+    from filelock import FileLock, Timeout
+
     from casewise.jobs.network import run_job
 
     try:
-        run_job(job, material, choice)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(job.folder / ".lock", timeout=30):
+            run_job(job, material, choice)
+    except Timeout:
+        raise RunError(f"{job.folder} is held by a process of an earlier run. Stop it, then run again.") from None
     except OSError as error:
         raise CasewiseError(
             f"{job.model}, fold {job.fold + 1}: {error.strerror or error} ({error.filename or job.folder}). "
@@ -74,7 +83,15 @@ def _run(job: Job, material: Material, choice: Choice) -> None:
 def _run_worker(job: Job, material: Material, choice: Choice) -> None:
     # Ctrl-C is the parent's to handle: it stops the workers, whose state is on disk.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     _run(job, material, choice)
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when the run that started it is gone, so that no orphan trains on in a folder."""
+    while os.getppid() == parent:
+        time.sleep(0.3)
+    os._exit(1)
 
 
 def _side_by_side(material: Material, waiting: int) -> tuple[int, int]:
@@ -92,7 +109,7 @@ def _side_by_side(material: Material, waiting: int) -> tuple[int, int]:
 
 
 def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: int) -> dict[str, Choice]:
-    """For each backbone: check that its first weights are there for every fold, then pick how it runs; kept in the run folder."""
+    """For each backbone: check its first weights for every fold, then pick how it runs; kept in the run folder."""
     import torch
 
     from casewise.models.backbones import build_network
@@ -129,7 +146,7 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
     return found
 
 
-def _watch(jobs: Sequence[Job], tell: Tell, over: threading.Event, workers: int) -> None:
+def _watch(jobs: Sequence[Job], tell: Tell, over: threading.Event) -> None:
     begun = time.time()
     while not over.wait(0.5):
         done, running = 0, []

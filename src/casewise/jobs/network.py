@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from casewise.errors import SplitError
 from casewise.files import write_json
 from casewise.jobs.expand import Job
 from casewise.models.backbones import Network, build_network
 from casewise.models.weights import load_weights
 from casewise.predictions import write as write_predictions
-from casewise.errors import SplitError
 from casewise.split import Splits, check_apart, inner_stop, panel_records
 from casewise.study import Study
 from casewise.training.checkpoint import write_tensors
@@ -92,7 +92,8 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         learned, used = _pretrain(network, material.pretraining, job, choice, kept_out=kept_out, seed=seed)
         network.body.load_state_dict(learned)
         seen |= set(used)
-        origin += f"; then pretrained on {len(used)} subjects of {material.pretraining.study.cohort.parent.name} (held-out subjects left out)"
+        pack = material.pretraining.study.cohort.parent.name
+        origin += f"; then pretrained on {len(used)} subjects of {pack} (held-out subjects left out)"
 
     store, truth = open_tiles(material.tiles), truth_table(panels, study)
     tiles = [list(map(int, t)) for t in panels["tiles"]]
@@ -121,7 +122,11 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
                 bf16=choice.precision == "bf16",
                 flips=study.test_flips,
             ).numpy()
-            tables.append(prediction_rows(panels.iloc[rows], material.cohort, study, values, stage=stage, model=job.model, fold=job.fold))
+            tables.append(
+                prediction_rows(
+                    panels.iloc[rows], material.cohort, study, values, stage=stage, model=job.model, fold=job.fold
+                )
+            )
     facts = {
         "backbone": job.model,
         "outputs": study.outputs,
@@ -187,7 +192,9 @@ def _standardise(network: Network, truth: torch.Tensor, names: Sequence[str]) ->
     """Give the network the centre and scale of its targets, from what it is trained on."""
     unknown = [name for name, gone in zip(names, truth.isnan().all(dim=0).tolist(), strict=True) if gone]
     if unknown:
-        raise SplitError(f"No training subject of a fold has {unknown[0]!r} recorded. Lower split.folds or leave it out.")
+        raise SplitError(
+            f"No training subject of a fold has {unknown[0]!r} recorded. Lower split.folds or leave it out."
+        )
     centre, scale = standard(truth.numpy())
     network.centre.copy_(torch.from_numpy(centre))
     network.scale.copy_(torch.from_numpy(scale))
@@ -196,7 +203,7 @@ def _standardise(network: Network, truth: torch.Tensor, names: Sequence[str]) ->
 def _pretrain(
     network: Network, pretraining: Pretrained, job: Job, choice: Choice, *, kept_out: list[str], seed: int
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Train the body on the other cohort without `kept_out`, with a fixed number of epochs; return it and who was used."""
+    """Train the body on the other cohort without `kept_out`, for a fixed number of epochs; return it and whom it saw."""
     from safetensors.torch import load_file
 
     study, panels = pretraining.study, pretraining.cohort.panels
@@ -251,7 +258,7 @@ def open_tiles(folder: Path) -> torch.Tensor:
 def prediction_rows(
     panels: pd.DataFrame, cohort: Cohort, study: Study, values: NDArray[Any], *, stage: str, model: str, fold: int
 ) -> pd.DataFrame:
-    """The network's outputs (P, T) as rows of the predictions table, each at its target's own level and in its range."""
+    """The network's outputs (P, T) as rows of the predictions table, each at its target's level and in its range."""
     truth = truth_table(panels, study)
     tables = []
     for column, name in enumerate(study.outputs):
@@ -274,5 +281,3 @@ def prediction_rows(
     rows["outer_fold"] = pd.array([fold + 1] * len(rows), dtype="Int64")
     rows["inner_fold"] = pd.array([pd.NA] * len(rows), dtype="Int64")
     return rows
-
-

@@ -1,4 +1,4 @@
-"""Backbones of torchvision and timm behind one form: a body that gives features, a head, freeze points, a layer to explain."""
+"""Backbones of torchvision and timm behind one form: body, features, head, freeze points, a layer to explain."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ class Network(nn.Module):
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, name: str, body: nn.Module, width: int, outputs: int, *, dropout: float, normal: Any = None) -> None:
+    def __init__(
+        self, name: str, body: nn.Module, width: int, outputs: int, *, dropout: float, normal: Any = None
+    ) -> None:
         super().__init__()
         self.name, self.width = name, width
         self.body = body
@@ -83,7 +85,9 @@ class Network(nn.Module):
 
 
 EXPLAIN = {
-    **{name: "features" for name in ALL29 if name.startswith(("alexnet", "vgg", "squeezenet", "densenet", "mobilenet"))},
+    **{
+        name: "features" for name in ALL29 if name.startswith(("alexnet", "vgg", "squeezenet", "densenet", "mobilenet"))
+    },
     **{name: "layer4" for name in ALL29 if name.startswith(("resnet", "resnext", "wide_resnet"))},
     **{name: "conv5" for name in ALL29 if name.startswith("shufflenet")},
     **{name: "layers" for name in ALL29 if name.startswith("mnasnet")},
@@ -102,11 +106,11 @@ def build_network(name: str, outputs: int, *, dropout: float = 0.0) -> Network:
         return Network(name, body, width, outputs, dropout=dropout)
     import timm
 
-    body = timm.create_model(name.removeprefix("timm:"), pretrained=False, num_classes=0)
-    config = body.pretrained_cfg or {}
+    part: Any = timm.create_model(name.removeprefix("timm:"), pretrained=False, num_classes=0)
+    config = part.pretrained_cfg or {}
     normal = (config.get("mean", MEAN), config.get("std", SPREAD))
-    width = int(getattr(body, "head_hidden_size", None) or body.num_features)
-    return Network(name, body, width, outputs, dropout=dropout, normal=normal)
+    width = int(getattr(part, "head_hidden_size", None) or part.num_features)
+    return Network(name, part, width, outputs, dropout=dropout, normal=normal)
 
 
 def _torchvision(name: str) -> tuple[nn.Module, int]:
@@ -123,14 +127,13 @@ def _torchvision(name: str) -> tuple[nn.Module, int]:
         body.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1))
         return body, 512
     place = "classifier" if hasattr(body, "classifier") else "fc"
-    last = getattr(body, place)
+    last: Any = getattr(body, place)
+    linear: Any = last[-1] if isinstance(last, nn.Sequential) else last
     if isinstance(last, nn.Sequential):
-        width = last[-1].in_features
         last[-1] = nn.Identity()
     else:
-        width = last.in_features
         setattr(body, place, nn.Identity())
-    return body, int(width)
+    return body, int(linear.in_features)
 
 
 def library_head(name: str) -> tuple[str, ...]:

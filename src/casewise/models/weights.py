@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -117,7 +117,7 @@ def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> None:
             f"weights: {source} does not belong to {network.name}: {first} "
             f"({len(missing)} tensors missing, {len(surplus)} unknown, {len(shaped)} of another shape)."
         )
-    network.body.load_state_dict({k: tensors[k] if k in tensors else v for k, v in body.items()})
+    network.body.load_state_dict({k: tensors.get(k, v) for k, v in body.items()})
 
 
 def _from_bundle(network: Network, path: Path, held_out: Sequence[str]) -> str:
@@ -151,7 +151,7 @@ def _downloaded(network: Network, folder: Path | None) -> str:
                 return f"torchvision {choice}"
             import timm
 
-            model = timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
+            model: Any = timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
             _fill(network, model.state_dict(), f"timm {name}")
             return f"timm {model.pretrained_cfg.get('hf_hub_id') or name}"
     except WeightsError:
@@ -159,7 +159,7 @@ def _downloaded(network: Network, folder: Path | None) -> str:
     except Exception as error:  # every network and hub library raises types of its own
         looked = [str(p) for p in (folder, _environment_folder()) if p]
         raise WeightsError(
-            f"There are no pretrained weights for {name}. Looked in {', '.join(looked) or 'no folder (none is given)'}, "
+            f"There are no pretrained weights for {name}. Looked in {', '.join(looked) or 'no folder (none given)'}, "
             f"then tried the library's download, which failed ({_short(error)}). Four ways: (1) `weights: FILE`; "
             f"(2) a folder with {_file_name(name)}.safetensors, by --weights-dir or CASEWISE_WEIGHTS; "
             "(3) `weights: bundle:PATH`, a network trained by casewise; (4) the library's own download, from a machine "

@@ -73,7 +73,9 @@ def spaced_evenly(found: list[Track]) -> bool:
     return False
 
 
-def trajectory(track: Track, *, top: float, evenly: bool, change: bool, digits: int, name: str, alt: str) -> Markup:
+def trajectory(
+    track: Track, *, top: float, evenly: bool, days: bool, change: bool, digits: int, name: str, alt: str
+) -> Markup:
     """One subject: scores as lines and, with `change`, percent change as two rows of figures above them."""
     x = np.arange(len(track.names), dtype=float) if evenly else track.days
     span = float(x[-1] - x[0]) or 1.0

@@ -57,7 +57,9 @@ def _flattened(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, dict):
         return {"pairs": [[_flattened(k, tensors), _flattened(v, tensors)] for k, v in value.items()]}
     if isinstance(value, (list, tuple)):
-        return {type(value).__name__ if type(value) in (list, tuple) else "list": [_flattened(v, tensors) for v in value]}
+        return {
+            type(value).__name__ if type(value) in (list, tuple) else "list": [_flattened(v, tensors) for v in value]
+        }
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):

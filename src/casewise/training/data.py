@@ -33,7 +33,9 @@ class PanelData:
     def __len__(self) -> int:
         return len(self.tiles)
 
-    def training_batch(self, rows: list[int], generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+    def training_batch(
+        self, rows: list[int], generator: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
         """Augmented panels (B, C, H, W) in 0–1 and their truth (B, T)."""
         slots = torch.tensor([draw(self.tiles[r], self.settings, generator) for r in rows])
         panels = augmented(self.store, slots.to(self.store.device), self.settings, generator)
@@ -74,7 +76,7 @@ def batches(count: int, size: int, generator: torch.Generator) -> list[list[int]
 
 
 class EpochBatches(IterableDataset[list[int]]):
-    """Batches of rows whose order depends on the seed and the epoch alone, so that a resumed epoch is the same epoch."""
+    """Batches of rows whose order depends on seed and epoch alone, so that a resumed epoch is the same epoch."""
 
     def __init__(self, count: int, size: int, seed: int, epoch: Callable[[], int]) -> None:
         self.count, self.size, self.seed, self.epoch = count, size, seed, epoch

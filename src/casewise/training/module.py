@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +16,11 @@ from casewise.models.backbones import Network, keep_statistics
 from casewise.study import Recipe
 from casewise.training.data import EpochBatches, PanelData, mixed_seed
 
-LOSSES = {"mse": functional.mse_loss, "huber": functional.smooth_l1_loss, "l1": functional.l1_loss}
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "mse": functional.mse_loss,
+    "huber": functional.smooth_l1_loss,
+    "l1": functional.l1_loss,
+}
 
 
 class Training(LightningModule):
@@ -62,7 +67,8 @@ class Training(LightningModule):
     def val_dataloader(self) -> Any:
         slots, owner = self.parts[1].views()
         size = 4 * self.recipe.batch
-        return DataLoader(list(zip(slots.split(size), owner.split(size), strict=True)), batch_size=None)
+        parts: Any = list(zip(slots.split(size), owner.split(size), strict=True))
+        return DataLoader(parts, batch_size=None)
 
     def on_train_epoch_start(self) -> None:
         if self.recipe.batch_norm == "eval":

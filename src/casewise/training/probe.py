@@ -39,7 +39,9 @@ def probe(network: Network, data: PanelData, subjects: Sequence[str], *, batch: 
         if folds < 2:
             continue
         parts = list(GroupKFold(folds).split(values[scored], groups=groups[scored]))
-        ridge = RidgeCV(PENALTIES, cv=parts, scoring="neg_mean_squared_error").fit(values[scored], wanted[scored, target])
+        ridge = RidgeCV(PENALTIES, cv=parts, scoring="neg_mean_squared_error").fit(
+            values[scored], wanted[scored, target]
+        )
         weight = ridge.coef_ / spread
         with torch.no_grad():
             linear.weight[target] = torch.from_numpy(weight).to(linear.weight)

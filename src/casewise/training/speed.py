@@ -52,7 +52,9 @@ def choose(network: Network, compute: Compute, *, side: int, batch: int, threads
     network, size, versions and processor, so that every run on a machine makes the same one.
     """
     if compute.device == "cuda" and not torch.cuda.is_available():
-        raise CasewiseError("compute.device: the study wants cuda, but this machine has no CUDA device. Use cpu or auto.")
+        raise CasewiseError(
+            "compute.device: the study wants cuda, but this machine has no CUDA device. Use cpu or auto."
+        )
     if compute.device == "cuda" or (compute.device == "auto" and torch.cuda.is_available()):
         return Choice("cuda", "fp32" if compute.precision == "fp32" else "bf16", True, threads, (), "a CUDA device")
     formats = {"auto": (True, False), "channels_last": (True,), "contiguous": (False,)}[compute.memory_format]
@@ -61,7 +63,9 @@ def choose(network: Network, compute: Compute, *, side: int, batch: int, threads
     options = [o for o in options if o != ("bf16", False) or len(options) == 1]
     if len(options) == 1:
         return Choice("cpu", options[0][0], options[0][1], threads)
-    key = "|".join(map(str, [network.name, side, batch, threads, options, torch.__version__, platform.machine(), cpu_name()]))
+    key = "|".join(
+        map(str, [network.name, side, batch, threads, options, torch.__version__, platform.machine(), cpu_name()])
+    )
     known = json.loads(memo.read_text()) if memo and memo.is_file() else {}
     if key in known:
         values = known[key]

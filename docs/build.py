@@ -1,0 +1,232 @@
+"""Builds the documentation: the pages that are made from the source, then the site.
+
+`build.py` writes the pages and the site; `--pages` writes the pages alone; `--check` tells whether they are current.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic.fields import FieldInfo
+
+from casewise import study
+from casewise.study import Part, Study
+from casewise.study_file import PRESETS, named_scores, preset_names, preset_text
+
+DOCS = Path(__file__).resolve().parent
+MADE = "<!-- Made by docs/build.py; change the source or docs/study-keys.yaml, then `make docs`. -->\n"
+LIMITS = {
+    "minimum": "from {:g}",
+    "exclusiveMinimum": "above {:g}",
+    "maximum": "to {:g}",
+    "exclusiveMaximum": "below {:g}",
+}
+STUDY_HEAD = """# The study file
+
+A study file is YAML. It says what to predict from which images; nearly everything has a default. Relative paths start
+at the file's own folder. An unknown key is refused, with the nearest one that exists. `on`, `off`, `yes` and `no` are
+plain words; only `true` and `false` are truth values.
+"""
+COMMANDS_HEAD = """# The command line
+
+`casewise COMMAND --help` says the same.
+"""
+COMMANDS_TAIL = """`casewise --version` shows the version.
+
+## Exit codes
+
+| code | meaning |
+|---|---|
+| 0 | done |
+| 1 | a fault of casewise itself, with a traceback: please report it |
+| 2 | something in the input must be mended; the message says what, where and how |
+| 130 | stopped by Ctrl-C; the same command continues |
+
+## Environment
+
+| variable | meaning |
+|---|---|
+| `CASEWISE_WEIGHTS` | a folder of `<backbone>.safetensors`, looked in after `--weights-dir` |
+| `CASEWISE_CACHE` | where measurements of this machine are kept (default: `XDG_CACHE_HOME`, else `~/.cache`) |
+"""
+
+
+def study_page() -> str:
+    """Every key of the study file: type, default and meaning."""
+    meanings: dict[str, dict[str, str]] = yaml.safe_load((DOCS / "study-keys.yaml").read_text(encoding="utf-8"))
+    schema = Study.model_json_schema()
+    parts = list(_parts(Study, ""))
+    lines = [MADE, STUDY_HEAD]
+    undocumented: list[str] = []
+    for part, place in parts:
+        known = meanings.pop(part.__name__, {})
+        fields = {"extends": None, **part.model_fields} if part is Study else part.model_fields
+        undocumented += [f"{part.__name__}.{name}" for name in {*fields} ^ {*known}]
+        own = schema if part is Study else schema["$defs"][part.__name__]
+        lines += [
+            f"## `{place}`" if place else "## The study",
+            "",
+            "| key | value | default | meaning |",
+            "|---|---|---|---|",
+        ]
+        for name, field in fields.items():
+            kind = _kind(own["properties"][name], field, place, name) if field else "text"
+            lines.append(f"| `{name}` | {kind} | {_default(field, name)} | {known.get(name, '')} |")
+        lines.append("")
+    undocumented += list(meanings)
+    if undocumented:
+        sys.exit(f"docs/study-keys.yaml and the schema differ: {', '.join(sorted(undocumented))}.")
+    return "\n".join([*lines, *_presets()])
+
+
+def _parts(part: type[Part], place: str) -> Iterator[tuple[type[Part], str]]:
+    """Every part of the study file with its place in it, outer ones first; each is told once."""
+    yield part, place
+    for name, field in part.model_fields.items():
+        for inner in _inner(field.annotation):
+            if part is not study.Pretraining:
+                yield from _parts(inner, _place(place, name))
+
+
+def _place(above: str, name: str) -> str:
+    if name in ("targets", "scores"):
+        return f"{name}.NAME"
+    return f"{above}.{name}" if above else name
+
+
+def _inner(annotation: Any) -> list[type[Part]]:
+    options = [annotation, *get_args(annotation)]
+    return [o for o in options if isinstance(o, type) and issubclass(o, Part)]
+
+
+def _kind(found: dict[str, Any], field: FieldInfo, place: str, name: str) -> str:
+    """What may be written, in words."""
+    readers = {getattr(m, "func", None) for m in field.metadata}
+    if study.parse_range in readers:
+        return "range, such as `0..4`"
+    if study.parse_share in readers:
+        return "share, such as `10%` or `0.1`"
+    if study.texts in readers:
+        return "column: text or list of texts"
+    if _inner(field.annotation):
+        below = _place(place, name)
+        return f"[`{below}`](#{below.replace('.', '').lower()})"
+    return _words(found)
+
+
+def _words(found: dict[str, Any]) -> str:
+    if "anyOf" in found:
+        return " or ".join(_words(option) for option in found["anyOf"] if option.get("type") != "null")
+    if "enum" in found or "const" in found:
+        values = found.get("enum") or [found["const"]]
+        return ", ".join(f"`{value}`" for value in values)
+    kind = found.get("type")
+    if kind == "array":
+        return f"list of {_words(found['items'])}"
+    if kind == "object":
+        return f"name: {_words(found['additionalProperties'])}"
+    if kind in ("integer", "number"):
+        limits = " ".join(text.format(found[key]) for key, text in LIMITS.items() if key in found)
+        return f"{'whole number' if kind == 'integer' else 'number'} {limits}".strip()
+    return {"boolean": "`true`, `false`", "string": "path" if found.get("format") == "path" else "text"}[str(kind)]
+
+
+def _default(field: FieldInfo | None, name: str) -> str:
+    if field is None:
+        return ""
+    if field.is_required():
+        return "the file's name" if name == "name" else "needed"  # read_study fills it in
+    value = field.default
+    if value is None or value in ("", [], {}) or isinstance(value, Part):
+        return ""
+    if study.parse_range in {getattr(m, "func", None) for m in field.metadata}:
+        return f"`{value[0]:g}..{value[1]:g}`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def _presets() -> list[str]:
+    lines = ["## Presets", ""]
+    for name in preset_names():
+        lines += [
+            f"### {name}",
+            "",
+            f"`extends: {name}` is the same as writing:",
+            "",
+            "```text",
+            preset_text(name).strip(),
+            "```",
+            "",
+        ]
+    lines += [
+        "## Scores that come with casewise",
+        "",
+        "| `scores:` | score | level | range | formula |",
+        "|---|---|---|---|---|",
+    ]
+    for file in sorted(item.name for item in (PRESETS / "scores").iterdir()):
+        key = file.removesuffix(".yaml")
+        for name, score in named_scores(key, file).items():
+            lines.append(f"| `{key}` | `{name}` | {score['level']} | `{score['range']}` | `{score['formula']}` |")
+    return [*lines, ""]
+
+
+def commands_page() -> str:
+    """Every command with its arguments and options."""
+    import typer
+
+    from casewise.cli import app
+
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    lines = [MADE, COMMANDS_HEAD]
+    for name, command in commands.items():
+        rows, words = [], [f"casewise {name}"]
+        for given in command.params:
+            option = given.opts[0].startswith("--")
+            words += [] if option else [given.name.upper()]
+            shown = given.opts[0] if option else given.name.upper()
+            default = "needed" if given.required else "" if given.default is None else f"`{given.default}`"
+            rows.append(f"| `{shown}` | {default} | {_plain(given.help)} |")
+        lines += [f"## {' '.join(words)}", "", _plain(command.help), ""]
+        lines += ["| | default | meaning |", "|---|---|---|", *rows, ""] if rows else []
+    return "\n".join([*lines, COMMANDS_TAIL])
+
+
+def _plain(text: str | None) -> str:
+    return (text or "").replace("<", "&lt;").replace("|", "\\|")
+
+
+PAGES = {"reference-study.md": study_page, "reference-commands.md": commands_page}
+
+
+def main(words: list[str]) -> int:
+    """Check the made pages, or write them and build the site."""
+    if unknown := [word for word in words if word not in ("--check", "--pages")]:
+        print(f"build.py: there is no option {unknown[0]}; there are --check and --pages.", file=sys.stderr)
+        return 2
+    pages = {DOCS / name: make() for name, make in PAGES.items()}
+    stale = [path for path, text in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    if "--check" in words:
+        for path in stale:
+            print(f"docs/{path.name} is not current: run `make docs`.", file=sys.stderr)
+        return 1 if stale else 0
+    for path in stale:
+        path.write_text(pages[path], encoding="utf-8")
+        print(f"wrote docs/{path.name}")
+    if "--pages" in words:
+        return 0
+    if importlib.util.find_spec("mkdocs") is None:
+        print("The pages are current. The site needs mkdocs: pip install 'mkdocs>=1.6,<2'.", file=sys.stderr)
+        return 2
+    return subprocess.call([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"], cwd=DOCS.parent)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
