@@ -41,7 +41,8 @@ bench: setup
 
 results: setup
 	$(BIN)/casewise run studies/covid-severity.yaml --out runs/covid-severity
-	$(BIN)/python docs/results/covid_severity.py runs/covid-severity docs/results/covid-severity.md
+	$(BIN)/casewise run studies/covid-severity-plain.yaml --out runs/covid-severity-plain
+	$(BIN)/casewise results runs/covid-severity --beside runs/covid-severity-plain --to docs/results/covid-severity.md
 
 clean:
 	rm -rf runs .cache .mypy_cache .ruff_cache .import_linter_cache

@@ -20,7 +20,7 @@ HEAVY = ("torch", "torchvision", "timm", "lightning", "pandas", "numpy", "scipy"
 
 
 def help_command() -> list[str]:
-    """`casewise --help` as a person calls it, or through the module where the command is not installed beside Python."""
+    """`casewise --help` as a person calls it, or through the module where the command is not installed."""
     installed = Path(sys.executable).with_name("casewise")
     return [str(installed), "--help"] if installed.is_file() else [sys.executable, "-m", "casewise.cli", "--help"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ["run", "check", "init", "phantom", "backbones"]
+COMMANDS = ["run", "check", "init", "phantom", "results", "backbones"]
 
 
 def casewise(*words: str) -> subprocess.CompletedProcess[str]:

@@ -185,8 +185,8 @@ def test_more_folds_than_subjects_is_refused(tiny: Path, tmp_path: Path) -> None
         run(study, tmp_path / "run")
 
 
-def command(study: Path, folder: Path) -> list[str]:
-    return [sys.executable, "-m", "casewise.cli", "run", str(study), "--out", str(folder), "--jobs", "1"]
+def command(study: Path, folder: Path, jobs: int = 1) -> list[str]:
+    return [sys.executable, "-m", "casewise.cli", "run", str(study), "--out", str(folder), "--jobs", str(jobs)]
 
 
 def in_training(folder: Path, process: subprocess.Popen[str]) -> None:
@@ -201,15 +201,19 @@ def in_training(folder: Path, process: subprocess.Popen[str]) -> None:
     pytest.fail(f"the run ended or hung before training: {process.communicate()}")
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill-9", "ctrl-c"])
-def test_a_killed_run_continues_to_the_same_bits(tiny: Path, tmp_path: Path, how: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("how", "jobs"),
+    [(signal.SIGKILL, 1), (signal.SIGINT, 1), (signal.SIGKILL, 2), (signal.SIGINT, 2)],
+    ids=["kill-9", "ctrl-c", "kill-9 side by side", "ctrl-c side by side"],
+)
+def test_a_killed_run_continues_to_the_same_bits(tiny: Path, tmp_path: Path, how: signal.Signals, jobs: int) -> None:
     text = tiny.read_text().replace("epochs: 3", "epochs: 12").replace("patience: 3,", "patience: 12,")
     tiny.write_text(text.replace("[shufflenet_v2_x0_5, mobilenet_v3_small]", "[shufflenet_v2_x0_5]"))
     environment = {**os.environ, "CASEWISE_CACHE": str(tmp_path / "cache")}
-    subprocess.run(command(tiny, tmp_path / "whole"), check=True, env=environment, capture_output=True)
+    subprocess.run(command(tiny, tmp_path / "whole", jobs), check=True, env=environment, capture_output=True)
     cut = tmp_path / "cut"
     process = subprocess.Popen(
-        command(tiny, cut), env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command(tiny, cut, jobs), env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     in_training(cut, process)
     process.send_signal(how)
@@ -217,7 +221,7 @@ def test_a_killed_run_continues_to_the_same_bits(tiny: Path, tmp_path: Path, how
     assert process.returncode == (-9 if how == signal.SIGKILL else 130)
     assert "Traceback" not in errors
     assert not (cut / "predictions.parquet").exists()
-    again = subprocess.run(command(tiny, cut), check=True, env=environment, capture_output=True, text=True)
+    again = subprocess.run(command(tiny, cut, jobs), check=True, env=environment, capture_output=True, text=True)
     assert "report:" in again.stdout
     one, two = (pd.read_parquet(tmp_path / n / "predictions.parquet") for n in ("whole", "cut"))
     pd.testing.assert_frame_equal(one, two, check_exact=True)
@@ -225,19 +229,16 @@ def test_a_killed_run_continues_to_the_same_bits(tiny: Path, tmp_path: Path, how
         assert weights.read_bytes() == (cut / weights.relative_to(tmp_path / "whole")).read_bytes()
 
 
-def test_side_by_side_gives_the_same_as_one_after_another(tiny: Path, tmp_path: Path) -> None:
+def test_two_runs_side_by_side_give_the_same_bits(tiny: Path, tmp_path: Path) -> None:
     study = read_study(tiny)
-
-    def with_jobs(jobs: int) -> Run:
-        compute = study.compute.model_copy(update={"jobs": jobs})
-        return run(study.model_copy(update={"compute": compute, "stack": []}), tmp_path / f"run{jobs}")
-
-    before = os.environ.get("CASEWISE_THREADS")
-    os.environ["CASEWISE_THREADS"] = "1"
-    try:
-        one, two = with_jobs(1), with_jobs(2)
-    finally:
-        os.environ.pop("CASEWISE_THREADS") if before is None else os.environ.update(CASEWISE_THREADS=before)
+    study = study.model_copy(
+        update={
+            "compute": study.compute.model_copy(update={"jobs": 2}),
+            "backbones": ["shufflenet_v2_x0_5"],
+            "stack": [],
+        }
+    )
+    one, two = run(study, tmp_path / "one"), run(study, tmp_path / "two")
     assert np.array_equal(one.predictions["y_pred"], two.predictions["y_pred"])
 
 

@@ -127,6 +127,18 @@ def phantom(
 
 
 @app.command()
+def results(
+    run_folder: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    to: Annotated[Path, typer.Option(help="The Markdown page to write.")],
+    beside: Annotated[list[Path] | None, typer.Option(help="Further run folders to show in the same tables.")] = None,
+) -> None:
+    """Write a run's figures as a Markdown page, beside reference figures that its study names."""
+    from casewise.report.results_page import write_results
+
+    print(f"wrote {write_results(run_folder, to, beside=beside or [])}")
+
+
+@app.command()
 def backbones() -> None:
     """List the 29 backbones of One-Step PASI; every timm name is allowed too."""
     from casewise.models.names import ALL29

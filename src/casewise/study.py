@@ -213,6 +213,7 @@ class Evaluation(Part):
     missing_baseline: Literal["refuse", "leave_out"] = "refuse"
     responders: list[float] = [50, 75, 90, 100]
     readers: dict[str, dict[str, str]] = {}
+    references: dict[str, dict[str, dict[str, float]]] = {}
 
 
 class Compute(Part):
@@ -276,9 +277,10 @@ class Study(Part):
             raise ValueError(f"main: {self.main!r} is neither a target nor a score.{nearest(self.main, names)}")
         if self.split.balance and self.split.balance not in names:
             raise ValueError(f"split.balance: {self.split.balance!r} is no target.{nearest(self.split.balance, names)}")
-        for name in self.evaluation.readers:
-            if name not in names:
-                raise ValueError(f"evaluation.readers: {name!r} is neither target nor score.{nearest(name, names)}")
+        for part in ("readers", "references"):
+            for name in getattr(self.evaluation, part):
+                if name not in names:
+                    raise ValueError(f"evaluation.{part}: {name!r} is neither target nor score.{nearest(name, names)}")
         return self
 
     @property

@@ -131,7 +131,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Lay `above` over `below`; what names things (targets, scores, readers) is replaced whole, settings are merged."""
     result = dict(below)
     for key, value in above.items():
-        whole = key in ("targets", "scores", "where", "pretrain", "bands", "readers")
+        whole = key in ("targets", "scores", "where", "pretrain", "bands", "readers", "references")
         if isinstance(value, dict) and isinstance(result.get(key), dict) and not whole:
             result[key] = _merged(result[key], value)
         else:

@@ -203,7 +203,7 @@ def _standardise(network: Network, truth: torch.Tensor, names: Sequence[str]) ->
 def _pretrain(
     network: Network, pretraining: Pretrained, job: Job, choice: Choice, *, kept_out: list[str], seed: int
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Train the body on the other cohort without `kept_out`, for a fixed number of epochs; return it and whom it saw."""
+    """Train the body on the other cohort without `kept_out`, a fixed number of epochs; return it and its subjects."""
     from safetensors.torch import load_file
 
     study, panels = pretraining.study, pretraining.cohort.panels

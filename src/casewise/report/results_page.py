@@ -1,0 +1,131 @@
+"""A run's figures as a Markdown page that can be kept with the study: every learner, references, readers, intervals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from casewise.errors import RunError
+from casewise.files import write_atomic
+
+METRICS = {"mae": "MAE", "mse": "MSE", "pcc": "PCC", "ccc": "CCC", "icc": "ICC(2,1)", "bias": "bias"}
+STAGES = {"test": "the test set", "oof": "out of fold"}
+
+
+def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path:
+    """Write the page for `run`; the learners of runs in `beside` stand in the same tables.
+
+    Raises:
+        RunError: a folder holds no finished run.
+    """
+    material = [_material(folder) for folder in (run, *beside)]
+    study, metrics = material[0]["study"], material[0]["metrics"]
+    stage = "test" if "test" in metrics["metrics"] else "oof"
+    lines = [f"# {study['title'] or study['name']}", ""]
+    if study["synthetic"]:
+        lines += ["**Synthetic phantom data, not patients.**", ""]
+    lines += [study["description"], "", *_how(material, stage), ""]
+    for target in _targets(study, metrics, stage):
+        lines += [f"## {target}", "", *_table(target, stage, material), *_told(target, stage, metrics), ""]
+    lines += ["## What to know", "", *[f"- {note}" for note in metrics["notes"]], ""]
+    lines += ["## Networks", "", *_networks(material)]
+    return write_atomic(path, "\n".join(lines).replace("\n\n\n", "\n\n") + "\n")
+
+
+def _material(folder: Path) -> dict[str, Any]:
+    try:
+        found = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("study", "metrics", "splits")}
+    except OSError:
+        raise RunError(f"{folder} holds no finished run: study.json, metrics.json or splits.json is missing.") from None
+    found["jobs"] = [json.loads(p.read_text()) for p in sorted(folder.glob("jobs/*/*/job.json"))]
+    found["jobs"] = [job for job in found["jobs"] if job["model"] in found["study"]["backbones"]]
+    return found
+
+
+def _targets(study: dict[str, Any], metrics: dict[str, Any], stage: str) -> list[str]:
+    """Whole targets and scores, the main one first; parts of a sum (such as single zones) are left to metrics.json."""
+    named = [study["main"], *study["evaluation"]["references"], *study["scores"]]
+    there = next(iter(metrics["metrics"][stage].values()))
+    wanted = list(dict.fromkeys(name for name in named if name in there))
+    return wanted or [key for key in there if "[" not in key]
+
+
+def _how(material: list[dict[str, Any]], stage: str) -> list[str]:
+    study, splits = material[0]["study"], material[0]["splits"]
+    sides = splits["n"]
+    trained = [n for name, n in sides.items() if name != "test"]
+    total = sum(n["subjects"] for n in sides.values()), sum(n["cases"] for n in sides.values())
+    stop = (
+        "an inner, grouped part of the training folds"
+        if study["recipe"]["stop"]["on"] == "inner"
+        else "the fold itself"
+    )
+    return [
+        f"{total[0]} subjects, {total[1]} cases; {len(trained)} folds by subject"
+        + (f", {sides['test']['subjects']} subjects in the test set" if sides["test"]["subjects"] else ", no test set")
+        + f". Figures are from {STAGES[stage]}: every case is predicted by networks that never saw its subject. "
+        f"Training stopped on {stop}. "
+        f"In brackets: {study['evaluation']['confidence']:.0%} intervals from {study['evaluation']['resamples']:,} "
+        f"resamples of subjects. Split manifest `{splits['hash'][:16]}`.",
+    ]
+
+
+def _figure(entry: dict[str, Any] | None) -> str:
+    if not entry or entry["value"] is None:
+        return "–"
+    interval = f" [{entry['low']:.2f}, {entry['high']:.2f}]" if entry["low"] is not None else ""
+    return f"{entry['value']:.2f}{interval}" + (" (rough)" if entry.get("rough") else "")
+
+
+def _table(target: str, stage: str, material: list[dict[str, Any]]) -> list[str]:
+    lines = ["| learner | cases | " + " | ".join(METRICS.values()) + " |", "|---" * (len(METRICS) + 2) + "|"]
+    for number, part in enumerate(material):
+        suffix = "" if number == 0 else f" ({part['study']['name']})"
+        for learner, targets in part["metrics"]["metrics"][stage].items():
+            figures = targets.get(target)
+            if figures:
+                cells = [_figure(figures.get(metric)) for metric in METRICS]
+                lines.append(f"| {learner}{suffix} | {figures['mae']['n_cases']} | " + " | ".join(cells) + " |")
+    readers = ((material[0]["metrics"].get("readers") or {}).get("between", {}).get(stage) or {}).get(target, {})
+    for pair, figures in readers.items():
+        cells = [_figure(figures.get(metric)) for metric in METRICS]
+        lines.append(
+            f"| *readers: {pair.replace(' | ', ' and ')}* | {figures['mae']['n_cases']} | " + " | ".join(cells) + " |"
+        )
+    for name, values in material[0]["study"]["evaluation"]["references"].get(target, {}).items():
+        cells = [f"{values[metric]:.2f}" if metric in values else "–" for metric in METRICS]
+        lines.append(f"| *{name}* | – | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _told(target: str, stage: str, metrics: dict[str, Any]) -> list[str]:
+    """Who can be told apart from the learner that is best in number, by MAE."""
+    compared = metrics["comparisons"].get(stage, {}).get(target, {}).get("mae")
+    if not compared or len(compared["not_told_apart"]) + len(compared["differences"]) < 2:
+        return []
+    alike = [name for name in compared["not_told_apart"] if name != compared["best"]]
+    if alike:
+        return ["", f"The smallest MAE is {compared['best']}'s; {', '.join(alike)} cannot be told apart from it."]
+    return ["", f"{compared['best']} has the smallest MAE, and the paired interval of each difference leaves 0 out."]
+
+
+def _networks(material: list[dict[str, Any]]) -> list[str]:
+    lines = ["| run | network | folds | parameters | epochs (mean) | seconds a fold | precision | first weights |"]
+    lines.append("|---" * 8 + "|")
+    for part in material:
+        for model in dict.fromkeys(job["model"] for job in part["jobs"]):
+            jobs = [job for job in part["jobs"] if job["model"] == model]
+            mean = {key: sum(job[key] for job in jobs) / len(jobs) for key in ("epochs", "seconds")}
+            origin = _without_folders(jobs[0]["weights"])
+            lines.append(
+                f"| {part['study']['name']} | {model} | {len(jobs)} | {jobs[0]['parameters']:,} | {mean['epochs']:.0f} | "
+                f"{mean['seconds']:.0f} | {jobs[0]['precision']} | {origin} |"
+            )
+    return lines
+
+
+def _without_folders(text: str) -> str:
+    """A page travels; the folders of the machine that made it do not."""
+    return " ".join(Path(word).name if word.startswith("/") else word for word in text.split(" "))
