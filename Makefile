@@ -41,8 +41,8 @@ bench: setup
 
 results: setup
 	$(BIN)/casewise run studies/covid-severity.yaml --out runs/covid-severity
-	$(BIN)/casewise run studies/covid-severity-plain.yaml --out runs/covid-severity-plain
-	$(BIN)/casewise results runs/covid-severity --beside runs/covid-severity-plain --to docs/results/covid-severity.md
+	$(BIN)/casewise run studies/covid-severity-pretrained.yaml --out runs/covid-severity-pretrained
+	$(BIN)/casewise results runs/covid-severity --beside runs/covid-severity-pretrained --to docs/results/covid-severity.md
 
 clean:
 	rm -rf runs .cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,6 +1,6 @@
 """A training epoch of casewise against the loop that one would otherwise write, on the same two cores.
 
-    python benchmarks/training.py [--panels 96] [--rounds 2]
+    python benchmarks/training.py [--panels 80] [--rounds 2]
 
 Panels are 2x2 slots of 128 px; every tile is rotated by any angle, slots are shuffled, brightness and contrast vary;
 batches of 16, SGD with momentum, mean squared error of four targets. casewise trains by `fit`, from a tile store, as
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 CORES, WORKERS, BATCH, SIDE, WARM = 2, 2, 16, 128, 4
 SIZES = ((492, 326), (2464, 1632))
 # A small network's epoch is made longer, so that what surrounds the steps does not weigh more than in a real one.
-NETWORKS = {"resnet34": 1, "shufflenet_v2_x0_5": 4}
+NETWORKS = {"resnet34": 1, "shufflenet_v2_x0_5": 3}
 TARGETS = ("erythema", "induration", "scaling", "area")
 
 
@@ -50,8 +50,12 @@ class Material:
     def repeated(self, panels: int) -> Material:
         """The same cycled to a number of panels."""
         rows = [n % len(self.tiles) for n in range(panels)]
-        chosen = ([values[row] for row in rows] for values in (self.photographs, self.tiles, self.truth))
-        return Material(self.store, *chosen)
+        return Material(
+            store=self.store,
+            photographs=[self.photographs[row] for row in rows],
+            tiles=[self.tiles[row] for row in rows],
+            truth=[self.truth[row] for row in rows],
+        )
 
 
 class PlainPanels:
@@ -116,10 +120,10 @@ def train_with_casewise(network: str, material: Material, panels: int, choice: C
     import numpy as np
     import torch
 
-    from casewise.jobs.network import open_tiles
+    from casewise.images.store import open_store
     from casewise.models.backbones import build_network
     from casewise.study import Panels, Recipe
-    from casewise.training.data import PanelData, standard
+    from casewise.training.data import PanelData, open_tiles, standard
     from casewise.training.fit import fit
     from casewise.training.speed import keep_memory
 
@@ -128,7 +132,8 @@ def train_with_casewise(network: str, material: Material, panels: int, choice: C
     whole = material.repeated(panels)
     truth = np.array(whole.truth, dtype=np.float32)
     settings = Panels(by="region", grid="2x2", shuffle=True, rotate=180, brightness=0.2, contrast=0.2)
-    train = PanelData(open_tiles(Path(whole.store)), whole.tiles, torch.from_numpy(truth), settings)
+    store = open_tiles(Path(whole.store), open_store(Path(whole.store)).address)
+    train = PanelData(store, whole.tiles, torch.from_numpy(truth), settings)
     stop = PanelData(train.store, train.tiles[:1], train.truth[:1], settings)
     model = build_network(network, len(TARGETS))
     for buffer, values in zip((model.centre, model.scale), standard(truth), strict=True):
@@ -240,7 +245,7 @@ def compare(network: str, panels: int, rounds: int, materials: list[Path]) -> No
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--panels", type=int, default=96, help="panels in an epoch of resnet34")
+    parser.add_argument("--panels", type=int, default=80, help="panels in an epoch of resnet34")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--task", type=json.loads, help=argparse.SUPPRESS)
@@ -251,6 +256,10 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     panels = max(BATCH, options.panels // BATCH * BATCH)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > 1:
+        # Threads that wait for each other lose far more than their share, on whichever side has more of them.
+        print(f"The machine has other work (load {load:.1f}): its ratios mislead; measure when it is quiet.")
     with tempfile.TemporaryDirectory() as temporary:
         materials = []
         for size in SIZES:

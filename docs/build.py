@@ -192,7 +192,7 @@ def commands_page() -> str:
             option = given.opts[0].startswith("--")
             words += [] if option else [given.name.upper()]
             shown = given.opts[0] if option else given.name.upper()
-            default = "needed" if given.required else "" if given.default is None else f"`{given.default}`"
+            default = "needed" if given.required else "" if given.default in (None, (), []) else f"`{given.default}`"
             rows.append(f"| `{shown}` | {default} | {_plain(given.help)} |")
         lines += [f"## {' '.join(words)}", "", _plain(command.help), ""]
         lines += ["| | default | meaning |", "|---|---|---|", *rows, ""] if rows else []
@@ -225,7 +225,7 @@ def main(words: list[str]) -> int:
     if importlib.util.find_spec("mkdocs") is None:
         print("The pages are current. The site needs mkdocs: pip install 'mkdocs>=1.6,<2'.", file=sys.stderr)
         return 2
-    return subprocess.call([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"], cwd=DOCS.parent)
+    return subprocess.call([sys.executable, "-m", "mkdocs", "build", "--strict"], cwd=DOCS.parent)
 
 
 if __name__ == "__main__":

@@ -285,3 +285,36 @@ def test_a_cohort_file_that_cannot_be_an_image_stops_the_run_and_names_it(
     table.to_csv(tmp_path / "c.csv", index=False)
     with pytest.raises(CasewiseError, match=r"broken\.jpg"):
         run(read_study(tiny).model_copy(update={"cohort": tmp_path / "c.csv"}), tmp_path / "run")
+
+
+def test_the_same_picture_under_two_subjects_stops_the_run(tiny: Path, tmp_path: Path, phantom: Path) -> None:
+    import shutil
+
+    table = pd.read_csv(phantom)
+    table["path"] = [str(phantom.parent / p) for p in table["path"]]
+    copy = tmp_path / "copy.jpg"
+    last = table.index[-1]
+    shutil.copyfile(table["path"][0], copy)
+    assert table["subject"][0] != table["subject"][last]
+    table.loc[last, "path"] = str(copy)
+    table.to_csv(tmp_path / "c.csv", index=False)
+    with pytest.raises(CohortError, match=r"stands under two subjects(.|\n)*copy\.jpg"):
+        run(read_study(tiny).model_copy(update={"cohort": tmp_path / "c.csv"}), tmp_path / "run")
+    assert not (tmp_path / "run" / "jobs").exists()
+
+
+def test_a_twin_in_the_cohort_to_pretrain_on_stops_the_run(tiny: Path, tmp_path: Path, phantom: Path) -> None:
+    from casewise.study import Pretraining
+
+    table = pd.read_csv(phantom)
+    table["path"] = [str(phantom.parent / p) for p in table["path"]]
+    table["subject"] = "other-" + table["subject"]
+    table.to_csv(tmp_path / "other.csv", index=False)
+    pretrain = {"cohort": tmp_path / "other.csv", "subjects": "distinct", "targets": {"erythema": {"range": (0, 4)}}}
+    study = read_study(tiny).model_copy(update={"pretrain": Pretraining.model_validate(pretrain)})
+    with pytest.raises(CohortError, match="stands under another subject"):
+        run(study, tmp_path / "run")
+    table["subject"] = table["subject"].str.replace("other-S", "s")
+    table.to_csv(tmp_path / "other.csv", index=False)
+    with pytest.raises(SplitError, match="looks like 'S01'"):
+        run(study, tmp_path / "run2")

@@ -117,8 +117,15 @@ def _warped(tiles: Tensor, drawn: Tensor, settings: Panels) -> Tensor:
         return tiles
     angle = _between(drawn[:, 2], np.deg2rad(settings.rotate))
     scale = 1 / (1 + _between(drawn[:, 3], settings.zoom))
-    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
     shift = _between(drawn[:, 4:6], settings.shift) * 2
-    matrix = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1).view(-1, 2, 3)
-    grid = functional.affine_grid(matrix, list(tiles.shape), align_corners=False)
+    # A turn and a zoom are one complex factor; a fraction of the time of affine_grid.
+    turn = torch.polar(scale, angle).view(-1, 1, 1)
+    moved = turn * _points(tiles) + torch.view_as_complex(shift.contiguous()).view(-1, 1, 1)
+    grid = torch.view_as_real(moved)
     return functional.grid_sample(tiles, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _points(tiles: Tensor) -> Tensor:
+    """The centre of every pixel as x + iy, each axis from −1 to 1: (H, W) complex."""
+    x, y = ((torch.arange(n, device=tiles.device) * 2 + 1) / n - 1 for n in (tiles.shape[3], tiles.shape[2]))
+    return torch.complex(x.expand(len(y), -1), y.unsqueeze(1).expand(-1, len(x)))

@@ -1,5 +1,7 @@
 """Stackers: linear models that combine the base learners' predictions into a meta learner's, one for each target.
 
+The plain mean of the base learners is one of them, with nothing fitted: often the hardest to beat on small cohorts.
+
 Source: seeds/001_ebc83a9f1def4e9d.txt, "Learning Model Architecture". It speaks of logistic regressions; what is
 predicted there is a number, so these are linear regressions.
 """
@@ -24,6 +26,7 @@ class Stacker:
     learner: str
     ridge: bool
     intercept: bool
+    equal: bool = False
 
 
 STACKERS: Mapping[str, Stacker] = {
@@ -31,6 +34,7 @@ STACKERS: Mapping[str, Stacker] = {
     "linear+intercept": Stacker("meta_learner_w_intercept", ridge=False, intercept=True),
     "ridge": Stacker("meta_learner_ridge", ridge=True, intercept=False),
     "ridge+intercept": Stacker("meta_learner_ridge_w_intercept", ridge=True, intercept=True),
+    "mean": Stacker("mean_of_learners", ridge=False, intercept=False, equal=True),
 }
 META_LEARNERS = tuple(stacker.learner for stacker in STACKERS.values())
 
@@ -131,16 +135,20 @@ def _fit(
     from sklearn.linear_model import LinearRegression, Ridge
 
     told: dict[str, Any] = {}
-    if stacker.ridge:
+    if stacker.equal:
+        weights, intercept = np.full(features.shape[1], 1 / features.shape[1]), 0.0
+    elif stacker.ridge:
         penalty, folds = _penalty(stacker, features, truth, subjects)
         told = {"penalty": float(penalty), "penalty_chosen_over": folds}
         # solved by singular values: learners that agree exactly are no trouble and give no warning
         model = Ridge(alpha=penalty, fit_intercept=stacker.intercept, solver="svd").fit(features, truth)
+        weights, intercept = model.coef_, model.intercept_
     else:
         model = LinearRegression(fit_intercept=stacker.intercept).fit(features, truth)
+        weights, intercept = model.coef_, model.intercept_
     return {
-        "weights": dict(zip(learners, map(float, model.coef_), strict=True)),
-        "intercept": float(model.intercept_),
+        "weights": dict(zip(learners, map(float, weights), strict=True)),
+        "intercept": float(intercept),
         "n_rows": len(truth),
         "n_subjects": len(set(subjects)),
         **told,

@@ -26,10 +26,11 @@ from casewise.split import Splits, read_splits, write_splits
 from casewise.split import split as make_splits
 from casewise.study import STACKERS, Study
 from casewise.truth import study_scores, truth_table
+from casewise.twins import check_twins, check_twins_between
 
 if TYPE_CHECKING:
     from casewise.images.store import TileStore
-    from casewise.jobs.network import Pretrained
+    from casewise.jobs.pretraining import Pretrained
 
 
 def read(study: Study, folder: Path, show: Show) -> Cohort:
@@ -61,7 +62,9 @@ def read(study: Study, folder: Path, show: Show) -> Cohort:
 
 def prepare(study: Study, cohort: Cohort, folder: Path, show: Show) -> TileStore:
     """Decode every image once into the tile store."""
-    return _tiles(study, cohort, study.images.store or folder / "tiles", show, "tiles")
+    store = _tiles(study, cohort, study.images.store or folder / "tiles", show, "tiles")
+    check_twins(cohort, store)
+    return store
 
 
 def _tiles(study: Study, cohort: Cohort, folder: Path, show: Show, step: str) -> TileStore:
@@ -104,11 +107,11 @@ def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder
     from casewise.jobs.local import run_jobs
     from casewise.jobs.network import Material
 
-    pretraining = _pretraining(study, splits, folder, show) if study.pretrain else None
+    pretraining = _pretraining(study, cohort, tiles, splits, folder, show) if study.pretrain else None
     fingerprint = claim(folder, what_decides(study, cohort, splits, tiles.address))
     jobs = expand(study, splits, folder, fingerprint)
     begun = time.monotonic()
-    material = Material(study, cohort, splits, study.images.store or folder / "tiles", pretraining)
+    material = Material(study, cohort, splits, study.images.store or folder / "tiles", tiles.address, pretraining)
     with show.bar("jobs") as bar:
         run_jobs(jobs, material, folder, tell=lambda done, text: bar(done, len(jobs), text))
     show.line(
@@ -122,40 +125,26 @@ def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder
     return predicted.check(pd.concat([table[table["stage"] == "oof"], *means], ignore_index=True))
 
 
-def _pretraining(study: Study, splits: Splits, folder: Path, show: Show) -> Pretrained:
+def _pretraining(study: Study, main: Cohort, tiles: TileStore, splits: Splits, folder: Path, show: Show) -> Pretrained:
     """Prepare the other cohort that networks learn from first."""
     from casewise.errors import SplitError
-    from casewise.jobs.network import Pretrained
+    from casewise.jobs.pretraining import Pretrained, pretraining_study
 
     wanted = study.pretrain
     assert wanted is not None
-    recipe = study.recipe.model_copy(
-        update={
-            "epochs": wanted.epochs,
-            "lr": wanted.lr or study.recipe.lr,
-            "batch": wanted.batch or study.recipe.batch,
-            "schedule": "cosine",
-        }
-    )
-    changes = {
-        "name": f"{study.name} (pretraining)",
-        "cohort": wanted.cohort,
-        "root": None,
-        "columns": wanted.columns,
-        "where": wanted.where,
-        "targets": wanted.targets,
-        "scores": {},
-        "predict": [],
-        "main": "",
-        "recipe": recipe,
-        "regions": [],
-        "panels": study.panels.model_copy(update={"by": "image"}),
-        "split": study.split.model_copy(update={"balance": None, "column": None}),
-        "evaluation": study.evaluation.model_copy(update={"response": False, "readers": {}, "bands": {}}),
-    }
-    other = study.model_copy(update=changes)
+    other = pretraining_study(study, wanted)
     cohort = read_cohort(other)
     shared = sorted(set(cohort.images["subject"].astype(str)) & set(splits.side))
+    plain = {name.casefold().strip(): name for name in splits.side}
+    alike = [
+        (s, plain[s.casefold().strip()])
+        for s in set(cohort.images["subject"].astype(str)) - set(shared)
+        if s.casefold().strip() in plain
+    ]
+    if alike:
+        raise SplitError(
+            f"pretrain: subject {alike[0][0]!r} looks like {alike[0][1]!r} of the study. Spell both alike."
+        )
     if shared and wanted.subjects == "distinct":
         raise SplitError(
             f"pretrain: the study says that its subjects are distinct from those of {wanted.cohort}, but {len(shared)} "
@@ -168,8 +157,10 @@ def _pretraining(study: Study, splits: Splits, folder: Path, show: Show) -> Pret
         f"{len(shared)} subjects shared: "
         "those held out of a fold are left out of its pretraining",
     )
-    _tiles(other, cohort, folder / "tiles-pretraining", show, "pretrain")
-    return Pretrained(other, cohort, folder / "tiles-pretraining")
+    store = _tiles(other, cohort, folder / "tiles-pretraining", show, "pretrain")
+    check_twins(cohort, store)
+    check_twins_between(main, tiles, cohort, store)
+    return Pretrained(other, cohort, folder / "tiles-pretraining", store.address)
 
 
 def stack(study: Study, predictions: pd.DataFrame, folder: Path, show: Show) -> pd.DataFrame:

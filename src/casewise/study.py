@@ -57,6 +57,7 @@ STACKERS = {
     "linear+intercept": "meta_learner_w_intercept",
     "ridge": "meta_learner_ridge",
     "ridge+intercept": "meta_learner_ridge_w_intercept",
+    "mean": "mean_of_learners",
 }
 
 
@@ -163,10 +164,13 @@ class Plateau(Part):
 
 
 class Stop(Part):
-    """Early stopping: on an inner, grouped part of the training folds, or on the fold itself (as published)."""
+    """Early stopping: on an inner, grouped part of the training folds, on the fold itself (as published), or none.
+
+    With `none` every network trains all epochs on all training folds and its last epoch is kept.
+    """
 
     patience: int = Field(50, ge=1)
-    on: Literal["inner", "fold"] = "inner"
+    on: Literal["inner", "fold", "none"] = "inner"
     share: Share = 0.15
 
 
@@ -186,7 +190,14 @@ class Recipe(Part):
     batch_norm: Literal["train", "eval"] = "train"
     head: Literal["random", "probe"] = "random"
     head_lr: float = Field(1.0, gt=0)
+    batch_norm_momentum: float | None = Field(None, gt=0, le=1)
     dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _watched(self) -> Recipe:
+        if self.stop.on == "none" and self.schedule == "plateau":
+            raise ValueError("schedule: plateau needs a loss to watch; with stop.on none use cosine or constant")
+        return self
 
 
 class Pretraining(Part):
@@ -253,7 +264,7 @@ class Study(Part):
     pretrain: Pretraining | None = None
     recipe: Recipe = Recipe()
     test_flips: bool = False
-    stack: list[Literal["linear", "linear+intercept", "ridge", "ridge+intercept"]] = []
+    stack: list[Literal["linear", "linear+intercept", "ridge", "ridge+intercept", "mean"]] = []
     evaluation: Evaluation = Evaluation()
     compute: Compute = Compute()
     seed: int = Field(0, ge=0)

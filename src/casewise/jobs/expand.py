@@ -98,3 +98,11 @@ def _differences(place: str, before: Any, now: Any) -> list[str]:
         "split": "the split",
     }
     return [f"{plain[place]} changed" if place in plain else f"{place} was {before!r} and is {now!r}"]
+
+
+def write_progress(job: Job, done: int, total: int, stage: str = "training") -> None:
+    """Leave a note for the progress bar."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    note = job.folder / ".progress.partial"
+    note.write_text(json.dumps({"done": done, "total": total, "stage": stage}))
+    note.replace(job.folder / "progress.json")

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from casewise.errors import CasewiseError, RunError, WeightsError
+from casewise.errors import CasewiseError, RunError, StudyError, WeightsError
 from casewise.files import write_json
 from casewise.jobs.expand import Job
 
 if TYPE_CHECKING:
     from casewise.jobs.network import Material
+    from casewise.models.backbones import Network
     from casewise.training.speed import Choice
 
 Tell = Callable[[float, str], None]
@@ -114,8 +115,9 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
 
     from casewise.models.backbones import build_network
     from casewise.models.weights import load_weights
-    from casewise.training.speed import Choice, choose, memo_path
+    from casewise.training.speed import Choice, choose, keep_memory, memo_path
 
+    keep_memory()  # as the jobs do, whose speed is measured here
     study = material.study
     path = folder / "compute.json"
     kept = json.loads(path.read_text()) if path.is_file() else {}
@@ -126,6 +128,7 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
         # Measuring draws random numbers; what a job draws later must not depend on whether it was measured.
         torch.manual_seed(0)
         network = build_network(model, len(study.outputs))
+        _try(network, side)
         try:
             for fold in {job.fold for job in waiting if job.model == model}:
                 load_weights(network, study.weights, folder=study.weights_dir, held_out=material.splits.held_out(fold))
@@ -144,6 +147,24 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
     if missing:
         raise WeightsError("\n".join(missing))
     return found
+
+
+def _try(network: Network, side: int) -> None:
+    """Check that the network takes panels of this size.
+
+    Raises:
+        StudyError: naming the size; most transformers take one size only.
+    """
+    import torch
+
+    try:
+        with torch.inference_mode():
+            network.eval().features(torch.zeros(1, 3, side, side))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise StudyError(
+            f"backbones: {network.name} cannot take panels of {side}×{side} px: {str(error).splitlines()[0]}. "
+            "Change images.size or panels.grid so that one side of the panel is what it takes."
+        ) from error
 
 
 def _watch(jobs: Sequence[Job], tell: Tell, over: threading.Event) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,15 +13,17 @@ import torch
 
 from casewise.errors import SplitError
 from casewise.files import write_json
-from casewise.jobs.expand import Job
+from casewise.jobs.expand import Job, write_progress
+from casewise.jobs.pretraining import Pretrained, pretrain
+from casewise.jobs.rows import prediction_rows
 from casewise.models.backbones import Network, build_network
 from casewise.models.weights import load_weights
 from casewise.predictions import write as write_predictions
 from casewise.split import Splits, check_apart, inner_stop, panel_records
 from casewise.study import Study
 from casewise.training.checkpoint import write_tensors
-from casewise.training.data import PanelData, mixed_seed, standard
-from casewise.training.fit import Fitted, fit
+from casewise.training.data import PanelData, mixed_seed, open_tiles
+from casewise.training.fit import Fitted, fit, standardise
 from casewise.training.module import predict
 from casewise.training.probe import probe
 from casewise.training.speed import Choice, keep_memory
@@ -37,15 +38,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pretrained:
-    """Another cohort to learn from first."""
-
-    study: Study
-    cohort: Cohort
-    tiles: Path
-
-
-@dataclass(frozen=True)
 class Material:
     """What every job of a run is made from."""
 
@@ -53,6 +45,7 @@ class Material:
     cohort: Cohort
     splits: Splits
     tiles: Path
+    address: str
     pretraining: Pretrained | None = None
 
 
@@ -79,8 +72,10 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
             records, training, share=study.recipe.stop.share, seed=mixed_seed(study.seed, "stop", job.fold)
         )
         check_apart(fitted_on, stopped_on, where=f"{job.model}, fold {job.fold + 1}, inner part")
-    else:
+    elif study.recipe.stop.on == "fold":
         fitted_on, stopped_on = training, splits.subjects(job.fold)
+    else:
+        fitted_on, stopped_on = training, []
     check_apart(fitted_on, held_out, where=f"{job.model}, fold {job.fold + 1}")
 
     torch.manual_seed(seed)
@@ -89,13 +84,13 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
     seen: set[str] = set(training)
     if material.pretraining:
         kept_out = sorted({*held_out, *(stopped_on if study.recipe.stop.on == "inner" else [])})
-        learned, used = _pretrain(network, material.pretraining, job, choice, kept_out=kept_out, seed=seed)
+        learned, used = pretrain(network, material.pretraining, job, choice, kept_out=kept_out, seed=seed)
         network.body.load_state_dict(learned)
         seen |= set(used)
         pack = material.pretraining.study.cohort.parent.name
         origin += f"; then pretrained on {len(used)} subjects of {pack} (held-out subjects left out)"
 
-    store, truth = open_tiles(material.tiles), truth_table(panels, study)
+    store, truth = open_tiles(material.tiles, material.address), truth_table(panels, study)
     tiles = [list(map(int, t)) for t in panels["tiles"]]
 
     def rows_of(names: Sequence[str], *, scored: bool) -> NDArray[np.intp]:
@@ -106,6 +101,8 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         return PanelData(store, [tiles[r] for r in rows], torch.from_numpy(truth[rows]), study.panels)
 
     fit_rows, stop_rows = rows_of(fitted_on, scored=True), rows_of(stopped_on, scored=True)
+    if study.recipe.stop.on == "none":
+        stop_rows = fit_rows[:1]  # Lightning wants something to validate on; nothing is decided by it
     names = [str(subjects.iloc[r]) for r in fit_rows]
     fitted = _fit(network, part(fit_rows), part(stop_rows), names, job, choice, study)
     device = torch.device("cuda" if choice.device == "cuda" else "cpu")
@@ -148,7 +145,7 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         "weights": origin,
         "parameters": sum(p.numel() for p in fitted.network.parameters()),
         "epochs": len(fitted.history),
-        "best_epoch": fitted.best_epoch + 1,
+        "best_epoch": len(fitted.history) if study.recipe.stop.on == "none" else fitted.best_epoch + 1,
         "stopped_on": study.recipe.stop.on,
         "n_fitted": len(fitted_on),
         "n_stopped": len(stopped_on),
@@ -172,7 +169,7 @@ def _fit(
                 f"{job.model}, fold {job.fold + 1}: none of the subjects chosen for {name} has a recorded target. "
                 "Lower split.folds, raise recipe.stop.share, or add cases."
             )
-    _standardise(network, train.truth, study.outputs)
+    standardise(network, train.truth, study.outputs)
     if recipe.head == "probe" and not (job.folder / "state.safetensors").is_file():
         probe(network, train, subjects, batch=recipe.batch)
     return fit(
@@ -184,100 +181,6 @@ def _fit(
         seed=mixed_seed(study.seed, job.model, job.fold),
         choice=choice,
         save_every=study.compute.save_every,
+        keep="last" if recipe.stop.on == "none" else "best",
         tell=lambda done: write_progress(job, done, recipe.epochs),
     )
-
-
-def _standardise(network: Network, truth: torch.Tensor, names: Sequence[str]) -> None:
-    """Give the network the centre and scale of its targets, from what it is trained on."""
-    unknown = [name for name, gone in zip(names, truth.isnan().all(dim=0).tolist(), strict=True) if gone]
-    if unknown:
-        raise SplitError(
-            f"No training subject of a fold has {unknown[0]!r} recorded. Lower split.folds or leave it out."
-        )
-    centre, scale = standard(truth.numpy())
-    network.centre.copy_(torch.from_numpy(centre))
-    network.scale.copy_(torch.from_numpy(scale))
-
-
-def _pretrain(
-    network: Network, pretraining: Pretrained, job: Job, choice: Choice, *, kept_out: list[str], seed: int
-) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Train the body on the other cohort without `kept_out`, a fixed number of epochs; return it and its subjects."""
-    from safetensors.torch import load_file
-
-    study, panels = pretraining.study, pretraining.cohort.panels
-    subjects = panels["subject"].astype(str)
-    used = sorted(set(subjects) - set(kept_out))
-    check_apart(used, kept_out, where=f"{job.model}, fold {job.fold + 1}, pretraining")
-    done = job.folder / "pretrain" / "body.safetensors"
-    if done.is_file():
-        return load_file(done), used
-    truth = truth_table(panels, study)
-    rows = np.flatnonzero(subjects.isin(used).to_numpy() & ~np.isnan(truth).all(axis=1))
-    tiles = [list(map(int, panels["tiles"].iloc[r])) for r in rows]
-    data = PanelData(open_tiles(pretraining.tiles), tiles, torch.from_numpy(truth[rows]), study.panels)
-    torch.manual_seed(mixed_seed(seed, "pretrain"))
-    whole = build_network(job.model, len(study.outputs), dropout=study.recipe.dropout)
-    whole.body.load_state_dict(network.body.state_dict())
-    _standardise(whole, data.truth, study.outputs)
-    few = PanelData(data.store, data.tiles[:1], data.truth[:1], data.settings)
-    fit(
-        whole,
-        study.recipe,
-        data,
-        few,
-        folder=job.folder / "pretrain",
-        seed=mixed_seed(seed, "pretrain"),
-        choice=choice,
-        save_every=study.compute.save_every,
-        tell=lambda n: write_progress(job, n, study.recipe.epochs, stage="pretraining"),
-        keep="last",
-    )
-    body = {k: v.contiguous() for k, v in whole.body.state_dict().items()}
-    write_tensors(done, body, {"format": "pt"})
-    return body, used
-
-
-def write_progress(job: Job, done: int, total: int, stage: str = "training") -> None:
-    """Leave a note for the progress bar."""
-    job.folder.mkdir(parents=True, exist_ok=True)
-    note = job.folder / ".progress.partial"
-    note.write_text(json.dumps({"done": done, "total": total, "stage": stage}))
-    note.replace(job.folder / "progress.json")
-
-
-def open_tiles(folder: Path) -> torch.Tensor:
-    """The tile store as one tensor (N, C, H, W) uint8, mapped from disk and shared between jobs; grey becomes RGB."""
-    from casewise.images.store import open_store
-
-    tiles = torch.from_numpy(np.array(open_store(folder).tiles))
-    return tiles if tiles.shape[1] == 3 else tiles.expand(-1, 3, -1, -1)
-
-
-def prediction_rows(
-    panels: pd.DataFrame, cohort: Cohort, study: Study, values: NDArray[Any], *, stage: str, model: str, fold: int
-) -> pd.DataFrame:
-    """The network's outputs (P, T) as rows of the predictions table, each at its target's level and in its range."""
-    truth = truth_table(panels, study)
-    tables = []
-    for column, name in enumerate(study.outputs):
-        level = study.level_of(name)
-        table = panels[["case", "subject", "visit", "day", "region"]].copy()
-        table["y_true"] = truth[:, column].astype(float)
-        table["y_pred"] = values[:, column].astype(float)
-        table["image"] = ""
-        if level == "image":
-            paths = cohort.images.set_index("image")["path"]
-            table["image"] = [str(paths[t[0]]) for t in panels["tiles"]]
-        if level in ("case", "subject"):
-            table["region"] = ""
-        keys = ["case", "subject", "visit", "day", "region", "image"]
-        table = table.groupby(keys, sort=False, dropna=False, as_index=False)[["y_true", "y_pred"]].mean()
-        table["y_pred"] = table["y_pred"].clip(*study.range_of(name))
-        tables.append(table.assign(target=name))
-    rows = pd.concat(tables, ignore_index=True)
-    rows["model"], rows["stage"] = model, stage
-    rows["outer_fold"] = pd.array([fold + 1] * len(rows), dtype="Int64")
-    rows["inner_fold"] = pd.array([pd.NA] * len(rows), dtype="Int64")
-    return rows

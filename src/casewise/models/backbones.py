@@ -122,6 +122,9 @@ def _torchvision(name: str) -> tuple[nn.Module, int]:
         body = models.googlenet(weights=None, aux_logits=False, init_weights=True, transform_input=True)
     else:
         body = models.get_model(name, weights=None)
+    if name.startswith("shufflenet"):
+        # The same numbers; torchvision's own shuffle gives up channels-last in every block.
+        models.shufflenetv2.channel_shuffle = torch.channel_shuffle
     if name.startswith("squeezenet"):
         # Its classifier ends in a ReLU, under which a regression can neither fall below zero nor recover.
         body.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1))
@@ -152,6 +155,13 @@ def library_head(name: str) -> tuple[str, ...]:
         return ("fc.",)
     last = body.classifier
     return (f"classifier.{len(last) - 1}.",) if isinstance(last, nn.Sequential) else ("classifier.",)
+
+
+def set_momentum(network: nn.Module, momentum: float) -> None:
+    """Let running statistics follow within a few hundred steps; MNASNet's and MobileNetV3's own take thousands."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = momentum
 
 
 def keep_statistics(network: nn.Module) -> None:

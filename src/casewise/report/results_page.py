@@ -57,16 +57,16 @@ def _how(material: list[dict[str, Any]], stage: str) -> list[str]:
     sides = splits["n"]
     trained = [n for name, n in sides.items() if name != "test"]
     total = sum(n["subjects"] for n in sides.values()), sum(n["cases"] for n in sides.values())
-    stop = (
-        "an inner, grouped part of the training folds"
-        if study["recipe"]["stop"]["on"] == "inner"
-        else "the fold itself"
-    )
+    stop = {
+        "inner": "Training stopped on an inner, grouped part of the training folds.",
+        "fold": "Training stopped on the very fold that is predicted, as published: these figures are too good.",
+        "none": f"Every network was trained for {study['recipe']['epochs']} epochs on all its training folds.",
+    }[study["recipe"]["stop"]["on"]]
     return [
         f"{total[0]} subjects, {total[1]} cases; {len(trained)} folds by subject"
         + (f", {sides['test']['subjects']} subjects in the test set" if sides["test"]["subjects"] else ", no test set")
         + f". Figures are from {STAGES[stage]}: every case is predicted by networks that never saw its subject. "
-        f"Training stopped on {stop}. "
+        f"{stop} "
         f"In brackets: {study['evaluation']['confidence']:.0%} intervals from {study['evaluation']['resamples']:,} "
         f"resamples of subjects. Split manifest `{splits['hash'][:16]}`.",
     ]
@@ -120,8 +120,8 @@ def _networks(material: list[dict[str, Any]]) -> list[str]:
             mean = {key: sum(job[key] for job in jobs) / len(jobs) for key in ("epochs", "seconds")}
             origin = _without_folders(jobs[0]["weights"])
             lines.append(
-                f"| {part['study']['name']} | {model} | {len(jobs)} | {jobs[0]['parameters']:,} | {mean['epochs']:.0f} | "
-                f"{mean['seconds']:.0f} | {jobs[0]['precision']} | {origin} |"
+                f"| {part['study']['name']} | {model} | {len(jobs)} | {jobs[0]['parameters']:,} | "
+                f"{mean['epochs']:.0f} | {mean['seconds']:.0f} | {jobs[0]['precision']} | {origin} |"
             )
     return lines
 

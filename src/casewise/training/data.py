@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from casewise.errors import RunError
 from casewise.panels import augmented, chunks, draw, plain
 from casewise.study import Panels
 
@@ -95,3 +97,18 @@ def standard(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     centre = np.nanmean(truth, axis=0)
     scale = np.nanstd(truth, axis=0)
     return centre.astype(np.float32), np.where(scale > 1e-6, scale, 1.0).astype(np.float32)
+
+
+def open_tiles(folder: Path, address: str) -> torch.Tensor:
+    """The tile store as one tensor (N, C, H, W) uint8; grey becomes RGB.
+
+    Raises:
+        RunError: the store was made anew since the run began, so that tile numbers mean other images.
+    """
+    from casewise.images.store import open_store
+
+    store = open_store(folder)
+    if store.address != address:
+        raise RunError(f"The tile store {folder} was changed while this run was under way. Run again.")
+    tiles = torch.from_numpy(np.array(store.tiles))
+    return tiles if tiles.shape[1] == 3 else tiles.expand(-1, 3, -1, -1)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,10 +15,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
+from casewise.errors import CasewiseError, SplitError
 from casewise.models.backbones import Network
 from casewise.study import Recipe
 from casewise.training.checkpoint import SafetensorsCheckpoints
-from casewise.training.data import PanelData
+from casewise.training.data import PanelData, standard
 from casewise.training.module import Training
 from casewise.training.speed import Choice
 
@@ -110,9 +113,26 @@ def fit(
         trainer.fit(module, ckpt_path=str(state) if state.is_file() else None)
     except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit of its own
         raise KeyboardInterrupt from stopped
+    if not all(math.isfinite(h["train_loss"]) for h in module.history) or (keep == "best" and not module.best):
+        raise CasewiseError(
+            f"Training {network.name} went wrong: its loss is no longer a number after {len(module.history)} epochs. "
+            f"Lower recipe.lr (now {recipe.lr:g})."
+        )
     if keep == "best":
         network.load_state_dict(module.best)
     return Fitted(network.eval(), module.history, module.best_epoch, module.best_loss)
+
+
+def standardise(network: Network, truth: torch.Tensor, names: Sequence[str]) -> None:
+    """Give the network the centre and scale of its targets, from what it is trained on."""
+    unknown = [name for name, gone in zip(names, truth.isnan().all(dim=0).tolist(), strict=True) if gone]
+    if unknown:
+        raise SplitError(
+            f"No training subject of a fold has {unknown[0]!r} recorded. Lower split.folds or leave it out."
+        )
+    centre, scale = standard(truth.numpy())
+    network.centre.copy_(torch.from_numpy(centre))
+    network.scale.copy_(torch.from_numpy(scale))
 
 
 def _quiet() -> None:

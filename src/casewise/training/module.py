@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from casewise.models.backbones import Network, keep_statistics
+from casewise.models.backbones import Network, keep_statistics, set_momentum
 from casewise.study import Recipe
 from casewise.training.data import EpochBatches, PanelData, mixed_seed
 
@@ -31,6 +31,8 @@ class Training(LightningModule):
     ) -> None:
         super().__init__()
         self.network, self.recipe = network, recipe
+        if recipe.batch_norm_momentum:
+            set_momentum(network, recipe.batch_norm_momentum)
         self.parts = (train, stop)
         self.seed = seed
         self.format = torch.channels_last if channels_last else torch.contiguous_format

@@ -80,11 +80,8 @@ def _measured(network: Network, options: list[tuple[str, bool]], *, side: int, b
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = {}
-        for precision, last in options:
-            if precision == "bf16" and not _agrees(network, side):
-                continue
-            found[precision, last] = _step_seconds(network, precision, last, side=side, batch=batch)
+        tried = [o for o in options if o[0] == "fp32" or _agrees(network, side)]
+        found = _step_seconds(network, tried, side=side, batch=batch)
     finally:
         torch.set_num_threads(before)
         network.zero_grad(set_to_none=True)
@@ -95,21 +92,26 @@ def _measured(network: Network, options: list[tuple[str, bool]], *, side: int, b
     return Choice("cpu", taken[0], taken[1], threads, names, f"measured, seconds a step of {batch} panels of {side} px")
 
 
-def _step_seconds(network: Network, precision: str, last: bool, *, side: int, batch: int) -> float:
-    """Seconds of one training step; weights are restored afterwards by the caller's own loading."""
-    form = torch.channels_last if last else torch.contiguous_format
-    network.to(memory_format=form).train()  # type: ignore[call-overload]
-    panels = torch.rand(batch, 3, side, side).to(memory_format=form)
-    times: list[float] = []
-    spent = 0.0
-    while len(times) < 2 or (spent < 0.6 and len(times) < 6):
-        begun = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-            network(panels).square().mean().backward()
-        network.zero_grad(set_to_none=True)
-        times.append(time.perf_counter() - begun)
-        spent += times[-1]
-    return min(times[1:])
+def _step_seconds(
+    network: Network, options: list[tuple[str, bool]], *, side: int, batch: int
+) -> dict[tuple[str, bool], float]:
+    """Seconds of one training step by option: the quickest of several, in turns so that a busy moment hits all."""
+    panels = torch.rand(batch, 3, side, side)
+    times: dict[tuple[str, bool], list[float]] = {option: [] for option in options}
+    begun = time.perf_counter()
+    rounds = 0
+    while rounds < 3 or (rounds < 6 and time.perf_counter() - begun < 2):
+        for option in options:
+            form = torch.channels_last if option[1] else torch.contiguous_format
+            network.to(memory_format=form).train()  # type: ignore[call-overload]
+            shaped = panels.to(memory_format=form)
+            started = time.perf_counter()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=option[0] == "bf16"):
+                network(shaped).square().mean().backward()
+            network.zero_grad(set_to_none=True)
+            times[option].append(time.perf_counter() - started)
+        rounds += 1
+    return {option: min(seconds[1:]) for option, seconds in times.items()}
 
 
 def _agrees(network: Network, side: int) -> bool:

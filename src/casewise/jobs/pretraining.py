@@ -1,0 +1,108 @@
+"""Learning from another cohort first, with every held-out subject left out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from casewise.files import write_json
+from casewise.jobs.expand import Job, write_progress
+from casewise.models.backbones import Network, build_network
+from casewise.split import check_apart
+from casewise.study import Pretraining, Study
+from casewise.training.checkpoint import write_tensors
+from casewise.training.data import PanelData, mixed_seed, open_tiles
+from casewise.training.fit import fit, standardise
+from casewise.training.probe import probe
+from casewise.training.speed import Choice
+from casewise.truth import truth_table
+
+if TYPE_CHECKING:
+    from casewise.cohort import Cohort
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Another cohort to learn from first."""
+
+    study: Study
+    cohort: Cohort
+    tiles: Path
+    address: str
+
+
+def pretraining_study(study: Study, wanted: Pretraining) -> Study:
+    """The study that reads and prepares the other cohort: its own table and targets, one panel an image."""
+    recipe = study.recipe.model_copy(
+        update={
+            "epochs": wanted.epochs,
+            "lr": wanted.lr or study.recipe.lr,
+            "batch": wanted.batch or study.recipe.batch,
+            "schedule": "cosine",
+        }
+    )
+    changes = {
+        "name": f"{study.name} (pretraining)",
+        "cohort": wanted.cohort,
+        "root": None,
+        "columns": wanted.columns,
+        "where": wanted.where,
+        "targets": wanted.targets,
+        "scores": {},
+        "predict": [],
+        "main": "",
+        "recipe": recipe,
+        "regions": [],
+        "panels": study.panels.model_copy(update={"by": "image"}),
+        "split": study.split.model_copy(update={"balance": None, "column": None}),
+        "evaluation": study.evaluation.model_copy(update={"response": False, "readers": {}, "bands": {}}),
+    }
+    return study.model_copy(update=changes)
+
+
+def pretrain(
+    network: Network, pretraining: Pretrained, job: Job, choice: Choice, *, kept_out: list[str], seed: int
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Train the body on the other cohort without `kept_out`, a fixed number of epochs; return it and its subjects."""
+    from safetensors.torch import load_file
+
+    study, panels = pretraining.study, pretraining.cohort.panels
+    subjects = panels["subject"].astype(str)
+    used = sorted(set(subjects) - set(kept_out))
+    check_apart(used, kept_out, where=f"{job.model}, fold {job.fold + 1}, pretraining")
+    done = job.folder / "pretrain" / "body.safetensors"
+    if done.is_file():
+        return load_file(done), used
+    truth = truth_table(panels, study)
+    rows = np.flatnonzero(subjects.isin(used).to_numpy() & ~np.isnan(truth).all(axis=1))
+    tiles = [list(map(int, panels["tiles"].iloc[r])) for r in rows]
+    data = PanelData(
+        open_tiles(pretraining.tiles, pretraining.address), tiles, torch.from_numpy(truth[rows]), study.panels
+    )
+    torch.manual_seed(mixed_seed(seed, "pretrain"))
+    whole = build_network(job.model, len(study.outputs), dropout=study.recipe.dropout)
+    whole.body.load_state_dict(network.body.state_dict())
+    standardise(whole, data.truth, study.outputs)
+    if study.recipe.head == "probe" and not (job.folder / "pretrain" / "state.safetensors").is_file():
+        probe(whole, data, [str(subjects.iloc[r]) for r in rows], batch=study.recipe.batch)
+    few = PanelData(data.store, data.tiles[:1], data.truth[:1], data.settings)
+    fitted = fit(
+        whole,
+        study.recipe,
+        data,
+        few,
+        folder=job.folder / "pretrain",
+        seed=mixed_seed(seed, "pretrain"),
+        choice=choice,
+        save_every=study.compute.save_every,
+        tell=lambda n: write_progress(job, n, study.recipe.epochs, stage="pretraining"),
+        keep="last",
+    )
+    body = {k: v.contiguous() for k, v in whole.body.state_dict().items()}
+    write_json(job.folder / "pretrain" / "history.json", fitted.history)
+    write_tensors(done, body, {"format": "pt"})
+    return body, used

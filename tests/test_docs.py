@@ -1,0 +1,160 @@
+"""What the documentation says exists: commands, options, files, links, study files, columns, metrics."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from casewise.cli import app
+from casewise.evaluation.metrics import METRICS
+from casewise.predictions import COLUMNS
+from casewise.study_file import read_study
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(DOCS.rglob("*.md"))
+PLACES = ("studies/", "docs/", "src/", "tests/", "benchmarks/", ".ci/")
+pages = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def prose(page: Path) -> str:
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def code(page: Path) -> Iterator[str]:
+    """Inline code, and the lines of shell blocks without their remarks."""
+    yield from re.findall(r"`([^`\n]+)`", prose(page))
+    for block in blocks(page, "sh"):
+        yield from (line.split("  #")[0].strip() for line in block.splitlines())
+
+
+def build(docs: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(docs / "build.py"), *words], capture_output=True, text=True, timeout=120)
+
+
+def test_the_made_pages_are_current() -> None:
+    done = build(DOCS, "--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_page_that_lags_behind_is_noticed(tmp_path: Path) -> None:
+    docs = Path(shutil.copytree(DOCS, tmp_path / "docs"))
+    page = docs / "reference-study.md"
+    page.write_text(page.read_text().replace("| `momentum` |", "| `momentun` |"))
+    done = build(docs, "--check")
+    assert done.returncode == 1
+    assert "docs/reference-study.md is not current" in done.stderr
+    assert build(docs, "--pages").returncode == 0
+    assert page.read_text() == (DOCS / "reference-study.md").read_text()
+
+
+def test_a_key_without_a_meaning_is_noticed(tmp_path: Path) -> None:
+    docs = Path(shutil.copytree(DOCS, tmp_path / "docs"))
+    keys = docs / "study-keys.yaml"
+    keys.write_text(keys.read_text().replace("  momentum:", "  momentun:"))
+    done = build(docs, "--check")
+    assert done.returncode == 1
+    assert "Recipe.momentum, Recipe.momentun" in done.stderr
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    words = ["build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run([sys.executable, "-m", "mkdocs", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "site" / "index.html").is_file()
+
+
+@pages
+def test_commands_and_options_exist(page: Path) -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for text in code(page):
+        if found := re.match(r"casewise ([a-z][\w-]*)", text):
+            assert found[1] in commands, text
+            known = {name for parameter in commands[found[1]].params for name in parameter.opts} | {"--help"}
+            assert set(re.findall(r"(?<!\S)--[\w-]+", text)) <= known, text
+        for name in re.findall(r"\bmake ([a-z-]+)", text):
+            assert name in targets, text
+
+
+def test_the_readme_names_every_command() -> None:
+    text = (ROOT / "README.md").read_text()
+    for name in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
+        assert f"`casewise {name}" in text, name
+
+
+@pages
+def test_files_exist(page: Path) -> None:
+    for text in code(page):
+        for name in re.findall(r"[\w./-]+", text):
+            if name.startswith(PLACES) and not re.search(r"[<*]", text):
+                assert (ROOT / name).exists(), name
+
+
+def anchors(page: Path) -> set[str]:
+    heads = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", head).strip().lower()) for head in heads}
+
+
+@pages
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if link.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pages
+def test_examples_read_as_study_files(page: Path, tmp_path: Path) -> None:
+    for text in blocks(page, "yaml"):
+        head = text.splitlines()[0]
+        path = tmp_path / "study.yaml"
+        if head.startswith("# study file: "):
+            path = tmp_path / head.removeprefix("# study file: ")
+        else:
+            assert head == "# in the study file", f"{page.name}: say what this is: {head}"
+            given = set(re.findall(r"^(\w+):", text, re.MULTILINE))
+            below = {"extends": "onestep-pasi", "cohort": "cohort.csv"}
+            text += "".join(f"\n{key}: {value}" for key, value in below.items() if key not in given)
+        path.write_text(text)
+        assert read_study(path).outputs
+
+
+@pages
+def test_no_place_of_one_machine_is_named(page: Path) -> None:
+    found = re.findall(r"(?<![\w.~])/(?:home|root|tmp|mnt|srv|work|Users)/\S*", page.read_text())
+    assert not found
+
+
+def test_columns_metrics_and_files_of_a_run_are_described() -> None:
+    told = set(re.findall(r"`([^`\n]+)`", (DOCS / "reference-run.md").read_text()))
+    assert set(COLUMNS) <= told
+    assert set(METRICS) <= told
+    written: set[str] = set()
+    for path in [ROOT / "src/casewise/steps.py", *(ROOT / "src/casewise/jobs").glob("*.py")]:
+        written |= set(re.findall(r'folder / "([a-z][\w.-]+)"', path.read_text()))
+    assert len(written) > 10
+    assert {name for name in written if name not in told and f"{name}/" not in told} == {"jobs"}
+
+
+def test_the_pages_stand_in_the_menu() -> None:
+    text = (ROOT / "mkdocs.yml").read_text()
+    named = set(re.findall(r": ([\w/-]+\.md)$", text, re.MULTILINE))
+    assert {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} <= named
+    assert yaml.safe_load(text)["validation"]["links"]["anchors"] == "warn"
