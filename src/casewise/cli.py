@@ -48,7 +48,8 @@ def run(
     from casewise.run import run as run_study
 
     plan = _read(study, weights_dir, jobs)
-    run_study(plan, out or Path("runs") / plan.name, show=Terminal())
+    done = run_study(plan, out or Path("runs") / plan.name, show=Terminal())
+    print(f"report: {done.report}")
 
 
 @app.command()

@@ -273,7 +273,6 @@ def report(
     sentence = headline(study, results)
     if sentence:
         show.line("result", sentence)
-    show.line("report:", str(path))
     return path
 
 
