@@ -11,6 +11,10 @@ from casewise.errors import RunError
 from casewise.files import write_atomic
 
 METRICS = {"mae": "MAE", "mse": "MSE", "pcc": "PCC", "ccc": "CCC", "icc": "ICC(2,1)", "bias": "bias"}
+REFERENCES = (
+    "In italics, without intervals: figures of others, as they reported them. Their splits differ, "
+    "so that nothing here is a paired comparison with them."
+)
 STAGES = {"test": "the test set", "oof": "out of fold"}
 
 
@@ -29,6 +33,8 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
     lines += [study["description"], "", *_how(material, stage), ""]
     for target in _targets(study, metrics, stage):
         lines += [f"## {target}", "", *_table(target, stage, material), *_told(target, stage, metrics), ""]
+    if study["evaluation"]["references"]:
+        lines += [REFERENCES, ""]
     lines += ["## What to know", "", *[f"- {note}" for note in metrics["notes"]], ""]
     lines += ["## Networks", "", *_networks(material)]
     return write_atomic(path, "\n".join(lines).replace("\n\n\n", "\n\n") + "\n")
