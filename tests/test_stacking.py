@@ -74,7 +74,19 @@ def test_the_names_are_those_of_a_study_file() -> None:
     assert {name: stacker.learner for name, stacker in STACKERS.items()} == dict(NAMES_IN_A_STUDY)
 
 
-@pytest.mark.parametrize("name", list(STACKERS))
+FITTED = [name for name in STACKERS if name != "mean"]
+
+
+def test_the_mean_fits_nothing() -> None:
+    table = cohort()
+    stacked = stack(table, ["mean"], ranges=RANGES)
+    for stage in ("oof", "test"):
+        x, _, first = features(table[table["stage"] == stage])
+        found = learned(stacked.rows, "mean", stage).loc[list(zip(first["case"], first["region"], strict=True))]
+        np.testing.assert_allclose(found["y_pred"], np.clip(x.mean(axis=1), 0, 6), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", FITTED)
 def test_the_fit_is_scikit_learns_and_the_test_set_gets_the_mean_of_the_networks(name: str) -> None:
     table = cohort()
     stacked = stack(table, [name], ranges=RANGES)
@@ -99,13 +111,13 @@ def test_rows_keep_the_contract_and_coefficients_are_plain() -> None:
     table = cohort()
     stacked = stack(table, list(STACKERS), ranges=RANGES)
     both = check(pd.concat([table, stacked.rows], ignore_index=True))
-    assert len(both) == len(table) + 4 * (10 + 2) * 4
+    assert len(both) == len(table) + len(STACKERS) * (10 + 2) * 4
     again = stack(both, list(STACKERS), ranges=RANGES)
     pd.testing.assert_frame_equal(again.rows, stacked.rows)
     assert json.loads(json.dumps(stacked.coefficients, allow_nan=False)) == stacked.coefficients
 
 
-@pytest.mark.parametrize("name", list(STACKERS))
+@pytest.mark.parametrize("name", FITTED)
 def test_no_row_out_of_fold_comes_from_a_stacker_that_saw_its_subject(name: str) -> None:
     table = cohort()
     before = learned(stack(table, [name], ranges=RANGES).rows, name, "oof")

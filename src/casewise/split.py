@@ -159,7 +159,7 @@ def split(cohort: Cohort, study: Study) -> Splits:
         side = {}
         training = subjects
         if tested:
-            share = study.split.test
+            share = tested / len(subjects)
             side = _assign(cohort, study, subjects, [1 - share, share], study.seed, sides=[0, TEST])
             training = [s for s in subjects if side[s] != TEST]
         side |= _assign(cohort, study, training, [1 / folds] * folds, study.seed + 1)
