@@ -124,9 +124,16 @@ def test_another_recipe_in_the_same_folder_is_refused(finished: tuple[Run, Path]
 
 def test_the_regional_composite_can_be_predicted_directly(tiny: Path, tmp_path: Path) -> None:
     study = read_study(tiny)
-    update = {"predict": ["composite"], "backbones": ["shufflenet_v2_x0_5"], "stack": []}
+    recipe = study.recipe.model_copy(
+        update={"schedule": "cosine", "stop": study.recipe.stop.model_copy(update={"on": "none"})}
+    )
+    update = {"predict": ["composite"], "backbones": ["shufflenet_v2_x0_5"], "stack": [], "recipe": recipe}
     done = run(study.model_copy(update=update), tmp_path / "run")
     assert set(done.predictions["target"]) == {"composite", "pasi"}
+    for record in done.folder.glob("jobs/*/*/job.json"):
+        values = json.loads(record.read_text())
+        assert values["epochs"] == values["best_epoch"] == 3
+        assert values["n_stopped"] == 0
 
 
 def test_a_split_by_image_is_refused(tiny: Path) -> None:

@@ -54,6 +54,8 @@ def test_settings_are_laid_over_the_preset(tmp_path: Path) -> None:
         ("backbones: []", "at least 1 item"),
         ("cohort: [", "not valid YAML"),
         ("regions: []", "need the list of the study's regions"),
+        ("recipe: {stop: {on: none}}", "plateau needs a loss to watch"),
+        ("evaluation: {references: {pazi: {}}}", "Did you mean 'pasi'"),
         ("extends: onestep-psai", "Did you mean 'onestep-pasi'"),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from casewise.errors import RunError
+from casewise.errors import CasewiseError, RunError
 from casewise.models.backbones import Network, build_network
 from casewise.study import Panels, Recipe
 from casewise.training.checkpoint import SafetensorsCheckpoints, write_tensors
@@ -66,6 +66,18 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
     found = predict(fitted.network, centred, batch=4, channels_last=True, bf16=False, flips=False)
     module = Training(fitted.network, Recipe(), centred, centred, seed=0, channels_last=True)
     assert float(module.loss(found, centred.truth)) == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_running_statistics_can_follow_faster(tmp_path: Path) -> None:
+    fitted = trained(tmp_path, 1, batch_norm_momentum=0.3)
+    norms = [m for m in fitted.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms
+    assert {m.momentum for m in norms} == {0.3}
+
+
+def test_a_loss_that_is_no_number_is_said(tmp_path: Path) -> None:
+    with pytest.raises(CasewiseError, match=r"no longer a number after .* Lower recipe\.lr \(now 1e\+30\)"):
+        trained(tmp_path, 3, lr=1e30)
 
 
 def test_the_plateau_lowers_the_rate(tmp_path: Path) -> None:
