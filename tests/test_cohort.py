@@ -236,7 +236,16 @@ class TestWhatIsRead:
         (regional / "cohort.csv").write_text("\n".join(x for x in lines if not x.startswith("S2_week2_trunk")))
         cohort = read_cohort(regional_study(regional, missing_regions="allow"))
         assert len(cohort.panels) == 11
-        assert any("S2/week2 (trunk)" in note for note in cohort.notes)
+        assert any("predicted from what is there: S2/week2 (trunk)" in note for note in cohort.notes)
+
+    def test_a_region_column_of_a_study_without_regions_is_kept_aside(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,region,grade", "a.jpg,A,Left lung,1", "b.jpg,A,left lung,1", "c.jpg,B,,2")
+        cohort = read_cohort(study(folder))
+        assert cohort.images["region"].eq("").all()
+        assert cohort.panels["region"].eq("").all()
+        assert cohort.images["table_region"].tolist() == ["Left lung", "left lung", ""]
+        assert any("region is kept as table_region" in note for note in cohort.notes)
+        assert "'region' is a name of casewise's own" in problems(folder, split={"column": "region"})
 
     def test_baseline_left_out(self, regional: Path) -> None:
         lines = (regional / "cohort.csv").read_text().splitlines()

@@ -156,6 +156,23 @@ def test_readers_stand_beside_the_learners(table: pd.DataFrame) -> None:
         evaluate(table, main="pasi", readers=readers.assign(target="pasy"))
 
 
+def test_a_stage_without_readers_is_said_only_where_it_is_so(table: pd.DataFrame) -> None:
+    cases = table[table["target"] == "pasi"].drop_duplicates("case")[["case", "target", "y_true"]]
+    readers = cases.assign(reader="senior", value=cases["y_true"]).drop(columns="y_true")
+
+    def notes(readers: pd.DataFrame) -> str:
+        return "\n".join(evaluate(table, main="pasi", resamples=50, readers=readers)["notes"])
+
+    assert "reader" not in notes(readers)
+    oof = set(table.loc[table["stage"] == "oof", "case"])
+    told = notes(readers[readers["case"].isin(oof)])
+    assert "The test set has no case that a reader scored." in told
+    assert "Out of fold has no case" not in told
+    by_image = notes(readers.assign(image="film"))
+    assert "no case that a reader scored" not in by_image
+    assert "Out of fold: no reader's value stands at the level of a prediction" in by_image
+
+
 def test_what_was_left_out_is_said(table: pd.DataFrame) -> None:
     gaps = table.copy()
     gaps.loc[(gaps["case"] == "s0/week 4") & (gaps["target"] == "pasi"), "y_true"] = np.nan

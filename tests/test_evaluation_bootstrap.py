@@ -160,6 +160,16 @@ def test_higher_is_better_where_it_is() -> None:
     assert found["ccc"]["differences"]["poor"]["high"] < 0 < found["mae"]["differences"]["poor"]["low"]
 
 
+def test_fewer_than_ten_subjects_name_no_winner() -> None:
+    truth = np.arange(20.0)
+    learners = {"near": truth + 0.1, "far": truth + 9}
+    nine = compare(truth, learners, np.arange(20) % 9, PLAN, metrics=["mae"])["mae"]
+    ten = compare(truth, learners, np.arange(20) % 10, PLAN, metrics=["mae"])["mae"]
+    assert (nine["rough"], nine["not_told_apart"], nine["differences"]["far"]["noise"]) == (True, ["near", "far"], True)
+    assert nine["differences"]["far"]["low"] > 0
+    assert (ten["rough"], ten["not_told_apart"], ten["differences"]["far"]["noise"]) == (False, ["near"], False)
+
+
 def test_one_subject_tells_no_learners_apart() -> None:
     truth = np.arange(4.0)
     found = compare(truth, {"a": truth, "b": truth + 9}, np.array(["s"] * 4), PLAN, metrics=["mae"])["mae"]

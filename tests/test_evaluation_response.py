@@ -40,6 +40,7 @@ def test_change_is_from_the_first_visit_by_day() -> None:
 def test_without_days_the_visits_names_order_them() -> None:
     found = percent_change(visits(("s", "week 16", 3, 5, 5), ("s", "week 4", None, 10, 10)))
     assert found["visit"].tolist() == ["week 4", "week 16"]
+    assert visits_in_order(pd.Series(["4", "-5", "Week 2", "week 10", "w"])) == ["w", "Week 2", "week 10", "-5", "4"]
     assert visits_in_order(pd.Series(["10", "9", "b²", "1a"])) == ["b²", "1a", "9", "10"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,12 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from casewise.errors import RunError
 from casewise.report import figures_cohort, figures_time, summary, tables, wording, words
 from casewise.report.drawing import canvas, svg
 from casewise.report.failures import parts_of, weakest_region
 from casewise.report.material import Material
 from casewise.report.page import render, write_report
 from casewise.report.pictures import grid_picture
+from casewise.report.results_page import write_results
 from casewise.study import Stop, Study
 
 BACKBONES = [f"net{i:02d}" for i in range(29)]
@@ -447,14 +450,18 @@ def test_learner_is_chosen_out_of_fold_never_on_the_test_set(material: Material)
 
 
 def test_no_winner_inside_the_noise(material: Material) -> None:
-    def told(alike: list[str]) -> str:
+    def told(alike: list[str], *, rough: bool = False) -> str:
         entry = {"best": "net00", "not_told_apart": ["net00", *alike], "differences": {"net01": {}, "net02": {}}}
+        entry |= {"rough": rough}
         metrics = {**material.metrics, "comparisons": {"test": {"pasi": {"mae": entry}}}}
         return summary.comparison(dataclasses.replace(material, metrics=metrics), "test")
 
     assert "no learner is shown to be the best" in told(["net01", "net02"])
     assert "1 of 2 others cannot be told apart from it: net02" in told(["net02"])
-    assert "beyond chance" in told([])
+    assert "the interval of its lead over every other learner leaves 0 out" in told([])
+    assert "beyond chance" not in told([])
+    assert "fewer than ten" not in told(["net01", "net02"])
+    assert "told apart from it from fewer than ten subjects" in told(["net01", "net02"], rough=True)
 
 
 def test_same_material_gives_the_same_bytes(material: Material, text: str, tmp_path: Path) -> None:
@@ -492,6 +499,98 @@ def test_cases_without_regions_with_readers_and_one_learner() -> None:
     assert "Out-of-fold figures are optimistic." in page.text
     assert "Brixia" in page.text
     assert "photograph" not in page.text.lower()
+
+
+def test_the_page_says_once_that_no_allowance_is_made(text: str) -> None:
+    assert Page(text).text.count("No allowance is made for the number of learners compared.") == 1
+
+
+def test_stopping_on_the_fold_is_said_where_subjects_count_as_unseen() -> None:
+    page = Page(render(films()))
+    assert "never saw" not in page.text
+    assert "each predicted by networks not fitted on the subject, but stopped at the epoch" in page.text
+    assert "not fitted on its subjects, though it decided when their training stopped" in page.text
+    inner = Page(render(films(recipe={"stop": {"on": "inner"}})))
+    assert inner.text.count("never saw") == 2
+
+
+def test_the_stage_is_that_of_the_headline(material: Material) -> None:
+    main = {**material.metrics["main"], "stage": "oof"}
+    unscored = dataclasses.replace(material, metrics={**material.metrics, "main": main})
+    assert (unscored.stage, unscored.stages) == ("oof", ["oof", "test"])
+    page = check_page(render(unscored))
+    assert "The test set has no recorded value; out of fold (54 visits of 9 subjects" in page.text
+    only_oof = material.predictions[material.predictions["stage"] == "oof"]
+    assert dataclasses.replace(material, predictions=only_oof).stage == "oof"
+
+
+def test_an_imported_split_claims_no_balancing(material: Material, text: str) -> None:
+    for claim in ("Balanced on", "best of 1,000 trials", "The split was made to keep"):
+        assert claim in Page(text).text
+    imported = dataclasses.replace(material, splits={**material.splits, "how": "column part", "folds": 7})
+    page = check_page(render(imported))
+    for claim in ("Balanced on", "trials", "The split was made to keep"):
+        assert claim not in page.text
+    assert "column part of the cohort table" in page.text
+    assert "divided into 7 folds" in page.text
+    assert not any(row.mark for row in tables.imbalance_rows(imported))
+
+
+def finished(material: Material, folder: Path, **changes: Any) -> Path:
+    """A run folder with what the page of results is made from."""
+    parts = {
+        "study": material.study.model_dump(mode="json") | {"main": material.study.outcome},
+        "metrics": material.metrics,
+        "splits": {"folds": 5, **material.splits},
+    }
+    folder.mkdir()
+    for name, value in parts.items():
+        (folder / f"{name}.json").write_text(json.dumps(value | changes.get(name, {})))
+    return folder
+
+
+def test_results_page_beside_a_run_without_the_stage(material: Material, tmp_path: Path) -> None:
+    run = finished(material, tmp_path / "run")
+    oof = {"main": None, "metrics": {"oof": material.metrics["metrics"]["oof"]}}
+    other = finished(material, tmp_path / "other", metrics=oof)
+    empty = finished(material, tmp_path / "empty", metrics={"main": None, "metrics": {}, "comparisons": {}})
+    with pytest.raises(RunError, match=r"other cannot stand beside .*run, .* the test set: it has figures from out of"):
+        write_results(run, tmp_path / "page.md", beside=[other])
+    with pytest.raises(RunError, match="nothing was judged there"):
+        write_results(run, tmp_path / "page.md", beside=[empty])
+    with pytest.raises(RunError, match="nothing was judged"):
+        write_results(empty, tmp_path / "page.md")
+    assert not (tmp_path / "page.md").exists()
+    assert "| net00 (toy) |" in write_results(run, tmp_path / "page.md", beside=[run]).read_text()
+
+
+def test_results_page_says_what_limits_its_figures(material: Material, tmp_path: Path) -> None:
+    text = write_results(finished(material, tmp_path / "run"), tmp_path / "a.md").read_text()
+    assert "never saw its subject" in text
+    assert "not known" not in text
+    assert "cannot be told apart from it from fewer than ten subjects" in text
+    assert text.count("No allowance is made for the number of learners compared.") == 1
+    fold = material.study.recipe.model_copy(update={"stop": Stop(on="fold")})
+    study = {"subjects_known": False, "recipe": fold.model_dump(mode="json")}
+    splits = {"how": "column part", "folds": 7}
+    oof = {"main": None, "metrics": {"oof": material.metrics["metrics"]["oof"]}}
+    loud = finished(material, tmp_path / "loud", study=study, splits=splits, metrics=oof)
+    text = write_results(loud, tmp_path / "b.md").read_text()
+    assert "7 folds by subject (taken from column part)" in text
+    assert "It is not known which images show the same person" in text
+    assert "never saw" not in text
+
+
+def test_days_are_those_of_the_table() -> None:
+    rows = pd.DataFrame({"subject": "a", "visit": ["0", "1"], "day": [5.0, 33.0], "y_true": [4.0, 2.0]})
+    found = figures_time.tracks(rows.assign(y_pred=rows["y_true"]), baseline="first")
+    assert found[0].days.tolist() == [5, 33]
+    assert not figures_time.spaced_evenly(found)
+
+
+def test_the_course_over_time_counts_no_days_from_the_first_visit(text: str) -> None:
+    assert "since the first visit" not in text
+    assert "<li>days" in text
 
 
 def test_without_repeated_visits_there_is_no_course_over_time() -> None:

@@ -17,6 +17,7 @@ import pytest
 from casewise.errors import CasewiseError, CohortError, RunError, SplitError, StudyError
 from casewise.predictions import COLUMNS
 from casewise.run import Run, only_run, run
+from casewise.study import Study
 from casewise.study_file import read_study
 
 
@@ -115,9 +116,11 @@ def test_one_more_backbone_trains_only_that_one(finished: tuple[Run, Path], tmp_
 def test_another_recipe_in_the_same_folder_is_refused(finished: tuple[Run, Path]) -> None:
     done, path = finished
     study = read_study(path)
-    other = study.model_copy(update={"recipe": study.recipe.model_copy(update={"lr": 0.5})})
+    before = {p: p.read_bytes() for p in done.folder.iterdir() if p.is_file()}
+    other = study.model_copy(update={"recipe": study.recipe.model_copy(update={"lr": 0.5}), "title": "Other"})
     with pytest.raises(RunError, match=r"recipe\.lr was 0\.01 and is 0\.5"):
         run(other, done.folder)
+    assert {p: p.read_bytes() for p in done.folder.iterdir() if p.is_file()} == before
     with pytest.raises(RunError, match="split differently"):
         run(study.model_copy(update={"seed": 9}), done.folder)
 
@@ -269,6 +272,80 @@ def test_pretraining_leaves_held_out_subjects_out(tiny: Path, tmp_path: Path, ph
     distinct = {**update, "pretrain": Pretraining.model_validate({**pretrain, "subjects": "distinct"})}
     with pytest.raises(SplitError, match="Write `subjects: shared`"):
         run(study.model_copy(update=distinct), tmp_path / "other")
+
+
+def half_trained(study: Study, folder: Path) -> None:
+    """A run that was cut off in its first network."""
+    from casewise.training import fit
+
+    class CutError(Exception):
+        pass
+
+    def cut(self: object, trainer: object, module: object) -> None:
+        saved(self, trainer, module)
+        raise CutError
+
+    saved = fit.Saver.on_train_epoch_end
+    fit.Saver.on_train_epoch_end = cut  # type: ignore[method-assign]
+    try:
+        with pytest.raises(CutError):
+            run(study, folder)
+    finally:
+        fit.Saver.on_train_epoch_end = saved  # type: ignore[method-assign]
+    assert list(folder.glob("jobs/*/fold1/state.safetensors"))
+
+
+def test_what_another_study_left_half_done_is_not_continued(tiny: Path, tmp_path: Path) -> None:
+    study = read_study(tiny)
+    one_at_a_time = study.compute.model_copy(update={"jobs": 1})
+    study = study.model_copy(update={"backbones": ["shufflenet_v2_x0_5"], "stack": [], "compute": one_at_a_time})
+    half_trained(study, tmp_path / "cut")
+    other = study.model_copy(update={"seed": 5})
+    after, clean = run(other, tmp_path / "cut"), run(other, tmp_path / "clean")
+    assert np.array_equal(after.predictions["y_pred"], clean.predictions["y_pred"])
+
+
+def test_another_weights_file_is_another_network(tiny: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+    from torchvision.models import get_model
+
+    study = read_study(tiny).model_copy(
+        update={"backbones": ["shufflenet_v2_x0_5"], "stack": [], "weights": "pretrained", "weights_dir": tmp_path}
+    )
+    torch.manual_seed(1)
+    save_file(get_model("shufflenet_v2_x0_5", weights=None).state_dict(), tmp_path / "shufflenet_v2_x0_5.safetensors")
+    one = run(study, tmp_path / "run")
+    torch.manual_seed(2)
+    save_file(get_model("shufflenet_v2_x0_5", weights=None).state_dict(), tmp_path / "shufflenet_v2_x0_5.safetensors")
+    two = run(study, tmp_path / "run")
+    assert not np.array_equal(one.predictions["y_pred"], two.predictions["y_pred"])
+
+
+def test_a_changed_cohort_to_pretrain_on_is_another_study(tiny: Path, tmp_path: Path, phantom: Path) -> None:
+    from casewise.study import Pretraining
+
+    table = pd.read_csv(phantom)
+    table["path"] = [str(phantom.parent / p) for p in table["path"]]
+    table.to_csv(tmp_path / "other.csv", index=False)
+    pretrain = {
+        "cohort": tmp_path / "other.csv",
+        "subjects": "shared",
+        "targets": {"erythema": {"range": (0, 4)}},
+        "epochs": 1,
+    }
+    update = {"pretrain": Pretraining.model_validate(pretrain), "backbones": ["shufflenet_v2_x0_5"], "stack": []}
+    study = read_study(tiny).model_copy(update=update)
+    run(study, tmp_path / "run")
+    table[table["subject"] != "S01"].to_csv(tmp_path / "other.csv", index=False)
+    with pytest.raises(RunError, match="the cohort to pretrain on changed"):
+        run(study, tmp_path / "run")
+
+
+def test_a_missing_weights_folder_is_said_at_once(tiny: Path, tmp_path: Path) -> None:
+    study = read_study(tiny).model_copy(update={"weights_dir": tmp_path / "nowhere"})
+    with pytest.raises(StudyError, match="there is no folder"):
+        run(study, tmp_path / "run")
 
 
 def test_a_bundle_that_saw_a_test_subject_is_refused(finished: tuple[Run, Path], tmp_path: Path) -> None:

@@ -73,13 +73,14 @@ def test_pasi_by_hand() -> None:
     assert only(scored, "pasi")["y_pred"] == pytest.approx(0.2 * 3 + 0.3 * 12 + 0.4 * 3)
 
 
-def test_a_sum_over_case_level_targets_keeps_the_images_apart() -> None:
+def test_a_case_score_of_several_images_is_one_row_a_case() -> None:
     brixia = Score("brixia", "a + b + c + d + e + f", "case", 0, 18)
     films = [table({(zone, ""): float(n) for zone in "abcdef"}, image=f"film{n}") for n in (1, 2)]
     scored = apply_scores(pd.concat(films), [brixia])
-    found = scored[scored["target"] == "brixia"].set_index("image")
-    assert found["y_true"].to_dict() == {"film1": 6.0, "film2": 12.0}
-    assert found["y_pred"].to_dict() == {"film1": 6.0, "film2": 12.0}
+    assert only(scored, "brixia")[["image", "y_true", "y_pred"]].tolist() == ["", 9.0, 9.0]
+    # the images are averaged before the formula: max(1, 2) of the means, not the mean of the images' largest
+    turned = [table({("a", ""): a, ("b", ""): b}, image=f"film{a:g}") for a, b in ((1.0, 3.0), (3.0, 1.0))]
+    assert only(apply_scores(pd.concat(turned), [Score("m", "max(a, b)", "case", 0, 9)]), "m")["y_pred"] == 2.0
 
 
 def test_images_of_a_region_are_averaged_into_a_case_score() -> None:
@@ -178,7 +179,7 @@ def test_a_formula_that_is_refused_says_why(formula: str, told: str) -> None:
         ([Score("s", "erythema[uper]", "case", 0, 1)], "Did you mean 'upper'"),
         ([Score("s", "erythema", "case", 0, 1)], r"write 'erythema\[upper\]'"),
         ([Score("s", "erythema[upper]", "region", 0, 1)], "write 'erythema'"),
-        ([Score("s", "age", "region", 0, 1)], "stands at case level"),
+        ([Score("s", "age", "region", 0, 1)], "stands at case or image level. Say `level: case`"),
         ([Score("s", "age[upper]", "case", 0, 1)], "write 'age'"),
         ([PASI, COMPOSITE], "only declared later"),
         ([COMPOSITE, COMPOSITE], "declared twice"),

@@ -132,6 +132,24 @@ def test_an_imported_train_test_split_gets_folds() -> None:
     assert len(found.subjects(TEST)) == 3
 
 
+@pytest.mark.parametrize("sides", [["train", "1", "2"], ["train", "²", "test"]])
+def test_words_and_numbers_do_not_mix(sides: list[str]) -> None:
+    with pytest.raises(SplitError, match=r"mixes 'train' with numbers|allowed are train, test"):
+        split(cohort(12, part=[sides[i % 3] for i in range(12) for _ in range(6)]), study(column="part", folds=2))
+
+
+def test_a_stacker_needs_two_folds_with_the_target() -> None:
+    from casewise.split import check_scored
+
+    part = cohort(12)
+    wanted = study(folds=3, test=0).model_copy(update={"stack": ["ridge"]})
+    found = split(part, wanted)
+    check_scored(found, part.panels, wanted)
+    part.panels.loc[~part.panels["subject"].isin(found.subjects(0)), "area"] = np.nan
+    with pytest.raises(SplitError, match="'area' is recorded in 1 of 3 folds"):
+        check_scored(found, part.panels, wanted)
+
+
 def test_an_unknown_side_is_named() -> None:
     with pytest.raises(SplitError, match="holds 'trian' for subject 'S000'"):
         split(cohort(10, part=["trian"] * 60), study(column="part", folds=2))

@@ -27,14 +27,14 @@ def test_a_folder_gives_the_library_weights_bit_for_bit(folder: Path) -> None:
     from safetensors.torch import load_file
 
     network = build_network(NAME, 3)
-    assert str(folder) in load_weights(network, "pretrained", folder=folder)
+    assert str(folder) in load_weights(network, "pretrained", folder=folder)[0]
     stored = load_file(folder / f"{NAME}.safetensors")
     assert torch.equal(network.body.state_dict()["conv1.0.weight"], stored["conv1.0.weight"])
 
 
 def test_the_environment_names_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CASEWISE_WEIGHTS", str(folder))
-    assert str(folder) in load_weights(build_network(NAME, 3), "pretrained")
+    assert str(folder) in load_weights(build_network(NAME, 3), "pretrained")[0]
 
 
 def test_a_file_of_another_architecture_is_refused(folder: Path) -> None:
@@ -96,6 +96,11 @@ def test_a_bundle_gives_its_body(tmp_path: Path) -> None:
     assert torch.equal(network.body.conv1[0].weight, stored["body.conv1.0.weight"])
 
 
+def test_a_bundle_remembers_whom_it_saw(tmp_path: Path) -> None:
+    _, known = load_weights(build_network(NAME, 5), f"bundle:{bundle(tmp_path, ['a', 'c'])}", held_out=["b"])
+    assert known == ["a", "c"]
+
+
 def test_a_bundle_that_saw_a_held_out_subject_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SplitError, match=r"1 subjects that are held out here \(b\)"):
         load_weights(build_network(NAME, 1), f"bundle:{bundle(tmp_path, ['a', 'b'])}", held_out=["b", "c"])
@@ -112,5 +117,5 @@ def test_a_bundle_of_another_backbone_is_refused(tmp_path: Path) -> None:
 def test_real_weights_fit(shared: Path, name: str) -> None:
     network = build_network(name, 1)
     before = {k: v.clone() for k, v in network.body.named_parameters()}
-    assert name in load_weights(network, "pretrained", folder=shared / "weights")
+    assert name in load_weights(network, "pretrained", folder=shared / "weights")[0]
     assert all(not torch.equal(before[k], v) for k, v in network.body.named_parameters() if v.ndim > 1)

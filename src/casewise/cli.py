@@ -57,18 +57,14 @@ def check(
     study: Annotated[Path, typer.Argument(help="The study file (YAML).")],
 ) -> None:
     """Check the study file, the cohort table and the split without training anything."""
-    from casewise.cohort import read_cohort
-    from casewise.split import split
+    from casewise import steps
+    from casewise.console import Terminal
+    from casewise.split import check_scored, split
 
     plan = _read(study, None, None)
-    cohort = read_cohort(plan)
-    print(
-        f"cohort     {cohort.cases['subject'].nunique():,} subjects, {len(cohort.cases):,} cases, "
-        f"{len(cohort.images):,} images"
-    )
-    for note in cohort.notes:
-        print(f"           {note}")
+    cohort = steps.read(plan, None, Terminal())
     splits = split(cohort, plan)
+    check_scored(splits, cohort.panels, plan)
     for side, n in splits.record["n"].items():
         print(f"{side:<10} {n['subjects']:,} subjects, {n['cases']:,} cases, {n['panels']:,} panels")
     print(

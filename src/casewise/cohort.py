@@ -13,12 +13,12 @@ from casewise.cohort_checks import (
     closest,
     find_columns,
     keep_rows,
-    natural,
     read_days,
     read_names,
 )
 from casewise.cohort_table import Problems, each, names_text, read_text_table, rows_text
 from casewise.cohort_targets import check_readers, level_keys, read_target, settle_target, target_columns
+from casewise.ordering import natural
 from casewise.study import Study
 
 if TYPE_CHECKING:
@@ -92,14 +92,11 @@ def _standard_columns(
     else:
         visits = nothing + "1"
         notes.append("There is no visit column: every subject is one case, at visit 1.")
-    if "region" in columns and study.regions:
+    if "region" in columns:
         regions = read_names(cells[columns["region"]], "region", problems, notes)
         for row, value in each(regions[(regions != "") & ~regions.isin(study.regions)]):
             text = f"row {row}, region: {value!r} is none of {names_text(study.regions)}."
             problems.add("region unknown", text + closest(value, study.regions), row=row)
-    elif "region" in columns:
-        regions = cells[columns["region"]].str.strip()
-        check_alike(cells[columns["region"]], "region", problems)
     days = pd.Series(float("nan"), index=cells.index)
     if role := next((role for role in ("day", "date") if role in columns), None):
         days = read_days(cells[columns[role]], subjects, role, columns[role], problems)
@@ -144,7 +141,7 @@ def _check_regions(images: pd.DataFrame, study: Study, problems: Problems, notes
     ]
     if study.missing_regions == "allow" and lacking:
         named = names_text([f"{case} ({', '.join(missing)})" for case, missing, _ in lacking], 5)
-        notes.append(f"{len(lacking):,} cases lack a region and are judged from what is there: {named}.")
+        notes.append(f"{len(lacking):,} cases lack a region and are predicted from what is there: {named}.")
         return
     for case, missing, rows in lacking:
         text = f"{rows_text(rows, 4)}: case {case} has no image of region {', '.join(missing)}. "

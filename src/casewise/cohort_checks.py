@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from casewise.cohort_table import Problems, each, names_text, rows_text
 from casewise.errors import nearest
+from casewise.ordering import PLAIN_NUMBER, natural
 from casewise.study import Study
 
 if TYPE_CHECKING:
@@ -25,25 +26,6 @@ _OTHER_NAMES = {
     "region": ("body_region", "site", "location", "area", "zone", "anatomy"),
 }
 _NO_VALUE = {"na", "n/a", "#n/a", "nan", "none", "null", "nil", "?", "-", "unknown", "missing"}
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-
-
-def natural(text: str) -> tuple[tuple[int, float, str], ...]:
-    """A sort key that reads numbers within names.
-
-    >>> sorted(["week10", "week2", "baseline"], key=natural)
-    ['baseline', 'week2', 'week10']
-    >>> sorted(["10", "-5", "2"], key=natural)
-    ['-5', '2', '10']
-    """
-    if _NUMBER.fullmatch(text):
-        return ((0, float(text), text),)
-    parts = [part for part in re.split(r"([0-9]+)", text) if part]
-    # The text itself comes last, so that names such as 'v1' and 'v01' keep one order.
-    return (
-        *((0, float(p), "") if re.fullmatch("[0-9]+", p) else (1, 0.0, p.casefold()) for p in parts),
-        (0, 0.0, text),
-    )
 
 
 def alike(text: str) -> str:
@@ -75,7 +57,7 @@ def number(text: str) -> float | None:
     >>> number("3.5"), number("nan"), number("1,5")
     (3.5, None, None)
     """
-    return float(text) if _NUMBER.fullmatch(text) else None
+    return float(text) if PLAIN_NUMBER.fullmatch(text) else None
 
 
 def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[str, str]:
@@ -98,6 +80,9 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
     found = {role: study.columns.get(role, role) for role in ROLES if study.columns.get(role, role) in headers}
     if "day" in found and "date" in found:
         del found["date" if study.columns.get("day") or not study.columns.get("date") else "day"]
+    if not study.regions:
+        # A column of that name is about something else: targets and scores of this study stand in no region.
+        found.pop("region", None)
     needed = ["path", "subject", *(["region"] if study.regions else [])]
     for role in needed:
         if role not in found and not study.columns.get(role):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from casewise.cohort_checks import STORED, closest, natural, number
+from casewise.cohort_checks import STORED, closest, number
 from casewise.cohort_table import Problems, each, names_text, rows_text
+from casewise.ordering import natural
 from casewise.study import Level, Study, Target
 
 if TYPE_CHECKING:

@@ -64,8 +64,9 @@ def only_run(folder: Path) -> Iterator[None]:
         raise RunError(
             f"Another run is working in {folder}. Wait for it, stop it, or give another folder with --out."
         ) from None
-    except OSError as error:
-        raise RunError(f"{folder} cannot be written: {error.strerror}. Give another folder with --out.") from error
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RunError(f"{folder} cannot be written: {reason}. Give another folder with --out.") from error
     try:
         yield
     finally:

@@ -120,7 +120,10 @@ def check_scores(scores: Sequence[Score], *, targets: Mapping[str, Level], regio
             if score.level == "region" and region is not None:
                 raise StudyError(f"{where} is worked out in each region: write '{name}', not '{name}[{region}]'.")
             if score.level == "region" and levels[name] == "case":
-                raise StudyError(f"{where} is worked out in each region, but '{name}' stands at case level.")
+                raise StudyError(
+                    f"{where} is worked out in each region, but '{name}' stands at case or image level. "
+                    "Say `level: case`, or panels by region."
+                )
             if score.level == "case" and region is None and levels[name] == "region":
                 example = regions[0] if regions else "region"
                 raise StudyError(
@@ -140,9 +143,10 @@ def apply_scores(
 ) -> pd.DataFrame:
     """Return the table of predictions with rows added for each score, of the truth and the prediction alike.
 
-    A score is worked out for every learner, stage, fold and case (and region, at that level; and image, unless the
-    formula takes regions, whose images are averaged). A prediction is clipped to the score's range. A truth is given
-    only where all truths that it needs are there. Where a learner predicted the score directly, its prediction is kept.
+    A score is worked out for every learner, stage, fold and case (and region and image, at region level). At case level
+    the values of a case's images are averaged first, so that it is one row a case. A prediction is clipped to the
+    score's range. A truth is given only where all truths that it needs are there. Where a learner predicted the score
+    directly, its prediction is kept.
 
     A case that lacks a region gets no score with `missing_regions='refuse'`; with 'allow' the missing region's
     predicted value is taken as the mean of that case's other regions, and the case has no truth.
@@ -174,8 +178,7 @@ def _with_score(table: pd.DataFrame, score: Score, *, fill: bool, regions: list[
     if part.empty:
         return table
     keys = ["model", "stage", "outer_fold", "inner_fold", "case"]
-    keys += ["region"] if score.level == "region" else []
-    keys += [] if takes_regions else ["image"]
+    keys += ["region", "image"] if score.level == "region" else []
     group = part.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
     n_groups = int(group.max()) + 1
     target, region = part["target"].to_numpy(), part["region"].to_numpy()
@@ -206,9 +209,7 @@ def _with_score(table: pd.DataFrame, score: Score, *, fill: bool, regions: list[
     rows = part.iloc[first[new]][list(COLUMNS)].copy()
     rows["target"], rows["y_true"], rows["y_pred"] = score.name, y_true[new], y_pred[new]
     if score.level == "case":
-        rows["region"] = ""
-    if takes_regions:
-        rows["image"] = ""
+        rows["region"] = rows["image"] = ""
     if given.any():
         table = table.copy()
         where_given = part.index[given]

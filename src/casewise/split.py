@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +168,7 @@ def split(cohort: Cohort, study: Study) -> Splits:
     if len(training) < folds or missing:
         raise SplitError(f"{len(training)} subjects cannot fill {folds} folds. Lower split.folds.")
     record = {
+        "how": f"column {study.split.column}" if study.split.column else "balanced",
         "settings": settings,
         "balance": guide_name(study),
         "restarts": study.split.restarts,
@@ -203,13 +205,18 @@ def _imported(images: pd.DataFrame, column: str) -> dict[str, int]:
         text = value.strip().lower()
         if text in ("test", "train", "training"):
             side[str(subject)] = TEST if text == "test" else 0
-        elif text.isdigit() and 1 <= int(text) <= 50:
+        elif re.fullmatch("[1-9][0-9]?", text):
             side[str(subject)] = int(text) - 1
         else:
             raise SplitError(
                 f"Column {column!r} holds {value!r} for subject {subject!r}; "
                 "allowed are train, test, or the fold's number from 1."
             )
+    words = set(images[column].astype(str).str.strip().str.lower())
+    if words & {"train", "training"} and words - {"train", "training", "test"}:
+        raise SplitError(
+            f"Column {column!r} mixes 'train' with numbers of folds. Number every fold, or write train and test."
+        )
     numbers = sorted({s for s in side.values() if s != TEST})
     if numbers and numbers != list(range(len(numbers))):
         raise SplitError(
@@ -287,6 +294,22 @@ def inner_stop(records: np.ndarray, subjects: list[str], *, share: float, seed: 
     return [s for s, w in zip(subjects, found, strict=True) if w == 0], [
         s for s, w in zip(subjects, found, strict=True) if w == 1
     ]
+
+
+def check_scored(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
+    """Stop, before anything is trained, where a stacker would find too little to be fitted on.
+
+    Raises:
+        SplitError: a target that the study stacks is recorded in fewer than two folds.
+    """
+    for name in study.outputs if study.stack else []:
+        scored = panels["subject"][~np.isnan(panel_values(panels, study, name))]
+        folds = {splits.side[s] for s in scored} - {TEST}
+        if len(folds) < 2:
+            raise SplitError(
+                f"{name!r} is recorded in {len(folds)} of {splits.folds} folds; a stacker needs two. "
+                "Leave out `stack:` or the target."
+            )
 
 
 def write_splits(splits: Splits, path: Path) -> None:

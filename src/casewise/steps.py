@@ -16,13 +16,14 @@ import pandas as pd
 import casewise
 from casewise import predictions as predicted
 from casewise.cohort import Cohort, read_cohort
+from casewise.cohort_checks import alike
 from casewise.console import Show
-from casewise.errors import CohortError, RunError
+from casewise.errors import CohortError, RunError, StudyError, nearest
 from casewise.evaluation import results as evaluation
 from casewise.files import write_json, write_parquet
 from casewise.images.preparation import Preparation
 from casewise.scores import apply_scores, cases_with_missing_regions, check_scores
-from casewise.split import Splits, read_splits, write_splits
+from casewise.split import Splits, check_scored, read_splits, write_splits
 from casewise.split import split as make_splits
 from casewise.study import STACKERS, Study
 from casewise.truth import study_scores, truth_table
@@ -33,8 +34,14 @@ if TYPE_CHECKING:
     from casewise.jobs.pretraining import Pretrained
 
 
-def read(study: Study, folder: Path, show: Show) -> Cohort:
-    """Read and check the cohort table; leave it as `cohort.parquet` beside the study's settings, `study.json`."""
+def read(study: Study, folder: Path | None, show: Show) -> Cohort:
+    """Read the cohort table and check that the study can be carried through with it and, if given, in this folder."""
+    from casewise.jobs.fingerprint import refuse_other, what_decides
+
+    if study.weights_dir and not study.weights_dir.is_dir():
+        near = study.weights_dir.parent
+        hint = nearest(study.weights_dir.name, [p.name for p in near.iterdir()]) if near.is_dir() else ""
+        raise StudyError(f"weights_dir: there is no folder {study.weights_dir}.{hint}")
     cohort = read_cohort(study)
     levels: dict[str, Literal["region", "case"]] = {
         name: "region" if study.level_of(name) == "region" else "case" for name in study.outputs
@@ -45,8 +52,8 @@ def read(study: Study, folder: Path, show: Show) -> Cohort:
             f"{study.cohort}: no case has any of {', '.join(study.outputs)} recorded: there is nothing to learn. "
             "Fill in the target columns."
         )
-    write_json(folder / "study.json", study.model_dump(mode="json"))
-    write_parquet(folder / "cohort.parquet", cohort.images)
+    if folder:
+        refuse_other(folder, what_decides(study, cohort))
     parts = [
         f"{cohort.cases['subject'].nunique():,} subjects",
         f"{len(cohort.cases):,} cases",
@@ -84,6 +91,7 @@ def split(study: Study, cohort: Cohort, folder: Path, show: Show) -> Splits:
     """Split by subject, or take the run's own manifest after checking that it still fits."""
     path = folder / "splits.json"
     splits = make_splits(cohort, study)
+    check_scored(splits, cohort.panels, study)
     if path.is_file():
         before = read_splits(path)
         if before.hash != splits.hash and any((folder / "jobs").glob("*/*/job.json")):
@@ -97,18 +105,22 @@ def split(study: Study, cohort: Cohort, folder: Path, show: Show) -> Splits:
     n = splits.record["n"]
     sides = f"{n['test']['subjects']} subjects for the test, " if n["test"]["subjects"] else "no test set, "
     told = f", imbalance of {guide} {tested[guide]:.1%}" if guide in tested else ""
-    show.line("split", f"{sides}the others in {splits.folds} folds by subject{told} (best of {study.split.restarts:,})")
+    how = f" (best of {study.split.restarts:,})" if splits.record["how"] == "balanced" else " (imported)"
+    show.line("split", f"{sides}the others in {splits.folds} folds by subject{told}{how}")
     return splits
 
 
 def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder: Path, show: Show) -> pd.DataFrame:
     """Train every backbone on every fold and gather what the networks predict for subjects they never saw."""
-    from casewise.jobs.expand import claim, expand, what_decides
+    from casewise.jobs.expand import expand
+    from casewise.jobs.fingerprint import claim, what_decides, with_images
     from casewise.jobs.local import run_jobs
     from casewise.jobs.network import Material
 
     pretraining = _pretraining(study, cohort, tiles, splits, folder, show) if study.pretrain else None
-    fingerprint = claim(folder, what_decides(study, cohort, splits, tiles.address))
+    fingerprint = claim(folder, with_images(what_decides(study, cohort), splits, tiles, pretraining))
+    write_json(folder / "study.json", study.model_dump(mode="json"))
+    write_parquet(folder / "cohort.parquet", cohort.images)
     jobs = expand(study, splits, folder, fingerprint)
     begun = time.monotonic()
     material = Material(study, cohort, splits, study.images.store or folder / "tiles", tiles.address, pretraining)
@@ -120,9 +132,18 @@ def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder
         f"{time.monotonic() - begun:.0f} s",
     )
     table = pd.concat([pd.read_parquet(job.folder / "predictions.parquet") for job in jobs], ignore_index=True)
+    table = _placed(table, cohort)
     tested = table[table["stage"] == "test"]
     means = [predicted.mean_over_folds(tested)] if len(tested) else []
     return predicted.check(pd.concat([table[table["stage"] == "oof"], *means], ignore_index=True))
+
+
+def _placed(table: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
+    """Put in days and paths as the table has them now; jobs may have been trained before they were mended."""
+    paths = cohort.images.set_index(cohort.images["image"].astype(str))["path"].astype(str)
+    days = cohort.cases.set_index("case")["day"]
+    image = table["image"].where(table["image"] == "", table["image"].map(paths))
+    return table.assign(day=table["case"].map(days), image=image)
 
 
 def _pretraining(study: Study, main: Cohort, tiles: TileStore, splits: Splits, folder: Path, show: Show) -> Pretrained:
@@ -135,15 +156,12 @@ def _pretraining(study: Study, main: Cohort, tiles: TileStore, splits: Splits, f
     other = pretraining_study(study, wanted)
     cohort = read_cohort(other)
     shared = sorted(set(cohort.images["subject"].astype(str)) & set(splits.side))
-    plain = {name.casefold().strip(): name for name in splits.side}
-    alike = [
-        (s, plain[s.casefold().strip()])
-        for s in set(cohort.images["subject"].astype(str)) - set(shared)
-        if s.casefold().strip() in plain
-    ]
-    if alike:
+    plain = {alike(name): name for name in splits.side}
+    others = sorted(set(cohort.images["subject"].astype(str)) - set(shared))
+    mistaken = next((name for name in others if alike(name) in plain), None)
+    if mistaken:
         raise SplitError(
-            f"pretrain: subject {alike[0][0]!r} looks like {alike[0][1]!r} of the study. Spell both alike."
+            f"pretrain: subject {mistaken!r} looks like {plain[alike(mistaken)]!r} of the study. Spell both alike."
         )
     if shared and wanted.subjects == "distinct":
         raise SplitError(

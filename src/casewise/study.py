@@ -51,6 +51,7 @@ def texts(value: Any) -> Any:
 Where = Annotated[dict[str, str | list[str]], BeforeValidator(texts)]
 Range = Annotated[tuple[float, float], BeforeValidator(parse_range)]
 Share = Annotated[float, BeforeValidator(parse_share), Field(ge=0, lt=1)]
+Metric = Literal["mae", "mse", "pcc", "ccc", "icc", "bias"]
 Level = Literal["image", "region", "case", "subject"]
 STACKERS = {
     "linear": "meta_learner",
@@ -64,7 +65,7 @@ STACKERS = {
 class Part(BaseModel):
     """A part of the study file: unknown keys are refused, values never change after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class Images(Part):
@@ -222,15 +223,22 @@ class Evaluation(Part):
     response: bool = True
     baseline: str = "first"
     missing_baseline: Literal["refuse", "leave_out"] = "refuse"
-    responders: list[float] = [50, 75, 90, 100]
+    responders: list[Annotated[float, Field(gt=0, le=100)]] = [50, 75, 90, 100]
     readers: dict[str, dict[str, str]] = {}
-    references: dict[str, dict[str, dict[str, float]]] = {}
+    references: dict[str, dict[str, dict[Metric, float]]] = {}
+
+    @field_validator("bands")
+    @classmethod
+    def _banded(cls, value: dict[str, float]) -> dict[str, float]:
+        if value and (len(value) < 2 or len(set(value.values())) < len(value)):
+            raise ValueError("bands need two names or more, each with a lower bound of its own")
+        return value
 
 
 class Compute(Part):
     """What the machine may choose. `auto` is a two-second measurement, recorded with the run."""
 
-    jobs: int | Literal["auto"] = "auto"
+    jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -284,14 +292,24 @@ class Study(Part):
                 raise ValueError(f"predict: {name!r} is a score of the whole case; a panel shows one region only")
         if self.panels.by == "region" and not self.regions:
             raise ValueError("regions: panels by region need the list of the study's regions")
-        if self.main and self.main not in names:
-            raise ValueError(f"main: {self.main!r} is neither a target nor a score.{nearest(self.main, names)}")
+        judged = [*self.outputs, *self.scores]
+        if self.main and self.main not in judged:
+            raise ValueError(f"main: {self.main!r} is neither predicted nor a score.{nearest(self.main, judged)}")
+        used = [("predict", name) for name in self.outputs] + [("split.balance", self.split.balance or "")]
+        for place, name in used:
+            if name in self.scores and "[" in self.scores[name].formula:
+                raise ValueError(
+                    f"{place}: {name!r} is worked out over several regions, and one panel does not show them all; "
+                    "name its targets, or a score of one region"
+                )
         if self.split.balance and self.split.balance not in names:
             raise ValueError(f"split.balance: {self.split.balance!r} is no target.{nearest(self.split.balance, names)}")
         for part in ("readers", "references"):
             for name in getattr(self.evaluation, part):
-                if name not in names:
-                    raise ValueError(f"evaluation.{part}: {name!r} is neither target nor score.{nearest(name, names)}")
+                if name not in judged:
+                    raise ValueError(
+                        f"evaluation.{part}: {name!r} is neither predicted nor a score.{nearest(name, judged)}"
+                    )
         return self
 
     @property
@@ -301,8 +319,8 @@ class Study(Part):
 
     @property
     def outcome(self) -> str:
-        """The main outcome: as stated, else the last score, else the first target."""
-        return self.main or (list(self.scores)[-1] if self.scores else next(iter(self.targets)))
+        """The main outcome: as stated, else the last score, else the first that is predicted."""
+        return self.main or (list(self.scores)[-1] if self.scores else self.outputs[0])
 
     @property
     def target_level(self) -> Level:

@@ -18,6 +18,18 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2 truth values: `on`, `off`, `yes` and `no` are words (`stop: {on: inner}` is a key)."""
 
 
+def _once(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    """A mapping whose keys stand once; YAML would let the last of two win silently."""
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    for key, (place, _) in zip(keys, node.value, strict=True):
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(
+                problem=f"the key {key!r} stands twice", problem_mark=place.start_mark
+            )
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _once)
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:bool"]
     for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -77,10 +89,7 @@ def build_study(values: dict[str, Any], *, source: str, folder: Path) -> Study:
     values = _expand(dict(values), source)
     for keys in (("cohort",), ("root",), ("weights_dir",), ("images", "store"), ("pretrain", "cohort")):
         _absolute(values, keys, folder)
-    weights = values.get("weights", "pretrained")
-    if isinstance(weights, str) and weights not in ("pretrained", "random"):
-        rest = weights.removeprefix("bundle:")
-        values["weights"] = ("bundle:" if weights.startswith("bundle:") else "") + str((folder / rest).resolve())
+    _absolute_weights(values, folder)
     try:
         return Study.model_validate(values)
     except ValidationError as error:
@@ -122,6 +131,7 @@ def _extended(values: dict[str, Any], source: str, *, folder: Path, seen: tuple[
         below = _extended(_mapping(_text(file), str(file)), str(file), folder=file.parent, seen=(*seen, str(file)))
         for keys in (("cohort",), ("root",), ("weights_dir",), ("images", "store"), ("pretrain", "cohort")):
             _absolute(below, keys, file.parent)
+        _absolute_weights(below, file.parent)
     else:
         below = _mapping(preset_text(str(parent)), f"preset {parent}")
     return _merged(below, values)
@@ -152,7 +162,7 @@ def _expand(values: dict[str, Any], source: str) -> dict[str, Any]:
     names = values.get("backbones")
     if isinstance(names, str):
         names = [name.strip() for name in names.split(",") if name.strip()]
-    if isinstance(names, list):
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
         from casewise.models.names import ALL29, check_backbones
 
         names = [n for name in names for n in (ALL29 if name == "all29" else [name])]
@@ -178,6 +188,13 @@ def _absolute(values: dict[str, Any], keys: tuple[str, ...], folder: Path) -> No
         values[key] = values = dict(values[key])
     if isinstance(values.get(keys[-1]), (str, Path)):
         values[keys[-1]] = (folder / values[keys[-1]]).resolve()
+
+
+def _absolute_weights(values: dict[str, Any], folder: Path) -> None:
+    weights = values.get("weights", "pretrained")
+    if isinstance(weights, str) and weights not in ("pretrained", "random"):
+        rest = weights.removeprefix("bundle:")
+        values["weights"] = ("bundle:" if weights.startswith("bundle:") else "") + str((folder / rest).resolve())
 
 
 def _sentence(problem: Any) -> str:

@@ -29,5 +29,5 @@ def panel_values(panels: pd.DataFrame, study: Study, name: str) -> np.ndarray:
 
 
 def truth_table(panels: pd.DataFrame, study: Study) -> np.ndarray:
-    """(P, T) float32 recorded values of everything the network predicts."""
-    return np.stack([panel_values(panels, study, name) for name in study.outputs], axis=1).astype(np.float32)
+    """(P, T) recorded values of everything the network predicts."""
+    return np.stack([panel_values(panels, study, name) for name in study.outputs], axis=1)

@@ -187,10 +187,11 @@ def compare(
 
     Returns, by metric, `best` (the learner with the best figure), `not_told_apart` (the learners, the best among them,
     whose difference from it may be noise) and `differences`: for each other learner {difference, low, high, noise}, its
-    figure minus the best one's; `noise` where the interval covers 0. The best was picked on the same cases, so a
-    difference looks larger than it would on others.
+    figure minus the best one's; `noise` where the interval covers 0, and always below ten subjects, whose intervals
+    are rough. The best was picked on the same cases, so a difference looks larger than it would on others, and no
+    allowance is made for the number of learners.
 
-    >>> truth, subjects = np.arange(6.), np.array(list("aabbcc"))
+    >>> truth, subjects = np.arange(20.), np.array(list("abcdefghij" * 2))
     >>> far = compare(truth, {"near": truth + .1, "far": truth + 2}, subjects, metrics=["mae"])["mae"]
     >>> far["best"], far["not_told_apart"], far["differences"]["far"]["noise"]
     ('near', ['near'], False)
@@ -202,7 +203,7 @@ def compare(
         return {}
     sums = _sums(truth[rows], matrix[rows], subjects[rows])
     points, samples = resample(sums, m.metrics_of, plan)
-    learners = list(predicted)
+    learners, rough = list(predicted), len(sums) < ROUGH_BELOW
     told: dict[str, dict[str, Any]] = {}
     for name in metrics:
         sign = 1.0 if m.METRICS[name].better == "low" else -1.0
@@ -217,7 +218,7 @@ def compare(
                 continue
             low, high = float(lows[number]), float(highs[number])
             known = len(sums) > 1 and not np.isnan(low)
-            noise = not known or low <= 0 <= high
+            noise = rough or not known or low <= 0 <= high
             equals += [learner] if noise else []
             differences[learner] = {
                 "difference": float(point[number] - point[best]),
@@ -229,7 +230,7 @@ def compare(
             "best": learners[best],
             "not_told_apart": equals,
             "n_subjects": len(sums),
-            "rough": len(sums) < ROUGH_BELOW,
+            "rough": rough,
             "differences": differences,
         }
     return told

@@ -6,7 +6,6 @@ baseline in the score, as PASI75 or PASI90).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
@@ -17,6 +16,7 @@ import pandas as pd
 from casewise.errors import StudyError, nearest
 from casewise.evaluation.agreement import group_agreement
 from casewise.evaluation.bootstrap import PLAN, Plan, by_subject
+from casewise.ordering import natural
 
 _ZERO = 1e-9
 
@@ -135,12 +135,7 @@ def visits_in_order(visits: pd.Series) -> list[str]:
     >>> visits_in_order(pd.Series(["week 16", "week 4", "baseline", "week 4"]))
     ['baseline', 'week 4', 'week 16']
     """
-
-    def order(visit: str) -> list[tuple[bool, int, str]]:
-        parts = [part for part in re.split(r"([0-9]+)", visit) if part]
-        return [(True, int(part), "") if part[0] in "0123456789" else (False, 0, part) for part in parts]
-
-    return sorted(map(str, visits.unique()), key=order)
+    return sorted(map(str, visits.unique()), key=natural)
 
 
 def _clear_rule(truth: np.ndarray, clear_at: float | None) -> tuple[float, str]:

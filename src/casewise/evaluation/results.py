@@ -93,8 +93,13 @@ def evaluate(
             ours = readers[readers["target"].isin(part["target"].unique())]
             told["readers"]["between"][stage] = between_readers(ours, plan, only_cases=set(part["case"]))
             told["readers"]["learners"][stage] = with_readers(part, ours, plan)
-            if not any(told["readers"]["learners"][stage].values()):
+            if part.merge(ours[["case", "target"]].drop_duplicates()).empty:
                 notes.append(f"{_capital(_NAMES[stage])} has no case that a reader scored.")
+            elif not any(told["readers"]["learners"][stage].values()):
+                notes.append(
+                    f"{_capital(_NAMES[stage])}: no reader's value stands at the level of a prediction (case, "
+                    "region or image), so that readers and learners are not compared."
+                )
         if scored.empty:
             notes.append(f"No case of {_NAMES[stage]} has a truth, so nothing is judged there.")
             continue
@@ -116,7 +121,8 @@ def evaluate(
     notes.append(
         f"Intervals are {100 * confidence:g} % percentile intervals from {resamples:,} resamples of whole subjects "
         f"(seed {seed}); learners are compared over the same resamples, and one counts as better only where the "
-        "interval of the difference leaves 0 out."
+        f"interval of the difference leaves 0 out and there are {ROUGH_BELOW} subjects or more. "
+        "No allowance is made for the number of learners compared."
     )
     told["notes"] = notes
     return dict(_plain(told))

@@ -1,21 +1,16 @@
-"""From a study to its jobs, and the fingerprint that tells whether a run folder belongs to this study."""
+"""From a study to its jobs."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from casewise.errors import RunError
-from casewise.files import write_json
+from casewise.files import write_atomic
+from casewise.jobs.fingerprint import job_fingerprint
 
 if TYPE_CHECKING:
-    from casewise.cohort import Cohort
     from casewise.split import Splits
     from casewise.study import Study
 
@@ -37,67 +32,22 @@ class Job:
 
 
 def expand(study: Study, splits: Splits, folder: Path, fingerprint: str) -> list[Job]:
-    """All jobs of a study, backbone by backbone."""
-    return [
-        Job(model, fold, folder / "jobs" / model.replace(":", "_").replace("/", "_") / f"fold{fold + 1}", fingerprint)
-        for model in study.backbones
-        for fold in range(splits.folds)
-    ]
+    """All jobs of a study, backbone by backbone; each knows the content of the weights file that it starts from."""
+    jobs = []
+    for model in study.backbones:
+        place = folder / "jobs" / model.replace(":", "_").replace("/", "_")
+        made_from = job_fingerprint(fingerprint, study, model)
+        jobs += [Job(model, fold, place / f"fold{fold + 1}", made_from) for fold in range(splits.folds)]
+    return jobs
 
 
-def what_decides(study: Study, cohort: Cohort, splits: Splits, address: str) -> dict[str, Any]:
-    """Everything that decides a network's bits, by name: study settings, the tiles, the truth, the split."""
-    plain = study.model_dump(mode="json")
-    names = ["panels", "targets", "predict", "recipe", "weights", "pretrain", "test_flips", "seed", "missing_regions"]
-    decided = {name: plain[name] for name in names}
-    decided["scores"] = {n: plain["scores"][n] for n in study.outputs if n in study.scores}
-    table = cohort.panels[["case", "region", "tiles", *study.targets]]
-    text = json.dumps(table.to_dict("list"), default=_plain, sort_keys=True)
-    decided["cohort"] = hashlib.sha256(text.encode()).hexdigest()
-    decided["tiles"] = address
-    decided["split"] = splits.hash
-    return decided
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    return str(value)
-
-
-def claim(folder: Path, decided: Mapping[str, Any]) -> str:
-    """Note in the run folder what its networks are made from, and return the fingerprint.
-
-    Raises:
-        RunError: the folder holds networks made from something else; it says what changed.
-    """
-    path = folder / "fingerprint.json"
-    fingerprint = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
-    if path.is_file():
-        before = json.loads(path.read_text())
-        changed = [line for key in decided for line in _differences(key, before["decided"].get(key), decided[key])]
-        if changed and any((folder / "jobs").glob("*/*/job.json")):
-            raise RunError(
-                f"{folder} holds networks of another study: {'; '.join(changed[:4])}. Results of both must not be "
-                "mixed. Give another folder with --out, or take the change back."
-            )
-    write_json(path, {"fingerprint": fingerprint, "decided": dict(decided)})
-    return fingerprint
-
-
-def _differences(place: str, before: Any, now: Any) -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [
-            line for key in {**before, **now} for line in _differences(f"{place}.{key}", before.get(key), now.get(key))
-        ]
-    if before == now:
-        return []
-    plain = {
-        "cohort": "rows or targets of the cohort table",
-        "tiles": "images or their preparation",
-        "split": "the split",
-    }
-    return [f"{plain[place]} changed" if place in plain else f"{place} was {before!r} and is {now!r}"]
+def begin(job: Job) -> None:
+    """Remove what an earlier study left half done in the job's folder: it may have learned from other subjects."""
+    mark = job.folder / "made-from"
+    if not mark.is_file() or mark.read_text() != job.fingerprint:
+        for name in ("state.safetensors", "pretrain/state.safetensors", "pretrain/body.safetensors", "job.json"):
+            (job.folder / name).unlink(missing_ok=True)
+        write_atomic(mark, job.fingerprint)
 
 
 def write_progress(job: Job, done: int, total: int, stage: str = "training") -> None:

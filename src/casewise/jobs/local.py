@@ -19,6 +19,7 @@ from casewise.jobs.expand import Job
 if TYPE_CHECKING:
     from casewise.jobs.network import Material
     from casewise.models.backbones import Network
+    from casewise.study import Compute
     from casewise.training.speed import Choice
 
 Tell = Callable[[float, str], None]
@@ -123,12 +124,13 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
     kept = json.loads(path.read_text()) if path.is_file() else {}
     found: dict[str, Choice] = {}
     missing: list[str] = []
-    side = study.images.size * max(study.panels.rows, study.panels.columns)
+    size = study.images.size
+    side = size * max(study.panels.rows, study.panels.columns)
     for model in dict.fromkeys(job.model for job in waiting):
         # Measuring draws random numbers; what a job draws later must not depend on whether it was measured.
         torch.manual_seed(0)
         network = build_network(model, len(study.outputs))
-        _try(network, side)
+        _try(network, size * study.panels.rows, size * study.panels.columns)
         try:
             for fold in {job.fold for job in waiting if job.model == model}:
                 load_weights(network, study.weights, folder=study.weights_dir, held_out=material.splits.held_out(fold))
@@ -137,8 +139,15 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
             continue
         if model in kept:
             values = kept[model]
-            found[model] = Choice(**{**values, "measured": tuple(tuple(pair) for pair in values["measured"])})
-            continue
+            choice = Choice(**{**values, "measured": tuple(tuple(pair) for pair in values["measured"])})
+            if _holds(choice, study.compute):
+                found[model] = choice
+                continue
+            if any(any(job.folder.parent.glob("*/job.json")) for job in waiting if job.model == model):
+                raise RunError(
+                    f"{folder}: {model} was trained on {choice.device} in {choice.precision}, which is not "
+                    "what the study states or what this machine has. Give another folder with --out."
+                )
         found[model] = choose(
             network, study.compute, side=side, batch=study.recipe.batch, threads=threads, memo=memo_path()
         )
@@ -149,7 +158,19 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
     return found
 
 
-def _try(network: Network, side: int) -> None:
+def _holds(choice: Choice, compute: Compute) -> bool:
+    """Whether a kept choice is what the study states and what this machine has."""
+    import torch
+
+    return (
+        compute.precision in ("auto", choice.precision)
+        and compute.memory_format in ("auto", "channels_last" if choice.channels_last else "contiguous")
+        and compute.device in ("auto", choice.device)
+        and (choice.device != "cuda" or torch.cuda.is_available())
+    )
+
+
+def _try(network: Network, height: int, width: int) -> None:
     """Check that the network takes panels of this size.
 
     Raises:
@@ -159,10 +180,10 @@ def _try(network: Network, side: int) -> None:
 
     try:
         with torch.inference_mode():
-            network.eval().features(torch.zeros(1, 3, side, side))
+            network.eval().features(torch.zeros(1, 3, height, width))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise StudyError(
-            f"backbones: {network.name} cannot take panels of {side}×{side} px: {str(error).splitlines()[0]}. "
+            f"backbones: {network.name} cannot take panels of {width}×{height} px: {str(error).splitlines()[0]}. "
             "Change images.size or panels.grid so that one side of the panel is what it takes."
         ) from error
 

@@ -13,7 +13,7 @@ import torch
 
 from casewise.errors import SplitError
 from casewise.files import write_json
-from casewise.jobs.expand import Job, write_progress
+from casewise.jobs.expand import Job, begin, write_progress
 from casewise.jobs.pretraining import Pretrained, pretrain
 from casewise.jobs.rows import prediction_rows
 from casewise.models.backbones import Network, build_network
@@ -60,6 +60,7 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
     keep_memory()
     torch.set_num_threads(choice.threads)
     begun = time.monotonic()
+    begin(job)
     write_progress(job, 0, material.study.recipe.epochs)
     study, panels, splits = material.study, material.cohort.panels, material.splits
     subjects = panels["subject"].astype(str)
@@ -80,8 +81,9 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
 
     torch.manual_seed(seed)
     network = build_network(job.model, len(study.outputs), dropout=study.recipe.dropout)
-    origin = load_weights(network, study.weights, folder=study.weights_dir, held_out=held_out)
-    seen: set[str] = set(training)
+    origin, known = load_weights(network, study.weights, folder=study.weights_dir, held_out=held_out)
+    # All who shaped it, also by deciding when to stop, and whom its first weights had seen.
+    seen = {*training, *stopped_on, *known}
     if material.pretraining:
         kept_out = sorted({*held_out, *(stopped_on if study.recipe.stop.on == "inner" else [])})
         learned, used = pretrain(network, material.pretraining, job, choice, kept_out=kept_out, seed=seed)
@@ -98,7 +100,9 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         return np.flatnonzero(chosen & ~np.isnan(truth).all(axis=1) if scored else chosen)
 
     def part(rows: NDArray[np.intp]) -> PanelData:
-        return PanelData(store, [tiles[r] for r in rows], torch.from_numpy(truth[rows]), study.panels)
+        return PanelData(
+            store, [tiles[r] for r in rows], torch.from_numpy(truth[rows].astype(np.float32)), study.panels
+        )
 
     fit_rows, stop_rows = rows_of(fitted_on, scored=True), rows_of(stopped_on, scored=True)
     if study.recipe.stop.on == "none":
@@ -120,9 +124,7 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
                 flips=study.test_flips,
             ).numpy()
             tables.append(
-                prediction_rows(
-                    panels.iloc[rows], material.cohort, study, values, stage=stage, model=job.model, fold=job.fold
-                )
+                prediction_rows(panels.iloc[rows], study, values, stage=stage, model=job.model, fold=job.fold)
             )
     facts = {
         "backbone": job.model,

@@ -81,7 +81,10 @@ def pretrain(
     rows = np.flatnonzero(subjects.isin(used).to_numpy() & ~np.isnan(truth).all(axis=1))
     tiles = [list(map(int, panels["tiles"].iloc[r])) for r in rows]
     data = PanelData(
-        open_tiles(pretraining.tiles, pretraining.address), tiles, torch.from_numpy(truth[rows]), study.panels
+        open_tiles(pretraining.tiles, pretraining.address),
+        tiles,
+        torch.from_numpy(truth[rows].astype(np.float32)),
+        study.panels,
     )
     torch.manual_seed(mixed_seed(seed, "pretrain"))
     whole = build_network(job.model, len(study.outputs), dropout=study.recipe.dropout)

@@ -11,12 +11,11 @@ from casewise.truth import truth_table
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from casewise.cohort import Cohort
     from casewise.study import Study
 
 
 def prediction_rows(
-    panels: pd.DataFrame, cohort: Cohort, study: Study, values: NDArray[Any], *, stage: str, model: str, fold: int
+    panels: pd.DataFrame, study: Study, values: NDArray[Any], *, stage: str, model: str, fold: int
 ) -> pd.DataFrame:
     """The network's outputs (P, T) as rows of the predictions table, each at its target's level and in its range."""
     truth = truth_table(panels, study)
@@ -28,8 +27,8 @@ def prediction_rows(
         table["y_pred"] = values[:, column].astype(float)
         table["image"] = ""
         if level == "image":
-            paths = cohort.images.set_index("image")["path"]
-            table["image"] = [str(paths[t[0]]) for t in panels["tiles"]]
+            # By number: paths may move between the jobs of a run; steps.train puts them in.
+            table["image"] = [str(t[0]) for t in panels["tiles"]]
         if level in ("case", "subject"):
             table["region"] = ""
         keys = ["case", "subject", "visit", "day", "region", "image"]

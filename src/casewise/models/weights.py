@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def load_weights(network: Network, weights: str, *, folder: Path | None = None, held_out: Sequence[str] = ()) -> str:
-    """Fill `network` with its first weights and return one sentence on where they came from.
+def load_weights(
+    network: Network, weights: str, *, folder: Path | None = None, held_out: Sequence[str] = ()
+) -> tuple[str, list[str]]:
+    """Fill `network` with its first weights; return one sentence on where they came from and whom they had seen.
 
     Order: `random` as stated by the study; an explicit file; `bundle:PATH` (a trained casewise network); for
     `pretrained`, `<name>.safetensors` in `folder` or in CASEWISE_WEIGHTS, then the library's own download.
@@ -36,20 +38,31 @@ def load_weights(network: Network, weights: str, *, folder: Path | None = None, 
     """
     name = network.name
     if weights == "random":
-        return "random, as the study states"
+        return "random, as the study states", []
     if weights.startswith("bundle:"):
         return _from_bundle(network, Path(weights.removeprefix("bundle:")), held_out)
     if weights != "pretrained":
         path = Path(weights)
         if path.is_dir():
-            return _from_folder(network, path)
+            return _from_folder(network, path), []
         if not path.is_file():
             raise WeightsError(f"weights: there is no file {path}.")
-        return _from_file(network, path)
-    for place in (folder, _environment_folder()):
-        if place and (place / f"{_file_name(name)}.safetensors").is_file():
-            return _from_folder(network, place)
-    return _downloaded(network, folder)
+        return _from_file(network, path), []
+    found = weights_file(name, weights, folder)
+    return (_from_file(network, found) if found else _downloaded(network, folder)), []
+
+
+def weights_file(name: str, weights: str, folder: Path | None) -> Path | None:
+    """The file that `load_weights` takes, or None where it needs none or downloads one."""
+    if weights == "random":
+        return None
+    if weights.startswith("bundle:"):
+        return Path(weights.removeprefix("bundle:")) / "model.safetensors"
+    if weights != "pretrained":
+        path = Path(weights)
+        return path / f"{_file_name(name)}.safetensors" if path.is_dir() else path
+    places = [place / f"{_file_name(name)}.safetensors" for place in (folder, _environment_folder()) if place]
+    return next((path for path in places if path.is_file()), None)
 
 
 def _file_name(name: str) -> str:
@@ -120,7 +133,7 @@ def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> None:
     network.body.load_state_dict({k: tensors.get(k, v) for k, v in body.items()})
 
 
-def _from_bundle(network: Network, path: Path, held_out: Sequence[str]) -> str:
+def _from_bundle(network: Network, path: Path, held_out: Sequence[str]) -> tuple[str, list[str]]:
     model, facts = path / "model.safetensors", path / "model.json"
     if not (model.is_file() and facts.is_file()):
         raise WeightsError(f"weights: {path} is no trained casewise network (model.safetensors and model.json).")
@@ -136,7 +149,7 @@ def _from_bundle(network: Network, path: Path, held_out: Sequence[str]) -> str:
     tensors = read_tensors(model)
     body = {k.removeprefix("body."): v for k, v in tensors.items() if k.startswith("body.")}
     _fill(network, body, str(path))
-    return f"bundle {path}, itself from {values['weights']}"
+    return f"bundle {path}, itself from {values['weights']}", list(values["subjects"])
 
 
 def _downloaded(network: Network, folder: Path | None) -> str:

@@ -9,8 +9,9 @@ import numpy as np
 from markupsafe import Markup
 
 from casewise.evaluation.response import percent_change
+from casewise.ordering import natural
 from casewise.report.drawing import MODEL, PHYSICIAN, canvas, frame, place, svg
-from casewise.report.wording import natural, number, shortened
+from casewise.report.wording import number, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,7 @@ class Track:
 
     Attributes:
         names: what to write below each visit.
-        days: days since the subject's first visit, NaN where unknown.
+        days: the visits' days as the cohort table counts them, NaN where unknown.
         physician, model: the scores.
         changes: (2, visits) percent change from baseline by physician and by model, NaN where it has no meaning.
     """
@@ -57,7 +58,7 @@ def tracks(rows: pd.DataFrame, *, baseline: str) -> list[Track]:
         days = own["day"].to_numpy(float)
         changes = own[["true_change", "predicted_change"]].to_numpy(float).T
         known = own["y_true"].to_numpy(float), own["y_pred"].to_numpy(float)
-        result.append(Track(str(subject), own["visit"].astype(str).tolist(), days - days[0], *known, changes))
+        result.append(Track(str(subject), own["visit"].astype(str).tolist(), days, *known, changes))
     return sorted(result, key=lambda track: natural(track.subject))
 
 
@@ -68,7 +69,7 @@ def spaced_evenly(found: list[Track]) -> bool:
         if not np.isfinite(track.days).all():
             return True
         gaps = np.diff(track.days)
-        if (gaps <= 0).any() or gaps.min() / track.days[-1] * room * 0.92 < LABEL:
+        if (gaps <= 0).any() or gaps.min() / (track.days[-1] - track.days[0]) * room * 0.92 < LABEL:
             return True
     return False
 

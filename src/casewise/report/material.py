@@ -48,13 +48,16 @@ class Material:
 
     @cached_property
     def stage(self) -> str:
-        """`test` if there is a test set with predictions, else `oof`."""
-        return "test" if (self.predictions["stage"] == "test").any() else "oof"
+        """The stage of the headline in `metrics.json`; without one `test` if it has predictions, else `oof`."""
+        there = [s for s in ("test", "oof") if (self.predictions["stage"] == s).any()]
+        judged = (self.metrics.get("main") or {}).get("stage")
+        return judged if judged in there else (there or ["oof"])[0]
 
     @property
     def stages(self) -> list[str]:
         """The stages with predictions, the one the report speaks of first."""
-        return [s for s in ("test", "oof") if (self.predictions["stage"] == s).any()]
+        order = [self.stage, *(s for s in ("test", "oof") if s != self.stage)]
+        return [s for s in order if (self.predictions["stage"] == s).any()]
 
     @cached_property
     def learners(self) -> list[str]:

@@ -22,11 +22,23 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
     """Write the page for `run`; the learners of runs in `beside` stand in the same tables.
 
     Raises:
-        RunError: a folder holds no finished run.
+        RunError: a folder holds no finished run, or one without figures of the stage that the page is about.
     """
     material = [_material(folder) for folder in (run, *beside)]
     study, metrics = material[0]["study"], material[0]["metrics"]
-    stage = "test" if "test" in metrics["metrics"] else "oof"
+    stage = (metrics.get("main") or {}).get("stage")
+    stage = stage if stage in STAGES else next((name for name in STAGES if metrics["metrics"].get(name)), None)
+    if stage is None:
+        raise RunError(
+            f"{run}: nothing was judged, since no prediction has a recorded value; there is no page to write."
+        )
+    for folder, part in zip(beside, material[1:], strict=True):
+        if not part["metrics"]["metrics"].get(stage):
+            there = [STAGES[name] for name in STAGES if part["metrics"]["metrics"].get(name)]
+            found = f"it has figures from {' and '.join(there)}" if there else "nothing was judged there"
+            raise RunError(
+                f"{folder} cannot stand beside {run}, whose figures are from {STAGES[stage]}: {found}. Leave it out."
+            )
     lines = [f"# {study['title'] or study['name']}", ""]
     if study["synthetic"]:
         lines += ["**Synthetic phantom data, not patients.**", ""]
@@ -61,18 +73,29 @@ def _targets(study: dict[str, Any], metrics: dict[str, Any], stage: str) -> list
 def _how(material: list[dict[str, Any]], stage: str) -> list[str]:
     study, splits = material[0]["study"], material[0]["splits"]
     sides = splits["n"]
-    trained = [n for name, n in sides.items() if name != "test"]
+    folds = splits.get("folds") or sum(name != "test" for name in sides)
     total = sum(n["subjects"] for n in sides.values()), sum(n["cases"] for n in sides.values())
     stop = {
         "inner": "Training stopped on an inner, grouped part of the training folds.",
         "fold": "Training stopped on the very fold that is predicted, as published: these figures are too good.",
         "none": f"Every network was trained for {study['recipe']['epochs']} epochs on all its training folds.",
     }[study["recipe"]["stop"]["on"]]
+    how = str(splits.get("how") or "")
+    imported = how if how.startswith("column ") else ""
+    unseen = "every case is predicted by networks that never saw its subject"
+    if stage == "oof" and study["recipe"]["stop"]["on"] == "fold":
+        unseen = "every case is predicted by networks not fitted on its subject, but stopped by its fold"
+    known = (
+        ""
+        if study.get("subjects_known", True)
+        else "It is not known which images show the same person: images of one person may stand on both sides of the "
+        "split, and every figure may be too good. "
+    )
     return [
-        f"{total[0]} subjects, {total[1]} cases; {len(trained)} folds by subject"
+        f"{total[0]} subjects, {total[1]} cases; {folds} folds by subject"
+        + (f" (taken from {imported})" if imported else "")
         + (f", {sides['test']['subjects']} subjects in the test set" if sides["test"]["subjects"] else ", no test set")
-        + f". Figures are from {STAGES[stage]}: every case is predicted by networks that never saw its subject. "
-        f"{stop} "
+        + f". Figures are from {STAGES[stage]}: {unseen}. {known}{stop} "
         f"In brackets: {study['evaluation']['confidence']:.0%} intervals from {study['evaluation']['resamples']:,} "
         f"resamples of subjects. Split manifest `{splits['hash'][:16]}`.",
     ]
@@ -89,7 +112,7 @@ def _table(target: str, stage: str, material: list[dict[str, Any]]) -> list[str]
     lines = ["| learner | cases | " + " | ".join(METRICS.values()) + " |", "|---" * (len(METRICS) + 2) + "|"]
     for number, part in enumerate(material):
         suffix = "" if number == 0 else f" ({part['study']['name']})"
-        for learner, targets in part["metrics"]["metrics"][stage].items():
+        for learner, targets in part["metrics"]["metrics"].get(stage, {}).items():
             figures = targets.get(target)
             if figures:
                 cells = [_figure(figures.get(metric)) for metric in METRICS]
@@ -108,12 +131,13 @@ def _table(target: str, stage: str, material: list[dict[str, Any]]) -> list[str]
 
 def _told(target: str, stage: str, metrics: dict[str, Any]) -> list[str]:
     """Who can be told apart from the learner that is best in number, by MAE."""
-    compared = metrics["comparisons"].get(stage, {}).get(target, {}).get("mae")
+    compared = metrics.get("comparisons", {}).get(stage, {}).get(target, {}).get("mae")
     if not compared or len(compared["not_told_apart"]) + len(compared["differences"]) < 2:
         return []
     alike = [name for name in compared["not_told_apart"] if name != compared["best"]]
     if alike:
-        return ["", f"The smallest MAE is {compared['best']}'s; {', '.join(alike)} cannot be told apart from it."]
+        few = " from fewer than ten subjects" if compared.get("rough") else ""
+        return ["", f"The smallest MAE is {compared['best']}'s; {', '.join(alike)} cannot be told apart from it{few}."]
     return ["", f"{compared['best']} has the smallest MAE, and the paired interval of each difference leaves 0 out."]
 
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
+from casewise.ordering import natural
 from casewise.report import figures_agreement as agree
 from casewise.report import figures_cohort, figures_learners, figures_time, summary, tables
 from casewise.report.failures import parts_of
 from casewise.report.material import Material, is_number
-from casewise.report.wording import display_name, interval, natural, number
+from casewise.report.wording import display_name, interval, number
 from casewise.report.words import Words
 
 if TYPE_CHECKING:
@@ -227,6 +228,7 @@ def labels(material: Material) -> dict[str, Any]:
         "tested": "test" in set(sides.values()),
         "imbalance": tables.imbalance_rows(material),
         "sides": tables.split_rows(material),
+        "imported": tables.imported_from(material),
         "balance": display_name(study, str(material.splits.get("balance") or "")),
     }
 

@@ -34,7 +34,11 @@ def _accuracy(material: Material, words: Words) -> str:
     if material.stage == "test":
         where = f"On the test set ({where} that no network learned from)"
     else:
-        where = f"There is no test set; out of fold ({where}, each predicted by networks that never saw the subject)"
+        unseen = "networks that never saw the subject"
+        if material.study.recipe.stop.on == "fold":
+            unseen = "networks not fitted on the subject, but stopped at the epoch that suited the predicted fold"
+        none = "The test set has no recorded value" if "test" in material.stages else "There is no test set"
+        where = f"{none}; out of fold ({where}, each predicted by {unseen})"
     value, bounds = mae["value"] if mae else float(error.mean()), interval(mae, words.digits, words=True)
     low, high = material.range_of(material.study.outcome)
     told = f" ({words.confidence} interval {bounds})" if bounds else ""
@@ -121,10 +125,11 @@ def comparison(material: Material, stage: str, metric: str = "mae", most: int = 
     small = {"mae": "smallest mean error", "mse": "smallest MSE"}.get(metric, f"highest {metric.upper()}")
     begin = f"{'On the test set' if stage == 'test' else 'Out of fold'}, {best} has the {small}"
     if not alike:
-        return f"{begin}, and its lead over every other learner is beyond chance."
+        return f"{begin}, and the interval of its lead over every other learner leaves 0 out."
+    few = " from fewer than ten subjects" if told.get("rough") else ""
     if len(alike) == count:
         others = "the other cannot" if count == 1 else f"none of the {count} others can"
-        return f"{begin}, but {others} be told apart from it: no learner is shown to be the best."
+        return f"{begin}, but {others} be told apart from it{few}: no learner is shown to be the best."
     left = len(alike) - most
     names = listed(alike) if left < 2 else f"{', '.join(alike[:most])} and {left} more"
     return f"{begin}, but {len(alike)} of {count} others cannot be told apart from it: {names}."

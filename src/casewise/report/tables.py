@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from casewise.ordering import natural
 from casewise.report.material import Material, is_number
 from casewise.report.wording import (
     MISSING,
@@ -13,7 +14,6 @@ from casewise.report.wording import (
     display_name,
     duration,
     interval,
-    natural,
     number,
     shortened,
     signed,
@@ -263,15 +263,22 @@ def split_rows(material: Material) -> list[Row]:
     ]
 
 
+def imported_from(material: Material) -> str:
+    """`column NAME` where the split was read from the cohort table, else nothing."""
+    how = str(material.splits.get("how") or "")
+    return how if how.startswith("column ") else ""
+
+
 def imbalance_rows(material: Material) -> list[Row]:
     """One line a target: the gap in label shares between test and training, and between the folds."""
     found = material.splits.get("imbalance", {})
     names = list(dict.fromkeys([*found.get("test", {}), *found.get("folds", {})]))
+    guide = "" if imported_from(material) else material.splits.get("balance")
     rows = []
     for name in names[:40]:
         cells = []
         for side in ("test", "folds"):
             share = found.get(side, {}).get(name)
             cells.append(Cell(f"{100 * share:.1f} %" if is_number(share) else MISSING))
-        rows.append(Row(display_name(material.study, name), cells, mark=name == material.splits.get("balance")))
+        rows.append(Row(display_name(material.study, name), cells, mark=name == guide))
     return rows

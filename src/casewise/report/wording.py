@@ -116,16 +116,6 @@ def duration(seconds: Any) -> str:
     return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
 
 
-def natural(text: Any) -> list[tuple[int, int, str]]:
-    """Key that sorts `S2` before `S10`.
-
-    >>> sorted(["S10", "S2"], key=natural)
-    ['S2', 'S10']
-    """
-    parts = re.findall(r"\d+|\D+", str(text))
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part.casefold()) for part in parts]
-
-
 def shortened(text: Any, length: int) -> str:
     """Text cut to `length` characters with an ellipsis.
 

@@ -113,7 +113,9 @@ def fit(
         trainer.fit(module, ckpt_path=str(state) if state.is_file() else None)
     except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit of its own
         raise KeyboardInterrupt from stopped
-    if not all(math.isfinite(h["train_loss"]) for h in module.history) or (keep == "best" and not module.best):
+    if not all(math.isfinite(h["train_loss"] + h["stop_loss"]) for h in module.history) or (
+        keep == "best" and not module.best
+    ):
         raise CasewiseError(
             f"Training {network.name} went wrong: its loss is no longer a number after {len(module.history)} epochs. "
             f"Lower recipe.lr (now {recipe.lr:g})."

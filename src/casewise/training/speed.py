@@ -8,12 +8,14 @@ import os
 import platform
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from casewise.errors import CasewiseError
+from casewise.errors import CasewiseError, RunError
 from casewise.files import write_json
 from casewise.models.backbones import Network
 from casewise.study import Compute
@@ -66,14 +68,22 @@ def choose(network: Network, compute: Compute, *, side: int, batch: int, threads
     key = "|".join(
         map(str, [network.name, side, batch, threads, options, torch.__version__, platform.machine(), cpu_name()])
     )
-    known = json.loads(memo.read_text()) if memo and memo.is_file() else {}
+    known = _remembered(memo)
     if key in known:
         values = known[key]
         return Choice(**{**values, "measured": tuple((str(n), float(s)) for n, s in values["measured"])})
     choice = _measured(network, options, side=side, batch=batch, threads=threads)
     if memo:
-        write_json(memo, known | {key: asdict(choice)})
+        with suppress(RunError):  # only a cache: a home that cannot be written is no reason to stop
+            write_json(memo, known | {key: asdict(choice)})
     return choice
+
+
+def _remembered(memo: Path | None) -> dict[str, Any]:
+    try:
+        return dict(json.loads(memo.read_text())) if memo and memo.is_file() else {}
+    except (OSError, ValueError):
+        return {}
 
 
 def _measured(network: Network, options: list[tuple[str, bool]], *, side: int, batch: int, threads: int) -> Choice:

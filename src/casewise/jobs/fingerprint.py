@@ -1,0 +1,113 @@
+"""What a run's networks are made from, so that results of two studies are never mixed in one folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import casewise
+from casewise.errors import RunError
+from casewise.files import write_json
+
+if TYPE_CHECKING:
+    from casewise.cohort import Cohort
+    from casewise.images.store import TileStore
+    from casewise.jobs.pretraining import Pretrained
+    from casewise.split import Splits
+    from casewise.study import Study
+
+
+def what_decides(study: Study, cohort: Cohort) -> dict[str, Any]:
+    """What decides a network's bits before any image is read: settings by name, and the table."""
+    plain = study.model_dump(mode="json")
+    names = ["panels", "targets", "predict", "recipe", "weights", "pretrain", "test_flips", "seed", "missing_regions"]
+    decided = {name: plain[name] for name in names}
+    decided["scores"] = plain["scores"] if set(study.outputs) & set(study.scores) else {}
+    decided["cohort"] = _table_hash(cohort, study)
+    return decided
+
+
+def with_images(
+    decided: dict[str, Any], splits: Splits, tiles: TileStore, pretraining: Pretrained | None
+) -> dict[str, Any]:
+    """The same with the split, the tiles, and the other cohort that is learned from first."""
+    other = f"{_table_hash(pretraining.cohort, pretraining.study)} {pretraining.address}" if pretraining else None
+    return decided | {"tiles": tiles.address, "split": splits.hash, "pretraining": other}
+
+
+def _table_hash(cohort: Cohort, study: Study) -> str:
+    table = cohort.panels[["case", "region", "tiles", *study.targets]]
+    text = json.dumps(table.to_dict("list"), default=_plain, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def job_fingerprint(fingerprint: str, study: Study, model: str) -> str:
+    """The run's fingerprint with the content of the weights file that `model` starts from."""
+    from casewise.models.weights import weights_file
+
+    file = weights_file(model, study.weights, study.weights_dir)
+    content = ""
+    if file and file.is_file():
+        with file.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashlib.sha256(f"{fingerprint} {model} {content}".encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    return str(value)
+
+
+def claim(folder: Path, decided: Mapping[str, Any]) -> str:
+    """Note in the run folder what its networks are made from, and return the fingerprint.
+
+    Raises:
+        RunError: the folder holds networks made from something else; it says what changed.
+    """
+    refuse_other(folder, decided)
+    fingerprint = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
+    versions = {name: metadata.version(name) for name in ("torch", "torchvision", "timm", "lightning")}
+    record = {"fingerprint": fingerprint, "casewise": casewise.__version__, **versions, "decided": dict(decided)}
+    write_json(folder / "fingerprint.json", record)
+    return fingerprint
+
+
+def refuse_other(folder: Path, decided: Mapping[str, Any]) -> None:
+    """Stop if the folder holds finished networks that were made from something else than `decided`.
+
+    Raises:
+        RunError: saying what changed.
+    """
+    path = folder / "fingerprint.json"
+    if not path.is_file() or not any((folder / "jobs").glob("*/*/job.json")):
+        return
+    before = json.loads(path.read_text())["decided"]
+    changed = [line for key in decided for line in _differences(key, before.get(key), decided[key])]
+    if changed:
+        raise RunError(
+            f"{folder} holds networks of another study: {'; '.join(changed[:4])}. Results of both must not be "
+            "mixed. Give another folder with --out, or take the change back."
+        )
+
+
+def _differences(place: str, before: Any, now: Any) -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            line for key in {**before, **now} for line in _differences(f"{place}.{key}", before.get(key), now.get(key))
+        ]
+    if before == now:
+        return []
+    plain = {
+        "cohort": "rows or targets of the cohort table",
+        "tiles": "images or their preparation",
+        "split": "the split",
+        "pretraining": "the cohort to pretrain on",
+    }
+    return [f"{plain[place]} changed" if place in plain else f"{place} was {before!r} and is {now!r}"]

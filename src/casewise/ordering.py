@@ -1,0 +1,26 @@
+"""The one order of names: numbers within them by their size, words before numbers, case looked through."""
+
+from __future__ import annotations
+
+import re
+
+PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def natural(name: object) -> tuple[tuple[int, float, str], ...]:
+    """A sort key that reads numbers within names.
+
+    >>> sorted(["week10", "week2", "Baseline", "baseline 2"], key=natural)
+    ['Baseline', 'baseline 2', 'week2', 'week10']
+    >>> sorted(["10", "-5", "2", "baseline"], key=natural)
+    ['baseline', '-5', '2', '10']
+    """
+    text = str(name)
+    if PLAIN_NUMBER.fullmatch(text):
+        return ((2, float(text), ""), (0, 0.0, text))
+    parts = [part for part in re.split(r"([0-9]+)", text) if part]
+    # The text itself comes last, so that names such as 'v1' and 'v01' keep one order.
+    return (
+        *((2, float(p), "") if re.fullmatch("[0-9]+", p) else (1, 0.0, p.casefold()) for p in parts),
+        (0, 0.0, text),
+    )
