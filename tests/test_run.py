@@ -121,7 +121,7 @@ def test_another_recipe_in_the_same_folder_is_refused(finished: tuple[Run, Path]
     with pytest.raises(RunError, match=r"recipe\.lr was 0\.01 and is 0\.5"):
         run(other, done.folder)
     assert {p: p.read_bytes() for p in done.folder.iterdir() if p.is_file()} == before
-    with pytest.raises(RunError, match="split differently"):
+    with pytest.raises(RunError, match="seed was 0 and is 9"):
         run(study.model_copy(update={"seed": 9}), done.folder)
 
 

@@ -66,6 +66,8 @@ def test_settings_are_laid_over_the_preset(tmp_path: Path) -> None:
         ("targets: {a: {range: [0, .inf]}}", "finite"),
         ("seed: 1\nseed: 2", "the key 'seed' stands twice"),
         ("backbones: [[a]]", "valid string"),
+        ("targets: {a: 0...4}", "a range is written as two numbers"),
+        ("name: ../../up", "name: string should match pattern"),
         ("extends: onestep-psai", "Did you mean 'onestep-pasi'"),
     ],
 )

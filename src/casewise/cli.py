@@ -15,7 +15,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Train, check, explain and ship image models for clinical studies. Start with `casewise init`.",
+    help="Train and judge image models for clinical studies. Start with `casewise init`.",
 )
 
 
@@ -48,7 +48,11 @@ def run(
     from casewise.run import run as run_study
 
     plan = _read(study, weights_dir, jobs)
-    done = run_study(plan, out or Path("runs") / plan.name, show=Terminal())
+    try:
+        done = run_study(plan, out or Path("runs") / plan.name, show=Terminal())
+    except KeyboardInterrupt:
+        print("\nstopped; give the same command again to continue", file=sys.stderr)
+        raise
     print(f"report: {done.report}")
 
 
@@ -97,7 +101,7 @@ def phantom(
     subjects: Annotated[int, typer.Option(min=2, help="Number of subjects.")] = 30,
     visits: Annotated[int, typer.Option(min=1, help="Visits of each subject.")] = 6,
     size: Annotated[str, typer.Option(help="Width x height in pixels, up to 4928x3264.")] = "492x326",
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another number draws another cohort.")] = 0,
     labels: Annotated[str, typer.Option(help="true, or shuffled between subjects.")] = "true",
 ) -> None:
     """Draw a synthetic psoriasis cohort with known truth, marked as synthetic everywhere."""
@@ -166,7 +170,6 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\nstopped; run the same command again to continue", file=sys.stderr)
         sys.exit(130)
 
 

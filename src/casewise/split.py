@@ -153,9 +153,11 @@ def split(cohort: Cohort, study: Study) -> Splits:
         folds = study.split.folds
         tested = max(1, round(study.split.test * len(subjects))) if study.split.test else 0
         if len(subjects) - tested < folds:
+            most = len(subjects) - tested
+            remedy = f"Give split.folds at most {most}, or add subjects." if most >= 2 else "Add subjects."
             raise SplitError(
-                f"There are {len(subjects)} subjects, {tested} of them for the test set: too few for {folds} folds. "
-                f"Give split.folds at most {max(len(subjects) - tested, 0)}, or add subjects."
+                f"The cohort has {len(subjects)} subjects, {tested} of them for the test set: "
+                f"too few for {folds} folds. {remedy}"
             )
         side = {}
         training = subjects

@@ -52,6 +52,9 @@ def read(study: Study, folder: Path | None, show: Show) -> Cohort:
             f"{study.cohort}: no case has any of {', '.join(study.outputs)} recorded: there is nothing to learn. "
             "Fill in the target columns."
         )
+    for name, values in zip(study.outputs, truth_table(cohort.panels, study).T, strict=True):
+        if np.nanmin(values) == np.nanmax(values):
+            raise CohortError(f"{study.cohort}: {name} is {np.nanmin(values):g} everywhere: there is nothing to learn.")
     if folder:
         refuse_other(folder, what_decides(study, cohort))
     parts = [
@@ -185,8 +188,10 @@ def stack(study: Study, predictions: pd.DataFrame, folder: Path, show: Show) -> 
     """Combine the base learners by the study's stackers."""
     from casewise.stacking import stack as fit_stackers
 
-    if not study.stack:
+    if not study.stack or len(study.backbones) < 2:
         write_json(folder / "stackers.json", {})
+        if study.stack:
+            show.line("stack", "left out: one backbone alone is not combined")
         return predictions
     ranges = {name: study.range_of(name) for name in study.outputs}
     stacked = fit_stackers(predictions, study.stack, ranges=ranges)
@@ -228,6 +233,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Pa
                 f"{name}: {len(cases)} cases lack a region; it is taken as the mean of the regions that are there. "
                 "They are predicted, but not judged, since their recorded score is unknown."
             )
+    found["notes"] += [*guess(predictions, study.outcome), *hopeless(study, folder)]
     write_json(folder / "metrics.json", found)
     show.line(
         "evaluate",
@@ -235,6 +241,45 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Pa
         f"{time.monotonic() - begun:.0f} s",
     )
     return found
+
+
+def guess(predictions: pd.DataFrame, target: str) -> list[str]:
+    """For scale: the error of always guessing the mean of the training subjects' cases."""
+    rows = predictions[(predictions["target"] == target) & predictions["y_true"].notna()]
+    rows = rows.drop_duplicates(["stage", "case", "region", "image"])
+    oof = rows[rows["stage"] == "oof"]
+    told = []
+    for stage, name in (("test", "On the test set"), ("oof", "Out of fold")):
+        part = rows[rows["stage"] == stage]
+        if not len(part) or oof["outer_fold"].nunique() < 2:
+            continue
+        if stage == "test":
+            error = (part["y_true"] - oof["y_true"].mean()).abs()
+        else:
+            sums = oof.groupby("outer_fold")["y_true"].agg(["sum", "count"])
+            others = (sums["sum"].sum() - sums["sum"]) / (sums["count"].sum() - sums["count"])
+            error = (part["y_true"] - part["outer_fold"].map(others).astype(float)).abs()
+        told.append(
+            f"{name}, always guessing the training subjects' mean {target} gives a mean error of {error.mean():.2f}."
+        )
+    return told
+
+
+def hopeless(study: Study, folder: Path) -> list[str]:
+    """Networks whose stopping loss never fell below that of guessing the mean (1 in standardised units)."""
+    if study.recipe.stop.on == "none":
+        return []
+    told = []
+    for model in study.backbones:
+        place = folder / "jobs" / model.replace(":", "_").replace("/", "_")
+        losses = [min(h["stop_loss"] for h in json.loads(p.read_text())["history"]) for p in place.glob("*/job.json")]
+        bad = sum(loss >= 1 for loss in losses)
+        if bad:
+            told.append(
+                f"{bad} of {len(losses)} networks of {model} never did better on the subjects that decide when to stop "
+                "than guessing the mean: they learned nothing of use."
+            )
+    return told
 
 
 def readers_table(study: Study, cohort: Cohort) -> pd.DataFrame | None:

@@ -16,7 +16,7 @@ def parse_range(value: Any) -> Any:
     (0.0, 4.0)
     """
     if isinstance(value, str):
-        found = re.fullmatch(r"\s*(-?[\d.]+?)\s*\.\.\s*(-?[\d.]+)\s*", value)
+        found = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*\.\.\s*(-?\d+(?:\.\d+)?)\s*", value)
         if not found:
             raise ValueError("a range is written as two numbers, such as 0..4")
         return float(found[1]), float(found[2])
@@ -248,7 +248,7 @@ class Compute(Part):
 class Study(Part):
     """A whole study, as its file says it. Paths are absolute after `casewise.study_file.read_study`."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[^/\\\\]*[^/\\\\.][^/\\\\]*$")]
     title: str = ""
     description: str = ""
     synthetic: bool = False
