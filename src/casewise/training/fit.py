@@ -118,7 +118,7 @@ def fit(
     ):
         raise CasewiseError(
             f"Training {network.name} went wrong: its loss is no longer a number after {len(module.history)} epochs. "
-            f"Lower recipe.lr (now {recipe.lr:g}), or take {network.name} out of `backbones`; the others stay as they are."
+            f"Lower recipe.lr (now {recipe.lr:g}), or take {network.name} out of `backbones`; the others stay."
         )
     if keep == "best":
         network.load_state_dict(module.best)
