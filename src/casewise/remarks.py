@@ -1,0 +1,93 @@
+"""Plain sentences and facts about a run: its headline, its error beside guessing, networks that learned nothing."""
+
+from __future__ import annotations
+
+import json
+import platform
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import casewise
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.study import Study
+
+
+def headline(study: Study, results: dict[str, Any]) -> str:
+    """One sentence on the main outcome, for the learner with the best out-of-fold agreement."""
+    main = results["main"]
+    stage, learner, figures = main["stage"], main["learner"], main["metrics"]
+    if not figures:
+        return ""
+    parts = []
+    for metric in ("mae", "ccc"):
+        f = figures.get(metric)
+        if f and f["value"] is not None:
+            rough = ", rough" if f.get("rough") else ""
+            interval = f" [{f['low']:.2f}, {f['high']:.2f}{rough}]" if f["low"] is not None else ""
+            parts.append(f"{metric.upper()} {f['value']:.2f}{interval}")
+    n = figures["mae"]
+    where = "test set" if stage == "test" else "out of fold"
+    return (
+        f"{study.outcome}, {where}, {n['n_cases']} cases of {n['n_subjects']} subjects, {learner}: {', '.join(parts)}"
+    )
+
+
+def guess(predictions: pd.DataFrame, target: str) -> list[str]:
+    """For scale: the error of always guessing the mean of the training subjects' cases."""
+    rows = predictions[(predictions["target"] == target) & predictions["y_true"].notna()]
+    rows = rows.drop_duplicates(["stage", "case", "region", "image"])
+    oof = rows[rows["stage"] == "oof"]
+    told = []
+    for stage, name in (("test", "On the test set"), ("oof", "Out of fold")):
+        part = rows[rows["stage"] == stage]
+        if not len(part) or oof["outer_fold"].nunique() < 2:
+            continue
+        if stage == "test":
+            error = (part["y_true"] - oof["y_true"].mean()).abs()
+        else:
+            sums = oof.groupby("outer_fold")["y_true"].agg(["sum", "count"])
+            others = (sums["sum"].sum() - sums["sum"]) / (sums["count"].sum() - sums["count"])
+            error = (part["y_true"] - part["outer_fold"].map(others).astype(float)).abs()
+        told.append(
+            f"{name}, always guessing the training subjects' mean {target} gives a mean error of {error.mean():.2f}."
+        )
+    return told
+
+
+def hopeless(study: Study, folder: Path) -> list[str]:
+    """Networks whose stopping loss never fell below that of guessing the mean (1 in standardised units)."""
+    if study.recipe.stop.on == "none":
+        return []
+    told = []
+    for model in study.backbones:
+        place = folder / "jobs" / model.replace(":", "_").replace("/", "_")
+        losses = [min(h["stop_loss"] for h in json.loads(p.read_text())["history"]) for p in place.glob("*/job.json")]
+        bad = sum(loss >= 1 for loss in losses)
+        if bad:
+            told.append(
+                f"{bad} of {len(losses)} networks of {model} never did better on the subjects that decide when to stop "
+                "than guessing the mean: they learned nothing of use."
+            )
+    return told
+
+
+def environment(seconds: float) -> dict[str, Any]:
+    """Versions, machine and time of a run, for the report."""
+    from casewise.training.speed import cores, cpu_name
+
+    versions = {name: metadata.version(name) for name in ("torch", "torchvision", "lightning", "scikit-learn")}
+    return {
+        "casewise": casewise.__version__,
+        "python": platform.python_version(),
+        **versions,
+        "processor": cpu_name(),
+        "cores": cores(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": "casewise run",
+        "seconds": round(seconds, 1),
+    }
