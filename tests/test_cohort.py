@@ -489,12 +489,34 @@ class TestVisits:
     @pytest.mark.parametrize("text", ["2020-02-30", "2020", "January 22, 2020", "22.01.2020", "43852", "0202-01-01"])
     def test_bad_dates(self, write: Callable[..., Path], text: str) -> None:
         folder = write("path,subject,visit,date,grade", f'a.jpg,A,1,"{text}",1')
-        assert f"row 2, date: {text!r} is not a date such as 2020-01-31" in problems(folder)
+        assert f"row 2, date: {text!r} is not a date such as 2020-01-31. Write year-month-day. To leave" in problems(
+            folder
+        )
 
     def test_days_without_visits(self, write: Callable[..., Path]) -> None:
         folder = write("path,subject,day,grade", "a.jpg,A,0,1", "b.jpg,A,7,1")
         assert "A/1 has the days 0 and 7; a visit has one. Say `columns: {visit: day}`" in problems(folder)
         assert read_cohort(study(folder, columns={"visit": "day"})).cases["case"].tolist() == ["A/0", "A/7"]
+
+    @pytest.mark.parametrize("names", [("20.01.2024", "03.02.2024"), ("1/2/2024", "12/1/2024"), ("start", "3/2/24")])
+    def test_visits_named_like_dates_that_sort_wrongly(
+        self, write: Callable[..., Path], names: tuple[str, str]
+    ) -> None:
+        lines = [f"{i}.jpg,A,{name},1" for i, name in enumerate(names)]
+        folder = write("path,subject,visit,grade", "z.jpg,B,5.6.2024,1", *lines)
+        told = problems(folder)
+        first = next(name for name in names if name != "start")
+        assert f"visit: {first!r} of subject A looks like a date" in told
+        assert "2024-02-01 (year-month-day), or add a `day` column" in told
+        # One visit needs no order, and days give one.
+        read_cohort(study(write("path,subject,visit,grade", "z.jpg,B,5.6.2024,1")))
+        days = [f"{line},{i}" for i, line in enumerate(lines)]
+        dated = read_cohort(study(write("path,subject,visit,grade,day", *days)))
+        assert dated.cases["visit"].tolist() == list(names)
+
+    def test_visits_named_in_iso_form_sort_by_time(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,visit,grade", "a.jpg,A,2024-02-03,1", "b.jpg,A,2024-01-20,1")
+        assert read_cohort(study(folder)).cases["visit"].tolist() == ["2024-01-20", "2024-02-03"]
 
     def test_baseline(self, regional: Path) -> None:
         lines = (regional / "cohort.csv").read_text().splitlines()

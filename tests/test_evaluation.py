@@ -250,3 +250,12 @@ def test_a_published_study_is_judged_in_seconds() -> None:
     begun = time.perf_counter()
     evaluate(many, main="pasi", bands={"clear": 0, "mild": 1, "severe": 10})
     assert time.perf_counter() - begun < 10  # about 1 s on an idle core
+
+
+def test_the_note_on_intervals_names_people_only_where_they_are_known(table: pd.DataFrame) -> None:
+    def note(known: bool) -> str:
+        found = evaluate(table, main="pasi", resamples=50, baseline=None, subjects_known=known)
+        return "\n".join(found["notes"])
+
+    assert "resamples of whole subjects" in note(known=True)
+    assert "who is shown is not known" in note(known=False)

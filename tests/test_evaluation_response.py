@@ -77,12 +77,35 @@ def test_a_baseline_of_zero_is_listed_not_infinite() -> None:
         "no_baseline": [],
         "baseline_not_scored": [],
         "physician_baseline_zero": ["z"],
+        "no_later_score": ["only"],
         "model_baseline_zero": ["m"],
-        "only_baseline": ["only"],
     }
     assert (told["n_subjects"], told["n_visits"]) == (1, 1)
     assert np.isnan(percent_change(rows).query("subject == 'z'")["true_change"]).all()
     json.dumps(told, allow_nan=False)
+
+
+def test_every_subject_is_counted_or_left_out_for_one_reason() -> None:
+    rows = visits(
+        ("counted", "1", 0, 9, 9), ("counted", "2", 1, 3, 3),
+        ("later unscored", "1", 0, 9, 9), ("later unscored", "2", 1, None, 3),
+        ("zero and alone", "1", 0, 0, 0),
+        ("alone, model zero", "1", 0, 4, 0),
+        ("unscored", "2", 1, None, 3),
+        ("start unscored", "1", 0, None, 3), ("start unscored", "2", 0, 3, 3),
+    )  # fmt: skip
+    for baseline in ("first", "1"):
+        told = response(rows, PLAN, baseline=baseline)
+        named = [subject for subjects in told["undefined"].values() for subject in subjects]
+        assert len(named) == len(set(named))
+        assert told["n_subjects"] + len(named) == rows["subject"].nunique()
+        assert "later unscored" in told["undefined"]["no_later_score"]
+        assert told["undefined"]["physician_baseline_zero"] == ["zero and alone"]
+
+
+def test_a_response_judged_on_few_subjects_is_rough() -> None:
+    assert response(trial(9), PLAN)["rough"] is True
+    assert response(trial(10), PLAN)["rough"] is False
 
 
 def trial(subjects: int = 20, seed: int = 0) -> pd.DataFrame:

@@ -14,13 +14,13 @@ import pandas as pd
 import pytest
 
 from casewise.errors import RunError
-from casewise.report import figures_cohort, figures_time, summary, tables, wording, words
+from casewise.report import figures_agreement, figures_cohort, figures_time, summary, tables, wording, words
 from casewise.report.drawing import canvas, svg
-from casewise.report.failures import parts_of, weakest_region
+from casewise.report.failures import failures, parts_of, weakest_region
 from casewise.report.material import Material
 from casewise.report.page import render, write_report
 from casewise.report.pictures import grid_picture
-from casewise.report.results_page import write_results
+from casewise.report.results_page import _figure, write_results
 from casewise.study import Stop, Study
 
 BACKBONES = [f"net{i:02d}" for i in range(29)]
@@ -493,7 +493,7 @@ def test_without_a_test_set() -> None:
 def test_cases_without_regions_with_readers_and_one_learner() -> None:
     material = films()
     page = check_page(render(material))
-    assert "One model was trained: densenet121." in page.text
+    assert "One model was trained: densenet121, as 5 networks on different training parts." in page.text
     assert "junior and senior" in page.text
     assert "model and senior" in page.text
     assert "Out-of-fold figures are optimistic." in page.text
@@ -682,9 +682,11 @@ def test_parts_of_the_scale_hold_every_case(material: Material) -> None:
 
 
 def test_a_region_is_called_worst_only_beyond_the_intervals(material: Material) -> None:
-    def told(high: float) -> str:
-        figures = {"composite[upper]": (0.4, 0.3, high), "composite[trunk]": (0.9, 0.8, 0.95)}
-        by_key = {key: {"ccc": {"value": v, "low": lo, "high": hi}} for key, (v, lo, hi) in figures.items()}
+    def told(high: float, *, rough: bool = False, least: float = 0.4) -> str:
+        figures = {"composite[upper]": (least, 0.3, high), "composite[trunk]": (0.9, 0.8, 0.95)}
+        by_key = {
+            key: {"ccc": {"value": v, "low": lo, "high": hi, "rough": rough}} for key, (v, lo, hi) in figures.items()
+        }
         metrics = {
             "metrics": {"test": {material.learner: by_key}},
             "main": {"target": "pasi", "learner": material.learner},
@@ -692,7 +694,81 @@ def test_a_region_is_called_worst_only_beyond_the_intervals(material: Material) 
         return weakest_region(dataclasses.replace(material, metrics=metrics))
 
     assert "upper agrees least" in told(0.5)
+    assert "fewer than ten subjects" in told(0.5, rough=True)
+    assert "hardly any difference" in told(0.5, least=0.8999)
     assert "No region is shown to agree worse" in told(0.85)
+
+
+def pulled(material: Material, shift: float) -> Material:
+    """The same truth, predicted with one error of changing sign: low scores too high by `shift`, high ones too low."""
+    table = material.predictions[material.predictions["target"] == "brixia"].copy()
+    middle = table["y_true"].median()
+    table["y_pred"] = table["y_true"] + np.where(table["y_true"] < middle, shift, -shift)
+    return dataclasses.replace(material, predictions=table)
+
+
+def test_a_pull_to_the_middle_is_named() -> None:
+    material = films(evaluation={"response": False})
+    for shift, low, high in ((2.0, "overrated", "underrated"), (-2.0, "underrated", "overrated")):
+        told = failures(pulled(material, shift))
+        assert f"low scores are {low} by 2.0 points on average, high ones {high} by 2.0" in told
+    even = pulled(material, 2.0).predictions.assign(y_pred=lambda t: t["y_true"] + 2.0)
+    assert "over the whole range of scores. The" in failures(dataclasses.replace(material, predictions=even))
+
+
+def test_a_bias_within_its_interval_is_no_steady_difference() -> None:
+    assert figures_agreement.describe(figures_agreement.Limits(-0.01, -2, 2), 1).startswith("No steady difference")
+    wide = figures_agreement.Limits(-0.4, -2, 2, bias_interval=(-1.0, 0.2))
+    assert figures_agreement.describe(wide, 1).startswith("No steady difference")
+    sure = figures_agreement.Limits(-0.4, -2, 2, bias_interval=(-0.6, -0.2))
+    assert figures_agreement.describe(sure, 1).startswith("The model scores 0.4 points lower on average")
+
+
+def groups_told(material: Material, *, bands: Any = None, response: Any = None, **more: Any) -> tuple[str, str]:
+    """The head and the sentence on bands and response for these confusion counts."""
+    kappa = {"agreement": {"value": 0.5}, "kappa": {"value": 0.0, "low": 0.0, "high": 0.0}}
+    by_bands = {"confusion": bands, **kappa}
+    metrics: dict[str, Any] = {**material.metrics, "bands": {}, "response": {}}
+    if bands:
+        lower = {"clear": 0, "mild": 1, "severe": 10}
+        metrics["bands"] = {"lower_bounds": lower, "stages": {material.stage: {material.learner: by_bands}}}
+    if response:
+        told = {"responders": {"75": {"confusion": response, **kappa}}, **more}
+        metrics["response"] = {material.stage: {material.learner: told}}
+    found = summary.sentences(dataclasses.replace(material, metrics=metrics))
+    return next(((head, text) for head, text in found if head.startswith(("Bands", "Response"))), ("", ""))
+
+
+def test_what_bands_and_response_cannot_tell_is_said(material: Material) -> None:
+    assert groups_told(material) == ("", "")
+    head, text = groups_told(material, bands=[[0, 2, 0], [0, 3, 0], [0, 1, 0]])
+    assert head == "Bands."
+    assert text.endswith("; the model puts all visits in one band (mild).")
+    assert (
+        "the physician’s are all in one band (clear)" in groups_told(material, bands=[[1, 2, 0], [0] * 3, [0] * 3])[1]
+    )
+    assert "kappa 0.00" in groups_told(material, bands=[[1, 2, 0], [2, 1, 0], [0, 1, 2]])[1]
+    told = "No later visit had fallen by 75 %, by either; response cannot be judged here."
+    assert groups_told(material, response=[[7, 0], [0, 0]]) == ("Response.", told)
+    assert "none of them" in groups_told(material, response=[[5, 0], [2, 0]])[1]
+    assert "fewer than ten" in groups_told(material, response=[[5, 1], [2, 3]], rough=True)[1]
+    assert groups_told(material, bands=[[1, 2, 0], [2, 1, 0], [0, 1, 2]], response=[[5, 1], [2, 3]])[0] == (
+        "Bands and response."
+    )
+
+
+def test_unknown_subjects_are_counted_nowhere_as_people() -> None:
+    page = Page(render(films(subjects_known=False, test=10)))
+    assert "whose they are is not known, so that the figures may be too good" in page.text
+    assert "nobody stands on two sides" not in page.text
+    assert "whole subjects" not in page.text.split("How to read this")[-1]
+    known = Page(render(films()))
+    assert "nobody stands on two sides" in known.text
+    assert "Extent, and the Brixia score (six zones)." in known.text.split("In plain words")[0]
+
+
+def test_results_page_has_no_minus_zero() -> None:
+    assert _figure({"value": -0.001, "low": -0.004, "high": 0.09}) == "0.00 [0.00, 0.09]"
 
 
 def test_bars_stand_at_each_value_of_a_stepped_scale() -> None:

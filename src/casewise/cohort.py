@@ -18,7 +18,7 @@ from casewise.cohort_checks import (
 )
 from casewise.cohort_table import Problems, each, names_text, read_text_table, rows_text
 from casewise.cohort_targets import check_readers, level_keys, read_target, settle_target, target_columns
-from casewise.ordering import natural
+from casewise.ordering import is_unsorted_date, natural
 from casewise.study import Study
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def read_cohort(study: Study) -> Cohort:
     check_readers(study, cells, problems)
     named = images[(images["subject"] != "") & (images["visit"] != "")].copy()
     _check_cases(named, columns, problems)
+    _check_order(named, problems)
     for name in targets:
         named[name] = settle_target(name, study, named, problems, notes)
     _check_regions(named, study, problems, notes)
@@ -127,6 +128,23 @@ def _check_cases(images: pd.DataFrame, columns: dict[str, str], problems: Proble
     for case, rows in pairs[pairs.duplicated("case", keep=False)].groupby("case", sort=False):
         text = f"{rows_text(rows.index)}: two subjects have the case {case}. Leave '/' out of subjects and visits."
         problems.add("case twice", text, row=rows.index[0])
+
+
+def _check_order(images: pd.DataFrame, problems: Problems) -> None:
+    """Visits that only their names can order must not be named like dates that sort wrongly: the first is baseline."""
+    cases = images.drop_duplicates("case")
+    by_name = cases["day"].isna().groupby(cases["subject"]).transform("any") & cases["subject"].duplicated(keep=False)
+    named = cases[by_name & cases["visit"].map(is_unsorted_date).astype(bool)]
+    if named.empty:
+        return
+    row, first = named.index[0], named.iloc[0]
+    text = (
+        f"row {row}, visit: {first['visit']!r} of subject {first['subject']} looks like a date, but visits without "
+        "days are ordered by their names, which would mix up days, months and years. Write dates as 2024-02-01 "
+        "(year-month-day), or add a `day` column."
+    )
+    more = "" if len(named) == 1 else f" {len(named):,} visits are named so."
+    problems.add("visit order", text + more, row=row)
 
 
 def _check_regions(images: pd.DataFrame, study: Study, problems: Problems, notes: list[str]) -> None:

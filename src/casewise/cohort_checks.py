@@ -261,7 +261,8 @@ def read_days(raw: pd.Series, subjects: pd.Series, role: str, column: str, probl
             values[value] = float(parsed)
     allowed = "a number of days" if role == "day" else "a date such as 2020-01-31"
     for row, value in each(text[~text.isin(list(values))]):
-        hint = f' To leave the column unused, say `columns: {{{role}: ""}}` in the study.'
+        hint = " Write year-month-day." if role == "date" else ""
+        hint += f' To leave the column unused, say `columns: {{{role}: ""}}` in the study.'
         problems.add(f"{role} bad", f"row {row}, {column}: {value!r} is not {allowed}.{hint}", row=row)
     days = pd.to_numeric(text.map(values), errors="coerce").astype(float)
     return days if role == "day" else days - days.groupby(subjects).transform("min")

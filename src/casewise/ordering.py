@@ -6,6 +6,17 @@ import re
 
 PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
+_DAY_FIRST = re.compile(r"\d{1,2}([./])\d{1,2}\1(\d{4}|\d{2})|\d{1,2}-\d{1,2}-\d{4}", re.ASCII)
+
+
+def is_unsorted_date(name: str) -> bool:
+    """Whether a name looks like a date whose order by name is not that of time: the year comes last.
+
+    >>> [is_unsorted_date(name) for name in ("01.02.2024", "1/2/24", "2024-02-01", "week 1.2")]
+    [True, True, False, False]
+    """
+    return _DAY_FIRST.fullmatch(name.strip()) is not None
+
 
 def natural(name: object) -> tuple[tuple[int, float, str], ...]:
     """A sort key that reads numbers within names.

@@ -28,8 +28,8 @@ def headline(study: Study, results: dict[str, Any]) -> str:
         f = figures.get(metric)
         if f and f["value"] is not None:
             rough = ", rough" if f.get("rough") else ""
-            interval = f" [{f['low']:.2f}, {f['high']:.2f}{rough}]" if f["low"] is not None else ""
-            parts.append(f"{metric.upper()} {f['value']:.2f}{interval}")
+            interval = f" [{f['low']:z.2f}, {f['high']:z.2f}{rough}]" if f["low"] is not None else ""
+            parts.append(f"{metric.upper()} {f['value']:z.2f}{interval}")
     n = figures["mae"]
     where = "test set" if stage == "test" else "out of fold"
     return (

@@ -223,6 +223,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Pa
         baseline=settings.baseline if settings.response else None,
         responders=tuple(settings.responders),
         readers=readers_table(study, cohort),
+        subjects_known=study.subjects_known,
     )
     for name, cases in cases_with_missing_regions(predictions, study_scores(study)).items():
         if cases and study.missing_regions == "allow":

@@ -15,7 +15,7 @@ import pandas as pd
 
 from casewise.errors import StudyError, nearest
 from casewise.evaluation.agreement import group_agreement
-from casewise.evaluation.bootstrap import PLAN, Plan, by_subject
+from casewise.evaluation.bootstrap import PLAN, ROUGH_BELOW, Plan, by_subject
 from casewise.ordering import natural
 
 _ZERO = 1e-9
@@ -77,7 +77,8 @@ def response(
     Counted are the visits after the baseline where both changes are known. `change` compares the percent changes (in
     percentage points), `responders` holds for each threshold the confusion counts (no/yes, the physician's by rows)
     with agreement and kappa, `by_visit` the share of responders at each visit by each, with Wilson intervals (a subject
-    stands once at a visit). `clear_at` is the largest score of the model that counts as clear for the threshold of
+    stands once at a visit). `rough` is true below ten subjects. `undefined` names every other subject once, with the
+    first reason that holds. `clear_at` is the largest score of the model that counts as clear for the threshold of
     100 %; by default half the smallest step between the physician's scores: zero once rounded.
     """
     wrong = [threshold for threshold in thresholds if not 0 < threshold <= 100]
@@ -92,6 +93,7 @@ def response(
         "clear_rule": rule,
         "n_subjects": int(used["subject"].nunique()),
         "n_visits": len(used),
+        "rough": used["subject"].nunique() < ROUGH_BELOW,
         "undefined": _undefined(change),
     }
     if used.empty:
@@ -151,18 +153,22 @@ def _clear_rule(truth: np.ndarray, clear_at: float | None) -> tuple[float, str]:
 
 
 def _undefined(change: pd.DataFrame) -> dict[str, list[str]]:
-    """Return the subjects whose changes are undefined, by reason."""
-    at_start = change[(change["since"] == 0).fillna(False)]
+    """Return the subjects that no visit is counted of, each under the first reason that holds.
 
-    def named(mask: pd.Series) -> list[str]:
-        return sorted(map(str, at_start.loc[mask, "subject"]))
-
-    return {
-        "no_baseline": sorted(map(str, set(change["subject"]) - set(at_start["subject"]))),
-        "baseline_not_scored": named(at_start["y_true"].isna()),
-        "physician_baseline_zero": named(at_start["y_true"] <= _ZERO),
-        "model_baseline_zero": named(at_start["y_pred"] <= _ZERO),
-        "only_baseline": sorted(
-            map(str, set(at_start["subject"]) - set(change.loc[(change["since"] > 0).fillna(False), "subject"]))
-        ),
+    What the physician scored comes before the model, so that all reasons but the last are the same for every learner.
+    """
+    start = change[(change["since"] == 0).fillna(False)].set_index("subject")
+    later = change[(change["since"] > 0).fillna(False)].dropna(subset=["y_true", "y_pred"])
+    reasons = {
+        "no_baseline": set(change["subject"]) - set(start.index),
+        "baseline_not_scored": set(start.index[start["y_true"].isna()]),
+        "physician_baseline_zero": set(start.index[start["y_true"] <= _ZERO]),
+        "no_later_score": set(start.index) - set(later["subject"]),
+        "model_baseline_zero": set(start.index[~(start["y_pred"] > _ZERO)]),
     }
+    told: dict[str, list[str]] = {}
+    named: set[str] = set()
+    for why, subjects in reasons.items():
+        told[why] = sorted(map(str, subjects - named))
+        named |= subjects
+    return told

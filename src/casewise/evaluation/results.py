@@ -40,6 +40,7 @@ def evaluate(
     responders: Sequence[float] = (50, 75, 90, 100),
     clear_at: float | None = None,
     readers: pd.DataFrame | None = None,
+    subjects_known: bool = True,
 ) -> dict[str, Any]:
     """Return every figure of the study with its interval by resampling subjects; nothing in it is NaN.
 
@@ -53,6 +54,7 @@ def evaluate(
         clear_at: see `casewise.evaluation.response.response`.
         readers: one row a case, target and reader (see `casewise.evaluation.agreement.check_readers`); without a
             column `subject` it is taken from the predictions, and cases that are not there are left out.
+        subjects_known: whether `subject` tells people apart; where it does not, the note on intervals says so.
 
     Returns:
         `metrics[stage][learner][target key][metric]` = {value, low, high, n_subjects, n_cases, rough[, reason]}, the
@@ -118,8 +120,9 @@ def evaluate(
     if not told["metrics"]:
         notes.append("Nothing could be judged: no prediction has a truth.")
     told["main"] = _headline(told["metrics"], main, notes)
+    drawn = "whole subjects" if subjects_known else "what counts as a subject (who is shown is not known: too narrow)"
     notes.append(
-        f"Intervals are {100 * confidence:g} % percentile intervals from {resamples:,} resamples of whole subjects "
+        f"Intervals are {100 * confidence:g} % percentile intervals from {resamples:,} resamples of {drawn} "
         f"(seed {seed}); learners are compared over the same resamples, and one counts as better only where the "
         f"interval of the difference leaves 0 out and there are {ROUGH_BELOW} subjects or more. "
         "No allowance is made for the number of learners compared."
@@ -238,7 +241,7 @@ def _response_remarks(told: Mapping[str, Any], stage: str) -> list[str]:
     for key, why in (
         ("physician_baseline_zero", "a baseline of zero, from which no percent change is defined"),
         ("baseline_not_scored", "a baseline without a truth"),
-        ("no_baseline", "no baseline visit"),
+        ("no_baseline", "no scored baseline visit"),
     ):
         if undefined[key]:
             notes.append(f"{where}: response leaves out subjects with {why}: {', '.join(undefined[key])}.")

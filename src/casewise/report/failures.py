@@ -13,6 +13,7 @@ from casewise.report.words import Words, place_of
 
 LEAST_IN_PART = 3
 WORSE = 1.3
+TILTED = 0.25
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,31 @@ def _range(material: Material, words: Words) -> str:
     if len(parts) < 2:
         return ""
     worst, best = max(parts, key=lambda p: p.error), min(parts, key=lambda p: p.error)
+    tilt = _tilt(parts, words)
     if worst.error < WORSE * best.error:
-        return "Errors are of much the same size over the whole range of scores."
+        but = f", but {tilt}" if tilt else ""
+        return f"Errors are of much the same size over the whole range of scores{but}."
     way = "too high" if worst.bias > 0 else "too low"
     lean = f", on average {number(abs(worst.bias), words.digits)} {way}" if abs(worst.bias) > worst.error / 3 else ""
+    if tilt:
+        lean, tilt = "", f" {tilt[0].upper()}{tilt[1:]}."
     where = "in the physician’s band" if material.study.evaluation.bands else "where the physician scored"
     return (
         f"Errors are largest {where} {worst.name}: {words.points(worst.error)}{lean}, "
-        f"against {number(best.error, words.digits)} for {best.name}."
+        f"against {number(best.error, words.digits)} for {best.name}.{tilt}"
+    )
+
+
+def _tilt(parts: list[Part], words: Words) -> str:
+    """Whether the two ends of the scale err in opposite ways, such as a pull to the middle; empty where they do not."""
+    low, high = parts[0], parts[-1]
+    mean = sum(part.error * part.count for part in parts) / sum(part.count for part in parts)
+    if low.bias * high.bias >= 0 or min(abs(low.bias), abs(high.bias)) <= TILTED * mean:
+        return ""
+    ways = ("overrated", "underrated") if low.bias > 0 else ("underrated", "overrated")
+    return (
+        f"low scores are {ways[0]} by {words.points(abs(low.bias))} on average, "
+        f"high ones {ways[1]} by {number(abs(high.bias), words.digits)}"
     )
 
 
@@ -93,8 +111,10 @@ def weakest_region(material: Material) -> str:
         sure = is_number(high) and all(is_number(f.get("low")) and high < f["low"] for f in others)
         lowest, *rest = (number(value, 2) for value in sorted(f["value"] for f in known.values()))
         name = display_name(study, target)
-        if sure:
+        rough = any(f.get("rough") for f in known.values())
+        if sure and not rough and lowest != rest[0]:
             return f"Of the regions, {worst} agrees least (CCC of the {name} {lowest} against {rest[0]} or more)."
+        why = "fewer than ten subjects" if rough else "hardly any difference" if sure else "intervals overlap"
         values = f"CCC of the {name} {lowest} to {rest[-1]}"
-        return f"No region is shown to agree worse than the others ({values}, intervals overlap)."
+        return f"No region is shown to agree worse than the others ({values}, {why})."
     return ""

@@ -187,7 +187,8 @@ def describe(limits: Limits, digits: int) -> str:
     """The limits in words, for captions and alternative texts."""
     way = "higher" if limits.bias > 0 else "lower"
     low, high = signed(limits.low, digits), signed(limits.high, digits)
-    return (
-        f"The model scores {number(abs(limits.bias), digits)} points {way} on average; "
-        f"95 % of the differences are expected between {low} and {high} points"
-    )
+    size, edges = number(abs(limits.bias), digits), limits.bias_interval
+    steady = f"The model scores {size} points {way} on average"
+    if size == number(0.0, digits) or (edges and edges[0] <= 0 <= edges[1]):
+        steady = "No steady difference between model and physician is seen"
+    return f"{steady}; 95 % of the differences are expected between {low} and {high} points"

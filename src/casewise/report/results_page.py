@@ -85,9 +85,12 @@ def _how(material: list[dict[str, Any]], stage: str) -> list[str]:
     unseen = "every case is predicted by networks that never saw its subject"
     if stage == "oof" and study["recipe"]["stop"]["on"] == "fold":
         unseen = "every case is predicted by networks not fitted on its subject, but stopped by its fold"
+    known_people = study.get("subjects_known", True)
+    if not known_people:
+        unseen = unseen.replace("its subject", "it").replace("its fold", "the predicted fold")
     known = (
         ""
-        if study.get("subjects_known", True)
+        if known_people
         else "It is not known which images show the same person: images of one person may stand on both sides of the "
         "split, and every figure may be too good. "
     )
@@ -104,8 +107,8 @@ def _how(material: list[dict[str, Any]], stage: str) -> list[str]:
 def _figure(entry: dict[str, Any] | None) -> str:
     if not entry or entry["value"] is None:
         return "–"
-    interval = f" [{entry['low']:.2f}, {entry['high']:.2f}]" if entry["low"] is not None else ""
-    return f"{entry['value']:.2f}{interval}" + (" (rough)" if entry.get("rough") else "")
+    interval = f" [{entry['low']:z.2f}, {entry['high']:z.2f}]" if entry["low"] is not None else ""
+    return f"{entry['value']:z.2f}{interval}" + (" (rough)" if entry.get("rough") else "")
 
 
 def _table(target: str, stage: str, material: list[dict[str, Any]]) -> list[str]:

@@ -17,7 +17,7 @@ def sentences(material: Material) -> list[tuple[str, str]]:
     found = [
         ("How far off.", _accuracy(material, words)),
         ("How well it agrees.", _agreement(material, words)),
-        ("Bands and response." if material.metrics.get("bands") else "Response.", _groups(material, words)),
+        _groups(material, words),
         ("Where it fails.", failures(material)),
         ("Which model this is.", _choice(material)),
     ]
@@ -30,15 +30,19 @@ def _accuracy(material: Material, words: Words) -> str:
     if rows.empty:
         return "No prediction of the main outcome has a recorded value, so nothing can be judged."
     error = (rows["y_pred"] - rows["y_true"]).abs()
-    where = f"{counted(len(rows), words.noun)} of {counted(rows['subject'].nunique(), 'subject')}"
-    if material.stage == "test":
-        where = f"On the test set ({where} that no network learned from)"
+    where, whose, one = counted(len(rows), words.noun), "", words.noun
+    if material.study.subjects_known:
+        where, one = f"{where} of {counted(rows['subject'].nunique(), 'subject')}", "subject"
     else:
-        unseen = "networks that never saw the subject"
+        whose = "; whose they are is not known, so that the figures may be too good"
+    if material.stage == "test":
+        where = f"On the test set ({where} that no network learned from{whose})"
+    else:
+        unseen = f"networks that never saw the {one}"
         if material.study.recipe.stop.on == "fold":
-            unseen = "networks not fitted on the subject, but stopped at the epoch that suited the predicted fold"
+            unseen = f"networks not fitted on the {one}, but stopped at the epoch that suited the predicted fold"
         none = "The test set has no recorded value" if "test" in material.stages else "There is no test set"
-        where = f"{none}; out of fold ({where}, each predicted by {unseen})"
+        where = f"{none}; out of fold ({where}, each predicted by {unseen}{whose})"
     value, bounds = mae["value"] if mae else float(error.mean()), interval(mae, words.digits, words=True)
     low, high = material.range_of(material.study.outcome)
     told = f" ({words.confidence} interval {bounds})" if bounds else ""
@@ -70,28 +74,60 @@ def _agreement(material: Material, words: Words) -> str:
     return " ".join(parts)
 
 
-def _groups(material: Material, words: Words) -> str:
-    """Severity bands and response, in one sentence each."""
+def _groups(material: Material, words: Words) -> tuple[str, str]:
+    """Severity bands and response, in one sentence each, under a head that names what there is."""
+    told = {"Bands": _bands(material, words), "Response": _response(material)}
+    there = [name for name, text in told.items() if text]
+    return f"{listed(there).capitalize()}.", " ".join(told[name] for name in there)
+
+
+def _bands(material: Material, words: Words) -> str:
     bands = (material.metrics.get("bands") or {}).get("stages", {}).get(material.stage, {}).get(material.learner)
-    parts = []
-    if bands and is_number(bands.get("agreement", {}).get("value")):
-        share = 100 * bands["agreement"]["value"]
-        names = listed(list(material.metrics["bands"]["lower_bounds"]), "or")
-        parts.append(
-            f"{share:.0f} % of the {words.noun}s fall into the physician’s severity band, {names}{_kappa(bands)}."
-        )
+    if not bands or not is_number(bands.get("agreement", {}).get("value")):
+        return ""
+    names = list(material.metrics["bands"]["lower_bounds"])
+    physician, model = _groups_used(bands)
+    if len(physician | model) == 1:
+        return f"All {words.noun}s are in one band ({names[min(model)]}) by both; the bands cannot be judged here."
+    why = _kappa(bands)
+    if len(model) == 1:
+        why = f"; the model puts all {words.noun}s in one band ({names[min(model)]})"
+    elif len(physician) == 1:
+        why = f"; the physician’s are all in one band ({names[min(physician)]})"
+    share = 100 * bands["agreement"]["value"]
+    return f"{share:.0f} % of the {words.noun}s fall into the physician’s severity band, {listed(names, 'or')}{why}."
+
+
+def _response(material: Material) -> str:
     told = material.metrics.get("response", {}).get(material.stage, {}).get(material.learner, {})
     found = {k: v for k, v in (told.get("responders") or {}).items() if is_number(v.get("agreement", {}).get("value"))}
-    if found:
-        threshold = "75" if "75" in found else list(found)[len(found) // 2]
-        name = responder_name(material, threshold)
-        also = f" ({name})" if not name[0].isdigit() else ""
-        share = 100 * found[threshold]["agreement"]["value"]
-        parts.append(
-            f"Whether the score has fallen by {threshold} % from baseline{also}, model and physician judge alike at "
-            f"{share:.0f} % of the later visits{_kappa(found[threshold])}."
-        )
-    return " ".join(parts)
+    if not found:
+        return ""
+    threshold = "75" if "75" in found else list(found)[len(found) // 2]
+    physician, model = _groups_used(found[threshold])
+    if len(physician | model) == 1:
+        which = "Every" if model == {1} else "No"
+        return f"{which} later visit had fallen by {threshold} %, by either; response cannot be judged here."
+    name = responder_name(material, threshold)
+    also = f" ({name})" if not name[0].isdigit() else ""
+    why = _kappa(found[threshold])
+    if len(model) == 1:
+        why = f"; the model sees {'all' if model == {1} else 'none'} of them fallen so far"
+    elif len(physician) == 1:
+        why = f"; the physician saw {'all' if physician == {1} else 'none'} of them fallen so far"
+    few = ", judged on fewer than ten subjects" if told.get("rough") else ""
+    share = 100 * found[threshold]["agreement"]["value"]
+    return (
+        f"Whether the score has fallen by {threshold} % from baseline{also}, model and physician judge alike at "
+        f"{share:.0f} % of the later visits{why}{few}."
+    )
+
+
+def _groups_used(found: dict[str, Any]) -> tuple[set[int], set[int]]:
+    """The groups that the physician and that the model put any case in."""
+    rows = found["confusion"]
+    cells = [(i, j) for i, row in enumerate(rows) for j, count in enumerate(row) if count]
+    return {i for i, _ in cells}, {j for _, j in cells}
 
 
 def _kappa(found: dict[str, Any]) -> str:
@@ -105,7 +141,9 @@ def _kappa(found: dict[str, Any]) -> str:
 def _choice(material: Material) -> str:
     """Which learner is shown and why, and who cannot be told apart from the best."""
     if len(material.learners) < 2:
-        return f"One model was trained: {material.learner}."
+        count = sum(job["model"] == material.learner for job in material.jobs)
+        networks = f", as {count} networks on different training parts" if count > 1 else ""
+        return f"One model was trained: {material.learner}{networks}."
     if material.stages == ["test", "oof"]:
         why = "the test set took no part in that choice"
     else:

@@ -100,10 +100,10 @@ def predicted(material: Material) -> str:
     words = Words(material)
     low, high = material.range_of(material.study.outcome)
     images = counted(len(material.cohort_images), words.picture)
-    subjects = counted(material.cases["subject"].nunique(), "subject")
+    subjects = f" of {counted(material.cases['subject'].nunique(), 'subject')}" if material.study.subjects_known else ""
     cases = f" at {counted(len(material.cases), 'visit')}" if material.repeated else ""
     score = f"{words.label} ({low:g} to {high:g} points)"
-    return f"{score}, predicted from {images} of {subjects}{cases}, beside the physician’s score."
+    return f"{score}, predicted from {images}{subjects}{cases}, beside the physician’s score."
 
 
 def place_of(row: Mapping[str, Any]) -> str:
