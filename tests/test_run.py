@@ -199,6 +199,11 @@ def command(study: Path, folder: Path, jobs: int = 1) -> list[str]:
     return [sys.executable, "-m", "casewise.cli", "run", str(study), "--out", str(folder), "--jobs", str(jobs)]
 
 
+def heeding_interrupts() -> None:
+    """A shell's background jobs ignore Ctrl-C, and so would what they start; a person's terminal does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def in_training(folder: Path, process: subprocess.Popen[str]) -> None:
     """Wait until a network has trained an epoch or two and written its state."""
     deadline = time.monotonic() + 120
@@ -223,7 +228,12 @@ def test_a_killed_run_continues_to_the_same_bits(tiny: Path, tmp_path: Path, how
     subprocess.run(command(tiny, tmp_path / "whole", jobs), check=True, env=environment, capture_output=True)
     cut = tmp_path / "cut"
     process = subprocess.Popen(
-        command(tiny, cut, jobs), env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command(tiny, cut, jobs),
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=heeding_interrupts,
     )
     in_training(cut, process)
     process.send_signal(how)
