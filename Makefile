@@ -40,9 +40,14 @@ bench: setup
 	$(BIN)/python benchmarks/training.py
 
 results: setup
-	$(BIN)/casewise run studies/covid-severity.yaml --out runs/covid-severity
-	$(BIN)/casewise run studies/covid-severity-pretrained.yaml --out runs/covid-severity-pretrained
+	$(BIN)/casewise run studies/covid-severity.yaml
+	$(BIN)/casewise run studies/covid-severity-pretrained.yaml
 	$(BIN)/casewise results runs/covid-severity --beside runs/covid-severity-pretrained --to docs/results/covid-severity.md
+	$(BIN)/casewise phantom runs/phantom-cohort --subjects 30 --size 320x212 --seed 2
+	$(BIN)/casewise phantom runs/phantom-shuffled-cohort --subjects 30 --size 320x212 --seed 2 --labels shuffled
+	$(BIN)/casewise run studies/phantom.yaml
+	$(BIN)/casewise run studies/phantom-shuffled.yaml
+	$(BIN)/casewise results runs/phantom --beside runs/phantom-shuffled --to docs/results/phantom.md
 
 clean:
 	rm -rf runs .cache .mypy_cache .ruff_cache .import_linter_cache
