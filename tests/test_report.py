@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from casewise.errors import RunError
+from casewise.predictions import COLUMNS
 from casewise.report import figures_agreement, figures_cohort, figures_time, summary, tables, wording, words
 from casewise.report.drawing import canvas, svg
 from casewise.report.failures import failures, parts_of, weakest_region
@@ -157,22 +158,7 @@ def toy(
                         guess,
                     )
                 )
-    columns = [
-        "case",
-        "subject",
-        "visit",
-        "day",
-        "region",
-        "image",
-        "model",
-        "stage",
-        "outer_fold",
-        "inner_fold",
-        "target",
-        "y_true",
-        "y_pred",
-    ]
-    predictions = pd.DataFrame(parts, columns=columns).astype({"outer_fold": "Int64", "inner_fold": "Int64"})
+    predictions = pd.DataFrame(parts, columns=list(COLUMNS)).astype({"outer_fold": "Int64", "inner_fold": "Int64"})
     predictions = apply_scores(predictions, study_scores(study))
     metrics = evaluate(predictions, main=study.outcome, resamples=resamples, bands=study.evaluation.bands or None)
     images_table, panels_table = pd.DataFrame(images), pd.DataFrame(panels)

@@ -43,7 +43,7 @@ def run(study: Study, folder: Path, *, show: Show | None = None) -> Run:
         predictions = steps.stack(study, predictions, folder, show)
         predictions = steps.score(study, predictions, folder)
         results = steps.evaluate(study, cohort, predictions, folder, show)
-        report = steps.report(study, cohort, splits, predictions, results, tiles, folder, show)
+        report = steps.report(study, cohort, predictions, results, tiles, folder, show)
     return Run(folder, predictions, results, report)
 
 

@@ -257,7 +257,6 @@ def readers_table(study: Study, cohort: Cohort) -> pd.DataFrame | None:
 def report(
     study: Study,
     cohort: Cohort,
-    splits: Splits,
     predictions: pd.DataFrame,
     results: dict[str, Any],
     tiles: TileStore,

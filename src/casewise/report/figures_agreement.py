@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
@@ -110,16 +110,7 @@ def small_scatter(
     with canvas(width, height) as (figure, axes):
         place(axes, width, height, left=30, bottom=36, right=6, top=22)
         axes.plot([low, high], [low, high], color=INK, linewidth=1)
-        axes.plot(
-            truth,
-            rows["y_pred"],
-            "o",
-            color=MODEL,
-            markersize=3.2,
-            alpha=_alpha(len(rows)),
-            markeredgewidth=0,
-            rasterized=len(rows) > MANY,
-        )
+        _dots(axes, truth, rows["y_pred"].to_numpy(), size=3.2)
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
         axes.set_title(shortened(title, 22), loc="left", fontweight="bold", fontsize=10.5)
         axes.set_xlabel("physician", fontsize=9.5, labelpad=1)
@@ -144,19 +135,16 @@ def _alpha(count: int) -> float:
     return 0.75 if count <= 100 else 0.5 if count <= 600 else 0.3
 
 
+def _dots(axes: Axes, x: np.ndarray, y: np.ndarray, *, size: float) -> None:
+    """All cases alike; very many are drawn as pixels, so that the page stays small."""
+    look: dict[str, Any] = {"color": MODEL, "markersize": size, "alpha": _alpha(len(x)), "markeredgewidth": 0}
+    axes.plot(x, y, "o", rasterized=len(x) > MANY, **look)
+
+
 def _points(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray) -> None:
     """One colour and marker a subject when they are few, else one for all."""
     if not few(rows):
-        axes.plot(
-            x,
-            y,
-            "o",
-            color=MODEL,
-            markersize=4.8,
-            alpha=_alpha(len(rows)),
-            markeredgewidth=0,
-            rasterized=len(rows) > MANY,
-        )
+        _dots(axes, x, y, size=4.8)
         return
     subjects = rows["subject"].to_numpy()
     for i, subject in enumerate(sorted(set(subjects), key=natural)):
