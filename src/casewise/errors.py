@@ -30,6 +30,10 @@ class WeightsError(CasewiseError):
     """Pretrained weights are missing or belong to another network."""
 
 
+class AuditError(CasewiseError):
+    """The audit found what must not be trained on, and the study does not say why it may."""
+
+
 class RunError(CasewiseError):
     """A run folder is in use, belongs to another study, or cannot be written."""
 

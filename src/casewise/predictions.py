@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,14 @@ COLUMNS = (
     "target",
     "y_true",
     "y_pred",
+    "kind",
 )
+KINDS = ("regression", "classification", "ordinal")
 STAGES = ("oof", "test", "external")
 WHAT = ("case", "region", "image", "target")
 KEY = ("model", "stage", "outer_fold", "inner_fold", *WHAT)
 
-_TEXT = ("case", "subject", "visit", "region", "image", "model", "stage", "target")
+_TEXT = ("case", "subject", "visit", "region", "image", "model", "stage", "target", "kind")
 _MAY_BE_EMPTY = ("visit", "region", "image")
 _NUMBERS = ("day", "y_true", "y_pred")
 _FOLDS = ("outer_fold", "inner_fold")
@@ -41,12 +44,16 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
     Columns: `case, subject, visit, region, image, model, stage, target` are text (`region` is '' at case level, `image`
     is '' unless a prediction belongs to one image); `day` is a float, days since the start, NaN if unknown;
     `outer_fold` and `inner_fold` are Int64, NA for a mean over the folds' networks; `y_true` is a float, NaN where not
-    scored; `y_pred` is a float. Further columns are kept.
+    scored; `y_pred` is a float. `kind` is 'regression', 'classification' or 'ordinal'; for the latter two `y_true` and
+    `y_pred` are numbers of classes, from 0 in the study's order, and the columns `p0`, `p1`, … hold the probability of
+    each class, NaN beyond the target's last class. Further columns are kept. A table without `kind` is of numbers.
 
     Raises:
         CasewiseError: a column is missing or of the wrong kind; a value is missing, infinite or not allowed; two rows
             share one key; a case has two subjects, visits or days; two rows disagree about the same truth.
     """
+    if "kind" not in table.columns:
+        table = table.assign(kind="regression")
     absent = [name for name in COLUMNS if name not in table.columns]
     if absent:
         hints = "".join(nearest(name, [str(c) for c in table.columns if c not in COLUMNS]) for name in absent[:1])
@@ -71,6 +78,10 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
     wrong = sorted(set(table["stage"]) - set(STAGES))
     if wrong:
         _refuse(table, table["stage"] == wrong[0], f"'stage' is '{wrong[0]}', not one of {', '.join(STAGES)}")
+    wrong = sorted(set(table["kind"]) - set(KINDS))
+    if wrong:
+        _refuse(table, table["kind"] == wrong[0], f"'kind' is '{wrong[0]}', not one of {', '.join(KINDS)}")
+    _check_probabilities(table)
     _refuse(table, table.duplicated(list(KEY)), "this case, region, image, target, model, stage and fold stand twice")
     cases = table[["case", "subject", "visit", "day"]].drop_duplicates()
     for name in ("subject", "visit", "day"):
@@ -88,6 +99,45 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
         low, high = apart.iloc[0]
         raise CasewiseError(f"Predictions: the truth of {where} of case '{case}' is both {low:g} and {high:g}.")
     return table
+
+
+def probability_columns(table: pd.DataFrame) -> list[str]:
+    """The columns of class probabilities, `p0` first.
+
+    >>> probability_columns(pd.DataFrame(columns=["case", "p1", "p0", "p10"]))
+    ['p0', 'p1', 'p10']
+    """
+    return sorted((str(c) for c in table.columns if re.fullmatch(r"p\d+", str(c))), key=lambda name: int(name[1:]))
+
+
+def decided(kind: str, probabilities: np.ndarray) -> np.ndarray:
+    """The class that probabilities (N, K) speak for: the likeliest, or the median grade where classes are ordinal.
+
+    >>> p = np.array([[0.4, 0.25, 0.35]])
+    >>> decided("classification", p), decided("ordinal", p)
+    (array([0.]), array([1.]))
+    """
+    if kind == "ordinal":
+        # rounding must not let a half fall short of itself
+        return (np.cumsum(probabilities, axis=1) < 0.5 - 1e-9).sum(axis=1).clip(max=probabilities.shape[1] - 1) * 1.0
+    return probabilities.argmax(axis=1).astype(float)
+
+
+def _check_probabilities(table: pd.DataFrame) -> None:
+    classed = table["kind"] != "regression"
+    if not classed.any():
+        return
+    values = table[probability_columns(table)].to_numpy(dtype=float)
+    if values.shape[1] < 2:
+        raise CasewiseError("Predictions of classes need the columns p0, p1 and so on, the probability of each class.")
+    off = np.abs(np.nansum(values, axis=1) - 1) > 1e-3
+    outside = (np.nan_to_num(values, nan=0.0) < -1e-6).any(axis=1) | np.isnan(values[:, :2]).any(axis=1)
+    _refuse(table, classed & (off | outside), "the probabilities p0, p1, … are no shares of one")
+    top = pd.Series((~np.isnan(values)).sum(axis=1) - 1, index=table.index)
+    for name in ("y_true", "y_pred"):
+        number = table[name]
+        bad = number.notna() & ((number < 0) | (number > top) | (number != number.round()))
+        _refuse(table, classed & bad, f"'{name}' is not the number of a class")
 
 
 def mean_over_folds(test_rows: pd.DataFrame) -> pd.DataFrame:
@@ -158,10 +208,23 @@ def _mean_over_networks(rows: pd.DataFrame) -> pd.DataFrame:
             f"but only {networks[short.index[0]]} of them predicted {row['target']} of case '{row['case']}'."
         )
     means = rows.drop_duplicates(group).copy()
-    means["y_pred"] = grouped["y_pred"].mean().to_numpy()
+    columns = probability_columns(rows)
+    means[["y_pred", *columns]] = grouped[["y_pred", *columns]].mean().to_numpy()
+    means = with_decisions(means)
     for name in _FOLDS:
         means[name] = pd.array([pd.NA] * len(means), dtype="Int64")
     return means.reset_index(drop=True)
+
+
+def with_decisions(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with `y_pred` decided anew from their probabilities, where they have classes."""
+    columns = probability_columns(rows)
+    rows = rows.reset_index(drop=True)
+    for (kind, _), part in rows[rows["kind"] != "regression"].groupby(["kind", "target"], sort=False):
+        values = part[columns].to_numpy(dtype=float)
+        values = values[:, ~np.isnan(values).all(axis=0)]
+        rows.loc[part.index, "y_pred"] = decided(str(kind), values)
+    return rows
 
 
 def _refuse(table: pd.DataFrame, bad: pd.Series, what: str) -> None:

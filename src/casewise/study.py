@@ -4,245 +4,64 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from casewise.study_parts import (
+    STACKERS,
+    Audit,
+    Evaluation,
+    External,
+    Images,
+    Kind,
+    Level,
+    Metric,
+    Panels,
+    Part,
+    Range,
+    ScoreFormula,
+    Share,
+    Target,
+    Where,
+)
+from casewise.study_training import (
+    Compute,
+    Fine,
+    LearningRateFinder,
+    Plateau,
+    Pretraining,
+    Recipe,
+    Split,
+    Stop,
+)
 
-def parse_range(value: Any) -> Any:
-    """Read `0..4` as (0.0, 4.0); anything else is left to the type check.
-
-    >>> parse_range("0..4")
-    (0.0, 4.0)
-    """
-    if isinstance(value, str):
-        found = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*\.\.\s*(-?\d+(?:\.\d+)?)\s*", value)
-        if not found:
-            raise ValueError("a range is written as two numbers, such as 0..4")
-        return float(found[1]), float(found[2])
-    return value
-
-
-def parse_share(value: Any) -> Any:
-    """Read `10%` as 0.1.
-
-    >>> parse_share("10%")
-    0.1
-    """
-    if isinstance(value, str) and value.strip().endswith("%"):
-        try:
-            return float(value.strip()[:-1]) / 100
-        except ValueError:
-            raise ValueError("a share is written as 10% or 0.1") from None
-    return value
-
-
-def texts(value: Any) -> Any:
-    """Table cells are compared as text: numbers in `where` become text.
-
-    >>> texts({"known": 1, "site": ["a", 2]})
-    {'known': '1', 'site': ['a', '2']}
-    """
-    if not isinstance(value, dict):
-        return value
-    return {k: [str(i) for i in v] if isinstance(v, list) else str(v) for k, v in value.items()}
-
-
-Where = Annotated[dict[str, str | list[str]], BeforeValidator(texts)]
-Range = Annotated[tuple[float, float], BeforeValidator(parse_range)]
-Share = Annotated[float, BeforeValidator(parse_share), Field(ge=0, lt=1)]
-Metric = Literal["mae", "mse", "pcc", "ccc", "icc", "bias"]
-Level = Literal["image", "region", "case", "subject"]
-STACKERS = {
-    "linear": "meta_learner",
-    "linear+intercept": "meta_learner_w_intercept",
-    "ridge": "meta_learner_ridge",
-    "ridge+intercept": "meta_learner_ridge_w_intercept",
-    "mean": "mean_of_learners",
-}
-
-
-class Part(BaseModel):
-    """A part of the study file: unknown keys are refused, values never change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-
-
-class Images(Part):
-    """How each image becomes a tile: longest side to `size` pixels, ratio kept, centred on black."""
-
-    size: int = Field(128, ge=16, le=1024)
-    keep_ratio: bool = True
-    channels: Literal["rgb", "grey"] = "rgb"
-    store: Path | None = None
-
-
-class Panels(Part):
-    """What one forward pass sees, and how it varies in training. Inference is deterministic.
-
-    `rotate` is in degrees to each side (`any` = 180); `shift` and `zoom` are shares of the tile; `brightness` and
-    `contrast` are the half-widths of the factor's range around 1.
-    """
-
-    by: Literal["region", "case", "image"] = "case"
-    grid: str = Field("1x1", pattern=r"^[1-8]x[1-8]$")
-    shuffle: bool = False
-    rotate: Annotated[float, BeforeValidator(lambda v: 180.0 if v == "any" else v), Field(ge=0, le=180)] = 0.0
-    flip: Literal["none", "horizontal", "vertical", "both"] = "none"
-    shift: float = Field(0.0, ge=0, le=0.5)
-    zoom: float = Field(0.0, ge=0, le=0.5)
-    brightness: float = Field(0.0, ge=0, lt=1)
-    contrast: float = Field(0.0, ge=0, lt=1)
-
-    @property
-    def rows(self) -> int:
-        return int(self.grid.split("x")[0])
-
-    @property
-    def columns(self) -> int:
-        return int(self.grid.split("x")[1])
-
-    @property
-    def slots(self) -> int:
-        return self.rows * self.columns
-
-
-class Target(Part):
-    """One recorded value: its column(s) in the cohort table (several are averaged), its range and its level.
-
-    `equals` makes an indicator of a text column: 1 where the column holds that text, else 0.
-    """
-
-    range: Range = (0.0, 1.0)
-    column: str | list[str] | None = None
-    level: Level | None = None
-    integer: bool = False
-    equals: str | None = None
-
-    @field_validator("range")
-    @classmethod
-    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not value[0] < value[1]:
-            raise ValueError(f"a range goes from low to high, found {value[0]:g}..{value[1]:g}")
-        return value
-
-
-class ScoreFormula(Part):
-    """A clinical score as a formula over targets and earlier scores."""
-
-    formula: str
-    range: Range
-    level: Literal["region", "case"] = "case"
-
-
-class Split(Part):
-    """Who is tested on and who is trained on. Always by subject."""
-
-    by: Literal["subject"] = "subject"
-    test: Share = 0.1
-    folds: int = Field(5, ge=2, le=50)
-    balance: str | None = None
-    restarts: int = Field(1000, ge=1, le=100_000)
-    column: str | None = None
-
-    @field_validator("by", mode="before")
-    @classmethod
-    def _by_subject(cls, value: Any) -> Any:
-        if value != "subject":
-            raise ValueError(
-                f"a split by {value!r} puts images of one subject on both sides, and every figure made from it is "
-                "too good. Only 'subject' is allowed"
-            )
-        return value
-
-
-class Plateau(Part):
-    """Reduce the learning rate when the stopping loss no longer falls."""
-
-    factor: float = Field(0.1, gt=0, lt=1)
-    patience: int = Field(10, ge=0)
-    threshold: float = Field(1e-4, ge=0)
-
-
-class Stop(Part):
-    """Early stopping: on an inner, grouped part of the training folds, on the fold itself (as published), or none.
-
-    With `none` every network trains all epochs on all training folds and its last epoch is kept.
-    """
-
-    patience: int = Field(50, ge=1)
-    on: Literal["inner", "fold", "none"] = "inner"
-    share: Share = 0.15
-
-
-class Recipe(Part):
-    """How a network is trained."""
-
-    loss: Literal["mse", "huber", "l1"] = "mse"
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = Field(0.01, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    schedule: Literal["plateau", "cosine", "constant"] = "plateau"
-    plateau: Plateau = Plateau()
-    batch: int = Field(16, ge=2)
-    epochs: int = Field(1000, ge=1)
-    stop: Stop = Stop()
-    batch_norm: Literal["train", "eval"] = "train"
-    head: Literal["random", "probe"] = "random"
-    head_lr: float = Field(1.0, gt=0)
-    batch_norm_momentum: float | None = Field(None, gt=0, le=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _watched(self) -> Recipe:
-        if self.stop.on == "none" and self.schedule == "plateau":
-            raise ValueError("schedule: plateau needs a loss to watch; with stop.on none use cosine or constant")
-        return self
-
-
-class Pretraining(Part):
-    """Training on another cohort first. Held-out subjects of each fold are left out of it, always."""
-
-    cohort: Path
-    subjects: Literal["shared", "distinct"]
-    columns: dict[str, str] = {}
-    where: Where = {}
-    targets: dict[str, Target]
-    epochs: int = Field(5, ge=1)
-    lr: float | None = Field(None, gt=0)
-    batch: int | None = Field(None, ge=2)
-
-
-class Evaluation(Part):
-    """How predictions are judged."""
-
-    resamples: int = Field(2000, ge=100)
-    confidence: float = Field(0.95, gt=0.5, lt=1)
-    bands: dict[str, float] = {}
-    response: bool = True
-    baseline: str = "first"
-    missing_baseline: Literal["refuse", "leave_out"] = "refuse"
-    responders: list[Annotated[float, Field(gt=0, le=100)]] = [50, 75, 90, 100]
-    readers: dict[str, dict[str, str]] = {}
-    references: dict[str, dict[str, dict[Metric, float]]] = {}
-
-    @field_validator("bands")
-    @classmethod
-    def _banded(cls, value: dict[str, float]) -> dict[str, float]:
-        if value and (len(value) < 2 or len(set(value.values())) < len(value)):
-            raise ValueError("bands need two names or more, each with a lower bound of its own")
-        return value
-
-
-class Compute(Part):
-    """What the machine may choose. `auto` is a two-second measurement, recorded with the run."""
-
-    jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    save_every: float = Field(30.0, ge=0)
+__all__ = [
+    "STACKERS",
+    "Audit",
+    "Compute",
+    "Evaluation",
+    "External",
+    "Fine",
+    "Images",
+    "Kind",
+    "LearningRateFinder",
+    "Level",
+    "Metric",
+    "Panels",
+    "Part",
+    "Plateau",
+    "Pretraining",
+    "Range",
+    "Recipe",
+    "ScoreFormula",
+    "Share",
+    "Split",
+    "Stop",
+    "Study",
+    "Target",
+    "Where",
+]
 
 
 class Study(Part):
@@ -266,13 +85,16 @@ class Study(Part):
     predict: list[str] = []
     main: str = ""
     split: Split = Split()
+    audit: Audit = Audit()
+    accept: dict[str, str] = {}
     backbones: list[str] = Field(min_length=1)
     weights: str = "pretrained"
     weights_dir: Path | None = None
     pretrain: Pretraining | None = None
     recipe: Recipe = Recipe()
     test_flips: bool = False
-    stack: list[Literal["linear", "linear+intercept", "ridge", "ridge+intercept", "mean"]] = []
+    stack: list[Literal["linear", "linear+intercept", "ridge", "ridge+intercept", "logistic", "mean"]] = []
+    external: External | None = None
     evaluation: Evaluation = Evaluation()
     compute: Compute = Compute()
     seed: int = Field(0, ge=0)
@@ -312,6 +134,32 @@ class Study(Part):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _classes_fit(self) -> Study:
+        """Classes are not numbers: formulas, bands, readers and linear stackers do not take them."""
+        classed = [name for name in self.targets if self.targets[name].classes]
+        for name, score in self.scores.items():
+            used = next((n for n in classed if n in re.findall(r"[^\W\d]\w*", score.formula)), None)
+            if used:
+                raise ValueError(f"scores.{name}: {used!r} has classes, and a formula works on numbers")
+        among = [name for name in self.outputs if name in classed]
+        wrong = next((s for s in self.stack if s not in ("mean", "logistic")), None)
+        if among and wrong:
+            raise ValueError(f"stack: {wrong!r} combines numbers, and {among[0]!r} has classes; use mean or logistic")
+        numbers = next((name for name in self.outputs if name not in classed), None)
+        if "logistic" in self.stack and numbers:
+            raise ValueError(f"stack: 'logistic' combines classes, and {numbers!r} is a number")
+        if self.outcome in classed and self.evaluation.bands:
+            raise ValueError("evaluation.bands: the main outcome has classes already")
+        if self.recipe.imbalance != "none" and not among:
+            raise ValueError(f"recipe.imbalance: {self.recipe.imbalance!r} needs a target with classes")
+        if self.recipe.imbalance == "sampling" and self.outcome not in among:
+            raise ValueError("recipe.imbalance: 'sampling' goes by the main outcome, which has no classes here")
+        for name in self.evaluation.readers:
+            if name in classed:
+                raise ValueError(f"evaluation.readers: {name!r} has classes; readers are compared on numbers only")
+        return self
+
     @property
     def outputs(self) -> list[str]:
         """Names of what the network itself predicts, in order: by default every target."""
@@ -326,6 +174,19 @@ class Study(Part):
     def target_level(self) -> Level:
         """The level of a target that states none: the level of a panel."""
         return self.panels.by
+
+    def classes_of(self, name: str) -> list[str]:
+        """The classes of a target in their order; empty for numbers and scores."""
+        return list(self.targets[name].classes) if name in self.targets else []
+
+    def kind_of(self, name: str) -> Kind:
+        """Whether a target or score is a number, a class or a grade."""
+        return self.targets[name].kind if name in self.targets else "regression"
+
+    def positive_of(self, name: str) -> str | None:
+        """The class that sensitivity is about, where a target has two: as stated, else the first."""
+        classes = self.classes_of(name)
+        return (self.targets[name].positive or classes[0]) if len(classes) == 2 else None
 
     def range_of(self, name: str) -> tuple[float, float]:
         """The declared range of a target or score."""

@@ -38,6 +38,15 @@ _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
 
+PATHS: tuple[tuple[str, ...], ...] = (
+    ("cohort",),
+    ("root",),
+    ("weights_dir",),
+    ("images", "store"),
+    ("pretrain", "cohort"),
+    ("external", "cohort"),
+    ("external", "root"),
+)
 PRESETS = resources.files("casewise") / "presets"
 
 
@@ -87,7 +96,7 @@ def build_study(values: dict[str, Any], *, source: str, folder: Path) -> Study:
         StudyError: listing every problem by field.
     """
     values = _expand(dict(values), source)
-    for keys in (("cohort",), ("root",), ("weights_dir",), ("images", "store"), ("pretrain", "cohort")):
+    for keys in PATHS:
         _absolute(values, keys, folder)
     _absolute_weights(values, folder)
     try:
@@ -129,7 +138,7 @@ def _extended(values: dict[str, Any], source: str, *, folder: Path, seen: tuple[
         if not file.is_file():
             raise StudyError(f"{source}: extends {parent}, but there is no file {file}.")
         below = _extended(_mapping(_text(file), str(file)), str(file), folder=file.parent, seen=(*seen, str(file)))
-        for keys in (("cohort",), ("root",), ("weights_dir",), ("images", "store"), ("pretrain", "cohort")):
+        for keys in PATHS:
             _absolute(below, keys, file.parent)
         _absolute_weights(below, file.parent)
     else:
@@ -141,7 +150,17 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Lay `above` over `below`; what names things (targets, scores, readers) is replaced whole, settings are merged."""
     result = dict(below)
     for key, value in above.items():
-        whole = key in ("targets", "scores", "where", "pretrain", "bands", "readers", "references")
+        whole = key in (
+            "targets",
+            "scores",
+            "where",
+            "pretrain",
+            "external",
+            "bands",
+            "readers",
+            "references",
+            "accept",
+        )
         if isinstance(value, dict) and isinstance(result.get(key), dict) and not whole:
             result[key] = _merged(result[key], value)
         else:
@@ -152,10 +171,9 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def _expand(values: dict[str, Any], source: str) -> dict[str, Any]:
     targets = values.get("targets")
     if isinstance(targets, dict):
-        values["targets"] = {k: {"range": v} if isinstance(v, str) else (v or {}) for k, v in targets.items()}
+        values["targets"] = {name: _target(value) for name, value in targets.items()}
     if isinstance(values.get("pretrain"), dict) and isinstance(values["pretrain"].get("targets"), dict):
-        inner = values["pretrain"]["targets"]
-        inner = {k: {"range": v} if isinstance(v, str) else (v or {}) for k, v in inner.items()}
+        inner = {name: _target(value) for name, value in values["pretrain"]["targets"].items()}
         values["pretrain"] = {**values["pretrain"], "targets": inner}
     if isinstance(values.get("scores"), str):
         values["scores"] = named_scores(values["scores"], source)
@@ -168,6 +186,13 @@ def _expand(values: dict[str, Any], source: str) -> dict[str, Any]:
         names = [n for name in names for n in (ALL29 if name == "all29" else [name])]
         values["backbones"] = check_backbones(list(dict.fromkeys(names)), source)
     return values
+
+
+def _target(value: Any) -> Any:
+    """A range alone or a list of classes alone is a target too."""
+    if isinstance(value, str):
+        return {"range": value}
+    return {"classes": value} if isinstance(value, list) else (value or {})
 
 
 def named_scores(name: str, source: str) -> dict[str, Any]:

@@ -1,0 +1,199 @@
+"""What the audit found: findings with levels, one verdict, and the gate that an error does not pass unstated."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from casewise.errors import AuditError, RunError, nearest
+from casewise.files import write_json
+
+__all__ = ["FAMILIES", "KNOWN", "Audit", "Finding", "Level", "is_known", "read_audit", "write_audit"]
+
+Level = Literal["note", "warning", "error"]
+
+# The names that a study can accept. A family takes any ending (a column, a probe): shortcut-source, shortcut-border.
+KNOWN = (
+    "twins-across-subjects",
+    "twins-across-splits",
+    "twins-across-labels",
+    "twins-within-subject",
+    "subjects-across-splits",
+    "image-level-split",
+)
+FAMILIES = ("shortcut-", "source-told-")
+PAIRS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the audit found.
+
+    `id` is the stable name that a study can accept, `sentence` one plain sentence with the figure, `figures` plain
+    JSON values, `pairs` image paths (all of them; they are capped where they are shown), and `remedy` what to do,
+    naming the study's key or the table's column.
+
+    >>> Finding("shortcut-source", "error", "The source tells the label.").id
+    'shortcut-source'
+    """
+
+    id: str
+    level: Level
+    sentence: str
+    figures: dict[str, Any] = field(default_factory=dict)
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+    remedy: str = ""
+
+    def __post_init__(self) -> None:
+        """Hold a finding to a level and a name that exist: these are written by the program, not by a person."""
+        if self.level not in get_args(Level):
+            raise ValueError(f"level must be one of {get_args(Level)}, got {self.level!r}")
+        if not is_known(self.id):
+            raise ValueError(f"{self.id!r} is not among the findings of casewise.audit.findings")
+
+
+def is_known(id: str) -> bool:
+    """Whether a finding of this name can exist at all.
+
+    >>> is_known("twins-across-subjects"), is_known("shortcut-source"), is_known("shortcut-"), is_known("twins")
+    (True, True, False, False)
+    """
+    return id in KNOWN or any(id.startswith(family) and len(id) > len(family) for family in FAMILIES)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All findings, the seconds that each step took, and what was examined (`images`, `subjects`, …)."""
+
+    findings: list[Finding]
+    seconds: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, level: Level) -> list[Finding]:
+        """The findings of one level."""
+        return [finding for finding in self.findings if finding.level == level]
+
+    @property
+    def verdict(self) -> str:
+        """One plain sentence.
+
+        >>> Audit([], facts={"subjects": 985, "images": 1517}).verdict
+        'No subject, twin or shortcut problem was found among 985 subjects and 1,517 images.'
+        >>> Audit([Finding("shortcut-source", "error", "The source tells the label.")]).verdict
+        '1 error: The source tells the label.'
+        """
+        errors, warnings = self.of("error"), self.of("warning")
+        if worst := (errors + warnings)[:1]:
+            parts = [_counted(len(errors), "error")] * bool(errors)
+            parts += [_counted(len(warnings), "warning")] * bool(warnings)
+            return f"{' and '.join(parts)}: {worst[0].sentence}"
+        examined = [
+            _counted(self.facts[what], what.removesuffix("s")) for what in ("subjects", "images") if what in self.facts
+        ]
+        among = f" among {' and '.join(examined)}" if examined else ""
+        return f"No subject, twin or shortcut problem was found{among}."
+
+    def gate(self, accepted: Mapping[str, str]) -> None:
+        """Let a run pass, or stop it at the errors that `accepted` (finding: reason) does not name.
+
+        Raises:
+            AuditError: an error is not accepted, or a name is accepted that no finding can have, or without a reason.
+        """
+        _check_accepted(accepted)
+        stopping = [finding for finding in self.of("error") if finding.id not in accepted]
+        if stopping:
+            told = "\n\n".join(_told(finding) for finding in stopping)
+            count = _counted(len({finding.id for finding in stopping}), "error")
+            raise AuditError(f"The audit stops here, with {count}; nothing was trained.\n\n{told}")
+
+    def accepted(self, accepted: Mapping[str, str]) -> dict[str, str]:
+        """The reasons for those errors and warnings that were found and accepted, by finding."""
+        found = {finding.id for finding in self.findings if finding.level != "note"}
+        return {id: reason for id, reason in accepted.items() if id in found}
+
+    def notes(self, accepted: Mapping[str, str]) -> list[str]:
+        """Remarks on what the study accepts: names of findings that are not there.
+
+        >>> Audit([]).notes({"shortcut-source": "known"})
+        ['accept names shortcut-source, which the audit did not find.']
+        """
+        found = {finding.id for finding in self.findings}
+        return [f"accept names {id}, which the audit did not find." for id in accepted if id not in found]
+
+    def as_json(self, accepted: Mapping[str, str]) -> dict[str, Any]:
+        """The audit as plain values, worst findings first; NaN becomes null."""
+        worst_first = sorted(self.findings, key=lambda finding: -get_args(Level).index(finding.level))
+        plain: dict[str, Any] = _plain(
+            {
+                "verdict": self.verdict,
+                "findings": [asdict(finding) for finding in worst_first],
+                "accepted": self.accepted(accepted),
+                "notes": self.notes(accepted),
+                "facts": self.facts,
+                "seconds": self.seconds,
+            }
+        )
+        return plain
+
+
+def write_audit(path: Path, audit: Audit, accepted: Mapping[str, str]) -> Path:
+    """Write `audit.json`, atomically."""
+    return write_json(path, audit.as_json(accepted))
+
+
+def read_audit(path: Path) -> Audit:
+    """Read what `write_audit` wrote.
+
+    Raises:
+        RunError: the file is missing or is not an audit.
+    """
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        findings = [
+            Finding(**{**finding, "pairs": [(one, two) for one, two in finding["pairs"]]})
+            for finding in told["findings"]
+        ]
+        return Audit(findings, told["seconds"], told["facts"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RunError(f"{path}: this is not an audit that can be read ({error}). Run the audit again.") from error
+
+
+def _check_accepted(accepted: Mapping[str, str]) -> None:
+    for id, reason in accepted.items():
+        if not is_known(id):
+            endings = ", ".join(f"{family}…" for family in FAMILIES)
+            allowed = f"{', '.join(KNOWN)}, {endings}"
+            hint = nearest(id, [*KNOWN, *FAMILIES])
+            raise AuditError(f"accept: no finding is called '{id}'.{hint} Findings are: {allowed}.")
+        if not str(reason or "").strip():
+            raise AuditError(f"accept: {id} has no reason. Write why it does not matter here; the report prints it.")
+
+
+def _told(finding: Finding) -> str:
+    """A finding with its remedy, its first pairs and the line that accepts it."""
+    lines = [f"{finding.id}: {finding.sentence}"]
+    lines += [f"  {one} = {two}" for one, two in finding.pairs[:PAIRS_SHOWN]]
+    if (more := len(finding.pairs) - PAIRS_SHOWN) > 0:
+        lines.append(f"  and {_counted(more, 'more pair')}")
+    lines += [finding.remedy] * bool(finding.remedy)
+    lines.append(f'If it cannot be mended, say why in the study:  accept: {{{finding.id}: "the reason"}}')
+    return "\n".join(lines)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _plain(value: Any) -> Any:
+    """Values as JSON has them: NumPy's numbers and arrays as Python's, NaN and infinity as None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,363 @@
+"""What stays the same of a phantom chest: outlines of body, lungs, heart and bones, and the tree of its vessels.
+
+Lengths are in body units: one is about the height of a film that shows the whole chest. The middle of the film is
+(0, 0), x grows to the right of the picture (the subject's left), y downwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from casewise.phantoms.streams import stream
+
+Floats = NDArray[np.float32]
+Points = NDArray[np.float64]  # (N, 2): x, y
+
+SEXES = ("F", "M")
+SIDES = (-1, 1)  # the subject's right lung lies on the left of the picture
+YOUNGEST, OLDEST = 18, 90
+
+
+@dataclass(frozen=True)
+class Rib:
+    """One rib seen from the front: the steep part behind, the faint part in front, and how wide and clear it is."""
+
+    behind: Points
+    before: Points
+    width: float
+    clear: float
+
+
+@dataclass(frozen=True)
+class Chest:
+    """One phantom subject: outlines closed, lines open, all `(N, 2)` in body units.
+
+    `vessels` is `(V, K, 2)` with `calibre` `(V,)`; `lungs` are right, left; `waist` is how far the body's side lies
+    outside the ribs; the numbers below say how dense each part looks, where 1 is a thick body without lungs.
+    """
+
+    number: int
+    name: str
+    sex: str
+    age: int
+    torso: Points
+    arms: tuple[Points, ...]
+    arm_width: float
+    lungs: tuple[Points, Points]
+    heart: Points
+    mediastinum: Points
+    aorta: Points
+    abdomen: Points
+    spine: Points
+    trachea: Points
+    clavicles: tuple[Points, ...]
+    scapulae: tuple[Points, ...]
+    breasts: tuple[Points, ...]
+    bubble: Points | None
+    ribs: tuple[Rib, ...]
+    hila: Points
+    vessels: Points
+    calibre: NDArray[np.float64]
+    densities: dict[str, float]
+
+
+def smooth(points: Points, *, closed: bool, steps: int = 8) -> Points:
+    """Return a curve through `points` (Catmull-Rom) with `steps` pieces between two of them.
+
+    >>> smooth(np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), closed=False, steps=2)[:, 0].tolist()
+    [0.0, 0.5, 1.0, 1.5, 2.0]
+    """
+    if closed:
+        padded = np.vstack([points[-1:], points, points[:2]])
+    else:
+        padded = np.vstack([2 * points[0] - points[1], points, 2 * points[-1] - points[-2]])
+    a, b, c, d = (padded[i : len(padded) - 3 + i, None, :] for i in range(4))
+    t = np.linspace(0, 1, steps, endpoint=False)[None, :, None]
+    curve = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+    flat: Points = curve.reshape(-1, 2)
+    return flat if closed else np.vstack([flat, points[-1:]])
+
+
+def breathed(points: Points, depth: float) -> Points:
+    """Return `points` with what lies low moved down by up to `depth` body units, as in a deeper breath.
+
+    >>> breathed(np.array([[0.1, -0.4], [0.1, 0.3]]), 0.02)[:, 1].round(3).tolist()
+    [-0.4, 0.32]
+    """
+    share = np.clip((points[..., 1] + 0.25) / 0.45, 0, 1)
+    moved: Points = points.copy()
+    moved[..., 1] += depth * share * share * (3 - 2 * share)
+    return moved
+
+
+def chest(seed: int, number: int) -> Chest:
+    """Return subject `number` (from 0) of the cohort with this seed, whatever the cohort's size."""
+    random = stream(seed, "chest", number)
+    u = random.uniform
+    sex, age = SEXES[int(random.integers(2))], int(random.integers(YOUNGEST, OLDEST + 1))
+    wide, high = u(0.84, 1.08), u(0.90, 1.10)
+    top, floor = u(-0.41, -0.35) * high, u(0.13, 0.27) * high
+    middle, apex = u(0.045, 0.068), u(0.115, 0.165)
+    tilt = u(-0.02, 0.02)
+    width = {side: wide * (u(0.30, 0.345) + (0.012 if side < 0 else 0)) for side in SIDES}
+    floors = {-1: floor, 1: floor + u(-0.005, 0.05)}
+    tops = {side: top + side * tilt * 0.6 + u(-0.008, 0.008) for side in SIDES}
+    lungs = {side: _lung(random, side, tops[side], floors[side], width[side], apex, middle) for side in SIDES}
+    fat = u(0.015, 0.075)
+    shoulder = u(-0.37, -0.28)
+    arm_out, arm_width = u(0.03, 0.20), u(0.05, 0.075)
+    hila = np.array([[side * (middle + u(0.02, 0.035)), u(-0.08, 0.01) - 0.012 * side] for side in SIDES])
+    vessels, calibre = _vessels(random, hila)
+    return Chest(
+        number=number,
+        name=f"C{number + 1:04d}",
+        sex=sex,
+        age=age,
+        torso=_torso(random, width, fat, shoulder),
+        arms=tuple(_arm(random, side, width[side] + fat, shoulder, arm_out) for side in SIDES),
+        arm_width=arm_width,
+        lungs=(lungs[-1], lungs[1]),
+        heart=_heart(random, middle, floors, width[1]),
+        mediastinum=_mediastinum(random, middle),
+        aorta=_circle(middle + u(0.0, 0.012), u(-0.23, -0.16), u(0.022, 0.04)),
+        abdomen=_abdomen(lungs, width, floors),
+        spine=_spine(random),
+        trachea=_trachea(random),
+        clavicles=tuple(_clavicle(random, side, top, wide) for side in SIDES),
+        scapulae=tuple(_scapula(random, side, width[side]) for side in SIDES),
+        breasts=tuple(_breast(random, side, floor, width[side]) for side in SIDES) if sex == "F" else (),
+        bubble=_circle(u(0.10, 0.20), floors[1] + u(0.06, 0.09), u(0.025, 0.05)) if random.random() < 0.6 else None,
+        ribs=_ribs(random, lungs, top),
+        hila=hila,
+        vessels=vessels,
+        calibre=calibre,
+        densities={
+            "body": u(0.50, 0.66),
+            "air": u(0.80, 1.0),
+            "heart": u(0.22, 0.34),
+            "middle": u(0.17, 0.27),
+            "spine": u(0.09, 0.17),
+            "ribs": u(0.055, 0.12),
+            "front": u(0.25, 0.6),
+            "clavicles": u(0.08, 0.15),
+            "scapulae": u(0.02, 0.06),
+            "abdomen": u(0.16, 0.32),
+            "breasts": u(0.03, 0.10),
+            "vessels": u(0.06, 0.12),
+            "texture": u(0.008, 0.018),
+        },
+    )
+
+
+def _lung(
+    random: np.random.Generator, side: int, top: float, floor: float, width: float, apex: float, middle: float
+) -> Points:
+    u = random.uniform
+    dome = u(0.42, 0.6) * width
+    waist = u(0.93, 1.0)  # how barrel-like: the width at half height against that below
+    points = [
+        (apex - 0.055, top + 0.035),
+        (apex, top),
+        (apex + 0.07, top + u(0.045, 0.06)),
+        (width * u(0.78, 0.83), top + u(0.15, 0.18)),
+        (width * waist, top * 0.1 + floor * 0.1 + u(-0.04, 0.0)),
+        (width, floor * 0.55 + u(0.0, 0.03)),
+        (width * u(0.985, 1.01), floor + 0.035),
+        (width * u(0.93, 0.97), floor + u(0.07, 0.10)),
+        (width * 0.80, floor + u(0.025, 0.04)),
+        (dome, floor),
+        (0.11, floor + u(0.012, 0.03)),
+        (0.05, floor + u(0.04, 0.06)),
+        (middle * 0.5, floor * 0.5),
+        (middle * 0.6, -0.06),
+        (middle * 0.9, -0.2),
+    ]
+    return smooth(np.array(points), closed=True, steps=7) * [side, 1]
+
+
+def _torso(random: np.random.Generator, width: dict[int, float], fat: float, shoulder: float) -> Points:
+    u = random.uniform
+    neck, slope, hip = u(0.085, 0.125), u(0.03, 0.075), u(-0.02, 0.05)
+    right: list[tuple[float, float]] = []
+    for side in (1, -1):
+        wall = width[side] + fat
+        line = [
+            (neck, -0.85),
+            (neck, -0.56 + slope),
+            (neck + 0.07, shoulder - 0.11),
+            (wall * 0.88, shoulder - slope),
+            (wall + 0.07, shoulder + 0.03),
+            (wall + 0.06, shoulder + 0.15),
+            (wall + 0.015, shoulder + 0.28),
+            (wall, 0.12),
+            (wall + hip * 0.6, 0.42),
+            (wall + hip, 0.85),
+        ]
+        right = [*right, *[(side * x, y) for x, y in (line if side == 1 else line[::-1])]]
+    return smooth(np.array(right), closed=True, steps=6)
+
+
+def _arm(random: np.random.Generator, side: int, wall: float, shoulder: float, out: float) -> Points:
+    u = random.uniform
+    x = wall + 0.045
+    points = [
+        (x - 0.03, shoulder + u(0.01, 0.03)),
+        (x + out * 0.6, shoulder + 0.17),
+        (x + out, shoulder + 0.4),
+        (x + out * u(0.9, 1.4), shoulder + 0.8),
+    ]
+    return smooth(np.array(points), closed=False, steps=5) * [side, 1]
+
+
+def _heart(random: np.random.Generator, middle: float, floors: dict[int, float], width: float) -> Points:
+    u = random.uniform
+    left, right = u(0.42, 0.62) * width, u(0.06, 0.10)
+    tip = floors[1] - u(0.0, 0.035)
+    points = [
+        (-middle * 0.8, -0.14),
+        (-right * 0.82, -0.02),
+        (-right, floors[-1] * 0.55),
+        (-right * 0.85, floors[-1] + 0.03),
+        (0.02, floors[1] + 0.07),
+        (left * 0.7, floors[1] + 0.045),
+        (left, tip),
+        (left * u(0.80, 0.9), tip - u(0.08, 0.1)),
+        (left * 0.35 + middle * 0.6, -0.02 + u(-0.02, 0.02)),
+        (middle * 1.1, -0.1),
+        (0.0, -0.17),
+    ]
+    return smooth(np.array(points), closed=True, steps=6)
+
+
+def _mediastinum(random: np.random.Generator, middle: float) -> Points:
+    u = random.uniform
+    left, right = (middle * u(0.8, 1.05) for _ in SIDES)
+    points = [(-0.06, -0.6), (-right * 0.9, -0.38), (-right, -0.22), (-right * 0.9, -0.05), (-0.03, 0.1)]
+    points += [(0.03, 0.1), (left, -0.05), (left * 1.05, -0.17), (left * 0.85, -0.36), (0.06, -0.6)]
+    return smooth(np.array(points), closed=True, steps=6)
+
+
+def _abdomen(lungs: dict[int, Points], width: dict[int, float], floors: dict[int, float]) -> Points:
+    """Return what lies below the diaphragm: the lower edge of both lungs, and down out of the picture."""
+    line = [(-width[-1] - 0.3, floors[-1] + 0.30), (-width[-1] * 1.02, floors[-1] + 0.13)]
+    line += [(x * -width[-1], floors[-1] + y) for x, y in ((0.93, 0.075), (0.8, 0.03), (0.5, 0.0), (0.2, 0.03))]
+    line += [(0.0, max(floors.values()) + 0.05)]
+    line += [(x * width[1], floors[1] + y) for x, y in ((0.2, 0.03), (0.5, 0.0), (0.8, 0.03), (0.93, 0.075))]
+    line += [(width[1] * 1.02, floors[1] + 0.13), (width[1] + 0.3, floors[1] + 0.30)]
+    edge = smooth(np.array(line), closed=False, steps=5)
+    return np.vstack([edge, [[1.2, 1.2], [-1.2, 1.2]]])
+
+
+def _spine(random: np.random.Generator) -> Points:
+    y = np.linspace(-0.8, 0.9, 24)
+    bend, phase = random.uniform(-0.014, 0.014), random.uniform(0, 2 * np.pi)
+    return np.column_stack([bend * np.sin(2.6 * y + phase) - bend * np.sin(phase), y])
+
+
+def _trachea(random: np.random.Generator) -> Points:
+    u = random.uniform
+    end, lean = u(-0.17, -0.11), u(-0.008, 0.012)
+    return smooth(np.array([(lean * 0.3, -0.75), (lean * 0.6, -0.4), (-lean, end)]), closed=False, steps=5)
+
+
+def _clavicle(random: np.random.Generator, side: int, top: float, wide: float) -> Points:
+    u = random.uniform
+    inner, lift = top + u(0.055, 0.10), u(0.0, 0.08)
+    points = [
+        (u(0.025, 0.04), inner),
+        (0.12 * wide, inner - 0.015 - lift * 0.25),
+        (0.22 * wide, inner - 0.02 - lift * 0.75),
+        (0.33 * wide, inner - 0.01 - lift),
+        (0.40 * wide, inner + 0.005 - lift),
+    ]
+    return smooth(np.array(points), closed=False, steps=5) * [side, 1]
+
+
+def _scapula(random: np.random.Generator, side: int, width: float) -> Points:
+    u = random.uniform
+    x, y = width * u(0.9, 1.06), u(-0.34, -0.28)
+    points = [(x - 0.05, y), (x + 0.07, y - 0.02), (x + 0.045, y + 0.14), (x - 0.02, y + u(0.26, 0.32))]
+    points += [(x - 0.045, y + 0.15)]
+    return smooth(np.array(points), closed=True, steps=5) * [side, 1]
+
+
+def _breast(random: np.random.Generator, side: int, floor: float, width: float) -> Points:
+    u = random.uniform
+    x, y, across, down = width * u(0.6, 0.75), floor + u(-0.08, 0.03), u(0.10, 0.16), u(0.10, 0.16)
+    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    low = np.where(np.sin(angle) > 0, 1.0, 1.35)
+    return np.column_stack([side * (x + across * np.cos(angle)), y + down * low * np.sin(angle)])
+
+
+def _circle(x: float, y: float, radius: float) -> Points:
+    angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
+    return np.column_stack([x + radius * np.cos(angle), y + 0.85 * radius * np.sin(angle)])
+
+
+def _ribs(random: np.random.Generator, lungs: dict[int, Points], top: float) -> tuple[Rib, ...]:
+    """Return 9 to 11 pairs: each leaves the spine, turns at the chest's wall, and comes back lower in front."""
+    u = random.uniform
+    pairs, spacing = int(random.integers(9, 12)), u(0.066, 0.084)
+    drop, bend, front, broad = u(0.05, 0.13), u(1.5, 2.6), u(0.05, 0.13), u(0.019, 0.027)
+    first = top + u(-0.03, 0.01)
+    t = np.linspace(0, 1, 22)
+    found = []
+    for place in range(pairs):
+        start = first + place * spacing * (1 + 0.012 * place)
+        for side in SIDES:
+            wall = np.abs(lungs[side])
+            begin, down = start + u(-0.004, 0.004), drop * u(0.9, 1.1) * min(1.0, 0.45 + 0.12 * place)
+            y = begin - 0.018 * np.sin(np.pi * t) + down * t**bend
+            reach = _wall_at(wall, lungs[side], y[-1]) + 0.008
+            x = 0.03 + (reach - 0.03) * (1 - (1 - t) ** 1.55)
+            turn = y[-1] + 0.035
+            end = u(0.10, 0.15)
+            back = t**0.8
+            reach_front = _wall_at(wall, lungs[side], turn) + 0.008
+            before = np.column_stack(
+                [reach_front - (reach_front - end) * back**1.4, y[-1] + 0.012 + (front + 0.03) * back + 0.02 * t]
+            )
+            behind = np.column_stack([x, y])
+            clear = u(0.85, 1.15) * (1 if place else 0.7)
+            found.append(Rib(behind * [side, 1], before * [side, 1], broad * u(0.92, 1.08), clear))
+    return tuple(found)
+
+
+def _wall_at(wall: Points, lung: Points, y: float) -> float:
+    """Return how far out the lung reaches near height `y`, its widest part counting for all below."""
+    near = wall[np.abs(lung[:, 1] - y) < 0.035, 0]
+    low = lung[:, 1].max() - 0.06
+    return float(wall[:, 0].max() if y > low or not len(near) else near.max())
+
+
+def _vessels(random: np.random.Generator, hila: Points) -> tuple[Points, NDArray[np.float64]]:
+    """Return lines that fan out from the hila in three generations, `(V, 6, 2)`, and their calibres `(V,)`."""
+    start, angle, calibre = [], [], []
+    for side, hilum in zip(SIDES, hila, strict=True):
+        count = int(random.integers(8, 11))
+        fan = np.linspace(-1.35, 1.3, count) + random.normal(0, 0.12, count)
+        start.append(hilum + random.normal(0, 0.008, (count, 2)))
+        angle.append(fan if side > 0 else np.pi - fan)
+        calibre.append(random.uniform(0.0075, 0.012, count))
+    at, way, wide = np.concatenate(start), np.concatenate(angle), np.concatenate(calibre)
+    lines, widths = [], []
+    for generation, length in enumerate((0.15, 0.105, 0.075, 0.055)):
+        reach = length * random.uniform(0.7, 1.25, len(at))
+        bend = random.normal(0, 0.35, len(at))
+        t = np.linspace(0, 1, 6)
+        heading = way[:, None] + bend[:, None] * t
+        steps = (reach / 5)[:, None, None] * np.stack([np.cos(heading), np.sin(heading)], -1)
+        line = at[:, None, :] + np.concatenate([np.zeros((len(at), 1, 2)), np.cumsum(steps[:, :-1], axis=1)], axis=1)
+        lines.append(line)
+        widths.append(wide)
+        if generation == 3:
+            break
+        split = random.uniform(0.2, 0.55, len(at))
+        at = np.concatenate([line[:, -1], line[:, -1], line[:, 2 + generation % 2]])
+        turn = heading[:, -1]
+        way = np.concatenate([turn + split, turn - random.uniform(0.2, 0.55, len(split)), turn + 1.6 * split])
+        wide = np.concatenate([wide * 0.68, wide * 0.62, wide * 0.5])
+    return np.concatenate(lines), np.concatenate(widths)

@@ -1,0 +1,141 @@
+"""The parts of a study file that say how networks are split, trained and run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from casewise.study_parts import Part, Share, Target, Where
+
+
+class Split(Part):
+    """Who is tested on and who is trained on. Always by subject."""
+
+    by: Literal["subject"] = "subject"
+    test: Share = 0.1
+    folds: int = Field(5, ge=2, le=50)
+    balance: str | None = None
+    restarts: int = Field(1000, ge=1, le=100_000)
+    column: str | None = None
+    leave_out: str | None = None
+
+    @field_validator("by", mode="before")
+    @classmethod
+    def _by_subject(cls, value: Any) -> Any:
+        if value != "subject":
+            raise ValueError(
+                f"a split by {value!r} puts images of one subject on both sides, and every figure made from it is "
+                "too good. Only 'subject' is allowed"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Split:
+        if self.leave_out and self.column:
+            raise ValueError("leave_out and column are two ways to say who is held out; give one")
+        return self
+
+
+class Plateau(Part):
+    """Reduce the learning rate when the stopping loss no longer falls."""
+
+    factor: float = Field(0.1, gt=0, lt=1)
+    patience: int = Field(10, ge=0)
+    threshold: float = Field(1e-4, ge=0)
+
+
+class Stop(Part):
+    """Early stopping: on an inner, grouped part of the training folds, on the fold itself (as published), or none.
+
+    With `none` every network trains all epochs on all training folds and its last epoch is kept.
+    """
+
+    patience: int = Field(50, ge=1)
+    on: Literal["inner", "fold", "none"] = "inner"
+    share: Share = 0.15
+
+
+class LearningRateFinder(Part):
+    """The range test before training: the rate rises from `low` to `high` over `steps` training batches."""
+
+    low: float = Field(1e-7, gt=0)
+    high: float = Field(1.0, gt=0)
+    steps: int = Field(60, ge=20, le=1000)
+
+    @model_validator(mode="after")
+    def _rising(self) -> LearningRateFinder:
+        if self.low * 10 > self.high:
+            raise ValueError("the finder's high must be ten times its low or more")
+        return self
+
+
+class Fine(Part):
+    """Groups of layers unfrozen step by step, from the head down, while the stopping loss improves."""
+
+    groups: int = Field(3, ge=1, le=20)
+    epochs: int = Field(3, ge=1)
+
+
+class Recipe(Part):
+    """How a network is trained.
+
+    `loss` is for numbers; classes are fitted by cross-entropy, ordinal classes by a chain of binary cross-entropies.
+    `tuning`: all parameters (`deep`), the head alone on features computed once (`shallow`), or groups of layers
+    unfrozen step by step (`fine`). `discriminative` divides the learning rate from each group of layers to the one
+    below it.
+    """
+
+    loss: Literal["mse", "huber", "l1"] = "mse"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    imbalance: Literal["none", "weights", "sampling"] = "none"
+    optimizer: Literal["sgd", "adam", "adamw", "radam"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] | Literal["find"] = 0.01
+    finder: LearningRateFinder = LearningRateFinder()
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["plateau", "cosine", "one-cycle", "constant"] = "plateau"
+    plateau: Plateau = Plateau()
+    batch: int = Field(16, ge=2)
+    epochs: int = Field(1000, ge=1)
+    stop: Stop = Stop()
+    tuning: Literal["deep", "shallow", "fine"] = "deep"
+    fine: Fine = Fine()
+    discriminative: float = Field(1.0, ge=1)
+    batch_norm: Literal["train", "eval"] = "train"
+    head: Literal["random", "probe"] = "random"
+    head_lr: float = Field(1.0, gt=0)
+    batch_norm_momentum: float | None = Field(None, gt=0, le=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _watched(self) -> Recipe:
+        if self.stop.on == "none" and self.schedule == "plateau":
+            raise ValueError("schedule: plateau needs a loss to watch; with stop.on none use cosine or constant")
+        if self.stop.on == "none" and self.tuning == "fine":
+            raise ValueError("tuning: fine goes on while a loss improves; it needs stop.on inner (or fold)")
+        return self
+
+
+class Pretraining(Part):
+    """Training on another cohort first. Held-out subjects of each fold are left out of it, always."""
+
+    cohort: Path
+    subjects: Literal["shared", "distinct"]
+    columns: dict[str, str] = {}
+    where: Where = {}
+    targets: dict[str, Target]
+    epochs: int = Field(5, ge=1)
+    lr: float | None = Field(None, gt=0)
+    batch: int | None = Field(None, ge=2)
+
+
+class Compute(Part):
+    """What the machine may choose. `auto` is a two-second measurement, recorded with the run."""
+
+    jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    save_every: float = Field(30.0, ge=0)
