@@ -16,8 +16,9 @@ from casewise.cohort_checks import (
     read_days,
     read_names,
 )
+from casewise.cohort_classes import check_classes, keep_classes, unknown_classes
 from casewise.cohort_table import Problems, each, names_text, read_text_table, rows_text
-from casewise.cohort_targets import check_readers, level_keys, read_target, settle_target, target_columns
+from casewise.cohort_targets import check_readers, class_columns, level_keys, read_target, settle_target, target_columns
 from casewise.ordering import is_unsorted_date, natural
 from casewise.study import Study
 
@@ -42,8 +43,11 @@ class Cohort:
     notes: list[str] = field(default_factory=list)
 
 
-def read_cohort(study: Study) -> Cohort:
+def read_cohort(study: Study, *, to_learn: bool = True) -> Cohort:
     """Read and check the study's cohort table (CSV or Parquet, one row an image).
+
+    With `to_learn` false the cohort is one to be tested on only: classes may be missing from it, and one that the study
+    does not name is a problem.
 
     Raises:
         CohortError: with every problem of the table, each with its row (as a spreadsheet shows it) and remedy.
@@ -53,6 +57,13 @@ def read_cohort(study: Study) -> Cohort:
     cells = keep_rows(cells, study, problems, notes)
     if "where" in problems.found:
         # Rows that were to be left out would show problems that the study does not have.
+        problems.raise_any(study.cohort)
+    classed = class_columns(study, cells.columns.tolist())
+    if to_learn:
+        cells = keep_classes(cells, study, classed, problems, notes)
+    else:
+        unknown_classes(cells, study, classed, problems)
+    if cells.empty:
         problems.raise_any(study.cohort)
     columns = find_columns(study, cells.columns.tolist(), problems)
     images, marks = _standard_columns(cells, columns, study, problems, notes)
@@ -65,6 +76,8 @@ def read_cohort(study: Study) -> Cohort:
     _check_order(named, problems)
     for name in targets:
         named[name] = settle_target(name, study, named, problems, notes)
+    if to_learn:
+        check_classes(named, study, problems)
     _check_regions(named, study, problems, notes)
     _check_baseline(named, study, problems, notes)
     check_same(cells, images, marks, problems)

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from casewise.cohort_checks import STORED, closest, number
+from casewise.cohort_classes import read_classes, shown
 from casewise.cohort_table import Problems, each, names_text, rows_text
 from casewise.ordering import natural
 from casewise.study import Level, Study, Target
@@ -23,6 +24,12 @@ def target_columns(name: str, study: Study) -> list[str]:
     return [column] if isinstance(column, str) else list(column)
 
 
+def class_columns(study: Study, headers: list[str]) -> dict[str, str]:
+    """The one column of each target with classes, where the table has it."""
+    found = {name: target_columns(name, study) for name, target in study.targets.items() if target.classes}
+    return {name: columns[0] for name, columns in found.items() if columns[0] in headers}
+
+
 def read_target(name: str, study: Study, cells: pd.DataFrame, problems: Problems) -> pd.Series:
     """One target, row by row: NaN where not scored, the mean where it is read from several columns."""
     import pandas as pd
@@ -38,6 +45,11 @@ def read_target(name: str, study: Study, cells: pd.DataFrame, problems: Problems
             problems.add("columns", f"{text} Add it, or name its column in the study's targets.")
     if missing:
         return nothing
+    if target.classes and len(columns) > 1:
+        problems.add("columns", f"targets.{name}: classes are read from one column, found {len(columns)}.")
+        return nothing
+    if target.classes:
+        return read_classes(target, cells[columns[0]].str.strip())
     if target.equals is not None:
         if len(columns) > 1:
             problems.add("columns", f"targets.{name}: `equals` needs one column, found {len(columns)}.")
@@ -114,21 +126,23 @@ def settle_target(name: str, study: Study, images: pd.DataFrame, problems: Probl
     """
     values, level, panel = images[name], study.level_of(name), study.panels.by
     if keys := level_keys(level):
-        _report_varying(name, images, keys, f"stands at {level} level", problems)
+        _report_varying(name, images, keys, f"stands at {level} level", study.classes_of(name), problems)
         values = images.groupby(keys, sort=False)[name].transform("first")
         if filled := int((values.notna() & images[name].isna()).sum()):
             notes.append(f"{name}: {filled:,} rows without a value take that of their {level}'s other rows.")
     if name in study.outputs and _LEVELS.index(level) < _LEVELS.index(panel):
         told = f"stands at {level} level, but is predicted for a whole {panel} (panels.by)"
-        _report_varying(name, images, level_keys(panel), told, problems)
+        _report_varying(name, images, level_keys(panel), told, study.classes_of(name), problems)
     return values
 
 
-def _report_varying(name: str, images: pd.DataFrame, keys: list[str], told: str, problems: Problems) -> None:
+def _report_varying(
+    name: str, images: pd.DataFrame, keys: list[str], told: str, classes: list[str], problems: Problems
+) -> None:
     counts = images.groupby(keys, sort=False)[name].transform("nunique")
     for _, unit in images[counts > 1].groupby(keys, sort=False):
         found = unit[name].dropna()
-        values = " and ".join(f"{value:g}" for value in found.drop_duplicates())
+        values = " and ".join(shown(value, classes) for value in found.drop_duplicates())
         who = unit[keys[0]].iloc[0] + (f", region {unit['region'].iloc[0]}" if "region" in keys else "")
         problems.add(
             f"varies {name} {told}",

@@ -1,0 +1,386 @@
+"""casewise beside fastai on the same chest radiographs: same network, first weights, split, image size and batch.
+
+    python benchmarks/fastai_cxr.py [--folds 5] [--run runs/covid-cxr] [--save-predictions FILE]
+    python benchmarks/fastai_cxr.py --speed-only
+
+The fastai side is what its user would write: `ImageDataLoaders` of a table with a column of held-out rows,
+`Resize(224)`, `aug_transforms`, ImageNet's `Normalize`, `vision_learner` from the given weights, `fine_tune`, and the
+last epoch's network. fastai's vertical flip (`--flip-vert`, as in the published study) turns by quarters as well;
+`--no-flip-vert` is its own default. Folds are by subject; with `--run` they are those of a finished casewise run, whose
+predictions then stand beside. A fold that is done is kept in `--out` and not trained again.
+
+`--speed-only` trains all parameters on a few hundred images, each way in a process of its own. Imports and fastai's
+first steps, during which its workers get ahead, are not timed. fastai comes with `pip install 'casewise[bench]'`.
+Figures are printed, never asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+BESIDE = Path(__file__).resolve().parents[2] / "shared"
+CORES, WORKERS, BATCH, SIDE, WARM, SEED = 2, 2, 32, 224, 2, 0
+# What is aimed at in speed: casewise's images a second over fastai's.
+NETWORKS = {"mobilenet_v2": 3.0, "resnet34": 2.5}
+CLASSES = ("covid", "no_finding", "pneumonia")
+PROBABILITIES = [f"p_{name}" for name in CLASSES]
+
+
+def read_table(data: Path) -> pd.DataFrame:
+    """The pack's rows that are nobody's duplicate: path (from the pack's folder), subject, label."""
+    import pandas as pd
+
+    rows = pd.read_csv(data / "cases.csv", dtype=str, keep_default_na=False)
+    rows = rows[(rows["duplicate_of"] == "") & rows["label"].isin(CLASSES)]
+    return rows[["path", "subject", "label"]].reset_index(drop=True)
+
+
+def phantom_table(folder: Path) -> pd.DataFrame:
+    """Synthetic photographs for the speed alone, where the pack is missing; their classes are parts of the body."""
+    import pandas as pd
+
+    from casewise.phantoms.psoriasis import make_psoriasis
+
+    rows = pd.read_csv(make_psoriasis(folder, subjects=8, visits=1, size=(320, 320), seed=1), dtype=str)
+    named = dict(zip(sorted(set(rows["region"])), CLASSES, strict=True))
+    return rows[["path", "subject"]].assign(label=rows["region"].map(named))
+
+
+def some(table: pd.DataFrame, images: int | None) -> pd.DataFrame:
+    """About so many images, of whole subjects in random order."""
+    order = table["subject"].drop_duplicates().sample(frac=1, random_state=SEED)
+    counts = table.groupby("subject").size().loc[order].cumsum()
+    kept = counts.index[counts <= images] if images else counts.index
+    return table[table["subject"].isin(set(kept))].reset_index(drop=True)
+
+
+def with_folds(table: pd.DataFrame, run: Path | None) -> pd.DataFrame:
+    """The table with the fold that each subject is held out in, from 1: as in the run, or five made here."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    fold = [0] * len(table)
+    if run:
+        sides = json.loads((run / "splits.json").read_text())["subjects"]
+        strangers = sorted(set(table["subject"]) - set(sides))
+        if strangers:
+            raise SystemExit(f"{run} split {len(strangers)} of the subjects not at all ({', '.join(strangers[:3])}).")
+        table = table.assign(fold=table["subject"].map(sides))
+        return table[table["fold"] != "test"].astype({"fold": int}).reset_index(drop=True)
+    parts = StratifiedGroupKFold(5, shuffle=True, random_state=SEED)
+    for number, (_, held_out) in enumerate(parts.split(table, table["label"], table["subject"]), start=1):
+        for row in held_out:
+            fold[row] = number
+    return table.assign(fold=fold)
+
+
+def make_learner(rows: pd.DataFrame, data: str, network: str, weights: str | None, *, flip_vert: bool) -> Any:
+    """A fastai user's learner from a table with the columns path, label and is_valid."""
+    from fastai.vision.all import ImageDataLoaders, Normalize, Resize, RocAuc, accuracy, aug_transforms
+    from fastai.vision.all import default_split, imagenet_stats, model_meta, vision_learner
+    from torchvision import models
+
+    def network_of(pretrained: bool = False, **_: Any) -> Any:
+        from safetensors.torch import load_file
+
+        found = models.get_model(network, weights=None)
+        if pretrained:
+            found.load_state_dict(load_file(str(weights)))
+        return found
+
+    # fastai knows where to cut the ResNets; for networks that it does not know, its users say so here.
+    known = model_meta.get(getattr(models, network), {"cut": -1, "split": default_split})
+    model_meta[network_of] = {"cut": known["cut"], "split": known["split"]}
+    loaders = ImageDataLoaders.from_df(
+        rows,
+        path=data,
+        fn_col="path",
+        label_col="label",
+        valid_col="is_valid",
+        item_tfms=Resize(SIDE),
+        batch_tfms=[*aug_transforms(flip_vert=flip_vert), Normalize.from_stats(*imagenet_stats)],
+        bs=BATCH,
+        seed=SEED,
+    )
+    return vision_learner(loaders, network_of, pretrained=bool(weights), metrics=[accuracy, RocAuc()])
+
+
+def train_with_fastai(task: dict[str, Any]) -> dict[str, Any]:
+    """Train one fold, write the held-out predictions, and tell the seconds and the images a second."""
+    import pandas as pd
+    from fastai.vision.all import Callback, set_seed
+
+    from casewise.files import write_parquet
+
+    class Clock(Callback):
+        """Seconds of each epoch's training part; tells how far the fold is."""
+
+        def __init__(self) -> None:
+            self.spent: list[float] = []
+
+        def before_train(self) -> None:
+            self.begun = time.perf_counter()
+
+        def after_train(self) -> None:
+            self.spent.append(time.perf_counter() - self.begun)
+            told = f"  fold {task['fold']}, epoch {len(self.spent)}: {self.spent[-1]:.0f} s"
+            print(told, file=sys.stderr, flush=True)
+
+    set_seed(SEED)
+    table = pd.read_parquet(task["table"])
+    rows = table.assign(is_valid=table["fold"] == task["fold"])
+    begun = time.perf_counter()
+    learner = make_learner(rows, task["data"], task["network"], task["weights"], flip_vert=task["flip_vert"])
+    clock = Clock()
+    with learner.no_bar(), learner.no_logging():
+        learner.fine_tune(task["epochs"], cbs=clock)
+        values, _ = learner.get_preds(ds_idx=1)
+    spent = time.perf_counter() - begun
+    told = learner.dls.valid_ds.items[["path", "subject", "fold", "label"]].reset_index(drop=True)
+    names = [f"p_{name}" for name in learner.dls.vocab]
+    write_parquet(Path(task["predictions"]), told.join(pd.DataFrame(values.numpy(), columns=names))[list(told) + names])
+    trained = len(learner.dls.train) * BATCH
+    # The first epoch trains the head alone.
+    return {"seconds": spent, "rate": trained / statistics.median(clock.spent[1:]), "images": trained}
+
+
+def speed_of_fastai(task: dict[str, Any]) -> dict[str, Any]:
+    """Images a second while all parameters are trained, after the first steps."""
+    import pandas as pd
+    from fastai.vision.all import Callback, CancelFitException, set_seed
+
+    steps = task["images"] // BATCH
+
+    class Clock(Callback):
+        """Takes the time between two steps and stops there."""
+
+        def after_batch(self) -> None:
+            if self.iter + 1 == WARM:
+                self.begun = time.perf_counter()
+            if self.iter + 1 == WARM + steps:
+                self.spent = time.perf_counter() - self.begun
+                raise CancelFitException
+
+    set_seed(SEED)
+    table = pd.read_parquet(task["table"])
+    # Longer than what is timed, so that the workers are as busy at its end as at its beginning.
+    wanted = (WARM + steps + 3 * WORKERS) * BATCH
+    rows = pd.concat([table] * (wanted // len(table) + 1), ignore_index=True)[: wanted + BATCH]
+    rows["is_valid"] = rows.index >= wanted
+    learner = make_learner(rows, task["data"], task["network"], None, flip_vert=task["flip_vert"])
+    clock = Clock()
+    with learner.no_bar(), learner.no_logging():
+        learner.fit_one_cycle(1, cbs=clock)
+    return {"rate": steps * BATCH / clock.spent}
+
+
+def apart(task: dict[str, Any]) -> dict[str, Any]:
+    """Do a task in a process of its own."""
+    done = subprocess.run([sys.executable, __file__, "--task", json.dumps(task)], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{task['way']} failed; see above.")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def fastai_folds(table: pd.DataFrame, options: argparse.Namespace) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Train the folds that are not there yet; return the predictions and the records of all that were asked for."""
+    import pandas as pd
+
+    from casewise.files import write_json, write_parquet
+
+    weights = options.weights / f"{options.network}.safetensors"
+    settings = {
+        "network": options.network,
+        "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "epochs": options.epochs,
+        "flip_vert": options.flip_vert,
+        "split": hashlib.sha256(table.to_csv(index=False).encode()).hexdigest(),
+        "batch": BATCH,
+        "side": SIDE,
+        "seed": SEED,
+    }
+    folder: Path = options.out
+    records, tables = [], []
+    for fold in range(1, options.folds + 1):
+        facts, predictions = folder / f"fold-{fold}.json", folder / f"fold-{fold}.parquet"
+        if facts.is_file():
+            record = json.loads(facts.read_text())
+            other = [name for name, value in settings.items() if record["settings"].get(name) != value]
+            if other:
+                raise SystemExit(f"{facts} was made with another {other[0]}. Give another folder with --out.")
+        else:
+            write_parquet(folder / "table.parquet", table)
+            task = settings | {"way": "fastai", "fold": fold, "weights": str(weights), "data": str(options.data)}
+            told = apart(task | {"table": str(folder / "table.parquet"), "predictions": str(predictions)})
+            record = {"fold": fold, **told, "settings": settings}
+            write_json(facts, record)
+        records.append(record)
+        tables.append(pd.read_parquet(predictions))
+    return pd.concat(tables, ignore_index=True), records
+
+
+def figures(table: pd.DataFrame, counts: np.ndarray | None = None) -> tuple[float, float]:
+    """Accuracy and macro one-vs-rest AUROC, each image counted so many times."""
+    import numpy as np
+    from sklearn.metrics import roc_auc_score
+
+    truth = table["label"].map({name: number for number, name in enumerate(CLASSES)}).to_numpy()
+    values = table[PROBABILITIES].to_numpy(dtype=float)
+    share = float(np.average(values.argmax(axis=1) == truth, weights=counts))
+    areas = [roc_auc_score(truth == k, values[:, k], sample_weight=counts) for k in range(len(CLASSES))]
+    return share, float(np.mean(areas))
+
+
+def intervals(ours: pd.DataFrame, theirs: pd.DataFrame, resamples: int = 1000) -> list[tuple[float, float, float]]:
+    """Differences of accuracy and AUROC, ours minus theirs, with 95 % intervals by resampling subjects."""
+    import numpy as np
+
+    ours = theirs[["path"]].merge(ours, on="path", validate="one_to_one")
+    if len(ours) < len(theirs):
+        raise SystemExit(f"casewise has no prediction of {len(theirs) - len(ours)} images that fastai predicted.")
+    names, member = np.unique(theirs["subject"].to_numpy(dtype=str), return_inverse=True)
+    rng = np.random.default_rng(SEED)
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)[:, member]
+    point = np.subtract(figures(ours), figures(theirs))
+    found = np.array([np.subtract(figures(ours, counts), figures(theirs, counts)) for counts in drawn.astype(float)])
+    low, high = np.nanpercentile(found, [2.5, 97.5], axis=0)
+    return [(float(a), float(b), float(c)) for a, b, c in zip(point, low, high, strict=True)]
+
+
+def compare_figures(options: argparse.Namespace) -> None:
+    """Train the folds both ways and print accuracy, AUROC and speed side by side."""
+    from casewise.files import write_parquet
+
+    table = with_folds(some(read_table(options.data), options.images), options.run)
+    theirs, records = fastai_folds(table, options)
+    if options.save_predictions:
+        write_parquet(options.save_predictions, theirs[["path", "subject", "fold", "label", *PROBABILITIES]])
+    rate = statistics.median(record["rate"] for record in records)
+    spent = statistics.mean(record["seconds"] for record in records)
+    print(
+        f"{options.network}, {len(table):,} images of {table['subject'].nunique()} subjects, {SIDE} px, batches of "
+        f"{BATCH}, fine_tune({options.epochs}), flip_vert={options.flip_vert}; {options.folds} of 5 folds, "
+        f"{len(theirs):,} images held out"
+    )
+    print(f"  {'':<24}{'accuracy':>9}{'AUROC':>8}{'images/s':>10}{'s/fold':>8}")
+
+    def line(name: str, rows: pd.DataFrame, rate: float, seconds: float) -> None:
+        share, area = figures(rows)
+        print(f"  {name:<24}{share:>9.3f}{area:>8.3f}{rate:>10.1f}{seconds:>8.0f}")
+
+    for record in records:
+        name = f"fastai, fold {record['fold']}"
+        line(name, theirs[theirs["fold"] == record["fold"]], record["rate"], record["seconds"])
+    line("fastai", theirs, rate, spent)
+    found = casewise_folds(table, options)
+    if found is None:
+        return
+    ours, told = found
+    line("casewise", ours[ours["path"].isin(set(theirs["path"]))], told["rate"], told["seconds"])
+    for name, (point, low, high) in zip(("accuracy", "AUROC"), intervals(ours, theirs), strict=True):
+        print(f"  casewise minus fastai, {name}: {point:+.3f} [{low:+.3f}, {high:+.3f}], by subject")
+    print(
+        f"  casewise: {told['rate'] / rate:.1f} times the images/s, {told['seconds'] / spent:.2f} of a fold's seconds"
+    )
+
+
+def compare_speed(options: argparse.Namespace, folder: Path) -> None:
+    """Measure both ways in turn and print their images a second."""
+    data = options.data
+    if (data / "cases.csv").is_file():
+        table = read_table(data)
+    else:
+        print(f"There is no {data / 'cases.csv'}: synthetic photographs are used, which says nothing about accuracy.")
+        data = folder / "phantom"
+        table = phantom_table(data)
+    images = max(BATCH, (options.images or 256) // BATCH * BATCH)
+    some(table, images).to_parquet(folder / "table.parquet")
+    task = {"table": str(folder / "table.parquet"), "data": str(data), "images": images, "flip_vert": options.flip_vert}
+    print(f"{CORES} cores, {images} images of {SIDE} px in batches of {BATCH}, flip_vert={options.flip_vert}")
+    print(f"  {'images/s':<24}{'casewise':>9}{'fastai':>8}")
+    for network, aim in NETWORKS.items():
+        theirs, ours = [], []
+        for _ in range(options.rounds):
+            theirs.append(apart(task | {"way": "fastai-speed", "network": network})["rate"])
+            ours.append(apart(task | {"way": "casewise-speed", "network": network})["rate"])
+        gains = [mine / rate for mine, rate in zip(ours, theirs, strict=True)]
+        told = f"casewise is {statistics.median(gains):.1f} times as fast (aim: {aim:g})"
+        print(f"  {network:<24}{statistics.median(ours):>9.1f}{statistics.median(theirs):>8.1f}   {told}", flush=True)
+
+
+def casewise_folds(table: pd.DataFrame, options: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, float]] | None:
+    """Predictions by path (columns path, p_<class>) of casewise on the same folds, its images a second and seconds."""
+    print("  casewise: its side of this comparison is not written yet.")
+    return None
+
+
+def speed_of_casewise(task: dict[str, Any]) -> dict[str, Any]:
+    """Images a second in the second epoch of a job's training, with the augmentation set of the same name."""
+    raise SystemExit("casewise's side of this comparison is not written yet.")
+
+
+WAYS = {"fastai": train_with_fastai, "fastai-speed": speed_of_fastai, "casewise-speed": speed_of_casewise}
+
+
+def parse() -> argparse.Namespace:
+    """What was asked for on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folds", type=int, choices=range(1, 6), default=1, help="how many of the five folds to train")
+    parser.add_argument("--epochs", type=int, default=5, help="of fine_tune, after its one epoch of the head alone")
+    parser.add_argument("--network", default="mobilenet_v2", help="the network whose accuracy is compared")
+    parser.add_argument("--flip-vert", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--images", type=int, help="use about so many images only")
+    parser.add_argument("--speed-only", action="store_true", help="a few hundred images, less than two minutes")
+    parser.add_argument("--rounds", type=int, default=1, help="of --speed-only")
+    parser.add_argument("--data", type=Path, default=BESIDE / "data" / "covid-cxr")
+    parser.add_argument("--weights", type=Path, default=BESIDE / "weights")
+    parser.add_argument("--run", type=Path, help="a finished casewise run: its folds and predictions are used")
+    parser.add_argument("--out", type=Path, default=Path("runs/fastai-cxr"), help="where finished folds are kept")
+    parser.add_argument("--save-predictions", type=Path, metavar="FILE", help="fastai's, one row an image (Parquet)")
+    parser.add_argument("--task", type=json.loads, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print a table."""
+    options = parse()
+    if options.task:
+        print(json.dumps(WAYS[options.task["way"]](options.task)))
+        return
+    if not find_spec("fastai"):
+        print("fastai is not installed: pip install 'casewise[bench]'. Nothing was measured.")
+        return
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > 1:
+        # Threads that wait for each other lose far more than their share, on whichever side has more of them.
+        print(f"The machine has other work (load {load:.1f}): its ratios mislead; measure when it is quiet.")
+    if options.speed_only:
+        with tempfile.TemporaryDirectory() as temporary:
+            compare_speed(options, Path(temporary))
+        return
+    for needed in (options.data / "cases.csv", options.weights / f"{options.network}.safetensors"):
+        if not needed.is_file():
+            print(f"There is no {needed}: accuracy cannot be compared. --speed-only needs neither data nor weights.")
+            return
+    compare_figures(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""One synthetic chest film: an anatomy before an X-ray tube, with or without a sign of disease."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from casewise.phantoms.chest_anatomy import Chest, Floats, Points, Rib, breathed
+from casewise.phantoms.chest_signs import MARGIN, RAMP, Sign, paint, spread
+from casewise.phantoms.streams import stream
+
+# Beyond this many pixels a side the film is drawn smaller and enlarged with fresh grain: time, not detail, is short.
+DRAWN_AT_MOST = 640
+SIGN_AT_MOST = 160  # a sign is smooth, so it is worked out on so few pixels a side
+FRACTION = 4  # outlines are drawn to a sixteenth of a pixel
+
+
+@dataclass(frozen=True)
+class Film:
+    """A drawn film: `picture` `(H, W) uint8`, `lungs` `(H, W) bool`, and `sign` `(H, W) float32`.
+
+    `sign` is what the disease added, in grey levels: zero outside the lungs.
+    """
+
+    picture: NDArray[np.uint8]
+    lungs: NDArray[np.bool_]
+    sign: Floats
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How a hospital takes films: contrast, brightness and grain from-to, and its size against the size asked for."""
+
+    contrast: tuple[float, float]
+    gamma: tuple[float, float]
+    grain: tuple[float, float]
+    enlarged: tuple[float, float]
+
+
+MACHINES = {
+    "any": Machine((2.3, 3.6), (0.8, 1.25), (1.2, 3.2), (0.92, 1.08)),
+    "north": Machine((2.9, 3.6), (1.0, 1.25), (1.0, 2.0), (0.96, 1.04)),
+    "south": Machine((2.2, 2.8), (0.68, 0.9), (3.4, 5.0), (1.16, 1.26)),
+}
+
+
+class _Canvas:
+    """Outlines in body units as the film sees them, each drawn as `(H, W) float32` in 0-1."""
+
+    def __init__(self, forward: Points, scale: float, shape: tuple[int, int]) -> None:
+        self.forward, self.scale, self.shape = forward, scale, shape
+
+    def _pixels(self, points: Points) -> NDArray[np.int32]:
+        placed = points @ self.forward[:, :2].T + self.forward[:, 2]
+        return np.rint(placed * 2**FRACTION).astype(np.int32)
+
+    def fill(self, *outlines: Points) -> NDArray[np.uint8]:
+        layer = np.zeros(self.shape, np.uint8)
+        for outline in outlines:
+            cv2.fillPoly(layer, [self._pixels(outline)], 255, cv2.LINE_AA, FRACTION)
+        return layer
+
+    def bands(self, lines: list[tuple[Points, float, int]]) -> NDArray[np.uint8]:
+        """Draw lines of a width in body units and a brightness in 0-255, later ones over earlier ones."""
+        layer = np.zeros(self.shape, np.uint8)
+        for line, width, bright in lines:
+            cv2.fillPoly(layer, [self._pixels(_band(line, width))], bright, cv2.LINE_AA, FRACTION)
+        return layer
+
+    def threads(self, lines: Points, widths: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """Draw many thin lines; one thinner than a pixel is fainter instead."""
+        layer = np.zeros(self.shape, np.uint8)
+        pixels = self._pixels(lines)
+        thick = widths * self.scale
+        faint = np.minimum(np.ceil(thick / thick.max() * 8), 8).astype(int)
+        for step in range(1, 9):
+            chosen = faint == step
+            if chosen.any():
+                wide = max(round(float(thick[chosen].mean())), 1)
+                bright = round(255 * min(1.0, float(thick[chosen].mean()) / 2.5) ** 0.8)
+                cv2.polylines(layer, list(pixels[chosen]), False, bright, wide, cv2.LINE_AA, FRACTION)
+        return layer
+
+    def soft(self, layer: NDArray[np.uint8], blur: float = 0.0) -> Floats:
+        """Return a layer in 0-1, blurred by so many body units."""
+        if blur * self.scale > 0.3:
+            layer = cv2.GaussianBlur(layer, (0, 0), blur * self.scale).astype(np.uint8, copy=False)
+        return layer * np.float32(1 / 255)
+
+    def depth(self, layer: NDArray[np.uint8]) -> Floats:
+        """Return how deep inside an outline each pixel lies, in body units."""
+        inside = cv2.distanceTransform((layer > 127).astype(np.uint8), cv2.DIST_L2, 5)
+        return inside.astype(np.float32, copy=False) * np.float32(1 / self.scale)
+
+
+def _band(line: Points, width: float) -> Points:
+    along = np.gradient(line, axis=0)
+    along /= np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-9)[:, None]
+    across = np.column_stack([-along[:, 1], along[:, 0]]) * (width / 2)
+    return np.vstack([line + across, (line - across)[::-1]])
+
+
+def draw(
+    seed: int, who: Chest, *, image: int, ill: Sign | None, size: tuple[int, int], machine: Machine = MACHINES["any"]
+) -> Film:
+    """Draw film `image` (from 0) of a subject in `size` (width, height) pixels.
+
+    Everything but the sign is the same with and without it, grain included.
+    """
+    random = stream(seed, "film", who.name, image)
+    shrink = min(1.0, DRAWN_AT_MOST / max(size))
+    shape = (max(round(size[1] * shrink), 1), max(round(size[0] * shrink), 1))
+    forward, scale = _position(seed, who, random, shape)
+    canvas = _Canvas(forward, scale, shape)
+    inverse = cv2.invertAffineTransform(forward)
+    breath = float(random.uniform(-0.012, 0.012))
+    density, lungs, room = _density(seed, who, canvas, inverse, breath)
+    grey, slope = _exposed(density, lungs, machine, random)
+    grey = cv2.GaussianBlur(grey, (0, 0), max(0.0022 * scale, 0.35)).astype(np.float32, copy=False)
+    added = np.zeros(shape, np.float32) if ill is None else _sign(ill, inverse, breath, room, slope, scale)
+    _collimate(grey, stream(seed, "collimation", who.number))
+    return _developed(grey, added, lungs > 127, float(random.uniform(*machine.grain)), random, size)
+
+
+def _position(seed: int, who: Chest, film: np.random.Generator, shape: tuple[int, int]) -> tuple[Points, float]:
+    """Return the affine map from body units to pixels, and pixels a body unit: a subject's films are nearly alike."""
+    own = stream(seed, "position", who.number)
+    scale = min(shape) * own.uniform(0.92, 1.14) * film.uniform(0.985, 1.015)
+    turn = np.deg2rad(own.uniform(-2.5, 2.5) + film.uniform(-1.2, 1.2))
+    shift = own.uniform([-0.035, -0.04], [0.035, 0.05]) + film.uniform(-0.012, 0.012, 2)
+    linear = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    middle = np.array([(shape[1] - 1) / 2, (shape[0] - 1) / 2])
+    return np.column_stack([linear, middle + scale * shift]), float(scale)
+
+
+def _density(
+    seed: int, who: Chest, canvas: _Canvas, inverse: Points, breath: float
+) -> tuple[Floats, NDArray[np.uint8], Floats]:
+    """Return how dense the body looks at each pixel, the lungs that are seen (0-255), and the room for signs (0-1)."""
+    much = who.densities
+    inner = [breathed(lung, breath) for lung in who.lungs]
+    torso = canvas.fill(who.torso)
+    arms = canvas.bands([(arm, 2 * who.arm_width, 255) for arm in who.arms])
+    body = 1 - np.exp(canvas.depth(torso) * np.float32(-1 / 0.055))
+    limbs = 1 - np.exp(canvas.depth(arms) * np.float32(-1 / 0.05))
+    density = np.float32(much["body"]) * np.maximum(body, np.float32(0.72) * limbs)
+
+    heart = canvas.fill(breathed(who.heart, breath), who.aorta)
+    middle = canvas.fill(who.mediastinum)
+    abdomen = canvas.fill(breathed(who.abdomen, breath))
+    lungs = cv2.subtract(canvas.fill(*inner), cv2.max(cv2.max(heart, middle), abdomen)).astype(np.uint8, copy=False)
+    behind = canvas.fill(*inner)
+    depth = canvas.depth(lungs)
+    air = np.float32(0.60) + np.float32(0.40) * (1 - np.exp(depth * np.float32(-1 / 0.05)))
+    density -= np.float32(0.43 * much["air"]) * air * canvas.soft(lungs, 0.0025)
+    # Behind the heart and under the dome there is lung as well, which lets their outlines be seen through.
+    hidden = cv2.subtract(behind, lungs)
+    density -= np.float32(0.13 * much["air"]) * canvas.soft(hidden, 0.006)
+
+    bulge = 1 - np.exp(canvas.depth(heart) * np.float32(-1 / 0.06))
+    density += np.float32(much["heart"]) * (np.float32(0.35) * canvas.soft(heart, 0.003) + np.float32(0.65) * bulge)
+    density += np.float32(much["middle"]) * canvas.soft(middle, 0.006)
+    fill = 1 - np.exp(canvas.depth(abdomen) * np.float32(-1 / 0.06))
+    density += np.float32(much["abdomen"]) * (np.float32(0.5) * canvas.soft(abdomen, 0.003) + np.float32(0.5) * fill) * body
+    if who.bubble is not None:
+        density -= np.float32(0.16) * canvas.soft(canvas.fill(breathed(who.bubble, breath)), 0.008)
+    _bones(who, canvas, inverse, density, body)
+    if who.breasts:
+        density += np.float32(much["breasts"]) * canvas.soft(canvas.fill(*who.breasts), 0.010) * body
+    _texture(seed, who, canvas, inverse, density, lungs, breath)
+    room = np.clip((depth - np.float32(MARGIN)) * np.float32(1 / RAMP), 0, 1)
+    return density, lungs, room
+
+
+def _bones(who: Chest, canvas: _Canvas, inverse: Points, density: Floats, body: Floats) -> None:
+    """Add spine, trachea, ribs, clavicles and shoulder blades in place."""
+    much = who.densities
+    height, width = canvas.shape
+    y = inverse[1, 1] * np.arange(height) + inverse[1, 0] * width / 2 + inverse[1, 2]
+    discs = np.float32(0.8) + np.float32(0.2) * np.cos(y * (2 * np.pi / 0.062)).astype(np.float32)
+    column = canvas.bands([(who.spine, 0.066, 190), (who.spine, 0.012, 255)])
+    density += np.float32(much["spine"]) * canvas.soft(column, 0.004) * discs[:, None]
+    density -= np.float32(0.10) * canvas.soft(canvas.bands([(who.trachea, 0.034, 255)]), 0.004)
+
+    ribs = canvas.soft(_rib_layer(canvas, who.ribs, front=False), 0.0022)
+    front = canvas.soft(_rib_layer(canvas, who.ribs, front=True), 0.003)
+    x = np.abs(inverse[0, 0] * np.arange(width) + inverse[0, 1] * height / 2 + inverse[0, 2])
+    # Ribs in front end in cartilage, which hardly shows.
+    front *= np.clip((x - 0.10) / 0.12, 0, 1).astype(np.float32)[None, :]
+    density += np.float32(much["ribs"]) * (ribs + np.float32(much["front"]) * front) * body
+
+    bars = [(line, 0.030, 255) for line in who.clavicles]
+    marrow = [(line[1:-1], 0.015, 120) for line in who.clavicles]
+    density += np.float32(much["clavicles"]) * canvas.soft(canvas.bands(bars + marrow), 0.0025)
+    blades = canvas.fill(*who.scapulae)
+    rim = canvas.bands([(np.vstack([blade, blade[:1]]), 0.012, 255) for blade in who.scapulae])
+    density += np.float32(much["scapulae"]) * (canvas.soft(blades, 0.004) + canvas.soft(rim, 0.003))
+
+
+def _rib_layer(canvas: _Canvas, ribs: tuple[Rib, ...], *, front: bool) -> NDArray[np.uint8]:
+    """Return the ribs' shadows: their rims are hard bone and brighter than what lies between."""
+    lines: list[tuple[Points, float, int]] = []
+    for rib in ribs:
+        line, bright = (rib.before, 200) if front else (rib.behind, 215)
+        bright = min(round(bright * rib.clear), 255)
+        lines += [(line, rib.width, bright), (line, rib.width * 0.55, round(bright * 0.6))]
+    return canvas.bands(lines)
+
+
+def _texture(
+    seed: int, who: Chest, canvas: _Canvas, inverse: Points, density: Floats, lungs: NDArray[np.uint8], breath: float
+) -> None:
+    """Add vessels, hila and the fine unevenness of all tissue in place."""
+    much = who.densities
+    random = stream(seed, "texture", who.number)
+    seen = canvas.soft(lungs)
+    vessels = canvas.soft(canvas.threads(breathed(who.vessels, breath), who.calibre), 0.0014)
+    density += np.float32(much["vessels"]) * vessels * seen
+    height, width = canvas.shape
+    columns, rows = np.arange(width, dtype=np.float32)[None, :], np.arange(height, dtype=np.float32)[:, None]
+    for x, y in who.hila @ canvas.forward[:, :2].T + canvas.forward[:, 2]:
+        across = np.exp(np.square((columns - x) / (0.035 * canvas.scale)) * np.float32(-0.5))
+        along = np.exp(np.square((rows - y) / (0.055 * canvas.scale)) * np.float32(-0.5))
+        density += np.float32(0.07) * across * along
+    for zoom, strength in ((1.0, 1.0), (0.45, 0.7), (3.5, 1.6)):
+        grid = random.standard_normal((56, 56), dtype=np.float32)
+        density += np.float32(much["texture"] * strength) * spread(grid, inverse / zoom, canvas.shape)
+
+
+def _exposed(
+    density: Floats, lungs: NDArray[np.uint8], machine: Machine, random: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Return grey levels (0-255) by the film's S-shaped curve, and its slope: grey levels a unit of density."""
+    inside = lungs > 127
+    dark = float(density[inside].mean()) if inside.any() else 0.2
+    bright = float(np.percentile(density[::3, ::3], 88))
+    contrast = random.uniform(*machine.contrast) / max(bright - dark, 0.1)
+    level = dark + (bright - dark) * random.uniform(0.42, 0.56)
+    black, white = random.uniform(0, 12), random.uniform(225, 250)
+    gamma = random.uniform(*machine.gamma)
+    # The sigmoid of density to the power gamma, and its derivative, in one pass over the pixels.
+    curve = 1 / (1 + np.exp((density - np.float32(level)) * np.float32(-contrast)))
+    bent = curve ** np.float32(gamma)
+    slope = np.float32((white - black) * contrast * gamma) * bent * (1 - curve)
+    return np.float32(black) + np.float32(white - black) * bent, slope
+
+
+def _sign(ill: Sign, inverse: Points, breath: float, room: Floats, slope: Floats, scale: float) -> Floats:
+    """Return the sign at the film's size, worked out on fewer pixels."""
+    height, width = room.shape
+    fewer = min(1.0, SIGN_AT_MOST / max(height, width))
+    small = (max(round(width * fewer), 1), max(round(height * fewer), 1))
+    step = np.array([width / small[0], height / small[1]])
+    # Pixel centres: (i + 0.5) * step - 0.5 is where pixel i of the small film lies on the large one.
+    fine = inverse.copy()
+    fine[:, :2] = inverse[:, :2] * step
+    fine[:, 2] = inverse[:, :2] @ (0.5 * step - 0.5) + inverse[:, 2] - [0, breath * 0.8]
+    little, steep = (
+        cv2.resize(values, small, interpolation=cv2.INTER_AREA).astype(np.float32, copy=False)
+        for values in (room, slope)
+    )
+    found = paint(ill, fine, little, steep, scale * fewer)
+    grown = cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
+    return grown * (room > 0)
+
+
+def _collimate(grey: Floats, random: np.random.Generator) -> None:
+    """Blacken in place a strip at some edges, as a narrow beam does in one film of five."""
+    if random.random() > 0.2:
+        return
+    height, width = grey.shape
+    left, right, top, bottom = random.uniform(0, 0.035, 4) * (random.random(4) < 0.5)
+    dark = np.float32(0.12)
+    grey[:, : round(left * width)] *= dark
+    grey[:, width - round(right * width) :] *= dark
+    grey[: round(top * height)] *= dark
+    grey[height - round(bottom * height) :] *= dark
+
+
+def _developed(
+    grey: Floats, added: Floats, lungs: NDArray[np.bool_], grain: float, random: np.random.Generator, size: tuple[int, int]
+) -> Film:
+    """Return 8-bit pixels of the size asked for, with grain."""
+    if grey.shape != size[::-1]:
+        grey, added = (cv2.resize(v, size, interpolation=cv2.INTER_LINEAR).astype(np.float32) for v in (grey, added))
+        lungs = cv2.resize(lungs.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+    speckle = random.standard_normal(grey.shape, dtype=np.float32) * np.float32(grain)
+    picture = cv2.convertScaleAbs(np.maximum(grey + added + speckle, 0)).astype(np.uint8, copy=False)
+    return Film(picture, lungs, added)

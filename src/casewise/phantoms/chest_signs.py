@@ -1,0 +1,128 @@
+"""Signs of disease in a phantom chest: texture and one focus inside the lungs that nothing but a close look can see.
+
+A sign has a mean of about zero wherever it is averaged over an eighth of the picture. So neither the brightness of the
+film, nor its thumbnail, nor its border tells the label; what is left is what a network should find.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+
+from casewise.phantoms.chest_anatomy import SIDES, Chest, Floats, Points
+from casewise.phantoms.streams import stream
+
+Finding = Literal["covid", "no_finding", "pneumonia"]
+FINDINGS: tuple[str, ...] = get_args(Finding)
+
+COARSEST = 0.036  # in body units: what is smoother than this is taken out of a sign
+MARGIN, RAMP = 0.014, 0.022  # a sign begins this far inside the lung's outline, and is full after so much more
+GRID, GRAIN = 56, 0.030  # the texture's grid, and the length of its cells in body units
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Where a subject's sign lies: `spots` `(N, 3)` of x, y and radius in body units, `texture` a standard normal grid.
+
+    `kind` "haze" is texture within the spots, "focus" one dense spot; `strength` is in densities of the anatomy.
+    """
+
+    kind: Literal["haze", "focus"]
+    spots: Points
+    texture: Floats
+    strength: float
+
+
+def sign(seed: int, who: Chest, finding: str) -> Sign | None:
+    """Return the sign of a finding in this subject; none for `no_finding`."""
+    if finding == "no_finding":
+        return None
+    random = stream(seed, "sign", finding, who.number)
+    texture = random.standard_normal((GRID, GRID), dtype=np.float32)
+    if finding == "pneumonia":
+        spot = _spot(random, who, int(random.integers(2)), down=(0.25, 0.85), out=(0.35, 0.75))
+        return Sign("focus", np.array([[*spot, random.uniform(0.042, 0.060)]]), texture, random.uniform(0.26, 0.36))
+    spots = [
+        [*_spot(random, who, place, down=(0.48, 0.92), out=(0.55, 0.92)), random.uniform(0.045, 0.085)]
+        for place in (0, 1)
+        for _ in range(int(random.integers(2, 5)))
+    ]
+    return Sign("haze", np.array(spots), texture, random.uniform(0.085, 0.13))
+
+
+def _spot(
+    random: np.random.Generator, who: Chest, place: int, *, down: tuple[float, float], out: tuple[float, float]
+) -> tuple[float, float]:
+    """Return a point of a lung, given the share of its height from the top and of its width from the middle."""
+    lung, side = who.lungs[place], SIDES[place]
+    y = lung[:, 1].min() + random.uniform(*down) * (_floor(lung) - lung[:, 1].min())
+    near = np.abs(lung[:, 0])[np.abs(lung[:, 1] - y) < 0.05]
+    inner, outer = (0.06, 0.25) if len(near) < 2 else (max(float(near.min()), 0.06), float(near.max()))
+    return side * (inner + random.uniform(*out) * (outer - inner)), float(y)
+
+
+def _floor(lung: Points) -> float:
+    """Return the height of the diaphragm's dome: the lowest point above it counts, not the corner beside it."""
+    middle = np.abs(np.abs(lung[:, 0]) - np.abs(lung[:, 0]).max() * 0.5) < 0.03
+    return float(lung[middle, 1].max())
+
+
+def spread(texture: Floats, inverse: Points, shape: tuple[int, int]) -> Floats:
+    """Return a grid of the body as the film of `shape` sees it; `inverse` `(2, 3)` maps film pixels to body units."""
+    cell = np.array([[1 / GRAIN, 0.0], [0.0, 1 / GRAIN]])
+    to_grid = cell @ inverse
+    to_grid[:, 2] += (GRID - 1) / 2
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    seen = cv2.warpAffine(texture, to_grid, shape[::-1], flags=flags, borderMode=cv2.BORDER_REFLECT)
+    return seen.astype(np.float32, copy=False)
+
+
+def paint(one: Sign, inverse: Points, room: Floats, slope: Floats, scale: float) -> Floats:
+    """Return what a sign adds to a film, in the units of `slope`, zero wherever `room` is.
+
+    Args:
+        inverse: `(2, 3)`, maps film pixels to body units (moved by the breath already).
+        room: `(H, W)` in 0-1, where in the lungs a sign may be.
+        slope: `(H, W)`, grey levels a unit of density, which is less where the film is dark or bright already.
+        scale: film pixels a body unit.
+    """
+    height, width = room.shape
+    x = inverse[0, 0] * np.arange(width)[None, :] + inverse[0, 1] * np.arange(height)[:, None] + inverse[0, 2]
+    y = inverse[1, 0] * np.arange(width)[None, :] + inverse[1, 1] * np.arange(height)[:, None] + inverse[1, 2]
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    texture = spread(one.texture, inverse, room.shape)
+    if one.kind == "focus":
+        centre_x, centre_y, radius = one.spots[0]
+        away = np.sqrt(np.square(x - centre_x) + np.square(y - centre_y)) / np.float32(radius)
+        # A crooked edge: the texture moves the outline by up to a third of the radius.
+        raw = 1 / (1 + np.exp((away + np.float32(0.22) * texture - 1) * np.float32(5)))
+        raw *= 1 + np.float32(0.15) * texture
+    else:
+        cover = np.zeros_like(x)
+        for centre_x, centre_y, radius in one.spots:
+            near = np.square(x - centre_x) + np.square(y - centre_y)
+            np.maximum(cover, np.exp(near * np.float32(-0.5 / radius**2)), out=cover)
+        raw = cover * (texture + np.float32(0.35) * np.abs(texture))
+    raw *= slope * np.float32(one.strength)
+    return levelled(raw, room, COARSEST * scale)
+
+
+def levelled(raw: Floats, room: Floats, blur: float) -> Floats:
+    """Return `raw` within `room` less its own local mean, so that no wide average changes.
+
+    >>> room = np.ones((64, 64), np.float32)
+    >>> raw = np.zeros((64, 64), np.float32); raw[30:34, 30:34] = 1
+    >>> flat = levelled(raw, room, 4.0)
+    >>> bool(flat[31, 31] > 0.5), bool(abs(flat[24:40, 24:40].mean()) < 0.1 * raw[24:40, 24:40].mean())
+    (True, True)
+    """
+    reach = max(blur, 0.8)
+    weight = cv2.GaussianBlur(room, (0, 0), reach) + np.float32(1e-3)
+    found = raw * room
+    for _ in range(3):
+        # Once is not enough: near the outline part of what is taken away lies outside.
+        found = found - room * (cv2.GaussianBlur(found, (0, 0), reach) / weight)
+    return found
