@@ -38,6 +38,19 @@ CORES, WORKERS, BATCH, SIDE, WARM, SEED = 2, 2, 32, 224, 2, 0
 # What is aimed at in speed: casewise's images a second over fastai's.
 NETWORKS = {"mobilenet_v2": 3.0, "resnet34": 2.5}
 CLASSES = ("covid", "no_finding", "pneumonia")
+# As many passes over the data as fine_tune makes (its epochs and one of the head), every network trained to the end.
+RECIPE = {
+    "optimizer": "adamw",
+    "lr": 3e-4,
+    "weight_decay": 0.01,
+    "schedule": "one-cycle",
+    "batch": BATCH,
+    "batch_norm": "eval",
+    "head": "probe",
+    "head_lr": 3,
+    "dropout": 0.2,
+    "stop": {"on": "none"},
+}
 PROBABILITIES = [f"p_{name}" for name in CLASSES]
 
 
@@ -90,8 +103,7 @@ def with_folds(table: pd.DataFrame, run: Path | None) -> pd.DataFrame:
 
 def make_learner(rows: pd.DataFrame, data: str, network: str, weights: str | None, *, flip_vert: bool) -> Any:
     """A fastai user's learner from a table with the columns path, label and is_valid."""
-    from fastai.vision.all import ImageDataLoaders, Normalize, Resize, RocAuc, accuracy, aug_transforms
-    from fastai.vision.all import default_split, imagenet_stats, model_meta, vision_learner
+    from fastai.vision import all as fastai
     from torchvision import models
 
     def network_of(pretrained: bool = False, **_: Any) -> Any:
@@ -103,20 +115,21 @@ def make_learner(rows: pd.DataFrame, data: str, network: str, weights: str | Non
         return found
 
     # fastai knows where to cut the ResNets; for networks that it does not know, its users say so here.
-    known = model_meta.get(getattr(models, network), {"cut": -1, "split": default_split})
-    model_meta[network_of] = {"cut": known["cut"], "split": known["split"]}
-    loaders = ImageDataLoaders.from_df(
+    known = fastai.model_meta.get(getattr(models, network), {"cut": -1, "split": fastai.default_split})
+    fastai.model_meta[network_of] = {"cut": known["cut"], "split": known["split"]}
+    loaders = fastai.ImageDataLoaders.from_df(
         rows,
         path=data,
         fn_col="path",
         label_col="label",
         valid_col="is_valid",
-        item_tfms=Resize(SIDE),
-        batch_tfms=[*aug_transforms(flip_vert=flip_vert), Normalize.from_stats(*imagenet_stats)],
+        item_tfms=fastai.Resize(SIDE),
+        batch_tfms=[*fastai.aug_transforms(flip_vert=flip_vert), fastai.Normalize.from_stats(*fastai.imagenet_stats)],
         bs=BATCH,
         seed=SEED,
     )
-    return vision_learner(loaders, network_of, pretrained=bool(weights), metrics=[accuracy, RocAuc()])
+    metrics = [fastai.accuracy, fastai.RocAuc()]
+    return fastai.vision_learner(loaders, network_of, pretrained=bool(weights), metrics=metrics)
 
 
 def train_with_fastai(task: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +168,8 @@ def train_with_fastai(task: dict[str, Any]) -> dict[str, Any]:
     write_parquet(Path(task["predictions"]), told.join(pd.DataFrame(values.numpy(), columns=names))[list(told) + names])
     trained = len(learner.dls.train) * BATCH
     # The first epoch trains the head alone.
-    return {"seconds": spent, "rate": trained / statistics.median(clock.spent[1:]), "images": trained}
+    own = dict(zip(("accuracy", "auroc"), map(float, learner.recorder.values[-1][-2:]), strict=True))
+    return {"seconds": spent, "rate": trained / statistics.median(clock.spent[1:]), "images": trained, "own": own}
 
 
 def speed_of_fastai(task: dict[str, Any]) -> dict[str, Any]:
@@ -190,7 +204,9 @@ def speed_of_fastai(task: dict[str, Any]) -> dict[str, Any]:
 
 def apart(task: dict[str, Any]) -> dict[str, Any]:
     """Do a task in a process of its own."""
-    done = subprocess.run([sys.executable, __file__, "--task", json.dumps(task)], stdout=subprocess.PIPE, text=True)
+    # fastai's import warns of what PyTorch means to give up.
+    command = [sys.executable, "-W", "ignore::FutureWarning", __file__, "--task", json.dumps(task)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(f"{task['way']} failed; see above.")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -226,8 +242,9 @@ def fastai_folds(table: pd.DataFrame, options: argparse.Namespace) -> tuple[pd.D
         else:
             write_parquet(folder / "table.parquet", table)
             task = settings | {"way": "fastai", "fold": fold, "weights": str(weights), "data": str(options.data)}
+            load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
             told = apart(task | {"table": str(folder / "table.parquet"), "predictions": str(predictions)})
-            record = {"fold": fold, **told, "settings": settings}
+            record = {"fold": fold, **told, "load": load, "settings": settings}
             write_json(facts, record)
         records.append(record)
         tables.append(pd.read_parquet(predictions))
@@ -235,13 +252,15 @@ def fastai_folds(table: pd.DataFrame, options: argparse.Namespace) -> tuple[pd.D
 
 
 def figures(table: pd.DataFrame, counts: np.ndarray | None = None) -> tuple[float, float]:
-    """Accuracy and macro one-vs-rest AUROC, each image counted so many times."""
+    """Accuracy and macro one-vs-rest AUROC (NaN where a class is missing), each image counted so many times."""
     import numpy as np
     from sklearn.metrics import roc_auc_score
 
     truth = table["label"].map({name: number for number, name in enumerate(CLASSES)}).to_numpy()
     values = table[PROBABILITIES].to_numpy(dtype=float)
     share = float(np.average(values.argmax(axis=1) == truth, weights=counts))
+    if len(set(truth if counts is None else truth[counts > 0])) < len(CLASSES):
+        return share, float("nan")
     areas = [roc_auc_score(truth == k, values[:, k], sample_weight=counts) for k in range(len(CLASSES))]
     return share, float(np.mean(areas))
 
@@ -251,8 +270,6 @@ def intervals(ours: pd.DataFrame, theirs: pd.DataFrame, resamples: int = 1000) -
     import numpy as np
 
     ours = theirs[["path"]].merge(ours, on="path", validate="one_to_one")
-    if len(ours) < len(theirs):
-        raise SystemExit(f"casewise has no prediction of {len(theirs) - len(ours)} images that fastai predicted.")
     names, member = np.unique(theirs["subject"].to_numpy(dtype=str), return_inverse=True)
     rng = np.random.default_rng(SEED)
     drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)[:, member]
@@ -287,16 +304,15 @@ def compare_figures(options: argparse.Namespace) -> None:
         name = f"fastai, fold {record['fold']}"
         line(name, theirs[theirs["fold"] == record["fold"]], record["rate"], record["seconds"])
     line("fastai", theirs, rate, spent)
-    found = casewise_folds(table, options)
-    if found is None:
-        return
-    ours, told = found
-    line("casewise", ours[ours["path"].isin(set(theirs["path"]))], told["rate"], told["seconds"])
+    ours, told = casewise_folds(table, options)
+    ours = ours.merge(theirs[["path", "label"]], on="path", validate="one_to_one")
+    if len(ours) < len(theirs):
+        raise SystemExit(f"casewise has no prediction of {len(theirs) - len(ours)} images that fastai predicted.")
+    line("casewise", ours, told["rate"], told["seconds"])
     for name, (point, low, high) in zip(("accuracy", "AUROC"), intervals(ours, theirs), strict=True):
         print(f"  casewise minus fastai, {name}: {point:+.3f} [{low:+.3f}, {high:+.3f}], by subject")
-    print(
-        f"  casewise: {told['rate'] / rate:.1f} times the images/s, {told['seconds'] / spent:.2f} of a fold's seconds"
-    )
+    gain, cost = told["rate"] / rate, told["seconds"] / spent
+    print(f"  casewise trains {gain:.1f} times as many images a second; its fold takes {cost:.2f} of fastai's time")
 
 
 def compare_speed(options: argparse.Namespace, folder: Path) -> None:
@@ -317,24 +333,123 @@ def compare_speed(options: argparse.Namespace, folder: Path) -> None:
         theirs, ours = [], []
         for _ in range(options.rounds):
             theirs.append(apart(task | {"way": "fastai-speed", "network": network})["rate"])
-            ours.append(apart(task | {"way": "casewise-speed", "network": network})["rate"])
-        gains = [mine / rate for mine, rate in zip(ours, theirs, strict=True)]
-        told = f"casewise is {statistics.median(gains):.1f} times as fast (aim: {aim:g})"
+            told = apart(task | {"way": "casewise-speed", "network": network})
+            ours.append(told["rate"])
+        gain = statistics.median(mine / rate for mine, rate in zip(ours, theirs, strict=True))
+        told = f"casewise ({told['way']}) is {gain:.1f} times as fast (aim: {aim:g})"
         print(f"  {network:<24}{statistics.median(ours):>9.1f}{statistics.median(theirs):>8.1f}   {told}", flush=True)
 
 
-def casewise_folds(table: pd.DataFrame, options: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, float]] | None:
-    """Predictions by path (columns path, p_<class>) of casewise on the same folds, its images a second and seconds."""
-    print("  casewise: its side of this comparison is not written yet.")
-    return None
+def casewise_folds(table: pd.DataFrame, options: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, float]]:
+    """casewise's held-out predictions (path, p_<class>) on the same folds, its seconds a fold and images a second.
+
+    The seconds are those of whole jobs, with everything but the tile store, and the images a second follow from them.
+    """
+    import pandas as pd
+
+    folder = options.run or options.out / "casewise"
+    if not options.run:
+        # What is not asked for is one more side: its subjects are trained on, and its own network is looked at no more.
+        sides = table["fold"].clip(upper=min(options.folds + 1, 5))
+        table.assign(fold=sides).to_csv(options.out / "cohort.csv", index=False)
+        study = study_of(options.network, flip_vert=options.flip_vert) | {
+            "cohort": str((options.out / "cohort.csv").resolve()),
+            "root": str(options.data.resolve()),
+            "weights_dir": str(options.weights.resolve()),
+            "split": {"column": "fold", "test": 0},
+            "recipe": RECIPE | {"epochs": options.epochs + 1},
+        }
+        apart({"way": "casewise", "study": study, "folder": str(folder)})
+    rows = pd.read_parquet(folder / "predictions.parquet")
+    rows = rows[(rows["stage"] == "oof") & (rows["model"] == options.model) & (rows["kind"] == "classification")]
+    target = json.loads((folder / "study.json").read_text())["targets"][rows["target"].iloc[0]]
+    named = {f"p{number}": f"p_{name}" for number, name in enumerate(target["classes"])}
+    data = options.data.resolve()
+    paths = [Path(path).resolve().relative_to(data).as_posix() for path in rows["image"]]
+    jobs = [json.loads(path.read_text()) for path in sorted(folder.glob(f"jobs/{options.network}/*/job.json"))]
+    jobs = [job for job in jobs if job["fold"] <= options.folds]
+    spent = statistics.mean(job["seconds"] for job in jobs)
+    trained = sum(job["epochs"] * int((table["fold"] != job["fold"]).sum()) for job in jobs)
+    told = {"seconds": spent, "rate": trained / (spent * len(jobs))}
+    return rows.rename(columns=named).assign(path=paths)[["path", *PROBABILITIES]], told
+
+
+def study_of(network: str, *, flip_vert: bool) -> dict[str, Any]:
+    """A study with fastai's image size and augmentation set."""
+    flip = "both" if flip_vert else "horizontal"
+    return {
+        "name": "fastai-cxr",
+        "images": {"size": SIDE},
+        "panels": {"by": "image", "augmentation": "fastai-default", "flip": flip},
+        "targets": {"label": {"classes": list(CLASSES)}},
+        "backbones": [network],
+        "recipe": RECIPE,
+        "compute": {"jobs": 1},
+    }
+
+
+def run_casewise(task: dict[str, Any]) -> dict[str, Any]:
+    """Run a study whole, as `casewise run` does."""
+    from casewise.run import run
+    from casewise.study_file import build_study
+
+    folder = Path(task["folder"])
+    run(build_study(task["study"], source=__file__, folder=folder), folder)
+    return {}
 
 
 def speed_of_casewise(task: dict[str, Any]) -> dict[str, Any]:
-    """Images a second in the second epoch of a job's training, with the augmentation set of the same name."""
-    raise SystemExit("casewise's side of this comparison is not written yet.")
+    """Images a second in the second epoch of a job's training, all parameters and batch norms learning as fastai's."""
+    import pandas as pd
+    import torch
+
+    from casewise.images import Preparation, prepare
+    from casewise.models.backbones import build_network
+    from casewise.study_file import build_study
+    from casewise.training.data import PanelData, open_tiles
+    from casewise.training.fit import fit, standardise
+    from casewise.training.outputs import outputs_of, width_of
+    from casewise.training.speed import choose, keep_memory
+
+    keep_memory()
+    torch.set_num_threads(CORES)
+    plain = {"epochs": 2, "batch_norm": "train", "head": "random", "schedule": "constant"}
+    values = study_of(task["network"], flip_vert=task["flip_vert"]) | {"cohort": "table", "recipe": RECIPE | plain}
+    study = build_study(values, source=__file__, folder=Path())
+    table = pd.read_parquet(task["table"])
+    rows = [row % len(table) for row in range(task["images"])]
+    truth = torch.tensor([[float(CLASSES.index(table["label"].iloc[row]))] for row in rows])
+    outputs = outputs_of(study)
+    network = build_network(task["network"], width_of(outputs), dropout=study.recipe.dropout)
+    standardise(network, truth, outputs)
+    choice = choose(network, study.compute, side=SIDE, batch=BATCH, threads=CORES, memo=None)
+    ends: list[float] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        tiles = Path(temporary) / "tiles"
+        store = prepare([Path(task["data"]) / path for path in table["path"]], Preparation(size=SIDE), tiles)
+        train = PanelData(open_tiles(tiles, store.address), [[row] for row in rows], truth, study.panels)
+        fit(
+            network,
+            study.recipe,
+            train,
+            PanelData(train.store, train.tiles[:1], truth[:1], study.panels),
+            outputs=outputs,
+            folder=Path(temporary),
+            seed=SEED,
+            choice=choice,
+            tell=lambda _: ends.append(time.perf_counter()),
+            keep="last",
+        )
+    form = "channels-last" if choice.channels_last else "contiguous"
+    return {"rate": task["images"] / (ends[1] - ends[0]), "way": f"{choice.precision} {form}"}
 
 
-WAYS = {"fastai": train_with_fastai, "fastai-speed": speed_of_fastai, "casewise-speed": speed_of_casewise}
+WAYS = {
+    "fastai": train_with_fastai,
+    "fastai-speed": speed_of_fastai,
+    "casewise": run_casewise,
+    "casewise-speed": speed_of_casewise,
+}
 
 
 def parse() -> argparse.Namespace:
@@ -343,6 +458,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folds", type=int, choices=range(1, 6), default=1, help="how many of the five folds to train")
     parser.add_argument("--epochs", type=int, default=5, help="of fine_tune, after its one epoch of the head alone")
     parser.add_argument("--network", default="mobilenet_v2", help="the network whose accuracy is compared")
+    parser.add_argument("--model", help="the learner of --run to compare with; by default the same network")
     parser.add_argument("--flip-vert", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--images", type=int, help="use about so many images only")
     parser.add_argument("--speed-only", action="store_true", help="a few hundred images, less than two minutes")
@@ -353,7 +469,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/fastai-cxr"), help="where finished folds are kept")
     parser.add_argument("--save-predictions", type=Path, metavar="FILE", help="fastai's, one row an image (Parquet)")
     parser.add_argument("--task", type=json.loads, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.model = options.model or options.network
+    return options
 
 
 def main() -> None:

@@ -125,6 +125,7 @@ def train_with_casewise(network: str, material: Material, panels: int, choice: C
     from casewise.study import Panels, Recipe
     from casewise.training.data import PanelData, open_tiles, standard
     from casewise.training.fit import fit
+    from casewise.training.outputs import Output
     from casewise.training.speed import keep_memory
 
     keep_memory()
@@ -146,6 +147,7 @@ def train_with_casewise(network: str, material: Material, panels: int, choice: C
             recipe,
             train,
             stop,
+            outputs=[Output(name) for name in TARGETS],
             folder=Path(folder),
             seed=0,
             choice=choice,

@@ -12,6 +12,7 @@ from casewise.study import Recipe, Study
 from casewise.study_file import PRESETS, named_scores, preset_names, preset_text, read_study
 from casewise.training.data import PanelData, batches, standard
 from casewise.training.fit import fit
+from casewise.training.outputs import Output
 from casewise.training.speed import Choice
 from casewise.truth import study_scores
 
@@ -73,7 +74,7 @@ def test_a_last_batch_of_one_is_dealt_with(name: str, tmp_path) -> None:
     data = PanelData(store, [[i] for i in range(5)], torch.rand(5, 1), Study.model_fields["panels"].default)
     network = build_network(name, 1)
     recipe = Recipe(epochs=1, batch=4)
-    fitted = fit(network, recipe, data, data, folder=tmp_path, seed=0, choice=Choice())
+    fitted = fit(network, recipe, data, data, outputs=[Output("one")], folder=tmp_path, seed=0, choice=Choice())
     assert len(fitted.history) == 1
     assert [len(b) for b in batches(5, 4, torch.Generator())] == [5]
     assert sorted(r for b in batches(9, 4, torch.Generator()) for r in b) == list(range(9))

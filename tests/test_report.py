@@ -156,6 +156,7 @@ def toy(
                         name,
                         value,
                         guess,
+                        "regression",
                     )
                 )
     predictions = pd.DataFrame(parts, columns=list(COLUMNS)).astype({"outer_fold": "Int64", "inner_fold": "Int64"})

@@ -15,9 +15,11 @@ from casewise.training.checkpoint import SafetensorsCheckpoints, write_tensors
 from casewise.training.data import PanelData
 from casewise.training.fit import Fitted, fit
 from casewise.training.module import Training, predict
+from casewise.training.outputs import Output
 from casewise.training.probe import probe
 from casewise.training.speed import Choice, choose
 
+NUMBERS = (Output("one"), Output("two"))
 PANELS = Panels(by="region", grid="2x2", shuffle=True, rotate=180, brightness=0.2, contrast=0.2)
 
 
@@ -36,7 +38,7 @@ def trained(folder: Path, epochs: int, **recipe: object) -> Fitted:
     values = {"batch": 4, "plateau": {"patience": 1, "factor": 0.5}, "head_lr": 2.0, **recipe}
     settings = Recipe.model_validate({"epochs": epochs, **values})
     parts = data(range(13)), data(range(13, 20))
-    return fit(network, settings, *parts, folder=folder, seed=3, choice=Choice(), save_every=0.0)
+    return fit(network, settings, *parts, outputs=NUMBERS, folder=folder, seed=3, choice=Choice(), save_every=0.0)
 
 
 def same(one: Network, two: Network) -> bool:
@@ -63,8 +65,8 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
     assert fitted.best_epoch == losses.index(min(losses))
     assert len(losses) == fitted.best_epoch + 4 < 40
     centred = data(range(13, 20))
-    found = predict(fitted.network, centred, batch=4, channels_last=True, bf16=False, flips=False)
-    module = Training(fitted.network, Recipe(), centred, centred, seed=0, channels_last=True)
+    found = predict(fitted.network, centred, NUMBERS, batch=4, channels_last=True, bf16=False, flips=False)
+    module = Training(fitted.network, Recipe(), centred, centred, outputs=NUMBERS, seed=0, channels_last=True)
     assert float(module.loss(found, centred.truth)) == pytest.approx(min(losses), rel=1e-4)
 
 
@@ -76,7 +78,7 @@ def test_running_statistics_can_follow_faster(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_is_said(tmp_path: Path) -> None:
-    with pytest.raises(CasewiseError, match=r"no longer a number after .* Lower recipe\.lr \(now 1e\+30\)"):
+    with pytest.raises(CasewiseError, match=r"no longer a number in epoch 1, .* Lower recipe\.lr \(now 1e\+30\)"):
         trained(tmp_path, 3, lr=1e30)
 
 
@@ -90,7 +92,7 @@ def test_the_plateau_lowers_the_rate(tmp_path: Path) -> None:
 def test_what_was_not_scored_does_not_teach() -> None:
     network = build_network("mobilenet_v3_small", 2)
     part = data(range(13))
-    module = Training(network, Recipe(), part, part, seed=0, channels_last=False)
+    module = Training(network, Recipe(), part, part, outputs=NUMBERS, seed=0, channels_last=False)
     truth = torch.tensor([[1.0, float("nan")], [2.0, 4.0]])
     found = torch.tensor([[1.5, 99.0], [2.0, 3.0]], requires_grad=True)
     loss = module.loss(found, truth)
@@ -104,7 +106,7 @@ def test_the_loss_is_in_standard_deviations() -> None:
     network = build_network("mobilenet_v3_small", 1)
     network.scale.fill_(4.0)
     part = data(range(13))
-    module = Training(network, Recipe(), part, part, seed=0, channels_last=False)
+    module = Training(network, Recipe(), part, part, outputs=NUMBERS, seed=0, channels_last=False)
     assert float(module.loss(torch.tensor([[8.0]]), torch.tensor([[0.0]]))) == pytest.approx(4.0)
 
 
@@ -141,11 +143,12 @@ def test_more_tiles_than_slots_are_averaged_over_views() -> None:
     assert slots.tolist() == [[0, 1, 2, 3], [4, 5, -1, -1], [6, -1, -1, -1]]
     assert owner.tolist() == [0, 0, 1]
     network = build_network("mobilenet_v3_small", 1).eval()
-    found = predict(network, many, batch=2, channels_last=False, bf16=False, flips=False)
+    found = predict(network, many, NUMBERS[:1], batch=2, channels_last=False, bf16=False, flips=False)
     single = [
         predict(
             network,
             PanelData(store, [t], torch.zeros(1, 1), PANELS),
+            NUMBERS[:1],
             batch=2,
             channels_last=False,
             bf16=False,
@@ -165,9 +168,9 @@ def test_a_probe_starts_the_head_at_a_ridge_regression() -> None:
     part.truth[:, 1] = bright
     network.centre.copy_(torch.tensor([0.5, float(bright.mean())]))
     network.scale.copy_(torch.tensor([0.3, float(bright.std())]))
-    before = predict(network, part, batch=4, channels_last=False, bf16=False, flips=False)[:, 1]
-    probe(network, part, [str(i // 2) for i in range(20)], batch=4)
-    after = predict(network, part, batch=4, channels_last=False, bf16=False, flips=False)[:, 1]
+    before = predict(network, part, NUMBERS, batch=4, channels_last=False, bf16=False, flips=False)[:, 1]
+    probe(network, part, [str(i // 2) for i in range(20)], NUMBERS, batch=4)
+    after = predict(network, part, NUMBERS, batch=4, channels_last=False, bf16=False, flips=False)[:, 1]
     assert (after - bright).square().mean() < (before - bright).square().mean()
 
 

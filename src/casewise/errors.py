@@ -34,6 +34,10 @@ class AuditError(CasewiseError):
     """The audit found what must not be trained on, and the study does not say why it may."""
 
 
+class TrainingError(CasewiseError):
+    """A network cannot be trained as the study says; the message names it and what to change."""
+
+
 class RunError(CasewiseError):
     """A run folder is in use, belongs to another study, or cannot be written."""
 

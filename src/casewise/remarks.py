@@ -12,40 +12,56 @@ from typing import TYPE_CHECKING, Any
 import casewise
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from casewise.study import Study
 
+# by kind of the main outcome: the figures of the headline, and what they are called there
+_HEADLINES = {
+    "regression": {"mae": "MAE", "ccc": "CCC"},
+    "classification": {"accuracy": "accuracy", "auroc": "AUROC"},
+    "ordinal": {"kappa_quadratic": "quadratic kappa", "accuracy": "accuracy"},
+}
+
 
 def headline(study: Study, results: dict[str, Any]) -> str:
-    """One sentence on the main outcome, for the learner with the best out-of-fold agreement."""
+    """One sentence on the main outcome, for the learner that was chosen out of fold."""
     main = results["main"]
     stage, learner, figures = main["stage"], main["learner"], main["metrics"]
     if not figures:
         return ""
     parts = []
-    for metric in ("mae", "ccc"):
+    for metric, name in _HEADLINES[main.get("kind", "regression")].items():
         f = figures.get(metric)
         if f and f["value"] is not None:
             rough = ", rough" if f.get("rough") else ""
             interval = f" [{f['low']:z.2f}, {f['high']:z.2f}{rough}]" if f["low"] is not None else ""
-            parts.append(f"{metric.upper()} {f['value']:z.2f}{interval}")
-    n = figures["mae"]
-    where = "test set" if stage == "test" else "out of fold"
+            parts.append(f"{name} {f['value']:z.2f}{interval}")
+    n = next(iter(figures.values()))
+    where = {"test": "test set", "external": "external set"}.get(stage, "out of fold")
     return (
         f"{study.outcome}, {where}, {n['n_cases']} cases of {n['n_subjects']} subjects, {learner}: {', '.join(parts)}"
     )
 
 
-def guess(predictions: pd.DataFrame, target: str) -> list[str]:
-    """For scale: the error of always guessing the mean of the training subjects' cases."""
+def guess(predictions: pd.DataFrame, target: str, classes: Sequence[str] = ()) -> list[str]:
+    """For scale: the error of always guessing the mean of the training subjects' cases.
+
+    Of a target with classes it is the accuracy of always guessing the commonest one; `classes` are their names.
+    """
     rows = predictions[(predictions["target"] == target) & predictions["y_true"].notna()]
     rows = rows.drop_duplicates(["stage", "case", "region", "image"])
     oof = rows[rows["stage"] == "oof"]
+    classed = "kind" in rows.columns and (rows["kind"] != "regression").any()
     told = []
     for stage, name in (("test", "On the test set"), ("oof", "Out of fold")):
         part = rows[rows["stage"] == stage]
         if not len(part) or oof["outer_fold"].nunique() < 2:
+            continue
+        if classed:
+            told.append(f"{name}, {_commonest(part, oof, target, classes)}")
             continue
         if stage == "test":
             error = (part["y_true"] - oof["y_true"].mean()).abs()
@@ -57,6 +73,23 @@ def guess(predictions: pd.DataFrame, target: str) -> list[str]:
             f"{name}, always guessing the training subjects' mean {target} gives a mean error of {error.mean():.2f}."
         )
     return told
+
+
+def _commonest(part: pd.DataFrame, oof: pd.DataFrame, target: str, classes: Sequence[str]) -> str:
+    """Say how often the training subjects' commonest class is right; out of fold, that of the other folds."""
+    if (part["stage"] == "oof").all():
+        counts = oof.groupby(["outer_fold", "y_true"]).size().unstack(fill_value=0)
+        guesses = (counts.sum() - counts).idxmax(axis=1)
+        guessed = part["outer_fold"].map(guesses).astype(float)
+    else:
+        guessed = part["y_true"] * 0 + oof["y_true"].value_counts().sort_index().idxmax()
+    named = {float(number): name for number, name in enumerate(classes)}
+    names = [named.get(number, f"{number:g}") for number in sorted(guessed.unique())]
+    accuracy = (guessed == part["y_true"]).mean()
+    return (
+        f"always guessing the training subjects' commonest {target} ({' or '.join(names)}) gives an accuracy of "
+        f"{accuracy:.2f}."
+    )
 
 
 def hopeless(study: Study, folder: Path) -> list[str]:

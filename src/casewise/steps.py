@@ -224,6 +224,9 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Pa
         responders=tuple(settings.responders),
         readers=readers_table(study, cohort),
         subjects_known=study.subjects_known,
+        classes={name: study.classes_of(name) for name in names if study.classes_of(name)},
+        positive={name: first for name in names if (first := study.positive_of(name)) is not None},
+        sensitivities=tuple(settings.sensitivities),
     )
     for name, cases in cases_with_missing_regions(predictions, study_scores(study)).items():
         if cases and study.missing_regions == "allow":
@@ -231,7 +234,8 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Pa
                 f"{name}: {len(cases)} cases lack a region; it is taken as the mean of the regions that are there. "
                 "They are predicted, but not judged, since their recorded score is unknown."
             )
-    found["notes"] += [*guess(predictions, study.outcome), *hopeless(study, folder)]
+    classes = study.classes_of(study.outcome)
+    found["notes"] += [*guess(predictions, study.outcome, classes), *hopeless(study, folder)]
     write_json(folder / "metrics.json", found)
     show.line(
         "evaluate",

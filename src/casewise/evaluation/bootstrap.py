@@ -116,13 +116,36 @@ def estimates(
     else:
         points, samples = resample(sums, statistic, plan)
     whole = sums.sum(axis=0)
-    found: list[dict[str, Estimate]] = [{} for _ in range(sums.shape[1])]
+    return with_intervals(
+        points,
+        samples,
+        lambda name, learner: reason(name, whole[learner]),
+        plan,
+        n_subjects=n_subjects,
+        n_cases=n_cases,
+    )
+
+
+def with_intervals(
+    points: Mapping[str, np.ndarray],
+    samples: Mapping[str, np.ndarray],
+    reason: Callable[[str, int], str],
+    plan: Plan,
+    *,
+    n_subjects: int,
+    n_cases: int,
+) -> list[dict[str, Estimate]]:
+    """Return every figure with its interval for each of L learners from points (L,) and samples (resamples, L).
+
+    `reason` says why a figure, by its name, of a learner, by its number, is undefined.
+    """
+    found: list[dict[str, Estimate]] = [{} for _ in next(iter(points.values()), ())]
     for name, point in points.items():
         lows, highs = percentiles(samples[name], plan.confidence)
         for learner, (at, low, high) in enumerate(zip(point, lows, highs, strict=True)):
             told = None
             if np.isnan(at):
-                told = reason(name, whole[learner])
+                told = reason(name, learner)
             elif n_subjects < 2:
                 told = "one subject: no interval"
             elif np.isnan(low):
@@ -137,6 +160,12 @@ def estimates(
                 reason=told,
             )
     return found
+
+
+def same_rows(there: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Group learners by the rows that they predicted, (N, L): for each group its rows, a mask, and its learners."""
+    patterns, group = np.unique(there, axis=1, return_inverse=True)
+    return [(patterns[:, n], np.flatnonzero(np.ravel(group) == n)) for n in range(patterns.shape[1])]
 
 
 def by_subject(
@@ -165,9 +194,7 @@ def by_subject(
     learners = np.array(list(predicted))
     found: dict[str, dict[str, Estimate]] = {}
     # learners that predicted the same rows go through one product together
-    patterns, group = np.unique(there, axis=1, return_inverse=True)
-    for number in range(patterns.shape[1]):
-        rows, members = patterns[:, number], np.flatnonzero(np.ravel(group) == number)
+    for rows, members in same_rows(there):
         n_cases = len(np.unique(np.asarray(cases)[rows])) if cases is not None else int(rows.sum())
         sums = _sums(truth[rows], matrix[rows][:, members], subjects[rows])
         told = estimates(sums, m.metrics_of, m.reason, plan, n_cases=n_cases)
@@ -203,24 +230,41 @@ def compare(
         return {}
     sums = _sums(truth[rows], matrix[rows], subjects[rows])
     points, samples = resample(sums, m.metrics_of, plan)
-    learners, rough = list(predicted), len(sums) < ROUGH_BELOW
+    better = {name: m.METRICS[name].better for name in metrics}
+    return differences(points, samples, list(predicted), better, plan, n_subjects=len(sums))
+
+
+def differences(
+    points: Mapping[str, np.ndarray],
+    samples: Mapping[str, np.ndarray],
+    learners: Sequence[str],
+    better: Mapping[str, str | None],
+    plan: Plan,
+    *,
+    n_subjects: int,
+) -> dict[str, dict[str, Any]]:
+    """Compare learners as `compare` does, from points (L,) and samples (resamples, L) of the metrics in `better`.
+
+    `better` says for each metric which direction is, 'low' or 'high'.
+    """
+    rough = n_subjects < ROUGH_BELOW
     told: dict[str, dict[str, Any]] = {}
-    for name in metrics:
-        sign = 1.0 if m.METRICS[name].better == "low" else -1.0
+    for name, direction in better.items():
+        sign = 1.0 if direction == "low" else -1.0
         point = points[name]
         if np.isnan(point).all():
             continue
         best = int(np.nanargmin(sign * point))
         lows, highs = percentiles(samples[name] - samples[name][:, [best]], plan.confidence)
-        differences, equals = {}, [learners[best]]
+        apart, equals = {}, [learners[best]]
         for number, learner in enumerate(learners):
             if number == best or np.isnan(point[number]):
                 continue
             low, high = float(lows[number]), float(highs[number])
-            known = len(sums) > 1 and not np.isnan(low)
+            known = n_subjects > 1 and not np.isnan(low)
             noise = rough or not known or low <= 0 <= high
             equals += [learner] if noise else []
-            differences[learner] = {
+            apart[learner] = {
                 "difference": float(point[number] - point[best]),
                 "low": low if known else None,
                 "high": high if known else None,
@@ -229,9 +273,9 @@ def compare(
         told[name] = {
             "best": learners[best],
             "not_told_apart": equals,
-            "n_subjects": len(sums),
+            "n_subjects": n_subjects,
             "rough": rough,
-            "differences": differences,
+            "differences": apart,
         }
     return told
 

@@ -19,10 +19,21 @@ from casewise.evaluation.agreement import (
     with_readers,
 )
 from casewise.evaluation.bootstrap import COMPARED, ROUGH_BELOW, Estimate, Plan, by_subject, compare
+from casewise.evaluation.classed import (
+    Chosen,
+    choose_out_of_fold,
+    classes_of,
+    describe_classes,
+    judge_classes,
+    widen,
+)
+from casewise.evaluation.classification import Classes
+from casewise.evaluation.headline import headline
+from casewise.evaluation.notes import STAGE_NAMES, reader_notes, response_notes, stage_notes
+from casewise.evaluation.operating import Threshold
 from casewise.evaluation.response import check_baseline, response
 from casewise.predictions import STAGES, check, final_rows
 
-_NAMES = {"oof": "out of fold", "test": "the test set", "external": "the external set"}
 _SAMPLE = ["target", "case", "region", "image"]
 _DIGITS = 6
 
@@ -41,13 +52,17 @@ def evaluate(
     clear_at: float | None = None,
     readers: pd.DataFrame | None = None,
     subjects_known: bool = True,
+    classes: Mapping[str, Sequence[str]] | None = None,
+    positive: Mapping[str, str] | None = None,
+    sensitivities: Sequence[float] = (0.9,),
 ) -> dict[str, Any]:
     """Return every figure of the study with its interval by resampling subjects; nothing in it is NaN.
 
     Args:
         predictions: the table (see `casewise.predictions.check`), with its scores and meta learners.
         targets: the targets and scores to judge, in order; by default all in the table.
-        main: the score that bands, response and the headline are about.
+        main: the target or score that bands, response and the headline are about. Bands, response and readers are of
+            numbers only.
         bands: severity bands of the main score, name -> lower bound.
         baseline: 'first', or a visit's name; None leaves the response out.
         responders: the percent reductions that count as response.
@@ -55,14 +70,19 @@ def evaluate(
         readers: one row a case, target and reader (see `casewise.evaluation.agreement.check_readers`); without a
             column `subject` it is taken from the predictions, and cases that are not there are left out.
         subjects_known: whether `subject` tells people apart; where it does not, the note on intervals says so.
+        classes: the names of each target's classes, in order; by default their numbers.
+        positive: of two classes, the one that sensitivity is about; by default the first.
+        sensitivities: the least sensitivities that operating points are to reach, beside Youden's.
 
     Returns:
         `metrics[stage][learner][target key][metric]` = {value, low, high, n_subjects, n_cases, rough[, reason]}, the
         keys being a target over all its regions ('composite') and in each ('composite[upper]');
-        `comparisons[stage][target][metric]` as `compare` gives them; `response[stage][learner]`;
+        `comparisons[stage][target][metric]` as `compare` gives them; `classes[stage][learner][target]` as
+        `casewise.evaluation.classed.describe_classes` gives them, of targets with classes; `response[stage][learner]`;
         `bands[stages][stage][learner]` and `bands[lower_bounds]`; `readers[between][all or stage][target key][pair]`
-        and `readers[learners][stage][learner][target key][reader]`; `main`, the headline, whose learner is the one of
-        the best CCC out of fold where there is such a stage; `notes`, plain sentences.
+        and `readers[learners][stage][learner][target key][reader]`; `main`, the headline
+        (see `casewise.evaluation.headline`), whose learner is chosen out of fold where there is such a stage; `notes`,
+        plain sentences.
     """
     plan = Plan(resamples, confidence, seed)
     rows = final_rows(check(predictions))
@@ -75,10 +95,23 @@ def evaluate(
             )
     wanted += [main] if main not in wanted else []
     rows = rows[rows["target"].isin(wanted)]
+    classed = {
+        target: classes_of(rows[rows["target"] == target], (classes or {}).get(target), (positive or {}).get(target))
+        for target in rows.loc[rows["kind"] != "regression", "target"].unique()
+    }
+    if main in classed:
+        bands = baseline = None
     if baseline is not None:
         check_baseline(rows["visit"], baseline)
     notes: list[str] = []
-    told: dict[str, Any] = {"metrics": {}, "comparisons": {}, "response": {}, "bands": {}, "readers": {}}
+    told: dict[str, Any] = {
+        "metrics": {},
+        "comparisons": {},
+        "classes": {},
+        "response": {},
+        "bands": {},
+        "readers": {},
+    }
     if bands is not None:
         told["bands"] = {"lower_bounds": check_bands(bands), "stages": {}}
     if readers is not None:
@@ -87,7 +120,11 @@ def evaluate(
             readers = readers[readers["case"].isin(subjects.index)]
             readers = readers.assign(subject=readers["case"].map(subjects))
         readers = check_readers(readers, targets=known)
+        readers = readers[~readers["target"].isin(classed)]
         told["readers"] = {"between": {"all": between_readers(readers, plan)}, "learners": {}}
+    oof = _shared_truth(rows[(rows["stage"] == "oof") & rows["target"].isin(classed)])
+    oof = oof[oof["y_true"].notna()]
+    chosen = {t: choose_out_of_fold(oof[oof["target"] == t], classed[t], sensitivities) for t in classed}
     for stage in (stage for stage in STAGES if (rows["stage"] == stage).any()):
         part = _shared_truth(rows[rows["stage"] == stage])
         scored = part[part["y_true"].notna()]
@@ -95,18 +132,17 @@ def evaluate(
             ours = readers[readers["target"].isin(part["target"].unique())]
             told["readers"]["between"][stage] = between_readers(ours, plan, only_cases=set(part["case"]))
             told["readers"]["learners"][stage] = with_readers(part, ours, plan)
-            if part.merge(ours[["case", "target"]].drop_duplicates()).empty:
-                notes.append(f"{_capital(_NAMES[stage])} has no case that a reader scored.")
-            elif not any(told["readers"]["learners"][stage].values()):
-                notes.append(
-                    f"{_capital(_NAMES[stage])}: no reader's value stands at the level of a prediction (case, "
-                    "region or image), so that readers and learners are not compared."
-                )
+            shared = not part.merge(ours[["case", "target"]].drop_duplicates()).empty
+            notes += reader_notes(any(told["readers"]["learners"][stage].values()), shared, stage)
         if scored.empty:
-            notes.append(f"No case of {_NAMES[stage]} has a truth, so nothing is judged there.")
+            notes.append(f"No case of {STAGE_NAMES[stage]} has a truth, so nothing is judged there.")
             continue
-        notes += _remarks(part, scored, stage, wanted)
-        told["metrics"][stage], told["comparisons"][stage] = _judge(scored, wanted, plan)
+        notes += stage_notes(part, scored, stage, wanted, classed)
+        told["metrics"][stage], told["comparisons"][stage], blocks = _judge(scored, wanted, plan, classed, chosen)
+        if classed:
+            told["classes"][stage] = blocks
+        if main in classed:
+            continue
         cases = _one_row_a_case(part[part["target"] == main])
         if cases is None:
             continue
@@ -114,12 +150,12 @@ def evaluate(
             told["bands"]["stages"][stage] = _bands(cases[cases["y_true"].notna()], bands, plan)
         if baseline is not None:
             told["response"][stage] = _response(cases, plan, baseline, responders, clear_at)
-            notes += _response_remarks(next(iter(told["response"][stage].values())), stage)
-    if (rows.loc[rows["target"] == main, "region"] != "").any():
+            notes += response_notes(next(iter(told["response"][stage].values())), stage)
+    if main not in classed and (rows.loc[rows["target"] == main, "region"] != "").any():
         notes.append(f"'{main}' stands at the level of regions, so bands and response over time are left out.")
     if not told["metrics"]:
         notes.append("Nothing could be judged: no prediction has a truth.")
-    told["main"] = _headline(told["metrics"], main, notes)
+    told["main"] = headline(told["metrics"], main, classed[main].kind if main in classed else "regression", notes)
     drawn = "whole subjects" if subjects_known else "what counts as a subject (who is shown is not known: too narrow)"
     notes.append(
         f"Intervals are {100 * confidence:g} % percentile intervals from {resamples:,} resamples of {drawn} "
@@ -131,23 +167,39 @@ def evaluate(
     return dict(_plain(told))
 
 
-def _judge(scored: pd.DataFrame, wanted: list[str], plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the metrics of every learner and key, and the comparisons of the learners for each whole target."""
+def _judge(
+    scored: pd.DataFrame, wanted: list[str], plan: Plan, classed: Mapping[str, Classes], chosen: Mapping[str, Chosen]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return the metrics of every learner and key, the learners compared, and what is drawn of targets with classes."""
     metrics: dict[str, Any] = {str(learner): {} for learner in scored["model"].unique()}
     comparisons: dict[str, Any] = {}
+    blocks: dict[str, Any] = {learner: {} for learner in metrics}
+    crossed = bool((scored["stage"] == "oof").all())
     order = {target: number for number, target in enumerate(wanted)}
     scored = scored.sort_values("target", key=lambda names: names.map(order), kind="stable")
     for key, part in by_key(scored):
+        target = str(part["target"].iloc[0])
+        if target in classed:
+            its, found = classed[target], chosen[target]
+            samples = widen(part, its, found.temperatures, crossed=crossed)
+            judged, compared = judge_classes(samples, its, plan, comparing=key == target)
+            for learner, figures in judged.items():
+                metrics[learner][key] = figures
+            if key == target:
+                comparisons |= {key: compared} if compared else {}
+                for learner, block in describe_classes(samples, its, found, plan, crossed=crossed).items():
+                    blocks[learner][key] = block
+            continue
         wide = part.pivot(index=_SAMPLE, columns="model", values="y_pred")
-        samples = part.drop_duplicates(_SAMPLE).set_index(_SAMPLE).loc[wide.index]
-        truth, subjects = samples["y_true"].to_numpy(dtype=float), samples["subject"].to_numpy()
+        facts = part.drop_duplicates(_SAMPLE).set_index(_SAMPLE).loc[wide.index]
+        truth, subjects = facts["y_true"].to_numpy(dtype=float), facts["subject"].to_numpy()
         predicted = {learner: wide[learner].to_numpy(dtype=float) for learner in metrics if learner in wide}
         cases = wide.index.get_level_values("case").to_numpy()
         for learner, figures in by_subject(truth, predicted, subjects, plan, cases=cases).items():
             metrics[learner][key] = figures
         if key in order and len(predicted) > 1:
             comparisons[key] = compare(truth, predicted, subjects, plan, metrics=COMPARED)
-    return metrics, comparisons
+    return metrics, comparisons, blocks
 
 
 def _shared_truth(part: pd.DataFrame) -> pd.DataFrame:
@@ -187,71 +239,6 @@ def _response(
     }
 
 
-def _headline(metrics: Mapping[str, Any], main: str, notes: list[str]) -> dict[str, Any]:
-    """Choose the learner that the report is about: by its CCC out of fold, so that the test set chooses nothing."""
-    told: dict[str, Any] = {"target": main, "stage": None, "learner": None, "chosen_on": None, "metrics": None}
-    judged = {
-        stage: {learner: keys[main] for learner, keys in learners.items() if main in keys}
-        for stage, learners in metrics.items()
-    }
-    stage = next((stage for stage in ("test", "external", "oof") if judged.get(stage)), None)
-    if stage is None:
-        return told
-    chosen_on = "oof" if set(judged.get("oof", {})) & set(judged[stage]) else stage
-    candidates = [learner for learner in judged[chosen_on] if learner in judged[stage]]
-
-    def merit(learner: str) -> tuple[float, float]:
-        ccc, mae = (judged[chosen_on][learner][name].value for name in ("ccc", "mae"))
-        return (-np.inf if ccc is None else ccc, -np.inf if mae is None else -mae)
-
-    learner = max(candidates, key=merit)
-    if chosen_on == stage and len(candidates) > 1:
-        notes.append(
-            f"The headline's learner, {learner}, was chosen on the same cases that it is judged on, which flatters it."
-        )
-    return told | {"stage": stage, "learner": learner, "chosen_on": chosen_on, "metrics": judged[stage][learner]}
-
-
-def _remarks(part: pd.DataFrame, scored: pd.DataFrame, stage: str, wanted: list[str]) -> list[str]:
-    """Say in plain sentences what a reader of this stage's figures must know."""
-    notes = []
-    n_subjects = scored["subject"].nunique()
-    if n_subjects < ROUGH_BELOW:
-        notes.append(f"{_capital(_NAMES[stage])} has {n_subjects} scored subjects: its intervals are rough.")
-    for target in wanted:
-        rows = part[part["target"] == target].drop_duplicates(["case", "region", "image"])
-        n_unscored = int(rows["y_true"].isna().sum())
-        if n_unscored:
-            notes.append(
-                f"{_capital(_NAMES[stage])}: {n_unscored} of {len(rows)} predictions of {target} have no truth."
-            )
-        sizes = scored[scored["target"] == target].groupby("model").size()
-        if len(sizes) and sizes.min() < sizes.max():
-            notes.append(
-                f"{_capital(_NAMES[stage])}: the learners did not all predict the same cases of {target}; "
-                "they are compared on those that all predicted."
-            )
-    return notes
-
-
-def _response_remarks(told: Mapping[str, Any], stage: str) -> list[str]:
-    """Say whom the response over time leaves out; the physician's side is the same for every learner."""
-    where, undefined = _capital(_NAMES[stage]), told["undefined"]
-    notes = [f"{where}: no subject has a scored visit after the baseline."] if not told["n_visits"] else []
-    for key, why in (
-        ("physician_baseline_zero", "a baseline of zero, from which no percent change is defined"),
-        ("baseline_not_scored", "a baseline without a truth"),
-        ("no_baseline", "no scored baseline visit"),
-    ):
-        if undefined[key]:
-            notes.append(f"{where}: response leaves out subjects with {why}: {', '.join(undefined[key])}.")
-    return notes
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
-
-
 def _plain(value: Any) -> Any:
     """Return plain values for JSON: floats of six digits, estimates as mappings."""
     if isinstance(value, Estimate):
@@ -262,6 +249,8 @@ def _plain(value: Any) -> Any:
         return [_plain(inner) for inner in value]
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
+    if isinstance(value, Threshold):
+        return float(value)
     if isinstance(value, (float, np.floating)):
         return float(f"{value:.{_DIGITS}g}")
     return int(value) if isinstance(value, np.integer) else value

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from casewise.study import Study
 
 
+PRETRAINING_STATE = ("pretrain/state.safetensors", "pretrain/body.safetensors")
+
+
 @dataclass(frozen=True)
 class Job:
     """One network to train: a backbone on all folds but one."""
@@ -43,10 +46,13 @@ def expand(study: Study, splits: Splits, folder: Path, fingerprint: str) -> list
 
 def begin(job: Job) -> None:
     """Remove what an earlier study left half done in the job's folder: it may have learned from other subjects."""
+    from casewise.training.learn import leftovers
+
     mark = job.folder / "made-from"
     if not mark.is_file() or mark.read_text() != job.fingerprint:
-        for name in ("state.safetensors", "pretrain/state.safetensors", "pretrain/body.safetensors", "job.json"):
-            (job.folder / name).unlink(missing_ok=True)
+        half_done = [job.folder / name for name in ("job.json", *PRETRAINING_STATE)]
+        for path in [*leftovers(job.folder), *half_done]:
+            path.unlink(missing_ok=True)
         write_atomic(mark, job.fingerprint)
 
 

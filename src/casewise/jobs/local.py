@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from casewise.errors import CasewiseError, RunError, StudyError, WeightsError
+from casewise.errors import CasewiseError, RunError, StudyError, TrainingError, WeightsError
 from casewise.files import write_json
 from casewise.jobs.expand import Job
 
@@ -51,20 +51,26 @@ def run_jobs(jobs: Sequence[Job], material: Material, folder: Path, *, tell: Tel
     warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
     try:
         if workers == 1:
-            for job in waiting:
-                _run(job, material, choices[job.model])
+            failed = [_run(job, material, choices[job.model]) for job in waiting]
         else:
             with Parallel(
                 n_jobs=workers, backend="loky", max_nbytes=None, batch_size=1, pre_dispatch=workers
             ) as parallel:
-                parallel(delayed(_run_worker)(job, material, choices[job.model]) for job in waiting)
+                failed = parallel(delayed(_run_worker)(job, material, choices[job.model]) for job in waiting)
     finally:
         over.set()
         watcher.join()
+    told = [text for text in failed if text]
+    if told:
+        raise TrainingError(
+            f"{len(told)} of {len(jobs)} networks could not be trained; the others are finished and kept.\n  "
+            + "\n  ".join(told)
+        )
     tell(len(jobs), f"{len(jobs)} networks trained")
 
 
-def _run(job: Job, material: Material, choice: Choice) -> None:
+def _run(job: Job, material: Material, choice: Choice) -> str:
+    """Run a job; what is wrong with its own training is told and not raised, so that the other jobs go on."""
     from filelock import FileLock, Timeout
 
     from casewise.jobs.network import run_job
@@ -73,6 +79,9 @@ def _run(job: Job, material: Material, choice: Choice) -> None:
         job.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(job.folder / ".lock", timeout=30):
             run_job(job, material, choice)
+        return ""
+    except TrainingError as error:
+        return f"fold {job.fold + 1}, {error}"
     except Timeout:
         raise RunError(f"{job.folder} is held by a process of an earlier run. Stop it, then run again.") from None
     except OSError as error:
@@ -82,11 +91,11 @@ def _run(job: Job, material: Material, choice: Choice) -> None:
         ) from error
 
 
-def _run_worker(job: Job, material: Material, choice: Choice) -> None:
+def _run_worker(job: Job, material: Material, choice: Choice) -> str:
     # Ctrl-C is the parent's to handle: it stops the workers, whose state is on disk.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    _run(job, material, choice)
+    return _run(job, material, choice)
 
 
 def _end_with(parent: int) -> None:
@@ -116,6 +125,7 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
 
     from casewise.models.backbones import build_network
     from casewise.models.weights import load_weights
+    from casewise.training.outputs import outputs_of, width_of
     from casewise.training.speed import Choice, choose, keep_memory, memo_path
 
     keep_memory()  # as the jobs do, whose speed is measured here
@@ -129,7 +139,7 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
     for model in dict.fromkeys(job.model for job in waiting):
         # Measuring draws random numbers; what a job draws later must not depend on whether it was measured.
         torch.manual_seed(0)
-        network = build_network(model, len(study.outputs))
+        network = build_network(model, width_of(outputs_of(study)))
         _try(network, size * study.panels.rows, size * study.panels.columns)
         try:
             for fold in {job.fold for job in waiting if job.model == model}:

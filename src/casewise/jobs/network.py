@@ -13,19 +13,21 @@ import torch
 
 from casewise.errors import SplitError
 from casewise.files import write_json
-from casewise.jobs.expand import Job, begin, write_progress
+from casewise.jobs.expand import PRETRAINING_STATE, Job, begin, write_progress
 from casewise.jobs.pretraining import Pretrained, pretrain
 from casewise.jobs.rows import prediction_rows
-from casewise.models.backbones import Network, build_network
+from casewise.models.backbones import build_network
 from casewise.models.weights import load_weights
 from casewise.predictions import write as write_predictions
 from casewise.split import Splits, check_apart, inner_stop, panel_records
 from casewise.study import Study
 from casewise.training.checkpoint import write_tensors
 from casewise.training.data import PanelData, mixed_seed, open_tiles
-from casewise.training.fit import Fitted, fit, standardise
+from casewise.training.fit import standardise
+from casewise.training.learn import Course, learn, leftovers
+from casewise.training.losses import guess_loss
 from casewise.training.module import predict
-from casewise.training.probe import probe
+from casewise.training.outputs import outputs_of, width_of
 from casewise.training.speed import Choice, keep_memory
 from casewise.truth import truth_table
 
@@ -61,7 +63,7 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
     torch.set_num_threads(choice.threads)
     begun = time.monotonic()
     begin(job)
-    write_progress(job, 0, material.study.recipe.epochs)
+    write_progress(job, 0, epochs_of(material.study))
     study, panels, splits = material.study, material.cohort.panels, material.splits
     subjects = panels["subject"].astype(str)
     training, held_out = splits.training(job.fold), splits.held_out(job.fold)
@@ -80,14 +82,15 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
     check_apart(fitted_on, held_out, where=f"{job.model}, fold {job.fold + 1}")
 
     torch.manual_seed(seed)
-    network = build_network(job.model, len(study.outputs), dropout=study.recipe.dropout)
+    outputs = outputs_of(study)
+    network = build_network(job.model, width_of(outputs), dropout=study.recipe.dropout)
     origin, known = load_weights(network, study.weights, folder=study.weights_dir, held_out=held_out)
     # All who shaped it, also by deciding when to stop, and whom its first weights had seen.
     seen = {*training, *stopped_on, *known}
     if material.pretraining:
         kept_out = sorted({*held_out, *(stopped_on if study.recipe.stop.on == "inner" else [])})
-        learned, used = pretrain(network, material.pretraining, job, choice, kept_out=kept_out, seed=seed)
-        network.body.load_state_dict(learned)
+        body, used = pretrain(network, material.pretraining, job, choice, kept_out=kept_out, seed=seed)
+        network.body.load_state_dict(body)
         seen |= set(used)
         pack = material.pretraining.study.cohort.parent.name
         origin += f"; then pretrained on {len(used)} subjects of {pack} (held-out subjects left out)"
@@ -101,14 +104,35 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
 
     def part(rows: NDArray[np.intp]) -> PanelData:
         return PanelData(
-            store, [tiles[r] for r in rows], torch.from_numpy(truth[rows].astype(np.float32)), study.panels
+            store,
+            [tiles[r] for r in rows],
+            torch.from_numpy(truth[rows].astype(np.float32)),
+            study.panels,
+            [str(panels["case"].iloc[r]) for r in rows],
         )
 
     fit_rows, stop_rows = rows_of(fitted_on, scored=True), rows_of(stopped_on, scored=True)
     if study.recipe.stop.on == "none":
         stop_rows = fit_rows[:1]  # Lightning wants something to validate on; nothing is decided by it
     names = [str(subjects.iloc[r]) for r in fit_rows]
-    fitted = _fit(network, part(fit_rows), part(stop_rows), names, job, choice, study)
+    train, stop = part(fit_rows), part(stop_rows)
+    for what, data in (("training", train), ("early stopping", stop)):
+        if not len(data):
+            raise SplitError(
+                f"{job.model}, fold {job.fold + 1}: none of the subjects chosen for {what} has a recorded target. "
+                "Lower split.folds, raise recipe.stop.share, or add cases."
+            )
+    standardise(network, train.truth, outputs)
+    course = Course(
+        outputs,
+        job.folder,
+        mixed_seed(study.seed, job.model, job.fold),
+        choice,
+        study.compute.save_every,
+        "last" if study.recipe.stop.on == "none" else "best",
+        lambda done: write_progress(job, done, epochs_of(study)),
+    )
+    learned = learn(network, study.recipe, train, stop, names, course)
     device = torch.device("cuda" if choice.device == "cuda" else "cpu")
     tables = []
     for stage, names in (("oof", splits.subjects(job.fold)), ("test", splits.subjects(-1))):
@@ -116,8 +140,9 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         data = part(rows)
         if len(data):
             values = predict(
-                fitted.network.to(device),
+                learned.network.to(device),
                 data,
+                outputs,
                 batch=study.recipe.batch,
                 channels_last=choice.channels_last,
                 bf16=choice.precision == "bf16",
@@ -130,6 +155,8 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         "backbone": job.model,
         "outputs": study.outputs,
         "ranges": {name: study.range_of(name) for name in study.outputs},
+        "kinds": {name: study.kind_of(name) for name in study.outputs},
+        "classes": {name: study.classes_of(name) for name in study.outputs if study.classes_of(name)},
         "images": study.images.model_dump(mode="json"),
         "panels": study.panels.model_dump(mode="json"),
         "weights": origin,
@@ -137,7 +164,7 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         "split": splits.hash,
         "synthetic": study.synthetic,
     }
-    write_tensors(job.folder / "model.safetensors", fitted.network.state_dict(), {"format": "pt"})
+    write_tensors(job.folder / "model.safetensors", learned.network.state_dict(), {"format": "pt"})
     write_json(job.folder / "model.json", facts)
     write_predictions(job.folder / "predictions.parquet", pd.concat(tables, ignore_index=True))
     record = {
@@ -145,44 +172,27 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         "fold": job.fold + 1,
         "fingerprint": job.fingerprint,
         "weights": origin,
-        "parameters": sum(p.numel() for p in fitted.network.parameters()),
-        "epochs": len(fitted.history),
-        "best_epoch": len(fitted.history) if study.recipe.stop.on == "none" else fitted.best_epoch + 1,
+        "parameters": sum(p.numel() for p in learned.network.parameters()),
+        "epochs": len(learned.history),
+        "best_epoch": len(learned.history) if study.recipe.stop.on == "none" else learned.best_epoch + 1,
         "stopped_on": study.recipe.stop.on,
         "n_fitted": len(fitted_on),
         "n_stopped": len(stopped_on),
         "seconds": round(time.monotonic() - begun, 1),
         **{k: v for k, v in asdict(choice).items() if k in ("device", "precision", "threads")},
         "memory_format": "channels-last" if choice.channels_last else "contiguous",
-        "history": fitted.history,
+        "guess_loss": guess_loss(train.truth, stop.truth, outputs, study.recipe),
+        "finder": learned.finder,
+        "stages": learned.stages,
+        "history": learned.history,
     }
     write_json(job.folder / "job.json", record)
-    for leftover in ("state.safetensors", "progress.json", "pretrain/state.safetensors", "pretrain/body.safetensors"):
-        (job.folder / leftover).unlink(missing_ok=True)
+    half_done = [job.folder / name for name in ("progress.json", *PRETRAINING_STATE)]
+    for leftover in [*leftovers(job.folder), *half_done]:
+        leftover.unlink(missing_ok=True)
 
 
-def _fit(
-    network: Network, train: PanelData, stop: PanelData, subjects: Sequence[str], job: Job, choice: Choice, study: Study
-) -> Fitted:
+def epochs_of(study: Study) -> int:
+    """How many epochs a network of the study trains at most."""
     recipe = study.recipe
-    for name, data in (("training", train), ("early stopping", stop)):
-        if not len(data):
-            raise SplitError(
-                f"{job.model}, fold {job.fold + 1}: none of the subjects chosen for {name} has a recorded target. "
-                "Lower split.folds, raise recipe.stop.share, or add cases."
-            )
-    standardise(network, train.truth, study.outputs)
-    if recipe.head == "probe" and not (job.folder / "state.safetensors").is_file():
-        probe(network, train, subjects, batch=recipe.batch)
-    return fit(
-        network,
-        recipe,
-        train,
-        stop,
-        folder=job.folder,
-        seed=mixed_seed(study.seed, job.model, job.fold),
-        choice=choice,
-        save_every=study.compute.save_every,
-        keep="last" if recipe.stop.on == "none" else "best",
-        tell=lambda done: write_progress(job, done, recipe.epochs),
-    )
+    return recipe.epochs if recipe.tuning != "fine" else recipe.fine.epochs * (recipe.fine.groups + 1)

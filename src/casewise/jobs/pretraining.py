@@ -17,6 +17,7 @@ from casewise.study import Pretraining, Study
 from casewise.training.checkpoint import write_tensors
 from casewise.training.data import PanelData, mixed_seed, open_tiles
 from casewise.training.fit import fit, standardise
+from casewise.training.outputs import outputs_of, width_of
 from casewise.training.probe import probe
 from casewise.training.speed import Choice
 from casewise.truth import truth_table
@@ -43,6 +44,8 @@ def pretraining_study(study: Study, wanted: Pretraining) -> Study:
             "lr": wanted.lr or study.recipe.lr,
             "batch": wanted.batch or study.recipe.batch,
             "schedule": "cosine",
+            "tuning": "deep",
+            "imbalance": "none",
         }
     )
     changes = {
@@ -87,17 +90,19 @@ def pretrain(
         study.panels,
     )
     torch.manual_seed(mixed_seed(seed, "pretrain"))
-    whole = build_network(job.model, len(study.outputs), dropout=study.recipe.dropout)
+    outputs = outputs_of(study)
+    whole = build_network(job.model, width_of(outputs), dropout=study.recipe.dropout)
     whole.body.load_state_dict(network.body.state_dict())
-    standardise(whole, data.truth, study.outputs)
+    standardise(whole, data.truth, outputs)
     if study.recipe.head == "probe" and not (job.folder / "pretrain" / "state.safetensors").is_file():
-        probe(whole, data, [str(subjects.iloc[r]) for r in rows], batch=study.recipe.batch)
+        probe(whole, data, [str(subjects.iloc[r]) for r in rows], outputs, batch=study.recipe.batch)
     few = PanelData(data.store, data.tiles[:1], data.truth[:1], data.settings)
     fitted = fit(
         whole,
         study.recipe,
         data,
         few,
+        outputs=outputs,
         folder=job.folder / "pretrain",
         seed=mixed_seed(seed, "pretrain"),
         choice=choice,

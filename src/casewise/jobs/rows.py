@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from casewise.predictions import with_decisions
+from casewise.training.outputs import outputs_of, value_columns
 from casewise.truth import truth_table
 
 if TYPE_CHECKING:
@@ -17,23 +19,35 @@ if TYPE_CHECKING:
 def prediction_rows(
     panels: pd.DataFrame, study: Study, values: NDArray[Any], *, stage: str, model: str, fold: int
 ) -> pd.DataFrame:
-    """The network's outputs (P, T) as rows of the predictions table, each at its target's level and in its range."""
+    """The network's values (P, V) as rows of the predictions table, each at its target's level and in its range.
+
+    Where several panels show one unit of a target's level, numbers and probabilities are averaged.
+    """
     truth = truth_table(panels, study)
+    outputs = outputs_of(study)
     tables = []
-    for column, name in enumerate(study.outputs):
+    for column, (output, place) in enumerate(zip(outputs, value_columns(outputs), strict=True)):
+        name = output.name
         level = study.level_of(name)
         table = panels[["case", "subject", "visit", "day", "region"]].copy()
         table["y_true"] = truth[:, column].astype(float)
-        table["y_pred"] = values[:, column].astype(float)
+        table["kind"] = output.kind
+        told = ["y_pred"] if output.kind == "regression" else [f"p{i}" for i in range(output.classes)]
+        table[told] = values[:, place].astype(float)
         table["image"] = ""
         if level == "image":
             # By number: paths may move between the jobs of a run; steps.train puts them in.
             table["image"] = [str(t[0]) for t in panels["tiles"]]
         if level in ("case", "subject"):
             table["region"] = ""
-        keys = ["case", "subject", "visit", "day", "region", "image"]
-        table = table.groupby(keys, sort=False, dropna=False, as_index=False)[["y_true", "y_pred"]].mean()
-        table["y_pred"] = table["y_pred"].clip(*study.range_of(name))
+        keys = ["case", "subject", "visit", "day", "region", "image", "kind"]
+        table = table.groupby(keys, sort=False, dropna=False, as_index=False)[["y_true", *told]].mean()
+        if output.kind == "regression":
+            table["y_pred"] = table["y_pred"].clip(*study.range_of(name))
+        else:
+            shares = table[told].to_numpy()
+            table[told] = shares / shares.sum(axis=1, keepdims=True)
+            table = with_decisions(table.assign(y_pred=0.0, target=name))
         tables.append(table.assign(target=name))
     rows = pd.concat(tables, ignore_index=True)
     rows["model"], rows["stage"] = model, stage

@@ -164,8 +164,10 @@ def set_momentum(network: nn.Module, momentum: float) -> None:
             module.momentum = momentum
 
 
-def keep_statistics(network: nn.Module) -> None:
-    """Put batch norms in eval mode, so that pretrained running statistics are used and kept."""
+def keep_statistics(network: nn.Module, *, only_frozen: bool = False) -> None:
+    """Put batch norms in eval mode, so that running statistics are used and kept; or those of frozen layers only."""
     for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not (
+            only_frozen and any(parameter.requires_grad for parameter in module.parameters())
+        ):
             module.eval()

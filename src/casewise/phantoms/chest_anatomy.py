@@ -49,7 +49,6 @@ class Chest:
     lungs: tuple[Points, Points]
     heart: Points
     mediastinum: Points
-    aorta: Points
     abdomen: Points
     spine: Points
     trachea: Points
@@ -61,6 +60,7 @@ class Chest:
     hila: Points
     vessels: Points
     calibre: NDArray[np.float64]
+    leads: tuple[Points, ...]
     densities: dict[str, float]
 
 
@@ -98,18 +98,20 @@ def chest(seed: int, number: int) -> Chest:
     random = stream(seed, "chest", number)
     u = random.uniform
     sex, age = SEXES[int(random.integers(2))], int(random.integers(YOUNGEST, OLDEST + 1))
-    wide, high = u(0.84, 1.08), u(0.90, 1.10)
-    top, floor = u(-0.41, -0.35) * high, u(0.13, 0.27) * high
-    middle, apex = u(0.045, 0.068), u(0.115, 0.165)
-    tilt = u(-0.02, 0.02)
-    width = {side: wide * (u(0.30, 0.345) + (0.012 if side < 0 else 0)) for side in SIDES}
-    floors = {-1: floor, 1: floor + u(-0.005, 0.05)}
+    wide, high = u(0.85, 1.12), u(0.87, 1.12)
+    top, floor = u(-0.41, -0.34) * high, u(0.08, 0.28) * high
+    middle, apex = u(0.045, 0.075), u(0.115, 0.165)
+    lean = u(-0.035, 0.035)  # a subject who does not stand straight shows the middle beside the spine
+    tilt = u(-0.03, 0.03)
+    breadth = wide * u(0.345, 0.385)
+    width = {side: breadth + u(-0.012, 0.012) for side in SIDES}
+    floors = {-1: floor, 1: floor + u(-0.02, 0.06)}
     tops = {side: top + side * tilt * 0.6 + u(-0.008, 0.008) for side in SIDES}
     lungs = {side: _lung(random, side, tops[side], floors[side], width[side], apex, middle) for side in SIDES}
-    fat = u(0.015, 0.075)
+    fat = u(0.02, 0.13)
     shoulder = u(-0.37, -0.28)
     arm_out, arm_width = u(0.03, 0.20), u(0.05, 0.075)
-    hila = np.array([[side * (middle + u(0.02, 0.035)), u(-0.08, 0.01) - 0.012 * side] for side in SIDES])
+    hila = np.array([[lean + side * (middle + u(0.02, 0.035)), u(-0.08, 0.01) - 0.012 * side] for side in SIDES])
     vessels, calibre = _vessels(random, hila)
     return Chest(
         number=number,
@@ -120,12 +122,11 @@ def chest(seed: int, number: int) -> Chest:
         arms=tuple(_arm(random, side, width[side] + fat, shoulder, arm_out) for side in SIDES),
         arm_width=arm_width,
         lungs=(lungs[-1], lungs[1]),
-        heart=_heart(random, middle, floors, width[1]),
-        mediastinum=_mediastinum(random, middle),
-        aorta=_circle(middle + u(0.0, 0.012), u(-0.23, -0.16), u(0.022, 0.04)),
+        heart=_heart(random, floors, width[1]) + [lean, 0],
+        mediastinum=_mediastinum(random, middle) + [lean, 0],
         abdomen=_abdomen(lungs, width, floors),
         spine=_spine(random),
-        trachea=_trachea(random),
+        trachea=_trachea(random) + [lean * 0.6, 0],
         clavicles=tuple(_clavicle(random, side, top, wide) for side in SIDES),
         scapulae=tuple(_scapula(random, side, width[side]) for side in SIDES),
         breasts=tuple(_breast(random, side, floor, width[side]) for side in SIDES) if sex == "F" else (),
@@ -134,20 +135,23 @@ def chest(seed: int, number: int) -> Chest:
         hila=hila,
         vessels=vessels,
         calibre=calibre,
+        leads=_leads(random),
         densities={
-            "body": u(0.50, 0.66),
-            "air": u(0.80, 1.0),
-            "heart": u(0.22, 0.34),
-            "middle": u(0.17, 0.27),
-            "spine": u(0.09, 0.17),
-            "ribs": u(0.055, 0.12),
-            "front": u(0.25, 0.6),
-            "clavicles": u(0.08, 0.15),
-            "scapulae": u(0.02, 0.06),
-            "abdomen": u(0.16, 0.32),
+            "body": u(0.50, 0.64),
+            "air": u(0.78, 1.0),
+            "heart": u(0.24, 0.34),
+            "spine": u(0.03, 0.09),
+            "ribs": u(0.08, 0.15),
+            "front": u(0.3, 0.7),
+            "clavicles": u(0.06, 0.13),
+            "scapulae": u(0.015, 0.045),
+            "abdomen": u(0.18, 0.34),
             "breasts": u(0.03, 0.10),
-            "vessels": u(0.06, 0.12),
-            "texture": u(0.008, 0.018),
+            "vessels": u(0.07, 0.13),
+            "texture": u(0.006, 0.014),
+            "unevenness": u(0.03, 0.075),
+            "across": u(-0.10, 0.10),
+            "down": u(-0.14, 0.14),
         },
     )
 
@@ -156,18 +160,19 @@ def _lung(
     random: np.random.Generator, side: int, top: float, floor: float, width: float, apex: float, middle: float
 ) -> Points:
     u = random.uniform
-    dome = u(0.42, 0.6) * width
-    waist = u(0.93, 1.0)  # how barrel-like: the width at half height against that below
+    dome, long = u(0.42, 0.6) * width, floor - top
+    waist = u(0.96, 1.0)  # how barrel-like: the width at half height against that below
     points = [
-        (apex - 0.055, top + 0.035),
+        (apex - 0.065, top + 0.035),
         (apex, top),
-        (apex + 0.07, top + u(0.045, 0.06)),
-        (width * u(0.78, 0.83), top + u(0.15, 0.18)),
-        (width * waist, top * 0.1 + floor * 0.1 + u(-0.04, 0.0)),
-        (width, floor * 0.55 + u(0.0, 0.03)),
-        (width * u(0.985, 1.01), floor + 0.035),
-        (width * u(0.93, 0.97), floor + u(0.07, 0.10)),
-        (width * 0.80, floor + u(0.025, 0.04)),
+        (apex + (0.8 * width - apex) * u(0.50, 0.58), top + u(0.08, 0.10) * long),
+        (width * u(0.78, 0.82), top + u(0.25, 0.29) * long),
+        (width * u(0.92, 0.95) * waist, top + u(0.48, 0.56) * long),
+        (width * u(0.99, 1.0), top + u(0.74, 0.82) * long),
+        (width * u(0.99, 1.01), floor + 0.02),
+        (width * u(0.955, 0.975), floor + u(0.085, 0.11)),
+        (width * 0.90, floor + u(0.065, 0.075)),
+        (width * 0.80, floor + u(0.02, 0.03)),
         (dome, floor),
         (0.11, floor + u(0.012, 0.03)),
         (0.05, floor + u(0.04, 0.06)),
@@ -207,36 +212,31 @@ def _arm(random: np.random.Generator, side: int, wall: float, shoulder: float, o
         (x - 0.03, shoulder + u(0.01, 0.03)),
         (x + out * 0.6, shoulder + 0.17),
         (x + out, shoulder + 0.4),
-        (x + out * u(0.9, 1.4), shoulder + 0.8),
+        (x + out * u(0.9, 1.4), shoulder + 1.5),
     ]
     return smooth(np.array(points), closed=False, steps=5) * [side, 1]
 
 
-def _heart(random: np.random.Generator, middle: float, floors: dict[int, float], width: float) -> Points:
+def _heart(random: np.random.Generator, floors: dict[int, float], width: float) -> Points:
+    """Return a tilted egg that lies on the left dome."""
     u = random.uniform
-    left, right = u(0.42, 0.62) * width, u(0.06, 0.10)
-    tip = floors[1] - u(0.0, 0.035)
-    points = [
-        (-middle * 0.8, -0.14),
-        (-right * 0.82, -0.02),
-        (-right, floors[-1] * 0.55),
-        (-right * 0.85, floors[-1] + 0.03),
-        (0.02, floors[1] + 0.07),
-        (left * 0.7, floors[1] + 0.045),
-        (left, tip),
-        (left * u(0.80, 0.9), tip - u(0.08, 0.1)),
-        (left * 0.35 + middle * 0.6, -0.02 + u(-0.02, 0.02)),
-        (middle * 1.1, -0.1),
-        (0.0, -0.17),
-    ]
-    return smooth(np.array(points), closed=True, steps=6)
+    long, short, tilt = u(0.40, 0.62) * width, u(0.28, 0.42) * width, u(0.35, 0.9)
+    angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    along, across = long * np.cos(angle), short * np.sin(angle) * (1 + 0.12 * np.cos(angle))
+    x = along * np.cos(tilt) - across * np.sin(tilt) + u(0.035, 0.06)
+    y = along * np.sin(tilt) + across * np.cos(tilt)
+    return np.column_stack([x, y - y.max() + floors[1] + u(0.02, 0.055)])
 
 
 def _mediastinum(random: np.random.Generator, middle: float) -> Points:
+    """Return the shadow of the great vessels, with the aorta's knob on its left."""
     u = random.uniform
-    left, right = (middle * u(0.8, 1.05) for _ in SIDES)
-    points = [(-0.06, -0.6), (-right * 0.9, -0.38), (-right, -0.22), (-right * 0.9, -0.05), (-0.03, 0.1)]
-    points += [(0.03, 0.1), (left, -0.05), (left * 1.05, -0.17), (left * 0.85, -0.36), (0.06, -0.6)]
+    left, right, knob = middle * u(0.75, 0.95), middle * u(0.85, 1.1), u(-0.22, -0.16)
+    bulge = u(1.1, 1.5)
+    points = [(-0.055, -0.62), (-right * 0.95, -0.40), (-right * 0.85, -0.25), (-right, -0.12), (-right * 1.4, 0.04)]
+    points += [(-0.055, 0.36), (0.06, 0.36), (left * 2.1, 0.06), (left * 1.6, -0.05), (left * bulge, knob + 0.06)]
+    points += [(left * bulge * 1.08, knob + 0.015), (left * bulge, knob - 0.025), (left * 0.85, knob - 0.06)]
+    points += [(left * 0.8, -0.38), (0.055, -0.62)]
     return smooth(np.array(points), closed=True, steps=6)
 
 
@@ -265,13 +265,13 @@ def _trachea(random: np.random.Generator) -> Points:
 
 def _clavicle(random: np.random.Generator, side: int, top: float, wide: float) -> Points:
     u = random.uniform
-    inner, lift = top + u(0.055, 0.10), u(0.0, 0.08)
+    inner, lift = top + u(0.105, 0.155), u(0.03, 0.10)
     points = [
-        (u(0.025, 0.04), inner),
-        (0.12 * wide, inner - 0.015 - lift * 0.25),
-        (0.22 * wide, inner - 0.02 - lift * 0.75),
-        (0.33 * wide, inner - 0.01 - lift),
-        (0.40 * wide, inner + 0.005 - lift),
+        (u(0.028, 0.042), inner),
+        (0.13 * wide, inner - 0.012 - lift * 0.25),
+        (0.24 * wide, inner - 0.022 - lift * 0.7),
+        (0.33 * wide, inner - 0.012 - lift * 0.9),
+        (0.39 * wide, inner + 0.006 - lift * 0.9),
     ]
     return smooth(np.array(points), closed=False, steps=5) * [side, 1]
 
@@ -279,8 +279,8 @@ def _clavicle(random: np.random.Generator, side: int, top: float, wide: float) -
 def _scapula(random: np.random.Generator, side: int, width: float) -> Points:
     u = random.uniform
     x, y = width * u(0.9, 1.06), u(-0.34, -0.28)
-    points = [(x - 0.05, y), (x + 0.07, y - 0.02), (x + 0.045, y + 0.14), (x - 0.02, y + u(0.26, 0.32))]
-    points += [(x - 0.045, y + 0.15)]
+    points = [(x - 0.03, y), (x + 0.03, y - 0.03), (x + 0.10, y), (x + 0.06, y + 0.13), (x + 0.01, y + u(0.24, 0.30))]
+    points += [(x - 0.025, y + 0.14)]
     return smooth(np.array(points), closed=True, steps=5) * [side, 1]
 
 
@@ -301,7 +301,7 @@ def _ribs(random: np.random.Generator, lungs: dict[int, Points], top: float) -> 
     """Return 9 to 11 pairs: each leaves the spine, turns at the chest's wall, and comes back lower in front."""
     u = random.uniform
     pairs, spacing = int(random.integers(9, 12)), u(0.066, 0.084)
-    drop, bend, front, broad = u(0.05, 0.13), u(1.5, 2.6), u(0.05, 0.13), u(0.019, 0.027)
+    drop, bend, front, broad = u(0.05, 0.13), u(1.5, 2.6), u(0.05, 0.13), u(0.018, 0.025)
     first = top + u(-0.03, 0.01)
     t = np.linspace(0, 1, 22)
     found = []
@@ -341,12 +341,12 @@ def _vessels(random: np.random.Generator, hila: Points) -> tuple[Points, NDArray
         fan = np.linspace(-1.35, 1.3, count) + random.normal(0, 0.12, count)
         start.append(hilum + random.normal(0, 0.008, (count, 2)))
         angle.append(fan if side > 0 else np.pi - fan)
-        calibre.append(random.uniform(0.0075, 0.012, count))
+        calibre.append(random.uniform(0.006, 0.0095, count))
     at, way, wide = np.concatenate(start), np.concatenate(angle), np.concatenate(calibre)
     lines, widths = [], []
-    for generation, length in enumerate((0.15, 0.105, 0.075, 0.055)):
+    for generation, length in enumerate((0.10, 0.09, 0.075, 0.055)):
         reach = length * random.uniform(0.7, 1.25, len(at))
-        bend = random.normal(0, 0.35, len(at))
+        bend = random.normal(0, 0.5, len(at))
         t = np.linspace(0, 1, 6)
         heading = way[:, None] + bend[:, None] * t
         steps = (reach / 5)[:, None, None] * np.stack([np.cos(heading), np.sin(heading)], -1)
@@ -361,3 +361,17 @@ def _vessels(random: np.random.Generator, hila: Points) -> tuple[Points, NDArray
         way = np.concatenate([turn + split, turn - random.uniform(0.2, 0.55, len(split)), turn + 1.6 * split])
         wide = np.concatenate([wide * 0.68, wide * 0.62, wide * 0.5])
     return np.concatenate(lines), np.concatenate(widths)
+
+
+def _leads(random: np.random.Generator) -> tuple[Points, ...]:
+    """Return one or two wires that lie on the chest, in one subject of four."""
+    if random.random() > 0.25:
+        return ()
+    found = []
+    for _ in range(int(random.integers(1, 3))):
+        side, ends = random.choice(SIDES), random.uniform([0.1, -0.2], [0.34, 0.2])
+        begin = np.array([random.uniform(0.05, 0.6), -0.7 if random.random() < 0.6 else 0.8])
+        t = np.linspace(0, 1, 5)[:, None]
+        line = begin + (ends - begin) * t + random.normal(0, 0.05, (5, 2)) * np.sin(np.pi * t)
+        found.append(smooth(line * [side, 1], closed=False, steps=6))
+    return tuple(found)

@@ -41,9 +41,9 @@ class Machine:
 
 
 MACHINES = {
-    "any": Machine((2.3, 3.6), (0.8, 1.25), (1.2, 3.2), (0.92, 1.08)),
-    "north": Machine((2.9, 3.6), (1.0, 1.25), (1.0, 2.0), (0.96, 1.04)),
-    "south": Machine((2.2, 2.8), (0.68, 0.9), (3.4, 5.0), (1.16, 1.26)),
+    "any": Machine((1.9, 3.3), (0.8, 1.25), (0.8, 4.6), (0.92, 1.08)),
+    "north": Machine((2.7, 3.2), (1.0, 1.25), (0.8, 2.2), (0.96, 1.04)),
+    "south": Machine((2.0, 2.5), (0.68, 0.9), (3.0, 5.4), (1.16, 1.26)),
 }
 
 
@@ -90,6 +90,26 @@ class _Canvas:
             layer = cv2.GaussianBlur(layer, (0, 0), blur * self.scale).astype(np.uint8, copy=False)
         return layer * np.float32(1 / 255)
 
+    def rounded(self, layer: NDArray[np.uint8], reach: float) -> NDArray[np.uint8]:
+        """Return an outline with its notches and corners of about `reach` body units filled and cut."""
+        blurred = cv2.GaussianBlur(layer, (0, 0), max(reach * self.scale, 0.5))
+        steep = max(reach * self.scale, 1.0)
+        return cv2.convertScaleAbs(np.clip((blurred.astype(np.float32) - 127.5) * steep + 127.5, 0, 255)).astype(
+            np.uint8, copy=False
+        )
+
+    def rows(self, inverse: Points) -> NDArray[np.float64]:
+        """Return the height of each row in body units, as in the middle of the film."""
+        height, width = self.shape
+        seen: NDArray[np.float64] = inverse[1, 1] * np.arange(height) + inverse[1, 0] * width / 2 + inverse[1, 2]
+        return seen
+
+    def columns(self, inverse: Points) -> NDArray[np.float64]:
+        """Return how far right each column lies in body units, as in the middle of the film."""
+        height, width = self.shape
+        seen: NDArray[np.float64] = inverse[0, 0] * np.arange(width) + inverse[0, 1] * height / 2 + inverse[0, 2]
+        return seen
+
     def depth(self, layer: NDArray[np.uint8]) -> Floats:
         """Return how deep inside an outline each pixel lies, in body units."""
         inside = cv2.distanceTransform((layer > 127).astype(np.uint8), cv2.DIST_L2, 5)
@@ -119,7 +139,7 @@ def draw(
     breath = float(random.uniform(-0.012, 0.012))
     density, lungs, room = _density(seed, who, canvas, inverse, breath)
     grey, slope = _exposed(density, lungs, machine, random)
-    grey = cv2.GaussianBlur(grey, (0, 0), max(0.0022 * scale, 0.35)).astype(np.float32, copy=False)
+    grey = cv2.GaussianBlur(grey, (0, 0), max(0.0014 * scale, 0.35)).astype(np.float32, copy=False)
     added = np.zeros(shape, np.float32) if ill is None else _sign(ill, inverse, breath, room, slope, scale)
     _collimate(grey, stream(seed, "collimation", who.number))
     return _developed(grey, added, lungs > 127, float(random.uniform(*machine.grain)), random, size)
@@ -128,9 +148,9 @@ def draw(
 def _position(seed: int, who: Chest, film: np.random.Generator, shape: tuple[int, int]) -> tuple[Points, float]:
     """Return the affine map from body units to pixels, and pixels a body unit: a subject's films are nearly alike."""
     own = stream(seed, "position", who.number)
-    scale = min(shape) * own.uniform(0.92, 1.14) * film.uniform(0.985, 1.015)
-    turn = np.deg2rad(own.uniform(-2.5, 2.5) + film.uniform(-1.2, 1.2))
-    shift = own.uniform([-0.035, -0.04], [0.035, 0.05]) + film.uniform(-0.012, 0.012, 2)
+    scale = min(shape) * own.uniform(0.86, 1.24) * film.uniform(0.985, 1.015)
+    turn = np.deg2rad(own.uniform(-4, 4) + film.uniform(-1.2, 1.2))
+    shift = own.uniform([-0.05, -0.06], [0.05, 0.06]) + film.uniform(-0.012, 0.012, 2)
     linear = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     middle = np.array([(shape[1] - 1) / 2, (shape[0] - 1) / 2])
     return np.column_stack([linear, middle + scale * shift]), float(scale)
@@ -144,60 +164,76 @@ def _density(
     inner = [breathed(lung, breath) for lung in who.lungs]
     torso = canvas.fill(who.torso)
     arms = canvas.bands([(arm, 2 * who.arm_width, 255) for arm in who.arms])
-    body = 1 - np.exp(canvas.depth(torso) * np.float32(-1 / 0.055))
-    limbs = 1 - np.exp(canvas.depth(arms) * np.float32(-1 / 0.05))
-    density = np.float32(much["body"]) * np.maximum(body, np.float32(0.72) * limbs)
+    deep = canvas.depth(torso)
+    body = 1 - np.float32(0.75) * np.exp(deep * np.float32(-1 / 0.022)) - np.float32(0.25) * np.exp(deep * np.float32(-1 / 0.12))
+    limbs = 1 - np.exp(canvas.depth(arms) * np.float32(-1 / 0.03))
+    body = np.maximum(body, np.float32(0.8) * limbs)
+    density = np.float32(much["body"]) * body
 
-    heart = canvas.fill(breathed(who.heart, breath), who.aorta)
-    middle = canvas.fill(who.mediastinum)
+    middle = canvas.rounded(cv2.max(canvas.fill(breathed(who.heart, breath)), canvas.fill(who.mediastinum)), 0.014)
     abdomen = canvas.fill(breathed(who.abdomen, breath))
-    lungs = cv2.subtract(canvas.fill(*inner), cv2.max(cv2.max(heart, middle), abdomen)).astype(np.uint8, copy=False)
-    behind = canvas.fill(*inner)
+    whole = canvas.fill(*inner)
+    lungs = cv2.subtract(whole, cv2.max(middle, abdomen)).astype(np.uint8, copy=False)
     depth = canvas.depth(lungs)
-    air = np.float32(0.60) + np.float32(0.40) * (1 - np.exp(depth * np.float32(-1 / 0.05)))
-    density -= np.float32(0.43 * much["air"]) * air * canvas.soft(lungs, 0.0025)
+    air = np.float32(0.66) + np.float32(0.34) * (1 - np.exp(depth * np.float32(-1 / 0.045)))
+    y = canvas.rows(inverse)
+    # More blood and muscle lie over the bases than over the tops.
+    air *= np.clip(np.float32(0.94) - np.float32(0.32) * y, 0.75, 1.1).astype(np.float32)[:, None]
+    density -= np.float32(0.38 * much["air"]) * air * canvas.soft(lungs, 0.003)
     # Behind the heart and under the dome there is lung as well, which lets their outlines be seen through.
-    hidden = cv2.subtract(behind, lungs)
-    density -= np.float32(0.13 * much["air"]) * canvas.soft(hidden, 0.006)
+    density -= np.float32(0.10 * much["air"]) * canvas.soft(cv2.subtract(whole, lungs), 0.012)
 
-    bulge = 1 - np.exp(canvas.depth(heart) * np.float32(-1 / 0.06))
-    density += np.float32(much["heart"]) * (np.float32(0.35) * canvas.soft(heart, 0.003) + np.float32(0.65) * bulge)
-    density += np.float32(much["middle"]) * canvas.soft(middle, 0.006)
     fill = 1 - np.exp(canvas.depth(abdomen) * np.float32(-1 / 0.06))
-    density += np.float32(much["abdomen"]) * (np.float32(0.5) * canvas.soft(abdomen, 0.003) + np.float32(0.5) * fill) * body
+    below = np.float32(0.5) * canvas.soft(abdomen, 0.003) + np.float32(0.5) * fill
+    bulge = 1 - np.exp(canvas.depth(middle) * np.float32(-1 / 0.05))
+    bulge = np.float32(0.45) * canvas.soft(middle, 0.004) + np.float32(0.55) * bulge
+    bulge *= np.clip((y + 0.56) / 0.48, 0.2, 1)[:, None].astype(np.float32)
+    bulge, below = np.float32(much["heart"]) * bulge, np.float32(much["abdomen"]) * below * body
+    # Heart and liver are of one density, so that below the dome the one is lost in the other.
+    density += np.maximum(bulge, below) + np.float32(0.25) * np.minimum(bulge, below)
     if who.bubble is not None:
-        density -= np.float32(0.16) * canvas.soft(canvas.fill(breathed(who.bubble, breath)), 0.008)
-    _bones(who, canvas, inverse, density, body)
+        density -= np.float32(0.12) * canvas.soft(canvas.fill(breathed(who.bubble, breath)), 0.012)
+    # No tube and no table is even: one side of the film gets more rays, the bases are thicker than the tops.
+    density += np.float32(much["across"]) * canvas.columns(inverse).astype(np.float32)[None, :] * body
+    density += np.float32(much["down"]) * y.astype(np.float32)[:, None] * body
+    _bones(who, canvas, inverse, density, body, canvas.soft(lungs, 0.02))
     if who.breasts:
-        density += np.float32(much["breasts"]) * canvas.soft(canvas.fill(*who.breasts), 0.010) * body
-    _texture(seed, who, canvas, inverse, density, lungs, breath)
+        density += np.float32(much["breasts"]) * canvas.soft(canvas.fill(*who.breasts), 0.012) * body
+    _texture(seed, who, canvas, inverse, density, lungs, breath, body)
     room = np.clip((depth - np.float32(MARGIN)) * np.float32(1 / RAMP), 0, 1)
     return density, lungs, room
 
 
-def _bones(who: Chest, canvas: _Canvas, inverse: Points, density: Floats, body: Floats) -> None:
-    """Add spine, trachea, ribs, clavicles and shoulder blades in place."""
+def _bones(who: Chest, canvas: _Canvas, inverse: Points, density: Floats, body: Floats, over: Floats) -> None:
+    """Add spine, trachea, ribs, clavicles, arms and shoulder blades in place; `over` is 1 where lung lies behind."""
     much = who.densities
-    height, width = canvas.shape
-    y = inverse[1, 1] * np.arange(height) + inverse[1, 0] * width / 2 + inverse[1, 2]
-    discs = np.float32(0.8) + np.float32(0.2) * np.cos(y * (2 * np.pi / 0.062)).astype(np.float32)
+    discs = np.float32(0.75) + np.float32(0.25) * np.cos(canvas.rows(inverse) * (2 * np.pi / 0.062)).astype(np.float32)
     column = canvas.bands([(who.spine, 0.066, 190), (who.spine, 0.012, 255)])
-    density += np.float32(much["spine"]) * canvas.soft(column, 0.004) * discs[:, None]
-    density -= np.float32(0.10) * canvas.soft(canvas.bands([(who.trachea, 0.034, 255)]), 0.004)
+    density += np.float32(much["spine"]) * canvas.soft(column, 0.006) * discs[:, None]
+    density -= np.float32(0.09) * canvas.soft(canvas.bands([(who.trachea, 0.034, 255)]), 0.006)
 
-    ribs = canvas.soft(_rib_layer(canvas, who.ribs, front=False), 0.0022)
+    ribs = canvas.soft(_rib_layer(canvas, who.ribs, front=False), 0.0018)
     front = canvas.soft(_rib_layer(canvas, who.ribs, front=True), 0.003)
-    x = np.abs(inverse[0, 0] * np.arange(width) + inverse[0, 1] * height / 2 + inverse[0, 2])
     # Ribs in front end in cartilage, which hardly shows.
-    front *= np.clip((x - 0.10) / 0.12, 0, 1).astype(np.float32)[None, :]
-    density += np.float32(much["ribs"]) * (ribs + np.float32(much["front"]) * front) * body
+    out = np.abs(canvas.columns(inverse)).astype(np.float32)
+    front *= np.clip((out - 0.10) / 0.12, 0, 1).astype(np.float32)[None, :]
+    shown = np.float32(0.25) + np.float32(0.75) * over
+    density += np.float32(much["ribs"]) * (ribs + np.float32(much["front"]) * front) * shown * body
 
-    bars = [(line, 0.030, 255) for line in who.clavicles]
-    marrow = [(line[1:-1], 0.015, 120) for line in who.clavicles]
-    density += np.float32(much["clavicles"]) * canvas.soft(canvas.bands(bars + marrow), 0.0025)
+    bars = [(line, 0.028, 255) for line in who.clavicles]
+    marrow = [(line[1:-1], 0.014, 140) for line in who.clavicles]
+    density += np.float32(much["clavicles"]) * (
+        canvas.soft(canvas.bands(bars + marrow), 0.003) * body * np.clip((0.43 - out) / 0.12, 0.1, 1)[None, :]
+    )
     blades = canvas.fill(*who.scapulae)
-    rim = canvas.bands([(np.vstack([blade, blade[:1]]), 0.012, 255) for blade in who.scapulae])
-    density += np.float32(much["scapulae"]) * (canvas.soft(blades, 0.004) + canvas.soft(rim, 0.003))
+    rim = canvas.bands([(np.vstack([blade, blade[:1]]), 0.011, 255) for blade in who.scapulae])
+    density += np.float32(much["scapulae"]) * (canvas.soft(blades, 0.008) + canvas.soft(rim, 0.004)) * body
+    humeri = canvas.bands([(arm, 0.05, 255) for arm in who.arms] + [(arm, 0.024, 150) for arm in who.arms])
+    density += np.float32(0.09) * canvas.soft(humeri, 0.004) * body
+    if who.leads:
+        density += np.float32(0.11) * canvas.soft(canvas.bands([(lead, 0.005, 255) for lead in who.leads]), 0.001) * body
+        buttons = [(lead[-1:] + [[-0.006, 0], [0.006, 0]], 0.012, 255) for lead in who.leads]
+        density += np.float32(0.16) * canvas.soft(canvas.bands(buttons), 0.001)
 
 
 def _rib_layer(canvas: _Canvas, ribs: tuple[Rib, ...], *, front: bool) -> NDArray[np.uint8]:
@@ -206,12 +242,12 @@ def _rib_layer(canvas: _Canvas, ribs: tuple[Rib, ...], *, front: bool) -> NDArra
     for rib in ribs:
         line, bright = (rib.before, 200) if front else (rib.behind, 215)
         bright = min(round(bright * rib.clear), 255)
-        lines += [(line, rib.width, bright), (line, rib.width * 0.55, round(bright * 0.6))]
+        lines += [(line, rib.width, bright), (line, rib.width * 0.6, round(bright * 0.5))]
     return canvas.bands(lines)
 
 
 def _texture(
-    seed: int, who: Chest, canvas: _Canvas, inverse: Points, density: Floats, lungs: NDArray[np.uint8], breath: float
+    seed: int, who: Chest, canvas: _Canvas, inverse: Points, density: Floats, lungs: NDArray[np.uint8], breath: float, body: Floats
 ) -> None:
     """Add vessels, hila and the fine unevenness of all tissue in place."""
     much = who.densities
@@ -225,9 +261,9 @@ def _texture(
         across = np.exp(np.square((columns - x) / (0.035 * canvas.scale)) * np.float32(-0.5))
         along = np.exp(np.square((rows - y) / (0.055 * canvas.scale)) * np.float32(-0.5))
         density += np.float32(0.07) * across * along
-    for zoom, strength in ((1.0, 1.0), (0.45, 0.7), (3.5, 1.6)):
+    for zoom, strength in ((1.0, "texture"), (0.4, "texture"), (3.5, "texture"), (5.0, "unevenness"), (10.0, "unevenness")):
         grid = random.standard_normal((56, 56), dtype=np.float32)
-        density += np.float32(much["texture"] * strength) * spread(grid, inverse / zoom, canvas.shape)
+        density += np.float32(much[strength]) * spread(grid, inverse / zoom, canvas.shape) * body
 
 
 def _exposed(
@@ -238,7 +274,7 @@ def _exposed(
     dark = float(density[inside].mean()) if inside.any() else 0.2
     bright = float(np.percentile(density[::3, ::3], 88))
     contrast = random.uniform(*machine.contrast) / max(bright - dark, 0.1)
-    level = dark + (bright - dark) * random.uniform(0.42, 0.56)
+    level = dark + (bright - dark) * random.uniform(0.25, 0.44)
     black, white = random.uniform(0, 12), random.uniform(225, 250)
     gamma = random.uniform(*machine.gamma)
     # The sigmoid of density to the power gamma, and its derivative, in one pass over the pixels.

@@ -18,7 +18,7 @@ from casewise.phantoms.streams import stream
 Finding = Literal["covid", "no_finding", "pneumonia"]
 FINDINGS: tuple[str, ...] = get_args(Finding)
 
-COARSEST = 0.036  # in body units: what is smoother than this is taken out of a sign
+COARSEST = {"haze": 0.05, "focus": 0.06}  # in body units: what is smoother than this is taken out of a sign
 MARGIN, RAMP = 0.014, 0.022  # a sign begins this far inside the lung's outline, and is full after so much more
 GRID, GRAIN = 56, 0.030  # the texture's grid, and the length of its cells in body units
 
@@ -44,13 +44,13 @@ def sign(seed: int, who: Chest, finding: str) -> Sign | None:
     texture = random.standard_normal((GRID, GRID), dtype=np.float32)
     if finding == "pneumonia":
         spot = _spot(random, who, int(random.integers(2)), down=(0.25, 0.85), out=(0.35, 0.75))
-        return Sign("focus", np.array([[*spot, random.uniform(0.042, 0.060)]]), texture, random.uniform(0.26, 0.36))
+        return Sign("focus", np.array([[*spot, random.uniform(0.045, 0.062)]]), texture, random.uniform(0.26, 0.36))
     spots = [
         [*_spot(random, who, place, down=(0.48, 0.92), out=(0.55, 0.92)), random.uniform(0.045, 0.085)]
         for place in (0, 1)
         for _ in range(int(random.integers(2, 5)))
     ]
-    return Sign("haze", np.array(spots), texture, random.uniform(0.085, 0.13))
+    return Sign("haze", np.array(spots), texture, random.uniform(0.20, 0.29))
 
 
 def _spot(
@@ -98,16 +98,18 @@ def paint(one: Sign, inverse: Points, room: Floats, slope: Floats, scale: float)
         centre_x, centre_y, radius = one.spots[0]
         away = np.sqrt(np.square(x - centre_x) + np.square(y - centre_y)) / np.float32(radius)
         # A crooked edge: the texture moves the outline by up to a third of the radius.
-        raw = 1 / (1 + np.exp((away + np.float32(0.22) * texture - 1) * np.float32(5)))
-        raw *= 1 + np.float32(0.15) * texture
+        raw = 1 / (1 + np.exp((away + np.float32(0.22) * texture - 1) * np.float32(4)))
     else:
         cover = np.zeros_like(x)
         for centre_x, centre_y, radius in one.spots:
             near = np.square(x - centre_x) + np.square(y - centre_y)
             np.maximum(cover, np.exp(near * np.float32(-0.5 / radius**2)), out=cover)
-        raw = cover * (texture + np.float32(0.35) * np.abs(texture))
+        fine = spread(one.texture[::-1], inverse / 0.6, room.shape)
+        # Clouds of one brightness over a third of the spot: those of a plain random field would have pits between them.
+        cloud = np.float32(0.75) * texture + np.float32(0.55) * fine
+        raw = cover / (1 + np.exp((cloud - np.float32(0.35)) * np.float32(-3.2)))
     raw *= slope * np.float32(one.strength)
-    return levelled(raw, room, COARSEST * scale)
+    return levelled(raw, room, COARSEST[one.kind] * scale)
 
 
 def levelled(raw: Floats, room: Floats, blur: float) -> Floats:
@@ -122,7 +124,7 @@ def levelled(raw: Floats, room: Floats, blur: float) -> Floats:
     reach = max(blur, 0.8)
     weight = cv2.GaussianBlur(room, (0, 0), reach) + np.float32(1e-3)
     found = raw * room
-    for _ in range(3):
+    for _ in range(2):
         # Once is not enough: near the outline part of what is taken away lies outside.
         found = found - room * (cv2.GaussianBlur(found, (0, 0), reach) / weight)
     return found

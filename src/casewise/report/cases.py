@@ -103,7 +103,7 @@ def worst_cases(material: Material) -> dict[str, Any] | None:
                 number(row["y_true"], digits),
                 number(row["y_pred"], digits),
                 signed(row["y_pred"] - row["y_true"], digits),
-                _panels(material, row),
+                panels_of(material, row),
                 columns,
                 lines,
             )
@@ -111,7 +111,7 @@ def worst_cases(material: Material) -> dict[str, Any] | None:
     return {"cases": seen, "total": len(rows)}
 
 
-def _panels(material: Material, row: dict[str, Any]) -> list[tuple[str, str]]:
+def panels_of(material: Material, row: dict[str, Any]) -> list[tuple[str, str]]:
     """Region and picture of each panel that this prediction was made from."""
     own = material.panels[material.panels["case"] == row["case"]]
     if row.get("region"):

@@ -25,6 +25,7 @@ def forest(
     label: str,
     name: str,
     alt: str,
+    percent: bool = False,
 ) -> Markup:
     """One line a learner: the metric on the test set and out of fold, each with its interval.
 
@@ -32,7 +33,10 @@ def forest(
         learners: from top to bottom.
         figures: stage -> learner -> figure with `value, low, high`; a stage without figures is left out.
         shown: the learner that the report speaks of; its line is marked.
+        percent: write shares in percent.
     """
+    from matplotlib.ticker import FuncFormatter
+
     height = ROW * len(learners) + 62
     looks = {"test": (MODEL, "o", "test set"), "oof": (SOFT, "D", "out of fold")}
     stages = [stage for stage in looks if figures.get(stage)]
@@ -68,6 +72,8 @@ def forest(
         for text, learner in zip(axes.get_yticklabels(), learners, strict=True):
             text.set(color=INK, fontweight="bold" if learner == shown else "normal")
         axes.set(ylim=(-len(learners) + 0.4, 0.6), xlim=around(seen or [0, 1]))
+        if percent:
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
         figure.text(0.5, 26 / height, label, ha="center", fontsize=10.5)
         frame(axes, grid="x")
         axes.spines["left"].set_visible(False)
@@ -99,6 +105,40 @@ def training(model: str, jobs: list[dict[str, Any]], *, name: str, alt: str) -> 
         axes.set_title(shortened(model, 32), loc="left", fontweight="bold")
         axes.set_xlabel("epoch")
         axes.locator_params(axis="x", integer=True, nbins=5)
+        axes.locator_params(axis="y", nbins=4)
+        frame(axes, grid="y")
+        return svg(figure, name, alt)
+
+
+def finder(model: str, jobs: list[dict[str, Any]], *, name: str, alt: str) -> Markup:
+    """One backbone's search for a learning rate: the loss while the rate rises, a line a fold, a dot at the choice."""
+    width, height = 260.0, 176.0
+    with canvas(width, height) as (figure, axes):
+        place(axes, width, height, left=42, bottom=38, right=8, top=26)
+        tops: list[float] = []
+        lows: list[float] = []
+        for job in jobs:
+            found = job["finder"]
+            rates = np.array([_loss(value) for value in found["rates"]], float)
+            losses = np.array([_loss(value) for value in found["losses"]], float)
+            axes.plot(rates, losses, color=MODEL, linewidth=1.1, alpha=0.8)
+            known = np.isfinite(rates) & np.isfinite(losses) & (rates > 0)
+            if not known.any():
+                continue
+            # What lies beyond the point where it diverges is cut off.
+            start, least = float(losses[known][0]), float(losses[known].min())
+            tops.append(least + 1.35 * max(start - least, 0.05 * abs(start)))
+            lows.append(least)
+            if is_number(found.get("chosen")):
+                at = float(np.interp(np.log(found["chosen"]), np.log(rates[known]), losses[known]))
+                axes.plot([found["chosen"]], [at], "o", color=ACCENT, markersize=4.5, zorder=5)
+        if tops:
+            room = (max(tops) - min(lows) or 1.0) * 0.08
+            axes.set_ylim(min(lows) - room, max(tops) + room)
+        axes.set_xscale("log")
+        axes.minorticks_off()
+        axes.set_title(shortened(model, 32), loc="left", fontweight="bold")
+        axes.set_xlabel("learning rate")
         axes.locator_params(axis="y", nbins=4)
         frame(axes, grid="y")
         return svg(figure, name, alt)

@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-    from casewise.study import Study
+    from casewise.study import Kind, Study
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Material:
         tiles: image numbers -> (n, C, H, W) uint8.
         photograph: image number -> (h, w, 3) uint8, or None where the file cannot be shown.
         environment: versions, processor, date, command and seconds.
+        audit: the content of `audit.json`; None where the run made no audit.
     """
 
     study: Study
@@ -45,6 +46,17 @@ class Material:
     tiles: Callable[[list[int]], np.ndarray]
     photograph: Callable[[int], np.ndarray | None]
     environment: dict[str, Any]
+    audit: dict[str, Any] | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What the main outcome is: a number, a class or a grade."""
+        return self.study.kind_of(self.study.outcome)
+
+    @property
+    def merit(self) -> str:
+        """The metric by which the shown learner is chosen, out of fold."""
+        return {"regression": "ccc", "classification": "auroc", "ordinal": "kappa_quadratic"}[self.kind]
 
     @cached_property
     def stage(self) -> str:
@@ -68,11 +80,11 @@ class Material:
 
     @cached_property
     def learner(self) -> str:
-        """The learner shown: the best out-of-fold CCC of the main outcome, so that the test set chooses nothing."""
+        """The learner shown: the best out of fold on the main outcome, so that the test set chooses nothing."""
         main = self.metrics.get("main") or {}
         if main.get("target") == self.study.outcome and main.get("learner") in self.learners:
             return str(main["learner"])
-        scored = [(self.metric("oof", name, "ccc"), name) for name in self.learners]
+        scored = [(self.metric("oof", name, self.merit), name) for name in self.learners]
         known = [(found["value"], name) for found, name in scored if found]
         if known:
             return max(known, key=lambda pair: pair[0])[1]
@@ -86,6 +98,12 @@ class Material:
     def figures(self, stage: str, learner: str, key: str) -> dict[str, Any]:
         """All figures of `metrics.json` of one learner for one target key, such as `composite[upper]`."""
         found: dict[str, Any] = self.metrics.get("metrics", {}).get(stage, {}).get(learner, {}).get(key, {})
+        return found
+
+    def classed(self, stage: str, learner: str, target: str | None = None) -> dict[str, Any]:
+        """Confusion matrix, curves and operating points of one learner (`classes` of `metrics.json`), or nothing."""
+        by_learner = self.metrics.get("classes", {}).get(stage, {}).get(learner, {})
+        found: dict[str, Any] = by_learner.get(target or self.study.outcome, {})
         return found
 
     def range_of(self, target: str) -> tuple[float, float]:

@@ -154,55 +154,6 @@ def parts(material: Material) -> dict[str, Any]:
     }
 
 
-def learners(material: Material) -> dict[str, Any] | None:
-    """Section 6: the learners' table, the forest plots, who cannot be told apart; None where nothing was judged."""
-    found = [(stage, tables.learner_rows(material, stage)) for stage in material.stages]
-    found = [(stage, rows) for stage, rows in found if rows]
-    if not found:
-        return None
-    words, several = Words(material), len(found[0][1]) > 1
-    forests = []
-    ccc = {
-        name: material.metric("oof", name, "ccc") or material.metric(material.stage, name, "ccc")
-        for name in material.learners
-    }
-    order = sorted(material.learners, key=lambda name: -(ccc[name] or {}).get("value", -np.inf))
-    for metric in ("mae", "ccc") if several else ():
-        figures = {
-            stage: {name: f for name in material.learners if (f := material.metric(stage, name, metric))}
-            for stage in material.stages
-        }
-        ranked = [name for name in order if any(name in found for found in figures.values())]
-        if not ranked:
-            continue
-        best = figures[material.stage].get(material.learner)
-        title = "Mean absolute error" if metric == "mae" else "Concordance (CCC)"
-        digits = 2 if metric == "ccc" else words.digits
-        alt = f"{title} of {len(ranked)} learners with intervals; the shown one, {material.learner}"
-        alt += f": {number(best['value'], digits)} {interval(best, digits)}." if best else "."
-        label = (
-            f"{title}{', points' if metric == 'mae' else ''} ({'smaller' if metric == 'mae' else 'larger'} is better)"
-        )
-        forests.append(
-            figures_learners.forest(ranked, figures, shown=material.learner, label=label, name=metric, alt=alt)
-        )
-    comparisons = [
-        text
-        for stage in material.stages
-        for metric in ("mae", "ccc")
-        if (text := summary.comparison(material, stage, metric))
-    ]
-    return {
-        "stages": found,
-        "heads": ["Learner", "Kind", *(tables.TITLES[name] for name in tables.LEARNER_COLUMNS)],
-        "forests": forests,
-        "several": several,
-        "comparisons": comparisons,
-        "combined": any(row.cells[0].text == "combined" for row in found[0][1]),
-        "weights": tables.stacker_tables(material),
-    }
-
-
 def labels(material: Material) -> dict[str, Any]:
     """Section 7: how each target is distributed, training beside test, and how well the split balanced it."""
     study, sides = material.study, material.splits.get("subjects", {})

@@ -6,9 +6,12 @@ from typing import Any
 
 from casewise.report.failures import failures
 from casewise.report.material import Material, is_number
+from casewise.report.measures import measure_of
 from casewise.report.tables import Cell, responder_name
 from casewise.report.wording import counted, digits_for, interval, listed, number, signed
 from casewise.report.words import Words
+
+SIDES = {"test": "On the test set", "oof": "Out of fold", "external": "On the external cohort"}
 
 
 def sentences(material: Material) -> list[tuple[str, str]]:
@@ -19,7 +22,7 @@ def sentences(material: Material) -> list[tuple[str, str]]:
         ("How well it agrees.", _agreement(material, words)),
         _groups(material, words),
         ("Where it fails.", failures(material)),
-        ("Which model this is.", _choice(material)),
+        ("Which model this is.", choice(material)),
     ]
     return [(head, text) for head, text in found if text]
 
@@ -138,7 +141,7 @@ def _kappa(found: dict[str, Any]) -> str:
     return f" (kappa {number(kappa['value'], 2)}{', interval ' + bounds if bounds else ''})"
 
 
-def _choice(material: Material) -> str:
+def choice(material: Material) -> str:
     """Which learner is shown and why, and who cannot be told apart from the best."""
     if len(material.learners) < 2:
         count = sum(job["model"] == material.learner for job in material.jobs)
@@ -149,19 +152,24 @@ def _choice(material: Material) -> str:
     else:
         why = "it was chosen on the same cases that it is judged on, which flatters it a little"
     judged = "out-of-fold " if "oof" in material.stages else ""
-    chosen = f"Of {len(material.learners)} learners this page shows {material.learner}, whose {judged}CCC is the best"
+    merit = "CCC" if material.kind == "regression" else measure_of(material.merit).words
+    chosen = f"Of {len(material.learners)} learners this page shows {material.learner}, whose {judged}{merit} is the best"
     return f"{chosen}; {why}. {comparison(material, material.stage)}".strip()
 
 
-def comparison(material: Material, stage: str, metric: str = "mae", most: int = 6) -> str:
+def comparison(material: Material, stage: str, metric: str = "", most: int = 6) -> str:
     """Who has the best figure of a stage, and who cannot be told apart from it; never a winner inside the noise."""
+    metric = metric or ("mae" if material.kind == "regression" else material.merit)
     told = material.metrics.get("comparisons", {}).get(stage, {}).get(material.study.outcome, {}).get(metric)
     if not told or not told.get("differences"):
         return ""
     best, alike = told["best"], [name for name in told["not_told_apart"] if name != told["best"]]
     count = len(told["differences"])
     small = {"mae": "smallest mean error", "mse": "smallest MSE"}.get(metric, f"highest {metric.upper()}")
-    begin = f"{'On the test set' if stage == 'test' else 'Out of fold'}, {best} has the {small}"
+    if material.kind != "regression":
+        measure = measure_of(metric)
+        small = f"{'smallest' if measure.smaller else 'highest'} {measure.words}"
+    begin = f"{SIDES.get(stage, stage)}, {best} has the {small}"
     if not alike:
         return f"{begin}, and the interval of its lead over every other learner leaves 0 out."
     few = " from fewer than ten subjects" if told.get("rough") else ""

@@ -19,7 +19,6 @@ from casewise.report.wording import (
     signed,
 )
 
-LEARNER_COLUMNS = ("mae", "pcc", "mse", "ccc", "icc")
 TARGET_COLUMNS = ("mae", "bias", "pcc", "ccc", "icc")
 TITLES = {"mae": "MAE", "mse": "MSE", "pcc": "PCC", "ccc": "CCC", "icc": "ICC", "bias": "Bias"}
 MOST_ROWS = 80
@@ -52,20 +51,6 @@ def figure_cell(found: dict[str, Any] | None, digits: int, *, sign: bool = False
         return Cell(MISSING, (found or {}).get("reason", ""), "")
     shown = signed(found["value"], digits) if sign else number(found["value"], digits)
     return Cell(shown, interval(found, digits), float(found["value"]))
-
-
-def learner_rows(material: Material, stage: str) -> list[Row]:
-    """One line a learner (the published Table 1), the smallest MAE first."""
-    outcome = material.study.outcome
-    rows = []
-    for learner in material.learners:
-        figures = material.figures(stage, learner, outcome)
-        if not figures:
-            continue
-        kind = "network" if learner in material.study.backbones else "combined"
-        cells = [figure_cell(figures.get(m), digits_for(material.study, m, outcome)) for m in LEARNER_COLUMNS]
-        rows.append(Row(learner, [Cell(kind, value=kind), *cells], mark=learner == material.learner))
-    return sorted(rows, key=lambda row: (isinstance(row.cells[1].value, str), row.cells[1].value, row.name))
 
 
 def split_key(key: str) -> tuple[str, str]:

@@ -81,6 +81,12 @@ def display_name(study: Study, name: str) -> str:
     return plain
 
 
+def class_name(study: Study, target: str, name: str) -> str:
+    """A class as a sentence names it: blanks for underscores, and a bare number with its target (`grade 3`)."""
+    plain = name.replace("_", " ")
+    return f"{display_name(study, target)} {plain}" if re.fullmatch(r"[\d.]+", plain) else plain
+
+
 def counted(count: int, noun: str, plural: str = "") -> str:
     """A count with its noun.
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from casewise.report.material import Material
-from casewise.report.wording import counted, digits_of, display_name, number, shortened
+from casewise.report.wording import counted, digits_of, display_name, listed, number, shortened
 
 ROUGH_BELOW = 10
 
@@ -98,12 +98,23 @@ def banners(material: Material) -> list[Banner]:
 def predicted(material: Material) -> str:
     """One sentence on what was predicted from what."""
     words = Words(material)
-    low, high = material.range_of(material.study.outcome)
     images = counted(len(material.cohort_images), words.picture)
     subjects = f" of {counted(material.cases['subject'].nunique(), 'subject')}" if material.study.subjects_known else ""
     cases = f" at {counted(len(material.cases), 'visit')}" if material.repeated else ""
+    if material.kind != "regression":
+        told = f"{words.label}: {classes_listed(material)}, predicted from {images}{subjects}{cases}."
+        return told[0].upper() + told[1:]
+    low, high = material.range_of(material.study.outcome)
     score = f"{words.label} ({low:g} to {high:g} points)"
     return f"{score}, predicted from {images}{subjects}{cases}, beside the physician’s score."
+
+
+def classes_listed(material: Material) -> str:
+    """The classes of the main outcome as a sentence lists them."""
+    names = [name.replace("_", " ") for name in material.study.classes_of(material.study.outcome)]
+    if material.kind == "ordinal":
+        return f"{len(names)} grades from {names[0]} to {names[-1]}"
+    return listed(names, "or")
 
 
 def place_of(row: Mapping[str, Any]) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,6 +18,53 @@ from casewise.panels import augmented, chunks, draw, plain
 from casewise.study import Panels
 
 
+class Batches(Protocol):
+    """What training asks of its data: whole panels, or features computed once."""
+
+    @property
+    def truth(self) -> Tensor: ...
+
+    @property
+    def names(self) -> list[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def training_batch(
+        self, rows: list[int], generator: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def views(self) -> tuple[Tensor, Tensor]: ...
+
+    def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class FeatureData:
+    """Features of panels computed once, (P, width), for training a head alone."""
+
+    features: Tensor
+    truth: Tensor
+    names: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def training_batch(
+        self, rows: list[int], generator: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Features (B, width) and their truth (B, T); nothing varies."""
+        return self.features[rows].to(device), self.truth[rows].to(device)
+
+    def views(self) -> tuple[Tensor, Tensor]:
+        """Every row once."""
+        rows = torch.arange(len(self))
+        return rows.unsqueeze(1), rows
+
+    def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
+        """Features (B, width) of the rows."""
+        return self.features[slots[:, 0]].to(device)
+
+
 @dataclass(frozen=True)
 class PanelData:
     """Panels of one part of the cohort, over the whole tile store.
@@ -25,12 +73,14 @@ class PanelData:
         store: (N, C, H, W) uint8, shared by all jobs.
         tiles: tile numbers of each panel (any number of them).
         truth: (P, T) float32, NaN where not scored.
+        names: the case of each panel, for messages.
     """
 
     store: Tensor
     tiles: list[list[int]]
     truth: Tensor
     settings: Panels
+    names: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -63,13 +113,18 @@ def mixed_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
 
 
-def batches(count: int, size: int, generator: torch.Generator) -> list[list[int]]:
+def batches(count: int, size: int, generator: torch.Generator, *, shares: Tensor | None = None) -> list[list[int]]:
     """Rows in a drawn order, cut into batches; a last batch of one joins the one before (batch norm cannot use it).
+
+    With `shares` rows are drawn with replacement, each by its share.
 
     >>> [len(b) for b in batches(9, 4, torch.Generator())]
     [4, 5]
     """
-    order = torch.randperm(count, generator=generator).tolist()
+    if shares is None:
+        order = torch.randperm(count, generator=generator).tolist()
+    else:
+        order = torch.multinomial(shares, count, replacement=True, generator=generator).tolist()
     cut = [order[i : i + size] for i in range(0, count, size)]
     if len(cut) > 1 and len(cut[-1]) == 1:
         last = cut.pop()
@@ -80,12 +135,14 @@ def batches(count: int, size: int, generator: torch.Generator) -> list[list[int]
 class EpochBatches(IterableDataset[list[int]]):
     """Batches of rows whose order depends on seed and epoch alone, so that a resumed epoch is the same epoch."""
 
-    def __init__(self, count: int, size: int, seed: int, epoch: Callable[[], int]) -> None:
-        self.count, self.size, self.seed, self.epoch = count, size, seed, epoch
+    def __init__(
+        self, count: int, size: int, seed: int, epoch: Callable[[], int], *, shares: Tensor | None = None
+    ) -> None:
+        self.count, self.size, self.seed, self.epoch, self.shares = count, size, seed, epoch, shares
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, "order", self.epoch()))
-        yield from batches(self.count, self.size, generator)
+        yield from batches(self.count, self.size, generator, shares=self.shares)
 
     def __len__(self) -> int:
         full, rest = divmod(self.count, self.size)

@@ -15,20 +15,22 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
-from casewise.errors import CasewiseError, SplitError
+from casewise.errors import SplitError, TrainingError
 from casewise.models.backbones import Network
 from casewise.study import Recipe
 from casewise.training.checkpoint import SafetensorsCheckpoints
-from casewise.training.data import PanelData, standard
+from casewise.training.data import Batches, standard
 from casewise.training.module import Training
+from casewise.training.outputs import Output
 from casewise.training.speed import Choice
+from casewise.training.tuning import HeadOnly
 
 
 @dataclass(frozen=True)
 class Fitted:
     """A fitted network (holding its best epoch) and how it got there."""
 
-    network: Network
+    network: Network | HeadOnly
     history: list[dict[str, float]]
     best_epoch: int
     best_loss: float
@@ -66,11 +68,12 @@ class Ticker(Callback):
 
 
 def fit(
-    network: Network,
+    network: Network | HeadOnly,
     recipe: Recipe,
-    train: PanelData,
-    stop: PanelData,
+    train: Batches,
+    stop: Batches,
     *,
+    outputs: Sequence[Output],
     folder: Path,
     seed: int,
     choice: Choice,
@@ -89,7 +92,7 @@ def fit(
     _quiet()
     state = folder / "state.safetensors"
     network = network.to(memory_format=torch.channels_last if choice.channels_last else torch.contiguous_format)  # type: ignore[call-overload]
-    module = Training(network, recipe, train, stop, seed=seed, channels_last=choice.channels_last)
+    module = Training(network, recipe, train, stop, outputs=outputs, seed=seed, channels_last=choice.channels_last)
     stopping = EarlyStopping("stop_loss", patience=recipe.stop.patience, min_delta=0.0, check_on_train_epoch_end=False)
     trainer = Trainer(
         accelerator="gpu" if choice.device == "cuda" else "cpu",
@@ -113,28 +116,38 @@ def fit(
         trainer.fit(module, ckpt_path=str(state) if state.is_file() else None)
     except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit of its own
         raise KeyboardInterrupt from stopped
+    except TrainingError as error:
+        raise TrainingError(f"{network.name}: {error}, or take {network.name} out of `backbones`.") from None
     if not all(math.isfinite(h["train_loss"] + h["stop_loss"]) for h in module.history) or (
         keep == "best" and not module.best
     ):
-        raise CasewiseError(
-            f"Training {network.name} went wrong: its loss is no longer a number after {len(module.history)} epochs. "
-            f"Lower recipe.lr (now {recipe.lr:g}), or take {network.name} out of `backbones`; the others stay."
+        raise TrainingError(
+            f"{network.name}: the loss on the subjects that decide when to stop is no longer a number after "
+            f"{len(module.history)} epochs. Lower recipe.lr (now {recipe.lr:g}), or take {network.name} out of "
+            "`backbones`."
         )
     if keep == "best":
         network.load_state_dict(module.best)
     return Fitted(network.eval(), module.history, module.best_epoch, module.best_loss)
 
 
-def standardise(network: Network, truth: torch.Tensor, names: Sequence[str]) -> None:
-    """Give the network the centre and scale of its targets, from what it is trained on."""
-    unknown = [name for name, gone in zip(names, truth.isnan().all(dim=0).tolist(), strict=True) if gone]
-    if unknown:
-        raise SplitError(
-            f"No training subject of a fold has {unknown[0]!r} recorded. Lower split.folds or leave it out."
-        )
+def standardise(network: Network, truth: torch.Tensor, outputs: Sequence[Output]) -> None:
+    """Give the network the centre and scale of its numbers, from what it is trained on; classes stay as they are.
+
+    Raises:
+        SplitError: a target or a class is recorded for nobody who is trained on.
+    """
     centre, scale = standard(truth.numpy())
-    network.centre.copy_(torch.from_numpy(centre))
-    network.scale.copy_(torch.from_numpy(scale))
+    start = 0
+    for place, output in enumerate(outputs):
+        if truth[:, place].isnan().all():
+            raise SplitError(
+                f"No training subject of a fold has {output.name!r} recorded. Lower split.folds or leave it out."
+            )
+        if output.kind == "regression":
+            network.centre[start] = float(centre[place])
+            network.scale[start] = float(scale[place])
+        start += output.width
 
 
 def _quiet() -> None:

@@ -3,53 +3,59 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from casewise.errors import TrainingError
 from casewise.models.backbones import Network, keep_statistics, set_momentum
 from casewise.study import Recipe
-from casewise.training.data import EpochBatches, PanelData, mixed_seed
-
-LOSSES: dict[str, Callable[..., Tensor]] = {
-    "mse": functional.mse_loss,
-    "huber": functional.smooth_l1_loss,
-    "l1": functional.l1_loss,
-}
+from casewise.training.data import Batches, EpochBatches, PanelData, mixed_seed
+from casewise.training.losses import class_weights, loss_of
+from casewise.training.outputs import Output, values_of
+from casewise.training.tuning import parameter_groups
 
 
 class Training(LightningModule):
     """A network being fitted to `train`, with `stop` deciding the learning rate, the best epoch and the end."""
 
     def __init__(
-        self, network: Network, recipe: Recipe, train: PanelData, stop: PanelData, *, seed: int, channels_last: bool
+        self,
+        network: Network | nn.Module,
+        recipe: Recipe,
+        train: Batches,
+        stop: Batches,
+        *,
+        outputs: Sequence[Output],
+        seed: int,
+        channels_last: bool,
     ) -> None:
         super().__init__()
-        self.network, self.recipe = network, recipe
+        self.network, self.recipe, self.outputs = network, recipe, tuple(outputs)
         if recipe.batch_norm_momentum:
             set_momentum(network, recipe.batch_norm_momentum)
         self.parts = (train, stop)
         self.seed = seed
         self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.weights = class_weights(train.truth, self.outputs) if recipe.imbalance == "weights" else None
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Tensor] = {}
         self.best_loss, self.best_epoch = math.inf, -1
         self._losses: list[Tensor] = []
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> Any:
         r = self.recipe
-        head = list(self.network.head.parameters())
-        groups = [
-            {"params": [p for p in self.network.body.parameters() if p.requires_grad], "lr": r.lr},
-            {"params": head, "lr": r.lr * r.head_lr},
-        ]
+        if r.lr == "find":
+            raise RuntimeError("the learning rate is found before training begins")
+        groups = parameter_groups(self.network, r, r.lr)
         if r.optimizer == "sgd":
             optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, momentum=r.momentum, weight_decay=r.weight_decay)
+        elif r.optimizer == "radam":
+            optimizer = torch.optim.RAdam(groups, weight_decay=r.weight_decay, decoupled_weight_decay=True)
         else:
             kind = torch.optim.Adam if r.optimizer == "adam" else torch.optim.AdamW
             optimizer = kind(groups, weight_decay=r.weight_decay)
@@ -60,11 +66,21 @@ class Training(LightningModule):
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, factor=p.factor, patience=p.patience, threshold=p.threshold
         )
-        return optimizer
+        if r.schedule != "one-cycle":
+            return optimizer
+        steps = len(self._batches()) * r.epochs
+        cycle = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=self.base, total_steps=steps, pct_start=0.25, cycle_momentum=False
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
     def train_dataloader(self) -> Any:
-        rows = EpochBatches(len(self.parts[0]), self.recipe.batch, self.seed, lambda: self.current_epoch)
-        return DataLoader(rows, batch_size=None)
+        return DataLoader(self._batches(), batch_size=None)
+
+    def _batches(self) -> EpochBatches:
+        data = self.parts[0]
+        shares = balanced(data.truth, self.outputs) if self.recipe.imbalance == "sampling" else None
+        return EpochBatches(len(data), self.recipe.batch, self.seed, lambda: self.current_epoch, shares=shares)
 
     def val_dataloader(self) -> Any:
         slots, owner = self.parts[1].views()
@@ -73,43 +89,56 @@ class Training(LightningModule):
         return DataLoader(parts, batch_size=None)
 
     def on_train_epoch_start(self) -> None:
-        if self.recipe.batch_norm == "eval":
-            keep_statistics(self.network)
+        keep_statistics(self.network, only_frozen=self.recipe.batch_norm == "train")
         if self.recipe.schedule == "cosine":
             factor = 0.5 * (1 + math.cos(math.pi * self.current_epoch / self.recipe.epochs))
             for group, base in zip(self.optimizers().param_groups, self.base, strict=True):  # type: ignore[union-attr]
                 group["lr"] = base * factor
         self._losses = []
 
-    def loss(self, predicted: Tensor, truth: Tensor) -> Tensor:
-        """Mean over scored targets of the loss in standard deviations of each target."""
-        network = self.network
-        wanted = (truth - network.centre) / network.scale
-        given = (predicted - network.centre) / network.scale
-        scored = ~wanted.isnan()
-        each = LOSSES[self.recipe.loss](given, torch.where(scored, wanted, given.detach()), reduction="none")
-        return (each * scored).sum() / scored.sum().clamp(min=1)
+    def loss(self, raw: Tensor, truth: Tensor, *, plain: bool = False) -> Tensor:
+        """Mean over targets of the loss of what was scored; `plain` without smoothing and weights of classes."""
+        network: Any = self.network
+        return loss_of(
+            raw,
+            truth,
+            self.outputs,
+            self.recipe,
+            centre=network.centre,
+            scale=network.scale,
+            weights=self.weights,
+            plain=plain,
+        )
 
     def training_step(self, rows: list[int], batch_number: int) -> Tensor:
         # Seeded at every step: loaders draw from the same stream at moments that differ in a resumed job.
         torch.manual_seed(mixed_seed(self.seed, "dropout", self.current_epoch, batch_number))
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, "panels", self.current_epoch, batch_number))
         panels, truth = self.parts[0].training_batch(rows, generator, self.device)
-        loss = self.loss(self.network(panels.to(memory_format=self.format)), truth)
+        loss = self.loss(self.network(self._shaped(panels)), truth)
+        if not torch.isfinite(loss):
+            named = ", ".join(dict.fromkeys(self.parts[0].names[row] for row in rows if self.parts[0].names))
+            raise TrainingError(
+                f"the loss is no longer a number in epoch {self.current_epoch + 1}, batch {batch_number + 1} "
+                f"(cases {named or 'not named'}). Lower recipe.lr (now {self.recipe.lr:g}), or look at these images"
+            )
         self._losses.append(loss.detach())
         return loss
+
+    def _shaped(self, panels: Tensor) -> Tensor:
+        return panels.to(memory_format=self.format) if panels.ndim == 4 else panels
 
     def on_validation_epoch_start(self) -> None:
         self._predicted: list[tuple[Tensor, Tensor]] = []
 
     def validation_step(self, batch: tuple[Tensor, Tensor], number: int) -> None:
         slots, owner = batch
-        panels = self.parts[1].plain_batch(slots, self.device).to(memory_format=self.format)
+        panels = self._shaped(self.parts[1].plain_batch(slots, self.device))
         self._predicted.append((self.network(panels).float(), owner.to(self.device)))
 
     def on_validation_epoch_end(self) -> None:
         predicted = averaged(self._predicted, len(self.parts[1]))
-        loss = float(self.loss(predicted, self.parts[1].truth.to(predicted.device)))
+        loss = float(self.loss(predicted, self.parts[1].truth.to(predicted.device), plain=True))
         self.log("stop_loss", loss)
         rate = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         train = float(torch.stack(self._losses).mean()) if self._losses else math.nan
@@ -148,8 +177,29 @@ def averaged(predicted: list[tuple[Tensor, Tensor]], panels: int) -> Tensor:
     return sums / torch.bincount(owner, minlength=panels).clamp(min=1).unsqueeze(1)
 
 
-def predict(network: nn.Module, data: PanelData, *, batch: int, channels_last: bool, bf16: bool, flips: bool) -> Tensor:
-    """Predict every panel of `data`: (P, T) in the targets' units; `flips` averages with the mirrored panel."""
+def balanced(truth: Tensor, outputs: Sequence[Output]) -> Tensor:
+    """(P,) the share of draws of each row, so that every class of the first classed target is drawn as often."""
+    place = next(i for i, output in enumerate(outputs) if output.classes)
+    weights = class_weights(truth, outputs)[place]
+    labels = truth[:, place]
+    shares = torch.where(labels.isnan(), 1.0, weights[labels.nan_to_num().long()])
+    return shares / shares.sum()
+
+
+def predict(
+    network: nn.Module,
+    data: PanelData,
+    outputs: Sequence[Output],
+    *,
+    batch: int,
+    channels_last: bool,
+    bf16: bool,
+    flips: bool,
+) -> Tensor:
+    """Predict every panel of `data`: (P, V), numbers in the targets' units, classes and grades as probabilities.
+
+    The views of a panel are averaged; `flips` averages with the mirrored panel too.
+    """
     network.eval()
     device = next(network.parameters()).device
     form = torch.channels_last if channels_last else torch.contiguous_format
@@ -158,8 +208,8 @@ def predict(network: nn.Module, data: PanelData, *, batch: int, channels_last: b
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
         for part, own in zip(slots.split(4 * batch), owner.split(4 * batch), strict=True):
             panels = data.plain_batch(part, device).to(memory_format=form)
-            values = network(panels).float()
+            values = values_of(network(panels).float(), outputs)
             if flips:
-                values = (values + network(panels.flip(3)).float()) / 2
+                values = (values + values_of(network(panels.flip(3)).float(), outputs)) / 2
             found.append((values.cpu(), own))
     return averaged(found, len(data))

@@ -1,0 +1,293 @@
+"""Shortcuts: can the label be told from what should not tell it, and the source from the image?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from casewise.audit import views
+from casewise.audit.facts import audited_columns, encode, file_features, levels, one_size_one_class, source_column
+from casewise.audit.findings import Finding, Level
+from casewise.audit.probes import Floats, Labels, Told, adjusted, enough, probe
+from casewise.audit.sentences import remedy, sentence
+from casewise.truth import panel_values
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.cohort import Cohort
+    from casewise.images.store import TileStore
+    from casewise.study import Study
+
+__all__ = ["Shortcuts", "look_for_shortcuts"]
+
+Kind = Literal["column", "files", "border", "thumbnail", "outside-anatomy", "source-from-image"]
+
+# What tells is told where it is beyond chance; it stops a run where it tells this well.
+ALPHA = 0.01
+STRONG_AUROC, STRONG_R = 0.80, 0.60
+# More images than these are not examined: what a network could use shows in so many subjects.
+EXAMINED = 5_000
+FEWEST_OF_SOURCE, FEWEST_OF_CLASS = 10, 20
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Features (n, d) of the images `rows`, from which no label should be told; `how` says by whom they are seen."""
+
+    name: str
+    kind: Kind
+    rows: NDArray[np.int64]
+    features: Floats
+    filled: NDArray[np.bool_] | None = None
+    how: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """One question and how well it was answered; `within` is the class that a source was told in."""
+
+    evidence: Evidence
+    target: str
+    labels: Labels
+    told: Told
+    p: float = 1.0
+    within: str = ""
+    by_filling: bool = False
+
+    @property
+    def strength(self) -> float:
+        """How well the class that is told best is told; for numbers, r."""
+        return max([self.told.value, *self.told.by_class.values()])
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The figures as plain values."""
+        classed = bool(self.labels.names)
+        found = {
+            "target": self.target,
+            "evidence": self.evidence.name + (f" ({self.evidence.how})" if self.evidence.how else ""),
+            "metric": "auroc" if classed else "r",
+            "value": self.told.value,
+            "by_class": self.told.by_class,
+            "p": self.told.p,
+            "p_adjusted": self.p,
+            "images": len(self.labels.values),
+            "subjects": int(self.labels.subjects.max()) + 1,
+        }
+        return found | ({"within": self.within} if self.within else {})
+
+
+@dataclass(frozen=True)
+class Shortcuts:
+    """The findings, every question that was asked with its figures, and what could not be asked."""
+
+    findings: list[Finding]
+    asked: list[dict[str, Any]]
+    not_asked: list[str]
+
+
+def look_for_shortcuts(
+    study: Study,
+    cohort: Cohort,
+    tiles: TileStore,
+    *,
+    embed: views.Embed | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Shortcuts:
+    """Try to tell every predicted target from each piece of evidence, and the source from the image.
+
+    Args:
+        tiles: the tile of image i is row i.
+        embed: a network, tiles (n, C, H, W) `uint8` to features (n, d); borders and masked images are shown to it, too.
+        progress: called with the name of each evidence.
+
+    Raises:
+        CohortError: `audit.columns` or `audit.mask` name what is not there, or masks do not match their images.
+    """
+    tell = progress or (lambda _: None)
+    images = cohort.images
+    columns = audited_columns(study, images)
+    rows = _examined(images, study.seed)
+    evidence: list[Evidence] = []
+    for one in _evidence(study, images, tiles, rows, columns, embed):
+        tell(one.name)
+        evidence.append(one)
+    pictures = next((one for one in evidence if one.kind == "source-from-image"), None)
+    truths = {name: panel_values(cohort.panels, study, name)[images["panel"].to_numpy()] for name in study.outputs}
+    answers: list[Answer] = []
+    not_asked: list[str] = []
+    for target, values in truths.items():
+        for one in evidence:
+            if one.kind == "source-from-image":
+                continue
+            tell(f"{one.name}, {target}")
+            answer = _ask(study, images, one, target, values)
+            if answer:
+                answers.append(answer)
+            else:
+                not_asked.append(f"{target} from {one.name}")
+    source = source_column(columns)
+    if source and pictures:
+        tell(f"{source} from the image")
+        answers += _reverse(study, images, pictures, source, truths)
+    answers = [replace(a, p=p) for a, p in zip(answers, adjusted([a.told for a in answers]), strict=True)]
+    findings = _with_sizes(study, images, tiles, truths, list(_findings(study, answers, source)))
+    return Shortcuts(list(findings), [a.figures for a in answers], not_asked)
+
+
+def _examined(images: pd.DataFrame, seed: int) -> NDArray[np.int64]:
+    """Numbers of the images to examine: all, or those of subjects drawn until there are enough."""
+    if len(images) <= EXAMINED:
+        return np.arange(len(images))
+    subjects = images["subject"].astype(str).to_numpy()
+    names, counts = np.unique(subjects, return_counts=True)
+    order = np.random.default_rng([seed, EXAMINED]).permutation(len(names))
+    drawn = names[order[np.cumsum(counts[order]) <= EXAMINED]]
+    return np.flatnonzero(np.isin(subjects, drawn))
+
+
+def _evidence(
+    study: Study,
+    images: pd.DataFrame,
+    tiles: TileStore,
+    rows: NDArray[np.int64],
+    columns: list[str],
+    embed: views.Embed | None,
+) -> Iterator[Evidence]:
+    """Everything that the label is to be told from."""
+    subjects = images["subject"].to_numpy()[rows]
+    for name in columns:
+        column = encode(name, images[name].astype(str).to_numpy()[rows].tolist(), subjects)
+        yield Evidence(name.removeprefix("table_"), "column", rows, column.features, column.filled)
+    yield Evidence("files", "files", rows, file_features(tiles.index.iloc[rows], subjects))
+    small = views.pictures(tiles, rows)
+    yield Evidence("border", "border", rows, views.border(small))
+    if embed:
+        yield Evidence("border", "border", rows, views.seen_by(embed, tiles, rows, None), how="seen by a network")
+    yield Evidence("thumbnail", "thumbnail", rows, views.thumbnail(small))
+    yield Evidence("image", "source-from-image", rows, views.look(small))
+    masked, masks = views.read_masks(study, images, tiles)
+    here = np.isin(masked, rows)
+    masked, masks = masked[here], masks[here]
+    if len(masked):
+        small = small[np.searchsorted(rows, masked)]
+        yield Evidence("outside-anatomy", "outside-anatomy", masked, views.outside(small, masks))
+        if embed:
+            seen = views.seen_by(embed, tiles, masked, masks)
+            yield Evidence("outside-anatomy", "outside-anatomy", masked, seen, how="seen by a network")
+
+
+def _ask(study: Study, images: pd.DataFrame, evidence: Evidence, target: str, values: Floats) -> Answer | None:
+    """Tell a target from one piece of evidence; None where there is too little to tell, or to tell it from."""
+    classes = study.classes_of(target)
+    subjects = images["subject"].to_numpy()[evidence.rows]
+    values = values[evidence.rows]
+    kept = enough(values, subjects, classed=bool(classes))
+    labels = Labels.of(values[kept], subjects[kept], classes, permutations=study.audit.permutations, seed=study.seed)
+    told = probe(evidence.features[kept], labels, seed=study.seed) if labels else None
+    if labels is None or told is None:
+        return None
+    by_filling = False
+    if evidence.filled is not None and 0.05 < evidence.filled[kept].mean() < 0.95:
+        plain = probe(evidence.filled[kept, None].astype(float), replace(labels, moved=labels.moved[:0]), seed=study.seed)
+        by_filling = plain is not None and plain.value > told.value - 0.03
+    return Answer(evidence, target, labels, told, by_filling=by_filling)
+
+
+def _reverse(
+    study: Study, images: pd.DataFrame, pictures: Evidence, source: str, truths: dict[str, Floats]
+) -> Iterator[Answer]:
+    """Tell the source from the image, within each class that comes from several."""
+    subjects = images["subject"].to_numpy()[pictures.rows]
+    cells = np.array(levels(images[source].astype(str).to_numpy()[pictures.rows].tolist()))
+    for target, values in truths.items():
+        for number, name in enumerate(study.classes_of(target)):
+            inside = (values[pictures.rows] == number) & (cells != "")
+            found, counts = np.unique(cells[inside], return_counts=True)
+            found = found[counts >= FEWEST_OF_SOURCE]
+            inside &= np.isin(cells, found)
+            if len(found) < 2 or inside.sum() < FEWEST_OF_CLASS:
+                continue
+            codes = np.searchsorted(found, cells).astype(float)
+            inside &= enough(np.where(inside, codes, np.nan), subjects, classed=True)
+            labels = Labels.of(
+                codes[inside], subjects[inside], [str(s) for s in found],
+                permutations=study.audit.permutations, seed=study.seed,
+            )  # fmt: skip
+            told = probe(pictures.features[inside], labels, seed=study.seed) if labels else None
+            if labels and told:
+                yield Answer(pictures, target, labels, told, within=name)
+
+
+def level_of(kind: Kind, strength: float, *, classed: bool) -> Level:
+    """The level of evidence that tells beyond chance.
+
+    A thumbnail can hold the disease itself, so that it never stops a run.
+
+    >>> level_of("border", 0.85, classed=True), level_of("thumbnail", 0.85, classed=True)
+    ('error', 'warning')
+    """
+    strong = strength >= (STRONG_AUROC if classed else STRONG_R)
+    return "error" if strong and kind in ("column", "files", "border", "outside-anatomy") else "warning"
+
+
+def _findings(study: Study, answers: list[Answer], source: str | None) -> Iterator[Finding]:
+    """One finding for each evidence and target that is beyond chance; of two ways to look, the one that tells more."""
+    groups: dict[tuple[str, str], list[Answer]] = {}
+    for answer in answers:
+        if answer.p <= ALPHA:
+            groups.setdefault((answer.evidence.name, answer.target), []).append(answer)
+    telling = {(a.evidence.name, a.target) for a in answers if a.p <= ALPHA}
+    for group in groups.values():
+        best = max(group, key=lambda answer: answer.strength)
+        kind, name, classed = best.evidence.kind, best.evidence.name, bool(best.labels.names)
+        if kind == "source-from-image":
+            # A source that goes with no label can be seen without harm.
+            level: Level = "warning" if (source, best.target) in telling else "note"
+            id = "source-from-image"
+        else:
+            level = level_of(kind, best.strength, classed=classed)
+            id = "shortcut-" + re.sub(r"\W+", "-", name)
+        figures = best.figures | _rank_correlation(study, best)
+        if len(group) > 1:
+            figures["others"] = [a.figures for a in group if a is not best]
+        text = sentence(
+            kind, name if kind == "column" else (source or ""), best.target, best.told, p=best.p, how=best.evidence.how,
+            within=best.within, by_filling=best.by_filling, part=len(best.labels.values) / len(best.evidence.rows),
+        )  # fmt: skip
+        yield Finding(id, level, text, figures, remedy=remedy(kind, name, study.audit.mask))
+
+
+def _rank_correlation(study: Study, answer: Answer) -> dict[str, float]:
+    """For grades: Spearman's correlation of the grade that is expected from the scores with the one recorded."""
+    if study.kind_of(answer.target) != "ordinal" or answer.within:
+        return {}
+    from scipy.stats import spearmanr
+
+    scores = answer.told.scores
+    return {"spearman": float(spearmanr(scores @ np.arange(1, scores.shape[1] + 1), answer.labels.values)[0])}
+
+
+def _with_sizes(
+    study: Study, images: pd.DataFrame, tiles: TileStore, truths: dict[str, Floats], findings: list[Finding]
+) -> Iterator[Finding]:
+    """The findings, and the perfect giveaway among files: a class all of whose images have a size of their own."""
+    told: dict[str, str] = {}
+    for target, values in truths.items():
+        classes, known = study.classes_of(target), ~np.isnan(values)
+        named = [classes[int(number)] for number in values[known]] if classes else []
+        subjects = images["subject"].to_numpy()[known]
+        if own := one_size_one_class(tiles.index[known], named, subjects) if classes else []:
+            listed = " and ".join(f"{name} ({size})" for name, size in own)
+            told[target] = f"All images of {target} {listed} have one size that no other class has: a perfect giveaway."
+    for finding in findings:
+        text = told.pop(finding.figures["target"], "") if finding.id == "shortcut-files" else ""
+        yield replace(finding, level="error", sentence=f"{finding.sentence} {text}") if text else finding
+    for target, text in told.items():
+        yield Finding("shortcut-files", "error", text, {"target": target}, remedy=remedy("files", "files", None))

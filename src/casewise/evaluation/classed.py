@@ -1,0 +1,247 @@
+"""Judging a target with classes: every learner's figures, the learners compared, and what the report draws of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from casewise.errors import CasewiseError
+from casewise.evaluation.bootstrap import Estimate, Plan, differences, draw, same_rows, with_intervals
+from casewise.evaluation.calibration import fit_temperature, reliability, scaled
+from casewise.evaluation.classification import (
+    COMPARED,
+    METRICS,
+    Classes,
+    Samples,
+    figures,
+    one_against_rest,
+    reason,
+)
+from casewise.evaluation.crossfit import ByFold, choose, of_rows, stated
+from casewise.evaluation.operating import Threshold, choose_threshold, judge_thresholds, rules
+from casewise.evaluation.ranking import drawn_curve
+from casewise.predictions import probability_columns
+
+_SAMPLE = ["target", "case", "region", "image"]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was chosen out of fold for each learner: its temperature, and its threshold for each class and rule.
+
+    They come from one network a case; at the stages 'test' and 'external' they are put to the mean of the folds'
+    networks, which is a little less sure of itself.
+    """
+
+    temperatures: Mapping[str, ByFold]
+    thresholds: Mapping[str, Mapping[tuple[int, str], ByFold]]
+
+
+@dataclass(frozen=True)
+class Wide:
+    """N samples with what L learners say of them in K classes; a learner's values are NaN where it predicted none.
+
+    `samples.decided` is -1 there. `folds` (N, L) is the outer fold of each row, -1 where it has none.
+    """
+
+    learners: list[str]
+    samples: Samples
+    there: np.ndarray
+    cases: np.ndarray
+    folds: np.ndarray
+
+
+def classes_of(rows: pd.DataFrame, names: Sequence[str] | None, positive: str | None) -> Classes:
+    """Return the classes of one target's rows, named by their numbers where `names` is None.
+
+    Raises:
+        CasewiseError: there are more or fewer names than probabilities; `positive` is none of the names.
+    """
+    target = rows["target"].iloc[0]
+    k = int(rows[probability_columns(rows)].notna().any(axis=0).sum())
+    names = [str(number) for number in range(k)] if names is None else [str(name) for name in names]
+    if len(names) != k:
+        raise CasewiseError(
+            f"evaluation: '{target}' has {len(names)} classes ({', '.join(names)}), but its predictions have {k} "
+            "probabilities."
+        )
+    if positive is not None and (positive not in names or k != 2):
+        raise CasewiseError(f"evaluation: '{positive}' is not one of two classes of '{target}': {', '.join(names)}.")
+    number = None if k != 2 else names.index(positive) if positive is not None else 0
+    kind = "ordinal" if rows["kind"].iloc[0] == "ordinal" else "classification"
+    return Classes(tuple(names), kind, number)  # type: ignore[arg-type]
+
+
+def widen(part: pd.DataFrame, classes: Classes, temperatures: Mapping[str, ByFold], *, crossed: bool) -> Wide:
+    """Return scored rows of one target as arrays, the samples in sorted order; `crossed` as for `of_rows`."""
+    columns = probability_columns(part)[: len(classes.names)]
+    part = part.assign(fold=part["outer_fold"].astype("Float64").fillna(-1).astype(float))
+    wide = part.pivot(index=_SAMPLE, columns="model", values=["y_pred", "fold", *columns])
+    learners = [str(learner) for learner in part["model"].unique()]
+    rows = part.drop_duplicates(_SAMPLE).set_index(_SAMPLE).loc[wide.index]
+    decided, folds = (wide[name][learners].to_numpy(dtype=float) for name in ("y_pred", "fold"))
+    probabilities = np.stack([wide[name][learners].to_numpy(dtype=float) for name in columns], axis=-1).clip(min=0.0)
+    folds = np.nan_to_num(folds, nan=-1).astype(int)
+    temperature = np.stack(
+        [of_rows(temperatures.get(name, {}), folds[:, n], crossed=crossed) for n, name in enumerate(learners)], axis=1
+    )
+    return Wide(
+        learners,
+        Samples(
+            truth=rows["y_true"].to_numpy(dtype=float).astype(int),
+            decided=np.nan_to_num(decided, nan=-1).astype(int),
+            probabilities=probabilities,
+            calibrated=scaled(probabilities, temperature),
+            subjects=rows["subject"].to_numpy(),
+        ),
+        there=~np.isnan(decided),
+        cases=wide.index.get_level_values("case").to_numpy(),
+        folds=folds,
+    )
+
+
+def choose_out_of_fold(oof: pd.DataFrame, classes: Classes, sensitivities: Sequence[float]) -> Chosen:
+    """Choose temperatures and thresholds on the scored out-of-fold rows of one target."""
+    if oof.empty:
+        return Chosen({}, {})
+    wide = widen(oof, classes, {}, crossed=True)
+    temperatures: dict[str, ByFold] = {}
+    thresholds: dict[str, dict[tuple[int, str], ByFold]] = {}
+    for number, learner in enumerate(wide.learners):
+        there = wide.there[:, number]
+        truth, p, folds = (
+            wide.samples.truth[there],
+            wide.samples.probabilities[there, number],
+            wide.folds[there, number],
+        )
+        temperatures[learner] = choose(partial(_temperature, p, truth), folds)
+        scores = one_against_rest(p, classes)
+        thresholds[learner] = {
+            (c, rule): choose(partial(_threshold, scores[:, c], truth == c, least), folds)
+            for c in _shown(classes)
+            for rule, least in rules(sensitivities).items()
+        }
+    return Chosen(temperatures, thresholds)
+
+
+def judge_classes(
+    wide: Wide, classes: Classes, plan: Plan, *, comparing: bool
+) -> tuple[dict[str, dict[str, Estimate]], dict[str, Any]]:
+    """Return every learner's figures with their intervals and, if asked, the learners compared as by `compare`.
+
+    A learner is judged on the samples that it predicted; learners are compared on those that all predicted.
+    """
+    found: dict[str, dict[str, Estimate]] = {}
+    compared: dict[str, Any] = {}
+    better = {name: METRICS[name].better for name in COMPARED[classes.kind]}
+    groups = same_rows(wide.there)
+    for rows, members in groups:
+        points, samples, n_subjects = _resampled(wide, rows, members, classes, plan)
+        support = np.bincount(wide.samples.truth[rows], minlength=len(classes.names))
+        told = with_intervals(
+            points,
+            samples,
+            partial(_reason, classes, support),
+            plan,
+            n_subjects=n_subjects,
+            n_cases=len(np.unique(wide.cases[rows])),
+        )
+        found |= {wide.learners[n]: told[place] for place, n in enumerate(members)}
+    shared = np.asarray(wide.there.all(axis=1))
+    if comparing and len(wide.learners) > 1 and shared.any():
+        if len(groups) > 1:
+            points, samples, n_subjects = _resampled(wide, shared, np.arange(len(wide.learners)), classes, plan)
+        compared = differences(points, samples, wide.learners, better, plan, n_subjects=n_subjects)
+    return {learner: found[learner] for learner in wide.learners}, compared
+
+
+def describe_classes(
+    wide: Wide, classes: Classes, chosen: Chosen, plan: Plan, *, crossed: bool
+) -> dict[str, dict[str, Any]]:
+    """Return for each learner its confusion counts, temperature, curves, reliability and operating points."""
+    chosen_on = "the other folds" if crossed else "out of fold"
+    found: dict[str, dict[str, Any]] = {}
+    for number, learner in enumerate(wide.learners):
+        rows, k = wide.there[:, number], len(classes.names)
+        some = wide.samples
+        truth, decided, p = some.truth[rows], some.decided[rows, number], some.probabilities[rows, number]
+        scores = one_against_rest(p, classes)
+        curves = {classes.names[c]: drawn_curve(scores[:, c], truth == c) for c in _shown(classes)}
+        temperatures = chosen.temperatures.get(learner, {})
+        confusion = np.bincount(truth * k + decided, minlength=k * k).reshape(k, k)
+        found[learner] = {
+            "names": list(classes.names),
+            "positive": None if classes.positive is None else classes.names[classes.positive],
+            "support": confusion.sum(axis=1).tolist(),
+            "confusion": confusion.tolist(),
+            "temperature": stated(temperatures, crossed=crossed),
+            "temperature_fitted_on": chosen_on,
+            "roc": {name: points for name, points in curves.items() if points},
+            "reliability": reliability(p, truth),
+            "reliability_calibrated": reliability(some.calibrated[rows, number], truth),
+            "operating": [],
+        }
+        if crossed:
+            found[learner]["temperature_by_fold"] = _by_fold(temperatures)
+        thresholds = chosen.thresholds.get(learner, {})
+        if not thresholds:
+            continue
+        estimates = judge_thresholds(
+            np.stack([scores[:, c] for c, _ in thresholds], axis=1),
+            np.stack([of_rows(t, wide.folds[rows, number], crossed=crossed) for t in thresholds.values()], axis=1),
+            np.stack([truth == c for c, _ in thresholds], axis=1),
+            some.subjects[rows],
+            plan,
+            n_cases=len(np.unique(wide.cases[rows])),
+        )
+        for ((c, rule), by_fold), judged in zip(thresholds.items(), estimates, strict=True):
+            threshold = stated(by_fold, crossed=crossed)
+            point = {"class": classes.names[c], "rule": rule, "chosen_on": chosen_on, **judged}
+            point["threshold"] = None if threshold is None else Threshold(threshold)
+            if crossed:
+                point["threshold_by_fold"] = _by_fold(by_fold)
+            found[learner]["operating"].append(point)
+    return found
+
+
+def _reason(classes: Classes, support: np.ndarray, name: str, _: int) -> str:
+    return reason(name, classes, support)
+
+
+def _temperature(probabilities: np.ndarray, truth: np.ndarray, rows: np.ndarray) -> float:
+    return fit_temperature(probabilities[rows], truth[rows])
+
+
+def _threshold(scores: np.ndarray, of_class: np.ndarray, sensitivity: float | None, rows: np.ndarray) -> float:
+    return choose_threshold(scores[rows], of_class[rows], sensitivity)
+
+
+def _resampled(
+    wide: Wide, rows: np.ndarray, members: np.ndarray, classes: Classes, plan: Plan
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]:
+    """Return the figures (L,) of some learners on some rows, those of every resample, and the number of subjects."""
+    every = wide.samples
+    some = Samples(
+        every.truth[rows],
+        every.decided[rows][:, members],
+        every.probabilities[rows][:, members],
+        every.calibrated[rows][:, members],
+        every.subjects[rows],
+    )
+    n_subjects = len(np.unique(np.asarray(some.subjects, dtype=str)))
+    points = figures(some, classes, np.ones((1, n_subjects)))
+    return {name: at[0] for name, at in points.items()}, figures(some, classes, draw(n_subjects, plan)), n_subjects
+
+
+def _shown(classes: Classes) -> list[int]:
+    """The classes that curves and operating points are of: each against the rest, of two only the positive one."""
+    return list(range(len(classes.names))) if classes.positive is None else [classes.positive]
+
+
+def _by_fold(chosen: ByFold) -> dict[str, Threshold | None]:
+    return {str(f): None if np.isnan(v) else Threshold(v) for f, v in chosen.items() if f is not None}

@@ -1,0 +1,45 @@
+"""What is chosen on out-of-fold rows: on all of them for new cases, on the other folds for out-of-fold cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import numpy as np
+
+# a value for each fold, chosen on the other folds, and for None the one chosen on all
+ByFold: TypeAlias = Mapping[int | None, float]
+
+
+def choose(choice: Callable[[np.ndarray], float], folds: np.ndarray) -> dict[int | None, float]:
+    """Return what `choice` makes of the rows (a mask) that each fold may see; NaN for a fold that stands alone.
+
+    >>> values, folds = np.array([1., 2., 6.]), np.array([0, 0, 1])
+    >>> choose(lambda rows: float(values[rows].mean()), folds)
+    {None: 3.0, 0: 6.0, 1: 1.5}
+    """
+    folds = np.asarray(folds, dtype=int)
+    names = [int(fold) for fold in np.unique(folds)]
+    found: dict[int | None, float] = {None: choice(np.ones(len(folds), dtype=bool)) if len(folds) else float("nan")}
+    return found | {fold: choice(folds != fold) if len(names) > 1 else float("nan") for fold in names}
+
+
+def of_rows(chosen: ByFold, folds: np.ndarray, *, crossed: bool) -> np.ndarray:
+    """Return the value for each row: with `crossed` its fold's, else the one chosen on all; NaN where there is none.
+
+    >>> of_rows({None: 3.0, 0: 6.0, 1: 1.5}, np.array([1, 0, 7]), crossed=True)
+    array([1.5, 6. , nan])
+    """
+    if not crossed:
+        return np.full(len(folds), chosen.get(None, float("nan")))
+    return np.array([chosen.get(int(fold), float("nan")) for fold in folds], dtype=float)
+
+
+def stated(chosen: ByFold, *, crossed: bool) -> float | None:
+    """Return the one value to state: the median over the folds, or the one chosen on all; None where there is none.
+
+    >>> stated({None: 3.0, 0: 6.0, 1: 2.0}, crossed=True), stated({}, crossed=False)
+    (4.0, None)
+    """
+    values = [value for fold, value in chosen.items() if (fold is not None) == crossed]
+    return None if not values or np.isnan(values).any() else float(np.median(values))

@@ -1,0 +1,192 @@
+"""Section on classes: what was taken for what, how well each class is told, what the probabilities are worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from casewise.report import figures_classes as draw
+from casewise.report.material import Material, is_number
+from casewise.report.measures import bounds, measure_cell, written
+from casewise.report.tables import Cell, Row
+from casewise.report.wording import class_name, counted, display_name, listed
+from casewise.report.words import Words
+
+CLASS_COLUMNS = ("precision", "recall", "f1", "auroc", "auprc")
+POINT_COLUMNS = ("sensitivity", "specificity", "precision")
+MOST_POINTS = 24
+SURE = 0.03
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A confusion matrix: for each recorded class its cases and, in the order of `names`, counts and shares of them."""
+
+    names: list[str]
+    rows: list[tuple[str, int, list[tuple[int, float]]]]
+    totals: list[int]
+
+
+def plain_names(told: dict[str, Any]) -> list[str]:
+    """The classes as tables show them."""
+    return [str(name).replace("_", " ") for name in told["names"]]
+
+
+def matrix(told: dict[str, Any]) -> Matrix:
+    """The confusion matrix of an entry of `classes` in `metrics.json`; a class without cases has shares of zero.
+
+    >>> matrix({"names": ["a", "b"], "confusion": [[3, 1], [0, 0]]}).rows
+    [('a', 4, [(3, 0.75), (1, 0.25)]), ('b', 0, [(0, 0.0), (0, 0.0)])]
+    """
+    names, counts = plain_names(told), told["confusion"]
+    rows = [
+        (name, sum(row), [(int(n), n / max(sum(row), 1)) for n in row])
+        for name, row in zip(names, counts, strict=True)
+    ]
+    return Matrix(names, rows, [int(sum(column)) for column in zip(*counts, strict=True)])
+
+
+def class_rows(material: Material, stage: str, learner: str, target: str) -> list[Row]:
+    """One line a class: support, precision, recall, F1, AUROC and AUPRC; the means over the classes last."""
+    told, figures = material.classed(stage, learner, target), material.figures(stage, learner, target)
+    rows = []
+    for name, support in zip(told["names"], told["support"], strict=True):
+        cells = [measure_cell(metric, figures.get(f"{metric}[{name}]")) for metric in CLASS_COLUMNS]
+        rows.append(Row(str(name).replace("_", " "), [Cell(f"{support:,}", value=float(support)), *cells]))
+    total = sum(told["support"])
+    cells = [measure_cell(metric, figures.get(metric)) for metric in CLASS_COLUMNS]
+    return [*rows, Row("mean over classes", [Cell(f"{total:,}", value=float(total)), *cells], inner=True)]
+
+
+def point_rows(told: dict[str, Any]) -> list[Row]:
+    """One line an operating point: its rule, threshold, sensitivity, specificity and precision."""
+    rows = []
+    for point in told.get("operating", [])[:MOST_POINTS]:
+        cells = [Cell(rule_in_words(point["rule"])), Cell(written("auroc", point.get("threshold")))]
+        cells += [measure_cell(metric, point.get(metric)) for metric in POINT_COLUMNS]
+        rows.append(Row(str(point["class"]).replace("_", " "), cells))
+    return rows
+
+
+def rule_in_words(rule: str) -> str:
+    """How an operating point is chosen, as a reader says it.
+
+    >>> rule_in_words("sensitivity >= 0.9"), rule_in_words("youden")
+    ('sensitivity of 90 % or more', 'best balance (Youden)')
+    """
+    if rule == "youden":
+        return "best balance (Youden)"
+    wanted = rule.removeprefix("sensitivity >=").strip()
+    try:
+        return f"sensitivity of {100 * float(wanted):g} % or more"
+    except ValueError:
+        return rule
+
+
+def mean_claim(bins: list[dict[str, Any]]) -> tuple[float, float] | None:
+    """The mean probability given to the predicted class, and the share that is right, from the bins of a curve.
+
+    >>> mean_claim([{"n": 1, "confidence": 0.5, "accuracy": 1.0}, {"n": 3, "confidence": 0.9, "accuracy": 0.5}])
+    (0.8, 0.625)
+    """
+    known = [b for b in bins if b.get("n") and is_number(b.get("confidence")) and is_number(b.get("accuracy"))]
+    total = sum(b["n"] for b in known)
+    if not total:
+        return None
+    claimed, right = (sum(b["n"] * b[key] for b in known) / total for key in ("confidence", "accuracy"))
+    return float(round(claimed, 12)), float(round(right, 12))
+
+
+def calibration(material: Material) -> str:
+    """What the probabilities are worth, in a sentence or two; empty where nothing is known of it."""
+    figures = material.figures(material.stage, material.learner, material.study.outcome)
+    told = material.classed(material.stage, material.learner)
+    claim, ece, after = mean_claim(told.get("reliability", [])), figures.get("ece"), figures.get("ece_calibrated")
+    if not claim or not ece or not is_number(ece.get("value")):
+        return ""
+    claimed, right = claim
+    off = f"calibration error {_ece(ece)}"
+    if abs(claimed - right) < SURE:
+        text = f"On average its probabilities are what they claim ({claimed:.0%} claimed, {right:.0%} right; {off})"
+    else:
+        way = "too sure of itself" if claimed > right else "less sure of itself than it need be"
+        text = f"It is {way}: on average it gives the class it names {claimed:.0%}, and is right in {right:.0%} ({off})"
+    text = text.replace("%", " %")
+    if not after or not is_number(after.get("value")):
+        return f"{text}."
+    change = ece["value"] - after["value"]
+    effect = "brings that to" if change > 0.005 else "does not improve on that:" if change < 0.005 / 2 else "gives"
+    return f"{text}; temperature scaling {effect} {written('ece', after['value'])}."
+
+
+def _ece(found: dict[str, Any]) -> str:
+    text = bounds("ece", found, words=True)
+    return f"{written('ece', found['value'])}{', interval ' + text if text else ''}"
+
+
+def classes(material: Material) -> dict[str, Any] | None:
+    """The section on the main outcome's classes; None where nothing was judged."""
+    stage, learner, outcome = material.stage, material.learner, material.study.outcome
+    told, words = material.classed(stage, learner), Words(material)
+    if not told:
+        return None
+    figures, names = material.figures(stage, learner, outcome), plain_names(told)
+    curves = draw.curves_of(told, figures)
+    reliability = told.get("reliability") or []
+    points = point_rows(told)
+    chosen_on = next((point.get("chosen_on") for point in told.get("operating", [])), "")
+    return {
+        "matrix": matrix(told),
+        "named": [class_name(material.study, outcome, str(name)) for name in told["names"]],
+        "roc": draw.roc(curves, alt=_roc_alt(words, curves)) if curves else None,
+        "curves": len(curves),
+        "not_drawn": max(0, len(told.get("roc", {})) - len(curves)),
+        "reliability": draw.reliability(
+            reliability,
+            told.get("reliability_calibrated") or [],
+            ece=tuple(figures.get(name) for name in ("ece", "ece_calibrated")),
+            alt=f"{words.label}: share that is right against the probability claimed. {calibration(material)}",
+        )
+        if any(b.get("n") for b in reliability)
+        else None,
+        "calibration": calibration(material),
+        "temperature": told.get("temperature"),
+        "fitted_on": told.get("temperature_fitted_on", ""),
+        "rows": class_rows(material, stage, learner, outcome),
+        "positive": str(told.get("positive") or "").replace("_", " "),
+        "points": points,
+        "more_points": max(0, len(told.get("operating", [])) - MOST_POINTS),
+        "chosen_on": chosen_on,
+        "scores": _probability_scores(figures),
+        "count": sum(told["support"]),
+        "subjects": material.chosen["subject"].nunique(),
+        "further": further(material),
+        "names": names,
+    }
+
+
+def _roc_alt(words: Words, curves: list[draw.Curve]) -> str:
+    told = listed([f"{curve.name} AUROC {written('auroc', curve.auroc.get('value'))}" for curve in curves])
+    return f"{words.label}: sensitivity against false alarms, {counted(len(curves), 'curve')}: {told}."
+
+
+def _probability_scores(figures: dict[str, Any]) -> list[Row]:
+    """ECE, Brier score and log loss, as predicted and after temperature scaling."""
+    rows = []
+    for name, title in (("ece", "Calibration error (ECE)"), ("brier", "Brier score"), ("log_loss", "Log loss")):
+        cells = [measure_cell(name, figures.get(key)) for key in (name, f"{name}_calibrated")]
+        if any(is_number(cell.value) for cell in cells):
+            rows.append(Row(title, cells))
+    return rows
+
+
+def further(material: Material) -> list[tuple[str, list[Row]]]:
+    """Further targets with classes, or regions of the main one, of the shown learner: name and a line a class."""
+    known = material.metrics.get("classes", {}).get(material.stage, {}).get(material.learner, {})
+    found = []
+    for key in known:
+        if key != material.study.outcome:
+            target, _, region = key.partition("[")
+            name = display_name(material.study, target) + (f", {region.removesuffix(']')}" if region else "")
+            found.append((name, class_rows(material, material.stage, material.learner, key)))
+    return found

@@ -1,0 +1,121 @@
+"""The external cohort: every figure inside and outside, side by side, with the difference and its interval."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from casewise.report import classes, learners
+from casewise.report.material import Material, is_number
+from casewise.report.measures import measure_cell, measure_of, written
+from casewise.report.tables import TITLES, Cell, Row, figure_cell
+from casewise.report.wording import MISSING, counted, digits_for, interval, signed
+from casewise.report.words import Words
+
+STAGE = "external"
+SHOWN = {
+    "regression": ("mae", "ccc", "pcc", "bias"),
+    "classification": ("accuracy", "balanced_accuracy", "auroc", "sensitivity", "specificity", "f1", "ece", "log_loss"),
+    "ordinal": ("kappa_quadratic", "accuracy", "auroc", "f1", "mae", "ece", "log_loss"),
+}
+
+
+def external(material: Material) -> dict[str, Any] | None:
+    """The section on the external cohort; None where nothing was predicted there."""
+    table = material.predictions
+    if not (table["stage"] == STAGE).any():
+        return None
+    learner, outcome = material.learner, material.study.outcome
+    inside, outside = (material.figures(stage, learner, outcome) for stage in (material.stage, STAGE))
+    drop = (material.metrics.get("external_drop") or {}).get(learner) or {}
+    rows = []
+    for metric in SHOWN[material.kind]:
+        if metric in outside:
+            cells = [_cell(material, metric, found.get(metric)) for found in (inside, outside)]
+            title = TITLES[metric] if material.kind == "regression" else measure_of(metric).title
+            rows.append(Row(title, [*cells, _difference(material, metric, drop.get(metric), cells)]))
+    judged = material.rows(STAGE, learner)
+    told = material.classed(STAGE, learner)
+    several = len(material.learners) > 1
+    return {
+        "name": name_of(material),
+        "rows": rows,
+        "inside": "Test set" if material.stage == "test" else "Out of fold",
+        "sentence": sentence(material),
+        "cases": len(judged),
+        "subjects": judged["subject"].nunique(),
+        "matrix": classes.matrix(told) if told else None,
+        "learners": learners.learner_rows(material, STAGE) if several else [],
+    }
+
+
+def name_of(material: Material) -> str:
+    """What the external cohort is called."""
+    stated = material.study.external
+    return (stated.name or stated.cohort.stem.replace("_", " ")) if stated else "external cohort"
+
+
+def sentence(material: Material) -> str:
+    """How much worse it is outside, in words; empty where the external cohort could not be judged."""
+    metric = "ccc" if material.kind == "regression" else material.merit
+    learner = material.learner
+    both = [material.metric(stage, learner, metric) for stage in (material.stage, STAGE)]
+    if not (both[0] and both[1]):
+        return ""
+    words, inside = Words(material), "on the test set" if material.stage == "test" else "out of fold"
+    name = "CCC" if metric == "ccc" else measure_of(metric).words
+    values = [written(metric, found["value"], digits=2) for found in both if found]
+    judged = material.rows(STAGE, learner)
+    cases = counted(len(judged), words.noun)
+    if material.study.subjects_known:
+        cases += f" of {counted(judged['subject'].nunique(), 'subject')}"
+    start = (
+        f"On {name_of(material)} ({cases}, from which nothing was learned) the {name} is {values[1]}, "
+        f"against {values[0]} {inside}"
+    )
+    drop = ((material.metrics.get("external_drop") or {}).get(learner) or {}).get(metric)
+    turned = _outward(drop, both[0]["value"], both[1]["value"])
+    if not turned or not is_number(turned.get("low")):
+        return f"{start}."
+    bounds = interval(turned, 2, words=True)
+    if turned["high"] < 0:
+        return f"{start}: worse outside, and not by chance (difference {signed(turned['value'], 2)}, {bounds})."
+    if turned["low"] > 0:
+        return f"{start}: better outside (difference {signed(turned['value'], 2)}, {bounds})."
+    return f"{start}; a drop is not shown (difference {signed(turned['value'], 2)}, {bounds})."
+
+
+def _cell(material: Material, metric: str, found: dict[str, Any] | None) -> Cell:
+    if material.kind == "regression":
+        return figure_cell(found, digits_for(material.study, metric, material.study.outcome), sign=metric == "bias")
+    return measure_cell(metric, found)
+
+
+def _difference(material: Material, metric: str, drop: dict[str, Any] | None, cells: list[Cell]) -> Cell:
+    """External minus internal; shares in percentage points."""
+    values = [cell.value for cell in cells]
+    if not all(is_number(value) for value in values):
+        return Cell(MISSING)
+    inside, outside = (float(value) for value in values)
+    found = _outward(drop, inside, outside) or {"value": outside - inside}
+    if material.kind == "regression":
+        digits, scale, unit = digits_for(material.study, metric, material.study.outcome), 1.0, ""
+    else:
+        measure = measure_of(metric)
+        digits, scale, unit = measure.digits, 100.0 if measure.percent else 1.0, " points" if measure.percent else ""
+    shown = {key: scale * value for key, value in found.items() if is_number(value)}
+    return Cell(signed(shown["value"], digits) + unit, interval(shown, digits), shown["value"])
+
+
+def _outward(drop: dict[str, Any] | None, inside: float, outside: float) -> dict[str, float] | None:
+    """The difference with its interval as external minus internal, whichever way round it was told.
+
+    >>> _outward({"difference": 0.1, "low": 0.05, "high": 0.2}, 0.9, 0.8)
+    {'value': -0.1, 'low': -0.2, 'high': -0.05}
+    """
+    if not drop or not is_number(drop.get("difference")):
+        return None
+    keys = ("difference", "low", "high")
+    value, low, high = (float(drop[key]) if is_number(drop.get(key)) else float("nan") for key in keys)
+    if value * (outside - inside) < 0:
+        value, low, high = -value, -high, -low
+    return {"value": value, "low": low, "high": high}

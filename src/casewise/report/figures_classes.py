@@ -1,0 +1,141 @@
+"""Curves of classes: sensitivity against false alarms, and what is right against what was claimed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from markupsafe import Markup
+
+from casewise.report.drawing import ACCENT, INK, MODEL, PALE, SERIES, canvas, frame, place, svg
+from casewise.report.material import is_number
+from casewise.report.measures import bounds, written
+from casewise.report.wording import shortened
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_CURVES = len(SERIES)
+# Dashes repeat the distinction of the colours on grey paper.
+DASHES: list[Any] = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2)), "-", (0, (5, 2)), (0, (1.5, 1.5)), "-"]
+WIDTH, SIDE, LINE = 420.0, 350.0, 17.0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One class: its ROC curve, its AUROC with its interval, and the operating points on it (false alarms, found)."""
+
+    name: str
+    fpr: np.ndarray
+    tpr: np.ndarray
+    auroc: dict[str, Any]
+    points: list[tuple[float, float]] = field(default_factory=list)
+
+
+def curves_of(told: dict[str, Any], figures: dict[str, Any]) -> list[Curve]:
+    """The curves to draw from an entry of `classes` and the figures beside it; at most eight."""
+    found = []
+    for name, curve in list(told.get("roc", {}).items())[:MOST_CURVES]:
+        if not curve or len(curve.get("fpr", [])) < 2:
+            continue
+        mine = [point for point in told.get("operating", []) if point["class"] == name]
+        pairs = [(_value(point.get("specificity")), _value(point.get("sensitivity"))) for point in mine]
+        points = [(1 - specificity, sensitivity) for specificity, sensitivity in pairs]
+        # two classes have one AUROC, under whichever name it is told
+        auroc = figures.get(f"auroc[{name}]") or figures.get("auroc") or {}
+        plain = str(name).replace("_", " ")
+        found.append(Curve(plain, np.array(curve["fpr"], float), np.array(curve["tpr"], float), auroc, points))
+    return found
+
+
+def roc(curves: list[Curve], *, name: str = "roc", alt: str) -> Markup:
+    """One curve a class against the others, its AUROC and interval in the key, dots at the operating points."""
+    below = 50 + LINE * len(curves)
+    height = SIDE + below
+    with canvas(WIDTH, height) as (figure, axes):
+        place(axes, WIDTH, height, left=58, bottom=below, right=12, top=10)
+        axes.plot([0, 1], [0, 1], color=PALE, linewidth=1)
+        for i, curve in enumerate(curves):
+            label = f"{shortened(curve.name, 24)}: {written('auroc', curve.auroc.get('value'))}"
+            label = f"{label} {bounds('auroc', curve.auroc)}".strip()
+            axes.plot(curve.fpr, curve.tpr, color=SERIES[i], linestyle=DASHES[i], linewidth=1.9, label=label)
+            known = [(x, y) for x, y in curve.points if is_number(x) and is_number(y)]
+            axes.plot(
+                [x for x, _ in known],
+                [y for _, y in known],
+                "o",
+                color=SERIES[i],
+                markersize=6.5,
+                markeredgecolor="white",
+                markeredgewidth=1,
+                zorder=5,
+            )
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.set_xlabel("False alarms (1 − specificity)")
+        axes.set_ylabel("Found (sensitivity)")
+        _percent(axes)
+        frame(axes)
+        _key(axes)
+        return svg(figure, name, alt)
+
+
+def reliability(
+    before: list[dict[str, Any]],
+    after: list[dict[str, Any]],
+    *,
+    ece: tuple[dict[str, Any] | None, ...],
+    name: str = "reliability",
+    alt: str,
+) -> Markup:
+    """The share that is right in each bin of claimed probability, before and after temperature scaling.
+
+    Args:
+        before, after: bins with `n`, `confidence` and `accuracy`; empty ones are left out.
+        ece: the calibration error of both, for the key.
+    """
+    series = [("as predicted", before, ACCENT, (0, (4, 2)), "D"), ("after temperature scaling", after, MODEL, "-", "o")]
+    known = [[b for b in bins if b.get("n") and is_number(b.get("accuracy"))] for _, bins, *_ in series]
+    below = 50 + LINE * sum(bool(bins) for bins in known)
+    height = SIDE + below
+    most = max((b["n"] for bins in known for b in bins), default=1)
+    low = min((b["confidence"] for bins in known for b in bins), default=0.0)
+    with canvas(WIDTH, height) as (figure, axes):
+        place(axes, WIDTH, height, left=58, bottom=below, right=12, top=10)
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=1.1)
+        for (title, _, colour, dash, marker), bins, found in zip(series, known, ece, strict=True):
+            if not bins:
+                continue
+            x, y = ([b[key] for b in bins] for key in ("confidence", "accuracy"))
+            label = f"{title}: ECE {written('ece', (found or {}).get('value'))} {bounds('ece', found)}".strip()
+            axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.4, label=label)
+            sizes = [10 + 110 * b["n"] / most for b in bins]
+            axes.scatter(x, y, s=sizes, marker=marker, color=colour, edgecolors="white", linewidths=0.8, zorder=4)
+        left = max(0.0, np.floor(low * 10) / 10 - 0.04)
+        axes.set(xlim=(left, 1.03), ylim=(-0.03, 1.04))
+        axes.set_xlabel("Probability given to the class named")
+        axes.set_ylabel("Share that is right")
+        _percent(axes)
+        frame(axes)
+        _key(axes)
+        return svg(figure, name, alt)
+
+
+def _percent(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    axes.locator_params(nbins=6)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+
+
+def _key(axes: Axes) -> None:
+    """The key below the axes, a line a curve."""
+    handles, names = axes.get_legend_handles_labels()
+    axes.figure.legend(
+        handles, names, loc="lower left", bbox_to_anchor=(44 / WIDTH, 0), handlelength=2.6, borderaxespad=0.1
+    )
+
+
+def _value(found: dict[str, Any] | None) -> float:
+    return float(found["value"]) if found and is_number(found.get("value")) else float("nan")

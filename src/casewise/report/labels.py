@@ -1,0 +1,95 @@
+"""Recorded classes: how many of each on every side of the split, and from which source they come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from casewise.ordering import natural
+from casewise.report.material import Material
+from casewise.report.wording import shortened
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SOURCES = ("source", "site", "centre", "center", "hospital", "scanner")
+MOST_SOURCES = 15
+TELLING = 0.9
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A table of counts: for each line its name, its total, and each class's count and share of the line."""
+
+    names: list[str]
+    rows: list[tuple[str, int, list[tuple[int, float]]]]
+
+
+def counted_classes(material: Material) -> dict[str, Any]:
+    """The main outcome's classes by side of the split and by source; `told` says how far the source tells the class."""
+    study = material.study
+    table = recorded(material)
+    names = [name.replace("_", " ") for name in study.classes_of(study.outcome)]
+    sides = material.splits.get("subjects", {})
+    side = table["subject"].astype(str).map(lambda s: sides.get(s)).map(_side_name)
+    column = source_column(material)
+    by_source = _counts(table, table[column].astype(str), names, MOST_SOURCES) if column else None
+    whole = _counts(table, side, names, 60)
+    whole.rows.append(_line("all", table["value"].to_numpy(int).tolist(), len(names)))
+    return {
+        "sides": whole,
+        "sources": by_source,
+        "column": (column or "").replace("_", " "),
+        "told": _told(by_source) if by_source else "",
+        "left_out": max(0, table[column].nunique() - MOST_SOURCES) if column else 0,
+    }
+
+
+def recorded(material: Material) -> pd.DataFrame:
+    """One row a unit of the main outcome with its class number in `value`, subject, and the cohort's other columns."""
+    study, images = material.study, material.cohort_images
+    if study.outcome in images:
+        table = images.dropna(subset=[study.outcome]).assign(value=lambda t: t[study.outcome])
+        unit = {"image": "image", "region": "panel"}.get(study.level_of(study.outcome), "case")
+        return table.drop_duplicates(unit)
+    rows = material.final[material.final["target"] == study.outcome].dropna(subset=["y_true"])
+    rows = rows[rows["stage"] != "external"].drop_duplicates(["case", "region", "image"])
+    others = [c for c in images.columns if c not in rows.columns]
+    joined = rows.merge(images.drop_duplicates("case")[["case", *others]], on="case", how="left")
+    return joined.assign(value=joined["y_true"])
+
+
+def source_column(material: Material) -> str | None:
+    """The column that says where a picture comes from: the one left out fold by fold, else a usual name."""
+    images = material.cohort_images
+    wanted = [material.study.split.leave_out, *SOURCES]
+    return next((str(c) for c in wanted if c and c in images and images[c].nunique() > 1), None)
+
+
+def _side_name(side: Any) -> str:
+    return "not split" if side is None or side != side else "test" if side == "test" else f"fold {side}"
+
+
+def _counts(table: pd.DataFrame, lines: pd.Series, names: list[str], most: int) -> Counts:
+    groups = {str(name): part["value"].to_numpy(int).tolist() for name, part in table.groupby(lines.to_numpy())}
+    largest = sorted(groups, key=lambda name: -len(groups[name]))[:most]
+    return Counts(
+        names, [_line(shortened(n or "unknown", 30), groups[n], len(names)) for n in sorted(largest, key=natural)]
+    )
+
+
+def _line(name: str, numbers: list[int], classes: int) -> tuple[str, int, list[tuple[int, float]]]:
+    counts = [numbers.count(k) for k in range(classes)]
+    return name, len(numbers), [(n, n / max(len(numbers), 1)) for n in counts]
+
+
+def _told(found: Counts) -> str:
+    """Which classes come nearly all from one source."""
+    told = []
+    for k, name in enumerate(found.names):
+        counts = {row[0]: row[2][k][0] for row in found.rows}
+        total, source = sum(counts.values()), max(counts, key=counts.__getitem__)
+        if total and counts[source] / total >= TELLING:
+            share = "all" if counts[source] == total else f"{100 * counts[source] / total:.0f} %"
+            told.append(f"{share} of {name} {'comes' if share == 'all' else 'come'} from {source}")
+    return "; ".join(told)

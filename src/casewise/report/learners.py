@@ -1,0 +1,139 @@
+"""All learners side by side: the published tables with intervals, forest plots, and who cannot be told apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from casewise.report import classes, figures_learners, summary, tables
+from casewise.report.material import Material
+from casewise.report.measures import bounds, measure_cell, measure_of, written
+from casewise.report.tables import Cell, Row, figure_cell
+from casewise.report.wording import digits_for, interval, number
+from casewise.report.words import Words
+
+NUMBERS = ("mae", "pcc", "mse", "ccc", "icc")
+CLASSES = ("accuracy", "top2_accuracy", "auroc", "precision", "recall", "f1")
+FORESTS = {
+    "regression": ("mae", "ccc"),
+    "classification": ("accuracy", "auroc"),
+    "ordinal": ("accuracy", "kappa_quadratic"),
+}
+COMPARED = {
+    "regression": ("mae", "ccc"),
+    "classification": ("accuracy", "auroc", "f1", "log_loss"),
+    "ordinal": ("kappa_quadratic", "accuracy", "auroc", "f1", "log_loss"),
+}
+MOST_REPORTS = 16
+
+
+def columns_of(material: Material) -> list[str]:
+    """The metrics of the learners' table; top-2 accuracy says something from three classes on, kappa of grades."""
+    if material.kind == "regression":
+        return list(NUMBERS)
+    names = list(CLASSES)
+    if material.kind == "ordinal":
+        names[names.index("top2_accuracy")] = "kappa_quadratic"
+    elif len(material.study.classes_of(material.study.outcome)) == 2:
+        names.remove("top2_accuracy")
+    return names
+
+
+def learner_rows(material: Material, stage: str) -> list[Row]:
+    """One line a learner (the published table), the best first: the smallest MAE, or the highest figure of merit."""
+    study, outcome, columns = material.study, material.study.outcome, columns_of(material)
+    guide, sign = ("mae", 1) if material.kind == "regression" else (material.merit, -1)
+    rows, order = [], {}
+    for learner in material.learners:
+        figures = material.figures(stage, learner, outcome)
+        if not figures:
+            continue
+        kind = "network" if learner in study.backbones else "combined"
+        if material.kind == "regression":
+            cells = [figure_cell(figures.get(m), digits_for(study, m, outcome)) for m in columns]
+        else:
+            cells = [measure_cell(m, figures.get(m)) for m in columns]
+        rows.append(Row(learner, [Cell(kind, value=kind), *cells], mark=learner == material.learner))
+        merit = material.metric(stage, learner, guide)
+        order[learner] = sign * merit["value"] if merit else np.inf
+    return sorted(rows, key=lambda row: (order[row.name], row.name))
+
+
+def learners(material: Material) -> dict[str, Any] | None:
+    """The learners' tables, the forest plots, who cannot be told apart; None where nothing was judged."""
+    found = [(stage, learner_rows(material, stage)) for stage in material.stages]
+    found = [(stage, rows) for stage, rows in found if rows]
+    if not found:
+        return None
+    several, numbers = len(found[0][1]) > 1, material.kind == "regression"
+    titles = [tables.TITLES[m] if numbers else measure_of(m).title for m in columns_of(material)]
+    comparisons = [
+        text
+        for stage in material.stages
+        for metric in COMPARED[material.kind]
+        if (text := summary.comparison(material, stage, metric))
+    ]
+    return {
+        "stages": found,
+        "heads": ["Learner", "Kind", *titles],
+        "order": "smallest mean error first" if numbers else f"highest {measure_of(material.merit).words} first",
+        "merit": "CCC" if numbers else measure_of(material.merit).words,
+        "forests": [plot for metric in FORESTS[material.kind] if several and (plot := _forest(material, metric))],
+        "several": several,
+        "comparisons": comparisons,
+        "combined": any(row.cells[0].text == "combined" for row in found[0][1]),
+        "weights": tables.stacker_tables(material),
+        "reports": [] if numbers or not several else reports(material),
+        "more_reports": max(0, len(material.learners) - MOST_REPORTS),
+    }
+
+
+def _forest(material: Material, metric: str) -> Any:
+    """One metric of all learners, ordered by the out-of-fold figure of merit; None where nobody has it."""
+    merit = {
+        name: material.metric("oof", name, material.merit) or material.metric(material.stage, name, material.merit)
+        for name in material.learners
+    }
+    order = sorted(material.learners, key=lambda name: -(merit[name] or {}).get("value", -np.inf))
+    figures = {
+        stage: {name: f for name in material.learners if (f := material.metric(stage, name, metric))}
+        for stage in material.stages
+    }
+    ranked = [name for name in order if any(name in found for found in figures.values())]
+    if not ranked:
+        return None
+    best = figures[material.stage].get(material.learner)
+    if material.kind == "regression":
+        title = {"mae": "Mean absolute error", "ccc": "Concordance (CCC)"}[metric]
+        unit, better = (", points", "smaller") if metric == "mae" else ("", "larger")
+        digits = 2 if metric == "ccc" else Words(material).digits
+        told = f"{number(best['value'], digits)} {interval(best, digits)}" if best else ""
+    else:
+        title, unit, better = measure_of(metric).title, "", "larger"
+        told = f"{written(metric, best['value'])} {bounds(metric, best)}" if best else ""
+    alt = f"{title} of {len(ranked)} learners with intervals; the shown one, {material.learner}"
+    return figures_learners.forest(
+        ranked,
+        figures,
+        shown=material.learner,
+        label=f"{title}{unit} ({better} is better)",
+        name=metric,
+        alt=f"{alt}: {told}." if told else f"{alt}.",
+        percent=material.kind != "regression" and measure_of(metric).percent,
+    )
+
+
+def reports(material: Material) -> list[tuple[str, list[Row], classes.Matrix]]:
+    """Each learner's classification report (the published form) with its confusion matrix, the shown learner first."""
+    stage, outcome = material.stage, material.study.outcome
+    order = [material.learner, *(name for name in material.learners if name != material.learner)]
+    found = []
+    for learner in order[:MOST_REPORTS]:
+        told = material.classed(stage, learner)
+        if told:
+            rows = classes.class_rows(material, stage, learner, outcome)
+            # precision, recall, F1, support: the order of the source
+            rows = [Row(row.name, [*row.cells[1:4], row.cells[0]], inner=row.inner) for row in rows]
+            found.append((learner, rows, classes.matrix(told)))
+    return found

@@ -1,0 +1,176 @@
+"""How one network learns: the rate found or stated, then its head alone, all of it, or group after group of layers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors.torch import load_file
+
+from casewise.files import write_json
+from casewise.models.backbones import Network
+from casewise.study import Recipe
+from casewise.training.checkpoint import write_tensors
+from casewise.training.data import Batches, FeatureData, PanelData
+from casewise.training.finder import find_rate
+from casewise.training.fit import Fitted, fit
+from casewise.training.outputs import Output
+from casewise.training.probe import features, probe
+from casewise.training.speed import Choice
+from casewise.training.tuning import HeadOnly, layer_groups, unfreeze
+
+Tell = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A trained network, its course, the finder's curve where there was one, and the stages of fine tuning."""
+
+    network: Network
+    history: list[dict[str, float]]
+    best_epoch: int
+    best_loss: float
+    finder: dict[str, Any] | None = None
+    stages: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Course:
+    """Where and how a network is trained: its folder, seed, the machine's choice, how often state is saved."""
+
+    outputs: tuple[Output, ...]
+    folder: Path
+    seed: int
+    choice: Choice
+    save_every: float = 30.0
+    keep: Literal["best", "last"] = "best"
+    tell: Tell | None = None
+
+
+def learn(
+    network: Network, recipe: Recipe, train: PanelData, stop: PanelData, subjects: Sequence[str], course: Course
+) -> Learned:
+    """Train `network` as the recipe says; killed at any moment and called again, it ends in the same weights.
+
+    Args:
+        subjects: whose each row of `train` is, to choose the penalty of a probed head by.
+    """
+    begun = any(course.folder.glob("**/state.safetensors")) or any(course.folder.glob("stage*.json"))
+    if recipe.head == "probe" and not begun:
+        probe(network, train, subjects, course.outputs, batch=recipe.batch)
+    heads: tuple[FeatureData, FeatureData] | None = None
+    if recipe.tuning in ("shallow", "fine"):
+        heads = _featured(network, train, recipe), _featured(network, stop, recipe)
+    found = None
+    if recipe.lr == "find":
+        found = _found(HeadOnly(network), heads[0], recipe, course) if heads else _found(network, train, recipe, course)
+        recipe = recipe.model_copy(update={"lr": found["chosen"]})
+    if recipe.tuning == "fine" and heads:
+        return _fine(network, recipe, train, stop, heads, course, found)
+    if heads:
+        unfreeze(network, 0, recipe.fine.groups)
+        fitted = _fit(HeadOnly(network), recipe, *heads, course, course.folder)
+    else:
+        fitted = _fit(network, recipe, train, stop, course, course.folder)
+    return Learned(network.eval(), fitted.history, fitted.best_epoch, fitted.best_loss, found)
+
+
+def _fit(
+    network: Network | HeadOnly, recipe: Recipe, train: Batches, stop: Batches, course: Course, folder: Path
+) -> Fitted:
+    return fit(
+        network,
+        recipe,
+        train,
+        stop,
+        outputs=course.outputs,
+        folder=folder,
+        seed=course.seed,
+        choice=course.choice,
+        save_every=course.save_every,
+        keep=course.keep,
+        tell=course.tell,
+    )
+
+
+def _featured(network: Network, data: PanelData, recipe: Recipe) -> FeatureData:
+    return FeatureData(features(network, data, batch=recipe.batch), data.truth, data.names)
+
+
+def _found(network: Network | HeadOnly, train: Batches, recipe: Recipe, course: Course) -> dict[str, Any]:
+    """The finder's curve, from its file where a killed job has written it."""
+    path = course.folder / "finder.json"
+    if not path.is_file():
+        found = find_rate(network, recipe, train, outputs=course.outputs, seed=course.seed, choice=course.choice)
+        write_json(path, asdict(found))
+    values: dict[str, Any] = json.loads(path.read_text())
+    return values
+
+
+def _fine(
+    network: Network,
+    recipe: Recipe,
+    train: PanelData,
+    stop: PanelData,
+    heads: tuple[FeatureData, FeatureData],
+    course: Course,
+    found: dict[str, Any] | None,
+) -> Learned:
+    """Unfreeze one group of layers more as long as the stopping loss falls; the last step that helped is kept."""
+    groups = len(layer_groups(network, recipe.fine.groups))
+    each = recipe.model_copy(update={"epochs": recipe.fine.epochs})
+    history: list[dict[str, float]] = []
+    stages: list[dict[str, Any]] = []
+    best, best_epoch = math.inf, 0
+    for unfrozen in range(groups + 1):
+        unfreeze(network, unfrozen, recipe.fine.groups)
+        place = course.folder / f"stage{unfrozen}"
+        before = {k: v.detach().clone() for k, v in network.state_dict().items()}
+        if place.with_suffix(".json").is_file():
+            stage = json.loads(place.with_suffix(".json").read_text())
+            network.load_state_dict(load_file(place.with_suffix(".safetensors")))
+        else:
+            place.mkdir(parents=True, exist_ok=True)
+            told = _told_from(course, len(history))
+            fitted = (
+                _fit(network, each, train, stop, told, place)
+                if unfrozen
+                else _fit(HeadOnly(network), each, *heads, told, place)
+            )
+            stage = {
+                "unfrozen": unfrozen,
+                "best_loss": fitted.best_loss,
+                "best_epoch": fitted.best_epoch,
+                "history": fitted.history,
+            }
+            write_tensors(place.with_suffix(".safetensors"), network.state_dict(), {"format": "pt"})
+            write_json(place.with_suffix(".json"), stage)
+        improved = stage["best_loss"] < best
+        stages.append({**{k: stage[k] for k in ("unfrozen", "best_loss")}, "kept": improved})
+        if improved:
+            best, best_epoch = stage["best_loss"], len(history) + stage["best_epoch"]
+        history += [{**entry, "epoch": len(history) + i} for i, entry in enumerate(stage["history"])]
+        if not improved:
+            network.load_state_dict(before)
+            break
+    network.requires_grad_(True)
+    return Learned(network.eval(), history, best_epoch, best, found, stages)
+
+
+def _told_from(course: Course, done: int) -> Course:
+    """The same course, telling its progress on top of the stages before."""
+    from dataclasses import replace
+
+    tell = course.tell
+    return replace(course, tell=(lambda epoch: tell(done + epoch)) if tell else None)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """What training leaves in a job's folder to continue from; nothing of it is needed once the job is done."""
+    names = ("state.safetensors", "finder.json")
+    stages = sorted(folder.glob("stage*.safetensors")) + sorted(folder.glob("stage*.json"))
+    return [folder / name for name in names] + stages + sorted(folder.glob("stage*/state.safetensors"))
