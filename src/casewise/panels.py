@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from casewise.study import Panels
 
 EMPTY = -1
+PARAMETERS = 8
+FURTHER = 5  # magnify, two of warp, whether moved, whether toned
 
 
 def chunks(tiles: Sequence[int], slots: int) -> list[list[int]]:
@@ -75,17 +77,23 @@ def plain(store: Tensor, slots: Tensor, settings: Panels) -> Tensor:
 def augmented(store: Tensor, slots: Tensor, settings: Panels, generator: torch.Generator) -> Tensor:
     """Panels for training: every tile varied by parameters of its own, drawn from `generator`.
 
-    Brightness and contrast change the photograph, never the black around it; rotation, shift and zoom bring in black.
+    Brightness and contrast change the photograph, never the black around it; rotation, shift, zoom and warp bring in
+    black, or with `edge: reflect` the tile mirrored at its edge. A share of `vary` of the tiles is moved, and as large
+    a share, drawn on its own, changes in tone.
 
     Returns:
         (B, C, rows·H, columns·W) float in 0–1.
     """
     size, count = slots.shape
     flat = slots.reshape(-1)
-    parameters = torch.rand(len(flat), 8, generator=generator)
+    parameters = torch.rand(len(flat), PARAMETERS, generator=generator)
     full = torch.nonzero(flat != EMPTY).squeeze(1)
     tiles = store[flat[full]].float().div_(255)
     drawn = parameters[full].to(tiles.device)
+    if settings.magnify or settings.warp or settings.vary < 1:
+        # drawn after the others, so that studies without them see the same variations as before
+        further = torch.rand(len(flat), FURTHER, generator=generator)
+        drawn = torch.cat([drawn, further[full].to(tiles.device)], dim=1)
     tiles = _warped(_toned(tiles, drawn, settings), drawn, settings)
     result = tiles.new_zeros(len(flat), *tiles.shape[1:])
     result[full] = tiles
@@ -105,7 +113,13 @@ def _toned(tiles: Tensor, drawn: Tensor, settings: Panels) -> Tensor:
     contrast = (1 + _between(drawn[:, 1], settings.contrast)).view(-1, 1, 1, 1)
     share = inside.float().mean(dim=(2, 3), keepdim=True).clamp(min=1e-6)
     middle = tiles.mean(dim=(1, 2, 3), keepdim=True) / share
-    return tiles.sub(middle).mul_(contrast).add_(middle).mul_(bright).clamp_(0, 1).mul_(inside)
+    toned = tiles.sub(middle).mul_(contrast).add_(middle).mul_(bright).clamp_(0, 1).mul_(inside)
+    return torch.where(_varied(drawn, 12, settings), toned, tiles) if settings.vary < 1 else toned
+
+
+def _varied(drawn: Tensor, column: int, settings: Panels) -> Tensor:
+    """Which tiles vary: (B, 1, 1, 1) bool."""
+    return (drawn[:, column] < settings.vary).view(-1, 1, 1, 1)
 
 
 def _warped(tiles: Tensor, drawn: Tensor, settings: Panels) -> Tensor:
@@ -113,16 +127,31 @@ def _warped(tiles: Tensor, drawn: Tensor, settings: Panels) -> Tensor:
         tiles = torch.where((drawn[:, 6] < 0.5).view(-1, 1, 1, 1), tiles.flip(3), tiles)
     if settings.flip in ("vertical", "both"):
         tiles = torch.where((drawn[:, 7] < 0.5).view(-1, 1, 1, 1), tiles.flip(2), tiles)
-    if not (settings.rotate or settings.shift or settings.zoom):
+    if not (settings.rotate or settings.shift or settings.zoom or settings.magnify or settings.warp):
         return tiles
     angle = _between(drawn[:, 2], np.deg2rad(settings.rotate))
     scale = 1 / (1 + _between(drawn[:, 3], settings.zoom))
+    if settings.magnify:
+        scale = scale / (1 + drawn[:, 8] * settings.magnify)
     shift = _between(drawn[:, 4:6], settings.shift) * 2
     # A turn and a zoom are one complex factor; a fraction of the time of affine_grid.
     turn = torch.polar(scale, angle).view(-1, 1, 1)
     moved = turn * _points(tiles) + torch.view_as_complex(shift.contiguous()).view(-1, 1, 1)
     grid = torch.view_as_real(moved)
-    return functional.grid_sample(tiles, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    if settings.warp:
+        grid = _in_perspective(grid, _between(drawn[:, 9:11], settings.warp))
+    edge = "reflection" if settings.edge == "reflect" else "zeros"
+    warped = functional.grid_sample(tiles, grid, mode="bilinear", padding_mode=edge, align_corners=False)
+    return torch.where(_varied(drawn, 11, settings), warped, tiles) if settings.vary < 1 else warped
+
+
+def _in_perspective(grid: Tensor, tilt: Tensor) -> Tensor:
+    """Points (B, H, W, 2) seen under a tilt (B, 2): one side of the tile comes nearer, the other goes away.
+
+    A tilt of t draws the corners of one side together by a share of about t of the half side and the others apart.
+    """
+    depth = 1 + (grid * tilt.view(-1, 1, 1, 2)).sum(dim=3, keepdim=True)
+    return grid / depth.clamp(min=0.2)
 
 
 def _points(tiles: Tensor) -> Tensor:

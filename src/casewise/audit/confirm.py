@@ -141,7 +141,7 @@ def likeness(
     start[:, 2] = centre * (1 - scale) + np.asarray(shift) * side * scale
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 1e-3)
     try:
-        _, way = cv2.findTransformECC(one, two, start, cv2.MOTION_AFFINE, stop, None, 5)
+        _, way = cv2.findTransformECC(one, two, start, cv2.MOTION_AFFINE, stop, None)
     except cv2.error:
         # What OpenCV raises where the iteration does not converge: such images do not lie on each other.
         return None

@@ -70,9 +70,7 @@ def audited_columns(study: Study, images: pd.DataFrame) -> list[str]:
     if study.audit.columns is not None:
         for name in study.audit.columns:
             if name in study.targets or name in annotated:
-                raise CohortError(
-                    f"audit.columns: {name!r} is what is to be told. Name others."
-                )
+                raise CohortError(f"audit.columns: {name!r} is what is to be told. Name others.")
             if name not in known and name not in ("region", "visit", "day"):
                 there = ", ".join(sorted(others, key=natural))
                 raise CohortError(

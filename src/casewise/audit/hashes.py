@@ -67,9 +67,7 @@ class Candidates:
 
     def of(self, chosen: np.ndarray) -> Candidates:
         """The pairs with these numbers."""
-        return Candidates(
-            self.i[chosen], self.j[chosen], self.distance[chosen], self.flip[chosen], self.inset[chosen]
-        )
+        return Candidates(self.i[chosen], self.j[chosen], self.distance[chosen], self.flip[chosen], self.inset[chosen])
 
 
 def grey(store: TileStore, row: int, side: int, *, inset: float = 0.0) -> np.ndarray:

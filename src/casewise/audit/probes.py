@@ -100,7 +100,7 @@ def moves(subjects: Whole, permutations: int, seed: int) -> Whole:
     stretched or thinned; with one label a subject, the usual case, nothing is lost by that.
 
     >>> moves(np.array([0, 0, 1, 1]), 3, 1).tolist()
-    [[2, 3, 0, 1], [0, 1, 2, 3], [2, 3, 0, 1]]
+    [[0, 1, 2, 3], [0, 1, 2, 3], [2, 3, 0, 1]]
     """
     order = np.argsort(subjects, kind="stable")
     counts = np.bincount(subjects)
@@ -199,9 +199,9 @@ def _statistics(take: Whole, labels: Labels, hats: list[_Hat], weights: Floats) 
     wanted = [1] if kinds == 2 else list(range(kinds))
     y = np.stack([values == k for k in wanted], axis=1) if kinds else (values - labels.values.mean())[:, None]
     flat = np.ascontiguousarray(y.reshape(-1, y.shape[-1]), np.float32)
-    scores = np.zeros_like(flat)
+    scores: Floats = np.zeros_like(flat)
     for hat in hats:
-        found = flat[:, hat.train]
+        found: Floats = flat[:, hat.train]
         for part in hat.parts:
             found = found @ part
         scores[:, ~hat.train] = found

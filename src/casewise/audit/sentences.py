@@ -62,7 +62,7 @@ def sentence(
     how: str = "",
     within: str = "",
     by_filling: bool = False,
-    part: float = 1.0,
+    classes: int = 0,
 ) -> str:
     """One sentence with the figure.
 
@@ -71,7 +71,7 @@ def sentence(
         p: adjusted for all questions.
         within: the class in which the source is told.
         by_filling: the column tells by whether it is filled in.
-        part: share of the images that were judged, said where it is less than half.
+        classes: how many the target has; if fewer could be judged, they are named.
 
     >>> import numpy as np
     >>> sentence("column", "source", "label", Told(0.934, {}, np.zeros(0), np.zeros(0)), p=0.001)
@@ -91,7 +91,9 @@ the disease.'
     best = max(told.by_class, key=lambda each: told.by_class[each], default="")
     most = f", and {best} best, at {decimal(told.by_class[best])}" if len(told.by_class) > 2 else ""
     seen = f", {how}," if how else ""
-    among = f" among the {len(told.scores):,} images that have it" if part < 0.5 else ""
+    among = f" among {len(told.scores):,} images with a mask" if kind == "outside-anatomy" else ""
+    if told.by_class and len(told.by_class) < classes:
+        target = f"{target} ({' against '.join(told.by_class)})"
     return f"{who}{seen} tells {target}{most}: {value}{among} ({chance}); {_MEANINGS[kind].format(name=name)}."
 
 

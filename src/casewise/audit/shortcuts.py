@@ -195,7 +195,9 @@ def _ask(study: Study, images: pd.DataFrame, evidence: Evidence, target: str, va
         return None
     by_filling = False
     if evidence.filled is not None and 0.05 < evidence.filled[kept].mean() < 0.95:
-        plain = probe(evidence.filled[kept, None].astype(float), replace(labels, moved=labels.moved[:0]), seed=study.seed)
+        plain = probe(
+            evidence.filled[kept, None].astype(float), replace(labels, moved=labels.moved[:0]), seed=study.seed
+        )
         by_filling = plain is not None and plain.value > told.value - 0.03
     return Answer(evidence, target, labels, told, by_filling=by_filling)
 
@@ -239,10 +241,10 @@ def level_of(kind: Kind, strength: float, *, classed: bool) -> Level:
 
 def _findings(study: Study, answers: list[Answer], source: str | None) -> Iterator[Finding]:
     """One finding for each evidence and target that is beyond chance; of two ways to look, the one that tells more."""
-    groups: dict[tuple[str, str], list[Answer]] = {}
+    groups: dict[tuple[str, str, str], list[Answer]] = {}
     for answer in answers:
         if answer.p <= ALPHA:
-            groups.setdefault((answer.evidence.name, answer.target), []).append(answer)
+            groups.setdefault((answer.evidence.name, answer.target, answer.within), []).append(answer)
     telling = {(a.evidence.name, a.target) for a in answers if a.p <= ALPHA}
     for group in groups.values():
         best = max(group, key=lambda answer: answer.strength)
@@ -250,7 +252,7 @@ def _findings(study: Study, answers: list[Answer], source: str | None) -> Iterat
         if kind == "source-from-image":
             # A source that goes with no label can be seen without harm.
             level: Level = "warning" if (source, best.target) in telling else "note"
-            id = "source-from-image"
+            id = f"source-told-{best.within}"
         else:
             level = level_of(kind, best.strength, classed=classed)
             id = "shortcut-" + re.sub(r"\W+", "-", name)
@@ -259,7 +261,7 @@ def _findings(study: Study, answers: list[Answer], source: str | None) -> Iterat
             figures["others"] = [a.figures for a in group if a is not best]
         text = sentence(
             kind, name if kind == "column" else (source or ""), best.target, best.told, p=best.p, how=best.evidence.how,
-            within=best.within, by_filling=best.by_filling, part=len(best.labels.values) / len(best.evidence.rows),
+            within=best.within, by_filling=best.by_filling, classes=len(study.classes_of(best.target)),
         )  # fmt: skip
         yield Finding(id, level, text, figures, remedy=remedy(kind, name, study.audit.mask))
 

@@ -130,7 +130,7 @@ def chest(seed: int, number: int) -> Chest:
         clavicles=tuple(_clavicle(random, side, top, wide) for side in SIDES),
         scapulae=tuple(_scapula(random, side, width[side]) for side in SIDES),
         breasts=tuple(_breast(random, side, floor, width[side]) for side in SIDES) if sex == "F" else (),
-        bubble=_circle(u(0.10, 0.20), floors[1] + u(0.06, 0.09), u(0.025, 0.05)) if random.random() < 0.6 else None,
+        bubble=circle(u(0.10, 0.20), floors[1] + u(0.06, 0.09), u(0.025, 0.05)) if random.random() < 0.6 else None,
         ribs=_ribs(random, lungs, top),
         hila=hila,
         vessels=vessels,
@@ -292,7 +292,7 @@ def _breast(random: np.random.Generator, side: int, floor: float, width: float) 
     return np.column_stack([side * (x + across * np.cos(angle)), y + down * low * np.sin(angle)])
 
 
-def _circle(x: float, y: float, radius: float) -> Points:
+def circle(x: float, y: float, radius: float) -> Points:
     angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
     return np.column_stack([x + radius * np.cos(angle), y + 0.85 * radius * np.sin(angle)])
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from casewise.phantoms.chest_anatomy import Chest, Floats, Points, Rib, breathed
+from casewise.phantoms.chest_anatomy import Chest, Floats, Points, Rib, breathed, circle
 from casewise.phantoms.chest_signs import MARGIN, RAMP, Sign, paint, spread
 from casewise.phantoms.streams import stream
 
@@ -148,9 +148,12 @@ def draw(
 def _position(seed: int, who: Chest, film: np.random.Generator, shape: tuple[int, int]) -> tuple[Points, float]:
     """Return the affine map from body units to pixels, and pixels a body unit: a subject's films are nearly alike."""
     own = stream(seed, "position", who.number)
-    scale = min(shape) * own.uniform(0.86, 1.24) * film.uniform(0.985, 1.015)
     turn = np.deg2rad(own.uniform(-4, 4) + film.uniform(-1.2, 1.2))
     shift = own.uniform([-0.05, -0.06], [0.05, 0.06]) + film.uniform(-0.012, 0.012, 2)
+    # Whoever takes a film sees to it that the tops of the lungs are on it.
+    top = min(float(lung[:, 1].min()) for lung in who.lungs)
+    zoom = min(own.uniform(0.86, 1.24) * film.uniform(0.985, 1.015), 0.49 / max(-(top + shift[1]), 0.3))
+    scale = min(shape) * zoom
     linear = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     middle = np.array([(shape[1] - 1) / 2, (shape[0] - 1) / 2])
     return np.column_stack([linear, middle + scale * shift]), float(scale)
@@ -232,8 +235,8 @@ def _bones(who: Chest, canvas: _Canvas, inverse: Points, density: Floats, body: 
     density += np.float32(0.09) * canvas.soft(humeri, 0.004) * body
     if who.leads:
         density += np.float32(0.11) * canvas.soft(canvas.bands([(lead, 0.005, 255) for lead in who.leads]), 0.001) * body
-        buttons = [(lead[-1:] + [[-0.006, 0], [0.006, 0]], 0.012, 255) for lead in who.leads]
-        density += np.float32(0.16) * canvas.soft(canvas.bands(buttons), 0.001)
+        buttons = [circle(x, y, 0.008) for x, y in (lead[-1] for lead in who.leads)]
+        density += np.float32(0.16) * canvas.soft(canvas.fill(*buttons), 0.001)
 
 
 def _rib_layer(canvas: _Canvas, ribs: tuple[Rib, ...], *, front: bool) -> NDArray[np.uint8]:

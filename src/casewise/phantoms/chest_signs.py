@@ -18,7 +18,7 @@ from casewise.phantoms.streams import stream
 Finding = Literal["covid", "no_finding", "pneumonia"]
 FINDINGS: tuple[str, ...] = get_args(Finding)
 
-COARSEST = {"haze": 0.05, "focus": 0.06}  # in body units: what is smoother than this is taken out of a sign
+COARSEST = {"haze": 0.05, "focus": 0.068}  # in body units: what is smoother than this is taken out of a sign
 MARGIN, RAMP = 0.014, 0.022  # a sign begins this far inside the lung's outline, and is full after so much more
 GRID, GRAIN = 56, 0.030  # the texture's grid, and the length of its cells in body units
 
@@ -44,7 +44,7 @@ def sign(seed: int, who: Chest, finding: str) -> Sign | None:
     texture = random.standard_normal((GRID, GRID), dtype=np.float32)
     if finding == "pneumonia":
         spot = _spot(random, who, int(random.integers(2)), down=(0.25, 0.85), out=(0.35, 0.75))
-        return Sign("focus", np.array([[*spot, random.uniform(0.045, 0.062)]]), texture, random.uniform(0.26, 0.36))
+        return Sign("focus", np.array([[*spot, random.uniform(0.048, 0.068)]]), texture, random.uniform(0.36, 0.48))
     spots = [
         [*_spot(random, who, place, down=(0.48, 0.92), out=(0.55, 0.92)), random.uniform(0.045, 0.085)]
         for place in (0, 1)

@@ -9,7 +9,19 @@ import yaml
 from markupsafe import Markup
 
 from casewise.files import write_atomic
-from casewise.report import cases, sections, summary, wording, words
+from casewise.report import (
+    audit,
+    cases,
+    classes,
+    confident,
+    external,
+    learners,
+    sections,
+    summary,
+    summary_classes,
+    wording,
+    words,
+)
 from casewise.report.material import Material
 
 FOLDER = Path(__file__).parent / "templates"
@@ -40,24 +52,30 @@ def render(material: Material) -> str:
 
 def context(material: Material) -> dict[str, Any]:
     """Everything the template shows; sections that have nothing to say are None."""
-    study = material.study
+    study, numbers = material.study, material.kind == "regression"
     return {
         "style": Markup((FOLDER / "report.css").read_text()),  # noqa: S704 (our own file)
         "script": Markup((FOLDER / "sort.js").read_text()),  # noqa: S704 (our own file)
         "m": material,
         "study": study,
+        "numbers": numbers,
         "words": words.Words(material),
         "banners": words.banners(material),
+        "warned": audit.first_screen(material),
         "predicted": words.predicted(material),
-        "sentences": summary.sentences(material),
-        "tiles": summary.tiles(material),
-        "agreement": sections.agreement(material),
-        "time": sections.over_time(material),
+        "sentences": (summary if numbers else summary_classes).sentences(material),
+        "tiles": (summary if numbers else summary_classes).tiles(material),
+        "agreement": sections.agreement(material) if numbers else None,
+        "time": sections.over_time(material) if numbers else None,
+        "classes": None if numbers else classes.classes(material),
         "parts": sections.parts(material),
-        "learners": sections.learners(material),
+        "learners": learners.learners(material),
+        "audit": audit.section(material),
+        "external": external.external(material),
         "labels": sections.labels(material),
         "preparation": cases.prepared(material),
-        "worst": cases.worst_cases(material),
+        "worst": cases.worst_cases(material) if numbers else None,
+        "confident": None if numbers else confident.confident_errors(material),
         "making": sections.making(material),
         "settings": yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100),
         "number": wording.number,

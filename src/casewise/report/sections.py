@@ -9,8 +9,9 @@ from markupsafe import Markup
 
 from casewise.ordering import natural
 from casewise.report import figures_agreement as agree
-from casewise.report import figures_cohort, figures_learners, figures_time, summary, tables
+from casewise.report import classes, figures_cohort, figures_learners, figures_time, rates, tables
 from casewise.report.failures import parts_of
+from casewise.report.labels import counted_classes
 from casewise.report.material import Material, is_number
 from casewise.report.wording import display_name, interval, number
 from casewise.report.words import Words
@@ -127,11 +128,17 @@ def _one_row_a_case(rows: pd.DataFrame) -> pd.DataFrame | None:
     return values.reset_index()
 
 
-def parts(material: Material) -> dict[str, Any]:
-    """Section 5: every target and region with intervals, severity bands, readers."""
+def parts(material: Material) -> dict[str, Any] | None:
+    """Section 5: every target and region that is a number, with intervals, severity bands, readers.
+
+    None where the main outcome has classes and no further target is a number.
+    """
     stages = [(stage, *tables.target_rows(material, stage)) for stage in material.stages]
     study = material.study
-    others = dict.fromkeys(name for name in [*study.scores, *study.outputs] if name != study.outcome)
+    others = dict.fromkeys(
+        name
+        for name in [*study.scores, *study.outputs] if name != study.outcome and study.kind_of(name) == "regression"
+    )
     scatters: list[Markup] = []
     width = 176.0 if len(others) > 3 else 260.0
     for i, target in enumerate(others):
@@ -142,15 +149,20 @@ def parts(material: Material) -> dict[str, Any]:
         alt = f"{name}: prediction against the physician's value, {len(rows)} values."
         scale = material.range_of(target)
         scatters.append(agree.small_scatter(rows, scale=scale, title=name, name=f"target{i}", alt=alt, width=width))
+    stages = [entry for entry in stages if entry[1]]
+    numbers = material.kind == "regression"
+    if not numbers and not stages and not scatters:
+        return None
     return {
-        "stages": [entry for entry in stages if entry[1]],
+        "stages": stages,
         "heads": ["Target", "Scale", *(tables.TITLES[name] for name in tables.TARGET_COLUMNS), "n"],
         "scatters": scatters,
         "small": width < 200,
         "regional": any(row.inner for _, rows, _ in stages for row in rows),
         "confusion": tables.confusion(material, material.stage),
         "readers": tables.reader_rows(material, material.stage),
-        "ranges": parts_of(material),
+        "ranges": parts_of(material) if numbers else [],
+        "classed": classes.further(material) if numbers else [],
     }
 
 
@@ -158,6 +170,7 @@ def labels(material: Material) -> dict[str, Any]:
     """Section 7: how each target is distributed, training beside test, and how well the split balanced it."""
     study, sides = material.study, material.splits.get("subjects", {})
     names = list(dict.fromkeys([study.outcome, *study.scores, *study.targets]))
+    names = [name for name in names if study.kind_of(name) == "regression"]
     figures: list[Markup] = []
     for i, name in enumerate(names):
         table = _truths(material, name)
@@ -180,6 +193,7 @@ def labels(material: Material) -> dict[str, Any]:
         "imbalance": tables.imbalance_rows(material),
         "sides": tables.split_rows(material),
         "imported": tables.imported_from(material),
+        "classes": counted_classes(material) if material.kind != "regression" else None,
         "balance": display_name(study, str(material.splits.get("balance") or "")),
     }
 
@@ -219,4 +233,6 @@ def making(material: Material) -> dict[str, Any]:
         "origins": tables.weight_origins(material),
         "seconds": sum(job.get("seconds") or 0 for job in material.jobs),
         "stopped_on": material.study.recipe.stop.on,
+        "finders": rates.finders(material),
+        "stages": rates.stages(material),
     }

@@ -64,13 +64,13 @@ def split_key(key: str) -> tuple[str, str]:
 
 
 def target_rows(material: Material, stage: str) -> tuple[list[Row], int]:
-    """One line a target, then its regions, of the shown learner; and how many lines were left out."""
+    """One line a target that is a number, then its regions, of the shown learner; and how many lines were left out."""
     found = material.metrics.get("metrics", {}).get(stage, {}).get(material.learner, {})
     order = {name: i for i, name in enumerate([*material.study.scores, *material.study.targets])}
     order[material.study.outcome] = -1
     regions = {name: i for i, name in enumerate(material.study.regions)}
     keys = sorted(
-        found,
+        (key for key in found if material.study.kind_of(split_key(key)[0]) == "regression"),
         key=lambda key: (order.get(split_key(key)[0], len(order)), regions.get(split_key(key)[1], -1), natural(key)),
     )
     rows = []
