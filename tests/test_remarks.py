@@ -48,3 +48,30 @@ def test_the_headline_marks_rough_intervals() -> None:
     main = {"stage": "test", "learner": "resnet18", "metrics": {"mae": figure, "ccc": {**figure, "low": None}}}
     said = headline(SimpleNamespace(outcome="pasi"), {"main": main})
     assert said == "pasi, test set, 9 cases of 4 subjects, resnet18: MAE 2.00 [1.00, 3.00, rough], CCC 2.00"
+
+
+def classed(stage: str, truths: list[float], folds: list[int | None]) -> pd.DataFrame:
+    return table(stage, truths, folds).assign(kind="classification", target="dx")
+
+
+def test_guessing_a_class_is_guessing_the_commonest_of_training() -> None:
+    oof = classed("oof", [0.0, 0.0, 0.0, 1.0, 1.0], [1, 1, 1, 2, 2])
+    tested = classed("test", [0.0, 1.0, 1.0, 1.0], [None] * 4)
+    told = guess(pd.concat([oof, tested], ignore_index=True), "dx", ["covid", "none"])
+    assert told[0] == (
+        "On the test set, always guessing the training subjects' commonest dx (covid) gives an accuracy of 0.25."
+    )
+    # fold 1 guesses what is commonest in fold 2, and the other way round: never right
+    assert told[1].endswith("commonest dx (covid or none) gives an accuracy of 0.00.")
+
+
+def test_the_headline_of_classes_and_grades() -> None:
+    figure = {"value": 0.8, "low": 0.7, "high": 0.9, "n_cases": 9, "n_subjects": 9}
+    names = ("accuracy", "auroc", "kappa_quadratic", "mae")
+    main = {"stage": "oof", "learner": "net", "metrics": dict.fromkeys(names, figure), "kind": "classification"}
+    study = SimpleNamespace(outcome="dx")
+    said = headline(study, {"main": main})
+    assert said == "dx, out of fold, 9 cases of 9 subjects, net: accuracy 0.80 [0.70, 0.90], AUROC 0.80 [0.70, 0.90]"
+    said = headline(study, {"main": {**main, "kind": "ordinal", "stage": "external"}})
+    assert said.startswith("dx, external set, 9 cases")
+    assert said.endswith("net: quadratic kappa 0.80 [0.70, 0.90], accuracy 0.80 [0.70, 0.90]")

@@ -141,13 +141,13 @@ def results(
 
 @app.command()
 def backbones() -> None:
-    """List the 29 backbones of One-Step PASI; every timm name is allowed too."""
-    from casewise.models.names import ALL29
+    """List the backbones that torchvision builds, the 29 of One-Step PASI first; every timm name is allowed too."""
+    from casewise.models.names import TORCHVISION
 
-    print("\n".join(ALL29))
+    print("\n".join(TORCHVISION))
     print(
         "and any timm name, such as vit_small_patch16_224 (`timm:resnet34` where both have it); "
-        "`all29` means the list above"
+        "`all29` means the first 29"
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from casewise.errors import SplitError
 from casewise.files import write_json
+from casewise.split_given import TEST, imported, one_source_a_fold
 from casewise.truth import panel_values
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from casewise.cohort import Cohort
     from casewise.study import Study
-
-TEST = -1
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ def split(cohort: Cohort, study: Study) -> Splits:
     subjects = sorted(set(cohort.panels["subject"]))
     settings = study.split.model_dump()
     if study.split.column:
-        side = _imported(cohort.images, study.split.column)
+        side = imported(cohort.images, study.split.column)
         folds = len({s for s in side.values() if s != TEST})
         if TEST in side.values() and not any(s != TEST for s in side.values()):
             raise SplitError(
@@ -149,6 +147,9 @@ def split(cohort: Cohort, study: Study) -> Splits:
         if folds == 1:
             side |= _assign(cohort, study, training, [1 / study.split.folds] * study.split.folds, study.seed + 1)
             folds = study.split.folds
+    elif study.split.leave_out:
+        sources, side = one_source_a_fold(cohort.images, study.split.leave_out)
+        folds, training = len(sources), subjects
     else:
         folds = study.split.folds
         tested = max(1, round(study.split.test * len(subjects))) if study.split.test else 0
@@ -169,8 +170,10 @@ def split(cohort: Cohort, study: Study) -> Splits:
     missing = [f for f in range(folds) if f not in side.values()]
     if len(training) < folds or missing:
         raise SplitError(f"{len(training)} subjects cannot fill {folds} folds. Lower split.folds.")
+    how = f"column {study.split.column}" if study.split.column else "balanced"
     record = {
-        "how": f"column {study.split.column}" if study.split.column else "balanced",
+        "how": f"leave out {study.split.leave_out}" if study.split.leave_out else how,
+        **({"left_out": sources} if study.split.leave_out else {}),
         "settings": settings,
         "balance": guide_name(study),
         "restarts": study.split.restarts,
@@ -187,44 +190,6 @@ def _name(side: int) -> str:
 def _counted(panels: pd.DataFrame, subjects: set[str]) -> dict[str, int]:
     chosen = panels[panels["subject"].isin(subjects)]
     return {"subjects": len(subjects), "cases": int(chosen["case"].nunique()), "panels": len(chosen)}
-
-
-def _imported(images: pd.DataFrame, column: str) -> dict[str, int]:
-    """Read sides from a column: `test`, `train`, or the fold's number from 1."""
-    both = images.groupby("subject")[column].nunique()
-    split_subjects = both[both > 1].index.tolist()
-    if split_subjects:
-        name = split_subjects[0]
-        values = sorted(set(images.loc[images["subject"] == name, column].astype(str)))
-        more = f" (and {len(split_subjects) - 1} more subjects)" if len(split_subjects) > 1 else ""
-        raise SplitError(
-            f"The imported split in column {column!r} puts subject {name!r} on several sides: {', '.join(values)}"
-            f"{more}. "
-            "Images of one person on both sides make every figure too good. Give each subject one side."
-        )
-    side: dict[str, int] = {}
-    for subject, value in images.groupby("subject")[column].first().astype(str).items():
-        text = value.strip().lower()
-        if text in ("test", "train", "training"):
-            side[str(subject)] = TEST if text == "test" else 0
-        elif re.fullmatch("[1-9][0-9]?", text):
-            side[str(subject)] = int(text) - 1
-        else:
-            raise SplitError(
-                f"Column {column!r} holds {value!r} for subject {subject!r}; "
-                "allowed are train, test, or the fold's number from 1."
-            )
-    words = set(images[column].astype(str).str.strip().str.lower())
-    if words & {"train", "training"} and words - {"train", "training", "test"}:
-        raise SplitError(
-            f"Column {column!r} mixes 'train' with numbers of folds. Number every fold, or write train and test."
-        )
-    numbers = sorted({s for s in side.values() if s != TEST})
-    if numbers and numbers != list(range(len(numbers))):
-        raise SplitError(
-            f"Column {column!r} numbers its folds {[n + 1 for n in numbers]}; they must run from 1 without gaps."
-        )
-    return side
 
 
 def guide_name(study: Study) -> str:
@@ -301,11 +266,25 @@ def inner_stop(records: np.ndarray, subjects: list[str], *, share: float, seed: 
 
 
 def check_scored(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
-    """Stop, before anything is trained, where a stacker would find too little to be fitted on.
+    """Stop, before anything is trained, where a network would miss a class or a stacker could not be fitted.
 
     Raises:
-        SplitError: a target that the study stacks is recorded in fewer than two folds.
+        SplitError: a class is in nobody that a fold's networks learn from; a target that the study stacks is recorded
+            in fewer than two folds.
     """
+    for name in study.outputs:
+        values = panel_values(panels, study, name)
+        for code, label in enumerate(study.classes_of(name)):
+            holders = set(panels["subject"][values == code])
+            sources = splits.record.get("left_out")
+            for fold in range(splits.folds) if holders else ():
+                if not holders & set(splits.training(fold)):
+                    where = f"all of them are {sources[fold]!r}" if sources else f"all of them are in fold {fold + 1}"
+                    raise SplitError(
+                        f"{name}: the class {label!r} has {len(holders)} subjects, and {where}: networks that are "
+                        "judged there could not learn it. "
+                        + ("Leave the class out of `classes`." if sources else "Lower split.folds or add subjects.")
+                    )
     for name in study.outputs if study.stack else []:
         scored = panels["subject"][~np.isnan(panel_values(panels, study, name))]
         folds = {splits.side[s] for s in scored} - {TEST}

@@ -20,25 +20,18 @@ _MEANINGS = {
     "thumbnail": "brightness and outline do, which may be the disease, or how the image was taken",
     "outside-anatomy": "a network can score that without looking at the anatomy",
 }
+_COLUMN_REMEDIES = {
+    "levels": "Cross-validate with `split: {{leave_out: {name}}}`, or study within one {name} (`where:`)",
+    "dates": "Study classes from the same time (`where:`), or match them in {name}",
+    "numbers": "Match the classes in {name}, and report results at each {name}",
+    "sizes": "Compare within one {name} (`where:`)",
+}
 _REMEDIES = {
-    "column": "Cross-validate with `split: {{leave_out: {name}}}`, or study within one {name} (`where:`)",
-    "files": (
-        "Compare within one source (`where:`), cross-validate with `split: {{leave_out: …}}` over the column that says "
-        "where images come from, and save all images in one way"
-    ),
-    "border": (
-        "Look at the borders for markers and letters, crop them off, cross-validate with `split: {{leave_out: …}}` "
-        "over the column that says where images come from"
-    ),
-    "thumbnail": "Compare within one source (`where:`), and see in the heat maps whether networks look at the disease",
-    "outside-anatomy": (
-        "Cross-validate with `split: {{leave_out: …}}` over the column that says where images come from, crop to the "
-        "anatomy of {mask}, or compare within one source (`where:`)"
-    ),
-    "source-from-image": (
-        "Cross-validate with `split: {{leave_out: {name}}}`, or study within one {name} (`where:`), and report the "
-        "result within each"
-    ),
+    "files": "Compare within one source (`where:`), {leave_out}, and save all images in one way",
+    "border": "Look at the borders for markers and letters and crop them off; {leave_out}",
+    "thumbnail": "Compare within one source (`where:`), {leave_out}, and see whether networks look at the disease",
+    "outside-anatomy": "Crop to the anatomy of {mask}, {leave_out}, or compare within one source (`where:`)",
+    "source-from-image": "Report the result within each {source}, or {leave_out}",
 }
 
 
@@ -61,16 +54,18 @@ def sentence(
     p: float,
     how: str = "",
     within: str = "",
+    source: str = "",
     by_filling: bool = False,
+    marks_source: bool = False,
     classes: int = 0,
 ) -> str:
     """One sentence with the figure.
 
     Args:
-        name: the column that tells, or for the reverse the one that is told.
+        name: the column that tells.
         p: adjusted for all questions.
-        within: the class in which the source is told.
-        by_filling: the column tells by whether it is filled in.
+        within: the class in which the column `source` is told.
+        by_filling: the column tells by whether it is filled in; `marks_source`: and `source` tells as much.
         classes: how many the target has; if fewer could be judged, they are named.
 
     >>> import numpy as np
@@ -79,24 +74,29 @@ def sentence(
 the disease.'
     """
     value = f"AUROC {decimal(told.value)} where .50 is chance" if told.by_class else f"r = {decimal(told.value)}"
+    if len(told.by_class) > 2:
+        best = max(told.by_class, key=lambda each: told.by_class[each])
+        value += f", and {decimal(told.by_class[best])} for {best}"
     chance = f"p = {decimal(p, 3)}" if p >= 0.0005 else "p < .001"
     if kind == "source-from-image":
-        return (
-            f"Within {target} {within}, the image tells {name}: {value} ({chance}); where {name} goes with {target}, a "
-            f"network can learn the one for the other."
-        )
-    who = _SUBJECTS[kind].format(name=name)
-    if by_filling:
-        who = f"Whether {name} is filled in"
-    best = max(told.by_class, key=lambda each: told.by_class[each], default="")
-    most = f", and {best} best, at {decimal(told.by_class[best])}" if len(told.by_class) > 2 else ""
+        goes = f"where {source} goes with {target}, a network can learn the one for the other"
+        return f"Within {target} {within}, the image tells {source}: {value} ({chance}); {goes}."
+    who = f"Whether {name} is filled in" if by_filling else _SUBJECTS[kind].format(name=name)
     seen = f", {how}," if how else ""
     among = f" among {len(told.scores):,} images with a mask" if kind == "outside-anatomy" else ""
     if told.by_class and len(told.by_class) < classes:
         target = f"{target} ({' against '.join(told.by_class)})"
-    return f"{who}{seen} tells {target}{most}: {value}{among} ({chance}); {_MEANINGS[kind].format(name=name)}."
+    meaning = f"{source} tells as much" if marks_source else _MEANINGS[kind].format(name=name)
+    return f"{who}{seen} tells {target}: {value}{among} ({chance}); {meaning}."
 
 
-def remedy(kind: str, name: str, mask: str | None) -> str:
-    """What to do, naming the study's key or the table's column."""
-    return f"{_REMEDIES[kind].format(name=name, mask=mask)}; or accept it with a reason."
+def remedy(kind: str, name: str, *, reading: str = "levels", source: str | None = None, mask: str | None = None) -> str:
+    """What to do, naming the study's key or the table's column.
+
+    >>> remedy("column", "site")
+    'Cross-validate with `split: {leave_out: site}`, or study within one site (`where:`).'
+    """
+    column = source or "the column that says where images come from"
+    leave_out = f"cross-validate with `split: {{leave_out: {column}}}`"
+    text = _COLUMN_REMEDIES[reading] if kind == "column" else _REMEDIES[kind]
+    return f"{text.format(name=name, mask=mask, source=source, leave_out=leave_out)}."

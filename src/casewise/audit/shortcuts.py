@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from casewise.audit import views
-from casewise.audit.facts import audited_columns, encode, file_features, levels, one_size_one_class, source_column
+from casewise.audit.evidence import Evidence, Kind, gather
+from casewise.audit.facts import audited_columns, levels, one_size_one_class, source_column
 from casewise.audit.findings import Finding, Level
 from casewise.audit.probes import Floats, Labels, Told, adjusted, enough, probe
 from casewise.audit.sentences import remedy, sentence
+from casewise.audit.views import Embed
 from casewise.truth import panel_values
 
 if TYPE_CHECKING:
@@ -26,26 +26,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Shortcuts", "look_for_shortcuts"]
 
-Kind = Literal["column", "files", "border", "thumbnail", "outside-anatomy", "source-from-image"]
-
 # What tells is told where it is beyond chance; it stops a run where it tells this well.
 ALPHA = 0.01
 STRONG_AUROC, STRONG_R = 0.80, 0.60
-# More images than these are not examined: what a network could use shows in so many subjects.
-EXAMINED = 5_000
+# Two figures that differ by less say the same.
+ALIKE = 0.03
 FEWEST_OF_SOURCE, FEWEST_OF_CLASS = 10, 20
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """Features (n, d) of the images `rows`, from which no label should be told; `how` says by whom they are seen."""
-
-    name: str
-    kind: Kind
-    rows: NDArray[np.int64]
-    features: Floats
-    filled: NDArray[np.bool_] | None = None
-    how: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +83,7 @@ def look_for_shortcuts(
     cohort: Cohort,
     tiles: TileStore,
     *,
-    embed: views.Embed | None = None,
+    embed: Embed | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Shortcuts:
     """Try to tell every predicted target from each piece of evidence, and the source from the image.
@@ -113,9 +99,8 @@ def look_for_shortcuts(
     tell = progress or (lambda _: None)
     images = cohort.images
     columns = audited_columns(study, images)
-    rows = _examined(images, study.seed)
     evidence: list[Evidence] = []
-    for one in _evidence(study, images, tiles, rows, columns, embed):
+    for one in gather(study, images, tiles, columns, embed=embed):
         tell(one.name)
         evidence.append(one)
     pictures = next((one for one in evidence if one.kind == "source-from-image"), None)
@@ -137,50 +122,8 @@ def look_for_shortcuts(
         tell(f"{source} from the image")
         answers += _reverse(study, images, pictures, source, truths)
     answers = [replace(a, p=p) for a, p in zip(answers, adjusted([a.told for a in answers]), strict=True)]
-    findings = _with_sizes(study, images, tiles, truths, list(_findings(study, answers, source)))
+    findings = _with_sizes(study, images, tiles, truths, _findings(study, answers, source))
     return Shortcuts(list(findings), [a.figures for a in answers], not_asked)
-
-
-def _examined(images: pd.DataFrame, seed: int) -> NDArray[np.int64]:
-    """Numbers of the images to examine: all, or those of subjects drawn until there are enough."""
-    if len(images) <= EXAMINED:
-        return np.arange(len(images))
-    subjects = images["subject"].astype(str).to_numpy()
-    names, counts = np.unique(subjects, return_counts=True)
-    order = np.random.default_rng([seed, EXAMINED]).permutation(len(names))
-    drawn = names[order[np.cumsum(counts[order]) <= EXAMINED]]
-    return np.flatnonzero(np.isin(subjects, drawn))
-
-
-def _evidence(
-    study: Study,
-    images: pd.DataFrame,
-    tiles: TileStore,
-    rows: NDArray[np.int64],
-    columns: list[str],
-    embed: views.Embed | None,
-) -> Iterator[Evidence]:
-    """Everything that the label is to be told from."""
-    subjects = images["subject"].to_numpy()[rows]
-    for name in columns:
-        column = encode(name, images[name].astype(str).to_numpy()[rows].tolist(), subjects)
-        yield Evidence(name.removeprefix("table_"), "column", rows, column.features, column.filled)
-    yield Evidence("files", "files", rows, file_features(tiles.index.iloc[rows], subjects))
-    small = views.pictures(tiles, rows)
-    yield Evidence("border", "border", rows, views.border(small))
-    if embed:
-        yield Evidence("border", "border", rows, views.seen_by(embed, tiles, rows, None), how="seen by a network")
-    yield Evidence("thumbnail", "thumbnail", rows, views.thumbnail(small))
-    yield Evidence("image", "source-from-image", rows, views.look(small))
-    masked, masks = views.read_masks(study, images, tiles)
-    here = np.isin(masked, rows)
-    masked, masks = masked[here], masks[here]
-    if len(masked):
-        small = small[np.searchsorted(rows, masked)]
-        yield Evidence("outside-anatomy", "outside-anatomy", masked, views.outside(small, masks))
-        if embed:
-            seen = views.seen_by(embed, tiles, masked, masks)
-            yield Evidence("outside-anatomy", "outside-anatomy", masked, seen, how="seen by a network")
 
 
 def _ask(study: Study, images: pd.DataFrame, evidence: Evidence, target: str, values: Floats) -> Answer | None:
@@ -198,7 +141,7 @@ def _ask(study: Study, images: pd.DataFrame, evidence: Evidence, target: str, va
         plain = probe(
             evidence.filled[kept, None].astype(float), replace(labels, moved=labels.moved[:0]), seed=study.seed
         )
-        by_filling = plain is not None and plain.value > told.value - 0.03
+        by_filling = plain is not None and plain.value > told.value - ALIKE
     return Answer(evidence, target, labels, told, by_filling=by_filling)
 
 
@@ -239,31 +182,40 @@ def level_of(kind: Kind, strength: float, *, classed: bool) -> Level:
     return "error" if strong and kind in ("column", "files", "border", "outside-anatomy") else "warning"
 
 
-def _findings(study: Study, answers: list[Answer], source: str | None) -> Iterator[Finding]:
+def _findings(study: Study, answers: list[Answer], source: str | None) -> list[Finding]:
     """One finding for each evidence and target that is beyond chance; of two ways to look, the one that tells more."""
     groups: dict[tuple[str, str, str], list[Answer]] = {}
     for answer in answers:
         if answer.p <= ALPHA:
             groups.setdefault((answer.evidence.name, answer.target, answer.within), []).append(answer)
-    telling = {(a.evidence.name, a.target) for a in answers if a.p <= ALPHA}
+    sources = {a.target: a.strength for a in answers if a.p <= ALPHA and a.evidence.name == source}
+    found = []
     for group in groups.values():
         best = max(group, key=lambda answer: answer.strength)
         kind, name, classed = best.evidence.kind, best.evidence.name, bool(best.labels.names)
+        # Whether a cell is filled in is no property of the picture: where the source is known, it is the source's mark.
+        marks_source = best.by_filling and sources.get(best.target, -1.0) > best.strength - ALIKE
         if kind == "source-from-image":
             # A source that goes with no label can be seen without harm.
-            level: Level = "warning" if (source, best.target) in telling else "note"
+            level: Level = "warning" if best.target in sources else "note"
             id = f"source-told-{best.within}"
         else:
-            level = level_of(kind, best.strength, classed=classed)
+            level = "warning" if marks_source else level_of(kind, best.strength, classed=classed)
             id = "shortcut-" + re.sub(r"\W+", "-", name)
         figures = best.figures | _rank_correlation(study, best)
         if len(group) > 1:
             figures["others"] = [a.figures for a in group if a is not best]
         text = sentence(
-            kind, name if kind == "column" else (source or ""), best.target, best.told, p=best.p, how=best.evidence.how,
-            within=best.within, by_filling=best.by_filling, classes=len(study.classes_of(best.target)),
+            kind, name, best.target, best.told, p=best.p, how=best.evidence.how, within=best.within,
+            source=source or "", by_filling=best.by_filling, marks_source=marks_source,
+            classes=len(study.classes_of(best.target)),
         )  # fmt: skip
-        yield Finding(id, level, text, figures, remedy=remedy(kind, name, study.audit.mask))
+        reading, column = ("levels", source or "") if marks_source else (best.evidence.reading, name)
+        advice = remedy(kind, column, reading=reading, source=source, mask=study.audit.mask)
+        place = (kind == "source-from-image", name != source, -best.strength)
+        found.append((place, Finding(id, level, text, figures, remedy=advice)))
+    # The source first, for it explains the others.
+    return [finding for _, finding in sorted(found, key=lambda pair: pair[0])]
 
 
 def _rank_correlation(study: Study, answer: Answer) -> dict[str, float]:
@@ -292,4 +244,4 @@ def _with_sizes(
         text = told.pop(finding.figures["target"], "") if finding.id == "shortcut-files" else ""
         yield replace(finding, level="error", sentence=f"{finding.sentence} {text}") if text else finding
     for target, text in told.items():
-        yield Finding("shortcut-files", "error", text, {"target": target}, remedy=remedy("files", "files", None))
+        yield Finding("shortcut-files", "error", text, {"target": target}, remedy=remedy("files", "files"))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.errors import CasewiseError
-from casewise.evaluation.bootstrap import Estimate, Plan, differences, draw, same_rows, with_intervals
+from casewise.evaluation.bootstrap import Estimate, Plan, differences, draw, percentiles, same_rows, with_intervals
 from casewise.evaluation.calibration import fit_temperature, reliability, scaled
 from casewise.evaluation.classification import (
     COMPARED,
@@ -134,7 +134,8 @@ def judge_classes(
 ) -> tuple[dict[str, dict[str, Estimate]], dict[str, Any]]:
     """Return every learner's figures with their intervals and, if asked, the learners compared as by `compare`.
 
-    A learner is judged on the samples that it predicted; learners are compared on those that all predicted.
+    A learner is judged on the samples that it predicted; learners are compared on those that all predicted. The
+    resamples of the expected calibration error are moved so that their median is the figure.
     """
     found: dict[str, dict[str, Estimate]] = {}
     compared: dict[str, Any] = {}
@@ -234,8 +235,13 @@ def _resampled(
         every.subjects[rows],
     )
     n_subjects = len(np.unique(np.asarray(some.subjects, dtype=str)))
-    points = figures(some, classes, np.ones((1, n_subjects)))
-    return {name: at[0] for name, at in points.items()}, figures(some, classes, draw(n_subjects, plan)), n_subjects
+    points = {name: at[0] for name, at in figures(some, classes, np.ones((1, n_subjects))).items()}
+    drawn = figures(some, classes, draw(n_subjects, plan))
+    for name in ("ece", "ece_calibrated"):
+        # drawing twice adds noise to the bins, so that resamples lie above the figure, and would leave it out
+        middle = percentiles(drawn[name], 0.0)[0]
+        drawn[name] = np.maximum(drawn[name] - (middle - points[name]), 0.0)
+    return points, drawn, n_subjects
 
 
 def _shown(classes: Classes) -> list[int]:

@@ -163,6 +163,12 @@ def evaluate(
         f"interval of the difference leaves 0 out and there are {ROUGH_BELOW} subjects or more. "
         "No allowance is made for the number of learners compared."
     )
+    if told["classes"]:
+        notes.append(
+            "Figures over all classes are plain means over the classes (macro), areas being of one class against the "
+            "rest. Intervals of the expected calibration error are moved so that the resamples' median is the figure, "
+            "since resampling by itself adds to it."
+        )
     told["notes"] = notes
     return dict(_plain(told))
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from casewise.models.names import ALL29
+from casewise.models.names import TORCHVISION
 
 MEAN = (0.485, 0.456, 0.406)
 SPREAD = (0.229, 0.224, 0.225)
@@ -86,11 +86,13 @@ class Network(nn.Module):
 
 EXPLAIN = {
     **{
-        name: "features" for name in ALL29 if name.startswith(("alexnet", "vgg", "squeezenet", "densenet", "mobilenet"))
+        name: "features"
+        for name in TORCHVISION
+        if name.startswith(("alexnet", "vgg", "squeezenet", "densenet", "mobilenet", "efficientnet"))
     },
-    **{name: "layer4" for name in ALL29 if name.startswith(("resnet", "resnext", "wide_resnet"))},
-    **{name: "conv5" for name in ALL29 if name.startswith("shufflenet")},
-    **{name: "layers" for name in ALL29 if name.startswith("mnasnet")},
+    **{name: "layer4" for name in TORCHVISION if name.startswith(("resnet", "resnext", "wide_resnet"))},
+    **{name: "conv5" for name in TORCHVISION if name.startswith("shufflenet")},
+    **{name: "layers" for name in TORCHVISION if name.startswith("mnasnet")},
     "googlenet": "inception5b",
 }
 
@@ -99,9 +101,9 @@ def build_network(name: str, outputs: int, *, dropout: float = 0.0) -> Network:
     """Build a network with random weights and a fresh head. Its library's own last layer is gone.
 
     Args:
-        name: one of the 29, or a timm name (`timm:NAME` where both have it).
+        name: one of torchvision's (see `casewise.models.names`), or a timm name (`timm:NAME` where both have it).
     """
-    if name in ALL29:
+    if name in TORCHVISION:
         body, width = _torchvision(name)
         return Network(name, body, width, outputs, dropout=dropout)
     import timm
@@ -147,7 +149,7 @@ def library_head(name: str) -> tuple[str, ...]:
         return ("classifier.",)
     if name == "googlenet":
         return ("fc.", "aux1.", "aux2.")
-    if name not in ALL29:
+    if name not in TORCHVISION:
         return ("head.", "classifier.", "fc.", "head_dist.", "last_linear.")
     with torch.device("meta"):
         body = models.get_model(name, weights=None)

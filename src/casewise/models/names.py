@@ -13,6 +13,8 @@ ALL29 = [
     *["googlenet", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "mobilenet_v2", "mobilenet_v3_large"],
     *["mobilenet_v3_small", "mnasnet0_5", "mnasnet1_0"],
 ]
+# All that torchvision builds here: what another study needs beside the 29.
+TORCHVISION = [*ALL29, "densenet201", *[f"efficientnet_b{i}" for i in range(8)]]
 
 
 def check_backbones(names: list[str], source: str = "backbones") -> list[str]:
@@ -22,11 +24,11 @@ def check_backbones(names: list[str], source: str = "backbones") -> list[str]:
         StudyError: naming the unknown backbone and the nearest known one.
     """
     for name in names:
-        if name in ALL29:
+        if name in TORCHVISION:
             continue
         known = timm_names()
         if str(name).removeprefix("timm:") not in known:
-            hint = nearest(name, ALL29) or nearest(name, known)
+            hint = nearest(name, TORCHVISION) or nearest(name, known)
             raise StudyError(f"{source}: there is no backbone {name!r}.{hint} See `casewise backbones`.")
     return names
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from casewise.errors import SplitError, WeightsError, nearest
 from casewise.models.backbones import Network, library_head
-from casewise.models.names import ALL29
+from casewise.models.names import TORCHVISION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,7 +156,7 @@ def _downloaded(network: Network, folder: Path | None) -> str:
     name = network.name
     try:
         with _patience(20):
-            if name in ALL29:
+            if name in TORCHVISION:
                 from torchvision.models import get_model_weights
 
                 choice = get_model_weights(name)["IMAGENET1K_V1"]

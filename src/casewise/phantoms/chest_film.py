@@ -152,7 +152,7 @@ def _position(seed: int, who: Chest, film: np.random.Generator, shape: tuple[int
     shift = own.uniform([-0.05, -0.06], [0.05, 0.06]) + film.uniform(-0.012, 0.012, 2)
     # Whoever takes a film sees to it that the tops of the lungs are on it.
     top = min(float(lung[:, 1].min()) for lung in who.lungs)
-    zoom = min(own.uniform(0.86, 1.24) * film.uniform(0.985, 1.015), 0.49 / max(-(top + shift[1]), 0.3))
+    zoom = min(own.uniform(0.86, 1.24) * film.uniform(0.985, 1.015), 0.465 / max(-(top + shift[1]), 0.3))
     scale = min(shape) * zoom
     linear = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     middle = np.array([(shape[1] - 1) / 2, (shape[0] - 1) / 2])
@@ -168,7 +168,11 @@ def _density(
     torso = canvas.fill(who.torso)
     arms = canvas.bands([(arm, 2 * who.arm_width, 255) for arm in who.arms])
     deep = canvas.depth(torso)
-    body = 1 - np.float32(0.75) * np.exp(deep * np.float32(-1 / 0.022)) - np.float32(0.25) * np.exp(deep * np.float32(-1 / 0.12))
+    body = (
+        1
+        - np.float32(0.75) * np.exp(deep * np.float32(-1 / 0.022))
+        - np.float32(0.25) * np.exp(deep * np.float32(-1 / 0.12))
+    )
     limbs = 1 - np.exp(canvas.depth(arms) * np.float32(-1 / 0.03))
     body = np.maximum(body, np.float32(0.8) * limbs)
     density = np.float32(much["body"]) * body
@@ -234,7 +238,9 @@ def _bones(who: Chest, canvas: _Canvas, inverse: Points, density: Floats, body: 
     humeri = canvas.bands([(arm, 0.05, 255) for arm in who.arms] + [(arm, 0.024, 150) for arm in who.arms])
     density += np.float32(0.09) * canvas.soft(humeri, 0.004) * body
     if who.leads:
-        density += np.float32(0.11) * canvas.soft(canvas.bands([(lead, 0.005, 255) for lead in who.leads]), 0.001) * body
+        density += (
+            np.float32(0.11) * canvas.soft(canvas.bands([(lead, 0.005, 255) for lead in who.leads]), 0.001) * body
+        )
         buttons = [circle(x, y, 0.008) for x, y in (lead[-1] for lead in who.leads)]
         density += np.float32(0.16) * canvas.soft(canvas.fill(*buttons), 0.001)
 
@@ -250,7 +256,14 @@ def _rib_layer(canvas: _Canvas, ribs: tuple[Rib, ...], *, front: bool) -> NDArra
 
 
 def _texture(
-    seed: int, who: Chest, canvas: _Canvas, inverse: Points, density: Floats, lungs: NDArray[np.uint8], breath: float, body: Floats
+    seed: int,
+    who: Chest,
+    canvas: _Canvas,
+    inverse: Points,
+    density: Floats,
+    lungs: NDArray[np.uint8],
+    breath: float,
+    body: Floats,
 ) -> None:
     """Add vessels, hila and the fine unevenness of all tissue in place."""
     much = who.densities
@@ -264,7 +277,13 @@ def _texture(
         across = np.exp(np.square((columns - x) / (0.035 * canvas.scale)) * np.float32(-0.5))
         along = np.exp(np.square((rows - y) / (0.055 * canvas.scale)) * np.float32(-0.5))
         density += np.float32(0.07) * across * along
-    for zoom, strength in ((1.0, "texture"), (0.4, "texture"), (3.5, "texture"), (5.0, "unevenness"), (10.0, "unevenness")):
+    for zoom, strength in (
+        (1.0, "texture"),
+        (0.4, "texture"),
+        (3.5, "texture"),
+        (5.0, "unevenness"),
+        (10.0, "unevenness"),
+    ):
         grid = random.standard_normal((56, 56), dtype=np.float32)
         density += np.float32(much[strength]) * spread(grid, inverse / zoom, canvas.shape) * body
 
@@ -320,7 +339,12 @@ def _collimate(grey: Floats, random: np.random.Generator) -> None:
 
 
 def _developed(
-    grey: Floats, added: Floats, lungs: NDArray[np.bool_], grain: float, random: np.random.Generator, size: tuple[int, int]
+    grey: Floats,
+    added: Floats,
+    lungs: NDArray[np.bool_],
+    grain: float,
+    random: np.random.Generator,
+    size: tuple[int, int],
 ) -> Film:
     """Return 8-bit pixels of the size asked for, with grain."""
     if grey.shape != size[::-1]:

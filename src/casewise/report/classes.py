@@ -40,8 +40,7 @@ def matrix(told: dict[str, Any]) -> Matrix:
     """
     names, counts = plain_names(told), told["confusion"]
     rows = [
-        (name, sum(row), [(int(n), n / max(sum(row), 1)) for n in row])
-        for name, row in zip(names, counts, strict=True)
+        (name, sum(row), [(int(n), n / max(sum(row), 1)) for n in row]) for name, row in zip(names, counts, strict=True)
     ]
     return Matrix(names, rows, [int(sum(column)) for column in zip(*counts, strict=True)])
 

@@ -137,7 +137,8 @@ def parts(material: Material) -> dict[str, Any] | None:
     study = material.study
     others = dict.fromkeys(
         name
-        for name in [*study.scores, *study.outputs] if name != study.outcome and study.kind_of(name) == "regression"
+        for name in [*study.scores, *study.outputs]
+        if name != study.outcome and study.kind_of(name) == "regression"
     )
     scatters: list[Markup] = []
     width = 176.0 if len(others) > 3 else 260.0

@@ -153,7 +153,9 @@ def choice(material: Material) -> str:
         why = "it was chosen on the same cases that it is judged on, which flatters it a little"
     judged = "out-of-fold " if "oof" in material.stages else ""
     merit = "CCC" if material.kind == "regression" else measure_of(material.merit).words
-    chosen = f"Of {len(material.learners)} learners this page shows {material.learner}, whose {judged}{merit} is the best"
+    chosen = (
+        f"Of {len(material.learners)} learners this page shows {material.learner}, whose {judged}{merit} is the best"
+    )
     return f"{chosen}; {why}. {comparison(material, material.stage)}".strip()
 
 

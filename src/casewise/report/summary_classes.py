@@ -202,4 +202,3 @@ def tiles(material: Material) -> list[tuple[str, Cell, str]]:
         if figure and len(found) < 4:
             found.append((title, measure_cell(metric, figure, words=True), unit))
     return found
-

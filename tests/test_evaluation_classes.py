@@ -1,0 +1,480 @@
+"""Classes and grades: every figure against scikit-learn or a closed form, honest intervals, nothing chosen on test."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics as sk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from casewise.errors import CasewiseError
+from casewise.evaluation import evaluate
+from casewise.evaluation.bootstrap import Plan, draw
+from casewise.evaluation.calibration import fit_temperature, reliability, scaled
+from casewise.evaluation.classed import classes_of, judge_classes, widen
+from casewise.evaluation.classification import Classes, Samples, figures
+from casewise.evaluation.crossfit import choose
+from casewise.evaluation.operating import choose_threshold
+from casewise.evaluation.ranking import areas, curve, drawn_curve
+from casewise.predictions import decided
+
+NAMES = ("covid", "none", "pneumonia", "other", "unclear")
+
+
+def table(
+    *,
+    subjects: int = 60,
+    test_subjects: int = 0,
+    each: int = 1,
+    k: int = 3,
+    skill: dict[str, float] | None = None,
+    kind: str = "classification",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Learners of known merit, each too sure of itself; a subject's cases share their class and most of their noise."""
+    rng = np.random.default_rng(seed)
+    number = np.repeat(np.arange(subjects + test_subjects), each)
+    truth = rng.permutation(np.arange(subjects + test_subjects) % k)[number]
+    frame = pd.DataFrame({"subject": [f"s{n:04d}" for n in number], "visit": np.arange(len(number)).astype(str)})
+    frame["case"] = frame["subject"] + "/" + frame["visit"]
+    frame = frame.assign(day=np.nan, region="", image="", inner_fold=pd.NA, target="dx", kind=kind)
+    frame["stage"] = np.where(number < subjects, "oof", "test")
+    frame["outer_fold"] = pd.array([n % 3 if n < subjects else None for n in number], dtype="Int64")
+    frame["y_true"] = truth.astype(float)
+    parts = []
+    for model, strength in (skill or {"good": 2.0, "fair": 1.0, "poor": 0.2}).items():
+        own = rng.normal(size=(subjects + test_subjects, k))[number]
+        logits = 2 * (own + 0.3 * rng.normal(size=own.shape) + strength * np.eye(k)[truth])
+        p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        rows = frame.assign(model=model, y_pred=decided(kind, p))
+        parts.append(rows.assign(**{f"p{n}": p[:, n] for n in range(k)}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def samples(k: int, seed: int, n: int = 150) -> tuple[Samples, np.ndarray]:
+    """Probabilities with many ties, of two learners, and the number of each case's subject."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, k, n)
+    p = rng.multinomial(12, rng.dirichlet(np.ones(k), (n, 2))) / 12
+    p[:, 1] = 0.5 * p[:, 1] + 0.5 * np.eye(k)[truth] * rng.integers(0, 2, (n, 1)) + 0.0
+    p /= p.sum(axis=-1, keepdims=True)
+    subject = rng.integers(0, 40, n)
+    subject[:40] = np.arange(40)
+    names = np.array([f"s{number:02d}" for number in subject])
+    return Samples(truth, p.argmax(-1), p, scaled(p, np.full(p.shape[:2], 1.7)), names), subject
+
+
+def expected(truth: np.ndarray, given: np.ndarray, p: np.ndarray, w: np.ndarray, kind: str) -> dict[str, float]:
+    """The figures by scikit-learn, the positive class of two being the first."""
+    k, labels = p.shape[1], list(range(p.shape[1]))
+    found = {
+        "accuracy": sk.accuracy_score(truth, given, sample_weight=w),
+        "balanced_accuracy": sk.balanced_accuracy_score(truth, given, sample_weight=w),
+        "kappa": sk.cohen_kappa_score(truth, given, labels=labels, sample_weight=w),
+        "log_loss": sk.log_loss(truth, p, labels=labels, sample_weight=w),
+        "brier": np.average(((p - np.eye(k)[truth]) ** 2).sum(axis=1), weights=w),
+    }
+    for average, keys in ((None, [f"[{name}]" for name in NAMES[:k]]), ("macro", [""])):
+        told = sk.precision_recall_fscore_support(
+            truth, given, labels=labels, average=average, sample_weight=w, zero_division=0
+        )
+        for name, values in zip(("precision", "recall", "f1"), told[:3], strict=True):
+            found |= {name + key: value for key, value in zip(keys, np.atleast_1d(values), strict=True)}
+    scores = p if k > 2 else np.stack([p[:, 0], -p[:, 0]], axis=1)
+    for n in labels:
+        found[f"auroc[{NAMES[n]}]"] = sk.roc_auc_score(truth == n, scores[:, n], sample_weight=w)
+        found[f"auprc[{NAMES[n]}]"] = sk.average_precision_score(truth == n, scores[:, n], sample_weight=w)
+    for name in ("auroc", "auprc"):
+        found[name] = np.mean([found[f"{name}[{c}]"] for c in NAMES[:k]])
+    if k > 2:
+        found["auroc"] = sk.roc_auc_score(truth, p, multi_class="ovr", labels=labels, sample_weight=w)
+    if k > 2 and kind == "classification":
+        # scikit-learn lets the last of equals go before; here the first does, as it is the one decided for
+        found["top2_accuracy"] = sk.top_k_accuracy_score(k - 1 - truth, p[:, ::-1], k=2, labels=labels, sample_weight=w)
+    if k == 2:
+        found["sensitivity"] = sk.recall_score(truth, given, pos_label=0, sample_weight=w)
+        found["specificity"] = sk.recall_score(truth, given, pos_label=1, sample_weight=w)
+    if kind == "ordinal":
+        found["kappa_quadratic"] = sk.cohen_kappa_score(
+            truth, given, labels=labels, weights="quadratic", sample_weight=w
+        )
+        found["mae"] = sk.mean_absolute_error(truth, given, sample_weight=w)
+    edges, top, right = np.linspace(0, 1, 16), p.max(axis=1), p.argmax(axis=1) == truth
+    found["ece"] = 0.0
+    for low, high in itertools.pairwise(edges):
+        inside = (top > low + 1e-9) & (top <= high + 1e-9)
+        if w[inside].sum():
+            gap = np.average(right[inside], weights=w[inside]) - np.average(top[inside], weights=w[inside])
+            found["ece"] += w[inside].sum() / w.sum() * abs(gap)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["classification", "ordinal"])
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_every_figure_is_scikit_learns_also_weighted(k: int, kind: str) -> None:
+    some, subject = samples(k, seed=k)
+    classes = Classes(NAMES[:k], kind, 0 if k == 2 else None)  # type: ignore[arg-type]
+    counts = np.concatenate([np.ones((1, 40)), draw(40, Plan(5, seed=k))])
+    found = figures(some, classes, counts)
+    assert list(found) == classes.metrics
+    for resample, weights in enumerate(counts):
+        w = weights[subject]
+        there = w > 0  # scikit-learn counts classes of weight zero as there
+        for learner in (0, 1):
+            truth, given = some.truth[there], some.decided[there, learner]
+            theirs = expected(truth, given, some.probabilities[there, learner], w[there], kind)
+            for ending in ("brier", "ece", "log_loss"):
+                scaled_p = some.calibrated[there, learner]
+                theirs[f"{ending}_calibrated"] = expected(truth, given, scaled_p, w[there], kind)[ending]
+            assert set(theirs) == set(found)
+            for name, value in theirs.items():
+                assert found[name][resample, learner] == pytest.approx(value, abs=1e-9), (name, resample, learner)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.integers(0, 3)), min_size=1, max_size=25))
+def test_the_area_is_the_share_of_pairs_in_the_right_order(cases: list[tuple[int, bool, int]]) -> None:
+    scores, of_class, weights = (np.array(column) for column in zip(*cases, strict=True))
+    w = weights.astype(float)[None]
+    auroc, auprc = areas(scores.astype(float), of_class, np.arange(len(cases)), w)
+    pairs = [
+        (a[2] * b[2], 1.0 if a[0] > b[0] else 0.5 if a[0] == b[0] else 0.0)
+        for a in cases
+        for b in cases
+        if a[1] and not b[1]
+    ]
+    total = sum(weight for weight, _ in pairs)
+    if total:
+        assert auroc[0] == pytest.approx(sum(weight * order for weight, order in pairs) / total)
+        backwards = areas(-scores.astype(float), of_class, np.arange(len(cases)), w)[0]
+        assert auroc[0] + backwards[0] == pytest.approx(1.0)
+    else:
+        assert np.isnan(auroc[0])
+    assert np.isnan(auprc[0]) == (not (weights * of_class).sum())
+
+
+def test_resamples_in_pieces_are_the_same_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    some, subject = samples(3, seed=9)
+    args = (some.probabilities[:, 0, 0], some.truth == 0, subject, draw(40, Plan(50)))
+    at_once = areas(*args)
+    monkeypatch.setattr("casewise.evaluation.ranking._AT_ONCE", 1000)
+    assert np.array_equal(areas(*args), at_once)
+
+
+def judge(rows: pd.DataFrame, names: tuple[str, ...] | None = None, **plan: Any) -> dict[str, Any]:
+    classes = classes_of(rows, names, None)
+    wide = widen(rows, classes, {}, crossed=True)
+    return judge_classes(wide, classes, Plan(**{"resamples": 300, **plan}), comparing=False)[0]
+
+
+def test_a_class_that_nobody_has_is_never_nought() -> None:
+    rows = table(k=3)
+    told = judge(rows[rows["y_true"] != 2], NAMES[:3])["good"]
+    for name in ("auroc", "auprc", "precision", "recall", "f1", "balanced_accuracy"):
+        assert told[name].value is None
+        assert told[name].reason == "no case is truly pneumonia"
+    for name in ("auroc", "auprc", "precision", "recall", "f1"):
+        assert told[f"{name}[pneumonia]"].value is None
+        assert told[f"{name}[covid]"].low <= told[f"{name}[covid]"].value <= told[f"{name}[covid]"].high
+    assert told["accuracy"].low is not None
+    one = judge(rows[rows["y_true"] == 0].assign(y_pred=0.0), NAMES[:3])["good"]
+    assert one["auroc[covid]"].reason == "every case is truly covid"
+    assert one["auroc"].reason == "no case is truly none or pneumonia"
+    assert one["kappa"].reason == "all cases are in one class, on both sides"
+    assert one["log_loss_calibrated"].reason.startswith("no temperature")
+
+
+def test_a_class_that_most_resamples_miss_has_a_figure_without_an_interval() -> None:
+    rows = table(k=3)
+    rows = rows[(rows["y_true"] != 2) | (rows["subject"] == rows.loc[rows["y_true"] == 2, "subject"].iloc[0])]
+    told = judge(rows, NAMES[:3])["good"]
+    assert told["auroc[pneumonia]"].value is not None
+    assert told["auroc"].low is None
+    assert told["auroc"].reason == "too many resamples are undefined: no interval"
+    assert told["auroc[covid]"].low is not None
+
+
+def test_a_class_that_is_never_predicted_has_a_precision_of_nought() -> None:
+    told = judge(table(k=3).assign(y_pred=1.0), NAMES[:3])["good"]
+    assert (told["precision[covid]"].value, told["recall[covid]"].value, told["f1[covid]"].value) == (0.0, 0.0, 0.0)
+
+
+def test_without_skill_the_area_covers_a_half() -> None:
+    covered = 0
+    for seed in range(60):
+        rows = table(subjects=60, each=2, k=2, skill={"net": 0.0}, seed=seed)
+        told = judge(rows)["net"]["auroc"]
+        covered += told.low <= 0.5 <= told.high
+    assert 52 <= covered <= 60
+
+
+def test_images_of_one_subject_count_less_than_images_of_many() -> None:
+    rows = table(subjects=30, each=6, k=2, skill={"net": 1.0})
+    by_subject = judge(rows, resamples=1000)["net"]
+    by_image = judge(rows.assign(subject=rows["case"]), resamples=1000)["net"]
+    for name in ("auroc", "auprc", "accuracy", "log_loss", "f1"):
+        wide, narrow = (told[name].high - told[name].low for told in (by_subject, by_image))
+        assert by_subject[name].value == pytest.approx(by_image[name].value)
+        assert wide > 1.4 * narrow
+    assert (by_subject["auroc"].n_subjects, by_subject["auroc"].n_cases) == (30, 180)
+
+
+def test_the_temperature_is_the_one_that_the_logits_were_multiplied_with() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20_000, 3))
+    honest = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    truth = (honest.cumsum(axis=1) < rng.random((len(honest), 1))).sum(axis=1)
+    too_sure = scaled(honest, np.full(len(honest), 1 / 2.5))
+    temperature = fit_temperature(too_sure, truth)
+    assert temperature == pytest.approx(2.5, rel=0.05)
+    grid = np.exp(np.linspace(np.log(temperature) - 0.1, np.log(temperature) + 0.1, 41))
+    losses = [sk.log_loss(truth, scaled(too_sure, np.full(len(truth), t))) for t in grid]
+    assert int(np.argmin(losses)) == 20
+    assert scaled(too_sure, np.full(len(truth), 2.5)) == pytest.approx(honest)
+    assert fit_temperature(np.full((5, 2), 0.5), np.array([0, 1, 0, 1, 0])) == 1.0
+
+
+def test_reliability_adds_up_to_the_calibration_error() -> None:
+    some, _ = samples(3, seed=4)
+    bins = reliability(some.probabilities[:, 0], some.truth)
+    n = sum(b["n"] for b in bins)
+    ece = sum(b["n"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / n
+    assert n == len(some.truth)
+    assert all(b["low"] < b["confidence"] <= b["high"] + 1e-9 for b in bins)
+    assert ece == pytest.approx(figures(some, Classes(NAMES[:3]), np.ones((1, 40)))["ece"][0, 0])
+
+
+def test_thresholds_are_those_of_scikit_learns_curve() -> None:
+    rng = np.random.default_rng(1)
+    of_class = rng.random(200) < 0.4
+    scores = np.round(rng.normal(size=200) + of_class, 1)
+    fpr, tpr, thresholds = sk.roc_curve(of_class, scores, drop_intermediate=False)
+    for ours, theirs in zip(curve(scores, of_class), (fpr, tpr, thresholds), strict=True):
+        assert ours == pytest.approx(theirs[1:])
+    youden = choose_threshold(scores, of_class, None)
+    assert (tpr - fpr)[thresholds == youden] == pytest.approx((tpr - fpr).max())
+    reached = choose_threshold(scores, of_class, 0.9)
+    taken = scores >= reached
+    assert sk.recall_score(of_class, taken) >= 0.9 > sk.recall_score(of_class, scores > reached)
+    assert np.isnan(choose_threshold(scores, np.ones(200), None))
+
+
+def test_a_drawn_curve_is_short_and_has_the_same_area() -> None:
+    rng = np.random.default_rng(2)
+    of_class = rng.random(5000) < 0.3
+    scores = rng.normal(size=5000) + 1.5 * of_class
+    drawn = drawn_curve(scores, of_class)
+    assert drawn is not None
+    assert len(drawn["fpr"]) <= 200
+    assert (drawn["fpr"][0], drawn["tpr"][0], drawn["fpr"][-1], drawn["tpr"][-1]) == (0, 0, 1, 1)
+    assert np.trapezoid(drawn["tpr"], drawn["fpr"]) == pytest.approx(sk.roc_auc_score(of_class, scores), abs=1e-3)
+    assert drawn_curve(scores, np.zeros(5000)) is None
+
+
+def test_what_a_fold_is_judged_with_never_saw_it() -> None:
+    values, folds = np.arange(9.0), np.arange(9) % 3
+    before = choose(lambda rows: float(values[rows].sum()), folds)
+    values[folds == 1] = 1000
+    after = choose(lambda rows: float(values[rows].sum()), folds)
+    assert before[1] == after[1]
+    assert before[0] != after[0]
+    assert np.isnan(choose(lambda rows: 1.0, np.zeros(4))[0])
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return evaluate(
+            table(subjects=90, test_subjects=30),
+            main="dx",
+            resamples=300,
+            classes={"dx": NAMES[:3]},
+            sensitivities=(0.9, 0.5),
+        )
+
+
+def test_a_study_of_classes_has_every_figure(told: dict[str, Any]) -> None:
+    for stage, n in (("oof", 90), ("test", 30)):
+        for figures_of in told["metrics"][stage].values():
+            assert list(figures_of["dx"]) == Classes(NAMES[:3]).metrics
+            for figure in figures_of["dx"].values():
+                assert figure["low"] <= figure["value"] <= figure["high"]
+                assert (figure["n_subjects"], figure["n_cases"], figure["rough"]) == (n, n, False)
+        block = told["classes"][stage]["good"]["dx"]
+        assert block["names"] == list(NAMES[:3])
+        assert block["positive"] is None
+        assert (block["support"], np.sum(block["confusion"])) == (np.sum(block["confusion"], axis=1).tolist(), n)
+        assert set(block["roc"]) == set(NAMES[:3])
+        assert block["reliability"]
+        assert block["reliability_calibrated"]
+        rules = ["youden", "sensitivity >= 0.9", "sensitivity >= 0.5"]
+        assert [(o["class"], o["rule"]) for o in block["operating"]] == [(c, r) for c in NAMES[:3] for r in rules]
+    assert set(told["comparisons"]["test"]["dx"]) == {"accuracy", "auroc", "f1", "log_loss"}
+    assert told["comparisons"]["oof"]["dx"]["auroc"]["not_told_apart"] == ["good"]
+    assert told["comparisons"]["oof"]["dx"]["log_loss"]["differences"]["poor"]["low"] > 0
+    main = told["main"]
+    assert (main["kind"], main["stage"], main["learner"], main["chosen_on"]) == (
+        "classification",
+        "test",
+        "good",
+        "oof",
+    )
+    assert main["metrics"] == told["metrics"]["test"]["good"]["dx"]
+    assert not any("response" in note or "regions" in note for note in told["notes"])
+    assert told["response"] == told["bands"] == told["readers"] == {}
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+
+
+def test_nothing_is_chosen_on_the_cases_that_it_is_judged_on(told: dict[str, Any]) -> None:
+    oof, test = (told["classes"][stage]["good"]["dx"] for stage in ("oof", "test"))
+    assert (oof["temperature_fitted_on"], test["temperature_fitted_on"]) == ("the other folds", "out of fold")
+    rows = table(subjects=90, test_subjects=30)
+    rows = rows[rows["model"] == "good"]
+    out, new = rows[rows["stage"] == "oof"], rows[rows["stage"] == "test"]
+    p, truth, folds = out[["p0", "p1", "p2"]].to_numpy(), out["y_true"].to_numpy(dtype=int), out["outer_fold"]
+    assert test["temperature"] == pytest.approx(fit_temperature(p, truth), rel=1e-5)
+    others = (folds != 1).to_numpy()
+    assert oof["temperature_by_fold"]["1"] == pytest.approx(fit_temperature(p[others], truth[others]), rel=1e-5)
+    figure = told["metrics"]["test"]["good"]["dx"]
+    assert figure["log_loss_calibrated"]["value"] < figure["log_loss"]["value"]
+    point = test["operating"][1]
+    assert point["threshold"] == choose_threshold(p[:, 0], truth == 0, 0.9)
+    taken = new["p0"].to_numpy() >= point["threshold"]
+    is_covid = new["y_true"].to_numpy() == 0
+    assert point["sensitivity"]["value"] == pytest.approx(taken[is_covid].mean(), rel=1e-5)
+    assert point["specificity"]["value"] == pytest.approx(1 - taken[~is_covid].mean(), rel=1e-5)
+    assert point["precision"]["value"] == pytest.approx(is_covid[taken].mean(), rel=1e-5)
+    crossed = oof["operating"][1]
+    by_row = np.array([crossed["threshold_by_fold"][str(fold)] for fold in folds])
+    assert crossed["threshold_by_fold"]["2"] == choose_threshold(
+        p[(folds != 2).to_numpy(), 0], truth[(folds != 2).to_numpy()] == 0, 0.9
+    )
+    hit = (p[:, 0] >= by_row)[truth == 0].mean()
+    assert crossed["sensitivity"]["value"] == pytest.approx(hit, rel=1e-5)
+
+
+def test_of_two_classes_everything_is_about_the_positive_one() -> None:
+    rows = table(subjects=90, k=2)
+    found = evaluate(rows, main="dx", resamples=50, classes={"dx": ["covid", "none"]}, positive={"dx": "none"})
+    figure, block = found["metrics"]["oof"]["good"]["dx"], found["classes"]["oof"]["good"]["dx"]
+    assert figure["sensitivity"] == figure["recall[none]"]
+    assert figure["specificity"] == figure["recall[covid]"]
+    assert figure["auroc"]["value"] == figure["auroc[covid]"]["value"] == figure["auroc[none]"]["value"]
+    assert "top2_accuracy" not in figure
+    assert block["positive"] == "none"
+    assert list(block["roc"]) == ["none"]
+    assert {point["class"] for point in block["operating"]} == {"none"}
+
+
+def test_grades_are_judged_by_their_distance() -> None:
+    rows = table(subjects=90, k=5, kind="ordinal")
+    found = evaluate(rows, main="dx", resamples=50)
+    figure = found["metrics"]["oof"]["good"]["dx"]
+    assert "top2_accuracy" not in figure
+    assert figure["mae"]["value"] > 0
+    assert "kappa_quadratic" in found["comparisons"]["oof"]["dx"]
+    assert found["main"]["kind"] == "ordinal"
+    kappas = {name: keys["dx"]["kappa_quadratic"]["value"] for name, keys in found["metrics"]["oof"].items()}
+    assert found["main"]["learner"] == max(kappas, key=lambda name: kappas[name])
+
+
+def test_without_out_of_fold_rows_nothing_is_calibrated() -> None:
+    rows = table(subjects=0, test_subjects=40)
+    found = evaluate(rows, main="dx", resamples=50)
+    block = found["classes"]["test"]["good"]["dx"]
+    assert (block["temperature"], block["operating"], block["reliability_calibrated"]) == (None, [], [])
+    assert found["metrics"]["test"]["good"]["dx"]["ece_calibrated"]["reason"].startswith("no temperature")
+    assert any("flatters" in note for note in found["notes"])
+    one_fold = table(subjects=40).assign(outer_fold=pd.array([0] * 120, dtype="Int64"))
+    found = evaluate(one_fold, main="dx", resamples=50)
+    point = found["classes"]["oof"]["good"]["dx"]["operating"][0]
+    assert point["threshold"] is None
+    assert point["sensitivity"]["reason"].startswith("no threshold")
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_missing_class_and_a_single_subject_are_said_and_no_failure() -> None:
+    rows = table(test_subjects=12)
+    gone = rows[(rows["stage"] == "oof") | (rows["y_true"] != 2)]
+    found = evaluate(gone, main="dx", resamples=50, classes={"dx": NAMES[:3]})
+    assert any("The test set: no case of dx is truly pneumonia" in note for note in found["notes"])
+    assert "pneumonia" not in found["classes"]["test"]["good"]["dx"]["roc"]
+    assert found["classes"]["test"]["good"]["dx"]["support"][2] == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        alone = evaluate(rows[rows["subject"] == "s0001"], main="dx", resamples=50)
+    assert alone["metrics"]["oof"]["good"]["dx"]["accuracy"]["low"] is None
+    json.dumps([found, alone], allow_nan=False)
+    unknown = evaluate(rows.assign(y_true=np.nan), main="dx", resamples=50)
+    assert (unknown["metrics"], unknown["main"]["learner"], unknown["main"]["kind"]) == ({}, None, "classification")
+
+
+def test_learners_are_compared_on_the_cases_that_all_predicted() -> None:
+    rows = table(subjects=60)
+    gaps = rows[~((rows["model"] == "poor") & (rows["subject"] < "s0006"))]
+    found = evaluate(gaps, main="dx", resamples=50)
+    assert found["metrics"]["oof"]["poor"]["dx"]["auroc"]["n_cases"] == 54
+    assert found["metrics"]["oof"]["good"]["dx"]["auroc"]["n_cases"] == 60
+    assert found["comparisons"]["oof"]["dx"]["auroc"]["n_subjects"] == 54
+    both = evaluate(rows[rows["subject"] >= "s0006"], main="dx", resamples=50)
+    assert found["comparisons"]["oof"]["dx"]["f1"] == both["comparisons"]["oof"]["dx"]["f1"]
+
+
+def test_numbers_beside_classes_are_judged_as_if_alone() -> None:
+    rows = table(subjects=30)
+    numbers = rows.drop(columns=["p0", "p1", "p2"]).assign(target="severity", kind="regression")
+    numbers["y_true"] += np.tile(np.arange(30) / 7, 3)
+    readers = numbers[numbers["model"] == "good"][["case", "target"]].assign(reader="senior", value=1.0)
+    readers["value"] += np.arange(30) / 9
+    options: dict[str, Any] = {"resamples": 50, "readers": readers, "baseline": None}
+    alone = evaluate(numbers, main="severity", **options)
+    both = evaluate(pd.concat([rows, numbers], ignore_index=True), main="severity", **options)
+    assert both["metrics"]["oof"]["good"]["severity"] == alone["metrics"]["oof"]["good"]["severity"]
+    assert both["comparisons"]["oof"]["severity"] == alone["comparisons"]["oof"]["severity"]
+    assert both["readers"] == alone["readers"]
+    assert set(both["classes"]["oof"]["good"]) == {"dx"}
+    assert alone["classes"] == {}
+    assert (alone["main"]["kind"], both["main"]["kind"]) == ("regression", "regression")
+    swapped = evaluate(pd.concat([rows, numbers], ignore_index=True), main="dx", bands={"a": 0, "b": 1}, **options)
+    assert swapped["bands"] == {}
+    readers = readers.assign(target="dx")
+    assert evaluate(rows, main="dx", resamples=50, readers=readers)["readers"]["between"]["all"] == {}
+
+
+def test_classes_in_regions_have_figures_in_each() -> None:
+    rows = pd.concat([table(seed=seed).assign(region=region) for seed, region in ((0, "left"), (1, "right"))])
+    found = evaluate(rows, main="dx", resamples=50)
+    assert list(found["metrics"]["oof"]["good"]) == ["dx", "dx[left]", "dx[right]"]
+    assert set(found["classes"]["oof"]["good"]) == {"dx"}
+    assert not any("regions" in note for note in found["notes"])
+
+
+def test_names_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(CasewiseError, match="2 classes"):
+        evaluate(table(), main="dx", classes={"dx": ["covid", "none"]})
+    with pytest.raises(CasewiseError, match="'covd' is not one of two classes"):
+        evaluate(table(k=2), main="dx", classes={"dx": ["covid", "none"]}, positive={"dx": "covd"})
+
+
+def test_the_rows_order_changes_nothing() -> None:
+    rows = table(test_subjects=12)
+    one = evaluate(rows, main="dx", resamples=50)
+    mixed = evaluate(rows.sample(frac=1, random_state=0), main="dx", resamples=50)
+    assert mixed["metrics"]["test"]["good"]["dx"]["auroc"] == one["metrics"]["test"]["good"]["dx"]["auroc"]
+    assert mixed["classes"]["oof"]["fair"]["dx"]["operating"] == one["classes"]["oof"]["fair"]["dx"]["operating"]
+
+
+def test_twelve_learners_on_1500_cases_are_judged_in_seconds() -> None:
+    many = table(subjects=1500, skill={f"net{n}": 1.0 for n in range(12)})
+    begun = time.process_time()
+    evaluate(many, main="dx")
+    assert time.process_time() - begun < 20  # about 2 s
