@@ -252,6 +252,14 @@ def test_reliability_adds_up_to_the_calibration_error() -> None:
     assert ece == pytest.approx(figures(some, Classes(NAMES[:3]), np.ones((1, 40)))["ece"][0, 0])
 
 
+def test_the_calibration_error_of_honest_probabilities_lies_in_its_interval() -> None:
+    rng = np.random.default_rng(8)
+    rows = table(subjects=600, k=2, skill={"net": 0.0}).assign(p0=rng.random(600))
+    rows = rows.assign(p1=1 - rows["p0"], y_true=(rng.random(600) > rows["p0"]) * 1.0, y_pred=(rows["p0"] < 0.5) * 1.0)
+    told = judge(rows)["net"]["ece"]
+    assert told.low < 0.9 * told.value < 1.1 * told.value < told.high  # unmoved, most resamples lie above the figure
+
+
 def test_thresholds_are_those_of_scikit_learns_curve() -> None:
     rng = np.random.default_rng(1)
     of_class = rng.random(200) < 0.4

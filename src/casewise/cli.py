@@ -78,6 +78,31 @@ def check(
 
 
 @app.command()
+def audit(
+    study: Annotated[Path, typer.Argument(help="The study file (YAML).")],
+    out: Annotated[Path | None, typer.Option(help="The run folder [default: runs/<study's name>].")] = None,
+    weights_dir: Annotated[Path | None, typer.Option(help="A folder of <backbone>.safetensors.")] = None,
+) -> None:
+    """Look for twins, leaks and shortcuts before anything is trained; every run begins with it."""
+    from casewise import steps
+    from casewise.audit.words import told
+    from casewise.console import Terminal
+    from casewise.run import only_run
+
+    plan, show = _read(study, weights_dir, None), Terminal()
+    folder = out or Path("runs") / plan.name
+    with only_run(folder):
+        cohort = steps.read(plan, None, show)
+        tiles = steps.prepare(plan, cohort, folder, show)
+        splits = steps.split(plan, cohort, folder, show)
+        found = steps.examined(plan, cohort, tiles, splits, folder, show)
+        steps.keep_audit(plan, found, folder)
+    print(told(found, plan.accept))
+    print(f"audit: {folder / 'audit.json'}")
+    found.gate(plan.accept)
+
+
+@app.command()
 def init(
     preset: Annotated[str, typer.Argument(help="The preset to start from, such as onestep-pasi.")],
     source: Annotated[

@@ -39,6 +39,7 @@ def run(study: Study, folder: Path, *, show: Show | None = None) -> Run:
         cohort = steps.read(study, folder, show)
         tiles = steps.prepare(study, cohort, folder, show)
         splits = steps.split(study, cohort, folder, show)
+        steps.audit(study, cohort, tiles, splits, folder, show)
         predictions = steps.train(study, cohort, tiles, splits, folder, show)
         predictions = steps.stack(study, predictions, folder, show)
         predictions = steps.score(study, predictions, folder)

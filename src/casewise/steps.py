@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -10,25 +12,25 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+import casewise
 from casewise import predictions as predicted
+from casewise.audit.findings import Audit, read_audit, write_audit
 from casewise.cohort import Cohort, read_cohort
-from casewise.cohort_checks import alike
 from casewise.console import Show
 from casewise.errors import CohortError, RunError, StudyError, nearest
 from casewise.evaluation import results as evaluation
 from casewise.files import write_json, write_parquet
-from casewise.images.preparation import Preparation
+from casewise.images.tiles import tiles_of
 from casewise.remarks import environment, guess, headline, hopeless
 from casewise.scores import apply_scores, cases_with_missing_regions, check_scores
 from casewise.split import Splits, check_scored, read_splits, write_splits
 from casewise.split import split as make_splits
 from casewise.study import STACKERS, Study
 from casewise.truth import study_scores, truth_table
-from casewise.twins import check_twins, check_twins_between
 
 if TYPE_CHECKING:
     from casewise.images.store import TileStore
-    from casewise.jobs.pretraining import Pretrained
+    from casewise.jobs.expand import Job
 
 
 def read(study: Study, folder: Path | None, show: Show) -> Cohort:
@@ -69,22 +71,7 @@ def read(study: Study, folder: Path | None, show: Show) -> Cohort:
 
 def prepare(study: Study, cohort: Cohort, folder: Path, show: Show) -> TileStore:
     """Decode every image once into the tile store."""
-    store = _tiles(study, cohort, study.images.store or folder / "tiles", show, "tiles")
-    check_twins(cohort, store)
-    return store
-
-
-def _tiles(study: Study, cohort: Cohort, folder: Path, show: Show, step: str) -> TileStore:
-    from casewise.images.store import prepare as prepare_tiles
-
-    settings = study.images
-    preparation = Preparation(size=settings.size, keep_ratio=settings.keep_ratio, channels=settings.channels)
-    paths = [Path(p) for p in cohort.images["path"]]
-    begun = time.monotonic()
-    with show.bar(step) as bar:
-        store = prepare_tiles(paths, preparation, folder, progress=lambda done, total: bar(done, total))
-    show.line(step, f"{len(store):,} tiles of {settings.size} px, {time.monotonic() - begun:.1f} s")
-    return store
+    return tiles_of(study, cohort, study.images.store or folder / "tiles", show)
 
 
 def split(study: Study, cohort: Cohort, folder: Path, show: Show) -> Splits:
@@ -110,14 +97,64 @@ def split(study: Study, cohort: Cohort, folder: Path, show: Show) -> Splits:
     return splits
 
 
+def audit(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder: Path, show: Show) -> Audit:
+    """Look for one person under two names, for leaks of the split and for shortcuts; stop at errors not accepted.
+
+    Raises:
+        AuditError: naming what was found; nothing was trained.
+    """
+    found = examined(study, cohort, tiles, splits, folder, show)
+    keep_audit(study, found, folder)
+    show.line("audit", found.verdict)
+    for note in found.notes(study.accept):
+        show.line("", note)
+    found.gate(study.accept)
+    return found
+
+
+def keep_audit(study: Study, found: Audit, folder: Path) -> None:
+    """Leave the audit in the run's folder, with the reasons that the study gives."""
+    write_audit(folder / "audit.json", found, study.accept)
+
+
+def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder: Path, show: Show) -> Audit:
+    """The audit of a study, or the one in the run's folder where nothing that it looked at has changed."""
+    from casewise.audit.examine import audit as examine
+    from casewise.jobs.fingerprint import table_hash
+    from casewise.models.embedding import embedder
+
+    looked_at = {
+        "table": table_hash(cohort, study),
+        "columns": cohort.images.drop(columns="path").astype(str).to_json(),
+        "tiles": tiles.address,
+        "split": splits.hash,
+        "study": [study.audit.model_dump(mode="json"), study.split.column, study.weights, str(study.weights_dir)],
+        "casewise": casewise.__version__,
+    }
+    made_from = hashlib.sha256(json.dumps(looked_at, sort_keys=True).encode()).hexdigest()
+    path = folder / "audit.json"
+    if path.is_file():
+        before = read_audit(path)
+        if before.facts.get("made_from") == made_from:
+            return before
+    embed = embedder(study, tiles)
+    with show.bar("audit") as bar:
+        found = examine(
+            study, cohort, tiles, splits.side, embed=embed, progress=lambda done, total, text="": bar(done, total, text)
+        )
+    seen = {"made_from": made_from, "embedding": embed.origin if embed else "none: no pretrained weights at hand"}
+    return dataclasses.replace(found, facts={**found.facts, **seen})
+
+
 def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder: Path, show: Show) -> pd.DataFrame:
     """Train every backbone on every fold and gather what the networks predict for subjects they never saw."""
     from casewise.jobs.expand import expand
     from casewise.jobs.fingerprint import claim, what_decides, with_images
     from casewise.jobs.local import run_jobs
     from casewise.jobs.network import Material
+    from casewise.other_cohorts import to_pretrain_on
 
-    pretraining = _pretraining(study, cohort, tiles, splits, folder, show) if study.pretrain else None
+    pretraining = to_pretrain_on(study, cohort, tiles, splits, folder, show) if study.pretrain else None
     fingerprint = claim(folder, with_images(what_decides(study, cohort), splits, tiles, pretraining))
     write_json(folder / "study.json", study.model_dump(mode="json"))
     write_parquet(folder / "cohort.parquet", cohort.images)
@@ -132,10 +169,28 @@ def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder
         f"{time.monotonic() - begun:.0f} s",
     )
     table = pd.concat([pd.read_parquet(job.folder / "predictions.parquet") for job in jobs], ignore_index=True)
-    table = _placed(table, cohort)
-    tested = table[table["stage"] == "test"]
+    tables = [_placed(table, cohort)]
+    if study.external:
+        tables.append(_elsewhere(study, cohort, tiles, jobs, folder, show))
+    table = pd.concat(tables, ignore_index=True)
+    tested = table[table["stage"] != "oof"]
     means = [predicted.mean_over_folds(tested)] if len(tested) else []
     return predicted.check(pd.concat([table[table["stage"] == "oof"], *means], ignore_index=True))
+
+
+def _elsewhere(
+    study: Study, cohort: Cohort, tiles: TileStore, jobs: list[Job], folder: Path, show: Show
+) -> pd.DataFrame:
+    """What the trained networks predict on the external cohort."""
+    from casewise.jobs.elsewhere import predict_elsewhere
+    from casewise.other_cohorts import to_test_on
+
+    other, external, store = to_test_on(study, cohort, tiles, folder, show)
+    with show.bar("external") as bar:
+        table = predict_elsewhere(
+            jobs, other, external, folder / "tiles-external", store, tell=lambda done: bar(done, len(jobs))
+        )
+    return _placed(table, external)
 
 
 def _placed(table: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
@@ -144,41 +199,6 @@ def _placed(table: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
     days = cohort.cases.set_index("case")["day"]
     image = table["image"].where(table["image"] == "", table["image"].map(paths))
     return table.assign(day=table["case"].map(days), image=image)
-
-
-def _pretraining(study: Study, main: Cohort, tiles: TileStore, splits: Splits, folder: Path, show: Show) -> Pretrained:
-    """Prepare the other cohort that networks learn from first."""
-    from casewise.errors import SplitError
-    from casewise.jobs.pretraining import Pretrained, pretraining_study
-
-    wanted = study.pretrain
-    assert wanted is not None
-    other = pretraining_study(study, wanted)
-    cohort = read_cohort(other)
-    shared = sorted(set(cohort.images["subject"].astype(str)) & set(splits.side))
-    plain = {alike(name): name for name in splits.side}
-    others = sorted(set(cohort.images["subject"].astype(str)) - set(shared))
-    mistaken = next((name for name in others if alike(name) in plain), None)
-    if mistaken:
-        raise SplitError(
-            f"pretrain: subject {mistaken!r} looks like {plain[alike(mistaken)]!r} of the study. Spell both alike."
-        )
-    if shared and wanted.subjects == "distinct":
-        raise SplitError(
-            f"pretrain: the study says that its subjects are distinct from those of {wanted.cohort}, but {len(shared)} "
-            f"are in both ({', '.join(shared[:5])}). Write `subjects: shared`: each fold's held-out subjects are then "
-            "left out of its pretraining."
-        )
-    show.line(
-        "pretrain",
-        f"{cohort.images['subject'].nunique():,} subjects, {len(cohort.images):,} images; "
-        f"{len(shared)} subjects shared: "
-        "those held out of a fold are left out of its pretraining",
-    )
-    store = _tiles(other, cohort, folder / "tiles-pretraining", show, "pretrain")
-    check_twins(cohort, store)
-    check_twins_between(main, tiles, cohort, store)
-    return Pretrained(other, cohort, folder / "tiles-pretraining", store.address)
 
 
 def stack(study: Study, predictions: pd.DataFrame, folder: Path, show: Show) -> pd.DataFrame:
@@ -279,8 +299,10 @@ def report(
     def photograph(image: int) -> np.ndarray | None:
         return read_image(Path(paths[image]), size=900)
 
+    checked = folder / "audit.json"
     material = Material(
         study=study,
+        audit=json.loads(checked.read_text()) if checked.is_file() else None,
         cohort_images=cohort.images,
         panels=cohort.panels,
         cases=cohort.cases,

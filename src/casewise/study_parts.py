@@ -241,13 +241,17 @@ class ScoreFormula(Part):
 
 
 class External(Part):
-    """Another cohort on which the trained networks are tested; nothing is learned from it."""
+    """Another cohort on which the trained networks are tested; nothing is learned from it.
+
+    No subject may have a name of the study's own, unless `subjects: distinct` says that they are other people.
+    """
 
     cohort: Path
     name: str = ""
     root: Path | None = None
     columns: dict[str, str] = {}
     where: Where = {}
+    subjects: Literal["named_apart", "distinct"] = "named_apart"
 
 
 class Audit(Part):

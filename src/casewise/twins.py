@@ -23,7 +23,14 @@ def check_twins(cohort: Cohort, store: TileStore) -> None:
     _refuse(_pictures(cohort, store), _pictures(cohort, store), "The same picture stands under two subjects")
 
 
-def check_twins_between(cohort: Cohort, store: TileStore, other: Cohort, other_store: TileStore) -> None:
+def check_twins_between(
+    cohort: Cohort,
+    store: TileStore,
+    other: Cohort,
+    other_store: TileStore,
+    *,
+    where: str = "in the cohort to pretrain on",
+) -> None:
     """Stop if a picture of one cohort stands in the other under another subject.
 
     Raises:
@@ -32,7 +39,7 @@ def check_twins_between(cohort: Cohort, store: TileStore, other: Cohort, other_s
     _refuse(
         _pictures(cohort, store),
         _pictures(other, other_store),
-        "The same picture stands under another subject in the cohort to pretrain on",
+        f"The same picture stands under another subject {where}",
     )
 
 

@@ -69,6 +69,7 @@ def gather(
     yield Evidence("files", "files", rows, file_features(tiles.index.iloc[rows], subjects))
     small = views.pictures(tiles, rows)
     yield Evidence("border", "border", rows, views.border(small))
+    yield Evidence("border", "border", rows, views.corners(small), how="its corners")
     if embed:
         yield Evidence("border", "border", rows, views.seen_by(embed, tiles, rows, None), how="seen by a network")
     yield Evidence("thumbnail", "thumbnail", rows, views.thumbnail(small))

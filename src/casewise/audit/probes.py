@@ -24,6 +24,8 @@ BLOCK = 4_000_000
 FURTHEST = 4.0
 # Equal statistics may differ in their last bits.
 SAME = 1e-9
+# Streams of their own, so that a cohort that was made with the same seed is not moved about as it was made.
+MOVING, DEALING = 1993, 1974
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +109,7 @@ def moves(subjects: Whole, permutations: int, seed: int) -> Whole:
     starts = np.cumsum(counts) - counts
     place = np.empty(len(subjects), int)
     place[order] = np.arange(len(subjects)) - np.repeat(starts, counts)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng([seed, MOVING])
     giver = random.permuted(np.tile(np.arange(len(counts)), (permutations, 1)), axis=1)[:, subjects]
     within = ((2 * place + 1) * counts[giver]) // (2 * counts[subjects])
     return order[starts[giver] + within]
@@ -146,7 +148,7 @@ def probe(features: Floats, labels: Labels, *, seed: int) -> Told | None:
 
 def _folds(subjects: Whole, seed: int) -> Whole:
     """(n,) the fold of each image: subjects in random order, dealt out like cards."""
-    dealt = np.random.default_rng([seed, FOLDS]).permutation(subjects.max() + 1) % FOLDS
+    dealt = np.random.default_rng([seed, DEALING]).permutation(subjects.max() + 1) % FOLDS
     return dealt[subjects]
 
 

@@ -82,7 +82,7 @@ the disease.'
         goes = f"where {source} goes with {target}, a network can learn the one for the other"
         return f"Within {target} {within}, the image tells {source}: {value} ({chance}); {goes}."
     who = f"Whether {name} is filled in" if by_filling else _SUBJECTS[kind].format(name=name)
-    seen = f", {how}," if how else ""
+    seen = f" ({how})" if how else ""
     among = f" among {len(told.scores):,} images with a mask" if kind == "outside-anatomy" else ""
     if told.by_class and len(told.by_class) < classes:
         target = f"{target} ({' against '.join(told.by_class)})"

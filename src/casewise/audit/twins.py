@@ -26,7 +26,7 @@ Embed = Callable[[np.ndarray], np.ndarray]
 # Measured on 1,528 chest films and 516 photographs of the fundus, each with altered copies: different people reach a
 # likeness of .48 at most, 98 % of altered copies .78. From ALIKE on it is the same picture or the same person taken
 # again; between DOUBTFUL and ALIKE a network must find the two alike as well.
-ALIKE, DOUBTFUL = 0.6, 0.5
+ALIKE, DOUBTFUL = 0.65, 0.5
 COSINE = 0.9
 # Later films of one subject reach .79: among these only copies count.
 COPY = 0.8

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from casewise.images.store import TileStore
     from casewise.study import Study
 
-__all__ = ["Embed", "border", "content", "outside", "pictures", "read_masks", "seen_by", "thumbnail"]
+__all__ = ["Embed", "border", "content", "corners", "outside", "look", "pictures", "read_masks", "seen_by", "thumbnail"]
 
 Floats = NDArray[np.floating[Any]]
 Bytes = NDArray[np.uint8]
@@ -87,20 +87,26 @@ def _histogram(values: NDArray[np.uint8], kept: Bools | None = None) -> Floats:
 
 
 def border(images: Bytes) -> Floats:
-    """(n, 132) of the outer eighth: each cell's mean, darkest, brightest and spread, the corners, the histogram.
-
-    The brightest and the darkest pixel of a cell show a small marker wherever in the cell it lies.
-    """
+    """(n, 128) of the outer eighth: each cell's mean, darkest, brightest and spread, and the histogram."""
     cells = _cells(images)[:, _ring()]
-    brightest = cells.max(axis=2)
-    corners = np.zeros((CELLS, CELLS), int)
-    edge = CELLS - 1
-    for number, (down, across) in enumerate(((0, 0), (0, edge), (edge, 0), (edge, edge)), start=1):
-        corners[abs(np.arange(CELLS) - down) < 2, across] = corners[down, abs(np.arange(CELLS) - across) < 2] = number
-    corner = corners[_ring()]
-    tops = np.stack([brightest[:, corner == number].max(axis=1) for number in (1, 2, 3, 4)], axis=1)
-    parts = [cells.mean(axis=2), cells.min(axis=2), brightest, cells.std(axis=2, dtype=np.float32), tops]
+    parts = [cells.mean(axis=2), cells.min(axis=2), cells.max(axis=2), cells.std(axis=2, dtype=np.float32)]
     return np.column_stack([*parts, _histogram(cells)])
+
+
+def corners(images: Bytes) -> Floats:
+    """(n, 12) of each corner (its cell and the two beside it): mean, darkest, brightest.
+
+    The brightest pixel shows a small marker wherever in the corner it lies. Among all the border's figures it would
+    need many more subjects to be seen.
+    """
+    cells = _cells(images)
+    edge = CELLS - 1
+    found = []
+    for down, across in ((0, 0), (0, edge), (edge, 0), (edge, edge)):
+        beside = [(down, across), (abs(down - 1), across), (down, abs(across - 1))]
+        corner = np.concatenate([cells[:, i, j] for i, j in beside], axis=1)
+        found += [corner.mean(axis=1), corner.min(axis=1), corner.max(axis=1)]
+    return np.column_stack(found)
 
 
 def thumbnail(images: Bytes) -> Floats:

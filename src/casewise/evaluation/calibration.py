@@ -45,7 +45,7 @@ def fit_temperature(probabilities: np.ndarray, truth: np.ndarray) -> float:
 def scaled(probabilities: np.ndarray, temperature: np.ndarray) -> np.ndarray:
     """Return softmax(log p / T) of probabilities (..., K), one temperature for each row (...).
 
-    >>> scaled(np.array([[0.9, 0.1]]), np.array([2.0])).tolist()
+    >>> scaled(np.array([[0.9, 0.1]]), np.array([2.0])).round(6).tolist()
     [[0.75, 0.25]]
     """
     logs = np.log(np.maximum(probabilities, SMALLEST)) / np.asarray(temperature, dtype=float)[..., None]

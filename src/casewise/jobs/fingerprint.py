@@ -29,7 +29,7 @@ def what_decides(study: Study, cohort: Cohort) -> dict[str, Any]:
     names = ["panels", "targets", "predict", "recipe", "weights", "pretrain", "test_flips", "seed", "missing_regions"]
     decided = {name: plain[name] for name in names}
     decided["scores"] = plain["scores"] if set(study.outputs) & set(study.scores) else {}
-    decided["cohort"] = _table_hash(cohort, study)
+    decided["cohort"] = table_hash(cohort, study)
     return decided
 
 
@@ -37,11 +37,12 @@ def with_images(
     decided: dict[str, Any], splits: Splits, tiles: TileStore, pretraining: Pretrained | None
 ) -> dict[str, Any]:
     """The same with the split, the tiles, and the other cohort that is learned from first."""
-    other = f"{_table_hash(pretraining.cohort, pretraining.study)} {pretraining.address}" if pretraining else None
+    other = f"{table_hash(pretraining.cohort, pretraining.study)} {pretraining.address}" if pretraining else None
     return decided | {"tiles": tiles.address, "split": splits.hash, "pretraining": other}
 
 
-def _table_hash(cohort: Cohort, study: Study) -> str:
+def table_hash(cohort: Cohort, study: Study) -> str:
+    """What a cohort holds: its panels, their images and what was recorded."""
     table = cohort.panels[["case", "region", "tiles", *study.targets]]
     text = json.dumps(table.to_dict("list"), default=_plain, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

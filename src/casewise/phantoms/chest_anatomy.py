@@ -1,7 +1,6 @@
 """What stays the same of a phantom chest: outlines of body, lungs, heart and bones, and the tree of its vessels.
 
-Lengths are in body units: one is about the height of a film that shows the whole chest. The middle of the film is
-(0, 0), x grows to the right of the picture (the subject's left), y downwards.
+Lengths are in body units, see `chest_canvas`.
 """
 
 from __future__ import annotations
@@ -11,32 +10,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from casewise.phantoms.chest_bones import SIDES, Rib, clavicle, ribs, scapula, spine
+from casewise.phantoms.chest_canvas import Points, circle, smooth
 from casewise.phantoms.streams import stream
 
-Floats = NDArray[np.float32]
-Points = NDArray[np.float64]  # (N, 2): x, y
-
 SEXES = ("F", "M")
-SIDES = (-1, 1)  # the subject's right lung lies on the left of the picture
 YOUNGEST, OLDEST = 18, 90
-
-
-@dataclass(frozen=True)
-class Rib:
-    """One rib seen from the front: the steep part behind, the faint part in front, and how wide and clear it is."""
-
-    behind: Points
-    before: Points
-    width: float
-    clear: float
 
 
 @dataclass(frozen=True)
 class Chest:
     """One phantom subject: outlines closed, lines open, all `(N, 2)` in body units.
 
-    `vessels` is `(V, K, 2)` with `calibre` `(V,)`; `lungs` are right, left; `waist` is how far the body's side lies
-    outside the ribs; the numbers below say how dense each part looks, where 1 is a thick body without lungs.
+    `vessels` is `(V, K, 2)` with `calibre` `(V,)`; `lungs` are right, left; `leads` are wires on the skin.
+    `densities` say how dense each part looks, where 1 is about a thick body without lungs.
     """
 
     number: int
@@ -64,35 +51,6 @@ class Chest:
     densities: dict[str, float]
 
 
-def smooth(points: Points, *, closed: bool, steps: int = 8) -> Points:
-    """Return a curve through `points` (Catmull-Rom) with `steps` pieces between two of them.
-
-    >>> smooth(np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), closed=False, steps=2)[:, 0].tolist()
-    [0.0, 0.5, 1.0, 1.5, 2.0]
-    """
-    if closed:
-        padded = np.vstack([points[-1:], points, points[:2]])
-    else:
-        padded = np.vstack([2 * points[0] - points[1], points, 2 * points[-1] - points[-2]])
-    a, b, c, d = (padded[i : len(padded) - 3 + i, None, :] for i in range(4))
-    t = np.linspace(0, 1, steps, endpoint=False)[None, :, None]
-    curve = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
-    flat: Points = curve.reshape(-1, 2)
-    return flat if closed else np.vstack([flat, points[-1:]])
-
-
-def breathed(points: Points, depth: float) -> Points:
-    """Return `points` with what lies low moved down by up to `depth` body units, as in a deeper breath.
-
-    >>> breathed(np.array([[0.1, -0.4], [0.1, 0.3]]), 0.02)[:, 1].round(3).tolist()
-    [-0.4, 0.32]
-    """
-    share = np.clip((points[..., 1] + 0.25) / 0.45, 0, 1)
-    moved: Points = points.copy()
-    moved[..., 1] += depth * share * share * (3 - 2 * share)
-    return moved
-
-
 def chest(seed: int, number: int) -> Chest:
     """Return subject `number` (from 0) of the cohort with this seed, whatever the cohort's size."""
     random = stream(seed, "chest", number)
@@ -101,7 +59,9 @@ def chest(seed: int, number: int) -> Chest:
     wide, high = u(0.85, 1.12), u(0.87, 1.12)
     top, floor = u(-0.41, -0.34) * high, u(0.08, 0.28) * high
     middle, apex = u(0.045, 0.075), u(0.115, 0.165)
-    lean = u(-0.035, 0.035)  # a subject who does not stand straight shows the middle beside the spine
+    # A subject who does not stand straight shows heart and vessels beside the spine.
+    lean = u(-0.035, 0.035)
+    aside = np.array([lean, 0.0])
     tilt = u(-0.03, 0.03)
     breadth = wide * u(0.345, 0.385)
     width = {side: breadth + u(-0.012, 0.012) for side in SIDES}
@@ -122,16 +82,16 @@ def chest(seed: int, number: int) -> Chest:
         arms=tuple(_arm(random, side, width[side] + fat, shoulder, arm_out) for side in SIDES),
         arm_width=arm_width,
         lungs=(lungs[-1], lungs[1]),
-        heart=_heart(random, floors, width[1]) + [lean, 0],
-        mediastinum=_mediastinum(random, middle) + [lean, 0],
+        heart=_heart(random, floors, width[1]) + aside,
+        mediastinum=_mediastinum(random, middle) + aside,
         abdomen=_abdomen(lungs, width, floors),
-        spine=_spine(random),
-        trachea=_trachea(random) + [lean * 0.6, 0],
-        clavicles=tuple(_clavicle(random, side, top, wide) for side in SIDES),
-        scapulae=tuple(_scapula(random, side, width[side]) for side in SIDES),
+        spine=spine(random),
+        trachea=_trachea(random) + 0.6 * aside,
+        clavicles=tuple(clavicle(random, side, top, wide) for side in SIDES),
+        scapulae=tuple(scapula(random, side, width[side]) for side in SIDES),
         breasts=tuple(_breast(random, side, floor, width[side]) for side in SIDES) if sex == "F" else (),
         bubble=circle(u(0.10, 0.20), floors[1] + u(0.06, 0.09), u(0.025, 0.05)) if random.random() < 0.6 else None,
-        ribs=_ribs(random, lungs, top),
+        ribs=ribs(random, lungs, top),
         hila=hila,
         vessels=vessels,
         calibre=calibre,
@@ -251,37 +211,10 @@ def _abdomen(lungs: dict[int, Points], width: dict[int, float], floors: dict[int
     return np.vstack([edge, [[1.2, 1.2], [-1.2, 1.2]]])
 
 
-def _spine(random: np.random.Generator) -> Points:
-    y = np.linspace(-0.8, 0.9, 24)
-    bend, phase = random.uniform(-0.014, 0.014), random.uniform(0, 2 * np.pi)
-    return np.column_stack([bend * np.sin(2.6 * y + phase) - bend * np.sin(phase), y])
-
-
 def _trachea(random: np.random.Generator) -> Points:
     u = random.uniform
     end, lean = u(-0.17, -0.11), u(-0.008, 0.012)
     return smooth(np.array([(lean * 0.3, -0.75), (lean * 0.6, -0.4), (-lean, end)]), closed=False, steps=5)
-
-
-def _clavicle(random: np.random.Generator, side: int, top: float, wide: float) -> Points:
-    u = random.uniform
-    inner, lift = top + u(0.105, 0.155), u(0.03, 0.10)
-    points = [
-        (u(0.028, 0.042), inner),
-        (0.13 * wide, inner - 0.012 - lift * 0.25),
-        (0.24 * wide, inner - 0.022 - lift * 0.7),
-        (0.33 * wide, inner - 0.012 - lift * 0.9),
-        (0.39 * wide, inner + 0.006 - lift * 0.9),
-    ]
-    return smooth(np.array(points), closed=False, steps=5) * [side, 1]
-
-
-def _scapula(random: np.random.Generator, side: int, width: float) -> Points:
-    u = random.uniform
-    x, y = width * u(0.9, 1.06), u(-0.34, -0.28)
-    points = [(x - 0.03, y), (x + 0.03, y - 0.03), (x + 0.10, y), (x + 0.06, y + 0.13), (x + 0.01, y + u(0.24, 0.30))]
-    points += [(x - 0.025, y + 0.14)]
-    return smooth(np.array(points), closed=True, steps=5) * [side, 1]
 
 
 def _breast(random: np.random.Generator, side: int, floor: float, width: float) -> Points:
@@ -290,47 +223,6 @@ def _breast(random: np.random.Generator, side: int, floor: float, width: float) 
     angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     low = np.where(np.sin(angle) > 0, 1.0, 1.35)
     return np.column_stack([side * (x + across * np.cos(angle)), y + down * low * np.sin(angle)])
-
-
-def circle(x: float, y: float, radius: float) -> Points:
-    angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
-    return np.column_stack([x + radius * np.cos(angle), y + 0.85 * radius * np.sin(angle)])
-
-
-def _ribs(random: np.random.Generator, lungs: dict[int, Points], top: float) -> tuple[Rib, ...]:
-    """Return 9 to 11 pairs: each leaves the spine, turns at the chest's wall, and comes back lower in front."""
-    u = random.uniform
-    pairs, spacing = int(random.integers(9, 12)), u(0.066, 0.084)
-    drop, bend, front, broad = u(0.05, 0.13), u(1.5, 2.6), u(0.05, 0.13), u(0.018, 0.025)
-    first = top + u(-0.03, 0.01)
-    t = np.linspace(0, 1, 22)
-    found = []
-    for place in range(pairs):
-        start = first + place * spacing * (1 + 0.012 * place)
-        for side in SIDES:
-            wall = np.abs(lungs[side])
-            begin, down = start + u(-0.004, 0.004), drop * u(0.9, 1.1) * min(1.0, 0.45 + 0.12 * place)
-            y = begin - 0.018 * np.sin(np.pi * t) + down * t**bend
-            reach = _wall_at(wall, lungs[side], y[-1]) + 0.008
-            x = 0.03 + (reach - 0.03) * (1 - (1 - t) ** 1.55)
-            turn = y[-1] + 0.035
-            end = u(0.10, 0.15)
-            back = t**0.8
-            reach_front = _wall_at(wall, lungs[side], turn) + 0.008
-            before = np.column_stack(
-                [reach_front - (reach_front - end) * back**1.4, y[-1] + 0.012 + (front + 0.03) * back + 0.02 * t]
-            )
-            behind = np.column_stack([x, y])
-            clear = u(0.85, 1.15) * (1 if place else 0.7)
-            found.append(Rib(behind * [side, 1], before * [side, 1], broad * u(0.92, 1.08), clear))
-    return tuple(found)
-
-
-def _wall_at(wall: Points, lung: Points, y: float) -> float:
-    """Return how far out the lung reaches near height `y`, its widest part counting for all below."""
-    near = wall[np.abs(lung[:, 1] - y) < 0.035, 0]
-    low = lung[:, 1].max() - 0.06
-    return float(wall[:, 0].max() if y > low or not len(near) else near.max())
 
 
 def _vessels(random: np.random.Generator, hila: Points) -> tuple[Points, NDArray[np.float64]]:

@@ -8,14 +8,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from casewise.phantoms.chest_anatomy import Chest, Floats, Points, Rib, breathed, circle
-from casewise.phantoms.chest_signs import MARGIN, RAMP, Sign, paint, spread
+from casewise.phantoms.chest_anatomy import Chest
+from casewise.phantoms.chest_bones import Rib
+from casewise.phantoms.chest_canvas import Canvas, Floats, Points, breathed, circle
+from casewise.phantoms.chest_signs import GRID, MARGIN, RAMP, Sign, paint, spread
 from casewise.phantoms.streams import stream
 
 # Beyond this many pixels a side the film is drawn smaller and enlarged with fresh grain: time, not detail, is short.
 DRAWN_AT_MOST = 640
+TEXTURES = ((1.0, "texture"), (0.4, "texture"), (3.5, "texture"), (5.0, "unevenness"), (10.0, "unevenness"))
 SIGN_AT_MOST = 160  # a sign is smooth, so it is worked out on so few pixels a side
-FRACTION = 4  # outlines are drawn to a sixteenth of a pixel
 
 
 @dataclass(frozen=True)
@@ -47,82 +49,6 @@ MACHINES = {
 }
 
 
-class _Canvas:
-    """Outlines in body units as the film sees them, each drawn as `(H, W) float32` in 0-1."""
-
-    def __init__(self, forward: Points, scale: float, shape: tuple[int, int]) -> None:
-        self.forward, self.scale, self.shape = forward, scale, shape
-
-    def _pixels(self, points: Points) -> NDArray[np.int32]:
-        placed = points @ self.forward[:, :2].T + self.forward[:, 2]
-        return np.rint(placed * 2**FRACTION).astype(np.int32)
-
-    def fill(self, *outlines: Points) -> NDArray[np.uint8]:
-        layer = np.zeros(self.shape, np.uint8)
-        for outline in outlines:
-            cv2.fillPoly(layer, [self._pixels(outline)], 255, cv2.LINE_AA, FRACTION)
-        return layer
-
-    def bands(self, lines: list[tuple[Points, float, int]]) -> NDArray[np.uint8]:
-        """Draw lines of a width in body units and a brightness in 0-255, later ones over earlier ones."""
-        layer = np.zeros(self.shape, np.uint8)
-        for line, width, bright in lines:
-            cv2.fillPoly(layer, [self._pixels(_band(line, width))], bright, cv2.LINE_AA, FRACTION)
-        return layer
-
-    def threads(self, lines: Points, widths: NDArray[np.float64]) -> NDArray[np.uint8]:
-        """Draw many thin lines; one thinner than a pixel is fainter instead."""
-        layer = np.zeros(self.shape, np.uint8)
-        pixels = self._pixels(lines)
-        thick = widths * self.scale
-        faint = np.minimum(np.ceil(thick / thick.max() * 8), 8).astype(int)
-        for step in range(1, 9):
-            chosen = faint == step
-            if chosen.any():
-                wide = max(round(float(thick[chosen].mean())), 1)
-                bright = round(255 * min(1.0, float(thick[chosen].mean()) / 2.5) ** 0.8)
-                cv2.polylines(layer, list(pixels[chosen]), False, bright, wide, cv2.LINE_AA, FRACTION)
-        return layer
-
-    def soft(self, layer: NDArray[np.uint8], blur: float = 0.0) -> Floats:
-        """Return a layer in 0-1, blurred by so many body units."""
-        if blur * self.scale > 0.3:
-            layer = cv2.GaussianBlur(layer, (0, 0), blur * self.scale).astype(np.uint8, copy=False)
-        return layer * np.float32(1 / 255)
-
-    def rounded(self, layer: NDArray[np.uint8], reach: float) -> NDArray[np.uint8]:
-        """Return an outline with its notches and corners of about `reach` body units filled and cut."""
-        blurred = cv2.GaussianBlur(layer, (0, 0), max(reach * self.scale, 0.5))
-        steep = max(reach * self.scale, 1.0)
-        return cv2.convertScaleAbs(np.clip((blurred.astype(np.float32) - 127.5) * steep + 127.5, 0, 255)).astype(
-            np.uint8, copy=False
-        )
-
-    def rows(self, inverse: Points) -> NDArray[np.float64]:
-        """Return the height of each row in body units, as in the middle of the film."""
-        height, width = self.shape
-        seen: NDArray[np.float64] = inverse[1, 1] * np.arange(height) + inverse[1, 0] * width / 2 + inverse[1, 2]
-        return seen
-
-    def columns(self, inverse: Points) -> NDArray[np.float64]:
-        """Return how far right each column lies in body units, as in the middle of the film."""
-        height, width = self.shape
-        seen: NDArray[np.float64] = inverse[0, 0] * np.arange(width) + inverse[0, 1] * height / 2 + inverse[0, 2]
-        return seen
-
-    def depth(self, layer: NDArray[np.uint8]) -> Floats:
-        """Return how deep inside an outline each pixel lies, in body units."""
-        inside = cv2.distanceTransform((layer > 127).astype(np.uint8), cv2.DIST_L2, 5)
-        return inside.astype(np.float32, copy=False) * np.float32(1 / self.scale)
-
-
-def _band(line: Points, width: float) -> Points:
-    along = np.gradient(line, axis=0)
-    along /= np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-9)[:, None]
-    across = np.column_stack([-along[:, 1], along[:, 0]]) * (width / 2)
-    return np.vstack([line + across, (line - across)[::-1]])
-
-
 def draw(
     seed: int, who: Chest, *, image: int, ill: Sign | None, size: tuple[int, int], machine: Machine = MACHINES["any"]
 ) -> Film:
@@ -134,13 +60,12 @@ def draw(
     shrink = min(1.0, DRAWN_AT_MOST / max(size))
     shape = (max(round(size[1] * shrink), 1), max(round(size[0] * shrink), 1))
     forward, scale = _position(seed, who, random, shape)
-    canvas = _Canvas(forward, scale, shape)
-    inverse = cv2.invertAffineTransform(forward)
+    canvas = Canvas(forward, scale, shape)
     breath = float(random.uniform(-0.012, 0.012))
-    density, lungs, room = _density(seed, who, canvas, inverse, breath)
+    density, lungs, room = _density(seed, who, canvas, breath)
     grey, slope = _exposed(density, lungs, machine, random)
     grey = cv2.GaussianBlur(grey, (0, 0), max(0.0014 * scale, 0.35)).astype(np.float32, copy=False)
-    added = np.zeros(shape, np.float32) if ill is None else _sign(ill, inverse, breath, room, slope, scale)
+    added = np.zeros(shape, np.float32) if ill is None else _sign(ill, canvas, breath, room, slope)
     _collimate(grey, stream(seed, "collimation", who.number))
     return _developed(grey, added, lungs > 127, float(random.uniform(*machine.grain)), random, size)
 
@@ -149,7 +74,7 @@ def _position(seed: int, who: Chest, film: np.random.Generator, shape: tuple[int
     """Return the affine map from body units to pixels, and pixels a body unit: a subject's films are nearly alike."""
     own = stream(seed, "position", who.number)
     turn = np.deg2rad(own.uniform(-4, 4) + film.uniform(-1.2, 1.2))
-    shift = own.uniform([-0.05, -0.06], [0.05, 0.06]) + film.uniform(-0.012, 0.012, 2)
+    shift = own.uniform((-0.05, -0.06), (0.05, 0.06)) + film.uniform(-0.012, 0.012, 2)
     # Whoever takes a film sees to it that the tops of the lungs are on it.
     top = min(float(lung[:, 1].min()) for lung in who.lungs)
     zoom = min(own.uniform(0.86, 1.24) * film.uniform(0.985, 1.015), 0.465 / max(-(top + shift[1]), 0.3))
@@ -159,20 +84,15 @@ def _position(seed: int, who: Chest, film: np.random.Generator, shape: tuple[int
     return np.column_stack([linear, middle + scale * shift]), float(scale)
 
 
-def _density(
-    seed: int, who: Chest, canvas: _Canvas, inverse: Points, breath: float
-) -> tuple[Floats, NDArray[np.uint8], Floats]:
+def _density(seed: int, who: Chest, canvas: Canvas, breath: float) -> tuple[Floats, NDArray[np.uint8], Floats]:
     """Return how dense the body looks at each pixel, the lungs that are seen (0-255), and the room for signs (0-1)."""
     much = who.densities
     inner = [breathed(lung, breath) for lung in who.lungs]
     torso = canvas.fill(who.torso)
     arms = canvas.bands([(arm, 2 * who.arm_width, 255) for arm in who.arms])
     deep = canvas.depth(torso)
-    body = (
-        1
-        - np.float32(0.75) * np.exp(deep * np.float32(-1 / 0.022))
-        - np.float32(0.25) * np.exp(deep * np.float32(-1 / 0.12))
-    )
+    skin, bulk = np.exp(deep * np.float32(-1 / 0.022)), np.exp(deep * np.float32(-1 / 0.12))
+    body = 1 - np.float32(0.75) * skin - np.float32(0.25) * bulk
     limbs = 1 - np.exp(canvas.depth(arms) * np.float32(-1 / 0.03))
     body = np.maximum(body, np.float32(0.8) * limbs)
     density = np.float32(much["body"]) * body
@@ -183,9 +103,9 @@ def _density(
     lungs = cv2.subtract(whole, cv2.max(middle, abdomen)).astype(np.uint8, copy=False)
     depth = canvas.depth(lungs)
     air = np.float32(0.66) + np.float32(0.34) * (1 - np.exp(depth * np.float32(-1 / 0.045)))
-    y = canvas.rows(inverse)
+    y = canvas.rows()
     # More blood and muscle lie over the bases than over the tops.
-    air *= np.clip(np.float32(0.94) - np.float32(0.32) * y, 0.75, 1.1).astype(np.float32)[:, None]
+    air *= np.clip(np.float32(0.94) - np.float32(0.32) * y, 0.75, 1.1)
     density -= np.float32(0.38 * much["air"]) * air * canvas.soft(lungs, 0.003)
     # Behind the heart and under the dome there is lung as well, which lets their outlines be seen through.
     density -= np.float32(0.10 * much["air"]) * canvas.soft(cv2.subtract(whole, lungs), 0.012)
@@ -194,58 +114,56 @@ def _density(
     below = np.float32(0.5) * canvas.soft(abdomen, 0.003) + np.float32(0.5) * fill
     bulge = 1 - np.exp(canvas.depth(middle) * np.float32(-1 / 0.05))
     bulge = np.float32(0.45) * canvas.soft(middle, 0.004) + np.float32(0.55) * bulge
-    bulge *= np.clip((y + 0.56) / 0.48, 0.2, 1)[:, None].astype(np.float32)
+    bulge *= np.clip((y + 0.56) / 0.48, 0.2, 1)
     bulge, below = np.float32(much["heart"]) * bulge, np.float32(much["abdomen"]) * below * body
     # Heart and liver are of one density, so that below the dome the one is lost in the other.
     density += np.maximum(bulge, below) + np.float32(0.25) * np.minimum(bulge, below)
     if who.bubble is not None:
         density -= np.float32(0.12) * canvas.soft(canvas.fill(breathed(who.bubble, breath)), 0.012)
     # No tube and no table is even: one side of the film gets more rays, the bases are thicker than the tops.
-    density += np.float32(much["across"]) * canvas.columns(inverse).astype(np.float32)[None, :] * body
-    density += np.float32(much["down"]) * y.astype(np.float32)[:, None] * body
-    _bones(who, canvas, inverse, density, body, canvas.soft(lungs, 0.02))
+    density += np.float32(much["across"]) * canvas.columns() * body
+    density += np.float32(much["down"]) * y * body
+    _bones(who, canvas, density, body, canvas.soft(lungs, 0.02))
     if who.breasts:
         density += np.float32(much["breasts"]) * canvas.soft(canvas.fill(*who.breasts), 0.012) * body
-    _texture(seed, who, canvas, inverse, density, lungs, breath, body)
+    _texture(seed, who, canvas, density, body, canvas.soft(lungs), breath)
     room = np.clip((depth - np.float32(MARGIN)) * np.float32(1 / RAMP), 0, 1)
     return density, lungs, room
 
 
-def _bones(who: Chest, canvas: _Canvas, inverse: Points, density: Floats, body: Floats, over: Floats) -> None:
+def _bones(who: Chest, canvas: Canvas, density: Floats, body: Floats, over: Floats) -> None:
     """Add spine, trachea, ribs, clavicles, arms and shoulder blades in place; `over` is 1 where lung lies behind."""
     much = who.densities
-    discs = np.float32(0.75) + np.float32(0.25) * np.cos(canvas.rows(inverse) * (2 * np.pi / 0.062)).astype(np.float32)
+    discs = np.float32(0.75) + np.float32(0.25) * np.cos(canvas.rows() * np.float32(2 * np.pi / 0.062))
     column = canvas.bands([(who.spine, 0.066, 190), (who.spine, 0.012, 255)])
-    density += np.float32(much["spine"]) * canvas.soft(column, 0.006) * discs[:, None]
+    density += np.float32(much["spine"]) * canvas.soft(column, 0.006) * discs
     density -= np.float32(0.09) * canvas.soft(canvas.bands([(who.trachea, 0.034, 255)]), 0.006)
 
     ribs = canvas.soft(_rib_layer(canvas, who.ribs, front=False), 0.0018)
     front = canvas.soft(_rib_layer(canvas, who.ribs, front=True), 0.003)
     # Ribs in front end in cartilage, which hardly shows.
-    out = np.abs(canvas.columns(inverse)).astype(np.float32)
-    front *= np.clip((out - 0.10) / 0.12, 0, 1).astype(np.float32)[None, :]
+    out = np.abs(canvas.columns())
+    front *= np.clip((out - 0.10) / 0.12, 0, 1)
     shown = np.float32(0.25) + np.float32(0.75) * over
     density += np.float32(much["ribs"]) * (ribs + np.float32(much["front"]) * front) * shown * body
 
     bars = [(line, 0.028, 255) for line in who.clavicles]
     marrow = [(line[1:-1], 0.014, 140) for line in who.clavicles]
-    density += np.float32(much["clavicles"]) * (
-        canvas.soft(canvas.bands(bars + marrow), 0.003) * body * np.clip((0.43 - out) / 0.12, 0.1, 1)[None, :]
-    )
+    ends = np.clip((0.43 - out) / 0.12, 0.1, 1)
+    density += np.float32(much["clavicles"]) * canvas.soft(canvas.bands(bars + marrow), 0.003) * ends * body
     blades = canvas.fill(*who.scapulae)
     rim = canvas.bands([(np.vstack([blade, blade[:1]]), 0.011, 255) for blade in who.scapulae])
     density += np.float32(much["scapulae"]) * (canvas.soft(blades, 0.008) + canvas.soft(rim, 0.004)) * body
     humeri = canvas.bands([(arm, 0.05, 255) for arm in who.arms] + [(arm, 0.024, 150) for arm in who.arms])
     density += np.float32(0.09) * canvas.soft(humeri, 0.004) * body
     if who.leads:
-        density += (
-            np.float32(0.11) * canvas.soft(canvas.bands([(lead, 0.005, 255) for lead in who.leads]), 0.001) * body
-        )
+        wires = canvas.bands([(lead, 0.005, 255) for lead in who.leads])
+        density += np.float32(0.11) * canvas.soft(wires, 0.001) * body
         buttons = [circle(x, y, 0.008) for x, y in (lead[-1] for lead in who.leads)]
         density += np.float32(0.16) * canvas.soft(canvas.fill(*buttons), 0.001)
 
 
-def _rib_layer(canvas: _Canvas, ribs: tuple[Rib, ...], *, front: bool) -> NDArray[np.uint8]:
+def _rib_layer(canvas: Canvas, ribs: tuple[Rib, ...], *, front: bool) -> NDArray[np.uint8]:
     """Return the ribs' shadows: their rims are hard bone and brighter than what lies between."""
     lines: list[tuple[Points, float, int]] = []
     for rib in ribs:
@@ -255,37 +173,21 @@ def _rib_layer(canvas: _Canvas, ribs: tuple[Rib, ...], *, front: bool) -> NDArra
     return canvas.bands(lines)
 
 
-def _texture(
-    seed: int,
-    who: Chest,
-    canvas: _Canvas,
-    inverse: Points,
-    density: Floats,
-    lungs: NDArray[np.uint8],
-    breath: float,
-    body: Floats,
-) -> None:
+def _texture(seed: int, who: Chest, canvas: Canvas, density: Floats, body: Floats, air: Floats, breath: float) -> None:
     """Add vessels, hila and the fine unevenness of all tissue in place."""
     much = who.densities
     random = stream(seed, "texture", who.number)
-    seen = canvas.soft(lungs)
     vessels = canvas.soft(canvas.threads(breathed(who.vessels, breath), who.calibre), 0.0014)
-    density += np.float32(much["vessels"]) * vessels * seen
+    density += np.float32(much["vessels"]) * vessels * air
     height, width = canvas.shape
     columns, rows = np.arange(width, dtype=np.float32)[None, :], np.arange(height, dtype=np.float32)[:, None]
     for x, y in who.hila @ canvas.forward[:, :2].T + canvas.forward[:, 2]:
         across = np.exp(np.square((columns - x) / (0.035 * canvas.scale)) * np.float32(-0.5))
         along = np.exp(np.square((rows - y) / (0.055 * canvas.scale)) * np.float32(-0.5))
         density += np.float32(0.07) * across * along
-    for zoom, strength in (
-        (1.0, "texture"),
-        (0.4, "texture"),
-        (3.5, "texture"),
-        (5.0, "unevenness"),
-        (10.0, "unevenness"),
-    ):
-        grid = random.standard_normal((56, 56), dtype=np.float32)
-        density += np.float32(much[strength]) * spread(grid, inverse / zoom, canvas.shape) * body
+    for zoom, name in TEXTURES:
+        grid = random.standard_normal((GRID, GRID), dtype=np.float32)
+        density += np.float32(much[name]) * spread(grid, canvas.inverse / zoom, canvas.shape) * body
 
 
 def _exposed(
@@ -306,21 +208,21 @@ def _exposed(
     return np.float32(black) + np.float32(white - black) * bent, slope
 
 
-def _sign(ill: Sign, inverse: Points, breath: float, room: Floats, slope: Floats, scale: float) -> Floats:
+def _sign(ill: Sign, canvas: Canvas, breath: float, room: Floats, slope: Floats) -> Floats:
     """Return the sign at the film's size, worked out on fewer pixels."""
     height, width = room.shape
     fewer = min(1.0, SIGN_AT_MOST / max(height, width))
     small = (max(round(width * fewer), 1), max(round(height * fewer), 1))
     step = np.array([width / small[0], height / small[1]])
     # Pixel centres: (i + 0.5) * step - 0.5 is where pixel i of the small film lies on the large one.
-    fine = inverse.copy()
-    fine[:, :2] = inverse[:, :2] * step
-    fine[:, 2] = inverse[:, :2] @ (0.5 * step - 0.5) + inverse[:, 2] - [0, breath * 0.8]
+    inverse = canvas.inverse.copy()
+    inverse[:, 2] += inverse[:, :2] @ (0.5 * step - 0.5) - [0, breath * 0.8]
+    inverse[:, :2] *= step
     little, steep = (
         cv2.resize(values, small, interpolation=cv2.INTER_AREA).astype(np.float32, copy=False)
         for values in (room, slope)
     )
-    found = paint(ill, fine, little, steep, scale * fewer)
+    found = paint(ill, inverse, little, steep, canvas.scale * fewer)
     grown = cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
     return grown * (room > 0)
 

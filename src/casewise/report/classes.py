@@ -9,7 +9,7 @@ from casewise.report import figures_classes as draw
 from casewise.report.material import Material, is_number
 from casewise.report.measures import bounds, measure_cell, written
 from casewise.report.tables import Cell, Row
-from casewise.report.wording import class_name, counted, display_name, listed
+from casewise.report.wording import counted, display_name, listed
 from casewise.report.words import Words
 
 CLASS_COLUMNS = ("precision", "recall", "f1", "auroc", "auprc")
@@ -24,7 +24,6 @@ class Matrix:
 
     names: list[str]
     rows: list[tuple[str, int, list[tuple[int, float]]]]
-    totals: list[int]
 
 
 def plain_names(told: dict[str, Any]) -> list[str]:
@@ -42,7 +41,7 @@ def matrix(told: dict[str, Any]) -> Matrix:
     rows = [
         (name, sum(row), [(int(n), n / max(sum(row), 1)) for n in row]) for name, row in zip(names, counts, strict=True)
     ]
-    return Matrix(names, rows, [int(sum(column)) for column in zip(*counts, strict=True)])
+    return Matrix(names, rows)
 
 
 def class_rows(material: Material, stage: str, learner: str, target: str) -> list[Row]:
@@ -129,14 +128,13 @@ def classes(material: Material) -> dict[str, Any] | None:
     told, words = material.classed(stage, learner), Words(material)
     if not told:
         return None
-    figures, names = material.figures(stage, learner, outcome), plain_names(told)
+    figures = material.figures(stage, learner, outcome)
     curves = draw.curves_of(told, figures)
     reliability = told.get("reliability") or []
     points = point_rows(told)
     chosen_on = next((point.get("chosen_on") for point in told.get("operating", [])), "")
     return {
         "matrix": matrix(told),
-        "named": [class_name(material.study, outcome, str(name)) for name in told["names"]],
         "roc": draw.roc(curves, alt=_roc_alt(words, curves)) if curves else None,
         "curves": len(curves),
         "not_drawn": max(0, len(told.get("roc", {})) - len(curves)),
@@ -160,7 +158,6 @@ def classes(material: Material) -> dict[str, Any] | None:
         "count": sum(told["support"]),
         "subjects": material.chosen["subject"].nunique(),
         "further": further(material),
-        "names": names,
     }
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MOST_CURVES = len(SERIES)
 # Dashes repeat the distinction of the colours on grey paper.
 DASHES: list[Any] = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2)), "-", (0, (5, 2)), (0, (1.5, 1.5)), "-"]
-WIDTH, SIDE, LINE = 420.0, 350.0, 17.0
+WIDTH, SIDE, LINE = 420.0, 350.0, 18.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def curves_of(told: dict[str, Any], figures: dict[str, Any]) -> list[Curve]:
 
 def roc(curves: list[Curve], *, name: str = "roc", alt: str) -> Markup:
     """One curve a class against the others, its AUROC and interval in the key, dots at the operating points."""
-    below = 50 + LINE * len(curves)
+    below = 46 + LINE * len(curves)
     height = SIDE + below
     with canvas(WIDTH, height) as (figure, axes):
         place(axes, WIDTH, height, left=58, bottom=below, right=12, top=10)
@@ -96,7 +96,7 @@ def reliability(
     """
     series = [("as predicted", before, ACCENT, (0, (4, 2)), "D"), ("after temperature scaling", after, MODEL, "-", "o")]
     known = [[b for b in bins if b.get("n") and is_number(b.get("accuracy"))] for _, bins, *_ in series]
-    below = 50 + LINE * sum(bool(bins) for bins in known)
+    below = 46 + LINE * sum(bool(bins) for bins in known)
     height = SIDE + below
     most = max((b["n"] for bins in known for b in bins), default=1)
     low = min((b["confidence"] for bins in known for b in bins), default=0.0)
@@ -108,8 +108,9 @@ def reliability(
                 continue
             x, y = ([b[key] for b in bins] for key in ("confidence", "accuracy"))
             label = f"{title}: ECE {written('ece', (found or {}).get('value'))} {bounds('ece', found)}".strip()
-            axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.4, label=label)
-            sizes = [10 + 110 * b["n"] / most for b in bins]
+            axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.1, alpha=0.55)
+            axes.plot([], [], color=colour, linestyle=dash, marker=marker, linewidth=1.4, label=label)
+            sizes = [8 + 150 * b["n"] / most for b in bins]
             axes.scatter(x, y, s=sizes, marker=marker, color=colour, edgecolors="white", linewidths=0.8, zorder=4)
         left = max(0.0, np.floor(low * 10) / 10 - 0.04)
         axes.set(xlim=(left, 1.03), ylim=(-0.03, 1.04))
@@ -133,7 +134,7 @@ def _key(axes: Axes) -> None:
     """The key below the axes, a line a curve."""
     handles, names = axes.get_legend_handles_labels()
     axes.figure.legend(
-        handles, names, loc="lower left", bbox_to_anchor=(44 / WIDTH, 0), handlelength=2.6, borderaxespad=0.1
+        handles, names, loc="lower left", bbox_to_anchor=(48 / WIDTH, 0), handlelength=2.6, borderaxespad=0.1, fontsize=10.5
     )
 
 

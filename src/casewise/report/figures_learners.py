@@ -10,7 +10,7 @@ from markupsafe import Markup
 from casewise.report.drawing import ACCENT, INK, MODEL, PALE, SOFT, canvas, frame, place, svg
 from casewise.report.drawing import limits as around
 from casewise.report.material import is_number
-from casewise.report.wording import shortened
+from casewise.report.wording import rate, shortened
 
 WIDTH = 440.0
 ROW = 21.0
@@ -112,6 +112,8 @@ def training(model: str, jobs: list[dict[str, Any]], *, name: str, alt: str) -> 
 
 def finder(model: str, jobs: list[dict[str, Any]], *, name: str, alt: str) -> Markup:
     """One backbone's search for a learning rate: the loss while the rate rises, a line a fold, a dot at the choice."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
     width, height = 260.0, 176.0
     with canvas(width, height) as (figure, axes):
         place(axes, width, height, left=42, bottom=38, right=8, top=26)
@@ -121,27 +123,38 @@ def finder(model: str, jobs: list[dict[str, Any]], *, name: str, alt: str) -> Ma
             found = job["finder"]
             rates = np.array([_loss(value) for value in found["rates"]], float)
             losses = np.array([_loss(value) for value in found["losses"]], float)
-            axes.plot(rates, losses, color=MODEL, linewidth=1.1, alpha=0.8)
             known = np.isfinite(rates) & np.isfinite(losses) & (rates > 0)
             if not known.any():
                 continue
+            rates, losses = rates[known], losses[known]
+            course = _smoothed(losses)
+            axes.plot(rates, losses, color=PALE, linewidth=0.8)
+            axes.plot(rates, course, color=MODEL, linewidth=1.2)
             # What lies beyond the point where it diverges is cut off.
-            start, least = float(losses[known][0]), float(losses[known].min())
-            tops.append(least + 1.35 * max(start - least, 0.05 * abs(start)))
-            lows.append(least)
+            start, least = float(course[0]), float(course.min())
+            tops.append(least + 1.5 * max(start - least, 0.05 * abs(start)))
+            lows.append(min(least, float(np.quantile(losses, 0.1))))
             if is_number(found.get("chosen")):
-                at = float(np.interp(np.log(found["chosen"]), np.log(rates[known]), losses[known]))
-                axes.plot([found["chosen"]], [at], "o", color=ACCENT, markersize=4.5, zorder=5)
+                at = float(np.interp(np.log(found["chosen"]), np.log(rates), course))
+                axes.plot([found["chosen"]], [at], "o", color=ACCENT, markersize=5, zorder=5)
         if tops:
             room = (max(tops) - min(lows) or 1.0) * 0.08
             axes.set_ylim(min(lows) - room, max(tops) + room)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(numticks=5))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: rate(value)))
         axes.minorticks_off()
         axes.set_title(shortened(model, 32), loc="left", fontweight="bold")
         axes.set_xlabel("learning rate")
         axes.locator_params(axis="y", nbins=4)
         frame(axes, grid="y")
         return svg(figure, name, alt)
+
+
+def _smoothed(losses: np.ndarray) -> np.ndarray:
+    """The moving average that a rate is chosen on: weight 0.9 for the past, corrected for its beginning."""
+    kept = 0.9 ** np.arange(len(losses))
+    return np.array([kept[: i + 1][::-1] @ losses[: i + 1] / kept[: i + 1].sum() for i in range(len(losses))])
 
 
 def _loss(value: Any) -> float:

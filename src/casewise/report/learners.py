@@ -20,11 +20,6 @@ FORESTS = {
     "classification": ("accuracy", "auroc"),
     "ordinal": ("accuracy", "kappa_quadratic"),
 }
-COMPARED = {
-    "regression": ("mae", "ccc"),
-    "classification": ("accuracy", "auroc", "f1", "log_loss"),
-    "ordinal": ("kappa_quadratic", "accuracy", "auroc", "f1", "log_loss"),
-}
 MOST_REPORTS = 16
 
 
@@ -71,7 +66,7 @@ def learners(material: Material) -> dict[str, Any] | None:
     comparisons = [
         text
         for stage in material.stages
-        for metric in COMPARED[material.kind]
+        for metric in FORESTS[material.kind]
         if (text := summary.comparison(material, stage, metric))
     ]
     return {

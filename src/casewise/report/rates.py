@@ -8,18 +8,9 @@ from markupsafe import Markup
 
 from casewise.report import figures_learners
 from casewise.report.material import Material, is_number
-from casewise.report.wording import counted, listed, number
+from casewise.report.wording import counted, listed, number, rate
 
 MOST_FINDERS = 12
-
-
-def rate(value: float) -> str:
-    """A learning rate as people write it.
-
-    >>> rate(0.0012), rate(1e-6), rate(3.2e-5)
-    ('0.0012', '1e-6', '3.2e-5')
-    """
-    return f"{value:g}".replace("e-0", "e-")
 
 
 def finders(material: Material) -> dict[str, Any] | None:

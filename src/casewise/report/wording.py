@@ -122,6 +122,18 @@ def duration(seconds: Any) -> str:
     return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
 
 
+def rate(value: float) -> str:
+    """A learning rate as people write it.
+
+    >>> rate(0.012), rate(1e-6), rate(3.2e-4), rate(1.0)
+    ('0.012', '1e-6', '3.2e-4', '1')
+    """
+    if value >= 0.001:
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.3e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
 def shortened(text: Any, length: int) -> str:
     """Text cut to `length` characters with an ellipsis.
 

@@ -24,6 +24,11 @@ class Words:
         """The main outcome's name."""
         return display_name(self.material.study, self.material.study.outcome)
 
+    @property
+    def heading(self) -> str:
+        """The main outcome's name with a capital."""
+        return self.label[0].upper() + self.label[1:]
+
     @cached_property
     def noun(self) -> str:
         """What one prediction of the main outcome is about."""
@@ -102,8 +107,7 @@ def predicted(material: Material) -> str:
     subjects = f" of {counted(material.cases['subject'].nunique(), 'subject')}" if material.study.subjects_known else ""
     cases = f" at {counted(len(material.cases), 'visit')}" if material.repeated else ""
     if material.kind != "regression":
-        told = f"{words.label}: {classes_listed(material)}, predicted from {images}{subjects}{cases}."
-        return told[0].upper() + told[1:]
+        return f"{words.heading}: {classes_listed(material)}, predicted from {images}{subjects}{cases}."
     low, high = material.range_of(material.study.outcome)
     score = f"{words.label} ({low:g} to {high:g} points)"
     return f"{score}, predicted from {images}{subjects}{cases}, beside the physician’s score."

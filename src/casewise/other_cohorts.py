@@ -1,0 +1,119 @@
+"""Cohorts beside the study's own: one to learn from first, and one to be tested on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from casewise.cohort import Cohort, read_cohort
+from casewise.cohort_checks import alike
+from casewise.console import Show
+from casewise.errors import CohortError, SplitError
+from casewise.images.tiles import tiles_of
+from casewise.twins import check_twins, check_twins_between
+
+if TYPE_CHECKING:
+    from casewise.images.store import TileStore
+    from casewise.jobs.pretraining import Pretrained
+    from casewise.split import Splits
+    from casewise.study import Study
+
+
+def to_pretrain_on(
+    study: Study, main: Cohort, tiles: TileStore, splits: Splits, folder: Path, show: Show
+) -> Pretrained:
+    """Prepare the other cohort that networks learn from first.
+
+    Raises:
+        SplitError: it shares subjects with the study, which says that it does not.
+    """
+    from casewise.jobs.pretraining import Pretrained, pretraining_study
+
+    wanted = study.pretrain
+    assert wanted is not None
+    other = pretraining_study(study, wanted)
+    cohort = read_cohort(other)
+    shared = sorted(set(cohort.images["subject"].astype(str)) & set(splits.side))
+    plain = {alike(name): name for name in splits.side}
+    others = sorted(set(cohort.images["subject"].astype(str)) - set(shared))
+    mistaken = next((name for name in others if alike(name) in plain), None)
+    if mistaken:
+        raise SplitError(
+            f"pretrain: subject {mistaken!r} looks like {plain[alike(mistaken)]!r} of the study. Spell both alike."
+        )
+    if shared and wanted.subjects == "distinct":
+        raise SplitError(
+            f"pretrain: the study says that its subjects are distinct from those of {wanted.cohort}, but {len(shared)} "
+            f"are in both ({', '.join(shared[:5])}). Write `subjects: shared`: each fold's held-out subjects are then "
+            "left out of its pretraining."
+        )
+    show.line(
+        "pretrain",
+        f"{cohort.images['subject'].nunique():,} subjects, {len(cohort.images):,} images; "
+        f"{len(shared)} subjects shared: "
+        "those held out of a fold are left out of its pretraining",
+    )
+    store = tiles_of(other, cohort, folder / "tiles-pretraining", show, "pretrain")
+    check_twins(cohort, store)
+    check_twins_between(main, tiles, cohort, store)
+    return Pretrained(other, cohort, folder / "tiles-pretraining", store.address)
+
+
+def external_study(study: Study) -> Study:
+    """The study that reads the cohort to be tested on: its own table, the same targets, images and panels."""
+    wanted = study.external
+    assert wanted is not None
+    changes = {
+        "name": external_name(study),
+        "cohort": wanted.cohort,
+        "root": wanted.root,
+        "columns": wanted.columns,
+        "where": wanted.where,
+        "split": study.split.model_copy(update={"balance": None, "column": None, "leave_out": None}),
+        "evaluation": study.evaluation.model_copy(update={"response": False, "readers": {}, "bands": {}}),
+    }
+    return study.model_copy(update=changes)
+
+
+def external_name(study: Study) -> str:
+    """What the other cohort is called: as stated, else its folder's name."""
+    wanted = study.external
+    assert wanted is not None
+    return wanted.name or wanted.cohort.parent.name or "external"
+
+
+def to_test_on(
+    study: Study, main: Cohort, tiles: TileStore, folder: Path, show: Show
+) -> tuple[Study, Cohort, TileStore]:
+    """Read and prepare the cohort on which the trained networks are tested; its subjects get its name before theirs.
+
+    Raises:
+        CohortError: its table has problems, among them classes that the networks do not know.
+        SplitError: it shares subjects with the study, and the study does not say that they are other people.
+    """
+    wanted = study.external
+    assert wanted is not None
+    other = external_study(study)
+    cohort = read_cohort(other, to_learn=False)
+    if cohort.panels[study.outputs].isna().all(axis=None):
+        raise CohortError(f"external: {wanted.cohort} has none of {', '.join(study.outputs)} recorded.")
+    mine = {alike(str(name)): str(name) for name in main.images["subject"]}
+    shared = sorted({str(name) for name in cohort.images["subject"] if alike(str(name)) in mine})
+    if shared and wanted.subjects != "distinct":
+        raise SplitError(
+            f"external: {len(shared)} subjects of {wanted.cohort} have names of the study's own subjects "
+            f"({', '.join(shared[:5])}). If they are the same people, leave them out with `external: {{where: …}}`; "
+            "if they are other people with the same numbers, say so: `external: {subjects: distinct}`."
+        )
+    store = tiles_of(other, cohort, folder / "tiles-external", show, "external")
+    check_twins_between(main, tiles, cohort, store, where="in the cohort to be tested on")
+    prefix = f"{other.name}:"
+    renamed = {
+        name: table.assign(subject=prefix + table["subject"].astype(str), case=prefix + table["case"].astype(str))
+        for name, table in (("images", cohort.images), ("panels", cohort.panels), ("cases", cohort.cases))
+    }
+    show.line(
+        "external",
+        f"{other.name}: {cohort.cases['subject'].nunique():,} subjects, {len(cohort.images):,} images",
+    )
+    return other, Cohort(**renamed, notes=[f"{other.name}: {note}" for note in cohort.notes]), store
