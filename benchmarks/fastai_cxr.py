@@ -379,7 +379,7 @@ def study_of(network: str, *, flip_vert: bool) -> dict[str, Any]:
     flip = "both" if flip_vert else "horizontal"
     return {
         "name": "fastai-cxr",
-        "images": {"size": SIDE},
+        "images": {"size": SIDE, "channels": "grey"},
         "panels": {"by": "image", "augmentation": "fastai-default", "flip": flip},
         "targets": {"label": {"classes": list(CLASSES)}},
         "backbones": [network],
@@ -426,7 +426,9 @@ def speed_of_casewise(task: dict[str, Any]) -> dict[str, Any]:
     ends: list[float] = []
     with tempfile.TemporaryDirectory() as temporary:
         tiles = Path(temporary) / "tiles"
-        store = prepare([Path(task["data"]) / path for path in table["path"]], Preparation(size=SIDE), tiles)
+        store = prepare(
+            [Path(task["data"]) / path for path in table["path"]], Preparation(size=SIDE, channels="grey"), tiles
+        )
         train = PanelData(open_tiles(tiles, store.address), [[row] for row in rows], truth, study.panels)
         fit(
             network,
