@@ -13,13 +13,25 @@ import pandas as pd
 import pytest
 
 from casewise.audit.findings import Audit, Finding
-from casewise.report import audit, classes, confident, external, labels, learners, rates, summary, summary_classes, words
+from casewise.evaluation.results import evaluate
+from casewise.report import (
+    audit,
+    classes,
+    confident,
+    external,
+    labels,
+    learners,
+    rates,
+    summary,
+    summary_classes,
+    words,
+)
 from casewise.report.figures_classes import curves_of
 from casewise.report.material import Material
 from casewise.report.page import render, write_report
 from casewise.report.results_page import write_results
 from casewise.study import Study
-from tests.test_report import Page, check_page, jobs_of, splits_of
+from tests.test_report import Page, check_page, films, jobs_of, splits_of
 
 CLASSES = {
     "classification": ["covid", "no_finding", "pneumonia"],
@@ -57,104 +69,6 @@ def study_of(kind: str, **changes: Any) -> Study:
     return Study.model_validate(values | changes)
 
 
-def estimate(value: float, n: int, wide: float = 1.0) -> dict[str, Any]:
-    """A figure with a plausible interval."""
-    half = 1.96 * wide * float(np.sqrt(max(value * (1 - value), 0.002) / n))
-    low, high = max(value - half, -1.0), min(value + half, 1.0)
-    return {"value": value, "low": low, "high": high, "n_subjects": n, "n_cases": n, "rough": n < 10}
-
-
-def bins_of(p: np.ndarray, truth: np.ndarray) -> list[dict[str, Any]]:
-    """Fifteen equal bins of the highest probability."""
-    top, right = p.max(axis=1), p.argmax(axis=1) == truth
-    place = np.clip(np.ceil(top * 15).astype(int) - 1, 0, 14)
-    return [
-        {
-            "low": b / 15,
-            "high": (b + 1) / 15,
-            "n": int((place == b).sum()),
-            "confidence": float(top[place == b].mean()),
-            "accuracy": float(right[place == b].mean()),
-        }
-        for b in np.unique(place)
-    ]
-
-
-def figures_of(rows: pd.DataFrame, study: Study, *, stage: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The entries of `metrics` and of `classes` for one learner and stage, as the contract has them."""
-    from sklearn import metrics as sk
-
-    outcome = study.outcome
-    names, positive = study.classes_of(outcome), study.positive_of(outcome)
-    truth, said, p = (
-        rows["y_true"].to_numpy(int),
-        rows["y_pred"].to_numpy(int),
-        rows[[f"p{k}" for k in range(len(names))]].to_numpy(float),
-    )
-    n, all_classes = len(truth), range(len(names))
-    soft = p**0.6 / (p**0.6).sum(axis=1, keepdims=True)
-    each = sk.precision_recall_fscore_support(truth, said, labels=list(all_classes), zero_division=0)
-    told: dict[str, Any] = {"accuracy": estimate(float((truth == said).mean()), n)}
-    told["balanced_accuracy"] = estimate(float(each[1].mean()), n)
-    if len(names) > 2 and study.kind_of(outcome) == "classification":
-        told["top2_accuracy"] = estimate(float((np.argsort(-p, axis=1)[:, :2] == truth[:, None]).any(axis=1).mean()), n)
-    by_class: dict[str, list[float]] = {"precision": each[0], "recall": each[1], "f1": each[2]}
-    by_class["auroc"] = [sk.roc_auc_score(truth == k, p[:, k]) for k in all_classes]
-    by_class["auprc"] = [sk.average_precision_score(truth == k, p[:, k]) for k in all_classes]
-    for metric, values in by_class.items():
-        told[metric] = estimate(float(np.mean(values)), n)
-        for k, name in enumerate(names):
-            told[f"{metric}[{name}]"] = estimate(float(values[k]), max(int((truth == k).sum()), 1))
-    told["kappa"] = estimate(float(sk.cohen_kappa_score(truth, said)), n)
-    if positive:
-        at = names.index(positive)
-        told["sensitivity"] = estimate(float(each[1][at]), int((truth == at).sum()))
-        told["specificity"] = estimate(float(each[1][1 - at]), int((truth != at).sum()))
-    if study.kind_of(outcome) == "ordinal":
-        told["kappa_quadratic"] = estimate(float(sk.cohen_kappa_score(truth, said, weights="quadratic")), n)
-        told["mae"] = estimate(float(np.abs(truth - said).mean()), n)
-    for ending, q in (("", p), ("_calibrated", soft)):
-        bins = bins_of(q, truth)
-        told[f"ece{ending}"] = estimate(sum(b["n"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / n, n, 0.4)
-        told[f"brier{ending}"] = estimate(float(((q - np.eye(len(names))[truth]) ** 2).sum(axis=1).mean()), n)
-        told[f"log_loss{ending}"] = estimate(float(-np.log(np.maximum(q[range(n), truth], 1e-12)).mean()), n)
-    curves, points = {}, []
-    chosen_on = "the other folds" if stage == "oof" else "out of fold"
-    for k, name in enumerate(names):
-        if positive and name != positive:
-            continue
-        fpr, tpr, thresholds = sk.roc_curve(truth == k, p[:, k])
-        kept = np.unique(np.linspace(0, len(fpr) - 1, min(len(fpr), 200)).astype(int))
-        curves[name] = {"fpr": fpr[kept].tolist(), "tpr": tpr[kept].tolist()}
-        for rule, place in (("youden", int((tpr - fpr).argmax())), ("sensitivity >= 0.9", int((tpr >= 0.9).argmax()))):
-            share = float((truth == k).mean())
-            found = tpr[place] * share / max(tpr[place] * share + fpr[place] * (1 - share), 1e-9)
-            points.append(
-                {
-                    "class": name,
-                    "rule": rule,
-                    "threshold": float(min(thresholds[place], 1.0)),
-                    "chosen_on": chosen_on,
-                    "sensitivity": estimate(float(tpr[place]), n),
-                    "specificity": estimate(float(1 - fpr[place]), n),
-                    "precision": estimate(float(found), n),
-                }
-            )
-    entry = {
-        "names": names,
-        "positive": positive,
-        "support": [int((truth == k).sum()) for k in all_classes],
-        "confusion": sk.confusion_matrix(truth, said, labels=list(all_classes)).tolist(),
-        "temperature": 1.67,
-        "temperature_fitted_on": chosen_on,
-        "roc": curves,
-        "reliability": bins_of(p, truth),
-        "reliability_calibrated": bins_of(soft, truth),
-        "operating": points,
-    }
-    return told, entry
-
-
 def predictions_of(study: Study, subjects: int, learners: list[str], *, test: int, outside: int) -> pd.DataFrame:
     """Predictions of every learner; one case a subject, some have two; class and source go together."""
     from casewise.predictions import decided
@@ -176,7 +90,9 @@ def predictions_of(study: Study, subjects: int, learners: list[str], *, test: in
                 before: list[np.ndarray] = []
                 for i, learner in enumerate(learners):
                     logits = -1.1 * np.abs(np.arange(k) - truths[s]) if kind == "ordinal" else np.eye(k)[truths[s]] * 2
-                    logits = logits + hard * (0.9 if where != "external" else 1.5) + random.normal(0, 0.45 + 0.07 * i, k)
+                    logits = (
+                        logits + hard * (0.9 if where != "external" else 1.5) + random.normal(0, 0.45 + 0.07 * i, k)
+                    )
                     p = np.exp(2.6 * logits)
                     p = p / p.sum()
                     p = np.mean(before, axis=0) if learner == "mean_of_learners" else p
@@ -184,21 +100,10 @@ def predictions_of(study: Study, subjects: int, learners: list[str], *, test: in
                     fold = None if where != "oof" else s % 5 + 1
                     said = float(decided(kind, p[None])[0])
                     row = {**common, "model": learner, "stage": where, "outer_fold": fold, "kind": kind}
-                    rows.append({**row, "y_true": float(truths[s]), "y_pred": said, **{f"p{j}": p[j] for j in range(k)}})
+                    rows.append(
+                        {**row, "y_true": float(truths[s]), "y_pred": said, **{f"p{j}": p[j] for j in range(k)}}
+                    )
     return pd.DataFrame(rows).astype({"outer_fold": "Int64", "inner_fold": "Int64"})
-
-
-def compared(metrics: dict[str, Any], outcome: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """Comparisons as evaluation gives them: those within three points of the best cannot be told apart."""
-    found: dict[str, Any] = {outcome: {}}
-    for metric in names:
-        sign = -1 if metric == "log_loss" else 1
-        values = {learner: sign * told[outcome][metric]["value"] for learner, told in metrics.items()}
-        best = max(values, key=values.__getitem__)
-        alike = [n for n, v in values.items() if values[best] - v < 0.03]
-        differences = {n: {"value": sign * (v - values[best])} for n, v in values.items() if n != best}
-        found[outcome][metric] = {"best": best, "not_told_apart": alike, "differences": differences, "rough": False}
-    return found
 
 
 def film(number: int, size: int = 64) -> np.ndarray:
@@ -207,7 +112,7 @@ def film(number: int, size: int = 64) -> np.ndarray:
     y, x = np.mgrid[:size, :size] / size
     picture = 190 - 40 * np.abs(x - 0.5)
     for centre in (0.32, 0.68):
-        picture = picture - 120 * np.exp(-(((x - centre) / 0.13) ** 2 + ((y - 0.5) / 0.28) ** 2) ** 2)
+        picture = picture - 120 * np.exp(-((((x - centre) / 0.13) ** 2 + ((y - 0.5) / 0.28) ** 2) ** 2))
     spot = random.uniform(0.3, 0.7, 2)
     picture = picture + 60 * np.exp(-(((x - spot[0]) / 0.08) ** 2 + ((y - spot[1]) / 0.1) ** 2))
     return np.clip(picture + random.normal(0, 4, picture.shape), 0, 255).astype(np.uint8)[None]
@@ -216,33 +121,44 @@ def film(number: int, size: int = 64) -> np.ndarray:
 def audit_of(images: pd.DataFrame, accepted: dict[str, str]) -> dict[str, Any]:
     """What an audit of the chest cohort may leave behind."""
     paths = images["path"].tolist()
-    p = {"p": 0.001, "permutations": 999}
+    probe = {"target": "finding", "metric": "auroc", "p": 0.001, "p_adjusted": 0.001, "images": len(images)}
+    twins = {"pairs": 4, "images": 8, "subjects": 8, "bytes": 1, "pixels": 0, "near": 3, "mirrored": 1}
+    source = {**probe, "evidence": "source", "value": 0.914, "by_class": {"covid": 0.97}}
+    within = {**probe, "evidence": "image", "value": 0.97, "within": "no_finding"}
     found = [
         Finding(
             "shortcut-source",
             "error",
-            "The column source tells the finding with an AUROC of 0.91 (p 0.001) without looking at any image.",
-            {"auroc": 0.91, **p},
-            remedy="Judge within one source, or leave whole sources out: split: {leave_out: source}.",
+            "source alone tells finding: AUROC .91 where .50 is chance, and .97 for covid (p = .001); a network can "
+            "score that by recognising source, without looking at the disease.",
+            source,
+            remedy="Cross-validate with `split: {leave_out: source}`, or study within one source (`where:`).",
         ),
         Finding(
             "source-told-no_finding",
             "warning",
-            "Among the images with no finding, the image tells the source with an AUROC of 0.97 (p 0.001).",
-            {"auroc": 0.97, **p},
+            "Within finding no_finding, the image tells source: AUROC .97 where .50 is chance (p = .001); where source "
+            "goes with finding, a network can learn the one for the other.",
+            within,
+            remedy="Report the result within each source.",
         ),
         Finding(
-            "twins-across-subjects",
+            "twins-across-labels",
             "warning",
-            "4 pairs of images show the same picture under two subjects.",
-            {"identical": 1, "altered": 3},
+            "4 pairs of images show the same picture with two values of finding (1 the same file, 3 near-identical): "
+            "at least one is wrong, or the picture does not tell it.",
+            twins,
             list(zip(paths[:4], paths[10:14], strict=True)),
-            "Give both the same subject in the column subject, or drop one.",
+            "Correct finding in the table, or leave both images out with `where:`.",
         ),
-        Finding("shortcut-border", "note", "The border of the image tells the finding no better than chance.", {"auroc": 0.52, "p": 0.31}),
+        Finding("twins-within-subject", "note", "1 pair of images shows the same picture of one subject twice.", twins),
     ]
-    seconds = {"hashes": 4.2, "embeddings": 18.9, "shortcuts": 9.7}
-    return Audit(found, seconds, {"subjects": 120, "images": len(images)}).as_json(accepted)
+    border = {**probe, "evidence": "border (its corners)", "value": 0.52, "p": 0.31, "p_adjusted": 0.4}
+    asked = [source, border, within]
+    seconds = {"twins": 23.1, "shortcuts": 9.7}
+    return Audit(
+        found, seconds, {"subjects": 120, "images": len(images), "questions": asked, "not_asked": ["finding from view"]}
+    ).as_json(accepted)
 
 
 def toy(
@@ -260,38 +176,23 @@ def toy(
     outcome, names = study.outcome, study.classes_of(study.outcome)
     known = [*study.backbones, "mean_of_learners"] if networks > 1 else list(study.backbones)
     predictions = predictions_of(study, subjects, known, test=test, outside=outside)
-    stages = [s for s in ("oof", "test", "external") if (predictions["stage"] == s).any()]
-    metrics: dict[str, Any] = {"metrics": {}, "classes": {}, "comparisons": {}, "response": {}, "bands": {}, "readers": {}}
-    for stage in stages:
-        both = {
-            learner: figures_of(part, study, stage=stage)
-            for learner, part in predictions[predictions["stage"] == stage].groupby("model", sort=False)
-        }
-        metrics["metrics"][stage] = {learner: {outcome: told} for learner, (told, _) in both.items()}
-        metrics["classes"][stage] = {learner: {outcome: entry} for learner, (_, entry) in both.items()}
-        order = ("accuracy", "auroc", "f1", "log_loss", *(("kappa_quadratic",) if kind == "ordinal" else ()))
-        if networks > 1:
-            metrics["comparisons"][stage] = compared(metrics["metrics"][stage], outcome, order)
-    merit = "kappa_quadratic" if kind == "ordinal" else "auroc"
-    learner = max(known, key=lambda n: metrics["metrics"]["oof"][n][outcome][merit]["value"])
-    judged = metrics["metrics"]["test" if test else "oof"][learner][outcome]
-    metrics["main"] = {
-        "target": outcome,
-        "stage": "test" if test else "oof",
-        "learner": learner,
-        "chosen_on": "oof",
-        "metrics": judged,
-        "kind": study.kind_of(outcome),
-    }
-    metrics["notes"] = ["Intervals are 95 % percentile intervals from 2,000 resamples of whole subjects (seed 0)."]
+    metrics = evaluate(
+        predictions,
+        main=outcome,
+        resamples=50,
+        baseline=None,
+        classes={outcome: names},
+        positive={outcome: first} if (first := study.positive_of(outcome)) else None,
+        subjects_known=study.subjects_known,
+    )
     if outside:
         inside = metrics["metrics"]["test" if test else "oof"]
         metrics["external_drop"] = {
             name: {
                 metric: {"difference": d, "low": d - 0.05, "high": d + 0.05}
-                for metric in inside[name][outcome]
-                if (d := metrics["metrics"]["external"][name][outcome][metric]["value"] - inside[name][outcome][metric]["value"])
-                is not None
+                for metric, told in inside[name][outcome].items()
+                if (there := metrics["metrics"]["external"][name][outcome][metric]["value"]) is not None
+                for d in [there - told["value"]]
             }
             for name in known
         }
@@ -301,16 +202,22 @@ def toy(
     )
     images[outcome] = own["y_true"]
     images["source"] = np.where((own["y_true"] == 0) | (own.index % 25 == 0), "cohen", "nih")
-    panels = images.assign(tiles=[[i] for i in range(len(own))])[["panel", "case", "subject", "visit", "day", "region", "tiles", outcome]]
+    panels = images.assign(tiles=[[i] for i in range(len(own))])[
+        ["panel", "case", "subject", "visit", "day", "region", "tiles", outcome]
+    ]
     sides: dict[str, Any] = {f"P{i:03d}": "test" if i < test else i % 5 + 1 for i in range(subjects)}
     jobs = jobs_of(study)
     lr = np.geomspace(1e-7, 1, 60)
     for i, job in enumerate(jobs):
-        loss = 1.1 - 0.6 / (1 + np.exp(-1.6 * (np.log10(lr) + 3.6))) + 0.04 * np.maximum(np.log10(lr) + 1.4, 0) ** 3 * 40
+        loss = (
+            1.1 - 0.6 / (1 + np.exp(-1.6 * (np.log10(lr) + 3.6))) + 0.04 * np.maximum(np.log10(lr) + 1.4, 0) ** 3 * 40
+        )
         loss = loss + np.random.default_rng(i).normal(0, 0.05, len(lr))
         job["finder"] = {"rates": lr.tolist(), "losses": loss.tolist(), "chosen": 1e-4 if i % 2 else 2.4e-4}
         if job["model"] == study.backbones[-1]:
-            job["stages"] = [{"unfrozen": g, "best_loss": 0.8 - 0.1 * g, "kept": True} for g in range(3 if i % 2 else 4)]
+            job["stages"] = [
+                {"unfrozen": g, "best_loss": 0.8 - 0.1 * g, "kept": True} for g in range(3 if i % 2 else 4)
+            ]
     return Material(
         study=study,
         cohort_images=images,
@@ -327,6 +234,421 @@ def toy(
         environment={"casewise": "0.1.0", "seconds": 1234.0},
         audit=audit_of(images, {"shortcut-source": REASON} if accepted is None else accepted),
     )
+
+
+def page_of(material: Material) -> Page:
+    return check_page(render(material))
+
+
+@pytest.fixture(scope="module")
+def three() -> Material:
+    return toy(test=30, outside=60, networks=3)
+
+
+@pytest.fixture(scope="module")
+def text(three: Material) -> str:
+    return render(three)
+
+
+@pytest.fixture(scope="module")
+def two() -> Material:
+    return toy("binary", networks=2)
+
+
+@pytest.fixture(scope="module")
+def grades() -> Material:
+    return toy("ordinal", subjects=100, networks=2)
+
+
+def figures(material: Material, stage: str = "") -> dict[str, Any]:
+    """The figures of the shown learner."""
+    return material.figures(stage or material.stage, material.learner, material.study.outcome)
+
+
+def test_page_is_whole_and_speaks_of_classes(three: Material, text: str) -> None:
+    page = check_page(text)
+    assert page.svgs == 10
+    assert "http" not in re.sub(r"<pre.*?</pre>", "", text, flags=re.DOTALL)
+    for strange in ("Model and physician", "Bland", "Largest errors", "Recorded scores", "Who responded", "CCC"):
+        assert strange not in page.text.split("The study as it was run")[0]
+    assert "Finding: covid, no finding or pneumonia, predicted from 150 images of 120 subjects" in page.text
+    found = figures(three)
+    for metric in ("accuracy", "top2_accuracy", "precision", "recall"):
+        low, high = (f"{100 * found[metric][key]:.1f}" for key in ("low", "high"))
+        assert f"{100 * found[metric]['value']:.1f} % [{low}, {high}]" in page.text
+    for metric in ("auroc", "f1", "auroc[covid]", "f1[no_finding]"):
+        low, high = (f"{found[metric][key]:.3f}" for key in ("low", "high"))
+        assert f"{found[metric]['value']:.3f} [{low}, {high}]" in page.text
+
+
+def test_plain_words_name_the_commonest_class_and_the_class_missed_most(three: Material) -> None:
+    told = dict(summary_classes.sentences(three))
+    truth = three.chosen["y_true"].to_numpy(int)
+    counts = np.bincount(truth)
+    names = ["covid", "no finding", "pneumonia"]
+    commonest = (
+        f"Always naming the commonest class, {names[counts.argmax()]}, would give {counts.max() / len(truth):.0%}"
+    )
+    assert commonest.replace("%", " %") in told["How often it is right."]
+    confusion = np.array(three.classed("test", three.learner)["confusion"])
+    recall = np.diag(confusion) / confusion.sum(axis=1)
+    worst = int(recall.argmin())
+    assert told["What it misses."].lower().startswith(f"{names[worst]} is missed most: ")
+    assert "test set took no part" in told["Which model this is."]
+    assert "out-of-fold AUROC is the best" in told["Which model this is."]
+
+
+def confused(material: Material, confusion: list[list[int]], **ends: tuple[float, float]) -> Material:
+    """The same material with another confusion matrix, and intervals of recall where given."""
+    stage, learner, outcome = material.stage, material.learner, material.study.outcome
+    told = {**material.classed(stage, learner), "confusion": confusion, "support": [sum(row) for row in confusion]}
+    changed = {**figures(material)}
+    for name, (low, high) in ends.items():
+        changed[f"recall[{name}]"] = {"value": (low + high) / 2, "low": low, "high": high}
+    metrics = {**material.metrics, "classes": {stage: {learner: {outcome: told}}}}
+    metrics["metrics"] = {**material.metrics["metrics"], stage: {learner: {outcome: changed}}}
+    return dataclasses.replace(material, metrics=metrics)
+
+
+def test_a_class_is_called_hardest_only_as_far_as_intervals_go(three: Material) -> None:
+    apart = {"covid": (0.2, 0.4), "no_finding": (0.6, 0.8), "pneumonia": (0.7, 0.9)}
+    counts = [[3, 1, 6], [1, 7, 2], [0, 2, 8]]
+    told = summary_classes.missed(confused(three, counts, **apart))
+    assert told == "Covid is missed most: 7 of 10 visits (70 %), most often taken for pneumonia (6 visits)."
+    assert "not certain" in summary_classes.missed(confused(three, counts, **{**apart, "covid": (0.2, 0.65)}))
+    one = summary_classes.missed(confused(three, [[3, 0, 7], [1, 7, 2], [0, 2, 8]], **apart))
+    assert "(70 %), all taken for pneumonia." in one
+    none = summary_classes.missed(confused(three, [[9, 0, 0], [0, 9, 0], [0, 0, 9]]))
+    assert none == "No visit of the 3 classes was missed."
+    assert summary_classes.missed(confused(three, [[9, 0, 0], [0, 2, 0], [0, 1, 1]])) == ""
+
+
+def test_two_classes_speak_of_sensitivity_and_draw_one_curve(two: Material) -> None:
+    page = page_of(two)
+    found = figures(two)
+    told = dict(summary_classes.sentences(two))["What it misses."]
+    for metric in ("sensitivity", "specificity"):
+        assert f" {100 * found[metric]['value']:.0f} %" in told
+        assert f"({metric}, interval " in told
+    assert len(curves_of(two.classed("oof", two.learner), found)) == 1
+    assert "ROC curve: covid." in page.text
+    assert "Top-2 accuracy" not in page.text
+    assert [title for title, *_ in summary_classes.tiles(two)] == ["Accuracy", "AUROC", "Sensitivity", "Specificity"]
+    assert "There is no test set; out of fold (150 visits of 120 subjects" in page.text
+    assert "each fold is judged with those of the others" in page.text
+
+
+def test_grades_speak_of_weighted_kappa_and_name_a_grade_with_its_target(grades: Material) -> None:
+    page = page_of(grades)
+    assert grades.merit == "kappa_quadratic"
+    best = max(grades.learners, key=lambda n: grades.metric("oof", n, "kappa_quadratic")["value"])  # type: ignore[index]
+    assert grades.learner == best
+    near = (grades.chosen["y_pred"] - grades.chosen["y_true"]).abs().le(1).mean()
+    assert f"{100 * near:.0f} % are right or one grade off" in page.text
+    assert "5 grades from 0 to 4" in page.text
+    assert re.search(r"Retinopathy \d is missed most", page.text)
+    assert summary_classes.tiles(grades)[0][0] == "Weighted kappa"
+    assert "Weighted kappa" in learners.learners(grades)["heads"]  # type: ignore[index]
+
+
+def test_the_learners_table_has_the_published_form(three: Material) -> None:
+    told = learners.learners(three)
+    assert told is not None
+    heads = ["Learner", "Kind", "Accuracy", "Top-2 accuracy", "AUROC", "Precision", "Recall", "F1"]
+    assert told["heads"] == heads
+    assert [stage for stage, _ in told["stages"]] == ["test", "oof"]
+    values = [row.cells[3].value for row in told["stages"][0][1]]
+    assert values == sorted(values, reverse=True)
+    assert len(told["forests"]) == 2
+    name, rows, found = told["reports"][0]
+    assert name == three.learner
+    assert [row.name for row in rows] == ["covid", "no finding", "pneumonia", "mean"]
+    assert rows[0].cells[-1].value == found.rows[0][1]
+
+
+def test_learner_is_chosen_out_of_fold(three: Material) -> None:
+    metrics = {k: v for k, v in three.metrics.items() if k != "main"}
+    assert dataclasses.replace(three, metrics=metrics).learner == three.metrics["main"]["learner"]
+    oof = {name: three.metric("oof", name, "auroc")["value"] for name in three.learners}  # type: ignore[index]
+    assert three.learner == max(oof, key=oof.__getitem__)
+
+
+def test_comparisons_of_losses_call_the_smallest_best(three: Material) -> None:
+    assert "smallest log loss" in summary.comparison(three, "test", "log_loss")
+    assert "highest AUROC" in summary.comparison(three, "test")
+
+
+def test_calibration_says_which_way_it_errs(three: Material) -> None:
+    def told(claimed: float, right: float, after: float, many: int = 1000) -> str:
+        bins = [{"low": 0.6, "high": 0.7, "n": many, "confidence": claimed, "accuracy": right}]
+        stage, learner, outcome = three.stage, three.learner, three.study.outcome
+        entry = {**three.classed(stage, learner), "reliability": bins}
+        ece = {"ece": {"value": abs(claimed - right)}, "ece_calibrated": {"value": after}}
+        metrics = {
+            **three.metrics,
+            "classes": {stage: {learner: {outcome: entry}}},
+            "metrics": {stage: {learner: {outcome: ece}}},
+        }
+        return classes.calibration(dataclasses.replace(three, metrics=metrics))
+
+    assert told(0.9, 0.7, 0.02).startswith("It is too sure of itself: on average it gives the likeliest class 90 %")
+    assert told(0.9, 0.7, 0.02, many=10).startswith("On average its probabilities are what they claim (90 %")
+    assert "brings it down to 0.020" in told(0.9, 0.7, 0.02)
+    assert told(0.6, 0.8, 0.3).startswith("It is less sure of itself than it need be")
+    assert "does not help (0.300)" in told(0.6, 0.8, 0.3)
+    assert told(0.81, 0.8, 0.01).startswith(
+        "On average its probabilities are what they claim (81 % claimed, 80 % right"
+    )
+
+
+def test_an_accepted_error_stands_on_the_first_screen_with_its_reason(three: Material, text: str) -> None:
+    screen = text.split("<h2>In plain words</h2>")[0]
+    assert "Accepted by the study:</em> " + REASON in screen
+    assert "1 error and 2 warnings." in screen
+    assert screen.count("source alone tells finding") == 1
+    assert "Within finding no_finding, the image tells source" in screen
+    assert "twice" not in screen.split('class="warned')[1]
+    assert three.audit is not None
+    assert three.audit["verdict"] in Page(text).text
+    unaccepted = dataclasses.replace(three, audit=audit_of(three.cohort_images, {}))
+    assert "Not accepted by the study." in render(unaccepted).split("<h2>In plain words</h2>")[0]
+
+
+def test_a_clean_audit_and_none_at_all(three: Material) -> None:
+    clean = Audit([], {"twins": 3.0}, {"subjects": 120, "images": 150}).as_json({})
+    screen = render(dataclasses.replace(three, audit=clean)).split("<h2>In plain words</h2>")[0]
+    assert "No subject, twin or shortcut problem was found among 120 subjects and 150 images." in screen
+    without = page_of(dataclasses.replace(three, audit=None))
+    assert "Is it the disease?" not in without.text
+    assert "No audit was made." in without.text
+
+
+def test_the_audit_section_shows_the_evidence(three: Material, text: str) -> None:
+    told = audit.section(three)
+    assert told is not None
+    assert [one.level for one in told["findings"]] == ["error", "warning", "warning", "note"]
+    assert (told["findings"][0].tried, told["findings"][0].figure, told["findings"][0].p) == (
+        "finding from the column source",
+        "0.91",
+        "0.001",
+    )
+    assert told["findings"][1].tried == "the source from the image, within no finding"
+    assert [row.name for row in told["asked"]][1] == "Finding from the border alone (its corners)"
+    labels_apart = told["twins"][0]
+    assert [cell.text for cell in labels_apart.row.cells] == ["4", "1", "0", "3", "1"]
+    assert len(labels_apart.pairs) == 3
+    page = Page(text)
+    assert "film-0000.png" in page.text
+    assert "120 subjects and 150 images were examined in 33 s" in page.text
+
+
+def test_numbers_have_an_audit_too() -> None:
+    found = [Finding("shortcut-site", "warning", "site alone tells brixia.", {"metric": "r", "value": 0.42, "p": 0.01})]
+    page = page_of(dataclasses.replace(films(), audit=Audit(found, {"shortcuts": 2.0}).as_json({})))
+    assert "Is it the disease?" in page.text
+    assert "r = 0.42" in page.text
+    assert "Model and physician" in page.text
+
+
+def test_findings_cannot_break_the_page(three: Material) -> None:
+    evil = "<script>alert('x')</script>`<b>`"
+    found = [Finding("shortcut-source", "error", evil, remedy=evil)]
+    text = render(dataclasses.replace(three, audit=Audit(found).as_json({"shortcut-source": evil})))
+    assert "<script>alert" not in text
+    assert text.count("<script") == 1
+    check_page(text)
+
+
+def test_the_external_cohort_stands_beside_the_internal_one(three: Material, text: str) -> None:
+    told = external.external(three)
+    assert told is not None
+    page = Page(text)
+    assert "Elsewhere: St Elsewhere" in page.text
+    by_name = {row.name: row.cells for row in told["rows"]}
+    inside, outside = (figures(three, stage)["accuracy"]["value"] for stage in ("test", "external"))
+    assert by_name["Accuracy"][0].value == inside
+    assert by_name["Accuracy"][2].value == pytest.approx(100 * (outside - inside))
+    assert "points" in by_name["Accuracy"][2].text
+    bare = dataclasses.replace(three, metrics={k: v for k, v in three.metrics.items() if k != "external_drop"})
+    assert external.external(bare)["rows"][0].cells[2].small == ""  # type: ignore[index]
+    assert three.stages == ["test", "oof"]
+
+
+def test_a_drop_is_called_one_only_beyond_chance(three: Material) -> None:
+    def told(low: float, high: float) -> str:
+        inside, outside = (figures(three, stage)["auroc"]["value"] for stage in ("test", "external"))
+        drop = {three.learner: {"auroc": {"difference": inside - outside, "low": low, "high": high}}}
+        return external.sentence(dataclasses.replace(three, metrics={**three.metrics, "external_drop": drop}))
+
+    assert figures(three)["auroc"]["value"] > figures(three, "external")["auroc"]["value"]
+    assert "worse outside, and not by chance" in told(0.01, 0.2)
+    assert "a drop is not shown" in told(-0.01, 0.2)
+
+
+def test_external_without_truth_says_so(three: Material) -> None:
+    metrics = {**three.metrics, "metrics": {s: m for s, m in three.metrics["metrics"].items() if s != "external"}}
+    page = page_of(dataclasses.replace(three, metrics={**metrics, "external_drop": {}}))
+    assert "nothing recorded there lets its predictions be judged" in page.text
+
+
+def test_confident_errors_are_wrong_and_the_surest_first(three: Material) -> None:
+    told = confident.confident_errors(three)
+    assert told is not None
+    rows = three.chosen
+    wrong = rows[rows["y_true"] != rows["y_pred"]]
+    assert told["wrong"] == len(wrong)
+    surest = max(row[f"p{int(row['y_pred'])}"] for _, row in wrong.iterrows())
+    assert told["cases"][0].probability in (f"{100 * surest:.0f} %", "> 99 %")
+    assert all(case.truth != case.named and case.panels for case in told["cases"])
+    right = dataclasses.replace(three, predictions=three.predictions.assign(y_pred=lambda t: t["y_true"]))
+    assert confident.confident_errors(right) is None
+    assert "Confident errors" not in page_of(right).text
+
+
+def test_recorded_classes_are_counted_by_side_and_source(three: Material) -> None:
+    told = labels.counted_classes(three)
+    assert told["sides"].names == ["covid", "no finding", "pneumonia"]
+    assert [row[0] for row in told["sides"].rows] == [*(f"fold {i}" for i in range(1, 6)), "test", "all"]
+    assert sum(row[1] for row in told["sides"].rows[:-1]) == told["sides"].rows[-1][1] == 150
+    counts = three.cohort_images.groupby(["source", "finding"]).size()
+    assert told["sources"].rows[0][2][0][0] == counts[("cohen", 0.0)]
+    assert "all of covid comes from cohen" in told["told"]
+    held_out = dataclasses.replace(three, splits={**three.splits, "left_out": list("vwxyz")})
+    assert labels.counted_classes(held_out)["sides"].rows[0][0] == "fold 1 (v)"
+    plain = dataclasses.replace(three, cohort_images=three.cohort_images.drop(columns=["source", "finding"]))
+    assert labels.counted_classes(plain)["sources"] is None
+    assert labels.counted_classes(plain)["sides"].rows[-1][1] == 150
+
+
+def test_the_finder_and_the_stages_are_told(three: Material) -> None:
+    told = rates.finders(three)
+    assert told is not None
+    assert len(told["figures"]) == 3
+    assert dict(told["chosen"])["resnet101"] == "1e-4 to 2.4e-4"
+    assert all(figure.count("1e-") >= 2 for figure in told["figures"])
+    (sentence,) = rates.stages(three)
+    assert sentence == (
+        "resnet101: the stopping loss reached 0.800 with the head alone, 0.700 with 1 group, 0.600 with 2 groups and "
+        "0.500 with 3 groups (3 of 5 networks)."
+    )
+    given = dataclasses.replace(three, jobs=[{**job, "finder": None, "stages": []} for job in three.jobs])
+    assert rates.finders(given) is None
+    assert rates.stages(given) == []
+    assert "How the learning rate was found" not in page_of(given).text
+
+
+def test_a_finder_that_diverges_is_drawn(three: Material) -> None:
+    jobs = [
+        {**job, "finder": {**job["finder"], "losses": [*job["finder"]["losses"][:-2], None, 1e12]}}
+        for job in three.jobs
+    ]
+    assert rates.finders(dataclasses.replace(three, jobs=jobs)) is not None
+
+
+def test_missing_parts_are_left_out_not_stumbled_over(three: Material, grades: Material) -> None:
+    for material in (three, grades):
+        bare = dataclasses.replace(
+            material, metrics={}, jobs=[], splits={}, notes=[], environment={}, audit=None, photograph=lambda n: None
+        )
+        page = page_of(bare)
+        assert "All learners" not in page.text
+        assert "the model names the recorded class in" in page.text
+
+
+def test_undefined_figures_say_why(three: Material) -> None:
+    changed = {**figures(three)}
+    changed["auroc[covid]"] = {"value": None, "low": None, "high": None, "reason": "no case is truly covid"}
+    stage, learner, outcome = three.stage, three.learner, three.study.outcome
+    others = {**three.metrics["metrics"][stage], learner: {outcome: changed}}
+    metrics = {**three.metrics, "metrics": {**three.metrics["metrics"], stage: others}}
+    assert "no case is truly covid" in page_of(dataclasses.replace(three, metrics=metrics)).text
+
+
+def test_outcome_without_any_truth(three: Material) -> None:
+    page = page_of(dataclasses.replace(three, predictions=three.predictions.assign(y_true=np.nan), metrics={}))
+    assert "nothing can be judged" in page.text
+
+
+def test_names_cannot_break_the_page() -> None:
+    target = {"kind": "classification", "classes": ["<i>a</i>", 'b"&{{x}}', "c$_1"]}
+    text = render(toy(subjects=40, networks=1, targets={"<b>what</b>": target}))
+    assert "<i>a</i>" not in text
+    assert "<b>what" not in text
+    check_page(text)
+
+
+def test_same_material_gives_the_same_bytes(three: Material, text: str, tmp_path: Path) -> None:
+    assert write_report(three, tmp_path / "report.html").read_text() == text
+
+
+def test_few_subjects_and_unknown_subjects_are_said_first() -> None:
+    material = toy(subjects=60, test=6, networks=1, subjects_known=False)
+    heads = " ".join(banner.head for banner in words.banners(material))
+    assert "It is not known which images belong to the same person" in heads
+    assert "Only 6 subjects in the test set" in heads
+    assert "whose they are is not known" in page_of(material).text
+
+
+def finished(material: Material, folder: Path, **changes: Any) -> Path:
+    """A run folder with what the page of results is made from."""
+    folder.mkdir()
+    parts: dict[str, Any] = {
+        "study": material.study.model_dump(mode="json"),
+        "metrics": material.metrics,
+        "splits": {"folds": 5, **material.splits},
+        "audit": material.audit,
+    }
+    for name, value in parts.items():
+        if value is not None:
+            (folder / f"{name}.json").write_text(json.dumps({**value, **changes.get(name, {})}))
+    for job in material.jobs:
+        place = folder / "jobs" / job["model"] / f"fold{job['fold']}"
+        place.mkdir(parents=True)
+        (place / "job.json").write_text(json.dumps(job))
+    return folder
+
+
+def test_results_page_of_classes(three: Material, tmp_path: Path) -> None:
+    reference = {"finding": {"published, other mixtures": {"accuracy": 0.9032, "auroc": 0.9966, "precision": 0.9}}}
+    evaluation = three.study.evaluation.model_copy(update={"references": reference})
+    run = finished(
+        dataclasses.replace(three, study=three.study.model_copy(update={"evaluation": evaluation})), tmp_path / "a"
+    )
+    text = write_results(run, tmp_path / "a.md").read_text()
+    head = "| learner | cases | accuracy | balanced accuracy | AUROC | AUPRC | F1 | precision | log loss | ECE |"
+    assert head in text
+    assert "| *published, other mixtures* | – | 0.903 | – | 0.997 | – | – | 0.900 | – | – |" in text
+    found = figures(three)
+    entry = found["auroc"]
+    assert f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]" in text
+    row = three.classed("test", three.learner)["confusion"][0]
+    assert f"| covid | {row[0]} ({row[0] / sum(row):.0%})" in text
+    assert f"### {three.learner}: class by class" in text
+    assert "## Audit\n\n1 error and 2 warnings:" in text
+    assert f"*Accepted by the study:* {REASON}" in text
+    assert "## Elsewhere: St Elsewhere" in text
+    assert "Thresholds were chosen out of fold." in text
+    assert "All parameters were trained; nothing was done about classes of different size." in text
+    assert "| torchvision, IMAGENET1K_V1 | 1e-4 to 2.4e-4 |" in text
+    assert all(line.count("|") == head.count("|") for line in text.splitlines() if line.startswith("| *published"))
+
+
+def test_results_page_of_two_classes_of_grades_and_without_audit(
+    two: Material, grades: Material, tmp_path: Path
+) -> None:
+    text = write_results(
+        finished(dataclasses.replace(two, audit=None), tmp_path / "two"), tmp_path / "two.md"
+    ).read_text()
+    assert "| F1 | sensitivity | specificity | log loss | ECE |" in text
+    assert "## Audit" not in text
+    assert "## Elsewhere" not in text
+    splits = {"how": "leave out source", "folds": 2}
+    text = write_results(finished(grades, tmp_path / "g", splits=splits), tmp_path / "g.md").read_text()
+    assert "| F1 | weighted kappa | log loss | ECE |" in text
+    assert "2 folds, each one source held out" in text
+    assert "never saw any of its source" in text
+    assert "| retinopathy" not in text
+    assert "## retinopathy" in text
 
 
 if __name__ == "__main__":  # to look at the variants: python -m tests.test_report_classes FOLDER

@@ -122,33 +122,77 @@ def init(
 
 @app.command()
 def phantom(
-    folder: Annotated[Path, typer.Argument(help="Where to write the photographs and the table.")],
-    subjects: Annotated[int, typer.Option(min=2, help="Number of subjects.")] = 30,
-    visits: Annotated[int, typer.Option(min=1, help="Visits of each subject.")] = 6,
-    size: Annotated[str, typer.Option(help="Width x height in pixels, up to 4928x3264.")] = "492x326",
+    folder: Annotated[Path, typer.Argument(help="Where to write the images and the table.")],
+    kind: Annotated[str, typer.Option(help="psoriasis, or chest (radiographs).")] = "psoriasis",
+    subjects: Annotated[int | None, typer.Option(min=2, help="Number of subjects [default: 30; chest 60].")] = None,
+    visits: Annotated[int | None, typer.Option(min=1, help="psoriasis: visits of each subject [default: 6].")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Width x height in pixels [default: 492x326; chest 320x320].")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another number draws another cohort.")] = 0,
     labels: Annotated[str, typer.Option(help="true, or shuffled between subjects.")] = "true",
+    images: Annotated[int | None, typer.Option(min=1, help="chest: films of each subject [default: 1].")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="chest: two or more of covid,no_finding,pneumonia [default: all].")
+    ] = None,
+    marker: Annotated[
+        str | None, typer.Option(help="chest: corner burns in a letter that follows the class [default: none].")
+    ] = None,
+    sources: Annotated[
+        int | None, typer.Option(min=1, max=2, help="chest: hospitals; of two, each has its classes [default: 1].")
+    ] = None,
+    twins: Annotated[
+        int | None, typer.Option(min=1, help="chest: copies of films under new subjects, of each of six kinds.")
+    ] = None,
 ) -> None:
-    """Draw a synthetic psoriasis cohort with known truth, marked as synthetic everywhere."""
+    """Draw a synthetic cohort with known truth, marked as synthetic everywhere."""
     from casewise.console import Terminal
-    from casewise.errors import CasewiseError
-    from casewise.phantoms.psoriasis import make_psoriasis
+    from casewise.errors import CasewiseError, nearest
 
-    width, _, height = size.partition("x")
+    if kind not in ("psoriasis", "chest"):
+        raise CasewiseError(f"--kind is psoriasis or chest, found {kind!r}.{nearest(kind, ('psoriasis', 'chest'))}")
+    others: dict[str, object] = {"visits": visits}
+    if kind == "psoriasis":
+        others = {"images": images, "classes": classes, "marker": marker, "sources": sources, "twins": twins}
+    for name, value in others.items():
+        if value is not None:
+            raise CasewiseError(f"--{name} is not for --kind {kind}; leave it out.")
+    given = size or ("492x326" if kind == "psoriasis" else "320x320")
+    width, _, height = given.partition("x")
     if not (width.isdigit() and height.isdigit()):
         raise CasewiseError(f"--size is written as width x height, such as 492x326; found {size!r}.")
     if labels not in ("true", "shuffled"):
         raise CasewiseError(f"--labels is true or shuffled, found {labels!r}.")
     with Terminal().bar("phantom") as bar:
-        table = make_psoriasis(
-            folder,
-            subjects=subjects,
-            visits=visits,
-            size=(int(width), int(height)),
-            seed=seed,
-            labels=labels,  # type: ignore[arg-type]
-            progress=lambda done, total: bar(done, total),
-        )
+        if kind == "psoriasis":
+            from casewise.phantoms.psoriasis import make_psoriasis
+
+            table = make_psoriasis(
+                folder,
+                subjects=subjects or 30,
+                visits=visits or 6,
+                size=(int(width), int(height)),
+                seed=seed,
+                labels=labels,  # type: ignore[arg-type]
+                progress=lambda done, total: bar(done, total),
+            )
+        else:
+            from casewise.phantoms.chest import FINDINGS, make_chest, plant_twins
+
+            table = make_chest(
+                folder,
+                subjects=subjects or 60,
+                images=images or 1,
+                classes=tuple(name.strip() for name in classes.split(",")) if classes is not None else FINDINGS,
+                size=(int(width), int(height)),
+                seed=seed,
+                labels=labels,  # type: ignore[arg-type]
+                marker=marker,  # type: ignore[arg-type]
+                sources=sources or 1,
+                progress=lambda done, total: bar(done, total),
+            )
+            if twins:
+                plant_twins(table, each=twins, seed=seed)
     print(f"wrote {table}")
 
 

@@ -93,18 +93,19 @@ def _commonest(part: pd.DataFrame, oof: pd.DataFrame, target: str, classes: Sequ
 
 
 def hopeless(study: Study, folder: Path) -> list[str]:
-    """Networks whose stopping loss never fell below that of guessing the mean (1 in standardised units)."""
+    """Networks whose stopping loss never fell below that of guessing: the mean of numbers, the shares of classes."""
     if study.recipe.stop.on == "none":
         return []
     told = []
+    guessed = "the shares of the classes" if study.classes_of(study.outcome) else "the mean"
     for model in study.backbones:
         place = folder / "jobs" / model.replace(":", "_").replace("/", "_")
-        losses = [min(h["stop_loss"] for h in json.loads(p.read_text())["history"]) for p in place.glob("*/job.json")]
-        bad = sum(loss >= 1 for loss in losses)
+        records = [json.loads(path.read_text()) for path in place.glob("*/job.json")]
+        bad = sum(min(h["stop_loss"] for h in record["history"]) >= record.get("guess_loss", 1) for record in records)
         if bad:
             told.append(
-                f"{bad} of {len(losses)} networks of {model} never did better on the subjects that decide when to stop "
-                "than guessing the mean: they learned nothing of use."
+                f"{bad} of {len(records)} networks of {model} never did better on the subjects that decide when to "
+                f"stop than guessing {guessed}: they learned nothing of use."
             )
     return told
 

@@ -255,6 +255,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Pa
                 "They are predicted, but not judged, since their recorded score is unknown."
             )
     classes = study.classes_of(study.outcome)
+    found |= _other_patients(study, predictions, folder)
     found["notes"] += [*guess(predictions, study.outcome, classes), *hopeless(study, folder)]
     write_json(folder / "metrics.json", found)
     show.line(
@@ -263,6 +264,23 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Pa
         f"{time.monotonic() - begun:.0f} s",
     )
     return found
+
+
+def _other_patients(study: Study, predictions: pd.DataFrame, folder: Path) -> dict[str, Any]:
+    """What is lost on the external cohort, and the figures of each source that was left out of training."""
+    from casewise.evaluation.bootstrap import Plan
+    from casewise.evaluation.elsewhere import by_source, drop
+
+    target, settings = study.outcome, study.evaluation
+    plan = Plan(settings.resamples, settings.confidence, study.seed)
+    classes, positive = study.classes_of(target), study.positive_of(target)
+    found: dict[str, Any] = {}
+    if study.external:
+        found["external_drop"] = drop(predictions, target, classes=classes, positive=positive, plan=plan)
+    sources = json.loads((folder / "splits.json").read_text()).get("left_out")
+    if sources:
+        found["left_out"] = by_source(predictions, target, sources, classes=classes, positive=positive, plan=plan)
+    return evaluation.plain(found)
 
 
 def readers_table(study: Study, cohort: Cohort) -> pd.DataFrame | None:

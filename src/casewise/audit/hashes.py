@@ -31,7 +31,7 @@ INSET = 0.04
 SIDE = 32
 # Of 200 films and 200 photographs of the fundus, 98 % of the altered copies lie within 26 bits.
 LIMIT = 32
-# Where all images look alike, the nearest suffice: the right one was never beyond the 13th.
+# Where all images look alike, the nearest suffice: of 1,200 altered copies each was among them.
 NEAREST = 30
 ROWS = 64
 
@@ -115,16 +115,17 @@ def hash_signs(squares: np.ndarray) -> np.ndarray:
 
 def hash_store(store: TileStore, *, progress: Callable[[int], None] | None = None) -> Hashes:
     """Hash every tile of a store, a thousand at a time; `progress` hears how many are done."""
-    whole, inset, flat = [], [], []
+    whole, inset = np.zeros((2, len(store), 2), np.uint64)
+    flat = np.zeros(len(store), bool)
     for start in range(0, len(store), 1000):
         rows = range(start, min(start + 1000, len(store)))
         squares = np.stack([grey(store, row, SIDE) for row in rows])
-        whole.append(hash_signs(squares))
-        inset.append(hash_signs(np.stack([grey(store, row, SIDE, inset=INSET) for row in rows])))
-        flat.append(squares.std(axis=(1, 2)) < 1)
+        whole[start : rows.stop] = hash_signs(squares)
+        inset[start : rows.stop] = hash_signs(np.stack([grey(store, row, SIDE, inset=INSET) for row in rows]))
+        flat[start : rows.stop] = squares.std(axis=(1, 2)) < 1
         if progress:
             progress(rows.stop)
-    return Hashes(np.concatenate(whole), np.concatenate(inset), np.concatenate(flat))
+    return Hashes(whole, inset, flat)
 
 
 def close_pairs(

@@ -35,7 +35,7 @@ EXAMPLES = 5
 
 @dataclass(frozen=True)
 class ImportedSplit:
-    """A split that came with the data: where it stands, each image's side ('' = none), and whether the study uses it."""
+    """A split that came with the data: where it stands, each image's side ('' = none), and whether it is used."""
 
     where: str
     sides: list[str]
@@ -117,6 +117,7 @@ def _subjects(split: ImportedSplit, images: pd.DataFrame) -> list[Finding]:
     by_image = len(both) >= max(FEWEST, MOSTLY * several)
     apart = table[table["subject"].isin(both)].drop_duplicates(["subject", "side"])
     pairs = [tuple(rows["path"].iloc[:2]) for _, rows in apart.groupby("subject")]
+    stand = "stands" if len(both) == 1 else "stand"
     named = names_text(sorted(both, key=natural), EXAMPLES)
     figures = {
         "where": split.where,
@@ -126,7 +127,7 @@ def _subjects(split: ImportedSplit, images: pd.DataFrame) -> list[Finding]:
         "sides": {str(side): int(count) for side, count in table["side"].value_counts().items()},
     }
     how = f"The split in {split.where} was made by image, not by subject, {_use(split)}:"
-    what = f"{len(both):,} of {several:,} subjects with several images stand on both sides ({named})"
+    what = f"{len(both):,} of {several:,} subjects with several images {stand} on both sides ({named})"
     begin = f"{how} {what}" if by_image else f"In the split in {split.where}, {_use(split)}, {what}"
     sentence = f"{begin}: who is tested was trained on, and the figures would be too good."
     remedy = (

@@ -76,7 +76,8 @@ the disease.'
     value = f"AUROC {decimal(told.value)} where .50 is chance" if told.by_class else f"r = {decimal(told.value)}"
     if len(told.by_class) > 2:
         best = max(told.by_class, key=lambda each: told.by_class[each])
-        value += f", and {decimal(told.by_class[best])} for {best}"
+        grade = f"{target} {best}" if best.isdecimal() else best
+        value += f", and {decimal(told.by_class[best])} for {grade}"
     chance = f"p = {decimal(p, 3)}" if p >= 0.0005 else "p < .001"
     if kind == "source-from-image":
         goes = f"where {source} goes with {target}, a network can learn the one for the other"

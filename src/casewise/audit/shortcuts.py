@@ -31,6 +31,8 @@ ALPHA = 0.01
 STRONG_AUROC, STRONG_R = 0.80, 0.60
 # Two figures that differ by less say the same.
 ALIKE = 0.03
+# For the progress bar: the share of the time that gathering takes, and pieces of evidence beside the columns.
+GATHERED, MOST_PARTS = 0.3, 8
 FEWEST_OF_SOURCE, FEWEST_OF_CLASS = 10, 20
 
 
@@ -71,11 +73,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """The findings, every question that was asked with its figures, and what could not be asked."""
+    """The findings, every question that was asked with its figures, what could not be asked, and the columns tried."""
 
     findings: list[Finding]
     asked: list[dict[str, Any]]
     not_asked: list[str]
+    columns: list[str]
 
 
 def look_for_shortcuts(
@@ -84,46 +87,43 @@ def look_for_shortcuts(
     tiles: TileStore,
     *,
     embed: Embed | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[float, str], None] | None = None,
 ) -> Shortcuts:
     """Try to tell every predicted target from each piece of evidence, and the source from the image.
 
     Args:
         tiles: the tile of image i is row i.
         embed: a network, tiles (n, C, H, W) `uint8` to features (n, d); borders and masked images are shown to it, too.
-        progress: called with the name of each evidence.
+        progress: called with the share that is done and what comes next.
 
     Raises:
         CohortError: `audit.columns` or `audit.mask` name what is not there, or masks do not match their images.
     """
-    tell = progress or (lambda _: None)
+    tell = progress or (lambda share, text: None)
     images = cohort.images
     columns = audited_columns(study, images)
     evidence: list[Evidence] = []
     for one in gather(study, images, tiles, columns, embed=embed):
-        tell(one.name)
         evidence.append(one)
-    pictures = next((one for one in evidence if one.kind == "source-from-image"), None)
+        tell(GATHERED * len(evidence) / (len(columns) + MOST_PARTS), one.name)
     truths = {name: panel_values(cohort.panels, study, name)[images["panel"].to_numpy()] for name in study.outputs}
+    questions = [(t, one) for t in truths for one in evidence if one.kind != "source-from-image"]
     answers: list[Answer] = []
     not_asked: list[str] = []
-    for target, values in truths.items():
-        for one in evidence:
-            if one.kind == "source-from-image":
-                continue
-            tell(f"{one.name}, {target}")
-            answer = _ask(study, images, one, target, values)
-            if answer:
-                answers.append(answer)
-            else:
-                not_asked.append(f"{target} from {one.name}")
-    source = source_column(columns)
-    if source and pictures:
-        tell(f"{source} from the image")
+    for number, (target, one) in enumerate(questions):
+        tell(GATHERED + (1 - GATHERED) * number / len(questions), f"{target} from {one.name}")
+        answer = _ask(study, images, one, target, truths[target])
+        answers += [answer] if answer else []
+        not_asked += [] if answer else [f"{target} from {one.name}"]
+    several = [c for c in map(str, images.columns) if len({*levels(images[c].astype(str).tolist())} - {""}) > 1]
+    source = source_column([c for c in several if c in columns or study.audit.columns is not None])
+    pictures = next(one for one in evidence if one.kind == "source-from-image")
+    if source:
         answers += _reverse(study, images, pictures, source, truths)
     answers = [replace(a, p=p) for a, p in zip(answers, adjusted([a.told for a in answers]), strict=True)]
-    findings = _with_sizes(study, images, tiles, truths, _findings(study, answers, source))
-    return Shortcuts(list(findings), [a.figures for a in answers], not_asked)
+    found = _findings(study, answers, source.removeprefix("table_") if source else None)
+    findings = list(_with_sizes(study, images, tiles, truths, found))
+    return Shortcuts(findings, [a.figures for a in answers], not_asked, columns)
 
 
 def _ask(study: Study, images: pd.DataFrame, evidence: Evidence, target: str, values: Floats) -> Answer | None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from casewise.images.store import TileStore
     from casewise.study import Study
 
-__all__ = ["Embed", "border", "content", "corners", "outside", "look", "pictures", "read_masks", "seen_by", "thumbnail"]
+__all__ = ["Embed", "border", "content", "corners", "look", "outside", "pictures", "read_masks", "seen_by", "thumbnail"]
 
 Floats = NDArray[np.floating[Any]]
 Bytes = NDArray[np.uint8]

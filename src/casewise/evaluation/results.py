@@ -170,7 +170,7 @@ def evaluate(
             "since resampling by itself adds to it."
         )
     told["notes"] = notes
-    return dict(_plain(told))
+    return dict(plain(told))
 
 
 def _judge(
@@ -245,14 +245,14 @@ def _response(
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return plain values for JSON: floats of six digits, estimates as mappings."""
     if isinstance(value, Estimate):
-        return _plain(value.as_json())
+        return plain(value.as_json())
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     if isinstance(value, Threshold):

@@ -97,7 +97,7 @@ def _density(seed: int, who: Chest, canvas: Canvas, breath: float) -> tuple[Floa
     body = np.maximum(body, np.float32(0.8) * limbs)
     density = np.float32(much["body"]) * body
 
-    middle = canvas.rounded(cv2.max(canvas.fill(breathed(who.heart, breath)), canvas.fill(who.mediastinum)), 0.014)
+    middle = canvas.rounded(canvas.fill(breathed(who.heart, breath), who.mediastinum), 0.014)
     abdomen = canvas.fill(breathed(who.abdomen, breath))
     whole = canvas.fill(*inner)
     lungs = cv2.subtract(whole, cv2.max(middle, abdomen)).astype(np.uint8, copy=False)
@@ -108,7 +108,7 @@ def _density(seed: int, who: Chest, canvas: Canvas, breath: float) -> tuple[Floa
     air *= np.clip(np.float32(0.94) - np.float32(0.32) * y, 0.75, 1.1)
     density -= np.float32(0.38 * much["air"]) * air * canvas.soft(lungs, 0.003)
     # Behind the heart and under the dome there is lung as well, which lets their outlines be seen through.
-    density -= np.float32(0.10 * much["air"]) * canvas.soft(cv2.subtract(whole, lungs), 0.012)
+    density -= np.float32(0.10 * much["air"]) * canvas.soft(whole - np.minimum(whole, lungs), 0.012)
 
     fill = 1 - np.exp(canvas.depth(abdomen) * np.float32(-1 / 0.06))
     below = np.float32(0.5) * canvas.soft(abdomen, 0.003) + np.float32(0.5) * fill

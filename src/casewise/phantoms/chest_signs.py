@@ -52,7 +52,7 @@ def sign(seed: int, who: Chest, finding: str) -> Sign | None:
         for place in (0, 1)
         for _ in range(int(random.integers(2, 5)))
     ]
-    return Sign("haze", np.array(spots), texture, random.uniform(0.20, 0.29))
+    return Sign("haze", np.array(spots), texture, random.uniform(0.17, 0.25))
 
 
 def _spot(
@@ -61,13 +61,20 @@ def _spot(
     """Return a point of a lung, given the share of its height from the top and of its width from the middle."""
     lung, side = who.lungs[place], SIDES[place]
     y = lung[:, 1].min() + random.uniform(*down) * (_floor(lung) - lung[:, 1].min())
-    near = np.abs(lung[:, 0])[np.abs(lung[:, 1] - y) < 0.05]
-    inner, outer = (0.06, 0.25) if len(near) < 2 else (max(float(near.min()), 0.06), float(near.max()))
+    # Beside the heart, not behind it, where nobody could see it.
+    inner = max(_reach(np.vstack([who.heart, who.mediastinum]), side, y), 0.05)
+    outer = max(_reach(lung, side, y), inner + 0.05)
     return side * (inner + random.uniform(*out) * (outer - inner)), float(y)
 
 
+def _reach(outline: Points, side: int, y: float) -> float:
+    """Return how far to its side an outline goes near height `y`."""
+    near = outline[np.abs(outline[:, 1] - y) < 0.05, 0]
+    return float((side * near).max()) if len(near) else 0.0
+
+
 def _floor(lung: Points) -> float:
-    """Return the height of the diaphragm's dome: the lowest point above it counts, not the corner beside it."""
+    """Return the height of the diaphragm's dome, not of the corner beside it."""
     middle = np.abs(np.abs(lung[:, 0]) - np.abs(lung[:, 0]).max() * 0.5) < 0.03
     return float(lung[middle, 1].max())
 

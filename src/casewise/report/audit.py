@@ -9,26 +9,25 @@ from typing import Any
 
 from casewise.report.material import Material, is_number
 from casewise.report.pictures import as_picture, data_uri
+from casewise.report.tables import Cell, Row
 from casewise.report.wording import MISSING, counted, duration, number
 
 TRIED = {
     "twins-across-subjects": "the same picture under two subjects",
     "twins-across-splits": "the same picture on both sides of the split",
-    "twins-across-labels": "the same picture under two labels",
+    "twins-across-labels": "the same picture with two labels",
     "twins-within-subject": "the same picture twice under one subject",
     "subjects-across-splits": "one subject on both sides of the split",
     "image-level-split": "a split by image instead of by subject",
 }
-PROBES = {
-    "border": "the border of the picture alone",
-    "thumbnail": "a thumbnail of 8 × 8 pixels",
-    "file": "facts of the file (size, mode, compression)",
-    "masked": "the picture with the anatomy covered",
+EVIDENCE = {
+    "files": "how the files were made",
+    "border": "the border alone",
+    "thumbnail": "a thumbnail of 8 × 8 grey values",
+    "outside-anatomy": "the image without the anatomy",
 }
-TWINS = "twins-"
-MOST_FINDINGS, MOST_FIRST, MOST_PAIRS = 60, 8, 3
-# What a test of the label or of the source may be called in the figures of a finding.
-AUROC, P_VALUE = ("auroc", "value", "auc", "r"), ("p", "p_value", "p_adjusted")
+KINDS = {"bytes": "Same file", "pixels": "Same pixels", "near": "Near-identical", "mirrored": "Mirrored"}
+MOST_FINDINGS, MOST_FIRST, MOST_PAIRS, MOST_ASKED = 60, 8, 3, 60
 
 
 @dataclass(frozen=True)
@@ -47,27 +46,28 @@ class Told:
 
 @dataclass(frozen=True)
 class Twins:
-    """Pairs of like pictures of one kind: how many, and a few of them to look at (name and picture, twice)."""
+    """Pairs of like pictures of one kind: what they do, counts by kind, and a few to look at (name and picture)."""
 
-    kind: str
-    count: int
+    row: Row
     pairs: list[tuple[tuple[str, str], tuple[str, str]]]
 
 
-def tried(id: str) -> str:
-    """What a finding's name stands for, in words.
+def tried(id: str, figures: Mapping[str, Any]) -> str:
+    """What was tried, in words, from a finding's name and figures.
 
-    >>> tried("shortcut-border"), tried("shortcut-source"), tried("source-told-no_finding")
-    ('label from the border of the picture alone', 'label from the column source', 'source from the picture, in no finding')
+    >>> tried("shortcut-border", {"target": "finding"}), tried("source-told-no_finding", {})
+    ('finding from the border alone', 'the source from the image, within no finding')
     """
     if id in TRIED:
         return TRIED[id]
-    if id.startswith("shortcut-"):
-        name = id.removeprefix("shortcut-")
-        return f"label from {PROBES.get(name, f'the column {name}')}"
     if id.startswith("source-told-"):
-        return f"source from the picture, in {id.removeprefix('source-told-').replace('_', ' ')}"
-    return id.replace("-", " ")
+        return f"the source from the image, within {_plain(figures.get('within') or id.removeprefix('source-told-'))}"
+    name = id.removeprefix("shortcut-")
+    return f"{_plain(figures.get('target') or 'the label')} from {EVIDENCE.get(name, f'the column {name}')}"
+
+
+def _plain(name: Any) -> str:
+    return str(name).replace("_", " ")
 
 
 def findings(audit: Mapping[str, Any]) -> list[Told]:
@@ -79,9 +79,9 @@ def findings(audit: Mapping[str, Any]) -> list[Told]:
         told.append(
             Told(
                 finding["level"],
-                tried(finding["id"]),
-                number(_first(figures, AUROC), 2),
-                _p(_first(figures, P_VALUE)),
+                tried(finding["id"], figures),
+                _figure(figures),
+                _p(figures.get("p_adjusted", figures.get("p"))),
                 finding["sentence"],
                 finding.get("remedy") or "",
                 str(accepted.get(finding["id"], "")),
@@ -126,6 +126,9 @@ def section(material: Material) -> dict[str, Any] | None:
         "figures": any(one.figure != MISSING for one in told),
         "accepted": any(one.accepted for one in told),
         "twins": twins(material),
+        "kinds": ["Found", "Pairs", *KINDS.values()],
+        "asked": asked(audit),
+        "not_asked": [str(what) for what in (audit.get("facts") or {}).get("not_asked") or []],
         "steps": spent,
         "seconds": duration(sum(value for value in seconds.values() if is_number(value))),
         "notes": [str(note) for note in audit.get("notes", [])],
@@ -137,19 +140,39 @@ def section(material: Material) -> dict[str, Any] | None:
     }
 
 
+def asked(audit: Mapping[str, Any]) -> list[Row]:
+    """Every question about a shortcut with its figures, found or not."""
+    rows = []
+    for one in ((audit.get("facts") or {}).get("questions") or [])[:MOST_ASKED]:
+        name, _, how = str(one.get("evidence", "")).partition(" (")
+        text = f"{_plain(one.get('target') or 'the label')} from {EVIDENCE.get(name, f'the column {name}')}"
+        if one.get("within"):
+            text = tried("source-told-", one)
+        text += f" ({how}" if how else ""
+        cells = [
+            Cell(_figure(one)),
+            Cell(_p(one.get("p_adjusted", one.get("p")))),
+            Cell(number(one.get("images"), 0)),
+        ]
+        rows.append(Row(text[0].upper() + text[1:], cells))
+    return rows
+
+
 def twins(material: Material) -> list[Twins]:
-    """The pairs of like pictures by kind; a few of each kind are shown."""
-    audit = material.audit or {}
-    images = material.cohort_images
+    """The pairs of like pictures by what they do; a few of each are shown."""
+    audit, images = material.audit or {}, material.cohort_images
     number_of = dict(zip(images["path"].astype(str), images["image"], strict=True)) if "path" in images else {}
     found = []
     for finding in audit.get("findings", []):
-        if not finding["id"].startswith(TWINS) or not finding.get("pairs"):
+        if not finding["id"].startswith("twins-"):
             continue
-        pairs = [[str(path) for path in pair] for pair in finding["pairs"]]
+        pairs = [[str(path) for path in pair] for pair in finding.get("pairs", [])]
+        figures = finding.get("figures") or {}
         shown = [pair for pair in pairs if all(path in number_of for path in pair)][:MOST_PAIRS]
         pictures = [[(Path(path).name, _picture(material, int(number_of[path]))) for path in pair] for pair in shown]
-        found.append(Twins(TRIED.get(finding["id"], finding["id"]), len(pairs), [(a, b) for a, b in pictures]))
+        what = TRIED.get(finding["id"], finding["id"])
+        cells = [Cell(f"{figures.get('pairs', len(pairs)):,}"), *(Cell(number(figures.get(k), 0)) for k in KINDS)]
+        found.append(Twins(Row(what[0].upper() + what[1:], cells), [(a, b) for a, b in pictures]))
     return found
 
 
@@ -157,8 +180,14 @@ def _picture(material: Material, image: int) -> str:
     return data_uri(as_picture(material.tiles([image])[0]), longest=150)
 
 
-def _first(figures: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    return next((figures[name] for name in names if is_number(figures.get(name))), None)
+def _figure(figures: Mapping[str, Any]) -> str:
+    """How well something is told: an AUROC, or a correlation where it is a number.
+
+    >>> _figure({"metric": "auroc", "value": 0.914}), _figure({"metric": "r", "value": 0.5}), _figure({})
+    ('0.91', 'r = 0.50', '–')
+    """
+    value = number(figures.get("value"), 2)
+    return f"r = {value}" if figures.get("metric") == "r" and value != MISSING else value
 
 
 def _p(value: Any) -> str:
@@ -167,4 +196,4 @@ def _p(value: Any) -> str:
     >>> _p(0.0004), _p(0.04), _p(None)
     ('< 0.001', '0.040', '–')
     """
-    return "< 0.001" if is_number(value) and value < 0.001 else number(value, 3)
+    return "< 0.001" if is_number(value) and value < 0.0005 else number(value, 3)

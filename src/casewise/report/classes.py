@@ -53,7 +53,7 @@ def class_rows(material: Material, stage: str, learner: str, target: str) -> lis
         rows.append(Row(str(name).replace("_", " "), [Cell(f"{support:,}", value=float(support)), *cells]))
     total = sum(told["support"])
     cells = [measure_cell(metric, figures.get(metric)) for metric in CLASS_COLUMNS]
-    return [*rows, Row("mean over classes", [Cell(f"{total:,}", value=float(total)), *cells], inner=True)]
+    return [*rows, Row("mean", [Cell(f"{total:,}", value=float(total)), *cells], inner=True)]
 
 
 def point_rows(told: dict[str, Any]) -> list[Row]:
@@ -103,18 +103,25 @@ def calibration(material: Material) -> str:
     if not claim or not ece or not is_number(ece.get("value")):
         return ""
     claimed, right = claim
+    total = sum(b.get("n") or 0 for b in told["reliability"])
+    noise = 1.96 * (right * (1 - right) / total) ** 0.5
     off = f"calibration error {_ece(ece)}"
-    if abs(claimed - right) < SURE:
+    if abs(claimed - right) < max(SURE, noise):
         text = f"On average its probabilities are what they claim ({claimed:.0%} claimed, {right:.0%} right; {off})"
     else:
         way = "too sure of itself" if claimed > right else "less sure of itself than it need be"
-        text = f"It is {way}: on average it gives the class it names {claimed:.0%}, and is right in {right:.0%} ({off})"
+        text = (
+            f"It is {way}: on average it gives the likeliest class {claimed:.0%}, and that is the recorded one in "
+            f"{right:.0%} ({off})"
+        )
     text = text.replace("%", " %")
     if not after or not is_number(after.get("value")):
         return f"{text}."
-    change = ece["value"] - after["value"]
-    effect = "brings that to" if change > 0.005 else "does not improve on that:" if change < 0.005 / 2 else "gives"
-    return f"{text}; temperature scaling {effect} {written('ece', after['value'])}."
+    better = ece["value"] - after["value"] > 0.005
+    scaled = written("ece", after["value"])
+    return f"{text}; temperature scaling " + (
+        f"brings it down to {scaled}." if better else f"does not help ({scaled})."
+    )
 
 
 def _ece(found: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from casewise.report.cases import panels_of
@@ -20,6 +21,7 @@ class Confident:
     """One case: what was recorded, what was named and how surely, and the probability of each class."""
 
     place: str
+    file: str
     truth: str
     named: str
     probability: str
@@ -53,6 +55,7 @@ def confident_errors(material: Material) -> dict[str, Any] | None:
         found.append(
             Confident(
                 place_of(row),
+                Path(str(row.get("image") or "")).name,
                 spoken[truth],
                 spoken[predicted],
                 _percent(values[i, predicted]),

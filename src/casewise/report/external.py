@@ -6,7 +6,7 @@ from typing import Any
 
 from casewise.report import classes, learners
 from casewise.report.material import Material, is_number
-from casewise.report.measures import measure_cell, measure_of, written
+from casewise.report.measures import measure_cell, measure_of, outward, written
 from casewise.report.tables import TITLES, Cell, Row, figure_cell
 from casewise.report.wording import MISSING, counted, digits_for, interval, signed
 from casewise.report.words import Words
@@ -73,7 +73,7 @@ def sentence(material: Material) -> str:
         f"against {values[0]} {inside}"
     )
     drop = ((material.metrics.get("external_drop") or {}).get(learner) or {}).get(metric)
-    turned = _outward(drop, both[0]["value"], both[1]["value"])
+    turned = outward(drop, both[0]["value"], both[1]["value"])
     if not turned or not is_number(turned.get("low")):
         return f"{start}."
     bounds = interval(turned, 2, words=True)
@@ -96,7 +96,7 @@ def _difference(material: Material, metric: str, drop: dict[str, Any] | None, ce
     if not all(is_number(value) for value in values):
         return Cell(MISSING)
     inside, outside = (float(value) for value in values)
-    found = _outward(drop, inside, outside) or {"value": outside - inside}
+    found = outward(drop, inside, outside) or {"value": outside - inside}
     if material.kind == "regression":
         digits, scale, unit = digits_for(material.study, metric, material.study.outcome), 1.0, ""
     else:
@@ -104,18 +104,3 @@ def _difference(material: Material, metric: str, drop: dict[str, Any] | None, ce
         digits, scale, unit = measure.digits, 100.0 if measure.percent else 1.0, " points" if measure.percent else ""
     shown = {key: scale * value for key, value in found.items() if is_number(value)}
     return Cell(signed(shown["value"], digits) + unit, interval(shown, digits), shown["value"])
-
-
-def _outward(drop: dict[str, Any] | None, inside: float, outside: float) -> dict[str, float] | None:
-    """The difference with its interval as external minus internal, whichever way round it was told.
-
-    >>> _outward({"difference": 0.1, "low": 0.05, "high": 0.2}, 0.9, 0.8)
-    {'value': -0.1, 'low': -0.2, 'high': -0.05}
-    """
-    if not drop or not is_number(drop.get("difference")):
-        return None
-    keys = ("difference", "low", "high")
-    value, low, high = (float(drop[key]) if is_number(drop.get(key)) else float("nan") for key in keys)
-    if value * (outside - inside) < 0:
-        value, low, high = -value, -high, -low
-    return {"value": value, "low": low, "high": high}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MOST_CURVES = len(SERIES)
 # Dashes repeat the distinction of the colours on grey paper.
 DASHES: list[Any] = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2)), "-", (0, (5, 2)), (0, (1.5, 1.5)), "-"]
-WIDTH, SIDE, LINE = 420.0, 350.0, 18.0
+WIDTH, SIDE, LINE = 420.0, 350.0, 16.0
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,13 @@ def _key(axes: Axes) -> None:
     """The key below the axes, a line a curve."""
     handles, names = axes.get_legend_handles_labels()
     axes.figure.legend(
-        handles, names, loc="lower left", bbox_to_anchor=(48 / WIDTH, 0), handlelength=2.6, borderaxespad=0.1, fontsize=10.5
+        handles,
+        names,
+        loc="lower left",
+        bbox_to_anchor=(48 / WIDTH, 0),
+        handlelength=2.6,
+        borderaxespad=0.1,
+        fontsize=10.5,
     )
 
 

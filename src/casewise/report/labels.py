@@ -31,7 +31,8 @@ def counted_classes(material: Material) -> dict[str, Any]:
     table = recorded(material)
     names = [name.replace("_", " ") for name in study.classes_of(study.outcome)]
     sides = material.splits.get("subjects", {})
-    side = table["subject"].astype(str).map(lambda s: sides.get(s)).map(_side_name)
+    held_out = [str(name) for name in material.splits.get("left_out") or []]
+    side = table["subject"].astype(str).map(lambda s: _side_name(sides.get(s), held_out))
     column = source_column(material)
     by_source = _counts(table, table[column].astype(str), names, MOST_SOURCES) if column else None
     whole = _counts(table, side, names, 60)
@@ -66,8 +67,12 @@ def source_column(material: Material) -> str | None:
     return next((str(c) for c in wanted if c and c in images and images[c].nunique() > 1), None)
 
 
-def _side_name(side: Any) -> str:
-    return "not split" if side is None or side != side else "test" if side == "test" else f"fold {side}"
+def _side_name(side: Any, held_out: list[str]) -> str:
+    """The side of the split, with the source that is held out in it where each fold is a source."""
+    if side is None or side == "test":
+        return "test" if side else "not split"
+    name = f" ({held_out[int(side) - 1]})" if int(side) <= len(held_out) else ""
+    return f"fold {side}{name}"
 
 
 def _counts(table: pd.DataFrame, lines: pd.Series, names: list[str], most: int) -> Counts:

@@ -9,6 +9,8 @@ from typing import Any
 
 from casewise.errors import RunError
 from casewise.files import write_atomic
+from casewise.report import results_classes
+from casewise.report.wording import rate
 
 METRICS = {"mae": "MAE", "mse": "MSE", "pcc": "PCC", "ccc": "CCC", "icc": "ICC(2,1)", "bias": "bias"}
 REFERENCES = (
@@ -43,8 +45,16 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
     if study["synthetic"]:
         lines += ["**Synthetic phantom data, not patients.**", ""]
     lines += [study["description"], "", *_how(material, stage), ""]
+    lines += results_classes.audit(material[0]["audit"])
     for target in _targets(study, metrics, stage):
-        lines += [f"## {target}", "", *_table(target, stage, material), *_told(target, stage, metrics), ""]
+        lines += [f"## {target}", ""]
+        if results_classes.kind_of(study, target) == "regression":
+            lines += [*_table(target, stage, material), *_told(target, stage, metrics), ""]
+            continue
+        lines += [*results_classes.table(target, stage, material)]
+        lines += [*results_classes.told_apart(study, target, stage, metrics)]
+        lines += [*results_classes.details(target, stage, metrics), ""]
+    lines += results_classes.external(material[0], stage, STAGES[stage])
     if study["evaluation"]["references"]:
         lines += [REFERENCES, ""]
     lines += ["## What to know", "", *[f"- {note}" for note in metrics["notes"]], ""]
@@ -57,6 +67,8 @@ def _material(folder: Path) -> dict[str, Any]:
         found = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("study", "metrics", "splits")}
     except OSError:
         raise RunError(f"{folder} holds no finished run: study.json, metrics.json or splits.json is missing.") from None
+    audit = folder / "audit.json"
+    found["audit"] = json.loads(audit.read_text()) if audit.is_file() else None
     found["jobs"] = [json.loads(p.read_text()) for p in sorted(folder.glob("jobs/*/*/job.json"))]
     found["jobs"] = [job for job in found["jobs"] if job["model"] in found["study"]["backbones"]]
     return found
@@ -65,7 +77,10 @@ def _material(folder: Path) -> dict[str, Any]:
 def _targets(study: dict[str, Any], metrics: dict[str, Any], stage: str) -> list[str]:
     """Whole targets and scores, the main one first; parts of a sum (such as single zones) are left to metrics.json."""
     named = [study["main"], *study["evaluation"]["references"], *study["scores"]]
+    classed = [name for name, target in study["targets"].items() if target.get("classes")]
     there = next(iter(metrics["metrics"][stage].values()))
+    if classed:
+        named = [(metrics.get("main") or {}).get("target"), *named, *(key for key in there if "[" not in key)]
     wanted = list(dict.fromkeys(name for name in named if name in there))
     return wanted or [key for key in there if "[" not in key]
 
@@ -82,7 +97,11 @@ def _how(material: list[dict[str, Any]], stage: str) -> list[str]:
     }[study["recipe"]["stop"]["on"]]
     how = str(splits.get("how") or "")
     imported = how if how.startswith("column ") else ""
+    source = how.removeprefix("leave out ") if how.startswith("leave out ") else ""
+    folded = f"{folds} folds, each one {source} held out" if source else f"{folds} folds by subject"
     unseen = "every case is predicted by networks that never saw its subject"
+    if source and stage == "oof":
+        unseen = f"every case is predicted by networks that never saw any of its {source}"
     if stage == "oof" and study["recipe"]["stop"]["on"] == "fold":
         unseen = "every case is predicted by networks not fitted on its subject, but stopped by its fold"
     known_people = study.get("subjects_known", True)
@@ -95,10 +114,10 @@ def _how(material: list[dict[str, Any]], stage: str) -> list[str]:
         "split, and every figure may be too good. "
     )
     return [
-        f"{total[0]} subjects, {total[1]} cases; {folds} folds by subject"
+        f"{total[0]} subjects, {total[1]} cases; {folded}"
         + (f" (taken from {imported})" if imported else "")
         + (f", {sides['test']['subjects']} subjects in the test set" if sides["test"]["subjects"] else ", no test set")
-        + f". Figures are from {STAGES[stage]}: {unseen}. {known}{stop} "
+        + f". Figures are from {STAGES[stage]}: {unseen}. {known}{stop} {results_classes.trained(study)}"
         f"In brackets: {study['evaluation']['confidence']:.0%} intervals from {study['evaluation']['resamples']:,} "
         f"resamples of subjects. Split manifest `{splits['hash'][:16]}`.",
     ]
@@ -145,18 +164,25 @@ def _told(target: str, stage: str, metrics: dict[str, Any]) -> list[str]:
 
 
 def _networks(material: list[dict[str, Any]]) -> list[str]:
+    found = any(job.get("finder") for part in material for job in part["jobs"])
     lines = ["| run | network | folds | parameters | epochs (mean) | seconds a fold | precision | first weights |"]
-    lines.append("|---" * 8 + "|")
+    lines[0] += " learning rate found |" if found else ""
+    lines.append("|---" * (8 + found) + "|")
     for part in material:
         for model in dict.fromkeys(job["model"] for job in part["jobs"]):
             jobs = [job for job in part["jobs"] if job["model"] == model]
             mean = {key: sum(job[key] for job in jobs) / len(jobs) for key in ("epochs", "seconds")}
-            origin = _without_folders(jobs[0]["weights"])
+            origin = _without_folders(jobs[0]["weights"]) + (f" | {_rates(jobs)}" if found else "")
             lines.append(
                 f"| {part['study']['name']} | {model} | {len(jobs)} | {jobs[0]['parameters']:,} | "
                 f"{mean['epochs']:.0f} | {mean['seconds']:.0f} | {jobs[0]['precision']} | {origin} |"
             )
     return lines
+
+
+def _rates(jobs: list[dict[str, Any]]) -> str:
+    rates = sorted({job["finder"]["chosen"] for job in jobs if job.get("finder")})
+    return "–" if not rates else rate(rates[0]) + (f" to {rate(rates[-1])}" if len(rates) > 1 else "")
 
 
 def _without_folders(text: str) -> str:

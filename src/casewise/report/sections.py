@@ -8,8 +8,8 @@ import numpy as np
 from markupsafe import Markup
 
 from casewise.ordering import natural
-from casewise.report import figures_agreement as agree
 from casewise.report import classes, figures_cohort, figures_learners, figures_time, rates, tables
+from casewise.report import figures_agreement as agree
 from casewise.report.failures import parts_of
 from casewise.report.labels import counted_classes
 from casewise.report.material import Material, is_number

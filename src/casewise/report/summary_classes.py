@@ -18,7 +18,7 @@ FEWEST = 5
 
 
 def sentences(material: Material) -> list[tuple[str, str]]:
-    """Plain words, each with a head: how often right, how well classes are told, what is missed, what it claims, who is shown."""
+    """Plain words, each with a head: how often right, how well told, what is missed, what it claims, who is shown."""
     words = Words(material)
     found = [
         ("How often it is right.", _accuracy(material, words)),
@@ -176,12 +176,10 @@ def missed(material: Material) -> str:
     else:
         whom = f"most often taken for {title[taken]} ({counted(most, noun)})"
     sentence = f"{beginning}: {total - counts[worst][worst]} of {counted(total, noun)} ({share}), {whom}."
-    ends = {i: figures.get(f"recall[{names[i]}]") or {} for i in enough}
-    high = ends[worst].get("high")
-    lows = [ends[i].get("low") for i in enough if i != worst]
-    if not is_number(high) or not all(is_number(low) for low in lows):
-        return sentence
-    if any(high >= low for low in lows):
+    ends: dict[int, dict[str, Any]] = {i: figures.get(f"recall[{names[i]}]") or {} for i in enough}
+    high: Any = ends[worst].get("high")
+    lows = [low for i in enough if i != worst and is_number(low := ends[i].get("low"))]
+    if is_number(high) and any(high >= low for low in lows):
         sentence += " Its interval overlaps with that of other classes: which class is hardest is not certain."
     return sentence
 

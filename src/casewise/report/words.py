@@ -92,6 +92,9 @@ def banners(material: Material) -> list[Banner]:
             )
         )
         found.append(Banner("Out-of-fold figures are optimistic.", text))
+    if material.audit is None and material.kind != "regression":
+        text = "Whether the classes can be told from something else than the disease was not examined."
+        found.append(Banner("No audit was made.", text))
     count = material.subjects_of(material.stage)
     if count < ROUGH_BELOW:
         where = "in the test set" if material.stage == "test" else "in the study"

@@ -18,6 +18,7 @@ from torch import nn
 from casewise.errors import TrainingError
 from casewise.study import Recipe
 from casewise.training.data import Batches
+from casewise.training.fit import quiet
 from casewise.training.module import Training
 from casewise.training.outputs import Output
 from casewise.training.speed import Choice
@@ -77,6 +78,7 @@ def find_rate(
     Raises:
         TrainingError: the loss falls nowhere on the range, so that nothing can be chosen.
     """
+    quiet()
     finder = recipe.finder
     rates = np.geomspace(finder.low, finder.high, finder.steps)
     constant = recipe.model_copy(update={"lr": finder.low, "schedule": "constant", "epochs": 10**6})

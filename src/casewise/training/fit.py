@@ -89,7 +89,7 @@ def fit(
         folder: where the state is kept while training; removed state means starting anew.
         tell: called with the number of epochs done after each.
     """
-    _quiet()
+    quiet()
     state = folder / "state.safetensors"
     network = network.to(memory_format=torch.channels_last if choice.channels_last else torch.contiguous_format)  # type: ignore[call-overload]
     module = Training(network, recipe, train, stop, outputs=outputs, seed=seed, channels_last=choice.channels_last)
@@ -150,7 +150,7 @@ def standardise(network: Network, truth: torch.Tensor, outputs: Sequence[Output]
         start += output.width
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Lightning's tips and device lists would drown the one line a job has; real problems raise."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -69,8 +69,10 @@ class Training(LightningModule):
         if r.schedule != "one-cycle":
             return optimizer
         steps = len(self._batches()) * r.epochs
+        # torch divides by the rise's steps less one: with a handful of steps the rise must take two at least
+        rise = max(0.25, 2.5 / steps)
         cycle = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=self.base, total_steps=steps, pct_start=0.25, cycle_momentum=False
+            optimizer, max_lr=self.base, total_steps=steps, pct_start=min(rise, 0.9), cycle_momentum=False
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 

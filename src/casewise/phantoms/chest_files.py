@@ -1,0 +1,142 @@
+"""What a chest phantom's folder holds: marked images, its notes, and the table of its films."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from casewise.errors import CasewiseError, RunError
+from casewise.files import write_atomic, write_json
+from casewise.phantoms.records import MARK
+
+KIND = "chest"
+JPEG_QUALITY = 92
+EXIF_IMAGE_DESCRIPTION, EXIF_SOFTWARE = 0x010E, 0x0131
+COLUMNS = (
+    "path",
+    "subject",
+    "visit",
+    "view",
+    "label",
+    "source",
+    "sex",
+    "age",
+    "date",
+    "lung_mask",
+    "synthetic",
+)
+README = f"""Synthetic phantom cohort: {MARK}.
+
+Every film in this folder was drawn by casewise from random numbers. No person was X-rayed, and nothing here may be used
+to judge how well a model does on patients.
+
+cases.csv     one row a film
+phantom.json  the settings, the seed, and the truth: which sign was drawn into each subject's films
+images/       <subject>/<visit>.jpg or .png, each marked as synthetic in its comment
+masks/        <subject>/<visit>.png, 255 where the lungs are seen
+"""
+
+
+@dataclass(frozen=True)
+class ChestSettings:
+    """What decides every byte of the cohort."""
+
+    subjects: int
+    images: int
+    classes: tuple[str, ...]
+    size: tuple[int, int]
+    seed: int
+    labels: str
+    marker: str | None
+    sources: int
+
+
+def read_note(folder: Path) -> dict[str, Any]:
+    """Return what `phantom.json` says of a phantom's folder; nothing where there is no phantom."""
+    try:
+        note = json.loads((folder / "phantom.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) and note.get("synthetic") else {}
+
+
+def claim_folder(folder: Path, settings: ChestSettings) -> None:
+    """Write the folder's marks first, so that even half a phantom says what it is; refuse what is not one.
+
+    Raises:
+        CasewiseError: the folder is a file, or holds something that is not a chest phantom.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CasewiseError(f"{folder} is a file; the phantom needs a folder.")
+    if folder.is_dir() and any(folder.iterdir()) and read_note(folder).get("kind") != KIND:
+        raise CasewiseError(
+            f"{folder} already holds files that are not a chest phantom; choose an empty or a new folder."
+        )
+    # An older table must not describe films that are being replaced.
+    (folder / "cases.csv").unlink(missing_ok=True)
+    write_json(folder / "phantom.json", _note(settings, complete=False))
+    write_atomic(folder / "README.txt", README)
+
+
+def write_cohort(
+    folder: Path, settings: ChestSettings, rows: Sequence[dict[str, Any]], truth: Sequence[dict[str, Any]]
+) -> Path:
+    """Write the truth into `phantom.json` and the films into `cases.csv`; return the latter."""
+    write_json(folder / "phantom.json", _note(settings, complete=True) | {"films": len(rows), "subjects": list(truth)})
+    return write_rows(folder / "cases.csv", COLUMNS, rows)
+
+
+def write_rows(table: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> Path:
+    """Write a table as CSV, atomically."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return write_atomic(table, text.getvalue())
+
+
+def _note(settings: ChestSettings, *, complete: bool) -> dict[str, Any]:
+    marks = {"synthetic": True, "kind": KIND, "mark": MARK}
+    return marks | {"settings": asdict(settings), "seed": settings.seed, "complete": complete}
+
+
+def encoded(pixels: NDArray[np.uint8], suffix: str, *, quality: int = JPEG_QUALITY) -> bytes:
+    """Return an image, `(H, W)` or `(H, W, 3)`, as a PNG or JPEG file that says in itself that it is synthetic."""
+    buffer, image = io.BytesIO(), Image.fromarray(pixels)
+    if suffix == ".png":
+        text = PngInfo()
+        text.add_text("Description", MARK)
+        text.add_text("Software", "casewise phantom")
+        image.save(buffer, "PNG", pnginfo=text, compress_level=3)
+    else:
+        exif = Image.Exif()
+        exif[EXIF_IMAGE_DESCRIPTION], exif[EXIF_SOFTWARE] = MARK, "casewise phantom"
+        image.save(buffer, "JPEG", quality=quality, exif=exif, comment=MARK.encode())
+    return buffer.getvalue()
+
+
+def save(path: Path, content: bytes) -> None:
+    """Write a file that is whole or not there.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written.
+    """
+    # Without the fsync of `write_atomic`: a film that a power cut takes is drawn again, and it would cost a third.
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        raise RunError(f"{path} could not be written: {error.strerror or error}.") from error

@@ -1,0 +1,168 @@
+"""Twins planted into a phantom: copies of its images, altered a little, under subjects of their own."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from casewise.errors import CasewiseError, nearest
+from casewise.phantoms.chest_files import encoded, read_note, save, write_rows
+from casewise.phantoms.streams import stream
+
+Pixels = NDArray[np.uint8]
+
+NEEDED = ("path", "subject")
+
+
+def plant_twins(table: Path, *, kinds: Sequence[str] | None = None, each: int = 10, seed: int = 0) -> Path:
+    """Add `each` twins of each of `kinds` to a phantom's table, and return the table's path.
+
+    A twin is a copy of a randomly chosen image under a new subject, 'twin-0001' and so on, with the label of the
+    original; the column `twin_of` names the original's path and `twin_kind` says what was done:
+
+        exact         nothing: the same bytes
+        resized       60-90 % of the size
+        recompressed  a JPEG of quality 30-60
+        cropped       2-6 % of each side taken off
+        flipped       mirrored left to right
+        brightness    brightness and contrast each 15-25 % more or less
+
+    No image is copied twice while there are others, and none twice in the same way. A mask (`lung_mask`) is altered
+    as its image is.
+
+    Raises:
+        CasewiseError: the table is missing, does not belong to a phantom, lacks a column, or has too few images.
+    """
+    kinds = tuple(TWIN_KINDS if kinds is None else kinds)
+    columns, rows = _read(table, kinds, each)
+    originals = [row for row in rows if not row.get("twin_of")]
+    if each > len(originals):
+        raise CasewiseError(
+            f"{table} has {len(originals):,} images to copy; {each:,} twins of each kind were asked for."
+        )
+    random = stream(seed, "twins", len(rows))
+    number = 1 + sum(bool(row.get("twin_of")) for row in rows)
+    planted: list[dict[str, Any]] = []
+    waiting: list[int] = []
+    for kind in kinds:
+        if len(waiting) < each:
+            waiting += [place for place in random.permutation(len(originals)).tolist() if place not in waiting]
+        for place in waiting[:each]:
+            name = f"twin-{number + len(planted):04d}"
+            planted.append(_plant(table.parent, originals[place], kind, name, seed))
+        waiting = waiting[each:]
+    added = [name for name in ("twin_of", "twin_kind") if name not in columns]
+    return write_rows(table, [*columns, *added], [*rows, *planted])
+
+
+def _read(table: Path, kinds: tuple[str, ...], each: int) -> tuple[list[str], list[dict[str, str]]]:
+    for kind in kinds:
+        if kind not in TWIN_KINDS:
+            raise CasewiseError(
+                f"A twin's kind must be one of {', '.join(TWIN_KINDS)}; found {kind!r}.{nearest(kind, TWIN_KINDS)}"
+            )
+    if each < 1:
+        raise CasewiseError(f"There must be 1 or more twins of each kind; found {each}.")
+    if not table.is_file():
+        raise CasewiseError(f"There is no table {table}.")
+    if not read_note(table.parent):
+        # An invented subject in a table of real ones could never be told from them again.
+        raise CasewiseError(f"{table} does not belong to a phantom; twins are planted into phantoms only.")
+    with table.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        rows, columns = list(reader), list(reader.fieldnames or ())
+    for name in NEEDED:
+        if name not in columns:
+            raise CasewiseError(f"{table} has no column {name}.{nearest(name, columns)}")
+    return columns, rows
+
+
+def _plant(folder: Path, original: dict[str, str], kind: str, name: str, seed: int) -> dict[str, Any]:
+    """Write a twin's files and return its row."""
+    source = Path(original["path"])
+    suffix = ".jpg" if kind == "recompressed" else source.suffix
+    random = stream(seed, "twin", kind, original["path"])
+    row: dict[str, Any] = original | {"subject": name, "path": f"images/{name}/1{suffix}"}
+    row |= {"twin_of": original["path"], "twin_kind": kind}
+    if "visit" in row:
+        row["visit"] = "1" if original["visit"].isdigit() else original["visit"]
+    mask = original.get("lung_mask")
+    if mask:
+        row["lung_mask"] = f"masks/{name}/1.png"
+    if kind == "exact":
+        save(folder / row["path"], _bytes(folder / source))
+        if mask:
+            save(folder / row["lung_mask"], _bytes(folder / mask))
+        return row
+    pixels = [_pixels(folder / path) for path in (original["path"], mask) if path]
+    altered = ALTERED[kind](random, pixels)
+    quality = {"quality": int(random.integers(30, 61))} if kind == "recompressed" else {}
+    save(folder / row["path"], encoded(altered[0], suffix, **quality))
+    if mask:
+        save(folder / row["lung_mask"], encoded(altered[1], ".png"))
+    return row
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CasewiseError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _pixels(path: Path) -> Pixels:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image)
+    except (OSError, UnidentifiedImageError) as error:
+        raise CasewiseError(f"{path} cannot be read as an image: {error}.") from error
+
+
+def _resized(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
+    height, width = pixels[0].shape[:2]
+    share = random.uniform(0.6, 0.9)
+    size = (max(round(width * share), 1), max(round(height * share), 1))
+    small = [cv2.resize(pixels[0], size, interpolation=cv2.INTER_AREA)]
+    small += [cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) for mask in pixels[1:]]
+    return [one.astype(np.uint8, copy=False) for one in small]
+
+
+def _cropped(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
+    height, width = pixels[0].shape[:2]
+    left, right, top, bottom = random.uniform(0.02, 0.06, 4)
+    rows = slice(round(top * height), height - round(bottom * height))
+    columns = slice(round(left * width), width - round(right * width))
+    return [np.ascontiguousarray(one[rows, columns]) for one in pixels]
+
+
+def _flipped(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
+    return [np.ascontiguousarray(one[:, ::-1]) for one in pixels]
+
+
+def _brightness(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
+    contrast, brightness = 1 + random.uniform(0.15, 0.25, 2) * random.choice((-1, 1), 2)
+    middle = float(pixels[0].mean())
+    changed = ((pixels[0] - middle) * contrast + middle) * brightness
+    return [np.clip(np.rint(changed), 0, 255).astype(np.uint8), *pixels[1:]]
+
+
+def _same(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
+    return pixels
+
+
+ALTERED: dict[str, Callable[[np.random.Generator, list[Pixels]], list[Pixels]]] = {
+    "exact": _same,
+    "resized": _resized,
+    "recompressed": _same,
+    "cropped": _cropped,
+    "flipped": _flipped,
+    "brightness": _brightness,
+}
+TWIN_KINDS = tuple(ALTERED)

@@ -1,0 +1,120 @@
+"""Findings, the verdict and the gate: what stops a run, what an `accept` does, and what is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from casewise.audit.findings import KNOWN, Audit, Finding, is_known, read_audit, write_audit
+from casewise.errors import AuditError, CasewiseError, RunError
+
+PAIRS = [(f"a{number}.png", f"b{number}.png") for number in range(7)]
+TWINS = Finding(
+    "twins-across-subjects", "error", "7 pairs are the same.", {"pairs": 7}, PAIRS, "Give both the same subject."
+)
+SOURCE = Finding("shortcut-source", "error", "The source tells the label at .91.", remedy="Study one source.")
+WARNING = Finding("shortcut-sex", "warning", "Sex tells the label at .60.")
+NOTE = Finding("twins-within-subject", "note", "2 pairs are copies.")
+
+
+def test_an_error_stops_and_says_all_that_is_needed_to_go_on():
+    with pytest.raises(AuditError) as stopped:
+        Audit([TWINS, SOURCE, WARNING, NOTE]).gate({})
+    told = str(stopped.value)
+    assert isinstance(stopped.value, CasewiseError)
+    assert "2 errors" in told
+    for finding in (TWINS, SOURCE):
+        assert finding.sentence in told
+        assert finding.remedy in told
+        assert f"accept: {{{finding.id}: " in told
+    assert "a4.png = b4.png" in told
+    assert "a5.png" not in told
+    assert "and 2 more pairs" in told
+    assert WARNING.sentence not in told
+    assert NOTE.sentence not in told
+
+
+def test_what_the_message_says_to_write_is_yaml_that_passes():
+    import yaml
+
+    audit = Audit([TWINS])
+    with pytest.raises(AuditError) as stopped:
+        audit.gate({})
+    line = next(line for line in str(stopped.value).splitlines() if "accept:" in line)
+    audit.gate(yaml.safe_load(line[line.index("accept:") :])["accept"])
+
+
+def test_only_the_accepted_error_passes():
+    audit = Audit([TWINS, SOURCE])
+    with pytest.raises(AuditError) as stopped:
+        audit.gate({"shortcut-source": "both sources are shown apart"})
+    assert TWINS.sentence in str(stopped.value)
+    assert SOURCE.sentence not in str(stopped.value)
+    audit.gate({"shortcut-source": "shown apart", "twins-across-subjects": "one hospital's copies"})
+
+
+def test_warnings_and_notes_pass():
+    Audit([WARNING, NOTE]).gate({})
+
+
+def test_an_accepted_name_that_cannot_be_is_refused_with_the_nearest():
+    with pytest.raises(AuditError, match=r"'twins-across-subject'.*Did you mean 'twins-across-subjects'"):
+        Audit([TWINS]).gate({"twins-across-subject": "why"})
+
+
+@pytest.mark.parametrize("reason", ["", "  ", None])
+def test_a_reason_is_needed(reason: str):
+    with pytest.raises(AuditError, match="twins-across-subjects has no reason"):
+        Audit([TWINS]).gate({"twins-across-subjects": reason})
+
+
+def test_a_name_that_was_not_found_is_remarked_not_refused():
+    audit = Audit([NOTE])
+    accepted = {"shortcut-site": "known", "twins-within-subject": "known"}
+    audit.gate(accepted)
+    assert audit.notes(accepted) == ["accept names shortcut-site, which the audit did not find."]
+    assert audit.accepted(accepted) == {}
+
+
+def test_the_verdict_is_the_worst_sentence_or_what_was_examined():
+    assert Audit([NOTE, WARNING, TWINS]).verdict == "1 error and 1 warning: 7 pairs are the same."
+    assert Audit([NOTE, WARNING]).verdict == "1 warning: Sex tells the label at .60."
+    assert Audit([TWINS, SOURCE]).verdict.startswith("2 errors: ")
+    clean = Audit([NOTE], facts={"subjects": 1, "images": 1517})
+    assert clean.verdict == "No subject, twin or shortcut problem was found among 1 subject and 1,517 images."
+    assert Audit([]).verdict == "No subject, twin or shortcut problem was found."
+
+
+def test_an_audit_is_written_as_plain_values_and_read_again(tmp_path: Path):
+    odd = Finding("shortcut-age", "warning", "s", {"auc": np.float32(0.5), "p": float("nan"), "by": np.arange(2)})
+    audit = Audit([odd, TWINS], {"twins": 1.5}, {"images": np.int64(3)})
+    path = write_audit(tmp_path / "audit.json", audit, {"twins-across-subjects": "why", "shortcut-x": "gone"})
+    told = json.loads(path.read_text())
+    assert [finding["id"] for finding in told["findings"]] == ["twins-across-subjects", "shortcut-age"]
+    assert told["findings"][1]["figures"] == {"auc": 0.5, "p": None, "by": [0, 1]}
+    assert told["accepted"] == {"twins-across-subjects": "why"}
+    assert told["notes"] == ["accept names shortcut-x, which the audit did not find."]
+    again = read_audit(path)
+    assert again.findings[0] == TWINS
+    assert again.facts == {"images": 3}
+    assert again.seconds == {"twins": 1.5}
+    assert again.verdict == audit.verdict
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"findings": [{"id": "x"}], "seconds": {}, "facts": {}}'])
+def test_a_file_that_is_no_audit_is_named(tmp_path: Path, content: str):
+    path = tmp_path / "audit.json"
+    path.write_text(content)
+    with pytest.raises(RunError, match=r"audit\.json"):
+        read_audit(path)
+
+
+def test_findings_have_levels_and_names_that_exist():
+    assert all(is_known(id) for id in KNOWN)
+    with pytest.raises(ValueError, match="level"):
+        Finding("shortcut-source", "fatal", "s")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="twin-problem"):
+        Finding("twin-problem", "error", "s")

@@ -1,0 +1,366 @@
+"""Twins: copies that anybody could make are found, pictures that only look alike are not; what is said of them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from casewise.audit import twins as twins_module
+from casewise.audit.confirm import HIGHEST, PEAK, Register, likeness, screen, worth_comparing
+from casewise.audit.hashes import FLIPS, Candidates, Hashes, close_pairs, flip, grey, hash_signs, hash_store
+from casewise.audit.twin_findings import twin_findings
+from casewise.audit.twins import ALIKE, COPY, DOUBTFUL, Twin, find_twins
+from casewise.images.pixels import fit
+from casewise.images.preparation import Preparation
+from casewise.images.store import TileStore, prepare
+
+SIZE = 128
+
+
+def film(number: int, height: int = 200, width: int = 180) -> np.ndarray:
+    """A made-up film: the same dark lungs in a bright frame for all, and detail of its own."""
+    random = np.random.default_rng(number)
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    lungs = np.exp(-(((np.abs(x) - 0.45) / 0.28) ** 4) - ((y / 0.75) ** 4))
+    picture = 190 - 110 * lungs - 150 * (np.abs(x) > 0.93)
+    for radius, strength in ((2, 10.0), (6, 16.0), (16, 14.0)):
+        noise = cv2.GaussianBlur(random.standard_normal((height, width)), (0, 0), radius)
+        picture += strength * noise / noise.std()
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def resized(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    height, width = (round(side * random.uniform(0.5, 0.9)) for side in picture.shape)
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def recompressed(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=int(random.integers(30, 80)))
+    return np.asarray(Image.open(file))
+
+
+def cropped(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    height, width = picture.shape
+    top, bottom, left, right = random.uniform(0.02, 0.06, 4)
+    return picture[round(top * height) : round((1 - bottom) * height), round(left * width) : round((1 - right) * width)]
+
+
+def brightened(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    changed = (picture - 128.0) * random.uniform(0.7, 1.3) + 128 + random.uniform(-30, 30)
+    return np.clip(changed, 0, 255).astype(np.uint8)
+
+
+ALTERED: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "resized": resized,
+    "recompressed": recompressed,
+    "cropped": cropped,
+    "brightened": brightened,
+    "left-right": lambda picture, random: picture[:, ::-1],
+    "up-down": lambda picture, random: picture[::-1],
+    "all": lambda picture, random: recompressed(brightened(cropped(picture, random), random), random)[:, ::-1],
+}
+
+
+def store_of(pictures: list[np.ndarray], *, keep_ratio: bool = True, files: list[str] | None = None) -> TileStore:
+    """A store in memory, as `prepare` would make it of these pictures."""
+    rows = []
+    for picture in pictures:
+        deep = picture[..., None] if picture.ndim == 2 else picture
+        rows.append(fit(deep, SIZE) if keep_ratio else cv2.resize(picture, (SIZE, SIZE))[..., None])
+    tiles = np.stack(rows).transpose(0, 3, 1, 2)
+    index = pd.DataFrame(
+        {
+            "sha256": files or [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures],
+            "width": [picture.shape[1] for picture in pictures],
+            "height": [picture.shape[0] for picture in pictures],
+            "tile_sha256": [hashlib.sha256(tile.tobytes()).hexdigest() for tile in tiles],
+        }
+    )
+    channels = "grey" if tiles.shape[1] == 1 else "rgb"
+    preparation = Preparation(size=SIZE, keep_ratio=keep_ratio, channels=channels)
+    return TileStore(np.ascontiguousarray(tiles), index, "", preparation, Path())  # type: ignore[arg-type]
+
+
+def table(subjects: list[str], **targets: list) -> pd.DataFrame:
+    """What a cohort's `images` holds of these subjects."""
+    return pd.DataFrame({"path": [f"/x/{n}.png" for n in range(len(subjects))], "subject": subjects, **targets})
+
+
+def strangers(number: int) -> pd.DataFrame:
+    return table([f"s{row}" for row in range(number)])
+
+
+@given(gain=st.floats(0.1, 10), offset=st.floats(-200, 200), number=st.integers(0, 50))
+@settings(max_examples=30, deadline=None)
+def test_brightness_and_contrast_change_no_sign(gain: float, offset: float, number: int):
+    squares = np.random.default_rng(number).uniform(0, 255, (2, 32, 32))
+    assert (hash_signs(squares) == hash_signs(gain * squares + offset)).all()
+
+
+def test_a_flip_is_an_exclusive_or():
+    squares = np.random.default_rng(0).uniform(0, 255, (8, 32, 32))
+    hashed = Hashes(hash_signs(squares), hash_signs(squares[::-1]), np.zeros(8, bool))
+    for number, name in enumerate(FLIPS):
+        turned = hash_signs(flip(squares, number))
+        found = close_pairs(
+            Hashes(np.concatenate([hashed.whole, turned]), np.zeros((16, 2), np.uint64), np.zeros(16, bool)),
+            np.arange(16),
+            limit=0,
+        )
+        exact = [pair for pair in zip(found.i, found.j, found.flip, strict=True) if {*pair[:2]} == {0, 8}]
+        assert [FLIPS[pair[2]] for pair in exact] == [name]
+
+
+def test_close_pairs_are_those_that_counting_bits_one_by_one_finds():
+    random = np.random.default_rng(1)
+    seeds = random.integers(0, 2**63, (20, 2), dtype=np.uint64)
+    whole = seeds[random.integers(0, 20, 150)]
+    for _ in range(3):
+        whole = whole ^ (np.uint64(1) << random.integers(0, 64, (150, 2), dtype=np.uint64))
+    far = np.full((150, 2), 0x5555555555555555, np.uint64)
+    found = close_pairs(Hashes(whole, far, np.arange(150) == 7), np.arange(150), limit=20, nearest=150)
+    upright = found.of(np.flatnonzero(found.flip == 0))
+    got = {(min(i, j), max(i, j)): d for i, j, d in zip(upright.i, upright.j, upright.distance, strict=True)}
+    words = [int(high) << 64 | int(low) for high, low in whole]
+    slow = {(i, j): (words[i] ^ words[j]).bit_count() for i in range(150) for j in range(i + 1, 150) if 7 not in (i, j)}
+    assert got == {pair: bits for pair, bits in slow.items() if bits <= 20}
+    assert len(got) > 100
+
+
+def test_only_the_nearest_are_kept_of_images_that_all_look_alike():
+    same = Hashes(np.ones((300, 2), np.uint64), np.ones((300, 2), np.uint64), np.zeros(300, bool))
+    found = close_pairs(same, np.arange(300), nearest=5)
+    assert 300 <= 2 * len(found) <= 2 * 5 * 300
+
+
+def test_black_around_a_picture_goes_and_black_in_it_stays():
+    picture = np.full((100, 60), 200, np.uint8)
+    picture[:, :20] = 0
+    square = grey(store_of([picture]), 0, 60)
+    assert (square[:, 2:18] < 5).all()
+    assert (square[:, 22:] > 190).all()
+
+
+def test_likeness_is_one_for_the_same_and_low_for_others():
+    one, two = (cv2.resize(film(number), (SIZE, SIZE)).astype(np.float32) for number in (0, 1))
+    same = likeness(one, 0.6 * one + 40)
+    other = likeness(one, two)
+    assert same is not None
+    assert same.likeness == pytest.approx(1, abs=1e-3)
+    assert same.shared == pytest.approx(1, abs=0.02)
+    assert other is None or other.likeness < 0.3
+
+
+def test_nothing_to_compare_is_not_alike():
+    blank = np.full((SIZE, SIZE), 90, np.float32)
+    assert likeness(blank, blank) is None
+
+
+def test_registration_finds_size_and_place():
+    large = cv2.resize(film(3, 300, 300), (SIZE, SIZE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    inner = cv2.resize(film(3, 300, 300)[15:285, 15:285], (SIZE, SIZE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    found = likeness(inner, large, scale=0.92)
+    assert found is not None
+    assert found.likeness > 0.9
+    assert found.scale == pytest.approx(0.9, abs=0.005)
+
+
+@pytest.mark.parametrize("keep_ratio", [True, False])
+def test_altered_copies_are_found_and_different_films_are_not(keep_ratio: bool):
+    random = np.random.default_rng(5)
+    pictures = [film(number, 200, 150 + number % 3 * 30) for number in range(120)]
+    kinds = [""] * len(pictures)
+    sources = list(range(len(pictures)))
+    for place, (kind, alter) in enumerate(ALTERED.items()):
+        for source in range(place * 15, place * 15 + 15):
+            pictures.append(np.ascontiguousarray(alter(pictures[source], random)))
+            kinds.append(kind)
+            sources.append(source)
+    store = store_of(pictures, keep_ratio=keep_ratio)
+    found = {(twin.i, twin.j): twin for twin in find_twins(store, strangers(len(pictures)))}
+    assert not [pair for pair in found if sources[pair[0]] != sources[pair[1]]]
+    for kind in ALTERED:
+        rows = [row for row in range(len(pictures)) if kinds[row] == kind]
+        hits = [found[sources[row], row] for row in rows if (sources[row], row) in found]
+        assert len(hits) >= 0.95 * len(rows), kind
+        mirrored = {"left-right": "left-right", "up-down": "up-down", "all": "left-right"}.get(kind, "none")
+        assert {hit.flip for hit in hits} == {mirrored}
+        assert {hit.kind for hit in hits} == {"near"}
+
+
+def test_the_same_file_and_the_same_pixels_are_told_apart():
+    pictures = [film(0), film(1), film(0), film(1)]
+    found = find_twins(store_of(pictures, files=["a", "b", "a", "c"]), strangers(4))
+    assert [(twin.i, twin.j, twin.kind) for twin in found] == [(0, 2, "bytes"), (1, 3, "pixels")]
+
+
+def test_colour_and_grey_show_the_same():
+    pictures = [np.repeat(film(number)[..., None], 3, axis=2) for number in (0, 1, 0)]
+    pictures[2] = np.clip(pictures[2] * np.array([1.1, 1.0, 0.8]), 0, 255).astype(np.uint8)
+    assert [(twin.i, twin.j, twin.kind) for twin in find_twins(store_of(pictures), strangers(3))] == [(0, 2, "near")]
+
+
+def test_empty_images_are_no_twins():
+    empty = [np.zeros((50, 50), np.uint8), np.zeros((50, 50), np.uint8), np.full((50, 50), 9, np.uint8)]
+    assert find_twins(store_of([*empty, film(0)]), strangers(4)) == []
+
+
+def test_of_many_identical_images_each_is_paired_with_the_first():
+    found = find_twins(store_of([film(0)] * 40), strangers(40))
+    assert [(twin.i, twin.j) for twin in found] == [(0, row) for row in range(1, 40)]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_cohort_may_be_as_small_as_it_likes(number: int):
+    store = store_of([film(0)])
+    few = TileStore(store.tiles[:number], store.index[:number], "", store.preparation, Path())
+    assert find_twins(few, strangers(number)) == []
+
+
+def test_tiles_of_other_images_are_refused():
+    with pytest.raises(ValueError, match="1 tiles"):
+        find_twins(store_of([film(0)]), strangers(2))
+
+
+def test_progress_counts_up_to_its_end():
+    told: list[tuple[int, int]] = []
+    find_twins(store_of([film(0), film(1), film(0)[5:, 3:]]), strangers(3), progress=lambda *pair: told.append(pair))
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-1] == (9, 9)
+
+
+@pytest.mark.parametrize(
+    ("alike", "cosine", "flipped", "subjects", "twin"),
+    [
+        (ALIKE + 0.01, None, False, ["a", "b"], True),
+        (ALIKE + 0.01, 0.1, False, ["a", "b"], True),
+        (ALIKE - 0.01, None, False, ["a", "b"], False),
+        (ALIKE - 0.01, 0.95, False, ["a", "b"], True),
+        (ALIKE - 0.01, 0.80, False, ["a", "b"], False),
+        (ALIKE - 0.01, 0.95, True, ["a", "b"], False),
+        (DOUBTFUL - 0.01, 1.0, False, ["a", "b"], False),
+        (COPY - 0.01, 1.0, False, ["a", "a"], False),
+        (COPY + 0.01, None, False, ["a", "a"], True),
+    ],
+)
+def test_who_decides_what_a_twin_is(
+    monkeypatch: pytest.MonkeyPatch,
+    alike: float,
+    cosine: float | None,
+    flipped: bool,
+    subjects: list[str],
+    twin: bool,
+):
+    monkeypatch.setattr(twins_module, "compare", lambda *given, **more: iter([Register(alike, 1.0, 1.0)]))
+    asked: list[list[int]] = []
+
+    def embed(rows: np.ndarray) -> np.ndarray:
+        asked.append(rows.tolist())
+        return np.array([[1.0, 0.0], [cosine, (1 - (cosine or 0) ** 2) ** 0.5]], np.float32)
+
+    store = store_of([film(0), brightened(film(0), np.random.default_rng(0))[:: -1 if flipped else 1]])
+    found = find_twins(store, table(subjects), embed=None if cosine is None else embed)
+    assert len(found) == twin
+    assert asked in ([], [[0, 1]])
+    assert all(one.cosine == (None if cosine is None else pytest.approx(cosine, abs=1e-4)) for one in found)
+
+
+def test_each_image_is_registered_with_few_others():
+    random = np.random.default_rng(0)
+    i, j = np.triu_indices(60, 1)
+    nothing = np.zeros(len(i), int)
+    pairs = Candidates(i, j, nothing, nothing, nothing > 0)
+    peaks = np.stack([random.uniform(0.4, 1, len(i)), nothing, nothing], axis=1)
+    chosen = worth_comparing(pairs, peaks)
+    assert len(chosen) <= 60 * HIGHEST
+    assert (peaks[chosen, 0] >= PEAK).all()
+    for image in range(60):
+        mine = np.flatnonzero((i == image) | (j == image))
+        assert mine[peaks[mine, 0].argmax()] in chosen
+
+
+def test_the_peak_stands_where_the_shift_is():
+    picture = film(1, 200, 200)
+    store = store_of([picture[10:190, 10:190], picture[10:190, 19:199]])
+    pairs = Candidates(*(np.array([value]) for value in (0, 1, 0, 0, False)))
+    height, across, down = screen(store, pairs)[0]
+    assert height > PEAK
+    assert (across, down) == (pytest.approx(-9 / 180, abs=0.02), pytest.approx(0, abs=0.02))
+
+
+def test_hashes_of_a_store_name_the_flat():
+    hashes = hash_store(store_of([film(0), np.full((40, 40), 7, np.uint8)]))
+    assert hashes.flat.tolist() == [False, True]
+    assert hashes.whole.shape == hashes.inset.shape == (2, 2)
+
+
+def test_findings_say_where_twins_do_harm():
+    twins = [Twin(0, 1, "near", 5, 0.9, "left-right"), Twin(2, 3, "bytes"), Twin(3, 4, "pixels"), Twin(5, 6, "near")]
+    images = table(["a", "b", "c", "c", "d", "e", "f"], label=["x", "y", "x", "x", "x", "", "y"])
+    found = {
+        finding.id: finding for finding in twin_findings(twins, images, ["label"], {"a": 0, "b": 1, "c": 0, "d": 0})
+    }
+    assert list(found) == [
+        "twins-across-subjects",
+        "twins-across-splits",
+        "twins-across-labels",
+        "twins-within-subject",
+    ]
+    across = found["twins-across-subjects"]
+    assert across.level == "error"
+    counts = {"pairs": 3, "images": 6, "subjects": 6, "bytes": 0, "pixels": 1, "near": 2, "mirrored": 1}
+    assert {key: across.figures[key] for key in counts} == counts
+    # The surest pair comes first.
+    assert across.pairs[0] == ("/x/3.png", "/x/4.png")
+    assert "3.png (c) and 4.png (d)" in across.sentence
+    assert "subject" in across.remedy
+    split = found["twins-across-splits"]
+    assert (split.level, split.pairs) == ("error", [("/x/0.png", "/x/1.png")])
+    labels = found["twins-across-labels"]
+    assert (labels.level, labels.pairs) == ("warning", [("/x/0.png", "/x/1.png")])
+    assert "0.png (a, x) and 1.png (b, y)" in labels.sentence
+    within = found["twins-within-subject"]
+    assert (within.level, within.pairs) == ("note", [("/x/2.png", "/x/3.png")])
+    assert within.sentence.startswith("1 pair of images shows the same picture of one subject twice (1 the same file)")
+
+
+def test_identical_images_with_two_labels_are_an_error():
+    twins = [Twin(0, 1, "near"), Twin(1, 2, "pixels")]
+    images = table(["a", "a", "a"], score=[1.0, 2.0, 3.5], label=["x", None, "x"])
+    found = [finding for finding in twin_findings(twins, images, ["score", "label"]) if "labels" in finding.id]
+    assert [(finding.id, finding.level) for finding in found] == [("twins-across-labels", "error")]
+    assert "1.png (a, 2) and 2.png (a, 3.5)" in found[0].sentence
+    assert "score" in found[0].remedy
+
+
+def test_without_twins_nothing_is_found():
+    assert twin_findings([], strangers(3), [], {}) == []
+
+
+@pytest.mark.parametrize(("pack", "known"), [("covid-cxr", 11), ("severity-idrid", 6)])
+def test_every_known_duplicate_of_the_real_data_is_found(shared: Path, tmp_path: Path, pack: str, known: int):
+    folder = shared / "data" / pack
+    cases = pd.read_csv(folder / "cases.csv")
+    copies = cases[cases["duplicate_of"].notna()]
+    named = cases["path"].isin([*copies["path"], *copies["duplicate_of"]])
+    cases = cases[named | (cases.index % 3 == 0)].reset_index(drop=True)
+    copies = cases[cases["duplicate_of"].notna()]
+    store = prepare([folder / path for path in cases["path"]], Preparation(size=160, channels="grey"), tmp_path)
+    found = {(twin.i, twin.j) for twin in find_twins(store, cases)}
+    row = {path: number for number, path in enumerate(cases["path"])}
+    pairs = {tuple(sorted((number, row[other]))) for number, other in copies["duplicate_of"].items()}
+    assert len(pairs) == known
+    assert pairs <= found
+    # What else is found was looked at: films published twice, and one eye photographed twice.
+    assert len(found) <= known + 6
