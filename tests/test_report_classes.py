@@ -475,14 +475,31 @@ def test_the_external_cohort_stands_beside_the_internal_one(three: Material, tex
 
 
 def test_a_drop_is_called_one_only_beyond_chance(three: Material) -> None:
-    def told(low: float, high: float) -> str:
+    def told(low: float, high: float, *, rough: bool = False) -> str:
         inside, outside = (figures(three, stage)["auroc"]["value"] for stage in ("test", "external"))
-        drop = {three.learner: {"auroc": {"difference": inside - outside, "low": low, "high": high}}}
+        drop = {three.learner: {"auroc": {"difference": outside - inside, "low": low, "high": high, "rough": rough}}}
         return external.sentence(dataclasses.replace(three, metrics={**three.metrics, "external_drop": drop}))
 
     assert figures(three)["auroc"]["value"] > figures(three, "external")["auroc"]["value"]
-    assert "worse outside, and not by chance" in told(0.01, 0.2)
-    assert "a drop is not shown" in told(-0.01, 0.2)
+    assert "worse outside, and not by chance" in told(-0.2, -0.01)
+    assert "a drop is not shown" in told(-0.2, 0.01)
+    assert "fewer than ten subjects" in told(-0.2, -0.01, rough=True)
+
+
+def test_each_source_left_out_has_its_line(three: Material, tmp_path: Path) -> None:
+    undefined = {"value": None, "low": None, "high": None, "n_cases": 40, "reason": "no case is truly covid"}
+    by_source = {
+        "cohen": {three.learner: {"accuracy": {"value": 0.61, "low": 0.5, "high": 0.7, "n_cases": 45}}},
+        "nih": {
+            three.learner: {"accuracy": {"value": 0.7, "low": 0.6, "high": 0.8, "n_cases": 40}, "auroc": undefined}
+        },
+    }
+    material = dataclasses.replace(three, metrics={**three.metrics, "left_out": by_source})
+    page = page_of(material)
+    assert "Each source left out" in page.text
+    assert "nih 40 70.0 % [60.0, 80.0] – no case is truly covid" in page.text
+    text = write_results(finished(material, tmp_path / "run"), tmp_path / "page.md").read_text()
+    assert f"| cohen | {three.learner} | 45 | 0.610 [0.500, 0.700] |" in text
 
 
 def test_external_without_truth_says_so(three: Material) -> None:

@@ -101,28 +101,39 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
 
 
 def keep_rows(cells: pd.DataFrame, study: Study, problems: Problems, notes: list[str]) -> pd.DataFrame:
-    """The rows that `where` keeps; what it says is compared as text, without spaces around it."""
+    """The rows that `where` keeps and `where_not` does not drop; both are compared as text, without spaces around it."""
     import pandas as pd
 
     kept = pd.Series(True, index=cells.index)
-    for column, wanted in study.where.items():
-        if column not in cells:
-            problems.add("where", f"where: {column!r} is no column.{closest(column, cells.columns.tolist())}")
-            continue
-        values = cells[column].str.strip()
-        options = [wanted] if isinstance(wanted, str) else list(wanted)
-        for option in options:
-            if not (values == option.strip()).any():
-                present = sorted(values.unique().tolist(), key=natural)
-                listed = names_text([repr(value) for value in present], 6)
-                text = f"where: no row has {column} {option!r}.{closest(option, present)} There are: {listed}."
-                problems.add("where", text)
-        kept &= values.isin([option.strip() for option in options])
+    for place, conditions in (("where", study.where), ("where_not", study.where_not)):
+        for column, wanted in conditions.items():
+            found = _holding(cells, place, column, wanted, problems)
+            if found is not None:
+                kept &= found if place == "where" else ~found
     if not problems.found and not kept.any():
         problems.add("where", f"where: none of the {len(cells):,} rows has all of it. Ask for less.")
-    if study.where and not kept.all():
-        notes.append(f"{(~kept).sum():,} of {len(cells):,} rows were left out by `where`.")
+    if not kept.all():
+        named = " and ".join(name for name in ("where", "where_not") if getattr(study, name))
+        notes.append(f"{(~kept).sum():,} of {len(cells):,} rows were left out by `{named}`.")
     return cells[kept]
+
+
+def _holding(
+    cells: pd.DataFrame, place: str, column: str, wanted: str | list[str], problems: Problems
+) -> pd.Series | None:
+    """Which rows hold one of the values wanted in a column; a column or value that is not there is a problem."""
+    if column not in cells:
+        problems.add("where", f"{place}: {column!r} is no column.{closest(column, cells.columns.tolist())}")
+        return None
+    values = cells[column].str.strip()
+    options = [wanted] if isinstance(wanted, str) else list(wanted)
+    for option in options:
+        if not (values == option.strip()).any():
+            present = sorted(values.unique().tolist(), key=natural)
+            listed = names_text([repr(value) for value in present], 6)
+            text = f"{place}: no row has {column} {option!r}.{closest(option, present)} There are: {listed}."
+            problems.add("where", text)
+    return values.isin([option.strip() for option in options])
 
 
 def read_names(raw: pd.Series, what: str, problems: Problems, notes: list[str]) -> pd.Series:

@@ -69,6 +69,7 @@ def external_study(study: Study) -> Study:
         "root": wanted.root,
         "columns": wanted.columns,
         "where": wanted.where,
+        "where_not": wanted.where_not,
         "split": study.split.model_copy(update={"balance": None, "column": None, "leave_out": None}),
         "evaluation": study.evaluation.model_copy(update={"response": False, "readers": {}, "bands": {}}),
     }

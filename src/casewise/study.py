@@ -75,6 +75,7 @@ class Study(Part):
     root: Path | None = None
     columns: dict[str, str] = {}
     where: Where = {}
+    where_not: Where = {}
     subjects_known: bool = True
     images: Images = Images()
     regions: list[str] = []

@@ -251,6 +251,7 @@ class External(Part):
     root: Path | None = None
     columns: dict[str, str] = {}
     where: Where = {}
+    where_not: Where = {}
     subjects: Literal["named_apart", "distinct"] = "named_apart"
 
 

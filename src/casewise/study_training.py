@@ -125,6 +125,7 @@ class Pretraining(Part):
     subjects: Literal["shared", "distinct"]
     columns: dict[str, str] = {}
     where: Where = {}
+    where_not: Where = {}
     targets: dict[str, Target]
     epochs: int = Field(5, ge=1)
     lr: float | None = Field(None, gt=0)

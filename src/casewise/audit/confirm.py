@@ -38,7 +38,7 @@ BUSY, LEAST_BLOCKS = 0.1, 16
 PEAK = 0.5
 # Of each image so many pairs are registered, those with the highest peaks: it bounds the time where all
 # images look alike.
-HIGHEST = 10
+HIGHEST = 5
 BATCH = 512
 
 

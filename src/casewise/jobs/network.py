@@ -190,8 +190,8 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
     half_done = [job.folder / name for name in ("progress.json", *PRETRAINING_STATE)]
     for leftover in [*leftovers(job.folder), *half_done]:
         leftover.unlink(missing_ok=True)
-    for stage in job.folder.glob("stage*/"):
-        stage.rmdir()
+    for place in job.folder.glob("stage*/"):
+        place.rmdir()
 
 
 def epochs_of(study: Study) -> int:

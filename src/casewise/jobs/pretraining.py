@@ -54,6 +54,7 @@ def pretraining_study(study: Study, wanted: Pretraining) -> Study:
         "root": None,
         "columns": wanted.columns,
         "where": wanted.where,
+        "where_not": wanted.where_not,
         "targets": wanted.targets,
         "scores": {},
         "predict": [],

@@ -6,9 +6,9 @@ from typing import Any
 
 from casewise.report import classes, learners
 from casewise.report.material import Material, is_number
-from casewise.report.measures import measure_cell, measure_of, outward, written
+from casewise.report.measures import measure_cell, measure_of, written
 from casewise.report.tables import TITLES, Cell, Row, figure_cell
-from casewise.report.wording import MISSING, counted, digits_for, interval, signed
+from casewise.report.wording import MISSING, counted, digits_for, interval, number, signed
 from casewise.report.words import Words
 
 STAGE = "external"
@@ -73,15 +73,16 @@ def sentence(material: Material) -> str:
         f"against {values[0]} {inside}"
     )
     drop = ((material.metrics.get("external_drop") or {}).get(learner) or {}).get(metric)
-    turned = outward(drop, both[0]["value"], both[1]["value"])
-    if not turned or not is_number(turned.get("low")):
+    if not drop or not is_number(drop.get("low")):
         return f"{start}."
-    bounds = interval(turned, 2, words=True)
-    if turned["high"] < 0:
-        return f"{start}: worse outside, and not by chance (difference {signed(turned['value'], 2)}, {bounds})."
-    if turned["low"] > 0:
-        return f"{start}: better outside (difference {signed(turned['value'], 2)}, {bounds})."
-    return f"{start}; a drop is not shown (difference {signed(turned['value'], 2)}, {bounds})."
+    found = f"(difference {signed(drop['difference'], 2)}, interval {interval(drop, 2, words=True)})"
+    if drop.get("rough"):
+        return f"{start} {found}; with fewer than ten subjects on one side, that is rough."
+    if drop["high"] < 0:
+        return f"{start}: worse outside, and not by chance {found}."
+    if drop["low"] > 0:
+        return f"{start}: better outside {found}."
+    return f"{start}; a drop is not shown {found}."
 
 
 def _cell(material: Material, metric: str, found: dict[str, Any] | None) -> Cell:
@@ -96,11 +97,29 @@ def _difference(material: Material, metric: str, drop: dict[str, Any] | None, ce
     if not all(is_number(value) for value in values):
         return Cell(MISSING)
     inside, outside = (float(value) for value in values)
-    found = outward(drop, inside, outside) or {"value": outside - inside}
+    found = drop or {}
     if material.kind == "regression":
         digits, scale, unit = digits_for(material.study, metric, material.study.outcome), 1.0, ""
     else:
         measure = measure_of(metric)
         digits, scale, unit = measure.digits, 100.0 if measure.percent else 1.0, " points" if measure.percent else ""
-    shown = {key: scale * value for key, value in found.items() if is_number(value)}
-    return Cell(signed(shown["value"], digits) + unit, interval(shown, digits), shown["value"])
+    ends = {key: scale * found[key] for key in ("low", "high") if is_number(found.get(key))}
+    difference = scale * (outside - inside)
+    return Cell(signed(difference, digits) + unit, interval(ends, digits), difference)
+
+
+def left_out(material: Material) -> dict[str, Any] | None:
+    """Where each fold is one source: the shown learner's figures on every source, by networks that never saw it."""
+    by_source: dict[str, Any] = material.metrics.get("left_out") or {}
+    metrics = SHOWN[material.kind]
+    figures = {source: by_learner.get(material.learner) or {} for source, by_learner in by_source.items()}
+    metrics = tuple(metric for metric in metrics if any(metric in found for found in figures.values()))
+    rows = []
+    for source, found in figures.items():
+        count = next((entry.get("n_cases") for entry in found.values()), None)
+        rows.append(Row(source, [Cell(number(count, 0)), *(_cell(material, m, found.get(m)) for m in metrics)]))
+    if not rows:
+        return None
+    titles = [TITLES[m] if material.kind == "regression" else measure_of(m).title for m in metrics]
+    column = (material.study.split.leave_out or "source").replace("_", " ")
+    return {"column": column, "rows": rows, "heads": [column.capitalize(), "n", *titles]}

@@ -85,18 +85,3 @@ def measure_cell(metric: str, found: dict[str, Any] | None, *, words: bool = Fal
         return Cell(MISSING, (found or {}).get("reason") or "")
     small = bounds(metric, found, words=words)
     return Cell(written(metric, found["value"]), small, float(found["value"]))
-
-
-def outward(drop: dict[str, Any] | None, inside: float, outside: float) -> dict[str, float] | None:
-    """The difference with its interval as external minus internal, whichever way round it was told.
-
-    >>> outward({"difference": 0.1, "low": 0.05, "high": 0.2}, 0.9, 0.8)
-    {'value': -0.1, 'low': -0.2, 'high': -0.05}
-    """
-    if not drop or not is_number(drop.get("difference")):
-        return None
-    keys = ("difference", "low", "high")
-    value, low, high = (float(drop[key]) if is_number(drop.get(key)) else float("nan") for key in keys)
-    if value * (outside - inside) < 0:
-        value, low, high = -value, -high, -low
-    return {"value": value, "low": low, "high": high}

@@ -72,6 +72,7 @@ def context(material: Material) -> dict[str, Any]:
         "learners": learners.learners(material),
         "audit": audit.section(material),
         "external": external.external(material),
+        "left_out": external.left_out(material),
         "labels": sections.labels(material),
         "preparation": cases.prepared(material),
         "worst": cases.worst_cases(material) if numbers else None,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from casewise.report.measures import outward
-
 METRICS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -188,7 +186,26 @@ def _difference(drop: dict[str, Any] | None, both: Sequence[dict[str, Any] | Non
     inside, outside = values
     if inside is None or outside is None:
         return "–"
-    return figure(outward(drop, inside, outside) or {"value": outside - inside})
+    return figure({**(drop or {}), "value": outside - inside})
+
+
+def left_out(material: dict[str, Any]) -> list[str]:
+    """Where each fold is one source: every learner on every source, by networks that never saw it."""
+    study, metrics = material["study"], material["metrics"]
+    by_source = metrics.get("left_out") or {}
+    target = (metrics.get("main") or {}).get("target")
+    if not by_source or not target:
+        return []
+    classed = kind_of(study, target) != "regression"
+    columns = columns_of(study, target) if classed else {"mae": "MAE", "ccc": "CCC", "pcc": "PCC"}
+    column = study["split"].get("leave_out") or "source"
+    lines = [f"## Each {column} left out", "", f"| {column} | learner | cases | {' | '.join(columns.values())} |"]
+    lines.append("|---" * (len(columns) + 3) + "|")
+    for source, learners in by_source.items():
+        for learner, figures in learners.items():
+            cells = " | ".join(figure(figures.get(metric)) for metric in columns)
+            lines.append(f"| {source} | {learner} | {_cases(figures)} | {cells} |")
+    return [*lines, "", f"Every {column} is predicted by networks that saw nothing of it.", ""]
 
 
 def audit(told: dict[str, Any] | None) -> list[str]:

@@ -54,6 +54,7 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
         lines += [*results_classes.table(target, stage, material)]
         lines += [*results_classes.told_apart(study, target, stage, metrics)]
         lines += [*results_classes.details(target, stage, metrics), ""]
+    lines += results_classes.left_out(material[0])
     lines += results_classes.external(material[0], stage, STAGES[stage])
     if study["evaluation"]["references"]:
         lines += [REFERENCES, ""]
