@@ -83,12 +83,16 @@ def some(table: pd.DataFrame, images: int | None) -> pd.DataFrame:
     return table[table["subject"].isin(set(kept))].reset_index(drop=True)
 
 
-def with_folds(table: pd.DataFrame, run: Path | None) -> pd.DataFrame:
-    """The table with the fold that each subject is held out in, from 1: as in the run, or five made here."""
+def with_folds(table: pd.DataFrame, run: Path | None, data: Path) -> pd.DataFrame:
+    """The table with the fold that each subject is held out in, from 1: as in the run and of its images, or made here."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     fold = [0] * len(table)
     if run:
+        import pandas as pd
+
+        kept = set(pd.read_parquet(run / "cohort.parquet", columns=["path"])["path"])
+        table = table[table["path"].map(lambda path: str((data / path).resolve()) in kept)]
         sides = json.loads((run / "splits.json").read_text())["subjects"]
         strangers = sorted(set(table["subject"]) - set(sides))
         if strangers:
@@ -284,7 +288,7 @@ def compare_figures(options: argparse.Namespace) -> None:
     """Train the folds both ways and print accuracy, AUROC and speed side by side."""
     from casewise.files import write_parquet
 
-    table = with_folds(some(read_table(options.data), options.images), options.run)
+    table = with_folds(some(read_table(options.data), options.images), options.run, options.data)
     theirs, records = fastai_folds(table, options)
     if options.save_predictions:
         write_parquet(options.save_predictions, theirs[["path", "subject", "fold", "label", *PROBABILITIES]])

@@ -28,6 +28,7 @@ def row(**changes: Any) -> dict[str, Any]:
         "target": "pasi",
         "y_true": 1.0,
         "y_pred": 2.0,
+        "kind": "regression",
     } | changes
 
 

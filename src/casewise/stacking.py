@@ -17,6 +17,7 @@ import pandas as pd
 
 from casewise.errors import CasewiseError, SplitError, StudyError, nearest
 from casewise.predictions import COLUMNS, final_rows
+from casewise.stacking_classes import stack_classes
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ STACKERS: Mapping[str, Stacker] = {
     "linear+intercept": Stacker("meta_learner_w_intercept", ridge=False, intercept=True),
     "ridge": Stacker("meta_learner_ridge", ridge=True, intercept=False),
     "ridge+intercept": Stacker("meta_learner_ridge_w_intercept", ridge=True, intercept=True),
+    "logistic": Stacker("meta_learner_logistic", ridge=False, intercept=True),
     "mean": Stacker("mean_of_learners", ridge=False, intercept=False, equal=True),
 }
 META_LEARNERS = tuple(stacker.learner for stacker in STACKERS.values())
@@ -85,6 +87,15 @@ def stack(
     parts: list[pd.DataFrame] = []
     coefficients: dict[str, dict[str, dict[str, Any]]] = {STACKERS[name].learner: {} for name in names}
     for target, (low, high) in ranges.items():
+        if (oof.loc[oof["target"] == target, "kind"] != "regression").any():
+            of_target = [part[part["target"] == target] for part in (oof, means)]
+            stacked, told = stack_classes(*of_target, learners, names)
+            parts += stacked
+            for name in names:
+                coefficients[STACKERS[name].learner][target] = told[name]
+            continue
+        if "logistic" in names:
+            raise StudyError(f"stack: 'logistic' combines classes, and '{target}' is a number.")
         rows, features = _wide(oof[oof["target"] == target], learners, target, "oof")
         truth = rows["y_true"].to_numpy(dtype=float)
         scored = np.isfinite(truth)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casewise.audit import views
-from casewise.audit.facts import encode, file_features
+from casewise.audit.facts import encode, file_features, file_rate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Evidence", "Kind", "gather"]
 
-Kind = Literal["column", "files", "border", "thumbnail", "outside-anatomy", "source-from-image"]
+Kind = Literal["column", "files", "file-size", "border", "thumbnail", "outside-anatomy", "source-from-image"]
 # More images than these are not examined: what a network could use shows in so many subjects.
 EXAMINED = 5_000
 # And these are what a network is shown: on a processor it takes longer than all the rest.
@@ -67,6 +67,7 @@ def gather(
         column = encode(name, images[name].astype(str).to_numpy()[rows].tolist(), subjects)
         yield Evidence(name.removeprefix("table_"), "column", rows, column.features, column.filled, reading=column.kind)
     yield Evidence("files", "files", rows, file_features(tiles.index.iloc[rows], subjects))
+    yield Evidence("file-size", "file-size", rows, file_rate(tiles.index.iloc[rows]))
     small = views.pictures(tiles, rows)
     yield Evidence("border", "border", rows, views.border(small))
     yield Evidence("border", "border", rows, views.corners(small), how="its corners")

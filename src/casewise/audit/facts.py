@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from casewise.study import Study
 
-__all__ = ["SOURCES", "Column", "audited_columns", "encode", "file_features", "levels", "source_column"]
+__all__ = ["SOURCES", "Column", "audited_columns", "encode", "file_features", "file_rate", "levels", "source_column"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -213,20 +213,25 @@ def size_features(width: Floats, height: Floats) -> Floats:
 
 
 def file_features(index: pd.DataFrame, subjects: Sequence[object]) -> Floats:
-    """(n, d) facts of each file: size, shape, mode, format, bytes a pixel, and how strongly a JPEG was compressed.
+    """(n, d) facts of each file that its content does not decide: size, shape, mode, format, JPEG compression.
 
     Args:
-        index: a row an image: path, bytes, width, height, mode, format (the index of the tile store).
+        index: a row an image: path, width, height, mode, format (the index of the tile store).
     """
     width, height = index["width"].to_numpy(float), index["height"].to_numpy(float)
-    rate = np.log(np.maximum(index["bytes"].to_numpy(float) / (width * height), 1e-6))
     table = np.array(
         [_quantisation(str(p)) if f == "JPEG" else np.nan for p, f in index[["path", "format"]].to_numpy()]
     )
     sizes = [f"{w:.0f}x{h:.0f}" for w, h in zip(width, height, strict=True)]
     named = [_one_hot(index[name].astype(str).tolist(), subjects) for name in ("mode", "format")]
-    parts = [size_features(width, height), _one_hot(sizes, subjects), _quantity(rate), _quantity(table), *named]
+    parts = [size_features(width, height), _one_hot(sizes, subjects), _quantity(table), *named]
     return np.column_stack(parts)
+
+
+def file_rate(index: pd.DataFrame) -> Floats:
+    """(n, 3) bytes a pixel, logarithmic: a matter of the compression, but as well of how busy the picture is."""
+    pixels = index["width"].to_numpy(float) * index["height"].to_numpy(float)
+    return _quantity(np.log(np.maximum(index["bytes"].to_numpy(float) / pixels, 1e-6)))
 
 
 def _quantisation(path: str) -> float:

@@ -8,7 +8,8 @@ __all__ = ["decimal", "remedy", "sentence"]
 
 _SUBJECTS = {
     "column": "{name} alone",
-    "files": "How the files were made (size, mode, format, compression) alone",
+    "files": "How the files were made (width, height, mode, format, compression) alone",
+    "file-size": "The number of bytes a pixel alone",
     "border": "The border of the image alone",
     "thumbnail": "A thumbnail of 8 x 8 grey values alone",
     "outside-anatomy": "The image without the anatomy",
@@ -16,6 +17,7 @@ _SUBJECTS = {
 _MEANINGS = {
     "column": "a network can score that by recognising {name}, without looking at the disease",
     "files": "images of different classes come from different places, and a network can learn the place",
+    "file-size": "files are larger where pictures are busier, which may be the disease, or how they were saved",
     "border": "a network can score that from markers, letters or the film's edge",
     "thumbnail": "brightness and outline do, which may be the disease, or how the image was taken",
     "outside-anatomy": "a network can score that without looking at the anatomy",
@@ -28,6 +30,7 @@ _COLUMN_REMEDIES = {
 }
 _REMEDIES = {
     "files": "Compare within one source (`where:`), {leave_out}, and save all images in one way",
+    "file-size": "Look whether images were saved in different ways; if so, save all in one way",
     "border": "Look at the borders for markers and letters and crop them off; {leave_out}",
     "thumbnail": "Compare within one source (`where:`), {leave_out}, and see whether networks look at the disease",
     "outside-anatomy": "Crop to the anatomy of {mask}, {leave_out}, or compare within one source (`where:`)",
@@ -97,7 +100,7 @@ def remedy(kind: str, name: str, *, reading: str = "levels", source: str | None 
     >>> remedy("column", "site")
     'Cross-validate with `split: {leave_out: site}`, or study within one site (`where:`).'
     """
-    column = source or "the column that says where images come from"
-    leave_out = f"cross-validate with `split: {{leave_out: {column}}}`"
+    where = f"`split: {{leave_out: {source}}}`" if source else "`split.leave_out` over the column that tells the source"
+    leave_out = f"cross-validate with {where}"
     text = _COLUMN_REMEDIES[reading] if kind == "column" else _REMEDIES[kind]
     return f"{text.format(name=name, mask=mask, source=source, leave_out=leave_out)}."

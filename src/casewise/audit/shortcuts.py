@@ -173,13 +173,19 @@ def _reverse(
 def level_of(kind: Kind, strength: float, *, classed: bool) -> Level:
     """The level of evidence that tells beyond chance.
 
-    A thumbnail can hold the disease itself, so that it never stops a run.
+    A thumbnail can hold the disease itself and a file's size its traces, so that neither stops a run.
 
-    >>> level_of("border", 0.85, classed=True), level_of("thumbnail", 0.85, classed=True)
-    ('error', 'warning')
+    >>> [level_of(kind, 0.85, classed=True) for kind in ("border", "thumbnail", "file-size")]
+    ['error', 'warning', 'note']
+    >>> [level_of(kind, 0.7, classed=True) for kind in ("border", "thumbnail", "file-size")]
+    ['warning', 'note', 'note']
     """
     strong = strength >= (STRONG_AUROC if classed else STRONG_R)
-    return "error" if strong and kind in ("column", "files", "border", "outside-anatomy") else "warning"
+    if kind == "file-size":
+        return "note"
+    if kind == "thumbnail":
+        return "warning" if strong else "note"
+    return "error" if strong else "warning"
 
 
 def _findings(study: Study, answers: list[Answer], source: str | None) -> list[Finding]:

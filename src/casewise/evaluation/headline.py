@@ -27,7 +27,7 @@ def headline(metrics: Mapping[str, Any], main: str, kind: str, notes: list[str])
         stage: {learner: keys[main] for learner, keys in learners.items() if main in keys}
         for stage, learners in metrics.items()
     }
-    stage = next((stage for stage in ("test", "external", "oof") if judged.get(stage)), None)
+    stage = next((stage for stage in ("test", "oof", "external") if judged.get(stage)), None)
     if stage is None:
         return told
     chosen_on = "oof" if set(judged.get("oof", {})) & set(judged[stage]) else stage
