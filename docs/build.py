@@ -15,9 +15,9 @@ from typing import Any, get_args
 import yaml
 from pydantic.fields import FieldInfo
 
-from casewise import study
-from casewise.study import Part, Study
+from casewise.study import Part, Pretraining, Study
 from casewise.study_file import PRESETS, named_scores, preset_names, preset_text
+from casewise.study_parts import parse_range, parse_share, texts
 
 DOCS = Path(__file__).resolve().parent
 MADE = "<!-- Made by docs/build.py; change the source or docs/study-keys.yaml, then `make docs`. -->\n"
@@ -26,6 +26,13 @@ LIMITS = {
     "exclusiveMinimum": "above {:g}",
     "maximum": "to {:g}",
     "exclusiveMaximum": "below {:g}",
+}
+# What a person may write, where a validator turns it into what the schema knows.
+WRITTEN = {
+    "Target.classes": "list of names, or name: spelling or list of spellings",
+    "Panels.rotate": "number from 0 to 180, or `any`",
+    "Study.scores": "name of a score, or [`scores.NAME`](#scoresname)",
+    "Study.backbones": "list of names, or `all29`",
 }
 STUDY_HEAD = """# The study file
 
@@ -77,6 +84,7 @@ def study_page() -> str:
         ]
         for name, field in fields.items():
             kind = _kind(own["properties"][name], field, place, name) if field else "text"
+            kind = WRITTEN.get(f"{part.__name__}.{name}", kind)
             lines.append(f"| `{name}` | {kind} | {_default(field, name)} | {known.get(name, '')} |")
         lines.append("")
     undocumented += list(meanings)
@@ -90,7 +98,7 @@ def _parts(part: type[Part], place: str) -> Iterator[tuple[type[Part], str]]:
     yield part, place
     for name, field in part.model_fields.items():
         for inner in _inner(field.annotation):
-            if part is not study.Pretraining:
+            if part is not Pretraining:
                 yield from _parts(inner, _place(place, name))
 
 
@@ -108,11 +116,11 @@ def _inner(annotation: Any) -> list[type[Part]]:
 def _kind(found: dict[str, Any], field: FieldInfo, place: str, name: str) -> str:
     """What may be written, in words."""
     readers = {getattr(m, "func", None) for m in field.metadata}
-    if study.parse_range in readers:
+    if parse_range in readers:
         return "range, such as `0..4`"
-    if study.parse_share in readers:
+    if parse_share in readers:
         return "share, such as `10%` or `0.1`"
-    if study.texts in readers:
+    if texts in readers:
         return "column: text or list of texts"
     if _inner(field.annotation):
         below = _place(place, name)
@@ -145,7 +153,7 @@ def _default(field: FieldInfo | None, name: str) -> str:
     value = field.default
     if value is None or value in ("", [], {}) or isinstance(value, Part):
         return ""
-    if study.parse_range in {getattr(m, "func", None) for m in field.metadata}:
+    if parse_range in {getattr(m, "func", None) for m in field.metadata}:
         return f"`{value[0]:g}..{value[1]:g}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"

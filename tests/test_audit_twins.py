@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from casewise.audit import twins as twins_module
-from casewise.audit.confirm import HIGHEST, PEAK, Register, likeness, screen, worth_comparing
+from casewise.audit.confirm import HIGHEST, PEAK, SURE_PEAK, Register, likeness, screen, worth_comparing
 from casewise.audit.hashes import FLIPS, Candidates, Hashes, close_pairs, flip, grey, hash_signs, hash_store
 from casewise.audit.twin_findings import twin_findings
 from casewise.audit.twins import ALIKE, COPY, DOUBTFUL, Twin, find_twins
@@ -281,13 +281,15 @@ def test_each_image_is_registered_with_few_others():
     i, j = np.triu_indices(60, 1)
     nothing = np.zeros(len(i), int)
     pairs = Candidates(i, j, nothing, nothing, nothing > 0)
-    peaks = np.stack([random.uniform(0.4, 1, len(i)), nothing, nothing], axis=1)
+    peaks = np.stack([random.uniform(0.3, SURE_PEAK, len(i)), nothing, nothing], axis=1)
     chosen = worth_comparing(pairs, peaks)
     assert len(chosen) <= 60 * HIGHEST
     assert (peaks[chosen, 0] >= PEAK).all()
     for image in range(60):
         mine = np.flatnonzero((i == image) | (j == image))
         assert mine[peaks[mine, 0].argmax()] in chosen
+    peaks[100:, 0] = 0.9
+    assert set(range(100, len(i))) <= set(worth_comparing(pairs, peaks).tolist())
 
 
 def test_the_peak_stands_where_the_shift_is():

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-COMMANDS = ["run", "check", "init", "phantom", "results", "backbones"]
+from casewise.models.names import ALL29, TORCHVISION
+
+COMMANDS = ["run", "check", "audit", "init", "phantom", "results", "backbones"]
 
 
 def casewise(*words: str) -> subprocess.CompletedProcess[str]:
@@ -30,7 +33,7 @@ def test_importing_casewise_is_light() -> None:
 def test_judging_needs_no_network_library() -> None:
     code = (
         "import sys, casewise.evaluation.results, casewise.stacking, casewise.scores, casewise.split, casewise.cohort,"
-        " casewise.study_file, casewise.report.page; print('torch' in sys.modules)"
+        " casewise.study_file, casewise.report.page, casewise.audit.examine; print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
@@ -41,9 +44,13 @@ def test_judging_needs_no_network_library() -> None:
     [
         (["run", "nowhere.yaml"], "There is no study file nowhere.yaml"),
         (["check", "nowhere.yaml"], "There is no study file nowhere.yaml"),
+        (["audit", "nowhere.yaml"], "There is no study file nowhere.yaml"),
         (["init", "onestep-psai"], "Did you mean 'onestep-pasi'"),
         (["phantom", "x", "--size", "big"], "written as width x height"),
         (["phantom", "x", "--labels", "wrong"], "--labels is true or shuffled"),
+        (["phantom", "x", "--kind", "chst"], "Did you mean 'chest'?"),
+        (["phantom", "x", "--marker", "corner"], "--marker is not for --kind psoriasis"),
+        (["phantom", "x", "--kind", "chest", "--visits", "2"], "--visits is not for --kind chest"),
         (["rnu"], "No such command"),
         (["run"], "Missing argument"),
     ],
@@ -65,9 +72,36 @@ def test_check_tells_the_split_without_training(tiny: Path) -> None:
 
 
 def test_backbones_are_listed() -> None:
-    done = casewise("backbones")
-    assert done.stdout.splitlines()[0] == "alexnet"
-    assert len(done.stdout.splitlines()) == 30
+    *names, last = casewise("backbones").stdout.splitlines()
+    assert names == TORCHVISION
+    assert names[: len(ALL29)] == ALL29
+    assert {"efficientnet_b4", "efficientnet_b7", "densenet201"} <= set(names)
+    assert "timm" in last
+
+
+def test_the_audit_stops_at_a_marker_until_it_is_accepted(tmp_path: Path) -> None:
+    made = ["phantom", str(tmp_path / "films"), "--kind", "chest", "--subjects", "60", "--size", "128x128"]
+    assert casewise(*made, "--classes", "covid,no_finding", "--marker", "corner").returncode == 0
+    study = tmp_path / "marker.yaml"
+    study.write_text(
+        "cohort: films/cases.csv\nsynthetic: true\nweights: random\nbackbones: [test_resnet]\npanels: {by: image}\n"
+        "images: {size: 128, channels: grey}\ntargets: {label: [covid, no_finding]}\n"
+    )
+    done = casewise("audit", str(study), "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert "error      shortcut-border" in done.stdout
+    assert "accept: {shortcut-border:" in done.stderr
+    found = json.loads((tmp_path / "run" / "audit.json").read_text())
+    assert found["accepted"] == {}
+    assert "shortcut-border" in [finding["id"] for finding in found["findings"]]
+    accepted = "".join(f"\n  {f['id']}: a letter, on purpose" for f in found["findings"] if f["level"] == "error")
+    study.write_text(f"{study.read_text()}accept:{accepted}\n")
+    done = casewise("audit", str(study), "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert "shortcut-border (accepted)" in done.stdout
+    again = json.loads((tmp_path / "run" / "audit.json").read_text())
+    assert again["accepted"]["shortcut-border"] == "a letter, on purpose"
+    assert again["seconds"] == found["seconds"], "it was looked for again, though nothing had changed"
 
 
 def test_version() -> None:

@@ -13,9 +13,12 @@ import pytest
 import typer
 import yaml
 
+from casewise.audit import evidence, findings, probes, shortcuts
 from casewise.cli import app
+from casewise.evaluation import classification
 from casewise.evaluation.metrics import METRICS
 from casewise.predictions import COLUMNS
+from casewise.study import STACKERS
 from casewise.study_file import read_study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,9 +131,10 @@ def test_examples_read_as_study_files(page: Path, tmp_path: Path) -> None:
         if head.startswith("# study file: "):
             path = tmp_path / head.removeprefix("# study file: ")
         else:
-            assert head == "# in the study file", f"{page.name}: say what this is: {head}"
+            found = re.fullmatch(r"# in (?:the study file|a study file that extends (\S+))", head)
+            assert found, f"{page.name}: say what this is: {head}"
             given = set(re.findall(r"^(\w+):", text, re.MULTILINE))
-            below = {"extends": "onestep-pasi", "cohort": "cohort.csv"}
+            below = {"extends": found[1] or "onestep-pasi", "cohort": "cohort.csv"}
             text += "".join(f"\n{key}: {value}" for key, value in below.items() if key not in given)
         path.write_text(text)
         assert read_study(path).outputs
@@ -144,13 +148,49 @@ def test_no_place_of_one_machine_is_named(page: Path) -> None:
 
 def test_columns_metrics_and_files_of_a_run_are_described() -> None:
     told = set(re.findall(r"`([^`\n]+)`", (DOCS / "reference-run.md").read_text()))
-    assert set(COLUMNS) <= told
-    assert set(METRICS) <= told
+    assert set(COLUMNS) | {"p0", "p1"} <= told
+    assert set(METRICS) | set(classification.METRICS) <= told
+    assert set(STACKERS.values()) <= told
     written: set[str] = set()
     for path in [ROOT / "src/casewise/steps.py", *(ROOT / "src/casewise/jobs").glob("*.py")]:
         written |= set(re.findall(r'folder / "([a-z][\w.-]+)"', path.read_text()))
     assert len(written) > 10
     assert {name for name in written if name not in told and f"{name}/" not in told} == {"jobs"}
+
+
+def test_the_audit_page_tells_every_finding_and_the_limits_in_force() -> None:
+    page = " ".join((DOCS / "howto-audit.md").read_text().split())
+    for name in findings.KNOWN:
+        assert f"`{name}`" in page, name
+    for family in findings.FAMILIES:
+        assert f"`{family}" in page, family
+    limits = (
+        f"adjusted p is at most {shortcuts.ALPHA:.2f}".replace("0.", "."),
+        f"AUROC of {shortcuts.STRONG_AUROC:.2f} or more".replace("0.", "."),
+        f"r of {shortcuts.STRONG_R:.2f} or more".replace("0.", "."),
+        f"in {['', 'one', 'two', 'three', 'four', 'five'][probes.FOLDS]} folds",
+        f"Below {probes.FEWEST}, or of a class with fewer than {probes.FEWEST_OF_CLASS},",
+        f"more than {evidence.EXAMINED:,}",
+        f"a network is shown {evidence.SHOWN}",
+    )
+    for limit in limits:
+        assert limit in page, limit
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "howto-audit.md"], ids=lambda page: page.name)
+def test_the_audit_says_what_the_page_shows(page: Path, tmp_path: Path) -> None:
+    study = next(text for text in blocks(page, "yaml") if text.startswith("# study file: marker.yaml"))
+    (tmp_path / "marker.yaml").write_text(study)
+    drawn, audited = (
+        next(t for t in code(page) if t.startswith(f"casewise {c}")) for c in ("phantom films", "audit marker.yaml")
+    )
+    for text, expected in ((drawn, 0), (audited, 2)):
+        words = [sys.executable, "-m", "casewise.cli", *text.split()[1:]]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == expected, done.stderr
+    shown = next(text for text in blocks(page, "text") if "shortcut-border" in text)
+    assert shown.strip() in done.stdout
 
 
 def test_the_pages_stand_in_the_menu() -> None:

@@ -13,6 +13,7 @@ from casewise.errors import SplitError
 from casewise.split import (
     TEST,
     check_apart,
+    check_scored,
     greedy,
     imbalance,
     inner_stop,
@@ -139,8 +140,6 @@ def test_words_and_numbers_do_not_mix(sides: list[str]) -> None:
 
 
 def test_a_stacker_needs_two_folds_with_the_target() -> None:
-    from casewise.split import check_scored
-
     part = cohort(12)
     wanted = study(folds=3, test=0).model_copy(update={"stack": ["ridge"]})
     found = split(part, wanted)
@@ -187,3 +186,99 @@ def test_the_inner_part_is_grouped() -> None:
 def test_labels_count_missing_values_apart() -> None:
     assert labels_of(np.array([0, 4, np.nan]), 0, 4).tolist() == [0, 4, 5]
     assert labels_of(np.array([0, 17.9, 18, np.nan]), 0, 18).tolist() == [0, 4, 4, 5]
+
+
+SOURCES = ["north", "north", "south", "west"]
+
+
+def of_sources(labels: list[float] | None = None) -> SimpleNamespace:
+    """Twelve subjects of three sources, six of them from the north, with a label each."""
+    part = cohort(12, source=[SOURCES[i // 6 % 4] for i in range(72)])
+    part.panels["label"] = np.repeat([float(i // 4 % 3) for i in range(12)] if labels is None else labels, 6)
+    return part
+
+
+def one_left_out(classes: tuple[str, ...] = ("a", "b", "c"), **split: object) -> Study:
+    values = {
+        "name": "t",
+        "cohort": "x.csv",
+        "backbones": ["resnet18"],
+        "targets": {"label": {"classes": list(classes)}},
+    }
+    return Study.model_validate({**values, "split": {"leave_out": "source", **split}})
+
+
+def test_each_source_is_held_out_once() -> None:
+    part = of_sources()
+    found = split(part, one_left_out(folds=5, test=0.3))
+    assert found.folds == 3
+    assert found.record["left_out"] == ["north", "south", "west"]
+    assert found.record["how"] == "leave out source"
+    assert not found.subjects(TEST)
+    sources = dict(zip(part.images["subject"], part.images["source"], strict=True))
+    for fold, name in enumerate(found.record["left_out"]):
+        assert {sources[s] for s in found.subjects(fold)} == {name}
+        assert name not in {sources[s] for s in found.training(fold)}
+    assert len(found.subjects(0)) == 6
+    check_scored(found, part.panels, one_left_out())
+
+
+def test_a_subject_in_two_sources_is_refused() -> None:
+    part = of_sources()
+    part.images.loc[[0, 14], "source"] = "west"
+    with pytest.raises(SplitError, match=r"subject 'S000' stands in north and west \(and 1 more subjects in several\)"):
+        split(part, one_left_out())
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("sauce", "north", "the cohort has no column 'source'. Did you mean 'sauce'"),
+        ("source", "north", "every image has source 'north'; nothing is left to learn from"),
+        ("source", " ", "72 images have no source, the first of subject 'S000'"),
+    ],
+)
+def test_a_source_that_cannot_be_left_out(column: str, value: str, said: str) -> None:
+    part = cohort(12, **{column: value})
+    part.panels["label"] = 0.0
+    with pytest.raises(SplitError, match=said):
+        split(part, one_left_out())
+
+
+def test_a_class_of_one_source_cannot_be_judged_there() -> None:
+    sources = dict(zip((f"S{i:03}" for i in range(12)), [SOURCES[i % 4] for i in range(12)], strict=True))
+    part = of_sources([2.0 if sources[f"S{i:03}"] == "south" else float(i // 4 % 2) for i in range(12)])
+    found = split(part, one_left_out())
+    with pytest.raises(
+        SplitError, match=r"the class 'c' has 3 subjects, and all of them are 'south': .* Leave the class"
+    ):
+        check_scored(found, part.panels, one_left_out())
+
+
+def test_a_class_that_a_fold_could_not_learn_is_refused() -> None:
+    part = of_sources([2.0 if i < 2 else float(i % 2) for i in range(12)])
+    wanted = one_left_out(leave_out=None, column="part")
+    part.images["part"] = np.repeat(["1", "1", "2", "2", "3", "3"] * 2, 6)
+    apart = split(part, wanted)
+    with pytest.raises(SplitError, match=r"'c' has 2 subjects, and all of them are in fold 1: .* Lower split\.folds"):
+        check_scored(apart, part.panels, wanted)
+    part.images["part"] = np.repeat(["1", "test", "2", "2", "3", "3"] * 2, 6)
+    with pytest.raises(SplitError, match="all of them are in fold 1 or the test set: "):
+        check_scored(split(part, wanted), part.panels, wanted)
+    part.images["part"] = np.repeat(["1", "2", "2", "2", "3", "3"] * 2, 6)
+    check_scored(split(part, wanted), part.panels, wanted)
+
+
+def test_folds_are_balanced_on_classes() -> None:
+    part = of_sources([float(i % 3) for i in range(12)])
+    found = split(part, one_left_out(leave_out=None, folds=2, test=0, restarts=200))
+    labels = dict(zip(part.panels["subject"], part.panels["label"], strict=True))
+    for fold in range(2):
+        assert sorted(labels[s] for s in found.subjects(fold)) == [0, 0, 1, 1, 2, 2]
+    assert found.record["imbalance"]["folds"] == {"label": 0.0}
+    assert labels_of(np.array([0, 2, np.nan]), 0, 2, classes=3).tolist() == [0, 2, 3]
+
+
+def test_two_ways_to_hold_out_are_one_too_many() -> None:
+    with pytest.raises(ValueError, match="two ways to say who is held out"):
+        one_left_out(column="part")

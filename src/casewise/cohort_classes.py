@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def plain(spelling: str) -> str:
-    """What is left of a class's name without case, spaces, hyphens and underscores.
+    """What is left of a class's name without case, and without spaces, hyphens and underscores inside it.
 
-    >>> plain("No Finding") == plain("no_finding")
-    True
+    >>> plain("No Finding") == plain("no_finding"), plain("HER2-") == plain("HER2+")
+    (True, False)
     """
-    return re.sub(r"[\W_]+", "", alike(spelling))
+    return re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])", "", alike(spelling))
 
 
 def numbered(text: str) -> str:
@@ -49,6 +49,7 @@ def keep_classes(
         text = cells[column].str.strip()
         spelt = {spelling: label for label, spellings in target.classes.items() for spelling in spellings}
         looks = {plain(spelling): label for spelling, label in spelt.items()}
+        _check_apart(name, spelt, problems)
         others = text[(text != "") & ~text.isin(list(spelt)) & ~text.map(numbered).isin(list(spelt))]
         for spelling, rows in others.groupby(others, sort=False).groups.items():
             label = looks.get(plain(str(spelling)))
@@ -74,6 +75,19 @@ def keep_classes(
             kept &= ~text.index.isin(others.index)
         _check_there(name, target, text, problems)
     return cells[kept]
+
+
+def _check_apart(name: str, spelt: dict[str, str], problems: Problems) -> None:
+    """Two classes whose names look alike are probably one."""
+    first: dict[str, str] = {}
+    for spelling, label in spelt.items():
+        other = first.setdefault(plain(spelling), spelling)
+        if spelt[other] != label:
+            problems.add(
+                "class alike",
+                f"targets.{name}: {other!r} and {spelling!r} stand for two classes and look alike. If they are one, "
+                f"say so: `classes: {{{spelt[other]}: [{other}, {spelling}]}}`; if not, let them differ in more.",
+            )
 
 
 def _check_there(name: str, target: Target, text: pd.Series, problems: Problems) -> None:

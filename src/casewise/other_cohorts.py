@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from casewise.cohort import Cohort, read_cohort
 from casewise.cohort_checks import alike
 from casewise.console import Show
 from casewise.errors import CohortError, SplitError
 from casewise.images.tiles import tiles_of
+from casewise.truth import truth_table
 from casewise.twins import check_twins, check_twins_between
 
 if TYPE_CHECKING:
@@ -96,7 +99,7 @@ def to_test_on(
     assert wanted is not None
     other = external_study(study)
     cohort = read_cohort(other, to_learn=False)
-    if cohort.panels[study.outputs].isna().all(axis=None):
+    if np.isnan(truth_table(cohort.panels, study)).all():
         raise CohortError(f"external: {wanted.cohort} has none of {', '.join(study.outputs)} recorded.")
     mine = {alike(str(name)): str(name) for name in main.images["subject"]}
     shared = sorted({str(name) for name in cohort.images["subject"] if alike(str(name)) in mine})

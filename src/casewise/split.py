@@ -279,7 +279,9 @@ def check_scored(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
             sources = splits.record.get("left_out")
             for fold in range(splits.folds) if holders else ():
                 if not holders & set(splits.training(fold)):
-                    where = f"all of them are {sources[fold]!r}" if sources else f"all of them are in fold {fold + 1}"
+                    sides = sorted({splits.side[s] for s in holders}, reverse=True)
+                    where = " or ".join("the test set" if s == TEST else f"fold {s + 1}" for s in sides)
+                    where = f"all of them are {sources[fold]!r}" if sources else f"all of them are in {where}"
                     raise SplitError(
                         f"{name}: the class {label!r} has {len(holders)} subjects, and {where}: networks that are "
                         "judged there could not learn it. "

@@ -93,7 +93,10 @@ def split(study: Study, cohort: Cohort, folder: Path, show: Show) -> Splits:
     sides = f"{n['test']['subjects']} subjects for the test, " if n["test"]["subjects"] else "no test set, "
     told = f", imbalance of {guide} {tested[guide]:.1%}" if guide in tested else ""
     how = f" (best of {study.split.restarts:,})" if splits.record["how"] == "balanced" else " (imported)"
-    show.line("split", f"{sides}the others in {splits.folds} folds by subject{told}{how}")
+    if sources := splits.record.get("left_out"):
+        show.line("split", f"each {study.split.leave_out} left out once: {', '.join(sources)}")
+    else:
+        show.line("split", f"{sides}the others in {splits.folds} folds by subject{told}{how}")
     return splits
 
 
@@ -129,6 +132,7 @@ def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, fol
         "tiles": tiles.address,
         "split": splits.hash,
         "study": [study.audit.model_dump(mode="json"), study.split.column, study.weights, str(study.weights_dir)],
+        "masks": _mask_files(study, cohort),
         "casewise": casewise.__version__,
     }
     made_from = hashlib.sha256(json.dumps(looked_at, sort_keys=True).encode()).hexdigest()
@@ -144,6 +148,15 @@ def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, fol
         )
     seen = {"made_from": made_from, "embedding": embed.origin if embed else "none: no pretrained weights at hand"}
     return dataclasses.replace(found, facts={**found.facts, **seen})
+
+
+def _mask_files(study: Study, cohort: Cohort) -> list[tuple[str, int, int]]:
+    """Which masks the audit reads, with size and time of change."""
+    folder = study.root or study.cohort.parent
+    column = study.audit.mask
+    named = cohort.images[column].astype(str) if column and column in cohort.images else pd.Series(dtype=str)
+    files = [(text, (folder / text).stat()) for text in named if text and (folder / text).is_file()]
+    return [(text, told.st_size, told.st_mtime_ns) for text, told in files]
 
 
 def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder: Path, show: Show) -> pd.DataFrame:

@@ -39,7 +39,8 @@ BUSY, LEAST_BLOCKS = 0.1, 16
 # of 97 % of different films, and of 80 % of different photographs of the fundus, was less.
 PEAK = 0.5
 # Of each image so many pairs are registered, those with the highest peaks: that bounds the time where all look alike.
-HIGHEST = 5
+# Beyond that, every pair whose peak different images do not reach, so that many copies of one do not crowd each other.
+HIGHEST, SURE_PEAK = 5, 0.7
 BATCH = 512
 
 
@@ -97,14 +98,14 @@ def _peaks(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 
 
 def worth_comparing(pairs: Candidates, peaks: np.ndarray) -> np.ndarray:
-    """Which pairs to register (numbers): with a peak of .5 or more, and among the highest of either image."""
+    """Which pairs to register (numbers): those whose peak is very high, or high and among the highest of an image."""
     high = np.flatnonzero(peaks[:, 0] >= PEAK)
     ends = np.concatenate([pairs.i[high], pairs.j[high]])
     number = np.concatenate([high, high])
     order = np.lexsort((-peaks[number, 0], ends))
     _, first, size = np.unique(ends[order], return_index=True, return_counts=True)
     rank = np.arange(len(order)) - np.repeat(first, size)
-    return np.unique(number[order[rank < HIGHEST]])
+    return np.union1d(number[order[rank < HIGHEST]], np.flatnonzero(peaks[:, 0] >= SURE_PEAK))
 
 
 def compare(
@@ -137,16 +138,15 @@ def likeness(
     centre = (len(one) - 1) / 2
     way = np.array([[scale, 0, 0], [0, scale, 0]], np.float32)
     way[:, 2] = centre * (1 - scale) + np.asarray(shift) * len(one) * scale
-    found = None
-    for fine in (False, True):
-        way = _registered(one, two, way, fine)
-        found = None if way is None else _laid_over(one, two, way)
-        if found is None or found.likeness < PROMISING:
-            break
-    return found
+    coarse = _registered(one, two, way, fine=False)
+    found = None if coarse is None else _laid_over(one, two, coarse)
+    if coarse is None or found is None or found.likeness < PROMISING:
+        return found
+    exact = _registered(one, two, coarse, fine=True)
+    return None if exact is None else _laid_over(one, two, exact)
 
 
-def _registered(one: np.ndarray, two: np.ndarray, way: np.ndarray, fine: bool) -> np.ndarray | None:
+def _registered(one: np.ndarray, two: np.ndarray, way: np.ndarray, *, fine: bool) -> np.ndarray | None:
     """Improve the affine way (2, 3) from `one` to `two`, on the images as they are or at half their size."""
     if not fine:
         half = (len(one) // 2, len(one) // 2)

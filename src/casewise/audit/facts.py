@@ -121,7 +121,7 @@ def encode(name: str, text: Sequence[str], subjects: Sequence[object]) -> Column
     cells = levels(text)
     filled = np.array([cell != "" for cell in cells])
     dated = _dates(cells) if "date" in name.casefold() or _looks_dated(cells) else None
-    if dated is not None and _mostly(dated[:, 0], filled):
+    if dated is not None and _mostly(np.fmax(*dated.T), filled):
         year, month = dated.T
         turn = 2 * np.pi * month / 12
         parts = [_quantity(year), _filled(np.sin(turn)), _filled(np.cos(turn)), _missing(month)]

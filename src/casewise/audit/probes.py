@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FOLDS", "Labels", "Told", "adjusted", "auroc", "correlation", "enough", "moves", "probe"]
+from casewise.audit.ranking import correlation, ranked_pairs, share
+
+__all__ = ["FOLDS", "Labels", "Told", "adjusted", "enough", "moves", "probe"]
 
 Floats = NDArray[np.floating[Any]]
 Whole = NDArray[np.int64]
@@ -19,7 +21,6 @@ FOLDS = 5
 FEWEST_OF_CLASS, FEWEST = 5, 20
 # One degree of freedom for so many subjects to learn from: thumbnails and embeddings are smoothed, columns are not.
 SUBJECTS_A_DEGREE = 10
-STEPS_OF_SCORE = 1e6
 BLOCK = 4_000_000
 FURTHEST = 4.0
 # Equal statistics may differ in their last bits.
@@ -120,8 +121,8 @@ def probe(features: Floats, labels: Labels, *, seed: int) -> Told | None:
 
     Folds and penalty do not look at the labels, so that the labels as they are and as they are moved are treated
     alike, which makes the p-value exact; and what is fitted for one is fitted for all, since in
-    ŷ = Z (Zᵀ W Z + λ)⁻¹ Zᵀ W y only y changes. Scores have no intercept: a training fold rich in a class would give
-    its held-out fold, which is poor in it, a high one.
+    ŷ = Z (Zᵀ W Z + λ)⁻¹ Zᵀ W y only y changes. Images are compared within their fold only: scores of two networks,
+    one of which learned from more of a class, do not rank images of different folds.
 
     Returns None where no feature varies.
     """
@@ -202,61 +203,30 @@ def _statistics(take: Whole, labels: Labels, hats: list[_Hat], weights: Floats) 
     y = np.stack([values == k for k in wanted], axis=1) if kinds else (values - labels.values.mean())[:, None]
     flat = np.ascontiguousarray(y.reshape(-1, y.shape[-1]), np.float32)
     scores: Floats = np.zeros_like(flat)
+    won, both = np.zeros(len(flat)), np.zeros(len(flat))
     for hat in hats:
+        held_out = ~hat.train
         found: Floats = flat[:, hat.train]
         for part in hat.parts:
             found = found @ part
-        scores[:, ~hat.train] = found
-    told = auroc(scores, flat > 0, weights) if kinds else correlation(scores, flat, weights)
+        scores[:, held_out] = found
+        if kinds:
+            pairs = ranked_pairs(found, flat[:, held_out] > 0, weights[held_out])
+            won, both = won + pairs[0], both + pairs[1]
+    if kinds:
+        told = share(won, both)
+    else:
+        told = correlation(_centred(scores, hats, weights), _centred(flat, hats, weights), weights)
     return told.reshape(y.shape[:2]), scores.reshape(y.shape)
 
 
-def auroc(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
-    """(m,) area under the ROC curve of each row, images weighted, ties counted half; .5 where one side is empty.
-
-    Args:
-        scores: (m, n) a row a question; scores that agree to a millionth of the row's largest are ties.
-        positive: (m, n) which images are positive.
-        weights: (n,) above 0.
-
-    >>> auroc(np.array([[0.1, 0.4, 0.4, 0.8]]), np.array([[False, False, True, True]]), np.ones(4))
-    array([0.875])
-    """
-    largest = np.maximum(np.abs(scores).max(axis=1, keepdims=True), 1e-30)
-    keys = np.rint(scores / largest * STEPS_OF_SCORE).astype(np.int64)
-    # Sorting score, image and side as one number is several times faster than argsort and picking.
-    bits = int(scores.shape[1]).bit_length() + 1
-    keys = np.sort((keys << bits) | (np.arange(scores.shape[1]) << 1) | positive, axis=1)
-    w = weights[(keys & ((1 << bits) - 1)) >> 1]
-    side = (keys & 1).astype(bool)
-    against = np.where(side, 0.0, w)
-    below = np.cumsum(against, axis=1)
-    total = below[:, -1].copy()
-    ranks = keys >> bits
-    new = np.ones_like(side)
-    new[:, 1:] = ranks[:, 1:] != ranks[:, :-1]
-    last = np.ones_like(side)
-    last[:, :-1] = new[:, 1:]
-    # Sums only grow, so that the running maximum carries a group's start to its members, and likewise its end back.
-    start = np.maximum.accumulate(np.where(new, below - against, -np.inf), axis=1)
-    end = np.minimum.accumulate(np.where(last, below, np.inf)[:, ::-1], axis=1)[:, ::-1]
-    favour = np.where(side, w, 0.0)
-    both = favour.sum(axis=1) * total
-    won = (favour * (start + end)).sum(axis=1) / 2
-    return np.divide(won, both, out=np.full(len(scores), 0.5), where=both > 0)
-
-
-def correlation(scores: Floats, values: Floats, weights: Floats) -> Floats:
-    """(m,) weighted Pearson correlation of each row of `scores` with that of `values`; 0 where one is constant.
-
-    >>> correlation(np.array([[1.0, 2.0, 3.0]]), np.array([[2.0, 4.0, 6.0]]), np.ones(3)).round(6)
-    array([1.])
-    """
-    w = weights / weights.sum()
-    one = scores - (scores @ w)[:, None]
-    two = values - (values @ w)[:, None]
-    scale = np.sqrt((one**2 @ w) * (two**2 @ w))
-    return np.divide((one * two) @ w, scale, out=np.zeros(len(scale)), where=scale > 1e-12)
+def _centred(values: Floats, hats: list[_Hat], weights: Floats) -> Floats:
+    """(m, n) values without the mean of their fold."""
+    values = values.copy()
+    for hat in hats:
+        fold = ~hat.train
+        values[:, fold] -= (values[:, fold] @ weights[fold] / weights[fold].sum())[:, None]
+    return values
 
 
 def adjusted(told: Sequence[Told]) -> list[float]:

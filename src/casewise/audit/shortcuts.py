@@ -118,12 +118,17 @@ def look_for_shortcuts(
     several = [c for c in map(str, images.columns) if len({*levels(images[c].astype(str).tolist())} - {""}) > 1]
     source = source_column([c for c in several if c in columns or study.audit.columns is not None])
     pictures = next(one for one in evidence if one.kind == "source-from-image")
-    if source:
-        answers += _reverse(study, images, pictures, source, truths)
-    answers = [replace(a, p=p) for a, p in zip(answers, adjusted([a.told for a in answers]), strict=True)]
+    # Two families of questions: the label from what should not tell it, and the source from the image.
+    reverse = list(_reverse(study, images, pictures, source, truths)) if source else []
+    answers = [*_adjusted(answers), *_adjusted(reverse)]
     found = _findings(study, answers, source.removeprefix("table_") if source else None)
     findings = list(_with_sizes(study, images, tiles, truths, found))
     return Shortcuts(findings, [a.figures for a in answers], not_asked, columns)
+
+
+def _adjusted(answers: list[Answer]) -> list[Answer]:
+    """Answers with p-values that hold for all of them together."""
+    return [replace(a, p=p) for a, p in zip(answers, adjusted([a.told for a in answers]), strict=True)]
 
 
 def _ask(study: Study, images: pd.DataFrame, evidence: Evidence, target: str, values: Floats) -> Answer | None:

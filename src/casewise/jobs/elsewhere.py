@@ -67,7 +67,9 @@ def _rows(job: Job, study: Study, cohort: Cohort, data: PanelData) -> pd.DataFra
     network = build_network(job.model, width_of(outputs))
     network.load_state_dict(read_tensors(job.folder / "model.safetensors"))
     form = torch.channels_last if choice.channels_last else torch.contiguous_format
-    network = network.to(choice.device).to(memory_format=form)  # type: ignore[call-overload]
+    # a folder may come from a machine with a GPU
+    device = choice.device if choice.device == "cpu" or torch.cuda.is_available() else "cpu"
+    network = network.to(device).to(memory_format=form)  # type: ignore[call-overload]
     values = predict(
         network,
         data,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from casewise.training.checkpoint import write_tensors
 from casewise.training.data import PanelData, mixed_seed, open_tiles
 from casewise.training.fit import standardise
 from casewise.training.learn import Course, learn, leftovers
-from casewise.training.losses import guess_loss
+from casewise.training.losses import class_counts, guess_loss
 from casewise.training.module import predict
 from casewise.training.outputs import outputs_of, width_of
 from casewise.training.speed import Choice, keep_memory
@@ -122,6 +123,7 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
                 f"{job.model}, fold {job.fold + 1}: none of the subjects chosen for {what} has a recorded target. "
                 "Lower split.folds, raise recipe.stop.share, or add cases."
             )
+    _check_learned(study, train.truth, where=f"{job.model}, fold {job.fold + 1}")
     standardise(network, train.truth, outputs)
     course = Course(
         outputs,
@@ -191,7 +193,19 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
     for leftover in [*leftovers(job.folder), *half_done]:
         leftover.unlink(missing_ok=True)
     for place in job.folder.glob("stage*/"):
-        place.rmdir()
+        shutil.rmtree(place)  # with what a kill has left half written
+
+
+def _check_learned(study: Study, truth: torch.Tensor, *, where: str) -> None:
+    """Stop where the division for early stopping took the last of a class from those who are learned from."""
+    for place, output in enumerate(outputs_of(study)):
+        absent = np.flatnonzero(class_counts(truth[:, place], output) == 0) if output.classes else ()
+        for code in absent:
+            raise SplitError(
+                f"{where}: nobody that is learned from has {output.name} {study.classes_of(output.name)[code]!r}; "
+                "those who have are held out, or decide when to stop. Add subjects, join the class to another, lower "
+                "split.folds, or say `recipe: {stop: {on: none}}`."
+            )
 
 
 def epochs_of(study: Study) -> int:

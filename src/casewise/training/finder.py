@@ -104,6 +104,7 @@ def find_rate(
         enable_checkpointing=False,
         callbacks=[sweep],
     )
+    test.train()  # whatever mode the network was left in
     try:
         trainer.fit(test)
     except TrainingError:

@@ -112,6 +112,8 @@ def fit(
             *([Ticker(tell)] if tell else []),
         ],
     )
+    # Lightning leaves the mode as it finds it, and looking at features has left the network in eval mode.
+    module.train()
     try:
         trainer.fit(module, ckpt_path=str(state) if state.is_file() else None)
     except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit of its own
@@ -135,7 +137,7 @@ def standardise(network: Network, truth: torch.Tensor, outputs: Sequence[Output]
     """Give the network the centre and scale of its numbers, from what it is trained on; classes stay as they are.
 
     Raises:
-        SplitError: a target or a class is recorded for nobody who is trained on.
+        SplitError: a target is recorded for nobody who is trained on.
     """
     centre, scale = standard(truth.numpy())
     start = 0

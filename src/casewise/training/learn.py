@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from safetensors.torch import load_file
 
+from casewise.errors import TrainingError
 from casewise.files import write_json
 from casewise.models.backbones import Network
 from casewise.study import Recipe
@@ -59,15 +60,21 @@ def learn(
     Args:
         subjects: whose each row of `train` is, to choose the penalty of a probed head by.
     """
-    begun = any(course.folder.glob("**/state.safetensors")) or any(course.folder.glob("stage*.json"))
-    if recipe.head == "probe" and not begun:
-        probe(network, train, subjects, course.outputs, batch=recipe.batch)
+    # not the state of a cohort pretrained on, which lies in the same folder
+    marks = ("state.safetensors", "stage*/state.safetensors", "stage*.json")
+    begun = any(any(course.folder.glob(mark)) for mark in marks)
     heads: tuple[FeatureData, FeatureData] | None = None
     if recipe.tuning in ("shallow", "fine"):
         heads = _featured(network, train, recipe), _featured(network, stop, recipe)
     found = None
+    if recipe.lr == "find" and heads:
+        # before the probe: for a fitted head alone no rate makes the loss fall
+        found = _found(HeadOnly(network), heads[0], recipe, course)
+    if recipe.head == "probe" and not begun:
+        seen = heads[0].features if heads else None
+        probe(network, train, subjects, course.outputs, batch=recipe.batch, seen=seen)
     if recipe.lr == "find":
-        found = _found(HeadOnly(network), heads[0], recipe, course) if heads else _found(network, train, recipe, course)
+        found = found or _found(network, train, recipe, course)
         recipe = recipe.model_copy(update={"lr": found["chosen"]})
     if recipe.tuning == "fine" and heads:
         return _fine(network, recipe, train, stop, heads, course, found)
@@ -105,7 +112,10 @@ def _found(network: Network | HeadOnly, train: Batches, recipe: Recipe, course: 
     """The finder's curve, from its file where a killed job has written it."""
     path = course.folder / "finder.json"
     if not path.is_file():
-        found = find_rate(network, recipe, train, outputs=course.outputs, seed=course.seed, choice=course.choice)
+        try:
+            found = find_rate(network, recipe, train, outputs=course.outputs, seed=course.seed, choice=course.choice)
+        except TrainingError as error:
+            raise TrainingError(f"{network.name}: {error}, or take {network.name} out of `backbones`.") from None
         write_json(path, asdict(found))
     values: dict[str, Any] = json.loads(path.read_text())
     return values

@@ -180,8 +180,9 @@ def averaged(predicted: list[tuple[Tensor, Tensor]], panels: int) -> Tensor:
 
 
 def balanced(truth: Tensor, outputs: Sequence[Output]) -> Tensor:
-    """(P,) the share of draws of each row, so that every class of the first classed target is drawn as often."""
-    place = next(i for i, output in enumerate(outputs) if output.classes)
+    """(P,) the share of draws of each row, so that every class of the main target is drawn as often."""
+    classed = [i for i, output in enumerate(outputs) if output.classes]
+    place = next((i for i in classed if outputs[i].main), classed[0])
     weights = class_weights(truth, outputs)[place]
     labels = truth[:, place]
     shares = torch.where(labels.isnan(), 1.0, weights[labels.nan_to_num().long()])

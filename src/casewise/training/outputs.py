@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Output:
-    """One target of a network: its kind and, unless it is a number, how many classes it has."""
+    """One target of a network: its kind, how many classes it has unless it is a number, whether it is the main one."""
 
     name: str
     kind: str = "regression"
     classes: int = 0
+    main: bool = False
 
     @property
     def width(self) -> int:
@@ -34,7 +35,9 @@ class Output:
 
 def outputs_of(study: Study) -> tuple[Output, ...]:
     """What the networks of a study predict, in order."""
-    return tuple(Output(name, study.kind_of(name), len(study.classes_of(name))) for name in study.outputs)
+    return tuple(
+        Output(name, study.kind_of(name), len(study.classes_of(name)), name == study.outcome) for name in study.outputs
+    )
 
 
 def width_of(outputs: Sequence[Output]) -> int:

@@ -22,12 +22,21 @@ INVERSE_PENALTIES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 Line: TypeAlias = tuple[np.ndarray, float]
 
 
-def probe(network: Network, data: PanelData, subjects: Sequence[str], outputs: Sequence[Output], *, batch: int) -> None:
+def probe(
+    network: Network,
+    data: PanelData,
+    subjects: Sequence[str],
+    outputs: Sequence[Output],
+    *,
+    batch: int,
+    seen: Tensor | None = None,
+) -> None:
     """Set the network's head to linear models on its features: ridge for numbers, logistic for classes and grades.
 
-    The penalty of each target is chosen by cross-validation over groups of the given (training) subjects.
+    The penalty of each target is chosen by cross-validation over groups of the given (training) subjects. `seen` are
+    the features (P, width) of `data` where they are known already.
     """
-    values = features(network, data, batch=batch).double().numpy()
+    values = (features(network, data, batch=batch) if seen is None else seen).double().numpy()
     centre, spread = values.mean(axis=0), values.std(axis=0) + 1e-6
     values = (values - centre) / spread
     linear = network.head[-1]

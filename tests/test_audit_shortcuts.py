@@ -1,0 +1,503 @@
+"""Shortcuts: figures as scikit-learn has them, p-values that hold, planted marks found, clean cohorts left alone."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.stats import binom
+from sklearn.linear_model import Ridge
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
+
+from casewise.audit.examine import audit
+from casewise.audit.facts import audited_columns, encode, file_features
+from casewise.audit.findings import read_audit, write_audit
+from casewise.audit.probes import FOLDS, Labels, Told, _folds, adjusted, enough, moves, probe
+from casewise.audit.ranking import auroc, correlation
+from casewise.audit.shortcuts import Shortcuts, look_for_shortcuts
+from casewise.cohort import Cohort, read_cohort
+from casewise.errors import AuditError, CohortError
+from casewise.images.preparation import Preparation
+from casewise.images.store import TileStore, prepare
+from casewise.study import Study
+
+SIZE = 64
+Change = Callable[[np.ndarray, dict[str, Any], np.random.Generator], None]
+
+
+def make(folder: Path, *, subjects: int = 60, seed: int = 0, change: Change | None = None, **settings: Any) -> Study:
+    """Write smooth random films of two classes that nothing tells apart; `change` puts in what does."""
+    random = np.random.default_rng([seed, 77])
+    rows = []
+    for subject in range(subjects):
+        person = cv2.GaussianBlur(random.normal(size=(SIZE, SIZE)), (0, 0), 8)
+        label, site, age, number = (
+            subject % 2,
+            "ab"[random.integers(2)],
+            int(random.normal(60, 12)),
+            random.integers(1, 4),
+        )
+        for image in range(number):
+            film = person / person.std() + 3 * cv2.GaussianBlur(random.normal(size=(SIZE, SIZE)), (0, 0), 3)
+            pixels = (film * 30 + 110 + random.normal(size=film.shape)).clip(0, 255)
+            row = {"subject": f"s{subject}", "label": ("ill", "well")[label], "site": site, "age": age}
+            if change:
+                change(pixels, row, random)
+            row = {"path": f"{subject}-{image}.png", **row}
+            size = row.pop("size", None)
+            picture = Image.fromarray(pixels.astype(np.uint8))
+            (picture.resize(size) if size else picture).save(folder / row["path"])
+            rows.append(row)
+    with open(folder / "cohort.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    target = {"classes": ["ill", "well"], "level": "image"}
+    stated = {"targets": {"label": target}, "audit": {"permutations": 199}, **settings}
+    return Study.model_validate(
+        {"name": "t", "cohort": folder / "cohort.csv", "panels": {"by": "image"}, "backbones": ["resnet18"], **stated}
+    )
+
+
+def opened(study: Study) -> tuple[Cohort, TileStore]:
+    cohort = read_cohort(study)
+    return cohort, prepare([Path(p) for p in cohort.images["path"]], Preparation(size=SIZE), study.cohort.parent / "t")
+
+
+def look(study: Study, **options: Any) -> Shortcuts:
+    return look_for_shortcuts(study, *opened(study), **options)
+
+
+def levels(found: Shortcuts) -> dict[str, str]:
+    return {finding.id: finding.level for finding in found.findings if finding.level != "note"}
+
+
+def corner(pixels: np.ndarray, row: dict[str, Any], random: np.random.Generator) -> None:
+    """A small bright mark in a corner that follows the class, some pixels here or there."""
+    if row["label"] == "ill":
+        down, across = random.integers(2, 6, 2)
+        pixels[down : down + 4, across : across + 4] = 235
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 6))
+@settings(max_examples=40, deadline=None)
+def test_auroc_is_that_of_scikit_learn_with_weights_and_ties(seed: int, values: int) -> None:
+    random = np.random.default_rng(seed)
+    scores = random.integers(0, values, (3, 40)).astype(float)
+    positive = random.random((3, 40)) < 0.4
+    positive[:, :2] = [True, False]
+    weights = random.random(40) + 0.1
+    expected = [roc_auc_score(p, s, sample_weight=weights) for p, s in zip(positive, scores, strict=True)]
+    np.testing.assert_allclose(auroc(scores, positive, weights), expected, atol=1e-9)
+
+
+def test_auroc_without_a_side_is_chance() -> None:
+    assert auroc(np.array([[1.0, 2.0]]), np.array([[True, True]]), np.ones(2)).tolist() == [0.5]
+
+
+def test_correlation_is_the_weighted_one_of_numpy() -> None:
+    random = np.random.default_rng(1)
+    scores, values, weights = random.normal(size=(2, 30)), random.normal(size=(2, 30)), random.random(30)
+    expected = []
+    for s, v in zip(scores, values, strict=True):
+        cov = np.cov(s, v, aweights=weights)
+        expected.append(cov[0, 1] / np.sqrt(cov[0, 0] * cov[1, 1]))
+    np.testing.assert_allclose(correlation(scores, values, weights), expected, atol=1e-9)
+    assert correlation(np.ones((1, 3)), np.arange(3.0)[None], np.ones(3)).tolist() == [0.0]
+
+
+def test_scores_are_those_of_ridge_regression_fold_by_fold() -> None:
+    random = np.random.default_rng(2)
+    subjects = np.repeat(np.arange(40), 3)
+    features = random.normal(size=(120, 3)) * [1, 10, 0.1] + 5
+    labels = Labels.of(random.normal(size=120), subjects, [], permutations=9, seed=0)
+    assert labels is not None
+    told = probe(features, labels, seed=0)
+    assert told is not None
+    folds = _folds(labels.subjects, 0)
+    for fold in range(FOLDS):
+        train = folds != fold
+        weights = labels.weights[train]
+        scale = StandardScaler().fit(features[train], sample_weight=weights)
+        ridge = Ridge(alpha=1e-3 * weights.sum(), fit_intercept=False)
+        ridge.fit(scale.transform(features[train]), labels.values[train] - labels.values.mean(), sample_weight=weights)
+        expected = ridge.predict(scale.transform(features[~train]))
+        # Float32 scores; three standardised columns are far from the clipping at four.
+        np.testing.assert_allclose(told.scores[~train, 0], expected, atol=2e-3)
+
+
+def test_subjects_never_stand_in_two_folds() -> None:
+    subjects = np.random.default_rng(0).integers(0, 50, 200)
+    folds = _folds(np.unique(subjects, return_inverse=True)[1], 3)
+    assert pd.Series(folds).groupby(subjects).nunique().max() == 1
+    assert set(folds) == set(range(FOLDS))
+
+
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=20), st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_labels_move_with_their_subject(sizes: list[int], seed: int) -> None:
+    subjects = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    for moved in moves(subjects, 5, seed):
+        givers = [set(subjects[moved[subjects == subject]]) for subject in range(len(sizes))]
+        assert all(len(giver) == 1 for giver in givers)
+        assert sorted(next(iter(giver)) for giver in givers) == list(range(len(sizes)))
+
+
+def test_equal_subjects_hand_over_their_labels_in_order() -> None:
+    subjects = np.repeat(np.arange(6), 3)
+    for moved in moves(subjects, 9, 1):
+        assert (moved.reshape(6, 3) % 3 == [0, 1, 2]).all()
+
+
+def test_p_values_hold_where_images_of_a_subject_are_alike() -> None:
+    below = 0
+    for seed in range(200):
+        random = np.random.default_rng([seed, 1])
+        subjects = np.repeat(np.arange(40), random.integers(1, 9, 40))
+        features = random.normal(size=(40, 4))[subjects] + 0.1 * random.normal(size=(len(subjects), 4))
+        labels = Labels.of(
+            random.integers(0, 2, 40)[subjects].astype(float), subjects, ["a", "b"], permutations=99, seed=seed
+        )
+        assert labels is not None
+        told = probe(features, labels, seed=seed)
+        assert told is not None
+        below += told.p <= 0.1
+    # Moved image by image, one in four would be below.
+    assert binom.ppf(0.0005, 200, 0.1) <= below <= binom.ppf(0.9995, 200, 0.1)
+
+
+def test_two_classes_are_told_equally_and_three_are_averaged() -> None:
+    random = np.random.default_rng(3)
+    values = np.repeat([0.0, 1.0, 2.0], 30)
+    features = np.column_stack([values == 0, values == 1]) + random.normal(0, 0.8, (90, 2))
+    three = Labels.of(values, range(90), ["a", "b", "c"], permutations=19, seed=0)
+    two = Labels.of(values[:60], range(60), ["a", "b", "c"], permutations=19, seed=0)
+    assert three
+    assert two
+    told = probe(features, three, seed=0)
+    assert told is not None
+    assert told.value == pytest.approx(np.mean(list(told.by_class.values())))
+    for k, name in enumerate("abc"):
+        folds, won, both = _folds(three.subjects, 0), 0.0, 0.0
+        for fold in range(FOLDS):
+            truth, scores = (values == k)[folds == fold], told.scores[folds == fold, k]
+            pairs = truth.sum() * (~truth).sum()
+            won, both = won + pairs * roc_auc_score(truth, scores), both + pairs
+        assert told.by_class[name] == pytest.approx(won / both, abs=1e-9)
+    told = probe(features[:60], two, seed=0)
+    assert told is not None
+    assert told.by_class == {"a": told.value, "b": told.value}
+    assert told.p == 0.05
+
+
+def test_adjusted_p_values_hold_together_and_still_reach_the_floor() -> None:
+    random = np.random.default_rng(4)
+    null = random.normal(0.5, 0.03, (40, 199))
+    told = [Told(0.9, {}, null[0], np.zeros(0)), *(Told(0.52, {}, row, np.zeros(0)) for row in null[1:])]
+    p = adjusted(told)
+    assert p[0] == 1 / 200
+    assert all(one >= each.p - 1e-12 for one, each in zip(p, told, strict=True))
+    assert adjusted(told[1:2]) == [pytest.approx(told[1].p)]
+    false = sum(
+        min(adjusted([Told(row[0], {}, row[1:], np.zeros(0)) for row in random.normal(size=(10, 100))])) <= 0.1
+        for _ in range(200)
+    )
+    assert false <= binom.ppf(0.999, 200, 0.1)
+
+
+def test_too_little_to_tell() -> None:
+    assert Labels.of(np.arange(19.0), range(19), [], permutations=9, seed=0) is None
+    assert Labels.of(np.zeros(30), range(30), ["a", "b"], permutations=9, seed=0) is None
+    labels = Labels.of(np.arange(30.0), range(30), [], permutations=9, seed=0)
+    assert labels
+    assert probe(np.ones((30, 2)), labels, seed=0) is None
+    kept = enough(np.array([0.0] * 6 + [1.0] * 6), ["x"] * 6 + list("abcdef"), classed=True)
+    assert kept.tolist() == [False] * 6 + [True] * 6
+
+
+def test_columns_are_read_as_what_they_hold() -> None:
+    dates = ["January 22, 2020", "2020-02-03", "3/7/2020", "2015", "", "March 2003", "January 12", "03/16/20"]
+    column = encode("date", dates, range(8))
+    assert column.kind == "dates"
+    years = column.features[:, 0]
+    assert years[[0, 1, 2, 3, 5, 7]].tolist() == [2020, 2020, 2020, 2015, 2003, 2020]
+    assert column.features[:, 2].tolist() == [0, 0, 0, 0, 1, 0, 1, 0]
+    assert column.filled.tolist() == [True] * 4 + [False] + [True] * 3
+    assert encode("native_size", ["1024x768", "10x10"] * 6, range(12)).kind == "sizes"
+    assert encode("age", [f"0{age}Y" for age in range(20, 60)], range(40)).features[3, 0] == 23
+    assert encode("sex", ["0", "1"] * 10, range(20)).kind == "levels"
+    rare = encode("site", [*["a"] * 5, *["b"] * 6, "c", "d"], [*range(5), *["one"] * 6, 7, 8]).features
+    # Six images of one subject are one subject; b, c and d are lumped.
+    assert rare.sum(axis=0).tolist() == [5, 8]
+    assert encode("id", [str(i) + "x" for i in range(50)], range(50)).features.shape[1] == 1
+    many = encode("site", [f"v{i % 40}" for i in range(400)], range(400)).features
+    assert many.shape[1] == 31
+
+
+def test_usual_columns_are_chosen_by_name_and_labels_never(tmp_path: Path) -> None:
+    def change(pixels: np.ndarray, row: dict[str, Any], random: np.random.Generator) -> None:
+        row |= {"Patient Sex": "f", "grade": 1, "finding": row["label"], "source": "x", "lung_mask": "", "view": "PA"}
+
+    targets = {"label": {"classes": ["ill", "well"], "level": "image"}, "stage": {"range": "0..150", "column": "age"}}
+    study = make(tmp_path, subjects=6, change=change, targets=targets, predict=["label"])
+    images = read_cohort(study).images
+    assert audited_columns(study, images) == ["site", "Patient Sex", "source", "view"]
+    stated = study.model_copy(update={"audit": study.audit.model_copy(update={"columns": ["sight"]})})
+    with pytest.raises(CohortError, match=r"'sight' is no column\. Did you mean 'site'\?"):
+        audited_columns(stated, images)
+    stated = study.model_copy(update={"audit": study.audit.model_copy(update={"columns": ["label"]})})
+    with pytest.raises(CohortError, match="'label' is what is to be told"):
+        audited_columns(stated, images)
+
+
+def test_planted_corner_is_an_error_and_a_clean_cohort_is_left_alone(tmp_path: Path) -> None:
+    flagged = 0
+    for seed in range(4):
+        (clean := tmp_path / f"clean{seed}").mkdir()
+        (marked := tmp_path / f"marked{seed}").mkdir()
+        flagged += bool(levels(look(make(clean, seed=seed))))
+        found = look(make(marked, seed=seed, change=corner))
+        assert levels(found)["shortcut-border"] == "error"
+        sentence = next(f for f in found.findings if f.id == "shortcut-border").sentence
+        assert sentence.startswith("The border of the image alone (its corners) tells label: AUROC ")
+    assert flagged <= 1
+
+
+@pytest.mark.slow
+def test_twenty_seeds(tmp_path: Path) -> None:
+    clean, marked = 0, 0
+    for seed in range(20):
+        (one := tmp_path / f"c{seed}").mkdir()
+        (two := tmp_path / f"m{seed}").mkdir()
+        clean += bool(levels(look(make(one, seed=seed))))
+        marked += levels(look(make(two, seed=seed, change=corner))).get("shortcut-border") == "error"
+    assert clean <= 1
+    assert marked == 20
+
+
+def test_source_is_named_with_its_figure_and_what_only_marks_it_is_not_an_error(tmp_path: Path) -> None:
+    def change(pixels: np.ndarray, row: dict[str, Any], random: np.random.Generator) -> None:
+        site = "ab"[(row["label"] == "ill") ^ (int(row["subject"][1:]) % 20 < 2)]
+        row |= {"site": site, "age": row["age"] if site == "a" else ""}
+        pixels += 40 * (site == "a")
+
+    study = make(tmp_path, subjects=120, change=change)
+    cohort, tiles = opened(study)
+    found = look_for_shortcuts(study, cohort, tiles)
+    assert levels(found)["shortcut-site"] == "error"
+    assert levels(found)["shortcut-age"] == "warning"
+    first = found.findings[0]
+    assert first.id == "shortcut-site"
+    images = cohort.images
+    weights = 1 / images.groupby("subject")["subject"].transform("size")
+    expected = roc_auc_score(images["label"] == 0, images["site"] == "b", sample_weight=weights)
+    # Two levels order the subjects of every fold alike, so that out of fold is about as in fold.
+    assert first.figures["value"] == pytest.approx(expected, abs=0.015)
+    assert first.sentence == (
+        f"site alone tells label: AUROC .{round(first.figures['value'] * 100)} where .50 is chance (p = .005); "
+        "a network can score that by recognising site, without looking at the disease."
+    )
+    assert "leave_out: site" in first.remedy
+    assert levels(found)["source-told-ill"] == "warning"
+    stated = study.model_copy(update={"audit": study.audit.model_copy(update={"columns": ["age"]})})
+    age = next(f for f in look_for_shortcuts(stated, cohort, tiles).findings if f.id == "shortcut-age")
+    assert age.level == "error"
+    assert age.sentence.startswith("Whether age is filled in tells label: AUROC")
+
+
+def test_source_that_goes_with_no_label_is_a_note(tmp_path: Path) -> None:
+    def change(pixels: np.ndarray, row: dict[str, Any], random: np.random.Generator) -> None:
+        pixels += 60 * (row["site"] == "a")
+
+    found = look(make(tmp_path, subjects=80, change=change))
+    assert levels(found) == {}
+    assert {f.id for f in found.findings} == {"source-told-ill", "source-told-well"}
+
+
+def test_one_size_one_class(tmp_path: Path) -> None:
+    def change(pixels: np.ndarray, row: dict[str, Any], random: np.random.Generator) -> None:
+        row["size"] = (50, 40) if row["label"] == "ill" else (int(random.integers(60, 70)), 60)
+
+    study = make(tmp_path, subjects=30, change=change)
+    found = look(study)
+    finding = next(f for f in found.findings if f.id == "shortcut-files")
+    assert finding.level == "error"
+    assert finding.sentence.endswith(
+        "All images of label ill (50x40) have one size that no other class has: a perfect giveaway."
+    )
+
+
+def test_compression_is_read_from_the_header(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32), dtype=np.uint8))
+    paths = [tmp_path / f"{quality}.jpg" for quality in (95, 95, 30, 30)]
+    for path in paths:
+        picture.save(path, quality=int(path.stem))
+    index = pd.DataFrame({"path": map(str, paths), "width": 32, "height": 32, "mode": "L", "format": "JPEG"})
+    features = file_features(index, range(4))
+    varying = features[:, (features != features[0]).any(axis=0)]
+    assert (varying[0] == varying[1]).all()
+    assert varying[2, 0] > varying[0, 0]
+
+
+def with_masks(folder: Path, mark: str) -> Study:
+    """A quarter of the image is the anatomy; ill images are brighter inside it, or outside it."""
+
+    def change(pixels: np.ndarray, row: dict[str, Any], random: np.random.Generator) -> None:
+        inside = np.zeros((SIZE, SIZE), bool)
+        inside[16:48, 16:48] = True
+        pixels[inside if mark == "inside" else ~inside] += 30 * (row["label"] == "ill")
+        name = f"mask-{row['subject']}.png"
+        Image.fromarray(inside.astype(np.uint8) * 255).save(folder / name)
+        row["lungs"] = name
+
+    return make(folder, subjects=60, change=change, audit={"permutations": 199, "mask": "lungs"})
+
+
+def test_what_lies_outside_the_anatomy(tmp_path: Path) -> None:
+    for mark in ("inside", "outside"):
+        (tmp_path / mark).mkdir()
+    found = look(with_masks(tmp_path / "outside", "outside"))
+    assert levels(found)["shortcut-outside-anatomy"] == "error"
+    found = look(with_masks(tmp_path / "inside", "inside"))
+    assert "shortcut-outside-anatomy" not in {f.id for f in found.findings}
+    assert "shortcut-thumbnail" in {f.id for f in found.findings}
+    asked = [question["evidence"] for question in found.asked]
+    assert "outside-anatomy" in asked
+
+
+@pytest.mark.parametrize(
+    ("mask", "told"),
+    [
+        (None, r"0-0\.png: .*mask-s0\.png: there is no such file"),
+        (np.zeros((SIZE, SIZE)), r"mask-s0\.png \(64 x 64\) is empty"),
+        (np.full((SIZE, SIZE), 255), r"mask-s0\.png \(64 x 64\) marks everything"),
+        (np.eye(SIZE)[:32] * 255, r"mask-s0\.png has 64 x 32 pixels, the image 64 x 64: another shape"),
+    ],
+)
+def test_masks_that_do_not_match(tmp_path: Path, mask: np.ndarray | None, told: str) -> None:
+    study = with_masks(tmp_path, "inside")
+    (tmp_path / "mask-s0.png").unlink()
+    if mask is not None:
+        Image.fromarray(mask.astype(np.uint8)).save(tmp_path / "mask-s0.png")
+    with pytest.raises(CohortError, match=told) as caught:
+        look(study)
+    assert "(column lungs) do not match" in str(caught.value)
+    misspelt = study.model_copy(update={"audit": study.audit.model_copy(update={"mask": "lung"})})
+    with pytest.raises(CohortError, match=r"audit\.mask: 'lung' is no column\. Did you mean 'lungs'"):
+        look(misspelt)
+
+
+def test_a_network_is_shown_borders_and_what_lies_outside(tmp_path: Path) -> None:
+    shown = []
+
+    def embed(tiles: np.ndarray) -> np.ndarray:
+        shown.append(tiles)
+        return tiles.astype(np.float32).mean(axis=(2, 3))
+
+    study = with_masks(tmp_path, "inside")
+    found = look(study, embed=embed)
+    assert {q["evidence"] for q in found.asked} >= {"border (seen by a network)", "outside-anatomy (seen by a network)"}
+    borders, outsides = shown[0], shown[-1]
+    assert borders.dtype == np.uint8
+    assert (borders[:, :, 8:-8, 8:-8].std(axis=(2, 3)) == 0).all()
+    assert (borders[:, :, :8].std(axis=(2, 3)) > 0).all()
+    assert (outsides[:, :, 16:48, 16:48].std(axis=(2, 3)) == 0).all()
+    assert "shortcut-border" not in {f.id for f in found.findings}
+
+
+def test_numbers_and_grades(tmp_path: Path) -> None:
+    def change(pixels: np.ndarray, row: dict[str, Any], random: np.random.Generator) -> None:
+        grade = int(row["subject"][1:]) % 4
+        row |= {"grade": grade, "extent": grade + random.random(), "age": 40 + 10 * grade + int(random.integers(9))}
+
+    targets = {
+        "grade": {"kind": "ordinal", "range": "0..3", "level": "image"},
+        "extent": {"range": "0..5", "level": "image"},
+    }
+    found = look(make(tmp_path, change=change, targets=targets))
+    grade, extent = (next(f for f in found.findings if f.figures["target"] == t) for t in ("grade", "extent"))
+    assert grade.id == extent.id == "shortcut-age"
+    assert grade.figures["spearman"] > 0.8
+    assert extent.figures["metric"] == "r"
+    assert extent.level == "error"
+    assert "age alone tells extent: r = .9" in extent.sentence
+    assert "for grade 0" in grade.sentence or "for grade 3" in grade.sentence
+
+
+def test_the_whole_audit(tmp_path: Path) -> None:
+    study = make(tmp_path, change=corner)
+    cohort, tiles = opened(study)
+    told: list[float] = []
+    found = audit(study, cohort, tiles, None, progress=lambda done, total, text="": told.append(done / total))
+    assert told == sorted(told)
+    assert 0 <= told[0] <= told[-1] <= 1
+    assert set(found.seconds) == {"twins", "splits made elsewhere", "shortcuts"}
+    assert found.facts["subjects"] == 60
+    assert found.facts["columns"] == ["site", "age"]
+    assert "1 error: The border of the image alone" in found.verdict.replace("1 error and 1 warning", "1 error")
+    with pytest.raises(AuditError, match="shortcut-border"):
+        found.gate({})
+    found.gate({"shortcut-border": "a phantom"})
+    again = read_audit(write_audit(tmp_path / "audit.json", found, {}))
+    assert [f.id for f in again.of("error")] == ["shortcut-border"]
+
+
+def test_the_same_audit_twice(tmp_path: Path) -> None:
+    study = make(tmp_path, subjects=30, change=corner)
+    one, two = look(study), look(study)
+    assert one.asked == two.asked
+    assert look(replace_seed(study)).asked != one.asked
+
+
+def replace_seed(study: Study) -> Study:
+    return study.model_copy(update={"seed": 5})
+
+
+def test_labels_can_be_kept_still() -> None:
+    labels = Labels.of(np.arange(30.0), range(30), [], permutations=9, seed=0)
+    assert labels
+    told = probe(np.arange(30.0)[:, None], replace(labels, moved=labels.moved[:0]), seed=0)
+    assert told is not None
+    assert told.value > 0.99
+    assert told.p == 1
+
+
+def test_no_network_library_is_loaded() -> None:
+    code = "import casewise.audit.examine, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_real_films_name_the_source(shared: Path, tmp_path: Path) -> None:
+    study = Study.model_validate(
+        {
+            "name": "covid-cxr",
+            "cohort": shared / "data" / "covid-cxr" / "cases.csv",
+            "columns": {"visit": "", "date": ""},
+            "where": {"duplicate_of": ""},
+            "targets": {"label": {"classes": ["covid", "no_finding", "pneumonia"], "level": "image"}},
+            "audit": {"mask": "lung_mask"},
+            "panels": {"by": "image"},
+            "backbones": ["mobilenet_v2"],
+        }
+    )
+    cohort = read_cohort(study)
+    tiles = prepare([Path(p) for p in cohort.images["path"]], Preparation(size=SIZE), tmp_path)
+    found = look_for_shortcuts(study, cohort, tiles)
+    source = found.findings[0]
+    assert (source.id, source.level) == ("shortcut-source", "error")
+    assert source.figures["by_class"]["covid"] > 0.95
+    assert source.figures["p_adjusted"] == 0.001

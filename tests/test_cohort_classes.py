@@ -1,0 +1,189 @@
+"""Classes in the cohort table: which rows are taken, which spellings mean a class, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from casewise.cohort import Cohort, read_cohort
+from casewise.cohort_classes import numbered, plain, shown
+from casewise.errors import CohortError
+from casewise.study import Study
+
+CHEST = [*["covid"] * 3, *["no_finding"] * 3, *["pneumonia"] * 4, *["sars"] * 2, ""]
+
+
+def table(folder: Path, labels: list[str], *, subjects: list[str] | None = None, **columns: list[Any]) -> Path:
+    """A table with an image a row; every row a subject of its own unless `subjects` says otherwise."""
+    names = subjects or [f"P{row:02}" for row in range(len(labels))]
+    lines = [",".join(["path", "subject", "visit", "label", *columns])]
+    for row, (name, label) in enumerate(zip(names, labels, strict=True)):
+        (folder / f"{row}.jpg").write_bytes(b"x")
+        lines.append(
+            ",".join([f"{row}.jpg", name, str(row), label, *(str(values[row]) for values in columns.values())])
+        )
+    (folder / "c.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder / "c.csv"
+
+
+def read(path: Path, label: Any, *, to_learn: bool = True, **values: Any) -> Cohort:
+    target = label if isinstance(label, dict) and ("kind" in label or "level" in label) else {"classes": label}
+    study = {
+        "name": "s",
+        "cohort": path,
+        "backbones": ["alexnet"],
+        "panels": {"by": "image"},
+        "targets": {"label": target},
+    }
+    return read_cohort(Study.model_validate(study | values), to_learn=to_learn)
+
+
+def problems(path: Path, label: Any, **values: Any) -> str:
+    with pytest.raises(CohortError) as told:
+        read(path, label, **values)
+    return str(told.value)
+
+
+class TestWhatIsRead:
+    def test_values_are_class_numbers_in_the_studys_order(self, tmp_path: Path) -> None:
+        found = read(table(tmp_path, CHEST[:10]), ["pneumonia", "covid", "no_finding"])
+        assert found.images["label"].tolist() == [1.0] * 3 + [2.0] * 3 + [0.0] * 4
+        assert found.panels["label"].tolist() == found.images["label"].tolist()
+        assert not any("left out" in note for note in found.notes)
+
+    def test_a_subset_leaves_other_rows_out_and_counts_them(self, tmp_path: Path) -> None:
+        found = read(table(tmp_path, CHEST), ["covid", "no_finding"])
+        known = found.images["label"].dropna()
+        assert known.tolist() == [0.0] * 3 + [1.0] * 3
+        assert len(found.images) == 7  # and the row without a label, which can be predicted
+        assert np.isnan(found.images["label"].iloc[-1])
+        note = "6 rows of other classes than the study's are left out: pneumonia (4), sars (2)."
+        assert note in found.notes
+
+    def test_spellings_are_merged(self, tmp_path: Path) -> None:
+        spelt = ["covid", "COVID-19", "SARS-CoV-2", "pneumonia", "none", "none"]
+        found = read(
+            table(tmp_path, spelt), {"covid": ["covid", "COVID-19", "SARS-CoV-2"], "other": ["pneumonia", "none"]}
+        )
+        assert found.images["label"].tolist() == [0.0] * 3 + [1.0] * 3
+
+    def test_spaces_around_a_class_do_not_matter(self, tmp_path: Path) -> None:
+        assert read(table(tmp_path, [" a", "a ", "b", "b"]), ["a", "b"]).images["label"].tolist() == [0, 0, 1, 1]
+
+    def test_grades_may_be_written_with_decimals(self, tmp_path: Path) -> None:
+        found = read(table(tmp_path, ["0", "1.0", "2", "0.0", "1", "2.00"]), {"kind": "ordinal", "range": (0, 2)})
+        assert found.images["label"].tolist() == [0, 1, 2, 0, 1, 2]
+
+    def test_grades_may_have_names(self, tmp_path: Path) -> None:
+        grades = {"kind": "ordinal", "classes": ["none", "mild", "severe"]}
+        found = read(table(tmp_path, ["severe", "none", "mild", "none", "mild", "severe"]), grades)
+        assert found.images["label"].tolist() == [2, 0, 1, 0, 1, 2]
+
+    def test_where_not_drops_before_classes_are_looked_at(self, tmp_path: Path) -> None:
+        path = table(tmp_path, CHEST, sharp=["no" if label in ("sars", "pneumonia") else "yes" for label in CHEST])
+        found = read(path, ["covid", "no_finding"], where_not={"sharp": "no"})
+        assert any("6 of 13 rows were left out by `where_not`" in note for note in found.notes)
+        assert not any("other classes" in note for note in found.notes)
+        assert found.images["label"].notna().sum() == 6
+
+    def test_where_not_takes_several_values_and_refuses_what_is_not_there(self, tmp_path: Path) -> None:
+        path = table(tmp_path, CHEST[:10])
+        found = read(path, ["covid", "pneumonia"], where_not={"path": ["0.jpg", "9.jpg"], "label": "no_finding"})
+        assert sorted(Path(p).name for p in found.images["path"]) == ["1.jpg", "2.jpg", "6.jpg", "7.jpg", "8.jpg"]
+        said = problems(path, ["covid", "pneumonia"], where_not={"path": ["00.jpg"]})
+        assert "where_not: no row has path '00.jpg'. Did you mean '0.jpg'?" in said
+
+
+class TestWhatIsRefused:
+    def test_a_misspelt_class(self, tmp_path: Path) -> None:
+        said = problems(table(tmp_path, CHEST), ["covid", "pnuemonia"])
+        assert "targets.label: no row holds the class 'pnuemonia'. Did you mean 'pneumonia'?" in said
+        assert "There are: 'covid', 'no_finding', 'pneumonia', 'sars'." in said
+
+    def test_a_misspelt_spelling_names_its_class(self, tmp_path: Path) -> None:
+        said = problems(table(tmp_path, CHEST), {"sick": ["covid", "pneumonai"], "well": ["no_finding"]})
+        assert "no row holds the class 'pneumonai' (of sick). Did you mean 'pneumonia'?" in said
+
+    @pytest.mark.parametrize("other", ["No Finding", "no-finding", "NO_FINDING", "nofinding"])
+    def test_two_spellings_are_suggested_as_one(self, tmp_path: Path, other: str) -> None:
+        said = problems(table(tmp_path, [*CHEST[:6], other, other]), ["covid", "no_finding"])
+        assert f"rows 8-9, label: {other!r} looks like the class 'no_finding'." in said
+        assert f"`classes: {{no_finding: [no_finding, {other}]}}`" in said
+        remedied = read(table(tmp_path, [*CHEST[:6], other]), {"covid": "covid", "no_finding": ["no_finding", other]})
+        assert remedied.images["label"].tolist() == [0.0] * 3 + [1.0] * 4
+
+    def test_two_classes_of_the_study_that_are_one(self, tmp_path: Path) -> None:
+        path = table(tmp_path, [*CHEST[:6], "Covid", "Covid"])
+        said = problems(path, ["covid", "Covid", "no_finding"])
+        assert "'covid' and 'Covid' stand for two classes and look alike." in said
+        assert "`classes: {covid: [covid, Covid]}`" in said
+
+    def test_signs_tell_classes_apart(self, tmp_path: Path) -> None:
+        path = table(tmp_path, ["HER2+", "HER2+", "HER2-", "HER2-", "none", "none"])
+        assert read(path, ["HER2+", "HER2-"]).images["label"].tolist() == [0, 0, 1, 1]
+        found = read(path, ["HER2+", "none"])
+        assert "2 rows of other classes than the study's are left out: HER2- (2)." in found.notes
+
+    def test_a_grade_that_is_none(self, tmp_path: Path) -> None:
+        said = problems(
+            table(tmp_path, ["0", "1", "2", "0", "1", "2", "7", "1.5"]), {"kind": "ordinal", "range": (0, 2)}
+        )
+        assert "row 8, label: '7' is none of the grades 0, 1, 2." in said
+        assert "row 9, label: '1.5' is none of the grades" in said
+
+    def test_a_class_of_one_subject(self, tmp_path: Path) -> None:
+        subjects = [*"ABCDEF", *["G"] * 4]
+        said = problems(table(tmp_path, CHEST[:10], subjects=subjects), ["covid", "no_finding", "pneumonia"])
+        assert "rows 8-11, label: the class 'pneumonia' has one subject (G); nobody is left to judge it on." in said
+        assert (
+            read(table(tmp_path, CHEST[:10], subjects=subjects), ["covid", "no_finding"]).cases["subject"].nunique()
+            == 6
+        )
+
+    def test_labels_that_differ_within_a_subject(self, tmp_path: Path) -> None:
+        path = table(tmp_path, ["covid", "covid", "no_finding", "no_finding"], subjects=["A", "B", "A", "C"])
+        classes = {"classes": ["covid", "no_finding"]}
+        said = problems(path, {**classes, "level": "subject"})
+        assert "rows 2, 4, label: covid and no_finding in subject A; it stands at subject level." in said
+        assert read(path, {**classes, "level": "image"}).images["label"].notna().all()
+
+    def test_a_class_stands_in_one_column(self, tmp_path: Path) -> None:
+        path = table(tmp_path, CHEST[:6])
+        said = problems(
+            path, {"kind": "classification", "classes": ["covid", "no_finding"], "column": ["label", "path"]}
+        )
+        assert "targets.label: classes are read from one column, found 2." in said
+
+    def test_a_missing_column(self, tmp_path: Path) -> None:
+        said = problems(
+            table(tmp_path, CHEST[:6]),
+            {"kind": "classification", "classes": ["covid", "no_finding"], "column": "lable"},
+        )
+        assert "column lable (target label): is missing. Did you mean 'label'?" in said
+
+
+class TestAnotherCohort:
+    def test_an_unknown_class_is_named_with_the_known_ones(self, tmp_path: Path) -> None:
+        said = problems(table(tmp_path, [*CHEST[:6], "covd"]), ["covid", "no_finding"], to_learn=False)
+        assert "row 8, label: the networks do not know the class 'covd'; they know covid, no_finding." in said
+        assert "Did you mean 'covid'?" in said
+        assert "`external: {where: …}`" in said
+
+    def test_classes_may_be_missing_and_have_one_subject(self, tmp_path: Path) -> None:
+        found = read(table(tmp_path, ["covid", "", "covid"]), ["covid", "no_finding"], to_learn=False)
+        assert found.images["label"].dropna().tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("one", "two"), [("No Finding", "no_finding"), ("COVID-19", "covid 19"), (" a_b ", "A-B")])
+def test_what_looks_alike(one: str, two: str) -> None:
+    assert plain(one) == plain(two)
+
+
+def test_what_does_not_look_alike() -> None:
+    for one, two in (("covid", "covid19"), ("ER+", "ER-"), ("-1", "1"), ("+", "-")):
+        assert plain(one) != plain(two)
+    assert [numbered(text) for text in ("3", "3.0", "3.5", "x")] == ["3", "3", "3.5", "x"]
+    assert [shown(1.0, ["a", "b"]), shown(1.0, [])] == ["b", "1"]

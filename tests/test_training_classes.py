@@ -1,0 +1,253 @@
+"""Classes and grades in training: losses against closed forms, probabilities, weights, drawing, the probed head."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import Tensor
+
+from casewise.models.backbones import build_network
+from casewise.predictions import decided
+from casewise.study import Panels, Recipe, Study
+from casewise.training.data import EpochBatches, FeatureData, PanelData
+from casewise.training.fit import standardise
+from casewise.training.losses import class_counts, class_weights, guess_loss, loss_of
+from casewise.training.module import Training, balanced
+from casewise.training.outputs import Output, outputs_of, value_columns, values_of, width_of
+from casewise.training.probe import probe
+
+LABEL, GRADE, NUMBER = Output("label", "classification", 3), Output("grade", "ordinal", 4), Output("extent")
+NAN = float("nan")
+
+
+def loss(raw: Tensor, truth: Tensor, *outputs: Output, plain: bool = False, weights: object = None, **recipe: object):
+    width = width_of(outputs)
+    return loss_of(
+        raw,
+        truth,
+        outputs,
+        Recipe.model_validate(recipe),
+        centre=torch.zeros(width),
+        scale=torch.ones(width),
+        weights=weights,
+        plain=plain,
+    )
+
+
+def drawn(rows: int, width: int, seed: int = 0) -> Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class TestTheLoss:
+    raw, truth = drawn(5, 3), torch.tensor([[0.0], [2.0], [NAN], [1.0], [2.0]])
+
+    def log_p(self) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probabilities of the rows that are scored, and their classes."""
+        scored = [0, 1, 3, 4]
+        values = self.raw.numpy()[scored]
+        return values - np.log(np.exp(values).sum(axis=1, keepdims=True)), np.array([0, 2, 1, 2])
+
+    def test_of_classes_is_the_cross_entropy_of_what_was_scored(self) -> None:
+        log_p, label = self.log_p()
+        expected = -log_p[range(4), label].mean()
+        assert float(loss(self.raw, self.truth, LABEL)) == pytest.approx(expected, abs=1e-6)
+
+    def test_smoothing_spreads_a_share_over_all_classes(self) -> None:
+        log_p, label = self.log_p()
+        expected = (-0.9 * log_p[range(4), label] - 0.1 * log_p.mean(axis=1)).mean()
+        assert float(loss(self.raw, self.truth, LABEL, label_smoothing=0.1)) == pytest.approx(expected, abs=1e-6)
+
+    def test_weights_are_those_of_the_true_class(self) -> None:
+        log_p, label = self.log_p()
+        w = np.array([0.5, 2.0, 1.0])
+        expected = -(w[label] * log_p[range(4), label]).sum() / w[label].sum()
+        found = loss(self.raw, self.truth, LABEL, weights=[torch.tensor(w)])
+        assert float(found) == pytest.approx(expected, abs=1e-6)
+
+    def test_what_stops_has_neither_smoothing_nor_weights(self) -> None:
+        found = loss(
+            self.raw, self.truth, LABEL, plain=True, weights=[torch.tensor([9.0, 1.0, 1.0])], label_smoothing=0.3
+        )
+        assert float(found) == pytest.approx(float(loss(self.raw, self.truth, LABEL)))
+
+    @pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 3.0, 0.5, 2.0])], ids=["plain", "weighted"])
+    def test_of_grades_is_the_likelihood_of_the_grade(self, weights: Tensor | None) -> None:
+        raw, grade = drawn(6, 3, seed=1), torch.tensor([0, 1, 2, 3, 3, 0])
+        each = -values_of(raw, [GRADE]).double()[range(6), grade].log()
+        w = torch.ones(6) if weights is None else weights[grade]
+        found = loss(raw, grade[:, None].double(), GRADE, weights=None if weights is None else [weights])
+        assert float(found) == pytest.approx(float((each * w).sum() / w.sum()), abs=1e-5)
+
+    def test_a_step_above_the_grade_does_not_teach(self) -> None:
+        raw = drawn(1, 3).float().requires_grad_()
+        loss(raw, torch.tensor([[1.0]]), GRADE).backward()
+        assert raw.grad is not None
+        assert raw.grad[0, 2] == 0
+        assert raw.grad[0, 0] < 0 < raw.grad[0, 1]  # the first step is passed, the second is not
+
+    def test_of_several_targets_is_their_mean(self) -> None:
+        raw = drawn(4, 7, seed=2)
+        truth = torch.tensor([[0.0, 1.0, 0.3], [2.0, NAN, -1.0], [1.0, 3.0, NAN], [NAN, 0.0, 2.0]])
+        together = loss(raw, truth, LABEL, GRADE, NUMBER)
+        apart = [
+            loss(raw[:, 0:3], truth[:, 0:1], LABEL),
+            loss(raw[:, 3:6], truth[:, 1:2], GRADE),
+            loss(raw[:, 6:7], truth[:, 2:3], NUMBER),
+        ]
+        assert float(together) == pytest.approx(float(sum(apart)) / 3, abs=1e-6)
+
+    def test_a_target_that_no_row_has_adds_nothing(self) -> None:
+        raw = drawn(2, 4).requires_grad_()
+        truth = torch.tensor([[NAN, 1.0], [NAN, 2.0]])
+        found = loss(raw, truth, LABEL, NUMBER)
+        found.backward()
+        assert float(found.detach()) == pytest.approx(float(loss(raw.detach()[:, 3:], truth[:, 1:], NUMBER)) / 2)
+        assert raw.grad is not None
+        assert raw.grad[:, :3].abs().max() == 0
+
+
+logits = arrays(np.float32, (3, 7), elements=st.floats(-30, 30, width=32))
+
+
+class TestWhatIsPredicted:
+    @given(logits)
+    @settings(max_examples=50, deadline=None)
+    def test_probabilities_sum_to_one_and_grades_are_passed_in_order(self, raw: np.ndarray) -> None:
+        found = values_of(torch.from_numpy(raw), [LABEL, GRADE, NUMBER]).numpy()
+        label, grade, number = (found[:, place] for place in value_columns([LABEL, GRADE, NUMBER]))
+        for shares in (label, grade):
+            assert (shares >= 0).all()
+            assert np.allclose(shares.sum(axis=1), 1, atol=1e-5)
+        above = 1 - np.cumsum(grade, axis=1)  # of more than each grade
+        assert (np.diff(above, axis=1) <= 1e-6).all()
+        assert np.allclose(above[:, 0], 1 / (1 + np.exp(-raw[:, 3].astype(float))), atol=1e-5)
+        assert np.array_equal(number[:, 0], raw[:, 6])
+
+    def test_classes_are_a_softmax(self) -> None:
+        raw = drawn(4, 3)
+        assert torch.allclose(values_of(raw, [LABEL]).double(), raw.softmax(dim=1), atol=1e-6)
+
+    def test_grades_multiply_what_was_passed(self) -> None:
+        p = torch.tensor([0.9, 0.5, 0.2])
+        found = values_of(torch.logit(p)[None], [GRADE])[0]
+        assert found.tolist() == pytest.approx([0.1, 0.9 * 0.5, 0.9 * 0.5 * 0.8, 0.9 * 0.5 * 0.2], abs=1e-6)
+        assert decided("ordinal", found[None].numpy()).tolist() == [1.0]
+
+    def test_columns_of_each_target(self) -> None:
+        assert value_columns([NUMBER, LABEL, GRADE]) == [slice(0, 1), slice(1, 4), slice(4, 8)]
+        assert width_of([NUMBER, LABEL, GRADE]) == 7
+
+    def test_a_study_says_what_is_predicted(self) -> None:
+        targets = {"sex": ["f", "m"], "label": ["a", "b", "c"], "grade": {"kind": "ordinal", "range": (0, 3)}}
+        values = {"name": "s", "cohort": "x", "backbones": ["resnet18"], "main": "label"}
+        study = Study.model_validate(
+            {**values, "targets": {k: v if isinstance(v, dict) else {"classes": v} for k, v in targets.items()}}
+        )
+        assert outputs_of(study) == (
+            Output("sex", "classification", 2),
+            Output("label", "classification", 3, main=True),
+            Output("grade", "ordinal", 4),
+        )
+
+
+class TestImbalance:
+    truth = torch.tensor([[0.0]] * 12 + [[1.0]] * 6 + [[2.0]] * 2 + [[NAN]] * 4)
+
+    def test_weights_are_those_of_scikit_learn(self) -> None:
+        from sklearn.utils.class_weight import compute_class_weight
+
+        known = self.truth[~self.truth.isnan()].numpy()
+        expected = compute_class_weight("balanced", classes=np.arange(3), y=known)
+        assert class_weights(self.truth, [LABEL])[0].tolist() == pytest.approx(expected.tolist())
+        assert class_counts(self.truth[:, 0], LABEL).tolist() == [12, 6, 2]
+        assert [len(w) for w in class_weights(torch.zeros(2, 2), [NUMBER, LABEL])] == [0, 3]
+
+    @pytest.mark.parametrize(("imbalance", "given"), [("none", False), ("sampling", False), ("weights", True)])
+    def test_only_the_recipe_brings_weights_in(self, imbalance: str, given: bool) -> None:
+        data = FeatureData(torch.zeros(24, 512), self.truth)
+        recipe = Recipe.model_validate({"imbalance": imbalance})
+        module = Training(
+            build_network("test_resnet", 3), recipe, data, data, outputs=[LABEL], seed=0, channels_last=False
+        )
+        assert (module.weights is not None) is given
+        assert (module._batches().shares is not None) is (imbalance == "sampling")
+
+    def test_drawing_shows_every_class_as_often(self) -> None:
+        shares = balanced(self.truth, [LABEL])
+        assert float(shares.sum()) == pytest.approx(1)
+        by_class = [float(shares[self.truth[:, 0] == k].sum()) for k in range(3)]
+        assert by_class == pytest.approx([by_class[0]] * 3)
+        epoch = [0]
+        batches = EpochBatches(len(self.truth), 4, 0, lambda: epoch[0], shares=shares)
+        seen = []
+        for number in range(300):
+            epoch[0] = number
+            seen += [row for batch in batches for row in batch]
+        counts = class_counts(self.truth[seen, 0], LABEL)
+        assert counts.min() > 0.9 * counts.max()
+        epoch[0] = 7
+        assert list(batches) == list(batches)
+
+    def test_drawing_goes_by_the_main_target(self) -> None:
+        both = torch.cat([self.truth[:20], torch.tensor([[0.0]] * 10 + [[1.0]] * 10)], dim=1)
+        sex = Output("sex", "classification", 2)
+        main = Output("label", "classification", 3, main=True)
+        assert torch.equal(balanced(both.flip(1), [sex, main]), balanced(both[:, :1], [LABEL]))
+        assert torch.allclose(balanced(both.flip(1), [sex, LABEL]), torch.full((20,), 0.05))
+
+    def test_guessing_says_the_shares_of_the_training_rows(self) -> None:
+        train = torch.tensor([[0.0], [0.0], [0.0], [1.0], [2.0], [NAN]])
+        judged = torch.tensor([[0.0], [2.0]])
+        expected = -(np.log(3 / 5) + np.log(1 / 5)) / 2
+        assert guess_loss(train, judged, [LABEL], Recipe()) == pytest.approx(expected, rel=1e-6)
+        numbers = torch.tensor([[1.0], [3.0]])
+        assert guess_loss(numbers, torch.tensor([[4.0]]), [NUMBER], Recipe()) == pytest.approx(4.0)
+
+
+def coloured(truth: Tensor) -> PanelData:
+    """Tiles whose colours follow the first target's class, with noise."""
+    generator = torch.Generator().manual_seed(3)
+    store = torch.randint(0, 140, (len(truth), 3, 32, 32), generator=generator, dtype=torch.uint8)
+    for row, value in enumerate(truth[:, 0].nan_to_num().long().tolist()):
+        store[row, value % 3] += 40 + 20 * (value // 3)
+    return PanelData(store, [[row] for row in range(len(truth))], truth, Panels())
+
+
+class TestTheProbedHead:
+    @pytest.mark.parametrize(("output", "classes"), [(LABEL, 3), (Output("two", "classification", 2), 2), (GRADE, 4)])
+    def test_is_better_than_guessing(self, output: Output, classes: int) -> None:
+        from casewise.training.module import predict
+
+        torch.manual_seed(0)
+        truth = (torch.arange(48) % classes)[:, None].float()
+        truth[5] = NAN
+        data = coloured(truth)
+        network = build_network("test_resnet", width_of([output]))
+        standardise(network, truth, [output])
+        probe(network, data, [str(row // 2) for row in range(48)], [output], batch=8)
+        with torch.no_grad():
+            raw = network.eval()(data.plain_batch(torch.arange(48)[:, None], torch.device("cpu")))
+        assert float(loss(raw, truth, output)) < 0.7 * guess_loss(truth, truth, [output], Recipe())
+        told = predict(network, data, [output], batch=8, channels_last=False, bf16=False, flips=True).numpy()
+        known = ~np.isnan(truth[:, 0].numpy())
+        assert (decided(output.kind, told) == truth[:, 0].numpy())[known].mean() > 0.8
+
+    def test_of_classes_is_a_logistic_regression(self) -> None:
+        from sklearn.linear_model import LogisticRegression
+
+        truth = (torch.arange(30) % 3)[:, None].float()
+        network = build_network("test_resnet", 3)
+        seen = drawn(30, network.width, seed=4).float()
+        seen[:, :3] += 3 * torch.eye(3)[truth[:, 0].long()]
+        probe(network, coloured(truth), [str(row) for row in range(30)], [LABEL], batch=8, seen=seen)
+        found = values_of(network.head.eval()(seen).detach(), [LABEL]).numpy()
+        rows = ((seen - seen.mean(dim=0)) / seen.std(dim=0, correction=0)).double().numpy()
+        of_some_penalty = [
+            LogisticRegression(C=c, max_iter=300).fit(rows, truth[:, 0].numpy()).predict_proba(rows)
+            for c in (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+        ]
+        assert min(np.abs(found - p).max() for p in of_some_penalty) < 1e-3

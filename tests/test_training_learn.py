@@ -1,0 +1,268 @@
+"""Three ways of tuning and the schedules: what changes, what it costs, and the same bits after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from casewise.errors import TrainingError
+from casewise.models.backbones import Network, build_network
+from casewise.study import Panels, Recipe
+from casewise.training import learn as learning
+from casewise.training.data import PanelData
+from casewise.training.fit import fit
+from casewise.training.learn import Course, Learned, learn, leftovers
+from casewise.training.module import Training
+from casewise.training.outputs import Output
+from casewise.training.speed import Choice
+from casewise.training.tuning import layer_groups, parameter_groups, unfreeze
+
+LABEL = (Output("label", "classification", 3),)
+PANELS = Panels(rotate=10, flip="horizontal", brightness=0.1)
+GROUPS = 3
+FINE = {"groups": GROUPS, "epochs": 2}
+
+
+class CutError(Exception):
+    """A kill, at a moment of the test's choice."""
+
+
+def part(rows: int, seed: int, *, misleading: bool = False) -> PanelData:
+    """Tiles whose colours follow their class."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = (torch.arange(rows) % 3)[:, None].float()
+    store = torch.randint(0, 150, (rows, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    for row, label in enumerate(truth[:, 0].long().tolist()):
+        store[row, label] += 60
+    told = (truth + 1) % 3 if misleading else truth
+    return PanelData(store, [[row] for row in range(rows)], told, PANELS, [f"S{row}/1" for row in range(rows)])
+
+
+TRAIN, STOP = part(25, 0), part(12, 1)
+
+
+def network_of(seed: int = 1) -> Network:
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    return build_network("test_resnet", 3, dropout=0.1)
+
+
+def learned(
+    folder: Path, recipe: dict[str, Any], *, tell: Any = None, stop: PanelData = STOP, **course: Any
+) -> Learned:
+    folder.mkdir(parents=True, exist_ok=True)
+    base = {
+        "batch": 8,
+        "optimizer": "radam",
+        "lr": 0.02,
+        "schedule": "one-cycle",
+        "fine": {"groups": GROUPS, "epochs": 2},
+    }
+    course = {"outputs": LABEL, "folder": folder, "seed": 5, "choice": Choice(), "save_every": 0.0, **course}
+    subjects = [str(row // 2) for row in range(len(TRAIN))]
+    return learn(
+        network_of(), Recipe.model_validate({**base, **recipe}), TRAIN, stop, subjects, Course(tell=tell, **course)
+    )
+
+
+def cut_after(epochs: int) -> Callable[[int], None]:
+    def tell(done: int) -> None:
+        if done >= epochs:
+            raise CutError
+
+    return tell
+
+
+def state(network: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def alike(one: Learned, two: Learned) -> None:
+    assert one.history == two.history
+    assert (one.best_epoch, one.best_loss, one.finder, one.stages) == (
+        *(two.best_epoch, two.best_loss, two.finder),
+        two.stages,
+    )
+    assert same(one.network.state_dict(), two.network.state_dict())
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The panels that every pass through a network's body has seen."""
+    seen: list[int] = []
+    plain = Network.features
+
+    def features(self: Network, panels: Tensor) -> Tensor:
+        seen.append(len(panels))
+        return plain(self, panels)
+
+    monkeypatch.setattr(Network, "features", features)
+    return seen
+
+
+RESUMED = {
+    "deep": {"epochs": 5},
+    "sampled, finder": {"epochs": 4, "imbalance": "sampling", "lr": "find", "finder": {"low": 1e-4, "steps": 20}},
+    "cosine, weights, smoothing": {"epochs": 4, "schedule": "cosine", "imbalance": "weights", "label_smoothing": 0.1},
+    "last epoch": {"epochs": 4, "stop": {"on": "none"}, "head": "probe"},
+    "shallow": {"epochs": 6, "tuning": "shallow", "head": "probe"},
+}
+
+
+@pytest.mark.parametrize("recipe", RESUMED.values(), ids=list(RESUMED))
+def test_a_killed_network_ends_in_the_same_bits(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    keep = "last" if recipe.get("stop") else "best"
+    whole = learned(tmp_path / "whole", recipe, keep=keep)
+    with pytest.raises(CutError):
+        learned(tmp_path / "cut", recipe, tell=cut_after(2), keep=keep)
+    assert (tmp_path / "cut" / "state.safetensors").is_file()
+    told: list[int] = []
+    alike(whole, learned(tmp_path / "cut", recipe, tell=told.append, keep=keep))
+    assert told[0] > 1  # it went on, and did not begin again
+    assert told[-1] == recipe["epochs"] == len(whole.history)
+
+
+def test_one_cycle_rises_and_falls(tmp_path: Path) -> None:
+    rates = [entry["lr"] for entry in learned(tmp_path, {"epochs": 8, "tuning": "shallow"}).history]
+    top = int(np.argmax(rates))
+    assert 0 < top < 4
+    assert rates[top] == pytest.approx(0.02, rel=0.1)
+    assert all(a < b for a, b in pairwise(rates[: top + 1]))
+    assert all(a > b for a, b in pairwise(rates[top:]))
+    assert rates[-1] < 0.02 / 50
+
+
+@pytest.mark.parametrize("head", ["random", "probe"])
+def test_shallow_changes_the_head_alone_in_one_pass(tmp_path: Path, counted: list[int], head: str) -> None:
+    found = learned(tmp_path, {"epochs": 30, "tuning": "shallow", "head": head})
+    assert sum(counted) == len(TRAIN) + len(STOP)
+    assert len(found.history) == 30
+    before, after = state(network_of()), state(found.network)
+    assert {key for key in before if not torch.equal(before[key], after[key])} == {"head.1.weight", "head.1.bias"}
+    assert found.best_loss < found.history[0]["stop_loss"] or head == "probe"
+
+
+class TestFineTuning:
+    recipe: dict[str, Any] = {"tuning": "fine", "epochs": 99, "lr": 0.01}  # noqa: RUF012
+
+    def test_groups_of_layers_are_unfrozen_while_it_helps(self, tmp_path: Path) -> None:
+        found = learned(tmp_path, self.recipe)
+        kept = [stage for stage in found.stages if stage["kept"]]
+        assert [stage["unfrozen"] for stage in found.stages] == list(range(len(found.stages)))
+        assert len(kept) > 1
+        assert all(a["best_loss"] > b["best_loss"] for a, b in pairwise(kept))
+        assert found.best_loss == kept[-1]["best_loss"] == found.history[found.best_epoch]["stop_loss"]
+        assert [entry["epoch"] for entry in found.history] == list(range(2 * len(found.stages)))
+        assert all(parameter.requires_grad for parameter in found.network.parameters())
+        module = Training(found.network, Recipe(), TRAIN, STOP, outputs=LABEL, seed=0, channels_last=False)
+        slots, _ = STOP.views()
+        raw = found.network(STOP.plain_batch(slots, torch.device("cpu")))
+        assert float(module.loss(raw.detach(), STOP.truth, plain=True)) == pytest.approx(found.best_loss, rel=1e-4)
+
+    def test_a_stage_that_does_not_help_is_taken_back(self, tmp_path: Path) -> None:
+        found = learned(tmp_path, self.recipe, stop=part(12, 1, misleading=True))
+        assert [stage["kept"] for stage in found.stages] == [*[True] * (len(found.stages) - 1), False]
+        kept = load_file(tmp_path / f"stage{len(found.stages) - 2}.safetensors")
+        assert len(found.stages) <= GROUPS
+        assert same(found.network.state_dict(), kept)
+        assert not same(found.network.state_dict(), load_file(tmp_path / f"stage{len(found.stages) - 1}.safetensors"))
+
+    @pytest.mark.parametrize("epochs", [1, 2, 3, 4])
+    def test_killed_inside_a_stage(self, tmp_path: Path, epochs: int) -> None:
+        recipe = {**self.recipe, "lr": "find", "finder": {"steps": 20}, "head": "probe"}
+        whole = learned(tmp_path / "whole", recipe)
+        with pytest.raises(CutError):
+            learned(tmp_path / "cut", recipe, tell=cut_after(epochs))
+        alike(whole, learned(tmp_path / "cut", recipe))
+        for path in leftovers(tmp_path / "cut"):
+            path.unlink(missing_ok=True)
+        assert {path.name for path in (tmp_path / "cut").rglob("*") if path.is_file()} == set()
+
+    def test_killed_between_stages(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = learned(tmp_path / "whole", self.recipe)
+        calls: list[Path] = []
+        plain = learning._fit
+
+        def first_only(*args: Any) -> Any:
+            calls.append(args[-1])
+            if len(calls) == 2:
+                raise CutError
+            return plain(*args)
+
+        monkeypatch.setattr(learning, "_fit", first_only)
+        with pytest.raises(CutError):
+            learned(tmp_path / "cut", self.recipe)
+        alike(whole, learned(tmp_path / "cut", self.recipe))
+        assert [path.name for path in calls[:3]] == ["stage0", "stage1", "stage1"]  # what was done is not redone
+
+    def test_what_a_cohort_pretrained_on_left_does_not_hinder_the_probe(self, tmp_path: Path) -> None:
+        recipe = {"epochs": 1, "tuning": "shallow", "head": "probe"}
+        plain = learned(tmp_path / "plain", recipe)
+        (tmp_path / "pretrained" / "pretrain").mkdir(parents=True)
+        (tmp_path / "pretrained" / "pretrain" / "state.safetensors").write_bytes(b"of the other cohort")
+        alike(plain, learned(tmp_path / "pretrained", recipe))
+
+
+def test_layers_below_learn_more_slowly() -> None:
+    network = network_of()
+    recipe = Recipe.model_validate({"discriminative": 4, "head_lr": 3, "fine": {"groups": GROUPS}})
+    groups = parameter_groups(network, recipe, 0.1)
+    assert [group["lr"] for group in groups] == pytest.approx([0.1 / 16, 0.1 / 4, 0.1, 0.3])
+    placed = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(placed) == sorted(id(parameter) for parameter in network.parameters())
+    first, last = (next(part[0].parameters()) for part in (layer_groups(network, 3)[0], layer_groups(network, 3)[-1]))
+    assert id(first) in {id(p) for p in groups[0]["params"]}
+    assert id(last) in {id(p) for p in groups[2]["params"]}
+    unfreeze(network, 1, GROUPS)
+    assert [group["lr"] for group in parameter_groups(network, recipe, 0.1)] == pytest.approx([0.1, 0.3])
+    plain = parameter_groups(network_of(), recipe.model_copy(update={"discriminative": 1.0}), 0.1)
+    assert [group["lr"] for group in plain] == pytest.approx([0.1, 0.3])
+
+
+@pytest.mark.parametrize("policy", ["train", "eval"])
+def test_frozen_batch_norms_keep_their_statistics(tmp_path: Path, policy: str) -> None:
+    network = network_of()
+    unfreeze(network, 1, GROUPS)
+    learns = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    recipe = Recipe.model_validate({"batch": 8, "epochs": 3, "lr": 0.01, "batch_norm": policy, "schedule": "constant"})
+    before = state(network)
+    fit(network, recipe, TRAIN, STOP, outputs=LABEL, folder=tmp_path, seed=0, choice=Choice(), keep="last")
+    changed = {key for key, value in network.state_dict().items() if not torch.equal(before[key], value)}
+    statistics = {key for key in changed if "running" in key or "num_batches" in key}
+    may = {key for key in before if "running" in key and key.rsplit(".", 1)[0] + ".weight" in learns}
+    assert {name.rsplit(".", 2)[0] for name in changed - statistics} == {name.rsplit(".", 2)[0] for name in learns}
+    assert changed - statistics <= learns
+    assert {key for key in statistics if "running" in key} == (may if policy == "train" else set())
+    assert may
+
+
+def test_after_a_probe_batch_norms_follow_what_they_see(tmp_path: Path) -> None:
+    """Looking at features puts the network in eval mode; it must not be trained in it."""
+    found = learned(tmp_path, {"epochs": 1, "lr": 1e-5, "head": "probe"}, keep="last")
+    before = state(network_of())
+    running = [key for key in before if "running" in key]
+    assert running
+    assert not any(torch.equal(before[key], found.network.state_dict()[key]) for key in running)
+
+
+def test_a_loss_that_is_no_number_names_the_cases(tmp_path: Path) -> None:
+    broken = replace(TRAIN, truth=TRAIN.truth.clone())
+    network = network_of()
+    with torch.no_grad():
+        network.head[-1].weight.fill_(float("nan"))
+    recipe = Recipe.model_validate({"batch": 4, "epochs": 2, "lr": 0.01})
+    with pytest.raises(TrainingError, match=r"test_resnet: .* epoch 1, batch 1 \(cases (S\d+/1, ){3}S\d+/1\)\. Lower"):
+        fit(network, recipe, broken, STOP, outputs=LABEL, folder=tmp_path, seed=0, choice=Choice())
