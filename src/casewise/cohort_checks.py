@@ -101,7 +101,7 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
 
 
 def keep_rows(cells: pd.DataFrame, study: Study, problems: Problems, notes: list[str]) -> pd.DataFrame:
-    """The rows that `where` keeps and `where_not` does not drop; both are compared as text, without spaces around it."""
+    """The rows that `where` keeps and `where_not` does not drop; cells are compared as text, without spaces around."""
     import pandas as pd
 
     kept = pd.Series(True, index=cells.index)

@@ -155,6 +155,10 @@ def _column_lines(study: Study) -> list[str]:
             if target.equals is not None:
                 told[column] = f"text; {name} is {target.equals!r}; empty = not known"
                 continue
+            if target.classes:
+                spelt = ", ".join(spelling for spellings in target.classes.values() for spelling in spellings)
+                told[column] = f"one of {spelt}, one value for each {study.level_of(name)}; empty = not known"
+                continue
             low, high = target.range
             kind = "whole, " if target.integer else ""
             told[column] = f"{kind}{low:g} to {high:g}, one value for each {study.level_of(name)}; empty = not scored"

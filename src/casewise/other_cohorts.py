@@ -110,7 +110,7 @@ def to_test_on(
             "if they are other people with the same numbers, say so: `external: {subjects: distinct}`."
         )
     store = tiles_of(other, cohort, folder / "tiles-external", show, "external")
-    check_twins_between(main, tiles, cohort, store, where="in the cohort to be tested on")
+    check_twins_between(main, tiles, cohort, store, where="in the cohort to be tested on", other_people=True)
     prefix = f"{other.name}:"
     renamed = {
         name: table.assign(subject=prefix + table["subject"].astype(str), case=prefix + table["case"].astype(str))

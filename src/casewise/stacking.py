@@ -88,8 +88,8 @@ def stack(
     coefficients: dict[str, dict[str, dict[str, Any]]] = {STACKERS[name].learner: {} for name in names}
     for target, (low, high) in ranges.items():
         if (oof.loc[oof["target"] == target, "kind"] != "regression").any():
-            of_target = [part[part["target"] == target] for part in (oof, means)]
-            stacked, told = stack_classes(*of_target, learners, names)
+            its, fresh_ones = oof[oof["target"] == target], means[means["target"] == target]
+            stacked, told = stack_classes(its, fresh_ones, learners, names)
             parts += stacked
             for name in names:
                 coefficients[STACKERS[name].learner][target] = told[name]

@@ -152,6 +152,10 @@ class Study(Part):
             raise ValueError(f"stack: 'logistic' combines classes, and {numbers!r} is a number")
         if self.outcome in classed and self.evaluation.bands:
             raise ValueError("evaluation.bands: the main outcome has classes already")
+        if self.recipe.lr == "find" and self.pretrain and not self.pretrain.lr:
+            raise ValueError(
+                "pretrain.lr: must be a number where recipe.lr is found; the finder looks at the study's own images"
+            )
         if self.recipe.imbalance != "none" and not among:
             raise ValueError(f"recipe.imbalance: {self.recipe.imbalance!r} needs a target with classes")
         if self.recipe.imbalance == "sampling" and self.outcome not in among:

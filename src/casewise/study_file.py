@@ -154,6 +154,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
             "targets",
             "scores",
             "where",
+            "where_not",
             "pretrain",
             "external",
             "bands",

@@ -30,8 +30,9 @@ def check_twins_between(
     other_store: TileStore,
     *,
     where: str = "in the cohort to pretrain on",
+    other_people: bool = False,
 ) -> None:
-    """Stop if a picture of one cohort stands in the other under another subject.
+    """Stop if a picture of one cohort stands in the other under another subject, or at all if all are other people.
 
     Raises:
         CohortError: naming the pairs; nothing was trained.
@@ -39,7 +40,8 @@ def check_twins_between(
     _refuse(
         _pictures(cohort, store),
         _pictures(other, other_store),
-        f"The same picture stands under another subject {where}",
+        f"The same picture stands {'' if other_people else 'under another subject '}{where}",
+        other_people=other_people,
     )
 
 
@@ -50,9 +52,9 @@ def _pictures(cohort: Cohort, store: TileStore) -> pd.DataFrame:
     return table.assign(content=store.index["tile_sha256"].to_numpy())[~blank]
 
 
-def _refuse(one: pd.DataFrame, two: pd.DataFrame, what: str) -> None:
+def _refuse(one: pd.DataFrame, two: pd.DataFrame, what: str, *, other_people: bool = False) -> None:
     pairs = one.merge(two, on="content", suffixes=("", "_other"))
-    pairs = pairs[pairs["subject"] != pairs["subject_other"]]
+    pairs = pairs if other_people else pairs[pairs["subject"] != pairs["subject_other"]]
     pairs = pairs[~pd.DataFrame(np.sort(pairs[["path", "path_other"]], axis=1), index=pairs.index).duplicated()]
     if len(pairs):
         lines = [
