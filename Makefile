@@ -34,12 +34,27 @@ lint: setup
 docs: setup
 	$(BIN)/python docs/build.py
 
-bench: setup
+$(VENV)/.bench: $(VENV)/.done
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	touch $@
+
+bench: setup $(VENV)/.bench
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/tuning.py
+	$(BIN)/python benchmarks/audit.py
+	$(BIN)/python benchmarks/fastai_cxr.py --speed-only
 
 results: setup
+	$(BIN)/casewise run studies/covid-cxr.yaml
+	$(BIN)/casewise run studies/covid-in-cohen.yaml
+	$(BIN)/casewise run studies/covid-cxr-by-source.yaml
+	$(BIN)/casewise run studies/idrid.yaml
+	$(BIN)/casewise results runs/covid-cxr --to docs/results/covid-cxr.md
+	$(BIN)/casewise results runs/covid-in-cohen --to docs/results/covid-in-cohen.md
+	$(BIN)/casewise results runs/covid-cxr-by-source --to docs/results/covid-cxr-by-source.md
+	$(BIN)/casewise results runs/idrid --to docs/results/idrid.md
 	$(BIN)/casewise run studies/covid-severity.yaml
 	$(BIN)/casewise run studies/covid-severity-pretrained.yaml
 	$(BIN)/casewise results runs/covid-severity --beside runs/covid-severity-pretrained --to docs/results/covid-severity.md

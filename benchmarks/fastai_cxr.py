@@ -84,7 +84,7 @@ def some(table: pd.DataFrame, images: int | None) -> pd.DataFrame:
 
 
 def with_folds(table: pd.DataFrame, run: Path | None, data: Path) -> pd.DataFrame:
-    """The table with the fold that each subject is held out in, from 1: as in the run and of its images, or made here."""
+    """The table with the fold that each subject is held out in, from 1: as in the run, or made here."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     fold = [0] * len(table)

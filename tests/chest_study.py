@@ -1,0 +1,46 @@
+"""A small study of chest phantoms that trains in about a second, for the tests of whole runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from casewise.study import Study
+from casewise.study_file import build_study
+
+THREE = ["covid", "no_finding", "pneumonia"]
+SMALL: dict[str, Any] = {
+    "name": "chest",
+    "synthetic": True,
+    "images": {"size": 64, "channels": "grey"},
+    "panels": {"by": "image"},
+    "split": {"test": 0.25, "folds": 2, "restarts": 20},
+    "backbones": ["test_resnet"],
+    "weights": "random",
+    "recipe": {"epochs": 2, "batch": 8, "optimizer": "radam", "schedule": "one-cycle", "label_smoothing": 0.1},
+    "evaluation": {"resamples": 200, "response": False},
+    "audit": {"permutations": 99},
+    "compute": {"jobs": 1, "precision": "fp32", "memory_format": "channels_last"},
+}
+
+
+def chest_study(table: Path, label: Any = None, **changes: Any) -> Study:
+    """The small study on a table, with settings laid over its own."""
+    merged = {
+        key: {**SMALL[key], **value} if isinstance(value, dict) and isinstance(SMALL.get(key), dict) else value
+        for key, value in changes.items()
+    }
+    values = {**SMALL, "cohort": table, "targets": {"label": label or THREE}, **merged}
+    return build_study(values, source="the test's study", folder=table.parent)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Train in one thread: on a busy machine threads wait for each other longer than these networks take."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("casewise.training.speed.cores", lambda: 1)
+        yield

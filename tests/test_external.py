@@ -1,0 +1,228 @@
+"""Another cohort to be tested on: predicted by the trained networks, told beside the internal figures, never learned."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from casewise.console import Silent
+from casewise.errors import CohortError, SplitError
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.elsewhere import drop
+from casewise.phantoms.chest import make_chest
+from casewise.predictions import mean_over_folds
+from casewise.run import Run, run
+from tests.chest_study import THREE, chest_study, one_thread
+
+LEARNER = "test_resnet"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def alone() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_chest(tmp_path_factory.mktemp("here"), subjects=24, size=(64, 64), seed=1)
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine other people, whose numbers are those of people of the study."""
+    return make_chest(tmp_path_factory.mktemp("there"), subjects=9, images=2, size=(64, 64), seed=8)
+
+
+def changed(table: Path, to: Path, **columns: Any) -> Path:
+    """The table with other columns, its paths made absolute."""
+    rows = pd.read_csv(table)
+    rows["path"] = [str(table.parent / path) for path in rows["path"]]
+    for name, values in columns.items():
+        rows[name] = values(rows[name]) if callable(values) else values
+    rows.to_csv(to, index=False)
+    return to
+
+
+def external(table: Path, **values: Any) -> dict[str, Any]:
+    return {"external": {"cohort": table, "name": "valley", "subjects": "distinct", **values}}
+
+
+def trained_files(folder: Path) -> dict[Path, int]:
+    names = ("job.json", "model.safetensors", "predictions.parquet", "model.json")
+    return {path: path.stat().st_mtime_ns for name in names for path in folder.glob(f"jobs/*/*/{name}")}
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory, here: Path) -> tuple[Run, dict[Path, int]]:
+    """A run without another cohort, and when its networks' files were written."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    done = run(chest_study(here), folder)
+    return done, trained_files(folder)
+
+
+@pytest.fixture(scope="module")
+def done(before: tuple[Run, dict[Path, int]], here: Path, there: Path) -> Run:
+    return run(chest_study(here, **external(there)), before[0].folder)
+
+
+def test_adding_a_cohort_trains_nothing(before: tuple[Run, dict[Path, int]], done: Run) -> None:
+    assert before[1]
+    assert trained_files(done.folder) == before[1]
+    inside = done.predictions[done.predictions["stage"] != "external"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(inside, before[0].predictions)
+    assert "external_drop" not in before[0].results
+
+
+def test_every_image_there_is_predicted_by_the_mean_of_the_folds(done: Run, there: Path) -> None:
+    rows = pd.read_parquet(done.folder / "predictions.parquet").query("stage == 'external'")
+    table = pd.read_csv(there)
+    assert len(rows) == len(table) == 18
+    assert set(rows["subject"]) == {f"valley:{name}" for name in table["subject"]}
+    assert set(rows["case"]) == {f"valley:{s}/{v}" for s, v in zip(table["subject"], table["visit"], strict=True)}
+    assert rows["outer_fold"].isna().all()
+    assert [Path(path).is_relative_to(there.parent) for path in rows["image"]] == [True] * 18
+    labels = {f"valley:{s}": THREE.index(label) for s, label in zip(table["subject"], table["label"], strict=True)}
+    assert [labels[s] for s in rows["subject"]] == rows["y_true"].tolist()
+    parts = [pd.read_parquet(path) for path in sorted(done.folder.glob("jobs/*/*/external.parquet"))]
+    assert len(parts) == 2
+    shares = rows.set_index("case")[["p0", "p1", "p2"]]
+    each = [part.set_index("case").loc[shares.index, ["p0", "p1", "p2"]].to_numpy() for part in parts]
+    assert np.allclose(shares.to_numpy(), np.mean(each, axis=0), atol=1e-7)
+    assert not np.allclose(each[0], each[1])
+    means = mean_over_folds(pd.concat(parts, ignore_index=True)).set_index("case").loc[shares.index]
+    assert np.allclose(means[["p0", "p1", "p2"]].to_numpy(), shares.to_numpy())
+
+
+def test_the_drop_is_told_with_its_interval(done: Run) -> None:
+    metrics = json.loads((done.folder / "metrics.json").read_text())
+    inside, outside = (metrics["metrics"][stage][LEARNER]["label"] for stage in ("test", "external"))
+    lost = metrics["external_drop"][LEARNER]
+    assert {"accuracy", "auroc", "f1"} <= set(lost)
+    for name, found in lost.items():
+        assert found["internal_stage"] == "test"
+        assert found["internal"] == pytest.approx(inside[name]["value"], abs=1e-5)
+        assert found["external"] == pytest.approx(outside[name]["value"], abs=1e-5)
+        assert found["difference"] == pytest.approx(found["external"] - found["internal"], abs=1e-5)
+        assert found["low"] <= found["difference"] <= found["high"]
+        assert found["rough"]
+    assert outside["accuracy"]["n_subjects"] == 9
+    assert outside["accuracy"]["n_cases"] == 18
+    assert "valley" in done.report.read_text()
+
+
+def test_no_drop_where_both_cohorts_are_alike() -> None:
+    """The same predictions on both sides: no difference, and an interval about nought."""
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 2, 60)
+    p = np.clip(0.5 + 0.25 * (truth * 2 - 1) + 0.3 * random.standard_normal(60), 0.01, 0.99)
+    rows = pd.DataFrame({"case": [f"s{i}/1" for i in range(60)], "subject": [f"s{i}" for i in range(60)]}).assign(
+        **{
+            "visit": "1",
+            "day": np.nan,
+            "region": "",
+            "image": "",
+            "model": "m",
+            "target": "label",
+            "inner_fold": pd.NA,
+        },
+        **{"outer_fold": pd.NA, "kind": "classification", "y_true": truth * 1.0, "y_pred": (p >= 0.5) * 1.0},
+        **{"p0": 1 - p, "p1": p, "stage": "test"},
+    )
+    elsewhere = rows.assign(stage="external", subject="x:" + rows["subject"], case="x:" + rows["case"])
+    plan = Plan(500, 0.95, 0)
+    found = drop(pd.concat([rows, elsewhere], ignore_index=True), "label", classes=["a", "b"], positive="b", plan=plan)
+    for figure in found["m"].values():
+        assert figure["difference"] == pytest.approx(0, abs=1e-12)
+        assert figure["low"] < 0 < figure["high"]
+    assert drop(rows, "label", classes=["a", "b"], plan=plan) == {}
+
+
+def test_running_again_predicts_nothing_again(done: Run, here: Path, there: Path) -> None:
+    files = {path: path.stat().st_mtime_ns for path in done.folder.glob("jobs/*/*/*")}
+    again = run(chest_study(here, **external(there)), done.folder)
+    assert {path: path.stat().st_mtime_ns for path in done.folder.glob("jobs/*/*/*")} == files
+    pd.testing.assert_frame_equal(again.predictions, done.predictions)
+
+
+def test_another_cohort_is_predicted_anew_and_trains_nothing(
+    done: Run, here: Path, there: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(done.folder, folder)
+    files = trained_files(folder)
+    other = run(chest_study(here, **external(there, where={"visit": "1"}, name="hill")), folder)
+    assert trained_files(folder) == files
+    rows = other.predictions.query("stage == 'external'")
+    assert len(rows) == 9
+    assert rows["subject"].str.startswith("hill:").all()
+    gone = run(chest_study(here), folder)
+    assert set(gone.predictions["stage"]) == {"oof", "test"}
+    assert trained_files(folder) == files
+
+
+def refused(here: Path, folder: Path, done: Run, **values: Any) -> str:
+    """What a run with another cohort says, in a copy of the trained folder."""
+    shutil.copytree(done.folder, folder)
+    with pytest.raises((CohortError, SplitError)) as told:
+        run(chest_study(here, **values), folder)
+    return str(told.value)
+
+
+def test_a_class_that_the_networks_do_not_know(done: Run, here: Path, there: Path, tmp_path: Path) -> None:
+    table = changed(there, tmp_path / "c.csv", label=lambda labels: labels.replace("pneumonia", "tuberculosis"))
+    said = refused(here, tmp_path / "run", done, **external(table))
+    assert "the networks do not know the class 'tuberculosis'; they know covid, no_finding, pneumonia." in said
+    chosen = {"label": ["covid", "no_finding"]}
+    shutil.rmtree(tmp_path / "run")
+    shutil.copytree(done.folder, tmp_path / "run")
+    kept = run(chest_study(here, **external(table, where=chosen)), tmp_path / "run")
+    assert len(kept.predictions.query("stage == 'external'")) == 12
+
+
+def test_names_of_the_studys_own_subjects(done: Run, here: Path, there: Path, tmp_path: Path) -> None:
+    said = refused(here, tmp_path / "run", done, **external(there, subjects="named_apart"))
+    assert "9 subjects of" in said
+    assert "have names of the study's own subjects (C0001, C0002," in said
+    assert "`external: {subjects: distinct}`" in said
+    spelt = changed(there, tmp_path / "c.csv", subject=lambda names: names.str.lower())
+    assert "9 subjects of" in refused(here, tmp_path / "run2", done, **external(spelt, subjects="named_apart"))
+
+
+def test_the_same_picture_in_both(done: Run, here: Path, there: Path, tmp_path: Path) -> None:
+    twin = pd.read_csv(here)["path"].iloc[5]
+    table = changed(there, tmp_path / "c.csv")
+    rows = pd.read_csv(table)
+    rows.loc[3, "path"] = str(here.parent / twin)
+    rows["subject"] = "V" + rows["subject"]
+    rows.to_csv(table, index=False)
+    said = refused(here, tmp_path / "run", done, **external(table))
+    assert "The same picture stands under another subject in the cohort to be tested on" in said
+    assert Path(twin).name in said
+
+
+def test_nothing_recorded_there(done: Run, here: Path, there: Path, tmp_path: Path) -> None:
+    table = changed(there, tmp_path / "c.csv", label="")
+    assert "has none of label recorded" in refused(here, tmp_path / "run", done, **external(table))
+
+
+def test_a_score_can_be_what_is_predicted(here: Path, there: Path, tmp_path: Path) -> None:
+    from casewise import steps
+    from casewise.other_cohorts import to_test_on
+
+    study = chest_study(
+        here,
+        **{"targets": {"age": {"range": (0, 120)}}, "scores": {"tens": {"formula": "age / 10", "range": (0, 12)}}},
+        **{"predict": ["tens"], **external(there)},
+    )
+    cohort = steps.read(study, None, Silent())
+    tiles = steps.prepare(study, cohort, tmp_path, Silent())
+    other, found, store = to_test_on(study, cohort, tiles, tmp_path, Silent())
+    assert (other.name, len(found.images), len(store)) == ("valley", 18, 18)
