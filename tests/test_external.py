@@ -1,4 +1,4 @@
-"""Another cohort to be tested on: predicted by the trained networks, told beside the internal figures, never learned."""
+"""Another cohort to be tested on: predicted by the trained networks, shown beside the study's own, never learned."""
 
 from __future__ import annotations
 
@@ -111,8 +111,11 @@ def test_the_drop_is_told_with_its_interval(done: Run) -> None:
         assert found["internal"] == pytest.approx(inside[name]["value"], abs=1e-5)
         assert found["external"] == pytest.approx(outside[name]["value"], abs=1e-5)
         assert found["difference"] == pytest.approx(found["external"] - found["internal"], abs=1e-5)
-        assert found["low"] <= found["difference"] <= found["high"]
+        # a class that most resamples of six subjects lack leaves no interval, here as in the figures themselves
+        assert (found["low"] is None) is (inside[name]["low"] is None)
+        assert found["low"] is None or found["low"] <= found["difference"] <= found["high"]
         assert found["rough"]
+    assert lost["accuracy"]["low"] < 0 < lost["accuracy"]["high"]
     assert outside["accuracy"]["n_subjects"] == 9
     assert outside["accuracy"]["n_cases"] == 18
     assert "valley" in done.report.read_text()
@@ -123,19 +126,11 @@ def test_no_drop_where_both_cohorts_are_alike() -> None:
     random = np.random.default_rng(0)
     truth = random.integers(0, 2, 60)
     p = np.clip(0.5 + 0.25 * (truth * 2 - 1) + 0.3 * random.standard_normal(60), 0.01, 0.99)
-    rows = pd.DataFrame({"case": [f"s{i}/1" for i in range(60)], "subject": [f"s{i}" for i in range(60)]}).assign(
-        **{
-            "visit": "1",
-            "day": np.nan,
-            "region": "",
-            "image": "",
-            "model": "m",
-            "target": "label",
-            "inner_fold": pd.NA,
-        },
-        **{"outer_fold": pd.NA, "kind": "classification", "y_true": truth * 1.0, "y_pred": (p >= 0.5) * 1.0},
-        **{"p0": 1 - p, "p1": p, "stage": "test"},
-    )
+    who = [f"s{i}" for i in range(60)]
+    told = {"target": "label", "kind": "classification", "model": "m", "stage": "test"}
+    nothing = {"day": np.nan, "region": "", "image": "", "outer_fold": pd.NA, "inner_fold": pd.NA}
+    values = {"y_true": truth * 1.0, "y_pred": (p >= 0.5) * 1.0, "p0": 1 - p, "p1": p}
+    rows = pd.DataFrame({"case": [f"{s}/1" for s in who], "subject": who, "visit": "1", **told, **nothing, **values})
     elsewhere = rows.assign(stage="external", subject="x:" + rows["subject"], case="x:" + rows["case"])
     plan = Plan(500, 0.95, 0)
     found = drop(pd.concat([rows, elsewhere], ignore_index=True), "label", classes=["a", "b"], positive="b", plan=plan)
@@ -181,8 +176,6 @@ def test_a_class_that_the_networks_do_not_know(done: Run, here: Path, there: Pat
     said = refused(here, tmp_path / "run", done, **external(table))
     assert "the networks do not know the class 'tuberculosis'; they know covid, no_finding, pneumonia." in said
     chosen = {"label": ["covid", "no_finding"]}
-    shutil.rmtree(tmp_path / "run")
-    shutil.copytree(done.folder, tmp_path / "run")
     kept = run(chest_study(here, **external(table, where=chosen)), tmp_path / "run")
     assert len(kept.predictions.query("stage == 'external'")) == 12
 
@@ -196,15 +189,16 @@ def test_names_of_the_studys_own_subjects(done: Run, here: Path, there: Path, tm
     assert "9 subjects of" in refused(here, tmp_path / "run2", done, **external(spelt, subjects="named_apart"))
 
 
-def test_the_same_picture_in_both(done: Run, here: Path, there: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["V0001", "C0006"], ids=["under another name", "under the name it has here"])
+def test_the_same_picture_in_both(done: Run, here: Path, there: Path, tmp_path: Path, name: str) -> None:
     twin = pd.read_csv(here)["path"].iloc[5]
+    assert "C0006" in twin
     table = changed(there, tmp_path / "c.csv")
     rows = pd.read_csv(table)
-    rows.loc[3, "path"] = str(here.parent / twin)
-    rows["subject"] = "V" + rows["subject"]
+    rows.loc[3, ["path", "subject", "visit"]] = [str(here.parent / twin), name, 9]
     rows.to_csv(table, index=False)
     said = refused(here, tmp_path / "run", done, **external(table))
-    assert "The same picture stands under another subject in the cohort to be tested on" in said
+    assert "The same picture stands in the cohort to be tested on:" in said
     assert Path(twin).name in said
 
 
@@ -217,11 +211,9 @@ def test_a_score_can_be_what_is_predicted(here: Path, there: Path, tmp_path: Pat
     from casewise import steps
     from casewise.other_cohorts import to_test_on
 
-    study = chest_study(
-        here,
-        **{"targets": {"age": {"range": (0, 120)}}, "scores": {"tens": {"formula": "age / 10", "range": (0, 12)}}},
-        **{"predict": ["tens"], **external(there)},
-    )
+    scores = {"tens": {"formula": "age / 10", "range": (0, 12)}}
+    targets = {"age": {"range": (0, 120)}}
+    study = chest_study(here, targets=targets, scores=scores, predict=["tens"], **external(there))
     cohort = steps.read(study, None, Silent())
     tiles = steps.prepare(study, cohort, tmp_path, Silent())
     other, found, store = to_test_on(study, cohort, tiles, tmp_path, Silent())

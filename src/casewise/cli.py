@@ -43,7 +43,7 @@ def run(
         int | None, typer.Option(min=1, help="Networks trained side by side [default: one a core].")
     ] = None,
 ) -> None:
-    """Run a study whole: cohort, tiles, split, networks, stacking, scores, report. Run again to continue."""
+    """Run a study whole: cohort, tiles, split, audit, networks, stacking, scores, report. Run again to continue."""
     from casewise.console import Terminal
     from casewise.run import run as run_study
 
@@ -86,6 +86,7 @@ def audit(
     """Look for twins, leaks and shortcuts before anything is trained; every run begins with it."""
     from casewise import steps
     from casewise.audit.words import told
+    from casewise.audited import examined
     from casewise.console import Terminal
     from casewise.run import only_run
 
@@ -95,9 +96,10 @@ def audit(
         cohort = steps.read(plan, None, show)
         tiles = steps.prepare(plan, cohort, folder, show)
         splits = steps.split(plan, cohort, folder, show)
-        found = steps.examined(plan, cohort, tiles, splits, folder, show)
-        steps.keep_audit(plan, found, folder)
+        found = examined(plan, cohort, tiles, splits, folder, show)
     print(told(found, plan.accept))
+    for note in found.notes(plan.accept):
+        print(f"{'':<10} {note}")
     print(f"audit: {folder / 'audit.json'}")
     found.gate(plan.accept)
 

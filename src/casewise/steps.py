@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -12,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-import casewise
 from casewise import predictions as predicted
-from casewise.audit.findings import Audit, read_audit, write_audit
+from casewise.audit.findings import Audit
+from casewise.audited import examined
 from casewise.cohort import Cohort, read_cohort
 from casewise.console import Show
 from casewise.errors import CohortError, RunError, StudyError, nearest
@@ -107,56 +105,11 @@ def audit(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder
         AuditError: naming what was found; nothing was trained.
     """
     found = examined(study, cohort, tiles, splits, folder, show)
-    keep_audit(study, found, folder)
     show.line("audit", found.verdict)
     for note in found.notes(study.accept):
         show.line("", note)
     found.gate(study.accept)
     return found
-
-
-def keep_audit(study: Study, found: Audit, folder: Path) -> None:
-    """Leave the audit in the run's folder, with the reasons that the study gives."""
-    write_audit(folder / "audit.json", found, study.accept)
-
-
-def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder: Path, show: Show) -> Audit:
-    """The audit of a study, or the one in the run's folder where nothing that it looked at has changed."""
-    from casewise.audit.examine import audit as examine
-    from casewise.jobs.fingerprint import table_hash
-    from casewise.models.embedding import embedder
-
-    looked_at = {
-        "table": table_hash(cohort, study),
-        "columns": cohort.images.drop(columns="path").astype(str).to_json(),
-        "tiles": tiles.address,
-        "split": splits.hash,
-        "study": [study.audit.model_dump(mode="json"), study.split.column, study.weights, str(study.weights_dir)],
-        "masks": _mask_files(study, cohort),
-        "casewise": casewise.__version__,
-    }
-    made_from = hashlib.sha256(json.dumps(looked_at, sort_keys=True).encode()).hexdigest()
-    path = folder / "audit.json"
-    if path.is_file():
-        before = read_audit(path)
-        if before.facts.get("made_from") == made_from:
-            return before
-    embed = embedder(study, tiles)
-    with show.bar("audit") as bar:
-        found = examine(
-            study, cohort, tiles, splits.side, embed=embed, progress=lambda done, total, text="": bar(done, total, text)
-        )
-    seen = {"made_from": made_from, "embedding": embed.origin if embed else "none: no pretrained weights at hand"}
-    return dataclasses.replace(found, facts={**found.facts, **seen})
-
-
-def _mask_files(study: Study, cohort: Cohort) -> list[tuple[str, int, int]]:
-    """Which masks the audit reads, with size and time of change."""
-    folder = study.root or study.cohort.parent
-    column = study.audit.mask
-    named = cohort.images[column].astype(str) if column and column in cohort.images else pd.Series(dtype=str)
-    files = [(text, (folder / text).stat()) for text in named if text and (folder / text).is_file()]
-    return [(text, told.st_size, told.st_mtime_ns) for text, told in files]
 
 
 def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder: Path, show: Show) -> pd.DataFrame:

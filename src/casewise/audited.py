@@ -1,0 +1,63 @@
+"""The audit of a run: made once, kept in the run's folder with the study's reasons, made anew where inputs changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+import casewise
+from casewise.audit.findings import Audit, read_audit, write_audit
+
+if TYPE_CHECKING:
+    from casewise.cohort import Cohort
+    from casewise.console import Show
+    from casewise.images.store import TileStore
+    from casewise.split import Splits
+    from casewise.study import Study
+
+
+def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder: Path, show: Show) -> Audit:
+    """The audit of a study, kept as `audit.json`; made anew only where something that it looked at has changed."""
+    from casewise.audit.examine import audit as examine
+    from casewise.jobs.fingerprint import table_hash
+    from casewise.models.embedding import embedder
+
+    looked_at = {
+        "table": table_hash(cohort, study),
+        "columns": cohort.images.drop(columns="path").astype(str).to_json(),
+        "tiles": tiles.address,
+        "split": splits.hash,
+        "study": [study.audit.model_dump(mode="json"), study.split.column, study.weights, str(study.weights_dir)],
+        "masks": _mask_files(study, cohort),
+        "casewise": casewise.__version__,
+    }
+    made_from = hashlib.sha256(json.dumps(looked_at, sort_keys=True).encode()).hexdigest()
+    path = folder / "audit.json"
+    if path.is_file():
+        before = read_audit(path)
+        if before.facts.get("made_from") == made_from:
+            write_audit(path, before, study.accept)  # the reasons may be new
+            return before
+    embed = embedder(study, tiles)
+    with show.bar("audit") as bar:
+        found = examine(
+            study, cohort, tiles, splits.side, embed=embed, progress=lambda done, total, text="": bar(done, total, text)
+        )
+    seen = {"made_from": made_from, "embedding": embed.origin if embed else "none: no pretrained weights at hand"}
+    found = dataclasses.replace(found, facts={**found.facts, **seen})
+    write_audit(path, found, study.accept)
+    return found
+
+
+def _mask_files(study: Study, cohort: Cohort) -> list[tuple[str, int, int]]:
+    """Which masks the audit reads, with size and time of change."""
+    folder = study.root or study.cohort.parent
+    column = study.audit.mask
+    named = cohort.images[column].astype(str) if column and column in cohort.images else pd.Series(dtype=str)
+    files = [(text, (folder / text).stat()) for text in named if text and (folder / text).is_file()]
+    return [(text, told.st_size, told.st_mtime_ns) for text, told in files]
