@@ -72,10 +72,8 @@ def main() -> None:
     print(f"  whole audit                      {seconds:7.1f} s   (aim: below 60)")
     for step, spent in found.seconds.items():
         print(f"    {step:<30} {spent:7.1f} s")
-    twins = found.seconds["twins"]
-    print(
-        f"  a script of hashes and loops     {hashing + comparing:7.1f} s   {(hashing + comparing) / twins:.1f}× the search for twins"
-    )
+    twins, script = found.seconds["twins"], hashing + comparing
+    print(f"  a script of hashes and loops     {script:7.1f} s   {script / twins:.1f}× the search for twins")
     print(f"    of it comparing                {comparing:7.1f} s   and it confirms nothing")
 
 

@@ -1,4 +1,4 @@
-"""The audit against what was planted: copies of films under new subjects, a mark that follows the class, nothing at all."""
+"""The audit against what was planted: copies of films, a mark that follows the class, and nothing at all."""
 
 from __future__ import annotations
 
