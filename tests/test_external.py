@@ -158,6 +158,14 @@ def test_another_cohort_is_predicted_anew_and_trains_nothing(
     rows = other.predictions.query("stage == 'external'")
     assert len(rows) == 9
     assert rows["subject"].str.startswith("hill:").all()
+    copied = tmp_path / "there"
+    shutil.copytree(there.parent, copied)
+    first = run(chest_study(here, **external(copied / "cases.csv")), folder).predictions
+    images = pd.read_csv(there)["path"].tolist()
+    (copied / images[0]).write_bytes((copied / images[-1]).read_bytes())
+    again = run(chest_study(here, **external(copied / "cases.csv")), folder).predictions
+    apart = first["case"][(first["p0"] - again["p0"]).abs() > 1e-6]
+    assert apart.tolist() == ["valley:C0001/1"]
     gone = run(chest_study(here), folder)
     assert set(gone.predictions["stage"]) == {"oof", "test"}
     assert trained_files(folder) == files

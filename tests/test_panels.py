@@ -150,7 +150,10 @@ def test_settings_of_before_draw_what_they_drew_before(
     y, x = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
     store = torch.stack([torch.stack([40 + 10 * k + 6 * x + 3 * y, 200 - 5 * x + 2 * k, 30 + 9 * y]) for k in range(6)])
     slots = torch.tensor([[0, 1, 2, EMPTY], [3, 4, EMPTY, 5]] if settings.slots == 4 else [[0], [3]])
-    found = augmented((store % 256).byte(), slots, settings, seeded(7))
+    generator, drawn_before = seeded(7), seeded(7)
+    found = augmented((store % 256).byte(), slots, settings, generator)
+    torch.rand(slots.numel(), 8, generator=drawn_before)
+    assert torch.equal(generator.get_state(), drawn_before.get_state())
     assert found.mean(dim=(2, 3)).flatten().tolist() == pytest.approx(means, abs=1e-4)
     assert [*found[0, :, 5, 9].tolist(), *found[1, :, 9, 5].tolist()] == pytest.approx(pixels, abs=1e-3)
 

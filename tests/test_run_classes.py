@@ -132,6 +132,9 @@ def test_two_of_three_classes(tmp_path: Path, chests: Path) -> None:
 def test_grades(tmp_path: Path, chests: Path) -> None:
     label = {"kind": "ordinal", "classes": ["no_finding", "pneumonia", "covid"]}
     recipe = {"tuning": "fine", "fine": {"groups": 2, "epochs": 1}, "imbalance": "sampling"}
+    half_written = tmp_path / "run" / "jobs" / "test_resnet" / "fold1" / "stage1" / ".state.safetensors.partial"
+    half_written.parent.mkdir(parents=True)
+    half_written.write_bytes(b"by a run that was killed")
     done = run(chest_study(chests, label, recipe=recipe), tmp_path / "run")
     check_probabilities(done.predictions, "ordinal", 3)
     figures = done.results["metrics"]["oof"]["test_resnet"]["label"]

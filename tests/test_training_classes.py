@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
+from casewise.errors import SplitError
 from casewise.models.backbones import build_network
 from casewise.predictions import decided
 from casewise.study import Panels, Recipe, Study
@@ -198,6 +199,17 @@ class TestImbalance:
         main = Output("label", "classification", 3, main=True)
         assert torch.equal(balanced(both.flip(1), [sex, main]), balanced(both[:, :1], [LABEL]))
         assert torch.allclose(balanced(both.flip(1), [sex, LABEL]), torch.full((20,), 0.05))
+
+    def test_a_class_that_early_stopping_took_away_is_said(self) -> None:
+        from casewise.jobs.network import _check_learned
+
+        targets = {"label": {"classes": ["covid", "no_finding", "pneumonia"]}, "age": {"range": (0, 99)}}
+        study = Study.model_validate({"name": "s", "cohort": "x", "backbones": ["resnet18"], "targets": targets})
+        both = torch.cat([self.truth, self.truth], dim=1)
+        _check_learned(study, both, where="resnet18, fold 1")
+        both[both[:, 0] == 2, 0] = NAN
+        with pytest.raises(SplitError, match="resnet18, fold 1: nobody that is learned from has label 'pneumonia'"):
+            _check_learned(study, both, where="resnet18, fold 1")
 
     def test_guessing_says_the_shares_of_the_training_rows(self) -> None:
         train = torch.tensor([[0.0], [0.0], [0.0], [1.0], [2.0], [NAN]])

@@ -5,7 +5,7 @@ takes many of them for the same. What two people never share is where the small 
 screened by the height of the correlation peak of their high-passed thumbnails; those left are registered (affine, by
 the enhanced correlation coefficient: Evangelidis and Psarakis, 2008) and compared block by block. The median over the
 blocks is the likeness: arrows, letters and a bright edge, which would rule one figure over the whole image, spoil
-only the blocks they lie in.
+only the blocks they lie in. What is alike so far is looked at once more in `detail`, by the files themselves.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from casewise.audit.hashes import INSET, Candidates, flip, grey
 if TYPE_CHECKING:
     from casewise.images.store import TileStore
 
-__all__ = ["Register", "compare", "likeness", "screen", "worth_comparing"]
+__all__ = ["SIDE", "Register", "compare", "in_pixels", "likeness", "registered", "screen", "worth_comparing"]
 
 SIDE = 128
 COARSE = 48
@@ -44,13 +44,26 @@ HIGHEST, SURE_PEAK = 5, 0.7
 BATCH = 512
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Register:
-    """How two images lie on each other: how alike they are, the shared part of the area, and the one's scale."""
+    """How two images lie on each other: how alike they are, the shared part of the area, and the way there.
+
+    `way`: affine from the one to the other, (2, 3), where each is a square of `SIDE` pixels.
+    """
 
     likeness: float
     shared: float
-    scale: float
+    way: np.ndarray
+
+    @property
+    def scale(self) -> float:
+        """The scale of the one in the other."""
+        return float(np.sqrt(abs(np.linalg.det(self.way[:, :2]))))
+
+    @property
+    def turn(self) -> float:
+        """How far the one is turned or slanted in the other, about in radians; resizing and cropping do neither."""
+        return float(max(abs(self.way[0, 1]), abs(self.way[1, 0])))
 
 
 def screen(store: TileStore, pairs: Candidates, *, progress: Callable[[int], None] | None = None) -> np.ndarray:
@@ -138,30 +151,30 @@ def likeness(
     centre = (len(one) - 1) / 2
     way = np.array([[scale, 0, 0], [0, scale, 0]], np.float32)
     way[:, 2] = centre * (1 - scale) + np.asarray(shift) * len(one) * scale
-    coarse = _registered(one, two, way, fine=False)
+    coarse = registered(one, two, way, fine=False)
     found = None if coarse is None else _laid_over(one, two, coarse)
     if coarse is None or found is None or found.likeness < PROMISING:
         return found
-    exact = _registered(one, two, coarse, fine=True)
+    exact = registered(one, two, coarse, fine=True)
     return None if exact is None else _laid_over(one, two, exact)
 
 
-def _registered(one: np.ndarray, two: np.ndarray, way: np.ndarray, *, fine: bool) -> np.ndarray | None:
+def registered(one: np.ndarray, two: np.ndarray, way: np.ndarray, *, fine: bool) -> np.ndarray | None:
     """Improve the affine way (2, 3) from `one` to `two`, on the images as they are or at half their size."""
     if not fine:
         half = (len(one) // 2, len(one) // 2)
         one, two = (cv2.resize(image, half, interpolation=cv2.INTER_AREA) for image in (one, two))
-        way = _in_pixels(way, 2)
+        way = in_pixels(way, 2)
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 1e-3)
     try:
         _, found = cv2.findTransformECC(one, two, way, cv2.MOTION_AFFINE, stop, None)
     except cv2.error:
         # What OpenCV raises where the iteration does not converge: such images do not lie on each other.
         return None
-    return np.asarray(found) if fine else _in_pixels(found, 0.5)
+    return np.asarray(found) if fine else in_pixels(found, 0.5)
 
 
-def _in_pixels(way: np.ndarray, by: float) -> np.ndarray:
+def in_pixels(way: np.ndarray, by: float) -> np.ndarray:
     """The same way in pixels `by` times as large; pixels are counted from the centre of the first."""
     offset = (by - 1) / 2
     other = np.array(way, np.float32)
@@ -180,7 +193,7 @@ def _laid_over(one: np.ndarray, two: np.ndarray, way: np.ndarray) -> Register | 
     agreement = _by_block(_high_pass(one, radius), _high_pass(laid, radius), both)
     if shared < 0.5 or len(agreement) < LEAST_BLOCKS:
         return None
-    return Register(float(np.median(agreement)), shared, float(np.sqrt(abs(np.linalg.det(way[:, :2])))))
+    return Register(float(np.median(agreement)), shared, in_pixels(way, side / SIDE))
 
 
 def _by_block(one: np.ndarray, two: np.ndarray, both: np.ndarray) -> np.ndarray:

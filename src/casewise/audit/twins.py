@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from casewise.audit.confirm import Register, compare, screen, worth_comparing
+from casewise.audit.detail import Look, look_closer
 from casewise.audit.hashes import FLIPS, Candidates, close_pairs, hash_store
 
 if TYPE_CHECKING:
@@ -23,13 +24,17 @@ Kind = Literal["bytes", "pixels", "near"]
 # Image numbers to (n, d) `float32` embeddings of unit length.
 Embed = Callable[[np.ndarray], np.ndarray]
 
-# Measured on 1,528 chest films, 516 photographs of the fundus and 2,040 phantom films, with altered copies of each:
-# different people reached a likeness of .37, .48 and .65, of the copies 98 % more than .78. From ALIKE on it is the
-# same picture, or the same person taken again in the same position; from DOUBTFUL on a network must agree.
-ALIKE, DOUBTFUL = 0.65, 0.5
+# In texture, different people reached .47 (10,000 pairs of phantom photographs, films and photographs of the fundus that
+# lay on each other), of the altered copies 98 % more than .55.
+ALIKE = 0.5
+# Tiles alone, or images of a few pixels, tell less: from DOUBTFUL on a network must agree, from CLEAR on it need not.
+DOUBTFUL, CLEAR = 0.65, 0.8
 COSINE = 0.9
-# Later films of one subject reach .79: among these only copies count.
-COPY = 0.8
+# What registered tiles must reach for the files to be looked at.
+PLAUSIBLE = 0.3
+# Later pictures of one subject share all that is finer than an outline, too, but never lie quite straight: among these
+# only copies count, which do.
+COPY, STRAIGHT = 0.8, 0.004
 # Of larger groups of identical images each is paired with the first only.
 ALL_PAIRS = 12
 
@@ -98,19 +103,31 @@ def _near(
     peaks = screen(store, pairs)
     chosen = worth_comparing(pairs, peaks)
     pairs, peaks = pairs.of(chosen), peaks[chosen]
-    registers = list(compare(store, pairs, peaks, progress=lambda done: tell(done / len(pairs))))
-    alike = np.array([-1.0 if found is None else found.likeness for found in registers])
+    registers = list(compare(store, pairs, peaks, progress=lambda done: tell(done / len(pairs) / 2)))
     subject = images["subject"].to_numpy()
-    same = subject[pairs.i] == subject[pairs.j]
-    maybe = np.flatnonzero(alike >= np.where(same, COPY, DOUBTFUL))
-    cosines = _cosines(pairs.of(maybe), embed)
-    for number, cosine in zip(maybe.tolist(), cosines, strict=True):
-        found = registers[number]
-        mirror = int(pairs.flip[number])
+    same = (subject[pairs.i] == subject[pairs.j]).tolist()
+    plausible = [(n, found) for n, found in enumerate(registers) if found and _plausible(found, same[n])]
+    same = [same[number] for number, _ in plausible]
+    pairs, found = pairs.of(np.array([n for n, _ in plausible], np.int64)), [found for _, found in plausible]
+    paths = images["path"].astype(str).tolist()
+    seen = look_closer(store, paths, pairs, found, progress=lambda done: tell((1 + done / len(pairs)) / 2))
+    looks = [(number, look) for number, look in enumerate(seen) if _least(look, same[number]) <= look.likeness]
+    cosines = _cosines(pairs.of(np.array([number for number, _ in looks], np.int64)), embed)
+    for (number, look), cosine in zip(looks, cosines, strict=True):
         # A network that was never shown anything upside down is no judge of it.
-        agrees = cosine is not None and cosine >= COSINE and mirror < 2
-        if found is not None and (found.likeness >= ALIKE or agrees):
-            yield _twin(pairs, number, found, cosine)
+        agrees = cosine is not None and cosine >= COSINE and pairs.flip[number] < 2
+        if not look.blurred or look.likeness >= CLEAR or agrees:
+            yield _twin(pairs, number, found[number], look, cosine)
+
+
+def _plausible(found: Register, same: bool) -> bool:
+    """Whether two registered tiles, of the `same` subject or of two, are worth a second look."""
+    return found.likeness >= COPY and found.turn <= STRAIGHT if same else found.likeness >= PLAUSIBLE
+
+
+def _least(look: Look, same: bool) -> float:
+    """The likeness that counts, or that a network may confirm."""
+    return COPY if same else DOUBTFUL if look.blurred else ALIKE
 
 
 def _twin(pairs: Candidates, number: int, found: Register, cosine: float | None) -> Twin:

@@ -1,0 +1,154 @@
+"""A second look at two images that look alike: does what lies inside the picture agree, and not only its outline?
+
+Two limbs in one pose before one cloth have the same outline, which is the strongest thing in both pictures, and share
+nothing else. Both are therefore read once more from their files, larger than tiles are, laid over each other, and
+compared in small blocks; blocks that an edge runs through are left out (by the structure tensor: Bigün and Granlund,
+1987). What is left is skin, cloth, ribs, vessels, grain. The likeness is the mean correlation of the blocks, in which
+a block counts by its texture up to what a camera's grain may be, and no more beyond it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from casewise.audit.confirm import SIDE, Register, in_pixels, registered
+from casewise.audit.hashes import Candidates, flip, grey
+from casewise.errors import ImageError
+from casewise.images.readers import read_image
+
+if TYPE_CHECKING:
+    from casewise.images.store import TileStore
+
+__all__ = ["MOST", "Look", "look_closer", "texture_likeness"]
+
+# The side at which images are compared, from this number of pixels on; smaller ones are compared at half of it.
+LARGE, LARGE_FROM = 256, 160
+# Of images with fewer pixels than this a side, or of which there is no more than the tile, little texture is left.
+BLURRED = 48
+# Longest side that is read of a file: enough for a square of 256 pixels.
+READ = 384
+# So many pairs are looked at in their files, the most alike first; the others in their tiles.
+MOST = 5000
+BLOCK = 8
+# The texture: what is left between two Gaussian filters of these radii, in pixels.
+FINE, COARSE = 1.2, 2.5
+# From this coherence on, 0 (no direction) to 1 (one edge), a block shows an edge.
+EDGE = 0.7
+# Grey levels at which a block counts in full, and what all blocks together must count.
+GRAIN, LEAST = 2.0, 6.0
+# Below this, once registered at half the size, registering stops.
+PROMISING = 0.15
+
+
+@dataclass(frozen=True)
+class Look:
+    """How alike two images are in texture, up to 1; None: they have too little of it to tell. `blurred`: as tiles."""
+
+    likeness: float
+    blurred: bool
+
+
+def look_closer(
+    store: TileStore,
+    paths: Sequence[str],
+    pairs: Candidates,
+    registers: Sequence[Register],
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[Look]:
+    """Look at each pair in the files `paths`, of which those of row i show tile i; `registers` say how they lie.
+
+    Where a file cannot be read any more, and beyond `MOST` pairs, the tiles are compared.
+    """
+
+    @lru_cache(maxsize=2000)
+    def of_file(row: int, side: int) -> np.ndarray | None:
+        try:
+            picture = read_image(Path(paths[row]), size=READ, channels="grey")[..., 0]
+        except ImageError:
+            return None
+        return np.rint(_square(picture.astype(np.float32), side)).clip(0, 255).astype(np.uint8)
+
+    longest = store.index[["width", "height"]].max(axis=1).to_numpy()
+    fewest = np.minimum(longest[pairs.i], longest[pairs.j])
+    first = np.argsort([-found.likeness for found in registers], kind="stable")[:MOST]
+    in_files = np.isin(np.arange(len(pairs)), first)
+    for number in range(len(pairs)):
+        i, j = int(pairs.i[number]), int(pairs.j[number])
+        side = LARGE if fewest[number] >= LARGE_FROM else LARGE // 2
+        one, two = (of_file(i, side), of_file(j, side)) if in_files[number] else (None, None)
+        blurred = one is None or two is None
+        if one is None or two is None:
+            one, two = grey(store, i, LARGE), grey(store, j, LARGE)
+        likeness = texture_likeness(
+            flip(one.astype(np.float32), int(pairs.flip[number])), two.astype(np.float32), registers[number].way
+        )
+        yield Look(likeness, blurred or bool(fewest[number] < BLURRED))
+        if progress:
+            progress(number + 1)
+
+
+def texture_likeness(one: np.ndarray, two: np.ndarray, way: np.ndarray) -> float | None:
+    """How alike two images (S, S) `float32` are in texture: 1 for the same picture, about 0 for two that share nothing.
+
+    `way`: about how `two` lies on `one`, in pixels of squares of `SIDE` (`Register.way`). None where nothing but edges
+    is left to compare.
+    """
+    coarse = registered(one, two, in_pixels(way, SIDE / len(one)), fine=False)
+    likeness = None if coarse is None else _agreement(one, two, coarse)
+    if coarse is None or likeness is None or likeness < PROMISING:
+        return likeness
+    exact = registered(one, two, coarse, fine=True)
+    return likeness if exact is None else _agreement(one, two, exact)
+
+
+def _agreement(one: np.ndarray, two: np.ndarray, way: np.ndarray) -> float | None:
+    """The weighted correlation of the blocks that both images cover and no edge runs through."""
+    shape = (len(one), len(one))
+    grid = cv2.WARP_INVERSE_MAP
+    laid = cv2.warpAffine(two, way, shape, flags=cv2.INTER_CUBIC | grid, borderMode=cv2.BORDER_REPLICATE)
+    both = cv2.warpAffine(np.ones_like(two), way, shape, flags=cv2.INTER_LINEAR | grid, borderValue=0)
+    left, right = _texture(one), _texture(laid)
+    inside = (_mean(both) > 0.99) & (_coherence(one) < EDGE) & (_coherence(laid) < EDGE)
+    power_left, power_right, product = (_mean(a * b)[inside] for a, b in ((left, left), (right, right), (left, right)))
+    # Texture of less than a grain's strength is drowned in it, or in what a JPEG leaves out.
+    weight = 1 / np.maximum(np.sqrt(power_left * power_right), GRAIN**2)
+    if float((np.sqrt(power_left * power_right) * weight).sum()) < LEAST:
+        return None
+    strength = np.sqrt((power_left * weight).sum() * (power_right * weight).sum())
+    return float((product * weight).sum() / strength)
+
+
+def _texture(image: np.ndarray) -> np.ndarray:
+    texture: np.ndarray = cv2.GaussianBlur(image, (0, 0), FINE) - cv2.GaussianBlur(image, (0, 0), COARSE)
+    return texture
+
+
+def _coherence(image: np.ndarray) -> np.ndarray:
+    """Of each block how much of its slope points one way, 0..1."""
+    smooth = cv2.GaussianBlur(image, (0, 0), 1.0)
+    x, y = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
+    across, down, mixed = _mean(x * x), _mean(y * y), _mean(x * y)
+    coherence: np.ndarray = np.sqrt((across - down) ** 2 + 4 * mixed**2) / (across + down + 1e-6)
+    return coherence
+
+
+def _mean(image: np.ndarray) -> np.ndarray:
+    """The mean of each block: (S, S) to (S²/64,)."""
+    parts = len(image) // BLOCK
+    mean: np.ndarray = cv2.resize(image, (parts, parts), interpolation=cv2.INTER_AREA).ravel()
+    return mean
+
+
+def _square(image: np.ndarray, side: int) -> np.ndarray:
+    # OpenCV's area filter only reduces.
+    way = cv2.INTER_AREA if min(image.shape) >= side else cv2.INTER_CUBIC
+    square: np.ndarray = cv2.resize(image, (side, side), interpolation=way)
+    return square
