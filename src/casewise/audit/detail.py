@@ -49,7 +49,10 @@ PROMISING = 0.15
 
 @dataclass(frozen=True)
 class Look:
-    """How alike two images are in texture, up to 1; None: they have too little of it to tell. `blurred`: as tiles."""
+    """How alike two images are in texture: 1 for the same, 0 also where they have too little of it to be told apart.
+
+    `blurred`: only tiles, or images of a few pixels, were there to compare.
+    """
 
     likeness: float
     blurred: bool
@@ -90,7 +93,7 @@ def look_closer(
         likeness = texture_likeness(
             flip(one.astype(np.float32), int(pairs.flip[number])), two.astype(np.float32), registers[number].way
         )
-        yield Look(likeness, blurred or bool(fewest[number] < BLURRED))
+        yield Look(likeness or 0.0, blurred or bool(fewest[number] < BLURRED))
         if progress:
             progress(number + 1)
 

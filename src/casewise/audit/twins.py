@@ -44,8 +44,9 @@ class Twin:
     """Images `i` < `j` show the same picture.
 
     `kind`: the same file (`bytes`), the same tile (`pixels`) or an altered copy (`near`). `distance`: bits of 128 in
-    which the hashes differ. `likeness`: median block correlation once registered, 1 if identical. `flip`: how the one
+    which the hashes differ. `likeness`: of their texture once registered, 1 if identical. `flip`: how the one
     is mirrored. `scale`: how much smaller the part is that the narrower one shows. `cosine`: of their embeddings.
+    `blurred`: only tiles, or images of a few pixels, were there to compare.
     """
 
     i: int
@@ -56,6 +57,7 @@ class Twin:
     flip: str = "none"
     scale: float = 1.0
     cosine: float | None = None
+    blurred: bool = False
 
 
 def find_twins(
@@ -130,17 +132,18 @@ def _least(look: Look, same: bool) -> float:
     return COPY if same else DOUBTFUL if look.blurred else ALIKE
 
 
-def _twin(pairs: Candidates, number: int, found: Register, cosine: float | None) -> Twin:
+def _twin(pairs: Candidates, number: int, found: Register, look: Look, cosine: float | None) -> Twin:
     i, j = sorted((int(pairs.i[number]), int(pairs.j[number])))
     return Twin(
         i,
         j,
         "near",
         int(pairs.distance[number]),
-        round(min(found.likeness, 1.0), 4),
+        round(min(look.likeness, 1.0), 4),
         FLIPS[int(pairs.flip[number])],
         round(min(found.scale, 1 / found.scale), 4),
         None if cosine is None else round(cosine, 4),
+        look.blurred,
     )
 
 
