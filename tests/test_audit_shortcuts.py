@@ -294,7 +294,7 @@ def test_source_is_named_with_its_figure_and_what_only_marks_it_is_not_an_error(
         row |= {"site": site, "age": row["age"] if site == "a" else ""}
         pixels += 40 * (site == "a")
 
-    study = make(tmp_path, subjects=120, change=change)
+    study = make(tmp_path, subjects=240, change=change)
     cohort, tiles = opened(study)
     found = look_for_shortcuts(study, cohort, tiles)
     assert levels(found)["shortcut-site"] == "error"
@@ -429,7 +429,7 @@ def test_numbers_and_grades(tmp_path: Path) -> None:
     }
     found = look(make(tmp_path, change=change, targets=targets))
     grade, extent = (next(f for f in found.findings if f.figures["target"] == t) for t in ("grade", "extent"))
-    assert grade.id == extent.id == "shortcut-age"
+    assert (grade.id, extent.id) == ("shortcut-age-grade", "shortcut-age-extent")
     assert grade.figures["spearman"] > 0.8
     assert extent.figures["metric"] == "r"
     assert extent.level == "error"

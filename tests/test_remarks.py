@@ -37,7 +37,12 @@ def test_a_network_that_learned_nothing_is_named(tmp_path: Path) -> None:
         place = tmp_path / "jobs" / "resnet18" / f"fold{fold}"
         place.mkdir(parents=True)
         (place / "job.json").write_text(json.dumps({"history": [{"stop_loss": loss} for loss in losses]}))
-    study = SimpleNamespace(backbones=["resnet18"], recipe=SimpleNamespace(stop=SimpleNamespace(on="inner")))
+    study = SimpleNamespace(
+        backbones=["resnet18"],
+        outcome="pasi",
+        classes_of=lambda name: [],
+        recipe=SimpleNamespace(stop=SimpleNamespace(on="inner")),
+    )
     assert hopeless(study, tmp_path)[0].startswith("1 of 2 networks of resnet18")
     study.recipe.stop.on = "none"
     assert hopeless(study, tmp_path) == []

@@ -12,6 +12,7 @@ import pandas as pd
 
 import casewise
 from casewise.audit.findings import Audit, read_audit, write_audit
+from casewise.errors import RunError
 
 if TYPE_CHECKING:
     from casewise.cohort import Cohort
@@ -21,29 +22,34 @@ if TYPE_CHECKING:
     from casewise.study import Study
 
 
+# What says how networks are trained and judged, and nothing of the images and their labels.
+NOT_LOOKED_AT = ("accept", "compute", "recipe", "stack", "external", "evaluation", "test_flips", "title", "description")
+
+
 def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder: Path, show: Show) -> Audit:
     """The audit of a study, kept as `audit.json`; made anew only where something that it looked at has changed."""
     from casewise.audit.examine import audit as examine
     from casewise.jobs.fingerprint import table_hash
     from casewise.models.embedding import embedder
 
+    embed = embedder(study, tiles)
     looked_at = {
         "table": table_hash(cohort, study),
-        "columns": cohort.images.drop(columns="path").astype(str).to_json(),
+        "columns": cohort.images.astype(str).to_json(),
         "tiles": tiles.address,
         "split": splits.hash,
-        "study": [study.audit.model_dump(mode="json"), study.split.column, study.weights, str(study.weights_dir)],
+        "study": study.model_dump(mode="json", exclude=set(NOT_LOOKED_AT)),
+        "network": embed.origin if embed else "",
         "masks": _mask_files(study, cohort),
         "casewise": casewise.__version__,
     }
     made_from = hashlib.sha256(json.dumps(looked_at, sort_keys=True).encode()).hexdigest()
     path = folder / "audit.json"
     if path.is_file():
-        before = read_audit(path)
-        if before.facts.get("made_from") == made_from:
+        before = _kept(path)
+        if before and before.facts.get("made_from") == made_from:
             write_audit(path, before, study.accept)  # the reasons may be new
             return before
-    embed = embedder(study, tiles)
     with show.bar("audit") as bar:
         found = examine(
             study, cohort, tiles, splits.side, embed=embed, progress=lambda done, total, text="": bar(done, total, text)
@@ -52,6 +58,14 @@ def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, fol
     found = dataclasses.replace(found, facts={**found.facts, **seen})
     write_audit(path, found, study.accept)
     return found
+
+
+def _kept(path: Path) -> Audit | None:
+    """The audit kept there; None where it cannot be read, as one of another version."""
+    try:
+        return read_audit(path)
+    except RunError:
+        return None
 
 
 def _mask_files(study: Study, cohort: Cohort) -> list[tuple[str, int, int]]:

@@ -93,7 +93,7 @@ def audit(
     plan, show = _read(study, weights_dir, None), Terminal()
     folder = out or Path("runs") / plan.name
     with only_run(folder):
-        cohort = steps.read(plan, None, show)
+        cohort = steps.read(plan, folder, show)
         tiles = steps.prepare(plan, cohort, folder, show)
         splits = steps.split(plan, cohort, folder, show)
         found = examined(plan, cohort, tiles, splits, folder, show)

@@ -117,6 +117,12 @@ def check_classes(images: pd.DataFrame, study: Study, problems: Problems) -> Non
         for code, label in enumerate(study.classes_of(name)):
             rows = images[images[name] == code]
             who = rows["subject"].unique()
+            if not len(rows) and images[name].notna().any():
+                problems.add(
+                    "class left out",
+                    f"{name}: no row of the class {label!r} is left after the rows that the study leaves out. Leave it "
+                    "out of `classes`, or leave out less.",
+                )
             if len(who) == 1 and len(rows):
                 problems.add(
                     "class of one subject",

@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from casewise.cohort import Cohort, read_cohort
 from casewise.cohort_checks import alike
 from casewise.console import Show
 from casewise.errors import CohortError, SplitError
 from casewise.images.tiles import tiles_of
-from casewise.truth import truth_table
 from casewise.twins import check_twins, check_twins_between
 
 if TYPE_CHECKING:
@@ -67,7 +64,7 @@ def external_study(study: Study) -> Study:
     wanted = study.external
     assert wanted is not None
     changes = {
-        "name": external_name(study),
+        "name": study.external_name,
         "cohort": wanted.cohort,
         "root": wanted.root,
         "columns": wanted.columns,
@@ -79,36 +76,46 @@ def external_study(study: Study) -> Study:
     return study.model_copy(update=changes)
 
 
-def external_name(study: Study) -> str:
-    """What the other cohort is called: as stated, else its folder's name."""
-    wanted = study.external
-    assert wanted is not None
-    return wanted.name or wanted.cohort.parent.name or "external"
-
-
-def to_test_on(
-    study: Study, main: Cohort, tiles: TileStore, folder: Path, show: Show
-) -> tuple[Study, Cohort, TileStore]:
-    """Read and prepare the cohort on which the trained networks are tested; its subjects get its name before theirs.
+def read_external(study: Study, main: Cohort) -> tuple[Study, Cohort]:
+    """Read and check the cohort on which the trained networks are to be tested, under its own study.
 
     Raises:
         CohortError: its table has problems, among them classes that the networks do not know.
-        SplitError: it shares subjects with the study, and the study does not say that they are other people.
+        SplitError: it shares names of subjects with the study, and the study does not say that they are other people.
     """
     wanted = study.external
     assert wanted is not None
     other = external_study(study)
     cohort = read_cohort(other, to_learn=False)
-    if np.isnan(truth_table(cohort.panels, study)).all():
+    if cohort.panels[study.outputs].isna().all(axis=None):
         raise CohortError(f"external: {wanted.cohort} has none of {', '.join(study.outputs)} recorded.")
-    mine = {alike(str(name)): str(name) for name in main.images["subject"]}
+    _named_apart(study, cohort, set(main.images["subject"].astype(str)), "the study's own subjects")
+    return other, cohort
+
+
+def _named_apart(study: Study, cohort: Cohort, known: set[str], whose: str) -> None:
+    wanted = study.external
+    assert wanted is not None
+    mine = {alike(name) for name in known}
     shared = sorted({str(name) for name in cohort.images["subject"] if alike(str(name)) in mine})
     if shared and wanted.subjects != "distinct":
         raise SplitError(
-            f"external: {len(shared)} subjects of {wanted.cohort} have names of the study's own subjects "
-            f"({', '.join(shared[:5])}). If they are the same people, leave them out with `external: {{where: …}}`; "
-            "if they are other people with the same numbers, say so: `external: {subjects: distinct}`."
+            f"external: {len(shared)} subjects of {wanted.cohort} have names of {whose} ({', '.join(shared[:5])}). If "
+            "they are the same people, leave them out with `external: {where_not: …}`; if they are other people with "
+            "the same numbers, say so: `external: {subjects: distinct}`."
         )
+
+
+def to_test_on(
+    study: Study, main: Cohort, tiles: TileStore, folder: Path, show: Show
+) -> tuple[Study, Cohort, TileStore]:
+    """Prepare the cohort on which the trained networks are tested; its subjects get its name before theirs.
+
+    Raises:
+        CohortError: as `read_external`; or a picture of it stands in the study's own cohort.
+        SplitError: as `read_external`.
+    """
+    other, cohort = read_external(study, main)
     store = tiles_of(other, cohort, folder / "tiles-external", show, "external")
     check_twins_between(main, tiles, cohort, store, where="in the cohort to be tested on", other_people=True)
     prefix = f"{other.name}:"
@@ -121,3 +128,20 @@ def to_test_on(
         f"{other.name}: {cohort.cases['subject'].nunique():,} subjects, {len(cohort.images):,} images",
     )
     return other, Cohort(**renamed, notes=[f"{other.name}: {note}" for note in cohort.notes]), store
+
+
+def apart_from_pretraining(study: Study, elsewhere: tuple[Study, Cohort, TileStore], pretraining: Pretrained) -> None:
+    """Stop if the cohort to be tested on holds people or pictures of the one that networks learn from first.
+
+    Raises:
+        SplitError: naming subjects of both.
+        CohortError: naming pictures of both.
+    """
+    from casewise.images.store import open_store
+
+    _, known = read_external(study, pretraining.cohort)
+    _named_apart(study, known, set(pretraining.cohort.images["subject"].astype(str)), "the cohort to pretrain on")
+    _, cohort, store = elsewhere
+    learned = open_store(pretraining.tiles)
+    where = "in the cohort to be tested on"
+    check_twins_between(pretraining.cohort, learned, cohort, store, where=where, other_people=True)

@@ -40,10 +40,10 @@ def headline(study: Study, results: dict[str, Any]) -> str:
             interval = f" [{f['low']:z.2f}, {f['high']:z.2f}{rough}]" if f["low"] is not None else ""
             parts.append(f"{name} {f['value']:z.2f}{interval}")
     n = next(iter(figures.values()))
+    block = results.get("classes", {}).get(stage, {}).get(learner, {}).get(study.outcome)
+    judged = f"{sum(block['support'])} {study.level_of(study.outcome)}s" if block else f"{n['n_cases']} cases"
     where = {"test": "test set", "external": "external set"}.get(stage, "out of fold")
-    return (
-        f"{study.outcome}, {where}, {n['n_cases']} cases of {n['n_subjects']} subjects, {learner}: {', '.join(parts)}"
-    )
+    return f"{study.outcome}, {where}, {judged} of {n['n_subjects']} subjects, {learner}: {', '.join(parts)}"
 
 
 def guess(predictions: pd.DataFrame, target: str, classes: Sequence[str] = ()) -> list[str]:
@@ -101,7 +101,9 @@ def hopeless(study: Study, folder: Path) -> list[str]:
     for model in study.backbones:
         place = folder / "jobs" / model.replace(":", "_").replace("/", "_")
         records = [json.loads(path.read_text()) for path in place.glob("*/job.json")]
-        bad = sum(min(h["stop_loss"] for h in record["history"]) >= record.get("guess_loss", 1) for record in records)
+        bad = sum(
+            min(h["stop_loss"] for h in record["history"]) >= (record.get("guess_loss") or 1) for record in records
+        )
         if bad:
             told.append(
                 f"{bad} of {len(records)} networks of {model} never did better on the subjects that decide when to "

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 def read(study: Study, folder: Path | None, show: Show) -> Cohort:
     """Read the cohort table and check that the study can be carried through with it and, if given, in this folder."""
     from casewise.jobs.fingerprint import refuse_other, what_decides
+    from casewise.other_cohorts import read_external
 
     if study.weights_dir and not study.weights_dir.is_dir():
         near = study.weights_dir.parent
@@ -52,6 +53,8 @@ def read(study: Study, folder: Path | None, show: Show) -> Cohort:
     for name, values in zip(study.outputs, truth_table(cohort.panels, study).T, strict=True):
         if np.nanmin(values) == np.nanmax(values):
             raise CohortError(f"{study.cohort}: {name} is {np.nanmin(values):g} everywhere: there is nothing to learn.")
+    if study.external:
+        read_external(study, cohort)
     if folder:
         refuse_other(folder, what_decides(study, cohort))
     parts = [
@@ -118,9 +121,12 @@ def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder
     from casewise.jobs.fingerprint import claim, what_decides, with_images
     from casewise.jobs.local import run_jobs
     from casewise.jobs.network import Material
-    from casewise.other_cohorts import to_pretrain_on
+    from casewise.other_cohorts import apart_from_pretraining, to_pretrain_on, to_test_on
 
+    elsewhere = to_test_on(study, cohort, tiles, folder, show) if study.external else None
     pretraining = to_pretrain_on(study, cohort, tiles, splits, folder, show) if study.pretrain else None
+    if elsewhere and pretraining:
+        apart_from_pretraining(study, elsewhere, pretraining)
     fingerprint = claim(folder, with_images(what_decides(study, cohort), splits, tiles, pretraining))
     write_json(folder / "study.json", study.model_dump(mode="json"))
     write_parquet(folder / "cohort.parquet", cohort.images)
@@ -136,22 +142,19 @@ def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder
     )
     table = pd.concat([pd.read_parquet(job.folder / "predictions.parquet") for job in jobs], ignore_index=True)
     tables = [_placed(table, cohort)]
-    if study.external:
-        tables.append(_elsewhere(study, cohort, tiles, jobs, folder, show))
+    if elsewhere:
+        tables.append(_elsewhere(elsewhere, jobs, folder, show))
     table = pd.concat(tables, ignore_index=True)
     tested = table[table["stage"] != "oof"]
     means = [predicted.mean_over_folds(tested)] if len(tested) else []
     return predicted.check(pd.concat([table[table["stage"] == "oof"], *means], ignore_index=True))
 
 
-def _elsewhere(
-    study: Study, cohort: Cohort, tiles: TileStore, jobs: list[Job], folder: Path, show: Show
-) -> pd.DataFrame:
+def _elsewhere(elsewhere: tuple[Study, Cohort, TileStore], jobs: list[Job], folder: Path, show: Show) -> pd.DataFrame:
     """What the trained networks predict on the external cohort."""
     from casewise.jobs.elsewhere import predict_elsewhere
-    from casewise.other_cohorts import to_test_on
 
-    other, external, store = to_test_on(study, cohort, tiles, folder, show)
+    other, external, store = elsewhere
     with show.bar("external") as bar:
         table = predict_elsewhere(
             jobs, other, external, folder / "tiles-external", store, tell=lambda done: bar(done, len(jobs))
@@ -222,6 +225,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Pa
             )
     classes = study.classes_of(study.outcome)
     found |= _other_patients(study, predictions, folder)
+    found["notes"] += [note] if (note := found.pop("drop_note", "")) else []
     found["notes"] += [*guess(predictions, study.outcome, classes), *hopeless(study, folder)]
     write_json(folder / "metrics.json", found)
     show.line(
@@ -243,6 +247,12 @@ def _other_patients(study: Study, predictions: pd.DataFrame, folder: Path) -> di
     found: dict[str, Any] = {}
     if study.external:
         found["external_drop"] = drop(predictions, target, classes=classes, positive=positive, plan=plan)
+        inside = {f["internal_stage"] for told in found["external_drop"].values() for f in told.values()}
+        if "oof" in inside:
+            found["drop_note"] = (
+                "The external cohort is predicted by the mean of all folds' networks, cases out of fold by one network "
+                "each: the drop is somewhat larger than it looks."
+            )
     sources = json.loads((folder / "splits.json").read_text()).get("left_out")
     if sources:
         found["left_out"] = by_source(predictions, target, sources, classes=classes, positive=positive, plan=plan)

@@ -180,6 +180,12 @@ class Study(Part):
         """The level of a target that states none: the level of a panel."""
         return self.panels.by
 
+    @property
+    def external_name(self) -> str:
+        """What the external cohort is called: as stated, else its folder's name; empty where there is none."""
+        stated = self.external
+        return (stated.name or stated.cohort.parent.name or "external") if stated else ""
+
     def classes_of(self, name: str) -> list[str]:
         """The classes of a target in their order; empty for numbers and scores."""
         return list(self.targets[name].classes) if name in self.targets else []

@@ -215,7 +215,7 @@ def with_classes(values: dict[str, Any]) -> dict[str, Any]:
                 "an ordinal target needs classes in rising order, or a range of whole numbers such as 0..4"
             )
         classes = [str(grade) for grade in range(int(found[0]), int(found[1]) + 1)]
-    elif "range" in values and not isinstance(values["range"], tuple):
+    elif "range" in values and not (values["range"] and tuple(values["range"]) == (0, len(classes) - 1)):
         raise ValueError("a target has classes or a range, not both")
     if isinstance(classes, (list, tuple)):
         classes = {str(name): [str(name)] for name in classes} if len({*map(str, classes)}) == len(classes) else classes

@@ -47,14 +47,14 @@ GRAIN, LEAST = 2.0, 6.0
 PROMISING = 0.15
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Look:
-    """How alike two images are in texture: 1 for the same, 0 also where they have too little of it to be told apart.
+    """How two images lie on each other, alike in texture; None where they have too little of it to tell.
 
     `blurred`: only tiles, or images of a few pixels, were there to compare.
     """
 
-    likeness: float
+    register: Register | None
     blurred: bool
 
 
@@ -90,43 +90,43 @@ def look_closer(
         blurred = one is None or two is None
         if one is None or two is None:
             one, two = grey(store, i, LARGE), grey(store, j, LARGE)
-        likeness = texture_likeness(
-            flip(one.astype(np.float32), int(pairs.flip[number])), two.astype(np.float32), registers[number].way
-        )
-        yield Look(likeness or 0.0, blurred or bool(fewest[number] < BLURRED))
+        turned = flip(one.astype(np.float32), int(pairs.flip[number]))
+        found = texture_likeness(turned, two.astype(np.float32), registers[number].way)
+        yield Look(found, blurred or bool(fewest[number] < BLURRED))
         if progress:
             progress(number + 1)
 
 
-def texture_likeness(one: np.ndarray, two: np.ndarray, way: np.ndarray) -> float | None:
+def texture_likeness(one: np.ndarray, two: np.ndarray, way: np.ndarray) -> Register | None:
     """How alike two images (S, S) `float32` are in texture: 1 for the same picture, about 0 for two that share nothing.
 
-    `way`: about how `two` lies on `one`, in pixels of squares of `SIDE` (`Register.way`). None where nothing but edges
+    `way`: about how `two` lies on `one`, as in `Register`. None where they cannot be registered, or nothing but edges
     is left to compare.
     """
     coarse = registered(one, two, in_pixels(way, SIDE / len(one)), fine=False)
-    likeness = None if coarse is None else _agreement(one, two, coarse)
-    if coarse is None or likeness is None or likeness < PROMISING:
-        return likeness
+    found = None if coarse is None else _agreement(one, two, coarse)
+    if coarse is None or found is None or found.likeness < PROMISING:
+        return found
     exact = registered(one, two, coarse, fine=True)
-    return likeness if exact is None else _agreement(one, two, exact)
+    return found if exact is None else _agreement(one, two, exact)
 
 
-def _agreement(one: np.ndarray, two: np.ndarray, way: np.ndarray) -> float | None:
+def _agreement(one: np.ndarray, two: np.ndarray, way: np.ndarray) -> Register | None:
     """The weighted correlation of the blocks that both images cover and no edge runs through."""
     shape = (len(one), len(one))
     grid = cv2.WARP_INVERSE_MAP
     laid = cv2.warpAffine(two, way, shape, flags=cv2.INTER_CUBIC | grid, borderMode=cv2.BORDER_REPLICATE)
-    both = cv2.warpAffine(np.ones_like(two), way, shape, flags=cv2.INTER_LINEAR | grid, borderValue=0)
+    both = _mean(cv2.warpAffine(np.ones_like(two), way, shape, flags=cv2.INTER_LINEAR | grid, borderValue=0))
+    chosen = (both > 0.99) & (_coherence(one) < EDGE) & (_coherence(laid) < EDGE)
     left, right = _texture(one), _texture(laid)
-    inside = (_mean(both) > 0.99) & (_coherence(one) < EDGE) & (_coherence(laid) < EDGE)
-    power_left, power_right, product = (_mean(a * b)[inside] for a, b in ((left, left), (right, right), (left, right)))
+    power_left, power_right, product = (_mean(a * b)[chosen] for a, b in ((left, left), (right, right), (left, right)))
     # Texture of less than a grain's strength is drowned in it, or in what a JPEG leaves out.
-    weight = 1 / np.maximum(np.sqrt(power_left * power_right), GRAIN**2)
-    if float((np.sqrt(power_left * power_right) * weight).sum()) < LEAST:
+    power = np.sqrt(power_left * power_right)
+    weight = 1 / np.maximum(power, GRAIN**2)
+    if float((power * weight).sum()) < LEAST:
         return None
-    strength = np.sqrt((power_left * weight).sum() * (power_right * weight).sum())
-    return float((product * weight).sum() / strength)
+    strength = float(np.sqrt((power_left * weight).sum() * (power_right * weight).sum()))
+    return Register(float((product * weight).sum()) / strength, float(both.mean()), in_pixels(way, len(one) / SIDE))
 
 
 def _texture(image: np.ndarray) -> np.ndarray:

@@ -53,6 +53,15 @@ def _drawn(images: pd.DataFrame, rows: NDArray[np.int64], most: int, seed: int) 
     return np.sort(shuffled[np.argsort(round_, kind="stable")[:most]])
 
 
+def _examined(images: pd.DataFrame, rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """The images that are asked: all up to a limit, or one of each subject where subjects have unlike numbers of them.
+
+    Labels are moved between subjects to see what chance gives; that is fair only where all have as many images.
+    """
+    counts = images["subject"].iloc[rows].value_counts()
+    return _drawn(images, rows, min(EXAMINED, len(counts)) if counts.nunique() > 1 else EXAMINED, seed)
+
+
 def gather(
     study: Study, images: pd.DataFrame, tiles: TileStore, columns: list[str], *, embed: views.Embed | None = None
 ) -> Iterator[Evidence]:
@@ -61,7 +70,7 @@ def gather(
     Raises:
         CohortError: masks are missing or do not match their images.
     """
-    rows = _drawn(images, np.arange(len(images)), EXAMINED, study.seed)
+    rows = _examined(images, np.arange(len(images)), study.seed)
     subjects = images["subject"].to_numpy()[rows]
     for name in columns:
         column = encode(name, images[name].astype(str).to_numpy()[rows].tolist(), subjects)
@@ -77,10 +86,10 @@ def gather(
     yield Evidence("thumbnail", "thumbnail", rows, views.thumbnail(small))
     yield Evidence("image", "source-from-image", rows, views.look(small))
     masked, masks = views.read_masks(study, images, tiles)
-    here = np.isin(masked, rows)
+    here = np.isin(masked, _examined(images, masked, study.seed)) if len(masked) else np.zeros(0, bool)
     masked, masks = masked[here], masks[here]
     if len(masked):
-        small = small[np.searchsorted(rows, masked)]
+        small = views.pictures(tiles, masked)
         yield Evidence("outside-anatomy", "outside-anatomy", masked, views.outside(small, masks))
         if embed:
             few = _drawn(images, masked, SHOWN, study.seed)

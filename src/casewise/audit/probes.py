@@ -120,9 +120,9 @@ def probe(features: Floats, labels: Labels, *, seed: int) -> Told | None:
     """Tell `labels` from `features` (n, d) by ridge regression on standardised features, five folds by subject.
 
     Folds and penalty do not look at the labels, so that the labels as they are and as they are moved are treated
-    alike, which makes the p-value exact; and what is fitted for one is fitted for all, since in
-    ŷ = Z (Zᵀ W Z + λ)⁻¹ Zᵀ W y only y changes. Images are compared within their fold only: scores of two networks,
-    one of which learned from more of a class, do not rank images of different folds.
+    alike; where all subjects have as many images, or one, the p-value is exact. What is fitted for one is fitted for
+    all, since in ŷ = Z (Zᵀ W Z + λ)⁻¹ Zᵀ W y only y changes. Images are compared within their fold only: scores of
+    two networks, one of which learned from more of a class, do not rank images of different folds.
 
     Returns None where no feature varies.
     """

@@ -201,6 +201,7 @@ def _findings(study: Study, answers: list[Answer], source: str | None) -> list[F
             groups.setdefault((answer.evidence.name, answer.target, answer.within), []).append(answer)
     sources = {a.target: a.strength for a in answers if a.p <= ALPHA and a.evidence.name == source}
     found = []
+    several = len({answer.target for answer in answers}) > 1
     for group in groups.values():
         best = max(group, key=lambda answer: answer.strength)
         kind, name, classed = best.evidence.kind, best.evidence.name, bool(best.labels.names)
@@ -213,6 +214,9 @@ def _findings(study: Study, answers: list[Answer], source: str | None) -> list[F
         else:
             level = "warning" if marks_source else level_of(kind, best.strength, classed=classed)
             id = "shortcut-" + re.sub(r"\W+", "-", name)
+        if several:
+            # a reason given for one target must not pass another
+            id += f"-{best.target}"
         figures = best.figures | _rank_correlation(study, best)
         if len(group) > 1:
             figures["others"] = [a.figures for a in group if a is not best]

@@ -109,41 +109,50 @@ def _near(
     subject = images["subject"].to_numpy()
     same = (subject[pairs.i] == subject[pairs.j]).tolist()
     plausible = [(n, found) for n, found in enumerate(registers) if found and _plausible(found, same[n])]
-    same = [same[number] for number, _ in plausible]
-    pairs, found = pairs.of(np.array([n for n, _ in plausible], np.int64)), [found for _, found in plausible]
-    paths = images["path"].astype(str).tolist()
-    seen = look_closer(store, paths, pairs, found, progress=lambda done: tell((1 + done / len(pairs)) / 2))
-    looks = [(number, look) for number, look in enumerate(seen) if _least(look, same[number]) <= look.likeness]
-    cosines = _cosines(pairs.of(np.array([number for number, _ in looks], np.int64)), embed)
-    for (number, look), cosine in zip(looks, cosines, strict=True):
+    same = [same[n] for n, _ in plausible]
+    pairs = pairs.of(np.array([n for n, _ in plausible], np.int64))
+    looks = look_closer(
+        store,
+        images["path"].astype(str).tolist(),
+        pairs,
+        [found for _, found in plausible],
+        progress=lambda done: tell((1 + done / len(pairs)) / 2),
+    )
+    alike = [(n, look, look.register) for n, look in enumerate(looks) if look.register and _alike(look, same[n])]
+    cosines = _cosines(pairs.of(np.array([n for n, _, _ in alike], np.int64)), embed)
+    for (n, look, found), cosine in zip(alike, cosines, strict=True):
         # A network that was never shown anything upside down is no judge of it.
-        agrees = cosine is not None and cosine >= COSINE and pairs.flip[number] < 2
-        if not look.blurred or look.likeness >= CLEAR or agrees:
-            yield _twin(pairs, number, found[number], look, cosine)
+        agrees = cosine is not None and cosine >= COSINE and pairs.flip[n] < 2
+        if not look.blurred or found.likeness >= CLEAR or agrees:
+            yield _twin(pairs, n, found, look.blurred, cosine)
 
 
 def _plausible(found: Register, same: bool) -> bool:
-    """Whether two registered tiles, of the `same` subject or of two, are worth a second look."""
-    return found.likeness >= COPY and found.turn <= STRAIGHT if same else found.likeness >= PLAUSIBLE
+    """Whether registered tiles, of the `same` subject or of two, are worth a second look."""
+    return found.likeness >= COPY and found.turn <= 4 * STRAIGHT if same else found.likeness >= PLAUSIBLE
 
 
-def _least(look: Look, same: bool) -> float:
-    """The likeness that counts, or that a network may confirm."""
-    return COPY if same else DOUBTFUL if look.blurred else ALIKE
+def _alike(look: Look, same: bool) -> bool:
+    """Whether the second look found two images alike, or so alike that a network may confirm it."""
+    if look.register is None:
+        return False
+    if same:
+        return look.register.likeness >= COPY and look.register.turn <= STRAIGHT
+    return look.register.likeness >= (DOUBTFUL if look.blurred else ALIKE)
 
 
-def _twin(pairs: Candidates, number: int, found: Register, look: Look, cosine: float | None) -> Twin:
+def _twin(pairs: Candidates, number: int, found: Register, blurred: bool, cosine: float | None) -> Twin:
     i, j = sorted((int(pairs.i[number]), int(pairs.j[number])))
     return Twin(
         i,
         j,
         "near",
         int(pairs.distance[number]),
-        round(min(look.likeness, 1.0), 4),
+        round(min(found.likeness, 1.0), 4),
         FLIPS[int(pairs.flip[number])],
         round(min(found.scale, 1 / found.scale), 4),
         None if cosine is None else round(cosine, 4),
-        look.blurred,
+        blurred,
     )
 
 

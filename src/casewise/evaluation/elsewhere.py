@@ -11,7 +11,7 @@ import pandas as pd
 
 from casewise.evaluation import metrics as m
 from casewise.evaluation.bootstrap import ROUGH_BELOW, Plan, by_subject, draw, percentiles, sum_by_subject
-from casewise.evaluation.classed import Chosen, classes_of, judge_classes, widen
+from casewise.evaluation.classed import classes_of, judge_classes, widen
 from casewise.evaluation.classification import Classes, figures
 from casewise.predictions import final_rows
 
@@ -75,7 +75,9 @@ def by_source(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """The figures of each source by networks that never saw it: source -> learner -> metric -> estimate."""
     rows = final_rows(predictions[predictions["target"] == target])
-    rows = rows[rows["y_true"].notna() & (rows["stage"] == "oof")]
+    # a fitted stacker has seen every source through the networks that feed it
+    fitted = rows["model"].str.startswith("meta_learner")
+    rows = rows[rows["y_true"].notna() & (rows["stage"] == "oof") & ~fitted]
     its = classes_of(rows, classes, positive) if classes and len(rows) else None
     told: dict[str, dict[str, dict[str, Any]]] = {}
     for fold, source in enumerate(sources, start=1):
@@ -108,7 +110,7 @@ def _resampled(
     """One learner's figures, those of every resample (R,), and the number of subjects."""
     n_subjects = part["subject"].nunique()
     if classes is not None:
-        samples = widen(part, classes, Chosen({}, {}).temperatures, crossed=False).samples
+        samples = widen(part, classes, {}, crossed=False).samples
         at = figures(samples, classes, np.ones((1, n_subjects)))
         drawn = figures(samples, classes, draw(n_subjects, plan))
         return (

@@ -29,6 +29,8 @@ def what_decides(study: Study, cohort: Cohort) -> dict[str, Any]:
     names = ["panels", "targets", "predict", "recipe", "weights", "pretrain", "test_flips", "seed", "missing_regions"]
     decided = {name: plain[name] for name in names}
     decided["scores"] = plain["scores"] if set(study.outputs) & set(study.scores) else {}
+    if study.recipe.imbalance == "sampling":
+        decided["drawn_by"] = study.outcome
     decided["cohort"] = table_hash(cohort, study)
     return decided
 

@@ -113,7 +113,8 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         )
 
     fit_rows, stop_rows = rows_of(fitted_on, scored=True), rows_of(stopped_on, scored=True)
-    if study.recipe.stop.on == "none":
+    alone = study.recipe.stop.on == "none"
+    if alone:
         stop_rows = fit_rows[:1]  # Lightning wants something to validate on; nothing is decided by it
     names = [str(subjects.iloc[r]) for r in fit_rows]
     train, stop = part(fit_rows), part(stop_rows)
@@ -183,7 +184,7 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         "seconds": round(time.monotonic() - begun, 1),
         **{k: v for k, v in asdict(choice).items() if k in ("device", "precision", "threads")},
         "memory_format": "channels-last" if choice.channels_last else "contiguous",
-        "guess_loss": guess_loss(train.truth, stop.truth, outputs, study.recipe),
+        "guess_loss": None if alone else guess_loss(train.truth, stop.truth, outputs, study.recipe),
         "finder": learned.finder,
         "stages": learned.stages,
         "history": learned.history,

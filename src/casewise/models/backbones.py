@@ -169,7 +169,8 @@ def set_momentum(network: nn.Module, momentum: float) -> None:
 def keep_statistics(network: nn.Module, *, only_frozen: bool = False) -> None:
     """Put batch norms in eval mode, so that running statistics are used and kept; or those of frozen layers only."""
     for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not (
-            only_frozen and any(parameter.requires_grad for parameter in module.parameters())
-        ):
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+            continue
+        own = [parameter.requires_grad for parameter in module.parameters()]
+        if not only_frozen or (own and not any(own)):
             module.eval()

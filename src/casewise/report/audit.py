@@ -22,6 +22,7 @@ TRIED = {
 }
 EVIDENCE = {
     "files": "how the files were made",
+    "file-size": "bytes a pixel",
     "border": "the border alone",
     "thumbnail": "a thumbnail of 8 × 8 grey values",
     "outside-anatomy": "the image without the anatomy",

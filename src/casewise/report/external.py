@@ -50,8 +50,7 @@ def external(material: Material) -> dict[str, Any] | None:
 
 def name_of(material: Material) -> str:
     """What the external cohort is called."""
-    stated = material.study.external
-    return (stated.name or stated.cohort.parent.name or "external") if stated else "the external cohort"
+    return material.study.external_name or "the external cohort"
 
 
 def sentence(material: Material) -> str:

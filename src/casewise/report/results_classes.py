@@ -51,13 +51,18 @@ def table(target: str, stage: str, material: Sequence[dict[str, Any]]) -> list[s
     """One line a learner of every run, then, in italics, what others reported."""
     study = material[0]["study"]
     columns = columns_of(study, target)
-    lines = [f"| learner | cases | {' | '.join(columns.values())} |", "|---" * (len(columns) + 2) + "|"]
+    lines = [
+        f"| learner | {_unit(study, target)} | {' | '.join(columns.values())} |",
+        "|---" * (len(columns) + 2) + "|",
+    ]
     for number, part in enumerate(material):
         suffix = f" ({part['study']['name']})" if number else ""
         for learner, targets in part["metrics"]["metrics"].get(stage, {}).items():
             if figures := targets.get(target):
                 cells = " | ".join(figure(figures.get(metric)) for metric in columns)
-                lines.append(f"| {learner}{suffix} | {_cases(figures)} | {cells} |")
+                block = part["metrics"].get("classes", {}).get(stage, {}).get(learner, {}).get(target) or {}
+                judged = sum(block["support"]) if block else "–"
+                lines.append(f"| {learner}{suffix} | {judged} | {cells} |")
     for name, values in study["evaluation"]["references"].get(target, {}).items():
         cells = " | ".join(f"{values[metric]:.3f}" if metric in values else "–" for metric in columns)
         lines.append(f"| *{name}* | – | {cells} |")
@@ -66,6 +71,11 @@ def table(target: str, stage: str, material: Sequence[dict[str, Any]]) -> list[s
 
 def _cases(figures: dict[str, Any]) -> str:
     return str(next((entry["n_cases"] for entry in figures.values() if entry and "n_cases" in entry), "–"))
+
+
+def _unit(study: dict[str, Any], target: str) -> str:
+    """What is judged: images, regions, cases or subjects, as the target stands."""
+    return f"{study['targets'][target].get('level') or study['panels']['by']}s"
 
 
 def trained(study: dict[str, Any]) -> str:

@@ -148,7 +148,11 @@ def steepest(rates: np.ndarray, losses: np.ndarray) -> float | None:
         return None
     curve = smoothed(usable)
     least = int(curve.argmin())
-    if least < 3 or curve[0] - curve[least] < 0.01 * abs(curve[0]):
+    first = max(5, len(usable) // 6)
+    noise = float(np.std(np.diff(usable[: max(least, 2 * first)]))) / math.sqrt(2)
+    # how far the least of a moving average and the mean of the first losses part by noise alone
+    chance = 4 * noise * math.sqrt((1 - SMOOTHING) / (1 + SMOOTHING) + 1 / first)
+    if least < 3 or float(np.mean(usable[:first])) - curve[least] < max(0.01 * abs(curve[0]), chance):
         return None
     slope = np.gradient(curve[: least + 1], np.log(rates[: least + 1]))
     chosen = float(rates[int(slope.argmin())])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from casewise.files import write_json
 from casewise.models.backbones import Network
 from casewise.study import Recipe
 from casewise.training.checkpoint import write_tensors
-from casewise.training.data import Batches, FeatureData, PanelData
+from casewise.training.data import Batches, FeatureData, PanelData, mixed_seed
 from casewise.training.finder import find_rate
 from casewise.training.fit import Fitted, fit
 from casewise.training.outputs import Output
@@ -62,6 +62,7 @@ def learn(
     """
     # not the state of a cohort pretrained on, which lies in the same folder
     marks = ("state.safetensors", "stage*/state.safetensors", "stage*.json")
+    network.to(course.choice.device)
     begun = any(any(course.folder.glob(mark)) for mark in marks)
     heads: tuple[FeatureData, FeatureData] | None = None
     if recipe.tuning in ("shallow", "fine"):
@@ -108,9 +109,11 @@ def _featured(network: Network, data: PanelData, recipe: Recipe) -> FeatureData:
     return FeatureData(features(network, data, batch=recipe.batch), data.truth, data.names)
 
 
-def _found(network: Network | HeadOnly, train: Batches, recipe: Recipe, course: Course) -> dict[str, Any]:
+def _found(
+    network: Network | HeadOnly, train: Batches, recipe: Recipe, course: Course, name: str = "finder.json"
+) -> dict[str, Any]:
     """The finder's curve, from its file where a killed job has written it."""
-    path = course.folder / "finder.json"
+    path = course.folder / name
     if not path.is_file():
         try:
             found = find_rate(network, recipe, train, outputs=course.outputs, seed=course.seed, choice=course.choice)
@@ -138,6 +141,10 @@ def _fine(
     best, best_epoch = math.inf, 0
     for unfrozen in range(groups + 1):
         unfreeze(network, unfrozen, recipe.fine.groups)
+        if found and unfrozen == 1:
+            # the head's rate says nothing about the layers below it
+            found = _found(network, train, recipe, course, "finder-body.json")
+            each = each.model_copy(update={"lr": found["chosen"]})
         place = course.folder / f"stage{unfrozen}"
         before = {k: v.detach().clone() for k, v in network.state_dict().items()}
         if place.with_suffix(".json").is_file():
@@ -145,7 +152,10 @@ def _fine(
             network.load_state_dict(load_file(place.with_suffix(".safetensors")))
         else:
             place.mkdir(parents=True, exist_ok=True)
-            told = _told_from(course, len(history))
+            told = replace(
+                _told_from(course, len(history)),
+                seed=mixed_seed(course.seed, "stage", unfrozen) if unfrozen else course.seed,
+            )
             fitted = (
                 _fit(network, each, train, stop, told, place)
                 if unfrozen
@@ -173,14 +183,12 @@ def _fine(
 
 def _told_from(course: Course, done: int) -> Course:
     """The same course, telling its progress on top of the stages before."""
-    from dataclasses import replace
-
     tell = course.tell
     return replace(course, tell=(lambda epoch: tell(done + epoch)) if tell else None)
 
 
 def leftovers(folder: Path) -> list[Path]:
     """What training leaves in a job's folder to continue from; nothing of it is needed once the job is done."""
-    names = ("state.safetensors", "finder.json")
+    names = ("state.safetensors", "finder.json", "finder-body.json")
     stages = sorted(folder.glob("stage*.safetensors")) + sorted(folder.glob("stage*.json"))
     return [folder / name for name in names] + stages + sorted(folder.glob("stage*/state.safetensors"))
