@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from casewise.audit.between import check_twins_between
 from casewise.cohort import Cohort, read_cohort
 from casewise.cohort_checks import alike
 from casewise.console import Show
 from casewise.errors import CohortError, SplitError
 from casewise.images.tiles import tiles_of
-from casewise.twins import check_twins, check_twins_between
 
 if TYPE_CHECKING:
     from casewise.images.store import TileStore
@@ -54,7 +54,6 @@ def to_pretrain_on(
         "those held out of a fold are left out of its pretraining",
     )
     store = tiles_of(other, cohort, folder / "tiles-pretraining", show, "pretrain")
-    check_twins(cohort, store)
     check_twins_between(main, tiles, cohort, store)
     return Pretrained(other, cohort, folder / "tiles-pretraining", store.address)
 
