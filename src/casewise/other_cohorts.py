@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from casewise.audit.between import check_twins_between
 from casewise.cohort import Cohort, read_cohort
 from casewise.cohort_checks import alike
 from casewise.console import Show
 from casewise.errors import CohortError, SplitError
 from casewise.images.tiles import tiles_of
+from casewise.truth import truth_table
 
 if TYPE_CHECKING:
     from casewise.images.store import TileStore
@@ -86,7 +89,7 @@ def read_external(study: Study, main: Cohort) -> tuple[Study, Cohort]:
     assert wanted is not None
     other = external_study(study)
     cohort = read_cohort(other, to_learn=False)
-    if cohort.panels[study.outputs].isna().all(axis=None):
+    if np.isnan(truth_table(cohort.panels, other)).all():
         raise CohortError(f"external: {wanted.cohort} has none of {', '.join(study.outputs)} recorded.")
     _named_apart(study, cohort, set(main.images["subject"].astype(str)), "the study's own subjects")
     return other, cohort

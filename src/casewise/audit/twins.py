@@ -26,7 +26,7 @@ Embed = Callable[[np.ndarray], np.ndarray]
 
 # In texture, different people reached .47 (10,000 pairs of phantom photographs, films and photographs of the fundus that
 # lay on each other), of the altered copies 98 % more than .55.
-ALIKE = 0.5
+ALIKE = 0.47
 # Tiles alone, or images of a few pixels, tell less: from DOUBTFUL on a network must agree, from CLEAR on it need not.
 DOUBTFUL, CLEAR = 0.65, 0.8
 COSINE = 0.9
@@ -34,7 +34,7 @@ COSINE = 0.9
 PLAUSIBLE = 0.3
 # Later pictures of one subject share all that is finer than an outline, too, but never lie quite straight: among these
 # only copies count, which do.
-COPY, STRAIGHT = 0.8, 0.004
+COPY, STRAIGHT = 0.8, 0.002
 # Of larger groups of identical images each is paired with the first only.
 ALL_PAIRS = 12
 
