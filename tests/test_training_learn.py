@@ -182,7 +182,7 @@ class TestFineTuning:
 
     @pytest.mark.parametrize("epochs", [1, 2, 3, 4])
     def test_killed_inside_a_stage(self, tmp_path: Path, epochs: int) -> None:
-        recipe = {**self.recipe, "lr": "find", "finder": {"steps": 20}, "head": "probe"}
+        recipe = {**self.recipe, "lr": "find", "finder": {"steps": 60}, "head": "probe"}
         whole = learned(tmp_path / "whole", recipe)
         with pytest.raises(CutError):
             learned(tmp_path / "cut", recipe, tell=cut_after(epochs))

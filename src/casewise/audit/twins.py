@@ -26,7 +26,7 @@ Embed = Callable[[np.ndarray], np.ndarray]
 
 # In texture, different people reached .47 (10,000 pairs of phantom photographs, films and photographs of the fundus that
 # lay on each other), of the altered copies 98 % more than .55.
-ALIKE = 0.47
+ALIKE = 0.5
 # Tiles alone, or images of a few pixels, tell less: from DOUBTFUL on a network must agree, from CLEAR on it need not.
 DOUBTFUL, CLEAR = 0.65, 0.8
 COSINE = 0.9

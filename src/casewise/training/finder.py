@@ -151,7 +151,7 @@ def steepest(rates: np.ndarray, losses: np.ndarray) -> float | None:
     first = max(5, len(usable) // 6)
     noise = float(np.std(np.diff(usable[: max(least, 2 * first)]))) / math.sqrt(2)
     # how far the least of a moving average and the mean of the first losses part by noise alone
-    chance = 4 * noise * math.sqrt((1 - SMOOTHING) / (1 + SMOOTHING) + 1 / first)
+    chance = 3 * noise * math.sqrt((1 - SMOOTHING) / (1 + SMOOTHING) + 1 / first)
     if least < 3 or float(np.mean(usable[:first])) - curve[least] < max(0.01 * abs(curve[0]), chance):
         return None
     slope = np.gradient(curve[: least + 1], np.log(rates[: least + 1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -142,9 +143,11 @@ def _fine(
     for unfrozen in range(groups + 1):
         unfreeze(network, unfrozen, recipe.fine.groups)
         if found and unfrozen == 1:
-            # the head's rate says nothing about the layers below it
-            found = _found(network, train, recipe, course, "finder-body.json")
-            each = each.model_copy(update={"lr": found["chosen"]})
+            # The head's rate says nothing about the layers below it. Where no rate is found for them the head's is
+            # kept: a stage that does not help is taken back.
+            with suppress(TrainingError):
+                found = _found(network, train, recipe, course, "finder-body.json")
+                each = each.model_copy(update={"lr": found["chosen"]})
         place = course.folder / f"stage{unfrozen}"
         before = {k: v.detach().clone() for k, v in network.state_dict().items()}
         if place.with_suffix(".json").is_file():
