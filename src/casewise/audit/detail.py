@@ -43,8 +43,8 @@ FINE, COARSE = 1.2, 2.5
 EDGE = 0.7
 # Grey levels at which a block counts in full: less is drowned in grain, or is what a JPEG leaves out first.
 GRAIN = 2.0
-# What all blocks together must count.
-LEAST = 6.0
+# What all blocks together must count, and what those of blurred images must: less does not tell two people apart.
+LEAST, LEAST_BLURRED = 6.0, 20.0
 # The share of the texture that must agree: leftovers of an outline may agree by themselves.
 MOSTLY = 0.7
 # Below this, once registered at half the size, registering stops.
@@ -91,31 +91,31 @@ def look_closer(
         i, j = int(pairs.i[number]), int(pairs.j[number])
         side = LARGE if fewest[number] >= LARGE_FROM else LARGE // 2
         one, two = (of_file(i, side), of_file(j, side)) if in_files[number] else (None, None)
-        blurred = one is None or two is None
+        blurred = one is None or two is None or bool(fewest[number] < BLURRED)
         if one is None or two is None:
             one, two = grey(store, i, LARGE), grey(store, j, LARGE)
         turned = flip(one.astype(np.float32), int(pairs.flip[number]))
-        found = texture_likeness(turned, two.astype(np.float32), registers[number].way)
-        yield Look(found, blurred or bool(fewest[number] < BLURRED))
+        least = LEAST_BLURRED if blurred else LEAST
+        yield Look(texture_likeness(turned, two.astype(np.float32), registers[number].way, least=least), blurred)
         if progress:
             progress(number + 1)
 
 
-def texture_likeness(one: np.ndarray, two: np.ndarray, way: np.ndarray) -> Register | None:
+def texture_likeness(one: np.ndarray, two: np.ndarray, way: np.ndarray, *, least: float = LEAST) -> Register | None:
     """How alike two images (S, S) `float32` are in texture: 1 for the same picture, about 0 for two that share nothing.
 
-    `way`: about how `two` lies on `one`, as in `Register`. None where they cannot be registered, or nothing but edges
-    is left to compare.
+    `way`: about how `two` lies on `one`, as in `Register`. None where they cannot be registered, or where less
+    texture than `least` is left to compare.
     """
     coarse = registered(one, two, in_pixels(way, SIDE / len(one)), fine=False)
-    found = None if coarse is None else _agreement(one, two, coarse)
+    found = None if coarse is None else _agreement(one, two, coarse, least)
     if coarse is None or found is None or found.likeness < PROMISING:
         return found
     exact = registered(one, two, coarse, fine=True)
-    return found if exact is None else _agreement(one, two, exact)
+    return found if exact is None else _agreement(one, two, exact, least)
 
 
-def _agreement(one: np.ndarray, two: np.ndarray, way: np.ndarray) -> Register | None:
+def _agreement(one: np.ndarray, two: np.ndarray, way: np.ndarray, least: float) -> Register | None:
     """The correlation that most of the texture reaches, in blocks that both images cover and no edge runs through."""
     shape = (len(one), len(one))
     grid = cv2.WARP_INVERSE_MAP
@@ -126,7 +126,7 @@ def _agreement(one: np.ndarray, two: np.ndarray, way: np.ndarray) -> Register | 
     power_left, power_right, product = (_mean(a * b)[chosen] for a, b in ((left, left), (right, right), (left, right)))
     power = np.sqrt(power_left * power_right) + 1e-6
     weight = np.minimum(1.0, power / GRAIN**2)
-    if weight.sum() < LEAST:
+    if weight.sum() < least:
         return None
     likeness = _reached(product / power, weight)
     return Register(likeness, float(both.mean()), in_pixels(way, len(one) / SIDE))

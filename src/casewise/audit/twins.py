@@ -24,8 +24,8 @@ Kind = Literal["bytes", "pixels", "near"]
 # Image numbers to (n, d) `float32` embeddings of unit length.
 Embed = Callable[[np.ndarray], np.ndarray]
 
-# In texture, different people reached .47 (10,000 pairs of phantom photographs, films and photographs of the fundus that
-# lay on each other), of the altered copies 98 % more than .55.
+# In texture, different people reached .47 (10,000 pairs of phantom photographs, films and photographs of the fundus
+# that lay on each other), of the altered copies 98 % more than .55.
 ALIKE = 0.5
 # Tiles alone, or images of a few pixels, tell less: from DOUBTFUL on a network must agree, from CLEAR on it need not.
 DOUBTFUL, CLEAR = 0.65, 0.8
