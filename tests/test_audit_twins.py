@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,16 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from casewise.audit import detail as detail_module
 from casewise.audit import twins as twins_module
 from casewise.audit.confirm import HIGHEST, PEAK, SURE_PEAK, Register, likeness, screen, worth_comparing
+from casewise.audit.detail import LARGE, Look, look_closer, texture_likeness
 from casewise.audit.hashes import FLIPS, Candidates, Hashes, close_pairs, flip, grey, hash_signs, hash_store
 from casewise.audit.twin_findings import twin_findings
-from casewise.audit.twins import ALIKE, COPY, DOUBTFUL, Twin, find_twins
+from casewise.audit.twins import ALIKE, ALIKE_SMALL, CLEAR, COPY, DOUBTFUL, STRAIGHT, Twin, find_twins
 from casewise.images.pixels import fit
 from casewise.images.preparation import Preparation
 from casewise.images.store import TileStore, prepare
+from casewise.phantoms.chest import make_chest, plant_twins
 
 SIZE = 128
+STRAIGHT_ON = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
 
 
 def film(number: int, height: int = 200, width: int = 180) -> np.ndarray:
@@ -37,6 +42,16 @@ def film(number: int, height: int = 200, width: int = 180) -> np.ndarray:
         noise = cv2.GaussianBlur(random.standard_normal((height, width)), (0, 0), radius)
         picture += strength * noise / noise.std()
     return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def limb(number: int, side: int = LARGE, width: float = 1.0) -> np.ndarray:
+    """A made-up photograph: for all the same limb before the same cloth, with grain, and skin of its own."""
+    random = np.random.default_rng(number)
+    y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
+    inside = np.abs(x - 0.2 * y**2) < width * (0.35 + 0.1 * np.cos(2 * y))
+    skin = cv2.GaussianBlur(random.standard_normal((side, side)), (0, 0), side / 120)
+    picture = np.where(inside, 170 - 90 * (x - 0.2 * y**2) ** 2 + 5 * skin / skin.std(), 90.0)
+    return np.clip(picture + random.normal(0, 2, picture.shape), 0, 255).astype(np.uint8)
 
 
 def resized(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -240,29 +255,41 @@ def test_progress_counts_up_to_its_end():
     assert told[-1] == (9, 9)
 
 
+def seen(texture: float, pixels: int = 320, blurred: bool = False, turn: float = 0.0) -> Look:
+    return Look(Register(texture, 1.0, np.array([[1, turn, 0], [-turn, 1, 0]], np.float32)), pixels, blurred)
+
+
 @pytest.mark.parametrize(
-    ("alike", "cosine", "flipped", "subjects", "twin"),
+    ("look", "cosine", "flipped", "subjects", "twin"),
     [
-        (ALIKE + 0.01, None, False, ["a", "b"], True),
-        (ALIKE + 0.01, 0.1, False, ["a", "b"], True),
-        (ALIKE - 0.01, None, False, ["a", "b"], False),
-        (ALIKE - 0.01, 0.95, False, ["a", "b"], True),
-        (ALIKE - 0.01, 0.80, False, ["a", "b"], False),
-        (ALIKE - 0.01, 0.95, True, ["a", "b"], False),
-        (DOUBTFUL - 0.01, 1.0, False, ["a", "b"], False),
-        (COPY - 0.01, 1.0, False, ["a", "a"], False),
-        (COPY + 0.01, None, False, ["a", "a"], True),
+        (seen(ALIKE + 0.01), None, False, ["a", "b"], True),
+        (seen(ALIKE + 0.01), 0.1, False, ["a", "b"], True),
+        (seen(ALIKE - 0.01), 1.0, False, ["a", "b"], False),
+        (seen(ALIKE - 0.01, pixels=300), None, False, ["a", "b"], True),
+        (seen(ALIKE_SMALL + 0.01, pixels=96), None, False, ["a", "b"], True),
+        (seen(ALIKE_SMALL - 0.01, pixels=96), 1.0, False, ["a", "b"], False),
+        (seen(CLEAR + 0.01, blurred=True), None, False, ["a", "b"], True),
+        (seen(CLEAR - 0.01, blurred=True), None, False, ["a", "b"], False),
+        (seen(CLEAR - 0.01, blurred=True), 0.95, False, ["a", "b"], True),
+        (seen(CLEAR - 0.01, blurred=True), 0.80, False, ["a", "b"], False),
+        (seen(CLEAR - 0.01, blurred=True), 0.95, True, ["a", "b"], False),
+        (seen(DOUBTFUL - 0.01, blurred=True), 1.0, False, ["a", "b"], False),
+        (seen(COPY - 0.01), 1.0, False, ["a", "a"], False),
+        (seen(COPY + 0.01), None, False, ["a", "a"], True),
+        (seen(COPY + 0.01, turn=2 * STRAIGHT), None, False, ["a", "a"], False),
+        (seen(COPY + 0.01, turn=2 * STRAIGHT), None, False, ["a", "b"], True),
+        (Look(None, 320, False), 1.0, False, ["a", "b"], False),
     ],
 )
 def test_who_decides_what_a_twin_is(
     monkeypatch: pytest.MonkeyPatch,
-    alike: float,
+    look: Look,
     cosine: float | None,
     flipped: bool,
     subjects: list[str],
     twin: bool,
 ):
-    monkeypatch.setattr(twins_module, "compare", lambda *given, **more: iter([Register(alike, 1.0, 1.0)]))
+    monkeypatch.setattr(twins_module, "look_closer", lambda *given, **more: iter([look]))
     asked: list[list[int]] = []
 
     def embed(rows: np.ndarray) -> np.ndarray:
@@ -274,6 +301,131 @@ def test_who_decides_what_a_twin_is(
     assert len(found) == twin
     assert asked in ([], [[0, 1]])
     assert all(one.cosine == (None if cosine is None else pytest.approx(cosine, abs=1e-4)) for one in found)
+    assert all(one.blurred == look.blurred for one in found)
+
+
+def test_what_tiles_tell_apart_is_not_looked_at(monkeypatch: pytest.MonkeyPatch):
+    pairs: list[int] = []
+
+    def look(store: TileStore, paths: list[str], given: Candidates, *more: object, **rest: object) -> list[Look]:
+        pairs.append(len(given))
+        return []
+
+    monkeypatch.setattr(twins_module, "look_closer", look)
+    turned = cv2.warpAffine(
+        film(0), cv2.getRotationMatrix2D((90, 100), 2, 1), (180, 200), borderMode=cv2.BORDER_REFLECT
+    )
+    for pictures, subjects in (
+        ([film(0), film(1)], ["a", "b"]),
+        ([film(0), turned], ["a", "b"]),
+        ([film(0), turned], ["a", "a"]),
+        ([film(0), film(0)[6:-6, 6:-6]], ["a", "a"]),
+    ):
+        find_twins(store_of(pictures), table(subjects))
+    assert pairs == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_one_outline_does_not_make_two_limbs_one(number: int):
+    one, two = limb(number), limb(number + 10)
+    small = [cv2.resize(picture, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32) for picture in (one, two)]
+    tiles = likeness(*small)
+    assert tiles is not None
+    assert tiles.likeness > 0.4
+    other = texture_likeness(one.astype(np.float32), two.astype(np.float32), tiles.way)
+    assert other is not None
+    assert other.likeness < 0.2
+    copy = recompressed(brightened(one, np.random.default_rng(number)), np.random.default_rng(0))
+    same = texture_likeness(one.astype(np.float32), copy.astype(np.float32), tiles.way)
+    assert same is not None
+    assert same.likeness > 0.6
+
+
+def test_an_outline_alone_tells_nothing():
+    y, x = np.mgrid[-1 : 1 : LARGE * 1j, -1 : 1 : LARGE * 1j]
+    for edge in (np.abs(x) < 0.4, x + y < 0.3):
+        bare = cv2.GaussianBlur(np.where(edge, 170.0, 90.0), (0, 0), 1).astype(np.float32)
+        assert texture_likeness(bare, bare, STRAIGHT_ON) is None
+
+
+def test_texture_is_compared_where_the_images_lie_on_each_other():
+    large = limb(1, 280)
+    one, two = (cv2.resize(part, (LARGE, LARGE)).astype(np.float32) for part in (large[14:266, 14:266], large))
+    about = np.array([[0.91, 0, 6], [0, 0.91, 6]], np.float32)
+    found = texture_likeness(one, two, about)
+    assert found is not None
+    assert found.likeness > 0.9
+    assert (found.scale, found.turn) == (pytest.approx(0.9, abs=0.003), pytest.approx(0, abs=0.002))
+
+
+def written(pictures: list[np.ndarray], folder: Path, **targets: list) -> tuple[TileStore, pd.DataFrame]:
+    """The pictures as files, the store of their tiles of 64 pixels, and their table."""
+    paths = [folder / f"{number}.png" for number in range(len(pictures))]
+    for path, picture in zip(paths, pictures, strict=True):
+        Image.fromarray(picture).save(path)
+    store = prepare(paths, Preparation(size=64, channels="grey"), folder / "tiles")
+    return store, strangers(len(pictures)).assign(path=[str(path) for path in paths])
+
+
+def test_files_are_looked_at_and_tiles_only_where_they_are_gone(tmp_path: Path):
+    random = np.random.default_rng(0)
+    pictures = [limb(number, width=1 + 0.02 * number) for number in range(6)]
+    store, images = written([*pictures, recompressed(pictures[2], random), cropped(pictures[3], random)], tmp_path)
+    found = find_twins(store, images)
+    assert [(twin.i, twin.j, twin.blurred) for twin in found] == [(2, 6, False), (3, 7, False)]
+    pairs = Candidates(*(np.array([value]) for value in (2, 6, 0, 0, False)))
+    register = Register(1.0, 1.0, STRAIGHT_ON)
+    (there,) = look_closer(store, images["path"].tolist(), pairs, [register])
+    assert (there.blurred, there.pixels) == (False, LARGE)
+    (tmp_path / "6.png").unlink()
+    (gone,) = look_closer(store, images["path"].tolist(), pairs, [register])
+    assert (gone.blurred, gone.pixels) == (True, LARGE)
+
+
+def test_only_so_many_pairs_are_looked_at_in_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store, images = written([limb(number) for number in range(4)], tmp_path)
+    read: list[str] = []
+    monkeypatch.setattr(detail_module, "MOST", 1)
+    monkeypatch.setattr(detail_module, "read_image", lambda path, **more: read.append(path.name) or limb(0)[..., None])
+    i, j, nothing = np.array([0, 1, 2]), np.array([1, 2, 3]), np.zeros(3, int)
+    registers = [Register(value, 1.0, STRAIGHT_ON) for value in (0.5, 0.9, 0.7)]
+    looks = list(
+        look_closer(store, images["path"].tolist(), Candidates(i, j, nothing, nothing, nothing > 0), registers)
+    )
+    assert read == ["1.png", "2.png"]
+    assert [look.blurred for look in looks] == [True, False, True]
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_subjects_photographed_in_one_pose_are_no_twins(phantom: Path, tmp_path: Path, size: int):
+    store, images = phantom_store(phantom, tmp_path / "tiles", size)
+    assert find_twins(store, images) == []
+
+
+def phantom_store(cohort: Path, folder: Path, size: int) -> tuple[TileStore, pd.DataFrame]:
+    images = pd.read_csv(cohort, keep_default_na=False)
+    paths = [cohort.parent / path for path in images["path"]]
+    return prepare(paths, Preparation(size=size), folder), images.assign(path=[str(path) for path in paths])
+
+
+@pytest.mark.parametrize("kind", ["psoriasis", "chest"])
+def test_twins_planted_into_a_phantom_are_found(kind: str, phantom: Path, tmp_path: Path):
+    if kind == "psoriasis":
+        cohort = Path(shutil.copytree(phantom.parent, tmp_path / "cohort")) / phantom.name
+    else:
+        cohort = make_chest(tmp_path / "cohort", subjects=40, size=(200, 200), seed=5)
+    store, images = phantom_store(plant_twins(cohort, each=10), tmp_path / "tiles", 64)
+    row = {path: number for number, path in enumerate(images["path"])}
+    planted = images[images["twin_of"] != ""]
+    source = {
+        row[path]: row[str(cohort.parent / of)] for path, of in zip(planted["path"], planted["twin_of"], strict=True)
+    }
+    person = [images["subject"].iat[source.get(number, number)] for number in range(len(images))]
+    found = {(twin.i, twin.j) for twin in find_twins(store, images)}
+    assert all(person[i] == person[j] for i, j in found)
+    for name, copies in planted.groupby("twin_kind"):
+        hits = [(source[row[path]], row[path]) in found for path in copies["path"]]
+        assert sum(hits) >= (10 if name == "exact" else 9), name
 
 
 def test_each_image_is_registered_with_few_others():
@@ -308,7 +460,12 @@ def test_hashes_of_a_store_name_the_flat():
 
 
 def test_findings_say_where_twins_do_harm():
-    twins = [Twin(0, 1, "near", 5, 0.9, "left-right"), Twin(2, 3, "bytes"), Twin(3, 4, "pixels"), Twin(5, 6, "near")]
+    twins = [
+        Twin(0, 1, "near", 5, 0.9, "left-right"),
+        Twin(2, 3, "bytes"),
+        Twin(3, 4, "pixels"),
+        Twin(5, 6, "near", blurred=True),
+    ]
     images = table(["a", "b", "c", "c", "d", "e", "f"], label=["x", "y", "x", "x", "x", "", "y"])
     found = {
         finding.id: finding for finding in twin_findings(twins, images, ["label"], {"a": 0, "b": 1, "c": 0, "d": 0})
@@ -321,11 +478,12 @@ def test_findings_say_where_twins_do_harm():
     ]
     across = found["twins-across-subjects"]
     assert across.level == "error"
-    counts = {"pairs": 3, "images": 6, "subjects": 6, "bytes": 0, "pixels": 1, "near": 2, "mirrored": 1}
+    counts = {"pairs": 3, "images": 6, "subjects": 6, "bytes": 0, "pixels": 1, "near": 2, "mirrored": 1, "blurred": 1}
     assert {key: across.figures[key] for key in counts} == counts
     # The surest pair comes first.
     assert across.pairs[0] == ("/x/3.png", "/x/4.png")
     assert "3.png (c) and 4.png (d)" in across.sentence
+    assert "1 of them mirrored, 1 of them seen only as small as a tile" in across.sentence
     assert "subject" in across.remedy
     split = found["twins-across-splits"]
     assert (split.level, split.pairs) == ("error", [("/x/0.png", "/x/1.png")])
@@ -358,8 +516,9 @@ def test_every_known_duplicate_of_the_real_data_is_found(shared: Path, tmp_path:
     named = cases["path"].isin([*copies["path"], *copies["duplicate_of"]])
     cases = cases[named | (cases.index % 3 == 0)].reset_index(drop=True)
     copies = cases[cases["duplicate_of"].notna()]
-    store = prepare([folder / path for path in cases["path"]], Preparation(size=160, channels="grey"), tmp_path)
-    found = {(twin.i, twin.j) for twin in find_twins(store, cases)}
+    files = [folder / path for path in cases["path"]]
+    store = prepare(files, Preparation(size=160, channels="grey"), tmp_path)
+    found = {(twin.i, twin.j) for twin in find_twins(store, cases.assign(path=files))}
     row = {path: number for number, path in enumerate(cases["path"])}
     pairs = {tuple(sorted((number, row[other]))) for number, other in copies["duplicate_of"].items()}
     assert len(pairs) == known

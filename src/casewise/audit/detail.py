@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST", "Look", "look_closer", "texture_likeness"]
 
-# The side at which images are compared, from this number of pixels on; smaller ones are compared at half of it.
-LARGE, LARGE_FROM = 256, 160
+# The side at which images are compared; smaller ones are enlarged, which leaves of their texture only the finest.
+LARGE = 256
 # Of images with fewer pixels than this a side, or of which there is no more than the tile, little texture is left.
 BLURRED = 48
 # Longest side that is read of a file: enough for a square of 256 pixels.
@@ -55,10 +55,11 @@ PROMISING = 0.1
 class Look:
     """How two images lie on each other, alike in texture; None where they have too little of it to tell.
 
-    `blurred`: only tiles, or images of a few pixels, were there to compare.
+    `pixels`: the longest side of the smaller image. `blurred`: only tiles, or few pixels, were there to compare.
     """
 
     register: Register | None
+    pixels: int
     blurred: bool
 
 
@@ -76,27 +77,27 @@ def look_closer(
     """
 
     @lru_cache(maxsize=2000)
-    def of_file(row: int, side: int) -> np.ndarray | None:
+    def of_file(row: int) -> np.ndarray | None:
         try:
             picture = read_image(Path(paths[row]), size=READ, channels="grey")[..., 0]
         except ImageError:
             return None
-        return np.rint(_square(picture.astype(np.float32), side)).clip(0, 255).astype(np.uint8)
+        return np.rint(_square(picture.astype(np.float32))).clip(0, 255).astype(np.uint8)
 
     longest = store.index[["width", "height"]].max(axis=1).to_numpy()
-    fewest = np.minimum(longest[pairs.i], longest[pairs.j])
     first = np.argsort([-found.likeness for found in registers], kind="stable")[:MOST]
     in_files = np.isin(np.arange(len(pairs)), first)
     for number in range(len(pairs)):
         i, j = int(pairs.i[number]), int(pairs.j[number])
-        side = LARGE if fewest[number] >= LARGE_FROM else LARGE // 2
-        one, two = (of_file(i, side), of_file(j, side)) if in_files[number] else (None, None)
-        blurred = one is None or two is None or bool(fewest[number] < BLURRED)
+        pixels = int(min(longest[i], longest[j]))
+        one, two = (of_file(i), of_file(j)) if in_files[number] else (None, None)
+        blurred = one is None or two is None or pixels < BLURRED
         if one is None or two is None:
             one, two = grey(store, i, LARGE), grey(store, j, LARGE)
         turned = flip(one.astype(np.float32), int(pairs.flip[number]))
         least = LEAST_BLURRED if blurred else LEAST
-        yield Look(texture_likeness(turned, two.astype(np.float32), registers[number].way, least=least), blurred)
+        found = texture_likeness(turned, two.astype(np.float32), registers[number].way, least=least)
+        yield Look(found, pixels, blurred)
         if progress:
             progress(number + 1)
 
@@ -160,8 +161,8 @@ def _mean(image: np.ndarray) -> np.ndarray:
     return mean
 
 
-def _square(image: np.ndarray, side: int) -> np.ndarray:
+def _square(image: np.ndarray) -> np.ndarray:
     # OpenCV's area filter only reduces.
-    way = cv2.INTER_AREA if min(image.shape) >= side else cv2.INTER_CUBIC
-    square: np.ndarray = cv2.resize(image, (side, side), interpolation=way)
+    way = cv2.INTER_AREA if min(image.shape) >= LARGE else cv2.INTER_CUBIC
+    square: np.ndarray = cv2.resize(image, (LARGE, LARGE), interpolation=way)
     return square

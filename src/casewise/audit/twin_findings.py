@@ -112,6 +112,7 @@ def _finding(
         "subjects": len({subjects[row] for row in rows}),
         **{kind: sum(twin.kind == kind for twin in twins) for kind in KINDS},
         "mirrored": sum(twin.flip != "none" for twin in twins),
+        "blurred": sum(twin.blurred for twin in twins),
         "least_likeness": min(twin.likeness for twin in twins),
     }
     example = " and ".join(
@@ -126,4 +127,6 @@ def _finding(
 def _kinds(figures: Mapping[str, Any]) -> str:
     """The counts by kind, in words."""
     told = [f"{figures[kind]:,} {words}" for kind, words in KINDS.items() if figures[kind]]
-    return ", ".join(told + [f"{figures['mirrored']:,} of them mirrored"] * bool(figures["mirrored"]))
+    told += [f"{figures['mirrored']:,} of them mirrored"] * bool(figures["mirrored"])
+    told += [f"{figures['blurred']:,} of them seen only as small as a tile"] * bool(figures["blurred"])
+    return ", ".join(told)
