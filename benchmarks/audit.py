@@ -22,7 +22,7 @@ def by_hand(paths: list[str]) -> tuple[float, float]:
     hashes = []
     for path in paths:
         small = Image.open(path).convert("L").resize((9, 8))
-        values = list(small.getdata())
+        values = [small.getpixel((x, y)) for y in range(8) for x in range(9)]
         bits = [values[9 * row + i] > values[9 * row + i + 1] for row in range(8) for i in range(8)]
         hashes.append(sum(bit << place for place, bit in enumerate(bits)))
     hashed = time.perf_counter()
