@@ -58,6 +58,8 @@ def test_only_the_accepted_error_passes():
 
 def test_warnings_and_notes_pass():
     Audit([WARNING, NOTE]).gate({})
+    with pytest.raises(AuditError, match=SOURCE.id):
+        Audit([WARNING, NOTE, SOURCE]).gate({})
 
 
 def test_an_accepted_name_that_cannot_be_is_refused_with_the_nearest():

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from casewise.errors import CasewiseError, nearest
 from casewise.phantoms.chest_anatomy import Chest, chest
-from casewise.phantoms.chest_files import ChestSettings, claim_folder, encoded, save, write_cohort
+from casewise.phantoms.chest_files import ChestSettings, claim_folder, encoded, write_cohort
 from casewise.phantoms.chest_film import MACHINES, Film, draw
 from casewise.phantoms.chest_signs import FINDINGS, sign
 from casewise.phantoms.chest_twins import TWIN_KINDS, plant_twins
 from casewise.phantoms.records import Labels
+from casewise.phantoms.saving import save
 from casewise.phantoms.streams import stream
 
 __all__ = ["FINDINGS", "SOURCES", "TWIN_KINDS", "Film", "draw_film", "make_chest", "plant_twins"]

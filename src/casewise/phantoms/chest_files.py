@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from casewise.errors import CasewiseError, RunError
+from casewise.errors import CasewiseError
 from casewise.files import write_atomic, write_json
 from casewise.phantoms.records import MARK
 
@@ -124,19 +123,3 @@ def encoded(pixels: NDArray[np.uint8], suffix: str, *, quality: int = JPEG_QUALI
         exif[EXIF_IMAGE_DESCRIPTION], exif[EXIF_SOFTWARE] = MARK, "casewise phantom"
         image.save(buffer, "JPEG", quality=quality, exif=exif, comment=MARK.encode())
     return buffer.getvalue()
-
-
-def save(path: Path, content: bytes) -> None:
-    """Write a file that is whole or not there.
-
-    Raises:
-        RunError: the disk is full or the folder cannot be written.
-    """
-    # Without the fsync of `write_atomic`: a film that a power cut takes is drawn again, and it would cost a third.
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        raise RunError(f"{path} could not be written: {error.strerror or error}.") from error

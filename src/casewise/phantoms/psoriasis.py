@@ -15,10 +15,11 @@ from typing import get_args
 import cv2
 from PIL import Image
 
-from casewise.errors import CasewiseError, RunError, nearest
+from casewise.errors import CasewiseError, nearest
 from casewise.phantoms.photograph import Photograph, draw
 from casewise.phantoms.poses import PHOTOGRAPHS
 from casewise.phantoms.records import MARK, Labels, PhantomSettings, claim_folder, photograph_path, write_table
+from casewise.phantoms.saving import save
 from casewise.phantoms.severity import course
 from casewise.phantoms.subjects import anatomy, subject
 
@@ -170,19 +171,8 @@ def _draw_sitting(folder: Path, settings: PhantomSettings, sitting: _Sitting) ->
             severity=truth[visit][sitting.region],
             size=settings.size,
         )
-        _save(folder / photograph_path(who, visit, sitting.region, sitting.number), jpeg(shot))
+        save(folder / photograph_path(who, visit, sitting.region, sitting.number), jpeg(shot))
     return len(sitting.visits)
-
-
-def _save(path: Path, content: bytes) -> None:
-    # Without the fsync of `write_atomic`: a picture that a power cut takes is drawn again, and it would cost a third.
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        raise RunError(f"{path} could not be written: {error.strerror or error}.") from error
 
 
 def jpeg(shot: Photograph) -> bytes:
