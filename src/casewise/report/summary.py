@@ -8,8 +8,8 @@ from casewise.report.failures import failures
 from casewise.report.material import Material, is_number
 from casewise.report.measures import measure_of
 from casewise.report.tables import Cell, responder_name
-from casewise.report.wording import counted, digits_for, interval, listed, number, signed
-from casewise.report.words import Words
+from casewise.report.wording import digits_for, interval, listed, number, signed
+from casewise.report.words import Words, judged_on
 
 SIDES = {"test": "On the test set", "oof": "Out of fold", "external": "On the external cohort"}
 
@@ -33,19 +33,7 @@ def _accuracy(material: Material, words: Words) -> str:
     if rows.empty:
         return "No prediction of the main outcome has a recorded value, so nothing can be judged."
     error = (rows["y_pred"] - rows["y_true"]).abs()
-    where, whose, one = counted(len(rows), words.noun), "", words.noun
-    if material.study.subjects_known:
-        where, one = f"{where} of {counted(rows['subject'].nunique(), 'subject')}", "subject"
-    else:
-        whose = "; whose they are is not known, so that the figures may be too good"
-    if material.stage == "test":
-        where = f"On the test set ({where} that no network learned from{whose})"
-    else:
-        unseen = f"networks that never saw the {one}"
-        if material.study.recipe.stop.on == "fold":
-            unseen = f"networks not fitted on the {one}, but stopped at the epoch that suited the predicted fold"
-        none = "The test set has no recorded value" if "test" in material.stages else "There is no test set"
-        where = f"{none}; out of fold ({where}, each predicted by {unseen}{whose})"
+    where = judged_on(material, words, "value")
     value, bounds = mae["value"] if mae else float(error.mean()), interval(mae, words.digits, words=True)
     low, high = material.range_of(material.study.outcome)
     told = f" ({words.confidence} interval {bounds})" if bounds else ""

@@ -12,7 +12,7 @@ from casewise.report.measures import bounds, measure_cell, written
 from casewise.report.summary import choice
 from casewise.report.tables import Cell
 from casewise.report.wording import class_name, counted
-from casewise.report.words import Words
+from casewise.report.words import Words, judged_on
 
 FEWEST = 5
 
@@ -31,25 +31,6 @@ def sentences(material: Material) -> list[tuple[str, str]]:
     return [(head, text) for head, text in found if text]
 
 
-def _where(material: Material, words: Words) -> str:
-    """Whom the figures are about and who never saw them, as the beginning of a sentence."""
-    rows = material.chosen
-    where, whose, one = counted(len(rows), words.noun), "", words.noun
-    if material.study.subjects_known:
-        where, one = f"{where} of {counted(rows['subject'].nunique(), 'subject')}", "subject"
-    else:
-        whose = "; whose they are is not known, so that the figures may be too good"
-    if material.stage == "test":
-        return f"On the test set ({where} that no network learned from{whose})"
-    unseen = f"networks that never saw the {one}"
-    if material.study.recipe.stop.on == "fold":
-        unseen = f"networks not fitted on the {one}, but stopped at the epoch that suited the predicted fold"
-    elif material.study.split.leave_out:
-        unseen = f"networks that never saw any {one} of the same {material.study.split.leave_out}"
-    none = "The test set has no recorded class" if "test" in material.stages else "There is no test set"
-    return f"{none}; out of fold ({where}, each predicted by {unseen}{whose})"
-
-
 def _accuracy(material: Material, words: Words) -> str:
     rows = material.chosen
     if rows.empty:
@@ -64,7 +45,7 @@ def _accuracy(material: Material, words: Words) -> str:
     commonest = class_name(material.study, material.study.outcome, names[int(counts.argmax())])
     share = written("accuracy", counts.max() / counts.sum(), digits=0)
     sentence = (
-        f"{_where(material, words)} the model names the recorded class in "
+        f"{judged_on(material, words, 'class')} the model names the recorded class in "
         f"{written('accuracy', value, digits=0)} of the {words.noun}s{told}. "
         f"Always naming the commonest class, {commonest}, would give {share}."
     )

@@ -135,3 +135,22 @@ def place_of(row: Mapping[str, Any]) -> str:
     if visit not in ("", "nan"):
         parts.append(f"visit {visit}" if visit[0].isdigit() else visit)
     return ", ".join([*parts, region] if region not in ("", "nan") else parts)
+
+
+def judged_on(material: Material, words: Words, recorded: str) -> str:
+    """Whom the figures are about and who never saw them, as the beginning of a sentence."""
+    rows = material.chosen
+    where, whose, one = counted(len(rows), words.noun), "", words.noun
+    if material.study.subjects_known:
+        where, one = f"{where} of {counted(rows['subject'].nunique(), 'subject')}", "subject"
+    else:
+        whose = "; whose they are is not known, so that the figures may be too good"
+    if material.stage == "test":
+        return f"On the test set ({where} that no network learned from{whose})"
+    unseen = f"networks that never saw the {one}"
+    if material.study.recipe.stop.on == "fold":
+        unseen = f"networks not fitted on the {one}, but stopped at the epoch that suited the predicted fold"
+    elif material.study.split.leave_out:
+        unseen = f"networks that never saw any {one} of the same {material.study.split.leave_out}"
+    none = f"The test set has no recorded {recorded}" if "test" in material.stages else "There is no test set"
+    return f"{none}; out of fold ({where}, each predicted by {unseen}{whose})"
