@@ -44,7 +44,8 @@ bench: setup $(VENV)/.bench
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/tuning.py
 	$(BIN)/python benchmarks/audit.py
-	$(BIN)/python benchmarks/fastai_cxr.py --speed-only
+	$(BIN)/python benchmarks/fastai_speed.py
+	$(BIN)/python benchmarks/fastai_cxr.py
 
 results: setup
 	$(BIN)/casewise run studies/covid-cxr.yaml

@@ -1,0 +1,150 @@
+"""How fast casewise and fastai train all parameters of a network: images a second, measured in turn.
+
+    python benchmarks/fastai_speed.py [--rounds 3]
+
+A few hundred radiographs of the real pack, or synthetic photographs where it is missing; same size, batch and
+variations; each way in a process of its own. Imports and fastai's first steps, during which its workers get ahead, are
+not timed. Figures are printed, never asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fastai_user
+from fastai_user import BATCH, CLASSES, CORES, SEED, SIDE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "covid-cxr"
+# What is aimed at: casewise's images a second over fastai's.
+NETWORKS = {"mobilenet_v2": 3.0, "resnet34": 2.5}
+
+
+def table_of(data: Path, folder: Path) -> tuple[pd.DataFrame, Path]:
+    """Images with path, subject and label, and the folder that the paths start from."""
+    import pandas as pd
+
+    from casewise.phantoms.psoriasis import make_psoriasis
+
+    if (data / "cases.csv").is_file():
+        rows = pd.read_csv(data / "cases.csv", dtype=str, keep_default_na=False)
+        return rows.loc[rows["label"].isin(CLASSES), ["path", "subject", "label"]], data
+    print(f"There is no {data / 'cases.csv'}: synthetic photographs are used.")
+    rows = pd.read_csv(make_psoriasis(folder, subjects=40, visits=1, size=(320, 320), seed=1), dtype=str)
+    named = dict(zip(sorted(set(rows["region"])), CLASSES, strict=True))
+    return rows[["path", "subject"]].assign(label=rows["region"].map(named)), folder
+
+
+def casewise(task: dict[str, Any]) -> dict[str, Any]:
+    """Images a second in the second epoch of a job's training, all parameters and batch norms learning as fastai's."""
+    import pandas as pd
+    import torch
+
+    from casewise.images import Preparation, prepare
+    from casewise.models.backbones import build_network
+    from casewise.study_file import build_study
+    from casewise.training.data import PanelData, open_tiles
+    from casewise.training.fit import fit, standardise
+    from casewise.training.outputs import outputs_of, width_of
+    from casewise.training.speed import choose, keep_memory
+
+    keep_memory()
+    torch.set_num_threads(CORES)
+    flip = "both" if task["flip_vert"] else "horizontal"
+    study = build_study(
+        {
+            "name": "fastai-speed",
+            "cohort": "table",
+            "images": {"size": SIDE, "channels": "grey"},
+            "panels": {"by": "image", "augmentation": "fastai-default", "flip": flip},
+            "targets": {"label": {"classes": list(CLASSES)}},
+            "backbones": [task["network"]],
+            "recipe": {
+                "optimizer": "adamw",
+                "lr": 3e-4,
+                "weight_decay": 0.01,
+                "batch": BATCH,
+                "epochs": 2,
+                "stop": {"on": "none"},
+            },
+            "compute": {"jobs": 1},
+        },
+        source=__file__,
+        folder=Path(),
+    )
+    table = pd.read_parquet(task["table"])
+    rows = [row % len(table) for row in range(task["images"])]
+    truth = torch.tensor([[float(CLASSES.index(table["label"].iloc[row]))] for row in rows])
+    outputs = outputs_of(study)
+    network = build_network(task["network"], width_of(outputs), dropout=study.recipe.dropout)
+    standardise(network, truth, outputs)
+    choice = choose(network, study.compute, side=SIDE, batch=BATCH, threads=CORES, memo=None)
+    ends: list[float] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        tiles = Path(temporary) / "tiles"
+        store = prepare(
+            [Path(task["data"]) / path for path in table["path"]], Preparation(size=SIDE, channels="grey"), tiles
+        )
+        train = PanelData(open_tiles(tiles, store.address), [[row] for row in rows], truth, study.panels)
+        fit(
+            network,
+            study.recipe,
+            train,
+            PanelData(train.store, train.tiles[:1], truth[:1], study.panels),
+            outputs=outputs,
+            folder=Path(temporary),
+            seed=SEED,
+            choice=choice,
+            tell=lambda _: ends.append(time.perf_counter()),
+            keep="last",
+        )
+    form = "channels-last" if choice.channels_last else "contiguous"
+    return {"rate": task["images"] / (ends[1] - ends[0]), "way": f"{choice.precision} {form}"}
+
+
+def main() -> None:
+    """Measure both ways in turn and print their images a second."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument(
+        "--flip-vert", action=argparse.BooleanOptionalAction, default=True, help="fastai's also turns by quarters"
+    )
+    parser.add_argument("--data", type=Path, default=PACK)
+    parser.add_argument("--task", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.task:
+        print(json.dumps(casewise(options.task)))
+        return
+    if not fastai_user.ready():
+        return
+    images = max(BATCH, options.images // BATCH * BATCH)
+    print(f"{CORES} cores, {images} images of {SIDE} px in batches of {BATCH}, flip_vert={options.flip_vert}")
+    with tempfile.TemporaryDirectory() as temporary:
+        table, data = table_of(options.data, Path(temporary))
+        rows = Path(temporary) / "table.parquet"
+        table.sample(min(images, len(table)), random_state=SEED).reset_index(drop=True).to_parquet(rows)
+        print(f"  {'images/s':<24}{'casewise':>9}{'fastai':>8}")
+        for network, aim in NETWORKS.items():
+            task = {"table": str(rows), "data": str(data), "images": images, "network": network}
+            task["flip_vert"] = options.flip_vert
+            theirs, ours = [], []
+            for _ in range(options.rounds):
+                theirs.append(fastai_user.apart(fastai_user.__file__, task | {"way": "speed"})["rate"])
+                told = fastai_user.apart(__file__, task)
+                ours.append(told["rate"])
+            gain = statistics.median(mine / rate for mine, rate in zip(ours, theirs, strict=True))
+            line = f"  {network:<24}{statistics.median(ours):>9.1f}{statistics.median(theirs):>8.1f}"
+            print(f"{line}   casewise ({told['way']}) is {gain:.1f} times as fast (aim: {aim:g})", flush=True)
+
+
+if __name__ == "__main__":
+    main()
