@@ -60,6 +60,7 @@ def read_run(run: Path, data: Path) -> tuple[pd.DataFrame, dict[str, pd.DataFram
     rows = rows.rename(columns={"image": "path", **{f"p{n}": name for n, name in enumerate(PROBABILITIES)}})
     for each in (table, rows):
         each["path"] = [Path(path).resolve().relative_to(data.resolve()).as_posix() for path in each["path"]]
+    table = table.sort_values("path", ignore_index=True)
     return table, {name: part[["path", *PROBABILITIES]] for name, part in rows.groupby("model", sort=False)}
 
 
