@@ -70,8 +70,15 @@ def fold(tiles: Tensor, settings: Panels) -> Tensor:
 
 
 def plain(store: Tensor, slots: Tensor, settings: Panels) -> Tensor:
-    """Panels for inference: (B, C, H, W) float in 0–1, nothing random."""
-    return fold(gather(store, slots), settings).float().div_(255)
+    """Panels for inference: (B, C, H, W) float in 0–1, nothing random; bags as by `laid_out`."""
+    return laid_out(gather(store, slots).float().div_(255), slots, settings)
+
+
+def laid_out(tiles: Tensor, slots: Tensor, settings: Panels) -> Tensor:
+    """Tiles (B, S, C, H, W) as a grid; where attention gathers them, as the bag they are, NaN at empty places."""
+    if settings.gather == "attention":
+        return tiles.masked_fill((slots == EMPTY).view(*slots.shape, 1, 1, 1).to(tiles.device), torch.nan)
+    return fold(tiles, settings)
 
 
 def augmented(store: Tensor, slots: Tensor, settings: Panels, generator: torch.Generator) -> Tensor:
@@ -82,7 +89,7 @@ def augmented(store: Tensor, slots: Tensor, settings: Panels, generator: torch.G
     a share, drawn on its own, changes in tone.
 
     Returns:
-        (B, C, rows·H, columns·W) float in 0–1.
+        (B, C, rows·H, columns·W) float in 0–1; bags as by `laid_out`.
     """
     size, count = slots.shape
     flat = slots.reshape(-1)
@@ -97,7 +104,14 @@ def augmented(store: Tensor, slots: Tensor, settings: Panels, generator: torch.G
     tiles = _warped(_toned(tiles, drawn, settings), drawn, settings)
     result = tiles.new_zeros(len(flat), *tiles.shape[1:])
     result[full] = tiles
-    return fold(result.reshape(size, count, *tiles.shape[1:]), settings)
+    return laid_out(result.reshape(size, count, *tiles.shape[1:]), slots, settings)
+
+
+def varies(settings: Panels) -> bool:
+    """Whether training panels differ from epoch to epoch."""
+    moved = settings.rotate or settings.shift or settings.zoom or settings.magnify or settings.warp
+    toned = settings.brightness or settings.contrast
+    return bool(moved or toned or settings.shuffle or settings.flip != "none") and not settings.copies
 
 
 def _between(uniform: Tensor, width: float) -> Tensor:

@@ -119,6 +119,13 @@ class Panels(Part):
     up to that share and never shrinks; `warp` moves the corners by up to that share of the half side (perspective);
     `brightness` and `contrast` are the half-widths of the factor's range around 1. `vary` is the share of tiles that
     are moved, and the share whose tone is changed.
+
+    With `copies` panels do not vary from epoch to epoch: each is learned from as it is and in so many fixed copies,
+    varied once. A copy stays with its panel, on the same side of every split.
+
+    Where several panels show one case, `gather` says how they speak for it: by the `mean` of their predictions, by the
+    most conspicuous (`max`), or by learned weights over features (`attention`, over all images of a case; `bag` of
+    them are drawn in a training step).
     """
 
     by: Literal["region", "case", "image"] = "case"
@@ -135,6 +142,22 @@ class Panels(Part):
     vary: float = Field(1.0, gt=0, le=1)
     edge: Literal["black", "reflect"] = "black"
     augmentation: Literal["as_stated", "fastai-default"] = "as_stated"
+    copies: int = Field(0, ge=0, le=100)
+    gather: Literal["mean", "max", "attention"] = "mean"
+    bag: int = Field(16, ge=2, le=1024)
+
+    @model_validator(mode="after")
+    def _gathered(self) -> Panels:
+        if self.gather == "attention" and (self.by == "image" or self.grid != "1x1" or self.shuffle):
+            raise ValueError(
+                "gather: attention weighs all tiles of a case or region; it needs `by: case` (or region), "
+                "without grid or shuffle"
+            )
+        if self.gather == "max" and self.by != "image":
+            raise ValueError(
+                "gather: max takes the most conspicuous of predictions image by image; it needs `by: image`"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -153,7 +176,8 @@ class Panels(Part):
 
     @property
     def slots(self) -> int:
-        return self.rows * self.columns
+        """How many tiles a training panel holds; with attention, a bag."""
+        return self.bag if self.gather == "attention" else self.rows * self.columns
 
 
 class Target(Part):

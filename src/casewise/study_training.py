@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from casewise.study_parts import Part, Share, Target, Where
 
 
 class Split(Part):
-    """Who is tested on and who is trained on. Always by subject."""
+    """Who is tested on and who is trained on: by subject.
 
-    by: Literal["subject"] = "subject"
+    `by: image` adds the published way of splitting, for comparison only: the study is trained once more with the images
+    of a subject on both sides, and the report says what that would have claimed.
+    """
+
+    by: Literal["subject", "image"] = "subject"
     test: Share = 0.1
     folds: int = Field(5, ge=2, le=50)
     balance: str | None = None
@@ -24,10 +28,10 @@ class Split(Part):
     @field_validator("by", mode="before")
     @classmethod
     def _by_subject(cls, value: Any) -> Any:
-        if value != "subject":
+        if value not in ("subject", "image"):
             raise ValueError(
                 f"a split by {value!r} puts images of one subject on both sides, and every figure made from it is "
-                "too good. Only 'subject' is allowed"
+                "too good. It is by 'subject'; 'image' adds such figures for comparison only"
             )
         return value
 
@@ -78,10 +82,36 @@ class Fine(Part):
     epochs: int = Field(3, ge=1)
 
 
+class Phase(Part):
+    """One stretch of training: how long, which part of the network stays as it is, and what differs from the recipe.
+
+    `freeze` is none, all, `10 layers`, `11 blocks`, `30%` or the name of a part, which is frozen with all before it.
+    """
+
+    epochs: int = Field(ge=1)
+    freeze: Annotated[str, BeforeValidator(str)] = "none"
+    lr: float | None = Field(None, gt=0)
+    schedule: Literal["plateau", "cosine", "one-cycle", "constant"] | None = None
+    batch_norm: Literal["train", "eval"] | None = None
+    variations: dict[str, Any] = {}
+
+    @field_validator("freeze")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        from casewise.errors import StudyError
+        from casewise.freeze_points import read_freeze_point
+
+        try:
+            return str(read_freeze_point(value))
+        except StudyError as error:
+            raise ValueError(str(error).removeprefix("freeze: ").rstrip(".")) from None
+
+
 class Recipe(Part):
     """How a network is trained.
 
     `loss` is for numbers; classes are fitted by cross-entropy, ordinal classes by a chain of binary cross-entropies.
+    `phases` are trained one after another, each from where the one before it ended.
     `tuning`: all parameters (`deep`), the head alone on features computed once (`shallow`), or groups of layers
     unfrozen step by step (`fine`). `discriminative` divides the learning rate from each group of layers to the one
     below it.
@@ -108,6 +138,17 @@ class Recipe(Part):
     head_lr: float = Field(1.0, gt=0)
     batch_norm_momentum: float | None = Field(None, gt=0, le=1)
     dropout: float = Field(0.0, ge=0, lt=1)
+    phases: list[Phase] = []
+
+    @model_validator(mode="after")
+    def _in_phases(self) -> Recipe:
+        if self.phases and self.tuning != "deep":
+            raise ValueError(f"tuning: {self.tuning} says itself what learns when; leave it out, or the phases")
+        if self.phases and self.lr == "find":
+            raise ValueError("lr: find looks at one stretch of training; with phases give numbers")
+        if self.phases and "epochs" in self.model_fields_set:
+            raise ValueError("epochs: with phases, every phase states its own; leave out recipe.epochs")
+        return self
 
     @model_validator(mode="after")
     def _watched(self) -> Recipe:
@@ -140,3 +181,4 @@ class Compute(Part):
     memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     save_every: float = Field(30.0, ge=0)
+    frozen_once: bool = True

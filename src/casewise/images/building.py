@@ -16,8 +16,10 @@ import numpy as np
 
 from casewise.errors import ImageError, RunError, StudyError
 from casewise.images.partial import Building, Earlier, Record, read_journal, stem_of
+from casewise.images.pieces import Piece, Slides
 from casewise.images.preparation import Preparation
 from casewise.images.readers import open_source, read_bytes
+from casewise.images.slide_content import checked_size
 from casewise.images.store import COLUMNS, MARKER, hash_tile, open_store, publish, sweep, unchanged
 
 Progress = Callable[[int, int], None]
@@ -52,7 +54,12 @@ class Budget:
 
 
 def build(
-    paths: Sequence[Path], preparation: Preparation, folder: Path, *, workers: int | None, progress: Progress | None
+    paths: Sequence[Path | Piece],
+    preparation: Preparation,
+    folder: Path,
+    *,
+    workers: int | None,
+    progress: Progress | None,
 ) -> None:
     """Build and publish the store of `paths` in `folder`; see `store.prepare` for what it raises."""
     if not paths:
@@ -130,18 +137,18 @@ def _earlier(folder: Path, preparation: Preparation) -> Earlier:
 def _fill(
     building: Building,
     earlier: Earlier,
-    paths: Sequence[Path],
+    paths: Sequence[Path | Piece],
     preparation: Preparation,
     workers: int,
     progress: Progress | None,
 ) -> tuple[list[Record], dict[int, str]]:
     """Finish every row that can be; return the records in order and the problems by row."""
-    budget = Budget(MEMORY)
+    budget, slides = Budget(MEMORY), Slides()
     records: dict[int, Record] = {}
     problems: dict[int, str] = {}
 
     def finish(row: int) -> tuple[Record, bool]:
-        return _row(building, earlier, budget, row, paths[row], preparation)
+        return _row(building, earlier, budget, slides, row, paths[row], preparation)
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="tiles")
     try:
@@ -163,7 +170,13 @@ def _fill(
 
 
 def _row(
-    building: Building, earlier: Earlier, budget: Budget, row: int, path: Path, preparation: Preparation
+    building: Building,
+    earlier: Earlier,
+    budget: Budget,
+    slides: Slides,
+    row: int,
+    path: Path | Piece,
+    preparation: Preparation,
 ) -> tuple[Record, bool]:
     """Finish one row, in place, from an earlier tile or by decoding; return the record and whether it is new."""
     try:
@@ -178,6 +191,8 @@ def _row(
         building.write(row, tile)
         return record, True
     # The time was taken before the bytes: a file that changes meanwhile is seen as changed the next time.
+    if isinstance(path, Piece):
+        return _piece(building, earlier, slides, row, path, preparation, found), True
     data = read_bytes(path)
     source = hashlib.sha256(data).hexdigest()
     about = {"path": str(path), "sha256": source, "bytes": len(data), "mtime_ns": found.st_mtime_ns if found else 0}
@@ -192,6 +207,32 @@ def _row(
     building.write(row, tile)
     facts = {name: image.facts()[name] for name in ("width", "height", "mode", "format")}
     return about | facts | {"tile_sha256": hash_tile(tile)}, True
+
+
+def _piece(
+    building: Building,
+    earlier: Earlier,
+    slides: Slides,
+    row: int,
+    piece: Piece,
+    preparation: Preparation,
+    found: os.stat_result | None,
+) -> Record:
+    """Finish the row of a piece of a slide."""
+    if found is None:
+        checked_size(piece.path)
+    source = slides.sha256(piece)
+    about = (
+        {"path": str(piece), "sha256": source, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns} if found else {}
+    )
+    if known := earlier.same_content(source):
+        record, tile = known
+        building.write(row, tile)
+        return record | about
+    tile = slides.tile(piece, preparation)
+    building.write(row, tile)
+    facts = {"width": preparation.size, "height": preparation.size, "mode": "RGB", "format": "slide"}
+    return about | facts | {"tile_sha256": hash_tile(tile)}
 
 
 def _discard_builds(folder: Path, keep: Building | None = None) -> None:

@@ -35,7 +35,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 class Building:
     """The two files of one unfinished build, which its settings and its list of paths name."""
 
-    def __init__(self, folder: Path, paths: Sequence[Path], preparation: Preparation) -> None:
+    def __init__(self, folder: Path, paths: Sequence[object], preparation: Preparation) -> None:
         """Read what an earlier run has finished; nothing is written before the `with` block."""
         key = hashlib.sha256("\n".join([preparation.fingerprint(), *map(str, paths)]).encode()).hexdigest()
         stem = f"{stem_of(preparation)}{key[:16]}"

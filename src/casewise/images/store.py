@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,9 @@ from PIL import features
 from casewise.errors import RunError, StudyError
 from casewise.files import write_atomic, write_json
 from casewise.images.preparation import PIXEL_RULES, Preparation
+
+if TYPE_CHECKING:
+    from casewise.images.pieces import Piece
 
 __all__ = ["TileStore", "open_store", "prepare"]
 
@@ -187,14 +190,15 @@ def sweep(folder: Path) -> None:
 
 
 def prepare(
-    paths: Sequence[Path],
+    paths: Sequence[Path | Piece],
     preparation: Preparation,
     folder: Path,
     *,
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TileStore:
-    """Make, continue, mend or just open the tile store of `paths` in `folder`; row i of the store is `paths[i]`.
+    """Make, continue, mend or just open the tile store of `paths` in `folder`; row i of the store is `paths[i]`,
+    an image file or a piece of a slide.
 
     A finished store whose sources have the size and time they had is opened without reading an image. Otherwise only
     what is new, changed or unfinished is decoded, by `processes` workers (default: the cores). `progress(done, total)`
@@ -206,7 +210,7 @@ def prepare(
     """
     from casewise.images.building import build
 
-    paths, folder = [Path(path) for path in paths], Path(folder)
+    folder = Path(folder)
     if store := unchanged(paths, preparation, folder):
         if progress:
             progress(len(store), len(store))
@@ -215,7 +219,7 @@ def prepare(
     return open_store(folder)
 
 
-def unchanged(paths: Sequence[Path], preparation: Preparation, folder: Path) -> TileStore | None:
+def unchanged(paths: Sequence[Path | Piece], preparation: Preparation, folder: Path) -> TileStore | None:
     """Return the finished store of `folder` if it is of these settings and of these files as they are now."""
     if not (folder / MARKER).exists():
         return None

@@ -134,6 +134,7 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         study.compute.save_every,
         "last" if study.recipe.stop.on == "none" else "best",
         lambda done: write_progress(job, done, epochs_of(study)),
+        study.compute.frozen_once,
     )
     learned = learn(network, study.recipe, train, stop, names, course)
     device = torch.device("cuda" if choice.device == "cuda" else "cpu")
@@ -187,6 +188,7 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         "guess_loss": None if alone else guess_loss(train.truth, stop.truth, outputs, study.recipe),
         "finder": learned.finder,
         "stages": learned.stages,
+        "phases": learned.phases,
         "history": learned.history,
     }
     write_json(job.folder / "job.json", record)
@@ -212,4 +214,6 @@ def _check_learned(study: Study, truth: torch.Tensor, *, where: str) -> None:
 def epochs_of(study: Study) -> int:
     """How many epochs a network of the study trains at most."""
     recipe = study.recipe
+    if recipe.phases:
+        return sum(phase.epochs for phase in recipe.phases)
     return recipe.epochs if recipe.tuning != "fine" else recipe.fine.epochs * (recipe.fine.groups + 1)

@@ -21,7 +21,8 @@ def prediction_rows(
 ) -> pd.DataFrame:
     """The network's values (P, V) as rows of the predictions table, each at its target's level and in its range.
 
-    Where several panels show one unit of a target's level, numbers and probabilities are averaged.
+    Where several panels show one unit of a target's level, numbers and probabilities are averaged, or with
+    `gather: max` the most conspicuous one stands for all.
     """
     truth = truth_table(panels, study)
     outputs = outputs_of(study)
@@ -41,7 +42,11 @@ def prediction_rows(
         if level in ("case", "subject"):
             table["region"] = ""
         keys = ["case", "subject", "visit", "day", "region", "image", "kind"]
-        table = table.groupby(keys, sort=False, dropna=False, as_index=False)[["y_true", *told]].mean()
+        units = table.groupby(keys, sort=False, dropna=False, as_index=False)
+        if study.panels.gather == "max" and level != "image":
+            table = most_conspicuous(units, told, study, name)
+        else:
+            table = units[["y_true", *told]].mean()
         if output.kind == "regression":
             table["y_pred"] = table["y_pred"].clip(*study.range_of(name))
         else:
@@ -54,3 +59,21 @@ def prediction_rows(
     rows["outer_fold"] = pd.array([fold + 1] * len(rows), dtype="Int64")
     rows["inner_fold"] = pd.array([pd.NA] * len(rows), dtype="Int64")
     return rows
+
+
+def most_conspicuous(units: Any, told: list[str], study: Study, name: str) -> pd.DataFrame:
+    """What stands for each unit of grouped panels: the largest number, the highest grade, the surest sign of a class.
+
+    Of two classes it is the panel that is surest of the positive one; of several, each class's surest panel, as shares
+    of one.
+    """
+    if study.kind_of(name) == "ordinal" or study.positive_of(name) is not None:
+        classes = study.classes_of(name)
+        positive = study.positive_of(name)
+        rising = [float(c == positive) for c in classes] if positive is not None else range(len(classes))
+        rows = units.obj.assign(sign=units.obj[told].to_numpy() @ [float(v) for v in rising])
+        chosen = rows.groupby(units.keys, sort=False, dropna=False)["sign"].idxmax()
+        truth = units[["y_true"]].mean()["y_true"].to_numpy()
+        return rows.loc[chosen].drop(columns="sign").assign(y_true=truth).reset_index(drop=True)
+    found: pd.DataFrame = units[["y_true", *told]].agg({"y_true": "mean", **dict.fromkeys(told, "max")})
+    return found

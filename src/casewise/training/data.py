@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from casewise.errors import RunError
-from casewise.panels import augmented, chunks, draw, plain
+from casewise.panels import EMPTY, augmented, chunks, draw, plain
 from casewise.study import Panels
 
 
@@ -37,10 +37,12 @@ class Batches(Protocol):
 
     def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor: ...
 
+    def at_once(self, batch: int) -> int: ...
+
 
 @dataclass(frozen=True)
 class FeatureData:
-    """Features of panels computed once, (P, width), for training a head alone."""
+    """Features of panels computed once, (P, width), or of bags (P, K, width), for training a head alone."""
 
     features: Tensor
     truth: Tensor
@@ -63,6 +65,10 @@ class FeatureData:
     def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
         """Features (B, width) of the rows."""
         return self.features[slots[:, 0]].to(device)
+
+    def at_once(self, batch: int) -> int:
+        """How many rows are looked at in one go: four training batches."""
+        return 4 * batch
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,13 @@ class PanelData:
         return panels.to(device), self.truth[rows].to(device)
 
     def views(self) -> tuple[Tensor, Tensor]:
-        """Every panel as deterministic slot fillings: (V, S) tile numbers and (V,) the panel each belongs to."""
+        """Every panel as deterministic slot fillings: (V, S) tile numbers and (V,) the panel each belongs to.
+
+        A bag is one view of all its tiles, padded to the largest bag.
+        """
+        if self.settings.gather == "attention":
+            most = max(map(len, self.tiles))
+            return torch.tensor([[*t, *[EMPTY] * (most - len(t))] for t in self.tiles]), torch.arange(len(self))
         filled = [chunks(t, self.settings.slots) for t in self.tiles]
         owner = torch.tensor([row for row, views in enumerate(filled) for _ in views])
         return torch.tensor([view for views in filled for view in views]), owner
@@ -102,6 +114,11 @@ class PanelData:
     def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
         """Unvaried panels (B, C, H, W) in 0–1."""
         return plain(self.store, slots.to(self.store.device), self.settings).to(device)
+
+    def at_once(self, batch: int) -> int:
+        """How many views are looked at in one go: four training batches, fewer where bags are large."""
+        bag = max(map(len, self.tiles)) if self.settings.gather == "attention" else 1
+        return max(1, 4 * batch // bag)
 
 
 def mixed_seed(*parts: object) -> int:

@@ -21,6 +21,7 @@ from casewise.training.data import Batches, FeatureData, PanelData, mixed_seed
 from casewise.training.finder import find_rate
 from casewise.training.fit import Fitted, fit
 from casewise.training.outputs import Output
+from casewise.training.phases import in_phases
 from casewise.training.probe import features, probe
 from casewise.training.speed import Choice
 from casewise.training.tuning import HeadOnly, layer_groups, unfreeze
@@ -30,7 +31,7 @@ Tell = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Learned:
-    """A trained network, its course, the finder's curve where there was one, and the stages of fine tuning."""
+    """A trained network, its course, the finder's curve where there was one, the stages of fine tuning, the phases."""
 
     network: Network
     history: list[dict[str, float]]
@@ -38,6 +39,7 @@ class Learned:
     best_loss: float
     finder: dict[str, Any] | None = None
     stages: list[dict[str, Any]] = field(default_factory=list)
+    phases: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Course:
     save_every: float = 30.0
     keep: Literal["best", "last"] = "best"
     tell: Tell | None = None
+    frozen_once: bool = True
 
 
 def learn(
@@ -78,6 +81,9 @@ def learn(
     if recipe.lr == "find":
         found = found or _found(network, train, recipe, course)
         recipe = recipe.model_copy(update={"lr": found["chosen"]})
+    if recipe.phases:
+        history, best_epoch, best, phases = in_phases(network, recipe, train, stop, course)
+        return Learned(network, history, best_epoch, best, phases=phases)
     if recipe.tuning == "fine" and heads:
         return _fine(network, recipe, train, stop, heads, course, found)
     if heads:
@@ -192,6 +198,6 @@ def _told_from(course: Course, done: int) -> Course:
 
 def leftovers(folder: Path) -> list[Path]:
     """What training leaves in a job's folder to continue from; nothing of it is needed once the job is done."""
-    names = ("state.safetensors", "finder.json", "finder-body.json")
+    names = ("state.safetensors", "finder.json", "finder-body.json", "copies.bin")
     stages = sorted(folder.glob("stage*.safetensors")) + sorted(folder.glob("stage*.json"))
     return [folder / name for name in names] + stages + sorted(folder.glob("stage*/state.safetensors"))

@@ -86,7 +86,7 @@ class Training(LightningModule):
 
     def val_dataloader(self) -> Any:
         slots, owner = self.parts[1].views()
-        size = 4 * self.recipe.batch
+        size = self.parts[1].at_once(self.recipe.batch)
         parts: Any = list(zip(slots.split(size), owner.split(size), strict=True))
         return DataLoader(parts, batch_size=None)
 
@@ -209,10 +209,12 @@ def predict(
     slots, owner = data.views()
     found = []
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        for part, own in zip(slots.split(4 * batch), owner.split(4 * batch), strict=True):
-            panels = data.plain_batch(part, device).to(memory_format=form)
+        size = data.at_once(batch)
+        for part, own in zip(slots.split(size), owner.split(size), strict=True):
+            panels = data.plain_batch(part, device)
+            panels = panels.to(memory_format=form) if panels.ndim == 4 else panels
             values = values_of(network(panels).float(), outputs)
             if flips:
-                values = (values + values_of(network(panels.flip(3)).float(), outputs)) / 2
+                values = (values + values_of(network(panels.flip(-1)).float(), outputs)) / 2
             found.append((values.cpu(), own))
     return averaged(found, len(data))

@@ -34,9 +34,11 @@ def probe(
     """Set the network's head to linear models on its features: ridge for numbers, logistic for classes and grades.
 
     The penalty of each target is chosen by cross-validation over groups of the given (training) subjects. `seen` are
-    the features (P, width) of `data` where they are known already.
+    the features (P, width), or (P, K, width) of bags, of `data` where they are known already.
     """
-    values = (features(network, data, batch=batch) if seen is None else seen).double().numpy()
+    known = features(network, data, batch=batch) if seen is None else seen
+    # what attention gathers begins as the mean
+    values = (known.nanmean(dim=1) if known.ndim == 3 else known).double().numpy()
     centre, spread = values.mean(axis=0), values.std(axis=0) + 1e-6
     values = (values - centre) / spread
     linear = network.head[-1]
@@ -120,13 +122,16 @@ def _steps(rows: np.ndarray, wanted: np.ndarray, groups: np.ndarray, classes: in
 
 
 def features(network: Network, data: PanelData, *, batch: int) -> Tensor:
-    """The body's features of every panel, unvaried, mean over its views: (P, width)."""
+    """The body's features of every panel, unvaried: (P, width), mean over its views; of bags (P, K, width)."""
     from casewise.training.module import averaged
 
     network.eval()
     slots, owner = data.views()
     found = []
     with torch.inference_mode():
-        for part, own in zip(slots.split(4 * batch), owner.split(4 * batch), strict=True):
+        size = data.at_once(batch)
+        for part, own in zip(slots.split(size), owner.split(size), strict=True):
             found.append((network.features(data.plain_batch(part, network.mean.device)).float().cpu(), own))
+    if found[0][0].ndim == 3:
+        return torch.cat([part for part, _ in found]).clone()
     return averaged(found, len(data)).clone()

@@ -1,0 +1,78 @@
+"""How a study says where a network stops being frozen; read without loading a network library."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from casewise.errors import StudyError, nearest
+
+WAYS = "none, all, `10 layers`, `11 blocks`, `30%` or a part's name such as features.6"
+
+
+@dataclass(frozen=True)
+class FreezePoint:
+    """The part of a body, from the input on, that does not learn.
+
+    `layers` counts convolutions and linear layers, `blocks` a network's own blocks (`Network.blocks`), `share` is a
+    share of the body's weights, `name` a module's path within the body; the part named is frozen too.
+
+    >>> str(read_freeze_point("10 layers")), str(read_freeze_point(0.3)), str(read_freeze_point("features.6"))
+    ('10 layers', '30%', 'features.6')
+    """
+
+    kind: Literal["none", "all", "layers", "blocks", "share", "name"]
+    count: int = 0
+    share: float = 0.0
+    name: str = ""
+
+    def __str__(self) -> str:
+        if self.kind in ("layers", "blocks"):
+            return f"{self.count} {self.kind if self.count > 1 else self.kind[:-1]}"
+        if self.kind == "share":
+            return f"{100 * self.share:.10g}%"
+        return self.name or self.kind
+
+
+def read_freeze_point(value: Any, source: str = "freeze") -> FreezePoint:
+    """Read a freeze point as a study states it: text, a number of layers, or a share between 0 and 1.
+
+    Raises:
+        StudyError: the value is none of these, naming the ways there are.
+    """
+    if isinstance(value, FreezePoint):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise StudyError(f"{source}: must be {WAYS}, got {value!r}.")
+    if isinstance(value, float):
+        return _share(value, value, source)
+    if isinstance(value, int):
+        return _counted(value, "layers", source)
+    text = value.strip()
+    if text in ("none", "all", "body"):
+        return FreezePoint("none" if text == "none" else "all")
+    if found := re.fullmatch(r"(-?\d+)\s*(layers?|blocks?)?", text):
+        return _counted(int(found[1]), "blocks" if (found[2] or "").startswith("block") else "layers", source)
+    if found := re.fullmatch(r"(-?\d+(?:\.\d*)?)\s*%", text):
+        return _share(float(found[1]) / 100, value, source)
+    if found := re.fullmatch(r"0?\.\d+", text):
+        return _share(float(text), value, source)
+    if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", text):
+        return FreezePoint("name", name=text.removeprefix("body."))
+    unit = text.split()[-1] if re.match(r"\d+\s", text) else ""
+    hint = nearest(unit, ("layers", "blocks")) if unit else nearest(text, ("none", "all"))
+    raise StudyError(f"{source}: must be {WAYS}, got {value!r}.{hint}")
+
+
+def _counted(count: int, kind: Literal["layers", "blocks"], source: str) -> FreezePoint:
+    if count < 0:
+        raise StudyError(f"{source}: {count} {kind} cannot be frozen; give 0 or more, or one of {WAYS}.")
+    return FreezePoint(kind, count=count) if count else FreezePoint("none")
+
+
+def _share(share: float, value: Any, source: str) -> FreezePoint:
+    if not (math.isfinite(share) and 0 < share < 1):
+        raise StudyError(f"{source}: a share lies between 0 and 1 (or 0% and 100%), got {value!r}; say none or all.")
+    return FreezePoint("share", share=share)

@@ -1,0 +1,143 @@
+"""What does not change from epoch to epoch is worked out once: copies varied once, and what frozen layers make of them.
+
+Values are kept in the precision in which they are computed, in memory up to `MEMORY` bytes and in a file beyond.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from casewise.panels import augmented
+from casewise.training.data import PanelData, mixed_seed
+
+MEMORY = 2 * 2**30
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class FixedData:
+    """Views of panels (V, C, H, W) `uint8`, or their activations (V, ...) in floating point; nothing varies.
+
+    `truth` (P, T) is of panels, `owner` (V,) the panel of each view; without it every view is a panel.
+    """
+
+    values: Tensor
+    truth: Tensor
+    names: list[str] = field(default_factory=list)
+    owner: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def training_batch(
+        self, rows: list[int], generator: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Values (B, ...), panels in 0–1, and their truth (B, T)."""
+        return self._of(torch.tensor(rows), device), self.truth[rows].to(device)
+
+    def views(self) -> tuple[Tensor, Tensor]:
+        """Every view once, and the panel that it is of."""
+        rows = torch.arange(len(self.values))
+        return rows.unsqueeze(1), rows if self.owner is None else self.owner
+
+    def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
+        """Values (B, ...) of the rows."""
+        return self._of(slots[:, 0], device)
+
+    def at_once(self, batch: int) -> int:
+        """How many rows are looked at in one go: four training batches."""
+        return 4 * batch
+
+    def _of(self, rows: Tensor, device: torch.device) -> Tensor:
+        values = self.values[rows].to(device)
+        return values.float().div_(255) if values.dtype == torch.uint8 else values
+
+
+def room(shape: tuple[int, ...], dtype: torch.dtype, path: Path) -> Tensor:
+    """An empty tensor, in memory where it fits there, else in the file `path`."""
+    count = 1
+    for side in shape:
+        count *= side
+    if count * dtype.itemsize <= MEMORY:
+        return torch.empty(shape, dtype=dtype)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    return torch.from_file(str(path), shared=True, size=count, dtype=dtype).view(shape)
+
+
+def fixed(data: PanelData, copies: int, *, seed: int, path: Path) -> FixedData:
+    """Every panel as it is, and after these `copies` of each, varied once as the study says and kept as 8 bits.
+
+    The copies of one panel are rows of the same subject on the same side, wherever the rows came from.
+    """
+    slots, _ = data.views()
+    if len(slots) != len(data):
+        raise ValueError("a panel with more tiles than slots has no fixed view")
+    first = data.plain_batch(slots[:1], torch.device("cpu"))
+    values = room((len(data) * (1 + copies), *first.shape[1:]), torch.uint8, path)
+    for copy in range(1 + copies):
+        for start in range(0, len(data), CHUNK):
+            part = slots[start : start + CHUNK]
+            if copy:
+                generator = torch.Generator().manual_seed(mixed_seed(seed, "copies", copy, start))
+                made = augmented(data.store, part.to(data.store.device), data.settings, generator)
+            else:
+                made = data.plain_batch(part, torch.device("cpu"))
+            at = copy * len(data) + start
+            values[at : at + len(part)] = made.mul(255).round_().to(torch.uint8).cpu()
+    return FixedData(values, data.truth.repeat(1 + copies, 1), data.names * (1 + copies))
+
+
+class Upper(nn.Module):
+    """What of a network learns above its frozen part, as a network of its own; it shares the network's parameters."""
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, network: Any, rest: nn.Module) -> None:
+        super().__init__()
+        self.name = network.name
+        self.body, self.head = rest, network.head
+        self.register_buffer("centre", network.centre)
+        self.register_buffer("scale", network.scale)
+
+    def forward(self, activations: Tensor) -> Tensor:
+        features = self.body(activations)
+        with torch.autocast(features.device.type, enabled=False):
+            return self.head(features.float()) * self.scale + self.centre
+
+
+def activations(
+    frozen: nn.Module, data: FixedData | PanelData, *, bf16: bool, form: torch.memory_format, path: Path
+) -> FixedData:
+    """What the frozen part of a network makes of every panel, in eval mode: (P, ...), `bfloat16` where `bf16`."""
+    frozen.eval()
+    device = next(frozen.parameters()).device
+    slots, owner = data.views()
+    found: Tensor | None = None
+    with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+        for start in range(0, len(slots), CHUNK):
+            panels = data.plain_batch(slots[start : start + CHUNK], device).to(memory_format=form)
+            made = frozen(panels).cpu()
+            if found is None:
+                found = room((len(slots), *made.shape[1:]), made.dtype, path)
+            found[start : start + len(made)] = made
+    assert found is not None
+    return FixedData(found, data.truth, data.names, owner)
+
+
+class Whole(nn.Module):
+    """A network up to its features."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, panels: Tensor) -> Tensor:
+        found: Tensor = self.network.features(panels)
+        return found

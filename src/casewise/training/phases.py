@@ -1,0 +1,163 @@
+"""Training in phases: first the head alone, say, then all layers above a freeze point.
+
+What frozen layers make of panels that do not vary is worked out once for all epochs of a phase.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from casewise.errors import TrainingError
+from casewise.files import write_json
+from casewise.models.freezing import freeze, parameter_counts
+from casewise.models.splitting import split_at
+from casewise.panels import varies
+from casewise.training.checkpoint import write_tensors
+from casewise.training.data import Batches, PanelData, mixed_seed
+from casewise.training.fit import fit
+from casewise.training.fixed import FixedData, Upper, Whole, activations, fixed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from casewise.models.backbones import Network
+    from casewise.study import Phase, Recipe
+    from casewise.training.learn import Course
+
+
+def in_phases(
+    network: Network, recipe: Recipe, train: PanelData, stop: PanelData, course: Course
+) -> tuple[list[dict[str, float]], int, float, list[dict[str, Any]]]:
+    """Train `network` phase after phase; a phase that is done is read from its file.
+
+    Where subjects decide when to stop, the best epoch of all phases is kept, else the last one.
+
+    Returns:
+        The history over all phases, the best epoch and its loss, and what each phase did.
+    """
+    copies = train.settings.copies
+    steady = fixed(train, copies, seed=course.seed, path=course.folder / "copies.bin") if copies else None
+    history: list[dict[str, float]] = []
+    told: list[dict[str, Any]] = []
+    best, best_epoch, kept = math.inf, 0, {}
+    for number, phase in enumerate(recipe.phases):
+        place = course.folder / f"stage{number}"
+        if place.with_suffix(".json").is_file():
+            done = json.loads(place.with_suffix(".json").read_text())
+            network.load_state_dict(load_file(place.with_suffix(".safetensors")))
+        else:
+            place.mkdir(parents=True, exist_ok=True)
+            done = _phase(network, recipe, phase, steady or train, stop, _from(course, number, len(history)), place)
+            write_tensors(place.with_suffix(".safetensors"), network.state_dict(), {"format": "pt"})
+            write_json(place.with_suffix(".json"), done)
+        if done["best_loss"] < best:
+            best, best_epoch = done["best_loss"], len(history) + done["best_epoch"]
+            kept = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        history += [{**entry, "epoch": len(history) + i, "phase": number} for i, entry in enumerate(done["history"])]
+        told.append({name: value for name, value in done.items() if name != "history"})
+    if course.keep == "best":
+        network.load_state_dict(kept)
+    freeze(network, "none")
+    network.eval()
+    return history, best_epoch, best, told
+
+
+def _phase(
+    network: Network,
+    recipe: Recipe,
+    phase: Phase,
+    train: PanelData | FixedData,
+    stop: PanelData,
+    course: Course,
+    place: Path,
+) -> dict[str, Any]:
+    """Train one phase and tell what was frozen, how many weights learned, how it was computed and what it cost."""
+    stated = {name: getattr(phase, name) for name in ("lr", "schedule", "batch_norm")}
+    each = recipe.model_copy(
+        update={**{k: v for k, v in stated.items() if v is not None}, "epochs": phase.epochs, "phases": []}
+    )
+    if isinstance(train, PanelData) and phase.variations:
+        train = replace(train, settings=train.settings.model_copy(update=phase.variations))
+    last = freeze(network, phase.freeze)
+    counts = parameter_counts(network)
+    begun, continued = time.monotonic(), (place / "state.safetensors").is_file()
+    learner, data, watched, way = _shortened(network, phase, recipe, train, stop, course, place)
+    fitted = fit(
+        learner,
+        each,
+        data,
+        watched,
+        outputs=course.outputs,
+        folder=place,
+        seed=course.seed,
+        choice=course.choice,
+        save_every=course.save_every,
+        keep=course.keep,
+        tell=course.tell,
+    )
+    seconds = time.monotonic() - begun
+    return {
+        "freeze": phase.freeze,
+        "last_frozen": last,
+        **asdict(counts),
+        "way": way,
+        "epochs": len(fitted.history),
+        "rows": len(data),
+        "seconds": round(seconds, 2),
+        "core_seconds": round(seconds * course.choice.threads, 2),
+        "continued": continued,
+        "best_loss": fitted.best_loss,
+        "best_epoch": fitted.best_epoch,
+        "history": fitted.history,
+    }
+
+
+def _shortened(
+    network: Network,
+    phase: Phase,
+    recipe: Recipe,
+    train: PanelData | FixedData,
+    stop: PanelData,
+    course: Course,
+    place: Path,
+) -> tuple[Any, Batches, Batches, str]:
+    """What is trained on what: the network on panels, or only what learns, on what the frozen part makes of them."""
+    plain = (network, train, stop)
+    if phase.freeze == "none":
+        return *plain, "all layers computed at every step"
+    if not course.frozen_once:
+        return *plain, "frozen layers computed at every step, as the study states"
+    if isinstance(train, PanelData) and (
+        varies(train.settings) or any(len(tiles) > train.settings.slots for tiles in train.tiles)
+    ):
+        return *plain, "frozen layers computed at every step, since panels vary"
+    if recipe.discriminative != 1:
+        return *plain, "frozen layers computed at every step, since rates differ by layer"
+    whole = not any(parameter.requires_grad for parameter in network.body.parameters())
+    try:
+        frozen, rest = (Whole(network), nn.Identity()) if whole else split_at(network, phase.freeze)
+    except TrainingError as error:
+        return *plain, f"frozen layers computed at every step: {error}"
+    form = torch.channels_last if course.choice.channels_last else torch.contiguous_format
+    network.to(memory_format=form)  # type: ignore[call-overload]
+    bf16 = course.choice.precision == "bf16"
+    kept = [
+        activations(frozen, data, bf16=bf16, form=form, path=place / f"{name}.bin")
+        for name, data in (("train", train), ("stop", stop))
+    ]
+    return Upper(network, rest), *kept, "what frozen layers make of a panel computed once"
+
+
+def _from(course: Course, number: int, done: int) -> Course:
+    """The course of one phase: a seed of its own, its progress told on top of the phases before."""
+    tell = course.tell
+    seed = mixed_seed(course.seed, "phase", number) if number else course.seed
+    return replace(course, seed=seed, tell=(lambda epoch: tell(done + epoch)) if tell else None)

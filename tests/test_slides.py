@@ -1,0 +1,414 @@
+"""Slides: what they say about themselves, their pixels, planned tiles, and every way to be no slide."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from casewise.errors import CasewiseError, ImageError, StudyError
+from casewise.images import slides
+from casewise.images.pixels import LANCZOS
+from casewise.images.slide_tiles import TilePlan, plan_tiles, read_tiles
+from casewise.images.slides import Slide, is_slide, slide_facts
+from casewise.images.tissue import read_thumbnail
+from casewise.phantoms.slide_pyramid import write_pyramid
+
+pytest.importorskip("openslide", reason="the package that reads slides is optional")
+
+WIDTH, HEIGHT = 1024, 768
+APERIO = "Aperio Image Library\r\n1024x768 |AppMag = {power}|MPP = {mpp}"
+
+
+def scene(width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
+    """Pink tissue, smoothly uneven and without symmetry, on white glass: two pieces, the left one larger."""
+    picture = np.full((height, width, 3), 245, np.uint8)
+    cells = np.random.default_rng(1).integers(0, 90, (9, 12, 3), dtype=np.uint8)
+    tissue = cv2.resize(cells, (width, height), interpolation=cv2.INTER_CUBIC) // 2 + np.array([190, 70, 130], np.uint8)
+    where = np.zeros((height, width), np.uint8)
+    cv2.rectangle(where, (width // 16, height // 6), (width // 2, height * 5 // 6), 1, -1)
+    cv2.circle(where, (width * 3 // 4, height // 2), height // 5, 1, -1)
+    picture[where > 0] = tissue[where > 0]
+    return picture
+
+
+def write(path: Path, picture: np.ndarray | None = None, **options: Any) -> Path:
+    """Write a picture as a pyramid of three levels at half a micron."""
+    shown = scene() if picture is None else picture
+    settings: dict[str, Any] = {"mpp": 0.5, "quality": 95} | options
+    size = shown.shape[1], shown.shape[0]
+    write_pyramid(path, size, lambda x, y, w, h: np.ascontiguousarray(shown[y : y + h, x : x + w]), **settings)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pyramid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("slides") / "a.tiff")
+
+
+@pytest.fixture(scope="module")
+def aperio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("aperio")
+    return write(folder / "a.svs", description=APERIO.format(power=20, mpp=0.5), mpp=None)
+
+
+@pytest.fixture(scope="module")
+def nameless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A slide that says nothing of its resolution, and has one level."""
+    return write(tmp_path_factory.mktemp("nameless") / "a.tiff", mpp=None, levels=1)
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Mean absolute difference in grey levels of images of the same shape."""
+    assert one.shape == other.shape
+    return float(np.abs(one.astype(int) - other.astype(int)).mean())
+
+
+def test_facts(pyramid: Path, aperio: Path, nameless: Path) -> None:
+    facts = slide_facts(pyramid)
+    assert (facts.width, facts.height, facts.vendor) == (WIDTH, HEIGHT, "generic-tiff")
+    assert facts.levels == ((1024, 768, 1.0), (256, 192, 4.0), (64, 48, 16.0))
+    assert facts.mpp == pytest.approx(0.5)
+    assert facts.magnification is None
+    assert facts.bytes == pyramid.stat().st_size
+    assert facts.notes == ()
+    facts = slide_facts(aperio)
+    assert (facts.vendor, facts.mpp, facts.magnification) == ("aperio", 0.5, 20.0)
+    facts = slide_facts(nameless)
+    assert (facts.mpp, facts.magnification, len(facts.levels)) == (None, None, 1)
+
+
+def test_a_resolution_of_print_counts_as_missing(tmp_path: Path) -> None:
+    facts = slide_facts(write(tmp_path / "a.tiff", mpp=352.8, levels=1))
+    assert facts.mpp is None
+    assert "352.8 µm per pixel" in facts.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "mpp", "noted"), [("0.5", "0.52", 0.51, False), ("0.5", "0.6", 0.55, True), ("0.25", "", 0.25, False)]
+)
+def test_microns_are_the_mean_of_both_directions(x: str, y: str, mpp: float, noted: bool) -> None:
+    said = {"openslide.mpp-x": x, "openslide.mpp-y": y, "openslide.objective-power": "nonsense"}
+    handle = SimpleNamespace(properties=said, level_dimensions=((9, 8),), level_downsamples=(1.0,), dimensions=(9, 8))
+    facts = slides._facts(handle, 1)
+    assert facts.mpp == pytest.approx(mpp)
+    assert facts.magnification is None
+    assert bool(facts.notes) == noted
+
+
+def test_a_slide_is_told_by_its_content(pyramid: Path, tmp_path: Path) -> None:
+    renamed = tmp_path / "a.dat"
+    renamed.write_bytes(pyramid.read_bytes())
+    (tmp_path / "cut.svs").write_bytes(pyramid.read_bytes()[:-300])
+    assert is_slide(pyramid)
+    assert is_slide(renamed)
+    assert is_slide(tmp_path / "cut.svs")
+    for name in ("a.jpg", "b.svs", "a.png", "plain.tiff"):
+        Image.new("RGB", (300, 300)).save(tmp_path / name, format="JPEG" if name == "b.svs" else None)
+        assert not is_slide(tmp_path / name)
+    (tmp_path / "text.svs").write_text("path,subject\n")
+    assert not any(is_slide(path) for path in (tmp_path / "text.svs", tmp_path, tmp_path / "missing.svs"))
+
+
+def test_without_the_package_it_says_what_to_install(
+    pyramid: Path, aperio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def refuse(name: str, *rest: Any) -> Any:
+        if name.startswith("openslide"):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    for read in (lambda: slide_facts(pyramid), lambda: is_slide(pyramid), lambda: is_slide(aperio)):
+        with pytest.raises(CasewiseError, match=r"pip install 'casewise\[slides\]'"):
+            read()
+    for name in ("a.jpg", "plain.tiff"):
+        Image.new("RGB", (30, 30)).save(tmp_path / name)
+        assert not is_slide(tmp_path / name)
+
+
+BAD: dict[str, tuple[Callable[[Path, bytes], object], str]] = {
+    "folder": (lambda path, _: path.mkdir(), "this is a folder"),
+    "missing": (lambda path, data: path.with_name("a.svz").write_bytes(data), r"no such file\. Did you mean 'a\.svz'"),
+    "empty": (lambda path, _: path.write_bytes(b""), "0 bytes"),
+    "text": (lambda path, _: path.write_text("path,subject\n" * 9), "a text file, not a slide"),
+    "photograph": (lambda path, _: Image.new("RGB", (9, 9)).save(path, "JPEG"), "a JPEG, PNG or WebP, not a slide"),
+    "plain TIFF": (lambda path, _: Image.new("RGB", (9, 9)).save(path, "TIFF"), "this TIFF is no slide"),
+    "half": (lambda path, data: path.write_bytes(data[: len(data) // 2]), "cut short .* its directory 1 lies at"),
+    "nearly whole": (lambda path, data: path.write_bytes(data[:-20]), "cut short .* its directory 3 lies at"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_slide_is_named(pyramid: Path, tmp_path: Path, name: str) -> None:
+    make, message = BAD[name]
+    make(tmp_path / "a.svs", pyramid.read_bytes())
+    with pytest.raises(ImageError, match=message) as caught:
+        slide_facts(tmp_path / "a.svs")
+    assert str(tmp_path / "a.svs") in str(caught.value)
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"The folder .*nowhere does not exist"):
+        slide_facts(tmp_path / "nowhere" / "a.svs")
+
+
+def test_damage_is_found_while_reading_and_placed(pyramid: Path, tmp_path: Path) -> None:
+    data = bytearray(pyramid.read_bytes())
+    # The second tile of level 0.
+    at = data.index(b"\xff\xd8\xff", data.index(b"\xff\xd8\xff") + 9)
+    data[at : at + 400] = bytes(400)
+    path = tmp_path / "a.tiff"
+    path.write_bytes(data)
+    assert slide_facts(path).width == WIDTH
+    read = read_tiles(path, np.array([[0, 0, 128], [128, 0, 128], [256, 0, 128]]), side=128)
+    assert next(read).shape == next(read).shape == (3, 128, 128)
+    with pytest.raises(ImageError, match=r"a\.tiff: 128 x 128 pixels at x 256, y 0 of level 0 .* copy it again"):
+        next(read)
+
+
+def test_a_region_read_in_blocks_is_the_region(pyramid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Slide(pyramid) as slide:
+        for factor, box in ((1, (10, 20, 700, 500)), (6, (12, 30, 700, 500)), (4, (0, 0, WIDTH, HEIGHT))):
+            whole = slide.region(0, box)
+            monkeypatch.setattr(slides, "BLOCK", 150)
+            assert np.array_equal(slide.reduced(0, box, factor), whole.reduce(factor) if factor > 1 else whole)
+            monkeypatch.undo()
+
+
+def test_no_read_is_larger_than_a_block_however_large_the_slide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = np.full((9, 9, 3), 200, np.uint8)
+    path = tmp_path / "a.tiff"
+    write_pyramid(path, (6000, 3000), lambda x, y, w, h: cv2.resize(flat, (w, h)), mpp=0.5, levels=1)
+    boxes: list[tuple[int, int, int, int]] = []
+    real = Slide.region
+    monkeypatch.setattr(Slide, "region", lambda self, level, box: boxes.append(box) or real(self, level, box))
+    with Slide(path) as slide:
+        picture, seen, downsample = read_thumbnail(slide)
+        assert slide.memory < 300 * 2**20
+    assert picture.shape == (500, 1000, 3)
+    assert (seen.shape, downsample) == ((500, 1000), 6.0)
+    assert seen.all()
+    assert len(list(read_tiles(path, np.array([[0, 0, 3000], [2999, 0, 3000]]), side=64))) == 2
+    assert max(max(width, height) for _, _, width, height in boxes) <= slides.BLOCK
+    # Nothing is read twice: the thumbnail and twice half of the slide.
+    assert sum(width * height for _, _, width, height in boxes) == 2 * 6000 * 3000
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"side": 4}, "side must be a whole number from 8 to 4096, not 4"),
+        ({"side": 64.0}, "side must be a whole number"),
+        ({"mpp": 0}, "mpp must be a number above 0, not 0"),
+        ({"magnification": "20x"}, "magnification must be a number above 0, not '20x'"),
+        ({"level": -1}, "level must be a whole number of at least 0, not -1"),
+        ({"most": 0}, "most must be a whole number of at least 1, not 0"),
+        ({"tissue": 1.5}, "tissue must be a share from 0 to 1, not 1.5"),
+        ({"overlap": 1}, "overlap must be a share from 0 to 0.9, not 1"),
+        ({"assume_mpp": float("nan")}, "assume_mpp must be a number above 0"),
+        ({"mpp": 1, "magnification": 10}, "mpp and magnification are stated, but a tile has one resolution"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        TilePlan(**values)
+
+
+@pytest.mark.parametrize(
+    ("plan", "slide", "span", "note"),
+    [
+        (TilePlan(side=64), "aperio", 64, ""),
+        (TilePlan(side=64, mpp=2.0), "aperio", 256, ""),
+        (TilePlan(side=64, mpp=1.0), "aperio", 128, "no level of 1 µm per pixel: level 0 is read and reduced by 2.00"),
+        (
+            TilePlan(side=64, mpp=0.25),
+            "aperio",
+            32,
+            "nothing as fine as 0.25 µm per pixel: level 0 .* by 2.00",
+        ),
+        (TilePlan(side=64, magnification=5), "aperio", 256, ""),
+        (TilePlan(side=64, magnification=4), "aperio", 320, "no level of 4x: level 1 is read and reduced by 1.25"),
+        (TilePlan(side=64, level=1), "aperio", 256, ""),
+        (TilePlan(side=8, level=3), "aperio", 512, "no level 3: level 2, its coarsest, .* steps of 4"),
+        (TilePlan(side=16, level=2), "nameless", 256, "no level 2: level 0, .* reduced by 16, taking a level to be 4"),
+        (TilePlan(side=64, mpp=1.0, assume_mpp=0.25), "nameless", 256, "0.25, as the study states, was assumed"),
+        (TilePlan(side=64, mpp=2.0, assume_mpp=9.0), "aperio", 256, ""),
+    ],
+)
+def test_the_resolution_decides_the_side(
+    plan: TilePlan, slide: str, span: int, note: str, request: pytest.FixtureRequest
+) -> None:
+    planned = plan_tiles(request.getfixturevalue(slide), plan)
+    assert set(planned.boxes[:, 2]) == {span}
+    if note:
+        assert re.search(note, " ".join(planned.notes))
+    else:
+        assert planned.notes == ()
+
+
+def test_a_resolution_that_is_not_said_is_never_guessed(nameless: Path, pyramid: Path, tmp_path: Path) -> None:
+    bare = write(tmp_path / "a.svs", description="Aperio Image Library\r\n1x1 |AppMag = 20", mpp=None)
+    facts = slide_facts(bare)
+    assert (facts.mpp, facts.magnification) == (None, 20.0)
+    with pytest.raises(ImageError, match=r"magnification, 20: state `magnification` instead.* `assume_mpp: 0\.5`"):
+        plan_tiles(bare, TilePlan(mpp=1.0))
+    with pytest.raises(ImageError, match=r"State `level` instead.* `assume_mpp: 0\.5`"):
+        plan_tiles(nameless, TilePlan(mpp=1.0))
+    with pytest.raises(ImageError, match=r"says its mpp, 0\.5: state `mpp` instead"):
+        plan_tiles(pyramid, TilePlan(magnification=10))
+    with pytest.raises(ImageError, match="State `level` instead"):
+        plan_tiles(nameless, TilePlan(magnification=10))
+
+
+def test_tiles_lie_on_the_tissue_in_raster_order(pyramid: Path) -> None:
+    planned = plan_tiles(pyramid, TilePlan(side=32, tissue=0.8))
+    boxes = planned.boxes
+    assert boxes.dtype == np.int64
+    assert len(planned) == planned.candidates == len(boxes) == len(planned.shares)
+    assert boxes.tolist() == sorted(boxes.tolist(), key=lambda box: (box[1], box[0]))
+    assert (boxes[:, :2] % 32 == 0).all()
+    assert (planned.shares >= 0.8).all()
+    picture = scene()
+    white = [(picture[y : y + s, x : x + s] > 240).all(axis=2).mean() for x, y, s in boxes.tolist()]
+    assert max(white) < 0.3
+    # Most of the tissue is on them.
+    assert len(boxes) * 32 * 32 > 0.85 * (picture < 240).any(axis=2).sum()
+    assert planned.mask.shape == (HEIGHT, WIDTH)
+    assert planned.downsample == 1.0
+
+
+def test_overlap_moves_the_tiles_together(pyramid: Path) -> None:
+    apart, close = (plan_tiles(pyramid, TilePlan(side=64, tissue=0, overlap=share)) for share in (0.0, 0.5))
+    assert len(apart) == 16 * 12
+    assert len(close) == 31 * 23
+    assert np.unique(np.diff(np.unique(close.boxes[:, 0]))) == [32]
+    assert (close.boxes[:, :2].max(axis=0) + 64 == (WIDTH, HEIGHT)).all()
+
+
+def test_at_most_so_many_are_spread_over_the_tissue(pyramid: Path) -> None:
+    every = plan_tiles(pyramid, TilePlan(side=32))
+    some = plan_tiles(pyramid, TilePlan(side=32, most=40))
+    assert len(some) == 40
+    assert some.candidates == len(every)
+    assert {tuple(box) for box in some.boxes} <= {tuple(box) for box in every.boxes}
+    assert np.array_equal(some.boxes, plan_tiles(pyramid, TilePlan(side=32, most=40)).boxes)
+    # In each part of the slide as many as its share of the tissue, within the rounding of a few runs of the curve.
+    for axis, middle in ((0, WIDTH // 2), (0, WIDTH // 4), (1, HEIGHT // 2)):
+        expected = (every.boxes[:, axis] < middle).mean()
+        assert (some.boxes[:, axis] < middle).mean() == pytest.approx(expected, abs=0.08)
+    assert len(plan_tiles(pyramid, TilePlan(side=32, most=10**6))) == len(every)
+
+
+def test_a_slide_without_tissue_is_refused(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(240, 248, (600, 800, 3), dtype=np.uint8)
+    path = write(tmp_path / "empty.tiff", noise)
+    with pytest.raises(ImageError, match=r"empty\.tiff: there is too little tissue .* 0\.0% of it is tissue"):
+        plan_tiles(path, TilePlan(side=64))
+    assert len(plan_tiles(path, TilePlan(side=64, tissue=0))) == 12 * 9
+
+
+def test_a_slide_smaller_than_a_tile_is_refused(pyramid: Path) -> None:
+    with pytest.raises(ImageError, match=r"a tile of 128 px at 4 µm .* 1,024 px wide .* \(1,024 x 768\)"):
+        plan_tiles(pyramid, TilePlan(mpp=4.0))
+
+
+def test_tiles_of_a_level_are_its_pixels(pyramid: Path) -> None:
+    for level, times in ((0, 1), (1, 4)):
+        boxes = np.array([[0, 0, 64], [40, 80, 64], [136, 64, 64]]) * times
+        with Slide(pyramid) as slide:
+            stored = [
+                slide.region(level, (x // times, y // times, 64, 64)).convert("RGB") for x, y, _ in boxes.tolist()
+            ]
+        for tile, expected in zip(read_tiles(pyramid, boxes, side=64), stored, strict=True):
+            assert tile.dtype == np.uint8
+            assert np.array_equal(tile, np.asarray(expected).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("span", [40, 64, 97, 128, 256, 300, 511])
+def test_tiles_of_any_resolution_lie_where_they_should(pyramid: Path, span: int) -> None:
+    picture = Image.fromarray(scene())
+    boxes = np.array([[64, 130, span], [101, 203, span]])
+    for (x, y, _), tile in zip(boxes.tolist(), read_tiles(pyramid, boxes, side=64), strict=True):
+        expected = picture.resize((64, 64), LANCZOS, box=(x, y, x + span, y + span))
+        assert difference(tile.transpose(1, 2, 0), np.asarray(expected)) < 1.5
+
+
+def test_channels_and_what_lies_outside(pyramid: Path) -> None:
+    tile = next(read_tiles(pyramid, np.array([[WIDTH - 32, 0, 64]]), side=64))
+    assert (tile[:, :, 33:] == 255).all()
+    assert tile[:, :, :30].max() < 255
+    grey = next(read_tiles(pyramid, np.array([[100, 300, 64]]), side=32, channels="grey"))
+    assert grey.shape == (1, 32, 32)
+    with pytest.raises(StudyError, match="Did you mean 'grey'"):
+        next(read_tiles(pyramid, np.array([[0, 0, 64]]), side=32, channels="gray"))  # type: ignore[arg-type]
+
+
+def exchanged() -> ImageCms.ImageCmsProfile:
+    """An RGB profile in which the first channel is sRGB's green, and the second its red."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for entry in range(132, 132 + 12 * struct.unpack(">I", data[128:132])[0], 12):
+        name = bytes(data[entry : entry + 4])
+        if name in {b"rXYZ", b"gXYZ"}:
+            data[entry : entry + 4] = b"gXYZ" if name == b"rXYZ" else b"rXYZ"
+    renamed = bytes(data).replace("sRGB".encode("utf-16-be"), "Test".encode("utf-16-be"))
+    return ImageCms.ImageCmsProfile(io.BytesIO(renamed))
+
+
+def test_a_colour_profile_is_applied(pyramid: Path) -> None:
+    image = Image.new("RGB", (4, 4), (220, 30, 40))
+    with Slide(pyramid) as slide:
+        assert slide.in_srgb(image).getpixel((0, 0)) == (220, 30, 40)
+    with Slide(pyramid) as slide:
+        handle, slide._slide = slide._slide, SimpleNamespace(color_profile=exchanged())
+        assert np.abs(np.asarray(slide.in_srgb(image)).astype(int) - (30, 220, 40)).max() <= 3
+        slide._slide = handle
+
+
+def test_real_slides(shared: Path) -> None:
+    facts = slide_facts(shared / "data/wsi/CMU-1-Small-Region.svs")
+    assert (facts.width, facts.height, facts.mpp, facts.magnification) == (2220, 2967, 0.499, 20.0)
+    assert facts.vendor == "aperio"
+    facts = slide_facts(shared / "data/wsi/test3-DAPI.ndpi")
+    assert (facts.vendor, facts.magnification, len(facts.levels)) == ("hamamatsu", 40.0, 7)
+    facts = slide_facts(shared / "data/wsi/openslide-boxes.tiff")
+    assert facts.mpp is None
+    assert "352.8" in facts.notes[0]
+    assert not is_slide(shared / "data/wsi/balnmp_351899_2.jpg")
+
+
+@pytest.mark.parametrize("name", ["CMU-1-Small-Region.svs", "test3-DAPI.ndpi"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
+def test_real_slides_cut_short(shared: Path, tmp_path: Path, name: str, share: float) -> None:
+    data = (shared / "data/wsi" / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: int(len(data) * share)])
+    assert is_slide(tmp_path / name)
+    with pytest.raises(ImageError, match="the slide is cut short"):
+        slide_facts(tmp_path / name)
+
+
+def test_real_tiles(shared: Path) -> None:
+    path = shared / "data/wsi/CMU-1-Small-Region.svs"
+    planned = plan_tiles(path, TilePlan(mpp=1.0))
+    assert set(planned.boxes[:, 2]) == {257}
+    assert 24 <= len(planned) <= 30
+    tiles = np.stack(list(read_tiles(path, planned.boxes, side=128)))
+    assert tiles.shape == (len(planned), 3, 128, 128)
+    # Stained tissue: less green than red and blue, everywhere.
+    mean = tiles.mean(axis=(2, 3))
+    assert (mean[:, 1] < mean[:, 0]).all()
+    assert (mean[:, 1] < mean[:, 2]).all()
