@@ -1,16 +1,20 @@
-"""Backbones of torchvision and timm behind one form: body, features, head, freeze points, a layer to explain."""
+"""Backbones behind one form: body, features, head, freeze points, a layer to explain."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Literal, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from casewise.models.names import TORCHVISION
+from casewise.errors import StudyError, nearest
+from casewise.models.names import TORCHVISION, UNTRAINED
 
+Scaling: TypeAlias = Literal["library", "symmetric"]
 MEAN = (0.485, 0.456, 0.406)
 SPREAD = (0.229, 0.224, 0.225)
+SYMMETRIC = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 class Network(nn.Module):
@@ -30,6 +34,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.name, self.width = name, width
+        self.held: frozenset[str] = frozenset()
         self.body = body
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, outputs))
         mean, spread = normal or (MEAN, SPREAD)
@@ -46,6 +51,17 @@ class Network(nn.Module):
         features = self.features(panels)
         with torch.autocast(features.device.type, enabled=False):
             return self.head(features.float()) * self.scale + self.centre
+
+    def hold(self, names: Iterable[str]) -> None:
+        """Keep these modules of the body in eval mode from now on, whoever calls `train()` (see `freezing.freeze`)."""
+        self.held = frozenset(names)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for name in self.held:
+            self.body.get_submodule(name).training = False
+        return self
 
     @property
     def blocks(self) -> list[tuple[str, nn.Module]]:
@@ -94,34 +110,53 @@ EXPLAIN = {
     **{name: "conv5" for name in TORCHVISION if name.startswith("shufflenet")},
     **{name: "layers" for name in TORCHVISION if name.startswith("mnasnet")},
     "googlenet": "inception5b",
+    **dict.fromkeys(UNTRAINED, "features"),
 }
 
 
-def build_network(name: str, outputs: int, *, dropout: float = 0.0) -> Network:
+def build_network(name: str, outputs: int, *, dropout: float = 0.0, scaling: Scaling = "library") -> Network:
     """Build a network with random weights and a fresh head. Its library's own last layer is gone.
 
     Args:
-        name: one of torchvision's (see `casewise.models.names`), or a timm name (`timm:NAME` where both have it).
+        name: one of torchvision's or of `UNTRAINED` (see `casewise.models.names`), or a timm name (`timm:NAME` where
+            both have it).
+        scaling: what panels in 0–1 become before the first layer. `library`: what the network's published weights
+            expect (torchvision's: less the mean of ImageNet, by its spread); networks without any take `symmetric`.
+            `symmetric`: [−1, 1], as the publication on skin biopsies has it
+            (003_eab959a42de94a48.txt, "Preprocessing Skin Images").
+
+    Raises:
+        StudyError: there is no such scaling.
     """
-    if name in TORCHVISION:
-        body, width = _torchvision(name)
-        return Network(name, body, width, outputs, dropout=dropout)
-    import timm
+    if scaling not in ("library", "symmetric"):
+        hint = nearest(scaling, ("library", "symmetric"))
+        raise StudyError(f"scaling: must be library or symmetric, got {scaling!r}.{hint}")
+    normal: Any = (MEAN, SPREAD)
+    if name in UNTRAINED:
+        from casewise.models.plain_cnn import plain_network
 
-    part: Any = timm.create_model(name.removeprefix("timm:"), pretrained=False, num_classes=0)
-    config = part.pretrained_cfg or {}
-    normal = (config.get("mean", MEAN), config.get("std", SPREAD))
-    width = int(getattr(part, "head_hidden_size", None) or part.num_features)
-    return Network(name, part, width, outputs, dropout=dropout, normal=normal)
+        body, width = plain_network(name)
+        normal = SYMMETRIC
+    elif name in TORCHVISION:
+        body, width = _torchvision(name, scaling)
+    else:
+        import timm
+
+        part: Any = timm.create_model(name.removeprefix("timm:"), pretrained=False, num_classes=0)
+        config = part.pretrained_cfg or {}
+        normal = (config.get("mean", MEAN), config.get("std", SPREAD))
+        body, width = part, int(getattr(part, "head_hidden_size", None) or part.num_features)
+    return Network(name, body, width, outputs, dropout=dropout, normal=SYMMETRIC if scaling == "symmetric" else normal)
 
 
-def _torchvision(name: str) -> tuple[nn.Module, int]:
+def _torchvision(name: str, scaling: Scaling) -> tuple[nn.Module, int]:
     from torchvision import models
 
     if name == "googlenet":
         # The auxiliary heads train on extra losses that a regression does not have; its published weights expect
-        # inputs of another normalisation, which transform_input makes from the usual one.
-        body = models.googlenet(weights=None, aux_logits=False, init_weights=True, transform_input=True)
+        # inputs in [−1, 1], which transform_input makes from the usual normalisation.
+        usual = scaling == "library"
+        body = models.googlenet(weights=None, aux_logits=False, init_weights=True, transform_input=usual)
     else:
         body = models.get_model(name, weights=None)
     if name.startswith("shufflenet"):
@@ -149,6 +184,8 @@ def library_head(name: str) -> tuple[str, ...]:
         return ("classifier.",)
     if name == "googlenet":
         return ("fc.", "aux1.", "aux2.")
+    if name in UNTRAINED:
+        return ()
     if name not in TORCHVISION:
         return ("head.", "classifier.", "fc.", "head_dist.", "last_linear.")
     with torch.device("meta"):

@@ -15,20 +15,22 @@ ALL29 = [
 ]
 # All that torchvision builds here: what another study needs beside the 29.
 TORCHVISION = [*ALL29, "densenet201", *[f"efficientnet_b{i}" for i in range(8)]]
+# Built here, with nobody's published weights: they always begin with random ones (`casewise.models.plain_cnn`).
+UNTRAINED = ["cnn", "unet_encoder"]
 
 
 def check_backbones(names: list[str], source: str = "backbones") -> list[str]:
-    """Return `names` if every one is a torchvision name of the list or a timm name (`timm:NAME` where both have it).
+    """Return `names` if every one is built here, by torchvision, or by timm (`timm:NAME` where both have it).
 
     Raises:
         StudyError: naming the unknown backbone and the nearest known one.
     """
     for name in names:
-        if name in TORCHVISION:
+        if name in TORCHVISION or name in UNTRAINED:
             continue
         known = timm_names()
         if str(name).removeprefix("timm:") not in known:
-            hint = nearest(name, TORCHVISION) or nearest(name, known)
+            hint = nearest(name, [*TORCHVISION, *UNTRAINED]) or nearest(name, known)
             raise StudyError(f"{source}: there is no backbone {name!r}.{hint} See `casewise backbones`.")
     return names
 

@@ -15,10 +15,13 @@ from torch import Tensor
 
 from casewise.errors import SplitError, WeightsError, nearest
 from casewise.models.backbones import Network, library_head
-from casewise.models.names import TORCHVISION
+from casewise.models.names import TORCHVISION, UNTRAINED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+NO_WEIGHTS = "random: this network has no published weights"
 
 
 def load_weights(
@@ -27,7 +30,9 @@ def load_weights(
     """Fill `network` with its first weights; return one sentence on where they came from and whom they had seen.
 
     Order: `random` as stated by the study; an explicit file; `bundle:PATH` (a trained casewise network); for
-    `pretrained`, `<name>.safetensors` in `folder` or in CASEWISE_WEIGHTS, then the library's own download.
+    `pretrained`, `<name>.safetensors` in `folder` or in CASEWISE_WEIGHTS, then the library's own download. A network
+    of `UNTRAINED` has no published weights, so where they are asked for (`pretrained` or a folder) and no file of its
+    own lies there it keeps its random ones, and the sentence says why: one study may compare it with pretrained ones.
 
     Args:
         held_out: subjects that a bundle must not have been trained on.
@@ -41,6 +46,10 @@ def load_weights(
         return "random, as the study states", []
     if weights.startswith("bundle:"):
         return _from_bundle(network, Path(weights.removeprefix("bundle:")), held_out)
+    if name in UNTRAINED and (weights == "pretrained" or Path(weights).is_dir()):
+        own = weights_file(name, weights, folder)
+        if own is None or not own.is_file():
+            return NO_WEIGHTS, []
     if weights != "pretrained":
         path = Path(weights)
         if path.is_dir():

@@ -1,0 +1,34 @@
+"""Many tiles, one case: the weights with which each tile speaks for its case are learned.
+
+Gated attention of Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance Learning", ICML 2018.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class GatedAttention(nn.Module):
+    """The mean of a bag's features (B, K, W), each weighed by a small gated network: (B, W).
+
+    A row of NaN is an empty place of its bag. Before training all tiles weigh almost alike.
+    """
+
+    def __init__(self, width: int, hidden: int = 128) -> None:
+        super().__init__()
+        self.content, self.gate = nn.Linear(width, hidden), nn.Linear(width, hidden)
+        self.score = nn.Linear(hidden, 1)
+        nn.init.zeros_(self.score.bias)
+        nn.init.normal_(self.score.weight, std=0.01)
+
+    def weights(self, features: Tensor) -> Tensor:
+        """How much each tile speaks for its case: (B, K), summing to 1; 0 at empty places."""
+        there = ~features[..., 0].isnan()
+        known = features.nan_to_num()
+        scores = self.score(torch.tanh(self.content(known)) * torch.sigmoid(self.gate(known))).squeeze(-1)
+        return scores.masked_fill(~there, -torch.inf).softmax(dim=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, K, W) → (B, W)."""
+        return torch.einsum("bk,bkw->bw", self.weights(features), features.nan_to_num())

@@ -1,0 +1,225 @@
+"""Freezing a network from its input to a stated point, and counting what is then left to learn.
+
+The published counts of MobileNetV2 on skin biopsies (003_eab959a42de94a48.txt, sections III.A and III.B), decoded.
+They are as Keras counts: the running means and variances of batch norms are parameters that are never trainable.
+
+    >>> from casewise.models.backbones import build_network
+    >>> two = parameter_counts(build_network("mobilenet_v2", 1))
+    >>> two.total, two.trainable, two.not_trainable, two.frozen
+    (2259265, 2225153, 34112, 0)
+
+So "34112 parameters of the first 10 layers" are the running statistics of the whole network, and the two-class study
+froze no weight. The counts of the three-class study come from four outputs and 3,552 frozen weights:
+
+    >>> network = build_network("mobilenet_v2", 4)
+    >>> freeze(network, "features.2.conv.0")
+    'features.2.conv.0'
+    >>> three = parameter_counts(network)
+    >>> three.total, three.trainable, three.not_trainable, three.frozen
+    (2263108, 2225444, 37664, 3552)
+
+Its ten layers are the first ten that Keras lists after the input: Conv1, bn_Conv1, Conv1_relu, the depthwise and the
+projecting convolution of the first block with their batch norms and ReLU, the expanding convolution of the second and
+its batch norm. No other point gives 3,552. The text speaks of 53 layers: 52 convolutions and a classifier. Of those the
+3,552 weights are the first 4 (`4 layers`); to freeze ten of them, as the text means it, is `10 layers`:
+
+    >>> freeze(network, "10 layers")
+    'features.4.conv.0.1'
+    >>> parameter_counts(network).frozen
+    19536
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from casewise.errors import TrainingError, nearest
+from casewise.freeze_points import FreezePoint, read_freeze_point
+from casewise.models.backbones import Network
+
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many numbers a network has: weights that are frozen or learn, and running statistics of its norms.
+
+    Running statistics follow the images of layers that learn, but no optimiser changes them; Keras counts them as
+    parameters that are not trainable.
+    """
+
+    frozen: int
+    trainable: int
+    running_statistics: int
+
+    @property
+    def weights(self) -> int:
+        return self.frozen + self.trainable
+
+    @property
+    def not_trainable(self) -> int:
+        return self.frozen + self.running_statistics
+
+    @property
+    def total(self) -> int:
+        return self.frozen + self.trainable + self.running_statistics
+
+
+def parameter_counts(network: nn.Module) -> Counts:
+    """Count weights, by whether they learn, and running means and variances (not the batches they come from)."""
+    weights = {True: 0, False: 0}
+    for parameter in network.parameters():
+        weights[parameter.requires_grad] += parameter.numel()
+    running = [
+        buffer.numel()
+        for name, buffer in network.named_buffers()
+        if name.rpartition(".")[2] in ("running_mean", "running_var")
+    ]
+    return Counts(weights[False], weights[True], sum(running))
+
+
+def layers(network: Network) -> list[tuple[str, nn.Module]]:
+    """Convolutions and linear layers of the body, from the input on: 52 in MobileNetV2, whose head is its 53rd."""
+    kinds = (nn.modules.conv._ConvNd, nn.Linear)
+    return [(name, module) for name, module in network.body.named_modules() if isinstance(module, kinds)]
+
+
+def freeze(network: Network, upto: FreezePoint | str | float) -> str:
+    """Freeze the body from the input to a point, let all behind it and the head learn; return the last frozen part.
+
+    Frozen weights need no gradient. Frozen layers stay in eval mode whoever calls `train()`, so that running statistics
+    are used and kept, and dropout and stochastic depth are off: what a frozen part makes of a panel never changes.
+
+    Args:
+        upto: as `read_freeze_point` reads it: `10 layers` (or 10), `11 blocks`, `features.6`, `30%` (or 0.3), `none`
+            (or 0), `all`. A layer takes the norm along that follows it.
+
+    Returns:
+        The name of the last frozen part, `body` where all of it is frozen, empty where nothing is.
+
+    Raises:
+        StudyError: `upto` cannot be read.
+        TrainingError: the network has no such point; the message says what it has.
+    """
+    end = frozen_end(network, upto)
+    modules = list(network.body.named_modules())
+    for place, (_, module) in enumerate(modules):
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(place >= end)
+    network.head.requires_grad_(True)
+    network.hold(frozen_parts(network, end))
+    return last_frozen(network, end)
+
+
+def frozen_end(network: Network, upto: FreezePoint | str | float) -> int:
+    """How many of the body's modules, in the order of `named_modules`, stand at or before a freeze point.
+
+    Raises:
+        StudyError: `upto` cannot be read.
+        TrainingError: the network has no such point; the message says what it has.
+    """
+    point = read_freeze_point(upto)
+    modules = list(network.body.named_modules())
+    if point.kind == "none":
+        return 0
+    if point.kind == "all":
+        return len(modules)
+    name = _named(network, point)
+    names = [own for own, _ in modules]
+    end = max(place for place, own in enumerate(names) if own == name or own.startswith(f"{name}.")) + 1
+    if not any(True for _, module in modules[:end] for _ in module.parameters(recurse=False)):
+        raise TrainingError(f"freeze: {network.name} has no weights up to {name}. Say none, or name a later part.")
+    behind = any(True for _, module in modules[end:] for _ in module.parameters(recurse=False))
+    return end if behind else len(modules)
+
+
+def frozen_parts(network: Network, end: int) -> list[str]:
+    """Which of the body's first `end` modules are frozen whole, and not merely begun."""
+    names = [name for name, _ in network.body.named_modules()]
+    outer = _around(names[end:])
+    return [name for name in names[:end] if name not in outer]
+
+
+def last_frozen(network: Network, end: int) -> str:
+    """The largest part of the body that ends with its first `end` modules: `body`, or empty where `end` is 0.
+
+    >>> from casewise.models.backbones import build_network
+    >>> network = build_network("cnn", 1)
+    >>> last_frozen(network, frozen_end(network, "2 layers")), last_frozen(network, frozen_end(network, "2 blocks"))
+    ('features.1.0', 'features.1')
+    """
+    names = [name for name, _ in network.body.named_modules()]
+    if end in (0, len(names)):
+        return "body" if end else ""
+    outer = _around(names[end:])
+    last = names[end - 1]
+    parts = last.split(".")
+    wider = (".".join(parts[:length]) for length in range(1, len(parts)))
+    return next((name for name in wider if name not in outer), last)
+
+
+def _around(names: Iterable[str]) -> set[str]:
+    """The parts that modules of these names lie in, the body itself among them."""
+    found = set()
+    for name in names:
+        outer = name
+        while outer:
+            outer = outer.rpartition(".")[0]
+            found.add(outer)
+    return found
+
+
+def _named(network: Network, point: FreezePoint) -> str:
+    """The module that a freeze point stands at."""
+    if point.kind == "name":
+        known = [name for name, _ in network.body.named_modules() if name]
+        if point.name not in known:
+            hint = nearest(point.name, known) or f" Its blocks are {', '.join(name for name, _ in network.blocks)}."
+            raise TrainingError(f"freeze: {network.name} has no part {point.name!r}.{hint}")
+        return point.name
+    found = network.blocks if point.kind == "blocks" else layers(network)
+    if point.kind == "share":
+        return _by_share(network, point.share)
+    if point.count > len(found):
+        raise TrainingError(
+            f"freeze: {network.name} has {len(layers(network))} layers and {len(network.blocks)} blocks before its "
+            f"head, so {point} cannot be frozen. Say `all` to freeze everything but the head."
+        )
+    name = found[point.count - 1][0]
+    return name if point.kind == "blocks" else _with_norm(network, name)
+
+
+def _with_norm(network: Network, name: str) -> str:
+    """The norm that follows a layer within the same part, else the layer."""
+    outer, _, own = name.rpartition(".")
+    beside = list(network.body.get_submodule(outer).named_children())
+    following = [key for key, _ in beside].index(own) + 1
+    if following < len(beside) and isinstance(beside[following][1], NORMS):
+        return f"{outer}.{beside[following][0]}".lstrip(".")
+    return name
+
+
+def _by_share(network: Network, share: float) -> str:
+    """The last layer up to which the body holds no more than a share of its weights."""
+    modules = list(network.body.named_modules())
+    names = [name for name, _ in modules]
+    sums = [0]
+    for _, module in modules:
+        sums.append(sums[-1] + sum(p.numel() for p in module.parameters(recurse=False)))
+    chosen, first = "", 0.0
+    for name, _ in layers(network):
+        point = _with_norm(network, name)
+        held = sums[names.index(point) + 1] / sums[-1]
+        first = first or held
+        if held > share:
+            break
+        chosen = point
+    if not chosen:
+        raise TrainingError(
+            f"freeze: the first layer of {network.name} alone holds {100 * first:.2g}% of the body's weights, more "
+            f"than {100 * share:.10g}%. Say `none`, `1 layer` or a larger share."
+        )
+    return chosen

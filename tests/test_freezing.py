@@ -1,0 +1,301 @@
+"""Freeze points, what freezing keeps, and the published counts of parameters."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from casewise.errors import StudyError, TrainingError
+from casewise.freeze_points import FreezePoint, read_freeze_point
+from casewise.models.backbones import Network, build_network, keep_statistics
+from casewise.models.freezing import Counts, freeze, frozen_end, layers, parameter_counts
+from casewise.study import Panels, Recipe
+from casewise.training.data import PanelData
+from casewise.training.fit import fit
+from casewise.training.outputs import Output
+from casewise.training.speed import Choice
+
+
+def mobilenet(outputs: int = 1) -> Network:
+    return build_network("mobilenet_v2", outputs)
+
+
+class TestPublishedCounts:
+    def test_the_backbone(self) -> None:
+        assert parameter_counts(mobilenet().body) == Counts(0, 2_223_872, 34_112)
+        assert parameter_counts(mobilenet().body).total == 2_257_984
+
+    def test_two_classes_with_one_output_froze_nothing(self) -> None:
+        network = mobilenet(1)
+        assert parameter_counts(network.head) == Counts(0, 1_281, 0)
+        for upto in ("none", 0):
+            freeze(network, upto)
+            found = parameter_counts(network)
+            assert (found.total, found.trainable, found.not_trainable) == (2_259_265, 2_225_153, 34_112)
+            assert found.frozen == 0
+
+    def test_three_classes_had_four_outputs_and_3552_frozen_weights(self) -> None:
+        network = mobilenet(4)
+        assert parameter_counts(network.head).trainable == 5_124
+        freeze(network, "features.2.conv.0")
+        found = parameter_counts(network)
+        assert (found.total, found.trainable, found.not_trainable) == (2_263_108, 2_225_444, 37_664)
+        assert (found.frozen, found.running_statistics, found.weights) == (3_552, 34_112, 2_228_996)
+
+    def test_no_other_place_gives_3552(self) -> None:
+        """Weights up to each operation: convolutions, norms and activations, counted one by one as Keras does."""
+        operations = [module for module in mobilenet().body.modules() if not list(module.children())]
+        sums = [0]
+        for module in operations:
+            sums.append(sums[-1] + sum(p.numel() for p in module.parameters()))
+        assert [place for place, value in enumerate(sums) if value == 3_552] == [10, 11]  # the 11th is its ReLU
+        kinds = [type(module).__name__.removesuffix("2d").removesuffix("6") for module in operations[:10]]
+        one = ["Conv", "BatchNorm", "ReLU"]
+        assert kinds == [*one, *one, "Conv", "BatchNorm", "Conv", "BatchNorm"]
+        without_norms = [0]
+        for _, layer in layers(mobilenet()):
+            without_norms.append(without_norms[-1] + sum(p.numel() for p in layer.parameters()))
+        assert 3_552 not in without_norms
+
+    def test_ten_of_the_53_layers_as_the_text_means_it(self) -> None:
+        network = mobilenet(4)
+        assert len(layers(network)) + 1 == 53  # with the classifier
+        assert freeze(network, "10 layers") == "features.4.conv.0.1"
+        assert sum(not p.requires_grad for p in network.parameters() if p.ndim == 4) == 10
+        assert parameter_counts(network).frozen == 928 + 896 + 5_136 + 8_832 + 24 * 144 + 2 * 144
+
+    def test_17_blocks_stand_between_a_stem_and_a_last_convolution(self) -> None:
+        names = [type(module).__name__ for _, module in mobilenet().blocks]
+        assert names.count("InvertedResidual") == 17
+        assert len(names) == 19
+
+
+class TestNotation:
+    @pytest.mark.parametrize(
+        ("stated", "read", "shown"),
+        [
+            ("none", FreezePoint("none"), "none"),
+            (0, FreezePoint("none"), "none"),
+            ("0 layers", FreezePoint("none"), "none"),
+            ("all", FreezePoint("all"), "all"),
+            ("body", FreezePoint("all"), "all"),
+            (10, FreezePoint("layers", count=10), "10 layers"),
+            ("10", FreezePoint("layers", count=10), "10 layers"),
+            (" 1 layer", FreezePoint("layers", count=1), "1 layer"),
+            ("11 blocks", FreezePoint("blocks", count=11), "11 blocks"),
+            ("1 block", FreezePoint("blocks", count=1), "1 block"),
+            ("30%", FreezePoint("share", share=0.3), "30%"),
+            ("12.5 %", FreezePoint("share", share=0.125), "12.5%"),
+            (0.3, FreezePoint("share", share=0.3), "30%"),
+            ("0.3", FreezePoint("share", share=0.3), "30%"),
+            ("features.6", FreezePoint("name", name="features.6"), "features.6"),
+            ("body.layer1", FreezePoint("name", name="layer1"), "layer1"),
+        ],
+    )
+    def test_what_can_be_said(self, stated: Any, read: FreezePoint, shown: str) -> None:
+        assert read_freeze_point(stated) == read
+        assert str(read) == shown
+        assert read_freeze_point(shown) == read
+        assert read_freeze_point(read) is read
+
+    @pytest.mark.parametrize(
+        ("stated", "told"),
+        [
+            (True, "phase 2, freeze: must be none, all, `10 layers`.*got True"),
+            (None, "got None"),
+            ([3], r"got \[3\]"),
+            (-3, "-3 layers cannot be frozen"),
+            ("-2 blocks", "-2 blocks cannot be frozen"),
+            (1.0, "between 0 and 1.*got 1.0; say none or all"),
+            (float("nan"), "between 0 and 1"),
+            ("100%", "between 0 and 1"),
+            ("-5%", "between 0 and 1"),
+            ("10 layer s", "Did you mean|must be none"),
+            ("10 bloks", "Did you mean 'blocks'"),
+            ("", "got ''"),
+            ("features..6", "got 'features..6'"),
+        ],
+    )
+    def test_what_cannot(self, stated: Any, told: str) -> None:
+        with pytest.raises(StudyError, match=told):
+            read_freeze_point(stated, "phase 2, freeze")
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.text(max_size=20))
+    def test_any_text_is_read_or_refused_in_words(self, text: str) -> None:
+        try:
+            point = read_freeze_point(text)
+        except StudyError:
+            return
+        assert read_freeze_point(str(point)) == point
+
+    def test_it_is_read_without_a_network_library(self) -> None:
+        code = "import sys, casewise.freeze_points; sys.exit('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class TestPoints:
+    @pytest.mark.parametrize("upto", ["53 layers", 53, "20 blocks", "9999999 layers"])
+    def test_beyond_the_last_layer(self, upto: Any) -> None:
+        with pytest.raises(TrainingError, match=r"mobilenet_v2 has 52 layers and 19 blocks .* Say `all`"):
+            freeze(mobilenet(), upto)
+
+    def test_an_unknown_name_suggests_the_nearest(self) -> None:
+        with pytest.raises(TrainingError, match=r"has no part 'feature\.6'\. Did you mean 'features\.6'"):
+            freeze(mobilenet(), "feature.6")
+        with pytest.raises(TrainingError, match=r"Its blocks are features\.0, features\.1,"):
+            freeze(mobilenet(), "zzz")
+
+    def test_a_share_is_never_exceeded(self) -> None:
+        network = mobilenet()
+        whole = parameter_counts(network.body).weights
+        for share in (0.01, 0.3, 0.9):
+            freeze(network, share)
+            held = parameter_counts(network.body).frozen
+            assert 0 < held <= share * whole
+            following = [name for name, _ in layers(network)][held_layers(network)]
+            freeze(network, following)
+            assert parameter_counts(network.body).frozen > share * whole - 2 * 1280  # its norm comes on top
+        with pytest.raises(TrainingError, match=r"first layer of mobilenet_v2 alone holds 0\.042% .* more than 0\.01%"):
+            freeze(network, "0.01%")
+
+    @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "densenet121", "cnn", "test_resnet"])
+    def test_each_layer_more_freezes_more_and_only_from_the_input(self, name: str) -> None:
+        network = build_network(name, 1)
+        held = 0
+        total = len(layers(network))
+        for count in range(1, total + 1, 1 + total // 30):
+            freeze(network, count)
+            learns = [p.requires_grad for p in network.body.parameters()]
+            assert learns == sorted(learns)  # frozen first, then those that learn
+            assert held_layers(network) == count
+            frozen = parameter_counts(network.body).frozen
+            assert frozen > held
+            held = frozen
+        for norm in (m for m in network.body.modules() if isinstance(m, nn.BatchNorm2d)):
+            assert not norm.training or norm.weight.requires_grad
+        assert all(p.requires_grad for p in network.head.parameters())
+
+    @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "test_resnet", "cnn", "vit_tiny_patch16_224"])
+    def test_blocks_and_names_agree(self, name: str) -> None:
+        one, two = build_network(name, 1), build_network(name, 1)
+        for place, (point, _) in enumerate(one.blocks, start=1):
+            freeze(one, f"{place} blocks")
+            freeze(two, point)
+            assert one.held == two.held
+            assert parameter_counts(one) == parameter_counts(two)
+
+    def test_a_class_token_is_frozen_with_the_input(self) -> None:
+        network = build_network("vit_tiny_patch16_224", 1)
+        freeze(network, "blocks.3")
+        assert not network.body.cls_token.requires_grad
+        assert not network.body.pos_embed.requires_grad
+        assert network.body.blocks[4].norm1.weight.requires_grad
+        assert not network.body.blocks[3].attn.training
+        assert network.body.training
+
+    def test_a_name_means_that_part_and_nothing_behind_it(self) -> None:
+        network = mobilenet().train()
+        assert freeze(network, "features.0.0") == "features.0.0"
+        assert parameter_counts(network).frozen == 864
+        assert network.body.features[0][1].training
+        assert freeze(network, "1 layer") == "features.0.1"  # with its norm
+        assert parameter_counts(network).frozen == 864 + 64
+
+    def test_the_last_layer_is_all_of_it(self) -> None:
+        for upto in ("52 layers", "19 blocks", "features", "features.18", "all", "body"):
+            network = mobilenet().train()
+            assert freeze(network, upto) == "body"
+            assert not any(m.training for m in network.body.modules())
+            assert network.head.training
+            assert frozen_end(network, upto) == len(list(network.body.modules()))
+
+    def test_a_part_before_any_weight(self) -> None:
+        class Late(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.pool, self.conv = nn.MaxPool2d(2), nn.Conv2d(3, 4, 1)
+
+        with pytest.raises(TrainingError, match="no weights up to pool"):
+            freeze(Network("late", Late(), 4, 1, dropout=0), "pool")
+
+
+def held_layers(network: Network) -> int:
+    return sum(not module.weight.requires_grad for _, module in layers(network))  # type: ignore[union-attr]
+
+
+def split_state(network: Network, upto: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights and statistics of the body before and behind a freeze point, cloned."""
+    end = frozen_end(network, upto)
+    found: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+    for place, (name, module) in enumerate(network.body.named_modules()):
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        found[place >= end].update({f"{name}.{key}": value.detach().clone() for key, value in own})
+    return found
+
+
+class TestTraining:
+    @pytest.mark.parametrize("upto", ["11 blocks", "10 layers", "features.2.conv.0", "30%", "all"])
+    def test_steps_change_nothing_frozen_and_everything_else(self, upto: str) -> None:
+        torch.manual_seed(0)
+        network = mobilenet()
+        freeze(network, upto)
+        held, learning = split_state(network, upto)
+        assert any("running_mean" in key for key in held)
+        optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
+        for _ in range(3):
+            network.train()
+            network(torch.rand(4, 3, 64, 64)).square().mean().backward()
+            optimizer.step()
+        assert all(p.grad is None for p in network.parameters() if not p.requires_grad)
+        held_after, after = split_state(network, upto)
+        assert all(torch.equal(held[key], held_after[key]) for key in held)
+        assert not any(torch.equal(learning[key], after[key]) for key in learning)
+
+    @pytest.mark.parametrize("batch_norm", ["train", "eval"])
+    def test_fitting_changes_nothing_frozen(self, tmp_path: Path, batch_norm: str) -> None:
+        torch.manual_seed(0)
+        store = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
+        data = PanelData(store, [[i] for i in range(8)], torch.rand(8, 1), Panels())
+        network = mobilenet()
+        freeze(network, "11 blocks")
+        held, learning = split_state(network, "11 blocks")
+        recipe = Recipe(epochs=2, batch=4, lr=0.1, weight_decay=0.01, batch_norm=batch_norm)  # type: ignore[arg-type]
+        fit(network, recipe, data, data, outputs=[Output("one")], folder=tmp_path, seed=0, choice=Choice(), keep="last")
+        held_after, after = split_state(network, "11 blocks")
+        assert all(torch.equal(held[key], held_after[key]) for key in held)
+        moved = {key for key in learning if not torch.equal(learning[key], after[key])}
+        statistics = {key for key in learning if "running" in key or "num_batches" in key}
+        assert moved == (set(learning) if batch_norm == "train" else set(learning) - statistics)
+
+    def test_chance_in_frozen_parts_is_off(self) -> None:
+        torch.manual_seed(0)
+        network = build_network("efficientnet_b0", 1).train()
+        panels = torch.rand(2, 3, 64, 64)
+        seen: list[Tensor] = []
+        network.body.features[5].register_forward_hook(lambda m, i, o: seen.append(o.detach()))
+        freeze(network, "features.5")
+        for _ in range(2):
+            network.train()(panels)
+        assert torch.equal(*seen)
+        freeze(network, "none")
+        for _ in range(2):
+            network.train()(panels)
+        assert not torch.equal(*seen[2:])
+
+    def test_thawing_gives_everything_back(self) -> None:
+        network = mobilenet().train()
+        freeze(network, "all")
+        assert freeze(network, "none") == ""
+        assert all(m.training for m in network.modules())
+        assert all(p.requires_grad for p in network.parameters())
+        keep_statistics(network, only_frozen=True)
+        assert all(m.training for m in network.modules())
