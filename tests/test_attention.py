@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from casewise.models.attention import GatedAttention
+from casewise.models.backbones import build_network
 from casewise.panels import augmented, plain
-from casewise.study import Panels
+from casewise.study import Panels, Recipe
 from casewise.training.data import PanelData
+from casewise.training.learn import Course, learn
+from casewise.training.module import predict
+from casewise.training.outputs import Output
+from casewise.training.speed import Choice
 
 BAG = Panels(by="case", gather="attention", bag=3)
 
@@ -74,3 +81,39 @@ def test_attention_needs_whole_cases(wrong: dict[str, object]) -> None:
 def test_max_needs_single_images() -> None:
     with pytest.raises(ValueError, match="gather: max"):
         Panels(by="case", gather="max")
+
+
+def test_a_network_sees_a_bag_as_its_tiles() -> None:
+    torch.manual_seed(0)
+    network = build_network("resnet10t", 2, attention=True).eval()
+    bags = torch.rand(2, 3, 3, 32, 32)
+    bags[1, 1:] = torch.nan
+    with torch.inference_mode():
+        features = network.features(bags)
+        assert torch.allclose(features[0], network.features(bags[0]), atol=1e-5)
+        assert features[1, 1:].isnan().all()
+        shuffled = torch.stack([bags[0, [2, 0, 1]], bags[1, [1, 0, 2]]])
+        assert torch.allclose(network(bags), network(shuffled), atol=1e-5)
+
+
+def test_attention_learns_which_tile_matters(tmp_path: Path) -> None:
+    """A case is positive where one of its five tiles is bright: the mean hardly tells, attention does."""
+    torch.manual_seed(0)
+    drawn = torch.Generator().manual_seed(1)
+    truth = (torch.arange(40) % 2).float().unsqueeze(1)
+    store = torch.randint(0, 40, (200, 3, 32, 32), dtype=torch.uint8, generator=drawn)
+    store[torch.arange(1, 40, 2) * 5 + 2] += 180
+    settings = Panels(by="case", gather="attention", bag=5)
+    data = PanelData(store, [list(range(5 * i, 5 * i + 5)) for i in range(40)], truth, settings)
+    outputs = (Output("label", "classification", 2, True),)
+    recipe = Recipe(
+        optimizer="adam", lr=0.01, schedule="constant", batch=8, epochs=15, tuning="shallow", stop={"on": "none"}
+    )
+    network = build_network("resnet10t", 2, attention=True)
+    course = Course(outputs, tmp_path, 0, Choice(), 1e9, "last")
+    learned = learn(network, recipe, data, data, [str(i) for i in range(40)], course)
+    values = predict(learned.network, data, outputs, batch=8, channels_last=True, bf16=False, flips=False)
+    assert (values.argmax(dim=1) == truth[:, 0]).float().mean() > 0.95
+    bags = data.plain_batch(data.views()[0], torch.device("cpu"))
+    weights = learned.network.head[0].weights(learned.network.features(bags))
+    assert weights[1::2, 2].mean() > 2 * weights[1::2, 0].mean()

@@ -138,6 +138,7 @@ class Recipe(Part):
     head_lr: float = Field(1.0, gt=0)
     batch_norm_momentum: float | None = Field(None, gt=0, le=1)
     dropout: float = Field(0.0, ge=0, lt=1)
+    scaling: Literal["library", "symmetric"] = "library"
     phases: list[Phase] = []
 
     @model_validator(mode="after")

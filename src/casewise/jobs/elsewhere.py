@@ -14,14 +14,14 @@ import torch
 
 from casewise.files import write_atomic
 from casewise.jobs.fingerprint import table_hash
+from casewise.jobs.networks import network_of
 from casewise.jobs.rows import prediction_rows
-from casewise.models.backbones import build_network
 from casewise.models.weights import read_tensors
 from casewise.predictions import read as read_predictions
 from casewise.predictions import write as write_predictions
 from casewise.training.data import PanelData, open_tiles
 from casewise.training.module import predict
-from casewise.training.outputs import outputs_of, width_of
+from casewise.training.outputs import outputs_of
 from casewise.training.speed import Choice
 from casewise.truth import truth_table
 
@@ -64,7 +64,7 @@ def _rows(job: Job, study: Study, cohort: Cohort, data: PanelData) -> pd.DataFra
     known = {name: record[name] for name in asdict(Choice()) if name in record}
     choice = Choice(**{**known, "channels_last": record["memory_format"] == "channels-last"})
     outputs = outputs_of(study)
-    network = build_network(job.model, width_of(outputs))
+    network = network_of(study, job.model)
     network.load_state_dict(read_tensors(job.folder / "model.safetensors"))
     form = torch.channels_last if choice.channels_last else torch.contiguous_format
     # a folder may come from a machine with a GPU

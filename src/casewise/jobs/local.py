@@ -123,9 +123,8 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
     """For each backbone: check its first weights for every fold, then pick how it runs; kept in the run folder."""
     import torch
 
-    from casewise.models.backbones import build_network
+    from casewise.jobs.networks import network_of
     from casewise.models.weights import load_weights
-    from casewise.training.outputs import outputs_of, width_of
     from casewise.training.speed import Choice, choose, keep_memory, memo_path
 
     keep_memory()  # as the jobs do, whose speed is measured here
@@ -139,7 +138,7 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
     for model in dict.fromkeys(job.model for job in waiting):
         # Measuring draws random numbers; what a job draws later must not depend on whether it was measured.
         torch.manual_seed(0)
-        network = build_network(model, width_of(outputs_of(study)))
+        network = network_of(study, model)
         _try(network, size * study.panels.rows, size * study.panels.columns)
         try:
             for fold in {job.fold for job in waiting if job.model == model}:

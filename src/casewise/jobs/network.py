@@ -15,9 +15,9 @@ import torch
 from casewise.errors import SplitError
 from casewise.files import write_json
 from casewise.jobs.expand import PRETRAINING_STATE, Job, begin, write_progress
+from casewise.jobs.networks import network_of
 from casewise.jobs.pretraining import Pretrained, pretrain
 from casewise.jobs.rows import prediction_rows
-from casewise.models.backbones import build_network
 from casewise.models.weights import load_weights
 from casewise.predictions import write as write_predictions
 from casewise.split import Splits, check_apart, inner_stop, panel_records
@@ -28,7 +28,7 @@ from casewise.training.fit import standardise
 from casewise.training.learn import Course, learn, leftovers
 from casewise.training.losses import class_counts, guess_loss
 from casewise.training.module import predict
-from casewise.training.outputs import outputs_of, width_of
+from casewise.training.outputs import outputs_of
 from casewise.training.speed import Choice, keep_memory
 from casewise.truth import truth_table
 
@@ -84,7 +84,7 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
 
     torch.manual_seed(seed)
     outputs = outputs_of(study)
-    network = build_network(job.model, width_of(outputs), dropout=study.recipe.dropout)
+    network = network_of(study, job.model)
     origin, known = load_weights(network, study.weights, folder=study.weights_dir, held_out=held_out)
     # All who shaped it, also by deciding when to stop, and whom its first weights had seen.
     seen = {*training, *stopped_on, *known}

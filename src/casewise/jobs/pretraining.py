@@ -11,13 +11,14 @@ import torch
 
 from casewise.files import write_json
 from casewise.jobs.expand import Job, write_progress
-from casewise.models.backbones import Network, build_network
+from casewise.jobs.networks import network_of
+from casewise.models.backbones import Network
 from casewise.split import check_apart
 from casewise.study import Pretraining, Study
 from casewise.training.checkpoint import write_tensors
 from casewise.training.data import PanelData, mixed_seed, open_tiles
 from casewise.training.fit import fit, standardise
-from casewise.training.outputs import outputs_of, width_of
+from casewise.training.outputs import outputs_of
 from casewise.training.probe import probe
 from casewise.training.speed import Choice
 from casewise.truth import truth_table
@@ -92,7 +93,7 @@ def pretrain(
     )
     torch.manual_seed(mixed_seed(seed, "pretrain"))
     outputs = outputs_of(study)
-    whole = build_network(job.model, width_of(outputs), dropout=study.recipe.dropout)
+    whole = network_of(study, job.model)
     whole.body.load_state_dict(network.body.state_dict())
     standardise(whole, data.truth, outputs)
     if study.recipe.head == "probe" and not (job.folder / "pretrain" / "state.safetensors").is_file():

@@ -9,19 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from casewise.errors import StudyError, nearest
+from casewise.models.attention import GatedAttention
 from casewise.models.names import TORCHVISION, UNTRAINED
 
 Scaling: TypeAlias = Literal["library", "symmetric"]
 MEAN = (0.485, 0.456, 0.406)
 SPREAD = (0.229, 0.224, 0.225)
+TILES_AT_ONCE = 64
 SYMMETRIC = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 class Network(nn.Module):
     """A backbone with a regression head.
 
-    Takes panels (B, C, H, W) in 0–1 (one or three channels) and gives (B, outputs) in the units of the targets: the
-    head works on standardised targets, whose centre and scale (from the training folds) are buffers of the network.
+    Takes panels (B, C, H, W) in 0–1 (one or three channels), or with attention bags of tiles (B, K, C, H, W), and
+    gives (B, outputs) in the units of the targets: the head works on standardised targets, whose centre and scale (from
+    the training folds) are buffers of the network.
     """
 
     mean: Tensor
@@ -30,13 +33,22 @@ class Network(nn.Module):
     scale: Tensor
 
     def __init__(
-        self, name: str, body: nn.Module, width: int, outputs: int, *, dropout: float, normal: Any = None
+        self,
+        name: str,
+        body: nn.Module,
+        width: int,
+        outputs: int,
+        *,
+        dropout: float,
+        normal: Any = None,
+        attention: bool = False,
     ) -> None:
         super().__init__()
         self.name, self.width = name, width
         self.held: frozenset[str] = frozenset()
         self.body = body
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, outputs))
+        gathered = [GatedAttention(width)] if attention else []
+        self.head = nn.Sequential(*gathered, nn.Dropout(dropout), nn.Linear(width, outputs))
         mean, spread = normal or (MEAN, SPREAD)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("spread", torch.tensor(spread).view(1, 3, 1, 1), persistent=False)
@@ -44,8 +56,17 @@ class Network(nn.Module):
         self.register_buffer("scale", torch.ones(outputs))
 
     def features(self, panels: Tensor) -> Tensor:
-        """(B, C, H, W) in 0–1 → (B, width)."""
-        return self.body((panels - self.mean) / self.spread)
+        """(B, C, H, W) in 0–1 → (B, width); bags (B, K, C, H, W), NaN at empty places, → (B, K, width) likewise."""
+        if panels.ndim == 4:
+            return self.body((panels - self.mean) / self.spread)
+        there = ~panels[:, :, 0, 0, 0].isnan()
+        tiles = panels[there]
+        # what is not learned from need not be in memory at once
+        parts = [tiles] if self.training else tiles.split(TILES_AT_ONCE)
+        known = torch.cat([self.features(part.contiguous(memory_format=torch.channels_last)) for part in parts])
+        found = known.new_full((*there.shape, known.shape[1]), torch.nan)
+        found[there] = known
+        return found
 
     def forward(self, panels: Tensor) -> Tensor:
         features = self.features(panels)
@@ -114,7 +135,9 @@ EXPLAIN = {
 }
 
 
-def build_network(name: str, outputs: int, *, dropout: float = 0.0, scaling: Scaling = "library") -> Network:
+def build_network(
+    name: str, outputs: int, *, dropout: float = 0.0, scaling: Scaling = "library", attention: bool = False
+) -> Network:
     """Build a network with random weights and a fresh head. Its library's own last layer is gone.
 
     Args:
@@ -124,6 +147,7 @@ def build_network(name: str, outputs: int, *, dropout: float = 0.0, scaling: Sca
             expect (torchvision's: less the mean of ImageNet, by its spread); networks without any take `symmetric`.
             `symmetric`: [−1, 1], as the publication on skin biopsies has it
             (003_eab959a42de94a48.txt, "Preprocessing Skin Images").
+        attention: whether panels are bags of tiles, weighed by gated attention.
 
     Raises:
         StudyError: there is no such scaling.
@@ -146,7 +170,8 @@ def build_network(name: str, outputs: int, *, dropout: float = 0.0, scaling: Sca
         config = part.pretrained_cfg or {}
         normal = (config.get("mean", MEAN), config.get("std", SPREAD))
         body, width = part, int(getattr(part, "head_hidden_size", None) or part.num_features)
-    return Network(name, body, width, outputs, dropout=dropout, normal=SYMMETRIC if scaling == "symmetric" else normal)
+    normal = SYMMETRIC if scaling == "symmetric" else normal
+    return Network(name, body, width, outputs, dropout=dropout, normal=normal, attention=attention)
 
 
 def _torchvision(name: str, scaling: Scaling) -> tuple[nn.Module, int]:
