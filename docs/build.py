@@ -30,6 +30,7 @@ LIMITS = {
 # What a person may write, where a validator turns it into what the schema knows.
 WRITTEN = {
     "Target.classes": "list of names, or name: spelling or list of spellings",
+    "Phase.variations": "key of [`panels`](#panels): value",
     "Panels.rotate": "number from 0 to 180, or `any`",
     "Study.scores": "name of a score, or [`scores.NAME`](#scoresname)",
     "Study.backbones": "list of names, or `all29`",
@@ -138,7 +139,8 @@ def _words(found: dict[str, Any]) -> str:
     if kind == "array":
         return f"list of {_words(found['items'])}"
     if kind == "object":
-        return f"name: {_words(found['additionalProperties'])}"
+        inner = found["additionalProperties"]
+        return f"name: {_words(inner) if isinstance(inner, dict) else 'value'}"
     if kind in ("integer", "number"):
         limits = " ".join(text.format(found[key]) for key, text in LIMITS.items() if key in found)
         return f"{'whole number' if kind == 'integer' else 'number'} {limits}".strip()

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
+from casewise.jobs.seen import right_on
 from casewise.models.backbones import Network, build_network
-from casewise.study import Panels, Phase, Recipe
+from casewise.phantoms.chest import make_chest
+from casewise.predictions import decided
+from casewise.run import run
+from casewise.study import Panels, Phase, Recipe, Study
 from casewise.training.data import PanelData
 from casewise.training.learn import Course, Learned, learn
-from casewise.training.outputs import Output
+from casewise.training.outputs import Output, hits, values_of
 from casewise.training.speed import Choice
+from tests.chest_study import chest_study, one_thread
 
 OUTPUTS = (Output("label", "classification", 2, True),)
 STEADY = Panels(by="image", copies=1, flip="both", brightness=0.2)
@@ -25,6 +32,10 @@ RECIPE = Recipe(
     stop={"on": "none"},
     phases=[Phase(epochs=2, freeze="all"), Phase(epochs=2, freeze="6 layers", lr=0.001)],
 )
+
+
+class KilledError(Exception):
+    pass
 
 
 def data(settings: Panels = STEADY, count: int = 12) -> PanelData:
@@ -80,20 +91,18 @@ def test_a_killed_phase_continues_to_the_same_bits(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     whole = learned(tmp_path / "a")
 
-    class Killed(Exception):
-        pass
-
     def stop_at(done: int) -> None:
         if done == 3:
-            raise Killed
+            raise KilledError
 
     place = tmp_path / "b"
     place.mkdir()
     course = Course(OUTPUTS, place, 3, Choice(), 0.0, "last", stop_at)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         learn(fresh(), RECIPE, data(), data(count=4), [str(i) for i in range(12)], course)
     again = learned(place)
     assert again.phases[1]["continued"]
+    assert again.history == whole.history
     for (name, one), other in zip(whole.network.state_dict().items(), again.network.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
 
@@ -114,6 +123,103 @@ def test_the_best_of_all_phases_is_kept(tmp_path: Path) -> None:
     found = learned(tmp_path / "a", recipe)
     assert found.best_loss == min(entry["stop_loss"] for entry in found.history)
     assert found.history[found.best_epoch]["stop_loss"] == found.best_loss
+
+
+def test_a_killed_phase_that_stops_on_others_gives_the_same_history(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    recipe = RECIPE.model_copy(update={"stop": RECIPE.stop.model_copy(update={"on": "inner"})})
+    whole = learned(tmp_path / "a", recipe)
+
+    def stop_at(done: int) -> None:
+        if done == 1:
+            raise KilledError
+
+    place = tmp_path / "b"
+    place.mkdir()
+    course = Course(OUTPUTS, place, 3, Choice(), 0.0, "best", stop_at)
+    with pytest.raises(KilledError):
+        learn(fresh(), recipe, data(), data(count=4), [str(i) for i in range(12)], course)
+    again = learned(place, recipe)
+    assert again.phases[0]["continued"]
+    assert again.history == whole.history
+    assert all({"train_accuracy", "stop_accuracy"} <= set(entry) for entry in whole.history)
+
+
+def test_accuracy_is_told_where_somebody_decides(tmp_path: Path) -> None:
+    found = learned(tmp_path / "a")
+    assert all(0 <= entry["train_accuracy"] <= 1 for entry in found.history)
+    assert {round(24 * entry["train_accuracy"], 6) % 1 for entry in found.history} == {0.0}  # of 24 rows, all counted
+    assert not any("stop_accuracy" in entry for entry in found.history)
+
+
+def test_numbers_have_no_accuracy() -> None:
+    raw, truth = torch.zeros(2, 3), torch.zeros(2, 2)
+    label = Output("label", "classification", 2)
+    assert hits(raw, truth, [Output("extent", main=True), label]) is None
+    assert hits(raw, truth, [Output("extent"), label]) is None  # the main outcome is a score of several targets
+    assert hits(raw, truth, [Output("extent"), Output("label", "classification", 2, True)]) is not None
+
+
+@pytest.mark.parametrize("kind", ["classification", "ordinal"])
+def test_hits_decide_as_predictions_do(kind: str) -> None:
+    drawn = torch.Generator().manual_seed(4)
+    label = Output("label", kind, 4, True)
+    raw = 2 * torch.randn(200, 1 + label.width, generator=drawn)
+    truth = torch.stack([torch.rand(200, generator=drawn), torch.randint(4, (200,), generator=drawn).float()], dim=1)
+    truth[::7, 1] = float("nan")
+    outputs = [Output("extent"), label]
+    said = decided(kind, values_of(raw, outputs)[:, 1:].double().numpy())
+    known = ~truth[:, 1].isnan().numpy()
+    right = (said == truth[:, 1].numpy())[known]
+    found = hits(raw, truth, outputs)
+    assert found is not None
+    assert found.tolist() == [right.sum(), known.sum()]
+    assert 0 < right.sum() < known.sum()
+
+
+def test_figures_on_those_it_knew_are_kept_and_predictions_are_not(tmp_path: Path) -> None:
+    table = make_chest(tmp_path / "films", subjects=12, classes=("no_finding", "covid"), size=(64, 64), seed=2)
+    study = chest_study(
+        table,
+        {"classes": ["no_finding", "covid"], "positive": "covid"},
+        images={"size": 32},
+        split={"test": 0},
+        panels={"copies": 1, "flip": "horizontal"},
+        audit={"columns": []},
+    )
+    recipe = Recipe(batch=8, schedule="constant", phases=[Phase(epochs=1, freeze="all"), Phase(epochs=1)])
+    study = study.model_copy(update={"recipe": recipe})
+    with one_thread():
+        done = run(study, tmp_path / "run")
+    (first, _) = records = [json.loads(path.read_text()) for path in sorted(done.folder.glob("jobs/*/*/job.json"))]
+    assert [phase["freeze"] for phase in first["phases"]] == ["all", "none"]
+    for record in records:
+        assert record["on_training"]["n"] == record["n_fitted"]  # panels as they are: a copy is none of them
+        assert record["on_inner"]["n"] == record["n_stopped"]
+        for told in (record["on_training"], record["on_inner"]):
+            (right, missed), (wrong, found) = told["confusion"]
+            assert right + missed + wrong + found == told["n"]
+            assert told["accuracy"] == pytest.approx((right + found) / told["n"])
+            for name, count, of in (("sensitivity", found, wrong + found), ("specificity", right, right + missed)):
+                assert told[name] == (pytest.approx(count / of) if of else None)
+    assert set(done.predictions["stage"]) == {"oof"}
+    assert not done.predictions.duplicated("case").any()
+    page = done.report.read_text()
+    assert "Figures on what was learned from say nothing about new patients" in page
+    assert "all layers computed at every step" in page
+
+
+def test_nobody_of_a_class_leaves_its_figure_open() -> None:
+    study = Study.model_validate(
+        {"name": "a", "cohort": "a.csv", "targets": {"label": {"classes": ["no", "yes"], "positive": "yes"}}}
+        | {"backbones": ["test_resnet"]}
+    )
+    rows = pd.DataFrame(
+        {"target": ["label"] * 3 + ["age"], "y_true": [0.0, 0.0, float("nan"), 3.0], "y_pred": [0, 1, 1, 2]}
+    )
+    found = right_on(rows, study)
+    assert found == {"accuracy": 0.5, "sensitivity": None, "specificity": 0.5, "n": 2, "confusion": [[1, 1], [0, 0]]}
+    assert right_on(rows[:0], study) is None
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 import casewise
+from casewise import claimed, slides
 from casewise.audit.findings import Audit, read_audit, write_audit
 from casewise.errors import RunError
 
@@ -27,11 +28,18 @@ NOT_LOOKED_AT = ("accept", "compute", "recipe", "stack", "external", "evaluation
 
 
 def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder: Path, show: Show) -> Audit:
-    """The audit of a study, kept as `audit.json`; made anew only where something that it looked at has changed."""
+    """The audit of a study, kept as `audit.json`; made anew only where something that it looked at has changed.
+
+    Where slides are cut it looks at a small picture of each whole slide, not at tiles.
+    """
     from casewise.audit.examine import audit as examine
     from casewise.jobs.fingerprint import table_hash
     from casewise.models.embedding import embedder
 
+    whole = cohort
+    if slides.is_cut(cohort):
+        # Tiles have no border, no files of their own and no twins worth telling; slides have.
+        cohort, tiles = slides.pictures(study, cohort, folder / slides.FOLDER, show)
     embed = embedder(study, tiles)
     looked_at = {
         "table": table_hash(cohort, study),
@@ -54,6 +62,8 @@ def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, fol
         found = examine(
             study, cohort, tiles, splits.side, embed=embed, progress=lambda done, total, text="": bar(done, total, text)
         )
+    if study.split.by == "image":
+        found = dataclasses.replace(found, findings=[*found.findings, claimed.finding(study, whole, splits)])
     seen = {"made_from": made_from, "embedding": embed.origin if embed else "none: no pretrained weights at hand"}
     found = dataclasses.replace(found, facts={**found.facts, **seen})
     write_audit(path, found, study.accept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -63,10 +63,11 @@ def check(
     """Check the study file, the cohort table and the split without training anything."""
     from casewise import steps
     from casewise.console import Terminal
+    from casewise.slides import uncut
     from casewise.split import check_scored, split
 
     plan = _read(study, None, None)
-    cohort = steps.read(plan, None, Terminal())
+    cohort = uncut(plan, steps.read(plan, None, Terminal()))
     splits = split(cohort, plan)
     check_scored(splits, cohort.panels, plan)
     for side, n in splits.record["n"].items():
@@ -125,17 +126,30 @@ def init(
 @app.command()
 def phantom(
     folder: Annotated[Path, typer.Argument(help="Where to write the images and the table.")],
-    kind: Annotated[str, typer.Option(help="psoriasis, or chest (radiographs).")] = "psoriasis",
-    subjects: Annotated[int | None, typer.Option(min=2, help="Number of subjects [default: 30; chest 60].")] = None,
+    kind: Annotated[
+        str, typer.Option(help="psoriasis, chest (radiographs), slides (skin biopsies) or regions (cut from such).")
+    ] = "psoriasis",
+    subjects: Annotated[
+        int | None, typer.Option(min=2, help="Number of subjects [default: 30; chest 60; slides and regions 40].")
+    ] = None,
     visits: Annotated[int | None, typer.Option(min=1, help="psoriasis: visits of each subject [default: 6].")] = None,
     size: Annotated[
-        str | None, typer.Option(help="Width x height in pixels [default: 492x326; chest 320x320].")
+        str | None,
+        typer.Option(
+            help="Width x height in pixels [default: 492x326; chest 320x320; slides 2048x1536; regions 512x512]."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another number draws another cohort.")] = 0,
     labels: Annotated[str, typer.Option(help="true, or shuffled between subjects.")] = "true",
-    images: Annotated[int | None, typer.Option(min=1, help="chest: films of each subject [default: 1].")] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(min=1, help="chest, slides, regions: images of each subject [default: 1; regions 6]."),
+    ] = None,
     classes: Annotated[
-        str | None, typer.Option(help="chest: two or more of covid,no_finding,pneumonia [default: all].")
+        str | None,
+        typer.Option(
+            help="Two or more; chest: covid,no_finding,pneumonia; slides, regions: normal,early,late [default: all]."
+        ),
     ] = None,
     marker: Annotated[
         str | None, typer.Option(help="chest: corner burns in a letter that follows the class [default: none].")
@@ -146,55 +160,68 @@ def phantom(
     twins: Annotated[
         int | None, typer.Option(min=1, help="chest: copies of films under new subjects, of each of six kinds.")
     ] = None,
+    stains: Annotated[
+        str | None, typer.Option(help="slides, regions: alike, or each subject's own [default: alike].")
+    ] = None,
 ) -> None:
     """Draw a synthetic cohort with known truth, marked as synthetic everywhere."""
     from casewise.console import Terminal
     from casewise.errors import CasewiseError, nearest
 
-    if kind not in ("psoriasis", "chest"):
-        raise CasewiseError(f"--kind is psoriasis or chest, found {kind!r}.{nearest(kind, ('psoriasis', 'chest'))}")
-    others: dict[str, object] = {"visits": visits}
-    if kind == "psoriasis":
-        others = {"images": images, "classes": classes, "marker": marker, "sources": sources, "twins": twins}
-    for name, value in others.items():
-        if value is not None:
+    sizes = {"psoriasis": "492x326", "chest": "320x320", "slides": "2048x1536", "regions": "512x512"}
+    if kind not in sizes:
+        raise CasewiseError(f"--kind is psoriasis, chest, slides or regions; found {kind!r}.{nearest(kind, sizes)}")
+    given = {
+        "visits": (visits, ["psoriasis"]),
+        "images": (images, ["chest", "slides", "regions"]),
+        "classes": (classes, ["chest", "slides", "regions"]),
+        **{name: (value, ["chest"]) for name, value in (("marker", marker), ("sources", sources), ("twins", twins))},
+        "stains": (stains, ["slides", "regions"]),
+    }
+    for name, (value, kinds) in given.items():
+        if value is not None and kind not in kinds:
             raise CasewiseError(f"--{name} is not for --kind {kind}; leave it out.")
-    given = size or ("492x326" if kind == "psoriasis" else "320x320")
-    width, _, height = given.partition("x")
+    width, _, height = (size or sizes[kind]).partition("x")
     if not (width.isdigit() and height.isdigit()):
-        raise CasewiseError(f"--size is written as width x height, such as 492x326; found {size!r}.")
+        raise CasewiseError(f"--size is written as width x height, such as {sizes[kind]}; found {size!r}.")
+    if kind == "regions" and width != height:
+        raise CasewiseError(f"--size of regions is that of a square, such as 512x512; found {size!r}.")
     if labels not in ("true", "shuffled"):
         raise CasewiseError(f"--labels is true or shuffled, found {labels!r}.")
+    if stains not in (None, "alike", "own"):
+        raise CasewiseError(f"--stains is alike or own, found {stains!r}.")
+    named = tuple(name.strip() for name in classes.split(",")) if classes is not None else None
     with Terminal().bar("phantom") as bar:
+        drawn: dict[str, Any] = {"seed": seed, "labels": labels, "progress": lambda done, total: bar(done, total)}
         if kind == "psoriasis":
             from casewise.phantoms.psoriasis import make_psoriasis
 
-            table = make_psoriasis(
-                folder,
-                subjects=subjects or 30,
-                visits=visits or 6,
-                size=(int(width), int(height)),
-                seed=seed,
-                labels=labels,  # type: ignore[arg-type]
-                progress=lambda done, total: bar(done, total),
-            )
-        else:
+            shape = (int(width), int(height))
+            table = make_psoriasis(folder, subjects=subjects or 30, visits=visits or 6, size=shape, **drawn)
+        elif kind == "chest":
             from casewise.phantoms.chest import FINDINGS, make_chest, plant_twins
 
             table = make_chest(
                 folder,
                 subjects=subjects or 60,
                 images=images or 1,
-                classes=tuple(name.strip() for name in classes.split(",")) if classes is not None else FINDINGS,
+                classes=named or FINDINGS,
                 size=(int(width), int(height)),
-                seed=seed,
-                labels=labels,  # type: ignore[arg-type]
                 marker=marker,  # type: ignore[arg-type]
                 sources=sources or 1,
-                progress=lambda done, total: bar(done, total),
+                **drawn,
             )
             if twins:
                 plant_twins(table, each=twins, seed=seed)
+        else:
+            from casewise.phantoms.slides import STAGES, make_regions, make_slide_phantom
+
+            drawn |= {"subjects": subjects or 40, "classes": named or tuple(STAGES), "stains": stains or "alike"}
+            if kind == "slides":
+                shape = (int(width), int(height))
+                table = make_slide_phantom(folder, slides_per_subject=images or 1, size=shape, **drawn)
+            else:
+                table = make_regions(folder, regions_per_subject=images or 6, size=int(width), **drawn)
     print(f"wrote {table}")
 
 

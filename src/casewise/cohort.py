@@ -235,18 +235,23 @@ def _assembled(images: pd.DataFrame, others: dict[str, pd.Series], study: Study,
     place = pd.DataFrame({"case": images["case"].map({case: i for i, case in enumerate(cases["case"])})})
     place["region"] = images["region"].map({region: i for i, region in enumerate(study.regions)})
     order = place.sort_values(["case", "region"] if study.regions else ["case"], kind="stable").index
-    images = images.assign(**others).loc[order].reset_index(drop=True)
-    images.insert(0, "image", range(len(images)))
-    units = level_keys(study.panels.by)
-    panel = images.groupby(units, sort=False).ngroup() if units else images["image"]
-    images.insert(list(images).index("region") + 1, "panel", panel)
-    panels = _panels(images, targets, whole=study.panels.by == "case")
+    images, panels = with_panels(images.assign(**others).loc[order].reset_index(drop=True), study)
     for name in targets:
         if study.level_of(name) in ("case", "subject"):
             cases[name] = cases["case"].map(images.groupby("case")[name].first())
     _note_order(cases, notes)
     _note_unscored(images, panels, targets, notes)
     return Cohort(images=images, panels=panels, cases=cases, notes=notes)
+
+
+def with_panels(images: pd.DataFrame, study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Number rows that are in their order as images and panels; return them, and the panels they make up."""
+    images = images.drop(columns=["image", "panel"], errors="ignore")
+    images.insert(0, "image", range(len(images)))
+    units = level_keys(study.panels.by)
+    panel = images.groupby(units, sort=False).ngroup() if units else images["image"]
+    images.insert(list(images).index("region") + 1, "panel", panel)
+    return images, _panels(images, list(study.targets), whole=study.panels.by == "case")
 
 
 def _panels(images: pd.DataFrame, targets: list[str], *, whole: bool) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from casewise import slides
 from casewise.audit.between import check_twins_between
 from casewise.cohort import Cohort, read_cohort
 from casewise.cohort_checks import alike
@@ -52,12 +53,16 @@ def to_pretrain_on(
         )
     show.line(
         "pretrain",
-        f"{cohort.images['subject'].nunique():,} subjects, {len(cohort.images):,} images; "
+        f"{cohort.images['subject'].nunique():,} subjects, {slides.counted(cohort)}; "
         f"{len(shared)} subjects shared: "
         "those held out of a fold are left out of its pretraining",
     )
+    cohort = slides.cut(other, cohort, folder / "slides-pretraining", show)
     store = tiles_of(other, cohort, folder / "tiles-pretraining", show, "pretrain")
-    check_twins_between(main, tiles, cohort, store)
+    check_twins_between(
+        *_pictures(study, main, tiles, folder / slides.FOLDER, show),
+        *_pictures(other, cohort, store, folder / "slides-pretraining", show),
+    )
     return Pretrained(other, cohort, folder / "tiles-pretraining", store.address)
 
 
@@ -118,8 +123,14 @@ def to_test_on(
         SplitError: as `read_external`.
     """
     other, cohort = read_external(study, main)
+    cohort = slides.cut(other, cohort, folder / "slides-external", show)
     store = tiles_of(other, cohort, folder / "tiles-external", show, "external")
-    check_twins_between(main, tiles, cohort, store, where="in the cohort to be tested on", other_people=True)
+    check_twins_between(
+        *_pictures(study, main, tiles, folder / slides.FOLDER, show),
+        *_pictures(other, cohort, store, folder / "slides-external", show),
+        where="in the cohort to be tested on",
+        other_people=True,
+    )
     prefix = f"{other.name}:"
     renamed = {
         name: table.assign(subject=prefix + table["subject"].astype(str), case=prefix + table["case"].astype(str))
@@ -127,12 +138,23 @@ def to_test_on(
     }
     show.line(
         "external",
-        f"{other.name}: {cohort.cases['subject'].nunique():,} subjects, {len(cohort.images):,} images",
+        f"{other.name}: {cohort.cases['subject'].nunique():,} subjects, {slides.counted(cohort)}",
     )
     return other, Cohort(**renamed, notes=[f"{other.name}: {note}" for note in cohort.notes]), store
 
 
-def apart_from_pretraining(study: Study, elsewhere: tuple[Study, Cohort, TileStore], pretraining: Pretrained) -> None:
+def _pictures(study: Study, cohort: Cohort, store: TileStore, folder: Path, show: Show) -> tuple[Cohort, TileStore]:
+    """What twins are looked for among: whole slides, not tiles."""
+    return slides.pictures(study, cohort, folder, show) if slides.is_cut(cohort) else (cohort, store)
+
+
+def apart_from_pretraining(
+    study: Study,
+    elsewhere: tuple[Study, Cohort, TileStore],
+    pretraining: Pretrained,
+    folder: Path,
+    show: Show,
+) -> None:
     """Stop if the cohort to be tested on holds people or pictures of the one that networks learn from first.
 
     Raises:
@@ -143,7 +165,11 @@ def apart_from_pretraining(study: Study, elsewhere: tuple[Study, Cohort, TileSto
 
     _, known = read_external(study, pretraining.cohort)
     _named_apart(study, known, set(pretraining.cohort.images["subject"].astype(str)), "the cohort to pretrain on")
-    _, cohort, store = elsewhere
+    other, cohort, store = elsewhere
     learned = open_store(pretraining.tiles)
-    where = "in the cohort to be tested on"
-    check_twins_between(pretraining.cohort, learned, cohort, store, where=where, other_people=True)
+    check_twins_between(
+        *_pictures(pretraining.study, pretraining.cohort, learned, folder / "slides-pretraining", show),
+        *_pictures(other, cohort, store, folder / "slides-external", show),
+        where="in the cohort to be tested on",
+        other_people=True,
+    )

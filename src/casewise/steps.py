@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from casewise import predictions as predicted
+from casewise import slides
 from casewise.audit.findings import Audit
 from casewise.audited import examined
 from casewise.cohort import Cohort, read_cohort
@@ -24,15 +25,17 @@ from casewise.scores import apply_scores, cases_with_missing_regions, check_scor
 from casewise.split import Splits, check_scored, read_splits, write_splits
 from casewise.split import split as make_splits
 from casewise.study import STACKERS, Study
+from casewise.tile_predictions import gather
 from casewise.truth import study_scores, truth_table
 
 if TYPE_CHECKING:
+    from casewise.images.slide_plans import KeptSlide
     from casewise.images.store import TileStore
     from casewise.jobs.expand import Job
 
 
 def read(study: Study, folder: Path | None, show: Show) -> Cohort:
-    """Read the cohort table and check that the study can be carried through with it and, if given, in this folder."""
+    """Read the cohort table, cut its slides, and check that the study can be carried through (in this folder)."""
     from casewise.jobs.fingerprint import refuse_other, what_decides
     from casewise.other_cohorts import read_external
 
@@ -55,12 +58,13 @@ def read(study: Study, folder: Path | None, show: Show) -> Cohort:
             raise CohortError(f"{study.cohort}: {name} is {np.nanmin(values):g} everywhere: there is nothing to learn.")
     if study.external:
         read_external(study, cohort)
+    cohort = slides.cut(study, cohort, folder / slides.FOLDER if folder else None, show)
     if folder:
         refuse_other(folder, what_decides(study, cohort))
     parts = [
         f"{cohort.cases['subject'].nunique():,} subjects",
         f"{len(cohort.cases):,} cases",
-        f"{len(cohort.images):,} images",
+        slides.counted(cohort),
     ]
     if study.regions:
         parts.append(f"{len(study.regions)} regions")
@@ -71,15 +75,18 @@ def read(study: Study, folder: Path | None, show: Show) -> Cohort:
 
 
 def prepare(study: Study, cohort: Cohort, folder: Path, show: Show) -> TileStore:
-    """Decode every image once into the tile store."""
+    """Decode every image and every tile of a slide once into the tile store."""
+    slides.sweep(study, cohort, folder / slides.FOLDER)
     return tiles_of(study, cohort, study.images.store or folder / "tiles", show)
 
 
 def split(study: Study, cohort: Cohort, folder: Path, show: Show) -> Splits:
     """Split by subject, or take the run's own manifest after checking that it still fits."""
     path = folder / "splits.json"
-    splits = make_splits(cohort, study)
-    check_scored(splits, cohort.panels, study)
+    # By slides and not by tiles: who is tested on must not depend on how finely slides are cut.
+    whole = slides.uncut(study, cohort)
+    splits = make_splits(whole, study)
+    check_scored(splits, whole.panels, study)
     if path.is_file():
         before = read_splits(path)
         if before.hash != splits.hash and any((folder / "jobs").glob("*/*/job.json")):
@@ -126,7 +133,7 @@ def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder
     elsewhere = to_test_on(study, cohort, tiles, folder, show) if study.external else None
     pretraining = to_pretrain_on(study, cohort, tiles, splits, folder, show) if study.pretrain else None
     if elsewhere and pretraining:
-        apart_from_pretraining(study, elsewhere, pretraining)
+        apart_from_pretraining(study, elsewhere, pretraining, folder, show)
     fingerprint = claim(folder, with_images(what_decides(study, cohort), splits, tiles, pretraining))
     write_json(folder / "study.json", study.model_dump(mode="json"))
     write_parquet(folder / "cohort.parquet", cohort.images)
@@ -140,6 +147,7 @@ def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder
         f"{len(jobs)} networks ({len(study.backbones)} backbones × {splits.folds} folds), "
         f"{time.monotonic() - begun:.0f} s",
     )
+    gather(study, jobs, cohort, folder)
     table = pd.concat([pd.read_parquet(job.folder / "predictions.parquet") for job in jobs], ignore_index=True)
     tables = [_placed(table, cohort)]
     if elsewhere:
@@ -289,9 +297,15 @@ def report(
     records = [json.loads(path.read_text()) for path in sorted((folder / "jobs").glob("*/*/job.json"))]
     jobs = [record for record in records if record["model"] in study.backbones]
     paths = cohort.images.set_index("image")["path"]
+    whole = set(cohort.images.loc[cohort.images["tile_side"] >= 0, "path"]) if slides.is_cut(cohort) else set()
+    single = folder / "tiles.parquet"
+
+    def slide(path: str) -> KeptSlide | None:
+        return slides.slide_of(study, path, folder / slides.FOLDER) if path in whole else None
 
     def photograph(image: int) -> np.ndarray | None:
-        return read_image(Path(paths[image]), size=900)
+        shown = slide(str(paths[image]))
+        return shown.read_picture() if shown else read_image(Path(paths[image]), size=900)
 
     checked = folder / "audit.json"
     material = Material(
@@ -309,6 +323,8 @@ def report(
         tiles=lambda numbers: np.asarray(tiles.tiles[numbers]),
         photograph=photograph,
         environment=environment(sum(job["seconds"] for job in jobs)),
+        slide=slide,
+        tile_predictions=pd.read_parquet(single) if single.is_file() else None,
     )
     path = write_report(material, folder / "report.html")
     sentence = headline(study, results)

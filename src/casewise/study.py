@@ -23,6 +23,7 @@ from casewise.study_parts import (
     ScoreFormula,
     Share,
     Target,
+    Tiles,
     Where,
 )
 from casewise.study_training import (
@@ -62,6 +63,7 @@ __all__ = [
     "Stop",
     "Study",
     "Target",
+    "Tiles",
     "Where",
 ]
 
@@ -80,6 +82,7 @@ class Study(Part):
     where_not: Where = {}
     subjects_known: bool = True
     images: Images = Images()
+    tiles: Tiles | None = None
     regions: list[str] = []
     missing_regions: Literal["refuse", "allow"] = "refuse"
     panels: Panels = Panels()
@@ -138,6 +141,24 @@ class Study(Part):
         return self
 
     @model_validator(mode="after")
+    def _split_by_image(self) -> Study:
+        """The comparison with a split by image differs from the study in the split, and in nothing else."""
+        if self.split.by != "image":
+            return self
+        if self.panels.by != "image":
+            raise ValueError(
+                f"split.by: 'image' splits images as if each showed another person, and panels here are by "
+                f"{self.panels.by}; it needs `panels: {{by: image}}`"
+            )
+        if not self.subjects_known:
+            raise ValueError(
+                "split.by: 'image' is compared with a split by subject, and subjects are not known (subjects_known)"
+            )
+        if self.pretrain:
+            raise ValueError("split.by: 'image' is a comparison of splits alone; leave out `pretrain`")
+        return self
+
+    @model_validator(mode="after")
     def _classes_fit(self) -> Study:
         """Classes are not numbers: formulas, bands, readers and linear stackers do not take them."""
         classed = [name for name in self.targets if self.targets[name].classes]
@@ -179,8 +200,8 @@ class Study(Part):
 
     @property
     def target_level(self) -> Level:
-        """The level of a target that states none: the level of a panel."""
-        return self.panels.by
+        """The level of a target that states none: that of a panel; a slide's label is not that of its single tiles."""
+        return "case" if self.tiles and self.panels.by == "image" else self.panels.by
 
     @property
     def external_name(self) -> str:

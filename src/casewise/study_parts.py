@@ -97,6 +97,29 @@ class Images(Part):
     store: Path | None = None
 
 
+class Tiles(Part):
+    """Which tiles are cut from every slide; a tile has `images.size` pixels a side.
+
+    At most one of `mpp` (microns per pixel), `magnification` and `level` says at which resolution; without any of them
+    it is that of the slide's finest level.
+    """
+
+    mpp: float | None = Field(None, gt=0)
+    magnification: float | None = Field(None, gt=0)
+    level: int | None = Field(None, ge=0)
+    tissue: Annotated[float, BeforeValidator(parse_share), Field(ge=0, le=1)] = 0.5
+    most: int | None = Field(None, ge=1)
+    overlap: Annotated[float, BeforeValidator(parse_share), Field(ge=0, le=0.9)] = 0.0
+    assume_mpp: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_resolution(self) -> Tiles:
+        stated = [name for name in ("mpp", "magnification", "level") if getattr(self, name) is not None]
+        if len(stated) > 1:
+            raise ValueError(f"{' and '.join(stated)} are stated, but a tile has one resolution; keep one of them")
+        return self
+
+
 # The default set of fastai's aug_transforms with the vertical flips of the published study.
 AUGMENTATIONS: dict[str, dict[str, Any]] = {
     "fastai-default": {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from casewise.audit.twins import find_twins
+from casewise.audit.twins import find_twins, shown_by
 from casewise.errors import CohortError
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ def check_twins_between(
     Raises:
         CohortError: naming the pairs; nothing was trained.
     """
-    ours = cohort.images[["path", "subject"]].astype(str)
-    theirs = other.images[["path", "subject"]].astype(str)
+    ours, theirs = (
+        table[["path", "subject"]].astype(str).assign(slide_picture=shown_by(table))
+        for table in (cohort.images, other.images)
+    )
     # Two cohorts may use one name for two people; within a subject more likeness is asked for.
     told = theirs.assign(subject="other: " + theirs["subject"]) if other_people else theirs
     pairs = [

@@ -34,10 +34,12 @@ _DEVICES = ("scanner", "device", "manufacturer", "vendor", "camera", "station", 
 _PEOPLE = ("sex", "gender", "age", "ethnicity", "race", "country", "city", "operator", "technician", "photographer")
 _TAKING = (
     *("view", "viewposition", "projection", "position", "modality", "protocol", "sequence", "laterality", "side"),
-    *("location", "magnification", "stain", "batch"),
+    *("location", "magnification", "mpp", "stain", "batch"),
     *("date", "studydate", "examdate", "acquisitiondate", "scandate", "imagedate", "year"),
 )
-USUAL = (*SOURCES, *_DEVICES, *_PEOPLE, *_TAKING)
+# What slides say about themselves, as `casewise.slides.FACTS` has it.
+_SLIDES = ("slidevendor", "slidempp", "slidemagnification", "slidesize")
+USUAL = (*SOURCES, *_DEVICES, *_PEOPLE, *_TAKING, *_SLIDES)
 RARE, MOST_LEVELS, MOSTLY = 5, 30, 0.9
 # A column of a few numbers is a code (1 = male), not a quantity.
 FEW_NUMBERS = 12

@@ -114,7 +114,7 @@ def _near(
     pairs = pairs.of(np.array([n for n, _ in plausible], np.int64))
     looks = look_closer(
         store,
-        images["path"].astype(str).tolist(),
+        shown_by(images),
         pairs,
         [found for _, found in plausible],
         progress=lambda done: tell((1 + done / len(pairs)) / 2),
@@ -126,6 +126,12 @@ def _near(
         agrees = cosine is not None and cosine >= COSINE and pairs.flip[n] < 2
         if not look.blurred or found.likeness >= CLEAR or agrees:
             yield _twin(pairs, n, found, look.blurred, cosine)
+
+
+def shown_by(images: pd.DataFrame) -> list[str]:
+    """The file that shows each image: of a slide its small picture, where there is one."""
+    column = "slide_picture" if "slide_picture" in images else "path"
+    return images[column].astype(str).tolist()
 
 
 def _plausible(found: Register, same: bool) -> bool:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -77,7 +78,7 @@ def build(
         # Whatever of the other builds serves this list has been copied by now.
         _discard_builds(folder, keep=building)
         if problems:
-            raise ImageError(_told(problems, len(paths)))
+            raise ImageError(_told(problems, paths))
         publish(folder, building.tiles, rows, preparation)
         _discard_builds(folder)
         sweep(folder)
@@ -243,10 +244,23 @@ def _discard_builds(folder: Path, keep: Building | None = None) -> None:
             path.unlink(missing_ok=True)
 
 
-def _told(problems: dict[int, str], total: int) -> str:
-    """All problems of the list as one message, in the order of the rows."""
-    lines = [f"  {problems[row]}" for row in sorted(problems)]
+def _told(problems: dict[int, str], paths: Sequence[Path | Piece]) -> str:
+    """All problems of the list as one message, in the order of the rows; of the pieces of a slide the first."""
+    lines: list[str] = []
+    first: dict[Path, int] = {}
+    more: Counter[Path] = Counter()
+    for row in sorted(problems):
+        source = paths[row]
+        if isinstance(source, Piece):
+            if source.path in first:
+                more[source.path] += 1
+                continue
+            first[source.path] = len(lines)
+        lines.append(f"  {problems[row]}")
+    for path, count in more.items():
+        lines[first[path]] += f" So it is with {count:,} more of its tiles."
     if len(lines) > SHOWN:
         lines[SHOWN:] = [f"  … and {len(lines) - SHOWN:,} more like these."]
-    kept = "" if len(problems) == total else " The other tiles are kept for the next run."
-    return "\n".join([f"{len(problems):,} of {total:,} images cannot be read.{kept}", *lines])
+    kept = "" if len(problems) == len(paths) else " The other tiles are kept for the next run."
+    what = "tiles" if first else "images"
+    return "\n".join([f"{len(problems):,} of {len(paths):,} {what} cannot be read.{kept}", *lines])

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from casewise.errors import ImageError
 from casewise.images.preparation import Preparation
 from casewise.images.slide_tiles import read_tile
 from casewise.images.slides import Slide
 
-# Open at a time: rows come slide by slide, and each open one keeps decoded neighbours.
-OPEN = 3
+# What open slides may keep of decoded neighbours, in bytes; rows come slide by slide, and of large ones two are open.
+ROOM = 320 * 2**20
 BLOCK = 2**22
 
 
@@ -49,7 +50,11 @@ class Slides:
         self._hashing: dict[Path, threading.Lock] = {}
 
     def sha256(self, piece: Piece) -> str:
-        """A hash over the slide's bytes and the piece's place."""
+        """A hash over the slide's bytes and the piece's place.
+
+        Raises:
+            ImageError: the slide cannot be read.
+        """
         with self._lock:
             alone = self._hashing.setdefault(piece.path, threading.Lock())
         with alone:
@@ -70,7 +75,7 @@ class Slides:
         with self._lock:
             slide = self._open.pop(path, None) or Slide(path)
             self._open[path] = slide
-            if len(self._open) > OPEN:
+            while len(self._open) > 1 and sum(kept.cache for kept in self._open.values()) > ROOM:
                 # closed when the last thread that reads from it lets go of it
                 self._open.popitem(last=False)
             return slide
@@ -78,7 +83,10 @@ class Slides:
 
 def _hashed(path: Path) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
+    except OSError as error:
+        raise ImageError(f"{path}: it cannot be read: {error.strerror or error}.") from error
     return digest.hexdigest()

@@ -86,8 +86,8 @@ class PlannedSlide:
 
     `boxes`: (N, 3) `int64`, x, y and side in level-0 pixels, from left to right and then downwards. `shares`: (N,)
     `float64`, how much of each is tissue. `mask`: (h, w) `bool`, the tissue; each of its pixels is `downsample` level-0
-    pixels wide. `candidates`: how many tiles had enough tissue before at most so many were taken. `notes`: sentences on
-    what was not as asked for.
+    pixels wide. `picture`: (h, w, 3) `uint8`, the slide as small as the mask. `candidates`: how many tiles had enough
+    tissue before at most so many were taken. `notes`: sentences on what was not as asked for.
     """
 
     path: Path
@@ -97,6 +97,7 @@ class PlannedSlide:
     notes: tuple[str, ...]
     mask: np.ndarray
     downsample: float
+    picture: np.ndarray
     candidates: int
 
     def __len__(self) -> int:
@@ -119,7 +120,8 @@ def plan_tiles(path: Path, plan: TilePlan) -> PlannedSlide:
         wanted, notes = _downsample(slide.path, facts, plan)
         boxes = _grid(slide.path, facts, plan, wanted)
         mpp = facts.mpp or plan.assume_mpp
-        tissue = find_tissue(*read_thumbnail(slide), mpp=mpp)
+        picture, seen, downsample = read_thumbnail(slide)
+    tissue = find_tissue(picture, seen, downsample, mpp=mpp)
     shares = tissue_shares(tissue, boxes)
     enough = np.flatnonzero(shares >= plan.tissue - 1e-9)
     if not len(enough):
@@ -134,7 +136,9 @@ def plan_tiles(path: Path, plan: TilePlan) -> PlannedSlide:
         steps = np.unique(boxes[:, 0], return_inverse=True)[1], np.unique(boxes[:, 1], return_inverse=True)[1]
         kept = enough[spread(np.stack(steps, axis=1)[enough], plan.most)]
     told = (*facts.notes, *notes, *tissue.notes)
-    return PlannedSlide(slide.path, facts, boxes[kept], shares[kept], told, tissue.mask, tissue.downsample, len(enough))
+    return PlannedSlide(
+        slide.path, facts, boxes[kept], shares[kept], told, tissue.mask, tissue.downsample, picture, len(enough)
+    )
 
 
 def read_tiles(path: Path, boxes: np.ndarray, *, side: int, channels: Channels = "rgb") -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""A cohort's images as tiles, each decoded once, with a bar and a line to tell of it."""
+"""A cohort's images and tiles of slides, each decoded once, with a bar and a line to tell of it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,28 @@ from casewise.images.store import prepare
 if TYPE_CHECKING:
     from casewise.cohort import Cohort
     from casewise.console import Show
+    from casewise.images.pieces import Piece
     from casewise.images.store import TileStore
     from casewise.study import Study
 
 
 def tiles_of(study: Study, cohort: Cohort, folder: Path, show: Show, step: str = "tiles") -> TileStore:
-    """Decode every image of the cohort once into the tile store in `folder`, or take what is there already."""
+    """Decode every image and every tile of the cohort once into the tile store in `folder`, or take what is there."""
     settings = study.images
     preparation = Preparation(size=settings.size, keep_ratio=settings.keep_ratio, channels=settings.channels)
-    paths = [Path(p) for p in cohort.images["path"]]
     begun = time.monotonic()
     with show.bar(step) as bar:
-        store = prepare(paths, preparation, folder, progress=lambda done, total: bar(done, total))
+        store = prepare(sources_of(cohort), preparation, folder, progress=lambda done, total: bar(done, total))
     show.line(step, f"{len(store):,} tiles of {settings.size} px, {time.monotonic() - begun:.1f} s")
     return store
+
+
+def sources_of(cohort: Cohort) -> list[Path | Piece]:
+    """What each row of the cohort is read from: an image file, or a piece of a slide."""
+    if "tile_side" not in cohort.images:
+        return [Path(path) for path in cohort.images["path"]]
+    from casewise.images.pieces import Piece
+
+    files = {path: Path(path) for path in cohort.images["path"].unique()}
+    places = cohort.images[["path", "tile_x", "tile_y", "tile_side"]].itertuples(index=False, name=None)
+    return [Piece(files[path], x, y, side) if side >= 0 else files[path] for path, x, y, side in places]

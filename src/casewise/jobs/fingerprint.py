@@ -31,6 +31,8 @@ def what_decides(study: Study, cohort: Cohort) -> dict[str, Any]:
     decided["scores"] = plain["scores"] if set(study.outputs) & set(study.scores) else {}
     if study.recipe.imbalance == "sampling":
         decided["drawn_by"] = study.outcome
+    if study.tiles:
+        decided["tiling"] = plain["tiles"]
     decided["cohort"] = table_hash(cohort, study)
     return decided
 
@@ -92,7 +94,10 @@ def refuse_other(folder: Path, decided: Mapping[str, Any]) -> None:
     if not path.is_file() or not any((folder / "jobs").glob("*/*/job.json")):
         return
     before = json.loads(path.read_text())["decided"]
-    changed = [line for key in decided for line in _differences(key, before.get(key), decided[key])]
+    changed = _differences("tiles", before.get("tiling"), decided["tiling"]) if "tiling" in decided else []
+    # Other tiles make another table of images, though nobody has changed the cohort's.
+    rest = [key for key in decided if key != "tiling" and not (changed and key == "cohort")]
+    changed += [line for key in rest for line in _differences(key, before.get(key), decided[key])]
     if changed:
         raise RunError(
             f"{folder} holds networks of another study: {'; '.join(changed[:4])}. Results of both must not be "

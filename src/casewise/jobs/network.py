@@ -6,18 +6,20 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from casewise.errors import SplitError
-from casewise.files import write_json
+from casewise.files import write_json, write_parquet
 from casewise.jobs.expand import PRETRAINING_STATE, Job, begin, write_progress
 from casewise.jobs.networks import network_of
 from casewise.jobs.pretraining import Pretrained, pretrain
 from casewise.jobs.rows import prediction_rows
+from casewise.jobs.seen import right_on
+from casewise.jobs.tiles import tile_rows, weight_rows
 from casewise.models.weights import load_weights
 from casewise.predictions import write as write_predictions
 from casewise.split import Splits, check_apart, inner_stop, panel_records
@@ -55,7 +57,8 @@ class Material:
 def run_job(job: Job, material: Material, choice: Choice) -> None:
     """Train the job's network and write its results; a job killed before continues where its last state was written.
 
-    Writes into the job's folder `model.safetensors`, `model.json`, `predictions.parquet` and, last, `job.json`.
+    Writes into the job's folder `model.safetensors`, `model.json`, `predictions.parquet`, where cases have several
+    panels `tiles.parquet` and, last, `job.json`.
 
     Raises:
         SplitError: a held-out subject is among those trained on.
@@ -85,9 +88,9 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
     torch.manual_seed(seed)
     outputs = outputs_of(study)
     network = network_of(study, job.model)
-    origin, known = load_weights(network, study.weights, folder=study.weights_dir, held_out=held_out)
+    origin, shown = load_weights(network, study.weights, folder=study.weights_dir, held_out=held_out)
     # All who shaped it, also by deciding when to stop, and whom its first weights had seen.
-    seen = {*training, *stopped_on, *known}
+    seen = {*training, *stopped_on, *shown}
     if material.pretraining:
         kept_out = sorted({*held_out, *(stopped_on if study.recipe.stop.on == "inner" else [])})
         body, used = pretrain(network, material.pretraining, job, choice, kept_out=kept_out, seed=seed)
@@ -137,24 +140,38 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         study.compute.frozen_once,
     )
     learned = learn(network, study.recipe, train, stop, names, course)
-    device = torch.device("cuda" if choice.device == "cuda" else "cpu")
-    tables = []
-    for stage, names in (("oof", splits.subjects(job.fold)), ("test", splits.subjects(-1))):
-        rows = rows_of(names, scored=False)
-        data = part(rows)
-        if len(data):
-            values = predict(
-                learned.network.to(device),
-                data,
-                outputs,
-                batch=study.recipe.batch,
-                channels_last=choice.channels_last,
-                bf16=choice.precision == "bf16",
-                flips=study.test_flips,
-            ).numpy()
-            tables.append(
-                prediction_rows(panels.iloc[rows], study, values, stage=stage, model=job.model, fold=job.fold)
-            )
+    learned.network.to("cuda" if choice.device == "cuda" else "cpu")
+
+    def values_at(data: PanelData) -> NDArray[Any]:
+        return predict(
+            learned.network,
+            data,
+            outputs,
+            batch=study.recipe.batch,
+            channels_last=choice.channels_last,
+            bf16=choice.precision == "bf16",
+            flips=study.test_flips,
+        ).numpy()
+
+    tables, singles = [], []
+    for stage, side in (("oof", job.fold), ("test", -1)):
+        rows = rows_of(splits.subjects(side), scored=False)
+        if not len(rows):
+            continue
+        data, some = part(rows), panels.iloc[rows]
+        values = values_at(data)
+        tables.append(prediction_rows(some, study, values, stage=stage, model=job.model, fold=job.fold))
+        singles.append(tile_rows(some, study, values, stage=stage))
+        singles.append(weight_rows(learned.network, data, some, stage=stage, batch=study.recipe.batch, choice=choice))
+    known = {}
+    if study.recipe.phases and study.classes_of(study.outcome):
+        # One more look at every panel that was learned from; of these, figures alone are kept.
+        for name, rows in (("on_training", fit_rows), ("on_inner", stop_rows)):
+            if name == "on_training" or not alone:
+                own = prediction_rows(
+                    panels.iloc[rows], study, values_at(part(rows)), stage="oof", model=job.model, fold=job.fold
+                )
+                known[name] = right_on(own, study)
     facts = {
         "backbone": job.model,
         "outputs": study.outputs,
@@ -171,6 +188,9 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
     write_tensors(job.folder / "model.safetensors", learned.network.state_dict(), {"format": "pt"})
     write_json(job.folder / "model.json", facts)
     write_predictions(job.folder / "predictions.parquet", pd.concat(tables, ignore_index=True))
+    (job.folder / "tiles.parquet").unlink(missing_ok=True)
+    if by_tile := [table for table in singles if table is not None]:
+        write_parquet(job.folder / "tiles.parquet", pd.concat(by_tile, ignore_index=True))
     record = {
         "model": job.model,
         "fold": job.fold + 1,
@@ -189,6 +209,7 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         "finder": learned.finder,
         "stages": learned.stages,
         "phases": learned.phases,
+        **known,
         "history": learned.history,
     }
     write_json(job.folder / "job.json", record)

@@ -178,6 +178,13 @@ def twins(material: Material) -> list[Twins]:
 
 
 def _picture(material: Material, image: int) -> str:
+    slide = (
+        material.slide(str(material.cohort_images["path"].iloc[image]))
+        if "tile_side" in material.cohort_images
+        else None
+    )
+    if slide is not None:
+        return data_uri(slide.read_picture(), longest=150)
     return data_uri(as_picture(material.tiles([image])[0]), longest=150)
 
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from casewise.report.material import Material
 from casewise.report.pictures import as_picture, data_uri, panel_uri
+from casewise.report.slide_drawing import crop_of, cropped
 from casewise.report.wording import digits_of, display_name, number, signed
 from casewise.report.words import place_of
 
+if TYPE_CHECKING:
+    from casewise.images.slide_plans import KeptSlide
+
 MOST_PHOTOGRAPHS = 12
 MOST_PANELS = 8
+MOST_SLIDES = 3
 MOST_WORST = 6
 MOST_TARGETS = 8
 
@@ -111,8 +117,21 @@ def worst_cases(material: Material) -> dict[str, Any] | None:
     return {"cases": seen, "total": len(rows)}
 
 
+def slides_of(material: Material, case: str) -> list[tuple[str, KeptSlide]]:
+    """The slides of a case that can be shown, those with the most tiles first."""
+    images = material.cohort_images
+    if "tile_side" not in images:
+        return []
+    own = images[(images["case"] == case) & (images["tile_side"] >= 0)]
+    paths = own["path"].value_counts(sort=True).index
+    return [(str(path), slide) for path in paths if (slide := material.slide(str(path))) is not None]
+
+
 def panels_of(material: Material, row: dict[str, Any]) -> list[tuple[str, str]]:
-    """Region and picture of each panel that this prediction was made from."""
+    """Region and picture of each panel that this prediction was made from; of slides their names and small pictures."""
+    if slides := slides_of(material, str(row["case"])):
+        shown = [(Path(path).name, cropped(slide, crop_of(slide))) for path, slide in slides[:MOST_SLIDES]]
+        return [(name, data_uri(picture, longest=300)) for name, picture in shown]
     own = material.panels[material.panels["case"] == row["case"]]
     if row.get("region"):
         own = own[own["region"] == row["region"]]

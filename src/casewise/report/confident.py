@@ -58,19 +58,19 @@ def confident_errors(material: Material) -> dict[str, Any] | None:
                 Path(str(row.get("image") or "")).name,
                 spoken[truth],
                 spoken[predicted],
-                _percent(values[i, predicted]),
-                _percent(values[i, truth]),
+                percent(values[i, predicted]),
+                percent(values[i, truth]),
                 panels_of(material, row),
-                [(plain[k], _percent(values[i, k]), round(100 * values[i, k]), role.get(k, "")) for k in shown],
+                [(plain[k], percent(values[i, k]), round(100 * values[i, k]), role.get(k, "")) for k in shown],
             )
         )
     return {"cases": found, "wrong": len(wrong), "total": len(rows)}
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     """A probability; what is not certain is never written as certain.
 
-    >>> _percent(0.9996), _percent(0.0002), _percent(0.5)
+    >>> percent(0.9996), percent(0.0002), percent(0.5)
     ('> 99 %', '< 1 %', '50 %')
     """
     if 0.995 <= share < 1:

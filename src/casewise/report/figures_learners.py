@@ -10,7 +10,7 @@ from markupsafe import Markup
 from casewise.report.drawing import ACCENT, INK, MODEL, PALE, SOFT, canvas, frame, place, svg
 from casewise.report.drawing import limits as around
 from casewise.report.material import is_number
-from casewise.report.wording import rate, shortened
+from casewise.report.wording import frozen_words, rate, shortened
 
 WIDTH = 440.0
 ROW = 21.0
@@ -82,32 +82,106 @@ def forest(
 
 
 def training(model: str, jobs: list[dict[str, Any]], *, name: str, alt: str) -> Markup:
-    """One backbone's loss by epoch, a line a fold: training thin, stopping loss strong, a dot where it was kept."""
-    width, height = 260.0, 176.0
+    """One backbone's loss by epoch, and below it how often the class was right where that was recorded.
+
+    A line a fold: training thin, those who decide when to stop strong, a dot where the network was kept. A dashed line
+    marks where the next phase begins; above it stands what is frozen then.
+    """
+    from matplotlib.ticker import FuncFormatter
+
+    accurate = has_accuracy(jobs)
+    last = max((len(job.get("history") or []) for job in jobs), default=1) or 1
+    edges = (1 - 0.04 * last, last + 0.04 * last)
+    labels = _phase_labels(jobs, edges)
+    width, left, right, bottom, gap = 260.0, 42.0, 8.0, 38.0, 16.0
+    top = 26.0 + 12 * (1 + max(line for _, _, line in labels) if labels else 0) + (8 if accurate else 0)
+    below = gap + 84.0 if accurate else 0.0
+    height = top + 112.0 + below + bottom
     with canvas(width, height) as (figure, axes):
-        place(axes, width, height, left=42, bottom=38, right=8, top=26)
-        tops: list[float] = []
-        for job in jobs:
-            history = job.get("history") or []
-            epochs = np.arange(1, len(history) + 1)
-            train = np.array([_loss(entry.get("train_loss")) for entry in history], float)
-            stop = np.array([_loss(entry.get("stop_loss")) for entry in history], float)
-            axes.plot(epochs, train, color=PALE, linewidth=1, solid_capstyle="round")
-            axes.plot(epochs, stop, color=MODEL, linewidth=1.1, alpha=0.8)
-            best = job.get("best_epoch") or 0
-            if 1 <= best <= len(history):
-                axes.plot([best], [stop[best - 1]], "o", color=ACCENT, markersize=4, zorder=5)
-            known = np.concatenate([train, stop])
-            known = known[np.isfinite(known)]
-            tops += [float(np.quantile(known, 0.97))] if len(known) else []
-        # One wild early epoch must not flatten all that follows.
-        axes.set_ylim(0, (max(tops) if tops else 1.0) * 1.08 or 1.0)
-        axes.set_title(shortened(model, 32), loc="left", fontweight="bold")
-        axes.set_xlabel("epoch")
+        place(axes, width, height, left=left, bottom=bottom + below, right=right, top=top)
+        drawn = [(axes, "loss")]
+        if accurate:
+            lower = figure.add_axes((0.0, 0.0, 1.0, 1.0), sharex=axes)
+            place(lower, width, height, left=left, bottom=bottom, right=right, top=height - bottom - 84)
+            drawn.append((lower, "accuracy"))
+        for axis, what in drawn:
+            seen = [_course(axis, job, what) for job in jobs]
+            for start in sorted({start for job in jobs for _, start in _phase_starts(job)[1:]}):
+                axis.axvline(start, color=SOFT, linewidth=0.9, linestyle=(0, (3, 2)), zorder=0)
+            known = [values[np.isfinite(values)] for values in seen]
+            if what == "loss":
+                # One wild early epoch must not flatten all that follows.
+                axis.set_ylim(0, max((float(np.quantile(v, 0.97)) for v in known if len(v)), default=1.0) * 1.08 or 1.0)
+                axis.locator_params(axis="y", nbins=4)
+            else:
+                low = min((float(v.min()) for v in known if len(v)), default=0.0)
+                axis.set(ylim=(max(0.0, np.floor(10 * low) / 10), 1.03))
+                axis.locator_params(axis="y", nbins=4)
+                axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+            frame(axis, grid="y")
+        if accurate:
+            for (axis, what), height_of in zip(drawn, (112, 84), strict=True):
+                axis.text(0, 1 + 3 / height_of, what, transform=axis.transAxes, fontsize=9, color=SOFT)
+            axes.tick_params(labelbottom=False)
+        for at, text, line in labels:
+            above = top - 6 - 12 * line - (8 if accurate else 0)
+            figure.text(at / width, 1 - above / height, text, fontsize=8.5, color=SOFT)
+        axes.set_xlim(*edges)
+        axes.set_title(shortened(model, 32), loc="left", fontweight="bold", y=1 + (top - 20) / 112)
+        drawn[-1][0].set_xlabel("epoch")
         axes.locator_params(axis="x", integer=True, nbins=5)
-        axes.locator_params(axis="y", nbins=4)
-        frame(axes, grid="y")
         return svg(figure, name, alt)
+
+
+def has_accuracy(jobs: list[dict[str, Any]]) -> bool:
+    """Whether the networks' histories say how often the class was right."""
+    return any("train_accuracy" in entry for job in jobs for entry in job.get("history") or [])
+
+
+def _course(axes: Any, job: dict[str, Any], what: str) -> np.ndarray:
+    """Draw one network's course of loss or accuracy; all its values, NaN where there is none."""
+    history = job.get("history") or []
+    epochs = np.arange(1, len(history) + 1)
+    train = np.array([_loss(entry.get(f"train_{what}")) for entry in history], float)
+    alone = job.get("stopped_on") == "none"
+    axes.plot(epochs, train, color=SOFT if alone else PALE, linewidth=1, solid_capstyle="round")
+    if alone:
+        return train
+    stop = np.array([_loss(entry.get(f"stop_{what}")) for entry in history], float)
+    axes.plot(epochs, stop, color=MODEL, linewidth=1.1, alpha=0.8)
+    best = job.get("best_epoch") or 0
+    if 1 <= best <= len(history):
+        axes.plot([best], [stop[best - 1]], "o", color=ACCENT, markersize=4, zorder=5)
+    return np.concatenate([train, stop])
+
+
+def _phase_starts(job: dict[str, Any]) -> list[tuple[int, float]]:
+    """The phases of a network's history with the place on the axis of epochs where each begins."""
+    numbers = [entry.get("phase") for entry in job.get("history") or []]
+    return [
+        (int(number), place + 0.5 if place else 1.0)
+        for place, number in enumerate(numbers)
+        if number is not None and (place == 0 or numbers[place - 1] != number)
+    ]
+
+
+def _phase_labels(jobs: list[dict[str, Any]], edges: tuple[float, float]) -> list[tuple[float, str, int]]:
+    """What is frozen in each phase: how far from the left in points it is said, the text, and on which line above."""
+    first: dict[int, float] = {}
+    for job in jobs:
+        for number, start in _phase_starts(job):
+            first[number] = min(start, first.get(number, start))
+    told = next((job["phases"] for job in jobs if job.get("phases")), [])
+    ends: list[float] = []
+    labels = []
+    for number, start in sorted(first.items()):
+        text = f"phase {number + 1}" if number >= len(told) or len(first) > 4 else frozen_words(told[number]["freeze"])
+        wide = 4.9 * len(text)  # about, in points
+        at = min(42 + 210 * (start - edges[0]) / (edges[1] - edges[0]), 258 - wide)
+        line = next((i for i, end in enumerate(ends) if at > end + 4), len(ends))
+        ends[line : line + 1] = [at + wide]
+        labels.append((at, text, line))
+    return labels
 
 
 def finder(model: str, jobs: list[dict[str, Any]], *, name: str, alt: str) -> Markup:

@@ -12,7 +12,13 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
+    from casewise.images.slide_plans import KeptSlide
     from casewise.study import Kind, Study
+
+
+def no_slide(path: str) -> KeptSlide | None:
+    """Of a study without slides."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,8 @@ class Material:
         photograph: image number -> (h, w, 3) uint8, or None where the file cannot be shown.
         environment: versions, processor, date, command and seconds.
         audit: the content of `audit.json`; None where the run made no audit.
+        slide: path -> what is kept of a slide that was cut into tiles, or None.
+        tile_predictions: the content of `tiles.parquet`; None where no case has several panels.
     """
 
     study: Study
@@ -47,6 +55,8 @@ class Material:
     photograph: Callable[[int], np.ndarray | None]
     environment: dict[str, Any]
     audit: dict[str, Any] | None = None
+    slide: Callable[[str], KeptSlide | None] = no_slide
+    tile_predictions: pd.DataFrame | None = None
 
     @property
     def kind(self) -> Kind:

@@ -82,11 +82,16 @@ def trained(study: dict[str, Any]) -> str:
     """How classes were trained: what was tuned, and what was done about classes of different size."""
     if not any(target.get("classes") for target in study["targets"].values()):
         return ""
-    tuned = {
-        "deep": "All parameters were trained",
-        "shallow": "Only the heads were trained, on features computed once",
-        "fine": "The heads were trained first, then more and more groups of layers with them",
-    }[study["recipe"].get("tuning", "deep")]
+    phases = study["recipe"].get("phases") or []
+    tuned = (
+        f"Training went through {len(phases)} phases (table at the end)"
+        if phases
+        else {
+            "deep": "All parameters were trained",
+            "shallow": "Only the heads were trained, on features computed once",
+            "fine": "The heads were trained first, then more and more groups of layers with them",
+        }[study["recipe"].get("tuning", "deep")]
+    )
     evened = {
         "none": "nothing was done about classes of different size",
         "weights": "rare classes weigh more in the loss",

@@ -9,7 +9,7 @@ from typing import Any
 
 from casewise.errors import RunError
 from casewise.files import write_atomic
-from casewise.report import results_classes
+from casewise.report import results_classes, results_training
 from casewise.report.wording import rate
 
 METRICS = {"mae": "MAE", "mse": "MSE", "pcc": "PCC", "ccc": "CCC", "icc": "ICC(2,1)", "bias": "bias"}
@@ -54,13 +54,16 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
         lines += [*results_classes.table(target, stage, material)]
         lines += [*results_classes.told_apart(study, target, stage, metrics)]
         lines += [*results_classes.details(target, stage, metrics), ""]
+    lines += results_training.claimed(material[0], stage)
+    lines += results_training.beside(material[0])
     lines += results_classes.left_out(material[0])
     lines += results_classes.external(material[0], stage, STAGES[stage])
     if study["evaluation"]["references"]:
         lines += [REFERENCES, ""]
     lines += ["## What to know", "", *[f"- {note}" for note in metrics["notes"]], ""]
-    lines += ["## Networks", "", *_networks(material)]
-    return write_atomic(path, "\n".join(lines).replace("\n\n\n", "\n\n") + "\n")
+    lines += ["## Networks", "", *_networks(material), ""]
+    lines += results_training.of_phases(material)
+    return write_atomic(path, "\n".join(lines).replace("\n\n\n", "\n\n").rstrip("\n") + "\n")
 
 
 def _material(folder: Path) -> dict[str, Any]:
@@ -94,7 +97,7 @@ def _how(material: list[dict[str, Any]], stage: str) -> list[str]:
     stop = {
         "inner": "Training stopped on an inner, grouped part of the training folds.",
         "fold": "Training stopped on the very fold that is predicted, as published: these figures are too good.",
-        "none": f"Every network was trained for {study['recipe']['epochs']} epochs on all its training folds.",
+        "none": f"Every network was trained for {_epochs(study['recipe'])} epochs on all its training folds.",
     }[study["recipe"]["stop"]["on"]]
     how = str(splits.get("how") or "")
     imported = how if how.startswith("column ") else ""
@@ -122,6 +125,12 @@ def _how(material: list[dict[str, Any]], stage: str) -> list[str]:
         f"In brackets: {study['evaluation']['confidence']:.0%} intervals from {study['evaluation']['resamples']:,} "
         f"resamples of subjects. Split manifest `{splits['hash'][:16]}`.",
     ]
+
+
+def _epochs(recipe: dict[str, Any]) -> int:
+    """How many epochs a network trains at most."""
+    stated = recipe.get("phases") or []
+    return sum(int(phase["epochs"]) for phase in stated) if stated else int(recipe["epochs"])
 
 
 def _figure(entry: dict[str, Any] | None) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from casewise.ordering import natural
-from casewise.report import classes, figures_cohort, figures_learners, figures_time, rates, tables
+from casewise.report import classes, figures_cohort, figures_learners, figures_time, phases, rates, tables
 from casewise.report import figures_agreement as agree
 from casewise.report.failures import parts_of
 from casewise.report.labels import counted_classes
@@ -223,11 +223,13 @@ def making(material: Material) -> dict[str, Any]:
     for i, model in enumerate(order[:MOST_CURVES]):
         jobs = sorted(by_model[model], key=lambda job: natural(job.get("fold", "")))
         epochs = [job["epochs"] for job in jobs if is_number(job.get("epochs"))]
-        alt = f"Loss by epoch of {model}, {len(jobs)} networks, {max(epochs, default=0)} epochs at most."
+        what = "Loss and accuracy" if figures_learners.has_accuracy(jobs) else "Loss"
+        alt = f"{what} by epoch of {model}, {len(jobs)} networks, {max(epochs, default=0)} epochs at most."
         if any(job.get("history") for job in jobs):
             curves.append(figures_learners.training(model, jobs, name=f"curve{i}", alt=alt))
     return {
         "curves": curves,
+        "accurate": figures_learners.has_accuracy(material.jobs),
         "models": len(by_model),
         "jobs": tables.job_rows(material),
         "networks": len(material.jobs),
@@ -236,4 +238,7 @@ def making(material: Material) -> dict[str, Any]:
         "stopped_on": material.study.recipe.stop.on,
         "finders": rates.finders(material),
         "stages": rates.stages(material),
+        "phases": phases.section(material),
+        "beside": phases.beside(material),
+        "gap": phases.gap(material),
     }

@@ -134,6 +134,15 @@ def rate(value: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
+def frozen_words(freeze: Any) -> str:
+    """What of a network does not learn in a phase, as a label.
+
+    >>> frozen_words("all"), frozen_words("none"), frozen_words("11 blocks")
+    ('head alone learns', 'nothing frozen', '11 blocks frozen')
+    """
+    return {"all": "head alone learns", "none": "nothing frozen"}.get(str(freeze), f"{freeze} frozen")
+
+
 def shortened(text: Any, length: int) -> str:
     """Text cut to `length` characters with an ellipsis.
 

@@ -106,7 +106,7 @@ def banners(material: Material) -> list[Banner]:
 def predicted(material: Material) -> str:
     """One sentence on what was predicted from what."""
     words = Words(material)
-    images = counted(len(material.cohort_images), words.picture)
+    images = pictures(material, words)
     subjects = f" of {counted(material.cases['subject'].nunique(), 'subject')}" if material.study.subjects_known else ""
     cases = f" at {counted(len(material.cases), 'visit')}" if material.repeated else ""
     if material.kind != "regression":
@@ -114,6 +114,16 @@ def predicted(material: Material) -> str:
     low, high = material.range_of(material.study.outcome)
     score = f"{words.label} ({low:g} to {high:g} points)"
     return f"{score}, predicted from {images}{subjects}{cases}, beside the physician’s score."
+
+
+def pictures(material: Material, words: Words) -> str:
+    """How many pictures there are; of slides how many tiles as well."""
+    images = material.cohort_images
+    if "tile_side" not in images:
+        return counted(len(images), words.picture)
+    tiles = images[images["tile_side"] >= 0]
+    told = f"{counted(tiles['path'].nunique(), 'slide')} ({counted(len(tiles), 'tile')})"
+    return f"{told} and {counted(len(images) - len(tiles), 'image')}" if len(tiles) < len(images) else told
 
 
 def classes_listed(material: Material) -> str:

@@ -16,7 +16,7 @@ from casewise.models.backbones import Network, keep_statistics, set_momentum
 from casewise.study import Recipe
 from casewise.training.data import Batches, EpochBatches, PanelData, mixed_seed
 from casewise.training.losses import class_weights, loss_of
-from casewise.training.outputs import Output, values_of
+from casewise.training.outputs import Output, hits, values_of
 from casewise.training.tuning import parameter_groups
 
 
@@ -46,6 +46,7 @@ class Training(LightningModule):
         self.best: dict[str, Tensor] = {}
         self.best_loss, self.best_epoch = math.inf, -1
         self._losses: list[Tensor] = []
+        self._right: list[Tensor] = []
 
     def configure_optimizers(self) -> Any:
         r = self.recipe
@@ -96,7 +97,7 @@ class Training(LightningModule):
             factor = 0.5 * (1 + math.cos(math.pi * self.current_epoch / self.recipe.epochs))
             for group, base in zip(self.optimizers().param_groups, self.base, strict=True):  # type: ignore[union-attr]
                 group["lr"] = base * factor
-        self._losses = []
+        self._losses, self._right = [], []
 
     def loss(self, raw: Tensor, truth: Tensor, *, plain: bool = False) -> Tensor:
         """Mean over targets of the loss of what was scored; `plain` without smoothing and weights of classes."""
@@ -117,7 +118,8 @@ class Training(LightningModule):
         torch.manual_seed(mixed_seed(self.seed, "dropout", self.current_epoch, batch_number))
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, "panels", self.current_epoch, batch_number))
         panels, truth = self.parts[0].training_batch(rows, generator, self.device)
-        loss = self.loss(self.network(self._shaped(panels)), truth)
+        raw = self.network(self._shaped(panels))
+        loss = self.loss(raw, truth)
         if not torch.isfinite(loss):
             named = ", ".join(dict.fromkeys(self.parts[0].names[row] for row in rows if self.parts[0].names))
             raise TrainingError(
@@ -125,6 +127,8 @@ class Training(LightningModule):
                 f"(cases {named or 'not named'}). Lower recipe.lr (now {self.recipe.lr:g}), or look at these images"
             )
         self._losses.append(loss.detach())
+        if (right := hits(raw.detach(), truth, self.outputs)) is not None:
+            self._right.append(right)
         return loss
 
     def _shaped(self, panels: Tensor) -> Tensor:
@@ -144,12 +148,22 @@ class Training(LightningModule):
         self.log("stop_loss", loss)
         rate = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         train = float(torch.stack(self._losses).mean()) if self._losses else math.nan
-        self.history.append({"epoch": self.current_epoch, "train_loss": train, "stop_loss": loss, "lr": rate})
+        entry = {"epoch": self.current_epoch, "train_loss": train, "stop_loss": loss, "lr": rate}
+        self.history.append(entry | self._accuracies(predicted))
         if loss < self.best_loss:
             self.best_loss, self.best_epoch = loss, self.current_epoch
             self.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         if self.recipe.schedule == "plateau":
             self.plateau.step(loss)
+
+    def _accuracies(self, predicted: Tensor) -> dict[str, float]:
+        """How often the main class was right in the epoch's training batches, and on those who decide when to stop."""
+        told = {"train_accuracy": torch.stack(self._right).sum(dim=0)} if self._right else {}
+        if self.recipe.stop.on != "none":
+            right = hits(predicted, self.parts[1].truth.to(predicted.device), self.outputs)
+            told |= {} if right is None else {"stop_accuracy": right}
+        counts = {name: count.tolist() for name, count in told.items()}
+        return {name: right / known for name, (right, known) in counts.items() if known}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["casewise"] = {

@@ -80,3 +80,28 @@ def value_columns(outputs: Sequence[Output]) -> list[slice]:
         places.append(slice(start, stop))
         start = stop
     return places
+
+
+def hits(raw: Tensor, truth: Tensor, outputs: Sequence[Output]) -> Tensor | None:
+    """In how many rows the main target is decided as recorded, and in how many it is known: (2,) `int64`.
+
+    None where the main target is a number. Nothing waits for the device.
+
+    Args:
+        raw: (B, W) raw outputs.
+        truth: (B, T) numbers of classes, NaN where not scored.
+
+    >>> label = Output("label", "classification", 2, True)
+    >>> hits(torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([[0.0], [1.0]]), [label])
+    tensor([1, 2])
+    """
+    place = next((i for i, output in enumerate(outputs) if output.main and output.classes), None)
+    if place is None:
+        return None
+    part, recorded = raw_parts(raw, outputs)[place].float(), truth[:, place]
+    if outputs[place].kind == "ordinal":
+        # the median grade: how many grades are passed with more than even odds
+        said = (functional.sigmoid(part).cumprod(dim=1) > 0.5).sum(dim=1)
+    else:
+        said = part.argmax(dim=1)
+    return torch.stack([(said == recorded).sum(), (~recorded.isnan()).sum()])

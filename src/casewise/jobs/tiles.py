@@ -1,0 +1,88 @@
+"""What a network makes of every tile by itself, where several make up one case: for maps, never for figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from casewise.models.attention import GatedAttention
+from casewise.panels import EMPTY
+from casewise.predictions import decided
+from casewise.training.outputs import outputs_of, value_columns
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from casewise.models.backbones import Network
+    from casewise.study import Study
+    from casewise.training.data import PanelData
+    from casewise.training.speed import Choice
+
+# Of more panels of one stage an even part is kept.
+MOST = 500_000
+
+
+def tile_rows(panels: pd.DataFrame, study: Study, values: NDArray[Any], *, stage: str) -> pd.DataFrame | None:
+    """Each panel's own prediction, a row a panel and target; None where panels are not single images of larger units.
+
+    Columns: image (number), case, stage, target, y_pred, and p0, p1, … of classes; `float32`. `values` is (P, V).
+    """
+    if study.panels.by != "image" or not panels["case"].duplicated().any():
+        return None
+    rows = np.arange(0, len(panels), -(-len(panels) // MOST))
+    some = panels.iloc[rows]
+    tables = []
+    outputs = outputs_of(study)
+    for output, place in zip(outputs, value_columns(outputs), strict=True):
+        if study.level_of(output.name) == "image":
+            continue
+        own = values[rows, place].astype(float)
+        table = _named(some, stage, output.name)
+        if output.kind == "regression":
+            table["y_pred"] = own[:, 0].clip(*study.range_of(output.name))
+        else:
+            own = own / own.sum(axis=1, keepdims=True)
+            table["y_pred"] = decided(output.kind, own)
+            table[[f"p{i}" for i in range(output.classes)]] = own
+        tables.append(table)
+    return _small(pd.concat(tables, ignore_index=True)) if tables else None
+
+
+def weight_rows(
+    network: Network, data: PanelData, panels: pd.DataFrame, *, stage: str, batch: int, choice: Choice
+) -> pd.DataFrame | None:
+    """How much each tile of a bag speaks for its case, shares of one in `weight`; None without attention.
+
+    Columns: image (number), case, stage, target ('', for it is one weight for all), weight; `float32`.
+    """
+    gathering: Any = network.head[0]
+    if not isinstance(gathering, GatedAttention):
+        return None
+    device = next(network.parameters()).device
+    slots, owner = data.views()
+    bf16, size = choice.precision == "bf16", data.at_once(batch)
+    tables = []
+    network.eval()
+    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+        for part, own in zip(slots.split(size), owner.split(size), strict=True):
+            features = network.features(data.plain_batch(part, device)).float()
+            with torch.autocast(device.type, enabled=False):
+                weights = gathering.weights(features).cpu().numpy()
+            bag, place = np.nonzero(part.numpy() != EMPTY)
+            table = _named(panels.iloc[own.numpy()[bag]], stage, "")
+            tables.append(table.assign(image=part.numpy()[bag, place], weight=weights[bag, place]))
+    return _small(pd.concat(tables, ignore_index=True))
+
+
+def _named(panels: pd.DataFrame, stage: str, target: str) -> pd.DataFrame:
+    """Which tile a row is about; of a panel with several the first."""
+    first = [int(tiles[0]) for tiles in panels["tiles"]]
+    return pd.DataFrame({"image": first, "case": panels["case"].to_numpy(), "stage": stage, "target": target})
+
+
+def _small(table: pd.DataFrame) -> pd.DataFrame:
+    numbers = [name for name in table if name not in ("image", "case", "stage", "target")]
+    return table.astype(dict.fromkeys(numbers, "float32") | {"image": "int64"})

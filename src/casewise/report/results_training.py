@@ -1,0 +1,95 @@
+"""The parts of the Markdown page on training in phases, and on what a split by image would have claimed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from casewise.report import phases, results_classes
+from casewise.report.wording import frozen_words
+
+UNSEEN = {"oof": "others, out of fold", "test": "the test set"}
+NUMBERS = {"mae": "MAE", "ccc": "CCC", "pcc": "PCC"}
+
+
+def of_phases(material: list[dict[str, Any]]) -> list[str]:
+    """The table of phases of every run's networks; nothing where none was trained in phases."""
+    lines, continued = [], False
+    for part in material:
+        found = phases.phases_of(part["jobs"], part["study"]["recipe"])
+        for network, each in found.items():
+            for phase in each:
+                continued |= phase.continued > 0
+                upto = f" (to {phase.last_frozen})" if phase.last_frozen not in ("", "body") else ""
+                cells = [
+                    part["study"]["name"],
+                    network,
+                    f"{phase.number}. {frozen_words(phase.freeze)}{upto}",
+                    *(f"{size:,}" for size in (phase.total, phase.frozen, phase.trainable, phase.running)),
+                    phase.rate,
+                    phase.epochs,
+                    f"{phase.seconds:.1f}",
+                    phases.core_time(phase.core_seconds),
+                    phase.way,
+                ]
+                lines.append(f"| {' | '.join(cells)} |")
+    if not lines:
+        return []
+    heads = (
+        "run | network | phase | parameters | frozen | trainable | running statistics | learning rate | epochs | "
+        "seconds | core-seconds | how it was computed"
+    )
+    told = "Seconds are means over the folds' networks; core-seconds are seconds times cores."
+    told += " Of networks continued after a stop it is the last stretch alone." if continued else ""
+    told += f" {phases.RUNNING}"
+    return ["## Phases", "", f"| {heads} |", "|---" * 12 + "|", *lines, "", told, ""]
+
+
+def beside(material: dict[str, Any]) -> list[str]:
+    """How right each network is on what it learned from, on those who decided when to stop, and on others."""
+    study, metrics = material["study"], material["metrics"]
+    known, target = phases.seen(material["jobs"]), (metrics.get("main") or {}).get("target")
+    if not known or results_classes.kind_of(study, str(target)) == "regression":
+        return []
+    names = study["targets"][target]["classes"]
+    columns = phases.RIGHT if len(names) == 2 else phases.RIGHT[:1]
+    lines = [f"| network | judged on | n | {' | '.join(columns)} |", "|---" * (3 + len(columns)) + "|"]
+    for network, sides in known.items():
+        for side, entry in sides.items():
+            cells = [results_classes.figure(entry.get(name)) for name in columns]
+            lines.append(f"| {network} | {phases.SEEN[side]} | {entry['n']:.0f} | {' | '.join(cells)} |")
+        for stage, words in UNSEEN.items():
+            figures = metrics["metrics"].get(stage, {}).get(network, {}).get(target)
+            if figures:
+                block = metrics.get("classes", {}).get(stage, {}).get(network, {}).get(target) or {}
+                cells = [results_classes.figure(figures.get(name)) for name in columns]
+                judged = sum(block["support"]) if block else "–"
+                lines.append(f"| {network} | {words} | {judged} | {' | '.join(cells)} |")
+    told = (
+        f"{phases.NOTHING_NEW}. Of those that the networks had seen: means over the folds' networks, in brackets the "
+        "lowest and the highest."
+    )
+    return ["## On what was learned from, and on others", "", told, "", *lines, ""]
+
+
+def claimed(material: dict[str, Any], stage: str) -> list[str]:
+    """Every learner by subject and by image, and which to believe; nothing where there was no split by image."""
+    study, metrics = material["study"], material["metrics"]
+    told, target = metrics.get("claimed"), (metrics.get("main") or {}).get("target")
+    by_image = (told or {}).get("metrics", {}).get(stage)
+    if not told or not by_image:
+        return []
+    kind = results_classes.kind_of(study, target)
+    columns = NUMBERS if kind == "regression" else results_classes.columns_of(study, target)
+    lines = [f"| learner | split by | {' | '.join(columns.values())} |", "|---" * (2 + len(columns)) + "|"]
+    for learner, targets in metrics["metrics"].get(stage, {}).items():
+        for way, figures in (("subject", targets.get(target)), ("image", by_image.get(learner, {}).get(target))):
+            if figures:
+                cells = [results_classes.figure(figures.get(name)) for name in columns]
+                lines.append(f"| {learner} | {way} | {' | '.join(cells)} |")
+    believe = (
+        f"Believe the figures by subject. In the split by image {told['subjects_on_both_sides']:,} of "
+        f"{told['subjects']:,} subjects stand on both sides: who is tested was trained on, and to know a subject again "
+        f"is enough to be right. Its intervals take each of {told['images']:,} images for a person of its own, and are "
+        "too narrow."
+    )
+    return ["## What the published way of splitting would have claimed", "", *lines, "", believe, ""]

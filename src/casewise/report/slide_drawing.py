@@ -1,0 +1,232 @@
+"""Slides as small inline pictures: the tissue outlined, the tiles that were taken, and a map of what each one gave."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from casewise.report.pictures import data_uri
+
+if TYPE_CHECKING:
+    from casewise.images.slide_plans import KeptSlide
+
+Scale = Literal["two", "rising"]
+
+# Colours from the lowest to the highest value: two ends that are told apart with any colour vision, or one that rises.
+COLOURS: dict[Scale, tuple[str, ...]] = {
+    "two": ("#00507e", "#6aaed6", "#fff2b3", "#f0a35e", "#b04a00"),
+    "rising": ("#fff6cf", "#c7e3b5", "#56b7b8", "#2468a6", "#1b2059"),
+}
+OUTLINE, GRID = "#0b6b3a", "#1f2933"
+OUTLINE_IN_DARK, GRID_IN_DARK = "#4be38a", "#c9d1d9"
+# Of 255: a slide whose median is below is dark.
+DARK = 64
+# How much of the grey picture's contrast is left under the colours, and how thickly they are laid on.
+PALE, THICK = 0.4, 0.85
+MARGIN = 0.03
+LONGEST = 760
+# Lengths a scale bar may have, in microns.
+BARS = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The part of a slide's small picture that holds its tissue and tiles, in pixels of the picture."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def crop_of(slide: KeptSlide) -> Crop:
+    """Where tissue and tiles lie, with a margin; a slide is mostly glass."""
+    height, width = slide.mask.shape
+    rows, columns = np.flatnonzero(slide.mask.any(axis=1)), np.flatnonzero(slide.mask.any(axis=0))
+    boxes = slide.boxes / slide.downsample
+    left = min([boxes[:, 0].min(), *columns[:1]])
+    top = min([boxes[:, 1].min(), *rows[:1]])
+    right = max([(boxes[:, 0] + boxes[:, 2]).max(), *columns[-1:] + 1])
+    bottom = max([(boxes[:, 1] + boxes[:, 2]).max(), *rows[-1:] + 1])
+    rim = MARGIN * max(right - left, bottom - top)
+    x, y = max(int(left - rim), 0), max(int(top - rim), 0)
+    return Crop(x, y, min(int(right + rim) + 1, width) - x, min(int(bottom + rim) + 1, height) - y)
+
+
+def is_dark(slide: KeptSlide) -> bool:
+    """Whether the slide shines in the dark (fluorescence)."""
+    return bool(np.median(slide.read_picture().max(axis=2)) < DARK)
+
+
+def cropped(slide: KeptSlide, crop: Crop, *, grey: bool = False) -> np.ndarray:
+    """The small picture's part; as a pale grey one to lay colours over."""
+    part = slide.read_picture()[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    if not grey:
+        return part
+    # The darkest channel shows stain best, for glass is white in all of them; what shines in the dark is turned over.
+    stain = part.max(axis=2).astype(float) if is_dark(slide) else 255 - part.min(axis=2).astype(float)
+    return np.rint(255 - PALE * stain).astype(np.uint8)
+
+
+def taken(slide: KeptSlide, *, alt: str) -> Markup:
+    """The slide with its tissue outlined and a frame around every tile that was taken."""
+    crop, dark = crop_of(slide), is_dark(slide)
+    edge = _outline(slide, crop, colour=OUTLINE_IN_DARK if dark else OUTLINE)
+    frames = _frames(slide, crop, colour=GRID_IN_DARK if dark else GRID)
+    return _svg(slide, crop, [_image(cropped(slide, crop), crop), frames, edge], alt)
+
+
+def plain(slide: KeptSlide, *, alt: str) -> Markup:
+    """The slide as it is."""
+    crop = crop_of(slide)
+    return _svg(slide, crop, [_image(cropped(slide, crop), crop)], alt)
+
+
+def heat(slide: KeptSlide, boxes: np.ndarray, values: np.ndarray, *, stride: float, scale: Scale, alt: str) -> Markup:
+    """The slide in grey with the place of each tile coloured by its value.
+
+    Args:
+        boxes: (N, 3) x, y and side in level-0 pixels.
+        values: (N,) 0 to 1, the place on the colour scale.
+        stride: level-0 pixels from one tile to the next; where tiles overlap, their values are averaged.
+    """
+    crop = crop_of(slide)
+    cells, (left, top) = grid_of(boxes, values, stride)
+    place = {
+        "x": left / slide.downsample - crop.left,
+        "y": top / slide.downsample - crop.top,
+        "width": cells.shape[1] * stride / slide.downsample,
+        "height": cells.shape[0] * stride / slide.downsample,
+    }
+    where = " ".join(f'{name}="{value:.2f}"' for name, value in place.items())
+    coloured = (
+        f'<image {where} href="{_png(_coloured(cells, scale))}" preserveAspectRatio="none" '
+        'style="image-rendering:pixelated;mix-blend-mode:multiply"/>'
+    )
+    edge = _outline(slide, crop, holes=False)
+    return _svg(slide, crop, [_image(cropped(slide, crop, grey=True), crop), coloured, edge], alt)
+
+
+def grid_of(boxes: np.ndarray, values: np.ndarray, stride: float) -> tuple[np.ndarray, tuple[float, float]]:
+    """Values on a grid of cells one stride wide, (rows, columns), NaN where no tile is; and where its corner lies.
+
+    >>> cells, corner = grid_of(np.array([[0, 0, 10], [20, 10, 10]]), np.array([0.5, 1.0]), 10)
+    >>> cells.tolist(), corner
+    ([[0.5, nan, nan], [nan, nan, 1.0]], (0.0, 0.0))
+    """
+    left, top = float(boxes[:, 0].min()), float(boxes[:, 1].min())
+    x, y = (boxes[:, 0] - left) / stride, (boxes[:, 1] - top) / stride
+    span = boxes[:, 2] / stride
+    shape = int(np.ceil((y + span).max() - 1e-6)), int(np.ceil((x + span).max() - 1e-6))
+    sums, counts = np.zeros(shape), np.zeros(shape)
+    for column, row, side, value in zip(x, y, span, values, strict=True):
+        # Cells whose middle lies in the tile.
+        part = np.s_[_middle(row) : _middle(row + side), _middle(column) : _middle(column + side)]
+        sums[part] += value
+        counts[part] += 1
+    return np.divide(sums, counts, out=np.full(shape, np.nan), where=counts > 0), (left, top)
+
+
+def _middle(place: float) -> int:
+    return int(np.ceil(place - 0.5 - 1e-6))
+
+
+def colour_bar(scale: Scale, ticks: list[tuple[float, str]], *, alt: str) -> Markup:
+    """The colours from low to high as an inline SVG, with words at places from 0 to 1."""
+    width, height = 420, 44
+    stops = "".join(
+        f'<stop offset="{i / (len(COLOURS[scale]) - 1):.3f}" stop-color="{colour}"/>'
+        for i, colour in enumerate(COLOURS[scale])
+    )
+    anchors = {0.0: "start", 1.0: "end"}
+    words = "".join(
+        f'<text x="{1 + at * (width - 2):.1f}" y="36" font-size="13" fill="#1f2933" '
+        f'text-anchor="{anchors.get(at, "middle")}">{escape(text)}</text>'
+        for at, text in ticks
+    )
+    name = f"scale-{scale}"
+    return Markup(  # noqa: S704 (words are escaped)
+        f'<svg class="colours" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(alt)}" '
+        f'style="max-width:{width}px"><defs><linearGradient id="{name}">{stops}</linearGradient></defs>'
+        f'<rect x="0.5" y="0.5" width="{width - 1}" height="17" fill="url(#{name})" stroke="#8a949e"/>{words}</svg>'
+    )
+
+
+def _coloured(cells: np.ndarray, scale: Scale) -> np.ndarray:
+    """(rows, columns, 4) `uint8`; cells without a tile are clear."""
+    stops = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in COLOURS[scale]], float)
+    known = np.clip(np.nan_to_num(cells), 0, 1)
+    places = np.linspace(0, 1, len(stops))
+    channels = [np.interp(known, places, stops[:, i]) for i in range(3)]
+    alpha = np.where(np.isnan(cells), 0.0, 255 * THICK)
+    return np.rint(np.stack([*channels, alpha], axis=2)).astype(np.uint8)
+
+
+def _png(pixels: np.ndarray) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _image(picture: np.ndarray, crop: Crop) -> str:
+    return f'<image width="{crop.width}" height="{crop.height}" href="{data_uri(picture, longest=LONGEST)}"/>'
+
+
+def _outline(slide: KeptSlide, crop: Crop, *, colour: str = OUTLINE, holes: bool = True) -> str:
+    """The edge of the tissue as a path."""
+    import cv2
+
+    which = cv2.RETR_CCOMP if holes else cv2.RETR_EXTERNAL
+    contours, _ = cv2.findContours(slide.mask.astype(np.uint8), which, cv2.CHAIN_APPROX_NONE)
+    parts = []
+    for contour in contours:
+        # Half a pixel is less than can be seen.
+        line: Any = cv2.approxPolyDP(contour, 0.8, True)[:, 0] + 0.5 - [crop.left, crop.top]
+        if len(line) > 2:
+            parts.append("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in line) + "Z")
+    return f'<path d="{"".join(parts)}" {_stroke(colour, 2.0)}/>'
+
+
+def _frames(slide: KeptSlide, crop: Crop, *, colour: str = GRID) -> str:
+    """A square around every tile."""
+    shift = np.array([crop.left, crop.top, 0])
+    squares = slide.boxes / slide.downsample - shift
+    path = "".join(f"M{x:.1f} {y:.1f}h{side:.1f}v{side:.1f}h-{side:.1f}Z" for x, y, side in squares)
+    return f'<path d="{path}" {_stroke(colour, 1.0)}/>'
+
+
+def _stroke(colour: str, width: float) -> str:
+    return f'fill="none" stroke="{colour}" stroke-width="{width}" vector-effect="non-scaling-stroke"'
+
+
+def _svg(slide: KeptSlide, crop: Crop, parts: list[str], alt: str) -> Markup:
+    """Parts one over the other, and a scale bar where the slide says its resolution."""
+    bar, height = _scale_bar(slide, crop)
+    return Markup(  # noqa: S704 (words are escaped)
+        f'<svg viewBox="0 0 {crop.width} {crop.height + height:.1f}" role="img" aria-label="{escape(alt)}" '
+        f'preserveAspectRatio="xMinYMin meet">{"".join(parts)}{bar}</svg>'
+    )
+
+
+def _scale_bar(slide: KeptSlide, crop: Crop) -> tuple[str, float]:
+    """A bar about a fifth as long as the picture is wide, below it, and the room it takes."""
+    if not slide.mpp:
+        return "", 0.0
+    micron = 1 / (slide.mpp * slide.downsample)
+    fitting = [length for length in BARS if length * micron <= crop.width / 4]
+    length = max(fitting, default=BARS[0])
+    size = max(crop.width, 1.2 * crop.height) / 30
+    text = f"{length / 1000:g} mm" if length >= 1000 else f"{length} µm"
+    y = crop.height + 0.9 * size
+    return (
+        f'<path d="M0 {y:.1f}h{length * micron:.1f}" {_stroke("#1f2933", 3.0)}/>'
+        f'<text x="{length * micron + 0.5 * size:.1f}" y="{y + 0.35 * size:.1f}" font-size="{size:.1f}" '
+        f'fill="#1f2933">{text}</text>'
+    ), 1.6 * size

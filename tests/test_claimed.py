@@ -1,0 +1,283 @@
+"""What a split by image would have claimed: strangers, the comparison split, the audit's finding, whole runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from casewise import claimed
+from casewise.cohort import read_cohort
+from casewise.errors import CohortError, StudyError
+from casewise.phantoms.chest import make_chest
+from casewise.phantoms.slides import make_regions
+from casewise.report.results_page import write_results
+from casewise.run import Run, run
+from casewise.split import split
+from casewise.study_file import build_study
+from tests.chest_study import chest_study, one_thread
+from tests.test_report import check_page
+
+TWO = {"classes": ["no_finding", "covid"], "positive": "covid"}
+BY_IMAGE = {"by": "image"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def alone() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def chests(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen subjects with three films each."""
+    folder = tmp_path_factory.mktemp("chests")
+    return make_chest(folder, subjects=16, images=3, classes=("no_finding", "covid"), size=(64, 64), seed=2)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:
+    study = chest_study(
+        chests,
+        TWO,
+        split=BY_IMAGE,
+        backbones=["test_resnet", "test_efficientnet"],
+        stack=["mean", "logistic"],
+        recipe={"epochs": 1},
+        images={"size": 32},
+    )
+    return run(study, tmp_path_factory.mktemp("run") / "run")
+
+
+def told(folder: Path, name: str) -> Any:
+    return json.loads((folder / name).read_text())
+
+
+class TestStrangers:
+    def test_every_image_is_a_person_of_its_own(self, chests: Path) -> None:
+        cohort = read_cohort(chest_study(chests, TWO))
+        people = claimed.strangers(cohort)
+        assert people.images["subject"].is_unique
+        assert people.panels["subject"].tolist() == people.images["subject"].tolist()
+        assert people.panels["case"].is_unique
+        assert [name.rpartition(" image ")[0] for name in people.images["subject"]] == cohort.images["subject"].tolist()
+        for column in ("label", "tiles"):
+            assert people.panels[column].tolist() == cohort.panels[column].tolist()
+        assert cohort.images["subject"].nunique() == 16  # the study's own cohort is as it was
+
+    def test_the_comparison_is_split_as_the_study_is(self, chests: Path) -> None:
+        study = chest_study(chests, TWO, split={**BY_IMAGE, "folds": 3})
+        cohort = read_cohort(study)
+        own = split(cohort, study)
+        found = claimed.compared(study, cohort, own)
+        assert found.splits.folds == own.folds == 3
+        assert len(found.splits.subjects(-1)) == 12  # a quarter of 48 images, as of 16 subjects
+        assert found.study.targets == study.targets
+        assert found.study.recipe == study.recipe
+        labels = found.cohort.images.set_index("subject")["label"]
+        for fold in range(3):
+            assert labels[found.splits.subjects(fold)].value_counts().tolist() == [6, 6]
+        counts = claimed.on_both_sides(cohort, found)
+        assert counts["subjects"] == counts["subjects_with_several_images"] == 16
+        sides = found.cohort.images["subject"].map(found.splits.side).groupby(cohort.images["subject"]).nunique()
+        assert counts["subjects_on_both_sides"] == (sides > 1).sum() > 10
+
+    def test_an_imported_split_and_sources_left_out_are_compared_as_well(self, chests: Path, tmp_path: Path) -> None:
+        table = pd.read_csv(chests)
+        numbers = table["subject"].map({name: i for i, name in enumerate(sorted(set(table["subject"])))})
+        table["fold"] = numbers.map(lambda i: "test" if i % 4 == 3 else str(i % 4 + 1))
+        table["path"] = [str(chests.parent / path) for path in table["path"]]
+        table.to_csv(tmp_path / "cases.csv", index=False)
+        study = chest_study(tmp_path / "cases.csv", TWO, split={**BY_IMAGE, "column": "fold"})
+        cohort = read_cohort(study)
+        found = claimed.compared(study, cohort, split(cohort, study))
+        assert found.study.split.column is None
+        assert (found.splits.folds, len(found.splits.subjects(-1))) == (3, 12)
+
+    def test_scores_over_several_regions_are_left_out(self, tmp_path: Path) -> None:
+        study, cohort = regional(tmp_path, main="severity")
+        found = claimed.compared(study, cohort, split(cohort, study))
+        assert list(found.study.scores) == ["severity"]
+        whole, cohort = regional(tmp_path, main="twice")
+        splits = split(cohort, whole)
+        with pytest.raises(StudyError, match="worked out over several regions"):
+            claimed.compared(whole, cohort, splits)
+
+
+def regional(folder: Path, *, main: str) -> tuple[Any, Any]:
+    """A study with two regions, whose scores are of one region, of both, and of what is of both."""
+    rows = [
+        {"path": f"{s}{r}.png", "subject": f"S{s}", "visit": 1, "region": r, "red": s % 5, "area": 1}
+        for s in range(8)
+        for r in ("arm", "leg")
+    ]
+    for row in rows:
+        (folder / row["path"]).write_bytes(row["path"].encode())
+    pd.DataFrame(rows).to_csv(folder / "cases.csv", index=False)
+    values: dict[str, Any] = {
+        "name": "skin",
+        "cohort": folder / "cases.csv",
+        "regions": ["arm", "leg"],
+        "panels": {"by": "image"},
+        "targets": {name: {"range": "0..4", "level": "region"} for name in ("red", "area")},
+        "scores": {
+            "severity": {"formula": "red * area", "range": "0..16", "level": "region"},
+            "whole": {"formula": "severity[arm] + severity[leg]", "range": "0..32"},
+            "twice": {"formula": "2 * whole", "range": "0..64"},
+        },
+        "main": main,
+        "split": {"by": "image", "test": 0, "folds": 2, "balance": "red"},
+        "backbones": ["test_resnet"],
+        "evaluation": {"response": False},
+    }
+    study = build_study(values, source="the test's study", folder=folder)
+    return study, read_cohort(study)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"panels": {"by": "case"}}, "panels here are by case; it needs `panels: {by: image}`"),
+        ({"subjects_known": False}, "subjects are not known"),
+        (
+            {"pretrain": {"cohort": "other.csv", "subjects": "distinct", "targets": {"age": "0..100"}}},
+            "leave out `pretrain`",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(chests: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        chest_study(chests, TWO, split=BY_IMAGE, **changes)
+
+
+def test_one_image_a_subject_is_refused_before_training(tmp_path: Path) -> None:
+    table = make_chest(tmp_path / "films", subjects=8, classes=("no_finding", "covid"), size=(64, 64), seed=2)
+    with pytest.raises(CohortError, match="no subject has more than one image"):
+        run(chest_study(table, TWO, split=BY_IMAGE), tmp_path / "run")
+    assert not (tmp_path / "run" / "jobs").exists()
+
+
+class TestRun:
+    def test_metrics_have_both(self, done: Run) -> None:
+        metrics = told(done.folder, "metrics.json")
+        assert metrics["claimed"] == done.results["claimed"]
+        found = metrics["claimed"]
+        assert (found["subjects"], found["images"]) == (16, 48)
+        for stage in ("oof", "test"):
+            assert set(found["metrics"][stage]) == set(metrics["metrics"][stage])
+            assert {"test_resnet", "mean_of_learners", "meta_learner_logistic"} <= set(found["metrics"][stage])
+            for learner, targets in found["metrics"][stage].items():
+                own = metrics["metrics"][stage][learner]["label"]["accuracy"]
+                other = targets["label"]["accuracy"]
+                assert other["n_subjects"] == other["n_cases"] == {"oof": 36, "test": 12}[stage]
+                assert own["n_subjects"] == {"oof": 12, "test": 4}[stage]
+
+    def test_its_networks_lie_apart_and_know_their_images(self, done: Run) -> None:
+        place = done.folder / claimed.FOLDER
+        assert len(list(place.glob("jobs/*/*/job.json"))) == len(list(done.folder.glob("jobs/*/*/job.json"))) == 4
+        assert not (place / "tiles").exists()
+        sides = told(place, "splits.json")["subjects"]
+        assert len(sides) == 48
+        table = pd.read_parquet(place / "predictions.parquet")
+        assert set(table["subject"]) == set(sides)
+        assert "for comparison only" in told(place, "study.json")["title"]
+        seen = told(place / "jobs" / "test_resnet" / "fold1", "model.json")["subjects"]
+        held_out = {name for name, side in sides.items() if side in ("test", 1)}
+        assert not held_out & set(seen)
+
+    def test_the_audit_warns(self, done: Run) -> None:
+        audit = told(done.folder, "audit.json")
+        (found,) = [one for one in audit["findings"] if one["id"] == "image-level-split"]
+        assert found["level"] == "warning"
+        both = done.results["claimed"]["subjects_on_both_sides"]
+        assert found["figures"]["subjects_on_both_sides"] == both
+        assert f"{both} of 16 subjects then stand on both sides" in found["sentence"]
+
+    def test_report_and_page_tell_both(self, done: Run, tmp_path: Path) -> None:
+        text = check_page(done.report.read_text()).text
+        section = text[text.index("What the published way of splitting would have claimed") :]
+        for learner in ("test_resnet", "test_efficientnet", "mean_of_learners"):
+            for figures in (done.results, done.results["claimed"]):
+                value = figures["metrics"]["test"][learner]["label"]["accuracy"]["value"]
+                assert f"{100 * value:.1f} %" in section
+        assert "Which to believe. The figures by subject" in section
+        page = write_results(done.folder, tmp_path / "page.md").read_text()
+        assert "| test_resnet | image | " in page
+        assert "Believe the figures by subject." in page
+
+    def test_run_again_trains_nothing(self, done: Run, chests: Path) -> None:
+        jobs = list(done.folder.glob("**/job.json"))
+        before = {path: path.stat().st_mtime_ns for path in jobs}
+        study = build_study(told(done.folder, "study.json"), source="again", folder=chests.parent)
+        again = run(study, done.folder)
+        assert again.results["claimed"] == done.results["claimed"]
+        assert {path: path.stat().st_mtime_ns for path in jobs} == before
+
+
+def test_numbers_are_compared_as_well(tmp_path: Path, chests: Path) -> None:
+    study = chest_study(
+        chests,
+        split={**BY_IMAGE, "test": 0},
+        targets={"age": {"range": "0..120"}},
+        recipe={"epochs": 1, "label_smoothing": 0},
+        images={"size": 32},
+        audit={"columns": []},
+    )
+    found = run(study, tmp_path / "run").results
+    for figures in (found, found["claimed"]):
+        assert figures["metrics"]["oof"]["test_resnet"]["age"]["mae"]["value"] > 0
+    assert found["claimed"]["metrics"]["oof"]["test_resnet"]["age"]["mae"]["n_cases"] == 48
+    assert "would have claimed a mean error" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_what_is_recognised_is_claimed_and_what_is_shown_is_nothing(tmp_path: Path) -> None:
+    """Biopsies whose subjects can be told by their stain, and whose labels have nothing to do with what they show."""
+    table = make_regions(
+        tmp_path / "skin",
+        subjects=16,
+        regions_per_subject=12,
+        classes=("normal", "late"),
+        size=96,
+        mpp=1.0,
+        seed=3,
+        labels="shuffled",
+        stains="own",
+    )
+    study = chest_study(
+        table,
+        {"classes": ["normal", "late"], "positive": "late"},
+        split={**BY_IMAGE, "test": 0, "restarts": 50},
+        images={"size": 32, "channels": "rgb"},
+        panels={"flip": "both"},
+        recipe={
+            "epochs": 20,
+            "batch": 24,
+            "optimizer": "adamw",
+            "lr": 0.01,
+            "label_smoothing": 0,
+            "stop": {"on": "none"},
+        },
+        evaluation={"resamples": 500},
+    )
+    found = run(study, tmp_path / "run")
+    own, other = (told["metrics"]["oof"]["test_resnet"]["label"] for told in (found.results, found.results["claimed"]))
+    assert other["accuracy"]["value"] >= 0.9
+    assert other["auroc"]["low"] > 0.9
+    for metric in ("accuracy", "auroc"):
+        assert own[metric]["low"] <= 0.5 <= own[metric]["high"]
+    assert own["auroc"]["high"] < other["auroc"]["low"]
+    assert found.results["claimed"]["subjects_on_both_sides"] == 16
+    text = check_page(found.report.read_text()).text
+    section = text[text.index("What the published way of splitting would have claimed") :]
+    assert f"would have claimed an accuracy of {100 * other['accuracy']['value']:.0f} %" in section
+    assert "Which to believe. The figures by subject" in section
+    assert (
+        "covers what guessing gives (0.5): that anything learned here holds for a new patient is not shown" in section
+    )
+    page = write_results(found.folder, tmp_path / "page.md").read_text()
+    assert "Believe the figures by subject. In the split by image 16 of 16 subjects" in page
