@@ -171,7 +171,7 @@ def _phase_labels(jobs: list[dict[str, Any]], edges: tuple[float, float]) -> lis
     for job in jobs:
         for number, start in _phase_starts(job):
             first[number] = min(start, first.get(number, start))
-    told = next((job["phases"] for job in jobs if job.get("phases")), [])
+    told: list[dict[str, Any]] = next((job["phases"] for job in jobs if job.get("phases")), [])
     ends: list[float] = []
     labels = []
     for number, start in sorted(first.items()):

@@ -67,21 +67,23 @@ def phases_of(jobs: Iterable[Mapping[str, Any]], recipe: Mapping[str, Any]) -> d
     for network, of_folds in list(by_network.items())[:MOST_NETWORKS]:
         for place in range(min(map(len, of_folds))):
             each = [phases[place] for phases in of_folds]
-            lr = (stated[place].get("lr") if place < len(stated) else None) or recipe.get("lr")
+            lr: Any = (stated[place].get("lr") if place < len(stated) else None) or recipe.get("lr")
             found.setdefault(network, []).append(_one(network, place, each, rate(lr) if is_number(lr) else MISSING))
     return found
 
 
 def _one(network: str, place: int, each: Sequence[Mapping[str, Any]], lr: str) -> PhaseOf:
     first, epochs = each[0], [int(one["epochs"]) for one in each]
-    sizes = {name: int(first.get(name) or 0) for name in ("frozen", "trainable", "running_statistics")}
+    frozen, trainable, running = (int(first.get(name) or 0) for name in ("frozen", "trainable", "running_statistics"))
     return PhaseOf(
-        network,
-        place + 1,
-        str(first["freeze"]),
-        str(first.get("last_frozen") or ""),
-        sum(sizes.values()),
-        *sizes.values(),
+        network=network,
+        number=place + 1,
+        freeze=str(first["freeze"]),
+        last_frozen=str(first.get("last_frozen") or ""),
+        total=frozen + trainable + running,
+        frozen=frozen,
+        trainable=trainable,
+        running=running,
         rate=lr,
         epochs=f"{min(epochs)}" if min(epochs) == max(epochs) else f"{min(epochs)}–{max(epochs)}",
         rows=_mean(each, "rows"),

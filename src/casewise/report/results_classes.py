@@ -75,7 +75,8 @@ def _cases(figures: dict[str, Any]) -> str:
 
 def _unit(study: dict[str, Any], target: str) -> str:
     """What is judged: images, regions, cases or subjects, as the target stands."""
-    return f"{study['targets'][target].get('level') or study['panels']['by']}s"
+    single = "case" if study.get("tiles") and study["panels"]["by"] == "image" else study["panels"]["by"]
+    return f"{study['targets'][target].get('level') or single}s"
 
 
 def trained(study: dict[str, Any]) -> str:

@@ -47,8 +47,8 @@ def of_phases(material: list[dict[str, Any]]) -> list[str]:
 def beside(material: dict[str, Any]) -> list[str]:
     """How right each network is on what it learned from, on those who decided when to stop, and on others."""
     study, metrics = material["study"], material["metrics"]
-    known, target = phases.seen(material["jobs"]), (metrics.get("main") or {}).get("target")
-    if not known or results_classes.kind_of(study, str(target)) == "regression":
+    known, target = phases.seen(material["jobs"]), str((metrics.get("main") or {}).get("target"))
+    if not known or results_classes.kind_of(study, target) == "regression":
         return []
     names = study["targets"][target]["classes"]
     columns = phases.RIGHT if len(names) == 2 else phases.RIGHT[:1]
@@ -74,7 +74,7 @@ def beside(material: dict[str, Any]) -> list[str]:
 def claimed(material: dict[str, Any], stage: str) -> list[str]:
     """Every learner by subject and by image, and which to believe; nothing where there was no split by image."""
     study, metrics = material["study"], material["metrics"]
-    told, target = metrics.get("claimed"), (metrics.get("main") or {}).get("target")
+    told, target = metrics.get("claimed"), str((metrics.get("main") or {}).get("target"))
     by_image = (told or {}).get("metrics", {}).get(stage)
     if not told or not by_image:
         return []

@@ -153,7 +153,7 @@ def _shortened(
         activations(frozen, data, bf16=bf16, form=form, path=place / f"{name}.bin")
         for name, data in (("train", train), ("stop", stop))
     ]
-    return Upper(network, rest), *kept, "what frozen layers make of a panel computed once"
+    return Upper(network, rest), kept[0], kept[1], "what frozen layers make of a panel computed once"
 
 
 def _from(course: Course, number: int, done: int) -> Course:
