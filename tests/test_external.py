@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,16 @@ from casewise.evaluation.elsewhere import drop
 from casewise.phantoms.chest import make_chest
 from casewise.predictions import mean_over_folds
 from casewise.run import Run, run
-from tests.chest_study import THREE, chest_study, one_thread
+from tests.chest_study import THREE, chest_study
+from tests.conftest import absolute
 
 LEARNER = "test_resnet"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def alone() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_chest(tmp_path_factory.mktemp("here"), subjects=24, size=(64, 64), seed=1)
+def here(chests: Path) -> Path:
+    return chests
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +38,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def changed(table: Path, to: Path, **columns: Any) -> Path:
     """The table with other columns, its paths made absolute."""
-    rows = pd.read_csv(table)
-    rows["path"] = [str(table.parent / path) for path in rows["path"]]
+    rows = absolute(table)
     for name, values in columns.items():
         rows[name] = values(rows[name]) if callable(values) else values
     rows.to_csv(to, index=False)

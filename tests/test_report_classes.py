@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from casewise.audit.facts import SOURCES
 from casewise.audit.findings import Audit, Finding
 from casewise.evaluation.results import evaluate
 from casewise.report import (
@@ -532,6 +533,9 @@ def test_recorded_classes_are_counted_by_side_and_source(three: Material) -> Non
     assert "all of covid comes from cohen" in told["told"]
     held_out = dataclasses.replace(three, splits={**three.splits, "left_out": list("vwxyz")})
     assert labels.counted_classes(held_out)["sides"].rows[0][0] == "fold 1 (v)"
+    for name in (*SOURCES, "Data Set"):
+        renamed = dataclasses.replace(three, cohort_images=three.cohort_images.rename(columns={"source": name}))
+        assert labels.source_column(renamed) == name
     plain = dataclasses.replace(three, cohort_images=three.cohort_images.drop(columns=["source", "finding"]))
     assert labels.counted_classes(plain)["sources"] is None
     assert labels.counted_classes(plain)["sides"].rows[-1][1] == 150

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 NOT_LOOKED_AT = ("accept", "compute", "recipe", "stack", "external", "evaluation", "test_flips", "title", "description")
 
 
-def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder: Path, show: Show) -> Audit:
-    """The audit of a study, kept as `audit.json`; made anew only where something that it looked at has changed."""
+def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits | None, folder: Path, show: Show) -> Audit:
+    """The audit of a study, kept as `audit.json`; made anew only where something that it looked at has changed.
+
+    `splits` is None where the split that the table gives cannot be used; the audit then tells why.
+    """
     from casewise.audit.examine import audit as examine
     from casewise.jobs.fingerprint import table_hash
     from casewise.models.embedding import embedder
@@ -37,7 +40,7 @@ def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, fol
         "table": table_hash(cohort, study),
         "columns": cohort.images.astype(str).to_json(),
         "tiles": tiles.address,
-        "split": splits.hash,
+        "split": splits.hash if splits else "",
         "study": study.model_dump(mode="json", exclude=set(NOT_LOOKED_AT)),
         "network": embed.origin if embed else "",
         "masks": _mask_files(study, cohort),
@@ -52,7 +55,12 @@ def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, fol
             return before
     with show.bar("audit") as bar:
         found = examine(
-            study, cohort, tiles, splits.side, embed=embed, progress=lambda done, total, text="": bar(done, total, text)
+            study,
+            cohort,
+            tiles,
+            splits.side if splits else None,
+            embed=embed,
+            progress=lambda done, total, text="": bar(done, total, text),
         )
     seen = {"made_from": made_from, "embedding": embed.origin if embed else "none: no pretrained weights at hand"}
     found = dataclasses.replace(found, facts={**found.facts, **seen})

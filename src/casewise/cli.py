@@ -88,19 +88,29 @@ def audit(
     from casewise.audit.words import told
     from casewise.audited import examined
     from casewise.console import Terminal
+    from casewise.errors import BothSidesError
     from casewise.run import only_run
+    from casewise.split import Splits
 
     plan, show = _read(study, weights_dir, None), Terminal()
     folder = out or Path("runs") / plan.name
+    splits: Splits | None = None
+    refused: BothSidesError | None = None
     with only_run(folder):
         cohort = steps.read(plan, folder, show)
         tiles = steps.prepare(plan, cohort, folder, show)
-        splits = steps.split(plan, cohort, folder, show)
+        try:
+            splits = steps.split(plan, cohort, folder, show)
+        except BothSidesError as error:
+            refused = error
+            show.line("split", "none that can be used: subjects stand on several sides")
         found = examined(plan, cohort, tiles, splits, folder, show)
     print(told(found, plan.accept))
     for note in found.notes(plan.accept):
         print(f"{'':<10} {note}")
     print(f"audit: {folder / 'audit.json'}")
+    if refused:
+        raise refused  # a run would be, whatever is accepted
     found.gate(plan.accept)
 
 

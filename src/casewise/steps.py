@@ -23,6 +23,7 @@ from casewise.remarks import environment, guess, headline, hopeless
 from casewise.scores import apply_scores, cases_with_missing_regions, check_scores
 from casewise.split import Splits, check_scored, read_splits, write_splits
 from casewise.split import split as make_splits
+from casewise.split_given import validation_in
 from casewise.study import STACKERS, Study
 from casewise.truth import study_scores, truth_table
 
@@ -94,6 +95,8 @@ def split(study: Study, cohort: Cohort, folder: Path, show: Show) -> Splits:
     sides = f"{n['test']['subjects']} subjects for the test, " if n["test"]["subjects"] else "no test set, "
     told = f", imbalance of {guide} {tested[guide]:.1%}" if guide in tested else ""
     how = f" (best of {study.split.restarts:,})" if splits.record["how"] == "balanced" else " (imported)"
+    if study.split.column and validation_in(cohort.images[study.split.column]):
+        how = " (imported; validation is trained on)"
     if sources := splits.record.get("left_out"):
         show.line("split", f"each {study.split.leave_out} left out once: {', '.join(sources)}")
     else:

@@ -26,11 +26,12 @@ __all__ = ["SOURCES", "Column", "audited_columns", "encode", "file_features", "f
 
 Floats = NDArray[np.floating[Any]]
 
+# Also what the report counts classes by.
 SOURCES = (
     *("source", "site", "centre", "center", "hospital", "institution", "institute", "clinic"),
-    *("dataset", "database"),
+    *("dataset", "database", "scanner"),
 )
-_DEVICES = ("scanner", "device", "manufacturer", "vendor", "camera", "station", "modelname", "manufacturermodelname")
+_DEVICES = ("device", "manufacturer", "vendor", "camera", "station", "modelname", "manufacturermodelname")
 _PEOPLE = ("sex", "gender", "age", "ethnicity", "race", "country", "city", "operator", "technician", "photographer")
 _TAKING = (
     *("view", "viewposition", "projection", "position", "modality", "protocol", "sequence", "laterality", "side"),

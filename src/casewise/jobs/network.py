@@ -16,7 +16,7 @@ from casewise.errors import SplitError
 from casewise.files import write_json
 from casewise.jobs.expand import PRETRAINING_STATE, Job, begin, write_progress
 from casewise.jobs.pretraining import Pretrained, pretrain
-from casewise.jobs.rows import prediction_rows
+from casewise.jobs.rows import predicted
 from casewise.models.backbones import build_network
 from casewise.models.weights import load_weights
 from casewise.predictions import write as write_predictions
@@ -27,7 +27,6 @@ from casewise.training.data import PanelData, mixed_seed, open_tiles
 from casewise.training.fit import standardise
 from casewise.training.learn import Course, learn, leftovers
 from casewise.training.losses import class_counts, guess_loss
-from casewise.training.module import predict
 from casewise.training.outputs import outputs_of, width_of
 from casewise.training.speed import Choice, keep_memory
 from casewise.truth import truth_table
@@ -142,17 +141,17 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         rows = rows_of(names, scored=False)
         data = part(rows)
         if len(data):
-            values = predict(
-                learned.network.to(device),
-                data,
-                outputs,
-                batch=study.recipe.batch,
-                channels_last=choice.channels_last,
-                bf16=choice.precision == "bf16",
-                flips=study.test_flips,
-            ).numpy()
             tables.append(
-                prediction_rows(panels.iloc[rows], study, values, stage=stage, model=job.model, fold=job.fold)
+                predicted(
+                    learned.network.to(device),
+                    data,
+                    panels.iloc[rows],
+                    study,
+                    choice,
+                    stage=stage,
+                    model=job.model,
+                    fold=job.fold,
+                )
             )
     facts = {
         "backbone": job.model,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from casewise.report import figures_classes as draw
 from casewise.report.material import Material, is_number
 from casewise.report.measures import bounds, measure_cell, written
-from casewise.report.tables import Cell, Row
+from casewise.report.tables import Cell, Counts, Row, counts_line
 from casewise.report.wording import counted, display_name, listed
 from casewise.report.words import Words
 
@@ -18,30 +17,19 @@ MOST_POINTS = 24
 SURE = 0.03
 
 
-@dataclass(frozen=True)
-class Matrix:
-    """A confusion matrix: for each recorded class its cases and, in the order of `names`, counts and shares of them."""
-
-    names: list[str]
-    rows: list[tuple[str, int, list[tuple[int, float]]]]
-
-
 def plain_names(told: dict[str, Any]) -> list[str]:
     """The classes as tables show them."""
     return [str(name).replace("_", " ") for name in told["names"]]
 
 
-def matrix(told: dict[str, Any]) -> Matrix:
-    """The confusion matrix of an entry of `classes` in `metrics.json`; a class without cases has shares of zero.
+def matrix(told: dict[str, Any]) -> Counts:
+    """The confusion matrix of an entry of `classes` in `metrics.json`: a line for each recorded class.
 
-    >>> matrix({"names": ["a", "b"], "confusion": [[3, 1], [0, 0]]}).rows
-    [('a', 4, [(3, 0.75), (1, 0.25)]), ('b', 0, [(0, 0.0), (0, 0.0)])]
+    >>> matrix({"names": ["a", "no_b"], "confusion": [[3, 1], [0, 2]]}).rows
+    [('a', 4, [(3, 0.75), (1, 0.25)]), ('no b', 2, [(0, 0.0), (2, 1.0)])]
     """
-    names, counts = plain_names(told), told["confusion"]
-    rows = [
-        (name, sum(row), [(int(n), n / max(sum(row), 1)) for n in row]) for name, row in zip(names, counts, strict=True)
-    ]
-    return Matrix(names, rows)
+    names = plain_names(told)
+    return Counts(names, [counts_line(name, row) for name, row in zip(names, told["confusion"], strict=True)])
 
 
 def class_rows(material: Material, stage: str, learner: str, target: str) -> list[Row]:

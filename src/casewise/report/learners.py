@@ -119,7 +119,7 @@ def _forest(material: Material, metric: str) -> Any:
     )
 
 
-def reports(material: Material) -> list[tuple[str, list[Row], classes.Matrix]]:
+def reports(material: Material) -> list[tuple[str, list[Row], tables.Counts]]:
     """Each learner's classification report (the published form) with its confusion matrix, the shown learner first."""
     stage, outcome = material.stage, material.study.outcome
     order = [material.learner, *(name for name in material.learners if name != material.learner)]
