@@ -47,12 +47,13 @@ bench: setup $(VENV)/.bench
 	$(BIN)/python benchmarks/fastai_speed.py
 	$(BIN)/python benchmarks/fastai_cxr.py
 
-results: setup
+results: setup $(VENV)/.bench
 	$(BIN)/casewise run studies/covid-cxr.yaml
 	$(BIN)/casewise run studies/covid-in-cohen.yaml
 	$(BIN)/casewise run studies/covid-cxr-by-source.yaml
 	$(BIN)/casewise run studies/idrid.yaml
 	$(BIN)/casewise results runs/covid-cxr --to docs/results/covid-cxr.md
+	$(BIN)/python benchmarks/fastai_cxr.py --folds 5 --to docs/results/fastai.md
 	$(BIN)/casewise results runs/covid-in-cohen --to docs/results/covid-in-cohen.md
 	$(BIN)/casewise results runs/covid-cxr-by-source --to docs/results/covid-cxr-by-source.md
 	$(BIN)/casewise results runs/idrid --to docs/results/idrid.md
