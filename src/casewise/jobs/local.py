@@ -74,6 +74,7 @@ def _run(job: Job, material: Material, choice: Choice) -> str:
     from filelock import FileLock, Timeout
 
     from casewise.jobs.network import run_job
+    from casewise.training.speed import give_memory_back
 
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -89,6 +90,8 @@ def _run(job: Job, material: Material, choice: Choice) -> str:
             f"{job.model}, fold {job.fold + 1}: {error.strerror or error} ({error.filename or job.folder}). "
             "Finished networks are kept; run again to continue."
         ) from error
+    finally:
+        give_memory_back()
 
 
 def _run_worker(job: Job, material: Material, choice: Choice) -> str:
@@ -126,7 +129,7 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
     from casewise.models.backbones import build_network
     from casewise.models.weights import load_weights
     from casewise.training.outputs import outputs_of, width_of
-    from casewise.training.speed import Choice, choose, keep_memory, memo_path
+    from casewise.training.speed import Choice, choose, give_memory_back, keep_memory, memo_path
 
     keep_memory()  # as the jobs do, whose speed is measured here
     study = material.study
@@ -163,6 +166,8 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
         )
         kept[model] = {k: getattr(found[model], k) for k in Choice.__dataclass_fields__}
         write_json(path, kept)
+        del network
+        give_memory_back()
     if missing:
         raise WeightsError("\n".join(missing))
     return found
