@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -87,10 +86,10 @@ def test_greedy_beats_a_random_split_and_restarts_help() -> None:
     assert best == pytest.approx(float(imbalance(counts, np.array([0.9, 0.1]))))
 
 
-def test_a_thousand_restarts_end_in_reasonable_time() -> None:
-    begun = time.monotonic()
-    greedy(np.random.default_rng(0).multinomial(17, [0.2] * 5, size=60), [0.2] * 5, restarts=1000, seed=0)
-    assert time.monotonic() - begun < 60  # a guard against a quadratic slip, not a benchmark
+def test_more_restarts_never_balance_worse() -> None:
+    records = np.random.default_rng(0).multinomial(17, [0.2] * 5, size=60)
+    found = [greedy(records, [0.2] * 5, restarts=restarts, seed=0)[1] for restarts in (1, 100, 1000)]
+    assert found[0] >= found[1] >= found[2]
 
 
 def test_imbalance_is_reported_for_every_target() -> None:

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 # by kind of target: the figure that should be high, and the one that decides between equals, which should be low
-_MERITS = {
+MERITS = {
     "regression": ("ccc", "mae"),
     "classification": ("auroc", "log_loss"),
     "ordinal": ("kappa_quadratic", "mae"),
 }
+TITLES = {"ccc": "CCC", "auroc": "AUROC", "kappa_quadratic": "quadratic kappa"}
 
 
 def headline(metrics: Mapping[str, Any], main: str, kind: str, notes: list[str]) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def headline(metrics: Mapping[str, Any], main: str, kind: str, notes: list[str])
     candidates = [learner for learner in judged[chosen_on] if learner in judged[stage]]
 
     def merit(learner: str) -> tuple[float, float]:
-        merit, loss = (judged[chosen_on][learner][name].value for name in _MERITS[kind])
+        merit, loss = (judged[chosen_on][learner][name].value for name in MERITS[kind])
         return (-math.inf if merit is None else merit, -math.inf if loss is None else -loss)
 
     learner = max(candidates, key=merit)
