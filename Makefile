@@ -60,6 +60,10 @@ results: setup $(VENV)/.bench
 	$(BIN)/casewise run studies/covid-severity.yaml
 	$(BIN)/casewise run studies/covid-severity-pretrained.yaml
 	$(BIN)/casewise results runs/covid-severity --beside runs/covid-severity-pretrained --to docs/results/covid-severity.md
+	$(BIN)/casewise phantom runs/chest-cohort --kind chest --subjects 700 --size 192x192 --seed 5
+	$(BIN)/casewise run studies/chest-phantom.yaml
+	$(BIN)/casewise run studies/chest-eight.yaml
+	$(BIN)/casewise results runs/chest-phantom --to docs/results/chest-phantom.md
 	$(BIN)/casewise phantom runs/phantom-cohort --subjects 30 --size 320x212 --seed 2
 	$(BIN)/casewise phantom runs/phantom-shuffled-cohort --subjects 30 --size 320x212 --seed 2 --labels shuffled
 	$(BIN)/casewise run studies/phantom.yaml
