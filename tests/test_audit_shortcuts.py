@@ -312,8 +312,13 @@ def test_source_is_named_with_its_figure_and_what_only_marks_it_is_not_an_error(
     )
     assert "leave_out: site" in first.remedy
     assert levels(found)["source-told-ill"] == "warning"
+    # naming another column does not silence the site
     stated = study.model_copy(update={"audit": study.audit.model_copy(update={"columns": ["age"]})})
-    age = next(f for f in look_for_shortcuts(stated, cohort, tiles).findings if f.id == "shortcut-age")
+    assert levels(look_for_shortcuts(stated, cohort, tiles))["shortcut-site"] == "error"
+    images = cohort.images.drop(columns="site")
+    age = next(
+        f for f in look_for_shortcuts(study, replace(cohort, images=images), tiles).findings if f.id == "shortcut-age"
+    )
     assert age.level == "error"
     assert age.sentence.startswith("Whether age is filled in tells label: AUROC")
 

@@ -49,7 +49,7 @@ def imported_findings(images: pd.DataFrame, study: Study, twins: Sequence[Twin])
     for split in imported_splits(images, study):
         found += [_unknown(split)] * (not study.subjects_known)
         found += _subjects(split, images)
-        found += _twins(split, images, twins)
+        found += _twins(split, images, twins, study)
     return found
 
 
@@ -136,7 +136,7 @@ def _subjects(split: ImportedSplit, images: pd.DataFrame) -> list[Finding]:
     return [Finding(id, _level(split), sentence, figures, [(one, two) for one, two in pairs], remedy)]
 
 
-def _twins(split: ImportedSplit, images: pd.DataFrame, twins: Sequence[Twin]) -> list[Finding]:
+def _twins(split: ImportedSplit, images: pd.DataFrame, twins: Sequence[Twin], study: Study) -> list[Finding]:
     """Like pictures on two sides."""
     sides, paths = split.sides, images["path"].astype(str).tolist()
     apart = [twin for twin in twins if sides[twin.i] and sides[twin.j] and sides[twin.i] != sides[twin.j]]
@@ -151,5 +151,7 @@ def _twins(split: ImportedSplit, images: pd.DataFrame, twins: Sequence[Twin]) ->
     )
     figures = {"where": split.where, "pairs": len(apart), "exact": sum(twin.kind != "near" for twin in apart)}
     pairs = [(paths[twin.i], paths[twin.j]) for twin in apart]
-    remedy = "Give both images the same subject and the same side, or leave one of them out with `where:`."
+    root = (study.root or study.cohort.parent).absolute()
+    left_out = without([two for _, two in pairs], column=study.columns.get("path", "path"), root=root)
+    remedy = f"Give both images the same subject and the same side, or leave one of them out with {left_out}."
     return [Finding("twins-across-splits", _level(split), sentence, figures, pairs, remedy)]

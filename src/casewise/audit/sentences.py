@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
 from casewise.audit.probes import Told
 
-__all__ = ["decimal", "remedy", "sentence"]
+__all__ = ["decimal", "remedy", "sentence", "without"]
+
+PATHS_SHOWN = 3
 
 _SUBJECTS = {
     "column": "{name} alone",
@@ -46,6 +54,19 @@ def decimal(value: float, places: int = 2) -> str:
     """
     text = f"{value:.{places}f}"
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+
+
+def without(paths: Sequence[str], *, column: str = "path", root: Path | None = None) -> str:
+    """The line that leaves images out, with paths as the table writes them: from `root`, where they lie below it.
+
+    >>> without(["/data/a.png", "/data/b/c d.png", "/data/a.png"], root=Path("/data"))
+    '`where_not: {path: [a.png, "b/c d.png"]}`'
+    """
+    named = list(dict.fromkeys(paths))
+    written = [os.path.relpath(path, root) if root and Path(path).is_relative_to(root) else path for path in named]
+    plain = [text if re.fullmatch(r"[^\W\d][\w./-]*|/[\w./-]+", text) else json.dumps(text) for text in written]
+    more = f" with the others ({len(plain):,} in all; audit.json lists the pairs)" if len(plain) > PATHS_SHOWN else ""
+    return f"`where_not: {{{column}: [{', '.join(plain[:PATHS_SHOWN])}]}}`{more}"
 
 
 def sentence(

@@ -116,14 +116,14 @@ def look_for_shortcuts(
         answers += [answer] if answer else []
         not_asked += [] if answer else [f"{target} from {one.name}"]
     several = [c for c in map(str, images.columns) if len({*levels(images[c].astype(str).tolist())} - {""}) > 1]
-    source = source_column([c for c in several if c in columns or study.audit.columns is not None])
+    source = source_column([c for c in several if c in columns])
     pictures = next(one for one in evidence if one.kind == "source-from-image")
     # Two families of questions: the label from what should not tell it, and the source from the image.
     reverse = list(_reverse(study, images, pictures, source, truths)) if source else []
     answers = [*_adjusted(answers), *_adjusted(reverse)]
     found = _findings(study, answers, source.removeprefix("table_") if source else None)
     findings = list(_with_sizes(study, images, tiles, truths, found))
-    return Shortcuts(findings, [a.figures for a in answers], not_asked, columns)
+    return Shortcuts(findings, [a.figures for a in answers], list(dict.fromkeys(not_asked)), columns)
 
 
 def _adjusted(answers: list[Answer]) -> list[Answer]:
