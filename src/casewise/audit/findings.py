@@ -27,6 +27,7 @@ KNOWN = (
 )
 FAMILIES = ("shortcut-", "source-told-")
 PAIRS_SHOWN = 5
+_OUTSIDE = " from outside-anatomy"
 
 
 @dataclass(frozen=True)
@@ -116,13 +117,20 @@ class Audit:
         return {id: reason for id, reason in accepted.items() if id in found}
 
     def notes(self, accepted: Mapping[str, str]) -> list[str]:
-        """Remarks on what the study accepts: names of findings that are not there.
+        """Remarks on what the study accepts that is not there, and on masks that were too few to be asked.
 
         >>> Audit([]).notes({"shortcut-source": "known"})
         ['accept names shortcut-source, which the audit did not find.']
+        >>> Audit([], facts={"not_asked": ["label from outside-anatomy"]}).notes({})
+        ['What lies outside the anatomy could not be asked to tell label: too few images of each class have a mask.']
         """
         found = {finding.id for finding in self.findings}
-        return [f"accept names {id}, which the audit did not find." for id in accepted if id not in found]
+        unasked = [what.removesuffix(_OUTSIDE) for what in self.facts.get("not_asked", []) if what.endswith(_OUTSIDE)]
+        masks = [
+            f"What lies outside the anatomy could not be asked to tell {name}: too few images of each class have a mask."
+            for name in unasked
+        ]
+        return [f"accept names {id}, which the audit did not find." for id in accepted if id not in found] + masks
 
     def as_json(self, accepted: Mapping[str, str]) -> dict[str, Any]:
         """The audit as plain values, worst findings first; NaN becomes null."""
