@@ -127,7 +127,8 @@ class Audit:
         found = {finding.id for finding in self.findings}
         unasked = [what.removesuffix(_OUTSIDE) for what in self.facts.get("not_asked", []) if what.endswith(_OUTSIDE)]
         masks = [
-            f"What lies outside the anatomy could not be asked to tell {name}: too few images of each class have a mask."
+            f"What lies outside the anatomy could not be asked to tell {name}: too few images of each class have a "
+            "mask."
             for name in unasked
         ]
         return [f"accept names {id}, which the audit did not find." for id in accepted if id not in found] + masks
