@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,11 +34,12 @@ CLEAR = 5.0
 
 @dataclass(frozen=True)
 class Found:
-    """The curve of a range test and the rate chosen on it."""
+    """The curve of a range test, as it was and smoothed, and the rate chosen on it."""
 
     rates: list[float]
     losses: list[float]
     chosen: float
+    smoothed: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,9 @@ def find_rate(
             f"clearly falls ({_told(rates, losses)}). Give recipe.lr as a number (0.0003 is a careful one for the adam "
             f"family, 0.01 for sgd), or{_more(finder.steps)} widen recipe.finder"
         )
-    return Found([float(r) for r in rates[: len(losses)]], [round(v, 6) for v in losses], chosen)
+    fall = deepest(rates[: len(losses)], np.array(losses))
+    course = [round(float(v), 6) for v in fall.curve] if fall else []
+    return Found([float(r) for r in rates[: len(losses)]], [round(v, 6) for v in losses], chosen, course)
 
 
 def _told(rates: np.ndarray, losses: list[float]) -> str:
