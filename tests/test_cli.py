@@ -146,3 +146,21 @@ def test_version() -> None:
     from casewise import __version__
 
     assert casewise("--version").stdout.strip() == f"casewise {__version__}"
+
+
+def test_help_names_presets_and_whole_sentences() -> None:
+    assert "..." not in casewise("--help").stdout.partition("Commands:")[2]
+    assert "covid-cxr or onestep-pasi" in " ".join(casewise("init", "--help").stdout.split())
+
+
+def test_check_looks_at_what_is_accepted(tiny: Path, tmp_path: Path) -> None:
+    study = tmp_path / "accepting.yaml"
+    for wrong, said in (
+        ("accept: {shortcut-borde: known}", "Did you mean 'shortcut-border'"),
+        ("accept: {shortcut-border: ''}", "has no reason"),
+        ("audit: {mask: nowhere}", "audit.mask: 'nowhere' is no column"),
+        ("audit: {columns: [nowhere]}", "audit.columns: 'nowhere' is no column"),
+    ):
+        study.write_text(f"extends: {tiny}\n{wrong}\n")
+        done = casewise("check", str(study))
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr

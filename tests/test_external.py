@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from casewise.cohort import read_cohort
 from casewise.console import Silent
 from casewise.errors import CohortError, SplitError
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.elsewhere import drop
+from casewise.other_cohorts import read_external
 from casewise.phantoms.chest import make_chest
 from casewise.predictions import mean_over_folds
 from casewise.run import Run, run
@@ -220,3 +222,17 @@ def test_a_score_can_be_what_is_predicted(here: Path, there: Path, tmp_path: Pat
     tiles = steps.prepare(study, cohort, tmp_path, Silent())
     other, found, store = to_test_on(study, cohort, tiles, tmp_path, Silent())
     assert (other.name, len(found.images), len(store)) == ("valley", 18, 18)
+
+
+def test_what_is_missing_names_the_external_settings(here: Path, there: Path, tmp_path: Path) -> None:
+    rows = absolute(there).rename(columns={"label": "diagnosis"})
+    moved = tmp_path / "moved.csv"
+    rows.assign(path="nowhere.png").to_csv(moved, index=False)
+    study = chest_study(here, **external(moved))
+    main = read_cohort(study)
+    with pytest.raises(CohortError) as told:
+        read_external(study, main)
+    assert "`external.root` in the study sets another" in str(told.value)
+    assert "say `external: {columns: {label: NAME}}`" in str(told.value)
+    mapped = chest_study(here, **external(changed(there, tmp_path / "good.csv"), columns={"label": "label"}))
+    assert len(read_external(mapped, main)[1].cases)

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from casewise.errors import AuditError, CasewiseError, CohortError, RunError, SplitError, StudyError
-from casewise.jobs.fingerprint import job_fingerprint
+from casewise.jobs.fingerprint import changed_settings, job_fingerprint
 from casewise.predictions import COLUMNS
 from casewise.run import Run, only_run, run
 from casewise.study import Study
@@ -430,3 +430,13 @@ def test_a_twin_in_the_cohort_to_pretrain_on_stops_the_run(tiny: Path, tmp_path:
     table.to_csv(tmp_path / "other.csv", index=False)
     with pytest.raises(SplitError, match="looks like 'S01'"):
         run(study, tmp_path / "run2")
+
+
+def test_what_changed_is_named_setting_by_setting(tiny: Path, tmp_path: Path) -> None:
+    study = read_study(tiny)
+    (tmp_path / "study.json").write_text(json.dumps(study.model_dump(mode="json")))
+    images = study.images.model_copy(update={"size": 48, "store": tmp_path})
+    changed = study.model_copy(update={"images": images, "split": study.split.model_copy(update={"folds": 3})})
+    assert changed_settings(tmp_path, changed, "images") == [f"images.size was {study.images.size} and is 48"]
+    assert changed_settings(tmp_path, changed, "split") == ["split.folds was 2 and is 3"]
+    assert changed_settings(tmp_path / "nowhere", changed, "split") == []

@@ -281,7 +281,7 @@ def test_a_class_that_a_fold_could_not_learn_is_refused() -> None:
     wanted = one_left_out(leave_out=None, column="part")
     part.images["part"] = np.repeat(["1", "1", "2", "2", "3", "3"] * 2, 6)
     apart = split(part, wanted)
-    with pytest.raises(SplitError, match=r"'c' has 2 subjects, and all of them are in fold 1: .* Lower split\.folds"):
+    with pytest.raises(SplitError, match=r"'c' has 2 subjects, and all of them are in fold 1: .* Change column 'part'"):
         check_scored(apart, part.panels, wanted)
     part.images["part"] = np.repeat(["1", "test", "2", "2", "3", "3"] * 2, 6)
     with pytest.raises(SplitError, match="all of them are in fold 1 or the test set: "):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 import casewise
-from casewise.audit.findings import Audit, read_audit, write_audit
-from casewise.errors import RunError
+from casewise.audit.findings import KNOWN, Audit, check_accepted, read_audit, write_audit
+from casewise.cohort_checks import closest
+from casewise.errors import CohortError, RunError
 
 if TYPE_CHECKING:
     from casewise.cohort import Cohort
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from casewise.study import Study
 
 
+# Evidence beside the table's columns, by the names that findings have.
+PROBES = ("border", "thumbnail", "files", "file-size", "outside-anatomy")
 # What says how networks are trained and judged, and nothing of the images and their labels.
 NOT_LOOKED_AT = ("accept", "compute", "recipe", "stack", "external", "evaluation", "test_flips", "title", "description")
 
@@ -66,6 +71,33 @@ def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits | No
     found = dataclasses.replace(found, facts={**found.facts, **seen})
     write_audit(path, found, study.accept)
     return found
+
+
+def check_audit(study: Study, images: pd.DataFrame) -> None:
+    """Check, before any image is read, what the study says of the audit: its columns, its mask, what it accepts.
+
+    Raises:
+        CohortError: `audit.columns` or `audit.mask` name what is not there.
+        AuditError: `accept` names what no finding can be called, or gives no reason.
+    """
+    from casewise.audit.facts import audited_columns
+
+    audited_columns(study, images)
+    mask, columns = study.audit.mask, [str(column) for column in images.columns]
+    if mask and mask not in columns:
+        raise CohortError(f"audit.mask: {mask!r} is no column.{closest(mask, columns)}")
+    check_accepted(study.accept, possible_findings(study, columns))
+
+
+def possible_findings(study: Study, columns: Sequence[str]) -> list[str]:
+    """The names that findings can have in a study whose table has these columns."""
+    own = [*study.targets, "image", "path", "subject", "case", "panel"]
+    others = [column.removeprefix("table_") for column in columns if column not in own]
+    shortcuts = ["shortcut-" + re.sub(r"\W+", "-", name) for name in [*others, *PROBES]]
+    told = [f"source-told-{label}" for name in study.outputs for label in study.classes_of(name)]
+    plain = [*shortcuts, *told]
+    # Where several targets are predicted, a finding's name ends with the target.
+    return list(dict.fromkeys([*KNOWN, *plain, *(f"{id}-{target}" for id in plain for target in study.outputs)]))
 
 
 def _kept(path: Path) -> Audit | None:

@@ -43,7 +43,7 @@ def one_source_a_fold(images: pd.DataFrame, column: str) -> tuple[list[str], dic
         more = f" (and {len(several) - 1} more subjects in several)" if len(several) > 1 else ""
         raise SplitError(
             f"split.leave_out: subject {several[0]!r} stands in {' and '.join(sorted(found[several[0]]))}{more}; held "
-            "out with one it would be learned from in the other. Leave such rows out with `where`."
+            "out with one it would be learned from in the other. Leave such rows out with `where_not`."
         )
     sources = sorted(values.unique(), key=natural)
     if len(sources) < 2:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from casewise.audit.findings import Finding, Level
+from casewise.audit.sentences import without
 from casewise.cohort_table import names_text
 from casewise.ordering import natural
 from casewise.split_given import WORDS, side_of

@@ -6,11 +6,12 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from casewise.audit.probes import Told
 
-__all__ = ["decimal", "remedy", "sentence", "without"]
+__all__ = ["Lone", "decimal", "remedy", "sentence", "without"]
 
 PATHS_SHOWN = 3
 
@@ -54,6 +55,32 @@ def decimal(value: float, places: int = 2) -> str:
     """
     text = f"{value:.{places}f}"
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+
+
+@dataclass(frozen=True)
+class Lone:
+    """A class of a target that stands in one source only; `among` are a source that has several classes, and those."""
+
+    target: str
+    label: str
+    only: str
+    among: tuple[str, list[str]] | None = None
+
+
+def _for_lone(kind: str, source: str, lone: Lone, mask: str | None) -> str:
+    """What to do where a class comes from one source only: a source that is left out would take the class with it."""
+    why = f"all {lone.label} comes from {source} {lone.only}, so that `split.leave_out` cannot judge it"
+    if lone.among:
+        value, classes = lone.among
+        within = f"`where: {{{source}: {value}}}` and `targets: {{{lone.target}: [{', '.join(classes)}]}}`"
+        text = f"Compare within one {source}, such as {within} ({why}), or add {lone.label} from another {source}."
+    else:
+        text = f"Add classes from the same {source}: no {source} has two, and {why}."
+    first = {
+        "outside-anatomy": f"Crop to the anatomy of {mask}. ",
+        "border": "Look at the borders for markers and letters and crop them off. ",
+    }
+    return first.get(kind, "") + text
 
 
 def without(paths: Sequence[str], *, column: str = "path", root: Path | None = None) -> str:
@@ -115,12 +142,25 @@ the disease.'
     return f"{who}{seen} tells {target}: {value}{among} ({chance}); {meaning}."
 
 
-def remedy(kind: str, name: str, *, reading: str = "levels", source: str | None = None, mask: str | None = None) -> str:
+def remedy(
+    kind: str,
+    name: str,
+    *,
+    reading: str = "levels",
+    source: str | None = None,
+    mask: str | None = None,
+    lone: Lone | None = None,
+) -> str:
     """What to do, naming the study's key or the table's column.
+
+    Args:
+        lone: a class that stands in one source only, so that no source can be left out and judged.
 
     >>> remedy("column", "site")
     'Cross-validate with `split: {leave_out: site}`, or study within one site (`where:`).'
     """
+    if lone and (reading == "levels" or kind != "column"):
+        return _for_lone(kind, source or name, lone, mask)
     where = f"`split: {{leave_out: {source}}}`" if source else "`split.leave_out` over the column that tells the source"
     leave_out = f"cross-validate with {where}"
     text = _COLUMN_REMEDIES[reading] if kind == "column" else _REMEDIES[kind]

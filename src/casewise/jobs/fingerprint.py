@@ -70,7 +70,7 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def claim(folder: Path, decided: Mapping[str, Any]) -> str:
+def claim(folder: Path, decided: Mapping[str, Any], study: Study | None = None) -> str:
     """Note in the run folder what its networks are made from, and return the fingerprint.
 
     A folder of an older version keeps its fingerprint where all that is new since has its default: nothing is redone.
@@ -78,7 +78,7 @@ def claim(folder: Path, decided: Mapping[str, Any]) -> str:
     Raises:
         RunError: the folder holds networks made from something else; it says what changed.
     """
-    refuse_other(folder, decided)
+    refuse_other(folder, decided, study)
     before = _noted(folder)
     fingerprint = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
     if before and _with_defaults(before["decided"]) == decided:
@@ -89,8 +89,23 @@ def claim(folder: Path, decided: Mapping[str, Any]) -> str:
     return fingerprint
 
 
-def refuse_other(folder: Path, decided: Mapping[str, Any]) -> None:
+def changed_settings(folder: Path, study: Study, part: str) -> list[str]:
+    """What changed in a part of the study (`images`, `split`) since the folder's networks were made; [] if unknown."""
+    path = folder / "study.json"
+    try:
+        before = json.loads(path.read_text())[part]
+    except (OSError, ValueError, LookupError):
+        return []
+    now = study.model_dump(mode="json")[part]
+    # where tiles lie and how much memory they take decides nothing
+    names = [name for name in now if name in before and name not in ("store", "memory")]
+    return [line for name in names for line in _differences(f"{part}.{name}", before[name], now[name])]
+
+
+def refuse_other(folder: Path, decided: Mapping[str, Any], study: Study | None = None) -> None:
     """Stop if the folder holds finished networks that were made from something else than `decided`.
+
+    With `study`, settings of the images are named one by one.
 
     Raises:
         RunError: saying what changed.
@@ -100,6 +115,8 @@ def refuse_other(folder: Path, decided: Mapping[str, Any]) -> None:
         return
     before = _with_defaults(noted["decided"])
     changed = [line for key in decided for line in _differences(key, before.get(key), decided[key])]
+    if study and (images := changed_settings(folder, study, "images")):
+        changed = [line for text in changed for line in (images if text.startswith("images or") else [text])]
     if changed:
         raise RunError(
             f"{folder} holds networks of another study: {'; '.join(changed[:4])}. Results of both must not be "
