@@ -55,9 +55,15 @@ def run_jobs(jobs: Sequence[Job], material: Material, folder: Path, *, tell: Tel
             failed = [_run(job, material, choices[job.model]) for job in waiting]
         else:
             with Parallel(
-                n_jobs=workers, backend="loky", max_nbytes=None, batch_size=1, pre_dispatch=workers
+                n_jobs=workers,
+                backend="loky",
+                max_nbytes=None,
+                batch_size=1,
+                pre_dispatch=workers,
+                initializer=_begin_worker,
+                initargs=(os.getpid(),),
             ) as parallel:
-                failed = parallel(delayed(_run_worker)(job, material, choices[job.model]) for job in waiting)
+                failed = parallel(delayed(_run)(job, material, choices[job.model]) for job in waiting)
     finally:
         over.set()
         watcher.join()
@@ -96,11 +102,10 @@ def _run(job: Job, material: Material, choice: Choice) -> str:
         give_memory_back()
 
 
-def _run_worker(job: Job, material: Material, choice: Choice) -> str:
+def _begin_worker(parent: int) -> None:
     # Ctrl-C is the parent's to handle: it stops the workers, whose state is on disk.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    return _run(job, material, choice)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
