@@ -47,18 +47,23 @@ bench: setup $(VENV)/.bench
 	$(BIN)/python benchmarks/fastai_speed.py
 	$(BIN)/python benchmarks/fastai_cxr.py
 
-results: setup
+results: setup $(VENV)/.bench
 	$(BIN)/casewise run studies/covid-cxr.yaml
 	$(BIN)/casewise run studies/covid-in-cohen.yaml
 	$(BIN)/casewise run studies/covid-cxr-by-source.yaml
 	$(BIN)/casewise run studies/idrid.yaml
 	$(BIN)/casewise results runs/covid-cxr --to docs/results/covid-cxr.md
+	$(BIN)/python benchmarks/fastai_cxr.py --folds 5 --to docs/results/fastai.md
 	$(BIN)/casewise results runs/covid-in-cohen --to docs/results/covid-in-cohen.md
 	$(BIN)/casewise results runs/covid-cxr-by-source --to docs/results/covid-cxr-by-source.md
 	$(BIN)/casewise results runs/idrid --to docs/results/idrid.md
 	$(BIN)/casewise run studies/covid-severity.yaml
 	$(BIN)/casewise run studies/covid-severity-pretrained.yaml
 	$(BIN)/casewise results runs/covid-severity --beside runs/covid-severity-pretrained --to docs/results/covid-severity.md
+	$(BIN)/casewise phantom runs/chest-cohort --kind chest --subjects 700 --size 192x192 --seed 5
+	$(BIN)/casewise run studies/chest-phantom.yaml
+	$(BIN)/casewise run studies/chest-eight.yaml
+	$(BIN)/casewise results runs/chest-phantom --to docs/results/chest-phantom.md
 	$(BIN)/casewise phantom runs/phantom-cohort --subjects 30 --size 320x212 --seed 2
 	$(BIN)/casewise phantom runs/phantom-shuffled-cohort --subjects 30 --size 320x212 --seed 2 --labels shuffled
 	$(BIN)/casewise run studies/phantom.yaml

@@ -73,6 +73,7 @@ def casewise(task: dict[str, Any]) -> dict[str, Any]:
                 "weight_decay": 0.01,
                 "batch": BATCH,
                 "epochs": 2,
+                "schedule": "constant",
                 "stop": {"on": "none"},
             },
             "compute": {"jobs": 1},

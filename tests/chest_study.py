@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from casewise.study import Study
 from casewise.study_file import build_study
@@ -36,11 +32,3 @@ def chest_study(table: Path, label: Any = None, **changes: Any) -> Study:
     }
     values = {**SMALL, "cohort": table, "targets": {"label": label or THREE}, **merged}
     return build_study(values, source="the test's study", folder=table.parent)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Train in one thread: on a busy machine threads wait for each other longer than these networks take."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("casewise.training.speed.cores", lambda: 1)
-        yield

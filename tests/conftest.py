@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -32,6 +34,28 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from casewise.phantoms.psoriasis import make_psoriasis
 
     return make_psoriasis(tmp_path_factory.mktemp("phantom"), subjects=8, visits=3, size=(96, 64), seed=3)
+
+
+def absolute(table: Path) -> pd.DataFrame:
+    """The rows of a cohort's table with absolute paths, so that a changed copy may lie elsewhere."""
+    rows = pd.read_csv(table)
+    return rows.assign(path=[str(table.parent / path) for path in rows["path"]])
+
+
+@pytest.fixture(scope="session")
+def chests(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The table of 24 chest phantoms, a subject each, of three classes."""
+    from casewise.phantoms.chest import make_chest
+
+    return make_chest(tmp_path_factory.mktemp("chests"), subjects=24, size=(64, 64), seed=1)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Train in one thread: on a busy machine threads wait for each other longer than these networks take."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("casewise.training.speed.cores", lambda: 1)
+        yield
 
 
 @pytest.fixture

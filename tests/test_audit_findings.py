@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from casewise.audit.findings import KNOWN, Audit, Finding, is_known, read_audit, write_audit
+from casewise.audit.findings import KNOWN, Audit, Finding, check_accepted, is_known, read_audit, write_audit
 from casewise.errors import AuditError, CasewiseError, RunError
 
 PAIRS = [(f"a{number}.png", f"b{number}.png") for number in range(7)]
@@ -120,3 +120,26 @@ def test_findings_have_levels_and_names_that_exist():
         Finding("shortcut-source", "fatal", "s")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="twin-problem"):
         Finding("twin-problem", "error", "s")
+
+
+def test_names_that_a_study_cannot_have_are_refused_with_the_nearest():
+    possible = [*KNOWN, "shortcut-source", "shortcut-border", "source-told-covid"]
+    for wrong in ("shortcut-sourc", "shortcu-source"):
+        with pytest.raises(AuditError, match="Did you mean 'shortcut-source'"):
+            check_accepted({wrong: "known"}, possible)
+    with pytest.raises(AuditError, match="no reason"):
+        check_accepted({"shortcut-source": " "}, possible)
+    check_accepted({"shortcut-source": "known"}, possible)
+
+
+def test_what_was_told_above_is_not_told_again():
+    with pytest.raises(AuditError) as stopped:
+        Audit([TWINS, SOURCE]).gate({}, told_before=True)
+    assert SOURCE.sentence not in str(stopped.value)
+    assert 'accept: {twins-across-subjects: "the reason", shortcut-source: "the reason"}' in str(stopped.value)
+
+
+def test_the_verdict_says_what_is_accepted():
+    audit = Audit([TWINS, SOURCE, WARNING])
+    assert audit.verdict_beside({SOURCE.id: "known"}).startswith("2 errors (1 accepted) and 1 warning: ")
+    assert audit.verdict_beside({SOURCE.id: "known", TWINS.id: "known"}).startswith("2 errors (accepted) and 1")

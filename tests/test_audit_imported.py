@@ -41,6 +41,7 @@ def test_subject_on_both_sides_is_an_error_where_the_column_is_used() -> None:
     assert "1 of 3 subjects with several images stands on both sides (a)" in finding.sentence
     assert "column set" in finding.sentence
     assert finding.figures["sides"] == {"train": 5, "test": 1, "fold 2": 1}
+    assert finding.figures["subjects"] == ["a"]
     assert finding.pairs == [("/data/images/0.png", "/data/images/1.png")]
     assert "split.column" in finding.remedy
 
@@ -51,13 +52,14 @@ def test_split_by_image_is_called_so() -> None:
     (finding,) = imported_findings(images, study(), [])
     assert (finding.id, finding.level) == ("image-level-split", "error")
     assert "was made by image, not by subject" in finding.sentence
+    assert finding.figures["subjects"] == [f"s{i}" for i in range(10)]
     assert "10 of 10 subjects" in finding.sentence
     assert finding.figures["images"] == 40
 
 
-def test_training_and_train_are_one_side() -> None:
-    images = table(["train", "training", "test"], ["a", "a", "b"])
-    assert imported_findings(images, study(), []) == []
+def test_what_a_split_trains_on_is_one_side() -> None:
+    images = table(["train", "training", "Validation", "test"], ["a", "a", "a", "b"])
+    assert imported_findings(images, study(), [Twin(0, 2, "near")]) == []
 
 
 def test_folders_are_a_note() -> None:

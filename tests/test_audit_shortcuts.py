@@ -27,7 +27,8 @@ from casewise.audit.facts import audited_columns, encode, file_features
 from casewise.audit.findings import read_audit, write_audit
 from casewise.audit.probes import FOLDS, Labels, Told, _folds, adjusted, enough, moves, probe
 from casewise.audit.ranking import auroc, correlation
-from casewise.audit.shortcuts import Shortcuts, look_for_shortcuts
+from casewise.audit.sentences import Lone, remedy
+from casewise.audit.shortcuts import Shortcuts, _lone, look_for_shortcuts
 from casewise.cohort import Cohort, read_cohort
 from casewise.errors import AuditError, CohortError
 from casewise.images.preparation import Preparation
@@ -312,8 +313,13 @@ def test_source_is_named_with_its_figure_and_what_only_marks_it_is_not_an_error(
     )
     assert "leave_out: site" in first.remedy
     assert levels(found)["source-told-ill"] == "warning"
+    # naming another column does not silence the site
     stated = study.model_copy(update={"audit": study.audit.model_copy(update={"columns": ["age"]})})
-    age = next(f for f in look_for_shortcuts(stated, cohort, tiles).findings if f.id == "shortcut-age")
+    assert levels(look_for_shortcuts(stated, cohort, tiles))["shortcut-site"] == "error"
+    images = cohort.images.drop(columns="site")
+    age = next(
+        f for f in look_for_shortcuts(study, replace(cohort, images=images), tiles).findings if f.id == "shortcut-age"
+    )
     assert age.level == "error"
     assert age.sentence.startswith("Whether age is filled in tells label: AUROC")
 
@@ -501,3 +507,16 @@ def test_real_films_name_the_source(shared: Path, tmp_path: Path) -> None:
     assert (source.id, source.level) == ("shortcut-source", "error")
     assert source.figures["by_class"]["covid"] > 0.95
     assert source.figures["p_adjusted"] == 0.001
+
+
+def test_a_class_of_one_source_is_not_to_be_left_out() -> None:
+    images = pd.DataFrame({"site": ["a", "a", "b", "b", "b"]})
+    values = np.array([0.0, 0.0, 1.0, 2.0, 1.0])
+    lone = _lone(images, "site", "label", values, ["ill", "well", "weak"])
+    assert lone == Lone("label", "ill", "a", ("b", ["well", "weak"]))
+    told = remedy("column", "site", lone=lone)
+    assert "`where: {site: b}` and `targets: {label: [well, weak]}`" in told
+    assert "leave_out: site" not in told
+    both = images.assign(site=["a", "b", "b", "a", "b"])
+    assert _lone(both, "site", "label", np.array([0.0, 0.0, 1.0, 1.0, 1.0]), ["ill", "well"]) is None
+    assert "leave_out: site" in remedy("column", "site")

@@ -525,3 +525,13 @@ def test_every_known_duplicate_of_the_real_data_is_found(shared: Path, tmp_path:
     assert pairs <= found
     # What else is found was looked at: films published twice, and one eye photographed twice.
     assert len(found) <= known + 6
+
+
+def test_the_remedy_names_paths_as_the_table_writes_them():
+    images = table(["a", "b", "b"], label=["x", "y", "y"])
+    images["path"] = [f"/data/films/{name}" for name in ("one.png", "deep/two.png", "three 3.png")]
+    twins = [Twin(0, 1, "bytes"), Twin(1, 2, "bytes")]
+    found = {f.id: f.remedy for f in twin_findings(twins, images, ["label"], column="file", root=Path("/data/films"))}
+    assert "leave one of them out with `where_not: {file: [deep/two.png]}`" in found["twins-across-subjects"]
+    assert "`where_not: {file: [one.png, deep/two.png]}`" in found["twins-across-labels"]
+    assert '`where_not: {file: ["three 3.png"]}`' in found["twins-within-subject"]

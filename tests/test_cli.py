@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from casewise.models.names import ALL29, TORCHVISION
+from casewise.phantoms.chest import make_chest
 
 COMMANDS = ["run", "check", "audit", "init", "phantom", "results", "backbones"]
+CHEST = "synthetic: true\nweights: random\nbackbones: [test_resnet]\npanels: {by: image}\n"
 
 
 def casewise(*words: str) -> subprocess.CompletedProcess[str]:
@@ -84,8 +88,8 @@ def test_the_audit_stops_at_a_marker_until_it_is_accepted(tmp_path: Path) -> Non
     assert casewise(*made, "--classes", "covid,no_finding", "--marker", "corner").returncode == 0
     study = tmp_path / "marker.yaml"
     study.write_text(
-        "cohort: films/cases.csv\nsynthetic: true\nweights: random\nbackbones: [test_resnet]\npanels: {by: image}\n"
-        "images: {size: 128, channels: grey}\ntargets: {label: [covid, no_finding]}\n"
+        f"{CHEST}cohort: films/cases.csv\nimages: {{size: 128, channels: grey}}\n"
+        "targets: {label: [covid, no_finding]}\n"
     )
     done = casewise("audit", str(study), "--out", str(tmp_path / "run"))
     assert done.returncode == 2
@@ -104,7 +108,59 @@ def test_the_audit_stops_at_a_marker_until_it_is_accepted(tmp_path: Path) -> Non
     assert again["seconds"] == found["seconds"], "it was looked for again, though nothing had changed"
 
 
+def test_the_audit_tells_of_a_given_split_that_a_run_refuses(tmp_path: Path) -> None:
+    table = make_chest(tmp_path, subjects=12, images=2, size=(64, 64), seed=1)
+    rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+    number = rows.groupby("subject", sort=False).ngroup()
+    rows["part"] = number.map(lambda n: "test" if n % 3 == 0 else "train")
+    rows.loc[rows.drop_duplicates("subject").index[[1, 2]], "part"] = "test"
+    one, two = (rows.index[number == n][0] for n in (0, 4))
+    shutil.copyfile(tmp_path / rows["path"][one], tmp_path / "copy.png")
+    rows.loc[two, "path"] = "copy.png"
+    rows.to_csv(table, index=False)
+    study = tmp_path / "given.yaml"
+    study.write_text(
+        f"{CHEST}cohort: cases.csv\nimages: {{size: 64, channels: grey}}\n"
+        "targets: {label: [covid, no_finding, pneumonia]}\nsplit: {column: part, folds: 2}\naudit: {permutations: 99}\n"
+    )
+    done = casewise("audit", str(study), "--out", str(tmp_path / "run"))
+    names = list(dict.fromkeys(rows["subject"]))[1:3]
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert f"puts 2 subjects on several sides: {names[0]} (test: " in done.stderr
+    assert "error      subjects-across-splits" in done.stdout
+    assert "error      twins-across-splits" in done.stdout
+    found = {f["id"]: f for f in json.loads((tmp_path / "run" / "audit.json").read_text())["findings"]}
+    assert found["subjects-across-splits"]["figures"]["subjects"] == names
+    assert any("copy.png" in path for pair in found["twins-across-splits"]["pairs"] for path in pair)
+    study.write_text(
+        study.read_text() + "accept: {subjects-across-splits: so it came, twins-across-splits: likewise}\n"
+    )
+    done = casewise("run", str(study), "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert "puts 2 subjects on several sides" in done.stderr
+    assert not (tmp_path / "run" / "jobs").exists()
+
+
 def test_version() -> None:
     from casewise import __version__
 
     assert casewise("--version").stdout.strip() == f"casewise {__version__}"
+
+
+def test_help_names_presets_and_whole_sentences() -> None:
+    assert "..." not in casewise("--help").stdout.partition("Commands:")[2]
+    assert "covid-cxr or onestep-pasi" in " ".join(casewise("init", "--help").stdout.split())
+
+
+def test_check_looks_at_what_is_accepted(tiny: Path, tmp_path: Path) -> None:
+    study = tmp_path / "accepting.yaml"
+    for wrong, said in (
+        ("accept: {shortcut-borde: known}", "Did you mean 'shortcut-border'"),
+        ("accept: {shortcut-border: ''}", "has no reason"),
+        ("audit: {mask: nowhere}", "audit.mask: 'nowhere' is no column"),
+        ("audit: {columns: [nowhere]}", "audit.columns: 'nowhere' is no column"),
+    ):
+        study.write_text(f"extends: {tiny}\n{wrong}\n")
+        done = casewise("check", str(study))
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr

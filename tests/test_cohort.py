@@ -594,3 +594,16 @@ class TestRealTables:
         assert len(cohort.panels) == 2512
         truth = pd.read_csv(REAL / "mri-lgg" / "cases.csv")["tumor_in_slice"]
         assert cohort.panels["tumour"].sum() == truth.sum() > 0
+
+
+def test_a_file_is_left_out_however_its_path_is_written(write: Callable[..., Path]) -> None:
+    folder = write("path,subject,grade", "a.jpg,A,1", "./b.jpg,B,1", "c.jpg,C,2")
+    kept = read_cohort(study(folder, where_not={"path": [str(folder / "a.jpg"), "b.jpg"]}))
+    assert kept.images["subject"].tolist() == ["C"]
+    assert "no row has path 'd.jpg'" in problems(folder, where_not={"path": "d.jpg"})
+
+
+def test_an_empty_visit_column_can_be_left_unused(write: Callable[..., Path]) -> None:
+    folder = write("path,subject,visit,grade", "a.jpg,A,1,1", "b.jpg,B,,1")
+    assert """say `columns: {visit: ""}` in the study""" in problems(folder)
+    assert read_cohort(study(folder, columns={"visit": ""})).cases["visit"].tolist() == ["1", "1"]

@@ -170,7 +170,7 @@ class TestAnotherCohort:
         said = problems(table(tmp_path, [*CHEST[:6], "covd"]), ["covid", "no_finding"], to_learn=False)
         assert "row 8, label: the networks do not know the class 'covd'; they know covid, no_finding." in said
         assert "Did you mean 'covid'?" in said
-        assert "`external: {where: …}`" in said
+        assert "where_not: {label: " in said
 
     def test_classes_may_be_missing_and_have_one_subject(self, tmp_path: Path) -> None:
         found = read(table(tmp_path, ["covid", "", "covid"]), ["covid", "no_finding"], to_learn=False)
@@ -187,3 +187,19 @@ def test_what_does_not_look_alike() -> None:
         assert plain(one) != plain(two)
     assert [numbered(text) for text in ("3", "3.0", "3.5", "x")] == ["3", "3", "3.5", "x"]
     assert [shown(1.0, ["a", "b"]), shown(1.0, [])] == ["b", "1"]
+
+
+def test_a_spelling_that_is_nearly_a_class_is_asked_about(tmp_path: Path) -> None:
+    path = table(tmp_path, [*CHEST[:10], "COVID-19", "pneumonai"])
+    said = problems(path, ["covid", "no_finding", "pneumonia"])
+    assert "'COVID-19' looks much like the class 'covid'" in said
+    assert "`classes: {covid: [covid, COVID-19]}`" in said
+    assert "`where_not: {label: pneumonai}`" in said
+    kept = read(path, {"covid": ["covid", "COVID-19"], "no_finding": "no_finding"})
+    assert (kept.images["label"] == 0).sum() == 4
+
+
+def test_a_misspelt_class_is_told_once(tmp_path: Path) -> None:
+    said = problems(table(tmp_path, CHEST[:10]), ["covdi", "no_finding"])
+    assert ": 1 problem." in said
+    assert "no row holds the class 'covdi'. Did you mean 'covid'?" in said

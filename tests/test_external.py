@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +11,25 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from casewise.cohort import read_cohort
 from casewise.console import Silent
 from casewise.errors import CohortError, SplitError
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.elsewhere import drop
+from casewise.other_cohorts import read_external
 from casewise.phantoms.chest import make_chest
 from casewise.predictions import mean_over_folds
 from casewise.run import Run, run
-from tests.chest_study import THREE, chest_study, one_thread
+from tests.chest_study import THREE, chest_study
+from tests.conftest import absolute
 
 LEARNER = "test_resnet"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def alone() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_chest(tmp_path_factory.mktemp("here"), subjects=24, size=(64, 64), seed=1)
+def here(chests: Path) -> Path:
+    return chests
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +40,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def changed(table: Path, to: Path, **columns: Any) -> Path:
     """The table with other columns, its paths made absolute."""
-    rows = pd.read_csv(table)
-    rows["path"] = [str(table.parent / path) for path in rows["path"]]
+    rows = absolute(table)
     for name, values in columns.items():
         rows[name] = values(rows[name]) if callable(values) else values
     rows.to_csv(to, index=False)
@@ -226,3 +222,17 @@ def test_a_score_can_be_what_is_predicted(here: Path, there: Path, tmp_path: Pat
     tiles = steps.prepare(study, cohort, tmp_path, Silent())
     other, found, store = to_test_on(study, cohort, tiles, tmp_path, Silent())
     assert (other.name, len(found.images), len(store)) == ("valley", 18, 18)
+
+
+def test_what_is_missing_names_the_external_settings(here: Path, there: Path, tmp_path: Path) -> None:
+    rows = absolute(there).rename(columns={"label": "diagnosis"})
+    moved = tmp_path / "moved.csv"
+    rows.assign(path="nowhere.png").to_csv(moved, index=False)
+    study = chest_study(here, **external(moved))
+    main = read_cohort(study)
+    with pytest.raises(CohortError) as told:
+        read_external(study, main)
+    assert "`external.root` in the study sets another" in str(told.value)
+    assert "say `external: {columns: {label: NAME}}`" in str(told.value)
+    mapped = chest_study(here, **external(changed(there, tmp_path / "good.csv"), columns={"label": "label"}))
+    assert len(read_external(mapped, main)[1].cases)

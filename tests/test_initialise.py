@@ -301,3 +301,15 @@ def test_find_region(name: str, region: str) -> None:
 def test_a_flat_folder_of_real_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CasewiseError, match="images lie in one folder"):
         initialise("onestep-pasi", source=REAL / "severity-covid", folder=tmp_path)
+
+
+def test_folders_that_are_not_the_presets_classes(tmp_path: Path) -> None:
+    source = make(tmp_path / "in", *(f"{name}/{i}.jpg" for name in ("cohen", "nih") for i in range(4)))
+    done = initialise("covid-cxr", source=source, folder=tmp_path / "out")
+    study = read_study(tmp_path / "out" / "study.yaml")
+    assert study.classes_of("label") == ["cohen", "nih"]
+    assert len(read_cohort(study).cases) == 8
+    assert any("If the folders are no classes, but hospitals or sources" in line for line in done.understood)
+    source = make(tmp_path / "own", *(f"{name}/{i}.jpg" for name in ("Covid", "No finding", "pneumonia") for i in "12"))
+    initialise("covid-cxr", source=source, folder=tmp_path / "kept")
+    assert read_study(tmp_path / "kept" / "study.yaml").targets["label"].classes["covid"] == ["Covid"]

@@ -5,8 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
+import pytest
 
-from casewise.remarks import guess, headline, hopeless
+from casewise.remarks import environment, guess, headline, hopeless
 
 
 def table(stage: str, truths: list[float], folds: list[int | None]) -> pd.DataFrame:
@@ -80,3 +81,10 @@ def test_the_headline_of_classes_and_grades() -> None:
     said = headline(study, {"main": {**main, "kind": "ordinal", "stage": "external"}})
     assert said.startswith("dx, external set, 9 cases")
     assert said.endswith("net: quadratic kappa 0.80 [0.70, 0.90], accuracy 0.80 [0.70, 0.90]")
+
+
+def test_the_command_is_recorded_with_its_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/bin/casewise", "run", "my study.yaml", "--jobs", "2"])
+    assert environment(1.0)["command"] == "casewise run 'my study.yaml' --jobs 2"
+    monkeypatch.setattr("sys.argv", ["pytest"])
+    assert "Python" in environment(1.0)["command"]

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from casewise.audit.facts import SOURCES
 from casewise.audit.findings import Audit, Finding
 from casewise.evaluation.results import evaluate
 from casewise.report import (
@@ -403,15 +404,37 @@ def test_calibration_says_which_way_it_errs(three: Material) -> None:
 
 def test_an_accepted_error_stands_on_the_first_screen_with_its_reason(three: Material, text: str) -> None:
     screen = text.split("<h2>In plain words</h2>")[0]
-    assert "Accepted by the study:</em> " + REASON in screen
+    assert "Accepted:</em> " + REASON in screen
     assert "1 error and 2 warnings." in screen
-    assert screen.count("source alone tells finding") == 1
-    assert "Within finding no_finding, the image tells source" in screen
+    assert Page(screen).text.count("error Finding from the column source AUROC 0.91 Accepted:") == 1
+    assert "source alone tells finding" not in screen
+    told = audit.first_screen(three)
+    assert told is not None
+    assert told["warned"] == [
+        "the source from the image, within no finding (AUROC 0.97)",
+        "the same picture with two labels (4 pairs)",
+    ]
+    assert '<a href="#audit"><span class="level warning">2 warnings</span></a>' in screen
     assert "twice" not in screen.split('class="warned')[1]
     assert three.audit is not None
     assert three.audit["verdict"] in Page(text).text
     unaccepted = dataclasses.replace(three, audit=audit_of(three.cohort_images, {}))
     assert "Not accepted by the study." in render(unaccepted).split("<h2>In plain words</h2>")[0]
+
+
+def test_every_accepted_error_has_one_line_and_its_reason_and_warnings_are_counted(three: Material) -> None:
+    figures = {"target": "finding", "metric": "auroc", "value": 0.8}
+    names = ("source", "border", "files", "native_size", "native_mode")
+    found = [Finding(f"shortcut-{name}", "error", "A long sentence. " * 20, figures) for name in names]
+    found += [Finding(f"shortcut-{i}", "warning", "Another long sentence. " * 20, figures) for i in range(7)]
+    told = Audit(found).as_json({f"shortcut-{name}": f"reason of {name}" for name in names})
+    screen = render(dataclasses.replace(three, audit=told)).split("<h2>In plain words</h2>")[0]
+    box = screen.split('class="warned')[1]
+    assert box.count("<li>") == 5
+    assert all(box.count(f"Accepted:</em> reason of {name}<") == 1 for name in names)
+    assert "7 warnings</span>" in box
+    assert "and 4 more" in box
+    assert "long sentence" not in box
 
 
 def test_a_clean_audit_and_none_at_all(three: Material) -> None:
@@ -502,10 +525,22 @@ def test_each_source_left_out_has_its_line(three: Material, tmp_path: Path) -> N
     assert f"| cohen | {three.learner} | 45 | 0.610 [0.500, 0.700] |" in text
 
 
+def test_the_external_test_stands_in_plain_words_and_among_the_tiles(three: Material, two: Material, text: str) -> None:
+    inside, outside = (figures(three, stage)["auroc"]["value"] for stage in ("test", "external"))
+    plain = Page(text.split("<h2>In plain words</h2>")[1].split("</section>")[0]).text
+    assert "Elsewhere. On St Elsewhere (" in plain
+    assert f"from which nothing was learned) the AUROC is {outside:.2f}, against {inside:.2f} on the test set" in plain
+    assert "interval" in external.plain_words(three)[0][1]
+    assert f"External {outside:.3f} AUROC" in plain
+    assert external.plain_words(two) == [] == external.tiles(two)
+
+
 def test_external_without_truth_says_so(three: Material) -> None:
     metrics = {**three.metrics, "metrics": {s: m for s, m in three.metrics["metrics"].items() if s != "external"}}
     page = page_of(dataclasses.replace(three, metrics={**metrics, "external_drop": {}}))
     assert "nothing recorded there lets its predictions be judged" in page.text
+    assert "Elsewhere. Nothing recorded on St Elsewhere lets its predictions be judged." in page.text
+    assert "External 0" not in page.text
 
 
 def test_confident_errors_are_wrong_and_the_surest_first(three: Material) -> None:
@@ -532,6 +567,9 @@ def test_recorded_classes_are_counted_by_side_and_source(three: Material) -> Non
     assert "all of covid comes from cohen" in told["told"]
     held_out = dataclasses.replace(three, splits={**three.splits, "left_out": list("vwxyz")})
     assert labels.counted_classes(held_out)["sides"].rows[0][0] == "fold 1 (v)"
+    for name in (*SOURCES, "Data Set"):
+        renamed = dataclasses.replace(three, cohort_images=three.cohort_images.rename(columns={"source": name}))
+        assert labels.source_column(renamed) == name
     plain = dataclasses.replace(three, cohort_images=three.cohort_images.drop(columns=["source", "finding"]))
     assert labels.counted_classes(plain)["sources"] is None
     assert labels.counted_classes(plain)["sides"].rows[-1][1] == 150
@@ -675,3 +713,60 @@ if __name__ == "__main__":  # to look at the variants: python -m tests.test_repo
     write_report(toy(test=30, outside=60, networks=8, synthetic=True), folder / "three.html")
     write_report(toy("binary", networks=2), folder / "two.html")
     write_report(toy("ordinal", test=25, networks=3, subjects_known=False), folder / "grades.html")
+
+
+def guessing(material: Material, bad: list[str], *, folds: int = 5) -> Material:
+    """The same run, but the networks of these backbones (of the first folds) never beat guessing."""
+    jobs = [
+        job | ({"guess_loss": 0.01} if job["model"] in bad and job["fold"] <= folds else {"guess_loss": 2.0})
+        for job in material.jobs
+    ]
+    return dataclasses.replace(material, jobs=jobs)
+
+
+def test_networks_that_learned_nothing_are_said_first_and_mark_the_figures(three: Material) -> None:
+    alone = toy(networks=1)
+    hopeless = guessing(alone, [alone.learner])
+    after = render(hopeless).split("<h2>In plain words</h2>")[1].lstrip()
+    assert after.startswith(
+        f'<p class="unlearned" role="note">5 of 5 networks of {alone.learner}, the model shown here, never'
+    )
+    assert after.count('<dd class="mark">learned nothing</dd>') == 4
+    check_page(render(hopeless))
+    some = words.unlearned(guessing(alone, [alone.learner], folds=3))
+    assert some is not None
+    assert some.mark == "3 of 5 networks learned nothing"
+    assert words.unlearned(guessing(alone, [alone.learner], folds=2)) is None
+    assert words.unlearned(guessing(alone, [])) is None
+    assert "unlearned" not in render(guessing(alone, [])).split("</style>")[1]
+
+
+def test_a_combined_learner_learned_nothing_where_most_networks_did_not(three: Material) -> None:
+    shown = dataclasses.replace(
+        three, metrics=three.metrics | {"main": three.metrics["main"] | {"learner": "mean_of_learners"}}
+    )
+    told = words.unlearned(guessing(shown, list(shown.study.backbones[:2])))
+    assert told is not None
+    assert told.sentence.startswith("10 of 15 networks, of which mean_of_learners is made, never did better")
+    assert told.mark == "10 of 15 networks learned nothing"
+    assert words.unlearned(guessing(shown, shown.study.backbones[:1])) is None
+    single = dataclasses.replace(
+        three, metrics=three.metrics | {"main": three.metrics["main"] | {"learner": three.study.backbones[0]}}
+    )
+    told = words.unlearned(guessing(single, list(three.study.backbones[1:])))
+    assert told is not None
+    assert told.mark == ""
+
+
+def test_single_images_are_shown_in_one_grid(three: Material) -> None:
+    text = render(three)
+    seen = text.split('id="preparation"')[1].split("</section>")[0]
+    assert 'class="pairs"' in seen
+    assert 'class="prepared"' not in seen
+    assert seen.count("<figure>") == seen.count('alt="Tile') == seen.count('alt="Image')
+
+
+def test_without_a_description_the_title_is_followed_by_what_was_predicted() -> None:
+    header = render(toy(networks=1, description="")).split("<header>")[1].split("</header>")[0]
+    assert header.count('<p class="lead">') == 1
+    assert re.search(r"</h1>\s*<p class=\"lead\">\S", header)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,16 +17,16 @@ import pandas as pd
 import pytest
 
 from casewise.errors import AuditError, CasewiseError, CohortError, RunError, SplitError, StudyError
+from casewise.jobs.fingerprint import changed_settings, job_fingerprint
 from casewise.predictions import COLUMNS
 from casewise.run import Run, only_run, run
 from casewise.study import Study
 from casewise.study_file import read_study
+from tests.conftest import TINY, absolute
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, phantom: Path) -> tuple[Run, Path]:
-    from tests.conftest import TINY
-
     folder = tmp_path_factory.mktemp("finished")
     path = folder / "tiny.yaml"
     path.write_text(TINY.format(cohort=phantom))
@@ -97,9 +99,33 @@ def test_running_again_redoes_nothing(finished: tuple[Run, Path]) -> None:
     assert np.array_equal(again.predictions["y_pred"], done.predictions["y_pred"])
 
 
-def test_one_more_backbone_trains_only_that_one(finished: tuple[Run, Path], tmp_path: Path) -> None:
-    import shutil
+def test_a_run_of_a_version_with_fewer_settings_is_continued(finished: tuple[Run, Path], tmp_path: Path) -> None:
+    done, path = finished
+    folder = Path(shutil.copytree(done.folder, tmp_path / "copy"))
+    note = folder / "fingerprint.json"
+    record = json.loads(note.read_text())
+    old = record["decided"]
+    for part, key in ((old["recipe"], "tuning"), (old["panels"], "edge"), (old["targets"]["area"], "kind")):
+        del part[key]
+    del old["test_flips"], old["pretraining"]
+    record["fingerprint"] = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()
+    study = read_study(path)
+    for job in folder.glob("jobs/*/*/job.json"):
+        values = json.loads(job.read_text())
+        of_job = job_fingerprint(record["fingerprint"], study, values["model"])
+        job.write_text(json.dumps({**values, "fingerprint": of_job}))
+    note.write_text(json.dumps(record))
+    files = {p: p.stat().st_mtime_ns for p in folder.glob("jobs/*/*/*")}
+    run(study, folder)
+    assert {p: p.stat().st_mtime_ns for p in folder.glob("jobs/*/*/*")} == files
+    assert json.loads(note.read_text())["fingerprint"] == record["fingerprint"]
+    note.write_text(json.dumps(record))
+    panels = study.panels.model_copy(update={"edge": "reflect"})
+    with pytest.raises(RunError, match=r"study: panels\.edge was 'black' and is 'reflect'\. Results"):
+        run(study.model_copy(update={"panels": panels}), folder)
 
+
+def test_one_more_backbone_trains_only_that_one(finished: tuple[Run, Path], tmp_path: Path) -> None:
     done, path = finished
     folder = tmp_path / "copy"
     shutil.copytree(done.folder, folder)
@@ -146,8 +172,7 @@ def test_a_split_by_image_is_refused(tiny: Path) -> None:
 
 
 def test_an_imported_split_by_image_is_refused(tiny: Path, tmp_path: Path, phantom: Path) -> None:
-    table = pd.read_csv(phantom)
-    table["path"] = [str(phantom.parent / p) for p in table["path"]]
+    table = absolute(phantom)
     table["part"] = ["test" if i % 5 == 0 else "train" for i in range(len(table))]
     table.to_csv(tmp_path / "leaky.csv", index=False)
     study = read_study(tiny)
@@ -178,8 +203,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tiny: Path, tmp_path: Path) 
 
 
 def test_nothing_recorded_is_refused_before_anything_is_prepared(tiny: Path, tmp_path: Path, phantom: Path) -> None:
-    table = pd.read_csv(phantom)
-    table["path"] = [str(phantom.parent / p) for p in table["path"]]
+    table = absolute(phantom)
     table[["erythema", "induration", "scaling", "area"]] = ""
     table.to_csv(tmp_path / "empty.csv", index=False)
     study = read_study(tiny).model_copy(update={"cohort": tmp_path / "empty.csv"})
@@ -335,8 +359,7 @@ def test_another_weights_file_is_another_network(tiny: Path, tmp_path: Path) -> 
 def test_a_changed_cohort_to_pretrain_on_is_another_study(tiny: Path, tmp_path: Path, phantom: Path) -> None:
     from casewise.study import Pretraining
 
-    table = pd.read_csv(phantom)
-    table["path"] = [str(phantom.parent / p) for p in table["path"]]
+    table = absolute(phantom)
     table.to_csv(tmp_path / "other.csv", index=False)
     pretrain = {
         "cohort": tmp_path / "other.csv",
@@ -371,8 +394,7 @@ def test_a_bundle_that_saw_a_test_subject_is_refused(finished: tuple[Run, Path],
 def test_a_cohort_file_that_cannot_be_an_image_stops_the_run_and_names_it(
     tiny: Path, tmp_path: Path, phantom: Path
 ) -> None:
-    table = pd.read_csv(phantom)
-    table["path"] = [str(phantom.parent / p) for p in table["path"]]
+    table = absolute(phantom)
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(Path(table["path"][3]).read_bytes()[:900])
     table.loc[3, "path"] = str(broken)
@@ -382,10 +404,7 @@ def test_a_cohort_file_that_cannot_be_an_image_stops_the_run_and_names_it(
 
 
 def test_the_same_picture_under_two_subjects_stops_the_run(tiny: Path, tmp_path: Path, phantom: Path) -> None:
-    import shutil
-
-    table = pd.read_csv(phantom)
-    table["path"] = [str(phantom.parent / p) for p in table["path"]]
+    table = absolute(phantom)
     copy = tmp_path / "copy.jpg"
     last = table.index[-1]
     shutil.copyfile(table["path"][0], copy)
@@ -400,8 +419,7 @@ def test_the_same_picture_under_two_subjects_stops_the_run(tiny: Path, tmp_path:
 def test_a_twin_in_the_cohort_to_pretrain_on_stops_the_run(tiny: Path, tmp_path: Path, phantom: Path) -> None:
     from casewise.study import Pretraining
 
-    table = pd.read_csv(phantom)
-    table["path"] = [str(phantom.parent / p) for p in table["path"]]
+    table = absolute(phantom)
     table["subject"] = "other-" + table["subject"]
     table.to_csv(tmp_path / "other.csv", index=False)
     pretrain = {"cohort": tmp_path / "other.csv", "subjects": "distinct", "targets": {"erythema": {"range": (0, 4)}}}
@@ -412,3 +430,13 @@ def test_a_twin_in_the_cohort_to_pretrain_on_stops_the_run(tiny: Path, tmp_path:
     table.to_csv(tmp_path / "other.csv", index=False)
     with pytest.raises(SplitError, match="looks like 'S01'"):
         run(study, tmp_path / "run2")
+
+
+def test_what_changed_is_named_setting_by_setting(tiny: Path, tmp_path: Path) -> None:
+    study = read_study(tiny)
+    (tmp_path / "study.json").write_text(json.dumps(study.model_dump(mode="json")))
+    images = study.images.model_copy(update={"size": 48, "store": tmp_path})
+    changed = study.model_copy(update={"images": images, "split": study.split.model_copy(update={"folds": 3})})
+    assert changed_settings(tmp_path, changed, "images") == [f"images.size was {study.images.size} and is 48"]
+    assert changed_settings(tmp_path, changed, "split") == ["split.folds was 2 and is 3"]
+    assert changed_settings(tmp_path / "nowhere", changed, "split") == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,9 @@ from casewise.errors import AuditError, TrainingError
 from casewise.phantoms.chest import make_chest
 from casewise.predictions import decided
 from casewise.run import Run, run
-from tests.chest_study import THREE, chest_study, one_thread
+from tests.chest_study import THREE, chest_study
 
-
-@pytest.fixture(autouse=True, scope="module")
-def alone() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def chests(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_chest(tmp_path_factory.mktemp("chests"), subjects=24, size=(64, 64), seed=1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

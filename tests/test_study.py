@@ -108,3 +108,20 @@ def test_a_study_may_extend_another_file_but_not_itself(tmp_path: Path) -> None:
 
 def test_on_is_a_word(tmp_path: Path) -> None:
     assert read_study(written(tmp_path, GOOD + "recipe:\n  stop:\n    on: fold\n")).recipe.stop.on == "fold"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("recipe: {lr: -0.001}", r"recipe\.lr: input should be greater than 0 or 'find', found -0\.001\.$"),
+        ("external: other.csv", r"external: takes settings of its own \(cohort, .*found 'other\.csv'"),
+        ("targets: 3", r"targets: takes names with what they stand for, .*found 3"),
+        ("accept: {shortcut-source: }", r"accept\.shortcut-source: needs a reason in words"),
+        ("targets: {grade: [a, b]}", r"'label' is no target\. .*preset covid-cxr; .*`split: \{balance: grade\}`"),
+    ],
+)
+def test_mistakes_are_told_in_the_files_own_words(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(StudyError, match=said) as told:
+        read_study(written(tmp_path, f"extends: covid-cxr\ncohort: films.csv\n{text}\n"))
+    assert not any(word in str(told.value) for word in ("constrained", "literal[", "instance of", "dictionary"))
+    assert len(str(told.value).splitlines()) == 2

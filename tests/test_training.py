@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -186,3 +189,20 @@ def test_the_choice_is_remembered_for_the_machine(tmp_path: Path) -> None:
         network, Compute(precision="fp32", memory_format="contiguous"), side=32, batch=2, threads=1, memo=None
     )
     assert (stated.precision, stated.channels_last, stated.measured) == ("fp32", False, ())
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc alone is told to keep")
+def test_kept_memory_is_given_back_when_asked() -> None:
+    code = """
+import psutil, torch
+from casewise.training.speed import give_memory_back, keep_memory
+keep_memory()
+held = [torch.ones(250_000) for _ in range(200)]
+last = torch.ones(1000)
+del held
+before = psutil.Process().memory_info().rss
+give_memory_back()
+print((before - psutil.Process().memory_info().rss) // 2**20)
+"""
+    freed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert int(freed) > 150

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +14,9 @@ import pandas as pd
 
 import casewise
 from casewise import claimed, slides
-from casewise.audit.findings import Audit, read_audit, write_audit
-from casewise.errors import RunError
+from casewise.audit.findings import KNOWN, Audit, check_accepted, read_audit, write_audit
+from casewise.cohort_checks import closest
+from casewise.errors import CohortError, RunError
 
 if TYPE_CHECKING:
     from casewise.cohort import Cohort
@@ -23,14 +26,17 @@ if TYPE_CHECKING:
     from casewise.study import Study
 
 
+# Evidence beside the table's columns, by the names that findings have.
+PROBES = ("border", "thumbnail", "files", "file-size", "outside-anatomy")
 # What says how networks are trained and judged, and nothing of the images and their labels.
 NOT_LOOKED_AT = ("accept", "compute", "recipe", "stack", "external", "evaluation", "test_flips", "title", "description")
 
 
-def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder: Path, show: Show) -> Audit:
+def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits | None, folder: Path, show: Show) -> Audit:
     """The audit of a study, kept as `audit.json`; made anew only where something that it looked at has changed.
 
-    Where slides are cut it looks at a small picture of each whole slide, not at tiles.
+    `splits` is None where the split that the table gives cannot be used; the audit then tells why. Where slides are cut
+    it looks at a small picture of each whole slide, not at tiles.
     """
     from casewise.audit.examine import audit as examine
     from casewise.jobs.fingerprint import table_hash
@@ -45,7 +51,7 @@ def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, fol
         "table": table_hash(cohort, study),
         "columns": cohort.images.astype(str).to_json(),
         "tiles": tiles.address,
-        "split": splits.hash,
+        "split": splits.hash if splits else "",
         "study": study.model_dump(mode="json", exclude=set(NOT_LOOKED_AT)),
         "network": embed.origin if embed else "",
         "masks": _mask_files(study, cohort),
@@ -60,14 +66,46 @@ def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, fol
             return before
     with show.bar("audit") as bar:
         found = examine(
-            study, cohort, tiles, splits.side, embed=embed, progress=lambda done, total, text="": bar(done, total, text)
+            study,
+            cohort,
+            tiles,
+            splits.side if splits else None,
+            embed=embed,
+            progress=lambda done, total, text="": bar(done, total, text),
         )
-    if study.split.by == "image":
+    if splits and study.split.by == "image":
         found = dataclasses.replace(found, findings=[*found.findings, claimed.finding(study, whole, splits)])
     seen = {"made_from": made_from, "embedding": embed.origin if embed else "none: no pretrained weights at hand"}
     found = dataclasses.replace(found, facts={**found.facts, **seen})
     write_audit(path, found, study.accept)
     return found
+
+
+def check_audit(study: Study, images: pd.DataFrame) -> None:
+    """Check, before any image is read, what the study says of the audit: its columns, its mask, what it accepts.
+
+    Raises:
+        CohortError: `audit.columns` or `audit.mask` name what is not there.
+        AuditError: `accept` names what no finding can be called, or gives no reason.
+    """
+    from casewise.audit.facts import audited_columns
+
+    audited_columns(study, images)
+    mask, columns = study.audit.mask, [str(column) for column in images.columns]
+    if mask and mask not in columns:
+        raise CohortError(f"audit.mask: {mask!r} is no column.{closest(mask, columns)}")
+    check_accepted(study.accept, possible_findings(study, columns))
+
+
+def possible_findings(study: Study, columns: Sequence[str]) -> list[str]:
+    """The names that findings can have in a study whose table has these columns."""
+    own = [*study.targets, "image", "path", "subject", "case", "panel"]
+    others = [column.removeprefix("table_") for column in columns if column not in own]
+    shortcuts = ["shortcut-" + re.sub(r"\W+", "-", name) for name in [*others, *PROBES]]
+    told = [f"source-told-{label}" for name in study.outputs for label in study.classes_of(name)]
+    plain = [*shortcuts, *told]
+    # Where several targets are predicted, a finding's name ends with the target.
+    return list(dict.fromkeys([*KNOWN, *plain, *(f"{id}-{target}" for id in plain for target in study.outputs)]))
 
 
 def _kept(path: Path) -> Audit | None:

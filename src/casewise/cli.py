@@ -10,6 +10,9 @@ import typer
 
 from casewise import __version__
 
+# By the files alone: reading presets needs more than a command line should load.
+PRESETS = " or ".join(sorted(path.stem for path in Path(__file__).parent.glob("presets/*.yaml")))
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -34,7 +37,7 @@ def _main(
     pass
 
 
-@app.command()
+@app.command(short_help="Run a study whole, to its report; run again to continue.")
 def run(
     study: Annotated[Path, typer.Argument(help="The study file (YAML).")],
     out: Annotated[Path | None, typer.Option(help="The run folder [default: runs/<study's name>].")] = None,
@@ -56,7 +59,7 @@ def run(
     print(f"report: {done.report}")
 
 
-@app.command()
+@app.command(short_help="Check study file, table and split; train nothing.")
 def check(
     study: Annotated[Path, typer.Argument(help="The study file (YAML).")],
 ) -> None:
@@ -78,7 +81,7 @@ def check(
     )
 
 
-@app.command()
+@app.command(short_help="Look for twins, leaks and shortcuts before training.")
 def audit(
     study: Annotated[Path, typer.Argument(help="The study file (YAML).")],
     out: Annotated[Path | None, typer.Option(help="The run folder [default: runs/<study's name>].")] = None,
@@ -89,25 +92,35 @@ def audit(
     from casewise.audit.words import told
     from casewise.audited import examined
     from casewise.console import Terminal
+    from casewise.errors import BothSidesError
     from casewise.run import only_run
+    from casewise.split import Splits
 
     plan, show = _read(study, weights_dir, None), Terminal()
     folder = out or Path("runs") / plan.name
+    splits: Splits | None = None
+    refused: BothSidesError | None = None
     with only_run(folder):
         cohort = steps.read(plan, folder, show)
         tiles = steps.prepare(plan, cohort, folder, show)
-        splits = steps.split(plan, cohort, folder, show)
+        try:
+            splits = steps.split(plan, cohort, folder, show)
+        except BothSidesError as error:
+            refused = error
+            show.line("split", "none that can be used: subjects stand on several sides")
         found = examined(plan, cohort, tiles, splits, folder, show)
     print(told(found, plan.accept))
     for note in found.notes(plan.accept):
         print(f"{'':<10} {note}")
     print(f"audit: {folder / 'audit.json'}")
-    found.gate(plan.accept)
+    if refused:
+        raise refused  # a run would be, whatever is accepted
+    found.gate(plan.accept, told_before=True)
 
 
-@app.command()
+@app.command(short_help="Write a study file, and a table from folders of images.")
 def init(
-    preset: Annotated[str, typer.Argument(help="The preset to start from, such as onestep-pasi.")],
+    preset: Annotated[str, typer.Argument(help=f"The preset to start from: {PRESETS}.")],
     source: Annotated[
         Path | None, typer.Option("--from", help="A folder of images to make the cohort table from.")
     ] = None,
@@ -123,7 +136,7 @@ def init(
         print(f"wrote {path}")
 
 
-@app.command()
+@app.command(short_help="Draw a synthetic cohort with known truth.")
 def phantom(
     folder: Annotated[Path, typer.Argument(help="Where to write the images and the table.")],
     kind: Annotated[
@@ -225,7 +238,7 @@ def phantom(
     print(f"wrote {table}")
 
 
-@app.command()
+@app.command(short_help="Write a run's figures as a Markdown page.")
 def results(
     run_folder: Annotated[Path, typer.Argument(help="A finished run folder.")],
     to: Annotated[Path, typer.Option(help="The Markdown page to write.")],
@@ -237,7 +250,7 @@ def results(
     print(f"wrote {write_results(run_folder, to, beside=beside or [])}")
 
 
-@app.command()
+@app.command(short_help="List the names of backbones.")
 def backbones() -> None:
     """List the backbones that torchvision builds, the 29 of One-Step PASI first; every timm name is allowed too."""
     from casewise.models.names import TORCHVISION

@@ -52,7 +52,7 @@ def read_cohort(study: Study, *, to_learn: bool = True) -> Cohort:
     Raises:
         CohortError: with every problem of the table, each with its row (as a spreadsheet shows it) and remedy.
     """
-    problems = Problems()
+    problems = Problems(section="" if to_learn else "external")
     cells, notes = read_text_table(study.cohort, problems)
     cells = keep_rows(cells, study, problems, notes)
     if "where" in problems.found:

@@ -88,7 +88,8 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
         if role not in found and not study.columns.get(role):
             hint = next((h for h in headers if h.casefold() in _OTHER_NAMES[role]), "")
             likely = f" Did you mean {hint!r}?" if hint else closest(role, headers)
-            remedy = f"Add it, or say `columns: {{{role}: {hint or 'NAME'}}}` in the study."
+            stated = problems.setting(f"columns: {{{role}: {hint or 'NAME'}}}")
+            remedy = f"Add it, or say {stated} in the study."
             text = f"column {role}: is missing.{likely} {remedy} There are: {names_text(headers, 12)}."
             problems.add("columns", text)
     if study.split.column and study.split.column not in headers:
@@ -107,7 +108,9 @@ def keep_rows(cells: pd.DataFrame, study: Study, problems: Problems, notes: list
     kept = pd.Series(True, index=cells.index)
     for place, conditions in (("where", study.where), ("where_not", study.where_not)):
         for column, wanted in conditions.items():
-            found = _holding(cells, place, column, wanted, problems)
+            paths = column == study.columns.get("path", "path")
+            root = (study.root or study.cohort.parent).absolute() if paths else None
+            found = _holding(cells, place, column, wanted, problems, root)
             if found is not None:
                 kept &= found if place == "where" else ~found
     if not problems.found and not kept.any():
@@ -119,14 +122,23 @@ def keep_rows(cells: pd.DataFrame, study: Study, problems: Problems, notes: list
 
 
 def _holding(
-    cells: pd.DataFrame, place: str, column: str, wanted: str | list[str], problems: Problems
+    cells: pd.DataFrame, place: str, column: str, wanted: str | list[str], problems: Problems, root: Path | None
 ) -> pd.Series | None:
-    """Which rows hold one of the values wanted in a column; a column or value that is not there is a problem."""
+    """Which rows hold one of the values wanted in a column; a column or value that is not there is a problem.
+
+    With `root` the column holds paths from there: a file is the same however its path is written.
+    """
     if column not in cells:
         problems.add("where", f"{place}: {column!r} is no column.{closest(column, cells.columns.tolist())}")
         return None
     values = cells[column].str.strip()
     options = [wanted] if isinstance(wanted, str) else list(wanted)
+    if root is not None:
+        whole = {text: os.path.abspath(os.path.join(root, text.replace("\\", "/"))) for text in values if text}
+        asked = {os.path.abspath(os.path.join(root, option.strip())) for option in options if option.strip()}
+        options = list(dict.fromkeys([*(text for text, path in whole.items() if path in asked), *options]))
+        there = set(whole.values())
+        options = [o for o in options if o in whole or os.path.abspath(os.path.join(root, o.strip())) not in there]
     for option in options:
         if not (values == option.strip()).any():
             present = sorted(values.unique().tolist(), key=natural)
@@ -143,10 +155,13 @@ def read_names(raw: pd.Series, what: str, problems: Problems, notes: list[str]) 
     for row, value in each(text[(text == "") | text.str.casefold().isin(_NO_VALUE)]):
         found = "is empty" if not value else f"{value!r} stands for no value"
         hint = " Where subjects are not known, give each image a name of its own and say `subjects_known: false`."
+        unused = problems.setting('columns: {visit: ""}')
+        if what == "visit":
+            hint = f" To leave the column unused, so that every subject is one case, say {unused} in the study."
         problems.add(
             f"{what} empty",
-            f"row {row}, {what}: {found}. Fill in {fill}, or leave the row out with `where`."
-            + (hint if what == "subject" and value else ""),
+            f"row {row}, {what}: {found}. Fill in {fill}, or leave the row out with `where_not`."
+            + (hint if what == "visit" or (what == "subject" and value) else ""),
             row=row,
         )
     trimmed = int((raw != text).sum())
@@ -182,7 +197,8 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
     mended = 0
     reachable = folder.is_dir()
     if not reachable:
-        problems.add("root", f"root: there is no folder {folder}.")
+        key = f"{problems.section}.root" if problems.section else "root"
+        problems.add("root", f"{key}: there is no folder {folder}.")
     for row, text in each(raw):
         paths[row], marks[row] = os.path.abspath(os.path.join(folder, text)), ""
         if not text.strip():
@@ -198,7 +214,7 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
                 paths[row], mended = path, mended + 1
                 break
         if not found:
-            hint = _file_hint(folder, text, study) if problems.wants_detail("path missing") else ""
+            hint = _file_hint(folder, text, study, problems) if problems.wants_detail("path missing") else ""
             what = f"there is no file {text} in {folder}" if why is None else f"{text} cannot be reached ({why})"
             problems.add("path missing", f"row {row}, path: {what}.{hint}", row=row)
         elif not stat.S_ISREG(found.st_mode):
@@ -221,7 +237,7 @@ def _stat(path: str) -> tuple[os.stat_result | None, str | None]:
         return None, getattr(error, "strerror", None) or str(error)
 
 
-def _file_hint(folder: Path, text: str, study: Study) -> str:
+def _file_hint(folder: Path, text: str, study: Study, problems: Problems) -> str:
     wanted = folder / text
     try:
         if wanted.parent.is_dir() and (hint := closest(wanted.name, os.listdir(wanted.parent)[:5_000])):
@@ -229,10 +245,11 @@ def _file_hint(folder: Path, text: str, study: Study) -> str:
         inside = [folder / name for name in sorted(os.listdir(folder))[:50]]
         for start in (*inside, *list(folder.parents)[:3]):
             if (start / text).is_file():
-                return f" It is there from {start}: say `root: {start}` in the study."
+                return f" It is there from {start}: say {problems.setting(f'root: {start}')} in the study."
     except (OSError, ValueError):
         return ""
-    return "" if study.root else " Paths start at the table's folder; `root` in the study sets another."
+    key = f"{problems.section}.root" if problems.section else "root"
+    return "" if study.root else f" Paths start at the table's folder; `{key}` in the study sets another."
 
 
 def check_same(cells: pd.DataFrame, parts: pd.DataFrame, marks: pd.Series, problems: Problems) -> None:
@@ -273,7 +290,8 @@ def read_days(raw: pd.Series, subjects: pd.Series, role: str, column: str, probl
     allowed = "a number of days" if role == "day" else "a date such as 2020-01-31"
     for row, value in each(text[~text.isin(list(values))]):
         hint = " Write year-month-day." if role == "date" else ""
-        hint += f' To leave the column unused, say `columns: {{{role}: ""}}` in the study.'
+        unused = problems.setting(f'columns: {{{role}: ""}}')
+        hint += f" To leave the column unused, say {unused} in the study."
         problems.add(f"{role} bad", f"row {row}, {column}: {value!r} is not {allowed}.{hint}", row=row)
     days = pd.to_numeric(text.map(values), errors="coerce").astype(float)
     return days if role == "day" else days - days.groupby(subjects).transform("min")

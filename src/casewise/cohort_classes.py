@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
 from casewise.cohort_checks import alike, closest, number
@@ -13,6 +14,9 @@ from casewise.study import Study, Target
 if TYPE_CHECKING:
     import pandas as pd
 
+# One letter wrong in five.
+MISTYPED = 0.88
+
 
 def plain(spelling: str) -> str:
     """What is left of a class's name without case, and without spaces, hyphens and underscores inside it.
@@ -21,6 +25,24 @@ def plain(spelling: str) -> str:
     (True, False)
     """
     return re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])", "", alike(spelling))
+
+
+def nearly(one: str, two: str) -> bool:
+    """Whether two spellings of a class may well be one: a number or signs that only one has, or a letter mistyped.
+
+    >>> nearly("COVID-19", "covid"), nearly("pneumonai", "pneumonia"), nearly("grade 1", "grade 2")
+    (True, True, False)
+    """
+    one, two = plain(one), plain(two)
+    digits = [re.sub(r"\D", "", text) for text in (one, two)]
+    if all(digits) and digits[0] != digits[1]:
+        return False
+    letters = [re.sub(r"[\W\d_]", "", text) for text in (one, two)]
+    if letters[0] == letters[1]:
+        return bool(letters[0]) and bool(digits[0]) != bool(digits[1])
+    if letters[0] in letters[1] or letters[1] in letters[0]:
+        return False
+    return SequenceMatcher(None, one, two, autojunk=False).ratio() > MISTYPED
 
 
 def numbered(text: str) -> str:
@@ -50,10 +72,20 @@ def keep_classes(
         spelt = {spelling: label for label, spellings in target.classes.items() for spelling in spellings}
         looks = {plain(spelling): label for spelling, label in spelt.items()}
         _check_apart(name, spelt, problems)
+        written = {*text.unique(), *map(numbered, text.unique())}
         others = text[(text != "") & ~text.isin(list(spelt)) & ~text.map(numbered).isin(list(spelt))]
         for spelling, rows in others.groupby(others, sort=False).groups.items():
             label = looks.get(plain(str(spelling)))
-            if label is not None:
+            near = next((known for s, known in spelt.items() if s in written and nearly(str(spelling), s)), None)
+            if label is None and near is not None and target.kind == "classification":
+                problems.add(
+                    "class alike",
+                    f"{rows_text(rows, 4)}, {column}: {spelling!r} looks much like the class {near!r}. If they are "
+                    f"one, say so: `classes: {{{near}: [{', '.join(target.classes[near])}, {spelling}]}}`; if not, "
+                    f"leave these rows out: `where_not: {{{column}: {spelling}}}`.",
+                    row=rows[0],
+                )
+            elif label is not None:
                 problems.add(
                     "class alike",
                     f"{rows_text(rows, 4)}, {column}: {spelling!r} looks like the class {label!r}. Write one and the "
@@ -117,7 +149,10 @@ def check_classes(images: pd.DataFrame, study: Study, problems: Problems) -> Non
         for code, label in enumerate(study.classes_of(name)):
             rows = images[images[name] == code]
             who = rows["subject"].unique()
-            if not len(rows) and images[name].notna().any():
+            told = any(
+                f"targets.{name}:" in text and repr(label) in text for _, text in problems.found.get("class absent", [])
+            )
+            if not len(rows) and images[name].notna().any() and not told:
                 problems.add(
                     "class left out",
                     f"{name}: no row of the class {label!r} is left after the rows that the study leaves out. Leave it "
@@ -154,6 +189,6 @@ def unknown_classes(cells: pd.DataFrame, study: Study, columns: dict[str, str], 
                 "class unknown",
                 f"{rows_text(rows, 4)}, {column}: the networks do not know the class {value!r}; they know "
                 f"{names_text(list(target.classes), 8)}.{closest(value, spelt)} Leave these rows out with "
-                "`external: {where: …}`, or spell the class as the study does.",
+                f"`external: {{where_not: {{{column}: {value}}}}}`, or spell the class as the study does.",
                 row=rows[0],
             )

@@ -20,9 +20,21 @@ _WHOLE, _SHOWN = 20, 5
 
 @dataclass
 class Problems:
-    """Everything that is wrong with a table, collected by kind, so that one pass shows all of it."""
+    """Everything that is wrong with a table, collected by kind, so that one pass shows all of it.
+
+    `section` is the part of the study file that the table belongs to, such as external; '' is the study itself.
+    """
 
     found: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    section: str = ""
+
+    def setting(self, text: str) -> str:
+        """A setting as the study file says it for this table.
+
+        >>> Problems().setting("root: x"), Problems(section="external").setting("root: x")
+        ('`root: x`', '`external: {root: x}`')
+        """
+        return f"`{self.section}: {{{text}}}`" if self.section else f"`{text}`"
 
     def add(self, kind: str, text: str, *, row: int = 0) -> None:
         """Keep one problem; those of one `kind` are shown together, and `row` (0 = whole table) orders them."""

@@ -43,7 +43,9 @@ def read_target(name: str, study: Study, cells: pd.DataFrame, problems: Problems
         told = "" if column == name else f" (target {name})"
         text = f"column {column}{told}: is missing.{closest(column, cells.columns.tolist())}"
         if name not in study.columns:
-            problems.add("columns", f"{text} Add it, or name its column in the study's targets.")
+            stated = problems.setting(f"columns: {{{name}: NAME}}")
+            remedy = f"say {stated}" if problems.section else "name its column in the study's targets"
+            problems.add("columns", f"{text} Add it, or {remedy}.")
     if missing:
         return nothing
     if target.classes and len(columns) > 1:

@@ -26,6 +26,10 @@ class SplitError(CasewiseError):
     """A split cannot be made, or lets a subject stand on both sides."""
 
 
+class BothSidesError(SplitError):
+    """A split that the table gives has subjects on several sides; the audit can still tell of it."""
+
+
 class WeightsError(CasewiseError):
     """Pretrained weights are missing or belong to another network."""
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from casewise.cohort_checks import iso_day
+from casewise.cohort_classes import plain
 from casewise.cohort_table import names_text
 from casewise.errors import CasewiseError
 from casewise.files import write_atomic
 from casewise.folder_layout import Found, Layout, read_layout
+from casewise.ordering import natural
 from casewise.study import Study
 from casewise.study_file import preset_text, read_study
 
@@ -76,6 +78,19 @@ def _label_column(study: Study) -> str:
     return columns.pop() if len(columns) == 1 else "label"
 
 
+def _folder_classes(layout: Layout, study: Study) -> tuple[str, dict[str, list[str]]] | None:
+    """The target that the folders' classes are of, with classes after the folders where the preset's are not theirs."""
+    if not layout.by_class:
+        return None
+    column = _label_column(study)
+    name = next((n for n, t in study.targets.items() if (t.column or n) == column and t.kind == "classification"), None)
+    labels = sorted({image.label for image in layout.images}, key=natural)
+    if name is None or len(labels) < 2 or all(set(s) <= set(labels) for s in study.targets[name].classes.values()):
+        return None
+    alike = {c: [x for x in labels if plain(x) in map(plain, s)] for c, s in study.targets[name].classes.items()}
+    return name, alike if all(alike.values()) else {label: [label] for label in labels}
+
+
 def _has_split(layout: Layout) -> bool:
     return {image.side for image in layout.images} == {"train", "test"}
 
@@ -127,6 +142,12 @@ def _study_text(
             "subjects_known: false",
         ]
         active.add("subjects_known")
+    if layout is not None and (found := _folder_classes(layout, study)):
+        name, classes = found
+        same = all(spelt == [label] for label, spelt in classes.items())
+        told = json.dumps(list(classes) if same else classes, ensure_ascii=False)
+        lines.append(f"targets: {{{_quoted(name)}: {{classes: {told}}}}}  # as the folders are named")
+        active.add("targets")
     if layout is not None and _has_split(layout):
         lines.append("split: {column: split}  # train and test as the folders say")
         active.add("split")
@@ -200,6 +221,16 @@ def _understood(layout: Layout, study: Study) -> list[str]:
             "WARNING: subjects are not known. Each image counts as a subject of its own (subjects_known: false): "
             "images of one person may stand on both sides of a split, and every figure may be too good."
         )
+    if found := _folder_classes(layout, study):
+        name, classes = found
+        line = f"The classes of {name} in {STUDY} are those of the folders: {', '.join(classes)}"
+        if list(classes) != study.classes_of(name):
+            line += (
+                f" (the preset has {', '.join(study.classes_of(name))}). If the folders are no classes, but hospitals "
+                f"or sources, delete `targets` in {STUDY}, rename the column {name} of {TABLE} to source, and add a "
+                f"column {name} with one of the preset's classes in each row"
+            )
+        lines.append(f"{line}.")
     lacking = {case: set(study.regions) - found for case, found in cases.items() if not set(study.regions) <= found}
     if lacking and not layout.by_class:
         shown = names_text([f"{'/'.join(filter(None, c))} ({', '.join(sorted(r))})" for c, r in lacking.items()], 5)

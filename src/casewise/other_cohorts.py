@@ -77,6 +77,11 @@ def external_study(study: Study) -> Study:
         "columns": wanted.columns,
         "where": wanted.where,
         "where_not": wanted.where_not,
+        # a column that the study names is one of its own table: another table may have another
+        "targets": {
+            name: target.model_copy(update={"column": None}) if name in wanted.columns else target
+            for name, target in study.targets.items()
+        },
         "split": study.split.model_copy(update={"balance": None, "column": None, "leave_out": None}),
         "evaluation": study.evaluation.model_copy(update={"response": False, "readers": {}, "bands": {}}),
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
+import sys
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +27,8 @@ _HEADLINES = {
     "ordinal": {"kappa_quadratic": "quadratic kappa", "accuracy": "accuracy"},
 }
 
+_MOST_SOURCES = 6
+
 
 def headline(study: Study, results: dict[str, Any]) -> str:
     """One sentence on the main outcome, for the learner that was chosen out of fold."""
@@ -36,14 +40,45 @@ def headline(study: Study, results: dict[str, Any]) -> str:
     for metric, name in _HEADLINES[main.get("kind", "regression")].items():
         f = figures.get(metric)
         if f and f["value"] is not None:
-            rough = ", rough" if f.get("rough") else ""
-            interval = f" [{f['low']:z.2f}, {f['high']:z.2f}{rough}]" if f["low"] is not None else ""
-            parts.append(f"{name} {f['value']:z.2f}{interval}")
+            parts.append(f"{name} {f['value']:z.2f}{_bounds(f)}")
     n = next(iter(figures.values()))
     block = results.get("classes", {}).get(stage, {}).get(learner, {}).get(study.outcome)
     judged = f"{sum(block['support'])} {study.level_of(study.outcome)}s" if block else f"{n['n_cases']} cases"
+    if stage == "oof" and results.get("within"):
+        return (
+            f"{study.outcome}, each {_source(study)} left out, {judged} of {n['n_subjects']} subjects, {learner}: "
+            + (_within(main.get("kind", "regression"), learner, results))
+        )
     where = {"test": "test set", "external": "external set"}.get(stage, "out of fold")
     return f"{study.outcome}, {where}, {judged} of {n['n_subjects']} subjects, {learner}: {', '.join(parts)}"
+
+
+def _bounds(figure: dict[str, Any]) -> str:
+    rough = ", rough" if figure.get("rough") else ""
+    return f" [{figure['low']:z.2f}, {figure['high']:z.2f}{rough}]" if figure["low"] is not None else ""
+
+
+def _source(study: Study) -> str:
+    return (study.split.leave_out or "source").replace("_", " ")
+
+
+def _within(kind: str, learner: str, results: dict[str, Any]) -> str:
+    """The headline's figures within each source that was left out, and what the pooled ones are not."""
+    from casewise.evaluation.headline import mixed
+
+    parts = []
+    for metric, name in _HEADLINES[kind].items():
+        found = results["within"].get(learner, {}).get(metric)
+        if not found or found["value"] is None:
+            continue
+        each = {source: results["left_out"][source][learner][metric] for source in found["sources"]}
+        told = [f"{source} {f['value']:z.2f}{_bounds(f)}" for source, f in each.items()]
+        if len(told) > _MOST_SOURCES:
+            values = [f["value"] for f in each.values()]
+            told = [f"from {min(values):z.2f} to {max(values):z.2f}"]
+        told += [f"undefined in {', '.join(found['undefined'])}"] if found["undefined"] else []
+        parts.append(f"{name} {found['value']:z.2f} (mean of {len(each)}; {', '.join(told)})")
+    return f"{', '.join(parts) or 'nothing is defined within one'}; {mixed(kind)}"
 
 
 def guess(predictions: pd.DataFrame, target: str, classes: Sequence[str] = ()) -> list[str]:
@@ -112,6 +147,13 @@ def hopeless(study: Study, folder: Path) -> list[str]:
     return told
 
 
+def _command() -> str:
+    """The command as it was given, with the study file and options."""
+    program, *words = sys.argv or [""]
+    given = Path(program).stem in ("casewise", "cli", "__main__") and words[:1] == ["run"]
+    return shlex.join(["casewise", *words]) if given else "casewise.run.run, from Python"
+
+
 def environment(seconds: float) -> dict[str, Any]:
     """Versions, machine and time of a run, for the report."""
     from casewise.training.speed import cores, cpu_name
@@ -124,6 +166,6 @@ def environment(seconds: float) -> dict[str, Any]:
         "processor": cpu_name(),
         "cores": cores(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": "casewise run",
+        "command": _command(),
         "seconds": round(seconds, 1),
     }

@@ -136,9 +136,11 @@ def split(cohort: Cohort, study: Study) -> Splits:
     """
     subjects = sorted(set(cohort.panels["subject"]))
     settings = study.split.model_dump()
+    numbered = False
     if study.split.column:
         side = imported(cohort.images, study.split.column)
         folds = len({s for s in side.values() if s != TEST})
+        numbered = folds > 1
         if TEST in side.values() and not any(s != TEST for s in side.values()):
             raise SplitError(
                 f"The column {study.split.column!r} puts every subject in the test set; none is left to train."
@@ -174,6 +176,7 @@ def split(cohort: Cohort, study: Study) -> Splits:
     record = {
         "how": f"leave out {study.split.leave_out}" if study.split.leave_out else how,
         **({"left_out": sources} if study.split.leave_out else {}),
+        **({"numbered": True} if numbered else {}),
         "settings": settings,
         "balance": guide_name(study),
         "restarts": study.split.restarts,
@@ -282,10 +285,16 @@ def check_scored(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
                     sides = sorted({splits.side[s] for s in holders}, reverse=True)
                     where = " or ".join("the test set" if s == TEST else f"fold {s + 1}" for s in sides)
                     where = f"all of them are {sources[fold]!r}" if sources else f"all of them are in {where}"
+                    column = study.split.column
+                    if sources:
+                        remedy = "Leave the class out of `classes`, or study without `split.leave_out`."
+                    elif column and (splits.record.get("numbered") or sides == [TEST]):
+                        remedy = f"Change column {column!r}, so that they stand on several sides, or add subjects."
+                    else:
+                        remedy = "Lower split.folds or add subjects."
                     raise SplitError(
                         f"{name}: the class {label!r} has {len(holders)} subjects, and {where}: networks that are "
-                        "judged there could not learn it. "
-                        + ("Leave the class out of `classes`." if sources else "Lower split.folds or add subjects.")
+                        f"judged there could not learn it. {remedy}"
                     )
     for name in study.outputs if study.stack else []:
         scored = panels["subject"][~np.isnan(panel_values(panels, study, name))]

@@ -13,7 +13,7 @@ import pandas as pd
 from casewise import predictions as predicted
 from casewise import slides
 from casewise.audit.findings import Audit
-from casewise.audited import examined
+from casewise.audited import check_audit, examined
 from casewise.cohort import Cohort, read_cohort
 from casewise.console import Show
 from casewise.errors import CohortError, RunError, StudyError, nearest
@@ -24,6 +24,7 @@ from casewise.remarks import environment, guess, headline, hopeless
 from casewise.scores import apply_scores, cases_with_missing_regions, check_scores
 from casewise.split import Splits, check_scored, read_splits, write_splits
 from casewise.split import split as make_splits
+from casewise.split_given import validation_in
 from casewise.study import STACKERS, Study
 from casewise.tile_predictions import gather
 from casewise.truth import study_scores, truth_table
@@ -44,6 +45,7 @@ def read(study: Study, folder: Path | None, show: Show) -> Cohort:
         hint = nearest(study.weights_dir.name, [p.name for p in near.iterdir()]) if near.is_dir() else ""
         raise StudyError(f"weights_dir: there is no folder {study.weights_dir}.{hint}")
     cohort = read_cohort(study)
+    check_audit(study, cohort.images)
     levels: dict[str, Literal["region", "case"]] = {
         name: "region" if study.level_of(name) == "region" else "case" for name in study.outputs
     }
@@ -56,8 +58,7 @@ def read(study: Study, folder: Path | None, show: Show) -> Cohort:
     for name, values in zip(study.outputs, truth_table(cohort.panels, study).T, strict=True):
         if np.nanmin(values) == np.nanmax(values):
             raise CohortError(f"{study.cohort}: {name} is {np.nanmin(values):g} everywhere: there is nothing to learn.")
-    if study.external:
-        read_external(study, cohort)
+    external = read_external(study, cohort) if study.external else None
     cohort = slides.cut(study, cohort, folder / slides.FOLDER if folder else None, show)
     if folder:
         refuse_other(folder, what_decides(study, cohort))
@@ -71,6 +72,10 @@ def read(study: Study, folder: Path | None, show: Show) -> Cohort:
     show.line("cohort", ", ".join(parts) + (" (synthetic)" if study.synthetic else ""))
     for note in cohort.notes:
         show.line("", note)
+    if external and not folder:  # a run tells of it once its images are read
+        other, elsewhere = external
+        people, images = elsewhere.cases["subject"].nunique(), len(elsewhere.images)
+        show.line("external", f"{other.name}: {people:,} subjects, {images:,} images, to be tested on")
     return cohort
 
 
@@ -91,7 +96,7 @@ def split(study: Study, cohort: Cohort, folder: Path, show: Show) -> Splits:
         before = read_splits(path)
         if before.hash != splits.hash and any((folder / "jobs").glob("*/*/job.json")):
             raise RunError(
-                f"{folder} was split differently: the cohort's subjects, the seed or the split settings changed since. "
+                f"{folder} was split differently: {_why_split(study, folder)}. "
                 "Networks of two splits must not be mixed. Give another folder with --out."
             )
     write_splits(splits, path)
@@ -101,11 +106,20 @@ def split(study: Study, cohort: Cohort, folder: Path, show: Show) -> Splits:
     sides = f"{n['test']['subjects']} subjects for the test, " if n["test"]["subjects"] else "no test set, "
     told = f", imbalance of {guide} {tested[guide]:.1%}" if guide in tested else ""
     how = f" (best of {study.split.restarts:,})" if splits.record["how"] == "balanced" else " (imported)"
+    if study.split.column and validation_in(cohort.images[study.split.column]):
+        how = " (imported; validation is trained on)"
     if sources := splits.record.get("left_out"):
         show.line("split", f"each {study.split.leave_out} left out once: {', '.join(sources)}")
     else:
         show.line("split", f"{sides}the others in {splits.folds} folds by subject{told}{how}")
     return splits
+
+
+def _why_split(study: Study, folder: Path) -> str:
+    from casewise.jobs.fingerprint import changed_settings
+
+    found = "; ".join(changed_settings(folder, study, "split"))
+    return found or "the cohort's subjects, the seed or the split settings changed since"
 
 
 def audit(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder: Path, show: Show) -> Audit:
@@ -115,7 +129,7 @@ def audit(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder
         AuditError: naming what was found; nothing was trained.
     """
     found = examined(study, cohort, tiles, splits, folder, show)
-    show.line("audit", found.verdict)
+    show.line("audit", found.verdict_beside(study.accept))
     for note in found.notes(study.accept):
         show.line("", note)
     found.gate(study.accept)
@@ -134,7 +148,7 @@ def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder
     pretraining = to_pretrain_on(study, cohort, tiles, splits, folder, show) if study.pretrain else None
     if elsewhere and pretraining:
         apart_from_pretraining(study, elsewhere, pretraining, folder, show)
-    fingerprint = claim(folder, with_images(what_decides(study, cohort), splits, tiles, pretraining))
+    fingerprint = claim(folder, with_images(what_decides(study, cohort), splits, tiles, pretraining), study)
     write_json(folder / "study.json", study.model_dump(mode="json"))
     write_parquet(folder / "cohort.parquet", cohort.images)
     jobs = expand(study, splits, folder, fingerprint)
@@ -206,6 +220,10 @@ def score(study: Study, predictions: pd.DataFrame, folder: Path) -> pd.DataFrame
 
 def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Path, show: Show) -> dict[str, Any]:
     """Judge every learner on every target with intervals by subject, and write `metrics.json`."""
+    from casewise.evaluation.classed import one_class_notes
+    from casewise.evaluation.elsewhere import one_class_by_source
+    from casewise.evaluation.headline import headline_within
+
     settings = study.evaluation
     begun = time.monotonic()
     names = [*study.outputs, *study.scores]
@@ -233,6 +251,12 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Pa
             )
     classes = study.classes_of(study.outcome)
     found |= _other_patients(study, predictions, folder)
+    if found.get("left_out"):
+        column = study.split.leave_out or "source"
+        found["main"] = headline_within(found["main"], found["metrics"], found["left_out"], column, found["notes"])
+        found["notes"] += one_class_by_source(found["left_out"], study.level_of(study.outcome))
+    nouns = {name: study.level_of(name) for name in names if study.classes_of(name)}
+    found["notes"] += one_class_notes(found["classes"], nouns)
     found["notes"] += [note] if (note := found.pop("drop_note", "")) else []
     found["notes"] += [*guess(predictions, study.outcome, classes), *hopeless(study, folder)]
     write_json(folder / "metrics.json", found)
@@ -247,7 +271,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Pa
 def _other_patients(study: Study, predictions: pd.DataFrame, folder: Path) -> dict[str, Any]:
     """What is lost on the external cohort, and the figures of each source that was left out of training."""
     from casewise.evaluation.bootstrap import Plan
-    from casewise.evaluation.elsewhere import by_source, drop
+    from casewise.evaluation.elsewhere import by_source, drop, within_sources
 
     target, settings = study.outcome, study.evaluation
     plan = Plan(settings.resamples, settings.confidence, study.seed)
@@ -261,9 +285,12 @@ def _other_patients(study: Study, predictions: pd.DataFrame, folder: Path) -> di
                 "The external cohort is predicted by the mean of all folds' networks, cases out of fold by one network "
                 "each: the drop is somewhat larger than it looks."
             )
-    sources = json.loads((folder / "splits.json").read_text()).get("left_out")
-    if sources:
+    splits = json.loads((folder / "splits.json").read_text())
+    if names := splits.get("left_out"):
+        folds = sorted((side, subject) for subject, side in splits["subjects"].items() if side != "test")
+        sources = {subject: names[side - 1] for side, subject in folds}
         found["left_out"] = by_source(predictions, target, sources, classes=classes, positive=positive, plan=plan)
+        found["within"] = within_sources(found["left_out"])
     return evaluation.plain(found)
 
 

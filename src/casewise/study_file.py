@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -81,12 +82,20 @@ def read_study(path: Path | str, **changes: Any) -> Study:
     if not path.is_file():
         hint = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
         raise StudyError(f"There is no study file {path}.{hint}")
-    values = _extended(_mapping(_text(path), str(path)), str(path), folder=path.parent, seen=(str(path.resolve()),))
+    own = _mapping(_text(path), str(path))
+    parent = str(own.get("extends", ""))
+    values = _extended(dict(own), str(path), folder=path.parent, seen=(str(path.resolve()),))
     for key, value in changes.items():
         if value is not None:
             values[key] = value
     values.setdefault("name", path.stem)
-    return build_study(values, source=str(path), folder=path.parent)
+    try:
+        return build_study(values, source=str(path), folder=path.parent)
+    except StudyError as error:
+        first, *lines = str(error).split("\n  ")
+        if not parent:
+            raise
+        raise StudyError("\n  ".join([first, *(_inherited(line, values, own, parent) for line in lines)])) from None
 
 
 def build_study(values: dict[str, Any], *, source: str, folder: Path) -> Study:
@@ -102,7 +111,7 @@ def build_study(values: dict[str, Any], *, source: str, folder: Path) -> Study:
     try:
         return Study.model_validate(values)
     except ValidationError as error:
-        lines = sorted({_sentence(problem) for problem in error.errors()})
+        lines = _sentences(error.errors(), values)
         raise StudyError(f"{source} cannot be used:\n  " + "\n  ".join(lines)) from None
 
 
@@ -223,16 +232,81 @@ def _absolute_weights(values: dict[str, Any], folder: Path) -> None:
         values["weights"] = ("bundle:" if weights.startswith("bundle:") else "") + str((folder / rest).resolve())
 
 
+def _inherited(line: str, values: dict[str, Any], own: dict[str, Any], parent: str) -> str:
+    """A problem, and where its key comes from if it stands in the preset and not in the study's own file."""
+    place, _, _ = line.partition(": ")
+    keys = place.split(".")
+    if not _stands(keys, values) or _stands(keys, own):
+        return line
+    targets = values.get("targets")
+    value = next(iter(targets), "…") if isinstance(targets, dict) and "is no target" in line else "…"
+    for key in reversed(keys[1:]):
+        value = f"{{{key}: {value}}}"
+    kind = "file" if parent.endswith((".yaml", ".yml")) else "preset"
+    return f"{line} The key comes from the {kind} {parent}; write your own: `{keys[0]}: {value}`."
+
+
+def _stands(keys: list[str], values: Any) -> bool:
+    for key in keys:
+        if not isinstance(values, dict) or key not in values:
+            return False
+        values = values[key]
+    return True
+
+
+def _sentences(problems: Sequence[Any], values: dict[str, Any]) -> list[str]:
+    """One sentence for each place: of a setting that may be of several kinds, what each of them would take."""
+    placed: dict[tuple[Any, ...], list[Any]] = {}
+    for problem in problems:
+        loc = _written(problem["loc"], values)
+        placed.setdefault(loc, []).append({**problem, "loc": loc})
+    lines = []
+    for several in placed.values():
+        told = list(dict.fromkeys(_sentence(problem) for problem in several))
+        if len(told) > 1 and all("input should be " in line for line in told):
+            ends = [line.partition("input should be ")[2].partition(", found ")[0].rstrip(".") for line in told]
+            start, _, rest = told[0].partition("input should be ")
+            found = rest.partition(", found ")[2]
+            told = [f"{start}input should be {' or '.join(ends)}{f', found {found}' if found else '.'}"]
+        lines += told
+    return sorted(set(lines))
+
+
+def _written(loc: tuple[Any, ...], values: Any) -> tuple[Any, ...]:
+    """A place as the study file has it, without the kinds that a setting may be of."""
+    kept: list[Any] = []
+    for part in loc:
+        there = isinstance(values, dict) and part in values
+        kind = isinstance(part, str) and re.fullmatch(
+            r"(constrained-\w+|float|int|str|bool|(literal|list|dict|tuple|function-\w+)\b.*)", part
+        )
+        if kind and not there:
+            continue
+        kept.append(part)
+        inside = isinstance(values, (list, tuple)) and isinstance(part, int) and part < len(values)
+        values = values[part] if there or inside else None
+    return tuple(kept)
+
+
 def _sentence(problem: Any) -> str:
     place = ".".join(str(part) for part in problem["loc"])
+    found = problem.get("input")
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        names = _fields(problem["loc"])
+        shown = ", ".join(names[:4])
+        return f"{place}: takes settings of its own ({shown} …), such as `{{{names[0]}: …}}`, found {found!r}."
+    if problem["type"] == "dict_type":
+        key = problem["loc"][-1]
+        return f"{place}: takes names with what they stand for, `{key}: {{name: …}}`, found {found!r}."
+    if problem["type"] == "string_type" and problem["loc"][0] == "accept":
+        return f"{place}: needs a reason in words, found {found!r}."
     if problem["type"] == "extra_forbidden":
         return f"{place}: there is no such setting.{nearest(problem['loc'][-1], _fields(problem['loc'][:-1]))}"
     if problem["type"] == "missing":
         return f"{place}: is missing."
-    text = problem["msg"].removeprefix("Value error, ")
+    text = re.sub(r", unable to parse string as .*$", "", problem["msg"].removeprefix("Value error, "))
     if not place:
         return text + ("" if text.endswith(("?", ".")) else ".")
-    found = problem.get("input")
     shown = "" if isinstance(found, (dict, list)) else f", found {found!r}"
     return f"{place}: {text[0].lower() + text[1:]}{shown}."
 

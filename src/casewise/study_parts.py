@@ -303,7 +303,7 @@ class External(Part):
 
 
 class Audit(Part):
-    """What the audit looks at: columns that should not tell the label (by default those usual ones that are there)."""
+    """What the audit looks at: columns that should not tell the label, beside the usual ones that are there."""
 
     columns: list[str] | None = None
     mask: str | None = None

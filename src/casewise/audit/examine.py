@@ -62,7 +62,9 @@ def audit(
         twins = find_twins(
             tiles, images, embed=embed, progress=lambda done, total: tell(TWINS * done / total, 1.0, "twins")
         )
-        found = twin_findings(twins, images, [name for name in study.outputs if name in study.targets], sides)
+        targets, root = [name for name in study.outputs if name in study.targets], study.root or study.cohort.parent
+        column = study.columns.get("path", "path")
+        found = twin_findings(twins, images, targets, sides, column=column, root=root.absolute())
     with _timed(seconds, "splits made elsewhere"):
         known = {finding.id for finding in found}
         # A split column that is used is the split itself, whose twins are found already.

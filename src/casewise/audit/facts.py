@@ -26,11 +26,12 @@ __all__ = ["SOURCES", "Column", "audited_columns", "encode", "file_features", "f
 
 Floats = NDArray[np.floating[Any]]
 
+# Also what the report counts classes by.
 SOURCES = (
     *("source", "site", "centre", "center", "hospital", "institution", "institute", "clinic"),
-    *("dataset", "database"),
+    *("dataset", "database", "scanner"),
 )
-_DEVICES = ("scanner", "device", "manufacturer", "vendor", "camera", "station", "modelname", "manufacturermodelname")
+_DEVICES = ("device", "manufacturer", "vendor", "camera", "station", "modelname", "manufacturermodelname")
 _PEOPLE = ("sex", "gender", "age", "ethnicity", "race", "country", "city", "operator", "technician", "photographer")
 _TAKING = (
     *("view", "viewposition", "projection", "position", "modality", "protocol", "sequence", "laterality", "side"),
@@ -59,7 +60,9 @@ class Column:
 
 
 def audited_columns(study: Study, images: pd.DataFrame) -> list[str]:
-    """The columns that should not tell the label: as the study says, else those of the usual names that are there.
+    """The columns that should not tell the label: those of the usual names that are there, and what the study names.
+
+    The usual ones cannot be left out: what is known to tell the label needs a reason (`accept`), not silence.
 
     Raises:
         CohortError: a column that the study names is not there, or is what is to be told.
@@ -78,10 +81,11 @@ def audited_columns(study: Study, images: pd.DataFrame) -> list[str]:
                 raise CohortError(
                     f"audit.columns: {name!r} is no column.{closest(name, list(known))} There are: {there}."
                 )
-        return [known.get(name, name) for name in dict.fromkeys(study.audit.columns)]
+    stated = [known.get(name, name) for name in dict.fromkeys(study.audit.columns or [])]
     used = annotated | {column for column in study.columns.values() if column and column != study.columns.get("date")}
     used |= {study.split.column or "", study.audit.mask or ""}
-    return [name for name in others if _usual(name) in USUAL and name.removeprefix("table_") not in used]
+    usual = [name for name in others if _usual(name) in USUAL and name.removeprefix("table_") not in used]
+    return list(dict.fromkeys([*stated, *usual]))
 
 
 def _usual(name: str) -> str:

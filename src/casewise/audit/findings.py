@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from casewise.errors import AuditError, RunError, nearest
 from casewise.files import write_json
 
-__all__ = ["FAMILIES", "KNOWN", "Audit", "Finding", "Level", "is_known", "read_audit", "write_audit"]
+__all__ = ["FAMILIES", "KNOWN", "Audit", "Finding", "Level", "check_accepted", "is_known", "read_audit", "write_audit"]
 
 Level = Literal["note", "warning", "error"]
 
@@ -27,6 +27,7 @@ KNOWN = (
 )
 FAMILIES = ("shortcut-", "source-told-")
 PAIRS_SHOWN = 5
+_OUTSIDE = " from outside-anatomy"
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,20 @@ class Audit:
         >>> Audit([Finding("shortcut-source", "error", "The source tells the label.")]).verdict
         '1 error: The source tells the label.'
         """
+        return self.verdict_beside({})
+
+    def verdict_beside(self, accepted: Mapping[str, str]) -> str:
+        """The same, with how many of the errors the study accepts.
+
+        >>> audit = Audit([Finding("shortcut-source", "error", "The source tells the label.")])
+        >>> audit.verdict_beside({"shortcut-source": "known"})
+        '1 error (accepted): The source tells the label.'
+        """
         errors, warnings = self.of("error"), self.of("warning")
         if worst := (errors + warnings)[:1]:
-            parts = [_counted(len(errors), "error")] * bool(errors)
+            passed = sum(finding.id in accepted for finding in errors)
+            told = f" ({'' if passed == len(errors) else f'{passed:,} '}accepted)" if passed else ""
+            parts = [_counted(len(errors), "error") + told] * bool(errors)
             parts += [_counted(len(warnings), "warning")] * bool(warnings)
             return f"{' and '.join(parts)}: {worst[0].sentence}"
         examined = [
@@ -97,17 +109,25 @@ class Audit:
         among = f" among {' and '.join(examined)}" if examined else ""
         return f"No subject, twin or shortcut problem was found{among}."
 
-    def gate(self, accepted: Mapping[str, str]) -> None:
+    def gate(self, accepted: Mapping[str, str], *, told_before: bool = False) -> None:
         """Let a run pass, or stop it at the errors that `accepted` (finding: reason) does not name.
+
+        With `told_before` the findings stand above already, and the message says only how to accept them.
 
         Raises:
             AuditError: an error is not accepted, or a name is accepted that no finding can have, or without a reason.
         """
-        _check_accepted(accepted)
+        check_accepted(accepted)
         stopping = [finding for finding in self.of("error") if finding.id not in accepted]
         if stopping:
             told = "\n\n".join(_told(finding) for finding in stopping)
             count = _counted(len({finding.id for finding in stopping}), "error")
+            if told_before:
+                reasons = ", ".join(dict.fromkeys(f'{finding.id}: "the reason"' for finding in stopping))
+                raise AuditError(
+                    f"The audit found {count} (above), at which a run stops. What cannot be mended can be accepted in "
+                    f"the study, each for a reason:\n  accept: {{{reasons}}}"
+                )
             raise AuditError(f"The audit stops here, with {count}; nothing was trained.\n\n{told}")
 
     def accepted(self, accepted: Mapping[str, str]) -> dict[str, str]:
@@ -116,13 +136,21 @@ class Audit:
         return {id: reason for id, reason in accepted.items() if id in found}
 
     def notes(self, accepted: Mapping[str, str]) -> list[str]:
-        """Remarks on what the study accepts: names of findings that are not there.
+        """Remarks on what the study accepts that is not there, and on masks that were too few to be asked.
 
         >>> Audit([]).notes({"shortcut-source": "known"})
         ['accept names shortcut-source, which the audit did not find.']
+        >>> Audit([], facts={"not_asked": ["label from outside-anatomy"]}).notes({})
+        ['What lies outside the anatomy could not be asked to tell label: too few images of each class have a mask.']
         """
         found = {finding.id for finding in self.findings}
-        return [f"accept names {id}, which the audit did not find." for id in accepted if id not in found]
+        unasked = [what.removesuffix(_OUTSIDE) for what in self.facts.get("not_asked", []) if what.endswith(_OUTSIDE)]
+        masks = [
+            f"What lies outside the anatomy could not be asked to tell {name}: too few images of each class have a "
+            "mask."
+            for name in unasked
+        ]
+        return [f"accept names {id}, which the audit did not find." for id in accepted if id not in found] + masks
 
     def as_json(self, accepted: Mapping[str, str]) -> dict[str, Any]:
         """The audit as plain values, worst findings first; NaN becomes null."""
@@ -162,8 +190,17 @@ def read_audit(path: Path) -> Audit:
         raise RunError(f"{path}: this is not an audit that can be read ({error}). Run the audit again.") from error
 
 
-def _check_accepted(accepted: Mapping[str, str]) -> None:
+def check_accepted(accepted: Mapping[str, str], possible: Sequence[str] | None = None) -> None:
+    """Hold what a study accepts to names that a finding can have (`possible`, where the table is known) and to reasons.
+
+    Raises:
+        AuditError: naming the nearest.
+    """
     for id, reason in accepted.items():
+        if possible is not None and id not in possible:
+            hint = nearest(id, possible)
+            here = ", ".join(name for name in possible if not name.startswith("source-told-"))
+            raise AuditError(f"accept: this study can have no finding '{id}'.{hint or f' There are: {here}.'}")
         if not is_known(id):
             endings = ", ".join(f"{family}…" for family in FAMILIES)
             allowed = f"{', '.join(KNOWN)}, {endings}"

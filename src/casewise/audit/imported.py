@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from casewise.audit.findings import Finding, Level
+from casewise.audit.sentences import without
 from casewise.cohort_table import names_text
 from casewise.ordering import natural
+from casewise.split_given import WORDS, side_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,11 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ImportedSplit", "imported_findings", "imported_splits", "side_of_folder"]
 
-_SIDES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 # A folder of more words is about something else: "test of lung function".
 MOST_WORDS = 3
 # From so many subjects on, half of those with several images on both sides is no slip: the split was made by image.
@@ -53,7 +50,7 @@ def imported_findings(images: pd.DataFrame, study: Study, twins: Sequence[Twin])
     for split in imported_splits(images, study):
         found += [_unknown(split)] * (not study.subjects_known)
         found += _subjects(split, images)
-        found += _twins(split, images, twins)
+        found += _twins(split, images, twins, study)
     return found
 
 
@@ -61,8 +58,7 @@ def imported_splits(images: pd.DataFrame, study: Study) -> list[ImportedSplit]:
     """The splits that came with the data; one side alone is no split."""
     found = []
     if (column := study.split.column) and column in images:
-        named = [str(cell).strip().casefold() for cell in images[column]]
-        sides = [_SIDES.get(cell, f"fold {cell}" if cell.isdecimal() else cell) for cell in named]
+        sides = images[column].astype(str).map(side_of).tolist()
         found.append(ImportedSplit(f"column {column}", sides, used=True))
     found.append(ImportedSplit("the folders", _folder_sides(images["path"].astype(str).tolist()), used=False))
     return [split for split in found if len(set(split.sides) - {""}) > 1]
@@ -84,7 +80,7 @@ def side_of_folder(name: str) -> str:
     words = re.findall(r"[a-z]+|\d+", name.casefold())
     if len(words) == 2 and words[0] == "fold" and words[1].isdecimal():
         return f"fold {int(words[1])}"
-    return next((_SIDES[word] for word in words if word in _SIDES), "") if len(words) <= MOST_WORDS else ""
+    return next((WORDS[word] for word in words if word in WORDS), "") if len(words) <= MOST_WORDS else ""
 
 
 def _unknown(split: ImportedSplit) -> Finding:
@@ -118,10 +114,12 @@ def _subjects(split: ImportedSplit, images: pd.DataFrame) -> list[Finding]:
     apart = table[table["subject"].isin(both)].drop_duplicates(["subject", "side"])
     pairs = [tuple(rows["path"].iloc[:2]) for _, rows in apart.groupby("subject")]
     stand = "stands" if len(both) == 1 else "stand"
-    named = names_text(sorted(both, key=natural), EXAMPLES)
+    subjects = sorted(both, key=natural)
+    named = names_text(subjects, EXAMPLES)
     figures = {
         "where": split.where,
         "subjects_on_both_sides": len(both),
+        "subjects": subjects,
         "subjects_with_several_images": several,
         "images": int(table["subject"].isin(both).sum()),
         "sides": {str(side): int(count) for side, count in table["side"].value_counts().items()},
@@ -139,7 +137,7 @@ def _subjects(split: ImportedSplit, images: pd.DataFrame) -> list[Finding]:
     return [Finding(id, _level(split), sentence, figures, [(one, two) for one, two in pairs], remedy)]
 
 
-def _twins(split: ImportedSplit, images: pd.DataFrame, twins: Sequence[Twin]) -> list[Finding]:
+def _twins(split: ImportedSplit, images: pd.DataFrame, twins: Sequence[Twin], study: Study) -> list[Finding]:
     """Like pictures on two sides."""
     sides, paths = split.sides, images["path"].astype(str).tolist()
     apart = [twin for twin in twins if sides[twin.i] and sides[twin.j] and sides[twin.i] != sides[twin.j]]
@@ -154,5 +152,7 @@ def _twins(split: ImportedSplit, images: pd.DataFrame, twins: Sequence[Twin]) ->
     )
     figures = {"where": split.where, "pairs": len(apart), "exact": sum(twin.kind != "near" for twin in apart)}
     pairs = [(paths[twin.i], paths[twin.j]) for twin in apart]
-    remedy = "Give both images the same subject and the same side, or leave one of them out with `where:`."
+    root = (study.root or study.cohort.parent).absolute()
+    left_out = without([two for _, two in pairs], column=study.columns.get("path", "path"), root=root)
+    remedy = f"Give both images the same subject and the same side, or leave one of them out with {left_out}."
     return [Finding("twins-across-splits", _level(split), sentence, figures, pairs, remedy)]

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
 from casewise.audit.probes import Told
 
-__all__ = ["decimal", "remedy", "sentence"]
+__all__ = ["Lone", "decimal", "remedy", "sentence", "without"]
+
+PATHS_SHOWN = 3
 
 _SUBJECTS = {
     "column": "{name} alone",
@@ -46,6 +55,45 @@ def decimal(value: float, places: int = 2) -> str:
     """
     text = f"{value:.{places}f}"
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+
+
+@dataclass(frozen=True)
+class Lone:
+    """A class of a target that stands in one source only; `among` are a source that has several classes, and those."""
+
+    target: str
+    label: str
+    only: str
+    among: tuple[str, list[str]] | None = None
+
+
+def _for_lone(kind: str, source: str, lone: Lone, mask: str | None) -> str:
+    """What to do where a class comes from one source only: a source that is left out would take the class with it."""
+    why = f"all {lone.label} comes from {source} {lone.only}, so that `split.leave_out` cannot judge it"
+    if lone.among:
+        value, classes = lone.among
+        within = f"`where: {{{source}: {value}}}` and `targets: {{{lone.target}: [{', '.join(classes)}]}}`"
+        text = f"Compare within one {source}, such as {within} ({why}), or add {lone.label} from another {source}."
+    else:
+        text = f"Add classes from the same {source}: no {source} has two, and {why}."
+    first = {
+        "outside-anatomy": f"Crop to the anatomy of {mask}. ",
+        "border": "Look at the borders for markers and letters and crop them off. ",
+    }
+    return first.get(kind, "") + text
+
+
+def without(paths: Sequence[str], *, column: str = "path", root: Path | None = None) -> str:
+    """The line that leaves images out, with paths as the table writes them: from `root`, where they lie below it.
+
+    >>> without(["/data/a.png", "/data/b/c d.png", "/data/a.png"], root=Path("/data"))
+    '`where_not: {path: [a.png, "b/c d.png"]}`'
+    """
+    named = list(dict.fromkeys(paths))
+    written = [os.path.relpath(path, root) if root and Path(path).is_relative_to(root) else path for path in named]
+    plain = [text if re.fullmatch(r"[^\W\d][\w./-]*|/[\w./-]+", text) else json.dumps(text) for text in written]
+    more = f" with the others ({len(plain):,} in all; audit.json lists the pairs)" if len(plain) > PATHS_SHOWN else ""
+    return f"`where_not: {{{column}: [{', '.join(plain[:PATHS_SHOWN])}]}}`{more}"
 
 
 def sentence(
@@ -94,12 +142,25 @@ the disease.'
     return f"{who}{seen} tells {target}: {value}{among} ({chance}); {meaning}."
 
 
-def remedy(kind: str, name: str, *, reading: str = "levels", source: str | None = None, mask: str | None = None) -> str:
+def remedy(
+    kind: str,
+    name: str,
+    *,
+    reading: str = "levels",
+    source: str | None = None,
+    mask: str | None = None,
+    lone: Lone | None = None,
+) -> str:
     """What to do, naming the study's key or the table's column.
+
+    Args:
+        lone: a class that stands in one source only, so that no source can be left out and judged.
 
     >>> remedy("column", "site")
     'Cross-validate with `split: {leave_out: site}`, or study within one site (`where:`).'
     """
+    if lone and (reading == "levels" or kind != "column"):
+        return _for_lone(kind, source or name, lone, mask)
     where = f"`split: {{leave_out: {source}}}`" if source else "`split.leave_out` over the column that tells the source"
     leave_out = f"cross-validate with {where}"
     text = _COLUMN_REMEDIES[reading] if kind == "column" else _REMEDIES[kind]

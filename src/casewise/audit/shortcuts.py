@@ -13,7 +13,7 @@ from casewise.audit.evidence import Evidence, Kind, gather
 from casewise.audit.facts import audited_columns, levels, one_size_one_class, source_column
 from casewise.audit.findings import Finding, Level
 from casewise.audit.probes import Floats, Labels, Told, adjusted, enough, probe
-from casewise.audit.sentences import remedy, sentence
+from casewise.audit.sentences import Lone, remedy, sentence
 from casewise.audit.views import Embed
 from casewise.truth import panel_values
 
@@ -116,14 +116,14 @@ def look_for_shortcuts(
         answers += [answer] if answer else []
         not_asked += [] if answer else [f"{target} from {one.name}"]
     several = [c for c in map(str, images.columns) if len({*levels(images[c].astype(str).tolist())} - {""}) > 1]
-    source = source_column([c for c in several if c in columns or study.audit.columns is not None])
+    source = source_column([c for c in several if c in columns])
     pictures = next(one for one in evidence if one.kind == "source-from-image")
     # Two families of questions: the label from what should not tell it, and the source from the image.
     reverse = list(_reverse(study, images, pictures, source, truths)) if source else []
     answers = [*_adjusted(answers), *_adjusted(reverse)]
-    found = _findings(study, answers, source.removeprefix("table_") if source else None)
+    found = _findings(study, images, truths, answers, source)
     findings = list(_with_sizes(study, images, tiles, truths, found))
-    return Shortcuts(findings, [a.figures for a in answers], not_asked, columns)
+    return Shortcuts(findings, [a.figures for a in answers], list(dict.fromkeys(not_asked)), columns)
 
 
 def _adjusted(answers: list[Answer]) -> list[Answer]:
@@ -193,8 +193,11 @@ def level_of(kind: Kind, strength: float, *, classed: bool) -> Level:
     return "error" if strong else "warning"
 
 
-def _findings(study: Study, answers: list[Answer], source: str | None) -> list[Finding]:
+def _findings(
+    study: Study, images: pd.DataFrame, truths: dict[str, Floats], answers: list[Answer], source: str | None
+) -> list[Finding]:
     """One finding for each evidence and target that is beyond chance; of two ways to look, the one that tells more."""
+    tabled, source = source, source.removeprefix("table_") if source else None
     groups: dict[tuple[str, str, str], list[Answer]] = {}
     for answer in answers:
         if answer.p <= ALPHA:
@@ -226,11 +229,27 @@ def _findings(study: Study, answers: list[Answer], source: str | None) -> list[F
             classes=len(study.classes_of(best.target)),
         )  # fmt: skip
         reading, column = ("levels", source or "") if marks_source else (best.evidence.reading, name)
-        advice = remedy(kind, column, reading=reading, source=source, mask=study.audit.mask)
+        over = (column if column in images else f"table_{column}") if kind == "column" else tabled
+        classes = study.classes_of(best.target)
+        lone = _lone(images, over, best.target, truths[best.target], classes) if over and over in images else None
+        advice = remedy(kind, column, reading=reading, source=source, mask=study.audit.mask, lone=lone)
         place = (kind == "source-from-image", name != source, -best.strength)
         found.append((place, Finding(id, level, text, figures, remedy=advice)))
     # The source first, for it explains the others.
     return [finding for _, finding in sorted(found, key=lambda pair: pair[0])]
+
+
+def _lone(images: pd.DataFrame, column: str, target: str, values: Floats, classes: list[str]) -> Lone | None:
+    """A class that stands in one value of a column only, if there is one; without it, nobody could learn the class."""
+    cells = images[column].astype(str).str.strip().to_numpy()
+    stands = {name: np.unique(cells[values == number]) for number, name in enumerate(classes)}
+    alone = next((name for name, found in stands.items() if len(found) == 1), None)
+    if alone is None:
+        return None
+    inside = {str(value): [n for n, found in stands.items() if value in found] for value in np.unique(cells)}
+    value = max(inside, key=lambda each: len(inside[each]))
+    among = (value, inside[value]) if len(inside[value]) > 1 else None
+    return Lone(target, alone, str(stands[alone][0]), among)
 
 
 def _rank_correlation(study: Study, answer: Answer) -> dict[str, float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.audit.findings import Finding, Level
+from casewise.audit.sentences import without
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,16 +17,28 @@ if TYPE_CHECKING:
 __all__ = ["twin_findings"]
 
 KINDS: dict[Kind, str] = {"bytes": "the same file", "pixels": "the same pixels", "near": "near-identical"}
-LEAVE_OUT = "leave one of them out with `where:`"
 
 
 def twin_findings(
-    twins: Sequence[Twin], images: pd.DataFrame, study_targets: Sequence[str], sides: Mapping[str, int] | None = None
+    twins: Sequence[Twin],
+    images: pd.DataFrame,
+    study_targets: Sequence[str],
+    sides: Mapping[str, int] | None = None,
+    *,
+    column: str = "path",
+    root: Path | None = None,
 ) -> list[Finding]:
     """Say of `find_twins`'s pairs what they do to the study: up to four findings, or none.
 
     `images` is `Cohort.images` with the targets as columns; `sides` the side of a split on which each subject stands.
+    `column` and `root` are the table's column of paths and where they start: remedies name images as the table does.
     """
+    paths = images["path"].astype(str).tolist()
+
+    def left_out(twins: Sequence[Twin], *, both: bool = False) -> str:
+        rows = [row for twin in twins for row in ((twin.i, twin.j) if both else (twin.j,))]
+        return without([paths[row] for row in rows], column=column, root=root)
+
     subjects = images["subject"].astype(str).tolist()
     across = [twin for twin in twins if subjects[twin.i] != subjects[twin.j]]
     found = [
@@ -36,31 +49,35 @@ def twin_findings(
             images,
             "the same picture under two subjects",
             "one person under two names is trained on and tested",
-            f"Give both images the same subject in the table, or {LEAVE_OUT}.",
+            f"Give both images the same subject in the table, or leave one of them out with {left_out(across)}.",
         )
     ]
     if sides is not None:
+        apart = [twin for twin in across if _apart(sides, subjects[twin.i], subjects[twin.j])]
         found.append(
             _finding(
                 "twins-across-splits",
                 "error",
-                [twin for twin in across if _apart(sides, subjects[twin.i], subjects[twin.j])],
+                apart,
                 images,
                 "the same picture on two sides of the split",
                 "what is tested there was trained on",
-                f"Give both images the same subject and split again, or {LEAVE_OUT}.",
+                f"Give both images the same subject and split again, or leave one of them out with {left_out(apart)}.",
             )
         )
-    found += [_label_finding(twins, images, target) for target in study_targets]
+    for target in study_targets:
+        labelled = _labelled_apart(twins, images, target)
+        found.append(_label_finding(labelled, images, target, left_out(labelled, both=True)))
+    within = [twin for twin in twins if subjects[twin.i] == subjects[twin.j]]
     found.append(
         _finding(
             "twins-within-subject",
             "note",
-            [twin for twin in twins if subjects[twin.i] == subjects[twin.j]],
+            within,
             images,
             "the same picture of one subject twice",
             "it counts once more than it should",
-            "Leave the copies out with `where:`.",
+            f"Leave the copies out with {left_out(within)}.",
         )
     )
     return [finding for finding in found if finding is not None]
@@ -71,12 +88,20 @@ def _apart(sides: Mapping[str, int], one: str, two: str) -> bool:
     return one in sides and two in sides and sides[one] != sides[two]
 
 
-def _label_finding(twins: Sequence[Twin], images: pd.DataFrame, target: str) -> Finding | None:
-    """Twins with different values of a target: an error where they are identical."""
-    values = images[target].astype(object)
+def _labels(images: pd.DataFrame, target: str) -> list[str]:
+    """What is recorded of a target, image by image, as text."""
+    return [f"{value:g}" if isinstance(value, float) else str(value) for value in images[target].astype(object)]
+
+
+def _labelled_apart(twins: Sequence[Twin], images: pd.DataFrame, target: str) -> list[Twin]:
+    """Twins with different values of a target."""
+    values, labels = images[target].astype(object), _labels(images, target)
     given = (values.notna() & (values != "")).tolist()
-    labels = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
-    apart = [twin for twin in twins if given[twin.i] and given[twin.j] and labels[twin.i] != labels[twin.j]]
+    return [twin for twin in twins if given[twin.i] and given[twin.j] and labels[twin.i] != labels[twin.j]]
+
+
+def _label_finding(apart: Sequence[Twin], images: pd.DataFrame, target: str, left_out: str) -> Finding | None:
+    """Twins with different values of a target: an error where they are identical."""
     identical = any(twin.kind != "near" for twin in apart)
     return _finding(
         "twins-across-labels",
@@ -85,8 +110,8 @@ def _label_finding(twins: Sequence[Twin], images: pd.DataFrame, target: str) -> 
         images,
         f"the same picture with two values of {target}",
         "at least one is wrong, or the picture does not tell it",
-        f"Correct {target} in the table, or leave both images out with `where:`.",
-        labels,
+        f"Correct {target} in the table, or leave both images out with {left_out}.",
+        _labels(images, target),
     )
 
 

@@ -23,7 +23,7 @@ from casewise.evaluation.classification import (
     reason,
 )
 from casewise.evaluation.crossfit import ByFold, choose, of_rows, stated
-from casewise.evaluation.operating import Threshold, choose_threshold, judge_thresholds, rules
+from casewise.evaluation.operating import Threshold, choose_threshold, judge_thresholds, reached, rules
 from casewise.evaluation.ranking import drawn_curve
 from casewise.predictions import probability_columns
 
@@ -180,6 +180,7 @@ def describe_classes(
             "positive": None if classes.positive is None else classes.names[classes.positive],
             "support": confusion.sum(axis=1).tolist(),
             "confusion": confusion.tolist(),
+            "names_only": _names_only(confusion, classes),
             "temperature": stated(temperatures, crossed=crossed),
             "temperature_fitted_on": chosen_on,
             "roc": {name: points for name, points in curves.items() if points},
@@ -204,10 +205,36 @@ def describe_classes(
             threshold = stated(by_fold, crossed=crossed)
             point = {"class": classes.names[c], "rule": rule, "chosen_on": chosen_on, **judged}
             point["threshold"] = None if threshold is None else Threshold(threshold)
+            point["reached"] = reached(rule, judged["sensitivity"])
             if crossed:
                 point["threshold_by_fold"] = _by_fold(by_fold)
             found[learner]["operating"].append(point)
     return found
+
+
+def one_class_notes(blocks: Mapping[str, Any], nouns: Mapping[str, str]) -> list[str]:
+    """Name the learners whose decisions are all one class; `blocks` is `classes` of `evaluate`, `nouns` by target.
+
+    >>> blocks = {"oof": {"m": {"dx": {"names_only": "covid"}}, "n": {"dx": {"names_only": None}}}}
+    >>> one_class_notes(blocks, {"dx": "image"})
+    ['Out of fold, m names every image covid: its figures of dx that rest on decisions tell nothing apart.']
+    """
+    where = {"oof": "Out of fold", "test": "On the test set", "external": "On the external set"}
+    return [
+        f"{where[stage]}, {learner} names every {nouns[target]} {told['names_only']}: its figures of {target} that "
+        "rest on decisions tell nothing apart."
+        for stage, learners in blocks.items()
+        for learner, targets in learners.items()
+        for target, told in targets.items()
+        if target in nouns and told.get("names_only")
+    ]
+
+
+def _names_only(confusion: np.ndarray, classes: Classes) -> str | None:
+    """The one class that every case is named, where more than one is recorded."""
+    named = np.flatnonzero(confusion.sum(axis=0))
+    several = np.count_nonzero(confusion.sum(axis=1)) > 1
+    return classes.names[int(named[0])] if several and len(named) == 1 else None
 
 
 def _reason(classes: Classes, support: np.ndarray, name: str, _: int) -> str:

@@ -43,3 +43,16 @@ def stated(chosen: ByFold, *, crossed: bool) -> float | None:
     """
     values = [value for fold, value in chosen.items() if (fold is not None) == crossed]
     return None if not values or np.isnan(values).any() else float(np.median(values))
+
+
+def by_fold_text(by_fold: Mapping[str, float | None] | None, digits: int) -> str:
+    """The range over the folds where they differ in what is shown; empty where they do not, or one has none.
+
+    >>> by_fold_text({"0": 0.0004, "1": 0.826}, 3), by_fold_text({"0": 0.5, "1": 0.5001}, 3), by_fold_text({}, 3)
+    ('0.000 to 0.826 by fold', '', '')
+    """
+    values = [value for value in (by_fold or {}).values() if value is not None]
+    if not values or len(values) < len(by_fold or {}):
+        return ""
+    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
+    return f"{low} to {high} by fold" if low != high else ""

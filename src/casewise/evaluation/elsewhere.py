@@ -67,21 +67,24 @@ def drop(
 def by_source(
     predictions: pd.DataFrame,
     target: str,
-    sources: Sequence[str],
+    sources: Mapping[str, str],
     *,
     classes: Sequence[str] = (),
     positive: str | None = None,
     plan: Plan,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """The figures of each source by networks that never saw it: source -> learner -> metric -> estimate."""
+    """The figures of each source by learners that were not fitted on it: source -> learner -> metric -> estimate.
+
+    `sources` is the source of each subject; sources stand in its order. A fitted stacker's rows of a source come from
+    one fitted on the other sources' rows, which networks that had seen this source may have predicted.
+    """
     rows = final_rows(predictions[predictions["target"] == target])
-    # a fitted stacker has seen every source through the networks that feed it
-    fitted = rows["model"].str.startswith("meta_learner")
-    rows = rows[rows["y_true"].notna() & (rows["stage"] == "oof") & ~fitted]
+    rows = rows[rows["y_true"].notna() & (rows["stage"] == "oof")]
     its = classes_of(rows, classes, positive) if classes and len(rows) else None
     told: dict[str, dict[str, dict[str, Any]]] = {}
-    for fold, source in enumerate(sources, start=1):
-        part = rows[rows["outer_fold"] == fold]
+    source_of = rows["subject"].map(dict(sources))
+    for source in dict.fromkeys(sources.values()):
+        part = rows[source_of == source]
         if part.empty:
             continue
         if its is not None:
@@ -101,6 +104,48 @@ def by_source(
             learner: {name: found.as_json() for name, found in figures.items() if not name.endswith("_calibrated")}
             for learner, figures in judged.items()
         }
+    return told
+
+
+def one_class_by_source(left_out: Mapping[str, Mapping[str, Mapping[str, Any]]], noun: str) -> list[str]:
+    """Name the learners that name one of two classes for everybody of a source: they find all of it, none of the other.
+
+    >>> found = {"recall[a]": {"value": 1.0}, "recall[b]": {"value": 0.0}}
+    >>> one_class_by_source({"north": {"net": found}}, "image")
+    ['Of north alone, net names every image a.']
+    """
+    told = []
+    for source, by_learner in left_out.items():
+        for learner, found in by_learner.items():
+            recall = {name[7:-1]: f["value"] for name, f in found.items() if name.startswith("recall[")}
+            if len(recall) == 2 and set(recall.values()) == {0.0, 1.0}:
+                only = max(recall, key=lambda name: recall[name])
+                told.append(f"Of {source} alone, {learner} names every {noun} {only}.")
+    return told
+
+
+def within_sources(left_out: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Each learner's figures averaged over the sources: learner -> metric -> {value, sources, undefined}.
+
+    `left_out` is that of `by_source`; every source counts alike, and those without the figure are named as undefined.
+
+    >>> within_sources({"a": {"m": {"auroc": {"value": 0.5}}}, "b": {"m": {"auroc": {"value": None}}}})
+    {'m': {'auroc': {'value': 0.5, 'sources': ['a'], 'undefined': ['b']}}}
+    """
+    learners = dict.fromkeys(learner for by_learner in left_out.values() for learner in by_learner)
+    told: dict[str, dict[str, dict[str, Any]]] = {}
+    for learner in learners:
+        figures = {source: by_learner.get(learner) or {} for source, by_learner in left_out.items()}
+        names = dict.fromkeys(name for found in figures.values() for name in found if "[" not in name)
+        told[learner] = {}
+        for name in names:
+            values = {source: (found.get(name) or {}).get("value") for source, found in figures.items()}
+            known = {source: value for source, value in values.items() if value is not None}
+            told[learner][name] = {
+                "value": float(np.mean(list(known.values()))) if known else None,
+                "sources": list(known),
+                "undefined": [source for source in values if source not in known],
+            }
     return told
 
 

@@ -71,6 +71,27 @@ def response_notes(told: Mapping[str, Any], stage: str) -> list[str]:
     return notes
 
 
+def apart_note(metrics: Mapping[str, Any], main: str, learner: str | None, merit: str, title: str) -> list[str]:
+    """Say so where the headline's learner does worse on the test set than out of fold by more than chance explains.
+
+    The two are of different subjects, so the interval of the difference is that of independent figures.
+    """
+    found = [metrics.get(stage, {}).get(learner, {}).get(main, {}).get(merit) for stage in ("oof", "test")]
+    if not all(one and one.value is not None and one.low is not None and one.high is not None for one in found):
+        return []
+    inside, tested = found
+    fall = inside.value - tested.value
+    if fall <= float(np.hypot(inside.value - inside.low, tested.high - tested.value)):
+        return []
+    told = [f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]" for one in found]
+    return [
+        f"{learner} falls from a {title} of {told[0]} out of fold to {told[1]} on the test set, more than chance "
+        "explains. "
+        "The folds may share what the test set does not have with them: persons who are not known to be the same, or a "
+        "way of taking the pictures. The lower figure is the one to expect of new subjects."
+    ]
+
+
 def _where(stage: str) -> str:
     name = STAGE_NAMES[stage]
     return name[0].upper() + name[1:]

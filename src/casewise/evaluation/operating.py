@@ -28,6 +28,20 @@ def rules(sensitivities: Sequence[float]) -> dict[str, float | None]:
     return {YOUDEN: None, **{f"sensitivity >= {least:g}": least for least in sensitivities}}
 
 
+def reached(rule: str, sensitivity: Estimate) -> bool | None:
+    """Whether the sensitivity that a rule aims at was reached: not where the interval lies below; None without an aim.
+
+    >>> found = Estimate(0.52, 0.45, 0.60, 50, 50, rough=False)
+    >>> reached("sensitivity >= 0.9", found), reached("sensitivity >= 0.6", found), reached("youden", found)
+    (False, True, None)
+    """
+    _, aims, least = rule.partition("sensitivity >= ")
+    if not aims or sensitivity.value is None:
+        return None
+    highest = sensitivity.value if sensitivity.high is None else sensitivity.high
+    return highest >= float(least)
+
+
 def choose_threshold(scores: np.ndarray, of_class: np.ndarray, sensitivity: float | None) -> float:
     """Return the score from which on a case is taken for the class; NaN where the class, or any other, is missing.
 

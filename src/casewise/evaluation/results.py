@@ -28,8 +28,8 @@ from casewise.evaluation.classed import (
     widen,
 )
 from casewise.evaluation.classification import Classes
-from casewise.evaluation.headline import headline
-from casewise.evaluation.notes import STAGE_NAMES, reader_notes, response_notes, stage_notes
+from casewise.evaluation.headline import MERITS, TITLES, headline
+from casewise.evaluation.notes import STAGE_NAMES, apart_note, reader_notes, response_notes, stage_notes
 from casewise.evaluation.operating import Threshold
 from casewise.evaluation.response import check_baseline, response
 from casewise.predictions import STAGES, check, final_rows
@@ -155,7 +155,10 @@ def evaluate(
         notes.append(f"'{main}' stands at the level of regions, so bands and response over time are left out.")
     if not told["metrics"]:
         notes.append("Nothing could be judged: no prediction has a truth.")
-    told["main"] = headline(told["metrics"], main, classed[main].kind if main in classed else "regression", notes)
+    kind = classed[main].kind if main in classed else "regression"
+    told["main"] = headline(told["metrics"], main, kind, notes)
+    merit = MERITS[kind][0]
+    notes += apart_note(told["metrics"], main, told["main"]["learner"], merit, TITLES[merit])
     drawn = "whole subjects" if subjects_known else "what counts as a subject (who is shown is not known: too narrow)"
     notes.append(
         f"Intervals are {100 * confidence:g} % percentile intervals from {resamples:,} resamples of {drawn} "

@@ -15,13 +15,11 @@ import torch
 from casewise.files import write_atomic
 from casewise.jobs.fingerprint import table_hash
 from casewise.jobs.networks import network_of
-from casewise.jobs.rows import prediction_rows
+from casewise.jobs.rows import predicted
 from casewise.models.weights import read_tensors
 from casewise.predictions import read as read_predictions
 from casewise.predictions import write as write_predictions
 from casewise.training.data import PanelData, open_tiles
-from casewise.training.module import predict
-from casewise.training.outputs import outputs_of
 from casewise.training.speed import Choice
 from casewise.truth import truth_table
 
@@ -63,20 +61,10 @@ def _rows(job: Job, study: Study, cohort: Cohort, data: PanelData) -> pd.DataFra
     record = json.loads((job.folder / "job.json").read_text())
     known = {name: record[name] for name in asdict(Choice()) if name in record}
     choice = Choice(**{**known, "channels_last": record["memory_format"] == "channels-last"})
-    outputs = outputs_of(study)
     network = network_of(study, job.model)
     network.load_state_dict(read_tensors(job.folder / "model.safetensors"))
     form = torch.channels_last if choice.channels_last else torch.contiguous_format
     # a folder may come from a machine with a GPU
     device = choice.device if choice.device == "cpu" or torch.cuda.is_available() else "cpu"
     network = network.to(device).to(memory_format=form)  # type: ignore[call-overload]
-    values = predict(
-        network,
-        data,
-        outputs,
-        batch=study.recipe.batch,
-        channels_last=choice.channels_last,
-        bf16=choice.precision == "bf16",
-        flips=study.test_flips,
-    )
-    return prediction_rows(cohort.panels, study, values.numpy(), stage="external", model=job.model, fold=job.fold)
+    return predicted(network, data, cohort.panels, study, choice, stage="external", model=job.model, fold=job.fold)

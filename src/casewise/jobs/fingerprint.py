@@ -7,27 +7,29 @@ import json
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 import casewise
 from casewise.errors import RunError
 from casewise.files import write_json
+from casewise.study import Study
 
 if TYPE_CHECKING:
     from casewise.cohort import Cohort
     from casewise.images.store import TileStore
     from casewise.jobs.pretraining import Pretrained
     from casewise.split import Splits
-    from casewise.study import Study
+
+SETTINGS = ("panels", "targets", "predict", "recipe", "weights", "pretrain", "test_flips", "seed", "missing_regions")
 
 
 def what_decides(study: Study, cohort: Cohort) -> dict[str, Any]:
     """What decides a network's bits before any image is read: settings by name, and the table."""
     plain = study.model_dump(mode="json")
-    names = ["panels", "targets", "predict", "recipe", "weights", "pretrain", "test_flips", "seed", "missing_regions"]
-    decided = {name: plain[name] for name in names}
+    decided = {name: plain[name] for name in SETTINGS}
     decided["scores"] = plain["scores"] if set(study.outputs) & set(study.scores) else {}
     if study.recipe.imbalance == "sampling":
         decided["drawn_by"] = study.outcome
@@ -70,39 +72,82 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def claim(folder: Path, decided: Mapping[str, Any]) -> str:
+def claim(folder: Path, decided: Mapping[str, Any], study: Study | None = None) -> str:
     """Note in the run folder what its networks are made from, and return the fingerprint.
+
+    A folder of an older version keeps its fingerprint where all that is new since has its default: nothing is redone.
 
     Raises:
         RunError: the folder holds networks made from something else; it says what changed.
     """
-    refuse_other(folder, decided)
+    refuse_other(folder, decided, study)
+    before = _noted(folder)
     fingerprint = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
+    if before and _with_defaults(before["decided"]) == decided:
+        fingerprint = before["fingerprint"]
     versions = {name: metadata.version(name) for name in ("torch", "torchvision", "timm", "lightning")}
     record = {"fingerprint": fingerprint, "casewise": casewise.__version__, **versions, "decided": dict(decided)}
     write_json(folder / "fingerprint.json", record)
     return fingerprint
 
 
-def refuse_other(folder: Path, decided: Mapping[str, Any]) -> None:
+def changed_settings(folder: Path, study: Study, part: str) -> list[str]:
+    """What changed in a part of the study (`images`, `split`) since the folder's networks were made; [] if unknown."""
+    path = folder / "study.json"
+    try:
+        before = json.loads(path.read_text())[part]
+    except (OSError, ValueError, LookupError):
+        return []
+    now = study.model_dump(mode="json")[part]
+    # where tiles lie and how much memory they take decides nothing
+    names = [name for name in now if name in before and name not in ("store", "memory")]
+    return [line for name in names for line in _differences(f"{part}.{name}", before[name], now[name])]
+
+
+def refuse_other(folder: Path, decided: Mapping[str, Any], study: Study | None = None) -> None:
     """Stop if the folder holds finished networks that were made from something else than `decided`.
+
+    With `study`, settings of the images are named one by one.
 
     Raises:
         RunError: saying what changed.
     """
-    path = folder / "fingerprint.json"
-    if not path.is_file() or not any((folder / "jobs").glob("*/*/job.json")):
+    noted = _noted(folder)
+    if not noted or not any((folder / "jobs").glob("*/*/job.json")):
         return
-    before = json.loads(path.read_text())["decided"]
+    before = _with_defaults(noted["decided"])
     changed = _differences("tiles", before.get("tiling"), decided["tiling"]) if "tiling" in decided else []
     # Other tiles make another table of images, though nobody has changed the cohort's.
     rest = [key for key in decided if key != "tiling" and not (changed and key == "cohort")]
     changed += [line for key in rest for line in _differences(key, before.get(key), decided[key])]
+    if study and (images := changed_settings(folder, study, "images")):
+        changed = [line for text in changed for line in (images if text.startswith("images or") else [text])]
     if changed:
         raise RunError(
             f"{folder} holds networks of another study: {'; '.join(changed[:4])}. Results of both must not be "
             "mixed. Give another folder with --out, or take the change back."
         )
+
+
+def _noted(folder: Path) -> dict[str, Any] | None:
+    """What `claim` last wrote into the folder."""
+    path = folder / "fingerprint.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _with_defaults(decided: Mapping[str, Any]) -> dict[str, Any]:
+    """What decided, its settings filled up with the defaults of keys that an older version did not have yet."""
+    filled = {"pretraining": None, **decided}
+    for name in (*SETTINGS, "scores"):
+        field = Study.model_fields[name]
+        if name in decided or not field.is_required():
+            kind: TypeAdapter[Any] = TypeAdapter(cast(Any, field.annotation))
+            try:
+                value = kind.validate_python(decided[name]) if name in decided else field.get_default()
+            except ValidationError:
+                continue  # what is no longer allowed stays as it was written, and is told as a change
+            filled[name] = kind.dump_python(value, mode="json")
+    return filled
 
 
 def _differences(place: str, before: Any, now: Any) -> list[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from casewise.errors import CasewiseError, RunError, StudyError, TrainingError, WeightsError
 from casewise.files import write_json
-from casewise.jobs.expand import Job
+from casewise.jobs.expand import Job, write_progress
 
 if TYPE_CHECKING:
     from casewise.jobs.network import Material
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from casewise.training.speed import Choice
 
 Tell = Callable[[float, str], None]
+FAILED = "failed"
 
 
 def run_jobs(jobs: Sequence[Job], material: Material, folder: Path, *, tell: Tell) -> None:
@@ -54,17 +55,23 @@ def run_jobs(jobs: Sequence[Job], material: Material, folder: Path, *, tell: Tel
             failed = [_run(job, material, choices[job.model]) for job in waiting]
         else:
             with Parallel(
-                n_jobs=workers, backend="loky", max_nbytes=None, batch_size=1, pre_dispatch=workers
+                n_jobs=workers,
+                backend="loky",
+                max_nbytes=None,
+                batch_size=1,
+                pre_dispatch=workers,
+                initializer=_begin_worker,
+                initargs=(os.getpid(),),
             ) as parallel:
-                failed = parallel(delayed(_run_worker)(job, material, choices[job.model]) for job in waiting)
+                failed = parallel(delayed(_run)(job, material, choices[job.model]) for job in waiting)
     finally:
         over.set()
         watcher.join()
     told = [text for text in failed if text]
     if told:
+        others = "; the others are finished and kept" if len(told) < len(jobs) else ""
         raise TrainingError(
-            f"{len(told)} of {len(jobs)} networks could not be trained; the others are finished and kept.\n  "
-            + "\n  ".join(told)
+            f"{len(told)} of {len(jobs)} networks could not be trained{others}.\n  " + "\n  ".join(told)
         )
     tell(len(jobs), f"{len(jobs)} networks trained")
 
@@ -74,6 +81,7 @@ def _run(job: Job, material: Material, choice: Choice) -> str:
     from filelock import FileLock, Timeout
 
     from casewise.jobs.network import run_job
+    from casewise.training.speed import give_memory_back
 
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -81,6 +89,7 @@ def _run(job: Job, material: Material, choice: Choice) -> str:
             run_job(job, material, choice)
         return ""
     except TrainingError as error:
+        write_progress(job, 0, 1, FAILED)
         return f"fold {job.fold + 1}, {error}"
     except Timeout:
         raise RunError(f"{job.folder} is held by a process of an earlier run. Stop it, then run again.") from None
@@ -89,13 +98,14 @@ def _run(job: Job, material: Material, choice: Choice) -> str:
             f"{job.model}, fold {job.fold + 1}: {error.strerror or error} ({error.filename or job.folder}). "
             "Finished networks are kept; run again to continue."
         ) from error
+    finally:
+        give_memory_back()
 
 
-def _run_worker(job: Job, material: Material, choice: Choice) -> str:
+def _begin_worker(parent: int) -> None:
     # Ctrl-C is the parent's to handle: it stops the workers, whose state is on disk.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    return _run(job, material, choice)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
@@ -125,7 +135,7 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
 
     from casewise.jobs.networks import network_of
     from casewise.models.weights import load_weights
-    from casewise.training.speed import Choice, choose, keep_memory, memo_path
+    from casewise.training.speed import Choice, choose, give_memory_back, keep_memory, memo_path
 
     keep_memory()  # as the jobs do, whose speed is measured here
     study = material.study
@@ -162,6 +172,8 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
         )
         kept[model] = {k: getattr(found[model], k) for k in Choice.__dataclass_fields__}
         write_json(path, kept)
+        del network
+        give_memory_back()
     if missing:
         raise WeightsError("\n".join(missing))
     return found
@@ -200,18 +212,20 @@ def _try(network: Network, height: int, width: int) -> None:
 def _watch(jobs: Sequence[Job], tell: Tell, over: threading.Event) -> None:
     begun = time.time()
     while not over.wait(0.5):
-        done, running = 0, []
+        done, failed, running = 0, 0, []
         for job in jobs:
             if job.finished:
                 done += 1
             elif (share := _share(job, begun)) is not None:
-                running.append(share)
-        waiting = len(jobs) - done - len(running)
-        tell(done + min(sum(running), len(running) * 0.99), f"{done} done, {len(running)} running, {waiting} waiting")
+                failed += share < 0
+                running += [share] * (share >= 0)
+        waiting = len(jobs) - done - failed - len(running)
+        text = f"{done} done, {f'{failed} failed, ' if failed else ''}{len(running)} running, {waiting} waiting"
+        tell(done + failed + min(sum(running), len(running) * 0.99), text)
 
 
 def _share(job: Job, begun: float) -> float | None:
-    """Share of its epochs that a running job has done; early stopping makes it a lower bound."""
+    """Share of its epochs that a running job has done, -1 if it failed; early stopping makes it a lower bound."""
     note = job.folder / "progress.json"
     try:
         if note.stat().st_mtime < begun:
@@ -219,4 +233,4 @@ def _share(job: Job, begun: float) -> float | None:
         values = json.loads(note.read_text())
     except (OSError, ValueError):
         return None
-    return float(values["done"]) / max(1, values["total"])
+    return -1.0 if values.get("stage") == FAILED else float(values["done"]) / max(1, values["total"])

@@ -7,13 +7,41 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from casewise.predictions import with_decisions
+from casewise.training.module import predict
 from casewise.training.outputs import outputs_of, value_columns
 from casewise.truth import truth_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import nn
 
     from casewise.study import Study
+    from casewise.training.data import PanelData
+    from casewise.training.speed import Choice
+
+
+def predicted(
+    network: nn.Module,
+    data: PanelData,
+    panels: pd.DataFrame,
+    study: Study,
+    choice: Choice,
+    *,
+    stage: str,
+    model: str,
+    fold: int,
+) -> pd.DataFrame:
+    """What a network predicts of panels, whose tiles `data` holds, as `prediction_rows`."""
+    values = predict(
+        network,
+        data,
+        outputs_of(study),
+        batch=study.recipe.batch,
+        channels_last=choice.channels_last,
+        bf16=choice.precision == "bf16",
+        flips=study.test_flips,
+    )
+    return prediction_rows(panels, study, values.numpy(), stage=stage, model=model, fold=fold)
 
 
 def prediction_rows(

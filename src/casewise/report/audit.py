@@ -28,7 +28,7 @@ EVIDENCE = {
     "outside-anatomy": "the image without the anatomy",
 }
 KINDS = {"bytes": "Same file", "pixels": "Same pixels", "near": "Near-identical", "mirrored": "Mirrored"}
-MOST_FINDINGS, MOST_FIRST, MOST_PAIRS, MOST_ASKED = 60, 8, 3, 60
+MOST_FINDINGS, MOST_FIRST, MOST_NAMED, MOST_PAIRS, MOST_ASKED = 60, 8, 3, 3, 60
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Told:
     remedy: str
     reason: str
     accepted: bool
+    short: str
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,16 @@ def findings(audit: Mapping[str, Any]) -> list[Told]:
                 finding.get("remedy") or "",
                 str(accepted.get(finding["id"], "")),
                 finding["id"] in accepted,
+                _short(figures),
             )
         )
     return told
 
 
 def first_screen(material: Material) -> dict[str, Any] | None:
-    """What stands above everything else: the verdict, then errors and warnings with the reasons they are accepted for.
+    """What stands above everything else: the verdict, a line an error with the reason it is accepted for, and counts.
 
-    Where there are errors or warnings the verdict's own example is not repeated: it is the first of the list.
+    The verdict's own example is not repeated: it is the first of the list. The evidence stands in the section.
     """
     audit = material.audit
     if audit is None:
@@ -104,12 +106,16 @@ def first_screen(material: Material) -> dict[str, Any] | None:
     verdict = str(audit.get("verdict", ""))
     if told:
         verdict = verdict.removesuffix(told[0].sentence).strip().removesuffix(":")
+    errors, warnings = ([one for one in told if one.level == level] for level in ("error", "warning"))
     return {
         "verdict": verdict,
         "clean": not told,
-        "level": "error" if any(one.level == "error" for one in told) else "warning",
-        "findings": told[:MOST_FIRST],
-        "more": max(0, len(told) - MOST_FIRST),
+        "level": "error" if errors else "warning",
+        "errors": errors[:MOST_FIRST],
+        "more": max(0, len(errors) - MOST_FIRST),
+        "warnings": counted(len(warnings), "warning") if warnings else "",
+        "warned": [f"{one.tried} ({one.short})" if one.short else one.tried for one in warnings[:MOST_NAMED]],
+        "unnamed": max(0, len(warnings) - MOST_NAMED),
     }
 
 
@@ -196,6 +202,19 @@ def _figure(figures: Mapping[str, Any]) -> str:
     """
     value = number(figures.get("value"), 2)
     return f"r = {value}" if figures.get("metric") == "r" and value != MISSING else value
+
+
+def _short(figures: Mapping[str, Any]) -> str:
+    """The one figure of a finding, with what it counts; empty where it has none.
+
+    >>> _short({"metric": "auroc", "value": 0.914}), _short({"metric": "r", "value": 0.5}), _short({"pairs": 4})
+    ('AUROC 0.91', 'r = 0.50', '4 pairs')
+    """
+    value = _figure(figures)
+    if value != MISSING:
+        return value if figures.get("metric") == "r" else f"AUROC {value}"
+    known = [(key, figures[key]) for key in ("pairs", "subjects") if is_number(figures.get(key))]
+    return counted(int(known[0][1]), known[0][0].removesuffix("s")) if known else ""
 
 
 def _p(value: Any) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from math import pi
 from typing import Any
 
+from casewise.evaluation.crossfit import by_fold_text
 from casewise.report import figures_classes as draw
 from casewise.report.material import Material, is_number
 from casewise.report.measures import bounds, measure_cell, written
-from casewise.report.tables import Cell, Row
+from casewise.report.tables import Cell, Counts, Row, counts_line
 from casewise.report.wording import counted, display_name, listed
 from casewise.report.words import Words
 
@@ -16,14 +17,7 @@ CLASS_COLUMNS = ("precision", "recall", "f1", "auroc", "auprc")
 POINT_COLUMNS = ("sensitivity", "specificity", "precision")
 MOST_POINTS = 24
 SURE = 0.03
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A confusion matrix: for each recorded class its cases and, in the order of `names`, counts and shares of them."""
-
-    names: list[str]
-    rows: list[tuple[str, int, list[tuple[int, float]]]]
+CHANCE_ECE = 0.05
 
 
 def plain_names(told: dict[str, Any]) -> list[str]:
@@ -31,17 +25,14 @@ def plain_names(told: dict[str, Any]) -> list[str]:
     return [str(name).replace("_", " ") for name in told["names"]]
 
 
-def matrix(told: dict[str, Any]) -> Matrix:
-    """The confusion matrix of an entry of `classes` in `metrics.json`; a class without cases has shares of zero.
+def matrix(told: dict[str, Any]) -> Counts:
+    """The confusion matrix of an entry of `classes` in `metrics.json`: a line for each recorded class.
 
-    >>> matrix({"names": ["a", "b"], "confusion": [[3, 1], [0, 0]]}).rows
-    [('a', 4, [(3, 0.75), (1, 0.25)]), ('b', 0, [(0, 0.0), (0, 0.0)])]
+    >>> matrix({"names": ["a", "no_b"], "confusion": [[3, 1], [0, 2]]}).rows
+    [('a', 4, [(3, 0.75), (1, 0.25)]), ('no b', 2, [(0, 0.0), (2, 1.0)])]
     """
-    names, counts = plain_names(told), told["confusion"]
-    rows = [
-        (name, sum(row), [(int(n), n / max(sum(row), 1)) for n in row]) for name, row in zip(names, counts, strict=True)
-    ]
-    return Matrix(names, rows)
+    names = plain_names(told)
+    return Counts(names, [counts_line(name, row) for name, row in zip(names, told["confusion"], strict=True)])
 
 
 def class_rows(material: Material, stage: str, learner: str, target: str) -> list[Row]:
@@ -60,7 +51,11 @@ def point_rows(told: dict[str, Any]) -> list[Row]:
     """One line an operating point: its rule, threshold, sensitivity, specificity and precision."""
     rows = []
     for point in told.get("operating", [])[:MOST_POINTS]:
-        cells = [Cell(rule_in_words(point["rule"])), Cell(written("auroc", point.get("threshold")))]
+        rule = rule_in_words(point["rule"])
+        if point.get("reached") is False:
+            rule += f"; not reached: {written('sensitivity', point['sensitivity']['value'], digits=0)}"
+        threshold = by_fold_text(point.get("threshold_by_fold"), 3) or written("auroc", point.get("threshold"))
+        cells = [Cell(rule), Cell(threshold)]
         cells += [measure_cell(metric, point.get(metric)) for metric in POINT_COLUMNS]
         rows.append(Row(str(point["class"]).replace("_", " "), cells))
     return rows
@@ -106,13 +101,24 @@ def calibration(material: Material) -> str:
     total = sum(b.get("n") or 0 for b in told["reliability"])
     noise = 1.96 * (right * (1 - right) / total) ** 0.5
     off = f"calibration error {_ece(ece)}"
-    if abs(claimed - right) < max(SURE, noise):
-        text = f"On average its probabilities are what they claim ({claimed:.0%} claimed, {right:.0%} right; {off})"
+    likeliest = ""
+    if material.kind == "ordinal":
+        likeliest = ", counting the likeliest grade, where the model otherwise names the median one"
+    if abs(claimed - right) < max(SURE, noise) and ece_beyond_chance(told["reliability"], ece):
+        text = (
+            f"On average it claims as much as comes true ({claimed:.0%} claimed, {right:.0%} right{likeliest}), but "
+            f"its single probabilities are not what they claim ({off})"
+        )
+    elif abs(claimed - right) < max(SURE, noise):
+        text = (
+            f"On average its probabilities are what they claim ({claimed:.0%} claimed, {right:.0%} right{likeliest}; "
+            f"{off})"
+        )
     else:
         way = "too sure of itself" if claimed > right else "less sure of itself than it need be"
         text = (
             f"It is {way}: on average it gives the likeliest class {claimed:.0%}, and that is the recorded one in "
-            f"{right:.0%} ({off})"
+            f"{right:.0%}{likeliest} ({off})"
         )
     text = text.replace("%", " %")
     if not after or not is_number(after.get("value")):
@@ -122,6 +128,23 @@ def calibration(material: Material) -> str:
     return f"{text}; temperature scaling " + (
         f"brings it down to {scaled}." if better else f"does not help ({scaled})."
     )
+
+
+def ece_beyond_chance(bins: list[dict[str, Any]], ece: dict[str, Any]) -> bool:
+    """Whether the interval of the calibration error lies above 0.05 and above what true probabilities would give.
+
+    By chance a bin's share of hits is off by sqrt(2 p (1 - p) / (pi n)) on average, p being its mean probability.
+
+    >>> bins = [{"n": 50, "confidence": 0.5}, {"n": 50, "confidence": 0.5}]
+    >>> ece_beyond_chance(bins, {"low": 0.08}), ece_beyond_chance(bins, {"low": 0.052})
+    (True, False)
+    """
+    known = [b for b in bins if b.get("n") and is_number(b.get("confidence"))]
+    total = sum(b["n"] for b in known)
+    if not total or not is_number(ece.get("low")):
+        return False
+    off = sum(b["n"] * (2 * max(b["confidence"] * (1 - b["confidence"]), 0) / (pi * b["n"])) ** 0.5 for b in known)
+    return bool(ece["low"] > max(CHANCE_ECE, off / total))
 
 
 def _ece(found: dict[str, Any]) -> str:
@@ -154,7 +177,7 @@ def classes(material: Material) -> dict[str, Any] | None:
         if any(b.get("n") for b in reliability)
         else None,
         "calibration": calibration(material),
-        "temperature": told.get("temperature"),
+        "temperature": by_fold_text(told.get("temperature_by_fold"), 2) or _number(told.get("temperature")),
         "fitted_on": told.get("temperature_fitted_on", ""),
         "rows": class_rows(material, stage, learner, outcome),
         "positive": str(told.get("positive") or "").replace("_", " "),
@@ -166,6 +189,10 @@ def classes(material: Material) -> dict[str, Any] | None:
         "subjects": material.chosen["subject"].nunique(),
         "further": further(material),
     }
+
+
+def _number(value: Any) -> str:
+    return f"{value:.2f}" if is_number(value) else ""
 
 
 def _roc_alt(words: Words, curves: list[draw.Curve]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from casewise.report import classes, learners
+from casewise.report import classes, learners, within
 from casewise.report.material import Material, is_number
 from casewise.report.measures import measure_cell, measure_of, written
 from casewise.report.tables import TITLES, Cell, Row, figure_cell
@@ -84,6 +84,27 @@ def sentence(material: Material) -> str:
     return f"{start}; a drop is not shown {found}."
 
 
+def plain_words(material: Material) -> list[tuple[str, str]]:
+    """The external test as one of the first sentences, with its head; none where nothing was predicted there."""
+    if not (material.predictions["stage"] == STAGE).any():
+        return []
+    unknown = f"Nothing recorded on {name_of(material)} lets its predictions be judged."
+    return [("Elsewhere.", sentence(material) or unknown)]
+
+
+def tiles(material: Material) -> list[tuple[str, Cell, str]]:
+    """The external figure beside the headline's: name, figure, unit; none where it could not be judged."""
+    metric = "ccc" if material.kind == "regression" else material.merit
+    found = material.metric(STAGE, material.learner, metric)
+    if not found:
+        return []
+    if material.kind == "regression":
+        cell = Cell(number(found["value"], 2), interval(found, 2, words=True))
+        return [("External", cell, "CCC")]
+    title = measure_of(metric).title
+    return [("External", measure_cell(metric, found, words=True), title if title.isupper() else title.lower())]
+
+
 def _cell(material: Material, metric: str, found: dict[str, Any] | None) -> Cell:
     if material.kind == "regression":
         return figure_cell(found, digits_for(material.study, metric, material.study.outcome), sign=metric == "bias")
@@ -119,6 +140,34 @@ def left_out(material: Material) -> dict[str, Any] | None:
         rows.append(Row(source, [Cell(number(count, 0)), *(_cell(material, m, found.get(m)) for m in metrics)]))
     if not rows:
         return None
+    means = [within.mean_of(material, material.learner, metric) for metric in metrics]
+    if any(means):
+        cells = [_cell(material, metric, mean or None) for metric, mean in zip(metrics, means, strict=True)]
+        rows.insert(0, Row("mean", [Cell(""), *cells]))
     titles = [TITLES[m] if material.kind == "regression" else measure_of(m).title for m in metrics]
     column = (material.study.split.leave_out or "source").replace("_", " ")
-    return {"column": column, "rows": rows, "heads": [column.capitalize(), "n", *titles]}
+    others = _learners_by_source(material)
+    return {
+        "column": column,
+        "rows": rows,
+        "heads": [column.capitalize(), "n", *titles],
+        "learners": others,
+        "sources": list(figures),
+        "merit": TITLES["ccc"] if material.kind == "regression" else measure_of(material.merit).title,
+        "pooled": within.pooled(material) if within.is_mixed(material) else "",
+        "fitted": within.fitted_note(list(dict.fromkeys(n for told in by_source.values() for n in told)), column),
+    }
+
+
+def _learners_by_source(material: Material) -> list[Row]:
+    """One line a learner: its merit averaged over the sources and in each; none where there is one learner."""
+    if len(material.learners) < 2 or not within.is_mixed(material):
+        return []
+    metric, by_source = material.merit, material.metrics["left_out"]
+    rows = []
+    for learner in material.learners:
+        mean = within.mean_of(material, learner, metric)
+        cells = [_cell(material, metric, told.get(learner, {}).get(metric)) for told in by_source.values()]
+        mark = learner == material.learner
+        rows.append(Row(learner, [_cell(material, metric, mean or None), *cells], mark=mark))
+    return sorted(rows, key=lambda row: -float(row.cells[0].value) if is_number(row.cells[0].value) else 2.0)

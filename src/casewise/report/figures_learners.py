@@ -201,7 +201,8 @@ def finder(model: str, jobs: list[dict[str, Any]], *, name: str, alt: str) -> Ma
             if not known.any():
                 continue
             rates, losses = rates[known], losses[known]
-            course = _smoothed(losses)
+            told = np.array(found.get("smoothed") or [], dtype=float)
+            course = told if len(told) == len(losses) else _smoothed(losses)
             axes.plot(rates, losses, color=PALE, linewidth=0.8)
             axes.plot(rates, course, color=MODEL, linewidth=1.2)
             # What lies beyond the point where it diverges is cut off.
@@ -226,7 +227,7 @@ def finder(model: str, jobs: list[dict[str, Any]], *, name: str, alt: str) -> Ma
 
 
 def _smoothed(losses: np.ndarray) -> np.ndarray:
-    """The moving average that a rate is chosen on: weight 0.9 for the past, corrected for its beginning."""
+    """A moving average, for runs that did not keep their own: weight 0.9 for the past, corrected for its beginning."""
     kept = 0.9 ** np.arange(len(losses))
     return np.array([kept[: i + 1][::-1] @ losses[: i + 1] / kept[: i + 1].sum() for i in range(len(losses))])
 

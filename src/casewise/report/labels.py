@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from casewise.audit import facts
 from casewise.ordering import natural
 from casewise.report.material import Material
+from casewise.report.tables import Counts, CountsLine, counts_line
 from casewise.report.wording import shortened
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SOURCES = ("source", "site", "centre", "center", "hospital", "scanner")
 MOST_SOURCES = 15
 TELLING = 0.9
-
-
-@dataclass(frozen=True)
-class Counts:
-    """A table of counts: for each line its name, its total, and each class's count and share of the line."""
-
-    names: list[str]
-    rows: list[tuple[str, int, list[tuple[int, float]]]]
 
 
 def counted_classes(material: Material) -> dict[str, Any]:
@@ -61,10 +53,11 @@ def recorded(material: Material) -> pd.DataFrame:
 
 
 def source_column(material: Material) -> str | None:
-    """The column that says where a picture comes from: the one left out fold by fold, else a usual name."""
+    """The column that says where a picture comes from: the one left out fold by fold, else the audit's."""
     images = material.cohort_images
-    wanted = [material.study.split.leave_out, *SOURCES]
-    return next((str(c) for c in wanted if c and c in images and images[c].nunique() > 1), None)
+    several = [str(column) for column in images if images[column].nunique() > 1]
+    left_out = material.study.split.leave_out
+    return left_out if left_out in several else facts.source_column(several)
 
 
 def _side_name(side: Any, held_out: list[str]) -> str:
@@ -83,9 +76,8 @@ def _counts(table: pd.DataFrame, lines: pd.Series, names: list[str], most: int) 
     )
 
 
-def _line(name: str, numbers: list[int], classes: int) -> tuple[str, int, list[tuple[int, float]]]:
-    counts = [numbers.count(k) for k in range(classes)]
-    return name, len(numbers), [(n, n / max(len(numbers), 1)) for n in counts]
+def _line(name: str, numbers: list[int], classes: int) -> CountsLine:
+    return counts_line(name, [numbers.count(k) for k in range(classes)])
 
 
 def _told(found: Counts) -> str:

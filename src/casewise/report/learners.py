@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from casewise.report import classes, figures_learners, summary, tables
-from casewise.report.material import Material
+from casewise.report import classes, figures_learners, summary, tables, within
+from casewise.report.material import Material, is_number
 from casewise.report.measures import bounds, measure_cell, measure_of, written
 from casewise.report.tables import Cell, Row, figure_cell
 from casewise.report.wording import digits_for, interval, number
@@ -45,12 +45,17 @@ def learner_rows(material: Material, stage: str) -> list[Row]:
         if not figures:
             continue
         kind = "network" if learner in study.backbones else "combined"
+        only = material.classed(stage, learner).get("names_only")
+        named = f"names every {Words(material).noun} {only.replace('_', ' ')}" if only else ""
         if material.kind == "regression":
             cells = [figure_cell(figures.get(m), digits_for(study, m, outcome)) for m in columns]
         else:
             cells = [measure_cell(m, figures.get(m)) for m in columns]
-        rows.append(Row(learner, [Cell(kind, value=kind), *cells], mark=learner == material.learner))
+        rows.append(Row(learner, [Cell(kind, named, kind), *cells], mark=learner == material.learner))
         merit = material.metric(stage, learner, guide)
+        if within.is_mixed(material, stage):
+            mean = within.mean_of(material, learner, guide)
+            merit = mean if is_number(mean.get("value")) else None
         order[learner] = sign * merit["value"] if merit else np.inf
     return sorted(rows, key=lambda row: (order[row.name], row.name))
 
@@ -72,6 +77,7 @@ def learners(material: Material) -> dict[str, Any] | None:
     return {
         "stages": found,
         "heads": ["Learner", "Kind", *titles],
+        "mixed": within.pooled(material) if within.is_mixed(material) else "",
         "order": "smallest mean error first" if numbers else f"highest {measure_of(material.merit).words} first",
         "merit": "CCC" if numbers else measure_of(material.merit).words,
         "forests": [plot for metric in FORESTS[material.kind] if several and (plot := _forest(material, metric))],
@@ -119,7 +125,7 @@ def _forest(material: Material, metric: str) -> Any:
     )
 
 
-def reports(material: Material) -> list[tuple[str, list[Row], classes.Matrix]]:
+def reports(material: Material) -> list[tuple[str, list[Row], tables.Counts]]:
     """Each learner's classification report (the published form) with its confusion matrix, the shown learner first."""
     stage, outcome = material.stage, material.study.outcome
     order = [material.learner, *(name for name in material.learners if name != material.learner)]

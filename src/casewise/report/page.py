@@ -55,6 +55,8 @@ def render(material: Material) -> str:
 def context(material: Material) -> dict[str, Any]:
     """Everything the template shows; sections that have nothing to say are None."""
     study, numbers = material.study, material.kind == "regression"
+    plain = summary if numbers else summary_classes
+    sentences = plain.sentences(material)
     return {
         "style": Markup((FOLDER / "report.css").read_text()),  # noqa: S704 (our own file)
         "script": Markup((FOLDER / "sort.js").read_text()),  # noqa: S704 (our own file)
@@ -65,8 +67,9 @@ def context(material: Material) -> dict[str, Any]:
         "banners": words.banners(material),
         "warned": audit.first_screen(material),
         "predicted": words.predicted(material),
-        "sentences": (summary if numbers else summary_classes).sentences(material),
-        "tiles": (summary if numbers else summary_classes).tiles(material),
+        "unlearned": words.unlearned(material),
+        "sentences": [*sentences[:2], *external.plain_words(material), *sentences[2:]],
+        "tiles": [*plain.tiles(material), *external.tiles(material)],
         "agreement": sections.agreement(material) if numbers else None,
         "time": sections.over_time(material) if numbers else None,
         "classes": None if numbers else classes.classes(material),

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from casewise.evaluation.crossfit import by_fold_text
+from casewise.evaluation.headline import FITTED, mixed
+
 METRICS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -104,6 +107,8 @@ def trained(study: dict[str, Any]) -> str:
 def told_apart(study: dict[str, Any], target: str, stage: str, metrics: dict[str, Any]) -> list[str]:
     """Who can be told apart from the learner that is best in number, by the target's figure of merit."""
     metric = COMPARED[kind_of(study, target)]
+    if note := pooled(study, target, stage, metrics):
+        return ["", note]
     compared = metrics.get("comparisons", {}).get(stage, {}).get(target, {}).get(metric)
     if not compared or not compared.get("differences"):
         return []
@@ -116,6 +121,22 @@ def told_apart(study: dict[str, Any], target: str, stage: str, metrics: dict[str
             f"The highest {title} is {compared['best']}'s; {', '.join(alike)} cannot be told apart from it{few}.",
         ]
     return ["", f"{compared['best']} has the highest {title}, and the paired interval of each difference leaves 0 out."]
+
+
+def pooled(study: dict[str, Any], target: str, stage: str, metrics: dict[str, Any]) -> str:
+    """Why learners are not compared on these figures: each source was left out in turn; else empty."""
+    if stage != "oof" or not metrics.get("within"):
+        return ""
+    text = mixed(kind_of(study, target))
+    return f"{text[0].upper()}{text[1:]}; learners are not compared on them."
+
+
+def single_class(target: str, stage: str, metrics: dict[str, Any], unit: str) -> list[str]:
+    """The learners that name one class for everybody."""
+    blocks = metrics.get("classes", {}).get(stage, {})
+    told = {name: (found.get(target) or {}).get("names_only") for name, found in blocks.items()}
+    found = [f"{name} names every {unit} {only}." for name, only in told.items() if only]
+    return ["", " ".join(found)] if found else []
 
 
 def details(target: str, stage: str, metrics: dict[str, Any]) -> list[str]:
@@ -139,7 +160,9 @@ def details(target: str, stage: str, metrics: dict[str, Any]) -> list[str]:
     cells = [figure(figures.get(metric)) for metric in BY_CLASS]
     lines += [f"| *mean* | {sum(told['support'])} | {' | '.join(cells)} |", ""]
     if (after := figures.get("ece_calibrated")) and after.get("value") is not None:
-        temperature = f" (temperature {told['temperature']:.2f})" if told.get("temperature") else ""
+        spread = by_fold_text(told.get("temperature_by_fold"), 2)
+        spread = spread or (f"{told['temperature']:.2f}" if told.get("temperature") else "")
+        temperature = f" (temperature {spread})" if spread else ""
         lines += [f"After temperature scaling{temperature}, fitted on {_of(told)}, the ECE is {figure(after)}.", ""]
     return lines + _points(told)
 
@@ -156,11 +179,14 @@ def _points(told: dict[str, Any]) -> list[str]:
     lines = ["| operating point | threshold | sensitivity | specificity | precision |", "|---" * 5 + "|"]
     for point in points:
         threshold = f"{point['threshold']:.3f}" if point.get("threshold") is not None else "–"
+        threshold = by_fold_text(point.get("threshold_by_fold"), 3) or threshold
         cells = " | ".join(figure(point.get(metric)) for metric in ("sensitivity", "specificity", "precision"))
         rule = "Youden" if point["rule"] == "youden" else point["rule"].replace(">=", "≥")
+        if point.get("reached") is False:
+            rule += f" (not reached: {point['sensitivity']['value']:.3f})"
         lines.append(f"| {point['class']}, {rule} | {threshold} | {cells} |")
     where = points[0].get("chosen_on")
-    chosen = "out of fold" if where == "out of fold" else "on the other folds (the median is shown)"
+    chosen = "out of fold" if where == "out of fold" else "on the other folds (where they differ, their range is shown)"
     return [*lines, "", f"Thresholds were chosen {chosen}.", ""]
 
 
@@ -215,13 +241,42 @@ def left_out(material: dict[str, Any]) -> list[str]:
     classed = kind_of(study, target) != "regression"
     columns = columns_of(study, target) if classed else {"mae": "MAE", "ccc": "CCC", "pcc": "PCC"}
     column = study["split"].get("leave_out") or "source"
-    lines = [f"## Each {column} left out", "", f"| {column} | learner | cases | {' | '.join(columns.values())} |"]
+    lines = [f"## Each {column} left out", "", *_means(metrics, target, study, columns, column)]
+    lines += [f"| {column} | learner | cases | {' | '.join(columns.values())} |"]
     lines.append("|---" * (len(columns) + 3) + "|")
     for source, learners in by_source.items():
         for learner, figures in learners.items():
             cells = " | ".join(figure(figures.get(metric)) for metric in columns)
             lines.append(f"| {source} | {learner} | {_cases(figures)} | {cells} |")
-    return [*lines, "", f"Every {column} is predicted by networks that saw nothing of it.", ""]
+    fitted = [name for name in dict.fromkeys(n for told in by_source.values() for n in told) if name.startswith(FITTED)]
+    told = f"Every {column} is predicted by networks that saw nothing of it."
+    if fitted:
+        told += (
+            f" {', '.join(fitted)}, used on one {column}, was fitted on predictions of the others by networks that had "
+            f"learned from that {column}."
+        )
+    return [*lines, "", told, ""]
+
+
+def _means(
+    metrics: dict[str, Any], target: str, study: dict[str, Any], columns: dict[str, str], column: str
+) -> list[str]:
+    """Every learner averaged over the sources, each counting alike."""
+    within = metrics.get("within") or {}
+    if not within:
+        return []
+    note = mixed(kind_of(study, target))
+    lines = [f"Mean over each {column} of the figure within it; {note}.", ""]
+    lines += [f"| learner | {' | '.join(columns.values())} |", "|---" * (len(columns) + 1) + "|"]
+    lacking: dict[str, list[str]] = {}
+    for learner, told in within.items():
+        found = {metric: told.get(metric) or {} for metric in columns}
+        lines.append(f"| {learner} | {' | '.join(figure(found[metric]) for metric in columns)} |")
+        for metric, title in columns.items():
+            for source in found[metric].get("undefined") or []:
+                lacking.setdefault(source, []).append(title)
+    names = [f"{', '.join(dict.fromkeys(titles))} in {source}" for source, titles in lacking.items()]
+    return [*lines, "", *([f"Undefined and left out of the mean: {'; '.join(names)}.", ""] if names else [])]
 
 
 def audit(told: dict[str, Any] | None) -> list[str]:

@@ -46,17 +46,22 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
         lines += ["**Synthetic phantom data, not patients.**", ""]
     lines += [study["description"], "", *_how(material, stage), ""]
     lines += results_classes.audit(material[0]["audit"])
+    alone = results_classes.left_out(material[0])
+    lines += alone if metrics.get("within") else []
     for target in _targets(study, metrics, stage):
-        lines += [f"## {target}", ""]
+        lines += [f"## {target}{', pooled' if results_classes.pooled(study, target, stage, metrics) else ''}", ""]
         if results_classes.kind_of(study, target) == "regression":
-            lines += [*_table(target, stage, material), *_told(target, stage, metrics), ""]
+            note = results_classes.pooled(study, target, stage, metrics)
+            lines += [*_table(target, stage, material), *(["", note] if note else _told(target, stage, metrics)), ""]
             continue
         lines += [*results_classes.table(target, stage, material)]
         lines += [*results_classes.told_apart(study, target, stage, metrics)]
+        unit = study["targets"][target].get("level") or study["panels"]["by"]
+        lines += results_classes.single_class(target, stage, metrics, unit)
         lines += [*results_classes.details(target, stage, metrics), ""]
     lines += results_training.claimed(material[0], stage)
     lines += results_training.beside(material[0])
-    lines += results_classes.left_out(material[0])
+    lines += [] if metrics.get("within") else alone
     lines += results_classes.external(material[0], stage, STAGES[stage])
     if study["evaluation"]["references"]:
         lines += [REFERENCES, ""]

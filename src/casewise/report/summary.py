@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from casewise.report import within
 from casewise.report.failures import failures
 from casewise.report.material import Material, is_number
 from casewise.report.measures import measure_of
@@ -11,6 +12,8 @@ from casewise.report.tables import Cell, responder_name
 from casewise.report.wording import digits_for, interval, listed, number, signed
 from casewise.report.words import Words, judged_on
 
+# figures of the named classes alone, which naming one class for everybody can lead in
+OF_DECISIONS = ("accuracy", "balanced_accuracy", "f1", "kappa", "kappa_quadratic", "mae", "precision", "recall")
 SIDES = {"test": "On the test set", "oof": "Out of fold", "external": "On the external cohort"}
 
 
@@ -18,6 +21,7 @@ def sentences(material: Material) -> list[tuple[str, str]]:
     """Plain words, each with a head: how far off, how well it agrees, response, where it fails, who is shown."""
     words = Words(material)
     found = [
+        (f"Within each {within.column(material)}.", within.sentence(material) if within.is_mixed(material) else ""),
         ("How far off.", _accuracy(material, words)),
         ("How well it agrees.", _agreement(material, words)),
         _groups(material, words),
@@ -141,6 +145,12 @@ def choice(material: Material) -> str:
         why = "it was chosen on the same cases that it is judged on, which flatters it a little"
     judged = "out-of-fold " if "oof" in material.stages else ""
     merit = "CCC" if material.kind == "regression" else measure_of(material.merit).words
+    if within.is_mixed(material):
+        name = within.column(material)
+        return (
+            f"Of {len(material.learners)} learners this page shows {material.learner}, chosen by the mean over each "
+            f"{name} of its {merit} there; {why}. Learners are not compared on pooled figures."
+        )
     chosen = (
         f"Of {len(material.learners)} learners this page shows {material.learner}, whose {judged}{merit} is the best"
     )
@@ -151,7 +161,7 @@ def comparison(material: Material, stage: str, metric: str = "", most: int = 6) 
     """Who has the best figure of a stage, and who cannot be told apart from it; never a winner inside the noise."""
     metric = metric or ("mae" if material.kind == "regression" else material.merit)
     told = material.metrics.get("comparisons", {}).get(stage, {}).get(material.study.outcome, {}).get(metric)
-    if not told or not told.get("differences"):
+    if not told or not told.get("differences") or within.is_mixed(material, stage):
         return ""
     best, alike = told["best"], [name for name in told["not_told_apart"] if name != told["best"]]
     count = len(told["differences"])
@@ -160,6 +170,9 @@ def comparison(material: Material, stage: str, metric: str = "", most: int = 6) 
         measure = measure_of(metric)
         small = f"{'smallest' if measure.smaller else 'highest'} {measure.words}"
     begin = f"{SIDES.get(stage, stage)}, {best} has the {small}"
+    only = material.classed(stage, best).get("names_only")
+    if only and metric in OF_DECISIONS:
+        begin += f" (it names every {Words(material).noun} {only.replace('_', ' ')})"
     if not alike:
         return f"{begin}, and the interval of its lead over every other learner leaves 0 out."
     few = " from fewer than ten subjects" if told.get("rough") else ""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from casewise.report import within
 from casewise.report.classes import calibration
 from casewise.report.material import Material, is_number
 from casewise.report.measures import bounds, measure_cell, written
@@ -20,9 +21,11 @@ FEWEST = 5
 def sentences(material: Material) -> list[tuple[str, str]]:
     """Plain words, each with a head: how often right, how well told, what is missed, what it claims, who is shown."""
     words = Words(material)
+    apart = within.is_mixed(material)
     found = [
+        (f"Within each {within.column(material)}.", within.sentence(material) if apart else ""),
         ("How often it is right.", _accuracy(material, words)),
-        ("How well it tells the classes apart.", _separation(material, words)),
+        ("How well it tells the classes apart.", "" if apart else _separation(material, words)),
         ("How far off it is.", _grades(material)),
         ("What it misses.", missed(material)),
         ("What its probabilities are worth.", calibration(material)),
@@ -49,6 +52,8 @@ def _accuracy(material: Material, words: Words) -> str:
         f"{written('accuracy', value, digits=0)} of the {words.noun}s{told}. "
         f"Always naming the commonest class, {commonest}, would give {share}."
     )
+    if only := material.classed(material.stage, material.learner).get("names_only"):
+        sentence += f" It names every {words.noun} {class_name(material.study, material.study.outcome, only)}."
     balanced = material.metric(material.stage, material.learner, "balanced_accuracy")
     if balanced and abs(balanced["value"] - value) > 0.03:
         even = written("accuracy", balanced["value"], digits=0)
@@ -178,6 +183,8 @@ def tiles(material: Material) -> list[tuple[str, Cell, str]]:
     found: list[tuple[str, Cell, str]] = []
     for metric, title, unit in wanted:
         figure: dict[str, Any] | None = material.metric(material.stage, material.learner, metric)
-        if figure and len(found) < 4:
+        if figure and len(found) < 4 and within.is_mixed(material) and (cell := within.tile(material, metric)):
+            found.append((title, cell, unit))
+        elif figure and len(found) < 4:
             found.append((title, measure_cell(metric, figure, words=True), unit))
     return found

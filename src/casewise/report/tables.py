@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ MOST_ROWS = 80
 MOST_VISITS = 16
 MOST_STACKERS, MOST_STACKED = 6, 10
 
+CountsLine = tuple[str, int, list[tuple[int, float]]]
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -43,6 +46,24 @@ class Row:
     cells: list[Cell]
     mark: bool = False
     inner: bool = False
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Counts of classes: lines (`counts_line`) with a count for each of `names`, in their order."""
+
+    names: list[str]
+    rows: list[CountsLine]
+
+
+def counts_line(name: str, counts: Sequence[int]) -> CountsLine:
+    """A line's name, its total, and each count with its share of the total; shares of nothing are zero.
+
+    >>> counts_line("a", [3, 1]), counts_line("b", [0, 0])
+    (('a', 4, [(3, 0.75), (1, 0.25)]), ('b', 0, [(0, 0.0), (0, 0.0)]))
+    """
+    total = int(sum(counts))
+    return name, total, [(int(n), n / max(total, 1)) for n in counts]
 
 
 def figure_cell(found: dict[str, Any] | None, digits: int, *, sign: bool = False) -> Cell:

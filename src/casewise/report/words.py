@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from casewise.report.material import Material
+from casewise.report.material import Material, is_number
 from casewise.report.wording import counted, digits_of, display_name, listed, number, shortened
 
 ROUGH_BELOW = 10
@@ -101,6 +101,46 @@ def banners(material: Material) -> list[Banner]:
         text = "Intervals from fewer than ten subjects are rough: the truth may well lie outside them."
         found.append(Banner(f"Only {counted(count, 'subject')} {where}.", text))
     return found
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """That networks learned nothing of use: the sentence, and a mark for the figures where it is true of them."""
+
+    sentence: str
+    mark: str
+
+
+def unlearned(material: Material) -> Unlearned | None:
+    """That half of the shown learner's networks, or most of all, never beat guessing; None where they did.
+
+    A network is judged by the loss that decides when it stops, beside that of guessing (`guess_loss`, else 1).
+    A combined learner is made of all networks.
+    """
+    if material.study.recipe.stop.on == "none":
+        return None
+    failed: dict[str, list[bool]] = {}
+    for job in material.jobs:
+        losses = [step["stop_loss"] for step in job.get("history") or [] if is_number(step.get("stop_loss"))]
+        if losses:
+            failed.setdefault(str(job["model"]), []).append(min(losses) >= (job.get("guess_loss") or 1))
+    every = [bad for each in failed.values() for bad in each]
+    own, combined = failed.get(material.learner, []), material.learner not in material.study.backbones
+    most = 2 * sum(every) > len(every)
+    if own and 2 * sum(own) >= len(own):
+        whose, counts = f" of {material.learner}, the model shown here,", own
+    elif most:
+        whose, counts = f", of which {material.learner} is made," if combined else " of this study", every
+    else:
+        return None
+    guessed = "the shares of the classes" if material.kind != "regression" else "the mean"
+    they = "it" if sum(counts) == 1 else "they"
+    text = (
+        f"{sum(counts)} of {counted(len(counts), 'network')}{whose} never did better on the subjects that decide when "
+        f"to stop than guessing {guessed}: {they} learned nothing of use."
+    )
+    mark = "learned nothing" if all(counts) else f"{sum(counts)} of {len(counts)} networks learned nothing"
+    return Unlearned(text, mark if counts is own or combined else "")
 
 
 def predicted(material: Material) -> str:

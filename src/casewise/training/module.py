@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from casewise.cohort_table import names_text
 from casewise.errors import TrainingError
 from casewise.models.backbones import Network, keep_statistics, set_momentum
 from casewise.study import Recipe
@@ -18,6 +19,8 @@ from casewise.training.data import Batches, EpochBatches, PanelData, mixed_seed
 from casewise.training.losses import class_weights, loss_of
 from casewise.training.outputs import Output, hits, values_of
 from casewise.training.tuning import parameter_groups
+
+CASES_SHOWN = 5
 
 
 class Training(LightningModule):
@@ -121,7 +124,8 @@ class Training(LightningModule):
         raw = self.network(self._shaped(panels))
         loss = self.loss(raw, truth)
         if not torch.isfinite(loss):
-            named = ", ".join(dict.fromkeys(self.parts[0].names[row] for row in rows if self.parts[0].names))
+            names = list(dict.fromkeys(self.parts[0].names[row] for row in rows if self.parts[0].names))
+            named = names_text(names, CASES_SHOWN)
             raise TrainingError(
                 f"the loss is no longer a number in epoch {self.current_epoch + 1}, batch {batch_number + 1} "
                 f"(cases {named or 'not named'}). Lower recipe.lr (now {self.recipe.lr:g}), or look at these images"

@@ -33,12 +33,21 @@ class Choice:
     why: str = "stated by the study"
 
 
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" else None
+
+
 def keep_memory() -> None:
     """Tell glibc to keep freed memory: large batches otherwise go back to the kernel and fault in again every step."""
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
+    if libc := _glibc():
         libc.mallopt(ctypes.c_int(-4), ctypes.c_int(0))  # M_MMAP_MAX: never by mmap
         libc.mallopt(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD: never give back
+
+
+def give_memory_back() -> None:
+    """Return to the system what has been kept and is free: at the end of a job or a measurement, not of a step."""
+    if libc := _glibc():
+        libc.malloc_trim(ctypes.c_size_t(0))
 
 
 def has_bf16() -> bool:

@@ -1,0 +1,273 @@
+"""Each source left out: judged within the sources, chosen there, and never told by figures pooled over them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from casewise import remarks
+from casewise.evaluation import evaluate
+from casewise.evaluation.bootstrap import Estimate, Plan
+from casewise.evaluation.classed import one_class_notes
+from casewise.evaluation.crossfit import by_fold_text
+from casewise.evaluation.elsewhere import by_source, one_class_by_source, within_sources
+from casewise.evaluation.headline import headline_within
+from casewise.evaluation.operating import reached
+from casewise.evaluation.results import plain
+from casewise.report import classes, external, learners, results_classes, summary, summary_classes
+from casewise.report.material import Material
+from casewise.report.page import render
+from casewise.report.results_page import write_results
+from tests.test_report import Page
+from tests.test_report_classes import finished, toy
+
+CLASSES = ["covid", "none"]
+
+
+def rows(model: str, share: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Out-of-fold rows of one learner: in each source the probability of covid (class 0)."""
+    parts = []
+    for fold, (source, p) in enumerate(share.items(), start=1):
+        who = [f"{source}{i:03d}" for i in range(len(p))]
+        told = {"case": [f"{s}/1" for s in who], "subject": who, "visit": "1", "day": np.nan, "region": "", "image": ""}
+        told |= {"model": model, "stage": "oof", "outer_fold": fold, "inner_fold": pd.NA, "target": "dx"}
+        told |= {"kind": "classification", "y_true": truth[source] * 1.0, "y_pred": (p < 0.5) * 1.0}
+        parts.append(pd.DataFrame({**told, "p0": p, "p1": 1 - p}))
+    return pd.concat(parts, ignore_index=True).astype({"outer_fold": "Int64", "inner_fold": "Int64"})
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    """'pool' tells nothing within a source, but covid is common where it is sure of it; 'fair' is the other way."""
+    random = np.random.default_rng(0)
+    truth = {"north": (np.arange(60) >= 48) * 1, "south": (np.arange(60) >= 12) * 1, "west": np.zeros(20, dtype=int)}
+    level = {"north": 0.8, "south": 0.2, "west": 0.5}
+    noise = {s: 0.1 * random.random(len(t)) for s, t in truth.items()}
+    pool = {s: level[s] + noise[s] for s in truth}
+    fair = {s: 1 - level[s] + noise[s] - 0.06 * truth[s] for s in truth}
+    fitted = {s: level[s] + 0.05 - 0.05 * truth[s] for s in truth}
+    told = {"pool": pool, "fair": fair, "meta_learner_logistic": fitted}
+    return pd.concat([rows(name, share, truth) for name, share in told.items()], ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def results(table: pd.DataFrame) -> dict[str, Any]:
+    found = evaluate(table, main="dx", resamples=100, baseline=None, classes={"dx": CLASSES}, positive={"dx": "covid"})
+    sources = {subject: subject[:-3] for subject in table["subject"]}
+    told = by_source(table, "dx", sources, classes=CLASSES, positive="covid", plan=Plan(100, 0.95, 0))
+    found |= plain({"left_out": told, "within": within_sources(told)})
+    found["pooled"] = found["main"]
+    found["main"] = headline_within(found["main"], found["metrics"], found["left_out"], "source", found["notes"])
+    return found
+
+
+def test_the_learner_is_chosen_within_the_sources(results: dict[str, Any]) -> None:
+    auroc = {name: told["dx"]["auroc"]["value"] for name, told in results["metrics"]["oof"].items()}
+    assert auroc["pool"] > 0.7 > 0.5 > auroc["fair"]
+    assert results["pooled"]["learner"] != "fair"
+    assert results["main"]["learner"] == "fair"
+    assert results["main"]["metrics"] == results["metrics"]["oof"]["fair"]["dx"]
+    mean = results["within"]["fair"]["auroc"]
+    each = [results["left_out"][source]["fair"]["auroc"]["value"] for source in ("north", "south")]
+    assert mean["value"] == pytest.approx(np.mean(each), abs=1e-5)
+    assert (mean["sources"], mean["undefined"]) == (["north", "south"], ["west"])
+    notes = " ".join(results["notes"])
+    assert "mean over each source of its AUROC there; west, where it is undefined, left out" in notes
+    assert "meta_learner_logistic cannot be the headline's learner" in notes
+    assert notes.count("was chosen on the same cases") == 1
+    assert "learner, fair, was chosen on the same" in notes
+
+
+def test_every_learner_has_its_line_in_every_source(results: dict[str, Any], table: pd.DataFrame) -> None:
+    for told in results["left_out"].values():
+        assert list(told) == ["pool", "fair", "meta_learner_logistic"]
+    assert results["left_out"]["north"]["meta_learner_logistic"]["auroc"]["value"] == 1
+    lost = table.assign(outer_fold=pd.array([pd.NA] * len(table), dtype="Int64"))
+    sources = {subject: subject[:-3] for subject in table["subject"]}
+    again = by_source(lost, "dx", sources, classes=CLASSES, positive="covid", plan=Plan(20, 0.95, 0))
+    assert again["south"]["fair"]["auroc"]["value"] == pytest.approx(
+        results["left_out"]["south"]["fair"]["auroc"]["value"], abs=1e-5
+    )
+
+
+def test_without_a_source_that_has_the_figure_the_choice_says_that_it_is_pooled(results: dict[str, Any]) -> None:
+    notes: list[str] = []
+    alone = {"west": results["left_out"]["west"]}
+    found = headline_within(results["pooled"], results["metrics"], alone, "site", notes)
+    assert found["learner"] == "pool"
+    assert "In no site alone is the AUROC defined" in " ".join(notes)
+    tested = {**results["pooled"], "stage": "test"}
+    assert headline_within(tested, results["metrics"], alone, "site", []) == tested
+
+
+def test_numbers_are_chosen_by_concordance_within() -> None:
+    def told(ccc: float, mae: float) -> dict[str, Any]:
+        return {"ccc": {"value": ccc}, "mae": {"value": mae}}
+
+    metrics = {"oof": {"a": {"pasi": told(0.9, 1)}, "b": {"pasi": told(0.5, 1)}}}
+    main = {"target": "pasi", "stage": "oof", "learner": "a", "kind": "regression", "metrics": None, "chosen_on": "oof"}
+    left_out = {"x": {"a": told(0.1, 1), "b": told(0.3, 1)}, "y": {"a": told(0.2, 1), "b": told(0.2, 1)}}
+    notes: list[str] = []
+    assert headline_within(main, metrics, left_out, "clinic", notes)["learner"] == "b"
+    assert "not to be read as agreement" in notes[0]
+
+
+def test_the_terminal_tells_the_figures_within(results: dict[str, Any]) -> None:
+    study: Any = SimpleNamespace(outcome="dx", level_of=lambda name: "image", split=SimpleNamespace(leave_out="source"))
+    said = remarks.headline(study, results)
+    assert said.startswith("dx, each source left out, 140 images of 140 subjects, fair: accuracy ")
+    found = results["within"]["fair"]["auroc"]["value"]
+    assert f"AUROC {found:.2f} (mean of 2; north " in said
+    assert "undefined in west" in said
+    assert said.endswith(
+        "figures pooled over the sources mix networks and sources and are not to be read as discrimination"
+    )
+    pooled = results["metrics"]["oof"]["fair"]["dx"]["auroc"]["value"]
+    assert f"AUROC {pooled:.2f}" not in said
+
+
+@pytest.fixture(scope="module")
+def held_out() -> Material:
+    """The toy study of two classes, each of five sources (its folds) left out."""
+    material = toy("binary", networks=2, split={"leave_out": "source"})
+    outcome, rows = material.study.outcome, material.predictions
+    folds = rows.drop_duplicates("subject").set_index("subject")["outer_fold"]
+    sources = {subject: "vwxyz"[fold - 1] for subject, fold in folds.sort_values().items()}
+    names = material.study.classes_of(outcome)
+    plan = Plan(50, 0.95, 0)
+    told = by_source(rows, outcome, sources, classes=names, positive=material.study.positive_of(outcome), plan=plan)
+    metrics = {**material.metrics, **plain({"left_out": told, "within": within_sources(told)})}
+    metrics["main"] = headline_within(metrics["main"], metrics["metrics"], metrics["left_out"], "source", [])
+    return dataclasses.replace(material, metrics=metrics)
+
+
+def test_the_first_screen_begins_within_the_sources(held_out: Material) -> None:
+    told = summary_classes.sentences(held_out)
+    assert told[0][0] == "Within each source."
+    assert "are not to be read as discrimination." in told[0][1]
+    found = held_out.metrics["within"][held_out.learner]["auroc"]["value"]
+    assert f"There the AUROC is {found:.2f} (0.5 is chance) on average over 5 sources: v " in told[0][1]
+    assert told[0][1].count("interval") >= 10
+    assert "How well it tells the classes apart." not in dict(told)
+    assert "mean over each source of its AUROC" in dict(told)["Which model this is."]
+    tiles = {title: cell for title, cell, _ in summary_classes.tiles(held_out)}
+    assert tiles["AUROC"].small.startswith("mean of 5: v ")
+    assert tiles["AUROC"].value == found
+
+
+def test_pooled_figures_are_no_finding(held_out: Material, tmp_path: Path) -> None:
+    assert summary.comparison(held_out, "oof") == ""
+    told = learners.learners(held_out)
+    assert told is not None
+    assert told["comparisons"] == []
+    assert "mix networks and sources" in told["mixed"]
+    values = [held_out.metrics["within"][row.name]["auroc"]["value"] for row in told["stages"][0][1]]
+    assert values == sorted(values, reverse=True)
+    section = external.left_out(held_out)
+    assert section is not None
+    assert [row.name for row in section["rows"]] == ["mean", *"vwxyz"]
+    assert len(section["learners"]) == 3
+    assert "Learners are compared pairwise" not in Page(render(held_out)).text
+    text = write_results(finished(held_out, tmp_path / "run"), tmp_path / "page.md").read_text()
+    assert text.index("## Each source left out") < text.index("## finding, pooled")
+    assert "Mean over each source of the figure within it; figures pooled" in text
+    assert "learners are not compared on them." in text
+    assert "leaves 0 out.\n" not in text.split("## What to know")[0]
+
+
+def test_a_learner_that_names_one_class_is_named(table: pd.DataFrame) -> None:
+    every = table[table["model"] == "pool"].assign(model="lazy", p0=0.9, p1=0.1, y_pred=0.0)
+    both = pd.concat([table, every], ignore_index=True)
+    found = evaluate(both, main="dx", resamples=50, baseline=None, classes={"dx": CLASSES})
+    blocks = found["classes"]
+    assert blocks["oof"]["lazy"]["dx"]["names_only"] == "covid"
+    assert blocks["oof"]["pool"]["dx"]["names_only"] is None
+    notes = one_class_notes(blocks, {"dx": "image"})
+    assert len(notes) == 1
+    assert notes[0].startswith("Out of fold, lazy names every image covid")
+    assert results_classes.single_class("dx", "oof", found, "image") == ["", "lazy names every image covid."]
+    # nothing to tell apart where only one class is recorded
+    alone = evaluate(
+        both[both["subject"].str.startswith("west")], main="dx", resamples=50, baseline=None, classes={"dx": CLASSES}
+    )
+    assert one_class_notes(alone["classes"], {"dx": "image"}) == []
+    assert one_class_by_source({"x": {"m": {"recall[a]": {"value": 1.0}, "recall[b]": {"value": None}}}}, "case") == []
+
+
+def changed(material: Material, **entry: Any) -> Material:
+    """The material with another entry of `classes` for the shown learner."""
+    stage, learner, outcome = material.stage, material.learner, material.study.outcome
+    blocks = {**material.metrics["classes"][stage], learner: {outcome: {**material.classed(stage, learner), **entry}}}
+    return dataclasses.replace(material, metrics={**material.metrics, "classes": {stage: blocks}})
+
+
+@pytest.fixture(scope="module")
+def two() -> Material:
+    return toy("binary", networks=2)
+
+
+def test_the_report_marks_a_learner_that_names_one_class(two: Material) -> None:
+    lazy = changed(two, names_only="no_finding")
+    row = next(row for row in learners.learner_rows(lazy, "oof") if row.name == lazy.learner)
+    assert row.cells[0].small == "names every visit no finding"
+    assert "It names every visit no finding." in dict(summary_classes.sentences(lazy))["How often it is right."]
+    best = lazy.metrics["comparisons"]["oof"][lazy.study.outcome]["accuracy"]["best"]
+    metrics = {**two.metrics, "classes": {"oof": {best: {two.study.outcome: {"names_only": "covid"}}}}}
+    told = summary.comparison(dataclasses.replace(two, metrics=metrics), "oof", "accuracy")
+    assert f"{best} has the highest accuracy (it names every visit covid)" in told
+    assert "(it names" not in summary.comparison(dataclasses.replace(two, metrics=metrics), "oof", "auroc")
+
+
+def test_thresholds_of_folds_are_told_by_their_range(two: Material, tmp_path: Path) -> None:
+    figure = {"value": 0.52, "low": 0.45, "high": 0.6, "n_cases": 99, "n_subjects": 99}
+    point = {"class": "covid", "rule": "sensitivity >= 0.9", "threshold": 0.413, "chosen_on": "the other folds"}
+    point |= {"threshold_by_fold": {"1": 0.0004, "2": 0.826}, "reached": False}
+    point |= dict.fromkeys(("sensitivity", "specificity", "precision"), figure)
+    material = changed(two, operating=[point])
+    rule, threshold, *_ = classes.point_rows(material.classed("oof", material.learner))[0].cells
+    assert rule.text == "sensitivity of 90 % or more; not reached: 52 %"
+    assert threshold.text == "0.000 to 0.826 by fold"
+    text = Page(render(material)).text
+    assert "where they differ their range is shown" in text
+    assert "0.413" not in text
+    page = write_results(finished(material, tmp_path / "run"), tmp_path / "page.md").read_text()
+    assert "| covid, sensitivity ≥ 0.9 (not reached: 0.520) | 0.000 to 0.826 by fold | 0.520" in page
+    assert by_fold_text({"1": None, "2": 0.8}, 3) == ""
+
+
+def test_an_aim_counts_as_missed_only_beyond_its_interval() -> None:
+    found = Estimate(0.85, 0.80, 0.91, 50, 50, rough=False)
+    assert reached("sensitivity >= 0.9", found) is True
+    assert reached("sensitivity >= 0.92", found) is False
+    assert reached("sensitivity >= 0.9", Estimate(None, None, None, 50, 50, rough=False)) is None
+
+
+def test_the_first_screen_of_grades_explains_its_two_shares() -> None:
+    grades = toy("ordinal", subjects=100, networks=2)
+    assert "counting the likeliest grade, where the model otherwise names the median one" in classes.calibration(grades)
+
+
+def test_probabilities_off_by_more_than_chance_are_not_called_true(two: Material) -> None:
+    def told(low: float) -> str:
+        bins = [
+            {"n": 200, "confidence": 0.6, "accuracy": 0.75},
+            {"n": 200, "confidence": 0.9, "accuracy": 0.75},
+        ]
+        material = changed(two, reliability=bins)
+        figures = {**material.figures("oof", material.learner, material.study.outcome)}
+        figures["ece"] = {"value": 0.129, "low": low, "high": 0.2}
+        metrics = {**material.metrics["metrics"]}
+        metrics["oof"] = {**metrics["oof"], material.learner: {material.study.outcome: figures}}
+        return classes.calibration(dataclasses.replace(material, metrics={**material.metrics, "metrics": metrics}))
+
+    assert "are what they claim" in told(0.04)
+    assert told(0.09).startswith(
+        "On average it claims as much as comes true (75 % claimed, 75 % right), but its single"
+    )
+    assert "0.129, interval 0.090 to 0.200" in told(0.09)
