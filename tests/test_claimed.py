@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,13 @@ from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.split import split
 from casewise.study_file import build_study
-from tests.chest_study import chest_study, one_thread
+from tests.chest_study import chest_study
 from tests.test_report import check_page
 
 TWO = {"classes": ["no_finding", "covid"], "positive": "covid"}
 BY_IMAGE = {"by": "image"}
 
-
-@pytest.fixture(autouse=True, scope="module")
-def alone() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -167,7 +167,7 @@ def test_the_regional_composite_can_be_predicted_directly(tiny: Path, tmp_path: 
 
 def test_a_split_by_image_is_refused(tiny: Path) -> None:
     tiny.write_text(tiny.read_text().replace("split: {", "split: {by: image, "))
-    with pytest.raises(StudyError, match="puts images of one subject on both sides"):
+    with pytest.raises(StudyError, match="splits images as if each showed another person"):
         read_study(tiny)
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +33,14 @@ from casewise.report.slide_drawing import grid_of
 from casewise.run import Run, run
 from casewise.study import Study
 from casewise.study_file import build_study
-from tests.chest_study import SMALL, one_thread
+from tests.chest_study import SMALL
 
 openslide = pytest.importorskip("openslide", reason="the package that reads slides is optional")
 
 SIDE = 32
 NUMBER = {"disease": "0..1"}
 
-
-@pytest.fixture(autouse=True, scope="module")
-def alone() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from casewise.training.data import PanelData
 from casewise.training.learn import Course, Learned, learn
 from casewise.training.outputs import Output, hits, values_of
 from casewise.training.speed import Choice
-from tests.chest_study import chest_study, one_thread
+from tests.chest_study import chest_study
 
 OUTPUTS = (Output("label", "classification", 2, True),)
 STEADY = Panels(by="image", copies=1, flip="both", brightness=0.2)
@@ -177,6 +177,7 @@ def test_hits_decide_as_predictions_do(kind: str) -> None:
     assert 0 < right.sum() < known.sum()
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_figures_on_those_it_knew_are_kept_and_predictions_are_not(tmp_path: Path) -> None:
     table = make_chest(tmp_path / "films", subjects=12, classes=("no_finding", "covid"), size=(64, 64), seed=2)
     study = chest_study(
@@ -189,8 +190,7 @@ def test_figures_on_those_it_knew_are_kept_and_predictions_are_not(tmp_path: Pat
     )
     recipe = Recipe(batch=8, schedule="constant", phases=[Phase(epochs=1, freeze="all"), Phase(epochs=1)])
     study = study.model_copy(update={"recipe": recipe})
-    with one_thread():
-        done = run(study, tmp_path / "run")
+    done = run(study, tmp_path / "run")
     (first, _) = records = [json.loads(path.read_text()) for path in sorted(done.folder.glob("jobs/*/*/job.json"))]
     assert [phase["freeze"] for phase in first["phases"]] == ["all", "none"]
     for record in records:
