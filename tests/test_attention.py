@@ -8,12 +8,12 @@ import torch
 from casewise.models.attention import GatedAttention
 from casewise.models.backbones import build_network
 from casewise.panels import augmented, plain
-from casewise.study import Panels, Recipe
+from casewise.study import Compute, Panels, Recipe
 from casewise.training.data import PanelData
 from casewise.training.learn import Course, learn
 from casewise.training.module import predict
 from casewise.training.outputs import Output
-from casewise.training.speed import Choice
+from casewise.training.speed import Choice, choose
 
 BAG = Panels(by="case", gather="attention", bag=3)
 
@@ -43,6 +43,17 @@ def test_untrained_attention_is_nearly_the_mean() -> None:
     torch.manual_seed(0)
     features = torch.randn(2, 5, 8)
     assert torch.allclose(GatedAttention(8)(features), features.mean(dim=1), atol=0.05)
+
+
+def test_a_single_tile_speaks_for_itself() -> None:
+    torch.manual_seed(0)
+    network, panels = build_network("resnet10t", 2, attention=True).eval(), torch.rand(2, 3, 32, 32)
+    assert torch.allclose(network(panels), network(panels.unsqueeze(1)), atol=1e-5)
+
+
+def test_the_machine_is_measured_with_attention_as_without() -> None:
+    network = build_network("resnet10t", 2, attention=True)
+    assert choose(network, Compute(device="cpu"), side=32, batch=4, threads=1, memo=None).measured
 
 
 def test_gradients_pass_empty_places() -> None:

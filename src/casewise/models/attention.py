@@ -30,5 +30,7 @@ class GatedAttention(nn.Module):
         return scores.masked_fill(~there, -torch.inf).softmax(dim=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, K, W) → (B, W)."""
+        """(B, K, W) → (B, W); features of single tiles (B, W) stay as they are."""
+        if features.ndim == 2:
+            return features
         return torch.einsum("bk,bkw->bw", self.weights(features), features.nan_to_num())
