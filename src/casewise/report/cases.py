@@ -57,6 +57,8 @@ def prepared(material: Material) -> dict[str, Any] | None:
     case = illustrated(material)
     own = panels[panels["case"] == case]
     shown, size = [], material.study.images.size
+    bag = material.study.panels.gather == "attention"
+    slots = 1 if bag else material.study.panels.slots
     for row in own.head(MOST_PANELS).itertuples():
         numbers = [int(n) for n in row.tiles if int(n) >= 0]
         some = numbers[:MOST_PHOTOGRAPHS]
@@ -64,7 +66,7 @@ def prepared(material: Material) -> dict[str, Any] | None:
             continue
         photographs = [p for n in some if (p := material.photograph(n)) is not None]
         tiles = [data_uri(as_picture(tile), longest=size) for tile in material.tiles(some)]
-        several = material.study.panels.slots > 1
+        several = slots > 1
         panel = panel_uri(material, numbers, longest=400) if several else None
         uris = [data_uri(photograph, longest=240) for photograph in photographs]
         shown.append(Prepared(str(row.region or ""), uris, tiles, panel, len(numbers) - len(some)))
@@ -76,10 +78,11 @@ def prepared(material: Material) -> dict[str, Any] | None:
         "place": place_of(first[["subject", "visit"]].to_dict()),
         "size": size,
         "grid": f"{material.study.panels.rows} × {material.study.panels.columns}",
-        "slots": material.study.panels.slots,
+        "slots": slots,
+        "bag": bag,
         "missing": sum(len(p.tiles) - len(p.photographs) for p in shown),
         "left_out": max(0, len(own) - MOST_PANELS),
-        "more": any(len(list(row.tiles)) > material.study.panels.slots for row in own.itertuples()),
+        "more": not bag and any(len(list(row.tiles)) > slots for row in own.itertuples()),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,10 +54,17 @@ def grid_picture(tiles: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
 
 
 def panel_uri(material: Material, numbers: list[int], *, longest: int) -> str | None:
-    """The panel that the network sees of these images (its first slots, if there are more), or None if it is empty."""
+    """The panel that the network sees of these images (its first slots, if there are more), or None if it is empty.
+
+    A bag has no grid of its own; as many of its tiles as a training step takes are laid out in a square.
+    """
     panels = material.study.panels
     shown = [int(n) for n in numbers if int(n) >= 0][: panels.slots]
     if not shown:
         return None
-    picture = grid_picture(material.tiles(shown), rows=panels.rows, columns=panels.columns)
+    rows, columns = panels.rows, panels.columns
+    if panels.gather == "attention":
+        columns = math.ceil(math.sqrt(len(shown)))
+        rows = math.ceil(len(shown) / columns)
+    picture = grid_picture(material.tiles(shown), rows=rows, columns=columns)
     return data_uri(picture, longest=longest)
