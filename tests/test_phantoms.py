@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 from collections import defaultdict
@@ -22,18 +21,10 @@ from casewise.phantoms.psoriasis import MARK, draw_photograph, make_psoriasis
 from casewise.phantoms.severity import AREA_EDGES, Grades, Severity, course, weighted_score
 from casewise.phantoms.skin import threshold
 from casewise.phantoms.subjects import anatomy, subject
+from tests.phantom_files import contents, rows_of
 
 REGIONS = ("upper", "trunk", "lower")
 SMALL = (123, 82)
-
-
-def rows_of(table: Path) -> list[dict[str, str]]:
-    with table.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import io
 import itertools
 import json
@@ -23,17 +22,9 @@ from casewise.phantoms.chest_anatomy import chest
 from casewise.phantoms.chest_files import COLUMNS, JPEG_QUALITY, encoded
 from casewise.phantoms.psoriasis import make_psoriasis
 from casewise.phantoms.records import MARK
+from tests.phantom_files import contents, rows_of
 
 SMALL = (96, 96)
-
-
-def rows_of(table: Path) -> list[dict[str, str]]:
-    with table.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -24,17 +23,9 @@ from casewise.phantoms.slide_files import COLUMNS
 from casewise.phantoms.slide_pyramid import write_pyramid
 from casewise.phantoms.slide_skin import STAGES, Section, skin
 from casewise.phantoms.slides import draw_region, finding_of, make_regions, make_slide_phantom
+from tests.phantom_files import contents, rows_of
 
 SMALL = {"size": (640, 520), "mpp": 2.0}
-
-
-def rows_of(table: Path) -> list[dict[str, str]]:
-    with table.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")

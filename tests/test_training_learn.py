@@ -194,7 +194,7 @@ class TestFineTuning:
     def test_killed_between_stages(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = learned(tmp_path / "whole", self.recipe)
         calls: list[Path] = []
-        plain = learning._fit
+        plain = learning.Course.fit
 
         def first_only(*args: Any) -> Any:
             calls.append(args[-1])
@@ -202,7 +202,7 @@ class TestFineTuning:
                 raise CutError
             return plain(*args)
 
-        monkeypatch.setattr(learning, "_fit", first_only)
+        monkeypatch.setattr(learning.Course, "fit", first_only)
         with pytest.raises(CutError):
             learned(tmp_path / "cut", self.recipe)
         alike(whole, learned(tmp_path / "cut", self.recipe))
@@ -214,6 +214,8 @@ class TestFineTuning:
         (tmp_path / "pretrained" / "pretrain").mkdir(parents=True)
         (tmp_path / "pretrained" / "pretrain" / "state.safetensors").write_bytes(b"of the other cohort")
         alike(plain, learned(tmp_path / "pretrained", recipe))
+        kept = tmp_path / "pretrained" / "pretrain" / "state.safetensors"
+        assert kept.read_bytes() == b"of the other cohort"
 
 
 def test_layers_below_learn_more_slowly() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import pytest
@@ -57,6 +58,20 @@ def learned(folder: Path, recipe: Recipe = RECIPE, settings: Panels = STEADY, *,
     return learn(fresh(), recipe, data(settings), data(settings, 4), [str(i) for i in range(12)], course)
 
 
+def killed_and_continued(place: Path, recipe: Recipe, *, after: int, keep: Literal["best", "last"]) -> Learned:
+    """What is learned where a kill came after so many epochs."""
+
+    def stop_at(done: int) -> None:
+        if done == after:
+            raise KilledError
+
+    place.mkdir()
+    course = Course(OUTPUTS, place, 3, Choice(), 0.0, keep, stop_at)
+    with pytest.raises(KilledError):
+        learn(fresh(), recipe, data(), data(count=4), [str(i) for i in range(12)], course)
+    return learned(place, recipe)
+
+
 def test_working_out_frozen_parts_once_changes_nothing(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     quick, plain = learned(tmp_path / "a"), learned(tmp_path / "b", once=False)
@@ -91,16 +106,7 @@ def test_a_killed_phase_continues_to_the_same_bits(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     whole = learned(tmp_path / "a")
 
-    def stop_at(done: int) -> None:
-        if done == 3:
-            raise KilledError
-
-    place = tmp_path / "b"
-    place.mkdir()
-    course = Course(OUTPUTS, place, 3, Choice(), 0.0, "last", stop_at)
-    with pytest.raises(KilledError):
-        learn(fresh(), RECIPE, data(), data(count=4), [str(i) for i in range(12)], course)
-    again = learned(place)
+    again = killed_and_continued(tmp_path / "b", RECIPE, after=3, keep="last")
     assert again.phases[1]["continued"]
     assert again.history == whole.history
     for (name, one), other in zip(whole.network.state_dict().items(), again.network.state_dict().values(), strict=True):
@@ -130,16 +136,7 @@ def test_a_killed_phase_that_stops_on_others_gives_the_same_history(tmp_path: Pa
     recipe = RECIPE.model_copy(update={"stop": RECIPE.stop.model_copy(update={"on": "inner"})})
     whole = learned(tmp_path / "a", recipe)
 
-    def stop_at(done: int) -> None:
-        if done == 1:
-            raise KilledError
-
-    place = tmp_path / "b"
-    place.mkdir()
-    course = Course(OUTPUTS, place, 3, Choice(), 0.0, "best", stop_at)
-    with pytest.raises(KilledError):
-        learn(fresh(), recipe, data(), data(count=4), [str(i) for i in range(12)], course)
-    again = learned(place, recipe)
+    again = killed_and_continued(tmp_path / "b", recipe, after=1, keep="best")
     assert again.phases[0]["continued"]
     assert again.history == whole.history
     assert all({"train_accuracy", "stop_accuracy"} <= set(entry) for entry in whole.history)

@@ -17,6 +17,7 @@ from casewise.phantoms.chest_files import ChestSettings, claim_folder, encoded, 
 from casewise.phantoms.chest_film import MACHINES, Film, draw
 from casewise.phantoms.chest_signs import FINDINGS, sign
 from casewise.phantoms.chest_twins import TWIN_KINDS, plant_twins
+from casewise.phantoms.folders import check_classes, check_least
 from casewise.phantoms.records import Labels
 from casewise.phantoms.saving import save
 from casewise.phantoms.streams import stream
@@ -135,22 +136,8 @@ def finding_of(seed: int, number: int, classes: tuple[str, ...]) -> str:
 
 
 def _check(settings: ChestSettings) -> None:
-    for name, value, low in (
-        ("subjects", settings.subjects, 1),
-        ("images", settings.images, 1),
-        ("seed", settings.seed, 0),
-    ):
-        if value < low:
-            raise CasewiseError(f"The phantom's {name} must be {low} or more; found {value}.")
-    for name in settings.classes:
-        if name not in FINDINGS:
-            raise CasewiseError(
-                f"The phantom's classes must be of {', '.join(FINDINGS)}; found {name!r}.{nearest(name, FINDINGS)}"
-            )
-    if len(set(settings.classes)) != len(settings.classes) or len(settings.classes) < 2:
-        raise CasewiseError(
-            f"The phantom's classes must be two or more; found {', '.join(settings.classes) or 'none'}."
-        )
+    check_least([("subjects", settings.subjects, 1), ("images", settings.images, 1), ("seed", settings.seed, 0)])
+    check_classes(settings.classes, FINDINGS)
     if not all(SMALLEST <= side <= LARGEST for side in settings.size):
         found = f"{settings.size[0]}x{settings.size[1]}"
         raise CasewiseError(f"The phantom's size must be {SMALLEST} to {LARGEST} pixels a side; found {found}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from casewise.errors import CasewiseError
 from casewise.files import write_atomic, write_json
+from casewise.phantoms.folders import claim
 from casewise.phantoms.records import MARK
 
 KIND = "chest"
@@ -61,31 +60,13 @@ class ChestSettings:
     sources: int
 
 
-def read_note(folder: Path) -> dict[str, Any]:
-    """Return what `phantom.json` says of a phantom's folder; nothing where there is no phantom."""
-    try:
-        note = json.loads((folder / "phantom.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return note if isinstance(note, dict) and note.get("synthetic") else {}
-
-
 def claim_folder(folder: Path, settings: ChestSettings) -> None:
     """Write the folder's marks first, so that even half a phantom says what it is; refuse what is not one.
 
     Raises:
         CasewiseError: the folder is a file, or holds something that is not a chest phantom.
     """
-    if folder.exists() and not folder.is_dir():
-        raise CasewiseError(f"{folder} is a file; the phantom needs a folder.")
-    if folder.is_dir() and any(folder.iterdir()) and read_note(folder).get("kind") != KIND:
-        raise CasewiseError(
-            f"{folder} already holds files that are not a chest phantom; choose an empty or a new folder."
-        )
-    # An older table must not describe films that are being replaced.
-    (folder / "cases.csv").unlink(missing_ok=True)
-    write_json(folder / "phantom.json", _note(settings, complete=False))
-    write_atomic(folder / "README.txt", README)
+    claim(folder, _note(settings, complete=False), README)
 
 
 def write_cohort(

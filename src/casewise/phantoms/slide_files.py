@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from casewise.errors import CasewiseError, nearest
-from casewise.files import write_atomic, write_json
-from casewise.phantoms.chest_files import read_note, write_rows
+from casewise.files import write_json
+from casewise.phantoms.chest_files import write_rows
+from casewise.phantoms.folders import check_classes, check_least, claim
 from casewise.phantoms.records import MARK, Labels
 from casewise.phantoms.slide_skin import STAGES
 
@@ -55,22 +56,9 @@ def check(settings: SkinSettings) -> None:
     Raises:
         CasewiseError: a setting is out of range.
     """
-    for name, value, low in (
-        ("subjects", settings.subjects, 1),
-        ("slides_per_subject" if settings.form == "slides" else "regions_per_subject", settings.images, 1),
-        ("seed", settings.seed, 0),
-    ):
-        if value < low:
-            raise CasewiseError(f"The phantom's {name} must be {low} or more; found {value}.")
-    for name in settings.classes:
-        if name not in STAGES:
-            raise CasewiseError(
-                f"The phantom's classes must be of {', '.join(STAGES)}; found {name!r}.{nearest(name, STAGES)}"
-            )
-    if len(set(settings.classes)) != len(settings.classes) or len(settings.classes) < 2:
-        raise CasewiseError(
-            f"The phantom's classes must be two or more; found {', '.join(settings.classes) or 'none'}."
-        )
+    images = "slides_per_subject" if settings.form == "slides" else "regions_per_subject"
+    check_least([("subjects", settings.subjects, 1), (images, settings.images, 1), ("seed", settings.seed, 0)])
+    check_classes(settings.classes, list(STAGES))
     least = LEAST[settings.form]
     if not all(least <= side <= LARGEST for side in settings.size):
         found = f"{settings.size[0]}x{settings.size[1]}"
@@ -98,16 +86,7 @@ def claim_folder(folder: Path, settings: SkinSettings) -> None:
     Raises:
         CasewiseError: the folder is a file, or holds something that is not a skin phantom.
     """
-    if folder.exists() and not folder.is_dir():
-        raise CasewiseError(f"{folder} is a file; the phantom needs a folder.")
-    if folder.is_dir() and any(folder.iterdir()) and read_note(folder).get("kind") != KIND:
-        raise CasewiseError(
-            f"{folder} already holds files that are not a skin phantom; choose an empty or a new folder."
-        )
-    # An older table must not describe images that are being replaced.
-    (folder / "cases.csv").unlink(missing_ok=True)
-    write_json(folder / "phantom.json", _note(settings, complete=False))
-    write_atomic(folder / "README.txt", README)
+    claim(folder, _note(settings, complete=False), README)
 
 
 def write_cohort(

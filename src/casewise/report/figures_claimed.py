@@ -6,8 +6,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from casewise.report.drawing import ACCENT, FAINT, INK, MODEL, SOFT, canvas, frame, place, svg
+from casewise.report.drawing import ACCENT, FAINT, INK, MODEL, SOFT, canvas, place, svg
 from casewise.report.drawing import limits as around
+from casewise.report.figures_learners import label_below
 from casewise.report.material import is_number
 from casewise.report.wording import shortened
 
@@ -30,7 +31,6 @@ def side_by_side(
     Args:
         figures: `BY_SUBJECT` and `BY_IMAGE` -> learner -> figure with `value, low, high`.
     """
-    from matplotlib.ticker import FuncFormatter
 
     height = ROW * len(learners) + 62
     longest = max(len(shortened(learner, NAME)) for learner in learners)
@@ -71,10 +71,5 @@ def side_by_side(
         axes.set_yticks([-i for i in range(len(learners))], [shortened(learner, NAME) for learner in learners])
         for text in axes.get_yticklabels():
             text.set(color=INK)
-        if percent:
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-        figure.text(0.5, 26 / height, label, ha="center", fontsize=10.5)
-        frame(axes, grid="x")
-        axes.spines["left"].set_visible(False)
-        figure.legend(loc="lower center", ncols=2, handletextpad=0.3, columnspacing=1.6, borderaxespad=0.1)
+        label_below(figure, axes, label, height=height, percent=percent)
         return svg(figure, name, alt)

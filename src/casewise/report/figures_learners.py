@@ -35,7 +35,6 @@ def forest(
         shown: the learner that the report speaks of; its line is marked.
         percent: write shares in percent.
     """
-    from matplotlib.ticker import FuncFormatter
 
     height = ROW * len(learners) + 62
     looks = {"test": (MODEL, "o", "test set"), "oof": (SOFT, "D", "out of fold")}
@@ -72,13 +71,20 @@ def forest(
         for text, learner in zip(axes.get_yticklabels(), learners, strict=True):
             text.set(color=INK, fontweight="bold" if learner == shown else "normal")
         axes.set(ylim=(-len(learners) + 0.4, 0.6), xlim=around(seen or [0, 1]))
-        if percent:
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-        figure.text(0.5, 26 / height, label, ha="center", fontsize=10.5)
-        frame(axes, grid="x")
-        axes.spines["left"].set_visible(False)
-        figure.legend(loc="lower center", ncols=2, handletextpad=0.3, columnspacing=1.6, borderaxespad=0.1)
+        label_below(figure, axes, label, height=height, percent=percent)
         return svg(figure, name, alt)
+
+
+def label_below(figure: Any, axes: Any, label: str, *, height: float, percent: bool) -> None:
+    """The scale and the key under points with intervals, a line a learner."""
+    from matplotlib.ticker import FuncFormatter
+
+    if percent:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+    figure.text(0.5, 26 / height, label, ha="center", fontsize=10.5)
+    frame(axes, grid="x")
+    axes.spines["left"].set_visible(False)
+    figure.legend(loc="lower center", ncols=2, handletextpad=0.3, columnspacing=1.6, borderaxespad=0.1)
 
 
 def training(model: str, jobs: list[dict[str, Any]], *, name: str, alt: str) -> Markup:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -125,9 +126,9 @@ def find_rate(
     )
     test.train()  # whatever mode the network was left in
     try:
-        trainer.fit(test)
-    except TrainingError:
-        pass  # the loss left the numbers: the curve ends here
+        # where the loss leaves the numbers the curve ends, and says so if nothing was found before
+        with suppress(TrainingError):
+            trainer.fit(test)
     except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit of its own
         raise KeyboardInterrupt from stopped
     losses = sweep.losses

@@ -55,6 +55,22 @@ class Course:
     tell: Tell | None = None
     frozen_once: bool = True
 
+    def fit(self, network: Network | HeadOnly, recipe: Recipe, train: Batches, stop: Batches, folder: Path) -> Fitted:
+        """Fit a network, or a part of one, keeping its state in `folder`."""
+        return fit(
+            network,
+            recipe,
+            train,
+            stop,
+            outputs=self.outputs,
+            folder=folder,
+            seed=self.seed,
+            choice=self.choice,
+            save_every=self.save_every,
+            keep=self.keep,
+            tell=self.tell,
+        )
+
 
 def learn(
     network: Network, recipe: Recipe, train: PanelData, stop: PanelData, subjects: Sequence[str], course: Course
@@ -88,28 +104,10 @@ def learn(
         return _fine(network, recipe, train, stop, heads, course, found)
     if heads:
         unfreeze(network, 0, recipe.fine.groups)
-        fitted = _fit(HeadOnly(network), recipe, *heads, course, course.folder)
+        fitted = course.fit(HeadOnly(network), recipe, *heads, course.folder)
     else:
-        fitted = _fit(network, recipe, train, stop, course, course.folder)
+        fitted = course.fit(network, recipe, train, stop, course.folder)
     return Learned(network.eval(), fitted.history, fitted.best_epoch, fitted.best_loss, found)
-
-
-def _fit(
-    network: Network | HeadOnly, recipe: Recipe, train: Batches, stop: Batches, course: Course, folder: Path
-) -> Fitted:
-    return fit(
-        network,
-        recipe,
-        train,
-        stop,
-        outputs=course.outputs,
-        folder=folder,
-        seed=course.seed,
-        choice=course.choice,
-        save_every=course.save_every,
-        keep=course.keep,
-        tell=course.tell,
-    )
 
 
 def _featured(network: Network, data: PanelData, recipe: Recipe) -> FeatureData:
@@ -166,9 +164,9 @@ def _fine(
                 seed=mixed_seed(course.seed, "stage", unfrozen) if unfrozen else course.seed,
             )
             fitted = (
-                _fit(network, each, train, stop, told, place)
+                told.fit(network, each, train, stop, place)
                 if unfrozen
-                else _fit(HeadOnly(network), each, *heads, told, place)
+                else told.fit(HeadOnly(network), each, *heads, place)
             )
             stage = {
                 "unfrozen": unfrozen,

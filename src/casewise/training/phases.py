@@ -22,7 +22,6 @@ from casewise.models.splitting import split_at
 from casewise.panels import varies
 from casewise.training.checkpoint import write_tensors
 from casewise.training.data import Batches, PanelData, mixed_seed
-from casewise.training.fit import fit
 from casewise.training.fixed import FixedData, Upper, Whole, activations, fixed
 
 if TYPE_CHECKING:
@@ -90,19 +89,7 @@ def _phase(
     counts = parameter_counts(network)
     begun, continued = time.monotonic(), (place / "state.safetensors").is_file()
     learner, data, watched, way = _shortened(network, phase, recipe, train, stop, course, place)
-    fitted = fit(
-        learner,
-        each,
-        data,
-        watched,
-        outputs=course.outputs,
-        folder=place,
-        seed=course.seed,
-        choice=course.choice,
-        save_every=course.save_every,
-        keep=course.keep,
-        tell=course.tell,
-    )
+    fitted = course.fit(learner, each, data, watched, place)
     seconds = time.monotonic() - begun
     return {
         "freeze": phase.freeze,
