@@ -1,0 +1,114 @@
+"""Whether the fast paths change what a study finds: the same study with all of them on and off, over five seeds.
+
+    python benchmarks/fast_paths.py [--study studies/hpylori.yaml] [--seeds 5] [--to docs/results/fast-paths.md]
+
+Both sides of a seed have the same split, the same copies and the same order of panels. On: what frozen layers make of
+a panel is computed once, precision and memory format are picked by the measurement, freed memory is kept. Off: every
+layer at every step, fp32, PyTorch's own memory format, the system's own handling of memory. The study is shortened to
+two folds and few epochs, since the slow side is slow. Runs are kept in `runs/fast-paths` and continued.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+SHORT = {
+    "panels": {"copies": 1},
+    "split": {"folds": 2, "test": 0},
+    "recipe": {"phases": [{"epochs": 10, "freeze": "all", "lr": 0.001}, {"epochs": 4, "freeze": "11 blocks"}]},
+}
+SIDES: dict[str, dict[str, Any]] = {
+    "on": {},
+    "off": {"frozen_once": False, "precision": "fp32", "memory_format": "contiguous", "allocator": "plain"},
+}
+FIGURES = {"auroc": "AUROC", "accuracy": "accuracy"}
+
+
+def write_study(study: Path, folder: Path, *, side: str, seed: int) -> Path:
+    """The study once more, shortened, with one seed and the fast paths on or off."""
+    import yaml
+
+    name = f"fast-paths-{side}-{seed}"
+    told = {"extends": str(study.resolve()), "name": name, "seed": seed, "compute": SIDES[side], **SHORT}
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(told, sort_keys=False))
+    return path
+
+
+def measured(run: Path) -> dict[str, float]:
+    """The figures of a finished run and what its networks cost."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    found = {name: float(metrics["main"]["metrics"][name]["value"]) for name in FIGURES}
+    jobs = [json.loads(path.read_text()) for path in sorted(run.glob("jobs/*/*/job.json"))]
+    for number, name in enumerate(("head", "fine-tuning")):
+        found[name] = sum(job["phases"][number]["core_seconds"] for job in jobs)
+    return found
+
+
+def page(title: str, sides: dict[str, list[dict[str, float]]]) -> str:
+    """The Markdown page: figures of each seed, their paired differences with an interval, and what each side cost."""
+    import numpy as np
+    from scipy import stats
+
+    lines = [
+        "# Do the fast paths change what is found?",
+        "",
+        f"{title}: the study shortened to two folds, one copy of each image, 10 epochs of the head and 4 of "
+        "fine-tuning above the eleventh block, with all fast paths on and off, from the same seeds, splits and copies. "
+        "Out of fold. By `python benchmarks/fast_paths.py --to docs/results/fast-paths.md`.",
+        "",
+        "| seed | " + " | ".join(f"{name}, {side}" for name in FIGURES.values() for side in SIDES) + " |",
+        "|---" * (1 + 2 * len(FIGURES)) + "|",
+    ]
+    count = len(sides["on"])
+    for seed in range(count):
+        cells = [f"{sides[side][seed][name]:.3f}" for name in FIGURES for side in SIDES]
+        lines.append(f"| {seed} | {' | '.join(cells)} |")
+    lines.append("")
+    for name, words in FIGURES.items():
+        on, off = (np.array([entry[name] for entry in sides[side]]) for side in SIDES)
+        apart = on - off
+        low, high = stats.t.interval(0.95, count - 1, apart.mean(), stats.sem(apart))
+        lines.append(
+            f"- {words}, on minus off: {apart.mean():+.4f}, 95 % interval over seeds [{low:+.4f}, {high:+.4f}]; "
+            f"between seeds the standard deviation is {off.std(ddof=1):.4f} with them off."
+        )
+    lines.append("")
+    for name in ("head", "fine-tuning"):
+        on, off = (sum(entry[name] for entry in sides[side]) for side in SIDES)
+        lines.append(f"- {name}: {on:.0f} core-seconds with them on, {off:.0f} off: {off / on:.1f} times as many.")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run both sides for every seed and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", type=Path, default=Path("studies/hpylori.yaml"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--to", type=Path)
+    options = parser.parse_args()
+    folder = Path("runs/fast-paths")
+    folder.mkdir(parents=True, exist_ok=True)
+    sides: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    for seed in range(options.seeds):
+        for side in SIDES:
+            study = write_study(options.study, folder, side=side, seed=seed)
+            run = folder / study.stem
+            subprocess.run([sys.executable, "-m", "casewise.cli", "run", str(study), "--out", str(run)], check=True)
+            sides[side].append(measured(run))
+    import yaml
+
+    text = page(str(yaml.safe_load(options.study.read_text())["title"]), sides)
+    print(text)
+    if options.to:
+        options.to.write_text(text)
+        print(f"wrote {options.to}")
+
+
+if __name__ == "__main__":
+    main()
