@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from casewise.errors import StudyError, nearest
 from casewise.models.attention import GatedAttention
+from casewise.models.fusion import Fused, Fusion, Missing, check_fusion, take_channels
 from casewise.models.names import TORCHVISION, UNTRAINED
 
 Scaling: TypeAlias = Literal["library", "symmetric"]
@@ -22,9 +23,10 @@ SYMMETRIC = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 class Network(nn.Module):
     """A backbone with a regression head.
 
-    Takes panels (B, C, H, W) in 0–1 (one or three channels), or with attention bags of tiles (B, K, C, H, W), and
-    gives (B, outputs) in the units of the targets: the head works on standardised targets, whose centre and scale (from
-    the training folds) are buffers of the network.
+    Takes panels (B, C, H, W) in 0–1 (one or three channels), with attention bags of tiles (B, K, C, H, W), or with a
+    fused body panels (B, S, H, W) of S sequences, NaN where one is missing, and gives (B, outputs) in the units of the
+    targets: the head works on standardised targets, whose centre and scale (from the training folds) are buffers of
+    the network.
     """
 
     mean: Tensor
@@ -42,16 +44,17 @@ class Network(nn.Module):
         dropout: float,
         normal: Any = None,
         attention: bool = False,
+        side: int | None = None,
     ) -> None:
         super().__init__()
-        self.name, self.width = name, width
+        self.name, self.width, self.side = name, width, side
         self.held: frozenset[str] = frozenset()
         self.body = body
         gathered = [GatedAttention(width)] if attention else []
         self.head = nn.Sequential(*gathered, nn.Dropout(dropout), nn.Linear(width, outputs))
         mean, spread = normal or (MEAN, SPREAD)
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("spread", torch.tensor(spread).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("spread", torch.tensor(spread).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("centre", torch.zeros(outputs))
         self.register_buffer("scale", torch.ones(outputs))
 
@@ -81,23 +84,62 @@ class Network(nn.Module):
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for name in self.held:
-            self.body.get_submodule(name).training = False
+            for body in self.bodies:
+                body.get_submodule(name).training = False
         return self
 
     @property
+    def bodies(self) -> list[nn.Module]:
+        """The networks of the library: one, or with late fusion one a sequence. Parts are named within the first."""
+        return list(self.body.bodies) if isinstance(self.body, Fused) else [self.body]
+
+    @property
+    def fusion(self) -> Fusion | None:
+        """How sequences come together; None where panels are pictures."""
+        return self.body.kind if isinstance(self.body, Fused) else None
+
+    @property
+    def channels(self) -> int:
+        """How many channels a panel has: its sequences, or three."""
+        return self.body.sequences if isinstance(self.body, Fused) else 3
+
+    @property
+    def unseen(self) -> nn.Parameter | None:
+        """What stands in for missing sequences, if anything does."""
+        return self.body.unseen if isinstance(self.body, Fused) else None
+
+    @property
     def blocks(self) -> list[tuple[str, nn.Module]]:
-        """Freeze points from the input on: the body's parts with parameters, sequences opened once."""
+        """Freeze points from the input on: the body's parts with parameters, sequences opened once.
+
+        With late fusion a block is the list of that block of every body.
+        """
         found: list[tuple[str, nn.Module]] = []
-        for name, part in self.body.named_children():
+        first, *others = self.bodies
+        for name, part in first.named_children():
             inner = list(part.named_children()) if isinstance(part, nn.Sequential) and len(part) > 1 else []
             opened = [(f"{name}.{key}", module) for key, module in inner] or [(name, part)]
             found += [(key, module) for key, module in opened if any(True for _ in module.parameters())]
-        return found
+        if not others:
+            return found
+        return [(key, nn.ModuleList([m, *[body.get_submodule(key) for body in others]])) for key, m in found]
 
     @property
     def explain_layer(self) -> nn.Module:
-        """The last module that still gives a spatial map (B, C, h, w): what Grad-CAM looks at."""
-        return self.body.get_submodule(EXPLAIN[self.name]) if self.name in EXPLAIN else self._last_spatial()
+        """The last module that still gives a spatial map (B, C, h, w): what Grad-CAM looks at; of the first body."""
+        return self.explain_layers[0]
+
+    @property
+    def explain_layers(self) -> list[nn.Module]:
+        """`explain_layer` of every body, in the order of the sequences.
+
+        With `late-shared` there is one for all; `Fused.by_sequence` tells whose its rows are.
+        """
+        if self.name in EXPLAIN:
+            return [body.get_submodule(EXPLAIN[self.name]) for body in self.bodies]
+        first = self._last_spatial()
+        name = next(key for key, module in self.bodies[0].named_modules() if module is first)
+        return [body.get_submodule(name) for body in self.bodies]
 
     def _last_spatial(self) -> nn.Module:
         last: list[nn.Module] = []
@@ -105,13 +147,14 @@ class Network(nn.Module):
             module.register_forward_hook(
                 lambda m, i, o: last.append(m) if isinstance(o, Tensor) and o.ndim == 4 and o.shape[-1] > 1 else None
             )
-            for module in self.body.modules()
+            for module in self.bodies[0].modules()
         ]
         training = self.training
+        side = self.side or 224
         try:
             self.eval()
             with torch.no_grad():
-                self.features(torch.zeros(1, 3, 224, 224, device=self.mean.device))
+                self.features(torch.zeros(1, self.channels, side, side, device=self.mean.device))
         finally:
             self.train(training)
             for hook in hooks:
@@ -136,7 +179,16 @@ EXPLAIN = {
 
 
 def build_network(
-    name: str, outputs: int, *, dropout: float = 0.0, scaling: Scaling = "library", attention: bool = False
+    name: str,
+    outputs: int,
+    *,
+    dropout: float = 0.0,
+    scaling: Scaling = "library",
+    attention: bool = False,
+    fusion: Fusion | None = None,
+    sequences: int = 3,
+    missing: Missing = "require",
+    side: int | None = None,
 ) -> Network:
     """Build a network with random weights and a fresh head. Its library's own last layer is gone.
 
@@ -148,13 +200,34 @@ def build_network(
             `symmetric`: [−1, 1], as the publication on skin biopsies has it
             (003_eab959a42de94a48.txt, "Preprocessing Skin Images").
         attention: whether panels are bags of tiles, weighed by gated attention.
+        fusion: how the sequences of a panel come together (see `casewise.models.fusion.Fused`); None for pictures. One
+            sequence alone is `early` with `sequences=1`. A sequence is no colour: every one is scaled by one number,
+            the mean over red, green and blue of the library's mean, and of its spread.
+        missing: what a missing sequence is: an error (`require`, and `drop`, where such cases were left out before), or
+            replaced by what is learned (`mask`).
+        side: height and width of the panels in pixels, which transformers are built for.
 
     Raises:
-        StudyError: there is no such scaling.
+        StudyError: there is no such scaling or fusion, or the network cannot be built for it or for this size.
     """
     if scaling not in ("library", "symmetric"):
         hint = nearest(scaling, ("library", "symmetric"))
         raise StudyError(f"scaling: must be library or symmetric, got {scaling!r}.{hint}")
+    check_fusion(fusion, sequences, missing, attention=attention)
+    if fusion and name == "googlenet":
+        scaling = "symmetric"  # what its own change of red, green and blue comes to
+    channels = sequences if fusion == "early" else 3
+    built = [_body(name, scaling, side, channels) for _ in range(sequences if fusion == "late" else 1)]
+    body, width, normal = built[0]
+    if fusion:
+        bodies = [own for own, _, _ in built]
+        body = Fused(bodies, width, kind=fusion, sequences=sequences, missing=missing)
+        width, normal = body.width, [(sum(values) / len(values),) for values in normal]
+    return Network(name, body, width, outputs, dropout=dropout, normal=normal, attention=attention, side=side)
+
+
+def _body(name: str, scaling: Scaling, side: int | None, channels: int) -> tuple[nn.Module, int, Any]:
+    """A network without its last layer, the width of its features, the mean and spread that it wants."""
     normal: Any = (MEAN, SPREAD)
     if name in UNTRAINED:
         from casewise.models.plain_cnn import plain_network
@@ -164,14 +237,13 @@ def build_network(
     elif name in TORCHVISION:
         body, width = _torchvision(name, scaling)
     else:
-        import timm
+        from casewise.models.transformers import timm_body
 
-        part: Any = timm.create_model(name.removeprefix("timm:"), pretrained=False, num_classes=0)
-        config = part.pretrained_cfg or {}
+        body, width, config = timm_body(name, side=side, channels=channels)
         normal = (config.get("mean", MEAN), config.get("std", SPREAD))
-        body, width = part, int(getattr(part, "head_hidden_size", None) or part.num_features)
-    normal = SYMMETRIC if scaling == "symmetric" else normal
-    return Network(name, body, width, outputs, dropout=dropout, normal=normal, attention=attention)
+    if channels != 3:
+        take_channels(body, name, channels)
+    return body, width, SYMMETRIC if scaling == "symmetric" else normal
 
 
 def _torchvision(name: str, scaling: Scaling) -> tuple[nn.Module, int]:

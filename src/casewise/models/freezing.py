@@ -84,7 +84,7 @@ def parameter_counts(network: nn.Module) -> Counts:
 def layers(network: Network) -> list[tuple[str, nn.Module]]:
     """Convolutions and linear layers of the body, from the input on: 52 in MobileNetV2, whose head is its 53rd."""
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
-    return [(name, module) for name, module in network.body.named_modules() if isinstance(module, kinds)]
+    return [(name, module) for name, module in network.bodies[0].named_modules() if isinstance(module, kinds)]
 
 
 def freeze(network: Network, upto: FreezePoint | str | float) -> str:
@@ -92,6 +92,9 @@ def freeze(network: Network, upto: FreezePoint | str | float) -> str:
 
     Frozen weights need no gradient. Frozen layers stay in eval mode whoever calls `train()`, so that running statistics
     are used and kept, and dropout and stochastic depth are off: what a frozen part makes of a panel never changes.
+
+    A point is within the body of one sequence where each has its own, and holds in all of them alike: `11 blocks` are
+    11 of every body. What stands in for missing sequences always learns.
 
     Args:
         upto: as `read_freeze_point` reads it: `10 layers` (or 10), `11 blocks`, `features.6`, `30%` (or 0.3), `none`
@@ -105,10 +108,12 @@ def freeze(network: Network, upto: FreezePoint | str | float) -> str:
         TrainingError: the network has no such point; the message says what it has.
     """
     end = frozen_end(network, upto)
-    modules = list(network.body.named_modules())
-    for place, (_, module) in enumerate(modules):
-        for parameter in module.parameters(recurse=False):
-            parameter.requires_grad_(place >= end)
+    for body in network.bodies:
+        for place, module in enumerate(body.modules()):
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(place >= end)
+    if network.unseen is not None:
+        network.unseen.requires_grad_(True)  # nobody has learned it before
     network.head.requires_grad_(True)
     network.hold(frozen_parts(network, end))
     return last_frozen(network, end)
@@ -122,7 +127,7 @@ def frozen_end(network: Network, upto: FreezePoint | str | float) -> int:
         TrainingError: the network has no such point; the message says what it has.
     """
     point = read_freeze_point(upto)
-    modules = list(network.body.named_modules())
+    modules = list(network.bodies[0].named_modules())
     if point.kind == "none":
         return 0
     if point.kind == "all":
@@ -138,7 +143,7 @@ def frozen_end(network: Network, upto: FreezePoint | str | float) -> int:
 
 def frozen_parts(network: Network, end: int) -> list[str]:
     """Which of the body's first `end` modules are frozen whole, and not merely begun."""
-    names = [name for name, _ in network.body.named_modules()]
+    names = [name for name, _ in network.bodies[0].named_modules()]
     outer = _around(names[end:])
     return [name for name in names[:end] if name not in outer]
 
@@ -151,7 +156,7 @@ def last_frozen(network: Network, end: int) -> str:
     >>> last_frozen(network, frozen_end(network, "2 layers")), last_frozen(network, frozen_end(network, "2 blocks"))
     ('features.1.0', 'features.1')
     """
-    names = [name for name, _ in network.body.named_modules()]
+    names = [name for name, _ in network.bodies[0].named_modules()]
     if end in (0, len(names)):
         return "body" if end else ""
     outer = _around(names[end:])
@@ -175,7 +180,7 @@ def _around(names: Iterable[str]) -> set[str]:
 def _named(network: Network, point: FreezePoint) -> str:
     """The module that a freeze point stands at."""
     if point.kind == "name":
-        known = [name for name, _ in network.body.named_modules() if name]
+        known = [name for name, _ in network.bodies[0].named_modules() if name]
         if point.name not in known:
             hint = nearest(point.name, known) or f" Its blocks are {', '.join(name for name, _ in network.blocks)}."
             raise TrainingError(f"freeze: {network.name} has no part {point.name!r}.{hint}")
@@ -195,7 +200,7 @@ def _named(network: Network, point: FreezePoint) -> str:
 def _with_norm(network: Network, name: str) -> str:
     """The norm that follows a layer within the same part, else the layer."""
     outer, _, own = name.rpartition(".")
-    beside = list(network.body.get_submodule(outer).named_children())
+    beside = list(network.bodies[0].get_submodule(outer).named_children())
     following = [key for key, _ in beside].index(own) + 1
     if following < len(beside) and isinstance(beside[following][1], NORMS):
         return f"{outer}.{beside[following][0]}".lstrip(".")
@@ -204,7 +209,7 @@ def _with_norm(network: Network, name: str) -> str:
 
 def _by_share(network: Network, share: float) -> str:
     """The last layer up to which the body holds no more than a share of its weights."""
-    modules = list(network.body.named_modules())
+    modules = list(network.bodies[0].named_modules())
     names = [name for name, _ in modules]
     sums = [0]
     for _, module in modules:

@@ -113,7 +113,7 @@ def split_at(network: Network, upto: FreezePoint | str | float) -> tuple[Part, P
         TrainingError: the network has no such point, is not a chain that is known here, or nothing is before the cut.
     """
     end = frozen_end(network, upto)
-    frozen = {id(module) for module in list(network.body.modules())[:end]}
+    frozen = {id(module) for module in list(network.bodies[0].modules())[:end]}
     chain = _chain(network)
     before, after = _cut(chain, frozen)
     if not any(True for part in before for _ in part.parameters()):
@@ -122,7 +122,7 @@ def split_at(network: Network, upto: FreezePoint | str | float) -> tuple[Part, P
             + ("nothing is frozen. " if not end else f"no whole part of it ends before {last_frozen(network, end)}. ")
             + f"Give a later freeze point; its first layer is {layers(network)[0][0]}."
         )
-    held = [network.body.get_submodule(name) for name in frozen_parts(network, end)]
+    held = [network.bodies[0].get_submodule(name) for name in frozen_parts(network, end)]
     steady = [module for part in before for module in part.modules()]
     first, rest = Part([_Scaled(network), *before], [*held, *steady]), Part(after, held)
     first.at = rest.at = _name_of(network, before)
@@ -130,7 +130,13 @@ def split_at(network: Network, upto: FreezePoint | str | float) -> tuple[Part, P
 
 
 def _chain(network: Network) -> list[nn.Module]:
-    body: Any = network.body
+    if network.fusion in ("late", "late-shared") or network.unseen is not None:
+        several = "looks at every sequence by itself" if network.unseen is None else "learns what a missing one is"
+        raise TrainingError(
+            f"freeze: what {network.name} makes of a panel up to its freeze point cannot be kept: it is fused "
+            f"({network.fusion}) and {several}. Its frozen part can only be computed at every step."
+        )
+    body: Any = network.bodies[0]
     kind = (type(body).__module__.partition(".")[0], type(body).__name__)
     if kind not in CHAINS:
         known = sorted({name for _, name in CHAINS} - {"PlainNetwork"})
@@ -175,6 +181,6 @@ def _steady(part: nn.Module) -> bool:
 
 def _name_of(network: Network, before: list[nn.Module]) -> str:
     """The body's name of the last part before the cut that has weights."""
-    names = {id(module): name for name, module in network.body.named_modules()}
+    names = {id(module): name for name, module in network.bodies[0].named_modules()}
     weighted = [part for part in before if id(part) in names and any(True for _ in part.parameters())]
     return names[id(weighted[-1])]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from casewise.errors import SplitError, WeightsError, nearest
 from casewise.models.backbones import Network, library_head
+from casewise.models.fusion import Fused, adapted, first_layer
 from casewise.models.names import TORCHVISION, UNTRAINED
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ def load_weights(
     `pretrained`, `<name>.safetensors` in `folder` or in CASEWISE_WEIGHTS, then the library's own download. A network
     of `UNTRAINED` has no published weights, so where they are asked for (`pretrained` or a folder) and no file of its
     own lies there it keeps its random ones, and the sentence says why: one study may compare it with pretrained ones.
+
+    A fused network (`casewise.models.fusion`) takes the same files: late, every body the same weights; early, the first
+    layer is adapted to the sequences; a transformer for another size of panel has its positions interpolated. The
+    sentence says so.
 
     Args:
         held_out: subjects that a bundle must not have been trained on.
@@ -116,30 +121,73 @@ def _short(error: Exception) -> str:
 
 
 def _from_file(network: Network, path: Path) -> str:
-    _fill(network, read_tensors(path), str(path))
-    return f"file {path}"
+    return f"file {path}" + _fill(network, read_tensors(path), str(path))
 
 
-def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> None:
-    """Load library weights into the body; only the library's own last layer may be left over."""
+def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> str:
+    """Load library weights into each body; say what was changed to fit, after a semicolon, or nothing.
+
+    Only the library's own last layer may be left over. What a fused network of casewise learned is taken as it is.
+    """
     heads = library_head(network.name)
-    body = network.body.state_dict()
-    missing = [k for k in body if k not in tensors and not k.endswith("num_batches_tracked")]
-    surplus = [k for k in tensors if k not in body and not k.startswith(heads)]
-    shaped = [k for k in body if k in tensors and tensors[k].shape != body[k].shape]
+    if isinstance(network.body, Fused) and any(key.startswith("bodies.") for key in tensors):
+        _put(network.body, tensors, (), f"{source} does not belong to {network.name}, {network.fusion}")
+        return ""
+    first = network.bodies[0]
+    fitting, words = _fitting(network, first, tensors)
+    for body in network.bodies:
+        _put(body, fitting, heads, f"{source} does not belong to {network.name}")
+    if len(network.bodies) > 1:
+        words.append(f"the same weights in each of {len(network.bodies)} bodies")
+    return "".join(f"; {part}" for part in words)
+
+
+def _fitting(
+    network: Network, body: torch.nn.Module, tensors: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """A library's weights for a body that takes sequences, or panels of another size, and what was changed."""
+    from casewise.models.transformers import with_positions
+
+    tensors, said = with_positions(body, tensors)
+    words = [said] if said else []
+    if isinstance(network.body, Fused) and network.fusion == "early":
+        count = network.body.sequences
+        name = first_layer(body, network.name)
+        key = f"{name}.weight"
+        kernels = tensors.get(key)
+        # weights of as many channels as there are sequences were made for sequences, unless these are three: colours
+        if kernels is not None and kernels.ndim == 4 and kernels.shape[1] == 3:
+            tensors = tensors | {key: adapted(kernels, count)}
+            words.append(
+                f"its first layer ({name}) adapted to {count} sequence{'s' if count > 1 else ''}: each has the mean of "
+                f"the weights for red, green and blue, times 3/{count}"
+            )
+    return tensors, words
+
+
+def _put(body: torch.nn.Module, tensors: dict[str, Tensor], heads: tuple[str, ...], trouble: str) -> None:
+    """Load tensors into a module, all of them but those of `heads`.
+
+    Raises:
+        WeightsError: beginning with `trouble`, where anything is missing, unknown or of another shape.
+    """
+    own = body.state_dict()
+    missing = [k for k in own if k not in tensors and not k.endswith("num_batches_tracked")]
+    surplus = [k for k in tensors if k not in own and not k.startswith(heads)]
+    shaped = [k for k in own if k in tensors and tensors[k].shape != own[k].shape]
     if missing or surplus or shaped:
         first = (
-            f"{shaped[0]} is {tuple(tensors[shaped[0]].shape)} instead of {tuple(body[shaped[0]].shape)}"
+            f"{shaped[0]} is {tuple(tensors[shaped[0]].shape)} instead of {tuple(own[shaped[0]].shape)}"
             if shaped
             else f"{missing[0]} is missing"
             if missing
             else f"{surplus[0]} is unknown"
         )
         raise WeightsError(
-            f"weights: {source} does not belong to {network.name}: {first} "
+            f"weights: {trouble}: {first} "
             f"({len(missing)} tensors missing, {len(surplus)} unknown, {len(shaped)} of another shape)."
         )
-    network.body.load_state_dict({k: tensors.get(k, v) for k, v in body.items()})
+    body.load_state_dict({k: tensors.get(k, v) for k, v in own.items()})
 
 
 def _from_bundle(network: Network, path: Path, held_out: Sequence[str]) -> tuple[str, list[str]]:
@@ -157,8 +205,8 @@ def _from_bundle(network: Network, path: Path, held_out: Sequence[str]) -> tuple
         raise WeightsError(f"weights: {path} holds a {values['backbone']}, the study wants {network.name}.")
     tensors = read_tensors(model)
     body = {k.removeprefix("body."): v for k, v in tensors.items() if k.startswith("body.")}
-    _fill(network, body, str(path))
-    return f"bundle {path}, itself from {values['weights']}", list(values["subjects"])
+    changed = _fill(network, body, str(path))
+    return f"bundle {path}, itself from {values['weights']}{changed}", list(values["subjects"])
 
 
 def _downloaded(network: Network, folder: Path | None) -> str:
@@ -169,13 +217,13 @@ def _downloaded(network: Network, folder: Path | None) -> str:
                 from torchvision.models import get_model_weights
 
                 choice = get_model_weights(name)["IMAGENET1K_V1"]
-                _fill(network, choice.get_state_dict(progress=False, check_hash=True), f"torchvision {choice}")
-                return f"torchvision {choice}"
+                source = f"torchvision {choice}"
+                return source + _fill(network, choice.get_state_dict(progress=False, check_hash=True), source)
             import timm
 
             model: Any = timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
-            _fill(network, model.state_dict(), f"timm {name}")
-            return f"timm {model.pretrained_cfg.get('hf_hub_id') or name}"
+            changed = _fill(network, model.state_dict(), f"timm {name}")
+            return f"timm {model.pretrained_cfg.get('hf_hub_id') or name}{changed}"
     except WeightsError:
         raise
     except Exception as error:  # every network and hub library raises types of its own

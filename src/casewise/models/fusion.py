@@ -1,0 +1,207 @@
+"""Several sequences of one case in one network: together from the first layer on, or each through a body of its own.
+
+Early fusion: the first layer takes S channels. Late fusion: a body a sequence, or one for all, and their features one
+after another. What is missing is NaN; where a study says `missing: mask` something learned stands in for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from casewise.errors import StudyError, nearest
+
+Fusion: TypeAlias = Literal["early", "late", "late-shared"]
+Missing: TypeAlias = Literal["require", "drop", "mask"]
+FUSIONS: tuple[Fusion, ...] = ("early", "late", "late-shared")
+MISSING: tuple[Missing, ...] = ("require", "drop", "mask")
+
+
+class Fused(nn.Module):
+    """One or several bodies over the sequences of a panel: (B, S, H, W), normalised, → features (B, width).
+
+    `early`: one body, whose first layer takes all sequences. `late`: a body a sequence; `late-shared`: one body for
+    all, which sees a batch in one go, one sequence of all cases after the other. Late, every sequence is repeated to
+    three channels, and the features stand in the order of the sequences.
+
+    A sequence whose first pixel is NaN is missing. With `missing="mask"` a learned value (early: (S,), in normalised
+    units) or a learned feature vector (late: (S, width of a body)) stands in for it; both begin at 0 and learn whatever
+    is frozen. Late, no body looks at what is missing; a body that would see one row alone in training uses its running
+    statistics for it, for a batch norm can tell nothing from one.
+
+    Raises:
+        ValueError: another number of sequences than the network has, or one is missing where none may be.
+    """
+
+    unseen: nn.Parameter | None
+
+    def __init__(
+        self, bodies: Sequence[nn.Module], width: int, *, kind: Fusion, sequences: int, missing: Missing
+    ) -> None:
+        super().__init__()
+        self.bodies = nn.ModuleList(bodies)
+        self.kind, self.sequences, self.missing = kind, sequences, missing
+        self.width = width if kind == "early" else width * sequences
+        shape = (sequences,) if kind == "early" else (sequences, width)
+        self.unseen = nn.Parameter(torch.zeros(shape)) if missing == "mask" else None
+
+    def forward(self, panels: Tensor) -> Tensor:
+        if panels.shape[1] != self.sequences:
+            raise ValueError(f"a network of {self.sequences} sequences was given panels of {panels.shape[1]}")
+        there = ~panels[:, :, 0, 0].isnan()
+        if self.unseen is None:
+            if not bool(there.all()):
+                raise ValueError(f"a sequence is missing, and the network was built with missing={self.missing!r}")
+            return self._all(panels)
+        if self.kind == "early":
+            return self.bodies[0](torch.where(there[:, :, None, None], panels, self.unseen.view(1, -1, 1, 1)))
+        return self._present(panels, there, self.unseen)
+
+    def _all(self, panels: Tensor) -> Tensor:
+        if self.kind == "early":
+            return self.bodies[0](panels)
+        if self.kind == "late-shared":
+            seen = self.bodies[0](_threefold(panels.transpose(0, 1).flatten(0, 1)))
+            return seen.view(self.sequences, len(panels), -1).transpose(0, 1).flatten(1)
+        return torch.cat([body(_threefold(panels[:, s])) for s, body in enumerate(self.bodies)], dim=1)
+
+    def _present(self, panels: Tensor, there: Tensor, unseen: Tensor) -> Tensor:
+        found, by_sequence = unseen.expand(len(panels), -1, -1).clone(), panels.transpose(0, 1)
+        for body, rows in zip(self.bodies, self._runs(there), strict=True):
+            seen = by_sequence[rows]
+            if len(seen):
+                with _alone(body, len(seen)):
+                    found.transpose(0, 1)[rows] = body(_threefold(seen)).to(found.dtype)
+        return found.flatten(1)
+
+    def _runs(self, there: Tensor) -> list[Tensor]:
+        """What each body looks at: (S, B), true where it does; its rows are these in this order."""
+        whole = there.transpose(0, 1)
+        if self.kind != "late":
+            return [whole]
+        own = torch.eye(self.sequences, dtype=torch.bool, device=there.device)
+        return [whole & own[s].unsqueeze(1) for s in range(self.sequences)]
+
+    def by_sequence(self, outputs: Sequence[Tensor], panels: Tensor) -> Tensor:
+        """What a layer of the bodies gave for each sequence of each case, (B, S, ...), NaN for missing ones.
+
+        Early there is one for all sequences: (B, 1, ...).
+
+        Args:
+            outputs: the layer's outputs as a hook on it saw them, for each body that ran; a body does not run where no
+                case of the batch has its sequence.
+            panels: the batch that was looked at, (B, S, H, W).
+        """
+        if self.kind == "early":
+            return outputs[0].unsqueeze(1)
+        runs = [rows for rows in self._runs(~panels[:, :, 0, 0].isnan()) if bool(rows.any())]
+        found = outputs[0].new_full((self.sequences, len(panels), *outputs[0].shape[1:]), torch.nan)
+        for rows, output in zip(runs, outputs, strict=True):
+            found[rows] = output
+        return found.transpose(0, 1)
+
+
+def _threefold(panels: Tensor) -> Tensor:
+    """(B, H, W) → (B, 3, H, W)."""
+    return panels.unsqueeze(1).expand(-1, 3, -1, -1)
+
+
+@contextmanager
+def _alone(body: nn.Module, rows: int) -> Iterator[None]:
+    """The body's batch norms in eval mode where there is one row."""
+    kind = nn.modules.batchnorm._BatchNorm
+    norms = [m for m in body.modules() if isinstance(m, kind) and m.training] if rows == 1 else []
+    for norm in norms:
+        norm.training = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.training = True
+
+
+def drop_sequences(panels: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+    """Leave sequences out of training panels (B, S, H, W) by chance, as NaN; the panels given stay as they are.
+
+    Every sequence that is there is left out with probability `rate`, apart from the others; where this would leave out
+    all that a case has, one of them, each as likely, is kept.
+
+    >>> panels = torch.zeros(2, 3, 4, 4)
+    >>> dropped = drop_sequences(panels, 0.99, torch.Generator().manual_seed(0))
+    >>> dropped.isnan().all(dim=(2, 3)).sum(dim=1).tolist()
+    [2, 2]
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate must be 0 or more and less than 1, got {rate!r}")
+    there = ~panels[:, :, 0, 0].isnan()
+    drawn = torch.rand(there.shape, generator=generator, device=generator.device).to(there.device)
+    # of those that are there the one with the highest draw goes last, and so never
+    last = drawn.masked_fill(~there, -1).argmax(dim=1, keepdim=True)
+    gone = ((drawn < rate) & there).scatter(1, last, False)
+    return panels.masked_fill(gone[:, :, None, None], torch.nan)
+
+
+def check_fusion(fusion: str | None, sequences: int, missing: str, *, attention: bool = False) -> None:
+    """Raise where a network's sequences are not stated as they can be.
+
+    Raises:
+        StudyError: naming what was given and what is allowed.
+    """
+    if fusion is not None and fusion not in FUSIONS:
+        raise StudyError(f"fusion: must be one of {', '.join(FUSIONS)}, got {fusion!r}.{nearest(fusion, FUSIONS)}")
+    if missing not in MISSING:
+        raise StudyError(f"missing: must be one of {', '.join(MISSING)}, got {missing!r}.{nearest(missing, MISSING)}")
+    if sequences < 1:
+        raise StudyError(f"sequences: there must be one at least, got {sequences}.")
+    if fusion and attention:
+        raise StudyError(
+            f"fusion: {fusion} fuses the sequences of panels, and `panels.gather: attention` makes bags of tiles; "
+            "leave one of them out."
+        )
+
+
+def first_layer(body: nn.Module, name: str) -> str:
+    """The name of the convolution that looks at the panel.
+
+    Raises:
+        StudyError: the network has none.
+    """
+    config: Any = getattr(body, "pretrained_cfg", None) or {}
+    stated = config.get("first_conv")
+    found = [key for key, module in body.named_modules() if isinstance(module, nn.Conv2d)]
+    first = stated if stated in found else next(iter(found), None)
+    if first is None:
+        raise StudyError(f"fusion: early needs a convolution at the input, and {name} has none. Take late.")
+    return first
+
+
+def take_channels(body: nn.Module, name: str, channels: int) -> None:
+    """Let the first layer of a body of random weights take `channels` channels in place of three.
+
+    The kernels are drawn anew, with the spread of the library's own times √(3/channels): what comes out of the layer
+    spreads as widely as from three channels.
+    """
+    place = first_layer(body, name)
+    layer: Any = body.get_submodule(place)
+    if layer.in_channels == channels:
+        return
+    old = layer.weight.detach()
+    new = torch.randn(len(old), channels, *old.shape[2:]) * old.std() * (old.shape[1] / channels) ** 0.5
+    layer.weight, layer.in_channels = nn.Parameter(new), channels
+
+
+def adapted(kernels: Tensor, channels: int) -> Tensor:
+    """Kernels over red, green and blue (O, 3, h, w) for `channels` sequences (O, channels, h, w).
+
+    Every channel has the mean over the three, times 3/channels: the same picture in all channels gives what it gives
+    in red, green and blue.
+
+    >>> adapted(torch.tensor([1.0, 2.0, 6.0]).view(1, 3, 1, 1), 2).flatten().tolist()
+    [4.5, 4.5]
+    """
+    count = kernels.shape[1]
+    return kernels.mean(dim=1, keepdim=True).mul(count / channels).repeat(1, channels, 1, 1)

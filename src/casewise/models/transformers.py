@@ -1,0 +1,93 @@
+"""timm's networks at any panel size; transformers take their positions with them, interpolated where the size differs.
+
+timm's transformers are built for one size of image. Built for another, they have as many position embeddings as the
+panel has patches; a panel whose side is no multiple of the patch is padded at its right and lower edge.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from casewise.errors import StudyError
+
+POSITIONS = "pos_embed"
+
+
+def timm_body(name: str, *, side: int | None = None, channels: int = 3) -> tuple[nn.Module, int, Any]:
+    """A network of timm with random weights and without its head, the width of its features, its mean and spread.
+
+    Args:
+        side: the panel's height and width in pixels; without it the size that the network is published for.
+
+    Raises:
+        StudyError: the network cannot be built for panels of this size.
+    """
+    import timm
+
+    own = name.removeprefix("timm:")
+    options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
+    if channels != 3:
+        options["in_chans"] = channels
+    config: Any = timm.get_pretrained_cfg(own) if side else None
+    if not side or not config or not config.fixed_input_size or config.input_size[-1] == side:
+        body: Any = timm.create_model(own, **options)
+    else:
+        try:
+            body = _sized(own, side, options)
+        except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+            raise StudyError(
+                f"backbones: {own} cannot be built for panels of {side} px ({_short(error)}). It is "
+                f"published for {config.input_size[-1]} px; vit_small_patch16_224, for one, takes any size."
+            ) from error
+    normal = body.pretrained_cfg or {}
+    return body, int(getattr(body, "head_hidden_size", None) or body.num_features), normal
+
+
+def _sized(name: str, side: int, options: dict[str, Any]) -> nn.Module:
+    """The network for panels of a size that it is not published for; it has looked at one of them."""
+    import timm
+
+    body: Any = timm.create_model(name, **options, img_size=side)
+    patch = _patch(body)
+    if patch and side % patch:
+        padded = options | {"dynamic_img_size": True, "dynamic_img_pad": True}
+        body = timm.create_model(name, **padded, img_size=patch * math.ceil(side / patch))
+    with torch.no_grad():
+        body.eval()(torch.zeros(1, options.get("in_chans", 3), side, side))
+    return body.train()
+
+
+def _short(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:120].rstrip(".")
+
+
+def _patch(body: nn.Module) -> int:
+    """The side of a patch in pixels; 0 where the network has none."""
+    embedding: Any = getattr(body, "patch_embed", None)
+    size: Any = getattr(embedding, "patch_size", 0)
+    return int(size[0] if isinstance(size, (tuple, list)) else size or 0)
+
+
+def with_positions(body: nn.Module, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """A library's weights with their position embeddings interpolated to the body's patches, and that in words.
+
+    Weights of as many positions, or of no such network, come back as they are with no words.
+    """
+    mine, given = body.state_dict().get(POSITIONS), tensors.get(POSITIONS)
+    if mine is None or given is None or mine.ndim != 3 or given.ndim != 3 or mine.shape == given.shape:
+        return tensors, ""
+    part: Any = body
+    extra = 0 if getattr(part, "no_embed_class", False) else int(getattr(part, "num_prefix_tokens", 0))
+    before = math.isqrt(max(given.shape[1] - extra, 0))
+    size: Any = getattr(getattr(part, "patch_embed", None), "grid_size", None)
+    if size is None or before**2 + extra != given.shape[1] or given.shape[2] != mine.shape[2]:
+        return tensors, ""  # refused by its shape
+    from timm.layers import resample_abs_pos_embed
+
+    made = resample_abs_pos_embed(given, new_size=list(size), num_prefix_tokens=extra)
+    said = f"its position embeddings interpolated from {before}×{before} to {size[0]}×{size[1]} patches"
+    return tensors | {POSITIONS: made}, said

@@ -1,0 +1,224 @@
+"""Shapes in millimetres of a patient's space, painted onto the grid of a scan, and smooth noise that lies in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Axes = tuple[Floats, Floats, Floats]
+Point = tuple[float, float, float]
+
+# Noise is known so far from the middle, to the right, to the front and upwards; beyond it is what it is there.
+REACH = (300.0, 300.0, 170.0)
+# A cubic B-spline of independent normal numbers has this standard deviation along an axis.
+SPLINE_DEVIATION = 0.6924
+# Points are moved by the warp before a shape is asked, so its box is wider by so much.
+MARGIN = 12.0
+
+
+class Shape(Protocol):
+    """A body with a box around it, and the signed distance from its surface: below 0 inside."""
+
+    @property
+    def box(self) -> tuple[Point, Point]: ...
+
+    def distance(self, x: Floats, y: Floats, z: Floats) -> Floats: ...
+
+
+@dataclass(frozen=True)
+class Ellipsoid:
+    """An ellipsoid, turned about the body's axis by `turn` radians; distances are good near its surface."""
+
+    centre: Point
+    radii: Point
+    turn: float = 0.0
+
+    @property
+    def box(self) -> tuple[Point, Point]:
+        """The box around it."""
+        (x, y, z), wide = self.centre, max(self.radii[:2])
+        return (x - wide, y - wide, z - self.radii[2]), (x + wide, y + wide, z + self.radii[2])
+
+    def distance(self, x: Floats, y: Floats, z: Floats) -> Floats:
+        """Return the distance to first order: the ellipsoid's function over its gradient."""
+        away = [part - np.float32(middle) for part, middle in zip((x, y, z), self.centre, strict=True)]
+        if self.turn:
+            c, s = np.float32(np.cos(self.turn)), np.float32(np.sin(self.turn))
+            away[0], away[1] = c * away[0] + s * away[1], c * away[1] - s * away[0]
+        scaled = [part / np.float32(radius) for part, radius in zip(away, self.radii, strict=True)]
+        least = min(self.radii)
+        # A trifle keeps the quotient at the middle, where it would be 0 / 0, at the smallest radius.
+        near = np.sqrt(sum(part * part for part in scaled) + np.float32(1e-8))
+        slope = np.sqrt(
+            sum((part / np.float32(radius)) ** 2 for part, radius in zip(scaled, self.radii, strict=True))
+            + np.float32(1e-8 / least**2)
+        )
+        found: Floats = near * (near - 1) / slope
+        return found
+
+
+@dataclass(frozen=True)
+class Tube:
+    """A tube along a broken line, with a radius at each of its points, and closed by balls."""
+
+    points: tuple[Point, ...]
+    radii: tuple[float, ...]
+
+    @property
+    def box(self) -> tuple[Point, Point]:
+        """The box around it."""
+        places, radii = np.array(self.points), np.array(self.radii)[:, None]
+        low, high = (places - radii).min(axis=0), (places + radii).max(axis=0)
+        return (float(low[0]), float(low[1]), float(low[2])), (float(high[0]), float(high[1]), float(high[2]))
+
+    def distance(self, x: Floats, y: Floats, z: Floats) -> Floats:
+        """Return the distance from the nearest piece."""
+        nearest: Floats | None = None
+        for here, there, thick, thin in zip(
+            self.points[:-1], self.points[1:], self.radii[:-1], self.radii[1:], strict=True
+        ):
+            along = np.subtract(there, here).astype(np.float32)
+            dx, dy, dz = x - np.float32(here[0]), y - np.float32(here[1]), z - np.float32(here[2])
+            length = np.float32(max(float(along @ along), 1e-6))
+            t = np.clip((dx * along[0] + dy * along[1] + dz * along[2]) / length, 0, 1)
+            away = np.sqrt((dx - t * along[0]) ** 2 + (dy - t * along[1]) ** 2 + (dz - t * along[2]) ** 2)
+            found = away - (np.float32(thick) + t * np.float32(thin - thick))
+            nearest = found if nearest is None else np.minimum(nearest, found)
+        assert nearest is not None
+        return nearest
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """An upright trunk without ends: half as wide as `wide`, reaching `front` and `back` from the middle."""
+
+    wide: float
+    front: float
+    back: float
+    power: float = 2.35
+
+    @property
+    def box(self) -> tuple[Point, Point]:
+        """The box around it."""
+        return (-self.wide, -self.back, -1e4), (self.wide, self.front, 1e4)
+
+    def distance(self, x: Floats, y: Floats, z: Floats) -> Floats:
+        """Return the distance along the line from the middle."""
+        deep = np.where(y > 0, np.float32(self.front), np.float32(self.back))
+        power = np.float32(self.power)
+        form = (np.abs(x / np.float32(self.wide)) ** power + np.abs(y / deep) ** power) ** (1 / power)
+        found: Floats = np.sqrt(x * x + y * y) * (1 - 1 / np.maximum(form, np.float32(1e-3)))
+        return np.maximum(found, np.float32(-min(self.wide, self.front, self.back)))
+
+
+class Canvas:
+    """The voxels of a scan, in the order right, front, up, and what has been painted on them so far.
+
+    Args:
+        axes: where the voxels' centres lie along each axis, mm.
+        warp: by how much each point is moved before a shape is asked; three arrays (X, Y, Z), or None.
+        soft: a surface is blurred over so many mm, as a voxel holds both sides of it.
+    """
+
+    def __init__(self, axes: Axes, warp: Sequence[Floats] | None, soft: float) -> None:
+        self.axes, self.soft = axes, np.float32(soft)
+        self.shape = (len(axes[0]), len(axes[1]), len(axes[2]))
+        self.signal: Floats = np.zeros(self.shape, np.float32)
+        here = np.broadcast_arrays(axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :])
+        self.places = [place + move for place, move in zip(here, warp, strict=True)] if warp is not None else list(here)
+
+    def covered(
+        self, shape: Shape, *, within: Floats | None = None, rough: Floats | None = None
+    ) -> tuple[tuple[slice, ...], Floats]:
+        """Return a part of the grid and how much of each of its voxels a shape fills, 0-1.
+
+        Args:
+            within: distances on the whole grid from a surface that the shape does not cross.
+            rough: by how many mm the shape's own surface is pushed in, on the whole grid.
+        """
+        low, high = shape.box
+        part = tuple(
+            slice(int(np.searchsorted(axis, first - MARGIN)), int(np.searchsorted(axis, last + MARGIN)))
+            for axis, first, last in zip(self.axes, low, high, strict=True)
+        )
+        x, y, z = (place[part] for place in self.places)
+        away = shape.distance(x, y, z)
+        if rough is not None:
+            away = away + rough[part]
+        if within is not None:
+            away = np.maximum(away, within[part])
+        return part, np.clip(np.float32(0.5) - away / self.soft, 0, 1)
+
+    def paint(
+        self,
+        shape: Shape,
+        value: float,
+        *,
+        strength: float = 1.0,
+        within: Floats | None = None,
+        rough: Floats | None = None,
+    ) -> tuple[tuple[slice, ...], Floats]:
+        """Paint a shape with a signal over what is there; return what `covered` does."""
+        part, share = self.covered(shape, within=within, rough=rough)
+        below = self.signal[part]
+        self.signal[part] = below + np.float32(strength) * share * (np.float32(value) - below)
+        return part, share
+
+    def whole(self, shape: Shape) -> Floats:
+        """Return a shape's distance on the whole grid."""
+        return shape.distance(*self.places)
+
+
+def smooth_noise(random: np.random.Generator, axes: Axes, grain: float) -> Floats:
+    """Return normal noise of deviation 1 whose grains are about `grain` mm wide, (X, Y, Z).
+
+    It lies in the patient, not in the grid: the same generator gives two scans the same noise at the same place.
+
+    >>> near = (np.float32([0, 4]), np.float32([1, 2]), np.float32([0, 9]))
+    >>> far = (np.float32([0, 4, 90]), np.float32([1, 2]), np.float32([0, 9]))
+    >>> one, other = (smooth_noise(np.random.default_rng(0), axes, 20) for axes in (near, far))
+    >>> bool(np.allclose(one, other[:2]))
+    True
+    """
+    counts = [int(np.ceil(2 * reach / grain)) + 4 for reach in REACH]
+    noise = random.standard_normal(counts, dtype=np.float32)
+    for axis, reach, count in zip(axes, REACH, counts, strict=True):
+        # Each turn takes the first axis and hangs its samples on as the last.
+        noise = np.tensordot(noise, _spline(axis, reach, grain, count), axes=(0, 0))
+    return noise / np.float32(SPLINE_DEVIATION**3)
+
+
+def _spline(axis: Floats, reach: float, grain: float, count: int) -> Floats:
+    """Return the weights (count, N) of a cubic B-spline's knots at N places."""
+    at = np.clip((np.asarray(axis, np.float64) + reach) / grain + 1, 1, count - 2.001)
+    away = np.abs(np.arange(count)[:, None] - at[None, :])
+    near = 2 / 3 - away**2 + away**3 / 2
+    far = np.clip(2 - away, 0, None) ** 3 / 6
+    return np.where(away < 1, near, far).astype(np.float32)
+
+
+def curve(points: Sequence[Point], count: int) -> NDArray[np.float64]:
+    """Return `count` points, (count, 3), evenly along a smooth curve through the given ones (Catmull-Rom).
+
+    >>> curve([(0, 0, 0), (1, 0, 0), (2, 0, 0)], 5)[:, 0].round(2).tolist()
+    [0.0, 0.5, 1.0, 1.5, 2.0]
+    """
+    known = np.array([np.subtract(np.multiply(points[0], 2), points[1]), *points, _beyond(points)], float)
+    steps = np.linspace(0, 1, 17)[:-1, None]
+    pieces = []
+    for a, b, c, d in zip(known[:-3], known[1:-2], known[2:-1], known[3:], strict=True):
+        slope, bend, turn = c - a, 2 * a - 5 * b + 4 * c - d, 3 * b - a - 3 * c + d
+        pieces.append(0.5 * (2 * b + slope * steps + bend * steps**2 + turn * steps**3))
+    fine = np.concatenate([*pieces, known[-2:-1]])
+    run = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(fine, axis=0), axis=1))])
+    wanted = np.linspace(0, run[-1], count)
+    return np.stack([np.interp(wanted, run, fine[:, axis]) for axis in range(3)], axis=1)
+
+
+def _beyond(points: Sequence[Point]) -> NDArray[np.float64]:
+    return np.asarray(2 * np.array(points[-1], float) - np.array(points[-2], float))

@@ -1,0 +1,89 @@
+"""Learning rates as transformers like them: the deeper a layer the more it learns, a warm-up, then a cosine.
+
+Layer-wise decay: Clark et al., "ELECTRA", ICLR 2020; Bao et al., "BEiT", ICLR 2022. Warm-up: Goyal et al., "Accurate,
+Large Minibatch SGD", 2017. Cosine: Loshchilov and Hutter, "SGDR", ICLR 2017.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from casewise.models.backbones import Network
+
+EMBEDDING = "embedding"
+# what stands before the blocks of a transformer of timm
+INPUT = ("cls_token", "reg_token", "dist_token", "pos_embed", "patch_embed", "norm_pre", "rel_pos_bias")
+
+
+def warmed_cosine(step: int, warmup: int, total: int) -> float:
+    """The share of the full rate at a step, counted from 0: it rises over `warmup` steps, then falls as a cosine.
+
+    The last step of the warm-up has the full rate and the first one is not 0. Without a warm-up this is half a cosine
+    over all steps. It depends on the step alone: training that was killed continues as if it had not been.
+
+    >>> [round(warmed_cosine(step, 2, 6), 3) for step in range(6)]
+    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
+    """
+    if not 0 <= warmup < total:
+        raise ValueError(f"a warm-up must be shorter than the training: {warmup} of {total} steps")
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (min(step, total) - warmup) / (total - warmup)))
+
+
+def layer_rates(network: Network, lr: float, decay: float, *, head_lr: float = 1.0) -> list[dict[str, Any]]:
+    """The optimiser's groups from the input on, each with its `params`, `lr` and `name`; only what learns is in them.
+
+    The head, and what stands in for missing sequences, learn at `lr` (the head times `head_lr`), and every step towards
+    the input at `decay` times the rate above it: the blocks one after another, then the embedding (patches, positions,
+    tokens). The norm of a transformer behind its blocks learns at `lr`. Networks that are no transformers have their
+    blocks in this order (`Network.blocks`). Bodies of late fusion have the same rates.
+
+    Args:
+        decay: 0 < decay ≤ 1; 1 means the same rate everywhere.
+    """
+    if not 0 < decay <= 1:
+        raise ValueError(f"decay must be more than 0 and at most 1, got {decay!r}")
+    names = _layers(network)
+    top = len(names)
+    rates = {name: lr * decay ** (top - place) for place, name in enumerate(names)}
+    held: dict[str, list[nn.Parameter]] = {name: [] for name in names}
+    behind: list[nn.Parameter] = []
+    for body in network.bodies:
+        for key, parameter in body.named_parameters():
+            if parameter.requires_grad:
+                held.get(_layer_of(key, names), behind).append(parameter)
+    if network.unseen is not None and network.unseen.requires_grad:
+        behind.append(network.unseen)
+    head = [parameter for parameter in network.head.parameters() if parameter.requires_grad]
+    groups = [{"params": held[name], "lr": rates[name], "name": name} for name in names]
+    groups += [{"params": behind, "lr": lr, "name": "behind"}, {"params": head, "lr": lr * head_lr, "name": "head"}]
+    return [group for group in groups if group["params"]]
+
+
+def _layers(network: Network) -> list[str]:
+    """The layers that rates differ by, from the input on."""
+    names = [name for name, _ in network.blocks]
+    if _transformer(network):
+        return [EMBEDDING, *[name for name in names if name.partition(".")[0] == "blocks"]]
+    return names
+
+
+def _transformer(network: Network) -> bool:
+    first = network.bodies[0]
+    return hasattr(first, "patch_embed") and isinstance(getattr(first, "blocks", None), nn.Sequential)
+
+
+def _layer_of(key: str, names: list[str]) -> str:
+    """The layer that a parameter of a body belongs to; empty for what stands behind a transformer's last block."""
+    transformer = names[0] == EMBEDDING
+    if transformer and re.match(rf"({'|'.join(INPUT)})\b", key):
+        return EMBEDDING
+    # what other networks hold outside their blocks are tokens and positions, which stand at the input
+    rest = "" if transformer else names[0]
+    return next((name for name in names if key.startswith(f"{name}.")), rest)

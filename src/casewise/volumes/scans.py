@@ -1,0 +1,179 @@
+"""A scan: the voxels of one sequence of a case, and where in the patient they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from casewise.errors import ImageError
+
+# More bytes of voxels than any scan of a study has; a header that promises more is damaged or made to exhaust memory.
+VOXEL_BYTES = 2_000_000_000
+# Spacings of scans lie far inside; outside, a header's units or numbers are wrong.
+FINEST_MM, COARSEST_MM = 1e-3, 1e3
+# How flat the box of a voxel may be, as its volume over the product of its sides.
+FLAT = 1e-3
+# Axes that stand this far from right angles (as a cosine) are told.
+OBLIQUE = 0.01
+# A file without an id may say so in words; these are no ids.
+NO_ID = {"", "anonymous", "anonymized", "anonymised", "anon", "unknown", "none", "removed"}
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """The voxels of one sequence in the order in which the file has them.
+
+    Attributes:
+        values: (X, Y, Z) `float32`, the scanner's numbers after the file's own slope and intercept; all finite.
+        affine: (4, 4) `float64`, from voxel indices to mm in RAS: x grows to the patient's right, y to the front, z
+            to the head (as in NIfTI).
+        path: what was named: a file or a folder.
+        facts: what the file says about itself. `patient_id` is there to compare scans, never to be shown or stored.
+        notes: sentences on what is odd, none of which stops a study.
+    """
+
+    values: np.ndarray
+    affine: np.ndarray
+    path: Path
+    facts: dict[str, str | float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along each axis."""
+        x, y, z = self.values.shape
+        return x, y, z
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance in mm between neighbouring voxels along each axis."""
+        return spacing_of(self.affine)
+
+    @property
+    def orientation(self) -> str:
+        """The direction in which each axis grows, nearest of R/L, A/P, S/I.
+
+        >>> Scan(np.zeros((1, 1, 1), np.float32), np.diag([-1.0, -1.0, 2.0, 1.0]), Path("a.nii")).orientation
+        'LPS'
+        """
+        return orientation_of(self.affine)
+
+
+def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
+    """The lengths of the affine's columns.
+
+    >>> spacing_of(np.diag([-1.0, 2.0, 0.5, 1.0]))
+    (1.0, 2.0, 0.5)
+    """
+    x, y, z = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    return float(x), float(y), float(z)
+
+
+def orientation_of(affine: np.ndarray) -> str:
+    """The letters of the directions in which the axes grow; of all assignments the one that fits best.
+
+    >>> orientation_of(np.array([[0, 0, 1.0, 0], [-1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 0, 1.0]]))
+    'PSR'
+    """
+    from itertools import permutations
+
+    directions = affine[:3, :3] / np.array(spacing_of(affine))
+    best = max(permutations(range(3)), key=lambda axes: sum(abs(directions[row, i]) for i, row in enumerate(axes)))
+    letters = ("LR", "PA", "IS")
+    return "".join(letters[row][int(directions[row, column] > 0)] for column, row in enumerate(best))
+
+
+def checked_affine(affine: np.ndarray, path: Path) -> tuple[np.ndarray, list[str]]:
+    """The affine as `float64`, and notes on what is odd about it.
+
+    Raises:
+        ImageError: it is no map from voxels to millimetres: not finite, flat, or of impossible spacing.
+    """
+    affine = np.asarray(affine, np.float64)
+    remedy = "Convert the scan again from its DICOM files."
+    if affine.shape != (4, 4) or not np.isfinite(affine).all():
+        raise ImageError(f"{path}: its affine is not made of numbers, so nobody knows where its voxels lie. {remedy}")
+    spacing = spacing_of(affine)
+    told = " x ".join(f"{side:.4g}" for side in spacing)
+    if min(spacing) < FINEST_MM or max(spacing) > COARSEST_MM:
+        raise ImageError(
+            f"{path}: its voxels would measure {told} mm; allowed is {FINEST_MM:g} to {COARSEST_MM:g} mm. {remedy}"
+        )
+    directions = affine[:3, :3] / np.array(spacing)
+    if abs(np.linalg.det(directions)) < FLAT:
+        raise ImageError(
+            f"{path}: two axes of its affine point the same way (it is singular), so a place in the patient belongs to "
+            f"no voxel or to many. {remedy}"
+        )
+    worst = float(np.abs(directions.T @ directions - np.eye(3)).max())
+    angle = np.degrees(np.arccos(min(worst, 1.0)))
+    told = f"its axes are not at right angles ({angle:.1f}° instead of 90°), as of a tilted gantry"
+    return affine, [told] if worst > OBLIQUE else []
+
+
+def checked_values(values: np.ndarray, path: Path) -> tuple[dict[str, str | float], list[str]]:
+    """Facts and notes on the voxels.
+
+    Raises:
+        ImageError: some are not finite.
+    """
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        # Only now counted: a mask of all voxels costs memory, and nearly no scan needs it.
+        nans = int(np.isnan(values).sum())
+        infinite = int(values.size - np.isfinite(values).sum()) - nans
+        found = " and ".join(
+            f"{count:,} are {name}" for count, name in ((nans, "NaN"), (infinite, "infinite")) if count
+        )
+        raise ImageError(
+            f"{path}: of {values.size:,} voxels {found}. Give them the value of the background (often 0) and save the "
+            "scan again, or convert it again from its source."
+        )
+    if low == high:
+        return {"constant": low}, [f"all its voxels are {low:g}: it shows nothing"]
+    return {}, []
+
+
+def check_same_subject(scans: Mapping[str, Scan]) -> list[str]:
+    """Compare what the scans of one case, by sequence, say of whom they show; return notes.
+
+    Files without a patient id (all NIfTI, and DICOM with the id removed) cannot be compared. Different frames of
+    reference are a note only: the patient may have left the table between two sequences.
+
+    Raises:
+        ImageError: two scans name different patients, or two sequences are one and the same series.
+    """
+    seen: dict[str | float, str] = {}
+    for name, scan in scans.items():
+        source = scan.facts.get("series_uid") or str(scan.path)
+        if source in seen:
+            raise ImageError(
+                f"{scan.path}: {seen[source]} and {name} of one case are the same series. Mend the paths in the table, "
+                "or name the sequences as the scanner does."
+            )
+        seen[source] = name
+    ids = {name: _id(scan) for name, scan in scans.items() if _id(scan)}
+    if len({identity.casefold() for identity in ids.values()}) > 1:
+        told = "; ".join(f"{name} is of patient {ids[name]!r} ({scans[name].path})" for name in ids)
+        raise ImageError(
+            f"The scans of one case are of different patients: {told}. Mend the paths in the table; if it is one "
+            "person under two ids, give the files one id."
+        )
+    frames = {name: str(scan.facts.get("frame_of_reference", "")) for name, scan in scans.items()}
+    named = {name: frame for name, frame in frames.items() if frame}
+    if len(set(named.values())) > 1:
+        doubt = "" if len(ids) == len(scans) else ", and not every file names its patient"
+        return [
+            f"{' and '.join(named)} have different frames of reference{doubt}: the patient may have moved between "
+            "them, or it is another one. Their positions are taken as the files say them."
+        ]
+    return []
+
+
+def _id(scan: Scan) -> str:
+    """The patient id, or nothing where the file only says that it was removed."""
+    identity = str(scan.facts.get("patient_id", "")).strip()
+    return "" if identity.casefold() in NO_ID else identity

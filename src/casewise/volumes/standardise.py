@@ -1,0 +1,89 @@
+"""Intensity standardisation over patients: what a grey value means is made the same in every scan.
+
+Nyúl, Udupa and Zhang, IEEE Trans. Med. Imaging 19, 143-150, 2000, and Nyúl and Udupa, Magn. Reson. Med. 42, 1072-1081,
+1999: landmarks of each scan's histogram (percentiles of the body) are carried to a standard scale, linear in between.
+The standard is a function of the training scans' landmarks and of nothing else; a scan's mapping is a function of its
+own landmarks and the standard.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from casewise.errors import CasewiseError
+
+__all__ = ["LEVELS", "SCALE", "fit", "plain_tables", "tables"]
+
+# Stored values are 0 to 32767.
+LEVELS = 32768
+# Where the first and last landmark come to lie of 0 to 1: what is darker or brighter than both needs room, for a cyst
+# full of water is among the brightest hundredth of a T2 scan.
+SCALE = (0.1, 0.8)
+
+
+def fit(landmarks: np.ndarray) -> np.ndarray:
+    """The standard scale of training scans: (L,) `float64` ascending from 0 to 1.
+
+    (V, L) landmarks of one sequence, ascending along L. Each scan's are carried to 0 to 1 by its two ends, then
+    averaged. Absent scans (NaN) and scans of one single value say nothing and are left out.
+
+    Raises:
+        CasewiseError: no scan is left.
+
+    >>> fit(np.array([[0.0, 2.0, 10.0], [100.0, 140.0, 200.0], [np.nan] * 3])).round(3).tolist()
+    [0.0, 0.3, 1.0]
+    """
+    marks = np.asarray(landmarks, dtype=np.float64)
+    marks = marks[np.isfinite(marks).all(axis=1)]
+    marks = marks[marks[:, -1] > marks[:, 0]]
+    if not len(marks):
+        raise CasewiseError(
+            "Intensities cannot be standardised: none of the training scans of this sequence is there and shows "
+            "anything."
+        )
+    low, high = marks[:, :1], marks[:, -1:]
+    return np.asarray(((np.maximum.accumulate(marks, axis=1) - low) / (high - low)).clip(0, 1).mean(axis=0))
+
+
+def tables(landmarks: np.ndarray, standard: np.ndarray) -> np.ndarray:
+    """Each scan's mapping as a table from stored value to 0 to 1: (V, 32768) `float32`, never falling.
+
+    Between landmarks it is linear; beyond the first and last it goes on as in the nearest piece and ends at 0 and 1.
+    The standard's 0 and 1 lie at `SCALE`. A landmark that is there twice takes the mean of what both would become; a
+    scan whose landmarks are all equal is only scaled, as without standardisation; an absent scan (NaN) is 0 throughout.
+
+    >>> table = tables(np.array([[1000.0, 2000.0, 3000.0]]), np.array([0.0, 0.5, 1.0]))
+    >>> [round(float(table[0, stored]), 3) for stored in (0, 1000, 2000, 3000, 32767)]
+    [0.0, 0.1, 0.45, 0.8, 1.0]
+    """
+    marks = np.asarray(landmarks, dtype=np.float64)
+    targets = SCALE[0] + (SCALE[1] - SCALE[0]) * np.asarray(standard, dtype=np.float64)
+    levels = np.arange(LEVELS, dtype=np.float64)
+    out = np.zeros((len(marks), LEVELS), dtype=np.float32)
+    for row, own in zip(out, marks, strict=True):
+        if np.isfinite(own).all():
+            row[:] = _mapped(levels, own, targets)
+    return out
+
+
+def _mapped(levels: np.ndarray, own: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    # Landmarks nearer than a millionth of a level are one.
+    places, which = np.unique(np.maximum.accumulate(own).round(6), return_inverse=True)
+    if len(places) < 2:
+        return levels / (LEVELS - 1)
+    values = np.bincount(which, weights=targets) / np.bincount(which)
+    mapped = np.interp(levels, places, values)
+    for near, end, beyond in ((1, 0, levels < places[0]), (-2, -1, levels > places[-1])):
+        slope = (values[end] - values[near]) / (places[end] - places[near])
+        mapped[beyond] = values[end] + slope * (levels[beyond] - places[end])
+    # Rounding may let a step fall by the last digit.
+    return np.asarray(np.maximum.accumulate(mapped.clip(0, 1)))
+
+
+def plain_tables(count: int) -> np.ndarray:
+    """Tables of scans that are not standardised: stored values over 32767; (V, 32768) `float32`.
+
+    >>> plain_tables(2)[1, [0, 32767]].tolist()
+    [0.0, 1.0]
+    """
+    return np.tile(np.arange(LEVELS, dtype=np.float32) / (LEVELS - 1), (count, 1))

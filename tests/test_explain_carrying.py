@@ -1,0 +1,221 @@
+"""Maps carried back: what was marked in the source is where the map has its peak."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from casewise.errors import CasewiseError
+from casewise.explain.carrying import in_crop, in_piece, onto_picture, onto_scan, onto_slide, onto_slots
+from casewise.images.preparation import Preparation
+from casewise.images.readers import open_source, read_bytes
+from casewise.panels import fold
+from casewise.study import Panels
+
+
+def peak(values: np.ndarray) -> tuple[int, ...]:
+    """Where the highest value is."""
+    return tuple(int(i) for i in np.unravel_index(np.nanargmax(values), values.shape))
+
+
+@pytest.mark.parametrize("grid", ["1x1", "2x3", "3x3"])
+def test_slots_undo_the_fold(grid: str) -> None:
+    panels = Panels(grid=grid)
+    tiles = torch.rand(2, panels.rows * panels.columns, 1, 4, 5)
+    folded = fold(tiles, panels)[:, 0].numpy()
+    assert (onto_slots(folded, rows=panels.rows, columns=panels.columns) == tiles[:, :, 0].numpy()).all()
+
+
+def test_a_map_that_is_no_such_grid_is_refused() -> None:
+    with pytest.raises(CasewiseError, match="10 x 9 pixels is no grid of 3 x 3"):
+        onto_slots(np.zeros((1, 10, 9)), rows=3, columns=3)
+
+
+def prepared(picture: np.ndarray, folder: Path, preparation: Preparation, orientation: int = 1) -> np.ndarray:
+    """The tile that preparation makes of a picture, (side, side)."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = folder / "a.png"
+    Image.fromarray(picture).save(path, exif=exif)
+    return open_source(path, read_bytes(path)).tile(preparation)[0]
+
+
+@pytest.mark.parametrize("keep_ratio", [True, False])
+@settings(max_examples=40, deadline=None)
+@given(
+    width=st.integers(12, 150),
+    height=st.integers(12, 150),
+    size=st.sampled_from([16, 33, 64]),
+    at=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
+    orientation=st.sampled_from([1, 3, 6]),
+)
+def test_a_marked_pixel_of_a_photograph(
+    tmp_path_factory: pytest.TempPathFactory,
+    keep_ratio: bool,
+    width: int,
+    height: int,
+    size: int,
+    at: tuple[float, float],
+    orientation: int,
+) -> None:
+    picture = np.zeros((height, width), np.uint8)
+    row, column = int(at[0] * height), int(at[1] * width)
+    picture[row, column] = 255
+    folder = tmp_path_factory.mktemp("photograph")
+    preparation = Preparation(size=size, keep_ratio=keep_ratio, channels="grey")
+    tile = prepared(picture, folder, preparation, orientation).astype(float)
+    if not tile.any():  # one pixel of thousands, rounded away
+        return
+    turned = np.rot90(picture, {1: 0, 3: 2, 6: 3}[orientation])
+    back = onto_picture(tile, width=turned.shape[1], height=turned.shape[0], keep_ratio=keep_ratio)
+    assert back.shape == turned.shape
+    longest = max(turned.shape)
+    steps = (longest / size,) * 2 if keep_ratio else tuple(side / size for side in turned.shape)
+    for found, marked, step in zip(peak(back), peak(turned), steps, strict=True):
+        # two pixels of the tile may share what was marked
+        assert abs(found - marked) <= step + 0.5
+
+
+def test_the_black_around_a_photograph_is_cut_away() -> None:
+    tile = np.zeros((8, 8))
+    tile[:2], tile[6:] = 9.0, 9.0
+    assert onto_picture(tile, width=80, height=40).max() == 0
+    assert onto_picture(tile, width=40, height=80).max() == 9
+
+
+def test_pieces_lie_on_their_slide() -> None:
+    tiles = np.zeros((2, 4, 4), np.float32)
+    tiles[1, 3, 0] = 1
+    found = onto_slide(tiles, [(0, 0, 64), (64, 32, 64)], width=160, height=128, downsample=8)
+    assert found.shape == (16, 20)
+    assert np.isnan(found[0, 19])
+    x, y = in_piece(3, 0, box=(64, 32, 64), side=4)
+    row, column = peak(found)
+    assert (column * 8 <= x < column * 8 + 16, row * 8 - 8 <= y < row * 8 + 8) == (True, True)
+    assert np.nansum(found[:8, :8]) == 0
+
+
+def test_overlapping_pieces_are_averaged() -> None:
+    found = onto_slide(
+        np.stack([np.zeros((4, 4)), np.ones((4, 4))]), [(0, 0, 8), (4, 0, 8)], width=12, height=8, downsample=1
+    )
+    assert found[0].tolist() == [0, 0, 0, 0, 0.5, 0.5, 0.5, 0.5, 1, 1, 1, 1]
+
+
+def test_a_crop_s_affine_keeps_middles() -> None:
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    inner = in_crop(affine, corner=(10, 20, 5), step=(1, 1, 1))
+    assert (inner @ [0, 0, 0, 1]).tolist() == [20, 60, 20, 1]
+    halved = in_crop(np.eye(4), corner=(4, 4, 0), step=(2, 2, 1))
+    # the first pixel covers rows 4 and 5
+    assert (halved @ [0, 0, 0, 1]).tolist() == [4.5, 4.5, 0, 1]
+
+
+# every way in which voxel axes can lie along those of the body
+TURNS = [
+    np.eye(3)[list(order)] * np.array(signs)[:, None]
+    for order in itertools.permutations(range(3))
+    for signs in itertools.product([1, -1], repeat=3)
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    turn=st.sampled_from(TURNS),
+    grid_turn=st.sampled_from(TURNS),
+    spacing=st.tuples(*[st.floats(0.8, 4.0)] * 3),
+    steps=st.tuples(*[st.floats(0.5, 1.0)] * 3),
+    tilt=st.floats(-0.3, 0.3),
+    at=st.tuples(*[st.floats(0.25, 0.75)] * 3),
+    corner=st.tuples(*[st.floats(-2, 2)] * 3),
+)
+def test_a_marked_voxel_of_a_scan(
+    turn: np.ndarray,
+    grid_turn: np.ndarray,
+    spacing: tuple[float, ...],
+    steps: tuple[float, ...],
+    tilt: float,
+    at: tuple[float, ...],
+    corner: tuple[float, ...],
+) -> None:
+    shape = (11, 13, 9)
+    cos, sin = np.cos(tilt), np.sin(tilt)
+    oblique = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    scan = np.eye(4)
+    scan[:3, :3] = oblique @ turn @ np.diag(spacing)
+    scan[:3, 3] = 7.0, -30.0, 100.0
+    marked = tuple(int(share * side) for share, side in zip(at, shape, strict=True))
+    millimetres = (scan @ [*marked, 1])[:3]
+    # a crop of another orientation around the mark, of pixels no larger than the scan's voxels
+    pixel = min(spacing) * np.array(steps)
+    affine = np.eye(4)
+    affine[:3, :3] = oblique @ grid_turn @ np.diag(pixel)
+    sides = (16, 20, 14)
+    affine[:3, 3] = millimetres - affine[:3, :3] @ (np.array(sides) / 2 + corner)
+    places = np.stack(np.meshgrid(*[np.arange(side) for side in sides], indexing="ij"), axis=-1)
+    away = places @ affine[:3, :3].T + affine[:3, 3] - millimetres
+    volume = np.exp(-0.5 * (away**2).sum(axis=-1) / min(spacing) ** 2)
+    back = onto_scan(volume.transpose(2, 0, 1), np.arange(sides[2]), affine, shape, scan)
+    assert back.dtype == np.float32
+    assert peak(back) == marked
+
+
+def test_the_grid_may_be_any_part_of_the_slices_in_any_order() -> None:
+    maps = np.stack([np.full((4, 4), float(n)) for n in (5, 3, 4, 9, 5)])
+    maps[4] = 7.0
+    back = onto_scan(maps, [5, 3, 4, -1, 5], np.eye(4), (4, 4, 8), np.eye(4))
+    assert back[1, 1].tolist() == [0, 0, 0, 3, 4, 6, 0, 0]
+
+
+def test_a_slice_that_was_not_looked_at_stays_empty() -> None:
+    back = onto_scan(np.ones((2, 3, 3)), [0, 3], np.eye(4), (3, 3, 4), np.eye(4))
+    assert back[1, 1].tolist() == [1, 0, 0, 1]
+    fine = np.diag([1.0, 1.0, 0.25, 1.0])
+    # up to half a slice beyond the middle, and not a step further
+    back = onto_scan(np.ones((1, 3, 3)), [1], np.eye(4), (3, 3, 12), fine)
+    assert back[1, 1].tolist() == [0, 0, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0]
+
+
+def test_a_crop_s_slices_land_where_they_were_cut() -> None:
+    scan = np.diag([-1.0, -1.0, 2.0, 1.0])
+    tile = np.zeros((1, 8, 8))
+    tile[0, 2, 5] = 1
+    # rows of the prepared volume run along the scan's first axis here
+    affine = in_crop(scan, corner=(10, 20, 0), step=(2, 2, 1))
+    back = onto_scan(tile, [4], affine, (40, 40, 6), scan)
+    assert {tuple(place) for place in np.argwhere(back == back.max()).tolist()} == {
+        (14, 30, 4),
+        (14, 31, 4),
+        (15, 30, 4),
+        (15, 31, 4),
+    }
+    assert back[:9].max() == 0
+    assert back[:, :, :4].max() == 0
+
+
+def test_slabs_are_the_same_as_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps, scan = np.random.default_rng(0).random((5, 6, 7)), np.diag([0.7, 0.8, 0.6, 1.0])
+    whole = onto_scan(maps, range(5), np.eye(4), (9, 9, 9), scan)
+    monkeypatch.setattr("casewise.explain.carrying.VOXELS_AT_ONCE", 100)
+    assert (onto_scan(maps, range(5), np.eye(4), (9, 9, 9), scan) == whole).all()
+    assert whole.max() > 0.5
+
+
+def test_nothing_looked_at_and_bad_affines() -> None:
+    assert onto_scan(np.ones((1, 2, 2)), [-1], np.eye(4), (3, 3, 3), np.eye(4)).max() == 0
+    far = np.eye(4)
+    far[:3, 3] = 1000
+    assert onto_scan(np.ones((1, 2, 2)), [0], far, (3, 3, 3), np.eye(4)).max() == 0
+    with pytest.raises(CasewiseError, match="invertible"):
+        onto_scan(np.ones((1, 2, 2)), [0], np.zeros((4, 4)), (3, 3, 3), np.eye(4))
+    with pytest.raises(CasewiseError, match="one for each of 2 slices"):
+        onto_scan(np.ones((1, 2, 2)), [0, 1], np.eye(4), (3, 3, 3), np.eye(4))
+    with pytest.raises(CasewiseError, match="square"):
+        onto_picture(np.ones((2, 3)), width=4, height=4)

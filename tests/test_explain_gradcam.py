@@ -1,0 +1,275 @@
+"""Grad-CAM: the definition by hand, every backbone, what is asked, and a network left as it was."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from casewise.errors import CasewiseError
+from casewise.explain.asked import Asked
+from casewise.explain.gradcam import gradcam, gradcam_by_body, layer_of
+from casewise.explain.methods import explain
+from casewise.models.backbones import Network, build_network
+from casewise.models.names import ALL29, TORCHVISION, UNTRAINED
+from casewise.training.outputs import Output, values_of
+
+NUMBER = Asked((Output("extent"),), "extent")
+LABEL = (Output("label", "classification", 3),)
+VITS = ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto"]
+QUICK = ["alexnet", "squeezenet1_1", "shufflenet_v2_x0_5", "mobilenet_v2", "mnasnet0_5", "resnet18", "cnn"]
+QUICK += ["unet_encoder", "vit_tiny_patch16_224"]
+
+
+def panels_of(side: int = 128, count: int = 2) -> torch.Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def built(name: str, outputs: int = 1) -> Network:
+    """A network with random weights for panels of 128 pixels."""
+    torch.manual_seed(0)
+    if name.startswith(("vit", "deit", "swin")):
+        import timm
+
+        side: dict[str, Any] = {"img_size": 128} | ({"window_size": 4} if name.startswith("swin") else {})
+        body: Any = timm.create_model(name, num_classes=0, **side)
+        return Network(name, body, body.num_features, outputs, dropout=0.0)
+    return build_network(name, outputs)
+
+
+def check_backbone(name: str) -> None:
+    """What speaks for and against a number: finite maps of the panel's size; one at least tells places apart."""
+    network = built(name)
+    both = [
+        explain(network, panels_of(), method="grad-cam", output=Asked(NUMBER.outputs, "extent", lowers=lowers))
+        for lowers in (False, True)
+    ]
+    for maps in both:
+        assert maps.shape == (2, 128, 128)
+        assert maps.isfinite().all()
+        assert 0 <= maps.min() <= maps.max() <= 1
+    assert all(max(one.max(), other.max()) == 1 for one, other in zip(*both, strict=True))
+    signed = gradcam_by_body(network, panels_of(), NUMBER)
+    assert signed.shape[:2] == (2, 1)
+    # at 128 pixels no backbone is left with a single cell
+    assert min(signed.shape[2:]) >= 3
+    assert (signed.flatten(2).std(dim=2) > 0).all()
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_quick_backbones(name: str) -> None:
+    check_backbone(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [n for n in [*ALL29, *UNTRAINED, *VITS, *TORCHVISION[len(ALL29) :][:3], "resnet10t"] if n not in QUICK]
+)
+def test_every_backbone(name: str) -> None:
+    check_backbone(name)
+
+
+def test_the_layers_of_named_backbones_are_the_networks_own() -> None:
+    for name in ("alexnet", "resnet18", "googlenet", "shufflenet_v2_x0_5", "mnasnet0_5", "cnn"):
+        network = build_network(name, 1)
+        assert layer_of(network, network.body, panels_of()) is network.explain_layer
+
+
+def by_hand(network: Network, layer: nn.Module, panels: torch.Tensor, column: int) -> torch.Tensor:
+    """Grad-CAM as published, with its sign: (B, h, w)."""
+    kept: list[torch.Tensor] = []
+    hook = layer.register_forward_hook(lambda m, i, o: kept.append(o.clone()) or kept[-1])
+    score = network.eval()(panels)[:, column].sum()
+    hook.remove()
+    (slope,) = torch.autograd.grad(score, kept[0])
+    return (slope.mean(dim=(2, 3), keepdim=True) * kept[0]).sum(dim=1).detach()
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet18", "densenet121"])
+def test_it_is_as_published(name: str) -> None:
+    network = built(name, outputs=3)
+    panels = panels_of(64)
+    for column in range(3):
+        wanted = by_hand(network, network.explain_layer, panels, column)
+        found = gradcam_by_body(network, panels, Asked(LABEL, "label", of=column))[:, 0]
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=float(wanted.abs().max()) * 1e-4)
+        torch.testing.assert_close(gradcam(network, panels, Asked(LABEL, "label", of=column)), found.clamp(min=0))
+
+
+class Quadrants(nn.Module):
+    """A backbone of one layer that shows the panel's first two channels, pooled to their means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.AvgPool2d(4)
+
+    def forward(self, panels: torch.Tensor) -> torch.Tensor:
+        return self.map(panels).mean(dim=(2, 3))
+
+
+def known(weights: list[list[float]]) -> Network:
+    """A network whose outputs weigh the means of the three channels by these numbers."""
+    network = Network("resnet0", Quadrants(), 3, len(weights), dropout=0.0, normal=((0, 0, 0), (1, 1, 1)))
+    with torch.no_grad():
+        network.head[-1].weight[:] = torch.tensor(weights)
+        network.head[-1].bias.zero_()
+    return network
+
+
+def spots() -> torch.Tensor:
+    """A panel with a spot in each channel: upper left, upper right, lower left."""
+    panels = torch.zeros(1, 3, 16, 16)
+    panels[0, 0, :4, :4], panels[0, 1, :4, 12:], panels[0, 2, 12:, :4] = 1, 1, 1
+    return panels
+
+
+def place(maps: torch.Tensor) -> tuple[int, int]:
+    at = int(maps[0].argmax())
+    return at // maps.shape[2], at % maps.shape[2]
+
+
+def test_each_class_has_its_own_spot() -> None:
+    network = known([[1, 0, 0], [0, 2, 0], [0, 0, 1]])
+    found = [place(gradcam(network, spots(), Asked(LABEL, "label", of=of))) for of in range(3)]
+    assert found == [(0, 0), (0, 3), (3, 0)]
+    # the second class is predicted
+    assert place(gradcam(network, spots(), Asked(LABEL, "label"))) == (0, 3)
+
+
+def test_numbers_are_explained_in_either_direction() -> None:
+    network = known([[1, -1, 0]])
+    assert place(gradcam(network, spots(), NUMBER)) == (0, 0)
+    assert place(gradcam(network, spots(), Asked(NUMBER.outputs, "extent", lowers=True))) == (0, 3)
+    assert (NUMBER.sentence, Asked(NUMBER.outputs, "extent", lowers=True).sentence) == (
+        "what raises extent",
+        "what lowers extent",
+    )
+
+
+def test_grades_are_explained_by_passing_and_stopping() -> None:
+    outputs = (Output("extent"), Output("grade", "ordinal", 3))
+    # the first channel speaks for passing the first grade, the second for passing the second
+    network = known([[0, 0, 1], [1, 0, 0], [0, 1, 0]])
+    assert place(gradcam(network, spots(), Asked(outputs, "grade", of=2))) in {(0, 0), (0, 3)}
+    lowest = gradcam_by_body(network, spots(), Asked(outputs, "grade", of=0))[0, 0]
+    assert lowest[0, 0] < 0
+    assert lowest[0, 3] == 0
+    middle = gradcam_by_body(network, spots(), Asked(outputs, "grade", of=1))[0, 0]
+    assert middle[0, 0] > 0 > middle[0, 3]
+
+
+def test_scores_are_what_the_outputs_mean() -> None:
+    outputs = (Output("extent"), Output("label", "classification", 3), Output("grade", "ordinal", 4))
+    raw = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    values = values_of(raw, outputs)
+    assert torch.equal(Asked(outputs, "extent").score(raw), raw[:, 0])
+    assert torch.equal(Asked(outputs, "extent", lowers=True).score(raw), -raw[:, 0])
+    assert torch.equal(Asked(outputs, "label").decided(raw), values[:, 1:4].argmax(dim=1))
+    assert torch.equal(Asked(outputs, "label").score(raw), raw[:, 1:4].amax(dim=1))
+    for grade in range(4):
+        score = Asked(outputs, "grade", of=grade).score(raw)
+        torch.testing.assert_close(score.exp(), values[:, 4 + grade])
+    passed = functional.sigmoid(raw[:, 4:]).cumprod(dim=1)
+    assert torch.equal(Asked(outputs, "grade").decided(raw), (passed > 0.5).sum(dim=1))
+
+
+def test_a_sure_grade_still_has_a_gradient() -> None:
+    raw = torch.tensor([[60.0, 60.0]], requires_grad=True)
+    Asked((Output("grade", "ordinal", 3),), "grade").score(raw).sum().backward()
+    assert raw.grad is not None
+    assert (raw.grad > 0).all()
+
+
+def test_what_is_asked_must_exist() -> None:
+    with pytest.raises(CasewiseError, match=r"predicts label, not 'lable'\. Did you mean 'label'"):
+        Asked(LABEL, "lable")
+    with pytest.raises(CasewiseError, match="label has 3 classes; number 3 was asked for"):
+        Asked(LABEL, "label", of=3)
+    with pytest.raises(CasewiseError, match="extent is a number and has no classes"):
+        Asked(NUMBER.outputs, "extent", of=0)
+    with pytest.raises(CasewiseError, match="gives 1 outputs; the targets named take 3"):
+        gradcam(build_network("cnn", 1), panels_of(32), Asked(LABEL, "label"))
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_network_is_left_as_it_was(name: str, training: bool) -> None:
+    network = built(name).train(training)
+    next(network.body.children()).eval()
+    frozen = list(network.body.parameters())[: -len(list(network.head.parameters()))]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    network(panels_of()).sum().backward()
+    values = {key: value.clone() for key, value in network.state_dict().items()}
+    was = [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in network.modules()]
+    learned = [(p, p.requires_grad, p.grad, None if p.grad is None else p.grad.clone()) for p in network.parameters()]
+    panels = panels_of()
+    explain(network, panels, method="grad-cam", output=NUMBER)
+    assert [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in network.modules()] == was
+    assert all(torch.equal(value, values[key]) for key, value in network.state_dict().items())
+    assert not panels.requires_grad
+    for parameter, learns, gradient, value in learned:
+        assert parameter.requires_grad == learns
+        assert parameter.grad is gradient
+        assert value is None or torch.equal(gradient, value)
+
+
+def test_frozen_networks_and_no_grad_are_no_hindrance() -> None:
+    network = built("mobilenet_v2").requires_grad_(False)
+    wanted = explain(built("mobilenet_v2"), panels_of(), output=NUMBER)
+    with torch.no_grad():
+        assert torch.equal(explain(network, panels_of(), output=NUMBER), wanted)
+
+
+def test_panels_do_not_disturb_each_other() -> None:
+    network, panels = built("resnet18", 3), panels_of(64, 3)
+    together = explain(network, panels, output=Asked(LABEL, "label"))
+    alone = torch.cat([explain(network, one[None], output=Asked(LABEL, "label")) for one in panels])
+    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-3)
+
+
+class Late(nn.Module):
+    """Two channels seen by a backbone each, or both by one."""
+
+    def __init__(self, bodies: list[nn.Module]) -> None:
+        super().__init__()
+        self.bodies = nn.ModuleList(bodies)
+
+    def forward(self, panels: torch.Tensor) -> torch.Tensor:
+        parts = [panels[:, [n] * 3] for n in range(2)]
+        if len(self.bodies) == 1:
+            return torch.cat(list(self.bodies[0](torch.cat(parts)).split(len(panels))), dim=1)
+        return torch.cat([body(part) for body, part in zip(self.bodies, parts, strict=True)], dim=1)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_late_fusion_has_a_map_for_each_sequence(count: int) -> None:
+    network = Network(
+        "late", Late([Quadrants() for _ in range(count)]), 6, 1, dropout=0.0, normal=((0, 0, 0), (1, 1, 1))
+    )
+    with torch.no_grad():
+        network.head[-1].weight[:] = torch.tensor([1.0, 1, 1, -2, -2, -2])
+    panels = torch.cat([spots(), torch.zeros(1, 3, 16, 16)])
+    found = gradcam_by_body(network, panels, NUMBER)
+    assert found.shape == (2, 2, 4, 4)
+    assert place(found[:1, 0]) == (0, 0)
+    assert place(-found[:1, 1]) == (0, 3)
+    assert found[1].abs().max() == 0
+    assert place(gradcam(network, panels, NUMBER)) == (0, 0)
+
+
+def test_a_layer_of_one_s_own_choice() -> None:
+    network = built("resnet18")
+    body: Any = network.body
+    assert gradcam(network, panels_of(), NUMBER, layer=body.layer2).shape == (2, 16, 16)
+    with pytest.raises(CasewiseError, match="Grad-CAM needs a map"):
+        gradcam(network, panels_of(), NUMBER, layer=body.fc)
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> None:
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))

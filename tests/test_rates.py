@@ -1,0 +1,125 @@
+"""Rates by depth and by step: every weight that learns in one group, and a schedule that knows the step alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from casewise.models.backbones import Network, build_network
+from casewise.models.freezing import freeze
+from casewise.training.rates import layer_rates, warmed_cosine
+
+
+class TestSchedule:
+    @given(st.integers(0, 50), st.integers(1, 500))
+    def test_it_rises_then_falls(self, warmup: int, rest: int) -> None:
+        total = warmup + rest
+        shares = [warmed_cosine(step, warmup, total) for step in range(total)]
+        assert all(0 < share <= 1 for share in shares)
+        assert shares[:warmup] == [(step + 1) / warmup for step in range(warmup)]
+        assert shares[warmup] == 1
+        assert all(a > b for a, b in zip(shares[warmup:], shares[warmup + 1 :], strict=False))
+        assert warmed_cosine(total, warmup, total) == pytest.approx(0)
+        assert warmed_cosine(total + 9, warmup, total) == pytest.approx(0)
+
+    def test_without_a_warm_up_it_is_torch_s_cosine(self) -> None:
+        weight = torch.nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.SGD([weight], lr=0.3)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12)
+        for step in range(12):
+            assert 0.3 * warmed_cosine(step, 0, 12) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+            # as training without a warm-up has it, to the bit
+            assert warmed_cosine(step, 0, 12) == 0.5 * (1 + math.cos(math.pi * step / 12))
+            optimizer.step()
+            schedule.step()
+
+    @pytest.mark.parametrize(("warmup", "total"), [(5, 5), (6, 5), (-1, 5), (0, 0)])
+    def test_a_warm_up_that_never_ends_is_refused(self, warmup: int, total: int) -> None:
+        with pytest.raises(ValueError, match="shorter than the training"):
+            warmed_cosine(0, warmup, total)
+
+
+def rates_of(network: Network, decay: float, **options: Any) -> dict[str, float]:
+    """The rate of every weight by its name; fails where one is in no group or in two."""
+    groups = layer_rates(network, 0.1, decay, **options)
+    found: dict[int, float] = {}
+    for group in groups:
+        for parameter in group["params"]:
+            assert id(parameter) not in found
+            found[id(parameter)] = group["lr"]
+    learning = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert set(found) == {id(parameter) for parameter in learning.values()}
+    return {name: found[id(parameter)] for name, parameter in learning.items()}
+
+
+class TestLayers:
+    @pytest.mark.parametrize("prefix", ["", "bodies.0.", "bodies.1."])
+    def test_a_transformer(self, prefix: str) -> None:
+        options: Any = {"fusion": "late", "sequences": 2, "missing": "mask"} if prefix else {}
+        network = build_network("vit_tiny_patch16_224", 2, side=64, **options)
+        found = rates_of(network, 0.5)
+        for name in ("cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"):
+            assert found[f"body.{prefix}{name}"] == pytest.approx(0.1 * 0.5**13)
+        for block in range(12):
+            for name in ("norm1.weight", "attn.qkv.weight", "mlp.fc2.bias"):
+                assert found[f"body.{prefix}blocks.{block}.{name}"] == pytest.approx(0.1 * 0.5 ** (12 - block))
+        assert found[f"body.{prefix}norm.weight"] == found["head.1.weight"] == 0.1
+        if prefix:
+            assert found["body.unseen"] == 0.1
+        names = [group["name"] for group in layer_rates(network, 0.1, 0.5)]
+        assert names == ["embedding", *[f"blocks.{i}" for i in range(12)], "behind", "head"]
+
+    @pytest.mark.parametrize("kind", [None, "early", "late", "late-shared"])
+    @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "test_resnet", "cnn"])
+    def test_others_by_their_blocks(self, name: str, kind: Any) -> None:
+        network = build_network(name, 2, fusion=kind, sequences=2, missing="mask" if kind else "require")
+        found = rates_of(network, 0.8, head_lr=3.0)
+        points = [point for point, _ in network.blocks]
+        prefixes = [f"bodies.{i}." for i in range(len(network.bodies))] if kind else [""]
+        for key, rate in found.items():
+            for prefix in prefixes:
+                if key.startswith(f"body.{prefix}"):
+                    own = key.removeprefix(f"body.{prefix}")
+                    place = next((i for i, p in enumerate(points) if own.startswith(f"{p}.")), None)
+                    if place is not None:
+                        assert rate == pytest.approx(0.1 * 0.8 ** (len(points) - place))
+        assert found["head.1.bias"] == pytest.approx(0.3)
+        if kind:
+            assert found["body.unseen"] == 0.1
+
+    @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "deit_tiny_distilled_patch16_224", "test_vit3"])
+    def test_other_transformers_have_every_weight_in_one_group(self, name: str) -> None:
+        found = rates_of(build_network(name, 1), 0.7)
+        assert min(found.values()) < 0.05
+        assert max(found.values()) == 0.1
+
+    def test_of_decay_one_all_are_alike(self) -> None:
+        assert set(rates_of(build_network("test_vit", 1), 1.0).values()) == {0.1}
+
+    def test_what_is_frozen_is_in_no_group(self) -> None:
+        network = build_network("test_vit", 1, fusion="late", sequences=2, missing="mask")
+        freeze(network, "blocks.1")
+        names = [group["name"] for group in layer_rates(network, 0.1, 0.5)]
+        assert names == [*[f"blocks.{i}" for i in range(2, 6)], "behind", "head"]
+        rates_of(network, 0.5)
+        freeze(network, "all")
+        assert [group["name"] for group in layer_rates(network, 0.1, 0.5)] == ["behind", "head"]
+
+    def test_an_optimiser_takes_them(self) -> None:
+        network = build_network("test_vit", 1, side=32)
+        optimizer = torch.optim.AdamW(layer_rates(network, 0.001, 0.75), weight_decay=0.05)
+        network(torch.rand(2, 3, 32, 32)).square().mean().backward()
+        optimizer.step()
+        again = torch.optim.AdamW(layer_rates(network, 0.001, 0.75), weight_decay=0.05)
+        again.load_state_dict(optimizer.state_dict())
+        assert [g["lr"] for g in again.param_groups] == [g["lr"] for g in optimizer.param_groups]
+
+    @pytest.mark.parametrize("decay", [0.0, -1.0, 1.1, math.nan])
+    def test_a_decay_that_cannot_be(self, decay: float) -> None:
+        with pytest.raises(ValueError, match="decay must be"):
+            layer_rates(build_network("cnn", 1), 0.1, decay)
