@@ -24,7 +24,7 @@ SHORT = {
 }
 SIDES: dict[str, dict[str, Any]] = {
     "on": {},
-    "off": {"frozen_once": False, "precision": "fp32", "memory_format": "contiguous", "allocator": "plain"},
+    "off": {"frozen_once": False, "precision": "fp32", "memory_format": "contiguous", "keep_memory": False},
 }
 FIGURES = {"auroc": "AUROC", "accuracy": "accuracy"}
 

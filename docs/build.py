@@ -195,8 +195,14 @@ def commands_page() -> str:
     from casewise.cli import app
 
     commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    below = {name: getattr(command, "commands", None) for name, command in commands.items()}
+    told = [
+        pair
+        for name, command in commands.items()
+        for pair in ([(f"{name} {n}", c) for n, c in below[name].items()] if below[name] else [(name, command)])
+    ]
     lines = [MADE, COMMANDS_HEAD]
-    for name, command in commands.items():
+    for name, command in told:
         rows, words = [], [f"casewise {name}"]
         for given in command.params:
             option = given.opts[0].startswith("--")

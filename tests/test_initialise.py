@@ -313,3 +313,19 @@ def test_folders_that_are_not_the_presets_classes(tmp_path: Path) -> None:
     source = make(tmp_path / "own", *(f"{name}/{i}.jpg" for name in ("Covid", "No finding", "pneumonia") for i in "12"))
     initialise("covid-cxr", source=source, folder=tmp_path / "kept")
     assert read_study(tmp_path / "kept" / "study.yaml").targets["label"].classes["covid"] == ["Covid"]
+
+
+def test_slides_are_found_and_the_study_says_how_they_are_cut(tmp_path: Path) -> None:
+    source = make(tmp_path / "slides", "A/1.svs", "B/1.ndpi", "C/1.jpg")
+    told = initialise("ssc-skin", source=source, folder=tmp_path / "study").understood
+    assert [row["path"] for row in table(tmp_path / "study")] == ["A/1.svs", "B/1.ndpi", "C/1.jpg"]
+    study = read_study(tmp_path / "study" / "study.yaml")
+    assert study.tiles is not None
+    assert (study.tiles.mpp, study.tiles.most) == (1.0, 200)
+    assert "2 of 3 are whole slides (1.svs, 1.ndpi), cut into squares of 128 pixels: see `tiles` in study.yaml." in told
+
+
+def test_without_slides_nothing_is_cut(tmp_path: Path) -> None:
+    source = make(tmp_path / "images", "A/1.jpg", "B/1.tiff")
+    initialise("ssc-skin", source=source, folder=tmp_path / "study")
+    assert read_study(tmp_path / "study" / "study.yaml").tiles is None

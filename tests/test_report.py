@@ -555,7 +555,7 @@ def test_results_page_says_what_limits_its_figures(material: Material, tmp_path:
     text = write_results(finished(material, tmp_path / "run"), tmp_path / "a.md").read_text()
     assert "never saw its subject" in text
     assert "not known" not in text
-    assert "cannot be told apart from it from fewer than ten subjects" in text
+    assert "not told apart (fewer than ten subjects: rough)." in text
     assert text.count("No allowance is made for the number of learners compared.") == 1
     fold = material.study.recipe.model_copy(update={"stop": Stop(on="fold")})
     study = {"subjects_known": False, "recipe": fold.model_dump(mode="json")}

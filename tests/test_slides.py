@@ -317,7 +317,7 @@ def test_at_most_so_many_are_spread_over_the_tissue(pyramid: Path) -> None:
 def test_a_slide_without_tissue_is_refused(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(240, 248, (600, 800, 3), dtype=np.uint8)
     path = write(tmp_path / "empty.tiff", noise)
-    with pytest.raises(ImageError, match=r"empty\.tiff: there is too little tissue .* 0\.0% of it is tissue"):
+    with pytest.raises(ImageError, match=r"empty\.tiff: there is no tissue on this slide\. Leave it out"):
         plan_tiles(path, TilePlan(side=64))
     assert len(plan_tiles(path, TilePlan(side=64, tissue=0))) == 12 * 9
 
@@ -412,3 +412,11 @@ def test_real_tiles(shared: Path) -> None:
     mean = tiles.mean(axis=(2, 3))
     assert (mean[:, 1] < mean[:, 0]).all()
     assert (mean[:, 1] < mean[:, 2]).all()
+
+
+def test_a_level_without_room_for_a_tile_is_the_nearest_with_room(pyramid: Path) -> None:
+    facts = slide_facts(pyramid)
+    planned = plan_tiles(pyramid, TilePlan(side=64, level=9, tissue=0))
+    room = [level for level in facts.levels if 64 * level[2] <= min(facts.width, facts.height)]
+    assert planned.boxes[0, 2] == round(64 * room[-1][2])
+    assert f"it has no level 9: level {len(room) - 1}, the coarsest with room for a tile, is used" in planned.notes

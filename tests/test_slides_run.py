@@ -403,7 +403,7 @@ class TestBadInput:
             cut(study, tmp_path / "slides")
         first, *lines = str(caught.value).splitlines()
         assert first == "3 of 4 slides cannot be cut into tiles. What is planned of the others is kept."
-        for name, said in zip(names, ["cut short", "too little tissue", "assume_mpp"], strict=False):
+        for name, said in zip(names, ["cut short", "there is no tissue", "assume_mpp"], strict=False):
             assert sum(name in line and said in line for line in lines) == 1
         assert len(list((tmp_path / "slides").glob("*.npz"))) == 1
         assumed = skin_study(
@@ -491,3 +491,45 @@ def test_slides_elsewhere_are_cut_too(skin: Path, tmp_path: Path) -> None:
     again = study.model_copy(update={"external": ours})
     with pytest.raises(CohortError, match="The same picture stands in the cohort to be tested on"):
         to_test_on(again, cohort, store, tmp_path, Silent())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("fake.svs", b"\xff\xd8\xff\xe0" + bytes(600), "this is a JPEG, PNG or WebP, not a slide"),
+        ("empty.svs", b"", "the file is empty"),
+        ("empty.tiff", b"", "the file is empty"),
+        ("text.ndpi", b"hello", "this is a text file, not a slide"),
+        ("alone.mrxs", b"\xff\xd8\xff\xe0" + bytes(600), "the files beside this .mrxs are missing"),
+        ("half.tiff", b"", "cut short"),
+    ],
+)
+def test_what_is_only_named_like_a_slide_is_never_taken_whole(
+    skin: Path, tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    good = skin.parent / pd.read_csv(skin)["path"].iloc[0]
+    data = good.read_bytes()
+    (tmp_path / name).write_bytes(data[: len(data) // 2] if said == "cut short" else content)
+    rows = [{"path": path, "subject": f"S{i}", "disease": i} for i, path in enumerate([name, str(good)])]
+    study = skin_study(table_of(tmp_path / "cases.csv", rows), targets=NUMBER)
+    with pytest.raises(ImageError, match=r"1 of 2 slides cannot be cut") as caught:
+        cut(study, None)
+    assert said in str(caught.value)
+
+
+def test_images_among_slides_are_named(skin: Path, tmp_path: Path) -> None:
+    good = skin.parent / pd.read_csv(skin)["path"].iloc[0]
+    Image.fromarray(draw_region(1, finding="late", size=96)).save(tmp_path / "region.png")
+    rows = [{"path": path, "subject": f"S{i}", "disease": i} for i, path in enumerate(["region.png", str(good)])]
+    notes = cut(skin_study(table_of(tmp_path / "cases.csv", rows), targets=NUMBER), None).notes
+    assert "1 row names no slide but images (region.png), which are taken whole, as one tile each." in notes
+
+
+def test_copies_of_cases_with_many_tiles_are_refused_before_training(skin: Path) -> None:
+    recipe = {**SMALL["recipe"], "schedule": "cosine", "stop": {"on": "none"}, "phases": [{"epochs": 1}]}
+    recipe.pop("epochs")
+    panels = {"by": "case", "grid": "2x2", "copies": 2, "flip": "both"}
+    with pytest.raises(
+        CohortError, match=r"6 of 6 panels \(by: case\) have more tiles than the 4 .* with 12: .*by: image"
+    ):
+        steps.read(skin_study(skin, panels=panels, recipe=recipe), None, Silent())

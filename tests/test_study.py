@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from casewise.errors import StudyError
-from casewise.study_file import read_study
+from casewise.study import Panels
+from casewise.study_file import build_study, read_study
 
 GOOD = "extends: onestep-pasi\ncohort: visits.csv\n"
 
@@ -125,3 +126,40 @@ def test_mistakes_are_told_in_the_files_own_words(tmp_path: Path, text: str, sai
         read_study(written(tmp_path, f"extends: covid-cxr\ncohort: films.csv\n{text}\n"))
     assert not any(word in str(told.value) for word in ("constrained", "literal[", "instance of", "dictionary"))
     assert len(str(told.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("panels", "said"),
+    [
+        ({"by": "case", "gather": "attention", "copies": 2, "flip": "both"}, "attention draws a bag of tiles anew"),
+        ({"grid": "2x2", "shuffle": True, "copies": 2}, "leave out shuffle or copies"),
+        ({"copies": 2}, "nothing varies, so 2 copies of a panel would be the panel itself"),
+        ({"bag": 4}, "only gather: attention draws bags, and gather is mean"),
+    ],
+)
+def test_panels_that_cannot_be_are_refused(panels: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Panels.model_validate(panels)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ({}, "fixed copies are learned from in phases"),
+        (
+            {"phases": [{"epochs": 1}, {"epochs": 1, "variations": {"rotate": 9}}]},
+            r"recipe\.phases\.1\.variations: with",
+        ),
+    ],
+)
+def test_copies_without_their_phases_are_refused(tmp_path: Path, recipe: dict[str, object], said: str) -> None:
+    values = {
+        "name": "a",
+        "cohort": "cases.csv",
+        "targets": {"grade": "0..4"},
+        "backbones": ["alexnet"],
+        "panels": {"copies": 2, "flip": "both"},
+        "recipe": recipe,
+    }
+    with pytest.raises(StudyError, match=said):
+        build_study(values, source="the test's study", folder=tmp_path)

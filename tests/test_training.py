@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from casewise.errors import CasewiseError, RunError
+from casewise.jobs import network as network_jobs
+from casewise.jobs.local import _choices
 from casewise.models.backbones import Network, build_network
-from casewise.study import Panels, Recipe
+from casewise.study import Compute, Panels, Recipe, Study
+from casewise.training import speed
 from casewise.training.checkpoint import SafetensorsCheckpoints, write_tensors
 from casewise.training.data import PanelData
 from casewise.training.fit import Fitted, fit
 from casewise.training.module import Training, predict
 from casewise.training.outputs import Output
 from casewise.training.probe import probe
-from casewise.training.speed import Choice, choose
+from casewise.training.speed import Choice, Option, choose
 
 NUMBERS = (Output("one"), Output("two"))
 PANELS = Panels(by="region", grid="2x2", shuffle=True, rotate=180, brightness=0.2, contrast=0.2)
@@ -178,8 +185,6 @@ def test_a_probe_starts_the_head_at_a_ridge_regression() -> None:
 
 
 def test_the_choice_is_remembered_for_the_machine(tmp_path: Path) -> None:
-    from casewise.study import Compute
-
     network = build_network("shufflenet_v2_x0_5", 1)
     one = choose(network, Compute(), side=32, batch=2, threads=1, memo=tmp_path / "memo.json")
     two = choose(network, Compute(), side=32, batch=2, threads=1, memo=tmp_path / "memo.json")
@@ -189,6 +194,59 @@ def test_the_choice_is_remembered_for_the_machine(tmp_path: Path) -> None:
         network, Compute(precision="fp32", memory_format="contiguous"), side=32, batch=2, threads=1, memo=None
     )
     assert (stated.precision, stated.channels_last, stated.measured) == ("fp32", False, ())
+
+
+@pytest.mark.parametrize(("alone", "taken"), [(0.09, 1), (0.11, 2), (0.3, 2)])
+def test_one_thread_is_taken_where_it_is_worth_it(
+    alone: float, taken: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds(network: Network, options: list[Option], **given: int) -> dict[Option, list[float]]:
+        # bfloat16 is the quicker one, and one thread is tried in it alone
+        return {o: [9.0, alone if o[2] == 1 else 0.12 if o[0] == "bf16" else 0.4] for o in options}
+
+    monkeypatch.setattr(speed, "step_seconds", seconds)
+    monkeypatch.setattr(speed, "has_bf16", lambda: True)
+    monkeypatch.setattr(speed, "_agrees", lambda network, side: True)
+    network, memo = build_network("shufflenet_v2_x0_5", 1), tmp_path / "memo.json"
+    found = choose(network, Compute(device="cpu"), side=32, batch=2, threads=2, memo=memo)
+    assert (found.precision, found.channels_last, found.threads) == ("bf16", True, taken)
+    assert dict(found.measured)["bf16 channels-last, 1 thread"] == alone
+    assert dict(found.measured)["bf16 channels-last, 2 threads"] == 0.12
+    monkeypatch.setattr(speed, "step_seconds", None)
+    assert choose(network, Compute(device="cpu"), side=32, batch=2, threads=2, memo=memo) == found
+    stated = Compute(device="cpu", precision="fp32", memory_format="channels_last", threads=2)
+    assert choose(network, stated, side=32, batch=2, threads=1, memo=memo).threads == 2
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_job_keeps_freed_memory_unless_the_study_says_no(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def begun(job: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(network_jobs, "keep_memory", lambda: told.append("kept"))
+    monkeypatch.setattr(network_jobs, "begin", begun)
+    material: Any = SimpleNamespace(study=SimpleNamespace(compute=Compute(keep_memory=kept)))
+    with pytest.raises(KeyboardInterrupt):
+        network_jobs.run_job(None, material, Choice())  # type: ignore[arg-type]
+    assert told == ["kept"] * kept
+
+
+def test_a_run_goes_on_with_its_choice_but_for_stated_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("casewise.jobs.networks.build_network", lambda *given, **more: None)
+    monkeypatch.setattr("casewise.models.weights.load_weights", lambda *given, **more: ("", []))
+    monkeypatch.setattr("casewise.jobs.local._try", lambda *given: None)
+    before = Choice("cpu", "fp32", False, 2, (("fp32 contiguous", 0.1),), "measured")
+    (tmp_path / "compute.json").write_text(json.dumps({"cnn": asdict(before)}))
+    values = {"cohort": "c.csv", "targets": {"extent": {"range": [0, 4]}}, "backbones": ["cnn"], "name": "s"}
+    splits = SimpleNamespace(held_out=lambda fold: [])
+    for threads, expected in (("auto", 2), (1, 1), ("auto", 1)):
+        study = Study.model_validate({**values, "compute": {"threads": threads, "keep_memory": False}})
+        material: Any = SimpleNamespace(study=study, splits=splits)
+        jobs: Any = [SimpleNamespace(model="cnn", fold=0)]
+        found = _choices(jobs, material, tmp_path, 2)["cnn"]
+        assert found == replace(before, threads=expected)
 
 
 @pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc alone is told to keep")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from casewise.errors import TrainingError
 from casewise.jobs.seen import right_on
 from casewise.models.backbones import Network, build_network
 from casewise.phantoms.chest import make_chest
@@ -17,6 +19,7 @@ from casewise.predictions import decided
 from casewise.run import run
 from casewise.study import Panels, Phase, Recipe, Study
 from casewise.training.data import PanelData
+from casewise.training.fixed import fixed
 from casewise.training.learn import Course, Learned, learn
 from casewise.training.outputs import Output, hits, values_of
 from casewise.training.speed import Choice
@@ -182,11 +185,11 @@ def test_figures_on_those_it_knew_are_kept_and_predictions_are_not(tmp_path: Pat
         {"classes": ["no_finding", "covid"], "positive": "covid"},
         images={"size": 32},
         split={"test": 0},
-        panels={"copies": 1, "flip": "horizontal"},
         audit={"columns": []},
     )
     recipe = Recipe(batch=8, schedule="constant", phases=[Phase(epochs=1, freeze="all"), Phase(epochs=1)])
-    study = study.model_copy(update={"recipe": recipe})
+    panels = study.panels.model_copy(update={"copies": 1, "flip": "horizontal"})
+    study = study.model_copy(update={"recipe": recipe, "panels": panels})
     done = run(study, tmp_path / "run")
     (first, _) = records = [json.loads(path.read_text()) for path in sorted(done.folder.glob("jobs/*/*/job.json"))]
     assert [phase["freeze"] for phase in first["phases"]] == ["all", "none"]
@@ -223,10 +226,52 @@ def test_nobody_of_a_class_leaves_its_figure_open() -> None:
     ("wrong", "told"),
     [
         ({"epochs": 0}, "greater than or equal to 1"),
-        ({"epochs": 1, "freeze": "10 leyers"}, "Did you mean 'layers'"),
+        ({"epochs": 1, "freeze": "10 leyers"}, r"such as features\.6 \(did you mean 'layers'\?\)"),
+        ({"epochs": 1, "freeze": True}, "must be none, all"),
+        ({"epochs": 1, "freeze": None}, "must be none, all"),
+        ({"freeze": "all"}, "epochs\n  Field required"),
+        ({"epochs": 1, "variations": {"rotat": 3}}, "'rotat' is no variation.*Did you mean 'rotate'"),
+        ({"epochs": 1, "variations": {"rotate": "lots"}}, "rotate: input should be a valid number.*found 'lots'"),
+        ({"epochs": 1, "variations": {"copies": 3}}, "'copies' is no variation of panels"),
+        ({"epochs": 1, "variations": {"grid": "2x2"}}, "'grid' is no variation of panels"),
+        ({"epochs": 1, "variations": {"flip": "up"}}, "flip: input should be 'none'"),
         ({"epochs": 1, "freeze": "120%"}, "between 0 and 1"),
     ],
 )
 def test_a_phase_that_cannot_be_is_refused(wrong: dict[str, object], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         Phase.model_validate(wrong)
+
+
+def test_what_differs_in_a_phase_is_read_as_in_panels() -> None:
+    phase = Phase.model_validate({"epochs": 1, "freeze": "ALL", "variations": {"rotate": "any", "flip": "both"}})
+    assert phase.variations == {"rotate": 180.0, "flip": "both"}
+    assert phase.freeze == "all"
+
+
+def test_a_panel_of_more_tiles_than_slots_has_no_copies(tmp_path: Path) -> None:
+    many = replace(data(), tiles=[[i, i + 1] if i < 3 else [i] for i in range(12)])
+    with pytest.raises(TrainingError, match=r"panels\.copies: c0 has 2 tiles, and a panel has 1: .*`by: image`"):
+        fixed(many, 1, seed=0, path=tmp_path / "copies.bin")
+
+
+@pytest.mark.parametrize("freeze", ["all", "6 layers"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_frozen_parts_of_bags_are_worked_out_once(tmp_path: Path, freeze: str, channels_last: bool) -> None:
+    settings = Panels(by="case", gather="attention", bag=4)
+    bags = replace(data(settings), tiles=[[(i + k) % 12 for k in range(1 + i % 3)] for i in range(12)])
+    # batch norm over the few tiles of a bag would make rounding as large as the weights
+    recipe = RECIPE.model_copy(update={"phases": [Phase(epochs=2, freeze=freeze)], "batch_norm": "eval"})
+
+    def made(name: str, *, once: bool) -> Learned:
+        torch.manual_seed(0)
+        network = build_network("mobilenet_v2", 2, attention=True)
+        choice = Choice(channels_last=channels_last)
+        course = Course(OUTPUTS, tmp_path / name, 3, choice, 0.0, "last", None, once)
+        (tmp_path / name).mkdir()
+        return learn(network, recipe, bags, bags, [str(i) for i in range(12)], course)
+
+    kept, anew = made("once", once=True), made("anew", once=False)
+    assert kept.phases[0]["way"] == "what frozen layers make of a panel computed once"
+    for (name, one), other in zip(kept.network.state_dict().items(), anew.network.state_dict().values(), strict=True):
+        assert torch.allclose(one.double(), other.double(), atol=1e-5), name

@@ -66,6 +66,7 @@ def check(
     """Check the study file, the cohort table and the split without training anything."""
     from casewise import steps
     from casewise.console import Terminal
+    from casewise.report.wording import counted
     from casewise.slides import uncut
     from casewise.split import check_scored, split
 
@@ -74,9 +75,11 @@ def check(
     splits = split(cohort, plan)
     check_scored(splits, cohort.panels, plan)
     for side, n in splits.record["n"].items():
-        print(f"{side:<10} {n['subjects']:,} subjects, {n['cases']:,} cases, {n['panels']:,} panels")
+        if n["subjects"]:
+            shown = "" if plan.tiles else f", {counted(n['panels'], 'panel')}"  # slides are not cut yet
+            print(f"{side:<10} {counted(n['subjects'], 'subject')}, {counted(n['cases'], 'case')}{shown}")
     print(
-        f"jobs       {len(plan.backbones)} backbones × {splits.folds} folds = "
+        f"jobs       {counted(len(plan.backbones), 'backbone')} × {splits.folds} folds = "
         f"{len(plan.backbones) * splits.folds} networks"
     )
 
@@ -279,6 +282,29 @@ def results(
     from casewise.report.results_page import write_results
 
     print(f"wrote {write_results(run_folder, to, beside=beside or [])}")
+
+
+bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")
+app.add_typer(bench, name="bench", short_help="Measure what the fast paths bring on this machine.")
+
+
+@bench.callback()
+def _bench() -> None:
+    pass
+
+
+@bench.command("cpu", short_help="What each fast path of training brings on this processor.")
+def bench_cpu(
+    backbone: Annotated[str, typer.Option(help="The network to train, of random weights.")] = "mobilenet_v2",
+    size: Annotated[int, typer.Option(help="Side of an image in pixels, 32 or more.")] = 128,
+    batch: Annotated[int, typer.Option(help="Images in a training step.")] = 32,
+    images: Annotated[int, typer.Option(help="Synthetic images to train on, a batch or more.")] = 192,
+) -> None:
+    """Print what each fast path of training brings on this processor, and how a study switches it off."""
+    from casewise.bench.cpu import bench_cpu as measure
+    from casewise.console import Terminal
+
+    print(measure(backbone=backbone, size=size, batch=batch, images=images, show=Terminal()))
 
 
 @app.command(short_help="List the names of backbones.")

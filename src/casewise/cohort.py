@@ -19,6 +19,7 @@ from casewise.cohort_checks import (
 from casewise.cohort_classes import check_classes, keep_classes, unknown_classes
 from casewise.cohort_table import Problems, each, names_text, read_text_table, rows_text
 from casewise.cohort_targets import check_readers, class_columns, level_keys, read_target, settle_target, target_columns
+from casewise.errors import CohortError
 from casewise.ordering import is_unsorted_date, natural
 from casewise.study import Study
 
@@ -252,6 +253,23 @@ def with_panels(images: pd.DataFrame, study: Study) -> tuple[pd.DataFrame, pd.Da
     panel = images.groupby(units, sort=False).ngroup() if units else images["image"]
     images.insert(list(images).index("region") + 1, "panel", panel)
     return images, _panels(images, list(study.targets), whole=study.panels.by == "case")
+
+
+def check_copied(study: Study, panels: pd.DataFrame) -> None:
+    """Check that fixed copies can be made: each panel shows all of its tiles at once.
+
+    Raises:
+        CohortError: a panel has more tiles than slots.
+    """
+    slots, counts = study.panels.slots, panels["tiles"].map(len)
+    if study.panels.copies and counts.max() > slots:
+        case, most, many = panels["case"][counts.idxmax()], counts.max(), int((counts > slots).sum())
+        raise CohortError(
+            f"{study.cohort}: {many:,} of {len(panels):,} panels (by: {study.panels.by}) have more tiles than the "
+            f"{slots} they show at once, such as {case} with {most}: fixed copies of them cannot be made "
+            f"(panels.copies: {study.panels.copies}). Write `by: image` under panels, a larger `grid`, or leave out "
+            "`copies`."
+        )
 
 
 def _panels(images: pd.DataFrame, targets: list[str], *, whole: bool) -> pd.DataFrame:

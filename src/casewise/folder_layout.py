@@ -11,8 +11,10 @@ from pathlib import Path
 
 from casewise.cohort_checks import alike, natural
 from casewise.errors import CasewiseError
+from casewise.images.slide_content import SLIDE_FILES
 
-ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".heic", ".heif")
+IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".heic", ".heif")
+ENDINGS = (*IMAGES, *sorted(SLIDE_FILES))
 _WRAPPERS = ("images", "image", "imgs", "img", "photos", "photographs", "pictures", "data")
 _SIDES = {
     **dict.fromkeys(("train", "training", "val", "valid", "validation"), "train"),

@@ -51,7 +51,8 @@ def read_freeze_point(value: Any, source: str = "freeze") -> FreezePoint:
     if isinstance(value, int):
         return _counted(value, "layers", source)
     text = value.strip()
-    if text in ("none", "all", "body"):
+    if text.lower() in ("none", "all", "body"):
+        text = text.lower()
         return FreezePoint("none" if text == "none" else "all")
     if found := re.fullmatch(r"(-?\d+)\s*(layers?|blocks?)?", text):
         return _counted(int(found[1]), "blocks" if (found[2] or "").startswith("block") else "layers", source)

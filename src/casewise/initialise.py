@@ -7,20 +7,24 @@ import io
 import json
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from casewise.cohort_checks import iso_day
 from casewise.cohort_classes import plain
 from casewise.cohort_table import names_text
-from casewise.errors import CasewiseError
+from casewise.errors import CasewiseError, ImageError
 from casewise.files import write_atomic
 from casewise.folder_layout import Found, Layout, read_layout
+from casewise.images.slide_content import SLIDE_FILES
 from casewise.ordering import natural
-from casewise.study import Study
+from casewise.study import Study, Tiles
 from casewise.study_file import preset_text, read_study
 
 TABLE, STUDY = "cohort.csv", "study.yaml"
+# Tiles of a slide that a new study takes.
+MOST = 200
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,72 @@ def initialise(preset: str, *, source: Path | None = None, folder: Path) -> Init
         return Initialised([file], [f"Write {TABLE} beside it: one row an image, with the columns that {STUDY} lists."])
     classes = [target.equals for target in study.targets.values() if target.equals is not None]
     layout = read_layout(source, regions=study.regions, classes=classes)
+    slides = _slides(source, layout)
+    if slides:
+        # Values are then of cases, and no longer of images.
+        study = study.model_copy(update={"tiles": Tiles()})
     text = _table_text(layout, study)
     # A spreadsheet takes a file without the mark for its own code page and spoils other letters.
     table = write_atomic(folder / TABLE, text.encode("utf-8" if text.isascii() else "utf-8-sig"))
-    file = write_atomic(folder / STUDY, _study_text(preset, study, folder=folder, source=source, layout=layout))
-    return Initialised([table, file], _understood(layout, study))
+    written = _study_text(preset, study, folder=folder, source=source, layout=layout, slides=slides)
+    file = write_atomic(folder / STUDY, written)
+    return Initialised([table, file], [*_understood(layout, study), *_cut(slides, len(layout.images), study)])
+
+
+def _slides(source: Path, layout: Layout) -> list[Path]:
+    """The whole slides among the images: what is named like one, and TIFFs of several levels.
+
+    Raises:
+        CasewiseError: a TIFF looks like a slide, and the package that reads slides is not installed.
+    """
+    found = []
+    for path in (source / image.path for image in layout.images):
+        if path.suffix.lower() in SLIDE_FILES or (path.suffix.lower() in (".tif", ".tiff") and _has_levels(path)):
+            found.append(path)
+    return found
+
+
+def _has_levels(path: Path) -> bool:
+    from casewise.images.slides import is_slide, slide_facts
+
+    try:
+        return is_slide(path) and len(slide_facts(path).levels) > 1
+    except ImageError:
+        # Named when the study is checked; starting one needs no readable file.
+        return False
+
+
+def _cut(slides: list[Path], images: int, study: Study) -> list[str]:
+    """What is to be said of slides."""
+    if not slides:
+        return []
+    named = names_text([path.name for path in slides], 3)
+    count = "is a whole slide" if len(slides) == 1 else "are whole slides"
+    return [
+        f"{len(slides):,} of {images:,} {count} ({named}), cut into squares of {study.images.size} pixels: see `tiles` "
+        f"in {STUDY}."
+    ]
+
+
+def _tiles_lines(slides: list[Path], study: Study) -> list[str]:
+    """The key that cuts slides, at a resolution that the first of them knows."""
+    from casewise.images.slides import slide_facts
+
+    try:
+        facts = slide_facts(slides[0])
+    except CasewiseError:
+        # The slide is broken or cannot be read here: `check` says so.
+        facts = None
+    known, others = "mpp: 1.0", "`magnification: 10`, or `level: 1` of each slide's pyramid"
+    if facts is not None and facts.mpp is None:
+        known, others = "level: 1", "`mpp: 1.0` with `assume_mpp: 0.5`, if you know how wide a pixel is"
+        if facts.magnification is not None:
+            known, others = "magnification: 10", "`level: 1` of each slide's pyramid"
+    return [
+        f"# Slides are cut into squares of {study.images.size} pixels (images.size); a square is taken where at least",
+        "# half of it is tissue (`tissue`), and at most so many of a slide (`most`), spread evenly.",
+        f"tiles: {{{known}, most: {MOST}}}  # or instead of {known.partition(':')[0]}: {others}",
+    ]
 
 
 def _study_of(preset: str) -> Study:
@@ -121,7 +186,13 @@ def _table_text(layout: Layout, study: Study) -> str:
 
 
 def _study_text(
-    preset: str, study: Study, *, folder: Path, source: Path | None = None, layout: Layout | None = None
+    preset: str,
+    study: Study,
+    *,
+    folder: Path,
+    source: Path | None = None,
+    layout: Layout | None = None,
+    slides: Sequence[Path] = (),
 ) -> str:
     """The study file: what is in force, the table's columns, and the preset's settings as comments."""
     lines = [
@@ -151,7 +222,11 @@ def _study_text(
     if layout is not None and _has_split(layout):
         lines.append("split: {column: split}  # train and test as the folders say")
         active.add("split")
-    lines += ["", f"# {TABLE} has one row an image. Its columns:", *_column_lines(study), ""]
+    if slides:
+        lines += _tiles_lines(list(slides), study)
+        active.add("tiles")
+    what = "an image or slide" if slides else "an image"
+    lines += ["", f"# {TABLE} has one row {what}. Its columns:", *_column_lines(study), ""]
     lines.append(f"# The protocol of {preset}, value by value (## are its remarks):")
     for line in preset_text(preset).splitlines():
         key = line.partition(":")[0]

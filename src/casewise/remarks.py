@@ -43,14 +43,17 @@ def headline(study: Study, results: dict[str, Any]) -> str:
             parts.append(f"{name} {f['value']:z.2f}{_bounds(f)}")
     n = next(iter(figures.values()))
     block = results.get("classes", {}).get(stage, {}).get(learner, {}).get(study.outcome)
-    judged = f"{sum(block['support'])} {study.level_of(study.outcome)}s" if block else f"{n['n_cases']} cases"
+    judged = f"{n['n_subjects']} subjects"
+    if not block:
+        judged = f"{n['n_cases']} cases of {judged}"
+    elif (level := study.level_of(study.outcome)) != "subject":
+        judged = f"{sum(block['support'])} {level}s of {judged}"
     if stage == "oof" and results.get("within"):
-        return (
-            f"{study.outcome}, each {_source(study)} left out, {judged} of {n['n_subjects']} subjects, {learner}: "
-            + (_within(main.get("kind", "regression"), learner, results))
+        return f"{study.outcome}, each {_source(study)} left out, {judged}, {learner}: " + (
+            _within(main.get("kind", "regression"), learner, results)
         )
     where = {"test": "test set", "external": "external set"}.get(stage, "out of fold")
-    return f"{study.outcome}, {where}, {judged} of {n['n_subjects']} subjects, {learner}: {', '.join(parts)}"
+    return f"{study.outcome}, {where}, {judged}, {learner}: {', '.join(parts)}"
 
 
 def _bounds(figure: dict[str, Any]) -> str:

@@ -33,6 +33,7 @@ FOLDER = "slides"
 PICTURE = "slide_picture"
 # Slides that are planned at a time: each may hold about 230 MB.
 AT_ONCE = 4
+TIFFS = {".tif", ".tiff"}
 SHOWN = 200
 FEW = 5
 
@@ -82,6 +83,9 @@ def cut(study: Study, cohort: Cohort, folder: Path | None, show: Show) -> Cohort
     images = _expanded(cohort.images, planned)
     images, panels = with_panels(images, study)
     notes = [*cohort.notes, *_notes(slides, plan)]
+    if whole := [path.name for path, slide in zip(paths, planned, strict=True) if slide is None]:
+        rows = "1 row names no slide" if len(whole) == 1 else f"{len(whole):,} rows name no slides"
+        notes.append(f"{rows} but images ({names_text(whole, 3)}), which are taken whole, as one tile each.")
     return Cohort(images=images, panels=panels, cases=cohort.cases, notes=notes)
 
 
@@ -162,11 +166,12 @@ def sweep(study: Study, cohort: Cohort, folder: Path) -> None:
 
 def _refuse_slides(study: Study, cohort: Cohort) -> None:
     """Stop where a row names a slide; a tiled TIFF of one level is an image as well."""
-    from casewise.images.slides import SLIDE_FILES, is_slide, slide_facts
+    from casewise.images.slide_content import SLIDE_FILES
+    from casewise.images.slides import is_slide, slide_facts
 
     found = []
     for path in map(Path, cohort.images["path"]):
-        if path.suffix.lower() not in SLIDE_FILES | {".tif", ".tiff"} or not is_slide(path):
+        if path.suffix.lower() not in SLIDE_FILES | TIFFS or not is_slide(path):
             continue
         facts = None if path.suffix.lower() in SLIDE_FILES else slide_facts(path)
         if facts is None or len(facts.levels) > 1 or facts.vendor != "generic-tiff":
@@ -230,13 +235,17 @@ def _planned(
 
 
 def _plan(path: Path, plan: TilePlan, folder: Path | None) -> KeptSlide | PlannedSlide | None:
+    from casewise.images.slide_content import SLIDE_FILES, is_cut_tiff
     from casewise.images.slide_plans import find, keep
     from casewise.images.slide_tiles import plan_tiles
     from casewise.images.slides import is_slide
 
     if folder and (kept := find(path, plan, folder)):
         return kept
-    if not is_slide(path):
+    suffix = path.suffix.lower()
+    # A file that only its ending, or the beginning of a TIFF, makes a slide: reading it says what is wrong.
+    broken = suffix in SLIDE_FILES or (suffix in TIFFS and is_cut_tiff(path))
+    if not broken and not is_slide(path):
         return None
     planned = plan_tiles(path, plan)
     return keep(planned, plan, folder) or planned if folder else planned

@@ -14,13 +14,14 @@ from casewise import predictions as predicted
 from casewise import slides
 from casewise.audit.findings import Audit
 from casewise.audited import check_audit, examined
-from casewise.cohort import Cohort, read_cohort
+from casewise.cohort import Cohort, check_copied, read_cohort
 from casewise.console import Show
 from casewise.errors import CohortError, RunError, StudyError, nearest
 from casewise.evaluation import results as evaluation
 from casewise.files import write_json, write_parquet
 from casewise.images.tiles import tiles_of
 from casewise.remarks import environment, guess, headline, hopeless
+from casewise.report.wording import counted
 from casewise.scores import apply_scores, cases_with_missing_regions, check_scores
 from casewise.split import Splits, check_scored, read_splits, write_splits
 from casewise.split import split as make_splits
@@ -60,6 +61,7 @@ def read(study: Study, folder: Path | None, show: Show) -> Cohort:
             raise CohortError(f"{study.cohort}: {name} is {np.nanmin(values):g} everywhere: there is nothing to learn.")
     external = read_external(study, cohort) if study.external else None
     cohort = slides.cut(study, cohort, folder / slides.FOLDER if folder else None, show)
+    check_copied(study, cohort.panels)
     if folder:
         refuse_other(folder, what_decides(study, cohort))
     parts = [
@@ -158,7 +160,7 @@ def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder
         run_jobs(jobs, material, folder, tell=lambda done, text: bar(done, len(jobs), text))
     show.line(
         "jobs",
-        f"{len(jobs)} networks ({len(study.backbones)} backbones × {splits.folds} folds), "
+        f"{len(jobs)} networks ({counted(len(study.backbones), 'backbone')} × {splits.folds} folds), "
         f"{time.monotonic() - begun:.0f} s",
     )
     gather(study, jobs, cohort, folder)
@@ -262,7 +264,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Pa
     write_json(folder / "metrics.json", found)
     show.line(
         "evaluate",
-        f"{len(set(predictions['model']))} learners, {settings.resamples:,} resamples of subjects, "
+        f"{counted(predictions['model'].nunique(), 'learner')}, {settings.resamples:,} resamples of subjects, "
         f"{time.monotonic() - begun:.0f} s",
     )
     return found

@@ -159,6 +159,24 @@ class Study(Part):
         return self
 
     @model_validator(mode="after")
+    def _fixed_copies(self) -> Study:
+        """Fixed copies are learned from in phases alone, and vary in none of them."""
+        if not self.panels.copies:
+            return self
+        if not self.recipe.phases:
+            raise ValueError(
+                "panels.copies: fixed copies are learned from in phases, and recipe.phases is empty; write for example "
+                "`phases: [{epochs: 50}]` under recipe, or leave out copies"
+            )
+        number = next((n for n, phase in enumerate(self.recipe.phases) if phase.variations), None)
+        if number is not None:
+            raise ValueError(
+                f"recipe.phases.{number}.variations: with panels.copies ({self.panels.copies}) every copy is varied "
+                "once for all phases; leave out variations or copies"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _classes_fit(self) -> Study:
         """Classes are not numbers: formulas, bands, readers and linear stackers do not take them."""
         classed = [name for name in self.targets if self.targets[name].classes]

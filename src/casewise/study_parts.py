@@ -135,6 +135,12 @@ AUGMENTATIONS: dict[str, dict[str, Any]] = {
 }
 
 
+# Variations that are numbers, each off at 0.
+MOVES = ("rotate", "shift", "zoom", "magnify", "warp", "brightness", "contrast")
+# How many tiles of a case attention draws in a step.
+DRAWN = 16
+
+
 class Panels(Part):
     """What one forward pass sees, and how it varies in training. Inference is deterministic.
 
@@ -167,7 +173,7 @@ class Panels(Part):
     augmentation: Literal["as_stated", "fastai-default"] = "as_stated"
     copies: int = Field(0, ge=0, le=100)
     gather: Literal["mean", "max", "attention"] = "mean"
-    bag: int = Field(16, ge=2, le=1024)
+    bag: int = Field(DRAWN, ge=2, le=1024)
 
     @model_validator(mode="after")
     def _gathered(self) -> Panels:
@@ -180,6 +186,31 @@ class Panels(Part):
             raise ValueError(
                 "gather: max takes the most conspicuous of predictions image by image; it needs `by: image`"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _copied(self) -> Panels:
+        """Copies are of panels that look one way each, and differ from them."""
+        if not self.copies:
+            return self
+        if self.gather == "attention":
+            raise ValueError(
+                f"copies: {self.copies} copies cannot be made where attention draws a bag of tiles anew in each step; "
+                "leave out copies (or gather), and tiles vary from epoch to epoch"
+            )
+        if self.shuffle:
+            raise ValueError("copies: fixed copies keep every tile in its place; leave out shuffle or copies")
+        if self.flip == "none" and not any(getattr(self, name) for name in MOVES):
+            raise ValueError(
+                f"copies: nothing varies, so {self.copies} copies of a panel would be the panel itself; state what "
+                f"differs (flip, {', '.join(MOVES)}), or leave out copies"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _bagged(self) -> Panels:
+        if self.gather != "attention" and self.bag != DRAWN:
+            raise ValueError(f"bag: only gather: attention draws bags, and gather is {self.gather}; leave out bag")
         return self
 
     @model_validator(mode="before")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from casewise.study_parts import Part, Share, Target, Where
+from casewise.study_parts import Panels, Part, Share, Target, Where
 
 
 class Split(Part):
@@ -82,6 +83,22 @@ class Fine(Part):
     epochs: int = Field(3, ge=1)
 
 
+# What of panels a phase may state anew.
+VARIATIONS = (
+    "shuffle",
+    "rotate",
+    "flip",
+    "shift",
+    "zoom",
+    "magnify",
+    "warp",
+    "brightness",
+    "contrast",
+    "vary",
+    "edge",
+)
+
+
 class Phase(Part):
     """One stretch of training: how long, which part of the network stays as it is, and what differs from the recipe.
 
@@ -89,22 +106,42 @@ class Phase(Part):
     """
 
     epochs: int = Field(ge=1)
-    freeze: Annotated[str, BeforeValidator(str)] = "none"
+    freeze: str = "none"
     lr: float | None = Field(None, gt=0)
     schedule: Literal["plateau", "cosine", "one-cycle", "constant"] | None = None
     batch_norm: Literal["train", "eval"] | None = None
     variations: dict[str, Any] = {}
 
-    @field_validator("freeze")
+    @field_validator("freeze", mode="before")
     @classmethod
-    def _readable(cls, value: str) -> str:
+    def _readable(cls, value: Any) -> str:
         from casewise.errors import StudyError
         from casewise.freeze_points import read_freeze_point
 
         try:
             return str(read_freeze_point(value))
         except StudyError as error:
-            raise ValueError(str(error).removeprefix("freeze: ").rstrip(".")) from None
+            # What was found is told of every setting alike, behind this.
+            told = str(error).removeprefix("freeze: ").replace(f", got {value!r}", "").rstrip(".")
+            raise ValueError(re.sub(r"\. Did you mean (.*)\?$", r" (did you mean \1?)", told)) from None
+
+    @field_validator("variations")
+    @classmethod
+    def _vary(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """As the study's panels vary; what stands in place of theirs, read as it is there."""
+        from casewise.errors import nearest
+
+        for name in value:
+            if name not in VARIATIONS:
+                hint = nearest(name, VARIATIONS)
+                raise ValueError(f"{name!r} is no variation of panels; they are {', '.join(VARIATIONS)}.{hint}")
+        try:
+            read = Panels.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            text = first["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{first['loc'][0]}: {text[0].lower() + text[1:]}, found {first['input']!r}") from None
+        return {name: getattr(read, name) for name in value}
 
 
 class Recipe(Part):
@@ -178,8 +215,10 @@ class Compute(Part):
     """What the machine may choose. `auto` is a two-second measurement, recorded with the run."""
 
     jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     save_every: float = Field(30.0, ge=0)
     frozen_once: bool = True
+    keep_memory: bool = True

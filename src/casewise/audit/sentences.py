@@ -40,7 +40,10 @@ _COLUMN_REMEDIES = {
 _REMEDIES = {
     "files": "Compare within one source (`where:`), {leave_out}, and save all images in one way",
     "file-size": "Look whether images were saved in different ways; if so, save all in one way",
-    "border": "Look at the borders for markers and letters and crop them off; {leave_out}",
+    "border": (
+        "Look at the borders: crop off markers and letters, {leave_out}; a border of the same tissue as the rest, as "
+        "in windows of a biopsy, is no frame: accept the finding with that reason"
+    ),
     "thumbnail": "Compare within one source (`where:`), {leave_out}, and see whether networks look at the disease",
     "outside-anatomy": "Crop to the anatomy of {mask}, {leave_out}, or compare within one source (`where:`)",
     "source-from-image": "Report the result within each {source}, or {leave_out}",

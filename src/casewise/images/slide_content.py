@@ -11,6 +11,9 @@ from casewise.images.content import name_content
 
 TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PHOTOGRAPH_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
+# Only these begin like photographs or text although they are slides: a JPEG preview, and tables of file names.
+INDEX_FILES = {".mrxs", ".vms", ".vmu"}
+SLIDE_FILES = INDEX_FILES | {".svs", ".svslide", ".ndpi", ".scn", ".bif", ".czi"}
 HEAD = 512
 # More directories than any slide has: a file that goes round in circles ends here.
 MOST_DIRECTORIES = 1000
@@ -51,8 +54,29 @@ def name_no_slide(path: Path) -> str:
         if missing := cut_short(path):
             return f"the slide is cut short ({missing}). Copy it again from its source."
         return "this TIFF is no slide (not of tiles, or of an unknown kind). Save it as a pyramidal, tiled TIFF."
-    found = "a JPEG, PNG or WebP" if head.startswith(PHOTOGRAPH_HEADS) else name_content(head)
-    return f"this is {found}, not a slide that can be read (.svs, .ndpi, tiled .tiff and what else OpenSlide reads)."
+    if path.suffix.lower() in INDEX_FILES:
+        return f"the files beside this {path.suffix} are missing. Copy it again from its source, with its folder."
+    if head.startswith(PHOTOGRAPH_HEADS):
+        return (
+            "this is a JPEG, PNG or WebP, not a slide. Name the slide it was made from; or, if this picture is meant, "
+            "give its name the right ending: it is then taken whole."
+        )
+    return (
+        f"this is {name_content(head)}, not a slide that can be read (.svs, .ndpi, tiled .tiff and what else OpenSlide "
+        "reads). Copy it again from its source, or leave it out of the table."
+    )
+
+
+def is_cut_tiff(path: Path) -> bool:
+    """Whether this is a TIFF that ends before the last of its directories.
+
+    Raises:
+        ImageError: the file is empty, or may not be read.
+    """
+    checked_size(path)
+    with open(path, "rb") as file:
+        head = file.read(4)
+    return head.startswith(TIFF_HEADS) and bool(cut_short(path))
 
 
 def cut_short(path: Path) -> str:

@@ -125,6 +125,8 @@ def plan_tiles(path: Path, plan: TilePlan) -> PlannedSlide:
     shares = tissue_shares(tissue, boxes)
     enough = np.flatnonzero(shares >= plan.tissue - 1e-9)
     if not len(enough):
+        if not tissue.mask.any():
+            raise ImageError(f"{slide.path}: there is no tissue on this slide. Leave it out of the table.")
         found = f"{tissue.share:.1%} of it is tissue, and no tile has more than {shares.max():.0%}"
         raise ImageError(
             f"{slide.path}: there is too little tissue on this slide: {found}, where {plan.tissue:.0%} is asked for. "
@@ -210,7 +212,7 @@ def _downsample(path: Path, facts: SlideFacts, plan: TilePlan) -> tuple[float, l
             )
         wanted = facts.magnification / plan.magnification
     else:
-        return _of_level(facts, plan.level or 0)
+        return _of_level(facts, plan.level or 0, plan.side)
     level = facts.level_for(wanted)
     if wanted < 1 / SAME_LEVEL:
         notes.append(f"it has nothing as fine as {plan.resolution}: level 0 is read and enlarged by {1 / wanted:.2f}")
@@ -226,14 +228,18 @@ def _instead(name: str, value: float | None) -> str:
     return f"It says its {name}, {value:.4g}: state `{name}` instead."
 
 
-def _of_level(facts: SlideFacts, level: int) -> tuple[float, list[str]]:
-    """The downsample of a level; of one that is missing as if the pyramid went on."""
+def _of_level(facts: SlideFacts, level: int, side: int) -> tuple[float, list[str]]:
+    """The downsample of a level; of one that is missing as if the pyramid went on, while a tile of it has room."""
     levels = facts.levels
     if level < len(levels):
         return levels[level][2], []
     last = len(levels) - 1
     step = levels[last][2] / levels[last - 1][2] if last else USUAL_STEP
     by = step ** (level - last)
+    shorter = min(facts.width, facts.height)
+    if side * levels[last][2] * by > shorter:
+        known = max((n for n, (_, _, downsample) in enumerate(levels) if side * downsample <= shorter), default=last)
+        return levels[known][2], [f"it has no level {level}: level {known}, the coarsest with room for a tile, is used"]
     how = f"as if the pyramid went on in steps of {step:.3g}" if last else f"taking a level to be {step:.3g} times less"
     note = f"it has no level {level}: level {last}, its coarsest, is read and reduced by {by:.4g}, {how}"
     return levels[last][2] * by, [note]
@@ -249,7 +255,7 @@ def _grid(path: Path, facts: SlideFacts, plan: TilePlan, wanted: float) -> np.nd
     if span > min(facts.width, facts.height):
         raise ImageError(
             f"{path}: a tile of {plan.side} px at {plan.resolution} is {span:,} px wide at level 0, more than the "
-            f"slide ({facts.width:,} x {facts.height:,}). State a finer resolution or a smaller side."
+            f"slide ({facts.width:,} x {facts.height:,}). State a finer resolution, or a smaller `images: {{size: …}}`."
         )
     stride = max(round(span * (1 - plan.overlap)), 1)
     across = np.arange(0, facts.width - span + 1, stride)

@@ -13,16 +13,22 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageCms
 
 from casewise.errors import CasewiseError, ImageError
-from casewise.images.slide_content import HEAD, PHOTOGRAPH_HEADS, TIFF_HEADS, checked_size, cut_short, name_no_slide
+from casewise.images.slide_content import (
+    HEAD,
+    INDEX_FILES,
+    PHOTOGRAPH_HEADS,
+    SLIDE_FILES,
+    TIFF_HEADS,
+    checked_size,
+    cut_short,
+    name_no_slide,
+)
 
 if TYPE_CHECKING:
     from types import ModuleType, TracebackType
 
 __all__ = ["Slide", "SlideFacts", "is_slide", "slide_facts"]
 
-# Only these begin like photographs or text although they are slides: a JPEG preview, and tables of file names.
-INDEX_FILES = {".mrxs", ".vms", ".vmu"}
-SLIDE_FILES = INDEX_FILES | {".svs", ".svslide", ".ndpi", ".scn", ".bif", ".czi"}
 # A 1x objective sees about 10 µm a pixel; a TIFF saved at 72 dpi says 353, which is of print and not of a microscope.
 COARSEST_MPP = 10.0
 UNEVEN = 0.05

@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from casewise.jobs.expand import Job, write_progress
 if TYPE_CHECKING:
     from casewise.jobs.network import Material
     from casewise.models.backbones import Network
-    from casewise.study import Compute
+    from casewise.study import Compute, Study
     from casewise.training.speed import Choice
 
 Tell = Callable[[float, str], None]
@@ -116,7 +117,7 @@ def _end_with(parent: int) -> None:
 
 
 def _side_by_side(material: Material, waiting: int) -> tuple[int, int]:
-    """How many jobs at a time, and threads for each."""
+    """How many jobs at a time, and threads that each may have."""
     import torch
 
     from casewise.training.speed import cores
@@ -137,8 +138,9 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
     from casewise.models.weights import load_weights
     from casewise.training.speed import Choice, choose, give_memory_back, keep_memory, memo_path
 
-    keep_memory()  # as the jobs do, whose speed is measured here
     study = material.study
+    if study.compute.keep_memory:
+        keep_memory()  # as the jobs do, whose speed is measured here
     path = folder / "compute.json"
     kept = json.loads(path.read_text()) if path.is_file() else {}
     found: dict[str, Choice] = {}
@@ -150,6 +152,7 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
         torch.manual_seed(0)
         network = network_of(study, model)
         _try(network, size * study.panels.rows, size * study.panels.columns)
+        _check_freeze_points(network, study)
         try:
             for fold in {job.fold for job in waiting if job.model == model}:
                 load_weights(network, study.weights, folder=study.weights_dir, held_out=material.splits.held_out(fold))
@@ -161,6 +164,10 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
             choice = Choice(**{**values, "measured": tuple(tuple(pair) for pair in values["measured"])})
             if _holds(choice, study.compute):
                 found[model] = choice
+                if study.compute.threads not in ("auto", choice.threads):
+                    found[model] = replace(choice, threads=int(study.compute.threads))
+                    kept[model] = asdict(found[model])
+                    write_json(path, kept)
                 continue
             if any(any(job.folder.parent.glob("*/job.json")) for job in waiting if job.model == model):
                 raise RunError(
@@ -170,13 +177,24 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
         found[model] = choose(
             network, study.compute, side=side, batch=study.recipe.batch, threads=threads, memo=memo_path()
         )
-        kept[model] = {k: getattr(found[model], k) for k in Choice.__dataclass_fields__}
+        kept[model] = asdict(found[model])
         write_json(path, kept)
         del network
         give_memory_back()
     if missing:
         raise WeightsError("\n".join(missing))
     return found
+
+
+def _check_freeze_points(network: Network, study: Study) -> None:
+    """Stop before anything is trained where a phase freezes up to a point that the network does not have."""
+    from casewise.models.freezing import frozen_end
+
+    for number, phase in enumerate(study.recipe.phases, 1):
+        try:
+            frozen_end(network, phase.freeze)
+        except TrainingError as error:
+            raise StudyError(f"recipe.phases, phase {number}: {network.name}: {error}") from None
 
 
 def _holds(choice: Choice, compute: Compute) -> bool:

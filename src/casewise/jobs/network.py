@@ -63,7 +63,8 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
     Raises:
         SplitError: a held-out subject is among those trained on.
     """
-    keep_memory()
+    if material.study.compute.keep_memory:
+        keep_memory()
     torch.set_num_threads(choice.threads)
     begun = time.monotonic()
     begin(job)

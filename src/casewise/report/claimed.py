@@ -117,7 +117,10 @@ def believe(material: Material) -> str:
             f"gives ({CHANCE[merit]:g}): that anything learned here holds for a new patient is not shown."
         )
     if own and other and is_number(own.get("low")) and own["low"] <= other["value"] <= own["high"]:
-        return f"{text} Here both ways come to about the same {title}."
+        return (
+            f"{text} Here the {title} comes out about the same both ways "
+            f"({_told(material, merit, other)} by image, {_told(material, merit, own)} by subject)."
+        )
     return text
 
 

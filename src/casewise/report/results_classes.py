@@ -7,6 +7,7 @@ from typing import Any
 
 from casewise.evaluation.crossfit import by_fold_text
 from casewise.evaluation.headline import FITTED, mixed
+from casewise.report import results_beside
 
 METRICS = {
     "accuracy": "accuracy",
@@ -113,14 +114,7 @@ def told_apart(study: dict[str, Any], target: str, stage: str, metrics: dict[str
     if not compared or not compared.get("differences"):
         return []
     title = {**METRICS, **OF_GRADES}[metric]
-    alike = [name for name in compared["not_told_apart"] if name != compared["best"]]
-    if alike:
-        few = " from fewer than ten subjects" if compared.get("rough") else ""
-        return [
-            "",
-            f"The highest {title} is {compared['best']}'s; {', '.join(alike)} cannot be told apart from it{few}.",
-        ]
-    return ["", f"{compared['best']} has the highest {title}, and the paired interval of each difference leaves 0 out."]
+    return ["", results_beside.told(compared, f"highest {title}")]
 
 
 def pooled(study: dict[str, Any], target: str, stage: str, metrics: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from casewise.errors import RunError
 from casewise.files import write_atomic
-from casewise.report import results_classes, results_training
+from casewise.report import results_beside, results_classes, results_training
 from casewise.report.wording import rate
 
 METRICS = {"mae": "MAE", "mse": "MSE", "pcc": "PCC", "ccc": "CCC", "icc": "ICC(2,1)", "bias": "bias"}
@@ -41,6 +41,10 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
             raise RunError(
                 f"{folder} cannot stand beside {run}, whose figures are from {STAGES[stage]}: {found}. Leave it out."
             )
+    if beside and not metrics.get("within"):
+        studies = [part["study"] for part in material]
+        found = results_beside.compared([run, *beside], studies, stage, _targets(study, metrics, stage))
+        metrics["comparisons"] = metrics.get("comparisons", {}) if found is None else found
     lines = [f"# {study['title'] or study['name']}", ""]
     if study["synthetic"]:
         lines += ["**Synthetic phantom data, not patients.**", ""]
@@ -171,11 +175,7 @@ def _told(target: str, stage: str, metrics: dict[str, Any]) -> list[str]:
     compared = metrics.get("comparisons", {}).get(stage, {}).get(target, {}).get("mae")
     if not compared or len(compared["not_told_apart"]) + len(compared["differences"]) < 2:
         return []
-    alike = [name for name in compared["not_told_apart"] if name != compared["best"]]
-    if alike:
-        few = " from fewer than ten subjects" if compared.get("rough") else ""
-        return ["", f"The smallest MAE is {compared['best']}'s; {', '.join(alike)} cannot be told apart from it{few}."]
-    return ["", f"{compared['best']} has the smallest MAE, and the paired interval of each difference leaves 0 out."]
+    return ["", results_beside.told(compared, "smallest MAE")]
 
 
 def _networks(material: list[dict[str, Any]]) -> list[str]:

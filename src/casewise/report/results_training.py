@@ -38,7 +38,7 @@ def of_phases(material: list[dict[str, Any]]) -> list[str]:
         "run | network | phase | parameters | frozen | trainable | running statistics | learning rate | epochs | "
         "seconds | core-seconds | how it was computed"
     )
-    told = "Seconds are means over the folds' networks; core-seconds are seconds times cores."
+    told = "Seconds are means over the folds' networks; core-seconds are what the cores worked for it."
     told += " Of networks continued after a stop it is the last stretch alone." if continued else ""
     told += f" {phases.RUNNING}"
     return ["## Phases", "", f"| {heads} |", "|---" * 12 + "|", *lines, "", told, ""]

@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from casewise.errors import TrainingError
+from casewise.models.attention import GatedAttention
+from casewise.models.backbones import TILES_AT_ONCE
 from casewise.panels import augmented
 from casewise.training.data import PanelData, mixed_seed
 
@@ -74,10 +77,17 @@ def fixed(data: PanelData, copies: int, *, seed: int, path: Path) -> FixedData:
     """Every panel as it is, and after these `copies` of each, varied once as the study says and kept as 8 bits.
 
     The copies of one panel are rows of the same subject on the same side, wherever the rows came from.
+
+    Raises:
+        TrainingError: a panel has more tiles than slots, so that no one view shows it.
     """
     slots, _ = data.views()
     if len(slots) != len(data):
-        raise ValueError("a panel with more tiles than slots has no fixed view")
+        row, most = max(enumerate(map(len, data.tiles)), key=lambda found: found[1])
+        raise TrainingError(
+            f"panels.copies: {data.names[row] if data.names else 'a panel'} has {most} tiles, and a panel has "
+            f"{data.settings.slots}: no one copy shows them all. Write `by: image` under panels, or a larger `grid`."
+        )
     first = data.plain_batch(slots[:1], torch.device("cpu"))
     values = room((len(data) * (1 + copies), *first.shape[1:]), torch.uint8, path)
     for copy in range(1 + copies):
@@ -103,27 +113,45 @@ class Upper(nn.Module):
         super().__init__()
         self.name = network.name
         self.body, self.head = rest, network.head
+        self.bags = isinstance(network.head[0], GatedAttention)
         self.register_buffer("centre", network.centre)
         self.register_buffer("scale", network.scale)
 
     def forward(self, activations: Tensor) -> Tensor:
-        features = self.body(activations)
+        features = of_tiles(self.body, activations) if self.bags else self.body(activations)
         with torch.autocast(features.device.type, enabled=False):
             return self.head(features.float()) * self.scale + self.centre
+
+
+def of_tiles(part: nn.Module, bags: Tensor, form: torch.memory_format = torch.contiguous_format) -> Tensor:
+    """What a part of a network makes of every tile of bags (B, K, ...): (B, K, ...), NaN at empty places as before."""
+    there = ~bags.flatten(2)[..., 0].isnan()
+    tiles = bags[there]
+    # What is not learned from need not be in memory at once.
+    cut = [tiles] if torch.is_grad_enabled() else tiles.split(TILES_AT_ONCE)
+    known = torch.cat([part(some.contiguous(memory_format=form) if some.ndim == 4 else some) for some in cut])
+    found = known.new_full((*there.shape, *known.shape[1:]), torch.nan)
+    found[there] = known
+    return found
 
 
 def activations(
     frozen: nn.Module, data: FixedData | PanelData, *, bf16: bool, form: torch.memory_format, path: Path
 ) -> FixedData:
-    """What the frozen part of a network makes of every panel, in eval mode: (P, ...), `bfloat16` where `bf16`."""
+    """What the frozen part of a network makes of every panel, in eval mode: (P, ...), `bfloat16` where `bf16`.
+
+    Of bags it is (P, K, ...), with NaN where a bag has fewer than K tiles.
+    """
     frozen.eval()
     device = next(frozen.parameters()).device
     slots, owner = data.views()
     found: Tensor | None = None
     with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        for start in range(0, len(slots), CHUNK):
-            panels = data.plain_batch(slots[start : start + CHUNK], device).to(memory_format=form)
-            made = frozen(panels).cpu()
+        bags = isinstance(data, PanelData) and data.settings.gather == "attention"
+        chunk = max(1, CHUNK // slots.shape[1]) if bags else CHUNK
+        for start in range(0, len(slots), chunk):
+            panels = data.plain_batch(slots[start : start + chunk], device)
+            made = (of_tiles(frozen, panels, form) if bags else frozen(panels.to(memory_format=form))).cpu()
             if found is None:
                 found = room((len(slots), *made.shape[1:]), made.dtype, path)
             found[start : start + len(made)] = made

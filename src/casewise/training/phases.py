@@ -122,10 +122,13 @@ def _shortened(
         return *plain, "all layers computed at every step"
     if not course.frozen_once:
         return *plain, "frozen layers computed at every step, as the study states"
-    if isinstance(train, PanelData) and (
-        varies(train.settings) or any(len(tiles) > train.settings.slots for tiles in train.tiles)
-    ):
+    if isinstance(train, PanelData) and varies(train.settings):
         return *plain, "frozen layers computed at every step, since panels vary"
+    if isinstance(train, PanelData) and any(len(tiles) > train.settings.slots for tiles in train.tiles):
+        return (
+            *plain,
+            "frozen layers computed at every step, since more tiles than slots are drawn anew",
+        )
     if recipe.discriminative != 1:
         return *plain, "frozen layers computed at every step, since rates differ by layer"
     whole = not any(parameter.requires_grad for parameter in network.body.parameters())

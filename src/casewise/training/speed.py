@@ -1,4 +1,4 @@
-"""The two-second measurement that picks precision and memory format for a network on this machine, and `mallopt`."""
+"""The two-second measurement that picks precision, memory format and threads for a network, and `mallopt`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,11 @@ from casewise.errors import CasewiseError, RunError
 from casewise.files import write_json
 from casewise.models.backbones import Network
 from casewise.study import Compute
+
+# Precision, whether channels-last, threads.
+Option = tuple[str, bool, int]
+# Another way than the usual one must take less than this share of its time.
+WORTH = 0.87
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,15 @@ def has_bf16() -> bool:
 
 
 def choose(network: Network, compute: Compute, *, side: int, batch: int, threads: int, memo: Path | None) -> Choice:
-    """Pick device, precision and memory format for training `network` on (batch, 3, side, side) panels.
+    """Pick device, precision, memory format and threads for training `network` on (batch, 3, side, side) panels.
 
     Each candidate is timed on a few training steps; another than fp32 channels-last is taken only if it is at least
-    15 % faster, and bfloat16 only if its predictions agree with fp32's. The choice is remembered in `memo` by
-    network, size, versions and processor, so that every run on a machine makes the same one.
+    15 % faster, and bfloat16 only if its predictions agree with fp32's. Of several `threads`, which is what a job may
+    have, one is then tried against all in the same way, unless the study states them. The choice is remembered in
+    `memo` by network, size, versions and processor, so that every run on a machine makes the same one.
     """
+    stated = compute.threads != "auto"
+    threads = threads if compute.threads == "auto" else compute.threads
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise CasewiseError(
             "compute.device: the study wants cuda, but this machine has no CUDA device. Use cpu or auto."
@@ -70,18 +79,21 @@ def choose(network: Network, compute: Compute, *, side: int, batch: int, threads
         return Choice("cuda", "fp32" if compute.precision == "fp32" else "bf16", True, threads, (), "a CUDA device")
     formats = {"auto": (True, False), "channels_last": (True,), "contiguous": (False,)}[compute.memory_format]
     precisions = {"auto": ("fp32", "bf16"), "fp32": ("fp32",), "bf16": ("bf16",)}[compute.precision]
-    options = [(p, f) for p in precisions for f in formats if p == "fp32" or has_bf16() or compute.precision == "bf16"]
-    options = [o for o in options if o != ("bf16", False) or len(options) == 1]
-    if len(options) == 1:
-        return Choice("cpu", options[0][0], options[0][1], threads)
-    key = "|".join(
-        map(str, [network.name, side, batch, threads, options, torch.__version__, platform.machine(), cpu_name()])
-    )
+    options: list[Option] = [
+        (p, f, threads) for p in precisions for f in formats if p == "fp32" or has_bf16() or compute.precision == "bf16"
+    ]
+    options = [o for o in options if o[:2] != ("bf16", False) or len(options) == 1]
+    fewer = () if stated or threads == 1 else (1,)
+    if len(options) == 1 and not fewer:
+        return Choice("cpu", *options[0])
+    kept = "kept" if compute.keep_memory else "given back"
+    cpu = [torch.__version__, platform.machine(), cpu_name()]
+    key = "|".join(map(str, [network.name, side, batch, threads, fewer, options, kept, *cpu]))
     known = _remembered(memo)
     if key in known:
         values = known[key]
         return Choice(**{**values, "measured": tuple((str(n), float(s)) for n, s in values["measured"])})
-    choice = _measured(network, options, side=side, batch=batch, threads=threads)
+    choice = _measured(network, options, fewer, side=side, batch=batch)
     if memo:
         with suppress(RunError):  # only a cache: a home that cannot be written is no reason to stop
             write_json(memo, known | {key: asdict(choice)})
@@ -95,42 +107,61 @@ def _remembered(memo: Path | None) -> dict[str, Any]:
         return {}
 
 
-def _measured(network: Network, options: list[tuple[str, bool]], *, side: int, batch: int, threads: int) -> Choice:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+def _measured(network: Network, options: list[Option], fewer: tuple[int, ...], *, side: int, batch: int) -> Choice:
+    tried = [o for o in options if o[0] == "fp32" or len(options) == 1 or _agrees(network, side)]
+    found = least(step_seconds(network, tried, side=side, batch=batch)) if len(options) > 1 else {}
+    taken = _worth(found, options[0])
+    if fewer:
+        both = [taken, *[(*taken[:2], threads) for threads in fewer]]
+        again = least(step_seconds(network, both, side=side, batch=batch))
+        found, taken = found | again, _worth(again, taken)
+    names = tuple((_name(option, bool(fewer)), round(seconds, 4)) for option, seconds in found.items())
+    return Choice("cpu", *taken, names, f"measured, seconds a step of {batch} panels of {side} px")
+
+
+def _worth(found: dict[Option, float], usual: Option) -> Option:
+    """The quickest, if it is worth leaving the usual one for it."""
+    best = min(found, key=lambda option: found[option], default=usual)
+    return best if best != usual and found[best] < WORTH * found[usual] else usual
+
+
+def _name(option: Option, with_threads: bool) -> str:
+    precision, channels_last, threads = option
+    name = f"{precision} {'channels-last' if channels_last else 'contiguous'}"
+    return f"{name}, {threads} thread{'s' * (threads != 1)}" if with_threads else name
+
+
+def step_seconds(
+    network: Network, options: Sequence[Option], *, side: int, batch: int, least_rounds: int = 3
+) -> dict[Option, list[float]]:
+    """Seconds of single training steps by option, in turns so that a busy moment hits all; the first is left out."""
+    panels = torch.rand(batch, 3, side, side)
+    times: dict[Option, list[float]] = {option: [] for option in options}
+    before, begun, rounds = torch.get_num_threads(), time.perf_counter(), 0
     try:
-        tried = [o for o in options if o[0] == "fp32" or _agrees(network, side)]
-        found = _step_seconds(network, tried, side=side, batch=batch)
+        while rounds < least_rounds or (rounds < 6 and time.perf_counter() - begun < 2):
+            for option in options:
+                precision, channels_last, threads = option
+                if threads != torch.get_num_threads():
+                    torch.set_num_threads(threads)
+                form = torch.channels_last if channels_last else torch.contiguous_format
+                network.to(memory_format=form).train()  # type: ignore[call-overload]
+                shaped = panels.to(memory_format=form)
+                started = time.perf_counter()
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+                    network(shaped).square().mean().backward()
+                network.zero_grad(set_to_none=True)
+                times[option].append(time.perf_counter() - started)
+            rounds += 1
     finally:
         torch.set_num_threads(before)
         network.zero_grad(set_to_none=True)
-    plain = options[0]
-    best = min(found, key=lambda o: found[o])
-    taken = best if found[best] < 0.87 * found[plain] else plain
-    names = tuple((f"{p} {'channels-last' if f else 'contiguous'}", round(s, 4)) for (p, f), s in found.items())
-    return Choice("cpu", taken[0], taken[1], threads, names, f"measured, seconds a step of {batch} panels of {side} px")
+    return {option: seconds[1:] for option, seconds in times.items()}
 
 
-def _step_seconds(
-    network: Network, options: list[tuple[str, bool]], *, side: int, batch: int
-) -> dict[tuple[str, bool], float]:
-    """Seconds of one training step by option: the quickest of several, in turns so that a busy moment hits all."""
-    panels = torch.rand(batch, 3, side, side)
-    times: dict[tuple[str, bool], list[float]] = {option: [] for option in options}
-    begun = time.perf_counter()
-    rounds = 0
-    while rounds < 3 or (rounds < 6 and time.perf_counter() - begun < 2):
-        for option in options:
-            form = torch.channels_last if option[1] else torch.contiguous_format
-            network.to(memory_format=form).train()  # type: ignore[call-overload]
-            shaped = panels.to(memory_format=form)
-            started = time.perf_counter()
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=option[0] == "bf16"):
-                network(shaped).square().mean().backward()
-            network.zero_grad(set_to_none=True)
-            times[option].append(time.perf_counter() - started)
-        rounds += 1
-    return {option: min(seconds[1:]) for option, seconds in times.items()}
+def least(times: dict[Option, list[float]]) -> dict[Option, float]:
+    """The quickest step of each option: what slows one down is other work, never the option itself."""
+    return {option: min(seconds) for option, seconds in times.items()}
 
 
 def _agrees(network: Network, side: int) -> bool:

@@ -1,0 +1,126 @@
+"""`casewise bench cpu`: every fast path is measured and told; no time is asserted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from casewise.bench import cpu
+from casewise.bench.cpu import Measured, Row, bench_cpu
+from casewise.bench.worker import Worker
+from casewise.errors import CasewiseError
+from casewise.study import Compute
+
+PATHS = [
+    "images decoded once",
+    "freed memory kept",
+    "channels-last",
+    "bfloat16",
+    "bfloat16",
+    "jobs side by side, a core each",
+    "head alone, features once",
+    "above 3 blocks, activations once",
+]
+WORDS = [sys.executable, "-m", "casewise.cli", "bench", "cpu", "--backbone", "cnn", "--size", "32"]
+
+
+@pytest.fixture(scope="module")
+def measured() -> Measured:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "ROUNDS", 1)
+        patch.setattr("casewise.training.speed.cores", lambda: 2)
+        return bench_cpu(backbone="cnn", size=32, batch=4, images=8)
+
+
+def test_every_fast_path_has_its_row(measured: Measured) -> None:
+    assert [row.name.partition(":")[0] for row in measured.rows] == PATHS
+    for row in measured.rows:
+        assert row.without > 0
+        if row.seconds is None:
+            assert row.note == "this processor has none of its own"
+            continue
+        assert row.seconds > 0
+        assert row.ratio == pytest.approx(row.without / row.seconds)
+    assert not [row.note for row in measured.rows[6:] if row.note]
+
+
+def test_what_switches_a_fast_path_off_is_a_key_of_the_study(measured: Measured) -> None:
+    switches = {row.switch for row in measured.rows if row.switch.startswith("compute: {")}
+    assert len(switches) == 5
+    for text in switches:
+        name, _, value = text.removeprefix("compute: {").removesuffix("}").partition(": ")
+        assert getattr(Compute.model_validate({name: {"false": False}.get(value, value)}), name) is not None
+
+
+def test_the_table_tells_machine_and_choice(measured: Measured) -> None:
+    lines = str(measured).splitlines()
+    assert "2 cores" in lines[0]
+    assert "torch 2." in lines[0]
+    assert "random weights" in lines[1]
+    assert lines[-1].startswith("A run would choose here for cnn, 2 jobs at a time: ")
+    table = lines[lines.index("") + 1 :][: 1 + len(PATHS)]
+    assert [table[0].find("switch off by")] * 5 == [line.find("compute: {") for line in table[2:7]]
+
+
+def test_what_a_machine_has_not_is_left_open() -> None:
+    row = Row("bfloat16: a step", None, 0.5, "compute: {precision: fp32}", "this processor has none of its own")
+    assert row.ratio is None
+    assert "–" in str(Measured([row], [], ""))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"backbone": "mobilenet_v3"}, "--backbone: there is no backbone 'mobilenet_v3'. Did you mean 'mobilenet_v2'?"),
+        ({"images": 16}, "--images is at least one batch, here 32; found 16."),
+        ({"size": 31}, "--size is at least 32 pixels; found 31."),
+        ({"batch": 1}, "--batch is at least 2; found 1."),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(CasewiseError) as told:
+        bench_cpu(**given)
+    assert said in str(told.value)
+
+
+def test_a_size_that_a_network_cannot_take_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CasewiseError, match="--size: alexnet cannot take images of 32 px"):
+        Worker(backbone="alexnet", size=32, batch=4, images=str(tmp_path), kept=False)
+
+
+def test_a_mistake_ends_with_code_2() -> None:
+    done = subprocess.run([*WORDS, "--images", "3"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --images")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are another thing there")
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+    import psutil
+
+    places = {**os.environ, "TMPDIR": str(tmp_path)}
+    running = subprocess.Popen([*WORDS, "--images", "32"], env=places, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    children: list[psutil.Process] = []
+    while len(children) < 2 and running.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+        children = psutil.Process(running.pid).children()
+    assert any(tmp_path.iterdir())
+    running.send_signal(signal.SIGINT)
+    told = running.communicate(timeout=30)[1]
+    assert running.returncode == 130
+    assert "Traceback" not in told
+    assert not any(tmp_path.iterdir())
+    assert not psutil.wait_procs(children, timeout=10)[1]
+
+
+def test_bench_alone_shows_its_commands() -> None:
+    done = subprocess.run(WORDS[:4], capture_output=True, text=True, timeout=60)
+    assert "What each fast path of training brings on this processor." in done.stdout + done.stderr
