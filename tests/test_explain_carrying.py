@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,14 @@ from PIL import Image
 
 from casewise.errors import CasewiseError
 from casewise.explain.carrying import in_crop, in_piece, onto_picture, onto_scan, onto_slide, onto_slots
+from casewise.images.pixels import reduced
 from casewise.images.preparation import Preparation
 from casewise.images.readers import open_source, read_bytes
 from casewise.panels import fold
 from casewise.study import Panels
+from casewise.volumes.preparing import Steps, prepare_case
+from casewise.volumes.region import Box
+from casewise.volumes.scans import Scan
 
 
 def peak(values: np.ndarray) -> tuple[int, ...]:
@@ -76,8 +81,8 @@ def test_a_marked_pixel_of_a_photograph(
     turned = np.rot90(picture, {1: 0, 3: 2, 6: 3}[orientation])
     back = onto_picture(tile, width=turned.shape[1], height=turned.shape[0], keep_ratio=keep_ratio)
     assert back.shape == turned.shape
-    longest = max(turned.shape)
-    steps = (longest / size,) * 2 if keep_ratio else tuple(side / size for side in turned.shape)
+    inner = reduced(turned.shape[1], turned.shape[0], size)[::-1] if keep_ratio else (size, size)
+    steps = [side / small for side, small in zip(turned.shape, inner, strict=True)]
     for found, marked, step in zip(peak(back), peak(turned), steps, strict=True):
         # two pixels of the tile may share what was marked
         assert abs(found - marked) <= step + 0.5
@@ -219,3 +224,30 @@ def test_nothing_looked_at_and_bad_affines() -> None:
         onto_scan(np.ones((1, 2, 2)), [0, 1], np.eye(4), (3, 3, 3), np.eye(4))
     with pytest.raises(CasewiseError, match="square"):
         onto_picture(np.ones((2, 3)), width=4, height=4)
+
+
+@pytest.mark.parametrize("turn", TURNS[::7])
+@pytest.mark.parametrize("roi", ["none", "centre", "box"])
+def test_a_marked_voxel_through_the_whole_preparation(turn: np.ndarray, roi: Any) -> None:
+    """What is bright in the file is bright in the slices; taken for a map, they come back onto it."""
+    sides = {0: 1.5, 1: 1.2, 2: 3.0}
+    along = np.abs(turn).argmax(axis=0)
+    shape = tuple({0: 30, 1: 26, 2: 12}[int(axis)] for axis in along)
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([sides[int(axis)] for axis in along])
+    affine[:3, 3] = -20, 35, 60
+    marked = tuple(int(share * side) for share, side in zip((0.45, 0.6, 0.5), shape, strict=True))
+    places = np.stack(np.meshgrid(*[np.arange(side) for side in shape], indexing="ij"), axis=-1)
+    away = (places - marked) @ affine[:3, :3].T
+    values = np.exp(-0.5 * (away**2).sum(axis=-1) / 5**2).astype(np.float32) * 900 + 100
+    scan = Scan(values, affine, Path("scan.nii"))
+    box = Box(tuple(at - 4 for at in marked), tuple(at + 5 for at in marked)) if roi == "box" else None  # type: ignore[arg-type]
+    steps = Steps(plane=48, size=32, roi=roi, bias="none", smoothing="none")
+    prepared = prepare_case([scan], steps, box=box)
+    maps = prepared.slices[:, 0].astype(np.float32) / 32767
+    back = onto_scan(maps, np.arange(len(maps)), prepared.affine, scan.values.shape, affine)
+    assert back.shape == values.shape
+    # the brightest thousandth is stored as equally bright
+    brightest = np.argwhere(back >= back.max() - 1e-3)
+    assert np.abs(brightest.mean(axis=0) - marked).max() < 0.75
+    assert np.abs(brightest - marked).max() <= 4

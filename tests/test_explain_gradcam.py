@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from casewise.errors import CasewiseError
 from casewise.explain.asked import Asked
-from casewise.explain.gradcam import gradcam, gradcam_by_body, layer_of
-from casewise.explain.methods import explain
+from casewise.explain.gradcam import gradcam, gradcam_by_sequence, layers_of
+from casewise.explain.methods import explain, explain_each, method_for
 from casewise.models.backbones import Network, build_network
+from casewise.models.fusion import Fused
 from casewise.models.names import ALL29, TORCHVISION, UNTRAINED
 from casewise.training.outputs import Output, values_of
 
@@ -32,13 +33,7 @@ def panels_of(side: int = 128, count: int = 2) -> torch.Tensor:
 def built(name: str, outputs: int = 1) -> Network:
     """A network with random weights for panels of 128 pixels."""
     torch.manual_seed(0)
-    if name.startswith(("vit", "deit", "swin")):
-        import timm
-
-        side: dict[str, Any] = {"img_size": 128} | ({"window_size": 4} if name.startswith("swin") else {})
-        body: Any = timm.create_model(name, num_classes=0, **side)
-        return Network(name, body, body.num_features, outputs, dropout=0.0)
-    return build_network(name, outputs)
+    return build_network(name, outputs, side=None if name in [*TORCHVISION, *UNTRAINED] else 128)
 
 
 def check_backbone(name: str) -> None:
@@ -53,7 +48,7 @@ def check_backbone(name: str) -> None:
         assert maps.isfinite().all()
         assert 0 <= maps.min() <= maps.max() <= 1
     assert all(max(one.max(), other.max()) == 1 for one, other in zip(*both, strict=True))
-    signed = gradcam_by_body(network, panels_of(), NUMBER)
+    signed = gradcam_by_sequence(network, panels_of(), NUMBER)
     assert signed.shape[:2] == (2, 1)
     # at 128 pixels no backbone is left with a single cell
     assert min(signed.shape[2:]) >= 3
@@ -76,7 +71,7 @@ def test_every_backbone(name: str) -> None:
 def test_the_layers_of_named_backbones_are_the_networks_own() -> None:
     for name in ("alexnet", "resnet18", "googlenet", "shufflenet_v2_x0_5", "mnasnet0_5", "cnn"):
         network = build_network(name, 1)
-        assert layer_of(network, network.body, panels_of()) is network.explain_layer
+        assert layers_of(network) == [network.explain_layer]
 
 
 def by_hand(network: Network, layer: nn.Module, panels: torch.Tensor, column: int) -> torch.Tensor:
@@ -95,7 +90,7 @@ def test_it_is_as_published(name: str) -> None:
     panels = panels_of(64)
     for column in range(3):
         wanted = by_hand(network, network.explain_layer, panels, column)
-        found = gradcam_by_body(network, panels, Asked(LABEL, "label", of=column))[:, 0]
+        found = gradcam_by_sequence(network, panels, Asked(LABEL, "label", of=column))[:, 0]
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=float(wanted.abs().max()) * 1e-4)
         torch.testing.assert_close(gradcam(network, panels, Asked(LABEL, "label", of=column)), found.clamp(min=0))
 
@@ -155,10 +150,10 @@ def test_grades_are_explained_by_passing_and_stopping() -> None:
     # the first channel speaks for passing the first grade, the second for passing the second
     network = known([[0, 0, 1], [1, 0, 0], [0, 1, 0]])
     assert place(gradcam(network, spots(), Asked(outputs, "grade", of=2))) in {(0, 0), (0, 3)}
-    lowest = gradcam_by_body(network, spots(), Asked(outputs, "grade", of=0))[0, 0]
+    lowest = gradcam_by_sequence(network, spots(), Asked(outputs, "grade", of=0))[0, 0]
     assert lowest[0, 0] < 0
     assert lowest[0, 3] == 0
-    middle = gradcam_by_body(network, spots(), Asked(outputs, "grade", of=1))[0, 0]
+    middle = gradcam_by_sequence(network, spots(), Asked(outputs, "grade", of=1))[0, 0]
     assert middle[0, 0] > 0 > middle[0, 3]
 
 
@@ -232,37 +227,52 @@ def test_panels_do_not_disturb_each_other() -> None:
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-3)
 
 
-class Late(nn.Module):
-    """Two channels seen by a backbone each, or both by one."""
-
-    def __init__(self, bodies: list[nn.Module]) -> None:
-        super().__init__()
-        self.bodies = nn.ModuleList(bodies)
-
-    def forward(self, panels: torch.Tensor) -> torch.Tensor:
-        parts = [panels[:, [n] * 3] for n in range(2)]
-        if len(self.bodies) == 1:
-            return torch.cat(list(self.bodies[0](torch.cat(parts)).split(len(panels))), dim=1)
-        return torch.cat([body(part) for body, part in zip(self.bodies, parts, strict=True)], dim=1)
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_late_fusion_has_a_map_for_each_sequence(count: int) -> None:
-    network = Network(
-        "late", Late([Quadrants() for _ in range(count)]), 6, 1, dropout=0.0, normal=((0, 0, 0), (1, 1, 1))
-    )
+@pytest.mark.parametrize("kind", ["late", "late-shared"])
+def test_late_fusion_has_a_map_for_each_sequence(kind: Any) -> None:
+    bodies = [Quadrants() for _ in range(2 if kind == "late" else 1)]
+    body = Fused(bodies, 3, kind=kind, sequences=2, missing="mask")
+    network = Network("late", body, 6, 1, dropout=0.0, normal=((0, 0), (1, 1)))
     with torch.no_grad():
         network.head[-1].weight[:] = torch.tensor([1.0, 1, 1, -2, -2, -2])
-    panels = torch.cat([spots(), torch.zeros(1, 3, 16, 16)])
-    found = gradcam_by_body(network, panels, NUMBER)
-    assert found.shape == (2, 2, 4, 4)
+    first, second = spots()[:, :2], spots()[:, :2]
+    second[:, 0] = torch.nan
+    panels = torch.cat([first, second, torch.zeros(1, 2, 16, 16)])
+    found = gradcam_by_sequence(network, panels, NUMBER)
+    assert found.shape == (3, 2, 4, 4)
     assert place(found[:1, 0]) == (0, 0)
-    assert place(-found[:1, 1]) == (0, 3)
-    assert found[1].abs().max() == 0
+    assert place(-found[:1, 1]) == place(-found[1:2, 1]) == (0, 3)
+    assert found[1, 0].isnan().all()
+    assert found[2].abs().max() == 0
     assert place(gradcam(network, panels, NUMBER)) == (0, 0)
+    each = explain_each(network, panels, output=NUMBER)
+    assert each.shape == (3, 2, 16, 16)
+    assert each[1, 0].isnan().all()
+    # what lowers the number only
+    assert each[0, 1].max() == 0
+    assert explain(network, panels, output=NUMBER).isfinite().all()
 
 
-def test_a_layer_of_one_s_own_choice() -> None:
+@pytest.mark.parametrize("name", ["resnet18", "vit_small_patch16_224", "convnext_atto"])
+@pytest.mark.parametrize("fusion", ["early", "late", "late-shared"])
+def test_fused_networks_with_a_sequence_missing(name: str, fusion: Any) -> None:
+    torch.manual_seed(0)
+    network = build_network(name, 3, fusion=fusion, sequences=2, missing="mask", side=64).train()
+    panels = torch.rand(3, 2, 64, 64)
+    panels[1, 0] = torch.nan
+    buffers = {key: value.clone() for key, value in network.state_dict().items()}
+    for method in ("grad-cam", method_for(network)):
+        maps = explain(network, panels, method=method, output=Asked(LABEL, "label"))
+        assert maps.shape == (3, 64, 64)
+        assert maps.isfinite().all()
+        assert explain_each(network, panels, method=method, output=Asked(LABEL, "label")).shape == (
+            *(3, 1 if fusion == "early" else 2),
+            *(64, 64),
+        )
+    assert all(torch.equal(value, buffers[key]) for key, value in network.state_dict().items())
+    assert all(module.training for module in network.modules())
+
+
+def test_a_layers_of_one_s_own_choice() -> None:
     network = built("resnet18")
     body: Any = network.body
     assert gradcam(network, panels_of(), NUMBER, layer=body.layer2).shape == (2, 16, 16)

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from casewise.explain.gradcam import layer_of
 from casewise.explain.placing import evenly, middles_of, resized
 from casewise.models.backbones import build_network
 
@@ -44,8 +43,7 @@ def test_middles_of_large_backbones(name: str) -> None:
 
 def check_middles(name: str) -> None:
     network = build_network(name, 1)
-    panels = torch.rand(1, 3, 128, 192)
-    middles = middles_of(network.body, layer_of(network, network.body, panels), (128, 192))
+    middles = middles_of(network.body, network.explain_layer, (128, 192))
     assert middles is not None
     first, step = PLACES[name]
     for found in middles:

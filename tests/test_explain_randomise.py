@@ -63,6 +63,10 @@ def transformer() -> Network:
     return Network("toy transformer", body, 32, 3, dropout=0.0, normal=NORMAL)
 
 
+def fused() -> Network:
+    return build_network("mobilenet_v3_small", 2, fusion="late", sequences=2, missing="mask")
+
+
 def learned(make: Callable[[], Network], steps: int, *, count: int = 256) -> Network:
     torch.manual_seed(0)
     network = make()
@@ -89,7 +93,7 @@ def cnn() -> Network:
     return learned(convolutions, 150)
 
 
-def hits(network: nn.Module, panels: torch.Tensor, masks: torch.Tensor) -> float:
+def hits(network: Network, panels: torch.Tensor, masks: torch.Tensor) -> float:
     """How often the peak of the map lies in the blob that decides."""
     maps = explain(network, panels, output=LABEL).numpy()
     return float(np.mean([hit(one, mask) for one, mask in zip(maps, masks.numpy(), strict=True)]))
@@ -127,7 +131,7 @@ def test_maps_lose_their_likeness_with_the_weights(cnn: Network, tested: Any) ->
     asked = Asked(LABEL.outputs, "label", of=1)
     panels = tested[0][tested[2] == 1][:12]
 
-    def maps_of(network: nn.Module, given: torch.Tensor) -> torch.Tensor:
+    def maps_of(network: Network, given: torch.Tensor) -> torch.Tensor:
         return explain(network, given, output=asked)
 
     told = resemblances(cnn, panels, maps_of, how="cascade", seed=1)
@@ -150,7 +154,7 @@ def test_the_network_itself_is_not_touched() -> None:
     assert all(torch.equal(value, values[key]) for key, value in network.state_dict().items())
 
 
-@pytest.mark.parametrize("make", [convolutions, transformer, lambda: build_network("resnet18", 2)])
+@pytest.mark.parametrize("make", [convolutions, transformer, lambda: build_network("resnet18", 2), fused])
 def test_everything_learned_is_drawn_anew_part_by_part(make: Callable[[], Network]) -> None:
     network = make()
     with torch.no_grad():

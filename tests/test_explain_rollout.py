@@ -11,10 +11,11 @@ from torch import nn
 
 from casewise.errors import CasewiseError
 from casewise.explain.asked import Asked
-from casewise.explain.methods import explain, method_for
-from casewise.explain.placing import resized
-from casewise.explain.rollout import rollout, rollout_by_body
+from casewise.explain.methods import explain, explain_each, method_for
+from casewise.explain.placing import patches, resized
+from casewise.explain.rollout import rollout, rollout_by_sequence
 from casewise.models.backbones import Network, build_network
+from casewise.models.fusion import Fused
 from casewise.training.outputs import Output
 
 
@@ -141,32 +142,47 @@ def test_it_is_left_as_it_was_after_an_error_too() -> None:
     assert [state_of(module) for module in network.modules()] == was
 
 
-def test_late_fusion_has_a_map_for_each_backbone(panels: torch.Tensor) -> None:
-    class Late(nn.Module):
-        def __init__(self, bodies: list[nn.Module]) -> None:
-            super().__init__()
-            self.bodies = nn.ModuleList(bodies)
-
-        def forward(self, given: torch.Tensor) -> torch.Tensor:
-            sequences = [given[:, [n] * 3] for n in range(2)]
-            if len(self.bodies) == 2:
-                found = [body(one) for body, one in zip(self.bodies, sequences, strict=True)]
-            else:
-                found = list(self.bodies[0](torch.cat(sequences)).split(len(given)))
-            return torch.cat(found, dim=1)
-
+def test_late_fusion_has_a_map_for_each_sequence(panels: torch.Tensor) -> None:
     one, other = tiny_vit(), tiny_vit()
-    network = Network("late", Late([one.body, other.body]), 48, 2, dropout=0.0)
-    found = rollout_by_body(network, panels)
-    assert found.shape == (2, 2, 6, 4)
-    normal = (panels - network.mean) / network.spread
-    for number, alone in enumerate((one, other)):
-        alone.mean, alone.spread = torch.tensor(0.0), torch.tensor(1.0)
-        torch.testing.assert_close(found[:, number], rollout(alone, normal[:, [number] * 3]))
-    torch.testing.assert_close(rollout(network, panels), found.mean(dim=1))
-    shared = rollout_by_body(Network("late", Late([one.body]), 48, 2, dropout=0.0), panels)
-    torch.testing.assert_close(shared[:, 0], found[:, 0])
-    torch.testing.assert_close(shared[:, 1], rollout(one, normal[:, [1] * 3]))
+    plain: Any = ((0, 0, 0), (1, 1, 1))
+    pairs = {}
+    for kind, bodies in (("late", [one.body, other.body]), ("late-shared", [one.body])):
+        body = Fused(bodies, 24, kind=kind, sequences=2, missing="mask")  # type: ignore[arg-type]
+        network = Network("late", body, 48, 2, dropout=0.0, normal=((0, 0), (1, 1)))
+        assert method_for(network) == "rollout"
+        pairs[kind] = rollout_by_sequence(network, panels[:, :2])
+        torch.testing.assert_close(rollout(network, panels[:, :2]), pairs[kind].mean(dim=1))
+        # the second case lacks its first sequence
+        gone = panels[:, :2].clone()
+        gone[1, 0] = torch.nan
+        found = rollout_by_sequence(network, gone)
+        assert found[1, 0].isnan().all()
+        torch.testing.assert_close(found[0], pairs[kind][0])
+        torch.testing.assert_close(found[1, 1], pairs[kind][1, 1])
+        torch.testing.assert_close(rollout(network, gone)[1], found[1, 1])
+        asked = Asked((Output("label", "classification", 2),), "label")
+        each = explain_each(network, gone, output=asked)
+        assert each.shape == (2, 2, 48, 32)
+        assert each[1, 0].isnan().all()
+        assert each[1, 1].max() == 1
+        assert explain(network, gone, output=asked).isfinite().all()
+    alone = [Network("one", body, 24, 2, dropout=0.0, normal=plain) for body in (one.body, other.body)]
+    for number, network in enumerate(alone):
+        torch.testing.assert_close(pairs["late"][:, number], rollout(network, panels[:, [number] * 3]))
+        torch.testing.assert_close(pairs["late-shared"][:, number], rollout(alone[0], panels[:, [number] * 3]))
+
+
+def test_patches_of_a_padded_panel_stay_where_they_are() -> None:
+    """A panel of 44 pixels has 6 patches of 8, the last of which stands half over the edge."""
+    network = tiny_vit(dynamic_img_size=True, dynamic_img_pad=True, img_size=(48, 48))
+    with torch.no_grad():
+        found = explain(network, torch.rand(1, 3, 44, 44), output=Asked((Output("extent"),), "extent"))
+        rolled = rollout(network, torch.rand(1, 3, 44, 44))
+    assert (found.shape, rolled.shape) == ((1, 44, 44), (1, 6, 6))
+    middles = patches((6, 6), (44, 44), (8, 8))
+    assert middles is not None
+    assert middles[0].tolist() == [3.5, 11.5, 19.5, 27.5, 35.5, 43.5]
+    assert patches((5, 5), (44, 44), (8, 8)) is None
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "cnn", "swin_tiny_patch4_window7_224"])

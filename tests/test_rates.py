@@ -9,10 +9,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from casewise.models.backbones import Network, build_network
 from casewise.models.freezing import freeze
+from casewise.study import Recipe
 from casewise.training.rates import layer_rates, warmed_cosine
+from casewise.training.tuning import HeadOnly, parameter_groups, unfreeze
 
 
 class TestSchedule:
@@ -123,3 +126,65 @@ class TestLayers:
     def test_a_decay_that_cannot_be(self, decay: float) -> None:
         with pytest.raises(ValueError, match="decay must be"):
             layer_rates(build_network("cnn", 1), 0.1, decay)
+
+
+class TestRecipe:
+    @pytest.mark.parametrize(
+        ("recipe", "words"),
+        [
+            ({"warmup": -1}, "greater than or equal to 0"),
+            ({"warmup": 2}, "leads up to a cosine; write schedule: cosine"),
+            ({"warmup": 2, "schedule": "one-cycle"}, "leads up to a cosine"),
+            ({"warmup": 9, "schedule": "cosine", "epochs": 9}, "warmup: 9 epochs are not fewer than the epochs, 9"),
+            (
+                {"warmup": 3, "schedule": "cosine", "tuning": "fine"},
+                r"warmup: 3 epochs are not fewer than the fine\.epochs, 3",
+            ),
+            (
+                {"warmup": 3, "schedule": "cosine", "phases": [{"epochs": 9}, {"epochs": 2}]},
+                "warmup: 3 epochs are not fewer than the epochs of phase 2, 2",
+            ),
+            (
+                {"warmup": 1, "schedule": "cosine", "phases": [{"epochs": 9, "schedule": "constant"}]},
+                "leads up to a cosine",
+            ),
+            ({"layer_decay": 0}, "greater than 0"),
+            ({"layer_decay": 1.1}, "less than or equal to 1"),
+            ({"layer_decay": 0.8, "discriminative": 3}, "layer_decay and discriminative are two ways"),
+        ],
+    )
+    def test_what_is_refused(self, recipe: dict[str, Any], words: str) -> None:
+        with pytest.raises(ValidationError, match=words):
+            Recipe.model_validate(recipe)
+
+    @pytest.mark.parametrize(
+        "recipe",
+        [
+            {"warmup": 8, "schedule": "cosine", "epochs": 9},
+            {"warmup": 2, "schedule": "cosine", "tuning": "fine"},
+            # a phase that does not fall as a cosine has no warm-up
+            {"warmup": 3, "schedule": "cosine", "phases": [{"epochs": 2, "schedule": "constant"}, {"epochs": 9}]},
+            {"warmup": 3, "phases": [{"epochs": 2}, {"epochs": 9, "schedule": "cosine"}]},
+            {"layer_decay": 0.8, "discriminative": 1},
+        ],
+    )
+    def test_what_is_not(self, recipe: dict[str, Any]) -> None:
+        assert Recipe.model_validate(recipe)
+
+    def test_the_optimiser_s_groups_follow_it(self) -> None:
+        network = build_network("test_vit", 1, fusion="late", sequences=2, missing="mask")
+        recipe = Recipe(layer_decay=0.5, head_lr=3)
+        groups = parameter_groups(network, recipe, 0.1)
+        assert [g["lr"] for g in groups] == [g["lr"] for g in layer_rates(network, 0.1, 0.5, head_lr=3)]
+        assert groups[-2]["lr"] == 0.1 > groups[0]["lr"]
+        alone = parameter_groups(HeadOnly(network), recipe, 0.1)
+        assert [g["lr"] for g in alone] == pytest.approx([0.3])
+
+    def test_what_stands_in_learns_with_the_body(self) -> None:
+        network = build_network("cnn", 1, fusion="late", sequences=2, missing="mask")
+        assert network.unseen is not None
+        for groups in (1, 3, 0):
+            unfreeze(network, groups, 3)
+            assert network.unseen.requires_grad == (groups > 0)
+            placed = {id(p) for g in parameter_groups(network, Recipe(layer_decay=0.5), 0.1) for p in g["params"]}
+            assert placed == {id(p) for p in network.parameters() if p.requires_grad}

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from casewise.errors import CasewiseError, RunError
+from casewise.errors import CasewiseError, RunError, StudyError
 from casewise.jobs import network as network_jobs
-from casewise.jobs.local import _choices
+from casewise.jobs.local import _choices, _try
 from casewise.models.backbones import Network, build_network
 from casewise.study import Compute, Panels, Recipe, Study
 from casewise.training import speed
@@ -27,7 +27,7 @@ from casewise.training.fit import Fitted, fit
 from casewise.training.module import Training, predict
 from casewise.training.outputs import Output
 from casewise.training.probe import probe
-from casewise.training.speed import Choice, Option, choose
+from casewise.training.speed import Choice, Option, _agrees, choose
 
 NUMBERS = (Output("one"), Output("two"))
 PANELS = Panels(by="region", grid="2x2", shuffle=True, rotate=180, brightness=0.2, contrast=0.2)
@@ -194,6 +194,26 @@ def test_the_choice_is_remembered_for_the_machine(tmp_path: Path) -> None:
         network, Compute(precision="fp32", memory_format="contiguous"), side=32, batch=2, threads=1, memo=None
     )
     assert (stated.precision, stated.channels_last, stated.measured) == ("fp32", False, ())
+
+
+def test_fused_networks_are_measured_on_their_own_sequences(tmp_path: Path) -> None:
+    kinds: list[dict[str, Any]] = [
+        {"fusion": "early", "sequences": 2},
+        {"fusion": "early", "sequences": 2, "missing": "mask"},
+        {"fusion": "late", "sequences": 2},
+        {"fusion": "late", "sequences": 1},
+        {},
+    ]
+    memo = tmp_path / "memo.json"
+    for number, kind in enumerate(kinds, 1):
+        network = build_network("cnn", 1, **kind)
+        _try(network, 32, 32)
+        compute = Compute(device="cpu", precision="fp32")
+        assert choose(network, compute, side=32, batch=2, threads=1, memo=memo).measured
+        assert len(json.loads(memo.read_text())) == number
+        assert _agrees(network, 32) in (True, False)
+    with pytest.raises(StudyError, match=r"cannot take panels of 40×40"):
+        _try(build_network("test_vit", 1, fusion="early", sequences=2, side=32), 40, 40)
 
 
 @pytest.mark.parametrize(("alone", "taken"), [(0.09, 1), (0.11, 2), (0.3, 2)])

@@ -23,6 +23,7 @@ from casewise.training.fit import fit
 from casewise.training.learn import Course, Learned, learn, leftovers
 from casewise.training.module import Training
 from casewise.training.outputs import Output
+from casewise.training.rates import warmed_cosine
 from casewise.training.speed import Choice
 from casewise.training.tuning import layer_groups, parameter_groups, unfreeze
 
@@ -117,6 +118,7 @@ RESUMED = {
     "deep": {"epochs": 5},
     "sampled, finder": {"epochs": 4, "imbalance": "sampling", "lr": "find", "finder": {"low": 1e-4, "steps": 20}},
     "cosine, weights, smoothing": {"epochs": 4, "schedule": "cosine", "imbalance": "weights", "label_smoothing": 0.1},
+    "warm-up": {"epochs": 5, "schedule": "cosine", "warmup": 3, "layer_decay": 0.7},
     "last epoch": {"epochs": 4, "stop": {"on": "none"}, "head": "probe"},
     "shallow": {"epochs": 6, "tuning": "shallow", "head": "probe"},
 }
@@ -133,6 +135,31 @@ def test_a_killed_network_ends_in_the_same_bits(tmp_path: Path, recipe: dict[str
     alike(whole, learned(tmp_path / "cut", recipe, tell=told.append, keep=keep))
     assert told[0] > 1  # it went on, and did not begin again
     assert told[-1] == recipe["epochs"] == len(whole.history)
+
+
+@pytest.mark.parametrize("kind", [{"layer_decay": 0.7}, {"discriminative": 2}, {}, {"tuning": "shallow"}])
+def test_a_warm_up_goes_from_step_to_step(
+    tmp_path: Path, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[float]] = []
+    plain = Training.training_step
+
+    def step(self: Training, rows: list[int], number: int) -> Tensor:
+        seen.append([group["lr"] for group in self.trainer.optimizers[0].param_groups])
+        return plain(self, rows, number)
+
+    monkeypatch.setattr(Training, "training_step", step)
+    recipe = {"epochs": 4, "schedule": "cosine", "warmup": 2, "head_lr": 3.0, **kind}
+    history = learned(tmp_path, recipe).history
+    steps = 3  # 25 rows in batches of 8, the last one joined by the row left over
+    assert len(seen) == 4 * steps
+    groups = parameter_groups(network_of(), Recipe.model_validate(recipe), 0.02)
+    full = [0.06] if "tuning" in kind else [group["lr"] for group in groups]
+    for number, rates in enumerate(seen):
+        assert rates == pytest.approx([rate * warmed_cosine(number, 2 * steps, 4 * steps) for rate in full])
+    # told is the rate of the last layers, at the end of each epoch
+    assert [entry["lr"] for entry in history] == [rates[-2:][0] for rates in seen[steps - 1 :: steps]]
+    assert history[1]["lr"] == full[-2:][0]
 
 
 def test_one_cycle_rises_and_falls(tmp_path: Path) -> None:

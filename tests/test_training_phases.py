@@ -177,6 +177,11 @@ def test_hits_decide_as_predictions_do(kind: str) -> None:
     assert 0 < right.sum() < known.sum()
 
 
+def test_rates_that_differ_by_layer_are_computed_anew(tmp_path: Path) -> None:
+    found = learned(tmp_path / "a", RECIPE.model_copy(update={"layer_decay": 0.8}))
+    assert all("rates differ by layer" in phase["way"] for phase in found.phases)
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_figures_on_those_it_knew_are_kept_and_predictions_are_not(tmp_path: Path) -> None:
     table = make_chest(tmp_path / "films", subjects=12, classes=("no_finding", "covid"), size=(64, 64), seed=2)

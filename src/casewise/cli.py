@@ -79,8 +79,8 @@ def check(
             shown = "" if plan.tiles else f", {counted(n['panels'], 'panel')}"  # slides are not cut yet
             print(f"{side:<10} {counted(n['subjects'], 'subject')}, {counted(n['cases'], 'case')}{shown}")
     print(
-        f"jobs       {counted(len(plan.backbones), 'backbone')} × {splits.folds} folds = "
-        f"{len(plan.backbones) * splits.folds} networks"
+        f"jobs       {counted(len(plan.networks), plan.network_noun)} × {splits.folds} folds = "
+        f"{len(plan.networks) * splits.folds} networks"
     )
 
 

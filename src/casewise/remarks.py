@@ -136,7 +136,7 @@ def hopeless(study: Study, folder: Path) -> list[str]:
         return []
     told = []
     guessed = "the shares of the classes" if study.classes_of(study.outcome) else "the mean"
-    for model in study.backbones:
+    for model in study.networks:
         place = folder / "jobs" / model.replace(":", "_").replace("/", "_")
         records = [json.loads(path.read_text()) for path in place.glob("*/job.json")]
         bad = sum(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -61,6 +62,10 @@ def read(study: Study, folder: Path | None, show: Show) -> Cohort:
             raise CohortError(f"{study.cohort}: {name} is {np.nanmin(values):g} everywhere: there is nothing to learn.")
     external = read_external(study, cohort) if study.external else None
     cohort = slides.cut(study, cohort, folder / slides.FOLDER if folder else None, show)
+    if study.volumes:
+        from casewise.volumes.cases import settle_sequences
+
+        cohort = settle_sequences(study, cohort)
     check_copied(study, cohort.panels)
     if folder:
         refuse_other(folder, what_decides(study, cohort))
@@ -82,7 +87,11 @@ def read(study: Study, folder: Path | None, show: Show) -> Cohort:
 
 
 def prepare(study: Study, cohort: Cohort, folder: Path, show: Show) -> TileStore:
-    """Decode every image and every tile of a slide once into the tile store."""
+    """Decode every image and every tile of a slide once into the tile store; of volumes, prepare the slices."""
+    if study.volumes:
+        from casewise.volumes.preparation import slices_and_pictures
+
+        return slices_and_pictures(study, cohort, folder, show)
     slides.sweep(study, cohort, folder / slides.FOLDER)
     return tiles_of(study, cohort, study.images.store or folder / "tiles", show)
 
@@ -156,11 +165,15 @@ def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder
     jobs = expand(study, splits, folder, fingerprint)
     begun = time.monotonic()
     material = Material(study, cohort, splits, study.images.store or folder / "tiles", tiles.address, pretraining)
+    if study.volumes:
+        from casewise.volumes.preparation import SCANS
+
+        material = dataclasses.replace(material, tiles=folder / SCANS)
     with show.bar("jobs") as bar:
         run_jobs(jobs, material, folder, tell=lambda done, text: bar(done, len(jobs), text))
     show.line(
         "jobs",
-        f"{len(jobs)} networks ({counted(len(study.backbones), 'backbone')} × {splits.folds} folds), "
+        f"{len(jobs)} networks ({counted(len(study.networks), study.network_noun)} × {splits.folds} folds), "
         f"{time.monotonic() - begun:.0f} s",
     )
     gather(study, jobs, cohort, folder)
@@ -198,7 +211,7 @@ def stack(study: Study, predictions: pd.DataFrame, folder: Path, show: Show) -> 
     """Combine the base learners by the study's stackers."""
     from casewise.stacking import stack as fit_stackers
 
-    if not study.stack or len(study.backbones) < 2:
+    if not study.stack or len(study.networks) < 2:
         write_json(folder / "stackers.json", {})
         if study.stack:
             show.line("stack", "left out: one backbone alone is not combined")
@@ -324,7 +337,7 @@ def report(
     from casewise.report.page import write_report
 
     records = [json.loads(path.read_text()) for path in sorted((folder / "jobs").glob("*/*/job.json"))]
-    jobs = [record for record in records if record["model"] in study.backbones]
+    jobs = [record for record in records if record["model"] in study.networks]
     paths = cohort.images.set_index("image")["path"]
     whole = set(cohort.images.loc[cohort.images["tile_side"] >= 0, "path"]) if slides.is_cut(cohort) else set()
     single = folder / "tiles.parquet"
@@ -333,6 +346,8 @@ def report(
         return slides.slide_of(study, path, folder / slides.FOLDER) if path in whole else None
 
     def photograph(image: int) -> np.ndarray | None:
+        if study.volumes:
+            return np.asarray(tiles.tiles[image]).transpose(1, 2, 0)  # the middle slice of a scan
         shown = slide(str(paths[image]))
         return shown.read_picture() if shown else read_image(Path(paths[image]), size=900)
 

@@ -24,6 +24,7 @@ from casewise.study_parts import (
     Share,
     Target,
     Tiles,
+    Volumes,
     Where,
 )
 from casewise.study_training import (
@@ -64,6 +65,7 @@ __all__ = [
     "Study",
     "Target",
     "Tiles",
+    "Volumes",
     "Where",
 ]
 
@@ -83,6 +85,7 @@ class Study(Part):
     subjects_known: bool = True
     images: Images = Images()
     tiles: Tiles | None = None
+    volumes: Volumes | None = None
     regions: list[str] = []
     missing_regions: Literal["refuse", "allow"] = "refuse"
     panels: Panels = Panels()
@@ -177,6 +180,32 @@ class Study(Part):
         return self
 
     @model_validator(mode="after")
+    def _volumes_fit(self) -> Study:
+        """A panel of slices shows a window of one case; what varies is the same for all its slices."""
+        panels = self.panels
+        if not self.volumes:
+            if panels.quarter_turns:
+                raise ValueError("panels.quarter_turns: panels of slices are turned so, and there are no `volumes`")
+            return self
+        if self.tiles or self.regions or self.pretrain or self.external:
+            name = next(n for n in ("tiles", "regions", "pretrain", "external") if getattr(self, n))
+            raise ValueError(f"{name}: does not go with `volumes`; leave it out")
+        if panels.by != "case":
+            raise ValueError(f"panels.by: {panels.by!r} is not for `volumes`; write `by: case`, a window of its slices")
+        if panels.rows != panels.columns:
+            raise ValueError(f"panels.grid: slices stand in a square, such as 3x3; found {panels.grid!r}")
+        stated = Panels(by="case", grid=panels.grid, flip=panels.flip, quarter_turns=panels.quarter_turns)
+        if stated != panels:
+            wrong = next(n for n in type(panels).model_fields if getattr(panels, n) != getattr(stated, n))
+            raise ValueError(
+                f"panels.{wrong}: slices vary by `flip` and `quarter_turns` alone, all slices of a panel alike; leave "
+                f"{wrong} out"
+            )
+        if self.recipe.phases and len(self.volumes.fusion) > 1:
+            raise ValueError("recipe.phases: go with one fusion; write one of volumes.fusion")
+        return self
+
+    @model_validator(mode="after")
     def _classes_fit(self) -> Study:
         """Classes are not numbers: formulas, bands, readers and linear stackers do not take them."""
         classed = [name for name in self.targets if self.targets[name].classes]
@@ -215,6 +244,28 @@ class Study(Part):
     def outcome(self) -> str:
         """The main outcome: as stated, else the last score, else the first that is predicted."""
         return self.main or (list(self.scores)[-1] if self.scores else self.outputs[0])
+
+    @property
+    def networks(self) -> list[str]:
+        """What is trained on every fold: each backbone, with `@` and the fusion where several are compared.
+
+        The name before the `@` is the backbone's.
+        """
+        fusions = self.volumes.fusion if self.volumes else []
+        if len(fusions) < 2:
+            return list(self.backbones)
+        return [f"{backbone}@{fusion}" for backbone in self.backbones for fusion in fusions]
+
+    @property
+    def network_noun(self) -> str:
+        """What one of `networks` is called."""
+        return "backbone" if self.networks == self.backbones else "pairing"
+
+    def fusion_of(self, network: str) -> str | None:
+        """How a network sees the sequences: early, late, late-shared, or one of them alone; None without volumes."""
+        if not self.volumes:
+            return None
+        return network.partition("@")[2] or self.volumes.fusion[0]
 
     @property
     def target_level(self) -> Level:

@@ -120,6 +120,62 @@ class Tiles(Part):
         return self
 
 
+FUSIONS = ("early", "late", "late-shared")
+
+
+class Volumes(Part):
+    """Which scans make a case, how their slices are prepared, and how a network looks at several sequences.
+
+    A row of the table names one scan of the sequence in its column `sequence`: a NIfTI file or a DICOM series. With
+    `order` a row names one slice of it, an image, and that column says the order from the feet to the head.
+    """
+
+    sequences: list[str] = Field(min_length=1)
+    column: str = "sequence"
+    order: str | None = None
+    pixel_mm: float = Field(1.0, gt=0)
+    slice_mm: float = Field(1.0, gt=0)
+    plane: int = Field(256, ge=16, le=1024)
+    bias: Literal["n4", "none"] = "n4"
+    smoothing: Literal["edges", "none"] = "edges"
+    roi: Literal["mask", "box", "centre", "none"] = "none"
+    margin: float = Field(10.0, ge=0, le=1000)
+    mask: str = "mask"
+    lesion: str | None = None
+    standardise: Literal["nyul", "none"] = "nyul"
+    fusion: list[str] = Field(["early"], min_length=1)
+    missing: Literal["require", "drop", "mask"] = "require"
+    hide: float = Field(0.0, ge=0, lt=1)
+    windows: Literal["central", "all"] = "central"
+
+    @field_validator("fusion", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fused(self) -> Volumes:
+        from casewise.errors import nearest
+
+        for name, values in (("sequences", self.sequences), ("fusion", self.fusion)):
+            twice = next((v for v in values if values.count(v) > 1), None)
+            if twice:
+                raise ValueError(f"{name}: {twice!r} is there twice")
+        for fusion in self.fusion:
+            if fusion not in (*FUSIONS, *self.sequences):
+                known = (*FUSIONS, *self.sequences)
+                raise ValueError(
+                    f"fusion: {fusion!r} is none of {', '.join(FUSIONS)}, and no sequence.{nearest(fusion, known)}"
+                )
+            if fusion in FUSIONS[1:] and len(self.sequences) < 2:
+                raise ValueError(f"fusion: {fusion!r} joins several sequences, and there is one")
+        if any(name in FUSIONS or "@" in name for name in self.sequences):
+            raise ValueError(f"sequences: {', '.join(FUSIONS)} and names with @ mean something else here")
+        if self.hide and self.missing != "mask":
+            raise ValueError("hide: sequences are hidden in training only with `missing: mask`")
+        return self
+
+
 # The default set of fastai's aug_transforms with the vertical flips of the published study.
 AUGMENTATIONS: dict[str, dict[str, Any]] = {
     "fastai-default": {
@@ -162,6 +218,7 @@ class Panels(Part):
     shuffle: bool = False
     rotate: Annotated[float, BeforeValidator(lambda v: 180.0 if v == "any" else v), Field(ge=0, le=180)] = 0.0
     flip: Literal["none", "horizontal", "vertical", "both"] = "none"
+    quarter_turns: bool = False
     shift: float = Field(0.0, ge=0, le=0.5)
     zoom: float = Field(0.0, ge=0, le=0.5)
     magnify: float = Field(0.0, ge=0, le=1)

@@ -151,7 +151,8 @@ class Recipe(Part):
     `phases` are trained one after another, each from where the one before it ended.
     `tuning`: all parameters (`deep`), the head alone on features computed once (`shallow`), or groups of layers
     unfrozen step by step (`fine`). `discriminative` divides the learning rate from each group of layers to the one
-    below it.
+    below it; `layer_decay` multiplies it from each layer to the one below it. Over `warmup` epochs the rate rises from
+    step to step, before it falls as a cosine.
     """
 
     loss: Literal["mse", "huber", "l1"] = "mse"
@@ -163,6 +164,7 @@ class Recipe(Part):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["plateau", "cosine", "one-cycle", "constant"] = "plateau"
+    warmup: int = Field(0, ge=0)
     plateau: Plateau = Plateau()
     batch: int = Field(16, ge=2)
     epochs: int = Field(1000, ge=1)
@@ -170,6 +172,7 @@ class Recipe(Part):
     tuning: Literal["deep", "shallow", "fine"] = "deep"
     fine: Fine = Fine()
     discriminative: float = Field(1.0, ge=1)
+    layer_decay: float = Field(1.0, gt=0, le=1)
     batch_norm: Literal["train", "eval"] = "train"
     head: Literal["random", "probe"] = "random"
     head_lr: float = Field(1.0, gt=0)
@@ -194,6 +197,29 @@ class Recipe(Part):
             raise ValueError("schedule: plateau needs a loss to watch; with stop.on none use cosine or constant")
         if self.stop.on == "none" and self.tuning == "fine":
             raise ValueError("tuning: fine goes on while a loss improves; it needs stop.on inner (or fold)")
+        return self
+
+    @model_validator(mode="after")
+    def _warmed(self) -> Recipe:
+        if not self.warmup:
+            return self
+        key, epochs = ("fine.epochs", self.fine.epochs) if self.tuning == "fine" else ("epochs", self.epochs)
+        stretches = [
+            (f"epochs of phase {number}", phase.epochs, phase.schedule or self.schedule)
+            for number, phase in enumerate(self.phases, 1)
+        ] or [(key, epochs, self.schedule)]
+        cosines = [(name, epochs) for name, epochs, schedule in stretches if schedule == "cosine"]
+        if not cosines:
+            raise ValueError("warmup: it leads up to a cosine; write schedule: cosine, or leave warmup out")
+        for name, epochs in cosines:
+            if self.warmup >= epochs:
+                raise ValueError(f"warmup: {self.warmup} epochs are not fewer than the {name}, {epochs}")
+        return self
+
+    @model_validator(mode="after")
+    def _by_depth(self) -> Recipe:
+        if self.layer_decay != 1 and self.discriminative != 1:
+            raise ValueError("layer_decay and discriminative are two ways to let lower layers learn less; give one")
         return self
 
 

@@ -51,7 +51,7 @@ def plain_attention(parts: list[nn.Module]) -> Iterator[None]:
 
 
 def by_sequence(network: Network, runs: list[Tensor], panels: Tensor) -> Tensor:
-    """Maps of each time that a backbone ran, as (B, S, h, w) with late fusion, NaN for missing ones, else (B, 1, h, w)."""
+    """Maps of each time that a backbone ran as (B, S, h, w), NaN where one is missing; without late fusion S is 1."""
     if isinstance(network.body, Fused):
         return network.body.by_sequence(runs, panels)
     return runs[0].unsqueeze(1)

@@ -37,7 +37,7 @@ class Job:
 def expand(study: Study, splits: Splits, folder: Path, fingerprint: str) -> list[Job]:
     """All jobs of a study, backbone by backbone; each knows the content of the weights file that it starts from."""
     jobs = []
-    for model in study.backbones:
+    for model in study.networks:
         place = folder / "jobs" / model.replace(":", "_").replace("/", "_")
         made_from = job_fingerprint(fingerprint, study, model)
         jobs += [Job(model, fold, place / f"fold{fold + 1}", made_from) for fold in range(splits.folds)]

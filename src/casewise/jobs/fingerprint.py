@@ -35,6 +35,9 @@ def what_decides(study: Study, cohort: Cohort) -> dict[str, Any]:
         decided["drawn_by"] = study.outcome
     if study.tiles:
         decided["tiling"] = plain["tiles"]
+    if study.volumes:
+        # more fusions are more networks, as more backbones are
+        decided["volumes"] = {k: v for k, v in plain["volumes"].items() if k not in ("fusion", "lesion")}
     decided["cohort"] = table_hash(cohort, study)
     return decided
 
@@ -58,7 +61,7 @@ def job_fingerprint(fingerprint: str, study: Study, model: str) -> str:
     """The run's fingerprint with the content of the weights file that `model` starts from."""
     from casewise.models.weights import weights_file
 
-    file = weights_file(model, study.weights, study.weights_dir)
+    file = weights_file(model.partition("@")[0], study.weights, study.weights_dir)
     content = ""
     if file and file.is_file():
         with file.open("rb") as stream:

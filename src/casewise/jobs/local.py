@@ -219,7 +219,7 @@ def _try(network: Network, height: int, width: int) -> None:
 
     try:
         with torch.inference_mode():
-            network.eval().features(torch.zeros(1, 3, height, width))
+            network.eval().features(torch.zeros(1, network.channels, height, width))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise StudyError(
             f"backbones: {network.name} cannot take panels of {width}×{height} px: {str(error).splitlines()[0]}. "

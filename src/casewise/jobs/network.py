@@ -16,6 +16,7 @@ from casewise.errors import SplitError
 from casewise.files import write_json, write_parquet
 from casewise.jobs.expand import PRETRAINING_STATE, Job, begin, write_progress
 from casewise.jobs.networks import network_of
+from casewise.jobs.parts import parts_of
 from casewise.jobs.pretraining import Pretrained, pretrain
 from casewise.jobs.rows import prediction_rows
 from casewise.jobs.seen import right_on
@@ -25,12 +26,13 @@ from casewise.predictions import write as write_predictions
 from casewise.split import Splits, check_apart, inner_stop, panel_records
 from casewise.study import Study
 from casewise.training.checkpoint import write_tensors
-from casewise.training.data import PanelData, mixed_seed, open_tiles
+from casewise.training.data import PanelData, mixed_seed
 from casewise.training.fit import standardise
 from casewise.training.learn import Course, learn, leftovers
 from casewise.training.losses import class_counts, guess_loss
 from casewise.training.module import predict
 from casewise.training.outputs import outputs_of
+from casewise.training.slice_data import SliceData
 from casewise.training.speed import Choice, keep_memory
 from casewise.truth import truth_table
 
@@ -100,23 +102,14 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         pack = material.pretraining.study.cohort.parent.name
         origin += f"; then pretrained on {len(used)} subjects of {pack} (held-out subjects left out)"
 
-    store, truth = open_tiles(material.tiles, material.address), truth_table(panels, study)
-    tiles = [list(map(int, t)) for t in panels["tiles"]]
+    truth = truth_table(panels, study)
 
     def rows_of(names: Sequence[str], *, scored: bool) -> NDArray[np.intp]:
         chosen = subjects.isin(set(names)).to_numpy()
         return np.flatnonzero(chosen & ~np.isnan(truth).all(axis=1) if scored else chosen)
 
-    def part(rows: NDArray[np.intp]) -> PanelData:
-        return PanelData(
-            store,
-            [tiles[r] for r in rows],
-            torch.from_numpy(truth[rows].astype(np.float32)),
-            study.panels,
-            [str(panels["case"].iloc[r]) for r in rows],
-        )
-
     fit_rows, stop_rows = rows_of(fitted_on, scored=True), rows_of(stopped_on, scored=True)
+    part = parts_of(study, panels, truth, material.tiles, material.address, model=job.model, fitted_on=fit_rows)
     alone = study.recipe.stop.on == "none"
     if alone:
         stop_rows = fit_rows[:1]  # Lightning wants something to validate on; nothing is decided by it
@@ -143,7 +136,7 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
     learned = learn(network, study.recipe, train, stop, names, course)
     learned.network.to("cuda" if choice.device == "cuda" else "cpu")
 
-    def values_at(data: PanelData) -> NDArray[Any]:
+    def values_at(data: PanelData | SliceData) -> NDArray[Any]:
         return predict(
             learned.network,
             data,

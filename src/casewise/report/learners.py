@@ -44,7 +44,7 @@ def learner_rows(material: Material, stage: str) -> list[Row]:
         figures = material.figures(stage, learner, outcome)
         if not figures:
             continue
-        kind = "network" if learner in study.backbones else "combined"
+        kind = "network" if learner in study.networks else "combined"
         only = material.classed(stage, learner).get("names_only")
         named = f"names every {Words(material).noun} {only.replace('_', ' ')}" if only else ""
         if material.kind == "regression":

@@ -85,7 +85,7 @@ class Material:
     def learners(self) -> list[str]:
         """Learners with predictions, networks in the study's order first."""
         found = list(dict.fromkeys(self.predictions["model"]))
-        known = [name for name in self.study.backbones if name in found]
+        known = [name for name in self.study.networks if name in found]
         return known + [name for name in found if name not in known]
 
     @cached_property

@@ -83,7 +83,7 @@ def _material(folder: Path) -> dict[str, Any]:
     audit = folder / "audit.json"
     found["audit"] = json.loads(audit.read_text()) if audit.is_file() else None
     found["jobs"] = [json.loads(p.read_text()) for p in sorted(folder.glob("jobs/*/*/job.json"))]
-    found["jobs"] = [job for job in found["jobs"] if job["model"] in found["study"]["backbones"]]
+    found["jobs"] = [job for job in found["jobs"] if job["model"].partition("@")[0] in found["study"]["backbones"]]
     return found
 
 

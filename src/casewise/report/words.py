@@ -125,7 +125,7 @@ def unlearned(material: Material) -> Unlearned | None:
         if losses:
             failed.setdefault(str(job["model"]), []).append(min(losses) >= (job.get("guess_loss") or 1))
     every = [bad for each in failed.values() for bad in each]
-    own, combined = failed.get(material.learner, []), material.learner not in material.study.backbones
+    own, combined = failed.get(material.learner, []), material.learner not in material.study.networks
     most = 2 * sum(every) > len(every)
     if own and 2 * sum(own) >= len(own):
         whose, counts = f" of {material.learner}, the model shown here,", own

@@ -18,6 +18,7 @@ from casewise.study import Recipe
 from casewise.training.data import Batches, EpochBatches, PanelData, mixed_seed
 from casewise.training.losses import class_weights, loss_of
 from casewise.training.outputs import Output, hits, values_of
+from casewise.training.rates import warmed_cosine
 from casewise.training.tuning import parameter_groups
 
 CASES_SHOWN = 5
@@ -96,11 +97,20 @@ class Training(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         keep_statistics(self.network, only_frozen=self.recipe.batch_norm == "train")
-        if self.recipe.schedule == "cosine":
-            factor = 0.5 * (1 + math.cos(math.pi * self.current_epoch / self.recipe.epochs))
-            for group, base in zip(self.optimizers().param_groups, self.base, strict=True):  # type: ignore[union-attr]
-                group["lr"] = base * factor
+        if self.recipe.schedule == "cosine" and not self.recipe.warmup:
+            self._set_rates(0.5 * (1 + math.cos(math.pi * self.current_epoch / self.recipe.epochs)))
         self._losses, self._right = [], []
+
+    def on_train_batch_start(self, rows: list[int], batch_number: int) -> None:
+        r, steps = self.recipe, self._steps
+        if r.schedule == "cosine" and r.warmup:
+            step = self.current_epoch * steps + batch_number
+            self._set_rates(warmed_cosine(step, r.warmup * steps, r.epochs * steps))
+
+    def _set_rates(self, share: float) -> None:
+        """Let every group learn at this share of its full rate."""
+        for group, base in zip(self.optimizers().param_groups, self.base, strict=True):  # type: ignore[union-attr]
+            group["lr"] = base * share
 
     def loss(self, raw: Tensor, truth: Tensor, *, plain: bool = False) -> Tensor:
         """Mean over targets of the loss of what was scored; `plain` without smoothing and weights of classes."""
@@ -150,7 +160,8 @@ class Training(LightningModule):
         predicted = averaged(self._predicted, len(self.parts[1]))
         loss = float(self.loss(predicted, self.parts[1].truth.to(predicted.device), plain=True))
         self.log("stop_loss", loss)
-        rate = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        # of the body's last layers, or of the head where it learns alone: the groups before them may learn at less
+        rate = float(self.optimizers().param_groups[-2:][0]["lr"])  # type: ignore[union-attr]
         train = float(torch.stack(self._losses).mean()) if self._losses else math.nan
         entry = {"epoch": self.current_epoch, "train_loss": train, "stop_loss": loss, "lr": rate}
         self.history.append(entry | self._accuracies(predicted))
@@ -185,6 +196,7 @@ class Training(LightningModule):
         self._plateau_state = kept["plateau"]
 
     def on_train_start(self) -> None:
+        self._steps = len(self._batches())
         if hasattr(self, "_plateau_state"):
             self.plateau.load_state_dict(self._plateau_state)
 

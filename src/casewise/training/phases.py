@@ -129,7 +129,7 @@ def _shortened(
             *plain,
             "frozen layers computed at every step, since more tiles than slots are drawn anew",
         )
-    if recipe.discriminative != 1:
+    if recipe.discriminative != 1 or recipe.layer_decay != 1:
         return *plain, "frozen layers computed at every step, since rates differ by layer"
     whole = not any(parameter.requires_grad for parameter in network.body.parameters())
     try:

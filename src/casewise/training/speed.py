@@ -62,12 +62,13 @@ def has_bf16() -> bool:
 
 
 def choose(network: Network, compute: Compute, *, side: int, batch: int, threads: int, memo: Path | None) -> Choice:
-    """Pick device, precision, memory format and threads for training `network` on (batch, 3, side, side) panels.
+    """Pick device, precision, memory format and threads for training `network` on (batch, C, side, side) panels.
 
     Each candidate is timed on a few training steps; another than fp32 channels-last is taken only if it is at least
     15 % faster, and bfloat16 only if its predictions agree with fp32's. Of several `threads`, which is what a job may
     have, one is then tried against all in the same way, unless the study states them. The choice is remembered in
-    `memo` by network, size, versions and processor, so that every run on a machine makes the same one.
+    `memo` by network, how it fuses sequences, size, versions and processor, so that every run on a machine makes the
+    same one.
     """
     stated = compute.threads != "auto"
     threads = threads if compute.threads == "auto" else compute.threads
@@ -88,7 +89,8 @@ def choose(network: Network, compute: Compute, *, side: int, batch: int, threads
         return Choice("cpu", *options[0])
     kept = "kept" if compute.keep_memory else "given back"
     cpu = [torch.__version__, platform.machine(), cpu_name()]
-    key = "|".join(map(str, [network.name, side, batch, threads, fewer, options, kept, *cpu]))
+    fused = [network.fusion, network.channels, network.unseen is not None]
+    key = "|".join(map(str, [network.name, *fused, side, batch, threads, fewer, options, kept, *cpu]))
     known = _remembered(memo)
     if key in known:
         values = known[key]
@@ -135,7 +137,7 @@ def step_seconds(
     network: Network, options: Sequence[Option], *, side: int, batch: int, least_rounds: int = 3
 ) -> dict[Option, list[float]]:
     """Seconds of single training steps by option, in turns so that a busy moment hits all; the first is left out."""
-    panels = torch.rand(batch, 3, side, side)
+    panels = torch.rand(batch, network.channels, side, side)
     times: dict[Option, list[float]] = {option: [] for option in options}
     before, begun, rounds = torch.get_num_threads(), time.perf_counter(), 0
     try:
@@ -167,7 +169,7 @@ def least(times: dict[Option, list[float]]) -> dict[Option, float]:
 def _agrees(network: Network, side: int) -> bool:
     """Whether features in bfloat16 point the same way as in fp32 (cosine above 0.99 on random panels)."""
     network.eval()
-    panels = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    panels = torch.rand(2, network.channels, side, side, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         exact = network.features(panels)
         with torch.autocast("cpu", dtype=torch.bfloat16):

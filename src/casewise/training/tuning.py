@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from casewise.training.rates import layer_rates
+
 if TYPE_CHECKING:
     from casewise.models.backbones import Network
     from casewise.study import Recipe
@@ -41,7 +43,10 @@ def layer_groups(network: Network, count: int) -> list[list[nn.Module]]:
 
 
 def unfreeze(network: Network, groups: int, count: int) -> None:
-    """Let the head and the last `groups` of `count` groups of layers learn; everything before them stays as it is."""
+    """Let the head and the last `groups` of `count` groups of layers learn; everything before them stays as it is.
+
+    What stands in for missing sequences learns with the first of them; the head alone is fitted to features as they are.
+    """
     parts = layer_groups(network, count)
     for parameter in network.body.parameters():
         parameter.requires_grad_(False)
@@ -50,17 +55,24 @@ def unfreeze(network: Network, groups: int, count: int) -> None:
             module.requires_grad_(True)
     if groups == len(parts):
         network.body.requires_grad_(True)
+    if network.unseen is not None:
+        network.unseen.requires_grad_(groups > 0)
 
 
 def parameter_groups(network: Any, recipe: Recipe, lr: float) -> list[dict[str, Any]]:
-    """The optimiser's groups: the body's (one, or one a group of layers where rates are discriminative), the head's.
+    """The optimiser's groups: the body's (one, or several where rates differ by layer), at the end the head's.
 
-    With `discriminative` d the last of n groups of layers learns at the stated rate, the one below it at 1/d of that.
+    With `discriminative` d the last of n groups of layers learns at the stated rate, the one below it at 1/d of that;
+    with `layer_decay` see `rates.layer_rates`.
     """
     head = {"params": list(network.head.parameters()), "lr": lr * recipe.head_lr}
     body = [p for p in network.body.parameters() if p.requires_grad]
-    if recipe.discriminative == 1 or not body:
-        return [{"params": body, "lr": lr}, head] if body else [head]
+    if not body:
+        return [head]
+    if recipe.layer_decay != 1:
+        return layer_rates(network, lr, recipe.layer_decay, head_lr=recipe.head_lr)
+    if recipe.discriminative == 1:
+        return [{"params": body, "lr": lr}, head]
     groups = layer_groups(network, recipe.fine.groups)
     found: list[dict[str, Any]] = []
     taken: set[int] = set()

@@ -1,0 +1,61 @@
+"""One small picture for each scan: what an audit and a report look at instead of volumes."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from casewise.cohort import Cohort
+from casewise.files import write_atomic
+from casewise.images.preparation import Preparation
+from casewise.images.store import TileStore, prepare
+from casewise.study import Study
+
+if TYPE_CHECKING:
+    from casewise.console import Show
+    from casewise.volumes.slice_store import SliceStore
+
+
+def pictures(study: Study, cohort: Cohort, slices: SliceStore, folder: Path, show: Show) -> TileStore:
+    """A tile store with a row for each row of the cohort: the middle slice of the scan, or the slice image itself.
+
+    Its index names the scans, so that findings do.
+    """
+    volumes = study.volumes
+    assert volumes is not None
+    preparation = Preparation(size=study.images.size, channels="grey")
+    paths = [Path(path) for path in cohort.images["path"]]
+    files = paths if volumes.order else _drawn(study, cohort, slices, folder / "pictures")
+    with show.bar("tiles") as bar:
+        store = prepare(files, preparation, folder / "tiles", progress=lambda done, total: bar(done, total))
+    index = store.index.assign(path=[str(path) for path in paths])
+    return dataclasses.replace(store, index=index)
+
+
+def _drawn(study: Study, cohort: Cohort, slices: SliceStore, folder: Path) -> list[Path]:
+    """Write the middle slice of every scan, of 8 bits, under a name of its own content."""
+    import hashlib
+
+    from PIL import Image
+
+    assert study.volumes is not None
+    place = {case: number for number, case in enumerate(cohort.panels["case"])}
+    files = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for case, sequence in zip(cohort.images["case"], cohort.images["sequence"], strict=True):
+        number = place[case]
+        row = int(slices.first[number] + slices.count[number] // 2)
+        plane = np.asarray(slices.slices[row, study.volumes.sequences.index(sequence)])
+        packed = io.BytesIO()
+        Image.fromarray((plane >> 7).astype(np.uint8)).save(packed, format="PNG")
+        # two scans that look alike are two files, each with a name of its own
+        name = hashlib.sha256(f"{case} {sequence} ".encode() + packed.getvalue()).hexdigest()[:24]
+        path = folder / f"{name}.png"
+        if not path.is_file():
+            write_atomic(path, packed.getvalue())
+        files.append(path)
+    return files
