@@ -211,7 +211,7 @@ def test_fused_networks_are_measured_on_their_own_sequences(tmp_path: Path) -> N
         compute = Compute(device="cpu", precision="fp32")
         assert choose(network, compute, side=32, batch=2, threads=1, memo=memo).measured
         assert len(json.loads(memo.read_text())) == number
-        assert _agrees(network, 32) in (True, False)
+        assert _agrees(network, 32)
     with pytest.raises(StudyError, match=r"cannot take panels of 40×40"):
         _try(build_network("test_vit", 1, fusion="early", sequences=2, side=32), 40, 40)
 

@@ -45,7 +45,7 @@ def layer_groups(network: Network, count: int) -> list[list[nn.Module]]:
 def unfreeze(network: Network, groups: int, count: int) -> None:
     """Let the head and the last `groups` of `count` groups of layers learn; everything before them stays as it is.
 
-    What stands in for missing sequences learns with the first of them; the head alone is fitted to features as they are.
+    What stands in for missing sequences learns with any of them; the head alone is fitted to features as they are.
     """
     parts = layer_groups(network, count)
     for parameter in network.body.parameters():

@@ -32,7 +32,7 @@ def settle_sequences(study: Study, cohort: Cohort) -> Cohort:
     if volumes.column not in images:
         raise CohortError(
             f"{study.cohort}: there is no column {volumes.column!r} that says which of "
-            f"{', '.join(volumes.sequences)} a row shows. Add it, or name the column that does: `volumes: {{column: …}}`."
+            f"{', '.join(volumes.sequences)} a row shows. Add it, or name it: `volumes: {{column: …}}`."
             f"{nearest(volumes.column, list(images))}"
         )
     images = images.assign(sequence=images[volumes.column].astype(str).str.strip())
@@ -42,7 +42,7 @@ def settle_sequences(study: Study, cohort: Cohort) -> Cohort:
         found = sorted(set(images["sequence"]))
         raise CohortError(
             f"{study.cohort}: no row shows one of the sequences {', '.join(volumes.sequences)}; {volumes.column} has "
-            f" {names_text(found)}.{nearest(volumes.sequences[0], found)}"
+            f"{names_text(found)}.{nearest(volumes.sequences[0], found)}"
         )
     if (~known).any():
         others = names_text(sorted(set(images.loc[~known, "sequence"])))
