@@ -272,12 +272,27 @@ def test_fused_networks_with_a_sequence_missing(name: str, fusion: Any) -> None:
     assert all(module.training for module in network.modules())
 
 
-def test_a_layers_of_one_s_own_choice() -> None:
+def test_layers_of_one_s_own_choice() -> None:
     network = built("resnet18")
     body: Any = network.body
-    assert gradcam(network, panels_of(), NUMBER, layer=body.layer2).shape == (2, 16, 16)
+    assert gradcam(network, panels_of(), NUMBER, layers=[body.layer2]).shape == (2, 16, 16)
     with pytest.raises(CasewiseError, match="Grad-CAM needs a map"):
-        gradcam(network, panels_of(), NUMBER, layer=body.fc)
+        gradcam(network, panels_of(), NUMBER, layers=[body.fc])
+
+
+def test_finer_maps_come_from_earlier_blocks() -> None:
+    network = built("resnet18")
+    body: Any = network.body
+    assert layers_of(network, shape=(128, 128), cells=4) == [body.layer4]
+    assert layers_of(network, shape=(128, 128), cells=5) == [body.layer3[1]]
+    assert layers_of(network, shape=(64, 128), cells=5) == [body.layer2[1]]
+    with pytest.raises(CasewiseError, match="no block of resnet18 has a map of 100 cells a side; 64 at most"):
+        layers_of(network, shape=(128, 128), cells=100)
+    late: Any = build_network("resnet18", 1, fusion="late", sequences=2, side=64)
+    assert layers_of(late, shape=(64, 64), cells=4) == [one.layer3[1] for one in late.bodies]
+    maps = explain(network, panels_of(), output=NUMBER, cells=8)
+    assert maps.shape == (2, 128, 128)
+    assert not torch.equal(maps, explain(network, panels_of(), output=NUMBER))
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -182,3 +185,9 @@ def test_deletion_of_what_does_not_fit() -> None:
         deletion(np.ones((1, 4, 4)), np.ones((4, 5)), lambda panels: panels)
     with pytest.raises(CasewiseError, match="must give one number a panel"):
         deletion(np.ones((1, 4, 4)), np.ones((4, 4)), lambda panels: np.zeros((2, 2)))
+
+
+def test_what_measures_and_draws_needs_no_network_library() -> None:
+    imports = "".join(f"import casewise.explain.{name}\n" for name in ("measuring", "carrying", "overlays"))
+    code = imports + "import sys\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

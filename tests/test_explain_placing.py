@@ -114,5 +114,10 @@ def test_cells_of_a_strided_network_point_at_what_it_saw() -> None:
     assert away["even"].min() > 6.5
 
 
+def test_rounding_is_no_pattern() -> None:
+    for level in (0.1, 0.3, 1e-12):
+        assert resized(torch.full((1, 5, 7), level), (61, 53)).max() == 0
+
+
 def test_evenly() -> None:
     assert evenly(3, 3).tolist() == [0, 1, 2]

@@ -284,6 +284,33 @@ def results(
     print(f"wrote {write_results(run_folder, to, beside=beside or [])}")
 
 
+@app.command(short_help="Show where a run's networks looked, and measure it.")
+def explain(
+    run_folder: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    case: Annotated[
+        list[str] | None, typer.Option(help="SUBJECT/VISIT, again for more [default: a few right and wrong ones].")
+    ] = None,
+    network: Annotated[list[str] | None, typer.Option(help="Again for more [default: all of the study].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write [default: explanations in the run folder].")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure all out-of-fold cases against the study's lesion masks.")
+    ] = False,
+    cells: Annotated[
+        int, typer.Option(min=0, help="CNNs: an earlier, finer map with so many cells a side [0: the last map].")
+    ] = 0,
+) -> None:
+    """Show where a run's networks looked, in the original images, and put it into the report."""
+    from casewise.console import Terminal
+    from casewise.explaining.story import explain_run
+
+    done = explain_run(
+        run_folder, cases=case or [], networks=network or [], out=out, measure=measure, cells=cells, show=Terminal()
+    )
+    if done.figure:
+        print(f"figure: {done.figure}")
+    print(f"report: {done.report}")
+
+
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")
 app.add_typer(bench, name="bench", short_help="Measure what the fast paths bring on this machine.")
 

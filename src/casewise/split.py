@@ -273,8 +273,11 @@ def check_scored(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
 
     Raises:
         SplitError: a class is in nobody that a fold's networks learn from; a target that the study stacks is recorded
-            in fewer than two folds.
+            in fewer than two folds; a class has too few subjects for the folds of a study that tunes inside.
     """
+    from casewise.split_inner import check_tuned
+
+    check_tuned(splits, panels, study)
     for name in study.outputs:
         values = panel_values(panels, study, name)
         for code, label in enumerate(study.classes_of(name)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from casewise import predictions as predicted
-from casewise import slides
+from casewise import slides, tuned
 from casewise.audit.findings import Audit
 from casewise.audited import check_audit, examined
 from casewise.cohort import Cohort, check_copied, read_cohort
@@ -174,7 +175,8 @@ def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder
     show.line(
         "jobs",
         f"{len(jobs)} networks ({counted(len(study.networks), study.network_noun)} × {splits.folds} folds), "
-        f"{time.monotonic() - begun:.0f} s",
+        + (f"each after {study.tune.folds * len(study.rates)} inner trainings, " if study.tune else "")
+        + f"{time.monotonic() - begun:.0f} s",
     )
     gather(study, jobs, cohort, folder)
     table = pd.concat([pd.read_parquet(job.folder / "predictions.parquet") for job in jobs], ignore_index=True)
@@ -208,19 +210,38 @@ def _placed(table: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
 
 
 def stack(study: Study, predictions: pd.DataFrame, folder: Path, show: Show) -> pd.DataFrame:
-    """Combine the base learners by the study's stackers."""
+    """Combine the base learners by the study's stackers, and put together what was chosen within each fold."""
     from casewise.stacking import stack as fit_stackers
 
+    nested = _chosen_inside(study, predictions, folder, show)
     if not study.stack or len(study.networks) < 2:
         write_json(folder / "stackers.json", {})
         if study.stack:
             show.line("stack", "left out: one backbone alone is not combined")
-        return predictions
+        return pd.concat([predictions, *nested], ignore_index=True)
     ranges = {name: study.range_of(name) for name in study.outputs}
     stacked = fit_stackers(predictions, study.stack, ranges=ranges)
     write_json(folder / "stackers.json", stacked.coefficients)
     show.line("stack", ", ".join(STACKERS[name] for name in study.stack))
-    return pd.concat([predictions, stacked.rows], ignore_index=True)
+    return pd.concat([predictions, stacked.rows, *nested], ignore_index=True)
+
+
+def _chosen_inside(study: Study, predictions: pd.DataFrame, folder: Path, show: Show) -> list[pd.DataFrame]:
+    """The rows of the learner whose network inner folds chose; nothing where the study asks for none."""
+    path = folder / tuned.FILE
+    if not (study.tune and study.tune.among and len(study.networks) > 1):
+        path.unlink(missing_ok=True)
+        return []
+    chosen = tuned.chosen_networks(_records(folder), study.networks)
+    write_json(path, chosen)
+    names = [told["network"] for told in chosen["folds"].values()]
+    show.line("nested", ", ".join(f"{name} in {names.count(name)}" for name in dict.fromkeys(names)) + " folds")
+    return [tuned.nested_rows(predictions, chosen)]
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    """What the jobs tell of themselves."""
+    return [json.loads(path.read_text()) for path in sorted((folder / "jobs").glob("*/*/job.json"))]
 
 
 def score(study: Study, predictions: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -237,11 +258,13 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Pa
     """Judge every learner on every target with intervals by subject, and write `metrics.json`."""
     from casewise.evaluation.classed import one_class_notes
     from casewise.evaluation.elsewhere import one_class_by_source
-    from casewise.evaluation.headline import headline_within
+    from casewise.evaluation.headline import headline_inside, headline_within
+    from casewise.evaluation.over_folds import over_folds
 
     settings = study.evaluation
     begun = time.monotonic()
     names = [*study.outputs, *study.scores]
+    classed = {name: study.classes_of(name) for name in names if study.classes_of(name)}
     found = evaluation.evaluate(
         predictions,
         targets={name: study.range_of(name) for name in names if name in set(predictions["target"])},
@@ -254,7 +277,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Pa
         responders=tuple(settings.responders),
         readers=readers_table(study, cohort),
         subjects_known=study.subjects_known,
-        classes={name: study.classes_of(name) for name in names if study.classes_of(name)},
+        classes=classed,
         positive={name: first for name in names if (first := study.positive_of(name)) is not None},
         sensitivities=tuple(settings.sensitivities),
     )
@@ -270,6 +293,9 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Pa
         column = study.split.leave_out or "source"
         found["main"] = headline_within(found["main"], found["metrics"], found["left_out"], column, found["notes"])
         found["notes"] += one_class_by_source(found["left_out"], study.level_of(study.outcome))
+    if tuned.NESTED in set(predictions["model"]):
+        found["main"] = headline_inside(found["main"], found["metrics"], tuned.NESTED, found["notes"])
+    found["over_folds"] = evaluation.plain(over_folds(predictions, names, classed))
     nouns = {name: study.level_of(name) for name in names if study.classes_of(name)}
     found["notes"] += one_class_notes(found["classes"], nouns)
     found["notes"] += [note] if (note := found.pop("drop_note", "")) else []
@@ -333,11 +359,11 @@ def report(
 ) -> Path:
     """Write the HTML report."""
     from casewise.images.readers import read_image
-    from casewise.report.material import Material
+    from casewise.report.explained import read_explanations
+    from casewise.report.material import Material, no_grids
     from casewise.report.page import write_report
 
-    records = [json.loads(path.read_text()) for path in sorted((folder / "jobs").glob("*/*/job.json"))]
-    jobs = [record for record in records if record["model"] in study.networks]
+    jobs = [record for record in _records(folder) if record["model"] in study.networks]
     paths = cohort.images.set_index("image")["path"]
     whole = set(cohort.images.loc[cohort.images["tile_side"] >= 0, "path"]) if slides.is_cut(cohort) else set()
     single = folder / "tiles.parquet"
@@ -369,9 +395,31 @@ def report(
         environment=environment(sum(job["seconds"] for job in jobs)),
         slide=slide,
         tile_predictions=pd.read_parquet(single) if single.is_file() else None,
+        grids=_grids(study, cohort, folder) if study.volumes else no_grids,
+        explanations=read_explanations(folder),
     )
     path = write_report(material, folder / "report.html")
     sentence = headline(study, results)
     if sentence:
         show.line("result", sentence)
     return path
+
+
+def _grids(study: Study, cohort: Cohort, folder: Path) -> Callable[[str], list[tuple[str, np.ndarray]]]:
+    """From a case to its central panel by sequence, as networks of its fold (on the test set the first's) see it."""
+    from casewise.jobs.fitted import fitted_rows
+    from casewise.volumes.preparation import SCANS
+    from casewise.volumes.shown import central_panels
+    from casewise.volumes.slice_store import open_slices
+
+    slices, splits = open_slices(folder / SCANS), read_splits(folder / "splits.json")
+    rows = {str(case): row for row, case in enumerate(cohort.panels["case"])}
+    fitted: dict[int, Any] = {}
+
+    def grids(case: str) -> list[tuple[str, np.ndarray]]:
+        fold = max(0, splits.side[str(cohort.panels["subject"].iloc[rows[case]])])
+        if fold not in fitted:
+            fitted[fold] = fitted_rows(study, cohort.panels, splits, fold)
+        return central_panels(study, slices, rows[case], fitted[fold])
+
+    return grids

@@ -37,6 +37,7 @@ from casewise.study_training import (
     Recipe,
     Split,
     Stop,
+    Tuning,
 )
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "Study",
     "Target",
     "Tiles",
+    "Tuning",
     "Volumes",
     "Where",
 ]
@@ -101,6 +103,7 @@ class Study(Part):
     weights_dir: Path | None = None
     pretrain: Pretraining | None = None
     recipe: Recipe = Recipe()
+    tune: Tuning | None = None
     test_flips: bool = False
     stack: list[Literal["linear", "linear+intercept", "ridge", "ridge+intercept", "logistic", "mean"]] = []
     external: External | None = None
@@ -206,6 +209,37 @@ class Study(Part):
         return self
 
     @model_validator(mode="after")
+    def _tuned_inside(self) -> Study:
+        """What inner folds choose is chosen by nothing else."""
+        tune, recipe = self.tune, self.recipe
+        if not tune:
+            return self
+        if recipe.phases:
+            raise ValueError("tune: phases state their own epochs and rates; leave out recipe.phases or tune")
+        if recipe.tuning != "deep":
+            raise ValueError(f"tune: goes with `tuning: deep` alone; recipe.tuning is {recipe.tuning!r}")
+        if self.pretrain:
+            raise ValueError("tune: does not go with `pretrain`, which would be done anew for every inner fold")
+        if recipe.lr == "find":
+            raise ValueError(
+                "tune: recipe.lr is found, and inner folds choose among stated rates; write candidates as `lr` under "
+                "tune, and a number as recipe.lr"
+            )
+        if recipe.stop.on != "none":
+            raise ValueError(
+                "tune: inner folds say for how many epochs a network is trained on all its training subjects, and "
+                f"recipe.stop.on is {recipe.stop.on!r}; write `stop: {{on: none}}` under recipe"
+            )
+        if self.split.by == "image":
+            raise ValueError("tune: does not go with `split: {by: image}`, a comparison of splits alone")
+        if not (tune.epochs or len(tune.lr) > 1 or (tune.among and len(self.networks) > 1)):
+            raise ValueError(
+                "tune: there is nothing to choose: epochs is false, lr has fewer than two candidates, and there is "
+                "one network or among is false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _classes_fit(self) -> Study:
         """Classes are not numbers: formulas, bands, readers and linear stackers do not take them."""
         classed = [name for name in self.targets if self.targets[name].classes]
@@ -255,6 +289,13 @@ class Study(Part):
         if len(fusions) < 2:
             return list(self.backbones)
         return [f"{backbone}@{fusion}" for backbone in self.backbones for fusion in fusions]
+
+    @property
+    def rates(self) -> list[float]:
+        """The learning rates that inner folds choose among: those of `tune`, else the recipe's alone."""
+        if self.tune and self.tune.lr:
+            return list(self.tune.lr)
+        return [self.recipe.lr] if isinstance(self.recipe.lr, float) else []
 
     @property
     def network_noun(self) -> str:

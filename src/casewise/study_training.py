@@ -237,6 +237,32 @@ class Pretraining(Part):
     batch: int | None = Field(None, ge=2)
 
 
+class Tuning(Part):
+    """Nested cross-validation: what inner folds of a fold's training subjects choose before its network is trained.
+
+    `lr` are candidates of the learning rate, in place of the recipe's. With `among` the study's networks are
+    candidates, too: the learner `nested` predicts each fold by the network whose inner loss is lowest there.
+    """
+
+    folds: int = Field(3, ge=2, le=10)
+    epochs: bool = True
+    lr: list[Annotated[float, Field(gt=0)]] = []
+    among: bool = True
+
+    @field_validator("lr", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+    @field_validator("lr")
+    @classmethod
+    def _once(cls, value: list[float]) -> list[float]:
+        twice = next((rate for rate in value if value.count(rate) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice:g} is there twice")
+        return value
+
+
 class Compute(Part):
     """What the machine may choose. `auto` is a two-second measurement, recorded with the run."""
 

@@ -113,5 +113,23 @@ def headline_within(
     return {**main, "learner": learner, "chosen_on": "oof", "metrics": judged[learner]}
 
 
+def headline_inside(
+    main: Mapping[str, Any], metrics: Mapping[str, Any], learner: str, notes: list[str]
+) -> dict[str, Any]:
+    """Put the learner whose networks were chosen within each fold in the headline: the one that no fold flatters.
+
+    Its figures are those of the whole way of choosing. `notes` loses the line on the former choice.
+    """
+    figures = metrics.get(str(main["stage"]), {}).get(learner, {}).get(main["target"])
+    if figures is None:
+        return dict(main)
+    notes[:] = [note for note in notes if note != _flattered(str(main["learner"]))]
+    notes.append(
+        f"The headline's learner is {learner}: its network was chosen within each fold's training subjects, so that "
+        "its figures hold for the choice as well. To pick the best of the other learners would flatter it."
+    )
+    return {**main, "learner": learner, "chosen_on": "inner folds", "metrics": figures}
+
+
 def _flattered(learner: str) -> str:
     return f"The headline's learner, {learner}, was chosen on the same cases that it is judged on, which flatters it."

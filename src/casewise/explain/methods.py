@@ -9,7 +9,7 @@ from torch import Tensor
 
 from casewise.errors import CasewiseError, nearest
 from casewise.explain.gradcam import gradcam_by_sequence, layers_of
-from casewise.explain.placing import middles_of, patches, resized
+from casewise.explain.placing import Middles, middles_of, patches, resized
 from casewise.explain.rollout import is_transformer, rollout_by_sequence
 from casewise.explain.untouched import looked_into
 
@@ -26,7 +26,7 @@ def method_for(network: Network) -> Method:
     return "rollout" if is_transformer(network.bodies[0]) else "grad-cam"
 
 
-def explain(network: Network, panels: Tensor, *, output: Asked, method: str | None = None) -> Tensor:
+def explain(network: Network, panels: Tensor, *, output: Asked, method: str | None = None, cells: int = 0) -> Tensor:
     """How much each pixel of each panel mattered, (B, H, W) `float32` from 0 to 1; 0 all over where nothing did.
 
     Args:
@@ -34,27 +34,33 @@ def explain(network: Network, panels: Tensor, *, output: Asked, method: str | No
         panels: (B, C, H, W) in 0–1, NaN in the channels of a missing sequence.
         output: what is asked; rollout knows of no class and gives the same map whatever is asked.
         method: by default that of `method_for`.
+        cells: the least number of cells a side of a CNN's map (see `layers_of`); by default that of its last map.
 
     Raises:
         CasewiseError: there is no such method, or it does not fit the network or the panels.
     """
     # rollout's shares are not below 0: drawn from 0 to 1 their sum is their mean
-    return _drawn_out(network, panels, _by_sequence(network, panels, output, method).nansum(dim=1))
+    found, middles = _by_sequence(network, panels, output, method, cells)
+    return resized(found.nansum(dim=1), (panels.shape[-2], panels.shape[-1]), middles)
 
 
-def explain_each(network: Network, panels: Tensor, *, output: Asked, method: str | None = None) -> Tensor:
+def explain_each(
+    network: Network, panels: Tensor, *, output: Asked, method: str | None = None, cells: int = 0
+) -> Tensor:
     """As `explain`, with late fusion a map for each sequence, each from 0 to 1, NaN for a missing one: (B, S, H, W).
 
     Without late fusion S is 1.
     """
-    found = _by_sequence(network, panels, output, method)
+    found, middles = _by_sequence(network, panels, output, method, cells)
     gone = found.isnan().all(dim=(2, 3))
-    maps = _drawn_out(network, panels, found.nan_to_num().flatten(0, 1)).unflatten(0, gone.shape)
-    return maps.masked_fill(gone[:, :, None, None], torch.nan)
+    maps = resized(found.nan_to_num().flatten(0, 1), (panels.shape[-2], panels.shape[-1]), middles)
+    return maps.unflatten(0, gone.shape).masked_fill(gone[:, :, None, None], torch.nan)
 
 
-def _by_sequence(network: Network, panels: Tensor, output: Asked, method: str | None) -> Tensor:
-    """Maps not below 0: (B, S, h, w)."""
+def _by_sequence(
+    network: Network, panels: Tensor, output: Asked, method: str | None, cells: int
+) -> tuple[Tensor, Middles | None]:
+    """Maps not below 0, (B, S, h, w), and where their cells lie."""
     chosen = method or method_for(network)
     if chosen not in METHODS:
         hint = nearest(chosen, METHODS)
@@ -63,19 +69,15 @@ def _by_sequence(network: Network, panels: Tensor, output: Asked, method: str | 
         raise CasewiseError(
             f"explain: panels must be grids (B, C, H, W), not {tuple(panels.shape)}; of bags the attention tells."
         )
-    if chosen == "rollout":
-        return rollout_by_sequence(network, panels)
-    return gradcam_by_sequence(network, panels, output).clamp(min=0)
-
-
-def _drawn_out(network: Network, panels: Tensor, maps: Tensor) -> Tensor:
-    """Maps (N, h, w) at the size of the panels, every cell where it looks."""
-    body: Any = network.bodies[0]
-    height, width = int(panels.shape[-2]), int(panels.shape[-1])
-    if is_transformer(body):
-        patch = body.patch_embed.patch_size
-        return resized(maps, (height, width), patches((maps.shape[1], maps.shape[2]), (height, width), patch))
-    with looked_into(network):
-        layer = layers_of(network)[0]
     # with late fusion all backbones are alike
-    return resized(maps, (height, width), middles_of(body, layer, (height, width)))
+    body: Any = network.bodies[0]
+    shape = (int(panels.shape[-2]), int(panels.shape[-1]))
+    if chosen == "rollout":
+        found = rollout_by_sequence(network, panels)
+    else:
+        with looked_into(network):
+            layers = layers_of(network, shape=shape, cells=cells)
+        found = gradcam_by_sequence(network, panels, output, layers=layers).clamp(min=0)
+    if is_transformer(body):
+        return found, patches((found.shape[2], found.shape[3]), shape, body.patch_embed.patch_size)
+    return found, middles_of(body, layers[0], shape)

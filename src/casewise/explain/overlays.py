@@ -113,6 +113,10 @@ def _drawn(rows: Sequence[Shown], titles: Sequence[str], colours: str, meaning: 
     height = TOP + (CELL + BOTTOM) * len(rows)
     figure = Figure(figsize=(width / 72, height / 72), dpi=72)
     FigureCanvasAgg(figure)
+    for column, title in enumerate(["input", *titles]):
+        # not every row need have every column
+        middle = LEFT + column * (CELL + GAP) + CELL / 2
+        figure.text(middle / width, (height - TOP + 6) / height, title, ha="center", va="bottom", fontsize=11)
     for number, row in enumerate(rows):
         bottom = height - TOP - CELL - number * (CELL + BOTTOM)
         for column, title in enumerate(["", *titles]):
@@ -130,8 +134,6 @@ def _drawn(rows: Sequence[Shown], titles: Sequence[str], colours: str, meaning: 
                 spine.set(visible=True, edgecolor=colour, linewidth=1.0 if right is None else 2.2)
             if right is not None:
                 axes.set_xlabel("correct" if right else "erroneous", color=colour, fontsize=9, labelpad=3)
-            if number == 0:
-                axes.set_title(title or "input", pad=6)
         figure.text((LEFT - 8) / width, (bottom + CELL / 2) / height, row.name, ha="right", va="center", wrap=True)
     place = ((width - RIGHT + 8) / width, (BOTTOM + 4) / height, BAR / width, (height - TOP - BOTTOM - 4) / height)
     scale = figure.colorbar(ScalarMappable(cmap=colours), cax=figure.add_axes(place), ticks=[0, 0.5, 1])

@@ -12,6 +12,8 @@ from torch.utils.hooks import RemovableHandle
 from casewise.models.backbones import Network
 from casewise.models.fusion import Fused
 
+ROUNDING = 1e-6
+
 
 @contextmanager
 def looked_into(network: nn.Module) -> Iterator[list[RemovableHandle]]:
@@ -65,5 +67,7 @@ def zero_to_one(maps: Tensor) -> Tensor:
     """
     flat = maps.double().flatten(1)
     low, high = flat.amin(dim=1, keepdim=True), flat.amax(dim=1, keepdim=True)
-    width = torch.where(high > low, high - low, 1.0)
-    return ((flat - low) / width).reshape(maps.shape).float()
+    # what rounding leaves of a flat map must not be drawn out to a pattern
+    tells = high - low > ROUNDING * torch.maximum(low.abs(), high.abs())
+    found = torch.where(tells, (flat - low) / torch.where(tells, high - low, 1.0), 0.0)
+    return found.reshape(maps.shape).float()

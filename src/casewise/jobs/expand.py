@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from casewise.study import Study
 
 
+# In a job's folder, while it is in training: what its inner trainings have found.
+INNER = "inner"
 PRETRAINING_STATE = ("pretrain/state.safetensors", "pretrain/body.safetensors")
 
 
@@ -53,6 +56,7 @@ def begin(job: Job) -> None:
         half_done = [job.folder / name for name in ("job.json", *PRETRAINING_STATE)]
         for path in [*leftovers(job.folder), *half_done]:
             path.unlink(missing_ok=True)
+        shutil.rmtree(job.folder / INNER, ignore_errors=True)
         write_atomic(mark, job.fingerprint)
 
 

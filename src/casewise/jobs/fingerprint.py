@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     from casewise.jobs.pretraining import Pretrained
     from casewise.split import Splits
 
-SETTINGS = ("panels", "targets", "predict", "recipe", "weights", "pretrain", "test_flips", "seed", "missing_regions")
+SETTINGS = (
+    "panels",
+    "targets",
+    "predict",
+    "recipe",
+    "tune",
+    "weights",
+    "pretrain",
+    "test_flips",
+    "seed",
+    "missing_regions",
+)
 
 
 def what_decides(study: Study, cohort: Cohort) -> dict[str, Any]:
@@ -31,6 +42,9 @@ def what_decides(study: Study, cohort: Cohort) -> dict[str, Any]:
     plain = study.model_dump(mode="json")
     decided = {name: plain[name] for name in SETTINGS}
     decided["scores"] = plain["scores"] if set(study.outputs) & set(study.scores) else {}
+    if study.tune:
+        # choosing among networks takes place when they are trained
+        decided["tune"] = study.tune.model_copy(update={"among": True}).model_dump(mode="json")
     if study.recipe.imbalance == "sampling":
         decided["drawn_by"] = study.outcome
     if study.tiles:

@@ -14,7 +14,8 @@ import torch
 
 from casewise.errors import SplitError
 from casewise.files import write_json, write_parquet
-from casewise.jobs.expand import PRETRAINING_STATE, Job, begin, write_progress
+from casewise.jobs.expand import INNER, PRETRAINING_STATE, Job, begin, write_progress
+from casewise.jobs.nested import choose_inside, epochs_inside
 from casewise.jobs.networks import network_of
 from casewise.jobs.parts import parts_of
 from casewise.jobs.pretraining import Pretrained, pretrain
@@ -70,7 +71,9 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
     torch.set_num_threads(choice.threads)
     begun = time.monotonic()
     begin(job)
-    write_progress(job, 0, epochs_of(material.study))
+    before = epochs_inside(material.study)
+    total = before + epochs_of(material.study)
+    write_progress(job, 0, total)
     study, panels, splits = material.study, material.cohort.panels, material.splits
     subjects = panels["subject"].astype(str)
     training, held_out = splits.training(job.fold), splits.held_out(job.fold)
@@ -87,6 +90,8 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
     else:
         fitted_on, stopped_on = training, []
     check_apart(fitted_on, held_out, where=f"{job.model}, fold {job.fold + 1}")
+    inside = choose_inside(job, material, choice, study.tune) if study.tune else None
+    recipe = study.recipe.model_copy(update={"lr": inside.chosen.lr}) if inside else study.recipe
 
     torch.manual_seed(seed)
     outputs = outputs_of(study)
@@ -130,10 +135,11 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         choice,
         study.compute.save_every,
         "last" if study.recipe.stop.on == "none" else "best",
-        lambda done: write_progress(job, done, epochs_of(study)),
+        lambda done: write_progress(job, before + done, total),
         study.compute.frozen_once,
+        inside.chosen.epochs if inside else None,
     )
-    learned = learn(network, study.recipe, train, stop, names, course)
+    learned = learn(network, recipe, train, stop, names, course)
     learned.network.to("cuda" if choice.device == "cuda" else "cpu")
 
     def values_at(data: PanelData | SliceData) -> NDArray[Any]:
@@ -203,6 +209,7 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         "finder": learned.finder,
         "stages": learned.stages,
         "phases": learned.phases,
+        **({"inner": inside.record} if inside else {}),
         **known,
         "history": learned.history,
     }
@@ -210,7 +217,7 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
     half_done = [job.folder / name for name in ("progress.json", *PRETRAINING_STATE)]
     for leftover in [*leftovers(job.folder), *half_done]:
         leftover.unlink(missing_ok=True)
-    for place in job.folder.glob("stage*/"):
+    for place in [*job.folder.glob("stage*/"), *job.folder.glob(f"{INNER}/")]:
         shutil.rmtree(place)  # with what a kill has left half written
 
 

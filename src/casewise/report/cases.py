@@ -50,9 +50,12 @@ class Seen:
 
 
 def prepared(material: Material) -> dict[str, Any] | None:
-    """From photographs to panels for one visit: of those with the most images, the one with the highest score."""
+    """From photographs to panels for one visit: of those with the most images, the one with the highest score.
+
+    None of volumes (`casewise.report.volumes` tells of them).
+    """
     panels = material.panels
-    if panels.empty:
+    if panels.empty or material.study.volumes:
         return None
     case = illustrated(material)
     own = panels[panels["case"] == case]
@@ -131,7 +134,12 @@ def slides_of(material: Material, case: str) -> list[tuple[str, KeptSlide]]:
 
 
 def panels_of(material: Material, row: dict[str, Any]) -> list[tuple[str, str]]:
-    """Region and picture of each panel that this prediction was made from; of slides their names and small pictures."""
+    """Region and picture of each panel that this prediction was made from; of slides their names and small pictures.
+
+    Of volumes each sequence's name and central panel.
+    """
+    if material.study.volumes:
+        return [(name, data_uri(panel, longest=300)) for name, panel in material.grids(str(row["case"]))]
     if slides := slides_of(material, str(row["case"])):
         shown = [(Path(path).name, cropped(slide, crop_of(slide))) for path, slide in slides[:MOST_SLIDES]]
         return [(name, data_uri(picture, longest=300)) for name, picture in shown]

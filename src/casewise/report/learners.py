@@ -12,6 +12,7 @@ from casewise.report.measures import bounds, measure_cell, measure_of, written
 from casewise.report.tables import Cell, Row, figure_cell
 from casewise.report.wording import digits_for, interval, number
 from casewise.report.words import Words
+from casewise.tuned import NESTED
 
 NUMBERS = ("mae", "pcc", "mse", "ccc", "icc")
 CLASSES = ("accuracy", "top2_accuracy", "auroc", "precision", "recall", "f1")
@@ -44,7 +45,7 @@ def learner_rows(material: Material, stage: str) -> list[Row]:
         figures = material.figures(stage, learner, outcome)
         if not figures:
             continue
-        kind = "network" if learner in study.networks else "combined"
+        kind = "network" if learner in study.networks else "chosen inside" if learner == NESTED else "combined"
         only = material.classed(stage, learner).get("names_only")
         named = f"names every {Words(material).noun} {only.replace('_', ' ')}" if only else ""
         if material.kind == "regression":

@@ -21,6 +21,11 @@ def no_slide(path: str) -> KeptSlide | None:
     return None
 
 
+def no_grids(case: str) -> list[tuple[str, np.ndarray]]:
+    """Of a study without volumes."""
+    return []
+
+
 @dataclass(frozen=True)
 class Material:
     """Everything a report says comes from here; nothing is trained, predicted or resampled for it.
@@ -39,6 +44,9 @@ class Material:
         audit: the content of `audit.json`; None where the run made no audit.
         slide: path -> what is kept of a slide that was cut into tiles, or None.
         tile_predictions: the content of `tiles.parquet`; None where no case has several panels.
+        grids: case -> of each sequence that it has the name and the panel (H, W) `uint8` of its central slices, as
+            the fold's networks see them; of images nothing.
+        explanations: the content of `explanations.json`; None where nothing was explained.
     """
 
     study: Study
@@ -57,6 +65,8 @@ class Material:
     audit: dict[str, Any] | None = None
     slide: Callable[[str], KeptSlide | None] = no_slide
     tile_predictions: pd.DataFrame | None = None
+    grids: Callable[[str], list[tuple[str, np.ndarray]]] = no_grids
+    explanations: dict[str, Any] | None = None
 
     @property
     def kind(self) -> Kind:

@@ -9,7 +9,7 @@ from typing import Any
 
 from casewise.errors import RunError
 from casewise.files import write_atomic
-from casewise.report import results_beside, results_classes, results_training
+from casewise.report import results_beside, results_classes, results_nested, results_training
 from casewise.report.wording import rate
 
 METRICS = {"mae": "MAE", "mse": "MSE", "pcc": "PCC", "ccc": "CCC", "icc": "ICC(2,1)", "bias": "bias"}
@@ -43,8 +43,8 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
             )
     if beside and not metrics.get("within"):
         studies = [part["study"] for part in material]
-        found = results_beside.compared([run, *beside], studies, stage, _targets(study, metrics, stage))
-        metrics["comparisons"] = metrics.get("comparisons", {}) if found is None else found
+        pairs = results_beside.compared([run, *beside], studies, stage, _targets(study, metrics, stage))
+        metrics["comparisons"] = metrics.get("comparisons", {}) if pairs is None else pairs
     lines = [f"# {study['title'] or study['name']}", ""]
     if study["synthetic"]:
         lines += ["**Synthetic phantom data, not patients.**", ""]
@@ -57,9 +57,11 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
         if results_classes.kind_of(study, target) == "regression":
             note = results_classes.pooled(study, target, stage, metrics)
             lines += [*_table(target, stage, material), *(["", note] if note else _told(target, stage, metrics)), ""]
+            lines += results_nested.over_folds(target, material) if stage == "oof" else []
             continue
         lines += [*results_classes.table(target, stage, material)]
         lines += [*results_classes.told_apart(study, target, stage, metrics)]
+        lines += results_nested.over_folds(target, material) if stage == "oof" else []
         unit = study["targets"][target].get("level") or study["panels"]["by"]
         lines += results_classes.single_class(target, stage, metrics, unit)
         lines += [*results_classes.details(target, stage, metrics), ""]
@@ -69,6 +71,7 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
     lines += results_classes.external(material[0], stage, STAGES[stage])
     if study["evaluation"]["references"]:
         lines += [REFERENCES, ""]
+    lines += results_nested.tuned_inside(material[0])
     lines += ["## What to know", "", *[f"- {note}" for note in metrics["notes"]], ""]
     lines += ["## Networks", "", *_networks(material), ""]
     lines += results_training.of_phases(material)
@@ -108,6 +111,8 @@ def _how(material: list[dict[str, Any]], stage: str) -> list[str]:
         "fold": "Training stopped on the very fold that is predicted, as published: these figures are too good.",
         "none": f"Every network was trained for {_epochs(study['recipe'])} epochs on all its training folds.",
     }[study["recipe"]["stop"]["on"]]
+    if (study.get("tune") or {}).get("epochs"):
+        stop = "Every network was trained on all its training folds, for as many epochs as inner folds of these chose."
     how = str(splits.get("how") or "")
     imported = how if how.startswith("column ") else ""
     source = how.removeprefix("leave out ") if how.startswith("leave out ") else ""

@@ -42,7 +42,9 @@ class Words:
 
     @property
     def picture(self) -> str:
-        """A photograph, or an image where colour is not looked at."""
+        """A photograph, or an image where colour is not looked at; of volumes a scan, or one slice of it."""
+        if volumes := self.material.study.volumes:
+            return "slice" if volumes.order else "scan"
         return "photograph" if self.material.study.images.channels == "rgb" else "image"
 
     @cached_property
@@ -159,6 +161,8 @@ def predicted(material: Material) -> str:
 def pictures(material: Material, words: Words) -> str:
     """How many pictures there are; of slides how many tiles as well."""
     images = material.cohort_images
+    if volumes := material.study.volumes:
+        return f"{counted(len(images), words.picture)} ({listed(volumes.sequences)})"
     if "tile_side" not in images:
         return counted(len(images), words.picture)
     tiles = images[images["tile_side"] >= 0]

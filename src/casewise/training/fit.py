@@ -80,6 +80,7 @@ def fit(
     save_every: float = 30.0,
     tell: Any = None,
     keep: Literal["best", "last"] = "best",
+    until: int | None = None,
 ) -> Fitted:
     """Train until the stopping loss no longer falls, then put the best epoch's weights into the network.
 
@@ -88,6 +89,7 @@ def fit(
     Args:
         folder: where the state is kept while training; removed state means starting anew.
         tell: called with the number of epochs done after each.
+        until: end after so many epochs; the rate falls as over all of the recipe's.
     """
     quiet()
     state = folder / "state.safetensors"
@@ -98,7 +100,7 @@ def fit(
         accelerator="gpu" if choice.device == "cuda" else "cpu",
         devices=1,
         precision="bf16-mixed" if choice.precision == "bf16" else "32-true",
-        max_epochs=recipe.epochs,
+        max_epochs=until or recipe.epochs,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,

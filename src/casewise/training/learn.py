@@ -44,7 +44,10 @@ class Learned:
 
 @dataclass(frozen=True)
 class Course:
-    """Where and how a network is trained: its folder, seed, the machine's choice, how often state is saved."""
+    """Where and how a network is trained: its folder, seed, the machine's choice, how often state is saved.
+
+    `until` ends training after so many epochs of the recipe's.
+    """
 
     outputs: tuple[Output, ...]
     folder: Path
@@ -54,6 +57,7 @@ class Course:
     keep: Literal["best", "last"] = "best"
     tell: Tell | None = None
     frozen_once: bool = True
+    until: int | None = None
 
     def fit(self, network: Network | HeadOnly, recipe: Recipe, train: Batches, stop: Batches, folder: Path) -> Fitted:
         """Fit a network, or a part of one, keeping its state in `folder`."""
@@ -69,6 +73,7 @@ class Course:
             save_every=self.save_every,
             keep=self.keep,
             tell=self.tell,
+            until=self.until,
         )
 
 

@@ -1,0 +1,334 @@
+"""`casewise explain` on finished runs of volumes, slice images, pictures and slides; and all that can be wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from casewise.errors import CohortError, RunError
+from casewise.explaining import story
+from casewise.explaining.finished import Finished, open_finished
+from casewise.explaining.looking import Look, check_same, looks, rebuilt, slices_in
+from casewise.explaining.masks import lesion_on_slices, on_panel
+from casewise.explaining.originals import Originals
+from casewise.explaining.story import explain_run
+from casewise.phantoms.pancreas import make_pancreas
+from casewise.report.explained import read_explanations, sentence_of
+from casewise.run import run
+from casewise.study_file import build_study, read_study
+from casewise.volumes.shown import central
+from tests.chest_study import SMALL, chest_study
+
+nibabel = pytest.importorskip("nibabel", reason="the package that reads NIfTI is optional")
+pytest.importorskip("pytorch_grad_cam", reason="the package that makes Grad-CAM is optional")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+VOLUMES = {
+    **{key: SMALL[key] for key in ("synthetic", "weights", "audit", "compute")},
+    "name": "planted",
+    "images": {"size": 32},
+    "volumes": {
+        "sequences": ["T1", "T2"],
+        "plane": 64,
+        "bias": "none",
+        "smoothing": "none",
+        "fusion": ["late", "T2"],
+        "missing": "mask",
+        "lesion": "lesion",
+    },
+    "panels": {"by": "case", "grid": "3x3"},
+    "targets": {"grade": {"classes": ["normal", "high"], "positive": "high"}},
+    "split": {"test": 0.2, "folds": 2, "restarts": 20},
+    "backbones": ["test_resnet", "test_vit"],
+    "recipe": {"epochs": 1, "batch": 4, "optimizer": "adam", "schedule": "cosine", "stop": {"on": "none"}},
+    "evaluation": {"resamples": 100, "response": False},
+    "accept": {"twins-across-subjects": "abdomens of 32 pixels look alike"},
+}
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on ten abdomens, every other with a bright ball; one lacks a sequence."""
+    table = make_pancreas(
+        tmp_path_factory.mktemp("pancreas"),
+        subjects=10,
+        classes=("normal", "high"),
+        size=(48, 48),
+        slices=(10, 12),
+        lesion="planted",
+        missing=0.1,
+        seed=2,
+    )
+    study = build_study(VOLUMES | {"cohort": table}, source="the test's study", folder=table.parent)
+    return run(study, tmp_path_factory.mktemp("planted") / "run").folder
+
+
+@pytest.fixture(scope="module")
+def opened(planted: Path) -> Finished:
+    return open_finished(planted)
+
+
+def marked_rows(opened: Finished) -> list[int]:
+    return [row for row in range(len(opened.cohort.panels)) if lesion_on_slices(opened, row).any()]
+
+
+def test_a_run_is_explained_measured_and_told(planted: Path, opened: Finished) -> None:
+    done = explain_run(planted, measure=True)
+    table = pd.read_parquet(done.table)
+    assert set(table["network"]) == set(opened.study.networks)
+    assert dict(zip(table["network"], table["method"], strict=True)) == {
+        name: "rollout" if "vit" in name else "grad-cam" for name in opened.study.networks
+    }
+    assert (table["stage"] == "oof").all()
+    sides = opened.splits.side
+    assert all(row["networks"] == f"fold {sides[row['subject']] + 1}" for _, row in table.iterrows())
+    for line in table[~table["missing"]].itertuples():
+        files = json.loads(line.files)
+        assert files
+        for name in files:
+            source = opened.study.cohort.parent / f"images/{line.subject}/{line.sequence}.nii.gz"
+            carried, scan = nibabel.load(done.folder / name), nibabel.load(source)
+            assert carried.shape == scan.shape
+            np.testing.assert_allclose(carried.affine, scan.affine, atol=1e-4)
+    told = json.loads((planted / "explanations.json").read_text())
+    assert told["measured"]["with_lesion"] == sum(
+        sides[str(opened.cohort.panels["subject"].iloc[row])] >= 0 for row in marked_rows(opened)
+    )
+    for name in opened.study.networks:
+        figures = told["measured"]["networks"][name]
+        assert 0 <= figures["all"]["share_inside"]["value"] <= 1
+        assert figures["random_weights"]["hit"] is not None
+        assert figures["sanity"]["steps"][-1]["parts"] > 1
+        assert len(figures["deletion"]["curves"]["map"]) == 21
+    page = done.report.read_text()
+    assert "What the model looked at" in page
+    assert sentence_of("test_vit@late", told["measured"]["networks"]["test_vit@late"]) in page
+    assert page.count("erroneous</b>") + page.count("correct</b>") >= len(opened.study.networks)
+
+
+def test_measured_stays_until_networks_are_others(planted: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(planted, tmp_path / "run"))
+    explain_run(folder, measure=True, networks=["test_vit@T2"])
+    explain_run(folder, networks=["test_vit@T2"])
+    told = read_explanations(folder)
+    assert told is not None
+    assert "test_vit@T2" in told["measured"]["networks"]
+    note = json.loads((folder / "fingerprint.json").read_text())
+    (folder / "fingerprint.json").write_text(json.dumps(note | {"fingerprint": "other"}))
+    assert read_explanations(folder) is None
+
+
+def test_a_test_case_is_the_mean_of_all_folds(planted: Path, opened: Finished, tmp_path: Path) -> None:
+    subject = opened.splits.subjects(-1)[0]
+    done = explain_run(planted, cases=[subject], networks=["test_vit@T2"], out=tmp_path / "out")
+    table = pd.read_parquet(done.table)
+    assert list(table["networks"]) == ["mean of 2 folds"]
+    assert list(table["case"]) == [f"{subject}/1"]
+
+
+def test_panels_are_those_of_prediction(opened: Finished) -> None:
+    model, fold = "test_resnet@late", 1
+    one = rebuilt(opened, model, fold)
+    names = opened.splits.subjects(fold)
+    rows = [row for row, name in enumerate(opened.cohort.panels["subject"]) if name in names]
+    check_same(opened, one, rows)
+    data = one.part(np.asarray(rows))
+    slots = slices_in(data, data.views()[0])
+    for row, own in zip(rows, slots.tolist(), strict=True):
+        assert own == central(int(opened.slices.count[row]), 9).tolist()  # type: ignore[union-attr]
+    with pytest.raises(RunError, match="has learned from"):
+        check_same(opened, one, [row for row in range(len(opened.cohort.panels)) if row not in rows][:1])
+
+
+def test_a_lesion_is_carried_back_to_itself(opened: Finished, tmp_path: Path) -> None:
+    """The mask on the panel, taken for a map, comes to lie on the mask in the scan."""
+    row = next(r for r in marked_rows(opened) if opened.slices.present[r].all())  # type: ignore[union-attr]
+    slots = central(int(opened.slices.count[row]), 9)  # type: ignore[union-attr]
+    mask = on_panel(lesion_on_slices(opened, row), slots, rows=3, columns=3).astype(np.float32)
+    assert mask.any()
+    each = np.stack([mask, mask])[None]
+    look = Look(row, slots[None], np.zeros_like(each), mask[None], each)
+    files = Originals(opened).write([look], ("T1", "T2"), tmp_path)
+    subject = opened.cohort.panels["subject"].iloc[row]
+    truth = nibabel.load(opened.study.cohort.parent / f"masks/{subject}/lesion.nii.gz")
+    for name in ("T1", "T2"):
+        carried = nibabel.load(files[name][0])
+        voxels = np.argwhere(np.asarray(carried.dataobj) > 0.5)
+        middle = carried.affine[:3, :3] @ voxels.mean(axis=0) + carried.affine[:3, 3]
+        wanted = truth.affine[:3, :3] @ np.argwhere(np.asarray(truth.dataobj) > 0).mean(axis=0) + truth.affine[:3, 3]
+        assert np.abs(middle - wanted).max() < 8
+
+
+def test_late_fusion_has_a_map_a_sequence_and_none_of_a_missing_one(opened: Finished) -> None:
+    lacking = int(np.flatnonzero(~opened.slices.present.all(axis=1))[0])  # type: ignore[union-attr]
+    one = rebuilt(opened, "test_resnet@late", 0)
+    (look,) = looks(one, [lacking], story.asked_about(opened))
+    gone = np.isnan(look.each).all(axis=(2, 3))[0]
+    assert gone.tolist() == (~opened.slices.present[lacking]).tolist()  # type: ignore[union-attr]
+    assert np.isfinite(look.maps).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"cases": ["P0001/2"]}, CohortError, "Did you mean 'P0001/1'"),
+        ({"networks": ["test_vit@lat"]}, RunError, "Did you mean 'test_vit@late'"),
+    ],
+)
+def test_names_that_do_not_exist(planted: Path, options: dict[str, Any], error: type, said: str) -> None:
+    with pytest.raises(error, match=said):
+        explain_run(planted, **options)
+
+
+def test_no_finished_run(planted: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="Did you mean 'run'"):
+        explain_run(planted.with_name("rnu"))
+    (tmp_path / "half").mkdir()
+    with pytest.raises(RunError, match=r"holds no finished run: study\.json is missing"):
+        explain_run(tmp_path / "half")
+    assert not any((tmp_path / "half").iterdir())
+
+
+def test_files_that_are_gone_or_others(planted: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(planted, tmp_path / "run"))
+    place = folder / "jobs/test_vit@T2/fold2"
+    other = folder / "jobs/test_vit@T2/fold1/model.safetensors"
+    shutil.copy(other, place / "model.safetensors")
+    subject = next(iter(open_finished(folder).splits.subjects(1)))
+    with pytest.raises(RunError, match="does not say of case"):
+        explain_run(folder, cases=[subject], networks=["test_vit@T2"])
+    shutil.copy(folder / "jobs/test_resnet@T2/fold1/model.safetensors", place / "model.safetensors")
+    with pytest.raises(RunError, match="does not fit test_vit@T2"):
+        explain_run(folder, cases=[subject], networks=["test_vit@T2"])
+    (place / "model.safetensors").unlink()
+    with pytest.raises(RunError, match=r"model.safetensors is missing: the network test_vit@T2 of fold 2"):
+        explain_run(folder, networks=["test_vit@T2"])
+    study = json.loads((folder / "study.json").read_text())
+    study["volumes"]["lesion"] = None
+    (folder / "study.json").write_text(json.dumps(study))
+    with pytest.raises(RunError, match="names no masks of lesions"):
+        explain_run(folder, networks=["test_resnet@T2"], measure=True)
+    (folder / "study.json").write_text(json.dumps(study | {"spin": 1}))
+    with pytest.raises(RunError, match="is of another version of casewise"):
+        explain_run(folder)
+
+
+def test_slice_images(tmp_path: Path) -> None:
+    """Maps lie on the slice images themselves, masks are read slice by slice."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for n in range(8):
+        for place in range(6):
+            values = (rng.random((48, 40)) * 90).astype(np.uint8)
+            spot = n % 2 and place in (2, 3)
+            mask = np.zeros((48, 40), np.uint8)
+            if spot:
+                mask[10:18, 20:30] = 255
+            values[mask > 0] = 250
+            name = f"s{n}-{place}.png"
+            Image.fromarray(values).save(tmp_path / name)
+            if spot:
+                Image.fromarray(mask).save(tmp_path / f"mask-{name}")
+            about = {"path": name, "subject": f"S{n}", "visit": 1, "sequence": "flair", "place": place}
+            rows.append({**about, "mask": f"mask-{name}" if spot else "", "tumour": ("no", "yes")[n % 2]})
+    table = tmp_path / "cohort.csv"
+    pd.DataFrame(rows).to_csv(table, index=False)
+    volumes = {"sequences": ["flair"], "order": "place", "plane": 48, "bias": "none", "smoothing": "none"}
+    values = VOLUMES | {
+        "cohort": table,
+        "volumes": {**volumes, "lesion": "mask", "windows": "all"},
+        "panels": {"by": "case", "grid": "2x2"},
+        "targets": {"tumour": {"classes": ["no", "yes"], "positive": "yes"}},
+        "backbones": ["test_resnet"],
+        "split": {"test": 0, "folds": 2, "restarts": 20},
+    }
+    folder = run(build_study(values, source="the test's study", folder=tmp_path), tmp_path / "run").folder
+    opened = open_finished(folder)
+    row = [str(case) for case in opened.cohort.panels["case"]].index("S1/1")
+    mask = lesion_on_slices(opened, row)
+    assert np.flatnonzero(mask.any(axis=(1, 2))).tolist() == [2, 3]
+    # the plane is a square about the slice, as wide as it is high
+    where = np.argwhere(mask[2]).mean(axis=0) / 32 * 48 - [0, 4]
+    assert np.abs(where - [13.5, 24.5]).max() < 2
+    done = explain_run(folder, cases=["S1/1"], measure=True)
+    files = json.loads(pd.read_parquet(done.table)["files"].iloc[0])
+    assert len(files) == 6
+    assert all(Image.open(done.folder / name).size == (40, 48) for name in files)
+    assert done.measured is not None
+    assert done.measured["with_lesion"] == 4
+
+
+def test_a_case_without_the_one_sequence_has_no_map_of_it(planted: Path, opened: Finished, tmp_path: Path) -> None:
+    present = opened.slices.present  # type: ignore[union-attr]
+    row = int(np.flatnonzero(~present.all(axis=1))[0])
+    name = ("T1", "T2")[int(present[row].argmin())]
+    if name == "T1":
+        pytest.skip("the phantom lacks T1, which no network sees alone")
+    case = str(opened.cohort.panels["case"].iloc[row])
+    table = pd.read_parquet(explain_run(planted, cases=[case], networks=["test_vit@T2"], out=tmp_path).table)
+    assert table["missing"].all()
+    assert (table["files"] == "[]").all()
+
+
+def test_pictures(chests: Path, tmp_path: Path) -> None:
+    study = chest_study(chests, split={"test": 0.0}, recipe={"epochs": 1})
+    folder = run(study, tmp_path / "run").folder
+    done, opened = explain_run(folder), open_finished(folder)
+    table = pd.read_parquet(done.table)
+    assert set(table["asked"]) <= set(study.classes_of("label"))
+    for line in table.itertuples():
+        for name in json.loads(line.files):
+            images = opened.cohort.images[opened.cohort.images["case"].astype(str) == line.case]
+            sizes = {Image.open(path).size for path in images["path"]}
+            assert Image.open(done.folder / name).size in sizes
+    assert "What the model looked at" in done.report.read_text()
+    with pytest.raises(RunError, match="names no masks of lesions"):
+        explain_run(folder, measure=True)
+
+
+def test_regions_of_photographs_and_numbers(tiny: Path, tmp_path: Path) -> None:
+    """A panel of several photographs is carried back to each of them; of a number no case is right or wrong."""
+    study = read_study(tiny).model_copy(update={"backbones": ["test_resnet"], "stack": []})
+    folder = run(study, tmp_path / "run").folder
+    done = explain_run(folder)
+    table = pd.read_parquet(done.table)
+    assert table["right"].isna().all()
+    assert (table["asked"] == "").all()
+    assert set(table["region"]) == set(study.regions)
+    files = json.loads(table["files"].iloc[0])
+    case = table["case"].iloc[0]
+    cohort = pd.read_parquet(folder / "cohort.parquet")
+    assert len(files) == int((cohort["case"] == case).sum())
+    assert all(Image.open(done.folder / name).size == (96, 64) for name in files)
+    assert "furthest from" in done.report.read_text()
+
+
+def test_slides(tmp_path: Path) -> None:
+    """Maps of a slide's tiles lie on its small picture, each where its tile was cut."""
+    pytest.importorskip("openslide", reason="the package that reads slides is optional")
+    from casewise.phantoms.slides import make_slide_phantom
+
+    table = make_slide_phantom(tmp_path, subjects=6, classes=("normal", "late"), size=(640, 520), mpp=2.0, seed=3)
+    values = {
+        **SMALL,
+        "cohort": table,
+        "images": {"size": 32},
+        "tiles": {"mpp": 4.0, "most": 4},
+        "targets": {"disease": {"classes": ["normal", "ssc"], "positive": "ssc"}},
+        "split": {"test": 0.0, "folds": 2, "restarts": 20},
+        "recipe": {**SMALL["recipe"], "epochs": 1, "stop": {"on": "none"}, "schedule": "cosine"},
+    }
+    folder = run(build_study(values, source="the test's study", folder=tmp_path), tmp_path / "run").folder
+    done = explain_run(folder)
+    table = pd.read_parquet(done.table)
+    files = {name for line in table["files"] for name in json.loads(line)}
+    assert len(files) == table["case"].nunique()
+    assert all((done.folder / name).is_file() for name in files)

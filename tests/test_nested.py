@@ -1,0 +1,411 @@
+"""Nested cross-validation: what inner folds choose, that nothing of a tested fold reaches them, and what it leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from casewise import steps
+from casewise.cohort import Cohort
+from casewise.console import Silent
+from casewise.errors import RunError, SplitError, StudyError, TrainingError
+from casewise.evaluation.over_folds import WHY
+from casewise.jobs import nested
+from casewise.jobs.expand import Job
+from casewise.jobs.fingerprint import claim, what_decides
+from casewise.jobs.network import Material, run_job
+from casewise.report.results_page import write_results
+from casewise.run import Run, run
+from casewise.split import Splits, check_scored, split
+from casewise.split_inner import inner_folds
+from casewise.study import Study
+from casewise.study_file import build_study
+from casewise.training.speed import Choice
+from casewise.tuned import NESTED, best_of, chosen_networks
+from casewise.volumes.slice_store import SliceStore
+from tests.chest_study import chest_study
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+RECIPE = {"epochs": 3, "schedule": "cosine", "stop": {"on": "none"}, "label_smoothing": 0.0}
+NETWORKS = ["test_resnet", "test_efficientnet"]
+RATES = [0.01, 0.001]
+SMALL: dict[str, Any] = {
+    "name": "nested",
+    "images": {"size": 32, "channels": "grey"},
+    "panels": {"by": "image", "flip": "horizontal"},
+    "targets": {"label": ["a", "b"], "size": "0..10"},
+    "main": "label",
+    "split": {"column": "fold"},
+    "backbones": ["test_resnet"],
+    "weights": "random",
+    "recipe": {**RECIPE, "batch": 4, "lr": 0.01, "optimizer": "adam", "imbalance": "weights"},
+    "tune": {"folds": 2, "lr": [0.01, 0.001]},
+    "evaluation": {"response": False, "resamples": 100},
+    "compute": {"save_every": 0},
+}
+
+
+def small_study(table: Path, **changes: Any) -> Study:
+    return build_study({**SMALL, "cohort": table, **changes}, source="the test's study", folder=table.parent)
+
+
+def small_table(folder: Path, changed: tuple[str, ...] = ()) -> Path:
+    """12 subjects in 3 given folds; of those `changed` other pixels and other labels."""
+    folder.mkdir(parents=True)
+    rows = []
+    for number in range(12):
+        name, drawn = f"S{number:02}", np.random.default_rng(number)
+        other = name in changed
+        pixels = (
+            drawn.integers(0, 255, (32, 32)) if not other else np.full((32, 32), 200) + drawn.integers(0, 9, (32, 32))
+        )
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}.png")
+        label = "ab"[(number + other) % 2]
+        size = 10 - number % 5 if other else number % 7
+        rows.append({"path": f"{name}.png", "subject": name, "label": label, "size": size, "fold": number // 2 % 3 + 1})
+    pd.DataFrame(rows).to_csv(folder / "cohort.csv", index=False)
+    return folder / "cohort.csv"
+
+
+def material_of(study: Study, folder: Path) -> Material:
+    cohort = steps.read(study, folder, Silent())
+    tiles = steps.prepare(study, cohort, folder, Silent())
+    splits = steps.split(study, cohort, folder, Silent())
+    return Material(study, cohort, splits, folder / "tiles", tiles.address)
+
+
+def trained(material: Material, folder: Path, fold: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The record and the weights of one job."""
+    run_job(Job(material.study.networks[0], fold, folder, "the test's"), material, Choice())
+    return json.loads((folder / "job.json").read_text()), load_file(folder / "model.safetensors")
+
+
+def without_times(record: dict[str, Any]) -> dict[str, Any]:
+    inner = record["inner"]
+    return {**inner, "trainings": [{k: v for k, v in t.items() if k != "seconds"} for t in inner["trainings"]]}
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(bool((one[name] == other[name]).all()) for name in one)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("jobs/*/*/job.json"))]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:
+    changes: dict[str, Any] = {
+        "images": {"size": 32},
+        "recipe": RECIPE,
+        "tune": {"folds": 2, "lr": RATES},
+        "backbones": NETWORKS,
+        "stack": ["mean"],
+    }
+    return run(chest_study(chests, **changes), tmp_path_factory.mktemp("nested") / "run")
+
+
+class TestRun:
+    def test_inner_trainings_see_nobody_who_is_tested(self, done: Run) -> None:
+        splits = json.loads((done.folder / "splits.json").read_text())["subjects"]
+        found = records(done.folder)
+        assert len(found) == 4
+        by_fold: dict[int, list[Any]] = {}
+        for record in found:
+            tested = {s for s, side in splits.items() if side in ("test", record["fold"])}
+            learned = set(splits) - tested
+            trainings = record["inner"]["trainings"]
+            assert [(t["lr"], t["fold"]) for t in trainings] == [(rate, k) for rate in RATES for k in (1, 2)]
+            for training in trainings:
+                fitted, judged = (training[side]["subjects"] for side in ("fitted_on", "judged_on"))
+                assert not set(fitted) & set(judged)
+                assert set(fitted) | set(judged) == learned
+                assert not tested & {*fitted, *judged}
+                assert training["judged_on"]["hash"] == hashlib.sha256(json.dumps(judged).encode()).hexdigest()
+                by_fold.setdefault(record["fold"], []).append(judged)
+        for judged in by_fold.values():  # both networks and both rates were judged on the same inner folds
+            assert len({tuple(part) for part in judged}) == 2
+
+    def test_the_lowest_mean_inner_loss_is_taken(self, done: Run) -> None:
+        for record in records(done.folder):
+            inner = record["inner"]
+            means = np.array(
+                [np.mean([t["losses"] for t in inner["trainings"] if t["lr"] == rate], axis=0) for rate in RATES]
+            )
+            rate, epoch = np.unravel_index(means.argmin(), means.shape)
+            chosen = inner["chosen"]
+            assert (chosen["lr"], chosen["epochs"]) == (RATES[rate], epoch + 1)
+            assert chosen["loss"] == pytest.approx(means.min())
+            assert record["epochs"] == len(record["history"]) == chosen["epochs"]
+            # the rate falls as over all epochs, though training ends sooner
+            rates = [entry["lr"] for entry in record["history"]]
+            assert rates == pytest.approx([chosen["lr"] * 0.5 * (1 + np.cos(np.pi * e / 3)) for e in range(len(rates))])
+
+    def test_nested_predicts_each_fold_by_its_own_network(self, done: Run) -> None:
+        told = json.loads((done.folder / "nested.json").read_text())
+        losses = {(r["model"], r["fold"]): r["inner"]["chosen"]["loss"] for r in records(done.folder)}
+        table, values = done.predictions, ["y_pred", "p0", "p1", "p2"]
+        for fold in (1, 2):
+            network = min(NETWORKS, key=lambda name: losses[name, fold])
+            assert told["folds"][str(fold)]["network"] == network
+            rows = table[(table["stage"] == "oof") & (table["outer_fold"] == fold)].set_index("case")
+            assert rows[rows["model"] == NESTED][values].equals(rows[rows["model"] == network][values])
+        network = min(NETWORKS, key=lambda name: losses[name, 1] + losses[name, 2])
+        assert told["elsewhere"]["network"] == network
+        rows = table[table["stage"] == "test"].set_index("case")
+        assert len(rows[rows["model"] == NESTED])
+        assert rows[rows["model"] == NESTED][values].equals(rows[rows["model"] == network][values])
+
+    def test_combined_learners_are_made_of_networks_alone(self, done: Run) -> None:
+        table = done.predictions[done.predictions["stage"] == "oof"].set_index(["model", "case"])
+        mean = (table.loc[NETWORKS[0], "p0"] + table.loc[NETWORKS[1], "p0"]) / 2
+        assert np.allclose(table.loc["mean_of_learners", "p0"], mean.loc[table.loc["mean_of_learners"].index])
+
+    def test_the_headline_is_of_the_learner_chosen_inside(self, done: Run) -> None:
+        main = done.results["main"]
+        assert (main["learner"], main["chosen_on"]) == (NESTED, "inner folds")
+        assert main["metrics"] == done.results["metrics"]["test"][NESTED]["label"]
+        assert not any("flatters" in note for note in done.results["notes"])
+
+    def test_the_report_and_the_page_tell_it(self, done: Run, tmp_path: Path) -> None:
+        page = done.report.read_text()
+        assert "Tuned inside" in page
+        assert WHY in page
+        assert "chosen inside" in page
+        text = write_results(done.folder, tmp_path / "page.md").read_text()
+        assert "## Tuned inside" in text
+        for record in records(done.folder):
+            chosen = record["inner"]["chosen"]
+            assert f"at {chosen['lr']:g}, loss {chosen['loss']:.3f}" in text
+        assert "as many epochs as inner folds of these chose" in text
+
+    def test_figures_over_the_folds_are_in_metrics(self, done: Run) -> None:
+        table = done.predictions.query(f"stage == 'oof' and model == '{NESTED}'")
+        right = (table["y_true"] == table["y_pred"]).groupby(table["outer_fold"]).mean()
+        found = done.results["over_folds"]["label"][NESTED]["accuracy"]
+        assert found["mean"] == pytest.approx(right.mean(), abs=1e-6)
+        assert found["sd"] == pytest.approx(right.std(), abs=1e-6)
+
+    def test_nothing_but_records_is_left_of_inner_trainings(self, done: Run) -> None:
+        assert not list(done.folder.glob("jobs/*/*/inner"))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Material, dict[str, Any], dict[str, Any], Path]:
+    """A small cohort, and the record and weights of its first fold's network."""
+    place = tmp_path_factory.mktemp("plain")
+    material = material_of(small_study(small_table(place / "cohort")), place / "run")
+    return material, *trained(material, place / "job"), place
+
+
+class TestNothingLeaks:
+    def test_other_pixels_and_labels_of_a_tested_fold_change_no_bit(self, plain: Any, tmp_path: Path) -> None:
+        material, record, weights, _ = plain
+        tested = tuple(material.splits.held_out(0))
+        assert len(tested) == 4
+        other = material_of(small_study(small_table(tmp_path / "cohort", changed=tested)), tmp_path / "run")
+        assert other.address != material.address
+        again, others = trained(other, tmp_path / "job")
+        assert without_times(again) == without_times(record)
+        assert same(others, weights)
+
+    def test_those_of_a_training_subject_do(self, plain: Any, tmp_path: Path) -> None:
+        material, record, weights, _ = plain
+        learned = material.splits.training(0)[0]
+        other = material_of(small_study(small_table(tmp_path / "cohort", changed=(learned,))), tmp_path / "run")
+        again, others = trained(other, tmp_path / "job")
+        assert without_times(again) != without_times(record)
+        assert not same(others, weights)
+
+    def test_a_killed_job_continues_to_the_same_bits_and_redoes_nothing(
+        self, plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        material, record, weights, _ = plain
+        learn, begun = nested.learn, []
+
+        def killed(*args: Any) -> Any:
+            course = args[5]
+            begun.append(course.folder.name)
+
+            def tell(epoch: int) -> None:
+                course.tell(epoch)
+                if len(begun) == 3 and epoch == 2:
+                    raise KeyboardInterrupt
+
+            return learn(*args[:5], dataclasses.replace(course, tell=tell))
+
+        monkeypatch.setattr(nested, "learn", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(material, tmp_path / "job")
+        progress = json.loads((tmp_path / "job" / "progress.json").read_text())
+        assert (progress["done"], progress["total"]) == (6 + 2, 4 * 3 + 3)
+        assert (tmp_path / "job" / "inner" / "lr1-fold1" / "state.safetensors").is_file()
+        again, others = trained(material, tmp_path / "job")
+        assert begun == ["lr0-fold1", "lr0-fold2", "lr1-fold1", "lr1-fold1", "lr1-fold2"]
+        assert without_times(again) == without_times(record)
+        assert same(others, weights)
+
+    def test_a_standard_of_intensities_is_that_of_the_inner_training_part(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def first(changed: tuple[int, ...] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+            store = volumes(changed)
+            monkeypatch.setattr("casewise.volumes.slice_store.open_slices", lambda folder: store)
+            study, cohort = volume_study(), volume_cohort()
+            splits = Splits({f"S{n:02}": n % 3 for n in range(12)}, 3, {})
+            return trained(Material(study, cohort, splits, tmp_path, ""), tmp_path / f"job{len(changed)}")
+
+        fitted: list[list[int]] = []
+        original = nested.parts_of
+
+        def spied(*args: Any, fitted_on: np.ndarray, **named: Any) -> Any:
+            fitted.append([int(row) for row in fitted_on])
+            return original(*args, fitted_on=fitted_on, **named)
+
+        monkeypatch.setattr(nested, "parts_of", spied)
+        record, weights = first()
+        told = [[int(s[1:]) for s in t["fitted_on"]["subjects"]] for t in record["inner"]["trainings"]]
+        assert fitted == told
+        again, others = first((0, 3, 6, 9))
+        assert without_times(again) == without_times(record)
+        assert same(others, weights)
+        again, _ = first((1,))
+        assert without_times(again) != without_times(record)
+
+
+def volumes(changed: tuple[int, ...]) -> SliceStore:
+    """12 cases of 9 slices; those `changed` are darker and have other landmarks."""
+    drawn = np.random.default_rng(1)
+    slices = drawn.integers(0, 30000, (12 * 9, 1, 16, 16), dtype=np.uint16)
+    marks = np.sort(drawn.uniform(0, 32000, (12, 1, 11)), axis=2).astype(np.float32)
+    for case in changed:
+        slices[case * 9 : case * 9 + 9] //= 3
+        marks[case] /= 2
+    first = np.arange(12) * 9
+    present = np.ones((12, 1), dtype=bool)
+    return SliceStore(slices, first, np.full(12, 9), present, marks, np.tile(np.eye(4), (12, 1, 1)), [], [], "", Path())
+
+
+def volume_study() -> Study:
+    values = {
+        **SMALL,
+        "images": {"size": 16},
+        "panels": {"by": "case", "grid": "3x3", "flip": "horizontal"},
+        "targets": {"label": ["a", "b"]},
+        "volumes": {"sequences": ["T2"]},
+        "split": {"folds": 3, "test": 0},
+        "cohort": "cohort.csv",
+    }
+    return build_study(values, source="the test's study", folder=Path.cwd())
+
+
+def volume_cohort() -> Cohort:
+    names = [f"S{n:02}" for n in range(12)]
+    facts = {"case": [f"{n}/1" for n in names], "subject": names, "visit": "1", "day": np.nan, "region": ""}
+    panels = pd.DataFrame({"panel": range(12), **facts, "tiles": [[n] for n in range(12)]})
+    panels["label"] = [float(n // 3 % 2) for n in range(12)]
+    return Cohort(panels.drop(columns="tiles"), panels, panels)
+
+
+class TestChoosing:
+    def test_a_rate_without_a_loss_is_out(self, plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        material, _, _, _ = plain
+        learn = nested.learn
+
+        def diverging(*args: Any) -> Any:
+            if args[1].lr == 0.01:
+                raise TrainingError("test_resnet: the loss is no longer a number")
+            return learn(*args)
+
+        monkeypatch.setattr(nested, "learn", diverging)
+        record, _ = trained(material, tmp_path / "job")
+        assert record["inner"]["chosen"]["lr"] == 0.001
+        assert record["inner"]["rates"][0] == {"lr": 0.01, "epochs": None, "loss": None}
+        alone = material.study.model_copy(update={"tune": material.study.tune.model_copy(update={"lr": [0.01]})})
+        with pytest.raises(TrainingError, match=r"inner fold 1, rate 0\.01: test_resnet: the loss is no longer"):
+            trained(Material(alone, *list(vars(material).values())[1:]), tmp_path / "other")
+
+    def test_equal_losses_take_the_first(self) -> None:
+        assert best_of({0.1: [[2.0, 1.0, 1.0]], 0.01: [[1.0, 1.0, 1.0]]}, epochs=True) == best_of(
+            {0.1: [[2.0, 1.0, 1.0]]}, epochs=True
+        )
+        assert best_of({0.1: []}, epochs=True) is None
+        jobs = [{"model": name, "fold": 1, "inner": {"chosen": {"loss": 1.0}}} for name in ("b", "a")]
+        assert chosen_networks(jobs, ["a", "b"])["folds"]["1"]["network"] == "a"
+        assert chosen_networks(jobs, ["b", "a"])["elsewhere"]["network"] == "b"
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("changes", "sentence"),
+        [
+            ({"recipe": {**RECIPE, "stop": {"on": "inner"}}}, r"stop: \{on: none\}"),
+            ({"recipe": {**RECIPE, "lr": "find"}}, "recipe.lr is found"),
+            ({"recipe": {**RECIPE, "tuning": "shallow"}}, "'shallow'"),
+            ({"recipe": {"stop": {"on": "none"}, "schedule": "cosine", "phases": [{"epochs": 2}]}}, "phases state"),
+            ({"pretrain": {"cohort": "o.csv", "subjects": "distinct", "targets": {"t": "0..1"}}}, "`pretrain`"),
+            ({"split": {"by": "image"}}, "comparison of splits"),
+            ({"tune": {"epochs": False, "lr": [0.1]}}, "nothing to choose"),
+            ({"tune": {"lr": [0.1, 0.1]}}, "there twice"),
+            ({"tune": {"folds": 1}}, "folds"),
+        ],
+    )
+    def test_what_does_not_go_with_it(self, tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+        with pytest.raises(StudyError, match=sentence):
+            small_study(tmp_path / "cohort.csv", **changes)
+
+    def test_a_class_of_fewer_subjects_than_folds(self, tmp_path: Path) -> None:
+        rows = pd.read_csv(small_table(tmp_path / "cohort"))
+        rows["label"] = ["b" if n < 3 else "a" for n in range(12)]
+        rows.to_csv(tmp_path / "cohort" / "cohort.csv", index=False)
+
+        def checked(**changes: Any) -> None:
+            study = small_study(tmp_path / "cohort" / "cohort.csv", **changes)
+            cohort = steps.read(study, None, Silent())
+            check_scored(split(cohort, study), cohort.panels, study)
+
+        with pytest.raises(SplitError, match="class 'b' has 3 subjects, fewer than the 4 outer folds"):
+            checked(split={"folds": 4, "test": 0})
+        with pytest.raises(SplitError, match=r"class 'b' has 2 of the 8 .* of fold 1, fewer than the 3 inner folds"):
+            checked(split={"folds": 3, "test": 0}, tune={"folds": 3})
+        checked(split={"folds": 3, "test": 0})
+        checked(split={"folds": 4, "test": 0}, tune=None)
+
+    def test_inner_folds_hold_every_training_subject_once(self, plain: Any) -> None:
+        material = plain[0]
+        for fold in range(3):
+            parts = inner_folds(material.cohort.panels, material.study, material.splits, fold, count=2)
+            assert sorted(s for part in parts for s in part) == material.splits.training(fold)
+            labels = material.cohort.panels.set_index("subject")["label"]
+            assert all(set(labels.loc[part]) == {0.0, 1.0} for part in parts)
+
+
+class TestFingerprint:
+    def test_a_run_that_knew_nothing_of_it_is_continued(self, plain: Any, tmp_path: Path) -> None:
+        material = plain[0]
+        study = material.study.model_copy(update={"tune": None})
+        now = what_decides(study, material.cohort) | {"pretraining": None}
+        old = {key: value for key, value in now.items() if key != "tune"}
+        before = claim(tmp_path, old)
+        done = tmp_path / "jobs" / "net" / "fold1" / "job.json"
+        done.parent.mkdir(parents=True)
+        done.write_text("{}")
+        assert claim(tmp_path, now) == before
+        with pytest.raises(RunError, match="tune was None"):
+            claim(tmp_path, what_decides(material.study, material.cohort) | {"pretraining": None})
+
+    def test_choosing_among_networks_decides_no_bit(self, plain: Any) -> None:
+        study, cohort = plain[0].study, plain[0].cohort
+        apart = study.model_copy(update={"tune": study.tune.model_copy(update={"among": False})})
+        fewer = study.model_copy(update={"tune": study.tune.model_copy(update={"folds": 3})})
+        assert what_decides(apart, cohort) == what_decides(study, cohort) != what_decides(fewer, cohort)
