@@ -12,7 +12,7 @@ import pytest
 from casewise.models.names import ALL29, TORCHVISION
 from casewise.phantoms.chest import make_chest
 
-COMMANDS = ["run", "check", "audit", "init", "phantom", "results", "backbones"]
+COMMANDS = ["run", "check", "audit", "init", "phantom", "results", "explain", "backbones"]
 CHEST = "synthetic: true\nweights: random\nbackbones: [test_resnet]\npanels: {by: image}\n"
 
 

@@ -71,6 +71,13 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(study, tmp_path_factory.mktemp("planted") / "run").folder
 
 
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few cases are compared and deleted."""
+    monkeypatch.setattr("casewise.explaining.measured.COMPARED", 1)
+    monkeypatch.setattr("casewise.explaining.measured.DELETED", 2)
+
+
 @pytest.fixture(scope="module")
 def opened(planted: Path) -> Finished:
     return open_finished(planted)

@@ -144,12 +144,12 @@ def _deletion(name: str, told: dict[str, Any]) -> dict[str, Any]:
 
 
 def sentence_of(name: str, told: dict[str, Any]) -> str:
-    r"""Whether a network looks where the lesion is, beside what is known without looking.
+    """Whether a network looks where the lesion is, beside what is known without looking.
 
     >>> figure = {"value": 0.3, "low": 0.1, "high": 0.5}
-    >>> sentence_of("vit", {"all": {"hit_over_centre": figure, "hit": {"value": 0.8}, "centre_hit": {"value": 0.5}}})
-    'vit looks where the lesion is more often than the centre of the image would hit it: the highest point of its map \
-lies in the lesion in 80 % of cases, the centre in 50 %.'
+    >>> told = {"hit_over_centre": figure, "hit": {"value": 0.8}, "centre_hit": {"value": 0.5}}
+    >>> sentence_of("vit", {"all": told}).partition(":")[0]
+    'vit looks where the lesion is more often than the centre of the image would hit it'
     """
     every = told.get("all") or {}
     over, own, centre = (every.get(key) or {} for key in ("hit_over_centre", "hit", "centre_hit"))

@@ -1,0 +1,172 @@
+"""The report of volumes: panels as networks see them, preparation told, words of scans; and the explained section."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from casewise.report import cases, explained, page, volumes, words
+from casewise.report.material import Material
+from casewise.study import Study
+from casewise.volumes.shown import central, central_panels, grid
+from casewise.volumes.slice_store import SliceStore
+from tests.test_report_classes import toy
+
+PLAIN = {"sequences": ["T1", "T2"], "bias": "none", "smoothing": "none"}
+
+
+def of_volumes(material: Material, **changes: Any) -> Material:
+    """The same material as if its images were scans."""
+    values = material.study.model_dump() | {
+        "images": {"size": 32},
+        "panels": {"by": "case", "grid": "3x3", "flip": "horizontal", "quarter_turns": True},
+        "volumes": PLAIN | changes,
+        "regions": [],
+        "external": None,
+    }
+    study = Study.model_validate(values)
+    images = material.cohort_images
+    images = images.assign(sequence=np.where(np.arange(len(images)) % 2, "T2", "T1"))
+    panel = np.tile(np.linspace(0, 255, 96).astype(np.uint8), (96, 1))
+    return dataclasses.replace(
+        material, study=study, cohort_images=images, grids=lambda case: [("T1", panel), ("T2", panel[:, ::-1])]
+    )
+
+
+@pytest.fixture(scope="module")
+def classed() -> Material:
+    return toy()
+
+
+def test_scans_are_told_as_scans(classed: Material) -> None:
+    material = of_volumes(classed)
+    assert re.search(r"predicted from [\d,]+ scans \(T1 and T2\)", words.predicted(material))
+    text = page.render(material)
+    assert "What the model sees" in text
+    assert 'alt="T1: 3 by 3 slices as the network sees them"' in text
+    assert "photograph" not in text
+    assert cases.prepared(material) is None
+    slices = of_volumes(classed, order="slice_order", sequences=["T1"], fusion=["early"])
+    assert words.Words(slices).picture == "slice"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "standardised over patients (Nyúl and Udupa) by landmarks of the fold’s own training scans"),
+        ({"standardise": "none"}, "not standardised over patients"),
+        ({"bias": "n4"}, "N4, fitted on a grid four times coarser"),
+        ({"smoothing": "edges"}, "edge-preserving"),
+        ({"roi": "none"}, "networks see the whole plane, reduced to 32 × 32 pixels"),
+        ({"roi": "mask", "margin": 12}, "cut around the mask in the column mask, 12 mm more on each side"),
+        ({"missing": "drop"}, "cases that lack one were left out"),
+        ({"missing": "mask", "hide": 0.25}, "in training 25 % of the sequences are hidden"),
+        ({"fusion": ["late", "T2"]}, "late: a network for each sequence"),
+        ({"windows": "all"}, "in prediction the mean over all windows"),
+    ],
+)
+def test_preparation_is_told(classed: Material, changes: dict[str, Any], told: str) -> None:
+    section = volumes.section(of_volumes(classed, **changes))
+    assert section is not None
+    assert told in " / ".join(text for _, text in section["facts"])
+
+
+def test_confident_errors_show_panels(classed: Material) -> None:
+    material = of_volumes(classed)
+    shown = cases.panels_of(material, {"case": str(material.panels["case"].iloc[0])})
+    assert [name for name, _ in shown] == ["T1", "T2"]
+    assert all(uri.startswith("data:image/jpeg") for _, uri in shown)
+
+
+def test_central_panels_are_those_of_the_fold(classed: Material) -> None:
+    rng = np.random.default_rng(0)
+    slices = rng.integers(0, 32768, (24, 2, 32, 32)).astype(np.uint16)
+    marks = np.sort(rng.integers(0, 32768, (2, 2, 11)), axis=2).astype(np.float32)
+    present = np.array([[True, True], [True, False]])
+    store = SliceStore(
+        slices,
+        first=np.array([0, 12]),
+        count=np.array([12, 12]),
+        present=present,
+        landmarks=marks,
+        affines=np.stack([np.eye(4)] * 2),
+        facts=[],
+        notes=[],
+        address="",
+        folder=classed.study.cohort,
+    )
+    study = of_volumes(classed, standardise="none", missing="mask").study
+    found = central_panels(study, store, 0, np.array([0]))
+    wanted = grid(slices[1:10, 0] / 32767, rows=3, columns=3) * 255
+    assert np.abs(found[0][1] - wanted).max() <= 0.51
+    assert [name for name, _ in central_panels(study, store, 1, np.array([0]))] == ["T1"]
+    nyul = of_volumes(classed, missing="mask").study
+    first, other = (central_panels(nyul, store, 0, np.array([row])) for row in (0, 1))
+    assert not np.array_equal(first[0][1], other[0][1])
+
+
+@pytest.mark.parametrize("count", [1, 4, 9, 10, 13, 20])
+def test_the_central_window_has_as_many_slices_before_as_after(count: int) -> None:
+    found = central(count, 9)
+    assert len(found) == 9
+    assert abs(found[0] - (count - 1 - found[-1])) <= 1
+    assert set(np.diff(found)) <= ({1} if count >= 9 else {0, 1})
+
+
+def figure(value: float, low: float, high: float) -> dict[str, Any]:
+    return {"value": value, "low": low, "high": high, "n_cases": 9, "n_subjects": 9, "rough": True}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"), [(0.1, 0.4, " more often"), (-0.1, 0.2, "no more often"), (-0.4, -0.1, "less often")]
+)
+def test_the_sentence_follows_the_interval(low: float, high: float, said: str) -> None:
+    told = {"all": {"hit_over_centre": figure(0, low, high), "hit": figure(0.5, 0, 1), "centre_hit": figure(0.4, 0, 1)}}
+    assert said in explained.sentence_of("vit", told)
+    assert "nothing could be measured" in explained.sentence_of("vit", {"all": None})
+
+
+def test_the_explained_section(classed: Material, tmp_path: Any) -> None:
+    for name in ("input.png", "map.png"):
+        Image.new("RGB", (8, 8), (200, 100, 0)).save(tmp_path / name)
+    network = {"network": "<vit>", "method": "rollout", "file": "map.png", "named": "covid", "probability": 0.8}
+    row = {"name": "T1", "input": "input.png", "outlined": True, "truth": "covid"}
+    case = {"case": "S/1", "subject": "S", "visit": "1", "stage": "oof", "methods": ["rollout"]}
+    every = {name: figure(0.5, 0.2, 0.8) for name in ("hit", "centre_hit", "random_hit", "hit_over_centre")}
+    every |= {name: figure(0.1, 0.0, 0.2) for name in ("share_inside", "centre_share", "random_share", "mask_share")}
+    steps = [{"down_to": "head", "parts": 1, "spearman": None, "ssim": 1.0}]
+    measured = {
+        "column": "lesion",
+        "with_lesion": 9,
+        "cases": 12,
+        "cells": 0,
+        "networks": {
+            "<vit>": {
+                "method": "rollout",
+                "all": every | {"share_over_centre": figure(0.0, -0.1, 0.1)},
+                "correct": None,
+                "erroneous": None,
+                "random_weights": every,
+                "sanity": {"cases": 4, "fold": 1, "steps": steps},
+                "deletion": None,
+            }
+        },
+    }
+    maps = [network | {"right": True}, network | {"right": False, "file": "gone.png"}]
+    shown = {"rule": "cases named", "folder": str(tmp_path), "target": classed.study.outcome, "cells": 0}
+    told = {"shown": shown | {"cases": [case | {"rows": [row | {"maps": maps}]}]}, "measured": measured}
+    text = page.render(dataclasses.replace(classed, explanations=told))
+    section = text[text.index('<section id="explained">') :]
+    assert section.count("<b>correct</b>") == 1
+    assert "erroneous</b>" not in section
+    assert "A green line goes around the lesion" in section
+    assert "9 of 12 cases" in section
+    assert "<vit>" not in text
+    assert 'id="explained"' not in page.render(classed)
+    gone = told | {"shown": told["shown"] | {"folder": str(tmp_path / "gone")}, "measured": None}
+    assert explained.explained(dataclasses.replace(classed, explanations=gone)) is None
