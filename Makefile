@@ -44,6 +44,7 @@ bench: setup $(VENV)/.bench
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/tuning.py
 	$(BIN)/python benchmarks/audit.py
+	$(BIN)/python benchmarks/skin.py
 	$(BIN)/python benchmarks/fastai_speed.py
 	$(BIN)/python benchmarks/fastai_cxr.py
 
@@ -60,6 +61,13 @@ results: setup $(VENV)/.bench
 	$(BIN)/casewise run studies/covid-severity.yaml
 	$(BIN)/casewise run studies/covid-severity-pretrained.yaml
 	$(BIN)/casewise results runs/covid-severity --beside runs/covid-severity-pretrained --to docs/results/covid-severity.md
+	for study in hpylori hpylori-cnn hpylori-unet hpylori-deep hpylori-patient hpylori-attention oral; do \
+		$(BIN)/casewise run studies/$$study.yaml || exit; done
+	$(BIN)/casewise results runs/hpylori --beside runs/hpylori-cnn --beside runs/hpylori-unet --beside runs/hpylori-deep \
+		--to docs/results/hpylori.md
+	$(BIN)/casewise results runs/hpylori-patient --beside runs/hpylori-attention --to docs/results/hpylori-patient.md
+	$(BIN)/casewise results runs/oral --to docs/results/oral.md
+	$(BIN)/python benchmarks/fast_paths.py --to docs/results/fast-paths.md
 	$(BIN)/casewise phantom runs/chest-cohort --kind chest --subjects 700 --size 192x192 --seed 5
 	$(BIN)/casewise run studies/chest-phantom.yaml
 	$(BIN)/casewise run studies/chest-eight.yaml
