@@ -7,24 +7,34 @@ the disease. The figures are made to be shown beside the study's own, never inst
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.audit.findings import Finding
 from casewise.cohort import Cohort
-from casewise.errors import CohortError, StudyError
+from casewise.console import Silent
+from casewise.errors import CohortError, RunError, StudyError
 from casewise.files import write_json
+from casewise.report.wording import counted
 from casewise.split import Splits, check_scored, write_splits
 from casewise.split import split as make_splits
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from casewise.console import Show
     from casewise.images.store import TileStore
     from casewise.study import Study
 
 FOLDER = "by-image"
 FINDING = "image-level-split"
+# Lies in the comparison's folder before anything else does: what is made there must never pass for the study's own.
+MARK = "comparison.json"
+# The column that keeps who an image really shows, under a name that no table of a study has.
+PERSON = "subject (before the split by image)"
 # Single images are balanced well in any order.
 RESTARTS = 20
 
@@ -39,15 +49,48 @@ class Comparison:
 
 
 def strangers(cohort: Cohort) -> Cohort:
-    """The cohort with every image as a subject and a case of its own, named after the subject and its number."""
+    """The cohort with every image as a subject and a case of its own, named after the subject and its number.
+
+    Who it really shows stands in the column `PERSON` of images and panels.
+    """
     images = cohort.images.copy()
     own = images["subject"].astype(str) + " image " + images["image"].astype(str)
     images = images.assign(subject=own, visit="1", case=own + "/1", day=float("nan"))
-    columns = ["subject", "visit", "case", "day"]
+    images[PERSON] = cohort.images["subject"].astype(str)
+    columns = ["subject", "visit", "case", "day", PERSON]
     of_panel = images.set_index("panel")[columns]
     panels = cohort.panels.assign(**{name: cohort.panels["panel"].map(of_panel[name]) for name in columns})
     cases = images[[name for name in cohort.cases if name in images]].reset_index(drop=True)
     return replace(cohort, images=images, panels=panels, cases=cases, notes=[])
+
+
+def people_seen(panels: pd.DataFrame, names: Iterable[str]) -> dict[str, Any]:
+    """What a trained network's facts say of whom it has seen: people, also where `names` are those of images.
+
+    >>> import pandas as pd
+    >>> people_seen(pd.DataFrame({"subject": ["b", "a"]}), {"a", "b"})
+    {'subjects': ['a', 'b']}
+    >>> people_seen(pd.DataFrame({"subject": ["a image 0", "a image 1"], PERSON: "a"}), {"a image 0", "c"})
+    {'subjects': ['a', 'c'], 'comparison_only': True}
+    """
+    if PERSON not in panels:
+        return {"subjects": sorted(names)}
+    of_image = dict(zip(panels["subject"].astype(str), panels[PERSON].astype(str), strict=True))
+    return {"subjects": sorted({of_image.get(name, name) for name in names}), "comparison_only": True}
+
+
+def refuse_comparison(folder: Path) -> None:
+    """Stop where a folder holds what was split by image, for comparison only.
+
+    Raises:
+        RunError: naming the run that it belongs to.
+    """
+    if (folder / MARK).is_file():
+        own = folder.resolve().parent
+        raise RunError(
+            f"{folder} holds the comparison by image of the run {own}: who is tested there was trained on, so that its "
+            f"figures are of nobody new and get no page of their own. Name {own}; its page shows both."
+        )
 
 
 def compared(study: Study, cohort: Cohort, splits: Splits) -> Comparison:
@@ -146,6 +189,8 @@ def claim(
     comparison, place = compared(study, cohort, splits), folder / FOLDER
     other, people = comparison.study, comparison.cohort
     show.line("by image", "every network once more, its images split as if each showed another person")
+    place.mkdir(parents=True, exist_ok=True)
+    write_json(place / MARK, {"split": FOLDER, "of": study.name})
     check_scored(comparison.splits, people.panels, other)
     write_splits(comparison.splits, place / "splits.json")
     # The tiles are there already; where they lie is no part of the study.
@@ -153,7 +198,14 @@ def claim(
     predictions = steps.train(at_hand, people, tiles, comparison.splits, place, show)
     predictions = steps.stack(other, predictions, place, show)
     predictions = steps.score(other, predictions, place)
-    found = steps.evaluate(other, people, predictions, place, show)
+    begun = time.monotonic()
+    # The step would tell of subjects, which every image is taken for here.
+    found = steps.evaluate(other, people, predictions, place, Silent())
+    show.line(
+        "evaluate",
+        f"{counted(predictions['model'].nunique(), 'learner')}, {other.evaluation.resamples:,} resamples of images as "
+        f"if each showed another person, {time.monotonic() - begun:.0f} s",
+    )
     claimed = {
         "metrics": {
             stage: {learner: {study.outcome: keys[study.outcome]} for learner, keys in learners.items()}

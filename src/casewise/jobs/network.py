@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from casewise.claimed import people_seen
 from casewise.errors import SplitError
 from casewise.files import write_json, write_parquet
 from casewise.jobs.expand import PRETRAINING_STATE, Job, begin, write_progress
@@ -182,7 +183,7 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         "images": study.images.model_dump(mode="json"),
         "panels": study.panels.model_dump(mode="json"),
         "weights": origin,
-        "subjects": sorted(seen),
+        **people_seen(panels, seen),
         "split": splits.hash,
         "synthetic": study.synthetic,
     }

@@ -11,6 +11,7 @@ import torch
 from casewise.models.attention import GatedAttention
 from casewise.panels import EMPTY
 from casewise.predictions import decided
+from casewise.training.data import of_bags
 from casewise.training.outputs import outputs_of, value_columns
 
 if TYPE_CHECKING:
@@ -64,11 +65,12 @@ def weight_rows(
     device = next(network.parameters()).device
     slots, owner = data.views()
     bf16, size = choice.precision == "bf16", data.at_once(batch)
+    form = torch.channels_last if choice.channels_last else torch.contiguous_format
     tables = []
     network.eval()
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
         for part, own in zip(slots.split(size), owner.split(size), strict=True):
-            features = network.features(data.plain_batch(part, device)).float()
+            features = of_bags(network.features, data, part, device, form).float()
             with torch.autocast(device.type, enabled=False):
                 weights = gathering.weights(features).cpu().numpy()
             bag, place = np.nonzero(part.numpy() != EMPTY)

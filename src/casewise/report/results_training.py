@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from casewise.report import claimed as by_image_too
 from casewise.report import phases, results_classes
 from casewise.report.wording import frozen_words
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNSEEN = {"oof": "others, out of fold", "test": "the test set"}
 NUMBERS = {"mae": "MAE", "ccc": "CCC", "pcc": "PCC"}
@@ -88,8 +93,25 @@ def claimed(material: dict[str, Any], stage: str) -> list[str]:
                 lines.append(f"| {learner} | {way} | {' | '.join(cells)} |")
     believe = (
         f"Believe the figures by subject. In the split by image {told['subjects_on_both_sides']:,} of "
-        f"{told['subjects']:,} subjects stand on both sides: who is tested was trained on, and to know a subject again "
-        f"is enough to be right. Its intervals take each of {told['images']:,} images for a person of its own, and are "
-        "too narrow."
+        f"{told['subjects']:,} subjects stand on both sides: who is tested was trained on, and "
+        f"{by_image_too.memory(_predictions(material['folder']), target)}. Its intervals take each of "
+        f"{told['images']:,} images for a person of its own, and are too narrow."
     )
-    return ["## What the published way of splitting would have claimed", "", *lines, "", believe, ""]
+    level = _level(study, target)
+    units = [by_image_too.judged_apart(level, told["images"]), ""] if level != "image" else []
+    return ["## What the published way of splitting would have claimed", "", *lines, "", *units, believe, ""]
+
+
+def _level(study: dict[str, Any], target: str) -> str:
+    """What one prediction of a target or score is about, as `Study.level_of` has it."""
+    stated = (study["scores"].get(target) or study["targets"].get(target) or {}).get("level")
+    panel = str(study["panels"]["by"])
+    return str(stated or ("case" if study.get("tiles") and panel == "image" else panel))
+
+
+def _predictions(folder: Path) -> pd.DataFrame | None:
+    """What was recorded of everyone judged, or None where it is gone."""
+    import pandas as pd
+
+    path = folder / "predictions.parquet"
+    return pd.read_parquet(path, columns=["subject", "stage", "target", "y_true"]) if path.is_file() else None

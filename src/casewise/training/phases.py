@@ -19,10 +19,10 @@ from casewise.errors import TrainingError
 from casewise.files import write_json
 from casewise.models.freezing import freeze, parameter_counts
 from casewise.models.splitting import split_at
-from casewise.panels import varies
 from casewise.training.checkpoint import write_tensors
 from casewise.training.data import Batches, PanelData, mixed_seed
-from casewise.training.fixed import FixedData, Upper, Whole, activations, fixed
+from casewise.training.fixed import FixedData, Room, Upper, Whole, activations, fixed
+from casewise.training.spent import Spent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,7 +122,7 @@ def _shortened(
         return *plain, "all layers computed at every step"
     if not course.frozen_once:
         return *plain, "frozen layers computed at every step, as the study states"
-    if isinstance(train, PanelData) and varies(train.settings):
+    if isinstance(train, PanelData) and train.settings.varied:
         return *plain, "frozen layers computed at every step, since panels vary"
     if isinstance(train, PanelData) and any(len(tiles) > train.settings.slots for tiles in train.tiles):
         return (

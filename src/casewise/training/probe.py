@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casewise.models.backbones import Network
-from casewise.training.data import PanelData
+from casewise.models.backbones import Network, form_of
+from casewise.training.data import PanelData, of_bags
 from casewise.training.outputs import Output
 
 PENALTIES = np.logspace(0, 5, 11)
@@ -128,10 +128,13 @@ def features(network: Network, data: PanelData, *, batch: int) -> Tensor:
     network.eval()
     slots, owner = data.views()
     found = []
+    device, form = network.mean.device, form_of(network.body)
+    if data.bags:
+        with torch.inference_mode():
+            whole = of_bags(network.features, data, slots, device, form).float().cpu()
+        return whole.clone()
     with torch.inference_mode():
         size = data.at_once(batch)
         for part, own in zip(slots.split(size), owner.split(size), strict=True):
-            found.append((network.features(data.plain_batch(part, network.mean.device)).float().cpu(), own))
-    if found[0][0].ndim == 3:
-        return torch.cat([part for part, _ in found]).clone()
+            found.append((network.features(data.plain_batch(part, device)).float().cpu(), own))
     return averaged(found, len(data)).clone()
