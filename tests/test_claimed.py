@@ -11,6 +11,7 @@ import pytest
 
 from casewise import claimed
 from casewise.cohort import read_cohort
+from casewise.comparison import PERSON
 from casewise.console import Silent
 from casewise.errors import CohortError, RunError, StudyError, WeightsError
 from casewise.models.backbones import build_network
@@ -82,7 +83,7 @@ class TestStrangers:
             assert people.panels[column].tolist() == cohort.panels[column].tolist()
         assert cohort.images["subject"].nunique() == 16  # the study's own cohort is as it was
         for table, own in ((people.images, cohort.images), (people.panels, cohort.panels)):
-            assert table[claimed.PERSON].tolist() == own["subject"].tolist()
+            assert table[PERSON].tolist() == own["subject"].tolist()
 
     def test_the_comparison_is_split_as_the_study_is(self, chests: Path) -> None:
         study = chest_study(chests, TWO, split={**BY_IMAGE, "folds": 3})
@@ -208,7 +209,7 @@ class TestRun:
         assert seen["comparison_only"] is True
 
     def test_its_networks_are_nobodys_first_weights(self, done: Run) -> None:
-        network = build_network("test_resnet", 1, channels=1)
+        network = build_network("test_resnet", 1)
         place = Path("jobs") / "test_resnet" / "fold1"
         with pytest.raises(WeightsError, match="for comparison only, on images split as if each showed another"):
             load_weights(network, f"bundle:{done.folder / claimed.FOLDER / place}")

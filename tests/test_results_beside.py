@@ -59,10 +59,14 @@ def test_runs_that_judged_other_cases_are_not_compared(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("column", ["region", "image"])
 def test_other_regions_or_images_of_the_same_cases_are_other_cases(tmp_path: Path, column: str) -> None:
-    runs = [run_of(tmp_path / name, 1.0, **{column: name}) for name in ("left", "right")]
+    def one(folder: str, value: str) -> Path:
+        columns: dict[str, Any] = {column: value}
+        return run_of(tmp_path / folder, 1.0, **columns)
+
+    runs = [one(name, name) for name in ("left", "right")]
     assert apart(runs, "oof", ["extent"]) == {"extent": APART}
     assert compared(runs, [STUDY, STUDY], "oof", ["extent"]) is None
-    again = [runs[0], run_of(tmp_path / "again", 1.0, **{column: "left"})]
+    again = [runs[0], one("again", "left")]
     assert apart(again, "oof", ["extent"]) == {}
     assert compared(again, [STUDY, STUDY], "oof", ["extent"]) is not None
 

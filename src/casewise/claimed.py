@@ -8,33 +8,27 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.audit.findings import Finding
 from casewise.cohort import Cohort
+from casewise.comparison import MARK, PERSON
 from casewise.console import Silent
-from casewise.errors import CohortError, RunError, StudyError
+from casewise.errors import CohortError, StudyError
 from casewise.files import write_json
 from casewise.report.wording import counted
 from casewise.split import Splits, check_scored, write_splits
 from casewise.split import split as make_splits
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from casewise.console import Show
     from casewise.images.store import TileStore
     from casewise.study import Study
 
 FOLDER = "by-image"
 FINDING = "image-level-split"
-# Lies in the comparison's folder before anything else does: what is made there must never pass for the study's own.
-MARK = "comparison.json"
-# The column that keeps who an image really shows, under a name that no table of a study has.
-PERSON = "subject (before the split by image)"
 # Single images are balanced well in any order.
 RESTARTS = 20
 
@@ -62,35 +56,6 @@ def strangers(cohort: Cohort) -> Cohort:
     panels = cohort.panels.assign(**{name: cohort.panels["panel"].map(of_panel[name]) for name in columns})
     cases = images[[name for name in cohort.cases if name in images]].reset_index(drop=True)
     return replace(cohort, images=images, panels=panels, cases=cases, notes=[])
-
-
-def people_seen(panels: pd.DataFrame, names: Iterable[str]) -> dict[str, Any]:
-    """What a trained network's facts say of whom it has seen: people, also where `names` are those of images.
-
-    >>> import pandas as pd
-    >>> people_seen(pd.DataFrame({"subject": ["b", "a"]}), {"a", "b"})
-    {'subjects': ['a', 'b']}
-    >>> people_seen(pd.DataFrame({"subject": ["a image 0", "a image 1"], PERSON: "a"}), {"a image 0", "c"})
-    {'subjects': ['a', 'c'], 'comparison_only': True}
-    """
-    if PERSON not in panels:
-        return {"subjects": sorted(names)}
-    of_image = dict(zip(panels["subject"].astype(str), panels[PERSON].astype(str), strict=True))
-    return {"subjects": sorted({of_image.get(name, name) for name in names}), "comparison_only": True}
-
-
-def refuse_comparison(folder: Path) -> None:
-    """Stop where a folder holds what was split by image, for comparison only.
-
-    Raises:
-        RunError: naming the run that it belongs to.
-    """
-    if (folder / MARK).is_file():
-        own = folder.resolve().parent
-        raise RunError(
-            f"{folder} holds the comparison by image of the run {own}: who is tested there was trained on, so that its "
-            f"figures are of nobody new and get no page of their own. Name {own}; its page shows both."
-        )
 
 
 def compared(study: Study, cohort: Cohort, splits: Splits) -> Comparison:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING
 from casewise.cohort import Cohort, with_panels
 from casewise.cohort_table import names_text
 from casewise.errors import CohortError, ImageError, RunError
+from casewise.slide_notes import called, notes_of
 from casewise.study import Study
 
 if TYPE_CHECKING:
@@ -36,10 +35,7 @@ PICTURE = "slide_picture"
 AT_ONCE = 4
 MEMORY = 490 * 10**6
 TIFFS = {".tif", ".tiff"}
-# Numbers of notes differ a little from slide to slide and the sentence is one; another level is another sentence.
-VARYING = re.compile(r"(?<!level )(?<![\d.,])\d[\d.,]*")
 SHOWN = 200
-FEW = 5
 
 
 def is_cut(cohort: Cohort) -> bool:
@@ -86,10 +82,10 @@ def cut(study: Study, cohort: Cohort, folder: Path | None, show: Show) -> Cohort
     _check(study, cohort)
     images = _expanded(cohort.images, planned)
     images, panels = with_panels(images, study)
-    notes = [*cohort.notes, *_notes(slides, plan)]
+    notes = [*cohort.notes, *notes_of(slides, plan)]
     if whole := [path for path, slide in zip(paths, planned, strict=True) if slide is None]:
         rows = "1 row names no slide" if len(whole) == 1 else f"{len(whole):,} rows name no slides"
-        names = names_text(_called(whole), 3)
+        names = names_text(called(whole), 3)
         notes.append(f"{rows} but images ({names}), which are taken whole, as one tile each.")
     return Cohort(images=images, panels=panels, cases=cohort.cases, notes=notes)
 
@@ -184,9 +180,9 @@ def _refuse_slides(study: Study, cohort: Cohort) -> None:
     if found:
         rows = "1 row names a whole slide" if len(found) == 1 else f"{len(found):,} rows name whole slides"
         raise CohortError(
-            f"{study.cohort}: {rows} ({names_text(_called(found), 3)}), and the study does not say which tiles to take. Write "
-            f"for example `tiles: {{mpp: 1.0}}`: squares of {study.images.size} pixels (images.size) at one micron per "
-            "pixel."
+            f"{study.cohort}: {rows} ({names_text(called(found), 3)}), and the study does not say which tiles to "
+            f"take. Write for example `tiles: {{mpp: 1.0}}`: squares of {study.images.size} pixels (images.size) "
+            "at one micron per pixel."
         )
 
 
@@ -258,7 +254,7 @@ def _plan(path: Path, plan: TilePlan, folder: Path | None, budget: Budget) -> Ke
     # The name before the pixels: a slide that is replaced meanwhile is seen as changed the next time.
     name = name_of(path, plan)
     planned = plan_tiles(path, plan, budget)
-    return keep(planned, folder, name) or planned if folder else planned
+    return (keep(planned, folder, name) if folder and name else None) or planned
 
 
 def _expanded(images: pd.DataFrame, planned: Sequence[KeptSlide | PlannedSlide | None]) -> pd.DataFrame:
@@ -282,58 +278,3 @@ def _facts(slide: KeptSlide | PlannedSlide) -> tuple[str, str, str, str]:
     width, height = slide.size if isinstance(slide, KeptSlide) else (slide.facts.width, slide.facts.height)
     mpp = f"{about.mpp:.4g}" if about.mpp else ""
     return about.vendor, mpp, f"{about.magnification:g}" if about.magnification else "", f"{width}x{height}"
-
-
-def _notes(slides: Sequence[KeptSlide | PlannedSlide], plan: TilePlan) -> list[str]:
-    """What was taken, and what was not as asked for: alike notes of many slides as one."""
-    import numpy as np
-
-    counts = np.array([len(slide) for slide in slides])
-    few, most = int(counts.min()), int(counts.max())
-    each = (
-        f"{few:,} {'tile' if few == 1 else 'tiles'} each"
-        if few == most
-        else f"{few:,} to {most:,} tiles, {np.median(counts):,.0f} in the median"
-    )
-    notes = [
-        f"Slides give {each}, of {plan.side} pixels at {plan.resolution}; at least {plan.tissue:.0%} of each is tissue."
-    ]
-    thinned = sum(slide.candidates > len(slide) for slide in slides)
-    if thinned:
-        have = "has" if thinned == 1 else "have"
-        notes.append(
-            f"{thinned:,} of {len(slides):,} slides {have} more tiles than {plan.most:,}, which were taken evenly."
-        )
-    names = _called([slide.path for slide in slides])
-    poor = [name for slide, name in zip(slides, names, strict=True) if len(slide) < FEW]
-    if poor and few < most:
-        give = "gives" if len(poor) == 1 else "give"
-        notes.append(f"{len(poor):,} of {len(slides):,} slides {give} fewer than {FEW} tiles: {names_text(poor, 5)}.")
-    alike: dict[str, list[tuple[str, str]]] = {}
-    for slide, name in zip(slides, names, strict=True):
-        for note in slide.notes:
-            alike.setdefault(VARYING.sub("0", note), []).append((name, note))
-    for told in alike.values():
-        texts = Counter(text for _, text in told)
-        example = f"{texts.most_common(1)[0][0]}{' (numbers differ)' if len(texts) > 1 else ''}"
-        notes.append(
-            f"{len(told):,} of {len(slides):,} slides ({names_text([name for name, _ in told], 3)}): {example}."
-        )
-    return notes
-
-
-def _called(paths: Sequence[Path]) -> list[str]:
-    """Each file by its name, and where several are called alike with as many of its folders as tell them apart.
-
-    >>> _called([Path("/data/S01/1.tiff"), Path("/data/S02/1.tiff"), Path("/data/S02/b.tiff")])
-    ['S01/1.tiff', 'S02/1.tiff', 'b.tiff']
-    """
-    names: dict[Path, str] = {}
-    alike, depth = list(dict.fromkeys(paths)), 0
-    while alike:
-        depth += 1
-        tails = Counter(path.parts[-depth:] for path in alike)
-        known = [path for path in alike if tails[path.parts[-depth:]] == 1 or depth >= len(path.parts)]
-        names |= {path: "/".join(path.parts[-depth:]) for path in known}
-        alike = [path for path in alike if path not in names]
-    return [names[path] for path in paths]

@@ -1,7 +1,7 @@
-"""The files a slide consists of: most are one, of some kinds the file that is named only points to those with the pixels.
+"""The files a slide consists of: most are one; of some kinds the file that is named only points to those with pixels.
 
 .mrxs: the folder of the same name beside it. .vms and .vmu: the files beside it that it names. DICOM: every other file
-of its folder with the same ending, since which of them are of the same series is known only to who reads them all.
+of its folder with the same ending, since only who reads them all knows which of them are of the same series.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ __all__ = ["files_beside", "mark_of"]
 
 # An index is a page of text; a file that is larger is none.
 LONGEST_INDEX = 2**20
-PREAMBLE, DICOM = 128, b"DICM"
+# Where a DICOM file says what it is, and the kind that is a slide (VL Whole Slide Microscopy Image Storage).
+HEAD, PREAMBLE = 2048, 128
+DICOM, WHOLE_SLIDE = b"DICM", b"1.2.840.10008.5.1.4.1.1.77.1.6"
 DICOM_FILES = {".dcm", ".dicom", ""}
 
 
@@ -32,7 +34,7 @@ def files_beside(path: Path) -> list[Path]:
             return sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
         if suffix in {".vms", ".vmu"}:
             return sorted(path.parent / name for name in _named(path) if (path.parent / name).is_file())
-        if suffix in DICOM_FILES and _is_dicom(path):
+        if suffix in DICOM_FILES and _is_dicom_slide(path):
             alike = (file for file in path.parent.iterdir() if file.suffix.lower() == suffix and file != path)
             return sorted(file for file in alike if file.is_file())
     except OSError:
@@ -62,6 +64,7 @@ def _named(path: Path) -> set[str]:
     return {value for value in values if value and "\0" not in value and Path(value).name == value} - {path.name}
 
 
-def _is_dicom(path: Path) -> bool:
+def _is_dicom_slide(path: Path) -> bool:
     with open(path, "rb") as file:
-        return file.read(PREAMBLE + len(DICOM))[PREAMBLE:] == DICOM
+        head = file.read(HEAD)
+    return head[PREAMBLE : PREAMBLE + len(DICOM)] == DICOM and WHOLE_SLIDE in head

@@ -271,7 +271,7 @@ def _at(facts: SlideFacts, plan: TilePlan) -> str:
     used = min(plan.level or 0, last)
     instead = f", the nearest to level {plan.level} that it has" if used != (plan.level or 0) else ""
     known = ", ".join(f"{n} of {width:,} x {height:,}" for n, (width, height, _) in enumerate(facts.levels))
-    return f"level {used}{instead} (its levels are {known} px)"
+    return f"level {used}{instead} ({'its levels are' if last else 'its only level is'} {known} px)"
 
 
 def _real(value: object) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from casewise.claimed import people_seen
+from casewise.comparison import people_seen
 from casewise.errors import SplitError
 from casewise.files import write_json, write_parquet
 from casewise.jobs.expand import PRETRAINING_STATE, Job, begin, write_progress
@@ -28,11 +27,13 @@ from casewise.study import Study
 from casewise.training.checkpoint import write_tensors
 from casewise.training.data import PanelData, mixed_seed, open_tiles
 from casewise.training.fit import standardise
+from casewise.training.fixed import MEMORY
 from casewise.training.learn import Course, learn, leftovers
 from casewise.training.losses import class_counts, guess_loss
 from casewise.training.module import predict
 from casewise.training.outputs import outputs_of
 from casewise.training.speed import Choice, keep_memory
+from casewise.training.spent import Spent
 from casewise.truth import truth_table
 
 if TYPE_CHECKING:
@@ -55,11 +56,14 @@ class Material:
     pretraining: Pretrained | None = None
 
 
-def run_job(job: Job, material: Material, choice: Choice) -> None:
+def run_job(job: Job, material: Material, choice: Choice, *, side_by_side: int = 1) -> None:
     """Train the job's network and write its results; a job killed before continues where its last state was written.
 
     Writes into the job's folder `model.safetensors`, `model.json`, `predictions.parquet`, where cases have several
     panels `tiles.parquet` and, last, `job.json`.
+
+    Args:
+        side_by_side: how many jobs share the memory for what is worked out once.
 
     Raises:
         SplitError: a held-out subject is among those trained on.
@@ -67,8 +71,9 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
     if material.study.compute.keep_memory:
         keep_memory()
     torch.set_num_threads(choice.threads)
-    begun = time.monotonic()
-    begin(job)
+    form = "channels-last" if choice.channels_last else "contiguous"
+    begin(job, f"{choice.precision} {form} {'once' if material.study.compute.frozen_once else 'every step'}")
+    spent = Spent(job.folder)
     write_progress(job, 0, epochs_of(material.study))
     study, panels, splits = material.study, material.cohort.panels, material.splits
     subjects = panels["subject"].astype(str)
@@ -131,6 +136,11 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
             )
     _check_learned(study, train.truth, where=f"{job.model}, fold {job.fold + 1}")
     standardise(network, train.truth, outputs)
+
+    def tell(done: int) -> None:
+        spent.note()
+        write_progress(job, done, epochs_of(study))
+
     course = Course(
         outputs,
         job.folder,
@@ -138,8 +148,9 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         choice,
         study.compute.save_every,
         "last" if study.recipe.stop.on == "none" else "best",
-        lambda done: write_progress(job, done, epochs_of(study)),
+        tell,
         study.compute.frozen_once,
+        memory=MEMORY // side_by_side,
     )
     learned = learn(network, study.recipe, train, stop, names, course)
     learned.network.to("cuda" if choice.device == "cuda" else "cpu")
@@ -204,9 +215,9 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         "stopped_on": study.recipe.stop.on,
         "n_fitted": len(fitted_on),
         "n_stopped": len(stopped_on),
-        "seconds": round(time.monotonic() - begun, 1),
+        **{name: value for name, value in spent.told().items() if name != "core_seconds"},
         **{k: v for k, v in asdict(choice).items() if k in ("device", "precision", "threads")},
-        "memory_format": "channels-last" if choice.channels_last else "contiguous",
+        "memory_format": form,
         "guess_loss": None if alone else guess_loss(train.truth, stop.truth, outputs, study.recipe),
         "finder": learned.finder,
         "stages": learned.stages,

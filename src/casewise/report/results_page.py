@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from casewise.claimed import refuse_comparison
+from casewise.comparison import refuse_comparison
 from casewise.errors import RunError
 from casewise.files import write_atomic
 from casewise.report import results_beside, results_classes, results_training
@@ -85,7 +85,9 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
 def _material(folder: Path) -> dict[str, Any]:
     refuse_comparison(folder)
     try:
-        found: dict[str, Any] = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("study", "metrics", "splits")}
+        found: dict[str, Any] = {
+            name: json.loads((folder / f"{name}.json").read_text()) for name in ("study", "metrics", "splits")
+        }
     except OSError:
         raise RunError(f"{folder} holds no finished run: study.json, metrics.json or splits.json is missing.") from None
     found["folder"] = folder

@@ -149,7 +149,7 @@ def of_bags(
     Tiles are taken from the store a few at a time, so that of a large bag only the result is ever whole in memory.
 
     Args:
-        empty: makes the tensor to fill, of a shape and type; without it the result lies in memory, where `part` left it.
+        empty: makes the tensor to fill, of a shape and type; without it the result lies where `part` leaves it.
         flip: whether tiles are mirrored.
     """
     found: Tensor | None = None

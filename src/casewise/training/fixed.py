@@ -32,8 +32,8 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 class FixedData:
     """Views of panels (V, C, H, W) `uint8`, or their activations (V, ...) in floating point; nothing varies.
 
-    `truth` (P, T) is of panels, `owner` (V,) the panel of each view; without it every view is a panel. `bag` is how many
-    tiles the largest bag has, where a view is a bag.
+    `truth` (P, T) is of panels, `owner` (V,) the panel of each view; without it every view is a panel. Where a view is
+    a bag, `bag` is how many tiles the largest has.
     """
 
     values: Tensor
