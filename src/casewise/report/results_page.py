@@ -71,7 +71,7 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
         lines += results_classes.single_class(target, stage, metrics, unit)
         lines += [*results_classes.details(target, stage, metrics), ""]
     lines += results_training.claimed(material[0], stage)
-    lines += results_training.beside(material[0])
+    lines += results_training.beside(material)
     lines += [] if metrics.get("within") else alone
     lines += results_classes.external(material[0], stage, STAGES[stage])
     if study["evaluation"]["references"]:
