@@ -44,6 +44,7 @@ bench: setup $(VENV)/.bench
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/tuning.py
 	$(BIN)/python benchmarks/audit.py
+	$(BIN)/python benchmarks/skin.py
 	$(BIN)/python benchmarks/fastai_speed.py
 	$(BIN)/python benchmarks/fastai_cxr.py
 
@@ -60,6 +61,18 @@ results: setup $(VENV)/.bench
 	$(BIN)/casewise run studies/covid-severity.yaml
 	$(BIN)/casewise run studies/covid-severity-pretrained.yaml
 	$(BIN)/casewise results runs/covid-severity --beside runs/covid-severity-pretrained --to docs/results/covid-severity.md
+	$(BIN)/casewise phantom runs/skin-cohort --kind slides --subjects 40 --seed 4
+	for study in hpylori hpylori-cnn hpylori-unet hpylori-patient hpylori-mean hpylori-attention oral skin-phantom \
+		skin-phantom-three; do \
+		$(BIN)/casewise run studies/$$study.yaml || exit; done
+	$(BIN)/casewise results runs/hpylori --beside runs/hpylori-cnn --beside runs/hpylori-unet \
+		--to docs/results/hpylori.md
+	$(BIN)/casewise results runs/hpylori-patient --beside runs/hpylori-mean --beside runs/hpylori-attention \
+		--to docs/results/hpylori-patient.md
+	$(BIN)/casewise results runs/oral --to docs/results/oral.md
+	$(BIN)/casewise results runs/skin-phantom --to docs/results/skin-phantom.md
+	$(BIN)/casewise results runs/skin-phantom-three --to docs/results/skin-phantom-three.md
+	$(BIN)/python benchmarks/fast_paths.py --to docs/results/fast-paths.md
 	$(BIN)/casewise phantom runs/chest-cohort --kind chest --subjects 700 --size 192x192 --seed 5
 	$(BIN)/casewise run studies/chest-phantom.yaml
 	$(BIN)/casewise run studies/chest-eight.yaml

@@ -47,6 +47,8 @@ def measured(run: Path) -> dict[str, float]:
     jobs = [json.loads(path.read_text()) for path in sorted(run.glob("jobs/*/*/job.json"))]
     for number, name in enumerate(("head", "fine-tuning")):
         found[name] = sum(job["phases"][number]["core_seconds"] for job in jobs)
+    every = [phase for job in jobs for phase in job["phases"]]
+    found["stopped"] = sum(bool(phase.get("continued")) or phase.get("stretches", 1) > 1 for phase in every)
     return found
 
 
@@ -79,9 +81,15 @@ def page(title: str, sides: dict[str, list[dict[str, float]]]) -> str:
             f"between seeds the standard deviation is {off.std(ddof=1):.4f} with them off."
         )
     lines.append("")
-    for name in ("head", "fine-tuning"):
-        on, off = (sum(entry[name] for entry in sides[side]) for side in SIDES)
+    whole = [seed for seed in range(count) if not any(sides[side][seed]["stopped"] for side in SIDES)]
+    for name in ("head", "fine-tuning") if whole else ():
+        on, off = (sum(sides[side][seed][name] for seed in whole) for side in SIDES)
         lines.append(f"- {name}: {on:.0f} core-seconds with them on, {off:.0f} off: {off / on:.1f} times as many.")
+    if left_out := [str(seed) for seed in range(count) if seed not in whole]:
+        lines.append(
+            f"- Not in the core-seconds: seed {', '.join(left_out)}, where a phase was stopped and continued on one "
+            "side, so that its time is not that of one stretch. Delete its folders in `runs/fast-paths` to measure it."
+        )
     return "\n".join(lines) + "\n"
 
 

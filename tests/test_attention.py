@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from casewise.models.attention import GatedAttention
-from casewise.models.backbones import build_network
+from casewise.models.backbones import build_network, form_of
 from casewise.panels import augmented, plain
 from casewise.study import Compute, Panels, Recipe
 from casewise.training.data import PanelData
@@ -105,6 +106,18 @@ def test_a_network_sees_a_bag_as_its_tiles() -> None:
         assert features[1, 1:].isnan().all()
         shuffled = torch.stack([bags[0, [2, 0, 1]], bags[1, [1, 0, 2]]])
         assert torch.allclose(network(bags), network(shuffled), atol=1e-5)
+
+
+@pytest.mark.parametrize("form", [torch.channels_last, torch.contiguous_format])
+def test_tiles_of_bags_have_the_form_of_their_network(form: torch.memory_format) -> None:
+    network: Any = build_network("resnet10t", 2, attention=True).to(memory_format=form)
+    seen: list[torch.Tensor] = []
+    network.body.register_forward_pre_hook(lambda body, given: seen.append(given[0]))
+    bags = torch.rand(2, 3, 3, 32, 32)
+    for training in (True, False):
+        network.train(training)(bags)
+        assert seen[-1].is_contiguous(memory_format=form)
+    assert form_of(network) == form
 
 
 def test_attention_learns_which_tile_matters(tmp_path: Path) -> None:

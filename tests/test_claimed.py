@@ -11,7 +11,11 @@ import pytest
 
 from casewise import claimed
 from casewise.cohort import read_cohort
-from casewise.errors import CohortError, StudyError
+from casewise.comparison import PERSON
+from casewise.console import Silent
+from casewise.errors import CohortError, RunError, StudyError, WeightsError
+from casewise.models.backbones import build_network
+from casewise.models.weights import load_weights
 from casewise.phantoms.chest import make_chest
 from casewise.phantoms.slides import make_regions
 from casewise.report.results_page import write_results
@@ -34,8 +38,23 @@ def chests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_chest(folder, subjects=16, images=3, classes=("no_finding", "covid"), size=(64, 64), seed=2)
 
 
+class Lines(Silent):
+    """Keeps the lines that a person would see."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+
+    def line(self, step: str, text: str) -> None:
+        self.told.append((step, text))
+
+
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:
+def lines() -> Lines:
+    return Lines()
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, chests: Path, lines: Lines) -> Run:
     study = chest_study(
         chests,
         TWO,
@@ -45,7 +64,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:
         recipe={"epochs": 1},
         images={"size": 32},
     )
-    return run(study, tmp_path_factory.mktemp("run") / "run")
+    return run(study, tmp_path_factory.mktemp("run") / "run", show=lines)
 
 
 def told(folder: Path, name: str) -> Any:
@@ -63,6 +82,8 @@ class TestStrangers:
         for column in ("label", "tiles"):
             assert people.panels[column].tolist() == cohort.panels[column].tolist()
         assert cohort.images["subject"].nunique() == 16  # the study's own cohort is as it was
+        for table, own in ((people.images, cohort.images), (people.panels, cohort.panels)):
+            assert table[PERSON].tolist() == own["subject"].tolist()
 
     def test_the_comparison_is_split_as_the_study_is(self, chests: Path) -> None:
         study = chest_study(chests, TWO, split={**BY_IMAGE, "folds": 3})
@@ -180,9 +201,38 @@ class TestRun:
         table = pd.read_parquet(place / "predictions.parquet")
         assert set(table["subject"]) == set(sides)
         assert "for comparison only" in told(place, "study.json")["title"]
-        seen = told(place / "jobs" / "test_resnet" / "fold1", "model.json")["subjects"]
-        held_out = {name for name, side in sides.items() if side in ("test", 1)}
-        assert not held_out & set(seen)
+        seen = told(place / "jobs" / "test_resnet" / "fold1", "model.json")
+        trained_on = {name for name, side in sides.items() if side not in ("test", 1)}
+        # people, so that whom it has seen can be compared with those of any other study
+        assert seen["subjects"] == sorted({name.rpartition(" image ")[0] for name in trained_on})
+        assert set(seen["subjects"]) <= set(told(done.folder, "splits.json")["subjects"])
+        assert seen["comparison_only"] is True
+
+    def test_its_networks_are_nobodys_first_weights(self, done: Run) -> None:
+        network = build_network("test_resnet", 1)
+        place = Path("jobs") / "test_resnet" / "fold1"
+        with pytest.raises(WeightsError, match="for comparison only, on images split as if each showed another"):
+            load_weights(network, f"bundle:{done.folder / claimed.FOLDER / place}")
+        assert "comparison_only" not in told(done.folder / place, "model.json")
+        assert load_weights(network, f"bundle:{done.folder / place}")[1] == sorted(
+            name for name, side in told(done.folder, "splits.json")["subjects"].items() if side == 2
+        )
+
+    def test_it_gets_no_page_of_its_own(self, done: Run, tmp_path: Path) -> None:
+        place, page = done.folder / claimed.FOLDER, tmp_path / "page.md"
+        for runs in ((place, []), (done.folder, [place])):
+            with pytest.raises(RunError, match="holds the comparison by image of the run") as error:
+                write_results(runs[0], page, beside=runs[1])
+            assert f"Name {done.folder.resolve()}; its page shows both" in str(error.value)
+        assert not page.exists()
+
+    def test_the_terminal_counts_images_there(self, done: Run, lines: Lines) -> None:
+        steps = [step for step, _ in lines.told]
+        own, other = lines.told[: steps.index("by image")], lines.told[steps.index("by image") :]
+        (evaluated,) = [text for step, text in own if step == "evaluate"]
+        assert "200 resamples of subjects, " in evaluated
+        (evaluated,) = [text for step, text in other if step == "evaluate"]
+        assert evaluated.startswith("4 learners, 200 resamples of images as if each showed another person, ")
 
     def test_the_audit_warns(self, done: Run) -> None:
         audit = told(done.folder, "audit.json")

@@ -245,8 +245,37 @@ def test_where_nothing_is_shown_for_new_patients_the_report_says_so(two: Materia
     told = claimed.believe(nothing)
     assert "the interval of the AUROC (0.36 to 0.61) covers what guessing gives (0.5)" in told
     assert "holds for a new patient is not shown" in told
+    below = claimed.believe(with_figure(two, "auroc", 0.1, 0.25, 0.4))
+    assert "the interval of the AUROC (0.10 to 0.40) does not exceed what guessing gives (0.5)" in below
+    assert "holds for a new patient is not shown" in below
     assert "about the same" in claimed.believe(with_figure(two, "auroc", 0.9, 0.97, 0.99))
     assert "about the same" not in claimed.believe(with_figure(two, "auroc", 0.7, 0.8, 0.9))
+
+
+def varied(material: Material) -> Material:
+    """The material as it would be had one subject's visits differ in what was recorded."""
+    rows = material.predictions.copy()
+    case = rows.loc[rows["visit"] == "2", "case"].iloc[0]
+    rows.loc[rows["case"] == case, "y_true"] = 1 - rows.loc[rows["case"] == case, "y_true"]
+    return dataclasses.replace(material, predictions=rows)
+
+
+def test_to_know_a_subject_is_enough_only_where_nothing_varies_within(two: Material, tmp_path: Path) -> None:
+    for name, material, words in (("same", two, "is enough"), ("varied", varied(two), "helps")):
+        assert f"to know a subject again {words} to be right" in claimed.believe(material)
+        (tmp_path / name / "run").mkdir(parents=True)
+        material.predictions.to_parquet(tmp_path / name / "run" / "predictions.parquet")
+        assert f"to know a subject again {words} to be right" in written(material, tmp_path / name)
+    assert "helps to be right" in written(two, tmp_path / "gone")  # nothing is there to say that it is enough
+
+
+def test_the_page_says_what_is_judged_on_either_side(two: Material, tmp_path: Path) -> None:
+    told = "By subject a case is judged as a whole; by image each of 1,888 images is"
+    assert told in written(two, tmp_path / "cases")
+    outcome = two.study.outcome
+    targets = {outcome: two.study.targets[outcome].model_copy(update={"level": "image"})}
+    single = dataclasses.replace(two, study=two.study.model_copy(update={"targets": targets}))
+    assert "judged as a whole" not in written(single, tmp_path / "images")
 
 
 def test_the_claim_of_numbers() -> None:

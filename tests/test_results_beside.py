@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from casewise.predictions import write
-from casewise.report.results_beside import compared
+from casewise.report import results_page
+from casewise.report.results_beside import APART, GONE, apart, compared
 
 STUDY = {"name": "b", "seed": 0, "evaluation": {"resamples": 200, "confidence": 0.95}}
 
 
-def run_of(folder: Path, error: float, *, subjects: int = 30) -> Path:
+def run_of(folder: Path, error: float, *, subjects: int = 30, target: str = "extent", **columns: Any) -> Path:
     drawn = np.random.default_rng(1)
     truth = drawn.uniform(0, 10, subjects)
     rows = pd.DataFrame(
@@ -28,14 +32,14 @@ def run_of(folder: Path, error: float, *, subjects: int = 30) -> Path:
             "stage": "oof",
             "outer_fold": 1,
             "inner_fold": pd.NA,
-            "target": "extent",
+            "target": target,
             "kind": "regression",
             "y_true": truth,
             "y_pred": truth + error * drawn.normal(size=subjects),
         }
     )
-    folder.mkdir()
-    write(folder / "predictions.parquet", rows)
+    folder.mkdir(exist_ok=True)
+    write(folder / "predictions.parquet", rows.assign(**columns))
     return folder
 
 
@@ -51,3 +55,72 @@ def test_the_better_run_is_named_and_the_other_told_with_its_interval(tmp_path: 
 def test_runs_that_judged_other_cases_are_not_compared(tmp_path: Path) -> None:
     runs = [run_of(tmp_path / "a", 1.0), run_of(tmp_path / "b", 1.0, subjects=29)]
     assert compared(runs, [STUDY, STUDY], "oof", ["extent"]) is None
+
+
+@pytest.mark.parametrize("column", ["region", "image"])
+def test_other_regions_or_images_of_the_same_cases_are_other_cases(tmp_path: Path, column: str) -> None:
+    def one(folder: str, value: str) -> Path:
+        columns: dict[str, Any] = {column: value}
+        return run_of(tmp_path / folder, 1.0, **columns)
+
+    runs = [one(name, name) for name in ("left", "right")]
+    assert apart(runs, "oof", ["extent"]) == {"extent": APART}
+    assert compared(runs, [STUDY, STUDY], "oof", ["extent"]) is None
+    again = [runs[0], one("again", "left")]
+    assert apart(again, "oof", ["extent"]) == {}
+    assert compared(again, [STUDY, STUDY], "oof", ["extent"]) is not None
+
+
+def test_a_target_of_one_run_alone_is_no_disagreement(tmp_path: Path) -> None:
+    runs = [run_of(tmp_path / "a", 1.0), run_of(tmp_path / "b", 1.0, target="other")]
+    assert apart(runs, "oof", ["extent"]) == {}
+
+
+def with_page(folder: Path, learner: str = "net") -> Path:
+    """The run with the other files that a page is written from; its own comparison names a learner called 'first'."""
+    figures = {name: {"value": 1.0, "low": None, "high": None, "n_cases": 30} for name in results_page.METRICS}
+    study: dict[str, Any] = {
+        **STUDY,
+        "name": folder.name,
+        "title": "",
+        "description": "",
+        "synthetic": False,
+        "main": "extent",
+        "targets": {"extent": {}},
+        "scores": {},
+        "backbones": [],
+        "evaluation": {**STUDY["evaluation"], "references": {}},  # type: ignore[dict-item]
+        "recipe": {"epochs": 1, "stop": {"on": "inner"}},
+    }
+    own = {"best": "first", "not_told_apart": ["first", learner], "differences": {learner: {"difference": 0.1}}}
+    metrics = {
+        "metrics": {"oof": {learner: {"extent": figures}}},
+        "comparisons": {"oof": {"extent": {"mae": own}}},
+        "main": {"target": "extent", "stage": "oof", "learner": learner},
+        "notes": [],
+    }
+    sides = {"1": {"subjects": 30, "cases": 30}, "test": {"subjects": 0, "cases": 0}}
+    for name, told in (("study", study), ("metrics", metrics), ("splits", {"n": sides, "folds": 1, "hash": "x"})):
+        (folder / f"{name}.json").write_text(json.dumps(told))
+    return folder
+
+
+def test_the_page_says_where_runs_are_not_compared(tmp_path: Path) -> None:
+    first, alike = (with_page(run_of(tmp_path / name, 1.0)) for name in ("a", "b"))
+    other = with_page(run_of(tmp_path / "c", 1.0, subjects=29))
+
+    def page(*beside: Path) -> str:
+        return results_page.write_results(first, tmp_path / "page.md", beside=beside).read_text()
+
+    assert "The smallest MAE is first's" in page()
+    text = page(alike)
+    assert "The smallest MAE is net" in text
+    assert "not compared" not in text
+    text = page(other)
+    assert text.index("| net (c) |") < text.index(f"\n\n{APART}\n") < text.index("## What to know")
+    assert "The smallest MAE" not in text  # the first run's own is not the one of all
+    (alike / "predictions.parquet").unlink()
+    text = page(alike)
+    assert GONE in text
+    assert APART not in text
+    assert "The smallest MAE" not in text

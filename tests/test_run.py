@@ -20,7 +20,7 @@ from casewise.errors import AuditError, CasewiseError, CohortError, RunError, Sp
 from casewise.jobs.fingerprint import changed_settings, job_fingerprint
 from casewise.predictions import COLUMNS
 from casewise.run import Run, only_run, run
-from casewise.study import Study
+from casewise.study import Phase, Study
 from casewise.study_file import read_study
 from tests.conftest import TINY, absolute
 
@@ -326,7 +326,7 @@ def half_trained(study: Study, folder: Path) -> None:
             run(study, folder)
     finally:
         fit.Saver.on_train_epoch_end = saved  # type: ignore[method-assign]
-    assert list(folder.glob("jobs/*/fold1/state.safetensors"))
+    assert list(folder.glob("jobs/*/fold1/**/state.safetensors"))
 
 
 def test_what_another_study_left_half_done_is_not_continued(tiny: Path, tmp_path: Path) -> None:
@@ -337,6 +337,46 @@ def test_what_another_study_left_half_done_is_not_continued(tiny: Path, tmp_path
     other = study.model_copy(update={"seed": 5})
     after, clean = run(other, tmp_path / "cut"), run(other, tmp_path / "clean")
     assert np.array_equal(after.predictions["y_pred"], clean.predictions["y_pred"])
+
+
+@pytest.mark.parametrize("change", [{"frozen_once": False}, {"memory_format": "contiguous"}, {"precision": "bf16"}])
+def test_what_was_computed_otherwise_is_not_continued(tiny: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    study = read_study(tiny)
+    phases = [Phase(epochs=2, freeze="all"), Phase(epochs=1, freeze="none")]
+    panels = {"shuffle": False, "rotate": 0.0, "brightness": 0.0, "contrast": 0.0}
+    compute = study.compute.model_copy(update={"jobs": 1})
+    update = {
+        "recipe": study.recipe.model_copy(update={"phases": phases}),
+        "panels": study.panels.model_copy(update=panels),
+        "backbones": ["shufflenet_v2_x0_5"],
+        "stack": [],
+    }
+    study = study.model_copy(update={**update, "compute": compute})
+    other = study.model_copy(update={"compute": compute.model_copy(update=change)})
+    half_trained(study, tmp_path / "cut")
+    after, clean = run(other, tmp_path / "cut"), run(other, tmp_path / "clean")
+    assert np.array_equal(after.predictions["y_pred"], clean.predictions["y_pred"])
+    record = json.loads(next((tmp_path / "cut").glob("jobs/*/fold1/job.json")).read_text())
+    assert record["stretches"] == 1  # what was thrown away is not of its time
+    if "frozen_once" in change:
+        assert "as the study states" in record["phases"][0]["way"]
+        times = [path.stat().st_mtime_ns for path in (tmp_path / "cut").glob("jobs/*/*/job.json")]
+        run(study, tmp_path / "cut")  # finished networks stay
+        assert times == [path.stat().st_mtime_ns for path in (tmp_path / "cut").glob("jobs/*/*/job.json")]
+
+
+def test_the_time_of_all_stretches_is_told(tiny: Path, tmp_path: Path) -> None:
+    study = read_study(tiny)
+    one_at_a_time = study.compute.model_copy(update={"jobs": 1})
+    study = study.model_copy(update={"backbones": ["shufflenet_v2_x0_5"], "stack": [], "compute": one_at_a_time})
+    half_trained(study, tmp_path / "cut")
+    spent = next((tmp_path / "cut").glob("jobs/*/fold1/spent.json"))
+    spent.write_text(json.dumps({"seconds": 1000.0, "core_seconds": 500.0, "stretches": 2}))
+    run(study, tmp_path / "cut")
+    first, second = (json.loads(path.read_text()) for path in sorted((tmp_path / "cut").glob("jobs/*/*/job.json")))
+    assert (first["stretches"], second["stretches"]) == (3, 1)
+    assert first["seconds"] > 1000 > second["seconds"]
+    assert not list((tmp_path / "cut").glob("jobs/**/spent.json"))
 
 
 def test_another_weights_file_is_another_network(tiny: Path, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import builtins
 import io
 import re
 import struct
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,13 +18,19 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from casewise import slides as cohort_slides
 from casewise.errors import CasewiseError, ImageError, StudyError
-from casewise.images import slides
+from casewise.images import pieces, slide_plans, slide_tiles, slides
+from casewise.images.building import Budget
 from casewise.images.pixels import LANCZOS
+from casewise.images.preparation import Preparation
+from casewise.images.slide_files import files_beside
 from casewise.images.slide_tiles import TilePlan, plan_tiles, read_tiles
 from casewise.images.slides import Slide, is_slide, slide_facts
+from casewise.images.store import prepare
 from casewise.images.tissue import read_thumbnail
 from casewise.phantoms.slide_pyramid import write_pyramid
+from casewise.slide_notes import notes_of
 
 pytest.importorskip("openslide", reason="the package that reads slides is optional")
 
@@ -244,8 +252,8 @@ def test_a_plan_that_cannot_be_is_refused(values: dict[str, Any], message: str) 
         (TilePlan(side=64, magnification=5), "aperio", 256, ""),
         (TilePlan(side=64, magnification=4), "aperio", 320, "no level of 4x: level 1 is read and reduced by 1.25"),
         (TilePlan(side=64, level=1), "aperio", 256, ""),
-        (TilePlan(side=8, level=3), "aperio", 512, "no level 3: level 2, its coarsest, .* steps of 4"),
-        (TilePlan(side=16, level=2), "nameless", 256, "no level 2: level 0, .* reduced by 16, taking a level to be 4"),
+        (TilePlan(side=8, level=3), "aperio", 128, "no level 3: level 2, its coarsest and so the nearest, is used"),
+        (TilePlan(side=16, level=2), "nameless", 16, "no level 2: level 0, its coarsest and so the nearest, is used"),
         (TilePlan(side=64, mpp=1.0, assume_mpp=0.25), "nameless", 256, "0.25, as the study states, was assumed"),
         (TilePlan(side=64, mpp=2.0, assume_mpp=9.0), "aperio", 256, ""),
     ],
@@ -414,9 +422,160 @@ def test_real_tiles(shared: Path) -> None:
     assert (mean[:, 1] < mean[:, 2]).all()
 
 
-def test_a_level_without_room_for_a_tile_is_the_nearest_with_room(pyramid: Path) -> None:
-    facts = slide_facts(pyramid)
-    planned = plan_tiles(pyramid, TilePlan(side=64, level=9, tissue=0))
-    room = [level for level in facts.levels if 64 * level[2] <= min(facts.width, facts.height)]
-    assert planned.boxes[0, 2] == round(64 * room[-1][2])
-    assert f"it has no level 9: level {len(room) - 1}, the coarsest with room for a tile, is used" in planned.notes
+def test_a_level_without_room_for_a_tile_is_refused_with_the_levels_there_are(pyramid: Path) -> None:
+    levels = r"0 of 1,024 x 768, 1 of 256 x 192, 2 of 64 x 48 px"
+    with pytest.raises(ImageError, match=rf"64 px at level 2 \(its levels are {levels}\) is 1,024 px wide"):
+        plan_tiles(pyramid, TilePlan(side=64, level=2))
+    with pytest.raises(
+        ImageError, match=rf"at level 2, the nearest to level 9 that it has \(its levels are {levels}\)"
+    ):
+        plan_tiles(pyramid, TilePlan(side=64, level=9, tissue=0))
+
+
+class TestSlidesOfSeveralFiles:
+    """Their names, times and contents; what OpenSlide makes of them is not of interest here."""
+
+    @staticmethod
+    def made(folder: Path, kind: str, data: bytes = b"pixels") -> tuple[Path, Path]:
+        """The file that is named, and one that holds pixels."""
+        folder.mkdir(exist_ok=True)
+        if kind == "mrxs":
+            (folder / "a").mkdir(exist_ok=True)
+            named, beside = folder / "a.mrxs", folder / "a" / "Data0000.dat"
+            named.write_bytes(b"a preview")
+        elif kind == "vms":
+            named, beside = folder / "a.vms", folder / "other_0_0.jpg"
+            named.write_text("[Virtual Microscope Specimen]\r\nNoLayers=1\r\nImageFile=other_0_0.jpg\r\n")
+        else:
+            named, beside = folder / "1.dcm", folder / "2.dcm"
+            named.write_bytes(bytes(128) + b"DICM" + b"..1.2.840.10008.5.1.4.1.1.77.1.6..")
+        beside.write_bytes(data)
+        return named, beside
+
+    @pytest.mark.parametrize("kind", ["mrxs", "vms", "dcm"])
+    def test_a_replaced_file_is_another_plan_and_other_tiles(self, tmp_path: Path, kind: str) -> None:
+        named, beside = self.made(tmp_path, kind)
+        assert files_beside(named) == [beside]
+        plan, piece = slide_plans.name_of(named, TilePlan()), pieces.Piece(named, 0, 0, 64)
+        assert plan == slide_plans.name_of(named, TilePlan())
+        beside.write_bytes(b"other pixels")
+        assert plan != slide_plans.name_of(named, TilePlan())
+        assert str(piece) != str(pieces.Piece(named, 0, 0, 64))
+
+    @pytest.mark.parametrize("kind", ["mrxs", "vms", "dcm"])
+    def test_equal_named_files_are_told_apart_by_the_others(self, tmp_path: Path, kind: str) -> None:
+        one, other, copy = (self.made(tmp_path / n, kind, d)[0] for n, d in zip("abc", (b"1", b"2", b"1"), strict=True))
+        hashes = [pieces.Slides().sha256(pieces.Piece(path, 0, 0, 64)) for path in (one, other, copy)]
+        assert one.read_bytes() == other.read_bytes()
+        assert hashes[0] != hashes[1]
+        assert hashes[0] == hashes[2]
+
+    def test_a_slide_that_is_one_file_has_none(self, pyramid: Path, tmp_path: Path) -> None:
+        (tmp_path / "a").mkdir()
+        for name in ("a.svs", "a.tiff", "b.dcm", "c.mrxs", "a/a.dat"):
+            (tmp_path / name).write_bytes(b"x" * 200)
+        (tmp_path / "loop.vms").write_text("A=loop.vms\nB=../a.svs\nC=a\nD=missing.jpg\n")
+        for name in ("a.svs", "a.tiff", "b.dcm", "c.mrxs", "loop.vms", "missing.vms"):
+            assert files_beside(tmp_path / name) == []
+        assert str(pieces.Piece(pyramid, 1, 2, 3)) == f"{pyramid} [1, 2, 3]"
+
+    def test_tiles_of_a_replaced_file_are_read_anew(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        named, beside = self.made(tmp_path / "slide", "mrxs", bytes([7]))
+
+        def tile(_: pieces.Slides, piece: pieces.Piece, preparation: Preparation) -> np.ndarray:
+            return np.full(preparation.shape, beside.read_bytes()[0], np.uint8)
+
+        monkeypatch.setattr(pieces.Slides, "tile", tile)
+        for value in (7, 8):
+            beside.write_bytes(bytes([value]))
+            store = prepare([pieces.Piece(named, 0, 0, 64)], Preparation(size=8), tmp_path / "tiles")
+            assert set(np.unique(store.tiles)) == {value}
+
+
+def test_a_slide_replaced_while_it_is_planned_is_planned_anew(
+    pyramid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, plan, kept = tmp_path / "a.tiff", TilePlan(side=64), tmp_path / "kept"
+    path.write_bytes(pyramid.read_bytes())
+    kept.mkdir()
+
+    def replaced(*given: Any) -> Any:
+        planned = plan_tiles(*given)
+        write(path, scene()[:, ::-1])
+        return planned
+
+    monkeypatch.setattr(slide_tiles, "plan_tiles", replaced)
+    first = cohort_slides._plan(path, plan, kept, Budget(2**30))
+    assert first is not None
+    assert slide_plans.find(path, plan, kept) is None
+    monkeypatch.undo()
+    second = cohort_slides._plan(path, plan, kept, Budget(2**30))
+    assert second is not None
+    assert not np.array_equal(first.mask, second.mask)
+
+
+def test_slides_planned_at_the_same_time_share_a_bounded_memory(
+    pyramid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / f"{n}.tiff" for n in range(6)]
+    for path in paths:
+        path.write_bytes(pyramid.read_bytes())
+    large = slides.MOST_CACHE + 16 * slides.BLOCK**2
+    held: list[int] = []
+    most, lock, real = [0], threading.Lock(), slide_tiles.read_thumbnail
+
+    def told(slide: Slide) -> Any:
+        with lock:
+            held.append(large)
+            most[0] = max(most[0], sum(held))
+        time.sleep(0.05)
+        found = real(slide)
+        with lock:
+            held.pop()
+        return found
+
+    monkeypatch.setattr(Slide, "memory", large)
+    monkeypatch.setattr(slide_tiles, "read_thumbnail", told)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 8)
+    assert all(cohort_slides._planned(paths, TilePlan(side=64), None, lambda _: None))
+    # Two of the largest there are, and no third.
+    assert most[0] == 2 * large < 500 * 10**6
+
+
+def test_a_slide_may_be_closed_twice(pyramid: Path) -> None:
+    with Slide(pyramid) as slide:
+        slide.close()
+
+
+class TestNotes:
+    @staticmethod
+    def planned(path: str, *notes: str, boxes: int = 9) -> Any:
+        return SimpleNamespace(path=Path(path), notes=notes, candidates=boxes + 5, boxes=range(boxes))
+
+    def of(self, *given: Any) -> list[str]:
+        class Sized(SimpleNamespace):
+            def __len__(self) -> int:
+                return len(self.boxes)
+
+        return notes_of([Sized(**vars(one)) for one in given], TilePlan(mpp=2.0, most=5))
+
+    def test_names_that_repeat_stand_with_their_folder(self) -> None:
+        note = "it has no level of 2 µm per pixel: level 0 is read and reduced by 2.00"
+        notes = self.of(*(self.planned(path, note) for path in ("/d/A/1.tiff", "/d/B/1.tiff", "/d/B/2.tiff")))
+        assert f"3 of 3 slides (A/1.tiff, B/1.tiff, 2.tiff): {note}." in notes
+
+    def test_another_level_is_another_note_and_another_factor_is_not(self) -> None:
+        said = "it has no level of 2 µm per pixel: level {} is read and reduced by {}"
+        given = [("a", 0, "4.01"), ("b", 1, "1.01"), ("c", 0, "4.02"), ("d", 12, "1.10")]
+        notes = self.of(*(self.planned(path, said.format(level, by)) for path, level, by in given))
+        assert f"2 of 4 slides (a, c): {said.format(0, '4.01')} (numbers differ)." in notes
+        assert f"1 of 4 slides (b): {said.format(1, '1.01')}." in notes
+        assert f"1 of 4 slides (d): {said.format(12, '1.10')}." in notes
+
+    def test_one_slide_has_and_gives(self) -> None:
+        one, two = self.planned("a", boxes=9), self.planned("b", boxes=2)
+        two.candidates = 2
+        notes = self.of(one, two)
+        assert "1 of 2 slides has more tiles than 5, which were taken evenly." in notes
+        assert "1 of 2 slides gives fewer than 5 tiles: b." in notes
+        assert "2 of 2 slides have more tiles than 5, which were taken evenly." in self.of(one, one)

@@ -213,6 +213,58 @@ class TestMaps:
             "Expected grade"
         }
 
+    def test_an_even_weight_is_one_share_however_many_slides_a_case_has(
+        self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        study = skin_study(skin)
+        material = material_of(done, study, monkeypatch)
+        tiles = material.tile_predictions
+        assert tiles is not None
+        drawn: list[np.ndarray] = []
+        real = report_slides.draw.heat
+
+        def heat(slide: Any, boxes: np.ndarray, values: np.ndarray, **rest: Any) -> Any:
+            drawn.append(values)
+            return real(slide, boxes, values, **rest)
+
+        monkeypatch.setattr(report_slides.draw, "heat", heat)
+
+        def shown(weights: pd.Series) -> Any:
+            drawn.clear()
+            changed = dataclasses.replace(material, tile_predictions=tiles.assign(weight=weights, target=""))
+            found = report_slides.maps(changed)
+            assert found is not None
+            assert drawn
+            return found["groups"][0][1][0]
+
+        even = shown(pd.Series(1 / 12, tiles.index))
+        assert np.allclose(drawn, 1 / report_slides.MOST_WEIGHT)
+        assert (
+            even.tiles == "Of the case’s 12 tiles, 6 carry half of the weight. "
+            "This slide has 6 of them, and 50 % of the weight."
+        )
+        # Nine tenths on the slides that are called 1, which are those shown.
+        first = tiles["path"].str.endswith("1.tiff")
+        uneven = shown(first.map({True: 0.9 / 6, False: 0.1 / 6}))
+        share = 0.9 if "/1.tiff" in uneven.file else 0.1
+        assert np.allclose(drawn[0], 2 * share / report_slides.MOST_WEIGHT)
+        assert (
+            uneven.tiles
+            == f"Of the case’s 12 tiles, 4 carry half of the weight. This slide has 6 of them, and {share:.0%}".replace(
+                "%", " %"
+            )
+            + " of the weight."
+        )
+
+    def test_one_tile_carries_and_a_single_slide_has_all(self) -> None:
+        table = pd.DataFrame({"path": ["a"] * 3, "tile_side": [64] * 3, "weight": [0.1, 0.7, 0.2]})
+        assert report_slides._of_weights(table, "a") == "Of 3 tiles, 1 carries half of the weight."
+        mixed = table.assign(path=["a", "a", "r.png"], tile_side=[64, 64, -1])
+        assert report_slides._of_weights(mixed, "a") == (
+            "Of the case’s 3 tiles and images, 1 carries half of the weight. "
+            "This slide has 2 of them, and 80 % of the weight."
+        )
+
     def test_numbers_are_shown_closest_and_furthest(
         self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -263,7 +315,7 @@ class TestKilled:
             cut(study, tmp_path)
         monkeypatch.setattr(slide_plans, "keep", keep)
         before, later, plan = set(planned), [], slide_tiles.plan_tiles
-        monkeypatch.setattr(slide_tiles, "plan_tiles", lambda path, how: later.append(path) or plan(path, how))
+        monkeypatch.setattr(slide_tiles, "plan_tiles", lambda path, *how: later.append(path) or plan(path, *how))
         whole = cut(study, tmp_path)
         assert len(before) == 5
         assert len(later) == 7
@@ -344,7 +396,8 @@ class TestCut:
         notes = cut(skin_study(skin, tiles={"mpp": 3.0}), None).notes
         alike = [note for note in notes if "has no level of 3 µm per pixel" in note]
         assert len(alike) == 1
-        assert alike[0].startswith("12 of 12 slides (1.tiff, 2.tiff, 1.tiff … (12 in all)): it has no level")
+        first = ", ".join(f"{Path(path).parent.name}/{Path(path).name}" for path in pd.read_csv(skin)["path"][:3])
+        assert alike[0].startswith(f"12 of 12 slides ({first} … (12 in all)): it has no level")
         thinned = cut(skin_study(skin), None).notes
         assert "12 of 12 slides have more tiles than 6, which were taken evenly." in thinned
         assert any(note.startswith("Slides give 6 tiles each, of 32 pixels at 4 µm per pixel") for note in thinned)

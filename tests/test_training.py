@@ -238,11 +238,42 @@ def test_one_thread_is_taken_where_it_is_worth_it(
     assert choose(network, stated, side=32, batch=2, threads=1, memo=memo).threads == 2
 
 
+def test_bfloat16_is_taken_where_it_agrees_with_the_weights_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[Option]] = []
+
+    def seconds(network: Network, options: list[Option], **given: int) -> dict[Option, list[float]]:
+        asked.append(list(options))
+        return {o: [9.0, 0.1 if o[0] == "bf16" else 0.4 if o[1] else 0.2] for o in options}
+
+    monkeypatch.setattr(speed, "step_seconds", seconds)
+    monkeypatch.setattr(speed, "has_bf16", lambda: True)
+    good, other = build_network("test_resnet", 1), build_network("test_resnet", 1)
+    monkeypatch.setattr(speed, "_agrees", lambda network, side: network is good)
+    given: Any = {"side": 32, "batch": 2, "threads": 1, "memo": tmp_path / "memo.json"}
+    taken = choose(good, Compute(device="cpu"), **given)
+    assert (taken.precision, len(asked)) == ("bf16", 1)
+    exact = choose(other, Compute(device="cpu"), **given)
+    assert (exact.precision, exact.channels_last) == ("fp32", False)
+    assert "bfloat16, which is quicker, gives other features with these weights" in exact.why
+    stated = choose(other, Compute(device="cpu", memory_format="channels_last"), **given)
+    assert (stated.precision, stated.channels_last, len(stated.measured)) == ("fp32", True, 2)
+    assert "other features" in stated.why
+    before = len(asked)
+    assert choose(good, Compute(device="cpu"), **given) == taken
+    assert choose(other, Compute(device="cpu"), **given) == exact
+    assert len(asked) == before  # times are remembered, whichever weights
+    choose(build_network("test_resnet", 1, attention=True), Compute(device="cpu", precision="fp32"), **given)
+    choose(other, Compute(device="cpu", precision="fp32"), **given)
+    assert len(asked) == before + 1  # those of exact were known, those with attention not
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_job_keeps_freed_memory_unless_the_study_says_no(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
 
-    def begun(job: object) -> None:
+    def begun(job: object, how: str) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(network_jobs, "keep_memory", lambda: told.append("kept"))

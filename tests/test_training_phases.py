@@ -19,7 +19,7 @@ from casewise.predictions import decided
 from casewise.run import run
 from casewise.study import Panels, Phase, Recipe, Study
 from casewise.training.data import PanelData
-from casewise.training.fixed import fixed
+from casewise.training.fixed import Room, fixed
 from casewise.training.learn import Course, Learned, learn
 from casewise.training.outputs import Output, hits, values_of
 from casewise.training.speed import Choice
@@ -110,7 +110,7 @@ def test_a_killed_phase_continues_to_the_same_bits(tmp_path: Path) -> None:
     whole = learned(tmp_path / "a")
 
     again = killed_and_continued(tmp_path / "b", RECIPE, after=3, keep="last")
-    assert again.phases[1]["continued"]
+    assert [phase["stretches"] for phase in again.phases] == [1, 2]
     assert again.history == whole.history
     for (name, one), other in zip(whole.network.state_dict().items(), again.network.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
@@ -140,7 +140,7 @@ def test_a_killed_phase_that_stops_on_others_gives_the_same_history(tmp_path: Pa
     whole = learned(tmp_path / "a", recipe)
 
     again = killed_and_continued(tmp_path / "b", recipe, after=1, keep="best")
-    assert again.phases[0]["continued"]
+    assert [phase["stretches"] for phase in again.phases] == [2, 1]
     assert again.history == whole.history
     assert all({"train_accuracy", "stop_accuracy"} <= set(entry) for entry in whole.history)
 
@@ -257,7 +257,7 @@ def test_what_differs_in_a_phase_is_read_as_in_panels() -> None:
 def test_a_panel_of_more_tiles_than_slots_has_no_copies(tmp_path: Path) -> None:
     many = replace(data(), tiles=[[i, i + 1] if i < 3 else [i] for i in range(12)])
     with pytest.raises(TrainingError, match=r"panels\.copies: c0 has 2 tiles, and a panel has 1: .*`by: image`"):
-        fixed(many, 1, seed=0, path=tmp_path / "copies.bin")
+        fixed(many, 1, seed=0, path=tmp_path / "copies.bin", room=Room(2**20))
 
 
 @pytest.mark.parametrize("freeze", ["all", "6 layers"])

@@ -106,6 +106,14 @@ def test_a_bundle_that_saw_a_held_out_subject_is_refused(tmp_path: Path) -> None
         load_weights(build_network(NAME, 1), f"bundle:{bundle(tmp_path, ['a', 'b'])}", held_out=["b", "c"])
 
 
+def test_a_bundle_of_a_comparison_is_refused_whoever_is_held_out(tmp_path: Path) -> None:
+    place = bundle(tmp_path, ["a"])
+    told = json.loads((place / "model.json").read_text())
+    (place / "model.json").write_text(json.dumps(told | {"comparison_only": True}))
+    with pytest.raises(WeightsError, match="for comparison only"):
+        load_weights(build_network(NAME, 5), f"bundle:{place}")
+
+
 def test_a_bundle_of_another_backbone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="holds a resnet18, the study wants"):
         load_weights(build_network(NAME, 1), f"bundle:{bundle(tmp_path, [], 'resnet18')}")

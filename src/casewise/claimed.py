@@ -7,14 +7,18 @@ the disease. The figures are made to be shown beside the study's own, never inst
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.audit.findings import Finding
 from casewise.cohort import Cohort
+from casewise.comparison import MARK, PERSON
+from casewise.console import Silent
 from casewise.errors import CohortError, StudyError
 from casewise.files import write_json
+from casewise.report.wording import counted
 from casewise.split import Splits, check_scored, write_splits
 from casewise.split import split as make_splits
 
@@ -39,11 +43,15 @@ class Comparison:
 
 
 def strangers(cohort: Cohort) -> Cohort:
-    """The cohort with every image as a subject and a case of its own, named after the subject and its number."""
+    """The cohort with every image as a subject and a case of its own, named after the subject and its number.
+
+    Who it really shows stands in the column `PERSON` of images and panels.
+    """
     images = cohort.images.copy()
     own = images["subject"].astype(str) + " image " + images["image"].astype(str)
     images = images.assign(subject=own, visit="1", case=own + "/1", day=float("nan"))
-    columns = ["subject", "visit", "case", "day"]
+    images[PERSON] = cohort.images["subject"].astype(str)
+    columns = ["subject", "visit", "case", "day", PERSON]
     of_panel = images.set_index("panel")[columns]
     panels = cohort.panels.assign(**{name: cohort.panels["panel"].map(of_panel[name]) for name in columns})
     cases = images[[name for name in cohort.cases if name in images]].reset_index(drop=True)
@@ -146,6 +154,8 @@ def claim(
     comparison, place = compared(study, cohort, splits), folder / FOLDER
     other, people = comparison.study, comparison.cohort
     show.line("by image", "every network once more, its images split as if each showed another person")
+    place.mkdir(parents=True, exist_ok=True)
+    write_json(place / MARK, {"split": FOLDER, "of": study.name})
     check_scored(comparison.splits, people.panels, other)
     write_splits(comparison.splits, place / "splits.json")
     # The tiles are there already; where they lie is no part of the study.
@@ -153,7 +163,14 @@ def claim(
     predictions = steps.train(at_hand, people, tiles, comparison.splits, place, show)
     predictions = steps.stack(other, predictions, place, show)
     predictions = steps.score(other, predictions, place)
-    found = steps.evaluate(other, people, predictions, place, show)
+    begun = time.monotonic()
+    # The step would tell of subjects, which every image is taken for here.
+    found = steps.evaluate(other, people, predictions, place, Silent())
+    show.line(
+        "evaluate",
+        f"{counted(predictions['model'].nunique(), 'learner')}, {other.evaluation.resamples:,} resamples of images as "
+        f"if each showed another person, {time.monotonic() - begun:.0f} s",
+    )
     claimed = {
         "metrics": {
             stage: {learner: {study.outcome: keys[study.outcome]} for learner, keys in learners.items()}

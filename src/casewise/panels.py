@@ -107,13 +107,6 @@ def augmented(store: Tensor, slots: Tensor, settings: Panels, generator: torch.G
     return laid_out(result.reshape(size, count, *tiles.shape[1:]), slots, settings)
 
 
-def varies(settings: Panels) -> bool:
-    """Whether training panels differ from epoch to epoch."""
-    moved = settings.rotate or settings.shift or settings.zoom or settings.magnify or settings.warp
-    toned = settings.brightness or settings.contrast
-    return bool(moved or toned or settings.shuffle or settings.flip != "none") and not settings.copies
-
-
 def _between(uniform: Tensor, width: float) -> Tensor:
     """Map uniform numbers of 0–1 to −width … width."""
     return (uniform * 2 - 1) * width

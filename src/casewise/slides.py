@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -13,12 +11,14 @@ from typing import TYPE_CHECKING
 from casewise.cohort import Cohort, with_panels
 from casewise.cohort_table import names_text
 from casewise.errors import CohortError, ImageError, RunError
+from casewise.slide_notes import called, notes_of
 from casewise.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.console import Show
+    from casewise.images.building import Budget
     from casewise.images.slide_plans import KeptSlide
     from casewise.images.slide_tiles import PlannedSlide, TilePlan
     from casewise.images.store import TileStore
@@ -31,11 +31,11 @@ FACTS = ("slide_vendor", "slide_mpp", "slide_magnification", "slide_size")
 FOLDER = "slides"
 # The small picture that stands for a slide; only in `pictures`.
 PICTURE = "slide_picture"
-# Slides that are planned at a time: each may hold about 230 MB.
+# Slides that are planned at a time, and the bytes they may hold together: a large one takes half of them.
 AT_ONCE = 4
+MEMORY = 490 * 10**6
 TIFFS = {".tif", ".tiff"}
 SHOWN = 200
-FEW = 5
 
 
 def is_cut(cohort: Cohort) -> bool:
@@ -82,10 +82,11 @@ def cut(study: Study, cohort: Cohort, folder: Path | None, show: Show) -> Cohort
     _check(study, cohort)
     images = _expanded(cohort.images, planned)
     images, panels = with_panels(images, study)
-    notes = [*cohort.notes, *_notes(slides, plan)]
-    if whole := [path.name for path, slide in zip(paths, planned, strict=True) if slide is None]:
+    notes = [*cohort.notes, *notes_of(slides, plan)]
+    if whole := [path for path, slide in zip(paths, planned, strict=True) if slide is None]:
         rows = "1 row names no slide" if len(whole) == 1 else f"{len(whole):,} rows name no slides"
-        notes.append(f"{rows} but images ({names_text(whole, 3)}), which are taken whole, as one tile each.")
+        names = names_text(called(whole), 3)
+        notes.append(f"{rows} but images ({names}), which are taken whole, as one tile each.")
     return Cohort(images=images, panels=panels, cases=cohort.cases, notes=notes)
 
 
@@ -175,13 +176,13 @@ def _refuse_slides(study: Study, cohort: Cohort) -> None:
             continue
         facts = None if path.suffix.lower() in SLIDE_FILES else slide_facts(path)
         if facts is None or len(facts.levels) > 1 or facts.vendor != "generic-tiff":
-            found.append(path.name)
+            found.append(path)
     if found:
         rows = "1 row names a whole slide" if len(found) == 1 else f"{len(found):,} rows name whole slides"
         raise CohortError(
-            f"{study.cohort}: {rows} ({names_text(found, 3)}), and the study does not say which tiles to take. Write "
-            f"for example `tiles: {{mpp: 1.0}}`: squares of {study.images.size} pixels (images.size) at one micron per "
-            "pixel."
+            f"{study.cohort}: {rows} ({names_text(called(found), 3)}), and the study does not say which tiles to "
+            f"take. Write for example `tiles: {{mpp: 1.0}}`: squares of {study.images.size} pixels (images.size) "
+            "at one micron per pixel."
         )
 
 
@@ -211,11 +212,14 @@ def _planned(
     """
     import joblib
 
+    from casewise.images.building import Budget
+
+    budget = Budget(MEMORY)
     problems: dict[int, str] = {}
     found: dict[int, KeptSlide | PlannedSlide | None] = {}
     pool = ThreadPoolExecutor(min(AT_ONCE, int(joblib.cpu_count())), thread_name_prefix="slides")
     try:
-        jobs = {pool.submit(_plan, path, plan, folder): row for row, path in enumerate(paths)}
+        jobs = {pool.submit(_plan, path, plan, folder, budget): row for row, path in enumerate(paths)}
         for done, job in enumerate(as_completed(jobs), 1):
             try:
                 found[jobs[job]] = job.result()
@@ -234,9 +238,9 @@ def _planned(
     return [found[row] for row in range(len(paths))]
 
 
-def _plan(path: Path, plan: TilePlan, folder: Path | None) -> KeptSlide | PlannedSlide | None:
+def _plan(path: Path, plan: TilePlan, folder: Path | None, budget: Budget) -> KeptSlide | PlannedSlide | None:
     from casewise.images.slide_content import SLIDE_FILES, is_cut_tiff
-    from casewise.images.slide_plans import find, keep
+    from casewise.images.slide_plans import find, keep, name_of
     from casewise.images.slide_tiles import plan_tiles
     from casewise.images.slides import is_slide
 
@@ -247,8 +251,10 @@ def _plan(path: Path, plan: TilePlan, folder: Path | None) -> KeptSlide | Planne
     broken = suffix in SLIDE_FILES or (suffix in TIFFS and is_cut_tiff(path))
     if not broken and not is_slide(path):
         return None
-    planned = plan_tiles(path, plan)
-    return keep(planned, plan, folder) or planned if folder else planned
+    # The name before the pixels: a slide that is replaced meanwhile is seen as changed the next time.
+    name = name_of(path, plan)
+    planned = plan_tiles(path, plan, budget)
+    return (keep(planned, folder, name) if folder and name else None) or planned
 
 
 def _expanded(images: pd.DataFrame, planned: Sequence[KeptSlide | PlannedSlide | None]) -> pd.DataFrame:
@@ -272,37 +278,3 @@ def _facts(slide: KeptSlide | PlannedSlide) -> tuple[str, str, str, str]:
     width, height = slide.size if isinstance(slide, KeptSlide) else (slide.facts.width, slide.facts.height)
     mpp = f"{about.mpp:.4g}" if about.mpp else ""
     return about.vendor, mpp, f"{about.magnification:g}" if about.magnification else "", f"{width}x{height}"
-
-
-def _notes(slides: Sequence[KeptSlide | PlannedSlide], plan: TilePlan) -> list[str]:
-    """What was taken, and what was not as asked for: alike notes of many slides as one."""
-    import numpy as np
-
-    counts = np.array([len(slide) for slide in slides])
-    few, most = int(counts.min()), int(counts.max())
-    each = (
-        f"{few:,} tiles each" if few == most else f"{few:,} to {most:,} tiles, {np.median(counts):,.0f} in the median"
-    )
-    notes = [
-        f"Slides give {each}, of {plan.side} pixels at {plan.resolution}; at least {plan.tissue:.0%} of each is tissue."
-    ]
-    thinned = sum(slide.candidates > len(slide) for slide in slides)
-    if thinned:
-        notes.append(
-            f"{thinned:,} of {len(slides):,} slides have more tiles than {plan.most:,}, which were taken evenly."
-        )
-    poor = [slide.path.name for slide in slides if len(slide) < FEW]
-    if poor and few < most:
-        notes.append(f"{len(poor):,} of {len(slides):,} slides give fewer than {FEW} tiles: {names_text(poor, 5)}.")
-    alike: dict[str, list[tuple[str, str]]] = {}
-    for slide in slides:
-        for note in slide.notes:
-            # Numbers differ a little from slide to slide; the sentence is one.
-            alike.setdefault(re.sub(r"\d[\d.,]*", "0", note), []).append((slide.path.name, note))
-    for told in alike.values():
-        texts = Counter(text for _, text in told)
-        example = f"{texts.most_common(1)[0][0]}{' (numbers differ)' if len(texts) > 1 else ''}"
-        notes.append(
-            f"{len(told):,} of {len(slides):,} slides ({names_text([name for name, _ in told], 3)}): {example}."
-        )
-    return notes

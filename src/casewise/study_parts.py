@@ -286,6 +286,13 @@ class Panels(Part):
         return int(self.grid.split("x")[1])
 
     @property
+    def varied(self) -> bool:
+        """Whether training panels differ from epoch to epoch."""
+        moved = self.rotate or self.shift or self.zoom or self.magnify or self.warp
+        toned = self.brightness or self.contrast
+        return bool(moved or toned or self.shuffle or self.flip != "none") and not self.copies
+
+    @property
     def slots(self) -> int:
         """How many tiles a training panel holds; with attention, a bag."""
         return self.bag if self.gather == "attention" else self.rows * self.columns

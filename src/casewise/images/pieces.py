@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from casewise.errors import ImageError
 from casewise.images.preparation import Preparation
+from casewise.images.slide_files import files_beside, mark_of
 from casewise.images.slide_tiles import read_tile
 from casewise.images.slides import Slide
 
@@ -24,6 +25,9 @@ BLOCK = 2**22
 class Piece:
     """The square at x, y (level-0 pixels) of `side` level-0 pixels of a slide.
 
+    `beside`: a mark of the slide's other files, as they are when the piece is named; empty of a slide that is one file.
+    A tile store knows a piece by its text: where such a file was replaced it is another piece, and is read anew.
+
     >>> str(Piece(Path("a.svs"), 0, 128, 256))
     'a.svs [0, 128, 256]'
     """
@@ -32,12 +36,17 @@ class Piece:
     x: int
     y: int
     side: int
+    beside: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        """Look at the slide's other files; of most kinds there are none, and nothing is looked at."""
+        object.__setattr__(self, "beside", mark_of(self.path))
 
     def __fspath__(self) -> str:
         return str(self.path)
 
     def __str__(self) -> str:
-        return f"{self.path} [{self.x}, {self.y}, {self.side}]"
+        return f"{self.path} [{self.x}, {self.y}, {self.side}]{f' with {self.beside}' if self.beside else ''}"
 
 
 class Slides:
@@ -47,10 +56,11 @@ class Slides:
         self._lock = threading.Lock()
         self._open: OrderedDict[Path, Slide] = OrderedDict()
         self._hashes: dict[Path, str] = {}
+        self._parts: dict[Path, str] = {}
         self._hashing: dict[Path, threading.Lock] = {}
 
     def sha256(self, piece: Piece) -> str:
-        """A hash over the slide's bytes and the piece's place.
+        """A hash over the bytes of all files of the slide and the piece's place.
 
         Raises:
             ImageError: the slide cannot be read.
@@ -59,8 +69,20 @@ class Slides:
             alone = self._hashing.setdefault(piece.path, threading.Lock())
         with alone:
             if piece.path not in self._hashes:
-                self._hashes[piece.path] = _hashed(piece.path)
+                self._hashes[piece.path] = self._of_all(piece.path)
         return hashlib.sha256(f"{self._hashes[piece.path]} {piece.x} {piece.y} {piece.side}".encode()).hexdigest()
+
+    def _of_all(self, path: Path) -> str:
+        """A hash over the bytes of a slide; where it is several files over their names and bytes."""
+        others = files_beside(path)
+        if not others:
+            return _hashed(path)
+        # The same other files may belong to several slides of a folder: each is read once.
+        for file in others:
+            if file not in self._parts:
+                self._parts[file] = _hashed(file)
+        told = [_hashed(path), *(f"{file.name} {self._parts[file]}" for file in others)]
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
     def tile(self, piece: Piece, preparation: Preparation) -> np.ndarray:
         """Read one piece, (C, H, W) `uint8`.

@@ -1,7 +1,8 @@
 """What was planned of each slide, kept in a folder: as long as slide and plan are the same, no slide is read again.
 
 Of each slide there is a small picture, `<name>.jpg`, and what was planned, `<name>.npz`. The name is a hash over the
-slide's path, size and time and the plan; the latter file is written last.
+slide's path, size and time, those of its other files where it is several, and the plan; the latter file is written
+last.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ import numpy as np
 from PIL import Image
 
 from casewise.files import write_atomic
+from casewise.images.slide_files import mark_of
 from casewise.images.slide_tiles import PlannedSlide, TilePlan
 
 __all__ = ["KeptSlide", "find", "keep", "name_of", "sweep"]
 
 # Raised whenever tissue is found or tiles are laid in another way: slides are then planned anew.
-RULES = 1
+RULES = 2
 QUALITY = 88
 
 
@@ -66,13 +68,17 @@ def name_of(path: Path, plan: TilePlan) -> str:
         found = os.stat(path)
     except OSError:
         return ""
-    told = [RULES, str(path), found.st_size, found.st_mtime_ns, asdict(plan)]
+    told = [RULES, str(path), found.st_size, found.st_mtime_ns, mark_of(path), asdict(plan)]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def find(path: Path, plan: TilePlan, folder: Path) -> KeptSlide | None:
     """What is kept of this slide and this plan; None if nothing is, or if it cannot be read."""
-    name = name_of(path, plan)
+    return _read(path, folder, name_of(path, plan))
+
+
+def _read(path: Path, folder: Path, name: str) -> KeptSlide | None:
+    """What is kept of this slide under this name."""
     file, picture = folder / f"{name}.npz", folder / f"{name}.jpg"
     if not name or not file.is_file() or not picture.is_file():
         return None
@@ -95,15 +101,16 @@ def find(path: Path, plan: TilePlan, folder: Path) -> KeptSlide | None:
         return None
 
 
-def keep(planned: PlannedSlide, plan: TilePlan, folder: Path) -> KeptSlide | None:
-    """Write down what was planned of a slide, and return it; None if the slide has gone meanwhile.
+def keep(planned: PlannedSlide, folder: Path, name: str) -> KeptSlide | None:
+    """Write down what was planned of a slide, and return it; None if it cannot be read back.
+
+    `name`: its `name_of` from before it was read. A slide that is replaced meanwhile has another one by now, and is
+    planned anew the next time.
 
     Raises:
         RunError: the disk is full or the folder cannot be written.
     """
-    name, facts = name_of(planned.path, plan), planned.facts
-    if not name:
-        return None
+    facts = planned.facts
     picture = io.BytesIO()
     Image.fromarray(planned.picture).save(picture, "JPEG", quality=QUALITY)
     about: dict[str, Any] = {
@@ -128,7 +135,7 @@ def keep(planned: PlannedSlide, plan: TilePlan, folder: Path) -> KeptSlide | Non
     )
     write_atomic(folder / f"{name}.jpg", picture.getvalue())
     write_atomic(folder / f"{name}.npz", packed.getvalue())
-    return find(planned.path, plan, folder)
+    return _read(planned.path, folder, name)
 
 
 def sweep(folder: Path, names: set[str]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from PIL import Image
@@ -17,10 +18,13 @@ from casewise.images.preparation import LARGEST, SMALLEST, Channels
 from casewise.images.slides import BLOCK, SAME_LEVEL, Slide, SlideFacts, on_white
 from casewise.images.tissue import find_tissue, read_thumbnail, spread, tissue_shares
 
+if TYPE_CHECKING:
+    from casewise.images.building import Budget
+
 __all__ = ["PlannedSlide", "TilePlan", "plan_tiles", "read_tile", "read_tiles"]
 
-# The step between levels where a slide has but one and shows no step: what slide scanners commonly write.
-USUAL_STEP = 4.0
+# What the small picture takes beside the open slide, bytes. What finds the tissue takes no more than the slide did.
+PICTURE = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -105,10 +109,11 @@ class PlannedSlide:
         return len(self.boxes)
 
 
-def plan_tiles(path: Path, plan: TilePlan) -> PlannedSlide:
+def plan_tiles(path: Path, plan: TilePlan, budget: Budget | None = None) -> PlannedSlide:
     """Find the tissue of a slide and lay tiles over it, in a grid from its upper left corner.
 
-    A tile that would stand out over the right or lower edge is not taken.
+    A tile that would stand out over the right or lower edge is not taken. `budget`: the memory that slides planned at
+    the same time share; this one waits until there is enough for it.
 
     Raises:
         ImageError: the slide cannot be read; it does not say what its resolution is; it is smaller than a tile; it has
@@ -120,8 +125,11 @@ def plan_tiles(path: Path, plan: TilePlan) -> PlannedSlide:
         wanted, notes = _downsample(slide.path, facts, plan)
         boxes = _grid(slide.path, facts, plan, wanted)
         mpp = facts.mpp or plan.assume_mpp
-        picture, seen, downsample = read_thumbnail(slide)
-    tissue = find_tissue(picture, seen, downsample, mpp=mpp)
+        with budget.hold(slide.memory + PICTURE) if budget else nullcontext():
+            picture, seen, downsample = read_thumbnail(slide)
+            # Before the memory is another's.
+            slide.close()
+            tissue = find_tissue(picture, seen, downsample, mpp=mpp)
     shares = tissue_shares(tissue, boxes)
     enough = np.flatnonzero(shares >= plan.tissue - 1e-9)
     if not len(enough):
@@ -212,7 +220,7 @@ def _downsample(path: Path, facts: SlideFacts, plan: TilePlan) -> tuple[float, l
             )
         wanted = facts.magnification / plan.magnification
     else:
-        return _of_level(facts, plan.level or 0, plan.side)
+        return _of_level(facts, plan.level or 0)
     level = facts.level_for(wanted)
     if wanted < 1 / SAME_LEVEL:
         notes.append(f"it has nothing as fine as {plan.resolution}: level 0 is read and enlarged by {1 / wanted:.2f}")
@@ -228,21 +236,12 @@ def _instead(name: str, value: float | None) -> str:
     return f"It says its {name}, {value:.4g}: state `{name}` instead."
 
 
-def _of_level(facts: SlideFacts, level: int, side: int) -> tuple[float, list[str]]:
-    """The downsample of a level; of one that is missing as if the pyramid went on, while a tile of it has room."""
-    levels = facts.levels
-    if level < len(levels):
-        return levels[level][2], []
-    last = len(levels) - 1
-    step = levels[last][2] / levels[last - 1][2] if last else USUAL_STEP
-    by = step ** (level - last)
-    shorter = min(facts.width, facts.height)
-    if side * levels[last][2] * by > shorter:
-        known = max((n for n, (_, _, downsample) in enumerate(levels) if side * downsample <= shorter), default=last)
-        return levels[known][2], [f"it has no level {level}: level {known}, the coarsest with room for a tile, is used"]
-    how = f"as if the pyramid went on in steps of {step:.3g}" if last else f"taking a level to be {step:.3g} times less"
-    note = f"it has no level {level}: level {last}, its coarsest, is read and reduced by {by:.4g}, {how}"
-    return levels[last][2] * by, [note]
+def _of_level(facts: SlideFacts, level: int) -> tuple[float, list[str]]:
+    """The downsample of a level; of one that is missing that of the nearest there is, the coarsest."""
+    last = len(facts.levels) - 1
+    if level <= last:
+        return facts.levels[level][2], []
+    return facts.levels[last][2], [f"it has no level {level}: level {last}, its coarsest and so the nearest, is used"]
 
 
 def _grid(path: Path, facts: SlideFacts, plan: TilePlan, wanted: float) -> np.ndarray:
@@ -254,7 +253,7 @@ def _grid(path: Path, facts: SlideFacts, plan: TilePlan, wanted: float) -> np.nd
     span = max(round(plan.side * wanted), 1)
     if span > min(facts.width, facts.height):
         raise ImageError(
-            f"{path}: a tile of {plan.side} px at {plan.resolution} is {span:,} px wide at level 0, more than the "
+            f"{path}: a tile of {plan.side} px at {_at(facts, plan)} is {span:,} px wide at level 0, more than the "
             f"slide ({facts.width:,} x {facts.height:,}). State a finer resolution, or a smaller `images: {{size: …}}`."
         )
     stride = max(round(span * (1 - plan.overlap)), 1)
@@ -262,6 +261,17 @@ def _grid(path: Path, facts: SlideFacts, plan: TilePlan, wanted: float) -> np.nd
     down = np.arange(0, facts.height - span + 1, stride)
     y, x = np.meshgrid(down, across, indexing="ij")
     return np.stack([x.ravel(), y.ravel(), np.full(x.size, span)], axis=1).astype(np.int64)
+
+
+def _at(facts: SlideFacts, plan: TilePlan) -> str:
+    """The resolution of a plan on one slide; of a level with the levels there are."""
+    if plan.mpp is not None or plan.magnification is not None:
+        return plan.resolution
+    last = len(facts.levels) - 1
+    used = min(plan.level or 0, last)
+    instead = f", the nearest to level {plan.level} that it has" if used != (plan.level or 0) else ""
+    known = ", ".join(f"{n} of {width:,} x {height:,}" for n, (width, height, _) in enumerate(facts.levels))
+    return f"level {used}{instead} ({'its levels are' if last else 'its only level is'} {known} px)"
 
 
 def _real(value: object) -> bool:

@@ -143,6 +143,7 @@ class Slide:
     def __init__(self, path: Path) -> None:
         """Open the slide; nothing is decoded yet."""
         self.path = Path(path)
+        self._closed = False
         self._module = _openslide()
         size = checked_size(self.path)
         try:
@@ -172,8 +173,10 @@ class Slide:
         self.close()
 
     def close(self) -> None:
-        """Give its memory back; the slide cannot be read any more."""
-        self._slide.close()
+        """Give its memory back; the slide cannot be read any more. A second time does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._slide.close()
 
     def _room(self) -> int:
         """Bytes that hold two rows of compressed tiles, so that each is decoded about once in raster order."""

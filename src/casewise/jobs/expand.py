@@ -47,17 +47,20 @@ def expand(study: Study, splits: Splits, folder: Path, fingerprint: str) -> list
     return jobs
 
 
-def begin(job: Job) -> None:
-    """Remove what an earlier study left half done in the job's folder: it may have learned from other subjects."""
+def begin(job: Job, how: str = "") -> None:
+    """Remove what was left half done in the job's folder by an earlier study, or computed otherwise.
+
+    It may have learned from other subjects, and a state fits only what is computed `how` it was.
+    """
     from casewise.training.learn import leftovers
 
-    mark = job.folder / "made-from"
-    if not mark.is_file() or mark.read_text() != job.fingerprint:
+    mark, made_from = job.folder / "made-from", f"{job.fingerprint} {how}".strip()
+    if not mark.is_file() or mark.read_text() != made_from:
         half_done = [job.folder / name for name in ("job.json", *PRETRAINING_STATE)]
         for path in [*leftovers(job.folder), *half_done]:
             path.unlink(missing_ok=True)
         shutil.rmtree(job.folder / INNER, ignore_errors=True)
-        write_atomic(mark, job.fingerprint)
+        write_atomic(mark, made_from)
 
 
 def write_progress(job: Job, done: int, total: int, stage: str = "training") -> None:

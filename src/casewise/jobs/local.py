@@ -53,7 +53,7 @@ def run_jobs(jobs: Sequence[Job], material: Material, folder: Path, *, tell: Tel
     warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
     try:
         if workers == 1:
-            failed = [_run(job, material, choices[job.model]) for job in waiting]
+            failed = [_run(job, material, choices[job.model], workers) for job in waiting]
         else:
             with Parallel(
                 n_jobs=workers,
@@ -64,7 +64,7 @@ def run_jobs(jobs: Sequence[Job], material: Material, folder: Path, *, tell: Tel
                 initializer=_begin_worker,
                 initargs=(os.getpid(),),
             ) as parallel:
-                failed = parallel(delayed(_run)(job, material, choices[job.model]) for job in waiting)
+                failed = parallel(delayed(_run)(job, material, choices[job.model], workers) for job in waiting)
     finally:
         over.set()
         watcher.join()
@@ -77,7 +77,7 @@ def run_jobs(jobs: Sequence[Job], material: Material, folder: Path, *, tell: Tel
     tell(len(jobs), f"{len(jobs)} networks trained")
 
 
-def _run(job: Job, material: Material, choice: Choice) -> str:
+def _run(job: Job, material: Material, choice: Choice, workers: int) -> str:
     """Run a job; what is wrong with its own training is told and not raised, so that the other jobs go on."""
     from filelock import FileLock, Timeout
 
@@ -87,7 +87,7 @@ def _run(job: Job, material: Material, choice: Choice) -> str:
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(job.folder / ".lock", timeout=30):
-            run_job(job, material, choice)
+            run_job(job, material, choice, side_by_side=workers)
         return ""
     except TrainingError as error:
         write_progress(job, 0, 1, FAILED)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from casewise.comparison import people_seen
 from casewise.errors import SplitError
 from casewise.files import write_json, write_parquet
 from casewise.jobs.expand import INNER, PRETRAINING_STATE, Job, begin, write_progress
@@ -29,12 +29,14 @@ from casewise.study import Study
 from casewise.training.checkpoint import write_tensors
 from casewise.training.data import PanelData, mixed_seed
 from casewise.training.fit import standardise
+from casewise.training.fixed import MEMORY
 from casewise.training.learn import Course, learn, leftovers
 from casewise.training.losses import class_counts, guess_loss
 from casewise.training.module import predict
 from casewise.training.outputs import outputs_of
 from casewise.training.slice_data import SliceData
 from casewise.training.speed import Choice, keep_memory
+from casewise.training.spent import Spent
 from casewise.truth import truth_table
 
 if TYPE_CHECKING:
@@ -57,11 +59,14 @@ class Material:
     pretraining: Pretrained | None = None
 
 
-def run_job(job: Job, material: Material, choice: Choice) -> None:
+def run_job(job: Job, material: Material, choice: Choice, *, side_by_side: int = 1) -> None:
     """Train the job's network and write its results; a job killed before continues where its last state was written.
 
     Writes into the job's folder `model.safetensors`, `model.json`, `predictions.parquet`, where cases have several
     panels `tiles.parquet` and, last, `job.json`.
+
+    Args:
+        side_by_side: how many jobs share the memory for what is worked out once.
 
     Raises:
         SplitError: a held-out subject is among those trained on.
@@ -69,8 +74,9 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
     if material.study.compute.keep_memory:
         keep_memory()
     torch.set_num_threads(choice.threads)
-    begun = time.monotonic()
-    begin(job)
+    form = "channels-last" if choice.channels_last else "contiguous"
+    begin(job, f"{choice.precision} {form} {'once' if material.study.compute.frozen_once else 'every step'}")
+    spent = Spent(job.folder)
     before = epochs_inside(material.study)
     total = before + epochs_of(material.study)
     write_progress(job, 0, total)
@@ -128,6 +134,11 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
             )
     _check_learned(study, train.truth, where=f"{job.model}, fold {job.fold + 1}")
     standardise(network, train.truth, outputs)
+
+    def tell(done: int) -> None:
+        spent.note()
+        write_progress(job, before + done, total)
+
     course = Course(
         outputs,
         job.folder,
@@ -135,9 +146,10 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         choice,
         study.compute.save_every,
         "last" if study.recipe.stop.on == "none" else "best",
-        lambda done: write_progress(job, before + done, total),
+        tell,
         study.compute.frozen_once,
         inside.chosen.epochs if inside else None,
+        memory=MEMORY // side_by_side,
     )
     learned = learn(network, recipe, train, stop, names, course)
     learned.network.to("cuda" if choice.device == "cuda" else "cpu")
@@ -181,7 +193,7 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         "images": study.images.model_dump(mode="json"),
         "panels": study.panels.model_dump(mode="json"),
         "weights": origin,
-        "subjects": sorted(seen),
+        **people_seen(panels, seen),
         "split": splits.hash,
         "synthetic": study.synthetic,
     }
@@ -202,9 +214,9 @@ def run_job(job: Job, material: Material, choice: Choice) -> None:
         "stopped_on": study.recipe.stop.on,
         "n_fitted": len(fitted_on),
         "n_stopped": len(stopped_on),
-        "seconds": round(time.monotonic() - begun, 1),
+        **{name: value for name, value in spent.told().items() if name != "core_seconds"},
         **{k: v for k, v in asdict(choice).items() if k in ("device", "precision", "threads")},
-        "memory_format": "channels-last" if choice.channels_last else "contiguous",
+        "memory_format": form,
         "guess_loss": None if alone else guess_loss(train.truth, stop.truth, outputs, study.recipe),
         "finder": learned.finder,
         "stages": learned.stages,

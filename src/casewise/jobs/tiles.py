@@ -11,6 +11,7 @@ import torch
 from casewise.models.attention import GatedAttention
 from casewise.panels import EMPTY
 from casewise.predictions import decided
+from casewise.training.data import PanelData, of_bags
 from casewise.training.outputs import outputs_of, value_columns
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from casewise.models.backbones import Network
     from casewise.study import Study
-    from casewise.training.data import PanelData
+    from casewise.training.slice_data import SliceData
     from casewise.training.speed import Choice
 
 # Of more panels of one stage an even part is kept.
@@ -52,23 +53,24 @@ def tile_rows(panels: pd.DataFrame, study: Study, values: NDArray[Any], *, stage
 
 
 def weight_rows(
-    network: Network, data: PanelData, panels: pd.DataFrame, *, stage: str, batch: int, choice: Choice
+    network: Network, data: PanelData | SliceData, panels: pd.DataFrame, *, stage: str, batch: int, choice: Choice
 ) -> pd.DataFrame | None:
     """How much each tile of a bag speaks for its case, shares of one in `weight`; None without attention.
 
     Columns: image (number), case, stage, target ('', for it is one weight for all), weight; `float32`.
     """
     gathering: Any = network.head[0]
-    if not isinstance(gathering, GatedAttention):
+    if not isinstance(gathering, GatedAttention) or not isinstance(data, PanelData):
         return None
     device = next(network.parameters()).device
     slots, owner = data.views()
     bf16, size = choice.precision == "bf16", data.at_once(batch)
+    form = torch.channels_last if choice.channels_last else torch.contiguous_format
     tables = []
     network.eval()
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
         for part, own in zip(slots.split(size), owner.split(size), strict=True):
-            features = network.features(data.plain_batch(part, device)).float()
+            features = of_bags(network.features, data, part, device, form).float()
             with torch.autocast(device.type, enabled=False):
                 weights = gathering.weights(features).cpu().numpy()
             bag, place = np.nonzero(part.numpy() != EMPTY)

@@ -66,13 +66,17 @@ class Network(nn.Module):
         tiles = panels[there]
         # what is not learned from need not be in memory at once
         parts = [tiles] if self.training else tiles.split(TILES_AT_ONCE)
-        known = torch.cat([self.features(part.contiguous(memory_format=torch.channels_last)) for part in parts])
+        form = form_of(self.body)
+        known = torch.cat([self.features(part.contiguous(memory_format=form)) for part in parts])
         found = known.new_full((*there.shape, known.shape[1]), torch.nan)
         found[there] = known
         return found
 
     def forward(self, panels: Tensor) -> Tensor:
-        features = self.features(panels)
+        return self.told(self.features(panels))
+
+    def told(self, features: Tensor) -> Tensor:
+        """What the head makes of features, in the units of the targets: (B, outputs)."""
         with torch.autocast(features.device.type, enabled=False):
             return self.head(features.float()) * self.scale + self.centre
 
@@ -162,6 +166,19 @@ class Network(nn.Module):
         if not last:
             raise ValueError(f"{self.name} has no layer with a spatial map")
         return last[-1]
+
+
+def form_of(part: nn.Module) -> torch.memory_format:
+    """The memory format that a part of a network was put into, as the first kernel tells which has one.
+
+    >>> form_of(nn.Conv2d(3, 2, 3).to(memory_format=torch.channels_last))
+    torch.channels_last
+    """
+    for kernel in part.parameters():
+        apart = kernel.ndim == 4 and kernel.is_contiguous(memory_format=torch.channels_last)
+        if kernel.ndim == 4 and apart != kernel.is_contiguous():
+            return torch.channels_last if apart else torch.contiguous_format
+    return torch.contiguous_format
 
 
 EXPLAIN = {

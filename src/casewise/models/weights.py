@@ -43,7 +43,8 @@ def load_weights(
         held_out: subjects that a bundle must not have been trained on.
 
     Raises:
-        WeightsError: nothing was found (all four ways are named), or the file belongs to another network.
+        WeightsError: nothing was found (all four ways are named), the file belongs to another network, or a bundle was
+            trained for comparison only.
         SplitError: a bundle was trained on a held-out subject.
     """
     name = network.name
@@ -195,6 +196,12 @@ def _from_bundle(network: Network, path: Path, held_out: Sequence[str]) -> tuple
     if not (model.is_file() and facts.is_file()):
         raise WeightsError(f"weights: {path} is no trained casewise network (model.safetensors and model.json).")
     values = json.loads(facts.read_text())
+    if values.get("comparison_only"):
+        raise WeightsError(
+            f"weights: {path} was trained for comparison only, on images split as if each showed another person: it "
+            "has seen people who are held out in its own study. Take a network of the study itself, from the run "
+            "folder's own jobs/."
+        )
     seen = sorted(set(values["subjects"]) & set(held_out))
     if seen:
         raise SplitError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from casewise.report.figures_claimed import BY_IMAGE, BY_SUBJECT, side_by_side
 from casewise.report.material import Material, is_number
@@ -10,6 +10,9 @@ from casewise.report.measures import bounds, measure_cell, measure_of, written
 from casewise.report.tables import TITLES, Cell, Row, figure_cell
 from casewise.report.wording import counted, digits_for, interval, number
 from casewise.report.words import Words
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHOWN = {
     "regression": ("mae", "ccc", "pcc"),
@@ -106,14 +109,16 @@ def believe(material: Material) -> str:
     both = f"{told.get('subjects_on_both_sides', 0):,} of {counted(told.get('subjects', 0), 'subject')}"
     text = (
         "The figures by subject: they are of people the networks had never seen, as a new patient is. In the split by "
-        f"image {both} stand on both sides, and to know a subject again is enough to be right."
+        f"image {both} stand on both sides, and {memory(material.predictions, _outcome(material))}."
     )
     merit = "ccc" if material.kind == "regression" else material.merit
     own, other = _both(material, merit)
     title = "CCC" if merit == "ccc" else measure_of(merit).words
-    if own and is_number(own.get("low")) and own["low"] <= CHANCE[merit] <= own["high"]:
+    if own and is_number(own.get("low")) and own["low"] <= CHANCE[merit]:
+        # Wholly below chance is no more of a success than around it.
+        verb = "covers" if own["high"] >= CHANCE[merit] else "does not exceed"
         return (
-            f"{text} By subject, the interval of the {title} ({interval(own, 2, words=True)}) covers what guessing "
+            f"{text} By subject, the interval of the {title} ({interval(own, 2, words=True)}) {verb} what guessing "
             f"gives ({CHANCE[merit]:g}): that anything learned here holds for a new patient is not shown."
         )
     if own and other and is_number(own.get("low")) and own["low"] <= other["value"] <= own["high"]:
@@ -122,6 +127,31 @@ def believe(material: Material) -> str:
             f"({_told(material, merit, other)} by image, {_told(material, merit, own)} by subject)."
         )
     return text
+
+
+def memory(predictions: pd.DataFrame | None, target: str) -> str:
+    """What it brings to know a subject again: all, if everything recorded of each subject is one and the same value.
+
+    >>> import pandas as pd
+    >>> rows = pd.DataFrame({"subject": ["a", "a", "b"], "target": "dx", "stage": "oof", "y_true": [1.0, 1.0, 0.0]})
+    >>> memory(rows, "dx"), memory(rows.assign(y_true=[1.0, 0.0, 0.0]), "dx")
+    ('to know a subject again is enough to be right', 'to know a subject again helps to be right')
+    """
+    enough = False
+    if predictions is not None:
+        rows = predictions[(predictions["target"] == target) & (predictions["stage"] != "external")]
+        values = rows.dropna(subset=["y_true"]).groupby("subject")["y_true"]
+        # truths that passed through single precision may differ in their last digits
+        apart = (values.max() - values.min()) > 1e-5 * values.max().abs().clip(lower=1)
+        enough = bool(len(apart)) and not apart.any()
+    return f"to know a subject again {'is enough' if enough else 'helps'} to be right"
+
+
+def judged_apart(unit: str, images: int) -> str:
+    """That by subject something else is counted than by image."""
+    return (
+        f"By subject a {unit} is judged as a whole; by image each of {images:,} images is, as the published way has it."
+    )
 
 
 def _both(material: Material, metric: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
@@ -154,7 +184,4 @@ def _units(material: Material, told: dict[str, Any], words: Words) -> str:
     """What is counted on either side, where it is not the same; a caption's sentence."""
     if material.study.level_of(_outcome(material)) == "image":
         return ""
-    return (
-        f"By subject a {words.noun} is judged as a whole; by image each of {told.get('images', 0):,} images is, as the "
-        "published way has it."
-    )
+    return judged_apart(words.noun, told.get("images", 0))

@@ -4,7 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PREDICTIONS = "predictions.parquet"
+WHAT = ("case", "region", "image", "target")
+
+
+APART = "The runs judged different cases; they are not compared in pairs."
+GONE = "A run's predictions are gone; the runs are not compared in pairs."
+
+
+def apart(runs: Sequence[Path], stage: str, targets: Iterable[str]) -> dict[str, str]:
+    """Of each target on which the runs cannot be compared in pairs, the sentence that says why."""
+    if not _at_hand(runs):
+        return dict.fromkeys(targets, GONE)
+    tables = [_final(folder, stage, targets) for folder in runs]
+    told = {}
+    for target in targets:
+        # A run without the target has no learner in its table.
+        judged = [_judged(rows) for table in tables if len(rows := table[table["target"] == target])]
+        if any(others != judged[0] for others in judged[1:]):
+            told[target] = APART
+    return told
 
 
 def compared(
@@ -12,24 +36,20 @@ def compared(
 ) -> dict[str, Any] | None:
     """The comparisons of all runs' learners by target, over the same resamples of subjects, as `metrics.json` has them.
 
-    Learners of later runs carry their study's name in brackets. None where the runs judged other cases or values, or
-    their predictions are gone.
+    Learners of later runs carry their study's name in brackets. None where there is no target, or the runs cannot be
+    compared on one of them (see `apart`).
     """
     import pandas as pd
 
     from casewise.evaluation import results
-    from casewise.predictions import final_rows
 
-    if not all((folder / "predictions.parquet").is_file() for folder in runs):
+    targets = list(targets)
+    if not targets or apart(runs, stage, targets):
         return None
-    wanted, tables = set(targets), []
+    tables = []
     for number, (folder, study) in enumerate(zip(runs, studies, strict=True)):
-        rows = pd.read_parquet(folder / "predictions.parquet")
-        rows = final_rows(rows[(rows["stage"] == stage) & rows["target"].isin(wanted)])
+        rows = _final(folder, stage, targets)
         tables.append(rows.assign(model=rows["model"].astype(str) + (f" ({study['name']})" if number else "")))
-    judged = [_judged(rows) for rows in tables]
-    if any(judged[0] != others for others in judged[1:]):
-        return None
     settings = studies[0]["evaluation"]
     found = results.evaluate(
         pd.concat(tables, ignore_index=True),
@@ -59,7 +79,22 @@ def told(compared: dict[str, Any], merit: str) -> str:
     return f"The {merit} is {compared['best']}'s. Against it, over the same subjects: {'; '.join(parts)}{few}."
 
 
-def _judged(rows: Any) -> set[tuple[Any, ...]]:
-    """Which cases were judged on what."""
+def _at_hand(runs: Sequence[Path]) -> bool:
+    return all((folder / PREDICTIONS).is_file() for folder in runs)
+
+
+def _final(folder: Path, stage: str, targets: Iterable[str]) -> pd.DataFrame:
+    """What is judged of a run: one row a learner, case, region, image and target."""
+    import pandas as pd
+
+    from casewise.predictions import final_rows
+
+    rows = pd.read_parquet(folder / PREDICTIONS)
+    return final_rows(rows[(rows["stage"] == stage) & rows["target"].isin(list(targets))])
+
+
+def _judged(rows: pd.DataFrame) -> set[tuple[Any, ...]]:
+    """Which cases, regions and images were judged on what."""
     known = rows[rows["y_true"].notna()]
-    return set(zip(known["case"], known["target"], known["y_true"].round(6), strict=True))
+    what = [known[name].astype(str) for name in WHAT]
+    return set(zip(*what, known["y_true"].round(6), strict=True))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from casewise.comparison import refuse_comparison
 from casewise.errors import RunError
 from casewise.files import write_atomic
 from casewise.report import results_beside, results_classes, results_nested, results_training
@@ -24,7 +25,8 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
     """Write the page for `run`; the learners of runs in `beside` stand in the same tables.
 
     Raises:
-        RunError: a folder holds no finished run, or one without figures of the stage that the page is about.
+        RunError: a folder holds no finished run, one without figures of the stage that the page is about, or what was
+            split by image for comparison only.
     """
     material = [_material(folder) for folder in (run, *beside)]
     study, metrics = material[0]["study"], material[0]["metrics"]
@@ -41,10 +43,13 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
             raise RunError(
                 f"{folder} cannot stand beside {run}, whose figures are from {STAGES[stage]}: {found}. Leave it out."
             )
-    if beside and not metrics.get("within"):
-        studies = [part["study"] for part in material]
-        pairs = results_beside.compared([run, *beside], studies, stage, _targets(study, metrics, stage))
-        metrics["comparisons"] = metrics.get("comparisons", {}) if pairs is None else pairs
+    apart: dict[str, str] = {}
+    if beside and not (metrics.get("within") and stage == "oof"):
+        studies, targets = [part["study"] for part in material], _targets(study, metrics, stage)
+        apart = results_beside.apart([run, *beside], stage, targets)
+        alike = [name for name in targets if name not in apart]
+        # Never the first run's own: they would pass for comparisons of all the learners in the table.
+        metrics["comparisons"] = results_beside.compared([run, *beside], studies, stage, alike) or {}
     lines = [f"# {study['title'] or study['name']}", ""]
     if study["synthetic"]:
         lines += ["**Synthetic phantom data, not patients.**", ""]
@@ -56,17 +61,19 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
         lines += [f"## {target}{', pooled' if results_classes.pooled(study, target, stage, metrics) else ''}", ""]
         if results_classes.kind_of(study, target) == "regression":
             note = results_classes.pooled(study, target, stage, metrics)
-            lines += [*_table(target, stage, material), *(["", note] if note else _told(target, stage, metrics)), ""]
+            lines += [*_table(target, stage, material), *(["", note] if note else _told(target, stage, metrics))]
+            lines += ["", apart.get(target, ""), ""]
             lines += results_nested.over_folds(target, material) if stage == "oof" else []
             continue
         lines += [*results_classes.table(target, stage, material)]
+        lines += ["", apart[target]] if target in apart else []
         lines += [*results_classes.told_apart(study, target, stage, metrics)]
         lines += results_nested.over_folds(target, material) if stage == "oof" else []
         unit = study["targets"][target].get("level") or study["panels"]["by"]
         lines += results_classes.single_class(target, stage, metrics, unit)
         lines += [*results_classes.details(target, stage, metrics), ""]
     lines += results_training.claimed(material[0], stage)
-    lines += results_training.beside(material[0])
+    lines += results_training.beside(material)
     lines += [] if metrics.get("within") else alone
     lines += results_classes.external(material[0], stage, STAGES[stage])
     if study["evaluation"]["references"]:
@@ -79,10 +86,14 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
 
 
 def _material(folder: Path) -> dict[str, Any]:
+    refuse_comparison(folder)
     try:
-        found = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("study", "metrics", "splits")}
+        found: dict[str, Any] = {
+            name: json.loads((folder / f"{name}.json").read_text()) for name in ("study", "metrics", "splits")
+        }
     except OSError:
         raise RunError(f"{folder} holds no finished run: study.json, metrics.json or splits.json is missing.") from None
+    found["folder"] = folder
     audit = folder / "audit.json"
     found["audit"] = json.loads(audit.read_text()) if audit.is_file() else None
     found["jobs"] = [json.loads(p.read_text()) for p in sorted(folder.glob("jobs/*/*/job.json"))]

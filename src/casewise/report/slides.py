@@ -120,11 +120,11 @@ def maps(material: Material) -> dict[str, Any] | None:
     model = _model(material, set(table["model"]))
     if model is None:
         return None
-    mine = table[(table["model"] == model) & (table["stage"] == "oof") & (table["tile_side"] >= 0)]
+    mine = table[(table["model"] == model) & (table["stage"] == "oof")]
     weighed = "weight" in mine and bool(mine["weight"].notna().any())
     mine = mine[mine["target"].isin(["", material.study.outcome])]
     rows = material.rows("oof", model)
-    rows = rows[rows["case"].isin(set(mine["case"]))].reset_index(drop=True)
+    rows = rows[rows["case"].isin(set(mine.loc[mine["tile_side"] >= 0, "case"]))].reset_index(drop=True)
     if rows.empty:
         return None
     groups = []
@@ -189,7 +189,8 @@ def _shown(material: Material, row: pd.Series, mine: pd.DataFrame, weighed: bool
     if not known:
         return None
     path, slide = known[0]
-    tiles = mine[(mine["case"] == row["case"]) & (mine["path"] == path)]
+    whole = mine[mine["case"] == row["case"]]
+    tiles = whole[whole["path"] == path]
     if tiles.empty:
         return None
     boxes = tiles[["tile_x", "tile_y", "tile_side"]].to_numpy(np.int64)
@@ -200,19 +201,22 @@ def _shown(material: Material, row: pd.Series, mine: pd.DataFrame, weighed: bool
     scale, _, _ = _scale(material, weighed)
     drawn = [
         Map(title, draw.heat(slide, boxes, values, stride=stride, scale=scale, alt=f"{name}: {title}, tile by tile."))
-        for title, values in _values(material, row, tiles, weighed)
+        for title, values in _values(material, row, tiles, whole["weight"].to_numpy(float) if weighed else None)
     ]
     own = draw.plain(slide, alt=f"{name}: the slide.")
-    return Shown(
-        name[0].upper() + name[1:], file, _told(material, row), _of_tiles(material, tiles, weighed), own, drawn
-    )
+    said = _of_weights(whole, path) if weighed else _of_tiles(material, tiles)
+    return Shown(name[0].upper() + name[1:], file, _told(material, row), said, own, drawn)
 
 
-def _values(material: Material, row: pd.Series, tiles: pd.DataFrame, weighed: bool) -> Iterator[tuple[str, np.ndarray]]:
-    """What is drawn, with its title: (N,) from 0 to 1 on the colour scale."""
+def _values(
+    material: Material, row: pd.Series, tiles: pd.DataFrame, weights: np.ndarray | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """What is drawn, with its title: (N,) from 0 to 1 on the colour scale; `weights`: of all tiles of the case."""
     study, outcome = material.study, material.study.outcome
-    if weighed:
-        yield "How much each tile counts", tiles["weight"].to_numpy(float) * len(tiles) / MOST_WEIGHT
+    if weights is not None:
+        # An even share is that of the case: its weights sum to one over all its slides.
+        even = weights.sum() / len(weights)
+        yield "How much each tile counts", tiles["weight"].to_numpy(float) / even / MOST_WEIGHT
         return
     if material.kind == "regression":
         low, high = study.range_of(outcome)
@@ -273,13 +277,24 @@ def _told(material: Material, row: pd.Series) -> str:
     return f"Recorded {truth}, named {named} with a probability of {percent(float(row[f'p{int(row.y_pred)}']))}."
 
 
-def _of_tiles(material: Material, tiles: pd.DataFrame, weighed: bool) -> str:
+def _of_weights(whole: pd.DataFrame, path: str) -> str:
+    """How few tiles of a case carry half of its weight, and how much of it lies on this one of its slides."""
+    weights, here = whole["weight"].to_numpy(float), (whole["path"] == path).to_numpy()
+    summed = np.cumsum(np.sort(weights)[::-1])
+    # Weights are kept in single precision: what misses the half by that much reaches it.
+    half = int(np.searchsorted(summed, summed[-1] * (0.5 - 1e-6)) + 1)
+    plural = "tiles" if (whole["tile_side"] >= 0).all() else "tiles and images"
+    what = counted(len(weights), "tile", plural)
+    carried = f"{half:,} {'carries' if half == 1 else 'carry'} half of the weight."
+    if here.all():
+        return f"Of {what}, {carried}"
+    share = percent(float(weights[here].sum() / summed[-1]))
+    return f"Of the case’s {what}, {carried} This slide has {here.sum():,} of them, and {share} of the weight."
+
+
+def _of_tiles(material: Material, tiles: pd.DataFrame) -> str:
     """What the tiles of a slide say one by one."""
     count = len(tiles)
-    if weighed:
-        weights = np.sort(tiles["weight"].to_numpy(float))[::-1]
-        half = int(np.searchsorted(np.cumsum(weights), weights.sum() / 2) + 1)
-        return f"Of {counted(count, 'tile')}, {half:,} carry half of the weight."
     if material.kind == "regression":
         low, middle, high = np.quantile(tiles["y_pred"].to_numpy(float), [0.25, 0.5, 0.75])
         digits = Words(material).digits

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from casewise.errors import RunError
+from casewise.models.backbones import TILES_AT_ONCE
 from casewise.panels import EMPTY, augmented, chunks, draw, plain
 from casewise.study import Panels
 
@@ -104,9 +105,8 @@ class PanelData:
 
         A bag is one view of all its tiles, padded to the largest bag.
         """
-        if self.settings.gather == "attention":
-            most = max(map(len, self.tiles))
-            return torch.tensor([[*t, *[EMPTY] * (most - len(t))] for t in self.tiles]), torch.arange(len(self))
+        if self.bags:
+            return torch.tensor([[*t, *[EMPTY] * (self.bag - len(t))] for t in self.tiles]), torch.arange(len(self))
         filled = [chunks(t, self.settings.slots) for t in self.tiles]
         owner = torch.tensor([row for row, views in enumerate(filled) for _ in views])
         return torch.tensor([view for views in filled for view in views]), owner
@@ -117,8 +117,52 @@ class PanelData:
 
     def at_once(self, batch: int) -> int:
         """How many views are looked at in one go: four training batches, fewer where bags are large."""
-        bag = max(map(len, self.tiles)) if self.settings.gather == "attention" else 1
-        return max(1, 4 * batch // bag)
+        return max(1, 4 * batch // self.bag)
+
+    @property
+    def bags(self) -> bool:
+        """Whether a view is a bag of tiles, which attention gathers."""
+        return self.settings.gather == "attention"
+
+    @property
+    def bag(self) -> int:
+        """How many tiles the largest bag has; 1 where panels are no bags."""
+        return max(map(len, self.tiles)) if self.bags else 1
+
+    def single_tiles(self, numbers: Tensor, device: torch.device) -> Tensor:
+        """Unvaried tiles (N, C, H, W) in 0–1."""
+        return self.store[numbers.to(self.store.device)].float().div_(255).to(device)
+
+
+def of_bags(
+    part: Callable[[Tensor], Tensor],
+    data: PanelData,
+    slots: Tensor,
+    device: torch.device,
+    form: torch.memory_format,
+    *,
+    empty: Callable[[tuple[int, ...], torch.dtype], Tensor] | None = None,
+    flip: bool = False,
+) -> Tensor:
+    """What a part of a network makes of every tile of bags: slots (B, K) → (B, K, ...), NaN at empty places.
+
+    Tiles are taken from the store a few at a time, so that of a large bag only the result is ever whole in memory.
+
+    Args:
+        empty: makes the tensor to fill, of a shape and type; without it the result lies where `part` leaves it.
+        flip: whether tiles are mirrored.
+    """
+    found: Tensor | None = None
+    for places in torch.nonzero(slots != EMPTY).split(TILES_AT_ONCE):
+        row, column = places[:, 0], places[:, 1]
+        tiles = data.single_tiles(slots[row, column], device)
+        made = part((tiles.flip(-1) if flip else tiles).contiguous(memory_format=form))
+        if found is None:
+            shape = (*slots.shape, *made.shape[1:])
+            found = (empty(shape, made.dtype) if empty else made.new_empty(shape)).fill_(torch.nan)
+        found[row.to(found.device), column.to(found.device)] = made.to(found.device)
+    assert found is not None  # every bag has a tile
+    return found
 
 
 def mixed_seed(*parts: object) -> int:
@@ -184,5 +228,6 @@ def open_tiles(folder: Path, address: str) -> torch.Tensor:
     store = open_store(folder)
     if store.address != address:
         raise RunError(f"The tile store {folder} was changed while this run was under way. Run again.")
-    tiles = torch.from_numpy(np.array(store.tiles))
+    # mapped, so that jobs side by side share its pages; copied where it is written to, which nothing does
+    tiles = torch.from_numpy(np.load(str(store.tiles.filename), mmap_mode="c"))
     return tiles if tiles.shape[1] == 3 else tiles.expand(-1, 3, -1, -1)

@@ -1,10 +1,14 @@
 """What does not change from epoch to epoch is worked out once: copies varied once, and what frozen layers make of them.
 
-Values are kept in the precision in which they are computed, in memory up to `MEMORY` bytes and in a file beyond.
+Values are kept in the precision in which they are computed, in memory up to what a job may have and in files beyond.
 """
 
 from __future__ import annotations
 
+import errno
+import math
+import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,27 +16,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from casewise.errors import TrainingError
+from casewise.errors import RunError, TrainingError
 from casewise.models.attention import GatedAttention
-from casewise.models.backbones import TILES_AT_ONCE
+from casewise.models.backbones import TILES_AT_ONCE, form_of
 from casewise.panels import augmented
-from casewise.training.data import PanelData, mixed_seed
+from casewise.training.data import PanelData, mixed_seed, of_bags
+from casewise.training.slice_data import SliceData
 
+# Of all jobs side by side together, in bytes.
 MEMORY = 2 * 2**30
 CHUNK = 64
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
 class FixedData:
     """Views of panels (V, C, H, W) `uint8`, or their activations (V, ...) in floating point; nothing varies.
 
-    `truth` (P, T) is of panels, `owner` (V,) the panel of each view; without it every view is a panel.
+    `truth` (P, T) is of panels, `owner` (V,) the panel of each view; without it every view is a panel. Where a view is
+    a bag, `bag` is how many tiles the largest has.
     """
 
     values: Tensor
     truth: Tensor
     names: list[str] = field(default_factory=list)
     owner: Tensor | None = None
+    bag: int = 1
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -53,33 +62,78 @@ class FixedData:
         return self._of(slots[:, 0], device)
 
     def at_once(self, batch: int) -> int:
-        """How many rows are looked at in one go: four training batches."""
-        return 4 * batch
+        """How many rows are looked at in one go: four training batches, fewer where bags are large."""
+        return max(1, 4 * batch // self.bag)
 
     def _of(self, rows: Tensor, device: torch.device) -> Tensor:
         values = self.values[rows].to(device)
         return values.float().div_(255) if values.dtype == torch.uint8 else values
 
 
-def room(shape: tuple[int, ...], dtype: torch.dtype, path: Path) -> Tensor:
-    """An empty tensor, in memory where it fits there, else in the file `path`."""
-    count = 1
-    for side in shape:
-        count *= side
-    if count * dtype.itemsize <= MEMORY:
-        return torch.empty(shape, dtype=dtype)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    return torch.from_file(str(path), shared=True, size=count, dtype=dtype).view(shape)
+class Room:
+    """Where a job keeps what is worked out once: in memory as long as its share lasts, then in files."""
+
+    def __init__(self, memory: int) -> None:
+        """`memory`: how many bytes it may have."""
+        self.left = memory
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype, path: Path) -> Tensor:
+        """An empty tensor, in memory where it fits there, else in the file `path`.
+
+        Raises:
+            RunError: the disk has not as much room.
+        """
+        count = math.prod(shape)
+        size = count * dtype.itemsize
+        if size <= self.left:
+            self.left -= size
+            return torch.empty(shape, dtype=dtype)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        _reserve(path, size)
+        return torch.from_file(str(path), shared=True, size=count, dtype=dtype).view(shape)
 
 
-def fixed(data: PanelData, copies: int, *, seed: int, path: Path) -> FixedData:
+def _reserve(path: Path, size: int) -> None:
+    """Take the space of a file now: where a mapped file finds the disk full, the whole process is killed."""
+    try:
+        with path.open("wb") as file:
+            if not _allocated(file.fileno(), size) and shutil.disk_usage(path.parent).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            file.truncate(size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        if error.errno not in _FULL:
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise RunError(
+            f"{path.parent}: the disk is full. What frozen layers make of the panels needs {size / 1e6:,.1f} MB there, "
+            f"and {free / 1e6:,.1f} MB are free. Make room and run the same command again, or write `compute: "
+            "{frozen_once: false}`, which keeps nothing and takes longer."
+        ) from error
+
+
+def _allocated(file: int, size: int) -> bool:
+    """Whether the system has reserved the space; not every file system can."""
+    if not hasattr(os, "posix_fallocate"):
+        return False
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
+            raise
+        return False
+    return True
+
+
+def fixed(data: PanelData, copies: int, *, seed: int, path: Path, room: Room) -> FixedData:
     """Every panel as it is, and after these `copies` of each, varied once as the study says and kept as 8 bits.
 
     The copies of one panel are rows of the same subject on the same side, wherever the rows came from.
 
     Raises:
         TrainingError: a panel has more tiles than slots, so that no one view shows it.
+        RunError: neither memory nor the disk has room.
     """
     slots, _ = data.views()
     if len(slots) != len(data):
@@ -89,7 +143,7 @@ def fixed(data: PanelData, copies: int, *, seed: int, path: Path) -> FixedData:
             f"{data.settings.slots}: no one copy shows them all. Write `by: image` under panels, or a larger `grid`."
         )
     first = data.plain_batch(slots[:1], torch.device("cpu"))
-    values = room((len(data) * (1 + copies), *first.shape[1:]), torch.uint8, path)
+    values = room.empty((len(data) * (1 + copies), *first.shape[1:]), torch.uint8, path)
     for copy in range(1 + copies):
         for start in range(0, len(data), CHUNK):
             part = slots[start : start + CHUNK]
@@ -123,12 +177,13 @@ class Upper(nn.Module):
             return self.head(features.float()) * self.scale + self.centre
 
 
-def of_tiles(part: nn.Module, bags: Tensor, form: torch.memory_format = torch.contiguous_format) -> Tensor:
+def of_tiles(part: nn.Module, bags: Tensor) -> Tensor:
     """What a part of a network makes of every tile of bags (B, K, ...): (B, K, ...), NaN at empty places as before."""
     there = ~bags.flatten(2)[..., 0].isnan()
     tiles = bags[there]
     # What is not learned from need not be in memory at once.
     cut = [tiles] if torch.is_grad_enabled() else tiles.split(TILES_AT_ONCE)
+    form = form_of(part)
     known = torch.cat([part(some.contiguous(memory_format=form) if some.ndim == 4 else some) for some in cut])
     found = known.new_full((*there.shape, *known.shape[1:]), torch.nan)
     found[there] = known
@@ -136,7 +191,13 @@ def of_tiles(part: nn.Module, bags: Tensor, form: torch.memory_format = torch.co
 
 
 def activations(
-    frozen: nn.Module, data: FixedData | PanelData, *, bf16: bool, form: torch.memory_format, path: Path
+    frozen: nn.Module,
+    data: FixedData | PanelData | SliceData,
+    *,
+    bf16: bool,
+    form: torch.memory_format,
+    path: Path,
+    room: Room,
 ) -> FixedData:
     """What the frozen part of a network makes of every panel, in eval mode: (P, ...), `bfloat16` where `bf16`.
 
@@ -147,13 +208,13 @@ def activations(
     slots, owner = data.views()
     found: Tensor | None = None
     with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        bags = isinstance(data, PanelData) and data.settings.gather == "attention"
-        chunk = max(1, CHUNK // slots.shape[1]) if bags else CHUNK
-        for start in range(0, len(slots), chunk):
-            panels = data.plain_batch(slots[start : start + chunk], device)
-            made = (of_tiles(frozen, panels, form) if bags else frozen(panels.to(memory_format=form))).cpu()
+        if isinstance(data, PanelData) and data.bags:
+            kept = of_bags(frozen, data, slots, device, form, empty=lambda shape, dtype: room.empty(shape, dtype, path))
+            return FixedData(kept, data.truth, data.names, owner, data.bag)
+        for start in range(0, len(slots), CHUNK):
+            made = frozen(data.plain_batch(slots[start : start + CHUNK], device).to(memory_format=form)).cpu()
             if found is None:
-                found = room((len(slots), *made.shape[1:]), made.dtype, path)
+                found = room.empty((len(slots), *made.shape[1:]), made.dtype, path)
             found[start : start + len(made)] = made
     assert found is not None
     return FixedData(found, data.truth, data.names, owner)

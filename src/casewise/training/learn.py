@@ -20,10 +20,13 @@ from casewise.training.checkpoint import write_tensors
 from casewise.training.data import Batches, FeatureData, PanelData, mixed_seed
 from casewise.training.finder import find_rate
 from casewise.training.fit import Fitted, fit
+from casewise.training.fixed import MEMORY
 from casewise.training.outputs import Output
-from casewise.training.phases import in_phases
+from casewise.training.phases import ACTIVATIONS, COPIES, clear, in_phases
 from casewise.training.probe import features, probe
+from casewise.training.slice_data import SliceData
 from casewise.training.speed import Choice
+from casewise.training.spent import FILE as SPENT
 from casewise.training.tuning import HeadOnly, layer_groups, unfreeze
 
 Tell = Callable[[int], None]
@@ -46,7 +49,8 @@ class Learned:
 class Course:
     """Where and how a network is trained: its folder, seed, the machine's choice, how often state is saved.
 
-    `until` ends training after so many epochs of the recipe's.
+    `until` ends training after so many epochs of the recipe's; `memory` is how many bytes it may have for what is
+    worked out once (see `casewise.training.fixed.Room`).
     """
 
     outputs: tuple[Output, ...]
@@ -58,6 +62,7 @@ class Course:
     tell: Tell | None = None
     frozen_once: bool = True
     until: int | None = None
+    memory: int = field(default=MEMORY, kw_only=True)
 
     def fit(self, network: Network | HeadOnly, recipe: Recipe, train: Batches, stop: Batches, folder: Path) -> Fitted:
         """Fit a network, or a part of one, keeping its state in `folder`."""
@@ -78,7 +83,12 @@ class Course:
 
 
 def learn(
-    network: Network, recipe: Recipe, train: PanelData, stop: PanelData, subjects: Sequence[str], course: Course
+    network: Network,
+    recipe: Recipe,
+    train: PanelData | SliceData,
+    stop: PanelData | SliceData,
+    subjects: Sequence[str],
+    course: Course,
 ) -> Learned:
     """Train `network` as the recipe says; killed at any moment and called again, it ends in the same weights.
 
@@ -103,7 +113,10 @@ def learn(
         found = found or _found(network, train, recipe, course)
         recipe = recipe.model_copy(update={"lr": found["chosen"]})
     if recipe.phases:
-        history, best_epoch, best, phases = in_phases(network, recipe, train, stop, course)
+        try:
+            history, best_epoch, best, phases = in_phases(network, recipe, train, stop, course)
+        finally:
+            clear(course.folder)
         return Learned(network, history, best_epoch, best, phases=phases)
     if recipe.tuning == "fine" and heads:
         return _fine(network, recipe, train, stop, heads, course, found)
@@ -115,7 +128,7 @@ def learn(
     return Learned(network.eval(), fitted.history, fitted.best_epoch, fitted.best_loss, found)
 
 
-def _featured(network: Network, data: PanelData, recipe: Recipe) -> FeatureData:
+def _featured(network: Network, data: PanelData | SliceData, recipe: Recipe) -> FeatureData:
     return FeatureData(features(network, data, batch=recipe.batch), data.truth, data.names)
 
 
@@ -137,8 +150,8 @@ def _found(
 def _fine(
     network: Network,
     recipe: Recipe,
-    train: PanelData,
-    stop: PanelData,
+    train: PanelData | SliceData,
+    stop: PanelData | SliceData,
     heads: tuple[FeatureData, FeatureData],
     course: Course,
     found: dict[str, Any] | None,
@@ -201,6 +214,7 @@ def _told_from(course: Course, done: int) -> Course:
 
 def leftovers(folder: Path) -> list[Path]:
     """What training leaves in a job's folder to continue from; nothing of it is needed once the job is done."""
-    names = ("state.safetensors", "finder.json", "finder-body.json", "copies.bin")
+    names = ("state.safetensors", "finder.json", "finder-body.json", SPENT, COPIES)
     stages = sorted(folder.glob("stage*.safetensors")) + sorted(folder.glob("stage*.json"))
-    return [folder / name for name in names] + stages + sorted(folder.glob("stage*/state.safetensors"))
+    inside = [path for name in ("state.safetensors", SPENT, *ACTIVATIONS) for path in folder.glob(f"stage*/{name}")]
+    return [folder / name for name in names] + stages + sorted(inside)

@@ -15,10 +15,11 @@ from casewise.cohort_table import names_text
 from casewise.errors import TrainingError
 from casewise.models.backbones import Network, keep_statistics, set_momentum
 from casewise.study import Recipe
-from casewise.training.data import Batches, EpochBatches, PanelData, mixed_seed
+from casewise.training.data import Batches, EpochBatches, PanelData, mixed_seed, of_bags
 from casewise.training.losses import class_weights, loss_of
 from casewise.training.outputs import Output, hits, values_of
 from casewise.training.rates import warmed_cosine
+from casewise.training.slice_data import SliceData
 from casewise.training.tuning import parameter_groups
 
 CASES_SHOWN = 5
@@ -153,8 +154,8 @@ class Training(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], number: int) -> None:
         slots, owner = batch
-        panels = self._shaped(self.parts[1].plain_batch(slots, self.device))
-        self._predicted.append((self.network(panels).float(), owner.to(self.device)))
+        raw = looked_at(self.network, self.parts[1], slots, self.device, self.format)
+        self._predicted.append((raw.float(), owner.to(self.device)))
 
     def on_validation_epoch_end(self) -> None:
         predicted = averaged(self._predicted, len(self.parts[1]))
@@ -201,6 +202,24 @@ class Training(LightningModule):
             self.plateau.load_state_dict(self._plateau_state)
 
 
+def looked_at(
+    network: nn.Module,
+    data: Batches,
+    slots: Tensor,
+    device: torch.device,
+    form: torch.memory_format,
+    *,
+    flip: bool = False,
+) -> Tensor:
+    """What a network gives for unvaried views; bags of tiles, which may be large, are never whole in memory."""
+    if isinstance(data, PanelData) and data.bags and isinstance(network, Network):
+        return network.told(of_bags(network.features, data, slots, device, form, flip=flip))
+    panels = data.plain_batch(slots, device)
+    panels = panels.to(memory_format=form) if panels.ndim == 4 else panels
+    found: Tensor = network(panels.flip(-1) if flip else panels)
+    return found
+
+
 def averaged(predicted: list[tuple[Tensor, Tensor]], panels: int) -> Tensor:
     """Mean prediction of each panel over its views: (P, T)."""
     values = torch.cat([p for p, _ in predicted])
@@ -221,7 +240,7 @@ def balanced(truth: Tensor, outputs: Sequence[Output]) -> Tensor:
 
 def predict(
     network: nn.Module,
-    data: PanelData,
+    data: PanelData | SliceData,
     outputs: Sequence[Output],
     *,
     batch: int,
@@ -241,10 +260,9 @@ def predict(
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
         size = data.at_once(batch)
         for part, own in zip(slots.split(size), owner.split(size), strict=True):
-            panels = data.plain_batch(part, device)
-            panels = panels.to(memory_format=form) if panels.ndim == 4 else panels
-            values = values_of(network(panels).float(), outputs)
+            values = values_of(looked_at(network, data, part, device, form).float(), outputs)
             if flips:
-                values = (values + values_of(network(panels.flip(-1)).float(), outputs)) / 2
+                mirrored = looked_at(network, data, part, device, form, flip=True)
+                values = (values + values_of(mirrored.float(), outputs)) / 2
             found.append((values.cpu(), own))
     return averaged(found, len(data))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,11 @@ from casewise.errors import TrainingError
 from casewise.files import write_json
 from casewise.models.freezing import freeze, parameter_counts
 from casewise.models.splitting import split_at
-from casewise.panels import varies
 from casewise.training.checkpoint import write_tensors
 from casewise.training.data import Batches, PanelData, mixed_seed
-from casewise.training.fixed import FixedData, Upper, Whole, activations, fixed
+from casewise.training.fixed import FixedData, Room, Upper, Whole, activations, fixed
+from casewise.training.slice_data import SliceData
+from casewise.training.spent import Spent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,9 +32,12 @@ if TYPE_CHECKING:
     from casewise.study import Phase, Recipe
     from casewise.training.learn import Course
 
+COPIES = "copies.bin"
+ACTIVATIONS = ("train.bin", "stop.bin")
+
 
 def in_phases(
-    network: Network, recipe: Recipe, train: PanelData, stop: PanelData, course: Course
+    network: Network, recipe: Recipe, train: PanelData | SliceData, stop: PanelData | SliceData, course: Course
 ) -> tuple[list[dict[str, float]], int, float, list[dict[str, Any]]]:
     """Train `network` phase after phase; a phase that is done is read from its file.
 
@@ -42,8 +46,8 @@ def in_phases(
     Returns:
         The history over all phases, the best epoch and its loss, and what each phase did.
     """
-    copies = train.settings.copies
-    steady = fixed(train, copies, seed=course.seed, path=course.folder / "copies.bin") if copies else None
+    copies, room = train.settings.copies, Room(course.memory)
+    steady = None
     history: list[dict[str, float]] = []
     told: list[dict[str, Any]] = []
     best, best_epoch, kept = math.inf, 0, {}
@@ -54,9 +58,13 @@ def in_phases(
             network.load_state_dict(load_file(place.with_suffix(".safetensors")))
         else:
             place.mkdir(parents=True, exist_ok=True)
-            done = _phase(network, recipe, phase, steady or train, stop, _from(course, number, len(history)), place)
+            if copies and not steady and isinstance(train, PanelData):
+                steady = fixed(train, copies, seed=course.seed, path=course.folder / COPIES, room=room)
+            told_from = _from(course, number, len(history), room.left)
+            done = _phase(network, recipe, phase, steady or train, stop, told_from, place)
             write_tensors(place.with_suffix(".safetensors"), network.state_dict(), {"format": "pt"})
             write_json(place.with_suffix(".json"), done)
+        clear(place)
         if done["best_loss"] < best:
             best, best_epoch = done["best_loss"], len(history) + done["best_epoch"]
             kept = {name: value.detach().clone() for name, value in network.state_dict().items()}
@@ -69,12 +77,19 @@ def in_phases(
     return history, best_epoch, best, told
 
 
+def clear(folder: Path) -> None:
+    """Remove what was kept in files while it was learned from."""
+    for path in [folder / COPIES, *folder.glob("stage*/*.bin"), *(folder / name for name in ACTIVATIONS)]:
+        with suppress(PermissionError):  # Windows keeps what is still mapped; it is removed with the job's other files
+            path.unlink(missing_ok=True)
+
+
 def _phase(
     network: Network,
     recipe: Recipe,
     phase: Phase,
-    train: PanelData | FixedData,
-    stop: PanelData,
+    train: PanelData | FixedData | SliceData,
+    stop: PanelData | SliceData,
     course: Course,
     place: Path,
 ) -> dict[str, Any]:
@@ -87,10 +102,16 @@ def _phase(
         train = replace(train, settings=train.settings.model_copy(update=phase.variations))
     last = freeze(network, phase.freeze)
     counts = parameter_counts(network)
-    begun, spent, continued = time.monotonic(), time.process_time(), (place / "state.safetensors").is_file()
+    spent = Spent(place)
     learner, data, watched, way = _shortened(network, phase, recipe, train, stop, course, place)
-    fitted = course.fit(learner, each, data, watched, place)
-    seconds, spent = time.monotonic() - begun, time.process_time() - spent
+    spent.note()
+
+    def tell(epoch: int) -> None:
+        spent.note()
+        if course.tell:
+            course.tell(epoch)
+
+    fitted = replace(course, tell=tell).fit(learner, each, data, watched, place)
     return {
         "freeze": phase.freeze,
         "last_frozen": last,
@@ -98,9 +119,7 @@ def _phase(
         "way": way,
         "epochs": len(fitted.history),
         "rows": len(data),
-        "seconds": round(seconds, 2),
-        "core_seconds": round(spent, 2),  # what the cores did for it, whatever else they had to do
-        "continued": continued,
+        **spent.told(),
         "best_loss": fitted.best_loss,
         "best_epoch": fitted.best_epoch,
         "history": fitted.history,
@@ -111,8 +130,8 @@ def _shortened(
     network: Network,
     phase: Phase,
     recipe: Recipe,
-    train: PanelData | FixedData,
-    stop: PanelData,
+    train: PanelData | FixedData | SliceData,
+    stop: PanelData | SliceData,
     course: Course,
     place: Path,
 ) -> tuple[Any, Batches, Batches, str]:
@@ -122,32 +141,32 @@ def _shortened(
         return *plain, "all layers computed at every step"
     if not course.frozen_once:
         return *plain, "frozen layers computed at every step, as the study states"
-    if isinstance(train, PanelData) and varies(train.settings):
+    if isinstance(train, SliceData) or (isinstance(train, PanelData) and train.settings.varied):
         return *plain, "frozen layers computed at every step, since panels vary"
     if isinstance(train, PanelData) and any(len(tiles) > train.settings.slots for tiles in train.tiles):
         return (
             *plain,
             "frozen layers computed at every step, since more tiles than slots are drawn anew",
         )
-    if recipe.discriminative != 1 or recipe.layer_decay != 1:
-        return *plain, "frozen layers computed at every step, since rates differ by layer"
     whole = not any(parameter.requires_grad for parameter in network.body.parameters())
+    if (recipe.discriminative != 1 or recipe.layer_decay != 1) and not whole:
+        return *plain, "frozen layers computed at every step, since rates differ by layer"
     try:
         frozen, rest = (Whole(network), nn.Identity()) if whole else split_at(network, phase.freeze)
     except TrainingError as error:
         return *plain, f"frozen layers computed at every step: {error}"
     form = torch.channels_last if course.choice.channels_last else torch.contiguous_format
     network.to(memory_format=form)  # type: ignore[call-overload]
-    bf16 = course.choice.precision == "bf16"
+    bf16, room = course.choice.precision == "bf16", Room(course.memory)
     kept = [
-        activations(frozen, data, bf16=bf16, form=form, path=place / f"{name}.bin")
-        for name, data in (("train", train), ("stop", stop))
+        activations(frozen, data, bf16=bf16, form=form, path=place / name, room=room)
+        for name, data in zip(ACTIVATIONS, (train, stop), strict=True)
     ]
     return Upper(network, rest), kept[0], kept[1], "what frozen layers make of a panel computed once"
 
 
-def _from(course: Course, number: int, done: int) -> Course:
-    """The course of one phase: a seed of its own, its progress told on top of the phases before."""
+def _from(course: Course, number: int, done: int, memory: int) -> Course:
+    """The course of one phase: its own seed, its progress told on top of the phases before, the memory that is left."""
     tell = course.tell
     seed = mixed_seed(course.seed, "phase", number) if number else course.seed
-    return replace(course, seed=seed, tell=(lambda epoch: tell(done + epoch)) if tell else None)
+    return replace(course, seed=seed, memory=memory, tell=(lambda epoch: tell(done + epoch)) if tell else None)

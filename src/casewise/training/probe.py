@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casewise.models.backbones import Network
-from casewise.training.data import PanelData
+from casewise.models.backbones import Network, form_of
+from casewise.training.data import PanelData, of_bags
 from casewise.training.outputs import Output
+from casewise.training.slice_data import SliceData
 
 PENALTIES = np.logspace(0, 5, 11)
 INVERSE_PENALTIES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
@@ -24,7 +25,7 @@ Line: TypeAlias = tuple[np.ndarray, float]
 
 def probe(
     network: Network,
-    data: PanelData,
+    data: PanelData | SliceData,
     subjects: Sequence[str],
     outputs: Sequence[Output],
     *,
@@ -121,17 +122,20 @@ def _steps(rows: np.ndarray, wanted: np.ndarray, groups: np.ndarray, classes: in
     return found
 
 
-def features(network: Network, data: PanelData, *, batch: int) -> Tensor:
+def features(network: Network, data: PanelData | SliceData, *, batch: int) -> Tensor:
     """The body's features of every panel, unvaried: (P, width), mean over its views; of bags (P, K, width)."""
     from casewise.training.module import averaged
 
     network.eval()
     slots, owner = data.views()
     found = []
+    device, form = network.mean.device, form_of(network.body)
+    if isinstance(data, PanelData) and data.bags:
+        with torch.inference_mode():
+            whole = of_bags(network.features, data, slots, device, form).float().cpu()
+        return whole.clone()
     with torch.inference_mode():
         size = data.at_once(batch)
         for part, own in zip(slots.split(size), owner.split(size), strict=True):
-            found.append((network.features(data.plain_batch(part, network.mean.device)).float().cpu(), own))
-    if found[0][0].ndim == 3:
-        return torch.cat([part for part, _ in found]).clone()
+            found.append((network.features(data.plain_batch(part, device)).float().cpu(), own))
     return averaged(found, len(data)).clone()

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 
 from casewise.errors import CasewiseError, RunError
 from casewise.files import write_json
+from casewise.models.attention import GatedAttention
 from casewise.models.backbones import Network
 from casewise.study import Compute
 
@@ -65,10 +66,10 @@ def choose(network: Network, compute: Compute, *, side: int, batch: int, threads
     """Pick device, precision, memory format and threads for training `network` on (batch, C, side, side) panels.
 
     Each candidate is timed on a few training steps; another than fp32 channels-last is taken only if it is at least
-    15 % faster, and bfloat16 only if its predictions agree with fp32's. Of several `threads`, which is what a job may
-    have, one is then tried against all in the same way, unless the study states them. The choice is remembered in
-    `memo` by network, how it fuses sequences, size, versions and processor, so that every run on a machine makes the
-    same one.
+    15 % faster, and bfloat16 only if with these weights its features agree with fp32's. Of several `threads`, which is
+    what a job may have, one is then tried against all in the same way, unless the study states them. What is quickest
+    is remembered in `memo` by network, how it fuses sequences, size, versions and processor, so that every run on a
+    machine finds the same; whether bfloat16 agrees is looked at every time.
     """
     stated = compute.threads != "auto"
     threads = threads if compute.threads == "auto" else compute.threads
@@ -85,12 +86,33 @@ def choose(network: Network, compute: Compute, *, side: int, batch: int, threads
     ]
     options = [o for o in options if o[:2] != ("bf16", False) or len(options) == 1]
     fewer = () if stated or threads == 1 else (1,)
+    kept = "kept" if compute.keep_memory else "given back"
+    exact = [option for option in options if option[0] == "fp32"]
+    quickest = _quickest(network, options, fewer, side=side, batch=batch, kept=kept, memo=memo)
+    if quickest.precision == "fp32" or not exact or _agrees(network, side):
+        return quickest
+    choice = _quickest(network, exact, fewer, side=side, batch=batch, kept=kept, memo=memo)
+    why = f"{quickest.why}; bfloat16, which is quicker, gives other features with these weights"
+    return replace(choice, measured=choice.measured or quickest.measured, why=why)
+
+
+def _quickest(
+    network: Network,
+    options: list[Option],
+    fewer: tuple[int, ...],
+    *,
+    side: int,
+    batch: int,
+    kept: str,
+    memo: Path | None,
+) -> Choice:
+    """The option to take by time alone, remembered or measured."""
     if len(options) == 1 and not fewer:
         return Choice("cpu", *options[0])
-    kept = "kept" if compute.keep_memory else "given back"
     cpu = [torch.__version__, platform.machine(), cpu_name()]
     fused = [network.fusion, network.channels, network.unseen is not None]
-    key = "|".join(map(str, [network.name, *fused, side, batch, threads, fewer, options, kept, *cpu]))
+    gathers = "attention" if isinstance(network.head[0], GatedAttention) else "one panel"
+    key = "|".join(map(str, [network.name, *fused, gathers, side, batch, options[0][2], fewer, options, kept, *cpu]))
     known = _remembered(memo)
     if key in known:
         values = known[key]
@@ -110,8 +132,7 @@ def _remembered(memo: Path | None) -> dict[str, Any]:
 
 
 def _measured(network: Network, options: list[Option], fewer: tuple[int, ...], *, side: int, batch: int) -> Choice:
-    tried = [o for o in options if o[0] == "fp32" or len(options) == 1 or _agrees(network, side)]
-    found = least(step_seconds(network, tried, side=side, batch=batch)) if len(options) > 1 else {}
+    found = least(step_seconds(network, options, side=side, batch=batch)) if len(options) > 1 else {}
     taken = _worth(found, options[0])
     if fewer:
         both = [taken, *[(*taken[:2], threads) for threads in fewer]]

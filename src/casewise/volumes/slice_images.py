@@ -22,7 +22,7 @@ def stacked(paths: Sequence[Path], spacing: tuple[float, float]) -> Scan:
     """
     from casewise.images.readers import read_image
 
-    planes = []
+    planes: list[np.ndarray] = []
     for path in paths:
         plane = read_image(path, channels="grey")[..., 0]
         if planes and plane.shape != planes[0].shape:

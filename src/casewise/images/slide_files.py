@@ -1,0 +1,70 @@
+"""The files a slide consists of: most are one; of some kinds the file that is named only points to those with pixels.
+
+.mrxs: the folder of the same name beside it. .vms and .vmu: the files beside it that it names. DICOM: every other file
+of its folder with the same ending, since only who reads them all knows which of them are of the same series.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+__all__ = ["files_beside", "mark_of"]
+
+# An index is a page of text; a file that is larger is none.
+LONGEST_INDEX = 2**20
+# Where a DICOM file says what it is, and the kind that is a slide (VL Whole Slide Microscopy Image Storage).
+HEAD, PREAMBLE = 2048, 128
+DICOM, WHOLE_SLIDE = b"DICM", b"1.2.840.10008.5.1.4.1.1.77.1.6"
+DICOM_FILES = {".dcm", ".dicom", ""}
+
+
+def files_beside(path: Path) -> list[Path]:
+    """The other files of a slide, by name; none of a slide that is one file, or where they cannot be listed.
+
+    >>> files_beside(Path("a.svs"))
+    []
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".mrxs":
+            folder = path.with_suffix("")
+            return sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
+        if suffix in {".vms", ".vmu"}:
+            return sorted(path.parent / name for name in _named(path) if (path.parent / name).is_file())
+        if suffix in DICOM_FILES and _is_dicom_slide(path):
+            alike = (file for file in path.parent.iterdir() if file.suffix.lower() == suffix and file != path)
+            return sorted(file for file in alike if file.is_file())
+    except OSError:
+        # Opening the slide says what is wrong.
+        return []
+    return []
+
+
+def mark_of(path: Path) -> str:
+    """A mark over name, size and time of the other files of a slide; empty of a slide that is one file."""
+    found = []
+    for file in files_beside(path):
+        try:
+            about = os.stat(file)
+        except OSError:
+            continue
+        found.append([file.name, about.st_size, about.st_mtime_ns])
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:12] if found else ""
+
+
+def _named(path: Path) -> set[str]:
+    """What stands behind an equals sign in an index: names of files, among other things."""
+    with open(path, "rb") as file:
+        text = file.read(LONGEST_INDEX).decode("utf-8", errors="replace")
+    values = (line.split("=", 1)[1].strip() for line in text.splitlines() if "=" in line)
+    # Names only: an index never points out of its folder.
+    return {value for value in values if value and "\0" not in value and Path(value).name == value} - {path.name}
+
+
+def _is_dicom_slide(path: Path) -> bool:
+    with open(path, "rb") as file:
+        head = file.read(HEAD)
+    return head[PREAMBLE : PREAMBLE + len(DICOM)] == DICOM and WHOLE_SLIDE in head

@@ -1,0 +1,250 @@
+"""What is kept while it is learned from: in a memory that is shared out, in files that are taken away."""
+
+from __future__ import annotations
+
+import errno
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from casewise.errors import RunError
+from casewise.images.preparation import Preparation
+from casewise.images.store import prepare
+from casewise.jobs import local
+from casewise.jobs.tiles import weight_rows
+from casewise.models.backbones import Network, build_network
+from casewise.study import Panels, Phase, Recipe
+from casewise.training.data import PanelData, open_tiles
+from casewise.training.fixed import MEMORY, FixedData, Room
+from casewise.training.learn import Course, Learned, learn
+from casewise.training.module import predict
+from casewise.training.outputs import Output
+from casewise.training.probe import features
+from casewise.training.speed import Choice
+
+OUTPUTS = (Output("label", "classification", 2, True),)
+STEADY = Panels(by="image", copies=1, flip="both")
+BAGS = Panels(by="case", gather="attention", bag=300)
+CPU = torch.device("cpu")
+KEPT = {"copies.bin", "stage0/train.bin", "stage0/stop.bin", "stage1/train.bin", "stage1/stop.bin"}
+
+
+class KilledError(Exception):
+    pass
+
+
+def panels(settings: Panels, tiles: list[list[int]]) -> PanelData:
+    drawn = torch.Generator().manual_seed(1)
+    store = torch.randint(1, 250, (300, 3, 32, 32), dtype=torch.uint8, generator=drawn)
+    truth = (torch.arange(len(tiles)) % 2).float().unsqueeze(1)
+    return PanelData(store, tiles, truth, settings, [f"c{i}" for i in range(len(tiles))])
+
+
+def kept(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*.bin")}
+
+
+def learned(folder: Path, memory: int, tell: Callable[[int], None] | None = None, **given: Any) -> Learned:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    network = build_network("resnet10t", 2)
+    phases = [Phase(epochs=1, freeze="all"), Phase(epochs=1, freeze="4 blocks", lr=0.001)]
+    recipe = Recipe(batch=4, schedule="constant", stop={"on": "none"}, phases=phases).model_copy(update=given)
+    folder.mkdir(exist_ok=True)
+    course = Course(OUTPUTS, folder, 3, Choice(), 0.0, "last", tell, memory=memory)
+    rows = panels(STEADY, [[i] for i in range(8)])
+    return learn(network, recipe, rows, panels(STEADY, [[8], [9]]), [str(i) for i in range(8)], course)
+
+
+def test_the_room_of_a_file_is_taken_before_it_is_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "stage0" / "train.bin"
+    kept = Room(0).empty((1000, 1000), torch.float32, path)
+    assert kept.shape == (1000, 1000)
+    assert path.stat().st_blocks * 512 >= 4_000_000
+    kept[:] = 1
+    assert np.fromfile(path, np.float32).sum() == 1e6
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system reserves no space")
+def test_a_full_disk_is_told_and_kills_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    said = r"the disk is full\. .* needs 4\.0 MB there, and [\d,.]+ MB are free\. .*`compute: \{frozen_once: false\}`"
+    with pytest.raises(RunError, match=said) as told:
+        Room(0).empty((1000, 1000), torch.float32, tmp_path / "train.bin")
+    assert str(tmp_path) in str(told.value)
+    assert not kept(tmp_path)
+
+
+def test_where_space_cannot_be_reserved_what_is_free_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unable(*given: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "posix_fallocate", unable, raising=False)
+    assert Room(0).empty((10,), torch.float32, tmp_path / "a.bin").shape == (10,)
+    with pytest.raises(RunError, match="the disk is full"):
+        Room(0).empty((2**50,), torch.float32, tmp_path / "b.bin")
+
+
+def test_all_that_is_kept_shares_one_memory(tmp_path: Path) -> None:
+    room = Room(1000)
+    for name, size in (("a", 600), ("b", 600), ("c", 400), ("d", 1)):
+        room.empty((size,), torch.uint8, tmp_path / f"{name}.bin")
+    assert kept(tmp_path) == {"b.bin", "d.bin"}
+
+
+def test_jobs_side_by_side_share_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr("casewise.jobs.network.run_job", lambda *given, side_by_side: told.append(side_by_side))
+    job: Any = local.Job("cnn", 0, tmp_path / "fold1", "")
+    local._run(job, None, Choice(), 4)  # type: ignore[arg-type]
+    assert told == [4]
+    assert Course(OUTPUTS, tmp_path, 0, Choice()).memory == MEMORY
+
+
+def test_files_go_with_their_phase(tmp_path: Path) -> None:
+    seen: list[set[str]] = []
+    filed = learned(tmp_path / "filed", 0, lambda epoch: seen.append(kept(tmp_path / "filed")))
+    assert seen == [{name for name in KEPT if "stage1" not in name}, {name for name in KEPT if "stage0" not in name}]
+    assert not kept(tmp_path / "filed")
+    whole = learned(tmp_path / "memory", 2**30, lambda epoch: seen.append(kept(tmp_path / "memory")))
+    assert seen[2:] == [set(), set()]
+    for one, other in zip(filed.network.parameters(), whole.network.parameters(), strict=True):
+        assert torch.equal(one, other)
+    # copies come first, and phases have what they leave: 16 panels of 3 × 32 × 32 bytes
+    learned(tmp_path / "some", 16 * 3 * 1024, lambda epoch: seen.append(kept(tmp_path / "some")))
+    assert seen[4] == {"stage0/train.bin", "stage0/stop.bin"}
+
+
+def test_files_that_a_kill_left_go_too(tmp_path: Path) -> None:
+    def kill(epoch: int) -> None:
+        if epoch == 2:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        learned(tmp_path / "cut", 0, kill)
+    for name in KEPT:
+        (tmp_path / "cut" / name).write_bytes(b"of a lost machine")
+    seen: list[set[str]] = []
+    learned(tmp_path / "cut", 0, lambda epoch: seen.append(kept(tmp_path / "cut")))
+    assert not any("stage0" in name for found in seen for name in found)
+    assert not kept(tmp_path / "cut")
+
+
+def test_a_frozen_body_has_no_rates_that_differ(tmp_path: Path) -> None:
+    head, upper = learned(tmp_path / "a", 2**30, discriminative=2.0).phases
+    assert "once" in head["way"]
+    assert "rates differ by layer" in upper["way"]
+
+
+class TestLargeBags:
+    """A bag of hundreds of tiles is looked at a few tiles at a time."""
+
+    @pytest.fixture
+    def bags(self) -> PanelData:
+        return panels(BAGS, [list(range(200)), list(range(200, 270)), [299]])
+
+    @pytest.fixture
+    def network(self) -> Network:
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        return build_network("test_resnet", 2, attention=True).eval()
+
+    @pytest.fixture
+    def expected(self, bags: PanelData, network: Network) -> torch.Tensor:
+        with torch.inference_mode():
+            return network.features(bags.plain_batch(bags.views()[0], CPU)).clone()
+
+    @pytest.fixture
+    def most(self, expected: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """How many tiles were in floating point at once, each time."""
+        found: list[int] = []
+        plain = PanelData.single_tiles
+
+        def counted(self: PanelData, numbers: torch.Tensor, device: torch.device) -> torch.Tensor:
+            found.append(len(numbers))
+            return plain(self, numbers, device)
+
+        monkeypatch.setattr(PanelData, "single_tiles", counted)
+        monkeypatch.setattr(PanelData, "plain_batch", None)
+        return found
+
+    def test_for_a_head(self, bags: PanelData, network: Network, expected: torch.Tensor, most: list[int]) -> None:
+        assert torch.allclose(features(network, bags, batch=4), expected, atol=1e-5, equal_nan=True)
+        assert (sum(most), max(most)) == (271, 64)
+
+    @pytest.mark.parametrize("flips", [False, True])
+    def test_for_predictions(
+        self, bags: PanelData, network: Network, expected: torch.Tensor, most: list[int], flips: bool
+    ) -> None:
+        made = predict(network, bags, OUTPUTS, batch=4, channels_last=True, bf16=False, flips=flips)
+        assert (sum(most), max(most)) == (271 * (1 + flips), 64)
+        if not flips:
+            assert torch.allclose(made, network.told(expected).softmax(dim=1), atol=1e-5)
+
+    def test_mirrored(self, bags: PanelData, network: Network, most: list[int]) -> None:
+        mirrored = replace(bags, store=bags.store.flip(-1))
+        both = predict(network, bags, OUTPUTS, batch=4, channels_last=False, bf16=False, flips=True)
+        each = [
+            predict(network, one, OUTPUTS, batch=4, channels_last=False, bf16=False, flips=False)
+            for one in (bags, mirrored)
+        ]
+        assert torch.allclose(both, (each[0] + each[1]) / 2, atol=1e-5)
+
+    def test_for_weights(self, bags: PanelData, network: Network, expected: torch.Tensor, most: list[int]) -> None:
+        table = pd.DataFrame({"case": ["a", "b", "c"], "tiles": bags.tiles})
+        rows = weight_rows(network, bags, table, stage="oof", batch=4, choice=Choice())
+        assert rows is not None
+        head: Any = network.head[0]
+        with torch.inference_mode():
+            assert rows["weight"][:200].to_numpy() == pytest.approx(head.weights(expected)[0].numpy(), abs=1e-5)
+        assert (rows["case"].value_counts().to_dict(), max(most)) == ({"a": 200, "b": 70, "c": 1}, 64)
+
+    def test_while_training(self, bags: PanelData, network: Network, most: list[int], tmp_path: Path) -> None:
+        recipe = Recipe(batch=2, schedule="constant", phases=[Phase(epochs=1, freeze="all")])
+        learn(network, recipe, bags, bags, ["a", "b", "c"], Course(OUTPUTS, tmp_path, 0, Choice()))
+        assert (sum(most), max(most)) == (542, 64)  # of those who teach and those who decide, once
+        most.clear()
+        anew = Course(OUTPUTS, tmp_path / "anew", 0, Choice(), frozen_once=False)
+        learn(network, recipe, bags, bags, ["a", "b", "c"], anew)
+        assert (sum(most), max(most)) == (271, 64)  # of those who decide, each epoch
+
+    def test_fewer_at_once(self) -> None:
+        assert FixedData(torch.zeros(3, 200, 8), torch.zeros(3, 1), bag=200).at_once(10) == 1
+        assert FixedData(torch.zeros(3, 8), torch.zeros(3, 1)).at_once(10) == 40
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not tell what is mapped")
+@pytest.mark.parametrize("channels", ["rgb", "grey"])
+def test_tiles_are_mapped_and_never_written(tmp_path: Path, channels: Any) -> None:
+    images = [tmp_path / f"{number}.png" for number in range(3)]
+    for number, path in enumerate(images):
+        Image.new("RGB", (32, 32), (50 * number, 90, 10)).save(path)
+    store = prepare(images, Preparation(size=32, channels=channels), tmp_path / "tiles")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiles = open_tiles(tmp_path / "tiles", store.address)
+    file, before = Path(str(store.tiles.filename)), np.array(store.tiles)
+    del store
+    assert str(file) in {mapped.path for mapped in psutil.Process().memory_maps()}
+    assert tiles.shape == (3, 3, 32, 32)
+    assert np.array_equal(tiles.numpy()[:, : before.shape[1]], before)
+    data = PanelData(tiles, [[0], [1], [2]], torch.zeros(3, 1), Panels(by="image", flip="both", brightness=0.2))
+    data.training_batch([0, 1, 2], torch.Generator(), CPU)[0].zero_()
+    data.plain_batch(data.views()[0], CPU).zero_()
+    data.single_tiles(torch.arange(3), CPU).zero_()
+    assert np.array_equal(tiles.numpy()[:, : before.shape[1]], before)
+    tiles[0] = 7  # a copy of the page, not the store's own
+    assert np.array_equal(np.load(file), before)
