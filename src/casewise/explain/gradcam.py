@@ -41,7 +41,10 @@ def gradcam(network: Network, panels: Tensor, asked: Asked, *, layers: Sequence[
 
 def gradcam_by_sequence(network: Network, panels: Tensor, asked: Asked, *, layers: Sequence[nn.Module] = ()) -> Tensor:
     """As `gradcam` with its sign, with late fusion one map for each sequence, NaN for a missing one: (B, S, h, w)."""
-    from pytorch_grad_cam import GradCAM
+    try:
+        from pytorch_grad_cam import GradCAM
+    except ImportError as error:
+        raise CasewiseError("Grad-CAM needs the package grad-cam: pip install 'casewise[explain]'.") from error
     from torchvision.models import DenseNet
 
     bodies: list[Any] = network.bodies

@@ -141,8 +141,9 @@ def _side_by_side(
         for one, look, said in own:
             laid = outlined(overlay(_picture(one, look, name), _map(one, look, name)), lesion)
             file = _save(folder / plain_name(one.model) / f"{label}.png", laid)
-            about = {"network": one.model, "method": one.method, "file": str(file.relative_to(place))}
+            about: dict[str, Any] = {"network": one.model, "method": one.method, "file": str(file.relative_to(place))}
             named = _value(run, target, said.y_pred)
+            about["empty"] = not bool(_map(one, look, name).max() > 0)
             told.append({**about, "named": named, "probability": said.probability, "right": said.right})
         region = str(run.cohort.panels["region"].iloc[first[1].row] or "")
         what = " ".join(part for part in (name, region) if part)

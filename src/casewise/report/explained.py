@@ -64,7 +64,8 @@ def _case(entry: dict[str, Any], folder: Path) -> dict[str, Any] | None:
 
 def _said(one: dict[str, Any]) -> dict[str, Any]:
     share = "" if one["probability"] is None else f" ({percent(one['probability'])})"
-    return {"named": f"{one['named']}{share}", "right": one["right"], "method": METHODS[one["method"]]}
+    named = f"{one['named']}{share}"
+    return {"named": named, "right": one["right"], "method": METHODS[one["method"]], "empty": one.get("empty", False)}
 
 
 def _picture(path: Path) -> str | None:
