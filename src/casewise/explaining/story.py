@@ -86,7 +86,10 @@ def explain_run(
         write_parquet(place / TABLE, pd.DataFrame(rows))
         pictures = save_side_by_side(place / "side-by-side.png", figure) if figure else None
         target = asked_about(run)
-        told = {"rule": rule, "folder": str(place.resolve()), "target": target.target, "cells": cells, "cases": shown}
+        inside = place.resolve().is_relative_to(folder.resolve())
+        # relative, so that a run folder may be moved
+        kept = place.resolve().relative_to(folder.resolve()) if inside else place.resolve()
+        told = {"rule": rule, "folder": str(kept), "target": target.target, "cells": cells, "cases": shown}
         show.line("explain", f"{len(chosen)} cases ({rule}), {len(models)} networks, in {place}")
         found = None
         if measure:

@@ -174,4 +174,8 @@ def read_explanations(folder: Path) -> dict[str, Any] | None:
         made_from = json.loads((folder / "fingerprint.json").read_text())["fingerprint"]
     except (OSError, ValueError, LookupError):
         return None
-    return told if told.get("made_from") == made_from else None
+    if told.get("made_from") != made_from:
+        return None
+    if told.get("shown"):
+        told["shown"]["folder"] = str(folder / told["shown"]["folder"])
+    return told
