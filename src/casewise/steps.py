@@ -62,6 +62,10 @@ def read(study: Study, folder: Path | None, show: Show) -> Cohort:
     external = read_external(study, cohort) if study.external else None
     cohort = slides.cut(study, cohort, folder / slides.FOLDER if folder else None, show)
     check_copied(study, cohort.panels)
+    if study.recipe.phases:
+        from casewise.jobs.networks import check_freeze_points
+
+        check_freeze_points(study)
     if folder:
         refuse_other(folder, what_decides(study, cohort))
     parts = [
