@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-from casewise.errors import TrainingError
+from casewise.errors import StudyError, TrainingError
+from casewise.jobs.networks import check_freeze_points
 from casewise.jobs.seen import right_on
 from casewise.models.backbones import Network, build_network
 from casewise.phantoms.chest import make_chest
@@ -280,3 +281,11 @@ def test_frozen_parts_of_bags_are_worked_out_once(tmp_path: Path, freeze: str, c
     assert kept.phases[0]["way"] == "what frozen layers make of a panel computed once"
     for (name, one), other in zip(kept.network.state_dict().items(), anew.network.state_dict().values(), strict=True):
         assert torch.allclose(one.double(), other.double(), atol=1e-5), name
+
+
+def test_a_freeze_point_that_no_network_has_is_told_before_anything_is_read(tmp_path: Path) -> None:
+    phases = [Phase(epochs=1, freeze="all"), Phase(epochs=1, freeze="99 layers")]
+    update = {"backbones": ["mobilenet_v2"], "recipe": Recipe(schedule="constant", phases=phases)}
+    study = chest_study(tmp_path / "cases.csv").model_copy(update=update)
+    with pytest.raises(StudyError, match=r"phase 2: mobilenet_v2: .*52 layers"):
+        check_freeze_points(study)

@@ -68,6 +68,10 @@ def read(study: Study, folder: Path | None, show: Show) -> Cohort:
 
         cohort = settle_sequences(study, cohort)
     check_copied(study, cohort.panels)
+    if study.recipe.phases:
+        from casewise.jobs.networks import check_freeze_points
+
+        check_freeze_points(study)
     if folder:
         refuse_other(folder, what_decides(study, cohort))
     parts = [

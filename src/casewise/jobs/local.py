@@ -20,7 +20,7 @@ from casewise.jobs.expand import Job, write_progress
 if TYPE_CHECKING:
     from casewise.jobs.network import Material
     from casewise.models.backbones import Network
-    from casewise.study import Compute, Study
+    from casewise.study import Compute
     from casewise.training.speed import Choice
 
 Tell = Callable[[float, str], None]
@@ -152,7 +152,6 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
         torch.manual_seed(0)
         network = network_of(study, model)
         _try(network, size * study.panels.rows, size * study.panels.columns)
-        _check_freeze_points(network, study)
         try:
             for fold in {job.fold for job in waiting if job.model == model}:
                 load_weights(network, study.weights, folder=study.weights_dir, held_out=material.splits.held_out(fold))
@@ -184,17 +183,6 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
     if missing:
         raise WeightsError("\n".join(missing))
     return found
-
-
-def _check_freeze_points(network: Network, study: Study) -> None:
-    """Stop before anything is trained where a phase freezes up to a point that the network does not have."""
-    from casewise.models.freezing import frozen_end
-
-    for number, phase in enumerate(study.recipe.phases, 1):
-        try:
-            frozen_end(network, phase.freeze)
-        except TrainingError as error:
-            raise StudyError(f"recipe.phases, phase {number}: {network.name}: {error}") from None
 
 
 def _holds(choice: Choice, compute: Compute) -> bool:

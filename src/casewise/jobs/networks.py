@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from casewise.errors import StudyError, TrainingError
 from casewise.models.backbones import build_network
 from casewise.training.outputs import outputs_of, width_of
 
@@ -33,3 +34,23 @@ def network_of(study: Study, model: str) -> Network:
         attention=study.panels.gather == "attention",
         **fused,
     )
+
+
+def check_freeze_points(study: Study) -> None:
+    """Check that every network of the study has the points up to which its phases freeze; no weight is made for it.
+
+    Raises:
+        StudyError: naming the phase and the network, and what it has.
+    """
+    import torch
+
+    from casewise.models.freezing import frozen_end
+
+    for model in study.backbones:
+        with torch.device("meta"):
+            network = network_of(study, model)
+        for number, phase in enumerate(study.recipe.phases, 1):
+            try:
+                frozen_end(network, phase.freeze)
+            except TrainingError as error:
+                raise StudyError(f"recipe.phases, phase {number}: {model}: {error}") from None
