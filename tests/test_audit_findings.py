@@ -143,3 +143,17 @@ def test_the_verdict_says_what_is_accepted():
     audit = Audit([TWINS, SOURCE, WARNING])
     assert audit.verdict_beside({SOURCE.id: "known"}).startswith("2 errors (1 accepted) and 1 warning: ")
     assert audit.verdict_beside({SOURCE.id: "known", TWINS.id: "known"}).startswith("2 errors (accepted) and 1")
+
+
+def test_shortcuts_that_nothing_was_asked_about_are_not_called_absent():
+    facts = {"subjects": 12, "images": 24, "questions": [], "not_asked": ["disease from border"]}
+    why = "shortcuts were not asked about: too few subjects (20 are needed)"
+    assert Audit([NOTE], facts=facts).verdict == (
+        f"No subject or twin problem was found among 12 subjects and 24 images; {why}."
+    )
+    assert Audit([NOTE], facts=facts).notes({}) == []
+    assert Audit([TWINS], facts=facts).notes({}) == [f"S{why[1:]}."]
+    enough = {**facts, "subjects": 40}
+    assert "for want of cases or of anything that varies" in Audit([], facts=enough).verdict
+    asked = {**facts, "questions": [{"value": 0.5}]}
+    assert Audit([], facts=asked).verdict.startswith("No subject, twin or shortcut problem was found among 12")

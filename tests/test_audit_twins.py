@@ -504,6 +504,13 @@ def test_identical_images_with_two_labels_are_an_error():
     assert "score" in found[0].remedy
 
 
+def test_classes_are_told_by_name_not_by_number():
+    images = table(["P1", "P2"], disease=[1.0, 0.0])
+    found = twin_findings([Twin(0, 1, "bytes")], images, ["disease"], classes={"disease": ["normal", "ssc"]})
+    told = {finding.id: finding.sentence for finding in found}["twins-across-labels"]
+    assert "0.png (P1, ssc) and 1.png (P2, normal)" in told
+
+
 def test_without_twins_nothing_is_found():
     assert twin_findings([], strangers(3), [], {}) == []
 

@@ -155,6 +155,11 @@ class TestWhatIsRead:
         assert cohort.cases["case"].tolist() == ["A/1"]
         assert any("no visit column" in note for note in cohort.notes)
 
+    def test_an_empty_visit_column_is_not_called_missing(self, write: Callable[..., Path]) -> None:
+        cohort = read_cohort(study(write("path,subject,visit,grade", "a.jpg,A,,1", "b.jpg,B, ,1")))
+        assert "The column visit is empty: every subject is one case, at visit 1." in cohort.notes
+        assert not any("no visit column" in note for note in cohort.notes)
+
     def test_where_keeps_rows(self, write: Callable[..., Path]) -> None:
         folder = write("path,subject,twin,view,grade", "a.jpg,A,,PA,1", "b.jpg,B,a.jpg,PA,1", "c.jpg,C,,L,1", ",,,X,1")
         cohort = read_cohort(study(folder, where={"twin": "", "view": ["PA", "L"]}))

@@ -441,9 +441,50 @@ def test_a_clean_audit_and_none_at_all(three: Material) -> None:
     clean = Audit([], {"twins": 3.0}, {"subjects": 120, "images": 150}).as_json({})
     screen = render(dataclasses.replace(three, audit=clean)).split("<h2>In plain words</h2>")[0]
     assert "No subject, twin or shortcut problem was found among 120 subjects and 150 images." in screen
+    assert 'class="warned clean"' in screen
     without = page_of(dataclasses.replace(three, audit=None))
     assert "Is it the disease?" not in without.text
     assert "No audit was made." in without.text
+
+
+def test_an_audit_that_asked_about_no_shortcut_is_not_green_and_says_so(three: Material) -> None:
+    facts = {"subjects": 12, "images": 24, "questions": [], "not_asked": ["finding from border"]}
+    html = render(dataclasses.replace(three, audit=Audit([], {}, facts).as_json({})))
+    screen, rest = html.split("<h2>In plain words</h2>")
+    assert 'class="warned neutral"' in screen
+    assert "No subject or twin problem was found among 12 subjects and 24 images; shortcuts were not asked" in screen
+    assert "(20 are needed). What would have been asked: finding from border." in rest
+    assert "can be told from what should not tell it" not in rest
+    twins = Audit([Finding("twins-across-subjects", "error", "Two.")], {}, facts).as_json({})
+    told = audit.first_screen(dataclasses.replace(three, audit=twins))
+    assert told is not None
+    assert (told["tone"], told["verdict"]) == ("error", "1 error")
+    assert told["unasked"].startswith("Shortcuts were not asked about: too few")
+
+
+def test_rates_of_all_or_none_do_not_pretend_certainty(two: Material) -> None:
+    stage, learner, outcome = two.stage, two.learner, two.study.outcome
+    ones = {**two.figures(stage, learner, outcome), "sensitivity": {"value": 1.0, "low": 1.0, "high": 1.0}}
+    sure = dataclasses.replace(two, metrics={**two.metrics, "metrics": {stage: {learner: {outcome: ones}}}})
+    number = two.study.classes_of(outcome).index(str(two.study.positive_of(outcome)))
+    n = two.chosen.loc[two.chosen["y_true"] == number, "subject"].nunique()
+    low = 100 * 0.025 ** (1 / n)  # the closed form where all are right
+    said = f"all {n} of {n} subjects: an exact interval would be {low:.0f} to 100 %"
+    assert f"(sensitivity, {said})" in summary_classes.missed(sure)
+    assert {title: cell.small for title, cell, _ in summary_classes.tiles(sure)}["Sensitivity"] == said
+    assert "exact interval" not in summary_classes.missed(two)
+
+
+def test_temperature_scaling_that_lowers_the_log_loss_alone_is_said_to() -> None:
+    def told(ece: float, after: float, loss: float, then: float) -> str:
+        pairs = {"ece": ece, "ece_calibrated": after, "log_loss": loss, "log_loss_calibrated": then}
+        return classes._scaled({name: {"value": value} for name, value in pairs.items()})
+
+    leaves = "leaves the calibration error at 0.059 and lowers the log loss from 0.430 to 0.400"
+    assert told(0.058, 0.059, 0.43, 0.4) == leaves
+    assert told(0.05, 0.09, 0.43, 0.4).startswith("raises the calibration error to 0.090 but lowers the log loss")
+    assert told(0.09, 0.05, 0.4, 0.43) == "brings it down to 0.050 but raises the log loss from 0.400 to 0.430"
+    assert told(0.05, 0.05, 0.4, 0.4) == "does not help (0.050)"
 
 
 def test_the_audit_section_shows_the_evidence(three: Material, text: str) -> None:
@@ -697,6 +738,18 @@ def test_results_page_of_two_classes_of_grades_and_without_audit(
     assert "| F1 | sensitivity | specificity | log loss | ECE |" in text
     assert "## Audit" not in text
     assert "## Elsewhere" not in text
+    assert "| class | cases |" in text
+    study = two.study.model_dump(mode="json")
+    by_image = {name: told | {"level": "image"} for name, told in study["targets"].items()}
+    single = finished(two, tmp_path / "single", study={"targets": by_image, "name": "single"})
+    page = write_results(single, tmp_path / "single.md").read_text()
+    assert "| class | images |" in page
+    assert "| learner | images |" in page
+    page = write_results(single, tmp_path / "both.md", beside=[tmp_path / "two"]).read_text()
+    judged = sum(two.classed(two.stage, two.learner)["support"])
+    assert "| learner | judged |" in page
+    assert f"| {two.learner} | {judged} images |" in page
+    assert f"| {two.learner} ({two.study.name}) | {judged} cases |" in page
     splits = {"how": "leave out source", "folds": 2}
     text = write_results(finished(grades, tmp_path / "g", splits=splits), tmp_path / "g.md").read_text()
     assert "| F1 | weighted kappa | log loss | ECE |" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -329,3 +330,18 @@ def test_the_page_of_results_has_the_same_tables(two: Material, tmp_path: Path) 
     none = dataclasses.replace(in_phases(two, stop="none"))
     assert "trained for 75 epochs on all its training folds" in written(none, tmp_path / "none")
     assert results_training.of_phases([]) == []
+
+
+def test_networks_never_asked_about_what_they_learned_from_are_named(two: Material, tmp_path: Path) -> None:
+    assert "Not worked out for" not in written(two, tmp_path)
+    first, plain = tmp_path / "run", tmp_path / "plain"
+    shutil.copytree(first, plain)
+    study = json.loads((plain / "study.json").read_text())
+    (plain / "study.json").write_text(json.dumps(study | {"name": "plain", "recipe": study["recipe"] | {"phases": []}}))
+    for path in plain.glob("jobs/*/*/job.json"):
+        job = json.loads(path.read_text())
+        path.write_text(json.dumps({name: job[name] for name in job if not name.startswith(("on_", "phases"))}))
+    text = write_results(first, tmp_path / "both.md", beside=[plain]).read_text()
+    names = ", ".join(f"{name} (plain)" for name in sorted(two.study.backbones))
+    assert f"Not worked out for {names}: only studies in phases look at what was learned from once more." in text
+    assert "plain: training stopped" in text

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from casewise.errors import RunError
 from casewise.predictions import write
 from casewise.report import results_page
 from casewise.report.results_beside import APART, GONE, apart, compared
@@ -76,7 +77,7 @@ def test_a_target_of_one_run_alone_is_no_disagreement(tmp_path: Path) -> None:
     assert apart(runs, "oof", ["extent"]) == {}
 
 
-def with_page(folder: Path, learner: str = "net") -> Path:
+def with_page(folder: Path, learner: str = "net", *, target: str = "extent", **changes: Any) -> Path:
     """The run with the other files that a page is written from; its own comparison names a learner called 'first'."""
     figures = {name: {"value": 1.0, "low": None, "high": None, "n_cases": 30} for name in results_page.METRICS}
     study: dict[str, Any] = {
@@ -85,18 +86,20 @@ def with_page(folder: Path, learner: str = "net") -> Path:
         "title": "",
         "description": "",
         "synthetic": False,
-        "main": "extent",
-        "targets": {"extent": {}},
+        "main": target,
+        "targets": {target: {}},
         "scores": {},
         "backbones": [],
         "evaluation": {**STUDY["evaluation"], "references": {}},  # type: ignore[dict-item]
         "recipe": {"epochs": 1, "stop": {"on": "inner"}},
+        "panels": {"by": "image"},
+        **changes,
     }
     own = {"best": "first", "not_told_apart": ["first", learner], "differences": {learner: {"difference": 0.1}}}
     metrics = {
-        "metrics": {"oof": {learner: {"extent": figures}}},
-        "comparisons": {"oof": {"extent": {"mae": own}}},
-        "main": {"target": "extent", "stage": "oof", "learner": learner},
+        "metrics": {"oof": {learner: {target: figures}}},
+        "comparisons": {"oof": {target: {"mae": own}}},
+        "main": {"target": target, "stage": "oof", "learner": learner},
         "notes": [],
     }
     sides = {"1": {"subjects": 30, "cases": 30}, "test": {"subjects": 0, "cases": 0}}
@@ -124,3 +127,76 @@ def test_the_page_says_where_runs_are_not_compared(tmp_path: Path) -> None:
     assert GONE in text
     assert APART not in text
     assert "The smallest MAE" not in text
+
+
+def text_of(first: Path, *beside: Path) -> str:
+    return results_page.write_results(first, first / "page.md", beside=beside).read_text()
+
+
+def test_where_recipes_differ_each_run_is_told_of(tmp_path: Path) -> None:
+    first, alike = (with_page(run_of(tmp_path / name, 1.0)) for name in ("a", "b"))
+    other = with_page(run_of(tmp_path / "c", 1.0), recipe={"epochs": 6, "stop": {"on": "none"}})
+    inner = "raining stopped on an inner, grouped part of the training folds."
+    assert f"never saw its subject. T{inner} In brackets" in text_of(first, alike)
+    text = text_of(first, alike, other)
+    assert f" a, b: t{inner} c: every network was trained for 6 epochs on all its training folds. In brackets" in text
+    assert "30 subjects, 30 cases; 1 folds by subject, no test set. Figures are from out of fold: every case" in text
+    assert "Split manifest `x`." in text
+
+
+def test_where_splits_differ_each_run_is_told_of(tmp_path: Path) -> None:
+    first, other = (with_page(run_of(tmp_path / name, 1.0)) for name in ("a", "b"))
+    splits = json.loads((other / "splits.json").read_text()) | {"how": "leave out source", "hash": "y"}
+    (other / "splits.json").write_text(json.dumps(splits))
+    text = text_of(first, other)
+    assert "no test set. b: 30 subjects, 30 cases; 1 folds, each one source held out" in text
+    assert "from out of fold. a: every case is predicted by networks that never saw its subject. b: every case" in text
+    assert "Split manifest a `x`; b `y`." in text
+    third = with_page(run_of(tmp_path / "c", 1.0))
+    assert "Split manifest a, c `x`; b `y`." in text_of(first, other, third)
+
+
+def test_runs_that_share_nothing_are_refused(tmp_path: Path) -> None:
+    first = with_page(run_of(tmp_path / "a", 1.0))
+    other = with_page(run_of(tmp_path / "b", 1.0, target="area"), target="area")
+    with pytest.raises(RunError, match=r"b cannot stand beside .*a: it judged area, and nothing of extent\. Leave"):
+        text_of(first, other)
+    drawn = with_page(run_of(tmp_path / "c", 1.0), synthetic=True)
+    for pair in ((first, drawn), (drawn, first)):
+        with pytest.raises(RunError, match=r"c is of synthetic phantom data, .*a is not"):
+            text_of(*pair)
+    classed = with_page(run_of(tmp_path / "d", 1.0), targets={"extent": {"kind": "ordinal", "classes": ["0", "1"]}})
+    with pytest.raises(RunError, match="there extent is of the classes 0, 1, here a number"):
+        text_of(first, classed)
+    assert not (first / "page.md").exists()
+
+
+def test_a_run_without_one_of_the_targets_is_named_there(tmp_path: Path) -> None:
+    first, other = (with_page(run_of(tmp_path / name, 1.0)) for name in ("a", "b"))
+    told = json.loads((first / "metrics.json").read_text())
+    told["metrics"]["oof"]["net"]["area"] = told["metrics"]["oof"]["net"]["extent"]
+    (first / "metrics.json").write_text(json.dumps(told))
+    study = json.loads((first / "study.json").read_text()) | {
+        "targets": {"extent": {}, "area": {}},
+        "scores": {"area": {}},
+    }
+    (first / "study.json").write_text(json.dumps(study))
+    text = text_of(first, other)
+    assert "\n\nWithout figures of area: b.\n\n" in text
+    assert "Without figures of extent" not in text
+
+
+def test_images_are_counted_where_cases_have_several(tmp_path: Path) -> None:
+    first = with_page(run_of(tmp_path / "a", 1.0))
+    subjects = [f"S{i}" for i in range(30)]
+    for paths, told in ((1, "30 cases; "), (3, "30 cases, 90 images; ")):
+        rows = [(subject, f"{subject}-{n}.png") for subject in subjects for n in range(paths)]
+        pd.DataFrame(rows, columns=["subject", "path"]).to_parquet(first / "cohort.parquet")
+        assert f"30 subjects, {told}1 folds" in text_of(first)
+    splits = json.loads((first / "splits.json").read_text()) | {"subjects": dict.fromkeys(subjects[:20], 1)}
+    (first / "splits.json").write_text(json.dumps(splits))
+    assert "30 cases, 60 images; " in text_of(first)
+
+
+def test_no_line_is_left_blank_twice(tmp_path: Path) -> None:
+    assert text_of(with_page(run_of(tmp_path / "a", 1.0))).startswith("# a\n\n30 subjects")

@@ -86,6 +86,19 @@ def test_all_mistakes_are_told_together(tmp_path: Path) -> None:
     assert "recipe.lr" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("phase", "said"),
+    [
+        ("{epochs: 1, freeze: 120%}", r"recipe\.phases, phase 2: freeze: .*, found '120%'\.$"),
+        ("{freeze: all}", r"recipe\.phases, phase 2: epochs: is missing\.$"),
+        ("{epochs: 1, variations: {rotat: 3}}", r"phase 2: variations: 'rotat' .* Did you mean 'rotate'\?$"),
+    ],
+)
+def test_phases_are_counted_from_1_and_hints_end_once(tmp_path: Path, phase: str, said: str) -> None:
+    with pytest.raises(StudyError, match=said):
+        read_study(written(tmp_path, GOOD + f"recipe: {{phases: [{{epochs: 1}}, {phase}]}}\n"))
+
+
 def test_a_missing_or_unreadable_file(tmp_path: Path) -> None:
     written(tmp_path, GOOD)
     with pytest.raises(StudyError, match=r"no study file .*studdy\.yaml\. Did you mean 'study\.yaml'"):
@@ -148,7 +161,7 @@ def test_panels_that_cannot_be_are_refused(panels: dict[str, object], said: str)
         ({}, "fixed copies are learned from in phases"),
         (
             {"phases": [{"epochs": 1}, {"epochs": 1, "variations": {"rotate": 9}}]},
-            r"recipe\.phases\.1\.variations: with",
+            "recipe.phases, phase 2: variations: with",
         ),
     ],
 )

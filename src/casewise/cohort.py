@@ -106,7 +106,8 @@ def _standard_columns(
         check_alike(raw, "visit", problems, within=subjects)
     else:
         visits = nothing + "1"
-        notes.append("There is no visit column: every subject is one case, at visit 1.")
+        lacking = f"The column {columns['visit']} is empty" if "visit" in columns else "There is no visit column"
+        notes.append(f"{lacking}: every subject is one case, at visit 1.")
     if "region" in columns:
         regions = read_names(cells[columns["region"]], "region", problems, notes)
         for row, value in each(regions[(regions != "") & ~regions.isin(study.regions)]):

@@ -177,8 +177,8 @@ class Study(Part):
         number = next((n for n, phase in enumerate(self.recipe.phases) if phase.variations), None)
         if number is not None:
             raise ValueError(
-                f"recipe.phases.{number}.variations: with panels.copies ({self.panels.copies}) every copy is varied "
-                "once for all phases; leave out variations or copies"
+                f"recipe.phases, phase {number + 1}: variations: with panels.copies ({self.panels.copies}) every "
+                "copy is varied once for all phases; leave out variations or copies"
             )
         return self
 

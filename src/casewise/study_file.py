@@ -289,7 +289,7 @@ def _written(loc: tuple[Any, ...], values: Any) -> tuple[Any, ...]:
 
 
 def _sentence(problem: Any) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
+    place = _place(problem["loc"])
     found = problem.get("input")
     if problem["type"] in ("model_type", "model_attributes_type"):
         names = _fields(problem["loc"])
@@ -308,7 +308,22 @@ def _sentence(problem: Any) -> str:
     if not place:
         return text + ("" if text.endswith(("?", ".")) else ".")
     shown = "" if isinstance(found, (dict, list)) else f", found {found!r}"
-    return f"{place}: {text[0].lower() + text[1:]}{shown}."
+    # What was found stands before the hint, which ends with a mark of its own.
+    text, hint = re.fullmatch(r"(.*?)( Did you mean [^?]*\?)?", text, re.DOTALL).groups("")  # type: ignore[union-attr]
+    return f"{place}: {text[0].lower() + text[1:].rstrip('.')}{shown}.{hint}"
+
+
+def _place(loc: tuple[Any, ...]) -> str:
+    """A place in words; phases are counted from 1, as in the report.
+
+    >>> _place(("recipe", "phases", 1, "freeze")), _place(("recipe", "phases", 0)), _place(("split", "test"))
+    ('recipe.phases, phase 2: freeze', 'recipe.phases, phase 1', 'split.test')
+    """
+    place = ".".join(str(part) for part in loc)
+    if tuple(loc[:2]) == ("recipe", "phases") and len(loc) > 2 and isinstance(loc[2], int):
+        rest = ".".join(str(part) for part in loc[3:])
+        return f"recipe.phases, phase {loc[2] + 1}" + (f": {rest}" if rest else "")
+    return place
 
 
 def _fields(place: tuple[Any, ...]) -> list[str]:

@@ -64,7 +64,8 @@ def audit(
         )
         targets, root = [name for name in study.outputs if name in study.targets], study.root or study.cohort.parent
         column = study.columns.get("path", "path")
-        found = twin_findings(twins, images, targets, sides, column=column, root=root.absolute())
+        classes = {target: study.classes_of(target) for target in targets}
+        found = twin_findings(twins, images, targets, sides, column=column, root=root.absolute(), classes=classes)
     with _timed(seconds, "splits made elsewhere"):
         known = {finding.id for finding in found}
         # A split column that is used is the split itself, whose twins are found already.

@@ -12,7 +12,18 @@ from typing import Any, Literal, get_args
 from casewise.errors import AuditError, RunError, nearest
 from casewise.files import write_json
 
-__all__ = ["FAMILIES", "KNOWN", "Audit", "Finding", "Level", "check_accepted", "is_known", "read_audit", "write_audit"]
+__all__ = [
+    "FAMILIES",
+    "KNOWN",
+    "Audit",
+    "Finding",
+    "Level",
+    "check_accepted",
+    "is_known",
+    "read_audit",
+    "unasked",
+    "write_audit",
+]
 
 Level = Literal["note", "warning", "error"]
 
@@ -107,6 +118,8 @@ class Audit:
             _counted(self.facts[what], what.removesuffix("s")) for what in ("subjects", "images") if what in self.facts
         ]
         among = f" among {' and '.join(examined)}" if examined else ""
+        if why := unasked(self.facts):
+            return f"No subject or twin problem was found{among}; {why}."
         return f"No subject, twin or shortcut problem was found{among}."
 
     def gate(self, accepted: Mapping[str, str], *, told_before: bool = False) -> None:
@@ -136,7 +149,7 @@ class Audit:
         return {id: reason for id, reason in accepted.items() if id in found}
 
     def notes(self, accepted: Mapping[str, str]) -> list[str]:
-        """Remarks on what the study accepts that is not there, and on masks that were too few to be asked.
+        """Remarks on what the study accepts that is not there, and on what the verdict does not say was not asked.
 
         >>> Audit([]).notes({"shortcut-source": "known"})
         ['accept names shortcut-source, which the audit did not find.']
@@ -144,13 +157,17 @@ class Audit:
         ['What lies outside the anatomy could not be asked to tell label: too few images of each class have a mask.']
         """
         found = {finding.id for finding in self.findings}
-        unasked = [what.removesuffix(_OUTSIDE) for what in self.facts.get("not_asked", []) if what.endswith(_OUTSIDE)]
+        maskless = [what.removesuffix(_OUTSIDE) for what in self.facts.get("not_asked", []) if what.endswith(_OUTSIDE)]
         masks = [
             f"What lies outside the anatomy could not be asked to tell {name}: too few images of each class have a "
             "mask."
-            for name in unasked
+            for name in maskless
         ]
-        return [f"accept names {id}, which the audit did not find." for id in accepted if id not in found] + masks
+        why = unasked(self.facts) if self.of("error") or self.of("warning") else ""
+        whole = [f"{why[0].upper()}{why[1:]}."] if why else []
+        return (
+            [f"accept names {id}, which the audit did not find." for id in accepted if id not in found] + whole + masks
+        )
 
     def as_json(self, accepted: Mapping[str, str]) -> dict[str, Any]:
         """The audit as plain values, worst findings first; NaN becomes null."""
@@ -166,6 +183,25 @@ class Audit:
             }
         )
         return plain
+
+
+def unasked(facts: Mapping[str, Any]) -> str:
+    """Why no question about shortcuts was asked at all, in words; empty where one was, or where nothing is known.
+
+    >>> unasked({"subjects": 12, "questions": []})
+    'shortcuts were not asked about: too few subjects (20 are needed)'
+    >>> unasked({"subjects": 40, "questions": []})
+    'shortcuts were not asked about, for want of cases or of anything that varies'
+    >>> unasked({"subjects": 40, "questions": [{"value": 0.5}]}), unasked({})
+    ('', '')
+    """
+    from casewise.audit.probes import FEWEST
+
+    if "questions" not in facts or facts["questions"]:
+        return ""
+    if facts.get("subjects", FEWEST) < FEWEST:
+        return f"shortcuts were not asked about: too few subjects ({FEWEST} are needed)"
+    return "shortcuts were not asked about, for want of cases or of anything that varies"
 
 
 def write_audit(path: Path, audit: Audit, accepted: Mapping[str, str]) -> Path:

@@ -27,11 +27,13 @@ def twin_findings(
     *,
     column: str = "path",
     root: Path | None = None,
+    classes: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Finding]:
     """Say of `find_twins`'s pairs what they do to the study: up to four findings, or none.
 
     `images` is `Cohort.images` with the targets as columns; `sides` the side of a split on which each subject stands.
     `column` and `root` are the table's column of paths and where they start: remedies name images as the table does.
+    `classes` are the names behind a target's class numbers, where it has classes.
     """
     paths = images["path"].astype(str).tolist()
 
@@ -67,7 +69,8 @@ def twin_findings(
         )
     for target in study_targets:
         labelled = _labelled_apart(twins, images, target)
-        found.append(_label_finding(labelled, images, target, left_out(labelled, both=True)))
+        names = (classes or {}).get(target, ())
+        found.append(_label_finding(labelled, images, target, left_out(labelled, both=True), names))
     within = [twin for twin in twins if subjects[twin.i] == subjects[twin.j]]
     found.append(
         _finding(
@@ -100,7 +103,18 @@ def _labelled_apart(twins: Sequence[Twin], images: pd.DataFrame, target: str) ->
     return [twin for twin in twins if given[twin.i] and given[twin.j] and labels[twin.i] != labels[twin.j]]
 
 
-def _label_finding(apart: Sequence[Twin], images: pd.DataFrame, target: str, left_out: str) -> Finding | None:
+def _named(label: str, names: Sequence[str]) -> str:
+    """The class behind a class number; any other value as it is.
+
+    >>> _named("1", ["normal", "ssc"]), _named("2.5", []), _named("x", ["normal"])
+    ('ssc', '2.5', 'x')
+    """
+    return names[int(label)] if label.isdecimal() and int(label) < len(names) else label
+
+
+def _label_finding(
+    apart: Sequence[Twin], images: pd.DataFrame, target: str, left_out: str, names: Sequence[str]
+) -> Finding | None:
     """Twins with different values of a target: an error where they are identical."""
     identical = any(twin.kind != "near" for twin in apart)
     return _finding(
@@ -111,7 +125,7 @@ def _label_finding(apart: Sequence[Twin], images: pd.DataFrame, target: str, lef
         f"the same picture with two values of {target}",
         "at least one is wrong, or the picture does not tell it",
         f"Correct {target} in the table, or leave both images out with {left_out}.",
-        _labels(images, target),
+        [_named(label, names) for label in _labels(images, target)],
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from casewise.audit.findings import unasked
 from casewise.report.material import Material, is_number
 from casewise.report.pictures import as_picture, data_uri
 from casewise.report.tables import Cell, Row
@@ -107,10 +108,13 @@ def first_screen(material: Material) -> dict[str, Any] | None:
     if told:
         verdict = verdict.removesuffix(told[0].sentence).strip().removesuffix(":")
     errors, warnings = ([one for one in told if one.level == level] for level in ("error", "warning"))
+    why = unasked(audit.get("facts") or {})
     return {
         "verdict": verdict,
         "clean": not told,
-        "level": "error" if errors else "warning",
+        # Green says that all was asked.
+        "tone": "error" if errors else "warning" if warnings else "neutral" if why else "clean",
+        "unasked": f"{why[0].upper()}{why[1:]}." if why and told else "",
         "errors": errors[:MOST_FIRST],
         "more": max(0, len(errors) - MOST_FIRST),
         "warnings": counted(len(warnings), "warning") if warnings else "",
@@ -135,6 +139,7 @@ def section(material: Material) -> dict[str, Any] | None:
         "twins": twins(material),
         "kinds": ["Found", "Pairs", *KINDS.values()],
         "asked": asked(audit),
+        "unasked": unasked(audit.get("facts") or {}),
         "not_asked": [str(what) for what in (audit.get("facts") or {}).get("not_asked") or []],
         "steps": spent,
         "seconds": duration(sum(value for value in seconds.values() if is_number(value))),

@@ -18,6 +18,8 @@ POINT_COLUMNS = ("sensitivity", "specificity", "precision")
 MOST_POINTS = 24
 SURE = 0.03
 CHANCE_ECE = 0.05
+# A calibration error or log loss that moves by less stays where it is.
+HELPS = 0.005
 
 
 def plain_names(told: dict[str, Any]) -> list[str]:
@@ -123,11 +125,31 @@ def calibration(material: Material) -> str:
     text = text.replace("%", " %")
     if not after or not is_number(after.get("value")):
         return f"{text}."
-    better = ece["value"] - after["value"] > 0.005
-    scaled = written("ece", after["value"])
-    return f"{text}; temperature scaling " + (
-        f"brings it down to {scaled}." if better else f"does not help ({scaled})."
-    )
+    return f"{text}; temperature scaling {_scaled(figures)}."
+
+
+def _scaled(figures: dict[str, Any]) -> str:
+    """What temperature scaling does to the calibration error, and to the log loss where that goes another way.
+
+    >>> loss = {"log_loss": {"value": 0.43}, "log_loss_calibrated": {"value": 0.4}}
+    >>> _scaled({"ece": {"value": 0.058}, "ece_calibrated": {"value": 0.059}, **loss})
+    'leaves the calibration error at 0.059 and lowers the log loss from 0.430 to 0.400'
+    >>> _scaled({"ece": {"value": 0.058}, "ece_calibrated": {"value": 0.059}})
+    'does not help (0.059)'
+    """
+    change = figures["ece_calibrated"]["value"] - figures["ece"]["value"]
+    scaled = written("ece", figures["ece_calibrated"]["value"])
+    loss: Any = (figures.get("log_loss") or {}).get("value")
+    then: Any = (figures.get("log_loss_calibrated") or {}).get("value")
+    moved = then - loss if is_number(loss) and is_number(then) else 0.0
+    losses = f"the log loss from {written('log_loss', loss)} to {written('log_loss', then)}"
+    if change < -HELPS:
+        return f"brings it down to {scaled}" + (f" but raises {losses}" if moved > HELPS else "")
+    if moved >= -HELPS:
+        return f"does not help ({scaled})"
+    if change > HELPS:
+        return f"raises the calibration error to {scaled} but lowers {losses}"
+    return f"leaves the calibration error at {scaled} and lowers {losses}"
 
 
 def ece_beyond_chance(bins: list[dict[str, Any]], ece: dict[str, Any]) -> bool:

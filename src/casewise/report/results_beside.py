@@ -63,6 +63,21 @@ def compared(
     return dict(found["comparisons"])
 
 
+def has(part: dict[str, Any], stage: str, target: str) -> bool:
+    """Whether a run has figures of a target.
+
+    >>> has({"metrics": {"metrics": {"oof": {"net": {"label": {}}}}}}, "oof", "extent")
+    False
+    """
+    return any(target in targets for targets in part["metrics"]["metrics"].get(stage, {}).values())
+
+
+def lacking(material: Sequence[dict[str, Any]], stage: str, target: str) -> str:
+    """Which runs are missing from a target's table, in a sentence; or nothing."""
+    names = [part["study"]["name"] for part in material if not has(part, stage, target)]
+    return f"Without figures of {target}: {', '.join(names)}." if names else ""
+
+
 def told(compared: dict[str, Any], merit: str) -> str:
     """Who is best, and by how much the others differ from it, in pairs.
 

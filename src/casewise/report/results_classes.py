@@ -55,8 +55,11 @@ def table(target: str, stage: str, material: Sequence[dict[str, Any]]) -> list[s
     """One line a learner of every run, then, in italics, what others reported."""
     study = material[0]["study"]
     columns = columns_of(study, target)
+    units = {unit_of(part["study"], target) for part in material if results_beside.has(part, stage, target)}
+    # Runs may judge a target at different levels; then each count names its own.
+    mixed_units = len(units) > 1
     lines = [
-        f"| learner | {_unit(study, target)} | {' | '.join(columns.values())} |",
+        f"| learner | {'judged' if mixed_units else f'{unit_of(study, target)}s'} | {' | '.join(columns.values())} |",
         "|---" * (len(columns) + 2) + "|",
     ]
     for number, part in enumerate(material):
@@ -65,7 +68,8 @@ def table(target: str, stage: str, material: Sequence[dict[str, Any]]) -> list[s
             if figures := targets.get(target):
                 cells = " | ".join(figure(figures.get(metric)) for metric in columns)
                 block = part["metrics"].get("classes", {}).get(stage, {}).get(learner, {}).get(target) or {}
-                judged = sum(block["support"]) if block else "–"
+                judged = str(sum(block["support"])) if block else "–"
+                judged += f" {unit_of(part['study'], target)}s" if mixed_units else ""
                 lines.append(f"| {learner}{suffix} | {judged} | {cells} |")
     for name, values in study["evaluation"]["references"].get(target, {}).items():
         cells = " | ".join(f"{values[metric]:.3f}" if metric in values else "–" for metric in columns)
@@ -77,10 +81,11 @@ def _cases(figures: dict[str, Any]) -> str:
     return str(next((entry["n_cases"] for entry in figures.values() if entry and "n_cases" in entry), "–"))
 
 
-def _unit(study: dict[str, Any], target: str) -> str:
-    """What is judged: images, regions, cases or subjects, as the target stands."""
-    single = "case" if study.get("tiles") and study["panels"]["by"] == "image" else study["panels"]["by"]
-    return f"{study['targets'][target].get('level') or single}s"
+def unit_of(study: dict[str, Any], target: str) -> str:
+    """What is judged: an image, a region, a case or a subject, as `Study.level_of` has it."""
+    stated = (study["scores"].get(target) or study["targets"].get(target) or {}).get("level")
+    panel = str(study["panels"]["by"])
+    return str(stated or ("case" if study.get("tiles") and panel == "image" else panel))
 
 
 def trained(study: dict[str, Any]) -> str:
@@ -89,7 +94,7 @@ def trained(study: dict[str, Any]) -> str:
         return ""
     phases = study["recipe"].get("phases") or []
     tuned = (
-        f"Training went through {len(phases)} phases (table at the end)"
+        f"Training went through {len(phases)} phase{'s' if len(phases) > 1 else ''} (table at the end)"
         if phases
         else {
             "deep": "All parameters were trained",
@@ -133,7 +138,7 @@ def single_class(target: str, stage: str, metrics: dict[str, Any], unit: str) ->
     return ["", " ".join(found)] if found else []
 
 
-def details(target: str, stage: str, metrics: dict[str, Any]) -> list[str]:
+def details(study: dict[str, Any], target: str, stage: str, metrics: dict[str, Any]) -> list[str]:
     """The confusion matrix, the classes one by one and the operating points of the headline's learner."""
     learners = metrics.get("classes", {}).get(stage, {})
     learner = headline_learner(target, stage, metrics)
@@ -147,7 +152,10 @@ def details(target: str, stage: str, metrics: dict[str, Any]) -> list[str]:
         cells = [f"{n} ({n / max(sum(row), 1):.0%})" if n else "0" for n in row]
         lines.append(f"| {name} | {' | '.join(cells)} | {sum(row)} |")
     lines += ["", f"### {learner}: class by class", ""]
-    lines += [f"| class | cases | {' | '.join(BY_CLASS.values())} |", "|---" * (len(BY_CLASS) + 2) + "|"]
+    lines += [
+        f"| class | {unit_of(study, target)}s | {' | '.join(BY_CLASS.values())} |",
+        "|---" * (len(BY_CLASS) + 2) + "|",
+    ]
     for name, support in zip(names, told["support"], strict=True):
         cells = [figure(figures.get(f"{metric}[{name}]")) for metric in BY_CLASS]
         lines.append(f"| {name} | {support} | {' | '.join(cells)} |")
@@ -282,4 +290,5 @@ def audit(told: dict[str, Any] | None) -> list[str]:
         reason = (told.get("accepted") or {}).get(finding["id"])
         why = f" *Accepted by the study:* {reason}" if reason else ""
         lines.append(f"- **{finding['level']}** (`{finding['id']}`): {finding['sentence']}{why}")
-    return [*lines, ""]
+    unasked = [note for note in told.get("notes") or [] if note.lower().startswith("shortcuts were not asked")]
+    return [*lines, *(f"- {note}" for note in unasked), ""]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
 
     Raises:
         RunError: a folder holds no finished run, one without figures of the stage that the page is about, or what was
-            split by image for comparison only.
+            split by image for comparison only; a run in `beside` shares no target with `run`, or is synthetic where
+            that is not.
     """
     material = [_material(folder) for folder in (run, *beside)]
     study, metrics = material[0]["study"], material[0]["metrics"]
@@ -43,6 +45,7 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
             raise RunError(
                 f"{folder} cannot stand beside {run}, whose figures are from {STAGES[stage]}: {found}. Leave it out."
             )
+    _refuse_strangers([run, *beside], material, stage, _targets(study, metrics, stage))
     apart: dict[str, str] = {}
     if beside and not (metrics.get("within") and stage == "oof"):
         studies, targets = [part["study"] for part in material], _targets(study, metrics, stage)
@@ -62,16 +65,15 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
         if results_classes.kind_of(study, target) == "regression":
             note = results_classes.pooled(study, target, stage, metrics)
             lines += [*_table(target, stage, material), *(["", note] if note else _told(target, stage, metrics))]
-            lines += ["", apart.get(target, ""), ""]
+            lines += ["", results_beside.lacking(material, stage, target), "", apart.get(target, ""), ""]
             lines += results_nested.over_folds(target, material) if stage == "oof" else []
             continue
         lines += [*results_classes.table(target, stage, material)]
-        lines += ["", apart[target]] if target in apart else []
+        lines += ["", results_beside.lacking(material, stage, target), "", apart.get(target, "")]
         lines += [*results_classes.told_apart(study, target, stage, metrics)]
         lines += results_nested.over_folds(target, material) if stage == "oof" else []
-        unit = study["targets"][target].get("level") or study["panels"]["by"]
-        lines += results_classes.single_class(target, stage, metrics, unit)
-        lines += [*results_classes.details(target, stage, metrics), ""]
+        lines += results_classes.single_class(target, stage, metrics, results_classes.unit_of(study, target))
+        lines += [*results_classes.details(study, target, stage, metrics), ""]
     lines += results_training.claimed(material[0], stage)
     lines += results_training.beside(material)
     lines += [] if metrics.get("within") else alone
@@ -82,7 +84,7 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
     lines += ["## What to know", "", *[f"- {note}" for note in metrics["notes"]], ""]
     lines += ["## Networks", "", *_networks(material), ""]
     lines += results_training.of_phases(material)
-    return write_atomic(path, "\n".join(lines).replace("\n\n\n", "\n\n").rstrip("\n") + "\n")
+    return write_atomic(path, re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip("\n") + "\n")
 
 
 def _material(folder: Path) -> dict[str, Any]:
@@ -112,50 +114,46 @@ def _targets(study: dict[str, Any], metrics: dict[str, Any], stage: str) -> list
     return wanted or [key for key in there if "[" not in key]
 
 
+def _refuse_strangers(runs: Sequence[Path], material: Sequence[dict[str, Any]], stage: str, targets: list[str]) -> None:
+    """Stop where a run can share no table with the first one."""
+    study = material[0]["study"]
+    for folder, part in zip(runs[1:], material[1:], strict=True):
+        other, cannot = part["study"], f"{folder} cannot stand beside {runs[0]}"
+        if bool(other["synthetic"]) != bool(study["synthetic"]):
+            drawn, seen = (folder, runs[0]) if other["synthetic"] else (runs[0], folder)
+            raise RunError(f"{cannot}: {drawn} is of synthetic phantom data, {seen} is not. Give each its own page.")
+        shared = [name for name in targets if results_beside.has(part, stage, name)]
+        if not shared:
+            judged = ", ".join(_targets(other, part["metrics"], stage))
+            raise RunError(f"{cannot}: it judged {judged}, and nothing of {', '.join(targets)}. Leave it out.")
+        for name in shared:
+            here, there = _scale(study, name), _scale(other, name)
+            if here != there:
+                raise RunError(f"{cannot}: there {name} is {there}, here {here}. Leave it out.")
+
+
+def _scale(study: dict[str, Any], target: str) -> str:
+    """What values a target has, in words."""
+    names = (study["targets"].get(target) or {}).get("classes") or []
+    return f"of the classes {', '.join(map(str, names))}" if names else "a number"
+
+
 def _how(material: list[dict[str, Any]], stage: str) -> list[str]:
-    study, splits = material[0]["study"], material[0]["splits"]
-    sides = splits["n"]
-    folds = splits.get("folds") or sum(name != "test" for name in sides)
-    total = sum(n["subjects"] for n in sides.values()), sum(n["cases"] for n in sides.values())
-    stop = {
-        "inner": "Training stopped on an inner, grouped part of the training folds.",
-        "fold": "Training stopped on the very fold that is predicted, as published: these figures are too good.",
-        "none": f"Every network was trained for {_epochs(study['recipe'])} epochs on all its training folds.",
-    }[study["recipe"]["stop"]["on"]]
-    if (study.get("tune") or {}).get("epochs"):
-        stop = "Every network was trained on all its training folds, for as many epochs as inner folds of these chose."
-    how = str(splits.get("how") or "")
-    imported = how if how.startswith("column ") else ""
-    source = how.removeprefix("leave out ") if how.startswith("leave out ") else ""
-    folded = f"{folds} folds, each one {source} held out" if source else f"{folds} folds by subject"
-    unseen = "every case is predicted by networks that never saw its subject"
-    if source and stage == "oof":
-        unseen = f"every case is predicted by networks that never saw any of its {source}"
-    if stage == "oof" and study["recipe"]["stop"]["on"] == "fold":
-        unseen = "every case is predicted by networks not fitted on its subject, but stopped by its fold"
-    known_people = study.get("subjects_known", True)
-    if not known_people:
-        unseen = unseen.replace("its subject", "it").replace("its fold", "the predicted fold")
-    known = (
-        ""
-        if known_people
-        else "It is not known which images show the same person: images of one person may stand on both sides of the "
-        "split, and every figure may be too good. "
-    )
+    evaluation = material[0]["study"]["evaluation"]
+    by_run = results_training.run_by_run
+    unseen = by_run(material, [results_training.unseen(part, stage) for part in material])
+    alike = len({results_training.unseen(part, stage) for part in material}) == 1
+    hashes: dict[str, list[str]] = {}
+    for part in material:
+        hashes.setdefault(f"`{part['splits']['hash'][:16]}`", []).append(part["study"]["name"])
+    manifests = [f"{', '.join(names)} {key}" if len(hashes) > 1 else key for key, names in hashes.items()]
     return [
-        f"{total[0]} subjects, {total[1]} cases; {folded}"
-        + (f" (taken from {imported})" if imported else "")
-        + (f", {sides['test']['subjects']} subjects in the test set" if sides["test"]["subjects"] else ", no test set")
-        + f". Figures are from {STAGES[stage]}: {unseen}. {known}{stop} {results_classes.trained(study)}"
-        f"In brackets: {study['evaluation']['confidence']:.0%} intervals from {study['evaluation']['resamples']:,} "
-        f"resamples of subjects. Split manifest `{splits['hash'][:16]}`.",
+        f"{by_run(material, [results_training.split(part) for part in material])} "
+        f"Figures are from {STAGES[stage]}{': ' if alike else '. '}{unseen} "
+        f"{by_run(material, [results_training.recipe(part['study']) for part in material])} "
+        f"In brackets: {evaluation['confidence']:.0%} intervals from {evaluation['resamples']:,} "
+        f"resamples of subjects. Split manifest {'; '.join(manifests)}.",
     ]
-
-
-def _epochs(recipe: dict[str, Any]) -> int:
-    """How many epochs a network trains at most."""
-    stated = recipe.get("phases") or []
-    return sum(int(phase["epochs"]) for phase in stated) if stated else int(recipe["epochs"])
 
 
 def _figure(entry: dict[str, Any] | None) -> str:

@@ -1,7 +1,8 @@
-"""The parts of the Markdown page on training in phases, and on what a split by image would have claimed."""
+"""The parts of the Markdown page on split and training, on phases, and on what a split by image would have claimed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,89 @@ if TYPE_CHECKING:
 
 UNSEEN = {"oof": "others, out of fold", "test": "the test set"}
 NUMBERS = {"mae": "MAE", "ccc": "CCC", "pcc": "PCC"}
+
+
+def run_by_run(material: Sequence[dict[str, Any]], sentences: Sequence[str]) -> str:
+    """What is true of every run, once; where runs differ, each sentence behind the names of its runs.
+
+    >>> runs = [{"study": {"name": name}} for name in "abc"]
+    >>> run_by_run(runs, ["No test set."] * 3), run_by_run(runs, ["Six epochs.", "Two epochs.", "Six epochs."])
+    ('No test set.', 'a, c: six epochs. b: two epochs.')
+    """
+    names: dict[str, list[str]] = {}
+    for part, sentence in zip(material, sentences, strict=True):
+        names.setdefault(sentence, []).append(part["study"]["name"])
+    if len(names) == 1:
+        return sentences[0]
+    return " ".join(f"{', '.join(runs)}: {text[:1].lower()}{text[1:]}" for text, runs in names.items())
+
+
+def split(part: dict[str, Any]) -> str:
+    """Who is in a run, and how they were split."""
+    splits = part["splits"]
+    sides = splits["n"]
+    folds = splits.get("folds") or sum(name != "test" for name in sides)
+    people, cases = (sum(n[what] for n in sides.values()) for what in ("subjects", "cases"))
+    images = _images(part)
+    how, source = str(splits.get("how") or ""), _source(splits)
+    tested = sides["test"]["subjects"]
+    return (
+        f"{people:,} subjects, {cases:,} cases{f', {images:,} images' if images > cases else ''}; "
+        + (f"{folds} folds, each one {source} held out" if source else f"{folds} folds by subject")
+        + (f" (taken from {how})" if how.startswith("column ") else "")
+        + (f", {tested:,} subjects in the test set." if tested else ", no test set.")
+    )
+
+
+def _source(splits: dict[str, Any]) -> str:
+    how = str(splits.get("how") or "")
+    return how.removeprefix("leave out ") if how.startswith("leave out ") else ""
+
+
+def _images(part: dict[str, Any]) -> int:
+    """How many images the subjects of the split have; 0 where the run's cohort is gone."""
+    import pandas as pd
+
+    path = part["folder"] / "cohort.parquet"
+    if not path.is_file():
+        return 0
+    rows = pd.read_parquet(path, columns=["subject", "path"])
+    if known := part["splits"].get("subjects"):
+        rows = rows[rows["subject"].astype(str).isin(list(known))]
+    # A slide stands in one row a tile.
+    return int(rows["path"].nunique())
+
+
+def unseen(part: dict[str, Any], stage: str) -> str:
+    """What the networks had not seen of those they predict, and whether it is known who shows the same person."""
+    study, source = part["study"], _source(part["splits"])
+    told = "every case is predicted by networks that never saw its subject."
+    if source and stage == "oof":
+        told = f"every case is predicted by networks that never saw any of its {source}."
+    if stage == "oof" and study["recipe"]["stop"]["on"] == "fold":
+        told = "every case is predicted by networks not fitted on its subject, but stopped by its fold."
+    if study.get("subjects_known", True):
+        return told
+    told = told.replace("its subject", "it").replace("its fold", "the predicted fold")
+    return (
+        f"{told} It is not known which images show the same person: images of one person may stand on both sides of "
+        "the split, and every figure may be too good."
+    )
+
+
+def recipe(study: dict[str, Any]) -> str:
+    """When training stopped, what was trained, and what was done about classes of different size."""
+    stated = study["recipe"]
+    phased = stated.get("phases") or []
+    epochs = sum(int(phase["epochs"]) for phase in phased) if phased else int(stated["epochs"])
+    stop = {
+        "inner": "Training stopped on an inner, grouped part of the training folds.",
+        "fold": "Training stopped on the very fold that is predicted, as published: these figures are too good.",
+        "none": f"Every network was trained for {epochs} epochs on all its training folds.",
+    }[stated["stop"]["on"]]
+    if (study.get("tune") or {}).get("epochs"):
+        stop = "Every network was trained on all its training folds, for as many epochs as inner folds of these chose."
+    return f"{stop} {results_classes.trained(study)}".rstrip()
 
 
 def of_phases(material: list[dict[str, Any]]) -> list[str]:
@@ -57,10 +141,17 @@ def beside(material: list[dict[str, Any]]) -> list[str]:
     if results_classes.kind_of(study, target) == "regression":
         return []
     columns = phases.RIGHT if len(study["targets"][target]["classes"]) == 2 else phases.RIGHT[:1]
-    lines = []
+    lines: list[str] = []
+    plain: list[str] = []
+    gone: list[str] = []
     for number, part in enumerate(material):
         suffix = f" ({part['study']['name']})" if number else ""
-        for network, sides in phases.seen(part["jobs"]).items():
+        known = phases.seen(part["jobs"])
+        lacking = gone if part["study"]["recipe"].get("phases") else plain
+        lacking += [
+            f"{name}{suffix}" for name in dict.fromkeys(job["model"] for job in part["jobs"]) if name not in known
+        ]
+        for network, sides in known.items():
             lines += [
                 _judged(f"{network}{suffix}", phases.SEEN[side], f"{entry['n']:.0f}", entry, columns)
                 for side, entry in sides.items()
@@ -77,7 +168,13 @@ def beside(material: list[dict[str, Any]]) -> list[str]:
         f"{phases.NOTHING_NEW}. Of those that the networks had seen: means over the folds' networks, in brackets the "
         "lowest and the highest."
     )
-    return ["## On what was learned from, and on others", "", told, "", *heads, *lines, ""]
+    lines += [""]
+    if plain:
+        only = "only studies in phases look at what was learned from once more"
+        lines += [f"Not worked out for {', '.join(plain)}: {only}.", ""]
+    if gone:
+        lines += [f"Not kept in the run's records for {', '.join(gone)}.", ""]
+    return ["## On what was learned from, and on others", "", told, "", *heads, *lines]
 
 
 def _judged(network: str, words: str, count: str, figures: dict[str, Any], columns: Any) -> str:
@@ -106,16 +203,9 @@ def claimed(material: dict[str, Any], stage: str) -> list[str]:
         f"{by_image_too.memory(_predictions(material['folder']), target)}. Its intervals take each of "
         f"{told['images']:,} images for a person of its own, and are too narrow."
     )
-    level = _level(study, target)
+    level = results_classes.unit_of(study, target)
     units = [by_image_too.judged_apart(level, told["images"]), ""] if level != "image" else []
     return ["## What the published way of splitting would have claimed", "", *lines, "", *units, believe, ""]
-
-
-def _level(study: dict[str, Any], target: str) -> str:
-    """What one prediction of a target or score is about, as `Study.level_of` has it."""
-    stated = (study["scores"].get(target) or study["targets"].get(target) or {}).get("level")
-    panel = str(study["panels"]["by"])
-    return str(stated or ("case" if study.get("tiles") and panel == "image" else panel))
 
 
 def _predictions(folder: Path) -> pd.DataFrame | None:

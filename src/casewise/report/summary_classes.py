@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from casewise.report.wording import class_name, counted
 from casewise.report.words import Words, judged_on
 
 FEWEST = 5
+RATES = ("accuracy", "sensitivity", "specificity")
 
 
 def sentences(material: Material) -> list[tuple[str, str]]:
@@ -43,7 +45,7 @@ def _accuracy(material: Material, words: Words) -> str:
     found = material.metric(material.stage, material.learner, "accuracy")
     value = found["value"] if found else float((rows["y_pred"] == rows["y_true"]).mean())
     text = bounds("accuracy", found, digits=0, words=True)
-    told = f" ({words.confidence} interval {text})" if text else ""
+    told = f" ({certain(material, 'accuracy', found) or f'{words.confidence} interval {text}'})" if text else ""
     counts = np.bincount(truth, minlength=len(names))
     commonest = class_name(material.study, material.study.outcome, names[int(counts.argmax())])
     share = written("accuracy", counts.max() / counts.sum(), digits=0)
@@ -60,6 +62,42 @@ def _accuracy(material: Material, words: Words) -> str:
         chance = written("accuracy", 1 / len(names), digits=0)
         sentence += f" Each class counted alike, whatever its size, it is {even}, where guessing gives {chance}."
     return sentence
+
+
+def certain(material: Material, metric: str, found: dict[str, Any] | None) -> str:
+    """For a rate of all or none, whose resamples cannot vary, how far an exact interval would go; else empty.
+
+    The interval is Clopper and Pearson's (1934), of the subjects with an image of the classes that the rate is about.
+    """
+    ends = [(found or {}).get(key) for key in ("value", "low", "high")]
+    if metric not in RATES or len(set(ends)) != 1 or ends[0] not in (0.0, 1.0):
+        return ""
+    study, rows = material.study, material.chosen
+    positive = study.positive_of(study.outcome)
+    if metric != "accuracy" and positive is None:
+        return ""
+    if positive is not None and metric != "accuracy":
+        of_class = rows["y_true"] == study.classes_of(study.outcome).index(positive)
+        rows = rows[of_class if metric == "sensitivity" else ~of_class]
+    return exact(int(rows["subject"].nunique()), study.evaluation.confidence, every=ends[0] == 1.0)
+
+
+def exact(subjects: int, confidence: float, *, every: bool) -> str:
+    """All or none of so many subjects, with the exact interval of that share.
+
+    >>> exact(6, 0.95, every=True)
+    'all 6 of 6 subjects: an exact interval would be 54 to 100 %'
+    >>> exact(6, 0.95, every=False), exact(0, 0.95, every=True)
+    ('0 of 6 subjects: an exact interval would be 0 to 46 %', '')
+    """
+    from scipy.stats import binomtest
+
+    if not subjects:
+        return ""
+    right = subjects if every else 0
+    ends = binomtest(right, subjects).proportion_ci(confidence_level=confidence, method="exact")
+    text = bounds("accuracy", {"low": float(ends.low), "high": float(ends.high)}, digits=0, words=True)
+    return f"{'all ' if every else ''}{right:,} of {counted(subjects, 'subject')}: an exact interval would be {text}"
 
 
 def _separation(material: Material, words: Words) -> str:
@@ -104,14 +142,17 @@ def _two(material: Material, words: Words) -> str:
         class_name(study, outcome, n) for n in (positive, *(n for n in study.classes_of(outcome) if n != positive))
     )
     share = {metric: written(metric, f["value"], digits=0) for metric, f in found.items()}
-    inner = {
-        metric: f"{metric}{', interval ' + text if (text := bounds(metric, f, digits=0, words=True)) else ''}"
-        for metric, f in found.items()
-    }
+    inner = {metric: f"{metric}{_interval(material, metric, f)}" for metric, f in found.items()}
     return (
         f"Of the {words.noun}s with {first} it finds {share['sensitivity']} ({inner['sensitivity']}); of those with "
         f"{other} it calls {share['specificity']} by that name ({inner['specificity']}) and the rest {first}."
     )
+
+
+def _interval(material: Material, metric: str, found: dict[str, Any]) -> str:
+    """The interval of a rate behind its name, and the exact one where all or none are right."""
+    text = bounds(metric, found, digits=0, words=True)
+    return f", {certain(material, metric, found) or f'interval {text}'}" if text else ""
 
 
 def _grades(material: Material) -> str:
@@ -186,5 +227,6 @@ def tiles(material: Material) -> list[tuple[str, Cell, str]]:
         if figure and len(found) < 4 and within.is_mixed(material) and (cell := within.tile(material, metric)):
             found.append((title, cell, unit))
         elif figure and len(found) < 4:
-            found.append((title, measure_cell(metric, figure, words=True), unit))
+            cell = measure_cell(metric, figure, words=True)
+            found.append((title, replace(cell, small=certain(material, metric, figure) or cell.small), unit))
     return found
