@@ -106,7 +106,14 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     import psutil
 
     places = {**os.environ, "TMPDIR": str(tmp_path)}
-    running = subprocess.Popen([*WORDS, "--images", "32"], env=places, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [*WORDS, "--images", "32"],
+        env=places,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell's background jobs ignore Ctrl-C, and so would what they start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     until = time.monotonic() + 120
     children: list[psutil.Process] = []
     while len(children) < 2 and running.poll() is None and time.monotonic() < until:
