@@ -39,7 +39,7 @@ def test_a_network_that_learned_nothing_is_named(tmp_path: Path) -> None:
         place.mkdir(parents=True)
         (place / "job.json").write_text(json.dumps({"history": [{"stop_loss": loss} for loss in losses]}))
     study = SimpleNamespace(
-        backbones=["resnet18"],
+        networks=["resnet18"],
         outcome="pasi",
         classes_of=lambda name: [],
         recipe=SimpleNamespace(stop=SimpleNamespace(on="inner")),
