@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from casewise.errors import ImageError, nearest
 from casewise.images.content import name_content
+from casewise.images.presence import size_of
 
 TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PHOTOGRAPH_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
@@ -20,30 +20,16 @@ MOST_DIRECTORIES = 1000
 
 
 def checked_size(path: Path) -> int:
-    """Return the file's bytes.
+    """Return the bytes of a file that should be a slide.
 
     Raises:
         ImageError: it is missing, empty, a folder, or may not be read.
     """
-    try:
-        if path.is_dir():
-            raise ImageError(f"{path}: this is a folder. Name a slide in it.")
-        if path.exists() and not path.is_file():
-            raise ImageError(f"{path}: this is a device or a pipe. Name a slide.")
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-    except FileNotFoundError as error:
-        if not path.parent.is_dir():
-            raise ImageError(f"{path}: there is no such file. The folder {path.parent} does not exist.") from error
-        hint = nearest(path.name, sorted(os.listdir(path.parent)))
-        raise ImageError(f"{path}: there is no such file.{hint}") from error
-    except PermissionError as error:
-        raise ImageError(f"{path}: you have no permission to read it. Allow reading, for example: chmod +r.") from error
-    except OSError as error:
-        raise ImageError(f"{path}: it cannot be read: {error.strerror or error}.") from error
-    if not size:
-        raise ImageError(f"{path}: the file is empty (0 bytes). Copy it again from its source.")
-    return size
+    return size_of(
+        path,
+        folder="this is a folder. Name a slide in it.",
+        other="this is a device or a pipe. Name a slide.",
+    )
 
 
 def name_no_slide(path: Path) -> str:

@@ -15,6 +15,7 @@ from casewise.comparison import people_seen
 from casewise.errors import SplitError
 from casewise.files import write_json, write_parquet
 from casewise.jobs.expand import INNER, PRETRAINING_STATE, Job, begin, write_progress
+from casewise.jobs.fitted import divided
 from casewise.jobs.nested import choose_inside, epochs_inside
 from casewise.jobs.networks import network_of
 from casewise.jobs.parts import parts_of
@@ -24,7 +25,7 @@ from casewise.jobs.seen import right_on
 from casewise.jobs.tiles import tile_rows, weight_rows
 from casewise.models.weights import load_weights
 from casewise.predictions import write as write_predictions
-from casewise.split import Splits, check_apart, inner_stop, panel_records
+from casewise.split import Splits, check_apart
 from casewise.study import Study
 from casewise.training.checkpoint import write_tensors
 from casewise.training.data import PanelData, mixed_seed
@@ -85,16 +86,9 @@ def run_job(job: Job, material: Material, choice: Choice, *, side_by_side: int =
     training, held_out = splits.training(job.fold), splits.held_out(job.fold)
     check_apart(training, held_out, where=f"{job.model}, fold {job.fold + 1}")
     seed = mixed_seed(study.seed, job.model, job.fold)
+    fitted_on, stopped_on = divided(study, panels, splits, job.fold)
     if study.recipe.stop.on == "inner":
-        records = panel_records(panels, study, training)
-        fitted_on, stopped_on = inner_stop(
-            records, training, share=study.recipe.stop.share, seed=mixed_seed(study.seed, "stop", job.fold)
-        )
         check_apart(fitted_on, stopped_on, where=f"{job.model}, fold {job.fold + 1}, inner part")
-    elif study.recipe.stop.on == "fold":
-        fitted_on, stopped_on = training, splits.subjects(job.fold)
-    else:
-        fitted_on, stopped_on = training, []
     check_apart(fitted_on, held_out, where=f"{job.model}, fold {job.fold + 1}")
     inside = choose_inside(job, material, choice, study.tune) if study.tune else None
     recipe = study.recipe.model_copy(update={"lr": inside.chosen.lr}) if inside else study.recipe

@@ -6,7 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from casewise.errors import ImageError, nearest
+from casewise.errors import ImageError
+from casewise.images.presence import size_of
 
 # A DICOM file says what it is behind 128 bytes; its transfer syntax follows within the first thousand.
 HEAD = 1024
@@ -22,24 +23,8 @@ def checked_size(path: Path) -> int:
     Raises:
         ImageError: it is missing, empty, no file, or may not be read.
     """
-    try:
-        if path.exists() and not path.is_file():
-            # Opening a pipe would wait for ever.
-            raise ImageError(f"{path}: this is no file. Name a .nii or .nii.gz file, or a folder of DICOM files.")
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-    except FileNotFoundError as error:
-        if not path.parent.is_dir():
-            raise ImageError(f"{path}: there is no such file. The folder {path.parent} does not exist.") from error
-        hint = nearest(path.name, sorted(os.listdir(path.parent)))
-        raise ImageError(f"{path}: there is no such file.{hint}") from error
-    except PermissionError as error:
-        raise ImageError(f"{path}: you have no permission to read it. Allow reading, for example: chmod +r.") from error
-    except OSError as error:
-        raise ImageError(f"{path}: it cannot be read: {error.strerror or error}.") from error
-    if not size:
-        raise ImageError(f"{path}: the file is empty (0 bytes). Copy it again from its source.")
-    return size
+    told = "this is no file. Name a .nii or .nii.gz file, or a folder of DICOM files."
+    return size_of(path, folder=told, other=told)
 
 
 def head_of(path: Path) -> bytes:

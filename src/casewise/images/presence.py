@@ -1,0 +1,36 @@
+"""A file that should be there, before a library reads it: its size, or a sentence that says what is wrong."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from casewise.errors import ImageError, nearest
+
+
+def size_of(path: Path, *, folder: str, other: str) -> int:
+    """Return the file's bytes; `folder` and `other` say what to do where it is a folder, a device or a pipe.
+
+    Raises:
+        ImageError: it is missing, empty, no file, or may not be read.
+    """
+    try:
+        if path.is_dir():
+            raise ImageError(f"{path}: {folder}")
+        if path.exists() and not path.is_file():
+            # Opening a pipe would wait for ever.
+            raise ImageError(f"{path}: {other}")
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+    except FileNotFoundError as error:
+        if not path.parent.is_dir():
+            raise ImageError(f"{path}: there is no such file. The folder {path.parent} does not exist.") from error
+        hint = nearest(path.name, sorted(os.listdir(path.parent)))
+        raise ImageError(f"{path}: there is no such file.{hint}") from error
+    except PermissionError as error:
+        raise ImageError(f"{path}: you have no permission to read it. Allow reading, for example: chmod +r.") from error
+    except OSError as error:
+        raise ImageError(f"{path}: it cannot be read: {error.strerror or error}.") from error
+    if not size:
+        raise ImageError(f"{path}: the file is empty (0 bytes). Copy it again from its source.")
+    return size
