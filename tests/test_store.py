@@ -425,11 +425,14 @@ def test_disk_full_later_keeps_what_is_finished(
     with monkeypatch.context() as patch:
         if failing == "_put":
             real: Callable[..., None] = __import__("casewise.images.partial", fromlist=["_put"])._put
-            count = [0]
+            noted: list[bytes] = []
 
             def full(file: Any, data: bytes) -> None:
-                count[0] += 1
-                return no_space() if count[0] > 8 else real(file, data)
+                # Three tiles are noted as finished; from then on nothing can be written, whichever thread asks.
+                if len(noted) == 3:
+                    no_space()
+                real(file, data)
+                noted.extend([data] if data.startswith(b'{"row"') else [])
 
             patch.setattr("casewise.images.partial._put", full)
         else:
