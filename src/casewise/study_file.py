@@ -227,9 +227,18 @@ def _absolute(values: dict[str, Any], keys: tuple[str, ...], folder: Path) -> No
 
 def _absolute_weights(values: dict[str, Any], folder: Path) -> None:
     weights = values.get("weights", "pretrained")
-    if isinstance(weights, str) and weights not in ("pretrained", "random"):
-        rest = weights.removeprefix("bundle:")
-        values["weights"] = ("bundle:" if weights.startswith("bundle:") else "") + str((folder / rest).resolve())
+    if isinstance(weights, dict):
+        values["weights"] = {name: _absolute_source(value, folder) for name, value in weights.items()}
+    else:
+        values["weights"] = _absolute_source(weights, folder)
+
+
+def _absolute_source(weights: Any, folder: Path) -> Any:
+    """`pretrained` and `random` as they are, a file or a bundle with its whole path."""
+    if not isinstance(weights, str) or weights in ("pretrained", "random"):
+        return weights
+    rest = weights.removeprefix("bundle:")
+    return ("bundle:" if weights.startswith("bundle:") else "") + str((folder / rest).resolve())
 
 
 def _inherited(line: str, values: dict[str, Any], own: dict[str, Any], parent: str) -> str:

@@ -154,7 +154,12 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
         _try(network, size * study.panels.rows, size * study.panels.columns)
         try:
             for fold in {job.fold for job in waiting if job.model == model}:
-                load_weights(network, study.weights, folder=study.weights_dir, held_out=material.splits.held_out(fold))
+                load_weights(
+                    network,
+                    study.weights_of(network.name),
+                    folder=study.weights_dir,
+                    held_out=material.splits.held_out(fold),
+                )
         except WeightsError as error:
             missing.append(str(error))
             continue

@@ -123,7 +123,7 @@ def _trained(training: _Training, job: Job, material: Material, choice: Choice, 
     outputs, network = outputs_of(study), network_of(study, job.model)
     # First weights that had seen an inner fold would choose for themselves.
     unseen = sorted({*material.splits.held_out(job.fold), *training.judged_on})
-    load_weights(network, study.weights, folder=study.weights_dir, held_out=unseen)
+    load_weights(network, study.weights_of(network.name), folder=study.weights_dir, held_out=unseen)
     subjects = panels["subject"].astype(str)
     truth = truth_table(panels, study)
     truth[~subjects.isin([*training.fitted_on, *training.judged_on]).to_numpy()] = np.nan

@@ -96,7 +96,7 @@ def run_job(job: Job, material: Material, choice: Choice, *, side_by_side: int =
     torch.manual_seed(seed)
     outputs = outputs_of(study)
     network = network_of(study, job.model)
-    origin, shown = load_weights(network, study.weights, folder=study.weights_dir, held_out=held_out)
+    origin, shown = load_weights(network, study.weights_of(network.name), folder=study.weights_dir, held_out=held_out)
     # All who shaped it, also by deciding when to stop, and whom its first weights had seen.
     seen = {*training, *stopped_on, *shown}
     if material.pretraining:

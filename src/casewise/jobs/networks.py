@@ -46,7 +46,7 @@ def check_freeze_points(study: Study) -> None:
 
     from casewise.models.freezing import frozen_end
 
-    for model in study.backbones:
+    for model in study.networks:
         with torch.device("meta"):
             network = network_of(study, model)
         for number, phase in enumerate(study.recipe.phases, 1):

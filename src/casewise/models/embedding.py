@@ -56,9 +56,11 @@ def embedder(study: Study, store: TileStore) -> Embedder | None:
     """
     if study.weights == "random":
         return None
-    for name in _in_order(study.backbones):
-        file = weights_file(name, study.weights, study.weights_dir)
-        if file is None or not file.is_file() or study.weights.startswith("bundle:"):
+    stated = study.weights
+    for name in _in_order(one.partition("@")[0] for one in study.backbones):
+        weights = stated if isinstance(stated, str) else stated.get(name, "pretrained")
+        file = weights_file(name, weights, study.weights_dir)
+        if file is None or not file.is_file() or weights.startswith("bundle:"):
             continue
         network: Any = build_network(name, 1)
         try:

@@ -22,10 +22,13 @@ UNTRAINED = ["cnn", "unet_encoder"]
 def check_backbones(names: list[str], source: str = "backbones") -> list[str]:
     """Return `names` if every one is built here, by torchvision, or by timm (`timm:NAME` where both have it).
 
+    What stands behind an `@`, the fusion of a study of volumes, is not looked at.
+
     Raises:
         StudyError: naming the unknown backbone and the nearest known one.
     """
-    for name in names:
+    for stated in names:
+        name = stated.partition("@")[0]
         if name in TORCHVISION or name in UNTRAINED:
             continue
         known = timm_names()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from casewise.audit.findings import unasked
+from casewise.audit.findings import ROWS, unasked
+from casewise.audit.words import renamed
 from casewise.report.material import Material, is_number
 from casewise.report.pictures import as_picture, data_uri
 from casewise.report.tables import Cell, Row
@@ -75,14 +76,14 @@ def _plain(name: Any) -> str:
 
 def findings(audit: Mapping[str, Any]) -> list[Told]:
     """The findings in the audit's own order, the worst first."""
-    accepted = audit.get("accepted") or {}
+    accepted, rows = audit.get("accepted") or {}, rows_of(audit)
     told = []
     for finding in audit.get("findings", []):
         figures = finding.get("figures") or {}
         told.append(
             Told(
                 finding["level"],
-                tried(finding["id"], figures),
+                renamed(tried(finding["id"], figures), rows.removesuffix("s")),
                 _figure(figures),
                 _p(figures.get("p_adjusted", figures.get("p"))),
                 finding["sentence"],
@@ -143,13 +144,30 @@ def section(material: Material) -> dict[str, Any] | None:
         "not_asked": [str(what) for what in (audit.get("facts") or {}).get("not_asked") or []],
         "steps": spent,
         "seconds": duration(sum(value for value in seconds.values() if is_number(value))),
-        "notes": [str(note) for note in audit.get("notes", [])],
+        "notes": [str(note) for note in audit.get("notes", [])] + _seen_of_scans(material),
+        "rows": rows_of(audit),
         "examined": [
             counted(int(value), str(what).replace("_", " ").removesuffix("s"))
             for what, value in (audit.get("facts") or {}).items()
-            if what in ("subjects", "images")
+            if what in ("subjects", *ROWS)
         ],
     }
+
+
+def rows_of(audit: Mapping[str, Any]) -> str:
+    """What the rows of the table are.
+
+    >>> rows_of({}), rows_of({"facts": {"scans": 12}})
+    ('images', 'scans')
+    """
+    return next((what for what in ROWS if what in (audit.get("facts") or {})), ROWS[0])
+
+
+def _seen_of_scans(material: Material) -> list[str]:
+    """What was looked at of volumes, whose pictures are smaller than they are."""
+    if not material.study.volumes or material.study.volumes.order:
+        return []
+    return ["Of every scan its middle slice was looked at, as it was prepared."]
 
 
 def asked(audit: Mapping[str, Any]) -> list[Row]:
@@ -160,6 +178,7 @@ def asked(audit: Mapping[str, Any]) -> list[Row]:
         text = f"{_plain(one.get('target') or 'the label')} from {EVIDENCE.get(name, f'the column {name}')}"
         if one.get("within"):
             text = tried("source-told-", one)
+        text = renamed(text, rows_of(audit).removesuffix("s"))
         text += f" ({how}" if how else ""
         cells = [
             Cell(_figure(one)),

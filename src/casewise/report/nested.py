@@ -94,6 +94,29 @@ def _cell(found: Mapping[str, Any] | None) -> Cell:
     return Cell(epochs, f"rate {rate(found['lr'])}, loss {number(found['loss'], 3)}", float(found["loss"]))
 
 
+def tables(learners: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Learners in the tables that one reads them in, each with its title: what differs in one thing stands together.
+
+    Where backbones and fusions both differ that is a table for each fusion of several backbones, and one for each
+    backbone of several fusions; what stands in neither, stackers too, comes last. Else one table without a title.
+
+    >>> tables(["vit@early", "alexnet@early", "vit@late"])
+    [('Fusion early', ['vit@early', 'alexnet@early']), ('Backbone vit', ['vit@early', 'vit@late'])]
+    >>> tables(["vit", "mean"])
+    [('', ['vit', 'mean'])]
+    """
+    pairs = {name: name.partition("@")[::2] for name in learners if "@" in name}
+    found = []
+    for place, what in ((1, "Fusion"), (0, "Backbone")):
+        for common in dict.fromkeys(pair[place] for pair in pairs.values()):
+            names = [name for name, pair in pairs.items() if pair[place] == common]
+            found += [(f"{what} {common}", names)] if len(names) > 1 else []
+    if len(found) < 2:
+        return [("", list(learners))]
+    rest = [name for name in learners if not any(name in names for _, names in found)]
+    return [*found, *([("Others", rest)] if rest else [])]
+
+
 def over_folds(material: Material) -> dict[str, Any] | None:
     """Mean ± sd over folds beside the pooled figures with their intervals, of the main outcome.
 
@@ -117,8 +140,9 @@ def over_folds(material: Material) -> dict[str, Any] | None:
         rows.append(Row(learner, cells, mark=learner == material.learner))
     titles = [TITLES[name] if numbers else measure_of(name).title for name in names]
     folds = len(next(iter(by_learner[material.learners[0]].values()))["folds"]) if rows else 0
+    by_name = {row.name: row for row in rows}
     return {
-        "rows": rows,
+        "tables": [(title, [by_name[name] for name in names]) for title, names in tables(list(by_name))],
         "heads": ["Learner", *(head for title in titles for head in (f"{title}, {folds} folds", "pooled"))],
         "why": WHY,
         "macro": not numbers,

@@ -8,6 +8,7 @@ from typing import Any
 from casewise.evaluation.over_folds import OF_CLASSES, OF_NUMBERS, WHY
 from casewise.report import nested, results_classes
 from casewise.report.wording import counted, rate
+from casewise.study import network_names
 from casewise.tuned import NESTED, chosen_networks
 
 TITLES = {"mae": "MAE", "pcc": "PCC"}
@@ -22,13 +23,17 @@ def over_folds(target: str, material: Sequence[dict[str, Any]]) -> list[str]:
     names = OF_NUMBERS if numbers else OF_CLASSES
     heads = " | ".join(TITLES.get(name, name) for name in names)
     lines = ["", "### Mean ± standard deviation over the folds, out of fold", ""]
-    lines += [f"| learner | folds | {heads} |", "|---" * (2 + len(names)) + "|"]
+    rows: dict[str, str] = {}
     for number, (part, by_learner) in enumerate(zip(material, found, strict=True)):
         suffix = f" ({part['study']['name']})" if number else ""
         for learner, figures in (by_learner or {}).items():
             cells = [_spread(figures.get(name), 2 if numbers else 3) for name in names]
             folds = len(figures[names[0]]["folds"])
-            lines.append(f"| {learner}{suffix} | {folds} | {' | '.join(cells)} |")
+            rows[f"{learner}{suffix}"] = f"| {learner}{suffix} | {folds} | {' | '.join(cells)} |"
+    for title, learners in nested.tables(list(rows)):
+        lines += [f"{title}:", ""] if title else []
+        lines += [f"| learner | folds | {heads} |", "|---" * (2 + len(names)) + "|"]
+        lines += [*(rows[learner] for learner in learners), ""]
     macro = "" if numbers else " Precision and recall are plain means over the classes."
     return [*lines, "", f"{WHY}{macro}", ""]
 
@@ -48,13 +53,9 @@ def _spread(found: dict[str, Any] | None, digits: int) -> str:
 
 def tuned_inside(material: dict[str, Any]) -> list[str]:
     """What inner folds chose in each fold; nothing where nothing was tuned inside."""
-    backbones, fusions = material["study"]["backbones"], (material["study"].get("volumes") or {}).get("fusion", [])
-
-    def place(network: str) -> tuple[int, int]:
-        backbone, _, fusion = network.partition("@")
-        return backbones.index(backbone), fusions.index(fusion) if fusion else 0
-
-    networks = sorted({str(job["model"]) for job in material["jobs"]}, key=place)
+    study = material["study"]
+    order = network_names(study["backbones"], (study.get("volumes") or {}).get("fusion", []))
+    networks = sorted({str(job["model"]) for job in material["jobs"]}, key=order.index)
     found = nested.chosen(material["jobs"], networks)
     if not found:
         return []

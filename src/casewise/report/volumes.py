@@ -57,7 +57,7 @@ def _facts(material: Material, volumes: Volumes) -> list[tuple[str, str]]:
             f"{'the central window' if volumes.windows == 'central' else 'the mean over all windows'}",
         ),
         ("Missing sequences", _missing(volumes)),
-        ("Fusion", "; ".join(_fusion(study, name) for name in volumes.fusion)),
+        ("Fusion", "; ".join(_fusion(study, name) for name in _fusions(study))),
     ]
 
 
@@ -119,6 +119,11 @@ def _missing(volumes: Volumes) -> str:
         f"; in training {100 * volumes.hide:.0f} % of the sequences are hidden, so that networks learn to do without"
     )
     return "a learned stand-in takes the place of what a case lacks" + (hidden if volumes.hide else "")
+
+
+def _fusions(study: Study) -> list[str]:
+    """How the study's networks see the sequences, each way once."""
+    return list(dict.fromkeys(str(study.fusion_of(name)) for name in study.networks))
 
 
 def _fusion(study: Study, name: str) -> str:

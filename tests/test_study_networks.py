@@ -1,0 +1,120 @@
+"""Which networks a study trains: backbones, fusions, weights by backbone, and what tells them apart on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from casewise.errors import StudyError
+from casewise.jobs.fingerprint import job_fingerprint
+from casewise.study import Study
+from casewise.study_file import read_study
+
+TABLE = """
+cohort: cohort.csv
+volumes: {{sequences: [T1, T2], fusion: {fusion}}}
+panels: {{by: case, grid: 3x3}}
+targets: {{grade: [normal, high]}}
+backbones: {backbones}
+weights: {weights}
+"""
+
+
+def stated(folder: Path, backbones: str, *, fusion: str = "[early]", weights: Any = "random") -> Study:
+    path = folder / "study.yaml"
+    path.write_text(TABLE.format(backbones=backbones, fusion=fusion, weights=weights))
+    return read_study(path)
+
+
+def test_a_backbone_with_a_fusion_of_its_own_stands_beside_the_others(tmp_path: Path) -> None:
+    study = stated(tmp_path, "[alexnet, resnet18, resnet18@late, resnet18@T1]")
+    assert study.networks == ["alexnet@early", "resnet18@early", "resnet18@late", "resnet18@T1"]
+    assert [study.fusion_of(name) for name in study.networks] == ["early", "early", "late", "T1"]
+    assert study.network_noun == "pairing"
+
+
+def test_one_fusion_alone_is_not_in_the_names_but_known(tmp_path: Path) -> None:
+    study = stated(tmp_path, "[resnet18@T2, alexnet@T2]")
+    assert study.networks == ["resnet18", "alexnet"]
+    assert [study.fusion_of(name) for name in study.networks] == ["T2", "T2"]
+
+
+@pytest.mark.parametrize(
+    ("backbones", "told"),
+    [
+        (
+            "[resnet18@lat]",
+            r"'resnet18@lat': behind the @ stands one of early, late, late-shared, T1, T2.*Did you mean",
+        ),
+        ("[resnet18, resnet18@early]", "'resnet18' is there twice"),
+        ("[resnet18, alexnet@T1, resnet18@early]", "'resnet18@early' is there twice"),
+        ("[resnet19@late]", "there is no backbone 'resnet19'"),
+        ("['@late']", "there is no backbone ''"),
+    ],
+)
+def test_mistyped_pairings_are_refused(tmp_path: Path, backbones: str, told: str) -> None:
+    with pytest.raises(StudyError, match=told):
+        stated(tmp_path, backbones)
+
+
+def test_a_fusion_without_volumes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("cohort: c.csv\ntargets: {grade: [a, b]}\nbackbones: [resnet18@late]\n")
+    with pytest.raises(StudyError, match="go with `volumes`"):
+        read_study(path)
+
+
+@pytest.mark.parametrize("one", ["[resnet18]", "[resnet18@T1]"])
+def test_networks_of_another_fusion_are_never_taken_for_the_same(tmp_path: Path, one: str) -> None:
+    made = {
+        fusion: job_fingerprint("run", stated(tmp_path, one.replace("T1", fusion), fusion=f"[{fusion}]"), "resnet18")
+        for fusion in ("early", "late", "T1", "T2")
+    }
+    assert len(set(made.values())) == 4
+
+
+def test_weights_are_stated_by_backbone(tmp_path: Path) -> None:
+    (tmp_path / "mine.safetensors").write_bytes(b"")
+    study = stated(
+        tmp_path, "[alexnet, resnet18, resnet18@late]", weights="{alexnet: random, resnet18: mine.safetensors}"
+    )
+    assert study.weights_of("alexnet@early") == "random"
+    assert study.weights_of("resnet18@late") == str(tmp_path.resolve() / "mine.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ("{resnet18: random}", "weights: nothing is stated for alexnet; write pretrained, random or a file"),
+        (
+            "{resnet18: random, alexnt: random}",
+            "weights: 'alexnt' is none of the study's backbones. Did you mean 'alexnet'",
+        ),
+    ],
+)
+def test_weights_by_backbone_leave_none_out(tmp_path: Path, weights: str, told: str) -> None:
+    with pytest.raises(StudyError, match=told):
+        stated(tmp_path, "[alexnet, resnet18]", weights=weights)
+
+
+@pytest.mark.parametrize("preset", ["ipmn-mri", "ipmn-mri-transformer"])
+def test_the_presets_hold_both_published_tables(tmp_path: Path, preset: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(f"extends: {preset}\ncohort: cohort.csv\n")
+    study = read_study(path)
+    early = [name.removesuffix("@early") for name in study.networks if name.endswith("@early")]
+    ways = [name.partition("@")[2] for name in study.networks if name.startswith("vit_base_patch16_224@")]
+    assert set(early) == {
+        "vit_base_patch16_224",
+        "alexnet",
+        "densenet121",
+        "resnet18",
+        "mobilenet_v2",
+        "efficientnet_b5",
+    }
+    assert ways == ["early", "T1", "T2", "late"]
+    assert (study.split.folds, study.recipe.batch, study.panels.grid, study.images.size) == (10, 8, "3x3", 64)
+    assert study.tune
+    assert not study.tune.among
