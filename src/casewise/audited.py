@@ -15,6 +15,7 @@ import pandas as pd
 import casewise
 from casewise import claimed, slides
 from casewise.audit.findings import KNOWN, Audit, check_accepted, read_audit, write_audit
+from casewise.audit.words import of_scans
 from casewise.cohort_checks import closest
 from casewise.errors import CohortError, RunError
 
@@ -75,6 +76,8 @@ def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits | No
         )
     if splits and study.split.by == "image":
         found = dataclasses.replace(found, findings=[*found.findings, claimed.finding(study, whole, splits)])
+    if study.volumes:
+        found = of_scans(found, "slice" if study.volumes.order else "scan")
     seen = {"made_from": made_from, "embedding": embed.origin if embed else "none: no pretrained weights at hand"}
     found = dataclasses.replace(found, facts={**found.facts, **seen})
     write_audit(path, found, study.accept)

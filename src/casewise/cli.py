@@ -72,15 +72,25 @@ def check(
 
     plan = _read(study, None, None)
     cohort = uncut(plan, steps.read(plan, None, Terminal()))
+    if plan.volumes:
+        from casewise.volumes.headers import check_headers
+
+        check_headers(plan, cohort, Terminal())
     splits = split(cohort, plan)
     check_scored(splits, cohort.panels, plan)
     for side, n in splits.record["n"].items():
         if n["subjects"]:
             shown = "" if plan.tiles else f", {counted(n['panels'], 'panel')}"  # slides are not cut yet
             print(f"{side:<10} {counted(n['subjects'], 'subject')}, {counted(n['cases'], 'case')}{shown}")
+    networks = len(plan.networks) * splits.folds
+    inner = networks * plan.tune.folds * len(plan.rates) if plan.tune else 0
     print(
-        f"jobs       {counted(len(plan.networks), plan.network_noun)} × {splits.folds} folds = "
-        f"{len(plan.networks) * splits.folds} networks"
+        f"jobs       {counted(len(plan.networks), plan.network_noun)} × {splits.folds} folds = {networks} networks"
+        + (
+            f", after {counted(inner, 'inner training')}: {counted(inner + networks, 'training')} in all"
+            if inner
+            else ""
+        )
     )
 
 

@@ -64,6 +64,7 @@ def read(study: Study, folder: Path | None, show: Show) -> Cohort:
     external = read_external(study, cohort) if study.external else None
     cohort = slides.cut(study, cohort, folder / slides.FOLDER if folder else None, show)
     if study.volumes:
+        from casewise.volumes.cases import counted as counted_scans
         from casewise.volumes.cases import settle_sequences
 
         cohort = settle_sequences(study, cohort)
@@ -77,7 +78,7 @@ def read(study: Study, folder: Path | None, show: Show) -> Cohort:
     parts = [
         f"{cohort.cases['subject'].nunique():,} subjects",
         f"{len(cohort.cases):,} cases",
-        slides.counted(cohort),
+        counted_scans(study, cohort) if study.volumes else slides.counted(cohort),
     ]
     if study.regions:
         parts.append(f"{len(study.regions)} regions")

@@ -170,6 +170,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
             "readers",
             "references",
             "accept",
+            "weights",
         )
         if isinstance(value, dict) and isinstance(result.get(key), dict) and not whole:
             result[key] = _merged(result[key], value)

@@ -15,6 +15,7 @@ from casewise.files import write_json
 __all__ = [
     "FAMILIES",
     "KNOWN",
+    "ROWS",
     "Audit",
     "Finding",
     "Level",
@@ -38,6 +39,8 @@ KNOWN = (
 )
 FAMILIES = ("shortcut-", "source-told-")
 PAIRS_SHOWN = 5
+# What the rows of a table are: photographs and the like, scans of volumes, or single slices of such.
+ROWS = ("images", "scans", "slices")
 _OUTSIDE = " from outside-anatomy"
 
 
@@ -115,7 +118,7 @@ class Audit:
             parts += [_counted(len(warnings), "warning")] * bool(warnings)
             return f"{' and '.join(parts)}: {worst[0].sentence}"
         examined = [
-            _counted(self.facts[what], what.removesuffix("s")) for what in ("subjects", "images") if what in self.facts
+            _counted(self.facts[what], what.removesuffix("s")) for what in ("subjects", *ROWS) if what in self.facts
         ]
         among = f" among {' and '.join(examined)}" if examined else ""
         if why := unasked(self.facts):
@@ -158,8 +161,9 @@ class Audit:
         """
         found = {finding.id for finding in self.findings}
         maskless = [what.removesuffix(_OUTSIDE) for what in self.facts.get("not_asked", []) if what.endswith(_OUTSIDE)]
+        rows = next((what for what in ROWS if what in self.facts), ROWS[0])
         masks = [
-            f"What lies outside the anatomy could not be asked to tell {name}: too few images of each class have a "
+            f"What lies outside the anatomy could not be asked to tell {name}: too few {rows} of each class have a "
             "mask."
             for name in maskless
         ]

@@ -98,7 +98,7 @@ def named_cases(run: Finished, cases: list[str]) -> list[str]:
     ):
         if case not in by_subject.setdefault(subject, []):
             by_subject[subject].append(case)
-    found = []
+    found, problems = [], []
     for name in dict.fromkeys(cases):
         if name in known:
             found.append(name)
@@ -106,8 +106,10 @@ def named_cases(run: Finished, cases: list[str]) -> list[str]:
             found.append(own[0])
         else:
             several = f" The subject has {', '.join(own[:8])}." if own else nearest(name, [*known, *by_subject])
-            raise CohortError(f"--case: the run has no case {name!r}; a case is written as SUBJECT/VISIT.{several}")
-    return found
+            problems.append(f"--case: the run has no case {name!r}; a case is written as SUBJECT/VISIT.{several}")
+    if problems:
+        raise CohortError("\n  ".join(problems))
+    return list(dict.fromkeys(found))
 
 
 def chosen_cases(run: Finished, models: list[str]) -> tuple[list[str], str]:

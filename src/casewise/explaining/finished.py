@@ -122,11 +122,11 @@ def check_networks(run: Finished, names: list[str]) -> list[str]:
         RunError: a network is none of the study's, or its files are missing or of another split.
     """
     known = run.study.networks
-    wrong = next((name for name in names if name not in known), None)
+    wrong = [name for name in dict.fromkeys(names) if name not in known]
     if wrong:
-        raise RunError(
-            f"--network: the study {run.study.name} has {', '.join(known)}, not {wrong!r}.{nearest(wrong, known)}"
-        )
+        told = " and not ".join(f"{name!r}" for name in wrong)
+        hints = "".join(dict.fromkeys(nearest(name, known) for name in wrong))
+        raise RunError(f"--network: the study {run.study.name} has {', '.join(known)}, not {told}.{hints}")
     chosen = [name for name in known if name in names] if names else list(known)
     for model in chosen:
         for fold in range(run.splits.folds):

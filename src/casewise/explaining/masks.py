@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.errors import CohortError, ImageError, RunError, nearest
-from casewise.volumes.region import mask_on
+from casewise.volumes.case_rows import masks_in, text_of
+from casewise.volumes.cases import source_of
+from casewise.volumes.region import inside_of, mask_on
 from casewise.volumes.scans import Scan
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def lesion_on_slices(run: Finished, row: int) -> np.ndarray:
     """Where a case's lesions lie on its prepared slices: (N, H, W) `bool`, false all over where it has none.
 
     Raises:
-        ImageError: a mask cannot be read, or is of another size than its slice.
+        ImageError: a mask cannot be read, is of another size than its slice, or lies mostly outside the scan.
     """
     study, slices = run.study, run.slices
     assert study.volumes is not None
@@ -53,13 +55,21 @@ def lesion_on_slices(run: Finished, row: int) -> np.ndarray:
     shape = (int(slices.count[row]), slices.slices.shape[2], slices.slices.shape[3])
     folder = (study.root or study.cohort.parent).absolute()
     if study.volumes.order:
-        scan = _stacked(own, column, study.volumes.order, folder, (study.volumes.pixel_mm, study.volumes.slice_mm))
-        return np.zeros(shape, bool) if scan is None else mask_on(scan, slices.affines[row], shape)
+        lesion = _stacked(own, column, study.volumes.order, folder, (study.volumes.pixel_mm, study.volumes.slice_mm))
+        return np.zeros(shape, bool) if lesion is None else mask_on(lesion, slices.affines[row], shape)
     from casewise.volumes.reading import read_scan
 
     found = np.zeros(shape, bool)
-    for name in sorted({text for value in own[column] if (text := _text(value))}):
-        found |= mask_on(read_scan(folder / name), slices.affines[row], shape)
+    names = masks_in(own, column)
+    if not names:
+        return found
+    sources = source_of(study, run.cohort, row)
+    sequence, path = next((s, p[0]) for s, p in zip(sources.sequences, sources.paths, strict=True) if p)
+    scan = read_scan(path, sequence=sequence, voxels=False)
+    for name in names:
+        mask = read_scan(folder / name)
+        inside_of(mask, scan)  # one that lies elsewhere would pass for no lesion
+        found |= mask_on(mask, slices.affines[row], shape)
     return found
 
 
@@ -67,7 +77,7 @@ def _stacked(rows: pd.DataFrame, column: str, order: str, folder: Path, spacing:
     """The masks of slice images put on each other as their slices are; None where no slice has one."""
     from casewise.images.readers import image_facts, read_image
 
-    places = rows.assign(place=rows[order].astype(float), own=[_text(v) for v in rows[column]])
+    places = rows.assign(place=rows[order].astype(float), own=[text_of(v) for v in rows[column]])
     by_place = places.sort_values(["place", "own"], ascending=[True, False], kind="stable").drop_duplicates("place")
     if not (by_place["own"] != "").any():
         return None
@@ -86,11 +96,6 @@ def _stacked(rows: pd.DataFrame, column: str, order: str, folder: Path, spacing:
     values = stacked > (127 if stacked.max() > 127 else 0)
     affine = np.diag([-spacing[0], -spacing[0], spacing[1], 1.0])
     return Scan(values.astype(np.float32), affine, folder / str(by_place["own"].iloc[0]), {"format": "slice images"})
-
-
-def _text(value: object) -> str:
-    text = str(value).strip()
-    return "" if text.lower() == "nan" else text
 
 
 def on_panel(mask: np.ndarray, slots: np.ndarray, *, rows: int, columns: int) -> np.ndarray:

@@ -122,11 +122,11 @@ class Originals:
         return written
 
     def _scan(self, row: int, sequence: int) -> tuple[CaseSources, Scan | None]:
-        from casewise.volumes.cases import sources_of
-        from casewise.volumes.slice_store import scans_of
+        from casewise.volumes.case_scans import scans_of
+        from casewise.volumes.cases import source_of
 
         case = str(self.run.cohort.panels["case"].iloc[row])
         if case != self._case or self._sources is None:
-            self._sources = sources_of(self.run.study, self.run.cohort)[row]
+            self._sources = source_of(self.run.study, self.run.cohort, row)
             self._scans, self._case = scans_of(self._sources), case
         return self._sources, self._scans[sequence]

@@ -20,6 +20,7 @@ from casewise.explaining.finished import Finished, check_explained, check_networ
 from casewise.explaining.looking import Look, averaged, channels_of, check_same, looks, rebuilt
 from casewise.explaining.written import Seen, written
 from casewise.files import write_json, write_parquet
+from casewise.report.wording import counted
 from casewise.run import only_run
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def explain_run(
         # relative, so that a run folder may be moved
         kept = place.resolve().relative_to(folder.resolve()) if inside else place.resolve()
         told = {"rule": rule, "folder": str(kept), "target": target.target, "cells": cells, "cases": shown}
-        show.line("explain", f"{len(chosen)} cases ({rule}), {len(models)} networks, in {place}")
+        show.line("explain", f"{counted(len(chosen), 'case')} ({rule}), {counted(len(models), 'network')}, in {place}")
         found = None
         if measure:
             from casewise.explaining.measured import measure as measure_all
@@ -167,9 +168,9 @@ def _looked(run: Finished, models: list[str], cases: list[str], cells: int, show
                 known = [s for s in said[case] if s is not None]
                 folds = f"fold {known[0].fold + 1}" if known[0].fold is not None else f"mean of {len(several)} folds"
                 found[case].append(Seen(model, folds, method, channels_of(run, model), averaged(several), known))
-    lacking = next((case for case in cases if not found[case]), None)
+    lacking = [case for case in cases if not found[case]]
     if lacking:
-        raise CasewiseError(f"--case: no network of the run predicted anything of case {lacking}.")
+        raise CasewiseError(f"--case: no network of the run predicted anything of case {', '.join(lacking)}.")
     return found
 
 

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from casewise.cohort import Cohort, with_panels
+from casewise.cohort_checks import STORED
 from casewise.cohort_table import names_text
 from casewise.errors import CohortError, nearest
 from casewise.study import Study, Volumes
-from casewise.volumes.region import Box
+from casewise.volumes.case_rows import box_in, check_lesions, check_regions, check_rows, classes_noted, masks_in, number
 from casewise.volumes.slice_store import CaseSources
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SHOWN = 20
-BOX = ("box_x0", "box_y0", "box_z0", "box_x1", "box_y1", "box_z1")
 
 
 def settle_sequences(study: Study, cohort: Cohort) -> Cohort:
     """The cohort with the rows of the study's sequences alone, cases that lack one left out where the study says so.
 
     Raises:
-        CohortError: with every case whose rows do not make a case, and what to do.
+        CohortError: with everything that keeps rows from making a case, and what to do.
     """
     volumes = study.volumes
     assert volumes is not None
@@ -33,10 +33,12 @@ def settle_sequences(study: Study, cohort: Cohort) -> Cohort:
         raise CohortError(
             f"{study.cohort}: there is no column {volumes.column!r} that says which of "
             f"{', '.join(volumes.sequences)} a row shows. Add it, or name it: `volumes: {{column: …}}`."
-            f"{nearest(volumes.column, list(images))}"
+            f"{nearest(volumes.column, list(images))} There are: {names_text(_headings(images), 12)}."
         )
+    problems: list[str] = []
     images = images.assign(sequence=images[volumes.column].astype(str).str.strip())
-    notes = list(cohort.notes)
+    images = _as_listed(volumes, images, problems)
+    notes = [note.replace("Every image is", "Every scan is") for note in cohort.notes]
     known = images["sequence"].isin(volumes.sequences)
     if not known.any():
         found = sorted(set(images["sequence"]))
@@ -44,15 +46,35 @@ def settle_sequences(study: Study, cohort: Cohort) -> Cohort:
             f"{study.cohort}: no row shows one of the sequences {', '.join(volumes.sequences)}; {volumes.column} has "
             f"{names_text(found)}.{nearest(volumes.sequences[0], found)}"
         )
-    if (~known).any():
-        others = names_text(sorted(set(images.loc[~known, "sequence"])))
-        notes.append(f"{(~known).sum():,} rows show other sequences ({others}) and are left out.")
+    left_out = images[~known]
+    if len(left_out):
+        others = names_text([name or "empty cells" for name in sorted(set(left_out["sequence"]))])
+        what = "row shows another sequence" if len(left_out) == 1 else "rows show other sequences"
+        are = "is" if len(left_out) == 1 else "are"
+        notes.append(f"{len(left_out):,} {what} ({others}) and {are} left out.")
+        lost = sorted(set(left_out["case"].astype(str)) - set(images.loc[known, "case"].astype(str)))
+        if lost:
+            notes.append(f"{len(lost):,} cases have no other rows and are left out: {names_text(lost, SHOWN)}.")
         images = images[known]
-    _check_rows(study, volumes, images)
-    images, told = _with_missing(study, volumes, images)
+    notes += check_rows(study, images, problems)
+    images, told = _with_missing(volumes, images, left_out, problems)
+    check_regions(study, images, problems)
+    notes += [*told, *check_lesions(study, images, problems)]
+    if problems:
+        count = f"{len(problems):,} {'problem' if len(problems) == 1 else 'problems'}"
+        more = f"\n  … and {len(problems) - SHOWN:,} more." if len(problems) > SHOWN else ""
+        raise CohortError(f"{study.cohort}: {count}." + "".join(f"\n  {text}" for text in problems[:SHOWN]) + more)
     images, panels = with_panels(images.reset_index(drop=True), study)
     cases = cohort.cases[cohort.cases["case"].isin(set(images["case"]))].reset_index(drop=True)
-    return dataclasses.replace(cohort, images=images, panels=panels, cases=cases, notes=[*notes, *told])
+    notes += classes_noted(study, panels)
+    return dataclasses.replace(cohort, images=images, panels=panels, cases=cases, notes=notes)
+
+
+def counted(study: Study, cohort: Cohort) -> str:
+    """How many scans there are, in words; of slices that are images of their own, how many slices."""
+    count = len(cohort.images)
+    noun = "slice" if study.volumes and study.volumes.order else "scan"
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def sources_of(study: Study, cohort: Cohort) -> list[CaseSources]:
@@ -63,59 +85,85 @@ def sources_of(study: Study, cohort: Cohort) -> list[CaseSources]:
     return [_sources(study, volumes, str(case), groups[case]) for case in cohort.panels["case"]]
 
 
-def _check_rows(study: Study, volumes: Volumes, images: pd.DataFrame) -> None:
-    """A case has one scan of a sequence, or as many slices as its other sequences, each of an order of its own."""
-    problems = []
-    if volumes.order is None:
-        for (case, sequence), rows in images.groupby(["case", "sequence"], sort=False):
-            if len(rows) > 1:
-                files = names_text([Path(path).name for path in rows["path"]], 3)
-                problems.append(f"case {case} has {len(rows)} rows of {sequence} ({files}); a case has one. ")
-    else:
-        if volumes.order not in images:
-            raise CohortError(
-                f"{study.cohort}: volumes.order: there is no column {volumes.order!r}."
-                f"{nearest(volumes.order, list(images))}"
-            )
-        orders = images[volumes.order].map(_number)
-        for row in images.index[orders.isna()][:SHOWN]:
-            value = images.loc[row, volumes.order]
-            problems.append(f"case {images.loc[row, 'case']}: {volumes.order} is {value!r} in a row, and no number. ")
-        numbered = images.assign(place=orders)
-        for case, rows in numbered.groupby("case", sort=False):
-            each = {name: tuple(sorted(part["place"])) for name, part in rows.groupby("sequence", sort=False)}
-            for name, places in each.items():
-                if len(set(places)) < len(places):
-                    problems.append(f"case {case}: two slices of {name} have the same {volumes.order}. ")
-            if len(set(each.values())) > 1:
-                counts = ", ".join(f"{name} {len(places)}" for name, places in each.items())
-                problems.append(f"case {case}: its sequences have other slices each ({counts}). ")
-    if problems:
-        more = f"\n  … and {len(problems) - SHOWN:,} more like these." if len(problems) > SHOWN else ""
-        lines = "".join(f"\n  {text.strip()}" for text in problems[:SHOWN])
-        raise CohortError(f"{study.cohort}: {len(problems):,} cases cannot be put together.{lines}{more}")
+def source_of(study: Study, cohort: Cohort, row: int) -> CaseSources:
+    """What the case of one panel is made from."""
+    assert study.volumes is not None
+    case = cohort.panels["case"].iloc[row]
+    return _sources(study, study.volumes, str(case), cohort.images[cohort.images["case"] == case])
 
 
-def _with_missing(study: Study, volumes: Volumes, images: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """What becomes of cases that lack a sequence."""
+def lesions_of(study: Study, cohort: Cohort) -> dict[str, list[Path]]:
+    """The masks of lesions that the table names, by case."""
+    column = study.volumes.lesion if study.volumes else None
+    if not column:
+        return {}
+    folder = (study.root or study.cohort.parent).absolute()
+    groups = cohort.images.groupby("case", sort=False)
+    return {str(case): [folder / name for name in masks_in(rows, column)] for case, rows in groups}
+
+
+def _headings(images: pd.DataFrame) -> list[str]:
+    """The table's own columns."""
+    return [str(name) for name in images.columns if name not in STORED]
+
+
+def _plain(name: str) -> str:
+    """A sequence's name as people mistype it: without capitals, spaces, hyphens and underscores.
+
+    >>> _plain("T1 pre") == _plain("t1_pre"), _plain("T2*") == _plain("T2")
+    (True, False)
+    """
+    return "".join(letter for letter in name.casefold() if not letter.isspace() and letter not in "-_.")
+
+
+def _as_listed(volumes: Volumes, images: pd.DataFrame, problems: list[str]) -> pd.DataFrame:
+    """Tell of names that differ from a listed one in spelling alone, and take them as it for what else is checked."""
+    meant = {_plain(name): name for name in volumes.sequences}
+    for name, rows in images.groupby("sequence", sort=False):
+        listed = meant.get(_plain(str(name)))
+        if listed is None or name in volumes.sequences:
+            continue
+        files = names_text([f"{Path(p).name} of {c}" for p, c in zip(rows["path"], rows["case"], strict=True)], 3)
+        problems.append(
+            f"{volumes.column}: {len(rows):,} {'row says' if len(rows) == 1 else 'rows say'} {name!r} ({files}), and "
+            f"the study lists {listed!r}. Write one and the same name in the table and in volumes.sequences."
+        )
+        images = images.assign(sequence=images["sequence"].replace({name: listed}))
+    return images
+
+
+def _with_missing(
+    volumes: Volumes, images: pd.DataFrame, left_out: pd.DataFrame, problems: list[str]
+) -> tuple[pd.DataFrame, list[str]]:
+    """What becomes of cases that lack a sequence; `left_out` are rows of sequences that the study does not list."""
     there = images.groupby("case", sort=False)["sequence"].agg(set)
     wanted = set(volumes.sequences)
     lacking = {str(case): sorted(wanted - found) for case, found in there.items() if wanted - found}
     if not lacking:
         return images, []
-    named = names_text([f"{case} ({', '.join(missing)})" for case, missing in lacking.items()], SHOWN)
+    others = left_out[left_out["case"].astype(str).isin(lacking)]
+    shown = others.groupby(others["case"].astype(str))["sequence"].agg(lambda names: ", ".join(dict.fromkeys(names)))
+    named = names_text(
+        [
+            f"{case} ({', '.join(missing)}{f'; it has {shown[case]}' if case in shown else ''})"
+            for case, missing in lacking.items()
+        ],
+        SHOWN,
+    )
+    count = f"{len(lacking):,} of {len(there):,} cases {'lacks' if len(lacking) == 1 else 'lack'} a sequence"
     if volumes.missing == "require":
-        raise CohortError(
-            f"{study.cohort}: {len(lacking):,} of {len(there):,} cases lack a sequence: {named}. Add the scans, leave "
-            "these cases out with `volumes: {missing: drop}`, or learn to do without with `missing: mask`."
+        problems.append(
+            f"{count}: {named}. Add the scans, leave these cases out with `volumes: {{missing: drop}}`, or learn to do "
+            "without with `missing: mask`."
         )
+        return images, []
     if volumes.missing == "drop":
         kept = images[~images["case"].astype(str).isin(lacking)]
         if kept.empty:
-            raise CohortError(f"{study.cohort}: every case lacks a sequence: {named}.")
-        return kept, [f"{len(lacking):,} of {len(there):,} cases lack a sequence and are left out: {named}."]
-    text = f"{len(lacking):,} of {len(there):,} cases lack a sequence, for which a learned stand-in is put"
-    return images, [f"{text}: {named}."]
+            problems.append(f"Every case lacks a sequence: {named}. Add the scans, or list fewer in volumes.sequences.")
+            return images, []
+        return kept, [f"{count} and {'is' if len(lacking) == 1 else 'are'} left out: {named}."]
+    return images, [f"{count}, for which a learned stand-in is put: {named}."]
 
 
 def _sources(study: Study, volumes: Volumes, case: str, rows: pd.DataFrame) -> CaseSources:
@@ -123,46 +171,14 @@ def _sources(study: Study, volumes: Volumes, case: str, rows: pd.DataFrame) -> C
     for sequence in volumes.sequences:
         mine = rows[rows["sequence"] == sequence]
         if volumes.order:
-            mine = mine.assign(place=mine[volumes.order].map(_number)).sort_values("place")
+            mine = mine.assign(place=mine[volumes.order].map(number)).sort_values("place")
         paths.append(tuple(Path(path) for path in mine["path"]))
     folder = (study.root or study.cohort.parent).absolute()
-    mask = None
-    if volumes.roi == "mask":
-        named = sorted({str(value).strip() for value in rows.get(volumes.mask, []) if str(value).strip()})
-        if len(named) != 1:
-            found = "several" if named else "none"
-            raise CohortError(
-                f"{study.cohort}: case {case}: volumes.roi is mask, and column {volumes.mask!r} names {found}. Name "
-                "one mask file a case, or write another `roi`."
-            )
-        mask = folder / named[0]
     return CaseSources(
         case=case,
         paths=tuple(paths),
         sequences=tuple(volumes.sequences),
-        mask=mask,
-        box=_box(study, case, rows) if volumes.roi == "box" else None,
+        mask=folder / masks_in(rows, volumes.mask)[0] if volumes.roi == "mask" else None,
+        box=box_in(rows, case) if volumes.roi == "box" else None,
         spacing=(volumes.pixel_mm, volumes.slice_mm) if volumes.order else None,
     )
-
-
-def _box(study: Study, case: str, rows: pd.DataFrame) -> Box:
-    lacking = [name for name in BOX if name not in rows]
-    if lacking:
-        raise CohortError(
-            f"{study.cohort}: volumes.roi is box, and there is no column {lacking[0]!r}. A box needs the columns "
-            f"{', '.join(BOX)}: voxels of the case's first sequence, from and up to but without."
-        )
-    values: list[Any] = [_number(rows[name].iloc[0]) for name in BOX]
-    if any(value is None or value != value for value in values):
-        found = list(rows[list(BOX)].iloc[0])
-        raise CohortError(f"{study.cohort}: case {case}: its box is {found}; six numbers are needed.")
-    low, high = tuple(map(float, values[:3])), tuple(map(float, values[3:]))
-    return Box(low, high)  # type: ignore[arg-type]
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return float("nan")

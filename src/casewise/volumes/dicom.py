@@ -23,7 +23,7 @@ from casewise.volumes.dicom_series import (
     whole_number,
 )
 from casewise.volumes.dicom_slices import Slice, Stack, stacked
-from casewise.volumes.scans import VOXEL_BYTES, Scan, checked_affine, checked_values
+from casewise.volumes.scans import VOXEL_BYTES, Scan, checked_affine, checked_values, unread
 from casewise.volumes.sources import MOST_FILES, checked_size, dicom_files
 
 # A fact's name, and the tag that says it.
@@ -54,10 +54,11 @@ GROUP_OF = {
 UNIT_VECTOR = 1e-2
 
 
-def read_dicom(path: Path, *, sequence: str | None = None) -> Scan:
+def read_dicom(path: Path, *, sequence: str | None = None, voxels: bool = True) -> Scan:
     """Read a folder of DICOM files (with all folders in it), or one file, as one volume.
 
-    Series are told apart by their UID, slices ordered by position. `sequence`: which series to take of several.
+    Series are told apart by their UID, slices ordered by position. `sequence`: which series to take of several. Without
+    `voxels` headers alone are read, and pixels only where two slices lie at the same place.
 
     Raises:
         ImageError: it holds no DICOM image, none or several series could be meant, files are damaged, or the slices do
@@ -80,8 +81,12 @@ def read_dicom(path: Path, *, sequence: str | None = None) -> Scan:
     pixels = Pixels()
     stack = stacked(slices, where, pixels.same)
     affine, odd = checked_affine(stack.affine, path)
-    values = _values(stack, pixels)
-    about, strange = checked_values(values, path)
+    if voxels:
+        values = _values(stack, pixels)
+        about, strange = checked_values(values, path)
+    else:
+        rows, columns = stack.slices[0].size
+        values, about, strange = unread((columns, rows, len(stack.slices))), {}, []
     facts: dict[str, str | float] = {"format": "DICOM"}
     facts |= {name: said for name, tag in FACTS.items() if (said := series.said(tag))}
     facts |= {"slices": len(stack.slices), **about}

@@ -15,7 +15,7 @@ import numpy as np
 
 from casewise.errors import CasewiseError, ImageError
 from casewise.images.content import name_content
-from casewise.volumes.scans import VOXEL_BYTES, Scan, checked_affine, checked_values
+from casewise.volumes.scans import VOXEL_BYTES, Scan, checked_affine, checked_values, unread
 from casewise.volumes.sources import HEAD, checked_size
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class _Plan:
         return self.count * self.dtype.itemsize
 
 
-def read_nifti(path: Path) -> Scan:
-    """Read a .nii or .nii.gz file, told by its content.
+def read_nifti(path: Path, *, voxels: bool = True) -> Scan:
+    """Read a .nii or .nii.gz file, told by its content; without `voxels` its header alone, all values being 0.
 
     Raises:
         ImageError: it is missing, no NIfTI, damaged, cut short, larger than it says, not of one volume, without a place
@@ -76,13 +76,13 @@ def read_nifti(path: Path) -> Scan:
             plan = _plan(path, header, nibabel)
             affine, notes = _affine(path, header, nibabel)
             _check_room(path, plan, size, packed)
-            values = _values(path, stream, plan)
+            values = _values(path, stream, plan) if voxels else unread(plan.shape)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             what = "cut short" if isinstance(error, EOFError) else f"damaged ({error})"
             raise ImageError(f"{path}: the gzip file is {what}. Copy it again from its source.") from error
         except OSError as error:
             raise ImageError(f"{path}: it cannot be read: {error.strerror or error}.") from error
-    facts, odd = checked_values(values, path)
+    facts, odd = checked_values(values, path) if voxels else ({}, [])
     return Scan(values, affine, path, _facts(header) | facts, (*notes, *odd))
 
 
@@ -127,7 +127,9 @@ def _plan(path: Path, header: Any, nibabel: ModuleType) -> _Plan:
     shape = dim[1 : dim[0] + 1]
     told = " x ".join(str(side) for side in shape)
     if min(shape) < 1:
-        raise ImageError(f"{path}: its header claims {told} voxels; each side must be at least 1. The file is damaged.")
+        raise ImageError(
+            f"{path}: its header claims {told} voxels; each side must be at least 1. Copy it again from its source."
+        )
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
     if len(shape) > 3:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from casewise.cohort import Cohort
 from casewise.study import Study
 from casewise.volumes.cases import sources_of
+from casewise.volumes.noted import summed
 from casewise.volumes.preparing import Steps
 from casewise.volumes.scan_pictures import pictures
 from casewise.volumes.slice_store import SliceStore, prepare_slices
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 # Where in a run folder prepared slices are kept.
 SCANS = "scans"
-SHOWN = 5
 
 
 def steps_of(study: Study) -> Steps:
@@ -36,7 +35,8 @@ def steps_of(study: Study) -> Steps:
 def slices_and_pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> TileStore:
     """Prepare every case's slices, or take what is there; return the store of one picture for each scan.
 
-    The store's address tells the slices, too: other slices are other inputs of every network.
+    The store's address tells the slices, too: other slices are other inputs of every network. What is odd of scans is
+    added to the cohort's notes, which the report shows.
 
     Raises:
         ImageError: cases cannot be prepared; all of them are in the message.
@@ -48,26 +48,25 @@ def slices_and_pictures(study: Study, cohort: Cohort, folder: Path, show: Show) 
     size = study.images.size
     told = f"{len(cases):,} cases, {len(slices.slices):,} slices of {size} px, {time.monotonic() - begun:.1f} s"
     show.line("scans", told)
-    for note in _notes(study, cohort, slices):
+    if study.volumes and study.volumes.roi == "none":
+        show.line("", "No region of interest is stated: networks see the whole plane.")
+    for note in _notes(study, slices):
         show.line("", note)
+        if note not in cohort.notes:
+            cohort.notes.append(note)
     store = pictures(study, cohort, slices, folder / SCANS, show)
     both = hashlib.sha256(f"{store.address} {slices.address}".encode()).hexdigest()
     return dataclasses.replace(store, address=both)
 
 
-def _notes(study: Study, cohort: Cohort, slices: SliceStore) -> list[str]:
-    """What is odd of several cases, each once; and that nothing is cut out where nothing is."""
-    assert study.volumes is not None
-    found = Counter(note for notes in slices.notes for note in notes)
-    told = [f"{note} (so in {count:,} cases)" if count > 1 else note for note, count in found.most_common(SHOWN)]
-    if len(found) > SHOWN:
-        told.append(f"There are {len(found) - SHOWN:,} further notes on scans; they are kept with the slices.")
-    if study.volumes.roi == "none":
-        told.insert(0, "No region of interest is stated: networks see the whole plane.")
+def _notes(study: Study, slices: SliceStore) -> list[str]:
+    """What is odd of the cases: too few slices, and what reading and preparing them told, each kind once."""
+    told = summed([note for notes in slices.notes for note in notes], (study.root or study.cohort.parent).absolute())
     short = int((slices.count < study.panels.slots).sum())
     if short:
-        told.append(
+        told.insert(
+            0,
             f"{short:,} of {len(slices.count):,} cases have fewer than {study.panels.slots} slices; their first and "
-            "last slices are repeated around them."
+            "last slices are repeated around them.",
         )
     return told

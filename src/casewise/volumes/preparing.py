@@ -146,7 +146,7 @@ def prepare_case(
     slices = np.zeros(shape, dtype=np.uint16)
     ranges = np.full((len(scans), 2), np.nan, dtype=np.float32)
     landmarks = np.full((len(scans), len(steps.landmarks)), np.nan, dtype=np.float32)
-    notes = [*found.notes, *_thick(reference)]
+    notes = [*(f"{reference.path}: {note}" for note in found.notes), *_thick(reference)]
     shares: list[float | None] = []
     field = covered(reference.shape, reference.affine, grid)
     for n, scan in enumerate(scans):

@@ -11,10 +11,11 @@ from casewise.volumes.sources import DICOM_SUFFIXES, NIFTI, checked_size, dicom_
 __all__ = ["Scan", "check_same_subject", "files_of", "looks_like_volume", "read_scan"]
 
 
-def read_scan(path: Path, *, sequence: str | None = None) -> Scan:
+def read_scan(path: Path, *, sequence: str | None = None, voxels: bool = True) -> Scan:
     """Read a .nii or .nii.gz file, a folder of DICOM files, or one DICOM file (a slice, or many frames).
 
-    `sequence`: the name of the sequence in the table; it decides where a folder holds several series.
+    `sequence`: the name of the sequence in the table; it decides where a folder holds several series. Without `voxels`
+    headers alone are read: all values are 0.
 
     Raises:
         ImageError: it cannot be read as one volume; the message names the file, what was found, and what to do.
@@ -24,15 +25,15 @@ def read_scan(path: Path, *, sequence: str | None = None) -> Scan:
     if path.is_dir():
         from casewise.volumes.dicom import read_dicom
 
-        return read_dicom(path, sequence=sequence)
+        return read_dicom(path, sequence=sequence, voxels=voxels)
     checked_size(path)
     if is_dicom(head_of(path)):
         from casewise.volumes.dicom import read_dicom
 
-        return read_dicom(path)
+        return read_dicom(path, voxels=voxels)
     from casewise.volumes.nifti import read_nifti
 
-    return read_nifti(path)
+    return read_nifti(path, voxels=voxels)
 
 
 def files_of(path: Path) -> list[Path]:

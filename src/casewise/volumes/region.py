@@ -13,7 +13,17 @@ from casewise.errors import CohortError, ImageError, nearest
 from casewise.volumes.grid import Grid, carried, resampled
 from casewise.volumes.scans import Scan
 
-__all__ = ["Box", "Region", "central", "mask_on", "region_of_box", "region_of_mask", "slice_affine", "whole"]
+__all__ = [
+    "Box",
+    "Region",
+    "central",
+    "inside_of",
+    "mask_on",
+    "region_of_box",
+    "region_of_mask",
+    "slice_affine",
+    "whole",
+]
 
 Unit = Literal["voxel", "mm"]
 # A region of which less lies in the scan belongs to another scan.
@@ -112,20 +122,33 @@ def region_of_mask(mask: Scan, scan: Scan, grid: Grid, margin: float = 0.0) -> R
     """
     marked = np.argwhere(mask.values > 0)
     if not len(marked):
-        raise ImageError(f"{mask.path}: the mask marks nothing; no voxel is above 0.")
-    places = carried(np.linalg.inv(scan.affine) @ mask.affine, marked)
-    kept = ((places > -0.5) & (places < np.array(scan.shape) - 0.5)).all(axis=1)
-    doubt = "Is it a mask of another visit or subject?"
-    if mask.shape == scan.shape:
-        doubt = "They have the same number of voxels: was the mask saved without the scan's geometry?"
+        raise ImageError(
+            f"{mask.path}: the mask marks nothing; no voxel is above 0. Draw it again, or name the case's right mask."
+        )
+    kept = inside_of(mask, scan)
     inside = float(kept.mean())
-    _check_inside(inside, f"{mask.path}: the mask", doubt, scan)
     between = np.linalg.inv(grid.affine) @ mask.affine
     centres = carried(between, marked[kept])
     # A marked voxel reaches half its length beyond its centre.
     reach = np.abs(between[:3, :3]).sum(axis=1) / 2
     ends = np.concatenate([centres.min(axis=0, keepdims=True) - reach, centres.max(axis=0, keepdims=True) + reach])
     return _around(ends, grid, margin, _notes(inside, "mask"))
+
+
+def inside_of(mask: Scan, scan: Scan) -> np.ndarray:
+    """Which of the mask's voxels above 0 (in the order of `argwhere`) lie in the scan's volume; (N,) `bool`.
+
+    Raises:
+        ImageError: there are some, and more than half of them lie outside.
+    """
+    places = carried(np.linalg.inv(scan.affine) @ mask.affine, np.argwhere(mask.values > 0))
+    kept = np.asarray(((places > -0.5) & (places < np.array(scan.shape) - 0.5)).all(axis=1))
+    doubt = "Is it a mask of another visit or subject?"
+    if mask.shape == scan.shape:
+        doubt = "They have the same number of voxels: was the mask saved without the scan's geometry?"
+    if len(kept):
+        _check_inside(float(kept.mean()), f"{mask.path}: the mask", doubt, scan)
+    return kept
 
 
 def _check_inside(inside: float, what: str, doubt: str, scan: Scan) -> None:

@@ -114,6 +114,15 @@ def checked_affine(affine: np.ndarray, path: Path) -> tuple[np.ndarray, list[str
     return affine, [told] if worst > OBLIQUE else []
 
 
+def unread(shape: tuple[int, int, int]) -> np.ndarray:
+    """Values that stand for voxels that were not read: all 0, and without memory of their own.
+
+    >>> unread((512, 512, 400)).strides
+    (0, 0, 0)
+    """
+    return np.broadcast_to(np.float32(0), shape)
+
+
 def checked_values(values: np.ndarray, path: Path) -> tuple[dict[str, str | float], list[str]]:
     """Facts and notes on the voxels.
 
@@ -141,10 +150,12 @@ def check_same_subject(scans: Mapping[str, Scan]) -> list[str]:
     """Compare what the scans of one case, by sequence, say of whom they show; return notes.
 
     Files without a patient id (all NIfTI, and DICOM with the id removed) cannot be compared. Different frames of
-    reference are a note only: the patient may have left the table between two sequences.
+    reference are a note only: the patient may have left the table between two sequences. So are different examinations,
+    where all name the same patient.
 
     Raises:
-        ImageError: two scans name different patients, or two sequences are one and the same series.
+        ImageError: two scans name different patients, are of different examinations without all naming their patient,
+            or two sequences are one and the same series.
     """
     seen: dict[str | float, str] = {}
     for name, scan in scans.items():
@@ -162,15 +173,32 @@ def check_same_subject(scans: Mapping[str, Scan]) -> list[str]:
             f"The scans of one case are of different patients: {told}. Mend the paths in the table; if it is one "
             "person under two ids, give the files one id."
         )
+    notes = _other_examinations(scans, known=len(ids) == len(scans))
     frames = {name: str(scan.facts.get("frame_of_reference", "")) for name, scan in scans.items()}
     named = {name: frame for name, frame in frames.items() if frame}
     if len(set(named.values())) > 1:
         doubt = "" if len(ids) == len(scans) else ", and not every file names its patient"
-        return [
+        notes.append(
             f"{' and '.join(named)} have different frames of reference{doubt}: the patient may have moved between "
             "them, or it is another one. Their positions are taken as the files say them."
-        ]
-    return []
+        )
+    return notes
+
+
+def _other_examinations(scans: Mapping[str, Scan], *, known: bool) -> list[str]:
+    """A note on scans of several examinations of one patient; `known`: all of them name that patient."""
+    studies = {name: str(scan.facts.get("study_uid", "")) for name, scan in scans.items()}
+    named = {name: study for name, study in studies.items() if study}
+    if len(set(named.values())) < 2:
+        return []
+    told = f"{' and '.join(named)} are of different examinations (their StudyInstanceUIDs differ)"
+    if not known:
+        files = ", ".join(str(scans[name].path) for name in named)
+        raise ImageError(
+            f"{told}, and not every file names its patient, so that nothing says they show one person: {files}. Mend "
+            "the paths in the table; if it is one person at one visit, give the files one PatientID."
+        )
+    return [f"{told}: are they of one visit?"]
 
 
 def _id(scan: Scan) -> str:

@@ -11,20 +11,19 @@ import io
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from casewise.errors import CasewiseError, ImageError, RunError
+from casewise.errors import CasewiseError, RunError
 from casewise.files import write_atomic, write_json
+from casewise.volumes.case_scans import empty_in, gather, not_prepared
 from casewise.volumes.preparing import Prepared, Steps, prepare_case
 from casewise.volumes.region import Box
-from casewise.volumes.scans import Scan
 
 MARKER = "slices.json"
-SHOWN = 50
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def prepare_slices(
     done = len(cases) - len(missing)
     if progress:
         progress(done, len(cases))
-    problems: dict[int, str] = {}
+    problems: dict[int, list[str]] = {}
     if missing:
         workers = min(processes or cpu_count(), len(missing))
         made = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)(
@@ -112,11 +111,9 @@ def prepare_slices(
             if progress:
                 progress(done, len(cases))
     if problems:
-        lines = [f"  {problems[number]}" for number in sorted(problems)]
-        if len(lines) > SHOWN:
-            lines[SHOWN:] = [f"  … and {len(lines) - SHOWN:,} more like these."]
         kept = "" if len(problems) == len(cases) else " The others are kept for the next run."
-        raise ImageError("\n".join([f"{len(problems):,} of {len(cases):,} cases cannot be prepared.{kept}", *lines]))
+        named = {cases[number].case: problems[number] for number in sorted(problems)}
+        raise not_prepared(named, len(cases), kept)
     return _joined(folder, [place / name for name in names])
 
 
@@ -160,45 +157,21 @@ def _name(case: CaseSources, steps: Steps) -> str:
     return f"{digest.hexdigest()[:32]}.npz"
 
 
-def _made(number: int, case: CaseSources, steps: Steps, place: Path) -> tuple[int, str, str]:
+def _made(number: int, case: CaseSources, steps: Steps, place: Path) -> tuple[int, str, list[str]]:
     """Prepare a case and write its file; what is wrong with it is told and not raised."""
+    found = gather(case)
+    if found.problems:
+        return number, "", found.problems
     try:
-        prepared = prepare_case(scans_of(case), steps, mask=mask_of(case), box=case.box)
+        prepared = prepare_case(found.scans, steps, mask=found.mask, box=case.box)
+        if empty := empty_in(case, found.scans, prepared):
+            return number, "", empty
+        notes = dict.fromkeys([*found.notes, *prepared.notes])
         name = _name(case, steps)
-        write_atomic(place / name, _packed(prepared))
-        return number, name, ""
+        write_atomic(place / name, _packed(replace(prepared, notes=tuple(notes))))
+        return number, name, []
     except CasewiseError as error:
-        return number, "", f"{case.case}: {error}"
-
-
-def scans_of(case: CaseSources) -> list[Scan | None]:
-    """The scans of a case, in the order of the study's sequences; None where one is absent.
-
-    Raises:
-        ImageError: one cannot be read, or they are of different people.
-    """
-    from casewise.volumes.reading import check_same_subject, read_scan
-    from casewise.volumes.slice_images import stacked
-
-    found: list[Scan | None] = []
-    for sequence, paths in zip(case.sequences, case.paths, strict=True):
-        if not paths:
-            found.append(None)
-        elif case.spacing is not None:
-            found.append(stacked(paths, case.spacing))
-        else:
-            found.append(read_scan(paths[0], sequence=sequence))
-    if case.spacing is None:
-        known = zip(case.sequences, found, strict=True)
-        check_same_subject({name: scan for name, scan in known if scan is not None})
-    return found
-
-
-def mask_of(case: CaseSources) -> Scan | None:
-    """The mask that the region of interest is cut around."""
-    from casewise.volumes.reading import read_scan
-
-    return read_scan(case.mask) if case.mask else None
+        return number, "", [str(error)]
 
 
 def _packed(prepared: Prepared) -> bytes:
