@@ -186,6 +186,25 @@ def box_in(rows: pd.DataFrame, case: str) -> Box:
         raise CohortError(f"case {case}: {error} A box goes from {BOX[0]} up to, but without, {BOX[3]}.") from error
 
 
+def check_left(study: Study, images: pd.DataFrame, problems: list[str]) -> None:
+    """What is learned can still be learned from the cases that are left: two subjects a class, more than one number."""
+    remedy = "Add the scans, list fewer in volumes.sequences, or learn to do without with `volumes: {missing: mask}`"
+    for name in study.outputs:
+        if name not in images:
+            continue
+        classes = study.classes_of(name)
+        for code, label in enumerate(classes):
+            count = images.loc[images[name] == code, "subject"].nunique()
+            if count < 2:
+                left = "one subject is" if count else "nobody is"
+                problems.append(
+                    f"{name}: of the class {label!r} {left} left after the cases that lack a sequence. {remedy}, or "
+                    "leave the class out of `classes`."
+                )
+        if not classes and images[name].nunique() < 2:
+            problems.append(f"{name}: no two values are left after the cases that lack a sequence. {remedy}.")
+
+
 def classes_noted(study: Study, panels: pd.DataFrame) -> list[str]:
     """Notes on classes of fewer subjects than there are folds; with inner folds such a study is refused."""
     from casewise.truth import panel_values

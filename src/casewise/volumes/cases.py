@@ -11,7 +11,16 @@ from casewise.cohort_checks import STORED
 from casewise.cohort_table import names_text
 from casewise.errors import CohortError, nearest
 from casewise.study import Study, Volumes
-from casewise.volumes.case_rows import box_in, check_lesions, check_regions, check_rows, classes_noted, masks_in, number
+from casewise.volumes.case_rows import (
+    box_in,
+    check_left,
+    check_lesions,
+    check_regions,
+    check_rows,
+    classes_noted,
+    masks_in,
+    number,
+)
 from casewise.volumes.slice_store import CaseSources
 
 if TYPE_CHECKING:
@@ -52,14 +61,13 @@ def settle_sequences(study: Study, cohort: Cohort) -> Cohort:
         what = "row shows another sequence" if len(left_out) == 1 else "rows show other sequences"
         are = "is" if len(left_out) == 1 else "are"
         notes.append(f"{len(left_out):,} {what} ({others}) and {are} left out.")
-        lost = sorted(set(left_out["case"].astype(str)) - set(images.loc[known, "case"].astype(str)))
-        if lost:
-            notes.append(f"{len(lost):,} cases have no other rows and are left out: {names_text(lost, SHOWN)}.")
         images = images[known]
     notes += check_rows(study, images, problems)
     images, told = _with_missing(volumes, images, left_out, problems)
     check_regions(study, images, problems)
     notes += [*told, *check_lesions(study, images, problems)]
+    if not problems and images["case"].nunique() < cohort.images["case"].nunique():
+        check_left(study, images, problems)
     if problems:
         count = f"{len(problems):,} {'problem' if len(problems) == 1 else 'problems'}"
         more = f"\n  … and {len(problems) - SHOWN:,} more." if len(problems) > SHOWN else ""
@@ -138,11 +146,14 @@ def _with_missing(
     """What becomes of cases that lack a sequence; `left_out` are rows of sequences that the study does not list."""
     there = images.groupby("case", sort=False)["sequence"].agg(set)
     wanted = set(volumes.sequences)
+    bare = dict.fromkeys(name for name in left_out["case"].astype(str) if name not in there)
     lacking = {str(case): sorted(wanted - found) for case, found in there.items() if wanted - found}
+    lacking |= {case: sorted(wanted) for case in bare}
     if not lacking:
         return images, []
     others = left_out[left_out["case"].astype(str).isin(lacking)]
-    shown = others.groupby(others["case"].astype(str))["sequence"].agg(lambda names: ", ".join(dict.fromkeys(names)))
+    names = others["sequence"].replace("", "an empty cell")
+    shown = names.groupby(others["case"].astype(str)).agg(lambda found: ", ".join(dict.fromkeys(found)))
     named = names_text(
         [
             f"{case} ({', '.join(missing)}{f'; it has {shown[case]}' if case in shown else ''})"
@@ -150,7 +161,9 @@ def _with_missing(
         ],
         SHOWN,
     )
-    count = f"{len(lacking):,} of {len(there):,} cases {'lacks' if len(lacking) == 1 else 'lack'} a sequence"
+    count = (
+        f"{len(lacking):,} of {len(there) + len(bare):,} cases {'lacks' if len(lacking) == 1 else 'lack'} a sequence"
+    )
     if volumes.missing == "require":
         problems.append(
             f"{count}: {named}. Add the scans, leave these cases out with `volumes: {{missing: drop}}`, or learn to do "
@@ -163,7 +176,10 @@ def _with_missing(
             problems.append(f"Every case lacks a sequence: {named}. Add the scans, or list fewer in volumes.sequences.")
             return images, []
         return kept, [f"{count} and {'is' if len(lacking) == 1 else 'are'} left out: {named}."]
-    return images, [f"{count}, for which a learned stand-in is put: {named}."]
+    told = [f"{count}, for which a learned stand-in is put: {named}."]
+    if bare:
+        told.append(f"Left out for want of any sequence: {names_text(list(bare), SHOWN)}.")
+    return images, told
 
 
 def _sources(study: Study, volumes: Volumes, case: str, rows: pd.DataFrame) -> CaseSources:
