@@ -149,7 +149,7 @@ def claim(
     They stand in `claimed`: `metrics` of the main outcome by stage and learner, with intervals that take every image
     for a person of its own, as the published way does; the headline (`main`); and how many subjects are on both sides.
     """
-    from casewise import steps
+    from casewise import evaluated, steps
 
     comparison, place = compared(study, cohort, splits), folder / FOLDER
     other, people = comparison.study, comparison.cohort
@@ -165,7 +165,7 @@ def claim(
     predictions = steps.score(other, predictions, place)
     begun = time.monotonic()
     # The step would tell of subjects, which every image is taken for here.
-    found = steps.evaluate(other, people, predictions, place, Silent())
+    found = evaluated.evaluate(other, people, predictions, place, Silent())
     show.line(
         "evaluate",
         f"{counted(predictions['model'].nunique(), 'learner')}, {other.evaluation.resamples:,} resamples of images as "

@@ -32,7 +32,7 @@ def run(study: Study, folder: Path, *, show: Show | None = None) -> Run:
     Raises:
         CasewiseError: something in the study, the table, the images or the folder must be mended first.
     """
-    from casewise import claimed, steps
+    from casewise import claimed, evaluated, reported, steps
 
     show = show or Silent()
     with only_run(folder):
@@ -43,10 +43,10 @@ def run(study: Study, folder: Path, *, show: Show | None = None) -> Run:
         predictions = steps.train(study, cohort, tiles, splits, folder, show)
         predictions = steps.stack(study, predictions, folder, show)
         predictions = steps.score(study, predictions, folder)
-        results = steps.evaluate(study, cohort, predictions, folder, show)
+        results = evaluated.evaluate(study, cohort, predictions, folder, show)
         if study.split.by == "image":
             results = claimed.claim(study, cohort, tiles, splits, results, folder, show)
-        report = steps.report(study, cohort, predictions, results, tiles, folder, show)
+        report = reported.report(study, cohort, predictions, results, tiles, folder, show)
     return Run(folder, predictions, results, report)
 
 

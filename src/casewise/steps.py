@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,12 +17,11 @@ from casewise.audited import check_audit, examined
 from casewise.cohort import Cohort, check_copied, read_cohort
 from casewise.console import Show
 from casewise.errors import CohortError, RunError, StudyError, nearest
-from casewise.evaluation import results as evaluation
 from casewise.files import write_json, write_parquet
 from casewise.images.tiles import tiles_of
-from casewise.remarks import environment, guess, headline, hopeless
 from casewise.report.wording import counted
-from casewise.scores import apply_scores, cases_with_missing_regions, check_scores
+from casewise.reported import job_records
+from casewise.scores import apply_scores, check_scores
 from casewise.split import Splits, check_scored, read_splits, write_splits
 from casewise.split import split as make_splits
 from casewise.split_given import validation_in
@@ -33,7 +30,6 @@ from casewise.tile_predictions import gather
 from casewise.truth import study_scores, truth_table
 
 if TYPE_CHECKING:
-    from casewise.images.slide_plans import KeptSlide
     from casewise.images.store import TileStore
     from casewise.jobs.expand import Job
 
@@ -237,16 +233,11 @@ def _chosen_inside(study: Study, predictions: pd.DataFrame, folder: Path, show: 
     if not (study.tune and study.tune.among and len(study.networks) > 1):
         path.unlink(missing_ok=True)
         return []
-    chosen = tuned.chosen_networks(_records(folder), study.networks)
+    chosen = tuned.chosen_networks(job_records(folder), study.networks)
     write_json(path, chosen)
     names = [told["network"] for told in chosen["folds"].values()]
     show.line("nested", ", ".join(f"{name} in {names.count(name)}" for name in dict.fromkeys(names)) + " folds")
     return [tuned.nested_rows(predictions, chosen)]
-
-
-def _records(folder: Path) -> list[dict[str, Any]]:
-    """What the jobs tell of themselves."""
-    return [json.loads(path.read_text()) for path in sorted((folder / "jobs").glob("*/*/job.json"))]
 
 
 def score(study: Study, predictions: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -257,174 +248,3 @@ def score(study: Study, predictions: pd.DataFrame, folder: Path) -> pd.DataFrame
     )
     predicted.write(folder / "predictions.parquet", table)
     return table
-
-
-def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Path, show: Show) -> dict[str, Any]:
-    """Judge every learner on every target with intervals by subject, and write `metrics.json`."""
-    from casewise.evaluation.classed import one_class_notes
-    from casewise.evaluation.elsewhere import one_class_by_source
-    from casewise.evaluation.headline import headline_inside, headline_within
-    from casewise.evaluation.over_folds import over_folds
-
-    settings = study.evaluation
-    begun = time.monotonic()
-    names = [*study.outputs, *study.scores]
-    classed = {name: study.classes_of(name) for name in names if study.classes_of(name)}
-    found = evaluation.evaluate(
-        predictions,
-        targets={name: study.range_of(name) for name in names if name in set(predictions["target"])},
-        main=study.outcome,
-        resamples=settings.resamples,
-        confidence=settings.confidence,
-        seed=study.seed,
-        bands=settings.bands or None,
-        baseline=settings.baseline if settings.response else None,
-        responders=tuple(settings.responders),
-        readers=readers_table(study, cohort),
-        subjects_known=study.subjects_known,
-        classes=classed,
-        positive={name: first for name in names if (first := study.positive_of(name)) is not None},
-        sensitivities=tuple(settings.sensitivities),
-    )
-    for name, cases in cases_with_missing_regions(predictions, study_scores(study)).items():
-        if cases and study.missing_regions == "allow":
-            found["notes"].append(
-                f"{name}: {len(cases)} cases lack a region; it is taken as the mean of the regions that are there. "
-                "They are predicted, but not judged, since their recorded score is unknown."
-            )
-    classes = study.classes_of(study.outcome)
-    found |= _other_patients(study, predictions, folder)
-    if found.get("left_out"):
-        column = study.split.leave_out or "source"
-        found["main"] = headline_within(found["main"], found["metrics"], found["left_out"], column, found["notes"])
-        found["notes"] += one_class_by_source(found["left_out"], study.level_of(study.outcome))
-    if tuned.NESTED in set(predictions["model"]):
-        found["main"] = headline_inside(found["main"], found["metrics"], tuned.NESTED, found["notes"])
-    found["over_folds"] = evaluation.plain(over_folds(predictions, names, classed))
-    nouns = {name: study.level_of(name) for name in names if study.classes_of(name)}
-    found["notes"] += one_class_notes(found["classes"], nouns)
-    found["notes"] += [note] if (note := found.pop("drop_note", "")) else []
-    found["notes"] += [*guess(predictions, study.outcome, classes), *hopeless(study, folder)]
-    write_json(folder / "metrics.json", found)
-    show.line(
-        "evaluate",
-        f"{counted(predictions['model'].nunique(), 'learner')}, {settings.resamples:,} resamples of subjects, "
-        f"{time.monotonic() - begun:.0f} s",
-    )
-    return found
-
-
-def _other_patients(study: Study, predictions: pd.DataFrame, folder: Path) -> dict[str, Any]:
-    """What is lost on the external cohort, and the figures of each source that was left out of training."""
-    from casewise.evaluation.bootstrap import Plan
-    from casewise.evaluation.elsewhere import by_source, drop, within_sources
-
-    target, settings = study.outcome, study.evaluation
-    plan = Plan(settings.resamples, settings.confidence, study.seed)
-    classes, positive = study.classes_of(target), study.positive_of(target)
-    found: dict[str, Any] = {}
-    if study.external:
-        found["external_drop"] = drop(predictions, target, classes=classes, positive=positive, plan=plan)
-        inside = {f["internal_stage"] for told in found["external_drop"].values() for f in told.values()}
-        if "oof" in inside:
-            found["drop_note"] = (
-                "The external cohort is predicted by the mean of all folds' networks, cases out of fold by one network "
-                "each: the drop is somewhat larger than it looks."
-            )
-    splits = json.loads((folder / "splits.json").read_text())
-    if names := splits.get("left_out"):
-        folds = sorted((side, subject) for subject, side in splits["subjects"].items() if side != "test")
-        sources = {subject: names[side - 1] for side, subject in folds}
-        found["left_out"] = by_source(predictions, target, sources, classes=classes, positive=positive, plan=plan)
-        found["within"] = within_sources(found["left_out"])
-    return evaluation.plain(found)
-
-
-def readers_table(study: Study, cohort: Cohort) -> pd.DataFrame | None:
-    """What each reader recorded: case, target, reader, value; None where the study names no readers."""
-    tables = []
-    for target, columns in study.evaluation.readers.items():
-        for reader, column in columns.items():
-            values = pd.to_numeric(cohort.images[column], errors="coerce")
-            means = values.groupby(cohort.images["case"]).mean().dropna()
-            tables.append(
-                pd.DataFrame({"case": means.index, "target": target, "reader": reader, "value": means.to_numpy()})
-            )
-    return pd.concat(tables, ignore_index=True) if tables else None
-
-
-def report(
-    study: Study,
-    cohort: Cohort,
-    predictions: pd.DataFrame,
-    results: dict[str, Any],
-    tiles: TileStore,
-    folder: Path,
-    show: Show,
-) -> Path:
-    """Write the HTML report."""
-    from casewise.images.readers import read_image
-    from casewise.report.explained import read_explanations
-    from casewise.report.material import Material, no_grids
-    from casewise.report.page import write_report
-
-    jobs = [record for record in _records(folder) if record["model"] in study.networks]
-    paths = cohort.images.set_index("image")["path"]
-    whole = set(cohort.images.loc[cohort.images["tile_side"] >= 0, "path"]) if slides.is_cut(cohort) else set()
-    single = folder / "tiles.parquet"
-
-    def slide(path: str) -> KeptSlide | None:
-        return slides.slide_of(study, path, folder / slides.FOLDER) if path in whole else None
-
-    def photograph(image: int) -> np.ndarray | None:
-        if study.volumes:
-            return np.repeat(tiles.tiles[image].transpose(1, 2, 0), 3, axis=2)  # the middle slice of a scan
-        shown = slide(str(paths[image]))
-        return shown.read_picture() if shown else read_image(Path(paths[image]), size=900)
-
-    checked = folder / "audit.json"
-    material = Material(
-        study=study,
-        audit=json.loads(checked.read_text()) if checked.is_file() else None,
-        cohort_images=cohort.images,
-        panels=cohort.panels,
-        cases=cohort.cases,
-        notes=[*cohort.notes, *results["notes"]],
-        splits=json.loads((folder / "splits.json").read_text()),
-        predictions=predictions,
-        metrics=results,
-        jobs=jobs,
-        stackers=json.loads((folder / "stackers.json").read_text()),
-        tiles=lambda numbers: np.asarray(tiles.tiles[numbers]),
-        photograph=photograph,
-        environment=environment(sum(job["seconds"] for job in jobs)),
-        slide=slide,
-        tile_predictions=pd.read_parquet(single) if single.is_file() else None,
-        grids=_grids(study, cohort, folder) if study.volumes else no_grids,
-        explanations=read_explanations(folder),
-    )
-    path = write_report(material, folder / "report.html")
-    sentence = headline(study, results)
-    if sentence:
-        show.line("result", sentence)
-    return path
-
-
-def _grids(study: Study, cohort: Cohort, folder: Path) -> Callable[[str], list[tuple[str, np.ndarray]]]:
-    """From a case to its central panel by sequence, as networks of its fold (on the test set the first's) see it."""
-    from casewise.jobs.fitted import fitted_rows
-    from casewise.volumes.preparation import SCANS
-    from casewise.volumes.shown import central_panels
-    from casewise.volumes.slice_store import open_slices
-
-    slices, splits = open_slices(folder / SCANS), read_splits(folder / "splits.json")
-    rows = {str(case): row for row, case in enumerate(cohort.panels["case"])}
-    fitted: dict[int, Any] = {}
-
-    def grids(case: str) -> list[tuple[str, np.ndarray]]:
-        fold = max(0, splits.side[str(cohort.panels["subject"].iloc[rows[case]])])
-        if fold not in fitted:
-            fitted[fold] = fitted_rows(study, cohort.panels, splits, fold)
-        return central_panels(study, slices, rows[case], fitted[fold])
-
-    return grids

@@ -9,23 +9,20 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from casewise.study_checks import check_study
+from casewise.study_images import Images, Panels, Tiles, Volumes
 from casewise.study_parts import (
     STACKERS,
     Audit,
     Evaluation,
     External,
-    Images,
     Kind,
     Level,
     Metric,
-    Panels,
     Part,
     Range,
     ScoreFormula,
     Share,
     Target,
-    Tiles,
-    Volumes,
     Where,
 )
 from casewise.study_training import (

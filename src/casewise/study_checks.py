@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from casewise.errors import nearest
-from casewise.study_parts import FUSIONS, Panels
+from casewise.study_images import FUSIONS, Panels
 
 if TYPE_CHECKING:
     from casewise.study import Study

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from casewise.study_parts import Panels, Part, Share, Target, Where
+from casewise.study_images import Panels
+from casewise.study_parts import Part, Share, Target, Where
 
 
 class Split(Part):

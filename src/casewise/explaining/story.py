@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from casewise import steps
+from casewise import reported
 from casewise.console import Show, Silent
 from casewise.errors import CasewiseError
 from casewise.explain.overlays import save_side_by_side
@@ -104,7 +104,7 @@ def explain_run(
             for sentence in sentences(found):
                 show.line("measure", sentence)
         _tell(run, told, found)
-        report = steps.report(run.study, run.cohort, run.predictions, run.results, run.tiles, folder, Silent())
+        report = reported.report(run.study, run.cohort, run.predictions, run.results, run.tiles, folder, Silent())
     return Explained(place, place / TABLE, pictures, found, report)
 
 

@@ -38,7 +38,7 @@ TISSUES: dict[str, tuple[float, float]] = {
     "stool": (0.46, 0.26),
     "wall": (0.50, 0.24),
     "nodule": (0.80, 0.30),
-    "lesion": (1.50, 1.50),
+    "lesion": (0.95, 1.00),
 }
 PANCREAS: tuple[Point, ...] = (
     (29.0, 4.0, -18.0),

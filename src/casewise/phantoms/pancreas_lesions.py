@@ -19,8 +19,9 @@ DUCT = {"normal": (0.9, 1.3), "low": (0.9, 1.6), "high": (3.0, 4.6)}
 # Radius of the largest cyst and thickness of its wall, mm.
 CYST = {"low": (5.0, 8.0), "high": (11.0, 17.0)}
 WALL = {"low": (0.4, 0.8), "high": (2.4, 3.6)}
-# Radius of the planted lesion, mm: two sizes that no subject makes alike.
-PLANTED = {"low": (7.0, 8.0), "high": (13.0, 15.0)}
+# Radius of the planted lesion, mm: two sizes that no subject makes alike. It is no brighter than fat on T1 and fluid on
+# T2, else it would stretch the range of its scan, and all other tissues would tell of it once scans are scaled.
+PLANTED = {"low": (7.0, 8.0), "high": (18.0, 20.0)}
 # The planted lesion's middle is within so many mm of the pancreas' own, and of its height.
 AROUND, ABOUT = 34.0, 6.0
 # Cysts sit in this part of the way from head to tail.
