@@ -52,7 +52,7 @@ def report(
 
     def photograph(image: int) -> np.ndarray | None:
         if study.volumes:
-            return np.repeat(tiles.tiles[image].transpose(1, 2, 0), 3, axis=2)  # the middle slice of a scan
+            return np.repeat(tiles.tiles[image].transpose(1, 2, 0), 3, axis=2)  # a scan in its grid
         shown = slide(str(paths[image]))
         return shown.read_picture() if shown else read_image(Path(paths[image]), size=900)
 

@@ -167,7 +167,7 @@ def _seen_of_scans(material: Material) -> list[str]:
     """What was looked at of volumes, whose pictures are smaller than they are."""
     if not material.study.volumes or material.study.volumes.order:
         return []
-    return ["Of every scan its middle slice was looked at, as it was prepared."]
+    return ["Of every scan the central window of slices was looked at, in its grid, as it was prepared."]
 
 
 def asked(audit: Mapping[str, Any]) -> list[Row]:

@@ -14,6 +14,7 @@ from casewise.files import write_atomic
 from casewise.images.preparation import Preparation
 from casewise.images.store import TileStore, prepare
 from casewise.study import Study
+from casewise.volumes.shown import central, grid
 
 if TYPE_CHECKING:
     from casewise.console import Show
@@ -21,13 +22,16 @@ if TYPE_CHECKING:
 
 
 def pictures(study: Study, cohort: Cohort, slices: SliceStore, folder: Path, show: Show) -> TileStore:
-    """A tile store with a row for each row of the cohort: the middle slice of the scan, or the slice image itself.
+    """A tile store with a row for each row of the cohort: the central window of the scan in its grid, or the slice
+    image itself.
 
     Its index names the scans, so that findings do.
     """
     volumes = study.volumes
     assert volumes is not None
-    preparation = Preparation(size=study.images.size, channels="grey")
+    # single slices of different people, small and cut out alike, pass for one; a whole window does not
+    side = study.images.size * (1 if volumes.order else study.panels.rows)
+    preparation = Preparation(size=side, channels="grey")
     paths = [Path(path) for path in cohort.images["path"]]
     files = paths if volumes.order else _drawn(study, cohort, slices, folder / "pictures")
     with show.bar("tiles") as bar:
@@ -37,21 +41,23 @@ def pictures(study: Study, cohort: Cohort, slices: SliceStore, folder: Path, sho
 
 
 def _drawn(study: Study, cohort: Cohort, slices: SliceStore, folder: Path) -> list[Path]:
-    """Write the middle slice of every scan, of 8 bits, under a name of its own content."""
+    """Write the central window of every scan in its grid, of 8 bits, under a name of its own content."""
     import hashlib
 
     from PIL import Image
 
     assert study.volumes is not None
+    panels = study.panels
     place = {case: number for number, case in enumerate(cohort.panels["case"])}
     files = []
     folder.mkdir(parents=True, exist_ok=True)
     for case, sequence in zip(cohort.images["case"], cohort.images["sequence"], strict=True):
         number = place[case]
-        row = int(slices.first[number] + slices.count[number] // 2)
-        plane = np.asarray(slices.slices[row, study.volumes.sequences.index(sequence)])
+        rows = int(slices.first[number]) + central(int(slices.count[number]), panels.slots)
+        planes = np.asarray(slices.slices[rows, study.volumes.sequences.index(sequence)])
+        picture = grid((planes >> 7).astype(np.uint8), rows=panels.rows, columns=panels.columns)
         packed = io.BytesIO()
-        Image.fromarray((plane >> 7).astype(np.uint8)).save(packed, format="PNG")
+        Image.fromarray(picture).save(packed, format="PNG")
         # two scans that look alike are two files, each with a name of its own
         name = hashlib.sha256(f"{case} {sequence} ".encode() + packed.getvalue()).hexdigest()[:24]
         path = folder / f"{name}.png"
