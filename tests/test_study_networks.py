@@ -84,6 +84,20 @@ def test_weights_are_stated_by_backbone(tmp_path: Path) -> None:
     assert study.weights_of("resnet18@late") == str(tmp_path.resolve() / "mine.safetensors")
 
 
+def test_other_weights_make_other_networks_and_leave_the_rest_alone(tmp_path: Path) -> None:
+    one = stated(tmp_path, "[alexnet, resnet18]", weights="{alexnet: random, resnet18: random}")
+    two = stated(tmp_path, "[alexnet, resnet18]", weights="{alexnet: pretrained, resnet18: random}")
+    assert job_fingerprint("run", one, "alexnet") != job_fingerprint("run", two, "alexnet")
+    assert job_fingerprint("run", one, "resnet18") == job_fingerprint("run", two, "resnet18")
+
+
+def test_mirroring_whole_panels_of_slices_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(TABLE.format(backbones="[resnet18]", fusion="[early]", weights="random") + "test_flips: true\n")
+    with pytest.raises(StudyError, match="test_flips: mirrors a panel as a whole"):
+        read_study(path)
+
+
 @pytest.mark.parametrize(
     ("weights", "told"),
     [

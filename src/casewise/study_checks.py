@@ -113,6 +113,8 @@ def volumes_fit(study: Study) -> None:
             f"panels.{wrong}: slices vary by `flip` and `quarter_turns` alone, all slices of a panel alike; leave "
             f"{wrong} out"
         )
+    if study.test_flips:
+        raise ValueError("test_flips: mirrors a panel as a whole, and slices would change places; leave it out")
     sequences = study.volumes.sequences
     known = [*(FUSIONS if len(sequences) > 1 else FUSIONS[:1]), *sequences]
     for name in study.backbones:

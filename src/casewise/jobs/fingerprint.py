@@ -41,6 +41,9 @@ def what_decides(study: Study, cohort: Cohort) -> dict[str, Any]:
     """What decides a network's bits before any image is read: settings by name, and the table."""
     plain = study.model_dump(mode="json")
     decided = {name: plain[name] for name in SETTINGS}
+    if not isinstance(study.weights, str):
+        # each network's own are in its own fingerprint, so that a further one may be added
+        decided["weights"] = "by backbone"
     decided["scores"] = plain["scores"] if set(study.outputs) & set(study.scores) else {}
     if study.tune:
         # choosing among networks takes place when they are trained
@@ -83,6 +86,7 @@ def job_fingerprint(fingerprint: str, study: Study, model: str) -> str:
     # where all networks see the sequences alike, their names do not say how
     fusion = study.fusion_of(model)
     stated = f"{model}@{fusion}" if fusion and "@" not in model else model
+    stated += "" if isinstance(study.weights, str) else f" from {study.weights_of(model)}"
     return hashlib.sha256(f"{fingerprint} {stated} {content}".encode()).hexdigest()
 
 
