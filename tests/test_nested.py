@@ -260,7 +260,7 @@ class TestNothingLeaks:
     ) -> None:
         def first(changed: tuple[int, ...] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
             store = volumes(changed)
-            monkeypatch.setattr("casewise.volumes.slice_store.open_slices", lambda folder: store)
+            monkeypatch.setattr("casewise.volumes.slice_store.open_slices", lambda folder, address: store)
             study, cohort = volume_study(), volume_cohort()
             splits = Splits({f"S{n:02}": n % 3 for n in range(12)}, 3, {})
             return trained(Material(study, cohort, splits, tmp_path, ""), tmp_path / f"job{len(changed)}")

@@ -60,12 +60,15 @@ def test_scans_are_told_as_scans(classed: Material) -> None:
     [
         ({}, "standardised over patients (Nyúl and Udupa) by landmarks of the fold’s own training scans"),
         ({"standardise": "none"}, "not standardised over patients"),
-        ({"bias": "n4"}, "N4, fitted on a grid four times coarser"),
+        ({"bias": "n4"}, "N4, fitted on a grid up to four times coarser"),
         ({"smoothing": "edges"}, "edge-preserving"),
-        ({"roi": "none"}, "networks see the whole plane, reduced to 32 × 32 pixels"),
+        ({"roi": "none"}, "networks see the whole plane, resized to 32 × 32 pixels"),
         ({"roi": "mask", "margin": 12}, "cut around the mask in the column mask, 12 mm more on each side"),
         ({"missing": "drop"}, "cases that lack one were left out"),
-        ({"missing": "mask", "hide": 0.25}, "in training 25 % of the sequences are hidden"),
+        (
+            {"missing": "mask", "hide": 0.25},
+            "in training each sequence is hidden with a chance of 25 %, but one always stays",
+        ),
         ({"fusion": ["late", "T2"]}, "late: a network for each sequence"),
         ({"windows": "all"}, "in prediction the mean over all windows"),
     ],

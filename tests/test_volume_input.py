@@ -512,7 +512,7 @@ def test_slices_that_are_images(bench: Bench) -> None:
             for name in ("T1", "T2"):
                 path = bench.folder / f"P{subject}-{name}-{place}.png"
                 side = 15 if (subject, name, place) == (2, "T2", 3) else 16
-                values = np.random.default_rng(100 * subject + place).integers(0, 255, (side, 16), np.uint8)
+                values = np.random.default_rng([subject, place, name == "T2"]).integers(0, 255, (side, 16), np.uint8)
                 Image.fromarray(values).save(path)
                 order = place + (4 if subject == 3 and place > 2 else 0)
                 rows.append([path.name, f"P{subject}", name, order, "high" if subject % 2 else "normal"])
@@ -520,6 +520,14 @@ def test_slices_that_are_images(bench: Bench) -> None:
     bench.volumes = ", order: place"
     bench.refused("P2/1: " + str(bench.folder / "P2-T2-3.png") + ": this slice is 16×15 pixels")
     bench.table = bench.table[bench.table["subject"] != "P2"]
+    own = {place: (bench.folder / f"P4-T2-{place}.png").read_bytes() for place in range(5)}
+    for place in own:
+        (bench.folder / f"P4-T2-{place}.png").write_bytes((bench.folder / f"P4-T1-{place}.png").read_bytes())
+    code, _, error = bench.told("run")
+    assert code == 2
+    assert "P4/1: T1 and T2 show the same voxels:" in error
+    for place, data in own.items():
+        (bench.folder / f"P4-T2-{place}.png").write_bytes(data)
     told = bench.taken()
     assert "50 slices" in told
     assert "place has gaps in 1 of 5 cases (P3/1): slices may be missing" in told

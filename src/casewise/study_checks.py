@@ -113,6 +113,13 @@ def volumes_fit(study: Study) -> None:
             f"panels.{wrong}: slices vary by `flip` and `quarter_turns` alone, all slices of a panel alike; leave "
             f"{wrong} out"
         )
+    if panels.flip not in ("none", "horizontal"):
+        raise ValueError(
+            f"panels.flip: slices are mirrored from left to right alone; write horizontal, not {panels.flip}"
+        )
+    stored = next((n for n in ("channels", "keep_ratio", "store") if n in study.images.model_fields_set), None)
+    if stored:
+        raise ValueError(f"images.{stored}: is for photographs; slices keep their own, so leave it out")
     if study.test_flips:
         raise ValueError("test_flips: mirrors a panel as a whole, and slices would change places; leave it out")
     sequences = study.volumes.sequences

@@ -45,6 +45,10 @@ class Tiles(Part):
 FUSIONS = ("early", "late", "late-shared")
 
 
+# The chance of a sequence to be hidden in training, with `missing: mask`.
+HIDDEN = 0.2
+
+
 class Volumes(Part):
     """Which scans make a case, how their slices are prepared, and how a network looks at several sequences.
 
@@ -74,6 +78,14 @@ class Volumes(Part):
     @classmethod
     def _several(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _taught(cls, values: Any) -> Any:
+        # a stand-in that no training case needed would never be learned
+        if isinstance(values, dict) and values.get("missing") == "mask":
+            return {"hide": HIDDEN, **values}
+        return values
 
     @model_validator(mode="after")
     def _fused(self) -> Volumes:

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 import casewise
 from casewise.errors import RunError
 from casewise.files import write_json
+from casewise.split import guide_name
 from casewise.study import Study
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ def what_decides(study: Study, cohort: Cohort) -> dict[str, Any]:
     if study.tune:
         # choosing among networks takes place when they are trained
         decided["tune"] = study.tune.model_copy(update={"among": True}).model_dump(mode="json")
+    if study.tune or (study.recipe.stop.on == "inner" and study.split.column):
+        # a stated split says nothing of what inner folds are balanced by
+        decided["guide"] = guide_name(study)
     if study.recipe.imbalance == "sampling":
         decided["drawn_by"] = study.outcome
     if study.tiles:

@@ -185,6 +185,11 @@ def run_job(job: Job, material: Material, choice: Choice, *, side_by_side: int =
         "kinds": {name: study.kind_of(name) for name in study.outputs},
         "classes": {name: study.classes_of(name) for name in study.outputs if study.classes_of(name)},
         "images": study.images.model_dump(mode="json"),
+        **(
+            {"volumes": study.volumes.model_dump(mode="json") | {"fusion": study.fusion_of(job.model)}}
+            if study.volumes
+            else {}
+        ),
         "panels": study.panels.model_dump(mode="json"),
         "weights": origin,
         **people_seen(panels, seen),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from casewise.errors import CasewiseError, TrainingError
 from casewise.study import Study
 from casewise.training.data import PanelData, open_tiles
 from casewise.training.slice_data import SliceData, slices_of
@@ -47,7 +48,12 @@ def parts_of(
         volumes, fusion = study.volumes, study.fusion_of(model)
         several = list(range(len(volumes.sequences)))
         chosen = [volumes.sequences.index(str(fusion))] if fusion in volumes.sequences else several
-        slices = slices_of(open_slices(folder), fitted_on, standardise=volumes.standardise == "nyul", sequences=chosen)
+        try:
+            slices = slices_of(
+                open_slices(folder, address), fitted_on, standardise=volumes.standardise == "nyul", sequences=chosen
+            )
+        except CasewiseError as error:
+            raise TrainingError(f"{model}: {error}") from error
 
         def windows(rows: NDArray[np.intp]) -> SliceData:
             return SliceData(

@@ -208,6 +208,11 @@ def _from_bundle(network: Network, path: Path, held_out: Sequence[str]) -> tuple
             f"weights: {path} was trained on {len(seen)} subjects that are held out here ({', '.join(seen[:5])}). "
             "Their figures would be too good. Pretrain without them (`pretrain:` does so for every fold)."
         )
+    if values.get("volumes"):
+        raise WeightsError(
+            f"weights: {path} was trained on volumes ({values['volumes']['fusion']}); such a network sees what its own "
+            "study prepares and is no first weights for another. Take weights of a library, or random ones."
+        )
     if values["backbone"] != network.name:
         raise WeightsError(f"weights: {path} holds a {values['backbone']}, the study wants {network.name}.")
     tensors = read_tensors(model)

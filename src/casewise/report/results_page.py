@@ -13,6 +13,7 @@ from casewise.errors import RunError
 from casewise.files import write_atomic
 from casewise.report import results_beside, results_classes, results_nested, results_training
 from casewise.report.wording import rate
+from casewise.study import network_names
 
 METRICS = {"mae": "MAE", "mse": "MSE", "pcc": "PCC", "ccc": "CCC", "icc": "ICC(2,1)", "bias": "bias"}
 REFERENCES = (
@@ -99,7 +100,8 @@ def _material(folder: Path) -> dict[str, Any]:
     audit = folder / "audit.json"
     found["audit"] = json.loads(audit.read_text()) if audit.is_file() else None
     found["jobs"] = [json.loads(p.read_text()) for p in sorted(folder.glob("jobs/*/*/job.json"))]
-    found["jobs"] = [job for job in found["jobs"] if job["model"].partition("@")[0] in found["study"]["backbones"]]
+    networks = network_names(found["study"]["backbones"], (found["study"].get("volumes") or {}).get("fusion", []))
+    found["jobs"] = [job for job in found["jobs"] if job["model"] in networks]
     return found
 
 

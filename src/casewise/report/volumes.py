@@ -46,7 +46,7 @@ def _facts(material: Material, volumes: Volumes) -> list[tuple[str, str]]:
         ("Sequences", f"{listed(volumes.sequences)}{_present(material, volumes)}"),
         ("Geometry", _geometry(volumes)),
         ("In plane", f"{volumes.plane} × {volumes.plane} pixels, proportions kept; slices stay those of the scan"),
-        ("Bias field", "N4, fitted on a grid four times coarser" if volumes.bias == "n4" else "not corrected"),
+        ("Bias field", "N4, fitted on a grid up to four times coarser" if volumes.bias == "n4" else "not corrected"),
         ("Smoothing", "edge-preserving (curvature diffusion)" if volumes.smoothing == "edges" else "none"),
         ("Region", _region(volumes, size)),
         ("Intensities", _intensities(volumes)),
@@ -82,12 +82,13 @@ def _geometry(volumes: Volumes) -> str:
         )
     if len(volumes.sequences) == 1:
         return f"brought to one orientation by the scans’ affines; {shown}"
-    return f"brought to one orientation and onto the grid of the case’s first sequence by the scans’ affines; {shown}"
+    onto = "onto the grid of the first sequence that a case has"
+    return f"brought to one orientation and {onto} by the scans’ affines; {shown}"
 
 
 def _region(volumes: Volumes, size: int) -> str:
     if volumes.roi == "none":
-        return f"none stated: networks see the whole plane, reduced to {size} × {size} pixels"
+        return f"none stated: networks see the whole plane, resized to {size} × {size} pixels"
     if volumes.roi == "centre":
         return f"the central {size} × {size} pixels of every slice"
     around = f"the mask in the column {volumes.mask}" if volumes.roi == "mask" else "the box in the table"
@@ -116,7 +117,8 @@ def _missing(volumes: Volumes) -> str:
     if volumes.missing == "drop":
         return "cases that lack one were left out"
     hidden = (
-        f"; in training {100 * volumes.hide:.0f} % of the sequences are hidden, so that networks learn to do without"
+        f"; in training each sequence is hidden with a chance of {100 * volumes.hide:.0f} %, but one always stays, so "
+        "that networks learn to do without"
     )
     return "a learned stand-in takes the place of what a case lacks" + (hidden if volumes.hide else "")
 
@@ -139,9 +141,9 @@ def _fusion(study: Study, name: str) -> str:
 
 
 def _first_layer(study: Study, channels: int) -> str:
-    if study.weights == "random":
+    if all(study.weights_of(name) == "random" for name in study.networks):
         return ""
     return (
-        f" (first layer: the mean of its kernels over red, green and blue, times 3/{channels}, for every sequence; "
-        "what each network began with stands below)"
+        f" (first layer: the mean of its kernels over red, green and blue, times 3/{channels}, for every sequence, "
+        "where first weights are not random; what each network began with stands below)"
     )

@@ -99,6 +99,22 @@ def not_prepared(problems: Mapping[str, Sequence[str]], count: int, more: str = 
     return ImageError("\n".join([f"{len(problems):,} of {count:,} cases cannot be prepared.{more}", *lines]))
 
 
+def doubled_in(case: CaseSources, prepared: Prepared) -> list[str]:
+    """A sentence for each two sequences of a case that are the same picture: one was put in the place of the other."""
+    there = [number for number, shown in enumerate(prepared.present) if shown]
+    return [
+        f"{case.sequences[one]} and {case.sequences[two]} show the same voxels: {_first(case, one)} and "
+        f"{_first(case, two)}. Name the file of each sequence, or leave out the one that was not taken."
+        for place, one in enumerate(there)
+        for two in there[place + 1 :]
+        if np.array_equal(prepared.slices[:, one], prepared.slices[:, two])
+    ]
+
+
+def _first(case: CaseSources, number: int) -> str:
+    return str(case.paths[number][0])
+
+
 def empty_in(case: CaseSources, scans: list[Scan | None], prepared: Prepared) -> list[str]:
     """What to say of scans that are there and show nothing: a network would learn from, or judge, an empty picture."""
     told = []

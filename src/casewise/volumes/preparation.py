@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,8 +34,8 @@ def steps_of(study: Study) -> Steps:
 def slices_and_pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> TileStore:
     """Prepare every case's slices, or take what is there; return the store of one picture for each scan.
 
-    The store's address tells the slices, too: other slices are other inputs of every network. What is odd of scans is
-    added to the cohort's notes, which the report shows.
+    The store's address is that of the slices, which networks see; pictures are for the audit and people. What is odd
+    of scans is added to the cohort's notes, which the report shows.
 
     Raises:
         ImageError: cases cannot be prepared; all of them are in the message.
@@ -55,8 +54,7 @@ def slices_and_pictures(study: Study, cohort: Cohort, folder: Path, show: Show) 
         if note not in cohort.notes:
             cohort.notes.append(note)
     store = pictures(study, cohort, slices, folder / SCANS, show)
-    both = hashlib.sha256(f"{store.address} {slices.address}".encode()).hexdigest()
-    return dataclasses.replace(store, address=both)
+    return dataclasses.replace(store, address=slices.address)
 
 
 def _notes(study: Study, slices: SliceStore) -> list[str]:

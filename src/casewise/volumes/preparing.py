@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from casewise.errors import CohortError, StudyError, nearest
+from casewise.errors import CohortError, ImageError, StudyError, nearest
 from casewise.volumes import region as regions
 from casewise.volumes.bias import body, corrected
 from casewise.volumes.grid import Grid, check_shown, covered, plane_grid, resampled, to_ras
@@ -196,6 +196,9 @@ def _prepare_scan(scan: Scan, reference: Scan, grid: Grid, field: np.ndarray, st
     """Lay a scan on the grid, correct and smooth it, and find its range and its landmarks."""
     with clock("grid"):
         shown = field if scan is reference else field & covered(scan.shape, scan.affine, grid)
+        if not field.any():
+            wide, high = scan.shape[:2]
+            raise ImageError(f"{reference.path}: {wide} x {high} voxels in plane are too few to prepare. Leave it out.")
         share = float(shown.sum() / field.sum())
         notes = tuple(check_shown(share, scan, reference))
         straight = to_ras(scan)

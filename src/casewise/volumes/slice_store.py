@@ -19,7 +19,7 @@ import numpy as np
 
 from casewise.errors import CasewiseError, RunError
 from casewise.files import write_atomic, write_json
-from casewise.volumes.case_scans import empty_in, gather, not_prepared
+from casewise.volumes.case_scans import doubled_in, empty_in, gather, not_prepared
 from casewise.volumes.preparing import Prepared, Steps, prepare_case
 from casewise.volumes.region import Box
 
@@ -53,7 +53,7 @@ class SliceStore:
         landmarks: (P, S, L) `float32`, NaN where absent.
         affines: (P, 4, 4), from (row, column, slice) to RAS mm.
         facts, notes: of each case.
-        address: a hash over steps and sources.
+        address: a hash over what was prepared, in the cases' order.
     """
 
     slices: np.ndarray
@@ -164,14 +164,16 @@ def _made(number: int, case: CaseSources, steps: Steps, place: Path) -> tuple[in
         return number, "", found.problems
     try:
         prepared = prepare_case(found.scans, steps, mask=found.mask, box=case.box)
-        if empty := empty_in(case, found.scans, prepared):
-            return number, "", empty
+        if problems := [*empty_in(case, found.scans, prepared), *doubled_in(case, prepared)]:
+            return number, "", problems
         notes = dict.fromkeys([*found.notes, *prepared.notes])
         name = _name(case, steps)
         write_atomic(place / name, _packed(replace(prepared, notes=tuple(notes))))
         return number, name, []
     except CasewiseError as error:
         return number, "", [str(error)]
+    except (RuntimeError, MemoryError) as error:  # of the library that corrects and smooths
+        return number, "", [f"could not be prepared: {str(error).strip().splitlines()[-1] if str(error) else error!r}"]
 
 
 def _packed(prepared: Prepared) -> bytes:
@@ -191,20 +193,27 @@ def _packed(prepared: Prepared) -> bytes:
 
 def _joined(folder: Path, files: Sequence[Path]) -> SliceStore:
     """Join the cases' files into one array and its index, or open what is joined already."""
-    address = hashlib.sha256("\n".join(file.name for file in files).encode()).hexdigest()
+    made_from = hashlib.sha256("\n".join(file.name for file in files).encode()).hexdigest()
     marker = Path(folder) / MARKER
     if marker.is_file():
         try:
-            return open_slices(folder, address)
-        except RunError:
+            if json.loads(marker.read_text()).get("made_from") == made_from:
+                return open_slices(folder)
+        except (RunError, ValueError, AttributeError):
             marker.unlink(missing_ok=True)
+    content = hashlib.sha256()
     parts = []
     told: list[dict[str, Any]] = []
     for file in files:
         with np.load(file, allow_pickle=False) as part:
             parts.append({name: part[name] for name in ("present", "landmarks", "affine")})
+            for name in ("slices", "present", "landmarks"):
+                content.update(f"{name} {part[name].shape} {part[name].dtype}".encode())
+                content.update(np.ascontiguousarray(part[name]).tobytes())
             parts[-1]["shape"] = np.array(part["slices"].shape)
             told.append(json.loads(part["told"].tobytes()))
+    # Touched or moved sources give the same slices, and the networks that were made from them still count.
+    address = content.hexdigest()
     counts = np.array([part["shape"][0] for part in parts])
     shape = (int(counts.sum()), *(int(n) for n in parts[0]["shape"][1:]))
     target = Path(folder) / f"slices-{address[:16]}.npy"
@@ -235,6 +244,7 @@ def _joined(folder: Path, files: Sequence[Path]) -> SliceStore:
         marker,
         {
             "address": address,
+            "made_from": made_from,
             "slices": target.name,
             "index": f"index-{address[:16]}.npz",
             "facts": [entry["facts"] for entry in told],
@@ -243,5 +253,9 @@ def _joined(folder: Path, files: Sequence[Path]) -> SliceStore:
     )
     for old in [*Path(folder).glob("slices-*.npy"), *Path(folder).glob("index-*.npz")]:
         if address[:16] not in old.name:
+            old.unlink(missing_ok=True)
+    kept = {file.name for file in files}
+    for old in (Path(folder) / "cases").glob("*.npz"):
+        if old.name not in kept:
             old.unlink(missing_ok=True)
     return open_slices(folder, address)

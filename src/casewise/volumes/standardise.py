@@ -48,7 +48,8 @@ def fit(landmarks: np.ndarray) -> np.ndarray:
 def tables(landmarks: np.ndarray, standard: np.ndarray) -> np.ndarray:
     """Each scan's mapping as a table from stored value to 0 to 1: (V, 32768) `float32`, never falling.
 
-    Between landmarks it is linear; beyond the first and last it goes on as in the nearest piece and ends at 0 and 1.
+    Between landmarks it is linear; beyond the first and last it goes on as in the nearest piece, or flatter, so
+    that the ends of the scan's range stay within 0 and 1: nothing is cut off.
     The standard's 0 and 1 lie at `SCALE`. A landmark that is there twice takes the mean of what both would become; a
     scan whose landmarks are all equal is only scaled, as without standardisation; an absent scan (NaN) is 0 throughout.
 
@@ -73,9 +74,13 @@ def _mapped(levels: np.ndarray, own: np.ndarray, targets: np.ndarray) -> np.ndar
         return levels / (LEVELS - 1)
     values = np.bincount(which, weights=targets) / np.bincount(which)
     mapped = np.interp(levels, places, values)
-    for near, end, beyond in ((1, 0, levels < places[0]), (-2, -1, levels > places[-1])):
+    for near, end, last, limit in ((1, 0, 0, 0.0), (-2, -1, LEVELS - 1, 1.0)):
         slope = (values[end] - values[near]) / (places[end] - places[near])
-        mapped[beyond] = values[end] + slope * (levels[beyond] - places[end])
+        beyond = (levels - places[end]) * np.sign(last - places[end]) > 0
+        if beyond.any():
+            # A cyst full of water lies here: it is pressed together, and never cut off.
+            slope = min(slope, (limit - values[end]) / (last - places[end]))
+            mapped[beyond] = values[end] + slope * (levels[beyond] - places[end])
     # Rounding may let a step fall by the last digit.
     return np.asarray(np.maximum.accumulate(mapped.clip(0, 1)))
 
