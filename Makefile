@@ -45,6 +45,7 @@ bench: setup $(VENV)/.bench
 	$(BIN)/python benchmarks/tuning.py
 	$(BIN)/python benchmarks/audit.py
 	$(BIN)/python benchmarks/skin.py
+	$(BIN)/python benchmarks/volumes.py
 	$(BIN)/python benchmarks/fastai_speed.py
 	$(BIN)/python benchmarks/fastai_cxr.py
 
@@ -73,6 +74,19 @@ results: setup $(VENV)/.bench
 	$(BIN)/casewise results runs/skin-phantom --to docs/results/skin-phantom.md
 	$(BIN)/casewise results runs/skin-phantom-three --to docs/results/skin-phantom-three.md
 	$(BIN)/python benchmarks/fast_paths.py --to docs/results/fast-paths.md
+	$(BIN)/python benchmarks/alignment.py --to docs/results/mri-volumes.md
+	$(BIN)/casewise phantom runs/pancreas-cohort --kind pancreas --subjects 60 --seed 6
+	$(BIN)/casewise phantom runs/planted-cohort --kind pancreas --subjects 120 --classes normal,high \
+		--lesion planted --seed 7
+	for study in ipmn-phantom pancreas-planted lgg lgg-tumour lgg-histology lgg-grade lgg-missing-mask; do \
+		$(BIN)/casewise run studies/$$study.yaml || exit; done
+	for run in ipmn-phantom pancreas-planted lgg-tumour; do \
+		$(BIN)/casewise explain runs/$$run --measure --cells 12 || exit; done
+	$(BIN)/casewise results runs/ipmn-phantom --to docs/results/ipmn-phantom.md
+	$(BIN)/casewise results runs/pancreas-planted --to docs/results/pancreas-planted.md
+	$(BIN)/casewise results runs/lgg --to docs/results/lgg.md
+	for study in lgg-tumour lgg-histology lgg-grade lgg-missing-mask; do \
+		$(BIN)/casewise results runs/$$study --to docs/results/$$study.md || exit; done
 	$(BIN)/casewise phantom runs/chest-cohort --kind chest --subjects 700 --size 192x192 --seed 5
 	$(BIN)/casewise run studies/chest-phantom.yaml
 	$(BIN)/casewise run studies/chest-eight.yaml

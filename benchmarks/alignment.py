@@ -31,7 +31,6 @@ PLANE = 256
 # Pixels of the alignment: shifts of half a millimetre are then whole pixels, and nothing is interpolated anew.
 FINE_MM = 0.5
 SHIFTS = (-4.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 4.0)
-AXES = ("right", "front", "head")
 
 
 @dataclass
@@ -52,7 +51,8 @@ class Subject:
 class Alignment:
     """What was measured of a subject with masks of two sequences.
 
-    `overlaps` by what was done: Dice over all slices and over those both masks mark. `shifted` the same by axis and mm.
+    `marked` are the slices that the first, the second, and both masks mark. `overlaps` by what was done: Dice over all
+    slices and over those both masks mark. `shifted` the same by axis and mm.
     `curves` by pair of sequences and axis: mutual information by mm; `plain` the same before N4 and smoothing.
     """
 
@@ -60,6 +60,7 @@ class Alignment:
     scans: list[Scan]
     masked: tuple[str, str]
     prepared: Prepared
+    marked: tuple[int, int, int]
     overlaps: dict[str, tuple[float, float]]
     shifted: dict[str, dict[float, tuple[float, float]]]
     curves: dict[tuple[str, str], list[dict[float, float]]]
@@ -103,7 +104,7 @@ def aligned(scans: dict[str, Scan], masks: dict[str, Scan], *, plane: int) -> Al
         "arrays as the files have them": measures.overlap_without_affine(first, second),
     }
     shifted: dict[str, dict[float, tuple[float, float]]] = {}
-    for axis, name in enumerate(AXES):
+    for axis, name in enumerate(measures.AXES):
         shifted[name] = {}
         for step in SHIFTS:
             shift = [step if axis == n else 0.0 for n in range(3)]
@@ -118,21 +119,24 @@ def aligned(scans: dict[str, Scan], masks: dict[str, Scan], *, plane: int) -> Al
         first, second, prepared, meant
     )
     trips = {name: measures.round_trip(given, n, plane) for n, name in enumerate(names)}
-    return Alignment(names, given, (one, two), prepared, overlaps, shifted, curves, plain, trips)
+    marked = measures.marked_slices(first, second, prepared)
+    return Alignment(names, given, (one, two), prepared, marked, overlaps, shifted, curves, plain, trips)
 
 
-def phantom(folder: Path, *, plane: int, size: tuple[int, int] = (256, 256), slices: tuple[int, int] = (30, 40)) -> Any:
-    """The same measured of a phantom subject, whose two scans and masks lie where their headers say by construction."""
+def draw_phantom(
+    folder: Path, *, number: int = 3, size: tuple[int, int] = (256, 256), slices: tuple[int, int] = (30, 40)
+) -> tuple[dict[str, Scan], dict[str, Scan]]:
+    """Scans and masks of a phantom subject by sequence: they lie where their headers say, by construction."""
     from casewise.phantoms.pancreas import SEQUENCES, draw_volume
     from casewise.phantoms.pancreas_files import write_volume
 
     scans, masks = {}, {}
     for name in SEQUENCES:
-        volume = draw_volume(0, grade="low", sequence=name, size=size, slices=slices)
+        volume = draw_volume(number, grade="low", sequence=name, size=size, slices=slices)
         for kind, values in (("scan", volume.voxels), ("mask", volume.pancreas)):
             write_volume(folder / f"{name}-{kind}.nii.gz", values, volume.affine, volume.scan.codes)
         scans[name], masks[name] = (read_scan(folder / f"{name}-{kind}.nii.gz") for kind in ("scan", "mask"))
-    return aligned(scans, masks, plane=plane)
+    return scans, masks
 
 
 def fine_plane(scan: Scan) -> int:
@@ -164,7 +168,7 @@ def main() -> None:
         parser.exit(2, f"{options.data}: no subject has two scans with a mask each, so alignment cannot be measured.\n")
     real = aligned(found.scans, found.masks, plane=fine_plane(next(iter(found.scans.values()))))
     with tempfile.TemporaryDirectory() as folder:
-        known = phantom(Path(folder), plane=PLANE)
+        known = aligned(*draw_phantom(Path(folder)), plane=PLANE)
     text = page(options.data, subjects, found.name, real, known)
     if options.to:
         write_atomic(options.to, text)

@@ -1,0 +1,196 @@
+"""How well prepared scans lie on each other: by masks, mutual information, and single voxels carried there and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from casewise.volumes.grid import Grid, carried, covered, to_ras
+from casewise.volumes.preparing import Prepared, Steps, prepare_case
+from casewise.volumes.region import mask_on
+from casewise.volumes.scans import Scan
+
+AXES = ("right", "front", "head")
+BINS = 32
+MARKS = 100
+
+
+def overlap(first: np.ndarray, second: np.ndarray, axis: int = 0) -> tuple[float, float]:
+    """Dice of two masks over all slices, and over the slices (along `axis`) that both mark; 0 where there are none.
+
+    >>> overlap(np.array([[1, 1], [1, 0]], bool), np.array([[1, 0], [0, 0]], bool))
+    (0.5, 0.6666666666666666)
+    """
+    others = tuple(n for n in range(first.ndim) if n != axis)
+    both = np.flatnonzero(first.any(axis=others) & second.any(axis=others))
+    pairs = ((first, second), (first.take(both, axis), second.take(both, axis)))
+    whole, common = (2 * float((a & b).sum()) / max(1, int(a.sum() + b.sum())) for a, b in pairs)
+    return whole, common
+
+
+def moved(scan: Scan, shift: Sequence[float]) -> Scan:
+    """The scan as if it lay `shift` mm further to the right, the front and the head."""
+    affine = scan.affine.copy()
+    affine[:3, 3] += shift
+    return replace(scan, affine=affine)
+
+
+def laid(mask: Scan, prepared: Prepared) -> np.ndarray:
+    """A mask on the prepared slices, (N, H, W) `bool`."""
+    count, _, rows, columns = prepared.slices.shape
+    return mask_on(mask, prepared.affine, (count, rows, columns))
+
+
+def prepared_overlap(
+    first: Scan, second: Scan, prepared: Prepared, shift: Sequence[float] = (0, 0, 0)
+) -> tuple[float, float]:
+    """`overlap` of two masks on prepared slices, the second moved by `shift` mm."""
+    return overlap(laid(first, prepared), laid(moved(second, shift), prepared))
+
+
+def marked_slices(first: Scan, second: Scan, prepared: Prepared) -> tuple[int, int, int]:
+    """How many prepared slices the first mask marks, the second, and both."""
+    one, two = (laid(mask, prepared).any(axis=(1, 2)) for mask in (first, second))
+    return int(one.sum()), int(two.sum()), int((one & two).sum())
+
+
+def laid_by_index(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The second array in the shape of the first, voxel (0, 0, 0) on voxel (0, 0, 0), as if there were no affines."""
+    out = np.zeros(first.shape, dtype=bool)
+    common = tuple(slice(min(a, b)) for a, b in zip(first.shape, second.shape, strict=True))
+    out[common] = second[common] > 0
+    return out
+
+
+def overlap_without_affine(first: Scan, second: Scan) -> tuple[float, float]:
+    """`overlap` of the arrays as the files have them."""
+    axis = next(n for n, letter in enumerate(first.orientation) if letter in "IS")
+    return overlap(first.values > 0, laid_by_index(first.values, second.values), axis)
+
+
+def overlap_without_origin(first: Scan, second: Scan) -> tuple[float, float]:
+    """`overlap` of the arrays with their axes put in order, corner on corner."""
+    one, two = to_ras(first), to_ras(second)
+    return overlap(one.values > 0, laid_by_index(one.values, two.values), 2)
+
+
+def overlap_by_nibabel(first: Path, second: Path) -> tuple[float, float]:
+    """`overlap` by the headers alone on the voxels of the first, without anything of casewise."""
+    import nibabel
+    from nibabel.affines import apply_affine
+
+    one, two = (nibabel.as_closest_canonical(nibabel.load(path)) for path in (first, second))
+    mask, other = (np.asarray(image.dataobj) > 0 for image in (one, two))
+    places = np.moveaxis(np.indices(mask.shape), 0, -1)
+    found = np.rint(apply_affine(np.linalg.inv(two.affine) @ one.affine, places)).astype(int)
+    inside = ((found >= 0) & (found < other.shape)).all(axis=-1)
+    there = np.zeros(mask.shape, dtype=bool)
+    there[inside] = other[tuple(found[inside].T)]
+    return overlap(mask, there, 2)
+
+
+def shown_by(scan: Scan, prepared: Prepared) -> np.ndarray:
+    """Which prepared pixels the scan shows, (N, H, W) `bool`."""
+    count, _, rows, columns = prepared.slices.shape
+    return np.moveaxis(covered(scan.shape, scan.affine, Grid((rows, columns, count), prepared.affine)), 2, 0)
+
+
+def slid(values: np.ndarray, axis: int, steps: int) -> np.ndarray:
+    """The array moved by whole voxels along an axis; 0 moves in.
+
+    >>> slid(np.array([1, 2, 3]), 0, 1).tolist(), slid(np.array([1, 2, 3]), 0, -2).tolist()
+    ([0, 1, 2], [3, 0, 0])
+    """
+    out = np.zeros_like(values)
+    kept = values.shape[axis] - abs(steps)
+    begin = [slice(None)] * values.ndim
+    end = list(begin)
+    begin[axis], end[axis] = slice(max(0, -steps), max(0, -steps) + kept), slice(max(0, steps), max(0, steps) + kept)
+    out[tuple(end)] = values[tuple(begin)]
+    return out
+
+
+def mutual_information(one: np.ndarray, two: np.ndarray) -> float:
+    """Mutual information in nats, by a histogram of 32 by 32 equal steps."""
+    from sklearn.metrics import mutual_info_score
+
+    table, _, _ = np.histogram2d(one, two, bins=BINS)
+    return float(mutual_info_score(None, None, contingency=table))
+
+
+def information_by_shift(
+    scans: Sequence[Scan], prepared: Prepared, first: int, second: int, reach: float = 4.0
+) -> list[dict[float, float]]:
+    """Of each axis (right, front, head) the mutual information by how many mm the second is moved along it.
+
+    By whole pixels up to `reach` mm, and one pixel at least, always over the pixels that both show at every shift.
+    """
+    one, two = prepared.slices[:, first], prepared.slices[:, second]
+    shows, other = (shown_by(scans[n], prepared) for n in (first, second))
+    curves = []
+    for direction in range(3):
+        along = int(np.abs(prepared.affine[direction, :3]).argmax())
+        step = float(prepared.affine[direction, along])
+        # The affine counts rows, columns, slices; the array slices, rows, columns.
+        axis = (1, 2, 0)[along]
+        most = max(1, int(reach / abs(step) + 1e-6))
+        steps = range(-most, most + 1)
+        where = shows & np.logical_and.reduce([slid(other, axis, n) for n in steps])
+        found = {round(n * step, 2) + 0.0: mutual_information(one[where], slid(two, axis, n)[where]) for n in steps}
+        curves.append(dict(sorted(found.items())))
+    return curves
+
+
+def best(curve: dict[float, float]) -> float:
+    """The shift of most mutual information."""
+    return max(curve, key=lambda shift: curve[shift])
+
+
+def round_trip(scans: Sequence[Scan], number: int, plane: int, *, count: int = MARKS, seed: int = 0) -> dict[str, Any]:
+    """Mark single voxels of a scan, prepare it as slices on the first scan's grid, find the spots, carry them back.
+
+    Returns how many were `marked` and `found`, how many spots are nearest the `same` voxel as was marked, and the
+    `largest` distance in mm. Spots are found in the slices without being told where they should be.
+    """
+    from scipy import ndimage
+    from scipy.spatial import cKDTree
+
+    scan, steps = scans[number], Steps(plane=plane, size=plane, bias="none", smoothing="none")
+    marked = _apart(scan, scans[0], plane, count, seed)
+    values = np.zeros(scan.shape, dtype=np.float32)
+    values[tuple(marked.T)] = 1000
+    spotted = replace(scan, values=values)
+    prepared = prepare_case([spotted] if number == 0 else [scans[0], spotted], steps)
+    slices = prepared.slices[:, -1].astype(np.float64)
+    labels, spots = ndimage.label(slices)
+    centres = np.array(ndimage.center_of_mass(slices, labels, range(1, spots + 1)))
+    mm = carried(prepared.affine, centres[:, [1, 2, 0]])
+    far, nearest = cKDTree(carried(scan.affine, marked)).query(mm)
+    back = np.rint(carried(np.linalg.inv(scan.affine), mm)).astype(int)
+    same = len({tuple(place) for place in back} & {tuple(place) for place in marked})
+    return {"marked": len(marked), "found": len(set(nearest)), "same": same, "largest": float(far.max())}
+
+
+def _apart(scan: Scan, reference: Scan, plane: int, count: int, seed: int) -> np.ndarray:
+    """Random voxels whose neighbours the reference shows too, so far apart that their spots cannot touch."""
+    upright = to_ras(reference)
+    wide = max(n * gap for n, gap in zip(upright.shape[:2], upright.spacing[:2], strict=True)) / plane
+    step = np.abs(np.linalg.inv(scan.affine)[:3, :3]) @ np.array([wide, wide, upright.spacing[2]])
+    gap = np.where(step <= 1.1, 3, 3 + np.ceil(3 * step))
+    places = np.argwhere(np.ones(scan.shape, dtype=bool)[1:-1, 1:-1, 1:-1]) + 1
+    inside = np.ones(len(places), dtype=bool)
+    between = np.linalg.inv(reference.affine) @ scan.affine
+    for corner in np.indices((2, 2, 2)).reshape(3, -1).T * 2 - 1:
+        lies = carried(between, places + corner)
+        inside &= ((lies >= 0) & (lies <= np.array(reference.shape) - 1)).all(axis=1)
+    chosen: list[np.ndarray] = []
+    for place in np.random.default_rng(seed).permutation(places[inside]):
+        if all((np.abs(place - other) >= gap).any() for other in chosen):
+            chosen.append(place)
+            if len(chosen) == count:
+                break
+    return np.array(chosen)
