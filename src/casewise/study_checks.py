@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from casewise.errors import nearest
-from casewise.study_images import FUSIONS, Panels
+from casewise.study_images import FUSIONS, Images, Panels
 
 if TYPE_CHECKING:
     from casewise.study import Study
@@ -117,7 +117,10 @@ def volumes_fit(study: Study) -> None:
         raise ValueError(
             f"panels.flip: slices are mirrored from left to right alone; write horizontal, not {panels.flip}"
         )
-    stored = next((n for n in ("channels", "keep_ratio", "store") if n in study.images.model_fields_set), None)
+    plain = Images()
+    stored = next(
+        (n for n in ("channels", "keep_ratio", "store") if getattr(study.images, n) != getattr(plain, n)), None
+    )
     if stored:
         raise ValueError(f"images.{stored}: is for photographs; slices keep their own, so leave it out")
     if study.test_flips:
