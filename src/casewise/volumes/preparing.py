@@ -31,7 +31,7 @@ Roi = Literal["mask", "box", "centre", "none"]
 STEP_RULES = 1
 # Percentiles of the body, as Nyúl, Udupa and Zhang chose them (2000).
 DECILES = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 99.0)
-# Percentiles between which a scan is stored; beyond are single voxels.
+# Percentiles between which a scan is stored; beyond are single voxels, and the brightest of what is bright.
 DARKEST, BRIGHTEST = 0.1, 99.9
 # Of the largest value: less than this between the ends is rounding, not an image.
 FLAT = 1e-6
