@@ -43,10 +43,16 @@ def test_a_network_that_learned_nothing_is_named(tmp_path: Path) -> None:
         outcome="pasi",
         classes_of=lambda name: [],
         recipe=SimpleNamespace(stop=SimpleNamespace(on="inner")),
+        tune=None,
     )
     assert hopeless(study, tmp_path)[0].startswith("1 of 2 networks of resnet18")
     study.recipe.stop.on = "none"
     assert hopeless(study, tmp_path) == []
+    for fold, loss in ((1, 0.7), (2, 0.6)):
+        record = {"inner": {"chosen": {"loss": loss, "guess_loss": 0.69}}}
+        (tmp_path / "jobs" / "resnet18" / f"fold{fold}" / "job.json").write_text(json.dumps(record))
+    study.tune = object()
+    assert "1 of 2 networks of resnet18 never did better in the inner folds" in hopeless(study, tmp_path)[0]
 
 
 def test_the_headline_marks_rough_intervals() -> None:

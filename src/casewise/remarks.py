@@ -6,6 +6,7 @@ import json
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -131,23 +132,34 @@ def _commonest(part: pd.DataFrame, oof: pd.DataFrame, target: str, classes: Sequ
 
 
 def hopeless(study: Study, folder: Path) -> list[str]:
-    """Networks whose stopping loss never fell below that of guessing: the mean of numbers, the shares of classes."""
-    if study.recipe.stop.on == "none":
+    """Networks whose loss on who chooses never fell below that of guessing: the mean of numbers, the shares of classes.
+
+    Those who choose decide when to stop, or are in the inner folds.
+    """
+    if study.recipe.stop.on == "none" and not study.tune:
         return []
+    who = "in the inner folds" if study.tune else "on the subjects that decide when to stop"
     told = []
     guessed = "the shares of the classes" if study.classes_of(study.outcome) else "the mean"
     for model in study.networks:
         place = folder / "jobs" / model.replace(":", "_").replace("/", "_")
         records = [json.loads(path.read_text()) for path in place.glob("*/job.json")]
-        bad = sum(
-            min(h["stop_loss"] for h in record["history"]) >= (record.get("guess_loss") or 1) for record in records
-        )
+        bad = sum(_no_better(record) for record in records)
         if bad:
             told.append(
-                f"{bad} of {len(records)} networks of {model} never did better on the subjects that decide when to "
-                f"stop than guessing {guessed}: they learned nothing of use."
+                f"{bad} of {len(records)} networks of {model} never did better {who} than guessing {guessed}: they "
+                "learned nothing of use."
             )
     return told
+
+
+def _no_better(record: Mapping[str, Any]) -> bool:
+    """Whether a job's network, or those trained to choose for it, did no better than guessing."""
+    inner = record.get("inner")
+    if inner:
+        guessed = inner["chosen"].get("guess_loss")
+        return guessed is not None and inner["chosen"]["loss"] >= guessed
+    return bool(min(h["stop_loss"] for h in record["history"]) >= (record.get("guess_loss") or 1))
 
 
 def _command() -> str:

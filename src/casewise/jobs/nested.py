@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from casewise.split_inner import inner_folds
 from casewise.training.data import mixed_seed
 from casewise.training.fit import standardise
 from casewise.training.learn import Course, learn
+from casewise.training.losses import guess_loss
 from casewise.training.outputs import outputs_of
 from casewise.truth import truth_table
 from casewise.tuned import Settled, best_of
@@ -99,7 +101,8 @@ def choose_inside(job: Job, material: Material, choice: Choice, tune: Tuning) ->
         {"lr": rate, "epochs": own.epochs, "loss": own.loss} if own else {"lr": rate, "epochs": None, "loss": None}
         for rate, own in ((rate, best_of({rate: its}, epochs=tune.epochs)) for rate, its in losses.items())
     ]
-    chosen = {"lr": settled.lr, "epochs": settled.epochs, "loss": settled.loss}
+    guessed = fmean(record["guess_loss"] for record in records if record["candidate"] == 0)
+    chosen = {"lr": settled.lr, "epochs": settled.epochs, "loss": settled.loss, "guess_loss": guessed}
     return Inside(settled, {"folds": len(folds), "chosen": chosen, "rates": rates, "trainings": records})
 
 
@@ -152,6 +155,7 @@ def _trained(training: _Training, job: Job, material: Material, choice: Choice, 
         "lr": training.lr,
         "fitted_on": _told([str(subjects.iloc[r]) for r in rows]),
         "judged_on": _told([str(subjects.iloc[r]) for r in judged_rows]),
+        "guess_loss": guess_loss(train.truth, judged.truth, outputs, study.recipe),
     }
     try:
         names = [str(subjects.iloc[r]) for r in rows]
