@@ -78,7 +78,7 @@ results: setup $(VENV)/.bench
 	$(BIN)/casewise phantom runs/pancreas-cohort --kind pancreas --subjects 60 --seed 6
 	$(BIN)/casewise phantom runs/planted-cohort --kind pancreas --subjects 120 --classes normal,high \
 		--lesion planted --seed 7
-	for study in ipmn-phantom pancreas-planted lgg lgg-tumour lgg-histology lgg-grade lgg-missing-mask; do \
+	for study in ipmn-phantom ipmn-six pancreas-planted lgg lgg-tumour lgg-histology lgg-grade lgg-missing-mask; do \
 		$(BIN)/casewise run studies/$$study.yaml || exit; done
 	for run in ipmn-phantom pancreas-planted lgg-tumour; do \
 		$(BIN)/casewise explain runs/$$run --measure --cells 12 || exit; done
