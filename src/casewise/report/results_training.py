@@ -42,7 +42,7 @@ def split(part: dict[str, Any]) -> str:
     how, source = str(splits.get("how") or ""), _source(splits)
     tested = sides["test"]["subjects"]
     return (
-        f"{people:,} subjects, {cases:,} cases{f', {images:,} images' if images > cases else ''}; "
+        f"{people:,} subjects, {cases:,} cases{f', {images:,} {_rows_of(part["study"])}' if images > cases else ''}; "
         + (f"{folds} folds, each one {source} held out" if source else f"{folds} folds by subject")
         + (f" (taken from {how})" if how.startswith("column ") else "")
         + (f", {tested:,} subjects in the test set." if tested else ", no test set.")
@@ -52,6 +52,12 @@ def split(part: dict[str, Any]) -> str:
 def _source(splits: dict[str, Any]) -> str:
     how = str(splits.get("how") or "")
     return how.removeprefix("leave out ") if how.startswith("leave out ") else ""
+
+
+def _rows_of(study: dict[str, Any]) -> str:
+    """What a row of the study's table is, several of them."""
+    volumes = study.get("volumes") or {}
+    return "slices" if volumes.get("order") else "scans" if volumes else "images"
 
 
 def _images(part: dict[str, Any]) -> int:
