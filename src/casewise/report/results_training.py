@@ -39,10 +39,11 @@ def split(part: dict[str, Any]) -> str:
     folds = splits.get("folds") or sum(name != "test" for name in sides)
     people, cases = (sum(n[what] for n in sides.values()) for what in ("subjects", "cases"))
     images = _images(part)
+    shown = f", {images:,} {_rows_of(part['study'])}" if images > cases else ""
     how, source = str(splits.get("how") or ""), _source(splits)
     tested = sides["test"]["subjects"]
     return (
-        f"{people:,} subjects, {cases:,} cases{f', {images:,} {_rows_of(part["study"])}' if images > cases else ''}; "
+        f"{people:,} subjects, {cases:,} cases{shown}; "
         + (f"{folds} folds, each one {source} held out" if source else f"{folds} folds by subject")
         + (f" (taken from {how})" if how.startswith("column ") else "")
         + (f", {tested:,} subjects in the test set." if tested else ", no test set.")
