@@ -13,7 +13,7 @@ from torch.nn import functional
 from casewise.errors import CasewiseError
 from casewise.explain.asked import Asked
 from casewise.explain.gradcam import gradcam, gradcam_by_sequence, layers_of
-from casewise.explain.methods import explain, explain_each, method_for
+from casewise.explain.methods import cells_of, explain, explain_each, method_for, scaled
 from casewise.models.backbones import Network, build_network
 from casewise.models.fusion import Fused
 from casewise.models.names import ALL29, TORCHVISION, UNTRAINED
@@ -298,3 +298,34 @@ def test_finer_maps_come_from_earlier_blocks() -> None:
 @pytest.fixture(autouse=True)
 def _threads() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+@pytest.mark.parametrize(
+    "name", ["alexnet", *(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn"))]
+)
+def test_alexnet_and_vgg_are_explained_before_their_last_pooling(name: str) -> None:
+    """The last ReLU behind a convolution, whose map has twice as many cells a side."""
+    with torch.device("meta"):
+        network = build_network(name, 1)
+    features = list(network.body.features)  # type: ignore[arg-type]
+    assert network.explain_layer is features[-2]
+    assert isinstance(features[-2], nn.ReLU)
+    assert isinstance(features[-1], nn.MaxPool2d)
+
+
+def test_alexnet_s_map_has_eleven_cells_of_a_panel_of_192() -> None:
+    torch.manual_seed(0)
+    found = cells_of(build_network("alexnet", 1), panels_of(192, 1), output=NUMBER)
+    assert found.maps.shape == (1, 1, 11, 11)
+    assert found.middles is not None
+    # the middles lie about the panel's own
+    assert all(abs(float(one.mean()) - 95.5) < 4 for one in found.middles)
+
+
+def test_sequences_share_the_scale_of_grad_cam_and_not_that_of_rollout() -> None:
+    maps = torch.tensor([[[[0.0, 1.0]], [[0.0, 4.0]], [[torch.nan, torch.nan]]]])
+    together, apart = (scaled(maps, method)[0, :, 0] for method in ("grad-cam", "rollout"))
+    assert together[:2].tolist() == [[0, 0.25], [0, 1]]
+    assert apart[:2].tolist() == [[0, 1], [0, 1]]
+    assert together[2].isnan().all()
+    assert apart[2].isnan().all()

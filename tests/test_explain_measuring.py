@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,15 +16,16 @@ from casewise.errors import CasewiseError
 from casewise.evaluation.bootstrap import Plan, draw
 from casewise.explain.measuring import (
     FIGURES,
+    by_slice,
     centre_prior,
+    chance_hit,
     deletion,
     hit,
     measured,
     random_map,
     share_inside,
-    summary,
-    table_of,
 )
+from casewise.explain.summing import stronger, summary
 
 PLAN = Plan(resamples=300, seed=1)
 
@@ -59,16 +61,59 @@ def test_equal_peaks_share_the_hit() -> None:
     assert hit(values, box((4, 4), 2, 2, 2)) == pytest.approx(2 / 3)
 
 
-def test_tolerance_counts_near_misses() -> None:
-    values, mask = np.zeros((20, 20)), box((20, 20), 0, 0, 5)
-    values[0, 7] = 1
-    assert hit(values, mask, tolerance=2.5) == 0
-    assert hit(values, mask, tolerance=3) == 1
+def lattice(cells: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which pixels are the middles of cells that share a panel's side evenly; an odd number of pixels each."""
+    middles = np.eye(side)[:, side // cells // 2 :: side // cells]
+    return middles, middles
 
 
 def test_an_empty_mask_measures_nothing() -> None:
-    row = measured("a/1", "a", "rollout", np.eye(4), np.zeros((4, 4)))
-    assert all(np.isnan(getattr(row, name)) for name in FIGURES)
+    row = measured(np.eye(4), np.zeros((1, 4, 4)), np.array([0]), grid=(1, 1), peaks=lattice(4, 4))
+    assert all(np.isnan(row[name]) for name in FIGURES)
+
+
+def test_chance_is_that_of_the_network_s_own_cells_shuffled() -> None:
+    """A cell's peak lies on the lattice of middles, which small lesions between them never meet."""
+    rng = np.random.default_rng(0)
+    peaks, slots = lattice(4, 20), np.array([0])
+    for mask in (box((20, 20), 1, 1, 4), box((20, 20), 3, 3, 4), box((20, 20), 0, 2, 9)):
+        cells, hits = rng.permutation(16).astype(float), []
+        for _ in range(1500):
+            small = rng.permutation(cells).reshape(4, 4)
+            hits.append(hit(peaks[0] @ small @ peaks[1].T, mask))
+        exact = chance_hit(mask[None], slots, grid=(1, 1), peaks=peaks)
+        assert exact == pytest.approx(np.mean(hits), abs=0.035)
+    assert chance_hit(box((20, 20), 3, 3, 4)[None], slots, grid=(1, 1), peaks=peaks) == 0
+
+
+def test_a_slice_that_stands_twice_counts_once() -> None:
+    slots = np.array([0, 0, 1, 1])
+    mask = np.zeros((2, 4, 4), bool)
+    mask[1, 0, 0] = True
+    values = np.zeros((8, 8))
+    values[:4], values[4, 0], values[4, 4] = 0.1, 2.0, 6.0
+    own, kept = by_slice(values, slots, grid=(2, 2))
+    assert (own.shape, kept.tolist(), own[1, 0, 0]) == ((2, 4, 4), [0, 1], 4.0)
+    peaks = lattice(8, 8)
+    row = measured(values, mask, slots, grid=(2, 2), peaks=peaks)
+    assert row["hit"] == 1
+    assert row["share_inside"] == pytest.approx(4 / (1.6 + 4))
+    assert row["mask_share"] == pytest.approx(1 / 32)
+    assert row["chance_hit"] == pytest.approx(1 / 32)
+
+
+def test_the_stronger_of_two_priors_is_what_a_network_is_held_against() -> None:
+    """A lesion on one slice of nine: a peak in every tile shares its hit, one at the panel's middle does not."""
+    mask = np.zeros((9, 5, 5), bool)
+    mask[4, 1:4, 1:4] = True
+    row = measured(np.ones((15, 15)), mask, np.arange(9), grid=(3, 3), peaks=lattice(3, 15))
+    assert row["tile_centre_hit"] == pytest.approx(1 / 9)
+    assert row["panel_centre_hit"] == 1
+    table = table_of([row | {"case": f"s{n}/1", "subject": f"s{n}", "fold": n % 2} for n in range(12)])
+    assert stronger(table)["hit"] == "panel_centre"
+    found = summary(table, np.zeros((12, 5)), np.zeros((12, 5)), prior=stronger(table), plan=PLAN)
+    assert found["prior_hit"].value == 1
+    assert found["hit_over_prior"].value == pytest.approx(1 / 25 - 1)
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
@@ -99,12 +144,8 @@ def test_random_maps_hit_as_often_as_the_mask_is_large() -> None:
     assert 0 <= random_map((20, 30), seed=3).min() < random_map((20, 30), seed=3).max() <= 1
 
 
-def test_methods_of_a_case_face_the_same_random_map() -> None:
-    mask = box((16, 16), 2, 2, 5)
-    one, other = (measured("a/1", "a", name, np.eye(16), mask, seed=4) for name in ("rollout", "grad-cam"))
-    assert (one.random_share, one.random_hit) == (other.random_share, other.random_hit)
-    assert measured("a/2", "a", "rollout", np.eye(16), mask, seed=4).random_share != one.random_share
-    assert measured("a/1", "a", "rollout", np.eye(16), mask, seed=5).random_share != one.random_share
+def table_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows)
 
 
 def some_rows(subjects: int, visits: int) -> pd.DataFrame:
@@ -112,44 +153,64 @@ def some_rows(subjects: int, visits: int) -> pd.DataFrame:
     for subject in range(subjects):
         for visit in range(visits):
             mask = box((16, 16), *rng.integers(0, 10, 2), 6)
-            for method, noise in (("good", 0.3), ("poor", 5.0)):
-                values = mask + noise * rng.random((16, 16))
-                rows.append(measured(f"s{subject}/{visit}", f"s{subject}", method, values, mask))
+            values = mask + 1.1 * rng.random((16, 16))
+            row = measured(values, mask[None], np.array([0]), grid=(1, 1), peaks=lattice(16, 16))
+            rows.append(row | {"case": f"s{subject}/{visit}", "subject": f"s{subject}", "fold": subject % 3})
     return table_of(rows)
+
+
+PRIOR = {"hit": "tile_centre", "share": "panel_centre"}
 
 
 def test_the_summary_is_the_mean_with_intervals_by_subject() -> None:
     table = some_rows(14, 2)
-    assert list(table.columns) == ["case", "subject", "method", *FIGURES]
-    found = summary(table, PLAN)
-    assert list(found) == ["good", "poor"]
-    part = table[table["method"] == "good"]
-    shares = {
-        name: [part.loc[part["subject"] == s, name].to_numpy() for s in sorted(part["subject"].unique())]
-        for name in FIGURES
-    }
+    hits, shares = np.random.default_rng(1).random((2, 28, 6))
+    found = summary(table, hits, shares, prior=PRIOR, plan=PLAN)
     for name in FIGURES:
-        assert found["good"][name].value == pytest.approx(part[name].mean())
+        values = [table.loc[table["subject"] == s, name].to_numpy() for s in sorted(table["subject"].unique())]
+        assert found[name].value == pytest.approx(table[name].mean())
         by_hand = [
-            np.concatenate([own for own, n in zip(shares[name], counts, strict=True) for _ in range(int(n))]).mean()
+            np.concatenate([own for own, n in zip(values, counts, strict=True) for _ in range(int(n))]).mean()
             for counts in draw(14, PLAN)
         ]
-        told = found["good"][name]
-        assert [told.low, told.high] == pytest.approx(np.percentile(by_hand, [2.5, 97.5]).tolist())
+        told = found[name]
+        if 0 < told.value < 1:  # type: ignore[operator]
+            assert [told.low, told.high] == pytest.approx(np.percentile(by_hand, [2.5, 97.5]).tolist())
         assert (told.n_subjects, told.n_cases, told.rough) == (14, 28, False)
-    gain = found["good"]["share_over_random"]
-    assert gain.value == pytest.approx((part["share_inside"] - part["random_share"]).mean())
-    assert gain.low is not None
-    assert gain.low > 0
-    assert found["good"]["hit"].value == 1
+    assert found["random_weights_hit"].value == pytest.approx(hits.mean())
+    assert found["hit_over_random_weights"].value == pytest.approx(table["hit"].mean() - hits.mean())
+    assert found["share_over_prior"].value == pytest.approx(
+        (table["share_inside"] - table["panel_centre_share"]).mean()
+    )
+
+
+def test_the_interval_of_random_weights_holds_the_draws() -> None:
+    """Networks that differ and cases that do not: the draws alone make the interval wide."""
+    table = some_rows(30, 1)
+    same = np.tile([0.9, 0.1, 0.9, 0.1, 0.5], (30, 1))
+    found = summary(table, same, same, prior=PRIOR, plan=PLAN)["random_weights_hit"]
+    assert found.value == pytest.approx(0.5)
+    assert found.high - found.low > 0.2  # type: ignore[operator]
+    calm = summary(table, np.full((30, 5), 0.5), same, prior=PRIOR, plan=PLAN)["random_weights_hit"]
+    assert calm.high - calm.low < 1e-9  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("value", "low", "high"), [(0.0, 0.0, 0.2646), (1.0, 0.7354, 1.0)])
+def test_where_all_or_none_hit_the_interval_is_exact(value: float, low: float, high: float) -> None:
+    """Clopper and Pearson's of 12 subjects; the difference from what is sure is no surer than that."""
+    table = some_rows(12, 1).assign(hit=value)
+    found = summary(table, np.full((12, 5), 0.5), np.ones((12, 5)), prior=PRIOR, plan=PLAN)
+    assert [found["hit"].low, found["hit"].high] == pytest.approx([low, high], abs=1e-4)
+    over = found["hit_over_random_weights"]
+    assert [over.low, over.high] == pytest.approx([low - 0.5, high - 0.5], abs=1e-4)
 
 
 def test_cases_without_a_mask_are_left_out_of_the_summary() -> None:
-    table = some_rows(12, 1)
-    empty = table_of([measured("x/1", "x", "good", np.eye(4), np.zeros((4, 4)))])
-    assert summary(pd.concat([table, empty]), PLAN) == summary(table, PLAN)
-    none = summary(empty, PLAN)["good"]["hit"]
-    assert (none.value, none.reason, none.n_cases) == (None, "no case has a mask", 0)
+    table, hits = some_rows(12, 1), np.random.default_rng(2).random((13, 4))
+    empty = table.iloc[:1].assign(subject="x", case="x/1", **dict.fromkeys(FIGURES, np.nan))
+    both = summary(pd.concat([table, empty]), hits, hits, prior=PRIOR, plan=PLAN)
+    assert both == summary(table, hits[:12], hits[:12], prior=PRIOR, plan=PLAN)
+    assert summary(empty, hits[12:], hits[12:], prior=PRIOR, plan=PLAN) == {}
 
 
 def test_deletion_by_the_right_order_falls_fastest() -> None:
@@ -188,6 +249,6 @@ def test_deletion_of_what_does_not_fit() -> None:
 
 
 def test_what_measures_and_draws_needs_no_network_library() -> None:
-    imports = "".join(f"import casewise.explain.{name}\n" for name in ("measuring", "carrying", "overlays"))
+    imports = "".join(f"import casewise.explain.{name}\n" for name in ("measuring", "summing", "carrying", "overlays"))
     code = imports + "import sys\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -14,8 +14,8 @@ from casewise.models.backbones import build_network
 
 # first middle and step in pixels: from each backbone's kernels, strides and paddings by hand
 PLACES = {
-    "alexnet": (31, 32),
-    "vgg11": (15.5, 32),
+    "alexnet": (15, 16),
+    "vgg11": (7.5, 16),
     "resnet18": (0, 32),
     "densenet121": (14, 32),
     "mobilenet_v2": (0, 32),

@@ -11,7 +11,7 @@ from torch import nn
 
 from casewise.errors import CasewiseError
 from casewise.explain.asked import Asked
-from casewise.explain.methods import explain, explain_each, method_for
+from casewise.explain.methods import Cells, explain, explain_each, method_for
 from casewise.explain.placing import patches, resized
 from casewise.explain.rollout import rollout, rollout_by_sequence
 from casewise.models.backbones import Network, build_network
@@ -209,3 +209,26 @@ def test_bags_and_unknown_methods_are_refused(panels: torch.Tensor) -> None:
         explain(network, panels, method="gradcam", output=asked)
     with pytest.raises(CasewiseError, match="of bags the attention tells"):
         explain(network, panels[None], output=asked)
+
+
+def test_attention_that_pools_is_not_overlooked() -> None:
+    """Where one more attention gathers the patches, rollout would tell of another head."""
+    torch.manual_seed(0)
+    network = build_network("vit_tiny_patch16_224", 1, side=64)
+    assert method_for(network) == "rollout"
+    network.body.global_pool = "map"  # type: ignore[assignment]
+    assert method_for(network) == "grad-cam"
+    with pytest.raises(CasewiseError, match="weighs patches by attention of its own"):
+        rollout(network, torch.rand(1, 3, 64, 64))
+
+
+def test_a_map_that_hardly_varies_is_known_by_its_contrast_and_shares_are_not_stretched() -> None:
+    nearly = torch.full((1, 1, 4, 4), 1 / 16)
+    nearly[0, 0, 0, 0] *= 1.02
+    found = Cells(nearly, (8, 8), None, "rollout")
+    assert float(found.contrast()) < 0.02
+    plain = found.whole()[0].numpy()
+    inside = np.zeros((8, 8), bool)
+    inside[:2, :2] = True
+    # stretched to 0–1 nearly all of it would lie there
+    assert plain[inside].sum() / plain.sum() == pytest.approx(1 / 16, rel=0.03)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,13 +11,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
-from casewise.errors import CohortError, RunError
+from casewise.errors import CohortError, ImageError, RunError
+from casewise.explain.methods import cells_of
+from casewise.explain.placing import peaks_of
+from casewise.explain.randomise import randomised
 from casewise.explaining import story
+from casewise.explaining.chosen import chosen_cases
 from casewise.explaining.finished import Finished, open_finished
-from casewise.explaining.looking import Look, check_same, looks, rebuilt, slices_in
-from casewise.explaining.masks import lesion_on_slices, on_panel
+from casewise.explaining.looking import Look, check_rows, check_same, looks, rebuilt, slices_in
+from casewise.explaining.made_of import made_of, still
+from casewise.explaining.masks import Lesion, lesion_on_slices, marked_in_pictures, on_panel
+from casewise.explaining.measured import measure
 from casewise.explaining.originals import Originals
 from casewise.explaining.story import explain_run
 from casewise.phantoms.pancreas import make_pancreas
@@ -76,6 +84,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few cases are compared and deleted."""
     monkeypatch.setattr("casewise.explaining.measured.COMPARED", 1)
     monkeypatch.setattr("casewise.explaining.measured.DELETED", 2)
+    monkeypatch.setattr("casewise.explaining.measured.DRAWS", 2)
 
 
 @pytest.fixture(scope="module")
@@ -106,19 +115,36 @@ def test_a_run_is_explained_measured_and_told(planted: Path, opened: Finished) -
             assert carried.shape == scan.shape
             np.testing.assert_allclose(carried.affine, scan.affine, atol=1e-4)
     told = json.loads((planted / "explanations.json").read_text())
-    assert told["measured"]["with_lesion"] == sum(
-        sides[str(opened.cohort.panels["subject"].iloc[row])] >= 0 for row in marked_rows(opened)
-    )
+    unseen = [r for r in marked_rows(opened) if sides[str(opened.cohort.panels["subject"].iloc[r])] >= 0]
+    windows = {r: central(int(opened.slices.count[r]), 9) for r in unseen}  # type: ignore[union-attr]
+    inside = sum(bool(lesion_on_slices(opened, r)[windows[r]].any()) for r in unseen)
+    assert told["measured"]["with_lesion"] == inside
+    assert told["measured"]["outside_window"] == len(unseen) - inside
     for name in opened.study.networks:
         figures = told["measured"]["networks"][name]
-        assert 0 <= figures["all"]["share_inside"]["value"] <= 1
-        assert figures["random_weights"]["hit"] is not None
-        assert figures["sanity"]["steps"][-1]["parts"] > 1
-        assert len(figures["deletion"]["curves"]["map"]) == 21
+        assert_sound(figures, told["measured"]["with_lesion"])
     page = done.report.read_text()
     assert "What the model looked at" in page
     assert sentence_of("test_vit@late", told["measured"]["networks"]["test_vit@late"]) in page
     assert page.count("erroneous</b>") + page.count("correct</b>") >= len(opened.study.networks)
+
+
+def assert_sound(figures: dict[str, Any], cases: int) -> None:
+    """What must hold of a network's figures whatever it looks at."""
+    every = figures["all"]
+    assert every["hit"]["n_cases"] == cases
+    counts = [(figures[name] or {"hit": {"n_cases": 0}})["hit"]["n_cases"] for name in ("correct", "erroneous")]
+    assert sum(counts) == cases
+    for name in ("share_inside", "random_weights_share", "prior_share", "mask_share"):
+        assert 0 < every[name]["value"] < 1
+    differs = every["hit"]["value"] - every["random_weights_hit"]["value"]
+    assert every["hit_over_random_weights"]["value"] == pytest.approx(differs)
+    assert every["prior_hit"]["value"] == max(every[f"{n}_centre_hit"]["value"] for n in ("tile", "panel"))
+    assert (figures["draws"], figures["random_weights_maps"]) == (2, 2 * cases)
+    assert figures["sanity"]["steps"][-1]["parts"] > 1
+    assert {name: len(curve) for name, curve in figures["deletion"]["curves"].items()} == dict.fromkeys(
+        ("map", "random", "centre", "brightness"), 21
+    )
 
 
 def test_measured_stays_until_networks_are_others(planted: Path, tmp_path: Path) -> None:
@@ -128,9 +154,117 @@ def test_measured_stays_until_networks_are_others(planted: Path, tmp_path: Path)
     told = read_explanations(folder)
     assert told is not None
     assert "test_vit@T2" in told["measured"]["networks"]
+    study = json.loads((folder / "study.json").read_text())
+    other = {**study, "volumes": {**study["volumes"], "lesion": "lesions"}}
+    for changed in (other, {**study, "seed": study["seed"] + 1}, {**study, "evaluation": {"resamples": 9}}):
+        evaluation = study["evaluation"] | changed["evaluation"]
+        (folder / "study.json").write_text(json.dumps({**changed, "evaluation": evaluation}))
+        told = read_explanations(folder)
+        assert told is not None
+        assert told["measured"] is None
+        assert told["shown"]
+    (folder / "study.json").write_text(json.dumps(study))
     note = json.loads((folder / "fingerprint.json").read_text())
     (folder / "fingerprint.json").write_text(json.dumps(note | {"fingerprint": "other"}))
     assert read_explanations(folder) is None
+
+
+def test_measured_is_dropped_where_a_mask_changes(planted: Path, opened: Finished, tmp_path: Path) -> None:
+    source = opened.study.cohort.parent
+    copied = Path(shutil.copytree(source, tmp_path / "cohort"))
+    images = opened.cohort.images
+    named = next(str(name) for name in images["lesion"] if str(name) not in ("", "nan"))
+    study = opened.study.model_dump(mode="json") | {"cohort": str(copied / opened.study.cohort.name)}
+    before = made_of(study, images)
+    assert before == made_of(opened.study.model_dump(mode="json"), images)
+    assert before["masks"]
+    (copied / named).write_bytes((copied / named).read_bytes() + b" ")
+    assert not still(before, made_of(study, images))
+    assert not still(before, made_of(study | {"seed": 99}, images))
+
+
+def test_lesions_outside_the_slices_looked_at_are_not_measured(
+    planted: Path, opened: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mask beyond the window is told of, and neither measured nor deleted; one lost in preparation is named."""
+    sides = opened.splits.side
+    rows = [r for r in range(len(opened.cohort.panels)) if sides[str(opened.cohort.panels["subject"].iloc[r])] >= 0]
+    wide = [r for r in rows if int(opened.slices.count[r]) > 10]  # type: ignore[union-attr]
+    near, gone = [r for r in rows if r != wide[0]][:2]
+
+    def lesion(run: Finished, row: int) -> Lesion:
+        count = int(run.slices.count[row])  # type: ignore[union-attr]
+        mask = np.zeros((count, 32, 32), bool)
+        if row in (wide[0], near):
+            mask[0 if row == wide[0] else count // 2, 10:20, 10:20] = True
+        return Lesion(mask, marked=row in (wide[0], near, gone))
+
+    monkeypatch.setattr("casewise.explaining.measured.lesion_of", lesion)
+    found, table = measure(opened, ["test_vit@T2"], cells=0, tell=lambda *told: None)
+    case = opened.cohort.panels["case"]
+    assert (found["with_lesion"], found["outside_window"], found["cases"]) == (1, 1, len(rows))
+    assert found["lost_masks"] == [str(case.iloc[gone])]
+    assert list(table["case"]) == [str(case.iloc[near])]
+    assert found["networks"]["test_vit@T2"]["deletion"]["cases"] == 1
+    assert found["networks"]["test_vit@T2"]["sanity"]["cases"] == 1
+
+
+def test_every_draw_and_fold_has_a_seed_of_its_own(opened: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    def noted(network: Any, *, how: str, seed: int) -> Any:
+        seeds.append(seed)
+        return randomised(network, how=how, seed=seed)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("casewise.explaining.measured.randomised", noted)
+    measure(opened, ["test_vit@T2"], cells=0, tell=lambda *told: None)
+    assert len(seeds) == len(set(seeds)) == 4
+
+
+def rows_said(**changed: Any) -> pd.DataFrame:
+    about = {"case": "a/1", "region": "", "image": "", "target": "grade", "kind": "classification"}
+    return pd.DataFrame([{**about, "y_true": 1.0, "y_pred": 1.0, "p0": 0.2, "p1": 0.8, **changed}])
+
+
+@pytest.mark.parametrize(
+    ("recorded", "again", "said"),
+    [
+        ({"case": "b/1"}, {}, "has recorded nothing of case a/1"),
+        ({"region": "left"}, {}, "has recorded nothing of case a/1"),
+        ({}, {"p1": np.nan}, "gives no number for case a/1"),
+        ({}, {"y_pred": np.nan}, "gives no number for case a/1"),
+        ({}, {"p1": 0.7}, "does not say of case a/1"),
+    ],
+)
+def test_what_cannot_be_compared_is_not_taken_for_the_same(
+    opened: Finished, recorded: dict[str, Any], again: dict[str, Any], said: str
+) -> None:
+    one = rebuilt(opened, "test_vit@T2", 0)
+    check_rows(rows_said(), rows_said(p1=0.79), {"grade": 1.0}, one)
+    with pytest.raises(RunError, match=said):
+        check_rows(rows_said(**recorded), rows_said(**again), {"grade": 1.0}, one)
+    with pytest.raises(RunError, match="has recorded nothing"):
+        check_rows(rows_said(), rows_said().iloc[:0], {"grade": 1.0}, one)
+
+
+def test_the_cases_chosen_are_of_what_the_report_shows(opened: Finished, tmp_path: Path) -> None:
+    models = list(opened.study.networks)
+    of_stacker = dataclasses.replace(opened, results={"main": {"learner": "stacker"}})
+    assert f"{models[0]} (in place of stacker, which the report shows)" in chosen_cases(of_stacker, models)[1]
+    folds = {"1": {"network": models[1]}, "2": {"network": models[2]}}
+    (tmp_path / "nested.json").write_text(json.dumps({"folds": folds}))
+    final = opened.final
+    rows = final[(final["stage"] == "oof") & (final["model"] == final["outer_fold"].map({1: models[1], 2: models[2]}))]
+    nested = dataclasses.replace(
+        opened,
+        folder=tmp_path,
+        results={"main": {"learner": "nested"}},
+        final=pd.concat([final, rows.assign(model="nested")]),
+    )
+    cases, rule = chosen_cases(nested, models)
+    assert "each fold’s chosen network" in rule
+    assert set(cases) <= set(rows["case"])
+    assert models[0] in chosen_cases(nested, models[:1])[1]
 
 
 def test_a_test_case_is_the_mean_of_all_folds(planted: Path, opened: Finished, tmp_path: Path) -> None:
@@ -162,7 +296,8 @@ def test_a_lesion_is_carried_back_to_itself(opened: Finished, tmp_path: Path) ->
     mask = on_panel(lesion_on_slices(opened, row), slots, rows=3, columns=3).astype(np.float32)
     assert mask.any()
     each = np.stack([mask, mask])[None]
-    look = Look(row, slots[None], np.zeros_like(each), mask[None], each)
+    peaks = peaks_of((3, 3), (96, 96))
+    look = Look(row, slots[None], np.zeros_like(each), mask[None], each, mask[None], np.ones(1), (3, 3), peaks)
     files = Originals(opened).write([look], ("T1", "T2"), tmp_path)
     subject = opened.cohort.panels["subject"].iloc[row]
     truth = nibabel.load(opened.study.cohort.parent / f"masks/{subject}/lesion.nii.gz")
@@ -171,7 +306,9 @@ def test_a_lesion_is_carried_back_to_itself(opened: Finished, tmp_path: Path) ->
         voxels = np.argwhere(np.asarray(carried.dataobj) > 0.5)
         middle = carried.affine[:3, :3] @ voxels.mean(axis=0) + carried.affine[:3, 3]
         wanted = truth.affine[:3, :3] @ np.argwhere(np.asarray(truth.dataobj) > 0).mean(axis=0) + truth.affine[:3, 3]
-        assert np.abs(middle - wanted).max() < 8
+        # half a slice, and as much of a pixel in the plane
+        reach = np.linalg.norm(truth.affine[:3, :3], axis=0).max() / 2
+        assert np.abs(middle - wanted).max() < reach
 
 
 def test_late_fusion_has_a_map_a_sequence_and_none_of_a_missing_one(opened: Finished) -> None:
@@ -181,6 +318,14 @@ def test_late_fusion_has_a_map_a_sequence_and_none_of_a_missing_one(opened: Fini
     gone = np.isnan(look.each).all(axis=(2, 3))[0]
     assert gone.tolist() == (~opened.slices.present[lacking]).tolist()  # type: ignore[union-attr]
     assert np.isfinite(look.maps).all()
+    whole = next(r for r in range(len(gone) + 8) if opened.slices.present[r].all())  # type: ignore[union-attr]
+    (look,) = looks(one, [whole], story.asked_about(opened))
+    found = cells_of(one.network, torch.from_numpy(look.panels), output=story.asked_about(opened)).each().numpy()[0]
+    # one scale for both sequences: the weaker one is shown as the weaker
+    assert look.each.max() == 1 or look.each.max() == 0
+    if found.max() > 0:
+        span = found.max() - found.min()
+        np.testing.assert_allclose(look.each[0], (found - found.min()) / span, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -339,3 +484,23 @@ def test_slides(tmp_path: Path) -> None:
     files = {name for line in table["files"] for name in json.loads(line)}
     assert len(files) == table["case"].nunique()
     assert all((done.folder / name).is_file() for name in files)
+
+
+@pytest.mark.parametrize(
+    ("values", "marked"),
+    [
+        ([0, 255], [False, True]),
+        ([0, 1], [False, True]),
+        ([0, 1, 2, 200], [False, True, True, True]),
+        ([0, 64, 128, 192, 255], [False, True, True, True, True]),
+        ([0, 2, 5, 250, 253, 255], [False, False, False, True, True, True]),
+    ],
+)
+def test_labels_and_compressed_masks_are_told_apart(values: list[int], marked: list[bool]) -> None:
+    assert marked_in_pictures(np.array(values, np.uint8), Path("a.png")).tolist() == marked
+
+
+@pytest.mark.parametrize("values", [[0, 1, 255], list(range(0, 256, 8)), list(range(100, 140))])
+def test_masks_that_may_be_either_are_refused_by_name(values: list[int]) -> None:
+    with pytest.raises(ImageError, match=r"mask-7\.png: the masks of this case have \d+ values"):
+        marked_in_pictures(np.array(values, np.uint8), Path("mask-7.png"))

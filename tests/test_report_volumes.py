@@ -125,12 +125,31 @@ def figure(value: float, low: float, high: float) -> dict[str, Any]:
     return {"value": value, "low": low, "high": high, "n_cases": 9, "n_subjects": 9, "rough": True}
 
 
+def told_of(group: str, over: dict[str, Any], **more: Any) -> dict[str, Any]:
+    names = [*explained.HIT, *explained.SHARE]
+    part = {name: figure(0.5, 0.3, 0.7) | {"rough": False} for name in names}
+    part |= {"hit_over_random_weights": over, "hit_over_prior": over} | more
+    return {group: part, "prior": {"hit": "tile_centre", "share": "panel_centre"}}
+
+
 @pytest.mark.parametrize(
-    ("low", "high", "said"), [(0.1, 0.4, " more often"), (-0.1, 0.2, "no more often"), (-0.4, -0.1, "less often")]
+    ("low", "high", "rough", "said"),
+    [
+        (0.1, 0.4, False, "more often than with random weights, more often than at the middle of each slice"),
+        (-0.1, 0.2, False, "not to be told apart from what it is with random weights"),
+        (-0.4, -0.1, False, "less often than with random weights"),
+        (0.1, 0.4, True, "not to be told apart"),
+    ],
 )
-def test_the_sentence_follows_the_interval(low: float, high: float, said: str) -> None:
-    told = {"all": {"hit_over_centre": figure(0, low, high), "hit": figure(0.5, 0, 1), "centre_hit": figure(0.4, 0, 1)}}
-    assert said in explained.sentence_of("vit", told)
+def test_the_sentence_follows_the_interval(low: float, high: float, rough: bool, said: str) -> None:
+    told = told_of("correct", figure(0.2, low, high) | {"rough": rough}, hit=figure(0.6, 0.4, 0.8) | {"rough": rough})
+    sentence = explained.sentence_of("vit", told)
+    assert said in sentence
+    assert "in 60 % of the 9 correctly named cases with a lesion (interval 40 to 80 %)" in sentence
+    assert "50 % with random weights" in sentence
+    assert ("do not show that what it learned points there" in sentence) is (low < 0 or rough)
+    assert "no more often" not in sentence
+    assert "of the 9 cases with a lesion" in explained.sentence_of("vit", told_of("all", figure(0, 0, 0)))
     assert "nothing could be measured" in explained.sentence_of("vit", {"all": None})
 
 
@@ -138,28 +157,36 @@ def test_the_explained_section(classed: Material, tmp_path: Any) -> None:
     for name in ("input.png", "map.png"):
         Image.new("RGB", (8, 8), (200, 100, 0)).save(tmp_path / name)
     network = {"network": "<vit>", "method": "rollout", "file": "map.png", "named": "covid", "probability": 0.8}
+    network |= {"cells": [6, 7]}
     row = {"name": "T1", "input": "input.png", "outlined": True, "truth": "covid"}
     case = {"case": "S/1", "subject": "S", "visit": "1", "stage": "oof", "methods": ["rollout"]}
-    every = {name: figure(0.5, 0.2, 0.8) for name in ("hit", "centre_hit", "random_hit", "hit_over_centre")}
-    every |= {name: figure(0.1, 0.0, 0.2) for name in ("share_inside", "centre_share", "random_share", "mask_share")}
     steps = [{"down_to": "head", "parts": 1, "spearman": None, "ssim": 1.0}]
+    orders = ("map", "random", "centre", "brightness")
+    names = [*orders, "over_random", "over_centre", "over_brightness"]
+    deletion = {name: figure(0.4, 0.2, 0.6) for name in names} | {"cases": 4, "shares": [0.0, 0.5, 1.0]}
+    network_told = {
+        **told_of("correct", figure(0.2, 0.1, 0.3)),
+        "all": told_of("all", figure(0.2, 0.1, 0.3))["all"],
+        "erroneous": None,
+        "method": "rollout",
+        "cells": [12, 14],
+        "draws": 5,
+        "empty_maps": 0,
+        "flat_maps": 2,
+        "random_weights_maps": 45,
+        "random_weights_empty": 3,
+        "sanity": {"cases": 4, "fold": 1, "steps": steps},
+        "deletion": deletion | {"curves": {key: [1.0, 0.5, 0.2] for key in orders}},
+    }
     measured = {
         "column": "lesion",
         "with_lesion": 9,
         "cases": 12,
+        "outside_window": 1,
+        "lost_masks": ["X/1"],
         "cells": 0,
-        "networks": {
-            "<vit>": {
-                "method": "rollout",
-                "all": every | {"share_over_centre": figure(0.0, -0.1, 0.1)},
-                "correct": None,
-                "erroneous": None,
-                "random_weights": every,
-                "sanity": {"cases": 4, "fold": 1, "steps": steps},
-                "deletion": None,
-            }
-        },
     }
+    measured |= {"networks": {"<vit>": network_told}}
     maps = [network | {"right": True}, network | {"right": False, "file": "gone.png"}]
     shown = {"rule": "cases named", "folder": str(tmp_path), "target": classed.study.outcome, "cells": 0}
     told = {"shown": shown | {"cases": [case | {"rows": [row | {"maps": maps}]}]}, "measured": measured}
@@ -169,7 +196,32 @@ def test_the_explained_section(classed: Material, tmp_path: Any) -> None:
     assert "erroneous</b>" not in section
     assert "A green line goes around the lesion" in section
     assert "9 of 12 cases" in section
+    assert "1 further case has its lesion outside these slices" in section
+    assert "Of 1 case nothing of what the mask marks" in section
+    assert "attention rollout, 6 × 7 cells" in section
+    assert "attention rollout, 12 × 14 cells, 2 nearly the same everywhere" in section
+    assert "(5 draws a fold) 3 of 45 maps are empty" in section
+    assert "vit&gt;, named correctly" in section
+    assert section.count("<svg") >= 1
     assert "<vit>" not in text
     assert 'id="explained"' not in page.render(classed)
     gone = told | {"shown": told["shown"] | {"folder": str(tmp_path / "gone")}, "measured": None}
     assert explained.explained(dataclasses.replace(classed, explanations=gone)) is None
+
+
+def test_slice_images_are_in_the_order_of_their_column(classed: Material, tmp_path: Any) -> None:
+    """Nothing says that a column of places runs from the feet to the head."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "input.png")
+    row = {"name": "T1", "input": "input.png", "outlined": False, "truth": "covid", "maps": []}
+    case = {"case": "S/1", "subject": "S", "visit": "1", "stage": "oof", "methods": ["rollout"], "rows": [row]}
+    shown = {"rule": "cases named", "folder": str(tmp_path), "target": classed.study.outcome, "cases": [case]}
+    column = {"order": "place", "sequences": ["T1"], "fusion": ["early"]}
+    for changes, said in ((column, "in the order of the column place"), ({}, "from the feet to the head")):
+        material = of_volumes(classed, **changes)
+        material = dataclasses.replace(material, explanations={"shown": shown | {"cells": 0}, "measured": None})
+        text = page.render(material)
+        section = text[text.index('<section id="explained">') :]
+        assert said in section[: section.index("</p>")]
+        assert "stand there more than once" in section
+        seen = text[text.index("<h2>What the model sees") :]
+        assert said in seen[: seen.index("</p>")]

@@ -169,3 +169,19 @@ def test_a_mask_on_slices_lies_where_its_voxels_lie() -> None:
     places = carried(np.linalg.inv(mask.affine) @ affine, np.argwhere(np.moveaxis(laid, 0, 2)))
     assert mask.values[tuple(np.rint(places).astype(int).T)].all()
     assert in_plane(to_ras(mask), 60).values.sum() == laid.sum()
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.2])
+def test_no_lesion_vanishes_between_the_middles_of_coarse_pixels(tilt: float) -> None:
+    """Balls of 3 × 3 voxels brought from 256 to 64 pixels; each stays, where it was, and little larger."""
+    affine = np.eye(4)
+    affine[:2, :2] = [[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]]
+    coarse = affine @ np.diag([4.0, 4.0, 1.0, 1.0])
+    coarse[:3, 3] = (affine @ [1.5, 1.5, 0, 1])[:3]
+    rng = np.random.default_rng(0)
+    for row, column in rng.integers(10, 240, (40, 2)):
+        values = np.zeros((256, 256, 1), np.float32)
+        values[row : row + 3, column : column + 3] = 1
+        laid = mask_on(Scan(values, affine, Path("lesion.nii")), coarse, (1, 64, 64))[0]
+        assert 1 <= laid.sum() <= 4
+        assert np.abs(np.argwhere(laid) * 4 + 1.5 - [row + 1, column + 1]).max() <= 4

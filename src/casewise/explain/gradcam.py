@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from casewise.errors import CasewiseError
 from casewise.explain.asked import Asked
 from casewise.explain.rollout import grid_of, is_transformer
-from casewise.explain.untouched import by_sequence, looked_into
+from casewise.explain.sequences import by_sequence
+from casewise.explain.untouched import looked_into
 from casewise.models.backbones import Network
 
 TINY = 1e-30

@@ -6,45 +6,19 @@ Saenko, "RISE", BMVC 2018 (deletion curve).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from casewise.errors import CasewiseError
-from casewise.evaluation.bootstrap import PLAN, Estimate, Plan, estimates, sum_by_subject
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-FIGURES = ("share_inside", "hit", "centre_share", "centre_hit", "random_share", "random_hit", "mask_share")
-AGAINST = {
-    "share_over_centre": ("share_inside", "centre_share"),
-    "share_over_random": ("share_inside", "random_share"),
-    "hit_over_centre": ("hit", "centre_hit"),
-    "hit_over_random": ("hit", "random_hit"),
-}
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One map of one case against its mask: a row of the table.
-
-    `mask_share`: of the pixels, those in the mask; what a map that says nothing would have inside. NaN all through
-    where the mask is empty: there is nothing to point at.
-    """
-
-    case: str
-    subject: str
-    method: str
-    share_inside: float
-    hit: float
-    centre_share: float
-    centre_hit: float
-    random_share: float
-    random_hit: float
-    mask_share: float
+# Of one map and its mask; naive maps beside it.
+FIGURES = (
+    *("hit", "share_inside", "chance_hit", "mask_share"),
+    *("tile_centre_hit", "tile_centre_share", "panel_centre_hit", "panel_centre_share"),
+)
 
 
 def share_inside(values: np.ndarray, mask: np.ndarray) -> float:
@@ -64,11 +38,10 @@ def share_inside(values: np.ndarray, mask: np.ndarray) -> float:
     return float(values[mask].sum() / total) if total > 0 else float(mask.mean())
 
 
-def hit(values: np.ndarray, mask: np.ndarray, *, tolerance: float = 0.0) -> float:
+def hit(values: np.ndarray, mask: np.ndarray) -> float:
     """Whether the peak lies inside the mask: 1 or 0; of several equal peaks, the share that does. NaN: empty mask.
 
-    So a map that is the same everywhere hits as often as a pixel drawn at random. With a `tolerance`, in pixels, a peak
-    that near to the mask counts (Zhang et al. take 15).
+    So a map that is the same everywhere hits as often as a pixel drawn at random.
 
     >>> hit(np.array([[0.0, 1.0, 1.0]]), np.array([[True, True, False]]))
     0.5
@@ -76,10 +49,6 @@ def hit(values: np.ndarray, mask: np.ndarray, *, tolerance: float = 0.0) -> floa
     values, mask = _alike(values, mask)
     if not mask.any():
         return float("nan")
-    if tolerance > 0:
-        from scipy.ndimage import distance_transform_edt
-
-        mask = distance_transform_edt(~mask) <= tolerance
     return float(mask[values == values.max()].mean())
 
 
@@ -118,76 +87,80 @@ def random_map(shape: tuple[int, int], *, seed: int, cells: int = 7) -> np.ndarr
     return np.asarray(np.roll(noise[np.ix_(rows, columns)], by, axis=(0, 1)))
 
 
+def by_slice(values: np.ndarray, slots: np.ndarray, *, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """A panel's map (H, W) by slice, (U, h, w), and which slices, (U,): one that stands twice counts once, its mean.
+
+    >>> by_slice(np.array([[1.0, 3.0, 5.0]]), np.array([0, 0, 1]), grid=(1, 3))[0].ravel().tolist()
+    [2.0, 5.0]
+    """
+    rows, columns = grid
+    height, width = values.shape[0] // rows, values.shape[1] // columns
+    cut = values.reshape(rows, height, columns, width).transpose(0, 2, 1, 3).reshape(-1, height, width)
+    there = slots >= 0
+    kept, place, times = np.unique(slots[there], return_inverse=True, return_counts=True)
+    total = np.zeros((len(kept), height, width))
+    np.add.at(total, place, cut[there])
+    return total / times[:, None, None], kept
+
+
+def chance_hit(
+    mask: np.ndarray, slots: np.ndarray, *, grid: tuple[int, int], peaks: tuple[np.ndarray, np.ndarray]
+) -> float:
+    """How often the peak lies in the mask (N, h, w) when the cells of a map are shuffled: the mean over all shuffles.
+
+    Only where the highest cell comes to lie matters, and any place is as likely: the share of places that hit.
+
+    Args:
+        peaks: (H, rows of cells) and (W, columns of cells), as `casewise.explain.placing.peaks_of` has them.
+
+    >>> mask = np.zeros((1, 2, 4)); mask[0, :, 0] = 1
+    >>> chance_hit(mask, np.array([0]), grid=(1, 1), peaks=(np.eye(2), np.eye(4)[:, [0, 2]]))
+    0.5
+    """
+    _, place, times = np.unique(slots, return_inverse=True, return_counts=True)
+    weight = np.where(slots >= 0, 1 / times[place], 0.0)
+    inside = _laid(mask[slots.clip(0)] * weight[:, None, None], grid)
+    every = _laid(np.broadcast_to(weight[:, None, None], (len(slots), *mask.shape[1:])), grid)
+    hits, all_of = (float((peaks[0].T @ one @ peaks[1]).sum()) for one in (inside, every))
+    return hits / all_of if all_of > 0 else float("nan")
+
+
+def _laid(tiles: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Tiles (K, h, w) row by row as one panel."""
+    height, width = tiles.shape[1:]
+    return tiles.reshape(*grid, height, width).transpose(0, 2, 1, 3).reshape(grid[0] * height, grid[1] * width)
+
+
 def measured(
-    case: str,
-    subject: str,
-    method: str,
     values: np.ndarray,
     mask: np.ndarray,
+    slots: np.ndarray,
     *,
-    grid: tuple[int, int] = (1, 1),
-    seed: int = 0,
-    tolerance: float = 0.0,
-) -> Measured:
-    """Measure one map (H, W) against its mask, beside a centre prior and a random map of the same case.
+    grid: tuple[int, int],
+    peaks: tuple[np.ndarray, np.ndarray],
+) -> dict[str, float]:
+    """The figures of one map against its mask, by name; NaN all through where no slice of the panel shows the mask.
 
-    The random map depends on `seed` and the case alone, so that all methods of a case face the same one.
+    `chance_hit` is of the map with its cells shuffled, `mask_share` the share of the pixels in the mask: what a map
+    that says nothing would have inside. The centre of each tile and that of the whole panel are known without looking.
+
+    Args:
+        values: (H, W) as the network has it, not stretched to 0–1: the share inside depends on it.
+        mask: (N, h, w) on the slices of the case.
+        slots: (K,) which slice stands in each place of the panel, row by row; −1 for an empty place.
+        peaks: see `chance_hit`.
     """
-    values, mask = _alike(values, mask)
-    drawn = np.random.SeedSequence([seed, *case.encode()]).generate_state(1)[0]
-    centre = centre_prior((values.shape[0], values.shape[1]), grid=grid)
-    noise = random_map((values.shape[0], values.shape[1]), seed=int(drawn))
-    shares = [share_inside(one, mask) for one in (values, centre, noise)]
-    hits = [hit(one, mask, tolerance=tolerance) for one in (values, centre, noise)]
-    return Measured(
-        case=case,
-        subject=subject,
-        method=method,
-        share_inside=shares[0],
-        hit=hits[0],
-        centre_share=shares[1],
-        centre_hit=hits[1],
-        random_share=shares[2],
-        random_hit=hits[2],
-        mask_share=float(mask.mean()) if mask.any() else float("nan"),
-    )
-
-
-def table_of(rows: Iterable[Measured]) -> pd.DataFrame:
-    """The rows as a table: case, subject, method and the figures."""
-    import pandas as pd
-
-    return pd.DataFrame([asdict(row) for row in rows], columns=["case", "subject", "method", *FIGURES])
-
-
-def summary(table: pd.DataFrame, plan: Plan = PLAN) -> dict[str, dict[str, Estimate]]:
-    """The mean over cases of every figure of each method, with intervals by resampling subjects.
-
-    Beside the figures stand the paired differences from the naive maps: `share_over_centre`, `share_over_random`,
-    `hit_over_centre`, `hit_over_random`. Cases with an empty mask are left out.
-
-    >>> rows = [measured(f"s{n}/1", f"s{n}", "rollout", np.eye(4), np.eye(4) > 0) for n in range(12)]
-    >>> found = summary(table_of(rows), Plan(resamples=100))["rollout"]
-    >>> found["hit"].value, found["mask_share"].value, found["share_inside"].n_subjects
-    (1.0, 0.25, 12)
-    """
-    told: dict[str, dict[str, Estimate]] = {}
-    for method, part in table.groupby("method", sort=False):
-        part = part[part["mask_share"].notna()]
-        terms = np.column_stack([np.ones(len(part)), *[part[name].to_numpy(dtype=float) for name in FIGURES]])
-        sums = sum_by_subject(terms, part["subject"].to_numpy())[:, None, :]
-        sums = sums.reshape(len(sums), 1, len(FIGURES) + 1)
-        told[str(method)] = estimates(
-            sums, _means, lambda name, whole: "no case has a mask", plan, n_cases=part["case"].nunique()
-        )[0]
-    return told
-
-
-def _means(sums: np.ndarray) -> Mapping[str, np.ndarray]:
-    with np.errstate(all="ignore"):
-        means = sums[..., 1:] / sums[..., :1]
-    found = {name: means[..., number] for number, name in enumerate(FIGURES)}
-    return found | {name: found[one] - found[other] for name, (one, other) in AGAINST.items()}
+    own, kept = by_slice(values, slots, grid=grid)
+    inside = mask[kept]
+    if not inside.any():
+        return dict.fromkeys(FIGURES, float("nan"))
+    shape = (values.shape[0], values.shape[1])
+    found = {"hit": hit(own, inside), "share_inside": share_inside(own, inside)}
+    found |= {"chance_hit": chance_hit(mask, slots, grid=grid, peaks=peaks), "mask_share": float(inside.mean())}
+    for name, tiles in (("tile_centre", grid), ("panel_centre", (1, 1))):
+        prior, _ = by_slice(centre_prior(shape, grid=tiles), slots, grid=grid)
+        found |= {f"{name}_hit": hit(prior, inside), f"{name}_share": share_inside(prior, inside)}
+    return found
 
 
 @dataclass(frozen=True, eq=False)

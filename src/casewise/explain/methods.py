@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor
 
 from casewise.errors import CasewiseError, nearest
 from casewise.explain.gradcam import gradcam_by_sequence, layers_of
-from casewise.explain.placing import Middles, middles_of, patches, resized
-from casewise.explain.rollout import is_transformer, rollout_by_sequence
+from casewise.explain.placing import Middles, drawn_out, middles_of, patches, zero_to_one
+from casewise.explain.rollout import is_transformer, pools_by_attention, rollout_by_sequence
 from casewise.explain.untouched import looked_into
 
 if TYPE_CHECKING:
@@ -21,9 +22,55 @@ Method: TypeAlias = Literal["rollout", "grad-cam"]
 METHODS: tuple[str, ...] = get_args(Method)
 
 
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Maps as the network has them, before they are drawn out over the panel.
+
+    Attributes:
+        maps: (B, S, h, w), not below 0; NaN of a missing sequence. Without late fusion S is 1.
+        shape: of the panels, height and width.
+        middles: where the cells lie (see `casewise.explain.placing`).
+        method: how they were made. Rollout's sum to 1, each by itself; Grad-CAM's can be compared over sequences.
+    """
+
+    maps: Tensor
+    shape: tuple[int, int]
+    middles: Middles | None
+    method: str
+
+    def whole(self) -> Tensor:
+        """The sequences together, on the panel: (B, H, W)."""
+        # rollout's shares are not below 0: their sum is drawn as their mean is
+        return drawn_out(self.maps.nansum(dim=1), self.shape, self.middles)
+
+    def each(self) -> Tensor:
+        """Every sequence's on the panel, NaN where one is missing: (B, S, H, W)."""
+        gone = self.maps.isnan().all(dim=(2, 3))
+        large = drawn_out(self.maps.nan_to_num().flatten(0, 1), self.shape, self.middles)
+        return large.unflatten(0, gone.shape).masked_fill(gone[:, :, None, None], torch.nan)
+
+    def contrast(self) -> Tensor:
+        """How far the sequences' sum is from a map that is the same everywhere: 1 − mean / highest, (B,); 0 if empty.
+
+        >>> Cells(torch.tensor([[[[1.0, 3.0, 4.0, 0.0]]], [[[0.0] * 4]]]), (4, 4), None, "rollout").contrast().tolist()
+        [0.5, 0.0]
+        """
+        flat = self.maps.nansum(dim=1).flatten(1)
+        high = flat.amax(dim=1)
+        return torch.where(high > 0, 1 - flat.mean(dim=1) / torch.where(high > 0, high, 1.0), 0.0)
+
+
+def scaled(maps: Tensor, method: str) -> Tensor:
+    """Maps (B, S, H, W) from 0 to 1: of Grad-CAM on one scale over all S, of rollout each by itself."""
+    if method == "grad-cam":
+        return zero_to_one(maps)
+    return zero_to_one(maps.flatten(0, 1)).reshape(maps.shape)
+
+
 def method_for(network: Network) -> Method:
     """Attention rollout for transformers that attend over all their patches, Grad-CAM for every other network."""
-    return "rollout" if is_transformer(network.bodies[0]) else "grad-cam"
+    body = network.bodies[0]
+    return "rollout" if is_transformer(body) and not pools_by_attention(body) else "grad-cam"
 
 
 def explain(network: Network, panels: Tensor, *, output: Asked, method: str | None = None, cells: int = 0) -> Tensor:
@@ -39,28 +86,23 @@ def explain(network: Network, panels: Tensor, *, output: Asked, method: str | No
     Raises:
         CasewiseError: there is no such method, or it does not fit the network or the panels.
     """
-    # rollout's shares are not below 0: drawn from 0 to 1 their sum is their mean
-    found, middles = _by_sequence(network, panels, output, method, cells)
-    return resized(found.nansum(dim=1), (panels.shape[-2], panels.shape[-1]), middles)
+    return zero_to_one(cells_of(network, panels, output=output, method=method, cells=cells).whole())
 
 
 def explain_each(
     network: Network, panels: Tensor, *, output: Asked, method: str | None = None, cells: int = 0
 ) -> Tensor:
-    """As `explain`, with late fusion a map for each sequence, each from 0 to 1, NaN for a missing one: (B, S, H, W).
+    """As `explain`, with late fusion a map for each sequence, NaN for a missing one: (B, S, H, W) from 0 to 1.
 
-    Without late fusion S is 1.
+    Grad-CAM's maps of a panel share one scale, so that the brighter sequence mattered more. Rollout's cannot be
+    compared over sequences: each backbone shares out a whole of its own. Without late fusion S is 1.
     """
-    found, middles = _by_sequence(network, panels, output, method, cells)
-    gone = found.isnan().all(dim=(2, 3))
-    maps = resized(found.nan_to_num().flatten(0, 1), (panels.shape[-2], panels.shape[-1]), middles)
-    return maps.unflatten(0, gone.shape).masked_fill(gone[:, :, None, None], torch.nan)
+    found = cells_of(network, panels, output=output, method=method, cells=cells)
+    return scaled(found.each(), found.method)
 
 
-def _by_sequence(
-    network: Network, panels: Tensor, output: Asked, method: str | None, cells: int
-) -> tuple[Tensor, Middles | None]:
-    """Maps not below 0, (B, S, h, w), and where their cells lie."""
+def cells_of(network: Network, panels: Tensor, *, output: Asked, method: str | None = None, cells: int = 0) -> Cells:
+    """As `explain`, the maps as the network has them."""
     chosen = method or method_for(network)
     if chosen not in METHODS:
         hint = nearest(chosen, METHODS)
@@ -79,5 +121,7 @@ def _by_sequence(
             layers = layers_of(network, shape=shape, cells=cells)
         found = gradcam_by_sequence(network, panels, output, layers=layers).clamp(min=0)
     if is_transformer(body):
-        return found, patches((found.shape[2], found.shape[3]), shape, body.patch_embed.patch_size)
-    return found, middles_of(body, layers[0], shape)
+        middles = patches((found.shape[2], found.shape[3]), shape, body.patch_embed.patch_size)
+    else:
+        middles = middles_of(body, layers[0], shape)
+    return Cells(found, shape, middles, chosen)

@@ -11,10 +11,11 @@ import copy
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from casewise.explain.untouched import zero_to_one
+ROUNDING = 1e-6
 
 Middles: TypeAlias = tuple[Tensor, Tensor]
 
@@ -42,10 +43,49 @@ def resized(maps: Tensor, side: int | tuple[int, int], middles: Middles | None =
     >>> resized(torch.tensor([[[0.0, 1.0]]]), (1, 4), (torch.tensor([0.0]), torch.tensor([0.0, 2.0]))).tolist()
     [[[0.0, 0.5, 1.0, 1.0]]]
     """
+    return zero_to_one(drawn_out(maps, side, middles))
+
+
+def drawn_out(maps: Tensor, side: int | tuple[int, int], middles: Middles | None = None) -> Tensor:
+    """As `resized`, with the values as they are: (B, H, W) `float64`.
+
+    >>> drawn_out(torch.tensor([[[1.0, 3.0]]]), (1, 4)).tolist()
+    [[[1.0, 1.5, 2.5, 3.0]]]
+    """
     size = (side, side) if isinstance(side, int) else tuple(side)
     rows, columns = middles or tuple(evenly(count, length) for count, length in zip(maps.shape[1:], size, strict=True))
-    large = _between(rows, size[0]).to(maps.device) @ maps.double() @ _between(columns, size[1]).T.to(maps.device)
-    return zero_to_one(large)
+    return _between(rows, size[0]).to(maps.device) @ maps.double() @ _between(columns, size[1]).T.to(maps.device)
+
+
+def peaks_of(
+    count: tuple[int, int], size: tuple[int, int], middles: Middles | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which pixels are highest where a cell alone is: (H, h) of rows and (W, w) of columns; every column sums to 1.
+
+    >>> peaks_of((1, 2), (1, 4))[1].T.tolist()
+    [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+    """
+    found = []
+    for axis in (0, 1):
+        weights = _between(middles[axis] if middles else evenly(count[axis], size[axis]), size[axis])
+        highest = (weights >= weights.amax(dim=0, keepdim=True) - 1e-9).double()
+        found.append((highest / highest.sum(dim=0, keepdim=True)).numpy())
+    return found[0], found[1]
+
+
+def zero_to_one(maps: Tensor) -> Tensor:
+    """Each map (B, ...) from 0 to 1; one that is the same everywhere says nothing and becomes 0. NaN stays.
+
+    >>> zero_to_one(torch.tensor([[[2.0, 4.0]], [[3.0, 3.0]]])).tolist()
+    [[[0.0, 1.0]], [[0.0, 0.0]]]
+    """
+    flat = maps.double().flatten(1)
+    low = flat.nan_to_num(nan=torch.inf).amin(dim=1, keepdim=True)
+    high = flat.nan_to_num(nan=-torch.inf).amax(dim=1, keepdim=True)
+    # what rounding leaves of a flat map must not be drawn out to a pattern
+    tells = high - low > ROUNDING * torch.maximum(low.abs(), high.abs())
+    found = torch.where(tells, (flat - low) / torch.where(tells, high - low, 1.0), torch.zeros_like(flat))
+    return found.masked_fill(flat.isnan(), torch.nan).reshape(maps.shape).float()
 
 
 def evenly(count: int, length: int) -> Tensor:

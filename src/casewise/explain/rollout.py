@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from casewise.errors import CasewiseError
-from casewise.explain.untouched import by_sequence, looked_into, plain_attention
+from casewise.explain.sequences import by_sequence
+from casewise.explain.untouched import looked_into, plain_attention
 from casewise.models.backbones import Network
 
 
@@ -25,6 +26,11 @@ def is_transformer(body: nn.Module) -> bool:
         return False
     parts = [getattr(block, "attn", None) for block in blocks]
     return all(hasattr(part, "fused_attn") and hasattr(part, "attn_drop") for part in parts)
+
+
+def pools_by_attention(body: nn.Module) -> bool:
+    """Whether what the head sees is gathered by one more attention, which is in no block."""
+    return getattr(body, "global_pool", "") == "map" or getattr(body, "attn_pool", None) is not None
 
 
 def rollout(network: Network, panels: Tensor) -> Tensor:
@@ -46,6 +52,11 @@ def rollout_by_sequence(network: Network, panels: Tensor) -> Tensor:
     if not all(is_transformer(body) for body in bodies):
         raise CasewiseError(
             f"explain: {network.name} is no transformer whose attention can be rolled out; use grad-cam."
+        )
+    if any(pools_by_attention(body) for body in bodies):
+        raise CasewiseError(
+            f"explain: the head of {network.name} weighs patches by attention of its own (global_pool: map), which "
+            "attention rollout does not see; use grad-cam."
         )
     seen = [_Seen(body) for body in bodies]
     with looked_into(network) as hooks, plain_attention([block.attn for body in bodies for block in body.blocks]):

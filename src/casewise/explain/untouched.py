@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
-
-from casewise.models.backbones import Network
-from casewise.models.fusion import Fused
-
-ROUNDING = 1e-6
 
 
 @contextmanager
@@ -50,24 +44,3 @@ def plain_attention(parts: list[nn.Module]) -> Iterator[None]:
             stack.callback(setattr, part, "fused_attn", part.fused_attn)
             part.fused_attn = False  # type: ignore[assignment]
         yield
-
-
-def by_sequence(network: Network, runs: list[Tensor], panels: Tensor) -> Tensor:
-    """Maps of each time that a backbone ran as (B, S, h, w), NaN where one is missing; without late fusion S is 1."""
-    if isinstance(network.body, Fused):
-        return network.body.by_sequence(runs, panels)
-    return runs[0].unsqueeze(1)
-
-
-def zero_to_one(maps: Tensor) -> Tensor:
-    """Each map (B, H, W) from 0 to 1; one that is the same everywhere says nothing and becomes 0.
-
-    >>> zero_to_one(torch.tensor([[[2.0, 4.0]], [[3.0, 3.0]]])).tolist()
-    [[[0.0, 1.0]], [[0.0, 0.0]]]
-    """
-    flat = maps.double().flatten(1)
-    low, high = flat.amin(dim=1, keepdim=True), flat.amax(dim=1, keepdim=True)
-    # what rounding leaves of a flat map must not be drawn out to a pattern
-    tells = high - low > ROUNDING * torch.maximum(low.abs(), high.abs())
-    found = torch.where(tells, (flat - low) / torch.where(tells, high - low, 1.0), 0.0)
-    return found.reshape(maps.shape).float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from casewise.errors import CohortError, RunError, nearest
 from casewise.explain.asked import Asked
 from casewise.explaining.finished import Finished
 from casewise.training.outputs import outputs_of
+from casewise.tuned import FILE, NESTED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,10 +123,9 @@ def chosen_cases(run: Finished, models: list[str]) -> tuple[list[str], str]:
     Raises:
         RunError: the networks have no predictions.
     """
-    main = str((run.results.get("main") or {}).get("learner", ""))
-    model = main if main in models else models[0]
+    model, rows = _reference(run, models)
     asked = asked_about(run)
-    table = run.final[(run.final["model"] == model) & (run.final["target"] == asked.target)].dropna(subset=["y_true"])
+    table = rows[rows["target"] == asked.target].dropna(subset=["y_true"])
     stage = "oof" if (table["stage"] == "oof").any() else "test"
     table = table[table["stage"] == stage].drop_duplicates("case")
     if table.empty:
@@ -146,6 +147,25 @@ def chosen_cases(run: Finished, models: list[str]) -> tuple[list[str], str]:
         "classes where there are"
     )
     return [*right, *wrong], rule
+
+
+def _reference(run: Finished, models: list[str]) -> tuple[str, pd.DataFrame]:
+    """The learner whose cases are chosen, as the rule names it, and its rows.
+
+    That which the report shows: a network, or of `nested` each fold's own; where it is none of both (a stacker), or not
+    among `models`, the first of these.
+    """
+    main, table = str((run.results.get("main") or {}).get("learner", "")), run.final
+    path = run.folder / FILE
+    if main == NESTED and path.is_file():
+        folds = {int(fold): told["network"] for fold, told in json.loads(path.read_text())["folds"].items()}
+        if set(folds.values()) <= set(models):
+            return "each fold’s chosen network", table[table["model"] == NESTED]
+    if main in models:
+        return main, table[table["model"] == main]
+    name = models[0]
+    told = f"{name} (in place of {main}, which the report shows)" if main else name
+    return told, table[table["model"] == name]
 
 
 def _varied(table: pd.DataFrame) -> list[str]:

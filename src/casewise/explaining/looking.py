@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ import torch
 
 from casewise.errors import RunError
 from casewise.explain.asked import Asked
-from casewise.explain.methods import explain, explain_each, method_for
+from casewise.explain.methods import Cells, cells_of, method_for, scaled
+from casewise.explain.placing import peaks_of
 from casewise.explaining.finished import Finished
 from casewise.jobs.fitted import fitted_rows
 from casewise.jobs.networks import network_of
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 # Between the number formats of two machines; another network or another panel is further away.
 APART = 0.05
 AT_ONCE = 8
+# A map whose highest cell is hardly above the mean of all says nearly nothing.
+LEAST_CONTRAST = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +46,13 @@ class Look:
         row: of the cohort's panels.
         slots: (V, K) of every view its tiles by number, −1 for an empty place; of volumes slices, counted in the case.
         panels: (V, C, H, W) `float32` in 0–1; NaN where a sequence is missing.
-        maps: (V, H, W) from 0 to 1.
+        maps: (V, H, W) from 0 to 1, of Grad-CAM all views on one scale.
         each: (V, C, H, W), with late fusion each sequence's own map, else the same for all; NaN where one is missing.
+            Of Grad-CAM all on one scale, of rollout each on its own.
+        plain: (V, H, W), `maps` before they were drawn out to 0–1.
+        contrast: (V,), see `Cells.contrast`.
+        cells: rows and columns of the network's map.
+        peaks: see `casewise.explain.placing.peaks_of`.
     """
 
     row: int
@@ -52,6 +60,10 @@ class Look:
     panels: np.ndarray
     maps: np.ndarray
     each: np.ndarray
+    plain: np.ndarray
+    contrast: np.ndarray
+    cells: tuple[int, int]
+    peaks: tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,20 +150,44 @@ def check_same(run: Finished, one: Rebuilt, rows: Sequence[int]) -> None:
         bf16=choice.precision == "bf16",
         flips=study.test_flips,
     ).numpy()
-    keys = ["case", "region", "image", "target"]
     again = prediction_rows(panels, study, values, stage="oof", model=one.model, fold=one.fold)
     recorded = pd.read_parquet(run.job(one.model, one.fold) / "predictions.parquet")
-    both = recorded.merge(again, on=keys, suffixes=("", "_again"))
-    span = np.array([np.ptp(study.range_of(target)) for target in both["target"]])
-    for name in ["y_pred", *(column for column in probability_columns(again) if column in recorded)]:
-        apart = (both[name] - both[f"{name}_again"]).abs()
-        # a class may change by rounding alone; its probability tells
-        apart = (apart / span).where(both["kind"] == "regression") if name == "y_pred" else apart
-        if (apart > APART).any():
-            case = both.loc[apart.idxmax(), "case"]
+    check_rows(recorded, again, {target: float(np.ptp(study.range_of(target))) for target in set(again["target"])}, one)
+
+
+def check_rows(recorded: pd.DataFrame, again: pd.DataFrame, spans: Mapping[str, float], one: Rebuilt) -> None:
+    """Stop unless every row predicted again was recorded, is a number, and is what was recorded.
+
+    Raises:
+        RunError: it names the case.
+    """
+    keys = ["case", "region", "image", "target"]
+    who, why = f"{one.model}, fold {one.fold + 1},", "Run the study again."
+    both = again.merge(recorded.drop_duplicates(keys), on=keys, how="left", suffixes=("_again", ""), indicator=True)
+    if again.empty or (both["_merge"] != "both").any():
+        gone = "" if again.empty else f" of case {both.loc[(both['_merge'] != 'both').idxmax(), 'case']}"
+        raise RunError(
+            f"{who} has recorded nothing{gone} in its predictions.parquet, so its maps cannot be checked. {why}"
+        )
+    columns = ["y_pred", *(column for column in probability_columns(again) if column in recorded)]
+    for name in columns:
+        here, there = both[f"{name}_again"], both[name]
+        # a number has no probabilities: they are missing on both sides
+        bad = here.isna() if name == "y_pred" else here.isna() != there.isna()
+        if bad.any():
             raise RunError(
-                f"{one.model}, fold {one.fold + 1}, does not say of case {case} what predictions.parquet has: its "
-                "weights, the images or their preparation have changed since. Run the study again."
+                f"{who} gives no number for case {both.loc[bad.idxmax(), 'case']}: its weights or the images hold "
+                f"what is no number. {why}"
+            )
+        apart = (there - here).abs()
+        # a class may change by rounding alone; its probability tells
+        numbers = both["kind"] == "regression"
+        apart = (apart / both["target"].map(spans)).where(numbers) if name == "y_pred" else apart
+        if (apart > APART).any() or (name == "y_pred" and there.isna().any()):
+            wrong = (apart > APART) | (there.isna() if name == "y_pred" else False)
+            raise RunError(
+                f"{who} does not say of case {both.loc[wrong.idxmax(), 'case']} what predictions.parquet has: its "
+                f"weights, the images or their preparation have changed since. {why}"
             )
 
 
@@ -159,19 +195,45 @@ def looks(one: Rebuilt, rows: Sequence[int], asked: Asked, *, cells: int = 0) ->
     """The maps of every view of these panel rows; of each what it predicts was asked by `asked`."""
     data = one.part(np.asarray(rows, dtype=np.intp))
     slots, owner = data.views()
+    late = one.network.fusion in ("late", "late-shared")
     found: list[list[tuple[Any, ...]]] = [[] for _ in rows]
+    last: Cells | None = None
     for at, belongs in zip(slots.split(AT_ONCE), owner.split(AT_ONCE), strict=True):
         panels = data.plain_batch(at, torch.device("cpu"))
-        maps = explain(one.network, panels, output=asked, cells=cells)
-        each = maps[:, None].expand(-1, len(one.channels), -1, -1)
+        last = cells_of(one.network, panels, output=asked, cells=cells)
+        plain = last.whole()
+        each = last.each() if late else plain[:, None].expand(-1, len(one.channels), -1, -1)
         if one.channels != ("",):
-            if one.network.fusion in ("late", "late-shared"):
-                each = explain_each(one.network, panels, output=asked, cells=cells)
             each = each.masked_fill(panels[:, :, :1, :1].isnan(), torch.nan)
         places = slices_in(data, at) if one.channels != ("",) else at
         for number, row in enumerate(belongs.tolist()):
-            found[row].append(tuple(part[number].numpy() for part in (places, panels, maps, each)))
-    return [Look(int(row), *map(np.stack, zip(*views, strict=True))) for row, views in zip(rows, found, strict=True)]
+            found[row].append(tuple(part[number] for part in (places, panels, plain, each, last.contrast())))
+    if last is None:
+        return []
+    size = (int(last.maps.shape[2]), int(last.maps.shape[3]))
+    peaks = peaks_of(size, last.shape, last.middles)
+    told = []
+    for row, views in zip(rows, found, strict=True):
+        places, panels, plain, each, contrast = map(torch.stack, zip(*views, strict=True))
+        # views and sequences of a case are compared by eye: one scale for all of them where they can be
+        maps = scaled(plain[None], last.method)[0]
+        drawn = scaled(each.flatten(0, 1)[None], last.method)[0].reshape(each.shape) if late else _like(maps, each)
+        parts = [part.numpy() for part in (places, panels, maps, drawn, plain, contrast)]
+        told.append(Look(int(row), *parts, size, peaks))  # type: ignore[arg-type,call-arg]
+    return told
+
+
+def _like(maps: torch.Tensor, each: torch.Tensor) -> torch.Tensor:
+    """One map (V, H, W) for all sequences, NaN where `each` (V, C, H, W) is."""
+    return maps[:, None].expand(-1, each.shape[1], -1, -1).masked_fill(each.isnan(), torch.nan)
+
+
+def places_of(one: Rebuilt, rows: Sequence[int]) -> list[np.ndarray]:
+    """Of each row the slices that stand in the places of its views: (V, K)."""
+    data = one.part(np.asarray(rows, dtype=np.intp))
+    slots, owner = data.views()
+    places = slices_in(data, slots) if one.channels != ("",) else slots
+    return [places[owner == number].numpy() for number in range(len(rows))]
 
 
 def slices_in(data: Any, windows: torch.Tensor) -> torch.Tensor:
@@ -192,6 +254,10 @@ def averaged(several: Sequence[list[Look]]) -> list[Look]:
             first.panels,
             np.mean([look.maps for look in of_row], axis=0),
             np.mean([look.each for look in of_row], axis=0),
+            np.mean([look.plain for look in of_row], axis=0),
+            np.mean([look.contrast for look in of_row], axis=0),
+            first.cells,
+            first.peaks,
         )
         for first, of_row in ((group[0], group) for group in zip(*several, strict=True))
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.explaining.finished import Finished
+
+
+# So near to black or white is what compression makes of them; so much of a picture may lie between.
+NEAR, MOST_SEAM = 48, 0.2
+# More values than this are no labels; so few are not what compression leaves.
+MOST_LABELS, FEW = 16, 4
 
 
 def check_lesions(run: Finished) -> str:
@@ -40,8 +47,26 @@ def check_lesions(run: Finished) -> str:
     return volumes.lesion
 
 
+@dataclass(frozen=True, eq=False)
+class Lesion:
+    """Where a case's lesions lie on its prepared slices: (N, H, W) `bool`; and whether its masks mark anything."""
+
+    mask: np.ndarray
+    marked: bool
+
+    @property
+    def lost(self) -> bool:
+        """Whether nothing of what the masks mark lies on the slices."""
+        return self.marked and not self.mask.any()
+
+
 def lesion_on_slices(run: Finished, row: int) -> np.ndarray:
-    """Where a case's lesions lie on its prepared slices: (N, H, W) `bool`, false all over where it has none.
+    """Where a case's lesions lie on its prepared slices: (N, H, W) `bool`, false all over where it has none."""
+    return lesion_of(run, row).mask
+
+
+def lesion_of(run: Finished, row: int) -> Lesion:
+    """A case's lesions.
 
     Raises:
         ImageError: a mask cannot be read, is of another size than its slice, or lies mostly outside the scan.
@@ -56,13 +81,15 @@ def lesion_on_slices(run: Finished, row: int) -> np.ndarray:
     folder = (study.root or study.cohort.parent).absolute()
     if study.volumes.order:
         lesion = _stacked(own, column, study.volumes.order, folder, (study.volumes.pixel_mm, study.volumes.slice_mm))
-        return np.zeros(shape, bool) if lesion is None else mask_on(lesion, slices.affines[row], shape)
+        if lesion is None:
+            return Lesion(np.zeros(shape, bool), marked=False)
+        return Lesion(mask_on(lesion, slices.affines[row], shape), bool(lesion.values.any()))
     from casewise.volumes.reading import read_scan
 
-    found = np.zeros(shape, bool)
+    found, marked = np.zeros(shape, bool), False
     names = masks_in(own, column)
     if not names:
-        return found
+        return Lesion(found, marked)
     sources = source_of(study, run.cohort, row)
     sequence, path = next((s, p[0]) for s, p in zip(sources.sequences, sources.paths, strict=True) if p)
     scan = read_scan(path, sequence=sequence, voxels=False)
@@ -70,7 +97,8 @@ def lesion_on_slices(run: Finished, row: int) -> np.ndarray:
         mask = read_scan(folder / name)
         inside_of(mask, scan)  # one that lies elsewhere would pass for no lesion
         found |= mask_on(mask, slices.affines[row], shape)
-    return found
+        marked |= bool((mask.values > 0).any())
+    return Lesion(found, marked)
 
 
 def _stacked(rows: pd.DataFrame, column: str, order: str, folder: Path, spacing: tuple[float, float]) -> Scan | None:
@@ -91,11 +119,37 @@ def _stacked(rows: pd.DataFrame, column: str, order: str, folder: Path, spacing:
                 f"{facts['width']}×{facts['height']}. A mask has the size of its slice."
             )
         planes.append(np.zeros((facts["height"], facts["width"]), np.uint8) if plane is None else plane)
-    stacked = np.stack(planes, axis=-1).transpose(1, 0, 2)
-    # of black and white above half: what compression leaves of the background is no lesion
-    values = stacked > (127 if stacked.max() > 127 else 0)
+    # all slices together: one of them may hold nothing but what compression left of black
+    values = marked_in_pictures(np.stack(planes, axis=-1), folder / str(by_place["own"].max())).transpose(1, 0, 2)
     affine = np.diag([-spacing[0], -spacing[0], spacing[1], 1.0])
     return Scan(values.astype(np.float32), affine, folder / str(by_place["own"].iloc[0]), {"format": "slice images"})
+
+
+def marked_in_pictures(values: np.ndarray, path: Path) -> np.ndarray:
+    """What mask pictures `uint8` mark: of labels all but 0; of black and white that compression blurred, the white.
+
+    Raises:
+        ImageError: they may be either; `path` is one of them.
+
+    >>> marked_in_pictures(np.array([0, 1, 2, 200], np.uint8), Path("a.png")).tolist()
+    [False, True, True, True]
+    >>> marked_in_pictures(np.array([0, 1, 3, 250, 253, 255], np.uint8), Path("a.jpg")).tolist()
+    [False, False, False, True, True, True]
+    """
+    found = np.unique(values)
+    between = found[(found >= NEAR) & (found <= 255 - NEAR)]
+    ends = len(between) == 0 and found.max() > 127
+    if len(found) <= 2 or (len(found) <= MOST_LABELS and not ends):
+        return np.asarray(values > 0)
+    # compression leaves several values about black and white, and a thin seam of greys between them
+    both = found[0] < NEAR and found[-1] > 255 - NEAR and len(found) > FEW
+    if not both or float(np.isin(values, between).mean()) > MOST_SEAM:
+        told = ", ".join(map(str, found[:6].tolist())) + (", …" if len(found) > 6 else "")
+        raise ImageError(
+            f"{path}: the masks of this case have {len(found)} values ({told}): labels, or black and white that was "
+            f"compressed? Save them in black and white, or as labels 1, 2, … of which there are at most {MOST_LABELS}."
+        )
+    return np.asarray(values > 127)
 
 
 def on_panel(mask: np.ndarray, slots: np.ndarray, *, rows: int, columns: int) -> np.ndarray:

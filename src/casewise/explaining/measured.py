@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from casewise.errors import RunError
-from casewise.evaluation.bootstrap import Estimate, Plan, estimates, sum_by_subject
-from casewise.explain.measuring import FIGURES, Measured, deletion, measured, random_map, summary, table_of
+from casewise.evaluation.bootstrap import Plan
+from casewise.explain.measuring import FIGURES, measured
 from casewise.explain.methods import explain
 from casewise.explain.randomise import randomised, resemblances
+from casewise.explain.summing import stronger, summary
 from casewise.explaining.chosen import Said, about, said_of
+from casewise.explaining.deleted import curves_of, deleted, panels_of
 from casewise.explaining.finished import Finished
-from casewise.explaining.looking import Rebuilt, check_same, looks, rebuilt
-from casewise.explaining.masks import check_lesions, lesion_on_slices, on_panel
-from casewise.training.outputs import value_columns, values_of
+from casewise.explaining.looking import LEAST_CONTRAST, Rebuilt, check_same, looks, places_of, rebuilt
+from casewise.explaining.masks import check_lesions, lesion_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,18 +30,23 @@ if TYPE_CHECKING:
 
 # Of each network: cases whose maps are compared with those of ever more random weights, and cases that are deleted.
 COMPARED, DELETED = 4, 12
-STEPS = 20
+# How often all weights of a fold's network are drawn anew; seldomer where there are so many maps.
+DRAWS, FEWER, MANY = 10, 5, 200
 
 
 @dataclass(frozen=True, eq=False)
 class Marked:
-    """A case of a fold with a lesion: its panel row, what a network said of it, and the mask on its slices."""
+    """A case of a fold with a lesion on the slices looked at.
+
+    Its panel row, what a network said of it, the mask on its slices, the slices in the places of each view (V, K).
+    """
 
     row: int
     case: str
     subject: str
     said: Said
     mask: np.ndarray
+    slots: np.ndarray
 
 
 def measure(
@@ -56,79 +61,144 @@ def measure(
 
     column = check_lesions(run)
     plan = Plan(run.study.evaluation.resamples, run.study.evaluation.confidence, run.study.seed)
-    masks = {row: lesion_on_slices(run, row) for row in range(len(run.cohort.panels))}
-    if not any(mask.any() for mask in masks.values()):
+    sides = [run.splits.side.get(str(subject), -1) for subject in run.cohort.panels["subject"]]
+    unseen = [row for row, side in enumerate(sides) if side >= 0]
+    lesions = {row: lesion_of(run, row) for row in unseen}
+    lost = sorted(str(run.cohort.panels["case"].iloc[row]) for row, lesion in lesions.items() if lesion.lost)
+    masks = {row: lesion.mask for row, lesion in lesions.items() if lesion.mask.any()}
+    if not masks:
         raise RunError(f"--measure: no mask in the column {column!r} shows a lesion on the slices of any case.")
-    total, told, tables = len(models) * run.splits.folds, {}, []
+    total, tables = len(models) * run.splits.folds, []
+    told: dict[str, dict[str, Any]] = {}
+    shown: set[int] = set()
     for number, model in enumerate(models):
         rows: list[dict[str, Any]] = []
+        random: list[np.ndarray] = []
         sanity: dict[str, Any] = {}
         curves: list[dict[str, Any]] = []
+        size, method = (0, 0), ""
         for fold in range(run.splits.folds):
             tell(number * run.splits.folds + fold, total, f"{model}, fold {fold + 1}")
-            marked = marked_in(run, model, fold, masks)
+            one = rebuilt(run, model, fold)
+            marked, method = marked_in(run, one, masks), one.method
+            shown |= {case.row for case in marked}
             if not marked:
                 continue
-            one = rebuilt(run, model, fold)
             check_same(run, one, [case.row for case in marked])
-            rows += [*_rows(run, one, marked, cells), *_rows(run, one, marked, cells, random=True)]
+            own, size = _rows(run, one, marked, cells)
+            rows += own
+            drawn = DRAWS if len(masks) * max(len(case.slots) for case in marked) <= MANY else FEWER
+            random.append(np.stack([_random(run, one, marked, cells, draw) for draw in range(drawn)], axis=1))
             sanity = sanity or _sanity(run, one, marked[:COMPARED], cells)
-            curves += _curves(run, one, marked[: -(-DELETED // run.splits.folds)], cells)
-        table = pd.DataFrame(rows)
+            curves += curves_of(run, one, _some(marked, -(-DELETED // run.splits.folds), run.study.seed), cells)
+        if not rows:
+            told[model] = {"method": method, "all": None, "correct": None, "erroneous": None}
+            continue
+        table = pd.DataFrame(rows).assign(network=model)
         told[model] = {
-            "method": one.method,
-            "all": _summary(table[~table["random"]], plan),
-            "correct": _summary(table[~table["random"] & (table["right"] == True)], plan),  # noqa: E712 (may be None)
-            "erroneous": _summary(table[~table["random"] & (table["right"] == False)], plan),  # noqa: E712
-            "random_weights": _summary(table[table["random"]], plan),
+            "method": method,
+            "cells": list(size),
+            **_summaries(table, random, plan),
             "sanity": sanity,
-            "deletion": _deleted(curves, plan),
+            "deletion": deleted(curves, plan),
         }
-        tables.append(table.drop(columns="method").assign(network=model))
+        tables.append(table)
     tell(total, total, "")
-    sides = [run.splits.side.get(str(subject), -1) for subject in run.cohort.panels["subject"]]
-    unseen = [row for row in masks if sides[row] >= 0]
-    with_lesion = sum(bool(masks[row].any()) for row in unseen)
-    found = {"column": column, "with_lesion": with_lesion, "cases": len(unseen), "cells": cells, "networks": told}
+    if not tables:
+        raise RunError(
+            f"--measure: the lesions in the column {column!r} all lie outside the slices that the networks looked at "
+            "out of fold."
+        )
+    found = {
+        "column": column,
+        "cases": len(unseen),
+        "with_lesion": len(shown),
+        "outside_window": len(set(masks) - shown),
+        "lost_masks": lost,
+        "cells": cells,
+        "networks": told,
+    }
     return found, pd.concat(tables, ignore_index=True)
 
 
-def marked_in(run: Finished, model: str, fold: int, masks: Mapping[int, np.ndarray]) -> list[Marked]:
-    """The cases of a fold that have a lesion on their slices and were predicted."""
+def marked_in(run: Finished, one: Rebuilt, masks: Mapping[int, np.ndarray]) -> list[Marked]:
+    """The cases of a network's fold that have a lesion on the slices it looked at, and were predicted."""
     panels, sides = run.cohort.panels, run.splits.side
+    mine = [row for row in masks if sides.get(str(panels["subject"].iloc[row])) == one.fold]
     found = []
-    for row, mask in masks.items():
-        subject, case = str(panels["subject"].iloc[row]), str(panels["case"].iloc[row])
-        if sides.get(subject) == fold and mask.any() and (said := said_of(run, model, row)) is not None:
-            found.append(Marked(row, case, subject, said, mask))
+    for row, slots in zip(mine, places_of(one, mine) if mine else [], strict=True):
+        if masks[row][np.unique(slots)].any() and (said := said_of(run, one.model, row)) is not None:
+            case, subject = str(panels["case"].iloc[row]), str(panels["subject"].iloc[row])
+            found.append(Marked(row, case, subject, said, masks[row], slots))
     return found
+
+
+def _some(marked: Sequence[Marked], most: int, seed: int) -> list[Marked]:
+    """At most so many cases, drawn at random."""
+    drawn = np.random.default_rng(seed).permutation(len(marked))[:most]
+    return [marked[n] for n in sorted(drawn)]
 
 
 def _rows(
-    run: Finished, one: Rebuilt, marked: Sequence[Marked], cells: int, *, random: bool = False
-) -> list[dict[str, Any]]:
-    """The figures of each case; with `random` those of the same network with all its weights drawn anew."""
-    if random:
-        (_, network), *_ = randomised(one.network, how="all", seed=run.study.seed)
-        one = replace(one, network=network)
-    found = []
+    run: Finished, one: Rebuilt, marked: Sequence[Marked], cells: int
+) -> tuple[list[dict[str, Any]], tuple[int, int]]:
+    """The figures of each case, the mean over views that show the lesion, in the order of `marked`; cells a side."""
+    grid = (run.study.panels.rows, run.study.panels.columns)
+    found: dict[int, dict[str, Any]] = {}
+    size = (0, 0)
     for group in _by_class(marked):
         seen = looks(one, [case.row for case in group], about(run, group[0].said), cells=cells)
         for case, look in zip(group, seen, strict=True):
-            each = [_measured(run, one, case, look.maps[view], slots) for view, slots in enumerate(look.slots)]
-            shown = [m for m in each if m.mask_share == m.mask_share]
-            figures = {name: float(np.mean([getattr(m, name) for m in shown])) if shown else np.nan for name in FIGURES}
-            about_it = {"case": case.case, "subject": case.subject, "method": "map", "random": random}
-            found.append({**about_it, "right": case.said.right, "fold": one.fold + 1, **figures})
-    return found
+            size = look.cells
+            each = [
+                measured(values, case.mask, slots, grid=grid, peaks=look.peaks)
+                for values, slots in zip(look.plain, case.slots, strict=True)
+            ]
+            shown = [figures for figures in each if figures["mask_share"] == figures["mask_share"]]
+            empty, contrast = not bool(look.plain.max() > 0), float(look.contrast.mean())
+            found[case.row] = {
+                "case": case.case,
+                "subject": case.subject,
+                "fold": one.fold + 1,
+                "right": case.said.right,
+                "empty": empty,
+                "flat": not empty and contrast < LEAST_CONTRAST,
+                "contrast": contrast,
+                **{name: float(np.mean([figures[name] for figures in shown])) for name in FIGURES},
+            }
+    return [found[case.row] for case in marked], size
 
 
-def _measured(run: Finished, one: Rebuilt, case: Marked, values: np.ndarray, slots: np.ndarray) -> Measured:
-    panels = run.study.panels
-    mask = on_panel(case.mask, slots, rows=panels.rows, columns=panels.columns)
-    return measured(
-        case.case, case.subject, "map", values, mask, grid=(panels.rows, panels.columns), seed=run.study.seed
-    )
+def _random(run: Finished, one: Rebuilt, marked: Sequence[Marked], cells: int, draw: int) -> np.ndarray:
+    """Of each case hit, share inside and whether the map is empty with all weights drawn anew, (N, 3).
+
+    Every fold and draw has a seed of its own.
+    """
+    seed = (run.study.seed * 1000 + one.fold) * 100 + draw
+    (_, network), *_ = randomised(one.network, how="all", seed=seed)
+    rows, _ = _rows(run, replace(one, network=network), marked, cells)
+    return np.array([[row["hit"], row["share_inside"], float(row["empty"])] for row in rows])
+
+
+def _summaries(table: pd.DataFrame, random: Sequence[np.ndarray], plan: Plan) -> dict[str, Any]:
+    """The figures over all cases, those named correctly and those named erroneously; and what is told of the maps."""
+    drawn = np.concatenate(random)
+    prior = stronger(table)
+    found: dict[str, Any] = {}
+    for name, rows in (("all", None), ("correct", True), ("erroneous", False)):
+        # nothing is right or wrong of numbers
+        mine = np.array([rows is None or right is rows for right in table["right"]])
+        own = summary(table[mine], drawn[mine, :, 0], drawn[mine, :, 1], prior=prior, plan=plan)
+        found[name] = {key: figure.as_json() for key, figure in own.items()} or None
+    return {
+        **found,
+        "prior": prior,
+        "draws": drawn.shape[1],
+        "empty_maps": int(table["empty"].sum()),
+        "flat_maps": int(table["flat"].sum()),
+        "random_weights_maps": int(drawn.shape[0] * drawn.shape[1]),
+        "random_weights_empty": int(drawn[:, :, 2].sum()),
+    }
 
 
 def _by_class(marked: Iterable[Marked]) -> list[list[Marked]]:
@@ -139,24 +209,12 @@ def _by_class(marked: Iterable[Marked]) -> list[list[Marked]]:
     return list(groups.values())
 
 
-def _summary(table: pd.DataFrame, plan: Plan) -> dict[str, Any] | None:
-    if table.empty or table["mask_share"].isna().all():
-        return None
-    names = [field.name for field in fields(Measured)]
-    rows = [Measured(**values) for values in table[names].to_dict("records")]
-    return _plain(summary(table_of(rows), plan)["map"])
-
-
-def _plain(found: Mapping[str, Estimate]) -> dict[str, Any]:
-    return {name: estimate.as_json() for name, estimate in found.items()}
-
-
 def _sanity(run: Finished, one: Rebuilt, marked: Sequence[Marked], cells: int) -> dict[str, Any]:
     """How much maps resemble those of the same network with more and more of its weights drawn anew."""
     total: dict[str, list[tuple[int, float | None, float, int]]] = {}
     for group in _by_class(marked):
         maps = partial(_maps, asked=about(run, group[0].said), cells=cells)
-        for step in resemblances(one.network, _panels(one, [case.row for case in group]), maps, seed=run.study.seed):
+        for step in resemblances(one.network, panels_of(one, [case.row for case in group]), maps, seed=run.study.seed):
             total.setdefault(step.down_to, []).append((step.parts, step.spearman, step.ssim, len(group)))
     steps = []
     for name, each in total.items():
@@ -174,53 +232,3 @@ def _sanity(run: Finished, one: Rebuilt, marked: Sequence[Marked], cells: int) -
 
 def _maps(network: Network, panels: Tensor, *, asked: Asked, cells: int) -> Tensor:
     return explain(network, panels, output=asked, cells=cells)
-
-
-def _panels(one: Rebuilt, rows: Sequence[int]) -> Tensor:
-    """The first view of each row."""
-    data = one.part(np.asarray(rows, dtype=np.intp))
-    slots, owner = data.views()
-    first = [int((owner == number).nonzero()[0]) for number in range(len(rows))]
-    return data.plain_batch(slots[first], torch.device("cpu"))
-
-
-def _curves(run: Finished, one: Rebuilt, marked: Sequence[Marked], cells: int) -> list[dict[str, Any]]:
-    """What the network says of the class it named (or which number) as its map's pixels, or a random map's, go."""
-    found = []
-    for case in marked:
-        asked = about(run, case.said)
-        columns = value_columns(asked.outputs)[[output.name for output in asked.outputs].index(asked.target)]
-        column = columns.start + (asked.of or 0)
-        panels = _panels(one, [case.row])
-        values = explain(one.network, panels, output=asked, cells=cells)[0].numpy()
-        drawn = np.random.SeedSequence([run.study.seed, *case.case.encode()]).generate_state(1)[0]
-        noise = random_map((values.shape[0], values.shape[1]), seed=int(drawn))
-
-        def predicted(given: np.ndarray, column: int = column, asked: Any = asked) -> np.ndarray:
-            with torch.inference_mode():
-                raw = one.network(torch.from_numpy(np.ascontiguousarray(given)))
-            return values_of(raw.float(), asked.outputs)[:, column].numpy()
-
-        both = [
-            deletion(panels[0].numpy(), one_map, predicted, steps=STEPS, seed=run.study.seed)
-            for one_map in (values, noise)
-        ]
-        found.append({"subject": case.subject, "map": both[0], "random": both[1]})
-    return found
-
-
-def _deleted(curves: Sequence[dict[str, Any]], plan: Plan) -> dict[str, Any] | None:
-    """The mean areas under the curves, their difference, and the mean curves."""
-    if not curves:
-        return None
-    terms = np.array([[1.0, curve["map"].area, curve["random"].area] for curve in curves])
-    sums = sum_by_subject(terms, np.array([curve["subject"] for curve in curves]))[:, None, :]
-
-    def means(given: np.ndarray) -> dict[str, np.ndarray]:
-        with np.errstate(all="ignore"):
-            mean = given[..., 1:] / given[..., :1]
-        return {"map": mean[..., 0], "random": mean[..., 1], "difference": mean[..., 0] - mean[..., 1]}
-
-    found = estimates(sums, means, lambda name, whole: "no case", plan, n_cases=len(curves))[0]
-    drawn = {name: np.mean([curve[name].values for curve in curves], axis=0).tolist() for name in ("map", "random")}
-    return {**_plain(found), "cases": len(curves), "shares": curves[0]["map"].shares.tolist(), "curves": drawn}

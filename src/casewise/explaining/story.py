@@ -18,6 +18,7 @@ from casewise.explain.overlays import save_side_by_side
 from casewise.explaining.chosen import Said, about, asked_about, chosen_cases, named_cases, rows_of, said_of
 from casewise.explaining.finished import Finished, check_explained, check_networks, open_finished
 from casewise.explaining.looking import Look, averaged, channels_of, check_same, looks, rebuilt
+from casewise.explaining.made_of import made_of, still
 from casewise.explaining.written import Seen, written
 from casewise.files import write_json, write_parquet
 from casewise.report.wording import counted
@@ -124,7 +125,12 @@ def _tell(run: Finished, shown: dict[str, Any], found: dict[str, Any] | None) ->
             before = json.loads(path.read_text())
         except ValueError:
             before = {}
+    now = made_of(run.study.model_dump(mode="json"), run.cohort.images)
     earlier = before.get("measured") if before.get("made_from") == run.made_from else None
+    if earlier and not still(earlier.get("made_of") or {}, now):
+        earlier = None  # masks or intervals are others
+    if found is not None:
+        found = {"made_of": now, **found}
     if earlier and found is None:
         found = earlier
     elif earlier and found and earlier["cells"] == found["cells"]:

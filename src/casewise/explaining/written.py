@@ -15,7 +15,7 @@ from casewise.console import Show
 from casewise.explain.overlays import Shown, overlay
 from casewise.explaining.chosen import Said, asked_about
 from casewise.explaining.finished import Finished
-from casewise.explaining.looking import Look, picture_of
+from casewise.explaining.looking import LEAST_CONTRAST, Look, picture_of
 from casewise.explaining.originals import Originals, plain_name
 from casewise.files import write_atomic
 from casewise.report.wording import class_name, number
@@ -116,6 +116,8 @@ def _table_rows(run: Finished, case: str, one: Seen, files: dict[str, list[Path]
                     "slots": json.dumps(look.slots.tolist()),
                     "missing": not there,
                     "empty": there and not bool(np.nanmax(maps) > 0),
+                    "contrast": float(look.contrast.mean()),
+                    "cells": f"{look.cells[0]} x {look.cells[1]}",
                     "files": json.dumps([str(file.relative_to(place)) for file in files.get(name, [])]),
                 }
             )
@@ -144,6 +146,8 @@ def _side_by_side(
             about: dict[str, Any] = {"network": one.model, "method": one.method, "file": str(file.relative_to(place))}
             named = _value(run, target, said.y_pred)
             about["empty"] = not bool(_map(one, look, name).max() > 0)
+            about["flat"] = not about["empty"] and float(look.contrast.mean()) < LEAST_CONTRAST
+            about["cells"] = list(look.cells)
             told.append({**about, "named": named, "probability": said.probability, "right": said.right})
         region = str(run.cohort.panels["region"].iloc[first[1].row] or "")
         what = " ".join(part for part in (name, region) if part)

@@ -185,7 +185,14 @@ EXPLAIN = {
     **{
         name: "features"
         for name in TORCHVISION
-        if name.startswith(("alexnet", "vgg", "squeezenet", "densenet", "mobilenet", "efficientnet"))
+        if name.startswith(("squeezenet", "densenet", "mobilenet", "efficientnet"))
+    },
+    # the last ReLU, before the last pooling leaves half as many cells
+    "alexnet": "features.11",
+    **{
+        f"vgg{depth}{norm}": f"features.{last}"
+        for depth, places in ((11, (19, 27)), (13, (23, 33)), (16, (29, 42)), (19, (35, 51)))
+        for norm, last in zip(("", "_bn"), places, strict=True)
     },
     **{name: "layer4" for name in TORCHVISION if name.startswith(("resnet", "resnext", "wide_resnet"))},
     **{name: "conv5" for name in TORCHVISION if name.startswith("shufflenet")},

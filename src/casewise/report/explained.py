@@ -14,6 +14,8 @@ from casewise.report.tables import Cell
 from casewise.report.wording import interval, number
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
+
     from casewise.report.material import Material
 
 MOST_CASES = 8
@@ -32,15 +34,20 @@ def explained(material: Material) -> dict[str, Any] | None:
     if not cases and not found:
         return None
     methods = {METHODS[name] for entry in shown["cases"] for name in entry["methods"]}
+    classed = bool(material.study.classes_of(shown["target"]))
+    volumes = material.study.volumes
     return {
+        "order": volumes.order if volumes else None,
+        "late": volumes is not None and any("late" in str(fusion) for fusion in volumes.fusion),
+        "confidence": material.study.evaluation.confidence,
         "cases": cases,
         "left_out": max(0, len(shown["cases"]) - MOST_CASES),
         "rule": shown["rule"],
         "outlined": any(row["outlined"] for case in cases for row in case["rows"]),
         "methods": sorted(methods),
-        "classed": bool(material.study.classes_of(shown["target"])),
+        "classed": classed,
         "target": shown["target"],
-        "measured": _measured(found) if found else None,
+        "measured": _measured(found, "named class’s probability" if classed else "prediction") if found else None,
         "sliced": bool(material.study.volumes),
         "peak_heads": PEAK,
         "inside_heads": INSIDE,
@@ -65,7 +72,9 @@ def _case(entry: dict[str, Any], folder: Path) -> dict[str, Any] | None:
 def _said(one: dict[str, Any]) -> dict[str, Any]:
     share = "" if one["probability"] is None else f" ({percent(one['probability'])})"
     named = f"{one['named']}{share}"
-    return {"named": named, "right": one["right"], "method": METHODS[one["method"]], "empty": one.get("empty", False)}
+    cells = " × ".join(map(str, one.get("cells", [])))
+    told = {name: one.get(name, False) for name in ("empty", "flat")}
+    return {"named": named, "right": one["right"], "method": METHODS[one["method"]], "cells": cells, **told}
 
 
 def _picture(path: Path) -> str | None:
@@ -78,55 +87,70 @@ def _picture(path: Path) -> str | None:
         return None
 
 
-def _measured(found: dict[str, Any]) -> dict[str, Any]:
+def _measured(found: dict[str, Any], outcome: str) -> dict[str, Any]:
     networks = found["networks"]
+    known = {name: told for name, told in networks.items() if told.get("all")}
     return {
         "with_lesion": found["with_lesion"],
         "cases": found["cases"],
+        "outside": found["outside_window"],
+        "lost": len(found["lost_masks"]),
         "sentences": [sentence_of(name, told) for name, told in networks.items()],
-        "peaks": [_peak(name, told) for name, told in networks.items()],
-        "shares": [_inside(name, told) for name, told in networks.items()],
-        "sanity": [_sanity(name, told) for name, told in networks.items() if told.get("sanity")],
-        "deletion": [_deletion(name, told) for name, told in networks.items() if told.get("deletion")],
-        "cells": found.get("cells", 0),
-        "compared": max(
-            (told["sanity"].get("cases", 0) for told in networks.values() if told.get("sanity")), default=0
-        ),
+        "peaks": [row for name, told in known.items() for row in _rows(name, told, HIT)],
+        "shares": [row for name, told in known.items() for row in _rows(name, told, SHARE)],
+        "sanity": [_sanity(name, told) for name, told in known.items() if told.get("sanity")],
+        "deletion": [_deletion(name, told) for name, told in known.items() if told.get("deletion")],
+        "curves": _curves({n: told["deletion"] for n, told in known.items() if told.get("deletion")}, outcome),
+        "maps": [f"{name}: {_about_maps(told)}" for name, told in known.items()],
+        "compared": max((told["sanity"].get("cases", 0) for told in known.values() if told.get("sanity")), default=0),
     }
 
 
-def _peak(name: str, told: dict[str, Any]) -> dict[str, Any]:
-    """One network: how often its peak lies inside, of all and of correct cases, of naive maps, with random weights."""
-    every, right, random = (told.get(key) or {} for key in ("all", "correct", "random_weights"))
-    counts = [str((part.get("hit") or {}).get("n_cases", 0)) for part in (every, right)]
-    cells = [
-        Cell(counts[0]),
-        _share(every.get("hit")),
-        _share(right.get("hit"), f" of {counts[1]}"),
-        *(_share(every.get(key)) for key in ("centre_hit", "random_hit")),
-        _share(random.get("hit")),
-    ]
-    return {"name": name, "cells": cells, "mark": False, "inner": False}
+def _about_maps(told: dict[str, Any]) -> str:
+    """How a network's maps were made, how fine they are, and how many say nothing."""
+    rows, columns = told["cells"]
+    parts = [f"{METHODS[told['method']]}, {rows} × {columns} cells"]
+    parts += [f"{told['empty_maps']} empty"] if told["empty_maps"] else []
+    parts += [f"{told['flat_maps']} nearly the same everywhere"] if told["flat_maps"] else []
+    empty, every = told["random_weights_empty"], told["random_weights_maps"]
+    return f"{', '.join(parts)}; with random weights ({told['draws']} draws a fold) {empty} of {every} maps are empty"
 
 
-def _inside(name: str, told: dict[str, Any]) -> dict[str, Any]:
-    """One network: how much of its map lies inside, of naive maps, and what differs."""
-    every = told.get("all") or {}
-    names = ("share_inside", "centre_share", "random_share", "mask_share", "share_over_centre")
-    return {"name": name, "cells": [_share(every.get(key)) for key in names], "mark": False, "inner": False}
+PEAK = ["Network", "Cases", "Map", "Random weights", "Difference", "Centre", "Difference", "Shuffled cells"]
+INSIDE = [
+    "Network",
+    "Cases",
+    "Map",
+    "Random weights",
+    "Difference",
+    "Centre",
+    "Difference",
+    "Lesion’s share of the image",
+]
+_OWN = ("{0}", "random_weights_{1}", "{1}_over_random_weights", "prior_{1}", "{1}_over_prior")
+HIT = (*(name.format("hit", "hit") for name in _OWN), "chance_hit")
+SHARE = (*(name.format("share_inside", "share") for name in _OWN), "mask_share")
+GROUPS = {"correct": "named correctly", "erroneous": "named erroneously", "all": "all"}
+PRIORS = {"tile_centre": "the middle of each slice", "panel_centre": "the middle of the panel"}
 
 
-PEAK = ["Network", "Cases", "All cases", "Named correctly", "Image’s centre", "Random map", "Random weights"]
-INSIDE = ["Network", "Map", "Map around the centre", "Random map", "Lesion’s share of the image", "Map less centre"]
+def _rows(name: str, told: dict[str, Any], figures: tuple[str, ...]) -> list[dict[str, Any]]:
+    """One network: a row for the cases named correctly, erroneously, and all."""
+    rows = []
+    for group, words in GROUPS.items():
+        if part := told.get(group):
+            cells = [Cell(str(part["hit"]["n_cases"])), *(_share(part.get(key)) for key in figures)]
+            rows.append({"name": f"{name}, {words}", "cells": cells, "mark": False, "inner": group != "correct"})
+    return rows
 
 
-def _share(figure: dict[str, Any] | None, more: str = "") -> Cell:
+def _share(figure: dict[str, Any] | None) -> Cell:
     """A share in percent with its interval."""
     if not figure or figure.get("value") is None:
         return Cell("–")
     percent = {key: None if figure.get(key) is None else 100 * figure[key] for key in ("value", "low", "high")}
     digits = 0 if abs(percent["value"] or 0) >= 10 else 1
-    return Cell(f"{number(percent['value'], digits)} %{more}", small=interval(percent, digits))
+    return Cell(f"{number(percent['value'], digits)} %", small=interval(percent, digits))
 
 
 def _sanity(name: str, told: dict[str, Any]) -> dict[str, Any]:
@@ -136,35 +160,83 @@ def _sanity(name: str, told: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "cells": cells, "mark": False, "inner": False}
 
 
+ORDERS = {"map": "the map", "random": "a random map", "centre": "the middle of each slice", "brightness": "brightness"}
+
+
 def _deletion(name: str, told: dict[str, Any]) -> dict[str, Any]:
     found = told["deletion"]
     cells = [Cell(str(found["cases"]))]
-    for key in ("map", "random", "difference"):
+    for key in (*ORDERS, "over_random", "over_centre", "over_brightness"):
         cells.append(Cell(number(found[key]["value"], 2), small=interval(found[key], 2)))
     return {"name": name, "cells": cells, "mark": False, "inner": False}
 
 
-def sentence_of(name: str, told: dict[str, Any]) -> str:
-    """Whether a network looks where the lesion is, beside what is known without looking.
+def _curves(told: dict[str, dict[str, Any]], outcome: str) -> list[Markup]:
+    """Of each network what it said as more and more was blackened, by the map and by what knows nothing of it."""
+    from casewise.report.drawing import MARKERS, SERIES, canvas, frame, place, svg
 
-    >>> figure = {"value": 0.3, "low": 0.1, "high": 0.5}
-    >>> told = {"hit_over_centre": figure, "hit": {"value": 0.8}, "centre_hit": {"value": 0.5}}
-    >>> sentence_of("vit", {"all": told}).partition(":")[0]
-    'vit looks where the lesion is more often than the centre of the image would hit it'
+    drawn = []
+    for number_done, (name, found) in enumerate(told.items()):
+        with canvas(360, 220) as (figure, axes):
+            place(axes, 360, 220, left=50, bottom=40, right=10, top=24)
+            for series, (key, words) in enumerate(ORDERS.items()):
+                shares = [100 * share for share in found["shares"]]
+                axes.plot(
+                    *(shares, found["curves"][key]),
+                    color=SERIES[series],
+                    marker=MARKERS[series],
+                    markevery=4,
+                    label=words,
+                )
+            axes.set_xlabel("pixels blackened (%)")
+            axes.set_ylabel(outcome)
+            axes.set_title(name)
+            axes.legend()
+            frame(axes)
+            drawn.append(svg(figure, f"deletion{number_done}", f"Deletion curves of {name}"))
+    return drawn
+
+
+def sentence_of(name: str, told: dict[str, Any]) -> str:
+    """How often a network's map points at the lesion, beside random weights and what is known without looking.
+
+    Of the cases with a lesion that it named correctly; of numbers, and where none was, of all.
+
+    >>> part = {name: {"value": 0.2, "low": 0.1, "high": 0.3, "n_cases": 40} for name in HIT}
+    >>> sentence_of("vit", {"correct": part, "prior": {"hit": "panel_centre"}}).rpartition(": ")[2]
+    'more often than with random weights, more often than at the middle of the panel.'
     """
-    every = told.get("all") or {}
-    over, own, centre = (every.get(key) or {} for key in ("hit_over_centre", "hit", "centre_hit"))
-    if over.get("value") is None or own.get("value") is None:
-        return f"Of {name} nothing could be measured: no case with a lesion was predicted."
-    if over.get("low") is None or over.get("high") is None:
-        how = "cannot be told from the centre of the image with so few cases"
-        return f"Whether {name} looks where the lesion is {how}."
-    how = "more often" if over["low"] > 0 else "less often" if over["high"] < 0 else "no more often"
-    inside, middle = (f"{number(100 * one['value'], 0)} %" for one in (own, centre))
+    group = "correct" if told.get("correct") else "all"
+    part = told.get(group)
+    if not part or part["hit"].get("value") is None:
+        return f"Of {name} nothing could be measured: no case with a lesion on the slices looked at was predicted."
+    own, prior = part["hit"], PRIORS[told["prior"]["hit"]]
+    learned = _verdict(part["hit_over_random_weights"])
+    verdicts = f"{learned} with random weights, {_verdict(part['hit_over_prior'])} at {prior}"
+    values = {key: f"{number(100 * part[key]['value'], 0)} %" for key in HIT}
+    ends = {key: 100 * own[key] for key in ("low", "high") if own.get(key) is not None}
+    text = interval(ends, 0, words=True)
+    cases = "correctly named cases with a lesion" if group == "correct" else "cases with a lesion"
+    rough = " Fewer than ten subjects tell nothing apart." if own.get("rough") else ""
+    # what untrained weights do as well was not learned
+    fails = "" if learned == MORE else " So its maps do not show that what it learned points there."
     return (
-        f"{name} looks where the lesion is {how} than the centre of the image would hit it: the highest point of its "
-        f"map lies in the lesion in {inside} of cases, the centre in {middle}."
+        f"The highest point of the map of {name} lies in the lesion in {values['hit']} of the {own['n_cases']} {cases}"
+        f"{f' (interval {text} %)' if text else ''}, in {values['random_weights_hit']} with random weights, in "
+        f"{values['prior_hit']} at {prior}, in {values['chance_hit']} with cells shuffled: "
+        f"{verdicts}.{rough}{fails}"
     )
+
+
+MORE, LESS, UNKNOWN = "more often than", "less often than", "not to be told apart from what it is"
+
+
+def _verdict(figure: dict[str, Any]) -> str:
+    """What a paired difference tells: more, less, or nothing where 0 lies in its interval or subjects are few."""
+    low, high = figure.get("low"), figure.get("high")
+    if low is None or high is None or figure.get("rough") or low <= 0 <= high:
+        return UNKNOWN
+    return MORE if low > 0 else LESS
 
 
 def read_explanations(folder: Path) -> dict[str, Any] | None:
@@ -176,6 +248,22 @@ def read_explanations(folder: Path) -> dict[str, Any] | None:
         return None
     if told.get("made_from") != made_from:
         return None
+    if told.get("measured") and not _still(folder, told["measured"]):
+        told["measured"] = None
     if told.get("shown"):
         told["shown"]["folder"] = str(folder / told["shown"]["folder"])
     return told
+
+
+def _still(folder: Path, measured: dict[str, Any]) -> bool:
+    """Whether the figures are of the masks, the column and the plan that the run has now."""
+    import pandas as pd
+
+    from casewise.explaining.made_of import made_of, still
+
+    try:
+        study = json.loads((folder / "study.json").read_text())
+        images = pd.read_parquet(folder / "cohort.parquet")
+    except (OSError, ValueError):
+        return False
+    return still(measured.get("made_of") or {}, made_of(study, images))

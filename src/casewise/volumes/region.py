@@ -197,11 +197,19 @@ def slice_affine(region: Region, grid: Grid, size: int) -> np.ndarray:
 
 
 def mask_on(mask: Scan, affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """A mask on prepared slices: (N, H, W) `bool`, by the nearest voxel of the mask.
+    """A mask on prepared slices: (N, H, W) `bool`; a pixel larger than the mask's voxels is in it if one of them is.
 
-    `affine` carries (row, column, slice) to mm, as `Prepared` keeps it; `shape` is (N, H, W).
+    So nothing drawn vanishes between the middles of coarse pixels. `affine` carries (row, column, slice) to mm, as
+    `Prepared` keeps it; `shape` is (N, H, W).
     """
     count, rows, columns = shape
     marked = (mask.values > 0).astype(np.uint8)
-    laid = resampled(marked, mask.affine, Grid((rows, columns, count), affine), nearest=True)
-    return np.ascontiguousarray(np.moveaxis(laid, 2, 0)).astype(bool)
+    # as many places in each pixel as it is voxels wide
+    wide = np.abs((np.linalg.inv(mask.affine) @ affine)[:3, :3]).sum(axis=0)
+    many = np.maximum(1, np.ceil(wide - 1e-6)).astype(int)
+    inner = np.diag([*(1 / many), 1.0])
+    inner[:3, 3] = (1 / many - 1) / 2
+    fine = (rows * int(many[0]), columns * int(many[1]), count * int(many[2]))
+    laid = resampled(marked, mask.affine, Grid(fine, affine @ inner), nearest=True)
+    cut = laid.reshape(rows, many[0], columns, many[1], count, many[2])
+    return np.ascontiguousarray(np.moveaxis(cut.max(axis=(1, 3, 5)), 2, 0)).astype(bool)
