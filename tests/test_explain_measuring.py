@@ -61,6 +61,11 @@ def test_equal_peaks_share_the_hit() -> None:
     assert hit(values, box((4, 4), 2, 2, 2)) == pytest.approx(2 / 3)
 
 
+def drawn(hits: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Figures of random weights as `summary` takes them."""
+    return np.stack([hits, hits, shares], axis=2)
+
+
 def lattice(cells: int, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Which pixels are the middles of cells that share a panel's side evenly; an odd number of pixels each."""
     middles = np.eye(side)[:, side // cells // 2 :: side // cells]
@@ -111,7 +116,7 @@ def test_the_stronger_of_two_priors_is_what_a_network_is_held_against() -> None:
     assert row["panel_centre_hit"] == 1
     table = table_of([row | {"case": f"s{n}/1", "subject": f"s{n}", "fold": n % 2} for n in range(12)])
     assert stronger(table)["hit"] == "panel_centre"
-    found = summary(table, np.zeros((12, 5)), np.zeros((12, 5)), prior=stronger(table), plan=PLAN)
+    found = summary(table, drawn(np.zeros((12, 5)), np.zeros((12, 5))), prior=stronger(table), plan=PLAN)
     assert found["prior_hit"].value == 1
     assert found["hit_over_prior"].value == pytest.approx(1 / 25 - 1)
 
@@ -165,7 +170,7 @@ PRIOR = {"hit": "tile_centre", "share": "panel_centre"}
 def test_the_summary_is_the_mean_with_intervals_by_subject() -> None:
     table = some_rows(14, 2)
     hits, shares = np.random.default_rng(1).random((2, 28, 6))
-    found = summary(table, hits, shares, prior=PRIOR, plan=PLAN)
+    found = summary(table, drawn(hits, shares), prior=PRIOR, plan=PLAN)
     for name in FIGURES:
         values = [table.loc[table["subject"] == s, name].to_numpy() for s in sorted(table["subject"].unique())]
         assert found[name].value == pytest.approx(table[name].mean())
@@ -188,10 +193,10 @@ def test_the_interval_of_random_weights_holds_the_draws() -> None:
     """Networks that differ and cases that do not: the draws alone make the interval wide."""
     table = some_rows(30, 1)
     same = np.tile([0.9, 0.1, 0.9, 0.1, 0.5], (30, 1))
-    found = summary(table, same, same, prior=PRIOR, plan=PLAN)["random_weights_hit"]
+    found = summary(table, drawn(same, same), prior=PRIOR, plan=PLAN)["random_weights_hit"]
     assert found.value == pytest.approx(0.5)
     assert found.high - found.low > 0.2  # type: ignore[operator]
-    calm = summary(table, np.full((30, 5), 0.5), same, prior=PRIOR, plan=PLAN)["random_weights_hit"]
+    calm = summary(table, drawn(np.full((30, 5), 0.5), same), prior=PRIOR, plan=PLAN)["random_weights_hit"]
     assert calm.high - calm.low < 1e-9  # type: ignore[operator]
 
 
@@ -199,7 +204,7 @@ def test_the_interval_of_random_weights_holds_the_draws() -> None:
 def test_where_all_or_none_hit_the_interval_is_exact(value: float, low: float, high: float) -> None:
     """Clopper and Pearson's of 12 subjects; the difference from what is sure is no surer than that."""
     table = some_rows(12, 1).assign(hit=value)
-    found = summary(table, np.full((12, 5), 0.5), np.ones((12, 5)), prior=PRIOR, plan=PLAN)
+    found = summary(table, drawn(np.full((12, 5), 0.5), np.ones((12, 5))), prior=PRIOR, plan=PLAN)
     assert [found["hit"].low, found["hit"].high] == pytest.approx([low, high], abs=1e-4)
     over = found["hit_over_random_weights"]
     assert [over.low, over.high] == pytest.approx([low - 0.5, high - 0.5], abs=1e-4)
@@ -208,9 +213,9 @@ def test_where_all_or_none_hit_the_interval_is_exact(value: float, low: float, h
 def test_cases_without_a_mask_are_left_out_of_the_summary() -> None:
     table, hits = some_rows(12, 1), np.random.default_rng(2).random((13, 4))
     empty = table.iloc[:1].assign(subject="x", case="x/1", **dict.fromkeys(FIGURES, np.nan))
-    both = summary(pd.concat([table, empty]), hits, hits, prior=PRIOR, plan=PLAN)
-    assert both == summary(table, hits[:12], hits[:12], prior=PRIOR, plan=PLAN)
-    assert summary(empty, hits[12:], hits[12:], prior=PRIOR, plan=PLAN) == {}
+    both = summary(pd.concat([table, empty]), drawn(hits, hits), prior=PRIOR, plan=PLAN)
+    assert both == summary(table, drawn(hits[:12], hits[:12]), prior=PRIOR, plan=PLAN)
+    assert summary(empty, drawn(hits[12:], hits[12:]), prior=PRIOR, plan=PLAN) == {}
 
 
 def test_deletion_by_the_right_order_falls_fastest() -> None:

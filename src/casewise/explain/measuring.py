@@ -16,7 +16,7 @@ from casewise.errors import CasewiseError
 
 # Of one map and its mask; naive maps beside it.
 FIGURES = (
-    *("hit", "share_inside", "chance_hit", "mask_share"),
+    *("hit", "near", "share_inside", "chance_hit", "chance_near", "mask_share"),
     *("tile_centre_hit", "tile_centre_share", "panel_centre_hit", "panel_centre_share"),
 )
 
@@ -131,6 +131,17 @@ def _laid(tiles: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     return tiles.reshape(*grid, height, width).transpose(0, 2, 1, 3).reshape(grid[0] * height, grid[1] * width)
 
 
+def widened(mask: np.ndarray, by: tuple[float, float]) -> np.ndarray:
+    """Masks (N, h, w) and all within so many pixels up and down, and to the sides, of the same slice.
+
+    >>> widened(np.array([[[0, 0, 1, 0, 0]]]), (0.5, 1.9)).astype(int).tolist()
+    [[[0, 1, 1, 1, 0]]]
+    """
+    from scipy.ndimage import maximum_filter
+
+    return np.asarray(maximum_filter(np.asarray(mask, dtype=bool), size=(1, 2 * int(by[0]) + 1, 2 * int(by[1]) + 1)))
+
+
 def measured(
     values: np.ndarray,
     mask: np.ndarray,
@@ -141,7 +152,8 @@ def measured(
 ) -> dict[str, float]:
     """The figures of one map against its mask, by name; NaN all through where no slice of the panel shows the mask.
 
-    `chance_hit` is of the map with its cells shuffled, `mask_share` the share of the pixels in the mask: what a map
+    `near` is a hit on the mask widened by half a cell: a map tells where its peak is to half a cell, and no better.
+    `chance_hit` and `chance_near` are of the map with its cells shuffled, `mask_share` the share of the pixels in the mask: what a map
     that says nothing would have inside. The centre of each tile and that of the whole panel are known without looking.
 
     Args:
@@ -155,8 +167,10 @@ def measured(
     if not inside.any():
         return dict.fromkeys(FIGURES, float("nan"))
     shape = (values.shape[0], values.shape[1])
-    found = {"hit": hit(own, inside), "share_inside": share_inside(own, inside)}
+    wide = widened(mask, (shape[0] / peaks[0].shape[1] / 2, shape[1] / peaks[1].shape[1] / 2))
+    found = {"hit": hit(own, inside), "near": hit(own, wide[kept]), "share_inside": share_inside(own, inside)}
     found |= {"chance_hit": chance_hit(mask, slots, grid=grid, peaks=peaks), "mask_share": float(inside.mean())}
+    found["chance_near"] = chance_hit(wide, slots, grid=grid, peaks=peaks)
     for name, tiles in (("tile_centre", grid), ("panel_centre", (1, 1))):
         prior, _ = by_slice(centre_prior(shape, grid=tiles), slots, grid=grid)
         found |= {f"{name}_hit": hit(prior, inside), f"{name}_share": share_inside(prior, inside)}

@@ -15,16 +15,20 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PRIORS = ("tile_centre", "panel_centre")
-RANDOM = ("random_weights_hit", "random_weights_share")
+RANDOM = ("random_weights_hit", "random_weights_near", "random_weights_share")
 # Paired differences: the first less the second.
 AGAINST = {
     "hit_over_random_weights": ("hit", "random_weights_hit"),
+    "near_over_random_weights": ("near", "random_weights_near"),
     "hit_over_prior": ("hit", "prior_hit"),
     "hit_over_chance": ("hit", "chance_hit"),
     "share_over_random_weights": ("share_inside", "random_weights_share"),
     "share_over_prior": ("share_inside", "prior_share"),
 }
-HITS = ("hit", "random_weights_hit", "prior_hit", "chance_hit", "tile_centre_hit", "panel_centre_hit")
+HITS = (
+    *("hit", "near", "random_weights_hit", "random_weights_near", "prior_hit", "chance_hit", "chance_near"),
+    *("tile_centre_hit", "panel_centre_hit"),
+)
 
 
 def stronger(table: pd.DataFrame) -> dict[str, str]:
@@ -40,8 +44,7 @@ def stronger(table: pd.DataFrame) -> dict[str, str]:
 
 def summary(
     table: pd.DataFrame,
-    hits: np.ndarray,
-    shares: np.ndarray,
+    drawn: np.ndarray,
     *,
     prior: Mapping[str, str],
     plan: Plan = PLAN,
@@ -53,11 +56,11 @@ def summary(
 
     Args:
         table: a row a case with `subject`, `fold` and the `FIGURES`; rows with NaN are left out.
-        hits: (N, D) of each row with D networks of random weights; `shares` likewise.
+        drawn: (N, D, 3) of each row with D networks of random weights, the figures of `RANDOM`.
         prior: of `hit` and of `share`, which of `PRIORS` is meant by `prior_hit` and `prior_share`.
     """
     kept = table["mask_share"].notna().to_numpy()
-    table, hits, shares = table[kept], hits[kept], shares[kept]
+    table, drawn = table[kept], drawn[kept]
     if table.empty:
         return {}
     own = {name: table[name].to_numpy(dtype=float) for name in FIGURES}
@@ -69,14 +72,15 @@ def summary(
     samples = {name: totals[:, n + 1] / totals[:, 0] for n, name in enumerate(own)}
     points = {name: float(values.mean()) for name, values in own.items()}
     folds = sum_by_subject(table["fold"].to_numpy(dtype=float), subjects) / sums[:, 0]
-    picked = _picked(folds, hits.shape[1], plan)
-    for name, values in zip(RANDOM, (hits, shares), strict=True):
+    picked = _picked(folds, drawn.shape[1], plan)
+    for place, name in enumerate(RANDOM):
+        values = drawn[:, :, place]
         by_subject = sum_by_subject(values, subjects)
-        drawn = sum(
+        over = sum(
             ((counts[:, folds == fold] @ by_subject[folds == fold]) * often).sum(axis=1)
             for fold, often in picked.items()
         )
-        samples[name], points[name] = drawn / totals[:, 0], float(values.mean())
+        samples[name], points[name] = over / totals[:, 0], float(values.mean())
         own[name] = values.mean(axis=1)
     for name, (one, other) in AGAINST.items():
         samples[name], points[name] = samples[one] - samples[other], points[one] - points[other]

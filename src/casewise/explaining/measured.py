@@ -170,14 +170,14 @@ def _rows(
 
 
 def _random(run: Finished, one: Rebuilt, marked: Sequence[Marked], cells: int, draw: int) -> np.ndarray:
-    """Of each case hit, share inside and whether the map is empty with all weights drawn anew, (N, 3).
+    """Of each case hit, near, share inside and whether the map is empty with all weights drawn anew, (N, 4).
 
     Every fold and draw has a seed of its own.
     """
     seed = (run.study.seed * 1000 + one.fold) * 100 + draw
     (_, network), *_ = randomised(one.network, how="all", seed=seed)
     rows, _ = _rows(run, replace(one, network=network), marked, cells)
-    return np.array([[row["hit"], row["share_inside"], float(row["empty"])] for row in rows])
+    return np.array([[row["hit"], row["near"], row["share_inside"], float(row["empty"])] for row in rows])
 
 
 def _summaries(table: pd.DataFrame, random: Sequence[np.ndarray], plan: Plan) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def _summaries(table: pd.DataFrame, random: Sequence[np.ndarray], plan: Plan) ->
     for name, rows in (("all", None), ("correct", True), ("erroneous", False)):
         # nothing is right or wrong of numbers
         mine = np.array([rows is None or right is rows for right in table["right"]])
-        own = summary(table[mine], drawn[mine, :, 0], drawn[mine, :, 1], prior=prior, plan=plan)
+        own = summary(table[mine], drawn[mine, :, :-1], prior=prior, plan=plan)
         found[name] = {key: figure.as_json() for key, figure in own.items()} or None
     return {
         **found,
@@ -197,7 +197,7 @@ def _summaries(table: pd.DataFrame, random: Sequence[np.ndarray], plan: Plan) ->
         "empty_maps": int(table["empty"].sum()),
         "flat_maps": int(table["flat"].sum()),
         "random_weights_maps": int(drawn.shape[0] * drawn.shape[1]),
-        "random_weights_empty": int(drawn[:, :, 2].sum()),
+        "random_weights_empty": int(drawn[:, :, -1].sum()),
     }
 
 

@@ -50,6 +50,7 @@ def explained(material: Material) -> dict[str, Any] | None:
         "measured": _measured(found, "named class’s probability" if classed else "prediction") if found else None,
         "sliced": bool(material.study.volumes),
         "peak_heads": PEAK,
+        "near_heads": NEAR,
         "inside_heads": INSIDE,
     }
 
@@ -97,6 +98,7 @@ def _measured(found: dict[str, Any], outcome: str) -> dict[str, Any]:
         "lost": len(found["lost_masks"]),
         "sentences": [sentence_of(name, told) for name, told in networks.items()],
         "peaks": [row for name, told in known.items() for row in _rows(name, told, HIT)],
+        "nears": [row for name, told in known.items() for row in _rows(name, told, ALMOST)],
         "shares": [row for name, told in known.items() for row in _rows(name, told, SHARE)],
         "sanity": [_sanity(name, told) for name, told in known.items() if told.get("sanity")],
         "deletion": [_deletion(name, told) for name, told in known.items() if told.get("deletion")],
@@ -117,6 +119,7 @@ def _about_maps(told: dict[str, Any]) -> str:
 
 
 PEAK = ["Network", "Cases", "Map", "Random weights", "Difference", "Centre", "Difference", "Shuffled cells"]
+NEAR = ["Network", "Cases", "Map", "Random weights", "Difference", "Shuffled cells"]
 INSIDE = [
     "Network",
     "Cases",
@@ -129,6 +132,7 @@ INSIDE = [
 ]
 _OWN = ("{0}", "random_weights_{1}", "{1}_over_random_weights", "prior_{1}", "{1}_over_prior")
 HIT = (*(name.format("hit", "hit") for name in _OWN), "chance_hit")
+ALMOST = ("near", "random_weights_near", "near_over_random_weights", "chance_near")
 SHARE = (*(name.format("share_inside", "share") for name in _OWN), "mask_share")
 GROUPS = {"correct": "named correctly", "erroneous": "named erroneously", "all": "all"}
 PRIORS = {"tile_centre": "the middle of each slice", "panel_centre": "the middle of the panel"}

@@ -11,7 +11,7 @@ from typing import Any
 from casewise.comparison import refuse_comparison
 from casewise.errors import RunError
 from casewise.files import write_atomic
-from casewise.report import results_beside, results_classes, results_nested, results_training
+from casewise.report import results_beside, results_classes, results_explained, results_nested, results_training
 from casewise.report.wording import rate
 from casewise.study import network_names
 
@@ -75,6 +75,7 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
         lines += results_nested.over_folds(target, material) if stage == "oof" else []
         lines += results_classes.single_class(target, stage, metrics, results_classes.unit_of(study, target))
         lines += [*results_classes.details(study, target, stage, metrics), ""]
+    lines += results_explained.explained(run)
     lines += results_training.claimed(material[0], stage)
     lines += results_training.beside(material)
     lines += [] if metrics.get("within") else alone
