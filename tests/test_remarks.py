@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.remarks import environment, guess, headline, hopeless
+from casewise.remarks import environment, guess, headline, hopeless, says_the_same
 
 
 def table(stage: str, truths: list[float], folds: list[int | None]) -> pd.DataFrame:
@@ -94,3 +95,18 @@ def test_the_command_is_recorded_with_its_study(monkeypatch: pytest.MonkeyPatch)
     assert environment(1.0)["command"] == "casewise run 'my study.yaml' --jobs 2"
     monkeypatch.setattr("sys.argv", ["pytest"])
     assert "Python" in environment(1.0)["command"]
+
+
+def test_a_network_that_says_the_same_of_every_case_is_named() -> None:
+    spreads = {("still", 1): 0.001, ("still", 2): 0.2, ("moved", 1): 0.2, ("moved", 2): 0.1}
+    rows = [
+        {"target": "t", "stage": "oof", "model": model, "outer_fold": fold, "y_true": case % 2, "y_pred": 1, "p1": p1}
+        for (model, fold), spread in spreads.items()
+        for case, p1 in enumerate(0.5 + spread * np.linspace(-1, 1, 6))
+    ]
+    told = says_the_same(pd.DataFrame(rows), "t", ["still", "moved"])
+    assert len(told) == 1
+    assert told[0].startswith("In 1 of 2 folds still says nearly the same of every case")
+    assert says_the_same(pd.DataFrame(rows), "t", ["nobody"]) == []
+    numbers = pd.DataFrame(rows).drop(columns="p1").assign(y_pred=lambda table: 3 + 0.0001 * table.index)
+    assert "In 2 of 2 folds moved" in says_the_same(numbers, "t", ["moved"])[0]

@@ -14,7 +14,7 @@ from casewise.cohort import Cohort
 from casewise.console import Show
 from casewise.evaluation import results as evaluation
 from casewise.files import write_json
-from casewise.remarks import guess, hopeless
+from casewise.remarks import guess, hopeless, says_the_same
 from casewise.report.wording import counted
 from casewise.scores import cases_with_missing_regions
 from casewise.study import Study
@@ -66,7 +66,11 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Pa
     nouns = {name: study.level_of(name) for name in names if study.classes_of(name)}
     found["notes"] += one_class_notes(found["classes"], nouns)
     found["notes"] += [note] if (note := found.pop("drop_note", "")) else []
-    found["notes"] += [*guess(predictions, study.outcome, classes), *hopeless(study, folder)]
+    found["notes"] += [
+        *guess(predictions, study.outcome, classes),
+        *hopeless(study, folder),
+        *says_the_same(predictions, study.outcome, study.networks),
+    ]
     write_json(folder / "metrics.json", found)
     show.line(
         "evaluate",

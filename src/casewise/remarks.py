@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -144,7 +145,7 @@ def hopeless(study: Study, folder: Path) -> list[str]:
     for model in study.networks:
         place = folder / "jobs" / model.replace(":", "_").replace("/", "_")
         records = [json.loads(path.read_text()) for path in place.glob("*/job.json")]
-        bad = sum(_no_better(record) for record in records)
+        bad = sum(bool(no_better(record)) for record in records)
         if bad:
             told.append(
                 f"{bad} of {len(records)} networks of {model} never did better {who} than guessing {guessed}: they "
@@ -153,13 +154,42 @@ def hopeless(study: Study, folder: Path) -> list[str]:
     return told
 
 
-def _no_better(record: Mapping[str, Any]) -> bool:
-    """Whether a job's network, or those trained to choose for it, did no better than guessing."""
+# Probabilities, or predictions in shares of what was recorded, that differ by less are the same for a reader.
+SAME = 0.005
+
+
+def says_the_same(predictions: pd.DataFrame, target: str, networks: Sequence[str]) -> list[str]:
+    """Networks that say the same of every case of a fold: they have not learned to tell cases apart.
+
+    Of classes their probabilities are compared, of numbers what they predict, against the spread of what was recorded.
+    """
+    rows = predictions[(predictions["target"] == target) & (predictions["stage"] == "oof")]
+    told = []
+    for model in networks:
+        mine = rows[rows["model"] == model]
+        if mine.empty:
+            continue
+        columns = [name for name in mine if re.fullmatch(r"p\d+", str(name)) and mine[name].notna().any()]
+        values = mine[columns] if columns else mine[["y_pred"]] / (mine["y_true"].std() or 1.0)
+        spread = values.groupby(mine["outer_fold"]).std().max(axis=1)
+        large = mine.groupby("outer_fold").size() > 2
+        same = int((spread[large] < SAME).sum())
+        if same:
+            told.append(
+                f"In {same} of {int(large.sum())} folds {model} says nearly the same of every case: it has not learned "
+                "to tell cases apart, and its figures there mean nothing."
+            )
+    return told
+
+
+def no_better(record: Mapping[str, Any]) -> bool | None:
+    """Whether a job's network, or those trained to choose for it, did no better than guessing; None: not known."""
     inner = record.get("inner")
     if inner:
         guessed = inner["chosen"].get("guess_loss")
-        return guessed is not None and inner["chosen"]["loss"] >= guessed
-    return bool(min(h["stop_loss"] for h in record["history"]) >= (record.get("guess_loss") or 1))
+        return None if guessed is None else bool(inner["chosen"]["loss"] >= guessed)
+    losses = [step["stop_loss"] for step in record.get("history") or [] if isinstance(step.get("stop_loss"), float)]
+    return bool(min(losses) >= (record.get("guess_loss") or 1)) if losses else None
 
 
 def _command() -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from casewise.study_parts import Part, parse_share
+from casewise.study_parts import Part, parse_grid, parse_share
 
 
 class Images(Part):
@@ -148,7 +148,7 @@ class Panels(Part):
     """
 
     by: Literal["region", "case", "image"] = "case"
-    grid: str = Field("1x1", pattern=r"^[1-8]x[1-8]$")
+    grid: Annotated[str, BeforeValidator(parse_grid)] = "1x1"
     shuffle: bool = False
     rotate: Annotated[float, BeforeValidator(lambda v: 180.0 if v == "any" else v), Field(ge=0, le=180)] = 0.0
     flip: Literal["none", "horizontal", "vertical", "both"] = "none"

@@ -23,6 +23,18 @@ def parse_range(value: Any) -> Any:
     return value
 
 
+def parse_grid(value: Any) -> str:
+    """Rows and columns of a panel, such as 3x3; the sign × and blanks are read, too.
+
+    >>> parse_grid("3 × 3")
+    '3x3'
+    """
+    text = re.sub(r"\s", "", str(value)).lower().replace("×", "x")
+    if not re.fullmatch(r"[1-8]x[1-8]", text):
+        raise ValueError(f"{value!r} is no grid; write rows x columns from 1 to 8, such as 3x3")
+    return text
+
+
 def parse_share(value: Any) -> Any:
     """Read `10%` as 0.1.
 

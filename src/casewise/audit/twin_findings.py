@@ -71,7 +71,9 @@ def twin_findings(
         labelled = _labelled_apart(twins, images, target)
         names = (classes or {}).get(target, ())
         found.append(_label_finding(labelled, images, target, left_out(labelled, both=True), names))
-    within = [twin for twin in twins if subjects[twin.i] == subjects[twin.j]]
+    # sequences of one case show the same places; that one stands in for another is refused when they are prepared
+    kinds = images["sequence"].astype(str).tolist() if "sequence" in images else [""] * len(images)
+    within = [twin for twin in twins if subjects[twin.i] == subjects[twin.j] and kinds[twin.i] == kinds[twin.j]]
     found.append(
         _finding(
             "twins-within-subject",

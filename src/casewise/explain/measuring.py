@@ -153,8 +153,9 @@ def measured(
     """The figures of one map against its mask, by name; NaN all through where no slice of the panel shows the mask.
 
     `near` is a hit on the mask widened by half a cell: a map tells where its peak is to half a cell, and no better.
-    `chance_hit` and `chance_near` are of the map with its cells shuffled, `mask_share` the share of the pixels in the mask: what a map
-    that says nothing would have inside. The centre of each tile and that of the whole panel are known without looking.
+    `chance_hit` and `chance_near` are of the map with its cells shuffled, `mask_share` the share of the pixels in the
+    mask: what a map that says nothing would have inside. The centre of each tile and that of the whole panel are known
+    without looking.
 
     Args:
         values: (H, W) as the network has it, not stretched to 0–1: the share inside depends on it.

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from casewise.report.material import Material, is_number
+from casewise.remarks import no_better, says_the_same
+from casewise.report.material import Material
 from casewise.report.wording import counted, digits_of, display_name, listed, number, shortened
 
 ROUGH_BELOW = 10
@@ -114,18 +115,19 @@ class Unlearned:
 
 
 def unlearned(material: Material) -> Unlearned | None:
-    """That half of the shown learner's networks, or most of all, never beat guessing; None where they did.
+    """That half of the shown learner's networks, or most of all, never beat guessing, or say the same of every case.
 
-    A network is judged by the loss that decides when it stops, beside that of guessing (`guess_loss`, else 1).
-    A combined learner is made of all networks.
+    A network is judged by the loss that decides when it stops, or by that of its inner folds, beside that of guessing.
+    A combined learner is made of all networks. None where they did better, and where it is not known.
     """
-    if material.study.recipe.stop.on == "none":
-        return None
+    same = says_the_same(material.predictions, material.study.outcome, [material.learner])
+    if same:
+        return Unlearned(same[0], "says the same of every case")
     failed: dict[str, list[bool]] = {}
     for job in material.jobs:
-        losses = [step["stop_loss"] for step in job.get("history") or [] if is_number(step.get("stop_loss"))]
-        if losses:
-            failed.setdefault(str(job["model"]), []).append(min(losses) >= (job.get("guess_loss") or 1))
+        verdict = no_better(job) if material.study.tune or material.study.recipe.stop.on != "none" else None
+        if verdict is not None:
+            failed.setdefault(str(job["model"]), []).append(verdict)
     every = [bad for each in failed.values() for bad in each]
     own, combined = failed.get(material.learner, []), material.learner not in material.study.networks
     most = 2 * sum(every) > len(every)
@@ -137,9 +139,10 @@ def unlearned(material: Material) -> Unlearned | None:
         return None
     guessed = "the shares of the classes" if material.kind != "regression" else "the mean"
     they = "it" if sum(counts) == 1 else "they"
+    who = "in the inner folds" if material.study.tune else "on the subjects that decide when to stop"
     text = (
-        f"{sum(counts)} of {counted(len(counts), 'network')}{whose} never did better on the subjects that decide when "
-        f"to stop than guessing {guessed}: {they} learned nothing of use."
+        f"{sum(counts)} of {counted(len(counts), 'network')}{whose} never did better {who} than guessing {guessed}: "
+        f"{they} learned nothing of use."
     )
     mark = "learned nothing" if all(counts) else f"{sum(counts)} of {len(counts)} networks learned nothing"
     return Unlearned(text, mark if counts is own or combined else "")

@@ -49,6 +49,11 @@ def gather(case: CaseSources, *, voxels: bool = True) -> Gathered:
                 found.problems.append(str(error))
             return None
         found.notes += [f"{scan.path}: {note}" for note in scan.notes]
+        modality = str(scan.facts.get("modality") or "MR")
+        if modality != "MR":
+            found.notes.append(
+                f"{scan.path}: its modality is {modality}; its intensities are corrected and scaled as those of MR"
+            )
         return scan
 
     for sequence, paths in zip(case.sequences, case.paths, strict=True):

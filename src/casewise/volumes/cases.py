@@ -151,6 +151,14 @@ def _with_missing(
     lacking |= {case: sorted(wanted) for case in bare}
     if not lacking:
         return images, []
+    nowhere = sorted(wanted - set().union(*there)) if len(there) else []
+    if nowhere:
+        known = sorted({str(name) for name in images["sequence"]})
+        problems.append(
+            f"volumes.sequences: no row shows {names_text(nowhere, 3)}; the table has {', '.join(known)}. Leave out "
+            "what was never taken, or correct its name."
+        )
+        return images, []
     others = left_out[left_out["case"].astype(str).isin(lacking)]
     names = others["sequence"].replace("", "an empty cell")
     shown = names.groupby(others["case"].astype(str)).agg(lambda found: ", ".join(dict.fromkeys(found)))
