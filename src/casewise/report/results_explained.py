@@ -78,5 +78,5 @@ def _percent(figure: dict[str, Any] | None) -> str:
     """
     if not figure or figure.get("value") is None:
         return "–"
-    ends = "" if figure.get("low") is None else f" [{100 * figure['low']:.0f}, {100 * figure['high']:.0f}]"
-    return f"{100 * figure['value']:.0f}{ends} %"
+    value, *ends = (None if figure.get(key) is None else round(100 * figure[key]) for key in ("value", "low", "high"))
+    return f"{value} %" if None in ends else f"{value} [{ends[0]}, {ends[1]}] %"
