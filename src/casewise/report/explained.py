@@ -221,12 +221,14 @@ def sentence_of(name: str, told: dict[str, Any]) -> str:
     ends = {key: 100 * own[key] for key in ("low", "high") if own.get(key) is not None}
     text = interval(ends, 0, words=True)
     cases = "correctly named cases with a lesion" if group == "correct" else "cases with a lesion"
+    about = part.get("near") or {}
+    near = "" if about.get("value") is None else f", within half a cell of it in {number(100 * about['value'], 0)} %"
     rough = " Fewer than ten subjects tell nothing apart." if own.get("rough") else ""
     # what untrained weights do as well was not learned
     fails = "" if learned == MORE else " So its maps do not show that what it learned points there."
     return (
         f"The highest point of the map of {name} lies in the lesion in {values['hit']} of the {own['n_cases']} {cases}"
-        f"{f' (interval {text} %)' if text else ''}, in {values['random_weights_hit']} with random weights, in "
+        f"{f' (interval {text} %)' if text else ''}{near}, in {values['random_weights_hit']} with random weights, in "
         f"{values['prior_hit']} at {prior}, in {values['chance_hit']} with cells shuffled: "
         f"{verdicts}.{rough}{fails}"
     )
