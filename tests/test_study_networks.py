@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from casewise.errors import StudyError
+from casewise.errors import CasewiseError, StudyError
+from casewise.initialise import initialise
 from casewise.jobs.fingerprint import job_fingerprint
 from casewise.study import Study
 from casewise.study_file import read_study
@@ -137,3 +138,14 @@ def test_the_presets_hold_both_published_tables(tmp_path: Path, preset: str) -> 
     assert (study.split.folds, study.recipe.batch, study.panels.grid, study.images.size) == (10, 8, "3x3", 64)
     assert study.tune
     assert not study.tune.among
+
+
+def test_a_study_of_volumes_is_started_with_the_columns_of_scans(tmp_path: Path) -> None:
+    made = initialise("ipmn-mri", folder=tmp_path)
+    text = (tmp_path / "study.yaml").read_text()
+    assert "one row a scan" in made.understood[0]
+    assert "cohort.csv has one row a scan" in text
+    for column in ("sequence  which sequence the scan is: T1 or T2", "mask  ", "grade  "):
+        assert f"#   {column}" in text
+    with pytest.raises(CasewiseError, match="not of scans"):
+        initialise("ipmn-mri", source=tmp_path, folder=tmp_path / "other")

@@ -50,7 +50,14 @@ def initialise(preset: str, *, source: Path | None = None, folder: Path) -> Init
             )
     if source is None:
         file = write_atomic(folder / STUDY, _study_text(preset, study, folder=folder))
-        return Initialised([file], [f"Write {TABLE} beside it: one row an image, with the columns that {STUDY} lists."])
+        return Initialised(
+            [file], [f"Write {TABLE} beside it: one row {_row_of(study)}, with the columns that {STUDY} lists."]
+        )
+    if study.volumes:
+        raise CasewiseError(
+            f"--from makes tables of images and slides, not of scans. Leave --from out: {STUDY} then lists the columns "
+            f"of {TABLE}, one row a scan."
+        )
     classes = [target.equals for target in study.targets.values() if target.equals is not None]
     layout = read_layout(source, regions=study.regions, classes=classes)
     slides = _slides(source, layout)
@@ -63,6 +70,10 @@ def initialise(preset: str, *, source: Path | None = None, folder: Path) -> Init
     written = _study_text(preset, study, folder=folder, source=source, layout=layout, slides=slides)
     file = write_atomic(folder / STUDY, written)
     return Initialised([table, file], [*_understood(layout, study), *_cut(slides, len(layout.images), study)])
+
+
+def _row_of(study: Study) -> str:
+    return "a scan" if study.volumes else "an image"
 
 
 def _slides(source: Path, layout: Layout) -> list[Path]:
@@ -225,7 +236,7 @@ def _study_text(
     if slides:
         lines += _tiles_lines(list(slides), study)
         active.add("tiles")
-    what = "an image or slide" if slides else "an image"
+    what = "an image or slide" if slides else _row_of(study)
     lines += ["", f"# {TABLE} has one row {what}. Its columns:", *_column_lines(study), ""]
     lines.append(f"# The protocol of {preset}, value by value (## are its remarks):")
     for line in preset_text(preset).splitlines():
@@ -242,6 +253,13 @@ def _column_lines(study: Study) -> list[str]:
         "visit": "the visit's name, such as week2; without this column every subject is one case",
         "day": "the day as a number (or a column `date` such as 2020-01-31); may be empty",
     }
+    if study.volumes:
+        told["path"] = (
+            "a NIfTI file or the folder of a DICOM series, from `root` if given, else from the table's folder"
+        )
+        told[study.volumes.column] = f"which sequence the scan is: {' or '.join(study.volumes.sequences)}"
+        if study.volumes.roi == "mask":
+            told[study.volumes.mask] = "a NIfTI file that marks the region of interest; one file a case"
     if study.regions:
         told["region"] = f"one of {', '.join(study.regions)}"
     for name, target in study.targets.items():
