@@ -126,7 +126,8 @@ def test_a_marked_source_voxel_is_the_marked_pixel_and_back(
     on = mask_on(mask, prepared.affine, (len(prepared.slices), size, size))
     if on.any():
         shown = np.argwhere(np.moveaxis(on, 0, 2))
-        assert (np.rint(source_voxels(prepared, scan, shown)) == marked).all()
+        # every pixel that the marked voxel touches, and no other
+        assert (np.abs(source_voxels(prepared, scan, shown) - marked) <= pixel / 2 + 0.5 + 1e-6).all()
 
 
 def test_an_uncut_plane_keeps_the_intensities_bit_for_bit() -> None:

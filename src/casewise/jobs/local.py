@@ -156,7 +156,7 @@ def _choices(waiting: Sequence[Job], material: Material, folder: Path, threads: 
             for fold in {job.fold for job in waiting if job.model == model}:
                 load_weights(
                     network,
-                    study.weights_of(network.name),
+                    study.weights_of(model),
                     folder=study.weights_dir,
                     held_out=material.splits.held_out(fold),
                 )
