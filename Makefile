@@ -80,8 +80,9 @@ results: setup $(VENV)/.bench
 		--lesion planted --seed 7
 	for study in ipmn-phantom ipmn-six pancreas-planted lgg lgg-tumour lgg-histology lgg-grade lgg-missing-mask; do \
 		$(BIN)/casewise run studies/$$study.yaml || exit; done
-	for run in ipmn-phantom pancreas-planted lgg-tumour; do \
-		$(BIN)/casewise explain runs/$$run --measure --cells 12 || exit; done
+	$(BIN)/casewise explain runs/ipmn-phantom --measure --cells 12
+	$(BIN)/casewise explain runs/pancreas-planted --measure --cells 24
+	$(BIN)/casewise explain runs/lgg-tumour --measure --cells 6
 	$(BIN)/casewise results runs/ipmn-phantom --to docs/results/ipmn-phantom.md
 	$(BIN)/casewise results runs/pancreas-planted --to docs/results/pancreas-planted.md
 	$(BIN)/casewise results runs/lgg --to docs/results/lgg.md
