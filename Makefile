@@ -78,13 +78,15 @@ results: setup $(VENV)/.bench
 	$(BIN)/casewise phantom runs/pancreas-cohort --kind pancreas --subjects 60 --seed 6
 	$(BIN)/casewise phantom runs/planted-cohort --kind pancreas --subjects 120 --classes normal,high \
 		--lesion planted --seed 7
-	for study in ipmn-phantom ipmn-six pancreas-planted lgg lgg-tumour lgg-histology lgg-grade lgg-missing-mask; do \
+	for study in ipmn-phantom ipmn-six pancreas-planted pancreas-planted-fine lgg lgg-tumour lgg-histology lgg-grade lgg-missing-mask; do \
 		$(BIN)/casewise run studies/$$study.yaml || exit; done
 	$(BIN)/casewise explain runs/ipmn-phantom --measure --cells 12
 	$(BIN)/casewise explain runs/pancreas-planted --measure --cells 24
+	$(BIN)/casewise explain runs/pancreas-planted-fine --measure --cells 36
 	$(BIN)/casewise explain runs/lgg-tumour --measure --cells 6
 	$(BIN)/casewise results runs/ipmn-phantom --to docs/results/ipmn-phantom.md
 	$(BIN)/casewise results runs/pancreas-planted --to docs/results/pancreas-planted.md
+	$(BIN)/casewise results runs/pancreas-planted-fine --to docs/results/pancreas-planted-fine.md
 	$(BIN)/casewise results runs/lgg --to docs/results/lgg.md
 	for study in lgg-tumour lgg-histology lgg-grade lgg-missing-mask; do \
 		$(BIN)/casewise results runs/$$study --to docs/results/$$study.md || exit; done
