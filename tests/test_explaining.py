@@ -21,7 +21,7 @@ from casewise.explain.randomise import randomised
 from casewise.explaining import story
 from casewise.explaining.chosen import chosen_cases
 from casewise.explaining.finished import Finished, open_finished
-from casewise.explaining.looking import Look, check_rows, check_same, looks, rebuilt, slices_in
+from casewise.explaining.looking import Look, check_rows, check_same, looks, rebuilt
 from casewise.explaining.made_of import made_of, still
 from casewise.explaining.masks import Lesion, lesion_on_slices, marked_in_pictures, on_panel
 from casewise.explaining.measured import measure
@@ -282,7 +282,7 @@ def test_panels_are_those_of_prediction(opened: Finished) -> None:
     rows = [row for row, name in enumerate(opened.cohort.panels["subject"]) if name in names]
     check_same(opened, one, rows)
     data = one.part(np.asarray(rows))
-    slots = slices_in(data, data.views()[0])
+    slots = data.places(data.views()[0])
     for row, own in zip(rows, slots.tolist(), strict=True):
         assert own == central(int(opened.slices.count[row]), 9).tolist()  # type: ignore[union-attr]
     with pytest.raises(RunError, match="has learned from"):

@@ -24,6 +24,7 @@ from casewise.models.weights import read_tensors
 from casewise.predictions import probability_columns
 from casewise.training.module import predict
 from casewise.training.outputs import outputs_of
+from casewise.training.slice_data import SliceData
 from casewise.training.speed import Choice
 from casewise.truth import truth_table
 
@@ -205,7 +206,7 @@ def looks(one: Rebuilt, rows: Sequence[int], asked: Asked, *, cells: int = 0) ->
         each = last.each() if late else plain[:, None].expand(-1, len(one.channels), -1, -1)
         if one.channels != ("",):
             each = each.masked_fill(panels[:, :, :1, :1].isnan(), torch.nan)
-        places = slices_in(data, at) if one.channels != ("",) else at
+        places = data.places(at) if isinstance(data, SliceData) else at
         for number, row in enumerate(belongs.tolist()):
             found[row].append(tuple(part[number] for part in (places, panels, plain, each, last.contrast())))
     if last is None:
@@ -232,17 +233,8 @@ def places_of(one: Rebuilt, rows: Sequence[int]) -> list[np.ndarray]:
     """Of each row the slices that stand in the places of its views: (V, K)."""
     data = one.part(np.asarray(rows, dtype=np.intp))
     slots, owner = data.views()
-    places = slices_in(data, slots) if one.channels != ("",) else slots
+    places = data.places(slots) if isinstance(data, SliceData) else slots
     return [places[owner == number].numpy() for number in range(len(rows))]
-
-
-def slices_in(data: Any, windows: torch.Tensor) -> torch.Tensor:
-    """Which slices, counted in the case, fill the places of windows (B, 2): (B, K); at the ends some stand twice."""
-    cases, starts = windows[:, 0], windows[:, 1]
-    count, slots = data.slices.count[cases], data.settings.slots
-    lead = ((slots - count).clamp(min=0) // 2).unsqueeze(1)
-    place = (starts.unsqueeze(1) + torch.arange(slots) - lead).clamp(min=0)
-    return torch.minimum(place, (count - 1).unsqueeze(1))
 
 
 def averaged(several: Sequence[list[Look]]) -> list[Look]:

@@ -125,6 +125,17 @@ class SliceData:
         """Unvaried panels (B, S, rows·H, columns·W) of windows (B, 2)."""
         return fold(self._tiles(slots), self.settings).to(device)
 
+    def places(self, windows: Tensor) -> Tensor:
+        """Which slices, counted in the case, stand in the places of windows (B, 2): (B, K).
+
+        A case of fewer slices than slots has them in the middle, and its first and last slice repeated around them.
+        """
+        cases, starts = windows[:, 0], windows[:, 1]
+        count, slots = self.slices.count[cases], self.settings.slots
+        lead = ((slots - count).clamp(min=0) // 2).unsqueeze(1)
+        place = (starts.unsqueeze(1) + torch.arange(slots) - lead).clamp(min=0)
+        return torch.minimum(place, (count - 1).unsqueeze(1))
+
     def at_once(self, batch: int) -> int:
         """How many views are looked at in one go: four training batches."""
         return 4 * batch
@@ -134,15 +145,9 @@ class SliceData:
         return list(range(max(1, int(self.slices.count[case]) - self.settings.slots + 1)))
 
     def _tiles(self, windows: Tensor) -> Tensor:
-        """Windows (B, 2) → their slices (B, K, S, H, W) in 0–1; a sequence that is absent is NaN throughout.
-
-        A case of fewer slices than slots has them in the middle, and its first and last slice repeated around them.
-        """
-        cases, starts = windows[:, 0], windows[:, 1]
-        count, slots = self.slices.count[cases], self.settings.slots
-        lead = ((slots - count).clamp(min=0) // 2).unsqueeze(1)
-        place = (starts.unsqueeze(1) + torch.arange(slots) - lead).clamp(min=0)
-        rows = self.slices.first[cases].unsqueeze(1) + torch.minimum(place, (count - 1).unsqueeze(1))
+        """Windows (B, 2) → their slices (B, K, S, H, W) in 0–1; a sequence that is absent is NaN throughout."""
+        cases = windows[:, 0]
+        rows = self.slices.first[cases].unsqueeze(1) + self.places(windows)
         stored = self.slices.stored[rows]
         size, channels = len(cases), stored.shape[2]
         scans = (cases * channels).view(size, 1, 1) + torch.arange(channels).view(1, 1, -1)
