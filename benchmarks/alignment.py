@@ -21,10 +21,10 @@ import alignment_measures as measures
 
 from casewise.errors import CasewiseError
 from casewise.files import write_atomic
-from casewise.volumes.grid import to_ras
-from casewise.volumes.preparing import Prepared, Steps, prepare_case
-from casewise.volumes.reading import read_scan
-from casewise.volumes.scans import Scan
+from casewise.modalities.volumes.grid import to_ras
+from casewise.modalities.volumes.preprocess import Prepared, Steps, prepare_case
+from casewise.modalities.volumes.reading import read_scan
+from casewise.modalities.volumes.scans import Scan
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "mri-volumes"
 PLANE = 256

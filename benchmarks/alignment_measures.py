@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from casewise.volumes.grid import Grid, carried, covered, to_ras
-from casewise.volumes.preparing import Prepared, Steps, prepare_case
-from casewise.volumes.region import mask_on
-from casewise.volumes.scans import Scan
+from casewise.modalities.volumes.grid import Grid, carried, covered, to_ras
+from casewise.modalities.volumes.preprocess import Prepared, Steps, prepare_case
+from casewise.modalities.volumes.roi import mask_on
+from casewise.modalities.volumes.scans import Scan
 
 AXES = ("right", "front", "head")
 BINS = 32

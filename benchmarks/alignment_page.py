@@ -11,8 +11,8 @@ from alignment_measures import AXES
 from alignment_words import dice_text, other_kinds, shortfalls
 
 from casewise.errors import CasewiseError
-from casewise.volumes.reading import read_scan
-from casewise.volumes.scans import Scan
+from casewise.modalities.volumes.reading import read_scan
+from casewise.modalities.volumes.scans import Scan
 
 if TYPE_CHECKING:
     from alignment import Alignment, Subject

@@ -34,14 +34,14 @@ def by_hand(paths: list[str]) -> tuple[float, float]:
 
 
 def main() -> None:
-    from casewise import steps
-    from casewise.audit.examine import audit
+    from casewise.audit.run import audit
     from casewise.console import Silent
-    from casewise.models.embedding import embedder
+    from casewise.models.embeddings import embedder
     from casewise.phantoms.chest import make_chest
-    from casewise.split import split
-    from casewise.study_file import build_study
-    from casewise.training.speed import cores
+    from casewise.pipeline import steps
+    from casewise.splits.grouped import split
+    from casewise.study.loading import build_study
+    from casewise.training.compute_plan import cores
 
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

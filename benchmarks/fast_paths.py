@@ -109,7 +109,9 @@ def main() -> None:
         for side in SIDES:
             study = write_study(options.study, folder, side=side, seed=seed)
             run = folder / study.stem
-            subprocess.run([sys.executable, "-m", "casewise.cli", "run", str(study), "--out", str(run)], check=True)
+            subprocess.run(
+                [sys.executable, "-m", "casewise.cli.main", "run", str(study), "--out", str(run)], check=True
+            )
             sides[side].append(measured(run))
     import yaml
 

@@ -48,13 +48,14 @@ def casewise(task: dict[str, Any]) -> dict[str, Any]:
     import pandas as pd
     import torch
 
-    from casewise.images import Preparation, prepare
+    from casewise.modalities.dataset import PanelData, open_tiles
+    from casewise.modalities.store.preparation import Preparation
+    from casewise.modalities.store.store import prepare
     from casewise.models.backbones import build_network
-    from casewise.study_file import build_study
-    from casewise.training.data import PanelData, open_tiles
+    from casewise.study.loading import build_study
+    from casewise.training.compute_plan import choose, keep_memory
     from casewise.training.fit import fit, standardise
     from casewise.training.outputs import outputs_of, width_of
-    from casewise.training.speed import choose, keep_memory
 
     keep_memory()
     torch.set_num_threads(CORES)

@@ -104,14 +104,15 @@ def train_with_casewise(paths: list[str], phases: list[dict[str, Any]]) -> dict[
     """Seconds of each phase, of the tile store and of the measurement of the machine."""
     import torch
 
-    from casewise.images import Preparation, prepare
+    from casewise.modalities.dataset import PanelData, open_tiles
+    from casewise.modalities.store.preparation import Preparation
+    from casewise.modalities.store.store import prepare
     from casewise.models.backbones import build_network
-    from casewise.study import Compute, Panels, Recipe
-    from casewise.training.data import PanelData, open_tiles
+    from casewise.study.schema import Compute, Panels, Recipe
+    from casewise.training.compute_plan import choose, keep_memory
     from casewise.training.fit import standardise
-    from casewise.training.learn import Course, learn
     from casewise.training.outputs import Output
-    from casewise.training.speed import choose, keep_memory
+    from casewise.training.strategies import TrainingContext, learn
 
     begun = time.perf_counter()
     keep_memory()
@@ -141,7 +142,7 @@ def train_with_casewise(paths: list[str], phases: list[dict[str, Any]]) -> dict[
         outputs = (Output("label", "classification", 2),)
         standardise(network, truth, outputs)
         names = [str(row) for row in range(len(paths))]
-        learned = learn(network, recipe, data, few, names, Course(outputs, folder, 0, choice, keep="last"))
+        learned = learn(network, recipe, data, few, names, TrainingContext(outputs, folder, 0, choice, keep="last"))
     return {
         "choose": chosen,
         "store": stored,

@@ -22,7 +22,7 @@ HEAVY = ("torch", "torchvision", "timm", "lightning", "pandas", "numpy", "scipy"
 def help_command() -> list[str]:
     """`casewise --help` as a person calls it, or through the module where the command is not installed."""
     installed = Path(sys.executable).with_name("casewise")
-    return [str(installed), "--help"] if installed.is_file() else [sys.executable, "-m", "casewise.cli", "--help"]
+    return [str(installed), "--help"] if installed.is_file() else [sys.executable, "-m", "casewise.cli.main", "--help"]
 
 
 def seconds(command: list[str]) -> float:
@@ -69,7 +69,7 @@ def main() -> None:
     print(f"  {'seconds':<30}{'least':>8}{'median':>8}")
     for name, least, middle, aim in rows:
         print(f"  {name:<30}{least:>8.3f}{middle:>8.3f}   {aim}".rstrip())
-    for module in ("casewise", "casewise.cli"):
+    for module in ("casewise", "casewise.cli.main"):
         heavy = loaded(module)
         told = ", ".join(heavy) or f"none of {', '.join(HEAVY)}"
         print(f"  import {module} loads {told}{'' if 'torch' in heavy else ' (aim: no torch)'}")

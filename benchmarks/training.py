@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from casewise.training.speed import Choice
+    from casewise.training.compute_plan import ComputePlan
 
 CORES, WORKERS, BATCH, SIDE, WARM = 2, 2, 16, 128, 4
 SIZES = ((492, 326), (2464, 1632))
@@ -39,7 +39,7 @@ TARGETS = ("erythema", "induration", "scaling", "area")
 
 
 @dataclass(frozen=True)
-class Material:
+class ReportContext:
     """What both ways train on: for each panel its photographs, their numbers in the tile store, and its targets."""
 
     store: str
@@ -47,10 +47,10 @@ class Material:
     tiles: list[list[int]]
     truth: list[list[float]]
 
-    def repeated(self, panels: int) -> Material:
+    def repeated(self, panels: int) -> ReportContext:
         """The same cycled to a number of panels."""
         rows = [n % len(self.tiles) for n in range(panels)]
-        return Material(
+        return ReportContext(
             store=self.store,
             photographs=[self.photographs[row] for row in rows],
             tiles=[self.tiles[row] for row in rows],
@@ -61,7 +61,7 @@ class Material:
 class PlainPanels:
     """A data set as it is usually written: open, resize, rotate, vary, paste into the grid, make a tensor."""
 
-    def __init__(self, material: Material) -> None:
+    def __init__(self, material: ReportContext) -> None:
         from torchvision import transforms
 
         self.material = material
@@ -89,7 +89,7 @@ class PlainPanels:
         return self.finish(panel), torch.tensor(self.material.truth[row])
 
 
-def train_plainly(network: str, material: Material, panels: int) -> dict[str, Any]:
+def train_plainly(network: str, material: ReportContext, panels: int) -> dict[str, Any]:
     """Train with a plain PyTorch loop and tell the panels per second after the first steps."""
     import torch
     from torch.utils.data import DataLoader
@@ -115,18 +115,18 @@ def train_plainly(network: str, material: Material, panels: int) -> dict[str, An
     return {"rate": steps * BATCH / (time.perf_counter() - begun)}
 
 
-def train_with_casewise(network: str, material: Material, panels: int, choice: Choice) -> dict[str, Any]:
+def train_with_casewise(network: str, material: ReportContext, panels: int, choice: ComputePlan) -> dict[str, Any]:
     """Train as a job of a run does, and tell the panels per second of the second epoch."""
     import numpy as np
     import torch
 
-    from casewise.images.store import open_store
+    from casewise.modalities.dataset import PanelData, open_tiles, standard
+    from casewise.modalities.store.store import open_store
     from casewise.models.backbones import build_network
-    from casewise.study import Panels, Recipe
-    from casewise.training.data import PanelData, open_tiles, standard
+    from casewise.study.schema import Panels, Recipe
+    from casewise.training.compute_plan import keep_memory
     from casewise.training.fit import fit
     from casewise.training.outputs import Output
-    from casewise.training.speed import keep_memory
 
     keep_memory()
     torch.set_num_threads(choice.threads)
@@ -159,8 +159,8 @@ def train_with_casewise(network: str, material: Material, panels: int, choice: C
 def choose_for(network: str, threads: int) -> dict[str, Any]:
     """The measurement by which a run picks precision and memory format."""
     from casewise.models.backbones import build_network
-    from casewise.study import Compute
-    from casewise.training.speed import choose, keep_memory
+    from casewise.study.schema import Compute
+    from casewise.training.compute_plan import choose, keep_memory
 
     keep_memory()
     model = build_network(network, len(TARGETS))
@@ -171,12 +171,12 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
     """What a process of its own does: one measurement."""
     if task["way"] == "choose":
         return choose_for(task["network"], task["threads"])
-    material = Material(**json.loads(Path(task["material"]).read_text()))
+    material = ReportContext(**json.loads(Path(task["material"]).read_text()))
     if task["way"] == "plain":
         return train_plainly(task["network"], material, task["panels"])
-    from casewise.training.speed import Choice
+    from casewise.training.compute_plan import ComputePlan
 
-    return train_with_casewise(task["network"], material, task["panels"], Choice(**task["choice"]))
+    return train_with_casewise(task["network"], material, task["panels"], ComputePlan(**task["choice"]))
 
 
 def apart(*tasks: dict[str, Any]) -> list[dict[str, Any]]:
@@ -194,7 +194,8 @@ def make_material(folder: Path, size: tuple[int, int]) -> Path:
     """Photograph a phantom cohort, prepare its tiles and write down its panels."""
     import pandas as pd
 
-    from casewise.images import Preparation, prepare
+    from casewise.modalities.store.preparation import Preparation
+    from casewise.modalities.store.store import prepare
     from casewise.phantoms.psoriasis import make_psoriasis
 
     cohort = make_psoriasis(folder / "cohort", subjects=4, visits=1, size=size, seed=1)
@@ -202,7 +203,7 @@ def make_material(folder: Path, size: tuple[int, int]) -> Path:
     table["path"] = [str(cohort.parent / path) for path in table["path"]]
     prepare([Path(path) for path in table["path"]], Preparation(size=SIDE), folder / "tiles")
     groups = [rows for _, rows in table.groupby(["subject", "visit", "region"])]
-    material = Material(
+    material = ReportContext(
         store=str(folder / "tiles"),
         photographs=[rows["path"].tolist() for rows in groups],
         tiles=[rows["tile"].tolist() for rows in groups],

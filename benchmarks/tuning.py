@@ -18,14 +18,14 @@ def main() -> None:
     import torch
     from torch.nn import functional
 
+    from casewise.modalities.dataset import PanelData
     from casewise.models.backbones import build_network
-    from casewise.study import Panels, Recipe
-    from casewise.training.data import PanelData
+    from casewise.study.schema import Panels, Recipe
+    from casewise.training.compute_plan import ComputePlan, cores, keep_memory
     from casewise.training.fit import standardise
-    from casewise.training.learn import Course, learn
     from casewise.training.module import predict
     from casewise.training.outputs import Output
-    from casewise.training.speed import Choice, cores, keep_memory
+    from casewise.training.strategies import TrainingContext, learn
 
     keep_memory()
     torch.set_num_threads(cores())
@@ -35,7 +35,7 @@ def main() -> None:
     data = PanelData(store, [[i] for i in range(IMAGES)], truth, Panels(by="image"))
     outputs = (Output("label", "classification", 3),)
     network = build_network(BACKBONE, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    choice = Choice(threads=cores())
+    choice = ComputePlan(threads=cores())
 
     def one_pass() -> float:
         begun = time.perf_counter()
@@ -58,7 +58,7 @@ def main() -> None:
     few = PanelData(store, data.tiles[:1], truth[:1], data.settings)
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
-        learn(network, recipe, data, few, [], Course(outputs, Path(folder), 0, choice, keep="last"))
+        learn(network, recipe, data, few, [], TrainingContext(outputs, Path(folder), 0, choice, keep="last"))
         shallow = time.perf_counter() - begun
 
     for parameter in network.body.parameters():

@@ -58,9 +58,9 @@ def answer(task: dict[str, Any]) -> Any:
     """What a process of its own does: one measurement."""
     what = task.pop("what")
     if "choice" in task:
-        from casewise.training.speed import Choice
+        from casewise.training.compute_plan import ComputePlan
 
-        task["choice"] = Choice(**task["choice"])
+        task["choice"] = ComputePlan(**task["choice"])
     ways: dict[str, Callable[..., Any]] = {
         "pair": measure_pair,
         "cases": measure_cases,

@@ -28,9 +28,9 @@ from volumes_user import (
 )
 
 if TYPE_CHECKING:
-    from casewise.training.slice_data import SliceData
-    from casewise.training.speed import Choice
-    from casewise.volumes.slice_store import CaseSources, SliceStore
+    from casewise.modalities.volumes.dataset import SliceData
+    from casewise.modalities.volumes.slice_store import CaseSources, SliceStore
+    from casewise.training.compute_plan import ComputePlan
 
 DEEP = 24
 READERS = ("nibabel", "SimpleITK", "pydicom")
@@ -45,7 +45,7 @@ def timed(run: Callable[[], object]) -> tuple[float, float]:
 
 def cases_in(folder: Path) -> list[CaseSources]:
     """The pairs of a phantom cohort."""
-    from casewise.volumes.slice_store import CaseSources
+    from casewise.modalities.volumes.slice_store import CaseSources
 
     people = sorted((folder / "images").iterdir())
     return [
@@ -56,8 +56,8 @@ def cases_in(folder: Path) -> list[CaseSources]:
 
 def measure_pair(folder: str, rounds: int, size: int) -> dict[str, Any]:
     """Seconds and core-seconds of each way for a pair a round, both in this process, in one thread."""
-    from casewise.volumes.preparing import Steps, prepare_case
-    from casewise.volumes.reading import read_scan
+    from casewise.modalities.volumes.preprocess import Steps, prepare_case
+    from casewise.modalities.volumes.reading import read_scan
 
     threads_of_simpleitk(1)
     cases, steps = [[own[0] for own in case.paths] for case in cases_in(Path(folder))], Steps(plane=size)
@@ -79,8 +79,8 @@ def measure_pair(folder: str, rounds: int, size: int) -> dict[str, Any]:
 
 def measure_cases(folder: str, store: str, way: str, size: int) -> dict[str, Any]:
     """Seconds of preparing all cases one way; of casewise also what reads scans here, and a hash of the slices."""
-    from casewise.volumes.preparing import Steps
-    from casewise.volumes.slice_store import prepare_slices
+    from casewise.modalities.volumes.preprocess import Steps
+    from casewise.modalities.volumes.slice_store import prepare_slices
 
     cases, steps = cases_in(Path(folder)), Steps(plane=size)
     paths = [[own[0] for own in case.paths] for case in cases]
@@ -119,8 +119,8 @@ def draw_slices(folder: Path, cases: int, side: int) -> None:
 
 def store_of(folder: Path) -> SliceStore:
     """The slices as `prepare_slices` leaves them."""
-    from casewise.volumes.preparing import DECILES
-    from casewise.volumes.slice_store import SliceStore
+    from casewise.modalities.volumes.preprocess import DECILES
+    from casewise.modalities.volumes.slice_store import SliceStore
 
     stacks = np.stack([np.load(path) for path in sorted(folder.glob("case-*.npy"))])
     cases = len(stacks)
@@ -142,8 +142,8 @@ def data_of(store: SliceStore, panels: int) -> SliceData:
     """So many panels of the cases in turn, as a job of a run sees them."""
     import torch
 
-    from casewise.study import Panels
-    from casewise.training.slice_data import SliceData, slices_of
+    from casewise.modalities.volumes.dataset import SliceData, slices_of
+    from casewise.study.schema import Panels
 
     cases = len(store.count)
     slices = slices_of(store, np.arange(cases), standardise=True, sequences=[0, 1])
@@ -161,22 +161,22 @@ def network_for(backbone: str, side: int) -> Any:
 
 def choose_for(backbone: str, side: int, threads: int) -> dict[str, Any]:
     """The measurement by which a run picks precision, memory format and threads."""
-    from casewise.study import Compute
-    from casewise.training.speed import choose, keep_memory
+    from casewise.study.schema import Compute
+    from casewise.training.compute_plan import choose, keep_memory
 
     keep_memory()
     network = network_for(backbone, side)
     return asdict(choose(network, Compute(device="cpu"), side=GRID * side, batch=BATCH, threads=threads, memo=None))
 
 
-def train_with_casewise(folder: str, backbone: str, steps: int, choice: Choice) -> dict[str, float]:
+def train_with_casewise(folder: str, backbone: str, steps: int, choice: ComputePlan) -> dict[str, float]:
     """Train as a job of a run does; panels a second of the second epoch, and how many weights it trains."""
     import torch
 
-    from casewise.study import Recipe
-    from casewise.training.learn import Course, learn
+    from casewise.study.schema import Recipe
+    from casewise.training.compute_plan import keep_memory
     from casewise.training.outputs import Output
-    from casewise.training.speed import keep_memory
+    from casewise.training.strategies import TrainingContext, learn
 
     keep_memory()
     torch.set_num_threads(choice.threads)
@@ -195,7 +195,7 @@ def train_with_casewise(folder: str, backbone: str, steps: int, choice: Choice) 
     ends: list[float] = []
     names = [str(row) for row in range(len(data))]
     with tempfile.TemporaryDirectory() as place:
-        course = Course(
+        course = TrainingContext(
             (Output("label", "classification", CLASSES),),
             Path(place),
             0,
@@ -211,8 +211,8 @@ def divided(data: SliceData, rows: list[int], generator: Any) -> Any:
     """The batch that `training_batch` gives, were stored values only divided by the largest."""
     import torch
 
-    from casewise.panels import fold
-    from casewise.training.slice_data import turned
+    from casewise.modalities.panels import fold
+    from casewise.modalities.volumes.dataset import turned
 
     drawn = torch.rand(len(rows), 3, generator=generator)
     cases = torch.tensor([data.cases[row] for row in rows])
@@ -223,12 +223,12 @@ def divided(data: SliceData, rows: list[int], generator: Any) -> Any:
     return fold(turned(tiles, drawn[:, 1:], data.settings), data.settings)
 
 
-def measure_tables(folder: str, backbone: str, steps: int, choice: Choice) -> dict[str, float]:
+def measure_tables(folder: str, backbone: str, steps: int, choice: ComputePlan) -> dict[str, float]:
     """Median seconds of a batch made by tables, of one made by division, and of the network's step; and of the fit."""
     import torch
 
-    from casewise.training.slice_data import slices_of
-    from casewise.training.speed import keep_memory
+    from casewise.modalities.volumes.dataset import slices_of
+    from casewise.training.compute_plan import keep_memory
 
     keep_memory()
     torch.set_num_threads(choice.threads)

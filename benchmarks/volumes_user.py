@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from casewise.volumes.preparing import Steps
+    from casewise.modalities.volumes.preprocess import Steps
 
 SEQUENCES = ("T1", "T2")
 CLASSES, BATCH, GRID = 3, 8, 3
@@ -30,8 +30,8 @@ def by_simpleitk(paths: Sequence[Path], steps: Steps) -> list[np.ndarray]:
     """Prepare the scans of one case with SimpleITK's own calls: arrays (Z, Y, X), all on the grid of the first."""
     import SimpleITK as sitk  # noqa: N813
 
-    from casewise.volumes.bias import shrink_factors
-    from casewise.volumes.smoothing import CONDUCTANCE, ITERATIONS, STEP
+    from casewise.modalities.volumes.bias import shrink_factors
+    from casewise.modalities.volumes.smoothing import CONDUCTANCE, ITERATIONS, STEP
 
     grid, done = None, []
     for path in paths:

@@ -15,9 +15,9 @@ from typing import Any, get_args
 import yaml
 from pydantic.fields import FieldInfo
 
-from casewise.study import Part, Pretraining, Study
-from casewise.study_file import PRESETS, named_scores, preset_names, preset_text
-from casewise.study_parts import parse_range, parse_share, texts
+from casewise.study.schema import Part, Pretraining, Study
+from casewise.study.loading import PRESETS, named_scores, preset_names, preset_text
+from casewise.study.parts import parse_range, parse_share, texts
 
 DOCS = Path(__file__).resolve().parent
 MADE = "<!-- Made by docs/build.py; change the source or docs/study-keys.yaml, then `make docs`. -->\n"
@@ -192,7 +192,7 @@ def commands_page() -> str:
     """Every command with its arguments and options."""
     import typer
 
-    from casewise.cli import app
+    from casewise.cli.main import app
 
     commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     below = {name: getattr(command, "commands", None) for name, command in commands.items()}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from casewise.study import Study
-from casewise.study_file import build_study
+from casewise.study.loading import build_study
+from casewise.study.schema import Study
 
 THREE = ["covid", "no_finding", "pneumonia"]
 SMALL: dict[str, Any] = {

@@ -54,7 +54,7 @@ def chests(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def one_thread() -> Iterator[None]:
     """Train in one thread: on a busy machine threads wait for each other longer than these networks take."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("casewise.training.speed.cores", lambda: 1)
+        patch.setattr("casewise.training.compute_plan.cores", lambda: 1)
         yield
 
 

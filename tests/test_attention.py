@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import torch
 
+from casewise.modalities.dataset import PanelData
+from casewise.modalities.panels import augmented, plain
 from casewise.models.attention import GatedAttention
 from casewise.models.backbones import build_network, form_of
-from casewise.panels import augmented, plain
-from casewise.study import Compute, Panels, Recipe
-from casewise.training.data import PanelData
-from casewise.training.learn import Course, learn
+from casewise.study.schema import Compute, Panels, Recipe
+from casewise.training.compute_plan import ComputePlan, choose
 from casewise.training.module import predict
 from casewise.training.outputs import Output
-from casewise.training.speed import Choice, choose
+from casewise.training.strategies import TrainingContext, learn
 
 BAG = Panels(by="case", gather="attention", bag=3)
 
@@ -134,7 +134,7 @@ def test_attention_learns_which_tile_matters(tmp_path: Path) -> None:
         optimizer="adam", lr=0.01, schedule="constant", batch=8, epochs=15, tuning="shallow", stop={"on": "none"}
     )
     network = build_network("resnet10t", 2, attention=True)
-    course = Course(outputs, tmp_path, 0, Choice(), 1e9, "last")
+    course = TrainingContext(outputs, tmp_path, 0, ComputePlan(), 1e9, "last")
     learned = learn(network, recipe, data, data, [str(i) for i in range(40)], course)
     values = predict(learned.network, data, outputs, batch=8, channels_last=True, bf16=False, flips=False)
     assert (values.argmax(dim=1) == truth[:, 0]).float().mean() > 0.95

@@ -8,16 +8,16 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from casewise import steps
-from casewise.audit.examine import audit
 from casewise.audit.findings import Audit
+from casewise.audit.run import audit
 from casewise.audit.twins import find_twins
-from casewise.cohort import Cohort, read_cohort
+from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.console import Silent
-from casewise.images.store import TileStore
+from casewise.modalities.store.store import TileStore
 from casewise.phantoms.chest import make_chest, plant_twins
-from casewise.study import Study
-from casewise.study_file import build_study
+from casewise.pipeline import steps
+from casewise.study.loading import build_study
+from casewise.study.schema import Study
 
 SEEDS = range(20)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from casewise.audit.imported import imported_findings, imported_splits, side_of_folder
+from casewise.audit.predefined_splits import imported_findings, imported_splits, side_of_folder
 from casewise.audit.twins import Twin
-from casewise.study import Study
+from casewise.study.schema import Study
 
 
 def table(sides: list[str], subjects: list[str], paths: list[str] | None = None) -> pd.DataFrame:

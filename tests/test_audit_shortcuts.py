@@ -22,18 +22,18 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from casewise.audit.examine import audit
-from casewise.audit.facts import audited_columns, encode, file_features
 from casewise.audit.findings import read_audit, write_audit
-from casewise.audit.probes import FOLDS, Labels, Told, _folds, adjusted, enough, moves, probe
+from casewise.audit.metadata import audited_columns, encode, file_features
+from casewise.audit.probes import FOLDS, Labels, ProbeResult, _folds, adjusted, enough, moves, probe
 from casewise.audit.ranking import auroc, correlation
+from casewise.audit.run import audit
 from casewise.audit.sentences import Lone, remedy
 from casewise.audit.shortcuts import Shortcuts, _lone, look_for_shortcuts
-from casewise.cohort import Cohort, read_cohort
+from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import AuditError, CohortError
-from casewise.images.preparation import Preparation
-from casewise.images.store import TileStore, prepare
-from casewise.study import Study
+from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.store import TileStore, prepare
+from casewise.study.schema import Study
 
 SIZE = 64
 Change = Callable[[np.ndarray, dict[str, Any], np.random.Generator], None]
@@ -207,13 +207,13 @@ def test_two_classes_are_told_equally_and_three_are_averaged() -> None:
 def test_adjusted_p_values_hold_together_and_still_reach_the_floor() -> None:
     random = np.random.default_rng(4)
     null = random.normal(0.5, 0.03, (40, 199))
-    told = [Told(0.9, {}, null[0], np.zeros(0)), *(Told(0.52, {}, row, np.zeros(0)) for row in null[1:])]
+    told = [ProbeResult(0.9, {}, null[0], np.zeros(0)), *(ProbeResult(0.52, {}, row, np.zeros(0)) for row in null[1:])]
     p = adjusted(told)
     assert p[0] == 1 / 200
     assert all(one >= each.p - 1e-12 for one, each in zip(p, told, strict=True))
     assert adjusted(told[1:2]) == [pytest.approx(told[1].p)]
     false = sum(
-        min(adjusted([Told(row[0], {}, row[1:], np.zeros(0)) for row in random.normal(size=(10, 100))])) <= 0.1
+        min(adjusted([ProbeResult(row[0], {}, row[1:], np.zeros(0)) for row in random.normal(size=(10, 100))])) <= 0.1
         for _ in range(200)
     )
     assert false <= binom.ppf(0.999, 200, 0.1)
@@ -482,7 +482,7 @@ def test_labels_can_be_kept_still() -> None:
 
 
 def test_no_network_library_is_loaded() -> None:
-    code = "import casewise.audit.examine, sys; sys.exit('torch' in sys.modules)"
+    code = "import casewise.audit.run, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

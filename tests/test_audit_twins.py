@@ -16,16 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from casewise.audit import detail as detail_module
+from casewise.audit import registration as detail_module
 from casewise.audit import twins as twins_module
-from casewise.audit.confirm import HIGHEST, PEAK, SURE_PEAK, Register, likeness, screen, worth_comparing
-from casewise.audit.detail import LARGE, Look, look_closer, texture_likeness
 from casewise.audit.hashes import FLIPS, Candidates, Hashes, close_pairs, flip, grey, hash_signs, hash_store
+from casewise.audit.registration import LARGE, SaliencyMap, look_closer, texture_likeness
 from casewise.audit.twin_findings import twin_findings
 from casewise.audit.twins import ALIKE, ALIKE_SMALL, CLEAR, COPY, DOUBTFUL, STRAIGHT, Twin, find_twins
-from casewise.images.pixels import fit
-from casewise.images.preparation import Preparation
-from casewise.images.store import TileStore, prepare
+from casewise.audit.verify import HIGHEST, PEAK, SURE_PEAK, Register, likeness, screen, worth_comparing
+from casewise.modalities.photographs.pixels import fit
+from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.store import TileStore, prepare
 from casewise.phantoms.chest import make_chest, plant_twins
 
 SIZE = 128
@@ -255,8 +255,8 @@ def test_progress_counts_up_to_its_end():
     assert told[-1] == (9, 9)
 
 
-def seen(texture: float, pixels: int = 320, blurred: bool = False, turn: float = 0.0) -> Look:
-    return Look(Register(texture, 1.0, np.array([[1, turn, 0], [-turn, 1, 0]], np.float32)), pixels, blurred)
+def seen(texture: float, pixels: int = 320, blurred: bool = False, turn: float = 0.0) -> SaliencyMap:
+    return SaliencyMap(Register(texture, 1.0, np.array([[1, turn, 0], [-turn, 1, 0]], np.float32)), pixels, blurred)
 
 
 @pytest.mark.parametrize(
@@ -278,12 +278,12 @@ def seen(texture: float, pixels: int = 320, blurred: bool = False, turn: float =
         (seen(COPY + 0.01), None, False, ["a", "a"], True),
         (seen(COPY + 0.01, turn=2 * STRAIGHT), None, False, ["a", "a"], False),
         (seen(COPY + 0.01, turn=2 * STRAIGHT), None, False, ["a", "b"], True),
-        (Look(None, 320, False), 1.0, False, ["a", "b"], False),
+        (SaliencyMap(None, 320, False), 1.0, False, ["a", "b"], False),
     ],
 )
 def test_who_decides_what_a_twin_is(
     monkeypatch: pytest.MonkeyPatch,
-    look: Look,
+    look: SaliencyMap,
     cosine: float | None,
     flipped: bool,
     subjects: list[str],
@@ -307,7 +307,7 @@ def test_who_decides_what_a_twin_is(
 def test_what_tiles_tell_apart_is_not_looked_at(monkeypatch: pytest.MonkeyPatch):
     pairs: list[int] = []
 
-    def look(store: TileStore, paths: list[str], given: Candidates, *more: object, **rest: object) -> list[Look]:
+    def look(store: TileStore, paths: list[str], given: Candidates, *more: object, **rest: object) -> list[SaliencyMap]:
         pairs.append(len(given))
         return []
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from casewise.volumes import preparing
-from casewise.volumes.grid import to_ras
-from casewise.volumes.preparing import Prepared, Steps, prepare_case
-from casewise.volumes.scans import Scan
+from casewise.modalities.volumes import preprocess as preparing
+from casewise.modalities.volumes.grid import to_ras
+from casewise.modalities.volumes.preprocess import Prepared, Steps, prepare_case
+from casewise.modalities.volumes.scans import Scan
 
 pytest.importorskip("SimpleITK")
 

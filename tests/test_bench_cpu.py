@@ -16,7 +16,7 @@ from casewise.bench import cpu
 from casewise.bench.cpu import Measured, Row, bench_cpu
 from casewise.bench.worker import Worker
 from casewise.errors import CasewiseError
-from casewise.study import Compute
+from casewise.study.schema import Compute
 
 PATHS = [
     "images decoded once",
@@ -28,14 +28,14 @@ PATHS = [
     "head alone, features once",
     "above 3 blocks, activations once",
 ]
-WORDS = [sys.executable, "-m", "casewise.cli", "bench", "cpu", "--backbone", "cnn", "--size", "32"]
+WORDS = [sys.executable, "-m", "casewise.cli.main", "bench", "cpu", "--backbone", "cnn", "--size", "32"]
 
 
 @pytest.fixture(scope="module")
 def measured() -> Measured:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu, "ROUNDS", 1)
-        patch.setattr("casewise.training.speed.cores", lambda: 2)
+        patch.setattr("casewise.training.compute_plan.cores", lambda: 2)
         return bench_cpu(backbone="cnn", size=32, batch=4, images=8)
 
 

@@ -63,9 +63,9 @@ def here(module: Any, *tasks: dict[str, Any]) -> list[Any]:
 def test_both_sides_prepare_the_same_slices(
     benchmark_files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from casewise.modalities.volumes.preprocess import Steps, prepare_case
+    from casewise.modalities.volumes.reading import read_scan
     from casewise.phantoms.pancreas import make_pancreas
-    from casewise.volumes.preparing import Steps, prepare_case
-    from casewise.volumes.reading import read_scan
 
     own = sys.modules["volumes_casewise"]
     make_pancreas(tmp_path / "cohort", subjects=1, size=(48, 48), slices=(12, 12), seed=1)
@@ -90,7 +90,7 @@ def test_both_sides_prepare_the_same_slices(
 
 
 def test_both_sides_lay_slices_out_alike(benchmark_files: Any, slices: Path) -> None:
-    from casewise.training.slice_data import slices_of
+    from casewise.modalities.volumes.dataset import slices_of
 
     own, user = sys.modules["volumes_casewise"], sys.modules["volumes_user"]
     store = own.store_of(slices)
@@ -113,7 +113,7 @@ def test_training_is_compared_with_the_quicker_plain_loop(
     def alike(network: Any, options: list[Any], **_: Any) -> dict[Any, list[float]]:
         return {option: [1.0] for option in options}
 
-    monkeypatch.setattr("casewise.training.speed.step_seconds", alike)
+    monkeypatch.setattr("casewise.training.compute_plan.step_seconds", alike)
     monkeypatch.setattr(benchmark_files, "apart", partial(here, benchmark_files))
     parts = ["--part", "training", "standardisation", "--steps", "1", "--rounds", "1"]
     benchmark_files.main([*parts, "--stacks", str(STACKS), "--tile", str(TILE), "--backbone", VIT])

@@ -9,19 +9,19 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from casewise import claimed
-from casewise.cohort import read_cohort
-from casewise.comparison import PERSON
+from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
 from casewise.errors import CohortError, RunError, StudyError, WeightsError
 from casewise.models.backbones import build_network
 from casewise.models.weights import load_weights
 from casewise.phantoms.chest import make_chest
 from casewise.phantoms.slides import make_regions
-from casewise.report.results_page import write_results
+from casewise.pipeline import image_split as claimed
+from casewise.report.markdown.page import write_results
 from casewise.run import Run, run
-from casewise.split import split
-from casewise.study_file import build_study
+from casewise.splits.grouped import split
+from casewise.splits.image_split_guard import PERSON
+from casewise.study.loading import build_study
 from tests.chest_study import chest_study
 from tests.test_report import check_page
 

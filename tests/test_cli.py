@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from casewise.models.names import ALL29, TORCHVISION
+from casewise.models.registry import ALL29, TORCHVISION
 from casewise.phantoms.chest import make_chest
 
 COMMANDS = ["run", "check", "audit", "init", "phantom", "results", "explain", "backbones"]
@@ -17,7 +17,9 @@ CHEST = "synthetic: true\nweights: random\nbackbones: [test_resnet]\npanels: {by
 
 
 def casewise(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "casewise.cli", *words], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "casewise.cli.main", *words], capture_output=True, text=True, timeout=120
+    )
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -29,15 +31,15 @@ def test_help(command: str) -> None:
 
 def test_importing_casewise_is_light() -> None:
     heavy = "('torch', 'pandas', 'numpy', 'rich')"
-    code = f"import sys, casewise, casewise.cli; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, casewise, casewise.cli.main; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_judging_needs_no_network_library() -> None:
     code = (
-        "import sys, casewise.evaluation.results, casewise.stacking, casewise.scores, casewise.split, casewise.cohort,"
-        " casewise.study_file, casewise.report.page, casewise.audit.examine; print('torch' in sys.modules)"
+        "import sys, casewise.evaluation.results, casewise.predictions.stacking, casewise.predictions.scores,"
+        " casewise.splits.grouped, casewise.cohort.cohort, casewise.study.loading, casewise.report.page, casewise.audit.run; print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
@@ -61,7 +63,7 @@ def test_judging_needs_no_network_library() -> None:
 )
 def test_mistakes_end_with_code_2_and_no_traceback(words: list[str], said: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "casewise.cli", *words], capture_output=True, text=True, cwd=tmp_path, timeout=120
+        [sys.executable, "-m", "casewise.cli.main", *words], capture_output=True, text=True, cwd=tmp_path, timeout=120
     )
     assert done.returncode == 2
     assert said in done.stderr

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from casewise.cohort import Cohort, read_cohort
+from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import CasewiseError, CohortError
-from casewise.study import Study
+from casewise.study.schema import Study
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 GRADE = {"grade": {"range": (0, 4)}}

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from casewise.cohort import Cohort, read_cohort
-from casewise.cohort_classes import numbered, plain, shown
+from casewise.cohort.classes import numbered, plain, shown
+from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import CohortError
-from casewise.study import Study
+from casewise.study.schema import Study
 
 CHEST = [*["covid"] * 3, *["no_finding"] * 3, *["pneumonia"] * 4, *["sars"] * 2, ""]
 

@@ -13,13 +13,14 @@ import pytest
 import typer
 import yaml
 
-from casewise.audit import evidence, findings, probes, shortcuts
-from casewise.cli import app
-from casewise.evaluation import classification
+from casewise.audit import features as evidence
+from casewise.audit import findings, probes, shortcuts
+from casewise.cli.main import app
+from casewise.evaluation import class_metrics as classification
 from casewise.evaluation.metrics import METRICS
-from casewise.predictions import COLUMNS
-from casewise.study import STACKERS
-from casewise.study_file import read_study
+from casewise.predictions.table import COLUMNS
+from casewise.study.loading import read_study
+from casewise.study.schema import STACKERS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -152,7 +153,7 @@ def test_columns_metrics_and_files_of_a_run_are_described() -> None:
     assert set(METRICS) | set(classification.METRICS) <= told
     assert set(STACKERS.values()) <= told
     written: set[str] = set()
-    for path in [ROOT / "src/casewise/steps.py", *(ROOT / "src/casewise/jobs").glob("*.py")]:
+    for path in [ROOT / "src/casewise/pipeline/steps.py", *(ROOT / "src/casewise/jobs").glob("*.py")]:
         written |= set(re.findall(r'folder / "([a-z][\w.-]+)"', path.read_text()))
     assert len(written) > 10
     assert {name for name in written if name not in told and f"{name}/" not in told} == {"jobs"}
@@ -186,7 +187,7 @@ def test_the_audit_says_what_the_page_shows(page: Path, tmp_path: Path) -> None:
         next(t for t in code(page) if t.startswith(f"casewise {c}")) for c in ("phantom films", "audit marker.yaml")
     )
     for text, expected in ((drawn, 0), (audited, 2)):
-        words = [sys.executable, "-m", "casewise.cli", *text.split()[1:]]
+        words = [sys.executable, "-m", "casewise.cli.main", *text.split()[1:]]
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert done.returncode == expected, done.stderr
     shown = next(text for text in blocks(page, "text") if "shortcut-border" in text)

@@ -13,10 +13,10 @@ import pytest
 from casewise.errors import CasewiseError, StudyError
 from casewise.evaluation import evaluate
 from casewise.evaluation.bootstrap import Estimate
+from casewise.evaluation.caveats import apart_note
 from casewise.evaluation.metrics import METRICS, value
-from casewise.evaluation.notes import apart_note
-from casewise.predictions import check
-from casewise.scores import Score, apply_scores
+from casewise.predictions.scores import Score, apply_scores
+from casewise.predictions.table import check
 
 REGIONS = ("upper", "trunk", "lower")
 SCORES = [

@@ -19,12 +19,12 @@ from casewise.errors import CasewiseError
 from casewise.evaluation import evaluate
 from casewise.evaluation.bootstrap import Plan, draw
 from casewise.evaluation.calibration import fit_temperature, reliability, scaled
-from casewise.evaluation.classed import classes_of, judge_classes, widen
-from casewise.evaluation.classification import Classes, Samples, figures
-from casewise.evaluation.crossfit import choose
-from casewise.evaluation.operating import choose_threshold
-from casewise.evaluation.ranking import areas, curve, drawn_curve
-from casewise.predictions import decided
+from casewise.evaluation.class_metrics import Classes, Samples, figures
+from casewise.evaluation.classification import classes_of, judge_classes, widen
+from casewise.evaluation.cross_fit import choose
+from casewise.evaluation.roc import areas, curve, drawn_curve
+from casewise.evaluation.thresholds import choose_threshold
+from casewise.predictions.table import decided
 
 NAMES = ("covid", "none", "pneumonia", "other", "unclear")
 
@@ -165,7 +165,7 @@ def test_resamples_in_pieces_are_the_same_as_at_once(monkeypatch: pytest.MonkeyP
     some, subject = samples(3, seed=9)
     args = (some.probabilities[:, 0, 0], some.truth == 0, subject, draw(40, Plan(50)))
     at_once = areas(*args)
-    monkeypatch.setattr("casewise.evaluation.ranking._AT_ONCE", 1000)
+    monkeypatch.setattr("casewise.evaluation.roc._AT_ONCE", 1000)
     assert np.array_equal(areas(*args), at_once)
 
 

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from casewise.errors import CasewiseError
-from casewise.explain.carrying import in_crop, in_piece, onto_picture, onto_scan, onto_slide, onto_slots
-from casewise.images.pixels import reduced
-from casewise.images.preparation import Preparation
-from casewise.images.readers import open_source, read_bytes
-from casewise.panels import fold
-from casewise.study import Panels
-from casewise.volumes.preparing import Steps, prepare_case
-from casewise.volumes.region import Box
-from casewise.volumes.scans import Scan
+from casewise.explain.inverse_mapping import in_crop, in_piece, onto_picture, onto_scan, onto_slide, onto_slots
+from casewise.modalities.panels import fold
+from casewise.modalities.photographs.pixels import reduced
+from casewise.modalities.photographs.readers import open_source, read_bytes
+from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.volumes.preprocess import Steps, prepare_case
+from casewise.modalities.volumes.roi import Box
+from casewise.modalities.volumes.scans import Scan
+from casewise.study.schema import Panels
 
 
 def peak(values: np.ndarray) -> tuple[int, ...]:
@@ -208,7 +208,7 @@ def test_a_crop_s_slices_land_where_they_were_cut() -> None:
 def test_slabs_are_the_same_as_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     maps, scan = np.random.default_rng(0).random((5, 6, 7)), np.diag([0.7, 0.8, 0.6, 1.0])
     whole = onto_scan(maps, range(5), np.eye(4), (9, 9, 9), scan)
-    monkeypatch.setattr("casewise.explain.carrying.VOXELS_AT_ONCE", 100)
+    monkeypatch.setattr("casewise.explain.inverse_mapping.VOXELS_AT_ONCE", 100)
     assert (onto_scan(maps, range(5), np.eye(4), (9, 9, 9), scan) == whole).all()
     assert whole.max() > 0.5
 

@@ -11,15 +11,15 @@ from torch import nn
 from torch.nn import functional
 
 from casewise.errors import CasewiseError
-from casewise.explain.asked import Asked
-from casewise.explain.gradcam import gradcam, gradcam_by_sequence, layers_of
-from casewise.explain.methods import cells_of, explain, explain_each, method_for, scaled
+from casewise.explain.methods.dispatch import cells_of, explain, explain_each, method_for, scaled
+from casewise.explain.methods.gradcam import gradcam, gradcam_by_sequence, layers_of
+from casewise.explain.methods.target import ExplainTarget
 from casewise.models.backbones import Network, build_network
 from casewise.models.fusion import Fused
-from casewise.models.names import ALL29, TORCHVISION, UNTRAINED
+from casewise.models.registry import ALL29, TORCHVISION, UNTRAINED
 from casewise.training.outputs import Output, values_of
 
-NUMBER = Asked((Output("extent"),), "extent")
+NUMBER = ExplainTarget((Output("extent"),), "extent")
 LABEL = (Output("label", "classification", 3),)
 VITS = ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto"]
 QUICK = ["alexnet", "squeezenet1_1", "shufflenet_v2_x0_5", "mobilenet_v2", "mnasnet0_5", "resnet18", "cnn"]
@@ -40,7 +40,7 @@ def check_backbone(name: str) -> None:
     """What speaks for and against a number: finite maps of the panel's size; one at least tells places apart."""
     network = built(name)
     both = [
-        explain(network, panels_of(), method="grad-cam", output=Asked(NUMBER.outputs, "extent", lowers=lowers))
+        explain(network, panels_of(), method="grad-cam", output=ExplainTarget(NUMBER.outputs, "extent", lowers=lowers))
         for lowers in (False, True)
     ]
     for maps in both:
@@ -90,9 +90,11 @@ def test_it_is_as_published(name: str) -> None:
     panels = panels_of(64)
     for column in range(3):
         wanted = by_hand(network, network.explain_layer, panels, column)
-        found = gradcam_by_sequence(network, panels, Asked(LABEL, "label", of=column))[:, 0]
+        found = gradcam_by_sequence(network, panels, ExplainTarget(LABEL, "label", of=column))[:, 0]
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=float(wanted.abs().max()) * 1e-4)
-        torch.testing.assert_close(gradcam(network, panels, Asked(LABEL, "label", of=column)), found.clamp(min=0))
+        torch.testing.assert_close(
+            gradcam(network, panels, ExplainTarget(LABEL, "label", of=column)), found.clamp(min=0)
+        )
 
 
 class Quadrants(nn.Module):
@@ -129,17 +131,17 @@ def place(maps: torch.Tensor) -> tuple[int, int]:
 
 def test_each_class_has_its_own_spot() -> None:
     network = known([[1, 0, 0], [0, 2, 0], [0, 0, 1]])
-    found = [place(gradcam(network, spots(), Asked(LABEL, "label", of=of))) for of in range(3)]
+    found = [place(gradcam(network, spots(), ExplainTarget(LABEL, "label", of=of))) for of in range(3)]
     assert found == [(0, 0), (0, 3), (3, 0)]
     # the second class is predicted
-    assert place(gradcam(network, spots(), Asked(LABEL, "label"))) == (0, 3)
+    assert place(gradcam(network, spots(), ExplainTarget(LABEL, "label"))) == (0, 3)
 
 
 def test_numbers_are_explained_in_either_direction() -> None:
     network = known([[1, -1, 0]])
     assert place(gradcam(network, spots(), NUMBER)) == (0, 0)
-    assert place(gradcam(network, spots(), Asked(NUMBER.outputs, "extent", lowers=True))) == (0, 3)
-    assert (NUMBER.sentence, Asked(NUMBER.outputs, "extent", lowers=True).sentence) == (
+    assert place(gradcam(network, spots(), ExplainTarget(NUMBER.outputs, "extent", lowers=True))) == (0, 3)
+    assert (NUMBER.sentence, ExplainTarget(NUMBER.outputs, "extent", lowers=True).sentence) == (
         "what raises extent",
         "what lowers extent",
     )
@@ -149,11 +151,11 @@ def test_grades_are_explained_by_passing_and_stopping() -> None:
     outputs = (Output("extent"), Output("grade", "ordinal", 3))
     # the first channel speaks for passing the first grade, the second for passing the second
     network = known([[0, 0, 1], [1, 0, 0], [0, 1, 0]])
-    assert place(gradcam(network, spots(), Asked(outputs, "grade", of=2))) in {(0, 0), (0, 3)}
-    lowest = gradcam_by_sequence(network, spots(), Asked(outputs, "grade", of=0))[0, 0]
+    assert place(gradcam(network, spots(), ExplainTarget(outputs, "grade", of=2))) in {(0, 0), (0, 3)}
+    lowest = gradcam_by_sequence(network, spots(), ExplainTarget(outputs, "grade", of=0))[0, 0]
     assert lowest[0, 0] < 0
     assert lowest[0, 3] == 0
-    middle = gradcam_by_sequence(network, spots(), Asked(outputs, "grade", of=1))[0, 0]
+    middle = gradcam_by_sequence(network, spots(), ExplainTarget(outputs, "grade", of=1))[0, 0]
     assert middle[0, 0] > 0 > middle[0, 3]
 
 
@@ -161,33 +163,33 @@ def test_scores_are_what_the_outputs_mean() -> None:
     outputs = (Output("extent"), Output("label", "classification", 3), Output("grade", "ordinal", 4))
     raw = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
     values = values_of(raw, outputs)
-    assert torch.equal(Asked(outputs, "extent").score(raw), raw[:, 0])
-    assert torch.equal(Asked(outputs, "extent", lowers=True).score(raw), -raw[:, 0])
-    assert torch.equal(Asked(outputs, "label").decided(raw), values[:, 1:4].argmax(dim=1))
-    assert torch.equal(Asked(outputs, "label").score(raw), raw[:, 1:4].amax(dim=1))
+    assert torch.equal(ExplainTarget(outputs, "extent").score(raw), raw[:, 0])
+    assert torch.equal(ExplainTarget(outputs, "extent", lowers=True).score(raw), -raw[:, 0])
+    assert torch.equal(ExplainTarget(outputs, "label").decided(raw), values[:, 1:4].argmax(dim=1))
+    assert torch.equal(ExplainTarget(outputs, "label").score(raw), raw[:, 1:4].amax(dim=1))
     for grade in range(4):
-        score = Asked(outputs, "grade", of=grade).score(raw)
+        score = ExplainTarget(outputs, "grade", of=grade).score(raw)
         torch.testing.assert_close(score.exp(), values[:, 4 + grade])
     passed = functional.sigmoid(raw[:, 4:]).cumprod(dim=1)
-    assert torch.equal(Asked(outputs, "grade").decided(raw), (passed > 0.5).sum(dim=1))
+    assert torch.equal(ExplainTarget(outputs, "grade").decided(raw), (passed > 0.5).sum(dim=1))
 
 
 def test_a_sure_grade_still_has_a_gradient() -> None:
     raw = torch.tensor([[60.0, 60.0]], requires_grad=True)
-    Asked((Output("grade", "ordinal", 3),), "grade").score(raw).sum().backward()
+    ExplainTarget((Output("grade", "ordinal", 3),), "grade").score(raw).sum().backward()
     assert raw.grad is not None
     assert (raw.grad > 0).all()
 
 
 def test_what_is_asked_must_exist() -> None:
     with pytest.raises(CasewiseError, match=r"predicts label, not 'lable'\. Did you mean 'label'"):
-        Asked(LABEL, "lable")
+        ExplainTarget(LABEL, "lable")
     with pytest.raises(CasewiseError, match="label has 3 classes; number 3 was asked for"):
-        Asked(LABEL, "label", of=3)
+        ExplainTarget(LABEL, "label", of=3)
     with pytest.raises(CasewiseError, match="extent is a number and has no classes"):
-        Asked(NUMBER.outputs, "extent", of=0)
+        ExplainTarget(NUMBER.outputs, "extent", of=0)
     with pytest.raises(CasewiseError, match="gives 1 outputs; the targets named take 3"):
-        gradcam(build_network("cnn", 1), panels_of(32), Asked(LABEL, "label"))
+        gradcam(build_network("cnn", 1), panels_of(32), ExplainTarget(LABEL, "label"))
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "vit_tiny_patch16_224"])
@@ -222,8 +224,8 @@ def test_frozen_networks_and_no_grad_are_no_hindrance() -> None:
 
 def test_panels_do_not_disturb_each_other() -> None:
     network, panels = built("resnet18", 3), panels_of(64, 3)
-    together = explain(network, panels, output=Asked(LABEL, "label"))
-    alone = torch.cat([explain(network, one[None], output=Asked(LABEL, "label")) for one in panels])
+    together = explain(network, panels, output=ExplainTarget(LABEL, "label"))
+    alone = torch.cat([explain(network, one[None], output=ExplainTarget(LABEL, "label")) for one in panels])
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-3)
 
 
@@ -261,10 +263,10 @@ def test_fused_networks_with_a_sequence_missing(name: str, fusion: Any) -> None:
     panels[1, 0] = torch.nan
     buffers = {key: value.clone() for key, value in network.state_dict().items()}
     for method in ("grad-cam", method_for(network)):
-        maps = explain(network, panels, method=method, output=Asked(LABEL, "label"))
+        maps = explain(network, panels, method=method, output=ExplainTarget(LABEL, "label"))
         assert maps.shape == (3, 64, 64)
         assert maps.isfinite().all()
-        assert explain_each(network, panels, method=method, output=Asked(LABEL, "label")).shape == (
+        assert explain_each(network, panels, method=method, output=ExplainTarget(LABEL, "label")).shape == (
             *(3, 1 if fusion == "early" else 2),
             *(64, 64),
         )

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from casewise.errors import CasewiseError
 from casewise.evaluation.bootstrap import Plan, draw
-from casewise.explain.measuring import (
+from casewise.explain.aggregate import stronger, summary
+from casewise.explain.metrics import (
     FIGURES,
     by_slice,
     centre_prior,
@@ -25,7 +26,6 @@ from casewise.explain.measuring import (
     random_map,
     share_inside,
 )
-from casewise.explain.summing import stronger, summary
 
 PLAN = Plan(resamples=300, seed=1)
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from casewise.explain.placing import evenly, middles_of, resized
+from casewise.explain.methods.receptive_field import evenly, middles_of, resized
 from casewise.models.backbones import build_network
 
 # first middle and step in pixels: from each backbone's kernels, strides and paddings by hand

@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 from casewise.errors import CasewiseError
-from casewise.explain.asked import Asked
-from casewise.explain.measuring import hit
-from casewise.explain.methods import explain
-from casewise.explain.randomise import randomised, resemblances, spearman, ssim
+from casewise.explain.methods.dispatch import explain
+from casewise.explain.methods.randomise import randomised, resemblances, spearman, ssim
+from casewise.explain.methods.target import ExplainTarget
+from casewise.explain.metrics import hit
 from casewise.models.backbones import Network, build_network
 from casewise.training.outputs import Output
 
 SIDE = 48
-LABEL = Asked((Output("label", "classification", 3),), "label")
+LABEL = ExplainTarget((Output("label", "classification", 3),), "label")
 NORMAL = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
@@ -128,7 +128,7 @@ def test_rollout_points_at_what_decides(tested: Any) -> None:
 
 
 def test_maps_lose_their_likeness_with_the_weights(cnn: Network, tested: Any) -> None:
-    asked = Asked(LABEL.outputs, "label", of=1)
+    asked = ExplainTarget(LABEL.outputs, "label", of=1)
     panels = tested[0][tested[2] == 1][:12]
 
     def maps_of(network: Network, given: torch.Tensor) -> torch.Tensor:

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from casewise.errors import CasewiseError
-from casewise.explain.asked import Asked
-from casewise.explain.methods import Cells, explain, explain_each, method_for
-from casewise.explain.placing import patches, resized
-from casewise.explain.rollout import rollout, rollout_by_sequence
+from casewise.explain.methods.dispatch import Cells, explain, explain_each, method_for
+from casewise.explain.methods.receptive_field import patches, resized
+from casewise.explain.methods.rollout import rollout, rollout_by_sequence
+from casewise.explain.methods.target import ExplainTarget
 from casewise.models.backbones import Network, build_network
 from casewise.models.fusion import Fused
 from casewise.training.outputs import Output
@@ -160,7 +160,7 @@ def test_late_fusion_has_a_map_for_each_sequence(panels: torch.Tensor) -> None:
         torch.testing.assert_close(found[0], pairs[kind][0])
         torch.testing.assert_close(found[1, 1], pairs[kind][1, 1])
         torch.testing.assert_close(rollout(network, gone)[1], found[1, 1])
-        asked = Asked((Output("label", "classification", 2),), "label")
+        asked = ExplainTarget((Output("label", "classification", 2),), "label")
         each = explain_each(network, gone, output=asked)
         assert each.shape == (2, 2, 48, 32)
         assert each[1, 0].isnan().all()
@@ -176,7 +176,7 @@ def test_patches_of_a_padded_panel_stay_where_they_are() -> None:
     """A panel of 44 pixels has 6 patches of 8, the last of which stands half over the edge."""
     network = tiny_vit(dynamic_img_size=True, dynamic_img_pad=True, img_size=(48, 48))
     with torch.no_grad():
-        found = explain(network, torch.rand(1, 3, 44, 44), output=Asked((Output("extent"),), "extent"))
+        found = explain(network, torch.rand(1, 3, 44, 44), output=ExplainTarget((Output("extent"),), "extent"))
         rolled = rollout(network, torch.rand(1, 3, 44, 44))
     assert (found.shape, rolled.shape) == ((1, 44, 44), (1, 6, 6))
     middles = patches((6, 6), (44, 44), (8, 8))
@@ -194,7 +194,7 @@ def test_no_other_network_is_rolled_out(name: str) -> None:
 
 
 def test_maps_reach_the_panel_s_size_and_run_from_0_to_1(panels: torch.Tensor) -> None:
-    network, asked = tiny_vit(), Asked((Output("label", "classification", 2),), "label")
+    network, asked = tiny_vit(), ExplainTarget((Output("label", "classification", 2),), "label")
     maps = explain(network, panels, method="rollout", output=asked)
     assert maps.shape == (2, 48, 32)
     assert maps.amin(dim=(1, 2)).tolist() == [0, 0]
@@ -204,7 +204,7 @@ def test_maps_reach_the_panel_s_size_and_run_from_0_to_1(panels: torch.Tensor) -
 
 
 def test_bags_and_unknown_methods_are_refused(panels: torch.Tensor) -> None:
-    network, asked = tiny_vit(), Asked((Output("label", "classification", 2),), "label")
+    network, asked = tiny_vit(), ExplainTarget((Output("label", "classification", 2),), "label")
     with pytest.raises(CasewiseError, match=r"must be rollout or grad-cam, not 'gradcam'\. Did you mean 'grad-cam'"):
         explain(network, panels, method="gradcam", output=asked)
     with pytest.raises(CasewiseError, match="of bags the attention tells"):

@@ -15,23 +15,23 @@ import torch
 from PIL import Image
 
 from casewise.errors import CohortError, ImageError, RunError
-from casewise.explain.methods import cells_of
-from casewise.explain.placing import peaks_of
-from casewise.explain.randomise import randomised
-from casewise.explaining import story
-from casewise.explaining.chosen import chosen_cases
-from casewise.explaining.finished import Finished, open_finished
-from casewise.explaining.looking import Look, check_rows, check_same, looks, rebuilt
-from casewise.explaining.made_of import made_of, still
-from casewise.explaining.masks import Lesion, lesion_on_slices, marked_in_pictures, on_panel
-from casewise.explaining.measured import measure
-from casewise.explaining.originals import Originals
-from casewise.explaining.story import explain_run
+from casewise.explain import run as story
+from casewise.explain.cache_key import made_of, still
+from casewise.explain.case_selection import chosen_cases
+from casewise.explain.finished_run import FinishedRun, open_finished
+from casewise.explain.localisation import measure
+from casewise.explain.masks import Lesion, lesion_on_slices, marked_in_pictures, on_panel
+from casewise.explain.methods.dispatch import cells_of
+from casewise.explain.methods.randomise import randomised
+from casewise.explain.methods.receptive_field import peaks_of
+from casewise.explain.native_space import Originals
+from casewise.explain.run import explain_run
+from casewise.explain.saliency import SaliencyMap, check_rows, check_same, looks, rebuilt
+from casewise.modalities.volumes.preview import central
 from casewise.phantoms.pancreas import make_pancreas
 from casewise.report.explained import read_explanations, sentence_of
 from casewise.run import run
-from casewise.study_file import build_study, read_study
-from casewise.volumes.shown import central
+from casewise.study.loading import build_study, read_study
 from tests.chest_study import SMALL, chest_study
 
 nibabel = pytest.importorskip("nibabel", reason="the package that reads NIfTI is optional")
@@ -82,21 +82,21 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few cases are compared and deleted."""
-    monkeypatch.setattr("casewise.explaining.measured.COMPARED", 1)
-    monkeypatch.setattr("casewise.explaining.measured.DELETED", 2)
-    monkeypatch.setattr("casewise.explaining.measured.DRAWS", 2)
+    monkeypatch.setattr("casewise.explain.localisation.COMPARED", 1)
+    monkeypatch.setattr("casewise.explain.localisation.DELETED", 2)
+    monkeypatch.setattr("casewise.explain.localisation.DRAWS", 2)
 
 
 @pytest.fixture(scope="module")
-def opened(planted: Path) -> Finished:
+def opened(planted: Path) -> FinishedRun:
     return open_finished(planted)
 
 
-def marked_rows(opened: Finished) -> list[int]:
+def marked_rows(opened: FinishedRun) -> list[int]:
     return [row for row in range(len(opened.cohort.panels)) if lesion_on_slices(opened, row).any()]
 
 
-def test_a_run_is_explained_measured_and_told(planted: Path, opened: Finished) -> None:
+def test_a_run_is_explained_measured_and_told(planted: Path, opened: FinishedRun) -> None:
     done = explain_run(planted, measure=True)
     table = pd.read_parquet(done.table)
     assert set(table["network"]) == set(opened.study.networks)
@@ -169,7 +169,7 @@ def test_measured_stays_until_networks_are_others(planted: Path, tmp_path: Path)
     assert read_explanations(folder) is None
 
 
-def test_measured_is_dropped_where_a_mask_changes(planted: Path, opened: Finished, tmp_path: Path) -> None:
+def test_measured_is_dropped_where_a_mask_changes(planted: Path, opened: FinishedRun, tmp_path: Path) -> None:
     source = opened.study.cohort.parent
     copied = Path(shutil.copytree(source, tmp_path / "cohort"))
     images = opened.cohort.images
@@ -184,7 +184,7 @@ def test_measured_is_dropped_where_a_mask_changes(planted: Path, opened: Finishe
 
 
 def test_lesions_outside_the_slices_looked_at_are_not_measured(
-    planted: Path, opened: Finished, monkeypatch: pytest.MonkeyPatch
+    planted: Path, opened: FinishedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mask beyond the window is told of, and neither measured nor deleted; one lost in preparation is named."""
     sides = opened.splits.side
@@ -192,14 +192,14 @@ def test_lesions_outside_the_slices_looked_at_are_not_measured(
     wide = [r for r in rows if int(opened.slices.count[r]) > 10]  # type: ignore[union-attr]
     near, gone = [r for r in rows if r != wide[0]][:2]
 
-    def lesion(run: Finished, row: int) -> Lesion:
+    def lesion(run: FinishedRun, row: int) -> Lesion:
         count = int(run.slices.count[row])  # type: ignore[union-attr]
         mask = np.zeros((count, 32, 32), bool)
         if row in (wide[0], near):
             mask[0 if row == wide[0] else count // 2, 10:20, 10:20] = True
         return Lesion(mask, marked=row in (wide[0], near, gone))
 
-    monkeypatch.setattr("casewise.explaining.measured.lesion_of", lesion)
+    monkeypatch.setattr("casewise.explain.localisation.lesion_of", lesion)
     found, table = measure(opened, ["test_vit@T2"], cells=0, tell=lambda *told: None)
     case = opened.cohort.panels["case"]
     assert (found["with_lesion"], found["outside_window"], found["cases"]) == (1, 1, len(rows))
@@ -209,14 +209,14 @@ def test_lesions_outside_the_slices_looked_at_are_not_measured(
     assert found["networks"]["test_vit@T2"]["sanity"]["cases"] == 1
 
 
-def test_every_draw_and_fold_has_a_seed_of_its_own(opened: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_draw_and_fold_has_a_seed_of_its_own(opened: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
 
     def noted(network: Any, *, how: str, seed: int) -> Any:
         seeds.append(seed)
         return randomised(network, how=how, seed=seed)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("casewise.explaining.measured.randomised", noted)
+    monkeypatch.setattr("casewise.explain.localisation.randomised", noted)
     measure(opened, ["test_vit@T2"], cells=0, tell=lambda *told: None)
     assert len(seeds) == len(set(seeds)) == 4
 
@@ -237,7 +237,7 @@ def rows_said(**changed: Any) -> pd.DataFrame:
     ],
 )
 def test_what_cannot_be_compared_is_not_taken_for_the_same(
-    opened: Finished, recorded: dict[str, Any], again: dict[str, Any], said: str
+    opened: FinishedRun, recorded: dict[str, Any], again: dict[str, Any], said: str
 ) -> None:
     one = rebuilt(opened, "test_vit@T2", 0)
     check_rows(rows_said(), rows_said(p1=0.79), {"grade": 1.0}, one)
@@ -247,7 +247,7 @@ def test_what_cannot_be_compared_is_not_taken_for_the_same(
         check_rows(rows_said(), rows_said().iloc[:0], {"grade": 1.0}, one)
 
 
-def test_the_cases_chosen_are_of_what_the_report_shows(opened: Finished, tmp_path: Path) -> None:
+def test_the_cases_chosen_are_of_what_the_report_shows(opened: FinishedRun, tmp_path: Path) -> None:
     models = list(opened.study.networks)
     of_stacker = dataclasses.replace(opened, results={"main": {"learner": "stacker"}})
     assert f"{models[0]} (in place of stacker, which the report shows)" in chosen_cases(of_stacker, models)[1]
@@ -267,7 +267,7 @@ def test_the_cases_chosen_are_of_what_the_report_shows(opened: Finished, tmp_pat
     assert models[0] in chosen_cases(nested, models[:1])[1]
 
 
-def test_a_test_case_is_the_mean_of_all_folds(planted: Path, opened: Finished, tmp_path: Path) -> None:
+def test_a_test_case_is_the_mean_of_all_folds(planted: Path, opened: FinishedRun, tmp_path: Path) -> None:
     subject = opened.splits.subjects(-1)[0]
     done = explain_run(planted, cases=[subject], networks=["test_vit@T2"], out=tmp_path / "out")
     table = pd.read_parquet(done.table)
@@ -275,7 +275,7 @@ def test_a_test_case_is_the_mean_of_all_folds(planted: Path, opened: Finished, t
     assert list(table["case"]) == [f"{subject}/1"]
 
 
-def test_panels_are_those_of_prediction(opened: Finished) -> None:
+def test_panels_are_those_of_prediction(opened: FinishedRun) -> None:
     model, fold = "test_resnet@late", 1
     one = rebuilt(opened, model, fold)
     names = opened.splits.subjects(fold)
@@ -289,7 +289,7 @@ def test_panels_are_those_of_prediction(opened: Finished) -> None:
         check_same(opened, one, [row for row in range(len(opened.cohort.panels)) if row not in rows][:1])
 
 
-def test_a_lesion_is_carried_back_to_itself(opened: Finished, tmp_path: Path) -> None:
+def test_a_lesion_is_carried_back_to_itself(opened: FinishedRun, tmp_path: Path) -> None:
     """The mask on the panel, taken for a map, comes to lie on the mask in the scan."""
     row = next(r for r in marked_rows(opened) if opened.slices.present[r].all())  # type: ignore[union-attr]
     slots = central(int(opened.slices.count[row]), 9)  # type: ignore[union-attr]
@@ -297,7 +297,7 @@ def test_a_lesion_is_carried_back_to_itself(opened: Finished, tmp_path: Path) ->
     assert mask.any()
     each = np.stack([mask, mask])[None]
     peaks = peaks_of((3, 3), (96, 96))
-    look = Look(row, slots[None], np.zeros_like(each), mask[None], each, mask[None], np.ones(1), (3, 3), peaks)
+    look = SaliencyMap(row, slots[None], np.zeros_like(each), mask[None], each, mask[None], np.ones(1), (3, 3), peaks)
     files = Originals(opened).write([look], ("T1", "T2"), tmp_path)
     subject = opened.cohort.panels["subject"].iloc[row]
     truth = nibabel.load(opened.study.cohort.parent / f"masks/{subject}/lesion.nii.gz")
@@ -311,7 +311,7 @@ def test_a_lesion_is_carried_back_to_itself(opened: Finished, tmp_path: Path) ->
         assert np.abs(middle - wanted).max() < reach
 
 
-def test_late_fusion_has_a_map_a_sequence_and_none_of_a_missing_one(opened: Finished) -> None:
+def test_late_fusion_has_a_map_a_sequence_and_none_of_a_missing_one(opened: FinishedRun) -> None:
     lacking = int(np.flatnonzero(~opened.slices.present.all(axis=1))[0])  # type: ignore[union-attr]
     one = rebuilt(opened, "test_resnet@late", 0)
     (look,) = looks(one, [lacking], story.asked_about(opened))
@@ -418,7 +418,7 @@ def test_slice_images(tmp_path: Path) -> None:
     assert done.measured["with_lesion"] == 4
 
 
-def test_a_case_without_the_one_sequence_has_no_map_of_it(planted: Path, opened: Finished, tmp_path: Path) -> None:
+def test_a_case_without_the_one_sequence_has_no_map_of_it(planted: Path, opened: FinishedRun, tmp_path: Path) -> None:
     present = opened.slices.present  # type: ignore[union-attr]
     row = int(np.flatnonzero(~present.all(axis=1))[0])
     name = ("T1", "T2")[int(present[row].argmin())]

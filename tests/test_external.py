@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.cohort import read_cohort
+from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
 from casewise.errors import CohortError, SplitError
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.elsewhere import drop
-from casewise.other_cohorts import read_external
+from casewise.evaluation.external import drop
 from casewise.phantoms.chest import make_chest
-from casewise.predictions import mean_over_folds
+from casewise.pipeline.other_cohorts import read_external
+from casewise.predictions.table import mean_over_folds
 from casewise.run import Run, run
 from tests.chest_study import THREE, chest_study
 from tests.conftest import absolute
@@ -212,8 +212,8 @@ def test_nothing_recorded_there(done: Run, here: Path, there: Path, tmp_path: Pa
 
 
 def test_a_score_can_be_what_is_predicted(here: Path, there: Path, tmp_path: Path) -> None:
-    from casewise import steps
-    from casewise.other_cohorts import to_test_on
+    from casewise.pipeline import steps
+    from casewise.pipeline.other_cohorts import to_test_on
 
     scores = {"tens": {"formula": "age / 10", "range": (0, 12)}}
     targets = {"age": {"range": (0, 120)}}

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from casewise.errors import StudyError, TrainingError
-from casewise.freeze_points import FreezePoint, read_freeze_point
+from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network, keep_statistics
 from casewise.models.freezing import Counts, freeze, frozen_end, layers, parameter_counts
-from casewise.study import Panels, Recipe
-from casewise.training.data import PanelData
+from casewise.study.freezing import FreezePoint, read_freeze_point
+from casewise.study.schema import Panels, Recipe
+from casewise.training.compute_plan import ComputePlan
 from casewise.training.fit import fit
 from casewise.training.outputs import Output
-from casewise.training.speed import Choice
 
 
 def mobilenet(outputs: int = 1) -> Network:
@@ -138,7 +138,7 @@ class TestNotation:
         assert read_freeze_point(str(point)) == point
 
     def test_it_is_read_without_a_network_library(self) -> None:
-        code = "import sys, casewise.freeze_points; sys.exit('torch' in sys.modules)"
+        code = "import sys, casewise.study.freezing; sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -269,7 +269,17 @@ class TestTraining:
         freeze(network, "11 blocks")
         held, learning = split_state(network, "11 blocks")
         recipe = Recipe(epochs=2, batch=4, lr=0.1, weight_decay=0.01, batch_norm=batch_norm)  # type: ignore[arg-type]
-        fit(network, recipe, data, data, outputs=[Output("one")], folder=tmp_path, seed=0, choice=Choice(), keep="last")
+        fit(
+            network,
+            recipe,
+            data,
+            data,
+            outputs=[Output("one")],
+            folder=tmp_path,
+            seed=0,
+            choice=ComputePlan(),
+            keep="last",
+        )
         held_after, after = split_state(network, "11 blocks")
         assert all(torch.equal(held[key], held_after[key]) for key in held)
         moved = {key for key in learning if not torch.equal(learning[key], after[key])}

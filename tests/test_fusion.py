@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from casewise.errors import SplitError, StudyError, TrainingError, WeightsError
 from casewise.models.backbones import MEAN, SPREAD, Network, build_network
 from casewise.models.freezing import freeze, layers, parameter_counts
+from casewise.models.frozen_split import split_at
 from casewise.models.fusion import Fused, adapted, drop_sequences, first_layer
-from casewise.models.splitting import split_at
 from casewise.models.weights import load_weights
-from casewise.study import Recipe
+from casewise.study.schema import Recipe
+from casewise.training.compute_plan import ComputePlan
 from casewise.training.fit import fit
 from casewise.training.outputs import Output
-from casewise.training.speed import Choice
-from casewise.training.tuning import layer_groups, unfreeze
+from casewise.training.param_groups import layer_groups, unfreeze
 
 KINDS = ["early", "late", "late-shared"]
 NAME = "shufflenet_v2_x0_5"
@@ -572,7 +572,15 @@ def test_training_killed_and_continued_ends_in_the_same_bits(kind: str, tmp_path
         network = built(kind=kind, missing="mask", outputs=1, dropout=0.1)
         recipe = Recipe(epochs=epochs, batch=3, lr=0.003, optimizer="adam", weight_decay=0.01)
         return fit(
-            network, recipe, data, data, outputs=[Output("one")], folder=folder, seed=2, choice=Choice(), save_every=0.0
+            network,
+            recipe,
+            data,
+            data,
+            outputs=[Output("one")],
+            folder=folder,
+            seed=2,
+            choice=ComputePlan(),
+            save_every=0.0,
         )
 
     with warnings.catch_warnings():

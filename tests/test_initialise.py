@@ -12,12 +12,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from casewise import study_file
-from casewise.cohort import read_cohort
+from casewise.cohort.cohort import read_cohort
+from casewise.cohort.folder_layout import find_region, read_layout
 from casewise.errors import CasewiseError, StudyError
-from casewise.folder_layout import find_region, read_layout
 from casewise.initialise import initialise
-from casewise.study_file import preset_names, preset_text, read_study
+from casewise.study import loading as study_file
+from casewise.study.loading import preset_names, preset_text, read_study
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 SEVEN = [f"{region}_{k}" for region, count in (("upper", 4), ("trunk", 2), ("lower", 1)) for k in range(count)]

@@ -11,19 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise import remarks
 from casewise.evaluation import evaluate
+from casewise.evaluation import run_checks as remarks
 from casewise.evaluation.bootstrap import Estimate, Plan
-from casewise.evaluation.classed import one_class_notes
-from casewise.evaluation.crossfit import by_fold_text
-from casewise.evaluation.elsewhere import by_source, one_class_by_source, within_sources
+from casewise.evaluation.classification import one_class_notes
+from casewise.evaluation.cross_fit import by_fold_text
+from casewise.evaluation.external import by_source, one_class_by_source, within_sources
 from casewise.evaluation.headline import headline_within
-from casewise.evaluation.operating import reached
 from casewise.evaluation.results import plain
-from casewise.report import classes, external, learners, results_classes, summary, summary_classes
-from casewise.report.material import Material
+from casewise.evaluation.thresholds import reached
+from casewise.report import classes, external, learners, summary, summary_classes
+from casewise.report.context import ReportContext
+from casewise.report.markdown import classes as results_classes
+from casewise.report.markdown.page import write_results
 from casewise.report.page import render
-from casewise.report.results_page import write_results
 from tests.test_report import Page
 from tests.test_report_classes import finished, toy
 
@@ -133,7 +134,7 @@ def test_the_terminal_tells_the_figures_within(results: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def held_out() -> Material:
+def held_out() -> ReportContext:
     """The toy study of two classes, each of five sources (its folds) left out."""
     material = toy("binary", networks=2, split={"leave_out": "source"})
     outcome, rows = material.study.outcome, material.predictions
@@ -147,7 +148,7 @@ def held_out() -> Material:
     return dataclasses.replace(material, metrics=metrics)
 
 
-def test_the_first_screen_begins_within_the_sources(held_out: Material) -> None:
+def test_the_first_screen_begins_within_the_sources(held_out: ReportContext) -> None:
     told = summary_classes.sentences(held_out)
     assert told[0][0] == "Within each source."
     assert "are not to be read as discrimination." in told[0][1]
@@ -161,7 +162,7 @@ def test_the_first_screen_begins_within_the_sources(held_out: Material) -> None:
     assert tiles["AUROC"].value == found
 
 
-def test_pooled_figures_are_no_finding(held_out: Material, tmp_path: Path) -> None:
+def test_pooled_figures_are_no_finding(held_out: ReportContext, tmp_path: Path) -> None:
     assert summary.comparison(held_out, "oof") == ""
     told = learners.learners(held_out)
     assert told is not None
@@ -200,7 +201,7 @@ def test_a_learner_that_names_one_class_is_named(table: pd.DataFrame) -> None:
     assert one_class_by_source({"x": {"m": {"recall[a]": {"value": 1.0}, "recall[b]": {"value": None}}}}, "case") == []
 
 
-def changed(material: Material, **entry: Any) -> Material:
+def changed(material: ReportContext, **entry: Any) -> ReportContext:
     """The material with another entry of `classes` for the shown learner."""
     stage, learner, outcome = material.stage, material.learner, material.study.outcome
     blocks = {**material.metrics["classes"][stage], learner: {outcome: {**material.classed(stage, learner), **entry}}}
@@ -208,11 +209,11 @@ def changed(material: Material, **entry: Any) -> Material:
 
 
 @pytest.fixture(scope="module")
-def two() -> Material:
+def two() -> ReportContext:
     return toy("binary", networks=2)
 
 
-def test_the_report_marks_a_learner_that_names_one_class(two: Material) -> None:
+def test_the_report_marks_a_learner_that_names_one_class(two: ReportContext) -> None:
     lazy = changed(two, names_only="no_finding")
     row = next(row for row in learners.learner_rows(lazy, "oof") if row.name == lazy.learner)
     assert row.cells[0].small == "names every visit no finding"
@@ -224,7 +225,7 @@ def test_the_report_marks_a_learner_that_names_one_class(two: Material) -> None:
     assert "(it names" not in summary.comparison(dataclasses.replace(two, metrics=metrics), "oof", "auroc")
 
 
-def test_thresholds_of_folds_are_told_by_their_range(two: Material, tmp_path: Path) -> None:
+def test_thresholds_of_folds_are_told_by_their_range(two: ReportContext, tmp_path: Path) -> None:
     figure = {"value": 0.52, "low": 0.45, "high": 0.6, "n_cases": 99, "n_subjects": 99}
     point = {"class": "covid", "rule": "sensitivity >= 0.9", "threshold": 0.413, "chosen_on": "the other folds"}
     point |= {"threshold_by_fold": {"1": 0.0004, "2": 0.826}, "reached": False}
@@ -253,7 +254,7 @@ def test_the_first_screen_of_grades_explains_its_two_shares() -> None:
     assert "counting the likeliest grade, where the model otherwise names the median one" in classes.calibration(grades)
 
 
-def test_probabilities_off_by_more_than_chance_are_not_called_true(two: Material) -> None:
+def test_probabilities_off_by_more_than_chance_are_not_called_true(two: ReportContext) -> None:
     def told(low: float) -> str:
         bins = [
             {"n": 200, "confidence": 0.6, "accuracy": 0.75},

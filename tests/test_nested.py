@@ -14,24 +14,24 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from casewise import steps
-from casewise.cohort import Cohort
+from casewise.cohort.cohort import Cohort
 from casewise.console import Silent
 from casewise.errors import RunError, SplitError, StudyError, TrainingError
-from casewise.evaluation.over_folds import WHY
+from casewise.evaluation.fold_summary import WHY
 from casewise.jobs import nested
-from casewise.jobs.expand import Job
 from casewise.jobs.fingerprint import claim, what_decides
-from casewise.jobs.network import Material, run_job
-from casewise.report.results_page import write_results
+from casewise.jobs.job import JobInputs, run_job
+from casewise.jobs.plan import Job
+from casewise.modalities.volumes.slice_store import SliceStore
+from casewise.pipeline import steps
+from casewise.predictions.nested_cv import NESTED, best_of, chosen_networks
+from casewise.report.markdown.page import write_results
 from casewise.run import Run, run
-from casewise.split import Splits, check_scored, split
-from casewise.split_inner import inner_folds
-from casewise.study import Study
-from casewise.study_file import build_study
-from casewise.training.speed import Choice
-from casewise.tuned import NESTED, best_of, chosen_networks
-from casewise.volumes.slice_store import SliceStore
+from casewise.splits.grouped import Splits, check_scored, split
+from casewise.splits.inner import inner_folds
+from casewise.study.loading import build_study
+from casewise.study.schema import Study
+from casewise.training.compute_plan import ComputePlan
 from tests.chest_study import chest_study
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -77,16 +77,16 @@ def small_table(folder: Path, changed: tuple[str, ...] = ()) -> Path:
     return folder / "cohort.csv"
 
 
-def material_of(study: Study, folder: Path) -> Material:
+def material_of(study: Study, folder: Path) -> JobInputs:
     cohort = steps.read(study, folder, Silent())
     tiles = steps.prepare(study, cohort, folder, Silent())
     splits = steps.split(study, cohort, folder, Silent())
-    return Material(study, cohort, splits, folder / "tiles", tiles.address)
+    return JobInputs(study, cohort, splits, folder / "tiles", tiles.address)
 
 
-def trained(material: Material, folder: Path, fold: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
+def trained(material: JobInputs, folder: Path, fold: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
     """The record and the weights of one job."""
-    run_job(Job(material.study.networks[0], fold, folder, "the test's"), material, Choice())
+    run_job(Job(material.study.networks[0], fold, folder, "the test's"), material, ComputePlan())
     return json.loads((folder / "job.json").read_text()), load_file(folder / "model.safetensors")
 
 
@@ -201,7 +201,7 @@ class TestRun:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Material, dict[str, Any], dict[str, Any], Path]:
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[JobInputs, dict[str, Any], dict[str, Any], Path]:
     """A small cohort, and the record and weights of its first fold's network."""
     place = tmp_path_factory.mktemp("plain")
     material = material_of(small_study(small_table(place / "cohort")), place / "run")
@@ -260,10 +260,10 @@ class TestNothingLeaks:
     ) -> None:
         def first(changed: tuple[int, ...] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
             store = volumes(changed)
-            monkeypatch.setattr("casewise.volumes.slice_store.open_slices", lambda folder, address: store)
+            monkeypatch.setattr("casewise.modalities.volumes.slice_store.open_slices", lambda folder, address: store)
             study, cohort = volume_study(), volume_cohort()
             splits = Splits({f"S{n:02}": n % 3 for n in range(12)}, 3, {})
-            return trained(Material(study, cohort, splits, tmp_path, ""), tmp_path / f"job{len(changed)}")
+            return trained(JobInputs(study, cohort, splits, tmp_path, ""), tmp_path / f"job{len(changed)}")
 
         fitted: list[list[int]] = []
         original = nested.parts_of
@@ -333,7 +333,7 @@ class TestChoosing:
         assert record["inner"]["rates"][0] == {"lr": 0.01, "epochs": None, "loss": None}
         alone = material.study.model_copy(update={"tune": material.study.tune.model_copy(update={"lr": [0.01]})})
         with pytest.raises(TrainingError, match=r"inner fold 1, rate 0\.01: test_resnet: the loss is no longer"):
-            trained(Material(alone, *list(vars(material).values())[1:]), tmp_path / "other")
+            trained(JobInputs(alone, *list(vars(material).values())[1:]), tmp_path / "other")
 
     def test_equal_losses_take_the_first(self) -> None:
         assert best_of({0.1: [[2.0, 1.0, 1.0]], 0.01: [[1.0, 1.0, 1.0]]}, epochs=True) == best_of(

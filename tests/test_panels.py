@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from casewise.panels import EMPTY, augmented, chunks, draw, fold, gather, plain
-from casewise.study import Panels
+from casewise.modalities.panels import EMPTY, augmented, chunks, draw, fold, gather, plain
+from casewise.study.schema import Panels
 
 STORE = torch.randint(1, 256, (9, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 PASI = Panels(by="region", grid="2x2", shuffle=True, rotate=180, brightness=0.2, contrast=0.2)
@@ -89,7 +89,7 @@ def test_nothing_asked_changes_nothing() -> None:
 def test_a_quarter_turn_is_a_quarter_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     tile = torch.zeros(1, 1, 9, 9)
     tile[0, 0, 0, 4] = 1
-    from casewise import panels
+    from casewise.modalities import panels
 
     half = panels._warped(tile, torch.full((1, 8), 0.75), Panels(rotate=180))  # 0.75 of −180…180 is 90 degrees
     row, column = divmod(int(half.flatten().argmax()), 9)
@@ -98,7 +98,7 @@ def test_a_quarter_turn_is_a_quarter_turn(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize(("flip", "dim"), [("horizontal", 3), ("vertical", 2)])
 def test_flips(flip: str, dim: int) -> None:
-    from casewise import panels
+    from casewise.modalities import panels
 
     tile = STORE[:1].float()
     never = panels._warped(tile, torch.full((1, 8), 0.9), Panels(flip=flip))
@@ -184,7 +184,7 @@ def test_the_named_set_varies_each_tile_on_its_own_and_keeps_the_range() -> None
 
 
 def test_perspective_draws_one_side_together() -> None:
-    from casewise.panels import _in_perspective
+    from casewise.modalities.panels import _in_perspective
 
     corners = torch.tensor([[[[-1.0, -1.0], [1.0, -1.0]], [[-1.0, 1.0], [1.0, 1.0]]]])
     seen = _in_perspective(corners, torch.tensor([[0.2, 0.0]]))[0]
@@ -198,7 +198,7 @@ def test_perspective_draws_one_side_together() -> None:
 
 
 def test_warp_moves_the_picture_but_not_its_middle() -> None:
-    from casewise import panels
+    from casewise.modalities import panels
 
     tile = torch.zeros(1, 1, 33, 33)
     tile[0, 0, 16, 16] = 1
@@ -211,7 +211,7 @@ def test_warp_moves_the_picture_but_not_its_middle() -> None:
 
 
 def test_magnify_enlarges_and_never_shrinks() -> None:
-    from casewise import panels
+    from casewise.modalities import panels
 
     tile = torch.zeros(1, 1, 32, 32)
     tile[:, :, 12:20, 12:20] = 1

@@ -13,7 +13,7 @@ import pytest
 from scipy import ndimage, stats
 from typer.testing import CliRunner
 
-from casewise.cli import app
+from casewise.cli.main import app
 from casewise.errors import CasewiseError
 from casewise.phantoms.pancreas import GRADES, draw_volume, grade_of, lacking_of, make_pancreas, site_of
 from casewise.phantoms.pancreas_anatomy import abdomen

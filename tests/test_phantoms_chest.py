@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from casewise.cli import app
+from casewise.cli.main import app
 from casewise.errors import CasewiseError
 from casewise.phantoms.chest import FINDINGS, TWIN_KINDS, Film, draw_film, finding_of, make_chest, plant_twins
 from casewise.phantoms.chest_anatomy import chest

@@ -12,7 +12,7 @@ from torch import nn
 
 from casewise.errors import StudyError, WeightsError
 from casewise.models.backbones import build_network
-from casewise.models.names import UNTRAINED, check_backbones
+from casewise.models.registry import UNTRAINED, check_backbones
 from casewise.models.weights import NO_WEIGHTS, load_weights, weights_file
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from casewise.errors import CasewiseError, RunError
-from casewise.predictions import COLUMNS, check, final_rows, mean_over_folds, read, write
+from casewise.predictions.table import COLUMNS, check, final_rows, mean_over_folds, read, write
 
 
 def row(**changes: Any) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from casewise.models.backbones import Network, build_network
 from casewise.models.freezing import freeze
-from casewise.study import Recipe
-from casewise.training.rates import layer_rates, warmed_cosine
-from casewise.training.tuning import HeadOnly, parameter_groups, unfreeze
+from casewise.study.schema import Recipe
+from casewise.training.lr_schedule import layer_rates, warmed_cosine
+from casewise.training.param_groups import HeadOnly, parameter_groups, unfreeze
 
 
 class TestSchedule:

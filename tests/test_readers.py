@@ -19,10 +19,18 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from casewise.errors import ImageError
-from casewise.images import Preparation, fit, image_facts, read_image
-from casewise.images.content import name_content
-from casewise.images.pixels import LANCZOS, eight_bits, reduced
-from casewise.images.readers import PIXEL_LIMIT, SPARE, open_source, readers
+from casewise.modalities.photographs.content import name_content
+from casewise.modalities.photographs.pixels import LANCZOS, eight_bits, reduced
+from casewise.modalities.photographs.readers import (
+    PIXEL_LIMIT,
+    SPARE,
+    fit,
+    image_facts,
+    open_source,
+    read_image,
+    readers,
+)
+from casewise.modalities.store.preparation import Preparation
 
 FORMATS = {"JPEG": "jpg", "PNG": "png", "TIFF": "tif", "WebP": "webp"}
 

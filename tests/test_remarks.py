@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.remarks import environment, guess, headline, hopeless, says_the_same
+from casewise.evaluation.run_checks import environment, guess, headline, hopeless, says_the_same
 
 
 def table(stage: str, truths: list[float], folds: list[int | None]) -> pd.DataFrame:

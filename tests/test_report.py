@@ -14,15 +14,17 @@ import pandas as pd
 import pytest
 
 from casewise.errors import RunError
-from casewise.predictions import COLUMNS
-from casewise.report import figures_agreement, figures_cohort, figures_time, summary, tables, wording, words
+from casewise.predictions.table import COLUMNS
+from casewise.report import figures_agreement, figures_cohort, figures_time, summary, tables
+from casewise.report import formatting as wording
+from casewise.report import terminology as words
+from casewise.report.context import ReportContext
 from casewise.report.drawing import canvas, svg
 from casewise.report.failures import failures, parts_of, weakest_region
-from casewise.report.material import Material
+from casewise.report.markdown.page import _figure, write_results
 from casewise.report.page import render, write_report
 from casewise.report.pictures import grid_picture
-from casewise.report.results_page import _figure, write_results
-from casewise.study import Stop, Study
+from casewise.study.schema import Stop, Study
 
 BACKBONES = [f"net{i:02d}" for i in range(29)]
 METAS = ["meta_learner", "meta_learner_w_intercept", "meta_learner_ridge", "meta_learner_ridge_w_intercept"]
@@ -79,11 +81,11 @@ def toy(
     names: str = "S{:03d}",
     resamples: int = 50,
     **changes: Any,
-) -> Material:
+) -> ReportContext:
     """Material of a made-up study: subjects improve over the visits, learners differ in noise."""
+    from casewise.cohort.labels import study_scores
     from casewise.evaluation.results import evaluate
-    from casewise.scores import apply_scores
-    from casewise.truth import study_scores
+    from casewise.predictions.scores import apply_scores
 
     study = study_of(backbones=BACKBONES[:learners], **changes)
     random = np.random.default_rng(1)
@@ -163,7 +165,7 @@ def toy(
     predictions = apply_scores(predictions, study_scores(study))
     metrics = evaluate(predictions, main=study.outcome, resamples=resamples, bands=study.evaluation.bands or None)
     images_table, panels_table = pd.DataFrame(images), pd.DataFrame(panels)
-    return Material(
+    return ReportContext(
         study=study,
         cohort_images=images_table,
         panels=panels_table,
@@ -193,7 +195,7 @@ def toy(
 
 
 def splits_of(study: Study, sides: dict[str, Any]) -> dict[str, Any]:
-    """A manifest as `casewise.split.write_splits` leaves it."""
+    """A manifest as `casewise.splits.grouped.write_splits` leaves it."""
     tested = [s for s, side in sides.items() if side == "test"]
     n = {"test": {"subjects": len(tested), "cases": 6 * len(tested), "panels": 18 * len(tested)}}
     n |= {
@@ -248,7 +250,7 @@ def jobs_of(study: Study) -> list[dict[str, Any]]:
     return jobs
 
 
-def films(*, subjects: int = 40, test: int = 0, **changes: Any) -> Material:
+def films(*, subjects: int = 40, test: int = 0, **changes: Any) -> ReportContext:
     """Material of a study without regions: one film a case, some subjects come twice, two readers, one learner."""
     from casewise.evaluation.results import evaluate
 
@@ -302,7 +304,7 @@ def films(*, subjects: int = 40, test: int = 0, **changes: Any) -> Material:
     predictions = pd.DataFrame(rows).astype({"outer_fold": "Int64", "inner_fold": "Int64"})
     metrics = evaluate(predictions, main="brixia", resamples=50, baseline=None, readers=pd.DataFrame(read))
     table = pd.DataFrame(panels)
-    return Material(
+    return ReportContext(
         study=study,
         cohort_images=pd.DataFrame(images),
         panels=table,
@@ -373,12 +375,12 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def material() -> Material:
+def material() -> ReportContext:
     return toy(learners=3, metas=2)
 
 
 @pytest.fixture(scope="module")
-def text(material: Material) -> str:
+def text(material: ReportContext) -> str:
     return render(material)
 
 
@@ -407,7 +409,7 @@ def test_page_is_whole_and_loads_nothing(text: str) -> None:
     assert len(text) < 5_000_000
 
 
-def test_page_shows_the_figures_of_the_metrics(material: Material, text: str) -> None:
+def test_page_shows_the_figures_of_the_metrics(material: ReportContext, text: str) -> None:
     page = Page(text)
     assert material.stage == "test"
     for learner in material.learners:
@@ -425,7 +427,7 @@ def test_page_shows_the_figures_of_the_metrics(material: Material, text: str) ->
         assert note in page.text
 
 
-def test_learner_is_chosen_out_of_fold_never_on_the_test_set(material: Material) -> None:
+def test_learner_is_chosen_out_of_fold_never_on_the_test_set(material: ReportContext) -> None:
     oof = {name: material.metric("oof", name, "ccc")["value"] for name in material.learners}  # type: ignore[index]
     assert material.learner == max(oof, key=oof.__getitem__)
     metrics = {"metrics": {**material.metrics["metrics"]}}
@@ -436,7 +438,7 @@ def test_learner_is_chosen_out_of_fold_never_on_the_test_set(material: Material)
     assert dataclasses.replace(material, metrics=metrics).learner == material.learner
 
 
-def test_no_winner_inside_the_noise(material: Material) -> None:
+def test_no_winner_inside_the_noise(material: ReportContext) -> None:
     def told(alike: list[str], *, rough: bool = False) -> str:
         entry = {"best": "net00", "not_told_apart": ["net00", *alike], "differences": {"net01": {}, "net02": {}}}
         entry |= {"rough": rough}
@@ -451,7 +453,7 @@ def test_no_winner_inside_the_noise(material: Material) -> None:
     assert "told apart from it from fewer than ten subjects" in told(["net01", "net02"], rough=True)
 
 
-def test_same_material_gives_the_same_bytes(material: Material, text: str, tmp_path: Path) -> None:
+def test_same_material_gives_the_same_bytes(material: ReportContext, text: str, tmp_path: Path) -> None:
     path = write_report(material, tmp_path / "runs" / "report.html")
     assert path.read_text() == text
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
@@ -501,7 +503,7 @@ def test_stopping_on_the_fold_is_said_where_subjects_count_as_unseen() -> None:
     assert inner.text.count("never saw") == 2
 
 
-def test_the_stage_is_that_of_the_headline(material: Material) -> None:
+def test_the_stage_is_that_of_the_headline(material: ReportContext) -> None:
     main = {**material.metrics["main"], "stage": "oof"}
     unscored = dataclasses.replace(material, metrics={**material.metrics, "main": main})
     assert (unscored.stage, unscored.stages) == ("oof", ["oof", "test"])
@@ -511,7 +513,7 @@ def test_the_stage_is_that_of_the_headline(material: Material) -> None:
     assert dataclasses.replace(material, predictions=only_oof).stage == "oof"
 
 
-def test_an_imported_split_claims_no_balancing(material: Material, text: str) -> None:
+def test_an_imported_split_claims_no_balancing(material: ReportContext, text: str) -> None:
     for claim in ("Balanced on", "best of 1,000 trials", "The split was made to keep"):
         assert claim in Page(text).text
     imported = dataclasses.replace(material, splits={**material.splits, "how": "column part", "folds": 7})
@@ -523,7 +525,7 @@ def test_an_imported_split_claims_no_balancing(material: Material, text: str) ->
     assert not any(row.mark for row in tables.imbalance_rows(imported))
 
 
-def finished(material: Material, folder: Path, **changes: Any) -> Path:
+def finished(material: ReportContext, folder: Path, **changes: Any) -> Path:
     """A run folder with what the page of results is made from."""
     parts = {
         "study": material.study.model_dump(mode="json") | {"main": material.study.outcome},
@@ -536,7 +538,7 @@ def finished(material: Material, folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def test_results_page_beside_a_run_without_the_stage(material: Material, tmp_path: Path) -> None:
+def test_results_page_beside_a_run_without_the_stage(material: ReportContext, tmp_path: Path) -> None:
     run = finished(material, tmp_path / "run")
     oof = {"main": None, "metrics": {"oof": material.metrics["metrics"]["oof"]}}
     other = finished(material, tmp_path / "other", metrics=oof)
@@ -551,7 +553,7 @@ def test_results_page_beside_a_run_without_the_stage(material: Material, tmp_pat
     assert "| net00 (toy) |" in write_results(run, tmp_path / "page.md", beside=[run]).read_text()
 
 
-def test_results_page_says_what_limits_its_figures(material: Material, tmp_path: Path) -> None:
+def test_results_page_says_what_limits_its_figures(material: ReportContext, tmp_path: Path) -> None:
     text = write_results(finished(material, tmp_path / "run"), tmp_path / "a.md").read_text()
     assert "never saw its subject" in text
     assert "not known" not in text
@@ -586,7 +588,7 @@ def test_without_repeated_visits_there_is_no_course_over_time() -> None:
     assert "20 subjects, beside" in page.text
 
 
-def test_missing_parts_are_left_out_not_stumbled_over(material: Material) -> None:
+def test_missing_parts_are_left_out_not_stumbled_over(material: ReportContext) -> None:
     bare = dataclasses.replace(
         material, metrics={}, jobs=[], stackers={}, splits={}, notes=[], environment={}, photograph=lambda n: None
     )
@@ -596,14 +598,14 @@ def test_missing_parts_are_left_out_not_stumbled_over(material: Material) -> Non
     assert "photographs could not be shown" in page.text
 
 
-def test_outcome_without_any_truth(material: Material) -> None:
+def test_outcome_without_any_truth(material: ReportContext) -> None:
     table = material.predictions.copy()
     table["y_true"] = np.where(table["target"] == "pasi", np.nan, table["y_true"])
     page = check_page(render(dataclasses.replace(material, predictions=table, metrics={})))
     assert "nothing can be judged" in page.text
 
 
-def test_banners_say_what_limits_the_figures(material: Material) -> None:
+def test_banners_say_what_limits_the_figures(material: ReportContext) -> None:
     def heads(stage: str, **changes: Any) -> str:
         table = material.predictions[material.predictions["stage"] == stage]
         study = material.study.model_copy(update=changes)
@@ -656,7 +658,7 @@ def test_tracks_beyond_the_cap_are_taken_evenly_from_best_to_worst() -> None:
     assert [t.subject for t in shown] == ["s1", "s3", "s5"]
 
 
-def test_parts_of_the_scale_hold_every_case(material: Material) -> None:
+def test_parts_of_the_scale_hold_every_case(material: ReportContext) -> None:
     parts = parts_of(material)
     assert [part.name for part in parts] == ["clear", "mild", "moderate-to-severe"]
     assert sum(part.count for part in parts) == len(material.chosen)
@@ -668,7 +670,7 @@ def test_parts_of_the_scale_hold_every_case(material: Material) -> None:
     assert sum(p.error * p.count for p in thirds) / len(material.chosen) == pytest.approx(error)
 
 
-def test_a_region_is_called_worst_only_beyond_the_intervals(material: Material) -> None:
+def test_a_region_is_called_worst_only_beyond_the_intervals(material: ReportContext) -> None:
     def told(high: float, *, rough: bool = False, least: float = 0.4) -> str:
         figures = {"composite[upper]": (least, 0.3, high), "composite[trunk]": (0.9, 0.8, 0.95)}
         by_key = {
@@ -686,7 +688,7 @@ def test_a_region_is_called_worst_only_beyond_the_intervals(material: Material) 
     assert "No region is shown to agree worse" in told(0.85)
 
 
-def pulled(material: Material, shift: float) -> Material:
+def pulled(material: ReportContext, shift: float) -> ReportContext:
     """The same truth, predicted with one error of changing sign: low scores too high by `shift`, high ones too low."""
     table = material.predictions[material.predictions["target"] == "brixia"].copy()
     middle = table["y_true"].median()
@@ -711,7 +713,7 @@ def test_a_bias_within_its_interval_is_no_steady_difference() -> None:
     assert figures_agreement.describe(sure, 1).startswith("The model scores 0.4 points lower on average")
 
 
-def groups_told(material: Material, *, bands: Any = None, response: Any = None, **more: Any) -> tuple[str, str]:
+def groups_told(material: ReportContext, *, bands: Any = None, response: Any = None, **more: Any) -> tuple[str, str]:
     """The head and the sentence on bands and response for these confusion counts."""
     kappa = {"agreement": {"value": 0.5}, "kappa": {"value": 0.0, "low": 0.0, "high": 0.0}}
     by_bands = {"confusion": bands, **kappa}
@@ -726,7 +728,7 @@ def groups_told(material: Material, *, bands: Any = None, response: Any = None, 
     return next(((head, text) for head, text in found if head.startswith(("Bands", "Response"))), ("", ""))
 
 
-def test_what_bands_and_response_cannot_tell_is_said(material: Material) -> None:
+def test_what_bands_and_response_cannot_tell_is_said(material: ReportContext) -> None:
     assert groups_told(material) == ("", "")
     head, text = groups_told(material, bands=[[0, 2, 0], [0, 3, 0], [0, 1, 0]])
     assert head == "Bands."
@@ -796,7 +798,7 @@ def test_display_name_takes_the_spelling_of_the_description() -> None:
     assert wording.display_name(study_of(description="Extent and the Brixia score."), "brixia") == "Brixia"
 
 
-def test_band_limits_read_as_ranges(material: Material) -> None:
+def test_band_limits_read_as_ranges(material: ReportContext) -> None:
     found = tables.confusion(material, "test")
     assert found is not None
     assert found.bounds == ["below 1", "1 to below 10", "10 or more"]

@@ -12,26 +12,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.audit.facts import SOURCES
 from casewise.audit.findings import Audit, Finding
+from casewise.audit.metadata import SOURCES
 from casewise.evaluation.results import evaluate
-from casewise.report import (
-    audit,
-    classes,
-    confident,
-    external,
-    labels,
-    learners,
-    rates,
-    summary,
-    summary_classes,
-    words,
-)
+from casewise.report import audit, classes, external, learners, summary, summary_classes
+from casewise.report import confident_errors as confident
+from casewise.report import label_distribution as labels
+from casewise.report import lr_finder as rates
+from casewise.report import terminology as words
+from casewise.report.context import ReportContext
 from casewise.report.figures_classes import curves_of
-from casewise.report.material import Material
+from casewise.report.markdown.page import write_results
 from casewise.report.page import render, write_report
-from casewise.report.results_page import write_results
-from casewise.study import Study
+from casewise.study.schema import Study
 from tests.test_report import Page, check_page, films, jobs_of, splits_of
 
 CLASSES = {
@@ -72,7 +65,7 @@ def study_of(kind: str, **changes: Any) -> Study:
 
 def predictions_of(study: Study, subjects: int, learners: list[str], *, test: int, outside: int) -> pd.DataFrame:
     """Predictions of every learner; one case a subject, some have two; class and source go together."""
-    from casewise.predictions import decided
+    from casewise.predictions.table import decided
 
     random, outcome = np.random.default_rng(7), study.outcome
     names, kind = study.classes_of(outcome), study.kind_of(outcome)
@@ -171,7 +164,7 @@ def toy(
     networks: int = 3,
     accepted: dict[str, str] | None = None,
     **changes: Any,
-) -> Material:
+) -> ReportContext:
     """Material of a made-up study of classes, `metrics.json` by the contract."""
     study = study_of(kind, **{"backbones": EIGHT[:networks]} | changes)
     outcome, names = study.outcome, study.classes_of(study.outcome)
@@ -219,7 +212,7 @@ def toy(
             job["stages"] = [
                 {"unfrozen": g, "best_loss": 0.8 - 0.1 * g, "kept": True} for g in range(3 if i % 2 else 4)
             ]
-    return Material(
+    return ReportContext(
         study=study,
         cohort_images=images,
         panels=panels,
@@ -237,36 +230,36 @@ def toy(
     )
 
 
-def page_of(material: Material) -> Page:
+def page_of(material: ReportContext) -> Page:
     return check_page(render(material))
 
 
 @pytest.fixture(scope="module")
-def three() -> Material:
+def three() -> ReportContext:
     return toy(test=30, outside=60, networks=3)
 
 
 @pytest.fixture(scope="module")
-def text(three: Material) -> str:
+def text(three: ReportContext) -> str:
     return render(three)
 
 
 @pytest.fixture(scope="module")
-def two() -> Material:
+def two() -> ReportContext:
     return toy("binary", networks=2)
 
 
 @pytest.fixture(scope="module")
-def grades() -> Material:
+def grades() -> ReportContext:
     return toy("ordinal", subjects=100, networks=2)
 
 
-def figures(material: Material, stage: str = "") -> dict[str, Any]:
+def figures(material: ReportContext, stage: str = "") -> dict[str, Any]:
     """The figures of the shown learner."""
     return material.figures(stage or material.stage, material.learner, material.study.outcome)
 
 
-def test_page_is_whole_and_speaks_of_classes(three: Material, text: str) -> None:
+def test_page_is_whole_and_speaks_of_classes(three: ReportContext, text: str) -> None:
     page = check_page(text)
     assert page.svgs == 10
     assert "http" not in re.sub(r"<pre.*?</pre>", "", text, flags=re.DOTALL)
@@ -282,7 +275,7 @@ def test_page_is_whole_and_speaks_of_classes(three: Material, text: str) -> None
         assert f"{found[metric]['value']:.3f} [{low}, {high}]" in page.text
 
 
-def test_plain_words_name_the_commonest_class_and_the_class_missed_most(three: Material) -> None:
+def test_plain_words_name_the_commonest_class_and_the_class_missed_most(three: ReportContext) -> None:
     told = dict(summary_classes.sentences(three))
     truth = three.chosen["y_true"].to_numpy(int)
     counts = np.bincount(truth)
@@ -299,7 +292,7 @@ def test_plain_words_name_the_commonest_class_and_the_class_missed_most(three: M
     assert "out-of-fold AUROC is the best" in told["Which model this is."]
 
 
-def confused(material: Material, confusion: list[list[int]], **ends: tuple[float, float]) -> Material:
+def confused(material: ReportContext, confusion: list[list[int]], **ends: tuple[float, float]) -> ReportContext:
     """The same material with another confusion matrix, and intervals of recall where given."""
     stage, learner, outcome = material.stage, material.learner, material.study.outcome
     told = {**material.classed(stage, learner), "confusion": confusion, "support": [sum(row) for row in confusion]}
@@ -311,7 +304,7 @@ def confused(material: Material, confusion: list[list[int]], **ends: tuple[float
     return dataclasses.replace(material, metrics=metrics)
 
 
-def test_a_class_is_called_hardest_only_as_far_as_intervals_go(three: Material) -> None:
+def test_a_class_is_called_hardest_only_as_far_as_intervals_go(three: ReportContext) -> None:
     apart = {"covid": (0.2, 0.4), "no_finding": (0.6, 0.8), "pneumonia": (0.7, 0.9)}
     counts = [[3, 1, 6], [1, 7, 2], [0, 2, 8]]
     told = summary_classes.missed(confused(three, counts, **apart))
@@ -324,7 +317,7 @@ def test_a_class_is_called_hardest_only_as_far_as_intervals_go(three: Material) 
     assert summary_classes.missed(confused(three, [[9, 0, 0], [0, 2, 0], [0, 1, 1]])) == ""
 
 
-def test_two_classes_speak_of_sensitivity_and_draw_one_curve(two: Material) -> None:
+def test_two_classes_speak_of_sensitivity_and_draw_one_curve(two: ReportContext) -> None:
     page = page_of(two)
     found = figures(two)
     told = dict(summary_classes.sentences(two))["What it misses."]
@@ -339,7 +332,7 @@ def test_two_classes_speak_of_sensitivity_and_draw_one_curve(two: Material) -> N
     assert "each fold is judged with those of the others" in page.text
 
 
-def test_grades_speak_of_weighted_kappa_and_name_a_grade_with_its_target(grades: Material) -> None:
+def test_grades_speak_of_weighted_kappa_and_name_a_grade_with_its_target(grades: ReportContext) -> None:
     page = page_of(grades)
     assert grades.merit == "kappa_quadratic"
     best = max(grades.learners, key=lambda n: grades.metric("oof", n, "kappa_quadratic")["value"])  # type: ignore[index]
@@ -352,7 +345,7 @@ def test_grades_speak_of_weighted_kappa_and_name_a_grade_with_its_target(grades:
     assert "Weighted kappa" in learners.learners(grades)["heads"]  # type: ignore[index]
 
 
-def test_the_learners_table_has_the_published_form(three: Material) -> None:
+def test_the_learners_table_has_the_published_form(three: ReportContext) -> None:
     told = learners.learners(three)
     assert told is not None
     heads = ["Learner", "Kind", "Accuracy", "Top-2 accuracy", "AUROC", "Precision", "Recall", "F1"]
@@ -367,19 +360,19 @@ def test_the_learners_table_has_the_published_form(three: Material) -> None:
     assert rows[0].cells[-1].value == found.rows[0][1]
 
 
-def test_learner_is_chosen_out_of_fold(three: Material) -> None:
+def test_learner_is_chosen_out_of_fold(three: ReportContext) -> None:
     metrics = {k: v for k, v in three.metrics.items() if k != "main"}
     assert dataclasses.replace(three, metrics=metrics).learner == three.metrics["main"]["learner"]
     oof = {name: three.metric("oof", name, "auroc")["value"] for name in three.learners}  # type: ignore[index]
     assert three.learner == max(oof, key=oof.__getitem__)
 
 
-def test_comparisons_of_losses_call_the_smallest_best(three: Material) -> None:
+def test_comparisons_of_losses_call_the_smallest_best(three: ReportContext) -> None:
     assert "smallest log loss" in summary.comparison(three, "test", "log_loss")
     assert "highest AUROC" in summary.comparison(three, "test")
 
 
-def test_calibration_says_which_way_it_errs(three: Material) -> None:
+def test_calibration_says_which_way_it_errs(three: ReportContext) -> None:
     def told(claimed: float, right: float, after: float, many: int = 1000) -> str:
         bins = [{"low": 0.6, "high": 0.7, "n": many, "confidence": claimed, "accuracy": right}]
         stage, learner, outcome = three.stage, three.learner, three.study.outcome
@@ -402,7 +395,7 @@ def test_calibration_says_which_way_it_errs(three: Material) -> None:
     )
 
 
-def test_an_accepted_error_stands_on_the_first_screen_with_its_reason(three: Material, text: str) -> None:
+def test_an_accepted_error_stands_on_the_first_screen_with_its_reason(three: ReportContext, text: str) -> None:
     screen = text.split("<h2>In plain words</h2>")[0]
     assert "Accepted:</em> " + REASON in screen
     assert "1 error and 2 warnings." in screen
@@ -422,7 +415,7 @@ def test_an_accepted_error_stands_on_the_first_screen_with_its_reason(three: Mat
     assert "Not accepted by the study." in render(unaccepted).split("<h2>In plain words</h2>")[0]
 
 
-def test_every_accepted_error_has_one_line_and_its_reason_and_warnings_are_counted(three: Material) -> None:
+def test_every_accepted_error_has_one_line_and_its_reason_and_warnings_are_counted(three: ReportContext) -> None:
     figures = {"target": "finding", "metric": "auroc", "value": 0.8}
     names = ("source", "border", "files", "native_size", "native_mode")
     found = [Finding(f"shortcut-{name}", "error", "A long sentence. " * 20, figures) for name in names]
@@ -437,7 +430,7 @@ def test_every_accepted_error_has_one_line_and_its_reason_and_warnings_are_count
     assert "long sentence" not in box
 
 
-def test_a_clean_audit_and_none_at_all(three: Material) -> None:
+def test_a_clean_audit_and_none_at_all(three: ReportContext) -> None:
     clean = Audit([], {"twins": 3.0}, {"subjects": 120, "images": 150}).as_json({})
     screen = render(dataclasses.replace(three, audit=clean)).split("<h2>In plain words</h2>")[0]
     assert "No subject, twin or shortcut problem was found among 120 subjects and 150 images." in screen
@@ -447,7 +440,7 @@ def test_a_clean_audit_and_none_at_all(three: Material) -> None:
     assert "No audit was made." in without.text
 
 
-def test_an_audit_that_asked_about_no_shortcut_is_not_green_and_says_so(three: Material) -> None:
+def test_an_audit_that_asked_about_no_shortcut_is_not_green_and_says_so(three: ReportContext) -> None:
     facts = {"subjects": 12, "images": 24, "questions": [], "not_asked": ["finding from border"]}
     html = render(dataclasses.replace(three, audit=Audit([], {}, facts).as_json({})))
     screen, rest = html.split("<h2>In plain words</h2>")
@@ -462,7 +455,7 @@ def test_an_audit_that_asked_about_no_shortcut_is_not_green_and_says_so(three: M
     assert told["unasked"].startswith("Shortcuts were not asked about: too few")
 
 
-def test_rates_of_all_or_none_do_not_pretend_certainty(two: Material) -> None:
+def test_rates_of_all_or_none_do_not_pretend_certainty(two: ReportContext) -> None:
     stage, learner, outcome = two.stage, two.learner, two.study.outcome
     ones = {**two.figures(stage, learner, outcome), "sensitivity": {"value": 1.0, "low": 1.0, "high": 1.0}}
     sure = dataclasses.replace(two, metrics={**two.metrics, "metrics": {stage: {learner: {outcome: ones}}}})
@@ -487,7 +480,7 @@ def test_temperature_scaling_that_lowers_the_log_loss_alone_is_said_to() -> None
     assert told(0.05, 0.05, 0.4, 0.4) == "does not help (0.050)"
 
 
-def test_the_audit_section_shows_the_evidence(three: Material, text: str) -> None:
+def test_the_audit_section_shows_the_evidence(three: ReportContext, text: str) -> None:
     told = audit.section(three)
     assert told is not None
     assert [one.level for one in told["findings"]] == ["error", "warning", "warning", "note"]
@@ -514,7 +507,7 @@ def test_numbers_have_an_audit_too() -> None:
     assert "Model and physician" in page.text
 
 
-def test_findings_cannot_break_the_page(three: Material) -> None:
+def test_findings_cannot_break_the_page(three: ReportContext) -> None:
     evil = "<script>alert('x')</script>`<b>`"
     found = [Finding("shortcut-source", "error", evil, remedy=evil)]
     text = render(dataclasses.replace(three, audit=Audit(found).as_json({"shortcut-source": evil})))
@@ -523,7 +516,7 @@ def test_findings_cannot_break_the_page(three: Material) -> None:
     check_page(text)
 
 
-def test_the_external_cohort_stands_beside_the_internal_one(three: Material, text: str) -> None:
+def test_the_external_cohort_stands_beside_the_internal_one(three: ReportContext, text: str) -> None:
     told = external.external(three)
     assert told is not None
     page = Page(text)
@@ -538,7 +531,7 @@ def test_the_external_cohort_stands_beside_the_internal_one(three: Material, tex
     assert three.stages == ["test", "oof"]
 
 
-def test_a_drop_is_called_one_only_beyond_chance(three: Material) -> None:
+def test_a_drop_is_called_one_only_beyond_chance(three: ReportContext) -> None:
     def told(low: float, high: float, *, rough: bool = False) -> str:
         inside, outside = (figures(three, stage)["auroc"]["value"] for stage in ("test", "external"))
         drop = {three.learner: {"auroc": {"difference": outside - inside, "low": low, "high": high, "rough": rough}}}
@@ -550,7 +543,7 @@ def test_a_drop_is_called_one_only_beyond_chance(three: Material) -> None:
     assert "fewer than ten subjects" in told(-0.2, -0.01, rough=True)
 
 
-def test_each_source_left_out_has_its_line(three: Material, tmp_path: Path) -> None:
+def test_each_source_left_out_has_its_line(three: ReportContext, tmp_path: Path) -> None:
     undefined = {"value": None, "low": None, "high": None, "n_cases": 40, "reason": "no case is truly covid"}
     by_source = {
         "cohen": {three.learner: {"accuracy": {"value": 0.61, "low": 0.5, "high": 0.7, "n_cases": 45}}},
@@ -566,7 +559,9 @@ def test_each_source_left_out_has_its_line(three: Material, tmp_path: Path) -> N
     assert f"| cohen | {three.learner} | 45 | 0.610 [0.500, 0.700] |" in text
 
 
-def test_the_external_test_stands_in_plain_words_and_among_the_tiles(three: Material, two: Material, text: str) -> None:
+def test_the_external_test_stands_in_plain_words_and_among_the_tiles(
+    three: ReportContext, two: ReportContext, text: str
+) -> None:
     inside, outside = (figures(three, stage)["auroc"]["value"] for stage in ("test", "external"))
     plain = Page(text.split("<h2>In plain words</h2>")[1].split("</section>")[0]).text
     assert "Elsewhere. On St Elsewhere (" in plain
@@ -576,7 +571,7 @@ def test_the_external_test_stands_in_plain_words_and_among_the_tiles(three: Mate
     assert external.plain_words(two) == [] == external.tiles(two)
 
 
-def test_external_without_truth_says_so(three: Material) -> None:
+def test_external_without_truth_says_so(three: ReportContext) -> None:
     metrics = {**three.metrics, "metrics": {s: m for s, m in three.metrics["metrics"].items() if s != "external"}}
     page = page_of(dataclasses.replace(three, metrics={**metrics, "external_drop": {}}))
     assert "nothing recorded there lets its predictions be judged" in page.text
@@ -584,7 +579,7 @@ def test_external_without_truth_says_so(three: Material) -> None:
     assert "External 0" not in page.text
 
 
-def test_confident_errors_are_wrong_and_the_surest_first(three: Material) -> None:
+def test_confident_errors_are_wrong_and_the_surest_first(three: ReportContext) -> None:
     told = confident.confident_errors(three)
     assert told is not None
     rows = three.chosen
@@ -598,7 +593,7 @@ def test_confident_errors_are_wrong_and_the_surest_first(three: Material) -> Non
     assert "Confident errors" not in page_of(right).text
 
 
-def test_recorded_classes_are_counted_by_side_and_source(three: Material) -> None:
+def test_recorded_classes_are_counted_by_side_and_source(three: ReportContext) -> None:
     told = labels.counted_classes(three)
     assert told["sides"].names == ["covid", "no finding", "pneumonia"]
     assert [row[0] for row in told["sides"].rows] == [*(f"fold {i}" for i in range(1, 6)), "test", "all"]
@@ -616,7 +611,7 @@ def test_recorded_classes_are_counted_by_side_and_source(three: Material) -> Non
     assert labels.counted_classes(plain)["sides"].rows[-1][1] == 150
 
 
-def test_the_finder_and_the_stages_are_told(three: Material) -> None:
+def test_the_finder_and_the_stages_are_told(three: ReportContext) -> None:
     told = rates.finders(three)
     assert told is not None
     assert len(told["figures"]) == 3
@@ -633,7 +628,7 @@ def test_the_finder_and_the_stages_are_told(three: Material) -> None:
     assert "How the learning rate was found" not in page_of(given).text
 
 
-def test_a_finder_that_diverges_is_drawn(three: Material) -> None:
+def test_a_finder_that_diverges_is_drawn(three: ReportContext) -> None:
     jobs = [
         {**job, "finder": {**job["finder"], "losses": [*job["finder"]["losses"][:-2], None, 1e12]}}
         for job in three.jobs
@@ -641,7 +636,7 @@ def test_a_finder_that_diverges_is_drawn(three: Material) -> None:
     assert rates.finders(dataclasses.replace(three, jobs=jobs)) is not None
 
 
-def test_missing_parts_are_left_out_not_stumbled_over(three: Material, grades: Material) -> None:
+def test_missing_parts_are_left_out_not_stumbled_over(three: ReportContext, grades: ReportContext) -> None:
     for material in (three, grades):
         bare = dataclasses.replace(
             material, metrics={}, jobs=[], splits={}, notes=[], environment={}, audit=None, photograph=lambda n: None
@@ -651,7 +646,7 @@ def test_missing_parts_are_left_out_not_stumbled_over(three: Material, grades: M
         assert "the model names the recorded class in" in page.text
 
 
-def test_undefined_figures_say_why(three: Material) -> None:
+def test_undefined_figures_say_why(three: ReportContext) -> None:
     changed = {**figures(three)}
     changed["auroc[covid]"] = {"value": None, "low": None, "high": None, "reason": "no case is truly covid"}
     stage, learner, outcome = three.stage, three.learner, three.study.outcome
@@ -660,7 +655,7 @@ def test_undefined_figures_say_why(three: Material) -> None:
     assert "no case is truly covid" in page_of(dataclasses.replace(three, metrics=metrics)).text
 
 
-def test_outcome_without_any_truth(three: Material) -> None:
+def test_outcome_without_any_truth(three: ReportContext) -> None:
     page = page_of(dataclasses.replace(three, predictions=three.predictions.assign(y_true=np.nan), metrics={}))
     assert "nothing can be judged" in page.text
 
@@ -673,7 +668,7 @@ def test_names_cannot_break_the_page() -> None:
     check_page(text)
 
 
-def test_same_material_gives_the_same_bytes(three: Material, text: str, tmp_path: Path) -> None:
+def test_same_material_gives_the_same_bytes(three: ReportContext, text: str, tmp_path: Path) -> None:
     assert write_report(three, tmp_path / "report.html").read_text() == text
 
 
@@ -685,7 +680,7 @@ def test_few_subjects_and_unknown_subjects_are_said_first() -> None:
     assert "whose they are is not known" in page_of(material).text
 
 
-def finished(material: Material, folder: Path, **changes: Any) -> Path:
+def finished(material: ReportContext, folder: Path, **changes: Any) -> Path:
     """A run folder with what the page of results is made from."""
     folder.mkdir()
     parts: dict[str, Any] = {
@@ -704,7 +699,7 @@ def finished(material: Material, folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def test_results_page_of_classes(three: Material, tmp_path: Path) -> None:
+def test_results_page_of_classes(three: ReportContext, tmp_path: Path) -> None:
     reference = {"finding": {"published, other mixtures": {"accuracy": 0.9032, "auroc": 0.9966, "precision": 0.9}}}
     evaluation = three.study.evaluation.model_copy(update={"references": reference})
     run = finished(
@@ -730,7 +725,7 @@ def test_results_page_of_classes(three: Material, tmp_path: Path) -> None:
 
 
 def test_results_page_of_two_classes_of_grades_and_without_audit(
-    two: Material, grades: Material, tmp_path: Path
+    two: ReportContext, grades: ReportContext, tmp_path: Path
 ) -> None:
     text = write_results(
         finished(dataclasses.replace(two, audit=None), tmp_path / "two"), tmp_path / "two.md"
@@ -768,7 +763,7 @@ if __name__ == "__main__":  # to look at the variants: python -m tests.test_repo
     write_report(toy("ordinal", test=25, networks=3, subjects_known=False), folder / "grades.html")
 
 
-def guessing(material: Material, bad: list[str], *, folds: int = 5) -> Material:
+def guessing(material: ReportContext, bad: list[str], *, folds: int = 5) -> ReportContext:
     """The same run, but the networks of these backbones (of the first folds) never beat guessing."""
     jobs = [
         job | ({"guess_loss": 0.01} if job["model"] in bad and job["fold"] <= folds else {"guess_loss": 2.0})
@@ -777,7 +772,7 @@ def guessing(material: Material, bad: list[str], *, folds: int = 5) -> Material:
     return dataclasses.replace(material, jobs=jobs)
 
 
-def test_networks_that_learned_nothing_are_said_first_and_mark_the_figures(three: Material) -> None:
+def test_networks_that_learned_nothing_are_said_first_and_mark_the_figures(three: ReportContext) -> None:
     alone = toy(networks=1)
     hopeless = guessing(alone, [alone.learner])
     after = render(hopeless).split("<h2>In plain words</h2>")[1].lstrip()
@@ -794,7 +789,7 @@ def test_networks_that_learned_nothing_are_said_first_and_mark_the_figures(three
     assert "unlearned" not in render(guessing(alone, [])).split("</style>")[1]
 
 
-def test_a_combined_learner_learned_nothing_where_most_networks_did_not(three: Material) -> None:
+def test_a_combined_learner_learned_nothing_where_most_networks_did_not(three: ReportContext) -> None:
     shown = dataclasses.replace(
         three, metrics=three.metrics | {"main": three.metrics["main"] | {"learner": "mean_of_learners"}}
     )
@@ -811,7 +806,7 @@ def test_a_combined_learner_learned_nothing_where_most_networks_did_not(three: M
     assert told.mark == ""
 
 
-def test_single_images_are_shown_in_one_grid(three: Material) -> None:
+def test_single_images_are_shown_in_one_grid(three: ReportContext) -> None:
     text = render(three)
     seen = text.split('id="preparation"')[1].split("</section>")[0]
     assert 'class="pairs"' in seen

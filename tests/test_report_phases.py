@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from casewise.report import claimed, figures_learners, phases, results_training
-from casewise.report.material import Material
+from casewise.report import figures_learners, phases
+from casewise.report import image_split as claimed
+from casewise.report.context import ReportContext
+from casewise.report.markdown import training as results_training
+from casewise.report.markdown.page import write_results
 from casewise.report.page import render
-from casewise.report.results_page import write_results
 from tests import test_report as numbers
 from tests.test_report import Page, check_page
 from tests.test_report_classes import toy
@@ -49,7 +51,7 @@ def history(fold: int, *, stop: bool) -> list[dict[str, Any]]:
     return found
 
 
-def in_phases(material: Material, *, stop: str = "inner") -> Material:
+def in_phases(material: ReportContext, *, stop: str = "inner") -> ReportContext:
     """The material as it would be had its networks been trained in two phases."""
     study = material.study
     recipe = {**RECIPE, "stop": {"on": stop}}
@@ -85,7 +87,7 @@ def in_phases(material: Material, *, stop: str = "inner") -> Material:
     return dataclasses.replace(material, study=study, jobs=jobs)
 
 
-def split_by_image(material: Material, value: float, metric: str = "accuracy") -> Material:
+def split_by_image(material: ReportContext, value: float, metric: str = "accuracy") -> ReportContext:
     """The material with what a split by image would have claimed of every learner."""
     outcome, stage = material.study.outcome, material.stage
     found: dict[str, Any] = {}
@@ -106,7 +108,7 @@ def split_by_image(material: Material, value: float, metric: str = "accuracy") -
     return dataclasses.replace(material, metrics={**material.metrics, "claimed": told})
 
 
-def with_figure(material: Material, metric: str, low: float, value: float, high: float) -> Material:
+def with_figure(material: ReportContext, metric: str, low: float, value: float, high: float) -> ReportContext:
     metrics = copy.deepcopy(material.metrics)
     metrics["metrics"][material.stage][material.learner][material.study.outcome][metric] |= {
         "value": value,
@@ -117,21 +119,21 @@ def with_figure(material: Material, metric: str, low: float, value: float, high:
 
 
 @pytest.fixture(scope="module")
-def plain() -> Material:
+def plain() -> ReportContext:
     return toy("binary", test=30, networks=2)
 
 
 @pytest.fixture(scope="module")
-def two(plain: Material) -> Material:
+def two(plain: ReportContext) -> ReportContext:
     return split_by_image(in_phases(plain), 0.985)
 
 
 @pytest.fixture(scope="module")
-def page(two: Material) -> Page:
+def page(two: ReportContext) -> Page:
     return check_page(render(two))
 
 
-def test_every_phase_has_its_sizes_and_its_cost(page: Page, two: Material) -> None:
+def test_every_phase_has_its_sizes_and_its_cost(page: Page, two: ReportContext) -> None:
     found = phases.phases_of(two.jobs, two.study.recipe.model_dump(mode="json"))
     assert list(found) == two.study.backbones
     head, upper = found[two.study.backbones[0]]
@@ -149,7 +151,7 @@ def test_every_phase_has_its_sizes_and_its_cost(page: Page, two: Material) -> No
     assert "trained in phases, one after another" in page.text
 
 
-def test_those_learned_from_stand_beside_others(page: Page, two: Material) -> None:
+def test_those_learned_from_stand_beside_others(page: Page, two: ReportContext) -> None:
     told = phases.beside(two)
     assert told is not None
     assert told["heads"] == ["Network", "Judged on", "n", "Accuracy", "Sensitivity", "Specificity"]
@@ -191,12 +193,12 @@ def test_numbers_have_phases_and_no_accuracy() -> None:
     assert "how often the class was right" not in text
 
 
-def curve(material: Material) -> str:
+def curve(material: ReportContext) -> str:
     jobs = [job for job in material.jobs if job["model"] == material.study.backbones[0]]
     return str(figures_learners.training("net", jobs, name="a", alt="x"))
 
 
-def test_curves_mark_the_phases_and_show_accuracy(two: Material, plain: Material) -> None:
+def test_curves_mark_the_phases_and_show_accuracy(two: ReportContext, plain: ReportContext) -> None:
     with_both, before = curve(two), curve(plain)
     for text in (">loss<", ">accuracy<", ">head alone learns<", ">11 blocks frozen<", ">80 %<"):
         assert text in with_both
@@ -208,7 +210,7 @@ def test_curves_mark_the_phases_and_show_accuracy(two: Material, plain: Material
     assert figures_learners.ACCENT not in alone
 
 
-def test_labels_of_many_phases_do_not_overlap(two: Material) -> None:
+def test_labels_of_many_phases_do_not_overlap(two: ReportContext) -> None:
     job = copy.deepcopy(two.jobs[0])
     for place, entry in enumerate(job["history"]):
         entry["phase"] = min(place // 4, 3)
@@ -226,7 +228,7 @@ def test_labels_of_many_phases_do_not_overlap(two: Material) -> None:
     figures_learners.training("net", [job], name="a", alt="x")
 
 
-def test_the_claim_stands_beside_the_figures_by_subject(page: Page, two: Material) -> None:
+def test_the_claim_stands_beside_the_figures_by_subject(page: Page, two: ReportContext) -> None:
     text = page.text
     section = text[text.index("What the published way of splitting would have claimed") :]
     own = two.metric(two.stage, two.learner, "accuracy")
@@ -240,7 +242,7 @@ def test_the_claim_stands_beside_the_figures_by_subject(page: Page, two: Materia
     assert "Split by image" in text  # in the contents
 
 
-def test_where_nothing_is_shown_for_new_patients_the_report_says_so(two: Material) -> None:
+def test_where_nothing_is_shown_for_new_patients_the_report_says_so(two: ReportContext) -> None:
     assert "not shown" not in claimed.believe(two)
     nothing = with_figure(two, "auroc", 0.36, 0.48, 0.61)
     told = claimed.believe(nothing)
@@ -253,7 +255,7 @@ def test_where_nothing_is_shown_for_new_patients_the_report_says_so(two: Materia
     assert "about the same" not in claimed.believe(with_figure(two, "auroc", 0.7, 0.8, 0.9))
 
 
-def varied(material: Material) -> Material:
+def varied(material: ReportContext) -> ReportContext:
     """The material as it would be had one subject's visits differ in what was recorded."""
     rows = material.predictions.copy()
     case = rows.loc[rows["visit"] == "2", "case"].iloc[0]
@@ -261,7 +263,7 @@ def varied(material: Material) -> Material:
     return dataclasses.replace(material, predictions=rows)
 
 
-def test_to_know_a_subject_is_enough_only_where_nothing_varies_within(two: Material, tmp_path: Path) -> None:
+def test_to_know_a_subject_is_enough_only_where_nothing_varies_within(two: ReportContext, tmp_path: Path) -> None:
     for name, material, words in (("same", two, "is enough"), ("varied", varied(two), "helps")):
         assert f"to know a subject again {words} to be right" in claimed.believe(material)
         (tmp_path / name / "run").mkdir(parents=True)
@@ -270,7 +272,7 @@ def test_to_know_a_subject_is_enough_only_where_nothing_varies_within(two: Mater
     assert "helps to be right" in written(two, tmp_path / "gone")  # nothing is there to say that it is enough
 
 
-def test_the_page_says_what_is_judged_on_either_side(two: Material, tmp_path: Path) -> None:
+def test_the_page_says_what_is_judged_on_either_side(two: ReportContext, tmp_path: Path) -> None:
     told = "By subject a case is judged as a whole; by image each of 1,888 images is"
     assert told in written(two, tmp_path / "cases")
     outcome = two.study.outcome
@@ -289,7 +291,7 @@ def test_the_claim_of_numbers() -> None:
     assert "What the published way" in check_page(render(material)).text
 
 
-def test_runs_of_before_have_none_of_it(plain: Material, tmp_path: Path) -> None:
+def test_runs_of_before_have_none_of_it(plain: ReportContext, tmp_path: Path) -> None:
     text = check_page(render(plain)).text
     for strange in ("Phases of training", "On what was learned from", "published way of splitting", "next phase"):
         assert strange not in text
@@ -299,7 +301,7 @@ def test_runs_of_before_have_none_of_it(plain: Material, tmp_path: Path) -> None
         assert strange not in before
 
 
-def written(material: Material, folder: Path) -> str:
+def written(material: ReportContext, folder: Path) -> str:
     """The Markdown page of a run with this material."""
     run = folder / "run"
     for name, told in (
@@ -316,7 +318,7 @@ def written(material: Material, folder: Path) -> str:
     return write_results(run, folder / "page.md").read_text()
 
 
-def test_the_page_of_results_has_the_same_tables(two: Material, tmp_path: Path) -> None:
+def test_the_page_of_results_has_the_same_tables(two: ReportContext, tmp_path: Path) -> None:
     text = written(two, tmp_path)
     network = two.study.backbones[0]
     assert f"| toy-binary | {network} | 1. head alone learns | 2,259,265 | 2,223,872 | 1,281 | 34,112 | 0.001 |" in text
@@ -332,7 +334,7 @@ def test_the_page_of_results_has_the_same_tables(two: Material, tmp_path: Path) 
     assert results_training.of_phases([]) == []
 
 
-def test_networks_never_asked_about_what_they_learned_from_are_named(two: Material, tmp_path: Path) -> None:
+def test_networks_never_asked_about_what_they_learned_from_are_named(two: ReportContext, tmp_path: Path) -> None:
     assert "Not worked out for" not in written(two, tmp_path)
     first, plain = tmp_path / "run", tmp_path / "plain"
     shutil.copytree(first, plain)

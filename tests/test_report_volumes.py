@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from casewise.report import cases, explained, page, volumes, words
-from casewise.report.material import Material
-from casewise.study import Study
-from casewise.volumes.shown import central, central_panels, grid
-from casewise.volumes.slice_store import SliceStore
+from casewise.modalities.volumes.preview import central, central_panels, grid
+from casewise.modalities.volumes.slice_store import SliceStore
+from casewise.report import cases, explained, page, volumes
+from casewise.report import terminology as words
+from casewise.report.context import ReportContext
+from casewise.study.schema import Study
 from tests.test_report_classes import toy
 
 PLAIN = {"sequences": ["T1", "T2"], "bias": "none", "smoothing": "none"}
 
 
-def of_volumes(material: Material, **changes: Any) -> Material:
+def of_volumes(material: ReportContext, **changes: Any) -> ReportContext:
     """The same material as if its images were scans."""
     values = material.study.model_dump() | {
         "images": {"size": 32},
@@ -39,11 +40,11 @@ def of_volumes(material: Material, **changes: Any) -> Material:
 
 
 @pytest.fixture(scope="module")
-def classed() -> Material:
+def classed() -> ReportContext:
     return toy()
 
 
-def test_scans_are_told_as_scans(classed: Material) -> None:
+def test_scans_are_told_as_scans(classed: ReportContext) -> None:
     material = of_volumes(classed)
     assert re.search(r"predicted from [\d,]+ scans \(T1 and T2\)", words.predicted(material))
     text = page.render(material)
@@ -73,20 +74,20 @@ def test_scans_are_told_as_scans(classed: Material) -> None:
         ({"windows": "all"}, "in prediction the mean over all windows"),
     ],
 )
-def test_preparation_is_told(classed: Material, changes: dict[str, Any], told: str) -> None:
+def test_preparation_is_told(classed: ReportContext, changes: dict[str, Any], told: str) -> None:
     section = volumes.section(of_volumes(classed, **changes))
     assert section is not None
     assert told in " / ".join(text for _, text in section["facts"])
 
 
-def test_confident_errors_show_panels(classed: Material) -> None:
+def test_confident_errors_show_panels(classed: ReportContext) -> None:
     material = of_volumes(classed)
     shown = cases.panels_of(material, {"case": str(material.panels["case"].iloc[0])})
     assert [name for name, _ in shown] == ["T1", "T2"]
     assert all(uri.startswith("data:image/jpeg") for _, uri in shown)
 
 
-def test_central_panels_are_those_of_the_fold(classed: Material) -> None:
+def test_central_panels_are_those_of_the_fold(classed: ReportContext) -> None:
     rng = np.random.default_rng(0)
     slices = rng.integers(0, 32768, (24, 2, 32, 32)).astype(np.uint16)
     marks = np.sort(rng.integers(0, 32768, (2, 2, 11)), axis=2).astype(np.float32)
@@ -153,7 +154,7 @@ def test_the_sentence_follows_the_interval(low: float, high: float, rough: bool,
     assert "nothing could be measured" in explained.sentence_of("vit", {"all": None})
 
 
-def test_the_explained_section(classed: Material, tmp_path: Any) -> None:
+def test_the_explained_section(classed: ReportContext, tmp_path: Any) -> None:
     for name in ("input.png", "map.png"):
         Image.new("RGB", (8, 8), (200, 100, 0)).save(tmp_path / name)
     network = {"network": "<vit>", "method": "rollout", "file": "map.png", "named": "covid", "probability": 0.8}
@@ -209,7 +210,7 @@ def test_the_explained_section(classed: Material, tmp_path: Any) -> None:
     assert explained.explained(dataclasses.replace(classed, explanations=gone)) is None
 
 
-def test_slice_images_are_in_the_order_of_their_column(classed: Material, tmp_path: Any) -> None:
+def test_slice_images_are_in_the_order_of_their_column(classed: ReportContext, tmp_path: Any) -> None:
     """Nothing says that a column of places runs from the feet to the head."""
     Image.new("RGB", (8, 8)).save(tmp_path / "input.png")
     row = {"name": "T1", "input": "input.png", "outlined": False, "truth": "covid", "maps": []}

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from casewise.errors import RunError
-from casewise.predictions import write
-from casewise.report import results_page
-from casewise.report.results_beside import APART, GONE, apart, compared
+from casewise.predictions.table import write
+from casewise.report.markdown import page as results_page
+from casewise.report.markdown.compare import APART, GONE, apart, compared
 
 STUDY = {"name": "b", "seed": 0, "evaluation": {"resamples": 200, "confidence": 0.95}}
 

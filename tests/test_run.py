@@ -18,10 +18,10 @@ import pytest
 
 from casewise.errors import AuditError, CasewiseError, CohortError, RunError, SplitError, StudyError
 from casewise.jobs.fingerprint import changed_settings, job_fingerprint
-from casewise.predictions import COLUMNS
+from casewise.predictions.table import COLUMNS
 from casewise.run import Run, only_run, run
-from casewise.study import Phase, Study
-from casewise.study_file import read_study
+from casewise.study.loading import read_study
+from casewise.study.schema import Phase, Study
 from tests.conftest import TINY, absolute
 
 
@@ -220,7 +220,7 @@ def test_more_folds_than_subjects_is_refused(tiny: Path, tmp_path: Path) -> None
 
 
 def command(study: Path, folder: Path, jobs: int = 1) -> list[str]:
-    return [sys.executable, "-m", "casewise.cli", "run", str(study), "--out", str(folder), "--jobs", str(jobs)]
+    return [sys.executable, "-m", "casewise.cli.main", "run", str(study), "--out", str(folder), "--jobs", str(jobs)]
 
 
 def heeding_interrupts() -> None:
@@ -294,7 +294,7 @@ def test_pretraining_leaves_held_out_subjects_out(tiny: Path, tmp_path: Path, ph
         "targets": {"redness": {"range": (0, 4), "column": "erythema"}},
         "epochs": 1,
     }
-    from casewise.study import Pretraining
+    from casewise.study.schema import Pretraining
 
     update = {"pretrain": Pretraining.model_validate(pretrain), "backbones": ["shufflenet_v2_x0_5"], "stack": []}
     done = run(study.model_copy(update=update), tmp_path / "run")
@@ -397,7 +397,7 @@ def test_another_weights_file_is_another_network(tiny: Path, tmp_path: Path) -> 
 
 
 def test_a_changed_cohort_to_pretrain_on_is_another_study(tiny: Path, tmp_path: Path, phantom: Path) -> None:
-    from casewise.study import Pretraining
+    from casewise.study.schema import Pretraining
 
     table = absolute(phantom)
     table.to_csv(tmp_path / "other.csv", index=False)
@@ -457,7 +457,7 @@ def test_the_same_picture_under_two_subjects_stops_the_run(tiny: Path, tmp_path:
 
 
 def test_a_twin_in_the_cohort_to_pretrain_on_stops_the_run(tiny: Path, tmp_path: Path, phantom: Path) -> None:
-    from casewise.study import Pretraining
+    from casewise.study.schema import Pretraining
 
     table = absolute(phantom)
     table["subject"] = "other-" + table["subject"]

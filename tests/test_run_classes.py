@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance
 
 from casewise.errors import AuditError, TrainingError
 from casewise.phantoms.chest import make_chest
-from casewise.predictions import decided
+from casewise.predictions.table import decided
 from casewise.run import Run, run
 from tests.chest_study import THREE, chest_study
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casewise.errors import StudyError
-from casewise.predictions import check
-from casewise.scores import Score, apply_scores, cases_with_missing_regions, check_scores
+from casewise.predictions.scores import Score, apply_scores, cases_with_missing_regions, check_scores
+from casewise.predictions.table import check
 
 PARTS = ("erythema", "induration", "scaling", "area")
 REGIONS = ("upper", "trunk", "lower")

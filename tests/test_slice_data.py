@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from casewise.study import Panels
-from casewise.training.slice_data import SliceData, Slices, turned
-from casewise.volumes.standardise import LEVELS
+from casewise.modalities.volumes.dataset import SliceData, Slices, turned
+from casewise.modalities.volumes.standardise import LEVELS
+from casewise.study.schema import Panels
 
 SIDE = 4
 COUNTS = (6, 2, 9)
@@ -71,7 +71,7 @@ def test_a_varied_panel_has_all_its_slices_and_sequences_varied_alike(
     part = data(slices)
     tiles = part._tiles(torch.tensor([[0, 1], [2, 3]]))
     drawn = torch.tensor([[0.2 if mirrored else 0.8, (turns + 0.5) / 4], [0.9, 0.1]])
-    from casewise.panels import fold
+    from casewise.modalities.panels import fold
 
     panels = fold(turned(tiles, drawn, part.settings), part.settings).numpy()
     np.testing.assert_array_equal(panels[0], loop(slices, 0, 1, mirrored=mirrored, turns=turns))

@@ -14,8 +14,8 @@ from PIL import Image
 from scipy import ndimage, stats
 
 from casewise.errors import CasewiseError, RunError
-from casewise.images.slide_tiles import TilePlan, plan_tiles
-from casewise.images.slides import Slide
+from casewise.modalities.slides.reader import Slide
+from casewise.modalities.slides.tiles import TilePlan, plan_tiles
 from casewise.phantoms import slide_pyramid
 from casewise.phantoms.psoriasis import make_psoriasis
 from casewise.phantoms.records import MARK

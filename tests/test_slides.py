@@ -18,19 +18,22 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from casewise import slides as cohort_slides
 from casewise.errors import CasewiseError, ImageError, StudyError
-from casewise.images import pieces, slide_plans, slide_tiles, slides
-from casewise.images.building import Budget
-from casewise.images.pixels import LANCZOS
-from casewise.images.preparation import Preparation
-from casewise.images.slide_files import files_beside
-from casewise.images.slide_tiles import TilePlan, plan_tiles, read_tiles
-from casewise.images.slides import Slide, is_slide, slide_facts
-from casewise.images.store import prepare
-from casewise.images.tissue import read_thumbnail
+from casewise.modalities.photographs.pixels import LANCZOS
+from casewise.modalities.slides import cohort as cohort_slides
+from casewise.modalities.slides import plans as slide_plans
+from casewise.modalities.slides import reader as slides
+from casewise.modalities.slides import tiles as slide_tiles
+from casewise.modalities.slides import wsi_tile as pieces
+from casewise.modalities.slides.companion_files import files_beside
+from casewise.modalities.slides.notes import notes_of
+from casewise.modalities.slides.reader import Slide, is_slide, slide_facts
+from casewise.modalities.slides.tiles import TilePlan, plan_tiles, read_tiles
+from casewise.modalities.slides.tissue_mask import read_thumbnail
+from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.store import prepare
+from casewise.modalities.store.store_builder import Budget
 from casewise.phantoms.slide_pyramid import write_pyramid
-from casewise.slide_notes import notes_of
 
 pytest.importorskip("openslide", reason="the package that reads slides is optional")
 

@@ -14,25 +14,29 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from casewise import slides, steps
-from casewise.cohort import Cohort, read_cohort
+from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.console import Silent
 from casewise.errors import AuditError, CohortError, ImageError, RunError, StudyError
-from casewise.images import building, pieces, slide_plans, slide_tiles
-from casewise.images.readers import read_image
-from casewise.images.slide_tiles import read_tiles
-from casewise.images.store import open_store
-from casewise.images.tiles import sources_of
-from casewise.other_cohorts import to_test_on
+from casewise.modalities.photographs.prepare import sources_of
+from casewise.modalities.photographs.readers import read_image
+from casewise.modalities.slides import cohort as slides
+from casewise.modalities.slides import plans as slide_plans
+from casewise.modalities.slides import tiles as slide_tiles
+from casewise.modalities.slides import wsi_tile as pieces
+from casewise.modalities.slides.tiles import read_tiles
+from casewise.modalities.store import store_builder as building
+from casewise.modalities.store.store import open_store
 from casewise.phantoms.slide_pyramid import write_pyramid
 from casewise.phantoms.slides import draw_region, make_slide_phantom
+from casewise.pipeline import steps
+from casewise.pipeline.other_cohorts import to_test_on
 from casewise.report import page
 from casewise.report import slides as report_slides
-from casewise.report.material import Material
+from casewise.report.context import ReportContext
 from casewise.report.slide_drawing import grid_of
 from casewise.run import Run, run
-from casewise.study import Study
-from casewise.study_file import build_study
+from casewise.study.loading import build_study
+from casewise.study.schema import Study
 from tests.chest_study import SMALL
 
 openslide = pytest.importorskip("openslide", reason="the package that reads slides is optional")
@@ -164,11 +168,11 @@ class TestWholeRun:
         assert run(skin_study(skin), done.folder).folder == done.folder
 
 
-def material_of(done: Run, study: Study, monkeypatch: pytest.MonkeyPatch) -> Material:
+def material_of(done: Run, study: Study, monkeypatch: pytest.MonkeyPatch) -> ReportContext:
     """What the report of a finished run is made of."""
-    kept: list[Material] = []
+    kept: list[ReportContext] = []
 
-    def keep(material: Material, path: Path) -> Path:
+    def keep(material: ReportContext, path: Path) -> Path:
         kept.append(material)
         return path
 
@@ -177,7 +181,7 @@ def material_of(done: Run, study: Study, monkeypatch: pytest.MonkeyPatch) -> Mat
     return kept[0]
 
 
-def with_targets(material: Material, study: Study, changes: dict[str, Any]) -> Material:
+def with_targets(material: ReportContext, study: Study, changes: dict[str, Any]) -> ReportContext:
     """The same tiles, predicted of another target: its columns as given."""
     rows = material.predictions.drop(columns=["p0", "p1"]).assign(**changes)
     tiles = material.tile_predictions

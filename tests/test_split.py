@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casewise.errors import BothSidesError, SplitError
-from casewise.split import (
+from casewise.splits.grouped import (
     TEST,
     check_apart,
     check_scored,
@@ -22,7 +22,7 @@ from casewise.split import (
     split,
     write_splits,
 )
-from casewise.study import Study
+from casewise.study.schema import Study
 
 
 def cohort(subjects: int, per: int = 6, seed: int = 0, **columns: object) -> SimpleNamespace:

@@ -10,7 +10,7 @@ import yaml
 
 from casewise.phantoms.slides import make_regions
 from casewise.run import run
-from casewise.study_file import read_study
+from casewise.study.loading import read_study
 
 # The weights that each phase keeps as they are, as docs/explanation-ssc-skin.md has them.
 FROZEN = {

@@ -12,9 +12,9 @@ from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.model_selection import GroupKFold
 
 from casewise.errors import CasewiseError, SplitError, StudyError
-from casewise.predictions import check
-from casewise.stacking import STACKERS, combine, stack
-from casewise.study import STACKERS as NAMES_IN_A_STUDY
+from casewise.predictions.stacking import STACKERS, combine, stack
+from casewise.predictions.table import check
+from casewise.study.schema import STACKERS as NAMES_IN_A_STUDY
 
 RANGES = {"area": (0.0, 6.0)}
 

@@ -25,12 +25,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from casewise.errors import ImageError, RunError, StudyError
-from casewise.images import Preparation, TileStore, fit, open_store, prepare, read_image
-from casewise.images import building as building_module
-from casewise.images import store as store_module
-from casewise.images.building import Budget
-from casewise.images.partial import Building, read_journal
-from casewise.images.readers import Source
+from casewise.modalities.photographs.readers import Source, fit, read_image
+from casewise.modalities.store import store as store_module
+from casewise.modalities.store import store_builder as building_module
+from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.resume import Building, read_journal
+from casewise.modalities.store.store import TileStore, open_store, prepare
+from casewise.modalities.store.store_builder import Budget
 
 SMALL = Preparation(size=16)
 
@@ -187,7 +188,7 @@ def test_reading_rules_are_part_of_the_store(
 ) -> None:
     prepare(paths, SMALL, folder)
     monkeypatch.setattr(store_module, "PIXEL_RULES", 2)
-    monkeypatch.setattr("casewise.images.preparation.PIXEL_RULES", 2)
+    monkeypatch.setattr("casewise.modalities.store.preparation.PIXEL_RULES", 2)
     with pytest.raises(RunError, match="made by reading rules 1, these are 2"):
         open_store(folder)
     decoded.clear()
@@ -210,8 +211,9 @@ def test_any_sequence_of_lists_gives_what_a_fresh_build_gives(
 KILLED = """
 import signal, sys, time
 from pathlib import Path
-from casewise.images import Preparation, prepare
-from casewise.images.readers import Source
+from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.store import prepare
+from casewise.modalities.photographs.readers import Source
 
 real = Source.tile
 # A shell may have started everything with Ctrl-C ignored.
@@ -424,7 +426,7 @@ def test_disk_full_later_keeps_what_is_finished(
 ) -> None:
     with monkeypatch.context() as patch:
         if failing == "_put":
-            real: Callable[..., None] = __import__("casewise.images.partial", fromlist=["_put"])._put
+            real: Callable[..., None] = __import__("casewise.modalities.store.resume", fromlist=["_put"])._put
             noted: list[bytes] = []
 
             def full(file: Any, data: bytes) -> None:
@@ -434,7 +436,7 @@ def test_disk_full_later_keeps_what_is_finished(
                 real(file, data)
                 noted.extend([data] if data.startswith(b'{"row"') else [])
 
-            patch.setattr("casewise.images.partial._put", full)
+            patch.setattr("casewise.modalities.store.resume._put", full)
         else:
             patch.setattr(os, "fsync", no_space)
         with pytest.raises(RunError, match=r"the disk is full|could not be written: No space left"):

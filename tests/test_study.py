@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from casewise.errors import StudyError
-from casewise.study import Panels
-from casewise.study_file import build_study, read_study
+from casewise.study.loading import build_study, read_study
+from casewise.study.schema import Panels
 
 GOOD = "extends: onestep-pasi\ncohort: visits.csv\n"
 

@@ -10,8 +10,8 @@ import pytest
 from casewise.errors import CasewiseError, StudyError
 from casewise.initialise import initialise
 from casewise.jobs.fingerprint import job_fingerprint
-from casewise.study import Study
-from casewise.study_file import read_study
+from casewise.study.loading import read_study
+from casewise.study.schema import Study
 
 TABLE = """
 cohort: cohort.csv

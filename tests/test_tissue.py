@@ -11,8 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from casewise.images.slides import Slide
-from casewise.images.tissue import Tissue, find_tissue, read_thumbnail, spread, tissue_shares, tissue_threshold
+from casewise.modalities.slides.reader import Slide
+from casewise.modalities.slides.tissue_mask import (
+    Tissue,
+    find_tissue,
+    read_thumbnail,
+    spread,
+    tissue_shares,
+    tissue_threshold,
+)
 
 PINK, GLASS = (220, 130, 170), (243, 242, 244)
 

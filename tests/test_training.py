@@ -16,18 +16,18 @@ import pytest
 import torch
 
 from casewise.errors import CasewiseError, RunError, StudyError
-from casewise.jobs import network as network_jobs
-from casewise.jobs.local import _choices, _try
+from casewise.jobs import job as network_jobs
+from casewise.jobs.backends.local import _choices, _try
+from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
-from casewise.study import Compute, Panels, Recipe, Study
-from casewise.training import speed
+from casewise.study.schema import Compute, Panels, Recipe, Study
+from casewise.training import compute_plan as speed
 from casewise.training.checkpoint import SafetensorsCheckpoints, write_tensors
-from casewise.training.data import PanelData
+from casewise.training.compute_plan import ComputePlan, Option, _agrees, choose
 from casewise.training.fit import Fitted, fit
+from casewise.training.linear_probe import probe
 from casewise.training.module import Training, predict
 from casewise.training.outputs import Output
-from casewise.training.probe import probe
-from casewise.training.speed import Choice, Option, _agrees, choose
 
 NUMBERS = (Output("one"), Output("two"))
 PANELS = Panels(by="region", grid="2x2", shuffle=True, rotate=180, brightness=0.2, contrast=0.2)
@@ -48,7 +48,7 @@ def trained(folder: Path, epochs: int, **recipe: object) -> Fitted:
     values = {"batch": 4, "plateau": {"patience": 1, "factor": 0.5}, "head_lr": 2.0, **recipe}
     settings = Recipe.model_validate({"epochs": epochs, **values})
     parts = data(range(13)), data(range(13, 20))
-    return fit(network, settings, *parts, outputs=NUMBERS, folder=folder, seed=3, choice=Choice(), save_every=0.0)
+    return fit(network, settings, *parts, outputs=NUMBERS, folder=folder, seed=3, choice=ComputePlan(), save_every=0.0)
 
 
 def same(one: Network, two: Network) -> bool:
@@ -280,15 +280,15 @@ def test_a_job_keeps_freed_memory_unless_the_study_says_no(kept: bool, monkeypat
     monkeypatch.setattr(network_jobs, "begin", begun)
     material: Any = SimpleNamespace(study=SimpleNamespace(compute=Compute(keep_memory=kept)))
     with pytest.raises(KeyboardInterrupt):
-        network_jobs.run_job(None, material, Choice())  # type: ignore[arg-type]
+        network_jobs.run_job(None, material, ComputePlan())  # type: ignore[arg-type]
     assert told == ["kept"] * kept
 
 
 def test_a_run_goes_on_with_its_choice_but_for_stated_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("casewise.jobs.networks.build_network", lambda *given, **more: None)
+    monkeypatch.setattr("casewise.jobs.build_model.build_network", lambda *given, **more: None)
     monkeypatch.setattr("casewise.models.weights.load_weights", lambda *given, **more: ("", []))
-    monkeypatch.setattr("casewise.jobs.local._try", lambda *given: None)
-    before = Choice("cpu", "fp32", False, 2, (("fp32 contiguous", 0.1),), "measured")
+    monkeypatch.setattr("casewise.jobs.backends.local._try", lambda *given: None)
+    before = ComputePlan("cpu", "fp32", False, 2, (("fp32 contiguous", 0.1),), "measured")
     (tmp_path / "compute.json").write_text(json.dumps({"cnn": asdict(before)}))
     values = {"cohort": "c.csv", "targets": {"extent": {"range": [0, 4]}}, "backbones": ["cnn"], "name": "s"}
     splits = SimpleNamespace(held_out=lambda fold: [])
@@ -304,7 +304,7 @@ def test_a_run_goes_on_with_its_choice_but_for_stated_threads(tmp_path: Path, mo
 def test_kept_memory_is_given_back_when_asked() -> None:
     code = """
 import psutil, torch
-from casewise.training.speed import give_memory_back, keep_memory
+from casewise.training.compute_plan import give_memory_back, keep_memory
 keep_memory()
 held = [torch.ones(250_000) for _ in range(200)]
 last = torch.ones(1000)

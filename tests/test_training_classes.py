@@ -11,15 +11,15 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from casewise.errors import SplitError
+from casewise.modalities.dataset import EpochBatches, FeatureData, PanelData
 from casewise.models.backbones import build_network
-from casewise.predictions import decided
-from casewise.study import Panels, Recipe, Study
-from casewise.training.data import EpochBatches, FeatureData, PanelData
+from casewise.predictions.table import decided
+from casewise.study.schema import Panels, Recipe, Study
 from casewise.training.fit import standardise
+from casewise.training.linear_probe import probe
 from casewise.training.losses import class_counts, class_weights, guess_loss, loss_of
 from casewise.training.module import Training, balanced
 from casewise.training.outputs import Output, outputs_of, value_columns, values_of, width_of
-from casewise.training.probe import probe
 
 LABEL, GRADE, NUMBER = Output("label", "classification", 3), Output("grade", "ordinal", 4), Output("extent")
 NAN = float("nan")
@@ -201,7 +201,7 @@ class TestImbalance:
         assert torch.allclose(balanced(both.flip(1), [sex, LABEL]), torch.full((20,), 0.05))
 
     def test_a_class_that_early_stopping_took_away_is_said(self) -> None:
-        from casewise.jobs.network import _check_learned
+        from casewise.jobs.job import _check_learned
 
         targets = {"label": {"classes": ["covid", "no_finding", "pneumonia"]}, "age": {"range": (0, 99)}}
         study = Study.model_validate({"name": "s", "cohort": "x", "backbones": ["resnet18"], "targets": targets})

@@ -11,10 +11,10 @@ import pytest
 
 from casewise.errors import TrainingError
 from casewise.models.backbones import Network
-from casewise.study import Recipe
-from casewise.training import learn as learning
-from casewise.training.finder import Found, Sweep, deepest, find_rate, steepest, tamed, weights
-from casewise.training.speed import Choice
+from casewise.study.schema import Recipe
+from casewise.training import strategies as learning
+from casewise.training.compute_plan import ComputePlan
+from casewise.training.lr_finder import Found, Sweep, deepest, find_rate, steepest, tamed, weights
 from tests.test_training_learn import LABEL, TRAIN, CutError, cut_after, learned, network_of, same, state
 
 # Losses of single batches as recorded in real searches from 1e-7 to 1 in 60 steps, and between which rates they fall.
@@ -154,7 +154,7 @@ class TestTheFinder:
     recipe = Recipe.model_validate({"lr": "find", "batch": 8, "optimizer": "radam", "finder": {"steps": 60}})
 
     def found(self, recipe: Recipe, network: Network | None = None) -> Found:
-        return find_rate(network or network_of(), recipe, TRAIN, outputs=LABEL, seed=0, choice=Choice())
+        return find_rate(network or network_of(), recipe, TRAIN, outputs=LABEL, seed=0, choice=ComputePlan())
 
     def test_the_rate_is_one_that_learns(self, tmp_path: Path) -> None:
         network = network_of()

@@ -18,19 +18,19 @@ import torch
 from PIL import Image
 
 from casewise.errors import RunError
-from casewise.images.preparation import Preparation
-from casewise.images.store import prepare
-from casewise.jobs import local
+from casewise.jobs.backends import local
 from casewise.jobs.tiles import weight_rows
+from casewise.modalities.dataset import PanelData, open_tiles
+from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.store import prepare
 from casewise.models.backbones import Network, build_network
-from casewise.study import Panels, Phase, Recipe
-from casewise.training.data import PanelData, open_tiles
-from casewise.training.fixed import MEMORY, FixedData, Room
-from casewise.training.learn import Course, Learned, learn
+from casewise.study.schema import Panels, Phase, Recipe
+from casewise.training.compute_plan import ComputePlan
+from casewise.training.feature_cache import MEMORY, Buffer, FixedData
+from casewise.training.linear_probe import features
 from casewise.training.module import predict
 from casewise.training.outputs import Output
-from casewise.training.probe import features
-from casewise.training.speed import Choice
+from casewise.training.strategies import Learned, TrainingContext, learn
 
 OUTPUTS = (Output("label", "classification", 2, True),)
 STEADY = Panels(by="image", copies=1, flip="both")
@@ -61,14 +61,14 @@ def learned(folder: Path, memory: int, tell: Callable[[int], None] | None = None
     phases = [Phase(epochs=1, freeze="all"), Phase(epochs=1, freeze="4 blocks", lr=0.001)]
     recipe = Recipe(batch=4, schedule="constant", stop={"on": "none"}, phases=phases).model_copy(update=given)
     folder.mkdir(exist_ok=True)
-    course = Course(OUTPUTS, folder, 3, Choice(), 0.0, "last", tell, memory=memory)
+    course = TrainingContext(OUTPUTS, folder, 3, ComputePlan(), 0.0, "last", tell, memory=memory)
     rows = panels(STEADY, [[i] for i in range(8)])
     return learn(network, recipe, rows, panels(STEADY, [[8], [9]]), [str(i) for i in range(8)], course)
 
 
 def test_the_room_of_a_file_is_taken_before_it_is_mapped(tmp_path: Path) -> None:
     path = tmp_path / "stage0" / "train.bin"
-    kept = Room(0).empty((1000, 1000), torch.float32, path)
+    kept = Buffer(0).empty((1000, 1000), torch.float32, path)
     assert kept.shape == (1000, 1000)
     assert path.stat().st_blocks * 512 >= 4_000_000
     kept[:] = 1
@@ -83,7 +83,7 @@ def test_a_full_disk_is_told_and_kills_nothing(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "posix_fallocate", full)
     said = r"the disk is full\. .* needs 4\.0 MB there, and [\d,.]+ MB are free\. .*`compute: \{frozen_once: false\}`"
     with pytest.raises(RunError, match=said) as told:
-        Room(0).empty((1000, 1000), torch.float32, tmp_path / "train.bin")
+        Buffer(0).empty((1000, 1000), torch.float32, tmp_path / "train.bin")
     assert str(tmp_path) in str(told.value)
     assert not kept(tmp_path)
 
@@ -93,13 +93,13 @@ def test_where_space_cannot_be_reserved_what_is_free_decides(tmp_path: Path, mon
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     monkeypatch.setattr(os, "posix_fallocate", unable, raising=False)
-    assert Room(0).empty((10,), torch.float32, tmp_path / "a.bin").shape == (10,)
+    assert Buffer(0).empty((10,), torch.float32, tmp_path / "a.bin").shape == (10,)
     with pytest.raises(RunError, match="the disk is full"):
-        Room(0).empty((2**50,), torch.float32, tmp_path / "b.bin")
+        Buffer(0).empty((2**50,), torch.float32, tmp_path / "b.bin")
 
 
 def test_all_that_is_kept_shares_one_memory(tmp_path: Path) -> None:
-    room = Room(1000)
+    room = Buffer(1000)
     for name, size in (("a", 600), ("b", 600), ("c", 400), ("d", 1)):
         room.empty((size,), torch.uint8, tmp_path / f"{name}.bin")
     assert kept(tmp_path) == {"b.bin", "d.bin"}
@@ -107,11 +107,11 @@ def test_all_that_is_kept_shares_one_memory(tmp_path: Path) -> None:
 
 def test_jobs_side_by_side_share_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
-    monkeypatch.setattr("casewise.jobs.network.run_job", lambda *given, side_by_side: told.append(side_by_side))
+    monkeypatch.setattr("casewise.jobs.job.run_job", lambda *given, side_by_side: told.append(side_by_side))
     job: Any = local.Job("cnn", 0, tmp_path / "fold1", "")
-    local._run(job, None, Choice(), 4)  # type: ignore[arg-type]
+    local._run(job, None, ComputePlan(), 4)  # type: ignore[arg-type]
     assert told == [4]
-    assert Course(OUTPUTS, tmp_path, 0, Choice()).memory == MEMORY
+    assert TrainingContext(OUTPUTS, tmp_path, 0, ComputePlan()).memory == MEMORY
 
 
 def test_files_go_with_their_phase(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ class TestLargeBags:
 
     def test_for_weights(self, bags: PanelData, network: Network, expected: torch.Tensor, most: list[int]) -> None:
         table = pd.DataFrame({"case": ["a", "b", "c"], "tiles": bags.tiles})
-        rows = weight_rows(network, bags, table, stage="oof", batch=4, choice=Choice())
+        rows = weight_rows(network, bags, table, stage="oof", batch=4, choice=ComputePlan())
         assert rows is not None
         head: Any = network.head[0]
         with torch.inference_mode():
@@ -214,10 +214,10 @@ class TestLargeBags:
 
     def test_while_training(self, bags: PanelData, network: Network, most: list[int], tmp_path: Path) -> None:
         recipe = Recipe(batch=2, schedule="constant", phases=[Phase(epochs=1, freeze="all")])
-        learn(network, recipe, bags, bags, ["a", "b", "c"], Course(OUTPUTS, tmp_path, 0, Choice()))
+        learn(network, recipe, bags, bags, ["a", "b", "c"], TrainingContext(OUTPUTS, tmp_path, 0, ComputePlan()))
         assert (sum(most), max(most)) == (542, 64)  # of those who teach and those who decide, once
         most.clear()
-        anew = Course(OUTPUTS, tmp_path / "anew", 0, Choice(), frozen_once=False)
+        anew = TrainingContext(OUTPUTS, tmp_path / "anew", 0, ComputePlan(), frozen_once=False)
         learn(network, recipe, bags, bags, ["a", "b", "c"], anew)
         assert (sum(most), max(most)) == (271, 64)  # of those who decide, each epoch
 

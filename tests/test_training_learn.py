@@ -15,17 +15,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from casewise.errors import TrainingError
+from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
-from casewise.study import Panels, Recipe
-from casewise.training import learn as learning
-from casewise.training.data import PanelData
+from casewise.study.schema import Panels, Recipe
+from casewise.training import strategies as learning
+from casewise.training.compute_plan import ComputePlan
 from casewise.training.fit import fit
-from casewise.training.learn import Course, Learned, learn, leftovers
+from casewise.training.lr_schedule import warmed_cosine
 from casewise.training.module import Training
 from casewise.training.outputs import Output
-from casewise.training.rates import warmed_cosine
-from casewise.training.speed import Choice
-from casewise.training.tuning import layer_groups, parameter_groups, unfreeze
+from casewise.training.param_groups import layer_groups, parameter_groups, unfreeze
+from casewise.training.strategies import Learned, TrainingContext, learn, leftovers
 
 LABEL = (Output("label", "classification", 3),)
 PANELS = Panels(rotate=10, flip="horizontal", brightness=0.1)
@@ -68,10 +68,15 @@ def learned(
         "schedule": "one-cycle",
         "fine": {"groups": GROUPS, "epochs": 2},
     }
-    course = {"outputs": LABEL, "folder": folder, "seed": 5, "choice": Choice(), "save_every": 0.0, **course}
+    course = {"outputs": LABEL, "folder": folder, "seed": 5, "choice": ComputePlan(), "save_every": 0.0, **course}
     subjects = [str(row // 2) for row in range(len(TRAIN))]
     return learn(
-        network_of(), Recipe.model_validate({**base, **recipe}), TRAIN, stop, subjects, Course(tell=tell, **course)
+        network_of(),
+        Recipe.model_validate({**base, **recipe}),
+        TRAIN,
+        stop,
+        subjects,
+        TrainingContext(tell=tell, **course),
     )
 
 
@@ -221,7 +226,7 @@ class TestFineTuning:
     def test_killed_between_stages(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = learned(tmp_path / "whole", self.recipe)
         calls: list[Path] = []
-        plain = learning.Course.fit
+        plain = learning.TrainingContext.fit
 
         def first_only(*args: Any) -> Any:
             calls.append(args[-1])
@@ -229,7 +234,7 @@ class TestFineTuning:
                 raise CutError
             return plain(*args)
 
-        monkeypatch.setattr(learning.Course, "fit", first_only)
+        monkeypatch.setattr(learning.TrainingContext, "fit", first_only)
         with pytest.raises(CutError):
             learned(tmp_path / "cut", self.recipe)
         alike(whole, learned(tmp_path / "cut", self.recipe))
@@ -268,7 +273,7 @@ def test_frozen_batch_norms_keep_their_statistics(tmp_path: Path, policy: str) -
     learns = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     recipe = Recipe.model_validate({"batch": 8, "epochs": 3, "lr": 0.01, "batch_norm": policy, "schedule": "constant"})
     before = state(network)
-    fit(network, recipe, TRAIN, STOP, outputs=LABEL, folder=tmp_path, seed=0, choice=Choice(), keep="last")
+    fit(network, recipe, TRAIN, STOP, outputs=LABEL, folder=tmp_path, seed=0, choice=ComputePlan(), keep="last")
     changed = {key for key, value in network.state_dict().items() if not torch.equal(before[key], value)}
     statistics = {key for key in changed if "running" in key or "num_batches" in key}
     may = {key for key in before if "running" in key and key.rsplit(".", 1)[0] + ".weight" in learns}
@@ -294,4 +299,4 @@ def test_a_loss_that_is_no_number_names_the_cases(tmp_path: Path) -> None:
         network.head[-1].weight.fill_(float("nan"))
     recipe = Recipe.model_validate({"batch": 4, "epochs": 2, "lr": 0.01})
     with pytest.raises(TrainingError, match=r"test_resnet: .* epoch 1, batch 1 \(cases (S\d+/1, ){3}S\d+/1\)\. Lower"):
-        fit(network, recipe, broken, STOP, outputs=LABEL, folder=tmp_path, seed=0, choice=Choice())
+        fit(network, recipe, broken, STOP, outputs=LABEL, folder=tmp_path, seed=0, choice=ComputePlan())

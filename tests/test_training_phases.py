@@ -12,18 +12,18 @@ import pytest
 import torch
 
 from casewise.errors import StudyError, TrainingError
-from casewise.jobs.networks import check_freeze_points
-from casewise.jobs.seen import right_on
+from casewise.jobs.build_model import check_freeze_points
+from casewise.jobs.train_metrics import right_on
+from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
 from casewise.phantoms.chest import make_chest
-from casewise.predictions import decided
+from casewise.predictions.table import decided
 from casewise.run import run
-from casewise.study import Panels, Phase, Recipe, Study
-from casewise.training.data import PanelData
-from casewise.training.fixed import Room, fixed
-from casewise.training.learn import Course, Learned, learn
+from casewise.study.schema import Panels, Phase, Recipe, Study
+from casewise.training.compute_plan import ComputePlan
+from casewise.training.feature_cache import Buffer, fixed
 from casewise.training.outputs import Output, hits, values_of
-from casewise.training.speed import Choice
+from casewise.training.strategies import Learned, TrainingContext, learn
 from tests.chest_study import chest_study
 
 OUTPUTS = (Output("label", "classification", 2, True),)
@@ -57,7 +57,9 @@ def fresh(name: str = "mobilenet_v2") -> Network:
 
 
 def learned(folder: Path, recipe: Recipe = RECIPE, settings: Panels = STEADY, *, once: bool = True) -> Learned:
-    course = Course(OUTPUTS, folder, 3, Choice(), 0.0, "last" if recipe.stop.on == "none" else "best", None, once)
+    course = TrainingContext(
+        OUTPUTS, folder, 3, ComputePlan(), 0.0, "last" if recipe.stop.on == "none" else "best", None, once
+    )
     folder.mkdir(exist_ok=True)
     return learn(fresh(), recipe, data(settings), data(settings, 4), [str(i) for i in range(12)], course)
 
@@ -70,7 +72,7 @@ def killed_and_continued(place: Path, recipe: Recipe, *, after: int, keep: Liter
             raise KilledError
 
     place.mkdir()
-    course = Course(OUTPUTS, place, 3, Choice(), 0.0, keep, stop_at)
+    course = TrainingContext(OUTPUTS, place, 3, ComputePlan(), 0.0, keep, stop_at)
     with pytest.raises(KilledError):
         learn(fresh(), recipe, data(), data(count=4), [str(i) for i in range(12)], course)
     return learned(place, recipe)
@@ -260,7 +262,7 @@ def test_what_differs_in_a_phase_is_read_as_in_panels() -> None:
 def test_a_panel_of_more_tiles_than_slots_has_no_copies(tmp_path: Path) -> None:
     many = replace(data(), tiles=[[i, i + 1] if i < 3 else [i] for i in range(12)])
     with pytest.raises(TrainingError, match=r"panels\.copies: c0 has 2 tiles, and a panel has 1: .*`by: image`"):
-        fixed(many, 1, seed=0, path=tmp_path / "copies.bin", room=Room(2**20))
+        fixed(many, 1, seed=0, path=tmp_path / "copies.bin", room=Buffer(2**20))
 
 
 @pytest.mark.parametrize("freeze", ["all", "6 layers"])
@@ -274,8 +276,8 @@ def test_frozen_parts_of_bags_are_worked_out_once(tmp_path: Path, freeze: str, c
     def made(name: str, *, once: bool) -> Learned:
         torch.manual_seed(0)
         network = build_network("mobilenet_v2", 2, attention=True)
-        choice = Choice(channels_last=channels_last)
-        course = Course(OUTPUTS, tmp_path / name, 3, choice, 0.0, "last", None, once)
+        choice = ComputePlan(channels_last=channels_last)
+        course = TrainingContext(OUTPUTS, tmp_path / name, 3, choice, 0.0, "last", None, once)
         (tmp_path / name).mkdir()
         return learn(network, recipe, bags, bags, [str(i) for i in range(12)], course)
 

@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise import cli, steps
+from casewise.cli import main as cli
 from casewise.errors import CasewiseError
+from casewise.pipeline import steps
 
 nibabel = pytest.importorskip("nibabel", reason="the package that reads NIfTI is optional")
 pydicom = pytest.importorskip("pydicom", reason="the package that reads DICOM is optional")
@@ -435,7 +436,7 @@ def test_what_is_odd_of_scans_reaches_the_terminal_and_the_report(bench: Bench) 
     ):
         assert told.count(text) == 2, (text, told)
     from casewise.console import Silent
-    from casewise.study_file import read_study
+    from casewise.study.loading import read_study
 
     study = read_study(bench.folder / "s.yaml")
     cohort = steps.read(study, None, Silent())
@@ -541,10 +542,10 @@ def test_a_lesion_mask_of_another_place_is_no_case_without_a_lesion(bench: Bench
 
     from casewise.console import Silent
     from casewise.errors import CohortError, ImageError
-    from casewise.explaining.chosen import named_cases
-    from casewise.explaining.masks import lesion_on_slices
-    from casewise.study_file import read_study
-    from casewise.volumes.slice_store import open_slices
+    from casewise.explain.case_selection import named_cases
+    from casewise.explain.masks import lesion_on_slices
+    from casewise.modalities.volumes.slice_store import open_slices
+    from casewise.study.loading import read_study
 
     bench.volumes = ", lesion: mask"
     moved = AFFINE.copy()

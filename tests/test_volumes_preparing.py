@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casewise.errors import CohortError, ImageError, StudyError
-from casewise.volumes.grid import carried, to_ras
-from casewise.volumes.preparing import Prepared, Steps, prepare_case
-from casewise.volumes.region import Box, mask_on
-from casewise.volumes.scans import Scan
+from casewise.modalities.volumes.grid import carried, to_ras
+from casewise.modalities.volumes.preprocess import Prepared, Steps, prepare_case
+from casewise.modalities.volumes.roi import Box, mask_on
+from casewise.modalities.volumes.scans import Scan
 
 pytest.importorskip("SimpleITK")
 PLAIN = Steps(plane=64, bias="none", smoothing="none", size=32)

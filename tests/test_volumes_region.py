@@ -11,9 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casewise.errors import CohortError, ImageError
-from casewise.volumes.grid import Grid, carried, in_plane, plane_grid, to_ras
-from casewise.volumes.region import Box, Region, central, mask_on, region_of_box, region_of_mask, slice_affine, whole
-from casewise.volumes.scans import Scan
+from casewise.modalities.volumes.grid import Grid, carried, in_plane, plane_grid, to_ras
+from casewise.modalities.volumes.roi import (
+    Box,
+    Region,
+    central,
+    mask_on,
+    region_of_box,
+    region_of_mask,
+    slice_affine,
+    whole,
+)
+from casewise.modalities.volumes.scans import Scan
 
 LPS = np.diag([-2.0, -2.0, 5.0, 1.0])
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casewise.errors import CasewiseError
-from casewise.volumes.standardise import LEVELS, SCALE, fit, plain_tables, tables
+from casewise.modalities.volumes.standardise import LEVELS, SCALE, fit, plain_tables, tables
 
 marks = st.lists(st.floats(0, 32767), min_size=11, max_size=11).map(sorted)
 spread_marks = marks.filter(lambda own: own[-1] - own[0] > 100)

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from casewise.cohort_checks import iso_day
-from casewise.cohort_classes import plain
-from casewise.cohort_table import names_text
+from casewise.cohort.checks import iso_day
+from casewise.cohort.classes import plain
+from casewise.cohort.folder_layout import Found, Layout, read_layout
+from casewise.cohort.natural_sort import natural
+from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, ImageError
 from casewise.files import write_atomic
-from casewise.folder_layout import Found, Layout, read_layout
-from casewise.images.slide_content import SLIDE_FILES
-from casewise.ordering import natural
-from casewise.study import Study, Tiles
-from casewise.study_file import preset_text, read_study
+from casewise.modalities.slides.content import SLIDE_FILES
+from casewise.study.loading import preset_text, read_study
+from casewise.study.schema import Study, Tiles
 
 TABLE, STUDY = "cohort.csv", "study.yaml"
 # Tiles of a slide that a new study takes.
@@ -90,7 +90,7 @@ def _slides(source: Path, layout: Layout) -> list[Path]:
 
 
 def _has_levels(path: Path) -> bool:
-    from casewise.images.slides import is_slide, slide_facts
+    from casewise.modalities.slides.reader import is_slide, slide_facts
 
     try:
         return is_slide(path) and len(slide_facts(path).levels) > 1
@@ -113,7 +113,7 @@ def _cut(slides: list[Path], images: int, study: Study) -> list[str]:
 
 def _tiles_lines(slides: list[Path], study: Study) -> list[str]:
     """The key that cuts slides, at a resolution that the first of them knows."""
-    from casewise.images.slides import slide_facts
+    from casewise.modalities.slides.reader import slide_facts
 
     try:
         facts = slide_facts(slides[0])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.console import Show, Silent
 from casewise.errors import RunError
-from casewise.study import Study
+from casewise.study.schema import Study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,10 @@ def run(study: Study, folder: Path, *, show: Show | None = None) -> Run:
     Raises:
         CasewiseError: something in the study, the table, the images or the folder must be mended first.
     """
-    from casewise import claimed, evaluated, reported, steps
+    from casewise.pipeline import evaluate as evaluated
+    from casewise.pipeline import image_split as claimed
+    from casewise.pipeline import report as reported
+    from casewise.pipeline import steps
 
     show = show or Silent()
     with only_run(folder):

@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 from scipy.fft import dctn
 
-from casewise.images.pixels import reduced
+from casewise.modalities.photographs.pixels import reduced
 
 if TYPE_CHECKING:
-    from casewise.images.store import TileStore
+    from casewise.modalities.store.store import TileStore
 
 __all__ = ["BITS", "FLIPS", "INSET", "Candidates", "Hashes", "close_pairs", "flip", "grey", "hash_signs", "hash_store"]
 

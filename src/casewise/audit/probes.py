@@ -63,7 +63,7 @@ class Labels:
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
+class ProbeResult:
     """How well it was told: macro one-vs-rest AUROC (classes) or Pearson's r (numbers), by subject and out of fold.
 
     `null` (P,) is the same after each move of the labels, `scores` (n, K) are the out-of-fold scores behind `value`.
@@ -116,7 +116,7 @@ def moves(subjects: Whole, permutations: int, seed: int) -> Whole:
     return order[starts[giver] + within]
 
 
-def probe(features: Floats, labels: Labels, *, seed: int) -> Told | None:
+def probe(features: Floats, labels: Labels, *, seed: int) -> ProbeResult | None:
     """Tell `labels` from `features` (n, d) by ridge regression on standardised features, five folds by subject.
 
     Folds and penalty do not look at the labels, so that the labels as they are and as they are moved are treated
@@ -139,7 +139,7 @@ def probe(features: Floats, labels: Labels, *, seed: int) -> Told | None:
         for start in range(0, len(labels.moved), rows)
     ]
     by_class = dict(zip(labels.names, first[0] if kinds > 2 else np.repeat(first[0], 2), strict=True)) if kinds else {}
-    return Told(
+    return ProbeResult(
         value=float(first[0].mean()),
         by_class={name: float(value) for name, value in by_class.items()},
         null=np.concatenate(null) if null else np.zeros(0),
@@ -229,7 +229,7 @@ def _centred(values: Floats, hats: list[_Hat], weights: Floats) -> Floats:
     return values
 
 
-def adjusted(told: Sequence[Told]) -> list[float]:
+def adjusted(told: Sequence[ProbeResult]) -> list[float]:
     """p-values that hold for all questions together: the step-down maxT of Westfall and Young (1993).
 
     Like Holm's it bounds the chance of any false alarm, but it can reach 1 / (P + 1) however many questions are

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from casewise.audit.probes import Told
+from casewise.audit.probes import ProbeResult
 
 __all__ = ["Lone", "decimal", "remedy", "sentence", "without"]
 
@@ -103,7 +103,7 @@ def sentence(
     kind: str,
     name: str,
     target: str,
-    told: Told,
+    told: ProbeResult,
     *,
     p: float,
     how: str = "",

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.audit.evidence import Evidence, Kind, gather
-from casewise.audit.facts import audited_columns, levels, one_size_one_class, source_column
+from casewise.audit.features import Evidence, Kind, gather
 from casewise.audit.findings import Finding, Level
-from casewise.audit.probes import Floats, Labels, Told, adjusted, enough, probe
+from casewise.audit.metadata import audited_columns, levels, one_size_one_class, source_column
+from casewise.audit.probes import Floats, Labels, ProbeResult, adjusted, enough, probe
+from casewise.audit.regions import Embed
 from casewise.audit.sentences import Lone, remedy, sentence
-from casewise.audit.views import Embed
-from casewise.truth import panel_values
+from casewise.cohort.labels import panel_values
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from casewise.cohort import Cohort
-    from casewise.images.store import TileStore
-    from casewise.study import Study
+    from casewise.cohort.cohort import Cohort
+    from casewise.modalities.store.store import TileStore
+    from casewise.study.schema import Study
 
 __all__ = ["Shortcuts", "look_for_shortcuts"]
 
@@ -43,7 +43,7 @@ class Answer:
     evidence: Evidence
     target: str
     labels: Labels
-    told: Told
+    told: ProbeResult
     p: float = 1.0
     within: str = ""
     by_filling: bool = False

@@ -76,7 +76,7 @@ def bench_cpu(
         CasewiseError: what was asked for cannot be measured; it says why.
     """
     check(backbone, size=size, batch=batch, images=images)
-    from casewise.training.speed import cores, cpu_name
+    from casewise.training.compute_plan import cores, cpu_name
 
     show, count = show or Silent(), cores()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
@@ -119,7 +119,7 @@ def check(backbone: str, *, size: int, batch: int, images: int) -> None:
     Raises:
         CasewiseError: naming the option, what was found and what is allowed.
     """
-    from casewise.models.names import check_backbones
+    from casewise.models.registry import check_backbones
 
     check_backbones([backbone], "--backbone")
     if size < SMALLEST:

@@ -21,12 +21,12 @@ import torch
 
 from casewise.errors import CasewiseError, TrainingError
 from casewise.models.backbones import Network, build_network
-from casewise.study import Compute, Panels, Phase, Recipe
+from casewise.study.schema import Compute, Panels, Phase, Recipe
+from casewise.training.compute_plan import ComputePlan, choose, has_bf16, keep_memory, step_seconds
 from casewise.training.outputs import Output, width_of
-from casewise.training.speed import Choice, choose, has_bf16, keep_memory, step_seconds
 
 if TYPE_CHECKING:
-    from casewise.training.data import PanelData
+    from casewise.modalities.dataset import PanelData
 
 OUTPUTS = (Output("label", "classification", 2, True),)
 BLOCKS = 11
@@ -90,16 +90,16 @@ class Worker:
 
     def store(self) -> dict[str, Any]:
         """Seconds of making the tile store, in one thread."""
-        from casewise.images.preparation import Preparation
-        from casewise.images.store import prepare
+        from casewise.modalities.store.preparation import Preparation
+        from casewise.modalities.store.store import prepare
 
         begun = time.perf_counter()
         prepare(self.paths, Preparation(size=self.size), self.images / "tiles", processes=1)
         return {"seconds": time.perf_counter() - begun}
 
     def _data(self, count: int | None = None) -> PanelData:
-        from casewise.images.store import open_store
-        from casewise.training.data import PanelData, open_tiles
+        from casewise.modalities.dataset import PanelData, open_tiles
+        from casewise.modalities.store.store import open_store
 
         folder = self.images / "tiles"
         store = open_tiles(folder, open_store(folder).address)[: count or len(self.paths)]
@@ -109,7 +109,7 @@ class Worker:
 
     def read(self) -> dict[str, Any]:
         """Seconds of taking every image once from the store, in batches as training does."""
-        from casewise.training.data import batches
+        from casewise.modalities.dataset import batches
 
         data, generator = self._data(), torch.Generator().manual_seed(0)
         begun = time.perf_counter()
@@ -119,7 +119,7 @@ class Worker:
 
     def decode(self) -> dict[str, Any]:
         """Seconds of decoding and reducing every image once, by the reader that fills the store."""
-        from casewise.images.readers import fit, read_image
+        from casewise.modalities.photographs.readers import fit, read_image
 
         begun = time.perf_counter()
         for path in self.paths:
@@ -131,8 +131,8 @@ class Worker:
 
         As a job of a run does it, on images that do not vary; `frozen` is `all`, or `some` blocks.
         """
-        from casewise.training.learn import Course
         from casewise.training.phases import in_phases
+        from casewise.training.strategies import TrainingContext
 
         network, data = self._fresh(), self._data()
         at = "all" if frozen == "all" else f"{min(BLOCKS, max(1, 3 * len(network.blocks) // 5))} blocks"
@@ -151,8 +151,8 @@ class Worker:
             ends.append(time.perf_counter())
 
         with TemporaryDirectory(dir=self.images) as folder:
-            choice = Choice("cpu", "fp32", True, 1)
-            course = Course(OUTPUTS, Path(folder), 0, choice, 1e9, "last", tell, once)
+            choice = ComputePlan("cpu", "fp32", True, 1)
+            course = TrainingContext(OUTPUTS, Path(folder), 0, choice, 1e9, "last", tell, once)
             begun = time.perf_counter()
             try:
                 told = in_phases(network, recipe, data, self._data(1), course)[3][0]

@@ -1,192 +1,282 @@
-"""Metrics of classes on samples weighted by how often their subject is drawn: sums where sums do, ranks where not.
-
-A figure of one class needs that class in the truth, and one over all classes (a plain mean: macro) needs every class
-there; otherwise it is undefined, never 0 and never a mean over fewer classes. Areas are one class against the rest.
-"""
+"""Judging a target with classes: every learner's figures, the learners compared, and what the report draws of each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from casewise.evaluation.agreement import groups_of
-from casewise.evaluation.bootstrap import sum_by_subject
-from casewise.evaluation.calibration import BINS, SMALLEST, gaps
-from casewise.evaluation.metrics import Metric
-from casewise.evaluation.ranking import areas
+from casewise.errors import CasewiseError
+from casewise.evaluation.bootstrap import Estimate, Plan, differences, draw, percentiles, same_rows, with_intervals
+from casewise.evaluation.calibration import fit_temperature, reliability, scaled
+from casewise.evaluation.class_metrics import (
+    COMPARED,
+    METRICS,
+    Classes,
+    Samples,
+    figures,
+    one_against_rest,
+    reason,
+)
+from casewise.evaluation.cross_fit import ByFold, choose, of_rows, stated
+from casewise.evaluation.roc import drawn_curve
+from casewise.evaluation.thresholds import Threshold, choose_threshold, judge_thresholds, reached, rules
+from casewise.predictions.table import probability_columns
 
-METRICS: Mapping[str, Metric] = {
-    "accuracy": Metric("share of cases in their true class", "high", 1),
-    "balanced_accuracy": Metric("mean recall of the classes", "high", 1),
-    "top2_accuracy": Metric("share of cases whose true class is among the two likeliest", "high", 1),
-    "auroc": Metric("area under the ROC curve", "high", 1),
-    "auprc": Metric("average precision", "high", 1),
-    "precision": Metric("precision", "high", 1),
-    "recall": Metric("recall", "high", 1),
-    "f1": Metric("F1", "high", 1),
-    "kappa": Metric("Cohen's kappa", "high", 1),
-    "sensitivity": Metric("sensitivity", "high", 1),
-    "specificity": Metric("specificity", "high", 1),
-    "kappa_quadratic": Metric("quadratic-weighted kappa", "high", 1),
-    "mae": Metric("mean absolute error in grades", "low", 1),
-    "brier": Metric("Brier score, summed over classes", "low", 1),
-    "ece": Metric("expected calibration error, 15 bins", "low", 1),
-    "log_loss": Metric("log loss", "low", 1),
-}
-COMPARED = {
-    "classification": ("accuracy", "auroc", "f1", "log_loss"),
-    "ordinal": ("accuracy", "auroc", "f1", "log_loss", "kappa_quadratic"),
-}
-_MACRO = ("auroc", "auprc", "precision", "recall", "f1")
-_CALIBRATION = ("brier", "ece", "log_loss")
+_SAMPLE = ["target", "case", "region", "image"]
 
 
 @dataclass(frozen=True)
-class Classes:
-    """A target's classes in their order; `positive` is the number of the one that sensitivity is about, if two."""
+class Chosen:
+    """What was chosen out of fold for each learner: its temperature, and its threshold for each class and rule.
 
-    names: tuple[str, ...]
-    kind: Literal["classification", "ordinal"] = "classification"
-    positive: int | None = None
+    They come from one network a case; at the stages 'test' and 'external' they are put to the mean of the folds'
+    networks, which is a little less sure of itself.
+    """
 
-    @property
-    def metrics(self) -> list[str]:
-        """The names of all figures, in the order in which they are told."""
-        found = ["accuracy", "balanced_accuracy"]
-        found += ["top2_accuracy"] if len(self.names) > 2 and self.kind == "classification" else []
-        found += [name for macro in _MACRO for name in (macro, *(f"{macro}[{c}]" for c in self.names))]
-        found += ["kappa"]
-        found += ["sensitivity", "specificity"] if self.positive is not None else []
-        found += ["kappa_quadratic", "mae"] if self.kind == "ordinal" else []
-        return [*found, *_CALIBRATION, *(f"{name}_calibrated" for name in _CALIBRATION)]
+    temperatures: Mapping[str, ByFold]
+    thresholds: Mapping[str, Mapping[tuple[int, str], ByFold]]
 
 
 @dataclass(frozen=True)
-class Samples:
-    """What L learners say of the same N samples, in numbers of K classes.
+class PredictionMatrix:
+    """N samples with what L learners say of them in K classes; a learner's values are NaN where it predicted none.
 
-    `truth` (N,), `decided` (N, L), `probabilities` (N, L, K), `calibrated` the same, NaN for a learner without a
-    temperature, `subjects` (N,).
+    `samples.decided` is -1 there. `folds` (N, L) is the outer fold of each row, -1 where it has none.
     """
 
-    truth: np.ndarray
-    decided: np.ndarray
-    probabilities: np.ndarray
-    calibrated: np.ndarray
-    subjects: np.ndarray
+    learners: list[str]
+    samples: Samples
+    there: np.ndarray
+    cases: np.ndarray
+    folds: np.ndarray
 
 
-def figures(samples: Samples, classes: Classes, counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Return every figure of every learner in each of R resamples, name -> (R, L); NaN where it is undefined.
+def classes_of(rows: pd.DataFrame, names: Sequence[str] | None, positive: str | None) -> Classes:
+    """Return the classes of one target's rows, named by their numbers where `names` is None.
 
-    `counts` (R, S) says how often each subject is drawn, the subjects in sorted order. Of two classes the positive
-    one's probability ranks the cases for both. The precision of a class that nobody was put in is 0, as scikit-learn's
-    with `zero_division=0`. Of two classes equally likely the first listed goes before.
-
-    >>> p = np.array([[[.8, .2]], [[.3, .7]], [[.6, .4]]])
-    >>> some = Samples(np.array([0, 1, 1]), p.argmax(-1), p, p, np.array(list("abc")))
-    >>> found = figures(some, Classes(("yes", "no"), positive=0), np.ones((1, 3)))
-    >>> {name: round(float(found[name][0, 0]), 3) for name in ("accuracy", "auroc", "sensitivity", "brier")}
-    {'accuracy': 0.667, 'auroc': 1.0, 'sensitivity': 1.0, 'brier': 0.327}
+    Raises:
+        CasewiseError: there are more or fewer names than probabilities; `positive` is none of the names.
     """
-    k, learners = len(classes.names), samples.decided.shape[1]
-    sums = sum_by_subject(_terms(samples, k), samples.subjects)
-    flat = counts @ sums.reshape(len(sums), -1)
-    found = _linear(flat.reshape(len(counts), learners, -1), classes)
-    _, subject = np.unique(np.asarray(samples.subjects, dtype=str), return_inverse=True)
-    ranked = {name: np.empty((len(counts), learners, k)) for name in ("auroc", "auprc")}
-    for learner in range(learners):
-        scores = one_against_rest(samples.probabilities[:, learner], classes)
-        for number in range(k):
-            both = areas(scores[:, number], samples.truth == number, np.ravel(subject), counts)
-            ranked["auroc"][:, learner, number], ranked["auprc"][:, learner, number] = both
-    for name, values in ranked.items():
-        found |= _with_mean(name, values, classes)
-    return {name: found[name] for name in classes.metrics}
+    target = rows["target"].iloc[0]
+    k = int(rows[probability_columns(rows)].notna().any(axis=0).sum())
+    names = [str(number) for number in range(k)] if names is None else [str(name) for name in names]
+    if len(names) != k:
+        raise CasewiseError(
+            f"evaluation: '{target}' has {len(names)} classes ({', '.join(names)}), but its predictions have {k} "
+            "probabilities."
+        )
+    if positive is not None and (positive not in names or k != 2):
+        raise CasewiseError(f"evaluation: '{positive}' is not one of two classes of '{target}': {', '.join(names)}.")
+    number = None if k != 2 else names.index(positive) if positive is not None else 0
+    kind = "ordinal" if rows["kind"].iloc[0] == "ordinal" else "classification"
+    return Classes(tuple(names), kind, number)  # type: ignore[arg-type]
 
 
-def one_against_rest(probabilities: np.ndarray, classes: Classes) -> np.ndarray:
-    """Return the scores (N, K) by which cases are ranked for each class: of two classes, the positive one's for both.
-
-    >>> one_against_rest(np.array([[0.75, 0.25]]), Classes(("yes", "no"), positive=0)).tolist()
-    [[0.75, -0.75]]
-    """
-    if classes.positive is None:
-        return probabilities
-    score = probabilities[:, classes.positive]
-    return np.stack([score if n == classes.positive else -score for n in range(len(classes.names))], axis=1)
-
-
-def reason(name: str, classes: Classes, support: np.ndarray) -> str:
-    """Say why a figure is undefined where each class has `support` true cases, (K,).
-
-    >>> reason("auroc", Classes(("covid", "other", "none")), np.array([3, 0, 0]))
-    'no case is truly other or none'
-    """
-    missing = [classes.names[number] for number in np.flatnonzero(support == 0)]
-    if not support.sum():
-        return "no cases"
-    if name.endswith("_calibrated"):
-        return "no temperature: it takes out-of-fold predictions of two folds or more"
-    if name.startswith("kappa"):
-        return "all cases are in one class, on both sides"
-    of_class = name[name.index("[") + 1 : -1] if name.endswith("]") else None
-    if of_class is not None and of_class not in missing:
-        return f"every case is truly {of_class}"
-    if of_class is not None:
-        return f"no case is truly {of_class}"
-    return f"no case is truly {' or '.join(missing)}"
+def widen(
+    part: pd.DataFrame, classes: Classes, temperatures: Mapping[str, ByFold], *, crossed: bool
+) -> PredictionMatrix:
+    """Return scored rows of one target as arrays, the samples in sorted order; `crossed` as for `of_rows`."""
+    columns = probability_columns(part)[: len(classes.names)]
+    part = part.assign(fold=part["outer_fold"].astype("Float64").fillna(-1).astype(float))
+    wide = part.pivot(index=_SAMPLE, columns="model", values=["y_pred", "fold", *columns])
+    learners = [str(learner) for learner in part["model"].unique()]
+    rows = part.drop_duplicates(_SAMPLE).set_index(_SAMPLE).loc[wide.index]
+    decided, folds = (wide[name][learners].to_numpy(dtype=float) for name in ("y_pred", "fold"))
+    probabilities = np.stack([wide[name][learners].to_numpy(dtype=float) for name in columns], axis=-1).clip(min=0.0)
+    folds = np.nan_to_num(folds, nan=-1).astype(int)
+    temperature = np.stack(
+        [of_rows(temperatures.get(name, {}), folds[:, n], crossed=crossed) for n, name in enumerate(learners)], axis=1
+    )
+    return PredictionMatrix(
+        learners,
+        Samples(
+            truth=rows["y_true"].to_numpy(dtype=float).astype(int),
+            decided=np.nan_to_num(decided, nan=-1).astype(int),
+            probabilities=probabilities,
+            calibrated=scaled(probabilities, temperature),
+            subjects=rows["subject"].to_numpy(),
+        ),
+        there=~np.isnan(decided),
+        cases=wide.index.get_level_values("case").to_numpy(),
+        folds=folds,
+    )
 
 
-def _terms(samples: Samples, k: int) -> np.ndarray:
-    """Return what is added up, (N, L, F): confusion, top two, then Brier, log loss and gaps, plain and calibrated."""
-    truth = samples.truth[:, None]
-    true = np.broadcast_to(truth[..., None], (*samples.decided.shape, 1))
-    confusion = np.eye(k * k)[truth * k + samples.decided]
-    at_true = np.take_along_axis(samples.probabilities, true, axis=-1)
-    ahead = (samples.probabilities > at_true) | ((samples.probabilities == at_true) & (np.arange(k) < truth[..., None]))
-    parts = [confusion, (ahead.sum(axis=-1) < 2)[..., None]]
-    for p in (samples.probabilities, samples.calibrated):
-        missed = ((p - np.eye(k)[truth]) ** 2).sum(axis=-1)
-        loss = -np.log(np.maximum(np.take_along_axis(p, true, axis=-1), SMALLEST))
-        parts += [missed[..., None], loss, gaps(p, truth)]
-    return np.concatenate(parts, axis=-1)
-
-
-def _linear(sums: np.ndarray, classes: Classes) -> dict[str, np.ndarray]:
-    """Return what follows from the sums of `_terms`, (..., F)."""
-    k = len(classes.names)
-    counts, rest = sums[..., : k * k].reshape(*sums.shape[:-1], k, k), sums[..., k * k :]
-    right, true, given = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1), counts.sum(axis=-2)
-    n = true.sum(axis=-1)
-    agreed = groups_of(sums[..., : k * k])
-    with np.errstate(all="ignore"):
-        recall = np.where(true > 0, right / true, np.nan)
-        precision = np.where(true > 0, np.where(given > 0, right / np.where(given > 0, given, 1.0), 0.0), np.nan)
-        f1 = np.where(true > 0, 2 * right / (true + given), np.nan)
-        found = {
-            "accuracy": right.sum(axis=-1) / n,
-            "balanced_accuracy": recall.mean(axis=-1),
-            "top2_accuracy": rest[..., 0] / n,
-            "kappa": agreed["kappa"],
-            "kappa_quadratic": agreed["kappa_quadratic"],
-            "mae": (counts * np.abs(np.subtract.outer(np.arange(k), np.arange(k)))).sum(axis=(-2, -1)) / n,
+def choose_out_of_fold(oof: pd.DataFrame, classes: Classes, sensitivities: Sequence[float]) -> Chosen:
+    """Choose temperatures and thresholds on the scored out-of-fold rows of one target."""
+    if oof.empty:
+        return Chosen({}, {})
+    wide = widen(oof, classes, {}, crossed=True)
+    temperatures: dict[str, ByFold] = {}
+    thresholds: dict[str, dict[tuple[int, str], ByFold]] = {}
+    for number, learner in enumerate(wide.learners):
+        there = wide.there[:, number]
+        truth, p, folds = (
+            wide.samples.truth[there],
+            wide.samples.probabilities[there, number],
+            wide.folds[there, number],
+        )
+        temperatures[learner] = choose(partial(_temperature, p, truth), folds)
+        scores = one_against_rest(p, classes)
+        thresholds[learner] = {
+            (c, rule): choose(partial(_threshold, scores[:, c], truth == c, least), folds)
+            for c in _shown(classes)
+            for rule, least in rules(sensitivities).items()
         }
-        for first, ending in ((1, ""), (3 + BINS, "_calibrated")):
-            found[f"brier{ending}"] = rest[..., first] / n
-            found[f"log_loss{ending}"] = rest[..., first + 1] / n
-            found[f"ece{ending}"] = np.abs(rest[..., first + 2 : first + 2 + BINS]).sum(axis=-1) / n
-    if classes.positive is not None:
-        found["sensitivity"], found["specificity"] = recall[..., classes.positive], recall[..., 1 - classes.positive]
-    for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
-        found |= _with_mean(name, values, classes)
+    return Chosen(temperatures, thresholds)
+
+
+def judge_classes(
+    wide: PredictionMatrix, classes: Classes, plan: Plan, *, comparing: bool
+) -> tuple[dict[str, dict[str, Estimate]], dict[str, Any]]:
+    """Return every learner's figures with their intervals and, if asked, the learners compared as by `compare`.
+
+    A learner is judged on the samples that it predicted; learners are compared on those that all predicted. The
+    resamples of the expected calibration error are moved so that their median is the figure.
+    """
+    found: dict[str, dict[str, Estimate]] = {}
+    compared: dict[str, Any] = {}
+    better = {name: METRICS[name].better for name in COMPARED[classes.kind]}
+    groups = same_rows(wide.there)
+    for rows, members in groups:
+        points, samples, n_subjects = _resampled(wide, rows, members, classes, plan)
+        support = np.bincount(wide.samples.truth[rows], minlength=len(classes.names))
+        told = with_intervals(
+            points,
+            samples,
+            partial(_reason, classes, support),
+            plan,
+            n_subjects=n_subjects,
+            n_cases=len(np.unique(wide.cases[rows])),
+        )
+        found |= {wide.learners[n]: told[place] for place, n in enumerate(members)}
+    shared = np.asarray(wide.there.all(axis=1))
+    if comparing and len(wide.learners) > 1 and shared.any():
+        if len(groups) > 1:
+            points, samples, n_subjects = _resampled(wide, shared, np.arange(len(wide.learners)), classes, plan)
+        compared = differences(points, samples, wide.learners, better, plan, n_subjects=n_subjects)
+    return {learner: found[learner] for learner in wide.learners}, compared
+
+
+def describe_classes(
+    wide: PredictionMatrix, classes: Classes, chosen: Chosen, plan: Plan, *, crossed: bool
+) -> dict[str, dict[str, Any]]:
+    """Return for each learner its confusion counts, temperature, curves, reliability and operating points."""
+    chosen_on = "the other folds" if crossed else "out of fold"
+    found: dict[str, dict[str, Any]] = {}
+    for number, learner in enumerate(wide.learners):
+        rows, k = wide.there[:, number], len(classes.names)
+        some = wide.samples
+        truth, decided, p = some.truth[rows], some.decided[rows, number], some.probabilities[rows, number]
+        scores = one_against_rest(p, classes)
+        curves = {classes.names[c]: drawn_curve(scores[:, c], truth == c) for c in _shown(classes)}
+        temperatures = chosen.temperatures.get(learner, {})
+        confusion = np.bincount(truth * k + decided, minlength=k * k).reshape(k, k)
+        found[learner] = {
+            "names": list(classes.names),
+            "positive": None if classes.positive is None else classes.names[classes.positive],
+            "support": confusion.sum(axis=1).tolist(),
+            "confusion": confusion.tolist(),
+            "names_only": _names_only(confusion, classes),
+            "temperature": stated(temperatures, crossed=crossed),
+            "temperature_fitted_on": chosen_on,
+            "roc": {name: points for name, points in curves.items() if points},
+            "reliability": reliability(p, truth),
+            "reliability_calibrated": reliability(some.calibrated[rows, number], truth),
+            "operating": [],
+        }
+        if crossed:
+            found[learner]["temperature_by_fold"] = _by_fold(temperatures)
+        thresholds = chosen.thresholds.get(learner, {})
+        if not thresholds:
+            continue
+        estimates = judge_thresholds(
+            np.stack([scores[:, c] for c, _ in thresholds], axis=1),
+            np.stack([of_rows(t, wide.folds[rows, number], crossed=crossed) for t in thresholds.values()], axis=1),
+            np.stack([truth == c for c, _ in thresholds], axis=1),
+            some.subjects[rows],
+            plan,
+            n_cases=len(np.unique(wide.cases[rows])),
+        )
+        for ((c, rule), by_fold), judged in zip(thresholds.items(), estimates, strict=True):
+            threshold = stated(by_fold, crossed=crossed)
+            point = {"class": classes.names[c], "rule": rule, "chosen_on": chosen_on, **judged}
+            point["threshold"] = None if threshold is None else Threshold(threshold)
+            point["reached"] = reached(rule, judged["sensitivity"])
+            if crossed:
+                point["threshold_by_fold"] = _by_fold(by_fold)
+            found[learner]["operating"].append(point)
     return found
 
 
-def _with_mean(name: str, values: np.ndarray, classes: Classes) -> dict[str, np.ndarray]:
-    """Return the figure of each class, (..., K), by its name, and their mean, undefined where one of them is."""
-    each = {f"{name}[{c}]": values[..., number] for number, c in enumerate(classes.names)}
-    return {name: values.mean(axis=-1), **each}
+def one_class_notes(blocks: Mapping[str, Any], nouns: Mapping[str, str]) -> list[str]:
+    """Name the learners whose decisions are all one class; `blocks` is `classes` of `evaluate`, `nouns` by target.
+
+    >>> blocks = {"oof": {"m": {"dx": {"names_only": "covid"}}, "n": {"dx": {"names_only": None}}}}
+    >>> one_class_notes(blocks, {"dx": "image"})
+    ['Out of fold, m names every image covid: its figures of dx that rest on decisions tell nothing apart.']
+    """
+    where = {"oof": "Out of fold", "test": "On the test set", "external": "On the external set"}
+    return [
+        f"{where[stage]}, {learner} names every {nouns[target]} {told['names_only']}: its figures of {target} that "
+        "rest on decisions tell nothing apart."
+        for stage, learners in blocks.items()
+        for learner, targets in learners.items()
+        for target, told in targets.items()
+        if target in nouns and told.get("names_only")
+    ]
+
+
+def _names_only(confusion: np.ndarray, classes: Classes) -> str | None:
+    """The one class that every case is named, where more than one is recorded."""
+    named = np.flatnonzero(confusion.sum(axis=0))
+    several = np.count_nonzero(confusion.sum(axis=1)) > 1
+    return classes.names[int(named[0])] if several and len(named) == 1 else None
+
+
+def _reason(classes: Classes, support: np.ndarray, name: str, _: int) -> str:
+    return reason(name, classes, support)
+
+
+def _temperature(probabilities: np.ndarray, truth: np.ndarray, rows: np.ndarray) -> float:
+    return fit_temperature(probabilities[rows], truth[rows])
+
+
+def _threshold(scores: np.ndarray, of_class: np.ndarray, sensitivity: float | None, rows: np.ndarray) -> float:
+    return choose_threshold(scores[rows], of_class[rows], sensitivity)
+
+
+def _resampled(
+    wide: PredictionMatrix, rows: np.ndarray, members: np.ndarray, classes: Classes, plan: Plan
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]:
+    """Return the figures (L,) of some learners on some rows, those of every resample, and the number of subjects."""
+    every = wide.samples
+    some = Samples(
+        every.truth[rows],
+        every.decided[rows][:, members],
+        every.probabilities[rows][:, members],
+        every.calibrated[rows][:, members],
+        every.subjects[rows],
+    )
+    n_subjects = len(np.unique(np.asarray(some.subjects, dtype=str)))
+    points = {name: at[0] for name, at in figures(some, classes, np.ones((1, n_subjects))).items()}
+    drawn = figures(some, classes, draw(n_subjects, plan))
+    for name in ("ece", "ece_calibrated"):
+        # drawing twice adds noise to the bins, so that resamples lie above the figure, and would leave it out
+        middle = percentiles(drawn[name], 0.0)[0]
+        drawn[name] = np.maximum(drawn[name] - (middle - points[name]), 0.0)
+    return points, drawn, n_subjects
+
+
+def _shown(classes: Classes) -> list[int]:
+    """The classes that curves and operating points are of: each against the rest, of two only the positive one."""
+    return list(range(len(classes.names))) if classes.positive is None else [classes.positive]
+
+
+def _by_fold(chosen: ByFold) -> dict[str, Threshold | None]:
+    return {str(f): None if np.isnan(v) else Threshold(v) for f, v in chosen.items() if f is not None}

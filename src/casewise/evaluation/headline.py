@@ -61,7 +61,7 @@ def headline_within(
 ) -> dict[str, Any]:
     """Choose the learner anew where each source was left out: by the mean over the sources of its merit within each.
 
-    `main` is that of `headline`, `left_out` that of `casewise.evaluation.elsewhere.by_source`, and `column` names what
+    `main` is that of `headline`, `left_out` that of `casewise.evaluation.external.by_source`, and `column` names what
     was left out. Learners are averaged over the sources where all of them have the figure; without such a source they
     are judged on the pooled figure. Fitted combinations stand aside, since what they were fitted on came from networks
     that had seen the source. `notes` loses the line on the former choice and gets those on this one.

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from casewise.cohort.natural_sort import natural
 from casewise.errors import StudyError, nearest
 from casewise.evaluation.agreement import group_agreement
 from casewise.evaluation.bootstrap import PLAN, ROUGH_BELOW, Plan, by_subject
-from casewise.ordering import natural
 
 _ZERO = 1e-9
 

@@ -19,7 +19,9 @@ from casewise.evaluation.agreement import (
     with_readers,
 )
 from casewise.evaluation.bootstrap import COMPARED, ROUGH_BELOW, Estimate, Plan, by_subject, compare
-from casewise.evaluation.classed import (
+from casewise.evaluation.caveats import STAGE_NAMES, apart_note, reader_notes, response_notes, stage_notes
+from casewise.evaluation.class_metrics import Classes
+from casewise.evaluation.classification import (
     Chosen,
     choose_out_of_fold,
     classes_of,
@@ -27,12 +29,10 @@ from casewise.evaluation.classed import (
     judge_classes,
     widen,
 )
-from casewise.evaluation.classification import Classes
 from casewise.evaluation.headline import MERITS, TITLES, headline
-from casewise.evaluation.notes import STAGE_NAMES, apart_note, reader_notes, response_notes, stage_notes
-from casewise.evaluation.operating import Threshold
 from casewise.evaluation.response import check_baseline, response
-from casewise.predictions import STAGES, check, final_rows
+from casewise.evaluation.thresholds import Threshold
+from casewise.predictions.table import STAGES, check, final_rows
 
 _SAMPLE = ["target", "case", "region", "image"]
 _DIGITS = 6
@@ -59,7 +59,7 @@ def evaluate(
     """Return every figure of the study with its interval by resampling subjects; nothing in it is NaN.
 
     Args:
-        predictions: the table (see `casewise.predictions.check`), with its scores and meta learners.
+        predictions: the table (see `casewise.predictions.table.check`), with its scores and meta learners.
         targets: the targets and scores to judge, in order; by default all in the table.
         main: the target or score that bands, response and the headline are about. Bands, response and readers are of
             numbers only.
@@ -78,7 +78,7 @@ def evaluate(
         `metrics[stage][learner][target key][metric]` = {value, low, high, n_subjects, n_cases, rough[, reason]}, the
         keys being a target over all its regions ('composite') and in each ('composite[upper]');
         `comparisons[stage][target][metric]` as `compare` gives them; `classes[stage][learner][target]` as
-        `casewise.evaluation.classed.describe_classes` gives them, of targets with classes; `response[stage][learner]`;
+        `casewise.evaluation.classification.describe_classes` gives them, of targets with classes; `response[stage][learner]`;
         `bands[stages][stage][learner]` and `bands[lower_bounds]`; `readers[between][all or stage][target key][pair]`
         and `readers[learners][stage][learner][target key][reader]`; `main`, the headline
         (see `casewise.evaluation.headline`), whose learner is chosen out of fold where there is such a stage; `notes`,

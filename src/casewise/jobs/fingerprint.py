@@ -15,14 +15,14 @@ from pydantic import TypeAdapter, ValidationError
 import casewise
 from casewise.errors import RunError
 from casewise.files import write_json
-from casewise.split import guide_name
-from casewise.study import Study
+from casewise.splits.grouped import guide_name
+from casewise.study.schema import Study
 
 if TYPE_CHECKING:
-    from casewise.cohort import Cohort
-    from casewise.images.store import TileStore
+    from casewise.cohort.cohort import Cohort
     from casewise.jobs.pretraining import Pretrained
-    from casewise.split import Splits
+    from casewise.modalities.store.store import TileStore
+    from casewise.splits.grouped import Splits
 
 SETTINGS = (
     "panels",

@@ -18,34 +18,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from casewise import slides
+from casewise.cohort.labels import label_table
 from casewise.errors import TrainingError
 from casewise.files import write_json
-from casewise.jobs.expand import INNER, Job, write_progress
-from casewise.jobs.networks import network_of
-from casewise.jobs.parts import parts_of
+from casewise.jobs.build_model import network_of
+from casewise.jobs.dataset import parts_of
+from casewise.jobs.plan import INNER, Job, write_progress
+from casewise.modalities.dataset import mixed_seed
+from casewise.modalities.slides import cohort as slides
 from casewise.models.weights import load_weights
-from casewise.split import check_apart
-from casewise.split_inner import inner_folds
-from casewise.training.data import mixed_seed
+from casewise.predictions.nested_cv import TunedParams, best_of
+from casewise.splits.grouped import check_apart
+from casewise.splits.inner import inner_folds
 from casewise.training.fit import standardise
-from casewise.training.learn import Course, learn
 from casewise.training.losses import guess_loss
 from casewise.training.outputs import outputs_of
-from casewise.truth import truth_table
-from casewise.tuned import Settled, best_of
+from casewise.training.strategies import TrainingContext, learn
 
 if TYPE_CHECKING:
-    from casewise.jobs.network import Material
-    from casewise.study import Study, Tuning
-    from casewise.training.speed import Choice
+    from casewise.jobs.job import JobInputs
+    from casewise.study.schema import Study, Tuning
+    from casewise.training.compute_plan import ComputePlan
 
 
 @dataclass(frozen=True)
-class Inside:
+class InnerCVResult:
     """What the inner trainings say: what was chosen, and all of it for `job.json`."""
 
-    chosen: Settled
+    chosen: TunedParams
     record: dict[str, Any]
 
 
@@ -64,7 +64,7 @@ class _Training:
         return f"lr{self.candidate}-fold{self.fold + 1}"
 
 
-def choose_inside(job: Job, material: Material, choice: Choice, tune: Tuning) -> Inside:
+def choose_inside(job: Job, material: JobInputs, choice: ComputePlan, tune: Tuning) -> InnerCVResult:
     """Train the job's network for each rate on each inner fold, and choose.
 
     What a killed job had finished stands in files in its folder and is not trained again; the one that was being
@@ -103,7 +103,7 @@ def choose_inside(job: Job, material: Material, choice: Choice, tune: Tuning) ->
     ]
     guessed = fmean(record["guess_loss"] for record in records if record["candidate"] == 0)
     chosen = {"lr": settled.lr, "epochs": settled.epochs, "loss": settled.loss, "guess_loss": guessed}
-    return Inside(settled, {"folds": len(folds), "chosen": chosen, "rates": rates, "trainings": records})
+    return InnerCVResult(settled, {"folds": len(folds), "chosen": chosen, "rates": rates, "trainings": records})
 
 
 def epochs_inside(study: Study) -> int:
@@ -111,7 +111,7 @@ def epochs_inside(study: Study) -> int:
     return study.tune.folds * len(study.rates) * study.recipe.epochs if study.tune else 0
 
 
-def _trained(training: _Training, job: Job, material: Material, choice: Choice, before: int) -> dict[str, Any]:
+def _trained(training: _Training, job: Job, material: JobInputs, choice: ComputePlan, before: int) -> dict[str, Any]:
     """The record of one inner training, from its file where it is finished."""
     study, panels = material.study, material.cohort.panels
     place = job.folder / INNER / training.name
@@ -128,7 +128,7 @@ def _trained(training: _Training, job: Job, material: Material, choice: Choice, 
     unseen = sorted({*material.splits.held_out(job.fold), *training.judged_on})
     load_weights(network, study.weights_of(network.name), folder=study.weights_dir, held_out=unseen)
     subjects = panels["subject"].astype(str)
-    truth = truth_table(panels, study)
+    truth = label_table(panels, study)
     truth[~subjects.isin([*training.fitted_on, *training.judged_on]).to_numpy()] = np.nan
 
     scored = ~np.isnan(truth).all(axis=1)
@@ -139,7 +139,7 @@ def _trained(training: _Training, job: Job, material: Material, choice: Choice, 
     train, judged = part(rows), part(judged_rows)
     standardise(network, train.truth, outputs)
     total = epochs_inside(study) + study.recipe.epochs
-    course = Course(
+    course = TrainingContext(
         outputs,
         place,
         seed,

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from casewise.cohort.labels import label_table
 from casewise.files import write_json
-from casewise.jobs.expand import Job, write_progress
-from casewise.jobs.networks import network_of
+from casewise.jobs.build_model import network_of
+from casewise.jobs.plan import Job, write_progress
+from casewise.modalities.dataset import PanelData, mixed_seed, open_tiles
 from casewise.models.backbones import Network
-from casewise.split import check_apart
-from casewise.study import Pretraining, Study
+from casewise.splits.grouped import check_apart
+from casewise.study.schema import Pretraining, Study
 from casewise.training.checkpoint import write_tensors
-from casewise.training.data import PanelData, mixed_seed, open_tiles
+from casewise.training.compute_plan import ComputePlan
 from casewise.training.fit import fit, standardise
+from casewise.training.linear_probe import probe
 from casewise.training.outputs import outputs_of
-from casewise.training.probe import probe
-from casewise.training.speed import Choice
-from casewise.truth import truth_table
 
 if TYPE_CHECKING:
-    from casewise.cohort import Cohort
+    from casewise.cohort.cohort import Cohort
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def pretraining_study(study: Study, wanted: Pretraining) -> Study:
 
 
 def pretrain(
-    network: Network, pretraining: Pretrained, job: Job, choice: Choice, *, kept_out: list[str], seed: int
+    network: Network, pretraining: Pretrained, job: Job, choice: ComputePlan, *, kept_out: list[str], seed: int
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Train the body on the other cohort without `kept_out`, a fixed number of epochs; return it and its subjects."""
     from safetensors.torch import load_file
@@ -82,7 +82,7 @@ def pretrain(
     done = job.folder / "pretrain" / "body.safetensors"
     if done.is_file():
         return load_file(done), used
-    truth = truth_table(panels, study)
+    truth = label_table(panels, study)
     rows = np.flatnonzero(subjects.isin(used).to_numpy() & ~np.isnan(truth).all(axis=1))
     tiles = [list(map(int, panels["tiles"].iloc[r])) for r in rows]
     data = PanelData(

@@ -8,19 +8,19 @@ import numpy as np
 import pandas as pd
 import torch
 
+from casewise.modalities.dataset import PanelData, of_bags
+from casewise.modalities.panels import EMPTY
 from casewise.models.attention import GatedAttention
-from casewise.panels import EMPTY
-from casewise.predictions import decided
-from casewise.training.data import PanelData, of_bags
+from casewise.predictions.table import decided
 from casewise.training.outputs import outputs_of, value_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from casewise.modalities.volumes.dataset import SliceData
     from casewise.models.backbones import Network
-    from casewise.study import Study
-    from casewise.training.slice_data import SliceData
-    from casewise.training.speed import Choice
+    from casewise.study.schema import Study
+    from casewise.training.compute_plan import ComputePlan
 
 # Of more panels of one stage an even part is kept.
 MOST = 500_000
@@ -53,7 +53,7 @@ def tile_rows(panels: pd.DataFrame, study: Study, values: NDArray[Any], *, stage
 
 
 def weight_rows(
-    network: Network, data: PanelData | SliceData, panels: pd.DataFrame, *, stage: str, batch: int, choice: Choice
+    network: Network, data: PanelData | SliceData, panels: pd.DataFrame, *, stage: str, batch: int, choice: ComputePlan
 ) -> pd.DataFrame | None:
     """How much each tile of a bag speaks for its case, shares of one in `weight`; None without attention.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from casewise.errors import StudyError, nearest
 from casewise.models.attention import GatedAttention
 from casewise.models.fusion import Fused, Fusion, Missing, check_fusion, take_channels
-from casewise.models.names import TORCHVISION, UNTRAINED
+from casewise.models.registry import TORCHVISION, UNTRAINED
 
 Scaling: TypeAlias = Literal["library", "symmetric"]
 MEAN = (0.485, 0.456, 0.406)
@@ -217,7 +217,7 @@ def build_network(
     """Build a network with random weights and a fresh head. Its library's own last layer is gone.
 
     Args:
-        name: one of torchvision's or of `UNTRAINED` (see `casewise.models.names`), or a timm name (`timm:NAME` where
+        name: one of torchvision's or of `UNTRAINED` (see `casewise.models.registry`), or a timm name (`timm:NAME` where
             both have it).
         scaling: what panels in 0–1 become before the first layer. `library`: what the network's published weights
             expect (torchvision's: less the mean of ImageNet, by its spread); networks without any take `symmetric`.

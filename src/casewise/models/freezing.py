@@ -37,8 +37,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from casewise.errors import TrainingError, nearest
-from casewise.freeze_points import FreezePoint, read_freeze_point
 from casewise.models.backbones import Network
+from casewise.study.freezing import FreezePoint, read_freeze_point
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 

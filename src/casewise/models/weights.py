@@ -16,7 +16,7 @@ from torch import Tensor
 from casewise.errors import SplitError, WeightsError, nearest
 from casewise.models.backbones import Network, library_head
 from casewise.models.fusion import Fused, adapted, first_layer
-from casewise.models.names import TORCHVISION, UNTRAINED
+from casewise.models.registry import TORCHVISION, UNTRAINED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

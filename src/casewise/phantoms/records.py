@@ -12,7 +12,7 @@ from typing import Any, Literal
 from casewise.errors import CasewiseError
 from casewise.files import write_atomic, write_json
 from casewise.phantoms.poses import PHOTOGRAPHS
-from casewise.phantoms.severity import WEEKS_BETWEEN_VISITS, Course, Grades, weighted_score
+from casewise.phantoms.severity import WEEKS_BETWEEN_VISITS, Grades, TrainingContext, weighted_score
 from casewise.phantoms.streams import stream
 from casewise.phantoms.subjects import Subject, subject
 
@@ -95,7 +95,7 @@ def photograph_path(who: Subject, visit: int, region: str, number: int) -> str:
     return f"images/{who.name}/{_visit_name(visit)}/{region}_{number}.jpg"
 
 
-def labels_given(settings: PhantomSettings, courses: list[Course]) -> list[tuple[dict[str, Grades], ...]]:
+def labels_given(settings: PhantomSettings, courses: list[TrainingContext]) -> list[tuple[dict[str, Grades], ...]]:
     """Return for each subject its labels by visit and region: its own, or another subject's in another order."""
     if settings.labels == "true":
         return [one.physician for one in courses]
@@ -109,7 +109,7 @@ def labels_given(settings: PhantomSettings, courses: list[Course]) -> list[tuple
     return [labels[number] for number in range(settings.subjects)]
 
 
-def write_table(folder: Path, settings: PhantomSettings, courses: list[Course]) -> Path:
+def write_table(folder: Path, settings: PhantomSettings, courses: list[TrainingContext]) -> Path:
     """Write the truth into `phantom.json` and one row a photograph into `visits.csv`; return the latter."""
     rows: list[dict[str, Any]] = []
     people: list[dict[str, Any]] = []
@@ -149,7 +149,7 @@ def write_table(folder: Path, settings: PhantomSettings, courses: list[Course]) 
     return write_atomic(folder / "visits.csv", text.getvalue())
 
 
-def _truth(one: Course, visit: int) -> dict[str, Any]:
+def _truth(one: TrainingContext, visit: int) -> dict[str, Any]:
     """Return what is known of a visit: continuous severities, covered share, noiseless grades and physician's."""
     regions = {
         region: {

@@ -81,7 +81,7 @@ def _round(values: tuple[float, ...] | np.ndarray, *, cleared: bool) -> Grades:
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingContext:
     """One subject's disease over the visits: `truth[visit][region]`, and which visits have photographs."""
 
     response: Response
@@ -99,7 +99,7 @@ def weighted_score(grades: dict[str, Grades]) -> float:
     return round(sum(REGION_WEIGHTS[region] * grade.composite for region, grade in grades.items()), 6)
 
 
-def course(seed: int, subject: int, *, visits: int, regions: tuple[str, ...]) -> Course:
+def course(seed: int, subject: int, *, visits: int, regions: tuple[str, ...]) -> TrainingContext:
     """Return the course of one subject (0-based number); it does not depend on how many subjects there are."""
     block, place = divmod(subject, len(BLOCK))
     draw = stream(seed, "block", block)
@@ -133,7 +133,7 @@ def course(seed: int, subject: int, *, visits: int, regions: tuple[str, ...]) ->
             grades = severity.read(reader)
             if region in regions:
                 truth[-1][region], physician[-1][region] = severity, grades
-    return Course(response, tuple(truth), tuple(physician), attended)
+    return TrainingContext(response, tuple(truth), tuple(physician), attended)
 
 
 def _baseline(level: float, random: np.random.Generator, offset: float) -> np.ndarray:

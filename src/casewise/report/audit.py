@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from casewise.audit.findings import ROWS, unasked
-from casewise.audit.words import renamed
-from casewise.report.material import Material, is_number
+from casewise.audit.text import renamed
+from casewise.report.context import ReportContext, is_number
+from casewise.report.formatting import MISSING, counted, duration, number
 from casewise.report.pictures import as_picture, data_uri
 from casewise.report.tables import Cell, Row
-from casewise.report.wording import MISSING, counted, duration, number
 
 TRIED = {
     "twins-across-subjects": "the same picture under two subjects",
@@ -34,7 +34,7 @@ MOST_FINDINGS, MOST_FIRST, MOST_NAMED, MOST_PAIRS, MOST_ASKED = 60, 8, 3, 3, 60
 
 
 @dataclass(frozen=True)
-class Told:
+class ProbeResult:
     """One finding as the page shows it; `reason` is what the study says why it is accepted, empty where it does not."""
 
     level: str
@@ -74,14 +74,14 @@ def _plain(name: Any) -> str:
     return str(name).replace("_", " ")
 
 
-def findings(audit: Mapping[str, Any]) -> list[Told]:
+def findings(audit: Mapping[str, Any]) -> list[ProbeResult]:
     """The findings in the audit's own order, the worst first."""
     accepted, rows = audit.get("accepted") or {}, rows_of(audit)
     told = []
     for finding in audit.get("findings", []):
         figures = finding.get("figures") or {}
         told.append(
-            Told(
+            ProbeResult(
                 finding["level"],
                 renamed(tried(finding["id"], figures), rows.removesuffix("s")),
                 _figure(figures),
@@ -96,7 +96,7 @@ def findings(audit: Mapping[str, Any]) -> list[Told]:
     return told
 
 
-def first_screen(material: Material) -> dict[str, Any] | None:
+def first_screen(material: ReportContext) -> dict[str, Any] | None:
     """What stands above everything else: the verdict, a line an error with the reason it is accepted for, and counts.
 
     The verdict's own example is not repeated: it is the first of the list. The evidence stands in the section.
@@ -124,7 +124,7 @@ def first_screen(material: Material) -> dict[str, Any] | None:
     }
 
 
-def section(material: Material) -> dict[str, Any] | None:
+def section(material: ReportContext) -> dict[str, Any] | None:
     """The verdict, the evidence, the twins and the time; None where the run made no audit."""
     audit = material.audit
     if audit is None:
@@ -163,7 +163,7 @@ def rows_of(audit: Mapping[str, Any]) -> str:
     return next((what for what in ROWS if what in (audit.get("facts") or {})), ROWS[0])
 
 
-def _seen_of_scans(material: Material) -> list[str]:
+def _seen_of_scans(material: ReportContext) -> list[str]:
     """What was looked at of volumes, whose pictures are smaller than they are."""
     if not material.study.volumes or material.study.volumes.order:
         return []
@@ -189,7 +189,7 @@ def asked(audit: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def twins(material: Material) -> list[Twins]:
+def twins(material: ReportContext) -> list[Twins]:
     """The pairs of like pictures by what they do; a few of each are shown."""
     audit, images = material.audit or {}, material.cohort_images
     number_of = dict(zip(images["path"].astype(str), images["image"], strict=True)) if "path" in images else {}
@@ -207,7 +207,7 @@ def twins(material: Material) -> list[Twins]:
     return found
 
 
-def _picture(material: Material, image: int) -> str:
+def _picture(material: ReportContext, image: int) -> str:
     slide = (
         material.slide(str(material.cohort_images["path"].iloc[image]))
         if "tile_side" in material.cohort_images

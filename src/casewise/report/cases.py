@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from casewise.report.material import Material
+from casewise.report.context import ReportContext
+from casewise.report.formatting import digits_of, display_name, number, signed
 from casewise.report.pictures import as_picture, data_uri, panel_uri
 from casewise.report.slide_drawing import crop_of, cropped
-from casewise.report.wording import digits_of, display_name, number, signed
-from casewise.report.words import place_of
+from casewise.report.terminology import place_of
 
 if TYPE_CHECKING:
-    from casewise.images.slide_plans import KeptSlide
+    from casewise.modalities.slides.plans import KeptSlide
 
 MOST_PHOTOGRAPHS = 12
 MOST_PANELS = 8
@@ -49,7 +49,7 @@ class Seen:
     rows: list[tuple[str, list[str]]]
 
 
-def prepared(material: Material) -> dict[str, Any] | None:
+def prepared(material: ReportContext) -> dict[str, Any] | None:
     """From photographs to panels for one visit: of those with the most images, the one with the highest score.
 
     None of volumes (`casewise.report.volumes` tells of them).
@@ -89,7 +89,7 @@ def prepared(material: Material) -> dict[str, Any] | None:
     }
 
 
-def illustrated(material: Material) -> str:
+def illustrated(material: ReportContext) -> str:
     """The case that section 8 shows; the same for the same material."""
     counts = material.panels.assign(images=material.panels["tiles"].map(len)).groupby("case", sort=False)
     table = pd.DataFrame({"panels": counts.size(), "images": counts["images"].sum()})
@@ -98,7 +98,7 @@ def illustrated(material: Material) -> str:
     return str(table.sort_values(["panels", "images", "score"], ascending=False, kind="stable").index[0])
 
 
-def worst_cases(material: Material) -> dict[str, Any] | None:
+def worst_cases(material: ReportContext) -> dict[str, Any] | None:
     """The largest errors of the shown learner, each with its panels and what was predicted for their parts."""
     rows = material.chosen
     if rows.empty:
@@ -123,7 +123,7 @@ def worst_cases(material: Material) -> dict[str, Any] | None:
     return {"cases": seen, "total": len(rows)}
 
 
-def slides_of(material: Material, case: str) -> list[tuple[str, KeptSlide]]:
+def slides_of(material: ReportContext, case: str) -> list[tuple[str, KeptSlide]]:
     """The slides of a case that can be shown, those with the most tiles first."""
     images = material.cohort_images
     if "tile_side" not in images:
@@ -133,7 +133,7 @@ def slides_of(material: Material, case: str) -> list[tuple[str, KeptSlide]]:
     return [(str(path), slide) for path in paths if (slide := material.slide(str(path))) is not None]
 
 
-def panels_of(material: Material, row: dict[str, Any]) -> list[tuple[str, str]]:
+def panels_of(material: ReportContext, row: dict[str, Any]) -> list[tuple[str, str]]:
     """Region and picture of each panel that this prediction was made from; of slides their names and small pictures.
 
     Of volumes each sequence's name and central panel.
@@ -157,7 +157,7 @@ def panels_of(material: Material, row: dict[str, Any]) -> list[tuple[str, str]]:
     return [(region, uri) for region, uri in found if uri]
 
 
-def _details(material: Material, row: dict[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+def _details(material: ReportContext, row: dict[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """`model / physician` of every other target of this case, a line a region."""
     study, table = material.study, material.final
     mine = table["model"].eq(material.learner) & table["stage"].eq(material.stage) & table["case"].eq(row["case"])

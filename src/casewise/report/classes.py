@@ -5,13 +5,13 @@ from __future__ import annotations
 from math import pi
 from typing import Any
 
-from casewise.evaluation.crossfit import by_fold_text
+from casewise.evaluation.cross_fit import by_fold_text
 from casewise.report import figures_classes as draw
-from casewise.report.material import Material, is_number
+from casewise.report.context import ReportContext, is_number
+from casewise.report.formatting import counted, display_name, listed
 from casewise.report.measures import bounds, measure_cell, written
 from casewise.report.tables import Cell, Counts, Row, counts_line
-from casewise.report.wording import counted, display_name, listed
-from casewise.report.words import Words
+from casewise.report.terminology import Words
 
 CLASS_COLUMNS = ("precision", "recall", "f1", "auroc", "auprc")
 POINT_COLUMNS = ("sensitivity", "specificity", "precision")
@@ -37,7 +37,7 @@ def matrix(told: dict[str, Any]) -> Counts:
     return Counts(names, [counts_line(name, row) for name, row in zip(names, told["confusion"], strict=True)])
 
 
-def class_rows(material: Material, stage: str, learner: str, target: str) -> list[Row]:
+def class_rows(material: ReportContext, stage: str, learner: str, target: str) -> list[Row]:
     """One line a class: support, precision, recall, F1, AUROC and AUPRC; the means over the classes last."""
     told, figures = material.classed(stage, learner, target), material.figures(stage, learner, target)
     rows = []
@@ -92,7 +92,7 @@ def mean_claim(bins: list[dict[str, Any]]) -> tuple[float, float] | None:
     return float(round(claimed, 12)), float(round(right, 12))
 
 
-def calibration(material: Material) -> str:
+def calibration(material: ReportContext) -> str:
     """What the probabilities are worth, in a sentence or two; empty where nothing is known of it."""
     figures = material.figures(material.stage, material.learner, material.study.outcome)
     told = material.classed(material.stage, material.learner)
@@ -174,7 +174,7 @@ def _ece(found: dict[str, Any]) -> str:
     return f"{written('ece', found['value'])}{', interval ' + text if text else ''}"
 
 
-def classes(material: Material) -> dict[str, Any] | None:
+def classes(material: ReportContext) -> dict[str, Any] | None:
     """The section on the main outcome's classes; None where nothing was judged."""
     stage, learner, outcome = material.stage, material.learner, material.study.outcome
     told, words = material.classed(stage, learner), Words(material)
@@ -232,7 +232,7 @@ def _probability_scores(figures: dict[str, Any]) -> list[Row]:
     return rows
 
 
-def further(material: Material) -> list[tuple[str, list[Row]]]:
+def further(material: ReportContext) -> list[tuple[str, list[Row]]]:
     """Further targets with classes, or regions of the main one, of the shown learner: name and a line a class."""
     known = material.metrics.get("classes", {}).get(material.stage, {}).get(material.learner, {})
     found = []

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.report.confident import percent
+from casewise.report.confident_errors import percent
+from casewise.report.formatting import interval, number
 from casewise.report.pictures import data_uri
 from casewise.report.tables import Cell
-from casewise.report.wording import interval, number
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-    from casewise.report.material import Material
+    from casewise.report.context import ReportContext
 
 MOST_CASES = 8
 MOST_NETWORKS = 12
@@ -24,7 +24,7 @@ LONGEST = 420
 METHODS = {"rollout": "attention rollout", "grad-cam": "Grad-CAM"}
 
 
-def explained(material: Material) -> dict[str, Any] | None:
+def explained(material: ReportContext) -> dict[str, Any] | None:
     """The section; None where the run was not explained, or its networks were trained anew since."""
     told = material.explanations
     if not told or not told.get("shown"):
@@ -265,7 +265,7 @@ def _still(folder: Path, measured: dict[str, Any]) -> bool:
     """Whether the figures are of the masks, the column and the plan that the run has now."""
     import pandas as pd
 
-    from casewise.explaining.made_of import made_of, still
+    from casewise.explain.cache_key import made_of, still
 
     try:
         study = json.loads((folder / "study.json").read_text())

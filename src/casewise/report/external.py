@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from casewise.report import classes, learners, within
-from casewise.report.material import Material, is_number
+from casewise.report import classes, learners
+from casewise.report import per_source as within
+from casewise.report.context import ReportContext, is_number
+from casewise.report.formatting import MISSING, counted, digits_for, interval, number, signed
 from casewise.report.measures import measure_cell, measure_of, written
 from casewise.report.tables import TITLES, Cell, Row, figure_cell
-from casewise.report.wording import MISSING, counted, digits_for, interval, number, signed
-from casewise.report.words import Words
+from casewise.report.terminology import Words
 
 STAGE = "external"
 SHOWN = {
@@ -19,7 +20,7 @@ SHOWN = {
 }
 
 
-def external(material: Material) -> dict[str, Any] | None:
+def external(material: ReportContext) -> dict[str, Any] | None:
     """The section on the external cohort; None where nothing was predicted there."""
     table = material.predictions
     if not (table["stage"] == STAGE).any():
@@ -48,12 +49,12 @@ def external(material: Material) -> dict[str, Any] | None:
     }
 
 
-def name_of(material: Material) -> str:
+def name_of(material: ReportContext) -> str:
     """What the external cohort is called."""
     return material.study.external_name or "the external cohort"
 
 
-def sentence(material: Material) -> str:
+def sentence(material: ReportContext) -> str:
     """How much worse it is outside, in words; empty where the external cohort could not be judged."""
     metric = "ccc" if material.kind == "regression" else material.merit
     learner = material.learner
@@ -84,7 +85,7 @@ def sentence(material: Material) -> str:
     return f"{start}; a drop is not shown {found}."
 
 
-def plain_words(material: Material) -> list[tuple[str, str]]:
+def plain_words(material: ReportContext) -> list[tuple[str, str]]:
     """The external test as one of the first sentences, with its head; none where nothing was predicted there."""
     if not (material.predictions["stage"] == STAGE).any():
         return []
@@ -92,7 +93,7 @@ def plain_words(material: Material) -> list[tuple[str, str]]:
     return [("Elsewhere.", sentence(material) or unknown)]
 
 
-def tiles(material: Material) -> list[tuple[str, Cell, str]]:
+def tiles(material: ReportContext) -> list[tuple[str, Cell, str]]:
     """The external figure beside the headline's: name, figure, unit; none where it could not be judged."""
     metric = "ccc" if material.kind == "regression" else material.merit
     found = material.metric(STAGE, material.learner, metric)
@@ -105,13 +106,13 @@ def tiles(material: Material) -> list[tuple[str, Cell, str]]:
     return [("External", measure_cell(metric, found, words=True), title if title.isupper() else title.lower())]
 
 
-def _cell(material: Material, metric: str, found: dict[str, Any] | None) -> Cell:
+def _cell(material: ReportContext, metric: str, found: dict[str, Any] | None) -> Cell:
     if material.kind == "regression":
         return figure_cell(found, digits_for(material.study, metric, material.study.outcome), sign=metric == "bias")
     return measure_cell(metric, found)
 
 
-def _difference(material: Material, metric: str, drop: dict[str, Any] | None, cells: list[Cell]) -> Cell:
+def _difference(material: ReportContext, metric: str, drop: dict[str, Any] | None, cells: list[Cell]) -> Cell:
     """External minus internal; shares in percentage points."""
     values = [cell.value for cell in cells]
     if not all(is_number(value) for value in values):
@@ -128,7 +129,7 @@ def _difference(material: Material, metric: str, drop: dict[str, Any] | None, ce
     return Cell(signed(difference, digits) + unit, interval(ends, digits), difference)
 
 
-def left_out(material: Material) -> dict[str, Any] | None:
+def left_out(material: ReportContext) -> dict[str, Any] | None:
     """Where each fold is one source: the shown learner's figures on every source, by networks that never saw it."""
     by_source: dict[str, Any] = material.metrics.get("left_out") or {}
     metrics = SHOWN[material.kind]
@@ -159,7 +160,7 @@ def left_out(material: Material) -> dict[str, Any] | None:
     }
 
 
-def _learners_by_source(material: Material) -> list[Row]:
+def _learners_by_source(material: ReportContext) -> list[Row]:
     """One line a learner: its merit averaged over the sources and in each; none where there is one learner."""
     if len(material.learners) < 2 or not within.is_mixed(material):
         return []

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from casewise.report.material import Material, is_number
+from casewise.report.context import ReportContext, is_number
+from casewise.report.formatting import display_name, number
 from casewise.report.tables import split_key
-from casewise.report.wording import display_name, number
-from casewise.report.words import Words, place_of
+from casewise.report.terminology import Words, place_of
 
 LEAST_IN_PART = 3
 WORSE = 1.3
@@ -26,7 +26,7 @@ class Part:
     bias: float
 
 
-def parts_of(material: Material) -> list[Part]:
+def parts_of(material: ReportContext) -> list[Part]:
     """The model's error in each severity band, or in thirds of the physician's scores where there are no bands."""
     rows, study = material.chosen, material.study
     if rows.empty:
@@ -47,7 +47,7 @@ def parts_of(material: Material) -> list[Part]:
     return [Part(str(n), len(d), float(np.abs(d).mean()), float(d.mean())) for n, d in found if len(d)]
 
 
-def failures(material: Material) -> str:
+def failures(material: ReportContext) -> str:
     """The range with the largest errors, the worst single case, and the region that agrees least."""
     rows, words = material.chosen, Words(material)
     if rows.empty:
@@ -61,7 +61,7 @@ def failures(material: Material) -> str:
     return " ".join(text for text in (_range(material, words), single, weakest_region(material)) if text)
 
 
-def _range(material: Material, words: Words) -> str:
+def _range(material: ReportContext, words: Words) -> str:
     parts = [part for part in parts_of(material) if part.count >= LEAST_IN_PART]
     if len(parts) < 2:
         return ""
@@ -94,7 +94,7 @@ def _tilt(parts: list[Part], words: Words) -> str:
     )
 
 
-def weakest_region(material: Material) -> str:
+def weakest_region(material: ReportContext) -> str:
     """The region where the last regional score (or first regional target) agrees least, unless that may be chance."""
     study = material.study
     figures = material.metrics.get("metrics", {}).get(material.stage, {}).get(material.learner, {})

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from casewise.ordering import natural
+from casewise.cohort.natural_sort import natural
 from casewise.report.drawing import ACCENT, FAINT, INK, MANY, MARKERS, MODEL, SERIES, SOFT, canvas, frame, place, svg
 from casewise.report.drawing import limits as around
-from casewise.report.wording import number, shortened, signed
+from casewise.report.formatting import number, shortened, signed
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
+from casewise.report.context import is_number
 from casewise.report.drawing import ACCENT, INK, MODEL, PALE, SERIES, canvas, frame, place, svg
-from casewise.report.material import is_number
+from casewise.report.formatting import shortened
 from casewise.report.measures import bounds, written
-from casewise.report.wording import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from casewise.report.drawing import ACCENT, INK, MODEL, SOFT, canvas, frame, place, svg
-from casewise.report.wording import shortened
+from casewise.report.formatting import shortened
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from casewise.report.context import is_number
 from casewise.report.drawing import ACCENT, INK, MODEL, PALE, SOFT, canvas, frame, place, svg
 from casewise.report.drawing import limits as around
-from casewise.report.material import is_number
-from casewise.report.wording import frozen_words, rate, shortened
+from casewise.report.formatting import frozen_words, rate, shortened
 
 WIDTH = 440.0
 ROW = 21.0

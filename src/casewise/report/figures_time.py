@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 
+from casewise.cohort.natural_sort import natural
 from casewise.evaluation.response import percent_change
-from casewise.ordering import natural
 from casewise.report.drawing import MODEL, PHYSICIAN, canvas, frame, place, svg
-from casewise.report.wording import number, shortened
+from casewise.report.formatting import number, shortened
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from casewise.report import classes, figures_learners, summary, tables, within
-from casewise.report.material import Material, is_number
+from casewise.predictions.nested_cv import NESTED
+from casewise.report import classes, figures_learners, summary, tables
+from casewise.report import per_source as within
+from casewise.report.context import ReportContext, is_number
+from casewise.report.formatting import digits_for, interval, number
 from casewise.report.measures import bounds, measure_cell, measure_of, written
 from casewise.report.tables import Cell, Row, figure_cell
-from casewise.report.wording import digits_for, interval, number
-from casewise.report.words import Words
-from casewise.tuned import NESTED
+from casewise.report.terminology import Words
 
 NUMBERS = ("mae", "pcc", "mse", "ccc", "icc")
 CLASSES = ("accuracy", "top2_accuracy", "auroc", "precision", "recall", "f1")
@@ -24,7 +25,7 @@ FORESTS = {
 MOST_REPORTS = 16
 
 
-def columns_of(material: Material) -> list[str]:
+def columns_of(material: ReportContext) -> list[str]:
     """The metrics of the learners' table; top-2 accuracy says something from three classes on, kappa of grades."""
     if material.kind == "regression":
         return list(NUMBERS)
@@ -36,7 +37,7 @@ def columns_of(material: Material) -> list[str]:
     return names
 
 
-def learner_rows(material: Material, stage: str) -> list[Row]:
+def learner_rows(material: ReportContext, stage: str) -> list[Row]:
     """One line a learner (the published table), the best first: the smallest MAE, or the highest figure of merit."""
     study, outcome, columns = material.study, material.study.outcome, columns_of(material)
     guide, sign = ("mae", 1) if material.kind == "regression" else (material.merit, -1)
@@ -61,7 +62,7 @@ def learner_rows(material: Material, stage: str) -> list[Row]:
     return sorted(rows, key=lambda row: (order[row.name], row.name))
 
 
-def learners(material: Material) -> dict[str, Any] | None:
+def learners(material: ReportContext) -> dict[str, Any] | None:
     """The learners' tables, the forest plots, who cannot be told apart; None where nothing was judged."""
     found = [(stage, learner_rows(material, stage)) for stage in material.stages]
     found = [(stage, rows) for stage, rows in found if rows]
@@ -91,7 +92,7 @@ def learners(material: Material) -> dict[str, Any] | None:
     }
 
 
-def _forest(material: Material, metric: str) -> Any:
+def _forest(material: ReportContext, metric: str) -> Any:
     """One metric of all learners, ordered by the out-of-fold figure of merit; None where nobody has it."""
     merit = {
         name: material.metric("oof", name, material.merit) or material.metric(material.stage, name, material.merit)
@@ -126,7 +127,7 @@ def _forest(material: Material, metric: str) -> Any:
     )
 
 
-def reports(material: Material) -> list[tuple[str, list[Row], tables.Counts]]:
+def reports(material: ReportContext) -> list[tuple[str, list[Row], tables.Counts]]:
     """Each learner's classification report (the published form) with its confusion matrix, the shown learner first."""
     stage, outcome = material.stage, material.study.outcome
     order = [material.learner, *(name for name in material.learners if name != material.learner)]

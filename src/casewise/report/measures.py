@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from casewise.report.material import is_number
+from casewise.report.context import is_number
+from casewise.report.formatting import MISSING, number
 from casewise.report.tables import Cell
-from casewise.report.wording import MISSING, number
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from casewise.evaluation.over_folds import OF_CLASSES, OF_NUMBERS, WHY
-from casewise.ordering import natural
-from casewise.report.material import Material, is_number
+from casewise.cohort.natural_sort import natural
+from casewise.evaluation.fold_summary import OF_CLASSES, OF_NUMBERS, WHY
+from casewise.predictions.nested_cv import NESTED, chosen_networks
+from casewise.report.context import ReportContext, is_number
+from casewise.report.formatting import MISSING, counted, digits_for, listed, number, rate
 from casewise.report.measures import measure_cell, measure_of, written
 from casewise.report.tables import TITLES, Cell, Row, figure_cell
-from casewise.report.wording import MISSING, counted, digits_for, listed, number, rate
-from casewise.tuned import NESTED, chosen_networks
 
 MOST_NETWORKS = 12
 ELSEWHERE = "For patients outside the folds it is the network of the lowest mean inner loss over the folds"
@@ -58,7 +58,7 @@ def told(jobs: Sequence[Mapping[str, Any]], study: Mapping[str, Any]) -> list[st
     return sentences
 
 
-def section(material: Material) -> dict[str, Any] | None:
+def section(material: ReportContext) -> dict[str, Any] | None:
     """The table of what was chosen in each fold; None where nothing was tuned inside."""
     study = material.study
     found = chosen(material.jobs, study.networks)
@@ -117,7 +117,7 @@ def tables(learners: Sequence[str]) -> list[tuple[str, list[str]]]:
     return [*found, *([("Others", rest)] if rest else [])]
 
 
-def over_folds(material: Material) -> dict[str, Any] | None:
+def over_folds(material: ReportContext) -> dict[str, Any] | None:
     """Mean ± sd over folds beside the pooled figures with their intervals, of the main outcome.
 
     None where fewer than two folds were judged, and where folds are sources, which have a section of their own.

@@ -12,9 +12,7 @@ from casewise.files import write_atomic
 from casewise.report import (
     audit,
     cases,
-    claimed,
     classes,
-    confident,
     explained,
     external,
     learners,
@@ -24,15 +22,17 @@ from casewise.report import (
     summary,
     summary_classes,
     volumes,
-    wording,
-    words,
 )
-from casewise.report.material import Material
+from casewise.report import confident_errors as confident
+from casewise.report import formatting as wording
+from casewise.report import image_split as claimed
+from casewise.report import terminology as words
+from casewise.report.context import ReportContext
 
 FOLDER = Path(__file__).parent / "templates"
 
 
-def write_report(material: Material, path: Path) -> Path:
+def write_report(material: ReportContext, path: Path) -> Path:
     """Write the page; the same material gives the same bytes.
 
     Raises:
@@ -41,7 +41,7 @@ def write_report(material: Material, path: Path) -> Path:
     return write_atomic(Path(path), render(material))
 
 
-def render(material: Material) -> str:
+def render(material: ReportContext) -> str:
     """The page as text: no request leaves it, and it can be read without its script."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -55,7 +55,7 @@ def render(material: Material) -> str:
     return environment.get_template("report.html.j2").render(**context(material))
 
 
-def context(material: Material) -> dict[str, Any]:
+def context(material: ReportContext) -> dict[str, Any]:
     """Everything the template shows; sections that have nothing to say are None."""
     study, numbers = material.study, material.kind == "regression"
     plain = summary if numbers else summary_classes

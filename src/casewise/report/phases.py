@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from casewise.ordering import natural
+from casewise.cohort.natural_sort import natural
 from casewise.report import classes
-from casewise.report.material import Material, is_number
+from casewise.report.context import ReportContext, is_number
+from casewise.report.formatting import MISSING, duration, frozen_words, number, rate
 from casewise.report.measures import measure_cell, measure_of, written
 from casewise.report.tables import Cell, Row
-from casewise.report.wording import MISSING, duration, frozen_words, number, rate
 
 RUNNING = (
     "Running statistics are the means and variances that batch norms keep of the images they have seen: no optimiser "
@@ -100,7 +100,7 @@ def _mean(each: Sequence[Mapping[str, Any]], name: str) -> float:
     return sum(values) / len(values) if values else float("nan")
 
 
-def section(material: Material) -> dict[str, Any] | None:
+def section(material: ReportContext) -> dict[str, Any] | None:
     """The table of phases and what to know of it; None where networks were not trained in phases."""
     found = phases_of(material.jobs, material.study.recipe.model_dump(mode="json"))
     if not found:
@@ -171,7 +171,7 @@ def seen(jobs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any
     return found
 
 
-def beside(material: Material) -> dict[str, Any] | None:
+def beside(material: ReportContext) -> dict[str, Any] | None:
     """How right each network is on those it learned from, on those who decided when to stop, and on others.
 
     None where no network was asked about those it had seen.
@@ -206,7 +206,7 @@ def beside(material: Material) -> dict[str, Any] | None:
     }
 
 
-def gap(material: Material) -> str:
+def gap(material: ReportContext) -> str:
     """How far the shown learner's accuracy falls from those it learned from to others, in a sentence; or nothing."""
     told = seen(material.jobs).get(material.learner, {}).get("on_training", {}).get("accuracy")
     new = material.metric(material.stage, material.learner, "accuracy")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from casewise.report.material import Material
+    from casewise.report.context import ReportContext
 
 QUALITY = 80
 
@@ -53,7 +53,7 @@ def grid_picture(tiles: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
     return result
 
 
-def panel_uri(material: Material, numbers: list[int], *, longest: int) -> str | None:
+def panel_uri(material: ReportContext, numbers: list[int], *, longest: int) -> str | None:
     """The panel that the network sees of these images (its first slots, if there are more), or None if it is empty.
 
     A bag has no grid of its own; as many of its tiles as a training step takes are laid out in a square.

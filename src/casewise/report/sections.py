@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from casewise.ordering import natural
-from casewise.report import classes, figures_cohort, figures_learners, figures_time, phases, rates, tables
+from casewise.cohort.natural_sort import natural
+from casewise.report import classes, figures_cohort, figures_learners, figures_time, phases, tables
 from casewise.report import figures_agreement as agree
+from casewise.report import lr_finder as rates
+from casewise.report.context import ReportContext, is_number
 from casewise.report.failures import parts_of
-from casewise.report.labels import counted_classes
-from casewise.report.material import Material, is_number
-from casewise.report.wording import display_name, interval, number
-from casewise.report.words import Words
+from casewise.report.formatting import display_name, interval, number
+from casewise.report.label_distribution import counted_classes
+from casewise.report.terminology import Words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +26,7 @@ MOST_LABELS = 12
 MOST_CURVES = 12
 
 
-def limits_of(material: Material) -> agree.Limits | None:
+def limits_of(material: ReportContext) -> agree.Limits | None:
     """Limits of agreement of the shown learner: those of `metrics.json`, else worked out from the rows."""
     found = [material.metric(material.stage, material.learner, name) for name in ("bias", "loa_low", "loa_high")]
     if all(found):
@@ -40,7 +41,7 @@ def limits_of(material: Material) -> agree.Limits | None:
     return agree.Limits(bias, bias - half, bias + half)
 
 
-def agreement(material: Material) -> dict[str, Any] | None:
+def agreement(material: ReportContext) -> dict[str, Any] | None:
     """Section 3: the scatter and the Bland–Altman plot of the main outcome."""
     rows, limits, words = material.chosen, limits_of(material), Words(material)
     if rows.empty or limits is None:
@@ -64,7 +65,7 @@ def agreement(material: Material) -> dict[str, Any] | None:
     }
 
 
-def over_time(material: Material) -> dict[str, Any] | None:
+def over_time(material: ReportContext) -> dict[str, Any] | None:
     """Section 4: a small figure a subject, and who responded; None where no subject came twice."""
     study, words = material.study, Words(material)
     table = material.final
@@ -128,7 +129,7 @@ def _one_row_a_case(rows: pd.DataFrame) -> pd.DataFrame | None:
     return values.reset_index()
 
 
-def parts(material: Material) -> dict[str, Any] | None:
+def parts(material: ReportContext) -> dict[str, Any] | None:
     """Section 5: every target and region that is a number, with intervals, severity bands, readers.
 
     None where the main outcome has classes and no further target is a number.
@@ -167,7 +168,7 @@ def parts(material: Material) -> dict[str, Any] | None:
     }
 
 
-def labels(material: Material) -> dict[str, Any]:
+def labels(material: ReportContext) -> dict[str, Any]:
     """Section 7: how each target is distributed, training beside test, and how well the split balanced it."""
     study, sides = material.study, material.splits.get("subjects", {})
     names = list(dict.fromkeys([study.outcome, *study.scores, *study.targets]))
@@ -199,7 +200,7 @@ def labels(material: Material) -> dict[str, Any]:
     }
 
 
-def _truths(material: Material, name: str) -> pd.DataFrame | None:
+def _truths(material: ReportContext, name: str) -> pd.DataFrame | None:
     """Recorded values of a target: from the panels where they stand there, else from the truth of the predictions."""
     if name in material.panels:
         table = material.panels[["subject", "case", name]].rename(columns={name: "value"}).dropna(subset=["value"])
@@ -212,7 +213,7 @@ def _truths(material: Material, name: str) -> pd.DataFrame | None:
     return rows[["subject", "case", "y_true"]].rename(columns={"y_true": "value"}) if len(rows) else None
 
 
-def making(material: Material) -> dict[str, Any]:
+def making(material: ReportContext) -> dict[str, Any]:
     """Section 10: training curves and facts of the run."""
     by_model: dict[str, list[dict[str, Any]]] = {}
     for job in material.jobs:

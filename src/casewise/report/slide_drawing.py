@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from casewise.report.pictures import data_uri
 
 if TYPE_CHECKING:
-    from casewise.images.slide_plans import KeptSlide
+    from casewise.modalities.slides.plans import KeptSlide
 
 Scale = Literal["two", "rising"]
 

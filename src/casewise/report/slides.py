@@ -13,11 +13,11 @@ from markupsafe import Markup
 
 from casewise.report import slide_drawing as draw
 from casewise.report.cases import slides_of
-from casewise.report.confident import percent
-from casewise.report.material import Material
+from casewise.report.confident_errors import percent
+from casewise.report.context import ReportContext
+from casewise.report.formatting import class_name, counted, digits_of, display_name, listed, number
 from casewise.report.pictures import as_picture, data_uri
-from casewise.report.wording import class_name, counted, digits_of, display_name, listed, number
-from casewise.report.words import Words, place_of
+from casewise.report.terminology import Words, place_of
 
 MOST_TILES = 18
 RIGHT, WRONG, UNDECIDED = 2, 2, 2
@@ -45,12 +45,12 @@ class Shown:
     maps: list[Map]
 
 
-def is_cut(material: Material) -> bool:
+def is_cut(material: ReportContext) -> bool:
     """Whether the study's images are tiles of slides."""
     return "tile_side" in material.cohort_images
 
 
-def section(material: Material) -> dict[str, Any] | None:
+def section(material: ReportContext) -> dict[str, Any] | None:
     """What was taken of the slides, shown on one, and maps of a few cases; None where no slide was cut."""
     if not is_cut(material):
         return None
@@ -69,7 +69,7 @@ def section(material: Material) -> dict[str, Any] | None:
     }
 
 
-def _resolution(material: Material) -> str:
+def _resolution(material: ReportContext) -> str:
     tiles = material.study.tiles
     if tiles is None:
         return ""
@@ -88,7 +88,7 @@ def _file(path: str) -> str:
     return "/".join(Path(path).parts[-2:])
 
 
-def _example(material: Material, tiles: pd.DataFrame) -> dict[str, Any] | None:
+def _example(material: ReportContext, tiles: pd.DataFrame) -> dict[str, Any] | None:
     """The slide with about the middle number of tiles, and some of them as the network sees them."""
     counts = tiles.groupby("path", sort=True).size().sort_values(kind="stable")
     path = str(counts.index[len(counts) // 2])
@@ -112,7 +112,7 @@ def _example(material: Material, tiles: pd.DataFrame) -> dict[str, Any] | None:
     }
 
 
-def maps(material: Material) -> dict[str, Any] | None:
+def maps(material: ReportContext) -> dict[str, Any] | None:
     """A few cases predicted out of fold, each with its maps; None where no tile's own prediction is known."""
     table = material.tile_predictions
     if table is None or table.empty:
@@ -148,7 +148,7 @@ def maps(material: Material) -> dict[str, Any] | None:
     }
 
 
-def _model(material: Material, known: set[str]) -> str | None:
+def _model(material: ReportContext, known: set[str]) -> str | None:
     """The network that is shown: the report's own, or where that combines several the best of them out of fold."""
     if material.learner in known:
         return material.learner
@@ -158,7 +158,7 @@ def _model(material: Material, known: set[str]) -> str | None:
     return max(found, key=lambda m: found[m]) if found else next(iter(sorted(known)), None)
 
 
-def _chosen(material: Material, rows: pd.DataFrame) -> Iterator[tuple[str, list[int]]]:
+def _chosen(material: ReportContext, rows: pd.DataFrame) -> Iterator[tuple[str, list[int]]]:
     """Groups of rows: of classes the surest right and wrong and the undecided, of numbers the best and worst."""
     if material.kind == "regression":
         error = (rows["y_pred"] - rows["y_true"]).abs().sort_values(kind="stable")
@@ -183,7 +183,7 @@ def _chosen(material: Material, rows: pd.DataFrame) -> Iterator[tuple[str, list[
     yield "Undecided", [i for i in undecided if i not in chosen and i not in wrong][:UNDECIDED]
 
 
-def _shown(material: Material, row: pd.Series, mine: pd.DataFrame, weighed: bool) -> Shown | None:
+def _shown(material: ReportContext, row: pd.Series, mine: pd.DataFrame, weighed: bool) -> Shown | None:
     """One case on its slide with the most tiles."""
     known = slides_of(material, str(row["case"]))
     if not known:
@@ -209,7 +209,7 @@ def _shown(material: Material, row: pd.Series, mine: pd.DataFrame, weighed: bool
 
 
 def _values(
-    material: Material, row: pd.Series, tiles: pd.DataFrame, weights: np.ndarray | None
+    material: ReportContext, row: pd.Series, tiles: pd.DataFrame, weights: np.ndarray | None
 ) -> Iterator[tuple[str, np.ndarray]]:
     """What is drawn, with its title: (N,) from 0 to 1 on the colour scale; `weights`: of all tiles of the case."""
     study, outcome = material.study, material.study.outcome
@@ -237,7 +237,7 @@ def _values(
         yield f"Probability of {class_name(study, outcome, names[code])} ({role})", values[:, code]
 
 
-def _scale(material: Material, weighed: bool) -> tuple[draw.Scale, list[tuple[float, str]], str]:
+def _scale(material: ReportContext, weighed: bool) -> tuple[draw.Scale, list[tuple[float, str]], str]:
     """The colour scale, the words below it, and what a colour says."""
     study, outcome = material.study, material.study.outcome
     if weighed:
@@ -266,7 +266,7 @@ def _scale(material: Material, weighed: bool) -> tuple[draw.Scale, list[tuple[fl
     )
 
 
-def _told(material: Material, row: pd.Series) -> str:
+def _told(material: ReportContext, row: pd.Series) -> str:
     """What was recorded and what the case was predicted to be."""
     study, outcome = material.study, material.study.outcome
     if material.kind == "regression":
@@ -292,7 +292,7 @@ def _of_weights(whole: pd.DataFrame, path: str) -> str:
     return f"Of the case’s {what}, {carried} This slide has {here.sum():,} of them, and {share} of the weight."
 
 
-def _of_tiles(material: Material, tiles: pd.DataFrame) -> str:
+def _of_tiles(material: ReportContext, tiles: pd.DataFrame) -> str:
     """What the tiles of a slide say one by one."""
     count = len(tiles)
     if material.kind == "regression":

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from casewise.report import within
+from casewise.report import per_source as within
+from casewise.report.context import ReportContext, is_number
 from casewise.report.failures import failures
-from casewise.report.material import Material, is_number
+from casewise.report.formatting import digits_for, interval, listed, number, signed
 from casewise.report.measures import measure_of
 from casewise.report.tables import Cell, responder_name
-from casewise.report.wording import digits_for, interval, listed, number, signed
-from casewise.report.words import Words, judged_on
+from casewise.report.terminology import Words, judged_on
 
 # figures of the named classes alone, which naming one class for everybody can lead in
 OF_DECISIONS = ("accuracy", "balanced_accuracy", "f1", "kappa", "kappa_quadratic", "mae", "precision", "recall")
 SIDES = {"test": "On the test set", "oof": "Out of fold", "external": "On the external cohort"}
 
 
-def sentences(material: Material) -> list[tuple[str, str]]:
+def sentences(material: ReportContext) -> list[tuple[str, str]]:
     """Plain words, each with a head: how far off, how well it agrees, response, where it fails, who is shown."""
     words = Words(material)
     found = [
@@ -31,7 +31,7 @@ def sentences(material: Material) -> list[tuple[str, str]]:
     return [(head, text) for head, text in found if text]
 
 
-def _accuracy(material: Material, words: Words) -> str:
+def _accuracy(material: ReportContext, words: Words) -> str:
     rows = material.chosen
     mae = material.metric(material.stage, material.learner, "mae")
     if rows.empty:
@@ -48,7 +48,7 @@ def _accuracy(material: Material, words: Words) -> str:
     )
 
 
-def _agreement(material: Material, words: Words) -> str:
+def _agreement(material: ReportContext, words: Words) -> str:
     ccc, bias = (material.metric(material.stage, material.learner, name) for name in ("ccc", "bias"))
     parts = []
     if ccc:
@@ -69,14 +69,14 @@ def _agreement(material: Material, words: Words) -> str:
     return " ".join(parts)
 
 
-def _groups(material: Material, words: Words) -> tuple[str, str]:
+def _groups(material: ReportContext, words: Words) -> tuple[str, str]:
     """Severity bands and response, in one sentence each, under a head that names what there is."""
     told = {"Bands": _bands(material, words), "Response": _response(material)}
     there = [name for name, text in told.items() if text]
     return f"{listed(there).capitalize()}.", " ".join(told[name] for name in there)
 
 
-def _bands(material: Material, words: Words) -> str:
+def _bands(material: ReportContext, words: Words) -> str:
     bands = (material.metrics.get("bands") or {}).get("stages", {}).get(material.stage, {}).get(material.learner)
     if not bands or not is_number(bands.get("agreement", {}).get("value")):
         return ""
@@ -93,7 +93,7 @@ def _bands(material: Material, words: Words) -> str:
     return f"{share:.0f} % of the {words.noun}s fall into the physician’s severity band, {listed(names, 'or')}{why}."
 
 
-def _response(material: Material) -> str:
+def _response(material: ReportContext) -> str:
     told = material.metrics.get("response", {}).get(material.stage, {}).get(material.learner, {})
     found = {k: v for k, v in (told.get("responders") or {}).items() if is_number(v.get("agreement", {}).get("value"))}
     if not found:
@@ -133,7 +133,7 @@ def _kappa(found: dict[str, Any]) -> str:
     return f" (kappa {number(kappa['value'], 2)}{', interval ' + bounds if bounds else ''})"
 
 
-def choice(material: Material) -> str:
+def choice(material: ReportContext) -> str:
     """Which learner is shown and why, and who cannot be told apart from the best."""
     if len(material.learners) < 2:
         count = sum(job["model"] == material.learner for job in material.jobs)
@@ -157,7 +157,7 @@ def choice(material: Material) -> str:
     return f"{chosen}; {why}. {comparison(material, material.stage)}".strip()
 
 
-def comparison(material: Material, stage: str, metric: str = "", most: int = 6) -> str:
+def comparison(material: ReportContext, stage: str, metric: str = "", most: int = 6) -> str:
     """Who has the best figure of a stage, and who cannot be told apart from it; never a winner inside the noise."""
     metric = metric or ("mae" if material.kind == "regression" else material.merit)
     told = material.metrics.get("comparisons", {}).get(stage, {}).get(material.study.outcome, {}).get(metric)
@@ -184,7 +184,7 @@ def comparison(material: Material, stage: str, metric: str = "", most: int = 6) 
     return f"{begin}, but {len(alike)} of {count} others cannot be told apart from it: {names}."
 
 
-def tiles(material: Material) -> list[tuple[str, Cell, str]]:
+def tiles(material: ReportContext) -> list[tuple[str, Cell, str]]:
     """Four figures to remember: name, figure, unit or remark."""
     words = Words(material)
     stage, learner = material.stage, material.learner

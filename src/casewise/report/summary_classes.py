@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from casewise.report import within
+from casewise.report import per_source as within
 from casewise.report.classes import calibration
-from casewise.report.material import Material, is_number
+from casewise.report.context import ReportContext, is_number
+from casewise.report.formatting import class_name, counted
 from casewise.report.measures import bounds, measure_cell, written
 from casewise.report.summary import choice
 from casewise.report.tables import Cell
-from casewise.report.wording import class_name, counted
-from casewise.report.words import Words, judged_on
+from casewise.report.terminology import Words, judged_on
 
 FEWEST = 5
 RATES = ("accuracy", "sensitivity", "specificity")
 
 
-def sentences(material: Material) -> list[tuple[str, str]]:
+def sentences(material: ReportContext) -> list[tuple[str, str]]:
     """Plain words, each with a head: how often right, how well told, what is missed, what it claims, who is shown."""
     words = Words(material)
     apart = within.is_mixed(material)
@@ -36,7 +36,7 @@ def sentences(material: Material) -> list[tuple[str, str]]:
     return [(head, text) for head, text in found if text]
 
 
-def _accuracy(material: Material, words: Words) -> str:
+def _accuracy(material: ReportContext, words: Words) -> str:
     rows = material.chosen
     if rows.empty:
         return "No prediction of the main outcome has a recorded class, so nothing can be judged."
@@ -64,7 +64,7 @@ def _accuracy(material: Material, words: Words) -> str:
     return sentence
 
 
-def certain(material: Material, metric: str, found: dict[str, Any] | None) -> str:
+def certain(material: ReportContext, metric: str, found: dict[str, Any] | None) -> str:
     """For a rate of all or none, whose resamples cannot vary, how far an exact interval would go; else empty.
 
     The interval is Clopper and Pearson's (1934), of the subjects with an image of the classes that the rate is about.
@@ -100,7 +100,7 @@ def exact(subjects: int, confidence: float, *, every: bool) -> str:
     return f"{'all ' if every else ''}{right:,} of {counted(subjects, 'subject')}: an exact interval would be {text}"
 
 
-def _separation(material: Material, words: Words) -> str:
+def _separation(material: ReportContext, words: Words) -> str:
     """The AUROC in words, and for more than two classes which is told best and worst."""
     study, outcome = material.study, material.study.outcome
     auroc = material.metric(material.stage, material.learner, "auroc")
@@ -127,7 +127,7 @@ def _separation(material: Material, words: Words) -> str:
     return f"The AUROC, each class against the others and averaged, is {told}; 0.5 is chance, 1 is perfect.{each}"
 
 
-def _two(material: Material, words: Words) -> str:
+def _two(material: ReportContext, words: Words) -> str:
     """Sensitivity and specificity of two classes, in words."""
     study, outcome = material.study, material.study.outcome
     positive = study.positive_of(outcome)
@@ -149,13 +149,13 @@ def _two(material: Material, words: Words) -> str:
     )
 
 
-def _interval(material: Material, metric: str, found: dict[str, Any]) -> str:
+def _interval(material: ReportContext, metric: str, found: dict[str, Any]) -> str:
     """The interval of a rate behind its name, and the exact one where all or none are right."""
     text = bounds(metric, found, digits=0, words=True)
     return f", {certain(material, metric, found) or f'interval {text}'}" if text else ""
 
 
-def _grades(material: Material) -> str:
+def _grades(material: ReportContext) -> str:
     """For grades: agreement weighted by distance, and how many are at most one grade off."""
     if material.kind != "ordinal" or material.chosen.empty:
         return ""
@@ -176,7 +176,7 @@ def _grades(material: Material) -> str:
     return " ".join(parts)
 
 
-def missed(material: Material) -> str:
+def missed(material: ReportContext) -> str:
     """The class that is missed most and what it is taken for; said to be so only as far as its interval goes."""
     told, study = material.classed(material.stage, material.learner), material.study
     if not told:
@@ -211,7 +211,7 @@ def missed(material: Material) -> str:
     return sentence
 
 
-def tiles(material: Material) -> list[tuple[str, Cell, str]]:
+def tiles(material: ReportContext) -> list[tuple[str, Cell, str]]:
     """Four figures to remember: name, figure, unit or remark."""
     names = material.study.classes_of(material.study.outcome)
     if material.kind == "ordinal":

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from casewise.ordering import natural
-from casewise.report.material import Material, is_number
-from casewise.report.wording import (
+from casewise.cohort.natural_sort import natural
+from casewise.report.context import ReportContext, is_number
+from casewise.report.formatting import (
     MISSING,
     digits_for,
     display_name,
@@ -84,7 +84,7 @@ def split_key(key: str) -> tuple[str, str]:
     return (found[1], found[2]) if found else (key, "")
 
 
-def target_rows(material: Material, stage: str) -> tuple[list[Row], int]:
+def target_rows(material: ReportContext, stage: str) -> tuple[list[Row], int]:
     """One line a target that is a number, then its regions, of the shown learner; and how many lines were left out."""
     found = material.metrics.get("metrics", {}).get(stage, {}).get(material.learner, {})
     order = {name: i for i, name in enumerate([*material.study.scores, *material.study.targets])}
@@ -120,7 +120,7 @@ class Confusion:
     figures: dict[str, Any]
 
 
-def confusion(material: Material, stage: str) -> Confusion | None:
+def confusion(material: ReportContext, stage: str) -> Confusion | None:
     """The band table of the shown learner, or None where the study has no bands."""
     bands = material.metrics.get("bands") or {}
     found = bands.get("stages", {}).get(stage, {}).get(material.learner)
@@ -135,7 +135,7 @@ def confusion(material: Material, stage: str) -> Confusion | None:
     return Confusion(list(bounds), [*texts, f"{edges[-1]:g} or more"], rows, found)
 
 
-def response_rows(material: Material, stage: str) -> tuple[list[Row], dict[str, Any]]:
+def response_rows(material: ReportContext, stage: str) -> tuple[list[Row], dict[str, Any]]:
     """Responders by physician and by model at each threshold, with their agreement; and the whole entry."""
     found = material.metrics.get("response", {}).get(stage, {}).get(material.learner, {})
     rows = []
@@ -154,13 +154,13 @@ def response_rows(material: Material, stage: str) -> tuple[list[Row], dict[str, 
     return rows, found
 
 
-def responder_name(material: Material, threshold: Any) -> str:
+def responder_name(material: ReportContext, threshold: Any) -> str:
     """`PASI75` for a score spelt in capitals, else `75 % lower`."""
     name = display_name(material.study, material.study.outcome)
     return f"{name}{threshold}" if name.isupper() else f"{threshold} % lower"
 
 
-def visit_rows(material: Material, stage: str) -> tuple[list[str], list[Row]]:
+def visit_rows(material: ReportContext, stage: str) -> tuple[list[str], list[Row]]:
     """Share of responders at each visit, physician / model, one column a threshold."""
     found = material.metrics.get("response", {}).get(stage, {}).get(material.learner, {})
     visits = dict(list((found.get("by_visit") or {}).items())[:MOST_VISITS])
@@ -182,7 +182,7 @@ def _percent_cell(found: dict[str, Any] | None) -> Cell:
     return Cell(f"{100 * found['value']:.0f} %", interval(share, 0))
 
 
-def reader_rows(material: Material, stage: str) -> dict[str, list[Row]]:
+def reader_rows(material: ReportContext, stage: str) -> dict[str, list[Row]]:
     """For each target scored by readers: how readers agree with each other, then the model with each of them."""
     readers = material.metrics.get("readers") or {}
     between = readers.get("between", {})
@@ -207,7 +207,7 @@ def reader_rows(material: Material, stage: str) -> dict[str, list[Row]]:
     return tables
 
 
-def job_rows(material: Material) -> list[Row]:
+def job_rows(material: ReportContext) -> list[Row]:
     """One line a backbone: networks, size, epochs, time, how it ran and where its first weights came from."""
     rows = []
     for model in dict.fromkeys(job["model"] for job in material.jobs):
@@ -231,7 +231,7 @@ def job_rows(material: Material) -> list[Row]:
     return rows
 
 
-def weight_origins(material: Material) -> list[tuple[str, list[str]]]:
+def weight_origins(material: ReportContext) -> list[tuple[str, list[str]]]:
     """Each stated origin of first weights with the backbones that have it."""
     found: dict[str, list[str]] = {}
     for job in material.jobs:
@@ -245,7 +245,7 @@ def _span(values: list[int]) -> str:
     return MISSING if not values else f"{min(values)}" if min(values) == max(values) else f"{min(values)}–{max(values)}"
 
 
-def stacker_tables(material: Material) -> list[tuple[str, list[str], list[Row]]]:
+def stacker_tables(material: ReportContext) -> list[tuple[str, list[str], list[Row]]]:
     """For each combined learner what it predicts, and a line a network with its weight there; the intercept last."""
     found = []
     for learner, by_target in list(material.stackers.items())[:MOST_STACKERS]:
@@ -259,7 +259,7 @@ def stacker_tables(material: Material) -> list[tuple[str, list[str], list[Row]]]
     return found
 
 
-def split_rows(material: Material) -> list[Row]:
+def split_rows(material: ReportContext) -> list[Row]:
     """One line a side of the split: subjects, cases, panels."""
     sides = [(name, told) for name, told in material.splits.get("n", {}).items() if isinstance(told, dict)]
     return [
@@ -269,13 +269,13 @@ def split_rows(material: Material) -> list[Row]:
     ]
 
 
-def imported_from(material: Material) -> str:
+def imported_from(material: ReportContext) -> str:
     """`column NAME` where the split was read from the cohort table, else nothing."""
     how = str(material.splits.get("how") or "")
     return how if how.startswith("column ") else ""
 
 
-def imbalance_rows(material: Material) -> list[Row]:
+def imbalance_rows(material: ReportContext) -> list[Row]:
     """One line a target: the gap in label shares between test and training, and between the folds."""
     found = material.splits.get("imbalance", {})
     names = list(dict.fromkeys([*found.get("test", {}), *found.get("folds", {})]))

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from casewise.report.cases import illustrated
+from casewise.report.formatting import counted, listed
 from casewise.report.pictures import data_uri
-from casewise.report.wording import counted, listed
-from casewise.report.words import place_of
+from casewise.report.terminology import place_of
 
 if TYPE_CHECKING:
-    from casewise.report.material import Material
-    from casewise.study import Study, Volumes
+    from casewise.report.context import ReportContext
+    from casewise.study.schema import Study, Volumes
 
 LONGEST = 720
 
 
-def section(material: Material) -> dict[str, Any] | None:
+def section(material: ReportContext) -> dict[str, Any] | None:
     """One case as the networks see it, and how it came to be so; None of images."""
     study = material.study
     if not study.volumes or material.panels.empty:
@@ -39,7 +39,7 @@ def seen_as(study: Study) -> str:
     return "each scan scaled to its own range, as the networks see it; nothing is standardised over patients"
 
 
-def _facts(material: Material, volumes: Volumes) -> list[tuple[str, str]]:
+def _facts(material: ReportContext, volumes: Volumes) -> list[tuple[str, str]]:
     study = material.study
     size, panels = study.images.size, study.panels
     return [
@@ -61,7 +61,7 @@ def _facts(material: Material, volumes: Volumes) -> list[tuple[str, str]]:
     ]
 
 
-def _present(material: Material, volumes: Volumes) -> str:
+def _present(material: ReportContext, volumes: Volumes) -> str:
     """How many cases have each sequence, where not all have all."""
     images = material.cohort_images
     if "sequence" not in images:

@@ -16,14 +16,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
 from casewise.errors import SplitError, TrainingError
+from casewise.modalities.dataset import Batches, standard
 from casewise.models.backbones import Network
-from casewise.study import Recipe
+from casewise.study.schema import Recipe
 from casewise.training.checkpoint import SafetensorsCheckpoints
-from casewise.training.data import Batches, standard
+from casewise.training.compute_plan import ComputePlan
 from casewise.training.module import Training
 from casewise.training.outputs import Output
-from casewise.training.speed import Choice
-from casewise.training.tuning import HeadOnly
+from casewise.training.param_groups import HeadOnly
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def fit(
     outputs: Sequence[Output],
     folder: Path,
     seed: int,
-    choice: Choice,
+    choice: ComputePlan,
     save_every: float = 30.0,
     tell: Any = None,
     keep: Literal["best", "last"] = "best",

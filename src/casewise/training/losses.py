@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from casewise.study import Recipe
+from casewise.study.schema import Recipe
 from casewise.training.outputs import Output, raw_parts
 
 LOSSES: dict[str, Callable[..., Tensor]] = {

@@ -11,16 +11,16 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from casewise.cohort_table import names_text
+from casewise.cohort.table import names_text
 from casewise.errors import TrainingError
+from casewise.modalities.dataset import Batches, EpochBatches, PanelData, mixed_seed, of_bags
+from casewise.modalities.volumes.dataset import SliceData
 from casewise.models.backbones import Network, keep_statistics, set_momentum
-from casewise.study import Recipe
-from casewise.training.data import Batches, EpochBatches, PanelData, mixed_seed, of_bags
+from casewise.study.schema import Recipe
 from casewise.training.losses import class_weights, loss_of
+from casewise.training.lr_schedule import warmed_cosine
 from casewise.training.outputs import Output, hits, values_of
-from casewise.training.rates import warmed_cosine
-from casewise.training.slice_data import SliceData
-from casewise.training.tuning import parameter_groups
+from casewise.training.param_groups import parameter_groups
 
 CASES_SHOWN = 5
 

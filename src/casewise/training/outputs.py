@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from casewise.study import Study
+    from casewise.study.schema import Study
 
 
 @dataclass(frozen=True)

@@ -17,27 +17,27 @@ from torch import nn
 
 from casewise.errors import TrainingError
 from casewise.files import write_json
+from casewise.modalities.dataset import Batches, PanelData, mixed_seed
+from casewise.modalities.volumes.dataset import SliceData
 from casewise.models.freezing import freeze, parameter_counts
-from casewise.models.splitting import split_at
+from casewise.models.frozen_split import split_at
 from casewise.training.checkpoint import write_tensors
-from casewise.training.data import Batches, PanelData, mixed_seed
-from casewise.training.fixed import FixedData, Room, Upper, Whole, activations, fixed
-from casewise.training.slice_data import SliceData
-from casewise.training.spent import Spent
+from casewise.training.feature_cache import Buffer, FixedData, Upper, Whole, activations, fixed
+from casewise.training.timing import Timer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from casewise.models.backbones import Network
-    from casewise.study import Phase, Recipe
-    from casewise.training.learn import Course
+    from casewise.study.schema import Phase, Recipe
+    from casewise.training.strategies import TrainingContext
 
 COPIES = "copies.bin"
 ACTIVATIONS = ("train.bin", "stop.bin")
 
 
 def in_phases(
-    network: Network, recipe: Recipe, train: PanelData | SliceData, stop: PanelData | SliceData, course: Course
+    network: Network, recipe: Recipe, train: PanelData | SliceData, stop: PanelData | SliceData, course: TrainingContext
 ) -> tuple[list[dict[str, float]], int, float, list[dict[str, Any]]]:
     """Train `network` phase after phase; a phase that is done is read from its file.
 
@@ -46,7 +46,7 @@ def in_phases(
     Returns:
         The history over all phases, the best epoch and its loss, and what each phase did.
     """
-    copies, room = train.settings.copies, Room(course.memory)
+    copies, room = train.settings.copies, Buffer(course.memory)
     steady = None
     history: list[dict[str, float]] = []
     told: list[dict[str, Any]] = []
@@ -90,7 +90,7 @@ def _phase(
     phase: Phase,
     train: PanelData | FixedData | SliceData,
     stop: PanelData | SliceData,
-    course: Course,
+    course: TrainingContext,
     place: Path,
 ) -> dict[str, Any]:
     """Train one phase and tell what was frozen, how many weights learned, how it was computed and what it cost."""
@@ -102,7 +102,7 @@ def _phase(
         train = replace(train, settings=train.settings.model_copy(update=phase.variations))
     last = freeze(network, phase.freeze)
     counts = parameter_counts(network)
-    spent = Spent(place)
+    spent = Timer(place)
     learner, data, watched, way = _shortened(network, phase, recipe, train, stop, course, place)
     spent.note()
 
@@ -132,7 +132,7 @@ def _shortened(
     recipe: Recipe,
     train: PanelData | FixedData | SliceData,
     stop: PanelData | SliceData,
-    course: Course,
+    course: TrainingContext,
     place: Path,
 ) -> tuple[Any, Batches, Batches, str]:
     """What is trained on what: the network on panels, or only what learns, on what the frozen part makes of them."""
@@ -157,7 +157,7 @@ def _shortened(
         return *plain, f"frozen layers computed at every step: {error}"
     form = torch.channels_last if course.choice.channels_last else torch.contiguous_format
     network.to(memory_format=form)  # type: ignore[call-overload]
-    bf16, room = course.choice.precision == "bf16", Room(course.memory)
+    bf16, room = course.choice.precision == "bf16", Buffer(course.memory)
     kept = [
         activations(frozen, data, bf16=bf16, form=form, path=place / name, room=room)
         for name, data in zip(ACTIVATIONS, (train, stop), strict=True)
@@ -165,7 +165,7 @@ def _shortened(
     return Upper(network, rest), kept[0], kept[1], "what frozen layers make of a panel computed once"
 
 
-def _from(course: Course, number: int, done: int, memory: int) -> Course:
+def _from(course: TrainingContext, number: int, done: int, memory: int) -> TrainingContext:
     """The course of one phase: its own seed, its progress told on top of the phases before, the memory that is left."""
     tell = course.tell
     seed = mixed_seed(course.seed, "phase", number) if number else course.seed

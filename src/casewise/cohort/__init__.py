@@ -1,0 +1,1 @@
+"""The cohort: table, cases, labels, checks, and tables made from folders."""

@@ -1,0 +1,312 @@
+"""The cohort: which image shows which subject at which visit, and what was scored; checked in one pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from casewise.cohort.checks import (
+    STORED,
+    check_alike,
+    check_files,
+    check_same,
+    closest,
+    find_columns,
+    keep_rows,
+    read_days,
+    read_names,
+)
+from casewise.cohort.classes import check_classes, keep_classes, unknown_classes
+from casewise.cohort.natural_sort import is_unsorted_date, natural
+from casewise.cohort.table import Problems, each, names_text, read_text_table, rows_text
+from casewise.cohort.targets import check_readers, class_columns, level_keys, read_target, settle_target, target_columns
+from casewise.errors import CohortError
+from casewise.study.schema import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Images, panels and cases of a study, and what was left out or assumed in reading them.
+
+    `images`: a row an image: image (0..), path (absolute), subject, visit, case, day (or NaN), region ('' if none),
+    panel, the targets, and the table's other columns as text. `panels`: a row a panel: panel (0..), case, subject,
+    visit, day, region, tiles (list of image numbers in the table's order), the targets (NaN = not scored, or not one
+    value in a panel of that size). `cases`: a row a case by subject, day, visit: case, subject, visit, day, and the
+    targets of case and subject level.
+    """
+
+    images: pd.DataFrame
+    panels: pd.DataFrame
+    cases: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+
+
+def read_cohort(study: Study, *, to_learn: bool = True) -> Cohort:
+    """Read and check the study's cohort table (CSV or Parquet, one row an image).
+
+    With `to_learn` false the cohort is one to be tested on only: classes may be missing from it, and one that the study
+    does not name is a problem.
+
+    Raises:
+        CohortError: with every problem of the table, each with its row (as a spreadsheet shows it) and remedy.
+    """
+    problems = Problems(section="" if to_learn else "external")
+    cells, notes = read_text_table(study.cohort, problems)
+    cells = keep_rows(cells, study, problems, notes)
+    if "where" in problems.found:
+        # Rows that were to be left out would show problems that the study does not have.
+        problems.raise_any(study.cohort)
+    classed = class_columns(study, cells.columns.tolist())
+    if to_learn:
+        cells = keep_classes(cells, study, classed, problems, notes)
+    else:
+        unknown_classes(cells, study, classed, problems)
+    if cells.empty:
+        problems.raise_any(study.cohort)
+    columns = find_columns(study, cells.columns.tolist(), problems)
+    images, marks = _standard_columns(cells, columns, study, problems, notes)
+    targets = [name for name in study.targets if name not in STORED]
+    for name in targets:
+        images[name] = read_target(name, study, cells, problems)
+    check_readers(study, cells, problems)
+    named = images[(images["subject"] != "") & (images["visit"] != "")].copy()
+    _check_cases(named, columns, problems)
+    _check_order(named, problems)
+    for name in targets:
+        named[name] = settle_target(name, study, named, problems, notes)
+    if to_learn:
+        check_classes(named, study, problems)
+    _check_regions(named, study, problems, notes)
+    _check_baseline(named, study, problems, notes)
+    check_same(cells, images, marks, problems)
+    problems.raise_any(study.cohort)
+    return _assembled(named, _other_columns(cells, columns, study, notes), study, notes)
+
+
+def _standard_columns(
+    cells: pd.DataFrame, columns: dict[str, str], study: Study, problems: Problems, notes: list[str]
+) -> tuple[pd.DataFrame, pd.Series]:
+    """Path, subject, visit, case, day and region row by row, and what tells one file from another."""
+    import pandas as pd
+
+    nothing = pd.Series("", index=cells.index, dtype="str")
+    paths, marks, subjects, regions = nothing, nothing, nothing, nothing
+    if "path" in columns:
+        paths, marks = check_files(cells[columns["path"]], study, problems, notes)
+    if "subject" in columns:
+        raw = cells[columns["subject"]]
+        subjects = read_names(raw, "subject", problems, notes)
+        check_alike(raw, "subject", problems)
+    if "visit" in columns and cells[columns["visit"]].str.strip().any():
+        raw = cells[columns["visit"]]
+        visits = read_names(raw, "visit", problems, notes)
+        check_alike(raw, "visit", problems, within=subjects)
+    else:
+        visits = nothing + "1"
+        lacking = f"The column {columns['visit']} is empty" if "visit" in columns else "There is no visit column"
+        notes.append(f"{lacking}: every subject is one case, at visit 1.")
+    if "region" in columns:
+        regions = read_names(cells[columns["region"]], "region", problems, notes)
+        for row, value in each(regions[(regions != "") & ~regions.isin(study.regions)]):
+            text = f"row {row}, region: {value!r} is none of {names_text(study.regions)}."
+            problems.add("region unknown", text + closest(value, study.regions), row=row)
+    days = pd.Series(float("nan"), index=cells.index)
+    if role := next((role for role in ("day", "date") if role in columns), None):
+        days = read_days(cells[columns[role]], subjects, role, columns[role], problems)
+    if role == "date":
+        notes.append(f"Days are counted from each subject's first date (column {columns['date']}).")
+    elif role == "day" and "date" in cells and not study.columns.get("date"):
+        notes.append("The table has days, so that its dates are not used.")
+    if not study.subjects_known:
+        notes.append(
+            "Subjects are not known: images of one person may stand on both sides of a split, and every figure may be "
+            "too good."
+        )
+    values = {"path": paths, "subject": subjects, "visit": visits, "case": subjects + "/" + visits}
+    return pd.DataFrame({**values, "day": days, "region": regions}, index=cells.index), marks
+
+
+def _check_cases(images: pd.DataFrame, columns: dict[str, str], problems: Problems) -> None:
+    """Every case is one visit of one subject on one day; the day is filled in where only some of its rows say it."""
+    days = images.groupby("case", sort=False)["day"]
+    for case, rows in images[days.transform("nunique") > 1].groupby("case", sort=False):
+        column = columns.get("day") or columns.get("date")
+        found = " and ".join(f"{day:g}" for day in rows["day"].dropna().drop_duplicates())
+        remedy = "Correct the rows" if "visit" in columns else f"Say `columns: {{visit: {column}}}`"
+        text = f"{rows_text(rows.index, 4)}, {column}: case {case} has the days {found}; a visit has one. {remedy}."
+        problems.add("day twice", text, row=rows.index[0])
+    images["day"] = days.transform("first")
+    pairs = images.drop_duplicates(["subject", "visit"])
+    for case, rows in pairs[pairs.duplicated("case", keep=False)].groupby("case", sort=False):
+        text = f"{rows_text(rows.index)}: two subjects have the case {case}. Leave '/' out of subjects and visits."
+        problems.add("case twice", text, row=rows.index[0])
+
+
+def _check_order(images: pd.DataFrame, problems: Problems) -> None:
+    """Visits that only their names can order must not be named like dates that sort wrongly: the first is baseline."""
+    cases = images.drop_duplicates("case")
+    by_name = cases["day"].isna().groupby(cases["subject"]).transform("any") & cases["subject"].duplicated(keep=False)
+    named = cases[by_name & cases["visit"].map(is_unsorted_date).astype(bool)]
+    if named.empty:
+        return
+    row, first = named.index[0], named.iloc[0]
+    text = (
+        f"row {row}, visit: {first['visit']!r} of subject {first['subject']} looks like a date, but visits without "
+        "days are ordered by their names, which would mix up days, months and years. Write dates as 2024-02-01 "
+        "(year-month-day), or add a `day` column."
+    )
+    more = "" if len(named) == 1 else f" {len(named):,} visits are named so."
+    problems.add("visit order", text + more, row=row)
+
+
+def _check_regions(images: pd.DataFrame, study: Study, problems: Problems, notes: list[str]) -> None:
+    if not study.regions:
+        return
+    # A region that is misspelt is told already and may be the one that seems missing.
+    wrong = (~images["region"].isin(study.regions)).groupby(images["case"]).transform("any")
+    counts = images.groupby("case")["region"].transform("nunique")
+    lacking = [
+        (case, [region for region in study.regions if region not in set(rows)], rows.index)
+        for case, rows in images[~wrong & (counts < len(study.regions))].groupby("case", sort=False)["region"]
+    ]
+    if study.missing_regions == "allow" and lacking:
+        named = names_text([f"{case} ({', '.join(missing)})" for case, missing, _ in lacking], 5)
+        notes.append(f"{len(lacking):,} cases lack a region and are predicted from what is there: {named}.")
+        return
+    for case, missing, rows in lacking:
+        text = f"{rows_text(rows, 4)}: case {case} has no image of region {', '.join(missing)}. "
+        remedy = "Add the images, or say `missing_regions: allow` in the study."
+        problems.add("region missing", text + remedy, row=rows[0])
+
+
+def _check_baseline(images: pd.DataFrame, study: Study, problems: Problems, notes: list[str]) -> None:
+    baseline = study.evaluation.baseline
+    if not study.evaluation.response or baseline == "first" or images.empty:
+        return
+    visits = sorted(images["visit"].unique(), key=natural)
+    if baseline not in visits:
+        hint = closest(baseline, visits)
+        text = f"evaluation.baseline: there is no visit {baseline!r}.{hint} There are: {names_text(visits)}."
+        problems.add("baseline", text)
+        return
+    has = images["visit"].eq(baseline).groupby(images["subject"]).transform("any")
+    lacking = sorted(images.loc[~has, "subject"].unique(), key=natural)
+    if lacking and study.evaluation.missing_baseline == "leave_out":
+        text = f"{len(lacking):,} subjects have no visit {baseline!r} and are left out of the change from baseline"
+        notes.append(f"{text}: {names_text(lacking)}.")
+        return
+    for subject in lacking:
+        rows = images.index[images["subject"] == subject]
+        text = f"{rows_text(rows, 4)}: subject {subject} has no visit {baseline!r}, the baseline. "
+        remedy = "Add it, or say `evaluation: {missing_baseline: leave_out}` in the study."
+        problems.add("baseline", text + remedy, row=rows[0])
+
+
+def _other_columns(
+    cells: pd.DataFrame, columns: dict[str, str], study: Study, notes: list[str]
+) -> dict[str, pd.Series]:
+    """The table's columns that are neither standard nor targets, as they are; a taken name is changed."""
+    others: dict[str, pd.Series] = {}
+    for column in cells.columns.tolist():
+        if column not in STORED and column not in study.targets:
+            others[column] = cells[column]
+        elif column in columns.values() or (column in study.targets and column in target_columns(column, study)):
+            continue
+        else:
+            others[f"table_{column}"] = cells[column]
+            notes.append(f"The table's column {column} is kept as table_{column}; the name means something else here.")
+    return others
+
+
+def _assembled(images: pd.DataFrame, others: dict[str, pd.Series], study: Study, notes: list[str]) -> Cohort:
+    """Order and number images, panels and cases. Table order is kept within a panel: it may mean something."""
+    import pandas as pd
+
+    targets = list(study.targets)
+    cases = images.drop_duplicates("case")[["case", "subject", "visit", "day"]]
+    dated = cases["day"].notna().groupby(cases["subject"]).transform("all")
+    # A subject of whom one day is unknown is ordered by the names of the visits.
+    keys = [
+        (natural(subject), day if known else 0.0, natural(visit))
+        for subject, visit, day, known in zip(cases["subject"], cases["visit"], cases["day"], dated, strict=True)
+    ]
+    cases = cases.iloc[sorted(range(len(cases)), key=keys.__getitem__)].reset_index(drop=True)
+    place = pd.DataFrame({"case": images["case"].map({case: i for i, case in enumerate(cases["case"])})})
+    place["region"] = images["region"].map({region: i for i, region in enumerate(study.regions)})
+    order = place.sort_values(["case", "region"] if study.regions else ["case"], kind="stable").index
+    images, panels = with_panels(images.assign(**others).loc[order].reset_index(drop=True), study)
+    for name in targets:
+        if study.level_of(name) in ("case", "subject"):
+            cases[name] = cases["case"].map(images.groupby("case")[name].first())
+    _note_order(cases, notes)
+    _note_unscored(images, panels, targets, notes)
+    return Cohort(images=images, panels=panels, cases=cases, notes=notes)
+
+
+def with_panels(images: pd.DataFrame, study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Number rows that are in their order as images and panels; return them, and the panels they make up."""
+    images = images.drop(columns=["image", "panel"], errors="ignore")
+    images.insert(0, "image", range(len(images)))
+    units = level_keys(study.panels.by)
+    panel = images.groupby(units, sort=False).ngroup() if units else images["image"]
+    images.insert(list(images).index("region") + 1, "panel", panel)
+    return images, _panels(images, list(study.targets), whole=study.panels.by == "case")
+
+
+def check_copied(study: Study, panels: pd.DataFrame) -> None:
+    """Check that fixed copies can be made: each panel shows all of its tiles at once.
+
+    Raises:
+        CohortError: a panel has more tiles than slots.
+    """
+    slots, counts = study.panels.slots, panels["tiles"].map(len)
+    if study.panels.copies and counts.max() > slots:
+        case, most, many = panels["case"][counts.idxmax()], counts.max(), int((counts > slots).sum())
+        raise CohortError(
+            f"{study.cohort}: {many:,} of {len(panels):,} panels (by: {study.panels.by}) have more tiles than the "
+            f"{slots} they show at once, such as {case} with {most}: fixed copies of them cannot be made "
+            f"(panels.copies: {study.panels.copies}). Write `by: image` under panels, a larger `grid`, or leave out "
+            "`copies`."
+        )
+
+
+def _panels(images: pd.DataFrame, targets: list[str], *, whole: bool) -> pd.DataFrame:
+    groups = images.groupby("panel", sort=True)
+    panels = groups[["case", "subject", "visit", "day", "region"]].first().reset_index()
+    panels["day"] = panels["day"].astype(float)
+    if whole:
+        panels["region"] = ""
+    panels["tiles"] = groups["image"].agg(list).to_list()
+    for name in targets:
+        panels[name] = groups[name].first().where(groups[name].nunique() < 2).to_numpy(dtype=float)
+    return panels
+
+
+def _note_order(cases: pd.DataFrame, notes: list[str]) -> None:
+    repeated = cases[cases["subject"].duplicated(keep=False)]
+    undated = repeated[repeated["day"].isna().groupby(repeated["subject"]).transform("any")]
+    if len(undated):
+        visits = names_text(sorted({str(visit) for visit in undated["visit"]}, key=natural), 12)
+        count = undated["subject"].nunique()
+        notes.append(f"For {count:,} subjects without all days, visits are ordered by name: {visits}.")
+
+
+def _note_unscored(images: pd.DataFrame, panels: pd.DataFrame, targets: list[str], notes: list[str]) -> None:
+    """Say what has no target; it is kept and can be predicted."""
+    scored = images[targets].notna().any(axis=1).groupby(images["case"], sort=False).any()
+    empty = panels[panels["case"].map(scored) & panels[targets].isna().all(axis=1)]
+    if not scored.any():
+        notes.append(f"No case has a target: fill in {names_text(targets)} to train.")
+    elif not scored.all():
+        cases = names_text(scored.index[~scored].tolist(), 5)
+        notes.append(
+            f"{(~scored).sum():,} of {len(scored):,} cases have no target; they can be predicted only: {cases}."
+        )
+    if len(empty):
+        named = names_text([f"{c} {r}".strip() for c, r in zip(empty["case"], empty["region"], strict=True)], 5)
+        notes.append(f"{len(empty):,} of {len(panels):,} panels have no target, though their case has one: {named}.")
+    if len(images) > 1 and images["subject"].is_unique:
+        notes.append("Every image is of another subject.")

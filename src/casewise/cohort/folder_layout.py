@@ -1,0 +1,205 @@
+"""Folders of images read as subjects, visits, regions or classes, as far as their names tell it without doubt."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from casewise.cohort.checks import alike, natural
+from casewise.errors import CasewiseError
+from casewise.modalities.slides.content import SLIDE_FILES
+
+IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".heic", ".heif")
+ENDINGS = (*IMAGES, *sorted(SLIDE_FILES))
+_WRAPPERS = ("images", "image", "imgs", "img", "photos", "photographs", "pictures", "data")
+_SIDES = {
+    **dict.fromkeys(("train", "training", "val", "valid", "validation"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_GRADE = re.compile(r"(grade|class|stage|score|level|label|severity|type|category)[\W_]*\d+", re.IGNORECASE)
+_MANY_CLASSES = 20
+
+
+@dataclass(frozen=True)
+class Found:
+    """One image and what the names of its folders tell; '' is not told."""
+
+    path: str
+    subject: str
+    visit: str = ""
+    region: str = ""
+    label: str = ""
+    side: str = ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Images found below a folder: in order, with what the folders mean, and the files that are no images."""
+
+    shape: str
+    images: list[Found]
+    skipped: list[str]
+    put_with_train: str = ""
+
+    @property
+    def by_class(self) -> bool:
+        return self.shape.startswith("class")
+
+
+def read_layout(source: Path, *, regions: list[str], classes: list[str]) -> Layout:
+    """Read the images below `source` as one of the layouts that are understood.
+
+    Args:
+        regions: the study's regions, looked for in names of folders and files; may be empty.
+        classes: names that are known to be classes.
+
+    Raises:
+        CasewiseError: the folder is missing, holds no image, or is laid out in another way.
+    """
+    paths, skipped = _image_files(source)
+    if not paths:
+        names = f" {len(skipped):,} other files, such as {skipped[0]}, were seen." if skipped else ""
+        raise CasewiseError(f"{source} holds no images ({', '.join(ENDINGS)}).{names}")
+
+    def refuse(why: str, *examples: str) -> CasewiseError:
+        shown = list(dict.fromkeys([*examples, paths[0], paths[-1]]))[:2]
+        told = f", with the region in each file name ({', '.join(regions)})" if regions else ""
+        return CasewiseError(
+            f"{source}: the folders are not understood: {why}.\n  Examples: {' and '.join(shown)}\n  Allowed are\n"
+            "    subject/visit/region/*.jpg\n"
+            f"    subject/visit/*.jpg{told}\n"
+            f"    subject/*.jpg{told}, one visit a subject\n"
+            "    class/*.jpg, where subjects are not known\n"
+            "  and each of them below train/ and test/. Or write cohort.csv yourself: one row an image."
+        )
+
+    split = [tuple(path.split("/")) for path in paths]
+    start = 1 if len({p[0] for p in split}) == 1 and len(split[0]) > 1 and split[0][0].casefold() in _WRAPPERS else 0
+    tops = {p[start].casefold() for p in split if len(p) > start + 1}
+    sides = [""] * len(split)
+    if tops & set(_SIDES):
+        if tops - set(_SIDES) or any(len(p) <= start + 1 for p in split):
+            odd = next(p for p in split if len(p) <= start + 1 or p[start].casefold() not in _SIDES)
+            raise refuse("train or test stands beside other folders or files", "/".join(odd))
+        sides = [_SIDES[p[start].casefold()] for p in split]
+        start += 1
+    depths = Counter(len(p) - start - 1 for p in split)
+    if len(depths) > 1:
+        (usual, _), *_, (rare, _) = depths.most_common()
+        examples = ["/".join(next(p for p in split if len(p) - start - 1 == depth)) for depth in (usual, rare)]
+        raise refuse("images lie at different depths", *examples)
+    tails = [p[start:] for p in split]
+    shape, images = _by_depth(paths, tails, regions, classes, refuse)
+    images = [replace(image, side=side) for image, side in zip(images, sides, strict=True)]
+    if shape.startswith("class"):
+        images = _own_subjects(images)
+    with_train = next((p[start - 1] for p in split if start and p[start - 1].casefold().startswith("val")), "")
+    rank = {region: place for place, region in enumerate(regions)}
+    images.sort(key=lambda i: (i.side, natural(i.subject), natural(i.visit), rank.get(i.region, 0), natural(i.path)))
+    return Layout(shape=shape, images=images, skipped=skipped, put_with_train=with_train)
+
+
+def _image_files(source: Path) -> tuple[list[str], list[str]]:
+    """Paths below `source`, with `/`, of images and of everything else."""
+    if not source.is_dir():
+        raise CasewiseError(f"There is no folder {source} to read images from.")
+
+    def unreadable(error: OSError) -> None:
+        raise CasewiseError(f"The folder {error.filename} cannot be read: {error.strerror}.") from error
+
+    images: list[str] = []
+    others: list[str] = []
+    for folder, inner, files in os.walk(source, onerror=unreadable):
+        links = [name for name in inner if os.path.islink(os.path.join(folder, name))]
+        inner[:] = sorted(n for n in inner if n not in links and not n.startswith(".") and n != "__MACOSX")
+        for name in [*files, *links]:
+            path = Path(folder, name).relative_to(source).as_posix()
+            is_image = name.casefold().endswith(ENDINGS) and not name.startswith(".") and name not in links
+            (images if is_image else others).append(path)
+            try:
+                path.encode()
+            except UnicodeEncodeError:
+                raise CasewiseError(f"The file name {path!r} is not UTF-8. Rename the file.") from None
+    return sorted(images, key=natural), sorted(others)
+
+
+def find_region(name: str, regions: list[str]) -> str:
+    """The one region that a name contains, as a word or, failing that, within a word; '' if none or several.
+
+    >>> find_region("P01_Upper-left2.jpg", ["upper", "trunk", "lower"])
+    'upper'
+    """
+    folded = name.casefold()
+    words = re.split(r"[^a-z]+", folded)
+    hits = [r for r in regions if r.casefold() in words] or [r for r in regions if r.casefold() in folded]
+    return hits[0] if len(hits) == 1 else ""
+
+
+def _by_depth(
+    paths: list[str],
+    tails: list[tuple[str, ...]],
+    regions: list[str],
+    classes: list[str],
+    refuse: Callable[..., CasewiseError],
+) -> tuple[str, list[Found]]:
+    depth = len(tails[0]) - 1
+    if depth == 0:
+        raise refuse("images lie in one folder, so that nothing tells the subjects")
+    if depth > 3:
+        raise refuse(f"images lie {depth} folders deep")
+    lowest = {tail[-2] for tail in tails}
+    if depth == 1 and regions and all(find_region(name, regions) for name in lowest):
+        raise refuse("the folders are regions, and nothing tells the subjects")
+    if depth == 1 and _are_classes({tail[0] for tail in tails}, classes, refuse):
+        shape = "class/*.jpg"
+    elif depth == 3 or (depth == 2 and regions and all(find_region(name, regions) for name in lowest)):
+        shape = "subject/visit/region/*.jpg" if depth == 3 else "subject/region/*.jpg"
+    else:
+        shape = "subject/visit/*.jpg" if depth == 2 else "subject/*.jpg"
+    in_folder = "region" in shape
+    images = []
+    for path, tail in zip(paths, tails, strict=True):
+        told = tail[-2] if in_folder else tail[-1].rpartition(".")[0]
+        region = find_region(told, regions) if regions else (told if in_folder else "")
+        if regions and not region:
+            where = "the name of its folder" if in_folder else "its file name"
+            raise refuse(f"the region ({', '.join(regions)}) of {path} does not follow from {where}", path)
+        by_class = shape == "class/*.jpg"
+        images.append(
+            Found(
+                path=path,
+                subject=tail[-1].rpartition(".")[0] if by_class else tail[0],
+                visit=tail[1] if "visit" in shape else "",
+                region=region,
+                label=tail[0] if by_class else "",
+            )
+        )
+    return shape, images
+
+
+def _are_classes(names: set[str], classes: list[str], refuse: Callable[..., CasewiseError]) -> bool:
+    """Whether folders that hold images are classes (else subjects), where their names tell it."""
+    if {alike(name) for name in names} & {alike(name) for name in classes}:
+        return True
+    if len(names) < 2:
+        raise refuse("all images lie in one folder, so that nothing tells the subjects")
+    if len(names) <= _MANY_CLASSES and all(_GRADE.fullmatch(n) or not re.search(r"\d", n) for n in names):
+        return True
+    if len(names) <= 10 and sorted(names) in ([str(i + k) for i in range(len(names))] for k in (0, 1)):
+        raise refuse("folders 0, 1, 2 … may be grades or subjects; name them grade0 or subject0")
+    return False
+
+
+def _own_subjects(images: list[Found]) -> list[Found]:
+    """Name each image's unknown subject after its file, and after its folders too where files share a name."""
+    for parts in (("subject",), ("label", "subject"), ("side", "label", "subject")):
+        names = ["-".join(filter(None, (getattr(image, part) for part in parts))) for image in images]
+        if len({alike(name) for name in names}) == len(names):
+            break
+    else:
+        names = [f"{image.path} {number}" for number, image in enumerate(images, start=1)]
+    return [replace(image, subject=name) for image, name in zip(images, names, strict=True)]

@@ -1,0 +1,170 @@
+"""Other patients: what is lost on an external cohort, and how each source fares when it was left out of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from casewise.evaluation import metrics as m
+from casewise.evaluation.bootstrap import ROUGH_BELOW, Plan, by_subject, draw, percentiles, sum_by_subject
+from casewise.evaluation.class_metrics import Classes, figures
+from casewise.evaluation.classification import classes_of, judge_classes, widen
+from casewise.predictions.table import final_rows
+
+DROPPED = ("accuracy", "balanced_accuracy", "auroc", "f1", "kappa_quadratic", "mae", "pcc", "ccc")
+
+
+def drop(
+    predictions: pd.DataFrame,
+    target: str,
+    *,
+    classes: Sequence[str] = (),
+    positive: str | None = None,
+    plan: Plan,
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """How much worse each learner is on the external cohort than inside the study: learner -> metric -> figures.
+
+    `difference` is the external figure minus the internal one (that of the test set, else out of fold), `low` and
+    `high` its interval; the two sets of subjects are resampled on their own, since they are other people.
+    """
+    rows = final_rows(predictions[predictions["target"] == target])
+    rows = rows[rows["y_true"].notna()]
+    inside = next((stage for stage in ("test", "oof") if (rows["stage"] == stage).any()), None)
+    if inside is None or not (rows["stage"] == "external").any():
+        return {}
+    told: dict[str, dict[str, dict[str, Any]]] = {}
+    its = classes_of(rows, classes, positive) if classes else None
+    for learner, part in rows.groupby("model", sort=False):
+        sides = [part[part["stage"] == stage] for stage in (inside, "external")]
+        if any(side.empty for side in sides):
+            continue
+        (at, drawn, n), (other, redrawn, n_other) = (
+            _resampled(side, its, replace(plan, seed=plan.seed + number)) for number, side in enumerate(sides)
+        )
+        told[str(learner)] = {}
+        for name in (name for name in DROPPED if name in at):
+            gaps = (redrawn[name] - drawn[name])[:, None]
+            low, high = (float(end[0]) for end in percentiles(gaps, plan.confidence))
+            gap = other[name] - at[name]
+            if not np.isnan(gap):
+                known = not np.isnan(low)
+                told[str(learner)][name] = {
+                    "internal": at[name],
+                    "external": other[name],
+                    "difference": gap,
+                    "low": low if known else None,
+                    "high": high if known else None,
+                    "internal_stage": inside,
+                    "rough": min(n, n_other) < ROUGH_BELOW,
+                }
+    return told
+
+
+def by_source(
+    predictions: pd.DataFrame,
+    target: str,
+    sources: Mapping[str, str],
+    *,
+    classes: Sequence[str] = (),
+    positive: str | None = None,
+    plan: Plan,
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """The figures of each source by learners that were not fitted on it: source -> learner -> metric -> estimate.
+
+    `sources` is the source of each subject; sources stand in its order. A fitted stacker's rows of a source come from
+    one fitted on the other sources' rows, which networks that had seen this source may have predicted.
+    """
+    rows = final_rows(predictions[predictions["target"] == target])
+    rows = rows[rows["y_true"].notna() & (rows["stage"] == "oof")]
+    its = classes_of(rows, classes, positive) if classes and len(rows) else None
+    told: dict[str, dict[str, dict[str, Any]]] = {}
+    source_of = rows["subject"].map(dict(sources))
+    for source in dict.fromkeys(sources.values()):
+        part = rows[source_of == source]
+        if part.empty:
+            continue
+        if its is not None:
+            judged, _ = judge_classes(widen(part, its, {}, crossed=True), its, plan, comparing=False)
+        else:
+            judged = {
+                str(learner): by_subject(
+                    mine["y_true"].to_numpy(float),
+                    {"it": mine["y_pred"].to_numpy(float)},
+                    mine["subject"].to_numpy(),
+                    plan,
+                    cases=mine["case"].to_numpy(),
+                )["it"]
+                for learner, mine in part.groupby("model", sort=False)
+            }
+        told[str(source)] = {
+            learner: {name: found.as_json() for name, found in figures.items() if not name.endswith("_calibrated")}
+            for learner, figures in judged.items()
+        }
+    return told
+
+
+def one_class_by_source(left_out: Mapping[str, Mapping[str, Mapping[str, Any]]], noun: str) -> list[str]:
+    """Name the learners that name one of two classes for everybody of a source: they find all of it, none of the other.
+
+    >>> found = {"recall[a]": {"value": 1.0}, "recall[b]": {"value": 0.0}}
+    >>> one_class_by_source({"north": {"net": found}}, "image")
+    ['Of north alone, net names every image a.']
+    """
+    told = []
+    for source, by_learner in left_out.items():
+        for learner, found in by_learner.items():
+            recall = {name[7:-1]: f["value"] for name, f in found.items() if name.startswith("recall[")}
+            if len(recall) == 2 and set(recall.values()) == {0.0, 1.0}:
+                only = max(recall, key=lambda name: recall[name])
+                told.append(f"Of {source} alone, {learner} names every {noun} {only}.")
+    return told
+
+
+def within_sources(left_out: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Each learner's figures averaged over the sources: learner -> metric -> {value, sources, undefined}.
+
+    `left_out` is that of `by_source`; every source counts alike, and those without the figure are named as undefined.
+
+    >>> within_sources({"a": {"m": {"auroc": {"value": 0.5}}}, "b": {"m": {"auroc": {"value": None}}}})
+    {'m': {'auroc': {'value': 0.5, 'sources': ['a'], 'undefined': ['b']}}}
+    """
+    learners = dict.fromkeys(learner for by_learner in left_out.values() for learner in by_learner)
+    told: dict[str, dict[str, dict[str, Any]]] = {}
+    for learner in learners:
+        figures = {source: by_learner.get(learner) or {} for source, by_learner in left_out.items()}
+        names = dict.fromkeys(name for found in figures.values() for name in found if "[" not in name)
+        told[learner] = {}
+        for name in names:
+            values = {source: (found.get(name) or {}).get("value") for source, found in figures.items()}
+            known = {source: value for source, value in values.items() if value is not None}
+            told[learner][name] = {
+                "value": float(np.mean(list(known.values()))) if known else None,
+                "sources": list(known),
+                "undefined": [source for source in values if source not in known],
+            }
+    return told
+
+
+def _resampled(
+    part: pd.DataFrame, classes: Classes | None, plan: Plan
+) -> tuple[Mapping[str, float], Mapping[str, np.ndarray], int]:
+    """One learner's figures, those of every resample (R,), and the number of subjects."""
+    n_subjects = part["subject"].nunique()
+    if classes is not None:
+        samples = widen(part, classes, {}, crossed=False).samples
+        at = figures(samples, classes, np.ones((1, n_subjects)))
+        drawn = figures(samples, classes, draw(n_subjects, plan))
+        return (
+            {name: float(value[0, 0]) for name, value in at.items()},
+            {k: v[:, 0] for k, v in drawn.items()},
+            n_subjects,
+        )
+    truth = part["y_true"].to_numpy(float)
+    terms = m.moments(truth, part["y_pred"].to_numpy(float), centre=float(truth.mean()))
+    sums = sum_by_subject(terms, part["subject"].to_numpy())
+    points, drawn = m.metrics_of(sums.sum(axis=0)), m.metrics_of(draw(n_subjects, plan) @ sums)
+    return {name: float(value) for name, value in points.items()}, dict(drawn), n_subjects

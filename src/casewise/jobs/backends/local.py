@@ -1,0 +1,247 @@
+"""Running jobs side by side on one machine through joblib; finished ones are never run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from casewise.errors import CasewiseError, RunError, StudyError, TrainingError, WeightsError
+from casewise.files import write_json
+from casewise.jobs.plan import Job, write_progress
+
+if TYPE_CHECKING:
+    from casewise.jobs.job import JobInputs
+    from casewise.models.backbones import Network
+    from casewise.study.schema import Compute
+    from casewise.training.compute_plan import ComputePlan
+
+Tell = Callable[[float, str], None]
+FAILED = "failed"
+
+
+def run_jobs(jobs: Sequence[Job], material: JobInputs, folder: Path, *, tell: Tell) -> None:
+    """Train every job that is not finished.
+
+    Args:
+        folder: the run folder; the machine's choices (precision, memory format, threads) are kept there.
+        tell: called about twice a second with the number of jobs done (fractions for those running) and a sentence.
+
+    Raises:
+        CasewiseError: of the first job that failed; what the others finished stays.
+    """
+    from joblib import Parallel, delayed
+
+    waiting = [job for job in jobs if not job.finished]
+    if not waiting:
+        tell(len(jobs), f"{len(jobs)} networks, all trained before")
+        return
+    tell(len(jobs) - len(waiting), "resolving weights, measuring this machine")
+    workers, threads = _side_by_side(material, len(waiting))
+    choices = _choices(waiting, material, folder, threads)
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(jobs, tell, over), daemon=True)
+    watcher.start()
+    # Workers keep freed memory on purpose (training.speed.keep_memory), which joblib takes for a leak.
+    warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
+    try:
+        if workers == 1:
+            failed = [_run(job, material, choices[job.model], workers) for job in waiting]
+        else:
+            with Parallel(
+                n_jobs=workers,
+                backend="loky",
+                max_nbytes=None,
+                batch_size=1,
+                pre_dispatch=workers,
+                initializer=_begin_worker,
+                initargs=(os.getpid(),),
+            ) as parallel:
+                failed = parallel(delayed(_run)(job, material, choices[job.model], workers) for job in waiting)
+    finally:
+        over.set()
+        watcher.join()
+    told = [text for text in failed if text]
+    if told:
+        others = "; the others are finished and kept" if len(told) < len(jobs) else ""
+        raise TrainingError(
+            f"{len(told)} of {len(jobs)} networks could not be trained{others}.\n  " + "\n  ".join(told)
+        )
+    tell(len(jobs), f"{len(jobs)} networks trained")
+
+
+def _run(job: Job, material: JobInputs, choice: ComputePlan, workers: int) -> str:
+    """Run a job; what is wrong with its own training is told and not raised, so that the other jobs go on."""
+    from filelock import FileLock, Timeout
+
+    from casewise.jobs.job import run_job
+    from casewise.training.compute_plan import give_memory_back
+
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(job.folder / ".lock", timeout=30):
+            run_job(job, material, choice, side_by_side=workers)
+        return ""
+    except TrainingError as error:
+        write_progress(job, 0, 1, FAILED)
+        return f"fold {job.fold + 1}, {error}"
+    except Timeout:
+        raise RunError(f"{job.folder} is held by a process of an earlier run. Stop it, then run again.") from None
+    except OSError as error:
+        raise CasewiseError(
+            f"{job.model}, fold {job.fold + 1}: {error.strerror or error} ({error.filename or job.folder}). "
+            "Finished networks are kept; run again to continue."
+        ) from error
+    finally:
+        give_memory_back()
+
+
+def _begin_worker(parent: int) -> None:
+    # Ctrl-C is the parent's to handle: it stops the workers, whose state is on disk.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when the run that started it is gone, so that no orphan trains on in a folder."""
+    while os.getppid() == parent:
+        time.sleep(0.3)
+    os._exit(1)
+
+
+def _side_by_side(material: JobInputs, waiting: int) -> tuple[int, int]:
+    """How many jobs at a time, and threads that each may have."""
+    import torch
+
+    from casewise.training.compute_plan import cores
+
+    compute = material.study.compute
+    available = cores()
+    on_gpu = compute.device == "cuda" or (compute.device == "auto" and torch.cuda.is_available())
+    wanted = (1 if on_gpu else available) if compute.jobs == "auto" else compute.jobs
+    workers = max(1, min(wanted, waiting))
+    return workers, max(1, available // max(1, wanted))
+
+
+def _choices(waiting: Sequence[Job], material: JobInputs, folder: Path, threads: int) -> dict[str, ComputePlan]:
+    """For each backbone: check its first weights for every fold, then pick how it runs; kept in the run folder."""
+    import torch
+
+    from casewise.jobs.build_model import network_of
+    from casewise.models.weights import load_weights
+    from casewise.training.compute_plan import ComputePlan, choose, give_memory_back, keep_memory, memo_path
+
+    study = material.study
+    if study.compute.keep_memory:
+        keep_memory()  # as the jobs do, whose speed is measured here
+    path = folder / "compute.json"
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    found: dict[str, ComputePlan] = {}
+    missing: list[str] = []
+    size = study.images.size
+    side = size * max(study.panels.rows, study.panels.columns)
+    for model in dict.fromkeys(job.model for job in waiting):
+        # Measuring draws random numbers; what a job draws later must not depend on whether it was measured.
+        torch.manual_seed(0)
+        network = network_of(study, model)
+        _try(network, size * study.panels.rows, size * study.panels.columns)
+        try:
+            for fold in {job.fold for job in waiting if job.model == model}:
+                load_weights(
+                    network,
+                    study.weights_of(model),
+                    folder=study.weights_dir,
+                    held_out=material.splits.held_out(fold),
+                )
+        except WeightsError as error:
+            missing.append(str(error))
+            continue
+        if model in kept:
+            values = kept[model]
+            choice = ComputePlan(**{**values, "measured": tuple(tuple(pair) for pair in values["measured"])})
+            if _holds(choice, study.compute):
+                found[model] = choice
+                if study.compute.threads not in ("auto", choice.threads):
+                    found[model] = replace(choice, threads=int(study.compute.threads))
+                    kept[model] = asdict(found[model])
+                    write_json(path, kept)
+                continue
+            if any(any(job.folder.parent.glob("*/job.json")) for job in waiting if job.model == model):
+                raise RunError(
+                    f"{folder}: {model} was trained on {choice.device} in {choice.precision}, which is not "
+                    "what the study states or what this machine has. Give another folder with --out."
+                )
+        found[model] = choose(
+            network, study.compute, side=side, batch=study.recipe.batch, threads=threads, memo=memo_path()
+        )
+        kept[model] = asdict(found[model])
+        write_json(path, kept)
+        del network
+        give_memory_back()
+    if missing:
+        raise WeightsError("\n".join(missing))
+    return found
+
+
+def _holds(choice: ComputePlan, compute: Compute) -> bool:
+    """Whether a kept choice is what the study states and what this machine has."""
+    import torch
+
+    return (
+        compute.precision in ("auto", choice.precision)
+        and compute.memory_format in ("auto", "channels_last" if choice.channels_last else "contiguous")
+        and compute.device in ("auto", choice.device)
+        and (choice.device != "cuda" or torch.cuda.is_available())
+    )
+
+
+def _try(network: Network, height: int, width: int) -> None:
+    """Check that the network takes panels of this size.
+
+    Raises:
+        StudyError: naming the size; most transformers take one size only.
+    """
+    import torch
+
+    try:
+        with torch.inference_mode():
+            network.eval().features(torch.zeros(1, network.channels, height, width))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise StudyError(
+            f"backbones: {network.name} cannot take panels of {width}×{height} px: {str(error).splitlines()[0]}. "
+            "Change images.size or panels.grid so that one side of the panel is what it takes."
+        ) from error
+
+
+def _watch(jobs: Sequence[Job], tell: Tell, over: threading.Event) -> None:
+    begun = time.time()
+    while not over.wait(0.5):
+        done, failed, running = 0, 0, []
+        for job in jobs:
+            if job.finished:
+                done += 1
+            elif (share := _share(job, begun)) is not None:
+                failed += share < 0
+                running += [share] * (share >= 0)
+        waiting = len(jobs) - done - failed - len(running)
+        text = f"{done} done, {f'{failed} failed, ' if failed else ''}{len(running)} running, {waiting} waiting"
+        tell(done + failed + min(sum(running), len(running) * 0.99), text)
+
+
+def _share(job: Job, begun: float) -> float | None:
+    """Share of its epochs that a running job has done, -1 if it failed; early stopping makes it a lower bound."""
+    note = job.folder / "progress.json"
+    try:
+        if note.stat().st_mtime < begun:
+            return None
+        values = json.loads(note.read_text())
+    except (OSError, ValueError):
+        return None
+    return -1.0 if values.get("stage") == FAILED else float(values["done"]) / max(1, values["total"])

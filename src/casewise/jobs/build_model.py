@@ -1,0 +1,56 @@
+"""The study's own form of a backbone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from casewise.errors import StudyError, TrainingError
+from casewise.models.backbones import build_network
+from casewise.training.outputs import outputs_of, width_of
+
+if TYPE_CHECKING:
+    from casewise.models.backbones import Network
+    from casewise.study.schema import Study
+
+
+def network_of(study: Study, model: str) -> Network:
+    """A network of random weights with the study's outputs, input scale and dropout; as it gathers and fuses."""
+    fused: dict[str, Any] = {}
+    if study.volumes:
+        fusion = study.fusion_of(model)
+        alone = fusion in study.volumes.sequences
+        fused = {
+            "fusion": "early" if alone else fusion,
+            "sequences": 1 if alone else len(study.volumes.sequences),
+            # a case that lacks the one sequence is told apart by its stand-in, too
+            "missing": study.volumes.missing,
+            "side": study.images.size * study.panels.rows,
+        }
+    return build_network(
+        model.partition("@")[0],
+        width_of(outputs_of(study)),
+        dropout=study.recipe.dropout,
+        scaling=study.recipe.scaling,
+        attention=study.panels.gather == "attention",
+        **fused,
+    )
+
+
+def check_freeze_points(study: Study) -> None:
+    """Check that every network of the study has the points up to which its phases freeze; no weight is made for it.
+
+    Raises:
+        StudyError: naming the phase and the network, and what it has.
+    """
+    import torch
+
+    from casewise.models.freezing import frozen_end
+
+    for model in study.networks:
+        with torch.device("meta"):
+            network = network_of(study, model)
+        for number, phase in enumerate(study.recipe.phases, 1):
+            try:
+                frozen_end(network, phase.freeze)
+            except TrainingError as error:
+                raise StudyError(f"recipe.phases, phase {number}: {model}: {error}") from None

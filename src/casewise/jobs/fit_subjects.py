@@ -1,0 +1,35 @@
+"""Whom a network of a run is fitted on, told from the study and the split alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from casewise.cohort.labels import label_table
+from casewise.modalities.dataset import mixed_seed
+from casewise.splits.grouped import Splits, inner_stop, panel_records
+from casewise.study.schema import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+
+def divided(study: Study, panels: pd.DataFrame, splits: Splits, fold: int) -> tuple[list[str], list[str]]:
+    """The subjects that the networks of a fold learn from, and those who decide when to stop (none: nobody does)."""
+    training = splits.training(fold)
+    if study.recipe.stop.on == "inner":
+        records, seed = panel_records(panels, study, training), mixed_seed(study.seed, "stop", fold)
+        return inner_stop(records, training, share=study.recipe.stop.share, seed=seed)
+    return training, splits.subjects(fold) if study.recipe.stop.on == "fold" else []
+
+
+def fitted_rows(study: Study, panels: pd.DataFrame, splits: Splits, fold: int) -> NDArray[np.intp]:
+    """The rows of `panels` whose errors the networks of a fold learned from; of volumes, they set the standard.
+
+    With `stop: {on: inner}` the subjects who decide when to stop are not among them.
+    """
+    subjects, _ = divided(study, panels, splits, fold)
+    chosen = panels["subject"].astype(str).isin(set(subjects)).to_numpy()
+    return np.flatnonzero(chosen & ~np.isnan(label_table(panels, study)).all(axis=1))

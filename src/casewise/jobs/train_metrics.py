@@ -1,0 +1,39 @@
+"""How often a network is right on those whom it has seen. Figures only: they say nothing about new patients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.study.schema import Study
+
+
+def right_on(rows: pd.DataFrame, study: Study) -> dict[str, Any] | None:
+    """Accuracy, sensitivity, specificity, the number of units and their confusion matrix; None where it has no classes.
+
+    The two in the middle are of two classes only, and None where nobody has the class. Lines of the matrix are the
+    recorded classes.
+
+    Args:
+        rows: as `casewise.jobs.to_table.prediction_rows` makes them, of one network; those of the main outcome
+            are judged.
+    """
+    names = study.classes_of(study.outcome)
+    if not names:
+        return None
+    known = rows[(rows["target"] == study.outcome) & rows["y_true"].notna()]
+    if known.empty:
+        return None
+    recorded, named = (known[column].to_numpy(int) for column in ("y_true", "y_pred"))
+    confusion = np.bincount(recorded * len(names) + named, minlength=len(names) ** 2).reshape(len(names), -1)
+    found: dict[str, Any] = {"accuracy": float((recorded == named).mean()), "sensitivity": None, "specificity": None}
+    if (positive := study.positive_of(study.outcome)) is not None:
+        place = names.index(positive)
+        for name, line in (("sensitivity", place), ("specificity", 1 - place)):
+            count = confusion[line].sum()
+            found[name] = float(confusion[line, line] / count) if count else None
+    return {**found, "n": len(known), "confusion": confusion.tolist()}

@@ -1,0 +1,1 @@
+"""Photographs, slides and volumes: what a network sees of a case."""

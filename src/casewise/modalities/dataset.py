@@ -1,0 +1,233 @@
+"""What a network learns from: panel rows with their tiles and standardised targets, and batches in a drawn order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from casewise.errors import RunError
+from casewise.modalities.panels import EMPTY, augmented, chunks, draw, plain
+from casewise.models.backbones import TILES_AT_ONCE
+from casewise.study.schema import Panels
+
+
+class Batches(Protocol):
+    """What training asks of its data: whole panels, or features computed once."""
+
+    @property
+    def truth(self) -> Tensor: ...
+
+    @property
+    def names(self) -> list[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def training_batch(
+        self, rows: list[int], generator: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def views(self) -> tuple[Tensor, Tensor]: ...
+
+    def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor: ...
+
+    def at_once(self, batch: int) -> int: ...
+
+
+@dataclass(frozen=True)
+class FeatureData:
+    """Features of panels computed once, (P, width), or of bags (P, K, width), for training a head alone."""
+
+    features: Tensor
+    truth: Tensor
+    names: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def training_batch(
+        self, rows: list[int], generator: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Features (B, width) and their truth (B, T); nothing varies."""
+        return self.features[rows].to(device), self.truth[rows].to(device)
+
+    def views(self) -> tuple[Tensor, Tensor]:
+        """Every row once."""
+        rows = torch.arange(len(self))
+        return rows.unsqueeze(1), rows
+
+    def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
+        """Features (B, width) of the rows."""
+        return self.features[slots[:, 0]].to(device)
+
+    def at_once(self, batch: int) -> int:
+        """How many rows are looked at in one go: four training batches."""
+        return 4 * batch
+
+
+@dataclass(frozen=True)
+class PanelData:
+    """Panels of one part of the cohort, over the whole tile store.
+
+    Attributes:
+        store: (N, C, H, W) uint8, shared by all jobs.
+        tiles: tile numbers of each panel (any number of them).
+        truth: (P, T) float32, NaN where not scored.
+        names: the case of each panel, for messages.
+    """
+
+    store: Tensor
+    tiles: list[list[int]]
+    truth: Tensor
+    settings: Panels
+    names: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def training_batch(
+        self, rows: list[int], generator: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Augmented panels (B, C, H, W) in 0–1 and their truth (B, T)."""
+        slots = torch.tensor([draw(self.tiles[r], self.settings, generator) for r in rows])
+        panels = augmented(self.store, slots.to(self.store.device), self.settings, generator)
+        return panels.to(device), self.truth[rows].to(device)
+
+    def views(self) -> tuple[Tensor, Tensor]:
+        """Every panel as deterministic slot fillings: (V, S) tile numbers and (V,) the panel each belongs to.
+
+        A bag is one view of all its tiles, padded to the largest bag.
+        """
+        if self.bags:
+            return torch.tensor([[*t, *[EMPTY] * (self.bag - len(t))] for t in self.tiles]), torch.arange(len(self))
+        filled = [chunks(t, self.settings.slots) for t in self.tiles]
+        owner = torch.tensor([row for row, views in enumerate(filled) for _ in views])
+        return torch.tensor([view for views in filled for view in views]), owner
+
+    def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
+        """Unvaried panels (B, C, H, W) in 0–1."""
+        return plain(self.store, slots.to(self.store.device), self.settings).to(device)
+
+    def at_once(self, batch: int) -> int:
+        """How many views are looked at in one go: four training batches, fewer where bags are large."""
+        return max(1, 4 * batch // self.bag)
+
+    @property
+    def bags(self) -> bool:
+        """Whether a view is a bag of tiles, which attention gathers."""
+        return self.settings.gather == "attention"
+
+    @property
+    def bag(self) -> int:
+        """How many tiles the largest bag has; 1 where panels are no bags."""
+        return max(map(len, self.tiles)) if self.bags else 1
+
+    def single_tiles(self, numbers: Tensor, device: torch.device) -> Tensor:
+        """Unvaried tiles (N, C, H, W) in 0–1."""
+        return self.store[numbers.to(self.store.device)].float().div_(255).to(device)
+
+
+def of_bags(
+    part: Callable[[Tensor], Tensor],
+    data: PanelData,
+    slots: Tensor,
+    device: torch.device,
+    form: torch.memory_format,
+    *,
+    empty: Callable[[tuple[int, ...], torch.dtype], Tensor] | None = None,
+    flip: bool = False,
+) -> Tensor:
+    """What a part of a network makes of every tile of bags: slots (B, K) → (B, K, ...), NaN at empty places.
+
+    Tiles are taken from the store a few at a time, so that of a large bag only the result is ever whole in memory.
+
+    Args:
+        empty: makes the tensor to fill, of a shape and type; without it the result lies where `part` leaves it.
+        flip: whether tiles are mirrored.
+    """
+    found: Tensor | None = None
+    for places in torch.nonzero(slots != EMPTY).split(TILES_AT_ONCE):
+        row, column = places[:, 0], places[:, 1]
+        tiles = data.single_tiles(slots[row, column], device)
+        made = part((tiles.flip(-1) if flip else tiles).contiguous(memory_format=form))
+        if found is None:
+            shape = (*slots.shape, *made.shape[1:])
+            found = (empty(shape, made.dtype) if empty else made.new_empty(shape)).fill_(torch.nan)
+        found[row.to(found.device), column.to(found.device)] = made.to(found.device)
+    assert found is not None  # every bag has a tile
+    return found
+
+
+def mixed_seed(*parts: object) -> int:
+    """One seed from several parts, the same on every machine.
+
+    >>> mixed_seed(1, "a") == mixed_seed(1, "a") != mixed_seed(1, "b")
+    True
+    """
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
+
+
+def batches(count: int, size: int, generator: torch.Generator, *, shares: Tensor | None = None) -> list[list[int]]:
+    """Rows in a drawn order, cut into batches; a last batch of one joins the one before (batch norm cannot use it).
+
+    With `shares` rows are drawn with replacement, each by its share.
+
+    >>> [len(b) for b in batches(9, 4, torch.Generator())]
+    [4, 5]
+    """
+    if shares is None:
+        order = torch.randperm(count, generator=generator).tolist()
+    else:
+        order = torch.multinomial(shares, count, replacement=True, generator=generator).tolist()
+    cut = [order[i : i + size] for i in range(0, count, size)]
+    if len(cut) > 1 and len(cut[-1]) == 1:
+        last = cut.pop()
+        cut[-1] += last
+    return cut
+
+
+class EpochBatches(IterableDataset[list[int]]):
+    """Batches of rows whose order depends on seed and epoch alone, so that a resumed epoch is the same epoch."""
+
+    def __init__(
+        self, count: int, size: int, seed: int, epoch: Callable[[], int], *, shares: Tensor | None = None
+    ) -> None:
+        self.count, self.size, self.seed, self.epoch, self.shares = count, size, seed, epoch, shares
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, "order", self.epoch()))
+        yield from batches(self.count, self.size, generator, shares=self.shares)
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.count, self.size)
+        return max(1, full + (rest > 1))
+
+
+def standard(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centre and scale of each target over what was scored: (T,), (T,); a constant target keeps scale 1."""
+    centre = np.nanmean(truth, axis=0)
+    scale = np.nanstd(truth, axis=0)
+    return centre.astype(np.float32), np.where(scale > 1e-6, scale, 1.0).astype(np.float32)
+
+
+def open_tiles(folder: Path, address: str) -> torch.Tensor:
+    """The tile store as one tensor (N, C, H, W) uint8; grey becomes RGB.
+
+    Raises:
+        RunError: the store was made anew since the run began, so that tile numbers mean other images.
+    """
+    from casewise.modalities.store.store import open_store
+
+    store = open_store(folder)
+    if store.address != address:
+        raise RunError(f"The tile store {folder} was changed while this run was under way. Run again.")
+    # mapped, so that jobs side by side share its pages; copied where it is written to, which nothing does
+    tiles = torch.from_numpy(np.load(str(store.tiles.filename), mmap_mode="c"))
+    return tiles if tiles.shape[1] == 3 else tiles.expand(-1, 3, -1, -1)

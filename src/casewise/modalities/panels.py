@@ -1,0 +1,167 @@
+"""Panels: what one forward pass sees. Tiles fill slots, vary one by one, change places, and are folded into a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from casewise.study.schema import Panels
+
+EMPTY = -1
+PARAMETERS = 8
+FURTHER = 5  # magnify, two of warp, whether moved, whether toned
+
+
+def chunks(tiles: Sequence[int], slots: int) -> list[list[int]]:
+    """Fill slots deterministically: as many panels as the tiles need, the last one padded with empty slots.
+
+    >>> chunks([7, 8, 9], 2)
+    [[7, 8], [9, -1]]
+    """
+    count = max(1, -(-len(tiles) // slots))
+    padded = [*tiles, *[EMPTY] * (count * slots - len(tiles))]
+    return [padded[i * slots : (i + 1) * slots] for i in range(count)]
+
+
+def draw(tiles: Sequence[int], settings: Panels, generator: torch.Generator) -> list[int]:
+    """Fill the slots of one training panel: tiles sampled if there are more than slots, places shuffled if asked."""
+    chosen = list(tiles)
+    if len(chosen) > settings.slots:
+        chosen = [
+            chosen[i] for i in sorted(torch.randperm(len(chosen), generator=generator)[: settings.slots].tolist())
+        ]
+    filled = chunks(chosen, settings.slots)[0]
+    if settings.shuffle:
+        filled = [filled[i] for i in torch.randperm(settings.slots, generator=generator).tolist()]
+    return filled
+
+
+def gather(store: Tensor, slots: Tensor) -> Tensor:
+    """Take tiles out of the store; empty slots are black.
+
+    Args:
+        store: (N, C, H, W) uint8.
+        slots: (B, S) tile numbers, −1 for an empty slot.
+
+    Returns:
+        (B, S, C, H, W) uint8.
+    """
+    batch = store[slots.clamp(min=0)]
+    batch[slots == EMPTY] = 0
+    return batch
+
+
+def fold(tiles: Tensor, settings: Panels) -> Tensor:
+    """Lay slots out as a grid, row by row: (B, S, C, H, W) → (B, C, rows·H, columns·W).
+
+    >>> from casewise.study.schema import Panels
+    >>> fold(torch.arange(4).reshape(1, 4, 1, 1, 1), Panels(grid="2x2")).tolist()
+    [[[[0, 1], [2, 3]]]]
+    """
+    size, _, channels, height, width = tiles.shape
+    grid = tiles.reshape(size, settings.rows, settings.columns, channels, height, width)
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(size, channels, settings.rows * height, settings.columns * width)
+
+
+def plain(store: Tensor, slots: Tensor, settings: Panels) -> Tensor:
+    """Panels for inference: (B, C, H, W) float in 0–1, nothing random; bags as by `laid_out`."""
+    return laid_out(gather(store, slots).float().div_(255), slots, settings)
+
+
+def laid_out(tiles: Tensor, slots: Tensor, settings: Panels) -> Tensor:
+    """Tiles (B, S, C, H, W) as a grid; where attention gathers them, as the bag they are, NaN at empty places."""
+    if settings.gather == "attention":
+        return tiles.masked_fill((slots == EMPTY).view(*slots.shape, 1, 1, 1).to(tiles.device), torch.nan)
+    return fold(tiles, settings)
+
+
+def augmented(store: Tensor, slots: Tensor, settings: Panels, generator: torch.Generator) -> Tensor:
+    """Panels for training: every tile varied by parameters of its own, drawn from `generator`.
+
+    Brightness and contrast change the photograph, never the black around it; rotation, shift, zoom and warp bring in
+    black, or with `edge: reflect` the tile mirrored at its edge. A share of `vary` of the tiles is moved, and as large
+    a share, drawn on its own, changes in tone.
+
+    Returns:
+        (B, C, rows·H, columns·W) float in 0–1; bags as by `laid_out`.
+    """
+    size, count = slots.shape
+    flat = slots.reshape(-1)
+    parameters = torch.rand(len(flat), PARAMETERS, generator=generator)
+    full = torch.nonzero(flat != EMPTY).squeeze(1)
+    tiles = store[flat[full]].float().div_(255)
+    drawn = parameters[full].to(tiles.device)
+    if settings.magnify or settings.warp or settings.vary < 1:
+        # drawn after the others, so that studies without them see the same variations as before
+        further = torch.rand(len(flat), FURTHER, generator=generator)
+        drawn = torch.cat([drawn, further[full].to(tiles.device)], dim=1)
+    tiles = _warped(_toned(tiles, drawn, settings), drawn, settings)
+    result = tiles.new_zeros(len(flat), *tiles.shape[1:])
+    result[full] = tiles
+    return laid_out(result.reshape(size, count, *tiles.shape[1:]), slots, settings)
+
+
+def _between(uniform: Tensor, width: float) -> Tensor:
+    """Map uniform numbers of 0–1 to −width … width."""
+    return (uniform * 2 - 1) * width
+
+
+def _toned(tiles: Tensor, drawn: Tensor, settings: Panels) -> Tensor:
+    if not (settings.brightness or settings.contrast):
+        return tiles
+    inside = tiles.amax(dim=1, keepdim=True) > 0
+    bright = (1 + _between(drawn[:, 0], settings.brightness)).view(-1, 1, 1, 1)
+    contrast = (1 + _between(drawn[:, 1], settings.contrast)).view(-1, 1, 1, 1)
+    share = inside.float().mean(dim=(2, 3), keepdim=True).clamp(min=1e-6)
+    middle = tiles.mean(dim=(1, 2, 3), keepdim=True) / share
+    toned = tiles.sub(middle).mul_(contrast).add_(middle).mul_(bright).clamp_(0, 1).mul_(inside)
+    return torch.where(_varied(drawn, 12, settings), toned, tiles) if settings.vary < 1 else toned
+
+
+def _varied(drawn: Tensor, column: int, settings: Panels) -> Tensor:
+    """Which tiles vary: (B, 1, 1, 1) bool."""
+    return (drawn[:, column] < settings.vary).view(-1, 1, 1, 1)
+
+
+def _warped(tiles: Tensor, drawn: Tensor, settings: Panels) -> Tensor:
+    if settings.flip in ("horizontal", "both"):
+        tiles = torch.where((drawn[:, 6] < 0.5).view(-1, 1, 1, 1), tiles.flip(3), tiles)
+    if settings.flip in ("vertical", "both"):
+        tiles = torch.where((drawn[:, 7] < 0.5).view(-1, 1, 1, 1), tiles.flip(2), tiles)
+    if not (settings.rotate or settings.shift or settings.zoom or settings.magnify or settings.warp):
+        return tiles
+    angle = _between(drawn[:, 2], np.deg2rad(settings.rotate))
+    scale = 1 / (1 + _between(drawn[:, 3], settings.zoom))
+    if settings.magnify:
+        scale = scale / (1 + drawn[:, 8] * settings.magnify)
+    shift = _between(drawn[:, 4:6], settings.shift) * 2
+    # A turn and a zoom are one complex factor; a fraction of the time of affine_grid.
+    turn = torch.polar(scale, angle).view(-1, 1, 1)
+    moved = turn * _points(tiles) + torch.view_as_complex(shift.contiguous()).view(-1, 1, 1)
+    grid = torch.view_as_real(moved)
+    if settings.warp:
+        grid = _in_perspective(grid, _between(drawn[:, 9:11], settings.warp))
+    edge = "reflection" if settings.edge == "reflect" else "zeros"
+    warped = functional.grid_sample(tiles, grid, mode="bilinear", padding_mode=edge, align_corners=False)
+    return torch.where(_varied(drawn, 11, settings), warped, tiles) if settings.vary < 1 else warped
+
+
+def _in_perspective(grid: Tensor, tilt: Tensor) -> Tensor:
+    """Points (B, H, W, 2) seen under a tilt (B, 2): one side of the tile comes nearer, the other goes away.
+
+    A tilt of t draws the corners of one side together by a share of about t of the half side and the others apart.
+    """
+    depth = 1 + (grid * tilt.view(-1, 1, 1, 2)).sum(dim=3, keepdim=True)
+    return grid / depth.clamp(min=0.2)
+
+
+def _points(tiles: Tensor) -> Tensor:
+    """The centre of every pixel as x + iy, each axis from −1 to 1: (H, W) complex."""
+    x, y = ((torch.arange(n, device=tiles.device) * 2 + 1) / n - 1 for n in (tiles.shape[3], tiles.shape[2]))
+    return torch.complex(x.expand(len(y), -1), y.unsqueeze(1).expand(-1, len(x)))

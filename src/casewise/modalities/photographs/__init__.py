@@ -1,0 +1,1 @@
+"""Photographs: reading image files of every format."""

@@ -1,0 +1,149 @@
+"""From whatever a file holds to 8-bit grey or sRGB: depth, alpha, palette, colour profile, orientation, size.
+
+The rules, each of which is part of `PIXEL_RULES`:
+
+- 16-bit grey: divided so that the full scale of its depth becomes 255. The depth is the smallest of 8, 12 and 16 bits
+  that holds the image's largest value, because 12-bit radiographs are commonly stored in 16-bit files. 16-bit colour
+  keeps its high byte.
+- 32-bit integers outside 0..65535 and floating point have no known range and are refused.
+- Alpha, and a colour declared transparent, is composited on black. Palettes and 1-bit images are expanded.
+- A colour profile in an RGB or CMYK file is applied, and the result is sRGB; without one, or with one that cannot be
+  used, the numbers are taken to be sRGB (CMYK: the plain conversion). A profile in a grey file is not applied.
+- Grey from colour is ITU-R BT.601 luma.
+- Sizes are changed with a Lanczos filter, antialiased when reducing.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from casewise.modalities.store.preparation import Channels
+
+DEPTHS = (8, 12, 16)
+LANCZOS = Image.Resampling.LANCZOS
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class UnknownRangeError(ValueError):
+    """The numbers of the image have no known black and white."""
+
+
+def eight_bits(values: np.ndarray) -> np.ndarray:
+    """Scale whole numbers of 0..65535 to 0..255 by the depth they need; shape is kept, `uint8`.
+
+    Raises:
+        UnknownRangeError: a value lies outside 0..65535.
+
+    >>> eight_bits(np.array([0, 4095])), eight_bits(np.array([0, 65535]))
+    (array([  0, 255], dtype=uint8), array([  0, 255], dtype=uint8))
+    """
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise UnknownRangeError(f"its numbers run from {low} to {high}, which has no known black and white")
+    depth = next(bits for bits in DEPTHS if high < 2**bits)
+    if depth == 8:
+        return values.astype(np.uint8)
+    white = 2**depth - 1
+    scaled: np.ndarray = (values.astype(np.uint32) * 255 + white // 2) // white
+    return scaled.astype(np.uint8)
+
+
+def plain(image: Image.Image) -> Image.Image:
+    """Turn any mode into L, RGB, CMYK or LAB: 8 bits a channel, no palette, no alpha.
+
+    Raises:
+        UnknownRangeError: the numbers have no known range.
+    """
+    if image.mode.startswith("I"):
+        return Image.fromarray(eight_bits(np.asarray(image)))
+    if image.mode == "F":
+        raise UnknownRangeError("it holds floating-point numbers, which have no known black and white")
+    if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
+        clear = image if image.mode == "RGBA" else image.convert("RGBA")
+        black = Image.new("RGB", image.size)
+        black.paste(clear, mask=clear.getchannel("A"))
+        return black.convert("L") if image.mode in {"LA", "La", "L", "1"} else black
+    if image.mode in {"L", "1"}:
+        return image.convert("L")
+    return image if image.mode in {"RGB", "CMYK", "LAB"} else image.convert("RGB")
+
+
+def in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Turn L, RGB, CMYK or LAB into L or RGB; the colour profile of RGB and CMYK is applied."""
+    if image.mode == "L":
+        return image
+    if image.mode == "LAB":
+        return _transformed(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if image.mode == "CMYK" or "srgb" not in ImageCms.getProfileDescription(source).lower():
+                return _transformed(image, source)
+        except (ImageCms.PyCMSError, OSError, UnicodeError):
+            # A damaged profile is common and harmless: viewers, too, then take the numbers to be sRGB.
+            return image.convert("RGB")
+    return image.convert("RGB")
+
+
+def _transformed(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Image:
+    """Transform the colours of `source` to sRGB."""
+    transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), image.mode, "RGB")
+    return transform.apply(image)
+
+
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Turn the pixels as EXIF orientation 1 to 8 asks; any other number changes nothing.
+
+    >>> upright(Image.new("L", (4, 2)), 6).size
+    (2, 4)
+    """
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+def as_array(image: Image.Image, channels: Channels) -> np.ndarray:
+    """Return an L or RGB image as (H, W, C) `uint8`, C being 3 for rgb and 1 for grey."""
+    mode = "RGB" if channels == "rgb" else "L"
+    array = np.asarray(image if image.mode == mode else image.convert(mode))
+    return array if array.ndim == 3 else array[..., None]
+
+
+def reduced(width: int, height: int, size: int) -> tuple[int, int]:
+    """The width and height at which the longest side is `size` and the ratio is kept, at least one pixel each.
+
+    >>> reduced(4928, 3264, 128), reduced(10, 5, 128)
+    ((128, 85), (128, 64))
+    """
+    longest = max(width, height)
+    return max(1, round(width * size / longest)), max(1, round(height * size / longest))
+
+
+def fit(image: np.ndarray, size: int) -> np.ndarray:
+    """Bring the longest side to `size`, keep the ratio, and centre the image on black.
+
+    Takes (H, W, C) `uint8` with C of 1 or 3 and returns (size, size, C) `uint8`. Smaller images are enlarged.
+
+    >>> fit(np.full((10, 20, 3), 255, np.uint8), 8)[:, 0, 0]
+    array([  0,   0, 255, 255, 255, 255,   0,   0], dtype=uint8)
+    """
+    height, width, channels = image.shape
+    new_width, new_height = reduced(width, height, size)
+    if (new_width, new_height) != (width, height):
+        flat = image[..., 0] if channels == 1 else image
+        resized = np.asarray(Image.fromarray(np.ascontiguousarray(flat)).resize((new_width, new_height), LANCZOS))
+        image = resized if resized.ndim == 3 else resized[..., None]
+    tile = np.zeros((size, size, channels), np.uint8)
+    top, left = (size - new_height) // 2, (size - new_width) // 2
+    tile[top : top + new_height, left : left + new_width] = image
+    return tile

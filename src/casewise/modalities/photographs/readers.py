@@ -1,0 +1,288 @@
+"""Opening an image file by its content: the registry of formats, and every way in which a file can be no image.
+
+A format is one `Reader`. To add one, write a small file with a function that opens a stream as a Pillow image without
+decoding it, and name its `Reader` in `readers()`. Only the first image of a JPEG counts (phones append gain maps and
+previews); in the other formats a file with several pages or frames is refused, since one row is one image.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+
+from casewise.errors import ImageError
+from casewise.modalities.photographs.content import name_content
+from casewise.modalities.photographs.pixels import (
+    LANCZOS,
+    UnknownRangeError,
+    as_array,
+    fit,
+    in_srgb,
+    plain,
+    reduced,
+    upright,
+)
+from casewise.modalities.store.preparation import Channels, Preparation
+
+__all__ = ["Reader", "Source", "fit", "image_facts", "open_source", "read_bytes", "read_image", "readers"]
+
+PIXEL_LIMIT = 300_000_000
+# A file this large cannot be one uncompressed image within the limit, even of four 16-bit channels.
+BYTE_LIMIT = PIXEL_LIMIT * 8
+HEAD = 512
+ORIENTATION = 0x0112
+# Decoding at 1/2, 1/4 or 1/8 stops at twice the size asked, so that the Lanczos filter sees enough to work on.
+SPARE = 2
+
+# Pillow would warn from 89 and refuse from 179 million pixels; our own limit is told with a remedy.
+if Image.MAX_IMAGE_PIXELS is not None:
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, PIXEL_LIMIT)
+
+# What Pillow's decoders raise on damaged bytes, found by damaging files of every format at random.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One image format: how its first bytes look and how it is opened without decoding.
+
+    `turned`: the library applies the orientation itself. `scales`: `Image.draft` decodes at 1/2, 1/4 or 1/8.
+    `extra`: the optional part of casewise whose packages `open` imports.
+    """
+
+    name: str
+    matches: Callable[[bytes], bool]
+    open: Callable[[IO[bytes]], Image.Image]
+    turned: bool = False
+    scales: bool = False
+    extra: str = ""
+
+
+@cache
+def readers() -> tuple[Reader, ...]:
+    """Every format that can be read, in the order in which they are tried."""
+    from casewise.modalities.photographs.heic import HEIC
+
+    return (
+        Reader("JPEG", lambda head: head.startswith(b"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile, scales=True),
+        Reader("PNG", lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
+        Reader(
+            "TIFF",
+            lambda head: head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+            TiffImagePlugin.TiffImageFile,
+            turned=True,
+        ),
+        Reader("WebP", lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", WebPImagePlugin.WebPImageFile),
+        HEIC,
+    )
+
+
+@contextmanager
+def _damage_named(path: Path, kind: str) -> Iterator[None]:
+    """Tell what a decoder stumbled over as an error of this file."""
+    try:
+        yield
+    except UnknownRangeError as error:
+        raise ImageError(f"{path}: {error}. Save it with 8 or 16 bits a channel.") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path}: it claims more pixels than the {PIXEL_LIMIT:,} that are read ({error}).") from error
+    except _DAMAGE as error:
+        reason = str(error) or type(error).__name__
+        if "truncated" in reason.lower() or isinstance(error, EOFError):
+            raise ImageError(f"{path}: the {kind} is cut short ({reason}). Copy it again from its source.") from error
+        if isinstance(error, MemoryError):
+            raise ImageError(f"{path}: there is not enough memory to decode this {kind}.") from error
+        remedy = "Copy it again from its source, or save it as PNG."
+        raise ImageError(f"{path}: the {kind} is damaged or of a rare kind ({reason}). {remedy}") from error
+
+
+@dataclass(eq=False)
+class Source:
+    """An image file that was opened, and checked, but not yet decoded. It can be decoded once."""
+
+    path: Path
+    reader: Reader
+    image: Image.Image
+    n_bytes: int
+    orientation: int
+    width: int
+    height: int
+    mode: str
+
+    def facts(self) -> dict[str, Any]:
+        """Width and height as seen upright, the stored mode, the format, bytes and EXIF orientation (1 if none)."""
+        turned = not self.reader.turned and self.orientation >= 5
+        width, height = (self.height, self.width) if turned else (self.width, self.height)
+        named = {"width": width, "height": height, "mode": self.mode, "format": self.reader.name}
+        return named | {"bytes": self.n_bytes, "orientation": self.orientation}
+
+    def scale(self, target: tuple[int, int]) -> int:
+        """By how much (1, 2, 4, 8) the decoder may reduce without falling below `SPARE` times `target`."""
+        if not self.reader.scales:
+            return 1
+        wanted = [SPARE * side for side in target]
+        return next(
+            s for s in (8, 4, 2, 1) if s == 1 or (self.width // s >= wanted[0] and self.height // s >= wanted[1])
+        )
+
+    def memory(self, target: tuple[int, int]) -> int:
+        """About how many bytes decoding to `target` holds at once, the file itself included."""
+        pixels = self.width * self.height
+        coefficients = 6 * pixels if self.image.info.get("progressive") else 0
+        return self.n_bytes + coefficients + 10 * pixels // self.scale(target) ** 2
+
+    def target(self, size: int | None, stretched: bool = False) -> tuple[int, int]:
+        """The stored width and height that `read` aims at: never larger than the image unless stretched."""
+        if size is None or (not stretched and max(self.width, self.height) <= size):
+            return self.width, self.height
+        return (size, size) if stretched else reduced(self.width, self.height, size)
+
+    def read(self, target: tuple[int, int], channels: Channels) -> np.ndarray:
+        """Decode to `target`, the width and height before turning; (H, W, C) `uint8`, upright.
+
+        Raises:
+            ImageError: the pixels are cut short, damaged, or of an unknown range.
+        """
+        with _damage_named(self.path, self.reader.name):
+            scale, box = self.scale(target), None
+            if scale > 1:
+                self.image.draft(None, (self.width // scale, self.height // scale))
+                # The scaled image is rounded up to whole pixels; the box is what the photograph covers of it.
+                box = (0.0, 0.0, self.width / scale, self.height / scale)
+            self.image.load()
+            if self.orientation == 1 and (late := self.image.info.get("exif")):
+                # A PNG may say it after its pixels.
+                exif = Image.Exif()
+                exif.load(late)
+                self.orientation = _orientation(exif)
+            image = plain(self.image)
+            if target != (self.width, self.height):
+                image = image.resize(target, LANCZOS, box=box)
+            image = in_srgb(image, self.image.info.get("icc_profile"))
+            return as_array(image if self.reader.turned else upright(image, self.orientation), channels)
+
+    def tile(self, preparation: Preparation) -> np.ndarray:
+        """Decode to one tile, (C, H, W) `uint8`."""
+        target = self.target(preparation.size, stretched=not preparation.keep_ratio)
+        tile = fit(self.read(target, preparation.channels), preparation.size)
+        return np.ascontiguousarray(tile.transpose(2, 0, 1))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of an image file.
+
+    Raises:
+        ImageError: it is missing, empty, a folder, unreadable, or too large to be one image.
+    """
+    try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            # Opening a pipe would wait for ever.
+            raise ImageError(f"{path}: this is a device or a pipe. Name an image file.")
+        with open(path, "rb") as file:
+            if (size := os.fstat(file.fileno()).st_size / 1e9) > BYTE_LIMIT / 1e9:
+                raise ImageError(f"{path}: the file has {size:.1f} GB, more than one image of {PIXEL_LIMIT:,} pixels.")
+            data = file.read()
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: there is no such file.{_namesake(path)}") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{path}: this is a folder. Name an image file in it.") from error
+    except PermissionError as error:
+        raise ImageError(f"{path}: you have no permission to read it. Allow reading, for example: chmod +r.") from error
+    except OSError as error:
+        raise ImageError(f"{path}: it cannot be read: {error.strerror or error}.") from error
+    if not data:
+        raise ImageError(f"{path}: the file is empty (0 bytes). Copy it again from its source.")
+    return data
+
+
+def _namesake(path: Path) -> str:
+    """Hint at a file that differs only by capitals or by its extension."""
+    if not path.parent.is_dir():
+        return f" The folder {path.parent} does not exist."
+    stem = path.stem.casefold()
+    try:
+        found = sorted(other for other in os.listdir(path.parent) if Path(other).stem.casefold() == stem)
+    except PermissionError:
+        return ""
+    return f" Did you mean '{found[0]}'?" if found else ""
+
+
+def open_source(path: Path, data: bytes) -> Source:
+    """Open the image in `data`, the content of `path`, by what its first bytes say; nothing is decoded yet.
+
+    Raises:
+        ImageError: it is no image, of a format that is not read, damaged, too large, or holds several images.
+    """
+    reader = next((reader for reader in readers() if reader.matches(data[:HEAD])), None)
+    if reader is None:
+        names = ", ".join(reader.name for reader in readers())
+        raise ImageError(f"{path}: this is {name_content(data[:HEAD])}, not an image that can be read ({names}).")
+    with _damage_named(path, reader.name):
+        try:
+            image = reader.open(io.BytesIO(data))
+        except ImportError as error:
+            remedy = f"pip install 'casewise[{reader.extra}]', or save it as JPEG"
+            raise ImageError(f"{path}: {reader.name} needs an optional part of casewise: {remedy}.") from error
+        width, height = image.size
+        if width * height > PIXEL_LIMIT:
+            raise ImageError(
+                f"{path}: it claims {width:,} x {height:,} = {width * height:,} pixels; at most {PIXEL_LIMIT:,} are "
+                "read. It is damaged or made to exhaust the memory; if it is genuine, save it smaller."
+            )
+        if (frames := getattr(image, "n_frames", 1)) > 1:
+            remedy = "Save the one to use as a file of its own."
+            raise ImageError(f"{path}: this {reader.name} holds {frames} images. {remedy}")
+        # The plain method, because the one of PNG decodes the image to look behind its pixels.
+        orientation = _orientation(Image.Image.getexif(image))
+    return Source(path, reader, image, len(data), orientation, width, height, image.mode)
+
+
+def _orientation(exif: Image.Exif) -> int:
+    """The EXIF orientation, 1 if there is none or it is nonsense."""
+    found = exif.get(ORIENTATION, 1)
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def read_image(path: Path, *, size: int | None = None, channels: Channels = "rgb") -> np.ndarray:
+    """Read an image upright as (H, W, C) `uint8` sRGB (C = 3) or grey (C = 1); the rules stand in `pixels`.
+
+    With `size` its longest side is reduced to `size` pixels, never enlarged; a JPEG is then decoded no finer than
+    needed.
+
+    Raises:
+        ImageError: the file is no readable image; the message names it, what was found, and what to do.
+    """
+    source = open_source(Path(path), read_bytes(Path(path)))
+    return source.read(source.target(size), channels)
+
+
+def image_facts(path: Path) -> dict[str, Any]:
+    """Return `width`, `height` (as seen upright), `mode`, `format`, `bytes` and `orientation`, decoding nothing.
+
+    Raises:
+        ImageError: the file is no readable image.
+    """
+    return open_source(Path(path), read_bytes(Path(path))).facts()

@@ -1,0 +1,87 @@
+"""Naming what is wrong with a file that should be a slide, without reading the whole of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from casewise.modalities.photographs.content import name_content
+from casewise.modalities.photographs.file_check import size_of
+
+TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PHOTOGRAPH_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
+# Only these begin like photographs or text although they are slides: a JPEG preview, and tables of file names.
+INDEX_FILES = {".mrxs", ".vms", ".vmu"}
+SLIDE_FILES = INDEX_FILES | {".svs", ".svslide", ".ndpi", ".scn", ".bif", ".czi"}
+HEAD = 512
+# More directories than any slide has: a file that goes round in circles ends here.
+MOST_DIRECTORIES = 1000
+
+
+def checked_size(path: Path) -> int:
+    """Return the bytes of a file that should be a slide.
+
+    Raises:
+        ImageError: it is missing, empty, a folder, or may not be read.
+    """
+    return size_of(
+        path,
+        folder="this is a folder. Name a slide in it.",
+        other="this is a device or a pipe. Name a slide.",
+    )
+
+
+def name_no_slide(path: Path) -> str:
+    """Say what a file is that OpenSlide does not read, and what to do."""
+    with open(path, "rb") as file:
+        head = file.read(HEAD)
+    if head.startswith(TIFF_HEADS):
+        if missing := cut_short(path):
+            return f"the slide is cut short ({missing}). Copy it again from its source."
+        return "this TIFF is no slide (not of tiles, or of an unknown kind). Save it as a pyramidal, tiled TIFF."
+    if path.suffix.lower() in INDEX_FILES:
+        return f"the files beside this {path.suffix} are missing. Copy it again from its source, with its folder."
+    if head.startswith(PHOTOGRAPH_HEADS):
+        return (
+            "this is a JPEG, PNG or WebP, not a slide. Name the slide it was made from; or, if this picture is meant, "
+            "give its name the right ending: it is then taken whole."
+        )
+    return (
+        f"this is {name_content(head)}, not a slide that can be read (.svs, .ndpi, tiled .tiff and what else OpenSlide "
+        "reads). Copy it again from its source, or leave it out of the table."
+    )
+
+
+def is_cut_tiff(path: Path) -> bool:
+    """Whether this is a TIFF that ends before the last of its directories.
+
+    Raises:
+        ImageError: the file is empty, or may not be read.
+    """
+    checked_size(path)
+    with open(path, "rb") as file:
+        head = file.read(4)
+    return head.startswith(TIFF_HEADS) and bool(cut_short(path))
+
+
+def cut_short(path: Path) -> str:
+    """Say which directory of a TIFF lies beyond its end; empty if all are there."""
+    with open(path, "rb") as file:
+        head = file.read(4)
+        order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
+        big = 43 in head
+        # Bytes of an offset, of the count of a directory, and of one entry.
+        word, count, entry = (8, 8, 20) if big else (4, 2, 12)
+        end, at = file.seek(0, os.SEEK_END), 8 if big else 4
+        for number in range(1, MOST_DIRECTORIES):
+            file.seek(at)
+            place = int.from_bytes(file.read(word), order)
+            if place == 0:
+                break
+            # The file may be damaged, too, and point anywhere; beyond the end nothing is read.
+            file.seek(min(place, end))
+            at = place + count + entry * int.from_bytes(file.read(count), order)
+            if at + word > end:
+                return f"it ends at byte {end:,}, its directory {number} lies at byte {place:,}"
+    return ""

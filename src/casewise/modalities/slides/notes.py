@@ -1,0 +1,76 @@
+"""What is told of a cohort's slides: what was taken of them, and what was not as asked for."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from casewise.cohort.table import names_text
+
+if TYPE_CHECKING:
+    from casewise.modalities.slides.plans import KeptSlide
+    from casewise.modalities.slides.tiles import PlannedSlide, TilePlan
+
+__all__ = ["called", "notes_of"]
+
+FEW = 5
+# Numbers of notes differ a little from slide to slide and the sentence is one; another level is another sentence.
+VARYING = re.compile(r"(?<!level )(?<![\d.,])\d[\d.,]*")
+
+
+def notes_of(slides: Sequence[KeptSlide | PlannedSlide], plan: TilePlan) -> list[str]:
+    """What was taken, and what was not as asked for: alike notes of many slides as one."""
+    import numpy as np
+
+    counts = np.array([len(slide) for slide in slides])
+    few, most = int(counts.min()), int(counts.max())
+    each = (
+        f"{few:,} {'tile' if few == 1 else 'tiles'} each"
+        if few == most
+        else f"{few:,} to {most:,} tiles, {np.median(counts):,.0f} in the median"
+    )
+    notes = [
+        f"Slides give {each}, of {plan.side} pixels at {plan.resolution}; at least {plan.tissue:.0%} of each is tissue."
+    ]
+    thinned = sum(slide.candidates > len(slide) for slide in slides)
+    if thinned:
+        have = "has" if thinned == 1 else "have"
+        notes.append(
+            f"{thinned:,} of {len(slides):,} slides {have} more tiles than {plan.most:,}, which were taken evenly."
+        )
+    names = called([slide.path for slide in slides])
+    poor = [name for slide, name in zip(slides, names, strict=True) if len(slide) < FEW]
+    if poor and few < most:
+        give = "gives" if len(poor) == 1 else "give"
+        notes.append(f"{len(poor):,} of {len(slides):,} slides {give} fewer than {FEW} tiles: {names_text(poor, 5)}.")
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for slide, name in zip(slides, names, strict=True):
+        for note in slide.notes:
+            alike.setdefault(VARYING.sub("0", note), []).append((name, note))
+    for told in alike.values():
+        texts = Counter(text for _, text in told)
+        example = f"{texts.most_common(1)[0][0]}{' (numbers differ)' if len(texts) > 1 else ''}"
+        notes.append(
+            f"{len(told):,} of {len(slides):,} slides ({names_text([name for name, _ in told], 3)}): {example}."
+        )
+    return notes
+
+
+def called(paths: Sequence[Path]) -> list[str]:
+    """Each file by its name, and where several are called alike with as many of its folders as tell them apart.
+
+    >>> called([Path("/data/S01/1.tiff"), Path("/data/S02/1.tiff"), Path("/data/S02/b.tiff")])
+    ['S01/1.tiff', 'S02/1.tiff', 'b.tiff']
+    """
+    names: dict[Path, str] = {}
+    alike, depth = list(dict.fromkeys(paths)), 0
+    while alike:
+        depth += 1
+        tails = Counter(path.parts[-depth:] for path in alike)
+        known = [path for path in alike if tails[path.parts[-depth:]] == 1 or depth >= len(path.parts)]
+        names |= {path: "/".join(path.parts[-depth:]) for path in known}
+        alike = [path for path in alike if path not in names]
+    return [names[path] for path in paths]

@@ -1,0 +1,281 @@
+"""Whole slides: opening what OpenSlide reads, what a slide says about itself, and its pixels with bounded memory.
+
+Pixels are addressed in whole pixels of a level. What a scanner left out is transparent in the file and white here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image, ImageCms
+
+from casewise.errors import CasewiseError, ImageError
+from casewise.modalities.slides.content import (
+    HEAD,
+    INDEX_FILES,
+    PHOTOGRAPH_HEADS,
+    SLIDE_FILES,
+    TIFF_HEADS,
+    checked_size,
+    cut_short,
+    name_no_slide,
+)
+
+if TYPE_CHECKING:
+    from types import ModuleType, TracebackType
+
+__all__ = ["Slide", "SlideFacts", "is_slide", "slide_facts"]
+
+# A 1x objective sees about 10 µm a pixel; a TIFF saved at 72 dpi says 353, which is of print and not of a microscope.
+COARSEST_MPP = 10.0
+UNEVEN = 0.05
+# How much coarser a level may be than wanted and still count as the one that was asked for.
+SAME_LEVEL = 1.02
+# One read of at most so many pixels a side; a larger region is read block by block and reduced on the way.
+BLOCK = 2048
+# Decoded compressed tiles that are kept for the neighbours, bytes: two rows of them, but never more than the second.
+LEAST_CACHE, MOST_CACHE = 32 * 2**20, 160 * 2**20
+
+
+@dataclass(frozen=True)
+class SlideFacts:
+    """What a slide says about itself, without a pixel being decoded.
+
+    `levels` holds width, height and downsample of each level, finest first. `mpp`: microns per pixel of level 0.
+    `magnification`: the objective's power. Either is None where the file does not say it. `notes`: sentences on what
+    is odd.
+    """
+
+    width: int
+    height: int
+    levels: tuple[tuple[int, int, float], ...]
+    mpp: float | None
+    magnification: float | None
+    vendor: str
+    bytes: int
+    notes: tuple[str, ...] = ()
+
+    def level_for(self, downsample: float) -> int:
+        """The coarsest level that is no coarser than `downsample`, up to 2 %.
+
+        >>> facts = SlideFacts(800, 800, ((800, 800, 1.0), (200, 200, 4.0), (50, 50, 16.0)), None, None, "", 0)
+        >>> [facts.level_for(wanted) for wanted in (0.5, 1, 3.9, 3.99, 8, 99)]
+        [0, 0, 0, 1, 1, 2]
+        """
+        return max((n for n, level in enumerate(self.levels) if level[2] <= downsample * SAME_LEVEL), default=0)
+
+
+def _openslide() -> ModuleType:
+    """Import the optional package."""
+    try:
+        import openslide
+    except (ImportError, OSError) as error:
+        # OSError: the Python part is there but not the library behind it.
+        raise CasewiseError(
+            f"Slides need an optional part of casewise: pip install 'casewise[slides]' ({error})."
+        ) from error
+    module: ModuleType = openslide
+    return module
+
+
+def is_slide(path: Path) -> bool:
+    """Whether this file is a slide, judged by its content: OpenSlide reads it, or it is one that is cut short.
+
+    Any TIFF of tiles is a slide, also one with a single level. Photographs are told without the optional package.
+
+    Raises:
+        CasewiseError: the file looks like a slide, and the package that reads slides is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return False
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEAD)
+    except OSError:
+        # Opening it for reading says what is wrong.
+        return False
+    if head.startswith(PHOTOGRAPH_HEADS) and path.suffix.lower() not in INDEX_FILES:
+        return False
+    try:
+        openslide = _openslide()
+    except CasewiseError:
+        if path.suffix.lower() in SLIDE_FILES or (head.startswith(TIFF_HEADS) and _tiled_pages(path) > 1):
+            raise
+        return False
+    if openslide.OpenSlide.detect_format(path) is not None:
+        return True
+    # So that reading it says what is wrong; of other TIFFs nobody knows what they were.
+    return path.suffix.lower() in SLIDE_FILES and head.startswith(TIFF_HEADS) and bool(cut_short(path))
+
+
+def _tiled_pages(path: Path) -> int:
+    """How many images a TIFF of tiles holds; 0 where it is not of tiles or cannot be opened."""
+    try:
+        with Image.open(path) as image:
+            return getattr(image, "n_frames", 1) if 322 in getattr(image, "tag_v2", {}) else 0
+    except (OSError, SyntaxError, ValueError):
+        return 0
+
+
+def slide_facts(path: Path) -> SlideFacts:
+    """Return what the slide says about itself.
+
+    Raises:
+        ImageError: the file is missing, a folder, cut short, or no slide.
+        CasewiseError: the package that reads slides is not installed.
+    """
+    with Slide(path) as slide:
+        return slide.facts
+
+
+class Slide:
+    """An open slide. Use it in a `with`; any number of threads may read from it.
+
+    Raises:
+        ImageError: the file is missing, a folder, cut short, or no slide; while reading: a region is damaged.
+        CasewiseError: the package that reads slides is not installed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the slide; nothing is decoded yet."""
+        self.path = Path(path)
+        self._closed = False
+        self._module = _openslide()
+        size = checked_size(self.path)
+        try:
+            self._slide: Any = self._module.OpenSlide(self.path)
+        except self._module.OpenSlideUnsupportedFormatError as error:
+            raise ImageError(f"{self.path}: {name_no_slide(self.path)}") from error
+        except self._module.OpenSlideError as error:
+            raise ImageError(
+                f"{self.path}: the slide is damaged ({error}). Copy it again from its source, with all files beside it."
+            ) from error
+        try:
+            self.facts = _facts(self._slide, size)
+            self.cache = self._room()
+            self._slide.set_cache(self._module.OpenSlideCache(self.cache))
+        except BaseException:
+            self._slide.close()
+            raise
+
+    def __enter__(self) -> Slide:
+        """Return the slide itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the slide."""
+        self.close()
+
+    def close(self) -> None:
+        """Give its memory back; the slide cannot be read any more. A second time does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._slide.close()
+
+    def _room(self) -> int:
+        """Bytes that hold two rows of compressed tiles, so that each is decoded about once in raster order."""
+        width = self.facts.width
+        height = int(self._slide.properties.get("openslide.level[0].tile-height", 256))
+        return min(max(LEAST_CACHE, 8 * width * height), MOST_CACHE)
+
+    @property
+    def memory(self) -> int:
+        """About how many bytes reading holds at most: kept compressed tiles and one block in its stages."""
+        return self.cache + 16 * BLOCK**2
+
+    def region(self, level: int, box: tuple[int, int, int, int]) -> Image.Image:
+        """Read (left, top, width, height), whole pixels of `level`, as RGBA; outside the slide it is transparent.
+
+        Raises:
+            ImageError: these pixels are damaged.
+        """
+        left, top, width, height = box
+        downsample = self.facts.levels[level][2]
+        try:
+            place = (round(left * downsample), round(top * downsample))
+            image: Image.Image = self._slide.read_region(place, level, (width, height))
+        except self._module.OpenSlideError as error:
+            raise ImageError(
+                f"{self.path}: {width} x {height} pixels at x {left}, y {top} of level {level} cannot be decoded "
+                f"({error}). The file is damaged there: copy it again from its source, or leave this slide out."
+            ) from error
+        return image
+
+    def reduced(self, level: int, box: tuple[int, int, int, int], factor: int = 1) -> Image.Image:
+        """Read a region of `level` as RGBA, each `factor` x `factor` pixels averaged to one; the last may be partial.
+
+        However large the region is, no more than a block of it is held.
+
+        Raises:
+            ImageError: these pixels are damaged.
+        """
+        left, top, width, height = box
+        step = max(BLOCK // factor, 1) * factor
+        whole = Image.new("RGBA", (-(-width // factor), -(-height // factor)))
+        for y in range(0, height, step):
+            for x in range(0, width, step):
+                part = self.region(level, (left + x, top + y, min(step, width - x), min(step, height - y)))
+                whole.paste(part.reduce(factor) if factor > 1 else part, (x // factor, y // factor))
+        return whole
+
+    def in_srgb(self, image: Image.Image) -> Image.Image:
+        """Apply the slide's colour profile to an RGB image of it; without one the numbers are taken to be sRGB."""
+        return ImageCms.applyTransform(image, self._transform) or image if self._transform else image
+
+    @cached_property
+    def _transform(self) -> ImageCms.ImageCmsTransform | None:
+        """What brings the slide's colours to sRGB, None where nothing is to be done."""
+        try:
+            profile = self._slide.color_profile
+            if profile is None or "srgb" in ImageCms.getProfileDescription(profile).lower():
+                return None
+            return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), "RGB", "RGB")
+        except (ImageCms.PyCMSError, OSError, UnicodeError):
+            # As for photographs: a damaged profile is common and harmless.
+            return None
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """Compose RGBA on white.
+
+    >>> on_white(Image.new("RGBA", (1, 1), (90, 0, 0, 0))).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    opaque = Image.new("RGB", image.size, "white")
+    opaque.paste(image, mask=image.getchannel("A"))
+    return opaque
+
+
+def _facts(slide: Any, size: int) -> SlideFacts:
+    """Gather the facts of an open slide; implausible ones count as missing, and a note says so."""
+    said, notes = slide.properties, []
+    both = [_number(said.get(f"openslide.mpp-{axis}")) for axis in "xy"]
+    found = [value for value in both if value]
+    mpp = sum(found) / len(found) if found else None
+    if len(found) == 2 and max(found) > min(found) * (1 + UNEVEN):
+        notes.append(f"its pixels are not square: {found[0]:.4g} µm wide, {found[1]:.4g} µm high; the mean is used")
+    if mpp is not None and mpp > COARSEST_MPP:
+        notes.append(f"it claims {mpp:.4g} µm per pixel, which is a setting of print and counts as missing")
+        mpp = None
+    levels = tuple(
+        (width, height, float(down))
+        for (width, height), down in zip(slide.level_dimensions, slide.level_downsamples, strict=True)
+    )
+    width, height = slide.dimensions
+    vendor, power = said.get("openslide.vendor", ""), _number(said.get("openslide.objective-power"))
+    return SlideFacts(width, height, levels, mpp, power, vendor, size, tuple(notes))
+
+
+def _number(text: str | None) -> float | None:
+    """A positive number, or nothing."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if 0 < value < float("inf") else None

@@ -1,0 +1,192 @@
+"""Finding tissue on a slide: Otsu's threshold on a small picture of it, and how much tissue a tile holds.
+
+On glass, tissue is what has colour: the saturation of HSV is divided in two by Otsu's method (IEEE Trans. SMC 9, 62-66,
+1979). Where nothing has colour or the glass is dark (fluorescence), the brightness is divided instead. Specks and
+small holes are then removed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+from casewise.modalities.slides.reader import Slide, on_white
+
+__all__ = ["Tissue", "find_tissue", "read_thumbnail", "spread", "tissue_shares", "tissue_threshold"]
+
+LONGEST = 1024
+# Nuclei and the gaps between fibres are not looked at one by one: so many microns are blurred, and at most so many
+# pixels. Under fluorescence nothing shines between the nuclei, and more is bridged.
+BLUR, DARK_BLUR, MOST_BLUR = 10.0, 30.0, 20.0
+# Of 255 grey levels: a slide with a median below is fluorescence, above it is glass with light behind it.
+DARK = 64
+# Of 255: a saturation that hardly any stain stays below and hardly any glass exceeds.
+PALE = 20
+# Two parts whose means differ by less, of 255, are one part with noise; in the dark values are logarithms.
+LEAST_CONTRAST, LEAST_DARK_CONTRAST = 12.0, 30.0
+# Shares of the thumbnail: islands below the first are specks, holes below the second are filled.
+SPECK, HOLE = 1 / 10_000, 1 / 2_000
+
+
+@dataclass(frozen=True, eq=False)
+class Tissue:
+    """Where a slide has tissue.
+
+    `mask`: (h, w) `bool`. `downsample`: how many level-0 pixels a pixel of it is wide. `notes`: sentences on how it was
+    found, where that was not by colour.
+    """
+
+    mask: np.ndarray
+    downsample: float
+    notes: tuple[str, ...]
+
+    @property
+    def share(self) -> float:
+        """The share of the slide that is tissue."""
+        return float(self.mask.mean())
+
+
+def read_thumbnail(slide: Slide, longest: int = LONGEST) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return a picture of the whole slide of at most `longest` pixels a side.
+
+    (h, w, 3) `uint8` on white; (h, w) `bool`, whether there is anything scanned; and its downsample. It is averaged
+    block by block from the coarsest level that is large enough, so its memory does not grow with the slide.
+
+    Raises:
+        ImageError: the slide is damaged.
+    """
+    levels = slide.facts.levels
+    enough = [n for n, (width, height, _) in enumerate(levels) if max(width, height) >= longest]
+    level = max(enough, default=0)
+    width, height, downsample = levels[level]
+    factor = max(1, math.ceil(max(width, height) / longest))
+    image = slide.reduced(level, (0, 0, width, height), factor)
+    return np.asarray(on_white(image)), np.asarray(image.getchannel("A")) > 127, downsample * factor
+
+
+def tissue_threshold(values: np.ndarray, least: float = LEAST_CONTRAST) -> float | None:
+    """Otsu's threshold of `uint8` values: tissue is above it; None where the two parts differ by less than `least`.
+
+    >>> tissue_threshold(np.array([10] * 6 + [200] * 4, np.uint8)) in range(10, 200)
+    True
+    >>> tissue_threshold(np.array([10, 11, 12, 11], np.uint8)) is None
+    True
+    """
+    if not values.size:
+        return None
+    cut, _ = cv2.threshold(values.reshape(1, -1), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    above = values > cut
+    if above.all() or not above.any() or values[above].mean() - values[~above].mean() < least:
+        return None
+    return float(cut)
+
+
+def find_tissue(picture: np.ndarray, seen: np.ndarray, downsample: float, *, mpp: float | None = None) -> Tissue:
+    """Find tissue on a thumbnail and what was scanned of it, as `read_thumbnail` returns them.
+
+    `mpp` of level 0, where it is known, says how much is blurred; otherwise it is a pixel (three in the dark).
+    """
+    brightness = picture.max(axis=2)
+    micron = 1 / (mpp * downsample) if mpp else 0.1
+    if seen.any() and np.median(brightness[seen]) < DARK:
+        # Fluorescence spans orders of magnitude; below four grey levels it is noise.
+        values = np.log1p(_blurred(brightness.astype(np.float32), DARK_BLUR * micron) / 4) * (255 / np.log1p(64))
+        mask = _above(values.astype(np.uint8), seen, LEAST_DARK_CONTRAST)
+        notes = ["the slide is dark: tissue was divided from it by brightness, not by colour"]
+        return Tissue(_cleaned(mask, seen), downsample, tuple(notes))
+    smooth, notes = _blurred(picture, BLUR * micron), []
+    values = cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV)[..., 1]
+    if seen.any() and np.percentile(values[seen], 99.9) < PALE:
+        values = 255 - smooth.max(axis=2)
+        notes.append("nothing on the slide has colour: tissue was divided from it by darkness")
+    mask = _above(values, seen, LEAST_CONTRAST)
+    if not notes and mask.any() and np.median(values[seen & ~mask]) > PALE:
+        # What Otsu divided is pale tissue from strong.
+        mask = seen.copy()
+        notes.append("the slide shows no bare glass: all of it counts as tissue")
+    return Tissue(_cleaned(mask, seen), downsample, tuple(notes))
+
+
+def _blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
+    return cv2.GaussianBlur(picture, (0, 0), min(max(sigma, 1.0), MOST_BLUR))
+
+
+def _above(values: np.ndarray, seen: np.ndarray, least: float) -> np.ndarray:
+    cut = tissue_threshold(values[seen], least)
+    return np.zeros_like(seen) if cut is None else (values > cut) & seen
+
+
+def _cleaned(mask: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Remove specks and fill small holes."""
+    kept = _without_small(mask, SPECK * mask.size)
+    return ~_without_small(~kept, HOLE * mask.size) & seen
+
+
+def _without_small(mask: np.ndarray, least: float) -> np.ndarray:
+    """Remove islands of fewer than `least` pixels; corners connect."""
+    islands, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+    sizes = np.bincount(islands.ravel())
+    sizes[0] = 0
+    return sizes[islands] >= max(least, 1)
+
+
+def tissue_shares(tissue: Tissue, boxes: np.ndarray) -> np.ndarray:
+    """How much of each box is tissue, 0 to 1; boxes (N, 3) of x, y and side in level-0 pixels. Returns (N,) `float64`.
+
+    The areas are exact: a pixel of the mask counts by the part of it that lies in the box.
+
+    >>> half = Tissue(np.array([[True, False]]), 10.0, ())
+    >>> tissue_shares(half, np.array([[0, 0, 10], [5, 0, 10], [10, 0, 10], [9, 2, 4]]))
+    array([1.  , 0.5 , 0.  , 0.25])
+    """
+    height, width = tissue.mask.shape
+    summed = np.zeros((height + 1, width + 1))
+    summed[1:, 1:] = tissue.mask.cumsum(axis=0).cumsum(axis=1)
+    left, top, side = (boxes / tissue.downsample).T
+
+    def area(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        # Between the corners of a pixel its part grows with x and with y: just what bilinear interpolation gives.
+        part: np.ndarray = ndimage.map_coordinates(summed, [y, x], order=1, mode="nearest")
+        return part
+
+    right, bottom = left + side, top + side
+    covered = area(right, bottom) - area(left, bottom) - area(right, top) + area(left, top)
+    return np.clip(covered / side**2, 0, 1)
+
+
+def spread(places: np.ndarray, most: int) -> np.ndarray:
+    """Choose `most` of (N, 2) whole-numbered places, evenly over where they lie; their indices in ascending order.
+
+    They are strung on a Hilbert curve, which keeps neighbours together, and picked from it at even distances.
+
+    >>> rows, columns = np.divmod(np.arange(64), 8)
+    >>> chosen = spread(np.stack([columns, rows], axis=1), 4)
+    >>> sorted({(int(columns[i]) // 4, int(rows[i]) // 4) for i in chosen})
+    [(0, 0), (0, 1), (1, 0), (1, 1)]
+    """
+    if len(places) <= most:
+        return np.arange(len(places))
+    along = np.argsort(_along_hilbert(places), kind="stable")
+    chosen: np.ndarray = np.sort(along[((np.arange(most) + 0.5) * len(places) / most).astype(int)])
+    return chosen
+
+
+def _along_hilbert(places: np.ndarray) -> np.ndarray:
+    """How far along a Hilbert curve each place lies (D. Hilbert, Math. Ann. 38, 459-460, 1891)."""
+    x, y = (places - places.min(axis=0)).astype(np.int64).T
+    far = np.zeros_like(x)
+    half = 1 << int(max(x.max(), y.max(), 1)).bit_length() - 1
+    while half:
+        right, low = (x & half) > 0, (y & half) > 0
+        far += half * half * ((3 * right) ^ low)
+        x, y = x & (half - 1), y & (half - 1)
+        # Within a quarter the curve runs as in the whole, but turned over in the upper two.
+        turned = right & ~low
+        x, y = np.where(turned, half - 1 - x, x), np.where(turned, half - 1 - y, y)
+        x, y = np.where(low, x, y), np.where(low, y, x)
+        half >>= 1
+    return far

@@ -1,0 +1,1 @@
+"""The image store: every image decoded once into one memory-mapped array."""

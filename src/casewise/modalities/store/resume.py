@@ -1,0 +1,196 @@
+"""An unfinished build on disk: tiles in their places, and a journal with a line for each finished one.
+
+`building-….npy` has the space of all rows reserved up front; `building-….jsonl` gets a line when a row is finished. A
+line counts only if the tile hashes to what it says, so neither a kill nor a lost machine between the two writes can
+pass off an unwritten tile as finished.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from casewise.errors import RunError
+from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.store import COLUMNS, hash_tile
+
+Record = dict[str, Any]
+
+# The journal's and the index's share, an upper bound for paths of ordinary length.
+BYTES_PER_ROW = 1024
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Building:
+    """The two files of one unfinished build, which its settings and its list of paths name."""
+
+    def __init__(self, folder: Path, paths: Sequence[object], preparation: Preparation) -> None:
+        """Read what an earlier run has finished; nothing is written before the `with` block."""
+        key = hashlib.sha256("\n".join([preparation.fingerprint(), *map(str, paths)]).encode()).hexdigest()
+        stem = f"{stem_of(preparation)}{key[:16]}"
+        self.tiles, self.journal = folder / f"{stem}.npy", folder / f"{stem}.jsonl"
+        self._shape = preparation.shape
+        header = io.BytesIO()
+        whole = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), *self._shape)}
+        np.lib.format.write_array_header_1_0(header, whole)
+        self._header = header.getvalue()
+        self._tile_bytes = int(np.prod(self._shape))
+        self._total = len(self._header) + len(paths) * self._tile_bytes
+        self._needed = self._total + len(paths) * BYTES_PER_ROW
+        self._lock = threading.Lock()
+        self._records = read_journal(self.journal)
+
+    def __enter__(self) -> Self:
+        """Open both files and reserve their space."""
+        with self._disk():
+            self._notes = open(self.journal, "ab", buffering=0)
+            try:
+                # A line that a kill has torn must not swallow the next one.
+                _put(self._notes, b"\n")
+                self._file = open(self.tiles, "r+b" if self.tiles.exists() else "w+b", buffering=0)
+                try:
+                    self._reserve()
+                    self._file.seek(0)
+                    _put(self._file, self._header)
+                except BaseException:
+                    self._file.close()
+                    raise
+            except BaseException:
+                self._notes.close()
+                raise
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        """Bring the tiles to the disk and close both files."""
+        with self._file, self._notes, self._disk():
+            os.fsync(self._file.fileno())
+
+    def _reserve(self) -> None:
+        """Take the space of all tiles now, so that a full disk is found before the work and not after it."""
+        if os.fstat(self._file.fileno()).st_size == self._total:
+            return
+        needed = self._needed
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(self._file.fileno(), 0, self._total)
+                needed -= self._total
+            except OSError as error:
+                if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
+                    raise
+        if shutil.disk_usage(self.tiles.parent).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._file.truncate(self._total)
+
+    def finished(self, row: int, found: os.stat_result) -> Record | None:
+        """The record of a row whose source has not changed and whose tile is what was written."""
+        record = self._records.get(row)
+        if record is None or not as_it_was(record, found):
+            return None
+        with self._lock, self._disk():
+            self._file.seek(len(self._header) + row * self._tile_bytes)
+            tile = self._file.read(self._tile_bytes)
+        return record if hashlib.sha256(tile or b"").hexdigest() == record["tile_sha256"] else None
+
+    def write(self, row: int, tile: np.ndarray) -> None:
+        """Write one tile in its place; safe from several threads."""
+        with self._lock, self._disk():
+            self._file.seek(len(self._header) + row * self._tile_bytes)
+            _put(self._file, np.ascontiguousarray(tile).tobytes())
+
+    def note(self, row: int, record: Record) -> None:
+        """Say that a row is finished, once its tile is written."""
+        with self._disk():
+            _put(self._notes, json.dumps({"row": row} | record).encode() + b"\n")
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Tell a failure of the disk as a sentence; what is finished stays."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise RunError(f"{self.tiles} cannot be written: {error.strerror or error}.") from error
+            if not read_journal(self.journal):
+                # Nothing is finished, so the space that was partly reserved is given back.
+                self.tiles.unlink(missing_ok=True)
+                self.journal.unlink(missing_ok=True)
+            free = shutil.disk_usage(self.tiles.parent).free
+            raise RunError(
+                f"{self.tiles.parent}: the disk is full. The tile store needs {self._needed / 1e6:,.1f} MB beside what "
+                f"is there, and {free / 1e6:,.1f} MB are free. Make room and run the same command again: "
+                "finished tiles are kept."
+            ) from error
+
+
+class Earlier:
+    """Tiles that were made before, found again by an unchanged path or by the source's hash."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._by_path: dict[str, tuple[Record, np.ndarray]] = {}
+        self._by_content: dict[str, tuple[Record, np.ndarray]] = {}
+
+    def add(self, tiles: np.ndarray, records: dict[int, Record]) -> None:
+        """Offer the rows of `tiles` that `records` describe; what was offered before has precedence."""
+        for row, record in records.items():
+            if row < len(tiles):
+                self._by_path.setdefault(record["path"], (record, tiles[row]))
+                self._by_content.setdefault(record["sha256"], (record, tiles[row]))
+
+    def same_file(self, path: str, found: os.stat_result) -> tuple[Record, np.ndarray] | None:
+        """The tile of a file that still has the size and the time it had."""
+        entry = self._by_path.get(path)
+        return _intact(*entry) if entry and as_it_was(entry[0], found) else None
+
+    def same_content(self, sha256: str) -> tuple[Record, np.ndarray] | None:
+        """The tile of a file with these bytes, wherever it was."""
+        entry = self._by_content.get(sha256)
+        return _intact(*entry) if entry else None
+
+
+def as_it_was(record: Record, found: os.stat_result) -> bool:
+    """Whether a file still has the size and the time of its record."""
+    return bool((record["bytes"], record["mtime_ns"]) == (found.st_size, found.st_mtime_ns))
+
+
+def _intact(record: Record, tile: np.ndarray) -> tuple[Record, np.ndarray] | None:
+    """Pass on a copy of a tile if it is what was written."""
+    copy = np.array(tile)
+    return (record, copy) if hash_tile(copy) == record["tile_sha256"] else None
+
+
+def _put(file: io.FileIO, data: bytes) -> None:
+    """Write all of `data`; an unbuffered file may take only part of it at a time."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def stem_of(preparation: Preparation) -> str:
+    """How the names of all builds with these settings begin."""
+    return f"building-{preparation.fingerprint()[:8]}-"
+
+
+def read_journal(path: Path) -> dict[int, Record]:
+    """Return the records of a build by row; torn lines are left out."""
+    found: dict[int, Record] = {}
+    if path.exists():
+        for line in path.read_bytes().splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict) and set(entry) == {"row", *COLUMNS}:
+                found[entry.pop("row")] = entry
+    return found

@@ -1,0 +1,242 @@
+"""The tile store: every source image decoded once into one memory-mapped array, beside an index.
+
+A folder holds `store.json`, which names the other two by their content: `tiles-….npy`, an array (N, C, H, W) `uint8`
+that NumPy opens, and `index-….parquet`, one row a tile. `store.json` is replaced in one step, and last; a reader sees
+the former store, the new one or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import PIL
+from PIL import features
+
+from casewise.errors import RunError, StudyError
+from casewise.files import write_atomic, write_json
+from casewise.modalities.store.preparation import PIXEL_RULES, Preparation
+
+if TYPE_CHECKING:
+    from casewise.modalities.slides.wsi_tile import Piece
+
+__all__ = ["TileStore", "open_store", "prepare"]
+
+MARKER = "store.json"
+# `tile_sha256` is the hash of the tile's own bytes; the rest describes the source file. Width and height are upright.
+COLUMNS = ("path", "sha256", "bytes", "mtime_ns", "width", "height", "mode", "format", "tile_sha256")
+# A store may be superseded between reading its marker and opening its files; the new marker is then read.
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class TileStore:
+    """A finished store: `tiles` (N, C, H, W) `uint8`, read-only, and `index` with a row for each, in the same order.
+
+    Index columns: `path` as it was given, `sha256`, `bytes` and `mtime_ns` of the source file, `width` and `height`
+    as seen upright, stored `mode`, `format`, and `tile_sha256` of the tile's bytes. `address` is a hash over the
+    settings and the sources. Pickling one passes on its folder, not its pixels.
+    """
+
+    tiles: np.memmap[Any, np.dtype[np.uint8]]
+    index: pd.DataFrame
+    address: str
+    preparation: Preparation
+    folder: Path
+
+    def __len__(self) -> int:
+        """The number of tiles."""
+        return len(self.tiles)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the folder and the address, so that a worker maps the same file."""
+        return _reopened, (self.folder, self.address)
+
+
+def _reopened(folder: Path, address: str) -> TileStore:
+    """Open the store that a pickled one named."""
+    store = open_store(folder)
+    if store.address != address:
+        raise RunError(f"{folder}: the tile store was made anew while it was in use. Run the same command again.")
+    return store
+
+
+def hash_tile(tile: np.ndarray) -> str:
+    """The SHA-256 of a tile's bytes."""
+    return hashlib.sha256(tile.tobytes()).hexdigest()
+
+
+def open_store(folder: Path, *, verify: bool = False) -> TileStore:
+    """Open the finished tile store in `folder`; no image is read.
+
+    Array shape and length, the index's checksum and the address are always checked; with `verify` every tile is
+    hashed and compared with the index, too.
+
+    Raises:
+        RunError: there is no finished store, or it is damaged; the message says what to do.
+    """
+    folder = Path(folder)
+    for attempt in range(ATTEMPTS):
+        try:
+            store = _opened(folder)
+            break
+        except FileNotFoundError as error:
+            if not (folder / MARKER).exists():
+                raise RunError(f"{folder}: there is no finished tile store here. Prepare the images first.") from error
+            if attempt == ATTEMPTS - 1:
+                raise _damaged(folder, f"{Path(error.filename).name} is missing") from error
+        except (OSError, ValueError, EOFError, LookupError, TypeError, StudyError) as error:
+            raise _damaged(folder, str(error)) from error
+    if verify:
+        bad = [row for row in range(len(store)) if hash_tile(store.tiles[row]) != store.index["tile_sha256"].iloc[row]]
+        if bad:
+            named = ", ".join(store.index["path"].iloc[bad[:3]])
+            raise _damaged(folder, f"{len(bad):,} of {len(store):,} tiles are not as written ({named}…)")
+    return store
+
+
+def _damaged(folder: Path, what: str) -> RunError:
+    """Say that a store cannot be trusted."""
+    return RunError(f"{folder}: the tile store is damaged: {what}. Delete {folder / MARKER} and prepare again.")
+
+
+def _opened(folder: Path) -> TileStore:
+    """Open a store and check what costs no reading of tiles; `ValueError` says what is wrong."""
+    marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    if marker["rules"] != PIXEL_RULES:
+        raise ValueError(f"it was made by reading rules {marker['rules']}, these are {PIXEL_RULES}")
+    packed = (folder / marker["index"]).read_bytes()
+    if hashlib.sha256(packed).hexdigest() != marker["index_sha256"]:
+        raise ValueError(f"{marker['index']} is not as written")
+    index = pd.read_parquet(io.BytesIO(packed))
+    preparation = Preparation(**marker["preparation"])
+    if preparation.address(index["sha256"]) != marker["address"]:
+        raise ValueError("its address does not belong to its settings and sources")
+    tiles = np.load(folder / marker["tiles"], mmap_mode="r", allow_pickle=False)
+    expected = (len(index), *preparation.shape)
+    if tiles.shape != expected or tiles.dtype != np.uint8:
+        raise ValueError(f"{marker['tiles']} is {tiles.dtype} {tiles.shape} instead of uint8 {expected}")
+    return TileStore(tiles, index, marker["address"], preparation, folder)
+
+
+def publish(folder: Path, built: Path, rows: Sequence[dict[str, Any]], preparation: Preparation) -> None:
+    """Make the finished tiles in `built` and their index the store of `folder`.
+
+    `built` stays under its own name as well until it is swept, so that being killed here loses nothing.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written; the former store stands.
+    """
+    address = preparation.address(row["sha256"] for row in rows)
+    index = pd.DataFrame(rows, columns=list(COLUMNS))
+    packed = io.BytesIO()
+    index.to_parquet(packed, index=False)
+    checksum = hashlib.sha256(packed.getvalue()).hexdigest()
+    tiles = folder / f"tiles-{address[:16]}.npy"
+    link_over(built, tiles)
+    write_atomic(folder / f"index-{checksum[:16]}.parquet", packed.getvalue())
+    marker = {
+        "address": address,
+        "preparation": asdict(preparation),
+        "rules": PIXEL_RULES,
+        "shape": [len(rows), *preparation.shape],
+        "tiles": tiles.name,
+        "index": f"index-{checksum[:16]}.parquet",
+        "index_sha256": checksum,
+        "made_with": {"pillow": PIL.__version__, "libjpeg_turbo": features.version_feature("libjpeg_turbo")},
+    }
+    write_json(folder / MARKER, marker)
+
+
+def link_over(source: Path, target: Path) -> None:
+    """Let `target` name the same file as `source`, replacing it in one step; moved where links are not possible."""
+    beside = target.with_suffix(".linking")
+    try:
+        beside.unlink(missing_ok=True)
+        try:
+            os.link(source, beside)
+        except OSError:
+            os.replace(source, beside)
+        os.replace(beside, target)
+    except OSError as error:
+        raise RunError(f"{target} could not be written: {error.strerror or error}. The build can continue.") from error
+
+
+def sweep(folder: Path) -> None:
+    """Remove what neither the finished store nor an unfinished build needs; only for who holds the folder."""
+    try:
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        tiles, index = folder / marker["tiles"], folder / marker["index"]
+    except (OSError, ValueError, LookupError, TypeError):
+        # No store, or one that is damaged beyond its marker.
+        tiles = index = folder / MARKER
+    for pattern in ("tiles-*", "index-*", ".index-*", f".{MARKER}.*"):
+        for path in folder.glob(pattern):
+            if path not in {tiles, index}:
+                path.unlink(missing_ok=True)
+    for build in folder.glob("building-*.npy"):
+        # Killed after publishing: to continue in this file would change the finished store.
+        if tiles.exists() and build.samefile(tiles):
+            build.unlink()
+            build.with_suffix(".jsonl").unlink(missing_ok=True)
+
+
+def prepare(
+    paths: Sequence[Path | Piece],
+    preparation: Preparation,
+    folder: Path,
+    *,
+    processes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> TileStore:
+    """Make, continue, mend or just open the tile store of `paths` in `folder`; row i of the store is `paths[i]`,
+    an image file or a piece of a slide.
+
+    A finished store whose sources have the size and time they had is opened without reading an image. Otherwise only
+    what is new, changed or unfinished is decoded, by `processes` workers (default: the cores). `progress(done, total)`
+    is called from this thread. Decoding releases the interpreter's lock, so the workers are threads.
+
+    Raises:
+        ImageError: images cannot be read; every one of them is in the message, and the others are kept.
+        RunError: the folder is in use by another run, cannot be written, or the disk is full.
+    """
+    from casewise.modalities.store.store_builder import build
+
+    folder = Path(folder)
+    if store := unchanged(paths, preparation, folder):
+        if progress:
+            progress(len(store), len(store))
+        return store
+    build(paths, preparation, folder, workers=processes, progress=progress)
+    return open_store(folder)
+
+
+def unchanged(paths: Sequence[Path | Piece], preparation: Preparation, folder: Path) -> TileStore | None:
+    """Return the finished store of `folder` if it is of these settings and of these files as they are now."""
+    if not (folder / MARKER).exists():
+        return None
+    try:
+        store = open_store(folder)
+    except RunError:
+        # Damaged or of older rules: it is made anew from the sources, which is the remedy anyhow.
+        return None
+    index = store.index
+    if store.preparation != preparation or index["path"].tolist() != [str(path) for path in paths]:
+        return None
+    for path, size, mtime in zip(paths, index["bytes"].tolist(), index["mtime_ns"].tolist(), strict=True):
+        try:
+            found = os.stat(path)
+        except OSError:
+            # A source that went away is named by the build, together with everything else that is wrong.
+            return None
+        if (found.st_size, found.st_mtime_ns) != (size, mtime):
+            return None
+    return store

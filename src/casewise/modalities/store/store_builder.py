@@ -1,0 +1,266 @@
+"""Building a tile store: only what no earlier store or unfinished build has is decoded, on all cores."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+import numpy as np
+
+from casewise.errors import ImageError, RunError, StudyError
+from casewise.modalities.photographs.readers import open_source, read_bytes
+from casewise.modalities.slides.content import checked_size
+from casewise.modalities.slides.wsi_tile import Piece, Slides
+from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.resume import Building, Earlier, Record, read_journal, stem_of
+from casewise.modalities.store.store import COLUMNS, MARKER, hash_tile, open_store, publish, sweep, unchanged
+
+Progress = Callable[[int, int], None]
+
+# What all decoders together may hold; one image that needs more is decoded alone.
+MEMORY = 640 * 2**20
+# Beyond so many problems the message would bury its first line.
+SHOWN = 200
+
+
+class Budget:
+    """Keeps the memory of simultaneous decoding below a total, in bytes."""
+
+    def __init__(self, total: int) -> None:
+        """Begin with all of it free."""
+        self._total = self._free = total
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, amount: int) -> Iterator[None]:
+        """Wait until `amount` bytes are free; more than the total waits for all of it."""
+        amount = min(amount, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= amount)
+            self._free -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += amount
+                self._changed.notify_all()
+
+
+def build(
+    paths: Sequence[Path | Piece],
+    preparation: Preparation,
+    folder: Path,
+    *,
+    workers: int | None,
+    progress: Progress | None,
+) -> None:
+    """Build and publish the store of `paths` in `folder`; see `store.prepare` for what it raises."""
+    if not paths:
+        raise ImageError("There is no image to prepare: the list is empty.")
+    if workers is not None and workers < 1:
+        raise StudyError(f"processes must be at least 1, not {workers}.")
+    with alone(folder):
+        if unchanged(paths, preparation, folder):
+            return
+        sweep(folder)
+        building = Building(folder, paths, preparation)
+        earlier = _earlier(folder, preparation)
+        with building:
+            rows, problems = _fill(building, earlier, paths, preparation, workers or _cores(), progress)
+        # Whatever of the other builds serves this list has been copied by now.
+        _discard_builds(folder, keep=building)
+        if problems:
+            raise ImageError(_told(problems, paths))
+        publish(folder, building.tiles, rows, preparation)
+        _discard_builds(folder)
+        sweep(folder)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the folder for one build; the lock is gone when the process is, however it ends.
+
+    Raises:
+        RunError: another run is building here, or the folder cannot be written.
+    """
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise RunError(f"{folder}: another run is preparing images here. Wait until it is done, or end it.") from error
+    except NotImplementedError:
+        warnings.warn(f"{folder}: its file system has no locks; start no second run here.", stacklevel=2)
+    except OSError as error:
+        raise RunError(f"{folder}: tiles cannot be kept here: {error.strerror or error}.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _cores() -> int:
+    """The cores this process may use, container limits included."""
+    import joblib
+
+    return int(joblib.cpu_count())
+
+
+def _earlier(folder: Path, preparation: Preparation) -> Earlier:
+    """Gather every tile of these settings that the folder has, finished or not."""
+    earlier = Earlier()
+    for journal in sorted(folder.glob(f"{stem_of(preparation)}*.jsonl")):
+        try:
+            tiles = np.load(journal.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            # Killed before its header was written: there is nothing in it to keep.
+            continue
+        earlier.add(tiles, read_journal(journal))
+    if (folder / MARKER).exists():
+        try:
+            store = open_store(folder)
+        except RunError:
+            # A store that cannot be opened is what this build replaces.
+            return earlier
+        if store.preparation == preparation:
+            earlier.add(store.tiles, dict(enumerate(store.index[list(COLUMNS)].to_dict("records"))))
+    return earlier
+
+
+def _fill(
+    building: Building,
+    earlier: Earlier,
+    paths: Sequence[Path | Piece],
+    preparation: Preparation,
+    workers: int,
+    progress: Progress | None,
+) -> tuple[list[Record], dict[int, str]]:
+    """Finish every row that can be; return the records in order and the problems by row."""
+    budget, slides = Budget(MEMORY), Slides()
+    records: dict[int, Record] = {}
+    problems: dict[int, str] = {}
+
+    def finish(row: int) -> tuple[Record, bool]:
+        return _row(building, earlier, budget, slides, row, paths[row], preparation)
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="tiles")
+    try:
+        jobs = {pool.submit(finish, row): row for row in range(len(paths))}
+        for done, job in enumerate(as_completed(jobs), 1):
+            row = jobs[job]
+            try:
+                records[row], is_new = job.result()
+            except ImageError as error:
+                problems[row] = str(error)
+            else:
+                if is_new:
+                    building.note(row, records[row])
+            if progress:
+                progress(done, len(paths))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return [records[row] for row in sorted(records)], problems
+
+
+def _row(
+    building: Building,
+    earlier: Earlier,
+    budget: Budget,
+    slides: Slides,
+    row: int,
+    path: Path | Piece,
+    preparation: Preparation,
+) -> tuple[Record, bool]:
+    """Finish one row, in place, from an earlier tile or by decoding; return the record and whether it is new."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        # Opening it says what is wrong.
+        found = None
+    if found and (record := building.finished(row, found)):
+        return record, False
+    if found and (known := earlier.same_file(str(path), found)):
+        record, tile = known
+        building.write(row, tile)
+        return record, True
+    # The time was taken before the bytes: a file that changes meanwhile is seen as changed the next time.
+    if isinstance(path, Piece):
+        return _piece(building, earlier, slides, row, path, preparation, found), True
+    data = read_bytes(path)
+    source = hashlib.sha256(data).hexdigest()
+    about = {"path": str(path), "sha256": source, "bytes": len(data), "mtime_ns": found.st_mtime_ns if found else 0}
+    if known := earlier.same_content(source):
+        record, tile = known
+        building.write(row, tile)
+        return record | about, True
+    image = open_source(path, data)
+    target = image.target(preparation.size, stretched=not preparation.keep_ratio)
+    with budget.hold(image.memory(target)):
+        tile = image.tile(preparation)
+    building.write(row, tile)
+    facts = {name: image.facts()[name] for name in ("width", "height", "mode", "format")}
+    return about | facts | {"tile_sha256": hash_tile(tile)}, True
+
+
+def _piece(
+    building: Building,
+    earlier: Earlier,
+    slides: Slides,
+    row: int,
+    piece: Piece,
+    preparation: Preparation,
+    found: os.stat_result | None,
+) -> Record:
+    """Finish the row of a piece of a slide."""
+    if found is None:
+        checked_size(piece.path)
+    source = slides.sha256(piece)
+    about = (
+        {"path": str(piece), "sha256": source, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns} if found else {}
+    )
+    if known := earlier.same_content(source):
+        record, tile = known
+        building.write(row, tile)
+        return record | about
+    tile = slides.tile(piece, preparation)
+    building.write(row, tile)
+    facts = {"width": preparation.size, "height": preparation.size, "mode": "RGB", "format": "slide"}
+    return about | facts | {"tile_sha256": hash_tile(tile)}
+
+
+def _discard_builds(folder: Path, keep: Building | None = None) -> None:
+    """Remove unfinished builds, all or all but one."""
+    kept = {keep.tiles, keep.journal} if keep else set()
+    for path in folder.glob("building-*"):
+        if path not in kept:
+            path.unlink(missing_ok=True)
+
+
+def _told(problems: dict[int, str], paths: Sequence[Path | Piece]) -> str:
+    """All problems of the list as one message, in the order of the rows; of the pieces of a slide the first."""
+    lines: list[str] = []
+    first: dict[Path, int] = {}
+    more: Counter[Path] = Counter()
+    for row in sorted(problems):
+        source = paths[row]
+        if isinstance(source, Piece):
+            if source.path in first:
+                more[source.path] += 1
+                continue
+            first[source.path] = len(lines)
+        lines.append(f"  {problems[row]}")
+    for path, count in more.items():
+        lines[first[path]] += f" So it is with {count:,} more of its tiles."
+    if len(lines) > SHOWN:
+        lines[SHOWN:] = [f"  … and {len(lines) - SHOWN:,} more like these."]
+    kept = "" if len(problems) == len(paths) else " The other tiles are kept for the next run."
+    what = "tiles" if first else "images"
+    return "\n".join([f"{len(problems):,} of {len(paths):,} {what} cannot be read.{kept}", *lines])

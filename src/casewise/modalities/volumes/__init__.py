@@ -1,0 +1,1 @@
+"""Volumes: reading scans and preparing slices on one grid."""

@@ -1,0 +1,208 @@
+"""From the rows of a cohort's table to what each case is made from: its scans by sequence, its mask or its box."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from casewise.cohort.checks import STORED
+from casewise.cohort.cohort import Cohort, with_panels
+from casewise.cohort.table import names_text
+from casewise.errors import CohortError, nearest
+from casewise.modalities.volumes.case_table import (
+    box_in,
+    check_left,
+    check_lesions,
+    check_regions,
+    check_rows,
+    classes_noted,
+    masks_in,
+    number,
+)
+from casewise.modalities.volumes.slice_store import CaseSources
+from casewise.study.schema import Study, Volumes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHOWN = 20
+
+
+def settle_sequences(study: Study, cohort: Cohort) -> Cohort:
+    """The cohort with the rows of the study's sequences alone, cases that lack one left out where the study says so.
+
+    Raises:
+        CohortError: with everything that keeps rows from making a case, and what to do.
+    """
+    volumes = study.volumes
+    assert volumes is not None
+    images = cohort.images
+    if volumes.column not in images:
+        raise CohortError(
+            f"{study.cohort}: there is no column {volumes.column!r} that says which of "
+            f"{', '.join(volumes.sequences)} a row shows. Add it, or name it: `volumes: {{column: …}}`."
+            f"{nearest(volumes.column, list(images))} There are: {names_text(_headings(images), 12)}."
+        )
+    problems: list[str] = []
+    images = images.assign(sequence=images[volumes.column].astype(str).str.strip())
+    images = _as_listed(volumes, images, problems)
+    notes = [note.replace("Every image is", "Every scan is") for note in cohort.notes]
+    known = images["sequence"].isin(volumes.sequences)
+    if not known.any():
+        found = sorted(set(images["sequence"]))
+        raise CohortError(
+            f"{study.cohort}: no row shows one of the sequences {', '.join(volumes.sequences)}; {volumes.column} has "
+            f"{names_text(found)}.{nearest(volumes.sequences[0], found)}"
+        )
+    left_out = images[~known]
+    if len(left_out):
+        others = names_text([name or "empty cells" for name in sorted(set(left_out["sequence"]))])
+        what = "row shows another sequence" if len(left_out) == 1 else "rows show other sequences"
+        are = "is" if len(left_out) == 1 else "are"
+        notes.append(f"{len(left_out):,} {what} ({others}) and {are} left out.")
+        images = images[known]
+    notes += check_rows(study, images, problems)
+    images, told = _with_missing(volumes, images, left_out, problems)
+    check_regions(study, images, problems)
+    notes += [*told, *check_lesions(study, images, problems)]
+    if not problems and images["case"].nunique() < cohort.images["case"].nunique():
+        check_left(study, images, problems)
+    if problems:
+        count = f"{len(problems):,} {'problem' if len(problems) == 1 else 'problems'}"
+        more = f"\n  … and {len(problems) - SHOWN:,} more." if len(problems) > SHOWN else ""
+        raise CohortError(f"{study.cohort}: {count}." + "".join(f"\n  {text}" for text in problems[:SHOWN]) + more)
+    images, panels = with_panels(images.reset_index(drop=True), study)
+    cases = cohort.cases[cohort.cases["case"].isin(set(images["case"]))].reset_index(drop=True)
+    notes += classes_noted(study, panels)
+    return dataclasses.replace(cohort, images=images, panels=panels, cases=cases, notes=notes)
+
+
+def counted(study: Study, cohort: Cohort) -> str:
+    """How many scans there are, in words; of slices that are images of their own, how many slices."""
+    count = len(cohort.images)
+    noun = "slice" if study.volumes and study.volumes.order else "scan"
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def sources_of(study: Study, cohort: Cohort) -> list[CaseSources]:
+    """What each case is made from, in the order of the cohort's panels."""
+    volumes = study.volumes
+    assert volumes is not None
+    groups = dict(iter(cohort.images.groupby("case", sort=False)))
+    return [_sources(study, volumes, str(case), groups[case]) for case in cohort.panels["case"]]
+
+
+def source_of(study: Study, cohort: Cohort, row: int) -> CaseSources:
+    """What the case of one panel is made from."""
+    assert study.volumes is not None
+    case = cohort.panels["case"].iloc[row]
+    return _sources(study, study.volumes, str(case), cohort.images[cohort.images["case"] == case])
+
+
+def lesions_of(study: Study, cohort: Cohort) -> dict[str, list[Path]]:
+    """The masks of lesions that the table names, by case."""
+    column = study.volumes.lesion if study.volumes else None
+    if not column:
+        return {}
+    folder = (study.root or study.cohort.parent).absolute()
+    groups = cohort.images.groupby("case", sort=False)
+    return {str(case): [folder / name for name in masks_in(rows, column)] for case, rows in groups}
+
+
+def _headings(images: pd.DataFrame) -> list[str]:
+    """The table's own columns."""
+    return [str(name) for name in images.columns if name not in STORED]
+
+
+def _plain(name: str) -> str:
+    """A sequence's name as people mistype it: without capitals, spaces, hyphens and underscores.
+
+    >>> _plain("T1 pre") == _plain("t1_pre"), _plain("T2*") == _plain("T2")
+    (True, False)
+    """
+    return "".join(letter for letter in name.casefold() if not letter.isspace() and letter not in "-_.")
+
+
+def _as_listed(volumes: Volumes, images: pd.DataFrame, problems: list[str]) -> pd.DataFrame:
+    """Tell of names that differ from a listed one in spelling alone, and take them as it for what else is checked."""
+    meant = {_plain(name): name for name in volumes.sequences}
+    for name, rows in images.groupby("sequence", sort=False):
+        listed = meant.get(_plain(str(name)))
+        if listed is None or name in volumes.sequences:
+            continue
+        files = names_text([f"{Path(p).name} of {c}" for p, c in zip(rows["path"], rows["case"], strict=True)], 3)
+        problems.append(
+            f"{volumes.column}: {len(rows):,} {'row says' if len(rows) == 1 else 'rows say'} {name!r} ({files}), and "
+            f"the study lists {listed!r}. Write one and the same name in the table and in volumes.sequences."
+        )
+        images = images.assign(sequence=images["sequence"].replace({name: listed}))
+    return images
+
+
+def _with_missing(
+    volumes: Volumes, images: pd.DataFrame, left_out: pd.DataFrame, problems: list[str]
+) -> tuple[pd.DataFrame, list[str]]:
+    """What becomes of cases that lack a sequence; `left_out` are rows of sequences that the study does not list."""
+    there = images.groupby("case", sort=False)["sequence"].agg(set)
+    wanted = set(volumes.sequences)
+    bare = dict.fromkeys(name for name in left_out["case"].astype(str) if name not in there)
+    lacking = {str(case): sorted(wanted - found) for case, found in there.items() if wanted - found}
+    lacking |= {case: sorted(wanted) for case in bare}
+    if not lacking:
+        return images, []
+    nowhere = sorted(wanted - set().union(*there)) if len(there) else []
+    if nowhere:
+        known = sorted({str(name) for name in images["sequence"]})
+        problems.append(
+            f"volumes.sequences: no row shows {names_text(nowhere, 3)}; the table has {', '.join(known)}. Leave out "
+            "what was never taken, or correct its name."
+        )
+        return images, []
+    others = left_out[left_out["case"].astype(str).isin(lacking)]
+    names = others["sequence"].replace("", "an empty cell")
+    shown = names.groupby(others["case"].astype(str)).agg(lambda found: ", ".join(dict.fromkeys(found)))
+    named = names_text(
+        [
+            f"{case} ({', '.join(missing)}{f'; it has {shown[case]}' if case in shown else ''})"
+            for case, missing in lacking.items()
+        ],
+        SHOWN,
+    )
+    count = (
+        f"{len(lacking):,} of {len(there) + len(bare):,} cases {'lacks' if len(lacking) == 1 else 'lack'} a sequence"
+    )
+    if volumes.missing == "require":
+        problems.append(
+            f"{count}: {named}. Add the scans, leave these cases out with `volumes: {{missing: drop}}`, or learn to do "
+            "without with `missing: mask`."
+        )
+        return images, []
+    if volumes.missing == "drop":
+        kept = images[~images["case"].astype(str).isin(lacking)]
+        if kept.empty:
+            problems.append(f"Every case lacks a sequence: {named}. Add the scans, or list fewer in volumes.sequences.")
+            return images, []
+        return kept, [f"{count} and {'is' if len(lacking) == 1 else 'are'} left out: {named}."]
+    told = [f"{count}, for which a learned stand-in is put: {named}."]
+    if bare:
+        told.append(f"Left out for want of any sequence: {names_text(list(bare), SHOWN)}.")
+    return images, told
+
+
+def _sources(study: Study, volumes: Volumes, case: str, rows: pd.DataFrame) -> CaseSources:
+    paths = []
+    for sequence in volumes.sequences:
+        mine = rows[rows["sequence"] == sequence]
+        if volumes.order:
+            mine = mine.assign(place=mine[volumes.order].map(number)).sort_values("place")
+        paths.append(tuple(Path(path) for path in mine["path"]))
+    folder = (study.root or study.cohort.parent).absolute()
+    return CaseSources(
+        case=case,
+        paths=tuple(paths),
+        sequences=tuple(volumes.sequences),
+        mask=folder / masks_in(rows, volumes.mask)[0] if volumes.roi == "mask" else None,
+        box=box_in(rows, case) if volumes.roi == "box" else None,
+        spacing=(volumes.pixel_mm, volumes.slice_mm) if volumes.order else None,
+    )

@@ -1,0 +1,140 @@
+"""The scans and the mask of one case, read whole or by their headers alone; all that is wrong with them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from casewise.errors import CasewiseError, ImageError
+from casewise.modalities.volumes.scans import Scan
+
+if TYPE_CHECKING:
+    from casewise.modalities.volumes.preprocess import Prepared
+    from casewise.modalities.volumes.slice_store import CaseSources
+
+__all__ = ["Gathered", "empty_in", "gather", "not_prepared", "scans_of"]
+
+SHOWN = 50
+
+
+@dataclass(eq=False)
+class Gathered:
+    """What a case is made from: its scans in the order of the study's sequences, None where one is absent.
+
+    `notes` are what is odd, `problems` what stops the case; each names its file.
+    """
+
+    scans: list[Scan | None] = field(default_factory=list)
+    mask: Scan | None = None
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def gather(case: CaseSources, *, voxels: bool = True) -> Gathered:
+    """Read everything that a case is made from; without `voxels` headers alone."""
+    from casewise.modalities.volumes.reading import check_same_subject, read_scan
+    from casewise.modalities.volumes.slice_images import stacked
+
+    found = Gathered()
+
+    def read(make: Callable[[], Scan]) -> Scan | None:
+        try:
+            scan = make()
+        except CasewiseError as error:
+            if str(error) not in found.problems:
+                found.problems.append(str(error))
+            return None
+        found.notes += [f"{scan.path}: {note}" for note in scan.notes]
+        modality = str(scan.facts.get("modality") or "MR")
+        if modality != "MR":
+            found.notes.append(
+                f"{scan.path}: its modality is {modality}; its intensities are corrected and scaled as those of MR"
+            )
+        return scan
+
+    for sequence, paths in zip(case.sequences, case.paths, strict=True):
+        if not paths:
+            found.scans.append(None)
+        elif case.spacing is not None:
+            spacing = case.spacing
+            found.scans.append(read(lambda p=paths, s=spacing: stacked(p, s, voxels=voxels)))  # type: ignore[misc]
+        else:
+            found.scans.append(
+                read(lambda p=paths[0], s=sequence: read_scan(p, sequence=s, voxels=voxels))  # type: ignore[misc]
+            )
+    if case.mask:
+        mask = case.mask
+        found.mask = read(lambda: read_scan(mask, voxels=voxels))
+    if case.spacing is None:
+        known = zip(case.sequences, found.scans, strict=True)
+        try:
+            told = check_same_subject({name: scan for name, scan in known if scan is not None})
+            found.notes += [f"{case.case}: {note}" for note in told]
+        except ImageError as error:
+            found.problems.append(str(error))
+    return found
+
+
+def scans_of(case: CaseSources) -> list[Scan | None]:
+    """The scans of a case, in the order of the study's sequences; None where one is absent.
+
+    Raises:
+        ImageError: one cannot be read, or they are of different people.
+    """
+    found = gather(case)
+    if found.problems:
+        raise ImageError("\n  ".join(f"{case.case}: {problem}" for problem in found.problems))
+    return found.scans
+
+
+def not_prepared(problems: Mapping[str, Sequence[str]], count: int, more: str = "") -> ImageError:
+    """The error that names the problems of every case; `count` is that of all cases, `more` a sentence about them.
+
+    >>> print(not_prepared({"P1/1": ["a.nii: the file is empty."]}, 8))
+    1 of 8 cases cannot be prepared.
+      P1/1: a.nii: the file is empty.
+    """
+    lines = [f"  {case}: {problem}" for case, found in problems.items() for problem in found]
+    if len(lines) > SHOWN:
+        lines[SHOWN:] = [f"  … and {len(lines) - SHOWN:,} more like these."]
+    return ImageError("\n".join([f"{len(problems):,} of {count:,} cases cannot be prepared.{more}", *lines]))
+
+
+def doubled_in(case: CaseSources, prepared: Prepared) -> list[str]:
+    """A sentence for each two sequences of a case that are the same picture: one was put in the place of the other."""
+    there = [number for number, shown in enumerate(prepared.present) if shown]
+    return [
+        f"{case.sequences[one]} and {case.sequences[two]} show the same voxels: {_first(case, one)} and "
+        f"{_first(case, two)}. Name the file of each sequence, or leave out the one that was not taken."
+        for place, one in enumerate(there)
+        for two in there[place + 1 :]
+        if np.array_equal(prepared.slices[:, one], prepared.slices[:, two])
+    ]
+
+
+def _first(case: CaseSources, number: int) -> str:
+    return str(case.paths[number][0])
+
+
+def empty_in(case: CaseSources, scans: list[Scan | None], prepared: Prepared) -> list[str]:
+    """What to say of scans that are there and show nothing: a network would learn from, or judge, an empty picture."""
+    told = []
+    for number, (name, scan) in enumerate(zip(case.sequences, scans, strict=True)):
+        if scan is None or prepared.slices[:, number].any():
+            continue
+        flat = bool(np.isnan(prepared.landmarks[number]).all())
+        where = _named(scan.path, len(case.paths[number]))
+        what = "all its voxels are equal" if flat else "all its voxels in the region of interest are dark"
+        told.append(
+            f"{where}: it shows nothing ({what}). Copy {name} again from its source, or delete its row: `volumes: "
+            "{missing: …}` says what becomes of cases that lack a sequence."
+        )
+    return told
+
+
+def _named(path: Path, count: int) -> str:
+    return f"{path} and {count - 1} more slices" if count > 1 else str(path)

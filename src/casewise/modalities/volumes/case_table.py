@@ -1,0 +1,244 @@
+"""Whether the rows of a case go together: one scan a sequence, slices in an order, its mask, its box, its lesions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from casewise.cohort.table import names_text
+from casewise.errors import CohortError, nearest
+from casewise.modalities.volumes.roi import Box
+from casewise.study.schema import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BOX = ("box_x0", "box_y0", "box_z0", "box_x1", "box_y1", "box_z1")
+# Of one column so many missing files are named.
+SHOWN = 5
+# Steps between slices that differ by less than this share are even.
+UNEVEN = 0.05
+
+
+def check_rows(study: Study, images: pd.DataFrame, problems: list[str]) -> list[str]:
+    """A case has one scan of a sequence, or as many slices as its other sequences, each of an order of its own.
+
+    What cannot be is added to `problems`; what is odd is returned.
+    """
+    volumes = study.volumes
+    assert volumes is not None
+    if volumes.order is None:
+        for (case, sequence), rows in images.groupby(["case", "sequence"], sort=False):
+            if len(rows) > 1:
+                files = names_text([Path(path).name for path in rows["path"]], 3)
+                problems.append(
+                    f"case {case} has {len(rows)} rows of {sequence} ({files}); a case has one. Delete the others, or "
+                    "give repeated scans a sequence or a visit of their own."
+                )
+        return []
+    if volumes.order not in images:
+        hint = nearest(volumes.order, list(images))
+        problems.append(f"volumes.order: there is no column {volumes.order!r}.{hint}")
+        return []
+    numbers = images[volumes.order].map(number)
+    unknown = ~np.isfinite(numbers)
+    for (case, name), rows in images[unknown].groupby(["case", "sequence"], sort=False):
+        wrong = names_text([repr(text) for text in rows[volumes.order]], 3)
+        problems.append(
+            f"case {case}: {volumes.order} of {name} is {wrong}, and no number. Fill in the order of its slices from "
+            "the feet to the head."
+        )
+    broken = set(images.loc[unknown, "case"])
+    odd = []
+    for case, rows in images[~images["case"].isin(broken)].groupby("case", sort=False):
+        each = {name: tuple(sorted(numbers[part.index])) for name, part in rows.groupby("sequence", sort=False)}
+        for name, places in each.items():
+            if len(set(places)) < len(places):
+                problems.append(
+                    f"case {case}: two slices of {name} have the same {volumes.order}. Correct the order, or delete "
+                    "one of them."
+                )
+        if len(set(each.values())) > 1:
+            counts = ", ".join(f"{name} {len(places)}" for name, places in each.items())
+            problems.append(
+                f"case {case}: its sequences have other slices each ({counts}). Keep those that all of them have."
+            )
+        steps = np.diff(next(iter(each.values())))
+        if len(steps) and steps.max() > (1 + UNEVEN) * np.median(steps):
+            odd.append(str(case))
+    if not odd:
+        return []
+    return [
+        f"{volumes.order} has gaps in {len(odd):,} of {images['case'].nunique():,} cases ({names_text(odd, SHOWN)}): "
+        "slices may be missing, and all are taken as equally far apart."
+    ]
+
+
+def check_regions(study: Study, images: pd.DataFrame, problems: list[str]) -> None:
+    """Every case names what its region of interest is cut around."""
+    volumes = study.volumes
+    assert volumes is not None
+    if volumes.roi == "mask":
+        if volumes.mask not in images:
+            problems.append(
+                f"volumes.roi is mask, and there is no column {volumes.mask!r}. Add it, name it: `volumes: {{mask: …}}`"
+                f", or write another `roi`.{nearest(volumes.mask, list(images))}"
+            )
+            return
+        for case, rows in images.groupby("case", sort=False):
+            named = masks_in(rows, volumes.mask)
+            if len(named) != 1:
+                found = f"{len(named)} masks ({names_text(named, 3)})" if named else "none"
+                problems.append(
+                    f"case {case}: volumes.roi is mask, and column {volumes.mask!r} names {found}. Name one mask file "
+                    "a case, or write another `roi`."
+                )
+        _check_files(study, images, volumes.mask, problems)
+    if volumes.roi == "box":
+        lacking = [name for name in BOX if name not in images]
+        if lacking:
+            problems.append(
+                f"volumes.roi is box, and there is no column {', '.join(map(repr, lacking))}. A box needs the columns "
+                f"{', '.join(BOX)}: voxels of the case's first sequence, from and up to but without."
+                f"{nearest(lacking[0], list(images))}"
+            )
+            return
+        for case, rows in images.groupby("case", sort=False):
+            try:
+                box_in(rows, str(case))
+            except CohortError as error:
+                problems.append(str(error))
+
+
+def check_lesions(study: Study, images: pd.DataFrame, problems: list[str]) -> list[str]:
+    """Masks of lesions are there where the study names them; notes on masks that several subjects share."""
+    volumes = study.volumes
+    assert volumes is not None
+    columns = [volumes.mask] if volumes.roi == "mask" and volumes.mask in images else []
+    if volumes.lesion:
+        if volumes.lesion not in images:
+            problems.append(
+                f"volumes.lesion: there is no column {volumes.lesion!r}. Name the column of the lesions' masks, or "
+                f"leave `lesion` out.{nearest(volumes.lesion, list(images))}"
+            )
+        else:
+            _check_files(study, images, volumes.lesion, problems)
+            columns.append(volumes.lesion)
+    notes = []
+    for column in dict.fromkeys(columns):
+        cells = images[column].map(text_of)
+        owners = images[cells != ""].groupby(cells[cells != ""])["subject"].agg(lambda who: list(dict.fromkeys(who)))
+        shared = {name: who for name, who in owners.items() if len(who) > 1}
+        if shared:
+            name, who = next(iter(shared.items()))
+            notes.append(
+                f"{column}: {len(shared):,} {'file is' if len(shared) == 1 else 'files are'} named for several "
+                f"subjects (such as {name}, of {names_text(who, SHOWN)}). Is it meant so?"
+            )
+    return notes
+
+
+def _check_files(study: Study, images: pd.DataFrame, column: str, problems: list[str]) -> None:
+    folder = (study.root or study.cohort.parent).absolute()
+    cells = images[column].map(text_of)
+    gone = [name for name in dict.fromkeys(cells) if name and not (folder / name).exists()]
+    for name in gone[:SHOWN]:
+        cases = names_text(list(dict.fromkeys(images.loc[cells == name, "case"].astype(str))), 3)
+        problems.append(
+            f"{column}: there is no file {name} in {folder} (case {cases}). Correct the path, or empty the cell where "
+            "there is none."
+        )
+    if len(gone) > SHOWN:
+        problems.append(f"{column}: {len(gone) - SHOWN:,} more files are not there.")
+
+
+def masks_in(rows: pd.DataFrame, column: str) -> list[str]:
+    """The files that the rows of a case name in a column, each once."""
+    return sorted({text for value in rows[column] if (text := text_of(value))}) if column in rows else []
+
+
+def box_in(rows: pd.DataFrame, case: str) -> Box:
+    """The box of a case: what its rows say, which is one and the same.
+
+    Raises:
+        CohortError: its rows say several, or none that is a box.
+    """
+    cells = [[text_of(rows[name].iloc[n]) for name in BOX] for n in range(len(rows))]
+    said = list(dict.fromkeys(tuple(row) for row in cells if any(row)))
+    if len(said) > 1:
+        told = " and ".join(" ".join(text or "–" for text in one) for one in said[:2])
+        raise CohortError(
+            f"case {case}: its rows say different boxes ({told}). A case has one; leave the others empty."
+        )
+    if not said:
+        raise CohortError(f"case {case}: volumes.roi is box, and its box is empty. Fill in {', '.join(BOX)}.")
+    values = [number(text) for text in said[0]]
+    if not np.isfinite(values).all():
+        raise CohortError(
+            f"case {case}: its box is {', '.join(text or '–' for text in said[0])}; six numbers are needed."
+        )
+    low, high = tuple(values[:3]), tuple(values[3:])
+    try:
+        return Box(low, high)  # type: ignore[arg-type]
+    except CohortError as error:
+        raise CohortError(f"case {case}: {error} A box goes from {BOX[0]} up to, but without, {BOX[3]}.") from error
+
+
+def check_left(study: Study, images: pd.DataFrame, problems: list[str]) -> None:
+    """What is learned can still be learned from the cases that are left: two subjects a class, more than one number."""
+    remedy = "Add the scans, list fewer in volumes.sequences, or learn to do without with `volumes: {missing: mask}`"
+    for name in study.outputs:
+        if name not in images:
+            continue
+        classes = study.classes_of(name)
+        for code, label in enumerate(classes):
+            count = images.loc[images[name] == code, "subject"].nunique()
+            if count < 2:
+                left = "one subject is" if count else "nobody is"
+                problems.append(
+                    f"{name}: of the class {label!r} {left} left after the cases that lack a sequence. {remedy}, or "
+                    "leave the class out of `classes`."
+                )
+        if not classes and images[name].nunique() < 2:
+            problems.append(f"{name}: no two values are left after the cases that lack a sequence. {remedy}.")
+
+
+def classes_noted(study: Study, panels: pd.DataFrame) -> list[str]:
+    """Notes on classes of fewer subjects than there are folds; with inner folds such a study is refused."""
+    from casewise.cohort.labels import panel_values
+
+    if study.tune or study.split.column or study.split.leave_out:
+        return []
+    notes = []
+    for name in study.outputs:
+        values = panel_values(panels, study, name)
+        counts = {
+            label: panels["subject"][values == code].nunique() for code, label in enumerate(study.classes_of(name))
+        }
+        few = [f"{label} {count}" for label, count in counts.items() if count < study.split.folds]
+        if few:
+            notes.append(
+                f"{name}: fewer subjects of a class than the {study.split.folds} folds ({', '.join(few)}): some folds "
+                "are judged without it, and have no precision and recall."
+            )
+    return notes
+
+
+def number(value: Any) -> float:
+    """A cell as a number; NaN where it is none.
+
+    >>> number("3"), number("three")
+    (3.0, nan)
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+def text_of(value: object) -> str:
+    """A cell's text; empty where it says nothing."""
+    text = str(value).strip()
+    return "" if text.lower() == "nan" else text

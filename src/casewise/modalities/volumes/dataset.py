@@ -1,0 +1,175 @@
+"""What a network learns from where cases are volumes: windows of consecutive slices in grids, a channel a sequence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from casewise.modalities.panels import fold
+
+if TYPE_CHECKING:
+    from casewise.modalities.volumes.slice_store import SliceStore
+    from casewise.study.schema import Panels
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The slices of all cases as tensors that every fold shares, and each scan's mapping of intensities.
+
+    Attributes:
+        stored: (N, S, H, W) `int16`, 0 to 32767.
+        first, count: (P,) each case's first slice and number of slices.
+        present: (P, S) bool.
+        tables: (P·S, 32768) float32, 0 to 1: a fold's own.
+    """
+
+    stored: Tensor
+    first: Tensor
+    count: Tensor
+    present: Tensor
+    tables: Tensor
+
+
+def slices_of(store: SliceStore, fitted_on: np.ndarray, *, standardise: bool, sequences: list[int]) -> Slices:
+    """The slices with intensities standardised by the scans of the cases `fitted_on` (row numbers) and of no others.
+
+    `sequences`: which of the stored sequences become channels.
+
+    Raises:
+        CasewiseError: none of these cases has a scan of a sequence.
+    """
+    from casewise.modalities.volumes.standardise import fit, plain_tables, tables
+
+    marks = store.landmarks[:, sequences]
+    cases, channels = marks.shape[:2]
+    found = np.empty((cases, channels, 32768), dtype=np.float32)
+    for channel in range(channels):
+        if standardise:
+            found[:, channel] = tables(marks[:, channel], fit(marks[fitted_on, channel]))
+        else:
+            found[:, channel] = plain_tables(cases)
+    stored = np.ascontiguousarray(store.slices[:, sequences]).view(np.int16)
+    return Slices(
+        torch.from_numpy(stored),
+        torch.from_numpy(store.first.copy()),
+        torch.from_numpy(store.count.copy()),
+        torch.from_numpy(store.present[:, sequences].copy()),
+        torch.from_numpy(found.reshape(cases * channels, -1)),
+    )
+
+
+@dataclass(frozen=True)
+class SliceData:
+    """Cases of one part of the cohort, each a stack of slices of which a panel shows a window.
+
+    Attributes:
+        slices: of all cases.
+        cases: (P,) which of them.
+        truth: (P, T) float32, NaN where not scored.
+        all_windows: whether predictions are means over all windows, else of the central one.
+        drop: in training, the share of a panel's sequences that is hidden; at least one stays.
+    """
+
+    slices: Slices
+    cases: list[int]
+    truth: Tensor
+    settings: Panels
+    names: list[str] = field(default_factory=list)
+    all_windows: bool = False
+    drop: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def part(self, rows: list[int]) -> SliceData:
+        """Some of the cases."""
+        names = [self.names[row] for row in rows] if self.names else []
+        return replace(self, cases=[self.cases[row] for row in rows], truth=self.truth[rows], names=names)
+
+    def training_batch(
+        self, rows: list[int], generator: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Panels (B, S, rows·H, columns·W) in 0–1, each a window drawn at random, and their truth (B, T).
+
+        A flip and a quarter turn are drawn once a panel and are the same for its slices and sequences.
+        """
+        from casewise.models.fusion import drop_sequences
+
+        drawn = torch.rand(len(rows), 3, generator=generator)
+        starts = []
+        for row, chance in zip(rows, drawn[:, 0].tolist(), strict=True):
+            windows = self._windows(self.cases[row])
+            starts.append([self.cases[row], windows[min(int(chance * len(windows)), len(windows) - 1)]])
+        tiles = self._tiles(torch.tensor(starts))
+        tiles = turned(tiles, drawn[:, 1:], self.settings)
+        panels = fold(tiles, self.settings)
+        if self.drop:
+            panels = drop_sequences(panels, self.drop, generator)
+        return panels.to(device), self.truth[rows].to(device)
+
+    def views(self) -> tuple[Tensor, Tensor]:
+        """Every case as windows (V, 2), case and first slice, and (V,) the row each belongs to."""
+        found, owner = [], []
+        for row, case in enumerate(self.cases):
+            windows = self._windows(case)
+            for start in windows if self.all_windows else [windows[(len(windows) - 1) // 2]]:
+                found.append([case, start])
+                owner.append(row)
+        return torch.tensor(found), torch.tensor(owner)
+
+    def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
+        """Unvaried panels (B, S, rows·H, columns·W) of windows (B, 2)."""
+        return fold(self._tiles(slots), self.settings).to(device)
+
+    def places(self, windows: Tensor) -> Tensor:
+        """Which slices, counted in the case, stand in the places of windows (B, 2): (B, K).
+
+        A case of fewer slices than slots has them in the middle, and its first and last slice repeated around them.
+        """
+        cases, starts = windows[:, 0], windows[:, 1]
+        count, slots = self.slices.count[cases], self.settings.slots
+        lead = ((slots - count).clamp(min=0) // 2).unsqueeze(1)
+        place = (starts.unsqueeze(1) + torch.arange(slots) - lead).clamp(min=0)
+        return torch.minimum(place, (count - 1).unsqueeze(1))
+
+    def at_once(self, batch: int) -> int:
+        """How many views are looked at in one go: four training batches."""
+        return 4 * batch
+
+    def _windows(self, case: int) -> list[int]:
+        """The first slices of a case's windows, counted in the case; one where it has no more slices than slots."""
+        return list(range(max(1, int(self.slices.count[case]) - self.settings.slots + 1)))
+
+    def _tiles(self, windows: Tensor) -> Tensor:
+        """Windows (B, 2) → their slices (B, K, S, H, W) in 0–1; a sequence that is absent is NaN throughout."""
+        cases = windows[:, 0]
+        rows = self.slices.first[cases].unsqueeze(1) + self.places(windows)
+        stored = self.slices.stored[rows]
+        size, channels = len(cases), stored.shape[2]
+        scans = (cases * channels).view(size, 1, 1) + torch.arange(channels).view(1, 1, -1)
+        wide = self.slices.tables.shape[1]
+        at = scans.view(size, 1, channels, 1, 1) * wide + stored.long()
+        found = self.slices.tables.view(-1)[at]
+        absent = ~self.slices.present[cases]
+        if absent.any():
+            found = found.masked_fill(absent.view(size, 1, channels, 1, 1), torch.nan)
+        return found
+
+
+def turned(tiles: Tensor, drawn: Tensor, settings: Any) -> Tensor:
+    """Slices (B, K, S, H, W), those of one panel flipped and turned alike, by two uniform numbers (B, 2) a panel."""
+    if settings.flip in ("horizontal", "both"):
+        tiles = torch.where((drawn[:, 0] < 0.5).view(-1, 1, 1, 1, 1), tiles.flip(4), tiles)
+    if settings.quarter_turns:
+        turns = (drawn[:, 1] * 4).long().clamp(max=3)
+        turned = tiles.clone()
+        for number in (1, 2, 3):
+            chosen = turns == number
+            if chosen.any():
+                turned[chosen] = torch.rot90(tiles[chosen], number, dims=(3, 4))
+        tiles = turned
+    return tiles

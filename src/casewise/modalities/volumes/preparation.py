@@ -1,0 +1,70 @@
+"""A cohort's volumes prepared once, with a bar and a line to tell of it, and one picture of each scan."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from casewise.cohort.cohort import Cohort
+from casewise.modalities.volumes.case_files import sources_of
+from casewise.modalities.volumes.notes import summed
+from casewise.modalities.volumes.preprocess import Steps
+from casewise.modalities.volumes.scan_pictures import pictures
+from casewise.modalities.volumes.slice_store import SliceStore, prepare_slices
+from casewise.study.schema import Study
+
+if TYPE_CHECKING:
+    from casewise.console import Show
+    from casewise.modalities.store.store import TileStore
+
+# Where in a run folder prepared slices are kept.
+SCANS = "scans"
+
+
+def steps_of(study: Study) -> Steps:
+    """How the study prepares its volumes."""
+    volumes = study.volumes
+    assert volumes is not None
+    stated = {name: getattr(volumes, name) for name in ("plane", "bias", "smoothing", "roi", "margin")}
+    return Steps(size=study.images.size, **stated)
+
+
+def slices_and_pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> TileStore:
+    """Prepare every case's slices, or take what is there; return the store of one picture for each scan.
+
+    The store's address is that of the slices, which networks see; pictures are for the audit and people. What is odd
+    of scans is added to the cohort's notes, which the report shows.
+
+    Raises:
+        ImageError: cases cannot be prepared; all of them are in the message.
+    """
+    begun = time.monotonic()
+    cases = sources_of(study, cohort)
+    with show.bar("scans") as bar:
+        slices = prepare_slices(cases, steps_of(study), folder / SCANS, progress=lambda done, total: bar(done, total))
+    size = study.images.size
+    told = f"{len(cases):,} cases, {len(slices.slices):,} slices of {size} px, {time.monotonic() - begun:.1f} s"
+    show.line("scans", told)
+    if study.volumes and study.volumes.roi == "none":
+        show.line("", "No region of interest is stated: networks see the whole plane.")
+    for note in _notes(study, slices):
+        show.line("", note)
+        if note not in cohort.notes:
+            cohort.notes.append(note)
+    store = pictures(study, cohort, slices, folder / SCANS, show)
+    return dataclasses.replace(store, address=slices.address)
+
+
+def _notes(study: Study, slices: SliceStore) -> list[str]:
+    """What is odd of the cases: too few slices, and what reading and preparing them told, each kind once."""
+    told = summed([note for notes in slices.notes for note in notes], (study.root or study.cohort.parent).absolute())
+    short = int((slices.count < study.panels.slots).sum())
+    if short:
+        told.insert(
+            0,
+            f"{short:,} of {len(slices.count):,} cases have fewer than {study.panels.slots} slices; their first and "
+            "last slices are repeated around them.",
+        )
+    return told

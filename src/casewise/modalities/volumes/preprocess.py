@@ -1,0 +1,279 @@
+"""The scans of one case made into slices: one orientation, one grid, even field, even noise, one region."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+
+from casewise.errors import CohortError, ImageError, StudyError, nearest
+from casewise.modalities.volumes import roi as regions
+from casewise.modalities.volumes.bias import body, corrected
+from casewise.modalities.volumes.grid import Grid, check_shown, covered, plane_grid, resampled, to_ras
+from casewise.modalities.volumes.roi import Box, Region
+from casewise.modalities.volumes.scans import Scan
+from casewise.modalities.volumes.smoothing import smoothed
+from casewise.modalities.volumes.standardise import LEVELS
+
+__all__ = ["DECILES", "STEP_RULES", "Prepared", "Steps", "prepare_case"]
+
+Bias = Literal["n4", "none"]
+Smoothing = Literal["edges", "none"]
+Roi = Literal["mask", "box", "centre", "none"]
+
+# Raised whenever these rules change what a prepared slice looks like: older stores are then made anew.
+STEP_RULES = 1
+# Percentiles of the body, as Nyúl, Udupa and Zhang chose them (2000).
+DECILES = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 99.0)
+# Percentiles between which a scan is stored; beyond are single voxels, and the brightest of what is bright.
+DARKEST, BRIGHTEST = 0.1, 99.9
+# Of the largest value: less than this between the ends is rounding, not an image.
+FLAT = 1e-6
+SMALLEST, LARGEST = 8, 1024
+THICK = 2.0
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Everything that decides prepared slices, apart from the scans; each a value of the study.
+
+    `plane`: axial slices are resized to `plane`×`plane` before everything else. `bias`: N4 or none, fitted on a grid
+    `shrink` times coarser. `smoothing`: edge-preserving or none. `roi`: what is cut out: around a mask, around a box,
+    each with `margin` mm, the central `size` pixels (`centre`) or nothing (`none`); what is cut out is resized to
+    `size`×`size`. `landmarks`: percentiles of the body that are recorded for standardisation.
+
+    Raises:
+        StudyError: a value is not allowed.
+
+    >>> Steps(bias="N4")
+    Traceback (most recent call last):
+    ...
+    casewise.errors.StudyError: volumes: bias must be one of n4, none, not 'N4'. Did you mean 'n4'?
+    """
+
+    plane: int = 256
+    bias: Bias = "n4"
+    shrink: int = 4
+    smoothing: Smoothing = "edges"
+    roi: Roi = "none"
+    margin: float = 10.0
+    size: int = 64
+    landmarks: tuple[float, ...] = DECILES
+
+    def __post_init__(self) -> None:
+        """Refuse what no slices can be made with."""
+        for name, allowed in (("bias", get_args(Bias)), ("smoothing", get_args(Smoothing)), ("roi", get_args(Roi))):
+            value = getattr(self, name)
+            if value not in allowed:
+                hint = nearest(str(value).lower(), allowed)
+                raise StudyError(f"volumes: {name} must be one of {', '.join(allowed)}, not {value!r}.{hint}")
+        for name, least, most in (("plane", SMALLEST, LARGEST), ("size", SMALLEST, LARGEST), ("shrink", 1, 16)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+                raise StudyError(f"volumes: {name} must be a whole number from {least} to {most}, not {value!r}.")
+        if self.roi == "centre" and self.size > self.plane:
+            raise StudyError(f"volumes: the central {self.size} pixels (size) are more than the plane's {self.plane}.")
+        if not 0 <= self.margin <= 1000:
+            raise StudyError(f"volumes: margin must be 0 to 1000 mm, not {self.margin!r}.")
+        marks = self.landmarks
+        if len(marks) < 2 or list(marks) != sorted(set(marks)) or not (marks[0] >= 0 and marks[-1] <= 100):
+            raise StudyError(
+                f"volumes: landmarks must be two or more percentiles in rising order, not {list(marks)!r}."
+            )
+
+    def fingerprint(self) -> str:
+        """A hash over these settings and the version of the rules."""
+        return hashlib.sha256(json.dumps([asdict(self), STEP_RULES], sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The slices of one case.
+
+    Attributes:
+        slices: (N, S, H, W) `uint16`, 0 to 32767; a slice position a row, from the feet to the head; rows from front to
+            back, columns from the patient's right to the left. An absent sequence is 0.
+        present: (S,) `bool`.
+        affine: (4, 4) `float64`, from (row, column, slice) to RAS mm; with the inverse of a scan's own affine, to its
+            voxels.
+        ranges: (S, 2) `float32`, the intensities (after bias correction, on the scan's scale) that 0 and 32767 stand
+            for; NaN where absent.
+        landmarks: (S, L) `float32` in stored units; NaN where a sequence is absent or
+            shows nothing.
+        facts: what was done, for the index of a store: `reference`, `plane_mm`, `pixel_mm` (of the slices), `slice_mm`,
+            `roi` and its `region` (x, y, side, first, end on the plane in RAS), `seconds` by step, and by sequence
+            `orientations` and `covered` (share of the first one's field that it shows).
+        notes: sentences on what is odd.
+    """
+
+    slices: np.ndarray
+    present: np.ndarray
+    affine: np.ndarray
+    ranges: np.ndarray
+    landmarks: np.ndarray
+    facts: dict[str, object]
+    notes: tuple[str, ...] = ()
+
+
+def prepare_case(
+    scans: Sequence[Scan | None], steps: Steps, *, mask: Scan | None = None, box: Box | None = None
+) -> Prepared:
+    """Prepare the scans of one case, in the order of the study's sequences; None where one is absent.
+
+    The first present scan gives the grid: its axial field as a square of `steps.plane` pixels and its own slices. The
+    others are brought onto it by their affines in one interpolation. SimpleITK works with one thread, since cases are
+    prepared side by side.
+
+    Raises:
+        CohortError: no scan is there, or the region that the study asks for is missing.
+        ImageError: two scans show no common part, or the region lies outside the reference.
+    """
+    given = [scan for scan in scans if scan is not None]
+    if not given:
+        raise CohortError("A case without any scan cannot be prepared.")
+    clock = _Clock()
+    reference = given[0]
+    grid = plane_grid(to_ras(reference), steps.plane)
+    found = _region(reference, grid, steps, mask, box)
+    affine = regions.slice_affine(found, grid, steps.size)
+    shape = (found.end - found.first, len(scans), steps.size, steps.size)
+    slices = np.zeros(shape, dtype=np.uint16)
+    ranges = np.full((len(scans), 2), np.nan, dtype=np.float32)
+    landmarks = np.full((len(scans), len(steps.landmarks)), np.nan, dtype=np.float32)
+    notes = [*(f"{reference.path}: {note}" for note in found.notes), *_thick(reference)]
+    shares: list[float | None] = []
+    field = covered(reference.shape, reference.affine, grid)
+    for n, scan in enumerate(scans):
+        if scan is None:
+            shares.append(None)
+            continue
+        laid = _prepare_scan(scan, reference, grid, field, steps, clock)
+        shares.append(laid.share)
+        notes += laid.notes
+        ranges[n] = laid.range
+        if not laid.flat:
+            with clock("slices"):
+                landmarks[n] = laid.landmarks
+                slices[:, n] = _cut(laid, grid, affine, shape)
+            if not slices[:, n].any():
+                notes.append(f"{scan.path}: shows nothing of the region of interest; all its pixels are stored as 0")
+    spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    facts: dict[str, object] = {
+        "reference": str(reference.path),
+        "orientations": [None if scan is None else scan.orientation for scan in scans],
+        "covered": shares,
+        "plane_mm": float(np.sqrt((grid.affine[:3, 0] ** 2).sum())),
+        "pixel_mm": float(spacing[0]),
+        "slice_mm": float(spacing[2]),
+        "roi": steps.roi,
+        "region": [found.x, found.y, found.side, found.first, found.end],
+        "seconds": {name: round(spent, 4) for name, spent in clock.spent.items()},
+    }
+    present = np.array([scan is not None for scan in scans])
+    return Prepared(slices, present, affine, ranges, landmarks, facts, tuple(notes))
+
+
+@dataclass(frozen=True, eq=False)
+class _Laid:
+    """A scan on the plane grid, evened out: values, which of them it shows, and how they are stored."""
+
+    values: np.ndarray
+    shown: np.ndarray
+    share: float
+    range: tuple[float, float]
+    landmarks: np.ndarray
+    notes: tuple[str, ...] = ()
+    flat: bool = False
+
+
+def _prepare_scan(scan: Scan, reference: Scan, grid: Grid, field: np.ndarray, steps: Steps, clock: _Clock) -> _Laid:
+    """Lay a scan on the grid, correct and smooth it, and find its range and its landmarks."""
+    with clock("grid"):
+        shown = field if scan is reference else field & covered(scan.shape, scan.affine, grid)
+        if not field.any():
+            wide, high = scan.shape[:2]
+            raise ImageError(f"{reference.path}: {wide} x {high} voxels in plane are too few to prepare. Leave it out.")
+        share = float(shown.sum() / field.sum())
+        notes = tuple(check_shown(share, scan, reference))
+        straight = to_ras(scan)
+        values = resampled(straight.values, straight.affine, grid, fill=float(scan.values.min()))
+        bright, filled = body(values, shown)
+    nothing = _Laid(values, shown, share, (float(values.min()),) * 2, np.empty(0), notes, flat=True)
+    if not bright.any():
+        return replace(
+            nothing, notes=(*notes, f"{scan.path}: all voxels are equal; it shows nothing and is stored as 0")
+        )
+    spacing = np.sqrt((grid.affine[:3, :3] ** 2).sum(axis=0))
+    if steps.bias == "n4":
+        with clock("bias"):
+            values = corrected(values, spacing, bright, shrink=steps.shrink)
+    if steps.smoothing == "edges":
+        with clock("smoothing"):
+            values = smoothed(values, spacing)
+    with clock("range"):
+        # Nothing dark is cut off: what is body depends on a threshold, what the field holds does not.
+        low = float(np.percentile(values[shown], DARKEST))
+        *marks, high = np.percentile(values[filled], [*steps.landmarks, BRIGHTEST])
+    if high - low <= FLAT * max(abs(high), abs(low)):
+        return replace(
+            nothing, notes=(*notes, f"{scan.path}: hardly two voxels differ; it shows nothing and is stored as 0")
+        )
+    stored = ((np.array(marks) - low) / (high - low)).clip(0, 1) * (LEVELS - 1)
+    return _Laid(values, shown, share, (low, float(high)), stored, notes)
+
+
+def _cut(laid: _Laid, grid: Grid, affine: np.ndarray, shape: tuple[int, int, int, int]) -> np.ndarray:
+    """The region's slices (N, H, W) `uint16`."""
+    low, high = laid.range
+    values = np.where(laid.shown, laid.values, np.float32(low))
+    cut = resampled(values, grid.affine, Grid((shape[2], shape[3], shape[0]), affine), fill=low)
+    scaled = ((cut - low) / (high - low)).clip(0, 1) * (LEVELS - 1)
+    return np.asarray(np.moveaxis(np.rint(scaled).astype(np.uint16), 2, 0))
+
+
+def _region(reference: Scan, grid: Grid, steps: Steps, mask: Scan | None, box: Box | None) -> Region:
+    """The region the study asks for."""
+    if steps.roi == "none":
+        return regions.whole(grid)
+    if steps.roi == "centre":
+        return regions.central(grid, steps.size)
+    if steps.roi == "mask":
+        if mask is None:
+            raise CohortError(f"{reference.path}: the region of interest is `roi: mask`, but the case has no mask.")
+        return regions.region_of_mask(mask, reference, grid, steps.margin)
+    if box is None:
+        raise CohortError(f"{reference.path}: the region of interest is `roi: box`, but the case has no box.")
+    return regions.region_of_box(box, reference, grid, steps.margin)
+
+
+def _thick(scan: Scan) -> list[str]:
+    """A note where the axial plane cuts across thick slices."""
+    upright = to_ras(scan)
+    x, y, z = upright.spacing
+    if max(x, y) < THICK * min(x, y):
+        return []
+    return [
+        f"{scan.path}: was not scanned in axial slices (voxels of {x:.2g} x {y:.2g} x {z:.2g} mm); its axial plane is "
+        "interpolated between thick ones"
+    ]
+
+
+class _Clock:
+    """Seconds spent by step."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - begun

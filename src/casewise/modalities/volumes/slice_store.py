@@ -1,0 +1,261 @@
+"""The slices of a cohort's volumes: every case prepared once, kept by what it was made from, mapped as one array.
+
+A folder holds a file a case in `cases/`, named by a hash of its sources and the steps, and `slices.json`, which names
+the joined array `slices-….npy` (N, S, H, W) `uint16` by its content. It is replaced in one step, and last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from casewise.errors import CasewiseError, RunError
+from casewise.files import write_atomic, write_json
+from casewise.modalities.volumes.case_loader import doubled_in, empty_in, gather, not_prepared
+from casewise.modalities.volumes.preprocess import Prepared, Steps, prepare_case
+from casewise.modalities.volumes.roi import Box
+
+MARKER = "slices.json"
+
+
+@dataclass(frozen=True)
+class CaseSources:
+    """What one case is made from.
+
+    `paths`: for each of the study's sequences its volume, or its slice images from the feet to the head; empty where
+    the case lacks the sequence. `spacing`: of slice images, mm between pixels and between slices.
+    """
+
+    case: str
+    paths: tuple[tuple[Path, ...], ...]
+    sequences: tuple[str, ...]
+    mask: Path | None = None
+    box: Box | None = None
+    spacing: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SliceStore:
+    """Prepared slices of all cases, in the cases' order.
+
+    Attributes:
+        slices: (N, S, H, W) `uint16`, 0 to 32767, read-only; a slice position a row.
+        first, count: (P,) each case's first row and number of rows.
+        present: (P, S) `bool`.
+        landmarks: (P, S, L) `float32`, NaN where absent.
+        affines: (P, 4, 4), from (row, column, slice) to RAS mm.
+        facts, notes: of each case.
+        address: a hash over what was prepared, in the cases' order.
+    """
+
+    slices: np.ndarray
+    first: np.ndarray
+    count: np.ndarray
+    present: np.ndarray
+    landmarks: np.ndarray
+    affines: np.ndarray
+    facts: list[dict[str, Any]]
+    notes: list[list[str]]
+    address: str
+    folder: Path
+
+
+def prepare_slices(
+    cases: Sequence[CaseSources],
+    steps: Steps,
+    folder: Path,
+    *,
+    processes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> SliceStore:
+    """Make, continue or just open the slices of `cases` in `folder`.
+
+    A case whose sources have the size and time they had is not read again. Cases are prepared side by side, in
+    processes. `progress(done, total)` is called from this thread.
+
+    Raises:
+        ImageError: cases cannot be prepared; every one of them is in the message, and the others are kept.
+        RunError: the folder cannot be written.
+    """
+    from joblib import Parallel, cpu_count, delayed
+
+    place = Path(folder) / "cases"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: slices cannot be kept here: {error.strerror or error}.") from error
+    names = [_name(case, steps) for case in cases]
+    missing = [number for number, name in enumerate(names) if not name or not (place / name).is_file()]
+    done = len(cases) - len(missing)
+    if progress:
+        progress(done, len(cases))
+    problems: dict[int, list[str]] = {}
+    if missing:
+        workers = min(processes or cpu_count(), len(missing))
+        made = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)(
+            delayed(_made)(number, cases[number], steps, place) for number in missing
+        )
+        for number, name, problem in made:
+            names[number] = name
+            if problem:
+                problems[number] = problem
+            done += 1
+            if progress:
+                progress(done, len(cases))
+    if problems:
+        kept = "" if len(problems) == len(cases) else " The others are kept for the next run."
+        named = {cases[number].case: problems[number] for number in sorted(problems)}
+        raise not_prepared(named, len(cases), kept)
+    return _joined(folder, [place / name for name in names])
+
+
+def open_slices(folder: Path, address: str | None = None) -> SliceStore:
+    """Open the finished slices of `folder`.
+
+    Raises:
+        RunError: there are none, they are damaged, or others than `address` names.
+    """
+    try:
+        told = json.loads((Path(folder) / MARKER).read_text())
+        slices = np.load(Path(folder) / told["slices"], mmap_mode="r", allow_pickle=False)
+        with np.load(Path(folder) / told["index"], allow_pickle=False) as index:
+            arrays = {name: index[name] for name in ("first", "count", "present", "landmarks", "affines")}
+    except (OSError, ValueError, LookupError) as error:
+        raise RunError(f"{folder}: there are no finished slices here ({error}). Prepare the volumes first.") from error
+    if address and told["address"] != address:
+        raise RunError(f"The slices in {folder} were made anew while this run was under way. Run again.")
+    if slices.dtype != np.uint16 or len(slices) != int(arrays["count"].sum()):
+        raise RunError(f"{folder}: the slices are damaged. Delete {Path(folder) / MARKER} and run again.")
+    return SliceStore(
+        slices, **arrays, facts=told["facts"], notes=told["notes"], address=told["address"], folder=Path(folder)
+    )
+
+
+def _name(case: CaseSources, steps: Steps) -> str:
+    """The name of a case's file: a hash of the steps and its sources' paths, sizes and times; empty if one is gone."""
+    from casewise.modalities.volumes.reading import files_of
+
+    digest = hashlib.sha256(steps.fingerprint().encode())
+    digest.update(json.dumps([case.sequences, asdict(case.box) if case.box else None, case.spacing]).encode())
+    try:
+        for paths in (*case.paths, (case.mask,) if case.mask else ()):
+            digest.update(b"|")
+            for path in paths:
+                for file in files_of(path) if case.spacing is None or path == case.mask else [path]:
+                    found = os.stat(file)
+                    digest.update(f"{file} {found.st_size} {found.st_mtime_ns}\n".encode())
+    except (OSError, CasewiseError):
+        return ""
+    return f"{digest.hexdigest()[:32]}.npz"
+
+
+def _made(number: int, case: CaseSources, steps: Steps, place: Path) -> tuple[int, str, list[str]]:
+    """Prepare a case and write its file; what is wrong with it is told and not raised."""
+    found = gather(case)
+    if found.problems:
+        return number, "", found.problems
+    try:
+        prepared = prepare_case(found.scans, steps, mask=found.mask, box=case.box)
+        if problems := [*empty_in(case, found.scans, prepared), *doubled_in(case, prepared)]:
+            return number, "", problems
+        notes = dict.fromkeys([*found.notes, *prepared.notes])
+        name = _name(case, steps)
+        write_atomic(place / name, _packed(replace(prepared, notes=tuple(notes))))
+        return number, name, []
+    except CasewiseError as error:
+        return number, "", [str(error)]
+    except (RuntimeError, MemoryError) as error:  # of the library that corrects and smooths
+        return number, "", [f"could not be prepared: {str(error).strip().splitlines()[-1] if str(error) else error!r}"]
+
+
+def _packed(prepared: Prepared) -> bytes:
+    packed = io.BytesIO()
+    told = json.dumps({"facts": prepared.facts, "notes": list(prepared.notes)})
+    np.savez(
+        packed,
+        slices=prepared.slices,
+        present=prepared.present,
+        affine=prepared.affine,
+        ranges=prepared.ranges,
+        landmarks=prepared.landmarks,
+        told=np.frombuffer(told.encode(), dtype=np.uint8),
+    )
+    return packed.getvalue()
+
+
+def _joined(folder: Path, files: Sequence[Path]) -> SliceStore:
+    """Join the cases' files into one array and its index, or open what is joined already."""
+    made_from = hashlib.sha256("\n".join(file.name for file in files).encode()).hexdigest()
+    marker = Path(folder) / MARKER
+    if marker.is_file():
+        try:
+            if json.loads(marker.read_text()).get("made_from") == made_from:
+                return open_slices(folder)
+        except (RunError, ValueError, AttributeError):
+            marker.unlink(missing_ok=True)
+    content = hashlib.sha256()
+    parts = []
+    told: list[dict[str, Any]] = []
+    for file in files:
+        with np.load(file, allow_pickle=False) as part:
+            parts.append({name: part[name] for name in ("present", "landmarks", "affine")})
+            for name in ("slices", "present", "landmarks"):
+                content.update(f"{name} {part[name].shape} {part[name].dtype}".encode())
+                content.update(np.ascontiguousarray(part[name]).tobytes())
+            parts[-1]["shape"] = np.array(part["slices"].shape)
+            told.append(json.loads(part["told"].tobytes()))
+    # Touched or moved sources give the same slices, and the networks that were made from them still count.
+    address = content.hexdigest()
+    counts = np.array([part["shape"][0] for part in parts])
+    shape = (int(counts.sum()), *(int(n) for n in parts[0]["shape"][1:]))
+    target = Path(folder) / f"slices-{address[:16]}.npy"
+    try:
+        partial = target.with_suffix(".partial")
+        array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint16, shape=shape)
+        at = 0
+        for file, count in zip(files, counts, strict=True):
+            with np.load(file, allow_pickle=False) as part:
+                array[at : at + count] = part["slices"]
+            at += count
+        array.flush()
+        del array
+        os.replace(partial, target)
+    except OSError as error:
+        raise RunError(f"{target} could not be written: {error.strerror or error}.") from error
+    index = io.BytesIO()
+    np.savez(
+        index,
+        first=np.concatenate([[0], counts[:-1].cumsum()]).astype(np.int64),
+        count=counts.astype(np.int64),
+        present=np.stack([part["present"] for part in parts]),
+        landmarks=np.stack([part["landmarks"] for part in parts]),
+        affines=np.stack([part["affine"] for part in parts]),
+    )
+    write_atomic(target.with_name(f"index-{address[:16]}.npz"), index.getvalue())
+    write_json(
+        marker,
+        {
+            "address": address,
+            "made_from": made_from,
+            "slices": target.name,
+            "index": f"index-{address[:16]}.npz",
+            "facts": [entry["facts"] for entry in told],
+            "notes": [entry["notes"] for entry in told],
+        },
+    )
+    for old in [*Path(folder).glob("slices-*.npy"), *Path(folder).glob("index-*.npz")]:
+        if address[:16] not in old.name:
+            old.unlink(missing_ok=True)
+    kept = {file.name for file in files}
+    for old in (Path(folder) / "cases").glob("*.npz"):
+        if old.name not in kept:
+            old.unlink(missing_ok=True)
+    return open_slices(folder, address)

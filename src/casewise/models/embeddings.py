@@ -1,0 +1,76 @@
+"""What a pretrained network sees in tiles: embeddings by which the audit confirms twins and looks for shortcuts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from casewise.errors import WeightsError
+from casewise.models.backbones import Network, build_network
+from casewise.models.registry import TORCHVISION
+from casewise.models.weights import load_weights, weights_file
+
+if TYPE_CHECKING:
+    from casewise.modalities.store.store import TileStore
+    from casewise.study.schema import Study
+
+SIDE = 128
+BATCH = 64
+# Quick ones first: an embedding is computed for every image of the cohort.
+QUICK = ("squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x1_0", "resnet18", "resnet34")
+
+
+class Embedder:
+    """Maps image numbers (n,) or tiles (n, C, H, W) uint8 to unit vectors (n, width) float32."""
+
+    def __init__(self, network: Network, store: TileStore, origin: str) -> None:
+        self.network, self.store, self.origin = network.eval(), store, origin
+
+    def __call__(self, what: np.ndarray) -> np.ndarray:
+        what = np.asarray(what)
+        found = []
+        with torch.inference_mode():
+            for start in range(0, len(what), BATCH):
+                part = what[start : start + BATCH]
+                tiles = part if what.ndim == 4 else np.array(self.store.tiles[part])
+                found.append(self._seen(torch.from_numpy(np.ascontiguousarray(tiles))))
+        return np.concatenate(found) if found else np.zeros((0, self.network.width), np.float32)
+
+    def _seen(self, tiles: torch.Tensor) -> np.ndarray:
+        panels = tiles.float().div_(255)
+        panels = panels if panels.shape[1] == 3 else panels.expand(-1, 3, -1, -1)
+        if max(panels.shape[-2:]) > SIDE:
+            panels = functional.interpolate(panels, size=(SIDE, SIDE), mode="area")
+        panels = panels.to(memory_format=torch.channels_last)
+        return functional.normalize(self.network.features(panels).float(), dim=1).numpy()
+
+
+def embedder(study: Study, store: TileStore) -> Embedder | None:
+    """A quick pretrained network whose weights are at hand, the study's own first; None where there are none.
+
+    Nothing is downloaded for it.
+    """
+    if study.weights == "random":
+        return None
+    stated = study.weights
+    for name in _in_order(one.partition("@")[0] for one in study.backbones):
+        weights = stated if isinstance(stated, str) else stated.get(name, "pretrained")
+        file = weights_file(name, weights, study.weights_dir)
+        if file is None or not file.is_file() or weights.startswith("bundle:"):
+            continue
+        network: Any = build_network(name, 1)
+        try:
+            load_weights(network, str(file))
+        except WeightsError:
+            continue  # weights of another network are told of where they are to be trained from
+        return Embedder(network, store, f"{name}, {file.name}")
+    return None
+
+
+def _in_order(backbones: Iterable[str]) -> list[str]:
+    mine = [name for name in backbones if name in TORCHVISION]
+    return list(dict.fromkeys([*[name for name in QUICK if name in mine], *QUICK, *mine]))

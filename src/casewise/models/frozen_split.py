@@ -1,0 +1,186 @@
+"""Cutting a network at its freeze point: a part computed once for every panel, and the rest, which learns.
+
+Only a chain can be cut: a body whose parts are passed one after another, each taking what the one before it gives. The
+forward pass of a library's network is code, so the chains of those that are known are written down here, and compared
+with the networks themselves, to the bit, in the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from casewise.errors import TrainingError
+from casewise.models.backbones import Network
+from casewise.models.freezing import frozen_end, frozen_parts, last_frozen, layers
+from casewise.study.freezing import FreezePoint
+
+
+class Part(nn.Sequential):
+    """One side of a cut network. `at` names the last part of the body before the cut.
+
+    What is frozen stays in eval mode whoever calls `train()`, as in the network itself: in the first part everything.
+    """
+
+    at: str = ""
+
+    def __init__(self, parts: Iterable[nn.Module], held: Iterable[nn.Module]) -> None:
+        super().__init__(*parts)
+        own = {id(module) for module in self.modules()}
+        # a tuple, which does not make them parts of this part a second time
+        self.held = tuple(module for module in held if id(module) in own)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for module in self.held:
+            module.training = False
+        return self
+
+
+class _Scaled(nn.Module):
+    """Panels in 0–1 as the first layer wants them."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.register_buffer("mean", network.mean, persistent=False)
+        self.register_buffer("spread", network.spread, persistent=False)
+
+    def forward(self, panels: Tensor) -> Tensor:
+        return (panels - self.mean) / self.spread
+
+
+class _MeanOfMap(nn.Module):
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps.mean([2, 3])
+
+
+class _AsGoogLeNet(nn.Module):
+    """GoogLeNet's own change of its input."""
+
+    def __init__(self, body: Any) -> None:
+        super().__init__()
+        self.change = body._transform_input
+
+    def forward(self, panels: Tensor) -> Tensor:
+        return self.change(panels)
+
+
+FLAT, POOLED, MEAN, RELU, CHANGED = "(flat)", "(pooled)", "(mean)", "(relu)", "(changed)"
+_RESNET = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"]
+_INCEPTIONS = [f"inception{key}" for key in ("4a", "4b", "4c", "4d", "4e")]
+# the order in which the forward pass of each class goes through its children, with what it does between them
+CHAINS: dict[tuple[str, str], list[str]] = {
+    ("casewise", "PlainNetwork"): ["features", "pool", FLAT, "classifier"],
+    **{
+        ("torchvision", name): ["features", "avgpool", FLAT, "classifier"]
+        for name in ("AlexNet", "VGG", "EfficientNet", "MobileNetV3")
+    },
+    ("torchvision", "MobileNetV2"): ["features", POOLED, FLAT, "classifier"],
+    ("torchvision", "DenseNet"): ["features", RELU, POOLED, FLAT, "classifier"],
+    ("torchvision", "SqueezeNet"): ["features", "classifier", FLAT],
+    ("torchvision", "MNASNet"): ["layers", MEAN, "classifier"],
+    ("torchvision", "ShuffleNetV2"): ["conv1", "maxpool", "stage2", "stage3", "stage4", "conv5", MEAN, "fc"],
+    ("torchvision", "ResNet"): [*_RESNET, "avgpool", FLAT, "fc"],
+    ("torchvision", "GoogLeNet"): [
+        *[CHANGED, "conv1", "maxpool1", "conv2", "conv3", "maxpool2", "inception3a", "inception3b", "maxpool3"],
+        *[*_INCEPTIONS, "maxpool4", "inception5a", "inception5b", "avgpool", FLAT, "dropout", "fc"],
+    ],
+    ("timm", "ResNet"): ["act1" if part == "relu" else part for part in _RESNET] + ["global_pool", "fc"],
+}
+# blocks that are a chain inside where they do not add their input: the attribute that says so, and that chain
+_OPENED = (("use_res_connect", "conv"), ("use_res_connect", "block"), ("apply_residual", "layers"))
+# without weights and without chance: computed once with what is before them, and a pooled map is smaller to keep
+_STEADY = (
+    *[nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d],
+    *[nn.Flatten, nn.Identity, _MeanOfMap, _AsGoogLeNet],
+)
+
+
+def split_at(network: Network, upto: FreezePoint | str | float) -> tuple[Part, Part]:
+    """Cut a network at a freeze point: `rest(frozen(panels))` is `network.features(panels)`, to the bit in eval mode.
+
+    Both parts share the network's modules. A point inside a block that adds its input to its output (a residual) or
+    joins several paths cannot be cut at: the cut is then before that block, whose frozen layers stay in the rest, and
+    `frozen.at` says where. Layers without weights that follow the point belong to the frozen part.
+
+    Raises:
+        StudyError: `upto` cannot be read.
+        TrainingError: the network has no such point, is not a chain that is known here, or nothing is before the cut.
+    """
+    end = frozen_end(network, upto)
+    frozen = {id(module) for module in list(network.bodies[0].modules())[:end]}
+    chain = _chain(network)
+    before, after = _cut(chain, frozen)
+    if not any(True for part in before for _ in part.parameters()):
+        raise TrainingError(
+            f"freeze: {network.name} cannot be cut at {upto}: "
+            + ("nothing is frozen. " if not end else f"no whole part of it ends before {last_frozen(network, end)}. ")
+            + f"Give a later freeze point; its first layer is {layers(network)[0][0]}."
+        )
+    held = [network.bodies[0].get_submodule(name) for name in frozen_parts(network, end)]
+    steady = [module for part in before for module in part.modules()]
+    first, rest = Part([_Scaled(network), *before], [*held, *steady]), Part(after, held)
+    first.at = rest.at = _name_of(network, before)
+    return first, rest
+
+
+def _chain(network: Network) -> list[nn.Module]:
+    if network.fusion in ("late", "late-shared") or network.unseen is not None:
+        several = "looks at every sequence by itself" if network.unseen is None else "learns what a missing one is"
+        raise TrainingError(
+            f"freeze: what {network.name} makes of a panel up to its freeze point cannot be kept: it is fused "
+            f"({network.fusion}) and {several}. Its frozen part can only be computed at every step."
+        )
+    body: Any = network.bodies[0]
+    kind = (type(body).__module__.partition(".")[0], type(body).__name__)
+    if kind not in CHAINS:
+        known = sorted({name for _, name in CHAINS} - {"PlainNetwork"})
+        raise TrainingError(
+            f"freeze: what {network.name} makes of a panel up to its freeze point cannot be kept: it is no chain of "
+            f"parts known to casewise (cnn, unet_encoder and the families {', '.join(known)} are). Its frozen part can "
+            "only be computed at every step."
+        )
+    between: dict[str, Callable[[], nn.Module]] = {
+        FLAT: nn.Flatten,
+        POOLED: lambda: nn.AdaptiveAvgPool2d(1),
+        MEAN: _MeanOfMap,
+        RELU: nn.ReLU,
+        CHANGED: lambda: _AsGoogLeNet(body),
+    }
+    return [between[part]() if part in between else body.get_submodule(part) for part in CHAINS[kind]]
+
+
+def _cut(chain: list[nn.Module], frozen: set[int]) -> tuple[list[nn.Module], list[nn.Module]]:
+    """A chain up to and from the first part that is not frozen, which is opened where it is a chain itself."""
+    for place, part in enumerate(chain):
+        if all(id(module) in frozen for module in part.modules()) or _steady(part):
+            continue
+        before, after = _cut(_inside(part), frozen)
+        return chain[:place] + before, (after if before else [part]) + chain[place + 1 :]
+    return chain, []
+
+
+def _inside(part: nn.Module) -> list[nn.Module]:
+    """The chain that a part is, or nothing where it is none."""
+    if isinstance(part, nn.Sequential) and type(part).forward is nn.Sequential.forward:
+        return list(part.children())
+    for adds, inner in _OPENED:
+        if getattr(part, adds, None) is False and isinstance(getattr(part, inner, None), nn.Sequential):
+            return _inside(getattr(part, inner))
+    return []
+
+
+def _steady(part: nn.Module) -> bool:
+    return all(isinstance(module, _STEADY) for module in part.modules() if not list(module.children()))
+
+
+def _name_of(network: Network, before: list[nn.Module]) -> str:
+    """The body's name of the last part before the cut that has weights."""
+    names = {id(module): name for name, module in network.bodies[0].named_modules()}
+    weighted = [part for part in before if id(part) in names and any(True for _ in part.parameters())]
+    return names[id(weighted[-1])]

@@ -1,0 +1,1 @@
+"""The steps that run.py names."""

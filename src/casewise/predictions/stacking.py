@@ -1,0 +1,222 @@
+"""Stackers: linear models that combine the base learners' predictions into a meta learner's, one for each target.
+
+The plain mean of the base learners is one of them, with nothing fitted: often the hardest to beat on small cohorts.
+
+Source: seeds/001_ebc83a9f1def4e9d.txt, "Learning Model Architecture". It speaks of logistic regressions; what is
+predicted there is a number, so these are linear regressions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from casewise.errors import CasewiseError, SplitError, StudyError, nearest
+from casewise.predictions.stacking_classes import stack_classes
+from casewise.predictions.table import COLUMNS, final_rows
+
+
+@dataclass(frozen=True)
+class Stacker:
+    """How one kind of meta learner is fitted."""
+
+    learner: str
+    ridge: bool
+    intercept: bool
+    equal: bool = False
+
+
+STACKERS: Mapping[str, Stacker] = {
+    "linear": Stacker("meta_learner", ridge=False, intercept=False),
+    "linear+intercept": Stacker("meta_learner_w_intercept", ridge=False, intercept=True),
+    "ridge": Stacker("meta_learner_ridge", ridge=True, intercept=False),
+    "ridge+intercept": Stacker("meta_learner_ridge_w_intercept", ridge=True, intercept=True),
+    "logistic": Stacker("meta_learner_logistic", ridge=False, intercept=True),
+    "mean": Stacker("mean_of_learners", ridge=False, intercept=False, equal=True),
+}
+META_LEARNERS = tuple(stacker.learner for stacker in STACKERS.values())
+
+# penalties as shares of the features' mean sum of squares, so that one grid suits a score of 0-4 and one of 0-72
+_PENALTIES = np.logspace(-6, 1, 29)
+_RIDGE_FOLDS = 5
+_SAMPLE = ["case", "region", "image"]
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """The meta learners' rows, and their coefficients by meta learner and target (plain values for JSON)."""
+
+    rows: pd.DataFrame
+    coefficients: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+
+
+def stack(
+    predictions: pd.DataFrame,
+    names: Sequence[str],
+    *,
+    ranges: Mapping[str, tuple[float, float]],
+) -> Stacked:
+    """Fit the stackers named on the base learners' out-of-fold predictions and return the meta learners' rows.
+
+    One stacker is fitted for each target in `ranges`, on all rows (case, region, image) whose truth is known; its
+    features are the base learners' out-of-fold predictions of that target. At the stages 'test' and 'external' it is
+    fed with the mean of each base learner's fold networks. Its rows at stage 'oof' are cross-fitted: those of a fold
+    come from a stacker fitted on the other folds, so none saw its own subject (the base networks of the other folds
+    did, which leaves these figures a little bright). Predictions are clipped to the target's range.
+
+    Ridge chooses its penalty by the squared error over groups of subjects.
+
+    Raises:
+        StudyError: a stacker is unknown.
+        SplitError: a subject stands in two folds, or out of fold and in the test set.
+        CasewiseError: a base learner lacks rows that the others have; a target has too few truths or folds.
+    """
+    for name in names:
+        if name not in STACKERS:
+            raise StudyError(f"stack: '{name}' is not one of {', '.join(STACKERS)}.{nearest(name, STACKERS)}")
+    predictions = predictions[~predictions["model"].isin(META_LEARNERS) & predictions["target"].isin(list(ranges))]
+    learners = [str(model) for model in predictions["model"].unique()]
+    oof = predictions[(predictions["stage"] == "oof") & predictions["inner_fold"].isna()]
+    fresh = predictions[predictions["stage"] != "oof"]
+    _check_subjects(oof, fresh)
+    means = final_rows(fresh)
+    parts: list[pd.DataFrame] = []
+    coefficients: dict[str, dict[str, dict[str, Any]]] = {STACKERS[name].learner: {} for name in names}
+    for target, (low, high) in ranges.items():
+        if (oof.loc[oof["target"] == target, "kind"] != "regression").any():
+            its, fresh_ones = oof[oof["target"] == target], means[means["target"] == target]
+            stacked, told = stack_classes(its, fresh_ones, learners, names)
+            parts += stacked
+            for name in names:
+                coefficients[STACKERS[name].learner][target] = told[name]
+            continue
+        if "logistic" in names:
+            raise StudyError(f"stack: 'logistic' combines classes, and '{target}' is a number.")
+        rows, features = _wide(oof[oof["target"] == target], learners, target, "oof")
+        truth = rows["y_true"].to_numpy(dtype=float)
+        scored = np.isfinite(truth)
+        subjects, folds = rows["subject"].to_numpy(), rows["outer_fold"].to_numpy()
+        if scored.sum() < 2:
+            raise CasewiseError(f"stack: {int(scored.sum())} rows of '{target}' have a truth; a stacker needs two.")
+        if len(set(folds[scored])) < 2:
+            raise CasewiseError(f"stack: the scored rows of '{target}' stand in one fold; a stacker needs two folds.")
+        unseen = [
+            (stage, *_wide(part[part["target"] == target], learners, target, str(stage)))
+            for stage, part in means.groupby("stage", sort=False)
+        ]
+        for name in names:
+            stacker = STACKERS[name]
+            crossed = np.empty(len(rows))
+            for fold in set(folds):
+                train, held_out = scored & (folds != fold), folds == fold
+                fitted = _fit(stacker, features[train], truth[train], subjects[train], learners)
+                crossed[held_out] = combine(fitted | {"low": low, "high": high}, features[held_out])
+            parts.append(rows.assign(model=stacker.learner, y_pred=crossed))
+            fitted = _fit(stacker, features[scored], truth[scored], subjects[scored], learners)
+            fitted |= {"low": float(low), "high": float(high)}
+            coefficients[stacker.learner][target] = fitted
+            parts += [
+                new_rows.assign(model=stacker.learner, y_pred=combine(fitted, new_features))
+                for _, new_rows, new_features in unseen
+            ]
+    rows = pd.concat(parts, ignore_index=True) if parts else predictions.iloc[:0][list(COLUMNS)]
+    return Stacked(rows, coefficients)
+
+
+def combine(coefficients: Mapping[str, Any], features: np.ndarray) -> np.ndarray:
+    """Return a meta learner's predictions from one entry of `Stacked.coefficients`.
+
+    `features` is (N, learners), in the order of `coefficients['weights']`.
+
+    >>> entry = {"weights": {"a": 0.5, "b": 0.5}, "intercept": 1.0, "low": 0, "high": 4}
+    >>> combine(entry, np.array([[1., 2.], [4., 6.]]))
+    array([2.5, 4. ])
+    """
+    weights = np.array(list(coefficients["weights"].values()))
+    return np.clip(features @ weights + coefficients["intercept"], coefficients["low"], coefficients["high"])
+
+
+def _fit(
+    stacker: Stacker, features: np.ndarray, truth: np.ndarray, subjects: np.ndarray, learners: list[str]
+) -> dict[str, Any]:
+    from sklearn.linear_model import LinearRegression, Ridge
+
+    told: dict[str, Any] = {}
+    if stacker.equal:
+        weights, intercept = np.full(features.shape[1], 1 / features.shape[1]), 0.0
+    elif stacker.ridge:
+        penalty, folds = _penalty(stacker, features, truth, subjects)
+        told = {"penalty": float(penalty), "penalty_chosen_over": folds}
+        # solved by singular values: learners that agree exactly are no trouble and give no warning
+        model = Ridge(alpha=penalty, fit_intercept=stacker.intercept, solver="svd").fit(features, truth)
+        weights, intercept = model.coef_, model.intercept_
+    else:
+        model = LinearRegression(fit_intercept=stacker.intercept).fit(features, truth)
+        weights, intercept = model.coef_, model.intercept_
+    return {
+        "weights": dict(zip(learners, map(float, weights), strict=True)),
+        "intercept": float(intercept),
+        "n_rows": len(truth),
+        "n_subjects": len(set(subjects)),
+        **told,
+    }
+
+
+def _penalty(stacker: Stacker, features: np.ndarray, truth: np.ndarray, subjects: np.ndarray) -> tuple[float, str]:
+    """Choose ridge's penalty by the squared error on subjects left out; one subject alone allows no choice."""
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import GroupKFold
+
+    centred = features - features.mean(axis=0) if stacker.intercept else features
+    scale = float((centred**2).sum(axis=0).mean()) or 1.0
+    n_groups = min(_RIDGE_FOLDS, len(set(subjects)))
+    if n_groups < 2:
+        return scale * float(np.median(_PENALTIES)), "nothing: one subject"
+    error = np.zeros(len(_PENALTIES))
+    for train, left_out in GroupKFold(n_groups).split(features, truth, subjects):
+        # one fit for all penalties: each is a target of its own; they shrink with the rows that are left to fit on
+        alphas = _PENALTIES * scale * len(train) / len(truth)
+        many = np.repeat(truth[train][:, None], len(alphas), axis=1)
+        model = Ridge(alpha=alphas, fit_intercept=stacker.intercept, solver="svd").fit(features[train], many)
+        error += ((model.predict(features[left_out]) - truth[left_out][:, None]) ** 2).sum(axis=0)
+    return scale * float(_PENALTIES[int(np.argmin(error))]), f"{n_groups} groups of subjects"
+
+
+def _wide(part: pd.DataFrame, learners: list[str], target: str, stage: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return one row a sample (in the contract's columns, without its learner) and (N, learners) predictions."""
+    if part.empty:
+        raise CasewiseError(f"stack: there are no predictions of '{target}' at stage '{stage}'.")
+    rows = part.drop_duplicates(_SAMPLE)[list(COLUMNS)]
+    wide = part.pivot(index=_SAMPLE, columns="model", values="y_pred").reindex(columns=learners)
+    wide = wide.reindex(pd.MultiIndex.from_frame(rows[_SAMPLE]))
+    for learner in learners:
+        lacking = wide.index[wide[learner].isna()]
+        if len(lacking):
+            case, region, _ = lacking[0]
+            where = f"{target}[{region}]" if region else target
+            raise CasewiseError(
+                f"stack: {learner} lacks {len(lacking)} of {len(wide)} predictions of '{target}' at stage '{stage}' "
+                f"that other learners have, the first being {where} of case '{case}'. Finish its jobs or leave it out."
+            )
+    return rows.reset_index(drop=True), wide.to_numpy(dtype=float)
+
+
+def _check_subjects(oof: pd.DataFrame, fresh: pd.DataFrame) -> None:
+    """Refuse a subject on both sides: its stacker would have seen it."""
+    folds = oof[["subject", "outer_fold"]].drop_duplicates()
+    if folds["outer_fold"].isna().any():
+        raise CasewiseError("stack: some out-of-fold predictions do not say which fold they are from.")
+    twice = folds.loc[folds["subject"].duplicated(), "subject"]
+    if len(twice):
+        where = sorted(map(str, folds.loc[folds["subject"] == twice.iloc[0], "outer_fold"]))
+        raise SplitError(
+            f"stack: subject '{twice.iloc[0]}' stands in the folds {', '.join(where)}; it may in one only."
+        )
+    both = sorted(set(folds["subject"]) & set(fresh["subject"]))
+    if both:
+        stage = fresh.loc[fresh["subject"] == both[0], "stage"].iloc[0]
+        raise SplitError(f"stack: subject '{both[0]}' stands out of fold and at stage '{stage}'; it may in one only.")

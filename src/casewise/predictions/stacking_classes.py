@@ -1,0 +1,118 @@
+"""Stackers of classes: the mean of the learners' probabilities, and a logistic regression on their logarithms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from casewise.errors import CasewiseError
+from casewise.predictions.table import probability_columns, with_decisions
+
+LEARNERS = {"mean": "mean_of_learners", "logistic": "meta_learner_logistic"}
+INVERSE_PENALTIES = (0.001, 0.01, 0.1, 1.0)
+_SAMPLE = ["case", "region", "image"]
+_LEAST = 1e-6
+
+
+def stack_classes(
+    oof: pd.DataFrame, means: pd.DataFrame, learners: Sequence[str], names: Sequence[str]
+) -> tuple[list[pd.DataFrame], dict[str, dict[str, Any]]]:
+    """Combine the base learners' class probabilities of one target; return the combined rows and what was fitted.
+
+    Rows of the stage 'oof' are cross-fitted: those of a fold come from a stacker fitted on the other folds. At other
+    stages the stacker is fitted on all out-of-fold rows and fed with the means of the folds' networks.
+
+    Raises:
+        CasewiseError: a base learner lacks rows that the others have; fewer than two folds have a truth.
+    """
+    columns = [c for c in probability_columns(oof) if oof[c].notna().any()]
+    rows, given = _wide(oof, learners, columns)
+    truth = rows["y_true"].to_numpy(dtype=float)
+    scored, folds = np.isfinite(truth), rows["outer_fold"].to_numpy()
+    subjects = rows["subject"].to_numpy()
+    if len(set(folds[scored])) < 2:
+        raise CasewiseError(f"stack: '{rows['target'].iloc[0]}' is recorded in one fold; a stacker needs two.")
+    unseen = [_wide(part, learners, columns) for _, part in means.groupby("stage", sort=False)]
+    parts: list[pd.DataFrame] = []
+    told: dict[str, dict[str, Any]] = {}
+    for name in names:
+        fits: dict[Any, dict[str, Any]] = {}
+        if name == "mean":
+            crossed, others = given.mean(axis=1), [more.mean(axis=1) for _, more in unseen]
+            told[name] = {"weights": dict.fromkeys(learners, 1 / len(learners)), "intercept": 0.0}
+        else:
+            crossed = np.empty(given.shape[::2])
+            for fold in set(folds):
+                train = scored & (folds != fold)
+                fits[fold] = _fitted(given[train], truth[train].astype(int), subjects[train])
+                crossed[folds == fold] = _combined(fits[fold], given[folds == fold])
+            told[name] = _fitted(given[scored], truth[scored].astype(int), subjects[scored])
+            others = [_combined(told[name], more) for _, more in unseen]
+            told[name] |= {"learners": list(learners), "n_rows": int(scored.sum())}
+        for part, values in ((rows, crossed), *zip([r for r, _ in unseen], others, strict=True)):
+            combined = part.assign(model=LEARNERS[name])
+            combined[columns] = values
+            parts.append(with_decisions(combined))
+    return parts, told
+
+
+def _combined(fitted: Mapping[str, Any], given: np.ndarray) -> np.ndarray:
+    """Probabilities (N, K) of a logistic stacker from the learners' (N, learners, K)."""
+    scores = _features(given) @ np.array(fitted["coefficients"]).T + np.array(fitted["intercepts"])
+    scores -= scores.max(axis=1, keepdims=True)
+    shares = np.exp(scores)
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+def _features(given: np.ndarray) -> np.ndarray:
+    """Logarithms of the probabilities, (N, learners × K)."""
+    return np.log(np.clip(given, _LEAST, 1.0)).reshape(len(given), -1)
+
+
+def _fitted(given: np.ndarray, truth: np.ndarray, subjects: np.ndarray) -> dict[str, Any]:
+    """A logistic regression whose penalty was chosen over groups of subjects; one line for each class."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+    from sklearn.model_selection import GroupKFold
+
+    features, k = _features(given), given.shape[2]
+    present = sorted(set(truth.tolist()))
+    if len(present) < 2:
+        raise CasewiseError("stack: the training folds hold one class only; a logistic stacker needs two.")
+    losses = np.zeros(len(INVERSE_PENALTIES))
+    folds = min(5, len(set(subjects)))
+    for train, left_out in GroupKFold(folds).split(features, truth, subjects) if folds > 1 else ():
+        if len(set(truth[train].tolist())) < len(present):
+            continue
+        for number, inverse in enumerate(INVERSE_PENALTIES):
+            model = LogisticRegression(C=inverse, max_iter=1000).fit(features[train], truth[train])
+            losses[number] += log_loss(truth[left_out], model.predict_proba(features[left_out]), labels=present)
+    inverse = INVERSE_PENALTIES[int(losses.argmin())]
+    model = LogisticRegression(C=inverse, max_iter=1000).fit(features, truth)
+    coefficients, intercepts = np.zeros((k, features.shape[1])), np.full(k, -30.0)
+    if len(present) == 2:
+        for label, sign in zip(present, (-0.5, 0.5), strict=True):
+            coefficients[label], intercepts[label] = sign * model.coef_[0], sign * model.intercept_[0]
+    else:
+        coefficients[present], intercepts[present] = model.coef_, model.intercept_
+    return {"inverse_penalty": inverse, "coefficients": coefficients.tolist(), "intercepts": intercepts.tolist()}
+
+
+def _wide(part: pd.DataFrame, learners: Sequence[str], columns: list[str]) -> tuple[pd.DataFrame, np.ndarray]:
+    """One row a sample, and the learners' probabilities (N, learners, K)."""
+    rows = part.drop_duplicates(_SAMPLE).reset_index(drop=True)
+    index = pd.MultiIndex.from_frame(rows[_SAMPLE])
+    found = []
+    for learner in learners:
+        mine = part[part["model"] == learner].set_index(_SAMPLE)[columns].reindex(index)
+        lacking = index[mine[columns[0]].isna()]
+        if len(lacking):
+            raise CasewiseError(
+                f"stack: {learner} lacks {len(lacking)} of {len(index)} predictions of '{rows['target'].iloc[0]}' that "
+                f"other learners have, the first being of case '{lacking[0][0]}'. Finish its jobs or leave it out."
+            )
+        found.append(mine.to_numpy(dtype=float))
+    return rows, np.stack(found, axis=1)

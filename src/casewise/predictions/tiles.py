@@ -1,0 +1,59 @@
+"""What the networks made of every single tile or window, gathered from the jobs into `tiles.parquet` of the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from casewise.files import write_parquet
+from casewise.predictions.table import decided, probability_columns
+
+if TYPE_CHECKING:
+    from casewise.cohort.cohort import Cohort
+    from casewise.jobs.plan import Job
+    from casewise.study.schema import Study
+
+NAME = "tiles.parquet"
+PLACE = ("path", "tile_x", "tile_y", "tile_side")
+
+
+def gather(study: Study, jobs: list[Job], cohort: Cohort, folder: Path) -> Path | None:
+    """Write the tiles' own predictions: out of fold by the network that never saw the subject, else the networks' mean.
+
+    Columns: image (number), path, tile_x, tile_y, tile_side (−1 for whole images), case, subject, model, stage,
+    outer_fold, target, and y_pred and p0, p1, … or, with attention, weight (the tile's share in its case, target '').
+    None, and no file, where no case has several panels.
+    """
+    files = [(job, job.folder / NAME) for job in jobs if (job.folder / NAME).is_file()]
+    path = folder / NAME
+    if not files:
+        path.unlink(missing_ok=True)
+        return None
+    parts = [pd.read_parquet(file).assign(model=job.model, outer_fold=job.fold + 1) for job, file in files]
+    table = pd.concat(parts, ignore_index=True)
+    table["outer_fold"] = table["outer_fold"].astype("Int64")
+    oof = table["stage"] == "oof"
+    table = pd.concat([table[oof], _mean(study, table[~oof])], ignore_index=True)
+    images = cohort.images.set_index("image")
+    for name in (*PLACE, "subject"):
+        table[name] = table["image"].map(images[name]) if name in images else -1
+    first = ["image", *PLACE, "case", "subject", "model", "stage", "outer_fold", "target"]
+    return write_parquet(path, table[[*first, *(c for c in table if c not in first)]])
+
+
+def _mean(study: Study, table: pd.DataFrame) -> pd.DataFrame:
+    """The mean over the folds' networks, classes decided anew."""
+    if table.empty:
+        return table
+    keys = ["model", "stage", "target", "image", "case"]
+    numbers = [name for name in ("y_pred", "weight", *probability_columns(table)) if name in table]
+    means = table.groupby(keys, sort=False, as_index=False)[numbers].mean()
+    for name in study.outputs:
+        rows = means["target"] == name
+        if study.classes_of(name) and rows.any():
+            columns = [f"p{i}" for i in range(len(study.classes_of(name)))]
+            means.loc[rows, "y_pred"] = decided(study.kind_of(name), means.loc[rows, columns].to_numpy(float))
+    return means.astype(dict.fromkeys(numbers, np.float32)).assign(outer_fold=pd.array([pd.NA] * len(means), "Int64"))

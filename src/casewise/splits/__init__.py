@@ -1,0 +1,1 @@
+"""Splits by subject: grouped, predefined, inner folds, and the manifest."""

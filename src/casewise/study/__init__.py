@@ -1,0 +1,1 @@
+"""The study file: schema by topic, loading, cross-checks and presets."""

@@ -1,0 +1,223 @@
+"""The two-second measurement that picks precision, memory format and threads for a network, and `mallopt`."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from casewise.errors import CasewiseError, RunError
+from casewise.files import write_json
+from casewise.models.attention import GatedAttention
+from casewise.models.backbones import Network
+from casewise.study.schema import Compute
+
+# Precision, whether channels-last, threads.
+Option = tuple[str, bool, int]
+# Another way than the usual one must take less than this share of its time.
+WORTH = 0.87
+
+
+@dataclass(frozen=True)
+class ComputePlan:
+    """How a network runs here: decided once, recorded, used by every job of the backbone."""
+
+    device: str = "cpu"
+    precision: str = "fp32"
+    channels_last: bool = True
+    threads: int = 1
+    measured: tuple[tuple[str, float], ...] = ()
+    why: str = "stated by the study"
+
+
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" else None
+
+
+def keep_memory() -> None:
+    """Tell glibc to keep freed memory: large batches otherwise go back to the kernel and fault in again every step."""
+    if libc := _glibc():
+        libc.mallopt(ctypes.c_int(-4), ctypes.c_int(0))  # M_MMAP_MAX: never by mmap
+        libc.mallopt(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD: never give back
+
+
+def give_memory_back() -> None:
+    """Return to the system what has been kept and is free: at the end of a job or a measurement, not of a step."""
+    if libc := _glibc():
+        libc.malloc_trim(ctypes.c_size_t(0))
+
+
+def has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 itself."""
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def choose(
+    network: Network, compute: Compute, *, side: int, batch: int, threads: int, memo: Path | None
+) -> ComputePlan:
+    """Pick device, precision, memory format and threads for training `network` on (batch, C, side, side) panels.
+
+    Each candidate is timed on a few training steps; another than fp32 channels-last is taken only if it is at least
+    15 % faster, and bfloat16 only if with these weights its features agree with fp32's. Of several `threads`, which is
+    what a job may have, one is then tried against all in the same way, unless the study states them. What is quickest
+    is remembered in `memo` by network, how it fuses sequences, size, versions and processor, so that every run on a
+    machine finds the same; whether bfloat16 agrees is looked at every time.
+    """
+    stated = compute.threads != "auto"
+    threads = threads if compute.threads == "auto" else compute.threads
+    if compute.device == "cuda" and not torch.cuda.is_available():
+        raise CasewiseError(
+            "compute.device: the study wants cuda, but this machine has no CUDA device. Use cpu or auto."
+        )
+    if compute.device == "cuda" or (compute.device == "auto" and torch.cuda.is_available()):
+        return ComputePlan(
+            "cuda", "fp32" if compute.precision == "fp32" else "bf16", True, threads, (), "a CUDA device"
+        )
+    formats = {"auto": (True, False), "channels_last": (True,), "contiguous": (False,)}[compute.memory_format]
+    precisions = {"auto": ("fp32", "bf16"), "fp32": ("fp32",), "bf16": ("bf16",)}[compute.precision]
+    options: list[Option] = [
+        (p, f, threads) for p in precisions for f in formats if p == "fp32" or has_bf16() or compute.precision == "bf16"
+    ]
+    options = [o for o in options if o[:2] != ("bf16", False) or len(options) == 1]
+    fewer = () if stated or threads == 1 else (1,)
+    kept = "kept" if compute.keep_memory else "given back"
+    exact = [option for option in options if option[0] == "fp32"]
+    quickest = _quickest(network, options, fewer, side=side, batch=batch, kept=kept, memo=memo)
+    if quickest.precision == "fp32" or not exact or _agrees(network, side):
+        return quickest
+    choice = _quickest(network, exact, fewer, side=side, batch=batch, kept=kept, memo=memo)
+    why = f"{quickest.why}; bfloat16, which is quicker, gives other features with these weights"
+    return replace(choice, measured=choice.measured or quickest.measured, why=why)
+
+
+def _quickest(
+    network: Network,
+    options: list[Option],
+    fewer: tuple[int, ...],
+    *,
+    side: int,
+    batch: int,
+    kept: str,
+    memo: Path | None,
+) -> ComputePlan:
+    """The option to take by time alone, remembered or measured."""
+    if len(options) == 1 and not fewer:
+        return ComputePlan("cpu", *options[0])
+    cpu = [torch.__version__, platform.machine(), cpu_name()]
+    fused = [network.fusion, network.channels, network.unseen is not None]
+    gathers = "attention" if isinstance(network.head[0], GatedAttention) else "one panel"
+    key = "|".join(map(str, [network.name, *fused, gathers, side, batch, options[0][2], fewer, options, kept, *cpu]))
+    known = _remembered(memo)
+    if key in known:
+        values = known[key]
+        return ComputePlan(**{**values, "measured": tuple((str(n), float(s)) for n, s in values["measured"])})
+    choice = _measured(network, options, fewer, side=side, batch=batch)
+    if memo:
+        with suppress(RunError):  # only a cache: a home that cannot be written is no reason to stop
+            write_json(memo, known | {key: asdict(choice)})
+    return choice
+
+
+def _remembered(memo: Path | None) -> dict[str, Any]:
+    try:
+        return dict(json.loads(memo.read_text())) if memo and memo.is_file() else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _measured(network: Network, options: list[Option], fewer: tuple[int, ...], *, side: int, batch: int) -> ComputePlan:
+    found = least(step_seconds(network, options, side=side, batch=batch)) if len(options) > 1 else {}
+    taken = _worth(found, options[0])
+    if fewer:
+        both = [taken, *[(*taken[:2], threads) for threads in fewer]]
+        again = least(step_seconds(network, both, side=side, batch=batch))
+        found, taken = found | again, _worth(again, taken)
+    names = tuple((_name(option, bool(fewer)), round(seconds, 4)) for option, seconds in found.items())
+    return ComputePlan("cpu", *taken, names, f"measured, seconds a step of {batch} panels of {side} px")
+
+
+def _worth(found: dict[Option, float], usual: Option) -> Option:
+    """The quickest, if it is worth leaving the usual one for it."""
+    best = min(found, key=lambda option: found[option], default=usual)
+    return best if best != usual and found[best] < WORTH * found[usual] else usual
+
+
+def _name(option: Option, with_threads: bool) -> str:
+    precision, channels_last, threads = option
+    name = f"{precision} {'channels-last' if channels_last else 'contiguous'}"
+    return f"{name}, {threads} thread{'s' * (threads != 1)}" if with_threads else name
+
+
+def step_seconds(
+    network: Network, options: Sequence[Option], *, side: int, batch: int, least_rounds: int = 3
+) -> dict[Option, list[float]]:
+    """Seconds of single training steps by option, in turns so that a busy moment hits all; the first is left out."""
+    panels = torch.rand(batch, network.channels, side, side)
+    times: dict[Option, list[float]] = {option: [] for option in options}
+    before, begun, rounds = torch.get_num_threads(), time.perf_counter(), 0
+    try:
+        while rounds < least_rounds or (rounds < 6 and time.perf_counter() - begun < 2):
+            for option in options:
+                precision, channels_last, threads = option
+                if threads != torch.get_num_threads():
+                    torch.set_num_threads(threads)
+                form = torch.channels_last if channels_last else torch.contiguous_format
+                network.to(memory_format=form).train()  # type: ignore[call-overload]
+                shaped = panels.to(memory_format=form)
+                started = time.perf_counter()
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+                    network(shaped).square().mean().backward()
+                network.zero_grad(set_to_none=True)
+                times[option].append(time.perf_counter() - started)
+            rounds += 1
+    finally:
+        torch.set_num_threads(before)
+        network.zero_grad(set_to_none=True)
+    return {option: seconds[1:] for option, seconds in times.items()}
+
+
+def least(times: dict[Option, list[float]]) -> dict[Option, float]:
+    """The quickest step of each option: what slows one down is other work, never the option itself."""
+    return {option: min(seconds) for option, seconds in times.items()}
+
+
+def _agrees(network: Network, side: int) -> bool:
+    """Whether features in bfloat16 point the same way as in fp32 (cosine above 0.99 on random panels)."""
+    network.eval()
+    panels = torch.rand(2, network.channels, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        exact = network.features(panels)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rough = network.features(panels).float()
+    return bool(torch.nn.functional.cosine_similarity(exact, rough).min() > 0.99)
+
+
+def cpu_name() -> str:
+    """The processor's name as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        return names[0] if names else platform.processor()
+    except OSError:
+        return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memo_path() -> Path:
+    """Where choices of this machine are remembered."""
+    root = os.environ.get("CASEWISE_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "casewise" / "speed.json"

@@ -1,0 +1,232 @@
+"""What does not change from epoch to epoch is worked out once: copies varied once, and what frozen layers make of them.
+
+Values are kept in the precision in which they are computed, in memory up to what a job may have and in files beyond.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from casewise.errors import RunError, TrainingError
+from casewise.modalities.dataset import PanelData, mixed_seed, of_bags
+from casewise.modalities.panels import augmented
+from casewise.modalities.volumes.dataset import SliceData
+from casewise.models.attention import GatedAttention
+from casewise.models.backbones import TILES_AT_ONCE, form_of
+
+# Of all jobs side by side together, in bytes.
+MEMORY = 2 * 2**30
+CHUNK = 64
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@dataclass(frozen=True)
+class FixedData:
+    """Views of panels (V, C, H, W) `uint8`, or their activations (V, ...) in floating point; nothing varies.
+
+    `truth` (P, T) is of panels, `owner` (V,) the panel of each view; without it every view is a panel. Where a view is
+    a bag, `bag` is how many tiles the largest has.
+    """
+
+    values: Tensor
+    truth: Tensor
+    names: list[str] = field(default_factory=list)
+    owner: Tensor | None = None
+    bag: int = 1
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def training_batch(
+        self, rows: list[int], generator: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Values (B, ...), panels in 0–1, and their truth (B, T)."""
+        return self._of(torch.tensor(rows), device), self.truth[rows].to(device)
+
+    def views(self) -> tuple[Tensor, Tensor]:
+        """Every view once, and the panel that it is of."""
+        rows = torch.arange(len(self.values))
+        return rows.unsqueeze(1), rows if self.owner is None else self.owner
+
+    def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
+        """Values (B, ...) of the rows."""
+        return self._of(slots[:, 0], device)
+
+    def at_once(self, batch: int) -> int:
+        """How many rows are looked at in one go: four training batches, fewer where bags are large."""
+        return max(1, 4 * batch // self.bag)
+
+    def _of(self, rows: Tensor, device: torch.device) -> Tensor:
+        values = self.values[rows].to(device)
+        return values.float().div_(255) if values.dtype == torch.uint8 else values
+
+
+class Buffer:
+    """Where a job keeps what is worked out once: in memory as long as its share lasts, then in files."""
+
+    def __init__(self, memory: int) -> None:
+        """`memory`: how many bytes it may have."""
+        self.left = memory
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype, path: Path) -> Tensor:
+        """An empty tensor, in memory where it fits there, else in the file `path`.
+
+        Raises:
+            RunError: the disk has not as much room.
+        """
+        count = math.prod(shape)
+        size = count * dtype.itemsize
+        if size <= self.left:
+            self.left -= size
+            return torch.empty(shape, dtype=dtype)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        _reserve(path, size)
+        return torch.from_file(str(path), shared=True, size=count, dtype=dtype).view(shape)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Take the space of a file now: where a mapped file finds the disk full, the whole process is killed."""
+    try:
+        with path.open("wb") as file:
+            if not _allocated(file.fileno(), size) and shutil.disk_usage(path.parent).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            file.truncate(size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        if error.errno not in _FULL:
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise RunError(
+            f"{path.parent}: the disk is full. What frozen layers make of the panels needs {size / 1e6:,.1f} MB there, "
+            f"and {free / 1e6:,.1f} MB are free. Make room and run the same command again, or write `compute: "
+            "{frozen_once: false}`, which keeps nothing and takes longer."
+        ) from error
+
+
+def _allocated(file: int, size: int) -> bool:
+    """Whether the system has reserved the space; not every file system can."""
+    if not hasattr(os, "posix_fallocate"):
+        return False
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
+            raise
+        return False
+    return True
+
+
+def fixed(data: PanelData, copies: int, *, seed: int, path: Path, room: Buffer) -> FixedData:
+    """Every panel as it is, and after these `copies` of each, varied once as the study says and kept as 8 bits.
+
+    The copies of one panel are rows of the same subject on the same side, wherever the rows came from.
+
+    Raises:
+        TrainingError: a panel has more tiles than slots, so that no one view shows it.
+        RunError: neither memory nor the disk has room.
+    """
+    slots, _ = data.views()
+    if len(slots) != len(data):
+        row, most = max(enumerate(map(len, data.tiles)), key=lambda found: found[1])
+        raise TrainingError(
+            f"panels.copies: {data.names[row] if data.names else 'a panel'} has {most} tiles, and a panel has "
+            f"{data.settings.slots}: no one copy shows them all. Write `by: image` under panels, or a larger `grid`."
+        )
+    first = data.plain_batch(slots[:1], torch.device("cpu"))
+    values = room.empty((len(data) * (1 + copies), *first.shape[1:]), torch.uint8, path)
+    for copy in range(1 + copies):
+        for start in range(0, len(data), CHUNK):
+            part = slots[start : start + CHUNK]
+            if copy:
+                generator = torch.Generator().manual_seed(mixed_seed(seed, "copies", copy, start))
+                made = augmented(data.store, part.to(data.store.device), data.settings, generator)
+            else:
+                made = data.plain_batch(part, torch.device("cpu"))
+            at = copy * len(data) + start
+            values[at : at + len(part)] = made.mul(255).round_().to(torch.uint8).cpu()
+    return FixedData(values, data.truth.repeat(1 + copies, 1), data.names * (1 + copies))
+
+
+class Upper(nn.Module):
+    """What of a network learns above its frozen part, as a network of its own; it shares the network's parameters."""
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, network: Any, rest: nn.Module) -> None:
+        super().__init__()
+        self.name = network.name
+        self.body, self.head = rest, network.head
+        self.bags = isinstance(network.head[0], GatedAttention)
+        self.register_buffer("centre", network.centre)
+        self.register_buffer("scale", network.scale)
+
+    def forward(self, activations: Tensor) -> Tensor:
+        features = of_tiles(self.body, activations) if self.bags else self.body(activations)
+        with torch.autocast(features.device.type, enabled=False):
+            return self.head(features.float()) * self.scale + self.centre
+
+
+def of_tiles(part: nn.Module, bags: Tensor) -> Tensor:
+    """What a part of a network makes of every tile of bags (B, K, ...): (B, K, ...), NaN at empty places as before."""
+    there = ~bags.flatten(2)[..., 0].isnan()
+    tiles = bags[there]
+    # What is not learned from need not be in memory at once.
+    cut = [tiles] if torch.is_grad_enabled() else tiles.split(TILES_AT_ONCE)
+    form = form_of(part)
+    known = torch.cat([part(some.contiguous(memory_format=form) if some.ndim == 4 else some) for some in cut])
+    found = known.new_full((*there.shape, *known.shape[1:]), torch.nan)
+    found[there] = known
+    return found
+
+
+def activations(
+    frozen: nn.Module,
+    data: FixedData | PanelData | SliceData,
+    *,
+    bf16: bool,
+    form: torch.memory_format,
+    path: Path,
+    room: Buffer,
+) -> FixedData:
+    """What the frozen part of a network makes of every panel, in eval mode: (P, ...), `bfloat16` where `bf16`.
+
+    Of bags it is (P, K, ...), with NaN where a bag has fewer than K tiles.
+    """
+    frozen.eval()
+    device = next(frozen.parameters()).device
+    slots, owner = data.views()
+    found: Tensor | None = None
+    with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+        if isinstance(data, PanelData) and data.bags:
+            kept = of_bags(frozen, data, slots, device, form, empty=lambda shape, dtype: room.empty(shape, dtype, path))
+            return FixedData(kept, data.truth, data.names, owner, data.bag)
+        for start in range(0, len(slots), CHUNK):
+            made = frozen(data.plain_batch(slots[start : start + CHUNK], device).to(memory_format=form)).cpu()
+            if found is None:
+                found = room.empty((len(slots), *made.shape[1:]), made.dtype, path)
+            found[start : start + len(made)] = made
+    assert found is not None
+    return FixedData(found, data.truth, data.names, owner)
+
+
+class Whole(nn.Module):
+    """A network up to its features."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, panels: Tensor) -> Tensor:
+        found: Tensor = self.network.features(panels)
+        return found

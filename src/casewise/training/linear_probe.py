@@ -1,0 +1,141 @@
+"""Starting from a fitted head: a linear model of the features that the body gives before any training.
+
+Linear probing before fine-tuning keeps good pretrained features from being torn by the gradients of a random head
+(Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from casewise.modalities.dataset import PanelData, of_bags
+from casewise.modalities.volumes.dataset import SliceData
+from casewise.models.backbones import Network, form_of
+from casewise.training.outputs import Output
+
+PENALTIES = np.logspace(0, 5, 11)
+INVERSE_PENALTIES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+Line: TypeAlias = tuple[np.ndarray, float]
+
+
+def probe(
+    network: Network,
+    data: PanelData | SliceData,
+    subjects: Sequence[str],
+    outputs: Sequence[Output],
+    *,
+    batch: int,
+    seen: Tensor | None = None,
+) -> None:
+    """Set the network's head to linear models on its features: ridge for numbers, logistic for classes and grades.
+
+    The penalty of each target is chosen by cross-validation over groups of the given (training) subjects. `seen` are
+    the features (P, width), or (P, K, width) of bags, of `data` where they are known already.
+    """
+    known = features(network, data, batch=batch) if seen is None else seen
+    # what attention gathers begins as the mean
+    values = (known.nanmean(dim=1) if known.ndim == 3 else known).double().numpy()
+    centre, spread = values.mean(axis=0), values.std(axis=0) + 1e-6
+    values = (values - centre) / spread
+    linear = network.head[-1]
+    assert isinstance(linear, torch.nn.Linear)
+    start = 0
+    for place, output in enumerate(outputs):
+        wanted = data.truth[:, place].double().numpy()
+        scored = ~np.isnan(wanted)
+        rows, groups = values[scored], np.asarray(subjects)[scored]
+        if output.kind == "regression":
+            told = (wanted[scored] - float(network.centre[start])) / float(network.scale[start])
+            found = _ridge(rows, told, groups)
+        elif output.kind == "classification":
+            found = _logistic(rows, wanted[scored].astype(int), groups, output.classes)
+        else:
+            found = _steps(rows, wanted[scored].astype(int), groups, output.classes)
+        for column, line in enumerate(found):
+            if line is not None:
+                weight = line[0] / spread
+                with torch.no_grad():
+                    linear.weight[start + column] = torch.from_numpy(weight).to(linear.weight)
+                    linear.bias[start + column] = float(line[1] - weight @ centre)
+        start += output.width
+
+
+def _parts(rows: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    from sklearn.model_selection import GroupKFold
+
+    folds = min(5, len(set(groups)))
+    return list(GroupKFold(folds).split(rows, groups=groups)) if folds > 1 else []
+
+
+def _ridge(rows: np.ndarray, wanted: np.ndarray, groups: np.ndarray) -> list[Line | None]:
+    from sklearn.linear_model import RidgeCV
+
+    parts = _parts(rows, groups)
+    if not parts:
+        return [None]
+    ridge = RidgeCV(PENALTIES, cv=parts, scoring="neg_mean_squared_error").fit(rows, wanted)
+    return [(ridge.coef_, float(ridge.intercept_))]
+
+
+def _logistic(rows: np.ndarray, wanted: np.ndarray, groups: np.ndarray, classes: int) -> list[Line | None]:
+    """One line a class; classes that nobody has keep their random line."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+
+    present = sorted(set(wanted.tolist()))
+    found: list[Line | None] = [None] * classes
+    if len(present) < 2:
+        return found
+    # a part that lacks a class on its training side says nothing about the penalty
+    parts = [(t, v) for t, v in _parts(rows, groups) if len(set(wanted[t].tolist())) == len(present)]
+    losses = np.zeros(len(INVERSE_PENALTIES))
+    for train, left_out in parts:
+        for number, inverse in enumerate(INVERSE_PENALTIES):
+            model = LogisticRegression(C=inverse, max_iter=300).fit(rows[train], wanted[train])
+            losses[number] += log_loss(wanted[left_out], model.predict_proba(rows[left_out]), labels=present)
+    chosen = INVERSE_PENALTIES[int(losses.argmin())]
+    model = LogisticRegression(C=chosen, max_iter=300).fit(rows, wanted)
+    if len(present) == 2:
+        # one line tells two classes apart: half of it to each side
+        weight, bias = model.coef_[0] / 2, float(model.intercept_[0]) / 2
+        found[present[0]], found[present[1]] = (-weight, -bias), (weight, bias)
+    else:
+        for line, label in enumerate(present):
+            found[label] = (model.coef_[line], float(model.intercept_[line]))
+    return found
+
+
+def _steps(rows: np.ndarray, wanted: np.ndarray, groups: np.ndarray, classes: int) -> list[Line | None]:
+    """One line a step between grades, fitted on the rows that reach it."""
+    found: list[Line | None] = []
+    for step in range(classes - 1):
+        reached = wanted >= step
+        lines = _logistic(rows[reached], (wanted[reached] > step).astype(int), groups[reached], 2)
+        below, above = lines
+        both = below is not None and above is not None
+        found.append((above[0] - below[0], above[1] - below[1]) if both and above and below else None)
+    return found
+
+
+def features(network: Network, data: PanelData | SliceData, *, batch: int) -> Tensor:
+    """The body's features of every panel, unvaried: (P, width), mean over its views; of bags (P, K, width)."""
+    from casewise.training.module import averaged
+
+    network.eval()
+    slots, owner = data.views()
+    found = []
+    device, form = network.mean.device, form_of(network.body)
+    if isinstance(data, PanelData) and data.bags:
+        with torch.inference_mode():
+            whole = of_bags(network.features, data, slots, device, form).float().cpu()
+        return whole.clone()
+    with torch.inference_mode():
+        size = data.at_once(batch)
+        for part, own in zip(slots.split(size), owner.split(size), strict=True):
+            found.append((network.features(data.plain_batch(part, device)).float().cpu(), own))
+    return averaged(found, len(data)).clone()

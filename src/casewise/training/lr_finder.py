@@ -1,0 +1,232 @@
+"""The learning-rate finder: the rate rises from step to step, and the loss tells where learning is fastest.
+
+Source: Smith, "Cyclical Learning Rates for Training Neural Networks", 2017 (the range test).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from casewise.errors import TrainingError
+from casewise.modalities.dataset import Batches
+from casewise.study.schema import Recipe
+from casewise.training.compute_plan import ComputePlan
+from casewise.training.fit import quiet
+from casewise.training.module import Training
+from casewise.training.outputs import Output
+
+if TYPE_CHECKING:
+    from casewise.models.backbones import Network
+
+BLOWN_UP = 4.0
+# Decades of the rate over which the loss is averaged, to either side: as wide however many steps there are.
+WIDTH = 0.25
+# How many times its own noise a fall must measure: the least of a whole curve is sought, not of one point.
+CLEAR = 5.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """The curve of a range test, as it was and smoothed, and the rate chosen on it."""
+
+    rates: list[float]
+    losses: list[float]
+    chosen: float
+    smoothed: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Fall:
+    """The deepest fall of a smoothed loss: from which step to which, by how much, and what noise alone can do."""
+
+    curve: np.ndarray
+    begin: int
+    end: int
+    depth: float
+    noise: float
+
+    @property
+    def clear(self) -> bool:
+        return self.depth > CLEAR * self.noise and self.depth > 0.01 * abs(self.curve[0]) and self.begin <= self.end
+
+
+class Sweep(Callback):
+    """Raises the rate after every batch and notes the loss; ends the training where the loss blows up."""
+
+    def __init__(self, rates: np.ndarray) -> None:
+        self.rates = rates
+        self.losses: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, number: int) -> None:
+        rate = self.rates[min(len(self.losses), len(self.rates) - 1)]
+        for group, share in zip(trainer.optimizers[0].param_groups, self.shares(module), strict=True):
+            group["lr"] = rate * share
+
+    @staticmethod
+    def shares(module: Any) -> list[float]:
+        """Each group's rate as a share of the recipe's."""
+        return [base / module.recipe.lr for base in module.base]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, result: Any, batch: Any, number: int
+    ) -> None:
+        self.losses.append(float(result["loss"]))
+        # of three, for one unlucky batch is no end
+        if np.median(self.losses[-3:]) > BLOWN_UP * min(self.losses) + 1:
+            trainer.should_stop = True
+
+
+def find_rate(
+    network: Network | nn.Module,
+    recipe: Recipe,
+    train: Batches,
+    *,
+    outputs: Sequence[Output],
+    seed: int,
+    choice: ComputePlan,
+) -> Found:
+    """Run the range test on a copy of the network; the network itself stays as it was.
+
+    Raises:
+        TrainingError: the loss falls nowhere clearly on the range, so that nothing can be chosen.
+    """
+    quiet()
+    finder = recipe.finder
+    rates = np.geomspace(finder.low, finder.high, finder.steps)
+    constant = recipe.model_copy(update={"lr": finder.low, "schedule": "constant", "epochs": 10**6})
+    test = Training(
+        copy.deepcopy(network),
+        constant,
+        train,
+        train,
+        outputs=outputs,
+        seed=seed,
+        channels_last=choice.channels_last,
+    )
+    sweep = Sweep(rates)
+    trainer = Trainer(
+        accelerator="gpu" if choice.device == "cuda" else "cpu",
+        devices=1,
+        precision="bf16-mixed" if choice.precision == "bf16" else "32-true",
+        max_steps=finder.steps,
+        limit_val_batches=0,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        callbacks=[sweep],
+    )
+    test.train()  # whatever mode the network was left in
+    try:
+        # where the loss leaves the numbers the curve ends, and says so if nothing was found before
+        with suppress(TrainingError):
+            trainer.fit(test)
+    except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit of its own
+        raise KeyboardInterrupt from stopped
+    losses = sweep.losses
+    chosen = steepest(rates[: len(losses)], np.array(losses))
+    if chosen is None:
+        raise TrainingError(
+            f"the learning-rate finder found no rate between {finder.low:g} and {finder.high:g} at which the loss "
+            f"clearly falls ({_told(rates, losses)}). Give recipe.lr as a number (0.0003 is a careful one for the adam "
+            f"family, 0.01 for sgd), or{_more(finder.steps)} widen recipe.finder"
+        )
+    fall = deepest(rates[: len(losses)], np.array(losses))
+    course = [round(float(v), 6) for v in fall.curve] if fall else []
+    return Found([float(r) for r in rates[: len(losses)]], [round(v, 6) for v in losses], chosen, course)
+
+
+def _told(rates: np.ndarray, losses: list[float]) -> str:
+    if not losses:
+        return "no number at the first step"
+    fall = deepest(rates[: len(losses)], np.array(losses))
+    if fall is None:
+        return f"{losses[0]:.3g} at {rates[0]:.1g}, and no numbers after step {len(losses)}"
+    by = f"by {fall.depth:.2g} at most" if fall.depth > 0 else "nowhere"
+    return f"smoothed, it falls {by}; by {CLEAR * fall.noise:.2g} it could by the chance of single batches"
+
+
+def _more(steps: int) -> str:
+    return "" if steps >= 1000 else f" set recipe.finder.steps to {min(2 * steps, 1000)} to average more batches, or"
+
+
+def weights(rates: np.ndarray) -> np.ndarray:
+    """What each loss weighs in each smoothed one: a normal curve over the logarithm of the rate, (steps, steps).
+
+    >>> weights(np.geomspace(1e-7, 1, 60)).sum(1).round(6).tolist() == [1.0] * 60
+    True
+    """
+    place = np.log10(rates)
+    width = max(WIDTH, 1.5 * float(place[1] - place[0]))
+    found = np.exp(-0.5 * ((place[:, None] - place) / width) ** 2)
+    return np.asarray(found / found.sum(1, keepdims=True))
+
+
+def tamed(losses: np.ndarray) -> np.ndarray:
+    """The losses with single outliers drawn in to three deviations from the median of the five around them.
+
+    >>> tamed(np.array([2.0, 2.1, 2.0, 0.1, 2.1, 2.0, 1.9, 2.0])).min().round(1).item()
+    1.8
+    """
+    middle = np.median(np.lib.stride_tricks.sliding_window_view(np.pad(losses, 2, mode="edge"), 5), axis=1)
+    far = 3 * 1.4826 * np.median(np.abs(losses - middle))
+    return np.clip(losses, middle - far, middle + far)
+
+
+def deepest(rates: np.ndarray, losses: np.ndarray) -> Fall | None:
+    """The fall from the level before it to the least of the smoothed loss; None with fewer than five numbers.
+
+    It begins where a tenth of it is done for good, and ends where nine tenths are: beyond that is noise.
+    """
+    known = np.isfinite(losses)
+    rates, losses = rates[known], losses[known]
+    steps = len(losses)
+    if steps < 5:
+        return None
+    first = max(5, steps // 6)
+    # What explodes says nothing of the fall before it.
+    losses = np.minimum(losses, losses[: 2 * first].max())
+    share, calm = weights(rates), tamed(losses)
+    curve = share @ calm
+    least = int(curve.argmin())
+
+    def passed(level: float, part: float) -> int:
+        above = np.flatnonzero(curve[:least] > level - part * (level - curve[least]))
+        return int(above[-1]) + 1 if len(above) else 0
+
+    level = float(np.median(calm[:first]))
+    flat = max(first, passed(level, 0.5))
+    level = float(np.mean(calm[:flat]))
+    # Noise of the untamed losses, from their steps, which a slow fall leaves alone.
+    single = float(np.std(np.diff(losses[: max(least + 1, steps // 2, 3)]))) / np.sqrt(2)
+    noise = single * float(np.sqrt((share[least] ** 2).sum() + 1 / flat))
+    begin = passed(level, 0.1)
+    depth = level - float(curve[least])
+    end = begin + int(np.argmax(curve[begin:] <= level - 0.9 * depth))
+    # The first rates tried are no choice: nothing was seen before them.
+    return Fall(curve, max(begin, 3, steps // 10), end, depth, noise)
+
+
+def steepest(rates: np.ndarray, losses: np.ndarray) -> float | None:
+    """The rate at which the smoothed loss falls fastest within its clear fall; None where none is clear.
+
+    >>> rates = np.geomspace(1e-5, 1, 50)
+    >>> losses = np.concatenate([np.ones(20), np.linspace(1, 0.2, 15), np.linspace(0.2, 9, 15)])
+    >>> 1e-3 < steepest(rates, losses) < 2e-2
+    True
+    """
+    rates, losses = rates[np.isfinite(losses)], losses[np.isfinite(losses)]
+    fall = deepest(rates, losses)
+    if fall is None or not fall.clear:
+        return None
+    slope = np.gradient(fall.curve, np.log(rates))[fall.begin : fall.end + 1]
+    # two significant digits: the curve says no more
+    return float(f"{float(rates[fall.begin + int(slope.argmin())]):.1e}")

@@ -1,0 +1,88 @@
+"""Which layers learn and how fast: groups of layers, discriminative learning rates, the head alone."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from casewise.training.lr_schedule import layer_rates
+
+if TYPE_CHECKING:
+    from casewise.models.backbones import Network
+    from casewise.study.schema import Recipe
+
+
+class HeadOnly(nn.Module):
+    """The head of a network as a network of its own, over features (B, width); it shares the head's parameters."""
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.name = network.name
+        self.body = nn.Identity()
+        self.head = network.head
+        self.register_buffer("centre", network.centre)
+        self.register_buffer("scale", network.scale)
+
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return self.head(features.float()) * self.scale + self.centre
+
+
+def layer_groups(network: Network, count: int) -> list[list[nn.Module]]:
+    """The body's freeze points in `count` groups of about as many each, from the input on; fewer if there are fewer."""
+    blocks = [module for _, module in network.blocks]
+    count = min(count, len(blocks))
+    edges = [round(i * len(blocks) / count) for i in range(count + 1)]
+    return [blocks[low:high] for low, high in itertools.pairwise(edges)]
+
+
+def unfreeze(network: Network, groups: int, count: int) -> None:
+    """Let the head and the last `groups` of `count` groups of layers learn; everything before them stays as it is.
+
+    What stands in for missing sequences learns with any of them; the head alone is fitted to features as they are.
+    """
+    parts = layer_groups(network, count)
+    for parameter in network.body.parameters():
+        parameter.requires_grad_(False)
+    for group in parts[len(parts) - groups :]:
+        for module in group:
+            module.requires_grad_(True)
+    if groups == len(parts):
+        network.body.requires_grad_(True)
+    if network.unseen is not None:
+        network.unseen.requires_grad_(groups > 0)
+
+
+def parameter_groups(network: Any, recipe: Recipe, lr: float) -> list[dict[str, Any]]:
+    """The optimiser's groups: the body's (one, or several where rates differ by layer), at the end the head's.
+
+    With `discriminative` d the last of n groups of layers learns at the stated rate, the one below it at 1/d of that;
+    with `layer_decay` see `rates.layer_rates`.
+    """
+    head = {"params": list(network.head.parameters()), "lr": lr * recipe.head_lr}
+    body = [p for p in network.body.parameters() if p.requires_grad]
+    if not body:
+        return [head]
+    if recipe.layer_decay != 1:
+        return layer_rates(network, lr, recipe.layer_decay, head_lr=recipe.head_lr)
+    if recipe.discriminative == 1:
+        return [{"params": body, "lr": lr}, head]
+    groups = layer_groups(network, recipe.fine.groups)
+    found: list[dict[str, Any]] = []
+    taken: set[int] = set()
+    for place, group in enumerate(groups):
+        mine = [p for module in group for p in module.parameters() if p.requires_grad and id(p) not in taken]
+        taken |= {id(p) for p in mine}
+        if mine:
+            found.append({"params": mine, "lr": lr / recipe.discriminative ** (len(groups) - 1 - place)})
+    rest = [p for p in body if id(p) not in taken]
+    if rest:
+        # tokens and positions that belong to no block stand at the input
+        found.insert(0, {"params": rest, "lr": lr / recipe.discriminative ** (len(groups) - 1)})
+    return [*found, head]

@@ -1,0 +1,220 @@
+"""How one network learns: the rate found or stated, then its head alone, all of it, or group after group of layers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors.torch import load_file
+
+from casewise.errors import TrainingError
+from casewise.files import write_json
+from casewise.modalities.dataset import Batches, FeatureData, PanelData, mixed_seed
+from casewise.modalities.volumes.dataset import SliceData
+from casewise.models.backbones import Network
+from casewise.study.schema import Recipe
+from casewise.training.checkpoint import write_tensors
+from casewise.training.compute_plan import ComputePlan
+from casewise.training.feature_cache import MEMORY
+from casewise.training.fit import Fitted, fit
+from casewise.training.linear_probe import features, probe
+from casewise.training.lr_finder import find_rate
+from casewise.training.outputs import Output
+from casewise.training.param_groups import HeadOnly, layer_groups, unfreeze
+from casewise.training.phases import ACTIVATIONS, COPIES, clear, in_phases
+from casewise.training.timing import FILE as SPENT
+
+Tell = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A trained network, its course, the finder's curve where there was one, the stages of fine tuning, the phases."""
+
+    network: Network
+    history: list[dict[str, float]]
+    best_epoch: int
+    best_loss: float
+    finder: dict[str, Any] | None = None
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    phases: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """Where and how a network is trained: its folder, seed, the machine's choice, how often state is saved.
+
+    `until` ends training after so many epochs of the recipe's; `memory` is how many bytes it may have for what is
+    worked out once (see `casewise.training.feature_cache.Room`).
+    """
+
+    outputs: tuple[Output, ...]
+    folder: Path
+    seed: int
+    choice: ComputePlan
+    save_every: float = 30.0
+    keep: Literal["best", "last"] = "best"
+    tell: Tell | None = None
+    frozen_once: bool = True
+    until: int | None = None
+    memory: int = field(default=MEMORY, kw_only=True)
+
+    def fit(self, network: Network | HeadOnly, recipe: Recipe, train: Batches, stop: Batches, folder: Path) -> Fitted:
+        """Fit a network, or a part of one, keeping its state in `folder`."""
+        return fit(
+            network,
+            recipe,
+            train,
+            stop,
+            outputs=self.outputs,
+            folder=folder,
+            seed=self.seed,
+            choice=self.choice,
+            save_every=self.save_every,
+            keep=self.keep,
+            tell=self.tell,
+            until=self.until,
+        )
+
+
+def learn(
+    network: Network,
+    recipe: Recipe,
+    train: PanelData | SliceData,
+    stop: PanelData | SliceData,
+    subjects: Sequence[str],
+    course: TrainingContext,
+) -> Learned:
+    """Train `network` as the recipe says; killed at any moment and called again, it ends in the same weights.
+
+    Args:
+        subjects: whose each row of `train` is, to choose the penalty of a probed head by.
+    """
+    # not the state of a cohort pretrained on, which lies in the same folder
+    marks = ("state.safetensors", "stage*/state.safetensors", "stage*.json")
+    network.to(course.choice.device)
+    begun = any(any(course.folder.glob(mark)) for mark in marks)
+    heads: tuple[FeatureData, FeatureData] | None = None
+    if recipe.tuning in ("shallow", "fine"):
+        heads = _featured(network, train, recipe), _featured(network, stop, recipe)
+    found = None
+    if recipe.lr == "find" and heads:
+        # before the probe: for a fitted head alone no rate makes the loss fall
+        found = _found(HeadOnly(network), heads[0], recipe, course)
+    if recipe.head == "probe" and not begun:
+        seen = heads[0].features if heads else None
+        probe(network, train, subjects, course.outputs, batch=recipe.batch, seen=seen)
+    if recipe.lr == "find":
+        found = found or _found(network, train, recipe, course)
+        recipe = recipe.model_copy(update={"lr": found["chosen"]})
+    if recipe.phases:
+        try:
+            history, best_epoch, best, phases = in_phases(network, recipe, train, stop, course)
+        finally:
+            clear(course.folder)
+        return Learned(network, history, best_epoch, best, phases=phases)
+    if recipe.tuning == "fine" and heads:
+        return _fine(network, recipe, train, stop, heads, course, found)
+    if heads:
+        unfreeze(network, 0, recipe.fine.groups)
+        fitted = course.fit(HeadOnly(network), recipe, *heads, course.folder)
+    else:
+        fitted = course.fit(network, recipe, train, stop, course.folder)
+    return Learned(network.eval(), fitted.history, fitted.best_epoch, fitted.best_loss, found)
+
+
+def _featured(network: Network, data: PanelData | SliceData, recipe: Recipe) -> FeatureData:
+    return FeatureData(features(network, data, batch=recipe.batch), data.truth, data.names)
+
+
+def _found(
+    network: Network | HeadOnly, train: Batches, recipe: Recipe, course: TrainingContext, name: str = "finder.json"
+) -> dict[str, Any]:
+    """The finder's curve, from its file where a killed job has written it."""
+    path = course.folder / name
+    if not path.is_file():
+        try:
+            found = find_rate(network, recipe, train, outputs=course.outputs, seed=course.seed, choice=course.choice)
+        except TrainingError as error:
+            raise TrainingError(f"{network.name}: {error}, or take {network.name} out of `backbones`.") from None
+        write_json(path, asdict(found))
+    values: dict[str, Any] = json.loads(path.read_text())
+    return values
+
+
+def _fine(
+    network: Network,
+    recipe: Recipe,
+    train: PanelData | SliceData,
+    stop: PanelData | SliceData,
+    heads: tuple[FeatureData, FeatureData],
+    course: TrainingContext,
+    found: dict[str, Any] | None,
+) -> Learned:
+    """Unfreeze one group of layers more as long as the stopping loss falls; the last step that helped is kept."""
+    groups = len(layer_groups(network, recipe.fine.groups))
+    each = recipe.model_copy(update={"epochs": recipe.fine.epochs})
+    history: list[dict[str, float]] = []
+    stages: list[dict[str, Any]] = []
+    best, best_epoch = math.inf, 0
+    for unfrozen in range(groups + 1):
+        unfreeze(network, unfrozen, recipe.fine.groups)
+        if found and unfrozen == 1:
+            # The head's rate says nothing about the layers below it. Where no rate is found for them the head's is
+            # kept: a stage that does not help is taken back.
+            with suppress(TrainingError):
+                found = _found(network, train, recipe, course, "finder-body.json")
+                each = each.model_copy(update={"lr": found["chosen"]})
+        place = course.folder / f"stage{unfrozen}"
+        before = {k: v.detach().clone() for k, v in network.state_dict().items()}
+        if place.with_suffix(".json").is_file():
+            stage = json.loads(place.with_suffix(".json").read_text())
+            network.load_state_dict(load_file(place.with_suffix(".safetensors")))
+        else:
+            place.mkdir(parents=True, exist_ok=True)
+            told = replace(
+                _told_from(course, len(history)),
+                seed=mixed_seed(course.seed, "stage", unfrozen) if unfrozen else course.seed,
+            )
+            fitted = (
+                told.fit(network, each, train, stop, place)
+                if unfrozen
+                else told.fit(HeadOnly(network), each, *heads, place)
+            )
+            stage = {
+                "unfrozen": unfrozen,
+                "best_loss": fitted.best_loss,
+                "best_epoch": fitted.best_epoch,
+                "history": fitted.history,
+            }
+            write_tensors(place.with_suffix(".safetensors"), network.state_dict(), {"format": "pt"})
+            write_json(place.with_suffix(".json"), stage)
+        improved = stage["best_loss"] < best
+        stages.append({**{k: stage[k] for k in ("unfrozen", "best_loss")}, "kept": improved})
+        if improved:
+            best, best_epoch = stage["best_loss"], len(history) + stage["best_epoch"]
+        history += [{**entry, "epoch": len(history) + i} for i, entry in enumerate(stage["history"])]
+        if not improved:
+            network.load_state_dict(before)
+            break
+    network.requires_grad_(True)
+    return Learned(network.eval(), history, best_epoch, best, found, stages)
+
+
+def _told_from(course: TrainingContext, done: int) -> TrainingContext:
+    """The same course, telling its progress on top of the stages before."""
+    tell = course.tell
+    return replace(course, tell=(lambda epoch: tell(done + epoch)) if tell else None)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """What training leaves in a job's folder to continue from; nothing of it is needed once the job is done."""
+    names = ("state.safetensors", "finder.json", "finder-body.json", SPENT, COPIES)
+    stages = sorted(folder.glob("stage*.safetensors")) + sorted(folder.glob("stage*.json"))
+    inside = [path for name in ("state.safetensors", SPENT, *ACTIVATIONS) for path in folder.glob(f"stage*/{name}")]
+    return [folder / name for name in names] + stages + sorted(inside)

@@ -1,0 +1,34 @@
+"""What a piece of work has cost over all its stretches: killed and gone on with, it goes on counting."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from casewise.files import write_json
+
+FILE = "spent.json"
+
+
+class Timer:
+    """Seconds by the clock and of the cores, kept in a file of the work's folder; what a kill undid is in them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        before = json.loads(self._path.read_text()) if self._path.is_file() else {}
+        self._before = (before.get("seconds", 0.0), before.get("core_seconds", 0.0))
+        self._stretches = before.get("stretches", 0) + 1
+        # of all threads, whatever else the cores had to do
+        self._begun = (time.monotonic(), time.process_time())
+        self.note()
+
+    def told(self) -> dict[str, float]:
+        """`seconds`, `core_seconds`, and `stretches`: how many times it was begun or gone on with."""
+        now = (time.monotonic(), time.process_time())
+        seconds, cores = (b + n - s for b, n, s in zip(self._before, now, self._begun, strict=True))
+        return {"seconds": round(seconds, 2), "core_seconds": round(cores, 2), "stretches": self._stretches}
+
+    def note(self) -> None:
+        """Write down what it has cost so far."""
+        write_json(self._path, self.told())

@@ -1,1 +1,0 @@
-"""Scans of the body: reading them, and bringing the sequences of a case onto one grid."""
