@@ -19,7 +19,7 @@ from PIL import Image
 from casewise.audit import registration as detail_module
 from casewise.audit import twins as twins_module
 from casewise.audit.hashes import FLIPS, Candidates, Hashes, close_pairs, flip, grey, hash_signs, hash_store
-from casewise.audit.registration import LARGE, SaliencyMap, look_closer, texture_likeness
+from casewise.audit.registration import LARGE, CloserLook, look_closer, texture_likeness
 from casewise.audit.twin_findings import twin_findings
 from casewise.audit.twins import ALIKE, ALIKE_SMALL, CLEAR, COPY, DOUBTFUL, STRAIGHT, Twin, find_twins
 from casewise.audit.verify import HIGHEST, PEAK, SURE_PEAK, Register, likeness, screen, worth_comparing
@@ -255,8 +255,8 @@ def test_progress_counts_up_to_its_end():
     assert told[-1] == (9, 9)
 
 
-def seen(texture: float, pixels: int = 320, blurred: bool = False, turn: float = 0.0) -> SaliencyMap:
-    return SaliencyMap(Register(texture, 1.0, np.array([[1, turn, 0], [-turn, 1, 0]], np.float32)), pixels, blurred)
+def seen(texture: float, pixels: int = 320, blurred: bool = False, turn: float = 0.0) -> CloserLook:
+    return CloserLook(Register(texture, 1.0, np.array([[1, turn, 0], [-turn, 1, 0]], np.float32)), pixels, blurred)
 
 
 @pytest.mark.parametrize(
@@ -278,12 +278,12 @@ def seen(texture: float, pixels: int = 320, blurred: bool = False, turn: float =
         (seen(COPY + 0.01), None, False, ["a", "a"], True),
         (seen(COPY + 0.01, turn=2 * STRAIGHT), None, False, ["a", "a"], False),
         (seen(COPY + 0.01, turn=2 * STRAIGHT), None, False, ["a", "b"], True),
-        (SaliencyMap(None, 320, False), 1.0, False, ["a", "b"], False),
+        (CloserLook(None, 320, False), 1.0, False, ["a", "b"], False),
     ],
 )
 def test_who_decides_what_a_twin_is(
     monkeypatch: pytest.MonkeyPatch,
-    look: SaliencyMap,
+    look: CloserLook,
     cosine: float | None,
     flipped: bool,
     subjects: list[str],
@@ -307,7 +307,7 @@ def test_who_decides_what_a_twin_is(
 def test_what_tiles_tell_apart_is_not_looked_at(monkeypatch: pytest.MonkeyPatch):
     pairs: list[int] = []
 
-    def look(store: TileStore, paths: list[str], given: Candidates, *more: object, **rest: object) -> list[SaliencyMap]:
+    def look(store: TileStore, paths: list[str], given: Candidates, *more: object, **rest: object) -> list[CloserLook]:
         pairs.append(len(given))
         return []
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from casewise.audit.ranking import correlation, ranked_pairs, share
 
-__all__ = ["FOLDS", "Labels", "Told", "adjusted", "enough", "moves", "probe"]
+__all__ = ["FOLDS", "Labels", "ProbeResult", "adjusted", "enough", "moves", "probe"]
 
 Floats = NDArray[np.floating[Any]]
 Whole = NDArray[np.int64]

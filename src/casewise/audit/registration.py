@@ -26,7 +26,7 @@ from casewise.modalities.photographs.readers import read_image
 if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore
 
-__all__ = ["MOST", "Look", "look_closer", "texture_likeness"]
+__all__ = ["MOST", "CloserLook", "look_closer", "texture_likeness"]
 
 # The side at which images are compared; smaller ones are enlarged, which leaves of their texture only the finest.
 LARGE = 256
@@ -52,7 +52,7 @@ PROMISING = 0.1
 
 
 @dataclass(frozen=True, eq=False)
-class SaliencyMap:
+class CloserLook:
     """How two images lie on each other, alike in texture; None where they have too little of it to tell.
 
     `pixels`: the longest side of the smaller image. `blurred`: only tiles, or few pixels, were there to compare.
@@ -70,7 +70,7 @@ def look_closer(
     registers: Sequence[Register],
     *,
     progress: Callable[[int], None] | None = None,
-) -> Iterator[SaliencyMap]:
+) -> Iterator[CloserLook]:
     """Look at each pair in the files `paths`, of which those of row i show tile i; `registers` say how they lie.
 
     Where a file cannot be read any more, and beyond `MOST` pairs, the tiles are compared.
@@ -97,7 +97,7 @@ def look_closer(
         turned = flip(one.astype(np.float32), int(pairs.flip[number]))
         least = LEAST_BLURRED if blurred else LEAST
         found = texture_likeness(turned, two.astype(np.float32), registers[number].way, least=least)
-        yield SaliencyMap(found, pixels, blurred)
+        yield CloserLook(found, pixels, blurred)
         if progress:
             progress(number + 1)
 

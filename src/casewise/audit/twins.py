@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from casewise.audit.hashes import FLIPS, Candidates, close_pairs, hash_store
-from casewise.audit.registration import SaliencyMap, look_closer
+from casewise.audit.registration import CloserLook, look_closer
 from casewise.audit.verify import Register, compare, screen, worth_comparing
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _plausible(found: Register, same: bool) -> bool:
     return found.likeness >= COPY and found.turn <= 4 * STRAIGHT if same else found.likeness >= PLAUSIBLE
 
 
-def _alike(look: SaliencyMap, same: bool) -> bool:
+def _alike(look: CloserLook, same: bool) -> bool:
     """Whether the second look found two images alike, or so alike that a network may confirm it."""
     if look.register is None:
         return False

@@ -78,7 +78,8 @@ def evaluate(
         `metrics[stage][learner][target key][metric]` = {value, low, high, n_subjects, n_cases, rough[, reason]}, the
         keys being a target over all its regions ('composite') and in each ('composite[upper]');
         `comparisons[stage][target][metric]` as `compare` gives them; `classes[stage][learner][target]` as
-        `casewise.evaluation.classification.describe_classes` gives them, of targets with classes; `response[stage][learner]`;
+        `casewise.evaluation.classification.describe_classes` gives them, of targets with classes;
+        `response[stage][learner]`;
         `bands[stages][stage][learner]` and `bands[lower_bounds]`; `readers[between][all or stage][target key][pair]`
         and `readers[learners][stage][learner][target key][reader]`; `main`, the headline
         (see `casewise.evaluation.headline`), whose learner is chosen out of fold where there is such a stage; `notes`,

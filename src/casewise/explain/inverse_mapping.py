@@ -36,7 +36,8 @@ def onto_slots(maps: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
 def onto_picture(tile: np.ndarray, *, width: int, height: int, keep_ratio: bool = True) -> np.ndarray:
     """A tile's map (side, side) on the photograph that the tile was made of: (height, width) `float32`.
 
-    Undoes `casewise.modalities.store.preparation.Preparation`: with `keep_ratio` the black around the photograph is cut away,
+    Undoes `casewise.modalities.store.preparation.Preparation`: with `keep_ratio` the black around the photograph
+    is cut away,
     without it the stretch to a square is taken back.
 
     Args:

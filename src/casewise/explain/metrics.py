@@ -111,7 +111,8 @@ def chance_hit(
     Only where the highest cell comes to lie matters, and any place is as likely: the share of places that hit.
 
     Args:
-        peaks: (H, rows of cells) and (W, columns of cells), as `casewise.explain.methods.receptive_field.peaks_of` has them.
+        peaks: (H, rows of cells) and (W, columns of cells), as `casewise.explain.methods.receptive_field.peaks_of`
+            has them.
 
     >>> mask = np.zeros((1, 2, 4)); mask[0, :, 0] = 1
     >>> chance_hit(mask, np.array([0]), grid=(1, 1), peaks=(np.eye(2), np.eye(4)[:, [0, 2]]))
