@@ -29,7 +29,7 @@ from casewise.explain.run import explain_run
 from casewise.explain.saliency import SaliencyMap, check_rows, check_same, looks, rebuilt
 from casewise.modalities.volumes.preview import central
 from casewise.phantoms.pancreas import make_pancreas
-from casewise.report.explained import read_explanations, sentence_of
+from casewise.report.sections.saliency import read_explanations, sentence_of
 from casewise.run import run
 from casewise.study.loading import build_study, read_study
 from tests.chest_study import SMALL, chest_study

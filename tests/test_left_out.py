@@ -20,11 +20,11 @@ from casewise.evaluation.external import by_source, one_class_by_source, within_
 from casewise.evaluation.headline import headline_within
 from casewise.evaluation.results import plain
 from casewise.evaluation.thresholds import reached
-from casewise.report import classes, external, learners, summary, summary_classes
 from casewise.report.context import ReportContext
 from casewise.report.markdown import classes as results_classes
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render
+from casewise.report.sections import classes, external, learners, summary, summary_classes
 from tests.test_report import Page
 from tests.test_report_classes import finished, toy
 

@@ -15,15 +15,18 @@ import pytest
 
 from casewise.errors import RunError
 from casewise.predictions.table import COLUMNS
-from casewise.report import figures_agreement, figures_cohort, figures_time, summary, tables
 from casewise.report import formatting as wording
-from casewise.report import terminology as words
 from casewise.report.context import ReportContext
-from casewise.report.drawing import canvas, svg
-from casewise.report.failures import failures, parts_of, weakest_region
+from casewise.report.figures import agreement as figures_agreement
+from casewise.report.figures import cohort as figures_cohort
+from casewise.report.figures import time as figures_time
+from casewise.report.figures.drawing import canvas, svg
+from casewise.report.figures.pictures import grid_picture
 from casewise.report.markdown.page import _figure, write_results
 from casewise.report.page import render, write_report
-from casewise.report.pictures import grid_picture
+from casewise.report.sections import summary, tables
+from casewise.report.sections import terminology as words
+from casewise.report.sections.failures import failures, parts_of, weakest_region
 from casewise.study.schema import Stop, Study
 
 BACKBONES = [f"net{i:02d}" for i in range(29)]

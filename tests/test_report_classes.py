@@ -15,15 +15,15 @@ import pytest
 from casewise.audit.findings import Audit, Finding
 from casewise.audit.metadata import SOURCES
 from casewise.evaluation.results import evaluate
-from casewise.report import audit, classes, external, learners, summary, summary_classes
-from casewise.report import confident_errors as confident
-from casewise.report import label_distribution as labels
-from casewise.report import lr_finder as rates
-from casewise.report import terminology as words
 from casewise.report.context import ReportContext
-from casewise.report.figures_classes import curves_of
+from casewise.report.figures.classes import curves_of
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render, write_report
+from casewise.report.sections import audit, classes, external, learners, summary, summary_classes
+from casewise.report.sections import high_confidence as confident
+from casewise.report.sections import labels as labels
+from casewise.report.sections import lr_finder as rates
+from casewise.report.sections import terminology as words
 from casewise.study.schema import Study
 from tests.test_report import Page, check_page, films, jobs_of, splits_of
 

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from casewise.report import figures_learners, phases
-from casewise.report import image_split as claimed
 from casewise.report.context import ReportContext
+from casewise.report.figures import learners as figures_learners
 from casewise.report.markdown import training as results_training
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render
+from casewise.report.sections import image_split as claimed
+from casewise.report.sections import phases
 from tests import test_report as numbers
 from tests.test_report import Page, check_page
 from tests.test_report_classes import toy

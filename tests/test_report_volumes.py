@@ -12,9 +12,11 @@ from PIL import Image
 
 from casewise.modalities.volumes.preview import central, central_panels, grid
 from casewise.modalities.volumes.slice_store import SliceStore
-from casewise.report import cases, explained, page, volumes
-from casewise.report import terminology as words
+from casewise.report import page
 from casewise.report.context import ReportContext
+from casewise.report.sections import cases, volumes
+from casewise.report.sections import saliency as explained
+from casewise.report.sections import terminology as words
 from casewise.study.schema import Study
 from tests.test_report_classes import toy
 

@@ -31,9 +31,9 @@ from casewise.phantoms.slides import draw_region, make_slide_phantom
 from casewise.pipeline import steps
 from casewise.pipeline.other_cohorts import to_test_on
 from casewise.report import page
-from casewise.report import slides as report_slides
 from casewise.report.context import ReportContext
-from casewise.report.slide_drawing import grid_of
+from casewise.report.figures.slides import grid_of
+from casewise.report.sections import slides as report_slides
 from casewise.run import Run, run
 from casewise.study.loading import build_study
 from casewise.study.schema import Study

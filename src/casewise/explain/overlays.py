@@ -88,7 +88,7 @@ def save_side_by_side(path: Path, rows: Sequence[Shown], *, colours: str = COLOU
     """
     from matplotlib import rc_context
 
-    from casewise.report.drawing import STYLE
+    from casewise.report.figures.drawing import STYLE
 
     kind = path.suffix.lower().lstrip(".")
     if not rows or kind not in ("png", "svg"):
@@ -107,7 +107,7 @@ def _drawn(rows: Sequence[Shown], titles: Sequence[str], colours: str, meaning: 
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
-    from casewise.report.drawing import ACCENT, MODEL, PALE, SOFT
+    from casewise.report.figures.drawing import ACCENT, MODEL, PALE, SOFT
 
     width = LEFT + (CELL + GAP) * (len(titles) + 1) + RIGHT
     height = TOP + (CELL + BOTTOM) * len(rows)

@@ -119,7 +119,7 @@ def explain_run(
 
 def sentences(found: dict[str, Any]) -> list[str]:
     """What was measured, a sentence a network."""
-    from casewise.report.explained import sentence_of
+    from casewise.report.sections.saliency import sentence_of
 
     return [sentence_of(name, told) for name, told in found["networks"].items()]
 

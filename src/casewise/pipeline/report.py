@@ -39,8 +39,8 @@ def report(
     """Write the HTML report."""
     from casewise.modalities.photographs.readers import read_image
     from casewise.report.context import ReportContext, no_grids
-    from casewise.report.explained import read_explanations
     from casewise.report.page import write_report
+    from casewise.report.sections.saliency import read_explanations
 
     jobs = [record for record in job_records(folder) if record["model"] in study.networks]
     paths = cohort.images.set_index("image")["path"]

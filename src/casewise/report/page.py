@@ -9,25 +9,25 @@ import yaml
 from markupsafe import Markup
 
 from casewise.files import write_atomic
-from casewise.report import (
+from casewise.report import formatting as wording
+from casewise.report.context import ReportContext
+from casewise.report.sections import (
     audit,
     cases,
     classes,
-    explained,
     external,
     learners,
     nested,
-    sections,
     slides,
     summary,
     summary_classes,
     volumes,
 )
-from casewise.report import confident_errors as confident
-from casewise.report import formatting as wording
-from casewise.report import image_split as claimed
-from casewise.report import terminology as words
-from casewise.report.context import ReportContext
+from casewise.report.sections import high_confidence as confident
+from casewise.report.sections import image_split as claimed
+from casewise.report.sections import saliency as explained
+from casewise.report.sections import targets as sections
+from casewise.report.sections import terminology as words
 
 FOLDER = Path(__file__).parent / "templates"
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from casewise.report.explained import ALMOST, GROUPS, HIT, SHARE, sentence_of
+from casewise.report.sections.saliency import ALMOST, GROUPS, HIT, SHARE, sentence_of
 
 HEADS = {
     "hit": "highest point in the lesion",

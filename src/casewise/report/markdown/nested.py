@@ -7,9 +7,9 @@ from typing import Any
 
 from casewise.evaluation.fold_summary import OF_CLASSES, OF_NUMBERS, WHY
 from casewise.predictions.nested_cv import NESTED, chosen_networks
-from casewise.report import nested
 from casewise.report.formatting import counted, rate
 from casewise.report.markdown import classes as results_classes
+from casewise.report.sections import nested
 from casewise.study.schema import network_names
 
 TITLES = {"mae": "MAE", "pcc": "PCC"}

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from casewise.report import image_split as by_image_too
-from casewise.report import phases
 from casewise.report.formatting import frozen_words
 from casewise.report.markdown import classes as results_classes
+from casewise.report.sections import image_split as by_image_too
+from casewise.report.sections import phases
 
 if TYPE_CHECKING:
     import pandas as pd

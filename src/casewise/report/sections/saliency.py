@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.report.confident_errors import percent
+from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import interval, number
-from casewise.report.pictures import data_uri
-from casewise.report.tables import Cell
+from casewise.report.sections.high_confidence import percent
+from casewise.report.sections.tables import Cell
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -177,7 +177,7 @@ def _deletion(name: str, told: dict[str, Any]) -> dict[str, Any]:
 
 def _curves(told: dict[str, dict[str, Any]], outcome: str) -> list[Markup]:
     """Of each network what it said as more and more was blackened, by the map and by what knows nothing of it."""
-    from casewise.report.drawing import MARKERS, SERIES, canvas, frame, place, svg
+    from casewise.report.figures.drawing import MARKERS, SERIES, canvas, frame, place, svg
 
     drawn = []
     for number_done, (name, found) in enumerate(told.items()):

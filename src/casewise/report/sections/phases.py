@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from casewise.cohort.natural_sort import natural
-from casewise.report import classes
 from casewise.report.context import ReportContext, is_number
 from casewise.report.formatting import MISSING, duration, frozen_words, number, rate
-from casewise.report.measures import measure_cell, measure_of, written
-from casewise.report.tables import Cell, Row
+from casewise.report.sections import classes
+from casewise.report.sections.measures import measure_cell, measure_of, written
+from casewise.report.sections.tables import Cell, Row
 
 RUNNING = (
     "Running statistics are the means and variances that batch norms keep of the images they have seen: no optimiser "

@@ -9,9 +9,9 @@ import numpy as np
 from markupsafe import Markup
 
 from casewise.report.context import is_number
-from casewise.report.drawing import ACCENT, INK, MODEL, PALE, SERIES, canvas, frame, place, svg
+from casewise.report.figures.drawing import ACCENT, INK, MODEL, PALE, SERIES, canvas, frame, place, svg
 from casewise.report.formatting import shortened
-from casewise.report.measures import bounds, written
+from casewise.report.sections.measures import bounds, written
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

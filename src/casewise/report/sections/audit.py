@@ -10,9 +10,9 @@ from typing import Any
 from casewise.audit.findings import ROWS, unasked
 from casewise.audit.text import renamed
 from casewise.report.context import ReportContext, is_number
+from casewise.report.figures.pictures import as_picture, data_uri
 from casewise.report.formatting import MISSING, counted, duration, number
-from casewise.report.pictures import as_picture, data_uri
-from casewise.report.tables import Cell, Row
+from casewise.report.sections.tables import Cell, Row
 
 TRIED = {
     "twins-across-subjects": "the same picture under two subjects",

@@ -7,9 +7,9 @@ from typing import Any
 from markupsafe import Markup
 
 from casewise.report.context import is_number
-from casewise.report.drawing import ACCENT, FAINT, INK, MODEL, SOFT, canvas, place, svg
-from casewise.report.drawing import limits as around
-from casewise.report.figures_learners import label_below
+from casewise.report.figures.drawing import ACCENT, FAINT, INK, MODEL, SOFT, canvas, place, svg
+from casewise.report.figures.drawing import limits as around
+from casewise.report.figures.learners import label_below
 from casewise.report.formatting import shortened
 
 BY_SUBJECT, BY_IMAGE = "by subject", "by image"

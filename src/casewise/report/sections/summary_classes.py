@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from casewise.report import per_source as within
-from casewise.report.classes import calibration
 from casewise.report.context import ReportContext, is_number
 from casewise.report.formatting import class_name, counted
-from casewise.report.measures import bounds, measure_cell, written
-from casewise.report.summary import choice
-from casewise.report.tables import Cell
-from casewise.report.terminology import Words, judged_on
+from casewise.report.sections import per_source as within
+from casewise.report.sections.classes import calibration
+from casewise.report.sections.measures import bounds, measure_cell, written
+from casewise.report.sections.summary import choice
+from casewise.report.sections.tables import Cell
+from casewise.report.sections.terminology import Words, judged_on
 
 FEWEST = 5
 RATES = ("accuracy", "sensitivity", "specificity")

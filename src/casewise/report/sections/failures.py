@@ -8,8 +8,8 @@ import numpy as np
 
 from casewise.report.context import ReportContext, is_number
 from casewise.report.formatting import display_name, number
-from casewise.report.tables import split_key
-from casewise.report.terminology import Words, place_of
+from casewise.report.sections.tables import split_key
+from casewise.report.sections.terminology import Words, place_of
 
 LEAST_IN_PART = 3
 WORSE = 1.3

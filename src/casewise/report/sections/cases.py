@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from casewise.report.context import ReportContext
+from casewise.report.figures.pictures import as_picture, data_uri, panel_uri
+from casewise.report.figures.slides import crop_of, cropped
 from casewise.report.formatting import digits_of, display_name, number, signed
-from casewise.report.pictures import as_picture, data_uri, panel_uri
-from casewise.report.slide_drawing import crop_of, cropped
-from casewise.report.terminology import place_of
+from casewise.report.sections.terminology import place_of
 
 if TYPE_CHECKING:
     from casewise.modalities.slides.plans import KeptSlide
@@ -52,7 +52,7 @@ class Seen:
 def prepared(material: ReportContext) -> dict[str, Any] | None:
     """From photographs to panels for one visit: of those with the most images, the one with the highest score.
 
-    None of volumes (`casewise.report.volumes` tells of them).
+    None of volumes (`casewise.report.sections.volumes` tells of them).
     """
     panels = material.panels
     if panels.empty or material.study.volumes:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from casewise.report.cases import panels_of
 from casewise.report.context import ReportContext
 from casewise.report.formatting import class_name
-from casewise.report.measures import written
-from casewise.report.terminology import place_of
+from casewise.report.sections.cases import panels_of
+from casewise.report.sections.measures import written
+from casewise.report.sections.terminology import place_of
 
 MOST_SHOWN = 8
 MOST_CLASSES = 8

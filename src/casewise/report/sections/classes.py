@@ -6,12 +6,12 @@ from math import pi
 from typing import Any
 
 from casewise.evaluation.cross_fit import by_fold_text
-from casewise.report import figures_classes as draw
 from casewise.report.context import ReportContext, is_number
+from casewise.report.figures import classes as draw
 from casewise.report.formatting import counted, display_name, listed
-from casewise.report.measures import bounds, measure_cell, written
-from casewise.report.tables import Cell, Counts, Row, counts_line
-from casewise.report.terminology import Words
+from casewise.report.sections.measures import bounds, measure_cell, written
+from casewise.report.sections.tables import Cell, Counts, Row, counts_line
+from casewise.report.sections.terminology import Words
 
 CLASS_COLUMNS = ("precision", "recall", "f1", "auroc", "auprc")
 POINT_COLUMNS = ("sensitivity", "specificity", "precision")

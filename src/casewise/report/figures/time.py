@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from casewise.cohort.natural_sort import natural
 from casewise.evaluation.response import percent_change
-from casewise.report.drawing import MODEL, PHYSICIAN, canvas, frame, place, svg
+from casewise.report.figures.drawing import MODEL, PHYSICIAN, canvas, frame, place, svg
 from casewise.report.formatting import number, shortened
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from casewise.report import figures_learners
 from casewise.report.context import ReportContext, is_number
+from casewise.report.figures import learners as figures_learners
 from casewise.report.formatting import counted, listed, number, rate
 
 MOST_FINDERS = 12

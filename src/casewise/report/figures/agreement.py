@@ -9,8 +9,21 @@ import numpy as np
 from markupsafe import Markup
 
 from casewise.cohort.natural_sort import natural
-from casewise.report.drawing import ACCENT, FAINT, INK, MANY, MARKERS, MODEL, SERIES, SOFT, canvas, frame, place, svg
-from casewise.report.drawing import limits as around
+from casewise.report.figures.drawing import (
+    ACCENT,
+    FAINT,
+    INK,
+    MANY,
+    MARKERS,
+    MODEL,
+    SERIES,
+    SOFT,
+    canvas,
+    frame,
+    place,
+    svg,
+)
+from casewise.report.figures.drawing import limits as around
 from casewise.report.formatting import number, shortened, signed
 
 if TYPE_CHECKING:

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from casewise.predictions.nested_cv import NESTED
-from casewise.report import classes, figures_learners, summary, tables
-from casewise.report import per_source as within
 from casewise.report.context import ReportContext, is_number
+from casewise.report.figures import learners as figures_learners
 from casewise.report.formatting import digits_for, interval, number
-from casewise.report.measures import bounds, measure_cell, measure_of, written
-from casewise.report.tables import Cell, Row, figure_cell
-from casewise.report.terminology import Words
+from casewise.report.sections import classes, summary, tables
+from casewise.report.sections import per_source as within
+from casewise.report.sections.measures import bounds, measure_cell, measure_of, written
+from casewise.report.sections.tables import Cell, Row, figure_cell
+from casewise.report.sections.terminology import Words
 
 NUMBERS = ("mae", "pcc", "mse", "ccc", "icc")
 CLASSES = ("accuracy", "top2_accuracy", "auroc", "precision", "recall", "f1")

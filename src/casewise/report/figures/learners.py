@@ -8,8 +8,8 @@ import numpy as np
 from markupsafe import Markup
 
 from casewise.report.context import is_number
-from casewise.report.drawing import ACCENT, INK, MODEL, PALE, SOFT, canvas, frame, place, svg
-from casewise.report.drawing import limits as around
+from casewise.report.figures.drawing import ACCENT, INK, MODEL, PALE, SOFT, canvas, frame, place, svg
+from casewise.report.figures.drawing import limits as around
 from casewise.report.formatting import frozen_words, rate, shortened
 
 WIDTH = 440.0

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from casewise.report import slide_drawing as draw
-from casewise.report.cases import slides_of
-from casewise.report.confident_errors import percent
 from casewise.report.context import ReportContext
+from casewise.report.figures import slides as draw
+from casewise.report.figures.pictures import as_picture, data_uri
 from casewise.report.formatting import class_name, counted, digits_of, display_name, listed, number
-from casewise.report.pictures import as_picture, data_uri
-from casewise.report.terminology import Words, place_of
+from casewise.report.sections.cases import slides_of
+from casewise.report.sections.high_confidence import percent
+from casewise.report.sections.terminology import Words, place_of
 
 MOST_TILES = 18
 RIGHT, WRONG, UNDECIDED = 2, 2, 2

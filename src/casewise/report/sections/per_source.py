@@ -7,8 +7,8 @@ from typing import Any
 from casewise.evaluation.headline import FITTED, MEANT
 from casewise.report.context import ReportContext, is_number
 from casewise.report.formatting import interval, listed, number
-from casewise.report.measures import bounds, measure_of, written
-from casewise.report.tables import Cell
+from casewise.report.sections.measures import bounds, measure_of, written
+from casewise.report.sections.tables import Cell
 
 MOST_SOURCES = 6
 SHOWN = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from casewise.report.context import ReportContext, is_number
-from casewise.report.figures_image_split import BY_IMAGE, BY_SUBJECT, side_by_side
+from casewise.report.figures.image_split import BY_IMAGE, BY_SUBJECT, side_by_side
 from casewise.report.formatting import counted, digits_for, interval, number
-from casewise.report.measures import bounds, measure_cell, measure_of, written
-from casewise.report.tables import TITLES, Cell, Row, figure_cell
-from casewise.report.terminology import Words
+from casewise.report.sections.measures import bounds, measure_cell, measure_of, written
+from casewise.report.sections.tables import TITLES, Cell, Row, figure_cell
+from casewise.report.sections.terminology import Words
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 
-from casewise.report.drawing import ACCENT, INK, MODEL, SOFT, canvas, frame, place, svg
+from casewise.report.figures.drawing import ACCENT, INK, MODEL, SOFT, canvas, frame, place, svg
 from casewise.report.formatting import shortened
 
 if TYPE_CHECKING:

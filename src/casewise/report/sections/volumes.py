@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from casewise.report.cases import illustrated
+from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import counted, listed
-from casewise.report.pictures import data_uri
-from casewise.report.terminology import place_of
+from casewise.report.sections.cases import illustrated
+from casewise.report.sections.terminology import place_of
 
 if TYPE_CHECKING:
     from casewise.report.context import ReportContext

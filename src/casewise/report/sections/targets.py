@@ -8,14 +8,17 @@ import numpy as np
 from markupsafe import Markup
 
 from casewise.cohort.natural_sort import natural
-from casewise.report import classes, figures_cohort, figures_learners, figures_time, phases, tables
-from casewise.report import figures_agreement as agree
-from casewise.report import lr_finder as rates
 from casewise.report.context import ReportContext, is_number
-from casewise.report.failures import parts_of
+from casewise.report.figures import agreement as agree
+from casewise.report.figures import cohort as figures_cohort
+from casewise.report.figures import learners as figures_learners
+from casewise.report.figures import time as figures_time
 from casewise.report.formatting import display_name, interval, number
-from casewise.report.label_distribution import counted_classes
-from casewise.report.terminology import Words
+from casewise.report.sections import classes, phases, tables
+from casewise.report.sections import lr_finder as rates
+from casewise.report.sections.failures import parts_of
+from casewise.report.sections.labels import counted_classes
+from casewise.report.sections.terminology import Words
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from markupsafe import Markup, escape
 
-from casewise.report.pictures import data_uri
+from casewise.report.figures.pictures import data_uri
 
 if TYPE_CHECKING:
     from casewise.modalities.slides.plans import KeptSlide

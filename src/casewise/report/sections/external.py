@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from casewise.report import classes, learners
-from casewise.report import per_source as within
 from casewise.report.context import ReportContext, is_number
 from casewise.report.formatting import MISSING, counted, digits_for, interval, number, signed
-from casewise.report.measures import measure_cell, measure_of, written
-from casewise.report.tables import TITLES, Cell, Row, figure_cell
-from casewise.report.terminology import Words
+from casewise.report.sections import classes, learners
+from casewise.report.sections import per_source as within
+from casewise.report.sections.measures import measure_cell, measure_of, written
+from casewise.report.sections.tables import TITLES, Cell, Row, figure_cell
+from casewise.report.sections.terminology import Words
 
 STAGE = "external"
 SHOWN = {

@@ -8,7 +8,7 @@ from casewise.audit import metadata as facts
 from casewise.cohort.natural_sort import natural
 from casewise.report.context import ReportContext
 from casewise.report.formatting import shortened
-from casewise.report.tables import Counts, CountsLine, counts_line
+from casewise.report.sections.tables import Counts, CountsLine, counts_line
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,8 +10,8 @@ from casewise.evaluation.fold_summary import OF_CLASSES, OF_NUMBERS, WHY
 from casewise.predictions.nested_cv import NESTED, chosen_networks
 from casewise.report.context import ReportContext, is_number
 from casewise.report.formatting import MISSING, counted, digits_for, listed, number, rate
-from casewise.report.measures import measure_cell, measure_of, written
-from casewise.report.tables import TITLES, Cell, Row, figure_cell
+from casewise.report.sections.measures import measure_cell, measure_of, written
+from casewise.report.sections.tables import TITLES, Cell, Row, figure_cell
 
 MOST_NETWORKS = 12
 ELSEWHERE = "For patients outside the folds it is the network of the lowest mean inner loss over the folds"

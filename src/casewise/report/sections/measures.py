@@ -7,7 +7,7 @@ from typing import Any
 
 from casewise.report.context import is_number
 from casewise.report.formatting import MISSING, number
-from casewise.report.tables import Cell
+from casewise.report.sections.tables import Cell
 
 
 @dataclass(frozen=True)

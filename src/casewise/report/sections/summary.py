@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from casewise.report import per_source as within
 from casewise.report.context import ReportContext, is_number
-from casewise.report.failures import failures
 from casewise.report.formatting import digits_for, interval, listed, number, signed
-from casewise.report.measures import measure_of
-from casewise.report.tables import Cell, responder_name
-from casewise.report.terminology import Words, judged_on
+from casewise.report.sections import per_source as within
+from casewise.report.sections.failures import failures
+from casewise.report.sections.measures import measure_of
+from casewise.report.sections.tables import Cell, responder_name
+from casewise.report.sections.terminology import Words, judged_on
 
 # figures of the named classes alone, which naming one class for everybody can lead in
 OF_DECISIONS = ("accuracy", "balanced_accuracy", "f1", "kappa", "kappa_quadratic", "mae", "precision", "recall")

@@ -1,0 +1,1 @@
+"""Figures as inline SVG, drawn with matplotlib or by hand."""
