@@ -1,4 +1,4 @@
-"""The one family of errors that casewise raises for a mistake a person can mend."""
+"""The errors that casewise raises for a mistake that a person can correct."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 class CasewiseError(Exception):
-    """A mistake in the input, told as a sentence for the person who can mend it (exit code 2)."""
+    """A mistake in the input; the message is a sentence for the person who can correct it (exit code 2)."""
 
 
 class StudyError(CasewiseError):
-    """The study file says something that cannot be."""
+    """The study file states something impossible."""
 
 
 class CohortError(CasewiseError):
@@ -23,11 +23,11 @@ class ImageError(CasewiseError):
 
 
 class SplitError(CasewiseError):
-    """A split cannot be made, or lets a subject stand on both sides."""
+    """A split cannot be made, or has a subject on both sides."""
 
 
 class BothSidesError(SplitError):
-    """A split that the table gives has subjects on several sides; the audit can still tell of it."""
+    """A predefined split has subjects on several sides; the audit can still report it."""
 
 
 class WeightsError(CasewiseError):
@@ -35,24 +35,28 @@ class WeightsError(CasewiseError):
 
 
 class AuditError(CasewiseError):
-    """The audit found what must not be trained on, and the study does not say why it may."""
+    """The audit found an error that the study does not accept with a reason."""
 
 
 class TrainingError(CasewiseError):
-    """A network cannot be trained as the study says; the message names it and what to change."""
+    """A network cannot be trained as the study states; the message names the network and what to change."""
 
 
 class RunError(CasewiseError):
     """A run folder is in use, belongs to another study, or cannot be written."""
 
 
+class DamagedError(RunError):
+    """A file of a run folder is not what was written."""
+
+
 def nearest(value: object, options: Iterable[str]) -> str:
-    """Return a hint at the option most like `value`, or an empty string.
+    """Return a hint at the option most similar to `value`, or an empty string.
 
     >>> nearest("resnet43", ["resnet34", "alexnet"])
     " Did you mean 'resnet34'?"
     >>> nearest("qqq", ["resnet34"])
     ''
     """
-    found = difflib.get_close_matches(str(value), list(options), n=1, cutoff=0.6)
-    return f" Did you mean '{found[0]}'?" if found else ""
+    matches = difflib.get_close_matches(str(value), list(options), n=1, cutoff=0.6)
+    return f" Did you mean '{matches[0]}'?" if matches else ""

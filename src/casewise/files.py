@@ -1,10 +1,13 @@
-"""Writing files so that a reader sees the old one or the new one, never half of one."""
+"""Writing files durably: a reader sees the old file or the new one, never half of one, also after a power failure."""
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,40 +16,117 @@ from casewise.errors import RunError
 if TYPE_CHECKING:
     import pandas as pd
 
+# How the names of temporary files begin, so that those of a killed process can be recognised and removed.
+TEMPORARY = ".casewise-writing-"
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
-def write_atomic(path: Path, content: bytes | str) -> Path:
-    """Write `content` beside `path` and move it there in one step.
+
+@contextmanager
+def replacing(
+    path: Path, *, durable: bool = True, before_replacing: Callable[[Path], None] | None = None
+) -> Iterator[Path]:
+    """Yield an empty temporary file beside `path`; when the block ends, it takes the place of `path` in one step.
+
+    Permissions are those of the process's umask, however the block writes the file.
+
+    Args:
+        durable: bring the file and its folder to the disk before returning.
+        before_replacing: called with the complete temporary file before it is moved.
 
     Raises:
-        RunError: the disk is full or the folder cannot be written; nothing is left behind.
+        RunError: the disk is full or the folder cannot be written; `path` is unchanged and nothing is left behind.
     """
-    data = content.encode() if isinstance(content, str) else content
-    temporary = None
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name[-80:]}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        make_folder(path.parent)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666)
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
+        os.close(handle)
+        yield temporary
+        if stat.S_IMODE(temporary.stat().st_mode) != mode:
+            os.chmod(temporary, mode)
+        if durable:
+            _sync(temporary, os.O_RDWR | NO_FOLLOW)
+        if before_replacing:
+            before_replacing(temporary)
         os.replace(temporary, path)
+        if durable:
+            sync_folder(path.parent)
     except OSError as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
         raise RunError(f"{path} could not be written: {error.strerror or error}. Nothing was changed.") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: bytes | str, *, durable: bool = True) -> Path:
+    """Write `content` to `path` in one step.
+
+    Raises:
+        RunError: as `replacing`.
+    """
+    with replacing(path, durable=durable) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
 
 
-def write_json(path: Path, value: Any) -> Path:
-    """Write `value` as readable JSON, atomically; NaN is not allowed in it."""
-    return write_atomic(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+def write_json(path: Path, value: Any, *, durable: bool = True) -> Path:
+    """Write `value` as readable JSON in one step; NaN is not allowed in it."""
+    return write_atomic(path, json_text(value), durable=durable)
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> Path:
-    """Write a table as Parquet, atomically."""
+    """Write a table as Parquet in one step."""
+    return write_atomic(path, parquet_bytes(table))
+
+
+def json_text(value: Any) -> str:
+    """Readable JSON without NaN, ending in a newline."""
+    return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def parquet_bytes(table: pd.DataFrame) -> bytes:
+    """A table as Parquet, without its index."""
     import io
 
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
-    return write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder with its parents and bring the new entries to the disk."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        if folder.parent == folder:
+            break
+        folder = folder.parent
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+    return missing[0] if missing else folder
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's entries to the disk, where the system can do so."""
+    with suppress(OSError):  # Windows and some network file systems cannot
+        _sync(folder, os.O_RDONLY)
+
+
+def sweep(folder: Path) -> int:
+    """Remove temporary files that killed processes left in `folder`; only for who holds the folder's lock."""
+    count = 0
+    for path in folder.glob(f"{TEMPORARY}*"):
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+            count += 1
+    return count
+
+
+def _sync(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

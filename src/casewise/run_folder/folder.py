@@ -1,0 +1,247 @@
+"""The folder of a run: every file and folder in it, its lock, and the removal of what killed processes left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from casewise.errors import RunError
+from casewise.files import make_folder, sweep
+from casewise.run_folder.artefact import JsonFile, TableFile
+from casewise.run_folder.job_folder import LOCK, JobFolder
+
+RETRY = "Run the study again."
+
+
+@dataclass(frozen=True)
+class ExplanationFolder:
+    """Where `casewise explain` writes pictures, volumes and tables: in the run folder or elsewhere."""
+
+    path: Path
+
+    @property
+    def table(self) -> TableFile:
+        """One row a picture or volume."""
+        return TableFile(self.path / "explanations.parquet")
+
+    @property
+    def measurements(self) -> TableFile:
+        """How well maps meet the masks, one row a case and network."""
+        return TableFile(self.path / "measured.parquet")
+
+    @property
+    def figure_path(self) -> Path:
+        """All cases and networks in one picture."""
+        return self.path / "side-by-side.png"
+
+
+@dataclass(frozen=True)
+class ImageFolders:
+    """Where prepared images of one cohort lie in a run folder; those of other cohorts have a suffix."""
+
+    path: Path
+    suffix: str = ""
+
+    @property
+    def tiles(self) -> Path:
+        """The image store."""
+        return self.path / f"tiles{self.suffix}"
+
+    @property
+    def slides(self) -> Path:
+        """Tiles and tissue of each slide as planned, with a small picture."""
+        return self.path / f"slides{self.suffix}"
+
+    @property
+    def scans(self) -> Path:
+        """The prepared slices of volumes."""
+        return self.path / f"scans{self.suffix}"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder. Files have `write`, `read` (verified) and, for JSON, `read_or_none`; folders are paths."""
+
+    path: Path
+
+    def __fspath__(self) -> str:
+        """Let a run folder stand where a path is expected."""
+        return os.fspath(self.path)
+
+    # What the run was made from.
+
+    @property
+    def study(self) -> JsonFile:
+        """Every setting in force."""
+        return JsonFile(self.path / "study.json", RETRY)
+
+    @property
+    def cohort(self) -> TableFile:
+        """The table as it was understood: one row an image."""
+        return TableFile(self.path / "cohort.parquet", RETRY)
+
+    @property
+    def splits(self) -> JsonFile:
+        """The side of every subject."""
+        return JsonFile(self.path / "splits.json", RETRY, required=("hash", "folds", "subjects"))
+
+    @property
+    def audit(self) -> JsonFile:
+        """What the audit found."""
+        return JsonFile(self.path / "audit.json", RETRY)
+
+    @property
+    def fingerprint(self) -> JsonFile:
+        """Everything that decides the networks."""
+        return JsonFile(self.path / "fingerprint.json", RETRY, required=("fingerprint", "decided"))
+
+    @property
+    def compute(self) -> JsonFile:
+        """For each network, how it runs on this machine."""
+        return JsonFile(self.path / "compute.json", RETRY)
+
+    # What came out.
+
+    @property
+    def stackers(self) -> JsonFile:
+        """The coefficients of the stackers."""
+        return JsonFile(self.path / "stackers.json", RETRY)
+
+    @property
+    def nested(self) -> JsonFile:
+        """The network that inner folds chose for each fold."""
+        return JsonFile(self.path / "nested.json", RETRY, required=("folds",))
+
+    @property
+    def predictions(self) -> TableFile:
+        """Every prediction."""
+        return TableFile(self.path / "predictions.parquet", RETRY)
+
+    @property
+    def tile_predictions(self) -> TableFile:
+        """What networks predict of single tiles or windows."""
+        return TableFile(self.path / "tiles.parquet", RETRY)
+
+    @property
+    def metrics(self) -> JsonFile:
+        """Every figure."""
+        return JsonFile(self.path / "metrics.json", RETRY, required=("metrics", "notes"))
+
+    @property
+    def explanations(self) -> JsonFile:
+        """What `casewise explain` showed and measured."""
+        return JsonFile(self.path / "explanations.json", "Run `casewise explain` again.")
+
+    @property
+    def report_path(self) -> Path:
+        """The report."""
+        return self.path / "report.html"
+
+    @property
+    def explanation_folder(self) -> ExplanationFolder:
+        """Where explanations go unless another folder is given."""
+        return ExplanationFolder(self.path / "explanations")
+
+    # Prepared images, whose stores own the names inside.
+
+    @property
+    def images(self) -> ImageFolders:
+        """Prepared images of the study's own cohort."""
+        return ImageFolders(self.path)
+
+    @property
+    def external_images(self) -> ImageFolders:
+        """Prepared images of the external cohort."""
+        return ImageFolders(self.path, "-external")
+
+    @property
+    def pretraining_images(self) -> ImageFolders:
+        """Prepared images of the cohort to pretrain on."""
+        return ImageFolders(self.path, "-pretraining")
+
+    # The comparison by image.
+
+    @property
+    def image_split(self) -> RunFolder:
+        """The run folder of the same study split by image."""
+        return RunFolder(self.path / "by-image")
+
+    @property
+    def image_split_mark(self) -> JsonFile:
+        """Present where the whole folder is a comparison by image and no study."""
+        return JsonFile(self.path / "comparison.json")
+
+    # Networks.
+
+    @property
+    def jobs_folder(self) -> Path:
+        """Where the networks lie."""
+        return self.path / "jobs"
+
+    def job(self, network: str, fold: int) -> JobFolder:
+        """The folder of a network; `fold` from 0."""
+        return JobFolder(self.jobs_folder / network.replace(":", "_").replace("/", "_") / f"fold{fold + 1}")
+
+    def finished_jobs(self) -> list[JobFolder]:
+        """The networks that have a record, in the order of their names."""
+        name = JobFolder(Path()).record.path.name
+        return [JobFolder(path.parent) for path in sorted(self.jobs_folder.glob(f"*/*/{name}"))]
+
+    def job_records(self) -> list[dict[str, Any]]:
+        """The verified records of all finished networks.
+
+        Raises:
+            DamagedError: a record is not what was written.
+        """
+        return [job.record.read() for job in self.finished_jobs()]
+
+    # The folder itself.
+
+    def check_finished(self) -> None:
+        """Check that a finished run is here.
+
+        Raises:
+            RunError: naming what is missing.
+        """
+        needed = (self.study, self.splits, self.predictions, self.metrics, self.fingerprint)
+        if missing := next((file.path.name for file in needed if not file.exists()), None):
+            raise RunError(
+                f"{self.path} holds no finished run: {missing} is missing. Finish it with `casewise run` first."
+            )
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder until the block or the process ends, and remove what killed processes left in it.
+
+        Raises:
+            RunError: another run is working there, or the folder cannot be written.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            make_folder(self.path)
+            lock = FileLock(self.path / LOCK, timeout=0)
+            lock.acquire()
+        except Timeout:
+            raise RunError(
+                f"Another run is working in {self.path}. Wait for it, stop it, or give another folder with --output."
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise RunError(f"{self.path} cannot be written: {reason}. Give another folder with --output.") from error
+        try:
+            self._sweep()
+            yield
+        finally:
+            lock.release()
+
+    def _sweep(self) -> None:
+        """Remove temporary files of killed processes here; jobs sweep their own folders under their own locks."""
+        for folder in (self, self.image_split):
+            for path in (folder.path, folder.explanation_folder.path, folder.images.slides):
+                if path.is_dir():
+                    sweep(path)

@@ -1,0 +1,223 @@
+"""The folder of a network: its weights, facts and predictions, and its state while it is in training."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from casewise.files import sweep, write_json
+from casewise.run_folder.artefact import Artefact, JsonFile, TableFile, TextFile, WeightsFile, log
+
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage or phase of a training: what it did, its weights, and the folder of its state."""
+
+    record: JsonFile
+    weights: WeightsFile
+    folder: TrainingFolder
+
+    def finished(self) -> bool:
+        """Whether the stage is finished and its files are as they were written."""
+        return self.record.exists() and self.weights.intact() and self.record.intact()
+
+
+@dataclass(frozen=True)
+class TrainingFolder:
+    """A folder in which a network is trained: what a killed training continues from."""
+
+    path: Path
+
+    @property
+    def state(self) -> WeightsFile:
+        """The training's state at the end of an epoch."""
+        return WeightsFile(self.path / "state.safetensors")
+
+    @property
+    def rate_search(self) -> JsonFile:
+        """The curve of the learning-rate search."""
+        return JsonFile(self.path / "finder.json", required=("chosen",))
+
+    @property
+    def body_rate_search(self) -> JsonFile:
+        """The curve of the learning-rate search for the layers below the head."""
+        return JsonFile(self.path / "finder-body.json", required=("chosen",))
+
+    @property
+    def timing(self) -> Path:
+        """What the training has cost so far."""
+        return self.path / "spent.json"
+
+    @property
+    def copies(self) -> Path:
+        """Varied copies of the training panels."""
+        return self.path / "copies.bin"
+
+    @property
+    def activations(self) -> tuple[Path, Path]:
+        """What frozen layers make of the training panels and of those that decide when to stop."""
+        return self.path / "train.bin", self.path / "stop.bin"
+
+    def stage(self, number: int) -> Stage:
+        """A stage of gradual unfreezing, or a phase."""
+        stem = self.path / f"stage{number}"
+        record, weights = JsonFile(stem.with_suffix(".json")), WeightsFile(stem.with_suffix(".safetensors"))
+        return Stage(record, weights, TrainingFolder(stem))
+
+    def begun(self) -> bool:
+        """Whether there is a state to continue from."""
+        marks = (self.state.path.name, f"stage*/{self.state.path.name}", "stage*.json")
+        return any(any(self.path.glob(mark)) for mark in marks)
+
+    def remove_caches(self) -> None:
+        """Remove what was computed once for all epochs."""
+        for path in [self.copies, *self.path.glob("stage*/*.bin"), *self.activations]:
+            with suppress(PermissionError):  # Windows keeps what is still mapped
+                path.unlink(missing_ok=True)
+
+    def remove_state(self) -> None:
+        """Remove everything that a training continues from; nothing of it is needed once the training is done."""
+        names = (self.state.path, self.rate_search.path, self.body_rate_search.path, self.timing, self.copies)
+        for path in [*names, *self.activations, *self.path.glob("stage*.safetensors"), *self.path.glob("stage*.json")]:
+            path.unlink(missing_ok=True)
+        for folder in self.path.glob("stage*/"):
+            shutil.rmtree(folder)
+
+
+@dataclass(frozen=True)
+class InnerTraining:
+    """One inner training: its record once it is finished, and the folder of its state before."""
+
+    record: JsonFile
+    folder: TrainingFolder
+
+
+@dataclass(frozen=True)
+class PretrainingFolder(TrainingFolder):
+    """The folder in which a job's network learns from another cohort first."""
+
+    @property
+    def body(self) -> WeightsFile:
+        """The pretrained body."""
+        return WeightsFile(self.path / "body.safetensors")
+
+    @property
+    def history(self) -> JsonFile:
+        """The losses by epoch."""
+        return JsonFile(self.path / "history.json")
+
+
+@dataclass(frozen=True)
+class JobFolder(TrainingFolder):
+    """The folder of one network (a backbone on all folds but one). `record` is written last: a job with it is done."""
+
+    @property
+    def weights(self) -> WeightsFile:
+        """The network's weights."""
+        return WeightsFile(self.path / "model.safetensors")
+
+    @property
+    def facts(self) -> JsonFile:
+        """What is needed to use the weights, and whose images they were learned from."""
+        return JsonFile(self.path / "model.json")
+
+    @property
+    def record(self) -> JsonFile:
+        """Facts of the training."""
+        return JsonFile(self.path / "job.json", required=("model", "fold", "fingerprint"))
+
+    @property
+    def predictions(self) -> TableFile:
+        """What the network predicts of its fold and of the test set."""
+        return TableFile(self.path / "predictions.parquet")
+
+    @property
+    def tile_predictions(self) -> TableFile:
+        """What it predicts of single tiles or windows."""
+        return TableFile(self.path / "tiles.parquet")
+
+    @property
+    def external_predictions(self) -> TableFile:
+        """What it predicts of the external cohort."""
+        return TableFile(self.path / "external.parquet")
+
+    @property
+    def external_mark(self) -> TextFile:
+        """What its predictions of the external cohort were made from."""
+        return TextFile(self.path / "external-made-from")
+
+    @property
+    def mark(self) -> TextFile:
+        """What a training in this folder was begun from."""
+        return TextFile(self.path / "made-from")
+
+    @property
+    def pretraining(self) -> PretrainingFolder:
+        """Where the network learns from another cohort first."""
+        return PretrainingFolder(self.path / "pretrain")
+
+    @property
+    def inner_folder(self) -> Path:
+        """Where the inner trainings of nested cross-validation lie."""
+        return self.path / "inner"
+
+    def inner(self, name: str) -> InnerTraining:
+        """One inner training."""
+        stem = self.inner_folder / name
+        return InnerTraining(JsonFile(stem.with_name(f"{name}.json")), TrainingFolder(stem))
+
+    @property
+    def lock_path(self) -> Path:
+        """The lock of the process that trains here."""
+        return self.path / LOCK
+
+    @property
+    def progress_path(self) -> Path:
+        """How far the training is, for the progress bar."""
+        return self.path / "progress.json"
+
+    def write_progress(self, done: int, total: int, stage: str = "training") -> None:
+        """Leave a note for the progress bar."""
+        write_json(self.progress_path, {"done": done, "total": total, "stage": stage}, durable=False)
+
+    def finished(self, fingerprint: str) -> bool:
+        """Whether the job's record stands and is of the same inputs; nothing is verified."""
+        record = self.record.peek()
+        return record is not None and record["fingerprint"] == fingerprint
+
+    def intact(self, fingerprint: str) -> bool:
+        """Whether the job is finished and all its files are as they were written.
+
+        Damaged files are set aside with a warning, and the record is removed: the job is then to be done again.
+        """
+        record = self.record.read_or_none()
+        if record is None or record["fingerprint"] != fingerprint:
+            return False
+        files: list[Artefact] = [self.weights, self.facts, self.predictions]
+        if self.tile_predictions.exists():
+            files.append(self.tile_predictions)
+        missing = [file.path.name for file in files if not file.exists()]
+        if missing:
+            log.warning("%s: %s is missing; the network is trained again.", self.path, ", ".join(missing))
+        damaged = [file for file in files if file.exists() and not file.intact()]
+        if missing or damaged:
+            self.record.remove()
+            return False
+        return True
+
+    def remove_training(self) -> None:
+        """Remove what a finished, or another, training left: its state, its inner trainings, its pretraining."""
+        self.remove_state()
+        self.progress_path.unlink(missing_ok=True)
+        for weights in (self.pretraining.state, self.pretraining.body):
+            weights.remove()
+        shutil.rmtree(self.inner_folder, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove temporary files of killed processes; only for who holds the job's lock."""
+        for folder in [self.path, *(path for path in self.path.rglob("*/") if path.is_dir())]:
+            sweep(folder)

@@ -1,0 +1,178 @@
+"""The run folder: what is written stays, what is damaged is set aside, what was killed is swept."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from casewise.errors import DamagedError, RunError
+from casewise.files import TEMPORARY, replacing, write_atomic
+from casewise.run_folder import JobFolder, RunFolder
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) -> None:
+    path = write_atomic(tmp_path / "a" / "file", "old")
+    with pytest.raises(RunError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+    assert path.read_text() == "old"
+    assert os.listdir(path.parent) == ["file"]
+
+
+def test_the_file_and_its_folder_are_brought_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def fsync(handle: int) -> None:
+        order.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        sync(handle)
+
+    def replaced(source: Path, target: Path) -> None:
+        order.append("replace")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replaced)
+    write_atomic(tmp_path / "file", "text")
+    assert order == ["file", "replace", "folder"]
+
+
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        write_atomic(tmp_path / "private", "text")
+        os.umask(0o002)
+        with replacing(tmp_path / "shared") as temporary:
+            temporary.unlink()
+            handle = os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600)  # as a library may write it
+            os.close(handle)
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("private", "shared")]
+    assert modes == [0o600, 0o664]
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+    target = write_atomic(tmp_path / "precious", "text")
+    job = JobFolder(tmp_path / "job")
+    job.path.mkdir()
+    for name in (".progress.partial", "progress.json", "spent.json"):
+        (job.path / name).symlink_to(target)
+    job.write_progress(1, 2)
+    assert target.read_text() == "text"
+    assert not job.progress_path.is_symlink()
+
+
+def test_temporary_files_of_killed_processes_are_swept(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    (folder.path / "explanations").mkdir(parents=True)
+    for place in (folder.path, folder.explanation_folder.path):
+        (place / f"{TEMPORARY}0011-model.safetensors").write_bytes(b"half")
+        (place / ".something-else").write_bytes(b"kept")
+    with folder.lock():
+        assert sorted(path.name for path in folder.path.iterdir()) == [".lock", ".something-else", "explanations"]
+    assert [path.name for path in folder.explanation_folder.path.iterdir()] == [".something-else"]
+    job = JobFolder(tmp_path / "job")
+    (job.path / "stage0").mkdir(parents=True)
+    (job.path / "stage0" / f"{TEMPORARY}0022-state.safetensors").write_bytes(b"half")
+    job.sweep()
+    assert not list(job.path.glob("stage0/*"))
+
+
+def test_only_one_run_works_in_a_folder(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run").lock():
+        with pytest.raises(RunError), RunFolder(tmp_path / "run").lock():
+            pass
+    with RunFolder(tmp_path / "run").lock():
+        pass
+
+
+def test_an_edited_file_is_refused_and_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics.write({"metrics": {}, "notes": []})
+    folder.metrics.path.write_text('{"metrics": {"better": 1}, "notes": []}')
+    with pytest.raises(DamagedError):
+        folder.metrics.read()
+    assert folder.metrics.read_or_none() is None
+    assert (tmp_path / "metrics.json.damaged-1").is_file()
+    assert "metrics.json.damaged-1" in caplog.text
+    folder.metrics.write({"metrics": {}, "notes": ["new"]})
+    assert folder.metrics.read()["notes"] == ["new"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe"])
+def test_a_damaged_json_file_without_a_checksum_is_no_traceback(tmp_path: Path, content: bytes) -> None:
+    for file in (RunFolder(tmp_path).fingerprint, RunFolder(tmp_path).splits, JobFolder(tmp_path).record):
+        file.path.write_bytes(content)
+        with pytest.raises(DamagedError):
+            file.read()
+        assert file.peek() is None
+        assert file.read_or_none() is None
+        with pytest.raises(RunError):
+            file.read()
+
+
+def test_a_kill_between_checksum_and_move_leaves_a_folder_that_fits(tmp_path: Path) -> None:
+    file = RunFolder(tmp_path).compute
+    file.write({"a": 1})
+    for number in (2, 3):
+        with pytest.raises(KeyboardInterrupt), file.replacing() as temporary:
+            temporary.write_text(f'{{"a": {number}}}')
+            file._record(temporary)
+            raise KeyboardInterrupt
+        assert file.read() == {"a": 1}
+    file.write({"a": 4})
+    assert file.read() == {"a": 4}
+
+
+def test_a_damaged_record_of_checksums_is_set_aside(tmp_path: Path) -> None:
+    file = RunFolder(tmp_path).compute
+    file.write({"a": 1})
+    (tmp_path / "checksums.json").write_bytes(b"")
+    assert file.read() == {"a": 1}
+    assert (tmp_path / "checksums.json.damaged-1").is_file()
+
+
+def finished_job(path: Path) -> JobFolder:
+    job = JobFolder(path)
+    with job.weights.replacing() as temporary:
+        temporary.write_bytes(b"weights")
+    job.facts.write({"subjects": []})
+    job.predictions.write(pd.DataFrame({"y_true": [1.0], "y_pred": [2.0]}))
+    job.record.write({"model": "m", "fold": 1, "fingerprint": "f"})
+    return job
+
+
+def test_a_finished_job_is_intact_and_made_of_the_same_inputs(tmp_path: Path) -> None:
+    job = finished_job(tmp_path)
+    assert job.finished("f")
+    assert job.intact("f")
+    assert not job.intact("g")
+    assert job.record.exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.json", "predictions.parquet", "job.json"])
+def test_a_damaged_job_is_done_again(tmp_path: Path, name: str) -> None:
+    job = finished_job(tmp_path)
+    if name == "predictions.parquet":
+        table = job.predictions.read()
+        table.assign(y_pred=table["y_true"]).to_parquet(tmp_path / name, index=False)
+    else:
+        (tmp_path / name).write_bytes(b"")
+    assert not job.intact("f")
+    assert (tmp_path / f"{name}.damaged-1").is_file()
+    assert not job.record.exists()
+
+
+def test_a_job_without_its_model_is_done_again(tmp_path: Path) -> None:
+    job = finished_job(tmp_path)
+    job.weights.remove()
+    assert not job.intact("f")
+    job = finished_job(tmp_path)
+    (tmp_path / "checksums.json").unlink()  # as an older version left it
+    job.weights.path.write_bytes(b"")
+    assert not job.intact("f")
