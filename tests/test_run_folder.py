@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,7 @@ import pytest
 
 from casewise.errors import DamagedError, RunError
 from casewise.files import TEMPORARY, replacing, write_atomic
-from casewise.run_folder import JobFolder, RunFolder
+from casewise.run_folder import JobFolder, JsonFile, RunFolder
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) -> None:
@@ -84,9 +85,8 @@ def test_temporary_files_of_killed_processes_are_swept(tmp_path: Path) -> None:
 
 
 def test_only_one_run_works_in_a_folder(tmp_path: Path) -> None:
-    with RunFolder(tmp_path / "run").lock():
-        with pytest.raises(RunError), RunFolder(tmp_path / "run").lock():
-            pass
+    with RunFolder(tmp_path / "run").lock(), pytest.raises(RunError), RunFolder(tmp_path / "run").lock():
+        pass
     with RunFolder(tmp_path / "run").lock():
         pass
 
@@ -116,14 +116,18 @@ def test_a_damaged_json_file_without_a_checksum_is_no_traceback(tmp_path: Path, 
             file.read()
 
 
+def killed_before_the_move(file: JsonFile, text: str) -> None:
+    with suppress(KeyboardInterrupt), file.replacing() as temporary:
+        temporary.write_text(text)
+        file._record(temporary)
+        raise KeyboardInterrupt
+
+
 def test_a_kill_between_checksum_and_move_leaves_a_folder_that_fits(tmp_path: Path) -> None:
     file = RunFolder(tmp_path).compute
     file.write({"a": 1})
     for number in (2, 3):
-        with pytest.raises(KeyboardInterrupt), file.replacing() as temporary:
-            temporary.write_text(f'{{"a": {number}}}')
-            file._record(temporary)
-            raise KeyboardInterrupt
+        killed_before_the_move(file, f'{{"a": {number}}}')
         assert file.read() == {"a": 1}
     file.write({"a": 4})
     assert file.read() == {"a": 4}
