@@ -15,11 +15,16 @@ from casewise.files import TEMPORARY, replacing, write_atomic
 from casewise.run_folder import JobFolder, JsonFile, RunFolder
 
 
-def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) -> None:
-    path = write_atomic(tmp_path / "a" / "file", "old")
-    with pytest.raises(RunError), replacing(path) as temporary:
+def filled_the_disk(path: Path) -> None:
+    with replacing(path) as temporary:
         temporary.write_text("half")
         raise OSError(28, "No space left on device")
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) -> None:
+    path = write_atomic(tmp_path / "a" / "file", "old")
+    with pytest.raises(RunError):
+        filled_the_disk(path)
     assert path.read_text() == "old"
     assert os.listdir(path.parent) == ["file"]
 
