@@ -143,10 +143,11 @@ def data_of(store: SliceStore, panels: int) -> SliceData:
     import torch
 
     from casewise.modalities.volumes.dataset import SliceData, slices_of
+    from casewise.modalities.volumes.standardise import standard_scales
     from casewise.study.schema import Panels
 
     cases = len(store.count)
-    slices = slices_of(store, np.arange(cases), standardise=True, sequences=[0, 1])
+    slices = slices_of(store, [0, 1], standard_scales(store.landmarks, np.arange(cases), [0, 1]))
     truth = torch.arange(panels).remainder(CLASSES).float().unsqueeze(1)
     settings = Panels(grid=f"{GRID}x{GRID}", flip="horizontal", quarter_turns=True)
     return SliceData(slices, [row % cases for row in range(panels)], truth, settings)
@@ -203,7 +204,7 @@ def train_with_casewise(folder: str, backbone: str, steps: int, choice: ComputeP
             keep="last",
             tell=lambda _: ends.append(time.perf_counter()),
         )
-        learn(network, recipe, data, data.part([0]), names, course)
+        learn(network, recipe, data, data.subset([0]), names, course)
     return {"rate": steps * BATCH / (ends[1] - ends[0]), "weights": weights}
 
 
@@ -228,15 +229,20 @@ def measure_tables(folder: str, backbone: str, steps: int, choice: ComputePlan) 
     import torch
 
     from casewise.modalities.volumes.dataset import slices_of
+    from casewise.modalities.volumes.standardise import standard_scales
     from casewise.training.compute_plan import keep_memory
 
     keep_memory()
     torch.set_num_threads(choice.threads)
     store = store_of(Path(folder))
     every = np.arange(len(store.count))
+
+    def scales() -> list[list[float]]:
+        return standard_scales(store.landmarks, every, [0, 1])
+
     fitted = [
         statistics.median(
-            timed(lambda nyul=nyul: slices_of(store, every, standardise=nyul, sequences=[0, 1]))[0]  # type: ignore[misc]
+            timed(lambda nyul=nyul: slices_of(store, [0, 1], scales() if nyul else None))[0]  # type: ignore[misc]
             for _ in range(3)
         )
         for nyul in (True, False)

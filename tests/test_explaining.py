@@ -282,7 +282,7 @@ def test_panels_are_those_of_prediction(opened: FinishedRun) -> None:
     rows = [row for row, name in enumerate(opened.cohort.panels["subject"]) if name in names]
     check_same(opened, one, rows)
     data = one.part(np.asarray(rows))
-    slots = data.places(data.views()[0])
+    slots = data.slots_of(data.views()[0])
     for row, own in zip(rows, slots.tolist(), strict=True):
         assert own == central(int(opened.slices.count[row]), 9).tolist()  # type: ignore[union-attr]
     with pytest.raises(RunError, match="has learned from"):

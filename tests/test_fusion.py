@@ -6,7 +6,7 @@ import json
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from casewise.errors import SplitError, StudyError, TrainingError, WeightsError
+from casewise.modalities.volumes.dataset import drop_sequences
 from casewise.models.backbones import MEAN, SPREAD, Network, build_network
 from casewise.models.freezing import freeze, layers, parameter_counts
 from casewise.models.frozen_split import split_at
-from casewise.models.fusion import Fused, adapted, drop_sequences, first_layer
+from casewise.models.fusion import Fused, adapted, first_layer
 from casewise.models.weights import load_weights
 from casewise.study.schema import Recipe
 from casewise.training.compute_plan import ComputePlan
@@ -546,6 +547,7 @@ class Dropped:
     values: Tensor
     truth: Tensor
     names: list[str] = field(default_factory=list)
+    bags: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.truth)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from casewise.modalities.volumes.preview import central, central_panels, grid
 from casewise.modalities.volumes.slice_store import SliceStore
+from casewise.modalities.volumes.standardise import standard_scales
 from casewise.report import page
 from casewise.report.context import ReportContext
 from casewise.report.sections import cases, volumes
@@ -107,13 +108,15 @@ def test_central_panels_are_those_of_the_fold(classed: ReportContext) -> None:
         folder=classed.study.cohort,
     )
     study = of_volumes(classed, standardise="none", missing="mask").study
-    found = central_panels(study, store, 0, np.array([0]))
+    plain = {"sequences": ["T1", "T2"], "standard": None}
+    found = central_panels(study, store, 0, plain)
     wanted = grid(slices[1:10, 0] / 32767, rows=3, columns=3) * 255
-    assert np.abs(found[0][1] - wanted).max() <= 0.51
-    assert [name for name, _ in central_panels(study, store, 1, np.array([0]))] == ["T1"]
+    assert np.abs(found[0].pixels - wanted).max() <= 0.51
+    assert [shown.name for shown in central_panels(study, store, 1, plain)] == ["T1"]
     nyul = of_volumes(classed, missing="mask").study
-    first, other = (central_panels(nyul, store, 0, np.array([row])) for row in (0, 1))
-    assert not np.array_equal(first[0][1], other[0][1])
+    scales = (standard_scales(marks, np.array([row]), [0]) for row in (0, 1))
+    first, other = (central_panels(nyul, store, 0, {"sequences": ["T1"], "standard": scale}) for scale in scales)
+    assert not np.array_equal(first[0].pixels, other[0].pixels)
 
 
 @pytest.mark.parametrize("count", [1, 4, 9, 10, 13, 20])

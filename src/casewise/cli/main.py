@@ -66,17 +66,15 @@ def check(
 ) -> None:
     """Check the study file, the cohort table and the split without training anything."""
     from casewise.console import Terminal
-    from casewise.modalities.slides.cohort import uncut
+    from casewise.modalities.registry import modality_of
     from casewise.pipeline import steps
     from casewise.report.formatting import counted
     from casewise.splits.grouped import check_scored, split
 
     plan = _read(study, None, None)
-    cohort = uncut(plan, steps.read(plan, None, Terminal()))
-    if plan.volumes:
-        from casewise.modalities.volumes.header_check import check_headers
-
-        check_headers(plan, cohort, Terminal())
+    modality = modality_of(plan)
+    cohort = modality.whole(plan, steps.read(plan, None, Terminal()))
+    modality.check_files(plan, cohort, Terminal())
     splits = split(cohort, plan)
     check_scored(splits, cohort.panels, plan)
     for side, n in splits.record["n"].items():

@@ -21,7 +21,7 @@ from casewise.jobs.build_model import network_of
 from casewise.jobs.dataset import parts_of
 from casewise.jobs.fit_subjects import fitted_rows
 from casewise.jobs.to_table import prediction_rows
-from casewise.modalities.volumes.dataset import SliceData
+from casewise.modalities.registry import modality_of
 from casewise.models.weights import read_tensors
 from casewise.predictions.table import probability_columns
 from casewise.training.compute_plan import ComputePlan
@@ -100,16 +100,11 @@ def rebuilt(run: FinishedRun, model: str, fold: int) -> LoadedModel:
             f"({str(error).splitlines()[-1].strip()}). Explain the run with the version that made it, or run it again."
         ) from None
     network.eval()
-    folder = study.images.store or run.folder / "tiles"
-    if study.volumes:
-        from casewise.modalities.volumes.preparation import SCANS
-
-        folder = run.folder / SCANS
     part = parts_of(
         study,
         run.cohort.panels,
         label_table(run.cohort.panels, study),
-        folder,
+        run.tiles.folder,
         run.tiles.address,
         model=model,
         fitted_on=fitted_rows(study, run.cohort.panels, run.splits, fold),
@@ -120,11 +115,7 @@ def rebuilt(run: FinishedRun, model: str, fold: int) -> LoadedModel:
 
 def channels_of(run: FinishedRun, model: str) -> tuple[str, ...]:
     """The sequences that a network sees; of images one nameless channel."""
-    volumes = run.study.volumes
-    if not volumes:
-        return ("",)
-    fusion = str(run.study.fusion_of(model))
-    return (fusion,) if fusion in volumes.sequences else tuple(volumes.sequences)
+    return modality_of(run.study).channels(run.study, model)
 
 
 def check_same(run: FinishedRun, one: LoadedModel, rows: Sequence[int]) -> None:
@@ -206,7 +197,7 @@ def looks(one: LoadedModel, rows: Sequence[int], asked: ExplainTarget, *, cells:
         each = last.each() if late else plain[:, None].expand(-1, len(one.channels), -1, -1)
         if one.channels != ("",):
             each = each.masked_fill(panels[:, :, :1, :1].isnan(), torch.nan)
-        places = data.places(at) if isinstance(data, SliceData) else at
+        places = data.slots_of(at)
         for number, row in enumerate(belongs.tolist()):
             found[row].append(tuple(part[number] for part in (places, panels, plain, each, last.contrast())))
     if last is None:
@@ -233,7 +224,7 @@ def places_of(one: LoadedModel, rows: Sequence[int]) -> list[np.ndarray]:
     """Of each row the slices that stand in the places of its views: (V, K)."""
     data = one.part(np.asarray(rows, dtype=np.intp))
     slots, owner = data.views()
-    places = data.places(slots) if isinstance(data, SliceData) else slots
+    places = data.slots_of(slots)
     return [places[owner == number].numpy() for number in range(len(rows))]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from casewise.errors import StudyError, TrainingError
+from casewise.modalities.registry import modality_of
 from casewise.models.backbones import build_network
 from casewise.training.outputs import outputs_of, width_of
 
@@ -14,25 +15,14 @@ if TYPE_CHECKING:
 
 
 def network_of(study: Study, model: str) -> Network:
-    """A network of random weights with the study's outputs, input scale and dropout; as it gathers and fuses."""
-    fused: dict[str, Any] = {}
-    if study.volumes:
-        fusion = study.fusion_of(model)
-        alone = fusion in study.volumes.sequences
-        fused = {
-            "fusion": "early" if alone else fusion,
-            "sequences": 1 if alone else len(study.volumes.sequences),
-            # a case that lacks the one sequence is told apart by its stand-in, too
-            "missing": study.volumes.missing,
-            "side": study.images.size * study.panels.rows,
-        }
+    """A network of random weights with the study's outputs, input scale and dropout; as its modality requires."""
     return build_network(
         model.partition("@")[0],
         width_of(outputs_of(study)),
         dropout=study.recipe.dropout,
         scaling=study.recipe.scaling,
         attention=study.panels.gather == "attention",
-        **fused,
+        **modality_of(study).network_options(study, model),
     )
 
 

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 import casewise
 from casewise.errors import RunError
 from casewise.files import write_json
+from casewise.modalities.registry import modality_of
 from casewise.splits.grouped import guide_name
 from casewise.study.schema import Study
 
@@ -54,11 +55,7 @@ def what_decides(study: Study, cohort: Cohort) -> dict[str, Any]:
         decided["guide"] = guide_name(study)
     if study.recipe.imbalance == "sampling":
         decided["drawn_by"] = study.outcome
-    if study.tiles:
-        decided["tiling"] = plain["tiles"]
-    if study.volumes:
-        # more fusions are more networks, as more backbones are
-        decided["volumes"] = {k: v for k, v in plain["volumes"].items() if k not in ("fusion", "lesion")}
+    decided |= modality_of(study).settings(study)
     decided["cohort"] = table_hash(cohort, study)
     return decided
 

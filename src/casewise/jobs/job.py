@@ -23,8 +23,9 @@ from casewise.jobs.pretraining import Pretrained, pretrain
 from casewise.jobs.tiles import tile_rows, weight_rows
 from casewise.jobs.to_table import prediction_rows
 from casewise.jobs.train_metrics import right_on
-from casewise.modalities.dataset import PanelData, mixed_seed
-from casewise.modalities.volumes.dataset import SliceData
+from casewise.modalities.base import PanelDataset
+from casewise.modalities.dataset import mixed_seed
+from casewise.modalities.registry import modality_of
 from casewise.models.weights import load_weights
 from casewise.predictions.table import write as write_predictions
 from casewise.splits.grouped import Splits, check_apart
@@ -148,7 +149,7 @@ def run_job(job: Job, material: JobInputs, choice: ComputePlan, *, side_by_side:
     learned = learn(network, recipe, train, stop, names, course)
     learned.network.to("cuda" if choice.device == "cuda" else "cpu")
 
-    def values_at(data: PanelData | SliceData) -> NDArray[Any]:
+    def values_at(data: PanelDataset) -> NDArray[Any]:
         return predict(
             learned.network,
             data,
@@ -185,11 +186,7 @@ def run_job(job: Job, material: JobInputs, choice: ComputePlan, *, side_by_side:
         "kinds": {name: study.kind_of(name) for name in study.outputs},
         "classes": {name: study.classes_of(name) for name in study.outputs if study.classes_of(name)},
         "images": study.images.model_dump(mode="json"),
-        **(
-            {"volumes": study.volumes.model_dump(mode="json") | {"fusion": study.fusion_of(job.model)}}
-            if study.volumes
-            else {}
-        ),
+        **modality_of(study).facts(study, job.model),
         "panels": study.panels.model_dump(mode="json"),
         "weights": origin,
         **people_seen(panels, seen),

@@ -25,7 +25,7 @@ from casewise.jobs.build_model import network_of
 from casewise.jobs.dataset import parts_of
 from casewise.jobs.plan import INNER, Job, write_progress
 from casewise.modalities.dataset import mixed_seed
-from casewise.modalities.slides import cohort as slides
+from casewise.modalities.registry import modality_of
 from casewise.models.weights import load_weights
 from casewise.predictions.nested_cv import TunedParams, best_of
 from casewise.splits.grouped import check_apart
@@ -76,7 +76,9 @@ def choose_inside(job: Job, material: JobInputs, choice: ComputePlan, tune: Tuni
     """
     study, splits = material.study, material.splits
     held_out = splits.held_out(job.fold)
-    folds = inner_folds(slides.uncut(study, material.cohort).panels, study, splits, job.fold, count=tune.folds)
+    folds = inner_folds(
+        modality_of(study).whole(study, material.cohort).panels, study, splits, job.fold, count=tune.folds
+    )
     every = sorted(s for part in folds for s in part)
     trainings = [
         _Training(number, rate, k, sorted(set(every) - set(part)), part)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from casewise.modalities.dataset import PanelData, of_bags
+from casewise.modalities.dataset import of_bags
 from casewise.modalities.panels import EMPTY
 from casewise.models.attention import GatedAttention
 from casewise.predictions.table import decided
@@ -17,7 +17,7 @@ from casewise.training.outputs import outputs_of, value_columns
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from casewise.modalities.volumes.dataset import SliceData
+    from casewise.modalities.base import PanelDataset
     from casewise.models.backbones import Network
     from casewise.study.schema import Study
     from casewise.training.compute_plan import ComputePlan
@@ -53,14 +53,14 @@ def tile_rows(panels: pd.DataFrame, study: Study, values: NDArray[Any], *, stage
 
 
 def weight_rows(
-    network: Network, data: PanelData | SliceData, panels: pd.DataFrame, *, stage: str, batch: int, choice: ComputePlan
+    network: Network, data: PanelDataset, panels: pd.DataFrame, *, stage: str, batch: int, choice: ComputePlan
 ) -> pd.DataFrame | None:
     """How much each tile of a bag speaks for its case, shares of one in `weight`; None without attention.
 
     Columns: image (number), case, stage, target ('', for it is one weight for all), weight; `float32`.
     """
     gathering: Any = network.head[0]
-    if not isinstance(gathering, GatedAttention) or not isinstance(data, PanelData):
+    if not isinstance(gathering, GatedAttention) or not data.bags:
         return None
     device = next(network.parameters()).device
     slots, owner = data.views()

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from casewise.modalities.dataset import PanelData
+    from casewise.modalities.base import PanelDataset
     from casewise.study.schema import Study
     from casewise.training.compute_plan import ComputePlan
 
 
 def predicted(
     network: nn.Module,
-    data: PanelData,
+    data: PanelDataset,
     panels: pd.DataFrame,
     study: Study,
     choice: ComputePlan,

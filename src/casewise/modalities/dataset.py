@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from torch.utils.data import IterableDataset
 
 from casewise.errors import RunError
 from casewise.modalities.panels import EMPTY, augmented, chunks, draw, plain
-from casewise.models.backbones import TILES_AT_ONCE
 from casewise.study.schema import Panels
+
+# Tiles of a bag that pass through a network together; more take more memory and no less time.
+TILES_AT_ONCE = 64
 
 
 class Batches(Protocol):
@@ -40,6 +42,9 @@ class Batches(Protocol):
 
     def at_once(self, batch: int) -> int: ...
 
+    @property
+    def bags(self) -> bool: ...
+
 
 @dataclass(frozen=True)
 class FeatureData:
@@ -48,6 +53,7 @@ class FeatureData:
     features: Tensor
     truth: Tensor
     names: list[str] = field(default_factory=list)
+    bags: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.features)
@@ -92,6 +98,15 @@ class PanelData:
     def __len__(self) -> int:
         return len(self.tiles)
 
+    def subset(self, rows: Sequence[int]) -> PanelData:
+        """Some of the panels."""
+        names = [self.names[row] for row in rows] if self.names else []
+        return replace(self, tiles=[self.tiles[row] for row in rows], truth=self.truth[list(rows)], names=names)
+
+    def with_variations(self, changes: Mapping[str, Any]) -> PanelData:
+        """The same panels with some settings of how they vary in training replaced."""
+        return replace(self, settings=self.settings.model_copy(update=dict(changes))) if changes else self
+
     def training_batch(
         self, rows: list[int], generator: torch.Generator, device: torch.device
     ) -> tuple[Tensor, Tensor]:
@@ -129,6 +144,25 @@ class PanelData:
         """How many tiles the largest bag has; 1 where panels are no bags."""
         return max(map(len, self.tiles)) if self.bags else 1
 
+    @property
+    def varied(self) -> bool:
+        """Whether training panels differ from epoch to epoch."""
+        return self.settings.varied
+
+    @property
+    def subsampled(self) -> bool:
+        """Whether a panel has more tiles than slots, so that each epoch shows others of them."""
+        return any(len(tiles) > self.settings.slots for tiles in self.tiles)
+
+    @property
+    def copyable(self) -> bool:
+        """Fixed augmented copies of panels can be made."""
+        return True
+
+    def slots_of(self, views: Tensor) -> Tensor:
+        """The tile number that each slot of these views shows: (V, S)."""
+        return views
+
     def single_tiles(self, numbers: Tensor, device: torch.device) -> Tensor:
         """Unvaried tiles (N, C, H, W) in 0–1."""
         return self.store[numbers.to(self.store.device)].float().div_(255).to(device)
@@ -163,6 +197,11 @@ def of_bags(
         found[row.to(found.device), column.to(found.device)] = made.to(found.device)
     assert found is not None  # every bag has a tile
     return found
+
+
+def labels_tensor(labels: np.ndarray | None, panels: int) -> Tensor:
+    """Labels (P, T) as `float32`, NaN where not recorded; (P, 0) where there are none."""
+    return torch.zeros(panels, 0) if labels is None else torch.from_numpy(np.asarray(labels, dtype=np.float32))
 
 
 def mixed_seed(*parts: object) -> int:

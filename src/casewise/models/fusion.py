@@ -124,27 +124,6 @@ def _alone(body: nn.Module, rows: int) -> Iterator[None]:
             norm.training = True
 
 
-def drop_sequences(panels: Tensor, rate: float, generator: torch.Generator) -> Tensor:
-    """Leave sequences out of training panels (B, S, H, W) by chance, as NaN; the panels given stay as they are.
-
-    Every sequence that is there is left out with probability `rate`, apart from the others; where this would leave out
-    all that a case has, one of them, each as likely, is kept.
-
-    >>> panels = torch.zeros(2, 3, 4, 4)
-    >>> dropped = drop_sequences(panels, 0.99, torch.Generator().manual_seed(0))
-    >>> dropped.isnan().all(dim=(2, 3)).sum(dim=1).tolist()
-    [2, 2]
-    """
-    if not 0 <= rate < 1:
-        raise ValueError(f"rate must be 0 or more and less than 1, got {rate!r}")
-    there = ~panels[:, :, 0, 0].isnan()
-    drawn = torch.rand(there.shape, generator=generator, device=generator.device).to(there.device)
-    # of those that are there the one with the highest draw goes last, and so never
-    last = drawn.masked_fill(~there, -1).argmax(dim=1, keepdim=True)
-    gone = ((drawn < rate) & there).scatter(1, last, False)
-    return panels.masked_fill(gone[:, :, None, None], torch.nan)
-
-
 def check_fusion(fusion: str | None, sequences: int, missing: str, *, attention: bool = False) -> None:
     """Raise where a network's sequences are not stated as they can be.
 

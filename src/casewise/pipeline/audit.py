@@ -17,13 +17,13 @@ from casewise.audit.findings import KNOWN, Audit, check_accepted, read_audit, wr
 from casewise.audit.text import of_scans
 from casewise.cohort.checks import closest
 from casewise.errors import CohortError, RunError
-from casewise.modalities.slides import cohort as slides
+from casewise.modalities.base import ImageFolder, ImageStore, PreparedCohort
+from casewise.modalities.registry import modality_of
 from casewise.pipeline import image_split as claimed
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
-    from casewise.modalities.store.store import TileStore
     from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
 
@@ -34,7 +34,7 @@ PROBES = ("border", "thumbnail", "files", "file-size", "outside-anatomy")
 NOT_LOOKED_AT = ("accept", "compute", "recipe", "stack", "external", "evaluation", "test_flips", "title", "description")
 
 
-def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits | None, folder: Path, show: Show) -> Audit:
+def examined(study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits | None, folder: Path, show: Show) -> Audit:
     """The audit of a study, kept as `audit.json`; made anew only where something that it looked at has changed.
 
     `splits` is None where the split that the table gives cannot be used; the audit then tells why. Where slides are cut
@@ -44,10 +44,8 @@ def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits | No
     from casewise.jobs.fingerprint import table_hash
     from casewise.models.embeddings import embedder
 
-    whole = cohort
-    if slides.is_cut(cohort):
-        # Tiles have no border, no files of their own and no twins worth telling; slides have.
-        cohort, tiles = slides.pictures(study, cohort, folder / slides.FOLDER, show)
+    modality, whole = modality_of(study), cohort
+    cohort, tiles = modality.audited(PreparedCohort(study, cohort, ImageFolder.of_run(study, folder), tiles), show)
     embed = embedder(study, tiles)
     looked_at = {
         "table": table_hash(cohort, study),
@@ -77,8 +75,8 @@ def examined(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits | No
         )
     if splits and study.split.by == "image":
         found = dataclasses.replace(found, findings=[*found.findings, claimed.finding(study, whole, splits)])
-    if study.volumes:
-        found = of_scans(found, "slice" if study.volumes.order else "scan")
+    if (noun := modality.noun(study).singular) != "image":
+        found = of_scans(found, noun)
     seen = {"made_from": made_from, "embedding": embed.origin if embed else "none: no pretrained weights at hand"}
     found = dataclasses.replace(found, facts={**found.facts, **seen})
     write_audit(path, found, study.accept)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,13 +13,10 @@ import pandas as pd
 from casewise.cohort.cohort import Cohort
 from casewise.console import Show
 from casewise.evaluation.run_checks import environment, headline
-from casewise.modalities.slides import cohort as slides
+from casewise.modalities.base import FittedPreprocessing, ImageFolder, ImageStore, PreparedCohort
+from casewise.modalities.registry import modality_of
 from casewise.splits.grouped import read_splits
 from casewise.study.schema import Study
-
-if TYPE_CHECKING:
-    from casewise.modalities.slides.plans import KeptSlide
-    from casewise.modalities.store.store import TileStore
 
 
 def job_records(folder: Path) -> list[dict[str, Any]]:
@@ -32,29 +29,19 @@ def report(
     cohort: Cohort,
     predictions: pd.DataFrame,
     results: dict[str, Any],
-    tiles: TileStore,
+    tiles: ImageStore,
     folder: Path,
     show: Show,
 ) -> Path:
     """Write the HTML report."""
-    from casewise.modalities.photographs.readers import read_image
-    from casewise.report.context import ReportContext, no_grids
+    from casewise.report.context import ReportContext
     from casewise.report.page import write_report
     from casewise.report.sections.saliency import read_explanations
 
     jobs = [record for record in job_records(folder) if record["model"] in study.networks]
-    paths = cohort.images.set_index("image")["path"]
-    whole = set(cohort.images.loc[cohort.images["tile_side"] >= 0, "path"]) if slides.is_cut(cohort) else set()
+    modality = modality_of(study)
+    prepared = PreparedCohort(study, cohort, ImageFolder.of_run(study, folder), tiles)
     single = folder / "tiles.parquet"
-
-    def slide(path: str) -> KeptSlide | None:
-        return slides.slide_of(study, path, folder / slides.FOLDER) if path in whole else None
-
-    def photograph(image: int) -> np.ndarray | None:
-        if study.volumes:
-            return np.repeat(tiles.tiles[image].transpose(1, 2, 0), 3, axis=2)  # a scan in its grid
-        shown = slide(str(paths[image]))
-        return shown.read_picture() if shown else read_image(Path(paths[image]), size=900)
 
     checked = folder / "audit.json"
     material = ReportContext(
@@ -70,11 +57,11 @@ def report(
         jobs=jobs,
         stackers=json.loads((folder / "stackers.json").read_text()),
         tiles=lambda numbers: np.asarray(tiles.tiles[numbers]),
-        photograph=photograph,
+        photograph=lambda image: modality.picture(prepared, image),
         environment=environment(sum(job["seconds"] for job in jobs)),
-        slide=slide,
+        slide=lambda path: modality.overview(prepared, path),
         tile_predictions=pd.read_parquet(single) if single.is_file() else None,
-        grids=_grids(study, cohort, folder) if study.volumes else no_grids,
+        grids=_grids(prepared, folder),
         explanations=read_explanations(folder),
     )
     path = write_report(material, folder / "report.html")
@@ -84,21 +71,20 @@ def report(
     return path
 
 
-def _grids(study: Study, cohort: Cohort, folder: Path) -> Callable[[str], list[tuple[str, np.ndarray]]]:
-    """From a case to its central panel by sequence, as networks of its fold (on the test set the first's) see it."""
+def _grids(prepared: PreparedCohort, folder: Path) -> Callable[[str], list[tuple[str, np.ndarray]]]:
+    """From a case to its central panel by channel, as networks of its fold (on the test set the first's) see it."""
     from casewise.jobs.fit_subjects import fitted_rows
-    from casewise.modalities.volumes.preparation import SCANS
-    from casewise.modalities.volumes.preview import central_panels
-    from casewise.modalities.volumes.slice_store import open_slices
 
-    slices, splits = open_slices(folder / SCANS), read_splits(folder / "splits.json")
-    rows = {str(case): row for row, case in enumerate(cohort.panels["case"])}
-    fitted: dict[int, Any] = {}
+    study, panels = prepared.study, prepared.cohort.panels
+    modality, splits = modality_of(study), read_splits(folder / "splits.json")
+    row_of = {str(case): row for row, case in enumerate(panels["case"])}
+    fitted: dict[int, FittedPreprocessing] = {}
 
     def grids(case: str) -> list[tuple[str, np.ndarray]]:
-        fold = max(0, splits.side[str(cohort.panels["subject"].iloc[rows[case]])])
+        fold = max(0, splits.side[str(panels["subject"].iloc[row_of[case]])])
         if fold not in fitted:
-            fitted[fold] = fitted_rows(study, cohort.panels, splits, fold)
-        return central_panels(study, slices, rows[case], fitted[fold])
+            rows = fitted_rows(study, panels, splits, fold)
+            fitted[fold] = modality.fit(prepared.store, study, rows, None)
+        return [(shown.name, shown.pixels) for shown in modality.preview(prepared, row_of[case], fitted[fold])]
 
     return grids

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,8 +15,8 @@ from casewise.cohort.labels import label_table, study_scores
 from casewise.console import Show
 from casewise.errors import CohortError, RunError, StudyError, nearest
 from casewise.files import write_json, write_parquet
-from casewise.modalities.photographs.prepare import tiles_of
-from casewise.modalities.slides import cohort as slides
+from casewise.modalities.base import ImageFolder, ImageStore
+from casewise.modalities.registry import modality_of
 from casewise.pipeline.audit import check_audit, examined
 from casewise.pipeline.report import job_records
 from casewise.predictions import nested_cv as tuned
@@ -32,7 +31,6 @@ from casewise.study.schema import STACKERS, Study
 
 if TYPE_CHECKING:
     from casewise.jobs.plan import Job
-    from casewise.modalities.store.store import TileStore
 
 
 def read(study: Study, folder: Path | None, show: Show) -> Cohort:
@@ -59,12 +57,8 @@ def read(study: Study, folder: Path | None, show: Show) -> Cohort:
         if np.nanmin(values) == np.nanmax(values):
             raise CohortError(f"{study.cohort}: {name} is {np.nanmin(values):g} everywhere: there is nothing to learn.")
     external = read_external(study, cohort) if study.external else None
-    cohort = slides.cut(study, cohort, folder / slides.FOLDER if folder else None, show)
-    if study.volumes:
-        from casewise.modalities.volumes.case_files import counted as counted_scans
-        from casewise.modalities.volumes.case_files import settle_sequences
-
-        cohort = settle_sequences(study, cohort)
+    modality = modality_of(study)
+    cohort = modality.read(study, cohort, ImageFolder.of_run(study, folder) if folder else None, show)
     check_copied(study, cohort.panels)
     if study.recipe.phases:
         from casewise.jobs.build_model import check_freeze_points
@@ -75,7 +69,7 @@ def read(study: Study, folder: Path | None, show: Show) -> Cohort:
     parts = [
         f"{cohort.cases['subject'].nunique():,} subjects",
         f"{len(cohort.cases):,} cases",
-        counted_scans(study, cohort) if study.volumes else slides.counted(cohort),
+        modality.described(study, cohort),
     ]
     if study.regions:
         parts.append(f"{len(study.regions)} regions")
@@ -89,21 +83,16 @@ def read(study: Study, folder: Path | None, show: Show) -> Cohort:
     return cohort
 
 
-def prepare(study: Study, cohort: Cohort, folder: Path, show: Show) -> TileStore:
-    """Decode every image and every tile of a slide once into the tile store; of volumes, prepare the slices."""
-    if study.volumes:
-        from casewise.modalities.volumes.preparation import slices_and_pictures
-
-        return slices_and_pictures(study, cohort, folder, show)
-    slides.sweep(study, cohort, folder / slides.FOLDER)
-    return tiles_of(study, cohort, study.images.store or folder / "tiles", show)
+def prepare(study: Study, cohort: Cohort, folder: Path, show: Show) -> ImageStore:
+    """Prepare every image once, or open what is there."""
+    return modality_of(study).prepare(study, cohort, ImageFolder.of_run(study, folder), show)
 
 
 def split(study: Study, cohort: Cohort, folder: Path, show: Show) -> Splits:
     """Split by subject, or take the run's own manifest after checking that it still fits."""
     path = folder / "splits.json"
     # By slides and not by tiles: who is tested on must not depend on how finely slides are cut.
-    whole = slides.uncut(study, cohort)
+    whole = modality_of(study).whole(study, cohort)
     splits = make_splits(whole, study)
     check_scored(splits, whole.panels, study)
     if path.is_file():
@@ -136,7 +125,7 @@ def _why_split(study: Study, folder: Path) -> str:
     return found or "the cohort's subjects, the seed or the split settings changed since"
 
 
-def audit(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder: Path, show: Show) -> Audit:
+def audit(study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits, folder: Path, show: Show) -> Audit:
     """Look for one person under two names, for leaks of the split and for shortcuts; stop at errors not accepted.
 
     Raises:
@@ -150,7 +139,7 @@ def audit(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder
     return found
 
 
-def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder: Path, show: Show) -> pd.DataFrame:
+def train(study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits, folder: Path, show: Show) -> pd.DataFrame:
     """Train every backbone on every fold and gather what the networks predict for subjects they never saw."""
     from casewise.jobs.backends.local import run_jobs
     from casewise.jobs.fingerprint import claim, what_decides, with_images
@@ -167,11 +156,7 @@ def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder
     write_parquet(folder / "cohort.parquet", cohort.images)
     jobs = expand(study, splits, folder, fingerprint)
     begun = time.monotonic()
-    material = JobInputs(study, cohort, splits, study.images.store or folder / "tiles", tiles.address, pretraining)
-    if study.volumes:
-        from casewise.modalities.volumes.preparation import SCANS
-
-        material = dataclasses.replace(material, tiles=folder / SCANS)
+    material = JobInputs(study, cohort, splits, tiles.folder, tiles.address, pretraining)
     with show.bar("jobs") as bar:
         run_jobs(jobs, material, folder, tell=lambda done, text: bar(done, len(jobs), text))
     show.line(
@@ -191,7 +176,7 @@ def train(study: Study, cohort: Cohort, tiles: TileStore, splits: Splits, folder
     return predicted.check(pd.concat([table[table["stage"] == "oof"], *means], ignore_index=True))
 
 
-def _elsewhere(elsewhere: tuple[Study, Cohort, TileStore], jobs: list[Job], folder: Path, show: Show) -> pd.DataFrame:
+def _elsewhere(elsewhere: tuple[Study, Cohort, ImageStore], jobs: list[Job], folder: Path, show: Show) -> pd.DataFrame:
     """What the trained networks predict on the external cohort."""
     from casewise.jobs.external import predict_elsewhere
 

@@ -12,11 +12,11 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-    from casewise.modalities.slides.plans import KeptSlide
+    from casewise.modalities.base import Overview
     from casewise.study.schema import Kind, Study
 
 
-def no_slide(path: str) -> KeptSlide | None:
+def no_slide(path: str) -> Overview | None:
     """Of a study without slides."""
     return None
 
@@ -63,7 +63,7 @@ class ReportContext:
     photograph: Callable[[int], np.ndarray | None]
     environment: dict[str, Any]
     audit: dict[str, Any] | None = None
-    slide: Callable[[str], KeptSlide | None] = no_slide
+    slide: Callable[[str], Overview | None] = no_slide
     tile_predictions: pd.DataFrame | None = None
     grids: Callable[[str], list[tuple[str, np.ndarray]]] = no_grids
     explanations: dict[str, Any] | None = None

@@ -102,6 +102,7 @@ class Study(Part):
     where: Where = {}
     where_not: Where = {}
     subjects_known: bool = True
+    modality: str = ""
     images: Images = Images()
     tiles: Tiles | None = None
     volumes: Volumes | None = None
@@ -132,6 +133,11 @@ class Study(Part):
     def _consistent(self) -> Study:
         check_study(self)
         return self
+
+    @property
+    def modality_name(self) -> str:
+        """Which modality the images are of."""
+        return self.modality or ("volumes" if self.volumes else "slides" if self.tiles else "photographs")
 
     @property
     def outputs(self) -> list[str]:

@@ -9,17 +9,18 @@ import errno
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from casewise.errors import RunError, TrainingError
+from casewise.modalities.base import PanelDataset
 from casewise.modalities.dataset import PanelData, mixed_seed, of_bags
 from casewise.modalities.panels import augmented
-from casewise.modalities.volumes.dataset import SliceData
 from casewise.models.attention import GatedAttention
 from casewise.models.backbones import TILES_AT_ONCE, form_of
 
@@ -42,6 +43,11 @@ class FixedData:
     names: list[str] = field(default_factory=list)
     owner: Tensor | None = None
     bag: int = 1
+    # nothing is drawn any more, and a bag is a matter of features alone
+    bags: ClassVar[bool] = False
+    varied: ClassVar[bool] = False
+    subsampled: ClassVar[bool] = False
+    copyable: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -51,6 +57,10 @@ class FixedData:
     ) -> tuple[Tensor, Tensor]:
         """Values (B, ...), panels in 0–1, and their truth (B, T)."""
         return self._of(torch.tensor(rows), device), self.truth[rows].to(device)
+
+    def with_variations(self, changes: Mapping[str, Any]) -> FixedData:
+        """Fixed copies do not vary."""
+        return self
 
     def views(self) -> tuple[Tensor, Tensor]:
         """Every view once, and the panel that it is of."""
@@ -192,7 +202,7 @@ def of_tiles(part: nn.Module, bags: Tensor) -> Tensor:
 
 def activations(
     frozen: nn.Module,
-    data: FixedData | PanelData | SliceData,
+    data: FixedData | PanelDataset,
     *,
     bf16: bool,
     form: torch.memory_format,
@@ -208,7 +218,7 @@ def activations(
     slots, owner = data.views()
     found: Tensor | None = None
     with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        if isinstance(data, PanelData) and data.bags:
+        if data.bags:
             kept = of_bags(frozen, data, slots, device, form, empty=lambda shape, dtype: room.empty(shape, dtype, path))
             return FixedData(kept, data.truth, data.names, owner, data.bag)
         for start in range(0, len(slots), CHUNK):

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casewise.modalities.dataset import PanelData, of_bags
-from casewise.modalities.volumes.dataset import SliceData
+from casewise.modalities.base import PanelDataset
+from casewise.modalities.dataset import of_bags
 from casewise.models.backbones import Network, form_of
 from casewise.training.outputs import Output
 
@@ -25,7 +25,7 @@ Line: TypeAlias = tuple[np.ndarray, float]
 
 def probe(
     network: Network,
-    data: PanelData | SliceData,
+    data: PanelDataset,
     subjects: Sequence[str],
     outputs: Sequence[Output],
     *,
@@ -122,7 +122,7 @@ def _steps(rows: np.ndarray, wanted: np.ndarray, groups: np.ndarray, classes: in
     return found
 
 
-def features(network: Network, data: PanelData | SliceData, *, batch: int) -> Tensor:
+def features(network: Network, data: PanelDataset, *, batch: int) -> Tensor:
     """The body's features of every panel, unvaried: (P, width), mean over its views; of bags (P, K, width)."""
     from casewise.training.module import averaged
 
@@ -130,7 +130,7 @@ def features(network: Network, data: PanelData | SliceData, *, batch: int) -> Te
     slots, owner = data.views()
     found = []
     device, form = network.mean.device, form_of(network.body)
-    if isinstance(data, PanelData) and data.bags:
+    if data.bags:
         with torch.inference_mode():
             whole = of_bags(network.features, data, slots, device, form).float().cpu()
         return whole.clone()

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 from casewise.cohort.table import names_text
 from casewise.errors import TrainingError
-from casewise.modalities.dataset import Batches, EpochBatches, PanelData, mixed_seed, of_bags
-from casewise.modalities.volumes.dataset import SliceData
+from casewise.modalities.base import PanelDataset
+from casewise.modalities.dataset import Batches, EpochBatches, mixed_seed, of_bags
 from casewise.models.backbones import Network, keep_statistics, set_momentum
 from casewise.study.schema import Recipe
 from casewise.training.losses import class_weights, loss_of
@@ -212,7 +212,7 @@ def looked_at(
     flip: bool = False,
 ) -> Tensor:
     """What a network gives for unvaried views; bags of tiles, which may be large, are never whole in memory."""
-    if isinstance(data, PanelData) and data.bags and isinstance(network, Network):
+    if data.bags and isinstance(network, Network):
         return network.told(of_bags(network.features, data, slots, device, form, flip=flip))
     panels = data.plain_batch(slots, device)
     panels = panels.to(memory_format=form) if panels.ndim == 4 else panels
@@ -240,7 +240,7 @@ def balanced(truth: Tensor, outputs: Sequence[Output]) -> Tensor:
 
 def predict(
     network: nn.Module,
-    data: PanelData | SliceData,
+    data: PanelDataset,
     outputs: Sequence[Output],
     *,
     batch: int,

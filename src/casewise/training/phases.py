@@ -17,8 +17,8 @@ from torch import nn
 
 from casewise.errors import TrainingError
 from casewise.files import write_json
-from casewise.modalities.dataset import Batches, PanelData, mixed_seed
-from casewise.modalities.volumes.dataset import SliceData
+from casewise.modalities.base import PanelDataset
+from casewise.modalities.dataset import Batches, mixed_seed
 from casewise.models.freezing import freeze, parameter_counts
 from casewise.models.frozen_split import split_at
 from casewise.training.checkpoint import write_tensors
@@ -37,7 +37,7 @@ ACTIVATIONS = ("train.bin", "stop.bin")
 
 
 def in_phases(
-    network: Network, recipe: Recipe, train: PanelData | SliceData, stop: PanelData | SliceData, course: TrainingContext
+    network: Network, recipe: Recipe, train: PanelDataset, stop: PanelDataset, course: TrainingContext
 ) -> tuple[list[dict[str, float]], int, float, list[dict[str, Any]]]:
     """Train `network` phase after phase; a phase that is done is read from its file.
 
@@ -58,7 +58,7 @@ def in_phases(
             network.load_state_dict(load_file(place.with_suffix(".safetensors")))
         else:
             place.mkdir(parents=True, exist_ok=True)
-            if copies and not steady and isinstance(train, PanelData):
+            if copies and not steady and train.copyable:
                 steady = fixed(train, copies, seed=course.seed, path=course.folder / COPIES, room=room)
             told_from = _from(course, number, len(history), room.left)
             done = _phase(network, recipe, phase, steady or train, stop, told_from, place)
@@ -88,8 +88,8 @@ def _phase(
     network: Network,
     recipe: Recipe,
     phase: Phase,
-    train: PanelData | FixedData | SliceData,
-    stop: PanelData | SliceData,
+    train: PanelDataset | FixedData,
+    stop: PanelDataset,
     course: TrainingContext,
     place: Path,
 ) -> dict[str, Any]:
@@ -98,8 +98,7 @@ def _phase(
     each = recipe.model_copy(
         update={**{k: v for k, v in stated.items() if v is not None}, "epochs": phase.epochs, "phases": []}
     )
-    if isinstance(train, PanelData) and phase.variations:
-        train = replace(train, settings=train.settings.model_copy(update=phase.variations))
+    train = train.with_variations(phase.variations)
     last = freeze(network, phase.freeze)
     counts = parameter_counts(network)
     spent = Timer(place)
@@ -130,8 +129,8 @@ def _shortened(
     network: Network,
     phase: Phase,
     recipe: Recipe,
-    train: PanelData | FixedData | SliceData,
-    stop: PanelData | SliceData,
+    train: PanelDataset | FixedData,
+    stop: PanelDataset,
     course: TrainingContext,
     place: Path,
 ) -> tuple[Any, Batches, Batches, str]:
@@ -141,9 +140,9 @@ def _shortened(
         return *plain, "all layers computed at every step"
     if not course.frozen_once:
         return *plain, "frozen layers computed at every step, as the study states"
-    if isinstance(train, SliceData) or (isinstance(train, PanelData) and train.settings.varied):
+    if train.varied:
         return *plain, "frozen layers computed at every step, since panels vary"
-    if isinstance(train, PanelData) and any(len(tiles) > train.settings.slots for tiles in train.tiles):
+    if train.subsampled:
         return (
             *plain,
             "frozen layers computed at every step, since more tiles than slots are drawn anew",

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from casewise.errors import TrainingError
 from casewise.files import write_json
-from casewise.modalities.dataset import Batches, FeatureData, PanelData, mixed_seed
-from casewise.modalities.volumes.dataset import SliceData
+from casewise.modalities.base import PanelDataset
+from casewise.modalities.dataset import Batches, FeatureData, mixed_seed
 from casewise.models.backbones import Network
 from casewise.study.schema import Recipe
 from casewise.training.checkpoint import write_tensors
@@ -85,8 +85,8 @@ class TrainingContext:
 def learn(
     network: Network,
     recipe: Recipe,
-    train: PanelData | SliceData,
-    stop: PanelData | SliceData,
+    train: PanelDataset,
+    stop: PanelDataset,
     subjects: Sequence[str],
     course: TrainingContext,
 ) -> Learned:
@@ -128,7 +128,7 @@ def learn(
     return Learned(network.eval(), fitted.history, fitted.best_epoch, fitted.best_loss, found)
 
 
-def _featured(network: Network, data: PanelData | SliceData, recipe: Recipe) -> FeatureData:
+def _featured(network: Network, data: PanelDataset, recipe: Recipe) -> FeatureData:
     return FeatureData(features(network, data, batch=recipe.batch), data.truth, data.names)
 
 
@@ -150,8 +150,8 @@ def _found(
 def _fine(
     network: Network,
     recipe: Recipe,
-    train: PanelData | SliceData,
-    stop: PanelData | SliceData,
+    train: PanelDataset,
+    stop: PanelDataset,
     heads: tuple[FeatureData, FeatureData],
     course: TrainingContext,
     found: dict[str, Any] | None,

@@ -69,7 +69,7 @@ def cut(study: Study, cohort: Cohort, folder: Path | None, show: Show) -> Cohort
         CasewiseError: the package that reads slides is not installed.
     """
     if study.tiles is None:
-        _refuse_slides(study, cohort)
+        refuse_slides(study, cohort)
         return cohort
     plan = plan_of(study)
     paths = [Path(path) for path in cohort.images["path"]]
@@ -165,7 +165,7 @@ def sweep(study: Study, cohort: Cohort, folder: Path) -> None:
         slide_plans.sweep(folder, {slide_plans.name_of(Path(path), plan) for path in cohort.images["path"].unique()})
 
 
-def _refuse_slides(study: Study, cohort: Cohort) -> None:
+def refuse_slides(study: Study, cohort: Cohort) -> None:
     """Stop where a row names a slide; a tiled TIFF of one level is an image as well."""
     from casewise.modalities.slides.content import SLIDE_FILES
     from casewise.modalities.slides.reader import is_slide, slide_facts

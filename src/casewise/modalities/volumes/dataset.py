@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,31 +35,31 @@ class Slices:
     tables: Tensor
 
 
-def slices_of(store: SliceStore, fitted_on: np.ndarray, *, standardise: bool, sequences: list[int]) -> Slices:
-    """The slices with intensities standardised by the scans of the cases `fitted_on` (row numbers) and of no others.
+def slices_of(store: SliceStore, sequences: list[int], standard: Sequence[Sequence[float]] | None) -> Slices:
+    """The slices of all cases with their intensities standardised.
 
-    `sequences`: which of the stored sequences become channels.
-
-    Raises:
-        CasewiseError: none of these cases has a scan of a sequence.
+    Args:
+        sequences: which of the stored sequences become channels.
+        standard: of each of them the standard scale, as `casewise.modalities.volumes.standardise.fit` computes it from
+            training cases; None leaves intensities as they are.
     """
-    from casewise.modalities.volumes.standardise import fit, plain_tables, tables
+    from casewise.modalities.volumes.standardise import plain_tables, tables
 
     marks = store.landmarks[:, sequences]
     cases, channels = marks.shape[:2]
-    found = np.empty((cases, channels, 32768), dtype=np.float32)
+    mappings = np.empty((cases, channels, 32768), dtype=np.float32)
     for channel in range(channels):
-        if standardise:
-            found[:, channel] = tables(marks[:, channel], fit(marks[fitted_on, channel]))
+        if standard is None:
+            mappings[:, channel] = plain_tables(cases)
         else:
-            found[:, channel] = plain_tables(cases)
+            mappings[:, channel] = tables(marks[:, channel], np.asarray(standard[channel], dtype=np.float64))
     stored = np.ascontiguousarray(store.slices[:, sequences]).view(np.int16)
     return Slices(
         torch.from_numpy(stored),
         torch.from_numpy(store.first.copy()),
         torch.from_numpy(store.count.copy()),
         torch.from_numpy(store.present[:, sequences].copy()),
-        torch.from_numpy(found.reshape(cases * channels, -1)),
+        torch.from_numpy(mappings.reshape(cases * channels, -1)),
     )
 
 
@@ -85,10 +86,39 @@ class SliceData:
     def __len__(self) -> int:
         return len(self.cases)
 
-    def part(self, rows: list[int]) -> SliceData:
+    def subset(self, rows: Sequence[int]) -> SliceData:
         """Some of the cases."""
         names = [self.names[row] for row in rows] if self.names else []
-        return replace(self, cases=[self.cases[row] for row in rows], truth=self.truth[rows], names=names)
+        return replace(self, cases=[self.cases[row] for row in rows], truth=self.truth[list(rows)], names=names)
+
+    def with_variations(self, changes: Mapping[str, Any]) -> SliceData:
+        """How slices vary is the same in all phases."""
+        return self
+
+    @property
+    def bags(self) -> bool:
+        """A view is a grid of slices, never a bag."""
+        return False
+
+    @property
+    def bag(self) -> int:
+        """A view is no bag."""
+        return 1
+
+    @property
+    def varied(self) -> bool:
+        """Each epoch draws other windows."""
+        return True
+
+    @property
+    def subsampled(self) -> bool:
+        """A window takes the place of drawn images."""
+        return False
+
+    @property
+    def copyable(self) -> bool:
+        """Windows are drawn in every epoch, so that there are no fixed copies."""
+        return False
 
     def training_batch(
         self, rows: list[int], generator: torch.Generator, device: torch.device
@@ -97,8 +127,6 @@ class SliceData:
 
         A flip and a quarter turn are drawn once a panel and are the same for its slices and sequences.
         """
-        from casewise.models.fusion import drop_sequences
-
         drawn = torch.rand(len(rows), 3, generator=generator)
         starts = []
         for row, chance in zip(rows, drawn[:, 0].tolist(), strict=True):
@@ -125,7 +153,7 @@ class SliceData:
         """Unvaried panels (B, S, rows·H, columns·W) of windows (B, 2)."""
         return fold(self._tiles(slots), self.settings).to(device)
 
-    def places(self, windows: Tensor) -> Tensor:
+    def slots_of(self, windows: Tensor) -> Tensor:
         """Which slices, counted in the case, stand in the places of windows (B, 2): (B, K).
 
         A case of fewer slices than slots has them in the middle, and its first and last slice repeated around them.
@@ -147,7 +175,7 @@ class SliceData:
     def _tiles(self, windows: Tensor) -> Tensor:
         """Windows (B, 2) → their slices (B, K, S, H, W) in 0–1; a sequence that is absent is NaN throughout."""
         cases = windows[:, 0]
-        rows = self.slices.first[cases].unsqueeze(1) + self.places(windows)
+        rows = self.slices.first[cases].unsqueeze(1) + self.slots_of(windows)
         stored = self.slices.stored[rows]
         size, channels = len(cases), stored.shape[2]
         scans = (cases * channels).view(size, 1, 1) + torch.arange(channels).view(1, 1, -1)
@@ -173,3 +201,24 @@ def turned(tiles: Tensor, drawn: Tensor, settings: Any) -> Tensor:
                 turned[chosen] = torch.rot90(tiles[chosen], number, dims=(3, 4))
         tiles = turned
     return tiles
+
+
+def drop_sequences(panels: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+    """Leave sequences out of training panels (B, S, H, W) by chance, as NaN; the panels given stay as they are.
+
+    Every sequence that is there is left out with probability `rate`, apart from the others; where this would leave out
+    all that a case has, one of them, each as likely, is kept.
+
+    >>> panels = torch.zeros(2, 3, 4, 4)
+    >>> dropped = drop_sequences(panels, 0.99, torch.Generator().manual_seed(0))
+    >>> dropped.isnan().all(dim=(2, 3)).sum(dim=1).tolist()
+    [2, 2]
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate must be 0 or more and less than 1, got {rate!r}")
+    there = ~panels[:, :, 0, 0].isnan()
+    drawn = torch.rand(there.shape, generator=generator, device=generator.device).to(there.device)
+    # of those that are there the one with the highest draw goes last, and so never
+    last = drawn.masked_fill(~there, -1).argmax(dim=1, keepdim=True)
+    gone = ((drawn < rate) & there).scatter(1, last, False)
+    return panels.masked_fill(gone[:, :, None, None], torch.nan)

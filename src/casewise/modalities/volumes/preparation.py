@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,43 @@ from casewise.modalities.volumes.slice_store import SliceStore, prepare_slices
 from casewise.study.schema import Study
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
     from casewise.console import Show
+    from casewise.modalities.store.preparation import Preparation
     from casewise.modalities.store.store import TileStore
 
 # Where in a run folder prepared slices are kept.
 SCANS = "scans"
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedScans:
+    """Prepared slices, which networks read from `folder`, and a picture of each scan: an `ImageStore`."""
+
+    pictures: TileStore
+    address: str
+    folder: Path
+
+    @property
+    def tiles(self) -> np.ndarray:
+        """A picture of each scan, (N, 1, H, W) `uint8`."""
+        return self.pictures.tiles
+
+    @property
+    def index(self) -> pd.DataFrame:
+        """One row for each picture; its `path` is that of the scan."""
+        return self.pictures.index
+
+    @property
+    def preparation(self) -> Preparation:
+        """How pictures were made."""
+        return self.pictures.preparation
+
+    def __len__(self) -> int:
+        """The number of pictures."""
+        return len(self.pictures)
 
 
 def steps_of(study: Study) -> Steps:
@@ -31,11 +63,10 @@ def steps_of(study: Study) -> Steps:
     return Steps(size=study.images.size, **stated)
 
 
-def slices_and_pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> TileStore:
-    """Prepare every case's slices, or take what is there; return the store of one picture for each scan.
+def slices_and_pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> PreparedScans:
+    """Prepare every case's slices in `folder`, or open what is there, with a picture of each scan.
 
-    The store's address is that of the slices, which networks see; pictures are for the audit and people. What is odd
-    of scans is added to the cohort's notes, which the report shows.
+    What is unusual about the scans is added to the cohort's notes, which the report shows.
 
     Raises:
         ImageError: cases cannot be prepared; all of them are in the message.
@@ -43,7 +74,7 @@ def slices_and_pictures(study: Study, cohort: Cohort, folder: Path, show: Show) 
     begun = time.monotonic()
     cases = sources_of(study, cohort)
     with show.bar("scans") as bar:
-        slices = prepare_slices(cases, steps_of(study), folder / SCANS, progress=lambda done, total: bar(done, total))
+        slices = prepare_slices(cases, steps_of(study), folder, progress=lambda done, total: bar(done, total))
     size = study.images.size
     told = f"{len(cases):,} cases, {len(slices.slices):,} slices of {size} px, {time.monotonic() - begun:.1f} s"
     show.line("scans", told)
@@ -53,8 +84,8 @@ def slices_and_pictures(study: Study, cohort: Cohort, folder: Path, show: Show) 
         show.line("", note)
         if note not in cohort.notes:
             cohort.notes.append(note)
-    store = pictures(study, cohort, slices, folder / SCANS, show)
-    return dataclasses.replace(store, address=slices.address)
+    store = pictures(study, cohort, slices, folder, show)
+    return PreparedScans(store, slices.address, folder)
 
 
 def _notes(study: Study, slices: SliceStore) -> list[str]:

@@ -6,31 +6,34 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.modalities.volumes.standardise import fit, plain_tables, tables
+from casewise.modalities.base import Picture
+from casewise.modalities.volumes.standardise import plain_tables, tables
 
 if TYPE_CHECKING:
+    from casewise.modalities.base import FittedPreprocessing
     from casewise.modalities.volumes.slice_store import SliceStore
     from casewise.study.schema import Study
 
 
-def central_panels(study: Study, store: SliceStore, row: int, fitted_on: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """Of each sequence that the case has the name and its central window in a grid, (rows·H, columns·W) `uint8`.
+def central_panels(study: Study, store: SliceStore, row: int, fitted: FittedPreprocessing) -> list[Picture]:
+    """The central window of each sequence that the case has, as a grid (rows·H, columns·W) `uint8`.
 
-    Intensities are standardised by the scans of the rows `fitted_on` where the study standardises, else plain.
+    Intensities are standardised by the scales in `fitted`; plain where it has none.
     """
     volumes = study.volumes
     assert volumes is not None
     chosen = central(int(store.count[row]), study.panels.slots) + int(store.first[row])
-    found = []
-    for number, name in enumerate(volumes.sequences):
+    pictures = []
+    scales = fitted["standard"] or [None] * len(fitted["sequences"])
+    for name, scale in zip(fitted["sequences"], scales, strict=True):
+        number = volumes.sequences.index(name)
         if not store.present[row, number]:
             continue
-        marks = store.landmarks[:, number]
-        own = tables(marks[[row]], fit(marks[fitted_on])) if volumes.standardise == "nyul" else plain_tables(1)
+        own = plain_tables(1) if scale is None else tables(store.landmarks[[row], number], np.asarray(scale))
         planes = own[0][np.asarray(store.slices[chosen, number])]
         panel = grid(planes, rows=study.panels.rows, columns=study.panels.columns)
-        found.append((name, np.asarray(np.rint(panel * 255), dtype=np.uint8)))
-    return found
+        pictures.append(Picture(name, np.asarray(np.rint(panel * 255), dtype=np.uint8)))
+    return pictures
 
 
 def central(count: int, slots: int) -> np.ndarray:

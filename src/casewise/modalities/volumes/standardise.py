@@ -12,7 +12,7 @@ import numpy as np
 
 from casewise.errors import CasewiseError
 
-__all__ = ["LEVELS", "SCALE", "fit", "plain_tables", "tables"]
+__all__ = ["LEVELS", "SCALE", "fit", "plain_tables", "standard_scales", "tables"]
 
 # Stored values are 0 to 32767.
 LEVELS = 32768
@@ -43,6 +43,17 @@ def fit(landmarks: np.ndarray) -> np.ndarray:
         )
     low, high = marks[:, :1], marks[:, -1:]
     return np.asarray(((np.maximum.accumulate(marks, axis=1) - low) / (high - low)).clip(0, 1).mean(axis=0))
+
+
+def standard_scales(landmarks: np.ndarray, rows: np.ndarray, sequences: list[int]) -> list[list[float]]:
+    """The standard scale of each of some sequences from the cases `rows` alone, as plain numbers.
+
+    `landmarks`: (P, S, L), of all cases and stored sequences.
+
+    Raises:
+        CasewiseError: none of these cases has a scan of a sequence.
+    """
+    return [fit(landmarks[rows, sequence]).tolist() for sequence in sequences]
 
 
 def tables(landmarks: np.ndarray, standard: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from casewise.report.figures.pictures import data_uri
 
 if TYPE_CHECKING:
-    from casewise.modalities.slides.plans import KeptSlide
+    from casewise.modalities.base import Overview
 
 Scale = Literal["two", "rising"]
 
@@ -44,7 +44,7 @@ class Crop:
     height: int
 
 
-def crop_of(slide: KeptSlide) -> Crop:
+def crop_of(slide: Overview) -> Crop:
     """Where tissue and tiles lie, with a margin; a slide is mostly glass."""
     height, width = slide.mask.shape
     rows, columns = np.flatnonzero(slide.mask.any(axis=1)), np.flatnonzero(slide.mask.any(axis=0))
@@ -58,12 +58,12 @@ def crop_of(slide: KeptSlide) -> Crop:
     return Crop(x, y, min(int(right + rim) + 1, width) - x, min(int(bottom + rim) + 1, height) - y)
 
 
-def is_dark(slide: KeptSlide) -> bool:
+def is_dark(slide: Overview) -> bool:
     """Whether the slide shines in the dark (fluorescence)."""
     return bool(np.median(slide.read_picture().max(axis=2)) < DARK)
 
 
-def cropped(slide: KeptSlide, crop: Crop, *, grey: bool = False) -> np.ndarray:
+def cropped(slide: Overview, crop: Crop, *, grey: bool = False) -> np.ndarray:
     """The small picture's part; as a pale grey one to lay colours over."""
     part = slide.read_picture()[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     if not grey:
@@ -73,7 +73,7 @@ def cropped(slide: KeptSlide, crop: Crop, *, grey: bool = False) -> np.ndarray:
     return np.rint(255 - PALE * stain).astype(np.uint8)
 
 
-def taken(slide: KeptSlide, *, alt: str) -> Markup:
+def taken(slide: Overview, *, alt: str) -> Markup:
     """The slide with its tissue outlined and a frame around every tile that was taken."""
     crop, dark = crop_of(slide), is_dark(slide)
     edge = _outline(slide, crop, colour=OUTLINE_IN_DARK if dark else OUTLINE)
@@ -81,13 +81,13 @@ def taken(slide: KeptSlide, *, alt: str) -> Markup:
     return _svg(slide, crop, [_image(cropped(slide, crop), crop), frames, edge], alt)
 
 
-def plain(slide: KeptSlide, *, alt: str) -> Markup:
+def plain(slide: Overview, *, alt: str) -> Markup:
     """The slide as it is."""
     crop = crop_of(slide)
     return _svg(slide, crop, [_image(cropped(slide, crop), crop)], alt)
 
 
-def heat(slide: KeptSlide, boxes: np.ndarray, values: np.ndarray, *, stride: float, scale: Scale, alt: str) -> Markup:
+def heat(slide: Overview, boxes: np.ndarray, values: np.ndarray, *, stride: float, scale: Scale, alt: str) -> Markup:
     """The slide in grey with the place of each tile coloured by its value.
 
     Args:
@@ -179,7 +179,7 @@ def _image(picture: np.ndarray, crop: Crop) -> str:
     return f'<image width="{crop.width}" height="{crop.height}" href="{data_uri(picture, longest=LONGEST)}"/>'
 
 
-def _outline(slide: KeptSlide, crop: Crop, *, colour: str = OUTLINE, holes: bool = True) -> str:
+def _outline(slide: Overview, crop: Crop, *, colour: str = OUTLINE, holes: bool = True) -> str:
     """The edge of the tissue as a path."""
     import cv2
 
@@ -194,7 +194,7 @@ def _outline(slide: KeptSlide, crop: Crop, *, colour: str = OUTLINE, holes: bool
     return f'<path d="{"".join(parts)}" {_stroke(colour, 2.0)}/>'
 
 
-def _frames(slide: KeptSlide, crop: Crop, *, colour: str = GRID) -> str:
+def _frames(slide: Overview, crop: Crop, *, colour: str = GRID) -> str:
     """A square around every tile."""
     shift = np.array([crop.left, crop.top, 0])
     squares = slide.boxes / slide.downsample - shift
@@ -206,7 +206,7 @@ def _stroke(colour: str, width: float) -> str:
     return f'fill="none" stroke="{colour}" stroke-width="{width}" vector-effect="non-scaling-stroke"'
 
 
-def _svg(slide: KeptSlide, crop: Crop, parts: list[str], alt: str) -> Markup:
+def _svg(slide: Overview, crop: Crop, parts: list[str], alt: str) -> Markup:
     """Parts one over the other, and a scale bar where the slide says its resolution."""
     bar, height = _scale_bar(slide, crop)
     return Markup(  # noqa: S704 (words are escaped)
@@ -215,7 +215,7 @@ def _svg(slide: KeptSlide, crop: Crop, parts: list[str], alt: str) -> Markup:
     )
 
 
-def _scale_bar(slide: KeptSlide, crop: Crop) -> tuple[str, float]:
+def _scale_bar(slide: Overview, crop: Crop) -> tuple[str, float]:
     """A bar about a fifth as long as the picture is wide, below it, and the room it takes."""
     if not slide.mpp:
         return "", 0.0

@@ -16,7 +16,7 @@ from casewise.report.formatting import digits_of, display_name, number, signed
 from casewise.report.sections.terminology import place_of
 
 if TYPE_CHECKING:
-    from casewise.modalities.slides.plans import KeptSlide
+    from casewise.modalities.base import Overview
 
 MOST_PHOTOGRAPHS = 12
 MOST_PANELS = 8
@@ -123,7 +123,7 @@ def worst_cases(material: ReportContext) -> dict[str, Any] | None:
     return {"cases": seen, "total": len(rows)}
 
 
-def slides_of(material: ReportContext, case: str) -> list[tuple[str, KeptSlide]]:
+def slides_of(material: ReportContext, case: str) -> list[tuple[str, Overview]]:
     """The slides of a case that can be shown, those with the most tiles first."""
     images = material.cohort_images
     if "tile_side" not in images:

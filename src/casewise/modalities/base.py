@@ -1,0 +1,329 @@
+"""What a modality provides, so that the rest of casewise never asks which one it is; nothing here imports torch.
+
+A modality is one folder beside this file, or one class registered with `casewise.modalities.registry.register`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import torch
+    from torch import Tensor
+
+    from casewise.cohort.cohort import Cohort
+    from casewise.console import Show
+    from casewise.modalities.store.preparation import Preparation
+    from casewise.study.schema import Study
+
+# What a modality derived from training cases, as plain JSON values: it is saved with the trained network.
+FittedPreprocessing = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Noun:
+    """What one image of a modality is called.
+
+    >>> Noun("slice", "slices").counted(1), Noun("slice", "slices").counted(2000)
+    ('1 slice', '2,000 slices')
+    """
+
+    singular: str
+    plural: str
+
+    def counted(self, count: int) -> str:
+        """A number of images in words."""
+        return f"{count:,} {self.singular if count == 1 else self.plural}"
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture for people: (h, w) or (h, w, 3) `uint8`; `name` is empty where a case has one picture only."""
+
+    name: str
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Where the images of one cohort are prepared: folders in `root`, each with the cohort's suffix.
+
+    Attributes:
+        suffix: empty for the study's own cohort.
+        tiles: where the tile store lies if not in `root`.
+
+    >>> ImageFolder(Path("run")).of("tiles").as_posix(), ImageFolder(Path("run"), "external").of("tiles").as_posix()
+    ('run/tiles', 'run/tiles-external')
+    """
+
+    root: Path
+    suffix: str = ""
+    tiles: Path | None = None
+
+    @classmethod
+    def of_run(cls, study: Study, folder: Path, suffix: str = "") -> ImageFolder:
+        """Where a run prepares the images of its own cohort, or with a suffix those of another one."""
+        return cls(folder, suffix, None if suffix else study.images.store)
+
+    def of(self, name: str) -> Path:
+        """The folder for one purpose, such as `tiles`."""
+        if name == "tiles" and self.tiles:
+            return self.tiles
+        return self.root / (f"{name}-{self.suffix}" if self.suffix else name)
+
+
+class Overview(Protocol):
+    """A large image from which tiles were cut, such as a whole slide.
+
+    Attributes:
+        size: width and height in pixels of the full resolution.
+        boxes: (T, 3) x, y and side of each tile in these pixels; shares: (T,) how much of each is tissue.
+        candidates: how many tiles there were to choose from.
+        mask: (h, w) `bool`, where tissue was found; each of its pixels is `downsample` pixels wide.
+        mpp, magnification, vendor: what the file says about itself.
+    """
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    @property
+    def boxes(self) -> np.ndarray: ...
+
+    @property
+    def shares(self) -> np.ndarray: ...
+
+    @property
+    def mask(self) -> np.ndarray: ...
+
+    @property
+    def downsample(self) -> float: ...
+
+    @property
+    def candidates(self) -> int: ...
+
+    @property
+    def mpp(self) -> float | None: ...
+
+    @property
+    def magnification(self) -> float | None: ...
+
+    @property
+    def vendor(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def read_picture(self) -> np.ndarray: ...
+
+
+class StoreReference(Protocol):
+    """Where prepared images lie; enough to open them in another process."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def address(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class StoreAddress:
+    """A `StoreReference` by itself: the folder that networks read and a hash over what it holds."""
+
+    folder: Path
+    address: str
+
+
+class ImageStore(StoreReference, Protocol):
+    """Prepared images of a cohort. Networks read what lies in `folder`; audits and previews read `tiles`.
+
+    Attributes:
+        folder, address: where the input of networks lies, and a hash over it.
+        tiles: a picture of each row of the cohort's images, (N, C, H, W) `uint8`.
+        index: one row for each picture: path, sha256, bytes, mtime_ns, width, height, mode, format, tile_sha256.
+        preparation: how pictures were made from images.
+    """
+
+    @property
+    def tiles(self) -> np.ndarray: ...
+
+    @property
+    def index(self) -> pd.DataFrame: ...
+
+    @property
+    def preparation(self) -> Preparation: ...
+
+    def __len__(self) -> int: ...
+
+
+class PanelDataset(Protocol):
+    """Panels of some cases as a network sees them, with their labels.
+
+    Attributes:
+        truth: (P, T) `float32`, NaN where not recorded; (P, 0) where there are no labels.
+        names: the case of each panel, for messages.
+        settings: how panels are arranged and augmented.
+        bags: whether a view is a bag of tiles that attention pools; `bag` is the size of the largest one, else 1.
+        varied: whether training panels differ from epoch to epoch.
+        subsampled: whether a training panel shows a random part of its images.
+        copyable: whether fixed augmented copies of panels can be made.
+    """
+
+    @property
+    def truth(self) -> Tensor: ...
+
+    @property
+    def names(self) -> list[str]: ...
+
+    @property
+    def settings(self) -> Any: ...
+
+    @property
+    def bags(self) -> bool: ...
+
+    @property
+    def bag(self) -> int: ...
+
+    @property
+    def varied(self) -> bool: ...
+
+    @property
+    def subsampled(self) -> bool: ...
+
+    @property
+    def copyable(self) -> bool: ...
+
+    def __len__(self) -> int: ...
+
+    def subset(self, rows: Sequence[int]) -> PanelDataset: ...
+
+    def with_variations(self, changes: Mapping[str, Any]) -> PanelDataset: ...
+
+    def training_batch(
+        self, rows: list[int], generator: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def views(self) -> tuple[Tensor, Tensor]: ...
+
+    def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor: ...
+
+    def slots_of(self, views: Tensor) -> Tensor:
+        """Which image of the case (of volumes: which slice) each slot of these views shows: (V, K)."""
+        ...
+
+    def at_once(self, batch: int) -> int: ...
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedCohort:
+    """A cohort with its study and its prepared images."""
+
+    study: Study
+    cohort: Cohort
+    folder: ImageFolder
+    store: ImageStore
+
+
+class Modality(Protocol):
+    """How one kind of images becomes what networks see, and how maps return to it."""
+
+    name: str
+
+    def noun(self, study: Study) -> Noun:
+        """What one image is called."""
+        ...
+
+    def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
+        """The cohort of a table with what only this modality checks and adds, such as the tiles of slides.
+
+        Without a folder nothing is written.
+
+        Raises:
+            CasewiseError: naming every problem.
+        """
+        ...
+
+    def described(self, study: Study, cohort: Cohort) -> str:
+        """How many images there are, in words."""
+        ...
+
+    def whole(self, study: Study, cohort: Cohort) -> Cohort:
+        """The cohort as its table has it, one row an image file; splits are drawn from it."""
+        ...
+
+    def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
+        """Check the files as far as this is quick, before anything is prepared."""
+        ...
+
+    def prepare(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles") -> ImageStore:
+        """Prepare all images once, or open what is there; `step` names the progress bar.
+
+        Raises:
+            ImageError: with every image that cannot be prepared.
+        """
+        ...
+
+    def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, ImageStore]:
+        """What an audit compares: whole images, and one picture of each."""
+        ...
+
+    def settings(self, study: Study) -> dict[str, Any]:
+        """The settings of this modality that decide a network's weights, by name."""
+        ...
+
+    def facts(self, study: Study, network: str) -> dict[str, Any]:
+        """What a trained network's record says of this modality, plain JSON."""
+        ...
+
+    def network_options(self, study: Study, network: str) -> dict[str, Any]:
+        """Arguments of `build_network` that follow from this modality."""
+        ...
+
+    def channels(self, study: Study, network: str) -> tuple[str, ...]:
+        """The channels of a network that have saliency maps of their own; `("",)` for one without a name."""
+        ...
+
+    def fit(self, store: StoreReference, study: Study, rows: np.ndarray, network: str | None) -> FittedPreprocessing:
+        """What preprocessing derives from the training cases: `rows` are numbers of the cohort's panels.
+
+        With `network` it is what this network needs; without, what previews of all channels need.
+
+        Raises:
+            CasewiseError: nothing can be derived from these cases.
+        """
+        ...
+
+    def dataset(
+        self,
+        store: StoreReference,
+        study: Study,
+        panels: pd.DataFrame,
+        labels: np.ndarray | None,
+        fitted: FittedPreprocessing,
+    ) -> PanelDataset:
+        """The panels of a cohort (any of its rows, all columns) as a network sees them.
+
+        Args:
+            labels: (P, T), NaN where not recorded; None where cases are only predicted.
+            fitted: from `fit`, also of another cohort.
+        """
+        ...
+
+    def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
+        """A picture of one row of the cohort's images for people, (h, w, 3) `uint8`."""
+        ...
+
+    def overview(self, prepared: PreparedCohort, path: str) -> Overview | None:
+        """The image file from which several rows of the cohort were cut; None where rows are whole files."""
+        ...
+
+    def preview(self, prepared: PreparedCohort, row: int, fitted: FittedPreprocessing) -> list[Picture]:
+        """What a network sees of the case of one panel row; empty where `picture` shows it already."""
+        ...

@@ -1,0 +1,114 @@
+"""Photographs and other single image files as a modality."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from casewise.modalities.base import (
+    FittedPreprocessing,
+    ImageFolder,
+    ImageStore,
+    Noun,
+    Overview,
+    PanelDataset,
+    Picture,
+    PreparedCohort,
+    StoreReference,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.cohort.cohort import Cohort
+    from casewise.console import Show
+    from casewise.study.schema import Study
+
+# The longest side of a picture in a report, in pixels.
+PICTURE_SIDE = 900
+
+
+class Photographs:
+    """Every row of the table is one image file, and a panel shows one or several of them in a grid."""
+
+    name = "photographs"
+
+    def noun(self, study: Study) -> Noun:
+        return Noun("image", "images")
+
+    def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
+        from casewise.modalities.slides.cohort import refuse_slides
+
+        refuse_slides(study, cohort)
+        return cohort
+
+    def described(self, study: Study, cohort: Cohort) -> str:
+        return f"{len(cohort.images):,} images"
+
+    def whole(self, study: Study, cohort: Cohort) -> Cohort:
+        return cohort
+
+    def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
+        """Image files are checked when they are prepared."""
+
+    def prepare(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles") -> ImageStore:
+        from casewise.modalities.photographs.prepare import tiles_of
+
+        return tiles_of(study, cohort, folder.of("tiles"), show, step)
+
+    def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, ImageStore]:
+        return prepared.cohort, prepared.store
+
+    def settings(self, study: Study) -> dict[str, Any]:
+        return {}
+
+    def facts(self, study: Study, network: str) -> dict[str, Any]:
+        return {}
+
+    def network_options(self, study: Study, network: str) -> dict[str, Any]:
+        return {}
+
+    def channels(self, study: Study, network: str) -> tuple[str, ...]:
+        return ("",)
+
+    def fit(self, store: StoreReference, study: Study, rows: np.ndarray, network: str | None) -> FittedPreprocessing:
+        """Nothing is derived from training images."""
+        return {}
+
+    def dataset(
+        self,
+        store: StoreReference,
+        study: Study,
+        panels: pd.DataFrame,
+        labels: np.ndarray | None,
+        fitted: FittedPreprocessing,
+    ) -> PanelDataset:
+        from casewise.modalities.dataset import PanelData, labels_tensor, open_tiles
+
+        return PanelData(
+            open_tiles(store.folder, store.address),
+            [list(map(int, numbers)) for numbers in panels["tiles"]],
+            labels_tensor(labels, len(panels)),
+            study.panels,
+            [str(case) for case in panels["case"]],
+        )
+
+    def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
+        from casewise.modalities.photographs.readers import read_image
+
+        return read_image(Path(self._path(prepared, image)), size=PICTURE_SIDE)
+
+    def overview(self, prepared: PreparedCohort, path: str) -> Overview | None:
+        return None
+
+    def preview(self, prepared: PreparedCohort, row: int, fitted: FittedPreprocessing) -> list[Picture]:
+        return []
+
+    @staticmethod
+    def _path(prepared: PreparedCohort, image: int) -> str:
+        return str(prepared.cohort.images["path"].iloc[image])
+
+
+MODALITY = Photographs()

@@ -1,0 +1,71 @@
+"""Whole slides, cut into tiles, as a modality; image files among them are taken whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from casewise.modalities.base import ImageFolder, ImageStore, PreparedCohort
+from casewise.modalities.photographs.modality import Photographs
+
+if TYPE_CHECKING:
+    from casewise.cohort.cohort import Cohort
+    from casewise.console import Show
+    from casewise.modalities.slides.plans import KeptSlide
+    from casewise.study.schema import Study
+
+
+class Slides(Photographs):
+    """Every row of the table is a slide that becomes many rows, one a tile."""
+
+    name = "slides"
+
+    def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
+        from casewise.modalities.slides.cohort import FOLDER, cut
+
+        return cut(study, cohort, folder.of(FOLDER) if folder else None, show)
+
+    def described(self, study: Study, cohort: Cohort) -> str:
+        from casewise.modalities.slides.cohort import counted
+
+        return counted(cohort)
+
+    def whole(self, study: Study, cohort: Cohort) -> Cohort:
+        from casewise.modalities.slides.cohort import uncut
+
+        return uncut(study, cohort)
+
+    def prepare(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles") -> ImageStore:
+        from casewise.modalities.slides.cohort import FOLDER, sweep
+
+        sweep(study, cohort, folder.of(FOLDER))
+        return super().prepare(study, cohort, folder, show, step)
+
+    def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, ImageStore]:
+        """Slides and a small picture of each: tiles have no border and no file of their own."""
+        from casewise.modalities.slides.cohort import FOLDER, is_cut, pictures
+
+        if not is_cut(prepared.cohort):
+            return prepared.cohort, prepared.store
+        return pictures(prepared.study, prepared.cohort, prepared.folder.of(FOLDER), show)
+
+    def settings(self, study: Study) -> dict[str, Any]:
+        assert study.tiles is not None
+        return {"tiling": study.tiles.model_dump(mode="json")}
+
+    def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
+        slide = self.overview(prepared, self._path(prepared, image))
+        return slide.read_picture() if slide else super().picture(prepared, image)
+
+    def overview(self, prepared: PreparedCohort, path: str) -> KeptSlide | None:
+        """What is known of the slide at `path` since it was cut; None where `path` is an image that was taken whole."""
+        from casewise.modalities.slides.cohort import FOLDER, is_cut, slide_of
+
+        images = prepared.cohort.images
+        if not is_cut(prepared.cohort) or not (images.loc[images["path"] == path, "tile_side"] >= 0).any():
+            return None
+        return slide_of(prepared.study, path, prepared.folder.of(FOLDER))
+
+
+MODALITY = Slides()

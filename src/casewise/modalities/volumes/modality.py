@@ -1,0 +1,142 @@
+"""Volumes of one or several sequences as a modality: networks see windows of consecutive slices in a grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from casewise.modalities.base import (
+    FittedPreprocessing,
+    ImageFolder,
+    ImageStore,
+    Noun,
+    Overview,
+    PanelDataset,
+    Picture,
+    PreparedCohort,
+    StoreReference,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.cohort.cohort import Cohort
+    from casewise.console import Show
+    from casewise.study.schema import Study, Volumes
+
+
+def volumes_of(study: Study) -> Volumes:
+    """The study's settings of volumes."""
+    assert study.volumes is not None
+    return study.volumes
+
+
+class VolumesModality:
+    """Every row of the table is the scan of one sequence, or one slice of it; a case is a stack of slices."""
+
+    name = "volumes"
+
+    def noun(self, study: Study) -> Noun:
+        return Noun("slice", "slices") if volumes_of(study).order else Noun("scan", "scans")
+
+    def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
+        from casewise.modalities.volumes.case_files import settle_sequences
+
+        return settle_sequences(study, cohort)
+
+    def described(self, study: Study, cohort: Cohort) -> str:
+        return self.noun(study).counted(len(cohort.images))
+
+    def whole(self, study: Study, cohort: Cohort) -> Cohort:
+        return cohort
+
+    def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
+        from casewise.modalities.volumes.header_check import check_headers
+
+        check_headers(study, cohort, show)
+
+    def prepare(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles") -> ImageStore:
+        from casewise.modalities.volumes.preparation import SCANS, slices_and_pictures
+
+        return slices_and_pictures(study, cohort, folder.of(SCANS), show)
+
+    def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, ImageStore]:
+        return prepared.cohort, prepared.store
+
+    def settings(self, study: Study) -> dict[str, Any]:
+        # further fusions are further networks, as further backbones are, and lesions are only measured against
+        stated = volumes_of(study).model_dump(mode="json")
+        return {"volumes": {name: value for name, value in stated.items() if name not in ("fusion", "lesion")}}
+
+    def facts(self, study: Study, network: str) -> dict[str, Any]:
+        return {"volumes": volumes_of(study).model_dump(mode="json") | {"fusion": study.fusion_of(network)}}
+
+    def network_options(self, study: Study, network: str) -> dict[str, Any]:
+        volumes, fusion = volumes_of(study), study.fusion_of(network)
+        single = fusion in volumes.sequences
+        return {
+            "fusion": "early" if single else fusion,
+            "sequences": 1 if single else len(volumes.sequences),
+            # a case without the only sequence is represented by the learned stand-in, too
+            "missing": volumes.missing,
+            "side": study.images.size * study.panels.rows,
+        }
+
+    def channels(self, study: Study, network: str) -> tuple[str, ...]:
+        volumes, fusion = volumes_of(study), str(study.fusion_of(network))
+        return (fusion,) if fusion in volumes.sequences else tuple(volumes.sequences)
+
+    def fit(self, store: StoreReference, study: Study, rows: np.ndarray, network: str | None) -> FittedPreprocessing:
+        """The network's sequences and, of each, the standard scale of intensities (None: not standardised)."""
+        from casewise.modalities.volumes.slice_store import open_slices
+        from casewise.modalities.volumes.standardise import standard_scales
+
+        sequences = self.channels(study, network) if network else tuple(volumes_of(study).sequences)
+        if volumes_of(study).standardise == "none":
+            return {"sequences": list(sequences), "standard": None}
+        landmarks = open_slices(store.folder, store.address).landmarks
+        numbers = [volumes_of(study).sequences.index(name) for name in sequences]
+        return {"sequences": list(sequences), "standard": standard_scales(landmarks, rows, numbers)}
+
+    def dataset(
+        self,
+        store: StoreReference,
+        study: Study,
+        panels: pd.DataFrame,
+        labels: np.ndarray | None,
+        fitted: FittedPreprocessing,
+    ) -> PanelDataset:
+        from casewise.modalities.dataset import labels_tensor
+        from casewise.modalities.volumes.dataset import SliceData, slices_of
+        from casewise.modalities.volumes.slice_store import open_slices
+
+        volumes = volumes_of(study)
+        numbers = [volumes.sequences.index(name) for name in fitted["sequences"]]
+        return SliceData(
+            slices_of(open_slices(store.folder, store.address), numbers, fitted["standard"]),
+            [int(number) for number in panels["panel"]],
+            labels_tensor(labels, len(panels)),
+            study.panels,
+            [str(case) for case in panels["case"]],
+            volumes.windows == "all",
+            volumes.hide if len(numbers) > 1 else 0.0,
+        )
+
+    def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
+        return np.repeat(prepared.store.tiles[image].transpose(1, 2, 0), 3, axis=2)
+
+    def overview(self, prepared: PreparedCohort, path: str) -> Overview | None:
+        return None
+
+    def preview(self, prepared: PreparedCohort, row: int, fitted: FittedPreprocessing) -> list[Picture]:
+        """The central window of each sequence that the case has and that `fitted` knows."""
+        from casewise.modalities.volumes.preview import central_panels
+        from casewise.modalities.volumes.slice_store import open_slices
+
+        slices = open_slices(Path(prepared.store.folder), prepared.store.address)
+        return central_panels(prepared.study, slices, row, fitted)
+
+
+MODALITY = VolumesModality()
