@@ -13,14 +13,14 @@ from casewise.errors import CasewiseError, StudyError
 from casewise.evaluation.agreement import (
     band_of,
     between_readers,
+    category_agreement,
     check_bands,
     check_readers,
     group_agreement,
-    groups_of,
     with_readers,
 )
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.metrics import value
+from casewise.metrics.numbers import value
 
 PLAN = Plan(resamples=200)
 
@@ -30,7 +30,7 @@ PLAN = Plan(resamples=200)
 def test_kappa_is_scikit_learns(pairs: list[tuple[int, int]]) -> None:
     truth, predicted = np.array(pairs).T
     counts = confusion_matrix(truth, predicted, labels=range(4))
-    found = groups_of(counts.ravel())
+    found = category_agreement(counts.ravel())
     assert found["agreement"] == pytest.approx((truth == predicted).mean())
     if len(set(truth) | set(predicted)) < 2:
         assert np.isnan(found["kappa"])

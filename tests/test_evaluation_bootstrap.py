@@ -10,9 +10,12 @@ import pytest
 
 from casewise.errors import StudyError
 from casewise.evaluation.bootstrap import Plan, by_subject, compare, draw, percentiles
-from casewise.evaluation.metrics import METRICS, value
+from casewise.metrics.numbers import value
+from casewise.metrics.registry import metrics_of
 
 PLAN = Plan(resamples=400, seed=3)
+
+NUMBER_METRICS = [metric.name for metric in metrics_of("regression")]
 
 
 def visits(subjects: int, each: int, seed: int, *, within: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -27,7 +30,7 @@ def visits(subjects: int, each: int, seed: int, *, within: float = 1.0) -> tuple
 def test_the_interval_is_the_one_of_resampling_whole_subjects_by_hand() -> None:
     truth, predicted, subjects = visits(12, 3, 0)
     found = by_subject(truth, {"net": predicted}, subjects, PLAN)["net"]
-    names, by_hand = np.unique(subjects), {name: [] for name in METRICS}
+    names, by_hand = np.unique(subjects), {name: [] for name in NUMBER_METRICS}
     for counts in draw(12, PLAN):
         rows = np.concatenate(
             [np.flatnonzero(subjects == n) for n, c in zip(names, counts, strict=True) for _ in range(int(c))]

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from casewise.errors import CasewiseError
 from casewise.evaluation import evaluate
 from casewise.evaluation.bootstrap import Plan, draw
-from casewise.evaluation.calibration import fit_temperature, reliability, scaled
-from casewise.evaluation.class_metrics import Classes, Samples, figures
 from casewise.evaluation.classification import classes_of, judge_classes, widen
 from casewise.evaluation.cross_fit import choose
-from casewise.evaluation.roc import areas, curve, drawn_curve
 from casewise.evaluation.thresholds import choose_threshold
+from casewise.metrics.calibration import fit_temperature, reliability, scaled
+from casewise.metrics.classes import Classes, Samples, class_metrics
+from casewise.metrics.roc import areas, curve, drawn_curve
 from casewise.predictions.table import decided
 
 NAMES = ("covid", "none", "pneumonia", "other", "unclear")
@@ -123,7 +123,7 @@ def test_every_figure_is_scikit_learns_also_weighted(k: int, kind: str) -> None:
     some, subject = samples(k, seed=k)
     classes = Classes(NAMES[:k], kind, 0 if k == 2 else None)  # type: ignore[arg-type]
     counts = np.concatenate([np.ones((1, 40)), draw(40, Plan(5, seed=k))])
-    found = figures(some, classes, counts)
+    found = class_metrics(some, classes, counts)
     assert list(found) == classes.metrics
     for resample, weights in enumerate(counts):
         w = weights[subject]
@@ -165,7 +165,7 @@ def test_resamples_in_pieces_are_the_same_as_at_once(monkeypatch: pytest.MonkeyP
     some, subject = samples(3, seed=9)
     args = (some.probabilities[:, 0, 0], some.truth == 0, subject, draw(40, Plan(50)))
     at_once = areas(*args)
-    monkeypatch.setattr("casewise.evaluation.roc._AT_ONCE", 1000)
+    monkeypatch.setattr("casewise.metrics.roc._AT_ONCE", 1000)
     assert np.array_equal(areas(*args), at_once)
 
 
@@ -249,7 +249,7 @@ def test_reliability_adds_up_to_the_calibration_error() -> None:
     ece = sum(b["n"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / n
     assert n == len(some.truth)
     assert all(b["low"] < b["confidence"] <= b["high"] + 1e-9 for b in bins)
-    assert ece == pytest.approx(figures(some, Classes(NAMES[:3]), np.ones((1, 40)))["ece"][0, 0])
+    assert ece == pytest.approx(class_metrics(some, Classes(NAMES[:3]), np.ones((1, 40)))["ece"][0, 0])
 
 
 def test_the_calibration_error_of_honest_probabilities_lies_in_its_interval() -> None:

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import mean_absolute_error, mean_squared_error
 
-from casewise.evaluation.metrics import METRICS, SUMS, metrics_of, moments, reason, value
+from casewise.metrics.numbers import SUMS, moments, number_metrics, reason, value
+from casewise.metrics.registry import metrics_of
 
 RNG = np.random.default_rng(4)
 TRUTH = RNG.uniform(0, 43, 34)
 PREDICTED = 0.8 * TRUTH + RNG.normal(2, 4, 34)
+
+NUMBER_METRICS = [metric.name for metric in metrics_of("regression")]
 
 
 def test_error_and_correlation_are_the_libraries() -> None:
@@ -73,7 +76,7 @@ def test_moving_both_sides_changes_nothing(values: list[tuple[float, float]], sh
     truth, predicted = np.array(values).T
     assume(truth.std() > 1e-2)
     assume(predicted.std() > 1e-2)
-    for name in METRICS:
+    for name in NUMBER_METRICS:
         one, other = value(name, truth, predicted), value(name, truth + shift, predicted + shift)
         assert one == pytest.approx(other, rel=1e-5, abs=1e-6)
 
@@ -82,7 +85,7 @@ def test_moving_both_sides_changes_nothing(values: list[tuple[float, float]], sh
 @settings(max_examples=80, deadline=None)
 def test_bounds(values: list[tuple[float, float]]) -> None:
     truth, predicted = np.array(values).T
-    found = {name: value(name, truth, predicted) for name in METRICS}
+    found = {name: value(name, truth, predicted) for name in NUMBER_METRICS}
     if found["ccc"] is not None and found["pcc"] is not None:
         assert abs(found["ccc"]) <= abs(found["pcc"]) + 1e-9
         assert abs(found["pcc"]) <= 1
@@ -100,8 +103,8 @@ def test_perfect_agreement() -> None:
 
 def test_a_drawn_subject_counts_as_often_as_it_was_drawn() -> None:
     terms, often = moments(TRUTH, PREDICTED), np.arange(34) % 3
-    repeated = metrics_of((terms * often[:, None]).sum(axis=0))
-    for name in METRICS:
+    repeated = number_metrics((terms * often[:, None]).sum(axis=0))
+    for name in NUMBER_METRICS:
         expected = value(name, np.repeat(TRUTH, often), np.repeat(PREDICTED, often))
         assert float(repeated[name]) == pytest.approx(expected)
 

@@ -1,12 +1,8 @@
-"""Agreement: of groups (Cohen's kappa), between readers, and of each learner with each reader.
-
-Sources: Cohen 1960 (kappa); Cohen 1968 (weighted kappa, here with quadratic weights).
-"""
+"""Agreement: of groups (Cohen's kappa), between readers, and of each learner with each reader."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,31 +10,11 @@ import numpy as np
 import pandas as pd
 
 from casewise.errors import CasewiseError, StudyError, nearest
-from casewise.evaluation.bootstrap import PLAN, Estimate, Plan, by_subject, estimates, sum_by_subject
+from casewise.evaluation.bootstrap import PLAN, Estimate, Plan, by_subject, estimates
+from casewise.metrics.classes import category_agreement
+from casewise.metrics.numbers import sum_by_subject
 
 READER_COLUMNS = ("case", "subject", "region", "image", "target", "reader", "value")
-
-
-def groups_of(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Return agreement, kappa and quadratic kappa from counts (..., K * K), true groups by rows; NaN where undefined.
-
-    >>> {k: round(float(v), 3) for k, v in groups_of(np.array([20., 5., 10., 15.])).items()}
-    {'agreement': 0.7, 'kappa': 0.4, 'kappa_quadratic': 0.4}
-    """
-    k = math.isqrt(confusion.shape[-1])
-    counts = np.asarray(confusion, dtype=float).reshape(*confusion.shape[:-1], k, k)
-    total = counts.sum(axis=(-2, -1))
-    steps = np.subtract.outer(np.arange(k), np.arange(k)).astype(float) ** 2
-    with np.errstate(all="ignore"):
-        share = counts / total[..., None, None]
-        chance = share.sum(axis=-1)[..., :, None] * share.sum(axis=-2)[..., None, :]
-        told = {"agreement": np.trace(share, axis1=-2, axis2=-1)}
-        for name, weights in (("kappa", (steps > 0).astype(float)), ("kappa_quadratic", steps)):
-            expected = (weights * chance).sum(axis=(-2, -1))
-            # a chance disagreement of no more than rounding: all in one group
-            observed = (weights * share).sum(axis=(-2, -1))
-            told[name] = np.where(expected > 1e-12, 1.0 - observed / expected, np.nan)
-    return told
 
 
 def group_agreement(
@@ -51,7 +27,7 @@ def group_agreement(
     truth, predicted = np.asarray(truth, dtype=int), np.asarray(predicted, dtype=int)
     cells = np.eye(n_groups * n_groups)[truth * n_groups + predicted]
     sums = sum_by_subject(cells, subjects)[:, None, :]
-    found = estimates(sums, groups_of, _one_group, plan, n_cases=len(truth))[0]
+    found = estimates(sums, category_agreement, _one_group, plan, n_cases=len(truth))[0]
     confusion = sums.sum(axis=(0, 1)).reshape(n_groups, n_groups).astype(int).tolist()
     return {"confusion": confusion, **{name: told.as_json() for name, told in found.items()}}
 

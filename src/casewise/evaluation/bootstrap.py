@@ -10,13 +10,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from casewise.errors import StudyError
-from casewise.evaluation import metrics as m
+from casewise.metrics.numbers import moments, number_metrics, reason, sum_by_subject
+from casewise.metrics.registry import metric_of, metrics_of
 
 Statistic: TypeAlias = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 Reason: TypeAlias = Callable[[str, np.ndarray], str]
 
 ROUGH_BELOW = 10
-COMPARED = ("mae", "mse", "pcc", "ccc", "icc")
 # an interval of resamples most of which are undefined would speak of the others only
 _LEAST_DEFINED = 0.9
 
@@ -64,20 +64,6 @@ def draw(n_subjects: int, plan: Plan) -> np.ndarray:
     counts = rng.multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), size=plan.resamples).astype(float)
     counts.flags.writeable = False
     return counts
-
-
-def sum_by_subject(terms: np.ndarray, subjects: np.ndarray) -> np.ndarray:
-    """Add terms (N, ...) up by subject: (subjects, ...), the subjects in sorted order.
-
-    >>> sum_by_subject(np.array([1., 2., 4.]), np.array(["b", "a", "b"]))
-    array([2., 5.])
-    """
-    names, codes = np.unique(np.asarray(subjects, dtype=str), return_inverse=True)
-    if not len(names):
-        return np.zeros((0, *terms.shape[1:]))
-    order = np.argsort(codes, kind="stable")
-    starts = np.searchsorted(codes[order], np.arange(len(names)))
-    return np.asarray(np.add.reduceat(terms[order], starts, axis=0))
 
 
 def resample(sums: np.ndarray, statistic: Statistic, plan: Plan) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -197,7 +183,7 @@ def by_subject(
     for rows, members in same_rows(there):
         n_cases = len(np.unique(np.asarray(cases)[rows])) if cases is not None else int(rows.sum())
         sums = _sums(truth[rows], matrix[rows][:, members], subjects[rows])
-        told = estimates(sums, m.metrics_of, m.reason, plan, n_cases=n_cases)
+        told = estimates(sums, number_metrics, reason, plan, n_cases=n_cases)
         found |= dict(zip(map(str, learners[members]), told, strict=True))
     return {learner: found[learner] for learner in predicted}
 
@@ -208,7 +194,7 @@ def compare(
     subjects: np.ndarray,
     plan: Plan = PLAN,
     *,
-    metrics: Sequence[str] = COMPARED,
+    metrics: Sequence[str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Compare every learner with the best, metric by metric, on the rows that all predicted, over the same resamples.
 
@@ -229,28 +215,26 @@ def compare(
     if not rows.any():
         return {}
     sums = _sums(truth[rows], matrix[rows], subjects[rows])
-    points, samples = resample(sums, m.metrics_of, plan)
-    better = {name: m.METRICS[name].better for name in metrics}
-    return differences(points, samples, list(predicted), better, plan, n_subjects=len(sums))
+    points, samples = resample(sums, number_metrics, plan)
+    if metrics is None:
+        metrics = [metric.name for metric in metrics_of("regression") if "regression" in metric.compared]
+    return differences(points, samples, list(predicted), metrics, plan, n_subjects=len(sums))
 
 
 def differences(
     points: Mapping[str, np.ndarray],
     samples: Mapping[str, np.ndarray],
     learners: Sequence[str],
-    better: Mapping[str, str | None],
+    metrics: Sequence[str],
     plan: Plan,
     *,
     n_subjects: int,
 ) -> dict[str, dict[str, Any]]:
-    """Compare learners as `compare` does, from points (L,) and samples (resamples, L) of the metrics in `better`.
-
-    `better` says for each metric which direction is, 'low' or 'high'.
-    """
+    """Compare learners by some metrics as `compare` does, from points (L,) and samples (resamples, L)."""
     rough = n_subjects < ROUGH_BELOW
     told: dict[str, dict[str, Any]] = {}
-    for name, direction in better.items():
-        sign = 1.0 if direction == "low" else -1.0
+    for name in metrics:
+        sign = -1.0 if metric_of(name).larger_is_better else 1.0
         point = points[name]
         if np.isnan(point).all():
             continue
@@ -283,4 +267,4 @@ def differences(
 def _sums(truth: np.ndarray, matrix: np.ndarray, subjects: np.ndarray) -> np.ndarray:
     """Return (subjects, learners, 8)."""
     centre = float(truth.mean()) if truth.size else 0.0
-    return sum_by_subject(m.moments(truth[:, None], matrix, centre=centre), subjects)
+    return sum_by_subject(moments(truth[:, None], matrix, centre=centre), subjects)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.evaluation.bootstrap import ROUGH_BELOW
-from casewise.evaluation.class_metrics import Classes
+from casewise.metrics.classes import Classes
 
 STAGE_NAMES = {"oof": "out of fold", "test": "the test set", "external": "the external set"}
 

@@ -12,19 +12,11 @@ import pandas as pd
 
 from casewise.errors import CasewiseError
 from casewise.evaluation.bootstrap import Estimate, Plan, differences, draw, percentiles, same_rows, with_intervals
-from casewise.evaluation.calibration import fit_temperature, reliability, scaled
-from casewise.evaluation.class_metrics import (
-    COMPARED,
-    METRICS,
-    Classes,
-    Samples,
-    figures,
-    one_against_rest,
-    reason,
-)
 from casewise.evaluation.cross_fit import ByFold, choose, of_rows, stated
-from casewise.evaluation.roc import drawn_curve
 from casewise.evaluation.thresholds import Threshold, choose_threshold, judge_thresholds, reached, rules
+from casewise.metrics.calibration import fit_temperature, reliability, scaled
+from casewise.metrics.classes import Classes, Samples, class_metrics, one_against_rest, reason
+from casewise.metrics.roc import drawn_curve
 from casewise.predictions.table import probability_columns
 
 _SAMPLE = ["target", "case", "region", "image"]
@@ -73,8 +65,7 @@ def classes_of(rows: pd.DataFrame, names: Sequence[str] | None, positive: str | 
     if positive is not None and (positive not in names or k != 2):
         raise CasewiseError(f"evaluation: '{positive}' is not one of two classes of '{target}': {', '.join(names)}.")
     number = None if k != 2 else names.index(positive) if positive is not None else 0
-    kind = "ordinal" if rows["kind"].iloc[0] == "ordinal" else "classification"
-    return Classes(tuple(names), kind, number)  # type: ignore[arg-type]
+    return Classes(tuple(names), str(rows["kind"].iloc[0]), number)
 
 
 def widen(
@@ -141,7 +132,6 @@ def judge_classes(
     """
     found: dict[str, dict[str, Estimate]] = {}
     compared: dict[str, Any] = {}
-    better = {name: METRICS[name].better for name in COMPARED[classes.kind]}
     groups = same_rows(wide.there)
     for rows, members in groups:
         points, samples, n_subjects = _resampled(wide, rows, members, classes, plan)
@@ -155,11 +145,12 @@ def judge_classes(
             n_cases=len(np.unique(wide.cases[rows])),
         )
         found |= {wide.learners[n]: told[place] for place, n in enumerate(members)}
+    metrics = [metric.name for metric in classes.registered if classes.kind in metric.compared]
     shared = np.asarray(wide.there.all(axis=1))
     if comparing and len(wide.learners) > 1 and shared.any():
         if len(groups) > 1:
             points, samples, n_subjects = _resampled(wide, shared, np.arange(len(wide.learners)), classes, plan)
-        compared = differences(points, samples, wide.learners, better, plan, n_subjects=n_subjects)
+        compared = differences(points, samples, wide.learners, metrics, plan, n_subjects=n_subjects)
     return {learner: found[learner] for learner in wide.learners}, compared
 
 
@@ -264,8 +255,8 @@ def _resampled(
         every.subjects[rows],
     )
     n_subjects = len(np.unique(np.asarray(some.subjects, dtype=str)))
-    points = {name: at[0] for name, at in figures(some, classes, np.ones((1, n_subjects))).items()}
-    drawn = figures(some, classes, draw(n_subjects, plan))
+    points = {name: at[0] for name, at in class_metrics(some, classes, np.ones((1, n_subjects))).items()}
+    drawn = class_metrics(some, classes, draw(n_subjects, plan))
     for name in ("ece", "ece_calibrated"):
         # drawing twice adds noise to the bins, so that resamples lie above the figure, and would leave it out
         middle = percentiles(drawn[name], 0.0)[0]

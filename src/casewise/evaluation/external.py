@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from casewise.evaluation import metrics as m
-from casewise.evaluation.bootstrap import ROUGH_BELOW, Plan, by_subject, draw, percentiles, sum_by_subject
-from casewise.evaluation.class_metrics import Classes, figures
+from casewise.evaluation.bootstrap import ROUGH_BELOW, Plan, by_subject, draw, percentiles
 from casewise.evaluation.classification import classes_of, judge_classes, widen
+from casewise.metrics.classes import Classes, class_metrics
+from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
+from casewise.metrics.registry import columns
 from casewise.predictions.table import final_rows
-
-DROPPED = ("accuracy", "balanced_accuracy", "auroc", "f1", "kappa_quadratic", "mae", "pcc", "ccc")
 
 
 def drop(
@@ -46,7 +45,7 @@ def drop(
             _resampled(side, its, replace(plan, seed=plan.seed + number)) for number, side in enumerate(sides)
         )
         told[str(learner)] = {}
-        for name in (name for name in DROPPED if name in at):
+        for name in columns("drop", *((its.kind, len(its.names)) if its else ("regression",))):
             gaps = (redrawn[name] - drawn[name])[:, None]
             low, high = (float(end[0]) for end in percentiles(gaps, plan.confidence))
             gap = other[name] - at[name]
@@ -156,15 +155,15 @@ def _resampled(
     n_subjects = part["subject"].nunique()
     if classes is not None:
         samples = widen(part, classes, {}, crossed=False).samples
-        at = figures(samples, classes, np.ones((1, n_subjects)))
-        drawn = figures(samples, classes, draw(n_subjects, plan))
+        at = class_metrics(samples, classes, np.ones((1, n_subjects)))
+        drawn = class_metrics(samples, classes, draw(n_subjects, plan))
         return (
             {name: float(value[0, 0]) for name, value in at.items()},
             {k: v[:, 0] for k, v in drawn.items()},
             n_subjects,
         )
     truth = part["y_true"].to_numpy(float)
-    terms = m.moments(truth, part["y_pred"].to_numpy(float), centre=float(truth.mean()))
+    terms = moments(truth, part["y_pred"].to_numpy(float), centre=float(truth.mean()))
     sums = sum_by_subject(terms, part["subject"].to_numpy())
-    points, drawn = m.metrics_of(sums.sum(axis=0)), m.metrics_of(draw(n_subjects, plan) @ sums)
+    points, drawn = number_metrics(sums.sum(axis=0)), number_metrics(draw(n_subjects, plan) @ sums)
     return {name: float(value) for name, value in points.items()}, dict(drawn), n_subjects

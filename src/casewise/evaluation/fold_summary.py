@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from casewise.evaluation.class_metrics import Classes, Samples, figures
 from casewise.evaluation.classification import classes_of
-from casewise.evaluation.metrics import metrics_of, moments
+from casewise.metrics.classes import Classes, Samples, class_metrics
+from casewise.metrics.numbers import moments, number_metrics
+from casewise.metrics.registry import columns
 from casewise.predictions.table import probability_columns
 
-OF_CLASSES = ("accuracy", "precision", "recall")
-OF_NUMBERS = ("mae", "pcc")
 WHY = (
     "The ± is the standard deviation of single folds and not an interval: folds share most of their training subjects, "
     "so they are no independent repeats, and it says how much single folds differ, not how sure their mean is."
@@ -61,10 +60,10 @@ def _by_fold(part: pd.DataFrame, classes: Classes | None) -> dict[str, np.ndarra
     if classes is None:
         truth, predicted = (part[name].to_numpy(dtype=float) for name in ("y_true", "y_pred"))
         terms = moments(truth, predicted, centre=float(truth.mean()))
-        ones = [metrics_of(terms[folds == fold].sum(axis=0)) for fold in numbers]
-        return {name: np.array([one[name] for one in ones], dtype=float) for name in OF_NUMBERS}
-    columns = probability_columns(part)[: len(classes.names)]
-    probabilities = part[columns].to_numpy(dtype=float)[:, None]
+        ones = [number_metrics(terms[folds == fold].sum(axis=0)) for fold in numbers]
+        return {name: np.array([one[name] for one in ones], dtype=float) for name in columns("folds", "regression")}
+    names = probability_columns(part)[: len(classes.names)]
+    probabilities = part[names].to_numpy(dtype=float)[:, None]
     # a fold is drawn as a resample would be: each of its subjects once, and nobody else
     samples = Samples(
         truth=part["y_true"].to_numpy(dtype=int),
@@ -75,8 +74,8 @@ def _by_fold(part: pd.DataFrame, classes: Classes | None) -> dict[str, np.ndarra
     )
     drawn = np.unique(samples.subjects)
     counts = np.array([[float(name.startswith(f"{fold} ")) for name in drawn] for fold in numbers])
-    found = figures(samples, classes, counts)
-    return {name: found[name][:, 0] for name in OF_CLASSES}
+    found = class_metrics(samples, classes, counts)
+    return {name: found[name][:, 0] for name in columns("folds", classes.kind, len(classes.names))}
 
 
 def _summed(values: np.ndarray) -> dict[str, Any]:

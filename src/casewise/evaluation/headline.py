@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from casewise.metrics.registry import metric_of
+
 # by kind of target: the figure that should be high, and the one that decides between equals, which should be low
 MERITS = {
     "regression": ("ccc", "mae"),
     "classification": ("auroc", "log_loss"),
     "ordinal": ("kappa_quadratic", "mae"),
 }
-TITLES = {"ccc": "CCC", "auroc": "AUROC", "kappa_quadratic": "quadratic kappa"}
 # what a figure of merit is read as, and may not be where it is pooled over sources
 FITTED = "meta_learner"
 MEANT = {"regression": "agreement", "classification": "discrimination", "ordinal": "agreement"}
@@ -71,6 +72,7 @@ def headline_within(
     if main["stage"] != "oof" or not judged or not left_out:
         return dict(main)
     merit, loss = MERITS[kind]
+    title = metric_of(merit).phrase
 
     def value(source: str, learner: str, name: str) -> float | None:
         found = left_out[source].get(learner, {}).get(name) or {}
@@ -88,7 +90,7 @@ def headline_within(
     known = [s for s in left_out if all(value(s, learner, merit) is not None for learner in judged)]
     if not known:
         notes.append(
-            f"In no {column} alone is the {TITLES[merit]} defined, so that the headline's learner was chosen on the "
+            f"In no {column} alone is the {title} defined, so that the headline's learner was chosen on the "
             f"pooled figure; {pooled}."
         )
 
@@ -106,8 +108,7 @@ def headline_within(
     lacking = f"; {', '.join(undefined)}, where it is undefined, left out" if undefined else ""
     if known:
         notes.append(
-            f"The headline's learner was chosen by the mean over each {column} of its {TITLES[merit]} there{lacking}; "
-            f"{pooled}."
+            f"The headline's learner was chosen by the mean over each {column} of its {title} there{lacking}; {pooled}."
         )
     notes += [_flattered(learner)] if len(judged) > 1 else []
     return {**main, "learner": learner, "chosen_on": "oof", "metrics": judged[learner]}

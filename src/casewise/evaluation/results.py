@@ -18,9 +18,8 @@ from casewise.evaluation.agreement import (
     group_agreement,
     with_readers,
 )
-from casewise.evaluation.bootstrap import COMPARED, ROUGH_BELOW, Estimate, Plan, by_subject, compare
+from casewise.evaluation.bootstrap import ROUGH_BELOW, Estimate, Plan, by_subject, compare
 from casewise.evaluation.caveats import STAGE_NAMES, apart_note, reader_notes, response_notes, stage_notes
-from casewise.evaluation.class_metrics import Classes
 from casewise.evaluation.classification import (
     Chosen,
     choose_out_of_fold,
@@ -29,9 +28,11 @@ from casewise.evaluation.classification import (
     judge_classes,
     widen,
 )
-from casewise.evaluation.headline import MERITS, TITLES, headline
+from casewise.evaluation.headline import MERITS, headline
 from casewise.evaluation.response import check_baseline, response
 from casewise.evaluation.thresholds import Threshold
+from casewise.metrics.classes import Classes
+from casewise.metrics.registry import metric_of
 from casewise.predictions.table import STAGES, check, final_rows
 
 _SAMPLE = ["target", "case", "region", "image"]
@@ -159,7 +160,7 @@ def evaluate(
     kind = classed[main].kind if main in classed else "regression"
     told["main"] = headline(told["metrics"], main, kind, notes)
     merit = MERITS[kind][0]
-    notes += apart_note(told["metrics"], main, told["main"]["learner"], merit, TITLES[merit])
+    notes += apart_note(told["metrics"], main, told["main"]["learner"], merit, metric_of(merit).phrase)
     drawn = "whole subjects" if subjects_known else "what counts as a subject (who is shown is not known: too narrow)"
     notes.append(
         f"Intervals are {100 * confidence:g} % percentile intervals from {resamples:,} resamples of {drawn} "
@@ -208,7 +209,7 @@ def _judge(
         for learner, figures in by_subject(truth, predicted, subjects, plan, cases=cases).items():
             metrics[learner][key] = figures
         if key in order and len(predicted) > 1:
-            comparisons[key] = compare(truth, predicted, subjects, plan, metrics=COMPARED)
+            comparisons[key] = compare(truth, predicted, subjects, plan)
     return metrics, comparisons, blocks
 
 

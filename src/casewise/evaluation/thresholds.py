@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from casewise.evaluation.bootstrap import Estimate, Plan, estimates, sum_by_subject
-from casewise.evaluation.roc import curve
+from casewise.evaluation.bootstrap import Estimate, Plan, estimates
+from casewise.metrics.numbers import sum_by_subject
+from casewise.metrics.roc import curve
 
 YOUDEN = "youden"
 

@@ -6,7 +6,19 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from casewise.errors import nearest
+from casewise.metrics.registry import metric_names
 
 
 def parse_range(value: Any) -> Any:
@@ -63,25 +75,18 @@ def texts(value: Any) -> Any:
 Where = Annotated[dict[str, str | list[str]], BeforeValidator(texts)]
 Range = Annotated[tuple[float, float], BeforeValidator(parse_range)]
 Share = Annotated[float, BeforeValidator(parse_share), Field(ge=0, lt=1)]
-Metric = Literal[
-    "mae",
-    "mse",
-    "pcc",
-    "ccc",
-    "icc",
-    "bias",
-    "accuracy",
-    "balanced_accuracy",
-    "auroc",
-    "auprc",
-    "precision",
-    "recall",
-    "f1",
-    "kappa",
-    "kappa_quadratic",
-    "sensitivity",
-    "specificity",
-]
+
+
+def check_metric(name: str) -> str:
+    """A metric that the registry knows."""
+    if name not in metric_names():
+        raise ValueError(
+            f"{name!r} is no metric; there are {', '.join(metric_names())}.{nearest(name, metric_names())}"
+        )
+    return name
+
+
+MetricName = Annotated[str, AfterValidator(check_metric), WithJsonSchema({"enum": metric_names(), "type": "string"})]
 Level = Literal["image", "region", "case", "subject"]
 Kind = Literal["regression", "classification", "ordinal"]
 STACKERS = {
@@ -218,7 +223,7 @@ class Evaluation(Part):
     missing_baseline: Literal["refuse", "leave_out"] = "refuse"
     responders: list[Annotated[float, Field(gt=0, le=100)]] = [50, 75, 90, 100]
     readers: dict[str, dict[str, str]] = {}
-    references: dict[str, dict[str, dict[Metric, float]]] = {}
+    references: dict[str, dict[str, dict[MetricName, float]]] = {}
     sensitivities: list[Annotated[float, Field(gt=0, lt=1)]] = [0.9]
 
     @field_validator("bands")

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from casewise.evaluation.fold_summary import OF_CLASSES, OF_NUMBERS, WHY
+from casewise.evaluation.fold_summary import WHY
+from casewise.metrics.registry import columns, metric_of
 from casewise.predictions.nested_cv import NESTED, chosen_networks
 from casewise.report.formatting import counted, rate
 from casewise.report.markdown import classes as results_classes
 from casewise.report.sections import nested
 from casewise.study.schema import network_names
-
-TITLES = {"mae": "MAE", "pcc": "PCC"}
 
 
 def over_folds(target: str, material: Sequence[dict[str, Any]]) -> list[str]:
@@ -20,9 +19,9 @@ def over_folds(target: str, material: Sequence[dict[str, Any]]) -> list[str]:
     found = [part["metrics"].get("over_folds", {}).get(target) for part in material]
     if not found[0] or material[0]["metrics"].get("left_out"):
         return []
-    numbers = results_classes.kind_of(material[0]["study"], target) == "regression"
-    names = OF_NUMBERS if numbers else OF_CLASSES
-    heads = " | ".join(TITLES.get(name, name) for name in names)
+    kind = results_classes.kind_of(material[0]["study"], target)
+    numbers, names = kind == "regression", columns("folds", kind)
+    heads = " | ".join(metric_of(name).title for name in names)
     lines = ["", "### Mean ± standard deviation over the folds, out of fold", ""]
     rows: dict[str, str] = {}
     for number, (part, by_learner) in enumerate(zip(material, found, strict=True)):

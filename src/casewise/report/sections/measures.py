@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from casewise.metrics.registry import metric_of
 from casewise.report.context import is_number
 from casewise.report.formatting import MISSING, number
 from casewise.report.sections.tables import Cell
@@ -21,34 +22,15 @@ class Measure:
     smaller: bool = False
 
 
-MEASURES = {
-    "accuracy": Measure("Accuracy", "accuracy", percent=True, digits=1),
-    "balanced_accuracy": Measure("Balanced accuracy", "balanced accuracy", percent=True, digits=1),
-    "top2_accuracy": Measure("Top-2 accuracy", "top-2 accuracy", percent=True, digits=1),
-    "sensitivity": Measure("Sensitivity", "sensitivity", percent=True, digits=1),
-    "specificity": Measure("Specificity", "specificity", percent=True, digits=1),
-    "precision": Measure("Precision", "precision", percent=True, digits=1),
-    "recall": Measure("Recall", "recall", percent=True, digits=1),
-    "f1": Measure("F1", "F1"),
-    "auroc": Measure("AUROC", "AUROC"),
-    "auprc": Measure("AUPRC", "AUPRC"),
-    "kappa": Measure("Kappa", "kappa"),
-    "kappa_quadratic": Measure("Weighted kappa", "quadratically weighted kappa"),
-    "mae": Measure("Mean error", "mean error in grades", digits=2, smaller=True),
-    "ece": Measure("ECE", "calibration error (ECE)", smaller=True),
-    "brier": Measure("Brier", "Brier score", smaller=True),
-    "log_loss": Measure("Log loss", "log loss", smaller=True),
-}
-
-
 def measure_of(metric: str) -> Measure:
     """The measure of a metric, also of one class (`recall[covid]`) and after temperature scaling (`ece_calibrated`).
 
     >>> measure_of("recall[no_finding]").title, measure_of("ece_calibrated").smaller
     ('Recall', True)
     """
-    name = metric.split("[")[0].removesuffix("_calibrated")
-    return MEASURES.get(name, Measure(name.replace("_", " ").capitalize(), name.replace("_", " ")))
+    record = metric_of(metric)
+    digits = 2 if record.digits is None else record.digits
+    return Measure(record.title, record.phrase, record.percent, digits, record.larger_is_better is False)
 
 
 def written(metric: str, value: Any, *, digits: int | None = None, unit: bool = True) -> str:

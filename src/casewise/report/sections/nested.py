@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from casewise.cohort.natural_sort import natural
-from casewise.evaluation.fold_summary import OF_CLASSES, OF_NUMBERS, WHY
+from casewise.evaluation.fold_summary import WHY
+from casewise.metrics.registry import columns
 from casewise.predictions.nested_cv import NESTED, chosen_networks
 from casewise.report.context import ReportContext, is_number
 from casewise.report.formatting import MISSING, counted, digits_for, listed, number, rate
@@ -127,7 +128,7 @@ def over_folds(material: ReportContext) -> dict[str, Any] | None:
     if not by_learner or material.metrics.get("left_out"):
         return None
     numbers = material.kind == "regression"
-    names = OF_NUMBERS if numbers else OF_CLASSES
+    names = columns("folds", material.kind, len(material.study.classes_of(outcome)) or None)
     rows = []
     for learner in (name for name in material.learners if name in by_learner):
         pooled, cells = material.figures("oof", learner, outcome), []

@@ -1,0 +1,5 @@
+"""Metrics: one record each, as pure functions of weighted cases; nothing here knows of studies or tables."""
+
+from casewise.metrics.registry import Metric, metric_of, metrics_of, register_metric
+
+__all__ = ["Metric", "metric_of", "metrics_of", "register_metric"]

@@ -1,0 +1,257 @@
+"""Metrics of classes on samples weighted by how often their subject is drawn: from sums, or from ranks.
+
+A metric of one class needs that class among the truths, and one over all classes (a plain mean: macro) needs every
+class there; otherwise it is undefined, never 0 and never a mean over fewer classes. Areas are one class against the
+rest.
+
+Sources: Cohen 1960 (kappa); Cohen 1968 (weighted kappa, here with quadratic weights).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from casewise.metrics.calibration import BINS, SMALLEST, gaps
+from casewise.metrics.numbers import sum_by_subject
+from casewise.metrics.registry import CALIBRATED, Metric, metrics_of
+from casewise.metrics.roc import areas
+
+
+@dataclass(frozen=True)
+class Classes:
+    """A target's classes in their order; `positive` is the number of the one that sensitivity is about, if two."""
+
+    names: tuple[str, ...]
+    kind: str = "classification"
+    positive: int | None = None
+
+    @property
+    def registered(self) -> list[Metric]:
+        """The metrics that apply to these classes."""
+        metrics = metrics_of(self.kind, len(self.names))
+        return [metric for metric in metrics if self.positive is not None or metric.n_classes[1] != 2]
+
+    @property
+    def metrics(self) -> list[str]:
+        """The keys of all metrics in metrics.json, in order."""
+        keys: list[str] = []
+        for metric in self.registered:
+            keys += [metric.name, *(f"{metric.name}[{c}]" for c in self.names if metric.by_class)]
+        return [*keys, *(metric.name + CALIBRATED for metric in self.registered if metric.calibrated)]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The predictions of L learners for the same N samples, in numbers of K classes.
+
+    `truth` (N,), `decided` (N, L), `probabilities` (N, L, K), `calibrated` the same, NaN for a learner without a
+    temperature, `subjects` (N,).
+    """
+
+    truth: np.ndarray
+    decided: np.ndarray
+    probabilities: np.ndarray
+    calibrated: np.ndarray
+    subjects: np.ndarray
+
+
+class ClassSums:
+    """What metrics of classes are made of, for R resamples and L learners: counts, sums and areas.
+
+    Attributes:
+        confusion: (R, L, K, K) counts, true classes by rows; `right`, `true`, `named` (R, L, K) follow from them.
+        in_top_two: (R, L) cases whose true class is among the two likeliest; `n` (R, L) all cases.
+        brier, log_loss, calibration_error: (R, L) of the probabilities; of those after temperature scaling in the sums
+            that `after_calibration` returns.
+    """
+
+    def __init__(self, samples: Samples, classes: Classes, counts: np.ndarray) -> None:
+        k, learners = len(classes.names), samples.decided.shape[1]
+        self.samples, self.classes, self.counts = samples, classes, counts
+        sums = sum_by_subject(_terms(samples, k), samples.subjects)
+        flat = counts @ sums.reshape(len(sums), -1)
+        self._sums = flat.reshape(len(counts), learners, -1)
+        self._rest = self._sums[..., k * k :]
+        self._first = 1
+        self.confusion = self._sums[..., : k * k].reshape(*self._sums.shape[:-1], k, k)
+        self.right = np.diagonal(self.confusion, axis1=-2, axis2=-1)
+        self.true, self.named = self.confusion.sum(axis=-1), self.confusion.sum(axis=-2)
+        self.n = self.true.sum(axis=-1)
+        self.in_top_two = self._rest[..., 0]
+
+    def after_calibration(self) -> ClassSums:
+        """The same sums with the probabilities after temperature scaling."""
+        calibrated = copy.copy(self)
+        calibrated._first = 3 + BINS
+        return calibrated
+
+    @cached_property
+    def recall(self) -> np.ndarray:
+        """(R, L, K)."""
+        return np.where(self.true > 0, self.right / self.true, np.nan)
+
+    @cached_property
+    def precision(self) -> np.ndarray:
+        """(R, L, K); 0 for a class that nobody was assigned to, as scikit-learn's with `zero_division=0`."""
+        named = np.where(self.named > 0, self.right / np.where(self.named > 0, self.named, 1.0), 0.0)
+        return np.where(self.true > 0, named, np.nan)
+
+    @property
+    def f1(self) -> np.ndarray:
+        """(R, L, K)."""
+        return np.where(self.true > 0, 2 * self.right / (self.true + self.named), np.nan)
+
+    @cached_property
+    def kappa(self) -> dict[str, np.ndarray]:
+        """Cohen's kappa and its quadratic form, (R, L) each."""
+        k = len(self.classes.names)
+        return category_agreement(self._sums[..., : k * k])
+
+    @property
+    def mean_absolute_error(self) -> np.ndarray:
+        """(R, L) in grades."""
+        steps = np.arange(len(self.classes.names))
+        error = (self.confusion * np.abs(np.subtract.outer(steps, steps))).sum(axis=(-2, -1)) / self.n
+        return np.asarray(error)
+
+    @property
+    def brier(self) -> np.ndarray:
+        """(R, L)."""
+        return np.asarray(self._rest[..., self._first] / self.n)
+
+    @property
+    def log_loss(self) -> np.ndarray:
+        """(R, L)."""
+        return np.asarray(self._rest[..., self._first + 1] / self.n)
+
+    @property
+    def calibration_error(self) -> np.ndarray:
+        """(R, L)."""
+        first = self._first + 2
+        return np.asarray(np.abs(self._rest[..., first : first + BINS]).sum(axis=-1) / self.n)
+
+    @property
+    def auroc(self) -> np.ndarray:
+        """(R, L, K) areas under the ROC curves."""
+        return self._areas[0]
+
+    @property
+    def auprc(self) -> np.ndarray:
+        """(R, L, K) average precisions."""
+        return self._areas[1]
+
+    @cached_property
+    def _areas(self) -> np.ndarray:
+        samples, k = self.samples, len(self.classes.names)
+        _, subject = np.unique(np.asarray(samples.subjects, dtype=str), return_inverse=True)
+        both = np.empty((2, len(self.counts), samples.decided.shape[1], k))
+        for learner in range(samples.decided.shape[1]):
+            scores = one_against_rest(samples.probabilities[:, learner], self.classes)
+            for number in range(k):
+                of_class = samples.truth == number
+                both[:, :, learner, number] = areas(scores[:, number], of_class, np.ravel(subject), self.counts)
+        return both
+
+
+def class_metrics(samples: Samples, classes: Classes, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Return every metric of every learner in each of R resamples, name -> (R, L); NaN where it is undefined.
+
+    `counts` (R, S) is how often each subject is drawn, the subjects in sorted order. Of two classes the positive one's
+    probability ranks the cases for both. Of two classes equally likely the first listed goes before.
+
+    >>> p = np.array([[[.8, .2]], [[.3, .7]], [[.6, .4]]])
+    >>> some = Samples(np.array([0, 1, 1]), p.argmax(-1), p, p, np.array(list("abc")))
+    >>> values = class_metrics(some, Classes(("yes", "no"), positive=0), np.ones((1, 3)))
+    >>> {name: round(float(values[name][0, 0]), 3) for name in ("accuracy", "auroc", "sensitivity", "brier")}
+    {'accuracy': 0.667, 'auroc': 1.0, 'sensitivity': 1.0, 'brier': 0.327}
+    """
+    values: dict[str, np.ndarray] = {}
+    with np.errstate(all="ignore"):
+        sums = ClassSums(samples, classes, counts)
+        calibrated = sums.after_calibration()
+        for metric in classes.registered:
+            result = metric.function(sums)
+            if metric.by_class:
+                # undefined where that of one class is
+                values[metric.name] = result.mean(axis=-1)
+                values |= {f"{metric.name}[{c}]": result[..., n] for n, c in enumerate(classes.names)}
+            else:
+                values[metric.name] = result
+            if metric.calibrated:
+                values[metric.name + CALIBRATED] = metric.function(calibrated)
+    return {name: values[name] for name in classes.metrics}
+
+
+def one_against_rest(probabilities: np.ndarray, classes: Classes) -> np.ndarray:
+    """Return the scores (N, K) by which cases are ranked for each class: of two classes, the positive one's for both.
+
+    >>> one_against_rest(np.array([[0.75, 0.25]]), Classes(("yes", "no"), positive=0)).tolist()
+    [[0.75, -0.75]]
+    """
+    if classes.positive is None:
+        return probabilities
+    score = probabilities[:, classes.positive]
+    return np.stack([score if n == classes.positive else -score for n in range(len(classes.names))], axis=1)
+
+
+def reason(name: str, classes: Classes, support: np.ndarray) -> str:
+    """Say why a figure is undefined where each class has `support` true cases, (K,).
+
+    >>> reason("auroc", Classes(("covid", "other", "none")), np.array([3, 0, 0]))
+    'no case is truly other or none'
+    """
+    missing = [classes.names[number] for number in np.flatnonzero(support == 0)]
+    if not support.sum():
+        return "no cases"
+    if name.endswith("_calibrated"):
+        return "no temperature: it takes out-of-fold predictions of two folds or more"
+    if name.startswith("kappa"):
+        return "all cases are in one class, on both sides"
+    of_class = name[name.index("[") + 1 : -1] if name.endswith("]") else None
+    if of_class is not None and of_class not in missing:
+        return f"every case is truly {of_class}"
+    if of_class is not None:
+        return f"no case is truly {of_class}"
+    return f"no case is truly {' or '.join(missing)}"
+
+
+def _terms(samples: Samples, k: int) -> np.ndarray:
+    """Return what is added up, (N, L, F): confusion, top two, then Brier, log loss and gaps, plain and calibrated."""
+    truth = samples.truth[:, None]
+    true = np.broadcast_to(truth[..., None], (*samples.decided.shape, 1))
+    confusion = np.eye(k * k)[truth * k + samples.decided]
+    at_true = np.take_along_axis(samples.probabilities, true, axis=-1)
+    ahead = (samples.probabilities > at_true) | ((samples.probabilities == at_true) & (np.arange(k) < truth[..., None]))
+    parts = [confusion, (ahead.sum(axis=-1) < 2)[..., None]]
+    for p in (samples.probabilities, samples.calibrated):
+        missed = ((p - np.eye(k)[truth]) ** 2).sum(axis=-1)
+        loss = -np.log(np.maximum(np.take_along_axis(p, true, axis=-1), SMALLEST))
+        parts += [missed[..., None], loss, gaps(p, truth)]
+    return np.concatenate(parts, axis=-1)
+
+
+def category_agreement(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Return agreement, kappa and quadratic kappa from counts (..., K * K), true groups by rows; NaN where undefined.
+
+    >>> {k: round(float(v), 3) for k, v in category_agreement(np.array([20., 5., 10., 15.])).items()}
+    {'agreement': 0.7, 'kappa': 0.4, 'kappa_quadratic': 0.4}
+    """
+    k = math.isqrt(confusion.shape[-1])
+    counts = np.asarray(confusion, dtype=float).reshape(*confusion.shape[:-1], k, k)
+    total = counts.sum(axis=(-2, -1))
+    steps = np.subtract.outer(np.arange(k), np.arange(k)).astype(float) ** 2
+    with np.errstate(all="ignore"):
+        share = counts / total[..., None, None]
+        chance = share.sum(axis=-1)[..., :, None] * share.sum(axis=-2)[..., None, :]
+        agreement = {"agreement": np.trace(share, axis1=-2, axis2=-1)}
+        for name, weights in (("kappa", (steps > 0).astype(float)), ("kappa_quadratic", steps)):
+            expected = (weights * chance).sum(axis=(-2, -1))
+            # a chance disagreement of no more than rounding: all in one group
+            observed = (weights * share).sum(axis=(-2, -1))
+            agreement[name] = np.where(expected > 1e-12, 1.0 - observed / expected, np.nan)
+    return agreement

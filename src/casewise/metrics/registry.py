@@ -1,0 +1,425 @@
+"""The registry of metrics: one record says all that the study file, evaluation, report, pages and docs need to know.
+
+`register_metric(Metric(...))` is all that a new metric takes. This module imports no numerics, so that reading a study
+file stays quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+NUMBERS = ("regression",)
+CLASSES = ("classification", "ordinal")
+GRADES = ("ordinal",)
+CALIBRATED = "_calibrated"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: as in the study file and in metrics.json.
+        function: of sums over weighted cases, a `NumberSums` or a `ClassSums`; gives one value for each resample and
+            learner, or with `by_class` one for each class as well (in the last axis).
+        kinds: the kinds of target that it applies to.
+        title: the heading of a column.
+        phrase: what it is called within a sentence.
+        glossary: one sentence for the glossary and the reference page.
+        larger_is_better: None where neither direction is.
+        percent: whether it is a share, written in percent.
+        digits: decimals; None for those that suit the target's range.
+        fewest_cases: with fewer cases it is undefined.
+        by_class: each class has a value; the metric itself is their plain mean (macro).
+        calibrated: it is also computed on probabilities after temperature scaling, as `NAME_calibrated`.
+        n_classes: the smallest and the largest number of classes it applies to; None: no limit.
+        of_decisions: it judges the class that was decided on, not the probabilities.
+        compared: the kinds of target whose learners are compared by it, pair by pair.
+        chance: its value for a guess, where that is one number.
+        tables: the tables that show it, among `TABLES`.
+    """
+
+    name: str
+    function: Callable[[Any], Any]
+    kinds: tuple[str, ...]
+    title: str
+    phrase: str
+    glossary: str
+    larger_is_better: bool | None = True
+    percent: bool = False
+    digits: int | None = 3
+    fewest_cases: int = 1
+    by_class: bool = False
+    calibrated: bool = False
+    n_classes: tuple[int, int | None] = (2, None)
+    of_decisions: bool = False
+    compared: tuple[str, ...] = ()
+    chance: float | None = None
+    tables: Collection[str] = ("learners", "page")
+
+
+TABLES = {
+    "learners": "the report's table of learners",
+    "targets": "the report's table of all targets",
+    "classes": "the report's table of single classes",
+    "readers": "the report's table of readers",
+    "external": "the report's table of the external cohort",
+    "image_split": "the report's comparison with a split by image",
+    "page": "the Markdown page",
+    "page_external": "the Markdown page's table of the external cohort",
+    "folds": "mean and standard deviation over the folds",
+    "drop": "the difference between the external cohort and the study's own cases",
+}
+
+_REGISTRY: dict[str, Metric] = {}
+
+
+def register_metric(metric: Metric) -> Metric:
+    """Add a metric to the registry; the order of registration is that of every table.
+
+    Raises:
+        ValueError: the name is taken, or cannot be one.
+    """
+    if metric.name in _REGISTRY:
+        raise ValueError(f"A metric named {metric.name!r} is registered already.")
+    if not metric.name.isidentifier() or metric.name.endswith(CALIBRATED):
+        raise ValueError(f"{metric.name!r} is not a name for a metric: letters, digits and _, not ending {CALIBRATED}.")
+    if unknown := set(metric.tables) - set(TABLES):
+        raise ValueError(f"Metric {metric.name!r}: {sorted(unknown)} are not among the tables {', '.join(TABLES)}.")
+    _REGISTRY[metric.name] = metric
+    return metric
+
+
+def unregister_metric(name: str) -> None:
+    """Remove a metric, for tests that added one."""
+    _REGISTRY.pop(name, None)
+
+
+def metric_names() -> list[str]:
+    """The names of all metrics, in the order of the registry."""
+    return list(_REGISTRY)
+
+
+def metrics_of(kind: str, n_classes: int | None = None) -> list[Metric]:
+    """The metrics of a kind of target, in order; `n_classes` leaves out those that do not suit that number of classes.
+
+    >>> [metric.name for metric in metrics_of("regression")][:4]
+    ['mae', 'mse', 'pcc', 'ccc']
+    >>> "sensitivity" in [metric.name for metric in metrics_of("classification", 3)]
+    False
+    """
+    return [
+        metric
+        for metric in _REGISTRY.values()
+        if kind in metric.kinds and (n_classes is None or _suits(metric, n_classes))
+    ]
+
+
+def metric_of(key: str) -> Metric:
+    """The metric of a key in metrics.json: of one class (`recall[covid]`) or after temperature scaling as well.
+
+    Raises:
+        KeyError: no such metric is registered.
+
+    >>> metric_of("recall[no_finding]").title, metric_of("ece_calibrated").larger_is_better
+    ('Recall', False)
+    """
+    return _REGISTRY[key.split("[")[0].removesuffix(CALIBRATED)]
+
+
+def columns(table: str, kind: str, n_classes: int | None = None) -> list[str]:
+    """The names of the metrics that a table shows for a kind of target.
+
+    >>> columns("folds", "regression"), columns("folds", "ordinal")
+    (['mae', 'pcc'], ['accuracy', 'precision', 'recall'])
+    """
+    return [metric.name for metric in metrics_of(kind, n_classes) if table in metric.tables]
+
+
+def _suits(metric: Metric, n_classes: int) -> bool:
+    low, high = metric.n_classes
+    return low <= n_classes and (high is None or n_classes <= high)
+
+
+for _metric in (
+    Metric(
+        "mae",
+        lambda sums: sums.mean_absolute_error,
+        (*NUMBERS, *GRADES),
+        title="MAE",
+        phrase="mean absolute error",
+        glossary="Mean absolute error: the mean distance between prediction and reference, in points or grades.",
+        larger_is_better=False,
+        digits=None,
+        compared=NUMBERS,
+        tables=("learners", "targets", "readers", "external", "image_split", "page", "page_external", "folds", "drop"),
+    ),
+    Metric(
+        "mse",
+        lambda sums: sums.mean_squared_error,
+        NUMBERS,
+        title="MSE",
+        phrase="mean squared error",
+        glossary="Mean squared error: the mean of the squared differences, so that large errors count more.",
+        larger_is_better=False,
+        digits=None,
+        compared=NUMBERS,
+        tables=("learners", "page"),
+    ),
+    Metric(
+        "pcc",
+        lambda sums: sums.correlation,
+        NUMBERS,
+        title="PCC",
+        phrase="Pearson correlation",
+        glossary="Pearson's correlation coefficient: whether predictions rise with the reference.",
+        digits=2,
+        fewest_cases=3,
+        compared=NUMBERS,
+        tables=("learners", "targets", "readers", "external", "image_split", "page", "folds", "drop"),
+    ),
+    Metric(
+        "ccc",
+        lambda sums: sums.concordance,
+        NUMBERS,
+        title="CCC",
+        phrase="concordance (CCC)",
+        glossary="Lin's concordance correlation coefficient: 1 where every prediction equals the reference, 0 without "
+        "agreement; scatter, offset and scale errors all lower it.",
+        digits=2,
+        fewest_cases=3,
+        compared=NUMBERS,
+        chance=0.0,
+        tables=("learners", "targets", "readers", "external", "image_split", "page", "page_external", "drop"),
+    ),
+    Metric(
+        "icc",
+        lambda sums: sums.intraclass_correlation,
+        NUMBERS,
+        title="ICC(2,1)",
+        phrase="intraclass correlation",
+        glossary="Intraclass correlation ICC(2,1): how alike two raters score the same cases; 1 is perfect.",
+        digits=2,
+        fewest_cases=3,
+        compared=NUMBERS,
+        tables=("learners", "targets", "readers", "page"),
+    ),
+    Metric(
+        "bias",
+        lambda sums: sums.bias,
+        NUMBERS,
+        title="Bias",
+        phrase="mean difference",
+        glossary="Mean difference, prediction minus reference.",
+        larger_is_better=None,
+        digits=None,
+        tables=("targets", "external", "page"),
+    ),
+    Metric(
+        "loa_low",
+        lambda sums: sums.bias - sums.half_limits,
+        NUMBERS,
+        title="Lower limit",
+        phrase="lower limit of agreement",
+        glossary="Lower Bland-Altman limit of agreement: the mean difference minus 1.96 standard deviations.",
+        larger_is_better=None,
+        digits=None,
+        fewest_cases=3,
+        tables=(),
+    ),
+    Metric(
+        "loa_high",
+        lambda sums: sums.bias + sums.half_limits,
+        NUMBERS,
+        title="Upper limit",
+        phrase="upper limit of agreement",
+        glossary="Upper Bland-Altman limit of agreement: the mean difference plus 1.96 standard deviations.",
+        larger_is_better=None,
+        digits=None,
+        fewest_cases=3,
+        tables=(),
+    ),
+    Metric(
+        "accuracy",
+        lambda sums: sums.right.sum(axis=-1) / sums.n,
+        CLASSES,
+        title="Accuracy",
+        phrase="accuracy",
+        glossary="Share of cases whose reference class is predicted.",
+        percent=True,
+        digits=1,
+        of_decisions=True,
+        compared=CLASSES,
+        tables=("learners", "external", "image_split", "page", "page_external", "folds", "drop"),
+    ),
+    Metric(
+        "balanced_accuracy",
+        lambda sums: sums.recall.mean(axis=-1),
+        CLASSES,
+        title="Balanced accuracy",
+        phrase="balanced accuracy",
+        glossary="Mean recall over the classes, so that a common class cannot carry it.",
+        percent=True,
+        digits=1,
+        of_decisions=True,
+        tables=("external", "page", "drop"),
+    ),
+    Metric(
+        "top2_accuracy",
+        lambda sums: sums.in_top_two / sums.n,
+        ("classification",),
+        title="Top-2 accuracy",
+        phrase="top-2 accuracy",
+        glossary="Share of cases whose reference class is among the two most probable; from three classes on.",
+        percent=True,
+        digits=1,
+        n_classes=(3, None),
+        tables=("learners",),
+    ),
+    Metric(
+        "auroc",
+        lambda sums: sums.auroc,
+        CLASSES,
+        title="AUROC",
+        phrase="AUROC",
+        glossary="Area under the ROC curve of one class against the rest: the chance that a case of the class gets a "
+        "higher probability of it than another case; 0.5 is chance.",
+        by_class=True,
+        compared=CLASSES,
+        chance=0.5,
+        tables=("learners", "classes", "external", "image_split", "page", "page_external", "drop"),
+    ),
+    Metric(
+        "auprc",
+        lambda sums: sums.auprc,
+        CLASSES,
+        title="AUPRC",
+        phrase="AUPRC",
+        glossary="Average precision of one class against the rest; chance is the share of the class.",
+        by_class=True,
+        tables=("classes", "page"),
+    ),
+    Metric(
+        "precision",
+        lambda sums: sums.precision,
+        CLASSES,
+        title="Precision",
+        phrase="precision",
+        glossary="Of the cases predicted as a class, the share that belongs to it.",
+        percent=True,
+        digits=1,
+        by_class=True,
+        of_decisions=True,
+        tables=("learners", "classes", "folds"),
+    ),
+    Metric(
+        "recall",
+        lambda sums: sums.recall,
+        CLASSES,
+        title="Recall",
+        phrase="recall",
+        glossary="Of the cases of a class, the share that is predicted as it.",
+        percent=True,
+        digits=1,
+        by_class=True,
+        of_decisions=True,
+        tables=("learners", "classes", "folds"),
+    ),
+    Metric(
+        "f1",
+        lambda sums: sums.f1,
+        CLASSES,
+        title="F1",
+        phrase="F1",
+        glossary="Harmonic mean of precision and recall.",
+        by_class=True,
+        of_decisions=True,
+        compared=CLASSES,
+        tables=("learners", "classes", "external", "page", "drop"),
+    ),
+    Metric(
+        "kappa",
+        lambda sums: sums.kappa["kappa"],
+        CLASSES,
+        title="Kappa",
+        phrase="kappa",
+        glossary="Cohen's kappa: agreement beyond chance; 1 is perfect, 0 is chance.",
+        of_decisions=True,
+        chance=0.0,
+        tables=(),
+    ),
+    Metric(
+        "sensitivity",
+        lambda sums: sums.recall[..., sums.classes.positive],
+        CLASSES,
+        title="Sensitivity",
+        phrase="sensitivity",
+        glossary="Of two classes, the recall of the positive one.",
+        percent=True,
+        digits=1,
+        n_classes=(2, 2),
+        tables=("external", "image_split", "page"),
+    ),
+    Metric(
+        "specificity",
+        lambda sums: sums.recall[..., 1 - sums.classes.positive],
+        CLASSES,
+        title="Specificity",
+        phrase="specificity",
+        glossary="Of two classes, the recall of the negative one.",
+        percent=True,
+        digits=1,
+        n_classes=(2, 2),
+        tables=("external", "image_split", "page"),
+    ),
+    Metric(
+        "kappa_quadratic",
+        lambda sums: sums.kappa["kappa_quadratic"],
+        GRADES,
+        title="Weighted kappa",
+        phrase="quadratic weighted kappa",
+        glossary="Cohen's kappa with quadratic weights: an error counts by the square of its distance in grades.",
+        of_decisions=True,
+        compared=GRADES,
+        chance=0.0,
+        tables=("learners", "external", "image_split", "page", "page_external", "drop"),
+    ),
+    Metric(
+        "log_loss",
+        lambda sums: sums.log_loss,
+        CLASSES,
+        title="Log loss",
+        phrase="log loss",
+        glossary="Mean negative logarithm of the probability given to the reference class.",
+        larger_is_better=False,
+        calibrated=True,
+        compared=CLASSES,
+        tables=("external", "page"),
+    ),
+    Metric(
+        "ece",
+        lambda sums: sums.calibration_error,
+        CLASSES,
+        title="ECE",
+        phrase="calibration error (ECE)",
+        glossary="Expected calibration error over 15 equal bins of the highest probability: its mean distance from the "
+        "share of correct decisions.",
+        larger_is_better=False,
+        calibrated=True,
+        tables=("external", "page"),
+    ),
+    Metric(
+        "brier",
+        lambda sums: sums.brier,
+        CLASSES,
+        title="Brier",
+        phrase="Brier score",
+        glossary="Brier score: squared errors of the probabilities, summed over the classes.",
+        larger_is_better=False,
+        calibrated=True,
+        tables=(),
+    ),
+):
+    register_metric(_metric)
