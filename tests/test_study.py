@@ -60,7 +60,7 @@ def test_settings_are_laid_over_the_preset(tmp_path: Path) -> None:
         ("evaluation: {references: {pazi: {}}}", "Did you mean 'pasi'"),
         ("evaluation: {responders: [120]}", "less than or equal to 100"),
         ("evaluation: {bands: {clear: 0}}", "bands need two names or more"),
-        ("evaluation: {references: {pasi: {someone: {MAE: 1}}}}", "input should be 'mae'"),
+        ("evaluation: {references: {pasi: {someone: {MAE: 1}}}}", "is no metric"),
         ("predict: [area]\nmain: erythema", "main: 'erythema' is neither predicted nor a score"),
         ("predict: [pasi]", "is worked out over several regions|a score of the whole case"),
         ("split: {balance: pasi}", "is worked out over several regions"),
