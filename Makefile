@@ -17,7 +17,7 @@ $(VENV)/.done: pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/casewise phantom runs/demo-cohort --subjects 20 --visits 6 --size 320x212 --seed 1
-	$(BIN)/casewise run studies/demo.yaml --out runs/demo
+	$(BIN)/casewise run studies/demo.yaml --output runs/demo
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
@@ -54,25 +54,25 @@ results: setup $(VENV)/.bench
 	$(BIN)/casewise run studies/covid-in-cohen.yaml
 	$(BIN)/casewise run studies/covid-cxr-by-source.yaml
 	$(BIN)/casewise run studies/idrid.yaml
-	$(BIN)/casewise results runs/covid-cxr --to docs/results/covid-cxr.md
+	$(BIN)/casewise results runs/covid-cxr --output docs/results/covid-cxr.md
 	$(BIN)/python benchmarks/fastai_cxr.py --folds 5 --to docs/results/fastai.md
-	$(BIN)/casewise results runs/covid-in-cohen --to docs/results/covid-in-cohen.md
-	$(BIN)/casewise results runs/covid-cxr-by-source --to docs/results/covid-cxr-by-source.md
-	$(BIN)/casewise results runs/idrid --to docs/results/idrid.md
+	$(BIN)/casewise results runs/covid-in-cohen --output docs/results/covid-in-cohen.md
+	$(BIN)/casewise results runs/covid-cxr-by-source --output docs/results/covid-cxr-by-source.md
+	$(BIN)/casewise results runs/idrid --output docs/results/idrid.md
 	$(BIN)/casewise run studies/covid-severity.yaml
 	$(BIN)/casewise run studies/covid-severity-pretrained.yaml
-	$(BIN)/casewise results runs/covid-severity --beside runs/covid-severity-pretrained --to docs/results/covid-severity.md
+	$(BIN)/casewise results runs/covid-severity --compare runs/covid-severity-pretrained --output docs/results/covid-severity.md
 	$(BIN)/casewise phantom runs/skin-cohort --kind slides --subjects 40 --seed 4
 	for study in hpylori hpylori-cnn hpylori-unet hpylori-patient hpylori-mean hpylori-attention oral skin-phantom \
 		skin-phantom-three; do \
 		$(BIN)/casewise run studies/$$study.yaml || exit; done
-	$(BIN)/casewise results runs/hpylori --beside runs/hpylori-cnn --beside runs/hpylori-unet \
-		--to docs/results/hpylori.md
-	$(BIN)/casewise results runs/hpylori-patient --beside runs/hpylori-mean --beside runs/hpylori-attention \
-		--to docs/results/hpylori-patient.md
-	$(BIN)/casewise results runs/oral --to docs/results/oral.md
-	$(BIN)/casewise results runs/skin-phantom --to docs/results/skin-phantom.md
-	$(BIN)/casewise results runs/skin-phantom-three --to docs/results/skin-phantom-three.md
+	$(BIN)/casewise results runs/hpylori --compare runs/hpylori-cnn --compare runs/hpylori-unet \
+		--output docs/results/hpylori.md
+	$(BIN)/casewise results runs/hpylori-patient --compare runs/hpylori-mean --compare runs/hpylori-attention \
+		--output docs/results/hpylori-patient.md
+	$(BIN)/casewise results runs/oral --output docs/results/oral.md
+	$(BIN)/casewise results runs/skin-phantom --output docs/results/skin-phantom.md
+	$(BIN)/casewise results runs/skin-phantom-three --output docs/results/skin-phantom-three.md
 	$(BIN)/python benchmarks/fast_paths.py --to docs/results/fast-paths.md
 	$(BIN)/python benchmarks/alignment.py --to docs/results/mri-volumes.md
 	$(BIN)/casewise phantom runs/pancreas-cohort --kind pancreas --subjects 60 --seed 6
@@ -80,25 +80,25 @@ results: setup $(VENV)/.bench
 		--lesion planted --seed 7
 	for study in ipmn-phantom ipmn-six pancreas-planted pancreas-planted-fine lgg lgg-tumour lgg-histology lgg-grade lgg-missing-mask; do \
 		$(BIN)/casewise run studies/$$study.yaml || exit; done
-	$(BIN)/casewise explain runs/ipmn-phantom --measure --cells 12
-	$(BIN)/casewise explain runs/pancreas-planted --measure --cells 24
-	$(BIN)/casewise explain runs/pancreas-planted-fine --measure --cells 36
-	$(BIN)/casewise explain runs/lgg-tumour --measure --cells 6
-	$(BIN)/casewise results runs/ipmn-phantom --to docs/results/ipmn-phantom.md
-	$(BIN)/casewise results runs/pancreas-planted --to docs/results/pancreas-planted.md
-	$(BIN)/casewise results runs/pancreas-planted-fine --to docs/results/pancreas-planted-fine.md
-	$(BIN)/casewise results runs/lgg --to docs/results/lgg.md
+	$(BIN)/casewise explain runs/ipmn-phantom --measure --map-size 12
+	$(BIN)/casewise explain runs/pancreas-planted --measure --map-size 24
+	$(BIN)/casewise explain runs/pancreas-planted-fine --measure --map-size 36
+	$(BIN)/casewise explain runs/lgg-tumour --measure --map-size 6
+	$(BIN)/casewise results runs/ipmn-phantom --output docs/results/ipmn-phantom.md
+	$(BIN)/casewise results runs/pancreas-planted --output docs/results/pancreas-planted.md
+	$(BIN)/casewise results runs/pancreas-planted-fine --output docs/results/pancreas-planted-fine.md
+	$(BIN)/casewise results runs/lgg --output docs/results/lgg.md
 	for study in lgg-tumour lgg-histology lgg-grade lgg-missing-mask; do \
-		$(BIN)/casewise results runs/$$study --to docs/results/$$study.md || exit; done
+		$(BIN)/casewise results runs/$$study --output docs/results/$$study.md || exit; done
 	$(BIN)/casewise phantom runs/chest-cohort --kind chest --subjects 700 --size 192x192 --seed 5
 	$(BIN)/casewise run studies/chest-phantom.yaml
 	$(BIN)/casewise run studies/chest-eight.yaml
-	$(BIN)/casewise results runs/chest-phantom --to docs/results/chest-phantom.md
+	$(BIN)/casewise results runs/chest-phantom --output docs/results/chest-phantom.md
 	$(BIN)/casewise phantom runs/phantom-cohort --subjects 30 --size 320x212 --seed 2
 	$(BIN)/casewise phantom runs/phantom-shuffled-cohort --subjects 30 --size 320x212 --seed 2 --labels shuffled
 	$(BIN)/casewise run studies/phantom.yaml
 	$(BIN)/casewise run studies/phantom-shuffled.yaml
-	$(BIN)/casewise results runs/phantom --beside runs/phantom-shuffled --to docs/results/phantom.md
+	$(BIN)/casewise results runs/phantom --compare runs/phantom-shuffled --output docs/results/phantom.md
 
 clean:
 	rm -rf runs .cache .mypy_cache .ruff_cache .import_linter_cache

@@ -95,8 +95,8 @@ def aligned(scans: dict[str, Scan], masks: dict[str, Scan], *, plane: int) -> Al
     names, given = list(scans), list(scans.values())
     one, two = (name for name in names if name in masks)
     first, second = masks[one], masks[two]
-    prepared = prepare_case(given, Steps(plane=plane, size=plane))
-    untouched = prepare_case(given, Steps(plane=plane, size=plane, bias="none", smoothing="none"))
+    prepared = prepare_case(given, Steps(in_plane_size=plane, size=plane))
+    untouched = prepare_case(given, Steps(in_plane_size=plane, size=plane, bias="none", smoothing="none"))
     overlaps = {
         "prepared": measures.prepared_overlap(first, second, prepared),
         "headers alone, read with nibabel": measures.overlap_by_nibabel(first.path, second.path),
@@ -159,7 +159,7 @@ def main() -> None:
     for subject in subjects:
         if subject.scans:
             try:
-                subject.prepared = prepare_case(list(subject.scans.values()), Steps(plane=PLANE, size=PLANE))
+                subject.prepared = prepare_case(list(subject.scans.values()), Steps(in_plane_size=PLANE, size=PLANE))
             except CasewiseError as error:
                 subject.fault = str(error)
         print(f"{subject.name}: {len(subject.scans)} scans prepared, {len(subject.refused)} refused", flush=True)

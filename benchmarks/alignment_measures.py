@@ -159,7 +159,7 @@ def round_trip(scans: Sequence[Scan], number: int, plane: int, *, count: int = M
     from scipy import ndimage
     from scipy.spatial import cKDTree
 
-    scan, steps = scans[number], Steps(plane=plane, size=plane, bias="none", smoothing="none")
+    scan, steps = scans[number], Steps(in_plane_size=plane, size=plane, bias="none", smoothing="none")
     marked = _apart(scan, scans[0], plane, count, seed)
     values = np.zeros(scan.shape, dtype=np.float32)
     values[tuple(marked.T)] = 1000

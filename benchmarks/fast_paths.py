@@ -20,7 +20,7 @@ from typing import Any
 SHORT = {
     # by one seed in five the audit takes it for an error
     "accept": {"shortcut-border": "Windows are cut from tissue: their border is tissue as all the rest, and no frame."},
-    "panels": {"copies": 1},
+    "panels": {"offline_copies": 1},
     "split": {"folds": 2, "test": 0},
     "recipe": {"phases": [{"epochs": 10, "freeze": "all", "lr": 0.001}, {"epochs": 4, "freeze": "11 blocks"}]},
 }
@@ -110,7 +110,7 @@ def main() -> None:
             study = write_study(options.study, folder, side=side, seed=seed)
             run = folder / study.stem
             subprocess.run(
-                [sys.executable, "-m", "casewise.cli.main", "run", str(study), "--out", str(run)], check=True
+                [sys.executable, "-m", "casewise.cli.main", "run", str(study), "--output", str(run)], check=True
             )
             sides[side].append(measured(run))
     import yaml

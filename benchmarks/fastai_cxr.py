@@ -48,7 +48,7 @@ def read_run(run: Path, data: Path) -> tuple[pd.DataFrame, dict[str, pd.DataFram
     import pandas as pd
 
     if not (run / "predictions.parquet").is_file():
-        raise SystemExit(f"{run} is no finished run: casewise run studies/covid-cxr.yaml --out {run}")
+        raise SystemExit(f"{run} is no finished run: casewise run studies/covid-cxr.yaml --output {run}")
     target, told = next(iter(json.loads((run / "study.json").read_text())["targets"].items()))
     if tuple(told["classes"]) != CLASSES:
         raise SystemExit(f"{run} tells {', '.join(told['classes'])} apart; this benchmark: {', '.join(CLASSES)}.")

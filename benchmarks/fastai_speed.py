@@ -75,7 +75,7 @@ def casewise(task: dict[str, Any]) -> dict[str, Any]:
                 "batch": BATCH,
                 "epochs": 2,
                 "schedule": "constant",
-                "stop": {"on": "none"},
+                "early_stopping": {"monitor": "none"},
             },
             "compute": {"jobs": 1},
         },

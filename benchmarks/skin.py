@@ -124,10 +124,10 @@ def train_with_casewise(paths: list[str], phases: list[dict[str, Any]]) -> dict[
         optimizer="adam",
         lr=0.0001,
         schedule="constant",
-        batch=BATCH,
+        batch_size=BATCH,
         batch_norm="train",
         scaling="symmetric",
-        stop={"on": "none"},  # type: ignore[arg-type]
+        early_stopping={"monitor": "none"},  # type: ignore[arg-type]
         phases=phases,  # type: ignore[arg-type]
     )
     with tempfile.TemporaryDirectory() as temporary:

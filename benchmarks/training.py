@@ -139,7 +139,7 @@ def train_with_casewise(network: str, material: ReportContext, panels: int, choi
     model = build_network(network, len(TARGETS))
     for buffer, values in zip((model.centre, model.scale), standard(truth), strict=True):
         buffer.copy_(torch.from_numpy(values))
-    recipe = Recipe(loss="mse", optimizer="sgd", lr=0.01, momentum=0.9, batch=BATCH, epochs=2)
+    recipe = Recipe(loss="mse", optimizer="sgd", lr=0.01, momentum=0.9, batch_size=BATCH, epochs=2)
     ends: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         fit(

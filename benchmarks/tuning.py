@@ -1,6 +1,6 @@
 """What the head alone costs: 50 epochs on features computed once, against passes of the network over the images.
 
-Printed: seconds of one pass of inference, of `tuning: shallow` for 50 epochs (features included), and of the same 50
+Printed: seconds of one pass of inference, of `tuning: head_only` for 50 epochs (features included), and of the same 50
 epochs as a frozen network is usually trained, with a forward pass in every epoch (two epochs measured, 50 worked out).
 """
 
@@ -46,13 +46,13 @@ def main() -> None:
     inference = min(one_pass() for _ in range(2))
 
     recipe = Recipe(
-        tuning="shallow",
+        tuning="head_only",
         epochs=EPOCHS,
-        batch=BATCH,
+        batch_size=BATCH,
         optimizer="adamw",
         lr=0.001,
         schedule="one-cycle",
-        stop={"on": "none"},  # type: ignore[arg-type]
+        early_stopping={"monitor": "none"},  # type: ignore[arg-type]
     )
     standardise(network, truth, outputs)
     few = PanelData(store, data.tiles[:1], truth[:1], data.settings)
@@ -76,7 +76,7 @@ def main() -> None:
 
     print(f"head alone, {BACKBONE}, {IMAGES} images of {SIZE} px, {EPOCHS} epochs, {cores()} cores")
     print(f"  one pass of inference            {inference:7.1f} s")
-    print(f"  tuning: shallow                  {shallow:7.1f} s   {shallow / inference:5.2f} passes (aim: below 2)")
+    print(f"  tuning: head_only                  {shallow:7.1f} s   {shallow / inference:5.2f} passes (aim: below 2)")
     print(f"  a forward pass in every epoch    {usual:7.1f} s   {usual / shallow:5.0f}× as long")
 
 

@@ -60,11 +60,11 @@ def measure_pair(folder: str, rounds: int, size: int) -> dict[str, Any]:
     from casewise.modalities.volumes.reading import read_scan
 
     threads_of_simpleitk(1)
-    cases, steps = [[own[0] for own in case.paths] for case in cases_in(Path(folder))], Steps(plane=size)
+    cases, steps = [[own[0] for own in case.paths] for case in cases_in(Path(folder))], Steps(in_plane_size=size)
     found: dict[str, list[tuple[float, float]]] = {"casewise": [], "SimpleITK": []}
     for path in (path for paths in cases for path in paths):
         path.read_bytes()  # into the system's memory
-    small = Steps(plane=32)
+    small = Steps(in_plane_size=32)
     prepare_case([read_scan(path) for path in cases[0]], small)  # what is imported late is there
     for turn in range(rounds):
         paths = cases[turn % len(cases)]
@@ -82,7 +82,7 @@ def measure_cases(folder: str, store: str, way: str, size: int) -> dict[str, Any
     from casewise.modalities.volumes.preprocess import Steps
     from casewise.modalities.volumes.slice_store import prepare_slices
 
-    cases, steps = cases_in(Path(folder)), Steps(plane=size)
+    cases, steps = cases_in(Path(folder)), Steps(in_plane_size=size)
     paths = [[own[0] for own in case.paths] for case in cases]
     if way == "SimpleITK in processes":
         return {"seconds": timed(lambda: in_processes(paths, steps))[0]}
@@ -189,9 +189,9 @@ def train_with_casewise(folder: str, backbone: str, steps: int, choice: ComputeP
         optimizer="adam",
         lr=RATE,
         schedule="constant",
-        batch=BATCH,
+        batch_size=BATCH,
         epochs=2,
-        stop={"on": "none"},  # type: ignore[arg-type]
+        early_stopping={"monitor": "none"},  # type: ignore[arg-type]
     )
     ends: list[float] = []
     names = [str(row) for row in range(len(data))]

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from casewise.study.schema import Part, Pretraining, Study
 from casewise.study.loading import PRESETS, named_scores, preset_names, preset_text
-from casewise.study.parts import parse_range, parse_share, texts
+from casewise.study.parts import parse_range, parse_fraction, texts
 
 DOCS = Path(__file__).resolve().parent
 MADE = "<!-- Made by docs/build.py; change the source or docs/study-keys.yaml, then `make docs`. -->\n"
@@ -119,8 +119,8 @@ def _kind(found: dict[str, Any], field: FieldInfo, place: str, name: str) -> str
     readers = {getattr(m, "func", None) for m in field.metadata}
     if parse_range in readers:
         return "range, such as `0..4`"
-    if parse_share in readers:
-        return "share, such as `10%` or `0.1`"
+    if parse_fraction in readers:
+        return "fraction, such as `10%` or `0.1`"
     if texts in readers:
         return "column: text or list of texts"
     if _inner(field.annotation):

@@ -17,8 +17,8 @@ SMALL: dict[str, Any] = {
     "split": {"test": 0.25, "folds": 2, "restarts": 20},
     "backbones": ["test_resnet"],
     "weights": "random",
-    "recipe": {"epochs": 2, "batch": 8, "optimizer": "radam", "schedule": "one-cycle", "label_smoothing": 0.1},
-    "evaluation": {"resamples": 200, "response": False},
+    "recipe": {"epochs": 2, "batch_size": 8, "optimizer": "radam", "schedule": "one-cycle", "label_smoothing": 0.1},
+    "evaluation": {"bootstrap_resamples": 200, "response": False},
     "audit": {"permutations": 99},
     "compute": {"jobs": 1, "precision": "fp32", "memory_format": "channels_last"},
 }

@@ -21,9 +21,9 @@ images: {{size: 32}}
 split: {{test: 25%, folds: 2, restarts: 20}}
 backbones: [shufflenet_v2_x0_5, mobilenet_v3_small]
 weights: random
-recipe: {{epochs: 3, batch: 8, lr: 0.01, stop: {{patience: 3, on: inner, share: 0.3}}}}
+recipe: {{epochs: 3, batch_size: 8, lr: 0.01, early_stopping: {{patience: 3, monitor: inner, val_fraction: 0.3}}}}
 stack: [ridge+intercept]
-evaluation: {{resamples: 200}}
+evaluation: {{bootstrap_resamples: 200}}
 compute: {{precision: fp32, memory_format: channels_last, save_every: 0}}
 """
 

@@ -16,7 +16,7 @@ from casewise.training.module import predict
 from casewise.training.outputs import Output
 from casewise.training.strategies import TrainingContext, learn
 
-BAG = Panels(by="case", gather="attention", bag=3)
+BAG = Panels(by="case", pooling="attention", bag=3)
 
 
 def seeded() -> torch.Generator:
@@ -86,13 +86,13 @@ def test_bags_hold_their_tiles_and_nan() -> None:
 
 @pytest.mark.parametrize("wrong", [{"by": "image"}, {"grid": "2x2"}, {"shuffle": True}])
 def test_attention_needs_whole_cases(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="gather: attention"):
-        Panels.model_validate({"by": "case", "gather": "attention", **wrong})
+    with pytest.raises(ValueError, match="pooling: attention"):
+        Panels.model_validate({"by": "case", "pooling": "attention", **wrong})
 
 
 def test_max_needs_single_images() -> None:
-    with pytest.raises(ValueError, match="gather: max"):
-        Panels(by="case", gather="max")
+    with pytest.raises(ValueError, match="pooling: max"):
+        Panels(by="case", pooling="max")
 
 
 def test_a_network_sees_a_bag_as_its_tiles() -> None:
@@ -127,11 +127,17 @@ def test_attention_learns_which_tile_matters(tmp_path: Path) -> None:
     truth = (torch.arange(40) % 2).float().unsqueeze(1)
     store = torch.randint(0, 40, (200, 3, 32, 32), dtype=torch.uint8, generator=drawn)
     store[torch.arange(1, 40, 2) * 5 + 2] += 180
-    settings = Panels(by="case", gather="attention", bag=5)
+    settings = Panels(by="case", pooling="attention", bag=5)
     data = PanelData(store, [list(range(5 * i, 5 * i + 5)) for i in range(40)], truth, settings)
     outputs = (Output("label", "classification", 2, True),)
     recipe = Recipe(
-        optimizer="adam", lr=0.01, schedule="constant", batch=8, epochs=15, tuning="shallow", stop={"on": "none"}
+        optimizer="adam",
+        lr=0.01,
+        schedule="constant",
+        batch_size=8,
+        epochs=15,
+        tuning="head_only",
+        early_stopping={"monitor": "none"},
     )
     network = build_network("resnet10t", 2, attention=True)
     course = TrainingContext(outputs, tmp_path, 0, ComputePlan(), 1e9, "last")

@@ -28,7 +28,7 @@ def test_cases_of_unlike_many_images_are_gathered(chests: Path, tmp_path: Path) 
         table,
         {"classes": sorted(set(rows["label"]))},
         columns={"visit": "", "date": ""},
-        panels={"by": "case", "gather": "attention", "bag": 2},
+        panels={"by": "case", "pooling": "attention", "bag": 2},
         compute={"precision": "auto"},
     )
     done = run(study, tmp_path / "run")

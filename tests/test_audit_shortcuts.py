@@ -253,7 +253,7 @@ def test_usual_columns_are_chosen_by_name_and_labels_never(tmp_path: Path) -> No
         row |= {"Patient Sex": "f", "grade": 1, "finding": row["label"], "source": "x", "lung_mask": "", "view": "PA"}
 
     targets = {"label": {"classes": ["ill", "well"], "level": "image"}, "stage": {"range": "0..150", "column": "age"}}
-    study = make(tmp_path, subjects=6, change=change, targets=targets, predict=["label"])
+    study = make(tmp_path, subjects=6, change=change, targets=targets, outputs=["label"])
     images = read_cohort(study).images
     assert audited_columns(study, images) == ["site", "Patient Sex", "source", "view"]
     stated = study.model_copy(update={"audit": study.audit.model_copy(update={"columns": ["sight"]})})

@@ -55,7 +55,7 @@ def drawn(files: dict[str, Any], folder: Path) -> Drawn:
 
 
 def plainly(scans: list[Scan]) -> Prepared:
-    return prepare_case(scans, Steps(plane=PLANE, size=PLANE, bias="none", smoothing="none"))
+    return prepare_case(scans, Steps(in_plane_size=PLANE, size=PLANE, bias="none", smoothing="none"))
 
 
 @pytest.fixture(scope="module")

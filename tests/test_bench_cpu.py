@@ -81,7 +81,7 @@ def test_what_a_machine_has_not_is_left_open() -> None:
         ({"backbone": "mobilenet_v3"}, "--backbone: there is no backbone 'mobilenet_v3'. Did you mean 'mobilenet_v2'?"),
         ({"images": 16}, "--images is at least one batch, here 32; found 16."),
         ({"size": 31}, "--size is at least 32 pixels; found 31."),
-        ({"batch": 1}, "--batch is at least 2; found 1."),
+        ({"batch": 1}, "--batch-size is at least 2; found 1."),
     ],
 )
 def test_what_cannot_be_measured_is_refused(given: dict[str, Any], said: str) -> None:

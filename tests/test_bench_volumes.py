@@ -70,7 +70,7 @@ def test_both_sides_prepare_the_same_slices(
     own = sys.modules["volumes_casewise"]
     make_pancreas(tmp_path / "cohort", subjects=1, size=(48, 48), slices=(12, 12), seed=1)
     paths = [each[0] for each in own.cases_in(tmp_path / "cohort")[0].paths]
-    steps = Steps(plane=48, size=48)
+    steps = Steps(in_plane_size=48, size=48)
     prepared = prepare_case([read_scan(path) for path in paths], steps)
     theirs = own.by_simpleitk(paths, steps)
     for sequence, volume in enumerate(theirs):

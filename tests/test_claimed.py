@@ -146,7 +146,7 @@ def regional(folder: Path, *, main: str) -> tuple[Any, Any]:
             "twice": {"formula": "2 * whole", "range": "0..64"},
         },
         "main": main,
-        "split": {"by": "image", "test": 0, "folds": 2, "balance": "red"},
+        "split": {"by": "image", "test": 0, "folds": 2, "stratify_by": "red"},
         "backbones": ["test_resnet"],
         "evaluation": {"response": False},
     }
@@ -301,13 +301,13 @@ def test_what_is_recognised_is_claimed_and_what_is_shown_is_nothing(tmp_path: Pa
         panels={"flip": "both"},
         recipe={
             "epochs": 20,
-            "batch": 24,
+            "batch_size": 24,
             "optimizer": "adamw",
             "lr": 0.01,
             "label_smoothing": 0,
-            "stop": {"on": "none"},
+            "early_stopping": {"monitor": "none"},
         },
-        evaluation={"resamples": 500},
+        evaluation={"bootstrap_resamples": 500},
     )
     found = run(study, tmp_path / "run")
     own, other = (told["metrics"]["oof"]["test_resnet"]["label"] for told in (found.results, found.results["claimed"]))

@@ -12,7 +12,7 @@ import pytest
 from casewise.models.registry import ALL29, TORCHVISION
 from casewise.phantoms.chest import make_chest
 
-COMMANDS = ["run", "check", "audit", "init", "phantom", "results", "explain", "backbones"]
+COMMANDS = ["run", "validate", "audit", "init", "phantom", "results", "explain", "backbones"]
 CHEST = "synthetic: true\nweights: random\nbackbones: [test_resnet]\npanels: {by: image}\n"
 
 
@@ -51,7 +51,7 @@ def test_judging_needs_no_network_library() -> None:
     ("words", "said"),
     [
         (["run", "nowhere.yaml"], "There is no study file nowhere.yaml"),
-        (["check", "nowhere.yaml"], "There is no study file nowhere.yaml"),
+        (["validate", "nowhere.yaml"], "There is no study file nowhere.yaml"),
         (["audit", "nowhere.yaml"], "There is no study file nowhere.yaml"),
         (["init", "onestep-psai"], "Did you mean 'onestep-pasi'"),
         (["phantom", "x", "--size", "big"], "written as width x height"),
@@ -73,7 +73,7 @@ def test_mistakes_end_with_code_2_and_no_traceback(words: list[str], said: str, 
 
 
 def test_check_tells_the_split_without_training(tiny: Path) -> None:
-    done = casewise("check", str(tiny))
+    done = casewise("validate", str(tiny))
     assert done.returncode == 0, done.stderr
     assert "8 subjects" in done.stdout
     assert "2 backbones × 2 folds = 4 networks" in done.stdout
@@ -95,7 +95,7 @@ def test_the_audit_stops_at_a_marker_until_it_is_accepted(tmp_path: Path) -> Non
         f"{CHEST}cohort: films/cases.csv\nimages: {{size: 128, channels: grey}}\n"
         "targets: {label: [covid, no_finding]}\n"
     )
-    done = casewise("audit", str(study), "--out", str(tmp_path / "run"))
+    done = casewise("audit", str(study), "--output", str(tmp_path / "run"))
     assert done.returncode == 2
     assert "error      shortcut-border" in done.stdout
     assert "accept: {shortcut-border:" in done.stderr
@@ -104,7 +104,7 @@ def test_the_audit_stops_at_a_marker_until_it_is_accepted(tmp_path: Path) -> Non
     assert "shortcut-border" in [finding["id"] for finding in found["findings"]]
     accepted = "".join(f"\n  {f['id']}: a letter, on purpose" for f in found["findings"] if f["level"] == "error")
     study.write_text(f"{study.read_text()}accept:{accepted}\n")
-    done = casewise("audit", str(study), "--out", str(tmp_path / "run"))
+    done = casewise("audit", str(study), "--output", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert "shortcut-border (accepted)" in done.stdout
     again = json.loads((tmp_path / "run" / "audit.json").read_text())
@@ -127,7 +127,7 @@ def test_the_audit_tells_of_a_given_split_that_a_run_refuses(tmp_path: Path) -> 
         f"{CHEST}cohort: cases.csv\nimages: {{size: 64, channels: grey}}\n"
         "targets: {label: [covid, no_finding, pneumonia]}\nsplit: {column: part, folds: 2}\naudit: {permutations: 99}\n"
     )
-    done = casewise("audit", str(study), "--out", str(tmp_path / "run"))
+    done = casewise("audit", str(study), "--output", str(tmp_path / "run"))
     names = list(dict.fromkeys(rows["subject"]))[1:3]
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -140,7 +140,7 @@ def test_the_audit_tells_of_a_given_split_that_a_run_refuses(tmp_path: Path) -> 
     study.write_text(
         study.read_text() + "accept: {subjects-across-splits: so it came, twins-across-splits: likewise}\n"
     )
-    done = casewise("run", str(study), "--out", str(tmp_path / "run"))
+    done = casewise("run", str(study), "--output", str(tmp_path / "run"))
     assert done.returncode == 2
     assert "puts 2 subjects on several sides" in done.stderr
     assert not (tmp_path / "run" / "jobs").exists()
@@ -166,5 +166,5 @@ def test_check_looks_at_what_is_accepted(tiny: Path, tmp_path: Path) -> None:
         ("audit: {columns: [nowhere]}", "audit.columns: 'nowhere' is no column"),
     ):
         study.write_text(f"extends: {tiny}\n{wrong}\n")
-        done = casewise("check", str(study))
+        done = casewise("validate", str(study))
         assert (done.returncode, said in done.stderr) == (2, True), done.stderr

@@ -87,7 +87,7 @@ class TestWhatIsRead:
     @pytest.mark.parametrize(("by", "count"), [("image", 16), ("region", 12), ("case", 4)])
     def test_panels_by(self, regional: Path, by: str, count: int) -> None:
         targets = {"grade": {"range": (0, 4), "level": "region"}, "left": {"column": "side", "equals": "left"}}
-        cohort = read_cohort(regional_study(regional, panels={"by": by}, targets=targets, predict=["left"]))
+        cohort = read_cohort(regional_study(regional, panels={"by": by}, targets=targets, outputs=["left"]))
         assert len(cohort.panels) == count
         assert cohort.panels["left"].eq(1).all()
         # A regional value has no place in a panel of all regions, but is kept with the images for the scores.
@@ -212,11 +212,11 @@ class TestWhatIsRead:
         folder = write("path,subject,grade", "a.jpg,A,1", "b.jpg,A,2")
         targets = {"grade": {"range": (0, 4), "level": "image"}, "whole": {"range": (0, 9), "column": "subject_grade"}}
         (folder / "cohort.csv").write_text("path,subject,grade,subject_grade\na.jpg,A,1,9\nb.jpg,A,2,9\n")
-        cohort = read_cohort(study(folder, targets=targets, predict=["whole"]))
+        cohort = read_cohort(study(folder, targets=targets, outputs=["whole"]))
         assert cohort.images["grade"].tolist() == [1, 2]
         assert cohort.panels["grade"].isna().all(), "one panel shows both, and neither value is its value"
         assert cohort.panels["whole"].tolist() == [9]
-        assert "is predicted for a whole case" in problems(folder, targets=targets, predict=["grade"])
+        assert "is predicted for a whole case" in problems(folder, targets=targets, outputs=["grade"])
 
     def test_spaces_are_taken_off_and_said(self, write: Callable[..., Path]) -> None:
         folder = write("path, subject ,visit,grade", "a.jpg, A,1 , 2 ", "b.jpg, A,2,3")

@@ -73,7 +73,7 @@ def test_a_last_batch_of_one_is_dealt_with(name: str, tmp_path) -> None:
     store = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
     data = PanelData(store, [[i] for i in range(5)], torch.rand(5, 1), Study.model_fields["panels"].default)
     network = build_network(name, 1)
-    recipe = Recipe(epochs=1, batch=4)
+    recipe = Recipe(epochs=1, batch_size=4)
     fitted = fit(network, recipe, data, data, outputs=[Output("one")], folder=tmp_path, seed=0, choice=ComputePlan())
     assert len(fitted.history) == 1
     assert [len(b) for b in batches(5, 4, torch.Generator())] == [5]

@@ -242,7 +242,7 @@ def test_a_marked_voxel_through_the_whole_preparation(turn: np.ndarray, roi: Any
     values = np.exp(-0.5 * (away**2).sum(axis=-1) / 5**2).astype(np.float32) * 900 + 100
     scan = Scan(values, affine, Path("scan.nii"))
     box = Box(tuple(at - 4 for at in marked), tuple(at + 5 for at in marked)) if roi == "box" else None  # type: ignore[arg-type]
-    steps = Steps(plane=48, size=32, roi=roi, bias="none", smoothing="none")
+    steps = Steps(in_plane_size=48, size=32, roi=roi, bias="none", smoothing="none")
     prepared = prepare_case([scan], steps, box=box)
     maps = prepared.slices[:, 0].astype(np.float32) / 32767
     back = onto_scan(maps, np.arange(len(maps)), prepared.affine, scan.values.shape, affine)

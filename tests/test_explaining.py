@@ -45,7 +45,7 @@ VOLUMES = {
     "images": {"size": 32},
     "volumes": {
         "sequences": ["T1", "T2"],
-        "plane": 64,
+        "in_plane_size": 64,
         "bias": "none",
         "smoothing": "none",
         "fusion": ["late", "T2"],
@@ -56,8 +56,14 @@ VOLUMES = {
     "targets": {"grade": {"classes": ["normal", "high"], "positive": "high"}},
     "split": {"test": 0.2, "folds": 2, "restarts": 20},
     "backbones": ["test_resnet", "test_vit"],
-    "recipe": {"epochs": 1, "batch": 4, "optimizer": "adam", "schedule": "cosine", "stop": {"on": "none"}},
-    "evaluation": {"resamples": 100, "response": False},
+    "recipe": {
+        "epochs": 1,
+        "batch_size": 4,
+        "optimizer": "adam",
+        "schedule": "cosine",
+        "early_stopping": {"monitor": "none"},
+    },
+    "evaluation": {"bootstrap_resamples": 100, "response": False},
     "accept": {"twins-across-subjects": "abdomens of 32 pixels look alike"},
 }
 
@@ -156,7 +162,7 @@ def test_measured_stays_until_networks_are_others(planted: Path, tmp_path: Path)
     assert "test_vit@T2" in told["measured"]["networks"]
     study = json.loads((folder / "study.json").read_text())
     other = {**study, "volumes": {**study["volumes"], "lesion": "lesions"}}
-    for changed in (other, {**study, "seed": study["seed"] + 1}, {**study, "evaluation": {"resamples": 9}}):
+    for changed in (other, {**study, "seed": study["seed"] + 1}, {**study, "evaluation": {"bootstrap_resamples": 9}}):
         evaluation = study["evaluation"] | changed["evaluation"]
         (folder / "study.json").write_text(json.dumps({**changed, "evaluation": evaluation}))
         told = read_explanations(folder)
@@ -393,10 +399,10 @@ def test_slice_images(tmp_path: Path) -> None:
             rows.append({**about, "mask": f"mask-{name}" if spot else "", "tumour": ("no", "yes")[n % 2]})
     table = tmp_path / "cohort.csv"
     pd.DataFrame(rows).to_csv(table, index=False)
-    volumes = {"sequences": ["flair"], "order": "place", "plane": 48, "bias": "none", "smoothing": "none"}
+    volumes = {"sequences": ["flair"], "slice_index": "place", "in_plane_size": 48, "bias": "none", "smoothing": "none"}
     values = VOLUMES | {
         "cohort": table,
-        "volumes": {**volumes, "lesion": "mask", "windows": "all"},
+        "volumes": {**volumes, "lesion": "mask", "inference_windows": "all"},
         "panels": {"by": "case", "grid": "2x2"},
         "targets": {"tumour": {"classes": ["no", "yes"], "positive": "yes"}},
         "backbones": ["test_resnet"],
@@ -473,10 +479,10 @@ def test_slides(tmp_path: Path) -> None:
         **SMALL,
         "cohort": table,
         "images": {"size": 32},
-        "tiles": {"mpp": 4.0, "most": 4},
+        "tiles": {"mpp": 4.0, "max_tiles": 4},
         "targets": {"disease": {"classes": ["normal", "ssc"], "positive": "ssc"}},
         "split": {"test": 0.0, "folds": 2, "restarts": 20},
-        "recipe": {**SMALL["recipe"], "epochs": 1, "stop": {"on": "none"}, "schedule": "cosine"},
+        "recipe": {**SMALL["recipe"], "epochs": 1, "early_stopping": {"monitor": "none"}, "schedule": "cosine"},
     }
     folder = run(build_study(values, source="the test's study", folder=tmp_path), tmp_path / "run").folder
     done = explain_run(folder)

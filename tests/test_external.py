@@ -217,7 +217,7 @@ def test_a_score_can_be_what_is_predicted(here: Path, there: Path, tmp_path: Pat
 
     scores = {"tens": {"formula": "age / 10", "range": (0, 12)}}
     targets = {"age": {"range": (0, 120)}}
-    study = chest_study(here, targets=targets, scores=scores, predict=["tens"], **external(there))
+    study = chest_study(here, targets=targets, scores=scores, outputs=["tens"], **external(there))
     cohort = steps.read(study, None, Silent())
     tiles = steps.prepare(study, cohort, tmp_path, Silent())
     other, found, store = to_test_on(study, cohort, tiles, tmp_path, Silent())

@@ -92,10 +92,10 @@ class TestNotation:
             (" 1 layer", FreezePoint("layers", count=1), "1 layer"),
             ("11 blocks", FreezePoint("blocks", count=11), "11 blocks"),
             ("1 block", FreezePoint("blocks", count=1), "1 block"),
-            ("30%", FreezePoint("share", share=0.3), "30%"),
-            ("12.5 %", FreezePoint("share", share=0.125), "12.5%"),
-            (0.3, FreezePoint("share", share=0.3), "30%"),
-            ("0.3", FreezePoint("share", share=0.3), "30%"),
+            ("30%", FreezePoint("fraction", fraction=0.3), "30%"),
+            ("12.5 %", FreezePoint("fraction", fraction=0.125), "12.5%"),
+            (0.3, FreezePoint("fraction", fraction=0.3), "30%"),
+            ("0.3", FreezePoint("fraction", fraction=0.3), "30%"),
             ("features.6", FreezePoint("name", name="features.6"), "features.6"),
             ("body.layer1", FreezePoint("name", name="layer1"), "layer1"),
         ],
@@ -260,7 +260,7 @@ class TestTraining:
         assert all(torch.equal(held[key], held_after[key]) for key in held)
         assert not any(torch.equal(learning[key], after[key]) for key in learning)
 
-    @pytest.mark.parametrize("batch_norm", ["train", "eval"])
+    @pytest.mark.parametrize("batch_norm", ["update", "keep_statistics"])
     def test_fitting_changes_nothing_frozen(self, tmp_path: Path, batch_norm: str) -> None:
         torch.manual_seed(0)
         store = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
@@ -268,7 +268,7 @@ class TestTraining:
         network = mobilenet()
         freeze(network, "11 blocks")
         held, learning = split_state(network, "11 blocks")
-        recipe = Recipe(epochs=2, batch=4, lr=0.1, weight_decay=0.01, batch_norm=batch_norm)  # type: ignore[arg-type]
+        recipe = Recipe(epochs=2, batch_size=4, lr=0.1, weight_decay=0.01, batch_norm=batch_norm)  # type: ignore[arg-type]
         fit(
             network,
             recipe,
@@ -284,7 +284,7 @@ class TestTraining:
         assert all(torch.equal(held[key], held_after[key]) for key in held)
         moved = {key for key in learning if not torch.equal(learning[key], after[key])}
         statistics = {key for key in learning if "running" in key or "num_batches" in key}
-        assert moved == (set(learning) if batch_norm == "train" else set(learning) - statistics)
+        assert moved == (set(learning) if batch_norm == "update" else set(learning) - statistics)
 
     def test_chance_in_frozen_parts_is_off(self) -> None:
         torch.manual_seed(0)

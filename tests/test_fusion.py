@@ -532,7 +532,7 @@ class TestWhatIsRefused:
             ({"fusion": "erly"}, "fusion: must be one of early, late, late-shared, got 'erly'. Did you mean 'early'"),
             ({"fusion": "late", "missing": "mast"}, "missing: must be one of .* got 'mast'. Did you mean 'mask'"),
             ({"fusion": "late", "sequences": 0}, "sequences: there must be one at least, got 0"),
-            ({"fusion": "early", "attention": True}, "gather: attention"),
+            ({"fusion": "early", "attention": True}, "pooling: attention"),
         ],
     )
     def test_in_a_sentence(self, options: Any, words: str) -> None:
@@ -572,7 +572,7 @@ def test_training_killed_and_continued_ends_in_the_same_bits(kind: str, tmp_path
 
     def trained(folder: Path, epochs: int) -> Any:
         network = built(kind=kind, missing="mask", outputs=1, dropout=0.1)
-        recipe = Recipe(epochs=epochs, batch=3, lr=0.003, optimizer="adam", weight_decay=0.01)
+        recipe = Recipe(epochs=epochs, batch_size=3, lr=0.003, optimizer="adam", weight_decay=0.01)
         return fit(
             network,
             recipe,

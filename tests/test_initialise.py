@@ -128,7 +128,7 @@ class TestSubjectsAndVisits:
         assert any("val counts as train" in line for line in done.understood)
         study = read_study(tmp_path / "out" / "study.yaml")
         assert study.split.column == "split"
-        assert study.split.balance == "scaling", "what the preset says besides stays in force"
+        assert study.split.stratify_by == "scaling", "what the preset says besides stays in force"
         assert "split" in read_cohort(study).images
 
 
@@ -257,7 +257,7 @@ class TestTheStudyFile:
         text = file.read_text()
         assert "#   region      one of upper, trunk, lower" in text
         assert "#   area        whole, 0 to 6, one value for each region; empty = not scored" in text
-        assert "recipe.stop.on" in text
+        assert "recipe.early_stopping.monitor" in text
 
     @pytest.mark.parametrize("inside", [True, False])
     def test_root_leads_to_the_images(self, tmp_path: Path, inside: bool) -> None:
@@ -321,7 +321,7 @@ def test_slides_are_found_and_the_study_says_how_they_are_cut(tmp_path: Path) ->
     assert [row["path"] for row in table(tmp_path / "study")] == ["A/1.svs", "B/1.ndpi", "C/1.jpg"]
     study = read_study(tmp_path / "study" / "study.yaml")
     assert study.tiles is not None
-    assert (study.tiles.mpp, study.tiles.most) == (1.0, 200)
+    assert (study.tiles.mpp, study.tiles.max_tiles) == (1.0, 200)
     assert "2 of 3 are whole slides (1.svs, 1.ndpi), cut into squares of 128 pixels: see `tiles` in study.yaml." in told
 
 

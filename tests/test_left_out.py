@@ -137,7 +137,7 @@ def test_the_terminal_tells_the_figures_within(results: dict[str, Any]) -> None:
 def held_out() -> ReportContext:
     """The toy study of two classes, each of five sources (its folds) left out."""
     material = toy("binary", networks=2, split={"leave_out": "source"})
-    outcome, rows = material.study.outcome, material.predictions
+    outcome, rows = material.study.primary_outcome, material.predictions
     folds = rows.drop_duplicates("subject").set_index("subject")["outer_fold"]
     sources = {subject: "vwxyz"[fold - 1] for subject, fold in folds.sort_values().items()}
     names = material.study.classes_of(outcome)
@@ -203,7 +203,7 @@ def test_a_learner_that_names_one_class_is_named(table: pd.DataFrame) -> None:
 
 def changed(material: ReportContext, **entry: Any) -> ReportContext:
     """The material with another entry of `classes` for the shown learner."""
-    stage, learner, outcome = material.stage, material.learner, material.study.outcome
+    stage, learner, outcome = material.stage, material.learner, material.study.primary_outcome
     blocks = {**material.metrics["classes"][stage], learner: {outcome: {**material.classed(stage, learner), **entry}}}
     return dataclasses.replace(material, metrics={**material.metrics, "classes": {stage: blocks}})
 
@@ -218,8 +218,8 @@ def test_the_report_marks_a_learner_that_names_one_class(two: ReportContext) -> 
     row = next(row for row in learners.learner_rows(lazy, "oof") if row.name == lazy.learner)
     assert row.cells[0].small == "names every visit no finding"
     assert "It names every visit no finding." in dict(summary_classes.sentences(lazy))["How often it is right."]
-    best = lazy.metrics["comparisons"]["oof"][lazy.study.outcome]["accuracy"]["best"]
-    metrics = {**two.metrics, "classes": {"oof": {best: {two.study.outcome: {"names_only": "covid"}}}}}
+    best = lazy.metrics["comparisons"]["oof"][lazy.study.primary_outcome]["accuracy"]["best"]
+    metrics = {**two.metrics, "classes": {"oof": {best: {two.study.primary_outcome: {"names_only": "covid"}}}}}
     told = summary.comparison(dataclasses.replace(two, metrics=metrics), "oof", "accuracy")
     assert f"{best} has the highest accuracy (it names every visit covid)" in told
     assert "(it names" not in summary.comparison(dataclasses.replace(two, metrics=metrics), "oof", "auroc")
@@ -261,10 +261,10 @@ def test_probabilities_off_by_more_than_chance_are_not_called_true(two: ReportCo
             {"n": 200, "confidence": 0.9, "accuracy": 0.75},
         ]
         material = changed(two, reliability=bins)
-        figures = {**material.figures("oof", material.learner, material.study.outcome)}
+        figures = {**material.figures("oof", material.learner, material.study.primary_outcome)}
         figures["ece"] = {"value": 0.129, "low": low, "high": 0.2}
         metrics = {**material.metrics["metrics"]}
-        metrics["oof"] = {**metrics["oof"], material.learner: {material.study.outcome: figures}}
+        metrics["oof"] = {**metrics["oof"], material.learner: {material.study.primary_outcome: figures}}
         return classes.calibration(dataclasses.replace(material, metrics={**material.metrics, "metrics": metrics}))
 
     assert "are what they claim" in told(0.04)

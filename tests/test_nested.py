@@ -36,7 +36,7 @@ from tests.chest_study import chest_study
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-RECIPE = {"epochs": 3, "schedule": "cosine", "stop": {"on": "none"}, "label_smoothing": 0.0}
+RECIPE = {"epochs": 3, "schedule": "cosine", "early_stopping": {"monitor": "none"}, "label_smoothing": 0.0}
 NETWORKS = ["test_resnet", "test_efficientnet"]
 RATES = [0.01, 0.001]
 SMALL: dict[str, Any] = {
@@ -48,9 +48,9 @@ SMALL: dict[str, Any] = {
     "split": {"column": "fold"},
     "backbones": ["test_resnet"],
     "weights": "random",
-    "recipe": {**RECIPE, "batch": 4, "lr": 0.01, "optimizer": "adam", "imbalance": "weights"},
-    "tune": {"folds": 2, "lr": [0.01, 0.001]},
-    "evaluation": {"response": False, "resamples": 100},
+    "recipe": {**RECIPE, "batch_size": 4, "lr": 0.01, "optimizer": "adam", "imbalance": "weights"},
+    "nested_cv": {"folds": 2, "lr": [0.01, 0.001]},
+    "evaluation": {"response": False, "bootstrap_resamples": 100},
     "compute": {"save_every": 0},
 }
 
@@ -108,7 +108,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:
     changes: dict[str, Any] = {
         "images": {"size": 32},
         "recipe": RECIPE,
-        "tune": {"folds": 2, "lr": RATES},
+        "nested_cv": {"folds": 2, "lr": RATES},
         "backbones": NETWORKS,
         "stack": ["mean"],
     }
@@ -331,7 +331,9 @@ class TestChoosing:
         record, _ = trained(material, tmp_path / "job")
         assert record["inner"]["chosen"]["lr"] == 0.001
         assert record["inner"]["rates"][0] == {"lr": 0.01, "epochs": None, "loss": None}
-        alone = material.study.model_copy(update={"tune": material.study.tune.model_copy(update={"lr": [0.01]})})
+        alone = material.study.model_copy(
+            update={"nested_cv": material.study.nested_cv.model_copy(update={"lr": [0.01]})}
+        )
         with pytest.raises(TrainingError, match=r"inner fold 1, rate 0\.01: test_resnet: the loss is no longer"):
             trained(JobInputs(alone, *list(vars(material).values())[1:]), tmp_path / "other")
 
@@ -349,15 +351,18 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("changes", "sentence"),
         [
-            ({"recipe": {**RECIPE, "stop": {"on": "inner"}}}, r"stop: \{on: none\}"),
+            ({"recipe": {**RECIPE, "early_stopping": {"monitor": "inner"}}}, r"early_stopping: \{monitor: none\}"),
             ({"recipe": {**RECIPE, "lr": "find"}}, "recipe.lr is found"),
-            ({"recipe": {**RECIPE, "tuning": "shallow"}}, "'shallow'"),
-            ({"recipe": {"stop": {"on": "none"}, "schedule": "cosine", "phases": [{"epochs": 2}]}}, "phases state"),
+            ({"recipe": {**RECIPE, "tuning": "head_only"}}, "'head_only'"),
+            (
+                {"recipe": {"early_stopping": {"monitor": "none"}, "schedule": "cosine", "phases": [{"epochs": 2}]}},
+                "phases state",
+            ),
             ({"pretrain": {"cohort": "o.csv", "subjects": "distinct", "targets": {"t": "0..1"}}}, "`pretrain`"),
             ({"split": {"by": "image"}}, "comparison of splits"),
-            ({"tune": {"epochs": False, "lr": [0.1]}}, "nothing to choose"),
-            ({"tune": {"lr": [0.1, 0.1]}}, "there twice"),
-            ({"tune": {"folds": 1}}, "folds"),
+            ({"nested_cv": {"epochs": False, "lr": [0.1]}}, "nothing to choose"),
+            ({"nested_cv": {"lr": [0.1, 0.1]}}, "there twice"),
+            ({"nested_cv": {"folds": 1}}, "folds"),
         ],
     )
     def test_what_does_not_go_with_it(self, tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
@@ -377,9 +382,9 @@ class TestRefused:
         with pytest.raises(SplitError, match="class 'b' has 3 subjects, fewer than the 4 outer folds"):
             checked(split={"folds": 4, "test": 0})
         with pytest.raises(SplitError, match=r"class 'b' has 2 of the 8 .* of fold 1, fewer than the 3 inner folds"):
-            checked(split={"folds": 3, "test": 0}, tune={"folds": 3})
+            checked(split={"folds": 3, "test": 0}, nested_cv={"folds": 3})
         checked(split={"folds": 3, "test": 0})
-        checked(split={"folds": 4, "test": 0}, tune=None)
+        checked(split={"folds": 4, "test": 0}, nested_cv=None)
 
     def test_inner_folds_hold_every_training_subject_once(self, plain: Any) -> None:
         material = plain[0]
@@ -393,9 +398,9 @@ class TestRefused:
 class TestFingerprint:
     def test_a_run_that_knew_nothing_of_it_is_continued(self, plain: Any, tmp_path: Path) -> None:
         material = plain[0]
-        study = material.study.model_copy(update={"tune": None})
+        study = material.study.model_copy(update={"nested_cv": None})
         now = what_decides(study, material.cohort) | {"pretraining": None}
-        old = {key: value for key, value in now.items() if key != "tune"}
+        old = {key: value for key, value in now.items() if key != "nested_cv"}
         before = claim(tmp_path, old)
         done = tmp_path / "jobs" / "net" / "fold1" / "job.json"
         done.parent.mkdir(parents=True)
@@ -406,6 +411,6 @@ class TestFingerprint:
 
     def test_choosing_among_networks_decides_no_bit(self, plain: Any) -> None:
         study, cohort = plain[0].study, plain[0].cohort
-        apart = study.model_copy(update={"tune": study.tune.model_copy(update={"among": False})})
-        fewer = study.model_copy(update={"tune": study.tune.model_copy(update={"folds": 3})})
+        apart = study.model_copy(update={"nested_cv": study.nested_cv.model_copy(update={"among": False})})
+        fewer = study.model_copy(update={"nested_cv": study.nested_cv.model_copy(update={"folds": 3})})
         assert what_decides(apart, cohort) == what_decides(study, cohort) != what_decides(fewer, cohort)

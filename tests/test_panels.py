@@ -123,7 +123,7 @@ MANY = torch.full((400, 1), 4)
 
 def drawn(**columns: float) -> torch.Tensor:
     """Parameters of one tile: nothing turned, moved or zoomed, but what is stated."""
-    places = {"magnify": 8, "tilt_x": 9, "tilt_y": 10, "moved": 11, "toned": 12}
+    places = {"zoom_in": 8, "tilt_x": 9, "tilt_y": 10, "moved": 11, "toned": 12}
     values = torch.full((1, 13), 0.5)
     values[0, 8] = 0
     for name, value in columns.items():
@@ -136,7 +136,7 @@ def drawn(**columns: float) -> torch.Tensor:
     [
         (PASI, [0.30685, 0.42041, 0.25743, 0.42689, 0.49342, 0.28676], [0.4949, 0.576, 0.3969, 0.4953, 0.7319, 0.3046]),
         (
-            Panels(by="image", flip="both", rotate=20, shift=0.1, zoom=0.2, brightness=0.3),
+            Panels(by="image", flip="both", rotate=20, translate=0.1, zoom=0.2, brightness=0.3),
             [0.42646, 0.61662, 0.36735, 0.4554, 0.5415, 0.33346],
             [0.3819, 0.6668, 0.3031, 0.5708, 0.5458, 0.3552],
         ),
@@ -160,13 +160,13 @@ def test_settings_of_before_draw_what_they_drew_before(
 
 def test_the_named_set_is_what_it_says() -> None:
     named = Panels.model_validate(NAMED)
-    assert (named.rotate, named.flip, named.magnify, named.warp) == (10, "both", 0.1, 0.2)
-    assert (named.brightness, named.contrast, named.vary, named.edge) == (0.2, 0.2, 0.75, "reflect")
+    assert (named.rotate, named.flip, named.zoom_in, named.perspective) == (10, "both", 0.1, 0.2)
+    assert (named.brightness, named.contrast, named.probability, named.padding_mode) == (0.2, 0.2, 0.75, "reflect")
     spelt = Panels.model_validate({**named.model_dump(), "augmentation": "as_stated"})
     slots = torch.arange(9).unsqueeze(1)
     assert torch.equal(augmented(STORE, slots, named, seeded()), augmented(STORE, slots, spelt, seeded()))
-    own = Panels.model_validate({**NAMED, "flip": "horizontal", "warp": 0})
-    assert (own.flip, own.warp, own.magnify) == ("horizontal", 0, 0.1)
+    own = Panels.model_validate({**NAMED, "flip": "horizontal", "perspective": 0})
+    assert (own.flip, own.perspective, own.zoom_in) == ("horizontal", 0, 0.1)
 
 
 def test_nothing_is_random_in_inference() -> None:
@@ -203,9 +203,9 @@ def test_warp_moves_the_picture_but_not_its_middle() -> None:
     tile = torch.zeros(1, 1, 33, 33)
     tile[0, 0, 16, 16] = 1
     tile[0, 0, 4, 28] = 1
-    still = panels._warped(tile, drawn(tilt_x=0.5, tilt_y=0.5), Panels(warp=0.3))
+    still = panels._warped(tile, drawn(tilt_x=0.5, tilt_y=0.5), Panels(perspective=0.3))
     assert torch.allclose(still, tile, atol=1e-5)
-    tilted = panels._warped(tile, drawn(tilt_x=1.0), Panels(warp=0.3))
+    tilted = panels._warped(tile, drawn(tilt_x=1.0), Panels(perspective=0.3))
     assert tilted[0, 0, 16, 16] > 0.9
     assert tilted[0, 0, 4, 28] < 0.5
 
@@ -215,9 +215,9 @@ def test_magnify_enlarges_and_never_shrinks() -> None:
 
     tile = torch.zeros(1, 1, 32, 32)
     tile[:, :, 12:20, 12:20] = 1
-    area = [float(panels._warped(tile, drawn(magnify=u), Panels(magnify=1.0)).sum()) for u in (0.0, 0.5, 1.0)]
+    area = [float(panels._warped(tile, drawn(zoom_in=u), Panels(zoom_in=1.0)).sum()) for u in (0.0, 0.5, 1.0)]
     assert area == pytest.approx([64, 64 * 1.5**2, 64 * 4], rel=0.06)
-    sums = augmented((tile * 255).byte(), MANY * 0, Panels(magnify=0.4), seeded()).sum(dim=(1, 2, 3))
+    sums = augmented((tile * 255).byte(), MANY * 0, Panels(zoom_in=0.4), seeded()).sum(dim=(1, 2, 3))
     assert sums.min() > 63
     assert sums.max() < 64 * 1.4**2 * 1.08
     assert sums.std() > 5
@@ -229,17 +229,19 @@ def test_a_share_of_tiles_varies() -> None:
     def changed(settings: Panels) -> torch.Tensor:
         return (augmented(STORE, MANY, settings, seeded(3)) - still).abs().amax(dim=(1, 2, 3)) > 1e-4
 
-    moved, toned = changed(Panels(rotate=30, vary=0.4)), changed(Panels(brightness=0.3, vary=0.4))
+    moved, toned = changed(Panels(rotate=30, probability=0.4)), changed(Panels(brightness=0.3, probability=0.4))
     assert moved.float().mean() == pytest.approx(0.4, abs=0.08)
     assert toned.float().mean() == pytest.approx(0.4, abs=0.08)
     assert (moved & toned).float().mean() == pytest.approx(0.16, abs=0.06)  # each is drawn on its own
     assert changed(Panels(rotate=30)).float().mean() > 0.98
-    assert torch.equal(changed(Panels(rotate=30, brightness=0.3, vary=0.4)), moved | toned)
+    assert torch.equal(changed(Panels(rotate=30, brightness=0.3, probability=0.4)), moved | toned)
 
 
 def test_the_edge_is_black_or_mirrored() -> None:
     white = torch.full((1, 3, 16, 16), 255, dtype=torch.uint8)
-    black = augmented(white, MANY * 0, Panels(rotate=30, shift=0.2), seeded())
+    black = augmented(white, MANY * 0, Panels(rotate=30, translate=0.2), seeded())
     assert black.amin() == 0
-    mirrored = augmented(white, MANY * 0, Panels(rotate=30, shift=0.2, warp=0.3, edge="reflect"), seeded())
+    mirrored = augmented(
+        white, MANY * 0, Panels(rotate=30, translate=0.2, perspective=0.3, padding_mode="reflect"), seeded()
+    )
     assert mirrored.amin() > 0.999

@@ -137,7 +137,7 @@ class TestRecipe:
             ({"warmup": 2, "schedule": "one-cycle"}, "leads up to a cosine"),
             ({"warmup": 9, "schedule": "cosine", "epochs": 9}, "warmup: 9 epochs are not fewer than the epochs, 9"),
             (
-                {"warmup": 3, "schedule": "cosine", "tuning": "fine"},
+                {"warmup": 3, "schedule": "cosine", "tuning": "gradual_unfreezing"},
                 r"warmup: 3 epochs are not fewer than the fine\.epochs, 3",
             ),
             (
@@ -161,7 +161,7 @@ class TestRecipe:
         "recipe",
         [
             {"warmup": 8, "schedule": "cosine", "epochs": 9},
-            {"warmup": 2, "schedule": "cosine", "tuning": "fine"},
+            {"warmup": 2, "schedule": "cosine", "tuning": "gradual_unfreezing"},
             # a phase that does not fall as a cosine has no warm-up
             {"warmup": 3, "schedule": "cosine", "phases": [{"epochs": 2, "schedule": "constant"}, {"epochs": 9}]},
             {"warmup": 3, "phases": [{"epochs": 2}, {"epochs": 9, "schedule": "cosine"}]},

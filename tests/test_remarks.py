@@ -43,23 +43,23 @@ def test_a_network_that_learned_nothing_is_named(tmp_path: Path) -> None:
         networks=["resnet18"],
         outcome="pasi",
         classes_of=lambda name: [],
-        recipe=SimpleNamespace(stop=SimpleNamespace(on="inner")),
-        tune=None,
+        recipe=SimpleNamespace(early_stopping=SimpleNamespace(monitor="inner")),
+        nested_cv=None,
     )
     assert hopeless(study, tmp_path)[0].startswith("1 of 2 networks of resnet18")
-    study.recipe.stop.on = "none"
+    study.recipe.early_stopping.monitor = "none"
     assert hopeless(study, tmp_path) == []
     for fold, loss in ((1, 0.7), (2, 0.6)):
         record = {"inner": {"chosen": {"loss": loss, "guess_loss": 0.69}}}
         (tmp_path / "jobs" / "resnet18" / f"fold{fold}" / "job.json").write_text(json.dumps(record))
-    study.tune = object()
+    study.nested_cv = object()
     assert "1 of 2 networks of resnet18 never did better in the inner folds" in hopeless(study, tmp_path)[0]
 
 
 def test_the_headline_marks_rough_intervals() -> None:
     figure = {"value": 2.0, "low": 1.0, "high": 3.0, "n_cases": 9, "n_subjects": 4, "rough": True}
     main = {"stage": "test", "learner": "resnet18", "metrics": {"mae": figure, "ccc": {**figure, "low": None}}}
-    said = headline(SimpleNamespace(outcome="pasi"), {"main": main})
+    said = headline(SimpleNamespace(primary_outcome="pasi"), {"main": main})
     assert said == "pasi, test set, 9 cases of 4 subjects, resnet18: MAE 2.00 [1.00, 3.00, rough], CCC 2.00"
 
 
@@ -82,7 +82,7 @@ def test_the_headline_of_classes_and_grades() -> None:
     figure = {"value": 0.8, "low": 0.7, "high": 0.9, "n_cases": 9, "n_subjects": 9}
     names = ("accuracy", "auroc", "kappa_quadratic", "mae")
     main = {"stage": "oof", "learner": "net", "metrics": dict.fromkeys(names, figure), "kind": "classification"}
-    study = SimpleNamespace(outcome="dx")
+    study = SimpleNamespace(primary_outcome="dx")
     said = headline(study, {"main": main})
     assert said == "dx, out of fold, 9 cases of 9 subjects, net: accuracy 0.80 [0.70, 0.90], AUROC 0.80 [0.70, 0.90]"
     said = headline(study, {"main": {**main, "kind": "ordinal", "stage": "external"}})

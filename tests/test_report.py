@@ -27,7 +27,7 @@ from casewise.report.page import render, write_report
 from casewise.report.sections import summary, tables
 from casewise.report.sections import terminology as words
 from casewise.report.sections.failures import failures, parts_of, weakest_region
-from casewise.study.schema import Stop, Study
+from casewise.study.schema import EarlyStopping, Study
 
 BACKBONES = [f"net{i:02d}" for i in range(29)]
 METAS = ["meta_learner", "meta_learner_w_intercept", "meta_learner_ridge", "meta_learner_ridge_w_intercept"]
@@ -166,7 +166,9 @@ def toy(
                 )
     predictions = pd.DataFrame(parts, columns=list(COLUMNS)).astype({"outer_fold": "Int64", "inner_fold": "Int64"})
     predictions = apply_scores(predictions, study_scores(study))
-    metrics = evaluate(predictions, main=study.outcome, resamples=resamples, bands=study.evaluation.bands or None)
+    metrics = evaluate(
+        predictions, main=study.primary_outcome, resamples=resamples, bands=study.evaluation.bands or None
+    )
     images_table, panels_table = pd.DataFrame(images), pd.DataFrame(panels)
     return ReportContext(
         study=study,
@@ -269,7 +271,7 @@ def films(*, subjects: int = 40, test: int = 0, **changes: Any) -> ReportContext
         "backbones": ["densenet121"],
         "split": {"test": 0, "folds": 5},
         "evaluation": {"readers": {"brixia": {"senior": "a", "junior": "b"}}, "response": False},
-        "recipe": {"stop": {"on": "fold"}},
+        "recipe": {"early_stopping": {"monitor": "fold"}},
     }
     study = study_of(**settings | changes)
     random = np.random.default_rng(5)
@@ -502,7 +504,7 @@ def test_stopping_on_the_fold_is_said_where_subjects_count_as_unseen() -> None:
     assert "never saw" not in page.text
     assert "each predicted by networks not fitted on the subject, but stopped at the epoch" in page.text
     assert "not fitted on its subjects, though it decided when their training stopped" in page.text
-    inner = Page(render(films(recipe={"stop": {"on": "inner"}})))
+    inner = Page(render(films(recipe={"early_stopping": {"monitor": "inner"}})))
     assert inner.text.count("never saw") == 2
 
 
@@ -531,7 +533,7 @@ def test_an_imported_split_claims_no_balancing(material: ReportContext, text: st
 def finished(material: ReportContext, folder: Path, **changes: Any) -> Path:
     """A run folder with what the page of results is made from."""
     parts = {
-        "study": material.study.model_dump(mode="json") | {"main": material.study.outcome},
+        "study": material.study.model_dump(mode="json") | {"primary_outcome": material.study.primary_outcome},
         "metrics": material.metrics,
         "splits": {"folds": 5, **material.splits},
     }
@@ -562,7 +564,7 @@ def test_results_page_says_what_limits_its_figures(material: ReportContext, tmp_
     assert "not known" not in text
     assert "not told apart (fewer than ten subjects: rough)." in text
     assert text.count("No allowance is made for the number of learners compared.") == 1
-    fold = material.study.recipe.model_copy(update={"stop": Stop(on="fold")})
+    fold = material.study.recipe.model_copy(update={"early_stopping": EarlyStopping(monitor="fold")})
     study = {"subjects_known": False, "recipe": fold.model_dump(mode="json")}
     splits = {"how": "column part", "folds": 7}
     oof = {"main": None, "metrics": {"oof": material.metrics["metrics"]["oof"]}}
@@ -614,7 +616,7 @@ def test_banners_say_what_limits_the_figures(material: ReportContext) -> None:
         study = material.study.model_copy(update=changes)
         return " ".join(b.head for b in words.banners(dataclasses.replace(material, study=study, predictions=table)))
 
-    fold = material.study.recipe.model_copy(update={"stop": Stop(on="fold")})
+    fold = material.study.recipe.model_copy(update={"early_stopping": EarlyStopping(monitor="fold")})
     loud = heads("test", subjects_known=False, recipe=fold)
     for told in ("not patients", "same person", "optimistic", "Only 3 subjects in the test set"):
         assert told in loud

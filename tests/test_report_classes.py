@@ -67,7 +67,7 @@ def predictions_of(study: Study, subjects: int, learners: list[str], *, test: in
     """Predictions of every learner; one case a subject, some have two; class and source go together."""
     from casewise.predictions.table import decided
 
-    random, outcome = np.random.default_rng(7), study.outcome
+    random, outcome = np.random.default_rng(7), study.primary_outcome
     names, kind = study.classes_of(outcome), study.kind_of(outcome)
     k = len(names)
     rows: list[dict[str, Any]] = []
@@ -167,7 +167,7 @@ def toy(
 ) -> ReportContext:
     """Material of a made-up study of classes, `metrics.json` by the contract."""
     study = study_of(kind, **{"backbones": EIGHT[:networks]} | changes)
-    outcome, names = study.outcome, study.classes_of(study.outcome)
+    outcome, names = study.primary_outcome, study.classes_of(study.primary_outcome)
     known = [*study.backbones, "mean_of_learners"] if networks > 1 else list(study.backbones)
     predictions = predictions_of(study, subjects, known, test=test, outside=outside)
     metrics = evaluate(
@@ -256,7 +256,7 @@ def grades() -> ReportContext:
 
 def figures(material: ReportContext, stage: str = "") -> dict[str, Any]:
     """The figures of the shown learner."""
-    return material.figures(stage or material.stage, material.learner, material.study.outcome)
+    return material.figures(stage or material.stage, material.learner, material.study.primary_outcome)
 
 
 def test_page_is_whole_and_speaks_of_classes(three: ReportContext, text: str) -> None:
@@ -294,7 +294,7 @@ def test_plain_words_name_the_commonest_class_and_the_class_missed_most(three: R
 
 def confused(material: ReportContext, confusion: list[list[int]], **ends: tuple[float, float]) -> ReportContext:
     """The same material with another confusion matrix, and intervals of recall where given."""
-    stage, learner, outcome = material.stage, material.learner, material.study.outcome
+    stage, learner, outcome = material.stage, material.learner, material.study.primary_outcome
     told = {**material.classed(stage, learner), "confusion": confusion, "support": [sum(row) for row in confusion]}
     changed = {**figures(material)}
     for name, (low, high) in ends.items():
@@ -375,7 +375,7 @@ def test_comparisons_of_losses_call_the_smallest_best(three: ReportContext) -> N
 def test_calibration_says_which_way_it_errs(three: ReportContext) -> None:
     def told(claimed: float, right: float, after: float, many: int = 1000) -> str:
         bins = [{"low": 0.6, "high": 0.7, "n": many, "confidence": claimed, "accuracy": right}]
-        stage, learner, outcome = three.stage, three.learner, three.study.outcome
+        stage, learner, outcome = three.stage, three.learner, three.study.primary_outcome
         entry = {**three.classed(stage, learner), "reliability": bins}
         ece = {"ece": {"value": abs(claimed - right)}, "ece_calibrated": {"value": after}}
         metrics = {
@@ -456,7 +456,7 @@ def test_an_audit_that_asked_about_no_shortcut_is_not_green_and_says_so(three: R
 
 
 def test_rates_of_all_or_none_do_not_pretend_certainty(two: ReportContext) -> None:
-    stage, learner, outcome = two.stage, two.learner, two.study.outcome
+    stage, learner, outcome = two.stage, two.learner, two.study.primary_outcome
     ones = {**two.figures(stage, learner, outcome), "sensitivity": {"value": 1.0, "low": 1.0, "high": 1.0}}
     sure = dataclasses.replace(two, metrics={**two.metrics, "metrics": {stage: {learner: {outcome: ones}}}})
     number = two.study.classes_of(outcome).index(str(two.study.positive_of(outcome)))
@@ -649,7 +649,7 @@ def test_missing_parts_are_left_out_not_stumbled_over(three: ReportContext, grad
 def test_undefined_figures_say_why(three: ReportContext) -> None:
     changed = {**figures(three)}
     changed["auroc[covid]"] = {"value": None, "low": None, "high": None, "reason": "no case is truly covid"}
-    stage, learner, outcome = three.stage, three.learner, three.study.outcome
+    stage, learner, outcome = three.stage, three.learner, three.study.primary_outcome
     others = {**three.metrics["metrics"][stage], learner: {outcome: changed}}
     metrics = {**three.metrics, "metrics": {**three.metrics["metrics"], stage: others}}
     assert "no case is truly covid" in page_of(dataclasses.replace(three, metrics=metrics)).text

@@ -55,9 +55,9 @@ def history(fold: int, *, stop: bool) -> list[dict[str, Any]]:
 def in_phases(material: ReportContext, *, stop: str = "inner") -> ReportContext:
     """The material as it would be had its networks been trained in two phases."""
     study = material.study
-    recipe = {**RECIPE, "stop": {"on": stop}}
+    recipe = {**RECIPE, "early_stopping": {"monitor": stop}}
     study = type(study).model_validate({**study.model_dump(), "recipe": recipe})
-    names = study.classes_of(study.outcome)
+    names = study.classes_of(study.primary_outcome)
     jobs = copy.deepcopy(material.jobs)
     for job in jobs:
         fold = job["fold"]
@@ -90,7 +90,7 @@ def in_phases(material: ReportContext, *, stop: str = "inner") -> ReportContext:
 
 def split_by_image(material: ReportContext, value: float, metric: str = "accuracy") -> ReportContext:
     """The material with what a split by image would have claimed of every learner."""
-    outcome, stage = material.study.outcome, material.stage
+    outcome, stage = material.study.primary_outcome, material.stage
     found: dict[str, Any] = {}
     for learner in material.learners:
         figures = copy.deepcopy(material.figures(stage, learner, outcome))
@@ -111,7 +111,7 @@ def split_by_image(material: ReportContext, value: float, metric: str = "accurac
 
 def with_figure(material: ReportContext, metric: str, low: float, value: float, high: float) -> ReportContext:
     metrics = copy.deepcopy(material.metrics)
-    metrics["metrics"][material.stage][material.learner][material.study.outcome][metric] |= {
+    metrics["metrics"][material.stage][material.learner][material.study.primary_outcome][metric] |= {
         "value": value,
         "low": low,
         "high": high,
@@ -162,7 +162,7 @@ def test_those_learned_from_stand_beside_others(page: Page, two: ReportContext) 
     shares = [100 / (100 + fold) for fold in range(1, 6)]
     assert rows[0].cells[2].value == pytest.approx(np.mean(shares))
     assert rows[0].cells[2].small == f"[{100 * min(shares):.1f}, {100 * max(shares):.1f}]"
-    test = two.figures("test", network, two.study.outcome)["accuracy"]
+    test = two.figures("test", network, two.study.primary_outcome)["accuracy"]
     assert rows[3].cells[2].value == pytest.approx(test["value"])
     assert rows[3].cells[1].text == str(sum(two.classed("test", network)["support"]))
     caption = page.text[page.text.index("On what was learned from, and on others") :]
@@ -276,7 +276,7 @@ def test_to_know_a_subject_is_enough_only_where_nothing_varies_within(two: Repor
 def test_the_page_says_what_is_judged_on_either_side(two: ReportContext, tmp_path: Path) -> None:
     told = "By subject a case is judged as a whole; by image each of 1,888 images is"
     assert told in written(two, tmp_path / "cases")
-    outcome = two.study.outcome
+    outcome = two.study.primary_outcome
     targets = {outcome: two.study.targets[outcome].model_copy(update={"level": "image"})}
     single = dataclasses.replace(two, study=two.study.model_copy(update={"targets": targets}))
     assert "judged as a whole" not in written(single, tmp_path / "images")
@@ -324,7 +324,7 @@ def test_the_page_of_results_has_the_same_tables(two: ReportContext, tmp_path: P
     network = two.study.backbones[0]
     assert f"| toy-binary | {network} | 1. head alone learns | 2,259,265 | 2,223,872 | 1,281 | 34,112 | 0.001 |" in text
     assert f"| {network} | what it learned from | 103 | 0.971 [0.952, 0.990] | 0.944" in text
-    own = two.figures("test", network, two.study.outcome)["accuracy"]["value"]
+    own = two.figures("test", network, two.study.primary_outcome)["accuracy"]["value"]
     assert f"| {network} | subject | {own:.3f} [" in text
     assert f"| {network} | image | 0.985 [0.965, 0.995] |" in text
     assert "Believe the figures by subject. In the split by image 118 of 120 subjects" in text

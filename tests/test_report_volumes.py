@@ -55,7 +55,7 @@ def test_scans_are_told_as_scans(classed: ReportContext) -> None:
     assert 'alt="T1: 3 by 3 slices as the network sees them"' in text
     assert "photograph" not in text
     assert cases.prepared(material) is None
-    slices = of_volumes(classed, order="slice_order", sequences=["T1"], fusion=["early"])
+    slices = of_volumes(classed, slice_index="slice_order", sequences=["T1"], fusion=["early"])
     assert words.Words(slices).picture == "slice"
 
 
@@ -65,16 +65,16 @@ def test_scans_are_told_as_scans(classed: ReportContext) -> None:
         ({}, "standardised over patients (Nyúl and Udupa) by landmarks of the fold’s own training scans"),
         ({"standardise": "none"}, "not standardised over patients"),
         ({"bias": "n4"}, "N4, fitted on a grid up to four times coarser"),
-        ({"smoothing": "edges"}, "edge-preserving"),
+        ({"smoothing": "edge_preserving"}, "edge-preserving"),
         ({"roi": "none"}, "networks see the whole plane, resized to 32 × 32 pixels"),
         ({"roi": "mask", "margin": 12}, "cut around the mask in the column mask, 12 mm more on each side"),
         ({"missing": "drop"}, "cases that lack one were left out"),
         (
-            {"missing": "mask", "hide": 0.25},
+            {"missing": "mask", "sequence_dropout": 0.25},
             "in training each sequence is hidden with a chance of 25 %, but one always stays",
         ),
         ({"fusion": ["late", "T2"]}, "late: a network for each sequence"),
-        ({"windows": "all"}, "in prediction the mean over all windows"),
+        ({"inference_windows": "all"}, "in prediction the mean over all windows"),
     ],
 )
 def test_preparation_is_told(classed: ReportContext, changes: dict[str, Any], told: str) -> None:
@@ -194,7 +194,7 @@ def test_the_explained_section(classed: ReportContext, tmp_path: Any) -> None:
     }
     measured |= {"networks": {"<vit>": network_told}}
     maps = [network | {"right": True}, network | {"right": False, "file": "gone.png"}]
-    shown = {"rule": "cases named", "folder": str(tmp_path), "target": classed.study.outcome, "cells": 0}
+    shown = {"rule": "cases named", "folder": str(tmp_path), "target": classed.study.primary_outcome, "cells": 0}
     told = {"shown": shown | {"cases": [case | {"rows": [row | {"maps": maps}]}]}, "measured": measured}
     text = page.render(dataclasses.replace(classed, explanations=told))
     section = text[text.index('<section id="explained">') :]
@@ -220,8 +220,8 @@ def test_slice_images_are_in_the_order_of_their_column(classed: ReportContext, t
     Image.new("RGB", (8, 8)).save(tmp_path / "input.png")
     row = {"name": "T1", "input": "input.png", "outlined": False, "truth": "covid", "maps": []}
     case = {"case": "S/1", "subject": "S", "visit": "1", "stage": "oof", "methods": ["rollout"], "rows": [row]}
-    shown = {"rule": "cases named", "folder": str(tmp_path), "target": classed.study.outcome, "cases": [case]}
-    column = {"order": "place", "sequences": ["T1"], "fusion": ["early"]}
+    shown = {"rule": "cases named", "folder": str(tmp_path), "target": classed.study.primary_outcome, "cases": [case]}
+    column = {"slice_index": "place", "sequences": ["T1"], "fusion": ["early"]}
     for changes, said in ((column, "in the order of the column place"), ({}, "from the feet to the head")):
         material = of_volumes(classed, **changes)
         material = dataclasses.replace(material, explanations={"shown": shown | {"cells": 0}, "measured": None})

@@ -15,7 +15,7 @@ from casewise.predictions.table import write
 from casewise.report.markdown import page as results_page
 from casewise.report.markdown.compare import APART, GONE, apart, compared
 
-STUDY = {"name": "b", "seed": 0, "evaluation": {"resamples": 200, "confidence": 0.95}}
+STUDY = {"name": "b", "seed": 0, "evaluation": {"bootstrap_resamples": 200, "confidence": 0.95}}
 
 
 def run_of(folder: Path, error: float, *, subjects: int = 30, target: str = "extent", **columns: Any) -> Path:
@@ -91,7 +91,7 @@ def with_page(folder: Path, learner: str = "net", *, target: str = "extent", **c
         "scores": {},
         "backbones": [],
         "evaluation": {**STUDY["evaluation"], "references": {}},  # type: ignore[dict-item]
-        "recipe": {"epochs": 1, "stop": {"on": "inner"}},
+        "recipe": {"epochs": 1, "early_stopping": {"monitor": "inner"}},
         "panels": {"by": "image"},
         **changes,
     }
@@ -135,7 +135,7 @@ def text_of(first: Path, *beside: Path) -> str:
 
 def test_where_recipes_differ_each_run_is_told_of(tmp_path: Path) -> None:
     first, alike = (with_page(run_of(tmp_path / name, 1.0)) for name in ("a", "b"))
-    other = with_page(run_of(tmp_path / "c", 1.0), recipe={"epochs": 6, "stop": {"on": "none"}})
+    other = with_page(run_of(tmp_path / "c", 1.0), recipe={"epochs": 6, "early_stopping": {"monitor": "none"}})
     inner = "raining stopped on an inner, grouped part of the training folds."
     assert f"never saw its subject. T{inner} In brackets" in text_of(first, alike)
     text = text_of(first, alike, other)

@@ -105,9 +105,9 @@ def test_a_run_of_a_version_with_fewer_settings_is_continued(finished: tuple[Run
     note = folder / "fingerprint.json"
     record = json.loads(note.read_text())
     old = record["decided"]
-    for part, key in ((old["recipe"], "tuning"), (old["panels"], "edge"), (old["targets"]["area"], "kind")):
+    for part, key in ((old["recipe"], "tuning"), (old["panels"], "padding_mode"), (old["targets"]["area"], "kind")):
         del part[key]
-    del old["test_flips"], old["pretraining"]
+    del old["test_time_augmentation"], old["pretraining"]
     record["fingerprint"] = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()
     study = read_study(path)
     for job in folder.glob("jobs/*/*/job.json"):
@@ -120,8 +120,8 @@ def test_a_run_of_a_version_with_fewer_settings_is_continued(finished: tuple[Run
     assert {p: p.stat().st_mtime_ns for p in folder.glob("jobs/*/*/*")} == files
     assert json.loads(note.read_text())["fingerprint"] == record["fingerprint"]
     note.write_text(json.dumps(record))
-    panels = study.panels.model_copy(update={"edge": "reflect"})
-    with pytest.raises(RunError, match=r"study: panels\.edge was 'black' and is 'reflect'\. Results"):
+    panels = study.panels.model_copy(update={"padding_mode": "reflect"})
+    with pytest.raises(RunError, match=r"study: panels\.padding_mode was 'black' and is 'reflect'\. Results"):
         run(study.model_copy(update={"panels": panels}), folder)
 
 
@@ -154,9 +154,12 @@ def test_another_recipe_in_the_same_folder_is_refused(finished: tuple[Run, Path]
 def test_the_regional_composite_can_be_predicted_directly(tiny: Path, tmp_path: Path) -> None:
     study = read_study(tiny)
     recipe = study.recipe.model_copy(
-        update={"schedule": "cosine", "stop": study.recipe.stop.model_copy(update={"on": "none"})}
+        update={
+            "schedule": "cosine",
+            "early_stopping": study.recipe.early_stopping.model_copy(update={"monitor": "none"}),
+        }
     )
-    update = {"predict": ["composite"], "backbones": ["shufflenet_v2_x0_5"], "stack": [], "recipe": recipe}
+    update = {"outputs": ["composite"], "backbones": ["shufflenet_v2_x0_5"], "stack": [], "recipe": recipe}
     done = run(study.model_copy(update=update), tmp_path / "run")
     assert set(done.predictions["target"]) == {"composite", "pasi"}
     for record in done.folder.glob("jobs/*/*/job.json"):
@@ -220,7 +223,7 @@ def test_more_folds_than_subjects_is_refused(tiny: Path, tmp_path: Path) -> None
 
 
 def command(study: Path, folder: Path, jobs: int = 1) -> list[str]:
-    return [sys.executable, "-m", "casewise.cli.main", "run", str(study), "--out", str(folder), "--jobs", str(jobs)]
+    return [sys.executable, "-m", "casewise.cli.main", "run", str(study), "--output", str(folder), "--jobs", str(jobs)]
 
 
 def heeding_interrupts() -> None:

@@ -102,7 +102,7 @@ class TestThreeClasses:
 
 def test_two_of_three_classes(tmp_path: Path, chests: Path) -> None:
     label = {"classes": ["no_finding", "covid"], "positive": "covid"}
-    recipe = {"tuning": "shallow", "lr": "find", "finder": {"low": 1e-4, "high": 10, "steps": 60}}
+    recipe = {"tuning": "head_only", "lr": "find", "finder": {"low": 1e-4, "high": 10, "steps": 60}}
     done = run(chest_study(chests, label, recipe=recipe, audit={"columns": ["sex", "age"]}), tmp_path / "run")
     check_probabilities(done.predictions, "classification", 2)
     assert len(set(done.predictions["subject"])) == 16
@@ -121,7 +121,7 @@ def test_two_of_three_classes(tmp_path: Path, chests: Path) -> None:
 
 def test_grades(tmp_path: Path, chests: Path) -> None:
     label = {"kind": "ordinal", "classes": ["no_finding", "pneumonia", "covid"]}
-    recipe = {"tuning": "fine", "fine": {"groups": 2, "epochs": 1}, "imbalance": "sampling"}
+    recipe = {"tuning": "gradual_unfreezing", "gradual_unfreezing": {"groups": 2, "epochs": 1}, "imbalance": "sampling"}
     half_written = tmp_path / "run" / "jobs" / "test_resnet" / "fold1" / "stage1" / ".state.safetensors.partial"
     half_written.parent.mkdir(parents=True)
     half_written.write_bytes(b"by a run that was killed")
@@ -189,9 +189,9 @@ def memorising(table: Path, **changes: Any) -> Any:
         "epochs": 1,
         "lr": 1e-6,
         "schedule": "constant",
-        "tuning": "shallow",
+        "tuning": "head_only",
         "head": "probe",
-        "stop": {"on": "none"},
+        "early_stopping": {"monitor": "none"},
     }
     split = {"test": 0, "folds": 4}
     classes = ["covid", "no_finding"]

@@ -228,8 +228,8 @@ def test_no_read_is_larger_than_a_block_however_large_the_slide(
         ({"mpp": 0}, "mpp must be a number above 0, not 0"),
         ({"magnification": "20x"}, "magnification must be a number above 0, not '20x'"),
         ({"level": -1}, "level must be a whole number of at least 0, not -1"),
-        ({"most": 0}, "most must be a whole number of at least 1, not 0"),
-        ({"tissue": 1.5}, "tissue must be a share from 0 to 1, not 1.5"),
+        ({"max_tiles": 0}, "max_tiles must be a whole number of at least 1, not 0"),
+        ({"min_tissue": 1.5}, "min_tissue must be a share from 0 to 1, not 1.5"),
         ({"overlap": 1}, "overlap must be a share from 0 to 0.9, not 1"),
         ({"assume_mpp": float("nan")}, "assume_mpp must be a number above 0"),
         ({"mpp": 1, "magnification": 10}, "mpp and magnification are stated, but a tile has one resolution"),
@@ -287,7 +287,7 @@ def test_a_resolution_that_is_not_said_is_never_guessed(nameless: Path, pyramid:
 
 
 def test_tiles_lie_on_the_tissue_in_raster_order(pyramid: Path) -> None:
-    planned = plan_tiles(pyramid, TilePlan(side=32, tissue=0.8))
+    planned = plan_tiles(pyramid, TilePlan(side=32, min_tissue=0.8))
     boxes = planned.boxes
     assert boxes.dtype == np.int64
     assert len(planned) == planned.candidates == len(boxes) == len(planned.shares)
@@ -304,7 +304,7 @@ def test_tiles_lie_on_the_tissue_in_raster_order(pyramid: Path) -> None:
 
 
 def test_overlap_moves_the_tiles_together(pyramid: Path) -> None:
-    apart, close = (plan_tiles(pyramid, TilePlan(side=64, tissue=0, overlap=share)) for share in (0.0, 0.5))
+    apart, close = (plan_tiles(pyramid, TilePlan(side=64, min_tissue=0, overlap=share)) for share in (0.0, 0.5))
     assert len(apart) == 16 * 12
     assert len(close) == 31 * 23
     assert np.unique(np.diff(np.unique(close.boxes[:, 0]))) == [32]
@@ -313,16 +313,16 @@ def test_overlap_moves_the_tiles_together(pyramid: Path) -> None:
 
 def test_at_most_so_many_are_spread_over_the_tissue(pyramid: Path) -> None:
     every = plan_tiles(pyramid, TilePlan(side=32))
-    some = plan_tiles(pyramid, TilePlan(side=32, most=40))
+    some = plan_tiles(pyramid, TilePlan(side=32, max_tiles=40))
     assert len(some) == 40
     assert some.candidates == len(every)
     assert {tuple(box) for box in some.boxes} <= {tuple(box) for box in every.boxes}
-    assert np.array_equal(some.boxes, plan_tiles(pyramid, TilePlan(side=32, most=40)).boxes)
+    assert np.array_equal(some.boxes, plan_tiles(pyramid, TilePlan(side=32, max_tiles=40)).boxes)
     # In each part of the slide as many as its share of the tissue, within the rounding of a few runs of the curve.
     for axis, middle in ((0, WIDTH // 2), (0, WIDTH // 4), (1, HEIGHT // 2)):
         expected = (every.boxes[:, axis] < middle).mean()
         assert (some.boxes[:, axis] < middle).mean() == pytest.approx(expected, abs=0.08)
-    assert len(plan_tiles(pyramid, TilePlan(side=32, most=10**6))) == len(every)
+    assert len(plan_tiles(pyramid, TilePlan(side=32, max_tiles=10**6))) == len(every)
 
 
 def test_a_slide_without_tissue_is_refused(tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_a_slide_without_tissue_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "empty.tiff", noise)
     with pytest.raises(ImageError, match=r"empty\.tiff: there is no tissue on this slide\. Leave it out"):
         plan_tiles(path, TilePlan(side=64))
-    assert len(plan_tiles(path, TilePlan(side=64, tissue=0))) == 12 * 9
+    assert len(plan_tiles(path, TilePlan(side=64, min_tissue=0))) == 12 * 9
 
 
 def test_a_slide_smaller_than_a_tile_is_refused(pyramid: Path) -> None:
@@ -432,7 +432,7 @@ def test_a_level_without_room_for_a_tile_is_refused_with_the_levels_there_are(py
     with pytest.raises(
         ImageError, match=rf"at level 2, the nearest to level 9 that it has \(its levels are {levels}\)"
     ):
-        plan_tiles(pyramid, TilePlan(side=64, level=9, tissue=0))
+        plan_tiles(pyramid, TilePlan(side=64, level=9, min_tissue=0))
 
 
 class TestSlidesOfSeveralFiles:
@@ -560,7 +560,7 @@ class TestNotes:
             def __len__(self) -> int:
                 return len(self.boxes)
 
-        return notes_of([Sized(**vars(one)) for one in given], TilePlan(mpp=2.0, most=5))
+        return notes_of([Sized(**vars(one)) for one in given], TilePlan(mpp=2.0, max_tiles=5))
 
     def test_names_that_repeat_stand_with_their_folder(self) -> None:
         note = "it has no level of 2 µm per pixel: level 0 is read and reduced by 2.00"

@@ -62,9 +62,9 @@ def skin_study(table: Path, **changes: Any) -> Study:
         **SMALL,
         "name": "skin",
         "images": {"size": SIDE},
-        "tiles": {"mpp": 4.0, "most": 6},
+        "tiles": {"mpp": 4.0, "max_tiles": 6},
         "targets": {"disease": {"classes": ["normal", "ssc"], "positive": "ssc"}},
-        "recipe": {**SMALL["recipe"], "epochs": 1, "stop": {"on": "none"}, "schedule": "cosine"},
+        "recipe": {**SMALL["recipe"], "epochs": 1, "early_stopping": {"monitor": "none"}, "schedule": "cosine"},
         "cohort": table,
     }
     return build_study(values | changes, source="the test's study", folder=table.parent)
@@ -164,7 +164,7 @@ class TestWholeRun:
 
     def test_other_tiles_are_another_study(self, done: Run, skin: Path) -> None:
         with pytest.raises(RunError, match=r"tiles\.mpp was 4\.0 and is 8\.0\. Results of both"):
-            run(skin_study(skin, tiles={"mpp": 8.0, "most": 6}), done.folder)
+            run(skin_study(skin, tiles={"mpp": 8.0, "max_tiles": 6}), done.folder)
         assert run(skin_study(skin), done.folder).folder == done.folder
 
 
@@ -292,7 +292,7 @@ class TestMaps:
 
 
 def test_attention_leaves_the_weight_of_every_tile(skin: Path, tmp_path: Path) -> None:
-    study = skin_study(skin, panels={"by": "case", "gather": "attention", "bag": 4})
+    study = skin_study(skin, panels={"by": "case", "pooling": "attention", "bag": 4})
     found = run(study, tmp_path / "run")
     tiles = pd.read_parquet(found.folder / "tiles.parquet")
     assert len(tiles) == 6 * 12
@@ -507,7 +507,7 @@ class TestBadInput:
         [
             ({"mpp": 1.0, "level": 1}, "tiles: mpp and level are stated"),
             ({"mpp": 0}, r"tiles\.mpp: .*greater than 0"),
-            ({"tissue": 1.5}, r"tiles\.tissue: .*less than or equal to 1"),
+            ({"min_tissue": 1.5}, r"tiles\.min_tissue: .*less than or equal to 1"),
             ({"overlapp": 0.5}, "Did you mean 'overlap'"),
         ],
     )
@@ -583,9 +583,9 @@ def test_images_among_slides_are_named(skin: Path, tmp_path: Path) -> None:
 
 
 def test_copies_of_cases_with_many_tiles_are_refused_before_training(skin: Path) -> None:
-    recipe = {**SMALL["recipe"], "schedule": "cosine", "stop": {"on": "none"}, "phases": [{"epochs": 1}]}
+    recipe = {**SMALL["recipe"], "schedule": "cosine", "early_stopping": {"monitor": "none"}, "phases": [{"epochs": 1}]}
     recipe.pop("epochs")
-    panels = {"by": "case", "grid": "2x2", "copies": 2, "flip": "both"}
+    panels = {"by": "case", "grid": "2x2", "offline_copies": 2, "flip": "both"}
     with pytest.raises(
         CohortError, match=r"6 of 6 panels \(by: case\) have more tiles than the 4 .* with 12: .*by: image"
     ):

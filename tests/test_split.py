@@ -42,7 +42,7 @@ def study(**split: object) -> Study:
             "name": "t",
             "cohort": "x.csv",
             "targets": targets,
-            "split": {"balance": "scaling", **split},
+            "split": {"stratify_by": "scaling", **split},
             "backbones": ["resnet18"],
         }
     )

@@ -32,7 +32,7 @@ def test_a_preset_runs_whole(preset: str, tmp_path: Path) -> None:
         "weights": "random",
         "images": {"size": 32},
         "split": {"test": "20%", "folds": 2},
-        "evaluation": {"resamples": 100},
+        "evaluation": {"bootstrap_resamples": 100},
     }
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(told))

@@ -20,20 +20,26 @@ def written(tmp_path: Path, text: str) -> Path:
 def test_the_published_protocol_is_the_preset(tmp_path: Path) -> None:
     study = read_study(written(tmp_path, GOOD))
     r = study.recipe
-    assert (r.loss, r.optimizer, r.momentum, r.lr, r.batch, r.stop.patience) == ("mse", "sgd", 0.9, 0.01, 16, 50)
+    assert (r.loss, r.optimizer, r.momentum, r.lr, r.batch_size) == ("mse", "sgd", 0.9, 0.01, 16)
+    assert r.early_stopping.patience == 50
     assert (r.plateau.factor, r.plateau.patience, r.plateau.threshold) == (0.1, 10, 1e-4)
-    assert (study.split.test, study.split.folds, study.split.balance, study.split.restarts) == (0.1, 5, "scaling", 1000)
+    assert (study.split.test, study.split.folds, study.split.stratify_by, study.split.restarts) == (
+        0.1,
+        5,
+        "scaling",
+        1000,
+    )
     assert len(study.backbones) * study.split.folds == 145
     assert len(study.stack) == 4
     assert (study.images.size, study.panels.grid, study.panels.rotate) == (128, "2x2", 180)
     assert study.cohort == (tmp_path / "visits.csv").resolve()
-    assert study.outcome == "pasi"
+    assert study.primary_outcome == "pasi"
 
 
 def test_settings_are_laid_over_the_preset(tmp_path: Path) -> None:
-    study = read_study(written(tmp_path, GOOD + "recipe: {stop: {on: fold}}\npredict: [composite]\n"))
-    assert study.recipe.stop.on == "fold"
-    assert study.recipe.stop.patience == 50
+    study = read_study(written(tmp_path, GOOD + "recipe: {early_stopping: {monitor: fold}}\noutputs: [composite]\n"))
+    assert study.recipe.early_stopping.monitor == "fold"
+    assert study.recipe.early_stopping.patience == 50
     assert study.outputs == ["composite"]
 
 
@@ -47,23 +53,23 @@ def test_settings_are_laid_over_the_preset(tmp_path: Path) -> None:
         ("split: {by: image}", "panels here are by region; it needs `panels: {by: image}`"),
         ("targets: {a: 0-4}", "a range is written as two numbers"),
         ("targets: {a: 4..0}", "from low to high"),
-        ("predict: [erytema]", "Did you mean 'erythema'"),
-        ("main: psai", "Did you mean 'pasi'"),
+        ("outputs: [erytema]", "Did you mean 'erythema'"),
+        ("primary_outcome: psai", "Did you mean 'pasi'"),
         ("scores: pazi", "Did you mean 'pasi'"),
         ("split: {test: 110%}", r"split\.test: input should be less than 1"),
         ("seed: -1", "greater than or equal to 0"),
-        ("recipe: {batch: 1}", "greater than or equal to 2"),
+        ("recipe: {batch_size: 1}", "greater than or equal to 2"),
         ("backbones: []", "at least 1 item"),
         ("cohort: [", "not valid YAML"),
         ("regions: []", "need the list of the study's regions"),
-        ("recipe: {stop: {on: none}}", "plateau needs a loss to watch"),
+        ("recipe: {early_stopping: {monitor: none}}", "plateau needs a loss to watch"),
         ("evaluation: {references: {pazi: {}}}", "Did you mean 'pasi'"),
         ("evaluation: {responders: [120]}", "less than or equal to 100"),
         ("evaluation: {bands: {clear: 0}}", "bands need two names or more"),
         ("evaluation: {references: {pasi: {someone: {MAE: 1}}}}", "is no metric"),
-        ("predict: [area]\nmain: erythema", "main: 'erythema' is neither predicted nor a score"),
-        ("predict: [pasi]", "is worked out over several regions|a score of the whole case"),
-        ("split: {balance: pasi}", "is worked out over several regions"),
+        ("outputs: [area]\nprimary_outcome: erythema", "primary_outcome: 'erythema' is neither predicted nor a score"),
+        ("outputs: [pasi]", "is worked out over several regions|a score of the whole case"),
+        ("split: {stratify_by: pasi}", "is worked out over several regions"),
         ("compute: {jobs: 0}", "greater than or equal to 1"),
         ("targets: {a: {range: [0, .inf]}}", "finite"),
         ("seed: 1\nseed: 2", "the key 'seed' stands twice"),
@@ -121,7 +127,12 @@ def test_a_study_may_extend_another_file_but_not_itself(tmp_path: Path) -> None:
 
 
 def test_on_is_a_word(tmp_path: Path) -> None:
-    assert read_study(written(tmp_path, GOOD + "recipe:\n  stop:\n    on: fold\n")).recipe.stop.on == "fold"
+    assert (
+        read_study(
+            written(tmp_path, GOOD + "recipe:\n  early_stopping:\n    monitor: fold\n")
+        ).recipe.early_stopping.monitor
+        == "fold"
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,7 +142,7 @@ def test_on_is_a_word(tmp_path: Path) -> None:
         ("external: other.csv", r"external: takes settings of its own \(cohort, .*found 'other\.csv'"),
         ("targets: 3", r"targets: takes names with what they stand for, .*found 3"),
         ("accept: {shortcut-source: }", r"accept\.shortcut-source: needs a reason in words"),
-        ("targets: {grade: [a, b]}", r"'label' is no target\. .*preset covid-cxr; .*`split: \{balance: grade\}`"),
+        ("targets: {grade: [a, b]}", r"'label' is no target\. .*preset covid-cxr; .*`split: \{stratify_by: grade\}`"),
     ],
 )
 def test_mistakes_are_told_in_the_files_own_words(tmp_path: Path, text: str, said: str) -> None:
@@ -144,10 +155,13 @@ def test_mistakes_are_told_in_the_files_own_words(tmp_path: Path, text: str, sai
 @pytest.mark.parametrize(
     ("panels", "said"),
     [
-        ({"by": "case", "gather": "attention", "copies": 2, "flip": "both"}, "attention draws a bag of tiles anew"),
-        ({"grid": "2x2", "shuffle": True, "copies": 2}, "leave out shuffle or copies"),
-        ({"copies": 2}, "nothing varies, so 2 copies of a panel would be the panel itself"),
-        ({"bag": 4}, "only gather: attention draws bags, and gather is mean"),
+        (
+            {"by": "case", "pooling": "attention", "offline_copies": 2, "flip": "both"},
+            "attention draws a bag of tiles anew",
+        ),
+        ({"grid": "2x2", "shuffle": True, "offline_copies": 2}, "leave out shuffle or offline_copies"),
+        ({"offline_copies": 2}, "nothing varies, so 2 copies of a panel would be the panel itself"),
+        ({"bag": 4}, "only pooling: attention draws bags, and pooling is mean"),
     ],
 )
 def test_panels_that_cannot_be_are_refused(panels: dict[str, object], said: str) -> None:
@@ -171,7 +185,7 @@ def test_copies_without_their_phases_are_refused(tmp_path: Path, recipe: dict[st
         "cohort": "cases.csv",
         "targets": {"grade": "0..4"},
         "backbones": ["alexnet"],
-        "panels": {"copies": 2, "flip": "both"},
+        "panels": {"offline_copies": 2, "flip": "both"},
         "recipe": recipe,
     }
     with pytest.raises(StudyError, match=said):

@@ -99,8 +99,10 @@ def test_what_a_run_wrote_down_is_read_again(tmp_path: Path) -> None:
 
 def test_mirroring_whole_panels_of_slices_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
-    path.write_text(TABLE.format(backbones="[resnet18]", fusion="[early]", weights="random") + "test_flips: true\n")
-    with pytest.raises(StudyError, match="test_flips: mirrors a panel as a whole"):
+    path.write_text(
+        TABLE.format(backbones="[resnet18]", fusion="[early]", weights="random") + "test_time_augmentation: true\n"
+    )
+    with pytest.raises(StudyError, match="test_time_augmentation: mirrors a panel as a whole"):
         read_study(path)
 
 
@@ -135,9 +137,9 @@ def test_the_presets_hold_both_published_tables(tmp_path: Path, preset: str) -> 
         "efficientnet_b5",
     }
     assert ways == ["early", "T1", "T2", "late"]
-    assert (study.split.folds, study.recipe.batch, study.panels.grid, study.images.size) == (10, 8, "3x3", 64)
-    assert study.tune
-    assert not study.tune.among
+    assert (study.split.folds, study.recipe.batch_size, study.panels.grid, study.images.size) == (10, 8, "3x3", 64)
+    assert study.nested_cv
+    assert not study.nested_cv.among
 
 
 def test_a_study_of_volumes_is_started_with_the_columns_of_scans(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def trained(folder: Path, epochs: int, **recipe: object) -> Fitted:
     torch.set_num_threads(1)
     torch.manual_seed(1)
     network = build_network("mobilenet_v3_small", 2, dropout=0.2)
-    values = {"batch": 4, "plateau": {"patience": 1, "factor": 0.5}, "head_lr": 2.0, **recipe}
+    values = {"batch_size": 4, "plateau": {"patience": 1, "factor": 0.5}, "head_lr": 2.0, **recipe}
     settings = Recipe.model_validate({"epochs": epochs, **values})
     parts = data(range(13)), data(range(13, 20))
     return fit(network, settings, *parts, outputs=NUMBERS, folder=folder, seed=3, choice=ComputePlan(), save_every=0.0)
@@ -70,7 +70,7 @@ def test_a_continued_job_ends_in_the_same_bits(tmp_path: Path, recipe: dict[str,
 
 
 def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
-    fitted = trained(tmp_path, 40, stop={"patience": 3})
+    fitted = trained(tmp_path, 40, early_stopping={"patience": 3})
     losses = [h["stop_loss"] for h in fitted.history]
     assert fitted.best_epoch == losses.index(min(losses))
     assert len(losses) == fitted.best_epoch + 4 < 40
@@ -93,7 +93,7 @@ def test_a_loss_that_is_no_number_is_said(tmp_path: Path) -> None:
 
 
 def test_the_plateau_lowers_the_rate(tmp_path: Path) -> None:
-    rates = [h["lr"] for h in trained(tmp_path, 10, stop={"patience": 10}).history]
+    rates = [h["lr"] for h in trained(tmp_path, 10, early_stopping={"patience": 10}).history]
     assert rates[0] == 0.01
     assert rates[-1] < 0.01
     assert all(b in (a, a / 2) for a, b in pairwise(rates))

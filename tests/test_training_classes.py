@@ -144,7 +144,7 @@ class TestWhatIsPredicted:
 
     def test_a_study_says_what_is_predicted(self) -> None:
         targets = {"sex": ["f", "m"], "label": ["a", "b", "c"], "grade": {"kind": "ordinal", "range": (0, 3)}}
-        values = {"name": "s", "cohort": "x", "backbones": ["resnet18"], "main": "label"}
+        values = {"name": "s", "cohort": "x", "backbones": ["resnet18"], "primary_outcome": "label"}
         study = Study.model_validate(
             {**values, "targets": {k: v if isinstance(v, dict) else {"classes": v} for k, v in targets.items()}}
         )

@@ -151,7 +151,7 @@ class TestTheChoice:
 
 
 class TestTheFinder:
-    recipe = Recipe.model_validate({"lr": "find", "batch": 8, "optimizer": "radam", "finder": {"steps": 60}})
+    recipe = Recipe.model_validate({"lr": "find", "batch_size": 8, "optimizer": "radam", "finder": {"steps": 60}})
 
     def found(self, recipe: Recipe, network: Network | None = None) -> Found:
         return find_rate(network or network_of(), recipe, TRAIN, outputs=LABEL, seed=0, choice=ComputePlan())

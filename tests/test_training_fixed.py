@@ -33,8 +33,8 @@ from casewise.training.outputs import Output
 from casewise.training.strategies import Learned, TrainingContext, learn
 
 OUTPUTS = (Output("label", "classification", 2, True),)
-STEADY = Panels(by="image", copies=1, flip="both")
-BAGS = Panels(by="case", gather="attention", bag=300)
+STEADY = Panels(by="image", offline_copies=1, flip="both")
+BAGS = Panels(by="case", pooling="attention", bag=300)
 CPU = torch.device("cpu")
 KEPT = {"copies.bin", "stage0/train.bin", "stage0/stop.bin", "stage1/train.bin", "stage1/stop.bin"}
 
@@ -59,7 +59,9 @@ def learned(folder: Path, memory: int, tell: Callable[[int], None] | None = None
     torch.manual_seed(0)
     network = build_network("resnet10t", 2)
     phases = [Phase(epochs=1, freeze="all"), Phase(epochs=1, freeze="4 blocks", lr=0.001)]
-    recipe = Recipe(batch=4, schedule="constant", stop={"on": "none"}, phases=phases).model_copy(update=given)
+    recipe = Recipe(batch_size=4, schedule="constant", early_stopping={"monitor": "none"}, phases=phases).model_copy(
+        update=given
+    )
     folder.mkdir(exist_ok=True)
     course = TrainingContext(OUTPUTS, folder, 3, ComputePlan(), 0.0, "last", tell, memory=memory)
     rows = panels(STEADY, [[i] for i in range(8)])
@@ -213,7 +215,7 @@ class TestLargeBags:
         assert (rows["case"].value_counts().to_dict(), max(most)) == ({"a": 200, "b": 70, "c": 1}, 64)
 
     def test_while_training(self, bags: PanelData, network: Network, most: list[int], tmp_path: Path) -> None:
-        recipe = Recipe(batch=2, schedule="constant", phases=[Phase(epochs=1, freeze="all")])
+        recipe = Recipe(batch_size=2, schedule="constant", phases=[Phase(epochs=1, freeze="all")])
         learn(network, recipe, bags, bags, ["a", "b", "c"], TrainingContext(OUTPUTS, tmp_path, 0, ComputePlan()))
         assert (sum(most), max(most)) == (542, 64)  # of those who teach and those who decide, once
         most.clear()

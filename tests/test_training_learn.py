@@ -62,11 +62,11 @@ def learned(
 ) -> Learned:
     folder.mkdir(parents=True, exist_ok=True)
     base = {
-        "batch": 8,
+        "batch_size": 8,
         "optimizer": "radam",
         "lr": 0.02,
         "schedule": "one-cycle",
-        "fine": {"groups": GROUPS, "epochs": 2},
+        "gradual_unfreezing": {"groups": GROUPS, "epochs": 2},
     }
     course = {"outputs": LABEL, "folder": folder, "seed": 5, "choice": ComputePlan(), "save_every": 0.0, **course}
     subjects = [str(row // 2) for row in range(len(TRAIN))]
@@ -124,14 +124,14 @@ RESUMED = {
     "sampled, finder": {"epochs": 4, "imbalance": "sampling", "lr": "find", "finder": {"low": 1e-4, "steps": 20}},
     "cosine, weights, smoothing": {"epochs": 4, "schedule": "cosine", "imbalance": "weights", "label_smoothing": 0.1},
     "warm-up": {"epochs": 5, "schedule": "cosine", "warmup": 3, "layer_decay": 0.7},
-    "last epoch": {"epochs": 4, "stop": {"on": "none"}, "head": "probe"},
-    "shallow": {"epochs": 6, "tuning": "shallow", "head": "probe"},
+    "last epoch": {"epochs": 4, "early_stopping": {"monitor": "none"}, "head": "probe"},
+    "shallow": {"epochs": 6, "tuning": "head_only", "head": "probe"},
 }
 
 
 @pytest.mark.parametrize("recipe", RESUMED.values(), ids=list(RESUMED))
 def test_a_killed_network_ends_in_the_same_bits(tmp_path: Path, recipe: dict[str, Any]) -> None:
-    keep = "last" if recipe.get("stop") else "best"
+    keep = "last" if recipe.get("early_stopping") else "best"
     whole = learned(tmp_path / "whole", recipe, keep=keep)
     with pytest.raises(CutError):
         learned(tmp_path / "cut", recipe, tell=cut_after(2), keep=keep)
@@ -142,7 +142,7 @@ def test_a_killed_network_ends_in_the_same_bits(tmp_path: Path, recipe: dict[str
     assert told[-1] == recipe["epochs"] == len(whole.history)
 
 
-@pytest.mark.parametrize("kind", [{"layer_decay": 0.7}, {"discriminative": 2}, {}, {"tuning": "shallow"}])
+@pytest.mark.parametrize("kind", [{"layer_decay": 0.7}, {"discriminative": 2}, {}, {"tuning": "head_only"}])
 def test_a_warm_up_goes_from_step_to_step(
     tmp_path: Path, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,7 +168,7 @@ def test_a_warm_up_goes_from_step_to_step(
 
 
 def test_one_cycle_rises_and_falls(tmp_path: Path) -> None:
-    rates = [entry["lr"] for entry in learned(tmp_path, {"epochs": 8, "tuning": "shallow"}).history]
+    rates = [entry["lr"] for entry in learned(tmp_path, {"epochs": 8, "tuning": "head_only"}).history]
     top = int(np.argmax(rates))
     assert 0 < top < 4
     assert rates[top] == pytest.approx(0.02, rel=0.1)
@@ -179,7 +179,7 @@ def test_one_cycle_rises_and_falls(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("head", ["random", "probe"])
 def test_shallow_changes_the_head_alone_in_one_pass(tmp_path: Path, counted: list[int], head: str) -> None:
-    found = learned(tmp_path, {"epochs": 30, "tuning": "shallow", "head": head})
+    found = learned(tmp_path, {"epochs": 30, "tuning": "head_only", "head": head})
     assert sum(counted) == len(TRAIN) + len(STOP)
     assert len(found.history) == 30
     before, after = state(network_of()), state(found.network)
@@ -188,7 +188,7 @@ def test_shallow_changes_the_head_alone_in_one_pass(tmp_path: Path, counted: lis
 
 
 class TestFineTuning:
-    recipe: dict[str, Any] = {"tuning": "fine", "epochs": 99, "lr": 0.01}  # noqa: RUF012
+    recipe: dict[str, Any] = {"tuning": "gradual_unfreezing", "epochs": 99, "lr": 0.01}  # noqa: RUF012
 
     def test_groups_of_layers_are_unfrozen_while_it_helps(self, tmp_path: Path) -> None:
         found = learned(tmp_path, self.recipe)
@@ -241,7 +241,7 @@ class TestFineTuning:
         assert [path.name for path in calls[:3]] == ["stage0", "stage1", "stage1"]  # what was done is not redone
 
     def test_what_a_cohort_pretrained_on_left_does_not_hinder_the_probe(self, tmp_path: Path) -> None:
-        recipe = {"epochs": 1, "tuning": "shallow", "head": "probe"}
+        recipe = {"epochs": 1, "tuning": "head_only", "head": "probe"}
         plain = learned(tmp_path / "plain", recipe)
         (tmp_path / "pretrained" / "pretrain").mkdir(parents=True)
         (tmp_path / "pretrained" / "pretrain" / "state.safetensors").write_bytes(b"of the other cohort")
@@ -252,7 +252,7 @@ class TestFineTuning:
 
 def test_layers_below_learn_more_slowly() -> None:
     network = network_of()
-    recipe = Recipe.model_validate({"discriminative": 4, "head_lr": 3, "fine": {"groups": GROUPS}})
+    recipe = Recipe.model_validate({"discriminative": 4, "head_lr": 3, "gradual_unfreezing": {"groups": GROUPS}})
     groups = parameter_groups(network, recipe, 0.1)
     assert [group["lr"] for group in groups] == pytest.approx([0.1 / 16, 0.1 / 4, 0.1, 0.3])
     placed = [id(parameter) for group in groups for parameter in group["params"]]
@@ -266,12 +266,14 @@ def test_layers_below_learn_more_slowly() -> None:
     assert [group["lr"] for group in plain] == pytest.approx([0.1, 0.3])
 
 
-@pytest.mark.parametrize("policy", ["train", "eval"])
+@pytest.mark.parametrize("policy", ["update", "keep_statistics"])
 def test_frozen_batch_norms_keep_their_statistics(tmp_path: Path, policy: str) -> None:
     network = network_of()
     unfreeze(network, 1, GROUPS)
     learns = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    recipe = Recipe.model_validate({"batch": 8, "epochs": 3, "lr": 0.01, "batch_norm": policy, "schedule": "constant"})
+    recipe = Recipe.model_validate(
+        {"batch_size": 8, "epochs": 3, "lr": 0.01, "batch_norm": policy, "schedule": "constant"}
+    )
     before = state(network)
     fit(network, recipe, TRAIN, STOP, outputs=LABEL, folder=tmp_path, seed=0, choice=ComputePlan(), keep="last")
     changed = {key for key, value in network.state_dict().items() if not torch.equal(before[key], value)}
@@ -279,7 +281,7 @@ def test_frozen_batch_norms_keep_their_statistics(tmp_path: Path, policy: str) -
     may = {key for key in before if "running" in key and key.rsplit(".", 1)[0] + ".weight" in learns}
     assert {name.rsplit(".", 2)[0] for name in changed - statistics} == {name.rsplit(".", 2)[0] for name in learns}
     assert changed - statistics <= learns
-    assert {key for key in statistics if "running" in key} == (may if policy == "train" else set())
+    assert {key for key in statistics if "running" in key} == (may if policy == "update" else set())
     assert may
 
 
@@ -297,6 +299,6 @@ def test_a_loss_that_is_no_number_names_the_cases(tmp_path: Path) -> None:
     network = network_of()
     with torch.no_grad():
         network.head[-1].weight.fill_(float("nan"))
-    recipe = Recipe.model_validate({"batch": 4, "epochs": 2, "lr": 0.01})
+    recipe = Recipe.model_validate({"batch_size": 4, "epochs": 2, "lr": 0.01})
     with pytest.raises(TrainingError, match=r"test_resnet: .* epoch 1, batch 1 \(cases (S\d+/1, ){3}S\d+/1\)\. Lower"):
         fit(network, recipe, broken, STOP, outputs=LABEL, folder=tmp_path, seed=0, choice=ComputePlan())

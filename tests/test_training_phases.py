@@ -27,14 +27,14 @@ from casewise.training.strategies import Learned, TrainingContext, learn
 from tests.chest_study import chest_study
 
 OUTPUTS = (Output("label", "classification", 2, True),)
-STEADY = Panels(by="image", copies=1, flip="both", brightness=0.2)
+STEADY = Panels(by="image", offline_copies=1, flip="both", brightness=0.2)
 RECIPE = Recipe(
     optimizer="sgd",
     lr=0.01,
     schedule="constant",
-    batch=4,
+    batch_size=4,
     dropout=0.2,
-    stop={"on": "none"},
+    early_stopping={"monitor": "none"},
     phases=[Phase(epochs=2, freeze="all"), Phase(epochs=2, freeze="6 layers", lr=0.001)],
 )
 
@@ -58,7 +58,14 @@ def fresh(name: str = "mobilenet_v2") -> Network:
 
 def learned(folder: Path, recipe: Recipe = RECIPE, settings: Panels = STEADY, *, once: bool = True) -> Learned:
     course = TrainingContext(
-        OUTPUTS, folder, 3, ComputePlan(), 0.0, "last" if recipe.stop.on == "none" else "best", None, once
+        OUTPUTS,
+        folder,
+        3,
+        ComputePlan(),
+        0.0,
+        "last" if recipe.early_stopping.monitor == "none" else "best",
+        None,
+        once,
     )
     folder.mkdir(exist_ok=True)
     return learn(fresh(), recipe, data(settings), data(settings, 4), [str(i) for i in range(12)], course)
@@ -131,7 +138,7 @@ def test_panels_that_vary_are_computed_anew(tmp_path: Path) -> None:
 
 
 def test_the_best_of_all_phases_is_kept(tmp_path: Path) -> None:
-    recipe = RECIPE.model_copy(update={"stop": RECIPE.stop.model_copy(update={"on": "inner"})})
+    recipe = RECIPE.model_copy(update={"early_stopping": RECIPE.early_stopping.model_copy(update={"monitor": "inner"})})
     found = learned(tmp_path / "a", recipe)
     assert found.best_loss == min(entry["stop_loss"] for entry in found.history)
     assert found.history[found.best_epoch]["stop_loss"] == found.best_loss
@@ -139,7 +146,7 @@ def test_the_best_of_all_phases_is_kept(tmp_path: Path) -> None:
 
 def test_a_killed_phase_that_stops_on_others_gives_the_same_history(tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    recipe = RECIPE.model_copy(update={"stop": RECIPE.stop.model_copy(update={"on": "inner"})})
+    recipe = RECIPE.model_copy(update={"early_stopping": RECIPE.early_stopping.model_copy(update={"monitor": "inner"})})
     whole = learned(tmp_path / "a", recipe)
 
     again = killed_and_continued(tmp_path / "b", recipe, after=1, keep="best")
@@ -197,8 +204,8 @@ def test_figures_on_those_it_knew_are_kept_and_predictions_are_not(tmp_path: Pat
         split={"test": 0},
         audit={"columns": []},
     )
-    recipe = Recipe(batch=8, schedule="constant", phases=[Phase(epochs=1, freeze="all"), Phase(epochs=1)])
-    panels = study.panels.model_copy(update={"copies": 1, "flip": "horizontal"})
+    recipe = Recipe(batch_size=8, schedule="constant", phases=[Phase(epochs=1, freeze="all"), Phase(epochs=1)])
+    panels = study.panels.model_copy(update={"offline_copies": 1, "flip": "horizontal"})
     study = study.model_copy(update={"recipe": recipe, "panels": panels})
     done = run(study, tmp_path / "run")
     (first, _) = records = [json.loads(path.read_text()) for path in sorted(done.folder.glob("jobs/*/*/job.json"))]
@@ -242,7 +249,7 @@ def test_nobody_of_a_class_leaves_its_figure_open() -> None:
         ({"freeze": "all"}, "epochs\n  Field required"),
         ({"epochs": 1, "variations": {"rotat": 3}}, "'rotat' is no variation.*Did you mean 'rotate'"),
         ({"epochs": 1, "variations": {"rotate": "lots"}}, "rotate: input should be a valid number.*found 'lots'"),
-        ({"epochs": 1, "variations": {"copies": 3}}, "'copies' is no variation of panels"),
+        ({"epochs": 1, "variations": {"offline_copies": 3}}, "'offline_copies' is no variation of panels"),
         ({"epochs": 1, "variations": {"grid": "2x2"}}, "'grid' is no variation of panels"),
         ({"epochs": 1, "variations": {"flip": "up"}}, "flip: input should be 'none'"),
         ({"epochs": 1, "freeze": "120%"}, "between 0 and 1"),
@@ -268,10 +275,10 @@ def test_a_panel_of_more_tiles_than_slots_has_no_copies(tmp_path: Path) -> None:
 @pytest.mark.parametrize("freeze", ["all", "6 layers"])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_frozen_parts_of_bags_are_worked_out_once(tmp_path: Path, freeze: str, channels_last: bool) -> None:
-    settings = Panels(by="case", gather="attention", bag=4)
+    settings = Panels(by="case", pooling="attention", bag=4)
     bags = replace(data(settings), tiles=[[(i + k) % 12 for k in range(1 + i % 3)] for i in range(12)])
     # batch norm over the few tiles of a bag would make rounding as large as the weights
-    recipe = RECIPE.model_copy(update={"phases": [Phase(epochs=2, freeze=freeze)], "batch_norm": "eval"})
+    recipe = RECIPE.model_copy(update={"phases": [Phase(epochs=2, freeze=freeze)], "batch_norm": "keep_statistics"})
 
     def made(name: str, *, once: bool) -> Learned:
         torch.manual_seed(0)

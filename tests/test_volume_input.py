@@ -34,8 +34,8 @@ targets: {{grade: [normal, high]}}
 split: {{test: 0, folds: 2, restarts: 10}}
 backbones: [test_resnet]
 weights: random
-recipe: {{epochs: 1, batch: 4, schedule: cosine, stop: {{on: none}}}}
-evaluation: {{resamples: 100, response: false}}
+recipe: {{epochs: 1, batch_size: 4, schedule: cosine, early_stopping: {{monitor: none}}}}
+evaluation: {{bootstrap_resamples: 100, response: false}}
 {more}
 """
 TRAINED = "the training would begin here"
@@ -108,10 +108,10 @@ class Bench:
     def told(self, command: str) -> tuple[int, str, str]:
         self.table.to_csv(self.folder / "cohort.csv", index=False)
         (self.folder / "s.yaml").write_text(STUDY.format(volumes=self.volumes, more=self.more))
-        out = ["--out", str(self.folder / "run")] if command == "run" else []
+        out = ["--output", str(self.folder / "run")] if command == "run" else []
         return self.call(command, str(self.folder / "s.yaml"), *out)
 
-    def refused(self, *said: str, by: tuple[str, ...] = ("check", "run")) -> str:
+    def refused(self, *said: str, by: tuple[str, ...] = ("validate", "run")) -> str:
         """What the last of the commands said, all of which must refuse and say this."""
         error = ""
         for command in by:
@@ -125,7 +125,7 @@ class Bench:
 
     def taken(self) -> str:
         """What check and run say of a study that may be trained."""
-        code, out, error = self.told("check")
+        code, out, error = self.told("validate")
         assert (code, error) == (0, ""), error
         code, more, error = self.told("run")
         assert TRAINED in error, error
@@ -375,7 +375,7 @@ def test_masks_that_mark_nothing_or_lie_elsewhere(bench: Bench) -> None:
         for sequence in ("T1", "T2"):
             bench.put(subject, sequence, path, "mask")
     bench.refused("2 of 6 cases", "blank.nii.gz: the mask marks nothing", "far.nii.gz: the mask does not", by=("run",))
-    bench.refused("1 of 6 cases", "far.nii.gz: shows no part of the body", by=("check",))
+    bench.refused("1 of 6 cases", "far.nii.gz: shows no part of the body", by=("validate",))
 
 
 def test_a_mask_that_two_subjects_share_is_told(bench: Bench, sources: Path) -> None:
@@ -455,11 +455,11 @@ def test_a_class_of_fewer_subjects_than_folds(bench: Bench) -> None:
     text = STUDY.replace("folds: 2", "folds: 3")
     (bench.folder / "cohort.csv").write_text(bench.table.to_csv(index=False))
     (bench.folder / "s.yaml").write_text(text.format(volumes="", more=""))
-    code, out, error = bench.call("check", str(bench.folder / "s.yaml"))
+    code, out, error = bench.call("validate", str(bench.folder / "s.yaml"))
     assert code == 0, error
     assert "grade: fewer subjects of a class than the 3 folds (high 2): some folds are judged without it" in out
-    (bench.folder / "s.yaml").write_text(text.format(volumes="", more="tune: {folds: 2}"))
-    code, out, error = bench.call("check", str(bench.folder / "s.yaml"))
+    (bench.folder / "s.yaml").write_text(text.format(volumes="", more="nested_cv: {folds: 2}"))
+    code, out, error = bench.call("validate", str(bench.folder / "s.yaml"))
     assert code == 2
     assert "the class 'high' has 2 subjects, fewer than the 3 outer folds" in error
 
@@ -472,8 +472,8 @@ def test_inner_trainings_are_counted(bench: Bench) -> None:
     for number, place in enumerate(places):
         nifti(Path(place), blob(100 + number))
     bench.table = pd.concat([bench.table, extra.assign(path=places)], ignore_index=True)
-    bench.more = "tune: {folds: 2, lr: [0.001, 0.01, 0.1]}"
-    code, out, error = bench.told("check")
+    bench.more = "nested_cv: {folds: 2, lr: [0.001, 0.01, 0.1]}"
+    code, out, error = bench.told("validate")
     assert code == 0, error
     assert "2 pairings × 2 folds = 4 networks, after 24 inner trainings: 28 trainings in all" in out
 
@@ -518,7 +518,7 @@ def test_slices_that_are_images(bench: Bench) -> None:
                 order = place + (4 if subject == 3 and place > 2 else 0)
                 rows.append([path.name, f"P{subject}", name, order, "high" if subject % 2 else "normal"])
     bench.table = pd.DataFrame(rows, columns=["path", "subject", "sequence", "place", "grade"]).astype(str)
-    bench.volumes = ", order: place"
+    bench.volumes = ", slice_index: place"
     bench.refused("P2/1: " + str(bench.folder / "P2-T2-3.png") + ": this slice is 16×15 pixels")
     bench.table = bench.table[bench.table["subject"] != "P2"]
     own = {place: (bench.folder / f"P4-T2-{place}.png").read_bytes() for place in range(5)}

@@ -19,7 +19,7 @@ from casewise.modalities.volumes.roi import Box, mask_on
 from casewise.modalities.volumes.scans import Scan
 
 pytest.importorskip("SimpleITK")
-PLAIN = Steps(plane=64, bias="none", smoothing="none", size=32)
+PLAIN = Steps(in_plane_size=64, bias="none", smoothing="none", size=32)
 ORIENTATIONS = ["".join(s) for axes in itertools.permutations(("LR", "PA", "IS")) for s in itertools.product(*axes)]
 
 
@@ -58,7 +58,7 @@ def source_voxels(prepared: Prepared, scan: Scan, at: np.ndarray) -> np.ndarray:
 
 def test_a_case_of_two_sequences() -> None:
     scans = [scan_of(), scan_of((1.5, 1.5, 4.0), orientation="PSR", inverted=True, name="t2.nii")]
-    prepared = prepare_case(scans, dataclasses.replace(PLAIN, bias="n4", smoothing="edges", shrink=2))
+    prepared = prepare_case(scans, dataclasses.replace(PLAIN, bias="n4", smoothing="edge_preserving", shrink=2))
     assert prepared.slices.shape == (10, 2, 32, 32)
     assert prepared.slices.dtype == np.uint16
     assert prepared.slices.max() <= 32767
@@ -134,7 +134,7 @@ def test_an_uncut_plane_keeps_the_intensities_bit_for_bit() -> None:
     scan = scan_of()
     ramp = np.arange(scan.values.size, dtype=np.float32).reshape(scan.shape)
     scan = dataclasses.replace(scan, values=ramp)
-    prepared = prepare_case([scan], dataclasses.replace(PLAIN, plane=60, size=60))
+    prepared = prepare_case([scan], dataclasses.replace(PLAIN, in_plane_size=60, size=60))
     low, high = prepared.ranges[0].astype(float)
     stored = np.moveaxis(prepared.slices[:, 0], 0, 2)
     at = np.argwhere((stored > 0) & (stored < 32767))
@@ -149,7 +149,7 @@ def test_ranges_and_landmarks_by_percentile() -> None:
     values = rng.normal(3, 0.5, (40, 40, 8)).astype(np.float32)
     values[8:32, 8:32] = rng.uniform(400, 900, (24, 24, 8))
     prepared = prepare_case(
-        [Scan(values, np.diag([2.0, 2, 5, 1]), Path("t1.nii"))], dataclasses.replace(PLAIN, plane=40)
+        [Scan(values, np.diag([2.0, 2, 5, 1]), Path("t1.nii"))], dataclasses.replace(PLAIN, in_plane_size=40)
     )
     low, high = prepared.ranges[0]
     assert low == pytest.approx(np.percentile(values, 0.1), rel=1e-5)
@@ -175,7 +175,7 @@ def test_an_absent_sequence_is_zero_and_marked() -> None:
 def test_a_constant_scan_is_zero_and_told(level: float) -> None:
     scan = scan_of()
     flat = dataclasses.replace(scan, values=np.full(scan.shape, level, np.float32), path=Path("flat.nii"))
-    prepared = prepare_case([scan, flat], dataclasses.replace(PLAIN, bias="n4", smoothing="edges"))
+    prepared = prepare_case([scan, flat], dataclasses.replace(PLAIN, bias="n4", smoothing="edge_preserving"))
     assert not prepared.slices[:, 1].any()
     assert prepared.present.all()
     assert np.isnan(prepared.landmarks[1]).all()
@@ -216,7 +216,7 @@ def test_the_centre_is_cut_without_resizing() -> None:
 
 
 def test_a_scan_prepared_twice_is_the_same_and_its_orientation_no_matter() -> None:
-    steps = dataclasses.replace(PLAIN, bias="n4", smoothing="edges", shrink=2)
+    steps = dataclasses.replace(PLAIN, bias="n4", smoothing="edge_preserving", shrink=2)
     scan = scan_of(orientation="LPS")
     one, two, turned = (prepare_case([each], steps) for each in (scan, scan, to_ras(scan)))
     for other in (two, turned):
@@ -227,9 +227,12 @@ def test_a_scan_prepared_twice_is_the_same_and_its_orientation_no_matter() -> No
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"smoothing": "edge"}, "smoothing must be one of edges, none.*Did you mean 'edges'"),
+        (
+            {"smoothing": "edge_preservin"},
+            "smoothing must be one of edge_preserving, none.*Did you mean 'edge_preserving'",
+        ),
         ({"roi": "center"}, "roi must be one of.*Did you mean 'centre'"),
-        ({"plane": 0}, "plane must be a whole number from 8 to 1024"),
+        ({"in_plane_size": 0}, "in_plane_size must be a whole number from 8 to 1024"),
         ({"size": True}, "size must be a whole number"),
         ({"shrink": 0}, "shrink must be a whole number from 1 to 16"),
         ({"margin": -1.0}, "margin must be 0 to 1000 mm"),
@@ -244,8 +247,8 @@ def test_steps_refuse_what_cannot_be(settings: dict[str, object], match: str) ->
 
 def test_every_step_changes_the_fingerprint() -> None:
     others = [
-        {"plane": 128}, {"bias": "none"}, {"shrink": 2}, {"smoothing": "none"}, {"roi": "mask"}, {"margin": 3.0},
-        {"size": 32}, {"landmarks": (1.0, 99.0)},
+        {"in_plane_size": 128}, {"bias": "none"}, {"shrink": 2}, {"smoothing": "none"}, {"roi": "mask"}, {"margin":
+        3.0}, {"size": 32}, {"landmarks": (1.0, 99.0)},
     ]  # fmt: skip
     prints = {Steps().fingerprint(), *(Steps(**each).fingerprint() for each in others)}  # type: ignore[arg-type]
     assert len(prints) == 9

@@ -55,7 +55,8 @@ def initialise(preset: str, *, source: Path | None = None, folder: Path) -> Init
         )
     if study.volumes:
         raise CasewiseError(
-            f"--from makes tables of images and slides, not of scans. Leave --from out: {STUDY} then lists the columns "
+            f"--images makes tables of images and slides, not of scans. Leave --images out: {STUDY} then lists the "
+            "columns "
             f"of {TABLE}, one row a scan."
         )
     classes = [target.equals for target in study.targets.values() if target.equals is not None]
@@ -118,7 +119,7 @@ def _tiles_lines(slides: list[Path], study: Study) -> list[str]:
     try:
         facts = slide_facts(slides[0])
     except CasewiseError:
-        # The slide is broken or cannot be read here: `check` says so.
+        # The slide is broken or cannot be read here: `validate` says so.
         facts = None
     known, others = "mpp: 1.0", "`magnification: 10`, or `level: 1` of each slide's pyramid"
     if facts is not None and facts.mpp is None:
@@ -127,8 +128,8 @@ def _tiles_lines(slides: list[Path], study: Study) -> list[str]:
             known, others = "magnification: 10", "`level: 1` of each slide's pyramid"
     return [
         f"# Slides are cut into squares of {study.images.size} pixels (images.size); a square is taken where at least",
-        "# half of it is tissue (`tissue`), and at most so many of a slide (`most`), spread evenly.",
-        f"tiles: {{{known}, most: {MOST}}}  # or instead of {known.partition(':')[0]}: {others}",
+        "# half of it is tissue (`min_tissue`), and at most so many of a slide (`max_tiles`), spread evenly.",
+        f"tiles: {{{known}, max_tiles: {MOST}}}  # or instead of {known.partition(':')[0]}: {others}",
     ]
 
 

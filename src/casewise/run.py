@@ -68,11 +68,11 @@ def only_run(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise RunError(
-            f"Another run is working in {folder}. Wait for it, stop it, or give another folder with --out."
+            f"Another run is working in {folder}. Wait for it, stop it, or give another folder with --output."
         ) from None
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise RunError(f"{folder} cannot be written: {reason}. Give another folder with --out.") from error
+        raise RunError(f"{folder} cannot be written: {reason}. Give another folder with --output.") from error
     try:
         yield
     finally:

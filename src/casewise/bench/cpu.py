@@ -125,10 +125,10 @@ def check(backbone: str, *, size: int, batch: int, images: int) -> None:
     if size < SMALLEST:
         raise CasewiseError(f"--size is at least {SMALLEST} pixels; found {size}.")
     if batch < 2:
-        raise CasewiseError(f"--batch is at least 2; found {batch}.")
+        raise CasewiseError(f"--batch-size is at least 2; found {batch}.")
     if images < batch:
         raise CasewiseError(
-            f"--images is at least one batch, here {batch}; found {images}. Give more, or lower --batch."
+            f"--images is at least one batch, here {batch}; found {images}. Give more, or lower --batch-size."
         )
 
 
@@ -176,7 +176,9 @@ class _Process:
 
     def _gone(self) -> RunError:
         code = self.running.wait()
-        return RunError(f"A measuring process ended with code {code}; for want of memory? Lower --batch or --size.")
+        return RunError(
+            f"A measuring process ended with code {code}; for want of memory? Lower --batch-size or --size."
+        )
 
 
 @contextmanager

@@ -138,10 +138,10 @@ class Worker:
         at = "all" if frozen == "all" else f"{min(BLOCKS, max(1, 3 * len(network.blocks) // 5))} blocks"
         recipe = Recipe.model_validate(
             {
-                "batch": self.batch,
+                "batch_size": self.batch,
                 "schedule": "constant",
                 "lr": 0.001,
-                "stop": {"on": "none"},
+                "early_stopping": {"monitor": "none"},
                 "phases": [Phase(epochs=epochs, freeze=at)],
             }
         )

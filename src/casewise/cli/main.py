@@ -41,7 +41,7 @@ def _main(
 @app.command(short_help="Run a study whole, to its report; run again to continue.")
 def run(
     study: Annotated[Path, typer.Argument(help="The study file (YAML).")],
-    out: Annotated[Path | None, typer.Option(help="The run folder [default: runs/<study's name>].")] = None,
+    output: Annotated[Path | None, typer.Option(help="The run folder [default: runs/<study's name>].")] = None,
     weights_dir: Annotated[Path | None, typer.Option(help="A folder of <backbone>.safetensors.")] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Networks trained side by side [default: one a core].")
@@ -53,7 +53,7 @@ def run(
 
     plan = _read(study, weights_dir, jobs)
     try:
-        done = run_study(plan, out or Path("runs") / plan.name, show=Terminal())
+        done = run_study(plan, output or Path("runs") / plan.name, show=Terminal())
     except KeyboardInterrupt:
         print("\nstopped; give the same command again to continue", file=sys.stderr)
         raise
@@ -61,7 +61,7 @@ def run(
 
 
 @app.command(short_help="Check study file, table and split; train nothing.")
-def check(
+def validate(
     study: Annotated[Path, typer.Argument(help="The study file (YAML).")],
 ) -> None:
     """Check the study file, the cohort table and the split without training anything."""
@@ -82,7 +82,7 @@ def check(
             shown = "" if plan.tiles else f", {counted(n['panels'], 'panel')}"  # slides are not cut yet
             print(f"{side:<10} {counted(n['subjects'], 'subject')}, {counted(n['cases'], 'case')}{shown}")
     networks = len(plan.networks) * splits.folds
-    inner = networks * plan.tune.folds * len(plan.rates) if plan.tune else 0
+    inner = networks * plan.nested_cv.folds * len(plan.rates) if plan.nested_cv else 0
     print(
         f"jobs       {counted(len(plan.networks), plan.network_noun)} × {splits.folds} folds = {networks} networks"
         + (
@@ -96,7 +96,7 @@ def check(
 @app.command(short_help="Look for twins, leaks and shortcuts before training.")
 def audit(
     study: Annotated[Path, typer.Argument(help="The study file (YAML).")],
-    out: Annotated[Path | None, typer.Option(help="The run folder [default: runs/<study's name>].")] = None,
+    output: Annotated[Path | None, typer.Option(help="The run folder [default: runs/<study's name>].")] = None,
     weights_dir: Annotated[Path | None, typer.Option(help="A folder of <backbone>.safetensors.")] = None,
 ) -> None:
     """Look for twins, leaks and shortcuts before anything is trained; every run begins with it."""
@@ -109,7 +109,7 @@ def audit(
     from casewise.splits.grouped import Splits
 
     plan, show = _read(study, weights_dir, None), Terminal()
-    folder = out or Path("runs") / plan.name
+    folder = output or Path("runs") / plan.name
     splits: Splits | None = None
     refused: BothSidesError | None = None
     with only_run(folder):
@@ -134,9 +134,9 @@ def audit(
 def init(
     preset: Annotated[str, typer.Argument(help=f"The preset to start from: {PRESETS}.")],
     source: Annotated[
-        Path | None, typer.Option("--from", help="A folder of images to make the cohort table from.")
+        Path | None, typer.Option("--images", help="A folder of images to make the cohort table from.")
     ] = None,
-    folder: Annotated[Path, typer.Option("--into", help="Where to write the study.")] = Path("."),
+    folder: Annotated[Path, typer.Option("--output", help="Where to write the study.")] = Path("."),
 ) -> None:
     """Write a commented study file, and the cohort table from a folder of images."""
     from casewise.initialise import initialise
@@ -154,13 +154,13 @@ app.command(short_help="Draw a synthetic cohort with known truth.")(phantom)
 @app.command(short_help="Write a run's figures as a Markdown page.")
 def results(
     run_folder: Annotated[Path, typer.Argument(help="A finished run folder.")],
-    to: Annotated[Path, typer.Option(help="The Markdown page to write.")],
-    beside: Annotated[list[Path] | None, typer.Option(help="Further run folders to show in the same tables.")] = None,
+    output: Annotated[Path, typer.Option(help="The Markdown page to write.")],
+    compare: Annotated[list[Path] | None, typer.Option(help="Further run folders to show in the same tables.")] = None,
 ) -> None:
     """Write a run's figures as a Markdown page, beside reference figures that its study names."""
     from casewise.report.markdown.page import write_results
 
-    print(f"wrote {write_results(run_folder, to, beside=beside or [])}")
+    print(f"wrote {write_results(run_folder, output, beside=compare or [])}")
 
 
 @app.command(short_help="Show where a run's networks looked, and measure it.")
@@ -170,11 +170,13 @@ def explain(
         list[str] | None, typer.Option(help="SUBJECT/VISIT, again for more [default: a few right and wrong ones].")
     ] = None,
     network: Annotated[list[str] | None, typer.Option(help="Again for more [default: all of the study].")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write [default: explanations in the run folder].")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Where to write [default: explanations in the run folder].")
+    ] = None,
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure all out-of-fold cases against the study's lesion masks.")
     ] = False,
-    cells: Annotated[
+    map_size: Annotated[
         int, typer.Option(min=0, help="CNNs: an earlier, finer map with so many cells a side [0: the last map].")
     ] = 0,
 ) -> None:
@@ -183,7 +185,13 @@ def explain(
     from casewise.explain.run import explain_run
 
     done = explain_run(
-        run_folder, cases=case or [], networks=network or [], out=out, measure=measure, cells=cells, show=Terminal()
+        run_folder,
+        cases=case or [],
+        networks=network or [],
+        out=output,
+        measure=measure,
+        cells=map_size,
+        show=Terminal(),
     )
     if done.figure:
         print(f"figure: {done.figure}")
@@ -203,14 +211,14 @@ def _bench() -> None:
 def bench_cpu(
     backbone: Annotated[str, typer.Option(help="The network to train, of random weights.")] = "mobilenet_v2",
     size: Annotated[int, typer.Option(help="Side of an image in pixels, 32 or more.")] = 128,
-    batch: Annotated[int, typer.Option(help="Images in a training step.")] = 32,
+    batch_size: Annotated[int, typer.Option(help="Images in a training step.")] = 32,
     images: Annotated[int, typer.Option(help="Synthetic images to train on, a batch or more.")] = 192,
 ) -> None:
     """Print what each fast path of training brings on this processor, and how a study switches it off."""
     from casewise.bench.cpu import bench_cpu as measure
     from casewise.console import Terminal
 
-    print(measure(backbone=backbone, size=size, batch=batch, images=images, show=Terminal()))
+    print(measure(backbone=backbone, size=size, batch=batch_size, images=images, show=Terminal()))
 
 
 @app.command(short_help="List the names of backbones.")

@@ -263,13 +263,14 @@ def check_copied(study: Study, panels: pd.DataFrame) -> None:
         CohortError: a panel has more tiles than slots.
     """
     slots, counts = study.panels.slots, panels["tiles"].map(len)
-    if study.panels.copies and counts.max() > slots:
+    if study.panels.offline_copies and counts.max() > slots:
         case, most, many = panels["case"][counts.idxmax()], counts.max(), int((counts > slots).sum())
         raise CohortError(
             f"{study.cohort}: {many:,} of {len(panels):,} panels (by: {study.panels.by}) have more tiles than the "
             f"{slots} they show at once, such as {case} with {most}: fixed copies of them cannot be made "
-            f"(panels.copies: {study.panels.copies}). Write `by: image` under panels, a larger `grid`, or leave out "
-            "`copies`."
+            f"(panels.offline_copies: {study.panels.offline_copies}). Write `by: image` under panels, a larger "
+            "`grid`, or leave out "
+            "`offline_copies`."
         )
 
 

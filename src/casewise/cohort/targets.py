@@ -26,7 +26,7 @@ def target_columns(name: str, study: Study) -> list[str]:
 
 def class_columns(study: Study, headers: list[str]) -> dict[str, str]:
     """The one column of each target with classes, where the table has it."""
-    wanted = {*study.outputs, study.split.balance}
+    wanted = {*study.outputs, study.split.stratify_by}
     found = {name: target_columns(name, study) for name in study.targets if study.classes_of(name) and name in wanted}
     return {name: columns[0] for name, columns in found.items() if columns[0] in headers}
 

@@ -44,18 +44,18 @@ def headline(study: Study, results: dict[str, Any]) -> str:
         if f and f["value"] is not None:
             parts.append(f"{name} {f['value']:z.2f}{_bounds(f)}")
     n = next(iter(figures.values()))
-    block = results.get("classes", {}).get(stage, {}).get(learner, {}).get(study.outcome)
+    block = results.get("classes", {}).get(stage, {}).get(learner, {}).get(study.primary_outcome)
     judged = f"{n['n_subjects']} subjects"
     if not block:
         judged = f"{n['n_cases']} cases of {judged}"
-    elif (level := study.level_of(study.outcome)) != "subject":
+    elif (level := study.level_of(study.primary_outcome)) != "subject":
         judged = f"{sum(block['support'])} {level}s of {judged}"
     if stage == "oof" and results.get("within"):
-        return f"{study.outcome}, each {_source(study)} left out, {judged}, {learner}: " + (
+        return f"{study.primary_outcome}, each {_source(study)} left out, {judged}, {learner}: " + (
             _within(main.get("kind", "regression"), learner, results)
         )
     where = {"test": "test set", "external": "external set"}.get(stage, "out of fold")
-    return f"{study.outcome}, {where}, {judged}, {learner}: {', '.join(parts)}"
+    return f"{study.primary_outcome}, {where}, {judged}, {learner}: {', '.join(parts)}"
 
 
 def _bounds(figure: dict[str, Any]) -> str:
@@ -137,11 +137,11 @@ def hopeless(study: Study, folder: Path) -> list[str]:
 
     Those who choose decide when to stop, or are in the inner folds.
     """
-    if study.recipe.stop.on == "none" and not study.tune:
+    if study.recipe.early_stopping.monitor == "none" and not study.nested_cv:
         return []
-    who = "in the inner folds" if study.tune else "on the subjects that decide when to stop"
+    who = "in the inner folds" if study.nested_cv else "on the subjects that decide when to stop"
     told = []
-    guessed = "the shares of the classes" if study.classes_of(study.outcome) else "the mean"
+    guessed = "the shares of the classes" if study.classes_of(study.primary_outcome) else "the mean"
     for model in study.networks:
         place = folder / "jobs" / model.replace(":", "_").replace("/", "_")
         records = [json.loads(path.read_text()) for path in place.glob("*/job.json")]

@@ -28,7 +28,7 @@ def made_of(study: Mapping[str, Any], images: pd.DataFrame) -> dict[str, Any]:
     return {
         "form": FORM,
         "column": column,
-        "resamples": evaluation["resamples"],
+        "resamples": evaluation["bootstrap_resamples"],
         "confidence": evaluation["confidence"],
         "seed": study["seed"],
         "masks": _hash((str(case), Path(str(path)).name, text_of(name), folder) for case, path, name in named),

@@ -152,8 +152,8 @@ def check_explained(run: FinishedRun) -> None:
     Raises:
         CasewiseError: attention gathers the study's panels.
     """
-    if run.study.panels.gather == "attention":
+    if run.study.panels.pooling == "attention":
         raise CasewiseError(
-            f"The networks of {run.study.name} weigh all tiles of a case (gather: attention): their weights say where "
+            f"The networks of {run.study.name} weigh all tiles of a case (pooling: attention): their weights say where "
             "they looked. They are in tiles.parquet, and the report draws them as maps."
         )

@@ -60,7 +60,7 @@ def measure(
     import pandas as pd
 
     column = check_lesions(run)
-    plan = Plan(run.study.evaluation.resamples, run.study.evaluation.confidence, run.study.seed)
+    plan = Plan(run.study.evaluation.bootstrap_resamples, run.study.evaluation.confidence, run.study.seed)
     sides = [run.splits.side.get(str(subject), -1) for subject in run.cohort.panels["subject"]]
     unseen = [row for row, side in enumerate(sides) if side >= 0]
     lesions = {row: lesion_of(run, row) for row in unseen}

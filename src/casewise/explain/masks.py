@@ -79,8 +79,10 @@ def lesion_of(run: FinishedRun, row: int) -> Lesion:
     own = images[images["case"].astype(str) == str(run.cohort.panels["case"].iloc[row])]
     shape = (int(slices.count[row]), slices.slices.shape[2], slices.slices.shape[3])
     folder = (study.root or study.cohort.parent).absolute()
-    if study.volumes.order:
-        lesion = _stacked(own, column, study.volumes.order, folder, (study.volumes.pixel_mm, study.volumes.slice_mm))
+    if study.volumes.slice_index:
+        lesion = _stacked(
+            own, column, study.volumes.slice_index, folder, (study.volumes.pixel_mm, study.volumes.slice_mm)
+        )
         if lesion is None:
             return Lesion(np.zeros(shape, bool), marked=False)
         return Lesion(mask_on(lesion, slices.affines[row], shape), bool(lesion.values.any()))

@@ -109,7 +109,7 @@ class Originals:
             return []
         maps, slots = self._slots(look, look.each[:, channel])
         values = onto_scan(maps, slots, run.slices.affines[look.row], scan.shape, scan.affine)
-        if not run.study.volumes.order:
+        if not run.study.volumes.slice_index:
             return [save_scan(folder / f"{plain_name(name)}.nii.gz", values, scan.affine)]
         from casewise.modalities.photographs.readers import read_image
 

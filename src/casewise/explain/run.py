@@ -78,7 +78,7 @@ def explain_run(
     """
     show = show or Silent()
     if cells < 0:
-        raise CasewiseError(f"--cells: a number of cells is not below 0; found {cells}.")
+        raise CasewiseError(f"--map-size: must be 0 or more; found {cells}.")
     if not (folder / "study.json").is_file():
         open_finished(folder)
     with only_run(folder):

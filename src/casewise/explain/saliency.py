@@ -137,10 +137,10 @@ def check_same(run: FinishedRun, one: LoadedModel, rows: Sequence[int]) -> None:
         one.network,
         one.part(np.asarray(rows, dtype=np.intp)),  # type: ignore[arg-type]
         outputs_of(study),
-        batch=study.recipe.batch,
+        batch=study.recipe.batch_size,
         channels_last=choice.channels_last,
         bf16=choice.precision == "bf16",
-        flips=study.test_flips,
+        flips=study.test_time_augmentation,
     ).numpy()
     again = prediction_rows(panels, study, values, stage="oof", model=one.model, fold=one.fold)
     recorded = pd.read_parquet(run.job(one.model, one.fold) / "predictions.parquet")

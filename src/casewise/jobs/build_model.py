@@ -21,7 +21,7 @@ def network_of(study: Study, model: str) -> Network:
         width_of(outputs_of(study)),
         dropout=study.recipe.dropout,
         scaling=study.recipe.scaling,
-        attention=study.panels.gather == "attention",
+        attention=study.panels.pooling == "attention",
         **modality_of(study).network_options(study, model),
     )
 

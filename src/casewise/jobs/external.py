@@ -36,7 +36,9 @@ def predict_elsewhere(
     jobs: Sequence[Job], study: Study, cohort: Cohort, tiles: Path, store: TileStore, *, tell: Callable[[int], None]
 ) -> pd.DataFrame:
     """Rows of the stage 'external', one set a network, as the jobs' own folders keep them; done ones are read."""
-    made_from = hashlib.sha256(f"{table_hash(cohort, study)} {store.address} {study.test_flips}".encode()).hexdigest()
+    made_from = hashlib.sha256(
+        f"{table_hash(cohort, study)} {store.address} {study.test_time_augmentation}".encode()
+    ).hexdigest()
     data: PanelData | None = None
     tables = []
     for done, job in enumerate(jobs, start=1):

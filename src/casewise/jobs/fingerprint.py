@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 SETTINGS = (
     "panels",
     "targets",
-    "predict",
+    "outputs",
     "recipe",
-    "tune",
+    "nested_cv",
     "weights",
     "pretrain",
-    "test_flips",
+    "test_time_augmentation",
     "seed",
     "missing_regions",
 )
@@ -47,14 +47,14 @@ def what_decides(study: Study, cohort: Cohort) -> dict[str, Any]:
         # each network's own are in its own fingerprint, so that a further one may be added
         decided["weights"] = "by backbone"
     decided["scores"] = plain["scores"] if set(study.outputs) & set(study.scores) else {}
-    if study.tune:
+    if study.nested_cv:
         # choosing among networks takes place when they are trained
-        decided["tune"] = study.tune.model_copy(update={"among": True}).model_dump(mode="json")
-    if study.tune or (study.recipe.stop.on == "inner" and study.split.column):
+        decided["nested_cv"] = study.nested_cv.model_copy(update={"among": True}).model_dump(mode="json")
+    if study.nested_cv or (study.recipe.early_stopping.monitor == "inner" and study.split.column):
         # a stated split says nothing of what inner folds are balanced by
         decided["guide"] = guide_name(study)
     if study.recipe.imbalance == "sampling":
-        decided["drawn_by"] = study.outcome
+        decided["drawn_by"] = study.primary_outcome
     decided |= modality_of(study).settings(study)
     decided["cohort"] = table_hash(cohort, study)
     return decided
@@ -150,7 +150,7 @@ def refuse_other(folder: Path, decided: Mapping[str, Any], study: Study | None =
     if changed:
         raise RunError(
             f"{folder} holds networks of another study: {'; '.join(changed[:4])}. Results of both must not be "
-            "mixed. Give another folder with --out, or take the change back."
+            "mixed. Give another folder with --output, or take the change back."
         )
 
 

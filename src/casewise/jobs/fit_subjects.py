@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 def divided(study: Study, panels: pd.DataFrame, splits: Splits, fold: int) -> tuple[list[str], list[str]]:
     """The subjects that the networks of a fold learn from, and those who decide when to stop (none: nobody does)."""
     training = splits.training(fold)
-    if study.recipe.stop.on == "inner":
+    if study.recipe.early_stopping.monitor == "inner":
         records, seed = panel_records(panels, study, training), mixed_seed(study.seed, "stop", fold)
-        return inner_stop(records, training, share=study.recipe.stop.share, seed=seed)
-    return training, splits.subjects(fold) if study.recipe.stop.on == "fold" else []
+        return inner_stop(records, training, share=study.recipe.early_stopping.val_fraction, seed=seed)
+    return training, splits.subjects(fold) if study.recipe.early_stopping.monitor == "fold" else []
 
 
 def fitted_rows(study: Study, panels: pd.DataFrame, splits: Splits, fold: int) -> NDArray[np.intp]:
     """The rows of `panels` whose errors the networks of a fold learned from; of volumes, they set the standard.
 
-    With `stop: {on: inner}` the subjects who decide when to stop are not among them.
+    With `early_stopping: {monitor: inner}` the subjects who decide when to stop are not among them.
     """
     subjects, _ = divided(study, panels, splits, fold)
     chosen = panels["subject"].astype(str).isin(set(subjects)).to_numpy()

@@ -88,10 +88,10 @@ def run_job(job: Job, material: JobInputs, choice: ComputePlan, *, side_by_side:
     check_apart(training, held_out, where=f"{job.model}, fold {job.fold + 1}")
     seed = mixed_seed(study.seed, job.model, job.fold)
     fitted_on, stopped_on = divided(study, panels, splits, job.fold)
-    if study.recipe.stop.on == "inner":
+    if study.recipe.early_stopping.monitor == "inner":
         check_apart(fitted_on, stopped_on, where=f"{job.model}, fold {job.fold + 1}, inner part")
     check_apart(fitted_on, held_out, where=f"{job.model}, fold {job.fold + 1}")
-    inside = choose_inside(job, material, choice, study.tune) if study.tune else None
+    inside = choose_inside(job, material, choice, study.nested_cv) if study.nested_cv else None
     recipe = study.recipe.model_copy(update={"lr": inside.chosen.lr}) if inside else study.recipe
 
     torch.manual_seed(seed)
@@ -101,7 +101,7 @@ def run_job(job: Job, material: JobInputs, choice: ComputePlan, *, side_by_side:
     # All who shaped it, also by deciding when to stop, and whom its first weights had seen.
     seen = {*training, *stopped_on, *shown}
     if material.pretraining:
-        kept_out = sorted({*held_out, *(stopped_on if study.recipe.stop.on == "inner" else [])})
+        kept_out = sorted({*held_out, *(stopped_on if study.recipe.early_stopping.monitor == "inner" else [])})
         body, used = pretrain(network, material.pretraining, job, choice, kept_out=kept_out, seed=seed)
         network.body.load_state_dict(body)
         seen |= set(used)
@@ -116,7 +116,7 @@ def run_job(job: Job, material: JobInputs, choice: ComputePlan, *, side_by_side:
 
     fit_rows, stop_rows = rows_of(fitted_on, scored=True), rows_of(stopped_on, scored=True)
     part = parts_of(study, panels, truth, material.tiles, material.address, model=job.model, fitted_on=fit_rows)
-    alone = study.recipe.stop.on == "none"
+    alone = study.recipe.early_stopping.monitor == "none"
     if alone:
         stop_rows = fit_rows[:1]  # Lightning wants something to validate on; nothing is decided by it
     names = [str(subjects.iloc[r]) for r in fit_rows]
@@ -125,7 +125,7 @@ def run_job(job: Job, material: JobInputs, choice: ComputePlan, *, side_by_side:
         if not len(data):
             raise SplitError(
                 f"{job.model}, fold {job.fold + 1}: none of the subjects chosen for {what} has a recorded target. "
-                "Lower split.folds, raise recipe.stop.share, or add cases."
+                "Lower split.folds, raise recipe.early_stopping.val_fraction, or add cases."
             )
     _check_learned(study, train.truth, where=f"{job.model}, fold {job.fold + 1}")
     standardise(network, train.truth, outputs)
@@ -140,7 +140,7 @@ def run_job(job: Job, material: JobInputs, choice: ComputePlan, *, side_by_side:
         mixed_seed(study.seed, job.model, job.fold),
         choice,
         study.compute.save_every,
-        "last" if study.recipe.stop.on == "none" else "best",
+        "last" if study.recipe.early_stopping.monitor == "none" else "best",
         tell,
         study.compute.frozen_once,
         inside.chosen.epochs if inside else None,
@@ -154,10 +154,10 @@ def run_job(job: Job, material: JobInputs, choice: ComputePlan, *, side_by_side:
             learned.network,
             data,
             outputs,
-            batch=study.recipe.batch,
+            batch=study.recipe.batch_size,
             channels_last=choice.channels_last,
             bf16=choice.precision == "bf16",
-            flips=study.test_flips,
+            flips=study.test_time_augmentation,
         ).numpy()
 
     tables, singles = [], []
@@ -169,9 +169,11 @@ def run_job(job: Job, material: JobInputs, choice: ComputePlan, *, side_by_side:
         values = values_at(data)
         tables.append(prediction_rows(some, study, values, stage=stage, model=job.model, fold=job.fold))
         singles.append(tile_rows(some, study, values, stage=stage))
-        singles.append(weight_rows(learned.network, data, some, stage=stage, batch=study.recipe.batch, choice=choice))
+        singles.append(
+            weight_rows(learned.network, data, some, stage=stage, batch=study.recipe.batch_size, choice=choice)
+        )
     known = {}
-    if study.recipe.phases and study.classes_of(study.outcome):
+    if study.recipe.phases and study.classes_of(study.primary_outcome):
         # One more look at every panel that was learned from; of these, figures alone are kept.
         for name, rows in (("on_training", fit_rows), ("on_inner", stop_rows)):
             if name == "on_training" or not alone:
@@ -206,8 +208,8 @@ def run_job(job: Job, material: JobInputs, choice: ComputePlan, *, side_by_side:
         "weights": origin,
         "parameters": sum(p.numel() for p in learned.network.parameters()),
         "epochs": len(learned.history),
-        "best_epoch": len(learned.history) if study.recipe.stop.on == "none" else learned.best_epoch + 1,
-        "stopped_on": study.recipe.stop.on,
+        "best_epoch": len(learned.history) if study.recipe.early_stopping.monitor == "none" else learned.best_epoch + 1,
+        "stopped_on": study.recipe.early_stopping.monitor,
         "n_fitted": len(fitted_on),
         "n_stopped": len(stopped_on),
         **{name: value for name, value in spent.told().items() if name != "core_seconds"},
@@ -237,7 +239,7 @@ def _check_learned(study: Study, truth: torch.Tensor, *, where: str) -> None:
             raise SplitError(
                 f"{where}: nobody that is learned from has {output.name} {study.classes_of(output.name)[code]!r}; "
                 "those who have are held out, or decide when to stop. Add subjects, join the class to another, lower "
-                "split.folds, or say `recipe: {stop: {on: none}}`."
+                "split.folds, or say `recipe: {early_stopping: {monitor: none}}`."
             )
 
 
@@ -246,4 +248,8 @@ def epochs_of(study: Study) -> int:
     recipe = study.recipe
     if recipe.phases:
         return sum(phase.epochs for phase in recipe.phases)
-    return recipe.epochs if recipe.tuning != "fine" else recipe.fine.epochs * (recipe.fine.groups + 1)
+    return (
+        recipe.epochs
+        if recipe.tuning != "gradual_unfreezing"
+        else recipe.gradual_unfreezing.epochs * (recipe.gradual_unfreezing.groups + 1)
+    )

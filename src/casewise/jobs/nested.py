@@ -37,7 +37,7 @@ from casewise.training.strategies import TrainingContext, learn
 
 if TYPE_CHECKING:
     from casewise.jobs.job import JobInputs
-    from casewise.study.schema import Study, Tuning
+    from casewise.study.schema import NestedCV, Study
     from casewise.training.compute_plan import ComputePlan
 
 
@@ -64,7 +64,7 @@ class _Training:
         return f"lr{self.candidate}-fold{self.fold + 1}"
 
 
-def choose_inside(job: Job, material: JobInputs, choice: ComputePlan, tune: Tuning) -> InnerCVResult:
+def choose_inside(job: Job, material: JobInputs, choice: ComputePlan, tune: NestedCV) -> InnerCVResult:
     """Train the job's network for each rate on each inner fold, and choose.
 
     What a killed job had finished stands in files in its folder and is not trained again; the one that was being
@@ -110,7 +110,7 @@ def choose_inside(job: Job, material: JobInputs, choice: ComputePlan, tune: Tuni
 
 def epochs_inside(study: Study) -> int:
     """How many epochs the inner trainings of a job have in all."""
-    return study.tune.folds * len(study.rates) * study.recipe.epochs if study.tune else 0
+    return study.nested_cv.folds * len(study.rates) * study.recipe.epochs if study.nested_cv else 0
 
 
 def _trained(training: _Training, job: Job, material: JobInputs, choice: ComputePlan, before: int) -> dict[str, Any]:

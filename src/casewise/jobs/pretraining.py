@@ -43,9 +43,9 @@ def pretraining_study(study: Study, wanted: Pretraining) -> Study:
         update={
             "epochs": wanted.epochs,
             "lr": wanted.lr or study.recipe.lr,
-            "batch": wanted.batch or study.recipe.batch,
+            "batch_size": wanted.batch_size or study.recipe.batch_size,
             "schedule": "cosine",
-            "tuning": "deep",
+            "tuning": "full",
             "imbalance": "none",
         }
     )
@@ -58,12 +58,12 @@ def pretraining_study(study: Study, wanted: Pretraining) -> Study:
         "where_not": wanted.where_not,
         "targets": wanted.targets,
         "scores": {},
-        "predict": [],
-        "main": "",
+        "outputs": list(wanted.targets),
+        "primary_outcome": next(iter(wanted.targets)),
         "recipe": recipe,
         "regions": [],
         "panels": study.panels.model_copy(update={"by": "image"}),
-        "split": study.split.model_copy(update={"balance": None, "column": None}),
+        "split": study.split.model_copy(update={"stratify_by": None, "column": None}),
         "evaluation": study.evaluation.model_copy(update={"response": False, "readers": {}, "bands": {}}),
     }
     return study.model_copy(update=changes)
@@ -97,7 +97,7 @@ def pretrain(
     whole.body.load_state_dict(network.body.state_dict())
     standardise(whole, data.truth, outputs)
     if study.recipe.head == "probe" and not (job.folder / "pretrain" / "state.safetensors").is_file():
-        probe(whole, data, [str(subjects.iloc[r]) for r in rows], outputs, batch=study.recipe.batch)
+        probe(whole, data, [str(subjects.iloc[r]) for r in rows], outputs, batch=study.recipe.batch_size)
     few = PanelData(data.store, data.tiles[:1], data.truth[:1], data.settings)
     fitted = fit(
         whole,

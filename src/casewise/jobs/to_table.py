@@ -36,10 +36,10 @@ def predicted(
         network,
         data,
         outputs_of(study),
-        batch=study.recipe.batch,
+        batch=study.recipe.batch_size,
         channels_last=choice.channels_last,
         bf16=choice.precision == "bf16",
-        flips=study.test_flips,
+        flips=study.test_time_augmentation,
     )
     return prediction_rows(panels, study, values.numpy(), stage=stage, model=model, fold=fold)
 
@@ -50,7 +50,7 @@ def prediction_rows(
     """The network's values (P, V) as rows of the predictions table, each at its target's level and in its range.
 
     Where several panels show one unit of a target's level, numbers and probabilities are averaged, or with
-    `gather: max` the most conspicuous one stands for all.
+    `pooling: max` the most conspicuous one stands for all.
     """
     truth = label_table(panels, study)
     outputs = outputs_of(study)
@@ -71,7 +71,7 @@ def prediction_rows(
             table["region"] = ""
         keys = ["case", "subject", "visit", "day", "region", "image", "kind"]
         units = table.groupby(keys, sort=False, dropna=False, as_index=False)
-        if study.panels.gather == "max" and level != "image":
+        if study.panels.pooling == "max" and level != "image":
             table = most_conspicuous(units, told, study, name)
         else:
             table = units[["y_true", *told]].mean()

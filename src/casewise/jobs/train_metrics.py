@@ -22,16 +22,16 @@ def right_on(rows: pd.DataFrame, study: Study) -> dict[str, Any] | None:
         rows: as `casewise.jobs.to_table.prediction_rows` makes them, of one network; those of the main outcome
             are judged.
     """
-    names = study.classes_of(study.outcome)
+    names = study.classes_of(study.primary_outcome)
     if not names:
         return None
-    known = rows[(rows["target"] == study.outcome) & rows["y_true"].notna()]
+    known = rows[(rows["target"] == study.primary_outcome) & rows["y_true"].notna()]
     if known.empty:
         return None
     recorded, named = (known[column].to_numpy(int) for column in ("y_true", "y_pred"))
     confusion = np.bincount(recorded * len(names) + named, minlength=len(names) ** 2).reshape(len(names), -1)
     found: dict[str, Any] = {"accuracy": float((recorded == named).mean()), "sensitivity": None, "specificity": None}
-    if (positive := study.positive_of(study.outcome)) is not None:
+    if (positive := study.positive_of(study.primary_outcome)) is not None:
         place = names.index(positive)
         for name, line in (("sensitivity", place), ("specificity", 1 - place)):
             count = confusion[line].sum()

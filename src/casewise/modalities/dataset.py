@@ -137,7 +137,7 @@ class PanelData:
     @property
     def bags(self) -> bool:
         """Whether a view is a bag of tiles, which attention gathers."""
-        return self.settings.gather == "attention"
+        return self.settings.pooling == "attention"
 
     @property
     def bag(self) -> int:

@@ -76,7 +76,7 @@ def plain(store: Tensor, slots: Tensor, settings: Panels) -> Tensor:
 
 def laid_out(tiles: Tensor, slots: Tensor, settings: Panels) -> Tensor:
     """Tiles (B, S, C, H, W) as a grid; where attention gathers them, as the bag they are, NaN at empty places."""
-    if settings.gather == "attention":
+    if settings.pooling == "attention":
         return tiles.masked_fill((slots == EMPTY).view(*slots.shape, 1, 1, 1).to(tiles.device), torch.nan)
     return fold(tiles, settings)
 
@@ -85,8 +85,8 @@ def augmented(store: Tensor, slots: Tensor, settings: Panels, generator: torch.G
     """Panels for training: every tile varied by parameters of its own, drawn from `generator`.
 
     Brightness and contrast change the photograph, never the black around it; rotation, shift, zoom and warp bring in
-    black, or with `edge: reflect` the tile mirrored at its edge. A share of `vary` of the tiles is moved, and as large
-    a share, drawn on its own, changes in tone.
+    black, or with `padding_mode: reflect` the tile mirrored at its edge. A share of `probability` of the tiles is
+    moved, and as large a share, drawn on its own, changes in tone.
 
     Returns:
         (B, C, rows·H, columns·W) float in 0–1; bags as by `laid_out`.
@@ -97,7 +97,7 @@ def augmented(store: Tensor, slots: Tensor, settings: Panels, generator: torch.G
     full = torch.nonzero(flat != EMPTY).squeeze(1)
     tiles = store[flat[full]].float().div_(255)
     drawn = parameters[full].to(tiles.device)
-    if settings.magnify or settings.warp or settings.vary < 1:
+    if settings.zoom_in or settings.perspective or settings.probability < 1:
         # drawn after the others, so that studies without them see the same variations as before
         further = torch.rand(len(flat), FURTHER, generator=generator)
         drawn = torch.cat([drawn, further[full].to(tiles.device)], dim=1)
@@ -121,12 +121,12 @@ def _toned(tiles: Tensor, drawn: Tensor, settings: Panels) -> Tensor:
     share = inside.float().mean(dim=(2, 3), keepdim=True).clamp(min=1e-6)
     middle = tiles.mean(dim=(1, 2, 3), keepdim=True) / share
     toned = tiles.sub(middle).mul_(contrast).add_(middle).mul_(bright).clamp_(0, 1).mul_(inside)
-    return torch.where(_varied(drawn, 12, settings), toned, tiles) if settings.vary < 1 else toned
+    return torch.where(_varied(drawn, 12, settings), toned, tiles) if settings.probability < 1 else toned
 
 
 def _varied(drawn: Tensor, column: int, settings: Panels) -> Tensor:
     """Which tiles vary: (B, 1, 1, 1) bool."""
-    return (drawn[:, column] < settings.vary).view(-1, 1, 1, 1)
+    return (drawn[:, column] < settings.probability).view(-1, 1, 1, 1)
 
 
 def _warped(tiles: Tensor, drawn: Tensor, settings: Panels) -> Tensor:
@@ -134,22 +134,22 @@ def _warped(tiles: Tensor, drawn: Tensor, settings: Panels) -> Tensor:
         tiles = torch.where((drawn[:, 6] < 0.5).view(-1, 1, 1, 1), tiles.flip(3), tiles)
     if settings.flip in ("vertical", "both"):
         tiles = torch.where((drawn[:, 7] < 0.5).view(-1, 1, 1, 1), tiles.flip(2), tiles)
-    if not (settings.rotate or settings.shift or settings.zoom or settings.magnify or settings.warp):
+    if not (settings.rotate or settings.translate or settings.zoom or settings.zoom_in or settings.perspective):
         return tiles
     angle = _between(drawn[:, 2], np.deg2rad(settings.rotate))
     scale = 1 / (1 + _between(drawn[:, 3], settings.zoom))
-    if settings.magnify:
-        scale = scale / (1 + drawn[:, 8] * settings.magnify)
-    shift = _between(drawn[:, 4:6], settings.shift) * 2
+    if settings.zoom_in:
+        scale = scale / (1 + drawn[:, 8] * settings.zoom_in)
+    shift = _between(drawn[:, 4:6], settings.translate) * 2
     # A turn and a zoom are one complex factor; a fraction of the time of affine_grid.
     turn = torch.polar(scale, angle).view(-1, 1, 1)
     moved = turn * _points(tiles) + torch.view_as_complex(shift.contiguous()).view(-1, 1, 1)
     grid = torch.view_as_real(moved)
-    if settings.warp:
-        grid = _in_perspective(grid, _between(drawn[:, 9:11], settings.warp))
-    edge = "reflection" if settings.edge == "reflect" else "zeros"
+    if settings.perspective:
+        grid = _in_perspective(grid, _between(drawn[:, 9:11], settings.perspective))
+    edge = "reflection" if settings.padding_mode == "reflect" else "zeros"
     warped = functional.grid_sample(tiles, grid, mode="bilinear", padding_mode=edge, align_corners=False)
-    return torch.where(_varied(drawn, 11, settings), warped, tiles) if settings.vary < 1 else warped
+    return torch.where(_varied(drawn, 11, settings), warped, tiles) if settings.probability < 1 else warped
 
 
 def _in_perspective(grid: Tensor, tilt: Tensor) -> Tensor:

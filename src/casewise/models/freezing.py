@@ -186,8 +186,8 @@ def _named(network: Network, point: FreezePoint) -> str:
             raise TrainingError(f"freeze: {network.name} has no part {point.name!r}.{hint}")
         return point.name
     found = network.blocks if point.kind == "blocks" else layers(network)
-    if point.kind == "share":
-        return _by_share(network, point.share)
+    if point.kind == "fraction":
+        return _by_share(network, point.fraction)
     if point.count > len(found):
         raise TrainingError(
             f"freeze: {network.name} has {len(layers(network))} layers and {len(network.blocks)} blocks before its "

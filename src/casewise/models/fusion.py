@@ -138,7 +138,7 @@ def check_fusion(fusion: str | None, sequences: int, missing: str, *, attention:
         raise StudyError(f"sequences: there must be one at least, got {sequences}.")
     if fusion and attention:
         raise StudyError(
-            f"fusion: {fusion} fuses the sequences of panels, and `panels.gather: attention` makes bags of tiles; "
+            f"fusion: {fusion} fuses the sequences of panels, and `panels.pooling: attention` makes bags of tiles; "
             "leave one of them out."
         )
 

@@ -31,7 +31,17 @@ if TYPE_CHECKING:
 # Evidence beside the table's columns, by the names that findings have.
 PROBES = ("border", "thumbnail", "files", "file-size", "outside-anatomy")
 # What says how networks are trained and judged, and nothing of the images and their labels.
-NOT_LOOKED_AT = ("accept", "compute", "recipe", "stack", "external", "evaluation", "test_flips", "title", "description")
+NOT_LOOKED_AT = (
+    "accept",
+    "compute",
+    "recipe",
+    "stack",
+    "external",
+    "evaluation",
+    "test_time_augmentation",
+    "title",
+    "description",
+)
 
 
 def examined(study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits | None, folder: Path, show: Show) -> Audit:

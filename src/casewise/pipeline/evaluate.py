@@ -35,8 +35,8 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Pa
     found = evaluation.evaluate(
         predictions,
         targets={name: study.range_of(name) for name in names if name in set(predictions["target"])},
-        main=study.outcome,
-        resamples=settings.resamples,
+        main=study.primary_outcome,
+        resamples=settings.bootstrap_resamples,
         confidence=settings.confidence,
         seed=study.seed,
         bands=settings.bands or None,
@@ -46,7 +46,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Pa
         subjects_known=study.subjects_known,
         classes=classed,
         positive={name: first for name in names if (first := study.positive_of(name)) is not None},
-        sensitivities=tuple(settings.sensitivities),
+        sensitivities=tuple(settings.target_sensitivities),
     )
     for name, cases in cases_with_missing_regions(predictions, study_scores(study)).items():
         if cases and study.missing_regions == "allow":
@@ -54,12 +54,12 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Pa
                 f"{name}: {len(cases)} cases lack a region; it is taken as the mean of the regions that are there. "
                 "They are predicted, but not judged, since their recorded score is unknown."
             )
-    classes = study.classes_of(study.outcome)
+    classes = study.classes_of(study.primary_outcome)
     found |= _other_patients(study, predictions, folder)
     if found.get("left_out"):
         column = study.split.leave_out or "source"
         found["main"] = headline_within(found["main"], found["metrics"], found["left_out"], column, found["notes"])
-        found["notes"] += one_class_by_source(found["left_out"], study.level_of(study.outcome))
+        found["notes"] += one_class_by_source(found["left_out"], study.level_of(study.primary_outcome))
     if tuned.NESTED in set(predictions["model"]):
         found["main"] = headline_inside(found["main"], found["metrics"], tuned.NESTED, found["notes"])
     found["over_folds"] = evaluation.plain(over_folds(predictions, names, classed))
@@ -67,14 +67,15 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Pa
     found["notes"] += one_class_notes(found["classes"], nouns)
     found["notes"] += [note] if (note := found.pop("drop_note", "")) else []
     found["notes"] += [
-        *guess(predictions, study.outcome, classes),
+        *guess(predictions, study.primary_outcome, classes),
         *hopeless(study, folder),
-        *says_the_same(predictions, study.outcome, study.networks),
+        *says_the_same(predictions, study.primary_outcome, study.networks),
     ]
     write_json(folder / "metrics.json", found)
     show.line(
         "evaluate",
-        f"{counted(predictions['model'].nunique(), 'learner')}, {settings.resamples:,} resamples of subjects, "
+        f"{counted(predictions['model'].nunique(), 'learner')}, {settings.bootstrap_resamples:,} resamples of "
+        "subjects, "
         f"{time.monotonic() - begun:.0f} s",
     )
     return found
@@ -85,8 +86,8 @@ def _other_patients(study: Study, predictions: pd.DataFrame, folder: Path) -> di
     from casewise.evaluation.bootstrap import Plan
     from casewise.evaluation.external import by_source, drop, within_sources
 
-    target, settings = study.outcome, study.evaluation
-    plan = Plan(settings.resamples, settings.confidence, study.seed)
+    target, settings = study.primary_outcome, study.evaluation
+    plan = Plan(settings.bootstrap_resamples, settings.confidence, study.seed)
     classes, positive = study.classes_of(target), study.positive_of(target)
     found: dict[str, Any] = {}
     if study.external:

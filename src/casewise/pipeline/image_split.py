@@ -76,17 +76,18 @@ def compared(study: Study, cohort: Cohort, splits: Splits) -> Comparison:
     for name, score in study.scores.items():
         if "[" in score.formula or regional & set(re.findall(r"[^\W\d]\w*", score.formula)):
             regional.add(name)
-    if study.outcome in regional:
+    if study.primary_outcome in regional:
         raise StudyError(
-            f"split.by: {study.outcome!r} is worked out over several regions, and a single image shows one; name "
-            "another `main`, or leave out `by: image`."
+            f"split.by: {study.primary_outcome!r} is worked out over several regions, and a single image shows one; "
+            "name "
+            "another `primary_outcome`, or leave out `by: image`."
         )
     tested = len(splits.subjects(-1)) / len(splits.side)
     other = study.model_copy(
         update={
             "name": f"{study.name}-by-image",
             "title": f"{study.title or study.name}, split by image: for comparison only",
-            "main": study.outcome,
+            "primary_outcome": study.primary_outcome,
             "scores": {name: score for name, score in study.scores.items() if name not in regional},
             "split": study.split.model_copy(
                 update={
@@ -169,12 +170,13 @@ def claim(
     found = evaluated.evaluate(other, people, predictions, place, Silent())
     show.line(
         "evaluate",
-        f"{counted(predictions['model'].nunique(), 'learner')}, {other.evaluation.resamples:,} resamples of images as "
+        f"{counted(predictions['model'].nunique(), 'learner')}, {other.evaluation.bootstrap_resamples:,} resamples of "
+        "images as "
         f"if each showed another person, {time.monotonic() - begun:.0f} s",
     )
     claimed = {
         "metrics": {
-            stage: {learner: {study.outcome: keys[study.outcome]} for learner, keys in learners.items()}
+            stage: {learner: {study.primary_outcome: keys[study.primary_outcome]} for learner, keys in learners.items()}
             for stage, learners in found["metrics"].items()
         },
         "main": {name: found["main"][name] for name in ("target", "stage", "learner", "kind")},

@@ -82,7 +82,7 @@ def external_study(study: Study) -> Study:
             name: target.model_copy(update={"column": None}) if name in wanted.columns else target
             for name, target in study.targets.items()
         },
-        "split": study.split.model_copy(update={"balance": None, "column": None, "leave_out": None}),
+        "split": study.split.model_copy(update={"stratify_by": None, "column": None, "leave_out": None}),
         "evaluation": study.evaluation.model_copy(update={"response": False, "readers": {}, "bands": {}}),
     }
     return study.model_copy(update=changes)

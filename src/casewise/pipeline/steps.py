@@ -100,7 +100,7 @@ def split(study: Study, cohort: Cohort, folder: Path, show: Show) -> Splits:
         if before.hash != splits.hash and any((folder / "jobs").glob("*/*/job.json")):
             raise RunError(
                 f"{folder} was split differently: {_why_split(study, folder)}. "
-                "Networks of two splits must not be mixed. Give another folder with --out."
+                "Networks of two splits must not be mixed. Give another folder with --output."
             )
     write_splits(splits, path)
     tested = splits.record["imbalance"]["test"]
@@ -162,7 +162,7 @@ def train(study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits, folde
     show.line(
         "jobs",
         f"{len(jobs)} networks ({counted(len(study.networks), study.network_noun)} × {splits.folds} folds), "
-        + (f"each after {study.tune.folds * len(study.rates)} inner trainings, " if study.tune else "")
+        + (f"each after {study.nested_cv.folds * len(study.rates)} inner trainings, " if study.nested_cv else "")
         + f"{time.monotonic() - begun:.0f} s",
     )
     gather(study, jobs, cohort, folder)
@@ -216,7 +216,7 @@ def stack(study: Study, predictions: pd.DataFrame, folder: Path, show: Show) -> 
 def _chosen_inside(study: Study, predictions: pd.DataFrame, folder: Path, show: Show) -> list[pd.DataFrame]:
     """The rows of the learner whose network inner folds chose; nothing where the study asks for none."""
     path = folder / tuned.FILE
-    if not (study.tune and study.tune.among and len(study.networks) > 1):
+    if not (study.nested_cv and study.nested_cv.among and len(study.networks) > 1):
         path.unlink(missing_ok=True)
         return []
     chosen = tuned.chosen_networks(job_records(folder), study.networks)

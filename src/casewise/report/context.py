@@ -71,7 +71,7 @@ class ReportContext:
     @property
     def kind(self) -> Kind:
         """What the main outcome is: a number, a class or a grade."""
-        return self.study.kind_of(self.study.outcome)
+        return self.study.kind_of(self.study.primary_outcome)
 
     @property
     def merit(self) -> str:
@@ -102,7 +102,7 @@ class ReportContext:
     def learner(self) -> str:
         """The learner shown: the best out of fold on the main outcome, so that the test set chooses nothing."""
         main = self.metrics.get("main") or {}
-        if main.get("target") == self.study.outcome and main.get("learner") in self.learners:
+        if main.get("target") == self.study.primary_outcome and main.get("learner") in self.learners:
             return str(main["learner"])
         scored = [(self.metric("oof", name, self.merit), name) for name in self.learners]
         known = [(found["value"], name) for found, name in scored if found]
@@ -112,7 +112,7 @@ class ReportContext:
 
     def metric(self, stage: str, learner: str, metric: str, target: str | None = None) -> dict[str, Any] | None:
         """One figure of `metrics.json` with its interval, or None where it is missing or undefined."""
-        found = self.figures(stage, learner, target or self.study.outcome).get(metric)
+        found = self.figures(stage, learner, target or self.study.primary_outcome).get(metric)
         return found if found and is_number(found.get("value")) else None
 
     def figures(self, stage: str, learner: str, key: str) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class ReportContext:
     def classed(self, stage: str, learner: str, target: str | None = None) -> dict[str, Any]:
         """Confusion matrix, curves and operating points of one learner (`classes` of `metrics.json`), or nothing."""
         by_learner = self.metrics.get("classes", {}).get(stage, {}).get(learner, {})
-        found: dict[str, Any] = by_learner.get(target or self.study.outcome, {})
+        found: dict[str, Any] = by_learner.get(target or self.study.primary_outcome, {})
         return found
 
     def range_of(self, target: str) -> tuple[float, float]:
@@ -141,7 +141,7 @@ class ReportContext:
     def rows(self, stage: str, learner: str, target: str | None = None) -> pd.DataFrame:
         """Predictions of `target` (the main outcome by default) by one learner where the truth is known."""
         table = self.final
-        wanted = table["target"] == (target or self.study.outcome)
+        wanted = table["target"] == (target or self.study.primary_outcome)
         chosen = table[wanted & (table["stage"] == stage) & (table["model"] == learner)]
         return chosen.dropna(subset=["y_true", "y_pred"]).reset_index(drop=True)
 

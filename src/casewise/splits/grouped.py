@@ -197,9 +197,9 @@ def _counted(panels: pd.DataFrame, subjects: set[str]) -> dict[str, int]:
 
 def guide_name(study: Study) -> str:
     """The label that guides the split: as stated, else the main outcome where it is a target, else the first target."""
-    if study.split.balance:
-        return study.split.balance
-    return study.outcome if study.outcome in study.targets else next(iter(study.targets))
+    if study.split.stratify_by:
+        return study.split.stratify_by
+    return study.primary_outcome if study.primary_outcome in study.targets else next(iter(study.targets))
 
 
 def labels_of(numbers: np.ndarray, low: float, high: float, *, classes: int = 0) -> np.ndarray:

@@ -28,7 +28,7 @@ def inner_folds(panels: pd.DataFrame, study: Study, splits: Splits, fold: int, *
             an inner fold would be without any recorded value.
     """
     training = splits.training(fold)
-    where = f"tune: the {len(training)} training subjects of fold {fold + 1}"
+    where = f"nested_cv: the {len(training)} training subjects of fold {fold + 1}"
     remedy = "Lower tune.folds or split.folds, join the class to another, or add subjects."
     if len(training) < count:
         raise SplitError(f"{where} cannot fill {count} inner folds. Lower tune.folds or add subjects.")
@@ -40,7 +40,8 @@ def inner_folds(panels: pd.DataFrame, study: Study, splits: Splits, fold: int, *
     for (name, label), who in holders.items():
         if len(who) < count:
             raise SplitError(
-                f"{name}: the class {label!r} has {len(who)} of {where.removeprefix('tune: ')}, fewer than the {count} "
+                f"{name}: the class {label!r} has {len(who)} of {where.removeprefix('nested_cv: ')}, fewer than the "
+                f"{count} "
                 f"inner folds. {remedy}"
             )
     seed = int.from_bytes(hashlib.sha256(f"{study.seed} inner folds of {fold}".encode()).digest()[:7], "big")
@@ -71,7 +72,7 @@ def check_tuned(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
     Raises:
         SplitError: naming the class, how many subjects have it, and how many folds there are.
     """
-    if not study.tune:
+    if not study.nested_cv:
         return
     tested = set(splits.subjects(TEST))
     for name in study.outputs:
@@ -87,4 +88,4 @@ def check_tuned(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
                     "another, or add subjects."
                 )
     for fold in range(splits.folds):
-        inner_folds(panels, study, splits, fold, count=study.tune.folds)
+        inner_folds(panels, study, splits, fold, count=study.nested_cv.folds)

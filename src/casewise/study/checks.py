@@ -30,23 +30,28 @@ def names_fit(study: Study) -> None:
         raise ValueError(f"scores: {sorted(twice)[0]!r} is a target as well; one name means one thing")
     for name in study.outputs:
         if name not in names:
-            raise ValueError(f"predict: {name!r} is neither a target nor a score.{nearest(name, names)}")
+            raise ValueError(f"outputs: {name!r} is neither a target nor a score.{nearest(name, names)}")
         if name in study.scores and study.scores[name].level == "case" and study.panels.by == "region":
-            raise ValueError(f"predict: {name!r} is a score of the whole case; a panel shows one region only")
+            raise ValueError(f"outputs: {name!r} is a score of the whole case; a panel shows one region only")
     if study.panels.by == "region" and not study.regions:
         raise ValueError("regions: panels by region need the list of the study's regions")
     judged = [*study.outputs, *study.scores]
-    if study.main and study.main not in judged:
-        raise ValueError(f"main: {study.main!r} is neither predicted nor a score.{nearest(study.main, judged)}")
-    used = [("predict", name) for name in study.outputs] + [("split.balance", study.split.balance or "")]
+    if study.primary_outcome not in judged:
+        raise ValueError(
+            f"primary_outcome: {study.primary_outcome!r} is neither predicted nor a "
+            f"score.{nearest(study.primary_outcome, judged)}"
+        )
+    used = [("outputs", name) for name in study.outputs] + [("split.stratify_by", study.split.stratify_by or "")]
     for place, name in used:
         if name in study.scores and "[" in study.scores[name].formula:
             raise ValueError(
                 f"{place}: {name!r} is worked out over several regions, and one panel does not show them all; "
                 "name its targets, or a score of one region"
             )
-    if study.split.balance and study.split.balance not in names:
-        raise ValueError(f"split.balance: {study.split.balance!r} is no target.{nearest(study.split.balance, names)}")
+    if study.split.stratify_by and study.split.stratify_by not in names:
+        raise ValueError(
+            f"split.stratify_by: {study.split.stratify_by!r} is no target.{nearest(study.split.stratify_by, names)}"
+        )
     for part in ("readers", "references"):
         for name in getattr(study.evaluation, part):
             if name not in judged:
@@ -74,18 +79,20 @@ def split_by_image(study: Study) -> None:
 
 def fixed_copies(study: Study) -> None:
     """Fixed copies are learned from in phases alone, and vary in none of them."""
-    if not study.panels.copies:
+    if not study.panels.offline_copies:
         return
     if not study.recipe.phases:
         raise ValueError(
-            "panels.copies: fixed copies are learned from in phases, and recipe.phases is empty; write for example "
-            "`phases: [{epochs: 50}]` under recipe, or leave out copies"
+            "panels.offline_copies: fixed copies are learned from in phases, and recipe.phases is empty; write for "
+            "example "
+            "`phases: [{epochs: 50}]` under recipe, or leave out offline_copies"
         )
     number = next((n for n, phase in enumerate(study.recipe.phases) if phase.variations), None)
     if number is not None:
         raise ValueError(
-            f"recipe.phases, phase {number + 1}: variations: with panels.copies ({study.panels.copies}) every "
-            "copy is varied once for all phases; leave out variations or copies"
+            f"recipe.phases, phase {number + 1}: variations: with panels.offline_copies "
+            f"({study.panels.offline_copies}) every "
+            "copy is varied once for all phases; leave out variations or offline_copies"
         )
 
 
@@ -123,8 +130,10 @@ def volumes_fit(study: Study) -> None:
     )
     if stored:
         raise ValueError(f"images.{stored}: is for photographs; slices keep their own, so leave it out")
-    if study.test_flips:
-        raise ValueError("test_flips: mirrors a panel as a whole, and slices would change places; leave it out")
+    if study.test_time_augmentation:
+        raise ValueError(
+            "test_time_augmentation: mirrors a panel as a whole, and slices would change places; leave it out"
+        )
     sequences = study.volumes.sequences
     known = [*(FUSIONS if len(sequences) > 1 else FUSIONS[:1]), *sequences]
     for name in study.backbones:
@@ -142,30 +151,31 @@ def volumes_fit(study: Study) -> None:
 
 def tuned_inside(study: Study) -> None:
     """What inner folds choose is chosen by nothing else."""
-    tune, recipe = study.tune, study.recipe
-    if not tune:
+    nested_cv, recipe = study.nested_cv, study.recipe
+    if not nested_cv:
         return
     if recipe.phases:
-        raise ValueError("tune: phases state their own epochs and rates; leave out recipe.phases or tune")
-    if recipe.tuning != "deep":
-        raise ValueError(f"tune: goes with `tuning: deep` alone; recipe.tuning is {recipe.tuning!r}")
+        raise ValueError("nested_cv: phases state their own epochs and rates; leave out recipe.phases or nested_cv")
+    if recipe.tuning != "full":
+        raise ValueError(f"nested_cv: goes with `tuning: full` alone; recipe.tuning is {recipe.tuning!r}")
     if study.pretrain:
-        raise ValueError("tune: does not go with `pretrain`, which would be done anew for every inner fold")
+        raise ValueError("nested_cv: does not go with `pretrain`, which would be done anew for every inner fold")
     if recipe.lr == "find":
         raise ValueError(
-            "tune: recipe.lr is found, and inner folds choose among stated rates; write candidates as `lr` under "
-            "tune, and a number as recipe.lr"
+            "nested_cv: recipe.lr is found, and inner folds choose among stated rates; write candidates as `lr` under "
+            "nested_cv, and a number as recipe.lr"
         )
-    if recipe.stop.on != "none":
+    if recipe.early_stopping.monitor != "none":
         raise ValueError(
-            "tune: inner folds say for how many epochs a network is trained on all its training subjects, and "
-            f"recipe.stop.on is {recipe.stop.on!r}; write `stop: {{on: none}}` under recipe"
+            "nested_cv: inner folds say for how many epochs a network is trained on all its training subjects, and "
+            f"recipe.early_stopping.monitor is {recipe.early_stopping.monitor!r}; write `early_stopping: "
+            f"{{monitor: none}}` under recipe"
         )
     if study.split.by == "image":
-        raise ValueError("tune: does not go with `split: {by: image}`, a comparison of splits alone")
-    if not (tune.epochs or len(tune.lr) > 1 or (tune.among and len(study.networks) > 1)):
+        raise ValueError("nested_cv: does not go with `split: {by: image}`, a comparison of splits alone")
+    if not (nested_cv.epochs or len(nested_cv.lr) > 1 or (nested_cv.among and len(study.networks) > 1)):
         raise ValueError(
-            "tune: there is nothing to choose: epochs is false, lr has fewer than two candidates, and there is "
+            "nested_cv: there is nothing to choose: epochs is false, lr has fewer than two candidates, and there is "
             "one network or among is false"
         )
 
@@ -197,7 +207,7 @@ def classes_fit(study: Study) -> None:
     numbers = next((name for name in study.outputs if name not in classed), None)
     if "logistic" in study.stack and numbers:
         raise ValueError(f"stack: 'logistic' combines classes, and {numbers!r} is a number")
-    if study.outcome in classed and study.evaluation.bands:
+    if study.primary_outcome in classed and study.evaluation.bands:
         raise ValueError("evaluation.bands: the main outcome has classes already")
     if study.recipe.lr == "find" and study.pretrain and not study.pretrain.lr:
         raise ValueError(
@@ -205,7 +215,7 @@ def classes_fit(study: Study) -> None:
         )
     if study.recipe.imbalance != "none" and not among:
         raise ValueError(f"recipe.imbalance: {study.recipe.imbalance!r} needs a target with classes")
-    if study.recipe.imbalance == "sampling" and study.outcome not in among:
+    if study.recipe.imbalance == "sampling" and study.primary_outcome not in among:
         raise ValueError("recipe.imbalance: 'sampling' goes by the main outcome, which has no classes here")
     for name in study.evaluation.readers:
         if name in classed:

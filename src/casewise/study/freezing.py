@@ -16,23 +16,23 @@ WAYS = "none, all, `10 layers`, `11 blocks`, `30%` or a part's name such as feat
 class FreezePoint:
     """The part of a body, from the input on, that does not learn.
 
-    `layers` counts convolutions and linear layers, `blocks` a network's own blocks (`Network.blocks`), `share` is a
-    share of the body's weights, `name` a module's path within the body; the part named is frozen too.
+    `layers` counts convolutions and linear layers, `blocks` a network's own blocks (`Network.blocks`), `fraction` is a
+    fraction of the body's weights, `name` a module's path within the body; the part named is frozen too.
 
     >>> str(read_freeze_point("10 layers")), str(read_freeze_point(0.3)), str(read_freeze_point("features.6"))
     ('10 layers', '30%', 'features.6')
     """
 
-    kind: Literal["none", "all", "layers", "blocks", "share", "name"]
+    kind: Literal["none", "all", "layers", "blocks", "fraction", "name"]
     count: int = 0
-    share: float = 0.0
+    fraction: float = 0.0
     name: str = ""
 
     def __str__(self) -> str:
         if self.kind in ("layers", "blocks"):
             return f"{self.count} {self.kind if self.count > 1 else self.kind[:-1]}"
-        if self.kind == "share":
-            return f"{100 * self.share:.10g}%"
+        if self.kind == "fraction":
+            return f"{100 * self.fraction:.10g}%"
         return self.name or self.kind
 
 
@@ -76,4 +76,4 @@ def _counted(count: int, kind: Literal["layers", "blocks"], source: str) -> Free
 def _share(share: float, value: Any, source: str) -> FreezePoint:
     if not (math.isfinite(share) and 0 < share < 1):
         raise StudyError(f"{source}: a share lies between 0 and 1 (or 0% and 100%), got {value!r}; say none or all.")
-    return FreezePoint("share", share=share)
+    return FreezePoint("fraction", fraction=share)

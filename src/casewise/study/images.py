@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from casewise.study.parts import Part, parse_grid, parse_share
+from casewise.study.parts import Part, parse_fraction, parse_grid
 
 
 class Images(Part):
@@ -29,9 +29,9 @@ class Tiles(Part):
     mpp: float | None = Field(None, gt=0)
     magnification: float | None = Field(None, gt=0)
     level: int | None = Field(None, ge=0)
-    tissue: Annotated[float, BeforeValidator(parse_share), Field(ge=0, le=1)] = 0.5
-    most: int | None = Field(None, ge=1)
-    overlap: Annotated[float, BeforeValidator(parse_share), Field(ge=0, le=0.9)] = 0.0
+    min_tissue: Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, le=1)] = 0.5
+    max_tiles: int | None = Field(None, ge=1)
+    overlap: Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, le=0.9)] = 0.0
     assume_mpp: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
@@ -53,17 +53,17 @@ class Volumes(Part):
     """Which scans make a case, how their slices are prepared, and how a network looks at several sequences.
 
     A row of the table names one scan of the sequence in its column `sequence`: a NIfTI file or a DICOM series. With
-    `order` a row names one slice of it, an image, and that column says the order from the feet to the head.
+    `slice_index` a row names one slice of it, an image, and that column says the order from the feet to the head.
     """
 
     sequences: list[str] = Field(min_length=1)
     column: str = "sequence"
-    order: str | None = None
+    slice_index: str | None = None
     pixel_mm: float = Field(1.0, gt=0)
     slice_mm: float = Field(1.0, gt=0)
-    plane: int = Field(256, ge=16, le=1024)
+    in_plane_size: int = Field(256, ge=16, le=1024)
     bias: Literal["n4", "none"] = "n4"
-    smoothing: Literal["edges", "none"] = "edges"
+    smoothing: Literal["edge_preserving", "none"] = "edge_preserving"
     roi: Literal["mask", "box", "centre", "none"] = "none"
     margin: float = Field(10.0, ge=0, le=1000)
     mask: str = "mask"
@@ -71,8 +71,8 @@ class Volumes(Part):
     standardise: Literal["nyul", "none"] = "nyul"
     fusion: list[str] = Field(["early"], min_length=1)
     missing: Literal["require", "drop", "mask"] = "require"
-    hide: float = Field(0.0, ge=0, lt=1)
-    windows: Literal["central", "all"] = "central"
+    sequence_dropout: float = Field(0.0, ge=0, lt=1)
+    inference_windows: Literal["central", "all"] = "central"
 
     @field_validator("fusion", mode="before")
     @classmethod
@@ -84,7 +84,7 @@ class Volumes(Part):
     def _taught(cls, values: Any) -> Any:
         # a stand-in that no training case needed would never be learned
         if isinstance(values, dict) and values.get("missing") == "mask":
-            return {"hide": HIDDEN, **values}
+            return {"sequence_dropout": HIDDEN, **values}
         return values
 
     @model_validator(mode="after")
@@ -105,8 +105,8 @@ class Volumes(Part):
                 raise ValueError(f"fusion: {fusion!r} joins several sequences, and there is one")
         if any(name in FUSIONS or "@" in name for name in self.sequences):
             raise ValueError(f"sequences: {', '.join(FUSIONS)} and names with @ mean something else here")
-        if self.hide and self.missing != "mask":
-            raise ValueError("hide: sequences are hidden in training only with `missing: mask`")
+        if self.sequence_dropout and self.missing != "mask":
+            raise ValueError("sequence_dropout: sequences are hidden in training only with `missing: mask`")
         return self
 
 
@@ -115,18 +115,18 @@ AUGMENTATIONS: dict[str, dict[str, Any]] = {
     "fastai-default": {
         "rotate": 10,
         "flip": "both",
-        "magnify": 0.1,
-        "warp": 0.2,
+        "zoom_in": 0.1,
+        "perspective": 0.2,
         "brightness": 0.2,
         "contrast": 0.2,
-        "vary": 0.75,
-        "edge": "reflect",
+        "probability": 0.75,
+        "padding_mode": "reflect",
     }
 }
 
 
 # Variations that are numbers, each off at 0.
-MOVES = ("rotate", "shift", "zoom", "magnify", "warp", "brightness", "contrast")
+MOVES = ("rotate", "translate", "zoom", "zoom_in", "perspective", "brightness", "contrast")
 # How many tiles of a case attention draws in a step.
 DRAWN = 16
 
@@ -134,15 +134,15 @@ DRAWN = 16
 class Panels(Part):
     """What one forward pass sees, and how it varies in training. Inference is deterministic.
 
-    `rotate` is in degrees to each side (`any` = 180); `shift` and `zoom` are shares of the tile; `magnify` enlarges by
-    up to that share and never shrinks; `warp` moves the corners by up to that share of the half side (perspective);
-    `brightness` and `contrast` are the half-widths of the factor's range around 1. `vary` is the share of tiles that
-    are moved, and the share whose tone is changed.
+    `rotate` is in degrees to each side (`any` = 180); `translate` and `zoom` are shares of the tile; `zoom_in` enlarges
+    by up to that share and never shrinks; `perspective` moves the corners by up to that share of the half side
+    (perspective); `brightness` and `contrast` are the half-widths of the factor's range around 1. `probability` is the
+    share of tiles that are moved, and the share whose tone is changed.
 
-    With `copies` panels do not vary from epoch to epoch: each is learned from as it is and in so many fixed copies,
-    varied once. A copy stays with its panel, on the same side of every split.
+    With `offline_copies` panels do not vary from epoch to epoch: each is learned from as it is and in so many fixed
+    copies, varied once. A copy stays with its panel, on the same side of every split.
 
-    Where several panels show one case, `gather` says how they speak for it: by the `mean` of their predictions, by the
+    Where several panels show one case, `pooling` says how they speak for it: by the `mean` of their predictions, by the
     most conspicuous (`max`), or by learned weights over features (`attention`, over all images of a case; `bag` of
     them are drawn in a training step).
     """
@@ -153,55 +153,59 @@ class Panels(Part):
     rotate: Annotated[float, BeforeValidator(lambda v: 180.0 if v == "any" else v), Field(ge=0, le=180)] = 0.0
     flip: Literal["none", "horizontal", "vertical", "both"] = "none"
     quarter_turns: bool = False
-    shift: float = Field(0.0, ge=0, le=0.5)
+    translate: float = Field(0.0, ge=0, le=0.5)
     zoom: float = Field(0.0, ge=0, le=0.5)
-    magnify: float = Field(0.0, ge=0, le=1)
-    warp: float = Field(0.0, ge=0, le=0.5)
+    zoom_in: float = Field(0.0, ge=0, le=1)
+    perspective: float = Field(0.0, ge=0, le=0.5)
     brightness: float = Field(0.0, ge=0, lt=1)
     contrast: float = Field(0.0, ge=0, lt=1)
-    vary: float = Field(1.0, gt=0, le=1)
-    edge: Literal["black", "reflect"] = "black"
+    probability: float = Field(1.0, gt=0, le=1)
+    padding_mode: Literal["black", "reflect"] = "black"
     augmentation: Literal["as_stated", "fastai-default"] = "as_stated"
-    copies: int = Field(0, ge=0, le=100)
-    gather: Literal["mean", "max", "attention"] = "mean"
+    offline_copies: int = Field(0, ge=0, le=100)
+    pooling: Literal["mean", "max", "attention"] = "mean"
     bag: int = Field(DRAWN, ge=2, le=1024)
 
     @model_validator(mode="after")
     def _gathered(self) -> Panels:
-        if self.gather == "attention" and (self.by == "image" or self.grid != "1x1" or self.shuffle):
+        if self.pooling == "attention" and (self.by == "image" or self.grid != "1x1" or self.shuffle):
             raise ValueError(
-                "gather: attention weighs all tiles of a case or region; it needs `by: case` (or region), "
+                "pooling: attention weighs all tiles of a case or region; it needs `by: case` (or region), "
                 "without grid or shuffle"
             )
-        if self.gather == "max" and self.by != "image":
+        if self.pooling == "max" and self.by != "image":
             raise ValueError(
-                "gather: max takes the most conspicuous of predictions image by image; it needs `by: image`"
+                "pooling: max takes the most conspicuous of predictions image by image; it needs `by: image`"
             )
         return self
 
     @model_validator(mode="after")
     def _copied(self) -> Panels:
         """Copies are of panels that look one way each, and differ from them."""
-        if not self.copies:
+        if not self.offline_copies:
             return self
-        if self.gather == "attention":
+        if self.pooling == "attention":
             raise ValueError(
-                f"copies: {self.copies} copies cannot be made where attention draws a bag of tiles anew in each step; "
-                "leave out copies (or gather), and tiles vary from epoch to epoch"
+                f"offline_copies: {self.offline_copies} copies cannot be made where attention draws a bag of tiles "
+                "anew in each step; "
+                "leave out offline_copies (or pooling), and tiles vary from epoch to epoch"
             )
         if self.shuffle:
-            raise ValueError("copies: fixed copies keep every tile in its place; leave out shuffle or copies")
+            raise ValueError(
+                "offline_copies: fixed copies keep every tile in its place; leave out shuffle or offline_copies"
+            )
         if self.flip == "none" and not any(getattr(self, name) for name in MOVES):
             raise ValueError(
-                f"copies: nothing varies, so {self.copies} copies of a panel would be the panel itself; state what "
-                f"differs (flip, {', '.join(MOVES)}), or leave out copies"
+                f"offline_copies: nothing varies, so {self.offline_copies} copies of a panel would be the panel "
+                "itself; state what "
+                f"differs (flip, {', '.join(MOVES)}), or leave out offline_copies"
             )
         return self
 
     @model_validator(mode="after")
     def _bagged(self) -> Panels:
-        if self.gather != "attention" and self.bag != DRAWN:
-            raise ValueError(f"bag: only gather: attention draws bags, and gather is {self.gather}; leave out bag")
+        if self.pooling != "attention" and self.bag != DRAWN:
+            raise ValueError(f"bag: only pooling: attention draws bags, and pooling is {self.pooling}; leave out bag")
         return self
 
     @model_validator(mode="before")
@@ -222,11 +226,11 @@ class Panels(Part):
     @property
     def varied(self) -> bool:
         """Whether training panels differ from epoch to epoch."""
-        moved = self.rotate or self.shift or self.zoom or self.magnify or self.warp
+        moved = self.rotate or self.translate or self.zoom or self.zoom_in or self.perspective
         toned = self.brightness or self.contrast
-        return bool(moved or toned or self.shuffle or self.flip != "none") and not self.copies
+        return bool(moved or toned or self.shuffle or self.flip != "none") and not self.offline_copies
 
     @property
     def slots(self) -> int:
         """How many tiles a training panel holds; with attention, a bag."""
-        return self.bag if self.gather == "attention" else self.rows * self.columns
+        return self.bag if self.pooling == "attention" else self.rows * self.columns

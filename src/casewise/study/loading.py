@@ -16,7 +16,7 @@ from casewise.study.schema import Part, Study
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 truth values: `on`, `off`, `yes` and `no` are words (`stop: {on: inner}` is a key)."""
+    """YAML 1.2 truth values: `on`, `off`, `yes` and `no` are words (`early_stopping: {monitor: inner}` is a key)."""
 
 
 def _once(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -47,17 +47,17 @@ def parse_grid(value: Any) -> str:
     return text
 
 
-def parse_share(value: Any) -> Any:
+def parse_fraction(value: Any) -> Any:
     """Read `10%` as 0.1.
 
-    >>> parse_share("10%")
+    >>> parse_fraction("10%")
     0.1
     """
     if isinstance(value, str) and value.strip().endswith("%"):
         try:
             return float(value.strip()[:-1]) / 100
         except ValueError:
-            raise ValueError("a share is written as 10% or 0.1") from None
+            raise ValueError("a fraction is written as 10% or 0.1") from None
     return value
 
 
@@ -74,7 +74,7 @@ def texts(value: Any) -> Any:
 
 Where = Annotated[dict[str, str | list[str]], BeforeValidator(texts)]
 Range = Annotated[tuple[float, float], BeforeValidator(parse_range)]
-Share = Annotated[float, BeforeValidator(parse_share), Field(ge=0, lt=1)]
+Fraction = Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, lt=1)]
 
 
 def check_metric(name: str) -> str:
@@ -215,7 +215,7 @@ class Audit(Part):
 class Evaluation(Part):
     """How predictions are judged."""
 
-    resamples: int = Field(2000, ge=100)
+    bootstrap_resamples: int = Field(2000, ge=100)
     confidence: float = Field(0.95, gt=0.5, lt=1)
     bands: dict[str, float] = {}
     response: bool = True
@@ -224,7 +224,7 @@ class Evaluation(Part):
     responders: list[Annotated[float, Field(gt=0, le=100)]] = [50, 75, 90, 100]
     readers: dict[str, dict[str, str]] = {}
     references: dict[str, dict[str, dict[MetricName, float]]] = {}
-    sensitivities: list[Annotated[float, Field(gt=0, lt=1)]] = [0.9]
+    target_sensitivities: list[Annotated[float, Field(gt=0, lt=1)]] = [0.9]
 
     @field_validator("bands")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,35 +15,37 @@ from casewise.study.parts import (
     Audit,
     Evaluation,
     External,
+    Fraction,
     Kind,
     Level,
     Part,
     Range,
     ScoreFormula,
-    Share,
     Target,
     Where,
 )
 from casewise.study.training import (
     Compute,
-    Fine,
+    EarlyStopping,
+    GradualUnfreezing,
     LearningRateFinder,
+    NestedCV,
     Phase,
     Plateau,
     Pretraining,
     Recipe,
     Split,
-    Stop,
-    Tuning,
 )
 
 __all__ = [
     "STACKERS",
     "Audit",
     "Compute",
+    "EarlyStopping",
     "Evaluation",
     "External",
-    "Fine",
+    "Fraction",
+    "GradualUnfreezing",
     "Images",
     "Kind",
     "LearningRateFinder",
@@ -56,13 +58,10 @@ __all__ = [
     "Range",
     "Recipe",
     "ScoreFormula",
-    "Share",
     "Split",
-    "Stop",
     "Study",
     "Target",
     "Tiles",
-    "Tuning",
     "Volumes",
     "Where",
 ]
@@ -109,8 +108,8 @@ class Study(Part):
     panels: Panels = Panels()
     targets: dict[str, Target] = Field(min_length=1)
     scores: dict[str, ScoreFormula] = {}
-    predict: list[str] = []
-    main: str = ""
+    outputs: list[str] = []
+    primary_outcome: str = ""
     split: Split = Split()
     audit: Audit = Audit()
     accept: dict[str, str] = {}
@@ -119,13 +118,24 @@ class Study(Part):
     weights_dir: Path | None = None
     pretrain: Pretraining | None = None
     recipe: Recipe = Recipe()
-    tune: Tuning | None = None
-    test_flips: bool = False
+    nested_cv: NestedCV | None = None
+    test_time_augmentation: bool = False
     stack: list[Literal["linear", "linear+intercept", "ridge", "ridge+intercept", "logistic", "mean"]] = []
     external: External | None = None
     evaluation: Evaluation = Evaluation()
     compute: Compute = Compute()
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolved(cls, values: Any) -> Any:
+        """By default the networks predict every target, and the primary outcome is the last score or first output."""
+        targets, scores = values.get("targets"), values.get("scores")
+        if not isinstance(targets, dict) or not targets:
+            return values
+        outputs = values.get("outputs") or list(targets)
+        default = list(scores)[-1] if isinstance(scores, dict) and scores else outputs[0]
+        return {**values, "outputs": outputs, "primary_outcome": values.get("primary_outcome") or default}
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
@@ -138,16 +148,6 @@ class Study(Part):
         return self.modality or ("volumes" if self.volumes else "slides" if self.tiles else "photographs")
 
     @property
-    def outputs(self) -> list[str]:
-        """Names of what the network itself predicts, in order: by default every target."""
-        return list(self.predict) or list(self.targets)
-
-    @property
-    def outcome(self) -> str:
-        """The main outcome: as stated, else the last score, else the first that is predicted."""
-        return self.main or (list(self.scores)[-1] if self.scores else self.outputs[0])
-
-    @property
     def networks(self) -> list[str]:
         """What is trained on every fold; the name before an `@` is the backbone's."""
         return network_names(self.backbones, self.volumes.fusion if self.volumes else [])
@@ -158,9 +158,9 @@ class Study(Part):
 
     @property
     def rates(self) -> list[float]:
-        """The learning rates that inner folds choose among: those of `tune`, else the recipe's alone."""
-        if self.tune and self.tune.lr:
-            return list(self.tune.lr)
+        """The learning rates that inner folds choose among: those of `nested_cv`, else the recipe's alone."""
+        if self.nested_cv and self.nested_cv.lr:
+            return list(self.nested_cv.lr)
         return [self.recipe.lr] if isinstance(self.recipe.lr, float) else []
 
     @property

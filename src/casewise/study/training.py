@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from casewise.study.images import Panels
-from casewise.study.parts import Part, Share, Target, Where
+from casewise.study.parts import Fraction, Part, Target, Where
 
 
 class Split(Part):
@@ -20,9 +20,9 @@ class Split(Part):
     """
 
     by: Literal["subject", "image"] = "subject"
-    test: Share = 0.1
+    test: Fraction = 0.1
     folds: int = Field(5, ge=2, le=50)
-    balance: str | None = None
+    stratify_by: str | None = None
     restarts: int = Field(1000, ge=1, le=100_000)
     column: str | None = None
     leave_out: str | None = None
@@ -52,15 +52,15 @@ class Plateau(Part):
     threshold: float = Field(1e-4, ge=0)
 
 
-class Stop(Part):
+class EarlyStopping(Part):
     """Early stopping: on an inner, grouped part of the training folds, on the fold itself (as published), or none.
 
     With `none` every network trains all epochs on all training folds and its last epoch is kept.
     """
 
     patience: int = Field(50, ge=1)
-    on: Literal["inner", "fold", "none"] = "inner"
-    share: Share = 0.15
+    monitor: Literal["inner", "fold", "none"] = "inner"
+    val_fraction: Fraction = 0.15
 
 
 class LearningRateFinder(Part):
@@ -77,7 +77,7 @@ class LearningRateFinder(Part):
         return self
 
 
-class Fine(Part):
+class GradualUnfreezing(Part):
     """Groups of layers unfrozen step by step, from the head down, while the stopping loss improves."""
 
     groups: int = Field(3, ge=1, le=20)
@@ -89,14 +89,14 @@ VARIATIONS = (
     "shuffle",
     "rotate",
     "flip",
-    "shift",
+    "translate",
     "zoom",
-    "magnify",
-    "warp",
+    "zoom_in",
+    "perspective",
     "brightness",
     "contrast",
-    "vary",
-    "edge",
+    "probability",
+    "padding_mode",
 )
 
 
@@ -110,7 +110,7 @@ class Phase(Part):
     freeze: str = "none"
     lr: float | None = Field(None, gt=0)
     schedule: Literal["plateau", "cosine", "one-cycle", "constant"] | None = None
-    batch_norm: Literal["train", "eval"] | None = None
+    batch_norm: Literal["update", "keep_statistics"] | None = None
     variations: dict[str, Any] = {}
 
     @field_validator("freeze", mode="before")
@@ -150,10 +150,10 @@ class Recipe(Part):
 
     `loss` is for numbers; classes are fitted by cross-entropy, ordinal classes by a chain of binary cross-entropies.
     `phases` are trained one after another, each from where the one before it ended.
-    `tuning`: all parameters (`deep`), the head alone on features computed once (`shallow`), or groups of layers
-    unfrozen step by step (`fine`). `discriminative` divides the learning rate from each group of layers to the one
-    below it; `layer_decay` multiplies it from each layer to the one below it. Over `warmup` epochs the rate rises from
-    step to step, before it falls as a cosine.
+    `tuning`: all parameters (`full`), the head alone on features computed once (`head_only`), or groups of layers
+    unfrozen step by step (`gradual_unfreezing`). `discriminative` divides the learning rate from each group of layers
+    to the one below it; `layer_decay` multiplies it from each layer to the one below it. Over `warmup` epochs the rate
+    rises from step to step, before it falls as a cosine.
     """
 
     loss: Literal["mse", "huber", "l1"] = "mse"
@@ -167,14 +167,14 @@ class Recipe(Part):
     schedule: Literal["plateau", "cosine", "one-cycle", "constant"] = "plateau"
     warmup: int = Field(0, ge=0)
     plateau: Plateau = Plateau()
-    batch: int = Field(16, ge=2)
+    batch_size: int = Field(16, ge=2)
     epochs: int = Field(1000, ge=1)
-    stop: Stop = Stop()
-    tuning: Literal["deep", "shallow", "fine"] = "deep"
-    fine: Fine = Fine()
+    early_stopping: EarlyStopping = EarlyStopping()
+    tuning: Literal["full", "head_only", "gradual_unfreezing"] = "full"
+    gradual_unfreezing: GradualUnfreezing = GradualUnfreezing()
     discriminative: float = Field(1.0, ge=1)
     layer_decay: float = Field(1.0, gt=0, le=1)
-    batch_norm: Literal["train", "eval"] = "train"
+    batch_norm: Literal["update", "keep_statistics"] = "update"
     head: Literal["random", "probe"] = "random"
     head_lr: float = Field(1.0, gt=0)
     batch_norm_momentum: float | None = Field(None, gt=0, le=1)
@@ -184,7 +184,7 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _in_phases(self) -> Recipe:
-        if self.phases and self.tuning != "deep":
+        if self.phases and self.tuning != "full":
             raise ValueError(f"tuning: {self.tuning} says itself what learns when; leave it out, or the phases")
         if self.phases and self.lr == "find":
             raise ValueError("lr: find looks at one stretch of training; with phases give numbers")
@@ -194,17 +194,26 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _watched(self) -> Recipe:
-        if self.stop.on == "none" and self.schedule == "plateau":
-            raise ValueError("schedule: plateau needs a loss to watch; with stop.on none use cosine or constant")
-        if self.stop.on == "none" and self.tuning == "fine":
-            raise ValueError("tuning: fine goes on while a loss improves; it needs stop.on inner (or fold)")
+        if self.early_stopping.monitor == "none" and self.schedule == "plateau":
+            raise ValueError(
+                "schedule: plateau needs a loss to watch; with early_stopping.monitor none use cosine or constant"
+            )
+        if self.early_stopping.monitor == "none" and self.tuning == "gradual_unfreezing":
+            raise ValueError(
+                "tuning: gradual_unfreezing goes on while a loss improves; it needs early_stopping.monitor inner (or "
+                "fold)"
+            )
         return self
 
     @model_validator(mode="after")
     def _warmed(self) -> Recipe:
         if not self.warmup:
             return self
-        key, epochs = ("fine.epochs", self.fine.epochs) if self.tuning == "fine" else ("epochs", self.epochs)
+        key, epochs = (
+            ("gradual_unfreezing.epochs", self.gradual_unfreezing.epochs)
+            if self.tuning == "gradual_unfreezing"
+            else ("epochs", self.epochs)
+        )
         stretches = [
             (f"epochs of phase {number}", phase.epochs, phase.schedule or self.schedule)
             for number, phase in enumerate(self.phases, 1)
@@ -235,10 +244,10 @@ class Pretraining(Part):
     targets: dict[str, Target]
     epochs: int = Field(5, ge=1)
     lr: float | None = Field(None, gt=0)
-    batch: int | None = Field(None, ge=2)
+    batch_size: int | None = Field(None, ge=2)
 
 
-class Tuning(Part):
+class NestedCV(Part):
     """Nested cross-validation: what inner folds of a fold's training subjects choose before its network is trained.
 
     `lr` are candidates of the learning rate, in place of the recipe's. With `among` the study's networks are

@@ -149,7 +149,7 @@ def fixed(data: PanelData, copies: int, *, seed: int, path: Path, room: Buffer) 
     if len(slots) != len(data):
         row, most = max(enumerate(map(len, data.tiles)), key=lambda found: found[1])
         raise TrainingError(
-            f"panels.copies: {data.names[row] if data.names else 'a panel'} has {most} tiles, and a panel has "
+            f"panels.offline_copies: {data.names[row] if data.names else 'a panel'} has {most} tiles, and a panel has "
             f"{data.settings.slots}: no one copy shows them all. Write `by: image` under panels, or a larger `grid`."
         )
     first = data.plain_batch(slots[:1], torch.device("cpu"))

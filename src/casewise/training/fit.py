@@ -95,7 +95,9 @@ def fit(
     state = folder / "state.safetensors"
     network = network.to(memory_format=torch.channels_last if choice.channels_last else torch.contiguous_format)  # type: ignore[call-overload]
     module = Training(network, recipe, train, stop, outputs=outputs, seed=seed, channels_last=choice.channels_last)
-    stopping = EarlyStopping("stop_loss", patience=recipe.stop.patience, min_delta=0.0, check_on_train_epoch_end=False)
+    stopping = EarlyStopping(
+        "stop_loss", patience=recipe.early_stopping.patience, min_delta=0.0, check_on_train_epoch_end=False
+    )
     trainer = Trainer(
         accelerator="gpu" if choice.device == "cuda" else "cpu",
         devices=1,

@@ -88,16 +88,16 @@ class Training(LightningModule):
     def _batches(self) -> EpochBatches:
         data = self.parts[0]
         shares = balanced(data.truth, self.outputs) if self.recipe.imbalance == "sampling" else None
-        return EpochBatches(len(data), self.recipe.batch, self.seed, lambda: self.current_epoch, shares=shares)
+        return EpochBatches(len(data), self.recipe.batch_size, self.seed, lambda: self.current_epoch, shares=shares)
 
     def val_dataloader(self) -> Any:
         slots, owner = self.parts[1].views()
-        size = self.parts[1].at_once(self.recipe.batch)
+        size = self.parts[1].at_once(self.recipe.batch_size)
         parts: Any = list(zip(slots.split(size), owner.split(size), strict=True))
         return DataLoader(parts, batch_size=None)
 
     def on_train_epoch_start(self) -> None:
-        keep_statistics(self.network, only_frozen=self.recipe.batch_norm == "train")
+        keep_statistics(self.network, only_frozen=self.recipe.batch_norm == "update")
         if self.recipe.schedule == "cosine" and not self.recipe.warmup:
             self._set_rates(0.5 * (1 + math.cos(math.pi * self.current_epoch / self.recipe.epochs)))
         self._losses, self._right = [], []
@@ -175,7 +175,7 @@ class Training(LightningModule):
     def _accuracies(self, predicted: Tensor) -> dict[str, float]:
         """How often the main class was right in the epoch's training batches, and on those who decide when to stop."""
         told = {"train_accuracy": torch.stack(self._right).sum(dim=0)} if self._right else {}
-        if self.recipe.stop.on != "none":
+        if self.recipe.early_stopping.monitor != "none":
             right = hits(predicted, self.parts[1].truth.to(predicted.device), self.outputs)
             told |= {} if right is None else {"stop_accuracy": right}
         counts = {name: count.tolist() for name, count in told.items()}

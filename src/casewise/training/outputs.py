@@ -36,7 +36,8 @@ class Output:
 def outputs_of(study: Study) -> tuple[Output, ...]:
     """What the networks of a study predict, in order."""
     return tuple(
-        Output(name, study.kind_of(name), len(study.classes_of(name)), name == study.outcome) for name in study.outputs
+        Output(name, study.kind_of(name), len(study.classes_of(name)), name == study.primary_outcome)
+        for name in study.outputs
     )
 
 

@@ -73,7 +73,7 @@ def parameter_groups(network: Any, recipe: Recipe, lr: float) -> list[dict[str, 
         return layer_rates(network, lr, recipe.layer_decay, head_lr=recipe.head_lr)
     if recipe.discriminative == 1:
         return [{"params": body, "lr": lr}, head]
-    groups = layer_groups(network, recipe.fine.groups)
+    groups = layer_groups(network, recipe.gradual_unfreezing.groups)
     found: list[dict[str, Any]] = []
     taken: set[int] = set()
     for place, group in enumerate(groups):

@@ -46,7 +46,7 @@ def in_phases(
     Returns:
         The history over all phases, the best epoch and its loss, and what each phase did.
     """
-    copies, room = train.settings.copies, Buffer(course.memory)
+    copies, room = train.settings.offline_copies, Buffer(course.memory)
     steady = None
     history: list[dict[str, float]] = []
     told: list[dict[str, Any]] = []

@@ -100,7 +100,7 @@ def learn(
     network.to(course.choice.device)
     begun = any(any(course.folder.glob(mark)) for mark in marks)
     heads: tuple[FeatureData, FeatureData] | None = None
-    if recipe.tuning in ("shallow", "fine"):
+    if recipe.tuning in ("head_only", "gradual_unfreezing"):
         heads = _featured(network, train, recipe), _featured(network, stop, recipe)
     found = None
     if recipe.lr == "find" and heads:
@@ -108,7 +108,7 @@ def learn(
         found = _found(HeadOnly(network), heads[0], recipe, course)
     if recipe.head == "probe" and not begun:
         seen = heads[0].features if heads else None
-        probe(network, train, subjects, course.outputs, batch=recipe.batch, seen=seen)
+        probe(network, train, subjects, course.outputs, batch=recipe.batch_size, seen=seen)
     if recipe.lr == "find":
         found = found or _found(network, train, recipe, course)
         recipe = recipe.model_copy(update={"lr": found["chosen"]})
@@ -118,10 +118,10 @@ def learn(
         finally:
             clear(course.folder)
         return Learned(network, history, best_epoch, best, phases=phases)
-    if recipe.tuning == "fine" and heads:
+    if recipe.tuning == "gradual_unfreezing" and heads:
         return _fine(network, recipe, train, stop, heads, course, found)
     if heads:
-        unfreeze(network, 0, recipe.fine.groups)
+        unfreeze(network, 0, recipe.gradual_unfreezing.groups)
         fitted = course.fit(HeadOnly(network), recipe, *heads, course.folder)
     else:
         fitted = course.fit(network, recipe, train, stop, course.folder)
@@ -129,7 +129,7 @@ def learn(
 
 
 def _featured(network: Network, data: PanelDataset, recipe: Recipe) -> FeatureData:
-    return FeatureData(features(network, data, batch=recipe.batch), data.truth, data.names)
+    return FeatureData(features(network, data, batch=recipe.batch_size), data.truth, data.names)
 
 
 def _found(
@@ -157,13 +157,13 @@ def _fine(
     found: dict[str, Any] | None,
 ) -> Learned:
     """Unfreeze one group of layers more as long as the stopping loss falls; the last step that helped is kept."""
-    groups = len(layer_groups(network, recipe.fine.groups))
-    each = recipe.model_copy(update={"epochs": recipe.fine.epochs})
+    groups = len(layer_groups(network, recipe.gradual_unfreezing.groups))
+    each = recipe.model_copy(update={"epochs": recipe.gradual_unfreezing.epochs})
     history: list[dict[str, float]] = []
     stages: list[dict[str, Any]] = []
     best, best_epoch = math.inf, 0
     for unfrozen in range(groups + 1):
-        unfreeze(network, unfrozen, recipe.fine.groups)
+        unfreeze(network, unfrozen, recipe.gradual_unfreezing.groups)
         if found and unfrozen == 1:
             # The head's rate says nothing about the layers below it. Where no rate is found for them the head's is
             # kept: a stage that does not help is taken back.

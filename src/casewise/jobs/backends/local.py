@@ -176,10 +176,10 @@ def _choices(waiting: Sequence[Job], material: JobInputs, folder: Path, threads:
             if any(any(job.folder.parent.glob("*/job.json")) for job in waiting if job.model == model):
                 raise RunError(
                     f"{folder}: {model} was trained on {choice.device} in {choice.precision}, which is not "
-                    "what the study states or what this machine has. Give another folder with --out."
+                    "what the study states or what this machine has. Give another folder with --output."
                 )
         found[model] = choose(
-            network, study.compute, side=side, batch=study.recipe.batch, threads=threads, memo=memo_path()
+            network, study.compute, side=side, batch=study.recipe.batch_size, threads=threads, memo=memo_path()
         )
         kept[model] = asdict(found[model])
         write_json(path, kept)

@@ -33,13 +33,14 @@ def notes_of(slides: Sequence[KeptSlide | PlannedSlide], plan: TilePlan) -> list
         else f"{few:,} to {most:,} tiles, {np.median(counts):,.0f} in the median"
     )
     notes = [
-        f"Slides give {each}, of {plan.side} pixels at {plan.resolution}; at least {plan.tissue:.0%} of each is tissue."
+        f"Slides give {each}, of {plan.side} pixels at {plan.resolution}; at least {plan.min_tissue:.0%} of each is "
+        "tissue."
     ]
     thinned = sum(slide.candidates > len(slide) for slide in slides)
     if thinned:
         have = "has" if thinned == 1 else "have"
         notes.append(
-            f"{thinned:,} of {len(slides):,} slides {have} more tiles than {plan.most:,}, which were taken evenly."
+            f"{thinned:,} of {len(slides):,} slides {have} more tiles than {plan.max_tiles:,}, which were taken evenly."
         )
     names = called([slide.path for slide in slides])
     poor = [name for slide, name in zip(slides, names, strict=True) if len(slide) < FEW]

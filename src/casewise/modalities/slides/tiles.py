@@ -32,10 +32,10 @@ class TilePlan:
     """Which tiles are taken of every slide.
 
     `side`: of a tile in pixels as it is stored. At most one of `mpp` (microns per pixel), `magnification` and `level`
-    says at which resolution; without any of them it is that of level 0. `tissue`: the least share of a tile that must
-    be tissue. `most`: at most so many tiles of a slide, spread evenly over its tissue. `overlap`: the share of its side
-    that a tile has in common with the next one. `assume_mpp`: the microns per pixel of level 0 of slides that do not
-    say theirs.
+    says at which resolution; without any of them it is that of level 0. `min_tissue`: the least share of a tile that
+    must be tissue. `max_tiles`: at most so many tiles of a slide, spread evenly over its tissue. `overlap`: the share
+    of its side that a tile has in common with the next one. `assume_mpp`: the microns per pixel of level 0 of slides
+    that do not say theirs.
 
     Raises:
         StudyError: a value is not allowed, or two resolutions are stated.
@@ -52,22 +52,22 @@ class TilePlan:
     mpp: float | None = None
     magnification: float | None = None
     level: int | None = None
-    tissue: float = 0.5
-    most: int | None = None
+    min_tissue: float = 0.5
+    max_tiles: int | None = None
     overlap: float = 0.0
     assume_mpp: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no slide can be cut by."""
         _whole("side", self.side, SMALLEST, LARGEST)
-        for name, low in (("level", 0), ("most", 1)):
+        for name, low in (("level", 0), ("max_tiles", 1)):
             if (value := getattr(self, name)) is not None:
                 _whole(name, value, low)
         for name in ("mpp", "magnification", "assume_mpp"):
             if (value := getattr(self, name)) is not None and not (_real(value) and 0 < value < math.inf):
                 raise StudyError(f"tiles: {name} must be a number above 0, not {value!r}.")
-        if not (_real(self.tissue) and 0 <= self.tissue <= 1):
-            raise StudyError(f"tiles: tissue must be a share from 0 to 1, not {self.tissue!r}.")
+        if not (_real(self.min_tissue) and 0 <= self.min_tissue <= 1):
+            raise StudyError(f"tiles: min_tissue must be a share from 0 to 1, not {self.min_tissue!r}.")
         if not (_real(self.overlap) and 0 <= self.overlap <= 0.9):
             raise StudyError(f"tiles: overlap must be a share from 0 to 0.9, not {self.overlap!r}.")
         stated = [name for name in ("mpp", "magnification", "level") if getattr(self, name) is not None]
@@ -131,20 +131,21 @@ def plan_tiles(path: Path, plan: TilePlan, budget: Budget | None = None) -> Plan
             slide.close()
             tissue = find_tissue(picture, seen, downsample, mpp=mpp)
     shares = tissue_shares(tissue, boxes)
-    enough = np.flatnonzero(shares >= plan.tissue - 1e-9)
+    enough = np.flatnonzero(shares >= plan.min_tissue - 1e-9)
     if not len(enough):
         if not tissue.mask.any():
             raise ImageError(f"{slide.path}: there is no tissue on this slide. Leave it out of the table.")
         found = f"{tissue.share:.1%} of it is tissue, and no tile has more than {shares.max():.0%}"
         raise ImageError(
-            f"{slide.path}: there is too little tissue on this slide: {found}, where {plan.tissue:.0%} is asked for. "
-            "Leave it out of the table, or lower `tissue`."
+            f"{slide.path}: there is too little tissue on this slide: {found}, where {plan.min_tissue:.0%} is asked "
+            "for. "
+            "Leave it out of the table, or lower `min_tissue`."
         )
     kept = enough
-    if plan.most is not None and len(enough) > plan.most:
+    if plan.max_tiles is not None and len(enough) > plan.max_tiles:
         # Places are counted in steps of the grid, so that the curve through them fills it.
         steps = np.unique(boxes[:, 0], return_inverse=True)[1], np.unique(boxes[:, 1], return_inverse=True)[1]
-        kept = enough[spread(np.stack(steps, axis=1)[enough], plan.most)]
+        kept = enough[spread(np.stack(steps, axis=1)[enough], plan.max_tiles)]
     told = (*facts.notes, *notes, *tissue.notes)
     return PlannedSlide(
         slide.path, facts, boxes[kept], shares[kept], told, tissue.mask, tissue.downsample, picture, len(enough)

@@ -81,7 +81,7 @@ def settle_sequences(study: Study, cohort: Cohort) -> Cohort:
 def counted(study: Study, cohort: Cohort) -> str:
     """How many scans there are, in words; of slices that are images of their own, how many slices."""
     count = len(cohort.images)
-    noun = "slice" if study.volumes and study.volumes.order else "scan"
+    noun = "slice" if study.volumes and study.volumes.slice_index else "scan"
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
@@ -194,8 +194,8 @@ def _sources(study: Study, volumes: Volumes, case: str, rows: pd.DataFrame) -> C
     paths = []
     for sequence in volumes.sequences:
         mine = rows[rows["sequence"] == sequence]
-        if volumes.order:
-            mine = mine.assign(place=mine[volumes.order].map(number)).sort_values("place")
+        if volumes.slice_index:
+            mine = mine.assign(place=mine[volumes.slice_index].map(number)).sort_values("place")
         paths.append(tuple(Path(path) for path in mine["path"]))
     folder = (study.root or study.cohort.parent).absolute()
     return CaseSources(
@@ -204,5 +204,5 @@ def _sources(study: Study, volumes: Volumes, case: str, rows: pd.DataFrame) -> C
         sequences=tuple(volumes.sequences),
         mask=folder / masks_in(rows, volumes.mask)[0] if volumes.roi == "mask" else None,
         box=box_in(rows, case) if volumes.roi == "box" else None,
-        spacing=(volumes.pixel_mm, volumes.slice_mm) if volumes.order else None,
+        spacing=(volumes.pixel_mm, volumes.slice_mm) if volumes.slice_index else None,
     )

@@ -29,7 +29,7 @@ def check_rows(study: Study, images: pd.DataFrame, problems: list[str]) -> list[
     """
     volumes = study.volumes
     assert volumes is not None
-    if volumes.order is None:
+    if volumes.slice_index is None:
         for (case, sequence), rows in images.groupby(["case", "sequence"], sort=False):
             if len(rows) > 1:
                 files = names_text([Path(path).name for path in rows["path"]], 3)
@@ -38,16 +38,17 @@ def check_rows(study: Study, images: pd.DataFrame, problems: list[str]) -> list[
                     "give repeated scans a sequence or a visit of their own."
                 )
         return []
-    if volumes.order not in images:
-        hint = nearest(volumes.order, list(images))
-        problems.append(f"volumes.order: there is no column {volumes.order!r}.{hint}")
+    if volumes.slice_index not in images:
+        hint = nearest(volumes.slice_index, list(images))
+        problems.append(f"volumes.slice_index: there is no column {volumes.slice_index!r}.{hint}")
         return []
-    numbers = images[volumes.order].map(number)
+    numbers = images[volumes.slice_index].map(number)
     unknown = ~np.isfinite(numbers)
     for (case, name), rows in images[unknown].groupby(["case", "sequence"], sort=False):
-        wrong = names_text([repr(text) for text in rows[volumes.order]], 3)
+        wrong = names_text([repr(text) for text in rows[volumes.slice_index]], 3)
         problems.append(
-            f"case {case}: {volumes.order} of {name} is {wrong}, and no number. Fill in the order of its slices from "
+            f"case {case}: {volumes.slice_index} of {name} is {wrong}, and no number. Fill in the order of its slices "
+            "from "
             "the feet to the head."
         )
     broken = set(images.loc[unknown, "case"])
@@ -57,7 +58,8 @@ def check_rows(study: Study, images: pd.DataFrame, problems: list[str]) -> list[
         for name, places in each.items():
             if len(set(places)) < len(places):
                 problems.append(
-                    f"case {case}: two slices of {name} have the same {volumes.order}. Correct the order, or delete "
+                    f"case {case}: two slices of {name} have the same {volumes.slice_index}. Correct the order, or "
+                    "delete "
                     "one of them."
                 )
         if len(set(each.values())) > 1:
@@ -71,7 +73,8 @@ def check_rows(study: Study, images: pd.DataFrame, problems: list[str]) -> list[
     if not odd:
         return []
     return [
-        f"{volumes.order} has gaps in {len(odd):,} of {images['case'].nunique():,} cases ({names_text(odd, SHOWN)}): "
+        f"{volumes.slice_index} has gaps in {len(odd):,} of {images['case'].nunique():,} cases "
+        f"({names_text(odd, SHOWN)}): "
         "slices may be missing, and all are taken as equally far apart."
     ]
 
@@ -209,7 +212,7 @@ def classes_noted(study: Study, panels: pd.DataFrame) -> list[str]:
     """Notes on classes of fewer subjects than there are folds; with inner folds such a study is refused."""
     from casewise.cohort.labels import panel_values
 
-    if study.tune or study.split.column or study.split.leave_out:
+    if study.nested_cv or study.split.column or study.split.leave_out:
         return []
     notes = []
     for name in study.outputs:

@@ -67,7 +67,7 @@ def _compare(study: Study, case: CaseSources, found: Gathered, given: list[Scan]
     for scan in [*given[1:], *([found.mask] if found.mask else [])]:
         _overlap(scan, reference, found)
     if case.box:
-        grid = plane_grid(to_ras(reference), study.volumes.plane)
+        grid = plane_grid(to_ras(reference), study.volumes.in_plane_size)
         try:
             told = region_of_box(case.box, reference, grid, study.volumes.margin).notes
             found.notes += [f"{reference.path}: {note}" for note in told]
@@ -91,7 +91,7 @@ def _look_at_lesions(study: Study, paths: list[Path], reference: Scan | None, fo
     assert study.volumes is not None
     for path in paths:
         try:
-            if study.volumes.order:
+            if study.volumes.slice_index:
                 facts = image_facts(path)
                 if reference is not None and (facts["width"], facts["height"]) != reference.shape[:2]:
                     found.problems.append(

@@ -120,8 +120,8 @@ class VolumesModality:
             labels_tensor(labels, len(panels)),
             study.panels,
             [str(case) for case in panels["case"]],
-            volumes.windows == "all",
-            volumes.hide if len(numbers) > 1 else 0.0,
+            volumes.inference_windows == "all",
+            volumes.sequence_dropout if len(numbers) > 1 else 0.0,
         )
 
     def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:

@@ -59,7 +59,7 @@ def steps_of(study: Study) -> Steps:
     """How the study prepares its volumes."""
     volumes = study.volumes
     assert volumes is not None
-    stated = {name: getattr(volumes, name) for name in ("plane", "bias", "smoothing", "roi", "margin")}
+    stated = {name: getattr(volumes, name) for name in ("in_plane_size", "bias", "smoothing", "roi", "margin")}
     return Steps(size=study.images.size, **stated)
 
 

@@ -24,7 +24,7 @@ from casewise.modalities.volumes.standardise import LEVELS
 __all__ = ["DECILES", "STEP_RULES", "Prepared", "Steps", "prepare_case"]
 
 Bias = Literal["n4", "none"]
-Smoothing = Literal["edges", "none"]
+Smoothing = Literal["edge_preserving", "none"]
 Roi = Literal["mask", "box", "centre", "none"]
 
 # Raised whenever these rules change what a prepared slice looks like: older stores are then made anew.
@@ -43,10 +43,10 @@ THICK = 2.0
 class Steps:
     """Everything that decides prepared slices, apart from the scans; each a value of the study.
 
-    `plane`: axial slices are resized to `plane`×`plane` before everything else. `bias`: N4 or none, fitted on a grid
-    `shrink` times coarser. `smoothing`: edge-preserving or none. `roi`: what is cut out: around a mask, around a box,
-    each with `margin` mm, the central `size` pixels (`centre`) or nothing (`none`); what is cut out is resized to
-    `size`×`size`. `landmarks`: percentiles of the body that are recorded for standardisation.
+    `in_plane_size`: axial slices are resized to so many pixels a side before everything else. `bias`: N4 or none,
+    fitted on a grid `shrink` times coarser. `smoothing`: edge-preserving or none. `roi`: what is cut out: around a
+    mask, around a box, each with `margin` mm, the central `size` pixels (`centre`) or nothing (`none`); what is cut out
+    is resized to `size`×`size`. `landmarks`: percentiles of the body that are recorded for standardisation.
 
     Raises:
         StudyError: a value is not allowed.
@@ -57,10 +57,10 @@ class Steps:
     casewise.errors.StudyError: volumes: bias must be one of n4, none, not 'N4'. Did you mean 'n4'?
     """
 
-    plane: int = 256
+    in_plane_size: int = 256
     bias: Bias = "n4"
     shrink: int = 4
-    smoothing: Smoothing = "edges"
+    smoothing: Smoothing = "edge_preserving"
     roi: Roi = "none"
     margin: float = 10.0
     size: int = 64
@@ -73,12 +73,14 @@ class Steps:
             if value not in allowed:
                 hint = nearest(str(value).lower(), allowed)
                 raise StudyError(f"volumes: {name} must be one of {', '.join(allowed)}, not {value!r}.{hint}")
-        for name, least, most in (("plane", SMALLEST, LARGEST), ("size", SMALLEST, LARGEST), ("shrink", 1, 16)):
+        for name, least, most in (("in_plane_size", SMALLEST, LARGEST), ("size", SMALLEST, LARGEST), ("shrink", 1, 16)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
                 raise StudyError(f"volumes: {name} must be a whole number from {least} to {most}, not {value!r}.")
-        if self.roi == "centre" and self.size > self.plane:
-            raise StudyError(f"volumes: the central {self.size} pixels (size) are more than the plane's {self.plane}.")
+        if self.roi == "centre" and self.size > self.in_plane_size:
+            raise StudyError(
+                f"volumes: the central {self.size} pixels (size) are more than the plane's {self.in_plane_size}."
+            )
         if not 0 <= self.margin <= 1000:
             raise StudyError(f"volumes: margin must be 0 to 1000 mm, not {self.margin!r}.")
         marks = self.landmarks
@@ -126,9 +128,9 @@ def prepare_case(
 ) -> Prepared:
     """Prepare the scans of one case, in the order of the study's sequences; None where one is absent.
 
-    The first present scan gives the grid: its axial field as a square of `steps.plane` pixels and its own slices. The
-    others are brought onto it by their affines in one interpolation. SimpleITK works with one thread, since cases are
-    prepared side by side.
+    The first present scan gives the grid: its axial field as a square of `steps.in_plane_size` pixels and its own
+    slices. The others are brought onto it by their affines in one interpolation. SimpleITK works with one thread, since
+    cases are prepared side by side.
 
     Raises:
         CohortError: no scan is there, or the region that the study asks for is missing.
@@ -139,7 +141,7 @@ def prepare_case(
         raise CohortError("A case without any scan cannot be prepared.")
     clock = _Clock()
     reference = given[0]
-    grid = plane_grid(to_ras(reference), steps.plane)
+    grid = plane_grid(to_ras(reference), steps.in_plane_size)
     found = _region(reference, grid, steps, mask, box)
     affine = regions.slice_affine(found, grid, steps.size)
     shape = (found.end - found.first, len(scans), steps.size, steps.size)

@@ -30,10 +30,10 @@ def pictures(study: Study, cohort: Cohort, slices: SliceStore, folder: Path, sho
     volumes = study.volumes
     assert volumes is not None
     # single slices of different people, small and cut out alike, pass for one; a whole window does not
-    side = study.images.size * (1 if volumes.order else study.panels.rows)
+    side = study.images.size * (1 if volumes.slice_index else study.panels.rows)
     preparation = Preparation(size=side, channels="grey")
     paths = [Path(path) for path in cohort.images["path"]]
-    files = paths if volumes.order else _drawn(study, cohort, slices, folder / "pictures")
+    files = paths if volumes.slice_index else _drawn(study, cohort, slices, folder / "pictures")
     with show.bar("tiles") as bar:
         store = prepare(files, preparation, folder / "tiles", progress=lambda done, total: bar(done, total))
     index = store.index.assign(path=[str(path) for path in paths])

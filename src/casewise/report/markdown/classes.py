@@ -97,10 +97,10 @@ def trained(study: dict[str, Any]) -> str:
         f"Training went through {len(phases)} phase{'s' if len(phases) > 1 else ''} (table at the end)"
         if phases
         else {
-            "deep": "All parameters were trained",
-            "shallow": "Only the heads were trained, on features computed once",
-            "fine": "The heads were trained first, then more and more groups of layers with them",
-        }[study["recipe"].get("tuning", "deep")]
+            "full": "All parameters were trained",
+            "head_only": "Only the heads were trained, on features computed once",
+            "gradual_unfreezing": "The heads were trained first, then more and more groups of layers with them",
+        }[study["recipe"].get("tuning", "full")]
     )
     evened = {
         "none": "nothing was done about classes of different size",

@@ -55,7 +55,7 @@ def compared(
         pd.concat(tables, ignore_index=True),
         targets=[name for name in targets if name in set(tables[0]["target"])],
         main=next(name for name in targets if name in set(tables[0]["target"])),
-        resamples=settings["resamples"],
+        resamples=settings["bootstrap_resamples"],
         confidence=settings["confidence"],
         seed=studies[0]["seed"],
         baseline=None,

@@ -112,7 +112,7 @@ def _material(folder: Path) -> dict[str, Any]:
 
 def _targets(study: dict[str, Any], metrics: dict[str, Any], stage: str) -> list[str]:
     """Whole targets and scores, the main one first; parts of a sum (such as single zones) are left to metrics.json."""
-    named = [study["main"], *study["evaluation"]["references"], *study["scores"]]
+    named = [study["primary_outcome"], *study["evaluation"]["references"], *study["scores"]]
     classed = [name for name, target in study["targets"].items() if target.get("classes")]
     there = next(iter(metrics["metrics"][stage].values()))
     if classed:
@@ -158,7 +158,7 @@ def _how(material: list[dict[str, Any]], stage: str) -> list[str]:
         f"{by_run(material, [results_training.split(part) for part in material])} "
         f"Figures are from {STAGES[stage]}{': ' if alike else '. '}{unseen} "
         f"{by_run(material, [results_training.recipe(part['study']) for part in material])} "
-        f"In brackets: {evaluation['confidence']:.0%} intervals from {evaluation['resamples']:,} "
+        f"In brackets: {evaluation['confidence']:.0%} intervals from {evaluation['bootstrap_resamples']:,} "
         f"resamples of subjects. Split manifest {'; '.join(manifests)}.",
     ]
 

@@ -59,7 +59,7 @@ def _source(splits: dict[str, Any]) -> str:
 def _rows_of(study: dict[str, Any]) -> str:
     """What a row of the study's table is, several of them."""
     volumes = study.get("volumes") or {}
-    return "slices" if volumes.get("order") else "scans" if volumes else "images"
+    return "slices" if volumes.get("slice_index") else "scans" if volumes else "images"
 
 
 def _images(part: dict[str, Any]) -> int:
@@ -82,7 +82,7 @@ def unseen(part: dict[str, Any], stage: str) -> str:
     told = "every case is predicted by networks that never saw its subject."
     if source and stage == "oof":
         told = f"every case is predicted by networks that never saw any of its {source}."
-    if stage == "oof" and study["recipe"]["stop"]["on"] == "fold":
+    if stage == "oof" and study["recipe"]["early_stopping"]["monitor"] == "fold":
         told = "every case is predicted by networks not fitted on its subject, but stopped by its fold."
     if study.get("subjects_known", True):
         return told
@@ -102,8 +102,8 @@ def recipe(study: dict[str, Any]) -> str:
         "inner": "Training stopped on an inner, grouped part of the training folds.",
         "fold": "Training stopped on the very fold that is predicted, as published: these figures are too good.",
         "none": f"Every network was trained for {epochs} epochs on all its training folds.",
-    }[stated["stop"]["on"]]
-    if (study.get("tune") or {}).get("epochs"):
+    }[stated["early_stopping"]["monitor"]]
+    if (study.get("nested_cv") or {}).get("epochs"):
         stop = "Every network was trained on all its training folds, for as many epochs as inner folds of these chose."
     return f"{stop} {results_classes.trained(study)}".rstrip()
 

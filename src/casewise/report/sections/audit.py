@@ -165,7 +165,7 @@ def rows_of(audit: Mapping[str, Any]) -> str:
 
 def _seen_of_scans(material: ReportContext) -> list[str]:
     """What was looked at of volumes, whose pictures are smaller than they are."""
-    if not material.study.volumes or material.study.volumes.order:
+    if not material.study.volumes or material.study.volumes.slice_index:
         return []
     return ["Of every scan the central window of slices was looked at, in its grid, as it was prepared."]
 

@@ -60,7 +60,7 @@ def prepared(material: ReportContext) -> dict[str, Any] | None:
     case = illustrated(material)
     own = panels[panels["case"] == case]
     shown, size = [], material.study.images.size
-    bag = material.study.panels.gather == "attention"
+    bag = material.study.panels.pooling == "attention"
     slots = 1 if bag else material.study.panels.slots
     for row in own.head(MOST_PANELS).itertuples():
         numbers = [int(n) for n in row.tiles if int(n) >= 0]
@@ -93,7 +93,7 @@ def illustrated(material: ReportContext) -> str:
     """The case that section 8 shows; the same for the same material."""
     counts = material.panels.assign(images=material.panels["tiles"].map(len)).groupby("case", sort=False)
     table = pd.DataFrame({"panels": counts.size(), "images": counts["images"].sum()})
-    truth = material.final[material.final["target"] == material.study.outcome].dropna(subset=["y_true"])
+    truth = material.final[material.final["target"] == material.study.primary_outcome].dropna(subset=["y_true"])
     table["score"] = truth.groupby("case")["y_true"].max().reindex(table.index).fillna(-np.inf)
     return str(table.sort_values(["panels", "images", "score"], ascending=False, kind="stable").index[0])
 
@@ -103,7 +103,7 @@ def worst_cases(material: ReportContext) -> dict[str, Any] | None:
     rows = material.chosen
     if rows.empty:
         return None
-    digits = digits_of(*material.range_of(material.study.outcome))
+    digits = digits_of(*material.range_of(material.study.primary_outcome))
     error = (rows["y_pred"] - rows["y_true"]).abs()
     order = error.sort_values(ascending=False, kind="stable").index[:MOST_WORST]
     seen = []
@@ -161,7 +161,7 @@ def _details(material: ReportContext, row: dict[str, Any]) -> tuple[list[str], l
     """`model / physician` of every other target of this case, a line a region."""
     study, table = material.study, material.final
     mine = table["model"].eq(material.learner) & table["stage"].eq(material.stage) & table["case"].eq(row["case"])
-    others = table[mine & table["target"].ne(study.outcome)]
+    others = table[mine & table["target"].ne(study.primary_outcome)]
     order = [name for name in [*study.targets, *study.scores] if name in set(others["target"])][:MOST_TARGETS]
     if not order:
         return [], []

@@ -94,7 +94,7 @@ def mean_claim(bins: list[dict[str, Any]]) -> tuple[float, float] | None:
 
 def calibration(material: ReportContext) -> str:
     """What the probabilities are worth, in a sentence or two; empty where nothing is known of it."""
-    figures = material.figures(material.stage, material.learner, material.study.outcome)
+    figures = material.figures(material.stage, material.learner, material.study.primary_outcome)
     told = material.classed(material.stage, material.learner)
     claim, ece, after = mean_claim(told.get("reliability", [])), figures.get("ece"), figures.get("ece_calibrated")
     if not claim or not ece or not is_number(ece.get("value")):
@@ -176,7 +176,7 @@ def _ece(found: dict[str, Any]) -> str:
 
 def classes(material: ReportContext) -> dict[str, Any] | None:
     """The section on the main outcome's classes; None where nothing was judged."""
-    stage, learner, outcome = material.stage, material.learner, material.study.outcome
+    stage, learner, outcome = material.stage, material.learner, material.study.primary_outcome
     told, words = material.classed(stage, learner), Words(material)
     if not told:
         return None
@@ -237,7 +237,7 @@ def further(material: ReportContext) -> list[tuple[str, list[Row]]]:
     known = material.metrics.get("classes", {}).get(material.stage, {}).get(material.learner, {})
     found = []
     for key in known:
-        if key != material.study.outcome:
+        if key != material.study.primary_outcome:
             target, _, region = key.partition("[")
             name = display_name(material.study, target) + (f", {region.removesuffix(']')}" if region else "")
             found.append((name, class_rows(material, material.stage, material.learner, key)))

@@ -25,7 +25,7 @@ def external(material: ReportContext) -> dict[str, Any] | None:
     table = material.predictions
     if not (table["stage"] == STAGE).any():
         return None
-    learner, outcome = material.learner, material.study.outcome
+    learner, outcome = material.learner, material.study.primary_outcome
     inside, outside = (material.figures(stage, learner, outcome) for stage in (material.stage, STAGE))
     drop = (material.metrics.get("external_drop") or {}).get(learner) or {}
     rows = []
@@ -108,7 +108,9 @@ def tiles(material: ReportContext) -> list[tuple[str, Cell, str]]:
 
 def _cell(material: ReportContext, metric: str, found: dict[str, Any] | None) -> Cell:
     if material.kind == "regression":
-        return figure_cell(found, digits_for(material.study, metric, material.study.outcome), sign=metric == "bias")
+        return figure_cell(
+            found, digits_for(material.study, metric, material.study.primary_outcome), sign=metric == "bias"
+        )
     return measure_cell(metric, found)
 
 
@@ -120,7 +122,7 @@ def _difference(material: ReportContext, metric: str, drop: dict[str, Any] | Non
     inside, outside = (float(value) for value in values)
     found = drop or {}
     if material.kind == "regression":
-        digits, scale, unit = digits_for(material.study, metric, material.study.outcome), 1.0, ""
+        digits, scale, unit = digits_for(material.study, metric, material.study.primary_outcome), 1.0, ""
     else:
         measure = measure_of(metric)
         digits, scale, unit = measure.digits, 100.0 if measure.percent else 1.0, " points" if measure.percent else ""

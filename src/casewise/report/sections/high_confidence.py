@@ -33,7 +33,7 @@ class Confident:
 def confident_errors(material: ReportContext) -> dict[str, Any] | None:
     """The wrong cases of the shown learner, the surest first; None where nothing is judged or nothing is wrong."""
     study, rows = material.study, material.chosen
-    names = study.classes_of(study.outcome)
+    names = study.classes_of(study.primary_outcome)
     columns = [f"p{i}" for i in range(len(names))]
     if rows.empty or not set(columns) <= set(rows.columns):
         return None
@@ -44,7 +44,7 @@ def confident_errors(material: ReportContext) -> dict[str, Any] | None:
     given = values[range(len(wrong)), wrong["y_pred"].to_numpy(int)]
     order = (-given).argsort(kind="stable")[:MOST_SHOWN]
     plain = [name.replace("_", " ") for name in names]
-    spoken = [class_name(study, study.outcome, name) for name in names]
+    spoken = [class_name(study, study.primary_outcome, name) for name in names]
     found = []
     for i in order:
         row = wrong.loc[int(i)].to_dict()

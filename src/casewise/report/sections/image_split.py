@@ -72,7 +72,7 @@ def section(material: ReportContext) -> dict[str, Any] | None:
         "chance": written("accuracy", chance, digits=0) if chance is not None else "",
         "side": words.side,
         "units": _units(material, told, words),
-        "copies": material.study.panels.copies,
+        "copies": material.study.panels.offline_copies,
         "left_out": max(0, len(names) - MOST_LEARNERS),
     }
 
@@ -171,7 +171,7 @@ def _told(material: ReportContext, metric: str, found: dict[str, Any]) -> str:
 
 
 def _outcome(material: ReportContext) -> str:
-    return material.study.outcome
+    return material.study.primary_outcome
 
 
 def _cell(material: ReportContext, metric: str, found: dict[str, Any] | None) -> Cell:

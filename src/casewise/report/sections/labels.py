@@ -21,7 +21,7 @@ def counted_classes(material: ReportContext) -> dict[str, Any]:
     """The main outcome's classes by side of the split and by source; `told` says how far the source tells the class."""
     study = material.study
     table = recorded(material)
-    names = [name.replace("_", " ") for name in study.classes_of(study.outcome)]
+    names = [name.replace("_", " ") for name in study.classes_of(study.primary_outcome)]
     sides = material.splits.get("subjects", {})
     held_out = [str(name) for name in material.splits.get("left_out") or []]
     side = table["subject"].astype(str).map(lambda s: _side_name(sides.get(s), held_out))
@@ -41,11 +41,11 @@ def counted_classes(material: ReportContext) -> dict[str, Any]:
 def recorded(material: ReportContext) -> pd.DataFrame:
     """One row a unit of the main outcome with its class number in `value`, subject, and the cohort's other columns."""
     study, images = material.study, material.cohort_images
-    if study.outcome in images:
-        table = images.dropna(subset=[study.outcome]).assign(value=lambda t: t[study.outcome])
-        unit = {"image": "image", "region": "panel"}.get(study.level_of(study.outcome), "case")
+    if study.primary_outcome in images:
+        table = images.dropna(subset=[study.primary_outcome]).assign(value=lambda t: t[study.primary_outcome])
+        unit = {"image": "image", "region": "panel"}.get(study.level_of(study.primary_outcome), "case")
         return table.drop_duplicates(unit)
-    rows = material.final[material.final["target"] == study.outcome].dropna(subset=["y_true"])
+    rows = material.final[material.final["target"] == study.primary_outcome].dropna(subset=["y_true"])
     rows = rows[rows["stage"] != "external"].drop_duplicates(["case", "region", "image"])
     others = [c for c in images.columns if c not in rows.columns]
     joined = rows.merge(images.drop_duplicates("case")[["case", *others]], on="case", how="left")

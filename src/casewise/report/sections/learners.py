@@ -33,14 +33,14 @@ def columns_of(material: ReportContext) -> list[str]:
     names = list(CLASSES)
     if material.kind == "ordinal":
         names[names.index("top2_accuracy")] = "kappa_quadratic"
-    elif len(material.study.classes_of(material.study.outcome)) == 2:
+    elif len(material.study.classes_of(material.study.primary_outcome)) == 2:
         names.remove("top2_accuracy")
     return names
 
 
 def learner_rows(material: ReportContext, stage: str) -> list[Row]:
     """One line a learner (the published table), the best first: the smallest MAE, or the highest figure of merit."""
-    study, outcome, columns = material.study, material.study.outcome, columns_of(material)
+    study, outcome, columns = material.study, material.study.primary_outcome, columns_of(material)
     guide, sign = ("mae", 1) if material.kind == "regression" else (material.merit, -1)
     rows, order = [], {}
     for learner in material.learners:
@@ -130,7 +130,7 @@ def _forest(material: ReportContext, metric: str) -> Any:
 
 def reports(material: ReportContext) -> list[tuple[str, list[Row], tables.Counts]]:
     """Each learner's classification report (the published form) with its confusion matrix, the shown learner first."""
-    stage, outcome = material.stage, material.study.outcome
+    stage, outcome = material.stage, material.study.primary_outcome
     order = [material.learner, *(name for name in material.learners if name != material.learner)]
     found = []
     for learner in order[:MOST_REPORTS]:

@@ -33,7 +33,7 @@ def told(jobs: Sequence[Mapping[str, Any]], study: Mapping[str, Any]) -> list[st
     inner = [job["inner"] for job in jobs if job.get("inner")]
     if not inner:
         return []
-    tune, epochs = study["tune"], int(study["recipe"]["epochs"])
+    tune, epochs = study["nested_cv"], int(study["recipe"]["epochs"])
     rates = [one["lr"] for one in inner[0]["rates"]]
     what = ["the number of epochs"] if tune["epochs"] else []
     what += [f"the learning rate (of {listed([rate(r) for r in rates], 'or')})"] if len(rates) > 1 else []
@@ -63,7 +63,7 @@ def section(material: ReportContext) -> dict[str, Any] | None:
     """The table of what was chosen in each fold; None where nothing was tuned inside."""
     study = material.study
     found = chosen(material.jobs, study.networks)
-    if not found or not study.tune:
+    if not found or not study.nested_cv:
         return None
     among = NESTED in material.learners
     picked = chosen_networks(material.jobs, study.networks)
@@ -123,7 +123,7 @@ def over_folds(material: ReportContext) -> dict[str, Any] | None:
 
     None where fewer than two folds were judged, and where folds are sources, which have a section of their own.
     """
-    outcome = material.study.outcome
+    outcome = material.study.primary_outcome
     by_learner = material.metrics.get("over_folds", {}).get(outcome)
     if not by_learner or material.metrics.get("left_out"):
         return None

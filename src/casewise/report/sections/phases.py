@@ -111,7 +111,7 @@ def section(material: ReportContext) -> dict[str, Any] | None:
         "running": RUNNING,
         "folds": max(phase.networks for phase in every),
         "continued": max((phase.continued for phase in every), default=0),
-        "panels": _panels(every, material.study.panels.copies),
+        "panels": _panels(every, material.study.panels.offline_copies),
     }
 
 
@@ -176,7 +176,7 @@ def beside(material: ReportContext) -> dict[str, Any] | None:
 
     None where no network was asked about those it had seen.
     """
-    known, names = seen(material.jobs), material.study.classes_of(material.study.outcome)
+    known, names = seen(material.jobs), material.study.classes_of(material.study.primary_outcome)
     if not known or not names:
         return None
     columns = RIGHT if len(names) == 2 else RIGHT[:1]
@@ -186,7 +186,7 @@ def beside(material: ReportContext) -> dict[str, Any] | None:
         for stage in ("oof", "test"):
             told = material.classed(stage, network)
             if told and stage in material.stages:
-                figures = material.figures(stage, network, material.study.outcome)
+                figures = material.figures(stage, network, material.study.primary_outcome)
                 lines.append((UNSEEN[stage], f"{sum(told['support']):,}", figures))
         for place, (side, count, figures) in enumerate(lines):
             cells = [Cell(side), Cell(count), *(measure_cell(name, figures.get(name)) for name in columns)]

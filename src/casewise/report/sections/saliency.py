@@ -37,7 +37,7 @@ def explained(material: ReportContext) -> dict[str, Any] | None:
     classed = bool(material.study.classes_of(shown["target"]))
     volumes = material.study.volumes
     return {
-        "order": volumes.order if volumes else None,
+        "order": volumes.slice_index if volumes else None,
         "late": volumes is not None and any("late" in str(fusion) for fusion in volumes.fusion),
         "confidence": material.study.evaluation.confidence,
         "cases": cases,

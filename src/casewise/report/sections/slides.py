@@ -63,7 +63,7 @@ def section(material: ReportContext) -> dict[str, Any] | None:
         "others": len(images) - len(tiles),
         "size": material.study.images.size,
         "resolution": _resolution(material),
-        "share": percent(material.study.tiles.tissue) if material.study.tiles else "",
+        "share": percent(material.study.tiles.min_tissue) if material.study.tiles else "",
         "example": example,
         "maps": maps(material),
     }
@@ -122,7 +122,7 @@ def maps(material: ReportContext) -> dict[str, Any] | None:
         return None
     mine = table[(table["model"] == model) & (table["stage"] == "oof")]
     weighed = "weight" in mine and bool(mine["weight"].notna().any())
-    mine = mine[mine["target"].isin(["", material.study.outcome])]
+    mine = mine[mine["target"].isin(["", material.study.primary_outcome])]
     rows = material.rows("oof", model)
     rows = rows[rows["case"].isin(set(mine.loc[mine["tile_side"] >= 0, "case"]))].reset_index(drop=True)
     if rows.empty:
@@ -144,7 +144,7 @@ def maps(material: ReportContext) -> dict[str, Any] | None:
         "scale": draw.colour_bar(scale, ticks, alt=f"The colours, from {ticks[0][1]} to {ticks[-1][1]}."),
         "about": about,
         "weighed": weighed,
-        "gather": material.study.panels.gather,
+        "gather": material.study.panels.pooling,
     }
 
 
@@ -165,7 +165,7 @@ def _chosen(material: ReportContext, rows: pd.DataFrame) -> Iterator[tuple[str, 
         yield "Closest to what was recorded", list(error.index[:RIGHT])
         yield "Furthest from what was recorded", list(error.index[::-1][: min(WRONG, len(rows) - RIGHT)])
         return
-    names = material.study.classes_of(material.study.outcome)
+    names = material.study.classes_of(material.study.primary_outcome)
     values = rows[[f"p{i}" for i in range(len(names))]].to_numpy(float)
     named = rows["y_pred"].to_numpy(int)
     given = values[range(len(rows)), named]
@@ -212,7 +212,7 @@ def _values(
     material: ReportContext, row: pd.Series, tiles: pd.DataFrame, weights: np.ndarray | None
 ) -> Iterator[tuple[str, np.ndarray]]:
     """What is drawn, with its title: (N,) from 0 to 1 on the colour scale; `weights`: of all tiles of the case."""
-    study, outcome = material.study, material.study.outcome
+    study, outcome = material.study, material.study.primary_outcome
     if weights is not None:
         # An even share is that of the case: its weights sum to one over all its slides.
         even = weights.sum() / len(weights)
@@ -239,7 +239,7 @@ def _values(
 
 def _scale(material: ReportContext, weighed: bool) -> tuple[draw.Scale, list[tuple[float, str]], str]:
     """The colour scale, the words below it, and what a colour says."""
-    study, outcome = material.study, material.study.outcome
+    study, outcome = material.study, material.study.primary_outcome
     if weighed:
         ticks = [(0.0, "not at all"), (1 / MOST_WEIGHT, "1"), (0.5, "2"), (1.0, f"{MOST_WEIGHT:g} times or more")]
         return "rising", ticks, "how much a tile counts for its case (1 is an even share)"
@@ -268,7 +268,7 @@ def _scale(material: ReportContext, weighed: bool) -> tuple[draw.Scale, list[tup
 
 def _told(material: ReportContext, row: pd.Series) -> str:
     """What was recorded and what the case was predicted to be."""
-    study, outcome = material.study, material.study.outcome
+    study, outcome = material.study, material.study.primary_outcome
     if material.kind == "regression":
         words = Words(material)
         return f"Recorded {number(row['y_true'], words.digits)}, predicted {number(row['y_pred'], words.digits)}."
@@ -303,8 +303,8 @@ def _of_tiles(material: ReportContext, tiles: pd.DataFrame) -> str:
             f"{number(low, digits)} and {number(high, digits)}."
         )
     study = material.study
-    names = study.classes_of(study.outcome)
+    names = study.classes_of(study.primary_outcome)
     found = np.bincount(tiles["y_pred"].to_numpy(int), minlength=len(names))
     order = [int(i) for i in np.argsort(-found, kind="stable") if found[i]]
-    told = [f"{found[i]:,} {class_name(study, study.outcome, names[i])}" for i in order]
+    told = [f"{found[i]:,} {class_name(study, study.primary_outcome, names[i])}" for i in order]
     return f"Tile by tile: {'all ' if len(told) == 1 else ''}{listed(told)}."

@@ -39,7 +39,7 @@ def _accuracy(material: ReportContext, words: Words) -> str:
     error = (rows["y_pred"] - rows["y_true"]).abs()
     where = judged_on(material, words, "value")
     value, bounds = mae["value"] if mae else float(error.mean()), interval(mae, words.digits, words=True)
-    low, high = material.range_of(material.study.outcome)
+    low, high = material.range_of(material.study.primary_outcome)
     told = f" ({words.confidence} interval {bounds})" if bounds else ""
     half, most = (number(float(error.quantile(share)), words.digits) for share in (0.5, 0.9))
     return (
@@ -160,7 +160,7 @@ def choice(material: ReportContext) -> str:
 def comparison(material: ReportContext, stage: str, metric: str = "", most: int = 6) -> str:
     """Who has the best figure of a stage, and who cannot be told apart from it; never a winner inside the noise."""
     metric = metric or ("mae" if material.kind == "regression" else material.merit)
-    told = material.metrics.get("comparisons", {}).get(stage, {}).get(material.study.outcome, {}).get(metric)
+    told = material.metrics.get("comparisons", {}).get(stage, {}).get(material.study.primary_outcome, {}).get(metric)
     if not told or not told.get("differences") or within.is_mixed(material, stage):
         return ""
     best, alike = told["best"], [name for name in told["not_told_apart"] if name != told["best"]]
@@ -192,7 +192,7 @@ def tiles(material: ReportContext) -> list[tuple[str, Cell, str]]:
     for metric, title, unit in (("mae", "Mean error (MAE)", "points"), ("ccc", "Concordance (CCC)", "of 1")):
         figure = material.metric(stage, learner, metric)
         if figure:
-            digits = digits_for(material.study, metric, material.study.outcome)
+            digits = digits_for(material.study, metric, material.study.primary_outcome)
             found.append((title, Cell(number(figure["value"], digits), interval(figure, digits, words=True)), unit))
     rows = material.chosen
     if not rows.empty:

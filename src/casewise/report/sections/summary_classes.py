@@ -40,14 +40,14 @@ def _accuracy(material: ReportContext, words: Words) -> str:
     rows = material.chosen
     if rows.empty:
         return "No prediction of the main outcome has a recorded class, so nothing can be judged."
-    names = material.study.classes_of(material.study.outcome)
+    names = material.study.classes_of(material.study.primary_outcome)
     truth = rows["y_true"].to_numpy(int)
     found = material.metric(material.stage, material.learner, "accuracy")
     value = found["value"] if found else float((rows["y_pred"] == rows["y_true"]).mean())
     text = bounds("accuracy", found, digits=0, words=True)
     told = f" ({certain(material, 'accuracy', found) or f'{words.confidence} interval {text}'})" if text else ""
     counts = np.bincount(truth, minlength=len(names))
-    commonest = class_name(material.study, material.study.outcome, names[int(counts.argmax())])
+    commonest = class_name(material.study, material.study.primary_outcome, names[int(counts.argmax())])
     share = written("accuracy", counts.max() / counts.sum(), digits=0)
     sentence = (
         f"{judged_on(material, words, 'class')} the model names the recorded class in "
@@ -55,7 +55,7 @@ def _accuracy(material: ReportContext, words: Words) -> str:
         f"Always naming the commonest class, {commonest}, would give {share}."
     )
     if only := material.classed(material.stage, material.learner).get("names_only"):
-        sentence += f" It names every {words.noun} {class_name(material.study, material.study.outcome, only)}."
+        sentence += f" It names every {words.noun} {class_name(material.study, material.study.primary_outcome, only)}."
     balanced = material.metric(material.stage, material.learner, "balanced_accuracy")
     if balanced and abs(balanced["value"] - value) > 0.03:
         even = written("accuracy", balanced["value"], digits=0)
@@ -73,11 +73,11 @@ def certain(material: ReportContext, metric: str, found: dict[str, Any] | None) 
     if metric not in RATES or len(set(ends)) != 1 or ends[0] not in (0.0, 1.0):
         return ""
     study, rows = material.study, material.chosen
-    positive = study.positive_of(study.outcome)
+    positive = study.positive_of(study.primary_outcome)
     if metric != "accuracy" and positive is None:
         return ""
     if positive is not None and metric != "accuracy":
-        of_class = rows["y_true"] == study.classes_of(study.outcome).index(positive)
+        of_class = rows["y_true"] == study.classes_of(study.primary_outcome).index(positive)
         rows = rows[of_class if metric == "sensitivity" else ~of_class]
     return exact(int(rows["subject"].nunique()), study.evaluation.confidence, every=ends[0] == 1.0)
 
@@ -102,7 +102,7 @@ def exact(subjects: int, confidence: float, *, every: bool) -> str:
 
 def _separation(material: ReportContext, words: Words) -> str:
     """The AUROC in words, and for more than two classes which is told best and worst."""
-    study, outcome = material.study, material.study.outcome
+    study, outcome = material.study, material.study.primary_outcome
     auroc = material.metric(material.stage, material.learner, "auroc")
     if not auroc:
         return ""
@@ -129,7 +129,7 @@ def _separation(material: ReportContext, words: Words) -> str:
 
 def _two(material: ReportContext, words: Words) -> str:
     """Sensitivity and specificity of two classes, in words."""
-    study, outcome = material.study, material.study.outcome
+    study, outcome = material.study, material.study.primary_outcome
     positive = study.positive_of(outcome)
     found = {
         metric: f
@@ -183,14 +183,17 @@ def missed(material: ReportContext) -> str:
         return ""
     if len(told["names"]) == 2 and (both := _two(material, Words(material))):
         return both
-    figures = material.figures(material.stage, material.learner, study.outcome)
+    figures = material.figures(material.stage, material.learner, study.primary_outcome)
     names, counts = [str(name) for name in told["names"]], told["confusion"]
     enough = [i for i, row in enumerate(counts) if sum(row) >= FEWEST]
     if len(enough) < 2:
         return ""
     recall = {i: counts[i][i] / sum(counts[i]) for i in enough}
     worst = min(enough, key=lambda i: (recall[i], i))
-    noun, title = Words(material).noun, {i: class_name(study, study.outcome, name) for i, name in enumerate(names)}
+    noun, title = (
+        Words(material).noun,
+        {i: class_name(study, study.primary_outcome, name) for i, name in enumerate(names)},
+    )
     others = {j: n for j, n in enumerate(counts[worst]) if j != worst and n}
     total = sum(counts[worst])
     if not others:
@@ -213,7 +216,7 @@ def missed(material: ReportContext) -> str:
 
 def tiles(material: ReportContext) -> list[tuple[str, Cell, str]]:
     """Four figures to remember: name, figure, unit or remark."""
-    names = material.study.classes_of(material.study.outcome)
+    names = material.study.classes_of(material.study.primary_outcome)
     if material.kind == "ordinal":
         wanted = [("kappa_quadratic", "Weighted kappa", "of 1"), ("accuracy", "Exactly right", "")]
     else:

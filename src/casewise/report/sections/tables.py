@@ -88,7 +88,7 @@ def target_rows(material: ReportContext, stage: str) -> tuple[list[Row], int]:
     """One line a target that is a number, then its regions, of the shown learner; and how many lines were left out."""
     found = material.metrics.get("metrics", {}).get(stage, {}).get(material.learner, {})
     order = {name: i for i, name in enumerate([*material.study.scores, *material.study.targets])}
-    order[material.study.outcome] = -1
+    order[material.study.primary_outcome] = -1
     regions = {name: i for i, name in enumerate(material.study.regions)}
     keys = sorted(
         (key for key in found if material.study.kind_of(split_key(key)[0]) == "regression"),
@@ -156,7 +156,7 @@ def response_rows(material: ReportContext, stage: str) -> tuple[list[Row], dict[
 
 def responder_name(material: ReportContext, threshold: Any) -> str:
     """`PASI75` for a score spelt in capitals, else `75 % lower`."""
-    name = display_name(material.study, material.study.outcome)
+    name = display_name(material.study, material.study.primary_outcome)
     return f"{name}{threshold}" if name.isupper() else f"{threshold} % lower"
 
 

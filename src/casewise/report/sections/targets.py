@@ -49,7 +49,7 @@ def agreement(material: ReportContext) -> dict[str, Any] | None:
     rows, limits, words = material.chosen, limits_of(material), Words(material)
     if rows.empty or limits is None:
         return None
-    scale, digits = material.range_of(material.study.outcome), words.digits
+    scale, digits = material.range_of(material.study.primary_outcome), words.digits
     told = agree.describe(limits, digits)
     alt = f"{words.label}: prediction against the physician's score of {len(rows)} {words.noun}s. {told}."
     other = f"{words.label}: difference between model and physician against their mean. {told}."
@@ -72,7 +72,11 @@ def over_time(material: ReportContext) -> dict[str, Any] | None:
     """Section 4: a small figure a subject, and who responded; None where no subject came twice."""
     study, words = material.study, Words(material)
     table = material.final
-    mine = table["model"].eq(material.learner) & table["stage"].eq(material.stage) & table["target"].eq(study.outcome)
+    mine = (
+        table["model"].eq(material.learner)
+        & table["stage"].eq(material.stage)
+        & table["target"].eq(study.primary_outcome)
+    )
     rows = _one_row_a_case(table[mine])
     if rows is None or rows.empty:
         return None
@@ -142,7 +146,7 @@ def parts(material: ReportContext) -> dict[str, Any] | None:
     others = dict.fromkeys(
         name
         for name in [*study.scores, *study.outputs]
-        if name != study.outcome and study.kind_of(name) == "regression"
+        if name != study.primary_outcome and study.kind_of(name) == "regression"
     )
     scatters: list[Markup] = []
     width = 176.0 if len(others) > 3 else 260.0
@@ -174,7 +178,7 @@ def parts(material: ReportContext) -> dict[str, Any] | None:
 def labels(material: ReportContext) -> dict[str, Any]:
     """Section 7: how each target is distributed, training beside test, and how well the split balanced it."""
     study, sides = material.study, material.splits.get("subjects", {})
-    names = list(dict.fromkeys([study.outcome, *study.scores, *study.targets]))
+    names = list(dict.fromkeys([study.primary_outcome, *study.scores, *study.targets]))
     names = [name for name in names if study.kind_of(name) == "regression"]
     figures: list[Markup] = []
     for i, name in enumerate(names):
@@ -239,7 +243,7 @@ def making(material: ReportContext) -> dict[str, Any]:
         "networks": len(material.jobs),
         "origins": tables.weight_origins(material),
         "seconds": sum(job.get("seconds") or 0 for job in material.jobs),
-        "stopped_on": material.study.recipe.stop.on,
+        "stopped_on": material.study.recipe.early_stopping.monitor,
         "finders": rates.finders(material),
         "stages": rates.stages(material),
         "phases": phases.section(material),

@@ -23,7 +23,7 @@ class Words:
     @cached_property
     def label(self) -> str:
         """The main outcome's name."""
-        return display_name(self.material.study, self.material.study.outcome)
+        return display_name(self.material.study, self.material.study.primary_outcome)
 
     @property
     def heading(self) -> str:
@@ -33,7 +33,7 @@ class Words:
     @cached_property
     def noun(self) -> str:
         """What one prediction of the main outcome is about."""
-        level = self.material.study.level_of(self.material.study.outcome)
+        level = self.material.study.level_of(self.material.study.primary_outcome)
         return {"region": "region", "image": "image"}.get(level, self.case)
 
     @property
@@ -45,13 +45,13 @@ class Words:
     def picture(self) -> str:
         """A photograph, or an image where colour is not looked at; of volumes a scan, or one slice of it."""
         if volumes := self.material.study.volumes:
-            return "slice" if volumes.order else "scan"
+            return "slice" if volumes.slice_index else "scan"
         return "photograph" if self.material.study.images.channels == "rgb" else "image"
 
     @cached_property
     def digits(self) -> int:
         """Decimals of the main outcome."""
-        return digits_of(*self.material.range_of(self.material.study.outcome))
+        return digits_of(*self.material.range_of(self.material.study.primary_outcome))
 
     @property
     def side(self) -> str:
@@ -85,7 +85,7 @@ def banners(material: ReportContext) -> list[Banner]:
     if not study.subjects_known:
         text = "Images of one person may stand on both sides of the split, so every figure may be too good."
         found.append(Banner("It is not known which images belong to the same person.", text))
-    if study.recipe.stop.on == "fold":
+    if study.recipe.early_stopping.monitor == "fold":
         text = (
             "As published, training stopped on the very fold that was then predicted. Out-of-fold figures are too good"
             + (
@@ -120,12 +120,16 @@ def unlearned(material: ReportContext) -> Unlearned | None:
     A network is judged by the loss that decides when it stops, or by that of its inner folds, beside that of guessing.
     A combined learner is made of all networks. None where they did better, and where it is not known.
     """
-    same = says_the_same(material.predictions, material.study.outcome, [material.learner])
+    same = says_the_same(material.predictions, material.study.primary_outcome, [material.learner])
     if same:
         return Unlearned(same[0], "says the same of every case")
     failed: dict[str, list[bool]] = {}
     for job in material.jobs:
-        verdict = no_better(job) if material.study.tune or material.study.recipe.stop.on != "none" else None
+        verdict = (
+            no_better(job)
+            if material.study.nested_cv or material.study.recipe.early_stopping.monitor != "none"
+            else None
+        )
         if verdict is not None:
             failed.setdefault(str(job["model"]), []).append(verdict)
     every = [bad for each in failed.values() for bad in each]
@@ -139,7 +143,7 @@ def unlearned(material: ReportContext) -> Unlearned | None:
         return None
     guessed = "the shares of the classes" if material.kind != "regression" else "the mean"
     they = "it" if sum(counts) == 1 else "they"
-    who = "in the inner folds" if material.study.tune else "on the subjects that decide when to stop"
+    who = "in the inner folds" if material.study.nested_cv else "on the subjects that decide when to stop"
     text = (
         f"{sum(counts)} of {counted(len(counts), 'network')}{whose} never did better {who} than guessing {guessed}: "
         f"{they} learned nothing of use."
@@ -156,7 +160,7 @@ def predicted(material: ReportContext) -> str:
     cases = f" at {counted(len(material.cases), 'visit')}" if material.repeated else ""
     if material.kind != "regression":
         return f"{words.heading}: {classes_listed(material)}, predicted from {images}{subjects}{cases}."
-    low, high = material.range_of(material.study.outcome)
+    low, high = material.range_of(material.study.primary_outcome)
     score = f"{words.label} ({low:g} to {high:g} points)"
     return f"{score}, predicted from {images}{subjects}{cases}, beside the physician’s score."
 
@@ -175,7 +179,7 @@ def pictures(material: ReportContext, words: Words) -> str:
 
 def classes_listed(material: ReportContext) -> str:
     """The classes of the main outcome as a sentence lists them."""
-    names = [name.replace("_", " ") for name in material.study.classes_of(material.study.outcome)]
+    names = [name.replace("_", " ") for name in material.study.classes_of(material.study.primary_outcome)]
     if material.kind == "ordinal":
         return f"{len(names)} grades from {names[0]} to {names[-1]}"
     return listed(names, "or")
@@ -205,7 +209,7 @@ def judged_on(material: ReportContext, words: Words, recorded: str) -> str:
     if material.stage == "test":
         return f"On the test set ({where} that no network learned from{whose})"
     unseen = f"networks that never saw the {one}"
-    if material.study.recipe.stop.on == "fold":
+    if material.study.recipe.early_stopping.monitor == "fold":
         unseen = f"networks not fitted on the {one}, but stopped at the epoch that suited the predicted fold"
     elif material.study.split.leave_out:
         unseen = f"networks that never saw any {one} of the same {material.study.split.leave_out}"

@@ -45,7 +45,11 @@ def _facts(material: ReportContext, volumes: Volumes) -> list[tuple[str, str]]:
     return [
         ("Sequences", f"{listed(volumes.sequences)}{_present(material, volumes)}"),
         ("Geometry", _geometry(volumes)),
-        ("In plane", f"{volumes.plane} × {volumes.plane} pixels, proportions kept; slices stay those of the scan"),
+        (
+            "In plane",
+            f"{volumes.in_plane_size} × {volumes.in_plane_size} pixels, proportions kept; slices stay those of the "
+            "scan",
+        ),
         ("Bias field", "N4, fitted on a grid up to four times coarser" if volumes.bias == "n4" else "not corrected"),
         ("Smoothing", "edge-preserving (curvature diffusion)" if volumes.smoothing == "edges" else "none"),
         ("Region", _region(volumes, size)),
@@ -54,7 +58,7 @@ def _facts(material: ReportContext, volumes: Volumes) -> list[tuple[str, str]]:
             "Panel",
             f"{panels.rows} × {panels.columns} consecutive slices, {panels.rows * size} × {panels.columns * size} px. "
             f"In training a window drawn at random{_varied(study)}; in prediction "
-            f"{'the central window' if volumes.windows == 'central' else 'the mean over all windows'}",
+            f"{'the central window' if volumes.inference_windows == 'central' else 'the mean over all windows'}",
         ),
         ("Missing sequences", _missing(volumes)),
         ("Fusion", "; ".join(_fusion(study, name) for name in _fusions(study))),
@@ -75,9 +79,10 @@ def _present(material: ReportContext, volumes: Volumes) -> str:
 
 def _geometry(volumes: Volumes) -> str:
     shown = "axial slices, front above, the patient’s right on the left"
-    if volumes.order:
+    if volumes.slice_index:
         return (
-            f"slices came as images in the order of the column {volumes.order}, and are taken as axial with pixels of "
+            f"slices came as images in the order of the column {volumes.slice_index}, and are taken as axial with "
+            "pixels of "
             f"{volumes.pixel_mm:g} mm, {volumes.slice_mm:g} mm apart"
         )
     if len(volumes.sequences) == 1:
@@ -117,10 +122,11 @@ def _missing(volumes: Volumes) -> str:
     if volumes.missing == "drop":
         return "cases that lack one were left out"
     hidden = (
-        f"; in training each sequence is hidden with a chance of {100 * volumes.hide:.0f} %, but one always stays, so "
+        f"; in training each sequence is hidden with a chance of {100 * volumes.sequence_dropout:.0f} %, but one "
+        "always stays, so "
         "that networks learn to do without"
     )
-    return "a learned stand-in takes the place of what a case lacks" + (hidden if volumes.hide else "")
+    return "a learned stand-in takes the place of what a case lacks" + (hidden if volumes.sequence_dropout else "")
 
 
 def _fusions(study: Study) -> list[str]:
