@@ -22,7 +22,7 @@ from casewise.study.schema import Study
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.jobs.pretraining import Pretrained
-    from casewise.modalities.store.store import TileStore
+    from casewise.modalities.base import StoreReference
     from casewise.splits.grouped import Splits
 
 SETTINGS = (
@@ -61,7 +61,7 @@ def what_decides(study: Study, cohort: Cohort) -> dict[str, Any]:
 
 
 def with_images(
-    decided: dict[str, Any], splits: Splits, tiles: TileStore, pretraining: Pretrained | None
+    decided: dict[str, Any], splits: Splits, tiles: StoreReference, pretraining: Pretrained | None
 ) -> dict[str, Any]:
     """The same with the split, the tiles, and the other cohort that is learned from first."""
     other = f"{table_hash(pretraining.cohort, pretraining.study)} {pretraining.address}" if pretraining else None

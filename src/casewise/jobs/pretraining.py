@@ -13,7 +13,9 @@ from casewise.cohort.labels import label_table
 from casewise.files import write_json
 from casewise.jobs.build_model import network_of
 from casewise.jobs.plan import Job, write_progress
-from casewise.modalities.dataset import PanelData, mixed_seed, open_tiles
+from casewise.modalities.base import StoreAddress
+from casewise.modalities.dataset import mixed_seed
+from casewise.modalities.registry import modality_of
 from casewise.models.backbones import Network
 from casewise.splits.grouped import check_apart
 from casewise.study.schema import Pretraining, Study
@@ -62,7 +64,7 @@ def pretraining_study(study: Study, wanted: Pretraining) -> Study:
         "primary_outcome": next(iter(wanted.targets)),
         "recipe": recipe,
         "regions": [],
-        "panels": study.panels.model_copy(update={"by": "image"}),
+        "panels": modality_of(study).pretraining_panels(study),
         "split": study.split.model_copy(update={"stratify_by": None, "column": None}),
         "evaluation": study.evaluation.model_copy(update={"response": False, "readers": {}, "bands": {}}),
     }
@@ -84,13 +86,8 @@ def pretrain(
         return load_file(done), used
     truth = label_table(panels, study)
     rows = np.flatnonzero(subjects.isin(used).to_numpy() & ~np.isnan(truth).all(axis=1))
-    tiles = [list(map(int, panels["tiles"].iloc[r])) for r in rows]
-    data = PanelData(
-        open_tiles(pretraining.tiles, pretraining.address),
-        tiles,
-        torch.from_numpy(truth[rows].astype(np.float32)),
-        study.panels,
-    )
+    modality, store = modality_of(study), StoreAddress(pretraining.tiles, pretraining.address)
+    data = modality.dataset(store, study, panels.iloc[rows], truth[rows], modality.fit(store, study, rows, job.model))
     torch.manual_seed(mixed_seed(seed, "pretrain"))
     outputs = outputs_of(study)
     whole = network_of(study, job.model)
@@ -98,7 +95,7 @@ def pretrain(
     standardise(whole, data.truth, outputs)
     if study.recipe.head == "probe" and not (job.folder / "pretrain" / "state.safetensors").is_file():
         probe(whole, data, [str(subjects.iloc[r]) for r in rows], outputs, batch=study.recipe.batch_size)
-    few = PanelData(data.store, data.tiles[:1], data.truth[:1], data.settings)
+    few = data.subset([0])
     fitted = fit(
         whole,
         study.recipe,

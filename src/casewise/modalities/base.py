@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
-    from casewise.modalities.store.preparation import Preparation
-    from casewise.study.schema import Study
+    from casewise.modalities.store.store import TileStore
+    from casewise.study.schema import Panels, Study
 
 # What a modality derived from training cases, as plain JSON values: it is saved with the trained network.
 FittedPreprocessing = dict[str, Any]
@@ -148,7 +148,6 @@ class ImageStore(StoreReference, Protocol):
         folder, address: where the input of networks lies, and a hash over it.
         tiles: a picture of each row of the cohort's images, (N, C, H, W) `uint8`.
         index: one row for each picture: path, sha256, bytes, mtime_ns, width, height, mode, format, tile_sha256.
-        preparation: how pictures were made from images.
     """
 
     @property
@@ -156,9 +155,6 @@ class ImageStore(StoreReference, Protocol):
 
     @property
     def index(self) -> pd.DataFrame: ...
-
-    @property
-    def preparation(self) -> Preparation: ...
 
     def __len__(self) -> int: ...
 
@@ -270,8 +266,12 @@ class Modality(Protocol):
         """
         ...
 
-    def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, ImageStore]:
+    def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
         """What an audit compares: whole images, and one picture of each."""
+        ...
+
+    def pretraining_panels(self, study: Study) -> Panels:
+        """The panels in which networks see a cohort that they are pretrained on: single images where possible."""
         ...
 
     def settings(self, study: Study) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from casewise.audit.cross_cohort import check_twins_between
 from casewise.cohort.checks import alike
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.labels import label_table
-from casewise.console import Show
+from casewise.console import Show, Silent
 from casewise.errors import CohortError, SplitError
-from casewise.modalities.photographs.prepare import tiles_of
-from casewise.modalities.slides import cohort as slides
+from casewise.modalities.base import ImageFolder, ImageStore, PreparedCohort
+from casewise.modalities.registry import modality_of
 
 if TYPE_CHECKING:
     from casewise.jobs.pretraining import Pretrained
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def to_pretrain_on(
-    study: Study, main: Cohort, tiles: TileStore, splits: Splits, folder: Path, show: Show
+    study: Study, main: Cohort, tiles: ImageStore, splits: Splits, folder: Path, show: Show
 ) -> Pretrained:
     """Prepare the other cohort that networks learn from first.
 
@@ -53,17 +53,13 @@ def to_pretrain_on(
         )
     show.line(
         "pretrain",
-        f"{cohort.images['subject'].nunique():,} subjects, {slides.counted(cohort)}; "
+        f"{cohort.images['subject'].nunique():,} subjects, {modality_of(other).described(other, cohort)}; "
         f"{len(shared)} subjects shared: "
         "those held out of a fold are left out of its pretraining",
     )
-    cohort = slides.cut(other, cohort, folder / "slides-pretraining", show)
-    store = tiles_of(other, cohort, folder / "tiles-pretraining", show, "pretrain")
-    check_twins_between(
-        *_pictures(study, main, tiles, folder / slides.FOLDER, show),
-        *_pictures(other, cohort, store, folder / "slides-pretraining", show),
-    )
-    return Pretrained(other, cohort, folder / "tiles-pretraining", store.address)
+    prepared = _prepared(other, cohort, folder, "pretraining", show, "pretrain")
+    check_twins_between(*_pictures(_own(study, main, tiles, folder), show), *_pictures(prepared, show))
+    return Pretrained(other, prepared.cohort, prepared.store.folder, prepared.store.address)
 
 
 def external_study(study: Study) -> Study:
@@ -119,8 +115,8 @@ def _named_apart(study: Study, cohort: Cohort, known: set[str], whose: str) -> N
 
 
 def to_test_on(
-    study: Study, main: Cohort, tiles: TileStore, folder: Path, show: Show
-) -> tuple[Study, Cohort, TileStore]:
+    study: Study, main: Cohort, tiles: ImageStore, folder: Path, show: Show
+) -> tuple[Study, Cohort, ImageStore]:
     """Prepare the cohort on which the trained networks are tested; its subjects get its name before theirs.
 
     Raises:
@@ -128,11 +124,11 @@ def to_test_on(
         SplitError: as `read_external`.
     """
     other, cohort = read_external(study, main)
-    cohort = slides.cut(other, cohort, folder / "slides-external", show)
-    store = tiles_of(other, cohort, folder / "tiles-external", show, "external")
+    prepared = _prepared(other, cohort, folder, "external", show, "external")
+    cohort = prepared.cohort
     check_twins_between(
-        *_pictures(study, main, tiles, folder / slides.FOLDER, show),
-        *_pictures(other, cohort, store, folder / "slides-external", show),
+        *_pictures(_own(study, main, tiles, folder), show),
+        *_pictures(prepared, show),
         where="in the cohort to be tested on",
         other_people=True,
     )
@@ -143,19 +139,30 @@ def to_test_on(
     }
     show.line(
         "external",
-        f"{other.name}: {cohort.cases['subject'].nunique():,} subjects, {slides.counted(cohort)}",
+        f"{other.name}: {cohort.cases['subject'].nunique():,} subjects, {modality_of(other).described(other, cohort)}",
     )
-    return other, Cohort(**renamed, notes=[f"{other.name}: {note}" for note in cohort.notes]), store
+    return other, Cohort(**renamed, notes=[f"{other.name}: {note}" for note in cohort.notes]), prepared.store
 
 
-def _pictures(study: Study, cohort: Cohort, store: TileStore, folder: Path, show: Show) -> tuple[Cohort, TileStore]:
-    """What twins are looked for among: whole slides, not tiles."""
-    return slides.pictures(study, cohort, folder, show) if slides.is_cut(cohort) else (cohort, store)
+def _prepared(study: Study, cohort: Cohort, folder: Path, suffix: str, show: Show, step: str) -> PreparedCohort:
+    """Another cohort with its images, prepared in folders of its own."""
+    modality, images = modality_of(study), ImageFolder.of_run(study, folder, suffix)
+    cohort = modality.read(study, cohort, images, show)
+    return PreparedCohort(study, cohort, images, modality.prepare(study, cohort, images, show, step))
+
+
+def _own(study: Study, cohort: Cohort, store: ImageStore, folder: Path) -> PreparedCohort:
+    return PreparedCohort(study, cohort, ImageFolder.of_run(study, folder), store)
+
+
+def _pictures(prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
+    """What is searched for images of one person in both cohorts."""
+    return modality_of(prepared.study).audited(prepared, show)
 
 
 def apart_from_pretraining(
     study: Study,
-    elsewhere: tuple[Study, Cohort, TileStore],
+    elsewhere: tuple[Study, Cohort, ImageStore],
     pretraining: Pretrained,
     folder: Path,
     show: Show,
@@ -166,15 +173,14 @@ def apart_from_pretraining(
         SplitError: naming subjects of both.
         CohortError: naming pictures of both.
     """
-    from casewise.modalities.store.store import open_store
-
     _, known = read_external(study, pretraining.cohort)
     _named_apart(study, known, set(pretraining.cohort.images["subject"].astype(str)), "the cohort to pretrain on")
     other, cohort, store = elsewhere
-    learned = open_store(pretraining.tiles)
+    folders = ImageFolder.of_run(pretraining.study, folder, "pretraining")
+    learned = modality_of(study).prepare(pretraining.study, pretraining.cohort, folders, Silent())
     check_twins_between(
-        *_pictures(pretraining.study, pretraining.cohort, learned, folder / "slides-pretraining", show),
-        *_pictures(other, cohort, store, folder / "slides-external", show),
+        *_pictures(PreparedCohort(pretraining.study, pretraining.cohort, folders, learned), show),
+        *_pictures(PreparedCohort(other, cohort, ImageFolder.of_run(other, folder, "external"), store), show),
         where="in the cohort to be tested on",
         other_people=True,
     )

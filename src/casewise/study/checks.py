@@ -106,8 +106,8 @@ def volumes_fit(study: Study) -> None:
         if panels.quarter_turns:
             raise ValueError("panels.quarter_turns: panels of slices are turned so, and there are no `volumes`")
         return
-    if study.tiles or study.regions or study.pretrain or study.external:
-        name = next(n for n in ("tiles", "regions", "pretrain", "external") if getattr(study, n))
+    if study.tiles or study.regions:
+        name = "tiles" if study.tiles else "regions"
         raise ValueError(f"{name}: does not go with `volumes`; leave it out")
     if panels.by != "case":
         raise ValueError(f"panels.by: {panels.by!r} is not for `volumes`; write `by: case`, a window of its slices")

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
-    from casewise.study.schema import Study
+    from casewise.modalities.store.store import TileStore
+    from casewise.study.schema import Panels, Study
 
 # The longest side of a picture in a report, in pixels.
 PICTURE_SIDE = 900
@@ -58,8 +59,14 @@ class Photographs:
 
         return tiles_of(study, cohort, folder.of("tiles"), show, step)
 
-    def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, ImageStore]:
+    def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
+        from casewise.modalities.store.store import TileStore
+
+        assert isinstance(prepared.store, TileStore)
         return prepared.cohort, prepared.store
+
+    def pretraining_panels(self, study: Study) -> Panels:
+        return study.panels.model_copy(update={"by": "image"})
 
     def settings(self, study: Study) -> dict[str, Any]:
         return {}

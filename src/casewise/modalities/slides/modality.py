@@ -12,6 +12,7 @@ from casewise.modalities.photographs.modality import Photographs
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
+    from casewise.modalities.store.store import TileStore
     from casewise.modalities.slides.plans import KeptSlide
     from casewise.study.schema import Study
 
@@ -42,12 +43,12 @@ class Slides(Photographs):
         sweep(study, cohort, folder.of(FOLDER))
         return super().prepare(study, cohort, folder, show, step)
 
-    def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, ImageStore]:
+    def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
         """Slides and a small picture of each: tiles have no border and no file of their own."""
         from casewise.modalities.slides.cohort import FOLDER, is_cut, pictures
 
         if not is_cut(prepared.cohort):
-            return prepared.cohort, prepared.store
+            return super().audited(prepared, show)
         return pictures(prepared.study, prepared.cohort, prepared.folder.of(FOLDER), show)
 
     def settings(self, study: Study) -> dict[str, Any]:

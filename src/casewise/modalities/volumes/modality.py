@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
-    from casewise.study.schema import Study, Volumes
+    from casewise.modalities.store.store import TileStore
+    from casewise.study.schema import Panels, Study, Volumes
 
 
 def volumes_of(study: Study) -> Volumes:
@@ -62,8 +63,14 @@ class VolumesModality:
 
         return slices_and_pictures(study, cohort, folder.of(SCANS), show)
 
-    def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, ImageStore]:
-        return prepared.cohort, prepared.store
+    def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
+        from casewise.modalities.volumes.preparation import PreparedScans
+
+        assert isinstance(prepared.store, PreparedScans)
+        return prepared.cohort, prepared.store.pictures
+
+    def pretraining_panels(self, study: Study) -> Panels:
+        return study.panels
 
     def settings(self, study: Study) -> dict[str, Any]:
         # further fusions are further networks, as further backbones are, and lesions are only measured against

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.console import Show
-    from casewise.modalities.store.preparation import Preparation
     from casewise.modalities.store.store import TileStore
 
 # Where in a run folder prepared slices are kept.
@@ -44,11 +43,6 @@ class PreparedScans:
     def index(self) -> pd.DataFrame:
         """One row for each picture; its `path` is that of the scan."""
         return self.pictures.index
-
-    @property
-    def preparation(self) -> Preparation:
-        """How pictures were made."""
-        return self.pictures.preparation
 
     def __len__(self) -> int:
         """The number of pictures."""
@@ -85,7 +79,7 @@ def slices_and_pictures(study: Study, cohort: Cohort, folder: Path, show: Show) 
         if note not in cohort.notes:
             cohort.notes.append(note)
     store = pictures(study, cohort, slices, folder, show)
-    return PreparedScans(store, slices.address, folder)
+    return PreparedScans(replace(store, address=slices.address), slices.address, folder)
 
 
 def _notes(study: Study, slices: SliceStore) -> list[str]:
