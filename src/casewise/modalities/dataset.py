@@ -170,7 +170,7 @@ class PanelData:
 
 def of_bags(
     part: Callable[[Tensor], Tensor],
-    data: PanelData,
+    data: Batches,
     slots: Tensor,
     device: torch.device,
     form: torch.memory_format,
@@ -186,6 +186,7 @@ def of_bags(
         empty: makes the tensor to fill, of a shape and type; without it the result lies where `part` leaves it.
         flip: whether tiles are mirrored.
     """
+    assert isinstance(data, PanelData)  # no other data has bags
     found: Tensor | None = None
     for places in torch.nonzero(slots != EMPTY).split(TILES_AT_ONCE):
         row, column = places[:, 0], places[:, 1]

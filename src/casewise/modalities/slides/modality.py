@@ -12,8 +12,8 @@ from casewise.modalities.photographs.modality import Photographs
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
-    from casewise.modalities.store.store import TileStore
     from casewise.modalities.slides.plans import KeptSlide
+    from casewise.modalities.store.store import TileStore
     from casewise.study.schema import Study
 
 
