@@ -246,8 +246,12 @@ class Modality(Protocol):
         """
         ...
 
-    def described(self, study: Study, cohort: Cohort) -> str:
-        """How many images there are, in words."""
+    def picture_noun(self, study: Study) -> Noun:
+        """What a reader of the report calls one image."""
+        ...
+
+    def described(self, study: Study, images: pd.DataFrame) -> str:
+        """How many images a cohort has (its table of images), in words."""
         ...
 
     def whole(self, study: Study, cohort: Cohort) -> Cohort:
@@ -313,6 +317,14 @@ class Modality(Protocol):
         Args:
             labels: (P, T), NaN where not recorded; None where cases are only predicted.
             fitted: from `fit`, also of another cohort.
+        """
+        ...
+
+    def report_facts(self, study: Study) -> dict[str, Any]:
+        """What the report's templates choose by.
+
+        `sections`: the sections on images, by name; `sliced`: panels show slices of one scan; `order`: the column that
+        orders them; `late`: some network processes channels separately; `windowed`: audits see a part of each scan.
         """
         ...
 

@@ -53,7 +53,7 @@ def to_pretrain_on(
         )
     show.line(
         "pretrain",
-        f"{cohort.images['subject'].nunique():,} subjects, {modality_of(other).described(other, cohort)}; "
+        f"{cohort.images['subject'].nunique():,} subjects, {modality_of(other).described(other, cohort.images)}; "
         f"{len(shared)} subjects shared: "
         "those held out of a fold are left out of its pretraining",
     )
@@ -139,7 +139,8 @@ def to_test_on(
     }
     show.line(
         "external",
-        f"{other.name}: {cohort.cases['subject'].nunique():,} subjects, {modality_of(other).described(other, cohort)}",
+        f"{other.name}: {cohort.cases['subject'].nunique():,} subjects, "
+        f"{modality_of(other).described(other, cohort.images)}",
     )
     return other, Cohort(**renamed, notes=[f"{other.name}: {note}" for note in cohort.notes]), prepared.store
 

@@ -69,7 +69,7 @@ def read(study: Study, folder: Path | None, show: Show) -> Cohort:
     parts = [
         f"{cohort.cases['subject'].nunique():,} subjects",
         f"{len(cohort.cases):,} cases",
-        modality.described(study, cohort),
+        modality.described(study, cohort.images),
     ]
     if study.regions:
         parts.append(f"{len(study.regions)} regions")

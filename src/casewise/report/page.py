@@ -9,6 +9,7 @@ import yaml
 from markupsafe import Markup
 
 from casewise.files import write_atomic
+from casewise.modalities.registry import modality_of
 from casewise.report import formatting as wording
 from casewise.report.context import ReportContext
 from casewise.report.sections import (
@@ -85,9 +86,7 @@ def context(material: ReportContext) -> dict[str, Any]:
         "external": external.external(material),
         "left_out": external.left_out(material),
         "labels": sections.labels(material),
-        "slides": slides.section(material),
-        "volumes": volumes.section(material),
-        "preparation": None if slides.is_cut(material) else cases.prepared(material),
+        **_image_sections(material),
         "worst": cases.worst_cases(material) if numbers else None,
         "confident": None if numbers else confident.confident_errors(material),
         "explained": explained.explained(material),
@@ -98,3 +97,17 @@ def context(material: ReportContext) -> dict[str, Any]:
         "interval": wording.interval,
         "duration": wording.duration,
     }
+
+
+# Sections that a modality may ask for by name.
+IMAGE_SECTIONS = {
+    "slides": slides.section,
+    "volumes": volumes.section,
+    "preparation": lambda material: None if slides.is_cut(material) else cases.prepared(material),
+}
+
+
+def _image_sections(material: ReportContext) -> dict[str, Any]:
+    """The sections that the study's modality asks for; None for the others."""
+    wanted = modality_of(material.study).report_facts(material.study)["sections"]
+    return {name: section(material) if name in wanted else None for name, section in IMAGE_SECTIONS.items()}

@@ -45,8 +45,11 @@ class Photographs:
         refuse_slides(study, cohort)
         return cohort
 
-    def described(self, study: Study, cohort: Cohort) -> str:
-        return f"{len(cohort.images):,} images"
+    def picture_noun(self, study: Study) -> Noun:
+        return Noun("photograph", "photographs") if study.images.channels == "rgb" else self.noun(study)
+
+    def described(self, study: Study, images: pd.DataFrame) -> str:
+        return self.picture_noun(study).counted(len(images))
 
     def whole(self, study: Study, cohort: Cohort) -> Cohort:
         return cohort
@@ -101,6 +104,9 @@ class Photographs:
             study.panels,
             [str(case) for case in panels["case"]],
         )
+
+    def report_facts(self, study: Study) -> dict[str, Any]:
+        return {"sections": ["preparation"], "sliced": False, "order": None, "late": False, "windowed": False}
 
     def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
         from casewise.modalities.photographs.readers import read_image

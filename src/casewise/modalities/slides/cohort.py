@@ -99,16 +99,6 @@ def uncut(study: Study, cohort: Cohort) -> Cohort:
     return dataclasses.replace(cohort, images=images, panels=panels)
 
 
-def counted(cohort: Cohort) -> str:
-    """How many slides, tiles and other images there are, in words."""
-    if not is_cut(cohort):
-        return f"{len(cohort.images):,} images"
-    tiles = cohort.images[cohort.images["tile_side"] >= 0]
-    others = len(cohort.images) - len(tiles)
-    told = f"{tiles['path'].nunique():,} slides, {len(tiles):,} tiles"
-    return f"{told}, {others:,} images" if others else told
-
-
 def pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> tuple[Cohort, TileStore]:
     """One small picture for each slide and each image: what an audit looks at instead of tiles.
 

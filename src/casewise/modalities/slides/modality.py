@@ -6,15 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.modalities.base import ImageFolder, ImageStore, PreparedCohort
+from casewise.modalities.base import ImageFolder, ImageStore, Noun, PreparedCohort
 from casewise.modalities.photographs.modality import Photographs
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
     from casewise.modalities.slides.plans import KeptSlide
     from casewise.modalities.store.store import TileStore
     from casewise.study.schema import Study
+
+
+SLIDE, TILE_NOUN = Noun("slide", "slides"), Noun("tile", "tiles")
 
 
 class Slides(Photographs):
@@ -27,10 +32,15 @@ class Slides(Photographs):
 
         return cut(study, cohort, folder.of(FOLDER) if folder else None, show)
 
-    def described(self, study: Study, cohort: Cohort) -> str:
-        from casewise.modalities.slides.cohort import counted
+    def described(self, study: Study, images: pd.DataFrame) -> str:
+        from casewise.modalities.slides.cohort import TILE
 
-        return counted(cohort)
+        if TILE[0] not in images:
+            return super().described(study, images)
+        tiles = images[images["tile_side"] >= 0]
+        text = f"{SLIDE.counted(tiles['path'].nunique())} ({TILE_NOUN.counted(len(tiles))})"
+        others = len(images) - len(tiles)
+        return f"{text} and {self.noun(study).counted(others)}" if others else text
 
     def whole(self, study: Study, cohort: Cohort) -> Cohort:
         from casewise.modalities.slides.cohort import uncut
@@ -54,6 +64,9 @@ class Slides(Photographs):
     def settings(self, study: Study) -> dict[str, Any]:
         assert study.tiles is not None
         return {"tiling": study.tiles.model_dump(mode="json")}
+
+    def report_facts(self, study: Study) -> dict[str, Any]:
+        return super().report_facts(study) | {"sections": ["slides", "preparation"]}
 
     def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
         slide = self.overview(prepared, self._path(prepared, image))

@@ -40,15 +40,18 @@ class VolumesModality:
     name = "volumes"
 
     def noun(self, study: Study) -> Noun:
-        return Noun("slice", "slices") if volumes_of(study).order else Noun("scan", "scans")
+        return Noun("slice", "slices") if volumes_of(study).slice_index else Noun("scan", "scans")
 
     def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
         from casewise.modalities.volumes.case_files import settle_sequences
 
         return settle_sequences(study, cohort)
 
-    def described(self, study: Study, cohort: Cohort) -> str:
-        return self.noun(study).counted(len(cohort.images))
+    def picture_noun(self, study: Study) -> Noun:
+        return self.noun(study)
+
+    def described(self, study: Study, images: pd.DataFrame) -> str:
+        return f"{self.noun(study).counted(len(images))} ({', '.join(volumes_of(study).sequences)})"
 
     def whole(self, study: Study, cohort: Cohort) -> Cohort:
         return cohort
@@ -130,6 +133,16 @@ class VolumesModality:
             volumes.inference_windows == "all",
             volumes.sequence_dropout if len(numbers) > 1 else 0.0,
         )
+
+    def report_facts(self, study: Study) -> dict[str, Any]:
+        volumes = volumes_of(study)
+        return {
+            "sections": ["volumes"],
+            "sliced": True,
+            "order": volumes.slice_index,
+            "late": any("late" in str(fusion) for fusion in volumes.fusion),
+            "windowed": volumes.slice_index is None,
+        }
 
     def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
         return np.repeat(prepared.store.tiles[image].transpose(1, 2, 0), 3, axis=2)

@@ -9,6 +9,7 @@ from typing import Any
 
 from casewise.audit.findings import ROWS, unasked
 from casewise.audit.text import renamed
+from casewise.modalities.registry import modality_of
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures.pictures import as_picture, data_uri
 from casewise.report.formatting import MISSING, counted, duration, number
@@ -165,7 +166,7 @@ def rows_of(audit: Mapping[str, Any]) -> str:
 
 def _seen_of_scans(material: ReportContext) -> list[str]:
     """What was looked at of volumes, whose pictures are smaller than they are."""
-    if not material.study.volumes or material.study.volumes.slice_index:
+    if not modality_of(material.study).report_facts(material.study)["windowed"]:
         return []
     return ["Of every scan the central window of slices was looked at, in its grid, as it was prepared."]
 

@@ -50,12 +50,9 @@ class Seen:
 
 
 def prepared(material: ReportContext) -> dict[str, Any] | None:
-    """From photographs to panels for one visit: of those with the most images, the one with the highest score.
-
-    None of volumes (`casewise.report.sections.volumes` tells of them).
-    """
+    """From photographs to panels for one visit: of those with the most images, the one with the highest score."""
     panels = material.panels
-    if panels.empty or material.study.volumes:
+    if panels.empty:
         return None
     case = illustrated(material)
     own = panels[panels["case"] == case]
@@ -136,10 +133,10 @@ def slides_of(material: ReportContext, case: str) -> list[tuple[str, Overview]]:
 def panels_of(material: ReportContext, row: dict[str, Any]) -> list[tuple[str, str]]:
     """Region and picture of each panel that this prediction was made from; of slides their names and small pictures.
 
-    Of volumes each sequence's name and central panel.
+    Where panels show slices of one scan, each channel's name and central panel.
     """
-    if material.study.volumes:
-        return [(name, data_uri(panel, longest=300)) for name, panel in material.grids(str(row["case"]))]
+    if grids := material.grids(str(row["case"])):
+        return [(name, data_uri(panel, longest=300)) for name, panel in grids]
     if slides := slides_of(material, str(row["case"])):
         shown = [(Path(path).name, cropped(slide, crop_of(slide))) for path, slide in slides[:MOST_SLIDES]]
         return [(name, data_uri(picture, longest=300)) for name, picture in shown]

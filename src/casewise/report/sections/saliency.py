@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from casewise.modalities.registry import modality_of
 from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import interval, number
 from casewise.report.sections.high_confidence import percent
@@ -35,10 +36,9 @@ def explained(material: ReportContext) -> dict[str, Any] | None:
         return None
     methods = {METHODS[name] for entry in shown["cases"] for name in entry["methods"]}
     classed = bool(material.study.classes_of(shown["target"]))
-    volumes = material.study.volumes
+    facts = modality_of(material.study).report_facts(material.study)
     return {
-        "order": volumes.slice_index if volumes else None,
-        "late": volumes is not None and any("late" in str(fusion) for fusion in volumes.fusion),
+        **{name: facts[name] for name in ("order", "late", "sliced")},
         "confidence": material.study.evaluation.confidence,
         "cases": cases,
         "left_out": max(0, len(shown["cases"]) - MOST_CASES),
@@ -48,7 +48,6 @@ def explained(material: ReportContext) -> dict[str, Any] | None:
         "classed": classed,
         "target": shown["target"],
         "measured": _measured(found, "named class’s probability" if classed else "prediction") if found else None,
-        "sliced": bool(material.study.volumes),
         "peak_heads": PEAK,
         "near_heads": NEAR,
         "inside_heads": INSIDE,

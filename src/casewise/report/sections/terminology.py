@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from casewise.evaluation.run_checks import no_better, says_the_same
+from casewise.modalities.registry import modality_of
 from casewise.report.context import ReportContext
 from casewise.report.formatting import counted, digits_of, display_name, listed, number, shortened
 
@@ -43,10 +44,8 @@ class Words:
 
     @property
     def picture(self) -> str:
-        """A photograph, or an image where colour is not looked at; of volumes a scan, or one slice of it."""
-        if volumes := self.material.study.volumes:
-            return "slice" if volumes.slice_index else "scan"
-        return "photograph" if self.material.study.images.channels == "rgb" else "image"
+        """What one image of the cohort is called."""
+        return modality_of(self.material.study).picture_noun(self.material.study).singular
 
     @cached_property
     def digits(self) -> int:
@@ -155,7 +154,7 @@ def unlearned(material: ReportContext) -> Unlearned | None:
 def predicted(material: ReportContext) -> str:
     """One sentence on what was predicted from what."""
     words = Words(material)
-    images = pictures(material, words)
+    images = modality_of(material.study).described(material.study, material.cohort_images)
     subjects = f" of {counted(material.cases['subject'].nunique(), 'subject')}" if material.study.subjects_known else ""
     cases = f" at {counted(len(material.cases), 'visit')}" if material.repeated else ""
     if material.kind != "regression":
@@ -163,18 +162,6 @@ def predicted(material: ReportContext) -> str:
     low, high = material.range_of(material.study.primary_outcome)
     score = f"{words.label} ({low:g} to {high:g} points)"
     return f"{score}, predicted from {images}{subjects}{cases}, beside the physician’s score."
-
-
-def pictures(material: ReportContext, words: Words) -> str:
-    """How many pictures there are; of slides how many tiles as well."""
-    images = material.cohort_images
-    if volumes := material.study.volumes:
-        return f"{counted(len(images), words.picture)} ({listed(volumes.sequences)})"
-    if "tile_side" not in images:
-        return counted(len(images), words.picture)
-    tiles = images[images["tile_side"] >= 0]
-    told = f"{counted(tiles['path'].nunique(), 'slide')} ({counted(len(tiles), 'tile')})"
-    return f"{told} and {counted(len(images) - len(tiles), 'image')}" if len(tiles) < len(images) else told
 
 
 def classes_listed(material: ReportContext) -> str:

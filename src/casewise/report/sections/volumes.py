@@ -17,7 +17,7 @@ LONGEST = 720
 
 
 def section(material: ReportContext) -> dict[str, Any] | None:
-    """One case as the networks see it, and how it came to be so; None of images."""
+    """One case as the networks see it, and how it came to be so."""
     study = material.study
     if not study.volumes or material.panels.empty:
         return None
@@ -26,6 +26,7 @@ def section(material: ReportContext) -> dict[str, Any] | None:
     return {
         "place": place_of(row[["subject", "visit"]].to_dict()),
         "panels": [(name, data_uri(panel, longest=LONGEST)) for name, panel in material.grids(case)],
+        "order": study.volumes.slice_index,
         "seen": seen_as(study),
         "facts": [(name, text) for name, text in _facts(material, study.volumes) if text],
     }
