@@ -19,6 +19,7 @@ from casewise.console import Silent
 from casewise.errors import AuditError, CohortError, ImageError, RunError, StudyError
 from casewise.modalities.photographs.prepare import sources_of
 from casewise.modalities.photographs.readers import read_image
+from casewise.modalities.registry import modality_of
 from casewise.modalities.slides import cohort as slides
 from casewise.modalities.slides import plans as slide_plans
 from casewise.modalities.slides import tiles as slide_tiles
@@ -368,7 +369,7 @@ class TestCut:
         whole = cohort.images[cohort.images["tile_side"] < 0]
         assert whole["path"].tolist() == [str(region)]
         assert whole[["tile_x", "tile_y"]].to_numpy().tolist() == [[-1, -1]]
-        assert slides.counted(cohort) == "2 slides, 12 tiles, 1 images"
+        assert modality_of(study).described(study, cohort.images) == "2 slides (12 tiles) and 1 image"
         assert cohort.images.loc[cohort.images["path"] == str(region), "slide_vendor"].tolist() == [""]
         store = steps.prepare(study, cohort, tmp_path, Silent())
         last = int(whole["image"].iloc[0])
