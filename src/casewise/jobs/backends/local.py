@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 from casewise.errors import CasewiseError, RunError, StudyError, TrainingError, WeightsError
 from casewise.files import write_json
 from casewise.jobs.plan import Job, write_progress
+from casewise.modalities.registry import modality_of, register
 
 if TYPE_CHECKING:
     from casewise.jobs.job import JobInputs
+    from casewise.modalities.base import Modality
     from casewise.models.backbones import Network
     from casewise.study.schema import Compute
     from casewise.training.compute_plan import ComputePlan
@@ -62,7 +64,7 @@ def run_jobs(jobs: Sequence[Job], material: JobInputs, folder: Path, *, tell: Te
                 batch_size=1,
                 pre_dispatch=workers,
                 initializer=_begin_worker,
-                initargs=(os.getpid(),),
+                initargs=(os.getpid(), modality_of(material.study)),
             ) as parallel:
                 failed = parallel(delayed(_run)(job, material, choices[job.model], workers) for job in waiting)
     finally:
@@ -103,7 +105,8 @@ def _run(job: Job, material: JobInputs, choice: ComputePlan, workers: int) -> st
         give_memory_back()
 
 
-def _begin_worker(parent: int) -> None:
+def _begin_worker(parent: int, modality: Modality) -> None:
+    register(modality)  # one that is not built in is unknown to a new process
     # Ctrl-C is the parent's to handle: it stops the workers, whose state is on disk.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
