@@ -33,9 +33,9 @@ targets: {{murmur: {{classes: [none, present]}}}}
 split: {{folds: 2, restarts: 5, test: 0}}
 backbones: [shufflenet_v2_x0_5]
 weights: random
-recipe: {{epochs: 2, batch_size: 8, early_stopping: {{monitor: none}}}}
+recipe: {{epochs: 2, batch_size: 8, schedule: cosine, early_stopping: {{monitor: none}}}}
 stack: []
-evaluation: {{bootstrap_resamples: 50}}
+evaluation: {{bootstrap_resamples: 100}}
 compute: {{precision: fp32, memory_format: channels_last, save_every: 0}}
 """
 SAMPLES, WINDOW = 2048, 64
