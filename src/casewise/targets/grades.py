@@ -1,0 +1,42 @@
+"""Grades: classes in rising order, learned step by step; the median grade is decided on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from casewise.targets.classes import Classes
+from casewise.targets.registry import register_kind
+
+
+class Grades(Classes):
+    """One of several classes in rising order, such as severity from 0 to 4."""
+
+    name = "ordinal"
+    metrics_of = "ordinal"
+    merit, tie_breaker = "kappa_quadratic", "mae"
+    headline = ("kappa_quadratic", "accuracy")
+    forests = ("accuracy", "kappa_quadratic")
+    means = "agreement"
+    closed = True
+    rank_correlation = True
+    sections = ("classes", "grades", "operating_points", "calibration", "confident_errors")
+
+    def width(self, n_classes: int) -> int:
+        """A raw output for each step between grades."""
+        return n_classes - 1
+
+    def decide(self, values: np.ndarray) -> np.ndarray:
+        """The median grade.
+
+        >>> Grades().decide(np.array([[0.4, 0.25, 0.35]]))
+        array([1.])
+        """
+        # rounding must not let a half fall short of itself
+        return (np.cumsum(values, axis=1) < 0.5 - 1e-9).sum(axis=1).clip(max=values.shape[1] - 1) * 1.0
+
+    def prominence(self, n_classes: int, positive: int | None) -> list[float] | None:
+        """The panel of the highest expected grade; of two, the one that is surest of the positive grade."""
+        return super().prominence(n_classes, positive) or [float(number) for number in range(n_classes)]
+
+
+register_kind(Grades())

@@ -1,0 +1,74 @@
+"""What every kind of target answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+
+class TargetKind(Protocol):
+    """A kind of target.
+
+    Attributes:
+        name: as in the study file and in the column `kind` of the predictions table.
+        form: 'number' where a prediction is one number, 'classes' where it is a probability for each class.
+        metrics_of: the kind whose metrics apply to it; its own name unless it shares another kind's.
+        merit: the metric by which the learner of the headline is chosen; larger is better.
+        tie_breaker: the metric that decides between learners of equal merit; smaller is better.
+        headline: the metrics that the headline states.
+        forests: the metrics that the report draws for all learners side by side.
+        means: what the merit is read as.
+        closed: whether a label that the study does not name is an error; otherwise such rows are left out.
+        guess: what a guess without images is: 'mean' or 'shares'.
+        rank_correlation: whether the audit adds the rank correlation of expected and recorded label.
+        sections: codes of the report's sections that are of this kind of main outcome.
+    """
+
+    name: str
+    form: Literal["number", "classes"]
+    metrics_of: str
+    merit: str
+    tie_breaker: str
+    headline: tuple[str, ...]
+    forests: tuple[str, ...]
+    means: str
+    closed: bool
+    guess: Literal["mean", "shares"]
+    rank_correlation: bool
+    sections: tuple[str, ...]
+
+    def width(self, n_classes: int) -> int:
+        """How many raw outputs of a network it takes."""
+        ...
+
+    def columns(self, n_classes: int) -> list[str]:
+        """The columns of the predictions table that hold what a network says of it."""
+        ...
+
+    def decide(self, values: np.ndarray) -> np.ndarray:
+        """What the values of `columns`, (N, C), decide on: (N,) numbers, or numbers of classes."""
+        ...
+
+    def normalise(self, values: np.ndarray, low: float, high: float) -> np.ndarray:
+        """Averaged values (N, C) in their range, or as shares of one."""
+        ...
+
+    def prominence(self, n_classes: int, positive: int | None) -> list[float] | None:
+        """Weights of the columns whose sum ranks panels by how conspicuous they are; None: each column on its own."""
+        ...
+
+    def fold_labels(self, values: np.ndarray, low: float, high: float, n_classes: int) -> np.ndarray:
+        """Whole-number labels (N,) by which splits are balanced; a missing value is the last label."""
+        ...
+
+    def shown(self, value: float, classes: Sequence[str]) -> str:
+        """A value as a reader knows it: the name of a class, or the number."""
+        ...
+
+    def check_probabilities(self, rows: pd.DataFrame, values: np.ndarray) -> list[tuple[str, np.ndarray]]:
+        """Codes of what is wrong with rows of the predictions table, each with a mask of the rows."""
+        ...
