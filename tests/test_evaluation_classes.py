@@ -24,7 +24,7 @@ from casewise.evaluation.thresholds import choose_threshold
 from casewise.metrics.calibration import fit_temperature, reliability, scaled
 from casewise.metrics.classes import Classes, Samples, class_metrics
 from casewise.metrics.roc import areas, curve, drawn_curve
-from casewise.predictions.table import decided
+from casewise.targets import kind_named
 
 NAMES = ("covid", "none", "pneumonia", "other", "unclear")
 
@@ -54,7 +54,7 @@ def table(
         own = rng.normal(size=(subjects + test_subjects, k))[number]
         logits = 2 * (own + 0.3 * rng.normal(size=own.shape) + strength * np.eye(k)[truth])
         p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        rows = frame.assign(model=model, y_pred=decided(kind, p))
+        rows = frame.assign(model=model, y_pred=kind_named(kind).decide(p))
         parts.append(rows.assign(**{f"p{n}": p[:, n] for n in range(k)}))
     return pd.concat(parts, ignore_index=True)
 

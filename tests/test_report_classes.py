@@ -65,7 +65,7 @@ def study_of(kind: str, **changes: Any) -> Study:
 
 def predictions_of(study: Study, subjects: int, learners: list[str], *, test: int, outside: int) -> pd.DataFrame:
     """Predictions of every learner; one case a subject, some have two; class and source go together."""
-    from casewise.predictions.table import decided
+    from casewise.targets import kind_named
 
     random, outcome = np.random.default_rng(7), study.primary_outcome
     names, kind = study.classes_of(outcome), study.kind_of(outcome)
@@ -92,7 +92,7 @@ def predictions_of(study: Study, subjects: int, learners: list[str], *, test: in
                     p = np.mean(before, axis=0) if learner == "mean_of_learners" else p
                     before.append(p)
                     fold = None if where != "oof" else s % 5 + 1
-                    said = float(decided(kind, p[None])[0])
+                    said = float(kind_named(kind).decide(p[None])[0])
                     row = {**common, "model": learner, "stage": where, "outer_fold": fold, "kind": kind}
                     rows.append(
                         {**row, "y_true": float(truths[s]), "y_pred": said, **{f"p{j}": p[j] for j in range(k)}}

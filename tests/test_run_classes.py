@@ -13,8 +13,8 @@ from PIL import Image, ImageEnhance
 
 from casewise.errors import AuditError, TrainingError
 from casewise.phantoms.chest import make_chest
-from casewise.predictions.table import decided
 from casewise.run import Run, run
+from casewise.targets import kind_named
 from tests.chest_study import THREE, chest_study
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,7 +38,7 @@ def check_probabilities(table: pd.DataFrame, kind: str, classes: int) -> None:
     shares = table[columns].to_numpy()
     assert np.allclose(shares.sum(axis=1), 1, atol=1e-5)
     assert (shares >= 0).all()
-    assert np.array_equal(decided(kind, shares), table["y_pred"])
+    assert np.array_equal(kind_named(kind).decide(shares), table["y_pred"])
     assert set(table["kind"]) == {kind}
     assert set(table["y_true"]) <= set(range(classes))
 

@@ -16,13 +16,14 @@ from casewise.splits.grouped import (
     greedy,
     imbalance,
     inner_stop,
-    labels_of,
     manifest_hash,
     read_splits,
     split,
     write_splits,
 )
 from casewise.study.schema import Study
+from casewise.targets.classes import Classes
+from casewise.targets.number import Number
 
 
 def cohort(subjects: int, per: int = 6, seed: int = 0, **columns: object) -> SimpleNamespace:
@@ -205,8 +206,8 @@ def test_the_inner_part_is_grouped() -> None:
 
 
 def test_labels_count_missing_values_apart() -> None:
-    assert labels_of(np.array([0, 4, np.nan]), 0, 4).tolist() == [0, 4, 5]
-    assert labels_of(np.array([0, 17.9, 18, np.nan]), 0, 18).tolist() == [0, 4, 4, 5]
+    assert Number().fold_labels(np.array([0, 4, np.nan]), 0, 4, 0).tolist() == [0, 4, 5]
+    assert Number().fold_labels(np.array([0, 17.9, 18, np.nan]), 0, 18, 0).tolist() == [0, 4, 4, 5]
 
 
 SOURCES = ["north", "north", "south", "west"]
@@ -297,7 +298,7 @@ def test_folds_are_balanced_on_classes() -> None:
     for fold in range(2):
         assert sorted(labels[s] for s in found.subjects(fold)) == [0, 0, 1, 1, 2, 2]
     assert found.record["imbalance"]["folds"] == {"label": 0.0}
-    assert labels_of(np.array([0, 2, np.nan]), 0, 2, classes=3).tolist() == [0, 2, 3]
+    assert Classes().fold_labels(np.array([0, 2, np.nan]), 0, 2, 3).tolist() == [0, 2, 3]
 
 
 def test_two_ways_to_hold_out_are_one_too_many() -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 from casewise.errors import SplitError
 from casewise.modalities.dataset import EpochBatches, FeatureData, PanelData
 from casewise.models.backbones import build_network
-from casewise.predictions.table import decided
 from casewise.study.schema import Panels, Recipe, Study
+from casewise.targets import kind_named
 from casewise.training.fit import standardise
 from casewise.training.linear_probe import probe
 from casewise.training.losses import class_counts, class_weights, guess_loss, loss_of
@@ -136,7 +136,7 @@ class TestWhatIsPredicted:
         p = torch.tensor([0.9, 0.5, 0.2])
         found = values_of(torch.logit(p)[None], [GRADE])[0]
         assert found.tolist() == pytest.approx([0.1, 0.9 * 0.5, 0.9 * 0.5 * 0.8, 0.9 * 0.5 * 0.2], abs=1e-6)
-        assert decided("ordinal", found[None].numpy()).tolist() == [1.0]
+        assert kind_named("ordinal").decide(found[None].numpy()).tolist() == [1.0]
 
     def test_columns_of_each_target(self) -> None:
         assert value_columns([NUMBER, LABEL, GRADE]) == [slice(0, 1), slice(1, 4), slice(4, 8)]
@@ -246,7 +246,7 @@ class TestTheProbedHead:
         assert float(loss(raw, truth, output)) < 0.7 * guess_loss(truth, truth, [output], Recipe())
         told = predict(network, data, [output], batch=8, channels_last=False, bf16=False, flips=True).numpy()
         known = ~np.isnan(truth[:, 0].numpy())
-        assert (decided(output.kind, told) == truth[:, 0].numpy())[known].mean() > 0.8
+        assert (kind_named(output.kind).decide(told) == truth[:, 0].numpy())[known].mean() > 0.8
 
     def test_of_classes_is_a_logistic_regression(self) -> None:
         from sklearn.linear_model import LogisticRegression

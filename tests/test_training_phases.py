@@ -17,9 +17,9 @@ from casewise.jobs.train_metrics import right_on
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
 from casewise.phantoms.chest import make_chest
-from casewise.predictions.table import decided
 from casewise.run import run
 from casewise.study.schema import Panels, Phase, Recipe, Study
+from casewise.targets import kind_named
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.feature_cache import Buffer, fixed
 from casewise.training.outputs import Output, hits, values_of
@@ -178,7 +178,7 @@ def test_hits_decide_as_predictions_do(kind: str) -> None:
     truth = torch.stack([torch.rand(200, generator=drawn), torch.randint(4, (200,), generator=drawn).float()], dim=1)
     truth[::7, 1] = float("nan")
     outputs = [Output("extent"), label]
-    said = decided(kind, values_of(raw, outputs)[:, 1:].double().numpy())
+    said = kind_named(kind).decide(values_of(raw, outputs)[:, 1:].double().numpy())
     known = ~truth[:, 1].isnan().numpy()
     right = (said == truth[:, 1].numpy())[known]
     found = hits(raw, truth, outputs)

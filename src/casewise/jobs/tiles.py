@@ -11,7 +11,6 @@ import torch
 from casewise.modalities.dataset import of_bags
 from casewise.modalities.panels import EMPTY
 from casewise.models.attention import GatedAttention
-from casewise.predictions.table import decided
 from casewise.training.outputs import outputs_of, value_columns
 
 if TYPE_CHECKING:
@@ -42,12 +41,10 @@ def tile_rows(panels: pd.DataFrame, study: Study, values: NDArray[Any], *, stage
             continue
         own = values[rows, place].astype(float)
         table = _named(some, stage, output.name)
-        if output.kind == "regression":
-            table["y_pred"] = own[:, 0].clip(*study.range_of(output.name))
-        else:
-            own = own / own.sum(axis=1, keepdims=True)
-            table["y_pred"] = decided(output.kind, own)
-            table[[f"p{i}" for i in range(output.classes)]] = own
+        kind = output.target_kind
+        own = kind.normalise(own, *study.range_of(output.name))
+        table["y_pred"] = kind.decide(own)
+        table[kind.columns(output.classes)] = own
         tables.append(table)
     return _small(pd.concat(tables, ignore_index=True)) if tables else None
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from casewise.cohort.labels import label_table
-from casewise.predictions.table import with_decisions
 from casewise.training.module import predict
 from casewise.training.outputs import outputs_of, value_columns
 
@@ -61,8 +60,9 @@ def prediction_rows(
         table = panels[["case", "subject", "visit", "day", "region"]].copy()
         table["y_true"] = truth[:, column].astype(float)
         table["kind"] = output.kind
-        told = ["y_pred"] if output.kind == "regression" else [f"p{i}" for i in range(output.classes)]
-        table[told] = values[:, place].astype(float)
+        kind = output.target_kind
+        value_names = kind.columns(output.classes)
+        table[value_names] = values[:, place].astype(float)
         table["image"] = ""
         if level == "image":
             # By number: paths may move between the jobs of a run; steps.train puts them in.
@@ -72,15 +72,11 @@ def prediction_rows(
         keys = ["case", "subject", "visit", "day", "region", "image", "kind"]
         units = table.groupby(keys, sort=False, dropna=False, as_index=False)
         if study.panels.pooling == "max" and level != "image":
-            table = most_conspicuous(units, told, study, name)
+            table = most_conspicuous(units, value_names, kind.prominence(output.classes, positive_number(study, name)))
         else:
-            table = units[["y_true", *told]].mean()
-        if output.kind == "regression":
-            table["y_pred"] = table["y_pred"].clip(*study.range_of(name))
-        else:
-            shares = table[told].to_numpy()
-            table[told] = shares / shares.sum(axis=1, keepdims=True)
-            table = with_decisions(table.assign(y_pred=0.0, target=name))
+            table = units[["y_true", *value_names]].mean()
+        table[value_names] = kind.normalise(table[value_names].to_numpy(), *study.range_of(name))
+        table["y_pred"] = kind.decide(table[value_names].to_numpy())
         tables.append(table.assign(target=name))
     rows = pd.concat(tables, ignore_index=True)
     rows["model"], rows["stage"] = model, stage
@@ -89,19 +85,21 @@ def prediction_rows(
     return rows
 
 
-def most_conspicuous(units: Any, told: list[str], study: Study, name: str) -> pd.DataFrame:
-    """What stands for each unit of grouped panels: the largest number, the highest grade, the surest sign of a class.
+def most_conspicuous(units: Any, value_names: list[str], weights: list[float] | None) -> pd.DataFrame:
+    """The row that stands for each unit of grouped panels: the one whose weighted values are largest.
 
-    Of two classes it is the panel that is surest of the positive one; of several, each class's surest panel, as shares
-    of one.
+    Without weights each column has its own largest value. The truth is the mean over the unit's panels.
     """
-    if study.kind_of(name) == "ordinal" or study.positive_of(name) is not None:
-        classes = study.classes_of(name)
-        positive = study.positive_of(name)
-        rising = [float(c == positive) for c in classes] if positive is not None else range(len(classes))
-        rows = units.obj.assign(sign=units.obj[told].to_numpy() @ [float(v) for v in rising])
+    if weights is not None:
+        rows = units.obj.assign(sign=units.obj[value_names].to_numpy() @ weights)
         chosen = rows.groupby(units.keys, sort=False, dropna=False)["sign"].idxmax()
         truth = units[["y_true"]].mean()["y_true"].to_numpy()
         return rows.loc[chosen].drop(columns="sign").assign(y_true=truth).reset_index(drop=True)
-    found: pd.DataFrame = units[["y_true", *told]].agg({"y_true": "mean", **dict.fromkeys(told, "max")})
-    return found
+    table: pd.DataFrame = units[["y_true", *value_names]].agg({"y_true": "mean", **dict.fromkeys(value_names, "max")})
+    return table
+
+
+def positive_number(study: Study, name: str) -> int | None:
+    """The number of the class that sensitivity is about; None unless there are two."""
+    positive = study.positive_of(name)
+    return None if positive is None else study.classes_of(name).index(positive)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import pandas as pd
 from casewise.errors import CasewiseError, SplitError, StudyError, nearest
 from casewise.predictions.stacking_classes import stack_classes
 from casewise.predictions.table import COLUMNS, final_rows
+from casewise.targets import by_form, kind_named
 
 
 @dataclass(frozen=True)
@@ -87,44 +89,54 @@ def stack(
     parts: list[pd.DataFrame] = []
     coefficients: dict[str, dict[str, dict[str, Any]]] = {STACKERS[name].learner: {} for name in names}
     for target, (low, high) in ranges.items():
-        if (oof.loc[oof["target"] == target, "kind"] != "regression").any():
-            its, fresh_ones = oof[oof["target"] == target], means[means["target"] == target]
-            stacked, told = stack_classes(its, fresh_ones, learners, names)
-            parts += stacked
-            for name in names:
-                coefficients[STACKERS[name].learner][target] = told[name]
-            continue
-        if "logistic" in names:
-            raise StudyError(f"stack: 'logistic' combines classes, and '{target}' is a number.")
-        rows, features = _wide(oof[oof["target"] == target], learners, target, "oof")
-        truth = rows["y_true"].to_numpy(dtype=float)
-        scored = np.isfinite(truth)
-        subjects, folds = rows["subject"].to_numpy(), rows["outer_fold"].to_numpy()
-        if scored.sum() < 2:
-            raise CasewiseError(f"stack: {int(scored.sum())} rows of '{target}' have a truth; a stacker needs two.")
-        if len(set(folds[scored])) < 2:
-            raise CasewiseError(f"stack: the scored rows of '{target}' stand in one fold; a stacker needs two folds.")
-        unseen = [
-            (stage, *_wide(part[part["target"] == target], learners, target, str(stage)))
-            for stage, part in means.groupby("stage", sort=False)
-        ]
+        own, own_means = oof[oof["target"] == target], means[means["target"] == target]
+        if own.empty:
+            raise CasewiseError(f"stack: there are no predictions of '{target}' at stage 'oof'.")
+        kind = str(own["kind"].iloc[0])
+        if wrong := next((name for name in names if name not in kind_named(kind).stackers), None):
+            raise StudyError(f"stack: {wrong!r} does not combine a target of kind {kind} such as {target!r}.")
+        stack_one = by_form(kind, {"number": partial(_stack_numbers, low=low, high=high), "classes": stack_classes})
+        rows, fitted = stack_one(own, own_means, learners, names)
+        parts += rows
         for name in names:
-            stacker = STACKERS[name]
-            crossed = np.empty(len(rows))
-            for fold in set(folds):
-                train, held_out = scored & (folds != fold), folds == fold
-                fitted = _fit(stacker, features[train], truth[train], subjects[train], learners)
-                crossed[held_out] = combine(fitted | {"low": low, "high": high}, features[held_out])
-            parts.append(rows.assign(model=stacker.learner, y_pred=crossed))
-            fitted = _fit(stacker, features[scored], truth[scored], subjects[scored], learners)
-            fitted |= {"low": float(low), "high": float(high)}
-            coefficients[stacker.learner][target] = fitted
-            parts += [
-                new_rows.assign(model=stacker.learner, y_pred=combine(fitted, new_features))
-                for _, new_rows, new_features in unseen
-            ]
+            coefficients[STACKERS[name].learner][target] = fitted[name]
     rows = pd.concat(parts, ignore_index=True) if parts else predictions.iloc[:0][list(COLUMNS)]
     return Stacked(rows, coefficients)
+
+
+def _stack_numbers(
+    oof: pd.DataFrame, means: pd.DataFrame, learners: list[str], names: Sequence[str], *, low: float, high: float
+) -> tuple[list[pd.DataFrame], dict[str, dict[str, Any]]]:
+    """Combine the base learners' numbers of one target; return the combined rows and what was fitted."""
+    target = str(oof["target"].iloc[0])
+    rows, features = _wide(oof, learners, target, "oof")
+    truth = rows["y_true"].to_numpy(dtype=float)
+    scored = np.isfinite(truth)
+    subjects, folds = rows["subject"].to_numpy(), rows["outer_fold"].to_numpy()
+    if scored.sum() < 2:
+        raise CasewiseError(f"stack: {int(scored.sum())} rows of '{target}' have a truth; a stacker needs two.")
+    if len(set(folds[scored])) < 2:
+        raise CasewiseError(f"stack: the scored rows of '{target}' stand in one fold; a stacker needs two folds.")
+    unseen = [
+        _wide(stage_rows, learners, target, str(stage)) for stage, stage_rows in means.groupby("stage", sort=False)
+    ]
+    parts: list[pd.DataFrame] = []
+    coefficients: dict[str, dict[str, Any]] = {}
+    for name in names:
+        stacker = STACKERS[name]
+        crossed = np.empty(len(rows))
+        for fold in set(folds):
+            train, held_out = scored & (folds != fold), folds == fold
+            fitted = _fit(stacker, features[train], truth[train], subjects[train], learners)
+            crossed[held_out] = combine(fitted | {"low": low, "high": high}, features[held_out])
+        parts.append(rows.assign(model=stacker.learner, y_pred=crossed))
+        fitted = _fit(stacker, features[scored], truth[scored], subjects[scored], learners)
+        coefficients[name] = fitted | {"low": float(low), "high": float(high)}
+        parts += [
+            new_rows.assign(model=stacker.learner, y_pred=combine(coefficients[name], new_features))
+            for new_rows, new_features in unseen
+        ]
+    return parts, coefficients
 
 
 def combine(coefficients: Mapping[str, Any], features: np.ndarray) -> np.ndarray:

@@ -10,6 +10,8 @@ import pandas as pd
 
 from casewise.errors import CasewiseError, RunError, nearest
 from casewise.files import write_parquet
+from casewise.targets import kind_named, kind_names
+from casewise.targets.registry import DEFAULT
 
 COLUMNS = (
     "case",
@@ -27,7 +29,6 @@ COLUMNS = (
     "y_pred",
     "kind",
 )
-KINDS = ("regression", "classification", "ordinal")
 STAGES = ("oof", "test", "external")
 WHAT = ("case", "region", "image", "target")
 KEY = ("model", "stage", "outer_fold", "inner_fold", *WHAT)
@@ -36,6 +37,11 @@ _TEXT = ("case", "subject", "visit", "region", "image", "model", "stage", "targe
 _MAY_BE_EMPTY = ("visit", "region", "image")
 _NUMBERS = ("day", "y_true", "y_pred")
 _FOLDS = ("outer_fold", "inner_fold")
+_PROBLEMS = {
+    "no shares of one": "the probabilities p0, p1, … are no shares of one",
+    "y_true is no class": "'y_true' is not the number of a class",
+    "y_pred is no class": "'y_pred' is not the number of a class",
+}
 
 
 def check(table: pd.DataFrame) -> pd.DataFrame:
@@ -53,7 +59,7 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
             share one key; a case has two subjects, visits or days; two rows disagree about the same truth.
     """
     if "kind" not in table.columns:
-        table = table.assign(kind="regression")
+        table = table.assign(kind=DEFAULT)
     absent = [name for name in COLUMNS if name not in table.columns]
     if absent:
         hints = "".join(nearest(name, [str(c) for c in table.columns if c not in COLUMNS]) for name in absent[:1])
@@ -78,9 +84,9 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
     wrong = sorted(set(table["stage"]) - set(STAGES))
     if wrong:
         _refuse(table, table["stage"] == wrong[0], f"'stage' is '{wrong[0]}', not one of {', '.join(STAGES)}")
-    wrong = sorted(set(table["kind"]) - set(KINDS))
+    wrong = sorted(set(table["kind"]) - set(kind_names()))
     if wrong:
-        _refuse(table, table["kind"] == wrong[0], f"'kind' is '{wrong[0]}', not one of {', '.join(KINDS)}")
+        _refuse(table, table["kind"] == wrong[0], f"'kind' is '{wrong[0]}', not one of {', '.join(kind_names())}")
     _check_probabilities(table)
     _refuse(table, table.duplicated(list(KEY)), "this case, region, image, target, model, stage and fold stand twice")
     cases = table[["case", "subject", "visit", "day"]].drop_duplicates()
@@ -110,34 +116,16 @@ def probability_columns(table: pd.DataFrame) -> list[str]:
     return sorted((str(c) for c in table.columns if re.fullmatch(r"p\d+", str(c))), key=lambda name: int(name[1:]))
 
 
-def decided(kind: str, probabilities: np.ndarray) -> np.ndarray:
-    """The class that probabilities (N, K) speak for: the likeliest, or the median grade where classes are ordinal.
-
-    >>> p = np.array([[0.4, 0.25, 0.35]])
-    >>> decided("classification", p), decided("ordinal", p)
-    (array([0.]), array([1.]))
-    """
-    if kind == "ordinal":
-        # rounding must not let a half fall short of itself
-        return (np.cumsum(probabilities, axis=1) < 0.5 - 1e-9).sum(axis=1).clip(max=probabilities.shape[1] - 1) * 1.0
-    return probabilities.argmax(axis=1).astype(float)
-
-
 def _check_probabilities(table: pd.DataFrame) -> None:
-    classed = table["kind"] != "regression"
-    if not classed.any():
-        return
-    values = table[probability_columns(table)].to_numpy(dtype=float)
-    if values.shape[1] < 2:
-        raise CasewiseError("Predictions of classes need the columns p0, p1 and so on, the probability of each class.")
-    off = np.abs(np.nansum(values, axis=1) - 1) > 1e-3
-    outside = (np.nan_to_num(values, nan=0.0) < -1e-6).any(axis=1) | np.isnan(values[:, :2]).any(axis=1)
-    _refuse(table, classed & (off | outside), "the probabilities p0, p1, … are no shares of one")
-    top = pd.Series((~np.isnan(values)).sum(axis=1) - 1, index=table.index)
-    for name in ("y_true", "y_pred"):
-        number = table[name]
-        bad = number.notna() & ((number < 0) | (number > top) | (number != number.round()))
-        _refuse(table, classed & bad, f"'{name}' is not the number of a class")
+    columns = probability_columns(table)
+    for name, rows in table.groupby("kind", sort=False):
+        kind = kind_named(str(name))
+        if kind.form == "classes" and len(columns) < 2:
+            raise CasewiseError(
+                "Predictions of classes need the columns p0, p1 and so on, the probability of each class."
+            )
+        for code, bad in kind.check_probabilities(rows, rows[columns].to_numpy(dtype=float)):
+            _refuse(table, pd.Series(bad, index=rows.index).reindex(table.index, fill_value=False), _PROBLEMS[code])
 
 
 def mean_over_folds(test_rows: pd.DataFrame) -> pd.DataFrame:
@@ -217,13 +205,13 @@ def _mean_over_networks(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_decisions(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with `y_pred` decided anew from their probabilities, where they have classes."""
+    """The rows with `y_pred` decided anew from what each target's kind decides it from."""
     columns = probability_columns(rows)
     rows = rows.reset_index(drop=True)
-    for (kind, _), part in rows[rows["kind"] != "regression"].groupby(["kind", "target"], sort=False):
-        values = part[columns].to_numpy(dtype=float)
-        values = values[:, ~np.isnan(values).all(axis=0)]
-        rows.loc[part.index, "y_pred"] = decided(str(kind), values)
+    for (name, _), group in rows.groupby(["kind", "target"], sort=False):
+        kind, present = kind_named(str(name)), [column for column in columns if group[column].notna().any()]
+        values = group[kind.columns(len(present))].to_numpy(dtype=float)
+        rows.loc[group.index, "y_pred"] = kind.decide(values)
     return rows
 
 

@@ -1,4 +1,4 @@
-"""What the networks made of every single tile or window, gathered from the jobs into `tiles.parquet` of the run."""
+"""The networks' predictions for single tiles or windows, gathered from the jobs into `tiles.parquet` of the run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from casewise.files import write_parquet
-from casewise.predictions.table import decided, probability_columns
+from casewise.predictions.table import probability_columns
+from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
@@ -53,7 +54,8 @@ def _mean(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     means = table.groupby(keys, sort=False, as_index=False)[numbers].mean()
     for name in study.outputs:
         rows = means["target"] == name
-        if study.classes_of(name) and rows.any():
-            columns = [f"p{i}" for i in range(len(study.classes_of(name)))]
-            means.loc[rows, "y_pred"] = decided(study.kind_of(name), means.loc[rows, columns].to_numpy(float))
+        if rows.any():
+            kind = kind_named(study.kind_of(name))
+            columns = kind.columns(len(study.classes_of(name)))
+            means.loc[rows, "y_pred"] = kind.decide(means.loc[rows, columns].to_numpy(float))
     return means.astype(dict.fromkeys(numbers, np.float32)).assign(outer_fold=pd.array([pd.NA] * len(means), "Int64"))

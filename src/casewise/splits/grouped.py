@@ -15,6 +15,7 @@ from casewise.cohort.labels import panel_values
 from casewise.errors import SplitError
 from casewise.files import write_json
 from casewise.splits.predefined import TEST, imported, one_source_a_fold
+from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -202,22 +203,11 @@ def guide_name(study: Study) -> str:
     return study.primary_outcome if study.primary_outcome in study.targets else next(iter(study.targets))
 
 
-def labels_of(numbers: np.ndarray, low: float, high: float, *, classes: int = 0) -> np.ndarray:
-    """Whole-number labels of a target for counting: its classes, its integers if few, else five equal bands.
-
-    A missing value is a label of its own (the last).
-    """
-    if classes:
-        return np.where(np.isnan(numbers), classes, np.nan_to_num(numbers)).astype(int)
-    bands = int(high - low) + 1 if high - low <= 8 and float(high - low).is_integer() else 5
-    scaled = np.rint(numbers - low) if bands != 5 or high - low == 4 else np.floor((numbers - low) / (high - low) * 5)
-    return np.where(np.isnan(numbers), bands, np.clip(np.nan_to_num(scaled), 0, bands - 1)).astype(int)
-
-
 def panel_records(panels: pd.DataFrame, study: Study, subjects: list[str], name: str | None = None) -> np.ndarray:
     """(subjects, labels) how many panels of each subject carry each label of a target (the guiding one by default)."""
     name = name or guide_name(study)
-    labels = labels_of(panel_values(panels, study, name), *study.range_of(name), classes=len(study.classes_of(name)))
+    kind, n_classes = kind_named(study.kind_of(name)), len(study.classes_of(name))
+    labels = kind.fold_labels(panel_values(panels, study, name), *study.range_of(name), n_classes)
     row = {s: i for i, s in enumerate(subjects)}
     table = np.zeros((len(subjects), labels.max() + 1))
     for subject, label in zip(panels["subject"], labels, strict=True):

@@ -25,6 +25,7 @@ class Classes:
     means = "discrimination"
     closed = False
     guess: Literal["mean", "shares"] = "shares"
+    stackers: tuple[str, ...] = ("mean", "logistic")
     rank_correlation = False
     sections: tuple[str, ...] = ("classes", "operating_points", "calibration", "confident_errors")
 

@@ -27,6 +27,7 @@ class Number:
     means = "agreement"
     closed = True
     guess: Literal["mean", "shares"] = "mean"
+    stackers: tuple[str, ...] = ("linear", "linear+intercept", "ridge", "ridge+intercept", "mean")
     rank_correlation = False
     sections: tuple[str, ...] = ("agreement", "targets", "bands", "response", "readers")
 

@@ -24,6 +24,7 @@ class TargetKind(Protocol):
         means: what the merit is read as.
         closed: whether a label that the study does not name is an error; otherwise such rows are left out.
         guess: what a guess without images is: 'mean' or 'shares'.
+        stackers: the stackers that combine it.
         rank_correlation: whether the audit adds the rank correlation of expected and recorded label.
         sections: codes of the report's sections that are of this kind of main outcome.
     """
@@ -38,6 +39,7 @@ class TargetKind(Protocol):
     means: str
     closed: bool
     guess: Literal["mean", "shares"]
+    stackers: tuple[str, ...]
     rank_correlation: bool
     sections: tuple[str, ...]
 

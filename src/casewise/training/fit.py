@@ -150,7 +150,7 @@ def standardise(network: Network, truth: torch.Tensor, outputs: Sequence[Output]
             raise SplitError(
                 f"No training subject of a fold has {output.name!r} recorded. Lower split.folds or leave it out."
             )
-        if output.kind == "regression":
+        if output.network_kind.standardised:
             network.centre[start] = float(centre[place])
             network.scale[start] = float(scale[place])
         start += output.width

@@ -16,6 +16,7 @@ from torch import Tensor
 from casewise.modalities.base import PanelDataset
 from casewise.modalities.dataset import of_bags
 from casewise.models.backbones import Network, form_of
+from casewise.targets import by_form
 from casewise.training.outputs import Output
 
 PENALTIES = np.logspace(0, 5, 11)
@@ -49,14 +50,11 @@ def probe(
         wanted = data.truth[:, place].double().numpy()
         scored = ~np.isnan(wanted)
         rows, groups = values[scored], np.asarray(subjects)[scored]
-        if output.kind == "regression":
-            told = (wanted[scored] - float(network.centre[start])) / float(network.scale[start])
-            found = _ridge(rows, told, groups)
-        elif output.kind == "classification":
-            found = _logistic(rows, wanted[scored].astype(int), groups, output.classes)
-        else:
-            found = _steps(rows, wanted[scored].astype(int), groups, output.classes)
-        for column, line in enumerate(found):
+        labels = wanted[scored]
+        if output.network_kind.standardised:
+            labels = (labels - float(network.centre[start])) / float(network.scale[start])
+        fit_lines = by_form(output.kind, {"number": _ridge, "classes": _logistic, "ordinal": _steps})
+        for column, line in enumerate(fit_lines(rows, labels, groups, output.classes)):
             if line is not None:
                 weight = line[0] / spread
                 with torch.no_grad():
@@ -72,7 +70,8 @@ def _parts(rows: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np.nd
     return list(GroupKFold(folds).split(rows, groups=groups)) if folds > 1 else []
 
 
-def _ridge(rows: np.ndarray, wanted: np.ndarray, groups: np.ndarray) -> list[Line | None]:
+def _ridge(rows: np.ndarray, wanted: np.ndarray, groups: np.ndarray, classes: int) -> list[Line | None]:
+    """One line for a number."""
     from sklearn.linear_model import RidgeCV
 
     parts = _parts(rows, groups)
@@ -87,6 +86,7 @@ def _logistic(rows: np.ndarray, wanted: np.ndarray, groups: np.ndarray, classes:
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
+    wanted = wanted.astype(int)
     present = sorted(set(wanted.tolist()))
     found: list[Line | None] = [None] * classes
     if len(present) < 2:

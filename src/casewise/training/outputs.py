@@ -1,4 +1,4 @@
-"""What a network's raw outputs mean: numbers, classes by softmax, grades by a chain of conditional probabilities.
+"""The network's side of each kind of target: what raw outputs mean, their loss, and what guessing would cost.
 
 Grades follow CORN (Shi, Cao, Raschka, "Deep neural networks for rank-consistent ordinal regression based on
 conditional probabilities", 2023): output k is the probability of passing grade k, given that all below are passed.
@@ -6,31 +6,208 @@ conditional probabilities", 2023): output k is the probability of passing grade 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from casewise.targets import kind_named
+from casewise.targets.registry import DEFAULT
+
 if TYPE_CHECKING:
-    from casewise.study.schema import Study
+    from casewise.study.schema import Recipe, Study
+    from casewise.targets.protocol import TargetKind
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "mse": functional.mse_loss,
+    "huber": functional.smooth_l1_loss,
+    "l1": functional.l1_loss,
+}
 
 
 @dataclass(frozen=True)
 class Output:
-    """One target of a network: its kind, how many classes it has unless it is a number, whether it is the main one."""
+    """One target of a network: its kind, how many classes it has, whether it is the main outcome."""
 
     name: str
-    kind: str = "regression"
+    kind: str = DEFAULT
     classes: int = 0
     main: bool = False
 
     @property
+    def target_kind(self) -> TargetKind:
+        """The kind of target."""
+        return kind_named(self.kind)
+
+    @property
+    def network_kind(self) -> NetworkKind:
+        """The network's side of the kind."""
+        return NETWORK_KINDS[self.kind]
+
+    @property
     def width(self) -> int:
         """How many raw outputs it takes."""
-        return {"regression": 1, "classification": self.classes, "ordinal": self.classes - 1}[self.kind]
+        return self.target_kind.width(self.classes)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One target in a batch.
+
+    `raw` (B, width) raw outputs, those of numbers in the target's units; `truth` (B,), NaN where not scored;
+    `mean`, `std` (width,) of each raw output, from the training folds; `weight` (K,) of the classes or None.
+    """
+
+    output: Output
+    raw: Tensor
+    truth: Tensor
+    mean: Tensor
+    std: Tensor
+    weight: Tensor | None = None
+
+
+class NetworkKind(Protocol):
+    """The network's side of a kind of target.
+
+    `standardised`: raw outputs are in the target's units, so that the network gets the mean and standard deviation of
+    the training rows. `last`: its loss is added after that of other kinds (the order of a sum decides its last bits).
+    """
+
+    standardised: bool
+    last: bool
+
+    def decode(self, raw: Tensor) -> Tensor:
+        """Raw outputs (B, width) as predicted values (B, V)."""
+        ...
+
+    def decided(self, raw: Tensor) -> Tensor:
+        """The class or grade decided on, (B,) `int64`; 0 for numbers."""
+        ...
+
+    def score(self, raw: Tensor, chosen: Tensor) -> Tensor:
+        """What is differentiated for an explanation, (B,): higher where the network says `chosen` more."""
+        ...
+
+    def loss(self, batch: Sequence[Scored], recipe: Recipe) -> Tensor:
+        """The summed loss of all targets of this kind in a batch."""
+        ...
+
+    def guess_loss(self, fitted: Tensor, judged: Tensor, output: Output, recipe: Recipe) -> float:
+        """The loss on `judged` of always predicting the mean or the class shares of `fitted`; NaN-free rows."""
+        ...
+
+
+class NumberOutput:
+    """Numbers, in standard deviations of each target; the loss is the mean over all scored values of all numbers."""
+
+    standardised, last = True, True
+
+    def decode(self, raw: Tensor) -> Tensor:
+        """The number as it is."""
+        return raw
+
+    def decided(self, raw: Tensor) -> Tensor:
+        """A number has no class."""
+        return torch.zeros(len(raw), dtype=torch.int64, device=raw.device)
+
+    def score(self, raw: Tensor, chosen: Tensor) -> Tensor:
+        """The number itself."""
+        return raw[:, 0]
+
+    def loss(self, batch: Sequence[Scored], recipe: Recipe) -> Tensor:
+        """Mean over what was scored, times the number of targets."""
+        predicted = torch.stack([(one.raw[:, 0] - one.mean) / one.std for one in batch], dim=1)
+        wanted = torch.stack([(one.truth - one.mean) / one.std for one in batch], dim=1)
+        scored = ~wanted.isnan()
+        each = LOSSES[recipe.loss](predicted, torch.where(scored, wanted, predicted.detach()), reduction="none")
+        return len(batch) * (each * scored).sum() / scored.sum().clamp(min=1)
+
+    def guess_loss(self, fitted: Tensor, judged: Tensor, output: Output, recipe: Recipe) -> float:
+        """Of always predicting the mean."""
+        spread = fitted.std(correction=0).clamp(min=1e-6)
+        error = (fitted.mean() - judged) / spread
+        return float(LOSSES[recipe.loss](error, torch.zeros_like(error))) if len(judged) else 0.0
+
+
+class ClassOutput:
+    """Classes by softmax and cross-entropy."""
+
+    standardised, last = False, False
+
+    def decode(self, raw: Tensor) -> Tensor:
+        """Probabilities."""
+        return functional.softmax(raw.float(), dim=1)
+
+    def decided(self, raw: Tensor) -> Tensor:
+        """The most probable class."""
+        return raw.argmax(dim=1)
+
+    def score(self, raw: Tensor, chosen: Tensor) -> Tensor:
+        """The class's raw output before softmax (Selvaraju et al. 2017, section 3)."""
+        return raw.gather(1, chosen[:, None])[:, 0]
+
+    def loss(self, batch: Sequence[Scored], recipe: Recipe) -> Tensor:
+        """The sum of the targets' mean losses over their scored rows; 0 where nothing is scored."""
+        total = batch[0].raw.new_zeros(())
+        for one in batch:
+            scored = ~one.truth.isnan()
+            if scored.any():
+                raw = one.raw[scored].float()
+                weight = None if one.weight is None else one.weight.to(raw)
+                total = total + self._loss(raw, one.truth[scored].long(), weight, recipe)
+        return total
+
+    def guess_loss(self, fitted: Tensor, judged: Tensor, output: Output, recipe: Recipe) -> float:
+        """Of always predicting the shares of the classes."""
+        if not len(judged):
+            return 0.0
+        shares = class_counts(fitted, output)
+        shares = (shares / shares.sum()).clamp(min=1e-6)
+        return float(-shares[judged.long()].log().mean())
+
+    def _loss(self, raw: Tensor, label: Tensor, weight: Tensor | None, recipe: Recipe) -> Tensor:
+        return functional.cross_entropy(raw, label, weight=weight, label_smoothing=recipe.label_smoothing)
+
+
+class GradeOutput(ClassOutput):
+    """Grades by a chain of conditional probabilities, learned step by step."""
+
+    def decode(self, raw: Tensor) -> Tensor:
+        """Probabilities of the grades."""
+        passed = functional.sigmoid(raw.float()).cumprod(dim=1)
+        padded = functional.pad(functional.pad(passed, (1, 0), value=1.0), (0, 1), value=0.0)
+        return (padded[:, :-1] - padded[:, 1:]).clamp(min=0)
+
+    def decided(self, raw: Tensor) -> Tensor:
+        """The median grade: how many grades are passed with more than even odds."""
+        return (functional.sigmoid(raw).cumprod(dim=1) > 0.5).sum(dim=1)
+
+    def score(self, raw: Tensor, chosen: Tensor) -> Tensor:
+        """The logarithm of the grade's probability: all below passed, itself not."""
+        # by logarithms, so that a sure grade still has a gradient
+        passed = functional.pad(functional.logsigmoid(raw).cumsum(dim=1), (1, 0))
+        stopped = functional.pad(functional.logsigmoid(-raw), (0, 1))
+        return (passed + stopped).gather(1, chosen[:, None])[:, 0]
+
+    def _loss(self, raw: Tensor, label: Tensor, weight: Tensor | None, recipe: Recipe) -> Tensor:
+        """Negative log-likelihood: every step up to the true grade is passed, the next one is not."""
+        steps = torch.arange(raw.shape[1], device=raw.device)
+        reached = steps <= label.unsqueeze(1)
+        passed = (steps < label.unsqueeze(1)).to(raw)
+        each = functional.binary_cross_entropy_with_logits(raw, passed, reduction="none") * reached
+        if weight is None:
+            return each.sum(dim=1).mean()
+        return (each.sum(dim=1) * weight[label]).sum() / weight[label].sum()
+
+
+NETWORK_KINDS: dict[str, NetworkKind] = {
+    "regression": NumberOutput(),
+    "classification": ClassOutput(),
+    "ordinal": GradeOutput(),
+}
 
 
 def outputs_of(study: Study) -> tuple[Output, ...]:
@@ -61,23 +238,15 @@ def values_of(raw: Tensor, outputs: Sequence[Output]) -> Tensor:
     >>> values_of(torch.zeros(1, 2), [Output("grade", "ordinal", 3)]).tolist()
     [[0.5, 0.25, 0.25]]
     """
-    found = []
-    for part, output in zip(raw_parts(raw, outputs), outputs, strict=True):
-        if output.kind == "classification":
-            part = functional.softmax(part.float(), dim=1)
-        elif output.kind == "ordinal":
-            passed = functional.sigmoid(part.float()).cumprod(dim=1)
-            padded = functional.pad(functional.pad(passed, (1, 0), value=1.0), (0, 1), value=0.0)
-            part = (padded[:, :-1] - padded[:, 1:]).clamp(min=0)
-        found.append(part)
-    return torch.cat(found, dim=1)
+    columns = zip(raw_parts(raw, outputs), outputs, strict=True)
+    return torch.cat([output.network_kind.decode(own) for own, output in columns], dim=1)
 
 
 def value_columns(outputs: Sequence[Output]) -> list[slice]:
     """Where each target stands among the columns of `values_of`."""
     places, start = [], 0
     for output in outputs:
-        stop = start + max(output.classes, 1)
+        stop = start + len(output.target_kind.columns(output.classes))
         places.append(slice(start, stop))
         start = stop
     return places
@@ -99,10 +268,12 @@ def hits(raw: Tensor, truth: Tensor, outputs: Sequence[Output]) -> Tensor | None
     place = next((i for i, output in enumerate(outputs) if output.main and output.classes), None)
     if place is None:
         return None
-    part, recorded = raw_parts(raw, outputs)[place].float(), truth[:, place]
-    if outputs[place].kind == "ordinal":
-        # the median grade: how many grades are passed with more than even odds
-        said = (functional.sigmoid(part).cumprod(dim=1) > 0.5).sum(dim=1)
-    else:
-        said = part.argmax(dim=1)
-    return torch.stack([(said == recorded).sum(), (~recorded.isnan()).sum()])
+    own, recorded = raw_parts(raw, outputs)[place].float(), truth[:, place]
+    decided = outputs[place].network_kind.decided(own)
+    return torch.stack([(decided == recorded).sum(), (~recorded.isnan()).sum()])
+
+
+def class_counts(truth: Tensor, output: Output) -> Tensor:
+    """(K,) how many rows carry each class; empty for numbers."""
+    labels = truth[~truth.isnan()].long() if output.classes else torch.zeros(0, dtype=torch.long)
+    return torch.bincount(labels, minlength=output.classes).float()

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from casewise.errors import CasewiseError, nearest
 from casewise.training.outputs import Output, outputs_of, raw_parts, width_of
@@ -79,11 +78,9 @@ class ExplainTarget:
     def decided(self, raw: Tensor) -> Tensor:
         """The class or grade asked about, panel by panel: (B, W) raw outputs → (B,) `int64`; 0 for numbers."""
         part = self._part(raw)
-        if self.of is not None or not self.output.classes:
-            return torch.full((len(raw),), self.of or 0, dtype=torch.int64, device=raw.device)
-        if self.output.kind == "ordinal":
-            return (functional.sigmoid(part).cumprod(dim=1) > 0.5).sum(dim=1)
-        return part.argmax(dim=1)
+        if self.of is not None:
+            return torch.full((len(raw),), self.of, dtype=torch.int64, device=raw.device)
+        return self.output.network_kind.decided(part)
 
     def score(self, raw: Tensor) -> Tensor:
         """What is differentiated, panel by panel: (B, W) raw outputs → (B,), higher where the answer is more so.
@@ -96,16 +93,8 @@ class ExplainTarget:
         0.25
         """
         part, chosen = self._part(raw), self.decided(raw)
-        if not self.output.classes:
-            found = part[:, 0]
-        elif self.output.kind == "ordinal":
-            # by logarithms, so that a sure grade still has a gradient
-            passed = functional.pad(functional.logsigmoid(part).cumsum(dim=1), (1, 0))
-            stopped = functional.pad(functional.logsigmoid(-part), (0, 1))
-            found = (passed + stopped).gather(1, chosen[:, None])[:, 0]
-        else:
-            found = part.gather(1, chosen[:, None])[:, 0]
-        return -found if self.lowers else found
+        score = self.output.network_kind.score(part, chosen)
+        return -score if self.lowers else score
 
     def _part(self, raw: Tensor) -> Tensor:
         if raw.shape[1] != width_of(self.outputs):
