@@ -38,7 +38,9 @@ def main() -> None:
     from casewise.console import Silent
     from casewise.models.embeddings import embedder
     from casewise.phantoms.chest import make_chest
-    from casewise.pipeline import steps
+    from casewise.pipeline.prepare import prepare
+    from casewise.pipeline.read import read
+    from casewise.run_folder import RunFolder
     from casewise.splits.grouped import split
     from casewise.study.loading import build_study
     from casewise.training.compute_plan import cores
@@ -59,8 +61,8 @@ def main() -> None:
         if WEIGHTS.is_dir():
             values["weights_dir"] = str(WEIGHTS)
         study = build_study(values, source="benchmark", folder=folder)
-        cohort = steps.read(study, None, Silent())
-        tiles = steps.prepare(study, cohort, folder, Silent())
+        cohort = read(study, None, Silent())
+        tiles = prepare(study, cohort, RunFolder(folder), Silent())
         sides = split(cohort, study).side
         begun = time.perf_counter()
         embed = embedder(study, tiles)

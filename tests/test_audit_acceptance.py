@@ -15,7 +15,8 @@ from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.console import Silent
 from casewise.modalities.store.store import TileStore
 from casewise.phantoms.chest import make_chest, plant_twins
-from casewise.pipeline import steps
+from casewise.pipeline.prepare import prepare
+from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from casewise.study.schema import Study
 
@@ -37,7 +38,7 @@ def prepared(table: Path, folder: Path, size: int) -> tuple[Study, Cohort, TileS
     }
     study = build_study(values, source="test", folder=folder)
     cohort = read_cohort(study)
-    return study, cohort, steps.prepare(study, cohort, folder, Silent())
+    return study, cohort, prepare(study, cohort, RunFolder(folder), Silent())
 
 
 def audited(table: Path, folder: Path) -> Audit:

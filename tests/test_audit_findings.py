@@ -10,6 +10,7 @@ import pytest
 
 from casewise.audit.findings import KNOWN, Audit, Finding, check_accepted, is_known, read_audit, write_audit
 from casewise.errors import AuditError, CasewiseError, RunError
+from casewise.run_folder import RunFolder
 
 PAIRS = [(f"a{number}.png", f"b{number}.png") for number in range(7)]
 TWINS = Finding(
@@ -93,13 +94,13 @@ def test_the_verdict_is_the_worst_sentence_or_what_was_examined():
 def test_an_audit_is_written_as_plain_values_and_read_again(tmp_path: Path):
     odd = Finding("shortcut-age", "warning", "s", {"auc": np.float32(0.5), "p": float("nan"), "by": np.arange(2)})
     audit = Audit([odd, TWINS], {"twins": 1.5}, {"images": np.int64(3)})
-    path = write_audit(tmp_path / "audit.json", audit, {"twins-across-subjects": "why", "shortcut-x": "gone"})
+    path = write_audit(RunFolder(tmp_path).audit, audit, {"twins-across-subjects": "why", "shortcut-x": "gone"})
     told = json.loads(path.read_text())
     assert [finding["id"] for finding in told["findings"]] == ["twins-across-subjects", "shortcut-age"]
     assert told["findings"][1]["figures"] == {"auc": 0.5, "p": None, "by": [0, 1]}
     assert told["accepted"] == {"twins-across-subjects": "why"}
     assert told["notes"] == ["accept names shortcut-x, which the audit did not find."]
-    again = read_audit(path)
+    again = read_audit(RunFolder(tmp_path).audit)
     assert again.findings[0] == TWINS
     assert again.facts == {"images": 3}
     assert again.seconds == {"twins": 1.5}
@@ -111,7 +112,7 @@ def test_a_file_that_is_no_audit_is_named(tmp_path: Path, content: str):
     path = tmp_path / "audit.json"
     path.write_text(content)
     with pytest.raises(RunError, match=r"audit\.json"):
-        read_audit(path)
+        read_audit(RunFolder(tmp_path).audit)
 
 
 def test_findings_have_levels_and_names_that_exist():

@@ -33,6 +33,7 @@ from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import AuditError, CohortError
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.store import TileStore, prepare
+from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
 
 SIZE = 64
@@ -457,7 +458,8 @@ def test_the_whole_audit(tmp_path: Path) -> None:
     with pytest.raises(AuditError, match="shortcut-border"):
         found.gate({})
     found.gate({"shortcut-border": "a phantom"})
-    again = read_audit(write_audit(tmp_path / "audit.json", found, {}))
+    write_audit(RunFolder(tmp_path).audit, found, {})
+    again = read_audit(RunFolder(tmp_path).audit)
     assert [f.id for f in again.of("error")] == ["shortcut-border"]
 
 

@@ -16,11 +16,11 @@ from casewise.models.backbones import build_network
 from casewise.models.weights import load_weights
 from casewise.phantoms.chest import make_chest
 from casewise.phantoms.slides import make_regions
-from casewise.pipeline import image_split as claimed
 from casewise.report.markdown.page import write_results
 from casewise.run import Run, run
+from casewise.run_folder import RunFolder
 from casewise.splits.grouped import split
-from casewise.splits.image_split_guard import PERSON
+from casewise.splits.image_split import PERSON, image_split_of, images_as_subjects, on_both_sides
 from casewise.study.loading import build_study
 from tests.chest_study import chest_study
 from tests.test_report import check_page
@@ -74,7 +74,7 @@ def told(folder: Path, name: str) -> Any:
 class TestStrangers:
     def test_every_image_is_a_person_of_its_own(self, chests: Path) -> None:
         cohort = read_cohort(chest_study(chests, TWO))
-        people = claimed.strangers(cohort)
+        people = images_as_subjects(cohort)
         assert people.images["subject"].is_unique
         assert people.panels["subject"].tolist() == people.images["subject"].tolist()
         assert people.panels["case"].is_unique
@@ -89,7 +89,7 @@ class TestStrangers:
         study = chest_study(chests, TWO, split={**BY_IMAGE, "folds": 3})
         cohort = read_cohort(study)
         own = split(cohort, study)
-        found = claimed.compared(study, cohort, own)
+        found = image_split_of(study, cohort, own)
         assert found.splits.folds == own.folds == 3
         assert len(found.splits.subjects(-1)) == 12  # a quarter of 48 images, as of 16 subjects
         assert found.study.targets == study.targets
@@ -97,7 +97,7 @@ class TestStrangers:
         labels = found.cohort.images.set_index("subject")["label"]
         for fold in range(3):
             assert labels[found.splits.subjects(fold)].value_counts().tolist() == [6, 6]
-        counts = claimed.on_both_sides(cohort, found)
+        counts = on_both_sides(cohort, found)
         assert counts["subjects"] == counts["subjects_with_several_images"] == 16
         sides = found.cohort.images["subject"].map(found.splits.side).groupby(cohort.images["subject"]).nunique()
         assert counts["subjects_on_both_sides"] == (sides > 1).sum() > 10
@@ -110,18 +110,18 @@ class TestStrangers:
         table.to_csv(tmp_path / "cases.csv", index=False)
         study = chest_study(tmp_path / "cases.csv", TWO, split={**BY_IMAGE, "column": "fold"})
         cohort = read_cohort(study)
-        found = claimed.compared(study, cohort, split(cohort, study))
+        found = image_split_of(study, cohort, split(cohort, study))
         assert found.study.split.column is None
         assert (found.splits.folds, len(found.splits.subjects(-1))) == (3, 12)
 
     def test_scores_over_several_regions_are_left_out(self, tmp_path: Path) -> None:
         study, cohort = regional(tmp_path, main="severity")
-        found = claimed.compared(study, cohort, split(cohort, study))
+        found = image_split_of(study, cohort, split(cohort, study))
         assert list(found.study.scores) == ["severity"]
         whole, cohort = regional(tmp_path, main="twice")
         splits = split(cohort, whole)
         with pytest.raises(StudyError, match="worked out over several regions"):
-            claimed.compared(whole, cohort, splits)
+            image_split_of(whole, cohort, splits)
 
 
 def regional(folder: Path, *, main: str) -> tuple[Any, Any]:
@@ -193,7 +193,7 @@ class TestRun:
                 assert own["n_subjects"] == {"oof": 12, "test": 4}[stage]
 
     def test_its_networks_lie_apart_and_know_their_images(self, done: Run) -> None:
-        place = done.folder / claimed.FOLDER
+        place = RunFolder(done.folder).image_split.path
         assert len(list(place.glob("jobs/*/*/job.json"))) == len(list(done.folder.glob("jobs/*/*/job.json"))) == 4
         assert not (place / "tiles").exists()
         sides = told(place, "splits.json")["subjects"]
@@ -212,14 +212,14 @@ class TestRun:
         network = build_network("test_resnet", 1)
         place = Path("jobs") / "test_resnet" / "fold1"
         with pytest.raises(WeightsError, match="for comparison only, on images split as if each showed another"):
-            load_weights(network, f"bundle:{done.folder / claimed.FOLDER / place}")
+            load_weights(network, f"bundle:{RunFolder(done.folder).image_split.path / place}")
         assert "comparison_only" not in told(done.folder / place, "model.json")
         assert load_weights(network, f"bundle:{done.folder / place}")[1] == sorted(
             name for name, side in told(done.folder, "splits.json")["subjects"].items() if side == 2
         )
 
     def test_it_gets_no_page_of_its_own(self, done: Run, tmp_path: Path) -> None:
-        place, page = done.folder / claimed.FOLDER, tmp_path / "page.md"
+        place, page = RunFolder(done.folder).image_split.path, tmp_path / "page.md"
         for runs in ((place, []), (done.folder, [place])):
             with pytest.raises(RunError, match="holds the comparison by image of the run") as error:
                 write_results(runs[0], page, beside=runs[1])

@@ -20,6 +20,7 @@ from casewise.metrics.registry import metric_names
 from casewise.predictions.table import COLUMNS
 from casewise.study.loading import read_study
 from casewise.study.schema import STACKERS
+from tests.test_run_folder import file_names
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -151,11 +152,9 @@ def test_columns_metrics_and_files_of_a_run_are_described() -> None:
     assert set(COLUMNS) | {"p0", "p1"} <= told
     assert set(metric_names()) <= told
     assert set(STACKERS.values()) <= told
-    written: set[str] = set()
-    for path in [ROOT / "src/casewise/pipeline/steps.py", *(ROOT / "src/casewise/jobs").glob("*.py")]:
-        written |= set(re.findall(r'folder / "([a-z][\w.-]+)"', path.read_text()))
-    assert len(written) > 10
-    assert {name for name in written if name not in told and f"{name}/" not in told} == {"jobs"}
+    written = file_names()
+    assert len(written) > 25
+    assert {name for name in written if name not in told and f"{name}/" not in told} == set()
 
 
 def test_the_audit_page_tells_every_finding_and_the_limits_in_force() -> None:

@@ -17,7 +17,7 @@ from casewise.errors import CohortError, SplitError
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.external import drop
 from casewise.phantoms.chest import make_chest
-from casewise.pipeline.other_cohorts import read_external
+from casewise.pipeline.external import read_external
 from casewise.predictions.table import mean_over_folds
 from casewise.run import Run, run
 from tests.chest_study import THREE, chest_study
@@ -212,16 +212,18 @@ def test_nothing_recorded_there(done: Run, here: Path, there: Path, tmp_path: Pa
 
 
 def test_a_score_can_be_what_is_predicted(here: Path, there: Path, tmp_path: Path) -> None:
-    from casewise.pipeline import steps
-    from casewise.pipeline.other_cohorts import to_test_on
+    from casewise.pipeline.external import prepare_external
+    from casewise.pipeline.prepare import prepare
+    from casewise.pipeline.read import read
+    from casewise.run_folder import RunFolder
 
     scores = {"tens": {"formula": "age / 10", "range": (0, 12)}}
     targets = {"age": {"range": (0, 120)}}
     study = chest_study(here, targets=targets, scores=scores, outputs=["tens"], **external(there))
-    cohort = steps.read(study, None, Silent())
-    tiles = steps.prepare(study, cohort, tmp_path, Silent())
-    other, found, store = to_test_on(study, cohort, tiles, tmp_path, Silent())
-    assert (other.name, len(found.images), len(store)) == ("valley", 18, 18)
+    cohort = read(study, None, Silent())
+    tiles = prepare(study, cohort, RunFolder(tmp_path), Silent())
+    other = prepare_external(study, cohort, tiles, RunFolder(tmp_path), Silent())
+    assert (other.study.name, len(other.cohort.images), len(other.tiles)) == ("valley", 18, 18)
 
 
 def test_what_is_missing_names_the_external_settings(here: Path, there: Path, tmp_path: Path) -> None:

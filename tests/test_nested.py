@@ -23,10 +23,13 @@ from casewise.jobs.fingerprint import claim, what_decides
 from casewise.jobs.job import JobInputs, run_job
 from casewise.jobs.plan import Job
 from casewise.modalities.volumes.slice_store import SliceStore
-from casewise.pipeline import steps
+from casewise.pipeline.prepare import prepare
+from casewise.pipeline.read import read
+from casewise.pipeline.split import split as split_step
 from casewise.predictions.nested_cv import NESTED, best_of, chosen_networks
 from casewise.report.markdown.page import write_results
 from casewise.run import Run, run
+from casewise.run_folder import JobFolder, RunFolder
 from casewise.splits.grouped import Splits, check_scored, split
 from casewise.splits.inner import inner_folds
 from casewise.study.loading import build_study
@@ -78,16 +81,17 @@ def small_table(folder: Path, changed: tuple[str, ...] = ()) -> Path:
 
 
 def material_of(study: Study, folder: Path) -> JobInputs:
-    cohort = steps.read(study, folder, Silent())
-    tiles = steps.prepare(study, cohort, folder, Silent())
-    splits = steps.split(study, cohort, folder, Silent())
-    return JobInputs(study, cohort, splits, folder / "tiles", tiles.address)
+    cohort = read(study, RunFolder(folder), Silent())
+    tiles = prepare(study, cohort, RunFolder(folder), Silent())
+    splits = split_step(study, cohort, RunFolder(folder), Silent())
+    return JobInputs(study, cohort, splits, tiles.folder, tiles.address)
 
 
 def trained(material: JobInputs, folder: Path, fold: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
     """The record and the weights of one job."""
-    run_job(Job(material.study.networks[0], fold, folder, "the test's"), material, ComputePlan())
-    return json.loads((folder / "job.json").read_text()), load_file(folder / "model.safetensors")
+    job = JobFolder(folder)
+    run_job(Job(material.study.networks[0], fold, job, "the test's"), material, ComputePlan())
+    return job.record.read(), load_file(job.weights.verified())
 
 
 def without_times(record: dict[str, Any]) -> dict[str, Any]:
@@ -376,7 +380,7 @@ class TestRefused:
 
         def checked(**changes: Any) -> None:
             study = small_study(tmp_path / "cohort" / "cohort.csv", **changes)
-            cohort = steps.read(study, None, Silent())
+            cohort = read(study, None, Silent())
             check_scored(split(cohort, study), cohort.panels, study)
 
         with pytest.raises(SplitError, match="class 'b' has 3 subjects, fewer than the 4 outer folds"):

@@ -19,7 +19,8 @@ import pytest
 from casewise.errors import AuditError, CasewiseError, CohortError, RunError, SplitError, StudyError
 from casewise.jobs.fingerprint import changed_settings, job_fingerprint
 from casewise.predictions.table import COLUMNS
-from casewise.run import Run, only_run, run
+from casewise.run import Run, run
+from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
 from casewise.study.schema import Phase, Study
 from tests.conftest import TINY, absolute
@@ -188,8 +189,8 @@ def test_an_imported_split_by_image_is_refused(tiny: Path, tmp_path: Path, phant
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tiny: Path, tmp_path: Path) -> None:
-    code = "import sys,time;from pathlib import Path;from casewise.run import only_run\n"
-    code += "with only_run(Path(sys.argv[1])):\n print('held', flush=True); time.sleep(60)"
+    code = "import sys,time;from pathlib import Path;from casewise.run_folder import RunFolder\n"
+    code += "with RunFolder(Path(sys.argv[1])).lock():\n print('held', flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout is not None
@@ -198,7 +199,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tiny: Path, tmp_path: Path) 
             run(read_study(tiny), tmp_path / "run")
         other.kill()
         other.wait()
-        with only_run(tmp_path / "run"):
+        with RunFolder(tmp_path / "run").lock():
             pass
     finally:
         other.kill()

@@ -29,13 +29,17 @@ from casewise.modalities.store import store_builder as building
 from casewise.modalities.store.store import open_store
 from casewise.phantoms.slide_pyramid import write_pyramid
 from casewise.phantoms.slides import draw_region, make_slide_phantom
-from casewise.pipeline import steps
-from casewise.pipeline.other_cohorts import to_test_on
+from casewise.pipeline.audit import audit
+from casewise.pipeline.external import prepare_external
+from casewise.pipeline.prepare import prepare
+from casewise.pipeline.read import read
+from casewise.pipeline.split import split
 from casewise.report import page
 from casewise.report.context import ReportContext
 from casewise.report.figures.slides import grid_of
 from casewise.report.sections import slides as report_slides
 from casewise.run import Run, run
+from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from casewise.study.schema import Study
 from tests.chest_study import SMALL
@@ -341,7 +345,7 @@ class TestKilled:
         monkeypatch.setattr(building, "_cores", lambda: 1)
         monkeypatch.setattr(pieces.Slides, "tile", killed)
         with pytest.raises(KeyboardInterrupt):
-            steps.prepare(study, cohort, tmp_path, Silent())
+            prepare(study, cohort, RunFolder(tmp_path), Silent())
         first, later = set(read), []
         assert len(first) == 20
 
@@ -350,7 +354,7 @@ class TestKilled:
             return tile(self, piece, preparation)
 
         monkeypatch.setattr(pieces.Slides, "tile", told)
-        store = steps.prepare(study, cohort, tmp_path, Silent())
+        store = prepare(study, cohort, RunFolder(tmp_path), Silent())
         assert store.index["path"].tolist() == [str(source) for source in sources_of(cohort)]
         # The last ones read before the kill may not have been noted down.
         assert len(first & set(later)) <= 1
@@ -371,7 +375,7 @@ class TestCut:
         assert whole[["tile_x", "tile_y"]].to_numpy().tolist() == [[-1, -1]]
         assert modality_of(study).described(study, cohort.images) == "2 slides (12 tiles) and 1 image"
         assert cohort.images.loc[cohort.images["path"] == str(region), "slide_vendor"].tolist() == [""]
-        store = steps.prepare(study, cohort, tmp_path, Silent())
+        store = prepare(study, cohort, RunFolder(tmp_path), Silent())
         last = int(whole["image"].iloc[0])
         assert np.array_equal(store.tiles[last].transpose(1, 2, 0), read_image(region, size=SIDE))
 
@@ -492,7 +496,7 @@ class TestBadInput:
 
         monkeypatch.setattr(pieces.Slides, "tile", damaged)
         with pytest.raises(ImageError) as caught:
-            steps.prepare(study, cohort, tmp_path, Silent())
+            prepare(study, cohort, RunFolder(tmp_path), Silent())
         lines = str(caught.value).splitlines()
         assert lines[0] == "6 of 72 tiles cannot be read. The other tiles are kept for the next run."
         assert lines[1:] == [f"  {bad}: these pixels cannot be decoded. So it is with 5 more of its tiles."]
@@ -523,11 +527,11 @@ def test_one_slide_under_two_subjects_stops_the_run(skin: Path, tmp_path: Path) 
     again = rows.iloc[[0]].assign(path=str(tmp_path / "copy.tiff"), subject="B9999")
     pd.concat([rows, again]).to_csv(tmp_path / "cases.csv", index=False)
     study, folder = skin_study(tmp_path / "cases.csv"), tmp_path / "run"
-    cohort = steps.read(study, folder, Silent())
-    tiles = steps.prepare(study, cohort, folder, Silent())
-    splits = steps.split(study, cohort, folder, Silent())
+    cohort = read(study, RunFolder(folder), Silent())
+    tiles = prepare(study, cohort, RunFolder(folder), Silent())
+    splits = split(study, cohort, RunFolder(folder), Silent())
     with pytest.raises(AuditError, match="same picture under two subjects"):
-        steps.audit(study, cohort, tiles, splits, folder, Silent())
+        audit(study, cohort, tiles, splits, RunFolder(folder), Silent())
     found = json.loads((folder / "audit.json").read_text())["findings"]
     twins = next(one for one in found if one["id"] == "twins-across-subjects")
     assert twins["figures"]["pairs"] == 1
@@ -541,14 +545,14 @@ def test_slides_elsewhere_are_cut_too(skin: Path, tmp_path: Path) -> None:
     rows[rows["subject"].isin(subjects[4:])].to_csv(tmp_path / "theirs.csv", index=False)
     study = skin_study(tmp_path / "ours.csv", external={"cohort": tmp_path / "theirs.csv", "name": "elsewhere"})
     cohort = cut(study, tmp_path / "slides")
-    store = steps.prepare(study, cohort, tmp_path, Silent())
-    _, other, tiles = to_test_on(study, cohort, store, tmp_path, Silent())
-    assert len(other.panels) == len(tiles) == 2 * 2 * 6
-    assert set(other.images["subject"]) == {f"elsewhere:{name}" for name in subjects[4:]}
+    store = prepare(study, cohort, RunFolder(tmp_path), Silent())
+    external = prepare_external(study, cohort, store, RunFolder(tmp_path), Silent())
+    assert len(external.cohort.panels) == len(external.tiles) == 2 * 2 * 6
+    assert set(external.cohort.images["subject"]) == {f"elsewhere:{name}" for name in subjects[4:]}
     ours = study.external.model_copy(update={"cohort": tmp_path / "ours.csv", "subjects": "distinct"})
     again = study.model_copy(update={"external": ours})
     with pytest.raises(CohortError, match="The same picture stands in the cohort to be tested on"):
-        to_test_on(again, cohort, store, tmp_path, Silent())
+        prepare_external(again, cohort, store, RunFolder(tmp_path), Silent())
 
 
 @pytest.mark.parametrize(
@@ -590,4 +594,4 @@ def test_copies_of_cases_with_many_tiles_are_refused_before_training(skin: Path)
     with pytest.raises(
         CohortError, match=r"6 of 6 panels \(by: case\) have more tiles than the 4 .* with 12: .*by: image"
     ):
-        steps.read(skin_study(skin, panels=panels, recipe=recipe), None, Silent())
+        read(skin_study(skin, panels=panels, recipe=recipe), None, Silent())

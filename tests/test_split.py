@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from casewise.errors import BothSidesError, SplitError
+from casewise.errors import BothSidesError, DamagedError, SplitError
+from casewise.run_folder import RunFolder
 from casewise.splits.grouped import (
     TEST,
     check_apart,
@@ -178,13 +179,19 @@ def test_an_unknown_side_is_named() -> None:
 
 def test_a_manifest_changed_by_hand_is_refused(tmp_path) -> None:
     found = split(cohort(12), study(folds=3))
-    path = tmp_path / "splits.json"
-    write_splits(found, path)
-    assert read_splits(path).side == found.side
+    file = RunFolder(tmp_path).splits
+    write_splits(found, file)
+    assert read_splits(file).side == found.side
     moved = found.subjects(0)[0]
-    path.write_text(path.read_text().replace(f'"{moved}": 1', f'"{moved}": 2'))
-    with pytest.raises(SplitError, match="moved by hand"):
-        read_splits(path)
+    file.path.write_text(file.path.read_text().replace(f'"{moved}": 1', f'"{moved}": 2'))
+    with pytest.raises(DamagedError):
+        read_splits(file)
+    (tmp_path / "checksums.json").unlink()  # as an older version left it
+    with pytest.raises(SplitError):
+        read_splits(file)
+    file.path.write_text('{"hash": "", "folds": 2, "subjects": ["a"]}')
+    with pytest.raises(DamagedError):
+        read_splits(file)
 
 
 def test_the_hash_sees_every_subject() -> None:

@@ -20,6 +20,7 @@ from casewise.jobs import job as network_jobs
 from casewise.jobs.backends.local import _choices, _try
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
+from casewise.run_folder import WeightsFile
 from casewise.study.schema import Compute, Panels, Recipe, Study
 from casewise.training import compute_plan as speed
 from casewise.training.checkpoint import SafetensorsCheckpoints, write_tensors
@@ -133,7 +134,7 @@ def test_checkpoints_keep_every_kind_of_value(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.safetensors"
-    write_tensors(path, {"a": torch.ones(2)}, {})
+    write_tensors(WeightsFile(path), {"a": torch.ones(2)}, {})
     before = path.read_bytes()
 
     def full(*args: object, **kwargs: object) -> None:
@@ -141,9 +142,10 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("casewise.training.checkpoint.save_file", full)
     with pytest.raises(RunError, match="No space left"):
-        write_tensors(path, {"a": torch.zeros(2)}, {})
+        write_tensors(WeightsFile(path), {"a": torch.zeros(2)}, {})
     assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
+    assert WeightsFile(path).intact()
+    assert {each.name for each in tmp_path.iterdir()} == {path.name, "checksums.json"}
 
 
 def test_more_tiles_than_slots_are_averaged_over_views() -> None:

@@ -24,6 +24,7 @@ from casewise.modalities.dataset import PanelData, open_tiles
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.store import prepare
 from casewise.models.backbones import Network, build_network
+from casewise.run_folder import JobFolder
 from casewise.study.schema import Panels, Phase, Recipe
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.feature_cache import MEMORY, Buffer, FixedData
@@ -110,7 +111,7 @@ def test_all_that_is_kept_shares_one_memory(tmp_path: Path) -> None:
 def test_jobs_side_by_side_share_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
     monkeypatch.setattr("casewise.jobs.job.run_job", lambda *given, side_by_side: told.append(side_by_side))
-    job: Any = local.Job("cnn", 0, tmp_path / "fold1", "")
+    job: Any = local.Job("cnn", 0, JobFolder(tmp_path / "fold1"), "")
     local._run(job, None, ComputePlan(), 4)  # type: ignore[arg-type]
     assert told == [4]
     assert TrainingContext(OUTPUTS, tmp_path, 0, ComputePlan()).memory == MEMORY

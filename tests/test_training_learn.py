@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from casewise.errors import TrainingError
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
+from casewise.run_folder import TrainingFolder
 from casewise.study.schema import Panels, Recipe
 from casewise.training import strategies as learning
 from casewise.training.compute_plan import ComputePlan
@@ -25,7 +26,7 @@ from casewise.training.lr_schedule import warmed_cosine
 from casewise.training.module import Training
 from casewise.training.outputs import Output
 from casewise.training.param_groups import layer_groups, parameter_groups, unfreeze
-from casewise.training.strategies import Learned, TrainingContext, learn, leftovers
+from casewise.training.strategies import Learned, TrainingContext, learn
 
 LABEL = (Output("label", "classification", 3),)
 PANELS = Panels(rotate=10, flip="horizontal", brightness=0.1)
@@ -219,9 +220,8 @@ class TestFineTuning:
         with pytest.raises(CutError):
             learned(tmp_path / "cut", recipe, tell=cut_after(epochs))
         alike(whole, learned(tmp_path / "cut", recipe))
-        for path in leftovers(tmp_path / "cut"):
-            path.unlink(missing_ok=True)
-        assert {path.name for path in (tmp_path / "cut").rglob("*") if path.is_file()} == set()
+        TrainingFolder(tmp_path / "cut").remove_state()
+        assert {path.name for path in (tmp_path / "cut").rglob("*") if path.is_file()} == {"checksums.json"}
 
     def test_killed_between_stages(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = learned(tmp_path / "whole", self.recipe)

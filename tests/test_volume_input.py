@@ -17,7 +17,9 @@ import pytest
 
 from casewise.cli import main as cli
 from casewise.errors import CasewiseError
-from casewise.pipeline import steps
+from casewise.pipeline.prepare import prepare
+from casewise.pipeline.read import read
+from casewise.run_folder import RunFolder
 
 nibabel = pytest.importorskip("nibabel", reason="the package that reads NIfTI is optional")
 pydicom = pytest.importorskip("pydicom", reason="the package that reads DICOM is optional")
@@ -173,7 +175,7 @@ def bench(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
         said = capsys.readouterr()
         return code, said.out, said.err
 
-    monkeypatch.setattr(steps, "train", begin)
+    monkeypatch.setattr("casewise.pipeline.train.train", begin)
     monkeypatch.setattr("casewise.audit.findings.Audit.gate", lambda *_, **__: None)
     return Bench(tmp_path, pd.DataFrame(rows).astype(str), call)
 
@@ -439,8 +441,8 @@ def test_what_is_odd_of_scans_reaches_the_terminal_and_the_report(bench: Bench) 
     from casewise.study.loading import read_study
 
     study = read_study(bench.folder / "s.yaml")
-    cohort = steps.read(study, None, Silent())
-    steps.prepare(study, cohort, bench.folder / "run", Silent())
+    cohort = read(study, None, Silent())
+    prepare(study, cohort, RunFolder(bench.folder / "run"), Silent())
     assert any("was taken; left aside" in note for note in cohort.notes)
 
 
@@ -556,7 +558,7 @@ def test_a_lesion_mask_of_another_place_is_no_case_without_a_lesion(bench: Bench
         bench.put(2, sequence, nifti(bench.folder / "moved.nii.gz", marked, moved), "mask")
     bench.taken()
     study = read_study(bench.folder / "s.yaml")
-    cohort = steps.read(study, None, Silent())
+    cohort = read(study, None, Silent())
     run: Any = SimpleNamespace(study=study, cohort=cohort, slices=open_slices(bench.folder / "run" / "scans"))
     assert lesion_on_slices(run, 0).any()
     with pytest.raises(ImageError, match=r"moved\.nii\.gz: the mask lies to \d+% outside .* They have the same number"):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.console import Show, Silent
-from casewise.errors import RunError
 from casewise.study.schema import Study
 
 if TYPE_CHECKING:
@@ -18,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, every prediction, every figure with its interval."""
+    """A finished run: its folder, every prediction, and every figure with its interval."""
 
     folder: Path
     predictions: pd.DataFrame
@@ -27,53 +24,34 @@ class Run:
 
 
 def run(study: Study, folder: Path, *, show: Show | None = None) -> Run:
-    """Run a study whole in `folder`; run again, it continues and redoes nothing that is finished.
+    """Run a study in `folder`; run again, it continues and repeats nothing that is finished.
 
     Raises:
-        CasewiseError: something in the study, the table, the images or the folder must be mended first.
+        CasewiseError: something in the study, the table, the images or the folder must be corrected first.
     """
-    from casewise.pipeline import evaluate as evaluated
-    from casewise.pipeline import image_split as claimed
-    from casewise.pipeline import report as reported
-    from casewise.pipeline import steps
+    from casewise.pipeline.audit import audit
+    from casewise.pipeline.evaluate import evaluate
+    from casewise.pipeline.image_split import image_split
+    from casewise.pipeline.prepare import prepare
+    from casewise.pipeline.read import read
+    from casewise.pipeline.report import report
+    from casewise.pipeline.score import score
+    from casewise.pipeline.split import split
+    from casewise.pipeline.stack import stack
+    from casewise.pipeline.train import train
+    from casewise.run_folder import RunFolder
 
-    show = show or Silent()
-    with only_run(folder):
-        cohort = steps.read(study, folder, show)
-        tiles = steps.prepare(study, cohort, folder, show)
-        splits = steps.split(study, cohort, folder, show)
-        steps.audit(study, cohort, tiles, splits, folder, show)
-        predictions = steps.train(study, cohort, tiles, splits, folder, show)
-        predictions = steps.stack(study, predictions, folder, show)
-        predictions = steps.score(study, predictions, folder)
-        results = evaluated.evaluate(study, cohort, predictions, folder, show)
+    show, run_folder = show or Silent(), RunFolder(folder)
+    with run_folder.lock():
+        cohort = read(study, run_folder, show)
+        tiles = prepare(study, cohort, run_folder, show)
+        splits = split(study, cohort, run_folder, show)
+        audit(study, cohort, tiles, splits, run_folder, show)
+        predictions = train(study, cohort, tiles, splits, run_folder, show)
+        predictions = stack(study, predictions, run_folder, show)
+        predictions = score(study, predictions, run_folder)
+        results = evaluate(study, cohort, predictions, run_folder, show)
         if study.split.by == "image":
-            results = claimed.claim(study, cohort, tiles, splits, results, folder, show)
-        report = reported.report(study, cohort, predictions, results, tiles, folder, show)
-    return Run(folder, predictions, results, report)
-
-
-@contextmanager
-def only_run(folder: Path) -> Iterator[None]:
-    """Hold the run folder; the hold ends with the process, however it ends.
-
-    Raises:
-        RunError: another run is working there, or the folder cannot be written.
-    """
-    from filelock import FileLock, Timeout
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise RunError(
-            f"Another run is working in {folder}. Wait for it, stop it, or give another folder with --output."
-        ) from None
-    except (OSError, NotImplementedError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise RunError(f"{folder} cannot be written: {reason}. Give another folder with --output.") from error
-    try:
-        yield
-    finally:
-        lock.release()
+            results = image_split(study, cohort, tiles, splits, results, run_folder, show)
+        page = report(study, cohort, predictions, results, tiles, run_folder, show)
+    return Run(folder, predictions, results, page)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from casewise.errors import AuditError, RunError, nearest
-from casewise.files import write_json
+
+if TYPE_CHECKING:
+    from casewise.run_folder import JsonFile
 
 __all__ = [
     "FAMILIES",
@@ -208,26 +209,26 @@ def unasked(facts: Mapping[str, Any]) -> str:
     return "shortcuts were not asked about, for want of cases or of anything that varies"
 
 
-def write_audit(path: Path, audit: Audit, accepted: Mapping[str, str]) -> Path:
-    """Write `audit.json`, atomically."""
-    return write_json(path, audit.as_json(accepted))
+def write_audit(file: JsonFile, audit: Audit, accepted: Mapping[str, str]) -> Path:
+    """Write the audit with the study's reasons."""
+    return file.write(audit.as_json(accepted))
 
 
-def read_audit(path: Path) -> Audit:
+def read_audit(file: JsonFile) -> Audit:
     """Read what `write_audit` wrote.
 
     Raises:
         RunError: the file is missing or is not an audit.
     """
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        record = file.read()
         findings = [
             Finding(**{**finding, "pairs": [(one, two) for one, two in finding["pairs"]]})
-            for finding in told["findings"]
+            for finding in record["findings"]
         ]
-        return Audit(findings, told["seconds"], told["facts"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise RunError(f"{path}: this is not an audit that can be read ({error}). Run the audit again.") from error
+        return Audit(findings, record["seconds"], record["facts"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise RunError(f"{file.path} is not an audit that can be read ({error}). Run the audit again.") from error
 
 
 def check_accepted(accepted: Mapping[str, str], possible: Sequence[str] | None = None) -> None:

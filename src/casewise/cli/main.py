@@ -67,13 +67,13 @@ def validate(
     """Check the study file, the cohort table and the split without training anything."""
     from casewise.console import Terminal
     from casewise.modalities.registry import modality_of
-    from casewise.pipeline import steps
+    from casewise.pipeline.read import read
     from casewise.report.formatting import counted
     from casewise.splits.grouped import check_scored, split
 
     plan = _read(study, None, None)
     modality = modality_of(plan)
-    cohort = modality.whole(plan, steps.read(plan, None, Terminal()))
+    cohort = modality.whole(plan, read(plan, None, Terminal()))
     modality.check_files(plan, cohort, Terminal())
     splits = split(cohort, plan)
     check_scored(splits, cohort.panels, plan)
@@ -103,28 +103,30 @@ def audit(
     from casewise.audit.text import told
     from casewise.console import Terminal
     from casewise.errors import BothSidesError
-    from casewise.pipeline import steps
-    from casewise.pipeline.audit import examined
-    from casewise.run import only_run
+    from casewise.pipeline.audit import current_audit
+    from casewise.pipeline.prepare import prepare
+    from casewise.pipeline.read import read
+    from casewise.pipeline.split import split
+    from casewise.run_folder import RunFolder
     from casewise.splits.grouped import Splits
 
     plan, show = _read(study, weights_dir, None), Terminal()
-    folder = output or Path("runs") / plan.name
+    folder = RunFolder(output or Path("runs") / plan.name)
     splits: Splits | None = None
     refused: BothSidesError | None = None
-    with only_run(folder):
-        cohort = steps.read(plan, folder, show)
-        tiles = steps.prepare(plan, cohort, folder, show)
+    with folder.lock():
+        cohort = read(plan, folder, show)
+        tiles = prepare(plan, cohort, folder, show)
         try:
-            splits = steps.split(plan, cohort, folder, show)
+            splits = split(plan, cohort, folder, show)
         except BothSidesError as error:
             refused = error
             show.line("split", "none that can be used: subjects stand on several sides")
-        found = examined(plan, cohort, tiles, splits, folder, show)
+        found = current_audit(plan, cohort, tiles, splits, folder, show)
     print(told(found, plan.accept))
     for note in found.notes(plan.accept):
         print(f"{'':<10} {note}")
-    print(f"audit: {folder / 'audit.json'}")
+    print(f"audit: {folder.audit.path}")
     if refused:
         raise refused  # a run would be, whatever is accepted
     found.gate(plan.accept, told_before=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 import shlex
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
 
 # by kind of the main outcome: the figures of the headline, and what they are called there
@@ -132,7 +132,7 @@ def _commonest(part: pd.DataFrame, oof: pd.DataFrame, target: str, classes: Sequ
     )
 
 
-def hopeless(study: Study, folder: Path) -> list[str]:
+def hopeless(study: Study, folder: RunFolder) -> list[str]:
     """Networks whose loss on who chooses never fell below that of guessing: the mean of numbers, the shares of classes.
 
     Those who choose decide when to stop, or are in the inner folds.
@@ -141,10 +141,10 @@ def hopeless(study: Study, folder: Path) -> list[str]:
         return []
     who = "in the inner folds" if study.nested_cv else "on the subjects that decide when to stop"
     told = []
+    all_records = folder.job_records()
     guessed = "the shares of the classes" if study.classes_of(study.primary_outcome) else "the mean"
     for model in study.networks:
-        place = folder / "jobs" / model.replace(":", "_").replace("/", "_")
-        records = [json.loads(path.read_text()) for path in place.glob("*/job.json")]
+        records = [record for record in all_records if record["model"] == model]
         bad = sum(bool(no_better(record)) for record in records)
         if bad:
             told.append(

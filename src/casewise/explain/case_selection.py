@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from casewise.errors import CohortError, RunError, nearest
 from casewise.explain.finished_run import FinishedRun
 from casewise.explain.methods.target import ExplainTarget
-from casewise.predictions.nested_cv import FILE, NESTED
+from casewise.predictions.nested_cv import NESTED
 from casewise.training.outputs import outputs_of
 
 if TYPE_CHECKING:
@@ -156,9 +155,9 @@ def _reference(run: FinishedRun, models: list[str]) -> tuple[str, pd.DataFrame]:
     among `models`, the first of these.
     """
     main, table = str((run.results.get("main") or {}).get("learner", "")), run.final
-    path = run.folder / FILE
-    if main == NESTED and path.is_file():
-        folds = {int(fold): told["network"] for fold, told in json.loads(path.read_text())["folds"].items()}
+    nested = run.files.nested
+    if main == NESTED and nested.exists():
+        folds = {int(fold): choice["network"] for fold, choice in nested.read()["folds"].items()}
         if set(folds.values()) <= set(models):
             return "each fold’s chosen network", table[table["model"] == NESTED]
     if main in models:

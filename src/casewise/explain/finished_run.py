@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError, nearest
-from casewise.pipeline import steps
+from casewise.pipeline.prepare import prepare
+from casewise.pipeline.read import read
 from casewise.predictions import table as predicted
+from casewise.run_folder import JobFolder, RunFolder
 from casewise.splits.grouped import Splits, read_splits
 from casewise.study.schema import Study
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.modalities.store.store import TileStore
     from casewise.modalities.volumes.slice_store import SliceStore
-
-NEEDED = ("study.json", "splits.json", "predictions.parquet", "metrics.json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +36,7 @@ class FinishedRun:
         made_from: the fingerprint of the run's networks.
     """
 
-    folder: Path
+    files: RunFolder
     study: Study
     cohort: Cohort
     splits: Splits
@@ -52,9 +51,14 @@ class FinishedRun:
         """Of volumes: the case's number among the panels."""
         return [str(name) for name in self.cohort.panels["case"]].index(case)
 
-    def job(self, model: str, fold: int) -> Path:
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.files.path
+
+    def job(self, model: str, fold: int) -> JobFolder:
         """The folder of a network; `fold` from 0."""
-        return self.folder / "jobs" / model.replace(":", "_").replace("/", "_") / f"fold{fold + 1}"
+        return self.files.job(model, fold)
 
 
 def open_finished(folder: Path) -> FinishedRun:
@@ -64,49 +68,48 @@ def open_finished(folder: Path) -> FinishedRun:
         RunError: there is no finished run, or it is of another version or other data.
         CasewiseError: the table or the images have changed or gone.
     """
-    study = _study(folder)
-    cohort = steps.read(study, folder, Silent())
-    tiles = steps.prepare(study, cohort, folder, Silent())
+    files = RunFolder(folder)
+    study = _study(files)
+    cohort = read(study, files, Silent())
+    tiles = prepare(study, cohort, files, Silent())
     slices = None
     if study.volumes:
-        from casewise.modalities.volumes.preparation import SCANS
         from casewise.modalities.volumes.slice_store import open_slices
 
-        slices = open_slices(folder / SCANS)
-    table = predicted.read(folder / "predictions.parquet")
+        slices = open_slices(files.images.scans)
+    table = predicted.check(files.predictions.read())
     return FinishedRun(
-        folder=folder,
+        files=files,
         study=study,
         cohort=cohort,
-        splits=read_splits(folder / "splits.json"),
+        splits=read_splits(files.splits),
         predictions=table,
         final=predicted.final_rows(table),
-        results=json.loads((folder / "metrics.json").read_text()),
+        results=files.metrics.read(),
         tiles=tiles,
         slices=slices,
-        made_from=str(json.loads((folder / "fingerprint.json").read_text())["fingerprint"]),
+        made_from=str(files.fingerprint.read()["fingerprint"]),
     )
 
 
-def _study(folder: Path) -> Study:
+def _study(files: RunFolder) -> Study:
     """The study as it was run."""
     from pydantic import ValidationError
 
+    folder = files.path
     if not folder.is_dir():
         near = folder.parent
         hint = nearest(folder.name, [path.name for path in near.iterdir() if path.is_dir()]) if near.is_dir() else ""
         raise RunError(f"There is no run folder {folder}.{hint}")
-    gone = next((name for name in (*NEEDED, "fingerprint.json") if not (folder / name).is_file()), None)
-    if gone:
-        raise RunError(f"{folder} holds no finished run: {gone} is missing. Finish it with `casewise run` first.")
+    files.check_finished()
     try:
-        study = Study.model_validate(json.loads((folder / "study.json").read_text()))
-    except (ValidationError, ValueError) as error:
-        version = json.loads((folder / "fingerprint.json").read_text()).get("casewise", "unknown")
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        study = Study.model_validate(files.study.read())
+    except ValidationError as error:
+        version = files.fingerprint.read().get("casewise", "unknown")
+        first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
         raise RunError(
-            f"{folder / 'study.json'} is of another version of casewise ({version}): {place}: {first['msg']}. Explain "
+            f"{files.study.path} is of another version of casewise ({version}): {place}: {first['msg']}. Explain "
             "the run with that version, or run the study again."
         ) from None
     if study.weights_dir and not study.weights_dir.is_dir():
@@ -131,16 +134,16 @@ def check_networks(run: FinishedRun, names: list[str]) -> list[str]:
     for model in chosen:
         for fold in range(run.splits.folds):
             place = run.job(model, fold)
-            missing = [n for n in ("model.safetensors", "model.json", "job.json") if not (place / n).is_file()]
+            missing = [file.path for file in (place.weights, place.facts, place.record) if not file.exists()]
             if missing:
                 raise RunError(
-                    f"{place / missing[0]} is missing: the network {model} of fold {fold + 1} cannot be looked into. "
+                    f"{missing[0]} is missing: the network {model} of fold {fold + 1} cannot be looked into. "
                     "Run the study again, or leave the network out with --network."
                 )
-            told = json.loads((place / "model.json").read_text())
+            told = place.facts.read()
             if told["split"] != run.splits.hash:
                 raise RunError(
-                    f"{place}: this network was trained on another split than {run.folder / 'splits.json'} has. Run "
+                    f"{place.path}: this network was trained on another split than {run.files.splits.path} has. Run "
                     "the study again."
                 )
     return chosen
@@ -154,6 +157,6 @@ def check_explained(run: FinishedRun) -> None:
     """
     if run.study.panels.pooling == "attention":
         raise CasewiseError(
-            f"The networks of {run.study.name} weigh all tiles of a case (pooling: attention): their weights say where "
-            "they looked. They are in tiles.parquet, and the report draws them as maps."
+            f"The networks of {run.study.name} weigh all tiles of a case (pooling: attention): their weights show where "
+            f"they looked. They are in {run.files.tile_predictions.path.name}, and the report draws them as maps."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,18 +26,13 @@ from casewise.explain.finished_run import FinishedRun, check_explained, check_ne
 from casewise.explain.outputs import Seen, written
 from casewise.explain.overlays import save_side_by_side
 from casewise.explain.saliency import SaliencyMap, averaged, channels_of, check_same, looks, rebuilt
-from casewise.files import write_json, write_parquet
 from casewise.pipeline import report as reported
 from casewise.report.formatting import counted
-from casewise.run import only_run
+from casewise.run_folder import ExplanationFolder, RunFolder
 
 if TYPE_CHECKING:
     from casewise.explain.saliency import LoadedModel
 
-FOLDER = "explanations"
-TOLD = "explanations.json"
-TABLE = "explanations.parquet"
-MEASURED = "measured.parquet"
 # Of one case; of a slide's tiles an even part is looked at.
 MOST_PANELS = 64
 
@@ -79,9 +73,9 @@ def explain_run(
     show = show or Silent()
     if cells < 0:
         raise CasewiseError(f"--map-size: must be 0 or more; found {cells}.")
-    if not (folder / "study.json").is_file():
+    if not RunFolder(folder).study.exists():
         open_finished(folder)
-    with only_run(folder):
+    with RunFolder(folder).lock():
         run = open_finished(folder)
         check_explained(run)
         models = check_networks(run, list(networks))
@@ -90,11 +84,12 @@ def explain_run(
 
             check_lesions(run)
         chosen, rule = (named_cases(run, list(cases)), "cases named") if cases else chosen_cases(run, models)
-        place = out or folder / FOLDER
+        outputs = ExplanationFolder(out) if out else run.files.explanation_folder
+        place = outputs.path
         seen = _looked(run, models, chosen, cells, show)
         rows, shown, figure = written(run, seen, chosen, place, show)
-        write_parquet(place / TABLE, pd.DataFrame(rows))
-        pictures = save_side_by_side(place / "side-by-side.png", figure) if figure else None
+        outputs.table.write(pd.DataFrame(rows))
+        pictures = save_side_by_side(outputs.figure_path, figure) if figure else None
         target = asked_about(run)
         inside = place.resolve().is_relative_to(folder.resolve())
         # relative, so that a run folder may be moved
@@ -109,12 +104,12 @@ def explain_run(
                 found, table = measure_all(
                     run, models, cells=cells, tell=lambda done, total, text: bar(done, total, text)
                 )
-            write_parquet(place / MEASURED, table)
+            outputs.measurements.write(table)
             for sentence in sentences(found):
                 show.line("measure", sentence)
         _tell(run, told, found)
-        report = reported.report(run.study, run.cohort, run.predictions, run.results, run.tiles, folder, Silent())
-    return Explained(place, place / TABLE, pictures, found, report)
+        report = reported.report(run.study, run.cohort, run.predictions, run.results, run.tiles, run.files, Silent())
+    return Explained(place, outputs.table.path, pictures, found, report)
 
 
 def sentences(found: dict[str, Any]) -> list[str]:
@@ -126,13 +121,7 @@ def sentences(found: dict[str, Any]) -> list[str]:
 
 def _tell(run: FinishedRun, shown: dict[str, Any], found: dict[str, Any] | None) -> None:
     """Write `explanations.json`; what was measured before stays while the networks are the same."""
-    path = run.folder / TOLD
-    before: dict[str, Any] = {}
-    if path.is_file():
-        try:
-            before = json.loads(path.read_text())
-        except ValueError:
-            before = {}
+    before = run.files.explanations.read_or_none() or {}
     now = made_of(run.study.model_dump(mode="json"), run.cohort.images)
     earlier = before.get("measured") if before.get("made_from") == run.made_from else None
     if earlier and not still(earlier.get("made_of") or {}, now):
@@ -144,7 +133,7 @@ def _tell(run: FinishedRun, shown: dict[str, Any], found: dict[str, Any] | None)
     elif earlier and found and earlier["cells"] == found["cells"]:
         both = {**earlier["networks"], **found["networks"]}
         found = {**found, "networks": {name: both[name] for name in run.study.networks if name in both}}
-    write_json(path, _plain({"made_from": run.made_from, "shown": shown, "measured": found}))
+    run.files.explanations.write(_plain({"made_from": run.made_from, "shown": shown, "measured": found}))
 
 
 def _plain(value: Any) -> Any:

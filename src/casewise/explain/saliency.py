@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -93,10 +92,10 @@ def rebuilt(run: FinishedRun, model: str, fold: int) -> LoadedModel:
     place, study = run.job(model, fold), run.study
     network = network_of(study, model)
     try:
-        network.load_state_dict(read_tensors(place / "model.safetensors"))
+        network.load_state_dict(read_tensors(place.weights.verified()))
     except RuntimeError as error:
         raise RunError(
-            f"{place / 'model.safetensors'} does not fit {model} as {run.folder / 'study.json'} builds it "
+            f"{place.weights.path} does not fit {model} as {run.files.study.path} builds it "
             f"({str(error).splitlines()[-1].strip()}). Explain the run with the version that made it, or run it again."
         ) from None
     network.eval()
@@ -109,7 +108,7 @@ def rebuilt(run: FinishedRun, model: str, fold: int) -> LoadedModel:
         model=model,
         fitted_on=fitted_rows(study, run.cohort.panels, run.splits, fold),
     )
-    seen = frozenset(map(str, json.loads((place / "model.json").read_text())["subjects"]))
+    seen = frozenset(map(str, place.facts.read()["subjects"]))
     return LoadedModel(model, fold, network, part, seen, channels_of(run, model))
 
 
@@ -130,7 +129,7 @@ def check_same(run: FinishedRun, one: LoadedModel, rows: Sequence[int]) -> None:
         raise RunError(
             f"{one.model}, fold {one.fold + 1}, has learned from {leaked[0]}, whom it is to be explained on."
         )
-    record = json.loads((run.job(one.model, one.fold) / "job.json").read_text())
+    record = run.job(one.model, one.fold).record.read()
     known = {name: record[name] for name in asdict(ComputePlan()) if name in record}
     choice = ComputePlan(**{**known, "channels_last": record["memory_format"] == "channels-last"})
     values = predict(
@@ -143,7 +142,7 @@ def check_same(run: FinishedRun, one: LoadedModel, rows: Sequence[int]) -> None:
         flips=study.test_time_augmentation,
     ).numpy()
     again = prediction_rows(panels, study, values, stage="oof", model=one.model, fold=one.fold)
-    recorded = pd.read_parquet(run.job(one.model, one.fold) / "predictions.parquet")
+    recorded = run.job(one.model, one.fold).predictions.read()
     check_rows(recorded, again, {target: float(np.ptp(study.range_of(target))) for target in set(again["target"])}, one)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -13,14 +12,12 @@ import pandas as pd
 import torch
 
 from casewise.cohort.labels import label_table
-from casewise.files import write_atomic
 from casewise.jobs.build_model import network_of
 from casewise.jobs.fingerprint import table_hash
 from casewise.jobs.to_table import predicted
 from casewise.modalities.dataset import PanelData, open_tiles
 from casewise.models.weights import read_tensors
-from casewise.predictions.table import read as read_predictions
-from casewise.predictions.table import write as write_predictions
+from casewise.predictions.table import check
 from casewise.training.compute_plan import ComputePlan
 
 if TYPE_CHECKING:
@@ -42,14 +39,14 @@ def predict_elsewhere(
     data: PanelData | None = None
     tables = []
     for done, job in enumerate(jobs, start=1):
-        path, mark = job.folder / "external.parquet", job.folder / "external-made-from"
-        wanted = f"{made_from} {job.fingerprint}"
-        if not (path.is_file() and mark.is_file() and mark.read_text() == wanted):
+        file, mark = job.folder.external_predictions, job.folder.external_mark
+        expected = f"{made_from} {job.fingerprint}"
+        if not (mark.read_or_none() == expected and file.intact()):
             data = data or _panels(study, cohort, open_tiles(tiles, store.address))
-            mark.unlink(missing_ok=True)
-            write_predictions(path, _rows(job, study, cohort, data))
-            write_atomic(mark, wanted)
-        tables.append(read_predictions(path))
+            mark.remove()
+            file.write(check(_rows(job, study, cohort, data)))
+            mark.write(expected)
+        tables.append(check(file.read()))
         tell(done)
     return pd.concat(tables, ignore_index=True)
 
@@ -60,11 +57,11 @@ def _panels(study: Study, cohort: Cohort, store: torch.Tensor) -> PanelData:
 
 
 def _rows(job: Job, study: Study, cohort: Cohort, data: PanelData) -> pd.DataFrame:
-    record = json.loads((job.folder / "job.json").read_text())
+    record = job.folder.record.read()
     known = {name: record[name] for name in asdict(ComputePlan()) if name in record}
     choice = ComputePlan(**{**known, "channels_last": record["memory_format"] == "channels-last"})
     network = network_of(study, job.model)
-    network.load_state_dict(read_tensors(job.folder / "model.safetensors"))
+    network.load_state_dict(read_tensors(job.folder.weights.verified()))
     form = torch.channels_last if choice.channels_last else torch.contiguous_format
     # a folder may come from a machine with a GPU
     device = choice.device if choice.device == "cpu" or torch.cuda.is_available() else "cpu"

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -14,7 +13,6 @@ from pydantic import TypeAdapter, ValidationError
 
 import casewise
 from casewise.errors import RunError
-from casewise.files import write_json
 from casewise.modalities.registry import modality_of
 from casewise.splits.grouped import guide_name
 from casewise.study.schema import Study
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.jobs.pretraining import Pretrained
     from casewise.modalities.base import StoreReference
+    from casewise.run_folder import RunFolder
     from casewise.splits.grouped import Splits
 
 SETTINGS = (
@@ -97,39 +96,37 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def claim(folder: Path, decided: Mapping[str, Any], study: Study | None = None) -> str:
-    """Note in the run folder what its networks are made from, and return the fingerprint.
+def lock_fingerprint(folder: RunFolder, decided: Mapping[str, Any], study: Study | None = None) -> str:
+    """Record in the run folder what its networks are made from, and return the fingerprint.
 
-    A folder of an older version keeps its fingerprint where all that is new since has its default: nothing is redone.
+    A folder of an older version keeps its fingerprint where every newer setting has its default: nothing is redone.
 
     Raises:
         RunError: the folder holds networks made from something else; it says what changed.
     """
     refuse_other(folder, decided, study)
-    before = _noted(folder)
+    before = folder.fingerprint.read_or_none()
     fingerprint = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
     if before and _with_defaults(before["decided"]) == decided:
         fingerprint = before["fingerprint"]
     versions = {name: metadata.version(name) for name in ("torch", "torchvision", "timm", "lightning")}
     record = {"fingerprint": fingerprint, "casewise": casewise.__version__, **versions, "decided": dict(decided)}
-    write_json(folder / "fingerprint.json", record)
+    folder.fingerprint.write(record)
     return fingerprint
 
 
-def changed_settings(folder: Path, study: Study, part: str) -> list[str]:
-    """What changed in a part of the study (`images`, `split`) since the folder's networks were made; [] if unknown."""
-    path = folder / "study.json"
-    try:
-        before = json.loads(path.read_text())[part]
-    except (OSError, ValueError, LookupError):
+def changed_settings(folder: RunFolder, study: Study, section: str) -> list[str]:
+    """What changed in a section of the study (`images`, `split`) since the networks were made; [] if unknown."""
+    before = (folder.study.peek() or {}).get(section)
+    if not isinstance(before, dict):
         return []
-    now = study.model_dump(mode="json")[part]
+    now = study.model_dump(mode="json")[section]
     # where tiles lie and how much memory they take decides nothing
     names = [name for name in now if name in before and name not in ("store", "memory")]
-    return [line for name in names for line in _differences(f"{part}.{name}", before[name], now[name])]
+    return [line for name in names for line in _differences(f"{section}.{name}", before[name], now[name])]
 
 
-def refuse_other(folder: Path, decided: Mapping[str, Any], study: Study | None = None) -> None:
+def refuse_other(folder: RunFolder, decided: Mapping[str, Any], study: Study | None = None) -> None:
     """Stop if the folder holds finished networks that were made from something else than `decided`.
 
     With `study`, settings of the images are named one by one.
@@ -137,10 +134,10 @@ def refuse_other(folder: Path, decided: Mapping[str, Any], study: Study | None =
     Raises:
         RunError: saying what changed.
     """
-    noted = _noted(folder)
-    if not noted or not any((folder / "jobs").glob("*/*/job.json")):
+    recorded = folder.fingerprint.read_or_none()
+    if not recorded or not folder.finished_jobs():
         return
-    before = _with_defaults(noted["decided"])
+    before = _with_defaults(recorded["decided"])
     changed = _differences("tiles", before.get("tiling"), decided["tiling"]) if "tiling" in decided else []
     # Other tiles make another table of images, though nobody has changed the cohort's.
     rest = [key for key in decided if key != "tiling" and not (changed and key == "cohort")]
@@ -149,15 +146,9 @@ def refuse_other(folder: Path, decided: Mapping[str, Any], study: Study | None =
         changed = [line for text in changed for line in (images if text.startswith("images or") else [text])]
     if changed:
         raise RunError(
-            f"{folder} holds networks of another study: {'; '.join(changed[:4])}. Results of both must not be "
+            f"{folder.path} holds networks of another study: {'; '.join(changed[:4])}. Results of both must not be "
             "mixed. Give another folder with --output, or take the change back."
         )
-
-
-def _noted(folder: Path) -> dict[str, Any] | None:
-    """What `claim` last wrote into the folder."""
-    path = folder / "fingerprint.json"
-    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def _with_defaults(decided: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +12,11 @@ import torch
 
 from casewise.cohort.labels import label_table
 from casewise.errors import SplitError
-from casewise.files import write_json, write_parquet
 from casewise.jobs.build_model import network_of
 from casewise.jobs.dataset import parts_of
 from casewise.jobs.fit_subjects import divided
 from casewise.jobs.nested import choose_inside, epochs_inside
-from casewise.jobs.plan import INNER, PRETRAINING_STATE, Job, begin, write_progress
+from casewise.jobs.plan import Job, begin
 from casewise.jobs.pretraining import Pretrained, pretrain
 from casewise.jobs.tiles import tile_rows, weight_rows
 from casewise.jobs.to_table import prediction_rows
@@ -27,9 +25,9 @@ from casewise.modalities.base import PanelDataset
 from casewise.modalities.dataset import mixed_seed
 from casewise.modalities.registry import modality_of
 from casewise.models.weights import load_weights
-from casewise.predictions.table import write as write_predictions
+from casewise.predictions.table import check
 from casewise.splits.grouped import Splits, check_apart
-from casewise.splits.image_split_guard import people_seen
+from casewise.splits.image_split import training_subjects
 from casewise.study.schema import Study
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan, keep_memory
@@ -38,7 +36,7 @@ from casewise.training.fit import standardise
 from casewise.training.losses import class_counts, guess_loss
 from casewise.training.module import predict
 from casewise.training.outputs import outputs_of
-from casewise.training.strategies import TrainingContext, learn, leftovers
+from casewise.training.strategies import TrainingContext, learn
 from casewise.training.timing import Timer
 
 if TYPE_CHECKING:
@@ -64,8 +62,8 @@ class JobInputs:
 def run_job(job: Job, material: JobInputs, choice: ComputePlan, *, side_by_side: int = 1) -> None:
     """Train the job's network and write its results; a job killed before continues where its last state was written.
 
-    Writes into the job's folder `model.safetensors`, `model.json`, `predictions.parquet`, where cases have several
-    panels `tiles.parquet` and, last, `job.json`.
+    Writes the weights, their facts, the predictions, where cases have several panels those of single tiles, and, last,
+    the record of the job.
 
     Args:
         side_by_side: how many jobs share the memory for what is worked out once.
@@ -78,10 +76,10 @@ def run_job(job: Job, material: JobInputs, choice: ComputePlan, *, side_by_side:
     torch.set_num_threads(choice.threads)
     form = "channels-last" if choice.channels_last else "contiguous"
     begin(job, f"{choice.precision} {form} {'once' if material.study.compute.frozen_once else 'every step'}")
-    spent = Timer(job.folder)
+    spent = Timer(job.folder.path)
     before = epochs_inside(material.study)
     total = before + epochs_of(material.study)
-    write_progress(job, 0, total)
+    job.folder.write_progress(0, total)
     study, panels, splits = material.study, material.cohort.panels, material.splits
     subjects = panels["subject"].astype(str)
     training, held_out = splits.training(job.fold), splits.held_out(job.fold)
@@ -132,11 +130,11 @@ def run_job(job: Job, material: JobInputs, choice: ComputePlan, *, side_by_side:
 
     def tell(done: int) -> None:
         spent.note()
-        write_progress(job, before + done, total)
+        job.folder.write_progress(before + done, total)
 
     course = TrainingContext(
         outputs,
-        job.folder,
+        job.folder.path,
         mixed_seed(study.seed, job.model, job.fold),
         choice,
         study.compute.save_every,
@@ -191,16 +189,16 @@ def run_job(job: Job, material: JobInputs, choice: ComputePlan, *, side_by_side:
         **modality_of(study).facts(study, job.model),
         "panels": study.panels.model_dump(mode="json"),
         "weights": origin,
-        **people_seen(panels, seen),
+        **training_subjects(panels, seen),
         "split": splits.hash,
         "synthetic": study.synthetic,
     }
-    write_tensors(job.folder / "model.safetensors", learned.network.state_dict(), {"format": "pt"})
-    write_json(job.folder / "model.json", facts)
-    write_predictions(job.folder / "predictions.parquet", pd.concat(tables, ignore_index=True))
-    (job.folder / "tiles.parquet").unlink(missing_ok=True)
+    write_tensors(job.folder.weights, learned.network.state_dict(), {"format": "pt"})
+    job.folder.facts.write(facts)
+    job.folder.predictions.write(check(pd.concat(tables, ignore_index=True)))
+    job.folder.tile_predictions.remove()
     if by_tile := [table for table in singles if table is not None]:
-        write_parquet(job.folder / "tiles.parquet", pd.concat(by_tile, ignore_index=True))
+        job.folder.tile_predictions.write(pd.concat(by_tile, ignore_index=True))
     record = {
         "model": job.model,
         "fold": job.fold + 1,
@@ -223,12 +221,8 @@ def run_job(job: Job, material: JobInputs, choice: ComputePlan, *, side_by_side:
         **known,
         "history": learned.history,
     }
-    write_json(job.folder / "job.json", record)
-    half_done = [job.folder / name for name in ("progress.json", *PRETRAINING_STATE)]
-    for leftover in [*leftovers(job.folder), *half_done]:
-        leftover.unlink(missing_ok=True)
-    for place in [*job.folder.glob("stage*/"), *job.folder.glob(f"{INNER}/")]:
-        shutil.rmtree(place)  # with what a kill has left half written
+    job.folder.record.write(record)
+    job.folder.remove_training()
 
 
 def _check_learned(study: Study, truth: torch.Tensor, *, where: str) -> None:

@@ -20,10 +20,9 @@ import torch
 
 from casewise.cohort.labels import label_table
 from casewise.errors import TrainingError
-from casewise.files import write_json
 from casewise.jobs.build_model import network_of
 from casewise.jobs.dataset import parts_of
-from casewise.jobs.plan import INNER, Job, write_progress
+from casewise.jobs.plan import Job
 from casewise.modalities.dataset import mixed_seed
 from casewise.modalities.registry import modality_of
 from casewise.models.weights import load_weights
@@ -116,14 +115,11 @@ def epochs_inside(study: Study) -> int:
 def _trained(training: _Training, job: Job, material: JobInputs, choice: ComputePlan, before: int) -> dict[str, Any]:
     """The record of one inner training, from its file where it is finished."""
     study, panels = material.study, material.cohort.panels
-    place = job.folder / INNER / training.name
-    file = place.with_suffix(".json")
-    if file.is_file():
-        known: dict[str, Any] = json.loads(file.read_text())
-        return known
-    place.mkdir(parents=True, exist_ok=True)
+    inner = job.folder.inner(training.name)
+    if (finished := inner.record.read_or_none()) is not None:
+        return finished
     begun = time.monotonic()
-    seed = mixed_seed(study.seed, job.model, job.fold, INNER, training.fold, training.candidate)
+    seed = mixed_seed(study.seed, job.model, job.fold, "inner", training.fold, training.candidate)
     torch.manual_seed(seed)
     outputs, network = outputs_of(study), network_of(study, job.model)
     # First weights that had seen an inner fold would choose for themselves.
@@ -143,12 +139,12 @@ def _trained(training: _Training, job: Job, material: JobInputs, choice: Compute
     total = epochs_inside(study) + study.recipe.epochs
     course = TrainingContext(
         outputs,
-        place,
+        inner.folder.path,
         seed,
         choice,
         study.compute.save_every,
         "last",
-        lambda done: write_progress(job, before + done, total, f"inner training {training.name}"),
+        lambda done: job.folder.write_progress(before + done, total, f"inner training {training.name}"),
         study.compute.frozen_once,
     )
     record: dict[str, Any] = {
@@ -169,8 +165,8 @@ def _trained(training: _Training, job: Job, material: JobInputs, choice: Compute
     except TrainingError as error:  # a rate at which nothing is learned is not chosen
         record["failed"] = f"inner fold {training.fold + 1}, rate {training.lr:g}: {error}"
     record["seconds"] = round(time.monotonic() - begun, 1)
-    write_json(file, record)
-    shutil.rmtree(place)
+    inner.record.write(record)
+    shutil.rmtree(inner.folder.path, ignore_errors=True)
     return record
 
 

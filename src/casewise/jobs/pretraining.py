@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from casewise.cohort.labels import label_table
-from casewise.files import write_json
 from casewise.jobs.build_model import network_of
-from casewise.jobs.plan import Job, write_progress
+from casewise.jobs.plan import Job
 from casewise.modalities.base import StoreAddress
 from casewise.modalities.dataset import mixed_seed
 from casewise.modalities.registry import modality_of
@@ -81,9 +80,9 @@ def pretrain(
     subjects = panels["subject"].astype(str)
     used = sorted(set(subjects) - set(kept_out))
     check_apart(used, kept_out, where=f"{job.model}, fold {job.fold + 1}, pretraining")
-    done = job.folder / "pretrain" / "body.safetensors"
-    if done.is_file():
-        return load_file(done), used
+    folder = job.folder.pretraining
+    if folder.body.intact():
+        return load_file(folder.body.path), used
     truth = label_table(panels, study)
     rows = np.flatnonzero(subjects.isin(used).to_numpy() & ~np.isnan(truth).all(axis=1))
     modality, store = modality_of(study), StoreAddress(pretraining.tiles, pretraining.address)
@@ -93,7 +92,7 @@ def pretrain(
     whole = network_of(study, job.model)
     whole.body.load_state_dict(network.body.state_dict())
     standardise(whole, data.truth, outputs)
-    if study.recipe.head == "probe" and not (job.folder / "pretrain" / "state.safetensors").is_file():
+    if study.recipe.head == "probe" and not folder.state.exists():
         probe(whole, data, [str(subjects.iloc[r]) for r in rows], outputs, batch=study.recipe.batch_size)
     few = data.subset([0])
     fitted = fit(
@@ -102,14 +101,14 @@ def pretrain(
         data,
         few,
         outputs=outputs,
-        folder=job.folder / "pretrain",
+        folder=folder.path,
         seed=mixed_seed(seed, "pretrain"),
         choice=choice,
         save_every=study.compute.save_every,
-        tell=lambda n: write_progress(job, n, study.recipe.epochs, stage="pretraining"),
+        tell=lambda n: job.folder.write_progress(n, study.recipe.epochs, stage="pretraining"),
         keep="last",
     )
     body = {k: v.contiguous() for k, v in whole.body.state_dict().items()}
-    write_json(job.folder / "pretrain" / "history.json", fitted.history)
-    write_tensors(done, body, {"format": "pt"})
+    folder.history.write({"epochs": fitted.history})
+    write_tensors(folder.body, body, {"format": "pt"})
     return body, used

@@ -65,7 +65,7 @@ def prediction_rows(
         table[value_names] = values[:, place].astype(float)
         table["image"] = ""
         if level == "image":
-            # By number: paths may move between the jobs of a run; steps.train puts them in.
+            # By number: paths may move between the jobs of a run; the step `train` sets them.
             table["image"] = [str(t[0]) for t in panels["tiles"]]
         if level in ("case", "subject"):
             table["region"] = ""

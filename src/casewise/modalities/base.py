@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from casewise.run_folder import ImageFolder
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -47,34 +49,6 @@ class Picture:
 
     name: str
     pixels: np.ndarray
-
-
-@dataclass(frozen=True)
-class ImageFolder:
-    """Where the images of one cohort are prepared: folders in `root`, each with the cohort's suffix.
-
-    Attributes:
-        suffix: empty for the study's own cohort.
-        tiles: where the tile store lies if not in `root`.
-
-    >>> ImageFolder(Path("run")).of("tiles").as_posix(), ImageFolder(Path("run"), "external").of("tiles").as_posix()
-    ('run/tiles', 'run/tiles-external')
-    """
-
-    root: Path
-    suffix: str = ""
-    tiles: Path | None = None
-
-    @classmethod
-    def of_run(cls, study: Study, folder: Path, suffix: str = "") -> ImageFolder:
-        """Where a run prepares the images of its own cohort, or with a suffix those of another one."""
-        return cls(folder, suffix, None if suffix else study.images.store)
-
-    def of(self, name: str) -> Path:
-        """The folder for one purpose, such as `tiles`."""
-        if name == "tiles" and self.tiles:
-            return self.tiles
-        return self.root / (f"{name}-{self.suffix}" if self.suffix else name)
 
 
 class Overview(Protocol):

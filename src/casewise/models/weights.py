@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from casewise.errors import SplitError, WeightsError, nearest
 from casewise.models.backbones import Network, library_head
 from casewise.models.fusion import Fused, adapted, first_layer
 from casewise.models.registry import TORCHVISION, UNTRAINED
+from casewise.run_folder import JobFolder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +72,7 @@ def weights_file(name: str, weights: str, folder: Path | None) -> Path | None:
     if weights == "random":
         return None
     if weights.startswith("bundle:"):
-        return Path(weights.removeprefix("bundle:")) / "model.safetensors"
+        return JobFolder(Path(weights.removeprefix("bundle:"))).weights.path
     if weights != "pretrained":
         path = Path(weights)
         return path / f"{_file_name(name)}.safetensors" if path.is_dir() else path
@@ -192,10 +192,11 @@ def _put(body: torch.nn.Module, tensors: dict[str, Tensor], heads: tuple[str, ..
 
 
 def _from_bundle(network: Network, path: Path, held_out: Sequence[str]) -> tuple[str, list[str]]:
-    model, facts = path / "model.safetensors", path / "model.json"
-    if not (model.is_file() and facts.is_file()):
-        raise WeightsError(f"weights: {path} is no trained casewise network (model.safetensors and model.json).")
-    values = json.loads(facts.read_text())
+    folder = JobFolder(path)
+    if not (folder.weights.exists() and folder.facts.exists()):
+        names = f"{folder.weights.path.name} and {folder.facts.path.name}"
+        raise WeightsError(f"weights: {path} is not a trained casewise network ({names}).")
+    values = folder.facts.read()
     if values.get("comparison_only"):
         raise WeightsError(
             f"weights: {path} was trained for comparison only, on images split as if each showed another person: it "
@@ -215,7 +216,7 @@ def _from_bundle(network: Network, path: Path, held_out: Sequence[str]) -> tuple
         )
     if values["backbone"] != network.name:
         raise WeightsError(f"weights: {path} holds a {values['backbone']}, the study wants {network.name}.")
-    tensors = read_tensors(model)
+    tensors = read_tensors(folder.weights.verified())
     body = {k.removeprefix("body."): v for k, v in tensors.items() if k.startswith("body.")}
     changed = _fill(network, body, str(path))
     return f"bundle {path}, itself from {values['weights']}{changed}", list(values["subjects"])

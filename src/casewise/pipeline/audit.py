@@ -1,4 +1,4 @@
-"""The audit of a run: made once, kept in the run's folder with the study's reasons, made anew where inputs changed."""
+"""The audit: run once, kept in the run folder with the study's reasons, and repeated where its inputs have changed."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 import casewise
-from casewise.audit.findings import KNOWN, Audit, check_accepted, read_audit, write_audit
+from casewise.audit.findings import KNOWN, Audit, Finding, check_accepted, read_audit, write_audit
 from casewise.audit.text import of_scans
 from casewise.cohort.checks import closest
 from casewise.errors import CohortError, RunError
-from casewise.modalities.base import ImageFolder, ImageStore, PreparedCohort
+from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
-from casewise.pipeline import image_split as claimed
+from casewise.splits.image_split import image_split_of, on_both_sides
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
+    from casewise.run_folder import RunFolder
     from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
 
 
 # Evidence beside the table's columns, by the names that findings have.
 PROBES = ("border", "thumbnail", "files", "file-size", "outside-anatomy")
-# What says how networks are trained and judged, and nothing of the images and their labels.
-NOT_LOOKED_AT = (
+# How networks are trained and judged, which does not change the images and their labels.
+NOT_AUDITED = (
     "accept",
     "compute",
     "recipe",
@@ -42,40 +42,43 @@ NOT_LOOKED_AT = (
     "title",
     "description",
 )
+IMAGE_SPLIT = "image-level-split"
 
 
-def examined(study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits | None, folder: Path, show: Show) -> Audit:
-    """The audit of a study, kept as `audit.json`; made anew only where something that it looked at has changed.
+def audit(study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits, folder: RunFolder, show: Show) -> Audit:
+    """Search for one person under two names, for leaks of the split and for shortcuts.
 
-    `splits` is None where the split that the table gives cannot be used; the audit then tells why. Where slides are cut
-    it looks at a small picture of each whole slide, not at tiles.
+    Raises:
+        AuditError: naming the errors that the study does not accept; nothing was trained.
     """
-    from casewise.audit.run import audit as examine
-    from casewise.jobs.fingerprint import table_hash
+    result = current_audit(study, cohort, tiles, splits, folder, show)
+    show.line("audit", result.verdict_beside(study.accept))
+    for note in result.notes(study.accept):
+        show.line("", note)
+    result.gate(study.accept)
+    return result
+
+
+def current_audit(
+    study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits | None, folder: RunFolder, show: Show
+) -> Audit:
+    """The audit of a study as the folder keeps it, repeated only where its inputs have changed.
+
+    `splits` is None where the predefined split cannot be used; the audit then reports why.
+    """
+    from casewise.audit.run import audit as run_audit
     from casewise.models.embeddings import embedder
 
     modality, whole = modality_of(study), cohort
-    cohort, tiles = modality.audited(PreparedCohort(study, cohort, ImageFolder.of_run(study, folder), tiles), show)
+    cohort, tiles = modality.audited(PreparedCohort(study, cohort, folder.images(study.images.store), tiles), show)
     embed = embedder(study, tiles)
-    looked_at = {
-        "table": table_hash(cohort, study),
-        "columns": cohort.images.astype(str).to_json(),
-        "tiles": tiles.address,
-        "split": splits.hash if splits else "",
-        "study": study.model_dump(mode="json", exclude=set(NOT_LOOKED_AT)),
-        "network": embed.origin if embed else "",
-        "masks": _mask_files(study, cohort),
-        "casewise": casewise.__version__,
-    }
-    made_from = hashlib.sha256(json.dumps(looked_at, sort_keys=True).encode()).hexdigest()
-    path = folder / "audit.json"
-    if path.is_file():
-        before = _kept(path)
-        if before and before.facts.get("made_from") == made_from:
-            write_audit(path, before, study.accept)  # the reasons may be new
-            return before
+    made_from = _made_from(study, cohort, tiles, splits, embed.origin if embed else "")
+    earlier = _earlier(folder)
+    if earlier and earlier.facts.get("made_from") == made_from:
+        write_audit(folder.audit, earlier, study.accept)  # the reasons may be new
+        return earlier
     with show.bar("audit") as bar:
-        found = examine(
+        result = run_audit(
             study,
             cohort,
             tiles,
@@ -84,28 +87,44 @@ def examined(study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits | N
             progress=lambda done, total, text="": bar(done, total, text),
         )
     if splits and study.split.by == "image":
-        found = dataclasses.replace(found, findings=[*found.findings, claimed.finding(study, whole, splits)])
+        result = dataclasses.replace(result, findings=[*result.findings, image_split_finding(study, whole, splits)])
     if (noun := modality.noun(study).singular) != "image":
-        found = of_scans(found, noun)
-    seen = {"made_from": made_from, "embedding": embed.origin if embed else "none: no pretrained weights at hand"}
-    found = dataclasses.replace(found, facts={**found.facts, **seen})
-    write_audit(path, found, study.accept)
-    return found
+        result = of_scans(result, noun)
+    origin = embed.origin if embed else "none: no pretrained weights at hand"
+    result = dataclasses.replace(result, facts={**result.facts, "made_from": made_from, "embedding": origin})
+    write_audit(folder.audit, result, study.accept)
+    return result
+
+
+def image_split_finding(study: Study, cohort: Cohort, splits: Splits) -> Finding:
+    """What the audit reports of a study that asks for a comparison by image.
+
+    Raises:
+        CohortError, StudyError: as `image_split_of`.
+    """
+    counts = on_both_sides(cohort, image_split_of(study, cohort, splits))
+    sentence = (
+        f"For comparison only, the study is also trained with its images split as if each showed another subject: "
+        f"{counts['subjects_on_both_sides']:,} of {counts['subjects']:,} subjects are then on both sides, and networks "
+        "are tested on subjects they were trained on. The study's own figures are by subject and do not depend on it."
+    )
+    remedy = "Cite the figures by subject. Leave out `split: {by: image}` to do without the comparison."
+    return Finding(IMAGE_SPLIT, "warning", sentence, {"where": "the comparison", **counts}, remedy=remedy)
 
 
 def check_audit(study: Study, images: pd.DataFrame) -> None:
-    """Check, before any image is read, what the study says of the audit: its columns, its mask, what it accepts.
+    """Check, before any image is read, the study's settings of the audit: its columns, its mask, what it accepts.
 
     Raises:
-        CohortError: `audit.columns` or `audit.mask` name what is not there.
-        AuditError: `accept` names what no finding can be called, or gives no reason.
+        CohortError: `audit.columns` or `audit.mask` name a column that does not exist.
+        AuditError: `accept` names no possible finding, or gives no reason.
     """
     from casewise.audit.metadata import audited_columns
 
     audited_columns(study, images)
     mask, columns = study.audit.mask, [str(column) for column in images.columns]
     if mask and mask not in columns:
-        raise CohortError(f"audit.mask: {mask!r} is no column.{closest(mask, columns)}")
+        raise CohortError(f"audit.mask: {mask!r} is not a column.{closest(mask, columns)}")
     check_accepted(study.accept, possible_findings(study, columns))
 
 
@@ -114,24 +133,43 @@ def possible_findings(study: Study, columns: Sequence[str]) -> list[str]:
     own = [*study.targets, "image", "path", "subject", "case", "panel"]
     others = [column.removeprefix("table_") for column in columns if column not in own]
     shortcuts = ["shortcut-" + re.sub(r"\W+", "-", name) for name in [*others, *PROBES]]
-    told = [f"source-told-{label}" for name in study.outputs for label in study.classes_of(name)]
-    plain = [*shortcuts, *told]
+    sources = [f"source-told-{label}" for name in study.outputs for label in study.classes_of(name)]
+    plain = [*shortcuts, *sources]
     # Where several targets are predicted, a finding's name ends with the target.
     return list(dict.fromkeys([*KNOWN, *plain, *(f"{id}-{target}" for id in plain for target in study.outputs)]))
 
 
-def _kept(path: Path) -> Audit | None:
-    """The audit kept there; None where it cannot be read, as one of another version."""
+def _made_from(study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits | None, network: str) -> str:
+    """A hash of everything that the audit depends on."""
+    from casewise.jobs.fingerprint import table_hash
+
+    inputs = {
+        "table": table_hash(cohort, study),
+        "columns": cohort.images.astype(str).to_json(),
+        "tiles": tiles.address,
+        "split": splits.hash if splits else "",
+        "study": study.model_dump(mode="json", exclude=set(NOT_AUDITED)),
+        "network": network,
+        "masks": _mask_files(study, cohort),
+        "casewise": casewise.__version__,
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _earlier(folder: RunFolder) -> Audit | None:
+    """The audit that the folder keeps; None where there is none, or one that cannot be read (as of another version)."""
+    if not folder.audit.intact():
+        return None
     try:
-        return read_audit(path)
+        return read_audit(folder.audit)
     except RunError:
         return None
 
 
 def _mask_files(study: Study, cohort: Cohort) -> list[tuple[str, int, int]]:
     """Which masks the audit reads, with size and time of change."""
-    folder = study.root or study.cohort.parent
+    root = study.root or study.cohort.parent
     column = study.audit.mask
-    named = cohort.images[column].astype(str) if column and column in cohort.images else pd.Series(dtype=str)
-    files = [(text, (folder / text).stat()) for text in named if text and (folder / text).is_file()]
-    return [(text, told.st_size, told.st_mtime_ns) for text, told in files]
+    names = cohort.images[column].astype(str) if column and column in cohort.images else pd.Series(dtype=str)
+    files = [(name, (root / name).stat()) for name in names if name and (root / name).is_file()]
+    return [(name, status.st_size, status.st_mtime_ns) for name, status in files]

@@ -1,11 +1,10 @@
-"""A finished study handed to the report, with everything that the page may show."""
+"""Writing the report from everything that the page may show."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,15 +12,13 @@ import pandas as pd
 from casewise.cohort.cohort import Cohort
 from casewise.console import Show
 from casewise.evaluation.run_checks import environment, headline
-from casewise.modalities.base import FittedPreprocessing, ImageFolder, ImageStore, PreparedCohort
+from casewise.modalities.base import FittedPreprocessing, ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.splits.grouped import read_splits
 from casewise.study.schema import Study
 
-
-def job_records(folder: Path) -> list[dict[str, Any]]:
-    """What the jobs tell of themselves."""
-    return [json.loads(path.read_text()) for path in sorted((folder / "jobs").glob("*/*/job.json"))]
+if TYPE_CHECKING:
+    from casewise.run_folder import RunFolder
 
 
 def report(
@@ -30,7 +27,7 @@ def report(
     predictions: pd.DataFrame,
     results: dict[str, Any],
     tiles: ImageStore,
-    folder: Path,
+    folder: RunFolder,
     show: Show,
 ) -> Path:
     """Write the HTML report."""
@@ -38,45 +35,42 @@ def report(
     from casewise.report.page import write_report
     from casewise.report.sections.saliency import read_explanations
 
-    jobs = [record for record in job_records(folder) if record["model"] in study.networks]
+    jobs = [record for record in folder.job_records() if record["model"] in study.networks]
     modality = modality_of(study)
-    prepared = PreparedCohort(study, cohort, ImageFolder.of_run(study, folder), tiles)
-    single = folder / "tiles.parquet"
-
-    checked = folder / "audit.json"
-    material = ReportContext(
+    prepared = PreparedCohort(study, cohort, folder.images(study.images.store), tiles)
+    context = ReportContext(
         study=study,
-        audit=json.loads(checked.read_text()) if checked.is_file() else None,
+        audit=folder.audit.read_or_none(),
         cohort_images=cohort.images,
         panels=cohort.panels,
         cases=cohort.cases,
         notes=[*cohort.notes, *results["notes"]],
-        splits=json.loads((folder / "splits.json").read_text()),
+        splits=folder.splits.read(),
         predictions=predictions,
         metrics=results,
         jobs=jobs,
-        stackers=json.loads((folder / "stackers.json").read_text()),
+        stackers=folder.stackers.read_or_none() or {},
         tiles=lambda numbers: np.asarray(tiles.tiles[numbers]),
         photograph=lambda image: modality.picture(prepared, image),
         environment=environment(sum(job["seconds"] for job in jobs)),
         slide=lambda path: modality.overview(prepared, path),
-        tile_predictions=pd.read_parquet(single) if single.is_file() else None,
+        tile_predictions=folder.tile_predictions.read() if folder.tile_predictions.exists() else None,
         grids=_grids(prepared, folder),
         explanations=read_explanations(folder),
     )
-    path = write_report(material, folder / "report.html")
+    path = write_report(context, folder.report_path)
     sentence = headline(study, results)
     if sentence:
         show.line("result", sentence)
     return path
 
 
-def _grids(prepared: PreparedCohort, folder: Path) -> Callable[[str], list[tuple[str, np.ndarray]]]:
+def _grids(prepared: PreparedCohort, folder: RunFolder) -> Callable[[str], list[tuple[str, np.ndarray]]]:
     """From a case to its central panel by channel, as networks of its fold (on the test set the first's) see it."""
     from casewise.jobs.fit_subjects import fitted_rows
 
     study, panels = prepared.study, prepared.cohort.panels
-    modality, splits = modality_of(study), read_splits(folder / "splits.json")
+    modality, splits = modality_of(study), read_splits(folder.splits)
     row_of = {str(case): row for row, case in enumerate(panels["case"])}
     fitted: dict[int, FittedPreprocessing] = {}
 

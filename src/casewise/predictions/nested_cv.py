@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 NESTED = "nested"
-FILE = "nested.json"
 
 
 @dataclass(frozen=True)

@@ -1,52 +1,44 @@
-"""The networks' predictions for single tiles or windows, gathered from the jobs into `tiles.parquet` of the run."""
+"""What the networks predict of every single tile or window, gathered from the jobs into one table."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from casewise.files import write_parquet
 from casewise.predictions.table import probability_columns
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
-    from casewise.jobs.plan import Job
     from casewise.study.schema import Study
 
-NAME = "tiles.parquet"
-PLACE = ("path", "tile_x", "tile_y", "tile_side")
+POSITION = ("path", "tile_x", "tile_y", "tile_side")
 
 
-def gather(study: Study, jobs: list[Job], cohort: Cohort, folder: Path) -> Path | None:
-    """Write the tiles' own predictions: out of fold by the network that never saw the subject, else the networks' mean.
+def gather_tiles(study: Study, tables: list[pd.DataFrame], cohort: Cohort) -> pd.DataFrame:
+    """The tiles' own predictions: out of fold by the network not trained on the subject, else the networks' mean.
 
     Columns: image (number), path, tile_x, tile_y, tile_side (−1 for whole images), case, subject, model, stage,
     outer_fold, target, and y_pred and p0, p1, … or, with attention, weight (the tile's share in its case, target '').
-    None, and no file, where no case has several panels.
+
+    Args:
+        tables: of each network that has several panels a case, with its `model` and `outer_fold` (from 1).
     """
-    files = [(job, job.folder / NAME) for job in jobs if (job.folder / NAME).is_file()]
-    path = folder / NAME
-    if not files:
-        path.unlink(missing_ok=True)
-        return None
-    parts = [pd.read_parquet(file).assign(model=job.model, outer_fold=job.fold + 1) for job, file in files]
-    table = pd.concat(parts, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True)
     table["outer_fold"] = table["outer_fold"].astype("Int64")
     oof = table["stage"] == "oof"
     table = pd.concat([table[oof], _mean(study, table[~oof])], ignore_index=True)
     images = cohort.images.set_index("image")
-    for name in (*PLACE, "subject"):
+    for name in (*POSITION, "subject"):
         table[name] = table["image"].map(images[name]) if name in images else -1
-    first = ["image", *PLACE, "case", "subject", "model", "stage", "outer_fold", "target"]
-    return write_parquet(path, table[[*first, *(c for c in table if c not in first)]])
+    first = ["image", *POSITION, "case", "subject", "model", "stage", "outer_fold", "target"]
+    return table[[*first, *(c for c in table if c not in first)]]
 
 
 def _mean(study: Study, table: pd.DataFrame) -> pd.DataFrame:
-    """The mean over the folds' networks, classes decided anew."""
+    """The mean over the folds' networks, with the classes decided from the mean."""
     if table.empty:
         return table
     keys = ["model", "stage", "target", "image", "case"]

@@ -1,13 +1,13 @@
 """The run folder: the one owner of its file names, and of how its files are written, checked and read."""
 
 from casewise.run_folder.artefact import Artefact, JsonFile, TableFile, TextFile, WeightsFile
-from casewise.run_folder.folder import ExplanationFolder, ImageFolders, RunFolder
+from casewise.run_folder.folder import ExplanationFolder, ImageFolder, RunFolder
 from casewise.run_folder.job_folder import JobFolder, TrainingFolder
 
 __all__ = [
     "Artefact",
     "ExplanationFolder",
-    "ImageFolders",
+    "ImageFolder",
     "JobFolder",
     "JsonFile",
     "RunFolder",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from casewise.errors import RunError
-from casewise.files import make_folder, sweep
+from casewise.files import TEMPORARY, make_folder
 from casewise.run_folder.artefact import JsonFile, TableFile
 from casewise.run_folder.job_folder import LOCK, JobFolder
 
@@ -40,26 +40,26 @@ class ExplanationFolder:
 
 
 @dataclass(frozen=True)
-class ImageFolders:
-    """Where prepared images of one cohort lie in a run folder; those of other cohorts have a suffix."""
+class ImageFolder:
+    """Where the images of one cohort are prepared: folders in `root`, each with the cohort's suffix.
 
-    path: Path
+    Attributes:
+        suffix: empty for the study's own cohort.
+        tiles: where the tile store lies if not in `root`.
+
+    >>> ImageFolder(Path("run")).of("tiles").as_posix(), ImageFolder(Path("run"), "external").of("tiles").as_posix()
+    ('run/tiles', 'run/tiles-external')
+    """
+
+    root: Path
     suffix: str = ""
+    tiles: Path | None = None
 
-    @property
-    def tiles(self) -> Path:
-        """The image store."""
-        return self.path / f"tiles{self.suffix}"
-
-    @property
-    def slides(self) -> Path:
-        """Tiles and tissue of each slide as planned, with a small picture."""
-        return self.path / f"slides{self.suffix}"
-
-    @property
-    def scans(self) -> Path:
-        """The prepared slices of volumes."""
-        return self.path / f"scans{self.suffix}"
+    def of(self, name: str) -> Path:
+        """The folder for one purpose of the modality, such as `tiles`."""
+        if name == "tiles" and self.tiles:
+            return self.tiles
+        return self.root / (f"{name}-{self.suffix}" if self.suffix else name)
 
 
 @dataclass(frozen=True)
@@ -146,22 +146,21 @@ class RunFolder:
         """Where explanations go unless another folder is given."""
         return ExplanationFolder(self.path / "explanations")
 
-    # Prepared images, whose stores own the names inside.
+    # Prepared images; modalities name what they keep in these folders.
+
+    def images(self, store: Path | None = None) -> ImageFolder:
+        """Where images of the study's own cohort are prepared; `store` is the study's folder for its tiles, if any."""
+        return ImageFolder(self.path, "", store)
 
     @property
-    def images(self) -> ImageFolders:
-        """Prepared images of the study's own cohort."""
-        return ImageFolders(self.path)
+    def external_images(self) -> ImageFolder:
+        """Where images of the external cohort are prepared."""
+        return ImageFolder(self.path, "external")
 
     @property
-    def external_images(self) -> ImageFolders:
-        """Prepared images of the external cohort."""
-        return ImageFolders(self.path, "-external")
-
-    @property
-    def pretraining_images(self) -> ImageFolders:
-        """Prepared images of the cohort to pretrain on."""
-        return ImageFolders(self.path, "-pretraining")
+    def pretraining_images(self) -> ImageFolder:
+        """Where images of the cohort to pretrain on are prepared."""
+        return ImageFolder(self.path, "pretraining")
 
     # The comparison by image.
 
@@ -240,8 +239,9 @@ class RunFolder:
             lock.release()
 
     def _sweep(self) -> None:
-        """Remove temporary files of killed processes here; jobs sweep their own folders under their own locks."""
-        for folder in (self, self.image_split):
-            for path in (folder.path, folder.explanation_folder.path, folder.images.slides):
-                if path.is_dir():
-                    sweep(path)
+        """Remove temporary files of killed processes; jobs sweep their own folders under their own locks."""
+        jobs = {self.jobs_folder, self.image_split.jobs_folder}
+        for path in self.path.rglob(f"{TEMPORARY}*"):
+            if not jobs & set(path.parents):
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)

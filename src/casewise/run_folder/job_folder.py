@@ -6,6 +6,7 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from casewise.files import sweep, write_json
 from casewise.run_folder.artefact import Artefact, JsonFile, TableFile, TextFile, WeightsFile, log
@@ -183,6 +184,15 @@ class JobFolder(TrainingFolder):
     def write_progress(self, done: int, total: int, stage: str = "training") -> None:
         """Leave a note for the progress bar."""
         write_json(self.progress_path, {"done": done, "total": total, "stage": stage}, durable=False)
+
+    def read_progress(self, since: float) -> dict[str, Any] | None:
+        """The note, where it was written after `since` (seconds since the epoch)."""
+        try:
+            if self.progress_path.stat().st_mtime < since:
+                return None
+        except OSError:
+            return None
+        return JsonFile(self.progress_path, required=("done", "total", "stage")).peek()
 
     def finished(self, fingerprint: str) -> bool:
         """Whether the job's record stands and is of the same inputs; nothing is verified."""

@@ -6,14 +6,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from casewise.cohort.labels import panel_values
-from casewise.errors import SplitError
-from casewise.files import write_json
+from casewise.errors import DamagedError, SplitError
 from casewise.splits.predefined import TEST, imported, one_source_a_fold
 from casewise.targets import kind_named
 
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.cohort.cohort import Cohort
+    from casewise.run_folder import JsonFile
     from casewise.study.schema import Study
 
 
@@ -299,26 +298,31 @@ def check_scored(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
             )
 
 
-def write_splits(splits: Splits, path: Path) -> None:
+def write_splits(splits: Splits, file: JsonFile) -> None:
     """Write the manifest: every subject's side, the hash over it, and how it was made."""
     subjects = {s: ("test" if w == TEST else w + 1) for s, w in splits.side.items()}
-    write_json(path, {"hash": splits.hash, "folds": splits.folds, "subjects": subjects, **splits.record})
+    file.write({"hash": splits.hash, "folds": splits.folds, "subjects": subjects, **splits.record})
 
 
-def read_splits(path: Path) -> Splits:
+def read_splits(file: JsonFile) -> Splits:
     """Read a manifest and check its hash.
 
     Raises:
+        DamagedError: the file is not what was written, or no manifest.
         SplitError: the assignment was changed after it was written.
     """
-    values = json.loads(path.read_text())
-    side = {s: (TEST if w == "test" else int(w) - 1) for s, w in values["subjects"].items()}
+    values = file.read()
+    try:
+        side = {s: (TEST if w == "test" else int(w) - 1) for s, w in values["subjects"].items()}
+        folds = int(values["folds"])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{file.path} is not a split manifest ({error}). {file.remedy}") from error
     if manifest_hash(side) != values["hash"]:
         raise SplitError(
-            f"{path}: subjects were moved by hand; the hash no longer fits. Delete the run folder and run again."
+            f"{file.path}: subjects were moved by hand; the hash no longer fits. Delete the run folder and run again."
         )
     record = {k: v for k, v in values.items() if k not in ("hash", "subjects", "folds")}
-    return Splits(side=side, folds=int(values["folds"]), record=record)
+    return Splits(side=side, folds=folds, record=record)
 
 
 def check_apart(training: Sequence[str], held_out: Sequence[str], *, where: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from casewise.errors import RunError
+from casewise.run_folder import WeightsFile
 
 
 class SafetensorsCheckpoints(CheckpointIO):
@@ -21,10 +21,10 @@ class SafetensorsCheckpoints(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         tensors: dict[str, torch.Tensor] = {}
         structure = json.dumps(_flattened(checkpoint, tensors))
-        write_tensors(Path(path), tensors, {"structure": structure})
+        write_tensors(WeightsFile(Path(path)), tensors, {"structure": structure})
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
+        with safe_open(str(WeightsFile(Path(path)).verified()), framework="pt", device="cpu") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
             return _restored(json.loads(file.metadata()["structure"]), tensors)
 
@@ -32,20 +32,17 @@ class SafetensorsCheckpoints(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def write_tensors(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, str]) -> None:
-    """Write a safetensors file in one step.
+def write_tensors(file: WeightsFile, tensors: dict[str, torch.Tensor], facts: dict[str, str]) -> None:
+    """Write a safetensors file in one step, with its checksum.
 
     Raises:
         RunError: the disk is full or the folder cannot be written; the file that was there is kept.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, metadata=facts)
-        os.replace(partial, path)
-    except Exception as error:  # safetensors reports a full disk by an error type of its own
-        partial.unlink(missing_ok=True)
-        raise RunError(f"{path} could not be written: {error}. What was there is kept.") from error
+    with file.replacing() as temporary:
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=facts)
+        except Exception as error:  # safetensors reports a full disk by an error type of its own
+            raise RunError(f"{file.path} could not be written: {error}. The earlier file is kept.") from error
 
 
 def _flattened(value: Any, tensors: dict[str, torch.Tensor]) -> Any:

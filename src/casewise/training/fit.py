@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from casewise.errors import SplitError, TrainingError
 from casewise.modalities.dataset import Batches, standard
 from casewise.models.backbones import Network
+from casewise.run_folder import TrainingFolder
 from casewise.study.schema import Recipe
 from casewise.training.checkpoint import SafetensorsCheckpoints
 from casewise.training.compute_plan import ComputePlan
@@ -92,7 +93,7 @@ def fit(
         until: end after so many epochs; the rate falls as over all of the recipe's.
     """
     quiet()
-    state = folder / "state.safetensors"
+    state = TrainingFolder(folder).state
     network = network.to(memory_format=torch.channels_last if choice.channels_last else torch.contiguous_format)  # type: ignore[call-overload]
     module = Training(network, recipe, train, stop, outputs=outputs, seed=seed, channels_last=choice.channels_last)
     stopping = EarlyStopping(
@@ -112,14 +113,14 @@ def fit(
         default_root_dir=folder,
         callbacks=[
             *([stopping] if keep == "best" else []),
-            Saver(state, save_every),
+            Saver(state.path, save_every),
             *([Ticker(tell)] if tell else []),
         ],
     )
     # Lightning leaves the mode as it finds it, and looking at features has left the network in eval mode.
     module.train()
     try:
-        trainer.fit(module, ckpt_path=str(state) if state.is_file() else None)
+        trainer.fit(module, ckpt_path=str(state.path) if state.intact() else None)
     except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit of its own
         raise KeyboardInterrupt from stopped
     except TrainingError as error:

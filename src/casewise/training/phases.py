@@ -5,9 +5,7 @@ What frozen layers make of panels that do not vary is worked out once for all ep
 
 from __future__ import annotations
 
-import json
 import math
-from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,24 +14,19 @@ from safetensors.torch import load_file
 from torch import nn
 
 from casewise.errors import TrainingError
-from casewise.files import write_json
 from casewise.modalities.base import PanelDataset
 from casewise.modalities.dataset import Batches, mixed_seed
 from casewise.models.freezing import freeze, parameter_counts
 from casewise.models.frozen_split import split_at
+from casewise.run_folder import TrainingFolder
 from casewise.training.checkpoint import write_tensors
 from casewise.training.feature_cache import Buffer, FixedData, Upper, Whole, activations, fixed
 from casewise.training.timing import Timer
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from casewise.models.backbones import Network
     from casewise.study.schema import Phase, Recipe
     from casewise.training.strategies import TrainingContext
-
-COPIES = "copies.bin"
-ACTIVATIONS = ("train.bin", "stop.bin")
 
 
 def in_phases(
@@ -52,19 +45,18 @@ def in_phases(
     told: list[dict[str, Any]] = []
     best, best_epoch, kept = math.inf, 0, {}
     for number, phase in enumerate(recipe.phases):
-        place = course.folder / f"stage{number}"
-        if place.with_suffix(".json").is_file():
-            done = json.loads(place.with_suffix(".json").read_text())
-            network.load_state_dict(load_file(place.with_suffix(".safetensors")))
+        files = course.files.stage(number)
+        if files.finished():
+            done = files.record.read()
+            network.load_state_dict(load_file(files.weights.path))
         else:
-            place.mkdir(parents=True, exist_ok=True)
             if copies and not steady and train.copyable:
-                steady = fixed(train, copies, seed=course.seed, path=course.folder / COPIES, room=room)
+                steady = fixed(train, copies, seed=course.seed, path=course.files.copies, room=room)
             told_from = _from(course, number, len(history), room.left)
-            done = _phase(network, recipe, phase, steady or train, stop, told_from, place)
-            write_tensors(place.with_suffix(".safetensors"), network.state_dict(), {"format": "pt"})
-            write_json(place.with_suffix(".json"), done)
-        clear(place)
+            done = _phase(network, recipe, phase, steady or train, stop, told_from, files.folder)
+            write_tensors(files.weights, network.state_dict(), {"format": "pt"})
+            files.record.write(done)
+        files.folder.remove_caches()
         if done["best_loss"] < best:
             best, best_epoch = done["best_loss"], len(history) + done["best_epoch"]
             kept = {name: value.detach().clone() for name, value in network.state_dict().items()}
@@ -77,13 +69,6 @@ def in_phases(
     return history, best_epoch, best, told
 
 
-def clear(folder: Path) -> None:
-    """Remove what was kept in files while it was learned from."""
-    for path in [folder / COPIES, *folder.glob("stage*/*.bin"), *(folder / name for name in ACTIVATIONS)]:
-        with suppress(PermissionError):  # Windows keeps what is still mapped; it is removed with the job's other files
-            path.unlink(missing_ok=True)
-
-
 def _phase(
     network: Network,
     recipe: Recipe,
@@ -91,7 +76,7 @@ def _phase(
     train: PanelDataset | FixedData,
     stop: PanelDataset,
     course: TrainingContext,
-    place: Path,
+    folder: TrainingFolder,
 ) -> dict[str, Any]:
     """Train one phase and tell what was frozen, how many weights learned, how it was computed and what it cost."""
     stated = {name: getattr(phase, name) for name in ("lr", "schedule", "batch_norm")}
@@ -101,8 +86,8 @@ def _phase(
     train = train.with_variations(phase.variations)
     last = freeze(network, phase.freeze)
     counts = parameter_counts(network)
-    spent = Timer(place)
-    learner, data, watched, way = _shortened(network, phase, recipe, train, stop, course, place)
+    spent = Timer(folder.path)
+    learner, data, watched, way = _shortened(network, phase, recipe, train, stop, course, folder)
     spent.note()
 
     def tell(epoch: int) -> None:
@@ -110,7 +95,7 @@ def _phase(
         if course.tell:
             course.tell(epoch)
 
-    fitted = replace(course, tell=tell).fit(learner, each, data, watched, place)
+    fitted = replace(course, tell=tell).fit(learner, each, data, watched, folder.path)
     return {
         "freeze": phase.freeze,
         "last_frozen": last,
@@ -132,7 +117,7 @@ def _shortened(
     train: PanelDataset | FixedData,
     stop: PanelDataset,
     course: TrainingContext,
-    place: Path,
+    folder: TrainingFolder,
 ) -> tuple[Any, Batches, Batches, str]:
     """What is trained on what: the network on panels, or only what learns, on what the frozen part makes of them."""
     plain = (network, train, stop)
@@ -158,8 +143,8 @@ def _shortened(
     network.to(memory_format=form)  # type: ignore[call-overload]
     bf16, room = course.choice.precision == "bf16", Buffer(course.memory)
     kept = [
-        activations(frozen, data, bf16=bf16, form=form, path=place / name, room=room)
-        for name, data in zip(ACTIVATIONS, (train, stop), strict=True)
+        activations(frozen, data, bf16=bf16, form=form, path=path, room=room)
+        for path, data in zip(folder.activations, (train, stop), strict=True)
     ]
     return Upper(network, rest), kept[0], kept[1], "what frozen layers make of a panel computed once"
 

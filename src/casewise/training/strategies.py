@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -13,10 +12,10 @@ from typing import Any, Literal
 from safetensors.torch import load_file
 
 from casewise.errors import TrainingError
-from casewise.files import write_json
 from casewise.modalities.base import PanelDataset
 from casewise.modalities.dataset import Batches, FeatureData, mixed_seed
 from casewise.models.backbones import Network
+from casewise.run_folder import JsonFile, TrainingFolder
 from casewise.study.schema import Recipe
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan
@@ -26,8 +25,7 @@ from casewise.training.linear_probe import features, probe
 from casewise.training.lr_finder import find_rate
 from casewise.training.outputs import Output
 from casewise.training.param_groups import HeadOnly, layer_groups, unfreeze
-from casewise.training.phases import ACTIVATIONS, COPIES, clear, in_phases
-from casewise.training.timing import FILE as SPENT
+from casewise.training.phases import in_phases
 
 Tell = Callable[[int], None]
 
@@ -64,6 +62,11 @@ class TrainingContext:
     until: int | None = None
     memory: int = field(default=MEMORY, kw_only=True)
 
+    @property
+    def files(self) -> TrainingFolder:
+        """The files of the folder."""
+        return TrainingFolder(self.folder)
+
     def fit(self, network: Network | HeadOnly, recipe: Recipe, train: Batches, stop: Batches, folder: Path) -> Fitted:
         """Fit a network, or a part of one, keeping its state in `folder`."""
         return fit(
@@ -95,28 +98,26 @@ def learn(
     Args:
         subjects: whose each row of `train` is, to choose the penalty of a probed head by.
     """
-    # not the state of a cohort pretrained on, which lies in the same folder
-    marks = ("state.safetensors", "stage*/state.safetensors", "stage*.json")
     network.to(course.choice.device)
-    begun = any(any(course.folder.glob(mark)) for mark in marks)
+    begun = course.files.begun()
     heads: tuple[FeatureData, FeatureData] | None = None
     if recipe.tuning in ("head_only", "gradual_unfreezing"):
         heads = _featured(network, train, recipe), _featured(network, stop, recipe)
     found = None
     if recipe.lr == "find" and heads:
         # before the probe: for a fitted head alone no rate makes the loss fall
-        found = _found(HeadOnly(network), heads[0], recipe, course)
+        found = _found(HeadOnly(network), heads[0], recipe, course, course.files.rate_search)
     if recipe.head == "probe" and not begun:
         seen = heads[0].features if heads else None
         probe(network, train, subjects, course.outputs, batch=recipe.batch_size, seen=seen)
     if recipe.lr == "find":
-        found = found or _found(network, train, recipe, course)
+        found = found or _found(network, train, recipe, course, course.files.rate_search)
         recipe = recipe.model_copy(update={"lr": found["chosen"]})
     if recipe.phases:
         try:
             history, best_epoch, best, phases = in_phases(network, recipe, train, stop, course)
         finally:
-            clear(course.folder)
+            course.files.remove_caches()
         return Learned(network, history, best_epoch, best, phases=phases)
     if recipe.tuning == "gradual_unfreezing" and heads:
         return _fine(network, recipe, train, stop, heads, course, found)
@@ -133,17 +134,17 @@ def _featured(network: Network, data: PanelDataset, recipe: Recipe) -> FeatureDa
 
 
 def _found(
-    network: Network | HeadOnly, train: Batches, recipe: Recipe, course: TrainingContext, name: str = "finder.json"
+    network: Network | HeadOnly, train: Batches, recipe: Recipe, course: TrainingContext, file: JsonFile
 ) -> dict[str, Any]:
-    """The finder's curve, from its file where a killed job has written it."""
-    path = course.folder / name
-    if not path.is_file():
+    """The curve of the learning-rate search, from its file where a killed job has written it."""
+    values = file.read_or_none()
+    if values is None:
         try:
             found = find_rate(network, recipe, train, outputs=course.outputs, seed=course.seed, choice=course.choice)
         except TrainingError as error:
             raise TrainingError(f"{network.name}: {error}, or take {network.name} out of `backbones`.") from None
-        write_json(path, asdict(found))
-    values: dict[str, Any] = json.loads(path.read_text())
+        file.write(asdict(found))
+        values = file.read()
     return values
 
 
@@ -168,23 +169,22 @@ def _fine(
             # The head's rate says nothing about the layers below it. Where no rate is found for them the head's is
             # kept: a stage that does not help is taken back.
             with suppress(TrainingError):
-                found = _found(network, train, recipe, course, "finder-body.json")
+                found = _found(network, train, recipe, course, course.files.body_rate_search)
                 each = each.model_copy(update={"lr": found["chosen"]})
-        place = course.folder / f"stage{unfrozen}"
+        files = course.files.stage(unfrozen)
         before = {k: v.detach().clone() for k, v in network.state_dict().items()}
-        if place.with_suffix(".json").is_file():
-            stage = json.loads(place.with_suffix(".json").read_text())
-            network.load_state_dict(load_file(place.with_suffix(".safetensors")))
+        if files.finished():
+            stage = files.record.read()
+            network.load_state_dict(load_file(files.weights.path))
         else:
-            place.mkdir(parents=True, exist_ok=True)
             told = replace(
                 _told_from(course, len(history)),
                 seed=mixed_seed(course.seed, "stage", unfrozen) if unfrozen else course.seed,
             )
             fitted = (
-                told.fit(network, each, train, stop, place)
+                told.fit(network, each, train, stop, files.folder.path)
                 if unfrozen
-                else told.fit(HeadOnly(network), each, *heads, place)
+                else told.fit(HeadOnly(network), each, *heads, files.folder.path)
             )
             stage = {
                 "unfrozen": unfrozen,
@@ -192,8 +192,8 @@ def _fine(
                 "best_epoch": fitted.best_epoch,
                 "history": fitted.history,
             }
-            write_tensors(place.with_suffix(".safetensors"), network.state_dict(), {"format": "pt"})
-            write_json(place.with_suffix(".json"), stage)
+            write_tensors(files.weights, network.state_dict(), {"format": "pt"})
+            files.record.write(stage)
         improved = stage["best_loss"] < best
         stages.append({**{k: stage[k] for k in ("unfrozen", "best_loss")}, "kept": improved})
         if improved:
@@ -210,11 +210,3 @@ def _told_from(course: TrainingContext, done: int) -> TrainingContext:
     """The same course, telling its progress on top of the stages before."""
     tell = course.tell
     return replace(course, tell=(lambda epoch: tell(done + epoch)) if tell else None)
-
-
-def leftovers(folder: Path) -> list[Path]:
-    """What training leaves in a job's folder to continue from; nothing of it is needed once the job is done."""
-    names = ("state.safetensors", "finder.json", "finder-body.json", SPENT, COPIES)
-    stages = sorted(folder.glob("stage*.safetensors")) + sorted(folder.glob("stage*.json"))
-    inside = [path for name in ("state.safetensors", SPENT, *ACTIVATIONS) for path in folder.glob(f"stage*/{name}")]
-    return [folder / name for name in names] + stages + sorted(inside)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
 from casewise.files import write_json
-
-FILE = "spent.json"
+from casewise.run_folder import JsonFile, TrainingFolder
 
 
 class Timer:
     """Seconds by the clock and of the cores, kept in a file of the work's folder; what a kill undid is in them."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / FILE
-        before = json.loads(self._path.read_text()) if self._path.is_file() else {}
+        self._path = TrainingFolder(folder).timing
+        before = JsonFile(self._path).peek() or {}
         self._before = (before.get("seconds", 0.0), before.get("core_seconds", 0.0))
         self._stretches = before.get("stretches", 0) + 1
         # of all threads, whatever else the cores had to do
@@ -31,4 +29,4 @@ class Timer:
 
     def note(self) -> None:
         """Write down what it has cost so far."""
-        write_json(self._path, self.told())
+        write_json(self._path, self.told(), durable=False)

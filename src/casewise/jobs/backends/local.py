@@ -9,19 +9,19 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, RunError, StudyError, TrainingError, WeightsError
-from casewise.files import write_json
-from casewise.jobs.plan import Job, write_progress
+from casewise.jobs.plan import Job
 from casewise.modalities.registry import modality_of, register
 
 if TYPE_CHECKING:
     from casewise.jobs.job import JobInputs
     from casewise.modalities.base import Modality
     from casewise.models.backbones import Network
+    from casewise.run_folder import RunFolder
     from casewise.study.schema import Compute
     from casewise.training.compute_plan import ComputePlan
 
@@ -29,7 +29,7 @@ Tell = Callable[[float, str], None]
 FAILED = "failed"
 
 
-def run_jobs(jobs: Sequence[Job], material: JobInputs, folder: Path, *, tell: Tell) -> None:
+def run_jobs(jobs: Sequence[Job], material: JobInputs, folder: RunFolder, *, tell: Tell) -> None:
     """Train every job that is not finished.
 
     Args:
@@ -41,7 +41,7 @@ def run_jobs(jobs: Sequence[Job], material: JobInputs, folder: Path, *, tell: Te
     """
     from joblib import Parallel, delayed
 
-    waiting = [job for job in jobs if not job.finished]
+    waiting = [job for job in jobs if not job.intact()]
     if not waiting:
         tell(len(jobs), f"{len(jobs)} networks, all trained before")
         return
@@ -87,18 +87,19 @@ def _run(job: Job, material: JobInputs, choice: ComputePlan, workers: int) -> st
     from casewise.training.compute_plan import give_memory_back
 
     try:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(job.folder / ".lock", timeout=30):
+        job.folder.path.mkdir(parents=True, exist_ok=True)
+        with FileLock(job.folder.lock_path, timeout=30):
+            job.folder.sweep()
             run_job(job, material, choice, side_by_side=workers)
         return ""
     except TrainingError as error:
-        write_progress(job, 0, 1, FAILED)
+        job.folder.write_progress(0, 1, FAILED)
         return f"fold {job.fold + 1}, {error}"
     except Timeout:
-        raise RunError(f"{job.folder} is held by a process of an earlier run. Stop it, then run again.") from None
+        raise RunError(f"{job.folder.path} is held by a process of an earlier run. Stop it, then run again.") from None
     except OSError as error:
         raise CasewiseError(
-            f"{job.model}, fold {job.fold + 1}: {error.strerror or error} ({error.filename or job.folder}). "
+            f"{job.model}, fold {job.fold + 1}: {error.strerror or error} ({error.filename or job.folder.path}). "
             "Finished networks are kept; run again to continue."
         ) from error
     finally:
@@ -133,19 +134,18 @@ def _side_by_side(material: JobInputs, waiting: int) -> tuple[int, int]:
     return workers, max(1, available // max(1, wanted))
 
 
-def _choices(waiting: Sequence[Job], material: JobInputs, folder: Path, threads: int) -> dict[str, ComputePlan]:
+def _choices(waiting: Sequence[Job], material: JobInputs, folder: RunFolder, threads: int) -> dict[str, ComputePlan]:
     """For each backbone: check its first weights for every fold, then pick how it runs; kept in the run folder."""
     import torch
 
     from casewise.jobs.build_model import network_of
     from casewise.models.weights import load_weights
-    from casewise.training.compute_plan import ComputePlan, choose, give_memory_back, keep_memory, memo_path
+    from casewise.training.compute_plan import choose, give_memory_back, keep_memory, memo_path
 
     study = material.study
     if study.compute.keep_memory:
         keep_memory()  # as the jobs do, whose speed is measured here
-    path = folder / "compute.json"
-    kept = json.loads(path.read_text()) if path.is_file() else {}
+    kept = folder.compute.read_or_none() or {}
     found: dict[str, ComputePlan] = {}
     missing: list[str] = []
     size = study.images.size
@@ -166,31 +166,46 @@ def _choices(waiting: Sequence[Job], material: JobInputs, folder: Path, threads:
         except WeightsError as error:
             missing.append(str(error))
             continue
-        if model in kept:
-            values = kept[model]
-            choice = ComputePlan(**{**values, "measured": tuple(tuple(pair) for pair in values["measured"])})
+        choice = _recorded_plan(kept.get(model), folder, model)
+        if choice:
             if _holds(choice, study.compute):
-                found[model] = choice
                 if study.compute.threads not in ("auto", choice.threads):
-                    found[model] = replace(choice, threads=int(study.compute.threads))
-                    kept[model] = asdict(found[model])
-                    write_json(path, kept)
+                    choice = replace(choice, threads=int(study.compute.threads))
+                found[model] = choice
+                if kept.get(model) != (values := json.loads(json.dumps(asdict(choice)))):
+                    kept[model] = values
+                    folder.compute.write(kept)
                 continue
-            if any(any(job.folder.parent.glob("*/job.json")) for job in waiting if job.model == model):
+            if any(record["model"] == model for record in folder.job_records()):
                 raise RunError(
-                    f"{folder}: {model} was trained on {choice.device} in {choice.precision}, which is not "
+                    f"{folder.path}: {model} was trained on {choice.device} in {choice.precision}, which is not "
                     "what the study states or what this machine has. Give another folder with --output."
                 )
         found[model] = choose(
             network, study.compute, side=side, batch=study.recipe.batch_size, threads=threads, memo=memo_path()
         )
         kept[model] = asdict(found[model])
-        write_json(path, kept)
+        folder.compute.write(kept)
         del network
         give_memory_back()
     if missing:
         raise WeightsError("\n".join(missing))
     return found
+
+
+def _recorded_plan(values: Any, folder: RunFolder, model: str) -> ComputePlan | None:
+    """The plan that a network was trained by: as kept, else as its finished folds record; None if there is neither."""
+    from casewise.training.compute_plan import ComputePlan
+
+    with suppress(TypeError, LookupError):
+        return ComputePlan(**{**values, "measured": tuple(tuple(pair) for pair in values["measured"])})
+    for record in folder.job_records():
+        if record["model"] == model:
+            with suppress(LookupError):
+                stated = {name: record[name] for name in ("device", "precision", "threads")}
+                why = "as in the finished folds, since the file that recorded it was missing or damaged"
+                return ComputePlan(**stated, channels_last=record["memory_format"] == "channels-last", why=why)
+    return None
 
 
 def _holds(choice: ComputePlan, compute: Compute) -> bool:
@@ -240,11 +255,7 @@ def _watch(jobs: Sequence[Job], tell: Tell, over: threading.Event) -> None:
 
 def _share(job: Job, begun: float) -> float | None:
     """Share of its epochs that a running job has done, -1 if it failed; early stopping makes it a lower bound."""
-    note = job.folder / "progress.json"
-    try:
-        if note.stat().st_mtime < begun:
-            return None
-        values = json.loads(note.read_text())
-    except (OSError, ValueError):
+    progress = job.folder.read_progress(begun)
+    if progress is None:
         return None
-    return -1.0 if values.get("stage") == FAILED else float(values["done"]) / max(1, values["total"])
+    return -1.0 if progress["stage"] == FAILED else float(progress["done"]) / max(1, progress["total"])

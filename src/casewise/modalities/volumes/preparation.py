@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from casewise.console import Show
     from casewise.modalities.store.store import TileStore
 
-# Where in a run folder prepared slices are kept.
-SCANS = "scans"
-
 
 @dataclass(frozen=True, eq=False)
 class PreparedScans:

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from casewise.run_folder import RunFolder
+
 if TYPE_CHECKING:
     import pandas as pd
 
-PREDICTIONS = "predictions.parquet"
 WHAT = ("case", "region", "image", "target")
 
 
@@ -95,16 +96,14 @@ def told(compared: dict[str, Any], merit: str) -> str:
 
 
 def _at_hand(runs: Sequence[Path]) -> bool:
-    return all((folder / PREDICTIONS).is_file() for folder in runs)
+    return all(RunFolder(folder).predictions.exists() for folder in runs)
 
 
 def _final(folder: Path, stage: str, targets: Iterable[str]) -> pd.DataFrame:
     """What is judged of a run: one row a learner, case, region, image and target."""
-    import pandas as pd
-
     from casewise.predictions.table import final_rows
 
-    rows = pd.read_parquet(folder / PREDICTIONS)
+    rows = RunFolder(folder).predictions.read()
     return final_rows(rows[(rows["stage"] == stage) & rows["target"].isin(list(targets))])
 
 

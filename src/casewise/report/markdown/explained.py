@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from casewise.report.sections.saliency import ALMOST, GROUPS, HIT, SHARE, sentence_of
+
+if TYPE_CHECKING:
+    from casewise.run_folder import RunFolder
 
 HEADS = {
     "hit": "highest point in the lesion",
@@ -24,10 +25,9 @@ _TITLES = {
 }
 
 
-def explained(folder: Path) -> list[str]:
+def explained(folder: RunFolder) -> list[str]:
     """Sentences and a table of each figure; nothing where nothing was measured."""
-    path = folder / "explanations.json"
-    told = json.loads(path.read_text()).get("measured") if path.is_file() else None
+    told = (folder.explanations.read_or_none() or {}).get("measured")
     if not told or "made_of" not in told:
         return []
     networks = {name: one for name, one in told["networks"].items() if one.get("all")}

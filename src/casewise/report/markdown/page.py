@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,8 @@ from casewise.report.markdown import compare as results_beside
 from casewise.report.markdown import explained as results_explained
 from casewise.report.markdown import nested as results_nested
 from casewise.report.markdown import training as results_training
-from casewise.splits.image_split_guard import refuse_comparison
+from casewise.run_folder import RunFolder
+from casewise.splits.image_split import refuse_image_split
 from casewise.study.schema import network_names
 
 METRICS = {"mae": "MAE", "mse": "MSE", "pcc": "PCC", "ccc": "CCC", "icc": "ICC(2,1)", "bias": "bias"}
@@ -79,7 +79,7 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
         lines += results_nested.over_folds(target, material) if stage == "oof" else []
         lines += results_classes.single_class(target, stage, metrics, results_classes.unit_of(study, target))
         lines += [*results_classes.details(study, target, stage, metrics), ""]
-    lines += results_explained.explained(run)
+    lines += results_explained.explained(RunFolder(run))
     lines += results_training.claimed(material[0], stage)
     lines += results_training.beside(material)
     lines += [] if metrics.get("within") else alone
@@ -94,17 +94,12 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
 
 
 def _material(folder: Path) -> dict[str, Any]:
-    refuse_comparison(folder)
-    try:
-        found: dict[str, Any] = {
-            name: json.loads((folder / f"{name}.json").read_text()) for name in ("study", "metrics", "splits")
-        }
-    except OSError:
-        raise RunError(f"{folder} holds no finished run: study.json, metrics.json or splits.json is missing.") from None
-    found["folder"] = folder
-    audit = folder / "audit.json"
-    found["audit"] = json.loads(audit.read_text()) if audit.is_file() else None
-    found["jobs"] = [json.loads(p.read_text()) for p in sorted(folder.glob("jobs/*/*/job.json"))]
+    files = RunFolder(folder)
+    refuse_image_split(files)
+    found: dict[str, Any] = {name: getattr(files, name).read() for name in ("study", "metrics", "splits")}
+    found["folder"] = files
+    found["audit"] = files.audit.read() if files.audit.exists() else None
+    found["jobs"] = files.job_records()
     networks = network_names(found["study"]["backbones"], (found["study"].get("volumes") or {}).get("fusion", []))
     found["jobs"] = [job for job in found["jobs"] if job["model"] in networks]
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.report.formatting import frozen_words
@@ -13,6 +12,8 @@ from casewise.report.sections import phases
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from casewise.run_folder import RunFolder
 
 UNSEEN = {"oof": "others, out of fold", "test": "the test set"}
 NUMBERS = {"mae": "MAE", "ccc": "CCC", "pcc": "PCC"}
@@ -64,12 +65,10 @@ def _rows_of(study: dict[str, Any]) -> str:
 
 def _images(part: dict[str, Any]) -> int:
     """How many images the subjects of the split have; 0 where the run's cohort is gone."""
-    import pandas as pd
-
-    path = part["folder"] / "cohort.parquet"
-    if not path.is_file():
+    cohort = part["folder"].cohort
+    if not cohort.exists():
         return 0
-    rows = pd.read_parquet(path, columns=["subject", "path"])
+    rows = cohort.read(["subject", "path"])
     if known := part["splits"].get("subjects"):
         rows = rows[rows["subject"].astype(str).isin(list(known))]
     # A slide stands in one row a tile.
@@ -216,9 +215,7 @@ def claimed(material: dict[str, Any], stage: str) -> list[str]:
     return ["## What the published way of splitting would have claimed", "", *lines, "", *units, believe, ""]
 
 
-def _predictions(folder: Path) -> pd.DataFrame | None:
-    """What was recorded of everyone judged, or None where it is gone."""
-    import pandas as pd
-
-    path = folder / "predictions.parquet"
-    return pd.read_parquet(path, columns=["subject", "stage", "target", "y_true"]) if path.is_file() else None
+def _predictions(folder: RunFolder) -> pd.DataFrame | None:
+    """What was recorded of every subject, or None where the predictions are missing."""
+    file = folder.predictions
+    return file.read(["subject", "stage", "target", "y_true"]) if file.exists() else None

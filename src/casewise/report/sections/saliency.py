@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from casewise.errors import RunError
 from casewise.modalities.registry import modality_of
 from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import interval, number
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from casewise.report.context import ReportContext
+    from casewise.run_folder import RunFolder
 
 MOST_CASES = 8
 MOST_NETWORKS = 12
@@ -244,31 +245,24 @@ def _verdict(figure: dict[str, Any]) -> str:
     return MORE if low > 0 else LESS
 
 
-def read_explanations(folder: Path) -> dict[str, Any] | None:
+def read_explanations(folder: RunFolder) -> dict[str, Any] | None:
     """What `casewise explain` left in a run folder; None where there is nothing, or of other networks."""
-    try:
-        told: dict[str, Any] = json.loads((folder / "explanations.json").read_text())
-        made_from = json.loads((folder / "fingerprint.json").read_text())["fingerprint"]
-    except (OSError, ValueError, LookupError):
-        return None
-    if told.get("made_from") != made_from:
+    told, fingerprint = folder.explanations.read_or_none(), folder.fingerprint.peek()
+    if not told or not fingerprint or told.get("made_from") != fingerprint["fingerprint"]:
         return None
     if told.get("measured") and not _still(folder, told["measured"]):
         told["measured"] = None
     if told.get("shown"):
-        told["shown"]["folder"] = str(folder / told["shown"]["folder"])
+        told["shown"]["folder"] = str(folder.path / told["shown"]["folder"])
     return told
 
 
-def _still(folder: Path, measured: dict[str, Any]) -> bool:
+def _still(folder: RunFolder, measured: dict[str, Any]) -> bool:
     """Whether the figures are of the masks, the column and the plan that the run has now."""
-    import pandas as pd
-
     from casewise.explain.cache_key import made_of, still
 
     try:
-        study = json.loads((folder / "study.json").read_text())
-        images = pd.read_parquet(folder / "cohort.parquet")
-    except (OSError, ValueError):
+        study, images = folder.study.read(), folder.cohort.read()
+    except RunError:
         return False
     return still(measured.get("made_of") or {}, made_of(study, images))

@@ -1,0 +1,125 @@
+"""The external cohort, which the trained networks are tested on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from casewise.audit.cross_cohort import check_twins_between
+from casewise.cohort.checks import alike
+from casewise.cohort.cohort import Cohort, read_cohort
+from casewise.cohort.labels import label_table
+from casewise.console import Silent
+from casewise.errors import CohortError, SplitError
+from casewise.modalities.base import ImageStore, PreparedCohort
+from casewise.modalities.registry import modality_of
+
+if TYPE_CHECKING:
+    from casewise.console import Show
+    from casewise.jobs.pretraining import Pretrained
+    from casewise.run_folder import RunFolder
+    from casewise.study.schema import Study
+
+
+def external_study(study: Study) -> Study:
+    """The study that reads the external cohort: its own table, the same targets, images and panels."""
+    settings = study.external
+    assert settings is not None
+    changes = {
+        "name": study.external_name,
+        "cohort": settings.cohort,
+        "root": settings.root,
+        "columns": settings.columns,
+        "where": settings.where,
+        "where_not": settings.where_not,
+        # a column that the study names is one of its own table: another table may have another
+        "targets": {
+            name: target.model_copy(update={"column": None}) if name in settings.columns else target
+            for name, target in study.targets.items()
+        },
+        "split": study.split.model_copy(update={"stratify_by": None, "column": None, "leave_out": None}),
+        "evaluation": study.evaluation.model_copy(update={"response": False, "readers": {}, "bands": {}}),
+    }
+    return study.model_copy(update=changes)
+
+
+def read_external(study: Study, main: Cohort) -> tuple[Study, Cohort]:
+    """Read and check the table of the external cohort, under its own study.
+
+    Raises:
+        CohortError: the table has problems, such as classes that the networks do not know.
+        SplitError: it shares names of subjects with the study, which does not state that they are other people.
+    """
+    settings = study.external
+    assert settings is not None
+    other = external_study(study)
+    cohort = read_cohort(other, to_learn=False)
+    if np.isnan(label_table(cohort.panels, other)).all():
+        raise CohortError(f"external: {settings.cohort} has none of {', '.join(study.outputs)} recorded.")
+    _check_subjects(study, cohort, set(main.images["subject"].astype(str)), "the study's own subjects")
+    return other, cohort
+
+
+def prepare_external(study: Study, main: Cohort, tiles: ImageStore, folder: RunFolder, show: Show) -> PreparedCohort:
+    """Read and prepare the external cohort; its name is put in front of its subjects' names.
+
+    Raises:
+        CohortError: as `read_external`; or an image of it is also in the study's own cohort.
+        SplitError: as `read_external`.
+    """
+    other, cohort = read_external(study, main)
+    modality = modality_of(other)
+    cohort = modality.read(other, cohort, folder.external_images, show)
+    store = modality.prepare(other, cohort, folder.external_images, show, "external")
+    prepared = PreparedCohort(other, cohort, folder.external_images, store)
+    check_twins_between(
+        *modality.audited(PreparedCohort(study, main, folder.images(study.images.store), tiles), show),
+        *modality.audited(prepared, show),
+        where="in the cohort to be tested on",
+        other_people=True,
+    )
+    prefix = f"{other.name}:"
+    renamed = {
+        name: table.assign(subject=prefix + table["subject"].astype(str), case=prefix + table["case"].astype(str))
+        for name, table in (("images", cohort.images), ("panels", cohort.panels), ("cases", cohort.cases))
+    }
+    subjects = cohort.cases["subject"].nunique()
+    show.line("external", f"{other.name}: {subjects:,} subjects, {modality.described(other, cohort)}")
+    return replace(prepared, cohort=Cohort(**renamed, notes=[f"{other.name}: {note}" for note in cohort.notes]))
+
+
+def check_apart_from_pretraining(
+    study: Study, external: PreparedCohort, pretraining: Pretrained, folder: RunFolder, show: Show
+) -> None:
+    """Stop if the external cohort holds subjects or images of the cohort that networks are pretrained on.
+
+    Raises:
+        SplitError: naming subjects of both.
+        CohortError: naming images of both.
+    """
+    _, cohort = read_external(study, pretraining.cohort)
+    _check_subjects(study, cohort, set(pretraining.cohort.images["subject"].astype(str)), "the cohort to pretrain on")
+    modality, images = modality_of(study), folder.pretraining_images
+    store = modality.prepare(pretraining.study, pretraining.cohort, images, Silent())  # it is only opened again
+    learned = PreparedCohort(pretraining.study, pretraining.cohort, images, store)
+    check_twins_between(
+        *modality.audited(learned, show),
+        *modality.audited(external, show),
+        where="in the cohort to be tested on",
+        other_people=True,
+    )
+
+
+def _check_subjects(study: Study, cohort: Cohort, names: set[str], whose: str) -> None:
+    settings = study.external
+    assert settings is not None
+    spellings = {alike(name) for name in names}
+    shared = sorted({str(name) for name in cohort.images["subject"] if alike(str(name)) in spellings})
+    if shared and settings.subjects != "distinct":
+        raise SplitError(
+            f"external: {len(shared)} subjects of {settings.cohort} have names of {whose} ({', '.join(shared[:5])}). "
+            "If they are the same people, leave them out with `external: {where_not: …}`; if they are other people "
+            "with the same numbers, state `external: {subjects: distinct}`."
+        )

@@ -1,0 +1,69 @@
+"""The cohort that networks are pretrained on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from casewise.audit.cross_cohort import check_twins_between
+from casewise.cohort.checks import alike
+from casewise.cohort.cohort import Cohort, read_cohort
+from casewise.errors import SplitError
+from casewise.modalities.base import ImageStore, PreparedCohort
+from casewise.modalities.registry import modality_of
+
+if TYPE_CHECKING:
+    from casewise.console import Show
+    from casewise.jobs.pretraining import Pretrained
+    from casewise.run_folder import RunFolder
+    from casewise.splits.grouped import Splits
+    from casewise.study.schema import Pretraining, Study
+
+
+def prepare_pretraining(
+    study: Study, main: Cohort, tiles: ImageStore, splits: Splits, folder: RunFolder, show: Show
+) -> Pretrained:
+    """Read and prepare the cohort to pretrain on.
+
+    Raises:
+        SplitError: it shares subjects with the study, which states that it does not.
+        CohortError: an image of it is also in the study's own cohort, under another subject.
+    """
+    from casewise.jobs.pretraining import Pretrained, pretraining_study
+
+    settings = study.pretrain
+    assert settings is not None
+    other = pretraining_study(study, settings)
+    cohort = read_cohort(other)
+    modality = modality_of(other)
+    n_shared = _check_subjects(settings, cohort, splits)
+    show.line(
+        "pretrain",
+        f"{cohort.images['subject'].nunique():,} subjects, {modality.described(other, cohort)}; {n_shared} subjects "
+        "shared: those held out of a fold are left out of its pretraining",
+    )
+    cohort = modality.read(other, cohort, folder.pretraining_images, show)
+    store = modality.prepare(other, cohort, folder.pretraining_images, show, "pretrain")
+    check_twins_between(
+        *modality.audited(PreparedCohort(study, main, folder.images(study.images.store), tiles), show),
+        *modality.audited(PreparedCohort(other, cohort, folder.pretraining_images, store), show),
+    )
+    return Pretrained(other, cohort, store.folder, store.address)
+
+
+def _check_subjects(settings: Pretraining, cohort: Cohort, splits: Splits) -> int:
+    """Check the names of subjects in both cohorts, and return how many are shared."""
+    names = set(cohort.images["subject"].astype(str))
+    shared = sorted(names & set(splits.side))
+    spelling = {alike(name): name for name in splits.side}
+    similar = next((name for name in sorted(names - set(shared)) if alike(name) in spelling), None)
+    if similar:
+        raise SplitError(
+            f"pretrain: subject {similar!r} looks like {spelling[alike(similar)]!r} of the study. Spell both alike."
+        )
+    if shared and settings.subjects == "distinct":
+        raise SplitError(
+            f"pretrain: the study states that its subjects are distinct from those of {settings.cohort}, but "
+            f"{len(shared)} are in both ({', '.join(shared[:5])}). Write `subjects: shared`: each fold's held-out "
+            "subjects are then left out of its pretraining."
+        )
+    return len(shared)

@@ -1,0 +1,83 @@
+"""Reading the cohort table, with every check that needs no image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from casewise.cohort.cohort import Cohort, check_copied, read_cohort
+from casewise.cohort.labels import label_table, study_scores
+from casewise.errors import CohortError, StudyError, nearest
+from casewise.modalities.registry import modality_of
+from casewise.pipeline.audit import check_audit
+from casewise.pipeline.external import read_external
+from casewise.predictions.scores import check_scores
+from casewise.study.schema import Study
+
+if TYPE_CHECKING:
+    from casewise.console import Show
+    from casewise.run_folder import RunFolder
+
+
+def read(study: Study, folder: RunFolder | None, show: Show) -> Cohort:
+    """Read the cohort table, plan the tiles of slides, and check that the study can be carried out (in `folder`).
+
+    Raises:
+        CasewiseError: the study, the table or the folder needs a correction.
+    """
+    from casewise.jobs.fingerprint import refuse_other, what_decides
+
+    _check_weights_folder(study)
+    cohort = read_cohort(study)
+    check_audit(study, cohort.images)
+    levels: dict[str, Literal["region", "case"]] = {
+        name: "region" if study.level_of(name) == "region" else "case" for name in study.outputs
+    }
+    check_scores(study_scores(study), targets=levels, regions=study.regions)
+    _check_labels(study, cohort)
+    external = read_external(study, cohort) if study.external else None
+    cohort = modality_of(study).read(study, cohort, folder.images(study.images.store) if folder else None, show)
+    check_copied(study, cohort.panels)
+    if study.recipe.phases:
+        from casewise.jobs.build_model import check_freeze_points
+
+        check_freeze_points(study)
+    if folder:
+        refuse_other(folder, what_decides(study, cohort))
+    _show_cohort(study, cohort, show)
+    if external and not folder:  # a run reports it when its images are read
+        other, external_cohort = external
+        subjects, images = external_cohort.cases["subject"].nunique(), len(external_cohort.images)
+        show.line("external", f"{other.name}: {subjects:,} subjects, {images:,} images")
+    return cohort
+
+
+def _check_weights_folder(study: Study) -> None:
+    if study.weights_dir and not study.weights_dir.is_dir():
+        parent = study.weights_dir.parent
+        names = [path.name for path in parent.iterdir()] if parent.is_dir() else []
+        hint = nearest(study.weights_dir.name, names)
+        raise StudyError(f"weights_dir: there is no folder {study.weights_dir}.{hint}")
+
+
+def _check_labels(study: Study, cohort: Cohort) -> None:
+    labels = label_table(cohort.panels, study)
+    if np.isnan(labels).all():
+        raise CohortError(
+            f"{study.cohort}: no case has any of {', '.join(study.outputs)} recorded: there is nothing to learn. "
+            "Fill in the target columns."
+        )
+    for name, values in zip(study.outputs, labels.T, strict=True):
+        if np.nanmin(values) == np.nanmax(values):
+            raise CohortError(f"{study.cohort}: {name} is {np.nanmin(values):g} everywhere: there is nothing to learn.")
+
+
+def _show_cohort(study: Study, cohort: Cohort, show: Show) -> None:
+    images = modality_of(study).described(study, cohort)
+    counts = [f"{cohort.cases['subject'].nunique():,} subjects", f"{len(cohort.cases):,} cases", images]
+    if study.regions:
+        counts.append(f"{len(study.regions)} regions")
+    show.line("cohort", ", ".join(counts) + (" (synthetic)" if study.synthetic else ""))
+    for note in cohort.notes:
+        show.line("", note)

@@ -1,0 +1,42 @@
+"""Combining the networks: stackers, and the network that nested cross-validation chose for each fold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from casewise.predictions.nested_cv import chosen_networks, nested_rows
+from casewise.predictions.stacking import stack as fit_stackers
+from casewise.study.schema import STACKERS, Study
+
+if TYPE_CHECKING:
+    from casewise.console import Show
+    from casewise.run_folder import RunFolder
+
+
+def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> pd.DataFrame:
+    """Add the rows of the study's stackers, and those of the network chosen within each fold."""
+    nested = _nested(study, predictions, folder, show)
+    if not study.stack or len(study.networks) < 2:
+        folder.stackers.write({})
+        if study.stack:
+            show.line("stack", "omitted: a single network is not combined")
+        return pd.concat([predictions, *nested], ignore_index=True)
+    ranges = {name: study.range_of(name) for name in study.outputs}
+    stacked = fit_stackers(predictions, study.stack, ranges=ranges)
+    folder.stackers.write(stacked.coefficients)
+    show.line("stack", ", ".join(STACKERS[name] for name in study.stack))
+    return pd.concat([predictions, stacked.rows, *nested], ignore_index=True)
+
+
+def _nested(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> list[pd.DataFrame]:
+    """The rows of the learner whose network inner folds chose; empty where the study does not choose among networks."""
+    if not (study.nested_cv and study.nested_cv.among and len(study.networks) > 1):
+        folder.nested.remove()
+        return []
+    chosen = chosen_networks(folder.job_records(), study.networks)
+    folder.nested.write(chosen)
+    names = [fold["network"] for fold in chosen["folds"].values()]
+    show.line("nested", ", ".join(f"{name} in {names.count(name)}" for name in dict.fromkeys(names)) + " folds")
+    return [nested_rows(predictions, chosen)]

@@ -1,0 +1,100 @@
+"""Training the networks, and gathering what they predict of subjects that they were not trained on."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from casewise.cohort.cohort import Cohort
+from casewise.modalities.base import ImageStore, PreparedCohort
+from casewise.pipeline.external import check_apart_from_pretraining, prepare_external
+from casewise.pipeline.pretraining import prepare_pretraining
+from casewise.predictions import table as predicted
+from casewise.predictions.tiles import gather_tiles
+from casewise.report.formatting import counted
+from casewise.splits.grouped import Splits
+from casewise.study.schema import Study
+
+if TYPE_CHECKING:
+    from casewise.console import Show
+    from casewise.jobs.plan import Job
+    from casewise.run_folder import RunFolder
+
+
+def train(
+    study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits, folder: RunFolder, show: Show
+) -> pd.DataFrame:
+    """Train every network on every fold; return the predictions out of fold, of the test set and of external cases.
+
+    Raises:
+        CasewiseError: a network cannot be trained, or the folder holds networks of another study.
+    """
+    from casewise.jobs.backends.local import run_jobs
+    from casewise.jobs.fingerprint import lock_fingerprint, what_decides, with_images
+    from casewise.jobs.job import JobInputs
+    from casewise.jobs.plan import expand
+
+    external = prepare_external(study, cohort, tiles, folder, show) if study.external else None
+    pretraining = prepare_pretraining(study, cohort, tiles, splits, folder, show) if study.pretrain else None
+    if external and pretraining:
+        check_apart_from_pretraining(study, external, pretraining, folder, show)
+    decided = with_images(what_decides(study, cohort), splits, tiles, pretraining)
+    fingerprint = lock_fingerprint(folder, decided, study)
+    folder.study.write(study.model_dump(mode="json"))
+    folder.cohort.write(cohort.images)
+    jobs = expand(study, splits, folder, fingerprint)
+    begun = time.monotonic()
+    inputs = JobInputs(study, cohort, splits, tiles.folder, tiles.address, pretraining)
+    with show.bar("jobs") as bar:
+        run_jobs(jobs, inputs, folder, tell=lambda done, text: bar(done, len(jobs), text))
+    inner = f"each after {study.nested_cv.folds * len(study.rates)} inner trainings, " if study.nested_cv else ""
+    networks = counted(len(study.networks), study.network_noun)
+    seconds = time.monotonic() - begun
+    show.line("jobs", f"{len(jobs)} networks ({networks} × {splits.folds} folds), {inner}{seconds:.0f} s")
+    _write_tile_predictions(study, jobs, cohort, folder)
+    table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)
+    tables = [_with_days_and_paths(table, cohort)]
+    if external:
+        tables.append(_external_predictions(external, jobs, folder, show))
+    table = pd.concat(tables, ignore_index=True)
+    tested = table[table["stage"] != "oof"]
+    means = [predicted.mean_over_folds(tested)] if len(tested) else []
+    return predicted.check(pd.concat([table[table["stage"] == "oof"], *means], ignore_index=True))
+
+
+def _write_tile_predictions(study: Study, jobs: list[Job], cohort: Cohort, folder: RunFolder) -> None:
+    tables = [
+        job.folder.tile_predictions.read().assign(model=job.model, outer_fold=job.fold + 1)
+        for job in jobs
+        if job.folder.tile_predictions.exists()
+    ]
+    if tables:
+        folder.tile_predictions.write(gather_tiles(study, tables, cohort))
+    else:
+        folder.tile_predictions.remove()
+
+
+def _external_predictions(external: PreparedCohort, jobs: list[Job], folder: RunFolder, show: Show) -> pd.DataFrame:
+    """What the trained networks predict of the external cohort."""
+    from casewise.jobs.external import predict_elsewhere
+
+    with show.bar("external") as bar:
+        table = predict_elsewhere(
+            jobs,
+            external.study,
+            external.cohort,
+            external.store.folder,
+            external.store,
+            tell=lambda done: bar(done, len(jobs)),
+        )
+    return _with_days_and_paths(table, external.cohort)
+
+
+def _with_days_and_paths(table: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
+    """Set days and paths as the table has them now; jobs may have been trained before they were corrected."""
+    paths = cohort.images.set_index(cohort.images["image"].astype(str))["path"].astype(str)
+    days = cohort.cases.set_index("case")["day"]
+    image = table["image"].where(table["image"] == "", table["image"].map(paths))
+    return table.assign(day=table["case"].map(days), image=image)

@@ -1,0 +1,142 @@
+"""The comparison with a split by image: the same study with every image treated as a subject of its own.
+
+Images of one subject are then on both sides of the split, and a network that recognises the subject passes for one that
+recognises the disease. The figures are shown beside the study's own, never instead of them, and nothing made in the
+comparison passes for the study's own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from casewise.errors import CohortError, RunError, StudyError
+from casewise.splits.grouped import Splits, split
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.cohort.cohort import Cohort
+    from casewise.run_folder import RunFolder
+    from casewise.study.schema import Study
+
+# The column that keeps which subject an image shows, under a name that no table of a study has.
+PERSON = "subject (before the split by image)"
+# Single images are balanced well in any order.
+RESTARTS = 20
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """The study, the cohort and the split in which every image is a subject of its own."""
+
+    study: Study
+    cohort: Cohort
+    splits: Splits
+
+
+def image_split_of(study: Study, cohort: Cohort, splits: Splits) -> ImageSplit:
+    """The same study split by image, with as many folds and as large a test set as the study's own `splits`.
+
+    Scores over several regions are left out: an image shows one.
+
+    Raises:
+        CohortError: no subject has two images, so that both splits are the same.
+        StudyError: the primary outcome takes several regions.
+    """
+    if cohort.images["subject"].is_unique:
+        raise CohortError(
+            f"{study.cohort}: no subject has more than one image, so that a split by image is one by subject. "
+            "Leave out `split: {by: image}`."
+        )
+    regional: set[str] = set()
+    for name, score in study.scores.items():
+        if "[" in score.formula or regional & set(re.findall(r"[^\W\d]\w*", score.formula)):
+            regional.add(name)
+    if study.primary_outcome in regional:
+        raise StudyError(
+            f"split.by: {study.primary_outcome!r} is computed over several regions, and a single image shows one; name "
+            "another `primary_outcome`, or leave out `by: image`."
+        )
+    by_subject = study.split.model_copy(
+        update={
+            "by": "subject",
+            "column": None,
+            "leave_out": None,
+            "test": len(splits.subjects(-1)) / len(splits.side),
+            "folds": splits.folds,
+            "restarts": min(study.split.restarts, RESTARTS),
+        }
+    )
+    other = study.model_copy(
+        update={
+            "name": f"{study.name}-by-image",
+            "title": f"{study.title or study.name}, split by image: for comparison only",
+            "primary_outcome": study.primary_outcome,
+            "scores": {name: score for name, score in study.scores.items() if name not in regional},
+            "split": by_subject,
+            "evaluation": study.evaluation.model_copy(update={"response": False, "readers": {}}),
+            "external": None,
+        }
+    )
+    images = images_as_subjects(cohort)
+    return ImageSplit(other, images, split(images, other))
+
+
+def images_as_subjects(cohort: Cohort) -> Cohort:
+    """The cohort with every image as a subject and a case of its own, named after the subject and its number.
+
+    Which subject it shows stands in the column `PERSON` of images and panels.
+    """
+    images = cohort.images.copy()
+    own = images["subject"].astype(str) + " image " + images["image"].astype(str)
+    images = images.assign(subject=own, visit="1", case=own + "/1", day=float("nan"))
+    images[PERSON] = cohort.images["subject"].astype(str)
+    columns = ["subject", "visit", "case", "day", PERSON]
+    by_panel = images.set_index("panel")[columns]
+    panels = cohort.panels.assign(**{name: cohort.panels["panel"].map(by_panel[name]) for name in columns})
+    cases = images[[name for name in cohort.cases if name in images]].reset_index(drop=True)
+    return replace(cohort, images=images, panels=panels, cases=cases, notes=[])
+
+
+def on_both_sides(cohort: Cohort, comparison: ImageSplit) -> dict[str, int]:
+    """How many subjects have images on several sides of the split by image, and how many have several images."""
+    sides = comparison.cohort.images["subject"].map(comparison.splits.side)
+    by_subject = sides.groupby(cohort.images["subject"].to_numpy())
+    return {
+        "subjects_on_both_sides": int((by_subject.nunique() > 1).sum()),
+        "subjects_with_several_images": int((by_subject.size() > 1).sum()),
+        "subjects": int(cohort.images["subject"].nunique()),
+        "images": len(cohort.images),
+    }
+
+
+def training_subjects(panels: pd.DataFrame, names: Iterable[str]) -> dict[str, Any]:
+    """Whom a network was trained on, for its facts: subjects, also where `names` are those of images.
+
+    >>> import pandas as pd
+    >>> training_subjects(pd.DataFrame({"subject": ["b", "a"]}), {"a", "b"})
+    {'subjects': ['a', 'b']}
+    >>> training_subjects(pd.DataFrame({"subject": ["a image 0", "a image 1"], PERSON: "a"}), {"a image 0", "c"})
+    {'subjects': ['a', 'c'], 'comparison_only': True}
+    """
+    if PERSON not in panels:
+        return {"subjects": sorted(names)}
+    person_of = dict(zip(panels["subject"].astype(str), panels[PERSON].astype(str), strict=True))
+    return {"subjects": sorted({person_of.get(name, name) for name in names}), "comparison_only": True}
+
+
+def refuse_image_split(folder: RunFolder) -> None:
+    """Stop where a folder holds the comparison by image.
+
+    Raises:
+        RunError: naming the run that it belongs to.
+    """
+    if folder.image_split_mark.exists():
+        run = folder.path.resolve().parent
+        raise RunError(
+            f"{folder.path} holds the comparison by image of the run {run}: its networks were trained on the subjects "
+            f"they are tested on, so that its figures get no page of their own. Name {run}; its page shows both."
+        )
