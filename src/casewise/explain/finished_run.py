@@ -157,6 +157,6 @@ def check_explained(run: FinishedRun) -> None:
     """
     if run.study.panels.pooling == "attention":
         raise CasewiseError(
-            f"The networks of {run.study.name} weigh all tiles of a case (pooling: attention): their weights show where "
-            f"they looked. They are in {run.files.tile_predictions.path.name}, and the report draws them as maps."
+            f"The networks of {run.study.name} weigh all tiles of a case (pooling: attention): their weights show "
+            f"where they looked. They are in {run.files.tile_predictions.path.name}, and the report draws them as maps."
         )

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from casewise.console import Show
     from casewise.modalities.store.store import TileStore
 
+# The folder of prepared slices.
+SCANS = "scans"
+
 
 @dataclass(frozen=True, eq=False)
 class PreparedScans:
