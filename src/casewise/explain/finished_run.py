@@ -76,7 +76,7 @@ def open_finished(folder: Path) -> FinishedRun:
     if study.volumes:
         from casewise.modalities.volumes.slice_store import open_slices
 
-        slices = open_slices(files.images.scans)
+        slices = open_slices(tiles.folder)
     table = predicted.check(files.predictions.read())
     return FinishedRun(
         files=files,

@@ -13,7 +13,7 @@ from casewise.explain.finished_run import FinishedRun
 from casewise.explain.inverse_mapping import EMPTY, onto_picture, onto_scan, onto_slide, onto_slots
 from casewise.explain.overlays import save_overlay, save_scan
 from casewise.explain.saliency import SaliencyMap
-from casewise.modalities.slides.cohort import slide_of
+from casewise.modalities.slides.cohort import FOLDER, slide_of
 
 if TYPE_CHECKING:
     from casewise.modalities.volumes.scans import Scan
@@ -88,7 +88,7 @@ class Originals:
                     found.setdefault(str(images["path"].iloc[number]), []).append((tile, box))
         written = []
         for path, parts in found.items():
-            slide = slide_of(run.study, path, run.files.images.slides)
+            slide = slide_of(run.study, path, run.files.images().of(FOLDER))
             picture = slide.read_picture()
             step = slide.size[0] / picture.shape[1]
             tiles, boxes = np.stack([tile for tile, _ in parts]), np.stack([box for _, box in parts])

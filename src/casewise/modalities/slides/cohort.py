@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 TILE = ("tile_x", "tile_y", "tile_side")
 # What the slide says about itself, as text; empty for other images.
 FACTS = ("slide_vendor", "slide_mpp", "slide_magnification", "slide_size")
+# The folder of what was planned.
+FOLDER = "slides"
 # The small picture that stands for a slide; only in `pictures`.
 PICTURE = "slide_picture"
 # Slides that are planned at a time, and the bytes they may hold together: a large one takes half of them.
