@@ -140,8 +140,7 @@ def check_networks(run: FinishedRun, names: list[str]) -> list[str]:
                     f"{missing[0]} is missing: the network {model} of fold {fold + 1} cannot be looked into. "
                     "Run the study again, or leave the network out with --network."
                 )
-            told = place.facts.read()
-            if told["split"] != run.splits.hash:
+            if place.facts.read()["split"] != run.splits.hash:
                 raise RunError(
                     f"{place.path}: this network was trained on another split than {run.files.splits.path} has. Run "
                     "the study again."
