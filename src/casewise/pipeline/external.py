@@ -86,7 +86,7 @@ def prepare_external(study: Study, main: Cohort, tiles: ImageStore, folder: RunF
         for name, table in (("images", cohort.images), ("panels", cohort.panels), ("cases", cohort.cases))
     }
     subjects = cohort.cases["subject"].nunique()
-    show.line("external", f"{other.name}: {subjects:,} subjects, {modality.described(other, cohort)}")
+    show.line("external", f"{other.name}: {subjects:,} subjects, {modality.described(other, cohort.images)}")
     return replace(prepared, cohort=Cohort(**renamed, notes=[f"{other.name}: {note}" for note in cohort.notes]))
 
 

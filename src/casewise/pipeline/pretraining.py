@@ -38,8 +38,8 @@ def prepare_pretraining(
     n_shared = _check_subjects(settings, cohort, splits)
     show.line(
         "pretrain",
-        f"{cohort.images['subject'].nunique():,} subjects, {modality.described(other, cohort)}; {n_shared} subjects "
-        "shared: those held out of a fold are left out of its pretraining",
+        f"{cohort.images['subject'].nunique():,} subjects, {modality.described(other, cohort.images)}; {n_shared} "
+        "subjects shared: those held out of a fold are left out of its pretraining",
     )
     cohort = modality.read(other, cohort, folder.pretraining_images, show)
     store = modality.prepare(other, cohort, folder.pretraining_images, show, "pretrain")

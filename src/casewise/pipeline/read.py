@@ -74,7 +74,7 @@ def _check_labels(study: Study, cohort: Cohort) -> None:
 
 
 def _show_cohort(study: Study, cohort: Cohort, show: Show) -> None:
-    images = modality_of(study).described(study, cohort)
+    images = modality_of(study).described(study, cohort.images)
     counts = [f"{cohort.cases['subject'].nunique():,} subjects", f"{len(cohort.cases):,} cases", images]
     if study.regions:
         counts.append(f"{len(study.regions)} regions")
