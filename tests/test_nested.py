@@ -19,7 +19,7 @@ from casewise.console import Silent
 from casewise.errors import RunError, SplitError, StudyError, TrainingError
 from casewise.evaluation.fold_summary import WHY
 from casewise.jobs import nested
-from casewise.jobs.fingerprint import claim, what_decides
+from casewise.jobs.fingerprint import lock_fingerprint, what_decides
 from casewise.jobs.job import JobInputs, run_job
 from casewise.jobs.plan import Job
 from casewise.modalities.volumes.slice_store import SliceStore
@@ -405,13 +405,13 @@ class TestFingerprint:
         study = material.study.model_copy(update={"nested_cv": None})
         now = what_decides(study, material.cohort) | {"pretraining": None}
         old = {key: value for key, value in now.items() if key != "nested_cv"}
-        before = claim(tmp_path, old)
+        before = lock_fingerprint(RunFolder(tmp_path), old)
         done = tmp_path / "jobs" / "net" / "fold1" / "job.json"
         done.parent.mkdir(parents=True)
         done.write_text("{}")
-        assert claim(tmp_path, now) == before
+        assert lock_fingerprint(RunFolder(tmp_path), now) == before
         with pytest.raises(RunError, match="tune was None"):
-            claim(tmp_path, what_decides(material.study, material.cohort) | {"pretraining": None})
+            lock_fingerprint(RunFolder(tmp_path), what_decides(material.study, material.cohort) | {"pretraining": None})
 
     def test_choosing_among_networks_decides_no_bit(self, plain: Any) -> None:
         study, cohort = plain[0].study, plain[0].cohort

@@ -116,7 +116,7 @@ def test_a_new_modality_goes_from_the_table_to_the_report(finished: Run) -> None
 
 def test_its_own_checks_are_in_force(tmp_path: Path) -> None:
     from casewise.console import Silent
-    from casewise.pipeline import steps
+    from casewise.pipeline.read import read
 
     table = write_signals(tmp_path / "signals", 6, 2)
     rows = pd.read_csv(table)
@@ -125,7 +125,7 @@ def test_its_own_checks_are_in_force(tmp_path: Path) -> None:
     rows.to_csv(table, index=False)
     (tmp_path / "study.yaml").write_text(STUDY.format(cohort=table))
     with pytest.raises(ImageError):
-        steps.read(read_study(tmp_path / "study.yaml"), None, Silent())
+        read(read_study(tmp_path / "study.yaml"), None, Silent())
 
 
 def test_a_modality_that_nobody_registered_is_named() -> None:
