@@ -50,7 +50,7 @@ def casewise(task: dict[str, Any]) -> dict[str, Any]:
 
     from casewise.modalities.dataset import PanelData, open_tiles
     from casewise.modalities.store.preparation import Preparation
-    from casewise.modalities.store.store import prepare
+    from casewise.modalities.store.store_builder import prepare
     from casewise.models.backbones import build_network
     from casewise.study.loading import build_study
     from casewise.training.compute_plan import choose, keep_memory

@@ -69,7 +69,7 @@ def seconds(run: Callable[[], object]) -> float:
 def compare(paths: list[Path], folder: Path, rounds: int) -> dict[str, list[float]]:
     """Images per second of each way, one figure a round, the ways taking turns."""
     from casewise.modalities.store.preparation import Preparation
-    from casewise.modalities.store.store import prepare
+    from casewise.modalities.store.store_builder import prepare
 
     figures: dict[str, list[float]] = {"casewise": [], "Pillow, Lanczos": [], "Pillow, bicubic": []}
     with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
@@ -100,7 +100,7 @@ def peak_memory() -> float:
 def build_and_tell(listing: Path, folder: Path) -> None:
     """Prepare the listed paths and print the time spent and the peak memory."""
     from casewise.modalities.store.preparation import Preparation
-    from casewise.modalities.store.store import prepare
+    from casewise.modalities.store.store_builder import prepare
 
     paths = [Path(line) for line in listing.read_text().splitlines()]
     imported = peak_memory()

@@ -106,7 +106,7 @@ def train_with_casewise(paths: list[str], phases: list[dict[str, Any]]) -> dict[
 
     from casewise.modalities.dataset import PanelData, open_tiles
     from casewise.modalities.store.preparation import Preparation
-    from casewise.modalities.store.store import prepare
+    from casewise.modalities.store.store_builder import prepare
     from casewise.models.backbones import build_network
     from casewise.study.schema import Compute, Panels, Recipe
     from casewise.training.compute_plan import choose, keep_memory

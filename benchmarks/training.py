@@ -195,7 +195,7 @@ def make_material(folder: Path, size: tuple[int, int]) -> Path:
     import pandas as pd
 
     from casewise.modalities.store.preparation import Preparation
-    from casewise.modalities.store.store import prepare
+    from casewise.modalities.store.store_builder import prepare
     from casewise.phantoms.psoriasis import make_psoriasis
 
     cohort = make_psoriasis(folder / "cohort", subjects=4, visits=1, size=size, seed=1)

@@ -32,7 +32,8 @@ from casewise.audit.shortcuts import Shortcuts, _lone, look_for_shortcuts
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import AuditError, CohortError
 from casewise.modalities.store.preparation import Preparation
-from casewise.modalities.store.store import TileStore, prepare
+from casewise.modalities.store.store import TileStore
+from casewise.modalities.store.store_builder import prepare
 from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
 

@@ -23,9 +23,10 @@ from casewise.audit.registration import LARGE, CloserLook, look_closer, texture_
 from casewise.audit.twin_findings import twin_findings
 from casewise.audit.twins import ALIKE, ALIKE_SMALL, CLEAR, COPY, DOUBTFUL, STRAIGHT, Twin, find_twins
 from casewise.audit.verify import HIGHEST, PEAK, SURE_PEAK, Register, likeness, screen, worth_comparing
-from casewise.modalities.photographs.pixels import fit
+from casewise.modalities.store.pixels import fit
 from casewise.modalities.store.preparation import Preparation
-from casewise.modalities.store.store import TileStore, prepare
+from casewise.modalities.store.store import TileStore
+from casewise.modalities.store.store_builder import prepare
 from casewise.phantoms.chest import make_chest, plant_twins
 
 SIZE = 128

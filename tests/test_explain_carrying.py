@@ -16,9 +16,9 @@ from PIL import Image
 from casewise.errors import CasewiseError
 from casewise.explain.inverse_mapping import in_crop, in_piece, onto_picture, onto_scan, onto_slide, onto_slots
 from casewise.modalities.panels import fold
-from casewise.modalities.photographs.pixels import reduced
-from casewise.modalities.photographs.readers import open_source, read_bytes
+from casewise.modalities.store.pixels import reduced
 from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.readers import open_source, read_bytes
 from casewise.modalities.volumes.preprocess import Steps, prepare_case
 from casewise.modalities.volumes.roi import Box
 from casewise.modalities.volumes.scans import Scan

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from casewise.errors import ImageError
-from casewise.modalities.photographs.content import name_content
-from casewise.modalities.photographs.pixels import LANCZOS, eight_bits, reduced
-from casewise.modalities.photographs.readers import (
+from casewise.modalities.store.content import name_content
+from casewise.modalities.store.pixels import LANCZOS, eight_bits, reduced
+from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.readers import (
     PIXEL_LIMIT,
     SPARE,
     fit,
@@ -30,7 +31,6 @@ from casewise.modalities.photographs.readers import (
     read_image,
     readers,
 )
-from casewise.modalities.store.preparation import Preparation
 
 FORMATS = {"JPEG": "jpg", "PNG": "png", "TIFF": "tif", "WebP": "webp"}
 

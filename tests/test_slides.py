@@ -19,7 +19,6 @@ import pytest
 from PIL import Image, ImageCms
 
 from casewise.errors import CasewiseError, ImageError, StudyError
-from casewise.modalities.photographs.pixels import LANCZOS
 from casewise.modalities.slides import cohort as cohort_slides
 from casewise.modalities.slides import plans as slide_plans
 from casewise.modalities.slides import reader as slides
@@ -30,9 +29,9 @@ from casewise.modalities.slides.notes import notes_of
 from casewise.modalities.slides.reader import Slide, is_slide, slide_facts
 from casewise.modalities.slides.tiles import TilePlan, plan_tiles, read_tiles
 from casewise.modalities.slides.tissue_mask import read_thumbnail
+from casewise.modalities.store.pixels import LANCZOS
 from casewise.modalities.store.preparation import Preparation
-from casewise.modalities.store.store import prepare
-from casewise.modalities.store.store_builder import Budget
+from casewise.modalities.store.store_builder import Budget, prepare
 from casewise.phantoms.slide_pyramid import write_pyramid
 
 pytest.importorskip("openslide", reason="the package that reads slides is optional")
@@ -459,16 +458,16 @@ class TestSlidesOfSeveralFiles:
     def test_a_replaced_file_is_another_plan_and_other_tiles(self, tmp_path: Path, kind: str) -> None:
         named, beside = self.made(tmp_path, kind)
         assert files_beside(named) == [beside]
-        plan, piece = slide_plans.name_of(named, TilePlan()), pieces.Piece(named, 0, 0, 64)
+        plan, piece = slide_plans.name_of(named, TilePlan()), pieces.SlideTile(named, 0, 0, 64)
         assert plan == slide_plans.name_of(named, TilePlan())
         beside.write_bytes(b"other pixels")
         assert plan != slide_plans.name_of(named, TilePlan())
-        assert str(piece) != str(pieces.Piece(named, 0, 0, 64))
+        assert str(piece) != str(pieces.SlideTile(named, 0, 0, 64))
 
     @pytest.mark.parametrize("kind", ["mrxs", "vms", "dcm"])
     def test_equal_named_files_are_told_apart_by_the_others(self, tmp_path: Path, kind: str) -> None:
         one, other, copy = (self.made(tmp_path / n, kind, d)[0] for n, d in zip("abc", (b"1", b"2", b"1"), strict=True))
-        hashes = [pieces.Slides().sha256(pieces.Piece(path, 0, 0, 64)) for path in (one, other, copy)]
+        hashes = [pieces.SlideReader().sha256(pieces.SlideTile(path, 0, 0, 64)) for path in (one, other, copy)]
         assert one.read_bytes() == other.read_bytes()
         assert hashes[0] != hashes[1]
         assert hashes[0] == hashes[2]
@@ -480,18 +479,18 @@ class TestSlidesOfSeveralFiles:
         (tmp_path / "loop.vms").write_text("A=loop.vms\nB=../a.svs\nC=a\nD=missing.jpg\n")
         for name in ("a.svs", "a.tiff", "b.dcm", "c.mrxs", "loop.vms", "missing.vms"):
             assert files_beside(tmp_path / name) == []
-        assert str(pieces.Piece(pyramid, 1, 2, 3)) == f"{pyramid} [1, 2, 3]"
+        assert str(pieces.SlideTile(pyramid, 1, 2, 3)) == f"{pyramid} [1, 2, 3]"
 
     def test_tiles_of_a_replaced_file_are_read_anew(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         named, beside = self.made(tmp_path / "slide", "mrxs", bytes([7]))
 
-        def tile(_: pieces.Slides, piece: pieces.Piece, preparation: Preparation) -> np.ndarray:
+        def tile(_: pieces.SlideReader, piece: pieces.SlideTile, preparation: Preparation) -> np.ndarray:
             return np.full(preparation.shape, beside.read_bytes()[0], np.uint8)
 
-        monkeypatch.setattr(pieces.Slides, "tile", tile)
+        monkeypatch.setattr(pieces.SlideReader, "tile", tile)
         for value in (7, 8):
             beside.write_bytes(bytes([value]))
-            store = prepare([pieces.Piece(named, 0, 0, 64)], Preparation(size=8), tmp_path / "tiles")
+            store = prepare([pieces.SlideTile(named, 0, 0, 64)], Preparation(size=8), tmp_path / "tiles")
             assert set(np.unique(store.tiles)) == {value}
 
 

@@ -17,8 +17,6 @@ from PIL import Image
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.console import Silent
 from casewise.errors import AuditError, CohortError, ImageError, RunError, StudyError
-from casewise.modalities.photographs.prepare import sources_of
-from casewise.modalities.photographs.readers import read_image
 from casewise.modalities.registry import modality_of
 from casewise.modalities.slides import cohort as slides
 from casewise.modalities.slides import plans as slide_plans
@@ -26,6 +24,7 @@ from casewise.modalities.slides import tiles as slide_tiles
 from casewise.modalities.slides import wsi_tile as pieces
 from casewise.modalities.slides.tiles import read_tiles
 from casewise.modalities.store import store_builder as building
+from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import open_store
 from casewise.phantoms.slide_pyramid import write_pyramid
 from casewise.phantoms.slides import draw_region, make_slide_phantom
@@ -334,28 +333,28 @@ class TestKilled:
 
     def test_in_tiling(self, skin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         study = skin_study(skin)
-        cohort, read, tile = cut(study, tmp_path / "slides"), [], pieces.Slides.tile
+        cohort, read, tile = cut(study, tmp_path / "slides"), [], pieces.SlideReader.tile
 
-        def killed(self: pieces.Slides, piece: pieces.Piece, preparation: Any) -> np.ndarray:
+        def killed(self: pieces.SlideReader, piece: pieces.SlideTile, preparation: Any) -> np.ndarray:
             if len(read) == 20:
                 raise KeyboardInterrupt
             read.append(str(piece))
             return tile(self, piece, preparation)
 
         monkeypatch.setattr(building, "_cores", lambda: 1)
-        monkeypatch.setattr(pieces.Slides, "tile", killed)
+        monkeypatch.setattr(pieces.SlideReader, "tile", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare(study, cohort, RunFolder(tmp_path), Silent())
         first, later = set(read), []
         assert len(first) == 20
 
-        def told(self: pieces.Slides, piece: pieces.Piece, preparation: Any) -> np.ndarray:
+        def told(self: pieces.SlideReader, piece: pieces.SlideTile, preparation: Any) -> np.ndarray:
             later.append(str(piece))
             return tile(self, piece, preparation)
 
-        monkeypatch.setattr(pieces.Slides, "tile", told)
+        monkeypatch.setattr(pieces.SlideReader, "tile", told)
         store = prepare(study, cohort, RunFolder(tmp_path), Silent())
-        assert store.index["path"].tolist() == [str(source) for source in sources_of(cohort)]
+        assert store.index["path"].tolist() == [str(source) for source in modality_of(study).sources(cohort)]
         # The last ones read before the kill may not have been noted down.
         assert len(first & set(later)) <= 1
         assert first | set(later) == set(store.index["path"])
@@ -486,15 +485,15 @@ class TestBadInput:
         self, skin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         study = skin_study(skin)
-        cohort, tile = cut(study, tmp_path / "slides"), pieces.Slides.tile
+        cohort, tile = cut(study, tmp_path / "slides"), pieces.SlideReader.tile
         bad = Path(cohort.images["path"].iloc[0])
 
-        def damaged(self: pieces.Slides, piece: pieces.Piece, preparation: Any) -> np.ndarray:
+        def damaged(self: pieces.SlideReader, piece: pieces.SlideTile, preparation: Any) -> np.ndarray:
             if piece.path == bad:
                 raise ImageError(f"{piece.path}: these pixels cannot be decoded.")
             return tile(self, piece, preparation)
 
-        monkeypatch.setattr(pieces.Slides, "tile", damaged)
+        monkeypatch.setattr(pieces.SlideReader, "tile", damaged)
         with pytest.raises(ImageError) as caught:
             prepare(study, cohort, RunFolder(tmp_path), Silent())
         lines = str(caught.value).splitlines()

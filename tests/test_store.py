@@ -25,13 +25,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from casewise.errors import ImageError, RunError, StudyError
-from casewise.modalities.photographs.readers import Source, fit, read_image
 from casewise.modalities.store import store as store_module
 from casewise.modalities.store import store_builder as building_module
 from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.readers import Source, fit, read_image
 from casewise.modalities.store.resume import Building, read_journal
-from casewise.modalities.store.store import TileStore, open_store, prepare
-from casewise.modalities.store.store_builder import Budget
+from casewise.modalities.store.store import TileStore, open_store
+from casewise.modalities.store.store_builder import Budget, prepare
 
 SMALL = Preparation(size=16)
 
@@ -212,8 +212,8 @@ KILLED = """
 import signal, sys, time
 from pathlib import Path
 from casewise.modalities.store.preparation import Preparation
-from casewise.modalities.store.store import prepare
-from casewise.modalities.photographs.readers import Source
+from casewise.modalities.store.store_builder import prepare
+from casewise.modalities.store.readers import Source
 
 real = Source.tile
 # A shell may have started everything with Ctrl-C ignored.

@@ -17,7 +17,7 @@ from casewise.modalities.base import ImageFolder, ImageStore, Noun, PreparedCoho
 from casewise.modalities.photographs.modality import Photographs
 from casewise.modalities.registry import modality_of, register
 from casewise.modalities.store.preparation import Preparation
-from casewise.modalities.store.store import prepare
+from casewise.modalities.store.store_builder import prepare
 from casewise.run import Run, run
 from casewise.study.loading import read_study
 from casewise.study.schema import Study

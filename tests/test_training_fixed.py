@@ -22,7 +22,7 @@ from casewise.jobs.backends import local
 from casewise.jobs.tiles import weight_rows
 from casewise.modalities.dataset import PanelData, open_tiles
 from casewise.modalities.store.preparation import Preparation
-from casewise.modalities.store.store import prepare
+from casewise.modalities.store.store_builder import prepare
 from casewise.models.backbones import Network, build_network
 from casewise.run_folder import JobFolder
 from casewise.study.schema import Panels, Phase, Recipe

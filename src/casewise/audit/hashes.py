@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from scipy.fft import dctn
 
-from casewise.modalities.photographs.pixels import reduced
+from casewise.modalities.store.pixels import reduced
 
 if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from casewise.cohort.checks import closest
 from casewise.errors import CohortError, ImageError
-from casewise.modalities.photographs.pixels import reduced
-from casewise.modalities.photographs.readers import open_source, read_bytes
+from casewise.modalities.store.pixels import reduced
+from casewise.modalities.store.readers import open_source, read_bytes
 
 if TYPE_CHECKING:
     import pandas as pd

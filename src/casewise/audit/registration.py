@@ -21,7 +21,7 @@ import numpy as np
 from casewise.audit.hashes import Candidates, flip, grey
 from casewise.audit.verify import SIDE, Register, in_pixels, registered
 from casewise.errors import ImageError
-from casewise.modalities.photographs.readers import read_image
+from casewise.modalities.store.readers import read_image
 
 if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore

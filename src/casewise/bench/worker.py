@@ -91,7 +91,7 @@ class Worker:
     def store(self) -> dict[str, Any]:
         """Seconds of making the tile store, in one thread."""
         from casewise.modalities.store.preparation import Preparation
-        from casewise.modalities.store.store import prepare
+        from casewise.modalities.store.store_builder import prepare
 
         begun = time.perf_counter()
         prepare(self.paths, Preparation(size=self.size), self.images / "tiles", processes=1)
@@ -119,7 +119,7 @@ class Worker:
 
     def decode(self) -> dict[str, Any]:
         """Seconds of decoding and reducing every image once, by the reader that fills the store."""
-        from casewise.modalities.photographs.readers import fit, read_image
+        from casewise.modalities.store.readers import fit, read_image
 
         begun = time.perf_counter()
         for path in self.paths:

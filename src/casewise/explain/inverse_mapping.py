@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 
 from casewise.errors import CasewiseError
-from casewise.modalities.photographs.pixels import reduced
+from casewise.modalities.store.pixels import reduced
 
 EMPTY = -1
 # how many voxels are mapped at a time: the coordinates of a whole scan would take gigabytes

@@ -105,7 +105,7 @@ def lesion_of(run: FinishedRun, row: int) -> Lesion:
 
 def _stacked(rows: pd.DataFrame, column: str, order: str, folder: Path, spacing: tuple[float, float]) -> Scan | None:
     """The masks of slice images put on each other as their slices are; None where no slice has one."""
-    from casewise.modalities.photographs.readers import image_facts, read_image
+    from casewise.modalities.store.readers import image_facts, read_image
 
     places = rows.assign(place=rows[order].astype(float), own=[text_of(v) for v in rows[column]])
     by_place = places.sort_values(["place", "own"], ascending=[True, False], kind="stable").drop_duplicates("place")

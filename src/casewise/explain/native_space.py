@@ -60,7 +60,7 @@ class Originals:
         return cut.reshape(-1, *cut.shape[2:]), look.slots.reshape(-1)
 
     def _onto_images(self, looks: Sequence[SaliencyMap], folder: Path) -> list[Path]:
-        from casewise.modalities.photographs.readers import read_image
+        from casewise.modalities.store.readers import read_image
 
         study, images = self.run.study, self.run.cohort.images
         maps: dict[int, list[np.ndarray]] = {}
@@ -111,7 +111,7 @@ class Originals:
         values = onto_scan(maps, slots, run.slices.affines[look.row], scan.shape, scan.affine)
         if not run.study.volumes.slice_index:
             return [save_scan(folder / f"{plain_name(name)}.nii.gz", values, scan.affine)]
-        from casewise.modalities.photographs.readers import read_image
+        from casewise.modalities.store.readers import read_image
 
         written = []
         paths = sources.paths[run.study.volumes.sequences.index(name)]

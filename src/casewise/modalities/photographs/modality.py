@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
-    from casewise.modalities.store.store import TileStore
+    from casewise.modalities.store.store import ImageSource, TileStore
     from casewise.study.schema import Panels, Study
 
 # The longest side of a picture in a report, in pixels.
@@ -58,9 +60,25 @@ class Photographs:
         """Image files are checked when they are prepared."""
 
     def prepare(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles") -> ImageStore:
-        from casewise.modalities.photographs.prepare import tiles_of
+        from casewise.modalities.store.preparation import Preparation
+        from casewise.modalities.store.store_builder import prepare
 
-        return tiles_of(study, cohort, folder.of("tiles"), show, step)
+        settings = study.images
+        preparation = Preparation(size=settings.size, keep_ratio=settings.keep_ratio, channels=settings.channels)
+        begun = time.monotonic()
+        with show.bar(step) as bar:
+            store = prepare(
+                self.sources(cohort),
+                preparation,
+                folder.of("tiles"),
+                progress=lambda done, total: bar(done, total),
+            )
+        show.line(step, f"{len(store):,} tiles of {settings.size} px, {time.monotonic() - begun:.1f} s")
+        return store
+
+    def sources(self, cohort: Cohort) -> Sequence[ImageSource]:
+        """What each row of the cohort's images is read from."""
+        return [Path(path) for path in cohort.images["path"]]
 
     def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
         from casewise.modalities.store.store import TileStore
@@ -109,7 +127,7 @@ class Photographs:
         return {"sections": ["preparation"], "sliced": False, "order": None, "late": False, "windowed": False}
 
     def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
-        from casewise.modalities.photographs.readers import read_image
+        from casewise.modalities.store.readers import read_image
 
         return read_image(Path(self._path(prepared, image)), size=PICTURE_SIDE)
 

@@ -110,7 +110,7 @@ def pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> tuple[Co
         RunError: what was planned of a slide is not in `folder` any more.
     """
     from casewise.modalities.store.preparation import Preparation
-    from casewise.modalities.store.store import prepare
+    from casewise.modalities.store.store_builder import prepare
 
     whole = uncut(study, cohort)
     cut_paths = set(cohort.images.loc[cohort.images["tile_side"] >= 0, "path"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
     from casewise.modalities.slides.plans import KeptSlide
-    from casewise.modalities.store.store import TileStore
+    from casewise.modalities.store.store import ImageSource, TileStore
     from casewise.study.schema import Study
 
 
@@ -52,6 +54,17 @@ class Slides(Photographs):
 
         sweep(study, cohort, folder.of(FOLDER))
         return super().prepare(study, cohort, folder, show, step)
+
+    def sources(self, cohort: Cohort) -> Sequence[ImageSource]:
+        """A tile of a slide, or an image file that is taken whole."""
+        from casewise.modalities.slides.cohort import TILE
+        from casewise.modalities.slides.wsi_tile import SlideTile
+
+        if TILE[0] not in cohort.images:
+            return super().sources(cohort)
+        files = {path: Path(path) for path in cohort.images["path"].unique()}
+        rows = cohort.images[["path", *TILE]].itertuples(index=False, name=None)
+        return [SlideTile(files[path], x, y, side) if side >= 0 else files[path] for path, x, y, side in rows]
 
     def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
         """Slides and a small picture of each: tiles have no border and no file of their own."""

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from casewise.errors import ImageError, StudyError, nearest
-from casewise.modalities.photographs.pixels import LANCZOS, as_array
 from casewise.modalities.slides.reader import BLOCK, SAME_LEVEL, Slide, SlideFacts, on_white
 from casewise.modalities.slides.tissue_mask import find_tissue, read_thumbnail, spread, tissue_shares
+from casewise.modalities.store.pixels import LANCZOS, as_array
 from casewise.modalities.store.preparation import LARGEST, SMALLEST, Channels
 
 if TYPE_CHECKING:

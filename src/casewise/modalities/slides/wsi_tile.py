@@ -12,6 +12,7 @@ import numpy as np
 
 from casewise.errors import ImageError
 from casewise.modalities.slides.companion_files import files_beside, mark_of
+from casewise.modalities.slides.content import checked_size
 from casewise.modalities.slides.reader import Slide
 from casewise.modalities.slides.tiles import read_tile
 from casewise.modalities.store.preparation import Preparation
@@ -22,13 +23,13 @@ BLOCK = 2**22
 
 
 @dataclass(frozen=True)
-class Piece:
+class SlideTile:
     """The square at x, y (level-0 pixels) of `side` level-0 pixels of a slide.
 
-    `beside`: a mark of the slide's other files, as they are when the piece is named; empty of a slide that is one file.
-    A tile store knows a piece by its text: where such a file was replaced it is another piece, and is read anew.
+    `beside`: a mark of the slide's other files as they are now; empty where the slide is one file. A tile store
+    identifies a tile by its text: where such a file was replaced it is another tile, and is read again.
 
-    >>> str(Piece(Path("a.svs"), 0, 128, 256))
+    >>> str(SlideTile(Path("a.svs"), 0, 128, 256))
     'a.svs [0, 128, 256]'
     """
 
@@ -45,11 +46,19 @@ class Piece:
     def __fspath__(self) -> str:
         return str(self.path)
 
+    def check(self) -> None:
+        """Raise an `ImageError` if the slide is missing or cannot be read."""
+        checked_size(self.path)
+
+    def new_reader(self) -> SlideReader:
+        """A reader of tiles of any slides."""
+        return SlideReader()
+
     def __str__(self) -> str:
         return f"{self.path} [{self.x}, {self.y}, {self.side}]{f' with {self.beside}' if self.beside else ''}"
 
 
-class Slides:
+class SlideReader:
     """Slides that are open, the latest ones; safe from several threads."""
 
     def __init__(self) -> None:
@@ -59,18 +68,18 @@ class Slides:
         self._parts: dict[Path, str] = {}
         self._hashing: dict[Path, threading.Lock] = {}
 
-    def sha256(self, piece: Piece) -> str:
-        """A hash over the bytes of all files of the slide and the piece's place.
+    def sha256(self, source: SlideTile) -> str:
+        """A hash over the bytes of all files of the slide and the tile's place.
 
         Raises:
             ImageError: the slide cannot be read.
         """
         with self._lock:
-            alone = self._hashing.setdefault(piece.path, threading.Lock())
+            alone = self._hashing.setdefault(source.path, threading.Lock())
         with alone:
-            if piece.path not in self._hashes:
-                self._hashes[piece.path] = self._of_all(piece.path)
-        return hashlib.sha256(f"{self._hashes[piece.path]} {piece.x} {piece.y} {piece.side}".encode()).hexdigest()
+            if source.path not in self._hashes:
+                self._hashes[source.path] = self._of_all(source.path)
+        return hashlib.sha256(f"{self._hashes[source.path]} {source.x} {source.y} {source.side}".encode()).hexdigest()
 
     def _of_all(self, path: Path) -> str:
         """A hash over the bytes of a slide; where it is several files over their names and bytes."""
@@ -84,14 +93,14 @@ class Slides:
         told = [_hashed(path), *(f"{file.name} {self._parts[file]}" for file in others)]
         return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
-    def tile(self, piece: Piece, preparation: Preparation) -> np.ndarray:
-        """Read one piece, (C, H, W) `uint8`.
+    def tile(self, source: SlideTile, preparation: Preparation) -> np.ndarray:
+        """Read one tile, (C, H, W) `uint8`.
 
         Raises:
             ImageError: the slide cannot be read there.
         """
-        slide = self._slide(piece.path)
-        return read_tile(slide, piece.x, piece.y, piece.side, side=preparation.size, channels=preparation.channels)
+        slide = self._slide(source.path)
+        return read_tile(slide, source.x, source.y, source.side, side=preparation.size, channels=preparation.channels)
 
     def _slide(self, path: Path) -> Slide:
         with self._lock:

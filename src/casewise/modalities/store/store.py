@@ -11,10 +11,10 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -25,16 +25,45 @@ from casewise.errors import RunError, StudyError
 from casewise.files import write_atomic, write_json
 from casewise.modalities.store.preparation import PIXEL_RULES, Preparation
 
-if TYPE_CHECKING:
-    from casewise.modalities.slides.wsi_tile import Piece
-
-__all__ = ["TileStore", "open_store", "prepare"]
+__all__ = ["ImageSource", "TileSource", "TileSourceReader", "TileStore", "open_store"]
 
 MARKER = "store.json"
 # `tile_sha256` is the hash of the tile's own bytes; the rest describes the source file. Width and height are upright.
 COLUMNS = ("path", "sha256", "bytes", "mtime_ns", "width", "height", "mode", "format", "tile_sha256")
 # A store may be superseded between reading its marker and opening its files; the new marker is then read.
 ATTEMPTS = 3
+
+
+class TileSource(Protocol):
+    """A part of an image file that becomes a tile of its own; its text is the `path` of its row in the index."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def __fspath__(self) -> str: ...
+
+    def check(self) -> None:
+        """Raise an `ImageError` if the file is missing or cannot be read."""
+        ...
+
+    def new_reader(self) -> TileSourceReader:
+        """A reader for all sources of this type in one build."""
+        ...
+
+
+class TileSourceReader(Protocol):
+    """Reads sources of one type, from several threads."""
+
+    def sha256(self, source: Any) -> str:
+        """A hash over the bytes of the file and the part of it."""
+        ...
+
+    def tile(self, source: Any, preparation: Preparation) -> np.ndarray:
+        """The tile, (C, H, W) `uint8`."""
+        ...
+
+
+ImageSource: TypeAlias = Path | TileSource
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,37 +218,7 @@ def sweep(folder: Path) -> None:
             build.with_suffix(".jsonl").unlink(missing_ok=True)
 
 
-def prepare(
-    paths: Sequence[Path | Piece],
-    preparation: Preparation,
-    folder: Path,
-    *,
-    processes: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> TileStore:
-    """Make, continue, mend or just open the tile store of `paths` in `folder`; row i of the store is `paths[i]`,
-    an image file or a piece of a slide.
-
-    A finished store whose sources have the size and time they had is opened without reading an image. Otherwise only
-    what is new, changed or unfinished is decoded, by `processes` workers (default: the cores). `progress(done, total)`
-    is called from this thread. Decoding releases the interpreter's lock, so the workers are threads.
-
-    Raises:
-        ImageError: images cannot be read; every one of them is in the message, and the others are kept.
-        RunError: the folder is in use by another run, cannot be written, or the disk is full.
-    """
-    from casewise.modalities.store.store_builder import build
-
-    folder = Path(folder)
-    if store := unchanged(paths, preparation, folder):
-        if progress:
-            progress(len(store), len(store))
-        return store
-    build(paths, preparation, folder, workers=processes, progress=progress)
-    return open_store(folder)
-
-
-def unchanged(paths: Sequence[Path | Piece], preparation: Preparation, folder: Path) -> TileStore | None:
+def unchanged(paths: Sequence[ImageSource], preparation: Preparation, folder: Path) -> TileStore | None:
     """Return the finished store of `folder` if it is of these settings and of these files as they are now."""
     if not (folder / MARKER).exists():
         return None

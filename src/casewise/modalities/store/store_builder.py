@@ -16,12 +16,22 @@ import filelock
 import numpy as np
 
 from casewise.errors import ImageError, RunError, StudyError
-from casewise.modalities.photographs.readers import open_source, read_bytes
-from casewise.modalities.slides.content import checked_size
-from casewise.modalities.slides.wsi_tile import Piece, Slides
 from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.readers import open_source, read_bytes
 from casewise.modalities.store.resume import Building, Earlier, Record, read_journal, stem_of
-from casewise.modalities.store.store import COLUMNS, MARKER, hash_tile, open_store, publish, sweep, unchanged
+from casewise.modalities.store.store import (
+    COLUMNS,
+    MARKER,
+    ImageSource,
+    TileSource,
+    TileSourceReader,
+    TileStore,
+    hash_tile,
+    open_store,
+    publish,
+    sweep,
+    unchanged,
+)
 
 Progress = Callable[[int, int], None]
 
@@ -54,15 +64,43 @@ class Budget:
                 self._changed.notify_all()
 
 
+def prepare(
+    paths: Sequence[ImageSource],
+    preparation: Preparation,
+    folder: Path,
+    *,
+    processes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> TileStore:
+    """Make, continue, mend or just open the tile store of `paths` in `folder`; row i of the store is `paths[i]`,
+    an image file or a part of one.
+
+    A finished store whose sources have the size and time they had is opened without reading an image. Otherwise only
+    what is new, changed or unfinished is decoded, by `processes` workers (default: the cores). `progress(done, total)`
+    is called from this thread. Decoding releases the interpreter's lock, so the workers are threads.
+
+    Raises:
+        ImageError: images cannot be read; every one of them is in the message, and the others are kept.
+        RunError: the folder is in use by another run, cannot be written, or the disk is full.
+    """
+    folder = Path(folder)
+    if store := unchanged(paths, preparation, folder):
+        if progress:
+            progress(len(store), len(store))
+        return store
+    build(paths, preparation, folder, workers=processes, progress=progress)
+    return open_store(folder)
+
+
 def build(
-    paths: Sequence[Path | Piece],
+    paths: Sequence[ImageSource],
     preparation: Preparation,
     folder: Path,
     *,
     workers: int | None,
     progress: Progress | None,
 ) -> None:
-    """Build and publish the store of `paths` in `folder`; see `store.prepare` for what it raises."""
+    """Build and publish the store of `paths` in `folder`; see `prepare` for what it raises."""
     if not paths:
         raise ImageError("There is no image to prepare: the list is empty.")
     if workers is not None and workers < 1:
@@ -82,6 +120,22 @@ def build(
         publish(folder, building.tiles, rows, preparation)
         _discard_builds(folder)
         sweep(folder)
+
+
+class Readers:
+    """One reader for each type of source; safe from several threads."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._readers: dict[type, TileSourceReader] = {}
+        self._lock = threading.Lock()
+
+    def of(self, source: TileSource) -> TileSourceReader:
+        """The reader of sources of this type."""
+        with self._lock:
+            if type(source) not in self._readers:
+                self._readers[type(source)] = source.new_reader()
+            return self._readers[type(source)]
 
 
 @contextmanager
@@ -138,18 +192,18 @@ def _earlier(folder: Path, preparation: Preparation) -> Earlier:
 def _fill(
     building: Building,
     earlier: Earlier,
-    paths: Sequence[Path | Piece],
+    paths: Sequence[ImageSource],
     preparation: Preparation,
     workers: int,
     progress: Progress | None,
 ) -> tuple[list[Record], dict[int, str]]:
     """Finish every row that can be; return the records in order and the problems by row."""
-    budget, slides = Budget(MEMORY), Slides()
+    budget, readers = Budget(MEMORY), Readers()
     records: dict[int, Record] = {}
     problems: dict[int, str] = {}
 
     def finish(row: int) -> tuple[Record, bool]:
-        return _row(building, earlier, budget, slides, row, paths[row], preparation)
+        return _row(building, earlier, budget, readers, row, paths[row], preparation)
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="tiles")
     try:
@@ -174,9 +228,9 @@ def _row(
     building: Building,
     earlier: Earlier,
     budget: Budget,
-    slides: Slides,
+    readers: Readers,
     row: int,
-    path: Path | Piece,
+    path: ImageSource,
     preparation: Preparation,
 ) -> tuple[Record, bool]:
     """Finish one row, in place, from an earlier tile or by decoding; return the record and whether it is new."""
@@ -192,8 +246,8 @@ def _row(
         building.write(row, tile)
         return record, True
     # The time was taken before the bytes: a file that changes meanwhile is seen as changed the next time.
-    if isinstance(path, Piece):
-        return _piece(building, earlier, slides, row, path, preparation, found), True
+    if not isinstance(path, Path):
+        return _part(building, earlier, readers.of(path), row, path, preparation, found), True
     data = read_bytes(path)
     source = hashlib.sha256(data).hexdigest()
     about = {"path": str(path), "sha256": source, "bytes": len(data), "mtime_ns": found.st_mtime_ns if found else 0}
@@ -210,27 +264,27 @@ def _row(
     return about | facts | {"tile_sha256": hash_tile(tile)}, True
 
 
-def _piece(
+def _part(
     building: Building,
     earlier: Earlier,
-    slides: Slides,
+    reader: TileSourceReader,
     row: int,
-    piece: Piece,
+    part: TileSource,
     preparation: Preparation,
     found: os.stat_result | None,
 ) -> Record:
-    """Finish the row of a piece of a slide."""
+    """Finish the row of a part of an image file."""
     if found is None:
-        checked_size(piece.path)
-    source = slides.sha256(piece)
+        part.check()
+    source = reader.sha256(part)
     about = (
-        {"path": str(piece), "sha256": source, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns} if found else {}
+        {"path": str(part), "sha256": source, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns} if found else {}
     )
     if known := earlier.same_content(source):
         record, tile = known
         building.write(row, tile)
         return record | about
-    tile = slides.tile(piece, preparation)
+    tile = reader.tile(part, preparation)
     building.write(row, tile)
     facts = {"width": preparation.size, "height": preparation.size, "mode": "RGB", "format": "slide"}
     return about | facts | {"tile_sha256": hash_tile(tile)}
@@ -244,14 +298,14 @@ def _discard_builds(folder: Path, keep: Building | None = None) -> None:
             path.unlink(missing_ok=True)
 
 
-def _told(problems: dict[int, str], paths: Sequence[Path | Piece]) -> str:
-    """All problems of the list as one message, in the order of the rows; of the pieces of a slide the first."""
+def _told(problems: dict[int, str], paths: Sequence[ImageSource]) -> str:
+    """All problems of the list as one message, in the order of the rows; of the parts of a file the first."""
     lines: list[str] = []
     first: dict[Path, int] = {}
     more: Counter[Path] = Counter()
     for row in sorted(problems):
         source = paths[row]
-        if isinstance(source, Piece):
+        if not isinstance(source, Path):
             if source.path in first:
                 more[source.path] += 1
                 continue

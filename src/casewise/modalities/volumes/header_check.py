@@ -85,7 +85,7 @@ def _overlap(scan: Scan, reference: Scan, found: Gathered) -> None:
 
 def _look_at_lesions(study: Study, paths: list[Path], reference: Scan | None, found: Gathered) -> None:
     """Whether the masks of lesions can be read, and lie where the case's scans do."""
-    from casewise.modalities.photographs.readers import image_facts
+    from casewise.modalities.store.readers import image_facts
     from casewise.modalities.volumes.reading import read_scan
 
     assert study.volumes is not None

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.errors import CasewiseError, ImageError
-from casewise.modalities.photographs.content import name_content
+from casewise.modalities.store.content import name_content
 from casewise.modalities.volumes.scans import VOXEL_BYTES, Scan, checked_affine, checked_values, unread
 from casewise.modalities.volumes.sources import HEAD, checked_size
 

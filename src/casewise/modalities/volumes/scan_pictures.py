@@ -12,7 +12,8 @@ import numpy as np
 from casewise.cohort.cohort import Cohort
 from casewise.files import write_atomic
 from casewise.modalities.store.preparation import Preparation
-from casewise.modalities.store.store import TileStore, prepare
+from casewise.modalities.store.store import TileStore
+from casewise.modalities.store.store_builder import prepare
 from casewise.modalities.volumes.preview import central, grid
 from casewise.study.schema import Study
 

@@ -20,7 +20,7 @@ def stacked(paths: Sequence[Path], spacing: tuple[float, float], *, voxels: bool
     Raises:
         ImageError: one cannot be read, or is of another size than the first.
     """
-    from casewise.modalities.photographs.readers import image_facts, read_image
+    from casewise.modalities.store.readers import image_facts, read_image
 
     planes: list[np.ndarray] = []
     for path in paths:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from casewise.errors import ImageError
-from casewise.modalities.photographs.file_check import size_of
+from casewise.modalities.store.file_check import size_of
 
 # A DICOM file says what it is behind 128 bytes; its transfer syntax follows within the first thousand.
 HEAD = 1024

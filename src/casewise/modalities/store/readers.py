@@ -1,7 +1,7 @@
 """Opening an image file by its content: the registry of formats, and every way in which a file can be no image.
 
-A format is one `Reader`. To add one, write a small file with a function that opens a stream as a Pillow image without
-decoding it, and name its `Reader` in `readers()`. Only the first image of a JPEG counts (phones append gain maps and
+A format is one `Reader`. To add one, write a function that opens a stream as a Pillow image without decoding it, and
+add its `Reader` to `readers()`. Only the first image of a JPEG counts (phones append gain maps and
 previews); in the other formats a file with several pages or frames is refused, since one row is one image.
 """
 
@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from casewise.errors import ImageError
-from casewise.modalities.photographs.content import name_content
-from casewise.modalities.photographs.pixels import (
+from casewise.modalities.store.content import name_content
+from casewise.modalities.store.pixels import (
     LANCZOS,
     UnknownRangeError,
     as_array,
@@ -42,6 +42,7 @@ PIXEL_LIMIT = 300_000_000
 BYTE_LIMIT = PIXEL_LIMIT * 8
 HEAD = 512
 ORIENTATION = 0x0112
+HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 # Decoding at 1/2, 1/4 or 1/8 stops at twice the size asked, so that the Lanczos filter sees enough to work on.
 SPARE = 2
 
@@ -84,8 +85,6 @@ class Reader:
 @cache
 def readers() -> tuple[Reader, ...]:
     """Every format that can be read, in the order in which they are tried."""
-    from casewise.modalities.photographs.heic import HEIC
-
     return (
         Reader("JPEG", lambda head: head.startswith(b"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile, scales=True),
         Reader("PNG", lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
@@ -96,8 +95,21 @@ def readers() -> tuple[Reader, ...]:
             turned=True,
         ),
         Reader("WebP", lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", WebPImagePlugin.WebPImageFile),
-        HEIC,
+        # the library turns the pixels upright itself
+        Reader("HEIC", _is_heif, _open_heic, turned=True, extra="heic"),
     )
+
+
+def _is_heif(head: bytes) -> bool:
+    return head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
+
+
+def _open_heic(stream: IO[bytes]) -> Image.Image:
+    """Open a HEIC or HEIF stream, the format of many phones, where the optional `pillow-heif` is installed."""
+    from pillow_heif import HeifImageFile
+
+    image: Image.Image = HeifImageFile(stream)  # type: ignore[no-untyped-call]
+    return image
 
 
 @contextmanager
