@@ -215,7 +215,7 @@ def _prepare_scan(scan: Scan, reference: Scan, grid: Grid, field: np.ndarray, st
     if steps.bias == "n4":
         with clock("bias"):
             values = corrected(values, spacing, bright, shrink=steps.shrink)
-    if steps.smoothing == "edges":
+    if steps.smoothing == "edge_preserving":
         with clock("smoothing"):
             values = smoothed(values, spacing)
     with clock("range"):

@@ -52,7 +52,7 @@ def _facts(material: ReportContext, volumes: Volumes) -> list[tuple[str, str]]:
             "scan",
         ),
         ("Bias field", "N4, fitted on a grid up to four times coarser" if volumes.bias == "n4" else "not corrected"),
-        ("Smoothing", "edge-preserving (curvature diffusion)" if volumes.smoothing == "edges" else "none"),
+        ("Smoothing", "edge-preserving (curvature diffusion)" if volumes.smoothing == "edge_preserving" else "none"),
         ("Region", _region(volumes, size)),
         ("Intensities", _intensities(volumes)),
         (
