@@ -114,14 +114,13 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
         # a shell's background jobs ignore Ctrl-C, and so would what they start
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    until = time.monotonic() + 120
     children: list[psutil.Process] = []
-    while len(children) < 2 and running.poll() is None and time.monotonic() < until:
+    while len(children) < 2 and running.poll() is None:
         time.sleep(0.05)
         children = psutil.Process(running.pid).children()
     assert any(tmp_path.iterdir())
     running.send_signal(signal.SIGINT)
-    told = running.communicate(timeout=240)[1]
+    told = running.communicate()[1]
     assert running.returncode == 130
     assert "Traceback" not in told
     assert not any(tmp_path.iterdir())

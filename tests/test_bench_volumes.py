@@ -163,15 +163,13 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
         start_new_session=True,  # so that Ctrl-C goes to what it starts, too, as from a terminal
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    until = time.monotonic() + 60
     children: list[psutil.Process] = []
-    while not children and running.poll() is None and time.monotonic() < until:
+    while not (children and any(tmp_path.iterdir())) and running.poll() is None:
         time.sleep(0.05)
         children = psutil.Process(running.pid).children()
-    time.sleep(1)
     assert any(tmp_path.iterdir())
     os.killpg(running.pid, signal.SIGINT)
-    told = running.communicate(timeout=60)[1]
+    told = running.communicate()[1]
     assert running.returncode == 130
     assert "Traceback" not in told
     assert not any(tmp_path.iterdir())

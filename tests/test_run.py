@@ -9,16 +9,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.errors import AuditError, CasewiseError, CohortError, RunError, SplitError, StudyError
+from casewise.errors import AuditError, CasewiseError, CohortError, DamagedError, RunError, SplitError, StudyError
 from casewise.jobs.fingerprint import changed_settings, job_fingerprint
 from casewise.predictions.table import COLUMNS
+from casewise.report.markdown.page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
@@ -100,6 +100,48 @@ def test_running_again_redoes_nothing(finished: tuple[Run, Path]) -> None:
     assert np.array_equal(again.predictions["y_pred"], done.predictions["y_pred"])
 
 
+def test_damaged_files_are_set_aside_and_made_again(
+    finished: tuple[Run, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    done, path = finished
+    folder = RunFolder(Path(shutil.copytree(done.folder, tmp_path / "copy")))
+    first, second, third = folder.finished_jobs()[:3]
+    table = first.predictions.read()
+    table.assign(y_pred=table["y_true"]).to_parquet(first.predictions.path, index=False)
+    second.weights.path.write_bytes(b"")
+    third.record.path.write_text('{"model": ')
+    tiles = np.load(next((folder.path / "tiles").glob("tiles-*.npy")), mmap_mode="r+")
+    tiles[:] = 255 - tiles[:]
+    tiles.flush()
+    metrics = folder.metrics.read()
+    folder.metrics.path.write_text(folder.metrics.path.read_text().replace('"value": 0', '"value": 1'))
+    with pytest.raises(DamagedError):
+        write_results(folder.path, tmp_path / "page.md")
+    damaged = (folder.splits, folder.fingerprint, folder.compute, folder.audit, folder.stackers)
+    for file in damaged:
+        file.path.write_bytes(file.path.read_bytes()[:40])
+    again = run(read_study(path), folder.path)
+    pd.testing.assert_frame_equal(again.predictions, done.predictions)
+    assert {name: folder.metrics.read()[name] for name in ("metrics", "main")} == {
+        name: metrics[name] for name in ("metrics", "main")
+    }
+    aside = {file.name for file in folder.path.rglob("*.damaged-1")}
+    names = {file.path.name for file in (*damaged, folder.metrics, first.predictions, second.weights, third.record)}
+    assert aside == {f"{name}.damaged-1" for name in names}
+    assert all(name in caplog.text for name in (*aside, "tiles are not as written"))
+
+
+def test_missing_files_are_made_again(finished: tuple[Run, Path], tmp_path: Path) -> None:
+    done, path = finished
+    folder = RunFolder(Path(shutil.copytree(done.folder, tmp_path / "copy")))
+    for file in (folder.splits, folder.fingerprint, folder.compute, folder.metrics, folder.finished_jobs()[0].record):
+        file.remove()
+    compute = read_study(path).compute
+    again = run(read_study(path), folder.path)
+    pd.testing.assert_frame_equal(again.predictions, done.predictions)
+    assert {plan["precision"] for plan in folder.compute.read().values()} == {compute.precision}
+
+
 def test_a_run_of_a_version_with_fewer_settings_is_continued(finished: tuple[Run, Path], tmp_path: Path) -> None:
     done, path = finished
     folder = Path(shutil.copytree(done.folder, tmp_path / "copy"))
@@ -116,11 +158,14 @@ def test_a_run_of_a_version_with_fewer_settings_is_continued(finished: tuple[Run
         of_job = job_fingerprint(record["fingerprint"], study, values["model"])
         job.write_text(json.dumps({**values, "fingerprint": of_job}))
     note.write_text(json.dumps(record))
+    for checksums in folder.rglob("checksums.json"):
+        checksums.unlink()
     files = {p: p.stat().st_mtime_ns for p in folder.glob("jobs/*/*/*")}
     run(study, folder)
     assert {p: p.stat().st_mtime_ns for p in folder.glob("jobs/*/*/*")} == files
     assert json.loads(note.read_text())["fingerprint"] == record["fingerprint"]
     note.write_text(json.dumps(record))
+    (folder / "checksums.json").unlink()
     panels = study.panels.model_copy(update={"padding_mode": "reflect"})
     with pytest.raises(RunError, match=r"study: panels\.padding_mode was 'black' and is 'reflect'\. Results"):
         run(study.model_copy(update={"panels": panels}), folder)
@@ -232,16 +277,24 @@ def heeding_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def in_training(folder: Path, process: subprocess.Popen[str]) -> None:
-    """Wait until a network has trained an epoch or two and written its state."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if any(folder.glob("jobs/*/fold*/state.safetensors")):
-            return
-        if process.poll() is not None:
-            break
-        time.sleep(0.01)
-    pytest.fail(f"the run ended or hung before training: {process.communicate()}")
+# Loaded by every Python process of a run: the one that writes a training's state for the second time sends the signal
+# to the run, at that moment, and does nothing more.
+KILLED_AT_THE_SECOND_STATE = """
+import os, sys, threading
+
+states = []
+
+def watch(event, arguments):
+    if event == "os.rename" and str(arguments[1]).endswith("state.safetensors"):
+        states.append(arguments[1])
+        if len(states) == 2:
+            worker = "loky" in " ".join(sys.orig_argv)
+            os.kill(os.getppid() if worker else os.getpid(), int(os.environ["CASEWISE_TEST_SIGNAL"]))
+            if worker:
+                threading.Event().wait()
+
+sys.addaudithook(watch)
+"""
 
 
 @pytest.mark.parametrize(
@@ -255,19 +308,19 @@ def test_a_killed_run_continues_to_the_same_bits(tiny: Path, tmp_path: Path, how
     environment = {**os.environ, "CASEWISE_CACHE": str(tmp_path / "cache")}
     subprocess.run(command(tiny, tmp_path / "whole", jobs), check=True, env=environment, capture_output=True)
     cut = tmp_path / "cut"
-    process = subprocess.Popen(
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(KILLED_AT_THE_SECOND_STATE)
+    paths = os.pathsep.join(filter(None, [str(tmp_path / "hook"), environment.get("PYTHONPATH", "")]))
+    killed = subprocess.run(
         command(tiny, cut, jobs),
-        env=environment,
+        env={**environment, "PYTHONPATH": paths, "CASEWISE_TEST_SIGNAL": str(int(how))},
         text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         preexec_fn=heeding_interrupts,
     )
-    in_training(cut, process)
-    process.send_signal(how)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == (-9 if how == signal.SIGKILL else 130)
-    assert "Traceback" not in errors
+    assert killed.returncode == (-9 if how == signal.SIGKILL else 130), killed.stderr
+    assert "Traceback" not in killed.stderr
+    assert list(cut.glob("jobs/*/fold*/state.safetensors"))
     assert not (cut / "predictions.parquet").exists()
     again = subprocess.run(command(tiny, cut, jobs), check=True, env=environment, capture_output=True, text=True)
     assert "report:" in again.stdout

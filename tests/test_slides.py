@@ -7,7 +7,6 @@ import io
 import re
 import struct
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -525,12 +524,13 @@ def test_slides_planned_at_the_same_time_share_a_bounded_memory(
     large = slides.MOST_CACHE + 16 * slides.BLOCK**2
     held: list[int] = []
     most, lock, real = [0], threading.Lock(), slide_tiles.read_thumbnail
+    two = threading.Barrier(2)
 
     def told(slide: Slide) -> Any:
         with lock:
             held.append(large)
             most[0] = max(most[0], sum(held))
-        time.sleep(0.05)
+        two.wait(120)  # two are planned at the same time
         found = real(slide)
         with lock:
             held.pop()

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+import threading
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -209,21 +209,23 @@ def test_any_sequence_of_lists_gives_what_a_fresh_build_gives(
 
 
 KILLED = """
-import signal, sys, time
+import os, signal, sys
 from pathlib import Path
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.store_builder import prepare
-from casewise.modalities.store.readers import Source
+from casewise.modalities.store.resume import Building
 
-real = Source.tile
+real, noted = Building.note, []
 # A shell may have started everything with Ctrl-C ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-def slow(self, preparation):
-    time.sleep(0.05)
-    return real(self, preparation)
+def killed_after_six(self, row, record):
+    real(self, row, record)
+    noted.append(row)
+    if len(noted) == 6:
+        os.kill(os.getpid(), int(sys.argv[3]))
 
-Source.tile = slow
+Building.note = killed_after_six
 prepare(sorted(Path(sys.argv[1]).iterdir()), Preparation(size=16), Path(sys.argv[2]), processes=1)
 """
 
@@ -236,24 +238,17 @@ def test_an_interrupted_build_continues(tmp_path: Path, folder: Path, decoded: l
     script = tmp_path / "build.py"
     script.write_text(KILLED)
     source_root = str(Path(store_module.__file__).parents[2])
-    child = subprocess.Popen(
-        [sys.executable, str(script), str(sources), str(folder)],
+    child = subprocess.run(
+        [sys.executable, str(script), str(sources), str(folder), str(int(how))],
         env=os.environ | {"PYTHONPATH": source_root},
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 30
-    while sum(len(read_journal(path)) for path in folder.glob("building-*.jsonl")) < 5:
-        assert child.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    child.send_signal(how)
-    child.wait(30)
     assert child.returncode != 0
     with pytest.raises(RunError, match="no finished tile store"):
         open_store(folder)
     (journal,) = folder.glob("building-*.jsonl")
     finished = len(read_journal(journal))
-    assert 5 <= finished < 30
+    assert finished == 6
     assert_right(prepare(paths, SMALL, folder), paths)
     # The tile on which the kill fell may have been written, but not yet noted.
     assert sorted(decoded) == [path.name for path in paths[finished:]]
@@ -548,17 +543,43 @@ def test_the_number_of_workers_changes_nothing(paths: list[Path], tmp_path: Path
 
 
 def test_the_memory_of_simultaneous_decoding_is_bounded() -> None:
-    from concurrent.futures import ThreadPoolExecutor
+    budget = Budget(100)
 
-    budget, held, most = Budget(100), [0], [0]
+    def held_later(amount: int) -> tuple[threading.Thread, threading.Event]:
+        held = threading.Event()
 
-    def use(amount: int) -> None:
-        with budget.hold(amount):
-            held[0] += min(amount, 100)
-            most[0] = max(most[0], held[0])
-            time.sleep(0.002)
-            held[0] -= min(amount, 100)
+        def hold() -> None:
+            with budget.hold(amount):
+                held.set()
 
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(use, [30, 40, 250, 60, 10] * 8))
-    assert 60 <= most[0] <= 100
+        thread = threading.Thread(target=hold)
+        thread.start()
+        return thread, held
+
+    with budget.hold(30), budget.hold(40):
+        thread, held = held_later(60)
+        assert not held.wait(0.05)
+    thread.join()
+    assert held.is_set()
+    with budget.hold(10):  # more than all of it waits for all of it
+        thread, held = held_later(250)
+        assert not held.wait(0.05)
+    thread.join()
+    assert held.is_set()
+
+
+def test_tiles_changed_after_they_were_written_are_decoded_again(
+    tmp_path: Path, folder: Path, decoded: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = [picture(tmp_path / f"{number}.png", number) for number in range(4)]
+    store = prepare(paths, SMALL, folder)
+    file, right = Path(store.tiles.filename), np.array(store.tiles)
+    decoded.clear()
+    tiles = np.load(file, mmap_mode="r+")
+    tiles[2] = 255 - tiles[2]
+    tiles.flush()
+    with pytest.raises(RunError):
+        open_store(folder, verify=True)
+    assert np.array_equal(prepare(paths, SMALL, folder).tiles, right)
+    assert decoded == ["2.png"]
+    assert "1 of 4 tiles" in caplog.text

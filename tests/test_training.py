@@ -20,7 +20,7 @@ from casewise.jobs import job as network_jobs
 from casewise.jobs.backends.local import _choices, _try
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
-from casewise.run_folder import WeightsFile
+from casewise.run_folder import RunFolder, WeightsFile
 from casewise.study.schema import Compute, Panels, Recipe, Study
 from casewise.training import compute_plan as speed
 from casewise.training.checkpoint import SafetensorsCheckpoints, write_tensors
@@ -298,7 +298,7 @@ def test_a_run_goes_on_with_its_choice_but_for_stated_threads(tmp_path: Path, mo
         study = Study.model_validate({**values, "compute": {"threads": threads, "keep_memory": False}})
         material: Any = SimpleNamespace(study=study, splits=splits)
         jobs: Any = [SimpleNamespace(model="cnn", fold=0)]
-        found = _choices(jobs, material, tmp_path, 2)["cnn"]
+        found = _choices(jobs, material, RunFolder(tmp_path), 2)["cnn"]
         assert found == replace(before, threads=expected)
 
 

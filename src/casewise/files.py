@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -112,6 +113,12 @@ def sync_folder(folder: Path) -> None:
     """Bring a folder's entries to the disk, where the system can do so."""
     with suppress(OSError):  # Windows and some network file systems cannot
         _sync(folder, os.O_RDONLY)
+
+
+def checksum(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sweep(folder: Path) -> int:

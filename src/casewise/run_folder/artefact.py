@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import DamagedError, RunError
-from casewise.files import json_text, parquet_bytes, replacing, sync_folder, write_json
+from casewise.files import checksum, json_text, parquet_bytes, replacing, sync_folder, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,6 +95,8 @@ class Artefact:
         folder, name = self.path.parent, self.path.name
         recorded = _checksums(folder)
         present = checksum(self.path) if self.path.is_file() else ""
+        if present and present not in recorded.get(name, [present]):
+            self.report_damage(DamagedError(f"{self.path} was changed or damaged after it was written."))
         allowed = dict.fromkeys([checksum(temporary), *(c for c in recorded.get(name, []) if c == present)])
         # An entry whose file was removed is forgotten here.
         recorded = {key: value for key, value in recorded.items() if (folder / key).is_file()}
@@ -214,12 +215,6 @@ class WeightsFile(Artefact):
         except RunError:
             return False
         return True
-
-
-def checksum(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checksums(folder: Path) -> dict[str, list[str]]:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -22,10 +24,13 @@ import PIL
 from PIL import features
 
 from casewise.errors import RunError, StudyError
+from casewise.files import sweep as sweep_temporary
 from casewise.files import write_atomic, write_json
 from casewise.modalities.store.preparation import PIXEL_RULES, Preparation
 
 __all__ = ["ImageSource", "TileSource", "TileSourceReader", "TileStore", "open_store"]
+
+log = logging.getLogger("casewise")
 
 MARKER = "store.json"
 # `tile_sha256` is the hash of the tile's own bytes; the rest describes the source file. Width and height are upright.
@@ -124,12 +129,22 @@ def open_store(folder: Path, *, verify: bool = False) -> TileStore:
                 raise _damaged(folder, f"{Path(error.filename).name} is missing") from error
         except (OSError, ValueError, EOFError, LookupError, TypeError, StudyError) as error:
             raise _damaged(folder, str(error)) from error
-    if verify:
-        bad = [row for row in range(len(store)) if hash_tile(store.tiles[row]) != store.index["tile_sha256"].iloc[row]]
-        if bad:
-            named = ", ".join(store.index["path"].iloc[bad[:3]])
-            raise _damaged(folder, f"{len(bad):,} of {len(store):,} tiles are not as written ({named}…)")
+    if verify and (sentence := damage(store)):
+        raise _damaged(folder, sentence)
     return store
+
+
+def damage(store: TileStore) -> str:
+    """What is wrong with the tiles of a store, as a clause; empty where every tile is as it was written."""
+    import joblib
+
+    with ThreadPoolExecutor(int(joblib.cpu_count())) as pool:
+        hashes = pool.map(lambda row: hash_tile(store.tiles[row]), range(len(store)))
+        bad = [
+            row for row, pair in enumerate(zip(hashes, store.index["tile_sha256"], strict=True)) if len(set(pair)) > 1
+        ]
+    paths = ", ".join(store.index["path"].iloc[bad[:3]])
+    return f"{len(bad):,} of {len(store):,} tiles are not as written ({paths}…)" if len(bad) else ""
 
 
 def _damaged(folder: Path, what: str) -> RunError:
@@ -207,7 +222,8 @@ def sweep(folder: Path) -> None:
     except (OSError, ValueError, LookupError, TypeError):
         # No store, or one that is damaged beyond its marker.
         tiles = index = folder / MARKER
-    for pattern in ("tiles-*", "index-*", ".index-*", f".{MARKER}.*"):
+    sweep_temporary(folder)
+    for pattern in ("tiles-*", "index-*"):
         for path in folder.glob(pattern):
             if path not in {tiles, index}:
                 path.unlink(missing_ok=True)
@@ -238,4 +254,7 @@ def unchanged(paths: Sequence[ImageSource], preparation: Preparation, folder: Pa
             return None
         if (found.st_size, found.st_mtime_ns) != (size, mtime):
             return None
+    if sentence := damage(store):
+        log.warning("%s: %s. They are decoded again.", folder, sentence)
+        return None
     return store

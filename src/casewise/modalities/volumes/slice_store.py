@@ -9,8 +9,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
-from collections.abc import Callable, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +22,12 @@ from typing import Any
 import numpy as np
 
 from casewise.errors import CasewiseError, RunError
-from casewise.files import write_atomic, write_json
+from casewise.files import checksum, replacing, write_atomic, write_json
 from casewise.modalities.volumes.case_loader import doubled_in, empty_in, gather, not_prepared
 from casewise.modalities.volumes.preprocess import Prepared, Steps, prepare_case
 from casewise.modalities.volumes.roi import Box
+
+log = logging.getLogger("casewise")
 
 MARKER = "slices.json"
 
@@ -176,6 +182,21 @@ def _made(number: int, case: CaseSources, steps: Steps, place: Path) -> tuple[in
         return number, "", [f"could not be prepared: {str(error).strip().splitlines()[-1] if str(error) else error!r}"]
 
 
+@contextmanager
+def _case_file(file: Path) -> Iterator[Any]:
+    """The arrays of a case's file; a damaged one is removed, so that the next run prepares the case again.
+
+    Raises:
+        RunError: naming the file.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            yield arrays
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError) as error:
+        file.unlink(missing_ok=True)
+        raise RunError(f"{file} was damaged ({error}) and is removed. Run again to prepare its case.") from error
+
+
 def _packed(prepared: Prepared) -> bytes:
     packed = io.BytesIO()
     told = json.dumps({"facts": prepared.facts, "notes": list(prepared.notes)})
@@ -197,15 +218,19 @@ def _joined(folder: Path, files: Sequence[Path]) -> SliceStore:
     marker = Path(folder) / MARKER
     if marker.is_file():
         try:
-            if json.loads(marker.read_text()).get("made_from") == made_from:
-                return open_slices(folder)
+            record = json.loads(marker.read_text())
+            if record.get("made_from") == made_from:
+                store = open_slices(folder)
+                if record.get("sha256") in (None, checksum(Path(folder) / record["slices"])):
+                    return store
+                log.warning("%s: %s is not as written. It is joined again.", folder, record["slices"])
         except (RunError, ValueError, AttributeError):
             marker.unlink(missing_ok=True)
     content = hashlib.sha256()
     parts = []
     told: list[dict[str, Any]] = []
     for file in files:
-        with np.load(file, allow_pickle=False) as part:
+        with _case_file(file) as part:
             parts.append({name: part[name] for name in ("present", "landmarks", "affine")})
             for name in ("slices", "present", "landmarks"):
                 content.update(f"{name} {part[name].shape} {part[name].dtype}".encode())
@@ -218,16 +243,15 @@ def _joined(folder: Path, files: Sequence[Path]) -> SliceStore:
     shape = (int(counts.sum()), *(int(n) for n in parts[0]["shape"][1:]))
     target = Path(folder) / f"slices-{address[:16]}.npy"
     try:
-        partial = target.with_suffix(".partial")
-        array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint16, shape=shape)
-        at = 0
-        for file, count in zip(files, counts, strict=True):
-            with np.load(file, allow_pickle=False) as part:
-                array[at : at + count] = part["slices"]
-            at += count
-        array.flush()
-        del array
-        os.replace(partial, target)
+        with replacing(target) as temporary:
+            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint16, shape=shape)
+            at = 0
+            for file, count in zip(files, counts, strict=True):
+                with _case_file(file) as part:
+                    array[at : at + count] = part["slices"]
+                at += count
+            array.flush()
+            del array
     except OSError as error:
         raise RunError(f"{target} could not be written: {error.strerror or error}.") from error
     index = io.BytesIO()
@@ -247,6 +271,7 @@ def _joined(folder: Path, files: Sequence[Path]) -> SliceStore:
             "made_from": made_from,
             "slices": target.name,
             "index": f"index-{address[:16]}.npz",
+            "sha256": checksum(target),
             "facts": [entry["facts"] for entry in told],
             "notes": [entry["notes"] for entry in told],
         },
