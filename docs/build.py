@@ -1,26 +1,26 @@
 """Builds the documentation: the pages that are made from the source, then the site.
 
-`build.py` writes the pages and the site; `--pages` writes the pages alone; `--check` tells whether they are current.
+`build.py` writes the pages and the site; `--pages` writes the pages alone; `--check` reports whether they are current.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic.fields import FieldInfo
 
-from casewise.study.schema import Part, Pretraining, Study
 from casewise.study.loading import PRESETS, named_scores, preset_names, preset_text
-from casewise.study.parts import parse_range, parse_fraction, texts
+from casewise.study.model import StudyModel, parse_fraction, parse_range, texts
+from casewise.study.schema import Pretraining, Study
 
 DOCS = Path(__file__).resolve().parent
-MADE = "<!-- Made by docs/build.py; change the source or docs/study-keys.yaml, then `make docs`. -->\n"
+MADE = "<!-- Made by docs/build.py; change the source, then `make docs`. -->\n"
 LIMITS = {
     "minimum": "from {:g}",
     "exclusiveMinimum": "above {:g}",
@@ -35,11 +35,19 @@ WRITTEN = {
     "Study.scores": "name of a score, or [`scores.NAME`](#scoresname)",
     "Study.backbones": "list of names, or `all29`",
 }
+EXTENDS = (
+    "A preset's name (see [Presets](#presets)) or another study file, over which this one is merged key by key. "
+    "`targets`, "
+    "`scores`, `where`, `accept`, `pretrain`, `external`, `bands`, `readers`, `references` and `weights` are "
+    "replaced whole."
+)
 STUDY_HEAD = """# The study file
 
-A study file is YAML. It says what to predict from which images; nearly everything has a default. Relative paths start
-at the file's own folder. An unknown key is refused, with the nearest one that exists. `on`, `off`, `yes` and `no` are
-plain words; only `true` and `false` are truth values.
+A study file is YAML. It states what to predict from which images; nearly everything has a default. Relative paths start
+at the file's own folder. An unknown key is an error that names the nearest key that exists. `on`, `off`, `yes` and `no`
+are plain words; only `true` and `false` are truth values. Editors that understand JSON schemas complete and check keys
+with `study.schema.json`, which lies beside this page's source: write
+`# yaml-language-server: $schema=PATH/study.schema.json` as the first line.
 """
 COMMANDS_HEAD = """# The command line
 
@@ -66,41 +74,67 @@ COMMANDS_TAIL = """`casewise --version` shows the version.
 
 
 def study_page() -> str:
-    """Every key of the study file: type, default and meaning."""
-    meanings: dict[str, dict[str, str]] = yaml.safe_load((DOCS / "study-keys.yaml").read_text(encoding="utf-8"))
+    """Every key of the study file: type, default and meaning, from the descriptions in the schema."""
     schema = Study.model_json_schema()
-    parts = list(_parts(Study, ""))
     lines = [MADE, STUDY_HEAD]
     undocumented: list[str] = []
-    for part, place in parts:
-        known = meanings.pop(part.__name__, {})
-        fields = {"extends": None, **part.model_fields} if part is Study else part.model_fields
-        undocumented += [f"{part.__name__}.{name}" for name in {*fields} ^ {*known}]
-        own = schema if part is Study else schema["$defs"][part.__name__]
+    for model, place in _sections(Study, ""):
+        own = schema if model is Study else schema["$defs"][model.__name__]
         lines += [
             f"## `{place}`" if place else "## The study",
             "",
             "| key | value | default | meaning |",
             "|---|---|---|---|",
         ]
-        for name, field in fields.items():
-            kind = _kind(own["properties"][name], field, place, name) if field else "text"
-            kind = WRITTEN.get(f"{part.__name__}.{name}", kind)
-            lines.append(f"| `{name}` | {kind} | {_default(field, name)} | {known.get(name, '')} |")
+        if model is Study:
+            lines.append(f"| `extends` | text |  | {EXTENDS} |")
+        for name, field in model.model_fields.items():
+            undocumented += [] if field.description else [f"{model.__name__}.{name}"]
+            kind = WRITTEN.get(f"{model.__name__}.{name}") or _kind(own["properties"][name], field, place, name)
+            lines.append(f"| `{name}` | {kind} | {_default(field, name)} | {field.description} |")
         lines.append("")
-    undocumented += list(meanings)
     if undocumented:
-        sys.exit(f"docs/study-keys.yaml and the schema differ: {', '.join(sorted(undocumented))}.")
+        sys.exit(f"These keys of the study file have no description: {', '.join(undocumented)}.")
     return "\n".join([*lines, *_presets()])
 
 
-def _parts(part: type[Part], place: str) -> Iterator[tuple[type[Part], str]]:
-    """Every part of the study file with its place in it, outer ones first; each is told once."""
-    yield part, place
-    for name, field in part.model_fields.items():
+def schema_file() -> str:
+    """The JSON schema of the study file, for editors. It has what a person may write beside what the models hold."""
+    schema = Study.model_json_schema()
+    schema |= {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "casewise study file"}
+    schema["properties"] = {"extends": {"type": "string", "description": EXTENDS}, **schema["properties"]}
+    schema["required"] = []  # a preset may state what a study file leaves out
+    _accept_written(schema)
+    for name in ("targets", "scores", "backbones"):
+        schema["properties"][name] = {
+            "description": schema["properties"][name].pop("description", ""),
+            "anyOf": [schema["properties"][name], {"type": "string"}],
+        }
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+
+
+def _accept_written(node: Any) -> None:
+    """Let ranges and fractions be text, such as `0..4` and `10%`, and targets be ranges or lists of classes."""
+    for value in list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []:
+        _accept_written(value)
+    if not isinstance(node, dict):
+        return
+    if "prefixItems" in node or (node.get("type") == "number" and "maximum" in node | {"exclusiveMaximum": 0}):
+        kept = {key: node.pop(key) for key in list(node) if key not in ("description", "title", "default")}
+        node["anyOf"] = [kept, {"type": "string"}]
+    if node.get("additionalProperties") == {"$ref": "#/$defs/Target"}:
+        node["additionalProperties"] = {
+            "anyOf": [{"$ref": "#/$defs/Target"}, {"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+        }
+
+
+def _sections(model: type[StudyModel], place: str) -> Iterator[tuple[type[StudyModel], str]]:
+    """Every section of the study file with its place in it, outer ones first; each is shown once."""
+    yield model, place
+    for name, field in model.model_fields.items():
         for inner in _inner(field.annotation):
-            if part is not Pretraining:
-                yield from _parts(inner, _place(place, name))
+            if model is not Pretraining:
+                yield from _sections(inner, _place(place, name))
 
 
 def _place(above: str, name: str) -> str:
@@ -109,9 +143,9 @@ def _place(above: str, name: str) -> str:
     return f"{above}.{name}" if above else name
 
 
-def _inner(annotation: Any) -> list[type[Part]]:
+def _inner(annotation: Any) -> list[type[StudyModel]]:
     options = [annotation, *get_args(annotation)]
-    return [o for o in options if isinstance(o, type) and issubclass(o, Part)]
+    return [o for o in options if isinstance(o, type) and issubclass(o, StudyModel)]
 
 
 def _kind(found: dict[str, Any], field: FieldInfo, place: str, name: str) -> str:
@@ -147,13 +181,11 @@ def _words(found: dict[str, Any]) -> str:
     return {"boolean": "`true`, `false`", "string": "path" if found.get("format") == "path" else "text"}[str(kind)]
 
 
-def _default(field: FieldInfo | None, name: str) -> str:
-    if field is None:
-        return ""
+def _default(field: FieldInfo, name: str) -> str:
     if field.is_required():
         return "the file's name" if name == "name" else "needed"  # read_study fills it in
     value = field.default
-    if value is None or value in ("", [], {}) or isinstance(value, Part):
+    if value is None or value in ("", [], {}) or isinstance(value, StudyModel):
         return ""
     if parse_range in {getattr(m, "func", None) for m in field.metadata}:
         return f"`{value[0]:g}..{value[1]:g}`"
@@ -219,7 +251,7 @@ def _plain(text: str | None) -> str:
     return (text or "").replace("<", "&lt;").replace("|", "\\|")
 
 
-PAGES = {"reference-study.md": study_page, "reference-commands.md": commands_page}
+PAGES = {"reference-study.md": study_page, "study.schema.json": schema_file, "reference-commands.md": commands_page}
 
 
 def main(words: list[str]) -> int:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
+import pickle
 from pathlib import Path
 
 import pytest
+from pydantic import Field
 
 from casewise.errors import StudyError
-from casewise.study.loading import build_study, read_study
-from casewise.study.schema import Panels
+from casewise.study.loading import build_study, read_study, saved_study
+from casewise.study.schema import Panels, StudyModel, register_settings
 
 GOOD = "extends: onestep-pasi\ncohort: visits.csv\n"
 
@@ -190,3 +193,20 @@ def test_copies_without_their_phases_are_refused(tmp_path: Path, recipe: dict[st
     }
     with pytest.raises(StudyError, match=said):
         build_study(values, source="the test's study", folder=tmp_path)
+
+
+def test_a_modality_of_a_test_brings_its_own_section(tmp_path: Path) -> None:
+    class Settings(StudyModel):
+        window: int = Field(64, ge=8, description="Samples in a window.")
+
+    register_settings("echoes", Settings)
+    text = GOOD + "modality: echoes\nechoes: {window: 32}\n"
+    study = read_study(written(tmp_path, text))
+    assert study.modality_settings == Settings(window=32)
+    assert pickle.loads(pickle.dumps(study)) == study
+    assert saved_study(json.loads(study.model_dump_json())) == study
+    assert read_study(written(tmp_path, GOOD + "modality: echoes\n")).modality_settings == Settings(window=64)
+    with pytest.raises(StudyError, match=r"echoes\.windw: there is no such setting. Did you mean 'window'"):
+        read_study(written(tmp_path, text.replace("window", "windw")))
+    with pytest.raises(StudyError, match=r"echoes: there is no such setting"):
+        read_study(written(tmp_path, GOOD + "echoes: {window: 32}\n"))

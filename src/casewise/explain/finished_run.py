@@ -13,6 +13,7 @@ from casewise.pipeline.read import read
 from casewise.predictions import table as predicted
 from casewise.run_folder import JobFolder, RunFolder
 from casewise.splits.grouped import Splits, read_splits
+from casewise.study.loading import saved_study
 from casewise.study.schema import Study
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _study(files: RunFolder) -> Study:
         raise RunError(f"There is no run folder {folder}.{hint}")
     files.check_finished()
     try:
-        study = Study.model_validate(files.study.read())
+        study = saved_study(files.study.read())
     except ValidationError as error:
         version = files.fingerprint.read().get("casewise", "unknown")
         first = error.errors()[0]

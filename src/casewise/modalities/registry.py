@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from casewise.errors import StudyError, nearest
+from casewise.study.schema import register_settings
 
 if TYPE_CHECKING:
     from casewise.modalities.base import Modality
@@ -16,8 +17,14 @@ _REGISTERED: dict[str, Modality] = {}
 
 
 def register(modality: Modality) -> Modality:
-    """Make a modality available to studies that name it as `modality:`; return it."""
+    """Make a modality available to studies that name it as `modality:`; return it.
+
+    A modality with an attribute `Settings`, a `casewise.study.schema.StudyModel`, adds a section of its name to the
+    study file: `study.modality_settings`.
+    """
     _REGISTERED[modality.name] = modality
+    if settings := getattr(modality, "Settings", None):
+        register_settings(modality.name, settings)
     return modality
 
 

@@ -6,7 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 from casewise.errors import nearest
-from casewise.study.images import FUSIONS, Images, Panels
+from casewise.study.images import FUSIONS, Images
+from casewise.study.panels import Panels
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study

@@ -1,4 +1,4 @@
-"""The parts of a study file that say which images there are, how they are prepared and how they make panels."""
+"""Which images there are and how they are prepared: photographs, tiles of slides, volumes."""
 
 from __future__ import annotations
 
@@ -7,99 +7,202 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from casewise.study.parts import Part, parse_fraction, parse_grid
+from casewise.errors import nearest
+from casewise.study.model import StudyModel, parse_fraction
+
+FUSIONS = ("early", "late", "late-shared")
+# Default of `sequence_dropout` with `missing: mask`.
+SEQUENCE_DROPOUT = 0.2
 
 
-class Images(Part):
-    """How each image becomes a tile: longest side to `size` pixels, ratio kept, centred on black."""
+class Images(StudyModel):
+    """How each image becomes a tile: longest side of `size` pixels, aspect ratio kept, centred on black."""
 
-    size: int = Field(128, ge=16, le=1024)
-    keep_ratio: bool = True
-    channels: Literal["rgb", "grey"] = "rgb"
-    store: Path | None = None
+    size: int = Field(
+        128,
+        ge=16,
+        le=1024,
+        description="Longest side of a tile, and side of its square, in pixels. A 2x2 panel is twice as wide. For "
+        "volumes, the side of a slice as the network sees it; the other settings of `images` then have no effect.",
+    )
+    keep_ratio: bool = Field(
+        True,
+        description="`true`: the image keeps its aspect ratio and is centred on black. `false`: it is stretched to the "
+        "square.",
+    )
+    channels: Literal["rgb", "grey"] = Field(
+        "rgb", description="Colour, or one grey channel, which networks receive three times."
+    )
+    store: Path | None = Field(
+        None, description="Folder of the tile store, to share it between runs. Default: `tiles` in the run folder."
+    )
 
 
-class Tiles(Part):
-    """Which tiles are cut from every slide; a tile has `images.size` pixels a side.
+class Tiles(StudyModel):
+    """Which tiles are cut from every slide; a tile has a side of `images.size` pixels.
 
-    At most one of `mpp` (microns per pixel), `magnification` and `level` says at which resolution; without any of them
+    At most one of `mpp` (microns per pixel), `magnification` and `level` states the resolution; without any of them
     it is that of the slide's finest level.
     """
 
-    mpp: float | None = Field(None, gt=0)
-    magnification: float | None = Field(None, gt=0)
-    level: int | None = Field(None, ge=0)
-    min_tissue: Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, le=1)] = 0.5
-    max_tiles: int | None = Field(None, ge=1)
-    overlap: Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, le=0.9)] = 0.0
-    assume_mpp: float | None = Field(None, gt=0)
+    mpp: float | None = Field(
+        None,
+        gt=0,
+        description="Resolution of a tile in microns per pixel. The next finer level of the slide is read and reduced. "
+        "Give at most one of `mpp`, `magnification` and `level`; without any, the slide's finest level is used.",
+    )
+    magnification: float | None = Field(
+        None,
+        gt=0,
+        description="Resolution as the power of the objective, such as `20`, for slides whose files state it.",
+    )
+    level: int | None = Field(
+        None,
+        ge=0,
+        description="Resolution as a level of the slide; 0 is the finest. For a slide with fewer levels, its "
+        "coarsest is "
+        "used, and the run says so. Levels may differ between scanners: prefer `mpp`.",
+    )
+    min_tissue: Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, le=1)] = Field(
+        0.5, description="Smallest fraction of a tile that must be tissue, detected by Otsu's threshold on colour."
+    )
+    max_tiles: int | None = Field(
+        None,
+        ge=1,
+        description="Largest number of tiles of a slide, spread evenly over its tissue. Default: all of them.",
+    )
+    overlap: Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, le=0.9)] = Field(
+        0.0, description="Fraction of its side that a tile shares with the next one."
+    )
+    assume_mpp: float | None = Field(
+        None, gt=0, description="Microns per pixel of the finest level, for slides whose files do not state it."
+    )
 
     @model_validator(mode="after")
-    def _one_resolution(self) -> Tiles:
+    def _check_resolution(self) -> Tiles:
         stated = [name for name in ("mpp", "magnification", "level") if getattr(self, name) is not None]
         if len(stated) > 1:
             raise ValueError(f"{' and '.join(stated)} are stated, but a tile has one resolution; keep one of them")
         return self
 
 
-FUSIONS = ("early", "late", "late-shared")
+class Volumes(StudyModel):
+    """Which scans make a case, how their slices are prepared, and how a network combines several sequences.
 
-
-# The chance of a sequence to be hidden in training, with `missing: mask`.
-HIDDEN = 0.2
-
-
-class Volumes(Part):
-    """Which scans make a case, how their slices are prepared, and how a network looks at several sequences.
-
-    A row of the table names one scan of the sequence in its column `sequence`: a NIfTI file or a DICOM series. With
-    `slice_index` a row names one slice of it, an image, and that column says the order from the feet to the head.
+    A row of the table names one scan, whose sequence is in the column `sequence`: a NIfTI file or a DICOM series. With
+    `slice_index` a row names one slice image, and that column gives the order from the feet to the head.
     """
 
-    sequences: list[str] = Field(min_length=1)
-    column: str = "sequence"
-    slice_index: str | None = None
-    pixel_mm: float = Field(1.0, gt=0)
-    slice_mm: float = Field(1.0, gt=0)
-    in_plane_size: int = Field(256, ge=16, le=1024)
-    bias: Literal["n4", "none"] = "n4"
-    smoothing: Literal["edge_preserving", "none"] = "edge_preserving"
-    roi: Literal["mask", "box", "centre", "none"] = "none"
-    margin: float = Field(10.0, ge=0, le=1000)
-    mask: str = "mask"
-    lesion: str | None = None
-    standardise: Literal["nyul", "none"] = "nyul"
-    fusion: list[str] = Field(["early"], min_length=1)
-    missing: Literal["require", "drop", "mask"] = "require"
-    sequence_dropout: float = Field(0.0, ge=0, lt=1)
-    inference_windows: Literal["central", "all"] = "central"
+    sequences: list[str] = Field(
+        min_length=1,
+        description="The sequences of a case in order, spelled as in the table's column: `[T1, T2]`. Rows with other "
+        "sequences are left out and counted. The first sequence of a case defines the grid onto which the others are "
+        "resampled.",
+    )
+    column: str = Field("sequence", description="Column of the table that names the sequence of a row.")
+    slice_index: str | None = Field(
+        None,
+        description="Where a row is one slice image: the column with its position, a number, from the feet to the "
+        "head. "
+        "Empty: a row is a whole scan, a NIfTI file or a DICOM series.",
+    )
+    pixel_mm: float = Field(
+        1.0, gt=0, description="For slice images (`slice_index`): distance between pixels in millimetres."
+    )
+    slice_mm: float = Field(
+        1.0, gt=0, description="For slice images (`slice_index`): distance between slices in millimetres."
+    )
+    in_plane_size: int = Field(
+        256,
+        ge=16,
+        le=1024,
+        description="Side in pixels of the square axial plane to which every slice is resampled first, before anything "
+        "is cropped.",
+    )
+    bias: Literal["n4", "none"] = Field(
+        "n4",
+        description="`n4`: correct the bias field of every scan (N4, fitted on a coarser grid, applied at full "
+        "resolution).",
+    )
+    smoothing: Literal["edge_preserving", "none"] = Field(
+        "edge_preserving", description="`edge_preserving`: smooth every scan, but not across edges."
+    )
+    roi: Literal["mask", "box", "centre", "none"] = Field(
+        "none",
+        description="The part of the plane that networks see, in all slices one square of `images.size` pixels: around "
+        "a `mask`, around a `box` (columns `box_x0` to `box_z1`, in voxels of the file of the case's first sequence, "
+        "from 0, ends not included), the central pixels (`centre`), or the whole plane (`none`). Only `centre` is not "
+        "resized. Mask and box also select the slices.",
+    )
+    margin: float = Field(
+        10.0, ge=0, le=1000, description="Millimetres added around the mask or box, in plane and between slices."
+    )
+    mask: str = Field(
+        "mask", description="With `roi: mask`, the column that names a case's mask, a volume; one for each case."
+    )
+    lesion: str | None = Field(
+        None,
+        description="Column that names a case's lesion mask, against which explanations are measured. It does not "
+        "affect training.",
+    )
+    standardise: Literal["nyul", "none"] = Field(
+        "nyul",
+        description="`nyul`: bring the intensities of all scans of a sequence onto one scale by histogram landmarks, "
+        "fitted on the subjects a network is trained on. `none`: each scan's own range from 0 to 1. Units are lost in "
+        "both cases.",
+    )
+    fusion: list[str] = Field(
+        ["early"],
+        min_length=1,
+        description="How several sequences are combined, or a list of ways, each giving a network of its own "
+        "(`BACKBONE@FUSION`): `early` (channels of the first layer), `late` (one body for each sequence, features "
+        "joined before the head), `late-shared` (one body for all), or the name of one sequence, which is then used "
+        "alone. For a single backbone, write `BACKBONE@FUSION` in `backbones`.",
+    )
+    missing: Literal["require", "drop", "mask"] = Field(
+        "require",
+        description="Cases that lack a sequence: `require` refuses them and lists them, `drop` leaves them out and "
+        "lists "
+        "them, `mask` puts a learned token in place of the missing sequence. All `sequences` count, also for networks "
+        "that use one of them.",
+    )
+    sequence_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="With `missing: mask`, the probability that a sequence of a case is hidden in a training step, for "
+        "networks with several sequences; at least one sequence remains. Default: 0.2 with `mask`, else 0.",
+    )
+    inference_windows: Literal["central", "all"] = Field(
+        "central",
+        description="A prediction uses the `central` window of a case's slices, or the mean over `all` windows. In "
+        "training a window is drawn at random.",
+    )
 
     @field_validator("fusion", mode="before")
     @classmethod
-    def _several(cls, value: Any) -> Any:
+    def _as_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
     @model_validator(mode="before")
     @classmethod
-    def _taught(cls, values: Any) -> Any:
-        # a stand-in that no training case needed would never be learned
+    def _default_dropout(cls, values: Any) -> Any:
+        # without dropout, a token that no training case needs would never be trained
         if isinstance(values, dict) and values.get("missing") == "mask":
-            return {"sequence_dropout": HIDDEN, **values}
+            return {"sequence_dropout": SEQUENCE_DROPOUT, **values}
         return values
 
     @model_validator(mode="after")
-    def _fused(self) -> Volumes:
-        from casewise.errors import nearest
-
+    def _check_fusion(self) -> Volumes:
         for name, values in (("sequences", self.sequences), ("fusion", self.fusion)):
-            twice = next((v for v in values if values.count(v) > 1), None)
-            if twice:
-                raise ValueError(f"{name}: {twice!r} is there twice")
+            duplicate = next((v for v in values if values.count(v) > 1), None)
+            if duplicate:
+                raise ValueError(f"{name}: {duplicate!r} is there twice")
+        allowed = (*FUSIONS, *self.sequences)
         for fusion in self.fusion:
-            if fusion not in (*FUSIONS, *self.sequences):
-                known = (*FUSIONS, *self.sequences)
+            if fusion not in allowed:
                 raise ValueError(
-                    f"fusion: {fusion!r} is none of {', '.join(FUSIONS)}, and no sequence.{nearest(fusion, known)}"
+                    f"fusion: {fusion!r} is none of {', '.join(FUSIONS)}, and no sequence.{nearest(fusion, allowed)}"
                 )
             if fusion in FUSIONS[1:] and len(self.sequences) < 2:
                 raise ValueError(f"fusion: {fusion!r} joins several sequences, and there is one")
@@ -108,129 +211,3 @@ class Volumes(Part):
         if self.sequence_dropout and self.missing != "mask":
             raise ValueError("sequence_dropout: sequences are hidden in training only with `missing: mask`")
         return self
-
-
-# The default set of fastai's aug_transforms with the vertical flips of the published study.
-AUGMENTATIONS: dict[str, dict[str, Any]] = {
-    "fastai-default": {
-        "rotate": 10,
-        "flip": "both",
-        "zoom_in": 0.1,
-        "perspective": 0.2,
-        "brightness": 0.2,
-        "contrast": 0.2,
-        "probability": 0.75,
-        "padding_mode": "reflect",
-    }
-}
-
-
-# Variations that are numbers, each off at 0.
-MOVES = ("rotate", "translate", "zoom", "zoom_in", "perspective", "brightness", "contrast")
-# How many tiles of a case attention draws in a step.
-DRAWN = 16
-
-
-class Panels(Part):
-    """What one forward pass sees, and how it varies in training. Inference is deterministic.
-
-    `rotate` is in degrees to each side (`any` = 180); `translate` and `zoom` are shares of the tile; `zoom_in` enlarges
-    by up to that share and never shrinks; `perspective` moves the corners by up to that share of the half side
-    (perspective); `brightness` and `contrast` are the half-widths of the factor's range around 1. `probability` is the
-    share of tiles that are moved, and the share whose tone is changed.
-
-    With `offline_copies` panels do not vary from epoch to epoch: each is learned from as it is and in so many fixed
-    copies, varied once. A copy stays with its panel, on the same side of every split.
-
-    Where several panels show one case, `pooling` says how they speak for it: by the `mean` of their predictions, by the
-    most conspicuous (`max`), or by learned weights over features (`attention`, over all images of a case; `bag` of
-    them are drawn in a training step).
-    """
-
-    by: Literal["region", "case", "image"] = "case"
-    grid: Annotated[str, BeforeValidator(parse_grid)] = "1x1"
-    shuffle: bool = False
-    rotate: Annotated[float, BeforeValidator(lambda v: 180.0 if v == "any" else v), Field(ge=0, le=180)] = 0.0
-    flip: Literal["none", "horizontal", "vertical", "both"] = "none"
-    quarter_turns: bool = False
-    translate: float = Field(0.0, ge=0, le=0.5)
-    zoom: float = Field(0.0, ge=0, le=0.5)
-    zoom_in: float = Field(0.0, ge=0, le=1)
-    perspective: float = Field(0.0, ge=0, le=0.5)
-    brightness: float = Field(0.0, ge=0, lt=1)
-    contrast: float = Field(0.0, ge=0, lt=1)
-    probability: float = Field(1.0, gt=0, le=1)
-    padding_mode: Literal["black", "reflect"] = "black"
-    augmentation: Literal["as_stated", "fastai-default"] = "as_stated"
-    offline_copies: int = Field(0, ge=0, le=100)
-    pooling: Literal["mean", "max", "attention"] = "mean"
-    bag: int = Field(DRAWN, ge=2, le=1024)
-
-    @model_validator(mode="after")
-    def _gathered(self) -> Panels:
-        if self.pooling == "attention" and (self.by == "image" or self.grid != "1x1" or self.shuffle):
-            raise ValueError(
-                "pooling: attention weighs all tiles of a case or region; it needs `by: case` (or region), "
-                "without grid or shuffle"
-            )
-        if self.pooling == "max" and self.by != "image":
-            raise ValueError(
-                "pooling: max takes the most conspicuous of predictions image by image; it needs `by: image`"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _copied(self) -> Panels:
-        """Copies are of panels that look one way each, and differ from them."""
-        if not self.offline_copies:
-            return self
-        if self.pooling == "attention":
-            raise ValueError(
-                f"offline_copies: {self.offline_copies} copies cannot be made where attention draws a bag of tiles "
-                "anew in each step; "
-                "leave out offline_copies (or pooling), and tiles vary from epoch to epoch"
-            )
-        if self.shuffle:
-            raise ValueError(
-                "offline_copies: fixed copies keep every tile in its place; leave out shuffle or offline_copies"
-            )
-        if self.flip == "none" and not any(getattr(self, name) for name in MOVES):
-            raise ValueError(
-                f"offline_copies: nothing varies, so {self.offline_copies} copies of a panel would be the panel "
-                "itself; state what "
-                f"differs (flip, {', '.join(MOVES)}), or leave out offline_copies"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _bagged(self) -> Panels:
-        if self.pooling != "attention" and self.bag != DRAWN:
-            raise ValueError(f"bag: only pooling: attention draws bags, and pooling is {self.pooling}; leave out bag")
-        return self
-
-    @model_validator(mode="before")
-    @classmethod
-    def _named(cls, values: Any) -> Any:
-        """A named set of variations fills in what is not stated itself."""
-        name = values.get("augmentation") if isinstance(values, dict) else None
-        return {**AUGMENTATIONS[name], **values} if name in AUGMENTATIONS else values
-
-    @property
-    def rows(self) -> int:
-        return int(self.grid.split("x")[0])
-
-    @property
-    def columns(self) -> int:
-        return int(self.grid.split("x")[1])
-
-    @property
-    def varied(self) -> bool:
-        """Whether training panels differ from epoch to epoch."""
-        moved = self.rotate or self.translate or self.zoom or self.zoom_in or self.perspective
-        toned = self.brightness or self.contrast
-        return bool(moved or toned or self.shuffle or self.flip != "none") and not self.offline_copies
-
-    @property
-    def slots(self) -> int:
-        """How many tiles a training panel holds; with attention, a bag."""
-        return self.bag if self.pooling == "attention" else self.rows * self.columns

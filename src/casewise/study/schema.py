@@ -1,41 +1,23 @@
-"""The study: what to predict from which images, how to split, train, combine and judge. Nothing is read here."""
+"""The study: what to predict from which images, and how to split, train, combine and evaluate. Nothing is read here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from casewise.study.checks import check_study
-from casewise.study.images import Images, Panels, Tiles, Volumes
-from casewise.study.parts import (
-    STACKERS,
-    Audit,
-    Evaluation,
-    External,
-    Fraction,
-    Kind,
-    Level,
-    Part,
-    Range,
-    ScoreFormula,
-    Target,
-    Where,
-)
-from casewise.study.training import (
-    Compute,
-    EarlyStopping,
-    GradualUnfreezing,
-    LearningRateFinder,
-    NestedCV,
-    Phase,
-    Plateau,
-    Pretraining,
-    Recipe,
-    Split,
-)
+from casewise.study.evaluation import Audit, Evaluation
+from casewise.study.images import Images, Tiles, Volumes
+from casewise.study.model import Level, Range, StudyModel, Where
+from casewise.study.other_cohorts import External, Pretraining
+from casewise.study.panels import Panels
+from casewise.study.recipe import Compute, EarlyStopping, Phase, Recipe
+from casewise.study.split import NestedCV, Split
+from casewise.study.targets import Kind, ScoreFormula, Target
 
 __all__ = [
     "STACKERS",
@@ -44,33 +26,42 @@ __all__ = [
     "EarlyStopping",
     "Evaluation",
     "External",
-    "Fraction",
-    "GradualUnfreezing",
     "Images",
     "Kind",
-    "LearningRateFinder",
     "Level",
+    "NestedCV",
     "Panels",
-    "Part",
     "Phase",
-    "Plateau",
     "Pretraining",
     "Range",
     "Recipe",
     "ScoreFormula",
     "Split",
     "Study",
+    "StudyModel",
     "Target",
     "Tiles",
     "Volumes",
     "Where",
+    "network_names",
+    "register_settings",
+    "study_model",
 ]
+
+STACKERS = {
+    "linear": "meta_learner",
+    "linear+intercept": "meta_learner_w_intercept",
+    "ridge": "meta_learner_ridge",
+    "ridge+intercept": "meta_learner_ridge_w_intercept",
+    "logistic": "meta_learner_logistic",
+    "mean": "mean_of_learners",
+}
 
 
 def network_names(backbones: Sequence[str], fusions: Sequence[str]) -> list[str]:
-    """Each backbone with each fusion, but one that is written as `backbone@fusion` with that one alone.
+    """Combine each backbone with each fusion, and a name written as `backbone@fusion` with that fusion alone.
 
-    Where all see the sequences alike, and where there are none, networks are called as their backbones.
+    Where all networks use the same fusion, and where there is none, networks have the names of their backbones.
 
     >>> network_names(["vit", "resnet18", "vit@late"], ["early"])
     ['vit@early', 'resnet18@early', 'vit@late']
@@ -80,56 +71,162 @@ def network_names(backbones: Sequence[str], fusions: Sequence[str]) -> list[str]
     if not fusions:
         return list(backbones)
     stated = [name.partition("@") for name in backbones]
-    pairs = [(name, one) for name, _, own in stated for one in ([own] if own else fusions)]
+    pairs = [(name, fusion) for name, _, own in stated for fusion in ([own] if own else fusions)]
     if len({fusion for _, fusion in pairs}) < 2:
         return [name for name, _ in pairs]
     return [f"{name}@{fusion}" for name, fusion in pairs]
 
 
-class Study(Part):
-    """A whole study, as its file says it. Paths are absolute after `casewise.study.loading.read_study`."""
+class Study(StudyModel):
+    """A whole study, as its file states it. Paths are absolute after `casewise.study.loading.read_study`."""
 
-    name: Annotated[str, Field(pattern=r"^[^/\\\\]*[^/\\\\.][^/\\\\]*$")]
-    title: str = ""
-    description: str = ""
-    synthetic: bool = False
-    cohort: Path
-    root: Path | None = None
-    columns: dict[str, str] = {}
-    where: Where = {}
-    where_not: Where = {}
-    subjects_known: bool = True
-    modality: str = ""
-    images: Images = Images()
-    tiles: Tiles | None = None
-    volumes: Volumes | None = None
-    regions: list[str] = []
-    missing_regions: Literal["refuse", "allow"] = "refuse"
-    panels: Panels = Panels()
-    targets: dict[str, Target] = Field(min_length=1)
-    scores: dict[str, ScoreFormula] = {}
-    outputs: list[str] = []
-    primary_outcome: str = ""
-    split: Split = Split()
-    audit: Audit = Audit()
-    accept: dict[str, str] = {}
-    backbones: list[str] = Field(min_length=1)
-    weights: str | dict[str, str] = "pretrained"
-    weights_dir: Path | None = None
-    pretrain: Pretraining | None = None
-    recipe: Recipe = Recipe()
-    nested_cv: NestedCV | None = None
-    test_time_augmentation: bool = False
-    stack: list[Literal["linear", "linear+intercept", "ridge", "ridge+intercept", "logistic", "mean"]] = []
-    external: External | None = None
-    evaluation: Evaluation = Evaluation()
-    compute: Compute = Compute()
-    seed: int = Field(0, ge=0)
+    name: Annotated[str, Field(pattern=r"^[^/\\\\]*[^/\\\\.][^/\\\\]*$")] = Field(
+        description="Name of the study and of its run folder, `runs/NAME`."
+    )
+    title: str = Field("", description="Heading of the report.")
+    description: str = Field(
+        "",
+        description="One sentence on what is predicted, shown in the report. Names spelled in it (`PASI`) are spelled "
+        "so everywhere.",
+    )
+    synthetic: bool = Field(False, description="The images are not of patients. The report then says so.")
+    cohort: Path = Field(
+        description="The cohort table, CSV or Parquet: [its columns and rules](reference-cohort.md). Relative to the "
+        "study file."
+    )
+    root: Path | None = Field(
+        None, description="Folder to which the paths in the table are relative. Default: the table's own folder."
+    )
+    columns: dict[str, str] = Field(
+        {},
+        description='The table\'s column for a standard name or a target, such as `{visit: visit_no, day: days}`. `""` '
+        "leaves a column unused.",
+    )
+    where: Where = Field(
+        {},
+        description="Rows to keep: a column and the value, or list of values, that it must have. Compared as text; "
+        '`""` keeps empty cells.',
+    )
+    where_not: Where = Field(
+        {},
+        description="Rows to leave out: a column and the value, or list of values; any of them leaves a row out. For "
+        "single images, such as copies: `{path: [images/a.jpg]}`.",
+    )
+    subjects_known: bool = Field(
+        True,
+        description="`false` where it is unknown which images belong to one person. Every image then needs a subject "
+        "name of its own, and the report carries a warning.",
+    )
+    modality: str = Field(
+        "",
+        description="Kind of images: `photographs`, `slides`, `volumes`, or the name of a registered modality, whose "
+        "own settings are then a section of that name. Default: `volumes` or `slides` where the study has `volumes` or "
+        "`tiles`, else `photographs`.",
+    )
+    images: Images = Field(Images(), description="How each image becomes a tile.")
+    tiles: Tiles | None = Field(
+        None,
+        description="Which tiles are cut from whole slides (.svs, .ndpi, pyramidal .tiff and other formats that "
+        "OpenSlide reads). Required where the table names slides; other images are used whole. A target without "
+        "`level` "
+        "is then at case level where `panels.by` is `image`. Needs `pip install 'casewise[slides]'`.",
+    )
+    volumes: Volumes | None = Field(
+        None,
+        description="Which scans make a case, and how networks see them: NIfTI files, DICOM series, or ordered slice "
+        "images. Panels are then windows of a case's slices: `panels: {by: case, grid: 3x3}`. Needs `pip install "
+        "'casewise[volumes]'`.",
+    )
+    regions: list[str] = Field(
+        [],
+        description="The regions that the column `region` may hold, in order. Empty: the study has no regions.",
+    )
+    missing_regions: Literal["refuse", "allow"] = Field(
+        "refuse",
+        description="Whether a case may lack a region. With `allow` its score is the mean of the regions that are "
+        "there; "
+        "such a case is predicted but not evaluated.",
+    )
+    panels: Panels = Field(Panels(), description="What a network sees at once, and how that is augmented in training.")
+    targets: dict[str, Target] = Field(
+        min_length=1,
+        description="What was recorded: a name and a range (`erythema: 0..4`), a list of classes (`label: [covid, "
+        "no_finding]`), or the settings below. At least one.",
+    )
+    scores: dict[str, ScoreFormula] = Field(
+        {},
+        description="Formulas over targets: a name from [Scores](#scores-that-come-with-casewise), or the settings "
+        "below "
+        "for each name.",
+    )
+    outputs: list[str] = Field(
+        [],
+        description="What the networks themselves predict: targets, or scores of a panel's own level. Default: every "
+        "target.",
+    )
+    primary_outcome: str = Field(
+        "", description="The outcome that the report is about. Default: the last score, else the first output."
+    )
+    split: Split = Field(Split(), description="Who is trained on and who is tested on.")
+    audit: Audit = Field(
+        Audit(), description="What the audit examines before training: [Audit a cohort](howto-audit.md)."
+    )
+    accept: dict[str, str] = Field(
+        {},
+        description="Findings of the audit that are accepted, each with the reason: `{shortcut-source: the classes "
+        "come "
+        "from two hospitals}`. The report prints both on its first screen.",
+    )
+    backbones: list[str] = Field(
+        min_length=1,
+        description="Networks to train, as a list or separated by commas (`casewise backbones`). `all29` stands for "
+        "the "
+        "29 of One-Step PASI; any timm name is allowed, with the prefix `timm:` where torchvision has the same name. "
+        "With `volumes`, `BACKBONE@FUSION` has that fusion alone; a name without `@` has all of `volumes.fusion`.",
+    )
+    weights: str | dict[str, str] = Field(
+        "pretrained",
+        description="Initial weights: `pretrained`, `random`, a file, a folder of `<backbone>.safetensors`, or "
+        "`bundle:PATH` for a network that casewise trained. Or by backbone: `{resnet18: pretrained, "
+        "vit_tiny_patch16_224: random}`. See [Weights](howto-extend.md#give-it-weights).",
+    )
+    weights_dir: Path | None = Field(
+        None,
+        description="Folder of `<backbone>.safetensors`, the first place where `pretrained` is looked up. The same as "
+        "`--weights-dir`.",
+    )
+    pretrain: Pretraining | None = Field(None, description="Another cohort to train on first.")
+    recipe: Recipe = Field(Recipe(), description="How a network is trained.")
+    nested_cv: NestedCV | None = Field(
+        None,
+        description="Nested cross-validation: inner folds of each fold's training subjects choose the settings named "
+        "there: [Nested cross-validation](explanation-nested.md). Default: the recipe is used as it is.",
+    )
+    test_time_augmentation: bool = Field(False, description="Average each prediction with that of the mirrored panel.")
+    stack: list[Literal["linear", "linear+intercept", "ridge", "ridge+intercept", "logistic", "mean"]] = Field(
+        [],
+        description="Meta learners that combine the networks, fitted on out-of-fold predictions. Empty: none. `linear` "
+        "and `ridge` are for numbers, `logistic` for classes and grades, `mean` for all.",
+    )
+    external: External | None = Field(
+        None,
+        description="Another cohort on which the trained networks are tested: [Test on other "
+        "patients](howto-external.md).",
+    )
+    evaluation: Evaluation = Field(Evaluation(), description="How predictions are evaluated.")
+    compute: Compute = Field(
+        Compute(),
+        description="What the machine may choose. A change here keeps the study the same, so that a run can continue.",
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        description="Seed of the split, the initial weights of heads, the order of batches and all augmentation.",
+    )
 
     @model_validator(mode="before")
     @classmethod
-    def _resolved(cls, values: Any) -> Any:
-        """By default the networks predict every target, and the primary outcome is the last score or first output."""
+    def _resolve_defaults(cls, values: Any) -> Any:
         targets, scores = values.get("targets"), values.get("scores")
         if not isinstance(targets, dict) or not targets:
             return values
@@ -138,27 +235,38 @@ class Study(Part):
         return {**values, "outputs": outputs, "primary_outcome": values.get("primary_outcome") or default}
 
     @model_validator(mode="after")
-    def _consistent(self) -> Study:
+    def _check_consistency(self) -> Study:
         check_study(self)
         return self
 
+    def __reduce__(self) -> Any:
+        """Pickle a study whose modality adds a section by its values, since its class has no name to import."""
+        if type(self) is Study:
+            return super().__reduce__()
+        return _rebuilt, (self.modality, self.model_dump())
+
     @property
     def modality_name(self) -> str:
-        """Which modality the images are of."""
+        """Which modality the images have."""
         return self.modality or ("volumes" if self.volumes else "slides" if self.tiles else "photographs")
 
     @property
+    def modality_settings(self) -> Any:
+        """The section of the study file with the settings of its modality; None without one."""
+        return getattr(self, {"slides": "tiles"}.get(self.modality_name, self.modality_name), None)
+
+    @property
     def networks(self) -> list[str]:
-        """What is trained on every fold; the name before an `@` is the backbone's."""
+        """The networks trained on every fold; the name before an `@` is the backbone."""
         return network_names(self.backbones, self.volumes.fusion if self.volumes else [])
 
     def weights_of(self, network: str) -> str:
-        """What the first weights of a network are: those of the study, or those stated for its backbone."""
+        """The initial weights of a network: those of the study, or those stated for its backbone."""
         return self.weights if isinstance(self.weights, str) else self.weights[network.partition("@")[0]]
 
     @property
     def rates(self) -> list[float]:
-        """The learning rates that inner folds choose among: those of `nested_cv`, else the recipe's alone."""
+        """The learning rates that inner folds choose among: those of `nested_cv`, else the recipe's rate."""
         if self.nested_cv and self.nested_cv.lr:
             return list(self.nested_cv.lr)
         return [self.recipe.lr] if isinstance(self.recipe.lr, float) else []
@@ -169,7 +277,7 @@ class Study(Part):
         return "backbone" if self.networks == self.backbones else "pairing"
 
     def fusion_of(self, network: str) -> str | None:
-        """How a network sees the sequences: early, late, late-shared, or one of them alone; None without volumes."""
+        """How a network combines the sequences: a fusion, or one sequence alone; None without volumes."""
         if not self.volumes:
             return None
         alone = self.backbones[0].partition("@")[2] or self.volumes.fusion[0]
@@ -177,12 +285,12 @@ class Study(Part):
 
     @property
     def target_level(self) -> Level:
-        """The level of a target that states none: that of a panel; a slide's label is not that of its single tiles."""
+        """The level of a target that states none: that of a panel; with tiles, the case."""
         return "case" if self.tiles and self.panels.by == "image" else self.panels.by
 
     @property
     def external_name(self) -> str:
-        """What the external cohort is called: as stated, else its folder's name; empty where there is none."""
+        """The name of the external cohort: as stated, else its folder's name; empty where there is none."""
         stated = self.external
         return (stated.name or stated.cohort.parent.name or "external") if stated else ""
 
@@ -190,12 +298,12 @@ class Study(Part):
         """The classes of a target in their order; empty for numbers and scores."""
         return list(self.targets[name].classes) if name in self.targets else []
 
-    def kind_of(self, name: str) -> Kind:
-        """Whether a target or score is a number, a class or a grade."""
+    def kind_of(self, name: str) -> str:
+        """The name of the kind of a target; a score is a number."""
         return self.targets[name].kind if name in self.targets else "regression"
 
     def positive_of(self, name: str) -> str | None:
-        """The class that sensitivity is about, where a target has two: as stated, else the first."""
+        """The class that sensitivity refers to, for a target with two classes: as stated, else the first."""
         classes = self.classes_of(name)
         return (self.targets[name].positive or classes[0]) if len(classes) == 2 else None
 
@@ -206,3 +314,33 @@ class Study(Part):
     def level_of(self, name: str) -> Level:
         """The level of a target or score."""
         return self.scores[name].level if name in self.scores else (self.targets[name].level or self.target_level)
+
+
+_SETTINGS: dict[str, type[StudyModel]] = {}
+
+
+def register_settings(modality: str, settings: type[StudyModel]) -> None:
+    """Let studies of a modality have a section of its name, validated by `settings`.
+
+    Raises:
+        ValueError: the name is a key of every study file.
+    """
+    if modality in Study.model_fields:
+        raise ValueError(f"{modality!r} is a key of every study file; name the modality otherwise.")
+    _SETTINGS[modality] = settings
+    study_model.cache_clear()
+
+
+@lru_cache
+def study_model(modality: str = "") -> type[Study]:
+    """The class of studies of a modality: `Study`, or with the section that the modality registered."""
+    settings = _SETTINGS.get(modality)
+    if settings is None:
+        return Study
+    field: Any = (settings, Field(default_factory=settings, description=f"Settings of the modality {modality}."))
+    model: type[Study] = create_model("Study", __base__=Study, __module__=__name__, **{modality: field})
+    return model
+
+
+def _rebuilt(modality: str, values: dict[str, Any]) -> Study:
+    return study_model(modality).model_validate(values)

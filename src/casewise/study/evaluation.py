@@ -1,0 +1,73 @@
+"""How the cohort is audited and how predictions are evaluated."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from casewise.study.model import MetricName, StudyModel
+
+
+class Audit(StudyModel):
+    """What the audit examines: columns that should not predict the label, beside the usual ones."""
+
+    columns: list[str] | None = Field(
+        None,
+        description="Further columns of the table that should not predict the targets. [The usual "
+        "ones](howto-audit.md#what-is-examined) are always examined; a column that is known to predict them needs a "
+        "reason in `accept`.",
+    )
+    mask: str | None = Field(
+        None,
+        description="Column with the mask of each image's anatomy, a path from `root`. The rest of the image is then "
+        "examined separately.",
+    )
+    permutations: int = Field(
+        999, ge=99, le=100_000, description="Number of permutations of labels between subjects behind each p-value."
+    )
+
+
+class Evaluation(StudyModel):
+    """How predictions are evaluated."""
+
+    bootstrap_resamples: int = Field(2000, ge=100, description="Number of resamples of subjects behind each interval.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence level of the intervals.")
+    bands: dict[str, float] = Field(
+        {},
+        description="Severity bands of the primary outcome: name and lower bound, such as `{clear: 0, mild: 1}`.",
+    )
+    response: bool = Field(
+        True,
+        description="Compute the change from baseline. `false` where a lower score is not better, or visits are not "
+        "follow-ups.",
+    )
+    baseline: str = Field("first", description="`first`: each subject's first scored visit. Or the name of a visit.")
+    missing_baseline: Literal["refuse", "leave_out"] = Field(
+        "refuse", description="What to do with subjects who lack a named baseline visit."
+    )
+    responders: list[Annotated[float, Field(gt=0, le=100)]] = Field(
+        [50, 75, 90, 100], description="Percent reductions that count as response."
+    )
+    readers: dict[str, dict[str, str]] = Field(
+        {},
+        description="Columns with the scores of readers: `{score: {reader: column}}`. The agreement between readers is "
+        "shown beside the model's.",
+    )
+    references: dict[str, dict[str, dict[MetricName, float]]] = Field(
+        {},
+        description="Published figures to show beside the study's own on a results page: `{target: {name: {mae: 1.42, "
+        "pcc: 0.67}}}`. They are quoted, never computed.",
+    )
+    target_sensitivities: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        [0.9],
+        description="Sensitivities for which a threshold is chosen out of fold, beside Youden's: `[0.9, 0.95]`. For "
+        "classes and grades.",
+    )
+
+    @field_validator("bands")
+    @classmethod
+    def _check_bands(cls, value: dict[str, float]) -> dict[str, float]:
+        if value and (len(value) < 2 or len(set(value.values())) < len(value)):
+            raise ValueError("bands need two names or more, each with a lower bound of its own")
+        return value

@@ -1,0 +1,117 @@
+"""Sentences for a person about what is wrong in a study file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from casewise.errors import nearest
+from casewise.study.model import StudyModel
+
+# Names that pydantic adds to a location for the options of a union.
+UNION_OPTION = r"(constrained-\w+|float|int|str|bool|(literal|list|dict|tuple|function-\w+)\b.*)"
+
+
+def sentences(problems: Sequence[Any], values: dict[str, Any], study: type[StudyModel]) -> list[str]:
+    """One sentence for each key with a problem; for a key that takes several types, what each of them would accept."""
+    by_location: dict[tuple[Any, ...], list[Any]] = {}
+    for problem in problems:
+        loc = written_location(problem["loc"], values)
+        by_location.setdefault(loc, []).append({**problem, "loc": loc})
+    lines = []
+    for several in by_location.values():
+        messages = list(dict.fromkeys(sentence(problem, study) for problem in several))
+        if len(messages) > 1 and all("input should be " in line for line in messages):
+            ends = [line.partition("input should be ")[2].partition(", found ")[0].rstrip(".") for line in messages]
+            start, _, rest = messages[0].partition("input should be ")
+            value = rest.partition(", found ")[2]
+            messages = [f"{start}input should be {' or '.join(ends)}{f', found {value}' if value else '.'}"]
+        lines += messages
+    return sorted(set(lines))
+
+
+def written_location(loc: tuple[Any, ...], values: Any) -> tuple[Any, ...]:
+    """A location as the study file has it, without the options of unions."""
+    kept: list[Any] = []
+    for key in loc:
+        is_key = isinstance(values, dict) and key in values
+        if isinstance(key, str) and re.fullmatch(UNION_OPTION, key) and not is_key:
+            continue
+        kept.append(key)
+        is_item = isinstance(values, (list, tuple)) and isinstance(key, int) and key < len(values)
+        values = values[key] if is_key or is_item else None
+    return tuple(kept)
+
+
+def sentence(problem: Any, study: type[StudyModel]) -> str:
+    """One problem in words."""
+    loc = location_text(problem["loc"])
+    value = problem.get("input")
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        names = keys_at(problem["loc"], study)
+        shown = ", ".join(names[:4])
+        return f"{loc}: takes settings of its own ({shown} …), such as `{{{names[0]}: …}}`, found {value!r}."
+    if problem["type"] == "dict_type":
+        key = problem["loc"][-1]
+        return f"{loc}: takes names with what they stand for, `{key}: {{name: …}}`, found {value!r}."
+    if problem["type"] == "string_type" and problem["loc"][0] == "accept":
+        return f"{loc}: needs a reason in words, found {value!r}."
+    if problem["type"] == "extra_forbidden":
+        return f"{loc}: there is no such setting.{nearest(problem['loc'][-1], keys_at(problem['loc'][:-1], study))}"
+    if problem["type"] == "missing":
+        return f"{loc}: is missing."
+    text = re.sub(r", unable to parse string as .*$", "", problem["msg"].removeprefix("Value error, "))
+    if not loc:
+        return text + ("" if text.endswith(("?", ".")) else ".")
+    shown = "" if isinstance(value, (dict, list)) else f", found {value!r}"
+    # The value found is placed before the hint, which ends with a question mark.
+    text, hint = re.fullmatch(r"(.*?)( Did you mean [^?]*\?)?", text, re.DOTALL).groups("")  # type: ignore[union-attr]
+    return f"{loc}: {text[0].lower() + text[1:].rstrip('.')}{shown}.{hint}"
+
+
+def location_text(loc: tuple[Any, ...]) -> str:
+    """A location in words; phases are counted from 1, as in the report.
+
+    >>> location_text(("recipe", "phases", 1, "freeze")), location_text(("split", "test"))
+    ('recipe.phases, phase 2: freeze', 'split.test')
+    """
+    if tuple(loc[:2]) == ("recipe", "phases") and len(loc) > 2 and isinstance(loc[2], int):
+        rest = ".".join(str(key) for key in loc[3:])
+        return f"recipe.phases, phase {loc[2] + 1}" + (f": {rest}" if rest else "")
+    return ".".join(str(key) for key in loc)
+
+
+def keys_at(loc: tuple[Any, ...], study: type[StudyModel]) -> list[str]:
+    """The keys that exist at a location of a study file."""
+    model: Any = study
+    for key in loc:
+        field = getattr(model, "model_fields", {}).get(key)
+        if field is None:
+            continue
+        options = [field.annotation, *get_args(field.annotation)]
+        inner = [o for o in options if isinstance(o, type) and issubclass(o, StudyModel)]
+        model = inner[0] if inner else model
+    return list(model.model_fields)
+
+
+def with_origin(line: str, values: dict[str, Any], own: dict[str, Any], parent: str) -> str:
+    """A problem, with the file or preset its key comes from where it is not in the study's own file."""
+    loc, _, _ = line.partition(": ")
+    keys = loc.split(".")
+    if not _has(keys, values) or _has(keys, own):
+        return line
+    targets = values.get("targets")
+    value = next(iter(targets), "…") if isinstance(targets, dict) and "is no target" in line else "…"
+    for key in reversed(keys[1:]):
+        value = f"{{{key}: {value}}}"
+    kind = "file" if parent.endswith((".yaml", ".yml")) else "preset"
+    return f"{line} The key comes from the {kind} {parent}; write your own: `{keys[0]}: {value}`."
+
+
+def _has(keys: list[str], values: Any) -> bool:
+    for key in keys:
+        if not isinstance(values, dict) or key not in values:
+            return False
+        values = values[key]
+    return True

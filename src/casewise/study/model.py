@@ -1,0 +1,84 @@
+"""The base class of every section of a study file, and the types of values that several sections share."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from casewise.errors import nearest
+from casewise.metrics.registry import metric_names
+
+
+class StudyModel(BaseModel):
+    """A section of the study file: unknown keys are refused, and values do not change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+def parse_range(value: Any) -> Any:
+    """Read `0..4` as (0.0, 4.0); anything else is left to the type check.
+
+    >>> parse_range("0..4")
+    (0.0, 4.0)
+    """
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*\.\.\s*(-?\d+(?:\.\d+)?)\s*", value)
+        if not match:
+            raise ValueError("a range is written as two numbers, such as 0..4")
+        return float(match[1]), float(match[2])
+    return value
+
+
+def parse_grid(value: Any) -> str:
+    """Read rows and columns of a panel, such as 3x3; the sign × and spaces are accepted.
+
+    >>> parse_grid("3 × 3")
+    '3x3'
+    """
+    text = re.sub(r"\s", "", str(value)).lower().replace("×", "x")
+    if not re.fullmatch(r"[1-8]x[1-8]", text):
+        raise ValueError(f"{value!r} is no grid; write rows x columns from 1 to 8, such as 3x3")
+    return text
+
+
+def parse_fraction(value: Any) -> Any:
+    """Read `10%` as 0.1.
+
+    >>> parse_fraction("10%")
+    0.1
+    """
+    if isinstance(value, str) and value.strip().endswith("%"):
+        try:
+            return float(value.strip()[:-1]) / 100
+        except ValueError:
+            raise ValueError("a fraction is written as 10% or 0.1") from None
+    return value
+
+
+def texts(value: Any) -> Any:
+    """Turn numbers in `where` into text, because table cells are compared as text.
+
+    >>> texts({"known": 1, "site": ["a", 2]})
+    {'known': '1', 'site': ['a', '2']}
+    """
+    if not isinstance(value, dict):
+        return value
+    return {k: [str(i) for i in v] if isinstance(v, list) else str(v) for k, v in value.items()}
+
+
+def check_metric(name: str) -> str:
+    """Return the name of a registered metric."""
+    if name not in metric_names():
+        raise ValueError(
+            f"{name!r} is no metric; there are {', '.join(metric_names())}.{nearest(name, metric_names())}"
+        )
+    return name
+
+
+Where = Annotated[dict[str, str | list[str]], BeforeValidator(texts)]
+Range = Annotated[tuple[float, float], BeforeValidator(parse_range)]
+Fraction = Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, lt=1)]
+MetricName = Annotated[str, AfterValidator(check_metric), WithJsonSchema({"enum": metric_names(), "type": "string"})]
+Level = Literal["image", "region", "case", "subject"]

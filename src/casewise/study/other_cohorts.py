@@ -1,0 +1,59 @@
+"""Cohorts beside the study's own: one to pretrain on, and one to test the trained networks on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from casewise.study.model import StudyModel, Where
+from casewise.study.targets import Target
+
+AS_IN_THE_STUDY = "As in the study, for the other table."
+
+
+class External(StudyModel):
+    """Another cohort on which the trained networks are tested; nothing is fitted to it.
+
+    No subject may have the name of one of the study's own, unless `subjects: distinct` states that they are different
+    people.
+    """
+
+    cohort: Path = Field(description="The other cohort's table, with the study's targets.")
+    name: str = Field("", description="Name of the cohort in the report, and prefix of the names of its subjects.")
+    root: Path | None = Field(None, description=AS_IN_THE_STUDY)
+    columns: dict[str, str] = Field({}, description=AS_IN_THE_STUDY)
+    where: Where = Field({}, description=AS_IN_THE_STUDY)
+    where_not: Where = Field({}, description=AS_IN_THE_STUDY)
+    subjects: Literal["named_apart", "distinct"] = Field(
+        "named_apart",
+        description="`named_apart`: no subject may have the name of one of the study's own. `distinct`: equal names "
+        "are "
+        "different people.",
+    )
+
+
+class Pretraining(StudyModel):
+    """Training on another cohort first. The held-out subjects of each fold are always left out of it."""
+
+    cohort: Path = Field(description="The other cohort's table.")
+    subjects: Literal["shared", "distinct"] = Field(
+        description="`shared`: both tables use the same names for the same people, and each fold's held-out subjects "
+        "are "
+        "left out of its pretraining. `distinct`: nobody is in both; a name in both is an error."
+    )
+    columns: dict[str, str] = Field({}, description=AS_IN_THE_STUDY)
+    where: Where = Field({}, description=AS_IN_THE_STUDY)
+    where_not: Where = Field({}, description=AS_IN_THE_STUDY)
+    targets: dict[str, Target] = Field(
+        description="The targets of pretraining. Only the body of the network is kept afterwards."
+    )
+    epochs: int = Field(5, ge=1, description="Number of epochs; all of them are trained.")
+    lr: float | None = Field(
+        None,
+        gt=0,
+        description="Learning rate; it falls as half a cosine. Default: that of the recipe; required with `recipe.lr: "
+        "find`.",
+    )
+    batch_size: int | None = Field(None, ge=2, description="Panels in a batch. Default: that of the recipe.")

@@ -1,0 +1,191 @@
+"""What a network sees in one forward pass, and how training panels are augmented."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from casewise.study.model import StudyModel, parse_grid
+
+# The default set of fastai's aug_transforms with the vertical flips of the published study.
+AUGMENTATIONS: dict[str, dict[str, Any]] = {
+    "fastai-default": {
+        "rotate": 10,
+        "flip": "both",
+        "zoom_in": 0.1,
+        "perspective": 0.2,
+        "brightness": 0.2,
+        "contrast": 0.2,
+        "probability": 0.75,
+        "padding_mode": "reflect",
+    }
+}
+# Augmentations that are numbers, each switched off by 0.
+STRENGTHS = ("rotate", "translate", "zoom", "zoom_in", "perspective", "brightness", "contrast")
+# Augmentations that a phase of training may change.
+AUGMENTATION_KEYS = ("shuffle", "rotate", "flip", *STRENGTHS[1:], "probability", "padding_mode")
+# Default number of tiles of a case in a training step with attention pooling.
+BAG_SIZE = 16
+
+
+class Panels(StudyModel):
+    """What a network sees at once, and its augmentation in training. Inference is deterministic.
+
+    Where several panels show one case, `pooling` combines them: the `mean` of their predictions, the most conspicuous
+    one (`max`), or learned weights over features (`attention`, over all images of a case; `bag` of them are drawn in a
+    training step).
+    """
+
+    by: Literal["region", "case", "image"] = Field(
+        "case", description="One panel for each region of a case, for each case, or for each image."
+    )
+    grid: Annotated[str, BeforeValidator(parse_grid)] = Field(
+        "1x1",
+        description="Rows x columns of slots, `1x1` to `8x8`. Empty slots are black. If there are more images than "
+        "slots, they are sampled in training and averaged over several panels in prediction. For volumes, as many "
+        "consecutive slices, always in a square (`3x3`).",
+    )
+    shuffle: bool = Field(False, description="Permute the tiles of a panel in training.")
+    rotate: Annotated[float, BeforeValidator(lambda v: 180.0 if v == "any" else v), Field(ge=0, le=180)] = Field(
+        0.0, description="Largest rotation of each tile in training, in degrees to either side; `any` is 180."
+    )
+    flip: Literal["none", "horizontal", "vertical", "both"] = Field(
+        "none",
+        description="Mirror tiles in training, each with probability 0.5; for volumes, all slices of a panel together.",
+    )
+    quarter_turns: bool = Field(
+        False,
+        description="For volumes: rotate a panel's slices in training by 0, 90, 180 or 270 degrees with equal "
+        "probability, all slices and sequences of the panel together.",
+    )
+    translate: float = Field(
+        0.0, ge=0, le=0.5, description="Largest translation of a tile in training, as a fraction of its side."
+    )
+    zoom: float = Field(
+        0.0, ge=0, le=0.5, description="Largest enlargement or reduction of a tile in training, as a fraction."
+    )
+    zoom_in: float = Field(
+        0.0, ge=0, le=1, description="Largest enlargement of a tile in training, as a fraction; it is never reduced."
+    )
+    perspective: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="Largest displacement of a tile's corners in training, as a fraction of half its side, as if it "
+        "were "
+        "seen from the side.",
+    )
+    brightness: float = Field(
+        0.0, ge=0, lt=1, description="Half-width of the range around 1 of the brightness factor in training."
+    )
+    contrast: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Half-width of the range around 1 of the contrast factor in training. The black around a "
+        "photograph "
+        "does not change.",
+    )
+    probability: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Fraction of tiles that are rotated, translated or scaled in training and, drawn independently, of "
+        "tiles whose brightness and contrast change. Flips keep their own probability of 0.5.",
+    )
+    padding_mode: Literal["black", "reflect"] = Field(
+        "black",
+        description="What fills the area beyond a rotated or translated tile: black, or the tile mirrored at its edge.",
+    )
+    augmentation: Literal["as_stated", "fastai-default"] = Field(
+        "as_stated",
+        description="A named set of augmentations; a key that is stated itself wins. `fastai-default`: rotate 10, flip "
+        "both, zoom_in 0.1, perspective 0.2, brightness 0.2, contrast 0.2, probability 0.75, padding_mode reflect.",
+    )
+    offline_copies: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="Train on each panel and on this number of fixed augmented copies of it, instead of augmenting "
+        "anew "
+        "in every epoch. A copy stays on the same side of every split as its panel. `0`: none. Needs `recipe.phases` "
+        "and at least one augmentation; not with `shuffle` or `pooling: attention`.",
+    )
+    pooling: Literal["mean", "max", "attention"] = Field(
+        "mean",
+        description="How several panels of one case are combined: `mean` of their predictions; `max`, the most "
+        "conspicuous one (with `by: image`); `attention`, learned weights over all images of a case or region (with "
+        "`by: case` or `region`).",
+    )
+    bag: int = Field(
+        BAG_SIZE,
+        ge=2,
+        le=1024,
+        description="With `pooling: attention`, how many images of a case are drawn in a training step. Prediction "
+        "uses "
+        "all of them.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_augmentation(cls, values: Any) -> Any:
+        """Fill in the keys of a named set that are not stated."""
+        name = values.get("augmentation") if isinstance(values, dict) else None
+        return {**AUGMENTATIONS[name], **values} if name in AUGMENTATIONS else values
+
+    @model_validator(mode="after")
+    def _check_pooling(self) -> Panels:
+        if self.pooling == "attention" and (self.by == "image" or self.grid != "1x1" or self.shuffle):
+            raise ValueError(
+                "pooling: attention weighs all tiles of a case or region; it needs `by: case` (or region), "
+                "without grid or shuffle"
+            )
+        if self.pooling == "max" and self.by != "image":
+            raise ValueError(
+                "pooling: max takes the most conspicuous of predictions image by image; it needs `by: image`"
+            )
+        if self.pooling != "attention" and self.bag != BAG_SIZE:
+            raise ValueError(f"bag: only pooling: attention draws bags, and pooling is {self.pooling}; leave out bag")
+        return self
+
+    @model_validator(mode="after")
+    def _check_copies(self) -> Panels:
+        if not self.offline_copies:
+            return self
+        if self.pooling == "attention":
+            raise ValueError(
+                f"offline_copies: {self.offline_copies} copies cannot be made where attention draws a bag of tiles "
+                f"anew "
+                "in each step; leave out offline_copies (or pooling)"
+            )
+        if self.shuffle:
+            raise ValueError(
+                "offline_copies: fixed copies keep every tile in its place; leave out shuffle or offline_copies"
+            )
+        if self.flip == "none" and not any(getattr(self, name) for name in STRENGTHS):
+            raise ValueError(
+                f"offline_copies: nothing varies, so {self.offline_copies} copies of a panel would be the panel "
+                f"itself; "
+                f"state an augmentation (flip, {', '.join(STRENGTHS)}), or leave out offline_copies"
+            )
+        return self
+
+    @property
+    def rows(self) -> int:
+        return int(self.grid.split("x")[0])
+
+    @property
+    def columns(self) -> int:
+        return int(self.grid.split("x")[1])
+
+    @property
+    def varied(self) -> bool:
+        """Whether training panels differ from epoch to epoch."""
+        augmented = any(getattr(self, name) for name in STRENGTHS) or self.shuffle or self.flip != "none"
+        return augmented and not self.offline_copies
+
+    @property
+    def slots(self) -> int:
+        """How many tiles a training panel holds; with attention, a bag."""
+        return self.bag if self.pooling == "attention" else self.rows * self.columns

@@ -1,0 +1,318 @@
+"""How networks are trained, and what the machine may choose."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from casewise.errors import StudyError, nearest
+from casewise.study.freezing import read_freeze_point
+from casewise.study.model import Fraction, StudyModel
+from casewise.study.panels import AUGMENTATION_KEYS, Panels
+
+Schedule = Literal["plateau", "cosine", "one-cycle", "constant"]
+BatchNorm = Literal["update", "keep_statistics"]
+
+
+class Plateau(StudyModel):
+    """Reduce the learning rate when the validation loss no longer falls."""
+
+    factor: float = Field(0.1, gt=0, lt=1, description="Factor applied to the learning rate.")
+    patience: int = Field(10, ge=0, description="Epochs without a decrease before the factor is applied.")
+    threshold: float = Field(1e-4, ge=0, description="Smallest relative decrease that counts.")
+
+
+class EarlyStopping(StudyModel):
+    """Early stopping on an inner set of subjects, on the fold itself (as published), or none."""
+
+    patience: int = Field(
+        50, ge=1, description="Epochs without a better loss before training ends. The best epoch is kept."
+    )
+    monitor: Literal["inner", "fold", "none"] = Field(
+        "inner",
+        description="`inner`: subjects set aside within the training folds. `fold`: the fold that is predicted "
+        "afterwards, as published; the report then states that out-of-fold figures are too good. `none`: all epochs "
+        "are "
+        "trained on all training folds, and the last one is kept.",
+    )
+    val_fraction: Fraction = Field(0.15, description="Fraction of the training subjects that `inner` sets aside.")
+
+
+class LearningRateFinder(StudyModel):
+    """The range test before training: the rate rises from `low` to `high` over `steps` training batches."""
+
+    low: float = Field(1e-7, gt=0, description="Lowest rate that is tried.")
+    high: float = Field(1.0, gt=0, description="Highest rate that is tried.")
+    steps: int = Field(60, ge=20, le=1000, description="Training batches from the lowest to the highest rate.")
+
+    @model_validator(mode="after")
+    def _check_order(self) -> LearningRateFinder:
+        if self.low * 10 > self.high:
+            raise ValueError("the finder's high must be ten times its low or more")
+        return self
+
+
+class GradualUnfreezing(StudyModel):
+    """Groups of layers that are unfrozen one after another, from the head down, while the validation loss improves."""
+
+    groups: int = Field(
+        3, ge=1, le=20, description="Groups of layers below the head, each with about the same number of layers."
+    )
+    epochs: int = Field(
+        3, ge=1, description="Largest number of epochs of each stage; the first stage trains the head alone."
+    )
+
+
+class Phase(StudyModel):
+    """One phase of training: its epochs, the frozen part of the network, and what differs from the recipe."""
+
+    epochs: int = Field(
+        ge=1, description="Epochs of this phase; all of them are trained, unless `recipe.early_stopping` ends it."
+    )
+    freeze: str = Field(
+        "none",
+        description="What is frozen: `none`; `all` but the head; `10 layers`, `11 blocks` or `30%` from the input "
+        "on; or "
+        "the name of a module, with everything before it. Frozen layers keep their running statistics.",
+    )
+    lr: float | None = Field(None, gt=0, description="Learning rate of this phase. Default: that of the recipe.")
+    schedule: Schedule | None = Field(None, description="Schedule of this phase. Default: that of the recipe.")
+    batch_norm: BatchNorm | None = Field(None, description="As in the recipe, for this phase alone.")
+    variations: dict[str, Any] = Field(
+        {},
+        description="Augmentation keys of `panels` that differ in this phase, such as `{flip: both, rotate: 20}`. Not "
+        "with `panels.offline_copies`.",
+    )
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _check_freeze(cls, value: Any) -> str:
+        try:
+            return str(read_freeze_point(value))
+        except StudyError as error:
+            # The value found is appended to every message in the same way, so it is left out here.
+            message = str(error).removeprefix("freeze: ").replace(f", got {value!r}", "").rstrip(".")
+            raise ValueError(re.sub(r"\. Did you mean (.*)\?$", r" (did you mean \1?)", message)) from None
+
+    @field_validator("variations")
+    @classmethod
+    def _check_variations(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if name not in AUGMENTATION_KEYS:
+                hint = nearest(name, AUGMENTATION_KEYS)
+                raise ValueError(f"{name!r} is no variation of panels; they are {', '.join(AUGMENTATION_KEYS)}.{hint}")
+        try:
+            panels = Panels.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            text = first["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{first['loc'][0]}: {text[0].lower() + text[1:]}, found {first['input']!r}") from None
+        return {name: getattr(panels, name) for name in value}
+
+
+class Recipe(StudyModel):
+    """How a network is trained. The phases are trained one after another, each continuing from the one before."""
+
+    loss: Literal["mse", "huber", "l1"] = Field(
+        "mse",
+        description="Loss over standardised numbers: mean squared error, smooth L1 (`huber`) or absolute error. "
+        "Classes "
+        "use cross-entropy; grades use a chain of binary cross-entropies.",
+    )
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Fraction of the label that is spread evenly over the classes in training. Not for grades; never "
+        "in "
+        "the validation loss.",
+    )
+    imbalance: Literal["none", "weights", "sampling"] = Field(
+        "none",
+        description="For classes and grades. `weights`: every class has the same weight in the loss. `sampling`: "
+        "panels "
+        "are drawn with replacement, every class of the primary outcome equally often.",
+    )
+    optimizer: Literal["sgd", "adam", "adamw", "radam"] = Field(
+        "sgd", description="Optimiser. `radam` is Rectified Adam with the weight decay of AdamW."
+    )
+    lr: Annotated[float, Field(gt=0)] | Literal["find"] = Field(
+        0.01,
+        description="Learning rate at the start; with `one-cycle`, the highest one. `find`: determined for each "
+        "network "
+        "by a range test on its training subjects: [Learning rate and tuning](explanation-tuning.md).",
+    )
+    finder: LearningRateFinder = Field(LearningRateFinder(), description="Settings of `lr: find`.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of `sgd`; the other optimisers do not use it.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay.")
+    schedule: Schedule = Field(
+        "plateau",
+        description="The learning rate falls at a plateau of the validation loss, falls as half a cosine over "
+        "`epochs`, "
+        "rises for a quarter of the steps and then falls (`one-cycle`), or stays constant.",
+    )
+    warmup: int = Field(
+        0,
+        ge=0,
+        description="Epochs over which the learning rate rises from step to step before it falls; with `schedule: "
+        "cosine` only, whose rate then also falls from step to step. Must be fewer than `epochs`, than "
+        "`gradual_unfreezing.epochs` with that tuning, and than those of each phase with this schedule.",
+    )
+    plateau: Plateau = Field(Plateau(), description="Settings of `schedule: plateau`.")
+    batch_size: int = Field(
+        16, ge=2, description="Panels in a batch. A last batch with one panel is joined to the one before it."
+    )
+    epochs: int = Field(
+        1000,
+        ge=1,
+        description="Largest number of epochs; with `tuning: gradual_unfreezing`, `gradual_unfreezing.epochs` counts "
+        "instead.",
+    )
+    early_stopping: EarlyStopping = Field(
+        EarlyStopping(), description="When training stops, and which subjects decide it."
+    )
+    tuning: Literal["full", "head_only", "gradual_unfreezing"] = Field(
+        "full",
+        description="Which layers are trained: all (`full`), the head alone on features computed once (`head_only`), "
+        "or "
+        "one group of layers after another as long as the loss improves (`gradual_unfreezing`).",
+    )
+    gradual_unfreezing: GradualUnfreezing = Field(
+        GradualUnfreezing(), description="Settings of `tuning: gradual_unfreezing`."
+    )
+    discriminative: float = Field(
+        1.0,
+        ge=1,
+        description="The learning rate of each of the `gradual_unfreezing.groups` groups of layers is that of the "
+        "group "
+        "above it divided by this; 1 is one rate for all.",
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="The learning rate of each layer is that of the layer above it times this, as in fine-tuning of "
+        "transformers (0.65 to 0.9). Layers are a transformer's blocks and, below them, its embedding, or the freeze "
+        "points of another network. 1 is one rate for all. Not with `discriminative`.",
+    )
+    batch_norm: BatchNorm = Field(
+        "update",
+        description="`keep_statistics`: keep the running statistics of the first weights instead of updating them. "
+        "With "
+        "`update`, those of frozen layers are kept all the same.",
+    )
+    head: Literal["random", "probe"] = Field(
+        "random",
+        description="`probe`: start with a linear model of the initial features instead of a random head: ridge for "
+        "numbers, logistic for classes and grades.",
+    )
+    head_lr: float = Field(1.0, gt=0, description="Factor on the head's learning rate.")
+    batch_norm_momentum: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Momentum of the running statistics. Default: the library's own; for MNASNet (0.0003) and "
+        "MobileNetV3 (0.01) that is too slow for small cohorts trained from random weights: use 0.1.",
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the head.")
+    scaling: Literal["library", "symmetric"] = Field(
+        "library",
+        description="How pixels are scaled before the first layer. `library`: as the backbone's published weights "
+        "expect. "
+        "`symmetric`: from −1 to 1.",
+    )
+    phases: list[Phase] = Field(
+        [],
+        description="Phases of training, one after another, each with its own epochs and frozen part. Default: one "
+        "phase "
+        "of `epochs`.",
+    )
+
+    @model_validator(mode="after")
+    def _check_phases(self) -> Recipe:
+        if self.phases and self.tuning != "full":
+            raise ValueError(f"tuning: {self.tuning} decides itself what is trained; leave it out, or the phases")
+        if self.phases and self.lr == "find":
+            raise ValueError("lr: find needs a single phase; with phases give numbers")
+        if self.phases and "epochs" in self.model_fields_set:
+            raise ValueError("epochs: with phases, every phase states its own; leave out recipe.epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _check_monitored(self) -> Recipe:
+        if self.early_stopping.monitor == "none" and self.schedule == "plateau":
+            raise ValueError(
+                "schedule: plateau needs a loss to watch; with early_stopping.monitor none use cosine or constant"
+            )
+        if self.early_stopping.monitor == "none" and self.tuning == "gradual_unfreezing":
+            raise ValueError(
+                "tuning: gradual_unfreezing continues while a loss improves; it needs early_stopping.monitor inner (or "
+                "fold)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_warmup(self) -> Recipe:
+        if not self.warmup:
+            return self
+        key, epochs = "epochs", self.epochs
+        if self.tuning == "gradual_unfreezing":
+            key, epochs = "gradual_unfreezing.epochs", self.gradual_unfreezing.epochs
+        stretches = [
+            (f"epochs of phase {number}", phase.epochs, phase.schedule or self.schedule)
+            for number, phase in enumerate(self.phases, 1)
+        ] or [(key, epochs, self.schedule)]
+        cosines = [(name, epochs) for name, epochs, schedule in stretches if schedule == "cosine"]
+        if not cosines:
+            raise ValueError("warmup: it leads up to a cosine; write schedule: cosine, or leave warmup out")
+        for name, epochs in cosines:
+            if self.warmup >= epochs:
+                raise ValueError(f"warmup: {self.warmup} epochs are not fewer than the {name}, {epochs}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_layer_rates(self) -> Recipe:
+        if self.layer_decay != 1 and self.discriminative != 1:
+            raise ValueError("layer_decay and discriminative both lower the rate of lower layers; give one")
+        return self
+
+
+class Compute(StudyModel):
+    """What the machine may choose. `auto` is a measurement of two seconds, recorded with the run."""
+
+    jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="Networks trained in parallel. `auto`: one for each core, or one on a GPU. The same as `--jobs`.",
+    )
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="Threads of each network in training. `auto`: the number of cores divided by the networks in "
+        "parallel, or one where that is measured to be faster.",
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="`auto`: bfloat16 on a CPU only where it is measured to be faster and its features agree; "
+        "bfloat16 on "
+        "a GPU.",
+    )
+    memory_format: Literal["auto", "channels_last", "contiguous"] = Field(
+        "auto", description="Memory layout of tensors. `auto`: the faster one."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: a CUDA device if there is one.")
+    save_every: float = Field(
+        30.0,
+        ge=0,
+        description="Seconds between two saved states of a network in training, from which a killed run continues.",
+    )
+    frozen_once: bool = Field(
+        True,
+        description="Compute the features of frozen layers once for all epochs of a phase where panels do not vary. "
+        "`false`: in every epoch, with the same result.",
+    )
+    keep_memory: bool = Field(
+        True,
+        description="Keep freed memory for the next step instead of returning it to the system (Linux with glibc). "
+        "`false`: return it.",
+    )

@@ -1,0 +1,117 @@
+"""Who is trained on and who is tested on: the split by subject, and the inner folds of nested cross-validation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from casewise.study.model import Fraction, StudyModel
+
+
+class Split(StudyModel):
+    """Test set and folds, by subject.
+
+    `by: image` adds the published way of splitting, for comparison only: the study is trained once more with images of
+    one subject on both sides, and the report shows the figures that this would have given.
+    """
+
+    by: Literal["subject", "image"] = Field(
+        "subject",
+        description="`subject`: all images of a subject are on one side. `image` adds the published way of splitting, "
+        "for comparison only: every network is trained once more with images of one person on both sides, and the "
+        "report shows the figures that this would have given.",
+    )
+    test: Fraction = Field(
+        0.1,
+        description="Fraction of subjects in the test set; `0` for none: the report then shows out-of-fold figures.",
+    )
+    folds: int = Field(
+        5, ge=2, le=50, description="Number of folds of the other subjects, and of networks for each backbone."
+    )
+    stratify_by: str | None = Field(
+        None,
+        description="Target or score whose distribution is kept similar on all sides. Default: the primary outcome "
+        "if it "
+        "is a target, else the first target.",
+    )
+    restarts: int = Field(
+        1000,
+        ge=1,
+        le=100_000,
+        description="Number of random orders of the subjects that are tried; the most balanced one is kept.",
+    )
+    column: str | None = Field(
+        None,
+        description="Column of the table that holds the split: `train` or `test`, or the fold's number from 1. "
+        "`validation`, beside `test`, is treated as `train`, because casewise makes its own folds and its own set for "
+        "early stopping. See [Use a split that exists](howto-split.md).",
+    )
+    leave_out: str | None = Field(
+        None,
+        description="Column whose values are left out in turn, one for each fold: `source`. `test` and `folds` then "
+        "have "
+        "no effect. [More](howto-external.md#leave-one-source-out).",
+    )
+
+    @field_validator("by", mode="before")
+    @classmethod
+    def _check_by(cls, value: Any) -> Any:
+        if value not in ("subject", "image"):
+            raise ValueError(
+                f"a split by {value!r} puts images of one subject on both sides, and every figure made from it is "
+                "too good. It is by 'subject'; 'image' adds such figures for comparison only"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Split:
+        if self.leave_out and self.column:
+            raise ValueError("leave_out and column are two ways to state who is held out; give one")
+        return self
+
+
+class NestedCV(StudyModel):
+    """Nested cross-validation: what inner folds of the training subjects choose before a network is trained.
+
+    `lr` lists candidate learning rates that replace the recipe's. With `among`, the study's networks are candidates as
+    well: the learner `nested` predicts each fold by the network with the lowest inner loss there.
+    """
+
+    folds: int = Field(
+        3,
+        ge=2,
+        le=10,
+        description="Inner folds, by subject, into which each fold's training subjects are divided; the same for all "
+        "networks.",
+    )
+    epochs: bool = Field(
+        True,
+        description="Choose the number of epochs, up to `recipe.epochs`, at the lowest mean loss on the inner folds "
+        "left "
+        "out. `false`: train all epochs.",
+    )
+    lr: list[Annotated[float, Field(gt=0)]] = Field(
+        [],
+        description="Candidate learning rates, instead of `recipe.lr`; each is trained on every inner fold. Empty: the "
+        "recipe's rate.",
+    )
+    among: bool = Field(
+        True,
+        description="Choose among the study's networks, too: the learner `nested` predicts each fold by the network "
+        "with "
+        "the lowest inner loss there.",
+    )
+
+    @field_validator("lr", mode="before")
+    @classmethod
+    def _as_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+    @field_validator("lr")
+    @classmethod
+    def _check_duplicates(cls, value: list[float]) -> list[float]:
+        duplicate = next((rate for rate in value if value.count(rate) > 1), None)
+        if duplicate is not None:
+            raise ValueError(f"{duplicate:g} is there twice")
+        return value

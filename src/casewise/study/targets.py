@@ -1,0 +1,147 @@
+"""What a study predicts: recorded targets and scores computed from them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
+
+from casewise.errors import nearest
+from casewise.study.model import Level, Range, StudyModel, parse_range
+from casewise.targets.registry import DEFAULT, kind_named, kind_names
+
+
+def check_kind(name: str) -> str:
+    """Return the name of a registered kind of target."""
+    if name not in kind_names():
+        raise ValueError(
+            f"{name!r} is no kind of target; there are {', '.join(kind_names())}.{nearest(name, kind_names())}"
+        )
+    return name
+
+
+Kind = Annotated[str, AfterValidator(check_kind), WithJsonSchema({"enum": kind_names(), "type": "string"})]
+
+
+class Target(StudyModel):
+    """One recorded value: its column or columns in the cohort table, its kind, and its level.
+
+    A number (`regression`) has a range; several columns are averaged. A `classification` has classes. An `ordinal`
+    target has classes in rising order, or a range of whole numbers.
+    """
+
+    kind: Kind = Field(
+        DEFAULT,
+        description="A number, a class, or a grade (classes in rising order). With `classes` and no kind, the target "
+        "is "
+        "a classification.",
+    )
+    classes: dict[str, list[str]] = Field(
+        {},
+        description="The classes; grades from low to high. A class may have several spellings in the table: `{covid: "
+        "[covid, COVID-19], other: none}`. Rows with other classes are left out and counted; a grade that is not "
+        "listed "
+        "is an error. [More](howto-classify.md).",
+    )
+    positive: str | None = Field(
+        None, description="For two classes, the one that sensitivity refers to. Default: the first class."
+    )
+    range: Range = Field(
+        (0.0, 1.0),
+        description="Smallest and largest value. Predictions are clipped to it; a value outside it in the table is an "
+        "error. For a grade without `classes`, the lowest and highest grade: `0..4`.",
+    )
+    column: str | list[str] | None = Field(
+        None,
+        description="Column of the table, if its name differs from the target's. A list gives the mean of these "
+        "columns, "
+        "which is empty where one of them is empty; not for classes.",
+    )
+    level: Level | None = Field(
+        None,
+        description="What has one value; all rows of that unit must agree. Default: the level of a panel "
+        "(`panels.by`).",
+    )
+    integer: bool = Field(False, description="Only whole numbers are allowed in the table.")
+    equals: str | None = Field(
+        None,
+        description="Makes an indicator from a text column: 1 where the column has this text, 0 where it has another "
+        "one, empty where it is empty.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_classes(cls, values: Any) -> Any:
+        return with_classes(values) if isinstance(values, dict) else values
+
+    @field_validator("range")
+    @classmethod
+    def _check_order(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not value[0] < value[1]:
+            raise ValueError(f"a range goes from low to high, found {value[0]:g}..{value[1]:g}")
+        return value
+
+    @model_validator(mode="after")
+    def _check_positive(self) -> Target:
+        if self.positive is not None and (len(self.classes) != 2 or self.positive not in self.classes):
+            raise ValueError(f"positive names one of two classes, found {self.positive!r} of {list(self.classes)}")
+        return self
+
+
+def with_classes(values: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what the classes of a target imply: its kind, its range of class numbers, and all spellings.
+
+    >>> with_classes({"classes": ["no", "yes"]})["range"]
+    (0.0, 1.0)
+    >>> list(with_classes({"kind": "ordinal", "range": "0..2"})["classes"])
+    ['0', '1', '2']
+    """
+    kind, classes = values.get("kind"), values.get("classes")
+    has_classes = kind in kind_names() and kind_named(kind).form == "classes"
+    if kind in kind_names() and not has_classes and classes:
+        raise ValueError(f"a {kind} has a range, not classes")
+    if not classes and not has_classes:
+        return values
+    if not classes:
+        if kind != "ordinal":
+            raise ValueError(f"a {kind} needs its classes, such as classes: [covid, no_finding]")
+        limits = parse_range(values.get("range", "0..1"))
+        if not (isinstance(limits, tuple) and all(float(v).is_integer() for v in limits) and limits[0] < limits[1]):
+            raise ValueError(
+                "an ordinal target needs classes in rising order, or a range of whole numbers such as 0..4"
+            )
+        classes = [str(grade) for grade in range(int(limits[0]), int(limits[1]) + 1)]
+    elif "range" in values and not (values["range"] and tuple(values["range"]) == (0, len(classes) - 1)):
+        raise ValueError("a target has classes or a range, not both")
+    if isinstance(classes, (list, tuple)):
+        classes = {str(name): [str(name)] for name in classes} if len({*map(str, classes)}) == len(classes) else classes
+    if not isinstance(classes, dict):
+        raise ValueError("classes are a list of different names, or names with their spellings in the table")
+    spellings = {str(n): [str(s) for s in (v if isinstance(v, list) else [v])] for n, v in classes.items()}
+    every = [spelling for of_class in spellings.values() for spelling in of_class]
+    duplicate = next((spelling for spelling in every if every.count(spelling) > 1), None)
+    if duplicate is not None:
+        raise ValueError(f"{duplicate!r} stands for two classes")
+    if len(spellings) < 2:
+        raise ValueError("a target needs two classes or more")
+    return {
+        **values,
+        "kind": kind or "classification",
+        "classes": spellings,
+        "range": (0.0, float(len(spellings) - 1)),
+        "integer": True,
+    }
+
+
+class ScoreFormula(StudyModel):
+    """A clinical score as a formula over targets and earlier scores."""
+
+    formula: str = Field(
+        description="Names, numbers, `+ - * /`, parentheses, `sum()`, `mean()`, `min()`, `max()`, and `name[region]` "
+        "at "
+        "case level."
+    )
+    range: Range = Field(description="Smallest and largest value; predictions are clipped to it.")
+    level: Literal["region", "case"] = Field(
+        "case", description="`region`: the score is computed for every region. `case`: once for each case."
+    )
