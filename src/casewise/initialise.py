@@ -7,7 +7,6 @@ import io
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,15 +15,14 @@ from casewise.cohort.classes import plain
 from casewise.cohort.folder_layout import Found, Layout, read_layout
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
-from casewise.errors import CasewiseError, ImageError
+from casewise.errors import CasewiseError
 from casewise.files import write_atomic
-from casewise.modalities.slides.content import SLIDE_FILES
+from casewise.modalities.base import Start
+from casewise.modalities.registry import modality_of
 from casewise.study.loading import preset_text, read_study
-from casewise.study.schema import Study, Tiles
+from casewise.study.schema import Study
 
 TABLE, STUDY = "cohort.csv", "study.yaml"
-# Tiles of a slide that a new study takes.
-MOST = 200
 
 
 @dataclass(frozen=True)
@@ -48,89 +46,24 @@ def initialise(preset: str, *, source: Path | None = None, folder: Path) -> Init
             raise CasewiseError(
                 f"{folder / name} is there already and is not overwritten. Move it, or name another folder."
             )
+    modality = modality_of(study)
     if source is None:
-        file = write_atomic(folder / STUDY, _study_text(preset, study, folder=folder))
+        start = modality.start(None, study)
+        file = write_atomic(folder / STUDY, _study_text(preset, start, folder=folder))
         return Initialised(
-            [file], [f"Write {TABLE} beside it: one row {_row_of(study)}, with the columns that {STUDY} lists."]
+            [file], [f"Write {TABLE} beside it: one row {start.row}, with the columns that {STUDY} lists."]
         )
-    if study.volumes:
-        raise CasewiseError(
-            f"--images makes tables of images and slides, not of scans. Leave --images out: {STUDY} then lists the "
-            "columns "
-            f"of {TABLE}, one row a scan."
-        )
+    modality.start([], study)
     classes = [target.equals for target in study.targets.values() if target.equals is not None]
     layout = read_layout(source, regions=study.regions, classes=classes)
-    slides = _slides(source, layout)
-    if slides:
-        # Values are then of cases, and no longer of images.
-        study = study.model_copy(update={"tiles": Tiles()})
+    start = modality.start([source / image.path for image in layout.images], study)
+    study = start.study
     text = _table_text(layout, study)
     # A spreadsheet takes a file without the mark for its own code page and spoils other letters.
     table = write_atomic(folder / TABLE, text.encode("utf-8" if text.isascii() else "utf-8-sig"))
-    written = _study_text(preset, study, folder=folder, source=source, layout=layout, slides=slides)
+    written = _study_text(preset, start, folder=folder, source=source, layout=layout)
     file = write_atomic(folder / STUDY, written)
-    return Initialised([table, file], [*_understood(layout, study), *_cut(slides, len(layout.images), study)])
-
-
-def _row_of(study: Study) -> str:
-    return "a scan" if study.volumes else "an image"
-
-
-def _slides(source: Path, layout: Layout) -> list[Path]:
-    """The whole slides among the images: what is named like one, and TIFFs of several levels.
-
-    Raises:
-        CasewiseError: a TIFF looks like a slide, and the package that reads slides is not installed.
-    """
-    found = []
-    for path in (source / image.path for image in layout.images):
-        if path.suffix.lower() in SLIDE_FILES or (path.suffix.lower() in (".tif", ".tiff") and _has_levels(path)):
-            found.append(path)
-    return found
-
-
-def _has_levels(path: Path) -> bool:
-    from casewise.modalities.slides.reader import is_slide, slide_facts
-
-    try:
-        return is_slide(path) and len(slide_facts(path).levels) > 1
-    except ImageError:
-        # Named when the study is checked; starting one needs no readable file.
-        return False
-
-
-def _cut(slides: list[Path], images: int, study: Study) -> list[str]:
-    """What is to be said of slides."""
-    if not slides:
-        return []
-    named = names_text([path.name for path in slides], 3)
-    count = "is a whole slide" if len(slides) == 1 else "are whole slides"
-    return [
-        f"{len(slides):,} of {images:,} {count} ({named}), cut into squares of {study.images.size} pixels: see `tiles` "
-        f"in {STUDY}."
-    ]
-
-
-def _tiles_lines(slides: list[Path], study: Study) -> list[str]:
-    """The key that cuts slides, at a resolution that the first of them knows."""
-    from casewise.modalities.slides.reader import slide_facts
-
-    try:
-        facts = slide_facts(slides[0])
-    except CasewiseError:
-        # The slide is broken or cannot be read here: `validate` says so.
-        facts = None
-    known, others = "mpp: 1.0", "`magnification: 10`, or `level: 1` of each slide's pyramid"
-    if facts is not None and facts.mpp is None:
-        known, others = "level: 1", "`mpp: 1.0` with `assume_mpp: 0.5`, if you know how wide a pixel is"
-        if facts.magnification is not None:
-            known, others = "magnification: 10", "`level: 1` of each slide's pyramid"
-    return [
-        f"# Slides are cut into squares of {study.images.size} pixels (images.size); a square is taken where at least",
-        "# half of it is tissue (`min_tissue`), and at most so many of a slide (`max_tiles`), spread evenly.",
-        f"tiles: {{{known}, max_tiles: {MOST}}}  # or instead of {known.partition(':')[0]}: {others}",
-    ]
+    return Initialised([table, file], [*_understood(layout, study), *start.notes])
 
 
 def _study_of(preset: str) -> Study:
@@ -198,15 +131,10 @@ def _table_text(layout: Layout, study: Study) -> str:
 
 
 def _study_text(
-    preset: str,
-    study: Study,
-    *,
-    folder: Path,
-    source: Path | None = None,
-    layout: Layout | None = None,
-    slides: Sequence[Path] = (),
+    preset: str, start: Start, *, folder: Path, source: Path | None = None, layout: Layout | None = None
 ) -> str:
     """The study file: what is in force, the table's columns, and the preset's settings as comments."""
+    study = start.study
     lines = [
         f"# A study after the preset {preset}. All of its settings are in force; to change one, take the '# ' from its",
         "# line below and write another value.",
@@ -234,11 +162,9 @@ def _study_text(
     if layout is not None and _has_split(layout):
         lines.append("split: {column: split}  # train and test as the folders say")
         active.add("split")
-    if slides:
-        lines += _tiles_lines(list(slides), study)
-        active.add("tiles")
-    what = "an image or slide" if slides else _row_of(study)
-    lines += ["", f"# {TABLE} has one row {what}. Its columns:", *_column_lines(study), ""]
+    lines += start.lines
+    active |= {line.partition(":")[0] for line in start.lines if not line.startswith("#")}
+    lines += ["", f"# {TABLE} has one row {start.row}. Its columns:", *_column_lines(study), ""]
     lines.append(f"# The protocol of {preset}, value by value (## are its remarks):")
     for line in preset_text(preset).splitlines():
         key = line.partition(":")[0]
@@ -254,13 +180,7 @@ def _column_lines(study: Study) -> list[str]:
         "visit": "the visit's name, such as week2; without this column every subject is one case",
         "day": "the day as a number (or a column `date` such as 2020-01-31); may be empty",
     }
-    if study.volumes:
-        told["path"] = (
-            "a NIfTI file or the folder of a DICOM series, from `root` if given, else from the table's folder"
-        )
-        told[study.volumes.column] = f"which sequence the scan is: {' or '.join(study.volumes.sequences)}"
-        if study.volumes.roi == "mask":
-            told[study.volumes.mask] = "a NIfTI file that marks the region of interest; one file a case"
+    told |= modality_of(study).columns(study)
     if study.regions:
         told["region"] = f"one of {', '.join(study.regions)}"
     for name, target in study.targets.items():

@@ -73,13 +73,15 @@ def validate(
 
     plan = _read(study, None, None)
     modality = modality_of(plan)
-    cohort = modality.whole(plan, read(plan, None, Terminal()))
+    images = read(plan, None, Terminal())
+    cohort = modality.whole(plan, images)
     modality.check_files(plan, cohort, Terminal())
     splits = split(cohort, plan)
     check_scored(splits, cohort.panels, plan)
     for side, n in splits.record["n"].items():
         if n["subjects"]:
-            shown = "" if plan.tiles else f", {counted(n['panels'], 'panel')}"  # slides are not cut yet
+            # where images were cut into tiles, panels are not those of the table
+            shown = "" if len(cohort.images) < len(images.images) else f", {counted(n['panels'], 'panel')}"
             print(f"{side:<10} {counted(n['subjects'], 'subject')}, {counted(n['cases'], 'case')}{shown}")
     networks = len(plan.networks) * splits.folds
     inner = networks * plan.nested_cv.folds * len(plan.rates) if plan.nested_cv else 0

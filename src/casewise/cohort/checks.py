@@ -217,7 +217,7 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
             hint = _file_hint(folder, text, study, problems) if problems.wants_detail("path missing") else ""
             what = f"there is no file {text} in {folder}" if why is None else f"{text} cannot be reached ({why})"
             problems.add("path missing", f"row {row}, path: {what}.{hint}", row=row)
-        elif study.volumes and study.volumes.slice_index is None and stat.S_ISDIR(found.st_mode):
+        elif study.folders_allowed and stat.S_ISDIR(found.st_mode):
             marks[row] = f"{found.st_dev}:{found.st_ino}"  # a DICOM series
         elif not stat.S_ISREG(found.st_mode):
             kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no ordinary file"

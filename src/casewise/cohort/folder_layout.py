@@ -11,10 +11,10 @@ from pathlib import Path
 
 from casewise.cohort.checks import alike, natural
 from casewise.errors import CasewiseError
-from casewise.modalities.slides.content import SLIDE_FILES
 
 IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".heic", ".heif")
-ENDINGS = (*IMAGES, *sorted(SLIDE_FILES))
+SLIDES = (".bif", ".czi", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".vms", ".vmu")
+ENDINGS = (*IMAGES, *SLIDES)
 _WRAPPERS = ("images", "image", "imgs", "img", "photos", "photographs", "pictures", "data")
 _SIDES = {
     **dict.fromkeys(("train", "training", "val", "valid", "validation"), "train"),

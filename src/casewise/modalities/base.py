@@ -201,6 +201,22 @@ class PreparedCohort:
     store: ImageStore
 
 
+@dataclass(frozen=True)
+class Start:
+    """How a new study of some image files begins.
+
+    Attributes:
+        lines: lines of its study file with the settings of the modality.
+        notes: sentences for the person who begins it.
+        row: what a row of the table is, with an article.
+    """
+
+    study: Study
+    lines: list[str]
+    notes: list[str]
+    row: str
+
+
 class Modality(Protocol):
     """How one kind of images becomes what networks see, and how maps return to it."""
 
@@ -208,6 +224,18 @@ class Modality(Protocol):
 
     def noun(self, study: Study) -> Noun:
         """What one image is called."""
+        ...
+
+    def start(self, files: Sequence[Path] | None, study: Study) -> Start:
+        """How a study begins, with these image files of a folder or (None) without any.
+
+        Raises:
+            CasewiseError: tables cannot be made from folders of this modality's files.
+        """
+        ...
+
+    def columns(self, study: Study) -> dict[str, str]:
+        """Descriptions of the table's columns that are this modality's own."""
         ...
 
     def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:

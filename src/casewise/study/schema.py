@@ -246,6 +246,11 @@ class Study(StudyModel):
         return _rebuilt, (self.modality, self.model_dump())
 
     @property
+    def folders_allowed(self) -> bool:
+        """Whether a path of the table may be a folder, as of a DICOM series."""
+        return self.volumes is not None and self.volumes.slice_index is None
+
+    @property
     def modality_name(self) -> str:
         """Which modality the images have."""
         return self.modality or ("volumes" if self.volumes else "slides" if self.tiles else "photographs")

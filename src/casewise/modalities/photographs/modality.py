@@ -18,6 +18,7 @@ from casewise.modalities.base import (
     PanelDataset,
     Picture,
     PreparedCohort,
+    Start,
     StoreReference,
 )
 
@@ -40,6 +41,14 @@ class Photographs:
 
     def noun(self, study: Study) -> Noun:
         return Noun("image", "images")
+
+    def start(self, files: Sequence[Path] | None, study: Study) -> Start:
+        from casewise.modalities.slides.start import start_with_slides
+
+        return start_with_slides(files or [], study) or Start(study, [], [], "an image")
+
+    def columns(self, study: Study) -> dict[str, str]:
+        return {}
 
     def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
         from casewise.modalities.slides.cohort import refuse_slides

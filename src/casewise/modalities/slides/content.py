@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from casewise.cohort.folder_layout import SLIDES
 from casewise.modalities.store.content import name_content
 from casewise.modalities.store.file_check import size_of
 
@@ -13,7 +14,7 @@ TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PHOTOGRAPH_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
 # Only these begin like photographs or text although they are slides: a JPEG preview, and tables of file names.
 INDEX_FILES = {".mrxs", ".vms", ".vmu"}
-SLIDE_FILES = INDEX_FILES | {".svs", ".svslide", ".ndpi", ".scn", ".bif", ".czi"}
+SLIDE_FILES = set(SLIDES)
 HEAD = 512
 # More directories than any slide has: a file that goes round in circles ends here.
 MOST_DIRECTORIES = 1000

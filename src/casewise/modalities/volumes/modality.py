@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from casewise.errors import CasewiseError
 from casewise.modalities.base import (
     FittedPreprocessing,
     ImageFolder,
@@ -16,6 +18,7 @@ from casewise.modalities.base import (
     PanelDataset,
     Picture,
     PreparedCohort,
+    Start,
     StoreReference,
 )
 
@@ -41,6 +44,24 @@ class VolumesModality:
 
     def noun(self, study: Study) -> Noun:
         return Noun("slice", "slices") if volumes_of(study).slice_index else Noun("scan", "scans")
+
+    def start(self, files: Sequence[Path] | None, study: Study) -> Start:
+        if files is not None:
+            raise CasewiseError(
+                "--images makes tables of images and slides, not of scans. Leave --images out: the study file then "
+                "lists the columns of the table, one row a scan."
+            )
+        return Start(study, [], [], "a scan")
+
+    def columns(self, study: Study) -> dict[str, str]:
+        volumes = volumes_of(study)
+        columns = {
+            "path": "a NIfTI file or the folder of a DICOM series, from `root` if given, else from the table's folder",
+            volumes.column: f"which sequence the scan is: {' or '.join(volumes.sequences)}",
+        }
+        if volumes.roi == "mask":
+            columns[volumes.mask] = "a NIfTI file that marks the region of interest; one file a case"
+        return columns
 
     def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
         from casewise.modalities.volumes.case_files import settle_sequences
