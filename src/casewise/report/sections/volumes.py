@@ -18,24 +18,23 @@ LONGEST = 720
 
 def section(material: ReportContext) -> dict[str, Any] | None:
     """One case as the networks see it, and how it came to be so."""
-    study = material.study
-    if not study.volumes or material.panels.empty:
+    volumes = material.study.volumes
+    if volumes is None or material.panels.empty:
         return None
     case = illustrated(material)
     row = material.panels[material.panels["case"] == case].iloc[0]
     return {
         "place": place_of(row[["subject", "visit"]].to_dict()),
         "panels": [(name, data_uri(panel, longest=LONGEST)) for name, panel in material.grids(case)],
-        "order": study.volumes.slice_index,
-        "seen": seen_as(study),
-        "facts": [(name, text) for name, text in _facts(material, study.volumes) if text],
+        "order": volumes.slice_index,
+        "seen": seen_as(volumes),
+        "facts": [(name, text) for name, text in _facts(material, volumes) if text],
     }
 
 
-def seen_as(study: Study) -> str:
+def seen_as(volumes: Volumes) -> str:
     """What the brightness of a shown panel is, as the end of a sentence."""
-    assert study.volumes is not None
-    if study.volumes.standardise == "nyul":
+    if volumes.standardise == "nyul":
         return "with the intensities as the networks of its fold see them, standardised by that fold’s training scans"
     return "each scan scaled to its own range, as the networks see it; nothing is standardised over patients"
 
@@ -62,7 +61,7 @@ def _facts(material: ReportContext, volumes: Volumes) -> list[tuple[str, str]]:
             f"{'the central window' if volumes.inference_windows == 'central' else 'the mean over all windows'}",
         ),
         ("Missing sequences", _missing(volumes)),
-        ("Fusion", "; ".join(_fusion(study, name) for name in _fusions(study))),
+        ("Fusion", "; ".join(_fusion(study, volumes, name) for name in _fusions(study))),
     ]
 
 
@@ -135,9 +134,8 @@ def _fusions(study: Study) -> list[str]:
     return list(dict.fromkeys(str(study.fusion_of(name)) for name in study.networks))
 
 
-def _fusion(study: Study, name: str) -> str:
-    assert study.volumes is not None
-    sequences = study.volumes.sequences
+def _fusion(study: Study, volumes: Volumes, name: str) -> str:
+    sequences = volumes.sequences
     if name in sequences:
         return f"{name} alone: one channel{_first_layer(study, 1)}"
     if name == "early":

@@ -1,0 +1,32 @@
+"""The rooms of the package: what each of them may know of the others."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "casewise"
+
+
+def lines_outside(rooms: tuple[str, ...], pattern: str) -> list[str]:
+    """Lines of code that match, outside of some folders of the package."""
+    return [
+        f"{path.relative_to(SOURCE)}:{number}: {line.strip()}"
+        for path in sorted(SOURCE.rglob("*.py"))
+        if path.relative_to(SOURCE).parts[0] not in rooms
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(pattern, line)
+    ]
+
+
+def test_few_lines_outside_their_room_name_a_modality() -> None:
+    names = r"study\.(volumes|tiles)\b|modalities\.(slides|volumes|photographs)\b|isinstance\(.*(SliceData|PanelData)"
+    named = lines_outside(("modalities", "study"), names)
+    assert len(named) <= 10, "\n".join(named)
+
+
+def test_modalities_import_neither_networks_nor_training() -> None:
+    above = r"(from|import) casewise\.(models|training|inference|jobs|pipeline|report|explain|audit|evaluation)\b"
+    files = (SOURCE / "modalities").rglob("*.py")
+    imports = [f"{path}: {line}" for path in files for line in path.read_text().splitlines() if re.search(above, line)]
+    assert not imports
