@@ -52,10 +52,10 @@ def casewise(task: dict[str, Any]) -> dict[str, Any]:
     from casewise.modalities.store.preparation import Preparation
     from casewise.modalities.store.store_builder import prepare
     from casewise.models.backbones import build_network
+    from casewise.models.outputs import outputs_of, width_of
     from casewise.study.loading import build_study
     from casewise.training.compute_plan import choose, keep_memory
     from casewise.training.fit import fit, standardise
-    from casewise.training.outputs import outputs_of, width_of
 
     keep_memory()
     torch.set_num_threads(CORES)

@@ -108,10 +108,10 @@ def train_with_casewise(paths: list[str], phases: list[dict[str, Any]]) -> dict[
     from casewise.modalities.store.preparation import Preparation
     from casewise.modalities.store.store_builder import prepare
     from casewise.models.backbones import build_network
+    from casewise.models.outputs import Output
     from casewise.study.schema import Compute, Panels, Recipe
     from casewise.training.compute_plan import choose, keep_memory
     from casewise.training.fit import standardise
-    from casewise.training.outputs import Output
     from casewise.training.strategies import TrainingContext, learn
 
     begun = time.perf_counter()

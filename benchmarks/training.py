@@ -123,10 +123,10 @@ def train_with_casewise(network: str, material: ReportContext, panels: int, choi
     from casewise.modalities.dataset import PanelData, open_tiles, standard
     from casewise.modalities.store.store import open_store
     from casewise.models.backbones import build_network
+    from casewise.models.outputs import Output
     from casewise.study.schema import Panels, Recipe
     from casewise.training.compute_plan import keep_memory
     from casewise.training.fit import fit
-    from casewise.training.outputs import Output
 
     keep_memory()
     torch.set_num_threads(choice.threads)
@@ -137,7 +137,7 @@ def train_with_casewise(network: str, material: ReportContext, panels: int, choi
     train = PanelData(store, whole.tiles, torch.from_numpy(truth), settings)
     stop = PanelData(train.store, train.tiles[:1], train.truth[:1], settings)
     model = build_network(network, len(TARGETS))
-    for buffer, values in zip((model.centre, model.scale), standard(truth), strict=True):
+    for buffer, values in zip((model.target_mean, model.target_std), standard(truth), strict=True):
         buffer.copy_(torch.from_numpy(values))
     recipe = Recipe(loss="mse", optimizer="sgd", lr=0.01, momentum=0.9, batch_size=BATCH, epochs=2)
     ends: list[float] = []

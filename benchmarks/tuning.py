@@ -18,13 +18,13 @@ def main() -> None:
     import torch
     from torch.nn import functional
 
+    from casewise.inference.forward import predict
     from casewise.modalities.dataset import PanelData
     from casewise.models.backbones import build_network
+    from casewise.models.outputs import Output
     from casewise.study.schema import Panels, Recipe
     from casewise.training.compute_plan import ComputePlan, cores, keep_memory
     from casewise.training.fit import standardise
-    from casewise.training.module import predict
-    from casewise.training.outputs import Output
     from casewise.training.strategies import TrainingContext, learn
 
     keep_memory()

@@ -174,9 +174,9 @@ def train_with_casewise(folder: str, backbone: str, steps: int, choice: ComputeP
     """Train as a job of a run does; panels a second of the second epoch, and how many weights it trains."""
     import torch
 
+    from casewise.models.outputs import Output
     from casewise.study.schema import Recipe
     from casewise.training.compute_plan import keep_memory
-    from casewise.training.outputs import Output
     from casewise.training.strategies import TrainingContext, learn
 
     keep_memory()

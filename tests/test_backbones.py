@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from casewise.errors import StudyError
-from casewise.models.backbones import MEAN, SPREAD, build_network
+from casewise.models.backbones import MEAN, STD, build_network
 
 ENDS = torch.stack([torch.zeros(3, 32, 32), torch.ones(3, 32, 32)])
 
@@ -31,7 +31,7 @@ def test_symmetric_is_minus_one_to_one(name: str) -> None:
 
 
 def test_the_library_s_own_is_the_default() -> None:
-    wanted = (torch.tensor([[0.0] * 3, [1.0] * 3]) - torch.tensor(MEAN)) / torch.tensor(SPREAD)
+    wanted = (torch.tensor([[0.0] * 3, [1.0] * 3]) - torch.tensor(MEAN)) / torch.tensor(STD)
     assert torch.allclose(scaled("mobilenet_v2"), wanted, atol=1e-6)
     assert torch.equal(scaled("mobilenet_v2"), scaled("mobilenet_v2", scaling="library"))
     assert torch.allclose(scaled("googlenet"), torch.tensor([[-1.0] * 3, [1.0] * 3]), atol=1e-5)
@@ -46,11 +46,11 @@ def test_another_scaling_is_refused() -> None:
 def test_what_is_held_stays_in_eval_mode_whoever_trains() -> None:
     network = build_network("mobilenet_v2", 1)
     outer = torch.nn.Sequential(network)
-    network.hold(["features.0.1"])
+    network.keep_in_eval(["features.0.1"])
     outer.eval()
     outer.train()
     assert not network.body.features[0][1].training
     assert network.body.features[1].conv[0][1].training
     assert network.training
-    network.hold([])
+    network.keep_in_eval([])
     assert network.body.features[0][1].training

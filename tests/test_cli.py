@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from casewise.models.registry import ALL29, TORCHVISION
 from casewise.phantoms.chest import make_chest
+from casewise.study.backbones import ALL29, TORCHVISION
 
 COMMANDS = ["run", "validate", "audit", "init", "phantom", "results", "explain", "backbones"]
 CHEST = "synthetic: true\nweights: random\nbackbones: [test_resnet]\npanels: {by: image}\n"

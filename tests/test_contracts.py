@@ -8,13 +8,13 @@ import torch
 from casewise.cohort.labels import study_scores
 from casewise.modalities.dataset import PanelData, batches, standard
 from casewise.models.backbones import build_network, keep_statistics
-from casewise.models.registry import ALL29, check_backbones
+from casewise.models.outputs import Output
 from casewise.predictions.scores import check_scores
+from casewise.study.backbones import ALL29, check_backbones
 from casewise.study.loading import PRESETS, named_scores, preset_names, preset_text, read_study
 from casewise.study.schema import Recipe, Study
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.fit import fit
-from casewise.training.outputs import Output
 
 LARGE = {"vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn", "resnet101", "resnet152"}
 LARGE |= {"wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d", "densenet169", "resnet50", "densenet121", "alexnet"}

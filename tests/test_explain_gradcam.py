@@ -14,10 +14,10 @@ from casewise.errors import CasewiseError
 from casewise.explain.methods.dispatch import cells_of, explain, explain_each, method_for, scaled
 from casewise.explain.methods.gradcam import gradcam, gradcam_by_sequence, layers_of
 from casewise.explain.methods.target import ExplainTarget
-from casewise.models.backbones import Network, build_network
+from casewise.models.backbones import Body, Network, NetworkOptions, build_network
 from casewise.models.fusion import Fused
-from casewise.models.registry import ALL29, TORCHVISION, UNTRAINED
-from casewise.training.outputs import Output, values_of
+from casewise.models.outputs import Output, values_of
+from casewise.study.backbones import ALL29, TORCHVISION, UNTRAINED
 
 NUMBER = ExplainTarget((Output("extent"),), "extent")
 LABEL = (Output("label", "classification", 3),)
@@ -110,7 +110,7 @@ class Quadrants(nn.Module):
 
 def known(weights: list[list[float]]) -> Network:
     """A network whose outputs weigh the means of the three channels by these numbers."""
-    network = Network("resnet0", Quadrants(), 3, len(weights), dropout=0.0, normal=((0, 0, 0), (1, 1, 1)))
+    network = Network("resnet0", Body(Quadrants(), 3, ((0, 0, 0), (1, 1, 1))), len(weights), NetworkOptions())
     with torch.no_grad():
         network.head[-1].weight[:] = torch.tensor(weights)
         network.head[-1].bias.zero_()
@@ -233,7 +233,7 @@ def test_panels_do_not_disturb_each_other() -> None:
 def test_late_fusion_has_a_map_for_each_sequence(kind: Any) -> None:
     bodies = [Quadrants() for _ in range(2 if kind == "late" else 1)]
     body = Fused(bodies, 3, kind=kind, sequences=2, missing="mask")
-    network = Network("late", body, 6, 1, dropout=0.0, normal=((0, 0), (1, 1)))
+    network = Network("late", Body(body, 6, ((0, 0), (1, 1))), 1, NetworkOptions())
     with torch.no_grad():
         network.head[-1].weight[:] = torch.tensor([1.0, 1, 1, -2, -2, -2])
     first, second = spots()[:, :2], spots()[:, :2]

@@ -15,8 +15,8 @@ from casewise.explain.methods.dispatch import explain
 from casewise.explain.methods.randomise import randomised, resemblances, spearman, ssim
 from casewise.explain.methods.target import ExplainTarget
 from casewise.explain.metrics import hit
-from casewise.models.backbones import Network, build_network
-from casewise.training.outputs import Output
+from casewise.models.backbones import Body, Network, NetworkOptions, build_network
+from casewise.models.outputs import Output
 
 SIDE = 48
 LABEL = ExplainTarget((Output("label", "classification", 3),), "label")
@@ -51,7 +51,7 @@ def convolutions() -> Network:
     for place, (before, width) in enumerate(((3, 8), (8, 16), (16, 16))):
         layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(), *([nn.MaxPool2d(2)] if place < 2 else [])]
     body = nn.Sequential(nn.Sequential(*layers), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return Network("toy", body, 16, 3, dropout=0.0, normal=NORMAL)
+    return Network("toy", Body(body, 16, NORMAL), 3, NetworkOptions())
 
 
 def transformer() -> Network:
@@ -60,7 +60,7 @@ def transformer() -> Network:
     body: Any = timm.create_model(
         "vit_tiny_patch16_224", img_size=SIDE, patch_size=6, embed_dim=32, depth=2, num_heads=2, num_classes=0
     )
-    return Network("toy transformer", body, 32, 3, dropout=0.0, normal=NORMAL)
+    return Network("toy transformer", Body(body, 32, NORMAL), 3, NetworkOptions())
 
 
 def fused() -> Network:

@@ -14,9 +14,9 @@ from casewise.explain.methods.dispatch import Cells, explain, explain_each, meth
 from casewise.explain.methods.receptive_field import patches, resized
 from casewise.explain.methods.rollout import rollout, rollout_by_sequence
 from casewise.explain.methods.target import ExplainTarget
-from casewise.models.backbones import Network, build_network
+from casewise.models.backbones import Body, Network, NetworkOptions, build_network
 from casewise.models.fusion import Fused
-from casewise.training.outputs import Output
+from casewise.models.outputs import Output
 
 
 def tiny_vit(**options: Any) -> Network:
@@ -26,7 +26,7 @@ def tiny_vit(**options: Any) -> Network:
     settings = {"img_size": (48, 32), "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 0}
     name = options.pop("name", "vit_tiny_patch16_224")
     body: Any = timm.create_model(name, **(settings | options))
-    return Network("tiny", body, 24, 2, dropout=0.0)
+    return Network("tiny", Body(body, 24), 2, NetworkOptions())
 
 
 def seen_by_hand(network: Network, panels: torch.Tensor) -> torch.Tensor:
@@ -148,7 +148,7 @@ def test_late_fusion_has_a_map_for_each_sequence(panels: torch.Tensor) -> None:
     pairs = {}
     for kind, bodies in (("late", [one.body, other.body]), ("late-shared", [one.body])):
         body = Fused(bodies, 24, kind=kind, sequences=2, missing="mask")  # type: ignore[arg-type]
-        network = Network("late", body, 48, 2, dropout=0.0, normal=((0, 0), (1, 1)))
+        network = Network("late", Body(body, 48, ((0, 0), (1, 1))), 2, NetworkOptions())
         assert method_for(network) == "rollout"
         pairs[kind] = rollout_by_sequence(network, panels[:, :2])
         torch.testing.assert_close(rollout(network, panels[:, :2]), pairs[kind].mean(dim=1))
@@ -166,7 +166,7 @@ def test_late_fusion_has_a_map_for_each_sequence(panels: torch.Tensor) -> None:
         assert each[1, 0].isnan().all()
         assert each[1, 1].max() == 1
         assert explain(network, gone, output=asked).isfinite().all()
-    alone = [Network("one", body, 24, 2, dropout=0.0, normal=plain) for body in (one.body, other.body)]
+    alone = [Network("one", Body(body, 24, plain), 2, NetworkOptions()) for body in (one.body, other.body)]
     for number, network in enumerate(alone):
         torch.testing.assert_close(pairs["late"][:, number], rollout(network, panels[:, [number] * 3]))
         torch.testing.assert_close(pairs["late-shared"][:, number], rollout(alone[0], panels[:, [number] * 3]))

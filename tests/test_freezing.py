@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from casewise.errors import StudyError, TrainingError
 from casewise.modalities.dataset import PanelData
-from casewise.models.backbones import Network, build_network, keep_statistics
+from casewise.models.backbones import Body, Network, NetworkOptions, build_network, keep_statistics
 from casewise.models.freezing import Counts, freeze, frozen_end, layers, parameter_counts
+from casewise.models.outputs import Output
 from casewise.study.freezing import FreezePoint, read_freeze_point
 from casewise.study.schema import Panels, Recipe
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.fit import fit
-from casewise.training.outputs import Output
 
 
 def mobilenet(outputs: int = 1) -> Network:
@@ -190,7 +190,7 @@ class TestPoints:
         for place, (point, _) in enumerate(one.blocks, start=1):
             freeze(one, f"{place} blocks")
             freeze(two, point)
-            assert one.held == two.held
+            assert one.frozen_eval == two.frozen_eval
             assert parameter_counts(one) == parameter_counts(two)
 
     def test_a_class_token_is_frozen_with_the_input(self) -> None:
@@ -225,7 +225,7 @@ class TestPoints:
                 self.pool, self.conv = nn.MaxPool2d(2), nn.Conv2d(3, 4, 1)
 
         with pytest.raises(TrainingError, match="no weights up to pool"):
-            freeze(Network("late", Late(), 4, 1, dropout=0), "pool")
+            freeze(Network("late", Body(Late(), 4), 1, NetworkOptions()), "pool")
 
 
 def held_layers(network: Network) -> int:

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from casewise.errors import SplitError, StudyError, TrainingError, WeightsError
 from casewise.modalities.volumes.dataset import drop_sequences
-from casewise.models.backbones import MEAN, SPREAD, Network, build_network
+from casewise.models.backbones import MEAN, STD, Network, build_network
 from casewise.models.freezing import freeze, layers, parameter_counts
 from casewise.models.frozen_split import split_at
 from casewise.models.fusion import Fused, adapted, first_layer
+from casewise.models.outputs import Output
 from casewise.models.weights import load_weights
 from casewise.study.schema import Recipe
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.fit import fit
-from casewise.training.outputs import Output
 from casewise.training.param_groups import layer_groups, unfreeze
 
 KINDS = ["early", "late", "late-shared"]
@@ -51,7 +51,7 @@ def panels(cases: int = 4, sequences: int = 2, side: int = 64, *, missing: tuple
 
 
 def scaled(values: Tensor) -> Tensor:
-    return (values - sum(MEAN) / 3) / (sum(SPREAD) / 3)
+    return (values - sum(MEAN) / 3) / (sum(STD) / 3)
 
 
 def norms_moved(network: nn.Module) -> None:
@@ -78,7 +78,7 @@ class TestWithoutFusion:
         names = set(network.state_dict())
         assert {"body.conv1.weight", "body.layer4.1.bn2.running_var", "head.1.weight", "centre", "scale"} <= names
         assert not any("bodies" in name or "unseen" in name for name in names)
-        assert network.fusion is network.unseen is None
+        assert network.fusion is network.missing_token is None
         assert network.channels == 3
         assert network.bodies == [network.body]
 
@@ -91,7 +91,7 @@ class TestWithoutFusion:
         network = build_network("mobilenet_v2", 2).eval()
         given = torch.rand(2, 3, 64, 64)
         body.classifier = nn.Identity()
-        usual = (given - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(SPREAD).view(1, 3, 1, 1)
+        usual = (given - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
         with torch.no_grad():
             assert torch.equal(network.features(given), body(usual))
 
@@ -103,7 +103,7 @@ class TestScaling:
     @pytest.mark.parametrize(
         ("name", "options", "ends"),
         [
-            ("mobilenet_v2", {}, (-sum(MEAN) / sum(SPREAD), (3 - sum(MEAN)) / sum(SPREAD))),
+            ("mobilenet_v2", {}, (-sum(MEAN) / sum(STD), (3 - sum(MEAN)) / sum(STD))),
             ("mobilenet_v2", {"scaling": "symmetric"}, (-1.0, 1.0)),
             ("googlenet", {}, (-1.0, 1.0)),
             ("test_resnet", {}, (-1.0, 1.0)),
@@ -177,10 +177,10 @@ class TestEarly:
 
     def test_a_missing_sequence_is_its_learned_value(self) -> None:
         network = built("mobilenet_v2", "early", 3, missing="mask").eval()
-        assert network.unseen is not None
-        assert network.unseen.tolist() == [0, 0, 0]
+        assert network.missing_token is not None
+        assert network.missing_token.tolist() == [0, 0, 0]
         with torch.no_grad():
-            network.unseen.copy_(torch.tensor([0.3, -0.2, 0.7]))
+            network.missing_token.copy_(torch.tensor([0.3, -0.2, 0.7]))
             found = network.features(panels(3, 3, missing=((0, 1), (2, 0), (2, 1), (2, 2))))
             filled = scaled(panels(3, 3))
             filled[0, 1], filled[2, 0], filled[2, 1], filled[2, 2] = -0.2, 0.3, -0.2, 0.7
@@ -238,16 +238,16 @@ class TestLate:
     def test_a_missing_sequence_is_its_learned_features(self, kind: str) -> None:
         network = built(kind=kind, missing="mask").eval()
         norms_moved(network)
-        assert network.unseen is not None
+        assert network.missing_token is not None
         width = network.width // 2
-        assert network.unseen.shape == (2, width)
-        assert not network.unseen.any()
-        network.unseen.copy_(torch.rand(2, width))
+        assert network.missing_token.shape == (2, width)
+        assert not network.missing_token.any()
+        network.missing_token.copy_(torch.rand(2, width))
         whole, found = network.features(panels()), network.features(panels(missing=((0, 1), (3, 0), (2, 0), (2, 1))))
         for case, there in enumerate([(True, False), (True, True), (False, False), (False, True)]):
             for s in range(2):
                 part = slice(s * width, (s + 1) * width)
-                wanted = whole[case, part] if there[s] else network.unseen[s]
+                wanted = whole[case, part] if there[s] else network.missing_token[s]
                 assert torch.allclose(found[case, part], wanted, atol=1e-5)
 
     @pytest.mark.parametrize(("kind", "runs"), [("late", [3, 1]), ("late-shared", [4])])
@@ -321,9 +321,9 @@ class TestMissing:
         value.square().mean().backward()
         assert value.isfinite().all()
         assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
-        assert network.unseen is not None
-        assert network.unseen.grad is not None
-        learned = network.unseen.grad.reshape(2, -1).abs().sum(dim=1) > 0
+        assert network.missing_token is not None
+        assert network.missing_token.grad is not None
+        learned = network.missing_token.grad.reshape(2, -1).abs().sum(dim=1) > 0
         if kind == "early" and len(gone) == 8:
             return  # a batch norm makes nothing of a batch that is the same everywhere
         assert learned.tolist() == [any(s == sequence for _, s in gone) for sequence in range(2)]
@@ -430,7 +430,7 @@ class TestWeights:
     def test_a_trained_fused_network_comes_back_as_it_was(self, kind: str, tmp_path: Path) -> None:
         trained = built(kind=kind, sequences=3, missing="mask")
         with torch.no_grad():
-            trained.unseen.fill_(0.25)  # type: ignore[union-attr]
+            trained.missing_token.fill_(0.25)  # type: ignore[union-attr]
         bundle = self.bundle(trained, tmp_path / "b", ["a", "c"])
         torch.manual_seed(9)
         network = build_network(NAME, 5, fusion=kind, sequences=3, missing="mask")  # type: ignore[arg-type]
@@ -460,7 +460,7 @@ class TestWeights:
         for other in (built(), built(kind="late-shared"), built(kind="late", sequences=3), built(kind=None)):
             with pytest.raises(WeightsError, match="does not belong to"):
                 load_weights(other, bundle)
-        with pytest.raises(WeightsError, match="unseen is missing"):
+        with pytest.raises(WeightsError, match="missing_token is missing"):
             load_weights(built(kind="late", missing="mask"), bundle)
 
 
@@ -478,14 +478,14 @@ class TestFreezing:
         for body in network.bodies:
             assert not body.get_submodule("features.10").training
             assert body.get_submodule("features.11").training
-        assert network.unseen is not None
-        assert network.unseen.requires_grad
+        assert network.missing_token is not None
+        assert network.missing_token.requires_grad
         bodies = 3 if kind == "late" else 1
         if kind != "early":
             assert parameter_counts(network).frozen == bodies * parameter_counts(alone).frozen
         freeze(network, "all")
         counts = parameter_counts(network.body)
-        assert counts.trainable == network.unseen.numel()
+        assert counts.trainable == network.missing_token.numel()
         freeze(network, "none")
         assert parameter_counts(network).frozen == 0
 
@@ -593,7 +593,7 @@ def test_training_killed_and_continued_ends_in_the_same_bits(kind: str, tmp_path
     assert whole.history == continued.history
     states = whole.network.state_dict(), continued.network.state_dict()
     assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
-    assert whole.network.unseen.any()
+    assert whole.network.missing_token.any()
 
 
 BACKBONES = ["alexnet", "densenet121", "resnet18", "efficientnet_b5", "mobilenet_v2", "vit_small_patch16_224"]

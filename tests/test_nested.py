@@ -22,6 +22,7 @@ from casewise.jobs import nested
 from casewise.jobs.fingerprint import lock_fingerprint, what_decides
 from casewise.jobs.job import JobInputs, run_job
 from casewise.jobs.plan import Job
+from casewise.modalities.base import StoreAddress
 from casewise.modalities.volumes.slice_store import SliceStore
 from casewise.pipeline.prepare import prepare
 from casewise.pipeline.read import read
@@ -47,7 +48,7 @@ SMALL: dict[str, Any] = {
     "images": {"size": 32, "channels": "grey"},
     "panels": {"by": "image", "flip": "horizontal"},
     "targets": {"label": ["a", "b"], "size": "0..10"},
-    "main": "label",
+    "primary_outcome": "label",
     "split": {"column": "fold"},
     "backbones": ["test_resnet"],
     "weights": "random",
@@ -84,7 +85,7 @@ def material_of(study: Study, folder: Path) -> JobInputs:
     cohort = read(study, RunFolder(folder), Silent())
     tiles = prepare(study, cohort, RunFolder(folder), Silent())
     splits = split_step(study, cohort, RunFolder(folder), Silent())
-    return JobInputs(study, cohort, splits, tiles.folder, tiles.address)
+    return JobInputs(study, cohort, splits, StoreAddress(tiles.folder, tiles.address))
 
 
 def trained(material: JobInputs, folder: Path, fold: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -267,16 +268,18 @@ class TestNothingLeaks:
             monkeypatch.setattr("casewise.modalities.volumes.slice_store.open_slices", lambda folder, address: store)
             study, cohort = volume_study(), volume_cohort()
             splits = Splits({f"S{n:02}": n % 3 for n in range(12)}, 3, {})
-            return trained(JobInputs(study, cohort, splits, tmp_path, ""), tmp_path / f"job{len(changed)}")
+            return trained(
+                JobInputs(study, cohort, splits, StoreAddress(tmp_path, "")), tmp_path / f"job{len(changed)}"
+            )
 
         fitted: list[list[int]] = []
-        original = nested.parts_of
+        original = nested.fit_preprocessing
 
-        def spied(*args: Any, fitted_on: np.ndarray, **named: Any) -> Any:
-            fitted.append([int(row) for row in fitted_on])
-            return original(*args, fitted_on=fitted_on, **named)
+        def spied(*args: Any, **named: Any) -> Any:
+            fitted.append([int(row) for row in args[2]])
+            return original(*args, **named)
 
-        monkeypatch.setattr(nested, "parts_of", spied)
+        monkeypatch.setattr(nested, "fit_preprocessing", spied)
         record, weights = first()
         told = [[int(s[1:]) for s in t["fitted_on"]["subjects"]] for t in record["inner"]["trainings"]]
         assert fitted == told
@@ -357,13 +360,13 @@ class TestRefused:
         [
             ({"recipe": {**RECIPE, "early_stopping": {"monitor": "inner"}}}, r"early_stopping: \{monitor: none\}"),
             ({"recipe": {**RECIPE, "lr": "find"}}, "recipe.lr is found"),
-            ({"recipe": {**RECIPE, "tuning": "head_only"}}, "'head_only'"),
+            ({"recipe": {**RECIPE, "tuning": "gradual_unfreezing"}}, "gradual"),
             (
                 {"recipe": {"early_stopping": {"monitor": "none"}, "schedule": "cosine", "phases": [{"epochs": 2}]}},
                 "phases state",
             ),
             ({"pretrain": {"cohort": "o.csv", "subjects": "distinct", "targets": {"t": "0..1"}}}, "`pretrain`"),
-            ({"split": {"by": "image"}}, "comparison of splits"),
+            ({"split": {"by": "image"}}, "by: image"),
             ({"nested_cv": {"epochs": False, "lr": [0.1]}}, "nothing to choose"),
             ({"nested_cv": {"lr": [0.1, 0.1]}}, "there twice"),
             ({"nested_cv": {"folds": 1}}, "folds"),

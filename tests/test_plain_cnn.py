@@ -12,8 +12,8 @@ from torch import nn
 
 from casewise.errors import StudyError, WeightsError
 from casewise.models.backbones import build_network
-from casewise.models.registry import UNTRAINED, check_backbones
 from casewise.models.weights import NO_WEIGHTS, load_weights, weights_file
+from casewise.study.backbones import UNTRAINED, check_backbones
 
 
 @pytest.mark.parametrize("name", UNTRAINED)
@@ -78,7 +78,7 @@ class TestBoth:
         network = build_network(name, 1)
         assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
         assert not [key for key, _ in network.body.named_buffers()]
-        assert float(network.mean.mean()) == float(network.spread.mean()) == 0.5
+        assert float(network.mean.mean()) == float(network.std.mean()) == 0.5
 
 
 def weights_of(before: int, widths: list[int], convolutions: int) -> int:

@@ -73,7 +73,7 @@ class TestLayers:
                 assert found[f"body.{prefix}blocks.{block}.{name}"] == pytest.approx(0.1 * 0.5 ** (12 - block))
         assert found[f"body.{prefix}norm.weight"] == found["head.1.weight"] == 0.1
         if prefix:
-            assert found["body.unseen"] == 0.1
+            assert found["body.missing_token"] == 0.1
         names = [group["name"] for group in layer_rates(network, 0.1, 0.5)]
         assert names == ["embedding", *[f"blocks.{i}" for i in range(12)], "behind", "head"]
 
@@ -93,7 +93,7 @@ class TestLayers:
                         assert rate == pytest.approx(0.1 * 0.8 ** (len(points) - place))
         assert found["head.1.bias"] == pytest.approx(0.3)
         if kind:
-            assert found["body.unseen"] == 0.1
+            assert found["body.missing_token"] == 0.1
 
     @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "deit_tiny_distilled_patch16_224", "test_vit3"])
     def test_other_transformers_have_every_weight_in_one_group(self, name: str) -> None:
@@ -182,9 +182,9 @@ class TestRecipe:
 
     def test_what_stands_in_learns_with_the_body(self) -> None:
         network = build_network("cnn", 1, fusion="late", sequences=2, missing="mask")
-        assert network.unseen is not None
+        assert network.missing_token is not None
         for groups in (1, 3, 0):
             unfreeze(network, groups, 3)
-            assert network.unseen.requires_grad == (groups > 0)
+            assert network.missing_token.requires_grad == (groups > 0)
             placed = {id(p) for g in parameter_groups(network, Recipe(layer_decay=0.5), 0.1) for p in g["params"]}
             assert placed == {id(p) for p in network.parameters() if p.requires_grad}

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.evaluation.run_checks import environment, guess, headline, hopeless, says_the_same
+from casewise.evaluation.run_checks import guess, headline, hopeless, says_the_same
+from casewise.pipeline.environment import environment
 
 
 def table(stage: str, truths: list[float], folds: list[int | None]) -> pd.DataFrame:

@@ -96,8 +96,7 @@ class TestThreeClasses:
             assert record["guess_loss"] == pytest.approx(np.log(3), abs=0.3)
             assert (record["finder"], record["stages"]) == (None, [])
         facts = told(three.folder / "jobs" / "test_resnet" / "fold1", "model.json")
-        assert facts["classes"] == {"label": THREE}
-        assert facts["kinds"] == {"label": "classification"}
+        assert [(o["kind"], o["classes"]) for o in facts["outputs"]] == [("classification", THREE)]
 
 
 def test_two_of_three_classes(tmp_path: Path, chests: Path) -> None:

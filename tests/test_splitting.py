@@ -12,7 +12,7 @@ from casewise.errors import TrainingError
 from casewise.models.backbones import Network, build_network
 from casewise.models.freezing import freeze, layers
 from casewise.models.frozen_split import split_at
-from casewise.models.registry import TORCHVISION, UNTRAINED
+from casewise.study.backbones import TORCHVISION, UNTRAINED
 
 # one of each family quickly, the others with the slow tests
 QUICK = {"alexnet", "resnet18", "squeezenet1_1", "densenet121", "googlenet", "shufflenet_v2_x0_5"}

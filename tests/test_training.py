@@ -16,10 +16,12 @@ import pytest
 import torch
 
 from casewise.errors import CasewiseError, RunError, StudyError
+from casewise.inference.forward import predict
 from casewise.jobs import job as network_jobs
 from casewise.jobs.backends.local import _choices, _try
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
+from casewise.models.outputs import Output
 from casewise.run_folder import RunFolder, WeightsFile
 from casewise.study.schema import Compute, Panels, Recipe, Study
 from casewise.training import compute_plan as speed
@@ -27,8 +29,7 @@ from casewise.training.checkpoint import SafetensorsCheckpoints, write_tensors
 from casewise.training.compute_plan import ComputePlan, Option, _agrees, choose
 from casewise.training.fit import Fitted, fit
 from casewise.training.linear_probe import probe
-from casewise.training.module import Training, predict
-from casewise.training.outputs import Output
+from casewise.training.module import Training
 
 NUMBERS = (Output("one"), Output("two"))
 PANELS = Panels(by="region", grid="2x2", shuffle=True, rotate=180, brightness=0.2, contrast=0.2)
@@ -115,7 +116,7 @@ def test_what_was_not_scored_does_not_teach() -> None:
 
 def test_the_loss_is_in_standard_deviations() -> None:
     network = build_network("mobilenet_v3_small", 1)
-    network.scale.fill_(4.0)
+    network.target_std.fill_(4.0)
     part = data(range(13), targets=1)
     module = Training(network, Recipe(), part, part, outputs=NUMBERS[:1], seed=0, channels_last=False)
     assert float(module.loss(torch.tensor([[8.0]]), torch.tensor([[0.0]]))) == pytest.approx(4.0)
@@ -178,8 +179,8 @@ def test_a_probe_starts_the_head_at_a_ridge_regression() -> None:
     with torch.no_grad():
         bright = torch.tensor([part.store[t].float().mean() for t in part.tiles])
     part.truth[:, 1] = bright
-    network.centre.copy_(torch.tensor([0.5, float(bright.mean())]))
-    network.scale.copy_(torch.tensor([0.3, float(bright.std())]))
+    network.target_mean.copy_(torch.tensor([0.5, float(bright.mean())]))
+    network.target_std.copy_(torch.tensor([0.3, float(bright.std())]))
     before = predict(network, part, NUMBERS, batch=4, channels_last=False, bf16=False, flips=False)[:, 1]
     probe(network, part, [str(i // 2) for i in range(20)], NUMBERS, batch=4)
     after = predict(network, part, NUMBERS, batch=4, channels_last=False, bf16=False, flips=False)[:, 1]
@@ -287,7 +288,7 @@ def test_a_job_keeps_freed_memory_unless_the_study_says_no(kept: bool, monkeypat
 
 
 def test_a_run_goes_on_with_its_choice_but_for_stated_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("casewise.jobs.build_model.build_network", lambda *given, **more: None)
+    monkeypatch.setattr("casewise.inference.build_model.build_network", lambda *given, **more: None)
     monkeypatch.setattr("casewise.models.weights.load_weights", lambda *given, **more: ("", []))
     monkeypatch.setattr("casewise.jobs.backends.local._try", lambda *given: None)
     before = ComputePlan("cpu", "fp32", False, 2, (("fp32 contiguous", 0.1),), "measured")

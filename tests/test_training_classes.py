@@ -13,13 +13,13 @@ from torch import Tensor
 from casewise.errors import SplitError
 from casewise.modalities.dataset import EpochBatches, FeatureData, PanelData
 from casewise.models.backbones import build_network
+from casewise.models.outputs import Output, outputs_of, value_columns, values_of, width_of
 from casewise.study.schema import Panels, Recipe, Study
 from casewise.targets import kind_named
 from casewise.training.fit import standardise
 from casewise.training.linear_probe import probe
 from casewise.training.losses import class_counts, class_weights, guess_loss, loss_of
 from casewise.training.module import Training, balanced
-from casewise.training.outputs import Output, outputs_of, value_columns, values_of, width_of
 
 LABEL, GRADE, NUMBER = Output("label", "classification", 3), Output("grade", "ordinal", 4), Output("extent")
 NAN = float("nan")
@@ -201,15 +201,15 @@ class TestImbalance:
         assert torch.allclose(balanced(both.flip(1), [sex, LABEL]), torch.full((20,), 0.05))
 
     def test_a_class_that_early_stopping_took_away_is_said(self) -> None:
-        from casewise.jobs.job import _check_learned
+        from casewise.jobs.job import check_classes
 
         targets = {"label": {"classes": ["covid", "no_finding", "pneumonia"]}, "age": {"range": (0, 99)}}
         study = Study.model_validate({"name": "s", "cohort": "x", "backbones": ["resnet18"], "targets": targets})
         both = torch.cat([self.truth, self.truth], dim=1)
-        _check_learned(study, both, where="resnet18, fold 1")
+        check_classes(study, both, where="resnet18, fold 1")
         both[both[:, 0] == 2, 0] = NAN
-        with pytest.raises(SplitError, match="resnet18, fold 1: nobody that is learned from has label 'pneumonia'"):
-            _check_learned(study, both, where="resnet18, fold 1")
+        with pytest.raises(SplitError, match="resnet18, fold 1: no training subject has label 'pneumonia'"):
+            check_classes(study, both, where="resnet18, fold 1")
 
     def test_guessing_says_the_shares_of_the_training_rows(self) -> None:
         train = torch.tensor([[0.0], [0.0], [0.0], [1.0], [2.0], [NAN]])
@@ -232,7 +232,7 @@ def coloured(truth: Tensor) -> PanelData:
 class TestTheProbedHead:
     @pytest.mark.parametrize(("output", "classes"), [(LABEL, 3), (Output("two", "classification", 2), 2), (GRADE, 4)])
     def test_is_better_than_guessing(self, output: Output, classes: int) -> None:
-        from casewise.training.module import predict
+        from casewise.inference.forward import predict
 
         torch.manual_seed(0)
         truth = (torch.arange(48) % classes)[:, None].float()

@@ -18,19 +18,19 @@ import torch
 from PIL import Image
 
 from casewise.errors import RunError
+from casewise.inference.forward import predict
 from casewise.jobs.backends import local
 from casewise.jobs.tiles import weight_rows
 from casewise.modalities.dataset import PanelData, open_tiles
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.store_builder import prepare
 from casewise.models.backbones import Network, build_network
+from casewise.models.outputs import Output
 from casewise.run_folder import JobFolder
 from casewise.study.schema import Panels, Phase, Recipe
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.feature_cache import MEMORY, Buffer, FixedData
 from casewise.training.linear_probe import features
-from casewise.training.module import predict
-from casewise.training.outputs import Output
 from casewise.training.strategies import Learned, TrainingContext, learn
 
 OUTPUTS = (Output("label", "classification", 2, True),)
@@ -195,7 +195,7 @@ class TestLargeBags:
         made = predict(network, bags, OUTPUTS, batch=4, channels_last=True, bf16=False, flips=flips)
         assert (sum(most), max(most)) == (271 * (1 + flips), 64)
         if not flips:
-            assert torch.allclose(made, network.told(expected).softmax(dim=1), atol=1e-5)
+            assert torch.allclose(made, network.predict_head(expected).softmax(dim=1), atol=1e-5)
 
     def test_mirrored(self, bags: PanelData, network: Network, most: list[int]) -> None:
         mirrored = replace(bags, store=bags.store.flip(-1))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from casewise.errors import TrainingError
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
+from casewise.models.outputs import Output
 from casewise.run_folder import TrainingFolder
 from casewise.study.schema import Panels, Recipe
 from casewise.training import strategies as learning
@@ -24,7 +25,6 @@ from casewise.training.compute_plan import ComputePlan
 from casewise.training.fit import fit
 from casewise.training.lr_schedule import warmed_cosine
 from casewise.training.module import Training
-from casewise.training.outputs import Output
 from casewise.training.param_groups import layer_groups, parameter_groups, unfreeze
 from casewise.training.strategies import Learned, TrainingContext, learn
 

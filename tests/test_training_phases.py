@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from casewise.errors import StudyError, TrainingError
-from casewise.jobs.build_model import check_freeze_points
+from casewise.inference.build_model import check_freeze_points
 from casewise.jobs.train_metrics import right_on
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
+from casewise.models.outputs import Output, hits, values_of
 from casewise.phantoms.chest import make_chest
 from casewise.run import run
 from casewise.study.schema import Panels, Phase, Recipe, Study
 from casewise.targets import kind_named
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.feature_cache import Buffer, fixed
-from casewise.training.outputs import Output, hits, values_of
 from casewise.training.strategies import Learned, TrainingContext, learn
 from tests.chest_study import chest_study
 

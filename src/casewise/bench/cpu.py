@@ -119,7 +119,7 @@ def check(backbone: str, *, size: int, batch: int, images: int) -> None:
     Raises:
         CasewiseError: naming the option, what was found and what is allowed.
     """
-    from casewise.models.registry import check_backbones
+    from casewise.study.backbones import check_backbones
 
     check_backbones([backbone], "--backbone")
     if size < SMALLEST:

@@ -21,9 +21,9 @@ import torch
 
 from casewise.errors import CasewiseError, TrainingError
 from casewise.models.backbones import Network, build_network
+from casewise.models.outputs import Output, width_of
 from casewise.study.schema import Compute, Panels, Phase, Recipe
 from casewise.training.compute_plan import ComputePlan, choose, has_bf16, keep_memory, step_seconds
-from casewise.training.outputs import Output, width_of
 
 if TYPE_CHECKING:
     from casewise.modalities.dataset import PanelData

@@ -228,7 +228,7 @@ def bench_cpu(
 @app.command(short_help="List the names of backbones.")
 def backbones() -> None:
     """List the backbones that torchvision builds, the 29 of One-Step PASI first; every timm name is allowed too."""
-    from casewise.models.registry import TORCHVISION
+    from casewise.study.backbones import TORCHVISION
 
     print("\n".join(TORCHVISION))
     print(

@@ -44,11 +44,11 @@ class Cohort:
     notes: list[str] = field(default_factory=list)
 
 
-def read_cohort(study: Study, *, to_learn: bool = True) -> Cohort:
+def read_cohort(study: Study, *, to_learn: bool = True, labelled: bool = True) -> Cohort:
     """Read and check the study's cohort table (CSV or Parquet, one row an image).
 
     With `to_learn` false the cohort is one to be tested on only: classes may be missing from it, and one that the study
-    does not name is a problem.
+    does not name is a problem. With `labelled` false the table's labels are not read: every target is NaN.
 
     Raises:
         CohortError: with every problem of the table, each with its row (as a spreadsheet shows it) and remedy.
@@ -59,7 +59,7 @@ def read_cohort(study: Study, *, to_learn: bool = True) -> Cohort:
     if "where" in problems.found:
         # Rows that were to be left out would show problems that the study does not have.
         problems.raise_any(study.cohort)
-    classed = class_columns(study, cells.columns.tolist())
+    classed = class_columns(study, cells.columns.tolist()) if labelled else {}
     if to_learn:
         cells = keep_classes(cells, study, classed, problems, notes)
     else:
@@ -70,7 +70,7 @@ def read_cohort(study: Study, *, to_learn: bool = True) -> Cohort:
     images, marks = _standard_columns(cells, columns, study, problems, notes)
     targets = [name for name in study.targets if name not in STORED]
     for name in targets:
-        images[name] = read_target(name, study, cells, problems)
+        images[name] = read_target(name, study, cells, problems) if labelled else float("nan")
     check_readers(study, cells, problems)
     named = images[(images["subject"] != "") & (images["visit"] != "")].copy()
     _check_cases(named, columns, problems)
@@ -83,7 +83,7 @@ def read_cohort(study: Study, *, to_learn: bool = True) -> Cohort:
     _check_baseline(named, study, problems, notes)
     check_same(cells, images, marks, problems)
     problems.raise_any(study.cohort)
-    return _assembled(named, _other_columns(cells, columns, study, notes), study, notes)
+    return _assembled(named, _other_columns(cells, columns, study, notes), study, notes, labelled)
 
 
 def _standard_columns(
@@ -221,7 +221,9 @@ def _other_columns(
     return others
 
 
-def _assembled(images: pd.DataFrame, others: dict[str, pd.Series], study: Study, notes: list[str]) -> Cohort:
+def _assembled(
+    images: pd.DataFrame, others: dict[str, pd.Series], study: Study, notes: list[str], labelled: bool
+) -> Cohort:
     """Order and number images, panels and cases. Table order is kept within a panel: it may mean something."""
     import pandas as pd
 
@@ -242,7 +244,8 @@ def _assembled(images: pd.DataFrame, others: dict[str, pd.Series], study: Study,
         if study.level_of(name) in ("case", "subject"):
             cases[name] = cases["case"].map(images.groupby("case")[name].first())
     _note_order(cases, notes)
-    _note_unscored(images, panels, targets, notes)
+    if labelled:
+        _note_unscored(images, panels, targets, notes)
     return Cohort(images=images, panels=panels, cases=cases, notes=notes)
 
 

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import re
-import shlex
-import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import casewise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -190,27 +182,3 @@ def no_better(record: Mapping[str, Any]) -> bool | None:
         return None if guessed is None else bool(inner["chosen"]["loss"] >= guessed)
     losses = [step["stop_loss"] for step in record.get("history") or [] if isinstance(step.get("stop_loss"), float)]
     return bool(min(losses) >= (record.get("guess_loss") or 1)) if losses else None
-
-
-def _command() -> str:
-    """The command as it was given, with the study file and options."""
-    program, *words = sys.argv or [""]
-    given = Path(program).stem in ("casewise", "cli", "__main__") and words[:1] == ["run"]
-    return shlex.join(["casewise", *words]) if given else "casewise.run.run, from Python"
-
-
-def environment(seconds: float) -> dict[str, Any]:
-    """Versions, machine and time of a run, for the report."""
-    from casewise.training.compute_plan import cores, cpu_name
-
-    versions = {name: metadata.version(name) for name in ("torch", "torchvision", "lightning", "scikit-learn")}
-    return {
-        "casewise": casewise.__version__,
-        "python": platform.python_version(),
-        **versions,
-        "processor": cpu_name(),
-        "cores": cores(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": _command(),
-        "seconds": round(seconds, 1),
-    }

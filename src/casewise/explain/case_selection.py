@@ -10,8 +10,8 @@ import numpy as np
 from casewise.errors import CohortError, RunError, nearest
 from casewise.explain.finished_run import FinishedRun
 from casewise.explain.methods.target import ExplainTarget
+from casewise.models.outputs import outputs_of
 from casewise.predictions.nested_cv import NESTED
-from casewise.training.outputs import outputs_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from casewise.evaluation.bootstrap import Plan, estimates, sum_by_subject
 from casewise.explain.case_selection import about
 from casewise.explain.methods.dispatch import explain
 from casewise.explain.metrics import centre_prior, deletion, random_map
-from casewise.training.outputs import value_columns, values_of
+from casewise.models.outputs import value_columns, values_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +59,7 @@ def curves_of(run: FinishedRun, one: LoadedModel, marked: Sequence[Marked], cell
 
 def panels_of(one: LoadedModel, rows: Sequence[int]) -> Tensor:
     """The first view of each row."""
-    data = one.part(np.asarray(rows, dtype=np.intp))
+    data = one.panels.subset(rows)
     slots, owner = data.views()
     first = [int((owner == number).nonzero()[0]) for number in range(len(rows))]
     return data.plain_batch(slots[first], torch.device("cpu"))

@@ -176,7 +176,7 @@ def _random(run: FinishedRun, one: LoadedModel, marked: Sequence[Marked], cells:
     """
     seed = (run.study.seed * 1000 + one.fold) * 100 + draw
     (_, network), *_ = randomised(one.network, how="all", seed=seed)
-    rows, _ = _rows(run, replace(one, network=network), marked, cells)
+    rows, _ = _rows(run, replace(one, predictor=replace(one.predictor, network=network)), marked, cells)
     return np.array([[row["hit"], row["near"], row["share_inside"], float(row["empty"])] for row in rows])
 
 

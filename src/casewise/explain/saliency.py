@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,19 +16,14 @@ from casewise.explain.finished_run import FinishedRun
 from casewise.explain.methods.dispatch import Cells, cells_of, method_for, scaled
 from casewise.explain.methods.receptive_field import peaks_of
 from casewise.explain.methods.target import ExplainTarget
-from casewise.jobs.build_model import network_of
-from casewise.jobs.dataset import parts_of
-from casewise.jobs.fit_subjects import fitted_rows
-from casewise.jobs.to_table import prediction_rows
+from casewise.inference.bundle import Bundle
+from casewise.inference.predictor import Predictor
+from casewise.inference.to_table import prediction_rows
 from casewise.modalities.registry import modality_of
-from casewise.models.weights import read_tensors
 from casewise.predictions.table import probability_columns
-from casewise.training.compute_plan import ComputePlan
-from casewise.training.module import predict
-from casewise.training.outputs import outputs_of
 
 if TYPE_CHECKING:
-    from casewise.jobs.dataset import Part
+    from casewise.modalities.base import PanelDataset
     from casewise.models.backbones import Network
 
 # Between the number formats of two machines; another network or another panel is further away.
@@ -68,14 +63,18 @@ class SaliencyMap:
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """The network of one fold and what it is shown. `channels`: names of its sequences; of images one empty name."""
+    """The network of one fold and the run's panels as it sees them; `channels` names its sequences."""
 
     model: str
     fold: int
-    network: Network
-    part: Part
-    seen: frozenset[str]
+    predictor: Predictor
+    panels: PanelDataset
     channels: tuple[str, ...]
+
+    @property
+    def network(self) -> Network:
+        """The network itself."""
+        return self.predictor.network
 
     @property
     def method(self) -> str:
@@ -84,32 +83,17 @@ class LoadedModel:
 
 
 def rebuilt(run: FinishedRun, model: str, fold: int) -> LoadedModel:
-    """Rebuild the network of a fold; its panels are standardised as it learned them.
+    """Load the network of a fold, with the datasets of the run's own cohort.
 
     Raises:
-        RunError: its weights do not fit the study.
+        RunError: its folder holds no usable network.
     """
-    place, study = run.job(model, fold), run.study
-    network = network_of(study, model)
-    try:
-        network.load_state_dict(read_tensors(place.weights.verified()))
-    except RuntimeError as error:
-        raise RunError(
-            f"{place.weights.path} does not fit {model} as {run.files.study.path} builds it "
-            f"({str(error).splitlines()[-1].strip()}). Explain the run with the version that made it, or run it again."
-        ) from None
-    network.eval()
-    part = parts_of(
-        study,
-        run.cohort.panels,
-        label_table(run.cohort.panels, study),
-        run.tiles.folder,
-        run.tiles.address,
-        model=model,
-        fitted_on=fitted_rows(study, run.cohort.panels, run.splits, fold),
-    )
-    seen = frozenset(map(str, place.facts.read()["subjects"]))
-    return LoadedModel(model, fold, network, part, seen, channels_of(run, model))
+    study = run.study
+    bundle = Bundle.open(run.job(model, fold).path)
+    predictor = Predictor(bundle, bundle.load())  # on the CPU, where maps are made
+    labels = label_table(run.cohort.panels, study)
+    panels = modality_of(study).dataset(run.tiles, study, run.cohort.panels, labels, bundle.fitted)
+    return LoadedModel(model, fold, predictor, panels, channels_of(run, model))
 
 
 def channels_of(run: FinishedRun, model: str) -> tuple[str, ...]:
@@ -124,23 +108,12 @@ def check_same(run: FinishedRun, one: LoadedModel, rows: Sequence[int]) -> None:
         RunError: it says something else, or has seen one of the subjects.
     """
     study, panels = run.study, run.cohort.panels.iloc[list(rows)]
-    leaked = sorted(set(map(str, panels["subject"])) & one.seen)
+    leaked = sorted(set(map(str, panels["subject"])) & one.predictor.bundle.subjects)
     if leaked:
         raise RunError(
             f"{one.model}, fold {one.fold + 1}, has learned from {leaked[0]}, whom it is to be explained on."
         )
-    record = run.job(one.model, one.fold).record.read()
-    known = {name: record[name] for name in asdict(ComputePlan()) if name in record}
-    choice = ComputePlan(**{**known, "channels_last": record["memory_format"] == "channels-last"})
-    values = predict(
-        one.network,
-        one.part(np.asarray(rows, dtype=np.intp)),  # type: ignore[arg-type]
-        outputs_of(study),
-        batch=study.recipe.batch_size,
-        channels_last=choice.channels_last,
-        bf16=choice.precision == "bf16",
-        flips=study.test_time_augmentation,
-    ).numpy()
+    values = one.predictor.predict(one.panels.subset(rows))
     again = prediction_rows(panels, study, values, stage="oof", model=one.model, fold=one.fold)
     recorded = run.job(one.model, one.fold).predictions.read()
     check_rows(recorded, again, {target: float(np.ptp(study.range_of(target))) for target in set(again["target"])}, one)
@@ -184,7 +157,7 @@ def check_rows(recorded: pd.DataFrame, again: pd.DataFrame, spans: Mapping[str, 
 
 def looks(one: LoadedModel, rows: Sequence[int], asked: ExplainTarget, *, cells: int = 0) -> list[SaliencyMap]:
     """The maps of every view of these panel rows; of each what it predicts was asked by `asked`."""
-    data = one.part(np.asarray(rows, dtype=np.intp))
+    data = one.panels.subset(rows)
     slots, owner = data.views()
     late = one.network.fusion in ("late", "late-shared")
     found: list[list[tuple[Any, ...]]] = [[] for _ in rows]
@@ -221,7 +194,7 @@ def _like(maps: torch.Tensor, each: torch.Tensor) -> torch.Tensor:
 
 def places_of(one: LoadedModel, rows: Sequence[int]) -> list[np.ndarray]:
     """Of each row the slices that stand in the places of its views: (V, K)."""
-    data = one.part(np.asarray(rows, dtype=np.intp))
+    data = one.panels.subset(rows)
     slots, owner = data.views()
     places = data.slots_of(slots)
     return [places[owner == number].numpy() for number in range(len(rows))]

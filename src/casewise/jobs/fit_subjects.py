@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.cohort.labels import label_table
+from casewise.errors import CasewiseError, TrainingError
+from casewise.modalities.base import FittedPreprocessing, StoreAddress
 from casewise.modalities.dataset import mixed_seed
+from casewise.modalities.registry import modality_of
 from casewise.splits.grouped import Splits, inner_stop, panel_records
 from casewise.study.schema import Study
 
@@ -33,3 +36,15 @@ def fitted_rows(study: Study, panels: pd.DataFrame, splits: Splits, fold: int) -
     subjects, _ = divided(study, panels, splits, fold)
     chosen = panels["subject"].astype(str).isin(set(subjects)).to_numpy()
     return np.flatnonzero(chosen & ~np.isnan(label_table(panels, study)).all(axis=1))
+
+
+def fit_preprocessing(study: Study, store: StoreAddress, rows: NDArray[np.intp], *, model: str) -> FittedPreprocessing:
+    """What the preparation of a network's input learns from its training cases, the panels `rows`.
+
+    Raises:
+        TrainingError: nothing can be learned from these cases.
+    """
+    try:
+        return modality_of(study).fit(store, study, rows, model)
+    except CasewiseError as error:
+        raise TrainingError(f"{model}: {error}") from error

@@ -1,9 +1,9 @@
-"""One job: train one network, predict what it has not seen, and leave weights, facts and predictions behind."""
+"""One job: train one network, predict what it was not trained on, and leave weights, facts and predictions behind."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,18 +12,20 @@ import torch
 
 from casewise.cohort.labels import label_table
 from casewise.errors import SplitError
-from casewise.jobs.build_model import network_of
-from casewise.jobs.dataset import parts_of
-from casewise.jobs.fit_subjects import divided
+from casewise.inference.build_model import network_facts, network_of
+from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_facts, settings_of
+from casewise.inference.predictor import Predictor
+from casewise.inference.to_table import prediction_rows
+from casewise.jobs.fit_subjects import divided, fit_preprocessing
 from casewise.jobs.nested import choose_inside, epochs_inside
 from casewise.jobs.plan import Job, begin
 from casewise.jobs.pretraining import Pretrained, pretrain
 from casewise.jobs.tiles import tile_rows, weight_rows
-from casewise.jobs.to_table import prediction_rows
 from casewise.jobs.train_metrics import right_on
-from casewise.modalities.base import PanelDataset
+from casewise.modalities.base import PanelDataset, StoreAddress
 from casewise.modalities.dataset import mixed_seed
 from casewise.modalities.registry import modality_of
+from casewise.models.outputs import Output, outputs_of
 from casewise.models.weights import load_weights
 from casewise.predictions.table import check
 from casewise.splits.grouped import Splits, check_apart
@@ -34,207 +36,319 @@ from casewise.training.compute_plan import ComputePlan, keep_memory
 from casewise.training.feature_cache import MEMORY
 from casewise.training.fit import standardise
 from casewise.training.losses import class_counts, guess_loss
-from casewise.training.module import predict
-from casewise.training.outputs import outputs_of
-from casewise.training.strategies import TrainingContext, learn
+from casewise.training.strategies import Learned, TrainingContext, learn
 from casewise.training.timing import Timer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from casewise.cohort.cohort import Cohort
+    from casewise.jobs.nested import InnerCVResult
+    from casewise.models.backbones import Network
+    from casewise.study.schema import Recipe
 
 
 @dataclass(frozen=True)
 class JobInputs:
-    """What every job of a run is made from."""
+    """What every job of a run is made from: a study, its cohort, split and images, a cohort to pretrain on."""
 
     study: Study
     cohort: Cohort
     splits: Splits
-    tiles: Path
-    address: str
+    store: StoreAddress
     pretraining: Pretrained | None = None
 
 
-def run_job(job: Job, material: JobInputs, choice: ComputePlan, *, side_by_side: int = 1) -> None:
+@dataclass(frozen=True)
+class Choice:
+    """How a job trains: on whom, who decides when to stop (nobody, or subjects), and by which recipe."""
+
+    held_out: list[str]
+    fit_subjects: list[str]
+    stop_subjects: list[str]
+    recipe: Recipe
+    inner: InnerCVResult | None
+
+
+@dataclass(frozen=True)
+class StudyModel:
+    """A network with its first weights: where these are from, and everybody whom it was or will be trained on."""
+
+    network: Network
+    outputs: tuple[Output, ...]
+    origin: str
+    subjects: frozenset[str]
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """A trained network, the rows it was trained on and stopped by, and what the preparation of its input learned."""
+
+    predictor: Predictor
+    learned: Learned
+    panels: PanelDataset
+    fit_rows: NDArray[np.intp]
+    stop_rows: NDArray[np.intp]
+    guess_loss: float | None
+
+
+@dataclass(frozen=True)
+class JobPredictions:
+    """Rows of the predictions table, those of single tiles where there are any, and metrics on training subjects."""
+
+    rows: pd.DataFrame
+    by_tile: pd.DataFrame | None
+    train_metrics: dict[str, Any]
+
+
+def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int = 1) -> None:
     """Train the job's network and write its results; a job killed before continues where its last state was written.
 
     Writes the weights, their facts, the predictions, where cases have several panels those of single tiles, and, last,
     the record of the job.
 
     Args:
-        side_by_side: how many jobs share the memory for what is worked out once.
+        side_by_side: how many jobs share the memory for what is computed once.
 
     Raises:
         SplitError: a held-out subject is among those trained on.
     """
-    if material.study.compute.keep_memory:
+    if inputs.study.compute.keep_memory:
         keep_memory()
-    torch.set_num_threads(choice.threads)
-    form = "channels-last" if choice.channels_last else "contiguous"
-    begin(job, f"{choice.precision} {form} {'once' if material.study.compute.frozen_once else 'every step'}")
-    spent = Timer(job.folder.path)
-    before = epochs_inside(material.study)
-    total = before + epochs_of(material.study)
-    job.folder.write_progress(0, total)
-    study, panels, splits = material.study, material.cohort.panels, material.splits
-    subjects = panels["subject"].astype(str)
-    training, held_out = splits.training(job.fold), splits.held_out(job.fold)
-    check_apart(training, held_out, where=f"{job.model}, fold {job.fold + 1}")
-    seed = mixed_seed(study.seed, job.model, job.fold)
-    fitted_on, stopped_on = divided(study, panels, splits, job.fold)
+    torch.set_num_threads(plan.threads)
+    begin(job, f"{plan.precision} {memory_format(plan)} {'once' if inputs.study.compute.frozen_once else 'every step'}")
+    timer = Timer(job.folder.path)
+    job.folder.write_progress(0, epochs_inside(inputs.study) + epochs_of(inputs.study))
+    choice = choose(job, inputs, plan)
+    model = build(job, inputs, plan, choice)
+    fitted = fit(PlannedJob(job, inputs, plan, choice, timer, MEMORY // side_by_side), model)
+    predictions = predict(job, inputs, fitted)
+    record(PlannedJob(job, inputs, plan, choice, timer), model, fitted, predictions)
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """A job with what was chosen for it; `memory` is how many bytes it may have for what is computed once."""
+
+    job: Job
+    inputs: JobInputs
+    plan: ComputePlan
+    choice: Choice
+    timer: Timer
+    memory: int = MEMORY
+
+
+def choose(job: Job, inputs: JobInputs, plan: ComputePlan) -> Choice:
+    """Divide the training subjects, and let inner folds choose epochs and a learning rate where the study says so.
+
+    Raises:
+        SplitError: a held-out subject is among those trained on.
+    """
+    study, splits = inputs.study, inputs.splits
+    where = f"{job.model}, fold {job.fold + 1}"
+    held_out = splits.held_out(job.fold)
+    check_apart(splits.training(job.fold), held_out, where=where)
+    fit_subjects, stop_subjects = divided(study, inputs.cohort.panels, splits, job.fold)
     if study.recipe.early_stopping.monitor == "inner":
-        check_apart(fitted_on, stopped_on, where=f"{job.model}, fold {job.fold + 1}, inner part")
-    check_apart(fitted_on, held_out, where=f"{job.model}, fold {job.fold + 1}")
-    inside = choose_inside(job, material, choice, study.nested_cv) if study.nested_cv else None
-    recipe = study.recipe.model_copy(update={"lr": inside.chosen.lr}) if inside else study.recipe
+        check_apart(fit_subjects, stop_subjects, where=f"{where}, inner part")
+    check_apart(fit_subjects, held_out, where=where)
+    inner = choose_inside(job, inputs, plan, study.nested_cv) if study.nested_cv else None
+    recipe = study.recipe.model_copy(update={"lr": inner.chosen.lr}) if inner else study.recipe
+    return Choice(held_out, fit_subjects, stop_subjects, recipe, inner)
 
+
+def build(job: Job, inputs: JobInputs, plan: ComputePlan, choice: Choice) -> StudyModel:
+    """The network with its first weights, pretrained on another cohort where the study says so."""
+    study = inputs.study
+    seed = mixed_seed(study.seed, job.model, job.fold)
     torch.manual_seed(seed)
-    outputs = outputs_of(study)
     network = network_of(study, job.model)
-    origin, shown = load_weights(network, study.weights_of(network.name), folder=study.weights_dir, held_out=held_out)
-    # All who shaped it, also by deciding when to stop, and whom its first weights had seen.
-    seen = {*training, *stopped_on, *shown}
-    if material.pretraining:
-        kept_out = sorted({*held_out, *(stopped_on if study.recipe.early_stopping.monitor == "inner" else [])})
-        body, used = pretrain(network, material.pretraining, job, choice, kept_out=kept_out, seed=seed)
+    origin, bundle_subjects = load_weights(
+        network, study.weights_of(network.name), folder=study.weights_dir, held_out=choice.held_out
+    )
+    # Everybody who shaped the network, also by deciding when to stop, and whom its first weights were trained on.
+    subjects = {*inputs.splits.training(job.fold), *choice.stop_subjects, *bundle_subjects}
+    if inputs.pretraining:
+        stopping = choice.stop_subjects if study.recipe.early_stopping.monitor == "inner" else []
+        kept_out = sorted({*choice.held_out, *stopping})
+        body, used = pretrain(network, inputs.pretraining, job, plan, kept_out=kept_out, seed=seed)
         network.body.load_state_dict(body)
-        seen |= set(used)
-        pack = material.pretraining.study.cohort.parent.name
+        subjects |= set(used)
+        pack = inputs.pretraining.study.cohort.parent.name
         origin += f"; then pretrained on {len(used)} subjects of {pack} (held-out subjects left out)"
+    return StudyModel(network, outputs_of(study), origin, frozenset(subjects))
 
-    truth = label_table(panels, study)
 
-    def rows_of(names: Sequence[str], *, scored: bool) -> NDArray[np.intp]:
-        chosen = subjects.isin(set(names)).to_numpy()
-        return np.flatnonzero(chosen & ~np.isnan(truth).all(axis=1) if scored else chosen)
+def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
+    """Train the network on the fold's training subjects.
 
-    fit_rows, stop_rows = rows_of(fitted_on, scored=True), rows_of(stopped_on, scored=True)
-    part = parts_of(study, panels, truth, material.tiles, material.address, model=job.model, fitted_on=fit_rows)
-    alone = study.recipe.early_stopping.monitor == "none"
-    if alone:
+    Raises:
+        SplitError: nobody on one of the two sides has a recorded target, or a class has nobody to learn it from.
+    """
+    job, inputs, plan, choice = planned.job, planned.inputs, planned.plan, planned.choice
+    study, panels = inputs.study, inputs.cohort.panels
+    labels = label_table(panels, study)
+    subjects = panels["subject"].astype(str)
+    scored = ~np.isnan(labels).all(axis=1)
+    fit_rows, stop_rows = (
+        np.flatnonzero(scored & subjects.isin(set(names)).to_numpy())
+        for names in (choice.fit_subjects, choice.stop_subjects)
+    )
+    if study.recipe.early_stopping.monitor == "none":
         stop_rows = fit_rows[:1]  # Lightning wants something to validate on; nothing is decided by it
-    names = [str(subjects.iloc[r]) for r in fit_rows]
-    train, stop = part(fit_rows), part(stop_rows)
-    for what, data in (("training", train), ("early stopping", stop)):
-        if not len(data):
-            raise SplitError(
-                f"{job.model}, fold {job.fold + 1}: none of the subjects chosen for {what} has a recorded target. "
-                "Lower split.folds, raise recipe.early_stopping.val_fraction, or add cases."
-            )
-    _check_learned(study, train.truth, where=f"{job.model}, fold {job.fold + 1}")
-    standardise(network, train.truth, outputs)
+    preprocessing = fit_preprocessing(study, inputs.store, fit_rows, model=job.model)
+    dataset = modality_of(study).dataset(inputs.store, study, panels, labels, preprocessing)
+    train, stop = dataset.subset(fit_rows.tolist()), dataset.subset(stop_rows.tolist())
+    where = f"{job.model}, fold {job.fold + 1}"
+    _check_labels(study, train, stop, where=where)
+    standardise(model.network, train.truth, model.outputs)
+    before = epochs_inside(study)
 
     def tell(done: int) -> None:
-        spent.note()
-        job.folder.write_progress(before + done, total)
+        planned.timer.note()
+        job.folder.write_progress(before + done, before + epochs_of(study))
 
-    course = TrainingContext(
-        outputs,
+    context = TrainingContext(
+        model.outputs,
         job.folder.path,
         mixed_seed(study.seed, job.model, job.fold),
-        choice,
+        plan,
         study.compute.save_every,
         "last" if study.recipe.early_stopping.monitor == "none" else "best",
         tell,
         study.compute.frozen_once,
-        inside.chosen.epochs if inside else None,
-        memory=MEMORY // side_by_side,
+        choice.inner.chosen.epochs if choice.inner else None,
+        memory=planned.memory,
     )
-    learned = learn(network, recipe, train, stop, names, course)
-    learned.network.to("cuda" if choice.device == "cuda" else "cpu")
+    learned = learn(model.network, choice.recipe, train, stop, [str(subjects.iloc[r]) for r in fit_rows], context)
+    learned.network.to("cuda" if plan.device == "cuda" else "cpu")
+    guess = (
+        guess_loss(train.truth, stop.truth, model.outputs, study.recipe)
+        if study.recipe.early_stopping.monitor != "none"
+        else None
+    )
+    people = training_subjects(panels, model.subjects)
+    bundle = Bundle(
+        folder=job.folder.path,
+        model=job.model,
+        fold=job.fold,
+        network=network_facts(study, job.model),
+        outputs=output_facts(study, model.outputs, learned.network),
+        settings=settings_of(study, job.model),
+        fitted=preprocessing,
+        compute=ComputeFacts.of(plan),
+        batch_size=study.recipe.batch_size,
+        subjects=frozenset(people.pop("subjects")),
+        origin={"weights": model.origin, "split": inputs.splits.hash, "synthetic": study.synthetic, **people},
+    )
+    return FittedModel(Predictor(bundle, learned.network), learned, dataset, fit_rows, stop_rows, guess)
 
-    def values_at(data: PanelDataset) -> NDArray[Any]:
-        return predict(
-            learned.network,
-            data,
-            outputs,
-            batch=study.recipe.batch_size,
-            channels_last=choice.channels_last,
-            bf16=choice.precision == "bf16",
-            flips=study.test_time_augmentation,
-        ).numpy()
 
-    tables, singles = [], []
+def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
+    """Predict the held-out fold and the test set; with phases, measure on the training subjects as well."""
+    study, panels, splits = inputs.study, inputs.cohort.panels, inputs.splits
+    subjects = panels["subject"].astype(str)
+    tables, tile_tables = [], []
     for stage, side in (("oof", job.fold), ("test", -1)):
-        rows = rows_of(splits.subjects(side), scored=False)
+        rows = np.flatnonzero(subjects.isin(set(splits.subjects(side))).to_numpy())
         if not len(rows):
             continue
-        data, some = part(rows), panels.iloc[rows]
-        values = values_at(data)
-        tables.append(prediction_rows(some, study, values, stage=stage, model=job.model, fold=job.fold))
-        singles.append(tile_rows(some, study, values, stage=stage))
-        singles.append(
-            weight_rows(learned.network, data, some, stage=stage, batch=study.recipe.batch_size, choice=choice)
-        )
-    known = {}
-    if study.recipe.phases and study.classes_of(study.primary_outcome):
-        # One more look at every panel that was learned from; of these, figures alone are kept.
-        for name, rows in (("on_training", fit_rows), ("on_inner", stop_rows)):
-            if name == "on_training" or not alone:
-                own = prediction_rows(
-                    panels.iloc[rows], study, values_at(part(rows)), stage="oof", model=job.model, fold=job.fold
-                )
-                known[name] = right_on(own, study)
-    facts = {
-        "backbone": job.model,
-        "outputs": study.outputs,
-        "ranges": {name: study.range_of(name) for name in study.outputs},
-        "kinds": {name: study.kind_of(name) for name in study.outputs},
-        "classes": {name: study.classes_of(name) for name in study.outputs if study.classes_of(name)},
-        "images": study.images.model_dump(mode="json"),
-        **modality_of(study).facts(study, job.model),
-        "panels": study.panels.model_dump(mode="json"),
-        "weights": origin,
-        **training_subjects(panels, seen),
-        "split": splits.hash,
-        "synthetic": study.synthetic,
-    }
+        data, stage_panels = fitted.panels.subset(rows.tolist()), panels.iloc[rows]
+        values = fitted.predictor.predict(data)
+        tables.append(prediction_rows(stage_panels, study, values, stage=stage, model=job.model, fold=job.fold))
+        tile_tables.append(tile_rows(stage_panels, study, values, stage=stage))
+        tile_tables.append(weight_rows(fitted.predictor, data, stage_panels, stage=stage))
+    by_tile = [table for table in tile_tables if table is not None]
+    return JobPredictions(
+        pd.concat(tables, ignore_index=True),
+        pd.concat(by_tile, ignore_index=True) if by_tile else None,
+        _train_metrics(job, inputs, fitted),
+    )
+
+
+def _train_metrics(job: Job, inputs: JobInputs, fitted: FittedModel) -> dict[str, Any]:
+    """Metrics on those trained on and on those who decided when to stop; of their predictions nothing else is kept."""
+    study, panels = inputs.study, inputs.cohort.panels
+    if not (study.recipe.phases and study.classes_of(study.primary_outcome)):
+        return {}
+    sides = {"on_training": fitted.fit_rows}
+    if study.recipe.early_stopping.monitor != "none":
+        sides["on_inner"] = fitted.stop_rows
+    metrics = {}
+    for name, rows in sides.items():
+        values = fitted.predictor.predict(fitted.panels.subset(rows.tolist()))
+        own = prediction_rows(panels.iloc[rows], study, values, stage="oof", model=job.model, fold=job.fold)
+        metrics[name] = right_on(own, study)
+    return metrics
+
+
+def record(planned: PlannedJob, model: StudyModel, fitted: FittedModel, predictions: JobPredictions) -> None:
+    """Write weights, facts, predictions and, last, the record by which the job counts as finished."""
+    job, study, choice, learned = planned.job, planned.inputs.study, planned.choice, fitted.learned
     write_tensors(job.folder.weights, learned.network.state_dict(), {"format": "pt"})
-    job.folder.facts.write(facts)
-    job.folder.predictions.write(check(pd.concat(tables, ignore_index=True)))
+    job.folder.facts.write(as_json(fitted.predictor.bundle))
+    job.folder.predictions.write(check(predictions.rows))
     job.folder.tile_predictions.remove()
-    if by_tile := [table for table in singles if table is not None]:
-        job.folder.tile_predictions.write(pd.concat(by_tile, ignore_index=True))
-    record = {
+    if predictions.by_tile is not None:
+        job.folder.tile_predictions.write(predictions.by_tile)
+    facts = {
         "model": job.model,
         "fold": job.fold + 1,
         "fingerprint": job.fingerprint,
-        "weights": origin,
+        "weights": model.origin,
         "parameters": sum(p.numel() for p in learned.network.parameters()),
         "epochs": len(learned.history),
         "best_epoch": len(learned.history) if study.recipe.early_stopping.monitor == "none" else learned.best_epoch + 1,
         "stopped_on": study.recipe.early_stopping.monitor,
-        "n_fitted": len(fitted_on),
-        "n_stopped": len(stopped_on),
-        **{name: value for name, value in spent.told().items() if name != "core_seconds"},
-        **{k: v for k, v in asdict(choice).items() if k in ("device", "precision", "threads")},
-        "memory_format": form,
-        "guess_loss": None if alone else guess_loss(train.truth, stop.truth, outputs, study.recipe),
+        "n_fitted": len(choice.fit_subjects),
+        "n_stopped": len(choice.stop_subjects),
+        **{name: value for name, value in planned.timer.told().items() if name != "core_seconds"},
+        **{k: v for k, v in asdict(planned.plan).items() if k in ("device", "precision", "threads")},
+        "memory_format": memory_format(planned.plan),
+        "guess_loss": fitted.guess_loss,
         "finder": learned.finder,
         "stages": learned.stages,
         "phases": learned.phases,
-        **({"inner": inside.record} if inside else {}),
-        **known,
+        **({"inner": choice.inner.record} if choice.inner else {}),
+        **predictions.train_metrics,
         "history": learned.history,
     }
-    job.folder.record.write(record)
+    job.folder.record.write(facts)
     job.folder.remove_training()
 
 
-def _check_learned(study: Study, truth: torch.Tensor, *, where: str) -> None:
-    """Stop where the division for early stopping took the last of a class from those who are learned from."""
-    for place, output in enumerate(outputs_of(study)):
-        absent = np.flatnonzero(class_counts(truth[:, place], output) == 0) if output.classes else ()
+def _check_labels(study: Study, train: PanelDataset, stop: PanelDataset, *, where: str) -> None:
+    """Stop where a side has no labels, or where those who decide when to stop took the last of a class."""
+    for purpose, data in (("training", train), ("early stopping", stop)):
+        if not len(data):
+            raise SplitError(
+                f"{where}: none of the subjects chosen for {purpose} has a recorded target. "
+                "Lower split.folds, raise recipe.early_stopping.val_fraction, or add cases."
+            )
+    check_classes(study, train.truth, where=where)
+
+
+def check_classes(study: Study, labels: torch.Tensor, *, where: str) -> None:
+    """Stop where no training subject has one of the classes.
+
+    Raises:
+        SplitError: naming the class.
+    """
+    for column, output in enumerate(outputs_of(study)):
+        absent: Sequence[int] | NDArray[Any] = (
+            np.flatnonzero(class_counts(labels[:, column], output) == 0) if output.classes else ()
+        )
         for code in absent:
             raise SplitError(
-                f"{where}: nobody that is learned from has {output.name} {study.classes_of(output.name)[code]!r}; "
-                "those who have are held out, or decide when to stop. Add subjects, join the class to another, lower "
-                "split.folds, or say `recipe: {early_stopping: {monitor: none}}`."
+                f"{where}: no training subject has {output.name} {study.classes_of(output.name)[code]!r}; those who "
+                "have it are held out, or decide when to stop. Add subjects, join the class to another, lower "
+                "split.folds, or write `recipe: {early_stopping: {monitor: none}}`."
             )
+
+
+def memory_format(plan: ComputePlan) -> str:
+    """The memory format of a plan, as it is recorded."""
+    return "channels-last" if plan.channels_last else "contiguous"
 
 
 def epochs_of(study: Study) -> int:

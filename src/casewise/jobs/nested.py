@@ -20,18 +20,18 @@ import torch
 
 from casewise.cohort.labels import label_table
 from casewise.errors import TrainingError
-from casewise.jobs.build_model import network_of
-from casewise.jobs.dataset import parts_of
+from casewise.inference.build_model import network_of
+from casewise.jobs.fit_subjects import fit_preprocessing
 from casewise.jobs.plan import Job
 from casewise.modalities.dataset import mixed_seed
 from casewise.modalities.registry import modality_of
+from casewise.models.outputs import outputs_of
 from casewise.models.weights import load_weights
 from casewise.predictions.nested_cv import TunedParams, best_of
 from casewise.splits.grouped import check_apart
 from casewise.splits.inner import inner_folds
 from casewise.training.fit import standardise
 from casewise.training.losses import guess_loss
-from casewise.training.outputs import outputs_of
 from casewise.training.strategies import TrainingContext, learn
 
 if TYPE_CHECKING:
@@ -133,8 +133,9 @@ def _trained(training: _Training, job: Job, material: JobInputs, choice: Compute
     rows, judged_rows = (
         np.flatnonzero(scored & subjects.isin(names).to_numpy()) for names in (training.fitted_on, training.judged_on)
     )
-    part = parts_of(study, panels, truth, material.tiles, material.address, model=job.model, fitted_on=rows)
-    train, judged = part(rows), part(judged_rows)
+    preprocessing = fit_preprocessing(study, material.store, rows, model=job.model)
+    dataset = modality_of(study).dataset(material.store, study, panels, truth, preprocessing)
+    train, judged = dataset.subset(rows.tolist()), dataset.subset(judged_rows.tolist())
     standardise(network, train.truth, outputs)
     total = epochs_inside(study) + study.recipe.epochs
     course = TrainingContext(

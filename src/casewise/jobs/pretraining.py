@@ -10,19 +10,19 @@ import numpy as np
 import torch
 
 from casewise.cohort.labels import label_table
-from casewise.jobs.build_model import network_of
+from casewise.inference.build_model import network_of
 from casewise.jobs.plan import Job
 from casewise.modalities.base import StoreAddress
 from casewise.modalities.dataset import mixed_seed
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import Network
+from casewise.models.outputs import outputs_of
 from casewise.splits.grouped import check_apart
 from casewise.study.schema import Pretraining, Study
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.fit import fit, standardise
 from casewise.training.linear_probe import probe
-from casewise.training.outputs import outputs_of
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort

@@ -11,15 +11,14 @@ import torch
 from casewise.modalities.dataset import of_bags
 from casewise.modalities.panels import EMPTY
 from casewise.models.attention import GatedAttention
-from casewise.training.outputs import outputs_of, value_columns
+from casewise.models.outputs import outputs_of, value_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from casewise.inference.predictor import Predictor
     from casewise.modalities.base import PanelDataset
-    from casewise.models.backbones import Network
     from casewise.study.schema import Study
-    from casewise.training.compute_plan import ComputePlan
 
 # Of more panels of one stage an even part is kept.
 MOST = 500_000
@@ -49,20 +48,19 @@ def tile_rows(panels: pd.DataFrame, study: Study, values: NDArray[Any], *, stage
     return _small(pd.concat(tables, ignore_index=True)) if tables else None
 
 
-def weight_rows(
-    network: Network, data: PanelDataset, panels: pd.DataFrame, *, stage: str, batch: int, choice: ComputePlan
-) -> pd.DataFrame | None:
+def weight_rows(predictor: Predictor, data: PanelDataset, panels: pd.DataFrame, *, stage: str) -> pd.DataFrame | None:
     """How much each tile of a bag speaks for its case, shares of one in `weight`; None without attention.
 
     Columns: image (number), case, stage, target ('', for it is one weight for all), weight; `float32`.
     """
+    network, bundle = predictor.network, predictor.bundle
     gathering: Any = network.head[0]
     if not isinstance(gathering, GatedAttention) or not data.bags:
         return None
     device = next(network.parameters()).device
     slots, owner = data.views()
-    bf16, size = choice.precision == "bf16", data.at_once(batch)
-    form = torch.channels_last if choice.channels_last else torch.contiguous_format
+    bf16, size = bundle.compute.precision == "bf16", data.at_once(bundle.batch_size)
+    form = torch.channels_last if bundle.compute.channels_last else torch.contiguous_format
     tables = []
     network.eval()
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):

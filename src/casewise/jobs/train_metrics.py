@@ -19,7 +19,7 @@ def right_on(rows: pd.DataFrame, study: Study) -> dict[str, Any] | None:
     recorded classes.
 
     Args:
-        rows: as `casewise.jobs.to_table.prediction_rows` makes them, of one network; those of the main outcome
+        rows: as `casewise.inference.to_table.prediction_rows` makes them, of one network; those of the main outcome
             are judged.
     """
     names = study.classes_of(study.primary_outcome)

@@ -285,7 +285,7 @@ class Modality(Protocol):
         ...
 
     def facts(self, study: Study, network: str) -> dict[str, Any]:
-        """What a trained network's record says of this modality, plain JSON."""
+        """Settings that differ for new cases from those of the study, plain JSON; {} where none does."""
         ...
 
     def network_options(self, study: Study, network: str) -> dict[str, Any]:

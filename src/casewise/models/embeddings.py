@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from casewise.errors import WeightsError
 from casewise.models.backbones import Network, build_network
-from casewise.models.registry import TORCHVISION
 from casewise.models.weights import load_weights, weights_file
+from casewise.study.backbones import TORCHVISION
 
 if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore

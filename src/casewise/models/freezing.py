@@ -112,10 +112,10 @@ def freeze(network: Network, upto: FreezePoint | str | float) -> str:
         for place, module in enumerate(body.modules()):
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(place >= end)
-    if network.unseen is not None:
-        network.unseen.requires_grad_(True)  # nobody has learned it before
+    if network.missing_token is not None:
+        network.missing_token.requires_grad_(True)  # nobody has learned it before
     network.head.requires_grad_(True)
-    network.hold(frozen_parts(network, end))
+    network.keep_in_eval(frozen_parts(network, end))
     return last_frozen(network, end)
 
 

@@ -30,11 +30,11 @@ class Part(nn.Sequential):
         super().__init__(*parts)
         own = {id(module) for module in self.modules()}
         # a tuple, which does not make them parts of this part a second time
-        self.held = tuple(module for module in held if id(module) in own)
+        self.frozen_eval = tuple(module for module in held if id(module) in own)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for module in self.held:
+        for module in self.frozen_eval:
             module.training = False
         return self
 
@@ -43,15 +43,15 @@ class _Scaled(nn.Module):
     """Panels in 0–1 as the first layer wants them."""
 
     mean: Tensor
-    spread: Tensor
+    std: Tensor
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.register_buffer("mean", network.mean, persistent=False)
-        self.register_buffer("spread", network.spread, persistent=False)
+        self.register_buffer("std", network.std, persistent=False)
 
     def forward(self, panels: Tensor) -> Tensor:
-        return (panels - self.mean) / self.spread
+        return (panels - self.mean) / self.std
 
 
 class _MeanOfMap(nn.Module):
@@ -130,8 +130,9 @@ def split_at(network: Network, upto: FreezePoint | str | float) -> tuple[Part, P
 
 
 def _chain(network: Network) -> list[nn.Module]:
-    if network.fusion in ("late", "late-shared") or network.unseen is not None:
-        several = "looks at every sequence by itself" if network.unseen is None else "learns what a missing one is"
+    if network.fusion in ("late", "late-shared") or network.missing_token is not None:
+        learns = network.missing_token is not None
+        several = "learns what a missing one is" if learns else "looks at every sequence by itself"
         raise TrainingError(
             f"freeze: what {network.name} makes of a panel up to its freeze point cannot be kept: it is fused "
             f"({network.fusion}) and {several}. Its frozen part can only be computed at every step."

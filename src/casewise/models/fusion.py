@@ -37,7 +37,7 @@ class Fused(nn.Module):
         ValueError: another number of sequences than the network has, or one is missing where none may be.
     """
 
-    unseen: nn.Parameter | None
+    missing_token: nn.Parameter | None
 
     def __init__(
         self, bodies: Sequence[nn.Module], width: int, *, kind: Fusion, sequences: int, missing: Missing
@@ -47,19 +47,19 @@ class Fused(nn.Module):
         self.kind, self.sequences, self.missing = kind, sequences, missing
         self.width = width if kind == "early" else width * sequences
         shape = (sequences,) if kind == "early" else (sequences, width)
-        self.unseen = nn.Parameter(torch.zeros(shape)) if missing == "mask" else None
+        self.missing_token = nn.Parameter(torch.zeros(shape)) if missing == "mask" else None
 
     def forward(self, panels: Tensor) -> Tensor:
         if panels.shape[1] != self.sequences:
             raise ValueError(f"a network of {self.sequences} sequences was given panels of {panels.shape[1]}")
         there = ~panels[:, :, 0, 0].isnan()
-        if self.unseen is None:
+        if self.missing_token is None:
             if not bool(there.all()):
                 raise ValueError(f"a sequence is missing, and the network was built with missing={self.missing!r}")
             return self._all(panels)
         if self.kind == "early":
-            return self.bodies[0](torch.where(there[:, :, None, None], panels, self.unseen.view(1, -1, 1, 1)))
-        return self._present(panels, there, self.unseen)
+            return self.bodies[0](torch.where(there[:, :, None, None], panels, self.missing_token.view(1, -1, 1, 1)))
+        return self._present(panels, there, self.missing_token)
 
     def _all(self, panels: Tensor) -> Tensor:
         if self.kind == "early":

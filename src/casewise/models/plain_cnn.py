@@ -71,7 +71,7 @@ class PlainNetwork(nn.Module):
 
 
 def plain_network(name: str) -> tuple[nn.Module, int]:
-    """The body named in `casewise.models.registry.UNTRAINED` with random weights, and the width of its features.
+    """The body named in `casewise.study.backbones.UNTRAINED` with random weights, and the width of its features.
 
     >>> body, width = plain_network("cnn")
     >>> width, sum(parameter.numel() for parameter in body.parameters())

@@ -15,8 +15,8 @@ from torch import Tensor
 from casewise.errors import SplitError, WeightsError, nearest
 from casewise.models.backbones import Network, library_head
 from casewise.models.fusion import Fused, adapted, first_layer
-from casewise.models.registry import TORCHVISION, UNTRAINED
 from casewise.run_folder import JobFolder
+from casewise.study.backbones import TORCHVISION, UNTRAINED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -209,9 +209,9 @@ def _from_bundle(network: Network, path: Path, held_out: Sequence[str]) -> tuple
             f"weights: {path} was trained on {len(seen)} subjects that are held out here ({', '.join(seen[:5])}). "
             "Their figures would be too good. Pretrain without them (`pretrain:` does so for every fold)."
         )
-    if values.get("volumes"):
+    if fusion := values.get("network", {}).get("fusion"):
         raise WeightsError(
-            f"weights: {path} was trained on volumes ({values['volumes']['fusion']}); such a network sees what its own "
+            f"weights: {path} was trained on volumes ({fusion}); such a network sees what its own "
             "study prepares and is no first weights for another. Take weights of a library, or random ones."
         )
     if values["backbone"] != network.name:

@@ -40,7 +40,7 @@ def read(study: Study, folder: RunFolder | None, show: Show) -> Cohort:
     cohort = modality_of(study).read(study, cohort, folder.images(study.images.store) if folder else None, show)
     check_copied(study, cohort.panels)
     if study.recipe.phases:
-        from casewise.jobs.build_model import check_freeze_points
+        from casewise.inference.build_model import check_freeze_points
 
         check_freeze_points(study)
     if folder:

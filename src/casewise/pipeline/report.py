@@ -11,9 +11,10 @@ import pandas as pd
 
 from casewise.cohort.cohort import Cohort
 from casewise.console import Show
-from casewise.evaluation.run_checks import environment, headline
+from casewise.evaluation.run_checks import headline
 from casewise.modalities.base import FittedPreprocessing, ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
+from casewise.pipeline.environment import environment
 from casewise.splits.grouped import read_splits
 from casewise.study.schema import Study
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from casewise.cohort.cohort import Cohort
-from casewise.modalities.base import ImageStore, PreparedCohort
+from casewise.modalities.base import ImageStore, PreparedCohort, StoreAddress
 from casewise.pipeline.external import check_apart_from_pretraining, prepare_external
 from casewise.pipeline.pretraining import prepare_pretraining
 from casewise.predictions import table as predicted
@@ -46,7 +46,7 @@ def train(
     folder.cohort.write(cohort.images)
     jobs = expand(study, splits, folder, fingerprint)
     begun = time.monotonic()
-    inputs = JobInputs(study, cohort, splits, tiles.folder, tiles.address, pretraining)
+    inputs = JobInputs(study, cohort, splits, StoreAddress(tiles.folder, tiles.address), pretraining)
     with show.bar("jobs") as bar:
         run_jobs(jobs, inputs, folder, tell=lambda done, text: bar(done, len(jobs), text))
     inner = f"each after {study.nested_cv.folds * len(study.rates)} inner trainings, " if study.nested_cv else ""
@@ -78,17 +78,10 @@ def _write_tile_predictions(study: Study, jobs: list[Job], cohort: Cohort, folde
 
 def _external_predictions(external: PreparedCohort, jobs: list[Job], folder: RunFolder, show: Show) -> pd.DataFrame:
     """What the trained networks predict of the external cohort."""
-    from casewise.jobs.external import predict_elsewhere
+    from casewise.jobs.external import predict_external
 
     with show.bar("external") as bar:
-        table = predict_elsewhere(
-            jobs,
-            external.study,
-            external.cohort,
-            external.store.folder,
-            external.store,
-            tell=lambda done: bar(done, len(jobs)),
-        )
+        table = predict_external(jobs, external, tell=lambda done: bar(done, len(jobs)))
     return _with_days_and_paths(table, external.cohort)
 
 

@@ -107,9 +107,13 @@ def volumes_fit(study: Study) -> None:
         if panels.quarter_turns:
             raise ValueError("panels.quarter_turns: panels of slices are turned so, and there are no `volumes`")
         return
-    if study.tiles or study.regions:
-        name = "tiles" if study.tiles else "regions"
-        raise ValueError(f"{name}: does not go with `volumes`; leave it out")
+    if study.tiles:
+        raise ValueError("tiles: are cut from slides, and this study's images are `volumes`; leave one of them out")
+    if study.regions:
+        raise ValueError(
+            "regions: are photographed places of one visit, which panels tell apart; a scanned place is a case of its "
+            "own with `volumes`: give each a visit of its own, and leave out `regions`"
+        )
     if panels.by != "case":
         raise ValueError(f"panels.by: {panels.by!r} is not for `volumes`; write `by: case`, a window of its slices")
     if panels.rows != panels.columns:
@@ -146,8 +150,6 @@ def volumes_fit(study: Study) -> None:
     twice = next((name for name in study.networks if study.networks.count(name) > 1), None)
     if twice:
         raise ValueError(f"backbones: {twice!r} is there twice")
-    if study.recipe.phases and len({study.fusion_of(name) for name in study.networks}) > 1:
-        raise ValueError("recipe.phases: go with one fusion; write one of volumes.fusion")
 
 
 def tuned_inside(study: Study) -> None:
@@ -157,8 +159,11 @@ def tuned_inside(study: Study) -> None:
         return
     if recipe.phases:
         raise ValueError("nested_cv: phases state their own epochs and rates; leave out recipe.phases or nested_cv")
-    if recipe.tuning != "full":
-        raise ValueError(f"nested_cv: goes with `tuning: full` alone; recipe.tuning is {recipe.tuning!r}")
+    if recipe.tuning == "gradual_unfreezing":
+        raise ValueError(
+            "nested_cv: gradual unfreezing ends each of its stages by the stopping loss, so that there is no single "
+            "number of epochs to choose; write `tuning: full` or `head_only`"
+        )
     if study.pretrain:
         raise ValueError("nested_cv: does not go with `pretrain`, which would be done anew for every inner fold")
     if recipe.lr == "find":
@@ -173,7 +178,10 @@ def tuned_inside(study: Study) -> None:
             f"{{monitor: none}}` under recipe"
         )
     if study.split.by == "image":
-        raise ValueError("nested_cv: does not go with `split: {by: image}`, a comparison of splits alone")
+        raise ValueError(
+            "nested_cv: inner folds are of subjects, and with `split: {by: image}` a subject's images stand on both "
+            "sides; leave one of them out"
+        )
     if not (nested_cv.epochs or len(nested_cv.lr) > 1 or (nested_cv.among and len(study.networks) > 1)):
         raise ValueError(
             "nested_cv: there is nothing to choose: epochs is false, lr has fewer than two candidates, and there is "

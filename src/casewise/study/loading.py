@@ -202,7 +202,7 @@ def _expand(values: dict[str, Any], source: str) -> dict[str, Any]:
     if isinstance(names, str):
         names = [name.strip() for name in names.split(",") if name.strip()]
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
-        from casewise.models.registry import ALL29, check_backbones
+        from casewise.study.backbones import ALL29, check_backbones
 
         names = [n for name in names for n in (ALL29 if name == "all29" else [name])]
         values["backbones"] = check_backbones(list(dict.fromkeys(names)), source)

@@ -114,7 +114,7 @@ def _quickest(
     if len(options) == 1 and not fewer:
         return ComputePlan("cpu", *options[0])
     cpu = [torch.__version__, platform.machine(), cpu_name()]
-    fused = [network.fusion, network.channels, network.unseen is not None]
+    fused = [network.fusion, network.channels, network.missing_token is not None]
     gathers = "attention" if isinstance(network.head[0], GatedAttention) else "one panel"
     key = "|".join(map(str, [network.name, *fused, gathers, side, batch, options[0][2], fewer, options, kept, *cpu]))
     known = _remembered(memo)

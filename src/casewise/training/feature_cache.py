@@ -170,21 +170,21 @@ def fixed(data: PanelData, copies: int, *, seed: int, path: Path, room: Buffer) 
 class Upper(nn.Module):
     """What of a network learns above its frozen part, as a network of its own; it shares the network's parameters."""
 
-    centre: Tensor
-    scale: Tensor
+    target_mean: Tensor
+    target_std: Tensor
 
     def __init__(self, network: Any, rest: nn.Module) -> None:
         super().__init__()
         self.name = network.name
         self.body, self.head = rest, network.head
         self.bags = isinstance(network.head[0], GatedAttention)
-        self.register_buffer("centre", network.centre)
-        self.register_buffer("scale", network.scale)
+        self.register_buffer("target_mean", network.target_mean)
+        self.register_buffer("target_std", network.target_std)
 
     def forward(self, activations: Tensor) -> Tensor:
         features = of_tiles(self.body, activations) if self.bags else self.body(activations)
         with torch.autocast(features.device.type, enabled=False):
-            return self.head(features.float()) * self.scale + self.centre
+            return self.head(features.float()) * self.target_std + self.target_mean
 
 
 def of_tiles(part: nn.Module, bags: Tensor) -> Tensor:

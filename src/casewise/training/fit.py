@@ -18,12 +18,12 @@ from lightning.pytorch.callbacks import EarlyStopping
 from casewise.errors import SplitError, TrainingError
 from casewise.modalities.dataset import Batches, standard
 from casewise.models.backbones import Network
+from casewise.models.outputs import Output
 from casewise.run_folder import TrainingFolder
 from casewise.study.schema import Recipe
 from casewise.training.checkpoint import SafetensorsCheckpoints
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.module import Training
-from casewise.training.outputs import Output
 from casewise.training.param_groups import HeadOnly
 
 
@@ -152,8 +152,8 @@ def standardise(network: Network, truth: torch.Tensor, outputs: Sequence[Output]
                 f"No training subject of a fold has {output.name!r} recorded. Lower split.folds or leave it out."
             )
         if output.network_kind.standardised:
-            network.centre[start] = float(centre[place])
-            network.scale[start] = float(scale[place])
+            network.target_mean[start] = float(centre[place])
+            network.target_std[start] = float(scale[place])
         start += output.width
 
 

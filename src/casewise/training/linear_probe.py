@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from casewise.inference.forward import mean_over_views
 from casewise.modalities.base import PanelDataset
 from casewise.modalities.dataset import of_bags
 from casewise.models.backbones import Network, form_of
+from casewise.models.outputs import Output
 from casewise.targets import by_form
-from casewise.training.outputs import Output
 
 PENALTIES = np.logspace(0, 5, 11)
 INVERSE_PENALTIES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
@@ -52,7 +53,7 @@ def probe(
         rows, groups = values[scored], np.asarray(subjects)[scored]
         labels = wanted[scored]
         if output.network_kind.standardised:
-            labels = (labels - float(network.centre[start])) / float(network.scale[start])
+            labels = (labels - float(network.target_mean[start])) / float(network.target_std[start])
         fit_lines = by_form(output.kind, {"number": _ridge, "classes": _logistic, "ordinal": _steps})
         for column, line in enumerate(fit_lines(rows, labels, groups, output.classes)):
             if line is not None:
@@ -124,8 +125,6 @@ def _steps(rows: np.ndarray, wanted: np.ndarray, groups: np.ndarray, classes: in
 
 def features(network: Network, data: PanelDataset, *, batch: int) -> Tensor:
     """The body's features of every panel, unvaried: (P, width), mean over its views; of bags (P, K, width)."""
-    from casewise.training.module import averaged
-
     network.eval()
     slots, owner = data.views()
     found = []
@@ -138,4 +137,4 @@ def features(network: Network, data: PanelDataset, *, batch: int) -> Tensor:
         size = data.at_once(batch)
         for part, own in zip(slots.split(size), owner.split(size), strict=True):
             found.append((network.features(data.plain_batch(part, device)).float().cpu(), own))
-    return averaged(found, len(data)).clone()
+    return mean_over_views(found, len(data)).clone()

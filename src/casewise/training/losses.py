@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from casewise.models.outputs import NetworkKind, Output, Scored, class_counts, raw_parts
 from casewise.study.schema import Recipe
-from casewise.training.outputs import NetworkKind, Output, Scored, class_counts, raw_parts
 
 __all__ = ["class_counts", "class_weights", "guess_loss", "loss_of"]
 

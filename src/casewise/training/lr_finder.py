@@ -17,11 +17,11 @@ from torch import nn
 
 from casewise.errors import TrainingError
 from casewise.modalities.dataset import Batches
+from casewise.models.outputs import Output
 from casewise.study.schema import Recipe
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.fit import quiet
 from casewise.training.module import Training
-from casewise.training.outputs import Output
 
 if TYPE_CHECKING:
     from casewise.models.backbones import Network

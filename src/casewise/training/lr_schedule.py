@@ -58,8 +58,8 @@ def layer_rates(network: Network, lr: float, decay: float, *, head_lr: float = 1
         for key, parameter in body.named_parameters():
             if parameter.requires_grad:
                 held.get(_layer_of(key, names), behind).append(parameter)
-    if network.unseen is not None and network.unseen.requires_grad:
-        behind.append(network.unseen)
+    if network.missing_token is not None and network.missing_token.requires_grad:
+        behind.append(network.missing_token)
     head = [parameter for parameter in network.head.parameters() if parameter.requires_grad]
     groups = [{"params": held[name], "lr": rates[name], "name": name} for name in names]
     groups += [{"params": behind, "lr": lr, "name": "behind"}, {"params": head, "lr": lr * head_lr, "name": "head"}]

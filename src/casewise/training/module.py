@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader
 
 from casewise.cohort.table import names_text
 from casewise.errors import TrainingError
-from casewise.modalities.base import PanelDataset
-from casewise.modalities.dataset import Batches, EpochBatches, mixed_seed, of_bags
+from casewise.inference.forward import forward, mean_over_views
+from casewise.modalities.dataset import Batches, EpochBatches, mixed_seed
 from casewise.models.backbones import Network, keep_statistics, set_momentum
+from casewise.models.outputs import Output, hits
 from casewise.study.schema import Recipe
 from casewise.training.losses import class_weights, loss_of
 from casewise.training.lr_schedule import warmed_cosine
-from casewise.training.outputs import Output, hits, values_of
 from casewise.training.param_groups import parameter_groups
 
 CASES_SHOWN = 5
@@ -121,8 +121,8 @@ class Training(LightningModule):
             truth,
             self.outputs,
             self.recipe,
-            centre=network.centre,
-            scale=network.scale,
+            centre=network.target_mean,
+            scale=network.target_std,
             weights=self.weights,
             plain=plain,
         )
@@ -154,11 +154,11 @@ class Training(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], number: int) -> None:
         slots, owner = batch
-        raw = looked_at(self.network, self.parts[1], slots, self.device, self.format)
+        raw = forward(self.network, self.parts[1], slots, self.device, self.format)
         self._predicted.append((raw.float(), owner.to(self.device)))
 
     def on_validation_epoch_end(self) -> None:
-        predicted = averaged(self._predicted, len(self.parts[1]))
+        predicted = mean_over_views(self._predicted, len(self.parts[1]))
         loss = float(self.loss(predicted, self.parts[1].truth.to(predicted.device), plain=True))
         self.log("stop_loss", loss)
         # of the body's last layers, or of the head where it learns alone: the groups before them may learn at less
@@ -202,32 +202,6 @@ class Training(LightningModule):
             self.plateau.load_state_dict(self._plateau_state)
 
 
-def looked_at(
-    network: nn.Module,
-    data: Batches,
-    slots: Tensor,
-    device: torch.device,
-    form: torch.memory_format,
-    *,
-    flip: bool = False,
-) -> Tensor:
-    """What a network gives for unvaried views; bags of tiles, which may be large, are never whole in memory."""
-    if data.bags and isinstance(network, Network):
-        return network.told(of_bags(network.features, data, slots, device, form, flip=flip))
-    panels = data.plain_batch(slots, device)
-    panels = panels.to(memory_format=form) if panels.ndim == 4 else panels
-    found: Tensor = network(panels.flip(-1) if flip else panels)
-    return found
-
-
-def averaged(predicted: list[tuple[Tensor, Tensor]], panels: int) -> Tensor:
-    """Mean prediction of each panel over its views: (P, T)."""
-    values = torch.cat([p for p, _ in predicted])
-    owner = torch.cat([o for _, o in predicted])
-    sums = values.new_zeros(panels, values.shape[1]).index_add_(0, owner, values)
-    return sums / torch.bincount(owner, minlength=panels).clamp(min=1).unsqueeze(1)
-
-
 def balanced(truth: Tensor, outputs: Sequence[Output]) -> Tensor:
     """(P,) the share of draws of each row, so that every class of the main target is drawn as often."""
     classed = [i for i, output in enumerate(outputs) if output.classes]
@@ -236,33 +210,3 @@ def balanced(truth: Tensor, outputs: Sequence[Output]) -> Tensor:
     labels = truth[:, place]
     shares = torch.where(labels.isnan(), 1.0, weights[labels.nan_to_num().long()])
     return shares / shares.sum()
-
-
-def predict(
-    network: nn.Module,
-    data: PanelDataset,
-    outputs: Sequence[Output],
-    *,
-    batch: int,
-    channels_last: bool,
-    bf16: bool,
-    flips: bool,
-) -> Tensor:
-    """Predict every panel of `data`: (P, V), numbers in the targets' units, classes and grades as probabilities.
-
-    The views of a panel are averaged; `flips` averages with the mirrored panel too.
-    """
-    network.eval()
-    device = next(network.parameters()).device
-    form = torch.channels_last if channels_last else torch.contiguous_format
-    slots, owner = data.views()
-    found = []
-    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        size = data.at_once(batch)
-        for part, own in zip(slots.split(size), owner.split(size), strict=True):
-            values = values_of(looked_at(network, data, part, device, form).float(), outputs)
-            if flips:
-                mirrored = looked_at(network, data, part, device, form, flip=True)
-                values = (values + values_of(mirrored.float(), outputs)) / 2
-            found.append((values.cpu(), own))
-    return averaged(found, len(data))

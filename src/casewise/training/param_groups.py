@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 class HeadOnly(nn.Module):
     """The head of a network as a network of its own, over features (B, width); it shares the head's parameters."""
 
-    centre: Tensor
-    scale: Tensor
+    target_mean: Tensor
+    target_std: Tensor
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.name = network.name
         self.body = nn.Identity()
         self.head = network.head
-        self.register_buffer("centre", network.centre)
-        self.register_buffer("scale", network.scale)
+        self.register_buffer("target_mean", network.target_mean)
+        self.register_buffer("target_std", network.target_std)
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            return self.head(features.float()) * self.scale + self.centre
+            return self.head(features.float()) * self.target_std + self.target_mean
 
 
 def layer_groups(network: Network, count: int) -> list[list[nn.Module]]:
@@ -55,8 +55,8 @@ def unfreeze(network: Network, groups: int, count: int) -> None:
             module.requires_grad_(True)
     if groups == len(parts):
         network.body.requires_grad_(True)
-    if network.unseen is not None:
-        network.unseen.requires_grad_(groups > 0)
+    if network.missing_token is not None:
+        network.missing_token.requires_grad_(groups > 0)
 
 
 def parameter_groups(network: Any, recipe: Recipe, lr: float) -> list[dict[str, Any]]:

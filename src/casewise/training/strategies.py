@@ -15,6 +15,7 @@ from casewise.errors import TrainingError
 from casewise.modalities.base import PanelDataset
 from casewise.modalities.dataset import Batches, FeatureData, mixed_seed
 from casewise.models.backbones import Network
+from casewise.models.outputs import Output
 from casewise.run_folder import JsonFile, TrainingFolder
 from casewise.study.schema import Recipe
 from casewise.training.checkpoint import write_tensors
@@ -23,7 +24,6 @@ from casewise.training.feature_cache import MEMORY
 from casewise.training.fit import Fitted, fit
 from casewise.training.linear_probe import features, probe
 from casewise.training.lr_finder import find_rate
-from casewise.training.outputs import Output
 from casewise.training.param_groups import HeadOnly, layer_groups, unfreeze
 from casewise.training.phases import in_phases
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from casewise.errors import CasewiseError, nearest
-from casewise.training.outputs import Output, outputs_of, raw_parts, width_of
+from casewise.models.outputs import Output, outputs_of, raw_parts, width_of
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study

@@ -138,7 +138,7 @@ def _choices(waiting: Sequence[Job], material: JobInputs, folder: RunFolder, thr
     """For each backbone: check its first weights for every fold, then pick how it runs; kept in the run folder."""
     import torch
 
-    from casewise.jobs.build_model import network_of
+    from casewise.inference.build_model import network_of
     from casewise.models.weights import load_weights
     from casewise.training.compute_plan import choose, give_memory_back, keep_memory, memo_path
 

@@ -102,7 +102,10 @@ class VolumesModality:
         return {"volumes": {name: value for name, value in stated.items() if name not in ("fusion", "lesion")}}
 
     def facts(self, study: Study, network: str) -> dict[str, Any]:
-        return {"volumes": volumes_of(study).model_dump(mode="json") | {"fusion": study.fusion_of(network)}}
+        return {
+            "volumes": volumes_of(study).model_dump(mode="json")
+            | {"fusion": [study.fusion_of(network)], "lesion": None}
+        }
 
     def network_options(self, study: Study, network: str) -> dict[str, Any]:
         volumes, fusion = volumes_of(study), study.fusion_of(network)

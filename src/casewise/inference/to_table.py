@@ -7,40 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from casewise.cohort.labels import label_table
-from casewise.training.module import predict
-from casewise.training.outputs import outputs_of, value_columns
+from casewise.models.outputs import outputs_of, value_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import nn
 
-    from casewise.modalities.base import PanelDataset
     from casewise.study.schema import Study
-    from casewise.training.compute_plan import ComputePlan
-
-
-def predicted(
-    network: nn.Module,
-    data: PanelDataset,
-    panels: pd.DataFrame,
-    study: Study,
-    choice: ComputePlan,
-    *,
-    stage: str,
-    model: str,
-    fold: int,
-) -> pd.DataFrame:
-    """What a network predicts of panels, whose tiles `data` holds, as `prediction_rows`."""
-    values = predict(
-        network,
-        data,
-        outputs_of(study),
-        batch=study.recipe.batch_size,
-        channels_last=choice.channels_last,
-        bf16=choice.precision == "bf16",
-        flips=study.test_time_augmentation,
-    )
-    return prediction_rows(panels, study, values.numpy(), stage=stage, model=model, fold=fold)
 
 
 def prediction_rows(

@@ -1,8 +1,8 @@
-"""The names of backbones; no network library is loaded to check a study file."""
+"""The names of backbones. No network library is loaded to check a study file, unless a name is one of timm's."""
 
 from __future__ import annotations
 
-from importlib import util
+from importlib import import_module, util
 
 from casewise.errors import StudyError, nearest
 
@@ -15,14 +15,14 @@ ALL29 = [
 ]
 # All that torchvision builds here: what another study needs beside the 29.
 TORCHVISION = [*ALL29, "densenet201", *[f"efficientnet_b{i}" for i in range(8)]]
-# Built here, with nobody's published weights: they always begin with random ones (`casewise.models.plain_cnn`).
+# Built here; no weights of them are published, so that they begin with random ones (`casewise.models.plain_cnn`).
 UNTRAINED = ["cnn", "unet_encoder"]
 
 
 def check_backbones(names: list[str], source: str = "backbones") -> list[str]:
     """Return `names` if every one is built here, by torchvision, or by timm (`timm:NAME` where both have it).
 
-    What stands behind an `@`, the fusion of a study of volumes, is not looked at.
+    What stands behind an `@`, the fusion of a study of volumes, is not checked.
 
     Raises:
         StudyError: naming the unknown backbone and the nearest known one.
@@ -42,6 +42,4 @@ def timm_names() -> list[str]:
     """Names of the networks that timm offers, if it is installed."""
     if util.find_spec("timm") is None:
         return []
-    import timm
-
-    return list(timm.list_models())
+    return list(import_module("timm").list_models())

@@ -1,36 +1,41 @@
-"""The study's own form of a backbone."""
+"""From a study to the network of one of its learners."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from casewise.errors import StudyError, TrainingError
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import build_network
-from casewise.training.outputs import outputs_of, width_of
+from casewise.models.outputs import outputs_of, width_of
 
 if TYPE_CHECKING:
     from casewise.models.backbones import Network
     from casewise.study.schema import Study
 
 
-def network_of(study: Study, model: str) -> Network:
-    """A network of random weights with the study's outputs, input scale and dropout; as its modality requires."""
-    return build_network(
-        model.partition("@")[0],
-        width_of(outputs_of(study)),
-        dropout=study.recipe.dropout,
-        scaling=study.recipe.scaling,
-        attention=study.panels.pooling == "attention",
+def network_facts(study: Study, model: str) -> dict[str, Any]:
+    """The arguments of `build_network` for a network of the study, as JSON: they and its weights are the network."""
+    return {
+        "name": model.partition("@")[0],
+        "outputs": width_of(outputs_of(study)),
+        "dropout": study.recipe.dropout,
+        "scaling": study.recipe.scaling,
+        "attention": study.panels.pooling == "attention",
         **modality_of(study).network_options(study, model),
-    )
+    }
+
+
+def network_of(study: Study, model: str) -> Network:
+    """A network of random weights with the study's outputs, input scaling and dropout."""
+    return build_network(**network_facts(study, model))
 
 
 def check_freeze_points(study: Study) -> None:
     """Check that every network of the study has the points up to which its phases freeze; no weight is made for it.
 
     Raises:
-        StudyError: naming the phase and the network, and what it has.
+        StudyError: naming the phase and the network, and the freeze points that it has.
     """
     import torch
 

@@ -1,0 +1,204 @@
+"""A trained network with everything needed to use it elsewhere: weights as tensors, facts as plain JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from casewise.errors import RunError
+from casewise.modalities.registry import modality_of
+from casewise.models.backbones import build_network
+from casewise.models.outputs import Output
+from casewise.models.weights import read_tensors
+from casewise.run_folder import JobFolder
+from casewise.study.schema import Study
+
+if TYPE_CHECKING:
+    from casewise.models.backbones import Network
+    from casewise.training.compute_plan import ComputePlan
+
+# Raised whenever facts change their meaning; older bundles are then refused.
+FORMAT = 1
+# What of a study decides how new cases are read, prepared, shown to a network, and turned into predictions.
+SETTINGS = (
+    "columns",
+    "subjects_known",
+    "modality",
+    "images",
+    "tiles",
+    "volumes",
+    "regions",
+    "missing_regions",
+    "panels",
+    "targets",
+    "scores",
+    "predict",
+    "main",
+    "test_time_augmentation",
+)
+
+
+@dataclass(frozen=True)
+class ComputeFacts:
+    """How a network was computed when it was trained, and is computed when it predicts."""
+
+    device: str = "cpu"
+    precision: str = "fp32"
+    channels_last: bool = True
+    threads: int = 1
+
+    @classmethod
+    def of(cls, plan: ComputePlan) -> ComputeFacts:
+        """The part of a plan that decides the bits of a prediction."""
+        return cls(plan.device, plan.precision, plan.channels_last, plan.threads)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The facts of one trained network, and the folder that holds its weights.
+
+    Attributes:
+        model: the network's name in its study: its backbone, with `@` and a fusion where a study has several.
+        fold: the fold that was held out, from 0.
+        network: the arguments of `casewise.models.backbones.build_network`, `name` and `outputs` among them.
+        outputs: one record a target: name, kind, classes, whether it is the primary one, its range and level, and
+            the mean and standard deviation of its training labels, a number for each raw output.
+        settings: what `SETTINGS` names of the study.
+        fitted: what the preparation learned from the training cases, as JSON.
+        compute: precision, memory format, device and threads of the training.
+        batch_size: panels in a training batch, by which prediction batches are sized.
+        subjects: everybody who shaped the network.
+        origin: what else is recorded: the first weights, the split's hash, whether the cohort is synthetic.
+    """
+
+    folder: Path
+    model: str
+    fold: int
+    network: dict[str, Any]
+    outputs: list[dict[str, Any]]
+    settings: dict[str, Any]
+    fitted: dict[str, Any]
+    compute: ComputeFacts
+    batch_size: int
+    subjects: frozenset[str]
+    origin: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> Bundle:
+        """Read the facts of the network in `folder`.
+
+        Raises:
+            RunError: a file is missing or damaged, or of another format.
+        """
+        files = JobFolder(Path(folder))
+        if not (files.facts.exists() and files.weights.exists()):
+            lacking = files.weights if files.facts.exists() else files.facts
+            raise RunError(f"{folder} holds no trained network: {lacking.path.name} is missing.")
+        facts = files.facts.read()
+        if facts.get("format") != FORMAT:
+            raise RunError(
+                f"{files.facts.path} has format {facts.get('format')!r}, and this version of casewise reads {FORMAT}. "
+                "Use the version that wrote it, or train again."
+            )
+        try:
+            return cls(
+                files.path,
+                facts["model"],
+                facts["fold"] - 1,
+                facts["network"],
+                facts["outputs"],
+                facts["settings"],
+                facts["fitted"],
+                ComputeFacts(**facts["compute"]),
+                facts["batch_size"],
+                frozenset(facts["subjects"]),
+                {name: facts[name] for name in ("weights", "split", "synthetic")},
+            )
+        except (ValueError, LookupError, TypeError) as error:
+            raise RunError(f"{files.facts.path} is damaged ({error!r}). Train the network again.") from error
+
+    @property
+    def output_records(self) -> tuple[Output, ...]:
+        """What the network's raw outputs mean, in order."""
+        return tuple(Output(o["name"], o["kind"], len(o["classes"]), o["main"]) for o in self.outputs)
+
+    def study(self, table: Path, root: Path | None = None) -> Study:
+        """The study that reads and prepares the cases of another table exactly as those of the training."""
+        return Study.model_validate(
+            {
+                **self.settings,
+                "name": "new cases",
+                "cohort": Path(table),
+                "root": root,
+                "backbones": [self.network["name"]],
+                "weights": "random",
+                "evaluation": {"response": False},
+            }
+        )
+
+    def load(self) -> Network:
+        """The network with its trained weights, in evaluation mode, on the CPU.
+
+        Raises:
+            RunError: the weights do not fit the facts.
+            WeightsError: the file of weights cannot be read.
+        """
+        network, weights = build_network(**self.network), JobFolder(self.folder).weights
+        try:
+            network.load_state_dict(read_tensors(weights.verified()))
+        except RuntimeError as error:
+            raise RunError(
+                f"{weights.path} does not fit the network that the facts beside it describe "
+                f"({str(error).splitlines()[-1].strip()}). Use the version of casewise that wrote it, or train again."
+            ) from None
+        return network.eval()
+
+
+def settings_of(study: Study, model: str) -> dict[str, Any]:
+    """What of a study a bundle of `model` keeps, as JSON; paths of the study's machine are left out."""
+    kept = study.model_dump(mode="json", include=set(SETTINGS)) | modality_of(study).facts(study, model)
+    kept["images"]["store"] = None
+    kept["panels"]["offline_copies"] = 0  # these are of training alone
+    return kept
+
+
+def output_facts(study: Study, outputs: Iterable[Output], network: Network) -> list[dict[str, Any]]:
+    """One record for each target that a network predicts, with what its training labels were standardised by."""
+    records, start = [], 0
+    for output in outputs:
+        columns = slice(start, start + output.width)
+        records.append(
+            {
+                "name": output.name,
+                "kind": output.kind,
+                "classes": study.classes_of(output.name),
+                "main": output.main,
+                "positive": study.positive_of(output.name),
+                "range": list(study.range_of(output.name)),
+                "level": study.level_of(output.name),
+                "target_mean": network.target_mean[columns].tolist(),
+                "target_std": network.target_std[columns].tolist(),
+            }
+        )
+        start += output.width
+    return records
+
+
+def as_json(bundle: Bundle) -> dict[str, Any]:
+    """The content of the file of facts."""
+    return {
+        "format": FORMAT,
+        "model": bundle.model,
+        "fold": bundle.fold + 1,
+        "backbone": bundle.network["name"],
+        "network": bundle.network,
+        "outputs": bundle.outputs,
+        "settings": bundle.settings,
+        "fitted": bundle.fitted,
+        "compute": asdict(bundle.compute),
+        "batch_size": bundle.batch_size,
+        "subjects": sorted(bundle.subjects),
+        **bundle.origin,
+    }

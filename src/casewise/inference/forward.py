@@ -1,0 +1,72 @@
+"""What a network predicts of the views of panels: in batches, without gradients, averaged over views and flips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from casewise.modalities.dataset import Batches, of_bags
+from casewise.models.backbones import Network
+from casewise.models.outputs import Output, values_of
+
+if TYPE_CHECKING:
+    from casewise.modalities.base import PanelDataset
+
+
+def forward(
+    network: nn.Module,
+    data: Batches,
+    slots: Tensor,
+    device: torch.device,
+    form: torch.memory_format,
+    *,
+    flip: bool = False,
+) -> Tensor:
+    """Raw outputs of unvaried views; bags of tiles, which may be large, are never whole in memory."""
+    if data.bags and isinstance(network, Network):
+        return network.predict_head(of_bags(network.features, data, slots, device, form, flip=flip))
+    panels = data.plain_batch(slots, device)
+    panels = panels.to(memory_format=form) if panels.ndim == 4 else panels
+    raw: Tensor = network(panels.flip(-1) if flip else panels)
+    return raw
+
+
+def mean_over_views(predicted: list[tuple[Tensor, Tensor]], panels: int) -> Tensor:
+    """Mean prediction of each panel over its views: (P, T)."""
+    values = torch.cat([p for p, _ in predicted])
+    owner = torch.cat([o for _, o in predicted])
+    sums = values.new_zeros(panels, values.shape[1]).index_add_(0, owner, values)
+    return sums / torch.bincount(owner, minlength=panels).clamp(min=1).unsqueeze(1)
+
+
+def predict(
+    network: nn.Module,
+    data: PanelDataset,
+    outputs: Sequence[Output],
+    *,
+    batch: int,
+    channels_last: bool,
+    bf16: bool,
+    flips: bool,
+) -> Tensor:
+    """Predict every panel of `data`: (P, V), numbers in the targets' units, classes and grades as probabilities.
+
+    The views of a panel are averaged; `flips` averages with the mirrored panel too.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    slots, owner = data.views()
+    predicted = []
+    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+        size = data.at_once(batch)
+        for part, own in zip(slots.split(size), owner.split(size), strict=True):
+            values = values_of(forward(network, data, part, device, form).float(), outputs)
+            if flips:
+                mirrored = forward(network, data, part, device, form, flip=True)
+                values = (values + values_of(mirrored.float(), outputs)) / 2
+            predicted.append((values.cpu(), own))
+    return mean_over_views(predicted, len(data))

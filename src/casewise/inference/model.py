@@ -1,0 +1,115 @@
+"""A trained model to use: every network and fold of a run folder, or one network's own folder, on new cases."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from casewise.console import Show, Silent
+from casewise.errors import CasewiseError, RunError
+from casewise.inference.bundle import Bundle
+from casewise.inference.new_cases import prepare_new_cases, write_table
+from casewise.inference.predictor import Predictor
+from casewise.run_folder import JobFolder, RunFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The trained networks of a study, which predict together: of every network the mean over its folds."""
+
+    folder: Path
+    members: tuple[Bundle, ...]
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of what is predicted."""
+        return [str(output["name"]) for output in self.members[0].outputs]
+
+    def predict(
+        self,
+        cases: Path | str | pd.DataFrame,
+        *,
+        root: Path | str | None = None,
+        store: Path | str | None = None,
+        show: Show | None = None,
+    ) -> pd.DataFrame:
+        """Predict new cases; labels are neither needed nor read.
+
+        Args:
+            cases: a table (CSV, Parquet or a data frame) with the columns of the training table other than the
+                labels, or a folder of photographs.
+            root: the folder that paths in the table are relative to; by default the table's own.
+            store: a folder for the prepared images, to be used again; by default a temporary one.
+            show: where progress is told.
+
+        Returns:
+            One row for each network, case, region or image, and target: `case`, `subject`, `visit`, `region`, `image`,
+            `target`, `prediction`, and for classes the probability of each, by name.
+
+        Raises:
+            CasewiseError: the table has problems, or images cannot be read; every problem is named.
+        """
+        import pandas as pd
+
+        from casewise.predictions.table import mean_over_folds
+
+        with tempfile.TemporaryDirectory() as temporary:
+            table = write_table(cases, self.members[0], Path(temporary))
+            if root is None and not table.is_relative_to(temporary):
+                root = table.parent
+            study = self.members[0].study(table, Path(root).absolute() if root else None)
+            new = prepare_new_cases(study, Path(store) if store else Path(temporary), show or Silent())
+            rows = [
+                Predictor.from_bundle(member).predict_cases(study, new.cohort.panels, new.store, stage="external")
+                for member in self.members
+            ]
+            means = mean_over_folds(pd.concat(rows, ignore_index=True))
+            paths = new.cohort.images.set_index(new.cohort.images["image"].astype(str))["path"].astype(str)
+        means["image"] = means["image"].where(means["image"] == "", means["image"].map(paths))
+        return self._named(means)
+
+    def _named(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Predictions with names of classes in place of their numbers."""
+        classes = {output["name"]: output["classes"] for output in self.members[0].outputs}
+        table = rows[["model", "case", "subject", "visit", "region", "image", "target"]].copy()
+        table["prediction"] = [
+            classes[target][int(value)] if classes[target] else value
+            for target, value in zip(rows["target"], rows["y_pred"], strict=True)
+        ]
+        for target, names in classes.items():
+            mine = rows["target"] == target
+            for code, name in enumerate(names):
+                table.loc[mine, f"probability of {name}"] = rows.loc[mine, f"p{code}"]
+        return table
+
+
+def load_bundle(folder: Path | str) -> TrainedModel:
+    """Load the trained networks of a run folder, or the one network in a folder of weights and facts.
+
+    Raises:
+        RunError: there is no trained network, or networks that do not predict the same.
+    """
+    folder = Path(folder)
+    alone = JobFolder(folder)
+    if alone.facts.exists() or alone.weights.exists():
+        return TrainedModel(folder, (Bundle.open(folder),))
+    jobs = [job.path for job in RunFolder(folder).finished_jobs()]
+    if not jobs:
+        raise RunError(f"{folder} holds no trained networks: it is neither a run folder nor the folder of a network.")
+    members = tuple(Bundle.open(path) for path in jobs)
+    first = members[0]
+    different = next((m for m in members if _targets(m) != _targets(first)), None)
+    if different:
+        raise RunError(f"{different.folder} and {first.folder} do not predict the same targets.")
+    if any(member.origin.get("comparison_only") for member in members):
+        raise CasewiseError(f"{folder} holds a comparison of splits by image; its networks are not for new cases.")
+    return TrainedModel(folder, members)
+
+
+def _targets(bundle: Bundle) -> list[tuple[object, ...]]:
+    return [(output["name"], output["kind"], output["classes"]) for output in bundle.outputs]

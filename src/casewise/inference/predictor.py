@@ -1,0 +1,71 @@
+"""A trained network at work: from a dataset to values, from the cases of a store to rows of the predictions table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from casewise.inference.bundle import Bundle
+from casewise.inference.forward import predict
+from casewise.inference.to_table import prediction_rows
+from casewise.modalities.registry import modality_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from casewise.modalities.base import PanelDataset, StoreReference
+    from casewise.models.backbones import Network
+    from casewise.study.schema import Study
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A network with its trained weights, and the facts by which it predicts."""
+
+    bundle: Bundle
+    network: Network
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle) -> Predictor:
+        """Load the weights; a network trained on a GPU predicts there where there is one, else on the CPU."""
+        compute = bundle.compute
+        form = torch.channels_last if compute.channels_last else torch.contiguous_format
+        device = compute.device if compute.device == "cpu" or torch.cuda.is_available() else "cpu"
+        network = bundle.load().to(device).to(memory_format=form)  # type: ignore[call-overload]
+        return cls(bundle, network)
+
+    @classmethod
+    def load(cls, folder: Path) -> Predictor:
+        """The predictor of the network in `folder`."""
+        return cls.from_bundle(Bundle.open(folder))
+
+    def predict(self, dataset: PanelDataset) -> NDArray[np.floating]:
+        """(P, V) values of every panel: numbers in the targets' units, classes and grades as probabilities."""
+        bundle = self.bundle
+        return predict(
+            self.network,
+            dataset,
+            bundle.output_records,
+            batch=bundle.batch_size,
+            channels_last=bundle.compute.channels_last,
+            bf16=bundle.compute.precision == "bf16",
+            flips=bundle.settings["test_time_augmentation"],
+        ).numpy()
+
+    def predict_cases(self, study: Study, panels: pd.DataFrame, store: StoreReference, *, stage: str) -> pd.DataFrame:
+        """Rows of the predictions table, one for each case, region or image and target; labels where `panels` has them.
+
+        Args:
+            study: the study that read and prepared these cases: as `Bundle.study` gives it, or of the same settings.
+            store: their prepared images.
+            stage: what the rows are called.
+        """
+        bundle = self.bundle
+        dataset = modality_of(study).dataset(store, study, panels, None, bundle.fitted)
+        values = self.predict(dataset)
+        return prediction_rows(panels, study, values, stage=stage, model=bundle.model, fold=bundle.fold)

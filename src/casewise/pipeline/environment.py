@@ -1,0 +1,37 @@
+"""The versions, the machine and the command of a run, for its report."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import casewise
+
+
+def _command() -> str:
+    """The command as it was given, with the study file and options."""
+    program, *words = sys.argv or [""]
+    given = Path(program).stem in ("casewise", "cli", "__main__") and words[:1] == ["run"]
+    return shlex.join(["casewise", *words]) if given else "casewise.run.run, from Python"
+
+
+def environment(seconds: float) -> dict[str, Any]:
+    """Versions, machine and time of a run, for the report."""
+    from casewise.training.compute_plan import cores, cpu_name
+
+    versions = {name: metadata.version(name) for name in ("torch", "torchvision", "lightning", "scikit-learn")}
+    return {
+        "casewise": casewise.__version__,
+        "python": platform.python_version(),
+        **versions,
+        "processor": cpu_name(),
+        "cores": cores(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": _command(),
+        "seconds": round(seconds, 1),
+    }

@@ -1,0 +1,178 @@
+"""Which ways of studying go with which kind of images and of target; `test_combinations.py` runs every one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+SUBJECTS, SIDE = 16, 32
+KINDS: dict[str, dict[str, Any]] = {
+    "number": {"range": "0..4"},
+    "classes": {"classes": ["healthy", "ill"], "positive": "ill"},
+    "grades": {"kind": "ordinal", "range": "0..2"},
+}
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of studying: its heading in the table, and the settings that ask for it."""
+
+    title: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A combination that makes no sense, and why."""
+
+    reason: str
+
+
+WAYS: dict[str, Way] = {
+    "external": Way("External cohort", {"external": {"cohort": "there.csv", "name": "there"}}),
+    "pretraining": Way("Pretraining on another cohort", {"pretrain": {"cohort": "there.csv", "subjects": "distinct"}}),
+    "phases": Way(
+        "Training in phases",
+        {"recipe": {"phases": [{"epochs": 1, "freeze": "all"}, {"epochs": 1, "freeze": "none"}]}},
+    ),
+    "nested": Way("Nested cross-validation", {"nested_cv": {"folds": 2, "lr": [0.01, 0.001]}}),
+    "leave-one-out": Way("Leave-one-site-out", {"split": {"leave_out": "site"}}),
+    "several": Way("Several regions or sequences of a case", {}),
+    "attention": Way("Attention over the images of a case", {"panels": {"by": "case", "pooling": "attention"}}),
+    "explanation": Way("Saliency maps", {}),
+    "new-cases": Way("Prediction of new cases by the trained model alone", {}),
+}
+MODALITIES = {"photographs": "Photographs", "slides": "Whole slides", "volumes": "Volumes"}
+REFUSED: dict[tuple[str, str], Refused] = {
+    ("volumes", "attention"): Refused("a panel shows a window of consecutive slices, and windows are averaged"),
+    ("slides", "several"): Refused("tiles of a slide have no region; a region of its own is a case of its own"),
+}
+
+
+def state(modality: str, way: str) -> str:
+    """What the table says of a combination."""
+    refused = REFUSED.get((modality, way))
+    return f"refused: {refused.reason}" if refused else "works"
+
+
+def as_markdown() -> str:
+    """The table of the documentation."""
+    lines = [
+        "# What goes with what",
+        "",
+        "Each combination marked *works* is run in `tests/test_combinations.py`, for numbers, classes and grades.",
+        "",
+        "| | " + " | ".join(MODALITIES.values()) + " |",
+        "|---" * (len(MODALITIES) + 1) + "|",
+    ]
+    lines += [f"| {way.title} | " + " | ".join(state(m, name) for m in MODALITIES) + " |" for name, way in WAYS.items()]
+    return "\n".join(lines) + "\n"
+
+
+def make_table(folder: Path, modality: str, name: str, *, seed: int) -> Path:
+    """The table of a tiny cohort whose images tell its labels: severity is brightness."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(SUBJECTS):
+        severity = number % 3
+        subject = f"{name}{number}"
+        about = {
+            "subject": subject,
+            "site": f"site{number % 2}",
+            "number": severity * 2,
+            "classes": "ill" if severity else "healthy",
+            "grades": severity,
+        }
+        for path, extra in _images(folder, modality, subject, severity, rng):
+            rows.append({"path": path.relative_to(folder).as_posix(), **about, **extra})
+    table = folder / f"{name}.csv"
+    pd.DataFrame(rows).to_csv(table, index=False)
+    return table
+
+
+def _images(
+    folder: Path, modality: str, subject: str, severity: int, rng: np.random.Generator
+) -> list[tuple[Path, dict[str, str]]]:
+    """The files of one subject: two photographs, one slide, or one volume of each of two sequences."""
+    if modality == "photographs":
+        found = []
+        for region in ("upper", "lower"):
+            path = folder / f"{subject}-{region}.png"
+            values = rng.integers(0, 80, (SIDE, SIDE, 3)) + 60 * severity + 20
+            Image.fromarray(values.astype(np.uint8)).save(path)
+            found.append((path, {"region": region}))
+        return found
+    if modality == "slides":
+        path = folder / f"{subject}.tiff"
+        values = np.full((4 * SIDE, 4 * SIDE, 3), 245)
+        values[SIDE // 2 : -SIDE // 2, SIDE // 2 : -SIDE // 2] = (190 - 50 * severity, 60, 120)
+        values = (values + rng.integers(-8, 8, values.shape)).clip(0, 255).astype(np.uint8)
+        _write_slide(path, values)
+        return [(path, {})]
+    import nibabel
+
+    found = []
+    for sequence in ("T1", "T2"):
+        path = folder / f"{subject}-{sequence}.nii"
+        values = rng.random((SIDE, SIDE, 6)).astype(np.float32) * 100
+        values[8:24, 8:24] += 200 + 200 * severity
+        nibabel.save(nibabel.Nifti1Image(values, np.diag([1.0, 1.0, 3.0, 1.0])), path)
+        found.append((path, {"sequence": sequence}))
+    return found
+
+
+def _write_slide(path: Path, values: np.ndarray) -> None:
+    """A pyramidal TIFF of 1 µm pixels."""
+    from casewise.phantoms.slide_pyramid import write_pyramid
+
+    def paint(left: int, top: int, width: int, height: int) -> np.ndarray:
+        return values[top : top + height, left : left + width]
+
+    write_pyramid(path, (values.shape[1], values.shape[0]), paint, mpp=1.0, levels=1)
+
+
+def settings(modality: str, kind: str, table: Path, way: str) -> dict[str, Any]:
+    """The study of one combination."""
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "cohort": str(table),
+        "images": {"size": SIDE},
+        "panels": {"by": "case"},
+        "targets": {kind: KINDS[kind]},
+        "split": {"test": 0, "folds": 2, "restarts": 5},
+        "backbones": ["test_resnet"],
+        "weights": "random",
+        "recipe": {
+            "epochs": 1,
+            "batch_size": 4,
+            "lr": 0.01,
+            "schedule": "cosine",
+            "early_stopping": {"monitor": "none"},
+        },
+        "evaluation": {"bootstrap_resamples": 100, "response": False},
+        "audit": {"permutations": 99},
+        "compute": {"jobs": 1, "precision": "fp32", "memory_format": "channels_last"},
+    }
+    if modality == "slides":
+        values |= {"tiles": {"max_tiles": 4, "min_tissue": 0.2}, "panels": {"by": "image"}}
+    if modality == "volumes":
+        values["volumes"] = {"sequences": ["T1"], "in_plane_size": SIDE, "bias": "none", "smoothing": "none"}
+        values["panels"] = {"by": "case", "grid": "1x1"}
+    if way == "several":
+        if modality == "photographs":
+            values |= {"regions": ["upper", "lower"], "panels": {"by": "region"}}
+        if modality == "volumes":
+            values["volumes"] |= {"sequences": ["T1", "T2"], "fusion": ["early", "late"]}
+    for key, stated in WAYS[way].settings.items():
+        values[key] = {**values.get(key, {}), **stated} if isinstance(stated, dict) else stated
+    for key in ("external", "pretrain"):
+        if key in values:
+            values[key] = {**values[key], "cohort": str(table.with_name("there.csv"))}
+    if "pretrain" in values:
+        values["pretrain"] |= {"epochs": 1, "targets": {kind: KINDS[kind]}}
+    return values

@@ -1,0 +1,122 @@
+"""Trained networks away from their run: rebuilt from weights and facts alone, they give the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from casewise.errors import CasewiseError, RunError
+from casewise.inference.bundle import SETTINGS, Bundle
+from casewise.inference.model import load_bundle
+from casewise.phantoms.chest import make_chest
+from casewise.run import Run, run
+from casewise.study.schema import Study
+from tests.chest_study import THREE, chest_study
+
+FACTS, WEIGHTS = "model.json", "model.safetensors"
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SCRIPT = """
+import sys
+import torch
+from casewise.inference.model import load_bundle
+torch.set_num_threads(1)
+load_bundle(sys.argv[1]).predict(sys.argv[2]).to_parquet(sys.argv[3])
+"""
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:
+    study = chest_study(chests, backbones=["cnn"], recipe={"epochs": 1}, test_time_augmentation=True)
+    return run(study, tmp_path_factory.mktemp("inference") / "run")
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_chest(tmp_path_factory.mktemp("new"), subjects=3, images=2, size=(64, 64), seed=5)
+
+
+def test_every_setting_of_a_bundle_is_a_key_of_a_study() -> None:
+    assert set(SETTINGS) <= set(Study.model_fields)
+
+
+def test_the_recorded_predictions_come_back_to_the_bit(done: Run, chests: Path) -> None:
+    folder = done.folder / "jobs" / "cnn" / "fold1"
+    recorded = pd.read_parquet(folder / "predictions.parquet").query("stage == 'oof'")
+    rows = pd.read_csv(chests)
+    # the same images in the same batches
+    held_out = rows[rows["subject"].astype(str).isin(set(recorded["subject"]))]
+    table = load_bundle(folder).predict(held_out, root=chests.parent)
+    assert table["case"].tolist() == recorded["case"].tolist()
+    for code, name in enumerate(THREE):
+        assert table[f"probability of {name}"].tolist() == recorded[f"p{code}"].tolist()
+    assert table["prediction"].tolist() == [THREE[int(code)] for code in recorded["y_pred"]]
+
+
+def test_weights_and_facts_alone_predict_elsewhere_with_the_same_bits(done: Run, new: Path, tmp_path: Path) -> None:
+    here = load_bundle(done.folder / "jobs" / "cnn" / "fold2").predict(new)
+    away = tmp_path / "away"
+    away.mkdir()
+    for name in (WEIGHTS, FACTS):
+        shutil.copy(done.folder / "jobs" / "cnn" / "fold2" / name, away / name)
+    unlabelled = tmp_path / "photographs" / "unlabelled.csv"
+    shutil.copytree(new.parent, unlabelled.parent)
+    pd.read_csv(new).drop(columns="label").to_csv(unlabelled, index=False)
+    command = [sys.executable, "-c", SCRIPT, str(away), str(unlabelled), str(tmp_path / "out.parquet")]
+    subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(tmp_path / "out.parquet").drop(columns="image"), here.drop(columns="image")
+    )
+    assert sorted(p.name for p in away.iterdir()) == sorted((WEIGHTS, FACTS))
+
+
+def test_a_run_folder_predicts_by_the_mean_of_its_folds(done: Run, new: Path) -> None:
+    model = load_bundle(done.folder)
+    assert (len(model.members), model.outputs) == (2, ["label"])
+    mean = model.predict(new)
+    each = [load_bundle(member.folder).predict(new) for member in model.members]
+    columns = [f"probability of {name}" for name in THREE]
+    assert np.allclose(mean[columns], (each[0][columns] + each[1][columns]) / 2)
+    assert len(mean) == len(pd.read_csv(new))
+
+
+def test_a_folder_of_photographs_and_a_data_frame_are_cases(done: Run, new: Path, tmp_path: Path) -> None:
+    model = load_bundle(done.folder / "jobs" / "cnn" / "fold1")
+    table = pd.read_csv(new)
+    by_table = model.predict(table, root=new.parent)
+    assert set(by_table["subject"]) == set(table["subject"])
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for path in table["path"]:
+        shutil.copy(new.parent / path, folder / path.replace("/", "-"))
+    by_folder = model.predict(folder)
+    assert len(by_folder) == len(table)
+    column = f"probability of {THREE[0]}"
+    assert sorted(by_folder[column]) == sorted(by_table[column])
+
+
+def test_what_is_no_bundle_is_refused(done: Run, tmp_path: Path) -> None:
+    with pytest.raises(RunError):
+        load_bundle(tmp_path)
+    folder = tmp_path / "bundle"
+    shutil.copytree(done.folder / "jobs" / "cnn" / "fold1", folder)
+    facts = json.loads((folder / FACTS).read_text())
+    (folder / FACTS).write_text(json.dumps({**facts, "format": 99}))
+    with pytest.raises(RunError, match="99"):
+        Bundle.open(folder)
+    (folder / FACTS).write_text("{")
+    with pytest.raises(RunError):
+        Bundle.open(folder)
+    (folder / FACTS).write_text(json.dumps({**facts, "network": {**facts["network"], "outputs": 7}}))
+    with pytest.raises(RunError):
+        Bundle.open(folder).load()
+    with pytest.raises(CasewiseError):
+        load_bundle(done.folder).predict(tmp_path / "nothing")
