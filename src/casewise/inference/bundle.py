@@ -34,8 +34,8 @@ SETTINGS = (
     "panels",
     "targets",
     "scores",
-    "predict",
-    "main",
+    "outputs",
+    "primary_outcome",
     "test_time_augmentation",
 )
 
