@@ -54,7 +54,7 @@ def test_scans_are_told_as_scans(classed: ReportContext) -> None:
     assert "What the model sees" in text
     assert 'alt="T1: 3 by 3 slices as the network sees them"' in text
     assert "photograph" not in text
-    assert cases.prepared(material) is None
+    assert page._image_sections(material)["preparation"] is None
     slices = of_volumes(classed, slice_index="slice_order", sequences=["T1"], fusion=["early"])
     assert words.Words(slices).picture == "slice"
 

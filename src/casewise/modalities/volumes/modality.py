@@ -72,7 +72,8 @@ class VolumesModality:
         return self.noun(study)
 
     def described(self, study: Study, images: pd.DataFrame) -> str:
-        return f"{self.noun(study).counted(len(images))} ({', '.join(volumes_of(study).sequences)})"
+        sequences = " and ".join(", ".join(volumes_of(study).sequences).rsplit(", ", 1))
+        return f"{self.noun(study).counted(len(images))} ({sequences})"
 
     def whole(self, study: Study, cohort: Cohort) -> Cohort:
         return cohort
