@@ -169,7 +169,7 @@ class PanelData:
 
 
 def of_bags(
-    part: Callable[[Tensor], Tensor],
+    layers: Callable[[Tensor], Tensor],
     data: Batches,
     slots: Tensor,
     device: torch.device,
@@ -187,17 +187,17 @@ def of_bags(
         flip: whether tiles are mirrored.
     """
     assert isinstance(data, PanelData)  # no other data has bags
-    found: Tensor | None = None
+    result: Tensor | None = None
     for places in torch.nonzero(slots != EMPTY).split(TILES_AT_ONCE):
         row, column = places[:, 0], places[:, 1]
         tiles = data.single_tiles(slots[row, column], device)
-        made = part((tiles.flip(-1) if flip else tiles).contiguous(memory_format=form))
-        if found is None:
-            shape = (*slots.shape, *made.shape[1:])
-            found = (empty(shape, made.dtype) if empty else made.new_empty(shape)).fill_(torch.nan)
-        found[row.to(found.device), column.to(found.device)] = made.to(found.device)
-    assert found is not None  # every bag has a tile
-    return found
+        output = layers((tiles.flip(-1) if flip else tiles).contiguous(memory_format=form))
+        if result is None:
+            shape = (*slots.shape, *output.shape[1:])
+            result = (empty(shape, output.dtype) if empty else output.new_empty(shape)).fill_(torch.nan)
+        result[row.to(result.device), column.to(result.device)] = output.to(result.device)
+    assert result is not None  # every bag has a tile
+    return result
 
 
 def labels_tensor(labels: np.ndarray | None, panels: int) -> Tensor:

@@ -160,17 +160,17 @@ def refuse_slides(study: Study, cohort: Cohort) -> None:
     from casewise.modalities.slides.content import SLIDE_FILES
     from casewise.modalities.slides.reader import is_slide, slide_facts
 
-    found = []
+    slides = []
     for path in map(Path, cohort.images["path"]):
         if path.suffix.lower() not in SLIDE_FILES | TIFFS or not is_slide(path):
             continue
         facts = None if path.suffix.lower() in SLIDE_FILES else slide_facts(path)
         if facts is None or len(facts.levels) > 1 or facts.vendor != "generic-tiff":
-            found.append(path)
-    if found:
-        rows = "1 row names a whole slide" if len(found) == 1 else f"{len(found):,} rows name whole slides"
+            slides.append(path)
+    if slides:
+        rows = "1 row names a whole slide" if len(slides) == 1 else f"{len(slides):,} rows name whole slides"
         raise CohortError(
-            f"{study.cohort}: {rows} ({names_text(called(found), 3)}), and the study does not say which tiles to "
+            f"{study.cohort}: {rows} ({names_text(called(slides), 3)}), and the study does not say which tiles to "
             f"take. Write for example `tiles: {{mpp: 1.0}}`: squares of {study.images.size} pixels (images.size) "
             "at one micron per pixel."
         )
@@ -206,26 +206,26 @@ def _planned(
 
     budget = Budget(MEMORY)
     problems: dict[int, str] = {}
-    found: dict[int, KeptSlide | PlannedSlide | None] = {}
+    planned: dict[int, KeptSlide | PlannedSlide | None] = {}
     pool = ThreadPoolExecutor(min(AT_ONCE, int(joblib.cpu_count())), thread_name_prefix="slides")
     try:
         jobs = {pool.submit(_plan, path, plan, folder, budget): row for row, path in enumerate(paths)}
         for done, job in enumerate(as_completed(jobs), 1):
             try:
-                found[jobs[job]] = job.result()
+                planned[jobs[job]] = job.result()
             except ImageError as error:
                 problems[jobs[job]] = str(error)
             tell(done)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     if problems:
-        slides = len(problems) + sum(slide is not None for slide in found.values())
+        slides = len(problems) + sum(slide is not None for slide in planned.values())
         lines = [f"  {problems[row]}" for row in sorted(problems)]
         if len(lines) > SHOWN:
             lines[SHOWN:] = [f"  … and {len(lines) - SHOWN:,} more like these."]
         kept = " What is planned of the others is kept." if folder and len(problems) < slides else ""
         raise ImageError("\n".join([f"{len(problems):,} of {slides:,} slides cannot be cut into tiles.{kept}", *lines]))
-    return [found[row] for row in range(len(paths))]
+    return [planned[row] for row in range(len(paths))]
 
 
 def _plan(path: Path, plan: TilePlan, folder: Path | None, budget: Budget) -> KeptSlide | PlannedSlide | None:
@@ -253,11 +253,11 @@ def _expanded(images: pd.DataFrame, planned: Sequence[KeptSlide | PlannedSlide |
 
     whole = np.full((1, 3), -1, np.int64)
     boxes = [whole if slide is None else slide.boxes for slide in planned]
-    rows = np.repeat(np.arange(len(images)), [len(part) for part in boxes])
+    rows = np.repeat(np.arange(len(images)), [len(tiles) for tiles in boxes])
     places = dict(zip(TILE, np.concatenate(boxes).T, strict=True))
     facts = [("", "", "", "") if slide is None else _facts(slide) for slide in planned]
-    said = {name: np.array([fact[i] for fact in facts], dtype=object)[rows] for i, name in enumerate(FACTS)}
-    return images.iloc[rows].reset_index(drop=True).assign(**places, **said)
+    fact_columns = {name: np.array([fact[i] for fact in facts], dtype=object)[rows] for i, name in enumerate(FACTS)}
+    return images.iloc[rows].reset_index(drop=True).assign(**places, **fact_columns)
 
 
 def _facts(slide: KeptSlide | PlannedSlide) -> tuple[str, str, str, str]:

@@ -45,14 +45,14 @@ def files_beside(path: Path) -> list[Path]:
 
 def mark_of(path: Path) -> str:
     """A mark over name, size and time of the other files of a slide; empty of a slide that is one file."""
-    found = []
+    stamps = []
     for file in files_beside(path):
         try:
             about = os.stat(file)
         except OSError:
             continue
-        found.append([file.name, about.st_size, about.st_mtime_ns])
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:12] if found else ""
+        stamps.append([file.name, about.st_size, about.st_mtime_ns])
+    return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:12] if stamps else ""
 
 
 def _named(path: Path) -> set[str]:

@@ -77,12 +77,12 @@ def cut_short(path: Path) -> str:
         end, at = file.seek(0, os.SEEK_END), 8 if big else 4
         for number in range(1, MOST_DIRECTORIES):
             file.seek(at)
-            place = int.from_bytes(file.read(word), order)
-            if place == 0:
+            offset = int.from_bytes(file.read(word), order)
+            if offset == 0:
                 break
             # The file may be damaged, too, and point anywhere; beyond the end nothing is read.
-            file.seek(min(place, end))
-            at = place + count + entry * int.from_bytes(file.read(count), order)
+            file.seek(min(offset, end))
+            at = offset + count + entry * int.from_bytes(file.read(count), order)
             if at + word > end:
-                return f"it ends at byte {end:,}, its directory {number} lies at byte {place:,}"
+                return f"it ends at byte {end:,}, its directory {number} lies at byte {offset:,}"
     return ""

@@ -51,11 +51,11 @@ def notes_of(slides: Sequence[KeptSlide | PlannedSlide], plan: TilePlan) -> list
     for slide, name in zip(slides, names, strict=True):
         for note in slide.notes:
             alike.setdefault(VARYING.sub("0", note), []).append((name, note))
-    for told in alike.values():
-        texts = Counter(text for _, text in told)
+    for similar in alike.values():
+        texts = Counter(text for _, text in similar)
         example = f"{texts.most_common(1)[0][0]}{' (numbers differ)' if len(texts) > 1 else ''}"
         notes.append(
-            f"{len(told):,} of {len(slides):,} slides ({names_text([name for name, _ in told], 3)}): {example}."
+            f"{len(similar):,} of {len(slides):,} slides ({names_text([name for name, _ in similar], 3)}): {example}."
         )
     return notes
 
@@ -71,7 +71,7 @@ def called(paths: Sequence[Path]) -> list[str]:
     while alike:
         depth += 1
         tails = Counter(path.parts[-depth:] for path in alike)
-        known = [path for path in alike if tails[path.parts[-depth:]] == 1 or depth >= len(path.parts)]
-        names |= {path: "/".join(path.parts[-depth:]) for path in known}
+        unique = [path for path in alike if tails[path.parts[-depth:]] == 1 or depth >= len(path.parts)]
+        names |= {path: "/".join(path.parts[-depth:]) for path in unique}
         alike = [path for path in alike if path not in names]
     return [names[path] for path in paths]

@@ -65,11 +65,11 @@ class KeptSlide:
 def name_of(path: Path, plan: TilePlan) -> str:
     """Under which name this slide, as it is now, is kept; empty if there is no such file."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return ""
-    told = [RULES, str(path), found.st_size, found.st_mtime_ns, mark_of(path), asdict(plan)]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
+    identity = [RULES, str(path), status.st_size, status.st_mtime_ns, mark_of(path), asdict(plan)]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def find(path: Path, plan: TilePlan, folder: Path) -> KeptSlide | None:
@@ -83,11 +83,11 @@ def _read(path: Path, folder: Path, name: str) -> KeptSlide | None:
     if not name or not file.is_file() or not picture.is_file():
         return None
     try:
-        with np.load(file, allow_pickle=False) as found:
-            about = json.loads(str(found["about"]))
+        with np.load(file, allow_pickle=False) as archive:
+            about = json.loads(str(archive["about"]))
             height, width = about.pop("shape")
-            mask = np.unpackbits(found["mask"], count=height * width).reshape(height, width).astype(bool)
-            values = {"boxes": found["boxes"], "shares": found["shares"], "mask": mask}
+            mask = np.unpackbits(archive["mask"], count=height * width).reshape(height, width).astype(bool)
+            values = {"boxes": archive["boxes"], "shares": archive["shares"], "mask": mask}
         return KeptSlide(
             path=path,
             picture=picture,

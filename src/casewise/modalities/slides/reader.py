@@ -198,8 +198,8 @@ class Slide:
         left, top, width, height = box
         downsample = self.facts.levels[level][2]
         try:
-            place = (round(left * downsample), round(top * downsample))
-            image: Image.Image = self._slide.read_region(place, level, (width, height))
+            origin = (round(left * downsample), round(top * downsample))
+            image: Image.Image = self._slide.read_region(origin, level, (width, height))
         except self._module.OpenSlideError as error:
             raise ImageError(
                 f"{self.path}: {width} x {height} pixels at x {left}, y {top} of level {level} cannot be decoded "
@@ -220,8 +220,8 @@ class Slide:
         whole = Image.new("RGBA", (-(-width // factor), -(-height // factor)))
         for y in range(0, height, step):
             for x in range(0, width, step):
-                part = self.region(level, (left + x, top + y, min(step, width - x), min(step, height - y)))
-                whole.paste(part.reduce(factor) if factor > 1 else part, (x // factor, y // factor))
+                block = self.region(level, (left + x, top + y, min(step, width - x), min(step, height - y)))
+                whole.paste(block.reduce(factor) if factor > 1 else block, (x // factor, y // factor))
         return whole
 
     def in_srgb(self, image: Image.Image) -> Image.Image:
@@ -254,12 +254,12 @@ def on_white(image: Image.Image) -> Image.Image:
 
 def _facts(slide: Any, size: int) -> SlideFacts:
     """Gather the facts of an open slide; implausible ones count as missing, and a note says so."""
-    said, notes = slide.properties, []
-    both = [_number(said.get(f"openslide.mpp-{axis}")) for axis in "xy"]
-    found = [value for value in both if value]
-    mpp = sum(found) / len(found) if found else None
-    if len(found) == 2 and max(found) > min(found) * (1 + UNEVEN):
-        notes.append(f"its pixels are not square: {found[0]:.4g} µm wide, {found[1]:.4g} µm high; the mean is used")
+    properties, notes = slide.properties, []
+    both = [_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
+    mpps = [value for value in both if value]
+    mpp = sum(mpps) / len(mpps) if mpps else None
+    if len(mpps) == 2 and max(mpps) > min(mpps) * (1 + UNEVEN):
+        notes.append(f"its pixels are not square: {mpps[0]:.4g} µm wide, {mpps[1]:.4g} µm high; the mean is used")
     if mpp is not None and mpp > COARSEST_MPP:
         notes.append(f"it claims {mpp:.4g} µm per pixel, which is a setting of print and counts as missing")
         mpp = None
@@ -268,7 +268,7 @@ def _facts(slide: Any, size: int) -> SlideFacts:
         for (width, height), down in zip(slide.level_dimensions, slide.level_downsamples, strict=True)
     )
     width, height = slide.dimensions
-    vendor, power = said.get("openslide.vendor", ""), _number(said.get("openslide.objective-power"))
+    vendor, power = properties.get("openslide.vendor", ""), _number(properties.get("openslide.objective-power"))
     return SlideFacts(width, height, levels, mpp, power, vendor, size, tuple(notes))
 
 

@@ -126,29 +126,28 @@ def plan_tiles(path: Path, plan: TilePlan, budget: Budget | None = None) -> Plan
         boxes = _grid(slide.path, facts, plan, wanted)
         mpp = facts.mpp or plan.assume_mpp
         with budget.hold(slide.memory + PICTURE) if budget else nullcontext():
-            picture, seen, downsample = read_thumbnail(slide)
+            picture, scanned, downsample = read_thumbnail(slide)
             # Before the memory is another's.
             slide.close()
-            tissue = find_tissue(picture, seen, downsample, mpp=mpp)
+            tissue = find_tissue(picture, scanned, downsample, mpp=mpp)
     shares = tissue_shares(tissue, boxes)
     enough = np.flatnonzero(shares >= plan.min_tissue - 1e-9)
     if not len(enough):
         if not tissue.mask.any():
             raise ImageError(f"{slide.path}: there is no tissue on this slide. Leave it out of the table.")
-        found = f"{tissue.share:.1%} of it is tissue, and no tile has more than {shares.max():.0%}"
+        shares_text = f"{tissue.share:.1%} of it is tissue, and no tile has more than {shares.max():.0%}"
         raise ImageError(
-            f"{slide.path}: there is too little tissue on this slide: {found}, where {plan.min_tissue:.0%} is asked "
-            "for. "
-            "Leave it out of the table, or lower `min_tissue`."
+            f"{slide.path}: there is too little tissue on this slide: {shares_text}, and the study asks for "
+            f"{plan.min_tissue:.0%}. Leave it out of the table, or lower `min_tissue`."
         )
     kept = enough
     if plan.max_tiles is not None and len(enough) > plan.max_tiles:
         # Places are counted in steps of the grid, so that the curve through them fills it.
         steps = np.unique(boxes[:, 0], return_inverse=True)[1], np.unique(boxes[:, 1], return_inverse=True)[1]
         kept = enough[spread(np.stack(steps, axis=1)[enough], plan.max_tiles)]
-    told = (*facts.notes, *notes, *tissue.notes)
+    all_notes = (*facts.notes, *notes, *tissue.notes)
     return PlannedSlide(
-        slide.path, facts, boxes[kept], shares[kept], told, tissue.mask, tissue.downsample, picture, len(enough)
+        slide.path, facts, boxes[kept], shares[kept], all_notes, tissue.mask, tissue.downsample, picture, len(enough)
     )
 
 
@@ -271,8 +270,8 @@ def _at(facts: SlideFacts, plan: TilePlan) -> str:
     last = len(facts.levels) - 1
     used = min(plan.level or 0, last)
     instead = f", the nearest to level {plan.level} that it has" if used != (plan.level or 0) else ""
-    known = ", ".join(f"{n} of {width:,} x {height:,}" for n, (width, height, _) in enumerate(facts.levels))
-    return f"level {used}{instead} ({'its levels are' if last else 'its only level is'} {known} px)"
+    sizes = ", ".join(f"{n} of {width:,} x {height:,}" for n, (width, height, _) in enumerate(facts.levels))
+    return f"level {used}{instead} ({'its levels are' if last else 'its only level is'} {sizes} px)"
 
 
 def _real(value: object) -> bool:

@@ -85,45 +85,45 @@ def tissue_threshold(values: np.ndarray, least: float = LEAST_CONTRAST) -> float
     return float(cut)
 
 
-def find_tissue(picture: np.ndarray, seen: np.ndarray, downsample: float, *, mpp: float | None = None) -> Tissue:
+def find_tissue(picture: np.ndarray, scanned: np.ndarray, downsample: float, *, mpp: float | None = None) -> Tissue:
     """Find tissue on a thumbnail and what was scanned of it, as `read_thumbnail` returns them.
 
     `mpp` of level 0, where it is known, says how much is blurred; otherwise it is a pixel (three in the dark).
     """
     brightness = picture.max(axis=2)
     micron = 1 / (mpp * downsample) if mpp else 0.1
-    if seen.any() and np.median(brightness[seen]) < DARK:
+    if scanned.any() and np.median(brightness[scanned]) < DARK:
         # Fluorescence spans orders of magnitude; below four grey levels it is noise.
         values = np.log1p(_blurred(brightness.astype(np.float32), DARK_BLUR * micron) / 4) * (255 / np.log1p(64))
-        mask = _above(values.astype(np.uint8), seen, LEAST_DARK_CONTRAST)
+        mask = _above(values.astype(np.uint8), scanned, LEAST_DARK_CONTRAST)
         notes = ["the slide is dark: tissue was divided from it by brightness, not by colour"]
-        return Tissue(_cleaned(mask, seen), downsample, tuple(notes))
+        return Tissue(_cleaned(mask, scanned), downsample, tuple(notes))
     smooth, notes = _blurred(picture, BLUR * micron), []
     values = cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV)[..., 1]
-    if seen.any() and np.percentile(values[seen], 99.9) < PALE:
+    if scanned.any() and np.percentile(values[scanned], 99.9) < PALE:
         values = 255 - smooth.max(axis=2)
         notes.append("nothing on the slide has colour: tissue was divided from it by darkness")
-    mask = _above(values, seen, LEAST_CONTRAST)
-    if not notes and mask.any() and np.median(values[seen & ~mask]) > PALE:
+    mask = _above(values, scanned, LEAST_CONTRAST)
+    if not notes and mask.any() and np.median(values[scanned & ~mask]) > PALE:
         # What Otsu divided is pale tissue from strong.
-        mask = seen.copy()
+        mask = scanned.copy()
         notes.append("the slide shows no bare glass: all of it counts as tissue")
-    return Tissue(_cleaned(mask, seen), downsample, tuple(notes))
+    return Tissue(_cleaned(mask, scanned), downsample, tuple(notes))
 
 
 def _blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.GaussianBlur(picture, (0, 0), min(max(sigma, 1.0), MOST_BLUR))
 
 
-def _above(values: np.ndarray, seen: np.ndarray, least: float) -> np.ndarray:
-    cut = tissue_threshold(values[seen], least)
-    return np.zeros_like(seen) if cut is None else (values > cut) & seen
+def _above(values: np.ndarray, scanned: np.ndarray, least: float) -> np.ndarray:
+    cut = tissue_threshold(values[scanned], least)
+    return np.zeros_like(scanned) if cut is None else (values > cut) & scanned
 
 
-def _cleaned(mask: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def _cleaned(mask: np.ndarray, scanned: np.ndarray) -> np.ndarray:
     """Remove specks and fill small holes."""
     kept = _without_small(mask, SPECK * mask.size)
-    return ~_without_small(~kept, HOLE * mask.size) & seen
+    return ~_without_small(~kept, HOLE * mask.size) & scanned
 
 
 def _without_small(mask: np.ndarray, least: float) -> np.ndarray:
@@ -150,8 +150,8 @@ def tissue_shares(tissue: Tissue, boxes: np.ndarray) -> np.ndarray:
 
     def area(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         # Between the corners of a pixel its part grows with x and with y: just what bilinear interpolation gives.
-        part: np.ndarray = ndimage.map_coordinates(summed, [y, x], order=1, mode="nearest")
-        return part
+        values: np.ndarray = ndimage.map_coordinates(summed, [y, x], order=1, mode="nearest")
+        return values
 
     right, bottom = left + side, top + side
     covered = area(right, bottom) - area(left, bottom) - area(right, top) + area(left, top)

@@ -90,8 +90,8 @@ class SlideReader:
         for file in others:
             if file not in self._parts:
                 self._parts[file] = _hashed(file)
-        told = [_hashed(path), *(f"{file.name} {self._parts[file]}" for file in others)]
-        return hashlib.sha256("\n".join(told).encode()).hexdigest()
+        hashes = [_hashed(path), *(f"{file.name} {self._parts[file]}" for file in others)]
+        return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
     def tile(self, source: SlideTile, preparation: Preparation) -> np.ndarray:
         """Read one tile, (C, H, W) `uint8`.

@@ -236,10 +236,10 @@ def _namesake(path: Path) -> str:
         return f" The folder {path.parent} does not exist."
     stem = path.stem.casefold()
     try:
-        found = sorted(other for other in os.listdir(path.parent) if Path(other).stem.casefold() == stem)
+        matches = sorted(other for other in os.listdir(path.parent) if Path(other).stem.casefold() == stem)
     except PermissionError:
         return ""
-    return f" Did you mean '{found[0]}'?" if found else ""
+    return f" Did you mean '{matches[0]}'?" if matches else ""
 
 
 def open_source(path: Path, data: bytes) -> Source:
@@ -274,8 +274,8 @@ def open_source(path: Path, data: bytes) -> Source:
 
 def _orientation(exif: Image.Exif) -> int:
     """The EXIF orientation, 1 if there is none or it is nonsense."""
-    found = exif.get(ORIENTATION, 1)
-    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+    value = exif.get(ORIENTATION, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def read_image(path: Path, *, size: int | None = None, channels: Channels = "rgb") -> np.ndarray:

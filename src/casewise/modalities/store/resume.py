@@ -92,10 +92,10 @@ class Building:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._file.truncate(self._total)
 
-    def finished(self, row: int, found: os.stat_result) -> Record | None:
+    def finished(self, row: int, status: os.stat_result) -> Record | None:
         """The record of a row whose source has not changed and whose tile is what was written."""
         record = self._records.get(row)
-        if record is None or not as_it_was(record, found):
+        if record is None or not as_it_was(record, status):
             return None
         with self._lock, self._disk():
             self._file.seek(len(self._header) + row * self._tile_bytes)
@@ -148,10 +148,10 @@ class Earlier:
                 self._by_path.setdefault(record["path"], (record, tiles[row]))
                 self._by_content.setdefault(record["sha256"], (record, tiles[row]))
 
-    def same_file(self, path: str, found: os.stat_result) -> tuple[Record, np.ndarray] | None:
+    def same_file(self, path: str, status: os.stat_result) -> tuple[Record, np.ndarray] | None:
         """The tile of a file that still has the size and the time it had."""
         entry = self._by_path.get(path)
-        return _intact(*entry) if entry and as_it_was(entry[0], found) else None
+        return _intact(*entry) if entry and as_it_was(entry[0], status) else None
 
     def same_content(self, sha256: str) -> tuple[Record, np.ndarray] | None:
         """The tile of a file with these bytes, wherever it was."""
@@ -159,9 +159,9 @@ class Earlier:
         return _intact(*entry) if entry else None
 
 
-def as_it_was(record: Record, found: os.stat_result) -> bool:
+def as_it_was(record: Record, status: os.stat_result) -> bool:
     """Whether a file still has the size and the time of its record."""
-    return bool((record["bytes"], record["mtime_ns"]) == (found.st_size, found.st_mtime_ns))
+    return bool((record["bytes"], record["mtime_ns"]) == (status.st_size, status.st_mtime_ns))
 
 
 def _intact(record: Record, tile: np.ndarray) -> tuple[Record, np.ndarray] | None:
@@ -184,7 +184,7 @@ def stem_of(preparation: Preparation) -> str:
 
 def read_journal(path: Path) -> dict[int, Record]:
     """Return the records of a build by row; torn lines are left out."""
-    found: dict[int, Record] = {}
+    records: dict[int, Record] = {}
     if path.exists():
         for line in path.read_bytes().splitlines():
             try:
@@ -192,5 +192,5 @@ def read_journal(path: Path) -> dict[int, Record]:
             except ValueError:
                 continue
             if isinstance(entry, dict) and set(entry) == {"row", *COLUMNS}:
-                found[entry.pop("row")] = entry
-    return found
+                records[entry.pop("row")] = entry
+    return records

@@ -248,11 +248,11 @@ def unchanged(paths: Sequence[ImageSource], preparation: Preparation, folder: Pa
         return None
     for path, size, mtime in zip(paths, index["bytes"].tolist(), index["mtime_ns"].tolist(), strict=True):
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except OSError:
             # A source that went away is named by the build, together with everything else that is wrong.
             return None
-        if (found.st_size, found.st_mtime_ns) != (size, mtime):
+        if (status.st_size, status.st_mtime_ns) != (size, mtime):
             return None
     if sentence := damage(store):
         log.warning("%s: %s. They are decoded again.", folder, sentence)

@@ -116,7 +116,7 @@ def build(
         # Whatever of the other builds serves this list has been copied by now.
         _discard_builds(folder, keep=building)
         if problems:
-            raise ImageError(_told(problems, paths))
+            raise ImageError(_message(problems, paths))
         publish(folder, building.tiles, rows, preparation)
         _discard_builds(folder)
         sweep(folder)
@@ -235,24 +235,24 @@ def _row(
 ) -> tuple[Record, bool]:
     """Finish one row, in place, from an earlier tile or by decoding; return the record and whether it is new."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         # Opening it says what is wrong.
-        found = None
-    if found and (record := building.finished(row, found)):
+        status = None
+    if status and (record := building.finished(row, status)):
         return record, False
-    if found and (known := earlier.same_file(str(path), found)):
-        record, tile = known
+    if status and (earlier_tile := earlier.same_file(str(path), status)):
+        record, tile = earlier_tile
         building.write(row, tile)
         return record, True
     # The time was taken before the bytes: a file that changes meanwhile is seen as changed the next time.
     if not isinstance(path, Path):
-        return _part(building, earlier, readers.of(path), row, path, preparation, found), True
+        return _tile_of_source(building, earlier, readers.of(path), row, path, preparation, status), True
     data = read_bytes(path)
     source = hashlib.sha256(data).hexdigest()
-    about = {"path": str(path), "sha256": source, "bytes": len(data), "mtime_ns": found.st_mtime_ns if found else 0}
-    if known := earlier.same_content(source):
-        record, tile = known
+    about = {"path": str(path), "sha256": source, "bytes": len(data), "mtime_ns": status.st_mtime_ns if status else 0}
+    if earlier_tile := earlier.same_content(source):
+        record, tile = earlier_tile
         building.write(row, tile)
         return record | about, True
     image = open_source(path, data)
@@ -264,27 +264,29 @@ def _row(
     return about | facts | {"tile_sha256": hash_tile(tile)}, True
 
 
-def _part(
+def _tile_of_source(
     building: Building,
     earlier: Earlier,
     reader: TileSourceReader,
     row: int,
-    part: TileSource,
+    tile_source: TileSource,
     preparation: Preparation,
-    found: os.stat_result | None,
+    status: os.stat_result | None,
 ) -> Record:
     """Finish the row of a part of an image file."""
-    if found is None:
-        part.check()
-    source = reader.sha256(part)
+    if status is None:
+        tile_source.check()
+    source = reader.sha256(tile_source)
     about = (
-        {"path": str(part), "sha256": source, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns} if found else {}
+        {"path": str(tile_source), "sha256": source, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+        if status
+        else {}
     )
-    if known := earlier.same_content(source):
-        record, tile = known
+    if earlier_tile := earlier.same_content(source):
+        record, tile = earlier_tile
         building.write(row, tile)
         return record | about
-    tile = reader.tile(part, preparation)
+    tile = reader.tile(tile_source, preparation)
     building.write(row, tile)
     facts = {"width": preparation.size, "height": preparation.size, "mode": "RGB", "format": "slide"}
     return about | facts | {"tile_sha256": hash_tile(tile)}
@@ -298,7 +300,7 @@ def _discard_builds(folder: Path, keep: Building | None = None) -> None:
             path.unlink(missing_ok=True)
 
 
-def _told(problems: dict[int, str], paths: Sequence[ImageSource]) -> str:
+def _message(problems: dict[int, str], paths: Sequence[ImageSource]) -> str:
     """All problems of the list as one message, in the order of the rows; of the parts of a file the first."""
     lines: list[str] = []
     first: dict[Path, int] = {}

@@ -48,24 +48,24 @@ def settle_sequences(study: Study, cohort: Cohort) -> Cohort:
     images = images.assign(sequence=images[volumes.column].astype(str).str.strip())
     images = _as_listed(volumes, images, problems)
     notes = [note.replace("Every image is", "Every scan is") for note in cohort.notes]
-    known = images["sequence"].isin(volumes.sequences)
-    if not known.any():
-        found = sorted(set(images["sequence"]))
+    listed = images["sequence"].isin(volumes.sequences)
+    if not listed.any():
+        names = sorted(set(images["sequence"]))
         raise CohortError(
             f"{study.cohort}: no row shows one of the sequences {', '.join(volumes.sequences)}; {volumes.column} has "
-            f"{names_text(found)}.{nearest(volumes.sequences[0], found)}"
+            f"{names_text(names)}.{nearest(volumes.sequences[0], names)}"
         )
-    left_out = images[~known]
+    left_out = images[~listed]
     if len(left_out):
         others = names_text([name or "empty cells" for name in sorted(set(left_out["sequence"]))])
         what = "row shows another sequence" if len(left_out) == 1 else "rows show other sequences"
         are = "is" if len(left_out) == 1 else "are"
         notes.append(f"{len(left_out):,} {what} ({others}) and {are} left out.")
-        images = images[known]
+        images = images[listed]
     notes += check_rows(study, images, problems)
-    images, told = _with_missing(volumes, images, left_out, problems)
+    images, missing_notes = _with_missing(volumes, images, left_out, problems)
     check_regions(study, images, problems)
-    notes += [*told, *check_lesions(study, images, problems)]
+    notes += [*missing_notes, *check_lesions(study, images, problems)]
     if not problems and images["case"].nunique() < cohort.images["case"].nunique():
         check_left(study, images, problems)
     if problems:
@@ -147,21 +147,21 @@ def _with_missing(
     there = images.groupby("case", sort=False)["sequence"].agg(set)
     wanted = set(volumes.sequences)
     bare = dict.fromkeys(name for name in left_out["case"].astype(str) if name not in there)
-    lacking = {str(case): sorted(wanted - found) for case, found in there.items() if wanted - found}
+    lacking = {str(case): sorted(wanted - present) for case, present in there.items() if wanted - present}
     lacking |= {case: sorted(wanted) for case in bare}
     if not lacking:
         return images, []
     nowhere = sorted(wanted - set().union(*there)) if len(there) else []
     if nowhere:
-        known = sorted({str(name) for name in images["sequence"]})
+        present_names = sorted({str(name) for name in images["sequence"]})
         problems.append(
-            f"volumes.sequences: no row shows {names_text(nowhere, 3)}; the table has {', '.join(known)}. Leave out "
-            "what was never taken, or correct its name."
+            f"volumes.sequences: no row shows {names_text(nowhere, 3)}; the table has {', '.join(present_names)}. "
+            "Leave out what was never taken, or correct its name."
         )
         return images, []
     others = left_out[left_out["case"].astype(str).isin(lacking)]
     names = others["sequence"].replace("", "an empty cell")
-    shown = names.groupby(others["case"].astype(str)).agg(lambda found: ", ".join(dict.fromkeys(found)))
+    shown = names.groupby(others["case"].astype(str)).agg(lambda present: ", ".join(dict.fromkeys(present)))
     named = names_text(
         [
             f"{case} ({', '.join(missing)}{f'; it has {shown[case]}' if case in shown else ''})"
@@ -184,10 +184,10 @@ def _with_missing(
             problems.append(f"Every case lacks a sequence: {named}. Add the scans, or list fewer in volumes.sequences.")
             return images, []
         return kept, [f"{count} and {'is' if len(lacking) == 1 else 'are'} left out: {named}."]
-    told = [f"{count}, for which a learned stand-in is put: {named}."]
+    notes = [f"{count}, for which a learned stand-in is put: {named}."]
     if bare:
-        told.append(f"Left out for want of any sequence: {names_text(list(bare), SHOWN)}.")
-    return images, told
+        notes.append(f"Left out for want of any sequence: {names_text(list(bare), SHOWN)}.")
+    return images, notes
 
 
 def _sources(study: Study, volumes: Volumes, case: str, rows: pd.DataFrame) -> CaseSources:

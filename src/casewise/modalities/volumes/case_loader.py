@@ -39,44 +39,44 @@ def gather(case: CaseSources, *, voxels: bool = True) -> Gathered:
     from casewise.modalities.volumes.reading import check_same_subject, read_scan
     from casewise.modalities.volumes.slice_images import stacked
 
-    found = Gathered()
+    loaded = Gathered()
 
     def read(make: Callable[[], Scan]) -> Scan | None:
         try:
             scan = make()
         except CasewiseError as error:
-            if str(error) not in found.problems:
-                found.problems.append(str(error))
+            if str(error) not in loaded.problems:
+                loaded.problems.append(str(error))
             return None
-        found.notes += [f"{scan.path}: {note}" for note in scan.notes]
+        loaded.notes += [f"{scan.path}: {note}" for note in scan.notes]
         modality = str(scan.facts.get("modality") or "MR")
         if modality != "MR":
-            found.notes.append(
+            loaded.notes.append(
                 f"{scan.path}: its modality is {modality}; its intensities are corrected and scaled as those of MR"
             )
         return scan
 
     for sequence, paths in zip(case.sequences, case.paths, strict=True):
         if not paths:
-            found.scans.append(None)
+            loaded.scans.append(None)
         elif case.spacing is not None:
             spacing = case.spacing
-            found.scans.append(read(lambda p=paths, s=spacing: stacked(p, s, voxels=voxels)))  # type: ignore[misc]
+            loaded.scans.append(read(lambda p=paths, s=spacing: stacked(p, s, voxels=voxels)))  # type: ignore[misc]
         else:
-            found.scans.append(
+            loaded.scans.append(
                 read(lambda p=paths[0], s=sequence: read_scan(p, sequence=s, voxels=voxels))  # type: ignore[misc]
             )
     if case.mask:
         mask = case.mask
-        found.mask = read(lambda: read_scan(mask, voxels=voxels))
+        loaded.mask = read(lambda: read_scan(mask, voxels=voxels))
     if case.spacing is None:
-        known = zip(case.sequences, found.scans, strict=True)
+        named_scans = zip(case.sequences, loaded.scans, strict=True)
         try:
-            told = check_same_subject({name: scan for name, scan in known if scan is not None})
-            found.notes += [f"{case.case}: {note}" for note in told]
+            subject_notes = check_same_subject({name: scan for name, scan in named_scans if scan is not None})
+            loaded.notes += [f"{case.case}: {note}" for note in subject_notes]
         except ImageError as error:
-            found.problems.append(str(error))
-    return found
+            loaded.problems.append(str(error))
+    return loaded
 
 
 def scans_of(case: CaseSources) -> list[Scan | None]:
@@ -85,10 +85,10 @@ def scans_of(case: CaseSources) -> list[Scan | None]:
     Raises:
         ImageError: one cannot be read, or they are of different people.
     """
-    found = gather(case)
-    if found.problems:
-        raise ImageError("\n  ".join(f"{case.case}: {problem}" for problem in found.problems))
-    return found.scans
+    loaded = gather(case)
+    if loaded.problems:
+        raise ImageError("\n  ".join(f"{case.case}: {problem}" for problem in loaded.problems))
+    return loaded.scans
 
 
 def not_prepared(problems: Mapping[str, Sequence[str]], count: int, more: str = "") -> ImageError:
@@ -98,7 +98,7 @@ def not_prepared(problems: Mapping[str, Sequence[str]], count: int, more: str = 
     1 of 8 cases cannot be prepared.
       P1/1: a.nii: the file is empty.
     """
-    lines = [f"  {case}: {problem}" for case, found in problems.items() for problem in found]
+    lines = [f"  {case}: {problem}" for case, texts in problems.items() for problem in texts]
     if len(lines) > SHOWN:
         lines[SHOWN:] = [f"  … and {len(lines) - SHOWN:,} more like these."]
     return ImageError("\n".join([f"{len(problems):,} of {count:,} cases cannot be prepared.{more}", *lines]))
@@ -122,18 +122,18 @@ def _first(case: CaseSources, number: int) -> str:
 
 def empty_in(case: CaseSources, scans: list[Scan | None], prepared: Prepared) -> list[str]:
     """What to say of scans that are there and show nothing: a network would learn from, or judge, an empty picture."""
-    told = []
+    problems = []
     for number, (name, scan) in enumerate(zip(case.sequences, scans, strict=True)):
         if scan is None or prepared.slices[:, number].any():
             continue
         flat = bool(np.isnan(prepared.landmarks[number]).all())
         where = _named(scan.path, len(case.paths[number]))
         what = "all its voxels are equal" if flat else "all its voxels in the region of interest are dark"
-        told.append(
+        problems.append(
             f"{where}: it shows nothing ({what}). Copy {name} again from its source, or delete its row: `volumes: "
             "{missing: …}` says what becomes of cases that lack a sequence."
         )
-    return told
+    return problems
 
 
 def _named(path: Path, count: int) -> str:

@@ -54,7 +54,10 @@ def check_rows(study: Study, images: pd.DataFrame, problems: list[str]) -> list[
     broken = set(images.loc[unknown, "case"])
     odd = []
     for case, rows in images[~images["case"].isin(broken)].groupby("case", sort=False):
-        each = {name: tuple(sorted(numbers[part.index])) for name, part in rows.groupby("sequence", sort=False)}
+        each = {
+            name: tuple(sorted(numbers[sequence_rows.index]))
+            for name, sequence_rows in rows.groupby("sequence", sort=False)
+        }
         for name, places in each.items():
             if len(set(places)) < len(places):
                 problems.append(
@@ -93,10 +96,10 @@ def check_regions(study: Study, images: pd.DataFrame, problems: list[str]) -> No
         for case, rows in images.groupby("case", sort=False):
             named = masks_in(rows, volumes.mask)
             if len(named) != 1:
-                found = f"{len(named)} masks ({names_text(named, 3)})" if named else "none"
+                masks_text = f"{len(named)} masks ({names_text(named, 3)})" if named else "none"
                 problems.append(
-                    f"case {case}: volumes.roi is mask, and column {volumes.mask!r} names {found}. Name one mask file "
-                    "a case, or write another `roi`."
+                    f"case {case}: volumes.roi is mask, and column {volumes.mask!r} names {masks_text}. Name one "
+                    "mask file a case, or write another `roi`."
                 )
         _check_files(study, images, volumes.mask, problems)
     if volumes.roi == "box":
@@ -169,18 +172,18 @@ def box_in(rows: pd.DataFrame, case: str) -> Box:
         CohortError: its rows say several, or none that is a box.
     """
     cells = [[text_of(rows[name].iloc[n]) for name in BOX] for n in range(len(rows))]
-    said = list(dict.fromkeys(tuple(row) for row in cells if any(row)))
-    if len(said) > 1:
-        told = " and ".join(" ".join(text or "–" for text in one) for one in said[:2])
+    boxes = list(dict.fromkeys(tuple(row) for row in cells if any(row)))
+    if len(boxes) > 1:
+        texts = " and ".join(" ".join(text or "–" for text in corners) for corners in boxes[:2])
         raise CohortError(
-            f"case {case}: its rows say different boxes ({told}). A case has one; leave the others empty."
+            f"case {case}: its rows say different boxes ({texts}). A case has one; leave the others empty."
         )
-    if not said:
+    if not boxes:
         raise CohortError(f"case {case}: volumes.roi is box, and its box is empty. Fill in {', '.join(BOX)}.")
-    values = [number(text) for text in said[0]]
+    values = [number(text) for text in boxes[0]]
     if not np.isfinite(values).all():
         raise CohortError(
-            f"case {case}: its box is {', '.join(text or '–' for text in said[0])}; six numbers are needed."
+            f"case {case}: its box is {', '.join(text or '–' for text in boxes[0])}; six numbers are needed."
         )
     low, high = tuple(values[:3]), tuple(values[3:])
     try:

@@ -141,13 +141,13 @@ class SliceData:
 
     def views(self) -> tuple[Tensor, Tensor]:
         """Every case as windows (V, 2), case and first slice, and (V,) the row each belongs to."""
-        found, owner = [], []
+        views, owner = [], []
         for row, case in enumerate(self.cases):
             windows = self._windows(case)
             for start in windows if self.all_windows else [windows[(len(windows) - 1) // 2]]:
-                found.append([case, start])
+                views.append([case, start])
                 owner.append(row)
-        return torch.tensor(found), torch.tensor(owner)
+        return torch.tensor(views), torch.tensor(owner)
 
     def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
         """Unvaried panels (B, S, rows·H, columns·W) of windows (B, 2)."""
@@ -161,8 +161,8 @@ class SliceData:
         cases, starts = windows[:, 0], windows[:, 1]
         count, slots = self.slices.count[cases], self.settings.slots
         lead = ((slots - count).clamp(min=0) // 2).unsqueeze(1)
-        place = (starts.unsqueeze(1) + torch.arange(slots) - lead).clamp(min=0)
-        return torch.minimum(place, (count - 1).unsqueeze(1))
+        slices = (starts.unsqueeze(1) + torch.arange(slots) - lead).clamp(min=0)
+        return torch.minimum(slices, (count - 1).unsqueeze(1))
 
     def at_once(self, batch: int) -> int:
         """How many views are looked at in one go: four training batches."""
@@ -181,11 +181,11 @@ class SliceData:
         scans = (cases * channels).view(size, 1, 1) + torch.arange(channels).view(1, 1, -1)
         wide = self.slices.tables.shape[1]
         at = scans.view(size, 1, channels, 1, 1) * wide + stored.long()
-        found = self.slices.tables.view(-1)[at]
+        values = self.slices.tables.view(-1)[at]
         absent = ~self.slices.present[cases]
         if absent.any():
-            found = found.masked_fill(absent.view(size, 1, channels, 1, 1), torch.nan)
-        return found
+            values = values.masked_fill(absent.view(size, 1, channels, 1, 1), torch.nan)
+        return values
 
 
 def turned(tiles: Tensor, drawn: Tensor, settings: Any) -> Tensor:

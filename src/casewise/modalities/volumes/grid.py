@@ -122,8 +122,8 @@ def covered(shape: tuple[int, ...], affine: np.ndarray, grid: Grid) -> np.ndarra
     along = [np.arange(n, dtype=np.float64) for n in grid.shape]
     for axis in range(3):
         x, y, z = (between[axis, n] * along[n] for n in range(3))
-        place = (x + between[axis, 3])[:, None, None] + y[:, None] + z
-        inside &= (place >= -0.5 - CLOSE) & (place <= shape[axis] - 0.5 + CLOSE)
+        position = (x + between[axis, 3])[:, None, None] + y[:, None] + z
+        inside &= (position >= -0.5 - CLOSE) & (position <= shape[axis] - 0.5 + CLOSE)
     return inside
 
 

@@ -38,52 +38,52 @@ def check_headers(study: Study, cohort: Cohort, show: Show) -> None:
     with show.bar("scans") as bar:
         for number, case in enumerate(cases):
             bar(number, len(cases))
-            found = gather(case, voxels=False)
-            given = [scan for scan in found.scans if scan is not None]
-            if given and not found.problems:
-                _compare(study, case, found, given)
-            _look_at_lesions(study, lesions.get(case.case, []), given[0] if given else None, found)
-            if found.problems:
-                problems[case.case] = list(dict.fromkeys(found.problems))
+            loaded = gather(case, voxels=False)
+            given = [scan for scan in loaded.scans if scan is not None]
+            if given and not loaded.problems:
+                _compare(study, case, loaded, given)
+            _look_at_lesions(study, lesions.get(case.case, []), given[0] if given else None, loaded)
+            if loaded.problems:
+                problems[case.case] = list(dict.fromkeys(loaded.problems))
             elif given:
                 count = to_ras(given[0]).shape[2]
                 slices += count
                 short += count < study.panels.slots
-            notes += dict.fromkeys(found.notes)
+            notes += dict.fromkeys(loaded.notes)
     if problems:
         raise not_prepared(problems, len(cases))
     show.line("scans", f"headers of {len(cases):,} cases are in order, {slices:,} slices; voxels are read by a run")
     if short:
-        told = f"{short:,} of {len(cases):,} cases have fewer than {study.panels.slots} slices"
-        notes.insert(0, f"{told}; their first and last slices will be repeated around them.")
+        text = f"{short:,} of {len(cases):,} cases have fewer than {study.panels.slots} slices"
+        notes.insert(0, f"{text}; their first and last slices will be repeated around them.")
     for note in summed(notes, (study.root or study.cohort.parent).absolute()):
         show.line("", note)
 
 
-def _compare(study: Study, case: CaseSources, found: Gathered, given: list[Scan]) -> None:
+def _compare(study: Study, case: CaseSources, loaded: Gathered, given: list[Scan]) -> None:
     """Whether the scans of a case show a common part, and whether its region lies in them."""
     assert study.volumes is not None
     reference = given[0]
-    for scan in [*given[1:], *([found.mask] if found.mask else [])]:
-        _overlap(scan, reference, found)
+    for scan in [*given[1:], *([loaded.mask] if loaded.mask else [])]:
+        _overlap(scan, reference, loaded)
     if case.box:
         grid = plane_grid(to_ras(reference), study.volumes.in_plane_size)
         try:
-            told = region_of_box(case.box, reference, grid, study.volumes.margin).notes
-            found.notes += [f"{reference.path}: {note}" for note in told]
+            box_notes = region_of_box(case.box, reference, grid, study.volumes.margin).notes
+            loaded.notes += [f"{reference.path}: {note}" for note in box_notes]
         except CasewiseError as error:
-            found.problems.append(str(error))
+            loaded.problems.append(str(error))
 
 
-def _overlap(scan: Scan, reference: Scan, found: Gathered) -> None:
+def _overlap(scan: Scan, reference: Scan, loaded: Gathered) -> None:
     share = float(covered(scan.shape, scan.affine, Grid(reference.shape, reference.affine)).mean())
     try:
-        found.notes += check_shown(share, scan, reference)
+        loaded.notes += check_shown(share, scan, reference)
     except CasewiseError as error:
-        found.problems.append(str(error))
+        loaded.problems.append(str(error))
 
 
-def _look_at_lesions(study: Study, paths: list[Path], reference: Scan | None, found: Gathered) -> None:
+def _look_at_lesions(study: Study, paths: list[Path], reference: Scan | None, loaded: Gathered) -> None:
     """Whether the masks of lesions can be read, and lie where the case's scans do."""
     from casewise.modalities.store.readers import image_facts
     from casewise.modalities.volumes.reading import read_scan
@@ -94,14 +94,14 @@ def _look_at_lesions(study: Study, paths: list[Path], reference: Scan | None, fo
             if study.volumes.slice_index:
                 facts = image_facts(path)
                 if reference is not None and (facts["width"], facts["height"]) != reference.shape[:2]:
-                    found.problems.append(
+                    loaded.problems.append(
                         f"{path}: this mask is {facts['width']}×{facts['height']} pixels, its slice "
                         f"{reference.shape[0]}×{reference.shape[1]}. A mask has the size of its slice."
                     )
             else:
                 mask = read_scan(path, voxels=False)
-                found.notes += [f"{path}: {note}" for note in mask.notes]
+                loaded.notes += [f"{path}: {note}" for note in mask.notes]
                 if reference is not None:
-                    _overlap(mask, reference, found)
+                    _overlap(mask, reference, loaded)
         except CasewiseError as error:
-            found.problems.append(str(error))
+            loaded.problems.append(str(error))

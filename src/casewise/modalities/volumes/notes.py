@@ -25,11 +25,11 @@ def summed(notes: Sequence[str], folder: Path) -> list[str]:
     for note in notes:
         text = note.replace(f"{folder}/", "")
         kinds.setdefault(VARYING.sub("#", text), []).append(text)
-    told = [
+    lines = [
         texts[0] + (f" (and {len(texts) - 1:,} more like this)" if len(texts) > 1 else "") for texts in kinds.values()
     ]
-    if len(told) > SHOWN:
-        told[SHOWN:] = [
-            f"There are {len(told) - SHOWN:,} further kinds of notes on scans; they are kept with the slices."
+    if len(lines) > SHOWN:
+        lines[SHOWN:] = [
+            f"There are {len(lines) - SHOWN:,} further kinds of notes on scans; they are kept with the slices."
         ]
-    return told
+    return lines

@@ -70,8 +70,8 @@ def slices_and_pictures(study: Study, cohort: Cohort, folder: Path, show: Show) 
     with show.bar("scans") as bar:
         slices = prepare_slices(cases, steps_of(study), folder, progress=lambda done, total: bar(done, total))
     size = study.images.size
-    told = f"{len(cases):,} cases, {len(slices.slices):,} slices of {size} px, {time.monotonic() - begun:.1f} s"
-    show.line("scans", told)
+    text = f"{len(cases):,} cases, {len(slices.slices):,} slices of {size} px, {time.monotonic() - begun:.1f} s"
+    show.line("scans", text)
     if study.volumes and study.volumes.roi == "none":
         show.line("", "No region of interest is stated: networks see the whole plane.")
     for note in _notes(study, slices):
@@ -84,12 +84,12 @@ def slices_and_pictures(study: Study, cohort: Cohort, folder: Path, show: Show) 
 
 def _notes(study: Study, slices: SliceStore) -> list[str]:
     """What is odd of the cases: too few slices, and what reading and preparing them told, each kind once."""
-    told = summed([note for notes in slices.notes for note in notes], (study.root or study.cohort.parent).absolute())
+    notes = summed([note for notes in slices.notes for note in notes], (study.root or study.cohort.parent).absolute())
     short = int((slices.count < study.panels.slots).sum())
     if short:
-        told.insert(
+        notes.insert(
             0,
             f"{short:,} of {len(slices.count):,} cases have fewer than {study.panels.slots} slices; their first and "
             "last slices are repeated around them.",
         )
-    return told
+    return notes

@@ -142,27 +142,27 @@ def prepare_case(
     clock = _Clock()
     reference = given[0]
     grid = plane_grid(to_ras(reference), steps.in_plane_size)
-    found = _region(reference, grid, steps, mask, box)
-    affine = regions.slice_affine(found, grid, steps.size)
-    shape = (found.end - found.first, len(scans), steps.size, steps.size)
+    region = _region(reference, grid, steps, mask, box)
+    affine = regions.slice_affine(region, grid, steps.size)
+    shape = (region.end - region.first, len(scans), steps.size, steps.size)
     slices = np.zeros(shape, dtype=np.uint16)
     ranges = np.full((len(scans), 2), np.nan, dtype=np.float32)
     landmarks = np.full((len(scans), len(steps.landmarks)), np.nan, dtype=np.float32)
-    notes = [*(f"{reference.path}: {note}" for note in found.notes), *_thick(reference)]
+    notes = [*(f"{reference.path}: {note}" for note in region.notes), *_thick(reference)]
     shares: list[float | None] = []
     field = covered(reference.shape, reference.affine, grid)
     for n, scan in enumerate(scans):
         if scan is None:
             shares.append(None)
             continue
-        laid = _prepare_scan(scan, reference, grid, field, steps, clock)
-        shares.append(laid.share)
-        notes += laid.notes
-        ranges[n] = laid.range
-        if not laid.flat:
+        resampled_scan = _prepare_scan(scan, reference, grid, field, steps, clock)
+        shares.append(resampled_scan.share)
+        notes += resampled_scan.notes
+        ranges[n] = resampled_scan.range
+        if not resampled_scan.flat:
             with clock("slices"):
-                landmarks[n] = laid.landmarks
-                slices[:, n] = _cut(laid, grid, affine, shape)
+                landmarks[n] = resampled_scan.landmarks
+                slices[:, n] = _cut(resampled_scan, grid, affine, shape)
             if not slices[:, n].any():
                 notes.append(f"{scan.path}: shows nothing of the region of interest; all its pixels are stored as 0")
     spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
@@ -174,7 +174,7 @@ def prepare_case(
         "pixel_mm": float(spacing[0]),
         "slice_mm": float(spacing[2]),
         "roi": steps.roi,
-        "region": [found.x, found.y, found.side, found.first, found.end],
+        "region": [region.x, region.y, region.side, region.first, region.end],
         "seconds": {name: round(spent, 4) for name, spent in clock.spent.items()},
     }
     present = np.array([scan is not None for scan in scans])
@@ -230,10 +230,10 @@ def _prepare_scan(scan: Scan, reference: Scan, grid: Grid, field: np.ndarray, st
     return _Laid(values, shown, share, (low, float(high)), stored, notes)
 
 
-def _cut(laid: _Laid, grid: Grid, affine: np.ndarray, shape: tuple[int, int, int, int]) -> np.ndarray:
+def _cut(resampled_scan: _Laid, grid: Grid, affine: np.ndarray, shape: tuple[int, int, int, int]) -> np.ndarray:
     """The region's slices (N, H, W) `uint16`."""
-    low, high = laid.range
-    values = np.where(laid.shown, laid.values, np.float32(low))
+    low, high = resampled_scan.range
+    values = np.where(resampled_scan.shown, resampled_scan.values, np.float32(low))
     cut = resampled(values, grid.affine, Grid((shape[2], shape[3], shape[0]), affine), fill=low)
     scaled = ((cut - low) / (high - low)).clip(0, 1) * (LEVELS - 1)
     return np.asarray(np.moveaxis(np.rint(scaled).astype(np.uint16), 2, 0))

@@ -153,8 +153,8 @@ def inside_of(mask: Scan, scan: Scan) -> np.ndarray:
 
 def _check_inside(inside: float, what: str, doubt: str, scan: Scan) -> None:
     if inside < LEAST_INSIDE:
-        found = "does not touch" if inside <= 0 else f"lies to {1 - inside:.0%} outside"
-        raise ImageError(f"{what} {found} the volume of {scan.path}. {doubt}")
+        overlap = "does not touch" if inside <= 0 else f"lies to {1 - inside:.0%} outside"
+        raise ImageError(f"{what} {overlap} the volume of {scan.path}. {doubt}")
 
 
 def _notes(inside: float, what: str) -> tuple[str, ...]:
@@ -185,7 +185,7 @@ def slice_affine(region: Region, grid: Grid, size: int) -> np.ndarray:
     """
     step = region.side / size
     # The centre of the first row lies half a new pixel from the region's edge.
-    place = np.array(
+    translation = np.array(
         [
             [0, -step, 0, region.x + region.side - 0.5 - step / 2],
             [-step, 0, 0, region.y + region.side - 0.5 - step / 2],
@@ -193,7 +193,7 @@ def slice_affine(region: Region, grid: Grid, size: int) -> np.ndarray:
             [0, 0, 0, 1],
         ]
     )
-    return np.asarray(grid.affine @ place)
+    return np.asarray(grid.affine @ translation)
 
 
 def mask_on(mask: Scan, affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
@@ -210,6 +210,6 @@ def mask_on(mask: Scan, affine: np.ndarray, shape: tuple[int, int, int]) -> np.n
     inner = np.diag([*(1 / many), 1.0])
     inner[:3, 3] = (1 / many - 1) / 2
     fine = (rows * int(many[0]), columns * int(many[1]), count * int(many[2]))
-    laid = resampled(marked, mask.affine, Grid(fine, affine @ inner), nearest=True)
-    cut = laid.reshape(rows, many[0], columns, many[1], count, many[2])
+    resampled_mask = resampled(marked, mask.affine, Grid(fine, affine @ inner), nearest=True)
+    cut = resampled_mask.reshape(rows, many[0], columns, many[1], count, many[2])
     return np.ascontiguousarray(np.moveaxis(cut.max(axis=(1, 3, 5)), 2, 0)).astype(bool)

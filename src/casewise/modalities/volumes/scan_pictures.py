@@ -49,11 +49,11 @@ def _drawn(study: Study, cohort: Cohort, slices: SliceStore, folder: Path) -> li
 
     assert study.volumes is not None
     panels = study.panels
-    place = {case: number for number, case in enumerate(cohort.panels["case"])}
+    number_of = {case: number for number, case in enumerate(cohort.panels["case"])}
     files = []
     folder.mkdir(parents=True, exist_ok=True)
     for case, sequence in zip(cohort.images["case"], cohort.images["sequence"], strict=True):
-        number = place[case]
+        number = number_of[case]
         rows = int(slices.first[number]) + central(int(slices.count[number]), panels.slots)
         planes = np.asarray(slices.slices[rows, study.volumes.sequences.index(sequence)])
         picture = grid((planes >> 7).astype(np.uint8), rows=panels.rows, columns=panels.columns)

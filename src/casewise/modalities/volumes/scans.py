@@ -97,10 +97,10 @@ def checked_affine(affine: np.ndarray, path: Path) -> tuple[np.ndarray, list[str
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
         raise ImageError(f"{path}: its affine is not made of numbers, so nobody knows where its voxels lie. {remedy}")
     spacing = spacing_of(affine)
-    told = " x ".join(f"{side:.4g}" for side in spacing)
+    text = " x ".join(f"{side:.4g}" for side in spacing)
     if min(spacing) < FINEST_MM or max(spacing) > COARSEST_MM:
         raise ImageError(
-            f"{path}: its voxels would measure {told} mm; allowed is {FINEST_MM:g} to {COARSEST_MM:g} mm. {remedy}"
+            f"{path}: its voxels would measure {text} mm; allowed is {FINEST_MM:g} to {COARSEST_MM:g} mm. {remedy}"
         )
     directions = affine[:3, :3] / np.array(spacing)
     if abs(np.linalg.det(directions)) < FLAT:
@@ -110,8 +110,8 @@ def checked_affine(affine: np.ndarray, path: Path) -> tuple[np.ndarray, list[str
         )
     worst = float(np.abs(directions.T @ directions - np.eye(3)).max())
     angle = np.degrees(np.arccos(min(worst, 1.0)))
-    told = f"its axes are not at right angles ({angle:.1f}° instead of 90°), as of a tilted gantry"
-    return affine, [told] if worst > OBLIQUE else []
+    text = f"its axes are not at right angles ({angle:.1f}° instead of 90°), as of a tilted gantry"
+    return affine, [text] if worst > OBLIQUE else []
 
 
 def unread(shape: tuple[int, int, int]) -> np.ndarray:
@@ -134,12 +134,12 @@ def checked_values(values: np.ndarray, path: Path) -> tuple[dict[str, str | floa
         # Only now counted: a mask of all voxels costs memory, and nearly no scan needs it.
         nans = int(np.isnan(values).sum())
         infinite = int(values.size - np.isfinite(values).sum()) - nans
-        found = " and ".join(
+        values_text = " and ".join(
             f"{count:,} are {name}" for count, name in ((nans, "NaN"), (infinite, "infinite")) if count
         )
         raise ImageError(
-            f"{path}: of {values.size:,} voxels {found}. Give them the value of the background (often 0) and save the "
-            "scan again, or convert it again from its source."
+            f"{path}: of {values.size:,} voxels {values_text}. Give them the value of the background (often 0) and save "
+            "the scan again, or convert it again from its source."
         )
     if low == high:
         return {"constant": low}, [f"all its voxels are {low:g}: it shows nothing"]
@@ -157,23 +157,23 @@ def check_same_subject(scans: Mapping[str, Scan]) -> list[str]:
         ImageError: two scans name different patients, are of different examinations without all naming their patient,
             or two sequences are one and the same series.
     """
-    seen: dict[str | float, str] = {}
+    sequence_of: dict[str | float, str] = {}
     for name, scan in scans.items():
         source = scan.facts.get("series_uid") or str(scan.path)
-        if source in seen:
+        if source in sequence_of:
             raise ImageError(
-                f"{scan.path}: {seen[source]} and {name} of one case are the same series. Mend the paths in the table, "
-                "or name the sequences as the scanner does."
+                f"{scan.path}: {sequence_of[source]} and {name} of one case are the same series. Correct the paths in the "
+                "table, or name the sequences as the scanner does."
             )
-        seen[source] = name
+        sequence_of[source] = name
     ids = {name: _id(scan) for name, scan in scans.items() if _id(scan)}
     if len({identity.casefold() for identity in ids.values()}) > 1:
-        told = "; ".join(f"{name} is of patient {ids[name]!r} ({scans[name].path})" for name in ids)
+        text = "; ".join(f"{name} is of patient {ids[name]!r} ({scans[name].path})" for name in ids)
         raise ImageError(
-            f"The scans of one case are of different patients: {told}. Mend the paths in the table; if it is one "
+            f"The scans of one case are of different patients: {text}. Mend the paths in the table; if it is one "
             "person under two ids, give the files one id."
         )
-    notes = _other_examinations(scans, known=len(ids) == len(scans))
+    notes = _other_examinations(scans, same_subject=len(ids) == len(scans))
     frames = {name: str(scan.facts.get("frame_of_reference", "")) for name, scan in scans.items()}
     named = {name: frame for name, frame in frames.items() if frame}
     if len(set(named.values())) > 1:
@@ -185,20 +185,20 @@ def check_same_subject(scans: Mapping[str, Scan]) -> list[str]:
     return notes
 
 
-def _other_examinations(scans: Mapping[str, Scan], *, known: bool) -> list[str]:
-    """A note on scans of several examinations of one patient; `known`: all of them name that patient."""
+def _other_examinations(scans: Mapping[str, Scan], *, same_subject: bool) -> list[str]:
+    """A note on scans of several examinations of one patient; `same_subject`: all of them name that patient."""
     studies = {name: str(scan.facts.get("study_uid", "")) for name, scan in scans.items()}
     named = {name: study for name, study in studies.items() if study}
     if len(set(named.values())) < 2:
         return []
-    told = f"{' and '.join(named)} are of different examinations (their StudyInstanceUIDs differ)"
-    if not known:
+    text = f"{' and '.join(named)} are of different examinations (their StudyInstanceUIDs differ)"
+    if not same_subject:
         files = ", ".join(str(scans[name].path) for name in named)
         raise ImageError(
-            f"{told}, and not every file names its patient, so that nothing says they show one person: {files}. Mend "
+            f"{text}, and not every file names its patient, so that nothing says they show one person: {files}. Mend "
             "the paths in the table; if it is one person at one visit, give the files one PatientID."
         )
-    return [f"{told}: are they of one visit?"]
+    return [f"{text}: are they of one visit?"]
 
 
 def _id(scan: Scan) -> str:

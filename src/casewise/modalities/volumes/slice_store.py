@@ -93,23 +93,23 @@ def prepare_slices(
     """
     from joblib import Parallel, cpu_count, delayed
 
-    place = Path(folder) / "cases"
+    case_folder = Path(folder) / "cases"
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        case_folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: slices cannot be kept here: {error.strerror or error}.") from error
     names = [_name(case, steps) for case in cases]
-    missing = [number for number, name in enumerate(names) if not name or not (place / name).is_file()]
+    missing = [number for number, name in enumerate(names) if not name or not (case_folder / name).is_file()]
     done = len(cases) - len(missing)
     if progress:
         progress(done, len(cases))
     problems: dict[int, list[str]] = {}
     if missing:
         workers = min(processes or cpu_count(), len(missing))
-        made = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)(
-            delayed(_made)(number, cases[number], steps, place) for number in missing
+        results = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)(
+            delayed(_prepare_file)(number, cases[number], steps, case_folder) for number in missing
         )
-        for number, name, problem in made:
+        for number, name, problem in results:
             names[number] = name
             if problem:
                 problems[number] = problem
@@ -120,7 +120,7 @@ def prepare_slices(
         kept = "" if len(problems) == len(cases) else " The others are kept for the next run."
         named = {cases[number].case: problems[number] for number in sorted(problems)}
         raise not_prepared(named, len(cases), kept)
-    return _joined(folder, [place / name for name in names])
+    return _joined(folder, [case_folder / name for name in names])
 
 
 def open_slices(folder: Path, address: str | None = None) -> SliceStore:
@@ -130,18 +130,18 @@ def open_slices(folder: Path, address: str | None = None) -> SliceStore:
         RunError: there are none, they are damaged, or others than `address` names.
     """
     try:
-        told = json.loads((Path(folder) / MARKER).read_text())
-        slices = np.load(Path(folder) / told["slices"], mmap_mode="r", allow_pickle=False)
-        with np.load(Path(folder) / told["index"], allow_pickle=False) as index:
+        marker = json.loads((Path(folder) / MARKER).read_text())
+        slices = np.load(Path(folder) / marker["slices"], mmap_mode="r", allow_pickle=False)
+        with np.load(Path(folder) / marker["index"], allow_pickle=False) as index:
             arrays = {name: index[name] for name in ("first", "count", "present", "landmarks", "affines")}
     except (OSError, ValueError, LookupError) as error:
         raise RunError(f"{folder}: there are no finished slices here ({error}). Prepare the volumes first.") from error
-    if address and told["address"] != address:
+    if address and marker["address"] != address:
         raise RunError(f"The slices in {folder} were made anew while this run was under way. Run again.")
     if slices.dtype != np.uint16 or len(slices) != int(arrays["count"].sum()):
         raise RunError(f"{folder}: the slices are damaged. Delete {Path(folder) / MARKER} and run again.")
     return SliceStore(
-        slices, **arrays, facts=told["facts"], notes=told["notes"], address=told["address"], folder=Path(folder)
+        slices, **arrays, facts=marker["facts"], notes=marker["notes"], address=marker["address"], folder=Path(folder)
     )
 
 
@@ -156,25 +156,25 @@ def _name(case: CaseSources, steps: Steps) -> str:
             digest.update(b"|")
             for path in paths:
                 for file in files_of(path) if case.spacing is None or path == case.mask else [path]:
-                    found = os.stat(file)
-                    digest.update(f"{file} {found.st_size} {found.st_mtime_ns}\n".encode())
+                    status = os.stat(file)
+                    digest.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
     except (OSError, CasewiseError):
         return ""
     return f"{digest.hexdigest()[:32]}.npz"
 
 
-def _made(number: int, case: CaseSources, steps: Steps, place: Path) -> tuple[int, str, list[str]]:
+def _prepare_file(number: int, case: CaseSources, steps: Steps, folder: Path) -> tuple[int, str, list[str]]:
     """Prepare a case and write its file; what is wrong with it is told and not raised."""
-    found = gather(case)
-    if found.problems:
-        return number, "", found.problems
+    loaded = gather(case)
+    if loaded.problems:
+        return number, "", loaded.problems
     try:
-        prepared = prepare_case(found.scans, steps, mask=found.mask, box=case.box)
-        if problems := [*empty_in(case, found.scans, prepared), *doubled_in(case, prepared)]:
+        prepared = prepare_case(loaded.scans, steps, mask=loaded.mask, box=case.box)
+        if problems := [*empty_in(case, loaded.scans, prepared), *doubled_in(case, prepared)]:
             return number, "", problems
-        notes = dict.fromkeys([*found.notes, *prepared.notes])
+        notes = dict.fromkeys([*loaded.notes, *prepared.notes])
         name = _name(case, steps)
-        write_atomic(place / name, _packed(replace(prepared, notes=tuple(notes))))
+        write_atomic(folder / name, _packed(replace(prepared, notes=tuple(notes))))
         return number, name, []
     except CasewiseError as error:
         return number, "", [str(error)]
@@ -199,7 +199,7 @@ def _case_file(file: Path) -> Iterator[Any]:
 
 def _packed(prepared: Prepared) -> bytes:
     packed = io.BytesIO()
-    told = json.dumps({"facts": prepared.facts, "notes": list(prepared.notes)})
+    text = json.dumps({"facts": prepared.facts, "notes": list(prepared.notes)})
     np.savez(
         packed,
         slices=prepared.slices,
@@ -207,7 +207,7 @@ def _packed(prepared: Prepared) -> bytes:
         affine=prepared.affine,
         ranges=prepared.ranges,
         landmarks=prepared.landmarks,
-        told=np.frombuffer(told.encode(), dtype=np.uint8),
+        told=np.frombuffer(text.encode(), dtype=np.uint8),
     )
     return packed.getvalue()
 
@@ -228,18 +228,18 @@ def _joined(folder: Path, files: Sequence[Path]) -> SliceStore:
             marker.unlink(missing_ok=True)
     content = hashlib.sha256()
     parts = []
-    told: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for file in files:
-        with _case_file(file) as part:
-            parts.append({name: part[name] for name in ("present", "landmarks", "affine")})
+        with _case_file(file) as arrays:
+            parts.append({name: arrays[name] for name in ("present", "landmarks", "affine")})
             for name in ("slices", "present", "landmarks"):
-                content.update(f"{name} {part[name].shape} {part[name].dtype}".encode())
-                content.update(np.ascontiguousarray(part[name]).tobytes())
-            parts[-1]["shape"] = np.array(part["slices"].shape)
-            told.append(json.loads(part["told"].tobytes()))
+                content.update(f"{name} {arrays[name].shape} {arrays[name].dtype}".encode())
+                content.update(np.ascontiguousarray(arrays[name]).tobytes())
+            parts[-1]["shape"] = np.array(arrays["slices"].shape)
+            records.append(json.loads(arrays["told"].tobytes()))
     # Touched or moved sources give the same slices, and the networks that were made from them still count.
     address = content.hexdigest()
-    counts = np.array([part["shape"][0] for part in parts])
+    counts = np.array([arrays["shape"][0] for arrays in parts])
     shape = (int(counts.sum()), *(int(n) for n in parts[0]["shape"][1:]))
     target = Path(folder) / f"slices-{address[:16]}.npy"
     try:
@@ -247,8 +247,8 @@ def _joined(folder: Path, files: Sequence[Path]) -> SliceStore:
             array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint16, shape=shape)
             at = 0
             for file, count in zip(files, counts, strict=True):
-                with _case_file(file) as part:
-                    array[at : at + count] = part["slices"]
+                with _case_file(file) as arrays:
+                    array[at : at + count] = arrays["slices"]
                 at += count
             array.flush()
             del array
@@ -259,9 +259,9 @@ def _joined(folder: Path, files: Sequence[Path]) -> SliceStore:
         index,
         first=np.concatenate([[0], counts[:-1].cumsum()]).astype(np.int64),
         count=counts.astype(np.int64),
-        present=np.stack([part["present"] for part in parts]),
-        landmarks=np.stack([part["landmarks"] for part in parts]),
-        affines=np.stack([part["affine"] for part in parts]),
+        present=np.stack([arrays["present"] for arrays in parts]),
+        landmarks=np.stack([arrays["landmarks"] for arrays in parts]),
+        affines=np.stack([arrays["affine"] for arrays in parts]),
     )
     write_atomic(target.with_name(f"index-{address[:16]}.npz"), index.getvalue())
     write_json(
@@ -272,8 +272,8 @@ def _joined(folder: Path, files: Sequence[Path]) -> SliceStore:
             "slices": target.name,
             "index": f"index-{address[:16]}.npz",
             "sha256": checksum(target),
-            "facts": [entry["facts"] for entry in told],
-            "notes": [entry["notes"] for entry in told],
+            "facts": [entry["facts"] for entry in records],
+            "notes": [entry["notes"] for entry in records],
         },
     )
     for old in [*Path(folder).glob("slices-*.npy"), *Path(folder).glob("index-*.npz")]:

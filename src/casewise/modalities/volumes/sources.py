@@ -23,8 +23,8 @@ def checked_size(path: Path) -> int:
     Raises:
         ImageError: it is missing, empty, no file, or may not be read.
     """
-    told = "this is no file. Name a .nii or .nii.gz file, or a folder of DICOM files."
-    return size_of(path, folder=told, other=told)
+    remedy = "this is no file. Name a .nii or .nii.gz file, or a folder of DICOM files."
+    return size_of(path, folder=remedy, other=remedy)
 
 
 def head_of(path: Path) -> bytes:
@@ -72,17 +72,17 @@ def dicom_files(path: Path) -> tuple[list[Path], list[Path]]:
 
 def _files(folder: Path) -> list[Path]:
     """All files under a folder that are files; what begins with a dot is the system's."""
-    found: list[Path] = []
+    files: list[Path] = []
 
     def tell(error: OSError) -> None:
         raise ImageError(f"{error.filename}: the folder cannot be listed: {error.strerror}.") from error
 
-    for place, _, names in os.walk(folder, onerror=tell):
-        found += [
-            Path(place) / name for name in names if not name.startswith(".") and os.path.isfile(f"{place}/{name}")
+    for parent, _, names in os.walk(folder, onerror=tell):
+        files += [
+            Path(parent) / name for name in names if not name.startswith(".") and os.path.isfile(f"{parent}/{name}")
         ]
-        if len(found) > MOST_FILES:
+        if len(files) > MOST_FILES:
             raise ImageError(
                 f"{folder}: the folder holds more than {MOST_FILES:,} files. Name the folder of one scan of one visit."
             )
-    return found
+    return files
