@@ -138,8 +138,8 @@ def checked_values(values: np.ndarray, path: Path) -> tuple[dict[str, str | floa
             f"{count:,} are {name}" for count, name in ((nans, "NaN"), (infinite, "infinite")) if count
         )
         raise ImageError(
-            f"{path}: of {values.size:,} voxels {values_text}. Give them the value of the background (often 0) and save "
-            "the scan again, or convert it again from its source."
+            f"{path}: of {values.size:,} voxels {values_text}. Give them the value of the background (often 0) and "
+            "save the scan again, or convert it again from its source."
         )
     if low == high:
         return {"constant": low}, [f"all its voxels are {low:g}: it shows nothing"]
@@ -162,8 +162,8 @@ def check_same_subject(scans: Mapping[str, Scan]) -> list[str]:
         source = scan.facts.get("series_uid") or str(scan.path)
         if source in sequence_of:
             raise ImageError(
-                f"{scan.path}: {sequence_of[source]} and {name} of one case are the same series. Correct the paths in the "
-                "table, or name the sequences as the scanner does."
+                f"{scan.path}: {sequence_of[source]} and {name} of one case are the same series. Correct the paths in "
+                "the table, or name the sequences as the scanner does."
             )
         sequence_of[source] = name
     ids = {name: _id(scan) for name, scan in scans.items() if _id(scan)}
