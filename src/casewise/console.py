@@ -1,4 +1,4 @@
-"""What a person sees while waiting: one line a step, bars where a step takes longer, quiet when piped."""
+"""Progress on the terminal: one line for each step, and a bar where a step takes longer; plain lines when piped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Bar(Protocol):
 
 
 class Show(Protocol):
-    """Where a run tells how far it is."""
+    """Where a run reports its progress."""
 
     def line(self, step: str, text: str) -> None: ...
 
@@ -24,14 +24,14 @@ class Show(Protocol):
 
 
 class Silent:
-    """Tells nothing: for use from Python and in tests."""
+    """Shows nothing: for use from Python and in tests."""
 
     def line(self, step: str, text: str) -> None:
-        """Tell nothing."""
+        """Show nothing."""
 
     @contextmanager
     def bar(self, step: str) -> Iterator[Bar]:
-        """A bar that nobody sees."""
+        """A bar that is not shown."""
         yield lambda done, total, text="": None
 
 
@@ -67,13 +67,13 @@ class Terminal:
             )
 
     def _plain(self, step: str) -> Bar:
-        """Without a terminal: a line every half minute, so that a log shows that it lives."""
+        """Without a terminal: a line every half minute, so that a log shows progress."""
         last = time.monotonic()
 
-        def tell(done: float, total: float, text: str = "") -> None:
+        def update(done: float, total: float, text: str = "") -> None:
             nonlocal last
             if time.monotonic() - last > 30 and done < total:
                 last = time.monotonic()
                 self.line(step, text or f"{done:,.0f} of {total:,.0f}")
 
-        return tell
+        return update
