@@ -128,7 +128,7 @@ def draw_phantom(
 ) -> tuple[dict[str, Scan], dict[str, Scan]]:
     """Scans and masks of a phantom subject by sequence: they lie where their headers say, by construction."""
     from casewise.phantoms.pancreas import SEQUENCES, draw_volume
-    from casewise.phantoms.pancreas_files import write_volume
+    from casewise.phantoms.pancreas.records import write_volume
 
     scans, masks = {}, {}
     for name in SEQUENCES:

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from casewise.errors import CasewiseError
-from casewise.phantoms import records
-from casewise.phantoms.photograph import Photograph, draw
-from casewise.phantoms.poses import PHOTOGRAPHS
-from casewise.phantoms.psoriasis import MARK, draw_photograph, make_psoriasis
-from casewise.phantoms.severity import AREA_EDGES, Grades, Severity, course, weighted_score
-from casewise.phantoms.skin import threshold
-from casewise.phantoms.subjects import anatomy, subject
+from casewise.phantoms.psoriasis import draw_photograph, make_psoriasis, records
+from casewise.phantoms.psoriasis.cohort import MARK
+from casewise.phantoms.psoriasis.photograph import Photograph, draw
+from casewise.phantoms.psoriasis.poses import PHOTOGRAPHS
+from casewise.phantoms.psoriasis.severity import AREA_EDGES, Grades, Severity, course, weighted_score
+from casewise.phantoms.psoriasis.skin import threshold
+from casewise.phantoms.psoriasis.subjects import anatomy, subject
 from tests.phantom_files import contents, rows_of
 
 REGIONS = ("upper", "trunk", "lower")

@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 from casewise.cli.main import app
 from casewise.errors import CasewiseError
-from casewise.phantoms.chest import FINDINGS, TWIN_KINDS, Film, draw_film, finding_of, make_chest, plant_twins
-from casewise.phantoms.chest_anatomy import chest
-from casewise.phantoms.chest_files import COLUMNS, JPEG_QUALITY, encoded
+from casewise.phantoms.chest.anatomy import chest
+from casewise.phantoms.chest.cohort import FINDINGS, TWIN_KINDS, Film, draw_film, finding_of, make_chest, plant_twins
+from casewise.phantoms.chest.records import COLUMNS, JPEG_QUALITY, encoded
 from casewise.phantoms.psoriasis import make_psoriasis
-from casewise.phantoms.records import MARK
+from casewise.phantoms.psoriasis.records import MARK
 from tests.phantom_files import contents, rows_of
 
 SMALL = (96, 96)

@@ -16,13 +16,13 @@ from scipy import ndimage, stats
 from casewise.errors import CasewiseError, RunError
 from casewise.modalities.slides.reader import Slide
 from casewise.modalities.slides.tiles import TilePlan, plan_tiles
-from casewise.phantoms import slide_pyramid
 from casewise.phantoms.psoriasis import make_psoriasis
-from casewise.phantoms.records import MARK
-from casewise.phantoms.slide_files import COLUMNS
-from casewise.phantoms.slide_pyramid import write_pyramid
-from casewise.phantoms.slide_skin import STAGES, Section, skin
-from casewise.phantoms.slides import draw_region, finding_of, make_regions, make_slide_phantom
+from casewise.phantoms.psoriasis.records import MARK
+from casewise.phantoms.slides import pyramid
+from casewise.phantoms.slides.cohort import draw_region, finding_of, make_regions, make_slide_phantom
+from casewise.phantoms.slides.pyramid import write_pyramid
+from casewise.phantoms.slides.records import COLUMNS
+from casewise.phantoms.slides.skin import STAGES, Section, skin
 from tests.phantom_files import contents, rows_of
 
 SMALL = {"size": (640, 520), "mpp": 2.0}
@@ -262,7 +262,7 @@ def test_a_slide_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monke
 
     with pytest.raises(RunError, match="No space left"):
         write_pyramid(tmp_path / "a.tiff", (600, 600), fails, mpp=1.0)
-    monkeypatch.setattr(slide_pyramid, "LARGEST_FILE", 2000)
+    monkeypatch.setattr(pyramid, "LARGEST_FILE", 2000)
     with pytest.raises(CasewiseError, match="exceeds 4 GB"):
         write_pyramid(tmp_path / "a.tiff", (600, 600), grey, mpp=1.0)
     assert list(tmp_path.iterdir()) == []

@@ -26,8 +26,8 @@ from casewise.modalities.slides.tiles import read_tiles
 from casewise.modalities.store import store_builder as building
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import open_store
-from casewise.phantoms.slide_pyramid import write_pyramid
 from casewise.phantoms.slides import draw_region, make_slide_phantom
+from casewise.phantoms.slides.pyramid import write_pyramid
 from casewise.pipeline.audit import audit
 from casewise.pipeline.external import prepare_external
 from casewise.pipeline.prepare import prepare

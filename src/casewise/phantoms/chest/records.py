@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from casewise.files import write_atomic, write_json
 from casewise.phantoms.folders import claim
-from casewise.phantoms.records import MARK
+from casewise.phantoms.psoriasis.records import MARK
 
 KIND = "chest"
 JPEG_QUALITY = 92

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from casewise.errors import CasewiseError, nearest
 from casewise.files import write_json
-from casewise.phantoms.chest_files import write_rows
+from casewise.phantoms.chest.records import write_rows
 from casewise.phantoms.folders import check_classes, check_least, claim
-from casewise.phantoms.pancreas_lesions import GRADES, Lesion
-from casewise.phantoms.records import MARK, Labels
+from casewise.phantoms.pancreas.lesions import GRADES, Lesion
+from casewise.phantoms.psoriasis.records import MARK, Labels
 from casewise.phantoms.saving import save
 
 KIND = "pancreas"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from casewise.phantoms.pancreas_anatomy import Abdomen
-from casewise.phantoms.pancreas_lesions import Findings
-from casewise.phantoms.pancreas_shapes import Axes, Canvas, Floats, Point, smooth_noise
+from casewise.phantoms.pancreas.anatomy import Abdomen
+from casewise.phantoms.pancreas.lesions import Findings
+from casewise.phantoms.pancreas.shapes import Axes, Canvas, Floats, Point, smooth_noise
 from casewise.phantoms.streams import stream
 
 SEQUENCES = ("T1", "T2")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from casewise.phantoms.bodies import Build, Chain, Pose
+from casewise.phantoms.psoriasis.bodies import Build, Chain, Pose
 
 PHOTOGRAPHS = {"upper": 4, "trunk": 2, "lower": 2, "head": 1}
 

@@ -9,10 +9,10 @@ from typing import Any, Literal, get_args
 
 from casewise.errors import CasewiseError, nearest
 from casewise.files import write_json
-from casewise.phantoms.chest_files import write_rows
+from casewise.phantoms.chest.records import write_rows
 from casewise.phantoms.folders import check_classes, check_least, claim
-from casewise.phantoms.records import MARK, Labels
-from casewise.phantoms.slide_skin import STAGES
+from casewise.phantoms.psoriasis.records import MARK, Labels
+from casewise.phantoms.slides.skin import STAGES
 
 Stains = Literal["alike", "own"]
 Form = Literal["slides", "regions"]

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casewise.errors import CasewiseError, nearest
-from casewise.phantoms.chest_files import encoded
-from casewise.phantoms.records import Labels
+from casewise.phantoms.chest.records import encoded
+from casewise.phantoms.psoriasis.records import Labels
 from casewise.phantoms.saving import save
-from casewise.phantoms.slide_files import SkinSettings, Stains, check, claim_folder, write_cohort
-from casewise.phantoms.slide_pyramid import TILE, write_pyramid
-from casewise.phantoms.slide_skin import STAGES, Section, Skin, skin
+from casewise.phantoms.slides.pyramid import TILE, write_pyramid
+from casewise.phantoms.slides.records import SkinSettings, Stains, check, claim_folder, write_cohort
+from casewise.phantoms.slides.skin import STAGES, Section, Skin, skin
 from casewise.phantoms.streams import stream
 
 __all__ = ["STAGES", "Stains", "draw_region", "make_regions", "make_slide_phantom"]

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from casewise.errors import CasewiseError, nearest
-from casewise.phantoms.pancreas_anatomy import abdomen
-from casewise.phantoms.pancreas_files import PancreasSettings, check, claim_folder, write_cohort, write_volume
-from casewise.phantoms.pancreas_lesions import GRADES, Findings, Lesion, findings
-from casewise.phantoms.pancreas_scan import MACHINES, SEQUENCES, Scan, Volume, draw, scans
-from casewise.phantoms.records import Labels
+from casewise.phantoms.pancreas.anatomy import abdomen
+from casewise.phantoms.pancreas.lesions import GRADES, Findings, Lesion, findings
+from casewise.phantoms.pancreas.records import PancreasSettings, check, claim_folder, write_cohort, write_volume
+from casewise.phantoms.pancreas.scan import MACHINES, SEQUENCES, Scan, Volume, draw, scans
+from casewise.phantoms.psoriasis.records import Labels
 from casewise.phantoms.streams import stream
 
 __all__ = ["GRADES", "MACHINES", "SEQUENCES", "Volume", "draw_volume", "make_pancreas"]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from casewise.errors import CasewiseError, nearest
-from casewise.phantoms.chest_files import encoded, write_rows
+from casewise.phantoms.chest.records import encoded, write_rows
 from casewise.phantoms.folders import read_note
 from casewise.phantoms.saving import save
 from casewise.phantoms.streams import stream

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casewise.errors import CasewiseError, nearest
-from casewise.phantoms.chest_anatomy import Chest, chest
-from casewise.phantoms.chest_files import ChestSettings, claim_folder, encoded, write_cohort
-from casewise.phantoms.chest_film import MACHINES, Film, draw
-from casewise.phantoms.chest_signs import FINDINGS, sign
-from casewise.phantoms.chest_twins import TWIN_KINDS, plant_twins
+from casewise.phantoms.chest.anatomy import Chest, chest
+from casewise.phantoms.chest.film import MACHINES, Film, draw
+from casewise.phantoms.chest.records import ChestSettings, claim_folder, encoded, write_cohort
+from casewise.phantoms.chest.signs import FINDINGS, sign
+from casewise.phantoms.chest.twins import TWIN_KINDS, plant_twins
 from casewise.phantoms.folders import check_classes, check_least
-from casewise.phantoms.records import Labels
+from casewise.phantoms.psoriasis.records import Labels
 from casewise.phantoms.saving import save
 from casewise.phantoms.streams import stream
 

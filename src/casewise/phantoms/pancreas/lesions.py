@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from casewise.phantoms.pancreas_anatomy import Abdomen
-from casewise.phantoms.pancreas_shapes import Ellipsoid, Point, Tube
+from casewise.phantoms.pancreas.anatomy import Abdomen
+from casewise.phantoms.pancreas.shapes import Ellipsoid, Point, Tube
 from casewise.phantoms.streams import stream
 
 Lesion = Literal["cysts", "planted"]

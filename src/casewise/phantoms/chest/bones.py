@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from casewise.phantoms.chest_canvas import Points, smooth
+from casewise.phantoms.chest.canvas import Points, smooth
 
 SIDES = (-1, 1)  # the subject's right lies on the left of the picture
 

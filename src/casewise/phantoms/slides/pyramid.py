@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from casewise.errors import CasewiseError, RunError
-from casewise.phantoms.records import MARK
+from casewise.phantoms.psoriasis.records import MARK
 
 Paint = Callable[[int, int, int, int], NDArray[np.uint8]]
 

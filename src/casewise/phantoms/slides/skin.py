@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from casewise.phantoms.slide_shapes import Shapes, shapes
+from casewise.phantoms.slides.shapes import Shapes, shapes
 from casewise.phantoms.streams import stream
 
 # Optical density of one unit of haematoxylin and of eosin in red, green and blue, to look like a scanned slide.

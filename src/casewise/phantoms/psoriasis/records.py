@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from casewise.errors import CasewiseError
 from casewise.files import write_atomic, write_json
-from casewise.phantoms.poses import PHOTOGRAPHS
-from casewise.phantoms.severity import WEEKS_BETWEEN_VISITS, Grades, TrainingContext, weighted_score
+from casewise.phantoms.psoriasis.poses import PHOTOGRAPHS
+from casewise.phantoms.psoriasis.severity import WEEKS_BETWEEN_VISITS, Grades, TrainingContext, weighted_score
+from casewise.phantoms.psoriasis.subjects import Subject, subject
 from casewise.phantoms.streams import stream
-from casewise.phantoms.subjects import Subject, subject
 
 Labels = Literal["true", "shuffled"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from casewise.phantoms.bodies import Floats
-from casewise.phantoms.severity import Severity
+from casewise.phantoms.psoriasis.bodies import Floats
+from casewise.phantoms.psoriasis.severity import Severity
 
 MARK_STRENGTH = (0.75, 0.86, 0.92)  # how much of red, green, blue a mole takes
 BLOOD = (0.030, 0.195, 0.155)  # the same for one grade of redness, as an absorption

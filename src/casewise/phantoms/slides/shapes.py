@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 if TYPE_CHECKING:
-    from casewise.phantoms.slide_skin import Stage
+    from casewise.phantoms.slides.skin import Stage
 
 Curve = Callable[[np.ndarray], np.ndarray]
 

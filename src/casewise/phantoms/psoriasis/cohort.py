@@ -16,12 +16,19 @@ import cv2
 from PIL import Image
 
 from casewise.errors import CasewiseError, nearest
-from casewise.phantoms.photograph import Photograph, draw
-from casewise.phantoms.poses import PHOTOGRAPHS
-from casewise.phantoms.records import MARK, Labels, PhantomSettings, claim_folder, photograph_path, write_table
+from casewise.phantoms.psoriasis.photograph import Photograph, draw
+from casewise.phantoms.psoriasis.poses import PHOTOGRAPHS
+from casewise.phantoms.psoriasis.records import (
+    MARK,
+    Labels,
+    PhantomSettings,
+    claim_folder,
+    photograph_path,
+    write_table,
+)
+from casewise.phantoms.psoriasis.severity import course
+from casewise.phantoms.psoriasis.subjects import anatomy, subject
 from casewise.phantoms.saving import save
-from casewise.phantoms.severity import course
-from casewise.phantoms.subjects import anatomy, subject
 
 SMALLEST, LARGEST = 24, 4928
 JPEG_QUALITY = 90

@@ -1,6 +1,6 @@
 """What stays the same of a phantom chest: outlines of body, lungs, heart and bones, and the tree of its vessels.
 
-Lengths are in body units, see `chest_canvas`.
+Lengths are in body units, see `canvas`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from casewise.phantoms.chest_bones import SIDES, Rib, clavicle, ribs, scapula, spine
-from casewise.phantoms.chest_canvas import Points, circle, smooth
+from casewise.phantoms.chest.bones import SIDES, Rib, clavicle, ribs, scapula, spine
+from casewise.phantoms.chest.canvas import Points, circle, smooth
 from casewise.phantoms.streams import stream
 
 SEXES = ("F", "M")
