@@ -38,8 +38,9 @@ def test_subject_on_both_sides_is_an_error_where_the_column_is_used() -> None:
     images = table(["train", "test", "train", "train", "train", "train", "2"], ["a", "a", "b", "b", "c", "c", "d"])
     (finding,) = imported_findings(images, study(), [])
     assert (finding.id, finding.level) == ("subjects-across-splits", "error")
-    assert "1 of 3 subjects with several images stands on both sides (a)" in finding.sentence
-    assert "column set" in finding.sentence
+    assert finding.figures["where"] == "column set"
+    assert finding.figures["subjects_on_both_sides"] == 1
+    assert finding.figures["subjects_with_several_images"] == 3
     assert finding.figures["sides"] == {"train": 5, "test": 1, "fold 2": 1}
     assert finding.figures["subjects"] == ["a"]
     assert finding.pairs == [("/data/images/0.png", "/data/images/1.png")]
@@ -51,9 +52,8 @@ def test_split_by_image_is_called_so() -> None:
     images = table(["train" if i % 4 else "test" for i in range(40)], subjects)
     (finding,) = imported_findings(images, study(), [])
     assert (finding.id, finding.level) == ("image-level-split", "error")
-    assert "was made by image, not by subject" in finding.sentence
     assert finding.figures["subjects"] == [f"s{i}" for i in range(10)]
-    assert "10 of 10 subjects" in finding.sentence
+    assert finding.figures["subjects_on_both_sides"] == finding.figures["subjects_with_several_images"] == 10
     assert finding.figures["images"] == 40
 
 
@@ -67,7 +67,7 @@ def test_folders_are_a_note() -> None:
     images = table(["", "", ""], ["a", "a", "b"], paths)
     found = imported_findings(images, study(None), [Twin(1, 2, "near")])
     assert [(f.id, f.level) for f in found] == [("subjects-across-splits", "note"), ("twins-across-splits", "note")]
-    assert all("the folders" in f.sentence and "does not use" in f.sentence for f in found)
+    assert all(f.figures["where"] == "the folders" for f in found)
     assert found[0].figures["sides"] == {"train": 2, "validation": 1}
 
 
@@ -91,7 +91,7 @@ def test_unknown_subjects_are_said() -> None:
     images = table(["train", "test"], ["a", "b"])
     (finding,) = imported_findings(images, study(known=False), [])
     assert finding.level == "note"
-    assert finding.sentence.startswith("Subjects are not known: nobody can tell")
+    assert finding.figures == {"where": "column set"}
     assert imported_findings(images, study(None, known=False), []) == []
 
 

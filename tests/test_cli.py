@@ -40,8 +40,7 @@ def test_judging_needs_no_network_library() -> None:
     code = (
         "import sys, casewise.evaluation.results, casewise.predictions.stacking, casewise.predictions.scores,"
         " casewise.splits.grouped, casewise.cohort.cohort, casewise.study.loading, casewise.report.page,"
-        " casewise.audit.run;"
-        " print('torch' in sys.modules)"
+        " casewise.audit.run; print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

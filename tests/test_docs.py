@@ -169,8 +169,8 @@ def test_the_audit_page_tells_every_finding_and_the_limits_in_force() -> None:
         f"r of {shortcuts.STRONG_R:.2f} or more".replace("0.", "."),
         f"in {['', 'one', 'two', 'three', 'four', 'five'][probes.FOLDS]} folds",
         f"Below {probes.FEWEST}, or of a class with fewer than {probes.FEWEST_OF_CLASS},",
-        f"more than {evidence.EXAMINED:,}",
-        f"a network is shown {evidence.SHOWN}",
+        f"more than {evidence.MAX_IMAGES:,}",
+        f"a network is shown {evidence.MAX_EMBEDDED}",
     )
     for limit in limits:
         assert limit in page, limit

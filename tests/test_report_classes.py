@@ -452,7 +452,7 @@ def test_an_audit_that_asked_about_no_shortcut_is_not_green_and_says_so(three: R
     told = audit.first_screen(dataclasses.replace(three, audit=twins))
     assert told is not None
     assert (told["tone"], told["verdict"]) == ("error", "1 error")
-    assert told["unasked"].startswith("Shortcuts were not asked about: too few")
+    assert told["unasked"].startswith("Shortcuts were not tested: too few")
 
 
 def test_rates_of_all_or_none_do_not_pretend_certainty(two: ReportContext) -> None:

@@ -545,8 +545,7 @@ def test_a_lesion_mask_of_another_place_is_no_case_without_a_lesion(bench: Bench
     from casewise.console import Silent
     from casewise.errors import CohortError, ImageError
     from casewise.explain.case_selection import named_cases
-    from casewise.explain.masks import lesion_on_slices
-    from casewise.modalities.volumes.slice_store import open_slices
+    from casewise.modalities.volumes.lesion_masks import read_lesion
     from casewise.study.loading import read_study
 
     bench.volumes = ", lesion: mask"
@@ -559,10 +558,11 @@ def test_a_lesion_mask_of_another_place_is_no_case_without_a_lesion(bench: Bench
     bench.taken()
     study = read_study(bench.folder / "s.yaml")
     cohort = read(study, None, Silent())
-    run: Any = SimpleNamespace(study=study, cohort=cohort, slices=open_slices(bench.folder / "run" / "scans"))
-    assert lesion_on_slices(run, 0).any()
+    store = SimpleNamespace(folder=bench.folder / "run" / "scans", address=None)
+    run: Any = SimpleNamespace(study=study, cohort=cohort, store=store)
+    assert read_lesion(run, 0).mask.any()
     with pytest.raises(ImageError, match=r"moved\.nii\.gz: the mask lies to \d+% outside .* They have the same number"):
-        lesion_on_slices(run, 1)
+        read_lesion(run, 1)
     assert named_cases(run, ["P1", "P1/1", "P3/1"]) == ["P1/1", "P3/1"]
     with pytest.raises(CohortError, match=r"(?s)no case 'P7/1'.*no case 'P8'"):
         named_cases(run, ["P7/1", "P1/1", "P8"])

@@ -1,1 +1,1 @@
-"""The audit: can the label be told, or the test be passed, from what should not tell it?"""
+"""The audit before training: duplicates, leaks between the sides of a split, and shortcuts to the label."""

@@ -1,4 +1,4 @@
-"""The same picture, or nearly, in two cohorts: one person under two names would be learned from and judged."""
+"""Duplicate pictures in two cohorts: a person in both would be in training and test data."""
 
 from __future__ import annotations
 
@@ -24,45 +24,47 @@ def check_twins_between(
     other: Cohort,
     other_store: TileStore,
     *,
-    where: str = "in the cohort to pretrain on",
+    where: str = "in the pretraining cohort",
     other_people: bool = False,
 ) -> None:
-    """Stop if a picture of one cohort stands in the other under another subject, or at all if all are other people.
+    """Stop if a picture occurs in both cohorts under different subjects, or at all if the cohorts share no people.
 
-    Pictures that were resized, recompressed, cropped a little, flipped or made brighter count as well.
+    Copies that were resized, recompressed, slightly cropped, flipped or brightened count as well.
 
     Raises:
-        CohortError: naming the pairs; nothing was trained.
+        CohortError: names the pairs.
     """
     ours, theirs = (
         table[["path", "subject"]].astype(str).assign(slide_picture=shown_by(table))
         for table in (cohort.images, other.images)
     )
-    # Two cohorts may use one name for two people; within a subject more likeness is asked for.
-    told = theirs.assign(subject="other: " + theirs["subject"]) if other_people else theirs
+    # two cohorts may use one name for two people; pairs within a subject need a higher likeness
+    renamed = theirs.assign(subject="other: " + theirs["subject"]) if other_people else theirs
     pairs = [
         (twin.i, twin.j - len(ours))
-        for twin in find_twins(_joined(store, other_store), pd.concat([ours, told], ignore_index=True))
+        for twin in find_twins(_joined(store, other_store), pd.concat([ours, renamed], ignore_index=True))
         if twin.i < len(ours) <= twin.j
     ]
-    found = [
-        (ours.iloc[one], theirs.iloc[two])
-        for one, two in pairs
-        if other_people or ours["subject"].iloc[one] != theirs["subject"].iloc[two]
+    duplicates = [
+        (ours.iloc[i], theirs.iloc[j])
+        for i, j in pairs
+        if other_people or ours["subject"].iloc[i] != theirs["subject"].iloc[j]
     ]
-    if found:
-        lines = [f"\n  {one.path} ({one.subject}) = {two.path} ({two.subject})" for one, two in found[:SHOWN]]
-        more = f"\n  and {len(found) - SHOWN} more pairs" if len(found) > SHOWN else ""
+    if duplicates:
+        lines = [
+            f"\n  {own.path} ({own.subject}) = {other.path} ({other.subject})" for own, other in duplicates[:SHOWN]
+        ]
+        more = f"\n  and {len(duplicates) - SHOWN} more pairs" if len(duplicates) > SHOWN else ""
         remedy = (
-            "Leave all images of these people out of one of the two (`where_not`)."
+            "Exclude all images of these people from one of the cohorts (`where_not`)."
             if other_people
-            else "Give both the same subject, or leave all images of one of them out (`where_not`)."
+            else "Give both the same subject, or exclude all images of one of them (`where_not`)."
         )
         under = "" if other_people else "under another subject "
-        raise CohortError(f"The same picture stands {under}{where}:{''.join(lines)}{more}\n{remedy}")
+        raise CohortError(f"The same picture occurs {under}{where}:{''.join(lines)}{more}\n{remedy}")
 
 
-def _joined(one: TileStore, two: TileStore) -> TileStore:
-    """The tiles of two stores of one preparation as one, those of the first before."""
-    tiles: Any = np.concatenate([one.tiles, two.tiles])
-    return dataclasses.replace(one, tiles=tiles, index=pd.concat([one.index, two.index], ignore_index=True))
+def _joined(first: TileStore, second: TileStore) -> TileStore:
+    """One store with the tiles of two stores of the same preparation."""
+    tiles: Any = np.concatenate([first.tiles, second.tiles])
+    return dataclasses.replace(first, tiles=tiles, index=pd.concat([first.index, second.index], ignore_index=True))

@@ -1,10 +1,9 @@
-"""Perceptual hashes of all images at once, and which of them lie close together, flipped and cropped ones included.
+"""Perceptual hashes of all images, and pairs of images with similar hashes, including flipped and cropped copies.
 
-An image, without the black that fills up its tile, becomes a small grey square; the signs of its 128 lowest cosine
-coefficients are its hash (pHash, Zauner 2010, with the sign in place of the comparison with the median). A sign does
-not change with brightness or contrast, and a mirrored image only changes the signs of its odd columns or rows: all
-flips are compared by one exclusive-or, without hashing them. A crop moves every coefficient; each image is therefore
-also hashed without its outermost 4 %.
+An image, without the black padding of its tile, is reduced to a small grey square. Its hash consists of the signs of
+its 128 lowest cosine coefficients (pHash, Zauner 2010, with signs instead of a comparison with the median). Brightness
+and contrast do not change signs, and flips only change the signs of odd columns or rows, so all flips are compared by
+one exclusive-or. A crop changes every coefficient; each image is therefore also hashed without its outermost 4 %.
 """
 
 from __future__ import annotations
@@ -26,22 +25,22 @@ __all__ = ["BITS", "FLIPS", "INSET", "Candidates", "Hashes", "close_pairs", "fli
 
 FLIPS = ("none", "left-right", "up-down", "both")
 BITS = 128
-# Of a copy cropped by 2 to 6 % a side, none is further than 2 % from this one.
+# A copy cropped by 2 to 6 % a side differs by at most 2 % from this inset.
 INSET = 0.04
 SIDE = 32
-# Of 200 films and 200 photographs of the fundus, 98 % of the altered copies lie within 26 bits.
+# For 200 films and 200 fundus photographs, 98 % of altered copies differ in at most 26 bits.
 LIMIT = 32
-# Where all images look alike, the nearest suffice: of 1,200 altered copies each was among them.
+# If all images look alike, the nearest suffice: each of 1,200 altered copies was among them.
 NEAREST = 30
 ROWS = 64
 
 _LOWEST = sorted((u + v, u, v) for u in range(16) for v in range(16))[1 : BITS + 1]
-_ROW, _COLUMN = (np.array([place[axis] for place in _LOWEST]) for axis in (1, 2))
+_ROW, _COLUMN = (np.array([index[axis] for index in _LOWEST]) for axis in (1, 2))
 
 
 @dataclass(frozen=True)
 class Hashes:
-    """Of each image the hash of the `whole` and of it `inset` by 4 % a side, (N, 2) `uint64`; `flat` has none."""
+    """The hashes of whole images and of images inset by 4 % a side, (N, 2) `uint64`; `flat` images have none."""
 
     whole: np.ndarray
     inset: np.ndarray
@@ -50,9 +49,9 @@ class Hashes:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Pairs that may be twins: image `i`, flipped as `flip` says, lies `distance` bits from `j`, inset where so said.
+    """Candidate twins: image `i`, flipped by `flip`, differs in `distance` bits from `j`, which may be inset.
 
-    Five arrays of one length; a pair stands once, as its closest variant.
+    Five arrays of one length; each pair occurs once, as its closest variant.
     """
 
     i: np.ndarray
@@ -71,11 +70,11 @@ class Candidates:
 
 
 def grey(store: TileStore, row: int, side: int, *, inset: float = 0.0) -> np.ndarray:
-    """Image `row` as a grey square (side, side) `float32` of 0..255: no letterbox, and without `inset` of each side."""
+    """Image `row` as a grey square (side, side) `float32` of 0–255, without padding and the share `inset` a side."""
     tile = store.tiles[row]
     if store.preparation.keep_ratio:
         size = store.preparation.size
-        # From the source's width and height: black that belongs to the image stays.
+        # from the width and height of the source, so that black areas of the image itself stay
         width, height = reduced(int(store.index["width"].iat[row]), int(store.index["height"].iat[row]), size)
         top, left = (size - height) // 2, (size - width) // 2
         tile = tile[:, top : top + height, left : left + width]
@@ -83,16 +82,17 @@ def grey(store: TileStore, row: int, side: int, *, inset: float = 0.0) -> np.nda
         height, width = tile.shape[1:]
         off_y, off_x = round(height * inset), round(width * inset)
         tile = tile[:, off_y : height - off_y, off_x : width - off_x]
-    one = tile[0] if len(tile) == 1 else cv2.cvtColor(np.ascontiguousarray(tile.transpose(1, 2, 0)), cv2.COLOR_RGB2GRAY)
-    smaller = min(one.shape) >= side
-    # OpenCV's area filter only reduces; to enlarge, it repeats pixels.
-    way = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    square: np.ndarray = cv2.resize(one.astype(np.float32), (side, side), interpolation=way)
+    plane = (
+        tile[0] if len(tile) == 1 else cv2.cvtColor(np.ascontiguousarray(tile.transpose(1, 2, 0)), cv2.COLOR_RGB2GRAY)
+    )
+    # OpenCV's area filter repeats pixels when it enlarges
+    method = cv2.INTER_AREA if min(plane.shape) >= side else cv2.INTER_LINEAR
+    square: np.ndarray = cv2.resize(plane.astype(np.float32), (side, side), interpolation=method)
     return square
 
 
 def flip(square: np.ndarray, number: int) -> np.ndarray:
-    """Flip the last two axes as `FLIPS[number]` says.
+    """Flip the last two axes by `FLIPS[number]`.
 
     >>> flip(np.array([[1, 2], [3, 4]]), 1).tolist(), flip(np.array([[1, 2], [3, 4]]), 2).tolist()
     ([[2, 1], [4, 3]], [[3, 4], [1, 2]])
@@ -114,7 +114,7 @@ def hash_signs(squares: np.ndarray) -> np.ndarray:
 
 
 def hash_store(store: TileStore, *, progress: Callable[[int], None] | None = None) -> Hashes:
-    """Hash every tile of a store, a thousand at a time; `progress` hears how many are done."""
+    """Hash every tile of a store; `progress` is called with the number of hashed tiles."""
     whole, inset = np.zeros((2, len(store), 2), np.uint64)
     flat = np.zeros(len(store), bool)
     for start in range(0, len(store), 1000):
@@ -138,48 +138,48 @@ def close_pairs(
 ) -> Candidates:
     """Pairs of the images `among` (numbers) whose hashes, in any flip, differ in at most `limit` of 128 bits.
 
-    Of each image at most the `nearest` are kept. Flat images have no hash and are left out.
+    At most the `nearest` of each image are kept. Flat images have no hash and are left out.
     """
     among = among[~hashes.flat[among]]
     whole, inset = hashes.whole[among], hashes.inset[among]
     masks = _flip_masks()
-    found: list[np.ndarray] = []
+    pairs: list[np.ndarray] = []
     for start in range(0, len(among), ROWS):
         rows = np.arange(start, min(start + ROWS, len(among)))
         best = np.full((len(rows), len(among)), BITS, np.uint8)
         variant = np.zeros_like(best)
         for number, mask in enumerate(masks):
-            turned = whole[rows] ^ mask
-            for cut, others in enumerate((whole, inset)):
-                bits = np.bitwise_count(turned[:, :1] ^ others[:, 0])
-                bits += np.bitwise_count(turned[:, 1:] ^ others[:, 1])
-                np.copyto(variant, np.uint8(2 * number + cut), where=bits < best)
+            flipped = whole[rows] ^ mask
+            for is_inset, others in enumerate((whole, inset)):
+                bits = np.bitwise_count(flipped[:, :1] ^ others[:, 0])
+                bits += np.bitwise_count(flipped[:, 1:] ^ others[:, 1])
+                np.copyto(variant, np.uint8(2 * number + is_inset), where=bits < best)
                 np.minimum(best, bits, out=best)
         best[rows - start, rows] = BITS
-        found.append(_kept(best, variant, start, limit, nearest))
+        pairs.append(_nearest(best, variant, start, limit, nearest))
         if progress:
             progress(int(rows[-1]) + 1)
-    table = np.concatenate(found) if found else np.zeros((0, 4), np.int64)
-    return _once(table, among)
+    table = np.concatenate(pairs) if pairs else np.zeros((0, 4), np.int64)
+    return _unique_pairs(table, among)
 
 
 def _flip_masks() -> np.ndarray:
-    """Which signs each flip turns, (4, 1, 2) `uint64`."""
+    """The signs that each flip changes, (4, 1, 2) `uint64`."""
     odd_column, odd_row = _COLUMN % 2 == 1, _ROW % 2 == 1
     signs = np.stack([odd_column & False, odd_column, odd_row, odd_column ^ odd_row])
     return np.packbits(signs, axis=1).view(np.uint64)[:, None, :]
 
 
-def _kept(best: np.ndarray, variant: np.ndarray, start: int, limit: int, nearest: int) -> np.ndarray:
-    """Of each row the nearest within the limit: (K, 4) of row, column, distance, variant."""
+def _nearest(best: np.ndarray, variant: np.ndarray, start: int, limit: int, nearest: int) -> np.ndarray:
+    """The nearest columns of each row within the limit: (K, 4) row, column, distance, variant."""
     columns = np.argpartition(best, min(nearest, best.shape[1]) - 1, axis=1)[:, :nearest]
-    row, place = np.nonzero(np.take_along_axis(best, columns, axis=1) <= limit)
-    column = columns[row, place]
+    row, position = np.nonzero(np.take_along_axis(best, columns, axis=1) <= limit)
+    column = columns[row, position]
     return np.stack([row + start, column, best[row, column], variant[row, column]], axis=1).astype(np.int64)
 
 
-def _once(table: np.ndarray, among: np.ndarray) -> Candidates:
-    """Each pair once, as its closest variant; the first of two equal ones is the one that is not inset."""
+def _unique_pairs(table: np.ndarray, among: np.ndarray) -> Candidates:
+    """Each pair once, as its closest variant; of equal variants the one that is not inset."""
     low, high = np.minimum(table[:, 0], table[:, 1]), np.maximum(table[:, 0], table[:, 1])
     order = np.lexsort((table[:, 3] % 2, table[:, 2], high, low))
     low, high, table = low[order], high[order], table[order]

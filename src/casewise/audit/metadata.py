@@ -1,4 +1,4 @@
-"""What is known of an image beside its pixels, as numbers: the table's other columns, and facts of the file."""
+"""Metadata of images as features: the other columns of the table, and facts of the files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["SOURCES", "Column", "audited_columns", "encode", "file_features", "f
 
 Floats = NDArray[np.floating[Any]]
 
-# Also what the report counts classes by.
+# The report also counts classes by these.
 SOURCES = (
     *("source", "site", "centre", "center", "hospital", "institution", "institute", "clinic"),
     *("dataset", "database", "scanner"),
@@ -38,11 +38,11 @@ _TAKING = (
     *("location", "magnification", "mpp", "stain", "batch"),
     *("date", "studydate", "examdate", "acquisitiondate", "scandate", "imagedate", "year"),
 )
-# What slides say about themselves, as `casewise.modalities.slides.cohort.FACTS` has it.
+# Facts of slides, see `casewise.modalities.slides.cohort.FACTS`.
 _SLIDES = ("slidevendor", "slidempp", "slidemagnification", "slidesize")
 USUAL = (*SOURCES, *_DEVICES, *_PEOPLE, *_TAKING, *_SLIDES)
 RARE, MOST_LEVELS, MOSTLY = 5, 30, 0.9
-# A column of a few numbers is a code (1 = male), not a quantity.
+# A column with few distinct numbers is a code (1 = male), not a quantity.
 FEW_NUMBERS = 12
 _SIZE = re.compile(r"\s*(\d+)\s*[x×*]\s*(\d+)\s*")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
@@ -52,7 +52,7 @@ _NOTHING = ("", "nan", "none", "na", "n/a", "unknown", "?")
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """A column as numbers (n, d): how it was read, and (n,) where it is filled in."""
+    """A column as features (n, d), the type as which it was read, and (n,) where it is filled in."""
 
     kind: str
     features: Floats
@@ -60,28 +60,28 @@ class Column:
 
 
 def audited_columns(study: Study, images: pd.DataFrame) -> list[str]:
-    """The columns that should not tell the label: those of the usual names that are there, and what the study names.
+    """The columns that should not predict the label: those with usual names, and those that the study names.
 
-    The usual ones cannot be left out: what is known to tell the label needs a reason (`accept`), not silence.
+    The usual ones cannot be left out: a column that predicts the label needs a reason (`accept`).
 
     Raises:
-        CohortError: a column that the study names is not there, or is what is to be told.
+        CohortError: a column that the study names is missing, or is a target.
     """
     own = ["image", "path", "subject", "visit", "case", "day", "region", "panel"]
     others = [str(c) for c in images.columns if c not in own and c not in study.targets]
-    known = {name: name for name in others} | {name.removeprefix("table_"): name for name in others}
+    by_name = {name: name for name in others} | {name.removeprefix("table_"): name for name in others}
     annotated = {column for name in study.targets for column in target_columns(name, study)}
     annotated |= {column for readers in study.evaluation.readers.values() for column in readers.values()}
     if study.audit.columns is not None:
         for name in study.audit.columns:
             if name in study.targets or name in annotated:
-                raise CohortError(f"audit.columns: {name!r} is what is to be told. Name others.")
-            if name not in known and name not in ("region", "visit", "day"):
-                there = ", ".join(sorted(others, key=natural))
+                raise CohortError(f"audit.columns: {name!r} is a target or its annotation. Name other columns.")
+            if name not in by_name and name not in ("region", "visit", "day"):
+                available = ", ".join(sorted(others, key=natural))
                 raise CohortError(
-                    f"audit.columns: {name!r} is no column.{closest(name, list(known))} There are: {there}."
+                    f"audit.columns: {name!r} is not a column.{closest(name, list(by_name))} Columns are: {available}."
                 )
-    stated = [known.get(name, name) for name in dict.fromkeys(study.audit.columns or [])]
+    stated = [by_name.get(name, name) for name in dict.fromkeys(study.audit.columns or [])]
     used = annotated | {column for column in study.columns.values() if column and column != study.columns.get("date")}
     used |= {study.split.column or "", study.audit.mask or ""}
     usual = [name for name in others if _usual(name) in USUAL and name.removeprefix("table_") not in used]
@@ -89,20 +89,20 @@ def audited_columns(study: Study, images: pd.DataFrame) -> list[str]:
 
 
 def _usual(name: str) -> str:
-    """A column's name without case, spaces and what is commonly put before it.
+    """A column's name in lower case, without spaces and common prefixes.
 
     >>> _usual("Patient Sex"), _usual("view_position"), _usual("table_site")
     ('sex', 'viewposition', 'site')
     """
     plain = re.sub(r"[^a-z]", "", name.removeprefix("table_").casefold())
-    for before in ("patient", "subject", "image"):
-        if plain.removeprefix(before) in USUAL:
-            return plain.removeprefix(before)
+    for prefix in ("patient", "subject", "image"):
+        if plain.removeprefix(prefix) in USUAL:
+            return plain.removeprefix(prefix)
     return plain
 
 
 def source_column(columns: Sequence[str]) -> str | None:
-    """The first column that says where an image comes from, in the order of `SOURCES`.
+    """The first column with the source of an image, in the order of `SOURCES`.
 
     >>> source_column(["age", "Site", "source"])
     'source'
@@ -111,13 +111,13 @@ def source_column(columns: Sequence[str]) -> str | None:
 
 
 def levels(text: Sequence[str]) -> list[str]:
-    """Cells without case and spaces around them; what stands for no value is ''."""
+    """Cells in lower case without surrounding spaces; missing values become ''."""
     plain = [str(cell).strip().casefold() for cell in text]
     return ["" if cell in _NOTHING else cell for cell in plain]
 
 
 def encode(name: str, text: Sequence[str], subjects: Sequence[object]) -> Column:
-    """Read a column as dates, sizes (`1024x768`), numbers or else levels, whichever nine of ten filled cells are.
+    """Read a column as dates, sizes (`1024x768`), numbers or levels: the first type that fits nine of ten filled cells.
 
     >>> encode("age", ["61", "", *map(str, range(20, 40))], range(22)).features.shape
     (22, 3)
@@ -129,9 +129,9 @@ def encode(name: str, text: Sequence[str], subjects: Sequence[object]) -> Column
     dated = _dates(cells) if "date" in name.casefold() or _looks_dated(cells) else None
     if dated is not None and _mostly(np.fmax(*dated.T), filled):
         year, month = dated.T
-        turn = 2 * np.pi * month / 12
-        parts = [_quantity(year), _filled(np.sin(turn)), _filled(np.cos(turn)), _missing(month)]
-        return Column("dates", np.column_stack(parts), filled)
+        angle = 2 * np.pi * month / 12
+        features = [_quantity(year), _filled(np.sin(angle)), _filled(np.cos(angle)), _missing(month)]
+        return Column("dates", np.column_stack(features), filled)
     sizes = np.array([_pair(cell) for cell in cells])
     if _mostly(sizes[:, 0], filled):
         return Column("sizes", np.column_stack([size_features(*sizes.T), _one_hot(cells, subjects)]), filled)
@@ -146,44 +146,44 @@ def _mostly(values: Floats, filled: NDArray[np.bool_]) -> bool:
 
 
 def _number(cell: str) -> float:
-    found = _AGE.fullmatch(cell)
-    cell = found[1] if found else cell
+    match = _AGE.fullmatch(cell)
+    cell = match[1] if match else cell
     return float(cell) if _NUMBER.fullmatch(cell) else np.nan
 
 
 def _pair(cell: str) -> tuple[float, float]:
-    found = _SIZE.fullmatch(cell)
-    return (float(found[1]), float(found[2])) if found else (np.nan, np.nan)
+    match = _SIZE.fullmatch(cell)
+    return (float(match[1]), float(match[2])) if match else (np.nan, np.nan)
 
 
 def _looks_dated(cells: Sequence[str]) -> bool:
-    """Whether cells look like days rather than numbers: 2020-03-01, 3/1/2020, 1.3.2020."""
+    """Whether cells look like dates, not numbers: 2020-03-01, 3/1/2020, 1.3.2020."""
     filled = [cell for cell in cells if cell]
     dated = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([t ].*)?")
     return bool(filled) and sum(bool(dated.fullmatch(cell)) for cell in filled) >= MOSTLY * len(filled)
 
 
 def _dates(cells: Sequence[str]) -> Floats:
-    """(n, 2) year and month of whatever looks like a date; NaN where it does not say."""
+    """(n, 2) year and month of cells that look like dates; NaN where unknown."""
     import warnings
 
     import pandas as pd
 
-    found = dict.fromkeys(cells, (np.nan, np.nan))
-    for cell in found:
+    dates = dict.fromkeys(cells, (np.nan, np.nan))
+    for cell in dates:
         if re.fullmatch(r"(18|19|20|21)\d\d", cell):
-            found[cell] = (float(cell), np.nan)
+            dates[cell] = (float(cell), np.nan)
         elif re.fullmatch(r"(18|19|20|21)\d{6}", cell):
-            found[cell] = (float(cell[:4]), float(cell[4:6]))
+            dates[cell] = (float(cell[:4]), float(cell[4:6]))
         elif re.search(r"\d", cell) and not _NUMBER.fullmatch(cell):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 day = pd.to_datetime(cell, errors="coerce")
             if not pd.isna(day):
-                # Without a year, the parser puts in the present one.
+                # without a year, the parser inserts the current one
                 year = float(day.year) if re.search(r"\d{4}|[-/.]\d\d$", cell) else np.nan
-                found[cell] = (year, float(day.month))
-    return np.array([found[cell] for cell in cells], float).reshape(len(cells), 2)
+                dates[cell] = (year, float(day.month))
+    return np.array([dates[cell] for cell in cells], float).reshape(len(cells), 2)
 
 
 def _missing(values: Floats) -> Floats:
@@ -191,64 +191,63 @@ def _missing(values: Floats) -> Floats:
 
 
 def _filled(values: Floats) -> Floats:
-    known = values[~np.isnan(values)]
-    return np.where(np.isnan(values), known.mean() if len(known) else 0.0, values)
+    present = values[~np.isnan(values)]
+    return np.where(np.isnan(values), present.mean() if len(present) else 0.0, values)
 
 
 def _quantity(values: Floats) -> Floats:
-    """(n, 3) the number, its square about the mean, and whether it is missing."""
+    """(n, 3) the number, its squared deviation from the mean, and whether it is missing."""
     whole = _filled(values)
     return np.column_stack([whole, (whole - whole.mean()) ** 2, _missing(values)])
 
 
 def _one_hot(cells: Sequence[str], subjects: Sequence[object]) -> Floats:
-    """(n, levels) an indicator for each level of `RARE` subjects or more; all the rarer ones together are one more."""
+    """(n, levels) an indicator for each level with at least `RARE` subjects, and one for all rarer levels."""
     people: Counter[str] = Counter(cell for cell, _ in {(c, str(s)) for c, s in zip(cells, subjects, strict=True)})
     kept = [cell for cell, count in people.most_common(MOST_LEVELS) if count >= RARE]
-    number = {cell: place for place, cell in enumerate(sorted(kept))}
+    number = {cell: column for column, cell in enumerate(sorted(kept))}
     table = np.zeros((len(cells), len(kept) + 1))
     table[np.arange(len(cells)), [number.get(cell, len(kept)) for cell in cells]] = 1.0
     return table
 
 
 def size_features(width: Floats, height: Floats) -> Floats:
-    """(n, 8) logarithms of width, height and their ratio with their squares, whether square, and whether unknown."""
+    """(n, 8) logarithms of width, height and their ratio with squares, whether square, and whether unknown."""
     sides = [np.log(np.maximum(side, 1.0)) for side in (width, height)]
-    parts = [_quantity(part)[:, :2] for part in (*sides, sides[0] - sides[1])]
-    return np.column_stack([*parts, (width == height).astype(float), _missing(width)])
+    features = [_quantity(values)[:, :2] for values in (*sides, sides[0] - sides[1])]
+    return np.column_stack([*features, (width == height).astype(float), _missing(width)])
 
 
 def file_features(index: pd.DataFrame, subjects: Sequence[object]) -> Floats:
-    """(n, d) facts of each file that its content does not decide: size, shape, mode, format, JPEG compression.
+    """(n, d) facts of each file that do not depend on its content: size, shape, mode, format, JPEG compression.
 
     Args:
-        index: a row an image: path, width, height, mode, format (the index of the tile store).
+        index: one row per image: path, width, height, mode, format (the index of the tile store).
     """
     width, height = index["width"].to_numpy(float), index["height"].to_numpy(float)
     table = np.array(
         [_quantisation(str(p)) if f == "JPEG" else np.nan for p, f in index[["path", "format"]].to_numpy()]
     )
     sizes = [f"{w:.0f}x{h:.0f}" for w, h in zip(width, height, strict=True)]
-    named = [_one_hot(index[name].astype(str).tolist(), subjects) for name in ("mode", "format")]
-    parts = [size_features(width, height), _one_hot(sizes, subjects), _quantity(table), *named]
-    return np.column_stack(parts)
+    formats = [_one_hot(index[name].astype(str).tolist(), subjects) for name in ("mode", "format")]
+    return np.column_stack([size_features(width, height), _one_hot(sizes, subjects), _quantity(table), *formats])
 
 
 def file_rate(index: pd.DataFrame) -> Floats:
-    """(n, 3) bytes a pixel, logarithmic: a matter of the compression, but as well of how busy the picture is."""
+    """(n, 3) the logarithm of bytes per pixel, which depends on compression and on the detail of the picture."""
     pixels = index["width"].to_numpy(float) * index["height"].to_numpy(float)
     return _quantity(np.log(np.maximum(index["bytes"].to_numpy(float) / pixels, 1e-6)))
 
 
 def _quantisation(path: str) -> float:
-    """The mean of a JPEG's first quantisation table, from its header alone: 1 is fine, 50 is coarse; NaN if unknown."""
+    """The mean of a JPEG's first quantisation table, from its header: 1 is fine, 50 is coarse; NaN if unknown."""
     from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
     try:
         with open(Path(path), "rb") as file, JpegImagePlugin.JpegImageFile(file) as image:
             tables = image.quantization
     except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
-        # The file was read when the tiles were made; what has become of it since is not this audit's question.
+        # the file was readable when the tiles were made; later changes are not checked here
         return float("nan")
     return float(np.mean(next(iter(tables.values())))) if tables else float("nan")
 
@@ -256,7 +255,7 @@ def _quantisation(path: str) -> float:
 def one_size_one_class(
     index: pd.DataFrame, classes: Sequence[str], subjects: Sequence[object]
 ) -> list[tuple[str, str]]:
-    """Classes all of whose images have one size that no image of another class has, with that size.
+    """Classes whose images all have one size that no image of another class has, with that size.
 
     >>> import pandas as pd
     >>> index = pd.DataFrame({"width": [9] * 5 + [7, 8], "height": 9})
@@ -267,10 +266,10 @@ def one_size_one_class(
 
     sizes = index["width"].astype(str).to_numpy() + "x" + index["height"].astype(str).to_numpy()
     table = pd.DataFrame({"size": sizes, "class": list(classes), "subject": [str(s) for s in subjects]})
-    found = []
+    unique = []
     for name, rows in table.groupby("class", sort=True):
         size = rows["size"].iloc[0]
         alone = (rows["size"] == size).all() and not (table.loc[table["class"] != name, "size"] == size).any()
         if alone and rows["subject"].nunique() >= RARE and table["class"].nunique() > 1:
-            found.append((str(name), str(size)))
-    return found
+            unique.append((str(name), str(size)))
+    return unique

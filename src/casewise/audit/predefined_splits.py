@@ -1,4 +1,4 @@
-"""Splits that were made elsewhere, in a column or in folders: does a subject or a picture stand on both sides?"""
+"""Splits that came with the data, in a column or as folders: subjects or pictures on both sides."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from casewise.audit.findings import Finding, Level
-from casewise.audit.sentences import without
+from casewise.audit.sentences import exclusion, fill
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
 from casewise.splits.predefined import WORDS, side_of
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = ["ImportedSplit", "imported_findings", "imported_splits", "side_of_folder"]
 
-# A folder of more words is about something else: "test of lung function".
+# A folder name of more words means something else: "test of lung function".
 MOST_WORDS = 3
-# From so many subjects on, half of those with several images on both sides is no slip: the split was made by image.
+# The split was made by image if at least five subjects, and half of those with several images, are on both sides.
 MOSTLY, FEWEST = 0.5, 5
 EXAMPLES = 5
 
 
 @dataclass(frozen=True)
 class ImportedSplit:
-    """A split that came with the data: where it stands, each image's side ('' = none), and whether it is used."""
+    """A split that came with the data: its location, the side of each image or '', and whether the study uses it."""
 
     where: str
     sides: list[str]
@@ -40,39 +40,39 @@ class ImportedSplit:
 
 
 def imported_findings(images: pd.DataFrame, study: Study, twins: Sequence[Twin]) -> list[Finding]:
-    """Check the split column of the study, and the split that the folders of the images tell, if there are any.
+    """Check the split column of the study and the split given by the images' folders, if they exist.
 
     Args:
         images: `Cohort.images`.
-        twins: pairs of its rows that show the same picture.
+        twins: pairs of its rows with the same picture.
     """
-    found = []
+    findings = []
     for split in imported_splits(images, study):
-        found += [_unknown(split)] * (not study.subjects_known)
-        found += _subjects(split, images)
-        found += _twins(split, images, twins, study)
-    return found
+        findings += [_subjects_unknown(split)] * (not study.subjects_known)
+        findings += _subject_findings(split, images)
+        findings += _twin_findings(split, images, twins, study)
+    return findings
 
 
 def imported_splits(images: pd.DataFrame, study: Study) -> list[ImportedSplit]:
-    """The splits that came with the data; one side alone is no split."""
-    found = []
+    """The splits that came with the data and have at least two sides."""
+    splits = []
     if (column := study.split.column) and column in images:
         sides = images[column].astype(str).map(side_of).tolist()
-        found.append(ImportedSplit(f"column {column}", sides, used=True))
-    found.append(ImportedSplit("the folders", _folder_sides(images["path"].astype(str).tolist()), used=False))
-    return [split for split in found if len(set(split.sides) - {""}) > 1]
+        splits.append(ImportedSplit(f"column {column}", sides, used=True))
+    splits.append(ImportedSplit("the folders", _folder_sides(images["path"].astype(str).tolist()), used=False))
+    return [split for split in splits if len(set(split.sides) - {""}) > 1]
 
 
 def _folder_sides(paths: Sequence[str]) -> list[str]:
-    # What all paths have in common cannot divide them, whatever it is called.
+    # a folder that all paths share cannot divide them
     shared = os.path.commonpath([os.path.dirname(path) for path in paths])
-    parts = [Path(os.path.relpath(path, shared)).parts[:-1] for path in paths]
-    return [next(filter(None, map(side_of_folder, folders)), "") for folders in parts]
+    folders = [Path(os.path.relpath(path, shared)).parts[:-1] for path in paths]
+    return [next(filter(None, map(side_of_folder, names)), "") for names in folders]
 
 
 def side_of_folder(name: str) -> str:
-    """The side of a split that a folder's name means, or ''.
+    """The side of a split that a folder name stands for, or ''.
 
     >>> [side_of_folder(name) for name in ("train", "a. Training Set", "val", "fold_2", "trained", "P01")]
     ['train', 'train', 'validation', 'fold 2', '', '']
@@ -83,12 +83,9 @@ def side_of_folder(name: str) -> str:
     return next((WORDS[word] for word in words if word in WORDS), "") if len(words) <= MOST_WORDS else ""
 
 
-def _unknown(split: ImportedSplit) -> Finding:
-    sentence = (
-        f"Subjects are not known: nobody can tell whether images of one person stand on both sides of the split in "
-        f"{split.where}. Only like pictures can be looked for, and every figure may be too good."
-    )
-    remedy = "Ask whoever made the data for the subjects, and put them into the table."
+def _subjects_unknown(split: ImportedSplit) -> Finding:
+    sentence = fill("split subjects unknown", where=split.where)
+    remedy = fill("split subjects unknown remedy")
     return Finding("subjects-across-splits", "note", sentence, {"where": split.where}, remedy=remedy)
 
 
@@ -97,25 +94,23 @@ def _level(split: ImportedSplit) -> Level:
 
 
 def _use(split: ImportedSplit) -> str:
-    return "and the study uses it" if split.used else "which the study does not use"
+    return "which the study uses" if split.used else "which the study does not use"
 
 
-def _subjects(split: ImportedSplit, images: pd.DataFrame) -> list[Finding]:
-    """Subjects whose images stand on several sides; a split by image where that is the rule."""
+def _subject_findings(split: ImportedSplit, images: pd.DataFrame) -> list[Finding]:
+    """Subjects with images on several sides; if most are affected, the split was made by image."""
     table = images[["subject", "path"]].astype(str).assign(side=split.sides)
     table = table[table["side"] != ""]
     groups = table.groupby("subject")["side"]
-    both = groups.nunique()
-    both = both[both > 1].index
+    sides = groups.nunique()
+    both = sides[sides > 1].index
     if both.empty:
         return []
     several = int((groups.size() > 1).sum())
     by_image = len(both) >= max(FEWEST, MOSTLY * several)
-    apart = table[table["subject"].isin(both)].drop_duplicates(["subject", "side"])
-    pairs = [tuple(rows["path"].iloc[:2]) for _, rows in apart.groupby("subject")]
-    stand = "stands" if len(both) == 1 else "stand"
+    examples = table[table["subject"].isin(both)].drop_duplicates(["subject", "side"])
+    pairs = [tuple(rows["path"].iloc[:2]) for _, rows in examples.groupby("subject")]
     subjects = sorted(both, key=natural)
-    named = names_text(subjects, EXAMPLES)
     figures = {
         "where": split.where,
         "subjects_on_both_sides": len(both),
@@ -124,35 +119,30 @@ def _subjects(split: ImportedSplit, images: pd.DataFrame) -> list[Finding]:
         "images": int(table["subject"].isin(both).sum()),
         "sides": {str(side): int(count) for side, count in table["side"].value_counts().items()},
     }
-    how = f"The split in {split.where} was made by image, not by subject, {_use(split)}:"
-    what = f"{len(both):,} of {several:,} subjects with several images {stand} on both sides ({named})"
-    begin = f"{how} {what}" if by_image else f"In the split in {split.where}, {_use(split)}, {what}"
-    sentence = f"{begin}: who is tested was trained on, and the figures would be too good."
-    remedy = (
-        f"Leave `split.column` out, so that casewise splits by subject, or give each subject one side in {split.where}."
-        if split.used
-        else "Do not compare with figures that were made with it; casewise splits by subject."
-    )
-    id = "image-level-split" if by_image else "subjects-across-splits"
-    return [Finding(id, _level(split), sentence, figures, [(one, two) for one, two in pairs], remedy)]
+    code = "image-level-split" if by_image else "subjects-across-splits"
+    names = names_text(subjects, EXAMPLES)
+    sentence = fill(code, where=split.where, use=_use(split), subjects=len(both), several=several, names=names)
+    remedy = fill("used split remedy" if split.used else "unused split remedy", where=split.where)
+    return [Finding(code, _level(split), sentence, figures, [(first, second) for first, second in pairs], remedy)]
 
 
-def _twins(split: ImportedSplit, images: pd.DataFrame, twins: Sequence[Twin], study: Study) -> list[Finding]:
-    """Like pictures on two sides."""
+def _twin_findings(split: ImportedSplit, images: pd.DataFrame, twins: Sequence[Twin], study: Study) -> list[Finding]:
+    """Similar pictures on two sides."""
     sides, paths = split.sides, images["path"].astype(str).tolist()
-    apart = [twin for twin in twins if sides[twin.i] and sides[twin.j] and sides[twin.i] != sides[twin.j]]
-    if not apart:
+    across = [twin for twin in twins if sides[twin.i] and sides[twin.j] and sides[twin.i] != sides[twin.j]]
+    if not across:
         return []
-    first = apart[0]
-    example = f"{Path(paths[first.i]).name} ({sides[first.i]}) and {Path(paths[first.j]).name} ({sides[first.j]})"
-    count = "1 picture stands" if len(apart) == 1 else f"{len(apart):,} pairs of like pictures stand"
-    sentence = (
-        f"{count} on both sides of the split in {split.where}, {_use(split)}, such as {example}: "
-        "what is tested was trained on."
+    first = across[0]
+    sentence = fill(
+        "imported twins",
+        count="1 pair of similar pictures is" if len(across) == 1 else f"{len(across):,} pairs of similar pictures are",
+        where=split.where,
+        use=_use(split),
+        example=f"{Path(paths[first.i]).name} ({sides[first.i]}) and {Path(paths[first.j]).name} ({sides[first.j]})",
     )
-    figures = {"where": split.where, "pairs": len(apart), "exact": sum(twin.kind != "near" for twin in apart)}
-    pairs = [(paths[twin.i], paths[twin.j]) for twin in apart]
+    figures = {"where": split.where, "pairs": len(across), "exact": sum(twin.kind != "near" for twin in across)}
+    pairs = [(paths[twin.i], paths[twin.j]) for twin in across]
     root = (study.root or study.cohort.parent).absolute()
-    left_out = without([two for _, two in pairs], column=study.columns.get("path", "path"), root=root)
-    remedy = f"Give both images the same subject and the same side, or leave one of them out with {left_out}."
+    excluded = exclusion([second for _, second in pairs], column=study.columns.get("path", "path"), root=root)
+    remedy = fill("imported twins remedy", exclusion=excluded)
     return [Finding("twins-across-splits", _level(split), sentence, figures, pairs, remedy)]

@@ -1,4 +1,4 @@
-"""Parts of an image that should not tell the label: its border, a thumbnail, what lies outside the anatomy."""
+"""Regions of an image that should not predict the label: its border, a thumbnail, the area outside the anatomy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,18 @@ if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore
     from casewise.study.schema import Study
 
-__all__ = ["Embed", "border", "content", "corners", "look", "outside", "pictures", "read_masks", "seen_by", "thumbnail"]
+__all__ = [
+    "Embed",
+    "border",
+    "content",
+    "corners",
+    "embedded",
+    "grey_features",
+    "outside",
+    "pictures",
+    "read_masks",
+    "thumbnail",
+]
 
 Floats = NDArray[np.floating[Any]]
 Bytes = NDArray[np.uint8]
@@ -30,12 +41,12 @@ Bools = NDArray[np.bool_]
 # Tiles (n, C, H, W) `uint8` to features (n, d).
 Embed = Callable[[Bytes], NDArray[np.float32]]
 
-# A picture is an image without the black bars of its tile, in 8 × 8 cells of 12 pixels: the outer ring of cells is
-# its border, an eighth of each side.
+# A picture is an image without the black padding of its tile, in 8 × 8 cells of 12 pixels. The outer ring of cells,
+# an eighth of each side, is its border.
 CELLS, CELL = 8, 12
 SIDE = CELLS * CELL
 RATIO_TOLERANCE = 0.03
-# A pixel counts as anatomy if so much of it is: masks are cut a little short of what they outline.
+# A pixel counts as anatomy from this covered share on, because masks are often slightly too small.
 COVERED = 0.05
 BINS = 16
 BATCH = 256
@@ -43,7 +54,7 @@ SHOWN = 5
 
 
 def content(store: TileStore, row: int) -> tuple[slice, slice]:
-    """Rows and columns of a tile that the image fills; the rest is the black that makes it square."""
+    """The rows and columns of a tile that the image fills; the rest is black padding."""
     size = store.preparation.size
     if not store.preparation.keep_ratio:
         return slice(0, size), slice(0, size)
@@ -53,15 +64,15 @@ def content(store: TileStore, row: int) -> tuple[slice, slice]:
 
 
 def pictures(store: TileStore, rows: NDArray[np.integer[Any]]) -> Bytes:
-    """(n, 96, 96) `uint8` grey pictures of tiles, their black bars taken off."""
+    """(n, 96, 96) `uint8` grey pictures of tiles without their black padding."""
     import cv2
 
-    found = np.empty((len(rows), SIDE, SIDE), np.uint8)
-    for place, row in enumerate(rows):
+    pictures = np.empty((len(rows), SIDE, SIDE), np.uint8)
+    for number, row in enumerate(rows):
         down, across = content(store, int(row))
         grey = store.tiles[row][:, down, across].mean(axis=0, dtype=np.float32)
-        found[place] = np.rint(cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)).clip(0, 255)
-    return found
+        pictures[number] = np.rint(cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)).clip(0, 255)
+    return pictures
 
 
 def _cells(images: Bytes) -> NDArray[np.uint8]:
@@ -87,26 +98,26 @@ def _histogram(values: NDArray[np.uint8], kept: Bools | None = None) -> Floats:
 
 
 def border(images: Bytes) -> Floats:
-    """(n, 128) of the outer eighth: each cell's mean, darkest, brightest and spread, and the histogram."""
+    """(n, 128) of the outer ring: each cell's mean, minimum, maximum and standard deviation, and the histogram."""
     cells = _cells(images)[:, _ring()]
     parts = [cells.mean(axis=2), cells.min(axis=2), cells.max(axis=2), cells.std(axis=2, dtype=np.float32)]
     return np.column_stack([*parts, _histogram(cells)])
 
 
 def corners(images: Bytes) -> Floats:
-    """(n, 12) of each corner (its cell and the two beside it): mean, darkest, brightest.
+    """(n, 12) of each corner (its cell and the two adjacent ones): mean, minimum, maximum.
 
-    The brightest pixel shows a small marker wherever in the corner it lies. Among all the border's figures it would
-    need many more subjects to be seen.
+    The maximum shows a small marker anywhere in the corner. Among all features of the border, it could only be detected
+    with many more subjects.
     """
     cells = _cells(images)
     edge = CELLS - 1
-    found = []
+    features = []
     for down, across in ((0, 0), (0, edge), (edge, 0), (edge, edge)):
-        beside = [(down, across), (abs(down - 1), across), (down, abs(across - 1))]
-        corner = np.concatenate([cells[:, i, j] for i, j in beside], axis=1)
-        found += [corner.mean(axis=1), corner.min(axis=1), corner.max(axis=1)]
-    return np.column_stack(found)
+        adjacent = [(down, across), (abs(down - 1), across), (down, abs(across - 1))]
+        corner = np.concatenate([cells[:, i, j] for i, j in adjacent], axis=1)
+        features += [corner.mean(axis=1), corner.min(axis=1), corner.max(axis=1)]
+    return np.column_stack(features)
 
 
 def thumbnail(images: Bytes) -> Floats:
@@ -114,15 +125,15 @@ def thumbnail(images: Bytes) -> Floats:
     return _cells(images).mean(axis=3).reshape(len(images), -1)
 
 
-def look(images: Bytes) -> Floats:
+def grey_features(images: Bytes) -> Floats:
     """(n, 80) the thumbnail and the histogram."""
     return np.column_stack([thumbnail(images), _histogram(images)])
 
 
 def outside(images: Bytes, masks: Bools) -> Floats:
-    """(n, 272) a 16 × 16 thumbnail and the histogram of what lies outside the masks.
+    """(n, 272) a 16 × 16 thumbnail and the histogram of the area outside the masks.
 
-    The anatomy is set to the mean of what is left, not to its own: how bright a lung is belongs to the disease.
+    The anatomy is set to the mean of the remaining area, because the brightness of the anatomy may show the disease.
     """
     kept = ~masks
     means = (images * kept).sum(axis=(1, 2)) / np.maximum(kept.sum(axis=(1, 2)), 1)
@@ -132,40 +143,40 @@ def outside(images: Bytes, masks: Bools) -> Floats:
 
 
 def read_masks(study: Study, images: pd.DataFrame, store: TileStore) -> tuple[NDArray[np.int64], Bools]:
-    """The masks of the study: numbers of the images that have one, and (n, 96, 96) where their anatomy lies.
+    """The masks of the study: the numbers of images with a mask, and their anatomy (n, 96, 96).
 
     Raises:
-        CohortError: naming the masks that are missing, empty, everything, or of another shape than their image.
+        CohortError: names the masks that are missing, empty, full, or of another shape than their image.
     """
     name = study.audit.mask
     if name is None:
         return np.zeros(0, np.int64), np.zeros((0, SIDE, SIDE), bool)
     if name not in images:
-        raise CohortError(f"audit.mask: {name!r} is no column.{closest(name, [str(c) for c in images.columns])}")
+        raise CohortError(f"audit.mask: {name!r} is not a column.{closest(name, [str(c) for c in images.columns])}")
     folder = (study.root or study.cohort.parent).absolute()
     cells = [str(cell).strip() for cell in images[name]]
     rows = [row for row, cell in enumerate(cells) if cell]
     if not rows:
-        raise CohortError(f"audit.mask: no row of column {name!r} names a mask. Fill it in, or leave `mask` out.")
+        raise CohortError(f"audit.mask: no row of column {name!r} names a mask. Fill it in, or remove `mask`.")
 
-    def one(row: int) -> tuple[Bools | None, str]:
+    def read(row: int) -> tuple[Bools | None, str]:
         return _mask(folder / cells[row], Path(str(images["path"].iat[row])), store, row)
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = list(pool.map(one, rows))
-    wrong = [problem for _, problem in found if problem]
+        masks = list(pool.map(read, rows))
+    wrong = [problem for _, problem in masks if problem]
     if wrong:
         more = f"\n  and {len(wrong) - SHOWN:,} more" if len(wrong) > SHOWN else ""
         listed = "\n  ".join(wrong[:SHOWN])
         raise CohortError(
             f"audit.mask: {len(wrong):,} of {len(rows):,} masks (column {name}) do not match their image:\n  "
-            f"{listed}{more}\nMend the files, or empty those cells of the column."
+            f"{listed}{more}\nCorrect the files, or empty those cells of the column."
         )
-    return np.array(rows, np.int64), np.stack([mask for mask, _ in found if mask is not None])
+    return np.array(rows, np.int64), np.stack([mask for mask, _ in masks if mask is not None])
 
 
 def _mask(path: Path, image: Path, store: TileStore, row: int) -> tuple[Bools | None, str]:
-    """One mask as (96, 96), or what is wrong with it."""
+    """One mask as (96, 96), or a description of the problem."""
     import cv2
 
     try:
@@ -173,36 +184,36 @@ def _mask(path: Path, image: Path, store: TileStore, row: int) -> tuple[Bools | 
         mask = source.read(source.target(None), "grey")[..., 0]
     except ImageError as error:
         return None, f"{image.name}: {error}"
-    told = f"{image.name}: mask {path}"
+    label = f"{image.name}: mask {path}"
     size = f"{mask.shape[1]} x {mask.shape[0]}"
     width, height = int(store.index["width"].iat[row]), int(store.index["height"].iat[row])
     ratio = (mask.shape[1] / mask.shape[0]) / (width / height)
     if abs(np.log(ratio)) > RATIO_TOLERANCE:
-        return None, f"{told} has {size} pixels, the image {width} x {height}: another shape."
+        return None, f"{label} has {size} pixels, the image {width} x {height}: another shape."
     marked = mask > mask.max() / 2 if mask.max() else np.zeros_like(mask, bool)
     if not marked.any():
-        return None, f"{told} ({size}) is empty: no pixel is marked."
-    # A mask that is one number everywhere marks everything, or nothing; it is told as what it looks like.
+        return None, f"{label} ({size}) is empty: no pixel is marked."
+    # a mask with one value everywhere marks all pixels or none
     if marked.mean() > 0.99:
-        return None, f"{told} ({size}) marks everything."
+        return None, f"{label} ({size}) marks all pixels."
     share = cv2.resize(marked.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     return share > COVERED, ""
 
 
-def seen_by(embed: Embed, store: TileStore, rows: NDArray[np.integer[Any]], masks: Bools | None) -> Floats:
-    """(n, d) what a network makes of tiles of which only the border is left, or what lies outside `masks`."""
+def embedded(embed: Embed, store: TileStore, rows: NDArray[np.integer[Any]], masks: Bools | None) -> Floats:
+    """(n, d) embeddings of tiles reduced to their border, or to the area outside `masks`."""
     import cv2
 
     inner = np.kron(~_ring(), np.ones((CELL, CELL))).astype(bool)
-    found = []
+    features = []
     for start in range(0, len(rows), BATCH):
         batch = np.array(store.tiles[rows[start : start + BATCH]])
-        for place, row in enumerate(rows[start : start + BATCH]):
+        for number, row in enumerate(rows[start : start + BATCH]):
             down, across = content(store, int(row))
-            part = batch[place][:, down, across]
-            hidden = (inner if masks is None else masks[start + place]).astype(np.uint8)
-            hide = cv2.resize(hidden, part.shape[:0:-1], interpolation=cv2.INTER_NEAREST).astype(bool)
+            image = batch[number][:, down, across]
+            hidden = (inner if masks is None else masks[start + number]).astype(np.uint8)
+            hide = cv2.resize(hidden, image.shape[:0:-1], interpolation=cv2.INTER_NEAREST).astype(bool)
             if not hide.all():
-                part[:, hide] = part[:, ~hide].mean(axis=1, keepdims=True).astype(np.uint8)
-        found.append(np.asarray(embed(batch), float))
-    return np.concatenate(found)
+                image[:, hide] = image[:, ~hide].mean(axis=1, keepdims=True).astype(np.uint8)
+        features.append(np.asarray(embed(batch), float))
+    return np.concatenate(features)

@@ -1,10 +1,10 @@
-"""A second look at two images that look alike: does what lies inside the picture agree, and not only its outline?
+"""A closer comparison of two similar images, by their texture instead of their outline.
 
-Two limbs in one pose before one cloth have the same outline, which is the strongest thing in both pictures, and share
-nothing else. Both are therefore read once more from their files, larger than tiles are, laid over each other, and
-compared in small blocks; blocks that an edge runs through are left out (by the structure tensor: Bigün and Granlund,
-1987). What is left is skin, cloth, ribs, vessels, grain. The likeness is the correlation that 70 % of it reaches,
-where a block counts by its texture up to what a camera's grain may be, and no more beyond it.
+Two limbs in one pose in front of one cloth have the same dominant outline and share nothing else. Both images are
+therefore read from their files at a higher resolution than tiles, registered, and compared in small blocks. Blocks with
+an edge are left out (by the structure tensor: Bigün and Granlund, 1987), so that skin, cloth, ribs, vessels and grain
+remain. The likeness is the correlation that 70 % of the texture reaches. The weight of a block increases with its
+texture up to the level of camera grain.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST", "CloserLook", "look_closer", "texture_likeness"]
 
-# The side at which images are compared; smaller ones are enlarged, which leaves of their texture only the finest.
+# The side at which images are compared; smaller ones are enlarged.
 LARGE = 256
-# Of images with fewer pixels than this a side, or of which there is no more than the tile, little texture is left.
+# Images with fewer pixels a side, and images of which only the tile is available, have little texture.
 BLURRED = 48
-# Longest side that is read of a file: enough for a square of 256 pixels.
+# The longest side that is read from a file: enough for a square of 256 pixels.
 READ = 384
-# So many pairs are looked at in their files, the most alike first; the others in their tiles.
+# The number of pairs that are compared in their files, the most similar first; the others in their tiles.
 MOST = 5000
 BLOCK = 8
-# The texture: what is left between two Gaussian filters of these radii, in pixels.
+# The texture: the difference of two Gaussian filters of these radii, in pixels.
 FINE, COARSE = 1.2, 2.5
-# From this coherence on, 0 (no direction) to 1 (one edge), a block shows an edge.
+# From this coherence on, between 0 (no direction) and 1 (one edge), a block contains an edge.
 EDGE = 0.7
-# Grey levels at which a block counts in full: less is drowned in grain, or is what a JPEG leaves out first.
+# The contrast in grey levels at which a block has full weight: less is dominated by grain or removed by JPEG.
 GRAIN = 2.0
-# What all blocks together must count, and what those of blurred images must: less does not tell two people apart.
+# The least total weight of the blocks, and that for blurred images: with less, two people cannot be distinguished.
 LEAST, LEAST_BLURRED = 6.0, 20.0
-# The share of the texture that must agree: leftovers of an outline may agree by themselves.
+# The share of the texture that must agree, because remains of an outline may agree by chance.
 MOSTLY = 0.7
-# Below this, once registered at half the size, registering stops.
+# Below this likeness at half the size, registration stops.
 PROMISING = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class CloserLook:
-    """How two images lie on each other, alike in texture; None where they have too little of it to tell.
+    """The registration of two images by texture, None if there is too little.
 
-    `pixels`: the longest side of the smaller image. `blurred`: only tiles, or few pixels, were there to compare.
+    `pixels`: the longest side of the smaller image. `blurred`: only tiles, or few pixels, could be compared.
     """
 
     register: Register | None
@@ -71,9 +71,9 @@ def look_closer(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[CloserLook]:
-    """Look at each pair in the files `paths`, of which those of row i show tile i; `registers` say how they lie.
+    """Compare each pair in the files `paths` (row i shows tile i), starting from `registers`.
 
-    Where a file cannot be read any more, and beyond `MOST` pairs, the tiles are compared.
+    If a file can no longer be read, and beyond `MOST` pairs, the tiles are compared.
     """
 
     @lru_cache(maxsize=2000)
@@ -85,56 +85,58 @@ def look_closer(
         return np.rint(_square(picture.astype(np.float32))).clip(0, 255).astype(np.uint8)
 
     longest = store.index[["width", "height"]].max(axis=1).to_numpy()
-    first = np.argsort([-found.likeness for found in registers], kind="stable")[:MOST]
-    in_files = np.isin(np.arange(len(pairs)), first)
+    most_similar = np.argsort([-register.likeness for register in registers], kind="stable")[:MOST]
+    in_files = np.isin(np.arange(len(pairs)), most_similar)
     for number in range(len(pairs)):
         i, j = int(pairs.i[number]), int(pairs.j[number])
         pixels = int(min(longest[i], longest[j]))
-        one, two = (of_file(i), of_file(j)) if in_files[number] else (None, None)
-        blurred = one is None or two is None or pixels < BLURRED
-        if one is None or two is None:
-            one, two = grey(store, i, LARGE), grey(store, j, LARGE)
-        turned = flip(one.astype(np.float32), int(pairs.flip[number]))
+        first, second = (of_file(i), of_file(j)) if in_files[number] else (None, None)
+        blurred = first is None or second is None or pixels < BLURRED
+        if first is None or second is None:
+            first, second = grey(store, i, LARGE), grey(store, j, LARGE)
+        flipped = flip(first.astype(np.float32), int(pairs.flip[number]))
         least = LEAST_BLURRED if blurred else LEAST
-        found = texture_likeness(turned, two.astype(np.float32), registers[number].way, least=least)
-        yield CloserLook(found, pixels, blurred)
+        register = texture_likeness(flipped, second.astype(np.float32), registers[number].warp, least=least)
+        yield CloserLook(register, pixels, blurred)
         if progress:
             progress(number + 1)
 
 
-def texture_likeness(one: np.ndarray, two: np.ndarray, way: np.ndarray, *, least: float = LEAST) -> Register | None:
-    """How alike two images (S, S) `float32` are in texture: 1 for the same picture, about 0 for two that share nothing.
+def texture_likeness(
+    first: np.ndarray, second: np.ndarray, warp: np.ndarray, *, least: float = LEAST
+) -> Register | None:
+    """The likeness of two images (S, S) `float32` in texture: 1 for the same picture, about 0 for different ones.
 
-    `way`: about how `two` lies on `one`, as in `Register`. None where they cannot be registered, or where less
-    texture than `least` is left to compare.
+    `warp`: approximately the map from `first` to `second`, as in `Register`. None if registration fails, or if there is
+    less texture than `least`.
     """
-    coarse = registered(one, two, in_pixels(way, SIDE / len(one)), fine=False)
-    found = None if coarse is None else _agreement(one, two, coarse, least)
-    if coarse is None or found is None or found.likeness < PROMISING:
-        return found
-    exact = registered(one, two, coarse, fine=True)
-    return found if exact is None else _agreement(one, two, exact, least)
+    coarse = registered(first, second, in_pixels(warp, SIDE / len(first)), fine=False)
+    register = None if coarse is None else _agreement(first, second, coarse, least)
+    if coarse is None or register is None or register.likeness < PROMISING:
+        return register
+    exact = registered(first, second, coarse, fine=True)
+    return register if exact is None else _agreement(first, second, exact, least)
 
 
-def _agreement(one: np.ndarray, two: np.ndarray, way: np.ndarray, least: float) -> Register | None:
-    """The correlation that most of the texture reaches, in blocks that both images cover and no edge runs through."""
-    shape = (len(one), len(one))
+def _agreement(first: np.ndarray, second: np.ndarray, warp: np.ndarray, least: float) -> Register | None:
+    """The correlation that most of the texture reaches, in blocks that both images cover and that contain no edge."""
+    shape = (len(first), len(first))
     grid = cv2.WARP_INVERSE_MAP
-    laid = cv2.warpAffine(two, way, shape, flags=cv2.INTER_CUBIC | grid, borderMode=cv2.BORDER_REPLICATE)
-    both = _mean(cv2.warpAffine(np.ones_like(two), way, shape, flags=cv2.INTER_LINEAR | grid, borderValue=0))
-    chosen = (both > 0.99) & (_coherence(one) < EDGE) & (_coherence(laid) < EDGE)
-    left, right = _texture(one), _texture(laid)
+    warped = cv2.warpAffine(second, warp, shape, flags=cv2.INTER_CUBIC | grid, borderMode=cv2.BORDER_REPLICATE)
+    both = _mean(cv2.warpAffine(np.ones_like(second), warp, shape, flags=cv2.INTER_LINEAR | grid, borderValue=0))
+    chosen = (both > 0.99) & (_coherence(first) < EDGE) & (_coherence(warped) < EDGE)
+    left, right = _texture(first), _texture(warped)
     power_left, power_right, product = (_mean(a * b)[chosen] for a, b in ((left, left), (right, right), (left, right)))
     power = np.sqrt(power_left * power_right) + 1e-6
     weight = np.minimum(1.0, power / GRAIN**2)
     if weight.sum() < least:
         return None
     likeness = _reached(product / power, weight)
-    return Register(likeness, float(both.mean()), in_pixels(way, len(one) / SIDE))
+    return Register(likeness, float(both.mean()), in_pixels(warp, len(first) / SIDE))
 
 
 def _reached(values: np.ndarray, weight: np.ndarray) -> float:
-    """What `MOSTLY` of the weight reaches."""
+    """The value that the share `MOSTLY` of the weight reaches."""
     order = np.argsort(values)
     below = np.cumsum(weight[order])
     return float(values[order][np.searchsorted(below, (1 - MOSTLY) * below[-1])])
@@ -146,7 +148,7 @@ def _texture(image: np.ndarray) -> np.ndarray:
 
 
 def _coherence(image: np.ndarray) -> np.ndarray:
-    """Of each block how much of its slope points one way, 0..1."""
+    """How much of the gradient of each block has one direction, 0 to 1."""
     smooth = cv2.GaussianBlur(image, (0, 0), 1.0)
     x, y = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
     across, down, mixed = _mean(x * x), _mean(y * y), _mean(x * y)
@@ -156,13 +158,13 @@ def _coherence(image: np.ndarray) -> np.ndarray:
 
 def _mean(image: np.ndarray) -> np.ndarray:
     """The mean of each block: (S, S) to (S²/64,)."""
-    parts = len(image) // BLOCK
-    mean: np.ndarray = cv2.resize(image, (parts, parts), interpolation=cv2.INTER_AREA).ravel()
+    side = len(image) // BLOCK
+    mean: np.ndarray = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA).ravel()
     return mean
 
 
 def _square(image: np.ndarray) -> np.ndarray:
-    # OpenCV's area filter only reduces.
-    way = cv2.INTER_AREA if min(image.shape) >= LARGE else cv2.INTER_CUBIC
-    square: np.ndarray = cv2.resize(image, (LARGE, LARGE), interpolation=way)
+    # OpenCV's area filter only reduces
+    method = cv2.INTER_AREA if min(image.shape) >= LARGE else cv2.INTER_CUBIC
+    square: np.ndarray = cv2.resize(image, (LARGE, LARGE), interpolation=method)
     return square

@@ -1,68 +1,118 @@
-"""What the audit says of a shortcut: a sentence with the figure for a clinician, and what to do about it."""
+"""The wording of the audit: one table of templates by code, and the functions that fill them in with numbers."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from casewise.audit.probes import ProbeResult
+from casewise.audit.probes import FEWEST, ProbeResult
 
-__all__ = ["Lone", "decimal", "remedy", "sentence", "without"]
+__all__ = ["LoneClass", "Shortcut", "exclusion", "fill", "remedy", "shortcut_sentence", "untested"]
 
 PATHS_SHOWN = 3
 
-_SUBJECTS = {
+# Sentences of findings by code; `remedy` entries say what to do.
+TEMPLATES = {
+    "twins": "{count} {what} ({kinds}), for example {example}: {harm}.",
+    "twins-across-subjects": "the same picture under two subjects",
+    "twins-across-subjects harm": "one person under two names would be in training and test data",
+    "twins-across-subjects remedy": (
+        "Give both images the same subject in the table, or exclude one of them with {exclusion}."
+    ),
+    "twins-across-splits": "the same picture on two sides of the split",
+    "twins-across-splits harm": "the test data would contain training data",
+    "twins-across-splits remedy": (
+        "Give both images the same subject and split again, or exclude one of them with {exclusion}."
+    ),
+    "twins-across-labels": "the same picture with two values of {target}",
+    "twins-across-labels harm": "at least one value is wrong, or the picture does not determine it",
+    "twins-across-labels remedy": "Correct {target} in the table, or exclude both images with {exclusion}.",
+    "twins-within-subject": "the same picture of one subject twice",
+    "twins-within-subject harm": "it is counted more than once",
+    "twins-within-subject remedy": "Exclude the copies with {exclusion}.",
+    "split subjects unknown": (
+        "Subjects are unknown, so images of one person may be on both sides of the split in {where}. Only similar "
+        "pictures can be searched for, and all results may be too optimistic."
+    ),
+    "split subjects unknown remedy": "Ask the source of the data for the subjects and add them to the table.",
+    "image-level-split": (
+        "The split in {where} was made by image, not by subject, {use}: {subjects:,} of {several:,} subjects with "
+        "several images are on both sides ({names}). Test subjects were in the training data, and results would be "
+        "too optimistic."
+    ),
+    "subjects-across-splits": (
+        "In the split in {where}, {use}, {subjects:,} of {several:,} subjects with several images are on both sides "
+        "({names}). Test subjects were in the training data, and results would be too optimistic."
+    ),
+    "used split remedy": (
+        "Remove `split.column`, so that casewise splits by subject, or give each subject one side in {where}."
+    ),
+    "unused split remedy": "Do not compare with results from this split; casewise splits by subject.",
+    "imported twins": (
+        "{count} on both sides of the split in {where}, {use}, for example {example}: test data were in the training "
+        "data."
+    ),
+    "imported twins remedy": "Give both images the same subject and the same side, or exclude one with {exclusion}.",
+    "shortcut": "{evidence} predicts {target} with {value} ({p}){among}. {meaning}.",
+    "source-told": "Within {target} {within}, the image predicts {source} with {value} ({p}). {meaning}.",
+    "one size": "All images of {target} {classes} have a size that no other class has, which identifies the class.",
+}
+
+_EVIDENCE = {
     "column": "{name} alone",
-    "files": "How the files were made (width, height, mode, format, compression) alone",
-    "file-size": "The number of bytes a pixel alone",
-    "border": "The border of the image alone",
+    "filled": "Whether {name} is filled in",
+    "files": "The file format (width, height, mode, format, compression) alone",
+    "file-size": "The number of bytes per pixel alone",
+    "border": "The image border alone",
     "thumbnail": "A thumbnail of 8 x 8 grey values alone",
-    "outside-anatomy": "The image without the anatomy",
+    "outside-anatomy": "The image outside the anatomy alone",
 }
 _MEANINGS = {
-    "column": "a network can score that by recognising {name}, without looking at the disease",
-    "files": "images of different classes come from different places, and a network can learn the place",
-    "file-size": "files are larger where pictures are busier, which may be the disease, or how they were saved",
-    "border": "a network can score that from markers, letters or the film's edge",
-    "thumbnail": "brightness and outline do, which may be the disease, or how the image was taken",
-    "outside-anatomy": "a network can score that without looking at the anatomy",
+    "column": "A network can reach this by recognising {name}, without using the disease",
+    "marks source": "{source} predicts it as well",
+    "files": "Images of different classes come from different sources, and a network can learn the source",
+    "file-size": "Files of more detailed pictures are larger, because of the disease or of the way they were saved",
+    "border": "A network can reach this from markers, letters or the edge of the film",
+    "thumbnail": "Brightness and outline differ, because of the disease or of the way the image was taken",
+    "outside-anatomy": "A network can reach this without using the anatomy",
+    "source-from-image": "Where {source} is associated with {target}, a network can use it as a shortcut",
 }
 _COLUMN_REMEDIES = {
-    "levels": "Cross-validate with `split: {{leave_out: {name}}}`, or study within one {name} (`where:`)",
-    "dates": "Study classes from the same time (`where:`), or match them in {name}",
-    "numbers": "Match the classes in {name}, and report results at each {name}",
+    "levels": "Cross-validate with `split: {{leave_out: {name}}}`, or restrict the study to one {name} (`where:`)",
+    "dates": "Compare classes from the same period (`where:`), or match them by {name}",
+    "numbers": "Match the classes by {name}, and report results at each {name}",
     "sizes": "Compare within one {name} (`where:`)",
 }
 _REMEDIES = {
-    "files": "Compare within one source (`where:`), {leave_out}, and save all images in one way",
-    "file-size": "Look whether images were saved in different ways; if so, save all in one way",
+    "files": "Compare within one source (`where:`), {leave_out}, and save all images in the same way",
+    "file-size": "Check whether images were saved in different ways; if so, save all in the same way",
     "border": (
-        "Look at the borders: crop off markers and letters, {leave_out}; a border of the same tissue as the rest, as "
-        "in windows of a biopsy, is no frame: accept the finding with that reason"
+        "Inspect the borders: crop off markers and letters, or {leave_out}. If the border shows the same tissue as the "
+        "rest of the image, as in fields of a biopsy, accept the finding with that reason"
     ),
-    "thumbnail": "Compare within one source (`where:`), {leave_out}, and see whether networks look at the disease",
+    "thumbnail": "Compare within one source (`where:`), {leave_out}, and check whether networks use the disease",
     "outside-anatomy": "Crop to the anatomy of {mask}, {leave_out}, or compare within one source (`where:`)",
-    "source-from-image": "Report the result within each {source}, or {leave_out}",
+    "source-from-image": "Report results within each {source}, or {leave_out}",
 }
 
 
-def decimal(value: float, places: int = 2) -> str:
-    """A figure between −1 and 1 as medical journals print it.
+def fill(code: str, **values: Any) -> str:
+    """The template of this code with its values.
 
-    >>> decimal(0.934), decimal(1.0), decimal(-0.5), decimal(0.001, 3)
-    ('.93', '1.00', '-.50', '.001')
+    >>> fill("twins-within-subject remedy", exclusion="`where_not: {path: [a.png]}`")
+    'Exclude the copies with `where_not: {path: [a.png]}`.'
     """
-    text = f"{value:.{places}f}"
-    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+    return TEMPLATES[code].format(**values)
 
 
 @dataclass(frozen=True)
-class Lone:
-    """A class of a target that stands in one source only; `among` are a source that has several classes, and those."""
+class LoneClass:
+    """A class of a target that occurs in one source only; `among`: a source with several classes, and these."""
 
     target: str
     label: str
@@ -70,79 +120,64 @@ class Lone:
     among: tuple[str, list[str]] | None = None
 
 
-def _for_lone(kind: str, source: str, lone: Lone, mask: str | None) -> str:
-    """What to do where a class comes from one source only: a source that is left out would take the class with it."""
-    why = f"all {lone.label} comes from {source} {lone.only}, so that `split.leave_out` cannot judge it"
-    if lone.among:
-        value, classes = lone.among
-        within = f"`where: {{{source}: {value}}}` and `targets: {{{lone.target}: [{', '.join(classes)}]}}`"
-        text = f"Compare within one {source}, such as {within} ({why}), or add {lone.label} from another {source}."
-    else:
-        text = f"Add classes from the same {source}: no {source} has two, and {why}."
-    first = {
-        "outside-anatomy": f"Crop to the anatomy of {mask}. ",
-        "border": "Look at the borders for markers and letters and crop them off. ",
-    }
-    return first.get(kind, "") + text
+@dataclass(frozen=True)
+class Shortcut:
+    """What a sentence about a shortcut states.
 
-
-def without(paths: Sequence[str], *, column: str = "path", root: Path | None = None) -> str:
-    """The line that leaves images out, with paths as the table writes them: from `root`, where they lie below it.
-
-    >>> without(["/data/a.png", "/data/b/c d.png", "/data/a.png"], root=Path("/data"))
-    '`where_not: {path: [a.png, "b/c d.png"]}`'
-    """
-    named = list(dict.fromkeys(paths))
-    written = [os.path.relpath(path, root) if root and Path(path).is_relative_to(root) else path for path in named]
-    plain = [text if re.fullmatch(r"[^\W\d][\w./-]*|/[\w./-]+", text) else json.dumps(text) for text in written]
-    more = f" with the others ({len(plain):,} in all; audit.json lists the pairs)" if len(plain) > PATHS_SHOWN else ""
-    return f"`where_not: {{{column}: [{', '.join(plain[:PATHS_SHOWN])}]}}`{more}"
-
-
-def sentence(
-    kind: str,
-    name: str,
-    target: str,
-    told: ProbeResult,
-    *,
-    p: float,
-    how: str = "",
-    within: str = "",
-    source: str = "",
-    by_filling: bool = False,
-    marks_source: bool = False,
-    classes: int = 0,
-) -> str:
-    """One sentence with the figure.
-
-    Args:
-        name: the column that tells.
+    Attributes:
+        name: the column or other evidence.
         p: adjusted for all questions.
-        within: the class in which the column `source` is told.
-        by_filling: the column tells by whether it is filled in; `marks_source`: and `source` tells as much.
-        classes: how many the target has; if fewer could be judged, they are named.
+        how: a variant of the evidence.
+        within: the class within which the column `source` is predicted.
+        by_filling: the column predicts by whether it is filled in; `marks_source`: and `source` predicts as well.
+        classes: the number of classes of the target; if fewer could be tested, they are named.
+    """
+
+    kind: str
+    name: str
+    target: str
+    result: ProbeResult
+    p: float
+    how: str = ""
+    within: str = ""
+    source: str = ""
+    by_filling: bool = False
+    marks_source: bool = False
+    classes: int = 0
+
+
+def shortcut_sentence(shortcut: Shortcut) -> str:
+    """One sentence with the number, and one with its meaning.
 
     >>> import numpy as np
-    >>> sentence("column", "source", "label", Told(0.934, {}, np.zeros(0), np.zeros(0)), p=0.001)
-    'source alone tells label: r = .93 (p = .001); a network can score that by recognising source, without looking at \
-the disease.'
+    >>> result = ProbeResult(0.934, {}, np.zeros(0), np.zeros(0))
+    >>> shortcut_sentence(Shortcut("column", "source", "label", result, p=0.001))
+    'source alone predicts label with r = 0.93 (p = 0.001). A network can reach this by recognising source, without \
+using the disease.'
     """
-    value = f"AUROC {decimal(told.value)} where .50 is chance" if told.by_class else f"r = {decimal(told.value)}"
-    if len(told.by_class) > 2:
-        best = max(told.by_class, key=lambda each: told.by_class[each])
-        grade = f"{target} {best}" if best.isdecimal() else best
-        value += f", and {decimal(told.by_class[best])} for {grade}"
-    chance = f"p = {decimal(p, 3)}" if p >= 0.0005 else "p < .001"
+    kind, name, target, by_class = shortcut.kind, shortcut.name, shortcut.target, shortcut.result.by_class
+    value = f"{'AUROC' if by_class else 'r ='} {shortcut.result.value:.2f}"
+    if len(by_class) > 2:
+        best = max(by_class, key=lambda label: by_class[label])
+        value += f", {by_class[best]:.2f} for {f'{target} {best}' if best.isdecimal() else best}"
+    p = f"p = {shortcut.p:.3f}" if shortcut.p >= 0.0005 else "p < 0.001"
+    p = f"chance 0.50; {p}" if by_class else p
+    texts = {"name": name, "source": shortcut.source, "target": target}
+    meaning = _MEANINGS["marks source" if shortcut.marks_source else kind].format(**texts)
     if kind == "source-from-image":
-        goes = f"where {source} goes with {target}, a network can learn the one for the other"
-        return f"Within {target} {within}, the image tells {source}: {value} ({chance}); {goes}."
-    who = f"Whether {name} is filled in" if by_filling else _SUBJECTS[kind].format(name=name)
-    seen = f" ({how})" if how else ""
-    among = f" among {len(told.scores):,} images with a mask" if kind == "outside-anatomy" else ""
-    if told.by_class and len(told.by_class) < classes:
-        target = f"{target} ({' against '.join(told.by_class)})"
-    meaning = f"{source} tells as much" if marks_source else _MEANINGS[kind].format(name=name)
-    return f"{who}{seen} tells {target}: {value}{among} ({chance}); {meaning}."
+        return fill("source-told", **texts, within=shortcut.within, value=value, p=p, meaning=meaning)
+    evidence = _EVIDENCE["filled" if shortcut.by_filling else kind].format(name=name)
+    if by_class and len(by_class) < shortcut.classes:
+        target = f"{target} ({' versus '.join(by_class)})"
+    return fill(
+        "shortcut",
+        evidence=evidence + (f" ({shortcut.how})" if shortcut.how else ""),
+        target=target,
+        value=value,
+        p=p,
+        among=f" among {len(shortcut.result.scores):,} images with a mask" if kind == "outside-anatomy" else "",
+        meaning=meaning,
+    )
 
 
 def remedy(
@@ -152,19 +187,65 @@ def remedy(
     reading: str = "levels",
     source: str | None = None,
     mask: str | None = None,
-    lone: Lone | None = None,
+    lone: LoneClass | None = None,
 ) -> str:
     """What to do, naming the study's key or the table's column.
 
     Args:
-        lone: a class that stands in one source only, so that no source can be left out and judged.
+        lone: a class that occurs in one source only, so that no source can be left out and tested.
 
     >>> remedy("column", "site")
-    'Cross-validate with `split: {leave_out: site}`, or study within one site (`where:`).'
+    'Cross-validate with `split: {leave_out: site}`, or restrict the study to one site (`where:`).'
     """
     if lone and (reading == "levels" or kind != "column"):
-        return _for_lone(kind, source or name, lone, mask)
-    where = f"`split: {{leave_out: {source}}}`" if source else "`split.leave_out` over the column that tells the source"
+        return _lone_remedy(kind, source or name, lone, mask)
+    where = f"`split: {{leave_out: {source}}}`" if source else "`split.leave_out` with the column of the source"
     leave_out = f"cross-validate with {where}"
     text = _COLUMN_REMEDIES[reading] if kind == "column" else _REMEDIES[kind]
     return f"{text.format(name=name, mask=mask, source=source, leave_out=leave_out)}."
+
+
+def _lone_remedy(kind: str, source: str, lone: LoneClass, mask: str | None) -> str:
+    """What to do if a class comes from one source only: leaving that source out would remove the class."""
+    why = f"all {lone.label} comes from {source} {lone.only}, so `split.leave_out` cannot test it"
+    if lone.among:
+        value, classes = lone.among
+        within = f"`where: {{{source}: {value}}}` and `targets: {{{lone.target}: [{', '.join(classes)}]}}`"
+        text = f"Compare within one {source}, for example {within} ({why}), or add {lone.label} from another {source}."
+    else:
+        text = f"Add classes from the same {source}: no {source} has two classes, and {why}."
+    first = {
+        "outside-anatomy": f"Crop to the anatomy of {mask}. ",
+        "border": "Inspect the borders for markers and letters and crop them off. ",
+    }
+    return first.get(kind, "") + text
+
+
+def exclusion(paths: Sequence[str], *, column: str = "path", root: Path | None = None) -> str:
+    """The study key that excludes images, with paths as the table writes them: relative to `root` where possible.
+
+    >>> exclusion(["/data/a.png", "/data/b/c d.png", "/data/a.png"], root=Path("/data"))
+    '`where_not: {path: [a.png, "b/c d.png"]}`'
+    """
+    unique = list(dict.fromkeys(paths))
+    written = [os.path.relpath(path, root) if root and Path(path).is_relative_to(root) else path for path in unique]
+    quoted = [text if re.fullmatch(r"[^\W\d][\w./-]*|/[\w./-]+", text) else json.dumps(text) for text in written]
+    more = f" with the others ({len(quoted):,} in all; audit.json lists the pairs)" if len(quoted) > PATHS_SHOWN else ""
+    return f"`where_not: {{{column}: [{', '.join(quoted[:PATHS_SHOWN])}]}}`{more}"
+
+
+def untested(facts: Mapping[str, Any]) -> str:
+    """Why shortcuts were not tested at all; empty if they were, or if nothing is recorded.
+
+    >>> untested({"subjects": 12, "questions": []})
+    'shortcuts were not tested: too few subjects (20 are needed)'
+    >>> untested({"subjects": 40, "questions": []})
+    'shortcuts were not tested: too few cases, or nothing varies'
+    >>> untested({"subjects": 40, "questions": [{"value": 0.5}]}), untested({})
+    ('', '')
+    """
+    if "questions" not in facts or facts["questions"]:
+        return ""
+    if facts.get("subjects", FEWEST) < FEWEST:
+        return f"shortcuts were not tested: too few subjects ({FEWEST} are needed)"
+    return "shortcuts were not tested: too few cases, or nothing varies"

@@ -1,4 +1,4 @@
-"""The audit as text for a terminal: every finding with its level, its reason if accepted, and what to do."""
+"""The audit as text for a terminal: every finding with its level, the reason if it is accepted, and a remedy."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from casewise.audit.findings import Audit
 
 WIDTH = 110
 PAIRS_SHOWN = 5
-IMAGE = re.compile(r"(?<![\w/.'-])image(?P<several>s?)(?![\w/.'-]*[\w/'-])")
+IMAGE = re.compile(r"(?<![\w/.'-])image(?P<plural>s?)(?![\w/.'-]*[\w/'-])")
 
 
-def told(audit: Audit, accepted: Mapping[str, str]) -> str:
-    """All findings, worst first, and the verdict last.
+def audit_text(audit: Audit, accepted: Mapping[str, str]) -> str:
+    """All findings, errors first, then the verdict.
 
     >>> from casewise.audit.findings import Audit, Finding
-    >>> print(told(Audit([Finding("shortcut-source", "error", "The source tells the label.")]), {}))
+    >>> print(audit_text(Audit([Finding("shortcut-source", "error", "source alone predicts label.")]), {}))
     <BLANKLINE>
     error      shortcut-source
-               The source tells the label.
+               source alone predicts label.
     <BLANKLINE>
-    verdict    1 error: The source tells the label.
+    verdict    1 error: source alone predicts label.
     """
     lines: list[str] = []
     for level in ("error", "warning", "note"):
         for finding in audit.of(level):
             reason = accepted.get(finding.id, "").strip()
             lines += ["", f"{level:<10} {finding.id}{' (accepted)' if reason else ''}", *_indented(finding.sentence)]
-            for one, two in finding.pairs[:PAIRS_SHOWN]:
-                lines.append(f"{'':<10}   {one} = {two}")
+            for first, second in finding.pairs[:PAIRS_SHOWN]:
+                lines.append(f"{'':<10}   {first} = {second}")
             if len(finding.pairs) > PAIRS_SHOWN:
                 lines.append(f"{'':<10}   and {len(finding.pairs) - PAIRS_SHOWN:,} more pairs")
             if reason:
@@ -41,28 +41,28 @@ def told(audit: Audit, accepted: Mapping[str, str]) -> str:
     return "\n".join([*lines, "", f"{'verdict':<10} {audit.verdict}"])
 
 
-def of_scans(audit: Audit, noun: str) -> Audit:
-    """The same audit where rows are scans or slices (`noun`) and no images: sentences, remedies and what was examined.
+def with_noun(audit: Audit, noun: str) -> Audit:
+    """The same audit for rows that are scans or slices (`noun`): sentences, remedies and facts.
 
     >>> from casewise.audit.findings import Audit, Finding
     >>> plain = Audit([Finding("shortcut-files", "note", "All images of images/a.png.", {}, [], "Leave `images` out.")])
-    >>> told = of_scans(plain, "scan").findings[0]
-    >>> told.sentence, told.remedy
+    >>> finding = with_noun(plain, "scan").findings[0]
+    >>> finding.sentence, finding.remedy
     ('All scans of images/a.png.', 'Leave `images` out.')
     """
     findings = [
-        replace(found, sentence=renamed(found.sentence, noun), remedy=renamed(found.remedy, noun))
-        for found in audit.findings
+        replace(finding, sentence=renamed(finding.sentence, noun), remedy=renamed(finding.remedy, noun))
+        for finding in audit.findings
     ]
     facts = {f"{noun}s" if name == "images" else name: value for name, value in audit.facts.items()}
     return replace(audit, findings=findings, facts=facts)
 
 
 def renamed(text: str, noun: str) -> str:
-    """Without touching what is quoted as code, or is part of a path or a name."""
-    parts = text.split("`")
-    parts[::2] = [IMAGE.sub(lambda found: noun + found["several"], part) for part in parts[::2]]
-    return "`".join(parts)
+    """The text with "image" replaced by `noun`, except in code and within paths or names."""
+    pieces = text.split("`")
+    pieces[::2] = [IMAGE.sub(lambda match: noun + match["plural"], piece) for piece in pieces[::2]]
+    return "`".join(pieces)
 
 
 def _indented(text: str) -> list[str]:

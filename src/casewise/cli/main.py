@@ -102,7 +102,7 @@ def audit(
     weights_dir: Annotated[Path | None, typer.Option(help="A folder of <backbone>.safetensors.")] = None,
 ) -> None:
     """Look for twins, leaks and shortcuts before anything is trained; every run begins with it."""
-    from casewise.audit.text import told
+    from casewise.audit.text import audit_text
     from casewise.console import Terminal
     from casewise.errors import BothSidesError
     from casewise.pipeline.audit import current_audit
@@ -125,13 +125,13 @@ def audit(
             refused = error
             show.line("split", "none that can be used: subjects stand on several sides")
         found = current_audit(plan, cohort, tiles, splits, folder, show)
-    print(told(found, plan.accept))
+    print(audit_text(found, plan.accept))
     for note in found.notes(plan.accept):
         print(f"{'':<10} {note}")
     print(f"audit: {folder.audit.path}")
     if refused:
         raise refused  # a run would be, whatever is accepted
-    found.gate(plan.accept, told_before=True)
+    found.gate(plan.accept, already_shown=True)
 
 
 @app.command(short_help="Write a study file, and a table from folders of images.")
@@ -186,15 +186,15 @@ def explain(
 ) -> None:
     """Show where a run's networks looked, in the original images, and put it into the report."""
     from casewise.console import Terminal
-    from casewise.explain.run import explain_run
+    from casewise.pipeline.explain import explain_run
 
     done = explain_run(
         run_folder,
         cases=case or [],
         networks=network or [],
-        out=output,
+        output=output,
         measure=measure,
-        cells=map_size,
+        map_size=map_size,
         show=Terminal(),
     )
     if done.figure:

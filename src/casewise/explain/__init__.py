@@ -1,1 +1,1 @@
-"""Where a network looked: maps of influence, carried back to the original pixels, shown, and measured."""
+"""Saliency maps of a finished run: computed, mapped back to the original images, shown, and measured against masks."""

@@ -1,4 +1,4 @@
-"""Which cases are explained, and what each network said of them."""
+"""Selection of the cases to explain, and each network's prediction of them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from casewise.predictions.nested_cv import NESTED
 if TYPE_CHECKING:
     import pandas as pd
 
-# Of cases that were right, and of cases that were wrong.
-EACH = 3
+# The number of correctly and of erroneously predicted cases that are selected.
+CASES_PER_GROUP = 3
 
 
 @dataclass(frozen=True)
 class CasePrediction:
-    """What one network said of a panel row's unit of the target, and what was recorded.
+    """One network's prediction for the unit of a panel row, and the reference value.
 
-    `of`: the number of the class that it named, None of a number. `right`: None where nothing was recorded, and of
-    numbers.
+    Attributes:
+        fold: None for a prediction by all folds' networks, on the test set.
+        probability: of the predicted class; NaN for a number.
+        class_index: the predicted class; None for a number.
+        correct: None for numbers and where there is no reference value.
     """
 
     model: str
@@ -34,140 +37,159 @@ class CasePrediction:
     y_true: float
     y_pred: float
     probability: float
-    of: int | None
-    right: bool | None
+    class_index: int | None
+    correct: bool | None
 
 
-def asked_about(run: FinishedRun) -> ExplainTarget:
-    """What the networks are asked: the main outcome where they predict it, or else their first target."""
-    return ExplainTarget.about(run.study)
+@dataclass(frozen=True, eq=False)
+class LesionCase:
+    """A case of a fold with a lesion on the slices that the fold's network sees.
+
+    Attributes:
+        row: of the cohort's panels.
+        mask: (N, H, W) `bool` on the slices of the case.
+        slots: (V, K) the slices in the slots of each view.
+    """
+
+    row: int
+    case: str
+    subject: str
+    prediction: CasePrediction
+    mask: np.ndarray
+    slots: np.ndarray
 
 
-def about(run: FinishedRun, said: CasePrediction) -> ExplainTarget:
-    """The same of the class that was named."""
-    return ExplainTarget(outputs_of(run.study), asked_about(run).target, of=said.of)
+def explain_target(run: FinishedRun) -> ExplainTarget:
+    """The target that is explained: the primary outcome if the networks predict it, else their first target."""
+    return ExplainTarget.from_study(run.study)
 
 
-def rows_of(run: FinishedRun, case: str) -> list[int]:
+def predicted_target(run: FinishedRun, prediction: CasePrediction) -> ExplainTarget:
+    """The same target with the predicted class."""
+    return ExplainTarget(outputs_of(run.study), explain_target(run).target, class_index=prediction.class_index)
+
+
+def panel_rows(run: FinishedRun, case: str) -> list[int]:
     """The panel rows of a case."""
     return np.flatnonzero(run.cohort.panels["case"].astype(str).to_numpy() == case).tolist()
 
 
-def said_of(run: FinishedRun, model: str, row: int) -> CasePrediction | None:
-    """What a network said of the unit that a panel row belongs to; None where it predicted nothing of it."""
+def prediction_of(run: FinishedRun, model: str, row: int) -> CasePrediction | None:
+    """A network's prediction for the unit of a panel row; None if it made none."""
     panel = run.cohort.panels.iloc[row]
-    target = asked_about(run).target
+    target = explain_target(run).target
     level = run.study.level_of(target)
     table = run.final
-    mine = (table["model"] == model) & (table["target"] == target) & (table["case"] == str(panel["case"]))
-    mine &= table["stage"] != "external"
-    if level in ("region", "image") and (table.loc[mine, "region"] != "").any():
-        mine &= table["region"] == str(panel["region"])
+    match = (table["model"] == model) & (table["target"] == target) & (table["case"] == str(panel["case"]))
+    match &= table["stage"] != "external"
+    if level in ("region", "image") and (table.loc[match, "region"] != "").any():
+        match &= table["region"] == str(panel["region"])
     if level == "image":
-        mine &= table["image"] == str(run.cohort.images["path"].iloc[int(panel["tiles"][0])])
-    found = table[mine]
-    return _said(found.iloc[0]) if len(found) else None
+        match &= table["image"] == str(run.cohort.images["path"].iloc[int(panel["tiles"][0])])
+    rows = table[match]
+    return _case_prediction(rows.iloc[0]) if len(rows) else None
 
 
-def _said(row: pd.Series[Any]) -> CasePrediction:
-    classed = row["kind"] != "regression"
-    named = int(row["y_pred"]) if classed else None
-    known = not np.isnan(row["y_true"])
+def _case_prediction(row: pd.Series[Any]) -> CasePrediction:
+    class_index = int(row["y_pred"]) if row["kind"] != "regression" else None
+    labelled = not np.isnan(row["y_true"])
     return CasePrediction(
         model=str(row["model"]),
         stage=str(row["stage"]),
-        # out of fold one network alone; on the test set all of them
         fold=int(row["outer_fold"]) - 1 if row["stage"] == "oof" else None,
         y_true=float(row["y_true"]),
         y_pred=float(row["y_pred"]),
-        probability=float(row[f"p{named}"]) if classed else float("nan"),
-        of=named,
-        right=bool(row["y_pred"] == row["y_true"]) if classed and known else None,
+        probability=float("nan") if class_index is None else float(row[f"p{class_index}"]),
+        class_index=class_index,
+        correct=None if class_index is None or not labelled else bool(row["y_pred"] == row["y_true"]),
     )
 
 
-def named_cases(run: FinishedRun, cases: list[str]) -> list[str]:
-    """The cases asked for by `SUBJECT/VISIT`, or by a subject who has one case.
+def named_cases(run: FinishedRun, names: list[str]) -> list[str]:
+    """The cases named as `SUBJECT/VISIT`, or by a subject who has one case.
 
     Raises:
         CohortError: there is no such case, or the subject has several.
     """
-    known = list(dict.fromkeys(run.cohort.panels["case"].astype(str)))
+    panels = run.cohort.panels
+    cases = list(dict.fromkeys(panels["case"].astype(str)))
     by_subject: dict[str, list[str]] = {}
-    for case, subject in zip(
-        run.cohort.panels["case"].astype(str), run.cohort.panels["subject"].astype(str), strict=True
-    ):
+    for case, subject in zip(panels["case"].astype(str), panels["subject"].astype(str), strict=True):
         if case not in by_subject.setdefault(subject, []):
             by_subject[subject].append(case)
-    found, problems = [], []
-    for name in dict.fromkeys(cases):
-        if name in known:
-            found.append(name)
+    selected, problems = [], []
+    for name in dict.fromkeys(names):
+        if name in cases:
+            selected.append(name)
         elif len(own := by_subject.get(name, [])) == 1:
-            found.append(own[0])
+            selected.append(own[0])
         else:
-            several = f" The subject has {', '.join(own[:8])}." if own else nearest(name, [*known, *by_subject])
-            problems.append(f"--case: the run has no case {name!r}; a case is written as SUBJECT/VISIT.{several}")
+            hint = f" The subject has {', '.join(own[:8])}." if own else nearest(name, [*cases, *by_subject])
+            problems.append(f"--case: the run has no case {name!r}; a case is written as SUBJECT/VISIT.{hint}")
     if problems:
         raise CohortError("\n  ".join(problems))
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(selected))
 
 
-def chosen_cases(run: FinishedRun, models: list[str]) -> tuple[list[str], str]:
-    """A few cases by a rule that looks at no map, and the rule as a sentence.
+def select_cases(run: FinishedRun, models: list[str]) -> tuple[list[str], str]:
+    """Select a few cases by a rule that does not depend on the maps; returns them and the rule as a phrase.
 
-    Of classes: of the cases that the reference network had right those it was surest of, of different classes first;
-    then likewise of those it had wrong. Of numbers: the closest and the furthest. Out of fold where that exists.
+    Classes: the correctly predicted cases with the highest probability, cycling through the reference classes, then
+    likewise erroneous ones. Numbers: the cases with the smallest and the largest errors. Out-of-fold predictions are
+    preferred to those on the test set.
 
     Raises:
         RunError: the networks have no predictions.
     """
-    model, rows = _reference(run, models)
-    asked = asked_about(run)
-    table = rows[rows["target"] == asked.target].dropna(subset=["y_true"])
+    model, rows = _reference_model(run, models)
+    target = explain_target(run)
+    table = rows[rows["target"] == target.target].dropna(subset=["y_true"])
     stage = "oof" if (table["stage"] == "oof").any() else "test"
     table = table[table["stage"] == stage].drop_duplicates("case")
     if table.empty:
-        raise RunError(f"{run.folder}: {model} has no predictions of {asked.target} where it was recorded.")
+        raise RunError(
+            f"{run.folder.path}: {model} has no predictions of {target.target} for cases with a reference value."
+        )
     where = "out of fold" if stage == "oof" else "on the test set"
-    if not asked.output.classes:
+    if not target.output.classes:
         table = table.assign(error=(table["y_pred"] - table["y_true"]).abs()).sort_values("error", kind="stable")
-        near, far = table.head(EACH), table.iloc[EACH:].tail(EACH)
-        rule = f"the {len(near)} cases that {model} came closest to and the {len(far)} it was furthest from, {where}"
+        near, far = table.head(CASES_PER_GROUP), table.iloc[CASES_PER_GROUP:].tail(CASES_PER_GROUP)
+        rule = f"the {len(near)} cases with the smallest and {len(far)} with the largest errors of {model}, {where}"
         return [*near["case"], *far["case"][::-1]], rule
-    named = table["y_pred"].astype(int)
-    table = table.assign(sure=[row[f"p{of}"] for (_, row), of in zip(table.iterrows(), named, strict=True)])
-    table = table.sort_values("sure", ascending=False, kind="stable")
-    right = _varied(table[table["y_pred"] == table["y_true"]])
-    wrong = _varied(table[table["y_pred"] != table["y_true"]])
-    parts = [f"{len(part)} it had {word}" for part, word in ((right, "right"), (wrong, "wrong")) if part]
+    classes = table["y_pred"].astype(int)
+    probability = [row[f"p{index}"] for (_, row), index in zip(table.iterrows(), classes, strict=True)]
+    table = table.assign(predicted_probability=probability)
+    table = table.sort_values("predicted_probability", ascending=False, kind="stable")
+    correct = _across_classes(table[table["y_pred"] == table["y_true"]])
+    erroneous = _across_classes(table[table["y_pred"] != table["y_true"]])
+    groups = [f"{len(cases)} {word}" for cases, word in ((correct, "correct"), (erroneous, "erroneous")) if cases]
     rule = (
-        f"of all cases {where}, by {model}: the {' and the '.join(parts)} that it was surest of, of different recorded "
-        "classes where there are"
+        f"the {' and the '.join(groups)} predictions of {model} with the highest probability {where}, from different "
+        "reference classes where possible"
     )
-    return [*right, *wrong], rule
+    return [*correct, *erroneous], rule
 
 
-def _reference(run: FinishedRun, models: list[str]) -> tuple[str, pd.DataFrame]:
-    """The learner whose cases are chosen, as the rule names it, and its rows.
+def _reference_model(run: FinishedRun, models: list[str]) -> tuple[str, pd.DataFrame]:
+    """The learner whose predictions select the cases, as the rule names it, and its rows.
 
-    That which the report shows: a network, or of `nested` each fold's own; where it is none of both (a stacker), or not
-    among `models`, the first of these.
+    The learner that the report shows if it is one of `models`; for nested cross-validation each fold's own network;
+    otherwise (a stacker, for example) the first of `models`.
     """
     main, table = str((run.results.get("main") or {}).get("learner", "")), run.final
-    nested = run.files.nested
-    if main == NESTED and nested.exists():
-        folds = {int(fold): choice["network"] for fold, choice in nested.read()["folds"].items()}
+    nested = run.folder.nested.read_or_none() if main == NESTED else None
+    if nested:
+        folds = {int(fold): record["network"] for fold, record in nested["folds"].items()}
         if set(folds.values()) <= set(models):
             return "each fold’s chosen network", table[table["model"] == NESTED]
     if main in models:
         return main, table[table["model"] == main]
     name = models[0]
-    told = f"{name} (in place of {main}, which the report shows)" if main else name
-    return told, table[table["model"] == name]
+    phrase = f"{name} (in place of {main}, which the report shows)" if main else name
+    return phrase, table[table["model"] == name]
 
 
-def _varied(table: pd.DataFrame) -> list[str]:
-    """The first cases of each recorded class in turn."""
+def _across_classes(table: pd.DataFrame) -> list[str]:
+    """The first cases, cycling through the reference classes."""
     turn = table.groupby("y_true", sort=False).cumcount()
-    return list(table.assign(turn=turn).sort_values("turn", kind="stable")["case"].head(EACH).astype(str))
+    return list(table.assign(turn=turn).sort_values("turn", kind="stable")["case"].head(CASES_PER_GROUP).astype(str))

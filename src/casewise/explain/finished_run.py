@@ -1,162 +1,120 @@
-"""A finished run opened again: its study, cohort, prepared images, split, predictions and networks."""
+"""A finished run as explanation needs it: its folder, cohort, prepared images, split, predictions and networks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from casewise.console import Silent
-from casewise.errors import CasewiseError, RunError, nearest
-from casewise.pipeline.prepare import prepare
-from casewise.pipeline.read import read
-from casewise.predictions import table as predicted
-from casewise.run_folder import JobFolder, RunFolder
-from casewise.splits.grouped import Splits, read_splits
-from casewise.study.loading import saved_study
-from casewise.study.schema import Study
+from casewise.errors import CasewiseError, CohortError, RunError, nearest
+from casewise.modalities.registry import modality_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.cohort.cohort import Cohort
-    from casewise.modalities.store.store import TileStore
-    from casewise.modalities.volumes.slice_store import SliceStore
+    from casewise.modalities.base import Modality, PreparedCohort
+    from casewise.run_folder import RunFolder
+    from casewise.splits.grouped import Splits
+    from casewise.study.schema import Study
 
 
 @dataclass(frozen=True, eq=False)
 class FinishedRun:
-    """What a run left behind, checked to be of one piece.
+    """The contents of a finished run, checked for consistency.
 
     Attributes:
-        predictions: as in `predictions.parquet`.
-        final: one row a learner, stage, case, region, image and target.
-        results: as in `metrics.json`.
-        tiles: the tile store; of volumes the store of a picture for each scan.
-        slices: of volumes the prepared slices.
-        made_from: the fingerprint of the run's networks.
+        predictions: the content of `predictions.parquet`.
+        final: one row per learner, stage, case, region, image and target.
+        results: the content of `metrics.json`.
+        fingerprint: of the networks of the run.
     """
 
-    files: RunFolder
-    study: Study
-    cohort: Cohort
+    folder: RunFolder
+    prepared: PreparedCohort
     splits: Splits
     predictions: pd.DataFrame
     final: pd.DataFrame
     results: dict[str, Any]
-    tiles: TileStore
-    slices: SliceStore | None
-    made_from: str
-
-    def row_of(self, case: str) -> int:
-        """Of volumes: the case's number among the panels."""
-        return [str(name) for name in self.cohort.panels["case"]].index(case)
+    fingerprint: str
 
     @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return self.files.path
+    def study(self) -> Study:
+        """The study of the run."""
+        return self.prepared.study
 
-    def job(self, model: str, fold: int) -> JobFolder:
-        """The folder of a network; `fold` from 0."""
-        return self.files.job(model, fold)
+    @property
+    def cohort(self) -> Cohort:
+        """The cohort of the run."""
+        return self.prepared.cohort
 
-
-def open_finished(folder: Path) -> FinishedRun:
-    """Open a finished run; what it was made from is looked at again, and prepared anew where it is gone.
-
-    Raises:
-        RunError: there is no finished run, or it is of another version or other data.
-        CasewiseError: the table or the images have changed or gone.
-    """
-    files = RunFolder(folder)
-    study = _study(files)
-    cohort = read(study, files, Silent())
-    tiles = prepare(study, cohort, files, Silent())
-    slices = None
-    if study.volumes:
-        from casewise.modalities.volumes.slice_store import open_slices
-
-        slices = open_slices(tiles.folder)
-    table = predicted.check(files.predictions.read())
-    return FinishedRun(
-        files=files,
-        study=study,
-        cohort=cohort,
-        splits=read_splits(files.splits),
-        predictions=table,
-        final=predicted.final_rows(table),
-        results=files.metrics.read(),
-        tiles=tiles,
-        slices=slices,
-        made_from=str(files.fingerprint.read()["fingerprint"]),
-    )
-
-
-def _study(files: RunFolder) -> Study:
-    """The study as it was run."""
-    from pydantic import ValidationError
-
-    folder = files.path
-    if not folder.is_dir():
-        near = folder.parent
-        hint = nearest(folder.name, [path.name for path in near.iterdir() if path.is_dir()]) if near.is_dir() else ""
-        raise RunError(f"There is no run folder {folder}.{hint}")
-    files.check_finished()
-    try:
-        study = saved_study(files.study.read())
-    except ValidationError as error:
-        version = files.fingerprint.read().get("casewise", "unknown")
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise RunError(
-            f"{files.study.path} is of another version of casewise ({version}): {place}: {first['msg']}. Explain "
-            "the run with that version, or run the study again."
-        ) from None
-    if study.weights_dir and not study.weights_dir.is_dir():
-        # first weights are in the networks already
-        study = study.model_copy(update={"weights_dir": None})
-    return study
+    @property
+    def modality(self) -> Modality:
+        """The modality of the study's images."""
+        return modality_of(self.study)
 
 
 def check_networks(run: FinishedRun, names: list[str]) -> list[str]:
-    """The networks asked for, by default all of the study, all of which have their files.
+    """The networks of these names, by default all of the study, after checking that their files exist.
 
     Raises:
-        RunError: a network is none of the study's, or its files are missing or of another split.
+        RunError: the study has no such network, or its files are missing or belong to another split.
     """
-    known = run.study.networks
-    wrong = [name for name in dict.fromkeys(names) if name not in known]
+    networks = run.study.networks
+    wrong = [name for name in dict.fromkeys(names) if name not in networks]
     if wrong:
-        told = " and not ".join(f"{name!r}" for name in wrong)
-        hints = "".join(dict.fromkeys(nearest(name, known) for name in wrong))
-        raise RunError(f"--network: the study {run.study.name} has {', '.join(known)}, not {told}.{hints}")
-    chosen = [name for name in known if name in names] if names else list(known)
+        hints = "".join(dict.fromkeys(nearest(name, networks) for name in wrong))
+        raise RunError(
+            f"--network: the study {run.study.name} has {', '.join(networks)}, not "
+            f"{' and not '.join(f'{name!r}' for name in wrong)}.{hints}"
+        )
+    chosen = [name for name in networks if name in names] if names else list(networks)
     for model in chosen:
         for fold in range(run.splits.folds):
-            place = run.job(model, fold)
-            missing = [file.path for file in (place.weights, place.facts, place.record) if not file.exists()]
+            job = run.folder.job(model, fold)
+            missing = [file.path for file in (job.weights, job.facts, job.record) if not file.exists()]
             if missing:
                 raise RunError(
-                    f"{missing[0]} is missing: the network {model} of fold {fold + 1} cannot be looked into. "
-                    "Run the study again, or leave the network out with --network."
+                    f"{missing[0]} is missing: the network {model} of fold {fold + 1} cannot be explained. "
+                    "Run the study again, or select other networks with --network."
                 )
-            if place.facts.read()["split"] != run.splits.hash:
+            if job.facts.read()["split"] != run.splits.hash:
                 raise RunError(
-                    f"{place.path}: this network was trained on another split than {run.files.splits.path} has. Run "
-                    "the study again."
+                    f"{job.path}: this network was trained on another split than that of {run.folder.splits.path}. "
+                    "Run the study again."
                 )
     return chosen
 
 
-def check_explained(run: FinishedRun) -> None:
-    """Stop where panels are bags: their weights say where a network looked.
+def check_explainable(run: FinishedRun) -> None:
+    """Stop if networks take bags of tiles: their attention weights already give the influence of each tile.
 
     Raises:
-        CasewiseError: attention gathers the study's panels.
+        CasewiseError: the study's networks pool tiles by attention.
     """
     if run.study.panels.pooling == "attention":
         raise CasewiseError(
-            f"The networks of {run.study.name} weigh all tiles of a case (pooling: attention): their weights show "
-            f"where they looked. They are in {run.files.tile_predictions.path.name}, and the report draws them as maps."
+            f"The networks of {run.study.name} weight all tiles of a case by attention (panels: pooling: attention). "
+            "The weights are in tiles.parquet, and the report shows them as maps; `casewise explain` does not apply."
         )
+
+
+def lesion_column(run: FinishedRun) -> str:
+    """The column with lesion masks.
+
+    Raises:
+        RunError: the study names none.
+        CohortError: the table does not have the column.
+    """
+    column = run.modality.lesion_column(run.study)
+    if column is None:
+        raise RunError(
+            f"--measure: the study {run.study.name} names no masks of lesions to measure against. For a study of "
+            "volumes, name the table's column in `volumes: {lesion: COLUMN}` and run the study again; no network is "
+            "trained again for this."
+        )
+    if column not in run.cohort.images:
+        raise CohortError(
+            f"{run.study.cohort}: volumes.lesion: there is no column {column!r}."
+            f"{nearest(column, list(run.cohort.images))}"
+        )
+    return column

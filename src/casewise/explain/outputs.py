@@ -1,4 +1,4 @@
-"""What is written of the cases that are explained: overlays, volumes, rows of the table, what the report shows."""
+"""Writes the explanation of each case: overlays, volumes, rows of the table, and the entries of the report."""
 
 from __future__ import annotations
 
@@ -12,72 +12,91 @@ from typing import Any
 import numpy as np
 
 from casewise.console import Show
-from casewise.explain.case_selection import CasePrediction, asked_about
+from casewise.explain.case_selection import CasePrediction, explain_target
 from casewise.explain.finished_run import FinishedRun
-from casewise.explain.native_space import Originals, plain_name
-from casewise.explain.overlays import Shown, overlay
-from casewise.explain.saliency import LEAST_CONTRAST, SaliencyMap, picture_of
+from casewise.explain.metrics import as_panel
+from casewise.explain.native_space import file_name, write_native
+from casewise.explain.overlays import FigureRow, overlay
+from casewise.explain.saliency import SaliencyMap
 from casewise.files import write_atomic
 from casewise.report.formatting import class_name, number
 
-# Of one case so many panels are shown side by side.
-MOST_SHOWN = 4
-# Pictures of panels are enlarged until their longest side has about so many pixels.
+# Panels of a case that are shown side by side.
+MAX_PANELS_SHOWN = 4
+# Small pictures are enlarged by a whole factor until their longest side has about this many pixels.
 SHOWN_SIDE = 480
-# A green that the maps' colours do not have, and how many pixels wide it is drawn.
-OUTLINE, LINE = (0, 230, 118), 2
+# The outline of a lesion: a green that is not in the maps' colours, and its width in pixels.
+OUTLINE_COLOUR, OUTLINE_WIDTH = (0, 230, 118), 2
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """One network's looks at one case, and what it said of each panel row.
+class CaseExplanation:
+    """One network's maps and predictions of one case, by panel row.
 
-    `folds`: the fold whose network it is, or of how many it is the mean. `channels`: its sequences.
+    `folds`: the fold of the network, or the number of folds that were averaged. `sequences`: see `LoadedModel`.
     """
 
     model: str
     folds: str
     method: str
-    channels: tuple[str, ...]
-    looks: list[SaliencyMap]
-    said: list[CasePrediction]
+    sequences: tuple[str, ...]
+    maps: list[SaliencyMap]
+    predictions: list[CasePrediction]
+
+    def map_of(self, index: int, sequence: str) -> np.ndarray:
+        """The map of a sequence on the middle view of a panel row."""
+        saliency = self.maps[index]
+        values: np.ndarray = saliency.by_sequence[saliency.middle_view, self.sequences.index(sequence)]
+        return values
+
+    def picture_of(self, index: int, sequence: str) -> np.ndarray:
+        """The panel as the network sees it."""
+        return self.maps[index].picture(self.sequences.index(sequence) if sequence else None)
 
 
-def written(
-    run: FinishedRun, seen: dict[str, list[Seen]], cases: list[str], place: Path, show: Show
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[Shown]]:
-    """Write everything of every case: rows of the table, what the report shows, rows of the figure."""
-    originals = Originals(run)
-    table: list[dict[str, Any]] = []
-    shown: list[dict[str, Any]] = []
-    figure: list[Shown] = []
+@dataclass(frozen=True, eq=False)
+class Written:
+    """The rows of the table, the entries of the report, and the rows of the side-by-side figure."""
+
+    table: list[dict[str, Any]]
+    entries: list[dict[str, Any]]
+    figure: list[FigureRow]
+
+
+def write_outputs(
+    run: FinishedRun, explanations: dict[str, list[CaseExplanation]], folder: Path, show: Show
+) -> Written:
+    """Write all maps of all cases into `folder`."""
+    written = Written([], [], [])
     with show.bar("write") as bar:
-        for number_done, case in enumerate(cases):
-            bar(number_done, len(cases), case)
-            folder = place / plain_name(case)
-            for one in seen[case]:
-                files = originals.write(one.looks, one.channels, folder / plain_name(one.model))
-                table += _table_rows(run, case, one, files, place)
-            entries, rows = _side_by_side(run, case, seen[case], folder, place)
-            figure += rows
-            shown.append(_about_case(run, case, seen[case], entries))
-    return table, shown, figure
+        for done, (case, networks) in enumerate(explanations.items()):
+            bar(done, len(explanations), case)
+            for network in networks:
+                own_folder = folder / file_name(case) / file_name(network.model)
+                files = write_native(run, network.maps, network.sequences, own_folder)
+                written.table.extend(_table_rows(run, case, network, files, folder))
+            entries, rows = _side_by_side(run, case, networks, folder)
+            written.figure.extend(rows)
+            written.entries.append(_report_entry(run, case, networks, entries))
+    return written
 
 
-def _about_case(run: FinishedRun, case: str, seen: list[Seen], rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _report_entry(
+    run: FinishedRun, case: str, networks: list[CaseExplanation], rows: list[dict[str, Any]]
+) -> dict[str, Any]:
     panel = run.cohort.panels[run.cohort.panels["case"].astype(str) == case].iloc[0]
     return {
         "case": case,
         "subject": str(panel["subject"]),
         "visit": str(panel["visit"]),
-        "stage": seen[0].said[0].stage,
-        "methods": sorted({one.method for one in seen}),
+        "stage": networks[0].predictions[0].stage,
+        "methods": sorted({network.method for network in networks}),
         "rows": rows,
     }
 
 
-def _value(run: FinishedRun, target: str, value: float) -> str:
-    """A class by its name, a number as a number."""
+def _value_text(run: FinishedRun, target: str, value: float) -> str:
+    """The name of a class, or a rounded number."""
     if np.isnan(value):
         return "not recorded"
     classes = run.study.classes_of(target)
@@ -85,18 +104,18 @@ def _value(run: FinishedRun, target: str, value: float) -> str:
 
 
 def _table_rows(
-    run: FinishedRun, case: str, one: Seen, files: dict[str, list[Path]], place: Path
+    run: FinishedRun, case: str, network: CaseExplanation, files: dict[str, list[Path]], folder: Path
 ) -> list[dict[str, Any]]:
-    """A row a panel row and sequence; files of one image are those of the whole case."""
+    """One row per panel row and sequence; for images, every row lists the files of the whole case."""
     rows = []
-    panels = run.cohort.panels
-    asked = asked_about(run)
-    classes = run.study.classes_of(asked.target)
-    for look, said in zip(one.looks, one.said, strict=True):
-        panel = panels.iloc[look.row]
-        for channel, name in enumerate(one.channels):
-            maps = look.each[:, channel]
-            there = not bool(np.isnan(maps).all())
+    target = explain_target(run)
+    classes = run.study.classes_of(target.target)
+    for saliency, prediction in zip(network.maps, network.predictions, strict=True):
+        panel = run.cohort.panels.iloc[saliency.row]
+        for channel, name in enumerate(network.sequences):
+            maps = saliency.by_sequence[:, channel]
+            missing = bool(np.isnan(maps).all())
+            class_index = prediction.class_index
             rows.append(
                 {
                     "case": case,
@@ -104,101 +123,101 @@ def _table_rows(
                     "visit": str(panel["visit"]),
                     "region": str(panel["region"] or ""),
                     "sequence": name,
-                    "network": one.model,
-                    "stage": said.stage,
-                    "networks": one.folds,
-                    "method": one.method,
-                    "target": asked.target,
-                    "asked": classes[said.of] if said.of is not None else "",
-                    "y_true": said.y_true,
-                    "y_pred": said.y_pred,
-                    "probability": said.probability,
-                    "right": said.right,
-                    "views": len(look.slots),
-                    "slots": json.dumps(look.slots.tolist()),
-                    "missing": not there,
-                    "empty": there and not bool(np.nanmax(maps) > 0),
-                    "contrast": float(look.contrast.mean()),
-                    "cells": f"{look.cells[0]} x {look.cells[1]}",
-                    "files": json.dumps([str(file.relative_to(place)) for file in files.get(name, [])]),
+                    "network": network.model,
+                    "stage": prediction.stage,
+                    "folds": network.folds,
+                    "method": network.method,
+                    "target": target.target,
+                    "explained_class": "" if class_index is None else classes[class_index],
+                    "y_true": prediction.y_true,
+                    "y_pred": prediction.y_pred,
+                    "probability": prediction.probability,
+                    "correct": prediction.correct,
+                    "views": len(saliency.slots),
+                    "slots": json.dumps(saliency.slots.tolist()),
+                    "missing": missing,
+                    "empty": not missing and not bool(np.nanmax(maps) > 0),
+                    "contrast": float(saliency.contrast.mean()),
+                    "map_size": f"{saliency.map_size[0]} x {saliency.map_size[1]}",
+                    "files": json.dumps([str(file.relative_to(folder)) for file in files.get(name, [])]),
                 }
             )
     return rows
 
 
 def _side_by_side(
-    run: FinishedRun, case: str, seen: list[Seen], folder: Path, place: Path
-) -> tuple[list[dict[str, Any]], list[Shown]]:
-    """Write the panels and their overlays; what the report and the figure show of them."""
+    run: FinishedRun, case: str, networks: list[CaseExplanation], folder: Path
+) -> tuple[list[dict[str, Any]], list[FigureRow]]:
+    """Write the panels and their overlays; the report's entries and the figure's rows for them."""
     entries, figure = [], []
-    target = asked_about(run).target
-    for at, name in _rows(run, seen):
-        own = [(one, one.looks[at], one.said[at]) for one in seen if name in one.channels]
-        own = [(one, look, said) for one, look, said in own if not np.isnan(_map(one, look, name)).all()]
-        if not own:
+    target = explain_target(run).target
+    case_folder = folder / file_name(case)
+    for index, name in _shown_panels(networks):
+        shown = [network for network in networks if name in network.sequences]
+        shown = [network for network in shown if not np.isnan(network.map_of(index, name)).all()]
+        if not shown:
             continue
-        label = "-".join(part for part in (plain_name(name) if name else "", f"panel{at + 1}") if part)
-        first = own[0][0], own[0][1]
-        lesion = _lesion(run, first[1])
-        plain = outlined(_picture(first[0], first[1], name), lesion)
-        told = []
-        for one, look, said in own:
-            laid = outlined(overlay(_picture(one, look, name), _map(one, look, name)), lesion)
-            file = _save(folder / plain_name(one.model) / f"{label}.png", laid)
-            about: dict[str, Any] = {"network": one.model, "method": one.method, "file": str(file.relative_to(place))}
-            named = _value(run, target, said.y_pred)
-            about["empty"] = not bool(_map(one, look, name).max() > 0)
-            about["flat"] = not about["empty"] and float(look.contrast.mean()) < LEAST_CONTRAST
-            about["cells"] = list(look.cells)
-            told.append({**about, "named": named, "probability": said.probability, "right": said.right})
-        region = str(run.cohort.panels["region"].iloc[first[1].row] or "")
-        what = " ".join(part for part in (name, region) if part)
+        label = "-".join(text for text in (file_name(name) if name else "", f"panel{index + 1}") if text)
+        first = shown[0]
+        lesion = _lesion_on_panel(run, first.maps[index])
+        picture = outlined(first.picture_of(index, name), lesion)
+        maps = []
+        for network in shown:
+            values, saliency, prediction = network.map_of(index, name), network.maps[index], network.predictions[index]
+            overlaid = outlined(overlay(network.picture_of(index, name), values), lesion)
+            file = _save(case_folder / file_name(network.model) / f"{label}.png", overlaid)
+            empty = not bool(values.max() > 0)
+            maps.append(
+                {
+                    "network": network.model,
+                    "method": network.method,
+                    "file": str(file.relative_to(folder)),
+                    "empty": empty,
+                    "flat": not empty and saliency.flat,
+                    "cells": list(saliency.map_size),
+                    "named": _value_text(run, target, prediction.y_pred),
+                    "probability": prediction.probability,
+                    "right": prediction.correct,
+                }
+            )
+        region = str(run.cohort.panels["region"].iloc[first.maps[index].row] or "")
+        title = " ".join(text for text in (name, region) if text)
         entries.append(
             {
-                "name": what,
-                "input": str(_save(folder / f"{label}.png", plain).relative_to(place)),
+                "name": title,
+                "input": str(_save(case_folder / f"{label}.png", picture).relative_to(folder)),
                 "outlined": lesion is not None,
-                "truth": _value(run, target, own[0][2].y_true),
-                "maps": told,
+                "truth": _value_text(run, target, first.predictions[index].y_true),
+                "maps": maps,
             }
         )
-        maps = {one.model: enlarged(_map(one, look, name)) for one, look, _ in own}
-        figure.append(Shown(f"{case}\n{what}".strip(), plain, maps, {one.model: said.right for one, _, said in own}))
+        large = {network.model: enlarged(network.map_of(index, name)) for network in shown}
+        correct = {network.model: network.predictions[index].correct for network in shown}
+        figure.append(FigureRow(f"{case}\n{title}".strip(), picture, large, correct))
     return entries, figure
 
 
-def _rows(run: FinishedRun, seen: list[Seen]) -> Iterator[tuple[int, str]]:
-    """The panels of a case that are shown, each sequence of its own; first the one that most networks see."""
-    names = list(run.study.volumes.sequences) if run.study.volumes else [""]
-    names.sort(key=lambda name: -sum(name in one.channels for one in seen))
-    for at in range(min(len(seen[0].looks), MOST_SHOWN)):
-        yield from ((at, name) for name in names)
+def _shown_panels(networks: list[CaseExplanation]) -> Iterator[tuple[int, str]]:
+    """The panels of a case that are shown, one for each sequence; first the sequence that most networks see."""
+    most_first = sorted(networks, key=lambda network: -len(network.sequences))
+    names = list(dict.fromkeys(name for network in most_first for name in network.sequences))
+    names.sort(key=lambda name: -sum(name in network.sequences for network in networks))
+    for index in range(min(len(networks[0].maps), MAX_PANELS_SHOWN)):
+        yield from ((index, name) for name in names)
 
 
-def _map(one: Seen, look: SaliencyMap, name: str) -> np.ndarray:
-    """The map on the view in the middle."""
-    values: np.ndarray = look.each[(len(look.slots) - 1) // 2, one.channels.index(name)]
-    return values
-
-
-def _picture(one: Seen, look: SaliencyMap, name: str) -> np.ndarray:
-    return picture_of(look, (len(look.slots) - 1) // 2, one.channels.index(name) if name else None)
-
-
-def _lesion(run: FinishedRun, look: SaliencyMap) -> np.ndarray | None:
-    """The lesion on the panel; None where no mask is named or it lies elsewhere."""
-    volumes, panels = run.study.volumes, run.study.panels
-    if not volumes or not volumes.lesion or volumes.lesion not in run.cohort.images:
+def _lesion_on_panel(run: FinishedRun, saliency: SaliencyMap) -> np.ndarray | None:
+    """The lesion on the middle view; None if the study names no masks or the lesion lies on other slices."""
+    if run.modality.lesion_column(run.study) not in run.cohort.images:
         return None
-    from casewise.explain.masks import lesion_on_slices, on_panel
-
-    slots = look.slots[(len(look.slots) - 1) // 2]
-    mask = on_panel(lesion_on_slices(run, look.row), slots, rows=panels.rows, columns=panels.columns)
+    lesion = run.modality.lesion(run.prepared, saliency.row)
+    slots = saliency.slots[saliency.middle_view]
+    mask = as_panel(lesion.mask[slots], (run.study.panels.rows, run.study.panels.columns))
     return mask if mask.any() else None
 
 
 def enlarged(values: np.ndarray) -> np.ndarray:
-    """A small picture or map with every pixel drawn as a square.
+    """A small picture or map with every pixel repeated as a square.
 
     >>> enlarged(np.zeros((240, 120))).shape, enlarged(np.zeros((500, 10))).shape
     ((480, 240), (500, 10))
@@ -208,7 +227,7 @@ def enlarged(values: np.ndarray) -> np.ndarray:
 
 
 def outlined(picture: np.ndarray, lesion: np.ndarray | None) -> np.ndarray:
-    """The picture enlarged, with a line around the lesion (H, W) if there is one; then (H, W, 3)."""
+    """The picture enlarged; with a lesion (H, W), (H, W, 3) with its outline."""
     from scipy.ndimage import binary_dilation
 
     drawn = enlarged(picture)
@@ -217,13 +236,13 @@ def outlined(picture: np.ndarray, lesion: np.ndarray | None) -> np.ndarray:
     if drawn.ndim == 2:
         drawn = np.repeat(drawn[..., None], 3, axis=2)
     inside = enlarged(lesion)
-    drawn[binary_dilation(inside, iterations=LINE) & ~inside] = OUTLINE
+    drawn[binary_dilation(inside, iterations=OUTLINE_WIDTH) & ~inside] = OUTLINE_COLOUR
     return drawn
 
 
 def _save(path: Path, picture: np.ndarray) -> Path:
     from PIL import Image
 
-    packed = io.BytesIO()
-    Image.fromarray(picture).save(packed, "PNG")
-    return write_atomic(path, packed.getvalue())
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return write_atomic(path, buffer.getvalue())

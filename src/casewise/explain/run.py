@@ -1,193 +1,182 @@
-"""The story of `casewise explain`, from a finished run to pictures, volumes, a table and the report's section."""
+"""The story of `casewise explain`: from a finished run to saliency maps, a table, measures and the report's section."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from casewise.console import Show, Silent
 from casewise.errors import CasewiseError
-from casewise.explain.cache_key import made_of, still
 from casewise.explain.case_selection import (
     CasePrediction,
-    about,
-    asked_about,
-    chosen_cases,
+    explain_target,
     named_cases,
-    rows_of,
-    said_of,
+    panel_rows,
+    predicted_target,
+    prediction_of,
+    select_cases,
 )
-from casewise.explain.finished_run import FinishedRun, check_explained, check_networks, open_finished
-from casewise.explain.outputs import Seen, written
+from casewise.explain.finished_run import FinishedRun, check_explainable, check_networks, lesion_column
+from casewise.explain.outputs import CaseExplanation, write_outputs
 from casewise.explain.overlays import save_side_by_side
-from casewise.explain.saliency import SaliencyMap, averaged, channels_of, check_same, looks, rebuilt
-from casewise.pipeline import report as reported
+from casewise.explain.results import save_results
+from casewise.explain.saliency import (
+    LoadedModel,
+    SaliencyMap,
+    average_folds,
+    check_reproduces,
+    load_model,
+    saliency_maps,
+    sequences_of,
+)
 from casewise.report.formatting import counted
-from casewise.run_folder import ExplanationFolder, RunFolder
+from casewise.run_folder import ExplanationFolder
 
-if TYPE_CHECKING:
-    from casewise.explain.saliency import LoadedModel
-
-# Of one case; of a slide's tiles an even part is looked at.
-MOST_PANELS = 64
+# Panels of a case that are explained; of more, an evenly spaced sample.
+MAX_PANELS = 64
 
 
 @dataclass(frozen=True)
-class Explained:
-    """What was written."""
+class Explanation:
+    """The files and measures of an explanation."""
 
-    folder: Path
-    table: Path
+    folder: ExplanationFolder
     figure: Path | None
-    measured: dict[str, Any] | None
-    report: Path
+    measures: dict[str, Any] | None
 
 
-def explain_run(
-    folder: Path,
+def explain(
+    run: FinishedRun,
     *,
     cases: Sequence[str] = (),
     networks: Sequence[str] = (),
-    out: Path | None = None,
+    output: Path | None = None,
     measure: bool = False,
-    cells: int = 0,
+    map_size: int = 0,
     show: Show | None = None,
-) -> Explained:
-    """Explain cases of a finished run, measure its networks' maps if asked, and write the run's report with it.
+) -> Explanation:
+    """Explain cases of a finished run, and measure the maps on request.
 
     Args:
-        cases: as `SUBJECT/VISIT`; by default a few chosen by the rule of `chosen_cases`.
+        cases: as `SUBJECT/VISIT`; by default a few that `select_cases` selects.
         networks: by default all of the study.
-        out: where pictures and volumes go; by default `explanations` in the run folder.
-        measure: against the masks that the study names, for all out-of-fold cases.
-        cells: the least number of cells a side of a CNN's map (see `casewise.explain.methods.gradcam.layers_of`).
+        output: the folder for pictures and volumes; by default `explanations` in the run folder.
+        measure: measure all out-of-fold cases against the lesion masks that the study names.
+        map_size: the least number of cells a side of a CNN's map (see `casewise.explain.methods.gradcam.layers_of`).
 
     Raises:
-        CasewiseError: there is no finished run, case or network of this name, or files are missing or changed.
+        CasewiseError: there is no case or network of this name, or files are missing or have changed.
     """
     show = show or Silent()
-    if cells < 0:
-        raise CasewiseError(f"--map-size: must be 0 or more; found {cells}.")
-    if not RunFolder(folder).study.exists():
-        open_finished(folder)
-    with RunFolder(folder).lock():
-        run = open_finished(folder)
-        check_explained(run)
-        models = check_networks(run, list(networks))
-        if measure:
-            from casewise.explain.masks import check_lesions
-
-            check_lesions(run)
-        chosen, rule = (named_cases(run, list(cases)), "cases named") if cases else chosen_cases(run, models)
-        outputs = ExplanationFolder(out) if out else run.files.explanation_folder
-        place = outputs.path
-        seen = _looked(run, models, chosen, cells, show)
-        rows, shown, figure = written(run, seen, chosen, place, show)
-        outputs.table.write(pd.DataFrame(rows))
-        pictures = save_side_by_side(outputs.figure_path, figure) if figure else None
-        target = asked_about(run)
-        inside = place.resolve().is_relative_to(folder.resolve())
-        # relative, so that a run folder may be moved
-        kept = place.resolve().relative_to(folder.resolve()) if inside else place.resolve()
-        told = {"rule": rule, "folder": str(kept), "target": target.target, "cells": cells, "cases": shown}
-        show.line("explain", f"{counted(len(chosen), 'case')} ({rule}), {counted(len(models), 'network')}, in {place}")
-        found = None
-        if measure:
-            from casewise.explain.localisation import measure as measure_all
-
-            with show.bar("measure") as bar:
-                found, table = measure_all(
-                    run, models, cells=cells, tell=lambda done, total, text: bar(done, total, text)
-                )
-            outputs.measurements.write(table)
-            for sentence in sentences(found):
-                show.line("measure", sentence)
-        _tell(run, told, found)
-        report = reported.report(run.study, run.cohort, run.predictions, run.results, run.tiles, run.files, Silent())
-    return Explained(place, outputs.table.path, pictures, found, report)
+    if map_size < 0:
+        raise CasewiseError(f"--map-size: the number of cells must be at least 0, not {map_size}.")
+    check_explainable(run)
+    models = check_networks(run, list(networks))
+    if measure:
+        lesion_column(run)
+    chosen, rule = (named_cases(run, list(cases)), "selected by name") if cases else select_cases(run, models)
+    folder = ExplanationFolder(output) if output else run.folder.explanation_folder
+    explanations = _explain_cases(run, models, chosen, map_size, show)
+    written = write_outputs(run, explanations, folder.path, show)
+    folder.table.write(pd.DataFrame(written.table))
+    figure = save_side_by_side(folder.figure_path, written.figure) if written.figure else None
+    counts = f"{counted(len(chosen), 'case')} ({rule}), {counted(len(models), 'network')}"
+    show.line("explain", f"{counts}, in {folder.path}")
+    measures = _measure(run, models, map_size, folder, show) if measure else None
+    shown = {
+        "rule": rule,
+        "folder": _relative_to_run(folder.path, run.folder.path),
+        "target": explain_target(run).target,
+        "cells": map_size,
+        "cases": written.entries,
+    }
+    save_results(run, shown, measures)
+    return Explanation(folder, figure, measures)
 
 
-def sentences(found: dict[str, Any]) -> list[str]:
-    """What was measured, a sentence a network."""
+def _measure(
+    run: FinishedRun, models: list[str], map_size: int, folder: ExplanationFolder, show: Show
+) -> dict[str, Any]:
+    """Measure all networks, write the table, and show a sentence for each network."""
+    from casewise.explain.localisation import measure
     from casewise.report.sections.saliency import sentence_of
 
-    return [sentence_of(name, told) for name, told in found["networks"].items()]
+    with show.bar("measure") as bar:
+        measures, table = measure(run, models, map_size=map_size, progress=bar)
+    folder.measurements.write(table)
+    for name, network in measures["networks"].items():
+        show.line("measure", sentence_of(name, network))
+    return measures
 
 
-def _tell(run: FinishedRun, shown: dict[str, Any], found: dict[str, Any] | None) -> None:
-    """Write `explanations.json`; what was measured before stays while the networks are the same."""
-    before = run.files.explanations.read_or_none() or {}
-    now = made_of(run.study.model_dump(mode="json"), run.cohort.images)
-    earlier = before.get("measured") if before.get("made_from") == run.made_from else None
-    if earlier and not still(earlier.get("made_of") or {}, now):
-        earlier = None  # masks or intervals are others
-    if found is not None:
-        found = {"made_of": now, **found}
-    if earlier and found is None:
-        found = earlier
-    elif earlier and found and earlier["cells"] == found["cells"]:
-        both = {**earlier["networks"], **found["networks"]}
-        found = {**found, "networks": {name: both[name] for name in run.study.networks if name in both}}
-    run.files.explanations.write(_plain({"made_from": run.made_from, "shown": shown, "measured": found}))
+def _relative_to_run(output: Path, folder: Path) -> str:
+    """The output folder, relative if it lies in the run folder, so that a run folder can be moved."""
+    output, folder = output.resolve(), folder.resolve()
+    return str(output.relative_to(folder) if output.is_relative_to(folder) else output)
 
 
-def _plain(value: Any) -> Any:
-    """Without NaN, which is no JSON."""
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if isinstance(value, (float, np.floating)):
-        return float(value) if np.isfinite(value) else None
-    return value
-
-
-def _looked(run: FinishedRun, models: list[str], cases: list[str], cells: int, show: Show) -> dict[str, list[Seen]]:
-    """For each case what each network made of it; a network is built once."""
-    found: dict[str, list[Seen]] = {case: [] for case in cases}
-    rows = {case: _some(rows_of(run, case)) for case in cases}
+def _explain_cases(
+    run: FinishedRun, models: list[str], cases: list[str], map_size: int, show: Show
+) -> dict[str, list[CaseExplanation]]:
+    """The explanations of each case by each network; every network is loaded once."""
+    explanations: dict[str, list[CaseExplanation]] = {case: [] for case in cases}
+    rows = {case: _sample(panel_rows(run, case)) for case in cases}
+    folds = run.splits.folds
     with show.bar("explain") as bar:
         for number, model in enumerate(models):
-            gathered: dict[str, list[list[SaliencyMap]]] = {}
-            said = {case: [said_of(run, model, row) for row in rows[case]] for case in cases}
+            maps: dict[str, list[list[SaliencyMap]]] = {}
+            predictions = {case: [prediction_of(run, model, row) for row in rows[case]] for case in cases}
             method = ""
-            for fold in range(run.splits.folds):
-                bar(number * run.splits.folds + fold, len(models) * run.splits.folds, f"{model}, fold {fold + 1}")
-                # out of fold by the one network that did not see it; on the test set by all
-                mine = [case for case in cases if said[case] and all(s and s.fold in (fold, None) for s in said[case])]
-                if not mine:
+            for fold in range(folds):
+                bar(number * folds + fold, len(models) * folds, f"{model}, fold {fold + 1}")
+                fold_cases = [case for case in cases if _is_predicted_by(predictions[case], fold)]
+                if not fold_cases:
                     continue
-                one = rebuilt(run, model, fold)
-                method = one.method
-                check_same(run, one, [row for case in mine for row in rows[case]])
-                for case in mine:
-                    gathered.setdefault(case, []).append(_asked(run, one, rows[case], said[case], cells))
-            for case, several in gathered.items():
-                known = [s for s in said[case] if s is not None]
-                folds = f"fold {known[0].fold + 1}" if known[0].fold is not None else f"mean of {len(several)} folds"
-                found[case].append(Seen(model, folds, method, channels_of(run, model), averaged(several), known))
-    lacking = [case for case in cases if not found[case]]
-    if lacking:
-        raise CasewiseError(f"--case: no network of the run predicted anything of case {', '.join(lacking)}.")
-    return found
+                loaded = load_model(run, model, fold)
+                method = loaded.method
+                check_reproduces(run, loaded, [row for case in fold_cases for row in rows[case]])
+                for case in fold_cases:
+                    maps.setdefault(case, []).append(
+                        _maps_of_case(run, loaded, rows[case], predictions[case], map_size)
+                    )
+            for case, by_fold in maps.items():
+                available = [prediction for prediction in predictions[case] if prediction is not None]
+                label = (
+                    f"mean of {len(by_fold)} folds" if available[0].fold is None else f"fold {available[0].fold + 1}"
+                )
+                explanations[case].append(
+                    CaseExplanation(model, label, method, sequences_of(run, model), average_folds(by_fold), available)
+                )
+    missing = [case for case in cases if not explanations[case]]
+    if missing:
+        raise CasewiseError(f"--case: no network of the run has a prediction of case {', '.join(missing)}.")
+    return explanations
 
 
-def _asked(
-    run: FinishedRun, one: LoadedModel, rows: list[int], said: Sequence[CasePrediction | None], cells: int
+def _is_predicted_by(predictions: Sequence[CasePrediction | None], fold: int) -> bool:
+    """Whether the network of this fold predicted the case: out of fold one network, on the test set all."""
+    return bool(predictions) and all(p is not None and p.fold in (fold, None) for p in predictions)
+
+
+def _maps_of_case(
+    run: FinishedRun,
+    model: LoadedModel,
+    rows: list[int],
+    predictions: Sequence[CasePrediction | None],
+    map_size: int,
 ) -> list[SaliencyMap]:
-    """The looks at a case's panel rows, each asked about the class that was named for it."""
-    found: list[SaliencyMap] = []
-    for row, about_it in zip(rows, said, strict=True):
-        if about_it is not None:
-            found += looks(one, [row], about(run, about_it), cells=cells)
-    return found
+    """The maps of a case's panel rows, each for the predicted class."""
+    maps: list[SaliencyMap] = []
+    for row, prediction in zip(rows, predictions, strict=True):
+        if prediction is not None:
+            maps += saliency_maps(model, [row], predicted_target(run, prediction), map_size=map_size)
+    return maps
 
 
-def _some(rows: list[int]) -> list[int]:
-    """At most so many rows, spread evenly."""
-    return rows[:: -(-len(rows) // MOST_PANELS)]
+def _sample(rows: list[int]) -> list[int]:
+    """At most `MAX_PANELS` rows, evenly spaced."""
+    return rows[:: -(-len(rows) // MAX_PANELS)]

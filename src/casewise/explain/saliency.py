@@ -1,4 +1,4 @@
-"""A network of a finished run rebuilt, with the panels it saw in prediction, and its maps of them."""
+"""A network of a finished run, loaded with the panels of prediction, and its saliency maps."""
 
 from __future__ import annotations
 
@@ -13,213 +13,248 @@ import torch
 from casewise.cohort.labels import label_table
 from casewise.errors import RunError
 from casewise.explain.finished_run import FinishedRun
-from casewise.explain.methods.dispatch import Cells, cells_of, method_for, scaled
-from casewise.explain.methods.receptive_field import peaks_of
+from casewise.explain.methods.dispatch import CellMaps, cell_maps, method_for, scaled
+from casewise.explain.methods.receptive_field import peak_pixels
 from casewise.explain.methods.target import ExplainTarget
 from casewise.inference.bundle import Bundle
 from casewise.inference.predictor import Predictor
 from casewise.inference.to_table import prediction_rows
-from casewise.modalities.registry import modality_of
 from casewise.predictions.table import probability_columns
 
 if TYPE_CHECKING:
     from casewise.modalities.base import PanelDataset
-    from casewise.models.backbones import Network
+        from casewise.models.backbones import Network
 
-# Between the number formats of two machines; another network or another panel is further away.
-APART = 0.05
-AT_ONCE = 8
-# A map whose highest cell is hardly above the mean of all says nearly nothing.
-LEAST_CONTRAST = 0.1
+# Number formats of two machines differ by less; another network or panel differs by more.
+TOLERANCE = 0.05
+BATCH = 8
+# Below this contrast, the maximum of a map is hardly above its mean.
+MIN_CONTRAST = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class SaliencyMap:
-    """What a network saw of one panel row, and where it looked.
+    """The panels of one panel row as a network sees them, and its maps.
 
     Attributes:
         row: of the cohort's panels.
-        slots: (V, K) of every view its tiles by number, −1 for an empty place; of volumes slices, counted in the case.
+        slots: (V, K) the tiles of every view by number, −1 for an empty slot; for volumes slice numbers in the case.
         panels: (V, C, H, W) `float32` in 0–1; NaN where a sequence is missing.
-        maps: (V, H, W) from 0 to 1, of Grad-CAM all views on one scale.
-        each: (V, C, H, W), with late fusion each sequence's own map, else the same for all; NaN where one is missing.
-            Of Grad-CAM all on one scale, of rollout each on its own.
-        plain: (V, H, W), `maps` before they were drawn out to 0–1.
-        contrast: (V,), see `Cells.contrast`.
-        cells: rows and columns of the network's map.
-        peaks: see `casewise.explain.methods.receptive_field.peaks_of`.
+        maps: (V, H, W) from 0 to 1; Grad-CAM uses one scale for all views.
+        by_sequence: (V, C, H, W), with late fusion a map for each sequence, else the same map for all; NaN for a
+            missing sequence. Grad-CAM uses one scale for all, rollout one for each.
+        raw: (V, H, W), `maps` before they were scaled to 0–1.
+        contrast: (V,), see `CellMaps.contrast`.
+        map_size: rows and columns of the network's map.
+        peaks: see `casewise.explain.methods.receptive_field.peak_pixels`.
     """
 
     row: int
     slots: np.ndarray
     panels: np.ndarray
     maps: np.ndarray
-    each: np.ndarray
-    plain: np.ndarray
+    by_sequence: np.ndarray
+    raw: np.ndarray
     contrast: np.ndarray
-    cells: tuple[int, int]
+    map_size: tuple[int, int]
     peaks: tuple[np.ndarray, np.ndarray]
+
+    @property
+    def middle_view(self) -> int:
+        """The view that is shown."""
+        return (len(self.slots) - 1) // 2
+
+    @property
+    def empty(self) -> bool:
+        """Whether no cell has any influence."""
+        return not bool(self.raw.max() > 0)
+
+    @property
+    def flat(self) -> bool:
+        """Whether the map is nearly uniform."""
+        return float(self.contrast.mean()) < MIN_CONTRAST
+
+    def picture(self, sequence: int | None) -> np.ndarray:
+        """The panel of the middle view, 8 bits: (H, W, 3) of images, (H, W) of a sequence."""
+        panel = self.panels[self.middle_view]
+        values = panel.transpose(1, 2, 0) if sequence is None else panel[sequence]
+        return np.asarray(np.rint(np.clip(values, 0, 1) * 255), dtype=np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """The network of one fold and the run's panels as it sees them; `channels` names its sequences."""
+    """The network of one fold and the run's panels as it sees them.
+
+    `sequences`: the names of its sequences; one empty name for images.
+    """
 
     model: str
     fold: int
     predictor: Predictor
     panels: PanelDataset
-    channels: tuple[str, ...]
+    sequences: tuple[str, ...]
 
     @property
     def network(self) -> Network:
-        """The network itself."""
+        """The network."""
         return self.predictor.network
 
     @property
     def method(self) -> str:
-        """How its maps are made."""
+        """The saliency method."""
         return method_for(self.network)
 
+    @property
+    def label(self) -> str:
+        """The network in messages."""
+        return f"{self.model}, fold {self.fold + 1}"
 
-def rebuilt(run: FinishedRun, model: str, fold: int) -> LoadedModel:
-    """Load the network of a fold, with the datasets of the run's own cohort.
+    def first_panels(self, rows: Sequence[int]) -> torch.Tensor:
+        """The first view of each panel row."""
+        data = self.panels.subset(rows)
+        slots, owner = data.views()
+        first = [int((owner == number).nonzero()[0]) for number in range(len(rows))]
+        return data.plain_batch(slots[first], torch.device("cpu"))
+
+    def slots(self, rows: Sequence[int]) -> list[np.ndarray]:
+        """The slices in the slots of each panel row's views: (V, K)."""
+        data = self.panels.subset(rows)
+        views, owner = data.views()
+        slots = data.slots_of(views)
+        return [slots[owner == number].numpy() for number in range(len(rows))]
+
+
+def load_model(run: FinishedRun, model: str, fold: int) -> LoadedModel:
+    """Load the network of a fold, with the panels of the run's cohort.
 
     Raises:
         RunError: its folder holds no usable network.
     """
-    study = run.study
-    bundle = Bundle.open(run.job(model, fold).path)
-    predictor = Predictor(bundle, bundle.load())  # on the CPU, where maps are made
-    labels = label_table(run.cohort.panels, study)
-    panels = modality_of(study).dataset(run.tiles, study, run.cohort.panels, labels, bundle.fitted)
-    return LoadedModel(model, fold, predictor, panels, channels_of(run, model))
+    bundle = Bundle.open(run.folder.job(model, fold).path)
+    predictor = Predictor(bundle, bundle.load())  # on the CPU, where maps are computed
+    labels = label_table(run.cohort.panels, run.study)
+    panels = run.modality.dataset(run.prepared.store, run.study, run.cohort.panels, labels, bundle.fitted)
+    return LoadedModel(model, fold, predictor, panels, sequences_of(run, model))
 
 
-def channels_of(run: FinishedRun, model: str) -> tuple[str, ...]:
-    """The sequences that a network sees; of images one nameless channel."""
-    return modality_of(run.study).channels(run.study, model)
+def sequences_of(run: FinishedRun, model: str) -> tuple[str, ...]:
+    """The sequences that a network sees; one empty name for images."""
+    return run.modality.channels(run.study, model)
 
 
-def check_same(run: FinishedRun, one: LoadedModel, rows: Sequence[int]) -> None:
-    """Stop where the rebuilt network does not say what the run recorded: then its maps would explain something else.
+def check_reproduces(run: FinishedRun, model: LoadedModel, rows: Sequence[int]) -> None:
+    """Stop unless the loaded network reproduces the recorded predictions; else its maps would explain other ones.
 
     Raises:
-        RunError: it says something else, or has seen one of the subjects.
+        RunError: predictions differ, or the network was trained on one of the subjects.
     """
     study, panels = run.study, run.cohort.panels.iloc[list(rows)]
-    leaked = sorted(set(map(str, panels["subject"])) & one.predictor.bundle.subjects)
+    leaked = sorted(set(map(str, panels["subject"])) & model.predictor.bundle.subjects)
     if leaked:
-        raise RunError(
-            f"{one.model}, fold {one.fold + 1}, has learned from {leaked[0]}, whom it is to be explained on."
-        )
-    values = one.predictor.predict(one.panels.subset(rows))
-    again = prediction_rows(panels, study, values, stage="oof", model=one.model, fold=one.fold)
-    recorded = run.job(one.model, one.fold).predictions.read()
-    check_rows(recorded, again, {target: float(np.ptp(study.range_of(target))) for target in set(again["target"])}, one)
+        raise RunError(f"{model.label} was trained on subject {leaked[0]}, who must not be explained with it.")
+    values = model.predictor.predict(model.panels.subset(rows))
+    repeated = prediction_rows(panels, study, values, stage="oof", model=model.model, fold=model.fold)
+    recorded = run.folder.job(model.model, model.fold).predictions.read()
+    ranges = {target: float(np.ptp(study.range_of(target))) for target in set(repeated["target"])}
+    compare_predictions(recorded, repeated, ranges, model)
 
 
-def check_rows(recorded: pd.DataFrame, again: pd.DataFrame, spans: Mapping[str, float], one: LoadedModel) -> None:
-    """Stop unless every row predicted again was recorded, is a number, and is what was recorded.
+def compare_predictions(
+    recorded: pd.DataFrame, repeated: pd.DataFrame, ranges: Mapping[str, float], model: LoadedModel
+) -> None:
+    """Stop unless every repeated prediction was recorded, is a number, and agrees with the record.
+
+    Args:
+        ranges: the range of values of each target that is a number.
 
     Raises:
         RunError: it names the case.
     """
     keys = ["case", "region", "image", "target"]
-    who, why = f"{one.model}, fold {one.fold + 1},", "Run the study again."
-    both = again.merge(recorded.drop_duplicates(keys), on=keys, how="left", suffixes=("_again", ""), indicator=True)
-    if again.empty or (both["_merge"] != "both").any():
-        gone = "" if again.empty else f" of case {both.loc[(both['_merge'] != 'both').idxmax(), 'case']}"
+    remedy = "Run the study again."
+    both = repeated.merge(
+        recorded.drop_duplicates(keys), on=keys, how="left", suffixes=("_repeated", ""), indicator=True
+    )
+    if repeated.empty or (both["_merge"] != "both").any():
+        case = "" if repeated.empty else f" for case {both.loc[(both['_merge'] != 'both').idxmax(), 'case']}"
         raise RunError(
-            f"{who} has recorded nothing{gone} in its predictions.parquet, so its maps cannot be checked. {why}"
+            f"{model.label}: predictions.parquet has no prediction{case}, so the maps cannot be checked. {remedy}"
         )
-    columns = ["y_pred", *(column for column in probability_columns(again) if column in recorded)]
+    columns = ["y_pred", *(column for column in probability_columns(repeated) if column in recorded)]
     for name in columns:
-        here, there = both[f"{name}_again"], both[name]
+        now, before = both[f"{name}_repeated"], both[name]
         # a number has no probabilities: they are missing on both sides
-        bad = here.isna() if name == "y_pred" else here.isna() != there.isna()
-        if bad.any():
+        undefined = now.isna() if name == "y_pred" else now.isna() != before.isna()
+        if undefined.any():
             raise RunError(
-                f"{who} gives no number for case {both.loc[bad.idxmax(), 'case']}: its weights or the images hold "
-                f"what is no number. {why}"
+                f"{model.label} gives no number for case {both.loc[undefined.idxmax(), 'case']}: its weights or the "
+                f"images contain values that are not numbers. {remedy}"
             )
-        apart = (there - here).abs()
-        # a class may change by rounding alone; its probability tells
-        numbers = both["kind"] == "regression"
-        apart = (apart / both["target"].map(spans)).where(numbers) if name == "y_pred" else apart
-        if (apart > APART).any() or (name == "y_pred" and there.isna().any()):
-            wrong = (apart > APART) | (there.isna() if name == "y_pred" else False)
+        difference = (before - now).abs()
+        if name == "y_pred":
+            # a class may change by rounding alone, so only its probability is compared
+            is_number = both["kind"] == "regression"
+            difference = (difference / both["target"].map(ranges)).where(is_number)
+        differs = difference > TOLERANCE
+        if name == "y_pred":
+            differs |= before.isna()
+        if differs.any():
             raise RunError(
-                f"{who} does not say of case {both.loc[wrong.idxmax(), 'case']} what predictions.parquet has: its "
-                f"weights, the images or their preparation have changed since. {why}"
+                f"{model.label} does not reproduce predictions.parquet for case "
+                f"{both.loc[differs.idxmax(), 'case']}: its weights, the images or their preparation have changed. "
+                f"{remedy}"
             )
 
 
-def looks(one: LoadedModel, rows: Sequence[int], asked: ExplainTarget, *, cells: int = 0) -> list[SaliencyMap]:
-    """The maps of every view of these panel rows; of each what it predicts was asked by `asked`."""
-    data = one.panels.subset(rows)
+def saliency_maps(
+    model: LoadedModel, rows: Sequence[int], target: ExplainTarget, *, map_size: int = 0
+) -> list[SaliencyMap]:
+    """The maps of every view of these panel rows."""
+    data = model.panels.subset(rows)
     slots, owner = data.views()
-    late = one.network.fusion in ("late", "late-shared")
-    found: list[list[tuple[Any, ...]]] = [[] for _ in rows]
-    last: Cells | None = None
-    for at, belongs in zip(slots.split(AT_ONCE), owner.split(AT_ONCE), strict=True):
-        panels = data.plain_batch(at, torch.device("cpu"))
-        last = cells_of(one.network, panels, output=asked, cells=cells)
-        plain = last.whole()
-        each = last.each() if late else plain[:, None].expand(-1, len(one.channels), -1, -1)
-        if one.channels != ("",):
-            each = each.masked_fill(panels[:, :, :1, :1].isnan(), torch.nan)
-        places = data.slots_of(at)
-        for number, row in enumerate(belongs.tolist()):
-            found[row].append(tuple(part[number] for part in (places, panels, plain, each, last.contrast())))
+    late = model.network.fusion in ("late", "late-shared")
+    views: list[list[tuple[Any, ...]]] = [[] for _ in rows]
+    last: CellMaps | None = None
+    for batch, owners in zip(slots.split(BATCH), owner.split(BATCH), strict=True):
+        panels = data.plain_batch(batch, torch.device("cpu"))
+        last = cell_maps(model.network, panels, target=target, map_size=map_size)
+        raw = last.on_panel()
+        by_sequence = last.by_sequence() if late else raw[:, None].expand(-1, len(model.sequences), -1, -1)
+        if model.sequences != ("",):
+            by_sequence = by_sequence.masked_fill(panels[:, :, :1, :1].isnan(), torch.nan)
+        places = data.slots_of(batch)
+        for number, row in enumerate(owners.tolist()):
+            views[row].append(tuple(values[number] for values in (places, panels, raw, by_sequence, last.contrast())))
     if last is None:
         return []
     size = (int(last.maps.shape[2]), int(last.maps.shape[3]))
-    peaks = peaks_of(size, last.shape, last.middles)
-    told = []
-    for row, views in zip(rows, found, strict=True):
-        places, panels, plain, each, contrast = map(torch.stack, zip(*views, strict=True))
-        # views and sequences of a case are compared by eye: one scale for all of them where they can be
-        maps = scaled(plain[None], last.method)[0]
-        drawn = scaled(each.flatten(0, 1)[None], last.method)[0].reshape(each.shape) if late else _like(maps, each)
-        parts = [part.numpy() for part in (places, panels, maps, drawn, plain, contrast)]
-        told.append(SaliencyMap(int(row), *parts, size, peaks))  # type: ignore[arg-type,call-arg]
-    return told
+    peaks = peak_pixels(size, last.shape, last.centres)
+    results = []
+    for row, own in zip(rows, views, strict=True):
+        places, panels, raw, by_sequence, contrast = map(torch.stack, zip(*own, strict=True))
+        # one scale for all views and, for Grad-CAM, all sequences of a case, because they are compared by eye
+        maps = scaled(raw[None], last.method)[0]
+        if late:
+            separate = scaled(by_sequence.flatten(0, 1)[None], last.method)[0].reshape(by_sequence.shape)
+        else:
+            separate = (
+                maps[:, None].expand(-1, by_sequence.shape[1], -1, -1).masked_fill(by_sequence.isnan(), torch.nan)
+            )
+        arrays = [values.numpy() for values in (places, panels, maps, separate, raw, contrast)]
+        results.append(SaliencyMap(int(row), *arrays, size, peaks))  # type: ignore[arg-type,call-arg]
+    return results
 
 
-def _like(maps: torch.Tensor, each: torch.Tensor) -> torch.Tensor:
-    """One map (V, H, W) for all sequences, NaN where `each` (V, C, H, W) is."""
-    return maps[:, None].expand(-1, each.shape[1], -1, -1).masked_fill(each.isnan(), torch.nan)
-
-
-def places_of(one: LoadedModel, rows: Sequence[int]) -> list[np.ndarray]:
-    """Of each row the slices that stand in the places of its views: (V, K)."""
-    data = one.panels.subset(rows)
-    slots, owner = data.views()
-    places = data.slots_of(slots)
-    return [places[owner == number].numpy() for number in range(len(rows))]
-
-
-def averaged(several: Sequence[list[SaliencyMap]]) -> list[SaliencyMap]:
-    """Maps of several folds' networks of the same rows as one; panels are shown as the first of them saw them."""
-    return [
-        SaliencyMap(
-            first.row,
-            first.slots,
-            first.panels,
-            np.mean([look.maps for look in of_row], axis=0),
-            np.mean([look.each for look in of_row], axis=0),
-            np.mean([look.plain for look in of_row], axis=0),
-            np.mean([look.contrast for look in of_row], axis=0),
-            first.cells,
-            first.peaks,
+def average_folds(folds: Sequence[list[SaliencyMap]]) -> list[SaliencyMap]:
+    """The mean over folds of maps of the same rows; the panels are those of the first fold."""
+    averages = []
+    for of_row in zip(*folds, strict=True):
+        first = of_row[0]
+        means = {
+            name: np.mean([getattr(saliency, name) for saliency in of_row], axis=0)
+            for name in ("maps", "by_sequence", "raw", "contrast")
+        }
+        averages.append(
+            SaliencyMap(first.row, first.slots, first.panels, **means, map_size=first.map_size, peaks=first.peaks)
         )
-        for first, of_row in ((group[0], group) for group in zip(*several, strict=True))
-    ]
-
-
-def picture_of(look: SaliencyMap, view: int, sequence: int | None) -> np.ndarray:
-    """A panel as a network saw it, 8 bits: (H, W, 3) of images, (H, W) of a sequence."""
-    panel = look.panels[view]
-    shown = panel.transpose(1, 2, 0) if sequence is None else panel[sequence]
-    return np.asarray(np.rint(np.clip(shown, 0, 1) * 255), dtype=np.uint8)
+    return averages

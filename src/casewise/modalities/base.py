@@ -217,6 +217,49 @@ class Start:
     row: str
 
 
+@dataclass(frozen=True, eq=False)
+class SlotMaps:
+    """Saliency maps of one row of the cohort's panels, one for each slot of each view.
+
+    Attributes:
+        maps: (N, h, w) from 0 to 1.
+        slots: (N,) the image, or the slice of the case, in each slot; −1 for an empty slot.
+    """
+
+    row: int
+    maps: np.ndarray
+    slots: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class NativeMap:
+    """A saliency map in the space of an original image.
+
+    Attributes:
+        values: of a photograph or slide (h, w) as `picture`, NaN where there is no map; of a volume (X, Y, Z).
+        picture: the original, (h, w) or (h, w, 3) `uint8`; None for a volume.
+        affine: (4, 4) from the voxels of a volume to mm (RAS).
+    """
+
+    name: str
+    values: np.ndarray
+    picture: np.ndarray | None = None
+    affine: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Lesion:
+    """The lesions of a case on what `SlotMaps.slots` count, (N, H, W) `bool`; `marked`: its masks mark any voxel."""
+
+    mask: np.ndarray
+    marked: bool
+
+    @property
+    def lost(self) -> bool:
+        """Whether all marked voxels lie outside the slices."""
+        return self.marked and not self.mask.any()
+
+
 class Modality(Protocol):
     """How one kind of images becomes what networks see, and how maps return to it."""
 
@@ -340,4 +383,20 @@ class Modality(Protocol):
 
     def preview(self, prepared: PreparedCohort, row: int, fitted: FittedPreprocessing) -> list[Picture]:
         """What a network sees of the case of one panel row; empty where `picture` shows it already."""
+        ...
+
+    def to_native(self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str) -> list[NativeMap]:
+        """The maps of one case for one of `channels` in the space of the original images."""
+        ...
+
+    def lesion_column(self, study: Study) -> str | None:
+        """The column of the table with masks of lesions; None if the study names none."""
+        ...
+
+    def lesion(self, prepared: PreparedCohort, row: int) -> Lesion:
+        """The lesions of the case of one panel row.
+
+        Raises:
+            ImageError: a mask cannot be read or does not fit its image.
+        """
         ...

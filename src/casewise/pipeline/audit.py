@@ -13,7 +13,7 @@ import pandas as pd
 
 import casewise
 from casewise.audit.findings import KNOWN, Audit, Finding, check_accepted, read_audit, write_audit
-from casewise.audit.text import of_scans
+from casewise.audit.text import with_noun
 from casewise.cohort.checks import closest
 from casewise.errors import CohortError, RunError
 from casewise.modalities.base import ImageStore, PreparedCohort
@@ -52,7 +52,7 @@ def audit(study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits, folde
         AuditError: naming the errors that the study does not accept; nothing was trained.
     """
     result = current_audit(study, cohort, tiles, splits, folder, show)
-    show.line("audit", result.verdict_beside(study.accept))
+    show.line("audit", result.verdict_with(study.accept))
     for note in result.notes(study.accept):
         show.line("", note)
     result.gate(study.accept)
@@ -89,7 +89,7 @@ def current_audit(
     if splits and study.split.by == "image":
         result = dataclasses.replace(result, findings=[*result.findings, image_split_finding(study, whole, splits)])
     if (noun := modality.noun(study).singular) != "image":
-        result = of_scans(result, noun)
+        result = with_noun(result, noun)
     origin = embed.origin if embed else "none: no pretrained weights at hand"
     result = dataclasses.replace(result, facts={**result.facts, "made_from": made_from, "embedding": origin})
     write_audit(folder.audit, result, study.accept)

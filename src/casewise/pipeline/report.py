@@ -32,9 +32,9 @@ def report(
     show: Show,
 ) -> Path:
     """Write the HTML report."""
+    from casewise.explain.results import read_results
     from casewise.report.context import ReportContext
     from casewise.report.page import write_report
-    from casewise.report.sections.saliency import read_explanations
 
     jobs = [record for record in folder.job_records() if record["model"] in study.networks]
     modality = modality_of(study)
@@ -57,7 +57,7 @@ def report(
         slide=lambda path: modality.overview(prepared, path),
         tile_predictions=folder.tile_predictions.read() if folder.tile_predictions.exists() else None,
         grids=_grids(prepared, folder),
-        explanations=read_explanations(folder),
+        explanations=read_results(folder),
     )
     path = write_report(context, folder.report_path)
     sentence = headline(study, results)

@@ -1,1 +1,1 @@
-"""Saliency methods."""
+"""Saliency methods: attention rollout for transformers, Grad-CAM for all other networks."""

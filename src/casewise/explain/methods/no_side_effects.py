@@ -1,4 +1,4 @@
-"""A network is looked into and left as it was: modes, what is learned, gradients, hooks."""
+"""Context managers that let hooks read a network and then restore its modes, gradients and hooks."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from torch.utils.hooks import RemovableHandle
 
 
 @contextmanager
-def looked_into(network: nn.Module) -> Iterator[list[RemovableHandle]]:
-    """The network in eval mode with nothing to learn; hooks put on the list given are removed at the end.
+def without_side_effects(network: nn.Module) -> Iterator[list[RemovableHandle]]:
+    """Put the network in eval mode with all parameters fixed; yields a list whose hooks are removed at the end.
 
-    Modes of every module, `requires_grad` and gradients of every parameter are afterwards what they were.
+    Afterwards the mode of every module and the `requires_grad` and gradient of every parameter are restored.
     """
     modes = [(module, module.training) for module in network.modules()]
-    learned = [(parameter, parameter.requires_grad, parameter.grad) for parameter in network.parameters()]
+    states = [(parameter, parameter.requires_grad, parameter.grad) for parameter in network.parameters()]
     hooks: list[RemovableHandle] = []
     try:
         for module, _ in modes:
             module.training = False
-        for parameter, _, _ in learned:
-            # set aside, for the library clears what it finds
+        for parameter, _, _ in states:
+            # set aside, because the grad-cam package clears gradients
             parameter.grad = None
             parameter.requires_grad_(False)
         yield hooks
     finally:
         for hook in hooks:
             hook.remove()
-        for parameter, learns, gradient in learned:
-            parameter.requires_grad_(learns)
+        for parameter, requires_grad, gradient in states:
+            parameter.requires_grad_(requires_grad)
             parameter.grad = gradient
         for module, mode in modes:
             module.training = mode
 
 
 @contextmanager
-def plain_attention(parts: list[nn.Module]) -> Iterator[None]:
-    """Attention computed step by step, so that its weights can be seen, and fused again afterwards."""
+def unfused_attention(layers: list[nn.Module]) -> Iterator[None]:
+    """Compute attention step by step so that hooks can read its weights; restored at the end."""
     with ExitStack() as stack:
-        for part in parts:
-            stack.callback(setattr, part, "fused_attn", part.fused_attn)
-            part.fused_attn = False  # type: ignore[assignment]
+        for layer in layers:
+            stack.callback(setattr, layer, "fused_attn", layer.fused_attn)
+            layer.fused_attn = False  # type: ignore[assignment]
         yield

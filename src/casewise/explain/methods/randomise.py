@@ -1,8 +1,8 @@
-"""The sanity check of explanations: with the learned weights gone, a map that still looks the same explained nothing.
+"""The sanity check for saliency maps: a map that stays the same with random weights does not explain the network.
 
-Source: Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018 (weights drawn anew from the head downwards, or
-all at once; maps compared by Spearman's rank correlation and SSIM); Wang et al., "Image quality assessment: from error
-visibility to structural similarity", IEEE TIP 2004 (SSIM).
+Sources: Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018 (weights are randomised from the head
+downwards, or all at once; maps are compared by Spearman's rank correlation and SSIM); Wang et al., "Image quality
+assessment: from error visibility to structural similarity", IEEE TIP 2004 (SSIM).
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from casewise.errors import CasewiseError, nearest
 from casewise.models.backbones import Network
 
 How: TypeAlias = Literal["cascade", "all"]
-SPREAD = 0.02
+STD = 0.02
 SIGMA, K1, K2 = 1.5, 0.01, 0.03
 
 
 @dataclass(frozen=True)
-class Resemblance:
-    """How much the maps of a partly randomised network resemble the learned one's, on average over panels.
+class Similarity:
+    """The mean similarity over panels between maps of a partly randomised network and of the trained one.
 
-    `down_to`: the last part that was randomised. `spearman` leaves out panels on which a map is the same everywhere,
-    and is None where that is so on all of them; `ssim` does not.
+    Attributes:
+        down_to: the last layer group that was randomised.
+        parts: the number of randomised layer groups.
+        spearman: over panels on which neither map is uniform; None if there are none.
+        ssim: over all panels.
     """
 
     down_to: str
@@ -39,9 +42,9 @@ class Resemblance:
 
 
 def randomised(network: Network, *, how: How = "cascade", seed: int = 0) -> Iterator[tuple[str, Network]]:
-    """Copies of a network with ever more parts drawn anew, from the head downwards; or one with all parts drawn anew.
+    """Copies of a network with more and more layer groups randomised from the head downwards, or one with all.
 
-    The copy is one and the same throughout: use it before the next is asked for. The network itself is not touched.
+    Every step yields the same copy: use it before the next step. The network itself does not change.
 
     Raises:
         CasewiseError: `how` is neither cascade nor all.
@@ -49,77 +52,78 @@ def randomised(network: Network, *, how: How = "cascade", seed: int = 0) -> Iter
     if how not in get_args(How):
         raise CasewiseError(f"randomise: how must be cascade or all, not {how!r}.{nearest(how, get_args(How))}")
     changed: Any = copy.deepcopy(network)
-    # a block is one step, and what stands in the body beside the blocks (tokens, positions) is the last one
-    parts = [("head", changed.head), *reversed(changed.blocks), ("body", changed.body)]
+    # one step per block; the last step covers what the body holds outside its blocks (tokens, positions)
+    groups = [("head", changed.head), *reversed(changed.blocks), ("body", changed.body)]
     done: set[int] = set()
-    for number, (name, part) in enumerate(parts):
+    for number, (name, group) in enumerate(groups):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed * 1000 + number)
-            _draw_anew(part, done)
-        if how == "cascade" or number == len(parts) - 1:
+            _reinitialise(group, done)
+        if how == "cascade" or number == len(groups) - 1:
             yield name if how == "cascade" else "all", changed
 
 
-def _draw_anew(part: nn.Module, done: set[int]) -> None:
-    """Draw what a part learned as its layers do at first; statistics of batch norms too."""
-    for module in part.modules():
+def _reinitialise(group: nn.Module, done: set[int]) -> None:
+    """Draw the parameters of a layer group as at initialisation, and reset batch norm statistics."""
+    for module in group.modules():
         if id(module) in done:
             continue
         done.add(id(module))
         own = dict(module.named_parameters(recurse=False))
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):
-            # the generator is the processor's: a layer elsewhere would draw from another
-            home = next(iter(own.values())).device if own else torch.device("cpu")
+            # always drawn on the CPU, because other devices have other random generators
+            device = next(iter(own.values())).device if own else torch.device("cpu")
             module.to("cpu")
             reset()
-            module.to(home)
+            module.to(device)
             continue
         with torch.no_grad():
             for parameter in own.values():
-                drawn = torch.randn(parameter.shape) * SPREAD
-                parameter.copy_(drawn.to(parameter))
+                values = torch.randn(parameter.shape) * STD
+                parameter.copy_(values.to(parameter))
 
 
-def resemblances(
+def similarities(
     network: Network,
     panels: Tensor,
     maps_of: Callable[[Network, Tensor], Tensor],
     *,
     how: How = "cascade",
     seed: int = 0,
-) -> list[Resemblance]:
-    """Compare the maps (B, H, W) that `maps_of` gives of the learned network with those of ever more random ones.
+) -> list[Similarity]:
+    """Compare the maps (B, H, W) that `maps_of` gives of the trained network with those of randomised ones.
 
-    Explain the same class before and after: name it, rather than taking the one that is predicted.
+    Explain the same class before and after: name it instead of taking the predicted one.
     """
     before = maps_of(network, panels).cpu().numpy()
-    told = []
+    steps = []
     for number, (name, changed) in enumerate(randomised(network, how=how, seed=seed)):
         after = maps_of(changed, panels).cpu().numpy()
-        ranks = [spearman(one, other) for one, other in zip(before, after, strict=True)]
-        known = [rank for rank in ranks if not np.isnan(rank)]
-        alike = [ssim(one, other) for one, other in zip(before, after, strict=True)]
-        told.append(Resemblance(name, number + 1, float(np.mean(known)) if known else None, float(np.mean(alike))))
-    return told
+        pairs = list(zip(before, after, strict=True))
+        ranks = [spearman(first, second) for first, second in pairs]
+        defined = [rank for rank in ranks if not np.isnan(rank)]
+        mean_ssim = float(np.mean([ssim(first, second) for first, second in pairs]))
+        steps.append(Similarity(name, number + 1, float(np.mean(defined)) if defined else None, mean_ssim))
+    return steps
 
 
-def spearman(one: np.ndarray, other: np.ndarray) -> float:
-    """Spearman's rank correlation over the pixels of two maps; NaN where one is the same everywhere.
+def spearman(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's rank correlation over the pixels of two maps; NaN if one of them is uniform.
 
     >>> spearman(np.arange(4.0), np.arange(4.0) ** 2)
     1.0
     """
     from scipy.stats import rankdata
 
-    ranks = [rankdata(np.asarray(values, dtype=float).ravel()) for values in (one, other)]
-    away = [rank - rank.mean() for rank in ranks]
-    width = float(np.sqrt((away[0] ** 2).sum() * (away[1] ** 2).sum()))
-    return float((away[0] * away[1]).sum() / width) if width > 0 else float("nan")
+    ranks = [rankdata(np.asarray(values, dtype=float).ravel()) for values in (first, second)]
+    centred = [rank - rank.mean() for rank in ranks]
+    norm = float(np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
+    return float((centred[0] * centred[1]).sum() / norm) if norm > 0 else float("nan")
 
 
-def ssim(one: np.ndarray, other: np.ndarray) -> float:
-    """The mean structural similarity of two maps (H, W) from 0 to 1, by Gaussian windows of 1.5 pixels.
+def ssim(first: np.ndarray, second: np.ndarray) -> float:
+    """The mean structural similarity of two maps (H, W) from 0 to 1, with Gaussian windows of 1.5 pixels.
 
     >>> ssim(np.eye(16), np.eye(16))
     1.0
@@ -129,10 +133,10 @@ def ssim(one: np.ndarray, other: np.ndarray) -> float:
     def smooth(values: np.ndarray) -> np.ndarray:
         return np.asarray(gaussian_filter(values, SIGMA, truncate=3.5))
 
-    x, y = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
+    x, y = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     mean_x, mean_y = smooth(x), smooth(y)
     var_x, var_y = smooth(x * x) - mean_x**2, smooth(y * y) - mean_y**2
-    both = smooth(x * y) - mean_x * mean_y
+    covariance = smooth(x * y) - mean_x * mean_y
     c1, c2 = K1**2, K2**2
-    top = (2 * mean_x * mean_y + c1) * (2 * both + c2)
+    top = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     return float((top / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean())

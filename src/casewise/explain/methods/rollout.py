@@ -1,9 +1,9 @@
-"""Attention rollout: how much of each patch reaches what a transformer's head sees.
+"""Attention rollout: how much of each patch reaches the head of a transformer.
 
 Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, as used in 004_c22792b4e9a56ae8.txt
 ("we average attention weights of all heads of each transformer layer and then multiply these averages across all
-layers"): heads averaged, half the weight left to the residual path, rows brought to sum 1, multiplied over the layers.
-It says what reaches the head, not which class it speaks for: the map is the same for every class.
+layers"). Heads are averaged, the residual path has half the weight, rows are normalised to sum 1, and the matrices are
+multiplied over the layers. The map shows what reaches the head and does not depend on the class that is explained.
 """
 
 from __future__ import annotations
@@ -14,61 +14,70 @@ import torch
 from torch import Tensor, nn
 
 from casewise.errors import CasewiseError
-from casewise.explain.methods.no_side_effects import looked_into, plain_attention
-from casewise.explain.methods.sequences import by_sequence
+from casewise.explain.methods.no_side_effects import unfused_attention, without_side_effects
 from casewise.models.backbones import Network
+from casewise.models.fusion import Fused
 
 
 def is_transformer(body: nn.Module) -> bool:
-    """Whether a backbone is a timm transformer all of whose blocks attend over all tokens at once."""
+    """Whether a backbone is a timm transformer in which every block attends over all tokens."""
     blocks = getattr(body, "blocks", None)
     if not hasattr(body, "num_prefix_tokens") or not hasattr(body, "patch_embed") or not blocks:
         return False
-    parts = [getattr(block, "attn", None) for block in blocks]
-    return all(hasattr(part, "fused_attn") and hasattr(part, "attn_drop") for part in parts)
+    attentions = [getattr(block, "attn", None) for block in blocks]
+    return all(hasattr(attention, "fused_attn") and hasattr(attention, "attn_drop") for attention in attentions)
 
 
 def pools_by_attention(body: nn.Module) -> bool:
-    """Whether what the head sees is gathered by one more attention, which is in no block."""
+    """Whether an additional attention layer, outside the blocks, pools the tokens for the head."""
     return getattr(body, "global_pool", "") == "map" or getattr(body, "attn_pool", None) is not None
 
 
 def rollout(network: Network, panels: Tensor) -> Tensor:
-    """How much of each patch reaches the head, (B, h, w); each map sums to 1. With late fusion the sequences' mean.
+    """How much of each patch reaches the head, (B, h, w). Each map sums to 1. Late fusion: the mean over sequences.
 
     Args:
-        network: one with a timm transformer; it is left as it was.
+        network: a network with a timm transformer; it is left unchanged.
         panels: (B, C, H, W) in 0–1.
 
     Raises:
-        CasewiseError: the network is no such transformer.
+        CasewiseError: the network is not such a transformer.
     """
     return rollout_by_sequence(network, panels).nanmean(dim=1)
 
 
 def rollout_by_sequence(network: Network, panels: Tensor) -> Tensor:
-    """As `rollout`, with late fusion one map for each sequence, NaN for a missing one: (B, S, h, w); else S is 1."""
+    """As `rollout`, with one map per sequence in late fusion, NaN if it is missing: (B, S, h, w). Otherwise S is 1."""
     bodies: list[Any] = network.bodies
     if not all(is_transformer(body) for body in bodies):
         raise CasewiseError(
-            f"explain: {network.name} is no transformer whose attention can be rolled out; use grad-cam."
+            f"explain: {network.name} is not a transformer with attention over all patches, so attention rollout does "
+            "not apply; use grad-cam."
         )
     if any(pools_by_attention(body) for body in bodies):
         raise CasewiseError(
-            f"explain: the head of {network.name} weighs patches by attention of its own (global_pool: map), which "
-            "attention rollout does not see; use grad-cam."
+            f"explain: the head of {network.name} pools patches by a separate attention layer (global_pool: map), "
+            "which attention rollout does not cover; use grad-cam."
         )
-    seen = [_Seen(body) for body in bodies]
-    with looked_into(network) as hooks, plain_attention([block.attn for body in bodies for block in body.blocks]):
-        for one in seen:
-            hooks += one.hooks()
+    recorders = [_AttentionRecorder(body) for body in bodies]
+    attentions = [block.attn for body in bodies for block in body.blocks]
+    with without_side_effects(network) as hooks, unfused_attention(attentions):
+        for recorder in recorders:
+            hooks += recorder.hooks()
         with torch.no_grad():
             network.features(panels)
-    return by_sequence(network, [found for one in seen for found in one.maps()], panels)
+    return by_sequence(network, [values for recorder in recorders for values in recorder.maps()], panels)
 
 
-class _Seen:
-    """What the attention of one backbone was while it ran, once or more often."""
+def by_sequence(network: Network, runs: list[Tensor], panels: Tensor) -> Tensor:
+    """The maps of each backbone run as (B, S, h, w), NaN for a missing sequence. Without late fusion S is 1."""
+    if isinstance(network.body, Fused):
+        return network.body.by_sequence(runs, panels)
+    return runs[0].unsqueeze(1)
+
+
+class _AttentionRecorder:
+    """The attention weights of one backbone, for each time that it ran."""
 
     def __init__(self, body: Any) -> None:
         self.body = body
@@ -76,26 +85,26 @@ class _Seen:
         self.grids: list[tuple[int, int]] = []
 
     def hooks(self) -> list[Any]:
-        found = [self.body.patch_embed.register_forward_hook(self._patches)]
-        for block, kept in zip(self.body.blocks, self.weights, strict=True):
-            # the mean over heads at once: all heads of all layers would be large
-            found.append(
-                block.attn.attn_drop.register_forward_pre_hook(lambda m, i, kept=kept: kept.append(i[0].mean(dim=1)))
+        handles = [self.body.patch_embed.register_forward_hook(self._record_grid)]
+        for block, weights in zip(self.body.blocks, self.weights, strict=True):
+            # the mean over heads is taken at once, because all heads of all layers need much memory
+            handles.append(
+                block.attn.attn_drop.register_forward_pre_hook(
+                    lambda m, i, weights=weights: weights.append(i[0].mean(dim=1))
+                )
             )
-        return found
+        return handles
 
-    def _patches(self, module: nn.Module, given: tuple[Tensor, ...], patches: Any) -> None:
-        self.grids.append(grid_of(self.body, patches[0] if isinstance(patches, tuple) else patches, given[0]))
+    def _record_grid(self, module: nn.Module, inputs: tuple[Tensor, ...], patches: Any) -> None:
+        self.grids.append(grid_of(self.body, patches[0] if isinstance(patches, tuple) else patches, inputs[0]))
 
     def maps(self) -> list[Tensor]:
-        """One map (B, h, w) for each time that the backbone ran."""
-        return [
-            _rolled(self.body, [kept[run] for kept in self.weights], self.grids[run]) for run in range(len(self.grids))
-        ]
+        """One map (B, h, w) for each run of the backbone."""
+        return [_rolled(self.body, [layer[run] for layer in self.weights], grid) for run, grid in enumerate(self.grids)]
 
 
 def grid_of(body: Any, patches: Tensor, panels: Tensor) -> tuple[int, int]:
-    """Rows and columns of the patches that a timm transformer cuts panels (B, C, H, W) into."""
+    """Rows and columns of the patches into which a timm transformer divides panels (B, C, H, W)."""
     if patches.ndim == 4:
         # kept as (B, h, w, C) where the size of the panel may vary
         return int(patches.shape[1]), int(patches.shape[2])
@@ -107,15 +116,15 @@ def grid_of(body: Any, patches: Tensor, panels: Tensor) -> tuple[int, int]:
 
 
 def _rolled(body: Any, weights: list[Tensor], grid: tuple[int, int]) -> Tensor:
-    """The share of each patch in what the head sees: weights (B, N, N) by layer → (B, h, w)."""
+    """The share of each patch in the features that reach the head: weights (B, N, N) by layer → (B, h, w)."""
     size, tokens, _ = weights[0].shape
     prefix = int(body.num_prefix_tokens)
     if tokens != prefix + grid[0] * grid[1]:
         raise CasewiseError(
-            f"explain: {tokens} tokens are not {grid[0]} x {grid[1]} patches and {prefix} more; this transformer does "
-            "not keep its patches, so use grad-cam."
+            f"explain: {tokens} tokens are not {grid[0]} x {grid[1]} patches and {prefix} prefix tokens; this "
+            "transformer changes its number of patches, so use grad-cam."
         )
-    # only the rows that the head reads are carried from the last layer to the first: as many products fewer as tokens
+    # only the rows that the head reads are propagated from the last layer to the first
     row = _read_by_head(body, tokens, prefix).to(weights[0]).expand(size, 1, tokens)
     for layer in reversed(weights):
         mixed = 0.5 * layer + 0.5 * torch.eye(tokens, device=layer.device, dtype=layer.dtype)
@@ -125,7 +134,7 @@ def _rolled(body: Any, weights: list[Tensor], grid: tuple[int, int]) -> Tensor:
 
 
 def _read_by_head(body: Any, tokens: int, prefix: int) -> Tensor:
-    """What share of the features is each token's: the class token (and the distilled one), or the mean of patches."""
+    """Each token's share of the features: the class token (and the distillation token), or the mean of the patches."""
     row = torch.zeros(tokens)
     if prefix and getattr(body, "global_pool", "token") == "token":
         row[: 2 if getattr(body, "dist_token", None) is not None else 1] = 1

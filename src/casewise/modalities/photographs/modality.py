@@ -9,20 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from casewise.errors import CasewiseError
 from casewise.modalities.base import (
     FittedPreprocessing,
     ImageFolder,
     ImageStore,
+    Lesion,
+    NativeMap,
     Noun,
     Overview,
     PanelDataset,
     Picture,
     PreparedCohort,
+    SlotMaps,
     Start,
     StoreReference,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from casewise.cohort.cohort import Cohort
@@ -145,6 +151,33 @@ class Photographs:
 
     def preview(self, prepared: PreparedCohort, row: int, fitted: FittedPreprocessing) -> list[Picture]:
         return []
+
+    def to_native(self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str) -> list[NativeMap]:
+        """A map for each photograph of the case, the mean where a photograph occurs in several slots."""
+        from casewise.modalities.inverse_mapping import EMPTY, to_photograph
+        from casewise.modalities.store.readers import read_image
+
+        settings = prepared.study.images
+        tiles: dict[int, list[np.ndarray]] = {}
+        for panel in maps:
+            for tile, number in zip(panel.maps, panel.slots.tolist(), strict=True):
+                if number != EMPTY:
+                    tiles.setdefault(number, []).append(tile)
+        results = []
+        for number, own in tiles.items():
+            path = Path(self._path(prepared, number))
+            picture = read_image(path, channels=settings.channels)
+            picture = picture[..., 0] if picture.shape[2] == 1 else picture
+            height, width = picture.shape[:2]
+            values = to_photograph(np.mean(own, axis=0), width=width, height=height, keep_ratio=settings.keep_ratio)
+            results.append(NativeMap(f"{number}-{path.stem}", values, picture))
+        return results
+
+    def lesion_column(self, study: Study) -> str | None:
+        return None
+
+    def lesion(self, prepared: PreparedCohort, row: int) -> Lesion:
+        raise CasewiseError(f"The study {prepared.study.name} names no masks of lesions.")
 
     @staticmethod
     def _path(prepared: PreparedCohort, image: int) -> str:

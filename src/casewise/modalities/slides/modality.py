@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.modalities.base import ImageFolder, ImageStore, Noun, PreparedCohort
+from casewise.modalities.base import ImageFolder, ImageStore, NativeMap, Noun, PreparedCohort, SlotMaps
 from casewise.modalities.photographs.modality import Photographs
 
 if TYPE_CHECKING:
@@ -84,6 +84,35 @@ class Slides(Photographs):
     def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
         slide = self.overview(prepared, self._path(prepared, image))
         return slide.read_picture() if slide else super().picture(prepared, image)
+
+    def to_native(self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str) -> list[NativeMap]:
+        """A map for each slide of the case, on its downsampled picture; photographs of the case as photographs."""
+        from casewise.modalities.inverse_mapping import EMPTY, to_slide
+
+        images = prepared.cohort.images
+        sides = images["tile_side"].to_numpy()
+        if not any(sides[number] >= 0 for panel in maps for number in panel.slots.tolist() if number != EMPTY):
+            return super().to_native(prepared, maps, channel)
+        tiles: dict[str, list[tuple[np.ndarray, Any]]] = {}
+        for panel in maps:
+            for tile, number in zip(panel.maps, panel.slots.tolist(), strict=True):
+                if number != EMPTY and sides[number] >= 0:
+                    box = images[["tile_x", "tile_y", "tile_side"]].iloc[number].to_numpy(dtype=int)
+                    tiles.setdefault(self._path(prepared, number), []).append((tile, box))
+        results = []
+        for path, own in tiles.items():
+            slide = self.overview(prepared, path)
+            assert slide is not None
+            picture = slide.read_picture()
+            step = slide.size[0] / picture.shape[1]
+            values, boxes = np.stack([tile for tile, _ in own]), np.stack([box for _, box in own])
+            on_slide = to_slide(values, boxes, width=slide.size[0], height=slide.size[1], downsample=step)
+            height, width = picture.shape[:2]
+            on_picture = np.full((height, width), np.nan, np.float32)
+            rows, columns = min(height, on_slide.shape[0]), min(width, on_slide.shape[1])
+            on_picture[:rows, :columns] = on_slide[:rows, :columns]
+            results.append(NativeMap(Path(path).stem, on_picture, picture))
+        return results
 
     def overview(self, prepared: PreparedCohort, path: str) -> KeptSlide | None:
         """What is known of the slide at `path` since it was cut; None where `path` is an image that was taken whole."""

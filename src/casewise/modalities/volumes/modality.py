@@ -13,16 +13,21 @@ from casewise.modalities.base import (
     FittedPreprocessing,
     ImageFolder,
     ImageStore,
+    Lesion,
+    NativeMap,
     Noun,
     Overview,
     PanelDataset,
     Picture,
     PreparedCohort,
+    SlotMaps,
     Start,
     StoreReference,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from casewise.cohort.cohort import Cohort
@@ -182,6 +187,20 @@ class VolumesModality:
 
         slices = open_slices(Path(prepared.store.folder), prepared.store.address)
         return central_panels(prepared.study, slices, row, fitted)
+
+    def to_native(self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str) -> list[NativeMap]:
+        """The map of one sequence on its scan or, for slice images, on each slice with a map."""
+        from casewise.modalities.volumes.native_maps import native_maps
+
+        return native_maps(prepared, maps[0], channel)
+
+    def lesion_column(self, study: Study) -> str | None:
+        return volumes_of(study).lesion
+
+    def lesion(self, prepared: PreparedCohort, row: int) -> Lesion:
+        from casewise.modalities.volumes.lesion_masks import read_lesion
+
+        return read_lesion(prepared, row)
 
 
 MODALITY = VolumesModality()

@@ -290,5 +290,5 @@ def audit(told: dict[str, Any] | None) -> list[str]:
         reason = (told.get("accepted") or {}).get(finding["id"])
         why = f" *Accepted by the study:* {reason}" if reason else ""
         lines.append(f"- **{finding['level']}** (`{finding['id']}`): {finding['sentence']}{why}")
-    unasked = [note for note in told.get("notes") or [] if note.lower().startswith("shortcuts were not asked")]
+    unasked = [note for note in told.get("notes") or [] if note.lower().startswith("shortcuts were not tested")]
     return [*lines, *(f"- {note}" for note in unasked), ""]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from casewise.audit.findings import ROWS, unasked
+from casewise.audit.findings import ROWS
+from casewise.audit.sentences import untested
 from casewise.audit.text import renamed
 from casewise.modalities.registry import modality_of
 from casewise.report.context import ReportContext, is_number
@@ -110,7 +111,7 @@ def first_screen(material: ReportContext) -> dict[str, Any] | None:
     if told:
         verdict = verdict.removesuffix(told[0].sentence).strip().removesuffix(":")
     errors, warnings = ([one for one in told if one.level == level] for level in ("error", "warning"))
-    why = unasked(audit.get("facts") or {})
+    why = untested(audit.get("facts") or {})
     return {
         "verdict": verdict,
         "clean": not told,
@@ -141,7 +142,7 @@ def section(material: ReportContext) -> dict[str, Any] | None:
         "twins": twins(material),
         "kinds": ["Found", "Pairs", *KINDS.values()],
         "asked": asked(audit),
-        "unasked": unasked(audit.get("facts") or {}),
+        "unasked": untested(audit.get("facts") or {}),
         "not_asked": [str(what) for what in (audit.get("facts") or {}).get("not_asked") or []],
         "steps": spent,
         "seconds": duration(sum(value for value in seconds.values() if is_number(value))),

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.errors import RunError
 from casewise.modalities.registry import modality_of
 from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import interval, number
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from casewise.report.context import ReportContext
-    from casewise.run_folder import RunFolder
 
 MOST_CASES = 8
 MOST_NETWORKS = 12
@@ -243,26 +241,3 @@ def _verdict(figure: dict[str, Any]) -> str:
     if low is None or high is None or figure.get("rough") or low <= 0 <= high:
         return UNKNOWN
     return MORE if low > 0 else LESS
-
-
-def read_explanations(folder: RunFolder) -> dict[str, Any] | None:
-    """What `casewise explain` left in a run folder; None where there is nothing, or of other networks."""
-    told, fingerprint = folder.explanations.read_or_none(), folder.fingerprint.peek()
-    if not told or not fingerprint or told.get("made_from") != fingerprint["fingerprint"]:
-        return None
-    if told.get("measured") and not _still(folder, told["measured"]):
-        told["measured"] = None
-    if told.get("shown"):
-        told["shown"]["folder"] = str(folder.path / told["shown"]["folder"])
-    return told
-
-
-def _still(folder: RunFolder, measured: dict[str, Any]) -> bool:
-    """Whether the figures are of the masks, the column and the plan that the run has now."""
-    from casewise.explain.cache_key import made_of, still
-
-    try:
-        study, images = folder.study.read(), folder.cohort.read()
-    except RunError:
-        return False
-    return still(measured.get("made_of") or {}, made_of(study, images))

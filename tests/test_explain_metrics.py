@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 
 from casewise.errors import CasewiseError
 from casewise.evaluation.bootstrap import Plan, draw
-from casewise.explain.aggregate import stronger, summary
+from casewise.explain.aggregate import stronger_prior, summary
 from casewise.explain.metrics import (
-    FIGURES,
+    MEASURES,
     by_slice,
     centre_prior,
     chance_hit,
-    deletion,
+    delete_pixels,
     hit,
-    measured,
+    measure_map,
     random_map,
     share_inside,
 )
@@ -73,8 +73,8 @@ def lattice(cells: int, side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_an_empty_mask_measures_nothing() -> None:
-    row = measured(np.eye(4), np.zeros((1, 4, 4)), np.array([0]), grid=(1, 1), peaks=lattice(4, 4))
-    assert all(np.isnan(row[name]) for name in FIGURES)
+    row = measure_map(np.eye(4), np.zeros((1, 4, 4)), np.array([0]), grid=(1, 1), peaks=lattice(4, 4))
+    assert all(np.isnan(row[name]) for name in MEASURES)
 
 
 def test_chance_is_that_of_the_network_s_own_cells_shuffled() -> None:
@@ -100,7 +100,7 @@ def test_a_slice_that_stands_twice_counts_once() -> None:
     own, kept = by_slice(values, slots, grid=(2, 2))
     assert (own.shape, kept.tolist(), own[1, 0, 0]) == ((2, 4, 4), [0, 1], 4.0)
     peaks = lattice(8, 8)
-    row = measured(values, mask, slots, grid=(2, 2), peaks=peaks)
+    row = measure_map(values, mask, slots, grid=(2, 2), peaks=peaks)
     assert row["hit"] == 1
     assert row["share_inside"] == pytest.approx(4 / (1.6 + 4))
     assert row["mask_share"] == pytest.approx(1 / 32)
@@ -111,21 +111,21 @@ def test_the_stronger_of_two_priors_is_what_a_network_is_held_against() -> None:
     """A lesion on one slice of nine: a peak in every tile shares its hit, one at the panel's middle does not."""
     mask = np.zeros((9, 5, 5), bool)
     mask[4, 1:4, 1:4] = True
-    row = measured(np.ones((15, 15)), mask, np.arange(9), grid=(3, 3), peaks=lattice(3, 15))
+    row = measure_map(np.ones((15, 15)), mask, np.arange(9), grid=(3, 3), peaks=lattice(3, 15))
     assert row["tile_centre_hit"] == pytest.approx(1 / 9)
     assert row["panel_centre_hit"] == 1
     table = table_of([row | {"case": f"s{n}/1", "subject": f"s{n}", "fold": n % 2} for n in range(12)])
-    assert stronger(table)["hit"] == "panel_centre"
-    found = summary(table, drawn(np.zeros((12, 5)), np.zeros((12, 5))), prior=stronger(table), plan=PLAN)
+    assert stronger_prior(table)["hit"] == "panel_centre"
+    found = summary(table, drawn(np.zeros((12, 5)), np.zeros((12, 5))), prior=stronger_prior(table), plan=PLAN)
     assert found["prior_hit"].value == 1
     assert found["hit_over_prior"].value == pytest.approx(1 / 25 - 1)
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
-    with pytest.raises(CasewiseError, match=r"a map of \(4, 4\) cannot be measured against a mask of \(4, 5\)"):
+    with pytest.raises(CasewiseError, match=r"\(4, 4\) .* \(4, 5\)"):
         share_inside(np.eye(4), np.ones((4, 5)))
     for bad in (-1.0, np.nan):
-        with pytest.raises(CasewiseError, match="finite numbers not below 0"):
+        with pytest.raises(CasewiseError, match="finite"):
             hit(np.full((2, 2), bad), np.ones((2, 2)))
 
 
@@ -134,9 +134,9 @@ def test_the_centre_prior_has_a_peak_in_every_tile() -> None:
     assert (prior[1::3, 2::5] == prior.max()).all()
     assert (prior == prior.max()).sum() == 9
     assert prior.max() == 1
-    one = centre_prior((101, 101), spread=0.1)
+    one = centre_prior((101, 101), std=0.1)
     assert one[50, 60] == pytest.approx(np.exp(-0.5 * (10 / 10.1) ** 2))
-    with pytest.raises(CasewiseError, match="no grid of 2 x 2"):
+    with pytest.raises(CasewiseError, match="2 x 2"):
         centre_prior((9, 9), grid=(2, 2))
 
 
@@ -159,7 +159,7 @@ def some_rows(subjects: int, visits: int) -> pd.DataFrame:
         for visit in range(visits):
             mask = box((16, 16), *rng.integers(0, 10, 2), 6)
             values = mask + 1.1 * rng.random((16, 16))
-            row = measured(values, mask[None], np.array([0]), grid=(1, 1), peaks=lattice(16, 16))
+            row = measure_map(values, mask[None], np.array([0]), grid=(1, 1), peaks=lattice(16, 16))
             rows.append(row | {"case": f"s{subject}/{visit}", "subject": f"s{subject}", "fold": subject % 3})
     return table_of(rows)
 
@@ -171,7 +171,7 @@ def test_the_summary_is_the_mean_with_intervals_by_subject() -> None:
     table = some_rows(14, 2)
     hits, shares = np.random.default_rng(1).random((2, 28, 6))
     found = summary(table, drawn(hits, shares), prior=PRIOR, plan=PLAN)
-    for name in FIGURES:
+    for name in MEASURES:
         values = [table.loc[table["subject"] == s, name].to_numpy() for s in sorted(table["subject"].unique())]
         assert found[name].value == pytest.approx(table[name].mean())
         by_hand = [
@@ -212,7 +212,7 @@ def test_where_all_or_none_hit_the_interval_is_exact(value: float, low: float, h
 
 def test_cases_without_a_mask_are_left_out_of_the_summary() -> None:
     table, hits = some_rows(12, 1), np.random.default_rng(2).random((13, 4))
-    empty = table.iloc[:1].assign(subject="x", case="x/1", **dict.fromkeys(FIGURES, np.nan))
+    empty = table.iloc[:1].assign(subject="x", case="x/1", **dict.fromkeys(MEASURES, np.nan))
     both = summary(pd.concat([table, empty]), drawn(hits, hits), prior=PRIOR, plan=PLAN)
     assert both == summary(table, drawn(hits[:12], hits[:12]), prior=PRIOR, plan=PLAN)
     assert summary(empty, drawn(hits[12:], hits[12:]), prior=PRIOR, plan=PLAN) == {}
@@ -225,21 +225,21 @@ def test_deletion_by_the_right_order_falls_fastest() -> None:
     def predict(panels: np.ndarray) -> np.ndarray:
         return panels.sum(axis=(1, 2, 3)) / panel.sum()
 
-    right, wrong = deletion(panel, panel.sum(axis=0), predict), deletion(panel, -panel.sum(axis=0), predict)
-    drawn = np.mean([deletion(panel, np.zeros((12, 12)), predict, seed=seed).area for seed in range(40)])
+    right, wrong = delete_pixels(panel, panel.sum(axis=0), predict), delete_pixels(panel, -panel.sum(axis=0), predict)
+    drawn = np.mean([delete_pixels(panel, np.zeros((12, 12)), predict, seed=seed).area for seed in range(40)])
     assert right.area < drawn < wrong.area
     assert drawn == pytest.approx(0.5, abs=0.02)
     assert right.values[0] == pytest.approx(1)
     assert right.values[-1] == 0
     assert (np.diff(right.values) <= 0).all()
-    assert len(right.as_json()["shares"]) == 21
+    assert right.shares.tolist() == pytest.approx(np.linspace(0, 1, 21).tolist())
 
 
 def test_deletion_leaves_a_missing_sequence_missing() -> None:
     panel = np.ones((2, 4, 4))
     panel[1] = np.nan
     seen: list[np.ndarray] = []
-    deletion(panel, np.eye(4), lambda panels: seen.append(panels) or np.zeros(len(panels)), steps=4, fill=0.5)
+    delete_pixels(panel, np.eye(4), lambda panels: seen.append(panels) or np.zeros(len(panels)), steps=4, fill=0.5)
     assert np.isnan(seen[0][:, 1]).all()
     assert seen[0][-1, 0].tolist() == np.full((4, 4), 0.5).tolist()
     # a quarter is taken away: the four on the diagonal
@@ -247,13 +247,13 @@ def test_deletion_leaves_a_missing_sequence_missing() -> None:
 
 
 def test_deletion_of_what_does_not_fit() -> None:
-    with pytest.raises(CasewiseError, match="do not fit a panel"):
-        deletion(np.ones((1, 4, 4)), np.ones((4, 5)), lambda panels: panels)
-    with pytest.raises(CasewiseError, match="must give one number a panel"):
-        deletion(np.ones((1, 4, 4)), np.ones((4, 4)), lambda panels: np.zeros((2, 2)))
+    with pytest.raises(CasewiseError, match=r"\(4, 5\) .* \(1, 4, 4\)"):
+        delete_pixels(np.ones((1, 4, 4)), np.ones((4, 5)), lambda panels: panels)
+    with pytest.raises(CasewiseError, match=r"\(21,\).* \(2, 2\)"):
+        delete_pixels(np.ones((1, 4, 4)), np.ones((4, 4)), lambda panels: np.zeros((2, 2)))
 
 
 def test_what_measures_and_draws_needs_no_network_library() -> None:
-    imports = "".join(f"import casewise.explain.{name}\n" for name in ("measuring", "summing", "carrying", "overlays"))
+    imports = "".join(f"import casewise.explain.{name}\n" for name in ("metrics", "aggregate", "overlays", "results"))
     code = imports + "import sys\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from casewise.explain.methods.receptive_field import evenly, middles_of, resized
+from casewise.explain.methods.receptive_field import cell_centres, even_centres, resized
 from casewise.models.backbones import build_network
 
 # first middle and step in pixels: from each backbone's kernels, strides and paddings by hand
@@ -43,7 +43,7 @@ def test_middles_of_large_backbones(name: str) -> None:
 
 def check_middles(name: str) -> None:
     network = build_network(name, 1)
-    middles = middles_of(network.body, network.explain_layer, (128, 192))
+    middles = cell_centres(network.body, network.explain_layer, (128, 192))
     assert middles is not None
     first, step = PLACES[name]
     for found in middles:
@@ -54,9 +54,9 @@ def test_the_network_is_not_touched_and_asked_once() -> None:
     network = build_network("cnn", 1).train()
     values = {key: value.clone() for key, value in network.state_dict().items()}
     layer = network.explain_layer
-    once = middles_of(network.body, layer, (64, 64))
-    assert middles_of(network.body, layer, (64, 64)) is once
-    assert middles_of(network.body, layer, (96, 64)) is not once
+    once = cell_centres(network.body, layer, (64, 64))
+    assert cell_centres(network.body, layer, (64, 64)) is once
+    assert cell_centres(network.body, layer, (96, 64)) is not once
     assert all(torch.equal(value, values[key]) for key, value in network.state_dict().items())
     assert all(module.training for module in network.modules())
     assert all(not module._forward_hooks for module in network.modules())
@@ -66,7 +66,7 @@ def test_attention_tells_no_places() -> None:
     import timm
 
     body: Any = timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=0)
-    assert middles_of(body, body.blocks[0].norm1, (224, 224)) is None
+    assert cell_centres(body, body.blocks[0].norm1, (224, 224)) is None
 
 
 @pytest.mark.parametrize("size", [(8, 8), (31, 17)])
@@ -98,7 +98,7 @@ def test_cells_of_a_strided_network_point_at_what_it_saw() -> None:
         for layer in layers[::2]:
             layer.weight.fill_(0.1)  # type: ignore[union-attr, operator]
             layer.bias.zero_()  # type: ignore[union-attr, operator]
-    middles = middles_of(body, body[-1], (96, 96))
+    middles = cell_centres(body, body[-1], (96, 96))
     spots = torch.zeros(64, 1, 96, 96)
     places = torch.randint(20, 76, (64, 2), generator=torch.Generator().manual_seed(0))
     spots[torch.arange(64), 0, places[:, 0], places[:, 1]] = 1
@@ -120,4 +120,4 @@ def test_rounding_is_no_pattern() -> None:
 
 
 def test_evenly() -> None:
-    assert evenly(3, 3).tolist() == [0, 1, 2]
+    assert even_centres(3, 3).tolist() == [0, 1, 2]

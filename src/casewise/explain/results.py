@@ -1,0 +1,121 @@
+"""`explanations.json`: what `casewise explain` stores in a run folder, and whether it still describes the run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from casewise.errors import RunError
+from casewise.modalities.volumes.case_table import text_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.explain.finished_run import FinishedRun
+    from casewise.run_folder import RunFolder
+
+# Increased when the meaning of the measures changes.
+FORM = 2
+
+
+def save_results(run: FinishedRun, shown: dict[str, Any], measures: dict[str, Any] | None) -> None:
+    """Write `explanations.json`; earlier measures of the same networks, masks and intervals are kept."""
+    before = run.folder.explanations.read_or_none() or {}
+    source = measurement_source(run.study.model_dump(mode="json"), run.cohort.images)
+    earlier = before.get("measured") if before.get("made_from") == run.fingerprint else None
+    if earlier and not same_source(earlier.get("made_of") or {}, source):
+        earlier = None
+    if measures is not None:
+        measures = {"made_of": source, **measures}
+    if earlier and measures is None:
+        measures = earlier
+    elif earlier and measures and earlier["cells"] == measures["cells"]:
+        merged = {**earlier["networks"], **measures["networks"]}
+        measures = {**measures, "networks": {name: merged[name] for name in run.study.networks if name in merged}}
+    run.folder.explanations.write(_without_nan({"made_from": run.fingerprint, "shown": shown, "measured": measures}))
+
+
+def read_results(folder: RunFolder) -> dict[str, Any] | None:
+    """The content of `explanations.json`; None if it is missing or describes other networks.
+
+    `measured` is None if masks, their column or the intervals have changed since.
+    """
+    results, fingerprint = folder.explanations.read_or_none(), folder.fingerprint.read_or_none()
+    if not results or not fingerprint or results.get("made_from") != fingerprint["fingerprint"]:
+        return None
+    if results.get("measured") and not _is_current(folder, results["measured"]):
+        results["measured"] = None
+    if results.get("shown"):
+        results["shown"]["folder"] = str(folder.path / results["shown"]["folder"])
+    return results
+
+
+def _is_current(folder: RunFolder, measured: dict[str, Any]) -> bool:
+    try:
+        study, images = folder.study.read(), folder.cohort.read()
+    except RunError:
+        return False
+    return same_source(measured.get("made_of") or {}, measurement_source(study, images))
+
+
+def measurement_source(study: Mapping[str, Any], images: pd.DataFrame) -> dict[str, Any]:
+    """What measures depend on besides the networks: the mask column, the masks' contents, and the intervals.
+
+    `masks` is None if no mask file exists, for example on another machine; their contents are then unknown.
+
+    Args:
+        study: the content of `study.json`.
+        images: the cohort's table of images.
+    """
+    column = str((study.get("volumes") or {}).get("lesion") or "")
+    evaluation = study["evaluation"]
+    folder = Path(study["root"] or Path(study["cohort"]).parent).absolute()
+    rows = zip(images["case"], images["path"], images[column], strict=True) if column in images else ()
+    return {
+        "form": FORM,
+        "column": column,
+        "resamples": evaluation["bootstrap_resamples"],
+        "confidence": evaluation["confidence"],
+        "seed": study["seed"],
+        "masks": _hash_of_masks((str(case), Path(str(path)).name, text_of(mask), folder) for case, path, mask in rows),
+    }
+
+
+def same_source(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether measures made from `before` are valid for `now`.
+
+    >>> before = {"form": 2, "masks": "a"}
+    >>> same_source(before, {"form": 2, "masks": None}), same_source(before, {"form": 2, "masks": "b"})
+    (True, False)
+    """
+    masks_exist = now["masks"] is not None
+    return all(before.get(name) == value for name, value in now.items() if name != "masks" or masks_exist)
+
+
+def _hash_of_masks(rows: Iterable[tuple[str, str, str, Path]]) -> str | None:
+    """A hash over case, slice, name and content of every mask; None if no mask file exists."""
+    digest, exists = hashlib.sha256(), False
+    for case, slice_name, mask, folder in sorted(rows, key=lambda row: row[:3]):
+        if not mask:
+            continue
+        digest.update(f"{case}|{slice_name}|{mask}|".encode())
+        if (folder / mask).is_file():
+            exists = True
+            with (folder / mask).open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest() if exists else None
+
+
+def _without_nan(value: Any) -> Any:
+    """The value with NaN replaced by None, because JSON has no NaN."""
+    if isinstance(value, dict):
+        return {str(key): _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(entry) for entry in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return value

@@ -1,0 +1,116 @@
+"""Masks of lesions that a study's table names, resampled to the prepared slices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from casewise.errors import ImageError
+from casewise.modalities.base import Lesion, PreparedCohort
+from casewise.modalities.volumes.case_files import source_of
+from casewise.modalities.volumes.case_table import masks_in, text_of
+from casewise.modalities.volumes.roi import inside_of, mask_on
+from casewise.modalities.volumes.scans import Scan
+from casewise.modalities.volumes.slice_store import open_slices
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Compression moves black and white by at most this; grey values between may cover at most this share of a picture.
+COMPRESSION_RANGE, MAX_GREY_SHARE = 48, 0.2
+# A mask of labels has at most so many values; a compressed one has more than so many.
+MAX_LABELS, MIN_COMPRESSED_VALUES = 16, 4
+
+
+def read_lesion(prepared: PreparedCohort, row: int) -> Lesion:
+    """The lesions of the case of one panel row.
+
+    Raises:
+        ImageError: a mask cannot be read, differs in size from its slice, or lies mostly outside the scan.
+    """
+    study, volumes = prepared.study, prepared.study.volumes
+    assert volumes is not None
+    assert volumes.lesion is not None
+    slices = open_slices(prepared.store.folder, prepared.store.address)
+    images = prepared.cohort.images
+    own = images[images["case"].astype(str) == str(prepared.cohort.panels["case"].iloc[row])]
+    shape = (int(slices.count[row]), slices.slices.shape[2], slices.slices.shape[3])
+    folder = (study.root or study.cohort.parent).absolute()
+    if volumes.slice_index:
+        spacing = (volumes.pixel_mm, volumes.slice_mm)
+        lesion = _stack_masks(own, volumes.lesion, volumes.slice_index, folder, spacing)
+        if lesion is None:
+            return Lesion(np.zeros(shape, bool), marked=False)
+        return Lesion(mask_on(lesion, slices.affines[row], shape), bool(lesion.values.any()))
+    from casewise.modalities.volumes.reading import read_scan
+
+    on_slices, marked = np.zeros(shape, bool), False
+    names = masks_in(own, volumes.lesion)
+    if not names:
+        return Lesion(on_slices, marked)
+    sources = source_of(study, prepared.cohort, row)
+    sequence, path = next((s, p[0]) for s, p in zip(sources.sequences, sources.paths, strict=True) if p)
+    scan = read_scan(path, sequence=sequence, voxels=False)
+    for name in names:
+        mask = read_scan(folder / name)
+        inside_of(mask, scan)  # a mask outside the scan would otherwise count as no lesion
+        on_slices |= mask_on(mask, slices.affines[row], shape)
+        marked |= bool((mask.values > 0).any())
+    return Lesion(on_slices, marked)
+
+
+def _stack_masks(
+    rows: pd.DataFrame, column: str, order: str, folder: Path, spacing: tuple[float, float]
+) -> Scan | None:
+    """The masks of slice images, stacked in the order of their slices; None if no slice has a mask."""
+    from casewise.modalities.store.readers import image_facts, read_image
+
+    named = rows.assign(position=rows[order].astype(float), mask=[text_of(v) for v in rows[column]])
+    named = named.sort_values(["position", "mask"], ascending=[True, False], kind="stable").drop_duplicates("position")
+    if not (named["mask"] != "").any():
+        return None
+    facts = image_facts(Path(named["path"].iloc[0]))
+    planes = []
+    for name in named["mask"]:
+        plane = read_image(folder / name, channels="grey")[..., 0] if name else None
+        if plane is not None and plane.shape != (facts["height"], facts["width"]):
+            raise ImageError(
+                f"{folder / name}: this mask has {plane.shape[1]}×{plane.shape[0]} pixels, its slice "
+                f"{facts['width']}×{facts['height']}. A mask must have the size of its slice."
+            )
+        planes.append(np.zeros((facts["height"], facts["width"]), np.uint8) if plane is None else plane)
+    # all slices together, because a single slice may contain only compression noise around black
+    values = binarise_masks(np.stack(planes, axis=-1), folder / str(named["mask"].max())).transpose(1, 0, 2)
+    affine = np.diag([-spacing[0], -spacing[0], spacing[1], 1.0])
+    return Scan(values.astype(np.float32), affine, folder / str(named["mask"].iloc[0]), {"format": "slice images"})
+
+
+def binarise_masks(values: np.ndarray, path: Path) -> np.ndarray:
+    """The marked pixels of mask pictures `uint8`: labels other than 0, or the white of compressed black and white.
+
+    Raises:
+        ImageError: the values fit neither; `path` is one of the pictures.
+
+    >>> binarise_masks(np.array([0, 1, 2, 200], np.uint8), Path("a.png")).tolist()
+    [False, True, True, True]
+    >>> binarise_masks(np.array([0, 1, 3, 250, 253, 255], np.uint8), Path("a.jpg")).tolist()
+    [False, False, False, True, True, True]
+    """
+    levels = np.unique(values)
+    greys = levels[(levels >= COMPRESSION_RANGE) & (levels <= 255 - COMPRESSION_RANGE)]
+    only_ends = len(greys) == 0 and levels.max() > 127
+    if len(levels) <= 2 or (len(levels) <= MAX_LABELS and not only_ends):
+        return np.asarray(values > 0)
+    # compression leaves several values around black and white, and few grey pixels between them
+    has_both_ends = levels[0] < COMPRESSION_RANGE and levels[-1] > 255 - COMPRESSION_RANGE
+    compressed = has_both_ends and len(levels) > MIN_COMPRESSED_VALUES
+    if not compressed or float(np.isin(values, greys).mean()) > MAX_GREY_SHARE:
+        examples = ", ".join(map(str, levels[:6].tolist())) + (", …" if len(levels) > 6 else "")
+        raise ImageError(
+            f"{path}: the masks of this case have {len(levels)} values ({examples}). It is unclear whether they are "
+            "labels or compressed black and white. Save them in black and white, or as at most "
+            f"{MAX_LABELS} labels 1, 2, …."
+        )
+    return np.asarray(values > 127)

@@ -1,0 +1,113 @@
+"""Explain a finished run: open it, compute saliency maps, and write the report again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from casewise.console import Show, Silent
+from casewise.errors import RunError, nearest
+from casewise.explain.finished_run import FinishedRun
+from casewise.explain.run import explain
+from casewise.modalities.base import PreparedCohort
+from casewise.pipeline.prepare import prepare
+from casewise.pipeline.read import read
+from casewise.pipeline.report import report
+from casewise.predictions import table as prediction_table
+from casewise.run_folder import RunFolder
+from casewise.splits.grouped import read_splits
+from casewise.study.loading import saved_study
+from casewise.study.schema import Study
+
+
+@dataclass(frozen=True)
+class Explained:
+    """The files and measures of an explanation, and the run's report."""
+
+    folder: Path
+    table: Path
+    figure: Path | None
+    measures: dict[str, Any] | None
+    report: Path
+
+
+def explain_run(
+    path: Path,
+    *,
+    cases: Sequence[str] = (),
+    networks: Sequence[str] = (),
+    output: Path | None = None,
+    measure: bool = False,
+    map_size: int = 0,
+    show: Show | None = None,
+) -> Explained:
+    """Explain cases of the finished run at `path` and write its report again; arguments as of `casewise.explain.run`.
+
+    Raises:
+        CasewiseError: there is no finished run, case or network of this name, or files are missing or have changed.
+    """
+    folder = RunFolder(path)
+    _check_exists(folder)
+    with folder.lock():
+        run = open_finished(folder)
+        explanation = explain(
+            run, cases=cases, networks=networks, output=output, measure=measure, map_size=map_size, show=show
+        )
+        store = run.prepared.store
+        page = report(run.study, run.cohort, run.predictions, run.results, store, folder, Silent())
+    files = explanation.folder
+    return Explained(files.path, files.table.path, explanation.figure, explanation.measures, page)
+
+
+def open_finished(folder: RunFolder) -> FinishedRun:
+    """Open a finished run; checks its inputs again, and prepares images again where they are missing.
+
+    Raises:
+        RunError: there is no finished run, or it belongs to another version or other data.
+        CasewiseError: the table or the images have changed or are missing.
+    """
+    study = _read_study(folder)
+    cohort = read(study, folder, Silent())
+    store = prepare(study, cohort, folder, Silent())
+    predictions = prediction_table.check(folder.predictions.read())
+    return FinishedRun(
+        folder=folder,
+        prepared=PreparedCohort(study, cohort, folder.images(study.images.store), store),
+        splits=read_splits(folder.splits),
+        predictions=predictions,
+        final=prediction_table.final_rows(predictions),
+        results=folder.metrics.read(),
+        fingerprint=str(folder.fingerprint.read()["fingerprint"]),
+    )
+
+
+def _check_exists(folder: RunFolder) -> None:
+    """Check that a finished run is here, before a lock file is created."""
+    path = folder.path
+    if not path.is_dir():
+        names = [other.name for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
+        raise RunError(f"There is no run folder {path}.{nearest(path.name, names)}")
+    folder.check_finished()
+
+
+def _read_study(folder: RunFolder) -> Study:
+    """The study of the run."""
+    from pydantic import ValidationError
+
+    _check_exists(folder)
+    try:
+        study = saved_study(folder.study.read())
+    except ValidationError as error:
+        version = (folder.fingerprint.read_or_none() or {}).get("casewise", "unknown")
+        first = error.errors()[0]
+        raise RunError(
+            f"{folder.study.path} was written by another version of casewise ({version}): "
+            f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}. Use that version, or run the study "
+            "again."
+        ) from None
+    if study.weights_dir and not study.weights_dir.is_dir():
+        # the trained networks no longer need their first weights
+        study = study.model_copy(update={"weights_dir": None})
+    return study
