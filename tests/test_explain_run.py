@@ -91,8 +91,8 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few cases are compared and deleted."""
-    monkeypatch.setattr("casewise.explain.localisation.COMPARED", 1)
-    monkeypatch.setattr("casewise.explain.localisation.DELETED", 2)
+    monkeypatch.setattr("casewise.explain.localisation.RANDOMISED_CASES", 1)
+    monkeypatch.setattr("casewise.explain.localisation.DELETED_CASES", 2)
     monkeypatch.setattr("casewise.explain.localisation.DRAWS", 2)
 
 
