@@ -13,16 +13,16 @@ import argparse
 import csv
 import tempfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import alignment_measures as measures
+from alignment_measures import Alignment, Subject
+from alignment_page import page
 
 from casewise.errors import CasewiseError
 from casewise.files import write_atomic
 from casewise.modalities.volumes.grid import to_ras
-from casewise.modalities.volumes.preprocess import Prepared, Steps, prepare_case
+from casewise.modalities.volumes.preprocess import Steps, prepare_case
 from casewise.modalities.volumes.reading import read_scan
 from casewise.modalities.volumes.scans import Scan
 
@@ -31,41 +31,6 @@ PLANE = 256
 # Pixels of the alignment: shifts of half a millimetre are then whole pixels, and nothing is interpolated anew.
 FINE_MM = 0.5
 SHIFTS = (-4.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 4.0)
-
-
-@dataclass
-class Subject:
-    """The rows of one subject, what was read of them, and what was refused with which sentence."""
-
-    name: str
-    rows: list[dict[str, str]] = field(default_factory=list)
-    scans: dict[str, Scan] = field(default_factory=dict)
-    masks: dict[str, Scan] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
-    prepared: Prepared | None = None
-    fault: str = ""
-
-
-@dataclass
-class Alignment:
-    """What was measured of a subject with masks of two sequences.
-
-    `marked` are the slices that the first, the second, and both masks mark. `overlaps` by what was done: Dice over all
-    slices and over those both masks mark. `shifted` the same by axis and mm.
-    `curves` by pair of sequences and axis: mutual information by mm; `plain` the same before N4 and smoothing.
-    """
-
-    names: list[str]
-    scans: list[Scan]
-    masked: tuple[str, str]
-    prepared: Prepared
-    marked: tuple[int, int, int]
-    overlaps: dict[str, tuple[float, float]]
-    shifted: dict[str, dict[float, tuple[float, float]]]
-    curves: dict[tuple[str, str], list[dict[float, float]]]
-    plain: dict[tuple[str, str], list[dict[float, float]]]
-    trips: dict[str, dict[str, Any]]
 
 
 def read_subjects(data: Path) -> list[Subject]:
@@ -147,8 +112,6 @@ def fine_plane(scan: Scan) -> int:
 
 def main() -> None:
     """Read, prepare and measure everything, and write the page."""
-    from alignment_page import page
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA, help="the folder with cases.csv")
     parser.add_argument("--to", type=Path, help="where to write the page; otherwise it is printed")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,41 @@ from casewise.modalities.volumes.scans import Scan
 AXES = ("right", "front", "head")
 BINS = 32
 MARKS = 100
+
+
+@dataclass
+class Subject:
+    """The rows of one subject, what was read of them, and what was refused with which sentence."""
+
+    name: str
+    rows: list[dict[str, str]] = field(default_factory=list)
+    scans: dict[str, Scan] = field(default_factory=dict)
+    masks: dict[str, Scan] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    prepared: Prepared | None = None
+    fault: str = ""
+
+
+@dataclass
+class Alignment:
+    """What was measured of a subject with masks of two sequences.
+
+    `marked` are the slices that the first, the second, and both masks mark. `overlaps` by what was done: Dice over all
+    slices and over those both masks mark. `shifted` the same by axis and mm.
+    `curves` by pair of sequences and axis: mutual information by mm; `plain` the same before N4 and smoothing.
+    """
+
+    names: list[str]
+    scans: list[Scan]
+    masked: tuple[str, str]
+    prepared: Prepared
+    marked: tuple[int, int, int]
+    overlaps: dict[str, tuple[float, float]]
+    shifted: dict[str, dict[float, tuple[float, float]]]
+    curves: dict[tuple[str, str], list[dict[float, float]]]
+    plain: dict[tuple[str, str], list[dict[float, float]]]
+    trips: dict[str, dict[str, Any]]
 
 
 def overlap(first: np.ndarray, second: np.ndarray, axis: int = 0) -> tuple[float, float]:

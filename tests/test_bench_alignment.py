@@ -23,7 +23,7 @@ from casewise.modalities.volumes.scans import Scan
 pytest.importorskip("SimpleITK")
 
 PLACE = Path(__file__).resolve().parents[1] / "benchmarks"
-NAMES = ("alignment_measures", "alignment_words", "alignment_page", "alignment")
+NAMES = ("alignment_measures", "alignment_page", "alignment")
 PLANE = 56
 Drawn = tuple[dict[str, Scan], dict[str, Scan]]
 

@@ -1,1 +1,1 @@
-"""What each fast path of training brings on one machine, measured there."""
+"""Measures the effect of each fast path of training on the present machine."""

@@ -1,4 +1,4 @@
-"""`casewise bench cpu`: with and without each fast path of training, in turns, and a table of what it brings here."""
+"""`casewise bench cpu`: time with and without each fast path of training, measured in turns, as a table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FP32 = ("fp32", True, 1)
 
 @dataclass(frozen=True)
 class Row:
-    """One fast path: seconds with it, None where this machine has none, and without; how a study switches it off."""
+    """One fast path: seconds with it (None if this machine lacks it) and without, and the key that disables it."""
 
     name: str
     seconds: float | None
@@ -34,20 +34,20 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """How many times as fast it makes what was measured."""
+        """The speed-up."""
         return self.without / self.seconds if self.seconds else None
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured, where, and what a run would choose there."""
+    """The measurements, a description of the machine, and what a run would choose on it."""
 
     rows: list[Row]
     head: list[str]
     choice: str
 
     def __str__(self) -> str:
-        lines = [("fast path", "with", "without", "ratio", "switch off by")]
+        lines = [("fast path", "with", "without", "ratio", "disabled by")]
         lines += [
             (
                 row.name,
@@ -58,13 +58,13 @@ class Measured:
             )
             for row in self.rows
         ]
-        widths = [max(len(line[place]) for line in lines) for place in range(4)]
-        told = [
+        widths = [max(len(line[column]) for line in lines) for column in range(4)]
+        table = [
             f"{line[0]:<{widths[0]}}  " + "".join(f"{line[i]:>{widths[i]}}  " for i in (1, 2, 3)) + line[4]
             for line in lines
         ]
         notes = [f"{row.name.partition(':')[0]}: {row.note}" for row in self.rows if row.note]
-        return "\n".join([*self.head, "", *told, "", *notes, self.choice])
+        return "\n".join([*self.head, "", *table, "", *notes, self.choice])
 
 
 def bench_cpu(
@@ -73,7 +73,7 @@ def bench_cpu(
     """Measure every fast path of training on the processor, on synthetic images and random weights.
 
     Raises:
-        CasewiseError: what was asked for cannot be measured; it says why.
+        CasewiseError: an option is invalid, or the network cannot be measured.
     """
     check(backbone, size=size, batch=batch, images=images)
     from casewise.training.compute_plan import cores, cpu_name
@@ -83,71 +83,73 @@ def bench_cpu(
     with ExitStack() as stack:
         bar = stack.enter_context(show.bar("bench"))
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="casewise-bench-")))
-        bar(0, 9, "drawing images, starting processes")
+        bar(0, 8, "drawing images, starting processes")
         draw(folder, images)
         settings = {"backbone": backbone, "size": size, "batch": batch, "images": str(folder)}
-        kept = [stack.enter_context(_process({**settings, "kept": True})) for _ in range(count)]
-        plain = stack.enter_context(_process({**settings, "kept": False}))
-        about, *_ = [process.receive() for process in (*kept, plain)]
+        keeping = [stack.enter_context(_process({**settings, "keep": True})) for _ in range(count)]
+        plain = stack.enter_context(_process({**settings, "keep": False}))
+        facts, *_ = [process.receive() for process in (*keeping, plain)]
         rows: list[Row] = []
         steps: list[tuple[str, Callable[[], list[Row]]]] = [
-            ("images decoded once", lambda: [_tiles(kept[0], images)]),
-            ("memory kept", lambda: [_memory(kept[0], plain)]),
-            ("memory format and precision", lambda: _forms(kept[0])),
-            ("jobs side by side", lambda: [_side_by_side(kept)]),
-            ("head alone", lambda: [_phase(kept[0], "all", many=12)]),
-            ("fine-tuning", lambda: [_phase(kept[0], "some", many=3)]),
+            ("images decoded once", lambda: [_tiles(keeping[0], images)]),
+            ("memory kept", lambda: [_memory(keeping[0], plain)]),
+            ("memory format and precision", lambda: _forms(keeping[0])),
+            ("jobs side by side", lambda: [_side_by_side(keeping)]),
+            ("head alone", lambda: [_phase(keeping[0], "all", many=12)]),
+            ("fine-tuning", lambda: [_phase(keeping[0], "some", many=3)]),
         ]
         for number, (text, measure) in enumerate(steps):
             bar(1 + number, 8, text)
             rows += measure()
         bar(7, 8, "what a run would choose")
-        choices = [kept[0].ask("choose", threads=threads) for threads in dict.fromkeys((1, count))]
+        choices = [keeping[0].ask("choose", threads=threads) for threads in dict.fromkeys((1, count))]
     head = [
-        f"{cpu_name()}, {count} core{'s' * (count > 1)}, torch {about['torch']}",
-        f"{backbone}, batches of {batch}, {images} synthetic images of {size} px, random weights; one thread a job",
-        f"with and without in turns, the best of {ROUNDS} rounds or more; {EPOCHS} epochs are scaled from a few",
+        f"{cpu_name()}, {count} core{'s' * (count > 1)}, torch {facts['torch']}",
+        f"{backbone}, batches of {batch}, {images} synthetic images of {size} px, random weights; one thread per job",
+        f"with and without in turns, best of at least {ROUNDS} rounds; {EPOCHS} epochs are extrapolated from a few",
     ]
     if load > BUSY:
-        head.append(f"The machine has other work (load {load:.1f}): these ratios mislead; measure when it is quiet.")
+        head.append(
+            f"Other processes are running (load {load:.1f}), so these ratios are unreliable; measure on an idle machine."
+        )
     return Measured(rows, head, _chosen(backbone, choices, count))
 
 
 def check(backbone: str, *, size: int, batch: int, images: int) -> None:
-    """Refuse what cannot be measured.
+    """Check the options.
 
     Raises:
-        CasewiseError: naming the option, what was found and what is allowed.
+        CasewiseError: names the option, its value and what is allowed.
     """
     from casewise.study.backbones import check_backbones
 
     check_backbones([backbone], "--backbone")
     if size < SMALLEST:
-        raise CasewiseError(f"--size is at least {SMALLEST} pixels; found {size}.")
+        raise CasewiseError(f"--size must be at least {SMALLEST} pixels, not {size}.")
     if batch < 2:
-        raise CasewiseError(f"--batch-size is at least 2; found {batch}.")
+        raise CasewiseError(f"--batch-size must be at least 2, not {batch}.")
     if images < batch:
         raise CasewiseError(
-            f"--images is at least one batch, here {batch}; found {images}. Give more, or lower --batch-size."
+            f"--images must be at least one batch ({batch}), not {images}. Increase it, or lower --batch-size."
         )
 
 
 def draw(folder: Path, images: int) -> None:
-    """Write JPEGs of coloured clouds and noise, each its own."""
+    """Write different JPEGs of coloured clouds and noise."""
     import numpy as np
     from PIL import Image
 
-    drawn = np.random.default_rng(0)
-    noise = drawn.normal(0, 8, (SIDE, SIDE, 3))
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 8, (SIDE, SIDE, 3))
     for number in range(images):
-        small = drawn.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        small = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
         clouds = np.asarray(Image.fromarray(small).resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.float32)
         pixels = (clouds + noise).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{number:05}.jpg", quality=90)
 
 
 class _Process:
-    """A process that measures; see `worker`."""
+    """A measuring process; see `worker`."""
 
     def __init__(self, running: subprocess.Popen[str]) -> None:
         self.running = running
@@ -158,33 +160,33 @@ class _Process:
             self.running.stdin.write(json.dumps(task) + "\n")
             self.running.stdin.flush()
         except BrokenPipeError:
-            raise self._gone() from None
+            raise self._ended() from None
 
     def receive(self) -> dict[str, Any]:
         assert self.running.stdout
         line = self.running.stdout.readline()
         if not line:
-            raise self._gone()
-        told: dict[str, Any] = json.loads(line)
-        if "error" in told:
-            raise CasewiseError(told["error"])
-        return told
+            raise self._ended()
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise CasewiseError(answer["error"])
+        return answer
 
-    def ask(self, task: str, **given: Any) -> dict[str, Any]:
-        self.send(task=task, **given)
+    def ask(self, task: str, **options: Any) -> dict[str, Any]:
+        self.send(task=task, **options)
         return self.receive()
 
-    def _gone(self) -> RunError:
+    def _ended(self) -> RunError:
         code = self.running.wait()
         return RunError(
-            f"A measuring process ended with code {code}; for want of memory? Lower --batch-size or --size."
+            f"A measuring process ended with code {code}, possibly for lack of memory. Lower --batch-size or --size."
         )
 
 
 @contextmanager
 def _process(settings: dict[str, Any]) -> Iterator[_Process]:
     command = [sys.executable, "-m", "casewise.bench.worker"]
-    # In a session of its own, so that Ctrl-C reaches this process alone, which then ends all of them.
+    # in its own session, so that Ctrl-C reaches only this process, which then ends the others
     running = subprocess.Popen(  # noqa: S603
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -201,29 +203,29 @@ def _process(settings: dict[str, Any]) -> Iterator[_Process]:
 
 
 def _tiles(process: _Process, images: int) -> Row:
-    once = process.ask("store")["seconds"]
-    told = [(process.ask("read")["seconds"], process.ask("decode")["seconds"]) for _ in range(ROUNDS)]
-    quick, slow = (min(column) for column in zip(*told, strict=True))
+    preparation = process.ask("store")["seconds"]
+    times = [(process.ask("read")["seconds"], process.ask("decode")["seconds"]) for _ in range(ROUNDS)]
+    quick, slow = (min(column) for column in zip(*times, strict=True))
     name = f"images decoded once: reading {images} of an epoch"
-    note = f"decoding into the tile store took {_seconds(once)}, once"
-    return Row(name, quick, slow, "cannot be: training reads nothing else", note)
+    note = f"decoding into the tile store took {_seconds(preparation)} once"
+    return Row(name, quick, slow, "cannot be disabled", note)
 
 
-def _memory(kept: _Process, plain: _Process) -> Row:
-    times: dict[_Process, list[float]] = {kept: [], plain: []}
+def _memory(keeping: _Process, plain: _Process) -> Row:
+    times: dict[_Process, list[float]] = {keeping: [], plain: []}
     for _ in range(ROUNDS):
         for process, seconds in times.items():
             seconds += process.ask("steps", options=[FP32], rounds=4)["seconds"][0]
-    note = "" if sys.platform == "linux" else "only on Linux with glibc; here both are the same"
+    note = "" if sys.platform == "linux" else "only on Linux with glibc; no difference here"
     switch = "compute: {keep_memory: false}"
-    return Row("freed memory kept: a training step", min(times[kept]), min(times[plain]), switch, note)
+    return Row("freed memory kept: a training step", min(times[keeping]), min(times[plain]), switch, note)
 
 
 def _forms(process: _Process) -> list[Row]:
     options = [FP32, ("fp32", False, 1), ("bf16", True, 1)]
     plain, contiguous, bf16 = process.ask("steps", options=options, rounds=4)["seconds"]
     exact, rough = process.ask("inference", rounds=4)["seconds"]
-    none, switch = "" if bf16 else "this processor has none of its own", "compute: {precision: fp32}"
+    none, switch = "" if bf16 else "this processor does not support it", "compute: {precision: fp32}"
     layout = "compute: {memory_format: contiguous}"
     return [
         Row("channels-last: a training step", min(plain), min(contiguous), layout),
@@ -238,37 +240,37 @@ def _side_by_side(processes: Sequence[_Process]) -> Row:
     for _ in range(ROUNDS):
         for process in processes:
             process.send(task="steps", options=[FP32], rounds=4)
-        # The median, since all must keep their pace while the others run.
+        # the median, because all jobs run at the same time
         both.append(max(median(process.receive()["seconds"][0]) for process in processes))
-        told = processes[0].ask("steps", options=[("fp32", True, count)], rounds=4)["seconds"][0]
-        alone.append(count * median(told))
-    name = f"jobs side by side, a core each: a step of {count} job{'s' * (count > 1)}"
+        steps = processes[0].ask("steps", options=[("fp32", True, count)], rounds=4)["seconds"][0]
+        alone.append(count * median(steps))
+    name = f"parallel jobs with one core each: a step of {count} job{'s' * (count > 1)}"
     if count == 1:
-        return Row(name, None, min(alone), "compute: {jobs: 1}", "there is one core")
+        return Row(name, None, min(alone), "compute: {jobs: 1}", "this machine has one core")
     return Row(name, min(both), min(alone), "compute: {jobs: 1}")
 
 
 def _phase(process: _Process, frozen: str, *, many: int) -> Row:
-    found: dict[bool, list[float]] = {True: [], False: []}
-    told: dict[str, Any] = {}
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    answer: dict[str, Any] = {}
     for _ in range(ROUNDS):
         for once, epochs in ((False, 2), (True, many)):
-            told = process.ask("phase", frozen=frozen, once=once, epochs=epochs)
-            found[once].append(told["first"] + (EPOCHS - 1) * told["later"])
-    note = "" if told["once"] else str(told["way"])
-    name = "head alone, features once" if frozen == "all" else f"above {told['at']}, activations once"
+            answer = process.ask("phase", frozen=frozen, once=once, epochs=epochs)
+            seconds[once].append(answer["first"] + (EPOCHS - 1) * answer["later"])
+    note = "" if answer["once"] else str(answer["way"])
+    name = "head only, features cached" if frozen == "all" else f"above {answer['at']}, activations cached"
     switch = "compute: {frozen_once: false}"
-    return Row(f"{name}: {EPOCHS} epochs", min(found[True]), min(found[False]), switch, note)
+    return Row(f"{name}: {EPOCHS} epochs", min(seconds[True]), min(seconds[False]), switch, note)
 
 
 def _chosen(backbone: str, choices: Sequence[dict[str, Any]], count: int) -> str:
-    ways = [
+    plans = [
         f"{choice['precision']} {'channels-last' if choice['channels_last'] else 'contiguous'}, "
         f"{choice['threads']} thread{'s' * (choice['threads'] != 1)}"
         for choice in choices
     ]
-    alone = f"; with `compute: {{jobs: 1}}` {ways[1]}" if len(ways) > 1 else ""
-    return f"A run would choose here for {backbone}, {count} job{'s' * (count > 1)} at a time: {ways[0]}{alone}."
+    alone = f"; with `compute: {{jobs: 1}}` {plans[1]}" if len(plans) > 1 else ""
+    return f"A run would choose here for {backbone}, {count} job{'s' * (count > 1)} at a time: {plans[0]}{alone}."
 
 
 def _seconds(value: float | None) -> str:

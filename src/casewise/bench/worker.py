@@ -1,7 +1,7 @@
-"""One process of `casewise bench`: it answers tasks, a line of JSON each, until its input ends.
+"""A measuring process of `casewise bench`: it answers tasks, one line of JSON each, until its input ends.
 
-What cannot be undone in a process (the allocator) or what is about several of them has processes of its own. What
-only some of them need is imported by the task.
+Settings that a process cannot undo (the allocator) and parallel jobs need separate processes. Imports that only some
+tasks need are made by the task.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ BLOCKS = 11
 
 
 class Worker:
-    """One network, one tile store, one thread unless a task says otherwise."""
+    """One network, one tile store, one thread unless a task specifies more."""
 
-    def __init__(self, *, backbone: str, size: int, batch: int, images: str, kept: bool) -> None:
+    def __init__(self, *, backbone: str, size: int, batch: int, images: str, keep: bool) -> None:
         torch.set_num_threads(1)
-        if kept:
+        if keep:
             keep_memory()
         self.backbone, self.size, self.batch = backbone, size, batch
         self.images = Path(images)
@@ -55,7 +55,7 @@ class Worker:
         torch.manual_seed(0)
         return build_network(self.backbone, width_of(OUTPUTS))
 
-    def answer(self, task: str, given: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, task: str, options: dict[str, Any]) -> dict[str, Any]:
         """Do one task."""
         tasks: dict[str, Callable[..., dict[str, Any]]] = {
             "steps": self.steps,
@@ -66,13 +66,13 @@ class Worker:
             "phase": self.phase,
             "choose": self.choose,
         }
-        return tasks[task](**given)
+        return tasks[task](**options)
 
     def steps(self, *, options: Sequence[Sequence[Any]], rounds: int) -> dict[str, Any]:
-        """Seconds of training steps, for each option a list."""
-        tried = [(str(o[0]), bool(o[1]), int(o[2])) for o in options if o[0] == "fp32" or has_bf16()]
-        found = step_seconds(self.network, tried, side=self.size, batch=self.batch, least_rounds=rounds)
-        return {"seconds": [found.get((str(o[0]), bool(o[1]), int(o[2])), []) for o in options]}
+        """Seconds of training steps, one list per option."""
+        possible = [(str(o[0]), bool(o[1]), int(o[2])) for o in options if o[0] == "fp32" or has_bf16()]
+        seconds = step_seconds(self.network, possible, side=self.size, batch=self.batch, least_rounds=rounds)
+        return {"seconds": [seconds.get((str(o[0]), bool(o[1]), int(o[2])), []) for o in options]}
 
     def inference(self, *, rounds: int) -> dict[str, Any]:
         """Seconds of predicting a batch in fp32 and in bfloat16, in turns."""
@@ -82,20 +82,20 @@ class Worker:
         with torch.inference_mode():
             for _ in range(1 + rounds):
                 for bf16 in times if has_bf16() else (False,):
-                    begun = time.perf_counter()
+                    start = time.perf_counter()
                     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
                         network(panels)
-                    times[bf16].append(time.perf_counter() - begun)
+                    times[bf16].append(time.perf_counter() - start)
         return {"seconds": [times[False][1:], times[True][1:]]}
 
     def store(self) -> dict[str, Any]:
-        """Seconds of making the tile store, in one thread."""
+        """Seconds of preparing the tile store, in one thread."""
         from casewise.modalities.store.preparation import Preparation
         from casewise.modalities.store.store_builder import prepare
 
-        begun = time.perf_counter()
+        start = time.perf_counter()
         prepare(self.paths, Preparation(size=self.size), self.images / "tiles", processes=1)
-        return {"seconds": time.perf_counter() - begun}
+        return {"seconds": time.perf_counter() - start}
 
     def _data(self, count: int | None = None) -> PanelData:
         from casewise.modalities.dataset import PanelData, open_tiles
@@ -108,28 +108,28 @@ class Worker:
         return PanelData(store, [[row] for row in range(len(store))], truth, Panels(by="image"), names)
 
     def read(self) -> dict[str, Any]:
-        """Seconds of taking every image once from the store, in batches as training does."""
+        """Seconds of reading every image once from the store, in batches as in training."""
         from casewise.modalities.dataset import batches
 
         data, generator = self._data(), torch.Generator().manual_seed(0)
-        begun = time.perf_counter()
+        start = time.perf_counter()
         for rows in batches(len(data), self.batch, generator):
             data.training_batch(rows, generator, torch.device("cpu"))
-        return {"seconds": time.perf_counter() - begun}
+        return {"seconds": time.perf_counter() - start}
 
     def decode(self) -> dict[str, Any]:
-        """Seconds of decoding and reducing every image once, by the reader that fills the store."""
+        """Seconds of decoding and resizing every image once, with the reader that fills the store."""
         from casewise.modalities.store.readers import fit, read_image
 
-        begun = time.perf_counter()
+        start = time.perf_counter()
         for path in self.paths:
             torch.from_numpy(fit(read_image(path, size=self.size), self.size)).float().div_(255)
-        return {"seconds": time.perf_counter() - begun}
+        return {"seconds": time.perf_counter() - start}
 
     def phase(self, *, frozen: str, once: bool, epochs: int) -> dict[str, Any]:
-        """Seconds of a phase of training before the end of its first epoch, of an epoch after it, and how it was done.
+        """Seconds of a training phase up to the end of its first epoch, of a later epoch, and the strategy.
 
-        As a job of a run does it, on images that do not vary; `frozen` is `all`, or `some` blocks.
+        As in a job of a run, on images without augmentation; `frozen` is `all`, or `some` blocks.
         """
         from casewise.training.phases import in_phases
         from casewise.training.strategies import TrainingContext
@@ -147,42 +147,42 @@ class Worker:
         )
         ends: list[float] = []
 
-        def tell(_: int) -> None:
+        def record(_: int) -> None:
             ends.append(time.perf_counter())
 
         with TemporaryDirectory(dir=self.images) as folder:
-            choice = ComputePlan("cpu", "fp32", True, 1)
-            course = TrainingContext(OUTPUTS, Path(folder), 0, choice, 1e9, "last", tell, once)
-            begun = time.perf_counter()
+            plan = ComputePlan("cpu", "fp32", True, 1)
+            context = TrainingContext(OUTPUTS, Path(folder), 0, plan, 1e9, "last", record, once)
+            start = time.perf_counter()
             try:
-                told = in_phases(network, recipe, data, self._data(1), course)[3][0]
+                facts = in_phases(network, recipe, data, self._data(1), context)[3][0]
             except TrainingError as error:
                 raise CasewiseError(f"{self.backbone}: {error}.") from None
         later = statistics.median(b - a for a, b in pairwise(ends))
-        return {"first": ends[0] - begun, "later": later, "at": at, "once": "once" in told["way"], "way": told["way"]}
+        return {"first": ends[0] - start, "later": later, "at": at, "once": "once" in facts["way"], "way": facts["way"]}
 
     def choose(self, *, threads: int) -> dict[str, Any]:
-        """What a run would choose for networks that may have so many threads."""
+        """What a run would choose for networks with this number of threads."""
         compute = Compute(device="cpu")
-        choice = choose(self._fresh(), compute, side=self.size, batch=self.batch, threads=threads, memo=None)
-        return {"precision": choice.precision, "channels_last": choice.channels_last, "threads": choice.threads}
+        plan = choose(self._fresh(), compute, side=self.size, batch=self.batch, threads=threads, memo=None)
+        return {"precision": plan.precision, "channels_last": plan.channels_last, "threads": plan.threads}
 
 
 def main() -> None:
-    """Answer tasks; what libraries print goes to the errors, so that the answers stay readable."""
+    """Answer tasks; output of libraries goes to stderr, so that the answers stay readable."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     worker: Worker | None = None
     for line in sys.stdin:
-        given = json.loads(line)
+        options = json.loads(line)
         try:
             if worker is None:
-                worker, told = Worker(**given), {"torch": torch.__version__, "bf16": has_bf16()}
+                worker, answer = Worker(**options), {"torch": torch.__version__, "bf16": has_bf16()}
             else:
-                told = worker.answer(given.pop("task"), given)
+                answer = worker.answer(options.pop("task"), options)
         except CasewiseError as error:
-            told = {"error": str(error)}
-        answers.write(json.dumps(told) + "\n")
+            answer = {"error": str(error)}
+        answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
