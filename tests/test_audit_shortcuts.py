@@ -312,7 +312,7 @@ def test_source_is_named_with_its_figure_and_what_only_marks_it_is_not_an_error(
     assert first.figures["value"] == pytest.approx(expected, abs=0.015)
     assert first.figures["p_adjusted"] == pytest.approx(0.005, abs=0.0005)
     assert (
-        f"site alone predicts label with AUROC {first.figures['value']:.2f} (chance 0.50; p = 0.005)" in first.sentence
+        f"site alone predicts label with AUROC {first.figures['value']:.2f} (chance 0.50, p = 0.005)" in first.sentence
     )
     assert "leave_out: site" in first.remedy
     assert levels(found)["source-told-ill"] == "warning"

@@ -164,9 +164,9 @@ def test_the_audit_page_tells_every_finding_and_the_limits_in_force() -> None:
     for family in findings.FAMILIES:
         assert f"`{family}" in page, family
     limits = (
-        f"adjusted p is at most {shortcuts.ALPHA:.2f}".replace("0.", "."),
-        f"AUROC of {shortcuts.STRONG_AUROC:.2f} or more".replace("0.", "."),
-        f"r of {shortcuts.STRONG_R:.2f} or more".replace("0.", "."),
+        f"adjusted p is at most {shortcuts.ALPHA:.2f}",
+        f"AUROC of {shortcuts.STRONG_AUROC:.2f} or more",
+        f"r of {shortcuts.STRONG_R:.2f} or more",
         f"in {['', 'one', 'two', 'three', 'four', 'five'][probes.FOLDS]} folds",
         f"Below {probes.FEWEST}, or of a class with fewer than {probes.FEWEST_OF_CLASS},",
         f"more than {evidence.MAX_IMAGES:,}",

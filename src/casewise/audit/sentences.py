@@ -58,8 +58,8 @@ TEMPLATES = {
         "data."
     ),
     "imported twins remedy": "Give both images the same subject and the same side, or exclude one with {exclusion}.",
-    "shortcut": "{evidence} predicts {target} with {value} ({p}){among}. {meaning}.",
-    "source-told": "Within {target} {within}, the image predicts {source} with {value} ({p}). {meaning}.",
+    "shortcut": "{evidence} predicts {target} with {value}{among}. {meaning}.",
+    "source-told": "Within {target} {within}, the image predicts {source} with {value}. {meaning}.",
     "one size": "All images of {target} {classes} have a size that no other class has, which identifies the class.",
 }
 
@@ -156,16 +156,17 @@ def shortcut_sentence(shortcut: Shortcut) -> str:
 using the disease.'
     """
     kind, name, target, by_class = shortcut.kind, shortcut.name, shortcut.target, shortcut.result.by_class
-    value = f"{'AUROC' if by_class else 'r ='} {shortcut.result.value:.2f}"
+    p = f"p = {shortcut.p:.3f}" if shortcut.p >= 0.0005 else "p < 0.001"
+    value = f"r = {shortcut.result.value:.2f} ({p})"
+    if by_class:
+        value = f"AUROC {shortcut.result.value:.2f} (chance 0.50, {p})"
     if len(by_class) > 2:
         best = max(by_class, key=lambda label: by_class[label])
-        value += f", {by_class[best]:.2f} for {f'{target} {best}' if best.isdecimal() else best}"
-    p = f"p = {shortcut.p:.3f}" if shortcut.p >= 0.0005 else "p < 0.001"
-    p = f"chance 0.50; {p}" if by_class else p
+        value += f", and {by_class[best]:.2f} for {f'{target} {best}' if best.isdecimal() else best}"
     texts = {"name": name, "source": shortcut.source, "target": target}
     meaning = _MEANINGS["marks source" if shortcut.marks_source else kind].format(**texts)
     if kind == "source-from-image":
-        return fill("source-told", **texts, within=shortcut.within, value=value, p=p, meaning=meaning)
+        return fill("source-told", **texts, within=shortcut.within, value=value, meaning=meaning)
     evidence = _EVIDENCE["filled" if shortcut.by_filling else kind].format(name=name)
     if by_class and len(by_class) < shortcut.classes:
         target = f"{target} ({' versus '.join(by_class)})"
@@ -174,7 +175,6 @@ using the disease.'
         evidence=evidence + (f" ({shortcut.how})" if shortcut.how else ""),
         target=target,
         value=value,
-        p=p,
         among=f" among {len(shortcut.result.scores):,} images with a mask" if kind == "outside-anatomy" else "",
         meaning=meaning,
     )
@@ -199,7 +199,7 @@ def remedy(
     """
     if lone and (reading == "levels" or kind != "column"):
         return _lone_remedy(kind, source or name, lone, mask)
-    where = f"`split: {{leave_out: {source}}}`" if source else "`split.leave_out` with the column of the source"
+    where = f"`split: {{leave_out: {source}}}`" if source else "`split.leave_out` on the column of the source"
     leave_out = f"cross-validate with {where}"
     text = _COLUMN_REMEDIES[reading] if kind == "column" else _REMEDIES[kind]
     return f"{text.format(name=name, mask=mask, source=source, leave_out=leave_out)}."

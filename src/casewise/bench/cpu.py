@@ -110,7 +110,7 @@ def bench_cpu(
     ]
     if load > BUSY:
         head.append(
-            f"Other processes are running (load {load:.1f}), so these ratios are unreliable; measure on an idle machine."
+            f"Other processes are running (load {load:.1f}), so these ratios are unreliable. Measure when idle."
         )
     return Measured(rows, head, _chosen(backbone, choices, count))
 
