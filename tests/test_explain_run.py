@@ -376,11 +376,14 @@ def test_files_that_are_gone_or_others(planted: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(planted, tmp_path / "run"))
     place = folder / "jobs/test_vit@T2/fold2"
     other = folder / "jobs/test_vit@T2/fold1/model.safetensors"
-    shutil.copy(other, place / "model.safetensors")
+    weights = RunFolder(folder).job("test_vit@T2", 1).weights
+    with weights.replacing() as temporary:
+        shutil.copy(other, temporary)
     subject = next(iter(open_finished(RunFolder(folder)).splits.subjects(1)))
     with pytest.raises(RunError, match="case"):
         explain_run(folder, cases=[subject], networks=["test_vit@T2"])
-    shutil.copy(folder / "jobs/test_resnet@T2/fold1/model.safetensors", place / "model.safetensors")
+    with weights.replacing() as temporary:
+        shutil.copy(folder / "jobs/test_resnet@T2/fold1/model.safetensors", temporary)
     with pytest.raises(RunError, match=r"model.safetensors"):
         explain_run(folder, cases=[subject], networks=["test_vit@T2"])
     (place / "model.safetensors").unlink()

@@ -23,7 +23,7 @@ from casewise.predictions.table import probability_columns
 
 if TYPE_CHECKING:
     from casewise.modalities.base import PanelDataset
-        from casewise.models.backbones import Network
+    from casewise.models.backbones import Network
 
 # Number formats of two machines differ by less; another network or panel differs by more.
 TOLERANCE = 0.05
