@@ -234,7 +234,9 @@ def sweep(folder: Path) -> None:
             build.with_suffix(".jsonl").unlink(missing_ok=True)
 
 
-def unchanged(paths: Sequence[ImageSource], preparation: Preparation, folder: Path) -> TileStore | None:
+def unchanged(
+    paths: Sequence[ImageSource], preparation: Preparation, folder: Path, *, report: bool = True
+) -> TileStore | None:
     """Return the finished store of `folder` if it is of these settings and of these files as they are now."""
     if not (folder / MARKER).exists():
         return None
@@ -255,6 +257,7 @@ def unchanged(paths: Sequence[ImageSource], preparation: Preparation, folder: Pa
         if (status.st_size, status.st_mtime_ns) != (size, mtime):
             return None
     if sentence := damage(store):
-        log.warning("%s: %s. They are decoded again.", folder, sentence)
+        if report:
+            log.warning("%s: %s. They are decoded again.", folder, sentence)
         return None
     return store

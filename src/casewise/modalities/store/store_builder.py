@@ -106,7 +106,7 @@ def build(
     if workers is not None and workers < 1:
         raise StudyError(f"processes must be at least 1, not {workers}.")
     with alone(folder):
-        if unchanged(paths, preparation, folder):
+        if unchanged(paths, preparation, folder, report=False):
             return
         sweep(folder)
         building = Building(folder, paths, preparation)
