@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import casewise
 from casewise.errors import AuditError, CasewiseError, CohortError, DamagedError, RunError, SplitError, StudyError
 from casewise.jobs.fingerprint import changed_settings, job_fingerprint
 from casewise.predictions.table import COLUMNS
@@ -32,6 +36,29 @@ def finished(tmp_path_factory: pytest.TempPathFactory, phantom: Path) -> tuple[R
     path = folder / "tiny.yaml"
     path.write_text(TINY.format(cohort=phantom))
     return run(read_study(path), folder / "run"), path
+
+
+def test_the_python_page_runs(finished: tuple[Run, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, path = finished
+    shutil.copytree(done.folder, tmp_path / "runs" / "grades")
+    shutil.copy(path, tmp_path / "study.yaml")
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).resolve().parents[1] / "docs" / "howto-python.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec("\n".join(blocks), names)
+    run, study = names["run"], names["study"]
+    assert set(names["primary"]["target"]) == {"pasi"}
+    row = run.metrics.query("stage == 'oof' and target == 'pasi' and metric == 'mae'").iloc[0]
+    assert row["value"] == done.results["metrics"]["oof"][row["learner"]]["pasi"]["mae"]["value"]
+    pd.testing.assert_frame_equal(run.predictions, done.predictions, check_dtype=False)
+    assert run.report.is_file()
+    assert run.report.resolve().as_uri() in run._repr_html_()
+    assert run.headline.startswith("pasi, ")
+    assert run.headline in html.unescape(run._repr_html_())
+    assert (study.recipe.lr, study.seed, study.name) == (0.001, 1, "slower")
+    with pytest.raises(RunError):
+        casewise.open_run(tmp_path)
 
 
 def test_every_learner_and_target_has_figures_with_intervals(finished: tuple[Run, Path]) -> None:

@@ -6,29 +6,73 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from casewise.console import Show, Silent
-from casewise.study.schema import Study
-
 if TYPE_CHECKING:
     import pandas as pd
+
+    from casewise.console import Show
+    from casewise.study.schema import Study
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, every prediction, and every figure with its interval."""
+    """A finished run.
+
+    Attributes:
+        folder: the run folder.
+        predictions: one row for each case, target and learner.
+        results: every metric with its interval, as in `metrics.json`.
+        report: the path of the report, an HTML page.
+    """
 
     folder: Path
     predictions: pd.DataFrame
     results: dict[str, Any]
     report: Path
 
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """Every metric: one row for each stage, learner, target and metric, with its interval."""
+        import pandas as pd
 
-def run(study: Study, folder: Path, *, show: Show | None = None) -> Run:
+        rows = [
+            {"stage": stage, "learner": learner, "target": target, "metric": metric, **estimate}
+            for stage, by_learner in self.results["metrics"].items()
+            for learner, by_target in by_learner.items()
+            for target, by_metric in by_target.items()
+            for metric, estimate in by_metric.items()
+        ]
+        return pd.DataFrame(rows)
+
+    @property
+    def study(self) -> Study:
+        """The study with every setting in force."""
+        from casewise.run_folder import RunFolder
+        from casewise.study.loading import saved_study
+
+        return saved_study(RunFolder(self.folder).study.read())
+
+    @property
+    def headline(self) -> str:
+        """One sentence on the primary outcome."""
+        from casewise.evaluation.run_checks import headline
+
+        return headline(self.study, self.results)
+
+    def _repr_html_(self) -> str:
+        """The headline and a link to the report, for notebooks."""
+        from html import escape
+
+        link = escape(self.report.resolve().as_uri(), quote=True)
+        return f'<p>{escape(self.headline)}</p><p><a href="{link}">{escape(str(self.report))}</a></p>'
+
+
+def run(study: Study, folder: Path | str, *, show: Show | None = None) -> Run:
     """Run a study in `folder`; run again, it continues and repeats nothing that is finished.
 
     Raises:
         CasewiseError: something in the study, the table, the images or the folder must be corrected first.
     """
+    from casewise.console import Silent
     from casewise.pipeline.audit import audit
     from casewise.pipeline.evaluate import evaluate
     from casewise.pipeline.image_split import image_split
@@ -41,7 +85,7 @@ def run(study: Study, folder: Path, *, show: Show | None = None) -> Run:
     from casewise.pipeline.train import train
     from casewise.run_folder import RunFolder
 
-    show, run_folder = show or Silent(), RunFolder(folder)
+    show, run_folder = show or Silent(), RunFolder(Path(folder))
     with run_folder.lock():
         cohort = read(study, run_folder, show)
         tiles = prepare(study, cohort, run_folder, show)
@@ -54,4 +98,17 @@ def run(study: Study, folder: Path, *, show: Show | None = None) -> Run:
         if study.split.by == "image":
             results = image_split(study, cohort, tiles, splits, results, run_folder, show)
         page = report(study, cohort, predictions, results, tiles, run_folder, show)
-    return Run(folder, predictions, results, page)
+    return Run(run_folder.path, predictions, results, page)
+
+
+def open_run(folder: Path | str) -> Run:
+    """Open a finished run.
+
+    Raises:
+        RunError: the folder holds no finished run, or a file of it is damaged.
+    """
+    from casewise.run_folder import RunFolder
+
+    files = RunFolder(Path(folder))
+    files.check_finished()
+    return Run(files.path, files.predictions.read(), files.metrics.read(), files.report_path)

@@ -1,0 +1,39 @@
+"""Commands about casewise itself: measuring this machine, and the list of backbones."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")
+
+
+@bench.callback()
+def _bench() -> None:
+    pass
+
+
+@bench.command("cpu", short_help="What each fast path of training gains on this processor.")
+def bench_cpu(
+    backbone: Annotated[str, typer.Option(help="The network to train, with random weights.")] = "mobilenet_v2",
+    size: Annotated[int, typer.Option(help="Side of an image in pixels, 32 or more.")] = 128,
+    batch_size: Annotated[int, typer.Option(help="Images in a training step.")] = 32,
+    images: Annotated[int, typer.Option(help="Number of synthetic images to train on, a batch or more.")] = 192,
+) -> None:
+    """Print what each fast path of training gains on this processor, and how a study switches it off."""
+    from casewise.bench.cpu import bench_cpu as measure
+    from casewise.console import Terminal
+
+    print(measure(backbone=backbone, size=size, batch=batch_size, images=images, show=Terminal()))
+
+
+def backbones() -> None:
+    """List the backbones that torchvision builds, the 29 of One-Step PASI first; every timm name is allowed too."""
+    from casewise.models.registry import TORCHVISION
+
+    print("\n".join(TORCHVISION))
+    print(
+        "and any timm name, such as vit_small_patch16_224 (`timm:resnet34` where both have it); "
+        "`all29` means the first 29"
+    )

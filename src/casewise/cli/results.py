@@ -1,0 +1,56 @@
+"""The commands that take a finished run: results and explain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def results(
+    run_folder: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    output: Annotated[Path, typer.Option(help="The Markdown page to write.")],
+    compare: Annotated[list[Path] | None, typer.Option(help="Further run folders to show in the same tables.")] = None,
+) -> None:
+    """Write a run's results as a Markdown page, beside the published figures that its study quotes."""
+    from casewise.report.markdown.page import write_results
+
+    print(f"wrote {write_results(run_folder, output, beside=compare or [])}")
+
+
+def explain(
+    run_folder: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    case: Annotated[
+        list[str] | None, typer.Option(help="SUBJECT/VISIT; repeat for more [default: a few correct and wrong ones].")
+    ] = None,
+    network: Annotated[
+        list[str] | None, typer.Option(help="Name of a network; repeat for more [default: all].")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Where to write [default: explanations in the run folder].")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure all out-of-fold cases against the study's lesion masks.")
+    ] = False,
+    map_size: Annotated[
+        int,
+        typer.Option(min=0, help="CNNs: an earlier, finer feature map with this many cells a side [0: the last map]."),
+    ] = 0,
+) -> None:
+    """Map what a run's networks respond to in the original images, and add the maps to the report."""
+    from casewise.console import Terminal
+    from casewise.explain.run import explain_run
+
+    done = explain_run(
+        run_folder,
+        cases=case or [],
+        networks=network or [],
+        out=output,
+        measure=measure,
+        cells=map_size,
+        show=Terminal(),
+    )
+    if done.figure:
+        print(f"figure: {done.figure}")
+    print(f"report: {done.report}")

@@ -1,0 +1,59 @@
+"""The commands that take a study file: run, validate and audit."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from casewise.study.schema import Study
+
+StudyFile = Annotated[Path, typer.Argument(help="The study file (YAML).")]
+Output = Annotated[Path | None, typer.Option(help="The run folder [default: runs/<study's name>].")]
+WeightsDir = Annotated[Path | None, typer.Option(help="A folder of <backbone>.safetensors.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Networks trained in parallel [default: one for each core].")]
+
+
+def run(study: StudyFile, output: Output = None, weights_dir: WeightsDir = None, jobs: Jobs = None) -> None:
+    """Run a study: cohort, tiles, split, audit, networks, stacking, scores, report. Run it again to continue."""
+    from casewise.console import Terminal
+    from casewise.run import run as run_study
+
+    plan = _read(study, weights_dir, jobs)
+    try:
+        done = run_study(plan, output or Path("runs") / plan.name, show=Terminal())
+    except KeyboardInterrupt:
+        print("\nstopped; give the same command again to continue", file=sys.stderr)
+        raise
+    print(f"report: {done.report}")
+
+
+def validate(study: StudyFile) -> None:
+    """Check the study file, the cohort table and the split without training anything."""
+    from casewise.console import Terminal
+    from casewise.pipeline.validate import validate as validate_study
+
+    for line in validate_study(_read(study, None, None), Terminal()):
+        print(line)
+
+
+def audit(study: StudyFile, output: Output = None, weights_dir: WeightsDir = None) -> None:
+    """Search for duplicates, leaks and shortcuts before anything is trained; every run begins with it."""
+    from casewise.console import Terminal
+    from casewise.pipeline.validate import audit_alone
+    from casewise.run_folder import RunFolder
+
+    plan = _read(study, weights_dir, None)
+    audit_alone(plan, RunFolder(output or Path("runs") / plan.name), Terminal(), print)
+
+
+def _read(study: Path, weights_dir: Path | None, jobs: int | None) -> Study:
+    from casewise.study.loading import read_study
+
+    plan = read_study(study, weights_dir=str(weights_dir.resolve()) if weights_dir else None)
+    if jobs:
+        plan = plan.model_copy(update={"compute": plan.compute.model_copy(update={"jobs": jobs})})
+    return plan
