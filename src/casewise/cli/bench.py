@@ -30,7 +30,7 @@ def bench_cpu(
 
 def backbones() -> None:
     """List the backbones that torchvision builds, the 29 of One-Step PASI first; every timm name is allowed too."""
-    from casewise.models.registry import TORCHVISION
+    from casewise.study.backbones import TORCHVISION
 
     print("\n".join(TORCHVISION))
     print(
