@@ -40,15 +40,15 @@ def explain(
 ) -> None:
     """Map what a run's networks respond to in the original images, and add the maps to the report."""
     from casewise.console import Terminal
-    from casewise.explain.run import explain_run
+    from casewise.pipeline.explain import explain_run
 
     done = explain_run(
         run_folder,
         cases=case or [],
         networks=network or [],
-        out=output,
+        output=output,
         measure=measure,
-        cells=map_size,
+        map_size=map_size,
         show=Terminal(),
     )
     if done.figure:

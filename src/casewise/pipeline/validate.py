@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from casewise.audit.text import told as as_text
+from casewise.audit.text import audit_text
 from casewise.errors import BothSidesError
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.audit import current_audit
@@ -63,10 +63,10 @@ def audit_alone(study: Study, folder: RunFolder, show: Show, write: Callable[[st
             refused = error
             show.line("split", "none that can be used: subjects are on several sides")
         result = current_audit(study, cohort, tiles, splits, folder, show)
-    write(as_text(result, study.accept))
+    write(audit_text(result, study.accept))
     for note in result.notes(study.accept):
         write(f"{'':<10} {note}")
     write(f"audit: {folder.audit.path}")
     if refused:
         raise refused  # a run would be refused, whatever the study accepts
-    result.gate(study.accept, told_before=True)
+    result.gate(study.accept, already_shown=True)
