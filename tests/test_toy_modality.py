@@ -13,6 +13,7 @@ from PIL import Image
 from casewise.cohort.cohort import Cohort
 from casewise.console import Show
 from casewise.errors import ImageError, StudyError
+from casewise.inference.model import load_bundle
 from casewise.modalities.base import ImageFolder, ImageStore, Noun, PreparedCohort
 from casewise.modalities.photographs.modality import Photographs
 from casewise.modalities.registry import modality_of, register
@@ -112,6 +113,15 @@ def test_a_new_modality_goes_from_the_table_to_the_report(finished: Run) -> None
     page = finished.report.read_text()
     assert "32 signals" in page
     assert "photograph" not in page
+
+
+def test_a_bundle_predicts_new_cases(finished: Run, tmp_path: Path) -> None:
+    model = load_bundle(finished.folder)
+    table = write_signals(tmp_path / "new", 3, 5)
+    pd.read_csv(table).drop(columns="murmur").to_csv(table, index=False)
+    found = model.predict(table)
+    assert sorted(found["case"]) == sorted(f"S5{n:02}/{side}" for n in range(3) for side in ("left", "right"))
+    assert np.allclose(found[["none", "present"]].sum(axis=1), 1)
 
 
 def test_its_own_checks_are_in_force(tmp_path: Path) -> None:
