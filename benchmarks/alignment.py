@@ -23,8 +23,8 @@ from casewise.errors import CasewiseError
 from casewise.files import write_atomic
 from casewise.modalities.volumes.grid import to_ras
 from casewise.modalities.volumes.preprocess import Steps, prepare_case
-from casewise.modalities.volumes.reading import read_scan
-from casewise.modalities.volumes.scans import Scan
+from casewise.modalities.volumes.reading.read_scan import read_scan
+from casewise.modalities.volumes.reading.scans import Scan
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "mri-volumes"
 PLANE = 256

@@ -11,8 +11,8 @@ import numpy as np
 
 from casewise.modalities.volumes.grid import Grid, carried, covered, to_ras
 from casewise.modalities.volumes.preprocess import Prepared, Steps, prepare_case
+from casewise.modalities.volumes.reading.scans import Scan
 from casewise.modalities.volumes.roi import mask_on
-from casewise.modalities.volumes.scans import Scan
 
 AXES = ("right", "front", "head")
 BINS = 32

@@ -57,7 +57,7 @@ def cases_in(folder: Path) -> list[CaseSources]:
 def measure_pair(folder: str, rounds: int, size: int) -> dict[str, Any]:
     """Seconds and core-seconds of each way for a pair a round, both in this process, in one thread."""
     from casewise.modalities.volumes.preprocess import Steps, prepare_case
-    from casewise.modalities.volumes.reading import read_scan
+    from casewise.modalities.volumes.reading.read_scan import read_scan
 
     threads_of_simpleitk(1)
     cases, steps = [[own[0] for own in case.paths] for case in cases_in(Path(folder))], Steps(in_plane_size=size)

@@ -18,7 +18,7 @@ import pytest
 from casewise.modalities.volumes import preprocess as preparing
 from casewise.modalities.volumes.grid import to_ras
 from casewise.modalities.volumes.preprocess import Prepared, Steps, prepare_case
-from casewise.modalities.volumes.scans import Scan
+from casewise.modalities.volumes.reading.scans import Scan
 
 pytest.importorskip("SimpleITK")
 

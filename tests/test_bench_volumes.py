@@ -64,7 +64,7 @@ def test_both_sides_prepare_the_same_slices(
     benchmark_files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from casewise.modalities.volumes.preprocess import Steps, prepare_case
-    from casewise.modalities.volumes.reading import read_scan
+    from casewise.modalities.volumes.reading.read_scan import read_scan
     from casewise.phantoms.pancreas import make_pancreas
 
     own = sys.modules["volumes_casewise"]

@@ -21,8 +21,8 @@ from casewise.modalities.store.pixels import reduced
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import open_source, read_bytes
 from casewise.modalities.volumes.preprocess import Steps, prepare_case
+from casewise.modalities.volumes.reading.scans import Scan
 from casewise.modalities.volumes.roi import Box
-from casewise.modalities.volumes.scans import Scan
 from casewise.study.schema import Panels
 
 

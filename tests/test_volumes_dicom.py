@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from casewise.errors import CasewiseError, ImageError
-from casewise.modalities.volumes import dicom_pixels
-from casewise.modalities.volumes.dicom import read_dicom
-from casewise.modalities.volumes.scans import Scan
+from casewise.modalities.volumes.reading import dicom_pixels
+from casewise.modalities.volumes.reading.dicom import read_dicom
+from casewise.modalities.volumes.reading.scans import Scan
 
 pydicom = pytest.importorskip("pydicom", reason="the package that reads DICOM is optional")
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from casewise.errors import ImageError
 from casewise.modalities.volumes.grid import Grid, carried, covered, in_plane, onto, resampled, to_ras
-from casewise.modalities.volumes.scans import Scan
+from casewise.modalities.volumes.reading.scans import Scan
 
 ORIENTATIONS = [
     "".join(letters) for axes in itertools.permutations(("LR", "PA", "IS")) for letters in itertools.product(*axes)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from casewise.errors import CasewiseError, ImageError
-from casewise.modalities.volumes.nifti import MARGIN, read_nifti
-from casewise.modalities.volumes.scans import VOXEL_BYTES
+from casewise.modalities.volumes.reading.nifti import MARGIN, read_nifti
+from casewise.modalities.volumes.reading.scans import VOXEL_BYTES
 
 nibabel = pytest.importorskip("nibabel", reason="the package that reads NIfTI is optional")
 

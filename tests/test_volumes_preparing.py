@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from casewise.errors import CohortError, ImageError, StudyError
 from casewise.modalities.volumes.grid import carried, to_ras
 from casewise.modalities.volumes.preprocess import Prepared, Steps, prepare_case
+from casewise.modalities.volumes.reading.scans import Scan
 from casewise.modalities.volumes.roi import Box, mask_on
-from casewise.modalities.volumes.scans import Scan
 
 pytest.importorskip("SimpleITK")
 PLAIN = Steps(in_plane_size=64, bias="none", smoothing="none", size=32)

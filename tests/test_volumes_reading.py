@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from casewise.errors import CasewiseError, ImageError
-from casewise.modalities.volumes import sources
-from casewise.modalities.volumes.reading import check_same_subject, files_of, looks_like_volume, read_scan
-from casewise.modalities.volumes.scans import Scan, orientation_of
+from casewise.modalities.volumes.reading import sources
+from casewise.modalities.volumes.reading.read_scan import check_same_subject, files_of, looks_like_volume, read_scan
+from casewise.modalities.volumes.reading.scans import Scan, orientation_of
 from tests.test_volumes_dicom import one_file, series, volume
 from tests.test_volumes_nifti import oriented
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from casewise.errors import CohortError, ImageError
 from casewise.modalities.volumes.grid import Grid, carried, in_plane, plane_grid, to_ras
+from casewise.modalities.volumes.reading.scans import Scan
 from casewise.modalities.volumes.roi import (
     Box,
     Region,
@@ -22,7 +23,6 @@ from casewise.modalities.volumes.roi import (
     slice_affine,
     whole,
 )
-from casewise.modalities.volumes.scans import Scan
 
 LPS = np.diag([-2.0, -2.0, 5.0, 1.0])
 

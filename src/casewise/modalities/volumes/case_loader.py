@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +11,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.errors import CasewiseError, ImageError
-from casewise.modalities.volumes.scans import Scan
+from casewise.modalities.volumes.reading.scans import Scan
 
 if TYPE_CHECKING:
     from casewise.modalities.volumes.preprocess import Prepared
     from casewise.modalities.volumes.slice_store import CaseSources
 
-__all__ = ["Gathered", "empty_in", "gather", "not_prepared", "scans_of"]
+__all__ = ["Gathered", "empty_in", "gather", "not_prepared", "scans_of", "summed"]
+
+# Kinds of notes that are told; what is left out is counted.
+KINDS_SHOWN = 12
+VARYING = re.compile(r"\S*[\d/\\]\S*")
 
 SHOWN = 50
 
@@ -36,8 +41,8 @@ class Gathered:
 
 def gather(case: CaseSources, *, voxels: bool = True) -> Gathered:
     """Read everything that a case is made from; without `voxels` headers alone."""
-    from casewise.modalities.volumes.reading import check_same_subject, read_scan
-    from casewise.modalities.volumes.slice_images import stacked
+    from casewise.modalities.volumes.reading.read_scan import check_same_subject, read_scan
+    from casewise.modalities.volumes.reading.slice_images import stacked
 
     loaded = Gathered()
 
@@ -138,3 +143,25 @@ def empty_in(case: CaseSources, scans: list[Scan | None], prepared: Prepared) ->
 
 def _named(path: Path, count: int) -> str:
     return f"{path} and {count - 1} more slices" if count > 1 else str(path)
+
+
+def summed(notes: Sequence[str], folder: Path) -> list[str]:
+    """A line for each kind of note: its first, and how many others differ from it in names and numbers alone.
+
+    Paths begin at `folder` where they lie in it.
+
+    >>> summed(["/d/P1/a.nii: cut at 2 mm", "/d/P2/b.nii: cut at 3 mm", "/d/P1/a.nii: tilted"], Path("/d"))
+    ['P1/a.nii: cut at 2 mm (and 1 more like this)', 'P1/a.nii: tilted']
+    """
+    kinds: dict[str, list[str]] = {}
+    for note in notes:
+        text = note.replace(f"{folder}/", "")
+        kinds.setdefault(VARYING.sub("#", text), []).append(text)
+    lines = [
+        texts[0] + (f" (and {len(texts) - 1:,} more like this)" if len(texts) > 1 else "") for texts in kinds.values()
+    ]
+    if len(lines) > KINDS_SHOWN:
+        lines[KINDS_SHOWN:] = [
+            f"There are {len(lines) - KINDS_SHOWN:,} further kinds of notes on scans; they are kept with the slices."
+        ]
+    return lines

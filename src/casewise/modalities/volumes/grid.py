@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from casewise.errors import ImageError
-from casewise.modalities.volumes.scans import Scan
+from casewise.modalities.volumes.reading.scans import Scan
 
 __all__ = ["Grid", "carried", "check_shown", "covered", "in_plane", "onto", "plane_grid", "resampled", "to_ras"]
 

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 from casewise.cohort.cohort import Cohort
 from casewise.errors import CasewiseError
 from casewise.modalities.volumes.case_files import lesions_of, sources_of
-from casewise.modalities.volumes.case_loader import Gathered, gather, not_prepared
+from casewise.modalities.volumes.case_loader import Gathered, gather, not_prepared, summed
 from casewise.modalities.volumes.grid import Grid, check_shown, covered, plane_grid, to_ras
-from casewise.modalities.volumes.notes import summed
+from casewise.modalities.volumes.reading.scans import Scan
 from casewise.modalities.volumes.roi import region_of_box
-from casewise.modalities.volumes.scans import Scan
 from casewise.study.schema import Study
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def _overlap(scan: Scan, reference: Scan, loaded: Gathered) -> None:
 def _look_at_lesions(study: Study, paths: list[Path], reference: Scan | None, loaded: Gathered) -> None:
     """Whether the masks of lesions can be read, and lie where the case's scans do."""
     from casewise.modalities.store.readers import image_facts
-    from casewise.modalities.volumes.reading import read_scan
+    from casewise.modalities.volumes.reading.read_scan import read_scan
 
     assert study.volumes is not None
     for path in paths:

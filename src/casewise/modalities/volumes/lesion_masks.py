@@ -11,8 +11,8 @@ from casewise.errors import ImageError
 from casewise.modalities.base import Lesion, PreparedCohort
 from casewise.modalities.volumes.case_files import source_of
 from casewise.modalities.volumes.case_table import masks_in, text_of
+from casewise.modalities.volumes.reading.scans import Scan
 from casewise.modalities.volumes.roi import inside_of, mask_on
-from casewise.modalities.volumes.scans import Scan
 from casewise.modalities.volumes.slice_store import open_slices
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def read_lesion(prepared: PreparedCohort, row: int) -> Lesion:
         if lesion is None:
             return Lesion(np.zeros(shape, bool), marked=False)
         return Lesion(mask_on(lesion, slices.affines[row], shape), bool(lesion.values.any()))
-    from casewise.modalities.volumes.reading import read_scan
+    from casewise.modalities.volumes.reading.read_scan import read_scan
 
     on_slices, marked = np.zeros(shape, bool), False
     names = masks_in(own, volumes.lesion)

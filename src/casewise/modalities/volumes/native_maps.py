@@ -9,7 +9,7 @@ from casewise.modalities.inverse_mapping import EMPTY, to_scan
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.volumes.case_files import source_of
 from casewise.modalities.volumes.case_loader import scans_of
-from casewise.modalities.volumes.scans import Scan
+from casewise.modalities.volumes.reading.scans import Scan
 from casewise.modalities.volumes.slice_store import CaseSources, open_slices
 
 

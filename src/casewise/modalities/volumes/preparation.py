@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from casewise.cohort.cohort import Cohort
 from casewise.modalities.volumes.case_files import sources_of
-from casewise.modalities.volumes.notes import summed
+from casewise.modalities.volumes.case_loader import summed
 from casewise.modalities.volumes.preprocess import Steps
 from casewise.modalities.volumes.scan_pictures import pictures
 from casewise.modalities.volumes.slice_store import SliceStore, prepare_slices

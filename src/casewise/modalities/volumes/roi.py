@@ -11,7 +11,7 @@ import numpy as np
 
 from casewise.errors import CohortError, ImageError, nearest
 from casewise.modalities.volumes.grid import Grid, carried, resampled
-from casewise.modalities.volumes.scans import Scan
+from casewise.modalities.volumes.reading.scans import Scan
 
 __all__ = [
     "Box",

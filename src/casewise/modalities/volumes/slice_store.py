@@ -147,7 +147,7 @@ def open_slices(folder: Path, address: str | None = None) -> SliceStore:
 
 def _name(case: CaseSources, steps: Steps) -> str:
     """The name of a case's file: a hash of the steps and its sources' paths, sizes and times; empty if one is gone."""
-    from casewise.modalities.volumes.reading import files_of
+    from casewise.modalities.volumes.reading.read_scan import files_of
 
     digest = hashlib.sha256(steps.fingerprint().encode())
     digest.update(json.dumps([case.sequences, asdict(case.box) if case.box else None, case.spacing]).encode())

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from casewise.errors import ImageError
-from casewise.modalities.volumes.scans import Scan, unread
+from casewise.modalities.volumes.reading.scans import Scan, unread
 
 
 def stacked(paths: Sequence[Path], spacing: tuple[float, float], *, voxels: bool = True) -> Scan:

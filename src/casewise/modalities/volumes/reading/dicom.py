@@ -11,8 +11,8 @@ import numpy as np
 
 from casewise.cohort.table import names_text
 from casewise.errors import ImageError
-from casewise.modalities.volumes.dicom_pixels import Pixels
-from casewise.modalities.volumes.dicom_series import (
+from casewise.modalities.volumes.reading.dicom_pixels import Pixels
+from casewise.modalities.volumes.reading.dicom_series import (
     ACQUIRED,
     Series,
     choose,
@@ -22,9 +22,9 @@ from casewise.modalities.volumes.dicom_series import (
     text_of,
     whole_number,
 )
-from casewise.modalities.volumes.dicom_slices import Slice, Stack, stacked
-from casewise.modalities.volumes.scans import VOXEL_BYTES, Scan, checked_affine, checked_values, unread
-from casewise.modalities.volumes.sources import MOST_FILES, checked_size, dicom_files
+from casewise.modalities.volumes.reading.dicom_slices import Slice, Stack, stacked
+from casewise.modalities.volumes.reading.scans import VOXEL_BYTES, Scan, checked_affine, checked_values, unread
+from casewise.modalities.volumes.reading.sources import MOST_FILES, checked_size, dicom_files
 
 # A fact's name, and the tag that says it.
 FACTS = {

@@ -5,8 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from casewise.errors import ImageError
-from casewise.modalities.volumes.scans import Scan, check_same_subject
-from casewise.modalities.volumes.sources import DICOM_SUFFIXES, NIFTI, checked_size, dicom_files, head_of, is_dicom
+from casewise.modalities.volumes.reading.scans import Scan, check_same_subject
+from casewise.modalities.volumes.reading.sources import (
+    DICOM_SUFFIXES,
+    NIFTI,
+    checked_size,
+    dicom_files,
+    head_of,
+    is_dicom,
+)
 
 __all__ = ["Scan", "check_same_subject", "files_of", "looks_like_volume", "read_scan"]
 
@@ -23,15 +30,15 @@ def read_scan(path: Path, *, sequence: str | None = None, voxels: bool = True) -
     """
     path = Path(path)
     if path.is_dir():
-        from casewise.modalities.volumes.dicom import read_dicom
+        from casewise.modalities.volumes.reading.dicom import read_dicom
 
         return read_dicom(path, sequence=sequence, voxels=voxels)
     checked_size(path)
     if is_dicom(head_of(path)):
-        from casewise.modalities.volumes.dicom import read_dicom
+        from casewise.modalities.volumes.reading.dicom import read_dicom
 
         return read_dicom(path, voxels=voxels)
-    from casewise.modalities.volumes.nifti import read_nifti
+    from casewise.modalities.volumes.reading.nifti import read_nifti
 
     return read_nifti(path, voxels=voxels)
 
@@ -48,7 +55,7 @@ def files_of(path: Path) -> list[Path]:
         return [path]
     files, others = dicom_files(path)
     if not files:
-        from casewise.modalities.volumes.dicom import nothing_told
+        from casewise.modalities.volumes.reading.dicom import nothing_told
 
         raise ImageError(nothing_told(path, others))
     return files

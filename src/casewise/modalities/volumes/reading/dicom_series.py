@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, ImageError
-from casewise.modalities.volumes.sources import checked_size, head_of, is_dicom
+from casewise.modalities.volumes.reading.sources import checked_size, head_of, is_dicom
 
 if TYPE_CHECKING:
     from types import ModuleType
