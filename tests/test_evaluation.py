@@ -13,11 +13,18 @@ import pytest
 from casewise.errors import CasewiseError, StudyError
 from casewise.evaluation import evaluate
 from casewise.evaluation.bootstrap import Estimate
-from casewise.evaluation.caveats import apart_note
+from casewise.evaluation.caveats import lower_on_test
 from casewise.metrics.numbers import value
 from casewise.metrics.registry import metrics_of
 from casewise.predictions.scores import Score, apply_scores
 from casewise.predictions.table import check
+from casewise.report.caveats import sentences
+
+
+def codes(found: dict[str, Any]) -> set[str]:
+    """The codes of the caveats."""
+    return {note["code"] for note in found["notes"]}
+
 
 NUMBER_METRICS = [metric.name for metric in metrics_of("regression")]
 
@@ -111,7 +118,7 @@ def test_the_headline_is_chosen_out_of_fold(told: dict[str, Any]) -> None:
 def test_without_out_of_fold_rows_the_headline_says_that_it_flatters(table: pd.DataFrame) -> None:
     found = evaluate(table[table["stage"] == "test"], main="pasi", resamples=50, baseline=None)
     assert found["main"]["chosen_on"] == "test"
-    assert any("flatters" in note for note in found["notes"])
+    assert "chosen_where_judged" in codes(found)
     assert found["response"] == {}
 
 
@@ -164,17 +171,15 @@ def test_a_stage_without_readers_is_said_only_where_it_is_so(table: pd.DataFrame
     cases = table[table["target"] == "pasi"].drop_duplicates("case")[["case", "target", "y_true"]]
     readers = cases.assign(reader="senior", value=cases["y_true"]).drop(columns="y_true")
 
-    def notes(readers: pd.DataFrame) -> str:
-        return "\n".join(evaluate(table, main="pasi", resamples=50, readers=readers)["notes"])
+    def notes(readers: pd.DataFrame) -> list[tuple[str, str]]:
+        found = evaluate(table, main="pasi", resamples=50, readers=readers)["notes"]
+        return [(note["code"], note["stage"]) for note in found if "reader" in note["code"]]
 
-    assert "reader" not in notes(readers)
+    assert notes(readers) == []
     oof = set(table.loc[table["stage"] == "oof", "case"])
-    told = notes(readers[readers["case"].isin(oof)])
-    assert "The test set has no case that a reader scored." in told
-    assert "Out of fold has no case" not in told
-    by_image = notes(readers.assign(image="film"))
-    assert "no case that a reader scored" not in by_image
-    assert "Out of fold: no reader's value stands at the level of a prediction" in by_image
+    assert notes(readers[readers["case"].isin(oof)]) == [("no_reader_case", "test")]
+    stages = table["stage"].unique()
+    assert set(notes(readers.assign(image="film"))) == {("readers_at_other_level", stage) for stage in stages}
 
 
 def test_what_was_left_out_is_said(table: pd.DataFrame) -> None:
@@ -182,18 +187,20 @@ def test_what_was_left_out_is_said(table: pd.DataFrame) -> None:
     gaps.loc[(gaps["case"] == "s0/week 4") & (gaps["target"] == "pasi"), "y_true"] = np.nan
     gaps.loc[(gaps["case"] == "s1/week 0") & (gaps["target"] == "pasi"), "y_true"] = 0.0
     gaps = gaps[~((gaps["model"] == "fair") & (gaps["case"] == "s2/week 0") & (gaps["target"] == "pasi"))]
-    notes = "\n".join(evaluate(gaps, main="pasi", resamples=50)["notes"])
-    assert "Out of fold: 1 of 96 predictions of pasi have no truth." in notes
-    assert "did not all predict the same cases of pasi" in notes
-    assert "The test set has 6 scored subjects: its intervals are rough." in notes
-    assert "baseline of zero, from which no percent change is defined: s1." in notes
+    notes = evaluate(gaps, main="pasi", resamples=50)["notes"]
+    assert {"code": "without_truth", "stage": "oof", "target": "pasi", "missing": 1, "total": 96} in notes
+    assert {"code": "different_cases", "stage": "oof", "target": "pasi"} in notes
+    assert {"code": "few_subjects", "stage": "test", "subjects": 6} in notes
+    reason = "physician_baseline_zero"
+    assert {"code": "response_left_out", "stage": "oof", "reason": reason, "subjects": ["s1"]} in notes
+    assert all(sentence[0].isupper() and sentence.endswith(".") for sentence in sentences(notes))
 
 
 def test_cases_without_any_truth_are_no_failure(table: pd.DataFrame) -> None:
     found = evaluate(table.assign(y_true=np.nan), main="pasi", resamples=50)
     assert found["metrics"] == {}
     assert found["main"]["learner"] is None
-    assert any("Nothing could be judged" in note for note in found["notes"])
+    assert "nothing_judged" in codes(found)
 
 
 def test_one_subject_with_one_visit_is_no_failure(table: pd.DataFrame) -> None:
@@ -205,7 +212,7 @@ def test_one_subject_with_one_visit_is_no_failure(table: pd.DataFrame) -> None:
     assert mae["value"] is not None
     assert (mae["low"], mae["high"], mae["rough"]) == (None, None, True)
     assert found["metrics"]["oof"]["good"]["pasi"]["ccc"]["reason"] == "1 values; 3 are needed"
-    assert any("no subject has a scored visit after the baseline" in note for note in found["notes"])
+    assert "no_later_visit" in codes(found)
     json.dumps(found, allow_nan=False)
 
 
@@ -221,7 +228,7 @@ def test_several_images_of_a_case_count_as_one_case(table: pd.DataFrame) -> None
 def test_a_main_outcome_by_region_has_no_response(table: pd.DataFrame) -> None:
     found = evaluate(table, main="composite", resamples=50, bands={"clear": 0, "mild": 1})
     assert found["response"] == {} == found["bands"]["stages"]
-    assert any("level of regions" in note for note in found["notes"])
+    assert "outcome_by_region" in codes(found)
 
 
 def test_names_that_nobody_predicted(table: pd.DataFrame) -> None:
@@ -256,12 +263,10 @@ def test_a_study_of_published_size_is_judged_whole() -> None:
 
 
 def test_the_note_on_intervals_names_people_only_where_they_are_known(table: pd.DataFrame) -> None:
-    def note(known: bool) -> str:
+    for known in (True, False):
         found = evaluate(table, main="pasi", resamples=50, baseline=None, subjects_known=known)
-        return "\n".join(found["notes"])
-
-    assert "resamples of whole subjects" in note(known=True)
-    assert "who is shown is not known" in note(known=False)
+        note = next(note for note in found["notes"] if note["code"] == "intervals")
+        assert (note["subjects_known"], note["resamples"], note["confidence"]) == (known, 50, 0.95)
 
 
 @pytest.mark.parametrize(("tested", "told"), [(0.6, True), (0.8, False), (0.95, False)])
@@ -273,10 +278,11 @@ def test_a_fall_beyond_chance_is_told(tested: float, told: bool) -> None:
         "oof": {"m": {"grade": {"kappa_quadratic": estimate(0.86, 0.03)}}},
         "test": {"m": {"grade": {"kappa_quadratic": estimate(tested, 0.12)}}},
     }
-    found = apart_note(metrics, "grade", "m", "kappa_quadratic", "quadratic kappa")
+    found = lower_on_test(metrics, "grade", "m", "kappa_quadratic")
     assert bool(found) is told
     if told:
-        assert "from a quadratic kappa of 0.86 [0.83, 0.89] out of fold to 0.60 [0.48, 0.72]" in found[0]
-    assert apart_note({"oof": metrics["oof"]}, "grade", "m", "kappa_quadratic", "quadratic kappa") == []
+        assert (found[0]["code"], found[0]["metric"]) == ("test_below_oof", "kappa_quadratic")
+        assert found[0]["test"] == {"value": tested, "low": tested - 0.12, "high": tested + 0.12}
+    assert lower_on_test({"oof": metrics["oof"]}, "grade", "m", "kappa_quadratic") == []
     undefined = {**metrics, "test": {"m": {"grade": {"kappa_quadratic": Estimate(None, None, None, 80, 80, False)}}}}
-    assert apart_note(undefined, "grade", "m", "kappa_quadratic", "quadratic kappa") == []
+    assert lower_on_test(undefined, "grade", "m", "kappa_quadratic") == []

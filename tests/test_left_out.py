@@ -12,14 +12,14 @@ import pandas as pd
 import pytest
 
 from casewise.evaluation import evaluate
-from casewise.evaluation import run_checks as remarks
 from casewise.evaluation.bootstrap import Estimate, Plan
-from casewise.evaluation.classification import one_class_notes
+from casewise.evaluation.classification import one_class_caveats
 from casewise.evaluation.cross_fit import by_fold_text
 from casewise.evaluation.external import by_source, one_class_by_source, within_sources
 from casewise.evaluation.headline import headline_within
 from casewise.evaluation.results import plain
 from casewise.evaluation.thresholds import reached
+from casewise.report.caveats import result_line
 from casewise.report.context import ReportContext
 from casewise.report.markdown import classes as results_classes
 from casewise.report.markdown.page import write_results
@@ -78,11 +78,11 @@ def test_the_learner_is_chosen_within_the_sources(results: dict[str, Any]) -> No
     each = [results["left_out"][source]["fair"]["auroc"]["value"] for source in ("north", "south")]
     assert mean["value"] == pytest.approx(np.mean(each), abs=1e-5)
     assert (mean["sources"], mean["undefined"]) == (["north", "south"], ["west"])
-    notes = " ".join(results["notes"])
-    assert "mean over each source of its AUROC there; west, where it is undefined, left out" in notes
-    assert "meta_learner_logistic cannot be the headline's learner" in notes
-    assert notes.count("was chosen on the same cases") == 1
-    assert "learner, fair, was chosen on the same" in notes
+    notes = {note["code"]: note for note in results["notes"]}
+    assert (notes["chosen_within"]["metric"], notes["chosen_within"]["undefined"]) == ("auroc", ["west"])
+    assert notes["fitted_not_headline"]["learners"] == ["meta_learner_logistic"]
+    chosen = [note["learner"] for note in results["notes"] if note["code"] == "chosen_where_judged"]
+    assert chosen == ["fair"]
 
 
 def test_every_learner_has_its_line_in_every_source(results: dict[str, Any], table: pd.DataFrame) -> None:
@@ -98,11 +98,11 @@ def test_every_learner_has_its_line_in_every_source(results: dict[str, Any], tab
 
 
 def test_without_a_source_that_has_the_figure_the_choice_says_that_it_is_pooled(results: dict[str, Any]) -> None:
-    notes: list[str] = []
+    notes: list[Any] = []
     alone = {"west": results["left_out"]["west"]}
     found = headline_within(results["pooled"], results["metrics"], alone, "site", notes)
     assert found["learner"] == "pool"
-    assert "In no site alone is the AUROC defined" in " ".join(notes)
+    assert notes[0] == {"code": "chosen_on_pooled", "column": "site", "metric": "auroc", "kind": "classification"}
     tested = {**results["pooled"], "stage": "test"}
     assert headline_within(tested, results["metrics"], alone, "site", []) == tested
 
@@ -114,21 +114,21 @@ def test_numbers_are_chosen_by_concordance_within() -> None:
     metrics = {"oof": {"a": {"pasi": told(0.9, 1)}, "b": {"pasi": told(0.5, 1)}}}
     main = {"target": "pasi", "stage": "oof", "learner": "a", "kind": "regression", "metrics": None, "chosen_on": "oof"}
     left_out = {"x": {"a": told(0.1, 1), "b": told(0.3, 1)}, "y": {"a": told(0.2, 1), "b": told(0.2, 1)}}
-    notes: list[str] = []
+    notes: list[Any] = []
     assert headline_within(main, metrics, left_out, "clinic", notes)["learner"] == "b"
-    assert "not to be read as agreement" in notes[0]
+    assert (notes[0]["code"], notes[0]["kind"]) == ("chosen_within", "regression")
 
 
 def test_the_terminal_tells_the_figures_within(results: dict[str, Any]) -> None:
-    study: Any = SimpleNamespace(outcome="dx", level_of=lambda name: "image", split=SimpleNamespace(leave_out="source"))
-    said = remarks.headline(study, results)
-    assert said.startswith("dx, each source left out, 140 images of 140 subjects, fair: accuracy ")
+    study: Any = SimpleNamespace(
+        primary_outcome="dx", level_of=lambda name: "image", split=SimpleNamespace(leave_out="source")
+    )
+    said = result_line(study, results)
+    assert said.startswith("dx, each source left out, 140 images of 140 subjects, fair: Accuracy ")
     found = results["within"]["fair"]["auroc"]["value"]
     assert f"AUROC {found:.2f} (mean of 2; north " in said
     assert "undefined in west" in said
-    assert said.endswith(
-        "figures pooled over the sources mix networks and sources and are not to be read as discrimination"
-    )
+    assert said.endswith("discrimination")
     pooled = results["metrics"]["oof"]["fair"]["dx"]["auroc"]["value"]
     assert f"AUROC {pooled:.2f}" not in said
 
@@ -189,15 +189,15 @@ def test_a_learner_that_names_one_class_is_named(table: pd.DataFrame) -> None:
     blocks = found["classes"]
     assert blocks["oof"]["lazy"]["dx"]["names_only"] == "covid"
     assert blocks["oof"]["pool"]["dx"]["names_only"] is None
-    notes = one_class_notes(blocks, {"dx": "image"})
+    notes = one_class_caveats(blocks, {"dx": "image"})
     assert len(notes) == 1
-    assert notes[0].startswith("Out of fold, lazy names every image covid")
+    assert (notes[0]["stage"], notes[0]["learner"], notes[0]["label"]) == ("oof", "lazy", "covid")
     assert results_classes.single_class("dx", "oof", found, "image") == ["", "lazy names every image covid."]
     # nothing to tell apart where only one class is recorded
     alone = evaluate(
         both[both["subject"].str.startswith("west")], main="dx", resamples=50, baseline=None, classes={"dx": CLASSES}
     )
-    assert one_class_notes(alone["classes"], {"dx": "image"}) == []
+    assert one_class_caveats(alone["classes"], {"dx": "image"}) == []
     assert one_class_by_source({"x": {"m": {"recall[a]": {"value": 1.0}, "recall[b]": {"value": None}}}}, "case") == []
 
 

@@ -3,13 +3,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.evaluation.run_checks import guess, headline, hopeless, says_the_same
+from casewise.evaluation.run_checks import constant_predictions, guess, hopeless
 from casewise.pipeline.environment import environment
+from casewise.report.caveats import result_line
+
+
+def plain_study(outcome: str) -> Any:
+    """What the result line asks of a study."""
+    return SimpleNamespace(primary_outcome=outcome, split=SimpleNamespace(leave_out=None), level_of=lambda name: "case")
 
 
 def table(stage: str, truths: list[float], folds: list[int | None]) -> pd.DataFrame:
@@ -31,8 +38,11 @@ def test_guessing_uses_training_subjects_only() -> None:
     oof = table("oof", [0.0, 2.0, 10.0, 20.0], [1, 1, 2, 2])
     tested = table("test", [9.0], [None])
     told = guess(pd.concat([oof, tested], ignore_index=True), "pasi")
-    assert told[0].endswith("mean error of 1.00.")  # |9 − (0 + 2 + 10 + 20) / 4|
-    assert told[1].endswith("mean error of 14.00.")  # fold 1 guesses 15, fold 2 guesses 1: (15 + 13 + 9 + 19) / 4
+    assert (told[0]["stage"], told[0]["error"]) == ("test", 1.0)  # |9 − (0 + 2 + 10 + 20) / 4|
+    assert (told[1]["stage"], told[1]["error"]) == (
+        "oof",
+        14.0,
+    )  # (15 + 13 + 9 + 19) / 4
 
 
 def test_a_network_that_learned_nothing_is_named(tmp_path: Path) -> None:
@@ -42,25 +52,27 @@ def test_a_network_that_learned_nothing_is_named(tmp_path: Path) -> None:
         (place / "job.json").write_text(json.dumps({"history": [{"stop_loss": loss} for loss in losses]}))
     study = SimpleNamespace(
         networks=["resnet18"],
-        outcome="pasi",
-        classes_of=lambda name: [],
+        primary_outcome="pasi",
+        kind_of=lambda name: "regression",
         recipe=SimpleNamespace(early_stopping=SimpleNamespace(monitor="inner")),
         nested_cv=None,
     )
-    assert hopeless(study, tmp_path)[0].startswith("1 of 2 networks of resnet18")
+    assert hopeless(study, tmp_path)[0]["count"] == 1
     study.recipe.early_stopping.monitor = "none"
     assert hopeless(study, tmp_path) == []
     for fold, loss in ((1, 0.7), (2, 0.6)):
         record = {"inner": {"chosen": {"loss": loss, "guess_loss": 0.69}}}
         (tmp_path / "jobs" / "resnet18" / f"fold{fold}" / "job.json").write_text(json.dumps(record))
     study.nested_cv = object()
-    assert "1 of 2 networks of resnet18 never did better in the inner folds" in hopeless(study, tmp_path)[0]
+    note = hopeless(study, tmp_path)[0]
+    assert (note["count"], note["networks"], note["network"], note["judged_on"]) == (1, 2, "resnet18", "inner_folds")
 
 
 def test_the_headline_marks_rough_intervals() -> None:
     figure = {"value": 2.0, "low": 1.0, "high": 3.0, "n_cases": 9, "n_subjects": 4, "rough": True}
-    main = {"stage": "test", "learner": "resnet18", "metrics": {"mae": figure, "ccc": {**figure, "low": None}}}
-    said = headline(SimpleNamespace(primary_outcome="pasi"), {"main": main})
+    main = {"stage": "test", "learner": "resnet18", "kind": "regression"}
+    main |= {"metrics": {"mae": figure, "ccc": {**figure, "low": None}}}
+    said = result_line(plain_study("pasi"), {"main": main})
     assert said == "pasi, test set, 9 cases of 4 subjects, resnet18: MAE 2.00 [1.00, 3.00, rough], CCC 2.00"
 
 
@@ -72,23 +84,21 @@ def test_guessing_a_class_is_guessing_the_commonest_of_training() -> None:
     oof = classed("oof", [0.0, 0.0, 0.0, 1.0, 1.0], [1, 1, 1, 2, 2])
     tested = classed("test", [0.0, 1.0, 1.0, 1.0], [None] * 4)
     told = guess(pd.concat([oof, tested], ignore_index=True), "dx", ["covid", "none"])
-    assert told[0] == (
-        "On the test set, always guessing the training subjects' commonest dx (covid) gives an accuracy of 0.25."
-    )
+    assert (told[0]["stage"], told[0]["classes"], told[0]["accuracy"]) == ("test", ["covid"], 0.25)
     # fold 1 guesses what is commonest in fold 2, and the other way round: never right
-    assert told[1].endswith("commonest dx (covid or none) gives an accuracy of 0.00.")
+    assert (told[1]["classes"], told[1]["accuracy"]) == (["covid", "none"], 0.0)
 
 
 def test_the_headline_of_classes_and_grades() -> None:
     figure = {"value": 0.8, "low": 0.7, "high": 0.9, "n_cases": 9, "n_subjects": 9}
     names = ("accuracy", "auroc", "kappa_quadratic", "mae")
     main = {"stage": "oof", "learner": "net", "metrics": dict.fromkeys(names, figure), "kind": "classification"}
-    study = SimpleNamespace(primary_outcome="dx")
-    said = headline(study, {"main": main})
-    assert said == "dx, out of fold, 9 cases of 9 subjects, net: accuracy 0.80 [0.70, 0.90], AUROC 0.80 [0.70, 0.90]"
-    said = headline(study, {"main": {**main, "kind": "ordinal", "stage": "external"}})
-    assert said.startswith("dx, external set, 9 cases")
-    assert said.endswith("net: quadratic kappa 0.80 [0.70, 0.90], accuracy 0.80 [0.70, 0.90]")
+    study = plain_study("dx")
+    said = result_line(study, {"main": main})
+    assert said == "dx, out of fold, 9 cases of 9 subjects, net: Accuracy 0.80 [0.70, 0.90], AUROC 0.80 [0.70, 0.90]"
+    said = result_line(study, {"main": {**main, "kind": "ordinal", "stage": "external"}})
+    assert said.startswith("dx, external cohort, 9 cases")
+    assert said.endswith("net: Weighted kappa 0.80 [0.70, 0.90], Accuracy 0.80 [0.70, 0.90]")
 
 
 def test_the_command_is_recorded_with_its_study(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,9 +115,9 @@ def test_a_network_that_says_the_same_of_every_case_is_named() -> None:
         for (model, fold), spread in spreads.items()
         for case, p1 in enumerate(0.5 + spread * np.linspace(-1, 1, 6))
     ]
-    told = says_the_same(pd.DataFrame(rows), "t", ["still", "moved"])
+    told = constant_predictions(pd.DataFrame(rows), "t", ["still", "moved"])
     assert len(told) == 1
-    assert told[0].startswith("In 1 of 2 folds still says nearly the same of every case")
-    assert says_the_same(pd.DataFrame(rows), "t", ["nobody"]) == []
+    assert (told[0]["network"], told[0]["folds"], told[0]["of"]) == ("still", 1, 2)
+    assert constant_predictions(pd.DataFrame(rows), "t", ["nobody"]) == []
     numbers = pd.DataFrame(rows).drop(columns="p1").assign(y_pred=lambda table: 3 + 0.0001 * table.index)
-    assert "In 2 of 2 folds moved" in says_the_same(numbers, "t", ["moved"])[0]
+    assert constant_predictions(numbers, "t", ["moved"])[0]["folds"] == 2

@@ -16,6 +16,7 @@ import pytest
 from casewise.errors import RunError
 from casewise.predictions.table import COLUMNS
 from casewise.report import formatting as wording
+from casewise.report.caveats import sentences
 from casewise.report.context import ReportContext
 from casewise.report.figures import agreement as figures_agreement
 from casewise.report.figures import cohort as figures_cohort
@@ -175,7 +176,7 @@ def toy(
         cohort_images=images_table,
         panels=panels_table,
         cases=panels_table.drop_duplicates("case")[["case", "subject", "visit", "day"]].reset_index(drop=True),
-        notes=["Two photographs could not be read and were left out.", *metrics["notes"]],
+        notes=["Two photographs could not be read and were left out.", *sentences(metrics["notes"])],
         splits=splits_of(study, sides),
         predictions=predictions,
         metrics=metrics,
@@ -314,7 +315,7 @@ def films(*, subjects: int = 40, test: int = 0, **changes: Any) -> ReportContext
         cohort_images=pd.DataFrame(images),
         panels=table,
         cases=table[["case", "subject", "visit", "day", "brixia", "extent"]],
-        notes=metrics["notes"],
+        notes=sentences(metrics["notes"]),
         splits=splits_of(study, sides),
         predictions=predictions,
         metrics=metrics,

@@ -15,6 +15,7 @@ import pytest
 from casewise.audit.findings import Audit, Finding
 from casewise.audit.metadata import SOURCES
 from casewise.evaluation.results import evaluate
+from casewise.report.caveats import sentences
 from casewise.report.context import ReportContext
 from casewise.report.figures.classes import curves_of
 from casewise.report.markdown.page import write_results
@@ -217,7 +218,7 @@ def toy(
         cohort_images=images,
         panels=panels,
         cases=panels.drop_duplicates("case")[["case", "subject", "visit", "day", outcome]].reset_index(drop=True),
-        notes=["Twelve rows of other classes were left out.", *metrics["notes"]],
+        notes=["Twelve rows of other classes were left out.", *sentences(metrics["notes"])],
         splits=splits_of(study, sides),
         predictions=predictions,
         metrics=metrics,

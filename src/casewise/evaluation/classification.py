@@ -12,6 +12,7 @@ import pandas as pd
 
 from casewise.errors import CasewiseError
 from casewise.evaluation.bootstrap import Estimate, Plan, differences, draw, percentiles, same_rows, with_intervals
+from casewise.evaluation.caveats import Caveat
 from casewise.evaluation.cross_fit import ByFold, choose, of_rows, stated
 from casewise.evaluation.thresholds import Threshold, choose_threshold, judge_thresholds, reached, rules
 from casewise.metrics.calibration import fit_temperature, reliability, scaled
@@ -205,21 +206,26 @@ def describe_classes(
     return found
 
 
-def one_class_notes(blocks: Mapping[str, Any], nouns: Mapping[str, str]) -> list[str]:
-    """Name the learners whose decisions are all one class; `blocks` is `classes` of `evaluate`, `nouns` by target.
+def one_class_caveats(blocks: Mapping[str, Any], units: Mapping[str, str]) -> list[Caveat]:
+    """The learners whose decisions are all one class; `blocks` is `classes` of `evaluate`, `units` by target.
 
     >>> blocks = {"oof": {"m": {"dx": {"names_only": "covid"}}, "n": {"dx": {"names_only": None}}}}
-    >>> one_class_notes(blocks, {"dx": "image"})
-    ['Out of fold, m names every image covid: its figures of dx that rest on decisions tell nothing apart.']
+    >>> one_class_caveats(blocks, {"dx": "image"})
+    [{'code': 'one_class', 'stage': 'oof', 'learner': 'm', 'target': 'dx', 'unit': 'image', 'label': 'covid'}]
     """
-    where = {"oof": "Out of fold", "test": "On the test set", "external": "On the external set"}
     return [
-        f"{where[stage]}, {learner} names every {nouns[target]} {told['names_only']}: its figures of {target} that "
-        "rest on decisions tell nothing apart."
+        Caveat(
+            "one_class",
+            stage=stage,
+            learner=learner,
+            target=target,
+            unit=units[target],
+            label=block["names_only"],
+        )
         for stage, learners in blocks.items()
         for learner, targets in learners.items()
-        for target, told in targets.items()
-        if target in nouns and told.get("names_only")
+        for target, block in targets.items()
+        if target in units and block.get("names_only")
     ]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.evaluation.bootstrap import ROUGH_BELOW, Plan, by_subject, draw, percentiles
+from casewise.evaluation.caveats import Caveat
 from casewise.evaluation.classification import classes_of, judge_classes, widen
 from casewise.metrics.classes import Classes, class_metrics
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
@@ -106,21 +107,21 @@ def by_source(
     return told
 
 
-def one_class_by_source(left_out: Mapping[str, Mapping[str, Mapping[str, Any]]], noun: str) -> list[str]:
-    """Name the learners that name one of two classes for everybody of a source: they find all of it, none of the other.
+def one_class_by_source(left_out: Mapping[str, Mapping[str, Mapping[str, Any]]], unit: str) -> list[Caveat]:
+    """The learners that predict one of two classes for all cases of a source.
 
-    >>> found = {"recall[a]": {"value": 1.0}, "recall[b]": {"value": 0.0}}
-    >>> one_class_by_source({"north": {"net": found}}, "image")
-    ['Of north alone, net names every image a.']
+    >>> figures = {"recall[a]": {"value": 1.0}, "recall[b]": {"value": 0.0}}
+    >>> one_class_by_source({"north": {"net": figures}}, "image")
+    [{'code': 'one_class_of_source', 'source': 'north', 'learner': 'net', 'unit': 'image', 'label': 'a'}]
     """
-    told = []
+    caveats = []
     for source, by_learner in left_out.items():
-        for learner, found in by_learner.items():
-            recall = {name[7:-1]: f["value"] for name, f in found.items() if name.startswith("recall[")}
+        for learner, figures in by_learner.items():
+            recall = {name[7:-1]: f["value"] for name, f in figures.items() if name.startswith("recall[")}
             if len(recall) == 2 and set(recall.values()) == {0.0, 1.0}:
-                only = max(recall, key=lambda name: recall[name])
-                told.append(f"Of {source} alone, {learner} names every {noun} {only}.")
-    return told
+                label = max(recall, key=lambda name: recall[name])
+                caveats.append(Caveat("one_class_of_source", source=source, learner=learner, unit=unit, label=label))
+    return caveats
 
 
 def within_sources(left_out: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, dict[str, Any]]]:

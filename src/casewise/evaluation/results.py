@@ -19,7 +19,7 @@ from casewise.evaluation.agreement import (
     with_readers,
 )
 from casewise.evaluation.bootstrap import ROUGH_BELOW, Estimate, Plan, by_subject, compare
-from casewise.evaluation.caveats import STAGE_NAMES, apart_note, reader_notes, response_notes, stage_notes
+from casewise.evaluation.caveats import Caveat, lower_on_test, reader_caveats, response_caveats, stage_caveats
 from casewise.evaluation.classification import (
     Chosen,
     choose_out_of_fold,
@@ -28,12 +28,12 @@ from casewise.evaluation.classification import (
     judge_classes,
     widen,
 )
-from casewise.evaluation.headline import MERITS, headline
+from casewise.evaluation.headline import headline
 from casewise.evaluation.response import check_baseline, response
 from casewise.evaluation.thresholds import Threshold
 from casewise.metrics.classes import Classes
-from casewise.metrics.registry import metric_of
 from casewise.predictions.table import STAGES, check, final_rows
+from casewise.targets import kind_named
 
 _SAMPLE = ["target", "case", "region", "image"]
 _DIGITS = 6
@@ -84,7 +84,7 @@ def evaluate(
         `bands[stages][stage][learner]` and `bands[lower_bounds]`; `readers[between][all or stage][target key][pair]`
         and `readers[learners][stage][learner][target key][reader]`; `main`, the headline
         (see `casewise.evaluation.headline`), whose learner is chosen out of fold where there is such a stage; `notes`,
-        plain sentences.
+        caveats (see `casewise.evaluation.caveats`).
     """
     plan = Plan(resamples, confidence, seed)
     rows = final_rows(check(predictions))
@@ -105,7 +105,7 @@ def evaluate(
         bands = baseline = None
     if baseline is not None:
         check_baseline(rows["visit"], baseline)
-    notes: list[str] = []
+    notes: list[Caveat] = []
     told: dict[str, Any] = {
         "metrics": {},
         "comparisons": {},
@@ -135,11 +135,11 @@ def evaluate(
             told["readers"]["between"][stage] = between_readers(ours, plan, only_cases=set(part["case"]))
             told["readers"]["learners"][stage] = with_readers(part, ours, plan)
             shared = not part.merge(ours[["case", "target"]].drop_duplicates()).empty
-            notes += reader_notes(any(told["readers"]["learners"][stage].values()), shared, stage)
+            notes += reader_caveats(any(told["readers"]["learners"][stage].values()), shared, stage)
         if scored.empty:
-            notes.append(f"No case of {STAGE_NAMES[stage]} has a truth, so nothing is judged there.")
+            notes.append(Caveat("stage_without_truth", stage=stage))
             continue
-        notes += stage_notes(part, scored, stage, wanted, classed)
+        notes += stage_caveats(part, scored, stage, wanted, classed)
         told["metrics"][stage], told["comparisons"][stage], blocks = _judge(scored, wanted, plan, classed, chosen)
         if classed:
             told["classes"][stage] = blocks
@@ -152,28 +152,25 @@ def evaluate(
             told["bands"]["stages"][stage] = _bands(cases[cases["y_true"].notna()], bands, plan)
         if baseline is not None:
             told["response"][stage] = _response(cases, plan, baseline, responders, clear_at)
-            notes += response_notes(next(iter(told["response"][stage].values())), stage)
+            notes += response_caveats(next(iter(told["response"][stage].values())), stage)
     if main not in classed and (rows.loc[rows["target"] == main, "region"] != "").any():
-        notes.append(f"'{main}' stands at the level of regions, so bands and response over time are left out.")
+        notes.append(Caveat("outcome_by_region", target=main))
     if not told["metrics"]:
-        notes.append("Nothing could be judged: no prediction has a truth.")
+        notes.append(Caveat("nothing_judged"))
     kind = classed[main].kind if main in classed else "regression"
     told["main"] = headline(told["metrics"], main, kind, notes)
-    merit = MERITS[kind][0]
-    notes += apart_note(told["metrics"], main, told["main"]["learner"], merit, metric_of(merit).phrase)
-    drawn = "whole subjects" if subjects_known else "what counts as a subject (who is shown is not known: too narrow)"
+    notes += lower_on_test(told["metrics"], main, told["main"]["learner"], kind_named(kind).merit)
     notes.append(
-        f"Intervals are {100 * confidence:g} % percentile intervals from {resamples:,} resamples of {drawn} "
-        f"(seed {seed}); learners are compared over the same resamples, and one counts as better only where the "
-        f"interval of the difference leaves 0 out and there are {ROUGH_BELOW} subjects or more. "
-        "No allowance is made for the number of learners compared."
-    )
-    if told["classes"]:
-        notes.append(
-            "Figures over all classes are plain means over the classes (macro), areas being of one class against the "
-            "rest. Intervals of the expected calibration error are moved so that the resamples' median is the figure, "
-            "since resampling by itself adds to it."
+        Caveat(
+            "intervals",
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
+            subjects_known=subjects_known,
+            rough_below=ROUGH_BELOW,
         )
+    )
+    notes += [Caveat("macro_means")] if told["classes"] else []
     told["notes"] = notes
     return dict(plain(told))
 

@@ -10,7 +10,8 @@ import pandas as pd
 from casewise.cohort.cohort import Cohort
 from casewise.cohort.labels import study_scores
 from casewise.evaluation import results as evaluation
-from casewise.evaluation.run_checks import guess, hopeless, says_the_same
+from casewise.evaluation.caveats import Caveat
+from casewise.evaluation.run_checks import constant_predictions, guess, hopeless
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.scores import cases_with_missing_regions
 from casewise.report.formatting import counted
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> dict[str, Any]:
     """Evaluate every learner on every target with intervals by subject, and write all figures."""
-    from casewise.evaluation.classification import one_class_notes
+    from casewise.evaluation.classification import one_class_caveats
     from casewise.evaluation.external import one_class_by_source
     from casewise.evaluation.fold_summary import over_folds
     from casewise.evaluation.headline import headline_inside, headline_within
@@ -50,10 +51,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     )
     for name, cases in cases_with_missing_regions(predictions, study_scores(study)).items():
         if cases and study.missing_regions == "allow":
-            results["notes"].append(
-                f"{name}: {len(cases)} cases lack a region, which is taken as the mean of the others. "
-                "They are predicted but not evaluated, since their recorded score is unknown."
-            )
+            results["notes"].append(Caveat("missing_regions", score=name, cases=len(cases)))
     classes = study.classes_of(study.primary_outcome)
     results |= _other_sources(study, predictions, folder)
     if results.get("left_out"):
@@ -66,13 +64,16 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         results["main"] = headline_inside(results["main"], results["metrics"], NESTED, results["notes"])
     results["over_folds"] = evaluation.plain(over_folds(predictions, names, classes_by_target))
     nouns = {name: study.level_of(name) for name in names if study.classes_of(name)}
-    results["notes"] += one_class_notes(results["classes"], nouns)
-    results["notes"] += [note] if (note := results.pop("drop_note", "")) else []
+    results["notes"] += one_class_caveats(results["classes"], nouns)
+    drops = [figure for by_metric in results.get("external_drop", {}).values() for figure in by_metric.values()]
+    if any(figure["internal_stage"] == "oof" for figure in drops):
+        results["notes"].append(Caveat("external_by_all_folds"))
     results["notes"] += [
         *guess(predictions, study.primary_outcome, classes),
         *hopeless(study, folder),
-        *says_the_same(predictions, study.primary_outcome, study.networks),
+        *constant_predictions(predictions, study.primary_outcome, study.networks),
     ]
+    results["notes"] = evaluation.plain(results["notes"])
     folder.metrics.write(results)
     show.line(
         "evaluate",
@@ -94,12 +95,6 @@ def _other_sources(study: Study, predictions: pd.DataFrame, folder: RunFolder) -
     results: dict[str, Any] = {}
     if study.external:
         results["external_drop"] = drop(predictions, target, classes=classes, positive=positive, plan=plan)
-        drops = [figure for by_metric in results["external_drop"].values() for figure in by_metric.values()]
-        if "oof" in {figure["internal_stage"] for figure in drops}:
-            results["drop_note"] = (
-                "The external cohort is predicted by the mean of all folds' networks, and cases out of fold by one "
-                "network each: the true drop is somewhat larger."
-            )
     splits = folder.splits.read()
     if names := splits.get("left_out"):
         folds = sorted((side, subject) for subject, side in splits["subjects"].items() if side != "test")

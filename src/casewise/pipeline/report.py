@@ -11,10 +11,10 @@ import pandas as pd
 
 from casewise.cohort.cohort import Cohort
 from casewise.console import Show
-from casewise.evaluation.run_checks import headline
 from casewise.modalities.base import FittedPreprocessing, ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.environment import environment
+from casewise.report.caveats import result_line, sentences
 from casewise.splits.grouped import read_splits
 from casewise.study.schema import Study
 
@@ -45,7 +45,7 @@ def report(
         cohort_images=cohort.images,
         panels=cohort.panels,
         cases=cohort.cases,
-        notes=[*cohort.notes, *results["notes"]],
+        notes=[*cohort.notes, *sentences(results["notes"])],
         splits=folder.splits.read(),
         predictions=predictions,
         metrics=results,
@@ -60,7 +60,7 @@ def report(
         explanations=read_results(folder),
     )
     path = write_report(context, folder.report_path)
-    sentence = headline(study, results)
+    sentence = result_line(study, results)
     if sentence:
         show.line("result", sentence)
     return path

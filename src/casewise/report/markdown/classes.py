@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from casewise.evaluation.cross_fit import by_fold_text
-from casewise.evaluation.headline import FITTED, mixed
+from casewise.evaluation.headline import FITTED
+from casewise.report.caveats import pooled_means
 from casewise.report.markdown import compare as results_beside
 
 METRICS = {
@@ -126,7 +127,7 @@ def pooled(study: dict[str, Any], target: str, stage: str, metrics: dict[str, An
     """Why learners are not compared on these figures: each source was left out in turn; else empty."""
     if stage != "oof" or not metrics.get("within"):
         return ""
-    text = mixed(kind_of(study, target))
+    text = pooled_means(kind_of(study, target))
     return f"{text[0].upper()}{text[1:]}; learners are not compared on them."
 
 
@@ -267,7 +268,7 @@ def _means(
     within = metrics.get("within") or {}
     if not within:
         return []
-    note = mixed(kind_of(study, target))
+    note = pooled_means(kind_of(study, target))
     lines = [f"Mean over each {column} of the figure within it; {note}.", ""]
     lines += [f"| learner | {' | '.join(columns.values())} |", "|---" * (len(columns) + 1) + "|"]
     lacking: dict[str, list[str]] = {}

@@ -9,6 +9,7 @@ from typing import Any
 
 from casewise.errors import RunError
 from casewise.files import write_atomic
+from casewise.report.caveats import sentences
 from casewise.report.formatting import rate
 from casewise.report.markdown import classes as results_classes
 from casewise.report.markdown import compare as results_beside
@@ -87,7 +88,7 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
     if study["evaluation"]["references"]:
         lines += [REFERENCES, ""]
     lines += results_nested.tuned_inside(material[0])
-    lines += ["## What to know", "", *[f"- {note}" for note in metrics["notes"]], ""]
+    lines += ["## What to know", "", *[f"- {note}" for note in sentences(metrics["notes"])], ""]
     lines += ["## Networks", "", *_networks(material), ""]
     lines += results_training.of_phases(material)
     return write_atomic(path, re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip("\n") + "\n")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from casewise.evaluation.headline import FITTED, MEANT
+from casewise.evaluation.headline import FITTED
 from casewise.report.context import ReportContext, is_number
 from casewise.report.formatting import interval, listed, number
 from casewise.report.sections.measures import bounds, measure_of, written
 from casewise.report.sections.tables import Cell
+from casewise.targets import kind_named
 
 MOST_SOURCES = 6
 SHOWN = {
@@ -29,7 +30,7 @@ def pooled(material: ReportContext) -> str:
     """The sentence on figures over all sources."""
     return (
         f"Figures pooled over each {column(material)} mix networks and {plural(column(material))} and are not to be "
-        f"read as {MEANT[material.kind]}."
+        f"read as {kind_named(material.kind).means}."
     )
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from casewise.evaluation.run_checks import no_better, says_the_same
+from casewise.evaluation.run_checks import constant_folds, no_better
 from casewise.modalities.registry import modality_of
+from casewise.report.caveats import sentences
 from casewise.report.context import ReportContext
 from casewise.report.formatting import counted, digits_of, display_name, listed, number, shortened
 
@@ -119,9 +120,10 @@ def unlearned(material: ReportContext) -> Unlearned | None:
     A network is judged by the loss that decides when it stops, or by that of its inner folds, beside that of guessing.
     A combined learner is made of all networks. None where they did better, and where it is not known.
     """
-    same = says_the_same(material.predictions, material.study.primary_outcome, [material.learner])
+    same, folds = constant_folds(material.predictions, material.study.primary_outcome, material.learner)
     if same:
-        return Unlearned(same[0], "says the same of every case")
+        note = {"code": "constant_predictions", "network": material.learner, "folds": same, "of": folds}
+        return Unlearned(sentences([note])[0], "predicts the same for every case")
     failed: dict[str, list[bool]] = {}
     for job in material.jobs:
         verdict = (

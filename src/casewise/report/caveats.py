@@ -1,0 +1,80 @@
+"""Caveats as sentences, from their codes; and the one line of results that the command line shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from casewise.metrics.registry import metric_of
+from casewise.targets import kind_named
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+    from casewise.study.schema import Study
+
+MOST_SOURCES = 6
+
+
+def sentences(notes: Iterable[Mapping[str, Any] | str]) -> list[str]:
+    """The sentence of each caveat; what is a sentence already stays as it is.
+
+    >>> sentences([{"code": "few_subjects", "stage": "test", "subjects": 6}])
+    ['The test set has 6 scored subjects: its intervals are rough.']
+    """
+    template = _environment().get_template("caveats.j2")
+    return [note if isinstance(note, str) else " ".join(template.render(c=note).split()) for note in notes]
+
+
+def pooled_means(kind: str) -> str:
+    """What metrics pooled over left-out sources are not: each source's cases come from a network of their own."""
+    return _environment().from_string("{% import 'caveats.j2' as c %}{{ c.pooled(kind) }}").render(kind=kind)
+
+
+def result_line(study: Study, results: Mapping[str, Any]) -> str:
+    """The main outcome in one line, for the learner of the headline; empty where nothing was judged."""
+    main = results["main"]
+    stage, learner, figures = main["stage"], main["learner"], main["metrics"]
+    if not figures:
+        return ""
+    names = kind_named(main["kind"]).headline
+    block = results.get("classes", {}).get(stage, {}).get(learner, {}).get(study.primary_outcome)
+    first = next(iter(figures.values()))
+    within = []
+    if stage == "oof" and results.get("within"):
+        for name in names:
+            mean = results["within"].get(learner, {}).get(name)
+            if mean and mean["value"] is not None:
+                each = {source: results["left_out"][source][learner][name] for source in mean["sources"]}
+                within.append({"name": name, **mean, "each": each})
+    line = (
+        _environment()
+        .get_template("result_line.j2")
+        .render(
+            study=study,
+            stage=stage,
+            learner=learner,
+            kind=main["kind"],
+            figures={name: figures[name] for name in names if (figures.get(name) or {}).get("value") is not None},
+            subjects=first["n_subjects"],
+            cases=first["n_cases"],
+            units=sum(block["support"]) if block else None,
+            unit=study.level_of(study.primary_outcome) if block else "case",
+            alone=stage == "oof" and bool(results.get("within")),
+            within=within,
+            most=MOST_SOURCES,
+        )
+    )
+    return " ".join(line.split())
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(loader=PackageLoader("casewise.report"), undefined=StrictUndefined, autoescape=False)  # noqa: S701
+    environment.filters["metric"] = lambda name: metric_of(name).phrase
+    environment.filters["title"] = lambda name: metric_of(name).title
+    environment.filters["means"] = lambda kind: kind_named(kind).means
+    return environment
