@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,26 +43,25 @@ def test_guessing_uses_training_subjects_only() -> None:
     )  # (15 + 13 + 9 + 19) / 4
 
 
-def test_a_network_that_learned_nothing_is_named(tmp_path: Path) -> None:
-    for fold, losses in ((1, [1.4, 1.1]), (2, [1.2, 0.6])):
-        place = tmp_path / "jobs" / "resnet18" / f"fold{fold}"
-        place.mkdir(parents=True)
-        (place / "job.json").write_text(json.dumps({"history": [{"stop_loss": loss} for loss in losses]}))
-    study = SimpleNamespace(
+def test_a_network_that_learned_nothing_is_named() -> None:
+    def folder(*records: dict[str, Any]) -> Any:
+        named = [{"model": "resnet18", **record} for record in records]
+        return SimpleNamespace(job_records=lambda: named)
+
+    study: Any = SimpleNamespace(
         networks=["resnet18"],
         primary_outcome="pasi",
         kind_of=lambda name: "regression",
         recipe=SimpleNamespace(early_stopping=SimpleNamespace(monitor="inner")),
         nested_cv=None,
     )
-    assert hopeless(study, tmp_path)[0]["count"] == 1
+    stopped = folder(*({"history": [{"stop_loss": loss} for loss in own]} for own in ([1.4, 1.1], [1.2, 0.6])))
+    assert hopeless(study, stopped)[0]["count"] == 1
     study.recipe.early_stopping.monitor = "none"
-    assert hopeless(study, tmp_path) == []
-    for fold, loss in ((1, 0.7), (2, 0.6)):
-        record = {"inner": {"chosen": {"loss": loss, "guess_loss": 0.69}}}
-        (tmp_path / "jobs" / "resnet18" / f"fold{fold}" / "job.json").write_text(json.dumps(record))
+    assert hopeless(study, stopped) == []
     study.nested_cv = object()
-    note = hopeless(study, tmp_path)[0]
+    nested = folder(*({"inner": {"chosen": {"loss": loss, "guess_loss": 0.69}}} for loss in (0.7, 0.6)))
+    note = hopeless(study, nested)[0]
     assert (note["count"], note["networks"], note["network"], note["judged_on"]) == (1, 2, "resnet18", "inner_folds")
 
 
