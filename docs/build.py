@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
+from casewise.metrics.registry import metric_names, metric_of
 from casewise.study.loading import PRESETS, named_scores, preset_names, preset_text
 from casewise.study.model import StudyModel, parse_fraction, parse_range, texts
 from casewise.study.schema import Pretraining, Study
@@ -48,6 +49,12 @@ at the file's own folder. An unknown key is an error that names the nearest key 
 are plain words; only `true` and `false` are truth values. Editors that understand JSON schemas complete and check keys
 with `study.schema.json`, which lies beside this page's source: write
 `# yaml-language-server: $schema=PATH/study.schema.json` as the first line.
+"""
+METRICS_HEAD = """# Metrics
+
+Every metric is one record of the registry (`casewise.metrics.registry`). A metric of single classes has the name of the
+class behind it, such as `recall[covid]`; without it, it is the plain mean over the classes. `NAME_calibrated` is the
+metric after temperature scaling.
 """
 COMMANDS_HEAD = """# The command line
 
@@ -220,6 +227,18 @@ def _presets() -> list[str]:
     return [*lines, ""]
 
 
+def metrics_page() -> str:
+    """Every registered metric: what it is, the kinds of target it applies to, which direction is better."""
+    heads = "| metric | title | kinds of target | better | meaning |"
+    lines = [MADE, METRICS_HEAD, heads, "|---|---|---|---|---|"]
+    better = {True: "larger", False: "smaller", None: "neither"}
+    for name in metric_names():
+        metric = metric_of(name)
+        cells = [f"`{name}`", metric.title, ", ".join(metric.kinds), better[metric.larger_is_better], metric.glossary]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
 def commands_page() -> str:
     """Every command with its arguments and options."""
     import typer
@@ -251,7 +270,12 @@ def _plain(text: str | None) -> str:
     return (text or "").replace("<", "&lt;").replace("|", "\\|")
 
 
-PAGES = {"reference-study.md": study_page, "study.schema.json": schema_file, "reference-commands.md": commands_page}
+PAGES = {
+    "reference-study.md": study_page,
+    "study.schema.json": schema_file,
+    "reference-metrics.md": metrics_page,
+    "reference-commands.md": commands_page,
+}
 
 
 def main(words: list[str]) -> int:

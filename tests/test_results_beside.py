@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from casewise.errors import RunError
+from casewise.metrics.registry import columns
 from casewise.predictions.table import write
 from casewise.report.markdown import page as results_page
 from casewise.report.markdown.compare import APART, GONE, apart, compared
@@ -79,7 +80,7 @@ def test_a_target_of_one_run_alone_is_no_disagreement(tmp_path: Path) -> None:
 
 def with_page(folder: Path, learner: str = "net", *, target: str = "extent", **changes: Any) -> Path:
     """The run with the other files that a page is written from; its own comparison names a learner called 'first'."""
-    figures = {name: {"value": 1.0, "low": None, "high": None, "n_cases": 30} for name in results_page.METRICS}
+    figures = {name: {"value": 1.0, "low": None, "high": None, "n_cases": 30} for name in columns("page", "regression")}
     study: dict[str, Any] = {
         **STUDY,
         "name": folder.name,

@@ -7,22 +7,11 @@ from typing import Any
 
 from casewise.evaluation.cross_fit import by_fold_text
 from casewise.evaluation.headline import FITTED
+from casewise.metrics.registry import columns as metric_columns
+from casewise.metrics.registry import metric_of, metrics_of
 from casewise.report.caveats import pooled_means
 from casewise.report.markdown import compare as results_beside
-
-METRICS = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "f1": "F1",
-}
-OF_TWO = {"sensitivity": "sensitivity", "specificity": "specificity"}
-OF_GRADES = {"kappa_quadratic": "weighted kappa"}
-OF_PROBABILITIES = {"log_loss": "log loss", "ece": "ECE"}
-OTHERS = {"precision": "precision", "recall": "recall", "kappa": "kappa"}
-BY_CLASS = {"precision": "precision", "recall": "recall", "f1": "F1", "auroc": "AUROC", "auprc": "AUPRC"}
-COMPARED = {"classification": "auroc", "ordinal": "kappa_quadratic"}
+from casewise.targets import kind_named
 
 
 def kind_of(study: dict[str, Any], target: str) -> str:
@@ -32,12 +21,11 @@ def kind_of(study: dict[str, Any], target: str) -> str:
 
 def columns_of(study: dict[str, Any], target: str) -> dict[str, str]:
     """The metrics of a target's table and their titles, with those that others reported of it."""
-    told = [name for values in study["evaluation"]["references"].get(target, {}).values() for name in values]
-    columns = dict(METRICS)
-    columns |= OF_TWO if len(study["targets"][target]["classes"]) == 2 else {}
-    columns |= OF_GRADES if kind_of(study, target) == "ordinal" else {}
-    columns |= {name: OTHERS[name] for name in OTHERS if name in told}
-    return columns | OF_PROBABILITIES
+    reported = {name for values in study["evaluation"]["references"].get(target, {}).values() for name in values}
+    n_classes = len((study["targets"].get(target) or {}).get("classes") or []) or None
+    kind = kind_named(kind_of(study, target))
+    metrics = metrics_of(kind.metrics_of, n_classes)
+    return {metric.name: metric.title for metric in metrics if "page" in metric.tables or metric.name in reported}
 
 
 def figure(entry: dict[str, Any] | None) -> str:
@@ -113,14 +101,13 @@ def trained(study: dict[str, Any]) -> str:
 
 def told_apart(study: dict[str, Any], target: str, stage: str, metrics: dict[str, Any]) -> list[str]:
     """Who can be told apart from the learner that is best in number, by the target's figure of merit."""
-    metric = COMPARED[kind_of(study, target)]
+    metric = kind_named(kind_of(study, target)).merit
     if note := pooled(study, target, stage, metrics):
         return ["", note]
     compared = metrics.get("comparisons", {}).get(stage, {}).get(target, {}).get(metric)
     if not compared or not compared.get("differences"):
         return []
-    title = {**METRICS, **OF_GRADES}[metric]
-    return ["", results_beside.told(compared, f"highest {title}")]
+    return ["", results_beside.told(compared, f"highest {metric_of(metric).title}")]
 
 
 def pooled(study: dict[str, Any], target: str, stage: str, metrics: dict[str, Any]) -> str:
@@ -153,14 +140,13 @@ def details(study: dict[str, Any], target: str, stage: str, metrics: dict[str, A
         cells = [f"{n} ({n / max(sum(row), 1):.0%})" if n else "0" for n in row]
         lines.append(f"| {name} | {' | '.join(cells)} | {sum(row)} |")
     lines += ["", f"### {learner}: class by class", ""]
-    lines += [
-        f"| class | {unit_of(study, target)}s | {' | '.join(BY_CLASS.values())} |",
-        "|---" * (len(BY_CLASS) + 2) + "|",
-    ]
+    by_class = metric_columns("classes", kind_named(kind_of(study, target)).metrics_of, len(names))
+    titles = " | ".join(metric_of(name).title for name in by_class)
+    lines += [f"| class | {unit_of(study, target)}s | {titles} |", "|---" * (len(by_class) + 2) + "|"]
     for name, support in zip(names, told["support"], strict=True):
-        cells = [figure(figures.get(f"{metric}[{name}]")) for metric in BY_CLASS]
+        cells = [figure(figures.get(f"{metric}[{name}]")) for metric in by_class]
         lines.append(f"| {name} | {support} | {' | '.join(cells)} |")
-    cells = [figure(figures.get(metric)) for metric in BY_CLASS]
+    cells = [figure(figures.get(metric)) for metric in by_class]
     lines += [f"| *mean* | {sum(told['support'])} | {' | '.join(cells)} |", ""]
     if (after := figures.get("ece_calibrated")) and after.get("value") is not None:
         spread = by_fold_text(told.get("temperature_by_fold"), 2)
@@ -209,9 +195,7 @@ def external(material: dict[str, Any], stage: str, inside: str) -> list[str]:
     outside = metrics["metrics"].get("external") or {}
     if not outside or not target:
         return []
-    classed = kind_of(study, target) != "regression"
-    shown = ["accuracy", COMPARED[kind_of(study, target)]] if classed else ["mae", "ccc"]
-    titles = {**METRICS, **OF_GRADES, "mae": "MAE", "ccc": "CCC"}
+    shown = metric_columns("page_external", kind_named(kind_of(study, target)).metrics_of)
     stated = study.get("external") or {}
     lines = [f"## Elsewhere: {stated.get('name') or 'the external cohort'}", ""]
     lines += [f"| learner | cases | figure | {inside} | external | difference |", "|---" * 6 + "|"]
@@ -221,7 +205,7 @@ def external(material: dict[str, Any], stage: str, inside: str) -> list[str]:
             both = [
                 metrics["metrics"].get(s, {}).get(learner, {}).get(target, {}).get(metric) for s in (stage, "external")
             ]
-            cells = [learner, _cases(targets.get(target, {})), titles[metric], *map(figure, both)]
+            cells = [learner, _cases(targets.get(target, {})), metric_of(metric).title, *map(figure, both)]
             lines.append(f"| {' | '.join([*cells, _difference(drops.get(metric), both)])} |")
     return [*lines, "", "Difference: external minus internal.", ""]
 
@@ -241,8 +225,7 @@ def left_out(material: dict[str, Any]) -> list[str]:
     target = (metrics.get("main") or {}).get("target")
     if not by_source or not target:
         return []
-    classed = kind_of(study, target) != "regression"
-    columns = columns_of(study, target) if classed else {"mae": "MAE", "ccc": "CCC", "pcc": "PCC"}
+    columns = columns_of(study, target)
     column = study["split"].get("leave_out") or "source"
     lines = [f"## Each {column} left out", "", *_means(metrics, target, study, columns, column)]
     lines += [f"| {column} | learner | cases | {' | '.join(columns.values())} |"]

@@ -20,7 +20,6 @@ from casewise.run_folder import RunFolder
 from casewise.splits.image_split import refuse_image_split
 from casewise.study.schema import network_names
 
-METRICS = {"mae": "MAE", "mse": "MSE", "pcc": "PCC", "ccc": "CCC", "icc": "ICC(2,1)", "bias": "bias"}
 REFERENCES = (
     "In italics, without intervals: figures of others, as they reported them. Their splits differ, "
     "so that nothing here is a paired comparison with them."
@@ -167,22 +166,23 @@ def _figure(entry: dict[str, Any] | None) -> str:
 
 
 def _table(target: str, stage: str, material: list[dict[str, Any]]) -> list[str]:
-    lines = ["| learner | cases | " + " | ".join(METRICS.values()) + " |", "|---" * (len(METRICS) + 2) + "|"]
+    columns = results_classes.columns_of(material[0]["study"], target)
+    lines = ["| learner | cases | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 2) + "|"]
     for number, part in enumerate(material):
         suffix = "" if number == 0 else f" ({part['study']['name']})"
         for learner, targets in part["metrics"]["metrics"].get(stage, {}).items():
             figures = targets.get(target)
             if figures:
-                cells = [_figure(figures.get(metric)) for metric in METRICS]
+                cells = [_figure(figures.get(metric)) for metric in columns]
                 lines.append(f"| {learner}{suffix} | {figures['mae']['n_cases']} | " + " | ".join(cells) + " |")
     readers = ((material[0]["metrics"].get("readers") or {}).get("between", {}).get(stage) or {}).get(target, {})
     for pair, figures in readers.items():
-        cells = [_figure(figures.get(metric)) for metric in METRICS]
+        cells = [_figure(figures.get(metric)) for metric in columns]
         lines.append(
             f"| *readers: {pair.replace(' | ', ' and ')}* | {figures['mae']['n_cases']} | " + " | ".join(cells) + " |"
         )
     for name, values in material[0]["study"]["evaluation"]["references"].get(target, {}).items():
-        cells = [f"{values[metric]:.2f}" if metric in values else "–" for metric in METRICS]
+        cells = [f"{values[metric]:.2f}" if metric in values else "–" for metric in columns]
         lines.append(f"| *{name}* | – | " + " | ".join(cells) + " |")
     return lines
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
 
 UNSEEN = {"oof": "others, out of fold", "test": "the test set"}
-NUMBERS = {"mae": "MAE", "ccc": "CCC", "pcc": "PCC"}
 
 
 def run_by_run(material: Sequence[dict[str, Any]], sentences: Sequence[str]) -> str:
@@ -196,8 +195,7 @@ def claimed(material: dict[str, Any], stage: str) -> list[str]:
     by_image = (told or {}).get("metrics", {}).get(stage)
     if not told or not by_image:
         return []
-    kind = results_classes.kind_of(study, target)
-    columns = NUMBERS if kind == "regression" else results_classes.columns_of(study, target)
+    columns = results_classes.columns_of(study, target)
     lines = [f"| learner | split by | {' | '.join(columns.values())} |", "|---" * (2 + len(columns)) + "|"]
     for learner, targets in metrics["metrics"].get(stage, {}).items():
         for way, figures in (("subject", targets.get(target)), ("image", by_image.get(learner, {}).get(target))):

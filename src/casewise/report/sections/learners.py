@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from casewise.metrics.registry import columns
 from casewise.predictions.nested_cv import NESTED
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import learners as figures_learners
@@ -15,9 +16,8 @@ from casewise.report.sections import per_source as within
 from casewise.report.sections.measures import bounds, measure_cell, measure_of, written
 from casewise.report.sections.tables import Cell, Row, figure_cell
 from casewise.report.sections.terminology import Words
+from casewise.targets import kind_named
 
-NUMBERS = ("mae", "pcc", "mse", "ccc", "icc")
-CLASSES = ("accuracy", "top2_accuracy", "auroc", "precision", "recall", "f1")
 FORESTS = {
     "regression": ("mae", "ccc"),
     "classification": ("accuracy", "auroc"),
@@ -27,20 +27,14 @@ MOST_REPORTS = 16
 
 
 def columns_of(material: ReportContext) -> list[str]:
-    """The metrics of the learners' table; top-2 accuracy says something from three classes on, kappa of grades."""
-    if material.kind == "regression":
-        return list(NUMBERS)
-    names = list(CLASSES)
-    if material.kind == "ordinal":
-        names[names.index("top2_accuracy")] = "kappa_quadratic"
-    elif len(material.study.classes_of(material.study.primary_outcome)) == 2:
-        names.remove("top2_accuracy")
-    return names
+    """The metrics of the learners' table."""
+    n_classes = len(material.study.classes_of(material.study.primary_outcome)) or None
+    return columns("learners", kind_named(material.kind).metrics_of, n_classes)
 
 
 def learner_rows(material: ReportContext, stage: str) -> list[Row]:
     """One line a learner (the published table), the best first: the smallest MAE, or the highest figure of merit."""
-    study, outcome, columns = material.study, material.study.primary_outcome, columns_of(material)
+    study, outcome, names = material.study, material.study.primary_outcome, columns_of(material)
     guide, sign = ("mae", 1) if material.kind == "regression" else (material.merit, -1)
     rows, order = [], {}
     for learner in material.learners:
@@ -51,9 +45,9 @@ def learner_rows(material: ReportContext, stage: str) -> list[Row]:
         only = material.classed(stage, learner).get("names_only")
         named = f"names every {Words(material).noun} {only.replace('_', ' ')}" if only else ""
         if material.kind == "regression":
-            cells = [figure_cell(figures.get(m), digits_for(study, m, outcome)) for m in columns]
+            cells = [figure_cell(figures.get(m), digits_for(study, m, outcome)) for m in names]
         else:
-            cells = [measure_cell(m, figures.get(m)) for m in columns]
+            cells = [measure_cell(m, figures.get(m)) for m in names]
         rows.append(Row(learner, [Cell(kind, named, kind), *cells], mark=learner == material.learner))
         merit = material.metric(stage, learner, guide)
         if within.is_mixed(material, stage):
@@ -70,7 +64,7 @@ def learners(material: ReportContext) -> dict[str, Any] | None:
     if not found:
         return None
     several, numbers = len(found[0][1]) > 1, material.kind == "regression"
-    titles = [tables.TITLES[m] if numbers else measure_of(m).title for m in columns_of(material)]
+    titles = [measure_of(m).title for m in columns_of(material)]
     comparisons = [
         text
         for stage in material.stages

@@ -1,0 +1,71 @@
+"""A new metric is one record: it is accepted, computed, shown and documented with no other change."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from casewise.study.parts import Evaluation
+from sklearn.metrics import matthews_corrcoef
+
+from casewise.metrics import Metric, register_metric
+from casewise.metrics.registry import unregister_metric
+from casewise.report.markdown.page import write_results
+from casewise.report.page import render
+from tests.test_report_classes import finished, toy
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+@pytest.fixture
+def matthews() -> Iterator[Metric]:
+    """Matthews' correlation of two classes."""
+
+    def correlation(sums: object) -> np.ndarray:
+        counts = sums.confusion  # type: ignore[attr-defined]
+        (a, b), (c, d) = ((counts[..., i, j] for j in (0, 1)) for i in (0, 1))
+        return np.asarray((a * d - b * c) / np.sqrt((a + b) * (c + d) * (a + c) * (b + d)))
+
+    yield register_metric(
+        Metric(
+            "matthews",
+            correlation,
+            ("classification",),
+            title="Matthews r",
+            phrase="Matthews correlation",
+            glossary="Correlation of reference and predicted class.",
+            n_classes=(2, 2),
+        )
+    )
+    unregister_metric("matthews")
+
+
+def test_a_metric_is_one_record(matthews: Metric, tmp_path: Path) -> None:
+    reported = Evaluation(references={"finding": {"someone": {"matthews": 0.5}}})
+    assert reported.references["finding"]["someone"] == {"matthews": 0.5}
+
+    material = toy("binary", networks=2)
+    outcome, stage, learner = material.study.primary_outcome, material.stage, material.learner
+    figure = material.metrics["metrics"][stage][learner][outcome]["matthews"]
+    rows = material.predictions
+    rows = rows[(rows["stage"] == stage) & (rows["model"] == learner) & rows["y_true"].notna()]
+    assert figure["value"] == pytest.approx(matthews_corrcoef(rows["y_true"], rows["y_pred"]), abs=1e-5)
+    assert figure["low"] < figure["value"] < figure["high"]
+
+    assert matthews.title in render(material)
+    page = write_results(finished(material, tmp_path / "run"), tmp_path / "page.md").read_text()
+    assert matthews.title in page
+    spec = importlib.util.spec_from_file_location("docs_build", DOCS / "build.py")
+    assert spec
+    assert spec.loader
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    assert f"| `matthews` | {matthews.title} | classification | larger | {matthews.glossary} |" in build.metrics_page()
+
+
+def test_a_name_is_registered_once(matthews: Metric) -> None:
+    with pytest.raises(ValueError, match="registered"):
+        register_metric(matthews)
