@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from casewise.study.parts import Evaluation
 from sklearn.metrics import matthews_corrcoef
 
 from casewise.metrics import Metric, register_metric
 from casewise.metrics.registry import unregister_metric
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render
+from casewise.study.evaluation import Evaluation
 from tests.test_report_classes import finished, toy
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

@@ -54,9 +54,9 @@ class Run:
     @property
     def headline(self) -> str:
         """One sentence on the primary outcome."""
-        from casewise.evaluation.run_checks import headline
+        from casewise.report.caveats import result_line
 
-        return headline(self.study, self.results)
+        return result_line(self.study, self.results)
 
     def _repr_html_(self) -> str:
         """The headline and a link to the report, for notebooks."""
