@@ -42,12 +42,14 @@ def test_the_python_page_runs(finished: tuple[Run, Path], tmp_path: Path, monkey
     done, path = finished
     shutil.copytree(done.folder, tmp_path / "runs" / "grades")
     shutil.copy(path, tmp_path / "study.yaml")
+    absolute(Path(read_study(path).cohort)).iloc[:8].to_csv(tmp_path / "new-cases.csv", index=False)
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).resolve().parents[1] / "docs" / "howto-python.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}
     exec("\n".join(blocks), names)
     run, study = names["run"], names["study"]
+    assert set(names["new"]["target"]) >= set(read_study(path).outputs)
     assert set(names["primary"]["target"]) == {"pasi"}
     row = run.metrics.query("stage == 'oof' and target == 'pasi' and metric == 'mae'").iloc[0]
     assert row["value"] == done.results["metrics"]["oof"][row["learner"]]["pasi"]["mae"]["value"]

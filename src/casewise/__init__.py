@@ -1,11 +1,13 @@
 """casewise: honest image models for clinical studies, from a study file and a table of images.
 
+```python
 import casewise
 
 study = casewise.read_study("study.yaml")
 run = casewise.run(study, "runs/grades")
-run.metrics, run.predictions          # data frames
-run.report                            # the path of the report
+run.metrics, run.predictions  # data frames
+run.report  # the path of the report
+```
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.run import Run, open_run, run
+from casewise.version import __version__
 
 if TYPE_CHECKING:
+    from casewise.inference.model import TrainedModel
     from casewise.study.schema import Study
 
-__all__ = ["Run", "open_run", "read_study", "run"]
-__version__ = "0.1.0"
+__all__ = ["Run", "__version__", "load_bundle", "open_run", "read_study", "run"]
 
 
 def read_study(path: Path | str, **changes: Any) -> Study:
@@ -31,3 +34,14 @@ def read_study(path: Path | str, **changes: Any) -> Study:
     from casewise.study.loading import read_study as read
 
     return read(path, **changes)
+
+
+def load_bundle(folder: Path | str) -> TrainedModel:
+    """Load the trained networks of a run folder, or the one network of a job's folder, to predict new cases.
+
+    Raises:
+        RunError: there is no trained network, or the networks do not predict the same targets.
+    """
+    from casewise.inference.model import load_bundle as load
+
+    return load(folder)

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from casewise import __version__
 from casewise.cli.bench import backbones, bench
 from casewise.cli.init import init
 from casewise.cli.phantom import phantom
 from casewise.cli.results import explain, results
 from casewise.cli.run import audit, run, validate
+from casewise.version import __version__
 
 app = typer.Typer(
     add_completion=False,

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-import casewise
 from casewise.errors import RunError
 from casewise.modalities.registry import modality_of
 from casewise.splits.grouped import guide_name
 from casewise.study.schema import Study
+from casewise.version import __version__
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
@@ -110,7 +110,7 @@ def lock_fingerprint(folder: RunFolder, decided: Mapping[str, Any], study: Study
     if before and _with_defaults(before["decided"]) == decided:
         fingerprint = before["fingerprint"]
     versions = {name: metadata.version(name) for name in ("torch", "torchvision", "timm", "lightning")}
-    record = {"fingerprint": fingerprint, "casewise": casewise.__version__, **versions, "decided": dict(decided)}
+    record = {"fingerprint": fingerprint, "casewise": __version__, **versions, "decided": dict(decided)}
     folder.fingerprint.write(record)
     return fingerprint
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-import casewise
 from casewise.audit.findings import KNOWN, Audit, Finding, check_accepted, read_audit, write_audit
 from casewise.audit.text import with_noun
 from casewise.cohort.checks import closest
@@ -19,6 +18,7 @@ from casewise.errors import CohortError, RunError
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.splits.image_split import image_split_of, on_both_sides
+from casewise.version import __version__
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
@@ -151,7 +151,7 @@ def _made_from(study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits |
         "study": study.model_dump(mode="json", exclude=set(NOT_AUDITED)),
         "network": network,
         "masks": _mask_files(study, cohort),
-        "casewise": casewise.__version__,
+        "casewise": __version__,
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import casewise
+from casewise.version import __version__
 
 
 def _command() -> str:
@@ -26,7 +26,7 @@ def environment(seconds: float) -> dict[str, Any]:
 
     versions = {name: metadata.version(name) for name in ("torch", "torchvision", "lightning", "scikit-learn")}
     return {
-        "casewise": casewise.__version__,
+        "casewise": __version__,
         "python": platform.python_version(),
         **versions,
         "processor": cpu_name(),
