@@ -121,7 +121,7 @@ def test_a_bundle_predicts_new_cases(finished: Run, tmp_path: Path) -> None:
     pd.read_csv(table).drop(columns="murmur").to_csv(table, index=False)
     found = model.predict(table)
     assert sorted(found["case"]) == sorted(f"S5{n:02}/{side}" for n in range(3) for side in ("left", "right"))
-    assert np.allclose(found[["none", "present"]].sum(axis=1), 1)
+    assert np.allclose(found[["probability of none", "probability of present"]].sum(axis=1), 1)
 
 
 def test_its_own_checks_are_in_force(tmp_path: Path) -> None:
