@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -161,6 +162,7 @@ def by_subject(
     plan: Plan = PLAN,
     *,
     cases: np.ndarray | None = None,
+    kind: str = "regression",
 ) -> dict[str, dict[str, Estimate]]:
     """Return every metric of every learner with its interval by resampling subjects.
 
@@ -169,6 +171,7 @@ def by_subject(
         predicted: learner -> (N,) floats; a learner is judged on the rows that it predicted.
         subjects: (N,) the subject of each row.
         cases: (N,) the case of each row, to be counted; by default each row is one.
+        kind: the kind of number, whose metrics are computed.
 
     >>> found = by_subject(np.array([0., 1., 2., 3.]), {"a": np.array([0., 1., 2., 4.])}, np.array(list("ppqq")))
     >>> found["a"]["mae"]
@@ -183,7 +186,7 @@ def by_subject(
     for rows, members in same_rows(there):
         n_cases = len(np.unique(np.asarray(cases)[rows])) if cases is not None else int(rows.sum())
         sums = _sums(truth[rows], matrix[rows][:, members], subjects[rows])
-        told = estimates(sums, number_metrics, reason, plan, n_cases=n_cases)
+        told = estimates(sums, partial(number_metrics, kind=kind), reason, plan, n_cases=n_cases)
         found |= dict(zip(map(str, learners[members]), told, strict=True))
     return {learner: found[learner] for learner in predicted}
 
@@ -195,6 +198,7 @@ def compare(
     plan: Plan = PLAN,
     *,
     metrics: Sequence[str] | None = None,
+    kind: str = "regression",
 ) -> dict[str, dict[str, Any]]:
     """Compare every learner with the best, metric by metric, on the rows that all predicted, over the same resamples.
 
@@ -215,9 +219,9 @@ def compare(
     if not rows.any():
         return {}
     sums = _sums(truth[rows], matrix[rows], subjects[rows])
-    points, samples = resample(sums, number_metrics, plan)
+    points, samples = resample(sums, partial(number_metrics, kind=kind), plan)
     if metrics is None:
-        metrics = [metric.name for metric in metrics_of("regression") if "regression" in metric.compared]
+        metrics = [metric.name for metric in metrics_of(kind) if kind in metric.compared]
     return differences(points, samples, list(predicted), metrics, plan, n_subjects=len(sums))
 
 

@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from casewise.evaluation.bootstrap import ROUGH_BELOW, Plan, by_subject, draw, percentiles
+from casewise.evaluation.bootstrap import ROUGH_BELOW, Plan, percentiles
 from casewise.evaluation.caveats import Caveat
-from casewise.evaluation.classification import classes_of, judge_classes, widen
-from casewise.metrics.classes import Classes, class_metrics
-from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
-from casewise.metrics.registry import columns
+from casewise.evaluation.judges import judge_of
 from casewise.predictions.table import final_rows
 
 
@@ -37,16 +34,16 @@ def drop(
     if inside is None or not (rows["stage"] == "external").any():
         return {}
     told: dict[str, dict[str, dict[str, Any]]] = {}
-    its = classes_of(rows, classes, positive) if classes else None
+    judge = judge_of(rows, classes, positive)
     for learner, part in rows.groupby("model", sort=False):
         sides = [part[part["stage"] == stage] for stage in (inside, "external")]
         if any(side.empty for side in sides):
             continue
         (at, drawn, n), (other, redrawn, n_other) = (
-            _resampled(side, its, replace(plan, seed=plan.seed + number)) for number, side in enumerate(sides)
+            judge.resampled(side, replace(plan, seed=plan.seed + number)) for number, side in enumerate(sides)
         )
         told[str(learner)] = {}
-        for name in columns("drop", *((its.kind, len(its.names)) if its else ("regression",))):
+        for name in judge.names("drop"):
             gaps = (redrawn[name] - drawn[name])[:, None]
             low, high = (float(end[0]) for end in percentiles(gaps, plan.confidence))
             gap = other[name] - at[name]
@@ -80,26 +77,16 @@ def by_source(
     """
     rows = final_rows(predictions[predictions["target"] == target])
     rows = rows[rows["y_true"].notna() & (rows["stage"] == "oof")]
-    its = classes_of(rows, classes, positive) if classes and len(rows) else None
     told: dict[str, dict[str, dict[str, Any]]] = {}
+    if rows.empty:
+        return told
+    judge = judge_of(rows, classes, positive)
     source_of = rows["subject"].map(dict(sources))
     for source in dict.fromkeys(sources.values()):
-        part = rows[source_of == source]
-        if part.empty:
+        own = rows[source_of == source]
+        if own.empty:
             continue
-        if its is not None:
-            judged, _ = judge_classes(widen(part, its, {}, crossed=True), its, plan, comparing=False)
-        else:
-            judged = {
-                str(learner): by_subject(
-                    mine["y_true"].to_numpy(float),
-                    {"it": mine["y_pred"].to_numpy(float)},
-                    mine["subject"].to_numpy(),
-                    plan,
-                    cases=mine["case"].to_numpy(),
-                )["it"]
-                for learner, mine in part.groupby("model", sort=False)
-            }
+        judged = judge.judge(own, plan, whole=False).metrics
         told[str(source)] = {
             learner: {name: found.as_json() for name, found in figures.items() if not name.endswith("_calibrated")}
             for learner, figures in judged.items()
@@ -147,24 +134,3 @@ def within_sources(left_out: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> d
                 "undefined": [source for source in values if source not in known],
             }
     return told
-
-
-def _resampled(
-    part: pd.DataFrame, classes: Classes | None, plan: Plan
-) -> tuple[Mapping[str, float], Mapping[str, np.ndarray], int]:
-    """One learner's figures, those of every resample (R,), and the number of subjects."""
-    n_subjects = part["subject"].nunique()
-    if classes is not None:
-        samples = widen(part, classes, {}, crossed=False).samples
-        at = class_metrics(samples, classes, np.ones((1, n_subjects)))
-        drawn = class_metrics(samples, classes, draw(n_subjects, plan))
-        return (
-            {name: float(value[0, 0]) for name, value in at.items()},
-            {k: v[:, 0] for k, v in drawn.items()},
-            n_subjects,
-        )
-    truth = part["y_true"].to_numpy(float)
-    terms = moments(truth, part["y_pred"].to_numpy(float), centre=float(truth.mean()))
-    sums = sum_by_subject(terms, part["subject"].to_numpy())
-    points, drawn = number_metrics(sums.sum(axis=0)), number_metrics(draw(n_subjects, plan) @ sums)
-    return {name: float(value) for name, value in points.items()}, dict(drawn), n_subjects

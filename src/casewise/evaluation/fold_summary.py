@@ -8,11 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from casewise.evaluation.classification import classes_of
-from casewise.metrics.classes import Classes, Samples, class_metrics
-from casewise.metrics.numbers import moments, number_metrics
-from casewise.metrics.registry import columns
-from casewise.predictions.table import probability_columns
+from casewise.evaluation.judges import judge_of
 
 WHY = (
     "The ± is the standard deviation of single folds and not an interval: folds share most of their training subjects, "
@@ -45,37 +41,12 @@ def over_folds(
         its = rows[rows["target"] == target]
         if its["outer_fold"].nunique() < 2:
             continue
-        names = classes_of(its, (classes or {}).get(target), None) if its["kind"].iloc[0] != "regression" else None
+        judge = judge_of(its, (classes or {}).get(target))
         told[target] = {
-            str(learner): {name: _summed(values) for name, values in _by_fold(part, names).items()}
-            for learner, part in its.groupby("model", sort=False)
+            str(learner): {name: _summed(values) for name, values in judge.by_fold(own).items()}
+            for learner, own in its.groupby("model", sort=False)
         }
     return told
-
-
-def _by_fold(part: pd.DataFrame, classes: Classes | None) -> dict[str, np.ndarray]:
-    """Return each figure of one learner, (F,) by fold."""
-    folds = part["outer_fold"].to_numpy(dtype=int)
-    numbers = np.unique(folds)
-    if classes is None:
-        truth, predicted = (part[name].to_numpy(dtype=float) for name in ("y_true", "y_pred"))
-        terms = moments(truth, predicted, centre=float(truth.mean()))
-        ones = [number_metrics(terms[folds == fold].sum(axis=0)) for fold in numbers]
-        return {name: np.array([one[name] for one in ones], dtype=float) for name in columns("folds", "regression")}
-    names = probability_columns(part)[: len(classes.names)]
-    probabilities = part[names].to_numpy(dtype=float)[:, None]
-    # a fold is drawn as a resample would be: each of its subjects once, and nobody else
-    samples = Samples(
-        truth=part["y_true"].to_numpy(dtype=int),
-        decided=part["y_pred"].to_numpy(dtype=int)[:, None],
-        probabilities=probabilities,
-        calibrated=np.full_like(probabilities, np.nan),
-        subjects=np.array([f"{fold} {subject}" for fold, subject in zip(folds, part["subject"], strict=True)]),
-    )
-    drawn = np.unique(samples.subjects)
-    counts = np.array([[float(name.startswith(f"{fold} ")) for name in drawn] for fold in numbers])
-    found = class_metrics(samples, classes, counts)
-    return {name: found[name][:, 0] for name in columns("folds", classes.kind, len(classes.names))}
 
 
 def _summed(values: np.ndarray) -> dict[str, Any]:

@@ -18,20 +18,12 @@ from casewise.evaluation.agreement import (
     group_agreement,
     with_readers,
 )
-from casewise.evaluation.bootstrap import ROUGH_BELOW, Estimate, Plan, by_subject, compare
+from casewise.evaluation.bootstrap import ROUGH_BELOW, Estimate, Plan
 from casewise.evaluation.caveats import Caveat, lower_on_test, reader_caveats, response_caveats, stage_caveats
-from casewise.evaluation.classification import (
-    Chosen,
-    choose_out_of_fold,
-    classes_of,
-    describe_classes,
-    judge_classes,
-    widen,
-)
 from casewise.evaluation.headline import headline
+from casewise.evaluation.judges import Judge, class_names, judge_of, shared_truth
 from casewise.evaluation.response import check_baseline, response
 from casewise.evaluation.thresholds import Threshold
-from casewise.metrics.classes import Classes
 from casewise.predictions.table import STAGES, check, final_rows
 from casewise.targets import kind_named
 
@@ -97,10 +89,13 @@ def evaluate(
             )
     wanted += [main] if main not in wanted else []
     rows = rows[rows["target"].isin(wanted)]
-    classed = {
-        target: classes_of(rows[rows["target"] == target], (classes or {}).get(target), (positive or {}).get(target))
-        for target in rows.loc[rows["kind"] != "regression", "target"].unique()
+    judges = {
+        str(target): judge_of(
+            own, (classes or {}).get(target), (positive or {}).get(target), sensitivities=sensitivities
+        )
+        for target, own in rows.groupby("target", sort=False)
     }
+    classed = class_names(judges)
     if main in classed:
         bands = baseline = None
     if baseline is not None:
@@ -124,11 +119,8 @@ def evaluate(
         readers = check_readers(readers, targets=known)
         readers = readers[~readers["target"].isin(classed)]
         told["readers"] = {"between": {"all": between_readers(readers, plan)}, "learners": {}}
-    oof = _shared_truth(rows[(rows["stage"] == "oof") & rows["target"].isin(classed)])
-    oof = oof[oof["y_true"].notna()]
-    chosen = {t: choose_out_of_fold(oof[oof["target"] == t], classed[t], sensitivities) for t in classed}
     for stage in (stage for stage in STAGES if (rows["stage"] == stage).any()):
-        part = _shared_truth(rows[rows["stage"] == stage])
+        part = shared_truth(rows[rows["stage"] == stage])
         scored = part[part["y_true"].notna()]
         if readers is not None and part["target"].isin(readers["target"].unique()).any():
             ours = readers[readers["target"].isin(part["target"].unique())]
@@ -140,7 +132,7 @@ def evaluate(
             notes.append(Caveat("stage_without_truth", stage=stage))
             continue
         notes += stage_caveats(part, scored, stage, wanted, classed)
-        told["metrics"][stage], told["comparisons"][stage], blocks = _judge(scored, wanted, plan, classed, chosen)
+        told["metrics"][stage], told["comparisons"][stage], blocks = _judge(scored, wanted, plan, judges)
         if classed:
             told["classes"][stage] = blocks
         if main in classed:
@@ -157,7 +149,7 @@ def evaluate(
         notes.append(Caveat("outcome_by_region", target=main))
     if not told["metrics"]:
         notes.append(Caveat("nothing_judged"))
-    kind = classed[main].kind if main in classed else "regression"
+    kind = judges[main].kind
     told["main"] = headline(told["metrics"], main, kind, notes)
     notes += lower_on_test(told["metrics"], main, told["main"]["learner"], kind_named(kind).merit)
     notes.append(
@@ -176,43 +168,23 @@ def evaluate(
 
 
 def _judge(
-    scored: pd.DataFrame, wanted: list[str], plan: Plan, classed: Mapping[str, Classes], chosen: Mapping[str, Chosen]
+    scored: pd.DataFrame, wanted: list[str], plan: Plan, judges: Mapping[str, Judge]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Return the metrics of every learner and key, the learners compared, and what is drawn of targets with classes."""
     metrics: dict[str, Any] = {str(learner): {} for learner in scored["model"].unique()}
     comparisons: dict[str, Any] = {}
     blocks: dict[str, Any] = {learner: {} for learner in metrics}
-    crossed = bool((scored["stage"] == "oof").all())
     order = {target: number for number, target in enumerate(wanted)}
     scored = scored.sort_values("target", key=lambda names: names.map(order), kind="stable")
-    for key, part in by_key(scored):
-        target = str(part["target"].iloc[0])
-        if target in classed:
-            its, found = classed[target], chosen[target]
-            samples = widen(part, its, found.temperatures, crossed=crossed)
-            judged, compared = judge_classes(samples, its, plan, comparing=key == target)
-            for learner, figures in judged.items():
-                metrics[learner][key] = figures
-            if key == target:
-                comparisons |= {key: compared} if compared else {}
-                for learner, block in describe_classes(samples, its, found, plan, crossed=crossed).items():
-                    blocks[learner][key] = block
-            continue
-        wide = part.pivot(index=_SAMPLE, columns="model", values="y_pred")
-        facts = part.drop_duplicates(_SAMPLE).set_index(_SAMPLE).loc[wide.index]
-        truth, subjects = facts["y_true"].to_numpy(dtype=float), facts["subject"].to_numpy()
-        predicted = {learner: wide[learner].to_numpy(dtype=float) for learner in metrics if learner in wide}
-        cases = wide.index.get_level_values("case").to_numpy()
-        for learner, figures in by_subject(truth, predicted, subjects, plan, cases=cases).items():
+    for key, own in by_key(scored):
+        target = str(own["target"].iloc[0])
+        judged = judges[target].judge(own, plan, whole=key == target)
+        for learner, figures in judged.metrics.items():
             metrics[learner][key] = figures
-        if key in order and len(predicted) > 1:
-            comparisons[key] = compare(truth, predicted, subjects, plan)
+        for learner, block in judged.blocks.items():
+            blocks[learner][key] = block
+        comparisons |= {key: judged.comparison} if judged.comparison else {}
     return metrics, comparisons, blocks
-
-
-def _shared_truth(part: pd.DataFrame) -> pd.DataFrame:
-    """Give every learner's row the truth of its sample, also where only another learner's row tells it."""
-    return part.assign(y_true=part.groupby(_SAMPLE, sort=False)["y_true"].transform("first"))
 
 
 def _one_row_a_case(part: pd.DataFrame) -> pd.DataFrame | None:

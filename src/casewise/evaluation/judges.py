@@ -1,0 +1,199 @@
+"""How each form of target is evaluated: numbers by sums over pairs, classes by counts and areas; chosen once, here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from casewise.evaluation.bootstrap import Estimate, Plan, by_subject, compare, draw
+from casewise.evaluation.classification import (
+    Chosen,
+    choose_out_of_fold,
+    classes_of,
+    describe_classes,
+    judge_classes,
+    widen,
+)
+from casewise.metrics.classes import Classes, Samples, class_metrics
+from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
+from casewise.metrics.registry import columns
+from casewise.predictions.table import probability_columns
+from casewise.targets import by_form, kind_named
+
+_SAMPLE = ["target", "case", "region", "image"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Every learner's metrics, the learners compared, and what the report draws of each (classes only)."""
+
+    metrics: dict[str, dict[str, Estimate]]
+    comparison: dict[str, Any] = field(default_factory=dict)
+    blocks: dict[str, Any] = field(default_factory=dict)
+
+
+class Judge(Protocol):
+    """The evaluation of one target.
+
+    `kind` is the name of the target's kind, `classes` its classes, empty for numbers.
+    """
+
+    kind: str
+    classes: Classes | None
+
+    def judge(self, rows: pd.DataFrame, plan: Plan, *, whole: bool) -> Judged:
+        """Scored rows of one stage and key; learners are compared only where `whole`, over all regions."""
+        ...
+
+    def resampled(self, rows: pd.DataFrame, plan: Plan) -> tuple[dict[str, float], dict[str, np.ndarray], int]:
+        """One learner's metrics, those of every resample (R,), and the number of subjects."""
+        ...
+
+    def by_fold(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
+        """One learner's metrics of the fold table, (F,) by fold."""
+        ...
+
+    def names(self, table: str) -> list[str]:
+        """The metrics that a table shows of this target."""
+        ...
+
+
+@dataclass(frozen=True)
+class NumberJudge:
+    """The evaluation of numbers."""
+
+    kind: str
+    classes: Classes | None = None
+
+    def judge(self, rows: pd.DataFrame, plan: Plan, *, whole: bool) -> Judged:
+        """Metrics from sums over pairs of truth and prediction."""
+        wide = rows.pivot(index=_SAMPLE, columns="model", values="y_pred")
+        facts = rows.drop_duplicates(_SAMPLE).set_index(_SAMPLE).loc[wide.index]
+        truth, subjects = facts["y_true"].to_numpy(dtype=float), facts["subject"].to_numpy()
+        learners = [str(learner) for learner in rows["model"].unique()]
+        predicted = {learner: wide[learner].to_numpy(dtype=float) for learner in learners}
+        cases = wide.index.get_level_values("case").to_numpy()
+        metrics = by_subject(truth, predicted, subjects, plan, cases=cases, kind=self._metrics_of)
+        several = whole and len(predicted) > 1
+        return Judged(metrics, compare(truth, predicted, subjects, plan, kind=self._metrics_of) if several else {})
+
+    def resampled(self, rows: pd.DataFrame, plan: Plan) -> tuple[dict[str, float], dict[str, np.ndarray], int]:
+        """From sums by subject."""
+        n_subjects, truth = rows["subject"].nunique(), rows["y_true"].to_numpy(float)
+        terms = moments(truth, rows["y_pred"].to_numpy(float), centre=float(truth.mean()))
+        sums = sum_by_subject(terms, rows["subject"].to_numpy())
+        points = number_metrics(sums.sum(axis=0), self._metrics_of)
+        drawn = number_metrics(draw(n_subjects, plan) @ sums, self._metrics_of)
+        return {name: float(value) for name, value in points.items()}, drawn, n_subjects
+
+    def by_fold(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
+        """From sums by fold."""
+        folds = rows["outer_fold"].to_numpy(dtype=int)
+        truth, predicted = (rows[name].to_numpy(dtype=float) for name in ("y_true", "y_pred"))
+        terms = moments(truth, predicted, centre=float(truth.mean()))
+        each = [number_metrics(terms[folds == fold].sum(axis=0), self._metrics_of) for fold in np.unique(folds)]
+        return {name: np.array([one[name] for one in each], dtype=float) for name in self.names("folds")}
+
+    def names(self, table: str) -> list[str]:
+        """Of its kind."""
+        return columns(table, self._metrics_of)
+
+    @property
+    def _metrics_of(self) -> str:
+        return kind_named(self.kind).metrics_of
+
+
+@dataclass(frozen=True)
+class ClassJudge:
+    """The evaluation of classes and grades; `chosen` are the thresholds and temperatures chosen out of fold."""
+
+    kind: str
+    classes: Classes
+    chosen: Chosen = field(default_factory=lambda: Chosen({}, {}))
+
+    def judge(self, rows: pd.DataFrame, plan: Plan, *, whole: bool) -> Judged:
+        """Metrics from counts, probabilities and ranks."""
+        crossed = bool((rows["stage"] == "oof").all())
+        wide = widen(rows, self.classes, self.chosen.temperatures, crossed=crossed)
+        metrics, compared = judge_classes(wide, self.classes, plan, comparing=whole)
+        blocks = describe_classes(wide, self.classes, self.chosen, plan, crossed=crossed) if whole else {}
+        return Judged(metrics, compared, blocks)
+
+    def resampled(self, rows: pd.DataFrame, plan: Plan) -> tuple[dict[str, float], dict[str, np.ndarray], int]:
+        """From counts by subject."""
+        n_subjects = rows["subject"].nunique()
+        samples = widen(rows, self.classes, {}, crossed=False).samples
+        points = class_metrics(samples, self.classes, np.ones((1, n_subjects)))
+        drawn = class_metrics(samples, self.classes, draw(n_subjects, plan))
+        return (
+            {name: float(value[0, 0]) for name, value in points.items()},
+            {name: value[:, 0] for name, value in drawn.items()},
+            n_subjects,
+        )
+
+    def by_fold(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
+        """A fold is drawn as a resample would be: each of its subjects once, and nobody else."""
+        folds = rows["outer_fold"].to_numpy(dtype=int)
+        probabilities = rows[probability_columns(rows)[: len(self.classes.names)]].to_numpy(dtype=float)[:, None]
+        samples = Samples(
+            truth=rows["y_true"].to_numpy(dtype=int),
+            decided=rows["y_pred"].to_numpy(dtype=int)[:, None],
+            probabilities=probabilities,
+            calibrated=np.full_like(probabilities, np.nan),
+            subjects=np.array([f"{fold} {subject}" for fold, subject in zip(folds, rows["subject"], strict=True)]),
+        )
+        drawn = np.unique(samples.subjects)
+        counts = np.array([[float(name.startswith(f"{fold} ")) for name in drawn] for fold in np.unique(folds)])
+        values = class_metrics(samples, self.classes, counts)
+        return {name: values[name][:, 0] for name in self.names("folds")}
+
+    def names(self, table: str) -> list[str]:
+        """Of its kind and number of classes."""
+        return columns(table, self.classes.kind, len(self.classes.names))
+
+
+def judge_of(
+    rows: pd.DataFrame,
+    names: Sequence[str] | None = None,
+    positive: str | None = None,
+    *,
+    sensitivities: Sequence[float] | None = None,
+) -> Judge:
+    """The judge of one target's rows; `names` are its classes, `sensitivities` those that operating points must reach.
+
+    Without sensitivities no thresholds and temperatures are chosen.
+
+    Raises:
+        CasewiseError: there are more or fewer names than probabilities; `positive` is none of the names.
+    """
+    kind = str(rows["kind"].iloc[0])
+
+    def of_numbers() -> Judge:
+        return NumberJudge(kind)
+
+    def of_classes() -> Judge:
+        classes = classes_of(rows, names or None, positive)
+        if sensitivities is None:
+            return ClassJudge(kind, classes)
+        return ClassJudge(kind, classes, choose_out_of_fold(_scored_oof(rows), classes, sensitivities))
+
+    return by_form(kind, {"number": of_numbers, "classes": of_classes})()
+
+
+def shared_truth(rows: pd.DataFrame) -> pd.DataFrame:
+    """Give every learner's row the truth of its sample, also where only another learner's row has it."""
+    return rows.assign(y_true=rows.groupby(_SAMPLE, sort=False)["y_true"].transform("first"))
+
+
+def _scored_oof(rows: pd.DataFrame) -> pd.DataFrame:
+    oof = shared_truth(rows[rows["stage"] == "oof"])
+    return oof[oof["y_true"].notna()]
+
+
+def class_names(judges: Mapping[str, Judge]) -> dict[str, Classes]:
+    """The classes of the targets that have some."""
+    return {target: judge.classes for target, judge in judges.items() if judge.classes is not None}
