@@ -30,3 +30,17 @@ def test_modalities_import_neither_networks_nor_training() -> None:
     files = (SOURCE / "modalities").rglob("*.py")
     imports = [f"{path}: {line}" for path in files for line in path.read_text().splitlines() if re.search(above, line)]
     assert not imports
+
+
+def test_few_lines_outside_their_room_name_a_kind_of_target() -> None:
+    names = r"""[!=]= ["'](regression|classification|ordinal)["']|in \(["'](regression|classification|ordinal)"""
+    # the report has its own record of each kind
+    named = lines_outside(("targets", "metrics", "study", "report"), names)
+    assert len(named) <= 20, "\n".join(named)
+
+
+def test_metrics_and_targets_know_no_other_room() -> None:
+    others = r"(from|import) casewise\.(?!metrics|targets|errors)\w+"
+    files = [*(SOURCE / "metrics").rglob("*.py"), *(SOURCE / "targets").rglob("*.py")]
+    imports = [f"{path}: {line}" for path in files for line in path.read_text().splitlines() if re.search(others, line)]
+    assert not imports

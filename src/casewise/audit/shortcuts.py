@@ -16,6 +16,7 @@ from casewise.audit.probes import Floats, Labels, ProbeResult, adjusted, enough,
 from casewise.audit.regions import Embed
 from casewise.audit.sentences import LoneClass, Shortcut, fill, remedy, shortcut_sentence
 from casewise.cohort.labels import panel_values
+from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -262,7 +263,7 @@ def _lone_class(images: pd.DataFrame, column: str, target: str, values: Floats, 
 
 def _rank_correlation(study: Study, answer: Answer) -> dict[str, float]:
     """For grades: Spearman's correlation between the expected grade from the scores and the recorded grade."""
-    if study.kind_of(answer.target) != "ordinal" or answer.within:
+    if answer.within or not kind_named(study.kind_of(answer.target)).rank_correlation:
         return {}
     from scipy.stats import spearmanr
 

@@ -10,6 +10,7 @@ from casewise.cohort.checks import alike, closest, number
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import Problems, names_text, rows_text
 from casewise.study.schema import Study, Target
+from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +78,7 @@ def keep_classes(
         for spelling, rows in others.groupby(others, sort=False).groups.items():
             label = looks.get(plain(str(spelling)))
             near = next((known for s, known in spelt.items() if s in written and nearly(str(spelling), s)), None)
-            if label is None and near is not None and target.kind == "classification":
+            if label is None and near is not None and not kind_named(target.kind).closed:
                 problems.add(
                     "class alike",
                     f"{rows_text(rows, 4)}, {column}: {spelling!r} looks much like the class {near!r}. If they are "
@@ -93,14 +94,14 @@ def keep_classes(
                     f"{spelling}]}}`.",
                     row=rows[0],
                 )
-            elif target.kind == "ordinal":
+            elif kind_named(target.kind).closed:
                 problems.add(
                     "grade unknown",
                     f"{rows_text(rows, 4)}, {column}: {spelling!r} is none of the grades "
                     f"{names_text(list(spelt), 12)}.{closest(str(spelling), list(spelt))}",
                     row=rows[0],
                 )
-        if len(others) and target.kind == "classification":
+        if len(others) and not kind_named(target.kind).closed:
             counts = others.value_counts()
             listed = names_text([f"{value} ({count:,})" for value, count in counts.items()], 6)
             notes.append(f"{len(others):,} rows of other classes than the study's are left out: {listed}.")

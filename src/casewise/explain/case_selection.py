@@ -12,6 +12,7 @@ from casewise.explain.finished_run import FinishedRun
 from casewise.explain.methods.target import ExplainTarget
 from casewise.models.outputs import outputs_of
 from casewise.predictions.nested_cv import NESTED
+from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +92,7 @@ def prediction_of(run: FinishedRun, model: str, row: int) -> CasePrediction | No
 
 
 def _case_prediction(row: pd.Series[Any]) -> CasePrediction:
-    class_index = int(row["y_pred"]) if row["kind"] != "regression" else None
+    class_index = int(row["y_pred"]) if kind_named(row["kind"]).form == "classes" else None
     labelled = not np.isnan(row["y_true"])
     return CasePrediction(
         model=str(row["model"]),

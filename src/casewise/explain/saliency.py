@@ -20,6 +20,7 @@ from casewise.inference.bundle import Bundle
 from casewise.inference.predictor import Predictor
 from casewise.inference.to_table import prediction_rows
 from casewise.predictions.table import probability_columns
+from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from casewise.modalities.base import PanelDataset
@@ -193,7 +194,7 @@ def compare_predictions(
         difference = (before - now).abs()
         if name == "y_pred":
             # a class may change by rounding alone, so only its probability is compared
-            is_number = both["kind"] == "regression"
+            is_number = both["kind"].map(lambda name: kind_named(name).form == "number")
             difference = (difference / both["target"].map(ranges)).where(is_number)
         differs = difference > TOLERANCE
         if name == "y_pred":

@@ -21,13 +21,11 @@ class Classes:
     metrics_of = "classification"
     merit, tie_breaker = "auroc", "log_loss"
     headline: tuple[str, ...] = ("accuracy", "auroc")
-    forests: tuple[str, ...] = ("accuracy", "auroc")
     means = "discrimination"
     closed = False
     guess: Literal["mean", "shares"] = "shares"
     stackers: tuple[str, ...] = ("mean", "logistic")
     rank_correlation = False
-    sections: tuple[str, ...] = ("classes", "operating_points", "calibration", "confident_errors")
 
     def width(self, n_classes: int) -> int:
         """A raw output for each class."""

@@ -15,11 +15,9 @@ class Grades(Classes):
     metrics_of = "ordinal"
     merit, tie_breaker = "kappa_quadratic", "mae"
     headline = ("kappa_quadratic", "accuracy")
-    forests = ("accuracy", "kappa_quadratic")
     means = "agreement"
     closed = True
     rank_correlation = True
-    sections = ("classes", "grades", "operating_points", "calibration", "confident_errors")
 
     def width(self, n_classes: int) -> int:
         """A raw output for each step between grades."""

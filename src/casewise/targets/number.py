@@ -23,13 +23,11 @@ class Number:
     metrics_of = "regression"
     merit, tie_breaker = "ccc", "mae"
     headline: tuple[str, ...] = ("mae", "ccc")
-    forests: tuple[str, ...] = ("mae", "ccc")
     means = "agreement"
     closed = True
     guess: Literal["mean", "shares"] = "mean"
     stackers: tuple[str, ...] = ("linear", "linear+intercept", "ridge", "ridge+intercept", "mean")
     rank_correlation = False
-    sections: tuple[str, ...] = ("agreement", "targets", "bands", "response", "readers")
 
     def width(self, n_classes: int) -> int:
         """One raw output."""

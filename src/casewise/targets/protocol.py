@@ -20,13 +20,11 @@ class TargetKind(Protocol):
         merit: the metric by which the learner of the headline is chosen; larger is better.
         tie_breaker: the metric that decides between learners of equal merit; smaller is better.
         headline: the metrics that the headline states.
-        forests: the metrics that the report draws for all learners side by side.
         means: what the merit is read as.
         closed: whether a label that the study does not name is an error; otherwise such rows are left out.
         guess: what a guess without images is: 'mean' or 'shares'.
         stackers: the stackers that combine it.
         rank_correlation: whether the audit adds the rank correlation of expected and recorded label.
-        sections: codes of the report's sections that are of this kind of main outcome.
     """
 
     name: str
@@ -35,13 +33,11 @@ class TargetKind(Protocol):
     merit: str
     tie_breaker: str
     headline: tuple[str, ...]
-    forests: tuple[str, ...]
     means: str
     closed: bool
     guess: Literal["mean", "shares"]
     stackers: tuple[str, ...]
     rank_correlation: bool
-    sections: tuple[str, ...]
 
     def width(self, n_classes: int) -> int:
         """How many raw outputs of a network it takes."""
