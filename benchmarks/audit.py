@@ -1,6 +1,6 @@
-"""How long the audit takes: 1,500 chest films, twins and shortcuts, against a script that compares hashes pair by pair.
+"""The time of an audit of 1,500 chest films, compared with a script that compares hashes pair by pair.
 
-The films are synthetic. Where the folder of real weights is beside the checkout, embeddings are computed as well.
+The films are synthetic. Embeddings are computed if the folder of pretrained weights exists beside the checkout.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ WEIGHTS = Path(__file__).resolve().parents[2] / "shared" / "weights"
 
 
 def by_hand(paths: list[str]) -> tuple[float, float]:
-    """A user's own script: a difference hash of every file with Pillow, and every pair compared in a loop."""
+    """A simple script: a difference hash of every file with Pillow, and a loop over all pairs."""
     from PIL import Image
 
-    begun = time.perf_counter()
+    start = time.perf_counter()
     hashes = []
     for path in paths:
         small = Image.open(path).convert("L").resize((9, 8))
         values = [small.getpixel((x, y)) for y in range(8) for x in range(9)]
         bits = [values[9 * row + i] > values[9 * row + i + 1] for row in range(8) for i in range(8)]
-        hashes.append(sum(bit << place for place, bit in enumerate(bits)))
+        hashes.append(sum(bit << position for position, bit in enumerate(bits)))
     hashed = time.perf_counter()
     close = 0
-    for one, first in enumerate(hashes):
-        for second in hashes[one + 1 :]:
+    for number, first in enumerate(hashes):
+        for second in hashes[number + 1 :]:
             close += (first ^ second).bit_count() <= 4
-    return hashed - begun, time.perf_counter() - hashed
+    return hashed - start, time.perf_counter() - hashed
 
 
 def main() -> None:
@@ -45,8 +45,8 @@ def main() -> None:
     from casewise.study.loading import build_study
     from casewise.training.compute_plan import cores
 
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         table = make_chest(folder / "films", subjects=FILMS // 3, images=3, size=(SIZE, SIZE), seed=1)
         values: dict[str, Any] = {
             "name": "audit",
@@ -64,19 +64,19 @@ def main() -> None:
         cohort = read(study, None, Silent())
         tiles = prepare(study, cohort, RunFolder(folder), Silent())
         sides = split(cohort, study).side
-        begun = time.perf_counter()
+        start = time.perf_counter()
         embed = embedder(study, tiles)
-        found = audit(study, cohort, tiles, sides, embed=embed)
-        seconds = time.perf_counter() - begun
+        result = audit(study, cohort, tiles, sides, embed=embed)
+        seconds = time.perf_counter() - start
         hashing, comparing = by_hand(list(cohort.images["path"]))
-    network = embed.origin if embed else "without a network: no weights at hand"
+    network = embed.origin if embed else "without embeddings: no weights available"
     print(f"audit of {len(cohort.images):,} films of {SIZE} px, {cores()} cores, {network}")
     print(f"  whole audit                      {seconds:7.1f} s   (aim: below 60)")
-    for step, spent in found.seconds.items():
+    for step, spent in result.seconds.items():
         print(f"    {step:<30} {spent:7.1f} s")
-    twins, script = found.seconds["twins"], hashing + comparing
-    print(f"  a script of hashes and loops     {script:7.1f} s   {script / twins:.1f}× the search for twins")
-    print(f"    of it comparing                {comparing:7.1f} s   and it confirms nothing")
+    twins, script = result.seconds["twins"], hashing + comparing
+    print(f"  script with hashes and loops     {script:7.1f} s   {script / twins:.1f}× the search for twins")
+    print(f"    of which comparing             {comparing:7.1f} s   (without verification)")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Whether the fast paths change what a study finds: the same study with all of them on and off, over five seeds.
+"""Tests whether the fast paths change results: the same study with all of them on and off, over five seeds.
 
     python benchmarks/fast_paths.py [--study studies/hpylori.yaml] [--seeds 5] [--to docs/results/fast-paths.md]
 
-Both sides of a seed have the same split, the same copies and the same order of panels. On: what frozen layers make of
-a panel is computed once, precision and memory format are picked by the measurement, freed memory is kept. Off: every
-layer at every step, fp32, PyTorch's own memory format, the system's own handling of memory. The study is shortened to
-two folds and few epochs, since the slow side is slow. Runs are kept in `runs/fast-paths` and continued.
+Both sides of a seed have the same split, copies and order of panels. On: the output of frozen layers is cached,
+precision and memory format are chosen by measurement, freed memory is kept. Off: every layer at every step, fp32, the
+default memory format and allocator. The study is shortened to two folds and few epochs. Runs are kept in
+`runs/fast-paths` and continued.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 SHORT = {
-    # by one seed in five the audit takes it for an error
-    "accept": {"shortcut-border": "Windows are cut from tissue: their border is tissue as all the rest, and no frame."},
+    # with one of the five seeds the audit reports an error
+    "accept": {"shortcut-border": "Windows are cut from tissue: their border shows the same tissue as the rest."},
     "panels": {"offline_copies": 1},
     "split": {"folds": 2, "test": 0},
     "recipe": {"phases": [{"epochs": 10, "freeze": "all", "lr": 0.001}, {"epochs": 4, "freeze": "11 blocks"}]},
@@ -32,35 +32,35 @@ FIGURES = {"auroc": "AUROC", "accuracy": "accuracy"}
 
 
 def write_study(study: Path, folder: Path, *, side: str, seed: int) -> Path:
-    """The study once more, shortened, with one seed and the fast paths on or off."""
+    """A shortened copy of the study with one seed and the fast paths on or off."""
     import yaml
 
     name = f"fast-paths-{side}-{seed}"
-    told = {"extends": str(study.resolve()), "name": name, "seed": seed, "compute": SIDES[side], **SHORT}
+    values = {"extends": str(study.resolve()), "name": name, "seed": seed, "compute": SIDES[side], **SHORT}
     path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(told, sort_keys=False))
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path
 
 
 def measured(run: Path) -> dict[str, float]:
-    """The figures of a finished run and what its networks cost."""
+    """The results of a finished run and the cost of its networks."""
     metrics = json.loads((run / "metrics.json").read_text())
-    found = {name: float(metrics["main"]["metrics"][name]["value"]) for name in FIGURES}
+    result = {name: float(metrics["main"]["metrics"][name]["value"]) for name in FIGURES}
     jobs = [json.loads(path.read_text()) for path in sorted(run.glob("jobs/*/*/job.json"))]
     for number, name in enumerate(("head", "fine-tuning")):
-        found[name] = sum(job["phases"][number]["core_seconds"] for job in jobs)
-    every = [phase for job in jobs for phase in job["phases"]]
-    found["stopped"] = sum(bool(phase.get("continued")) or phase.get("stretches", 1) > 1 for phase in every)
-    return found
+        result[name] = sum(job["phases"][number]["core_seconds"] for job in jobs)
+    phases = [phase for job in jobs for phase in job["phases"]]
+    result["stopped"] = sum(bool(phase.get("continued")) or phase.get("stretches", 1) > 1 for phase in phases)
+    return result
 
 
 def page(title: str, sides: dict[str, list[dict[str, float]]]) -> str:
-    """The Markdown page: figures of each seed, their paired differences with an interval, and what each side cost."""
+    """The Markdown page: results of each seed, paired differences with intervals, and the cost of each side."""
     import numpy as np
     from scipy import stats
 
     lines = [
-        "# Do the fast paths change what is found?",
+        "# Do the fast paths change results?",
         "",
         f"{title}: the study shortened to two folds, one copy of each image, 10 epochs of the head and 4 of "
         "fine-tuning above the eleventh block, with all fast paths on and off, from the same seeds, splits and copies. "
@@ -76,21 +76,23 @@ def page(title: str, sides: dict[str, list[dict[str, float]]]) -> str:
     lines.append("")
     for name, words in FIGURES.items():
         on, off = (np.array([entry[name] for entry in sides[side]]) for side in SIDES)
-        apart = on - off
-        low, high = stats.t.interval(0.95, count - 1, apart.mean(), stats.sem(apart))
+        difference = on - off
+        low, high = stats.t.interval(0.95, count - 1, difference.mean(), stats.sem(difference))
         lines.append(
-            f"- {words}, on minus off: {apart.mean():+.4f}, 95 % interval over seeds [{low:+.4f}, {high:+.4f}]; "
-            f"between seeds the standard deviation is {off.std(ddof=1):.4f} with them off."
+            f"- {words}, on minus off: {difference.mean():+.4f}, 95 % interval over seeds [{low:+.4f}, {high:+.4f}]; "
+            f"the standard deviation between seeds is {off.std(ddof=1):.4f} with them off."
         )
     lines.append("")
     whole = [seed for seed in range(count) if not any(sides[side][seed]["stopped"] for side in SIDES)]
     for name in ("head", "fine-tuning") if whole else ():
         on, off = (sum(sides[side][seed][name] for seed in whole) for side in SIDES)
-        lines.append(f"- {name}: {on:.0f} core-seconds with them on, {off:.0f} off: {off / on:.1f} times as many.")
+        lines.append(
+            f"- {name}: {on:.0f} core-seconds with fast paths, {off:.0f} without: {off / on:.1f} times as many."
+        )
     if left_out := [str(seed) for seed in range(count) if seed not in whole]:
         lines.append(
-            f"- Not in the core-seconds: seed {', '.join(left_out)}, where a phase was stopped and continued on one "
-            "side, so that its time is not that of one stretch. Delete its folders in `runs/fast-paths` to measure it."
+            f"- Core-seconds exclude seed {', '.join(left_out)}, where a phase was interrupted on one side. Delete its "
+            "folders in `runs/fast-paths` to measure it."
         )
     return "\n".join(lines) + "\n"
 

@@ -1,9 +1,9 @@
-"""How fast photographs become tiles, beside plain Pillow, and what opening a finished store costs.
+"""The speed of preparing tiles from photographs, compared with plain Pillow, and of opening a finished store.
 
     python benchmarks/ingest.py [--images 24] [--rounds 5] [--memory-images 240]
 
-Synthetic 4928 x 3264 JPEGs are made in a temporary folder. `prepare` and open → convert → resize with Pillow run in
-turn, in the same number of workers, each on every image in every round. Times are printed, never asserted.
+Synthetic 4928 x 3264 JPEGs are written to a temporary folder. `prepare` and open → convert → resize with Pillow run in
+turn with the same number of workers, each on every image in every round. Times are printed, never asserted.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def photograph(seed: int, folder: Path) -> Path:
 
 
 def plain(path: Path) -> bytes:
-    """Open, convert and resize with Pillow, the ratio kept; loading first keeps it from decoding at a reduced size."""
+    """Open, convert and resize with Pillow, keeping the ratio; loading first prevents decoding at a reduced size."""
     image = Image.open(path).convert("RGB")
     scale = SIDE / max(image.size)
     return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS).tobytes()
 
 
 def plain_bicubic(path: Path) -> bytes:
-    """The same with Pillow's default filter, which is cheaper."""
+    """The same with Pillow's default filter, which is faster."""
     image = Image.open(path).convert("RGB")
     scale = SIDE / max(image.size)
     return image.resize((round(image.width * scale), round(image.height * scale))).tobytes()
@@ -67,13 +67,13 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def compare(paths: list[Path], folder: Path, rounds: int) -> dict[str, list[float]]:
-    """Images per second of each way, one figure a round, the ways taking turns."""
+    """Images per second of each method, one value per round, in turn."""
     from casewise.modalities.store.preparation import Preparation
     from casewise.modalities.store.store_builder import prepare
 
-    figures: dict[str, list[float]] = {"casewise": [], "Pillow, Lanczos": [], "Pillow, bicubic": []}
+    rates: dict[str, list[float]] = {"casewise": [], "Pillow, Lanczos": [], "Pillow, bicubic": []}
     with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
-        # The workers are started, and every file is in the page cache, before anything is timed.
+        # start the workers and fill the page cache before measuring
         list(pool.map(plain, paths[:WORKERS]))
         for path in paths:
             path.read_bytes()
@@ -82,22 +82,22 @@ def compare(paths: list[Path], folder: Path, rounds: int) -> dict[str, list[floa
             ours = seconds(lambda target=target: prepare(paths, Preparation(), target, processes=WORKERS))  # type: ignore[misc]
             lanczos = seconds(lambda: list(pool.map(plain, paths)))
             bicubic = seconds(lambda: list(pool.map(plain_bicubic, paths)))
-            for name, spent in zip(figures, (ours, lanczos, bicubic), strict=True):
-                figures[name].append(len(paths) / spent)
-    return figures
+            for name, spent in zip(rates, (ours, lanczos, bicubic), strict=True):
+                rates[name].append(len(paths) / spent)
+    return rates
 
 
 def peak_memory() -> float:
-    """The largest resident memory of this process so far, in MB; the build has no child processes."""
+    """The peak resident memory of this process in MB; the build has no child processes."""
     status = Path("/proc/self/status")
     if status.exists():
-        # getrusage would count what the parent held before this process replaced its image.
+        # getrusage would include the memory of the parent before exec
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
-def build_and_tell(listing: Path, folder: Path) -> None:
+def build_and_report(listing: Path, folder: Path) -> None:
     """Prepare the listed paths and print the time spent and the peak memory."""
     from casewise.modalities.store.preparation import Preparation
     from casewise.modalities.store.store_builder import prepare
@@ -108,14 +108,14 @@ def build_and_tell(listing: Path, folder: Path) -> None:
     print(json.dumps({"seconds": spent, "peak_mb": peak_memory(), "imported_mb": imported}))
 
 
-def apart(paths: list[Path], folder: Path, store: str) -> dict[str, float]:
-    """Run `build_and_tell` in a process of its own, whose memory is then its own."""
+def in_own_process(paths: list[Path], folder: Path, store: str) -> dict[str, float]:
+    """Run `build_and_report` in a separate process, so that its memory can be measured."""
     listing = folder / "paths.txt"
     listing.write_text("\n".join(map(str, paths)))
     command = [sys.executable, __file__, "--build", str(listing), str(folder / store)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=dict(os.environ))
-    told: dict[str, float] = json.loads(done.stdout)
-    return told
+    result: dict[str, float] = json.loads(done.stdout)
+    return result
 
 
 def small_images(folder: Path) -> list[Path]:
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--build", nargs=2, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.build:
-        build_and_tell(*options.build)
+        build_and_report(*options.build)
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -145,21 +145,21 @@ def main() -> None:
             paths = list(pool.map(lambda seed: photograph(seed, folder), range(options.images)))
         size = statistics.mean(path.stat().st_size for path in paths) / 1e6
         print(f"{len(paths)} synthetic JPEGs of {WIDTH} x {HEIGHT}, {size:.1f} MB each; {WORKERS} workers")
-        figures = compare(paths, folder, options.rounds)
-        for name, rates in figures.items():
-            # By round, because whatever else the machine does then slows both sides.
-            gain = statistics.median(ours / rate for ours, rate in zip(figures["casewise"], rates, strict=True))
+        rates = compare(paths, folder, options.rounds)
+        for name, own in rates.items():
+            # by round, because other load slows both methods
+            gain = statistics.median(ours / rate for ours, rate in zip(rates["casewise"], own, strict=True))
             ratio = "" if name == "casewise" else f"   casewise is {gain:.1f} times as fast (aim: 4)"
-            print(f"  {name:<18}{statistics.median(rates):7.1f} images/s{ratio}")
+            print(f"  {name:<18}{statistics.median(own):7.1f} images/s{ratio}")
         many = [paths[number % len(paths)] for number in range(options.memory_images)]
-        built = apart(many, folder, "store-memory")
+        built = in_own_process(many, folder, "store-memory")
         print(
             f"build of {len(many):,}: {built['seconds']:.1f} s, peak memory {built['peak_mb']:.0f} MB "
             f"({built['imported_mb']:.0f} before it began; aim: 1,500)"
         )
         small = small_images(folder / "small")
-        apart(small, folder, "store-small")
-        opened = statistics.median(apart(small, folder, "store-small")["seconds"] for _ in range(3))
+        in_own_process(small, folder, "store-small")
+        opened = statistics.median(in_own_process(small, folder, "store-small")["seconds"] for _ in range(3))
         print(f"opening a finished store of {STORE:,}: {opened:.3f} s in a fresh process (aim: 0.2)")
 
 

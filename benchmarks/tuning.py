@@ -1,7 +1,7 @@
-"""What the head alone costs: 50 epochs on features computed once, against passes of the network over the images.
+"""The cost of training only the head: 50 epochs on cached features, compared with passes over the images.
 
-Printed: seconds of one pass of inference, of `tuning: head_only` for 50 epochs (features included), and of the same 50
-epochs as a frozen network is usually trained, with a forward pass in every epoch (two epochs measured, 50 worked out).
+Prints the seconds of one pass of inference, of `tuning: head_only` for 50 epochs (features included), and of 50 epochs
+of a frozen network with a forward pass in every epoch (extrapolated from two epochs).
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ def main() -> None:
 
     keep_memory()
     torch.set_num_threads(cores())
-    drawn = np.random.default_rng(0)
-    store = torch.from_numpy(drawn.integers(0, 256, (IMAGES, 3, SIZE, SIZE), dtype=np.uint8))
-    truth = torch.from_numpy(drawn.integers(0, 3, (IMAGES, 1)).astype(np.float32))
-    data = PanelData(store, [[i] for i in range(IMAGES)], truth, Panels(by="image"))
+    rng = np.random.default_rng(0)
+    store = torch.from_numpy(rng.integers(0, 256, (IMAGES, 3, SIZE, SIZE), dtype=np.uint8))
+    labels = torch.from_numpy(rng.integers(0, 3, (IMAGES, 1)).astype(np.float32))
+    data = PanelData(store, [[i] for i in range(IMAGES)], labels, Panels(by="image"))
     outputs = (Output("label", "classification", 3),)
     network = build_network(BACKBONE, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    choice = ComputePlan(threads=cores())
+    plan = ComputePlan(threads=cores())
 
     def one_pass() -> float:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         predict(network, data, outputs, batch=BATCH, channels_last=True, bf16=False, flips=False)
-        return time.perf_counter() - begun
+        return time.perf_counter() - start
 
     one_pass()
     inference = min(one_pass() for _ in range(2))
@@ -54,30 +54,32 @@ def main() -> None:
         schedule="one-cycle",
         early_stopping={"monitor": "none"},  # type: ignore[arg-type]
     )
-    standardise(network, truth, outputs)
-    few = PanelData(store, data.tiles[:1], truth[:1], data.settings)
+    standardise(network, labels, outputs)
+    few = PanelData(store, data.tiles[:1], labels[:1], data.settings)
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
-        learn(network, recipe, data, few, [], TrainingContext(outputs, Path(folder), 0, choice, keep="last"))
-        shallow = time.perf_counter() - begun
+        start = time.perf_counter()
+        learn(network, recipe, data, few, [], TrainingContext(outputs, Path(folder), 0, plan, keep="last"))
+        head_only = time.perf_counter() - start
 
     for parameter in network.body.parameters():
         parameter.requires_grad_(False)
     optimizer = torch.optim.AdamW(network.head.parameters(), lr=0.001)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(2):
         for rows in torch.randperm(IMAGES).split(BATCH):
             panels = store[rows].float().div_(255).to(memory_format=torch.channels_last)
-            loss = functional.cross_entropy(network(panels), truth[rows, 0].long())
+            loss = functional.cross_entropy(network(panels), labels[rows, 0].long())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    usual = (time.perf_counter() - begun) / 2 * EPOCHS
+    usual = (time.perf_counter() - start) / 2 * EPOCHS
 
-    print(f"head alone, {BACKBONE}, {IMAGES} images of {SIZE} px, {EPOCHS} epochs, {cores()} cores")
+    print(f"head only, {BACKBONE}, {IMAGES} images of {SIZE} px, {EPOCHS} epochs, {cores()} cores")
     print(f"  one pass of inference            {inference:7.1f} s")
-    print(f"  tuning: head_only                  {shallow:7.1f} s   {shallow / inference:5.2f} passes (aim: below 2)")
-    print(f"  a forward pass in every epoch    {usual:7.1f} s   {usual / shallow:5.0f}× as long")
+    print(
+        f"  tuning: head_only                  {head_only:7.1f} s   {head_only / inference:5.2f} passes (aim: below 2)"
+    )
+    print(f"  a forward pass in every epoch    {usual:7.1f} s   {usual / head_only:5.0f}× as long")
 
 
 if __name__ == "__main__":
