@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
@@ -419,6 +419,7 @@ def test_damaged_bytes_never_raise_anything_else(name: str) -> None:
     assert readable < 150
 
 
+@settings(deadline=None)
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(8, 64), st.sampled_from([1, 3]))
 def test_fit_keeps_the_ratio_on_black(width: int, height: int, size: int, channels: int) -> None:
     tile = fit(np.full((height, width, channels), 255, np.uint8), size)
