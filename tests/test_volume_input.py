@@ -30,7 +30,7 @@ name: tiny
 synthetic: true
 cohort: cohort.csv
 images: {{size: 16}}
-volumes: {{sequences: [T1, T2], plane: 16, bias: none, smoothing: none{volumes}}}
+volumes: {{sequences: [T1, T2], in_plane_size: 16, bias: none, smoothing: none{volumes}}}
 panels: {{by: case, grid: 2x2}}
 targets: {{grade: [normal, high]}}
 split: {{test: 0, folds: 2, restarts: 10}}
