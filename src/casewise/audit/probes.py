@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from casewise.audit.ranking import correlation, ranked_pairs, share
+from casewise.metrics.roc import ranked_pairs, share
 
 __all__ = ["FOLDS", "Labels", "ProbeResult", "adjusted", "enough", "moves", "probe"]
 
@@ -233,6 +233,19 @@ def _centred(values: Floats, hats: list[_Hat], weights: Floats) -> Floats:
         fold = ~hat.train
         values[:, fold] -= (values[:, fold] @ weights[fold] / weights[fold].sum())[:, None]
     return values
+
+
+def correlation(scores: Floats, values: Floats, weights: Floats) -> Floats:
+    """(m,) weighted Pearson correlation of each row of `scores` with that of `values`; 0 if one is constant.
+
+    >>> correlation(np.array([[1.0, 2.0, 3.0]]), np.array([[2.0, 4.0, 6.0]]), np.ones(3)).round(6)
+    array([1.])
+    """
+    w = weights / weights.sum()
+    x = scores - (scores @ w)[:, None]
+    y = values - (values @ w)[:, None]
+    scale = np.sqrt((x**2 @ w) * (y**2 @ w))
+    return np.divide((x * y) @ w, scale, out=np.zeros(len(scale)), where=scale > 1e-12)
 
 
 def adjusted(results: Sequence[ProbeResult]) -> list[float]:
