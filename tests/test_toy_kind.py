@@ -1,0 +1,115 @@
+"""A new kind of target is two classes in one file: counts, learned with a Poisson loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from casewise.evaluation import evaluate
+from casewise.models.outputs import (
+    NETWORK_KINDS,
+    NumberOutput,
+    Output,
+    Scored,
+    register_network_kind,
+    value_columns,
+    values_of,
+    width_of,
+)
+from casewise.predictions.stacking import stack
+from casewise.predictions.table import check
+from casewise.study.recipe import Recipe
+from casewise.study.targets import Target
+from casewise.targets import kind_named, register_kind, unregister_kind
+from casewise.targets.number import Number
+from casewise.training.losses import guess_loss, loss_of
+
+
+class Counts(Number):
+    """Whole numbers from 0 on, judged as numbers are."""
+
+    name = "counts"
+
+
+class CountOutput(NumberOutput):
+    """The logarithm of a rate."""
+
+    standardised, last = False, False
+
+    def decode(self, raw: Tensor) -> Tensor:
+        return raw.exp()
+
+    def loss(self, batch: Sequence[Scored], recipe: Recipe) -> Tensor:
+        total = batch[0].raw.new_zeros(())
+        for target in batch:
+            scored = ~target.truth.isnan()
+            total = total + functional.poisson_nll_loss(target.raw[scored, 0], target.truth[scored])
+        return total
+
+    def guess_loss(self, fitted: Tensor, judged: Tensor, output: Output, recipe: Recipe) -> float:
+        return float(functional.poisson_nll_loss(fitted.mean().log().expand_as(judged), judged))
+
+
+@pytest.fixture
+def counts() -> Iterator[None]:
+    register_kind(Counts())
+    register_network_kind("counts", CountOutput())
+    yield
+    unregister_kind("counts")
+    del NETWORK_KINDS["counts"]
+
+
+def learned(outputs: list[Output]) -> tuple[np.ndarray, np.ndarray]:
+    """Counts that depend on two features, with a gap, and what a linear network learns to predict of them."""
+    rng = np.random.default_rng(0)
+    features = torch.from_numpy(rng.normal(size=(120, 2)).astype(np.float32))
+    truth = torch.poisson(features[:, :1].exp() * 2, generator=torch.Generator().manual_seed(0))
+    truth[3] = torch.nan
+    network, recipe = torch.nn.Linear(2, width_of(outputs)), Recipe()
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.05)
+    still = {"centre": torch.zeros(1), "scale": torch.ones(1)}
+    for _ in range(150):
+        optimiser.zero_grad()
+        loss = loss_of(network(features), truth, outputs, recipe, **still)
+        loss.backward()
+        optimiser.step()
+    assert float(loss) < guess_loss(truth, truth, outputs, recipe)
+    values = values_of(network(features), outputs)[:, value_columns(outputs)[0]]
+    return truth[:, 0].double().numpy(), values.detach().double().numpy()
+
+
+@pytest.mark.usefixtures("counts")
+def test_counts_go_from_the_study_file_to_the_metrics() -> None:
+    target = Target(kind="counts", range="0..40", integer=True)
+    outputs = [Output("lesions", target.kind, 0, True)]
+    truth, values = learned(outputs)
+    kind = kind_named(target.kind)
+    predicted = kind.decide(kind.normalise(values, *target.range))
+    facts: dict[str, Any] = {"visit": "", "day": np.nan, "region": "", "image": "", "target": "lesions"}
+    rows = pd.DataFrame({"case": [f"c{n:03d}" for n in range(len(truth))], "y_true": truth, **facts})
+    rows = rows.assign(subject=rows["case"], stage="oof", inner_fold=pd.NA, outer_fold=np.arange(len(rows)) % 3 + 1)
+    noise = np.random.default_rng(1).normal(size=len(rows))
+    parts = [rows.assign(model="net", y_pred=predicted), rows.assign(model="noisy", y_pred=predicted + noise)]
+    table = check(pd.concat(parts, ignore_index=True).assign(kind="counts"))
+
+    results = evaluate(table, main="lesions", resamples=100, baseline=None)
+    figures = results["metrics"]["oof"]["net"]["lesions"]
+    known = ~np.isnan(truth)
+    assert figures["mae"]["value"] == pytest.approx(np.abs(predicted - truth)[known].mean(), abs=1e-4)
+    assert figures["mae"]["low"] < figures["mae"]["value"] < figures["mae"]["high"]
+    assert (results["main"]["kind"], results["main"]["learner"]) == ("counts", "net")
+
+    stacked = stack(table, ["mean"], ranges={"lesions": target.range})
+    assert set(stacked.rows["kind"]) == {"counts"}
+
+
+def test_a_kind_that_nobody_registered_is_refused() -> None:
+    with pytest.raises(ValueError, match="counts"):
+        Target(kind="counts", range="0..40")
