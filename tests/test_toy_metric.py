@@ -26,7 +26,7 @@ def matthews() -> Iterator[Metric]:
 
     def correlation(sums: object) -> np.ndarray:
         counts = sums.confusion  # type: ignore[attr-defined]
-        (a, b), (c, d) = ((counts[..., i, j] for j in (0, 1)) for i in (0, 1))
+        a, b, c, d = (counts[..., i, j] for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)))
         return np.asarray((a * d - b * c) / np.sqrt((a + b) * (c + d) * (a + c) * (b + d)))
 
     yield register_metric(
