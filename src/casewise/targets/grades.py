@@ -14,7 +14,7 @@ class Grades(Classes):
     name = "ordinal"
     metrics_of = "ordinal"
     merit, tie_breaker = "kappa_quadratic", "mae"
-    headline = ("kappa_quadratic", "accuracy")
+    headline: tuple[str, ...] = ("kappa_quadratic", "accuracy")
     means = "agreement"
     closed = True
     rank_correlation = True
