@@ -80,7 +80,7 @@ def learned(outputs: list[Output]) -> tuple[np.ndarray, np.ndarray]:
         loss = loss_of(network(features), truth, outputs, recipe, **still)
         loss.backward()
         optimiser.step()
-    assert float(loss) < guess_loss(truth, truth, outputs, recipe)
+    assert float(loss.detach()) < guess_loss(truth, truth, outputs, recipe)
     values = values_of(network(features), outputs)[:, value_columns(outputs)[0]]
     return truth[:, 0].double().numpy(), values.detach().double().numpy()
 
