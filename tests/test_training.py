@@ -18,7 +18,7 @@ import torch
 from casewise.errors import CasewiseError, RunError, StudyError
 from casewise.inference.forward import predict
 from casewise.jobs import job as network_jobs
-from casewise.jobs.backends.local import _choices, _try
+from casewise.jobs.backends.local import _compute_plans, _try
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
 from casewise.models.outputs import Output
@@ -299,7 +299,7 @@ def test_a_run_goes_on_with_its_choice_but_for_stated_threads(tmp_path: Path, mo
         study = Study.model_validate({**values, "compute": {"threads": threads, "keep_memory": False}})
         material: Any = SimpleNamespace(study=study, splits=splits)
         jobs: Any = [SimpleNamespace(model="cnn", fold=0)]
-        found = _choices(jobs, material, RunFolder(tmp_path), 2)["cnn"]
+        found = _compute_plans(jobs, material, RunFolder(tmp_path), 2)["cnn"]
         assert found == replace(before, threads=expected)
 
 

@@ -1,4 +1,4 @@
-"""Whom a network of a run is fitted on, told from the study and the split alone."""
+"""Whom a network of a run is fitted on: a function of the study and the split alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def divided(study: Study, panels: pd.DataFrame, splits: Splits, fold: int) -> tuple[list[str], list[str]]:
-    """The subjects that the networks of a fold learn from, and those who decide when to stop (none: nobody does)."""
+    """The subjects that the networks of a fold are fitted on, and those who decide when to stop (none: nobody)."""
     training = splits.training(fold)
     if study.recipe.early_stopping.monitor == "inner":
         records, seed = panel_records(panels, study, training), mixed_seed(study.seed, "stop", fold)
@@ -29,7 +29,7 @@ def divided(study: Study, panels: pd.DataFrame, splits: Splits, fold: int) -> tu
 
 
 def fitted_rows(study: Study, panels: pd.DataFrame, splits: Splits, fold: int) -> NDArray[np.intp]:
-    """The rows of `panels` whose errors the networks of a fold learned from; of volumes, they set the standard.
+    """The rows of `panels` that the networks of a fold are fitted on; they also fit the preprocessing.
 
     With `early_stopping: {monitor: inner}` the subjects who decide when to stop are not among them.
     """

@@ -1,7 +1,7 @@
-"""The inner trainings of a job: on parts of the fold's training subjects, to choose epochs and a learning rate.
+"""Nested cross-validation: inner trainings on a fold's training subjects choose epochs and a learning rate.
 
-Nothing of the held-out subjects reaches them: truth of others is blotted out, what is fitted (centres and scales, class
-weights, a standard of intensities) is fitted on the inner training part, and every record names whom it has seen.
+They use nothing of the held-out subjects: labels of others are removed, whatever is fitted (means and deviations of
+targets, class weights, standard intensities) is fitted on the inner training side, and every record names its subjects.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InnerCVResult:
-    """What the inner trainings say: what was chosen, and all of it for `job.json`."""
+    """What the inner trainings chose, and their record for that of the job."""
 
     chosen: TunedParams
     record: dict[str, Any]
@@ -50,7 +50,7 @@ class InnerCVResult:
 
 @dataclass(frozen=True)
 class _Training:
-    """One inner training: which candidate, which inner fold, and who stands on its two sides."""
+    """One inner training: its candidate, its inner fold, and the subjects on both sides."""
 
     candidate: int
     lr: float
@@ -63,58 +63,58 @@ class _Training:
         return f"lr{self.candidate}-fold{self.fold + 1}"
 
 
-def choose_inside(job: Job, material: JobInputs, choice: ComputePlan, tune: NestedCV) -> InnerCVResult:
-    """Train the job's network for each rate on each inner fold, and choose.
+def choose_inside(job: Job, inputs: JobInputs, plan: ComputePlan, tune: NestedCV) -> InnerCVResult:
+    """Train the job's network for each learning rate on each inner fold, and choose.
 
-    What a killed job had finished stands in files in its folder and is not trained again; the one that was being
-    trained continues, to the same bits.
+    Inner trainings that a killed job had finished are read from its folder; the interrupted one continues to the same
+    bits.
 
     Raises:
-        TrainingError: the loss is no number at any rate.
+        TrainingError: the loss is not a number at any rate.
         SplitError: an inner fold cannot be made.
     """
-    study, splits = material.study, material.splits
+    study, splits = inputs.study, inputs.splits
     held_out = splits.held_out(job.fold)
     folds = inner_folds(
-        modality_of(study).whole(study, material.cohort).panels, study, splits, job.fold, count=tune.folds
+        modality_of(study).whole(study, inputs.cohort).panels, study, splits, job.fold, count=tune.folds
     )
-    every = sorted(s for part in folds for s in part)
+    every = sorted(s for judged in folds for s in judged)
     trainings = [
-        _Training(number, rate, k, sorted(set(every) - set(part)), part)
+        _Training(number, rate, k, sorted(set(every) - set(judged)), judged)
         for number, rate in enumerate(study.rates)
-        for k, part in enumerate(folds)
+        for k, judged in enumerate(folds)
     ]
     records = []
     for done, training in enumerate(trainings):
         where = f"{job.model}, fold {job.fold + 1}, inner fold {training.fold + 1}"
         check_apart(training.fitted_on, training.judged_on, where=where)
         check_apart(every, held_out, where=where)
-        records.append(_trained(training, job, material, choice, done * study.recipe.epochs))
+        records.append(_trained(training, job, inputs, plan, done * study.recipe.epochs))
     losses = {
         rate: [] if any("failed" in record for record in its) else [record["losses"] for record in its]
         for number, rate in enumerate(study.rates)
         if (its := [record for record in records if record["candidate"] == number])
     }
-    settled = best_of(losses, epochs=tune.epochs)
-    if settled is None:
+    best = best_of(losses, epochs=tune.epochs)
+    if best is None:
         raise TrainingError(next(record["failed"] for record in records if "failed" in record))
     rates = [
         {"lr": rate, "epochs": own.epochs, "loss": own.loss} if own else {"lr": rate, "epochs": None, "loss": None}
         for rate, own in ((rate, best_of({rate: its}, epochs=tune.epochs)) for rate, its in losses.items())
     ]
-    guessed = fmean(record["guess_loss"] for record in records if record["candidate"] == 0)
-    chosen = {"lr": settled.lr, "epochs": settled.epochs, "loss": settled.loss, "guess_loss": guessed}
-    return InnerCVResult(settled, {"folds": len(folds), "chosen": chosen, "rates": rates, "trainings": records})
+    mean_guess_loss = fmean(record["guess_loss"] for record in records if record["candidate"] == 0)
+    chosen = {"lr": best.lr, "epochs": best.epochs, "loss": best.loss, "guess_loss": mean_guess_loss}
+    return InnerCVResult(best, {"folds": len(folds), "chosen": chosen, "rates": rates, "trainings": records})
 
 
 def epochs_inside(study: Study) -> int:
-    """How many epochs the inner trainings of a job have in all."""
+    """How many epochs the inner trainings of a job have in total."""
     return study.nested_cv.folds * len(study.rates) * study.recipe.epochs if study.nested_cv else 0
 
 
-def _trained(training: _Training, job: Job, material: JobInputs, choice: ComputePlan, before: int) -> dict[str, Any]:
-    """The record of one inner training, from its file where it is finished."""
-    study, panels = material.study, material.cohort.panels
+def _trained(training: _Training, job: Job, inputs: JobInputs, plan: ComputePlan, before: int) -> dict[str, Any]:
+    """Train one candidate on one inner fold, or read the record of the finished training."""
+    study, panels = inputs.study, inputs.cohort.panels
     inner = job.folder.inner(training.name)
     if (finished := inner.record.read_or_none()) is not None:
         return finished
@@ -122,27 +122,27 @@ def _trained(training: _Training, job: Job, material: JobInputs, choice: Compute
     seed = mixed_seed(study.seed, job.model, job.fold, "inner", training.fold, training.candidate)
     torch.manual_seed(seed)
     outputs, network = outputs_of(study), network_of(study, job.model)
-    # First weights that had seen an inner fold would choose for themselves.
-    unseen = sorted({*material.splits.held_out(job.fold), *training.judged_on})
-    load_weights(network, study.weights_of(network.name), folder=study.weights_dir, held_out=unseen)
+    # First weights that were trained on an inner fold would favour themselves.
+    left_out = sorted({*inputs.splits.held_out(job.fold), *training.judged_on})
+    load_weights(network, study.weights_of(network.name), folder=study.weights_dir, held_out=left_out)
     subjects = panels["subject"].astype(str)
-    truth = label_table(panels, study)
-    truth[~subjects.isin([*training.fitted_on, *training.judged_on]).to_numpy()] = np.nan
+    labels = label_table(panels, study)
+    labels[~subjects.isin([*training.fitted_on, *training.judged_on]).to_numpy()] = np.nan
 
-    scored = ~np.isnan(truth).all(axis=1)
+    scored = ~np.isnan(labels).all(axis=1)
     rows, judged_rows = (
         np.flatnonzero(scored & subjects.isin(names).to_numpy()) for names in (training.fitted_on, training.judged_on)
     )
-    preprocessing = fit_preprocessing(study, material.store, rows, model=job.model)
-    dataset = modality_of(study).dataset(material.store, study, panels, truth, preprocessing)
+    preprocessing = fit_preprocessing(study, inputs.store, rows, model=job.model)
+    dataset = modality_of(study).dataset(inputs.store, study, panels, labels, preprocessing)
     train, judged = dataset.subset(rows.tolist()), dataset.subset(judged_rows.tolist())
     standardise(network, train.truth, outputs)
     total = epochs_inside(study) + study.recipe.epochs
-    course = TrainingContext(
+    context = TrainingContext(
         outputs,
         inner.folder.path,
         seed,
-        choice,
+        plan,
         study.compute.save_every,
         "last",
         lambda done: job.folder.write_progress(before + done, total, f"inner training {training.name}"),
@@ -152,18 +152,18 @@ def _trained(training: _Training, job: Job, material: JobInputs, choice: Compute
         "fold": training.fold + 1,
         "candidate": training.candidate,
         "lr": training.lr,
-        "fitted_on": _told([str(subjects.iloc[r]) for r in rows]),
-        "judged_on": _told([str(subjects.iloc[r]) for r in judged_rows]),
+        "fitted_on": _subjects_of([str(subjects.iloc[r]) for r in rows]),
+        "judged_on": _subjects_of([str(subjects.iloc[r]) for r in judged_rows]),
         "guess_loss": guess_loss(train.truth, judged.truth, outputs, study.recipe),
     }
     try:
         names = [str(subjects.iloc[r]) for r in rows]
-        learned = learn(network, study.recipe.model_copy(update={"lr": training.lr}), train, judged, names, course)
+        learned = learn(network, study.recipe.model_copy(update={"lr": training.lr}), train, judged, names, context)
         record |= {
             "losses": [entry["stop_loss"] for entry in learned.history],
             "train_losses": [entry["train_loss"] for entry in learned.history],
         }
-    except TrainingError as error:  # a rate at which nothing is learned is not chosen
+    except TrainingError as error:  # a rate at which training fails is not chosen
         record["failed"] = f"inner fold {training.fold + 1}, rate {training.lr:g}: {error}"
     record["seconds"] = round(time.monotonic() - begun, 1)
     inner.record.write(record)
@@ -171,7 +171,7 @@ def _trained(training: _Training, job: Job, material: JobInputs, choice: Compute
     return record
 
 
-def _told(names: Sequence[str]) -> dict[str, Any]:
-    """Whose rows they are: the subjects, and a hash over them."""
+def _subjects_of(names: Sequence[str]) -> dict[str, Any]:
+    """The subjects of these rows, and a hash over them."""
     subjects = sorted(set(names))
     return {"subjects": subjects, "hash": hashlib.sha256(json.dumps(subjects).encode()).hexdigest()}

@@ -1,4 +1,4 @@
-"""Learning from another cohort first, with every held-out subject left out of it."""
+"""Pretraining on another cohort, without any held-out subject."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Another cohort to learn from first."""
+    """Another cohort to pretrain on."""
 
     study: Study
     cohort: Cohort
@@ -38,13 +38,13 @@ class Pretrained:
     address: str
 
 
-def pretraining_study(study: Study, wanted: Pretraining) -> Study:
+def pretraining_study(study: Study, settings: Pretraining) -> Study:
     """The study that reads and prepares the other cohort: its own table and targets, one panel an image."""
     recipe = study.recipe.model_copy(
         update={
-            "epochs": wanted.epochs,
-            "lr": wanted.lr or study.recipe.lr,
-            "batch_size": wanted.batch_size or study.recipe.batch_size,
+            "epochs": settings.epochs,
+            "lr": settings.lr or study.recipe.lr,
+            "batch_size": settings.batch_size or study.recipe.batch_size,
             "schedule": "cosine",
             "tuning": "full",
             "imbalance": "none",
@@ -52,15 +52,15 @@ def pretraining_study(study: Study, wanted: Pretraining) -> Study:
     )
     changes = {
         "name": f"{study.name} (pretraining)",
-        "cohort": wanted.cohort,
+        "cohort": settings.cohort,
         "root": None,
-        "columns": wanted.columns,
-        "where": wanted.where,
-        "where_not": wanted.where_not,
-        "targets": wanted.targets,
+        "columns": settings.columns,
+        "where": settings.where,
+        "where_not": settings.where_not,
+        "targets": settings.targets,
         "scores": {},
-        "outputs": list(wanted.targets),
-        "primary_outcome": next(iter(wanted.targets)),
+        "outputs": list(settings.targets),
+        "primary_outcome": next(iter(settings.targets)),
         "recipe": recipe,
         "regions": [],
         "panels": modality_of(study).pretraining_panels(study),
@@ -71,7 +71,7 @@ def pretraining_study(study: Study, wanted: Pretraining) -> Study:
 
 
 def pretrain(
-    network: Network, pretraining: Pretrained, job: Job, choice: ComputePlan, *, kept_out: list[str], seed: int
+    network: Network, pretraining: Pretrained, job: Job, plan: ComputePlan, *, kept_out: list[str], seed: int
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Train the body on the other cohort without `kept_out`, a fixed number of epochs; return it and its subjects."""
     from safetensors.torch import load_file
@@ -83,10 +83,10 @@ def pretrain(
     folder = job.folder.pretraining
     if folder.body.intact():
         return load_file(folder.body.path), used
-    truth = label_table(panels, study)
-    rows = np.flatnonzero(subjects.isin(used).to_numpy() & ~np.isnan(truth).all(axis=1))
+    labels = label_table(panels, study)
+    rows = np.flatnonzero(subjects.isin(used).to_numpy() & ~np.isnan(labels).all(axis=1))
     modality, store = modality_of(study), StoreAddress(pretraining.tiles, pretraining.address)
-    data = modality.dataset(store, study, panels.iloc[rows], truth[rows], modality.fit(store, study, rows, job.model))
+    data = modality.dataset(store, study, panels.iloc[rows], labels[rows], modality.fit(store, study, rows, job.model))
     torch.manual_seed(mixed_seed(seed, "pretrain"))
     outputs = outputs_of(study)
     whole = network_of(study, job.model)
@@ -103,7 +103,7 @@ def pretrain(
         outputs=outputs,
         folder=folder.path,
         seed=mixed_seed(seed, "pretrain"),
-        choice=choice,
+        choice=plan,
         save_every=study.compute.save_every,
         tell=lambda n: job.folder.write_progress(n, study.recipe.epochs, stage="pretraining"),
         keep="last",

@@ -1,4 +1,4 @@
-"""How often a network is right on those whom it has seen. Figures only: they say nothing about new patients."""
+"""How often a network is right on its own training subjects; this says nothing about new patients."""
 
 from __future__ import annotations
 
@@ -25,15 +25,19 @@ def right_on(rows: pd.DataFrame, study: Study) -> dict[str, Any] | None:
     names = study.classes_of(study.primary_outcome)
     if not names:
         return None
-    known = rows[(rows["target"] == study.primary_outcome) & rows["y_true"].notna()]
-    if known.empty:
+    labelled = rows[(rows["target"] == study.primary_outcome) & rows["y_true"].notna()]
+    if labelled.empty:
         return None
-    recorded, named = (known[column].to_numpy(int) for column in ("y_true", "y_pred"))
-    confusion = np.bincount(recorded * len(names) + named, minlength=len(names) ** 2).reshape(len(names), -1)
-    found: dict[str, Any] = {"accuracy": float((recorded == named).mean()), "sensitivity": None, "specificity": None}
+    recorded, predicted = (labelled[column].to_numpy(int) for column in ("y_true", "y_pred"))
+    confusion = np.bincount(recorded * len(names) + predicted, minlength=len(names) ** 2).reshape(len(names), -1)
+    metrics: dict[str, Any] = {
+        "accuracy": float((recorded == predicted).mean()),
+        "sensitivity": None,
+        "specificity": None,
+    }
     if (positive := study.positive_of(study.primary_outcome)) is not None:
-        place = names.index(positive)
-        for name, line in (("sensitivity", place), ("specificity", 1 - place)):
+        positive_code = names.index(positive)
+        for name, line in (("sensitivity", positive_code), ("specificity", 1 - positive_code)):
             count = confusion[line].sum()
-            found[name] = float(confusion[line, line] / count) if count else None
-    return {**found, "n": len(known), "confusion": confusion.tolist()}
+            metrics[name] = float(confusion[line, line] / count) if count else None
+    return {**metrics, "n": len(labelled), "confusion": confusion.tolist()}

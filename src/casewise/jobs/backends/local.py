@@ -1,4 +1,4 @@
-"""Running jobs side by side on one machine through joblib; finished ones are never run again."""
+"""Jobs run side by side on one machine through joblib; finished ones are not run again."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ Tell = Callable[[float, str], None]
 FAILED = "failed"
 
 
-def run_jobs(jobs: Sequence[Job], material: JobInputs, folder: RunFolder, *, tell: Tell) -> None:
+def run_jobs(jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, *, tell: Tell) -> None:
     """Train every job that is not finished.
 
     Args:
-        folder: the run folder; the machine's choices (precision, memory format, threads) are kept there.
-        tell: called about twice a second with the number of jobs done (fractions for those running) and a sentence.
+        folder: the run folder, which keeps the compute plans (precision, memory format, threads).
+        tell: called about twice a second with the number of jobs done (fractions for running ones) and a sentence.
 
     Raises:
-        CasewiseError: of the first job that failed; what the others finished stays.
+        CasewiseError: of the first job that failed; the results of finished jobs stay.
     """
     from joblib import Parallel, delayed
 
@@ -46,8 +46,8 @@ def run_jobs(jobs: Sequence[Job], material: JobInputs, folder: RunFolder, *, tel
         tell(len(jobs), f"{len(jobs)} networks, all trained before")
         return
     tell(len(jobs) - len(waiting), "resolving weights, measuring this machine")
-    workers, threads = _side_by_side(material, len(waiting))
-    choices = _choices(waiting, material, folder, threads)
+    workers, threads = _side_by_side(inputs, len(waiting))
+    plans = _compute_plans(waiting, inputs, folder, threads)
     over = threading.Event()
     watcher = threading.Thread(target=_watch, args=(jobs, tell, over), daemon=True)
     watcher.start()
@@ -55,7 +55,7 @@ def run_jobs(jobs: Sequence[Job], material: JobInputs, folder: RunFolder, *, tel
     warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
     try:
         if workers == 1:
-            failed = [_run(job, material, choices[job.model], workers) for job in waiting]
+            failed = [_run(job, inputs, plans[job.model], workers) for job in waiting]
         else:
             with Parallel(
                 n_jobs=workers,
@@ -64,23 +64,23 @@ def run_jobs(jobs: Sequence[Job], material: JobInputs, folder: RunFolder, *, tel
                 batch_size=1,
                 pre_dispatch=workers,
                 initializer=_begin_worker,
-                initargs=(os.getpid(), modality_of(material.study)),
+                initargs=(os.getpid(), modality_of(inputs.study)),
             ) as parallel:
-                failed = parallel(delayed(_run)(job, material, choices[job.model], workers) for job in waiting)
+                failed = parallel(delayed(_run)(job, inputs, plans[job.model], workers) for job in waiting)
     finally:
         over.set()
         watcher.join()
-    told = [text for text in failed if text]
-    if told:
-        others = "; the others are finished and kept" if len(told) < len(jobs) else ""
+    messages = [text for text in failed if text]
+    if messages:
+        others = "; the others are finished and kept" if len(messages) < len(jobs) else ""
         raise TrainingError(
-            f"{len(told)} of {len(jobs)} networks could not be trained{others}.\n  " + "\n  ".join(told)
+            f"{len(messages)} of {len(jobs)} networks could not be trained{others}.\n  " + "\n  ".join(messages)
         )
     tell(len(jobs), f"{len(jobs)} networks trained")
 
 
-def _run(job: Job, material: JobInputs, choice: ComputePlan, workers: int) -> str:
-    """Run a job; what is wrong with its own training is told and not raised, so that the other jobs go on."""
+def _run(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> str:
+    """Run a job; return its own training error as text, so that the other jobs continue."""
     from filelock import FileLock, Timeout
 
     from casewise.jobs.job import run_job
@@ -90,7 +90,7 @@ def _run(job: Job, material: JobInputs, choice: ComputePlan, workers: int) -> st
         job.folder.path.mkdir(parents=True, exist_ok=True)
         with FileLock(job.folder.lock_path, timeout=30):
             job.folder.sweep()
-            run_job(job, material, choice, side_by_side=workers)
+            run_job(job, inputs, plan, side_by_side=workers)
         return ""
     except TrainingError as error:
         job.folder.write_progress(0, 1, FAILED)
@@ -120,13 +120,13 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _side_by_side(material: JobInputs, waiting: int) -> tuple[int, int]:
+def _side_by_side(inputs: JobInputs, waiting: int) -> tuple[int, int]:
     """How many jobs at a time, and threads that each may have."""
     import torch
 
     from casewise.training.compute_plan import cores
 
-    compute = material.study.compute
+    compute = inputs.study.compute
     available = cores()
     on_gpu = compute.device == "cuda" or (compute.device == "auto" and torch.cuda.is_available())
     wanted = (1 if on_gpu else available) if compute.jobs == "auto" else compute.jobs
@@ -134,7 +134,9 @@ def _side_by_side(material: JobInputs, waiting: int) -> tuple[int, int]:
     return workers, max(1, available // max(1, wanted))
 
 
-def _choices(waiting: Sequence[Job], material: JobInputs, folder: RunFolder, threads: int) -> dict[str, ComputePlan]:
+def _compute_plans(
+    waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int
+) -> dict[str, ComputePlan]:
     """For each backbone: check its first weights for every fold, then pick how it runs; kept in the run folder."""
     import torch
 
@@ -142,7 +144,7 @@ def _choices(waiting: Sequence[Job], material: JobInputs, folder: RunFolder, thr
     from casewise.models.weights import load_weights
     from casewise.training.compute_plan import choose, give_memory_back, keep_memory, memo_path
 
-    study = material.study
+    study = inputs.study
     if study.compute.keep_memory:
         keep_memory()  # as the jobs do, whose speed is measured here
     kept = folder.compute.read_or_none() or {}
@@ -161,24 +163,24 @@ def _choices(waiting: Sequence[Job], material: JobInputs, folder: RunFolder, thr
                     network,
                     study.weights_of(model),
                     folder=study.weights_dir,
-                    held_out=material.splits.held_out(fold),
+                    held_out=inputs.splits.held_out(fold),
                 )
         except WeightsError as error:
             missing.append(str(error))
             continue
-        choice = _recorded_plan(kept.get(model), folder, model)
-        if choice:
-            if _holds(choice, study.compute):
-                if study.compute.threads not in ("auto", choice.threads):
-                    choice = replace(choice, threads=int(study.compute.threads))
-                found[model] = choice
-                if kept.get(model) != (values := json.loads(json.dumps(asdict(choice)))):
+        plan = _recorded_plan(kept.get(model), folder, model)
+        if plan:
+            if _holds(plan, study.compute):
+                if study.compute.threads not in ("auto", plan.threads):
+                    plan = replace(plan, threads=int(study.compute.threads))
+                found[model] = plan
+                if kept.get(model) != (values := json.loads(json.dumps(asdict(plan)))):
                     kept[model] = values
                     folder.compute.write(kept)
                 continue
             if any(record["model"] == model for record in folder.job_records()):
                 raise RunError(
-                    f"{folder.path}: {model} was trained on {choice.device} in {choice.precision}, which is not "
+                    f"{folder.path}: {model} was trained on {plan.device} in {plan.precision}, which is not "
                     "what the study states or what this machine has. Give another folder with --output."
                 )
         found[model] = choose(
@@ -208,15 +210,15 @@ def _recorded_plan(values: Any, folder: RunFolder, model: str) -> ComputePlan | 
     return None
 
 
-def _holds(choice: ComputePlan, compute: Compute) -> bool:
-    """Whether a kept choice is what the study states and what this machine has."""
+def _holds(plan: ComputePlan, compute: Compute) -> bool:
+    """Whether a kept plan is what the study states and what this machine has."""
     import torch
 
     return (
-        compute.precision in ("auto", choice.precision)
-        and compute.memory_format in ("auto", "channels_last" if choice.channels_last else "contiguous")
-        and compute.device in ("auto", choice.device)
-        and (choice.device != "cuda" or torch.cuda.is_available())
+        compute.precision in ("auto", plan.precision)
+        and compute.memory_format in ("auto", "channels_last" if plan.channels_last else "contiguous")
+        and compute.device in ("auto", plan.device)
+        and (plan.device != "cuda" or torch.cuda.is_available())
     )
 
 
