@@ -166,10 +166,12 @@ def _with_defaults(decided: Mapping[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def _differences(place: str, before: Any, now: Any) -> list[str]:
+def _differences(setting: str, before: Any, now: Any) -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         return [
-            line for key in {**before, **now} for line in _differences(f"{place}.{key}", before.get(key), now.get(key))
+            line
+            for key in {**before, **now}
+            for line in _differences(f"{setting}.{key}", before.get(key), now.get(key))
         ]
     if before == now:
         return []
@@ -179,4 +181,4 @@ def _differences(place: str, before: Any, now: Any) -> list[str]:
         "split": "the split",
         "pretraining": "the cohort to pretrain on",
     }
-    return [f"{plain[place]} changed" if place in plain else f"{place} was {before!r} and is {now!r}"]
+    return [f"{plain[setting]} changed" if setting in plain else f"{setting} was {before!r} and is {now!r}"]

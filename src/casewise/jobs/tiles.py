@@ -64,13 +64,13 @@ def weight_rows(predictor: Predictor, data: PanelDataset, panels: pd.DataFrame, 
     tables = []
     network.eval()
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        for part, own in zip(slots.split(size), owner.split(size), strict=True):
-            features = of_bags(network.features, data, part, device, form).float()
+        for view_slots, own in zip(slots.split(size), owner.split(size), strict=True):
+            features = of_bags(network.features, data, view_slots, device, form).float()
             with torch.autocast(device.type, enabled=False):
                 weights = gathering.weights(features).cpu().numpy()
-            bag, place = np.nonzero(part.numpy() != EMPTY)
+            bag, place = np.nonzero(view_slots.numpy() != EMPTY)
             table = _named(panels.iloc[own.numpy()[bag]], stage, "")
-            tables.append(table.assign(image=part.numpy()[bag, place], weight=weights[bag, place]))
+            tables.append(table.assign(image=view_slots.numpy()[bag, place], weight=weights[bag, place]))
     return _small(pd.concat(tables, ignore_index=True))
 
 

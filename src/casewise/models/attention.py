@@ -25,8 +25,8 @@ class GatedAttention(nn.Module):
     def weights(self, features: Tensor) -> Tensor:
         """How much each tile speaks for its case: (B, K), summing to 1; 0 at empty places."""
         there = ~features[..., 0].isnan()
-        known = features.nan_to_num()
-        scores = self.score(torch.tanh(self.content(known)) * torch.sigmoid(self.gate(known))).squeeze(-1)
+        filled = features.nan_to_num()
+        scores = self.score(torch.tanh(self.content(filled)) * torch.sigmoid(self.gate(filled))).squeeze(-1)
         return scores.masked_fill(~there, -torch.inf).softmax(dim=1)
 
     def forward(self, features: Tensor) -> Tensor:

@@ -32,13 +32,13 @@ class Embedder:
 
     def __call__(self, what: np.ndarray) -> np.ndarray:
         what = np.asarray(what)
-        found = []
+        vectors = []
         with torch.inference_mode():
             for start in range(0, len(what), BATCH):
-                part = what[start : start + BATCH]
-                tiles = part if what.ndim == 4 else np.array(self.store.tiles[part])
-                found.append(self._seen(torch.from_numpy(np.ascontiguousarray(tiles))))
-        return np.concatenate(found) if found else np.zeros((0, self.network.width), np.float32)
+                batch = what[start : start + BATCH]
+                tiles = batch if what.ndim == 4 else np.array(self.store.tiles[batch])
+                vectors.append(self._seen(torch.from_numpy(np.ascontiguousarray(tiles))))
+        return np.concatenate(vectors) if vectors else np.zeros((0, self.network.width), np.float32)
 
     def _seen(self, tiles: torch.Tensor) -> np.ndarray:
         panels = tiles.float().div_(255)
@@ -57,7 +57,7 @@ def embedder(study: Study, store: TileStore) -> Embedder | None:
     if study.weights == "random":
         return None
     stated = study.weights
-    for name in _in_order(one.partition("@")[0] for one in study.backbones):
+    for name in _in_order(stated_name.partition("@")[0] for stated_name in study.backbones):
         weights = stated if isinstance(stated, str) else stated.get(name, "pretrained")
         file = weights_file(name, weights, study.weights_dir)
         if file is None or not file.is_file() or weights.startswith("bundle:"):

@@ -109,9 +109,9 @@ def freeze(network: Network, upto: FreezePoint | str | float) -> str:
     """
     end = frozen_end(network, upto)
     for body in network.bodies:
-        for place, module in enumerate(body.modules()):
+        for position, module in enumerate(body.modules()):
             for parameter in module.parameters(recurse=False):
-                parameter.requires_grad_(place >= end)
+                parameter.requires_grad_(position >= end)
     if network.missing_token is not None:
         network.missing_token.requires_grad_(True)  # nobody has learned it before
     network.head.requires_grad_(True)
@@ -134,7 +134,7 @@ def frozen_end(network: Network, upto: FreezePoint | str | float) -> int:
         return len(modules)
     name = _named(network, point)
     names = [own for own, _ in modules]
-    end = max(place for place, own in enumerate(names) if own == name or own.startswith(f"{name}.")) + 1
+    end = max(position for position, own in enumerate(names) if own == name or own.startswith(f"{name}.")) + 1
     if not any(True for _, module in modules[:end] for _ in module.parameters(recurse=False)):
         raise TrainingError(f"freeze: {network.name} has no weights up to {name}. Say none, or name a later part.")
     behind = any(True for _, module in modules[end:] for _ in module.parameters(recurse=False))
@@ -168,32 +168,34 @@ def last_frozen(network: Network, end: int) -> str:
 
 def _around(names: Iterable[str]) -> set[str]:
     """The parts that modules of these names lie in, the body itself among them."""
-    found = set()
+    points = set()
     for name in names:
         outer = name
         while outer:
             outer = outer.rpartition(".")[0]
-            found.add(outer)
-    return found
+            points.add(outer)
+    return points
 
 
 def _named(network: Network, point: FreezePoint) -> str:
     """The module that a freeze point stands at."""
     if point.kind == "name":
-        known = [name for name, _ in network.bodies[0].named_modules() if name]
-        if point.name not in known:
-            hint = nearest(point.name, known) or f" Its blocks are {', '.join(name for name, _ in network.blocks)}."
+        module_names = [name for name, _ in network.bodies[0].named_modules() if name]
+        if point.name not in module_names:
+            hint = (
+                nearest(point.name, module_names) or f" Its blocks are {', '.join(name for name, _ in network.blocks)}."
+            )
             raise TrainingError(f"freeze: {network.name} has no part {point.name!r}.{hint}")
         return point.name
-    found = network.blocks if point.kind == "blocks" else layers(network)
+    points = network.blocks if point.kind == "blocks" else layers(network)
     if point.kind == "fraction":
         return _by_share(network, point.fraction)
-    if point.count > len(found):
+    if point.count > len(points):
         raise TrainingError(
             f"freeze: {network.name} has {len(layers(network))} layers and {len(network.blocks)} blocks before its "
             f"head, so {point} cannot be frozen. Say `all` to freeze everything but the head."
         )
-    name = found[point.count - 1][0]
+    name = points[point.count - 1][0]
     return name if point.kind == "blocks" else _with_norm(network, name)
 
 
@@ -217,9 +219,9 @@ def _by_share(network: Network, share: float) -> str:
     chosen, first = "", 0.0
     for name, _ in layers(network):
         point = _with_norm(network, name)
-        held = sums[names.index(point) + 1] / sums[-1]
-        first = first or held
-        if held > share:
+        frozen_share = sums[names.index(point) + 1] / sums[-1]
+        first = first or frozen_share
+        if frozen_share > share:
             break
         chosen = point
     if not chosen:

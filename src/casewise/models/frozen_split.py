@@ -18,7 +18,7 @@ from casewise.models.freezing import frozen_end, frozen_parts, last_frozen, laye
 from casewise.study.freezing import FreezePoint
 
 
-class Part(nn.Sequential):
+class Segment(nn.Sequential):
     """One side of a cut network. `at` names the last part of the body before the cut.
 
     What is frozen stays in eval mode whoever calls `train()`, as in the network itself: in the first part everything.
@@ -26,11 +26,11 @@ class Part(nn.Sequential):
 
     at: str = ""
 
-    def __init__(self, parts: Iterable[nn.Module], held: Iterable[nn.Module]) -> None:
+    def __init__(self, parts: Iterable[nn.Module], frozen_modules: Iterable[nn.Module]) -> None:
         super().__init__(*parts)
         own = {id(module) for module in self.modules()}
         # a tuple, which does not make them parts of this part a second time
-        self.frozen_eval = tuple(module for module in held if id(module) in own)
+        self.frozen_eval = tuple(module for module in frozen_modules if id(module) in own)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -90,7 +90,7 @@ CHAINS: dict[tuple[str, str], list[str]] = {
         *[CHANGED, "conv1", "maxpool1", "conv2", "conv3", "maxpool2", "inception3a", "inception3b", "maxpool3"],
         *[*_INCEPTIONS, "maxpool4", "inception5a", "inception5b", "avgpool", FLAT, "dropout", "fc"],
     ],
-    ("timm", "ResNet"): ["act1" if part == "relu" else part for part in _RESNET] + ["global_pool", "fc"],
+    ("timm", "ResNet"): ["act1" if element == "relu" else element for element in _RESNET] + ["global_pool", "fc"],
 }
 # blocks that are a chain inside where they do not add their input: the attribute that says so, and that chain
 _OPENED = (("use_res_connect", "conv"), ("use_res_connect", "block"), ("apply_residual", "layers"))
@@ -101,7 +101,7 @@ _STEADY = (
 )
 
 
-def split_at(network: Network, upto: FreezePoint | str | float) -> tuple[Part, Part]:
+def split_at(network: Network, upto: FreezePoint | str | float) -> tuple[Segment, Segment]:
     """Cut a network at a freeze point: `rest(frozen(panels))` is `network.features(panels)`, to the bit in eval mode.
 
     Both parts share the network's modules. A point inside a block that adds its input to its output (a residual) or
@@ -116,15 +116,15 @@ def split_at(network: Network, upto: FreezePoint | str | float) -> tuple[Part, P
     frozen = {id(module) for module in list(network.bodies[0].modules())[:end]}
     chain = _chain(network)
     before, after = _cut(chain, frozen)
-    if not any(True for part in before for _ in part.parameters()):
+    if not any(True for element in before for _ in element.parameters()):
         raise TrainingError(
             f"freeze: {network.name} cannot be cut at {upto}: "
             + ("nothing is frozen. " if not end else f"no whole part of it ends before {last_frozen(network, end)}. ")
             + f"Give a later freeze point; its first layer is {layers(network)[0][0]}."
         )
-    held = [network.bodies[0].get_submodule(name) for name in frozen_parts(network, end)]
-    steady = [module for part in before for module in part.modules()]
-    first, rest = Part([_Scaled(network), *before], [*held, *steady]), Part(after, held)
+    frozen_modules = [network.bodies[0].get_submodule(name) for name in frozen_parts(network, end)]
+    steady = [module for element in before for module in element.modules()]
+    first, rest = Segment([_Scaled(network), *before], [*frozen_modules, *steady]), Segment(after, frozen_modules)
     first.at = rest.at = _name_of(network, before)
     return first, rest
 
@@ -140,11 +140,11 @@ def _chain(network: Network) -> list[nn.Module]:
     body: Any = network.bodies[0]
     kind = (type(body).__module__.partition(".")[0], type(body).__name__)
     if kind not in CHAINS:
-        known = sorted({name for _, name in CHAINS} - {"PlainNetwork"})
+        architectures = sorted({name for _, name in CHAINS} - {"PlainNetwork"})
         raise TrainingError(
-            f"freeze: what {network.name} makes of a panel up to its freeze point cannot be kept: it is no chain of "
-            f"parts known to casewise (cnn, unet_encoder and the families {', '.join(known)} are). Its frozen part can "
-            "only be computed at every step."
+            f"freeze: activations of {network.name} at its freeze point cannot be cached: it is not one of the chains of "
+            f"layers that casewise knows (cnn, unet_encoder and the families {', '.join(architectures)}). Its frozen "
+            "layers can only be computed at every step."
         )
     between: dict[str, Callable[[], nn.Module]] = {
         FLAT: nn.Flatten,
@@ -153,35 +153,35 @@ def _chain(network: Network) -> list[nn.Module]:
         RELU: nn.ReLU,
         CHANGED: lambda: _AsGoogLeNet(body),
     }
-    return [between[part]() if part in between else body.get_submodule(part) for part in CHAINS[kind]]
+    return [between[element]() if element in between else body.get_submodule(element) for element in CHAINS[kind]]
 
 
 def _cut(chain: list[nn.Module], frozen: set[int]) -> tuple[list[nn.Module], list[nn.Module]]:
     """A chain up to and from the first part that is not frozen, which is opened where it is a chain itself."""
-    for place, part in enumerate(chain):
-        if all(id(module) in frozen for module in part.modules()) or _steady(part):
+    for position, element in enumerate(chain):
+        if all(id(module) in frozen for module in element.modules()) or _steady(element):
             continue
-        before, after = _cut(_inside(part), frozen)
-        return chain[:place] + before, (after if before else [part]) + chain[place + 1 :]
+        before, after = _cut(_inside(element), frozen)
+        return chain[:position] + before, (after if before else [element]) + chain[position + 1 :]
     return chain, []
 
 
-def _inside(part: nn.Module) -> list[nn.Module]:
+def _inside(element: nn.Module) -> list[nn.Module]:
     """The chain that a part is, or nothing where it is none."""
-    if isinstance(part, nn.Sequential) and type(part).forward is nn.Sequential.forward:
-        return list(part.children())
+    if isinstance(element, nn.Sequential) and type(element).forward is nn.Sequential.forward:
+        return list(element.children())
     for adds, inner in _OPENED:
-        if getattr(part, adds, None) is False and isinstance(getattr(part, inner, None), nn.Sequential):
-            return _inside(getattr(part, inner))
+        if getattr(element, adds, None) is False and isinstance(getattr(element, inner, None), nn.Sequential):
+            return _inside(getattr(element, inner))
     return []
 
 
-def _steady(part: nn.Module) -> bool:
-    return all(isinstance(module, _STEADY) for module in part.modules() if not list(module.children()))
+def _steady(element: nn.Module) -> bool:
+    return all(isinstance(module, _STEADY) for module in element.modules() if not list(module.children()))
 
 
 def _name_of(network: Network, before: list[nn.Module]) -> str:
     """The body's name of the last part before the cut that has weights."""
     names = {id(module): name for name, module in network.bodies[0].named_modules()}
-    weighted = [part for part in before if id(part) in names and any(True for _ in part.parameters())]
+    weighted = [element for element in before if id(element) in names and any(True for _ in element.parameters())]
     return names[id(weighted[-1])]

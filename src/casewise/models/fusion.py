@@ -65,18 +65,18 @@ class Fused(nn.Module):
         if self.kind == "early":
             return self.bodies[0](panels)
         if self.kind == "late-shared":
-            seen = self.bodies[0](_threefold(panels.transpose(0, 1).flatten(0, 1)))
-            return seen.view(self.sequences, len(panels), -1).transpose(0, 1).flatten(1)
+            present = self.bodies[0](_threefold(panels.transpose(0, 1).flatten(0, 1)))
+            return present.view(self.sequences, len(panels), -1).transpose(0, 1).flatten(1)
         return torch.cat([body(_threefold(panels[:, s])) for s, body in enumerate(self.bodies)], dim=1)
 
-    def _present(self, panels: Tensor, there: Tensor, unseen: Tensor) -> Tensor:
-        found, by_sequence = unseen.expand(len(panels), -1, -1).clone(), panels.transpose(0, 1)
+    def _present(self, panels: Tensor, there: Tensor, token: Tensor) -> Tensor:
+        combined, by_sequence = token.expand(len(panels), -1, -1).clone(), panels.transpose(0, 1)
         for body, rows in zip(self.bodies, self._runs(there), strict=True):
-            seen = by_sequence[rows]
-            if len(seen):
-                with _alone(body, len(seen)):
-                    found.transpose(0, 1)[rows] = body(_threefold(seen)).to(found.dtype)
-        return found.flatten(1)
+            present = by_sequence[rows]
+            if len(present):
+                with _alone(body, len(present)):
+                    combined.transpose(0, 1)[rows] = body(_threefold(present)).to(combined.dtype)
+        return combined.flatten(1)
 
     def _runs(self, there: Tensor) -> list[Tensor]:
         """What each body looks at: (S, B), true where it does; its rows are these in this order."""
@@ -99,10 +99,10 @@ class Fused(nn.Module):
         if self.kind == "early":
             return outputs[0].unsqueeze(1)
         runs = [rows for rows in self._runs(~panels[:, :, 0, 0].isnan()) if bool(rows.any())]
-        found = outputs[0].new_full((self.sequences, len(panels), *outputs[0].shape[1:]), torch.nan)
+        combined = outputs[0].new_full((self.sequences, len(panels), *outputs[0].shape[1:]), torch.nan)
         for rows, output in zip(runs, outputs, strict=True):
-            found[rows] = output
-        return found.transpose(0, 1)
+            combined[rows] = output
+        return combined.transpose(0, 1)
 
 
 def _threefold(panels: Tensor) -> Tensor:
@@ -151,8 +151,8 @@ def first_layer(body: nn.Module, name: str) -> str:
     """
     config: Any = getattr(body, "pretrained_cfg", None) or {}
     stated = config.get("first_conv")
-    found = [key for key, module in body.named_modules() if isinstance(module, nn.Conv2d)]
-    first = stated if stated in found else next(iter(found), None)
+    combined = [key for key, module in body.named_modules() if isinstance(module, nn.Conv2d)]
+    first = stated if stated in combined else next(iter(combined), None)
     if first is None:
         raise StudyError(f"fusion: early needs a convolution at the input, and {name} has none. Take late.")
     return first
@@ -164,8 +164,8 @@ def take_channels(body: nn.Module, name: str, channels: int) -> None:
     The kernels are drawn anew, with the spread of the library's own times √(3/channels): what comes out of the layer
     spreads as widely as from three channels.
     """
-    place = first_layer(body, name)
-    layer: Any = body.get_submodule(place)
+    layer_name = first_layer(body, name)
+    layer: Any = body.get_submodule(layer_name)
     if layer.in_channels == channels:
         return
     old = layer.weight.detach()

@@ -49,12 +49,12 @@ class PlainNetwork(nn.Module):
         super().__init__()
         blocks: list[nn.Module] = []
         before = 3
-        for place, width in enumerate(plan.widths):
+        for position, width in enumerate(plan.widths):
             parts: list[nn.Module] = []
             for _ in range(plan.convolutions):
                 parts += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True)]
                 before = width
-            if plan.pooled_last or place < len(plan.widths) - 1:
+            if plan.pooled_last or position < len(plan.widths) - 1:
                 parts.append(nn.MaxPool2d(2))
             blocks.append(nn.Sequential(*parts))
         self.features = nn.Sequential(*blocks)

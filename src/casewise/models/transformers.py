@@ -80,14 +80,14 @@ def with_positions(body: nn.Module, tensors: dict[str, Tensor]) -> tuple[dict[st
     mine, given = body.state_dict().get(POSITIONS), tensors.get(POSITIONS)
     if mine is None or given is None or mine.ndim != 3 or given.ndim != 3 or mine.shape == given.shape:
         return tensors, ""
-    part: Any = body
-    extra = 0 if getattr(part, "no_embed_class", False) else int(getattr(part, "num_prefix_tokens", 0))
+    module: Any = body
+    extra = 0 if getattr(module, "no_embed_class", False) else int(getattr(module, "num_prefix_tokens", 0))
     before = math.isqrt(max(given.shape[1] - extra, 0))
-    size: Any = getattr(getattr(part, "patch_embed", None), "grid_size", None)
+    size: Any = getattr(getattr(module, "patch_embed", None), "grid_size", None)
     if size is None or before**2 + extra != given.shape[1] or given.shape[2] != mine.shape[2]:
         return tensors, ""  # refused by its shape
     from timm.layers import resample_abs_pos_embed
 
-    made = resample_abs_pos_embed(given, new_size=list(size), num_prefix_tokens=extra)
+    resized = resample_abs_pos_embed(given, new_size=list(size), num_prefix_tokens=extra)
     said = f"its position embeddings interpolated from {before}×{before} to {size[0]}×{size[1]} patches"
-    return tensors | {POSITIONS: made}, said
+    return tensors | {POSITIONS: resized}, said

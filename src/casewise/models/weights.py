@@ -63,8 +63,8 @@ def load_weights(
         if not path.is_file():
             raise WeightsError(f"weights: there is no file {path}.")
         return _from_file(network, path), []
-    found = weights_file(name, weights, folder)
-    return (_from_file(network, found) if found else _downloaded(network, folder)), []
+    loaded = weights_file(name, weights, folder)
+    return (_from_file(network, loaded) if loaded else _downloaded(network, folder)), []
 
 
 def weights_file(name: str, weights: str, folder: Path | None) -> Path | None:
@@ -76,8 +76,10 @@ def weights_file(name: str, weights: str, folder: Path | None) -> Path | None:
     if weights != "pretrained":
         path = Path(weights)
         return path / f"{_file_name(name)}.safetensors" if path.is_dir() else path
-    places = [place / f"{_file_name(name)}.safetensors" for place in (folder, _environment_folder()) if place]
-    return next((path for path in places if path.is_file()), None)
+    candidates = [
+        candidate / f"{_file_name(name)}.safetensors" for candidate in (folder, _environment_folder()) if candidate
+    ]
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _file_name(name: str) -> str:
@@ -109,12 +111,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
         raise WeightsError(f"weights: {path} cannot be read as network weights: {_short(error)}.") from error
     except Exception as error:  # torch raises pickle.UnpicklingError, which is not a public type of its own
         raise WeightsError(f"weights: {path} holds more than tensors and is not opened: {_short(error)}.") from error
-    return {k: v for k, v in found.items() if isinstance(v, Tensor)}
+    return {k: v for k, v in loaded.items() if isinstance(v, Tensor)}
 
 
 def _short(error: Exception) -> str:
@@ -140,7 +142,7 @@ def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> str:
         _put(body, fitting, heads, f"{source} does not belong to {network.name}")
     if len(network.bodies) > 1:
         words.append(f"the same weights in each of {len(network.bodies)} bodies")
-    return "".join(f"; {part}" for part in words)
+    return "".join(f"; {change}" for change in words)
 
 
 def _fitting(
@@ -203,10 +205,10 @@ def _from_bundle(network: Network, path: Path, held_out: Sequence[str]) -> tuple
             "has seen people who are held out in its own study. Take a network of the study itself, from the run "
             "folder's own jobs/."
         )
-    seen = sorted(set(values["subjects"]) & set(held_out))
-    if seen:
+    shared = sorted(set(values["subjects"]) & set(held_out))
+    if shared:
         raise SplitError(
-            f"weights: {path} was trained on {len(seen)} subjects that are held out here ({', '.join(seen[:5])}). "
+            f"weights: {path} was trained on {len(shared)} subjects that are held out here ({', '.join(shared[:5])}). "
             "Their figures would be too good. Pretrain without them (`pretrain:` does so for every fold)."
         )
     if fusion := values.get("network", {}).get("fusion"):

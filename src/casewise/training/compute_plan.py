@@ -117,14 +117,14 @@ def _quickest(
     fused = [network.fusion, network.channels, network.missing_token is not None]
     gathers = "attention" if isinstance(network.head[0], GatedAttention) else "one panel"
     key = "|".join(map(str, [network.name, *fused, gathers, side, batch, options[0][2], fewer, options, kept, *cpu]))
-    known = _remembered(memo)
-    if key in known:
-        values = known[key]
+    remembered = _remembered(memo)
+    if key in remembered:
+        values = remembered[key]
         return ComputePlan(**{**values, "measured": tuple((str(n), float(s)) for n, s in values["measured"])})
     choice = _measured(network, options, fewer, side=side, batch=batch)
     if memo:
         with suppress(RunError):  # only a cache: a home that cannot be written is no reason to stop
-            write_json(memo, known | {key: asdict(choice)})
+            write_json(memo, remembered | {key: asdict(choice)})
     return choice
 
 
@@ -136,20 +136,20 @@ def _remembered(memo: Path | None) -> dict[str, Any]:
 
 
 def _measured(network: Network, options: list[Option], fewer: tuple[int, ...], *, side: int, batch: int) -> ComputePlan:
-    found = least(step_seconds(network, options, side=side, batch=batch)) if len(options) > 1 else {}
-    taken = _worth(found, options[0])
+    seconds_by_option = least(step_seconds(network, options, side=side, batch=batch)) if len(options) > 1 else {}
+    taken = _worth(seconds_by_option, options[0])
     if fewer:
         both = [taken, *[(*taken[:2], threads) for threads in fewer]]
         again = least(step_seconds(network, both, side=side, batch=batch))
-        found, taken = found | again, _worth(again, taken)
-    names = tuple((_name(option, bool(fewer)), round(seconds, 4)) for option, seconds in found.items())
+        seconds_by_option, taken = seconds_by_option | again, _worth(again, taken)
+    names = tuple((_name(option, bool(fewer)), round(seconds, 4)) for option, seconds in seconds_by_option.items())
     return ComputePlan("cpu", *taken, names, f"measured, seconds a step of {batch} panels of {side} px")
 
 
-def _worth(found: dict[Option, float], usual: Option) -> Option:
+def _worth(seconds_by_option: dict[Option, float], usual: Option) -> Option:
     """The quickest, if it is worth leaving the usual one for it."""
-    best = min(found, key=lambda option: found[option], default=usual)
-    return best if best != usual and found[best] < WORTH * found[usual] else usual
+    best = min(seconds_by_option, key=lambda option: seconds_by_option[option], default=usual)
+    return best if best != usual and seconds_by_option[best] < WORTH * seconds_by_option[usual] else usual
 
 
 def _name(option: Option, with_threads: bool) -> str:

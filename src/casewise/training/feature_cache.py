@@ -147,7 +147,7 @@ def fixed(data: PanelData, copies: int, *, seed: int, path: Path, room: Buffer) 
     """
     slots, _ = data.views()
     if len(slots) != len(data):
-        row, most = max(enumerate(map(len, data.tiles)), key=lambda found: found[1])
+        row, most = max(enumerate(map(len, data.tiles)), key=lambda result: result[1])
         raise TrainingError(
             f"panels.offline_copies: {data.names[row] if data.names else 'a panel'} has {most} tiles, and a panel has "
             f"{data.settings.slots}: no one copy shows them all. Write `by: image` under panels, or a larger `grid`."
@@ -159,11 +159,11 @@ def fixed(data: PanelData, copies: int, *, seed: int, path: Path, room: Buffer) 
             part = slots[start : start + CHUNK]
             if copy:
                 generator = torch.Generator().manual_seed(mixed_seed(seed, "copies", copy, start))
-                made = augmented(data.store, part.to(data.store.device), data.settings, generator)
+                computed = augmented(data.store, part.to(data.store.device), data.settings, generator)
             else:
-                made = data.plain_batch(part, torch.device("cpu"))
+                computed = data.plain_batch(part, torch.device("cpu"))
             at = copy * len(data) + start
-            values[at : at + len(part)] = made.mul(255).round_().to(torch.uint8).cpu()
+            values[at : at + len(part)] = computed.mul(255).round_().to(torch.uint8).cpu()
     return FixedData(values, data.truth.repeat(1 + copies, 1), data.names * (1 + copies))
 
 
@@ -194,10 +194,10 @@ def of_tiles(part: nn.Module, bags: Tensor) -> Tensor:
     # What is not learned from need not be in memory at once.
     cut = [tiles] if torch.is_grad_enabled() else tiles.split(TILES_AT_ONCE)
     form = form_of(part)
-    known = torch.cat([part(some.contiguous(memory_format=form) if some.ndim == 4 else some) for some in cut])
-    found = known.new_full((*there.shape, *known.shape[1:]), torch.nan)
-    found[there] = known
-    return found
+    by_tile = torch.cat([part(some.contiguous(memory_format=form) if some.ndim == 4 else some) for some in cut])
+    result = by_tile.new_full((*there.shape, *by_tile.shape[1:]), torch.nan)
+    result[there] = by_tile
+    return result
 
 
 def activations(
@@ -216,18 +216,18 @@ def activations(
     frozen.eval()
     device = next(frozen.parameters()).device
     slots, owner = data.views()
-    found: Tensor | None = None
+    result: Tensor | None = None
     with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
         if data.bags:
             kept = of_bags(frozen, data, slots, device, form, empty=lambda shape, dtype: room.empty(shape, dtype, path))
             return FixedData(kept, data.truth, data.names, owner, data.bag)
         for start in range(0, len(slots), CHUNK):
-            made = frozen(data.plain_batch(slots[start : start + CHUNK], device).to(memory_format=form)).cpu()
-            if found is None:
-                found = room.empty((len(slots), *made.shape[1:]), made.dtype, path)
-            found[start : start + len(made)] = made
-    assert found is not None
-    return FixedData(found, data.truth, data.names, owner)
+            computed = frozen(data.plain_batch(slots[start : start + CHUNK], device).to(memory_format=form)).cpu()
+            if result is None:
+                result = room.empty((len(slots), *computed.shape[1:]), computed.dtype, path)
+            result[start : start + len(computed)] = computed
+    assert result is not None
+    return FixedData(result, data.truth, data.names, owner)
 
 
 class Whole(nn.Module):
@@ -238,5 +238,5 @@ class Whole(nn.Module):
         self.network = network
 
     def forward(self, panels: Tensor) -> Tensor:
-        found: Tensor = self.network.features(panels)
-        return found
+        result: Tensor = self.network.features(panels)
+        return result

@@ -146,14 +146,14 @@ def standardise(network: Network, truth: torch.Tensor, outputs: Sequence[Output]
     """
     centre, scale = standard(truth.numpy())
     start = 0
-    for place, output in enumerate(outputs):
-        if truth[:, place].isnan().all():
+    for column, output in enumerate(outputs):
+        if truth[:, column].isnan().all():
             raise SplitError(
                 f"No training subject of a fold has {output.name!r} recorded. Lower split.folds or leave it out."
             )
         if output.network_kind.standardised:
-            network.target_mean[start] = float(centre[place])
-            network.target_std[start] = float(scale[place])
+            network.target_mean[start] = float(centre[column])
+            network.target_std[start] = float(scale[column])
         start += output.width
 
 

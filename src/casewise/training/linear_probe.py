@@ -32,23 +32,23 @@ def probe(
     outputs: Sequence[Output],
     *,
     batch: int,
-    seen: Tensor | None = None,
+    known_features: Tensor | None = None,
 ) -> None:
     """Set the network's head to linear models on its features: ridge for numbers, logistic for classes and grades.
 
     The penalty of each target is chosen by cross-validation over groups of the given (training) subjects. `seen` are
     the features (P, width), or (P, K, width) of bags, of `data` where they are known already.
     """
-    known = features(network, data, batch=batch) if seen is None else seen
+    by_panel = features(network, data, batch=batch) if known_features is None else known_features
     # what attention gathers begins as the mean
-    values = (known.nanmean(dim=1) if known.ndim == 3 else known).double().numpy()
+    values = (by_panel.nanmean(dim=1) if by_panel.ndim == 3 else by_panel).double().numpy()
     centre, spread = values.mean(axis=0), values.std(axis=0) + 1e-6
     values = (values - centre) / spread
     linear = network.head[-1]
     assert isinstance(linear, torch.nn.Linear)
     start = 0
-    for place, output in enumerate(outputs):
-        wanted = data.truth[:, place].double().numpy()
+    for output_number, output in enumerate(outputs):
+        wanted = data.truth[:, output_number].double().numpy()
         scored = ~np.isnan(wanted)
         rows, groups = values[scored], np.asarray(subjects)[scored]
         labels = wanted[scored]
@@ -89,9 +89,9 @@ def _logistic(rows: np.ndarray, wanted: np.ndarray, groups: np.ndarray, classes:
 
     wanted = wanted.astype(int)
     present = sorted(set(wanted.tolist()))
-    found: list[Line | None] = [None] * classes
+    fitted_lines: list[Line | None] = [None] * classes
     if len(present) < 2:
-        return found
+        return fitted_lines
     # a part that lacks a class on its training side says nothing about the penalty
     parts = [(t, v) for t, v in _parts(rows, groups) if len(set(wanted[t].tolist())) == len(present)]
     losses = np.zeros(len(INVERSE_PENALTIES))
@@ -104,30 +104,30 @@ def _logistic(rows: np.ndarray, wanted: np.ndarray, groups: np.ndarray, classes:
     if len(present) == 2:
         # one line tells two classes apart: half of it to each side
         weight, bias = model.coef_[0] / 2, float(model.intercept_[0]) / 2
-        found[present[0]], found[present[1]] = (-weight, -bias), (weight, bias)
+        fitted_lines[present[0]], fitted_lines[present[1]] = (-weight, -bias), (weight, bias)
     else:
         for line, label in enumerate(present):
-            found[label] = (model.coef_[line], float(model.intercept_[line]))
-    return found
+            fitted_lines[label] = (model.coef_[line], float(model.intercept_[line]))
+    return fitted_lines
 
 
 def _steps(rows: np.ndarray, wanted: np.ndarray, groups: np.ndarray, classes: int) -> list[Line | None]:
     """One line a step between grades, fitted on the rows that reach it."""
-    found: list[Line | None] = []
+    fitted_lines: list[Line | None] = []
     for step in range(classes - 1):
         reached = wanted >= step
         lines = _logistic(rows[reached], (wanted[reached] > step).astype(int), groups[reached], 2)
         below, above = lines
         both = below is not None and above is not None
-        found.append((above[0] - below[0], above[1] - below[1]) if both and above and below else None)
-    return found
+        fitted_lines.append((above[0] - below[0], above[1] - below[1]) if both and above and below else None)
+    return fitted_lines
 
 
 def features(network: Network, data: PanelDataset, *, batch: int) -> Tensor:
     """The body's features of every panel, unvaried: (P, width), mean over its views; of bags (P, K, width)."""
     network.eval()
     slots, owner = data.views()
-    found = []
+    fitted_lines = []
     device, form = network.mean.device, form_of(network.body)
     if data.bags:
         with torch.inference_mode():
@@ -135,6 +135,6 @@ def features(network: Network, data: PanelDataset, *, batch: int) -> Tensor:
         return whole.clone()
     with torch.inference_mode():
         size = data.at_once(batch)
-        for part, own in zip(slots.split(size), owner.split(size), strict=True):
-            found.append((network.features(data.plain_batch(part, device)).float().cpu(), own))
-    return mean_over_views(found, len(data)).clone()
+        for view_slots, own in zip(slots.split(size), owner.split(size), strict=True):
+            fitted_lines.append((network.features(data.plain_batch(view_slots, device)).float().cpu(), own))
+    return mean_over_views(fitted_lines, len(data)).clone()

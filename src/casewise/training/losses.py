@@ -34,11 +34,11 @@ def loss_of(
     """
     by_kind: dict[NetworkKind, list[Scored]] = {}
     start = 0
-    for place, (own, output) in enumerate(zip(raw_parts(raw, outputs), outputs, strict=True)):
+    for column, (own, output) in enumerate(zip(raw_parts(raw, outputs), outputs, strict=True)):
         columns = slice(start, start + output.width)
         start += output.width
-        weight = weights[place] if weights is not None and not plain else None
-        scored = Scored(output, own, truth[:, place], centre[columns], scale[columns], weight)
+        weight = weights[column] if weights is not None and not plain else None
+        scored = Scored(output, own, truth[:, column], centre[columns], scale[columns], weight)
         by_kind.setdefault(output.network_kind, []).append(scored)
     settings = recipe.model_copy(update={"label_smoothing": 0.0}) if plain else recipe
     total = raw.new_zeros(())
@@ -53,15 +53,15 @@ def class_weights(truth: Tensor, outputs: Sequence[Output]) -> list[Tensor]:
     >>> class_weights(torch.tensor([[0.0], [0.0], [0.0], [1.0]]), [Output("label", "classification", 2)])[0].tolist()
     [0.6666666865348816, 2.0]
     """
-    counts = [class_counts(truth[:, place], output) for place, output in enumerate(outputs)]
+    counts = [class_counts(truth[:, column], output) for column, output in enumerate(outputs)]
     return [own.sum() / (len(own) * own.clamp(min=1)) for own in counts]
 
 
 def guess_loss(train: Tensor, judged: Tensor, outputs: Sequence[Output], recipe: Recipe) -> float:
     """The loss on `judged` of always predicting the training rows' mean or shares of classes."""
     total = 0.0
-    for place, output in enumerate(outputs):
-        known = judged[~judged[:, place].isnan(), place]
-        fitted = train[~train[:, place].isnan(), place]
-        total += output.network_kind.guess_loss(fitted, known, output, recipe)
+    for column, output in enumerate(outputs):
+        labelled = judged[~judged[:, column].isnan(), column]
+        fitted = train[~train[:, column].isnan(), column]
+        total += output.network_kind.guess_loss(fitted, labelled, output, recipe)
     return total / len(outputs)

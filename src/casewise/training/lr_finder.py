@@ -164,10 +164,10 @@ def weights(rates: np.ndarray) -> np.ndarray:
     >>> weights(np.geomspace(1e-7, 1, 60)).sum(1).round(6).tolist() == [1.0] * 60
     True
     """
-    place = np.log10(rates)
-    width = max(WIDTH, 1.5 * float(place[1] - place[0]))
-    found = np.exp(-0.5 * ((place[:, None] - place) / width) ** 2)
-    return np.asarray(found / found.sum(1, keepdims=True))
+    log_rates = np.log10(rates)
+    width = max(WIDTH, 1.5 * float(log_rates[1] - log_rates[0]))
+    kernel = np.exp(-0.5 * ((log_rates[:, None] - log_rates) / width) ** 2)
+    return np.asarray(kernel / kernel.sum(1, keepdims=True))
 
 
 def tamed(losses: np.ndarray) -> np.ndarray:
@@ -186,8 +186,8 @@ def deepest(rates: np.ndarray, losses: np.ndarray) -> Fall | None:
 
     It begins where a tenth of it is done for good, and ends where nine tenths are: beyond that is noise.
     """
-    known = np.isfinite(losses)
-    rates, losses = rates[known], losses[known]
+    finite = np.isfinite(losses)
+    rates, losses = rates[finite], losses[finite]
     steps = len(losses)
     if steps < 5:
         return None

@@ -51,17 +51,17 @@ def layer_rates(network: Network, lr: float, decay: float, *, head_lr: float = 1
         raise ValueError(f"decay must be more than 0 and at most 1, got {decay!r}")
     names = _layers(network)
     top = len(names)
-    rates = {name: lr * decay ** (top - place) for place, name in enumerate(names)}
-    held: dict[str, list[nn.Parameter]] = {name: [] for name in names}
+    rates = {name: lr * decay ** (top - position) for position, name in enumerate(names)}
+    by_layer: dict[str, list[nn.Parameter]] = {name: [] for name in names}
     behind: list[nn.Parameter] = []
     for body in network.bodies:
         for key, parameter in body.named_parameters():
             if parameter.requires_grad:
-                held.get(_layer_of(key, names), behind).append(parameter)
+                by_layer.get(_layer_of(key, names), behind).append(parameter)
     if network.missing_token is not None and network.missing_token.requires_grad:
         behind.append(network.missing_token)
     head = [parameter for parameter in network.head.parameters() if parameter.requires_grad]
-    groups = [{"params": held[name], "lr": rates[name], "name": name} for name in names]
+    groups = [{"params": by_layer[name], "lr": rates[name], "name": name} for name in names]
     groups += [{"params": behind, "lr": lr, "name": "behind"}, {"params": head, "lr": lr * head_lr, "name": "head"}]
     return [group for group in groups if group["params"]]
 

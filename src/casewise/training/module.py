@@ -43,7 +43,7 @@ class Training(LightningModule):
         self.network, self.recipe, self.outputs = network, recipe, tuple(outputs)
         if recipe.batch_norm_momentum:
             set_momentum(network, recipe.batch_norm_momentum)
-        self.parts = (train, stop)
+        self.train_data, self.val_data = train, stop
         self.seed = seed
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.weights = class_weights(train.truth, self.outputs) if recipe.imbalance == "weights" else None
@@ -86,13 +86,13 @@ class Training(LightningModule):
         return DataLoader(self._batches(), batch_size=None)
 
     def _batches(self) -> EpochBatches:
-        data = self.parts[0]
+        data = self.train_data
         shares = balanced(data.truth, self.outputs) if self.recipe.imbalance == "sampling" else None
         return EpochBatches(len(data), self.recipe.batch_size, self.seed, lambda: self.current_epoch, shares=shares)
 
     def val_dataloader(self) -> Any:
-        slots, owner = self.parts[1].views()
-        size = self.parts[1].at_once(self.recipe.batch_size)
+        slots, owner = self.val_data.views()
+        size = self.val_data.at_once(self.recipe.batch_size)
         parts: Any = list(zip(slots.split(size), owner.split(size), strict=True))
         return DataLoader(parts, batch_size=None)
 
@@ -131,11 +131,11 @@ class Training(LightningModule):
         # Seeded at every step: loaders draw from the same stream at moments that differ in a resumed job.
         torch.manual_seed(mixed_seed(self.seed, "dropout", self.current_epoch, batch_number))
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, "panels", self.current_epoch, batch_number))
-        panels, truth = self.parts[0].training_batch(rows, generator, self.device)
+        panels, truth = self.train_data.training_batch(rows, generator, self.device)
         raw = self.network(self._shaped(panels))
         loss = self.loss(raw, truth)
         if not torch.isfinite(loss):
-            names = list(dict.fromkeys(self.parts[0].names[row] for row in rows if self.parts[0].names))
+            names = list(dict.fromkeys(self.train_data.names[row] for row in rows if self.train_data.names))
             named = names_text(names, CASES_SHOWN)
             raise TrainingError(
                 f"the loss is no longer a number in epoch {self.current_epoch + 1}, batch {batch_number + 1} "
@@ -154,12 +154,12 @@ class Training(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], number: int) -> None:
         slots, owner = batch
-        raw = forward(self.network, self.parts[1], slots, self.device, self.format)
+        raw = forward(self.network, self.val_data, slots, self.device, self.format)
         self._predicted.append((raw.float(), owner.to(self.device)))
 
     def on_validation_epoch_end(self) -> None:
-        predicted = mean_over_views(self._predicted, len(self.parts[1]))
-        loss = float(self.loss(predicted, self.parts[1].truth.to(predicted.device), plain=True))
+        predicted = mean_over_views(self._predicted, len(self.val_data))
+        loss = float(self.loss(predicted, self.val_data.truth.to(predicted.device), plain=True))
         self.log("stop_loss", loss)
         # of the body's last layers, or of the head where it learns alone: the groups before them may learn at less
         rate = float(self.optimizers().param_groups[-2:][0]["lr"])  # type: ignore[union-attr]
@@ -174,11 +174,11 @@ class Training(LightningModule):
 
     def _accuracies(self, predicted: Tensor) -> dict[str, float]:
         """How often the main class was right in the epoch's training batches, and on those who decide when to stop."""
-        told = {"train_accuracy": torch.stack(self._right).sum(dim=0)} if self._right else {}
+        right_by_side = {"train_accuracy": torch.stack(self._right).sum(dim=0)} if self._right else {}
         if self.recipe.early_stopping.monitor != "none":
-            right = hits(predicted, self.parts[1].truth.to(predicted.device), self.outputs)
-            told |= {} if right is None else {"stop_accuracy": right}
-        counts = {name: count.tolist() for name, count in told.items()}
+            right = hits(predicted, self.val_data.truth.to(predicted.device), self.outputs)
+            right_by_side |= {} if right is None else {"stop_accuracy": right}
+        counts = {name: count.tolist() for name, count in right_by_side.items()}
         return {name: right / known for name, (right, known) in counts.items() if known}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -205,8 +205,8 @@ class Training(LightningModule):
 def balanced(truth: Tensor, outputs: Sequence[Output]) -> Tensor:
     """(P,) the share of draws of each row, so that every class of the main target is drawn as often."""
     classed = [i for i, output in enumerate(outputs) if output.classes]
-    place = next((i for i in classed if outputs[i].main), classed[0])
-    weights = class_weights(truth, outputs)[place]
-    labels = truth[:, place]
+    column = next((i for i in classed if outputs[i].main), classed[0])
+    weights = class_weights(truth, outputs)[column]
+    labels = truth[:, column]
     shares = torch.where(labels.isnan(), 1.0, weights[labels.nan_to_num().long()])
     return shares / shares.sum()

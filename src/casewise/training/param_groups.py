@@ -74,15 +74,15 @@ def parameter_groups(network: Any, recipe: Recipe, lr: float) -> list[dict[str, 
     if recipe.discriminative == 1:
         return [{"params": body, "lr": lr}, head]
     groups = layer_groups(network, recipe.gradual_unfreezing.groups)
-    found: list[dict[str, Any]] = []
+    body_groups: list[dict[str, Any]] = []
     taken: set[int] = set()
-    for place, group in enumerate(groups):
+    for position, group in enumerate(groups):
         mine = [p for module in group for p in module.parameters() if p.requires_grad and id(p) not in taken]
         taken |= {id(p) for p in mine}
         if mine:
-            found.append({"params": mine, "lr": lr / recipe.discriminative ** (len(groups) - 1 - place)})
+            body_groups.append({"params": mine, "lr": lr / recipe.discriminative ** (len(groups) - 1 - position)})
     rest = [p for p in body if id(p) not in taken]
     if rest:
         # tokens and positions that belong to no block stand at the input
-        found.insert(0, {"params": rest, "lr": lr / recipe.discriminative ** (len(groups) - 1)})
-    return [*found, head]
+        body_groups.insert(0, {"params": rest, "lr": lr / recipe.discriminative ** (len(groups) - 1)})
+    return [*body_groups, head]

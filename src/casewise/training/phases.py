@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def in_phases(
-    network: Network, recipe: Recipe, train: PanelDataset, stop: PanelDataset, course: TrainingContext
+    network: Network, recipe: Recipe, train: PanelDataset, stop: PanelDataset, context: TrainingContext
 ) -> tuple[list[dict[str, float]], int, float, list[dict[str, Any]]]:
     """Train `network` phase after phase; a phase that is done is read from its file.
 
@@ -39,21 +39,21 @@ def in_phases(
     Returns:
         The history over all phases, the best epoch and its loss, and what each phase did.
     """
-    copies, room = train.settings.offline_copies, Buffer(course.memory)
+    copies, room = train.settings.offline_copies, Buffer(context.memory)
     steady = None
     history: list[dict[str, float]] = []
-    told: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     best, best_epoch, kept = math.inf, 0, {}
     for number, phase in enumerate(recipe.phases):
-        files = course.files.stage(number)
+        files = context.files.stage(number)
         if files.finished():
             done = files.record.read()
             network.load_state_dict(load_file(files.weights.path))
         else:
             if copies and not steady and train.copyable:
-                steady = fixed(train, copies, seed=course.seed, path=course.files.copies, room=room)
-            told_from = _from(course, number, len(history), room.left)
-            done = _phase(network, recipe, phase, steady or train, stop, told_from, files.folder)
+                steady = fixed(train, copies, seed=context.seed, path=context.files.copies, room=room)
+            phase_context = _from(context, number, len(history), room.left)
+            done = _phase(network, recipe, phase, steady or train, stop, phase_context, files.folder)
             write_tensors(files.weights, network.state_dict(), {"format": "pt"})
             files.record.write(done)
         files.folder.remove_caches()
@@ -61,12 +61,12 @@ def in_phases(
             best, best_epoch = done["best_loss"], len(history) + done["best_epoch"]
             kept = {name: value.detach().clone() for name, value in network.state_dict().items()}
         history += [{**entry, "epoch": len(history) + i, "phase": number} for i, entry in enumerate(done["history"])]
-        told.append({name: value for name, value in done.items() if name != "history"})
-    if course.keep == "best":
+        records.append({name: value for name, value in done.items() if name != "history"})
+    if context.keep == "best":
         network.load_state_dict(kept)
     freeze(network, "none")
     network.eval()
-    return history, best_epoch, best, told
+    return history, best_epoch, best, records
 
 
 def _phase(
@@ -75,7 +75,7 @@ def _phase(
     phase: Phase,
     train: PanelDataset | FixedData,
     stop: PanelDataset,
-    course: TrainingContext,
+    context: TrainingContext,
     folder: TrainingFolder,
 ) -> dict[str, Any]:
     """Train one phase and tell what was frozen, how many weights learned, how it was computed and what it cost."""
@@ -87,15 +87,15 @@ def _phase(
     last = freeze(network, phase.freeze)
     counts = parameter_counts(network)
     spent = Timer(folder.path)
-    learner, data, watched, way = _shortened(network, phase, recipe, train, stop, course, folder)
+    learner, data, watched, way = _shortened(network, phase, recipe, train, stop, context, folder)
     spent.note()
 
     def tell(epoch: int) -> None:
         spent.note()
-        if course.tell:
-            course.tell(epoch)
+        if context.tell:
+            context.tell(epoch)
 
-    fitted = replace(course, tell=tell).fit(learner, each, data, watched, folder.path)
+    fitted = replace(context, tell=tell).fit(learner, each, data, watched, folder.path)
     return {
         "freeze": phase.freeze,
         "last_frozen": last,
@@ -116,14 +116,14 @@ def _shortened(
     recipe: Recipe,
     train: PanelDataset | FixedData,
     stop: PanelDataset,
-    course: TrainingContext,
+    context: TrainingContext,
     folder: TrainingFolder,
 ) -> tuple[Any, Batches, Batches, str]:
     """What is trained on what: the network on panels, or only what learns, on what the frozen part makes of them."""
     plain = (network, train, stop)
     if phase.freeze == "none":
         return *plain, "all layers computed at every step"
-    if not course.frozen_once:
+    if not context.frozen_once:
         return *plain, "frozen layers computed at every step, as the study states"
     if train.varied:
         return *plain, "frozen layers computed at every step, since panels vary"
@@ -139,9 +139,9 @@ def _shortened(
         frozen, rest = (Whole(network), nn.Identity()) if whole else split_at(network, phase.freeze)
     except TrainingError as error:
         return *plain, f"frozen layers computed at every step: {error}"
-    form = torch.channels_last if course.choice.channels_last else torch.contiguous_format
+    form = torch.channels_last if context.choice.channels_last else torch.contiguous_format
     network.to(memory_format=form)  # type: ignore[call-overload]
-    bf16, room = course.choice.precision == "bf16", Buffer(course.memory)
+    bf16, room = context.choice.precision == "bf16", Buffer(context.memory)
     kept = [
         activations(frozen, data, bf16=bf16, form=form, path=path, room=room)
         for path, data in zip(folder.activations, (train, stop), strict=True)
@@ -149,8 +149,8 @@ def _shortened(
     return Upper(network, rest), kept[0], kept[1], "what frozen layers make of a panel computed once"
 
 
-def _from(course: TrainingContext, number: int, done: int, memory: int) -> TrainingContext:
+def _from(context: TrainingContext, number: int, done: int, memory: int) -> TrainingContext:
     """The course of one phase: its own seed, its progress told on top of the phases before, the memory that is left."""
-    tell = course.tell
-    seed = mixed_seed(course.seed, "phase", number) if number else course.seed
-    return replace(course, seed=seed, memory=memory, tell=(lambda epoch: tell(done + epoch)) if tell else None)
+    tell = context.tell
+    seed = mixed_seed(context.seed, "phase", number) if number else context.seed
+    return replace(context, seed=seed, memory=memory, tell=(lambda epoch: tell(done + epoch)) if tell else None)

@@ -91,59 +91,61 @@ def learn(
     train: PanelDataset,
     stop: PanelDataset,
     subjects: Sequence[str],
-    course: TrainingContext,
+    context: TrainingContext,
 ) -> Learned:
     """Train `network` as the recipe says; killed at any moment and called again, it ends in the same weights.
 
     Args:
         subjects: whose each row of `train` is, to choose the penalty of a probed head by.
     """
-    network.to(course.choice.device)
-    begun = course.files.begun()
+    network.to(context.choice.device)
+    begun = context.files.begun()
     heads: tuple[FeatureData, FeatureData] | None = None
     if recipe.tuning in ("head_only", "gradual_unfreezing"):
         heads = _featured(network, train, recipe), _featured(network, stop, recipe)
-    found = None
+    search = None
     if recipe.lr == "find" and heads:
         # before the probe: for a fitted head alone no rate makes the loss fall
-        found = _found(HeadOnly(network), heads[0], recipe, course, course.files.rate_search)
+        search = _search_rate(HeadOnly(network), heads[0], recipe, context, context.files.rate_search)
     if recipe.head == "probe" and not begun:
-        seen = heads[0].features if heads else None
-        probe(network, train, subjects, course.outputs, batch=recipe.batch_size, seen=seen)
+        known_features = heads[0].features if heads else None
+        probe(network, train, subjects, context.outputs, batch=recipe.batch_size, known_features=known_features)
     if recipe.lr == "find":
-        found = found or _found(network, train, recipe, course, course.files.rate_search)
-        recipe = recipe.model_copy(update={"lr": found["chosen"]})
+        search = search or _search_rate(network, train, recipe, context, context.files.rate_search)
+        recipe = recipe.model_copy(update={"lr": search["chosen"]})
     if recipe.phases:
         try:
-            history, best_epoch, best, phases = in_phases(network, recipe, train, stop, course)
+            history, best_epoch, best, phases = in_phases(network, recipe, train, stop, context)
         finally:
-            course.files.remove_caches()
+            context.files.remove_caches()
         return Learned(network, history, best_epoch, best, phases=phases)
     if recipe.tuning == "gradual_unfreezing" and heads:
-        return _fine(network, recipe, train, stop, heads, course, found)
+        return _fine(network, recipe, train, stop, heads, context, search)
     if heads:
         unfreeze(network, 0, recipe.gradual_unfreezing.groups)
-        fitted = course.fit(HeadOnly(network), recipe, *heads, course.folder)
+        fitted = context.fit(HeadOnly(network), recipe, *heads, context.folder)
     else:
-        fitted = course.fit(network, recipe, train, stop, course.folder)
-    return Learned(network.eval(), fitted.history, fitted.best_epoch, fitted.best_loss, found)
+        fitted = context.fit(network, recipe, train, stop, context.folder)
+    return Learned(network.eval(), fitted.history, fitted.best_epoch, fitted.best_loss, search)
 
 
 def _featured(network: Network, data: PanelDataset, recipe: Recipe) -> FeatureData:
     return FeatureData(features(network, data, batch=recipe.batch_size), data.truth, data.names)
 
 
-def _found(
-    network: Network | HeadOnly, train: Batches, recipe: Recipe, course: TrainingContext, file: JsonFile
+def _search_rate(
+    network: Network | HeadOnly, train: Batches, recipe: Recipe, context: TrainingContext, file: JsonFile
 ) -> dict[str, Any]:
     """The curve of the learning-rate search, from its file where a killed job has written it."""
     values = file.read_or_none()
     if values is None:
         try:
-            found = find_rate(network, recipe, train, outputs=course.outputs, seed=course.seed, choice=course.choice)
+            search = find_rate(
+                network, recipe, train, outputs=context.outputs, seed=context.seed, choice=context.choice
+            )
         except TrainingError as error:
             raise TrainingError(f"{network.name}: {error}, or take {network.name} out of `backbones`.") from None
-        file.write(asdict(found))
+        file.write(asdict(search))
         values = file.read()
     return values
 
@@ -154,8 +156,8 @@ def _fine(
     train: PanelDataset,
     stop: PanelDataset,
     heads: tuple[FeatureData, FeatureData],
-    course: TrainingContext,
-    found: dict[str, Any] | None,
+    context: TrainingContext,
+    search: dict[str, Any] | None,
 ) -> Learned:
     """Unfreeze one group of layers more as long as the stopping loss falls; the last step that helped is kept."""
     groups = len(layer_groups(network, recipe.gradual_unfreezing.groups))
@@ -165,26 +167,26 @@ def _fine(
     best, best_epoch = math.inf, 0
     for unfrozen in range(groups + 1):
         unfreeze(network, unfrozen, recipe.gradual_unfreezing.groups)
-        if found and unfrozen == 1:
+        if search and unfrozen == 1:
             # The head's rate says nothing about the layers below it. Where no rate is found for them the head's is
             # kept: a stage that does not help is taken back.
             with suppress(TrainingError):
-                found = _found(network, train, recipe, course, course.files.body_rate_search)
-                each = each.model_copy(update={"lr": found["chosen"]})
-        files = course.files.stage(unfrozen)
+                search = _search_rate(network, train, recipe, context, context.files.body_rate_search)
+                each = each.model_copy(update={"lr": search["chosen"]})
+        files = context.files.stage(unfrozen)
         before = {k: v.detach().clone() for k, v in network.state_dict().items()}
         if files.finished():
             stage = files.record.read()
             network.load_state_dict(load_file(files.weights.path))
         else:
-            told = replace(
-                _told_from(course, len(history)),
-                seed=mixed_seed(course.seed, "stage", unfrozen) if unfrozen else course.seed,
+            stage_context = replace(
+                _context_from(context, len(history)),
+                seed=mixed_seed(context.seed, "stage", unfrozen) if unfrozen else context.seed,
             )
             fitted = (
-                told.fit(network, each, train, stop, files.folder.path)
+                stage_context.fit(network, each, train, stop, files.folder.path)
                 if unfrozen
-                else told.fit(HeadOnly(network), each, *heads, files.folder.path)
+                else stage_context.fit(HeadOnly(network), each, *heads, files.folder.path)
             )
             stage = {
                 "unfrozen": unfrozen,
@@ -203,10 +205,10 @@ def _fine(
             network.load_state_dict(before)
             break
     network.requires_grad_(True)
-    return Learned(network.eval(), history, best_epoch, best, found, stages)
+    return Learned(network.eval(), history, best_epoch, best, search, stages)
 
 
-def _told_from(course: TrainingContext, done: int) -> TrainingContext:
+def _context_from(context: TrainingContext, done: int) -> TrainingContext:
     """The same course, telling its progress on top of the stages before."""
-    tell = course.tell
-    return replace(course, tell=(lambda epoch: tell(done + epoch)) if tell else None)
+    tell = context.tell
+    return replace(context, tell=(lambda epoch: tell(done + epoch)) if tell else None)

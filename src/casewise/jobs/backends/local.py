@@ -148,7 +148,7 @@ def _compute_plans(
     if study.compute.keep_memory:
         keep_memory()  # as the jobs do, whose speed is measured here
     kept = folder.compute.read_or_none() or {}
-    found: dict[str, ComputePlan] = {}
+    chosen_plans: dict[str, ComputePlan] = {}
     missing: list[str] = []
     size = study.images.size
     side = size * max(study.panels.rows, study.panels.columns)
@@ -173,7 +173,7 @@ def _compute_plans(
             if _holds(plan, study.compute):
                 if study.compute.threads not in ("auto", plan.threads):
                     plan = replace(plan, threads=int(study.compute.threads))
-                found[model] = plan
+                chosen_plans[model] = plan
                 if kept.get(model) != (values := json.loads(json.dumps(asdict(plan)))):
                     kept[model] = values
                     folder.compute.write(kept)
@@ -183,16 +183,16 @@ def _compute_plans(
                     f"{folder.path}: {model} was trained on {plan.device} in {plan.precision}, which is not "
                     "what the study states or what this machine has. Give another folder with --output."
                 )
-        found[model] = choose(
+        chosen_plans[model] = choose(
             network, study.compute, side=side, batch=study.recipe.batch_size, threads=threads, memo=memo_path()
         )
-        kept[model] = asdict(found[model])
+        kept[model] = asdict(chosen_plans[model])
         folder.compute.write(kept)
         del network
         give_memory_back()
     if missing:
         raise WeightsError("\n".join(missing))
-    return found
+    return chosen_plans
 
 
 def _recorded_plan(values: Any, folder: RunFolder, model: str) -> ComputePlan | None:
