@@ -142,7 +142,7 @@ def _chain(network: Network) -> list[nn.Module]:
     if kind not in CHAINS:
         architectures = sorted({name for _, name in CHAINS} - {"PlainNetwork"})
         raise TrainingError(
-            f"freeze: activations of {network.name} at its freeze point cannot be cached: it is not one of the chains of "
+            f"freeze: activations of {network.name} at its freeze point cannot be cached: it is none of the chains of "
             f"layers that casewise knows (cnn, unet_encoder and the families {', '.join(architectures)}). Its frozen "
             "layers can only be computed at every step."
         )
