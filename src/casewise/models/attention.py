@@ -1,4 +1,4 @@
-"""Many tiles, one case: the weights with which each tile speaks for its case are learned.
+"""Gated attention: the learned weights with which the tiles of a case are averaged.
 
 Gated attention of Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance Learning", ICML 2018.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class GatedAttention(nn.Module):
     """The mean of a bag's features (B, K, W), each weighed by a small gated network: (B, W).
 
-    A row of NaN is an empty place of its bag. Before training all tiles weigh almost alike.
+    A row of NaN is an empty slot of its bag. Before training all tiles have almost the same weight.
     """
 
     def __init__(self, width: int, hidden: int = 128) -> None:
@@ -23,7 +23,7 @@ class GatedAttention(nn.Module):
         nn.init.normal_(self.score.weight, std=0.01)
 
     def weights(self, features: Tensor) -> Tensor:
-        """How much each tile speaks for its case: (B, K), summing to 1; 0 at empty places."""
+        """The weight of each tile of a case: (B, K), summing to 1; 0 in empty slots."""
         there = ~features[..., 0].isnan()
         filled = features.nan_to_num()
         scores = self.score(torch.tanh(self.content(filled)) * torch.sigmoid(self.gate(filled))).squeeze(-1)

@@ -1,4 +1,4 @@
-"""What a pretrained network sees in tiles: embeddings by which the audit confirms twins and looks for shortcuts."""
+"""Embeddings of tiles by a pretrained network; the audit verifies near-duplicates and looks for shortcuts by them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Several sequences of one case in one network: together from the first layer on, or each through a body of its own.
+"""Several sequences of a case in one network: combined in the first layer, or after a body for each.
 
 Early fusion: the first layer takes S channels. Late fusion: a body a sequence, or one for all, and their features one
-after another. What is missing is NaN; where a study says `missing: mask` something learned stands in for it.
+after another. A missing sequence is NaN; with `missing: mask` a learned value replaces it.
 """
 
 from __future__ import annotations

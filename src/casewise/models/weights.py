@@ -1,4 +1,4 @@
-"""Where a network's first weights come from, in a stated order, never silently random."""
+"""A network's first weights: from a file, a bundle or the library's download, in this order; never silently random."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_WEIGHTS = "random: this network has no published weights"
 def load_weights(
     network: Network, weights: str, *, folder: Path | None = None, held_out: Sequence[str] = ()
 ) -> tuple[str, list[str]]:
-    """Fill `network` with its first weights; return one sentence on where they came from and whom they had seen.
+    """Fill `network` with its first weights; return one sentence on their origin, and the subjects behind them.
 
     Order: `random` as stated by the study; an explicit file; `bundle:PATH` (a trained casewise network); for
     `pretrained`, `<name>.safetensors` in `folder` or in CASEWISE_WEIGHTS, then the library's own download. A network

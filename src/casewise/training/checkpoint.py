@@ -1,4 +1,4 @@
-"""Checkpoints for continuing a killed job: one safetensors file, its structure as JSON in the header, no pickle."""
+"""Checkpoints from which a killed job resumes: one safetensors file, its structure as JSON in the header, no pickle."""
 
 from __future__ import annotations
 

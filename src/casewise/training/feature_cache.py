@@ -1,4 +1,4 @@
-"""What does not change from epoch to epoch is worked out once: copies varied once, and what frozen layers make of them.
+"""What does not change from epoch to epoch is computed once: augmented copies, and the activations of frozen layers.
 
 Values are kept in the precision in which they are computed, in memory up to what a job may have and in files beyond.
 """
@@ -72,7 +72,7 @@ class FixedData:
         return self._of(slots[:, 0], device)
 
     def at_once(self, batch: int) -> int:
-        """How many rows are looked at in one go: four training batches, fewer where bags are large."""
+        """How many rows make a batch in prediction: four training batches, fewer where bags are large."""
         return max(1, 4 * batch // self.bag)
 
     def _of(self, rows: Tensor, device: torch.device) -> Tensor:
@@ -81,7 +81,7 @@ class FixedData:
 
 
 class Buffer:
-    """Where a job keeps what is worked out once: in memory as long as its share lasts, then in files."""
+    """Where a job keeps what is computed once: in memory as long as its share lasts, then in files."""
 
     def __init__(self, memory: int) -> None:
         """`memory`: how many bytes it may have."""
@@ -168,7 +168,7 @@ def fixed(data: PanelData, copies: int, *, seed: int, path: Path, room: Buffer) 
 
 
 class Upper(nn.Module):
-    """What of a network learns above its frozen part, as a network of its own; it shares the network's parameters."""
+    """The trained layers of a network above its frozen part, as a network that shares their parameters."""
 
     target_mean: Tensor
     target_std: Tensor
@@ -188,7 +188,7 @@ class Upper(nn.Module):
 
 
 def of_tiles(part: nn.Module, bags: Tensor) -> Tensor:
-    """What a part of a network makes of every tile of bags (B, K, ...): (B, K, ...), NaN at empty places as before."""
+    """The outputs of a module for every tile of bags (B, K, ...): (B, K, ...), NaN in empty slots."""
     there = ~bags.flatten(2)[..., 0].isnan()
     tiles = bags[there]
     # What is not learned from need not be in memory at once.
@@ -209,7 +209,7 @@ def activations(
     path: Path,
     room: Buffer,
 ) -> FixedData:
-    """What the frozen part of a network makes of every panel, in eval mode: (P, ...), `bfloat16` where `bf16`.
+    """The activations of the frozen part of a network for every panel, in eval mode: (P, ...), `bfloat16` with `bf16`.
 
     Of bags it is (P, K, ...), with NaN where a bag has fewer than K tiles.
     """

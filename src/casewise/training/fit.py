@@ -59,7 +59,7 @@ class Saver(Callback):
 
 
 class Ticker(Callback):
-    """Tells the job's progress after each epoch."""
+    """Reports the job's progress after each epoch."""
 
     def __init__(self, tell: Any) -> None:
         self.tell = tell
@@ -117,7 +117,7 @@ def fit(
             *([Ticker(tell)] if tell else []),
         ],
     )
-    # Lightning leaves the mode as it finds it, and looking at features has left the network in eval mode.
+    # Lightning leaves the mode as it is, and computing features has left the network in eval mode.
     module.train()
     try:
         trainer.fit(module, ckpt_path=str(state.path) if state.intact() else None)
@@ -139,7 +139,7 @@ def fit(
 
 
 def standardise(network: Network, truth: torch.Tensor, outputs: Sequence[Output]) -> None:
-    """Give the network the centre and scale of its numbers, from what it is trained on; classes stay as they are.
+    """Set the mean and standard deviation of the network's numbers, from its training labels; classes stay as they are.
 
     Raises:
         SplitError: a target is recorded for nobody who is trained on.
@@ -158,7 +158,7 @@ def standardise(network: Network, truth: torch.Tensor, outputs: Sequence[Output]
 
 
 def quiet() -> None:
-    """Lightning's tips and device lists would drown the one line a job has; real problems raise."""
+    """Silence Lightning's tips and device lists; real problems raise."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")

@@ -1,4 +1,4 @@
-"""Starting from a fitted head: a linear model of the features that the body gives before any training.
+"""Training starts from a fitted head: a linear model on the features of the body before any training.
 
 Linear probing before fine-tuning keeps good pretrained features from being torn by the gradients of a random head
 (Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR 2022).

@@ -26,7 +26,7 @@ CASES_SHOWN = 5
 
 
 class Training(LightningModule):
-    """A network being fitted to `train`, with `stop` deciding the learning rate, the best epoch and the end."""
+    """A network fitted to `train`; `stop` decides on the learning rate, the best epoch and the end."""
 
     def __init__(
         self,
@@ -109,12 +109,12 @@ class Training(LightningModule):
             self._set_rates(warmed_cosine(step, r.warmup * steps, r.epochs * steps))
 
     def _set_rates(self, share: float) -> None:
-        """Let every group learn at this share of its full rate."""
+        """Set the learning rate of every group to this fraction of its full rate."""
         for group, base in zip(self.optimizers().param_groups, self.base, strict=True):  # type: ignore[union-attr]
             group["lr"] = base * share
 
     def loss(self, raw: Tensor, truth: Tensor, *, plain: bool = False) -> Tensor:
-        """Mean over targets of the loss of what was scored; `plain` without smoothing and weights of classes."""
+        """Mean over targets of the loss on recorded labels; `plain` without label smoothing and class weights."""
         network: Any = self.network
         return loss_of(
             raw,
@@ -173,7 +173,7 @@ class Training(LightningModule):
             self.plateau.step(loss)
 
     def _accuracies(self, predicted: Tensor) -> dict[str, float]:
-        """How often the main class was right in the epoch's training batches, and on those who decide when to stop."""
+        """Accuracy for the primary outcome in the epoch's training batches, and on those who decide when to stop."""
         right_by_side = {"train_accuracy": torch.stack(self._right).sum(dim=0)} if self._right else {}
         if self.recipe.early_stopping.monitor != "none":
             right = hits(predicted, self.val_data.truth.to(predicted.device), self.outputs)

@@ -1,6 +1,6 @@
 """Training in phases: first the head alone, say, then all layers above a freeze point.
 
-What frozen layers make of panels that do not vary is worked out once for all epochs of a phase.
+Where panels do not vary, the activations of frozen layers are computed once for all epochs of a phase.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _phase(
     context: TrainingContext,
     folder: TrainingFolder,
 ) -> dict[str, Any]:
-    """Train one phase and tell what was frozen, how many weights learned, how it was computed and what it cost."""
+    """Train one phase; return what was frozen, the number of trained weights, how it was computed and its cost."""
     stated = {name: getattr(phase, name) for name in ("lr", "schedule", "batch_norm")}
     each = recipe.model_copy(
         update={**{k: v for k, v in stated.items() if v is not None}, "epochs": phase.epochs, "phases": []}
@@ -119,7 +119,7 @@ def _shortened(
     context: TrainingContext,
     folder: TrainingFolder,
 ) -> tuple[Any, Batches, Batches, str]:
-    """What is trained on what: the network on panels, or only what learns, on what the frozen part makes of them."""
+    """What is trained on what: the network on panels, or the trained layers on the activations of the frozen ones."""
     plain = (network, train, stop)
     if phase.freeze == "none":
         return *plain, "all layers computed at every step"

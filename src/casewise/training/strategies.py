@@ -1,4 +1,4 @@
-"""How one network learns: the rate found or stated, then its head alone, all of it, or group after group of layers."""
+"""How one network is trained: at a searched or stated rate, its head alone, all of it, or one layer group after another."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Tell = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Learned:
-    """A trained network, its course, the finder's curve where there was one, the stages of fine tuning, the phases."""
+    """A trained network, its history, the curve of the rate search, the stages of gradual unfreezing, the phases."""
 
     network: Network
     history: list[dict[str, float]]

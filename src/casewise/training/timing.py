@@ -1,4 +1,4 @@
-"""What a piece of work has cost over all its stretches: killed and gone on with, it goes on counting."""
+"""The cost of a training over all its stretches: a training that was killed and resumed continues to count."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from casewise.run_folder import JsonFile, TrainingFolder
 
 
 class Timer:
-    """Seconds by the clock and of the cores, kept in a file of the work's folder; what a kill undid is in them."""
+    """Wall-clock and CPU seconds, kept in a file of the training's folder; work that a kill undid is included."""
 
     def __init__(self, folder: Path) -> None:
         self._path = TrainingFolder(folder).timing
@@ -22,11 +22,11 @@ class Timer:
         self.note()
 
     def told(self) -> dict[str, float]:
-        """`seconds`, `core_seconds`, and `stretches`: how many times it was begun or gone on with."""
+        """`seconds`, `core_seconds`, and `stretches`: how many times the training was started or resumed."""
         now = (time.monotonic(), time.process_time())
         seconds, cores = (b + n - s for b, n, s in zip(self._before, now, self._begun, strict=True))
         return {"seconds": round(seconds, 2), "core_seconds": round(cores, 2), "stretches": self._stretches}
 
     def note(self) -> None:
-        """Write down what it has cost so far."""
+        """Write the cost so far."""
         write_json(self._path, self.told(), durable=False)
