@@ -1,4 +1,4 @@
-"""How one network is trained: at a searched or stated rate, its head alone, all of it, or one layer group after another."""
+"""How a network is trained: at a searched or stated rate; its head alone, all of it, or group after group of layers."""
 
 from __future__ import annotations
 
