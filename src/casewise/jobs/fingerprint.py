@@ -109,9 +109,14 @@ def lock_fingerprint(folder: RunFolder, decided: Mapping[str, Any], study: Study
     fingerprint = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
     if before and _with_defaults(before["decided"]) == decided:
         fingerprint = before["fingerprint"]
+<<<<<<< HEAD
     versions = {name: metadata.version(name) for name in ("torch", "torchvision", "timm", "lightning")}
     record = {"fingerprint": fingerprint, "casewise": __version__, **versions, "decided": dict(decided)}
     folder.fingerprint.write(record)
+=======
+    versions = {name: metadata.version(name) for name in ("casewise", "torch", "torchvision", "timm", "lightning")}
+    folder.fingerprint.write({"fingerprint": fingerprint, **versions, "decided": dict(decided)})
+>>>>>>> 2dd805d (Versions in one place)
     return fingerprint
 
 
@@ -166,12 +171,10 @@ def _with_defaults(decided: Mapping[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def _differences(setting: str, before: Any, now: Any) -> list[str]:
+def _differences(place: str, before: Any, now: Any) -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         return [
-            line
-            for key in {**before, **now}
-            for line in _differences(f"{setting}.{key}", before.get(key), now.get(key))
+            line for key in {**before, **now} for line in _differences(f"{place}.{key}", before.get(key), now.get(key))
         ]
     if before == now:
         return []
@@ -181,4 +184,4 @@ def _differences(setting: str, before: Any, now: Any) -> list[str]:
         "split": "the split",
         "pretraining": "the cohort to pretrain on",
     }
-    return [f"{plain[setting]} changed" if setting in plain else f"{setting} was {before!r} and is {now!r}"]
+    return [f"{plain[place]} changed" if place in plain else f"{place} was {before!r} and is {now!r}"]
