@@ -109,14 +109,9 @@ def lock_fingerprint(folder: RunFolder, decided: Mapping[str, Any], study: Study
     fingerprint = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
     if before and _with_defaults(before["decided"]) == decided:
         fingerprint = before["fingerprint"]
-<<<<<<< HEAD
     versions = {name: metadata.version(name) for name in ("torch", "torchvision", "timm", "lightning")}
     record = {"fingerprint": fingerprint, "casewise": __version__, **versions, "decided": dict(decided)}
     folder.fingerprint.write(record)
-=======
-    versions = {name: metadata.version(name) for name in ("casewise", "torch", "torchvision", "timm", "lightning")}
-    folder.fingerprint.write({"fingerprint": fingerprint, **versions, "decided": dict(decided)})
->>>>>>> 2dd805d (Versions in one place)
     return fingerprint
 
 
