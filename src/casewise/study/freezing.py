@@ -1,4 +1,4 @@
-"""How a study says where a network stops being frozen; read without loading a network library."""
+"""How a study states up to which layer a network is frozen; no network library is needed to read it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WAYS = "none, all, `10 layers`, `11 blocks`, `30%` or a part's name such as feat
 
 @dataclass(frozen=True)
 class FreezePoint:
-    """The part of a body, from the input on, that does not learn.
+    """The part of a body, from the input on, that is not trained.
 
     `layers` counts convolutions and linear layers, `blocks` a network's own blocks (`Network.blocks`), `fraction` is a
     fraction of the body's weights, `name` a module's path within the body; the part named is frozen too.
@@ -47,19 +47,19 @@ def read_freeze_point(value: Any, source: str = "freeze") -> FreezePoint:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise StudyError(f"{source}: must be {WAYS}, got {value!r}.")
     if isinstance(value, float):
-        return _share(value, value, source)
+        return _fraction(value, value, source)
     if isinstance(value, int):
         return _counted(value, "layers", source)
     text = value.strip()
     if text.lower() in ("none", "all", "body"):
         text = text.lower()
         return FreezePoint("none" if text == "none" else "all")
-    if found := re.fullmatch(r"(-?\d+)\s*(layers?|blocks?)?", text):
-        return _counted(int(found[1]), "blocks" if (found[2] or "").startswith("block") else "layers", source)
-    if found := re.fullmatch(r"(-?\d+(?:\.\d*)?)\s*%", text):
-        return _share(float(found[1]) / 100, value, source)
-    if found := re.fullmatch(r"0?\.\d+", text):
-        return _share(float(text), value, source)
+    if match := re.fullmatch(r"(-?\d+)\s*(layers?|blocks?)?", text):
+        return _counted(int(match[1]), "blocks" if (match[2] or "").startswith("block") else "layers", source)
+    if match := re.fullmatch(r"(-?\d+(?:\.\d*)?)\s*%", text):
+        return _fraction(float(match[1]) / 100, value, source)
+    if re.fullmatch(r"0?\.\d+", text):
+        return _fraction(float(text), value, source)
     if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", text):
         return FreezePoint("name", name=text.removeprefix("body."))
     unit = text.split()[-1] if re.match(r"\d+\s", text) else ""
@@ -73,7 +73,7 @@ def _counted(count: int, kind: Literal["layers", "blocks"], source: str) -> Free
     return FreezePoint(kind, count=count) if count else FreezePoint("none")
 
 
-def _share(share: float, value: Any, source: str) -> FreezePoint:
+def _fraction(share: float, value: Any, source: str) -> FreezePoint:
     if not (math.isfinite(share) and 0 < share < 1):
         raise StudyError(f"{source}: a share lies between 0 and 1 (or 0% and 100%), got {value!r}; say none or all.")
     return FreezePoint("fraction", fraction=share)
