@@ -359,7 +359,7 @@ class TestRefused:
         ("changes", "sentence"),
         [
             ({"recipe": {**RECIPE, "early_stopping": {"monitor": "inner"}}}, r"early_stopping: \{monitor: none\}"),
-            ({"recipe": {**RECIPE, "lr": "find"}}, "recipe.lr is found"),
+            ({"recipe": {**RECIPE, "lr": "find"}}, "recipe.lr is .find."),
             ({"recipe": {**RECIPE, "tuning": "gradual_unfreezing"}}, "gradual"),
             (
                 {"recipe": {"early_stopping": {"monitor": "none"}, "schedule": "cosine", "phases": [{"epochs": 2}]}},

@@ -309,5 +309,5 @@ def test_folds_are_balanced_on_classes() -> None:
 
 
 def test_two_ways_to_hold_out_are_one_too_many() -> None:
-    with pytest.raises(ValueError, match="two ways to say who is held out"):
+    with pytest.raises(ValueError, match="leave_out and column"):
         one_left_out(column="part")

@@ -47,7 +47,7 @@ def test_one_fusion_alone_is_not_in_the_names_but_known(tmp_path: Path) -> None:
     [
         (
             "[resnet18@lat]",
-            r"'resnet18@lat': behind the @ stands one of early, late, late-shared, T1, T2.*Did you mean",
+            r"'resnet18@lat': the name after @ is one of early, late, late-shared, T1, T2.*Did you mean",
         ),
         ("[resnet18, resnet18@early]", "'resnet18' is there twice"),
         ("[resnet18, alexnet@T1, resnet18@early]", "'resnet18@early' is there twice"),
@@ -63,7 +63,7 @@ def test_mistyped_pairings_are_refused(tmp_path: Path, backbones: str, told: str
 def test_a_fusion_without_volumes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text("cohort: c.csv\ntargets: {grade: [a, b]}\nbackbones: [resnet18@late]\n")
-    with pytest.raises(StudyError, match="go with `volumes`"):
+    with pytest.raises(StudyError, match="needs .volumes."):
         read_study(path)
 
 
