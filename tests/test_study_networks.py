@@ -63,7 +63,7 @@ def test_mistyped_pairings_are_refused(tmp_path: Path, backbones: str, told: str
 def test_a_fusion_without_volumes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text("cohort: c.csv\ntargets: {grade: [a, b]}\nbackbones: [resnet18@late]\n")
-    with pytest.raises(StudyError, match="needs .volumes."):
+    with pytest.raises(StudyError, match=r"needs .volumes."):
         read_study(path)
 
 
