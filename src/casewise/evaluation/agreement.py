@@ -27,9 +27,9 @@ def group_agreement(
     truth, predicted = np.asarray(truth, dtype=int), np.asarray(predicted, dtype=int)
     cells = np.eye(n_groups * n_groups)[truth * n_groups + predicted]
     sums = sum_by_subject(cells, subjects)[:, None, :]
-    found = estimates(sums, category_agreement, _one_group, plan, n_cases=len(truth))[0]
+    agreement = estimates(sums, category_agreement, _one_group, plan, n_cases=len(truth))[0]
     confusion = sums.sum(axis=(0, 1)).reshape(n_groups, n_groups).astype(int).tolist()
-    return {"confusion": confusion, **{name: told.as_json() for name, told in found.items()}}
+    return {"confusion": confusion, **{name: estimate.as_json() for name, estimate in agreement.items()}}
 
 
 def _one_group(_: str, sums: np.ndarray) -> str:
@@ -108,9 +108,9 @@ def between_readers(
     readers = check_readers(readers)
     if only_cases is not None:
         readers = readers[readers["case"].isin(only_cases)]
-    found: dict[str, dict[str, dict[str, Estimate]]] = {}
-    for key, part in by_key(readers):
-        wide = part.pivot(index=["case", "subject", "region", "image"], columns="reader", values="value")
+    pairs_by_key: dict[str, dict[str, dict[str, Estimate]]] = {}
+    for key, rows in by_key(readers):
+        wide = rows.pivot(index=["case", "subject", "region", "image"], columns="reader", values="value")
         index = wide.index.to_frame()
         pairs: dict[str, dict[str, Estimate]] = {}
         for one, other in itertools.combinations(wide.columns, 2):
@@ -124,8 +124,8 @@ def between_readers(
                     cases=index.loc[both, "case"].to_numpy(),
                 )[str(other)]
         if pairs:
-            found[key] = pairs
-    return found
+            pairs_by_key[key] = pairs
+    return pairs_by_key
 
 
 def with_readers(
@@ -137,24 +137,26 @@ def with_readers(
     readers scored cases, and not single images, predictions of a case's images are averaged.
     """
     readers = check_readers(readers)
-    found: dict[str, dict[str, dict[str, dict[str, Estimate]]]] = {str(model): {} for model in rows["model"].unique()}
+    by_learner: dict[str, dict[str, dict[str, dict[str, Estimate]]]] = {
+        str(model): {} for model in rows["model"].unique()
+    }
     sample = ["target", "case", "region", "image"]
     if not readers["image"].any():
         rows = rows.assign(image="").groupby(["model", *sample], sort=False)["y_pred"].mean().reset_index()
     wide = rows.pivot(index=sample, columns="model", values="y_pred")
     joined = readers.join(wide, on=sample, how="inner")
-    for key, part in by_key(joined):
-        for reader, scored in part.groupby("reader", sort=False):
-            told = by_subject(
+    for key, key_rows in by_key(joined):
+        for reader, scored in key_rows.groupby("reader", sort=False):
+            judged = by_subject(
                 scored["value"].to_numpy(dtype=float),
-                {model: scored[model].to_numpy(dtype=float) for model in found},
+                {model: scored[model].to_numpy(dtype=float) for model in by_learner},
                 scored["subject"].to_numpy(),
                 plan,
                 cases=scored["case"].to_numpy(),
             )
-            for model, figures in told.items():
-                found[model].setdefault(key, {})[str(reader)] = figures
-    return found
+            for model, figures in judged.items():
+                by_learner[model].setdefault(key, {})[str(reader)] = figures
+    return by_learner
 
 
 def by_key(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -164,9 +166,9 @@ def by_key(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     >>> [key for key, _ in by_key(rows)]
     ['pasi', 'area', 'area[trunk]', 'area[upper]']
     """
-    found = []
-    for target, part in rows.groupby("target", sort=False):
-        found.append((str(target), part))
-        regional = part[part["region"] != ""]
-        found += [(f"{target}[{region}]", some) for region, some in regional.groupby("region", sort=False)]
-    return found
+    keyed = []
+    for target, target_rows in rows.groupby("target", sort=False):
+        keyed.append((str(target), target_rows))
+        regional = target_rows[target_rows["region"] != ""]
+        keyed += [(f"{target}[{region}]", some) for region, some in regional.groupby("region", sort=False)]
+    return keyed

@@ -54,8 +54,8 @@ class Estimate:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values, without the reason where there is none."""
-        told = {key: getattr(self, key) for key in ("value", "low", "high", "n_subjects", "n_cases", "rough")}
-        return told | ({"reason": self.reason} if self.reason else {})
+        values = {key: getattr(self, key) for key in ("value", "low", "high", "n_subjects", "n_cases", "rough")}
+        return values | ({"reason": self.reason} if self.reason else {})
 
 
 @functools.lru_cache(maxsize=8)
@@ -126,27 +126,27 @@ def with_intervals(
 
     `reason` says why a figure, by its name, of a learner, by its number, is undefined.
     """
-    found: list[dict[str, Estimate]] = [{} for _ in next(iter(points.values()), ())]
+    estimates_by_learner: list[dict[str, Estimate]] = [{} for _ in next(iter(points.values()), ())]
     for name, point in points.items():
         lows, highs = percentiles(samples[name], plan.confidence)
         for learner, (at, low, high) in enumerate(zip(point, lows, highs, strict=True)):
-            told = None
+            why = None
             if np.isnan(at):
-                told = reason(name, learner)
+                why = reason(name, learner)
             elif n_subjects < 2:
-                told = "one subject: no interval"
+                why = "one subject: no interval"
             elif np.isnan(low):
-                told = "too many resamples are undefined: no interval"
-            found[learner][name] = Estimate(
+                why = "too many resamples are undefined: no interval"
+            estimates_by_learner[learner][name] = Estimate(
                 value=None if np.isnan(at) else float(at),
-                low=None if told else float(low),
-                high=None if told else float(high),
+                low=None if why else float(low),
+                high=None if why else float(high),
                 n_subjects=n_subjects,
                 n_cases=n_cases,
                 rough=n_subjects < ROUGH_BELOW,
-                reason=told,
+                reason=why,
             )
-    return found
+    return estimates_by_learner
 
 
 def same_rows(there: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -173,22 +173,22 @@ def by_subject(
         cases: (N,) the case of each row, to be counted; by default each row is one.
         kind: the kind of number, whose metrics are computed.
 
-    >>> found = by_subject(np.array([0., 1., 2., 3.]), {"a": np.array([0., 1., 2., 4.])}, np.array(list("ppqq")))
-    >>> found["a"]["mae"]
+    >>> judged = by_subject(np.array([0., 1., 2., 3.]), {"a": np.array([0., 1., 2., 4.])}, np.array(list("ppqq")))
+    >>> judged["a"]["mae"]
     Estimate(value=0.25, low=0.0, high=0.5, n_subjects=2, n_cases=4, rough=True, reason=None)
     """
     truth, subjects = np.asarray(truth, dtype=float), np.asarray(subjects)
     matrix = np.column_stack([np.asarray(p, dtype=float) for p in predicted.values()])
     there = ~np.isnan(matrix) & ~np.isnan(truth)[:, None]
     learners = np.array(list(predicted))
-    found: dict[str, dict[str, Estimate]] = {}
+    estimates_by_learner: dict[str, dict[str, Estimate]] = {}
     # learners that predicted the same rows go through one product together
     for rows, members in same_rows(there):
         n_cases = len(np.unique(np.asarray(cases)[rows])) if cases is not None else int(rows.sum())
         sums = _sums(truth[rows], matrix[rows][:, members], subjects[rows])
-        told = estimates(sums, partial(number_metrics, kind=kind), reason, plan, n_cases=n_cases)
-        found |= dict(zip(map(str, learners[members]), told, strict=True))
-    return {learner: found[learner] for learner in predicted}
+        judged = estimates(sums, partial(number_metrics, kind=kind), reason, plan, n_cases=n_cases)
+        estimates_by_learner |= dict(zip(map(str, learners[members]), judged, strict=True))
+    return {learner: estimates_by_learner[learner] for learner in predicted}
 
 
 def compare(
@@ -236,7 +236,7 @@ def differences(
 ) -> dict[str, dict[str, Any]]:
     """Compare learners by some metrics as `compare` does, from points (L,) and samples (resamples, L)."""
     rough = n_subjects < ROUGH_BELOW
-    told: dict[str, dict[str, Any]] = {}
+    comparison: dict[str, dict[str, Any]] = {}
     for name in metrics:
         sign = -1.0 if metric_of(name).larger_is_better else 1.0
         point = points[name]
@@ -258,14 +258,14 @@ def differences(
                 "high": high if known else None,
                 "noise": noise,
             }
-        told[name] = {
+        comparison[name] = {
             "best": learners[best],
             "not_told_apart": equals,
             "n_subjects": n_subjects,
             "rough": rough,
             "differences": apart,
         }
-    return told
+    return comparison
 
 
 def _sums(truth: np.ndarray, matrix: np.ndarray, subjects: np.ndarray) -> np.ndarray:

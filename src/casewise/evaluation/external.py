@@ -33,7 +33,7 @@ def drop(
     inside = next((stage for stage in ("test", "oof") if (rows["stage"] == stage).any()), None)
     if inside is None or not (rows["stage"] == "external").any():
         return {}
-    told: dict[str, dict[str, dict[str, Any]]] = {}
+    drops: dict[str, dict[str, dict[str, Any]]] = {}
     judge = judge_of(rows, classes, positive)
     for learner, part in rows.groupby("model", sort=False):
         sides = [part[part["stage"] == stage] for stage in (inside, "external")]
@@ -42,14 +42,14 @@ def drop(
         (at, drawn, n), (other, redrawn, n_other) = (
             judge.resampled(side, replace(plan, seed=plan.seed + number)) for number, side in enumerate(sides)
         )
-        told[str(learner)] = {}
+        drops[str(learner)] = {}
         for name in judge.names("drop"):
             gaps = (redrawn[name] - drawn[name])[:, None]
             low, high = (float(end[0]) for end in percentiles(gaps, plan.confidence))
             gap = other[name] - at[name]
             if not np.isnan(gap):
                 known = not np.isnan(low)
-                told[str(learner)][name] = {
+                drops[str(learner)][name] = {
                     "internal": at[name],
                     "external": other[name],
                     "difference": gap,
@@ -58,7 +58,7 @@ def drop(
                     "internal_stage": inside,
                     "rough": min(n, n_other) < ROUGH_BELOW,
                 }
-    return told
+    return drops
 
 
 def by_source(
@@ -77,9 +77,9 @@ def by_source(
     """
     rows = final_rows(predictions[predictions["target"] == target])
     rows = rows[rows["y_true"].notna() & (rows["stage"] == "oof")]
-    told: dict[str, dict[str, dict[str, Any]]] = {}
+    figures_by_source: dict[str, dict[str, dict[str, Any]]] = {}
     if rows.empty:
-        return told
+        return figures_by_source
     judge = judge_of(rows, classes, positive)
     source_of = rows["subject"].map(dict(sources))
     for source in dict.fromkeys(sources.values()):
@@ -87,11 +87,13 @@ def by_source(
         if own.empty:
             continue
         judged = judge.judge(own, plan, whole=False).metrics
-        told[str(source)] = {
-            learner: {name: found.as_json() for name, found in figures.items() if not name.endswith("_calibrated")}
+        figures_by_source[str(source)] = {
+            learner: {
+                name: estimate.as_json() for name, estimate in figures.items() if not name.endswith("_calibrated")
+            }
             for learner, figures in judged.items()
         }
-    return told
+    return figures_by_source
 
 
 def one_class_by_source(left_out: Mapping[str, Mapping[str, Mapping[str, Any]]], unit: str) -> list[Caveat]:
@@ -120,17 +122,17 @@ def within_sources(left_out: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> d
     {'m': {'auroc': {'value': 0.5, 'sources': ['a'], 'undefined': ['b']}}}
     """
     learners = dict.fromkeys(learner for by_learner in left_out.values() for learner in by_learner)
-    told: dict[str, dict[str, dict[str, Any]]] = {}
+    means: dict[str, dict[str, dict[str, Any]]] = {}
     for learner in learners:
         figures = {source: by_learner.get(learner) or {} for source, by_learner in left_out.items()}
-        names = dict.fromkeys(name for found in figures.values() for name in found if "[" not in name)
-        told[learner] = {}
+        names = dict.fromkeys(name for own in figures.values() for name in own if "[" not in name)
+        means[learner] = {}
         for name in names:
-            values = {source: (found.get(name) or {}).get("value") for source, found in figures.items()}
-            known = {source: value for source, value in values.items() if value is not None}
-            told[learner][name] = {
-                "value": float(np.mean(list(known.values()))) if known else None,
-                "sources": list(known),
-                "undefined": [source for source in values if source not in known],
+            values = {source: (own.get(name) or {}).get("value") for source, own in figures.items()}
+            defined = {source: value for source, value in values.items() if value is not None}
+            means[learner][name] = {
+                "value": float(np.mean(list(defined.values()))) if defined else None,
+                "sources": list(defined),
+                "undefined": [source for source in values if source not in defined],
             }
-    return told
+    return means

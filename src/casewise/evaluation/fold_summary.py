@@ -30,29 +30,29 @@ def over_folds(
     ...     "outer_fold": [1, 1, 2, 2], "target": "t", "kind": "classification",
     ...     "y_true": [0, 1, 0, 1], "y_pred": [0, 1, 0, 0], "p0": [1, 0, 1, 1], "p1": [0, 1, 0, 0],
     ... })
-    >>> found = over_folds(rows, ["t"])["t"]["net"]
-    >>> {name: (float(one["mean"]), round(float(one["sd"]), 3)) for name, one in found.items()}
+    >>> summary_of_net = over_folds(rows, ["t"])["t"]["net"]
+    >>> {name: (float(entry["mean"]), round(float(entry["sd"]), 3)) for name, entry in summary_of_net.items()}
     {'accuracy': (0.75, 0.354), 'precision': (0.625, 0.53), 'recall': (0.75, 0.354)}
     """
     scored = predictions["y_true"].notna() & predictions["outer_fold"].notna()
     rows = predictions[(predictions["stage"] == "oof") & scored]
-    told: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
     for target in targets:
-        its = rows[rows["target"] == target]
-        if its["outer_fold"].nunique() < 2:
+        target_rows = rows[rows["target"] == target]
+        if target_rows["outer_fold"].nunique() < 2:
             continue
-        judge = judge_of(its, (classes or {}).get(target))
-        told[target] = {
+        judge = judge_of(target_rows, (classes or {}).get(target))
+        summary[target] = {
             str(learner): {name: _summed(values) for name, values in judge.by_fold(own).items()}
-            for learner, own in its.groupby("model", sort=False)
+            for learner, own in target_rows.groupby("model", sort=False)
         }
-    return told
+    return summary
 
 
 def _summed(values: np.ndarray) -> dict[str, Any]:
-    there = values[~np.isnan(values)]
+    defined = values[~np.isnan(values)]
     return {
-        "mean": float(there.mean()) if len(there) else None,
-        "sd": float(there.std(ddof=1)) if len(there) > 1 else None,
+        "mean": float(defined.mean()) if len(defined) else None,
+        "sd": float(defined.std(ddof=1)) if len(defined) > 1 else None,
         "folds": [None if np.isnan(value) else float(value) for value in values],
     }

@@ -88,7 +88,7 @@ def response(
     clear_at, rule = _clear_rule(rows["y_true"].to_numpy(dtype=float), clear_at)
     after = change[(change["since"] > 0).fillna(False)]
     used = after[after["true_change"].notna() & after["predicted_change"].notna()]
-    told: dict[str, Any] = {
+    result: dict[str, Any] = {
         "baseline": "each subject's first scored visit" if baseline == "first" else f"visit {baseline}",
         "clear_rule": rule,
         "n_subjects": int(used["subject"].nunique()),
@@ -97,12 +97,12 @@ def response(
         "undefined": _undefined(change),
     }
     if used.empty:
-        return told
+        return result
     subjects = used["subject"].to_numpy()
     true, predicted = used["true_change"].to_numpy(), used["predicted_change"].to_numpy()
     figures = by_subject(true, {"model": predicted}, subjects, plan)["model"]
-    told["change"] = {name: figure.as_json() for name, figure in figures.items()}
-    told["responders"], told["by_visit"] = {}, {}
+    result["change"] = {name: figure.as_json() for name, figure in figures.items()}
+    result["responders"], result["by_visit"] = {}, {}
     visits = visits_in_order(used["visit"])
     for threshold in thresholds:
         physician, model = true <= -threshold + _ZERO, predicted <= -threshold + _ZERO
@@ -110,12 +110,12 @@ def response(
             physician = used["y_true"].to_numpy() <= _ZERO
             model = used["y_pred"].to_numpy() <= clear_at + _ZERO
         name = f"{threshold:g}"
-        told["responders"][name] = group_agreement(physician, model, subjects, plan, n_groups=2)
+        result["responders"][name] = group_agreement(physician, model, subjects, plan, n_groups=2)
         for visit in visits:
             at = (used["visit"] == visit).to_numpy()
-            rates = told["by_visit"].setdefault(visit, {"n_subjects": int(at.sum())})
+            rates = result["by_visit"].setdefault(visit, {"n_subjects": int(at.sum())})
             rates[name] = {"physician": rate(physician[at], plan), "model": rate(model[at], plan)}
-    return told
+    return result
 
 
 def rate(yes: np.ndarray, plan: Plan = PLAN) -> dict[str, float]:
@@ -166,9 +166,9 @@ def _undefined(change: pd.DataFrame) -> dict[str, list[str]]:
         "no_later_score": set(start.index) - set(later["subject"]),
         "model_baseline_zero": set(start.index[~(start["y_pred"] > _ZERO)]),
     }
-    told: dict[str, list[str]] = {}
+    left_out: dict[str, list[str]] = {}
     named: set[str] = set()
     for why, subjects in reasons.items():
-        told[why] = sorted(map(str, subjects - named))
+        left_out[why] = sorted(map(str, subjects - named))
         named |= subjects
-    return told
+    return left_out
