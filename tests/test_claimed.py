@@ -115,10 +115,10 @@ class TestStrangers:
         assert (found.splits.folds, len(found.splits.subjects(-1))) == (3, 12)
 
     def test_scores_over_several_regions_are_left_out(self, tmp_path: Path) -> None:
-        study, cohort = regional(tmp_path, main="severity")
+        study, cohort = regional(tmp_path, primary_outcome="severity")
         found = image_split_of(study, cohort, split(cohort, study))
         assert list(found.study.scores) == ["severity"]
-        whole, cohort = regional(tmp_path, main="twice")
+        whole, cohort = regional(tmp_path, primary_outcome="twice")
         splits = split(cohort, whole)
         with pytest.raises(StudyError, match="worked out over several regions"):
             image_split_of(whole, cohort, splits)

@@ -563,6 +563,8 @@ def test_what_changed_is_named_setting_by_setting(tiny: Path, tmp_path: Path) ->
     (tmp_path / "study.json").write_text(json.dumps(study.model_dump(mode="json")))
     images = study.images.model_copy(update={"size": 48, "store": tmp_path})
     changed = study.model_copy(update={"images": images, "split": study.split.model_copy(update={"folds": 3})})
-    assert changed_settings(tmp_path, changed, "images") == [f"images.size was {study.images.size} and is 48"]
-    assert changed_settings(tmp_path, changed, "split") == ["split.folds was 2 and is 3"]
+    assert changed_settings(RunFolder(tmp_path), changed, "images") == [
+        f"images.size was {study.images.size} and is 48"
+    ]
+    assert changed_settings(RunFolder(tmp_path), changed, "split") == ["split.folds was 2 and is 3"]
     assert changed_settings(tmp_path / "nowhere", changed, "split") == []
