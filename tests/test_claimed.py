@@ -124,7 +124,7 @@ class TestStrangers:
             image_split_of(whole, cohort, splits)
 
 
-def regional(folder: Path, *, main: str) -> tuple[Any, Any]:
+def regional(folder: Path, *, primary_outcome: str) -> tuple[Any, Any]:
     """A study with two regions, whose scores are of one region, of both, and of what is of both."""
     rows = [
         {"path": f"{s}{r}.png", "subject": f"S{s}", "visit": 1, "region": r, "red": s % 5, "area": 1}
@@ -145,7 +145,7 @@ def regional(folder: Path, *, main: str) -> tuple[Any, Any]:
             "whole": {"formula": "severity[arm] + severity[leg]", "range": "0..32"},
             "twice": {"formula": "2 * whole", "range": "0..64"},
         },
-        "main": main,
+        "primary_outcome": primary_outcome,
         "split": {"by": "image", "test": 0, "folds": 2, "stratify_by": "red"},
         "backbones": ["test_resnet"],
         "evaluation": {"response": False},

@@ -567,4 +567,4 @@ def test_what_changed_is_named_setting_by_setting(tiny: Path, tmp_path: Path) ->
         f"images.size was {study.images.size} and is 48"
     ]
     assert changed_settings(RunFolder(tmp_path), changed, "split") == ["split.folds was 2 and is 3"]
-    assert changed_settings(tmp_path / "nowhere", changed, "split") == []
+    assert changed_settings(RunFolder(tmp_path / "nowhere"), changed, "split") == []
