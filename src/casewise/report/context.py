@@ -1,9 +1,9 @@
-"""What a report is made of, and which learner, subjects and rows it is about."""
+"""What a report is made of: the artefacts of a run as data, and which learner, stage and rows the report is about."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,121 +15,135 @@ if TYPE_CHECKING:
     from casewise.modalities.base import Overview
     from casewise.study.schema import Kind, Study
 
+# By kind of target: the metric by which learners are compared.
+MERITS = {"regression": "ccc", "classification": "auroc", "ordinal": "kappa_quadratic"}
+EXTERNAL = "external"
 
-def no_slide(path: str) -> Overview | None:
-    """Of a study without slides."""
+
+def no_picture(*_: Any) -> None:
+    """For a context without pictures."""
     return None
 
 
-def no_grids(case: str) -> list[tuple[str, np.ndarray]]:
-    """Of a study without volumes."""
+def no_pictures(_: str) -> list[tuple[str, np.ndarray]]:
+    """For a context without previews."""
     return []
 
 
 @dataclass(frozen=True)
 class ReportContext:
-    """Everything a report says comes from here; nothing is trained, predicted or resampled for it.
+    """Everything a report shows comes from here; nothing is trained, predicted or resampled for it.
 
     Attributes:
         cohort_images, panels, cases: the tables of `casewise.cohort.cohort.Cohort`.
-        notes: plain sentences about what was left out or assumed.
         splits: the content of `splits.json`.
         predictions: the predictions table (out of fold and test).
         metrics: the content of `metrics.json`.
         jobs: one entry a network, with its history.
+        notes: sentences about what was left out or assumed.
         stackers: for each combined learner and output its coefficients.
-        tiles: image numbers -> (n, C, H, W) uint8.
-        photograph: image number -> (h, w, 3) uint8, or None where the file cannot be shown.
         environment: versions, processor, date, command and seconds.
         audit: the content of `audit.json`; None where the run made no audit.
-        slide: path -> what is kept of a slide that was cut into tiles, or None.
-        tile_predictions: the content of `tiles.parquet`; None where no case has several panels.
-        grids: case -> of each sequence that it has the name and the panel (H, W) `uint8` of its central slices, as
-            the fold's networks see them; of images nothing.
         explanations: the content of `explanations.json`; None where nothing was explained.
+        tile_predictions: the content of `tiles.parquet`; None where no case has several panels.
+        tiles: image numbers -> (n, C, H, W) uint8.
+        photograph: image number -> (h, w, 3) uint8, or None where the file cannot be shown.
+        slide: path -> what is kept of a slide that was cut into tiles, or None.
+        grids: case -> name and panel (H, W) `uint8` of each sequence as the fold's networks see it; of images nothing.
     """
 
     study: Study
     cohort_images: pd.DataFrame
     panels: pd.DataFrame
     cases: pd.DataFrame
-    notes: list[str]
     splits: dict[str, Any]
     predictions: pd.DataFrame
     metrics: dict[str, Any]
     jobs: list[dict[str, Any]]
-    stackers: dict[str, Any]
-    tiles: Callable[[list[int]], np.ndarray]
-    photograph: Callable[[int], np.ndarray | None]
-    environment: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    stackers: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
     audit: dict[str, Any] | None = None
-    slide: Callable[[str], Overview | None] = no_slide
-    tile_predictions: pd.DataFrame | None = None
-    grids: Callable[[str], list[tuple[str, np.ndarray]]] = no_grids
     explanations: dict[str, Any] | None = None
+    tile_predictions: pd.DataFrame | None = None
+    tiles: Callable[[list[int]], Any] = no_picture
+    photograph: Callable[[int], np.ndarray | None] = no_picture
+    slide: Callable[[str], KeptSlide | None] = no_picture
+    grids: Callable[[str], list[tuple[str, np.ndarray]]] = no_pictures
+
+    @property
+    def outcome(self) -> str:
+        """The primary outcome."""
+        return self.study.outcome
 
     @property
     def kind(self) -> Kind:
-        """What the main outcome is: a number, a class or a grade."""
-        return self.study.kind_of(self.study.primary_outcome)
+        """What the primary outcome is: a number, a class or a grade."""
+        return self.study.kind_of(self.outcome)
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes of the primary outcome; none where it is a number."""
+        return self.study.classes_of(self.outcome)
 
     @property
     def merit(self) -> str:
-        """The metric by which the shown learner is chosen, out of fold."""
-        return {"regression": "ccc", "classification": "auroc", "ordinal": "kappa_quadratic"}[self.kind]
+        """The metric by which the learner shown is chosen, out of fold."""
+        return MERITS[self.kind]
+
+    @property
+    def stopped_on(self) -> str:
+        """Which loss stopped training: of inner subjects, of the predicted fold itself, or of none."""
+        return str(self.study.recipe.stop.on)
 
     @cached_property
     def stage(self) -> str:
         """The stage of the headline in `metrics.json`; without one `test` if it has predictions, else `oof`."""
-        there = [s for s in ("test", "oof") if (self.predictions["stage"] == s).any()]
+        available = [s for s in ("test", "oof") if (self.predictions["stage"] == s).any()]
         judged = (self.metrics.get("main") or {}).get("stage")
-        return judged if judged in there else (there or ["oof"])[0]
+        return judged if judged in available else (available or ["oof"])[0]
 
     @property
     def stages(self) -> list[str]:
-        """The stages with predictions, the one the report speaks of first."""
+        """The stages with predictions, the one the report is about first."""
         order = [self.stage, *(s for s in ("test", "oof") if s != self.stage)]
         return [s for s in order if (self.predictions["stage"] == s).any()]
 
     @cached_property
     def learners(self) -> list[str]:
         """Learners with predictions, networks in the study's order first."""
-        found = list(dict.fromkeys(self.predictions["model"]))
-        known = [name for name in self.study.networks if name in found]
-        return known + [name for name in found if name not in known]
+        names = list(dict.fromkeys(self.predictions["model"]))
+        networks = [name for name in self.study.networks if name in names]
+        return networks + [name for name in names if name not in networks]
 
     @cached_property
     def learner(self) -> str:
-        """The learner shown: the best out of fold on the main outcome, so that the test set chooses nothing."""
+        """The learner shown: the best out of fold on the primary outcome, so that the test set chooses nothing."""
         main = self.metrics.get("main") or {}
-        if main.get("target") == self.study.primary_outcome and main.get("learner") in self.learners:
+        if main.get("target") == self.outcome and main.get("learner") in self.learners:
             return str(main["learner"])
-        scored = [(self.metric("oof", name, self.merit), name) for name in self.learners]
-        known = [(found["value"], name) for found, name in scored if found]
-        if known:
-            return max(known, key=lambda pair: pair[0])[1]
-        return self.learners[0]
+        scored = [(figure["value"], name) for name in self.learners if (figure := self.metric("oof", name, self.merit))]
+        return max(scored, key=lambda pair: pair[0])[1] if scored else self.learners[0]
 
     def metric(self, stage: str, learner: str, metric: str, target: str | None = None) -> dict[str, Any] | None:
         """One figure of `metrics.json` with its interval, or None where it is missing or undefined."""
-        found = self.figures(stage, learner, target or self.study.primary_outcome).get(metric)
-        return found if found and is_number(found.get("value")) else None
+        figure = self.figures(stage, learner, target).get(metric)
+        return figure if figure and is_number(figure.get("value")) else None
 
-    def figures(self, stage: str, learner: str, key: str) -> dict[str, Any]:
+    def figures(self, stage: str, learner: str, key: str | None = None) -> dict[str, Any]:
         """All figures of `metrics.json` of one learner for one target key, such as `composite[upper]`."""
-        found: dict[str, Any] = self.metrics.get("metrics", {}).get(stage, {}).get(learner, {}).get(key, {})
-        return found
+        figures: dict[str, Any] = self.metrics.get("metrics", {}).get(stage, {}).get(learner, {})
+        return figures.get(key or self.outcome, {})
 
-    def classed(self, stage: str, learner: str, target: str | None = None) -> dict[str, Any]:
+    def class_entry(self, stage: str, learner: str, target: str | None = None) -> dict[str, Any]:
         """Confusion matrix, curves and operating points of one learner (`classes` of `metrics.json`), or nothing."""
-        by_learner = self.metrics.get("classes", {}).get(stage, {}).get(learner, {})
-        found: dict[str, Any] = by_learner.get(target or self.study.primary_outcome, {})
-        return found
+        by_target: dict[str, Any] = self.metrics.get("classes", {}).get(stage, {}).get(learner, {})
+        return by_target.get(target or self.outcome, {})
 
     def range_of(self, target: str) -> tuple[float, float]:
         """The declared range of a target or score, or 0 to 1 for what the study does not declare."""
-        known = target in self.study.targets or target in self.study.scores
-        return self.study.range_of(target) if known else (0.0, 1.0)
+        declared = target in self.study.targets or target in self.study.scores
+        return self.study.range_of(target) if declared else (0.0, 1.0)
 
     @cached_property
     def final(self) -> pd.DataFrame:
@@ -139,25 +153,39 @@ class ReportContext:
         return final_rows(self.predictions)
 
     def rows(self, stage: str, learner: str, target: str | None = None) -> pd.DataFrame:
-        """Predictions of `target` (the main outcome by default) by one learner where the truth is known."""
+        """Predictions of `target` (the primary outcome by default) by one learner where the truth is known."""
         table = self.final
-        wanted = table["target"] == (target or self.study.primary_outcome)
-        chosen = table[wanted & (table["stage"] == stage) & (table["model"] == learner)]
-        return chosen.dropna(subset=["y_true", "y_pred"]).reset_index(drop=True)
+        wanted = table["target"] == (target or self.outcome)
+        rows = table[wanted & (table["stage"] == stage) & (table["model"] == learner)]
+        return rows.dropna(subset=["y_true", "y_pred"]).reset_index(drop=True)
 
     @cached_property
-    def chosen(self) -> pd.DataFrame:
-        """The rows the report speaks of: main outcome, shown learner, first stage."""
+    def judged(self) -> pd.DataFrame:
+        """The rows the report is about: primary outcome, shown learner, first stage."""
         return self.rows(self.stage, self.learner)
 
     @cached_property
     def repeated(self) -> bool:
-        """Whether any subject was seen at more than one visit."""
+        """Whether any subject came to more than one visit."""
         return bool((self.cases.groupby("subject")["case"].nunique() > 1).any())
+
+    @property
+    def by_site(self) -> bool:
+        """Whether the report's figures are out of fold with a source left out in each fold."""
+        return self.stage == "oof" and bool(self.metrics.get("within"))
+
+    @property
+    def site(self) -> str:
+        """What is left out fold by fold, as a reader says it."""
+        return str(self.study.split.leave_out or "source").replace("_", " ")
 
     def subjects_of(self, stage: str) -> int:
         """Number of subjects with predictions in a stage."""
         return int(self.predictions.loc[self.predictions["stage"] == stage, "subject"].nunique())
+
+    def names_only(self, stage: str, learner: str) -> str:
+        """The class that the learner predicts for every case; empty where it predicts several."""
+        return str(self.class_entry(stage, learner).get("names_only") or "")
 
 
 def is_number(value: Any) -> bool:

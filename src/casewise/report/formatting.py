@@ -1,8 +1,9 @@
-"""Numbers and names as a reader wants them: sensible digits, true minus signs, the study's own spelling."""
+"""Numbers and names as text: sensible digits, true minus signs, the study's own spelling; filters of the templates."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from casewise.report.context import is_number
@@ -11,7 +12,6 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 MISSING = "–"
-SHARES = ("ccc", "pcc", "icc", "kappa")
 
 
 def number(value: Any, digits: int) -> str:
@@ -48,22 +48,15 @@ def digits_of(low: float, high: float) -> int:
     return 1 if width > 10 else 2 if width > 1.5 else 3
 
 
-def digits_for(study: Study, metric: str, target: str) -> int:
-    """Decimals for a metric of a target."""
-    if metric in SHARES:
-        return 2
-    return digits_of(*study.range_of(target)) if target in study.targets or target in study.scores else 2
-
-
-def interval(found: dict[str, Any] | None, digits: int, *, words: bool = False) -> str:
-    """The bounds of a figure, for a table or (with `words`) for a sentence; empty where there are none.
+def interval(figure: Mapping[str, Any] | None, digits: int, *, words: bool = False) -> str:
+    """The interval of a figure, for a table or (with `words`) for a sentence; empty where there is none.
 
     >>> interval({"low": 0.5, "high": 0.75}, 2), interval({"low": 0.5, "high": 0.75}, 2, words=True)
     ('[0.50, 0.75]', '0.50 to 0.75')
     """
-    if not found or not (is_number(found.get("low")) and is_number(found.get("high"))):
+    if not figure or not (is_number(figure.get("low")) and is_number(figure.get("high"))):
         return ""
-    low, high = number(found["low"], digits), number(found["high"], digits)
+    low, high = number(figure["low"], digits), number(figure["high"], digits)
     return f"{low} to {high}" if words else f"[{low}, {high}]"
 
 
@@ -72,19 +65,20 @@ def display_name(study: Study, name: str) -> str:
 
     `pasi` becomes `PASI` where the description speaks of the PASI.
     """
-    plain = name.replace("_", " ")
+    plain_name = plain(name)
     for text in (study.description, study.title):
-        for found in re.finditer(rf"(?<!\w){re.escape(plain)}(?!\w)", text, re.IGNORECASE):
+        for match in re.finditer(rf"(?<!\w){re.escape(plain_name)}(?!\w)", text, re.IGNORECASE):
             # a capital that only begins a sentence says nothing about the name
-            if not re.search(r"(^|[.:!?]\s+)$", text[: found.start()]) or found[0][1:] != found[0][1:].lower():
-                return found[0]
-    return plain
+            if not re.search(r"(^|[.:!?]\s+)$", text[: match.start()]) or match[0][1:] != match[0][1:].lower():
+                return match[0]
+    return plain_name
 
 
 def class_name(study: Study, target: str, name: str) -> str:
     """A class as a sentence names it: blanks for underscores, and a bare number with its target (`grade 3`)."""
-    plain = name.replace("_", " ")
-    return f"{display_name(study, target)} {plain}" if re.fullmatch(r"[\d.]+", plain) else plain
+    if re.fullmatch(r"[\d._]+", name):
+        return f"{display_name(study, target)} {plain(name)}"
+    return plain(name)
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
@@ -96,7 +90,65 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
-def listed(words: list[str], last: str = "and") -> str:
+def plain(name: Any) -> str:
+    """A name with blanks for underscores.
+
+    >>> plain("no_finding")
+    'no finding'
+    """
+    return str(name).replace("_", " ")
+
+
+def capital(text: str) -> str:
+    """Text with a capital first letter; the rest stays as it is.
+
+    >>> capital("AUROC of iOS"), capital("a case"), capital("")
+    ('AUROC of iOS', 'A case', '')
+    """
+    return text[:1].upper() + text[1:]
+
+
+def percent(share: Any, digits: int = 0) -> str:
+    """A share in percent.
+
+    >>> percent(0.256), percent(0.256, 1), percent(None)
+    ('26 %', '25.6 %', '–')
+    """
+    return f"{number(100 * share, digits)} %" if is_number(share) else MISSING
+
+
+def probability(value: float) -> str:
+    """A probability in percent; what is not certain is never written as certain.
+
+    >>> probability(0.9996), probability(0.0002), probability(0.5)
+    ('> 99 %', '< 1 %', '50 %')
+    """
+    if 0.995 <= value < 1:
+        return "> 99 %"
+    return "< 1 %" if 0 < value < 0.005 else percent(value)
+
+
+def p_value(value: Any) -> str:
+    """A p-value to three decimals, never as zero.
+
+    >>> p_value(0.0004), p_value(0.04), p_value(None)
+    ('< 0.001', '0.040', '–')
+    """
+    return "< 0.001" if is_number(value) and value < 0.0005 else number(value, 3)
+
+
+def span(values: Sequence[float]) -> str:
+    """The range of whole numbers, or the one number that all are.
+
+    >>> span([3, 3]), span([5, 2]), span([])
+    ('3', '2–5', '–')
+    """
+    if not values:
+        return MISSING
+    return f"{min(values)}" if min(values) == max(values) else f"{min(values)}–{max(values)}"
+
+
+def listed(words: Sequence[str], last: str = "and") -> str:
     """Words as a sentence lists them.
 
     >>> listed(["a", "b", "c"]), listed(["a"]), listed([])
@@ -134,13 +186,13 @@ def rate(value: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def frozen_words(freeze: Any) -> str:
-    """What of a network does not learn in a phase, as a label.
+def frozen_label(freeze: Any) -> str:
+    """What is frozen in a phase of training, as a label.
 
-    >>> frozen_words("all"), frozen_words("none"), frozen_words("11 blocks")
-    ('head alone learns', 'nothing frozen', '11 blocks frozen')
+    >>> frozen_label("all"), frozen_label("none"), frozen_label("11 blocks")
+    ('only the head is trained', 'nothing frozen', '11 blocks frozen')
     """
-    return {"all": "head alone learns", "none": "nothing frozen"}.get(str(freeze), f"{freeze} frozen")
+    return {"all": "only the head is trained", "none": "nothing frozen"}.get(str(freeze), f"{freeze} frozen")
 
 
 def shortened(text: Any, length: int) -> str:
@@ -149,5 +201,5 @@ def shortened(text: Any, length: int) -> str:
     >>> shortened("abcdef", 4)
     'abc…'
     """
-    plain = str(text)
-    return plain if len(plain) <= length else plain[: length - 1] + "…"
+    whole = str(text)
+    return whole if len(whole) <= length else whole[: length - 1] + "…"

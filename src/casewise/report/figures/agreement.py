@@ -6,25 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from markupsafe import Markup
 
 from casewise.cohort.natural_sort import natural
-from casewise.report.figures.drawing import (
-    ACCENT,
-    FAINT,
-    INK,
-    MANY,
-    MARKERS,
-    MODEL,
-    SERIES,
-    SOFT,
-    canvas,
-    frame,
-    place,
-    svg,
-)
+from casewise.report.figures.drawing import (ACCENT, FAINT, INK, MANY, MARKERS, MODEL, SERIES, SOFT, Drawing, canvas, frame, set_margins, svg)
 from casewise.report.figures.drawing import limits as around
-from casewise.report.formatting import number, shortened, signed
+from casewise.report.formatting import shortened, signed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +32,7 @@ class Limits:
     high_interval: tuple[float, float] | None = None
 
 
-def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], label: str, alt: str) -> Markup:
+def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], label: str) -> Drawing:
     """Predicted against recorded, with the identity and, dashed, the limits of agreement around it.
 
     Args:
@@ -55,7 +41,7 @@ def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], l
     """
     low, high = around(rows["y_true"], rows["y_pred"], low=scale[0])
     with canvas(WIDTH, HEIGHT) as (figure, axes):
-        place(axes, WIDTH, HEIGHT, left=54, bottom=_below(rows), right=12, top=14)
+        set_margins(axes, WIDTH, HEIGHT, left=54, bottom=_below(rows), right=12, top=14)
         line = np.array([low, high])
         axes.fill_between(line, line + limits.low, line + limits.high, color=MODEL, alpha=0.07, linewidth=0)
         for shift in (limits.low, limits.high):
@@ -68,10 +54,10 @@ def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], l
         axes.set_ylabel(f"{label}, model (points)")
         frame(axes)
         _legend(axes, rows)
-        return svg(figure, "scatter", alt)
+        return svg(figure, "scatter")
 
 
-def bland_altman(rows: pd.DataFrame, limits: Limits, *, digits: int, label: str, alt: str) -> Markup:
+def bland_altman(rows: pd.DataFrame, limits: Limits, *, digits: int, label: str) -> Drawing:
     """Difference model − physician over their mean, with the bias, its limits and their intervals as bands."""
     mean = (rows["y_true"].to_numpy() + rows["y_pred"].to_numpy()) / 2
     difference = (rows["y_pred"] - rows["y_true"]).to_numpy()
@@ -79,7 +65,7 @@ def bland_altman(rows: pd.DataFrame, limits: Limits, *, digits: int, label: str,
     bands = [edge for edge in (limits.low_interval, limits.high_interval) if edge]
     bottom, top = around(difference, [limits.low, limits.high, 0.0], *bands, margin=0.1)
     with canvas(WIDTH, HEIGHT) as (figure, axes):
-        place(axes, WIDTH, HEIGHT, left=54, bottom=_below(rows), right=74, top=14)
+        set_margins(axes, WIDTH, HEIGHT, left=54, bottom=_below(rows), right=74, top=14)
         axes.axhline(0, color=FAINT, linewidth=1.4)
         parts = [
             (limits.high, limits.high_interval, SOFT, (0, (4, 3)), "upper limit"),
@@ -108,12 +94,12 @@ def bland_altman(rows: pd.DataFrame, limits: Limits, *, digits: int, label: str,
         axes.set_ylabel("Model − physician (points)")
         frame(axes)
         _legend(axes, rows)
-        return svg(figure, "bland-altman", alt)
+        return svg(figure, "bland-altman")
 
 
 def small_scatter(
-    rows: pd.DataFrame, *, scale: tuple[float, float], title: str, name: str, alt: str, width: float = 176.0
-) -> Markup:
+    rows: pd.DataFrame, *, scale: tuple[float, float], title: str, name: str, width: float = 176.0
+) -> Drawing:
     """A small scatter of one further target; whole-number truths are spread a little so that points do not hide."""
     height = width + 8
     truth = rows["y_true"].to_numpy(float)
@@ -121,7 +107,7 @@ def small_scatter(
         truth = truth + (np.arange(len(truth)) * 0.618034 % 1 - 0.5) * 0.28
     low, high = around(truth, rows["y_pred"], low=scale[0], high=scale[1] if scale[1] - scale[0] <= 10 else None)
     with canvas(width, height) as (figure, axes):
-        place(axes, width, height, left=30, bottom=36, right=6, top=22)
+        set_margins(axes, width, height, left=30, bottom=36, right=6, top=22)
         axes.plot([low, high], [low, high], color=INK, linewidth=1)
         _dots(axes, truth, rows["y_pred"].to_numpy(), size=3.2)
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
@@ -130,7 +116,7 @@ def small_scatter(
         axes.set_ylabel("model", fontsize=9.5, labelpad=1)
         axes.locator_params(nbins=5)
         frame(axes)
-        return svg(figure, name, alt)
+        return svg(figure, name)
 
 
 def few(rows: pd.DataFrame) -> bool:
@@ -182,14 +168,3 @@ def _legend(axes: Axes, rows: pd.DataFrame) -> None:
     axes.figure.legend(
         handles, names, loc="lower center", ncols=4, handletextpad=0.2, columnspacing=1.2, borderaxespad=0.2
     )
-
-
-def describe(limits: Limits, digits: int) -> str:
-    """The limits in words, for captions and alternative texts."""
-    way = "higher" if limits.bias > 0 else "lower"
-    low, high = signed(limits.low, digits), signed(limits.high, digits)
-    size, edges = number(abs(limits.bias), digits), limits.bias_interval
-    steady = f"The model scores {size} points {way} on average"
-    if size == number(0.0, digits) or (edges and edges[0] <= 0 <= edges[1]):
-        steady = "No steady difference between model and physician is seen"
-    return f"{steady}; 95 % of the differences are expected between {low} and {high} points"

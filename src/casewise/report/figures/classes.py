@@ -1,4 +1,4 @@
-"""Curves of classes: sensitivity against false alarms, and what is right against what was claimed."""
+"""Curves of classes: ROC curves and reliability diagrams."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from markupsafe import Markup
 
 from casewise.report.context import is_number
-from casewise.report.figures.drawing import ACCENT, INK, MODEL, PALE, SERIES, canvas, frame, place, svg
+from casewise.report.figures.drawing import ACCENT, INK, MODEL, PALE, SERIES, Drawing, canvas, frame, set_margins, svg
 from casewise.report.formatting import shortened
 from casewise.report.sections.measures import bounds, written
 
@@ -24,7 +23,7 @@ WIDTH, SIDE, LINE = 420.0, 350.0, 16.0
 
 @dataclass(frozen=True)
 class Curve:
-    """One class: its ROC curve, its AUROC with its interval, and the operating points on it (false alarms, found)."""
+    """One class: its ROC curve, its AUROC with its interval, and the operating points on it (1 - specificity, sensitivity)."""
 
     name: str
     fpr: np.ndarray
@@ -33,37 +32,37 @@ class Curve:
     points: list[tuple[float, float]] = field(default_factory=list)
 
 
-def curves_of(told: dict[str, Any], figures: dict[str, Any]) -> list[Curve]:
+def curves_of(entry: dict[str, Any], figures: dict[str, Any]) -> list[Curve]:
     """The curves to draw from an entry of `classes` and the figures beside it; at most eight."""
-    found = []
-    for name, curve in list(told.get("roc", {}).items())[:MOST_CURVES]:
+    curves = []
+    for name, curve in list(entry.get("roc", {}).items())[:MOST_CURVES]:
         if not curve or len(curve.get("fpr", [])) < 2:
             continue
-        mine = [point for point in told.get("operating", []) if point["class"] == name]
+        mine = [point for point in entry.get("operating", []) if point["class"] == name]
         pairs = [(_value(point.get("specificity")), _value(point.get("sensitivity"))) for point in mine]
         points = [(1 - specificity, sensitivity) for specificity, sensitivity in pairs]
-        # two classes have one AUROC, under whichever name it is told
+        # two classes have one AUROC, under either name
         auroc = figures.get(f"auroc[{name}]") or figures.get("auroc") or {}
         plain = str(name).replace("_", " ")
-        found.append(Curve(plain, np.array(curve["fpr"], float), np.array(curve["tpr"], float), auroc, points))
-    return found
+        curves.append(Curve(plain, np.array(curve["fpr"], float), np.array(curve["tpr"], float), auroc, points))
+    return curves
 
 
-def roc(curves: list[Curve], *, name: str = "roc", alt: str) -> Markup:
+def roc(curves: list[Curve], *, name: str = "roc") -> Drawing:
     """One curve a class against the others, its AUROC and interval in the key, dots at the operating points."""
     below = 46 + LINE * len(curves)
     height = SIDE + below
     with canvas(WIDTH, height) as (figure, axes):
-        place(axes, WIDTH, height, left=58, bottom=below, right=12, top=10)
+        set_margins(axes, WIDTH, height, left=58, bottom=below, right=12, top=10)
         axes.plot([0, 1], [0, 1], color=PALE, linewidth=1)
         for i, curve in enumerate(curves):
             label = f"{shortened(curve.name, 24)}: {written('auroc', curve.auroc.get('value'))}"
             label = f"{label} {bounds('auroc', curve.auroc)}".strip()
             axes.plot(curve.fpr, curve.tpr, color=SERIES[i], linestyle=DASHES[i], linewidth=1.9, label=label)
-            known = [(x, y) for x, y in curve.points if is_number(x) and is_number(y)]
+            drawn = [(x, y) for x, y in curve.points if is_number(x) and is_number(y)]
             axes.plot(
-                [x for x, _ in known],
-                [y for _, y in known],
+                [x for x, _ in drawn],
+                [y for _, y in drawn],
                 "o",
                 color=SERIES[i],
                 markersize=6.5,
@@ -72,12 +71,12 @@ def roc(curves: list[Curve], *, name: str = "roc", alt: str) -> Markup:
                 zorder=5,
             )
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        axes.set_xlabel("False alarms (1 − specificity)")
-        axes.set_ylabel("Found (sensitivity)")
+        axes.set_xlabel("False positive rate (1 − specificity)")
+        axes.set_ylabel("True positive rate (sensitivity)")
         _percent(axes)
         frame(axes)
         _key(axes)
-        return svg(figure, name, alt)
+        return svg(figure, name)
 
 
 def reliability(
@@ -86,40 +85,39 @@ def reliability(
     *,
     ece: tuple[dict[str, Any] | None, ...],
     name: str = "reliability",
-    alt: str,
-) -> Markup:
-    """The share that is right in each bin of claimed probability, before and after temperature scaling.
+) -> Drawing:
+    """The share of correct predictions in each bin of predicted probability, before and after temperature scaling.
 
     Args:
         before, after: bins with `n`, `confidence` and `accuracy`; empty ones are left out.
         ece: the calibration error of both, for the key.
     """
     series = [("as predicted", before, ACCENT, (0, (4, 2)), "D"), ("after temperature scaling", after, MODEL, "-", "o")]
-    known = [[b for b in bins if b.get("n") and is_number(b.get("accuracy"))] for _, bins, *_ in series]
-    below = 46 + LINE * sum(bool(bins) for bins in known)
+    drawn = [[b for b in bins if b.get("n") and is_number(b.get("accuracy"))] for _, bins, *_ in series]
+    below = 46 + LINE * sum(bool(bins) for bins in drawn)
     height = SIDE + below
-    most = max((b["n"] for bins in known for b in bins), default=1)
-    low = min((b["confidence"] for bins in known for b in bins), default=0.0)
+    most = max((b["n"] for bins in drawn for b in bins), default=1)
+    low = min((b["confidence"] for bins in drawn for b in bins), default=0.0)
     with canvas(WIDTH, height) as (figure, axes):
-        place(axes, WIDTH, height, left=58, bottom=below, right=12, top=10)
+        set_margins(axes, WIDTH, height, left=58, bottom=below, right=12, top=10)
         axes.plot([0, 1], [0, 1], color=INK, linewidth=1.1)
-        for (title, _, colour, dash, marker), bins, found in zip(series, known, ece, strict=True):
+        for (title, _, colour, dash, marker), bins, error in zip(series, drawn, ece, strict=True):
             if not bins:
                 continue
             x, y = ([b[key] for b in bins] for key in ("confidence", "accuracy"))
-            label = f"{title}: ECE {written('ece', (found or {}).get('value'))} {bounds('ece', found)}".strip()
+            label = f"{title}: ECE {written('ece', (error or {}).get('value'))} {bounds('ece', error)}".strip()
             axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.1, alpha=0.55)
             axes.plot([], [], color=colour, linestyle=dash, marker=marker, linewidth=1.4, label=label)
             sizes = [8 + 150 * b["n"] / most for b in bins]
             axes.scatter(x, y, s=sizes, marker=marker, color=colour, edgecolors="white", linewidths=0.8, zorder=4)
         left = max(0.0, np.floor(low * 10) / 10 - 0.04)
         axes.set(xlim=(left, 1.03), ylim=(-0.03, 1.04))
-        axes.set_xlabel("Probability given to the class named")
-        axes.set_ylabel("Share that is right")
+        axes.set_xlabel("Probability of the predicted class")
+        axes.set_ylabel("Share that is correct")
         _percent(axes)
         frame(axes)
         _key(axes)
-        return svg(figure, name, alt)
+        return svg(figure, name)
 
 
 def _percent(axes: Axes) -> None:
@@ -144,5 +142,5 @@ def _key(axes: Axes) -> None:
     )
 
 
-def _value(found: dict[str, Any] | None) -> float:
-    return float(found["value"]) if found and is_number(found.get("value")) else float("nan")
+def _value(figure: dict[str, Any] | None) -> float:
+    return float(figure["value"]) if figure and is_number(figure.get("value")) else float("nan")

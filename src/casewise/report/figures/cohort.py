@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from markupsafe import Markup
 
-from casewise.report.figures.drawing import ACCENT, INK, MODEL, SOFT, canvas, frame, place, svg
+from casewise.report.figures.drawing import ACCENT, INK, MODEL, SOFT, Drawing, canvas, frame, set_margins, svg
 from casewise.report.formatting import shortened
 
 if TYPE_CHECKING:
@@ -42,20 +41,18 @@ def shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.asarray(counts / max(counts.sum(), 1))
 
 
-def distribution(
-    table: pd.DataFrame, column: str, *, scale: tuple[float, float], title: str, name: str, alt: str
-) -> Markup:
+def distribution(table: pd.DataFrame, column: str, *, scale: tuple[float, float], title: str, name: str) -> Drawing:
     """Bars of one target: training beside test where there is a test set, a tick for all together.
 
     Args:
         table: the target's values in `column`, and `side` (`test` or `train`).
     """
-    known = table.dropna(subset=[column])
-    values, sides = known[column].to_numpy(float), known["side"].to_numpy()
+    recorded = table.dropna(subset=[column])
+    values, sides = recorded[column].to_numpy(float), recorded["side"].to_numpy()
     edges, names, levels = binned(values, scale)
     x = np.arange(len(names))
     with canvas(WIDTH, HEIGHT) as (figure, axes):
-        place(axes, WIDTH, HEIGHT, left=36, bottom=26, right=6, top=26)
+        set_margins(axes, WIDTH, HEIGHT, left=36, bottom=26, right=6, top=26)
         overall = shares(values, edges) * 100
         if (sides == "test").any():
             axes.bar(x - 0.2, shares(values[sides != "test"], edges) * 100, 0.38, color=MODEL)
@@ -73,4 +70,4 @@ def distribution(
         figure.text(
             1 - 4 / WIDTH, 1 - 12 / HEIGHT, f"n = {len(values):,}", fontsize=9.5, va="center", ha="right", color=SOFT
         )
-        return svg(figure, name, alt)
+        return svg(figure, name)

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart with any colour vision; markers repeat the distinction on grey paper.
+# Okabe and Ito's colours, distinct for any colour vision; markers repeat the distinction on grey paper.
 INK, SOFT, PALE, FAINT = "#1f2933", "#5f6b76", "#aab3bb", "#d9dee3"
 MODEL, PHYSICIAN, ACCENT = "#0072b2", "#1f2933", "#d55e00"
 SERIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d00", "#5f6b76"]
@@ -62,17 +63,35 @@ def canvas(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
         yield figure, figure.add_subplot()
 
 
-def place(axes: Axes, width: float, height: float, *, left: float, bottom: float, right: float, top: float) -> None:
-    """Set the axes by margins in points: cheaper than a layout engine, and alike over small multiples."""
+def set_margins(
+    axes: Axes, width: float, height: float, *, left: float, bottom: float, right: float, top: float
+) -> None:
+    """Set the axes by margins in points: cheaper than a layout engine, and equal over small multiples."""
     axes.set_position((left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height))
 
 
-def svg(figure: Figure, name: str, alt: str) -> Markup:
-    """The figure as an inline `<svg>` scaled to its box.
+@dataclass(frozen=True)
+class Drawing:
+    """A figure as inline SVG without its description, which templates give."""
+
+    width: float
+    height: float
+    body: str
+    style: str = ""
+    position: str = "xMidYMid meet"
+
+    def svg(self, alt: str) -> Markup:
+        """The figure as an `<svg>` scaled to its box; `alt` says in words what it shows."""
+        style = self.style or f' style="max-width:{self.width:g}px"'
+        head = f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-label="{escape(alt)}"{style} '
+        return Markup(f'{head}preserveAspectRatio="{self.position}">{self.body}</svg>')  # noqa: S704 (body is escaped)
+
+
+def svg(figure: Figure, name: str) -> Drawing:
+    """The figure as SVG.
 
     Args:
         name: unique on the page; prefixed to every identifier.
-        alt: what the figure shows, in words.
     """
     buffer = io.StringIO()
     with warnings.catch_warnings():
@@ -80,10 +99,10 @@ def svg(figure: Figure, name: str, alt: str) -> Markup:
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     width, height = figure.get_size_inches() * 72
-    return Markup(_inlined(buffer.getvalue(), name, alt, float(width), float(height)))  # noqa: S704 (matplotlib escapes)
+    return Drawing(float(width), float(height), _inlined(buffer.getvalue(), name))
 
 
-def _inlined(text: str, name: str, alt: str, width: float, height: float) -> str:
+def _inlined(text: str, name: str) -> str:
     body = text[text.index("<svg") :]
     body = body[body.index(">") + 1 : body.rindex("</svg>")]
     body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
@@ -95,11 +114,7 @@ def _inlined(text: str, name: str, alt: str, width: float, height: float) -> str
     # Hundredths of a point are enough; what stands between tags is text and stays as it is.
     body = re.sub(r"<[^>]+>", lambda m: re.sub(r"(\d\.\d\d)\d+", r"\1", m[0]), body)
     body = re.sub(r"\n\s*", "\n", body)
-    head = (
-        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(alt)}" '
-        f'style="max-width:{width:g}px" preserveAspectRatio="xMidYMid meet">'
-    )
-    return head + body.strip() + "</svg>"
+    return body.strip()
 
 
 def frame(axes: Axes, *, grid: str = "both") -> None:
@@ -119,9 +134,9 @@ def limits(
     """
     import numpy as np
 
-    found = np.concatenate([np.asarray(v, float).ravel() for v in values])
-    found = found[np.isfinite(found)]
-    bottom = min([*found, *([] if low is None else [low])], default=0.0)
-    top = max([*found, *([] if high is None else [high])], default=1.0)
+    finite = np.concatenate([np.asarray(v, float).ravel() for v in values])
+    finite = finite[np.isfinite(finite)]
+    bottom = min([*finite, *([] if low is None else [low])], default=0.0)
+    top = max([*finite, *([] if high is None else [high])], default=1.0)
     room = (top - bottom or 1.0) * margin
     return float(bottom - room), float(top + room)

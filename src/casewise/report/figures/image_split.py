@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from markupsafe import Markup
-
 from casewise.report.context import is_number
-from casewise.report.figures.drawing import ACCENT, FAINT, INK, MODEL, SOFT, canvas, place, svg
+from casewise.report.figures.drawing import ACCENT, FAINT, INK, MODEL, SOFT, Drawing, canvas, set_margins, svg
 from casewise.report.figures.drawing import limits as around
 from casewise.report.figures.learners import label_below
 from casewise.report.formatting import shortened
@@ -21,11 +19,10 @@ def side_by_side(
     figures: dict[str, dict[str, dict[str, Any]]],
     *,
     label: str,
-    alt: str,
     chance: float | None = None,
     percent: bool = False,
-    name: str = "claimed",
-) -> Markup:
+    name: str = "image-split",
+) -> Drawing:
     """One line a learner: a figure with its interval by subject (filled) and by image (open), and what guessing gives.
 
     Args:
@@ -36,15 +33,15 @@ def side_by_side(
     longest = max(len(shortened(learner, NAME)) for learner in learners)
     looks = {BY_SUBJECT: (MODEL, "o", MODEL, 0.14), BY_IMAGE: (ACCENT, "D", "white", -0.14)}
     with canvas(WIDTH, height) as (figure, axes):
-        place(axes, WIDTH, height, left=14 + 6.1 * longest, bottom=58, right=14, top=4)
-        seen: list[float] = [] if chance is None else [chance]
+        set_margins(axes, WIDTH, height, left=14 + 6.1 * longest, bottom=58, right=14, top=4)
+        values: list[float] = [] if chance is None else [chance]
         for way, (colour, marker, face, shift) in looks.items():
-            known = [
+            drawn = [
                 (-i + shift, f)
                 for i, n in enumerate(learners)
                 if is_number((f := figures[way].get(n) or {}).get("value"))
             ]
-            bars = [(y, f) for y, f in known if is_number(f.get("low")) and is_number(f.get("high"))]
+            bars = [(y, f) for y, f in drawn if is_number(f.get("low")) and is_number(f.get("high"))]
             axes.hlines(
                 [y for y, _ in bars],
                 [f["low"] for _, f in bars],
@@ -53,8 +50,8 @@ def side_by_side(
                 linewidth=1.8,
             )
             axes.plot(
-                [f["value"] for _, f in known],
-                [y for y, _ in known],
+                [f["value"] for _, f in drawn],
+                [y for y, _ in drawn],
                 marker,
                 color=colour,
                 markerfacecolor=face,
@@ -62,14 +59,14 @@ def side_by_side(
                 markersize=6,
                 label=f"split {way}",
             )
-            seen += [f["value"] for _, f in known] + [edge for _, f in bars for edge in (f["low"], f["high"])]
+            values += [f["value"] for _, f in drawn] + [edge for _, f in bars for edge in (f["low"], f["high"])]
         for i in range(len(learners) - 1):
             axes.axhline(-i - 0.5, color=FAINT, linewidth=0.7)
-        axes.set(ylim=(-len(learners) + 0.5, 0.5), xlim=around(seen or [0, 1]))
+        axes.set(ylim=(-len(learners) + 0.5, 0.5), xlim=around(values or [0, 1]))
         if chance is not None:
             axes.axvline(chance, color=SOFT, linewidth=1, linestyle=(0, (3, 2)), zorder=0)
         axes.set_yticks([-i for i in range(len(learners))], [shortened(learner, NAME) for learner in learners])
         for text in axes.get_yticklabels():
             text.set(color=INK)
         label_below(figure, axes, label, height=height, percent=percent)
-        return svg(figure, name, alt)
+        return svg(figure, name)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from casewise.report.context import is_number
-from casewise.report.figures.drawing import ACCENT, INK, MODEL, PALE, SOFT, canvas, frame, place, svg
+from casewise.report.figures.drawing import ACCENT, INK, MODEL, PALE, SOFT, Drawing, canvas, frame, set_margins, svg
 from casewise.report.figures.drawing import limits as around
-from casewise.report.formatting import frozen_words, rate, shortened
+from casewise.report.formatting import frozen_label, rate, shortened
 
 WIDTH = 440.0
 ROW = 21.0
@@ -24,9 +23,8 @@ def forest(
     shown: str,
     label: str,
     name: str,
-    alt: str,
     percent: bool = False,
-) -> Markup:
+) -> Drawing:
     """One line a learner: the metric on the test set and out of fold, each with its interval.
 
     Args:
@@ -41,16 +39,15 @@ def forest(
     stages = [stage for stage in looks if figures.get(stage)]
     longest = max(len(shortened(learner, NAME)) for learner in learners)
     with canvas(WIDTH, height) as (figure, axes):
-        place(axes, WIDTH, height, left=14 + 6.1 * longest, bottom=58, right=10, top=4)
+        set_margins(axes, WIDTH, height, left=14 + 6.1 * longest, bottom=58, right=10, top=4)
         rows = {learner: -i for i, learner in enumerate(learners)}
         axes.axhspan(rows[shown] - 0.5, rows[shown] + 0.5, color=MODEL, alpha=0.08, linewidth=0)
-        seen: list[float] = []
+        values: list[float] = []
         for i, stage in enumerate(stages):
             colour, marker, title = looks[stage]
             shift = 0.0 if len(stages) == 1 else (0.16, -0.2)[i]
-            found = [(rows[l] + shift, figures[stage].get(l)) for l in learners]  # noqa: E741
-            known = [(y, f) for y, f in found if f]
-            bars = [(y, f) for y, f in known if is_number(f.get("low")) and is_number(f.get("high"))]
+            finite = [(rows[name] + shift, f) for name in learners if (f := figures[stage].get(name))]
+            bars = [(y, f) for y, f in finite if is_number(f.get("low")) and is_number(f.get("high"))]
             axes.hlines(
                 [y for y, _ in bars],
                 [f["low"] for _, f in bars],
@@ -59,20 +56,20 @@ def forest(
                 linewidth=1.7 if i == 0 else 1.1,
             )
             axes.plot(
-                [f["value"] for _, f in known],
-                [y for y, _ in known],
+                [f["value"] for _, f in finite],
+                [y for y, _ in finite],
                 marker,
                 color=colour,
                 markersize=5.5 if i == 0 else 3.8,
                 label=title,
             )
-            seen += [f["value"] for _, f in known] + [edge for _, f in bars for edge in (f["low"], f["high"])]
+            values += [f["value"] for _, f in finite] + [edge for _, f in bars for edge in (f["low"], f["high"])]
         axes.set_yticks(list(rows.values()), [shortened(learner, NAME) for learner in learners])
         for text, learner in zip(axes.get_yticklabels(), learners, strict=True):
             text.set(color=INK, fontweight="bold" if learner == shown else "normal")
-        axes.set(ylim=(-len(learners) + 0.4, 0.6), xlim=around(seen or [0, 1]))
+        axes.set(ylim=(-len(learners) + 0.4, 0.6), xlim=around(values or [0, 1]))
         label_below(figure, axes, label, height=height, percent=percent)
-        return svg(figure, name, alt)
+        return svg(figure, name)
 
 
 def label_below(figure: Any, axes: Any, label: str, *, height: float, percent: bool) -> None:
@@ -87,10 +84,10 @@ def label_below(figure: Any, axes: Any, label: str, *, height: float, percent: b
     figure.legend(loc="lower center", ncols=2, handletextpad=0.3, columnspacing=1.6, borderaxespad=0.1)
 
 
-def training(model: str, jobs: list[dict[str, Any]], *, name: str, alt: str) -> Markup:
-    """One backbone's loss by epoch, and below it how often the class was right where that was recorded.
+def training(model: str, jobs: list[dict[str, Any]], *, name: str) -> Drawing:
+    """One backbone's loss by epoch, and below it its accuracy where that was recorded.
 
-    A line a fold: training thin, those who decide when to stop strong, a dot where the network was kept. A dashed line
+    A line a fold: training thin, the subjects that decide when to stop strong, a dot at the epoch that was kept. A dashed line
     marks where the next phase begins; above it stands what is frozen then.
     """
     from matplotlib.ticker import FuncFormatter
@@ -104,23 +101,23 @@ def training(model: str, jobs: list[dict[str, Any]], *, name: str, alt: str) -> 
     below = gap + 84.0 if accurate else 0.0
     height = top + 112.0 + below + bottom
     with canvas(width, height) as (figure, axes):
-        place(axes, width, height, left=left, bottom=bottom + below, right=right, top=top)
+        set_margins(axes, width, height, left=left, bottom=bottom + below, right=right, top=top)
         drawn = [(axes, "loss")]
         if accurate:
             lower = figure.add_axes((0.0, 0.0, 1.0, 1.0), sharex=axes)
-            place(lower, width, height, left=left, bottom=bottom, right=right, top=height - bottom - 84)
+            set_margins(lower, width, height, left=left, bottom=bottom, right=right, top=height - bottom - 84)
             drawn.append((lower, "accuracy"))
         for axis, what in drawn:
-            seen = [_course(axis, job, what) for job in jobs]
+            values = [_draw_course(axis, job, what) for job in jobs]
             for start in sorted({start for job in jobs for _, start in _phase_starts(job)[1:]}):
                 axis.axvline(start, color=SOFT, linewidth=0.9, linestyle=(0, (3, 2)), zorder=0)
-            known = [values[np.isfinite(values)] for values in seen]
+            finite = [values[np.isfinite(values)] for values in values]
             if what == "loss":
                 # One wild early epoch must not flatten all that follows.
-                axis.set_ylim(0, max((float(np.quantile(v, 0.97)) for v in known if len(v)), default=1.0) * 1.08 or 1.0)
+                axis.set_ylim(0, max((float(np.quantile(v, 0.97)) for v in finite if len(v)), default=1.0) * 1.08 or 1.0)
                 axis.locator_params(axis="y", nbins=4)
             else:
-                low = min((float(v.min()) for v in known if len(v)), default=0.0)
+                low = min((float(v.min()) for v in finite if len(v)), default=0.0)
                 axis.set(ylim=(max(0.0, np.floor(10 * low) / 10), 1.03))
                 axis.locator_params(axis="y", nbins=4)
                 axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
@@ -136,15 +133,15 @@ def training(model: str, jobs: list[dict[str, Any]], *, name: str, alt: str) -> 
         axes.set_title(shortened(model, 32), loc="left", fontweight="bold", y=1 + (top - 20) / 112)
         drawn[-1][0].set_xlabel("epoch")
         axes.locator_params(axis="x", integer=True, nbins=5)
-        return svg(figure, name, alt)
+        return svg(figure, name)
 
 
 def has_accuracy(jobs: list[dict[str, Any]]) -> bool:
-    """Whether the networks' histories say how often the class was right."""
+    """Whether the networks' histories say its accuracy."""
     return any("train_accuracy" in entry for job in jobs for entry in job.get("history") or [])
 
 
-def _course(axes: Any, job: dict[str, Any], what: str) -> np.ndarray:
+def _draw_course(axes: Any, job: dict[str, Any], what: str) -> np.ndarray:
     """Draw one network's course of loss or accuracy; all its values, NaN where there is none."""
     history = job.get("history") or []
     epochs = np.arange(1, len(history) + 1)
@@ -162,26 +159,26 @@ def _course(axes: Any, job: dict[str, Any], what: str) -> np.ndarray:
 
 
 def _phase_starts(job: dict[str, Any]) -> list[tuple[int, float]]:
-    """The phases of a network's history with the place on the axis of epochs where each begins."""
+    """The phases of a network's history with the index on the axis of epochs where each begins."""
     numbers = [entry.get("phase") for entry in job.get("history") or []]
     return [
-        (int(number), place + 0.5 if place else 1.0)
-        for place, number in enumerate(numbers)
-        if number is not None and (place == 0 or numbers[place - 1] != number)
+        (int(number), index + 0.5 if index else 1.0)
+        for index, number in enumerate(numbers)
+        if number is not None and (index == 0 or numbers[index - 1] != number)
     ]
 
 
 def _phase_labels(jobs: list[dict[str, Any]], edges: tuple[float, float]) -> list[tuple[float, str, int]]:
-    """What is frozen in each phase: how far from the left in points it is said, the text, and on which line above."""
+    """What is frozen in each phase: its distance from the left in points, the text, and on which line above."""
     first: dict[int, float] = {}
     for job in jobs:
         for number, start in _phase_starts(job):
             first[number] = min(start, first.get(number, start))
-    told: list[dict[str, Any]] = next((job["phases"] for job in jobs if job.get("phases")), [])
+    phases: list[dict[str, Any]] = next((job["phases"] for job in jobs if job.get("phases")), [])
     ends: list[float] = []
     labels = []
     for number, start in sorted(first.items()):
-        text = f"phase {number + 1}" if number >= len(told) or len(first) > 4 else frozen_words(told[number]["freeze"])
+        text = f"phase {number + 1}" if number >= len(phases) or len(first) > 4 else frozen_label(phases[number]["freeze"])
         wide = 4.9 * len(text)  # about, in points
         at = min(42 + 210 * (start - edges[0]) / (edges[1] - edges[0]), 258 - wide)
         line = next((i for i, end in enumerate(ends) if at > end + 4), len(ends))
@@ -190,34 +187,34 @@ def _phase_labels(jobs: list[dict[str, Any]], edges: tuple[float, float]) -> lis
     return labels
 
 
-def finder(model: str, jobs: list[dict[str, Any]], *, name: str, alt: str) -> Markup:
+def finder(model: str, jobs: list[dict[str, Any]], *, name: str) -> Drawing:
     """One backbone's search for a learning rate: the loss while the rate rises, a line a fold, a dot at the choice."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     width, height = 260.0, 176.0
     with canvas(width, height) as (figure, axes):
-        place(axes, width, height, left=42, bottom=38, right=8, top=26)
+        set_margins(axes, width, height, left=42, bottom=38, right=8, top=26)
         tops: list[float] = []
         lows: list[float] = []
         for job in jobs:
-            found = job["finder"]
-            rates = np.array([_loss(value) for value in found["rates"]], float)
-            losses = np.array([_loss(value) for value in found["losses"]], float)
-            known = np.isfinite(rates) & np.isfinite(losses) & (rates > 0)
-            if not known.any():
+            search = job["finder"]
+            rates = np.array([_loss(value) for value in search["rates"]], float)
+            losses = np.array([_loss(value) for value in search["losses"]], float)
+            finite = np.isfinite(rates) & np.isfinite(losses) & (rates > 0)
+            if not finite.any():
                 continue
-            rates, losses = rates[known], losses[known]
-            told = np.array(found.get("smoothed") or [], dtype=float)
-            course = told if len(told) == len(losses) else _smoothed(losses)
+            rates, losses = rates[finite], losses[finite]
+            smoothed = np.array(search.get("smoothed") or [], dtype=float)
+            course = smoothed if len(smoothed) == len(losses) else _smoothed(losses)
             axes.plot(rates, losses, color=PALE, linewidth=0.8)
             axes.plot(rates, course, color=MODEL, linewidth=1.2)
             # What lies beyond the point where it diverges is cut off.
             start, least = float(course[0]), float(course.min())
             tops.append(least + 1.5 * max(start - least, 0.05 * abs(start)))
             lows.append(min(least, float(np.quantile(losses, 0.1))))
-            if is_number(found.get("chosen")):
-                at = float(np.interp(np.log(found["chosen"]), np.log(rates), course))
-                axes.plot([found["chosen"]], [at], "o", color=ACCENT, markersize=5, zorder=5)
+            if is_number(search.get("chosen")):
+                at = float(np.interp(np.log(search["chosen"]), np.log(rates), course))
+                axes.plot([search["chosen"]], [at], "o", color=ACCENT, markersize=5, zorder=5)
         if tops:
             room = (max(tops) - min(lows) or 1.0) * 0.08
             axes.set_ylim(min(lows) - room, max(tops) + room)
@@ -229,7 +226,7 @@ def finder(model: str, jobs: list[dict[str, Any]], *, name: str, alt: str) -> Ma
         axes.set_xlabel("learning rate")
         axes.locator_params(axis="y", nbins=4)
         frame(axes, grid="y")
-        return svg(figure, name, alt)
+        return svg(figure, name)
 
 
 def _smoothed(losses: np.ndarray) -> np.ndarray:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import escape
 
+from casewise.report.figures.drawing import Drawing
 from casewise.report.figures.pictures import data_uri
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 Scale = Literal["two", "rising"]
 
-# Colours from the lowest to the highest value: two ends that are told apart with any colour vision, or one that rises.
+# Colours from the lowest to the highest value: two ends that differ for any colour vision, or one scale that rises.
 COLOURS: dict[Scale, tuple[str, ...]] = {
     "two": ("#00507e", "#6aaed6", "#fff2b3", "#f0a35e", "#b04a00"),
     "rising": ("#fff6cf", "#c7e3b5", "#56b7b8", "#2468a6", "#1b2059"),
@@ -26,7 +27,7 @@ OUTLINE, GRID = "#0b6b3a", "#1f2933"
 OUTLINE_IN_DARK, GRID_IN_DARK = "#4be38a", "#c9d1d9"
 # Of 255: a slide whose median is below is dark.
 DARK = 64
-# How much of the grey picture's contrast is left under the colours, and how thickly they are laid on.
+# How much of the grey picture's contrast is left under the colours, and their opacity.
 PALE, THICK = 0.4, 0.85
 MARGIN = 0.03
 LONGEST = 760
@@ -58,8 +59,8 @@ def crop_of(slide: Overview) -> Crop:
     return Crop(x, y, min(int(right + rim) + 1, width) - x, min(int(bottom + rim) + 1, height) - y)
 
 
-def is_dark(slide: Overview) -> bool:
-    """Whether the slide shines in the dark (fluorescence)."""
+def is_dark(slide: KeptSlide) -> bool:
+    """Whether the slide is dark, as in fluorescence."""
     return bool(np.median(slide.read_picture().max(axis=2)) < DARK)
 
 
@@ -68,26 +69,26 @@ def cropped(slide: Overview, crop: Crop, *, grey: bool = False) -> np.ndarray:
     part = slide.read_picture()[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     if not grey:
         return part
-    # The darkest channel shows stain best, for glass is white in all of them; what shines in the dark is turned over.
+    # The darkest channel shows stain best, because glass is white in all of them; dark slides are inverted.
     stain = part.max(axis=2).astype(float) if is_dark(slide) else 255 - part.min(axis=2).astype(float)
     return np.rint(255 - PALE * stain).astype(np.uint8)
 
 
-def taken(slide: Overview, *, alt: str) -> Markup:
+def taken(slide: KeptSlide) -> Drawing:
     """The slide with its tissue outlined and a frame around every tile that was taken."""
     crop, dark = crop_of(slide), is_dark(slide)
     edge = _outline(slide, crop, colour=OUTLINE_IN_DARK if dark else OUTLINE)
     frames = _frames(slide, crop, colour=GRID_IN_DARK if dark else GRID)
-    return _svg(slide, crop, [_image(cropped(slide, crop), crop), frames, edge], alt)
+    return _drawing(slide, crop, [_image(cropped(slide, crop), crop), frames, edge])
 
 
-def plain(slide: Overview, *, alt: str) -> Markup:
+def plain(slide: KeptSlide) -> Drawing:
     """The slide as it is."""
     crop = crop_of(slide)
-    return _svg(slide, crop, [_image(cropped(slide, crop), crop)], alt)
+    return _drawing(slide, crop, [_image(cropped(slide, crop), crop)])
 
 
-def heat(slide: Overview, boxes: np.ndarray, values: np.ndarray, *, stride: float, scale: Scale, alt: str) -> Markup:
+def heat(slide: KeptSlide, boxes: np.ndarray, values: np.ndarray, *, stride: float, scale: Scale) -> Drawing:
     """The slide in grey with the place of each tile coloured by its value.
 
     Args:
@@ -97,19 +98,19 @@ def heat(slide: Overview, boxes: np.ndarray, values: np.ndarray, *, stride: floa
     """
     crop = crop_of(slide)
     cells, (left, top) = grid_of(boxes, values, stride)
-    place = {
+    corner = {
         "x": left / slide.downsample - crop.left,
         "y": top / slide.downsample - crop.top,
         "width": cells.shape[1] * stride / slide.downsample,
         "height": cells.shape[0] * stride / slide.downsample,
     }
-    where = " ".join(f'{name}="{value:.2f}"' for name, value in place.items())
+    where = " ".join(f'{name}="{value:.2f}"' for name, value in corner.items())
     coloured = (
         f'<image {where} href="{_png(_coloured(cells, scale))}" preserveAspectRatio="none" '
         'style="image-rendering:pixelated;mix-blend-mode:multiply"/>'
     )
     edge = _outline(slide, crop, holes=False)
-    return _svg(slide, crop, [_image(cropped(slide, crop, grey=True), crop), coloured, edge], alt)
+    return _drawing(slide, crop, [_image(cropped(slide, crop, grey=True), crop), coloured, edge])
 
 
 def grid_of(boxes: np.ndarray, values: np.ndarray, stride: float) -> tuple[np.ndarray, tuple[float, float]]:
@@ -132,11 +133,11 @@ def grid_of(boxes: np.ndarray, values: np.ndarray, stride: float) -> tuple[np.nd
     return np.divide(sums, counts, out=np.full(shape, np.nan), where=counts > 0), (left, top)
 
 
-def _middle(place: float) -> int:
-    return int(np.ceil(place - 0.5 - 1e-6))
+def _middle(edge: float) -> int:
+    return int(np.ceil(edge - 0.5 - 1e-6))
 
 
-def colour_bar(scale: Scale, ticks: list[tuple[float, str]], *, alt: str) -> Markup:
+def colour_bar(scale: Scale, ticks: list[tuple[float, str]]) -> Drawing:
     """The colours from low to high as an inline SVG, with words at places from 0 to 1."""
     width, height = 420, 44
     stops = "".join(
@@ -150,19 +151,19 @@ def colour_bar(scale: Scale, ticks: list[tuple[float, str]], *, alt: str) -> Mar
         for at, text in ticks
     )
     name = f"scale-{scale}"
-    return Markup(  # noqa: S704 (words are escaped)
-        f'<svg class="colours" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(alt)}" '
-        f'style="max-width:{width}px"><defs><linearGradient id="{name}">{stops}</linearGradient></defs>'
-        f'<rect x="0.5" y="0.5" width="{width - 1}" height="17" fill="url(#{name})" stroke="#8a949e"/>{words}</svg>'
+    body = (
+        f'<defs><linearGradient id="{name}">{stops}</linearGradient></defs>'
+        f'<rect x="0.5" y="0.5" width="{width - 1}" height="17" fill="url(#{name})" stroke="#8a949e"/>{words}'
     )
+    return Drawing(width, height, body, style=f' class="colours" style="max-width:{width}px"')
 
 
 def _coloured(cells: np.ndarray, scale: Scale) -> np.ndarray:
     """(rows, columns, 4) `uint8`; cells without a tile are clear."""
     stops = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in COLOURS[scale]], float)
-    known = np.clip(np.nan_to_num(cells), 0, 1)
+    values = np.clip(np.nan_to_num(cells), 0, 1)
     places = np.linspace(0, 1, len(stops))
-    channels = [np.interp(known, places, stops[:, i]) for i in range(3)]
+    channels = [np.interp(values, places, stops[:, i]) for i in range(3)]
     alpha = np.where(np.isnan(cells), 0.0, 255 * THICK)
     return np.rint(np.stack([*channels, alpha], axis=2)).astype(np.uint8)
 
@@ -206,12 +207,11 @@ def _stroke(colour: str, width: float) -> str:
     return f'fill="none" stroke="{colour}" stroke-width="{width}" vector-effect="non-scaling-stroke"'
 
 
-def _svg(slide: Overview, crop: Crop, parts: list[str], alt: str) -> Markup:
-    """Parts one over the other, and a scale bar where the slide says its resolution."""
+def _drawing(slide: KeptSlide, crop: Crop, layers: list[str]) -> Drawing:
+    """Layers one over the other, and a scale bar where the slide says its resolution."""
     bar, height = _scale_bar(slide, crop)
-    return Markup(  # noqa: S704 (words are escaped)
-        f'<svg viewBox="0 0 {crop.width} {crop.height + height:.1f}" role="img" aria-label="{escape(alt)}" '
-        f'preserveAspectRatio="xMinYMin meet">{"".join(parts)}{bar}</svg>'
+    return Drawing(
+        crop.width, round(crop.height + height, 1), "".join(layers) + bar, style=" ", position="xMinYMin meet"
     )
 
 

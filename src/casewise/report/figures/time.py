@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from markupsafe import Markup
 
 from casewise.cohort.natural_sort import natural
 from casewise.evaluation.response import percent_change
-from casewise.report.figures.drawing import MODEL, PHYSICIAN, canvas, frame, place, svg
+from casewise.report.figures.drawing import MODEL, PHYSICIAN, Drawing, canvas, frame, set_margins, svg
 from casewise.report.formatting import number, shortened
 
 if TYPE_CHECKING:
@@ -57,15 +56,15 @@ def tracks(rows: pd.DataFrame, *, baseline: str) -> list[Track]:
             continue
         days = own["day"].to_numpy(float)
         changes = own[["true_change", "predicted_change"]].to_numpy(float).T
-        known = own["y_true"].to_numpy(float), own["y_pred"].to_numpy(float)
-        result.append(Track(str(subject), own["visit"].astype(str).tolist(), days, *known, changes))
+        scores = own["y_true"].to_numpy(float), own["y_pred"].to_numpy(float)
+        result.append(Track(str(subject), own["visit"].astype(str).tolist(), days, *scores, changes))
     return sorted(result, key=lambda track: natural(track.subject))
 
 
-def spaced_evenly(found: list[Track]) -> bool:
+def spaced_evenly(all_tracks: list[Track]) -> bool:
     """Whether visits must be spaced evenly, because days are unknown or too close for their labels."""
     room = WIDTH - LEFT - RIGHT
-    for track in found:
+    for track in all_tracks:
         if not np.isfinite(track.days).all():
             return True
         gaps = np.diff(track.days)
@@ -74,15 +73,13 @@ def spaced_evenly(found: list[Track]) -> bool:
     return False
 
 
-def trajectory(
-    track: Track, *, top: float, evenly: bool, days: bool, change: bool, digits: int, name: str, alt: str
-) -> Markup:
+def trajectory(track: Track, *, top: float, evenly: bool, days: bool, change: bool, digits: int, name: str) -> Drawing:
     """One subject: scores as lines and, with `change`, percent change as two rows of figures above them."""
     x = np.arange(len(track.names), dtype=float) if evenly else track.days
     span = float(x[-1] - x[0]) or 1.0
     height = HEIGHT if change else HEIGHT - 34
     with canvas(WIDTH, height) as (figure, axes):
-        place(axes, WIDTH, height, left=LEFT, bottom=24, right=RIGHT, top=64 if change else 30)
+        set_margins(axes, WIDTH, height, left=LEFT, bottom=24, right=RIGHT, top=64 if change else 30)
         axes.plot(x, track.physician, "o-", color=PHYSICIAN, linewidth=1.6, markersize=5)
         axes.plot(x, track.model, "s--", color=MODEL, linewidth=1.6, markersize=5)
         axes.set(xlim=(x[0] - span * 0.05, x[-1] + span * 0.05), ylim=(min(0.0, -top * 0.03), top * 1.05))
@@ -110,13 +107,13 @@ def trajectory(
                     fontsize=9.5,
                     color=colour,
                 )
-        return svg(figure, name, alt)
+        return svg(figure, name)
 
 
-def chosen_tracks(found: list[Track], most: int) -> tuple[list[Track], bool]:
+def chosen_tracks(all_tracks: list[Track], most: int) -> tuple[list[Track], bool]:
     """At most `most` tracks, taken evenly from the best followed to the worst, and whether any was left out."""
-    if len(found) <= most:
-        return found, False
-    ranked = sorted(found, key=lambda track: (track.error, natural(track.subject)))
+    if len(all_tracks) <= most:
+        return all_tracks, False
+    ranked = sorted(all_tracks, key=lambda track: (track.error, natural(track.subject)))
     places = np.linspace(0, len(ranked) - 1, most).round().astype(int)
     return [ranked[i] for i in places], True

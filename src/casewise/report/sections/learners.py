@@ -1,4 +1,4 @@
-"""All learners side by side: the published tables with intervals, forest plots, and who cannot be told apart."""
+"""All learners side by side: tables with intervals, forest plots, and which learners do not differ."""
 
 from __future__ import annotations
 
@@ -9,129 +9,126 @@ import numpy as np
 from casewise.metrics.registry import columns
 from casewise.predictions.nested_cv import NESTED
 from casewise.report.context import ReportContext, is_number
-from casewise.report.figures import learners as figures_learners
-from casewise.report.formatting import digits_for, interval, number
-from casewise.report.sections import classes, summary, tables
-from casewise.report.sections import per_source as within
-from casewise.report.sections.measures import bounds, measure_cell, measure_of, written
-from casewise.report.sections.tables import Cell, Row, figure_cell
-from casewise.report.sections.terminology import Words
-from casewise.targets import kind_named
+from casewise.report.figures import learners as draw
+from casewise.report.formatting import display_name, plain, signed
+from casewise.report.sections import by_site, classes, summary
+from casewise.report.sections.kinds import kind_report
+from casewise.report.sections.tables import Cell, Counts, Row, metric_format
 
-FORESTS = {
-    "regression": ("mae", "ccc"),
-    "classification": ("accuracy", "auroc"),
-    "ordinal": ("accuracy", "kappa_quadratic"),
-}
 MOST_REPORTS = 16
+MOST_STACKERS, MOST_STACKED = 6, 10
 
 
-def columns_of(material: ReportContext) -> list[str]:
-    """The metrics of the learners' table."""
-    n_classes = len(material.study.classes_of(material.study.primary_outcome)) or None
-    return columns("learners", kind_named(material.kind).metrics_of, n_classes)
+def columns_of(context: ReportContext) -> list[str]:
+    """The metrics of the learners' table; top-2 accuracy says something from three classes on."""
+    columns = kind_report(context.kind).columns
+    return [name for name in columns if name != "top2_accuracy" or len(context.classes) > 2]
 
 
-def learner_rows(material: ReportContext, stage: str) -> list[Row]:
-    """One line a learner (the published table), the best first: the smallest MAE, or the highest figure of merit."""
-    study, outcome, names = material.study, material.study.primary_outcome, columns_of(material)
-    guide, sign = ("mae", 1) if material.kind == "regression" else (material.merit, -1)
+def learner_rows(context: ReportContext, stage: str) -> list[Row]:
+    """One line a learner (the published table), the best first; the first cell is a code: network, nested, combined."""
+    write, guide = metric_format(context.study, context.outcome), kind_report(context.kind).order_by
+    sign = 1 if write.smaller_is_better(guide) else -1
     rows, order = [], {}
-    for learner in material.learners:
-        figures = material.figures(stage, learner, outcome)
+    for learner in context.learners:
+        figures = context.figures(stage, learner)
         if not figures:
             continue
-        kind = "network" if learner in study.networks else "chosen inside" if learner == NESTED else "combined"
-        only = material.classed(stage, learner).get("names_only")
-        named = f"names every {Words(material).noun} {only.replace('_', ' ')}" if only else ""
-        if material.kind == "regression":
-            cells = [figure_cell(figures.get(m), digits_for(study, m, outcome)) for m in names]
-        else:
-            cells = [measure_cell(m, figures.get(m)) for m in names]
-        rows.append(Row(learner, [Cell(kind, named, kind), *cells], mark=learner == material.learner))
-        merit = material.metric(stage, learner, guide)
-        if within.is_mixed(material, stage):
-            mean = within.mean_of(material, learner, guide)
-            merit = mean if is_number(mean.get("value")) else None
-        order[learner] = sign * merit["value"] if merit else np.inf
+        code = "network" if learner in context.study.networks else "nested" if learner == NESTED else "combined"
+        only = plain(context.names_only(stage, learner))
+        cells = [write.cell(metric, figures.get(metric)) for metric in columns_of(context)]
+        rows.append(Row(learner, [Cell(code, only, code), *cells], mark=learner == context.learner))
+        figure = context.metric(stage, learner, guide)
+        if stage == "oof" and context.metrics.get("within"):
+            figure = by_site.mean_of(context, learner, guide)
+        value = (figure or {}).get("value")
+        order[learner] = sign * value if is_number(value) else np.inf
     return sorted(rows, key=lambda row: (order[row.name], row.name))
 
 
-def learners(material: ReportContext) -> dict[str, Any] | None:
-    """The learners' tables, the forest plots, who cannot be told apart; None where nothing was judged."""
-    found = [(stage, learner_rows(material, stage)) for stage in material.stages]
-    found = [(stage, rows) for stage, rows in found if rows]
-    if not found:
+def section(context: ReportContext) -> dict[str, Any] | None:
+    """The learners' tables, the forest plots and the comparisons; None where nothing was judged."""
+    stages = [(stage, rows) for stage in context.stages if (rows := learner_rows(context, stage))]
+    if not stages:
         return None
-    several, numbers = len(found[0][1]) > 1, material.kind == "regression"
-    titles = [measure_of(m).title for m in columns_of(material)]
+    kind, several = kind_report(context.kind), len(stages[0][1]) > 1
     comparisons = [
-        text
-        for stage in material.stages
-        for metric in FORESTS[material.kind]
-        if (text := summary.comparison(material, stage, metric))
+        compared
+        for stage in context.stages
+        for metric in kind.forests
+        if (compared := summary.comparison(context, stage, metric))
     ]
     return {
-        "stages": found,
-        "heads": ["Learner", "Kind", *titles],
-        "mixed": within.pooled(material) if within.is_mixed(material) else "",
-        "order": "smallest mean error first" if numbers else f"highest {measure_of(material.merit).words} first",
-        "merit": "CCC" if numbers else measure_of(material.merit).words,
-        "forests": [plot for metric in FORESTS[material.kind] if several and (plot := _forest(material, metric))],
+        "stages": stages,
+        "columns": columns_of(context),
+        "order_by": kind.order_by,
+        "merit": context.merit,
+        "forests": [plot for metric in kind.forests if several and (plot := _forest(context, metric))],
         "several": several,
         "comparisons": comparisons,
-        "combined": any(row.cells[0].text == "combined" for row in found[0][1]),
-        "weights": tables.stacker_tables(material),
-        "reports": [] if numbers or not several else reports(material),
-        "more_reports": max(0, len(material.learners) - MOST_REPORTS),
+        "combined": any(row.cells[0].text == "combined" for row in stages[0][1]),
+        "weights": stacker_tables(context),
+        "reports": reports(context) if several and context.classes else [],
+        "more_reports": max(0, len(context.learners) - MOST_REPORTS),
     }
 
 
-def _forest(material: ReportContext, metric: str) -> Any:
+def _forest(context: ReportContext, metric: str) -> dict[str, Any] | None:
     """One metric of all learners, ordered by the out-of-fold figure of merit; None where nobody has it."""
     merit = {
-        name: material.metric("oof", name, material.merit) or material.metric(material.stage, name, material.merit)
-        for name in material.learners
+        name: context.metric("oof", name, context.merit) or context.metric(context.stage, name, context.merit)
+        for name in context.learners
     }
-    order = sorted(material.learners, key=lambda name: -(merit[name] or {}).get("value", -np.inf))
+    order = sorted(context.learners, key=lambda name: -(merit[name] or {}).get("value", -np.inf))
     figures = {
-        stage: {name: f for name in material.learners if (f := material.metric(stage, name, metric))}
-        for stage in material.stages
+        stage: {name: f for name in context.learners if (f := context.metric(stage, name, metric))}
+        for stage in context.stages
     }
-    ranked = [name for name in order if any(name in found for found in figures.values())]
+    ranked = [name for name in order if any(name in by_learner for by_learner in figures.values())]
     if not ranked:
         return None
-    best = figures[material.stage].get(material.learner)
-    if material.kind == "regression":
-        title = {"mae": "Mean absolute error", "ccc": "Concordance (CCC)"}[metric]
-        unit, better = (", points", "smaller") if metric == "mae" else ("", "larger")
-        digits = 2 if metric == "ccc" else Words(material).digits
-        told = f"{number(best['value'], digits)} {interval(best, digits)}" if best else ""
-    else:
-        title, unit, better = measure_of(metric).title, "", "larger"
-        told = f"{written(metric, best['value'])} {bounds(metric, best)}" if best else ""
-    alt = f"{title} of {len(ranked)} learners with intervals; the shown one, {material.learner}"
-    return figures_learners.forest(
+    write = metric_format(context.study, context.outcome)
+    smaller = write.smaller_is_better(metric)
+    points = ", points" if metric == "mae" else ""
+    drawing = draw.forest(
         ranked,
         figures,
-        shown=material.learner,
-        label=f"{title}{unit} ({better} is better)",
+        shown=context.learner,
+        label=f"{write.title(metric)}{points} ({'smaller' if smaller else 'larger'} is better)",
         name=metric,
-        alt=f"{alt}: {told}." if told else f"{alt}.",
-        percent=material.kind != "regression" and measure_of(metric).percent,
+        percent=write.in_percent(metric),
     )
+    return {
+        "drawing": drawing,
+        "metric": metric,
+        "count": len(ranked),
+        "shown": figures[context.stage].get(context.learner),
+    }
 
 
-def reports(material: ReportContext) -> list[tuple[str, list[Row], tables.Counts]]:
+def reports(context: ReportContext) -> list[tuple[str, list[Row], Counts]]:
     """Each learner's classification report (the published form) with its confusion matrix, the shown learner first."""
-    stage, outcome = material.stage, material.study.primary_outcome
-    order = [material.learner, *(name for name in material.learners if name != material.learner)]
-    found = []
+    stage, tables = context.stage, []
+    order = [context.learner, *(name for name in context.learners if name != context.learner)]
     for learner in order[:MOST_REPORTS]:
-        told = material.classed(stage, learner)
-        if told:
-            rows = classes.class_rows(material, stage, learner, outcome)
+        entry = context.class_entry(stage, learner)
+        if entry:
+            rows = classes.class_rows(context, stage, learner, context.outcome)
             # precision, recall, F1, support: the order of the source
             rows = [Row(row.name, [*row.cells[1:4], row.cells[0]], inner=row.inner) for row in rows]
-            found.append((learner, rows, classes.matrix(told)))
-    return found
+            tables.append((learner, rows, classes.matrix(entry)))
+    return tables
+
+
+def stacker_tables(context: ReportContext) -> list[tuple[str, list[str], list[Row]]]:
+    """For each combined learner what it predicts, and a line a network with its weight; the intercept last."""
+    tables = []
+    for learner, by_target in list(context.stackers.items())[:MOST_STACKERS]:
+        fitted = {name: fit for name, fit in by_target.items() if isinstance(fit, dict) and fit.get("weights")}
+        targets = list(fitted)[:MOST_STACKED]
+        networks = list(dict.fromkeys(network for name in targets for network in fitted[name]["weights"]))
+        rows = [Row(n, [Cell(signed(fitted[name]["weights"].get(n), 3)) for name in targets]) for n in networks]
+        rows.append(Row("intercept", [Cell(signed(fitted[name].get("intercept", 0.0), 3)) for name in targets]))
+        if targets:
+            tables.append((learner, [display_name(context.study, name) for name in targets], rows))
+    return tables

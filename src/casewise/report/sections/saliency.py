@@ -1,4 +1,4 @@
-"""What the model looked at: pictures beside each other, and what was measured, as `casewise explain` left them."""
+"""Saliency: maps beside the images, and what `casewise explain` measured against lesions."""
 
 from __future__ import annotations
 
@@ -10,46 +10,44 @@ import numpy as np
 from casewise.modalities.registry import modality_of
 from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import interval, number
-from casewise.report.sections.high_confidence import percent
-from casewise.report.sections.tables import Cell
+from casewise.report.sections.tables import Cell, Row
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
-
     from casewise.report.context import ReportContext
+    from casewise.report.figures.drawing import Drawing
 
 MOST_CASES = 8
 MOST_NETWORKS = 12
 LONGEST = 420
-METHODS = {"rollout": "attention rollout", "grad-cam": "Grad-CAM"}
+_OWN = ("{0}", "random_weights_{1}", "{1}_over_random_weights", "prior_{1}", "{1}_over_prior")
+HIT = (*(name.format("hit", "hit") for name in _OWN), "chance_hit")
+NEAR = ("near", "random_weights_near", "near_over_random_weights", "chance_near")
+SHARE = (*(name.format("share_inside", "share") for name in _OWN), "mask_share")
+GROUPS = ("correct", "erroneous", "all")
+ORDERS = {"map": "the map", "random": "a random map", "centre": "the middle of each slice", "brightness": "brightness"}
 
 
-def explained(material: ReportContext) -> dict[str, Any] | None:
-    """The section; None where the run was not explained, or its networks were trained anew since."""
-    told = material.explanations
-    if not told or not told.get("shown"):
+def section(context: ReportContext) -> dict[str, Any] | None:
+    """The values of the section; None where the run was not explained, or its networks were trained again since."""
+    explanations = context.explanations
+    if not explanations or not explanations.get("shown"):
         return None
-    shown, found = told["shown"], told.get("measured")
-    cases = [case for entry in shown["cases"][:MOST_CASES] if (case := _case(entry, Path(shown["folder"])))]
-    if not cases and not found:
+    shown, measured = explanations["shown"], explanations.get("measured")
+    folder = Path(shown["folder"])
+    cases = [case for entry in shown["cases"][:MOST_CASES] if (case := _case(entry, folder))]
+    if not cases and not measured:
         return None
-    methods = {METHODS[name] for entry in shown["cases"] for name in entry["methods"]}
-    classed = bool(material.study.classes_of(shown["target"]))
-    facts = modality_of(material.study).report_facts(material.study)
+    volumes = context.study.volumes
     return {
-        **{name: facts[name] for name in ("order", "late", "sliced")},
-        "confidence": material.study.evaluation.confidence,
+        "volumes": volumes,
+        "late": volumes is not None and any("late" in str(fusion) for fusion in volumes.fusion),
         "cases": cases,
         "left_out": max(0, len(shown["cases"]) - MOST_CASES),
         "rule": shown["rule"],
         "outlined": any(row["outlined"] for case in cases for row in case["rows"]),
-        "methods": sorted(methods),
-        "classed": classed,
-        "target": shown["target"],
-        "measured": _measured(found, "named class’s probability" if classed else "prediction") if found else None,
-        "peak_heads": PEAK,
-        "near_heads": NEAR,
-        "inside_heads": INSIDE,
+        "methods": sorted({name for entry in shown["cases"] for name in entry["methods"]}, reverse=True),
+        "classes": bool(context.study.classes_of(shown["target"])),
+        "measured": measured_values(measured, drawn=True) if measured else None,
     }
 
 
@@ -60,20 +58,15 @@ def _case(entry: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         picture = _picture(folder / row["input"])
         if picture is None:
             continue
-        pairs = [(one, _picture(folder / one["file"])) for one in row["maps"][:MOST_NETWORKS]]
-        maps = [{"network": one["network"], "uri": uri, **_said(one)} for one, uri in pairs if uri]
+        maps = []
+        for entry_map in row["maps"][:MOST_NETWORKS]:
+            if uri := _picture(folder / entry_map["file"]):
+                flags = {name: entry_map.get(name, False) for name in ("empty", "flat")}
+                maps.append({**entry_map, "uri": uri, "cells": entry_map.get("cells", []), **flags})
         rows.append({**row, "input": picture, "maps": maps})
     if not rows:
         return None
     return {"subject": entry["subject"], "visit": entry["visit"], "tested": entry["stage"] == "test", "rows": rows}
-
-
-def _said(one: dict[str, Any]) -> dict[str, Any]:
-    share = "" if one["probability"] is None else f" ({percent(one['probability'])})"
-    named = f"{one['named']}{share}"
-    cells = " × ".join(map(str, one.get("cells", [])))
-    told = {name: one.get(name, False) for name in ("empty", "flat")}
-    return {"named": named, "right": one["right"], "method": METHODS[one["method"]], "cells": cells, **told}
 
 
 def _picture(path: Path) -> str | None:
@@ -86,63 +79,35 @@ def _picture(path: Path) -> str | None:
         return None
 
 
-def _measured(found: dict[str, Any], outcome: str) -> dict[str, Any]:
-    networks = found["networks"]
-    known = {name: told for name, told in networks.items() if told.get("all")}
+def measured_values(measured: dict[str, Any], *, drawn: bool = False) -> dict[str, Any]:
+    """What was measured against lesions: counts, a verdict and tables of each network, and the curves if `drawn`."""
+    networks = {name: entry for name, entry in measured["networks"].items() if entry.get("all")}
+    deletion = {name: entry["deletion"] for name, entry in networks.items() if entry.get("deletion")}
+    sanity = {name: entry["sanity"] for name, entry in networks.items() if entry.get("sanity")}
     return {
-        "with_lesion": found["with_lesion"],
-        "cases": found["cases"],
-        "outside": found["outside_window"],
-        "lost": len(found["lost_masks"]),
-        "sentences": [sentence_of(name, told) for name, told in networks.items()],
-        "peaks": [row for name, told in known.items() for row in _rows(name, told, HIT)],
-        "nears": [row for name, told in known.items() for row in _rows(name, told, ALMOST)],
-        "shares": [row for name, told in known.items() for row in _rows(name, told, SHARE)],
-        "sanity": [_sanity(name, told) for name, told in known.items() if told.get("sanity")],
-        "deletion": [_deletion(name, told) for name, told in known.items() if told.get("deletion")],
-        "curves": _curves({n: told["deletion"] for n, told in known.items() if told.get("deletion")}, outcome),
-        "maps": [f"{name}: {_about_maps(told)}" for name, told in known.items()],
-        "compared": max((told["sanity"].get("cases", 0) for told in known.values() if told.get("sanity")), default=0),
+        "with_lesion": measured["with_lesion"],
+        "cases": measured["cases"],
+        "outside": measured["outside_window"],
+        "lost": len(measured["lost_masks"]),
+        "verdicts": [verdict(name, entry) for name, entry in measured["networks"].items()],
+        "peaks": [row for name, entry in networks.items() for row in figure_rows(name, entry, HIT)],
+        "nears": [row for name, entry in networks.items() for row in figure_rows(name, entry, NEAR)],
+        "shares": [row for name, entry in networks.items() for row in figure_rows(name, entry, SHARE)],
+        "maps": networks,
+        "sanity": [_sanity(name, entry) for name, entry in sanity.items()],
+        "compared": max((entry.get("cases", 0) for entry in sanity.values()), default=0),
+        "deletion": [_deletion(name, entry) for name, entry in deletion.items()],
+        "curves": _curves(deletion) if drawn else [],
     }
 
 
-def _about_maps(told: dict[str, Any]) -> str:
-    """How a network's maps were made, how fine they are, and how many say nothing."""
-    rows, columns = told["cells"]
-    parts = [f"{METHODS[told['method']]}, {rows} × {columns} cells"]
-    parts += [f"{told['empty_maps']} empty"] if told["empty_maps"] else []
-    parts += [f"{told['flat_maps']} nearly the same everywhere"] if told["flat_maps"] else []
-    empty, every = told["random_weights_empty"], told["random_weights_maps"]
-    return f"{', '.join(parts)}; with random weights ({told['draws']} draws a fold) {empty} of {every} maps are empty"
-
-
-PEAK = ["Network", "Cases", "Map", "Random weights", "Difference", "Centre", "Difference", "Shuffled cells"]
-NEAR = ["Network", "Cases", "Map", "Random weights", "Difference", "Shuffled cells"]
-INSIDE = [
-    "Network",
-    "Cases",
-    "Map",
-    "Random weights",
-    "Difference",
-    "Centre",
-    "Difference",
-    "Lesion’s share of the image",
-]
-_OWN = ("{0}", "random_weights_{1}", "{1}_over_random_weights", "prior_{1}", "{1}_over_prior")
-HIT = (*(name.format("hit", "hit") for name in _OWN), "chance_hit")
-ALMOST = ("near", "random_weights_near", "near_over_random_weights", "chance_near")
-SHARE = (*(name.format("share_inside", "share") for name in _OWN), "mask_share")
-GROUPS = {"correct": "named correctly", "erroneous": "named erroneously", "all": "all"}
-PRIORS = {"tile_centre": "the middle of each slice", "panel_centre": "the middle of the panel"}
-
-
-def _rows(name: str, told: dict[str, Any], figures: tuple[str, ...]) -> list[dict[str, Any]]:
-    """One network: a row for the cases named correctly, erroneously, and all."""
+def figure_rows(name: str, entry: dict[str, Any], figures: tuple[str, ...]) -> list[tuple[str, Row]]:
+    """One network: a row for the cases predicted correctly, erroneously, and all, each with that code."""
     rows = []
-    for group, words in GROUPS.items():
-        if part := told.get(group):
+    for group in GROUPS:
+        if part := entry.get(group):
             cells = [Cell(str(part["hit"]["n_cases"])), *(_share(part.get(key)) for key in figures)]
-            rows.append({"name": f"{name}, {words}", "cells": cells, "mark": False, "inner": group != "correct"})
+            rows.append((group, Row(name, cells, inner=group != "correct")))
     return rows
 
 
@@ -155,89 +120,99 @@ def _share(figure: dict[str, Any] | None) -> Cell:
     return Cell(f"{number(percent['value'], digits)} %", small=interval(percent, digits))
 
 
-def _sanity(name: str, told: dict[str, Any]) -> dict[str, Any]:
-    steps = told["sanity"]["steps"]
-    first, last = steps[0], steps[-1]
-    cells = [Cell(number(step[key], 2)) for step in (first, last) for key in ("spearman", "ssim")]
-    return {"name": name, "cells": cells, "mark": False, "inner": False}
+def _sanity(name: str, entry: dict[str, Any]) -> Row:
+    first, last = entry["steps"][0], entry["steps"][-1]
+    return Row(name, [Cell(number(step[key], 2)) for step in (first, last) for key in ("spearman", "ssim")])
 
 
-ORDERS = {"map": "the map", "random": "a random map", "centre": "the middle of each slice", "brightness": "brightness"}
+def _deletion(name: str, entry: dict[str, Any]) -> Row:
+    keys = (*ORDERS, "over_random", "over_centre", "over_brightness")
+    cells = [Cell(number(entry[key]["value"], 2), small=interval(entry[key], 2)) for key in keys]
+    return Row(name, [Cell(str(entry["cases"])), *cells])
 
 
-def _deletion(name: str, told: dict[str, Any]) -> dict[str, Any]:
-    found = told["deletion"]
-    cells = [Cell(str(found["cases"]))]
-    for key in (*ORDERS, "over_random", "over_centre", "over_brightness"):
-        cells.append(Cell(number(found[key]["value"], 2), small=interval(found[key], 2)))
-    return {"name": name, "cells": cells, "mark": False, "inner": False}
+def _curves(by_network: dict[str, dict[str, Any]]) -> list[tuple[str, Drawing]]:
+    """Of each network its output as more and more is blackened, by the map and by what knows nothing of it."""
+    from casewise.report.figures.drawing import MARKERS, SERIES, canvas, frame, set_margins, svg
 
-
-def _curves(told: dict[str, dict[str, Any]], outcome: str) -> list[Markup]:
-    """Of each network what it said as more and more was blackened, by the map and by what knows nothing of it."""
-    from casewise.report.figures.drawing import MARKERS, SERIES, canvas, frame, place, svg
-
-    drawn = []
-    for number_done, (name, found) in enumerate(told.items()):
+    drawings = []
+    for index, (name, entry) in enumerate(by_network.items()):
         with canvas(360, 220) as (figure, axes):
-            place(axes, 360, 220, left=50, bottom=40, right=10, top=24)
-            for series, (key, words) in enumerate(ORDERS.items()):
-                shares = [100 * share for share in found["shares"]]
-                axes.plot(
-                    *(shares, found["curves"][key]),
-                    color=SERIES[series],
-                    marker=MARKERS[series],
-                    markevery=4,
-                    label=words,
-                )
+            set_margins(axes, 360, 220, left=50, bottom=40, right=10, top=24)
+            shares = [100 * share for share in entry["shares"]]
+            for series, (key, label) in enumerate(ORDERS.items()):
+                look = {"color": SERIES[series], "marker": MARKERS[series], "markevery": 4, "label": label}
+                axes.plot(shares, entry["curves"][key], **look)
             axes.set_xlabel("pixels blackened (%)")
-            axes.set_ylabel(outcome)
+            axes.set_ylabel("network output")
             axes.set_title(name)
             axes.legend()
             frame(axes)
-            drawn.append(svg(figure, f"deletion{number_done}", f"Deletion curves of {name}"))
-    return drawn
+            drawings.append((name, svg(figure, f"deletion{index}")))
+    return drawings
 
 
-def sentence_of(name: str, told: dict[str, Any]) -> str:
-    """How often a network's map points at the lesion, beside random weights and what is known without looking.
+def verdict(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """How often a network's map points at the lesion, beside random weights and a prior that knows no image.
 
-    Of the cases with a lesion that it named correctly; of numbers, and where none was, of all.
+    Of the cases with a lesion that it predicted correctly; of numbers, and where none was, of all.
 
     >>> part = {name: {"value": 0.2, "low": 0.1, "high": 0.3, "n_cases": 40} for name in HIT}
-    >>> sentence_of("vit", {"correct": part, "prior": {"hit": "panel_centre"}}).rpartition(": ")[2]
-    'more often than with random weights, more often than at the middle of the panel.'
+    >>> found = verdict("vit", {"correct": part, "prior": {"hit": "panel_centre"}})
+    >>> found["code"], found["over_random"], found["over_prior"], found["prior"]
+    ('measured', 'more', 'more', 'panel_centre')
     """
-    group = "correct" if told.get("correct") else "all"
-    part = told.get(group)
+    group = "correct" if entry.get("correct") else "all"
+    part = entry.get(group)
     if not part or part["hit"].get("value") is None:
-        return f"Of {name} nothing could be measured: no case with a lesion on the slices looked at was predicted."
-    own, prior = part["hit"], PRIORS[told["prior"]["hit"]]
-    learned = _verdict(part["hit_over_random_weights"])
-    verdicts = f"{learned} with random weights, {_verdict(part['hit_over_prior'])} at {prior}"
-    values = {key: f"{number(100 * part[key]['value'], 0)} %" for key in HIT}
-    ends = {key: 100 * own[key] for key in ("low", "high") if own.get(key) is not None}
-    text = interval(ends, 0, words=True)
-    cases = "correctly named cases with a lesion" if group == "correct" else "cases with a lesion"
-    about = part.get("near") or {}
-    near = "" if about.get("value") is None else f", within half a cell of it in {number(100 * about['value'], 0)} %"
-    rough = " Fewer than ten subjects tell nothing apart." if own.get("rough") else ""
-    # what untrained weights do as well was not learned
-    fails = "" if learned == MORE else " So its maps do not show that what it learned points there."
-    return (
-        f"The highest point of the map of {name} lies in the lesion in {values['hit']} of the {own['n_cases']} {cases}"
-        f"{f' (interval {text} %)' if text else ''}{near}, in {values['random_weights_hit']} with random weights, in "
-        f"{values['prior_hit']} at {prior}, in {values['chance_hit']} with cells shuffled: "
-        f"{verdicts}.{rough}{fails}"
-    )
+        return {"code": "unmeasured", "name": name}
+    return {
+        "code": "measured",
+        "name": name,
+        "group": group,
+        "cases": part["hit"]["n_cases"],
+        "figures": {key: part[key] for key in HIT},
+        "near": (part.get("near") or {}).get("value"),
+        "prior": entry["prior"]["hit"],
+        "rough": bool(part["hit"].get("rough")),
+        "over_random": difference_code(part["hit_over_random_weights"]),
+        "over_prior": difference_code(part["hit_over_prior"]),
+    }
 
 
-MORE, LESS, UNKNOWN = "more often than", "less often than", "not to be told apart from what it is"
-
-
-def _verdict(figure: dict[str, Any]) -> str:
-    """What a paired difference tells: more, less, or nothing where 0 lies in its interval or subjects are few."""
+def difference_code(figure: dict[str, Any]) -> str:
+    """What a paired difference shows: `more`, `less`, or `same` where its interval holds 0 or subjects are few."""
     low, high = figure.get("low"), figure.get("high")
     if low is None or high is None or figure.get("rough") or low <= 0 <= high:
-        return UNKNOWN
-    return MORE if low > 0 else LESS
+        return "same"
+    return "more" if low > 0 else "less"
+
+
+def read_explanations(folder: Path) -> dict[str, Any] | None:
+    """What `casewise explain` left in a run folder; None where there is nothing, or of other networks."""
+    try:
+        explanations: dict[str, Any] = json.loads((folder / "explanations.json").read_text())
+        made_from = json.loads((folder / "fingerprint.json").read_text())["fingerprint"]
+    except (OSError, ValueError, LookupError):
+        return None
+    if explanations.get("made_from") != made_from:
+        return None
+    if explanations.get("measured") and not _is_current(folder, explanations["measured"]):
+        explanations["measured"] = None
+    if explanations.get("shown"):
+        explanations["shown"]["folder"] = str(folder / explanations["shown"]["folder"])
+    return explanations
+
+
+def _is_current(folder: Path, measured: dict[str, Any]) -> bool:
+    """Whether the figures are of the masks, the column and the plan that the run has now."""
+    import pandas as pd
+
+    from casewise.explain.cache_key import made_of, still
+
+    try:
+        study = json.loads((folder / "study.json").read_text())
+        images = pd.read_parquet(folder / "cohort.parquet")
+    except (OSError, ValueError):
+        return False
+    return still(measured.get("made_of") or {}, made_of(study, images))

@@ -1,310 +1,301 @@
-"""Slides: which tiles were taken of them, and maps of what the network made of each tile, drawn back on the slide."""
+"""Slides: which tiles were taken of them, and maps of the network's predictions for each tile, drawn on the slide."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
 from casewise.report.context import ReportContext
 from casewise.report.figures import slides as draw
 from casewise.report.figures.pictures import as_picture, data_uri
-from casewise.report.formatting import class_name, counted, digits_of, display_name, listed, number
-from casewise.report.sections.cases import slides_of
-from casewise.report.sections.high_confidence import percent
-from casewise.report.sections.terminology import Words, place_of
+from casewise.report.formatting import class_name, counted, digits_of, display_name, number
+from casewise.report.sections import cases
+from casewise.report.sections.terms import case_place, positive_and_other
+
+if TYPE_CHECKING:
+    from casewise.modalities.slides.plans import KeptSlide
 
 MOST_TILES = 18
-RIGHT, WRONG, UNDECIDED = 2, 2, 2
+MOST_SLIDES = 3
+CORRECT, WRONG, UNDECIDED = 2, 2, 2
 # Weights of attention are drawn up to so many times an even share.
 MOST_WEIGHT = 4.0
 
 
-@dataclass(frozen=True)
-class Map:
-    """One slide with its tiles coloured, and what the colour says."""
-
-    title: str
-    figure: Markup
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One case: what was recorded and predicted, its slide, its maps, and in words what the tiles say."""
-
-    place: str
-    file: str
-    told: str
-    tiles: str
-    slide: Markup
-    maps: list[Map]
-
-
-def is_cut(material: ReportContext) -> bool:
-    """Whether the study's images are tiles of slides."""
-    return "tile_side" in material.cohort_images
-
-
-def section(material: ReportContext) -> dict[str, Any] | None:
+def section(context: ReportContext) -> dict[str, Any] | None:
     """What was taken of the slides, shown on one, and maps of a few cases; None where no slide was cut."""
-    if not is_cut(material):
+    images, tiles = context.cohort_images, context.study.tiles
+    if "tile_side" not in images or tiles is None:
         return None
-    images = material.cohort_images
-    tiles = images[images["tile_side"] >= 0]
-    example = _example(material, tiles)
+    cut = images[images["tile_side"] >= 0]
     return {
-        "slides": tiles["path"].nunique(),
-        "tiles": len(tiles),
-        "others": len(images) - len(tiles),
-        "size": material.study.images.size,
-        "resolution": _resolution(material),
-        "share": percent(material.study.tiles.min_tissue) if material.study.tiles else "",
-        "example": example,
-        "maps": maps(material),
+        "slides": cut["path"].nunique(),
+        "tiles": len(cut),
+        "others": len(images) - len(cut),
+        "size": context.study.images.size,
+        "settings": tiles,
+        "microns": context.study.images.size * tiles.mpp if tiles.mpp is not None else None,
+        "example": _example(context, cut),
+        "maps": maps(context),
     }
 
 
-def _resolution(material: ReportContext) -> str:
-    tiles = material.study.tiles
-    if tiles is None:
-        return ""
-    if tiles.mpp is not None:
-        size = material.study.images.size
-        return f"at {tiles.mpp:g} µm a pixel, {number(size * tiles.mpp, 0)} µm a side"
-    return f"at {tiles.magnification:g}×" if tiles.magnification else f"at level {tiles.level or 0}"
+def count_slides(context: ReportContext) -> str:
+    """The number of slides and tiles, and of images that are no slides."""
+    images = context.cohort_images
+    if "tile_side" not in images:
+        return counted(len(images), "image")
+    tiles = images[images["tile_side"] >= 0]
+    text = f"{counted(tiles['path'].nunique(), 'slide')} ({counted(len(tiles), 'tile')})"
+    return f"{text} and {counted(len(images) - len(tiles), 'image')}" if len(tiles) < len(images) else text
 
 
-def _file(path: str) -> str:
-    """A file as a reader finds it: many are called alike in folders of their own.
+def case_pictures(context: ReportContext, row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Names and small pictures of the case's slides; of a case without slides its panels."""
+    if not (slides := slides_of(context, str(row["case"]))):
+        return cases.case_pictures(context, row)
+    shown = [(Path(path).name, draw.cropped(slide, draw.crop_of(slide))) for path, slide in slides[:MOST_SLIDES]]
+    return [(name, data_uri(picture, longest=300)) for name, picture in shown]
 
-    >>> _file("/data/B0001/1.tiff")
+
+def slides_of(context: ReportContext, case: str) -> list[tuple[str, KeptSlide]]:
+    """The slides of a case that can be shown, those with the most tiles first."""
+    images = context.cohort_images
+    if "tile_side" not in images:
+        return []
+    own = images[(images["case"] == case) & (images["tile_side"] >= 0)]
+    paths = own["path"].value_counts(sort=True).index
+    return [(str(path), slide) for path in paths if (slide := context.slide(str(path))) is not None]
+
+
+def short_path(path: str) -> str:
+    """A file with its folder: many files have the same name in folders of their own.
+
+    >>> short_path("/data/B0001/1.tiff")
     'B0001/1.tiff'
     """
     return "/".join(Path(path).parts[-2:])
 
 
-def _example(material: ReportContext, tiles: pd.DataFrame) -> dict[str, Any] | None:
+def _example(context: ReportContext, tiles: pd.DataFrame) -> dict[str, Any] | None:
     """The slide with about the middle number of tiles, and some of them as the network sees them."""
     counts = tiles.groupby("path", sort=True).size().sort_values(kind="stable")
     path = str(counts.index[len(counts) // 2])
-    slide = material.slide(path)
+    slide = context.slide(path)
     if slide is None:
         return None
     own = tiles[tiles["path"] == path]
-    chosen = own["image"].to_numpy()[np.unique(np.linspace(0, len(own) - 1, MOST_TILES).round().astype(int))]
-    pictures = [
-        data_uri(as_picture(tile), longest=material.study.images.size) for tile in material.tiles(chosen.tolist())
-    ]
-    more = f" of {slide.candidates:,} with enough tissue" if slide.candidates > len(slide) else ""
+    rows = own["image"].to_numpy()[np.unique(np.linspace(0, len(own) - 1, MOST_TILES).round().astype(int))]
+    pictures = [data_uri(as_picture(tile), longest=context.study.images.size) for tile in context.tiles(rows.tolist())]
     return {
-        "file": _file(path),
-        "place": place_of(own.iloc[0][["subject", "visit"]].to_dict()),
-        "figure": draw.taken(slide, alt=f"Slide {Path(path).name}: the tissue outlined, {len(slide)} tiles framed."),
-        "count": f"{counted(len(slide), 'tile')}{more}",
+        "file": short_path(path),
+        "place": case_place(own.iloc[0][["subject", "visit"]].to_dict()),
+        "drawing": draw.taken(slide),
+        "count": len(slide),
+        "candidates": slide.candidates,
         "pictures": pictures,
         "shown": len(pictures),
         "all": len(own),
     }
 
 
-def maps(material: ReportContext) -> dict[str, Any] | None:
+# ------------------------------------------------------------------------------------------------------------- maps
+
+
+def maps(context: ReportContext) -> dict[str, Any] | None:
     """A few cases predicted out of fold, each with its maps; None where no tile's own prediction is known."""
-    table = material.tile_predictions
+    table = context.tile_predictions
     if table is None or table.empty:
         return None
-    model = _model(material, set(table["model"]))
+    model = _model(context, set(table["model"]))
     if model is None:
         return None
     mine = table[(table["model"] == model) & (table["stage"] == "oof")]
-    weighed = "weight" in mine and bool(mine["weight"].notna().any())
-    mine = mine[mine["target"].isin(["", material.study.primary_outcome])]
-    rows = material.rows("oof", model)
+    weighted = "weight" in mine and bool(mine["weight"].notna().any())
+    mine = mine[mine["target"].isin(["", context.outcome])]
+    rows = context.rows("oof", model)
     rows = rows[rows["case"].isin(set(mine.loc[mine["tile_side"] >= 0, "case"]))].reset_index(drop=True)
     if rows.empty:
         return None
     groups = []
-    for title, chosen in _chosen(material, rows):
-        cases = [one for i in chosen if (one := _shown(material, rows.loc[i], mine, weighed))]
-        if cases:
-            groups.append((title, cases))
+    for code, chosen in _chosen(context, rows):
+        shown = [case for i in chosen if (case := _case(context, rows.loc[i], mine, weighted))]
+        if shown:
+            groups.append((code, shown))
     if not groups:
         return None
-    scale, ticks, about = _scale(material, weighed)
-    wrong = int((rows["y_pred"] != rows["y_true"]).sum())
+    scale, ticks = _scale(context, weighted)
     return {
         "groups": groups,
-        "none_wrong": material.kind != "regression" and not wrong,
+        "none_wrong": bool(context.classes) and not int((rows["y_pred"] != rows["y_true"]).sum()),
         "model": model,
-        "combined": model != material.learner,
-        "scale": draw.colour_bar(scale, ticks, alt=f"The colours, from {ticks[0][1]} to {ticks[-1][1]}."),
-        "about": about,
-        "weighed": weighed,
-        "gather": material.study.panels.pooling,
+        "combined": model != context.learner,
+        "scale": draw.colour_bar(scale, ticks),
+        "ends": (ticks[0][1], ticks[-1][1]),
+        "code": _map_code(context, weighted),
+        "weighted": weighted,
+        "pooling": context.study.panels.gather,
     }
 
 
-def _model(material: ReportContext, known: set[str]) -> str | None:
-    """The network that is shown: the report's own, or where that combines several the best of them out of fold."""
-    if material.learner in known:
-        return material.learner
-    found = {
-        m: f["value"] for m in material.learners if m in known and (f := material.metric("oof", m, material.merit))
+def _model(context: ReportContext, names: set[str]) -> str | None:
+    """The network shown: the report's own, or where that combines several the best of them out of fold."""
+    if context.learner in names:
+        return context.learner
+    merits = {
+        name: figure["value"]
+        for name in context.learners
+        if name in names and (figure := context.metric("oof", name, context.merit))
     }
-    return max(found, key=lambda m: found[m]) if found else next(iter(sorted(known)), None)
+    return max(merits, key=lambda name: merits[name]) if merits else next(iter(sorted(names)), None)
 
 
-def _chosen(material: ReportContext, rows: pd.DataFrame) -> Iterator[tuple[str, list[int]]]:
-    """Groups of rows: of classes the surest right and wrong and the undecided, of numbers the best and worst."""
-    if material.kind == "regression":
+def _chosen(context: ReportContext, rows: pd.DataFrame) -> Iterator[tuple[str, list[int]]]:
+    """Groups of rows with a code: of classes the surest correct and wrong and the undecided, else best and worst."""
+    if not context.classes:
         error = (rows["y_pred"] - rows["y_true"]).abs().sort_values(kind="stable")
-        yield "Closest to what was recorded", list(error.index[:RIGHT])
-        yield "Furthest from what was recorded", list(error.index[::-1][: min(WRONG, len(rows) - RIGHT)])
+        yield "closest", list(error.index[:CORRECT])
+        yield "furthest", list(error.index[::-1][: min(WRONG, len(rows) - CORRECT)])
         return
-    names = material.study.classes_of(material.study.primary_outcome)
-    values = rows[[f"p{i}" for i in range(len(names))]].to_numpy(float)
-    named = rows["y_pred"].to_numpy(int)
-    given = values[range(len(rows)), named]
-    right = (rows["y_pred"] == rows["y_true"]).to_numpy()
-    order = np.argsort(-given, kind="stable")
-    surest = [int(i) for i in order if right[i]]
-    # One of each class first: a map says little without one of the other kind beside it.
-    firsts = [i for n, i in enumerate(surest) if named[i] not in named[surest[:n]]]
-    chosen = [*firsts, *(i for i in surest if i not in firsts)][: max(RIGHT, min(len(names), 3))]
-    yield "Surest, and right", chosen
-    wrong = [int(i) for i in order if not right[i]][:WRONG]
-    yield "Surest, and wrong", wrong
+    count = len(context.classes)
+    values = rows[[f"p{i}" for i in range(count)]].to_numpy(float)
+    predicted = rows["y_pred"].to_numpy(int)
+    correct = (rows["y_pred"] == rows["y_true"]).to_numpy()
+    order = np.argsort(-values[range(len(rows)), predicted], kind="stable")
+    surest = [int(i) for i in order if correct[i]]
+    # One of each class first: a map says little without one of another class beside it.
+    firsts = [i for n, i in enumerate(surest) if predicted[i] not in predicted[surest[:n]]]
+    chosen = [*firsts, *(i for i in surest if i not in firsts)][: max(CORRECT, min(count, 3))]
+    yield "correct", chosen
+    wrong = [int(i) for i in order if not correct[i]][:WRONG]
+    yield "wrong", wrong
     ranked = np.sort(values, axis=1)
     undecided = [int(i) for i in np.argsort(ranked[:, -1] - ranked[:, -2], kind="stable")]
-    yield "Undecided", [i for i in undecided if i not in chosen and i not in wrong][:UNDECIDED]
+    yield "undecided", [i for i in undecided if i not in chosen and i not in wrong][:UNDECIDED]
 
 
-def _shown(material: ReportContext, row: pd.Series, mine: pd.DataFrame, weighed: bool) -> Shown | None:
+def _case(context: ReportContext, row: pd.Series, mine: pd.DataFrame, weighted: bool) -> dict[str, Any] | None:
     """One case on its slide with the most tiles."""
-    known = slides_of(material, str(row["case"]))
-    if not known:
+    slides = slides_of(context, str(row["case"]))
+    if not slides:
         return None
-    path, slide = known[0]
+    path, slide = slides[0]
     whole = mine[mine["case"] == row["case"]]
     tiles = whole[whole["path"] == path]
     if tiles.empty:
         return None
     boxes = tiles[["tile_x", "tile_y", "tile_side"]].to_numpy(np.int64)
-    overlap = material.study.tiles.overlap if material.study.tiles else 0.0
+    overlap = context.study.tiles.overlap if context.study.tiles else 0.0
     stride = max(round(int(boxes[0, 2]) * (1 - overlap)), 1)
-    file = _file(path) + (f", 1 of {len(known)} slides of this case" if len(known) > 1 else "")
-    name = place_of(row.to_dict())
-    scale, _, _ = _scale(material, weighed)
-    drawn = [
-        Map(title, draw.heat(slide, boxes, values, stride=stride, scale=scale, alt=f"{name}: {title}, tile by tile."))
-        for title, values in _values(material, row, tiles, whole["weight"].to_numpy(float) if weighed else None)
-    ]
-    own = draw.plain(slide, alt=f"{name}: the slide.")
-    said = _of_weights(whole, path) if weighed else _of_tiles(material, tiles)
-    return Shown(name[0].upper() + name[1:], file, _told(material, row), said, own, drawn)
+    scale, _ = _scale(context, weighted)
+    weights = whole["weight"].to_numpy(float) if weighted else None
+    return {
+        "place": case_place(row.to_dict()),
+        "file": short_path(path),
+        "slides": len(slides),
+        "result": _result(context, row),
+        "weights": weights_summary(whole, path) if weighted else None,
+        "tiles": None if weighted else _tiles_summary(context, tiles),
+        "slide": draw.plain(slide),
+        "maps": [
+            (title, draw.heat(slide, boxes, values, stride=stride, scale=scale))
+            for title, values in _values(context, row, tiles, weights)
+        ],
+    }
+
+
+def _map_code(context: ReportContext, weighted: bool) -> str:
+    """What a colour stands for: `weight`, `number`, `grade`, `positive` class or the `class` above the map."""
+    if weighted:
+        return "weight"
+    if context.classes and context.kind != "ordinal":
+        return "positive" if positive_and_other(context) else "class"
+    return "grade" if context.classes else "number"
 
 
 def _values(
-    material: ReportContext, row: pd.Series, tiles: pd.DataFrame, weights: np.ndarray | None
-) -> Iterator[tuple[str, np.ndarray]]:
-    """What is drawn, with its title: (N,) from 0 to 1 on the colour scale; `weights`: of all tiles of the case."""
-    study, outcome = material.study, material.study.primary_outcome
+    context: ReportContext, row: pd.Series, tiles: pd.DataFrame, weights: np.ndarray | None
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """What is drawn, with a code and names for its title: (N,) from 0 to 1; `weights`: of all tiles of the case."""
+    study, outcome, names = context.study, context.outcome, context.classes
+    code = _map_code(context, weights is not None)
     if weights is not None:
         # An even share is that of the case: its weights sum to one over all its slides.
         even = weights.sum() / len(weights)
-        yield "How much each tile counts", tiles["weight"].to_numpy(float) / even / MOST_WEIGHT
+        yield {"code": code}, tiles["weight"].to_numpy(float) / even / MOST_WEIGHT
         return
-    if material.kind == "regression":
+    if code == "number":
         low, high = study.range_of(outcome)
-        yield display_name(study, outcome), (tiles["y_pred"].to_numpy(float) - low) / (high - low)
+        yield {"code": code, "name": display_name(study, outcome)}, (tiles["y_pred"].to_numpy(float) - low) / (high - low)
         return
-    names = study.classes_of(outcome)
     values = tiles[[f"p{i}" for i in range(len(names))]].to_numpy(float)
-    if material.kind == "ordinal":
-        yield "Expected grade", values @ np.arange(len(names)) / (len(names) - 1)
+    if code == "grade":
+        yield {"code": code}, values @ np.arange(len(names)) / (len(names) - 1)
         return
     if positive := study.positive_of(outcome):
-        yield f"Probability of {class_name(study, outcome, positive)}", values[:, names.index(positive)]
+        yield {"code": code, "name": class_name(study, outcome, positive)}, values[:, names.index(positive)]
         return
-    roles: dict[int, str] = {}
-    for number_, role in ((int(row["y_true"]), "recorded"), (int(row["y_pred"]), "named")):
-        roles[number_] = f"{roles[number_]} and {role}" if number_ in roles else role
-    for code, role in roles.items():
-        yield f"Probability of {class_name(study, outcome, names[code])} ({role})", values[:, code]
+    truth, predicted = int(row["y_true"]), int(row["y_pred"])
+    roles = {truth: ["reference"]}
+    roles.setdefault(predicted, []).append("predicted")
+    for number_, role in roles.items():
+        yield {"code": code, "name": class_name(study, outcome, names[number_]), "roles": role}, values[:, number_]
 
 
-def _scale(material: ReportContext, weighed: bool) -> tuple[draw.Scale, list[tuple[float, str]], str]:
-    """The colour scale, the words below it, and what a colour says."""
-    study, outcome = material.study, material.study.primary_outcome
-    if weighed:
-        ticks = [(0.0, "not at all"), (1 / MOST_WEIGHT, "1"), (0.5, "2"), (1.0, f"{MOST_WEIGHT:g} times or more")]
-        return "rising", ticks, "how much a tile counts for its case (1 is an even share)"
-    names = study.classes_of(outcome)
-    if material.kind == "regression":
-        low, high = study.range_of(outcome)
+def _scale(context: ReportContext, weighted: bool) -> tuple[draw.Scale, list[tuple[float, str]]]:
+    """The colour scale and the labels below it."""
+    code, names = _map_code(context, weighted), context.classes
+    if code == "weight":
+        return "rising", [(0.0, "0"), (1 / MOST_WEIGHT, "1"), (0.5, "2"), (1.0, f"{MOST_WEIGHT:g} or more")]
+    if code == "number":
+        low, high = context.range_of(context.outcome)
         digits = 0 if float(low).is_integer() and float(high).is_integer() else digits_of(low, high)
-        return (
-            "rising",
-            [(0.0, number(low, digits)), (1.0, number(high, digits))],
-            f"the {display_name(study, outcome)} that a tile was given",
-        )
-    if material.kind == "ordinal":
-        return "rising", [(0.0, names[0]), (1.0, names[-1])], "the grade that a tile was given on average"
-    if positive := study.positive_of(outcome):
-        first = class_name(study, outcome, positive)
-        other = class_name(study, outcome, next(name for name in names if name != positive))
-        ticks = [(0.0, f"0 %: {other}"), (0.5, "50 %"), (1.0, f"100 %: {first}")]
-        return "two", ticks, f"the probability of {first} that a tile was given"
-    return (
-        "rising",
-        [(0.0, "0 %"), (0.5, "50 %"), (1.0, "100 %")],
-        "the probability that a tile was given of the class above the map",
+        return "rising", [(0.0, number(low, digits)), (1.0, number(high, digits))]
+    if code == "grade":
+        return "rising", [(0.0, names[0]), (1.0, names[-1])]
+    if pair := positive_and_other(context):
+        return "two", [(0.0, f"0 %: {pair[1]}"), (0.5, "50 %"), (1.0, f"100 %: {pair[0]}")]
+    return "rising", [(0.0, "0 %"), (0.5, "50 %"), (1.0, "100 %")]
+
+
+def _result(context: ReportContext, row: pd.Series) -> dict[str, Any]:
+    """The reference and the prediction of a case."""
+    if not context.classes:
+        digits = digits_of(*context.range_of(context.outcome))
+        return {"reference": number(row["y_true"], digits), "predicted": number(row["y_pred"], digits), "p": None}
+    truth, predicted = (
+        class_name(context.study, context.outcome, context.classes[int(row[key])]) for key in ("y_true", "y_pred")
     )
+    return {"reference": truth, "predicted": predicted, "p": float(row[f"p{int(row.y_pred)}"])}
 
 
-def _told(material: ReportContext, row: pd.Series) -> str:
-    """What was recorded and what the case was predicted to be."""
-    study, outcome = material.study, material.study.primary_outcome
-    if material.kind == "regression":
-        words = Words(material)
-        return f"Recorded {number(row['y_true'], words.digits)}, predicted {number(row['y_pred'], words.digits)}."
-    names = study.classes_of(outcome)
-    truth, named = (class_name(study, outcome, names[int(row[k])]) for k in ("y_true", "y_pred"))
-    return f"Recorded {truth}, named {named} with a probability of {percent(float(row[f'p{int(row.y_pred)}']))}."
-
-
-def _of_weights(whole: pd.DataFrame, path: str) -> str:
+def weights_summary(whole: pd.DataFrame, path: str) -> dict[str, Any]:
     """How few tiles of a case carry half of its weight, and how much of it lies on this one of its slides."""
     weights, here = whole["weight"].to_numpy(float), (whole["path"] == path).to_numpy()
     summed = np.cumsum(np.sort(weights)[::-1])
     # Weights are kept in single precision: what misses the half by that much reaches it.
     half = int(np.searchsorted(summed, summed[-1] * (0.5 - 1e-6)) + 1)
-    plural = "tiles" if (whole["tile_side"] >= 0).all() else "tiles and images"
-    what = counted(len(weights), "tile", plural)
-    carried = f"{half:,} {'carries' if half == 1 else 'carry'} half of the weight."
-    if here.all():
-        return f"Of {what}, {carried}"
-    share = percent(float(weights[here].sum() / summed[-1]))
-    return f"Of the case’s {what}, {carried} This slide has {here.sum():,} of them, and {share} of the weight."
+    return {
+        "count": len(weights),
+        "only_tiles": bool((whole["tile_side"] >= 0).all()),
+        "half": half,
+        "here": None if here.all() else int(here.sum()),
+        "share": float(weights[here].sum() / summed[-1]),
+    }
 
 
-def _of_tiles(material: ReportContext, tiles: pd.DataFrame) -> str:
-    """What the tiles of a slide say one by one."""
-    count = len(tiles)
-    if material.kind == "regression":
-        low, middle, high = np.quantile(tiles["y_pred"].to_numpy(float), [0.25, 0.5, 0.75])
-        digits = Words(material).digits
-        return (
-            f"{counted(count, 'tile')}: {number(middle, digits)} in the middle, half of them between "
-            f"{number(low, digits)} and {number(high, digits)}."
-        )
-    study = material.study
-    names = study.classes_of(study.primary_outcome)
-    found = np.bincount(tiles["y_pred"].to_numpy(int), minlength=len(names))
-    order = [int(i) for i in np.argsort(-found, kind="stable") if found[i]]
-    told = [f"{found[i]:,} {class_name(study, study.primary_outcome, names[i])}" for i in order]
-    return f"Tile by tile: {'all ' if len(told) == 1 else ''}{listed(told)}."
+def _tiles_summary(context: ReportContext, tiles: pd.DataFrame) -> dict[str, Any]:
+    """What is predicted for the tiles of a slide one by one."""
+    if not context.classes:
+        digits = digits_of(*context.range_of(context.outcome))
+        quartiles = np.quantile(tiles["y_pred"].to_numpy(float), [0.25, 0.5, 0.75])
+        return {"count": len(tiles), "quartiles": [number(value, digits) for value in quartiles], "classes": []}
+    names = context.classes
+    counts = np.bincount(tiles["y_pred"].to_numpy(int), minlength=len(names))
+    order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
+    named = [(int(counts[i]), class_name(context.study, context.outcome, names[i])) for i in order]
+    return {"count": len(tiles), "quartiles": [], "classes": named}

@@ -1,213 +1,426 @@
-"""What a clinician reads first: a few plain sentences and four figures. Every number is computed or cited here."""
+"""What a clinician reads first: codes and numbers for a few plain sentences, and four figures to remember."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from casewise.report.context import ReportContext, is_number
-from casewise.report.formatting import digits_for, interval, listed, number, signed
-from casewise.report.sections import per_source as within
-from casewise.report.sections.failures import failures
-from casewise.report.sections.measures import measure_of
-from casewise.report.sections.tables import Cell, responder_name
-from casewise.report.sections.terminology import Words, judged_on
+import numpy as np
 
-# figures of the named classes alone, which naming one class for everybody can lead in
+from casewise.report.context import EXTERNAL, ReportContext, is_number
+from casewise.report.formatting import class_name, display_name, number, plain, signed
+from casewise.report.sections import by_site, classes, validation
+from casewise.report.sections.agreement import score_ranges
+from casewise.report.sections.kinds import kind_report
+from casewise.report.sections.tables import Cell, metric_format, percent_cell, split_key
+from casewise.report.sections.terms import case_place, judged_on, positive_and_other, terms_of
+
+FEWEST = 5
+FEWEST_IN_RANGE = 3
+WORSE = 1.3
+TILTED = 0.25
+MOST_ALIKE = 6
+RATES = ("accuracy", "sensitivity", "specificity")
+# metrics of the predicted classes alone, which naming one class for every case can lead in
 OF_DECISIONS = ("accuracy", "balanced_accuracy", "f1", "kappa", "kappa_quadratic", "mae", "precision", "recall")
-SIDES = {"test": "On the test set", "oof": "Out of fold", "external": "On the external cohort"}
 
 
-def sentences(material: ReportContext) -> list[tuple[str, str]]:
-    """Plain words, each with a head: how far off, how well it agrees, response, where it fails, who is shown."""
-    words = Words(material)
-    found = [
-        (f"Within each {within.column(material)}.", within.sentence(material) if within.is_mixed(material) else ""),
-        ("How far off.", _accuracy(material, words)),
-        ("How well it agrees.", _agreement(material, words)),
-        _groups(material, words),
-        ("Where it fails.", failures(material)),
-        ("Which model this is.", choice(material)),
-    ]
-    return [(head, text) for head, text in found if text]
+def section(context: ReportContext) -> dict[str, Any]:
+    """The values of the summary."""
+    kind = kind_report(context.kind)
+    own = number_values(context) if kind.template == "number" else class_values(context)
+    return {
+        "template": kind.template,
+        "judged": judged_on(context),
+        "empty": context.judged.empty,
+        "by_site": by_site.summary(context) if context.by_site else None,
+        "external": validation.external_summary(context),
+        "choice": choice(context),
+        "tiles": [*tiles(context), *external_tiles(context)],
+        **own,
+    }
 
 
-def _accuracy(material: ReportContext, words: Words) -> str:
-    rows = material.chosen
-    mae = material.metric(material.stage, material.learner, "mae")
+# ---------------------------------------------------------------------------------------------------- numbers
+
+
+def number_values(context: ReportContext) -> dict[str, Any]:
+    """Of a number: its error, agreement, severity bands, response, and where the model fails."""
+    rows = context.judged
+    values: dict[str, Any] = {"error": None, "agreement": None, "bands": None, "response": None, "failures": None}
     if rows.empty:
-        return "No prediction of the main outcome has a recorded value, so nothing can be judged."
+        return values
     error = (rows["y_pred"] - rows["y_true"]).abs()
-    where = judged_on(material, words, "value")
-    value, bounds = mae["value"] if mae else float(error.mean()), interval(mae, words.digits, words=True)
-    low, high = material.range_of(material.study.primary_outcome)
-    told = f" ({words.confidence} interval {bounds})" if bounds else ""
-    half, most = (number(float(error.quantile(share)), words.digits) for share in (0.5, 0.9))
-    return (
-        f"{where} the model is off by {words.points(value)} on average{told}, on a scale of {low:g} to {high:g}. "
-        f"Half of the {words.noun}s are within {half} points of the physician, nine of ten within {most}."
-    )
+    mae = context.metric(context.stage, context.learner, "mae")
+    low, high = context.range_of(context.outcome)
+    values["error"] = {
+        "figure": mae or {"value": float(error.mean())},
+        "low": low,
+        "high": high,
+        "half": float(error.quantile(0.5)),
+        "nine_of_ten": float(error.quantile(0.9)),
+    }
+    values["agreement"] = {
+        "ccc": context.metric(context.stage, context.learner, "ccc"),
+        "bias": bias(context),
+    }
+    values["bands"], values["response"] = bands(context), response(context)
+    values["failures"] = failures(context)
+    return values
 
 
-def _agreement(material: ReportContext, words: Words) -> str:
-    ccc, bias = (material.metric(material.stage, material.learner, name) for name in ("ccc", "bias"))
-    parts = []
-    if ccc:
-        bounds = interval(ccc, 2, words=True)
-        told = f", interval {bounds}" if bounds else ""
-        parts.append(
-            f"The concordance with the physician (CCC) is {number(ccc['value'], 2)}{told}; 1 is perfect, 0 is none."
-        )
-    if bias and is_number(bias.get("low")) and is_number(bias.get("high")):
-        bounds = f"{signed(bias['low'], words.digits)} to {signed(bias['high'], words.digits)}"
-        if bias["low"] <= 0 <= bias["high"]:
-            parts.append(f"No steady over- or underestimation is seen (mean difference {bounds} points).")
+def bias(context: ReportContext) -> dict[str, Any] | None:
+    """The mean difference with `code` none, higher or lower, as far as its interval goes; None without an interval."""
+    figure = context.metric(context.stage, context.learner, "bias")
+    if not figure or not (is_number(figure.get("low")) and is_number(figure.get("high"))):
+        return None
+    code = "none" if figure["low"] <= 0 <= figure["high"] else "higher" if figure["value"] > 0 else "lower"
+    return {"code": code, "figure": figure}
+
+
+def bands(context: ReportContext) -> dict[str, Any] | None:
+    """Agreement on severity bands; `code` says whether it can be judged."""
+    metrics = context.metrics.get("bands") or {}
+    entry = metrics.get("stages", {}).get(context.stage, {}).get(context.learner)
+    if not entry or not is_number(entry.get("agreement", {}).get("value")):
+        return None
+    names = list(metrics["lower_bounds"])
+    code, used = _groups_code(entry["confusion"])
+    return {
+        "code": code,
+        "names": names,
+        "only": names[used],
+        "share": entry["agreement"]["value"],
+        "kappa": entry.get("kappa"),
+    }
+
+
+def response(context: ReportContext) -> dict[str, Any] | None:
+    """Agreement on response at the threshold shown; `code` says whether it can be judged."""
+    entry = context.metrics.get("response", {}).get(context.stage, {}).get(context.learner, {})
+    by_threshold = {
+        threshold: figures
+        for threshold, figures in (entry.get("responders") or {}).items()
+        if is_number(figures.get("agreement", {}).get("value"))
+    }
+    if not by_threshold:
+        return None
+    threshold = "75" if "75" in by_threshold else list(by_threshold)[len(by_threshold) // 2]
+    figures = by_threshold[threshold]
+    code, used = _groups_code(figures["confusion"])
+    return {
+        "code": code,
+        "all": used == 1,
+        "threshold": threshold,
+        "name": responder_name(context, threshold),
+        "share": figures["agreement"]["value"],
+        "kappa": figures.get("kappa"),
+        "rough": bool(entry.get("rough")),
+    }
+
+
+def responder_name(context: ReportContext, threshold: Any) -> str:
+    """`PASI75` for a score spelt in capitals, else `75 % lower`."""
+    name = display_name(context.study, context.outcome)
+    return f"{name}{threshold}" if name.isupper() else f"{threshold} % lower"
+
+
+def _groups_code(confusion: list[list[int]]) -> tuple[str, int]:
+    """Whether physician and model use several groups, and the one group used by whoever uses only one."""
+    cells = [(i, j) for i, row in enumerate(confusion) for j, count in enumerate(row) if count]
+    physician, model = {i for i, _ in cells}, {j for _, j in cells}
+    if len(physician | model) == 1:
+        return "one_group", min(model)
+    if len(model) == 1:
+        return "model_one_group", min(model)
+    return ("physician_one_group", min(physician)) if len(physician) == 1 else ("several", 0)
+
+
+def failures(context: ReportContext) -> dict[str, Any]:
+    """The range with the largest errors, the worst single case, and the region that agrees least."""
+    rows = context.judged
+    error = (rows["y_pred"] - rows["y_true"]).abs()
+    row = rows.loc[error.idxmax()].to_dict()
+    single = {"error": float(error.max()), "place": case_place(row), "model": row["y_pred"], "physician": row["y_true"]}
+    return {"range": worst_range(context), "single": single, "region": weakest_region(context)}
+
+
+def worst_range(context: ReportContext) -> dict[str, Any] | None:
+    """Where on the scale errors are largest, and whether the two ends err in opposite directions."""
+    ranges = [part for part in score_ranges(context) if part.count >= FEWEST_IN_RANGE]
+    if len(ranges) < 2:
+        return None
+    worst, best = max(ranges, key=lambda part: part.error), min(ranges, key=lambda part: part.error)
+    low, high = ranges[0], ranges[-1]
+    mean = sum(part.error * part.count for part in ranges) / sum(part.count for part in ranges)
+    tilted = low.bias * high.bias < 0 and min(abs(low.bias), abs(high.bias)) > TILTED * mean
+    return {
+        "even": worst.error < WORSE * best.error,
+        "worst": worst,
+        "best": best,
+        "leans": not tilted and abs(worst.bias) > worst.error / 3,
+        "tilt": {"low": low.bias, "high": high.bias} if tilted else None,
+        "bands": bool(context.study.evaluation.bands),
+    }
+
+
+def weakest_region(context: ReportContext) -> dict[str, Any] | None:
+    """The region in which the last regional score agrees least; `code` is `weakest` only beyond the intervals."""
+    study = context.study
+    figures = context.metrics.get("metrics", {}).get(context.stage, {}).get(context.learner, {})
+    for target in [*reversed(list(study.scores)), *study.targets]:
+        regional = {split_key(key)[1]: f.get("ccc") for key, f in figures.items() if split_key(key)[0] == target}
+        known = {region: f for region, f in regional.items() if region and f and is_number(f.get("value"))}
+        if len(known) < 2:
+            continue
+        worst = min(known, key=lambda region: known[region]["value"])
+        high = known[worst].get("high")
+        others = [f for region, f in known.items() if region != worst]
+        apart = is_number(high) and all(is_number(f.get("low")) and high < f["low"] for f in others)
+        values = sorted(f["value"] for f in known.values())
+        if any(f.get("rough") for f in known.values()):
+            code = "few_subjects"
+        elif not apart:
+            code = "intervals_overlap"
         else:
-            way = "higher" if bias["value"] > 0 else "lower"
-            parts.append(
-                f"On average it scores {words.points(abs(bias['value']))} {way} than the physician (interval {bounds})."
-            )
-    return " ".join(parts)
+            code = "weakest" if number(values[0], 2) != number(values[1], 2) else "hardly_different"
+        name = display_name(study, target)
+        return {"code": code, "region": worst, "target": name, "values": (values[0], values[1], values[-1])}
+    return None
 
 
-def _groups(material: ReportContext, words: Words) -> tuple[str, str]:
-    """Severity bands and response, in one sentence each, under a head that names what there is."""
-    told = {"Bands": _bands(material, words), "Response": _response(material)}
-    there = [name for name, text in told.items() if text]
-    return f"{listed(there).capitalize()}.", " ".join(told[name] for name in there)
+# ---------------------------------------------------------------------------------------------------- classes
 
 
-def _bands(material: ReportContext, words: Words) -> str:
-    bands = (material.metrics.get("bands") or {}).get("stages", {}).get(material.stage, {}).get(material.learner)
-    if not bands or not is_number(bands.get("agreement", {}).get("value")):
-        return ""
-    names = list(material.metrics["bands"]["lower_bounds"])
-    physician, model = _groups_used(bands)
-    if len(physician | model) == 1:
-        return f"All {words.noun}s are in one band ({names[min(model)]}) by both; the bands cannot be judged here."
-    why = _kappa(bands)
-    if len(model) == 1:
-        why = f"; the model puts all {words.noun}s in one band ({names[min(model)]})"
-    elif len(physician) == 1:
-        why = f"; the physician’s are all in one band ({names[min(physician)]})"
-    share = 100 * bands["agreement"]["value"]
-    return f"{share:.0f} % of the {words.noun}s fall into the physician’s severity band, {listed(names, 'or')}{why}."
+def class_values(context: ReportContext) -> dict[str, Any]:
+    """Of classes and grades: accuracy, discrimination, distance, what is missed, and what probabilities are worth."""
+    return {
+        "accuracy": accuracy(context),
+        "discrimination": None if context.by_site else discrimination(context),
+        "distance": distance(context),
+        "rates": rates(context),
+        "missed": missed(context),
+        "calibration": classes.calibration(context),
+    }
 
 
-def _response(material: ReportContext) -> str:
-    told = material.metrics.get("response", {}).get(material.stage, {}).get(material.learner, {})
-    found = {k: v for k, v in (told.get("responders") or {}).items() if is_number(v.get("agreement", {}).get("value"))}
-    if not found:
-        return ""
-    threshold = "75" if "75" in found else list(found)[len(found) // 2]
-    physician, model = _groups_used(found[threshold])
-    if len(physician | model) == 1:
-        which = "Every" if model == {1} else "No"
-        return f"{which} later visit had fallen by {threshold} %, by either; response cannot be judged here."
-    name = responder_name(material, threshold)
-    also = f" ({name})" if not name[0].isdigit() else ""
-    why = _kappa(found[threshold])
-    if len(model) == 1:
-        why = f"; the model sees {'all' if model == {1} else 'none'} of them fallen so far"
-    elif len(physician) == 1:
-        why = f"; the physician saw {'all' if physician == {1} else 'none'} of them fallen so far"
-    few = ", judged on fewer than ten subjects" if told.get("rough") else ""
-    share = 100 * found[threshold]["agreement"]["value"]
-    return (
-        f"Whether the score has fallen by {threshold} % from baseline{also}, model and physician judge alike at "
-        f"{share:.0f} % of the later visits{why}{few}."
-    )
+def accuracy(context: ReportContext) -> dict[str, Any] | None:
+    """The accuracy beside that of always predicting the commonest class."""
+    rows, names = context.judged, context.classes
+    if rows.empty:
+        return None
+    figure = context.metric(context.stage, context.learner, "accuracy")
+    value = figure["value"] if figure else float((rows["y_pred"] == rows["y_true"]).mean())
+    counts = np.bincount(rows["y_true"].to_numpy(int), minlength=len(names))
+    balanced = context.metric(context.stage, context.learner, "balanced_accuracy")
+    only = context.names_only(context.stage, context.learner)
+    return {
+        "figure": figure or {"value": value},
+        "exact": exact_interval(context, "accuracy", figure),
+        "commonest": class_name(context.study, context.outcome, names[int(counts.argmax())]),
+        "commonest_share": float(counts.max() / counts.sum()),
+        "only": class_name(context.study, context.outcome, only) if only else "",
+        "balanced": balanced["value"] if balanced and abs(balanced["value"] - value) > 0.03 else None,
+        "chance": 1 / len(names),
+    }
 
 
-def _groups_used(found: dict[str, Any]) -> tuple[set[int], set[int]]:
-    """The groups that the physician and that the model put any case in."""
-    rows = found["confusion"]
-    cells = [(i, j) for i, row in enumerate(rows) for j, count in enumerate(row) if count]
-    return {i for i, _ in cells}, {j for _, j in cells}
+def exact_interval(context: ReportContext, metric: str, figure: dict[str, Any] | None) -> dict[str, Any] | None:
+    """For a rate of all or none, whose resamples cannot vary, the exact interval; else None.
+
+    The interval is Clopper and Pearson's (1934), of the subjects with an image of the classes that the rate is about.
+    """
+    ends = [(figure or {}).get(key) for key in ("value", "low", "high")]
+    if metric not in RATES or len(set(ends)) != 1 or ends[0] not in (0.0, 1.0):
+        return None
+    study, rows = context.study, context.judged
+    positive = study.positive_of(context.outcome)
+    if metric != "accuracy":
+        if positive is None:
+            return None
+        of_class = rows["y_true"] == context.classes.index(positive)
+        rows = rows[of_class if metric == "sensitivity" else ~of_class]
+    return exact_share(int(rows["subject"].nunique()), study.evaluation.confidence, every=ends[0] == 1.0)
 
 
-def _kappa(found: dict[str, Any]) -> str:
-    kappa = found.get("kappa")
-    if not kappa or not is_number(kappa.get("value")):
-        return ""
-    bounds = interval(kappa, 2, words=True)
-    return f" (kappa {number(kappa['value'], 2)}{', interval ' + bounds if bounds else ''})"
+def exact_share(subjects: int, confidence: float, *, every: bool) -> dict[str, Any] | None:
+    """All or none of so many subjects, with the exact interval of that share.
+
+    >>> exact_share(6, 0.95, every=True)
+    {'count': 6, 'subjects': 6, 'low': 0.5407, 'high': 1.0}
+    >>> exact_share(0, 0.95, every=True)
+    """
+    from scipy.stats import binomtest
+
+    if not subjects:
+        return None
+    count = subjects if every else 0
+    ends = binomtest(count, subjects).proportion_ci(confidence_level=confidence, method="exact")
+    return {"count": count, "subjects": subjects, "low": round(float(ends.low), 4), "high": round(float(ends.high), 4)}
 
 
-def choice(material: ReportContext) -> str:
-    """Which learner is shown and why, and who cannot be told apart from the best."""
-    if len(material.learners) < 2:
-        count = sum(job["model"] == material.learner for job in material.jobs)
-        networks = f", as {count} networks on different training parts" if count > 1 else ""
-        return f"One model was trained: {material.learner}{networks}."
-    if material.stages == ["test", "oof"]:
-        why = "the test set took no part in that choice"
-    else:
-        why = "it was chosen on the same cases that it is judged on, which flatters it a little"
-    judged = "out-of-fold " if "oof" in material.stages else ""
-    merit = "CCC" if material.kind == "regression" else measure_of(material.merit).words
-    if within.is_mixed(material):
-        name = within.column(material)
-        return (
-            f"Of {len(material.learners)} learners this page shows {material.learner}, chosen by the mean over each "
-            f"{name} of its {merit} there; {why}. Learners are not compared on pooled figures."
+def discrimination(context: ReportContext) -> dict[str, Any] | None:
+    """The AUROC; for more than two classes also of the class told best and worst."""
+    auroc = context.metric(context.stage, context.learner, "auroc")
+    if not auroc:
+        return None
+    if pair := positive_and_other(context):
+        return {"figure": auroc, "positive": pair[0], "other": pair[1], "best": None, "worst": None}
+    figures = context.figures(context.stage, context.learner)
+    by_class = {
+        name: figure["value"]
+        for name in context.classes
+        if (figure := figures.get(f"auroc[{name}]")) and is_number(figure.get("value"))
+    }
+    best = worst = None
+    if len(by_class) > 1:
+        best, worst = (
+            (class_name(context.study, context.outcome, name), by_class[name])
+            for name in (max(by_class, key=by_class.__getitem__), min(by_class, key=by_class.__getitem__))
         )
-    chosen = (
-        f"Of {len(material.learners)} learners this page shows {material.learner}, whose {judged}{merit} is the best"
-    )
-    return f"{chosen}; {why}. {comparison(material, material.stage)}".strip()
+    return {"figure": auroc, "positive": None, "other": None, "best": best, "worst": worst}
 
 
-def comparison(material: ReportContext, stage: str, metric: str = "", most: int = 6) -> str:
-    """Who has the best figure of a stage, and who cannot be told apart from it; never a winner inside the noise."""
-    metric = metric or ("mae" if material.kind == "regression" else material.merit)
-    told = material.metrics.get("comparisons", {}).get(stage, {}).get(material.study.primary_outcome, {}).get(metric)
-    if not told or not told.get("differences") or within.is_mixed(material, stage):
-        return ""
-    best, alike = told["best"], [name for name in told["not_told_apart"] if name != told["best"]]
-    count = len(told["differences"])
-    small = {"mae": "smallest mean error", "mse": "smallest MSE"}.get(metric, f"highest {metric.upper()}")
-    if material.kind != "regression":
-        measure = measure_of(metric)
-        small = f"{'smallest' if measure.smaller else 'highest'} {measure.words}"
-    begin = f"{SIDES.get(stage, stage)}, {best} has the {small}"
-    only = material.classed(stage, best).get("names_only")
-    if only and metric in OF_DECISIONS:
-        begin += f" (it names every {Words(material).noun} {only.replace('_', ' ')})"
-    if not alike:
-        return f"{begin}, and the interval of its lead over every other learner leaves 0 out."
-    few = " from fewer than ten subjects" if told.get("rough") else ""
-    if len(alike) == count:
-        others = "the other cannot" if count == 1 else f"none of the {count} others can"
-        return f"{begin}, but {others} be told apart from it{few}: no learner is shown to be the best."
-    left = len(alike) - most
-    names = listed(alike) if left < 2 else f"{', '.join(alike[:most])} and {left} more"
-    return f"{begin}, but {len(alike)} of {count} others cannot be told apart from it: {names}."
+def rates(context: ReportContext) -> dict[str, Any] | None:
+    """Sensitivity and specificity of two classes."""
+    pair = positive_and_other(context)
+    figures = {name: context.metric(context.stage, context.learner, name) for name in ("sensitivity", "specificity")}
+    if pair is None or not all(figures.values()):
+        return None
+    exact = {name: exact_interval(context, name, figure) for name, figure in figures.items()}
+    return {"positive": pair[0], "other": pair[1], **figures, "exact": exact}
 
 
-def tiles(material: ReportContext) -> list[tuple[str, Cell, str]]:
-    """Four figures to remember: name, figure, unit or remark."""
-    words = Words(material)
-    stage, learner = material.stage, material.learner
-    found: list[tuple[str, Cell, str]] = []
-    for metric, title, unit in (("mae", "Mean error (MAE)", "points"), ("ccc", "Concordance (CCC)", "of 1")):
-        figure = material.metric(stage, learner, metric)
-        if figure:
-            digits = digits_for(material.study, metric, material.study.primary_outcome)
-            found.append((title, Cell(number(figure["value"], digits), interval(figure, digits, words=True)), unit))
-    rows = material.chosen
+def distance(context: ReportContext) -> dict[str, Any] | None:
+    """For grades: agreement weighted by distance, and how many are at most one grade off."""
+    if "kappa_quadratic" not in kind_report(context.kind).columns or context.judged.empty:
+        return None
+    rows = context.judged
+    return {
+        "kappa": context.metric(context.stage, context.learner, "kappa_quadratic"),
+        "mae": context.metric(context.stage, context.learner, "mae"),
+        "near": float(((rows["y_pred"] - rows["y_true"]).abs() <= 1).mean()),
+    }
+
+
+def missed(context: ReportContext) -> dict[str, Any] | None:
+    """The class that is missed most often and what is predicted instead; None of two classes, and of too few cases.
+
+    `code` is `none` where no case of these classes was missed; `overlaps`: which class is hardest is not certain.
+    """
+    entry, study = context.class_entry(context.stage, context.learner), context.study
+    if not entry or (len(entry["names"]) == 2 and rates(context)):
+        return None
+    figures = context.figures(context.stage, context.learner)
+    names, counts = [str(name) for name in entry["names"]], entry["confusion"]
+    enough = [i for i, row in enumerate(counts) if sum(row) >= FEWEST]
+    if len(enough) < 2:
+        return None
+    recall = {i: counts[i][i] / sum(counts[i]) for i in enough}
+    worst = min(enough, key=lambda i: (recall[i], i))
+    instead = {j: n for j, n in enumerate(counts[worst]) if j != worst and n}
+    if not instead:
+        return {"code": "none", "classes": len(enough)}
+    total = sum(counts[worst])
+    taken, most = max(instead.items(), key=lambda pair: pair[1])
+    ends: dict[int, dict[str, Any]] = {i: figures.get(f"recall[{names[i]}]") or {} for i in enough}
+    high: Any = ends[worst].get("high")
+    lows = [low for i in enough if i != worst and is_number(low := ends[i].get("low"))]
+    return {
+        "code": "missed",
+        "worst": class_name(study, context.outcome, names[worst]),
+        "instead": class_name(study, context.outcome, names[taken]),
+        "count": total - counts[worst][worst],
+        "total": total,
+        "most": most,
+        "all_alike": len(instead) == 1,
+        "overlaps": is_number(high) and any(high >= low for low in lows),
+    }
+
+
+# ------------------------------------------------------------------------------------------- learners and tiles
+
+
+def choice(context: ReportContext) -> dict[str, Any]:
+    """Which learner is shown, how it was chosen, and which others do not differ from it."""
+    networks = sum(job["model"] == context.learner for job in context.jobs)
+    return {
+        "code": "single" if len(context.learners) < 2 else "by_site" if context.by_site else "best",
+        "learner": context.learner,
+        "learners": len(context.learners),
+        "networks": networks,
+        "oof": "oof" in context.stages,
+        "untouched": context.stages == ["test", "oof"],
+        "merit": metric_format(context.study, context.outcome).phrase(context.merit),
+        "comparison": comparison(context, context.stage),
+    }
+
+
+def comparison(context: ReportContext, stage: str, metric: str = "") -> dict[str, Any] | None:
+    """The learner with the best figure of a stage, and those that do not differ from it beyond chance.
+
+    `code`: `ahead` of every other learner, `none_differs`, or `some_alike`.
+    """
+    metric = metric or ("mae" if context.kind == "regression" else context.merit)
+    entry = context.metrics.get("comparisons", {}).get(stage, {}).get(context.outcome, {}).get(metric)
+    if not entry or not entry.get("differences") or (stage == "oof" and context.metrics.get("within")):
+        return None
+    alike = [name for name in entry["not_told_apart"] if name != entry["best"]]
+    only = context.names_only(stage, entry["best"]) if metric in OF_DECISIONS else ""
+    count = len(entry["differences"])
+    write = metric_format(context.study, context.outcome)
+    return {
+        "code": "ahead" if not alike else "none_differs" if len(alike) == count else "some_alike",
+        "stage": stage,
+        "best": entry["best"],
+        "metric": write.phrase(metric),
+        "smallest": write.smaller_is_better(metric),
+        "only": plain(only),
+        "others": count,
+        "alike": alike[:MOST_ALIKE],
+        "count": len(alike),
+        "more": max(0, len(alike) - MOST_ALIKE),
+        "rough": bool(entry.get("rough")),
+    }
+
+
+def tiles(context: ReportContext) -> list[dict[str, Any]]:
+    """At most four figures to remember: `code` (for the title), metric, cell and what an exact interval gives."""
+    stage, learner, kind = context.stage, context.learner, kind_report(context.kind)
+    write = metric_format(context.study, context.outcome)
+    shown: list[dict[str, Any]] = []
+    for metric in kind.tiles:
+        figure = context.metric(stage, learner, metric)
+        if figure and len(shown) < 4:
+            cell = by_site.tile(context, metric) if context.by_site and context.classes else None
+            exact = None if cell else exact_interval(context, metric, figure)
+            cell = cell or write.cell(metric, figure, words=True)
+            shown.append({"code": metric, "cell": cell, "exact": exact, "two": len(context.classes) == 2})
+    return [*shown, *_number_tiles(context)] if kind.template == "number" else shown
+
+
+def _number_tiles(context: ReportContext) -> list[dict[str, Any]]:
+    rows, digits = context.judged, terms_of(context).digits
+    shown: list[dict[str, Any]] = []
     if not rows.empty:
-        half, most = (
-            number(float((rows["y_pred"] - rows["y_true"]).abs().quantile(q)), words.digits) for q in (0.5, 0.9)
-        )
-        found.append((f"Half of the {words.noun}s within", Cell(half, f"nine of ten within {most}"), "points"))
-    same = (material.metrics.get("bands") or {}).get("stages", {}).get(stage, {}).get(learner, {}).get("agreement")
-    if same and is_number(same.get("value")):
-        bounds = {k: 100 * same[k] for k in ("low", "high") if is_number(same.get(k))}
-        text = interval(bounds, 0, words=True)
-        found.append(("Same severity band", Cell(f"{100 * same['value']:.0f} %", text and f"{text} %"), ""))
-        return found
-    low, high = (material.metric(stage, learner, name) for name in ("loa_low", "loa_high"))
+        error = (rows["y_pred"] - rows["y_true"]).abs()
+        half, most = (number(float(error.quantile(q)), digits) for q in (0.5, 0.9))
+        shown.append({"code": "half_within", "cell": Cell(half, most), "exact": None, "two": False})
+    if bands(context):
+        entry = context.metrics["bands"]["stages"][context.stage][context.learner]["agreement"]
+        cell = percent_cell(entry, words=True)
+        return [*shown, {"code": "same_band", "cell": cell, "exact": None, "two": False}]
+    low, high = (context.metric(context.stage, context.learner, name) for name in ("loa_low", "loa_high"))
     if low and high:
-        text = f"{signed(low['value'], words.digits)} to {signed(high['value'], words.digits)}"
-        found.append(("95 % of differences", Cell(text, "model − physician"), "points"))
-    return found
+        text = f"{signed(low['value'], digits)} to {signed(high['value'], digits)}"
+        shown.append({"code": "limits", "cell": Cell(text), "exact": None, "two": False})
+    return shown
+
+
+def external_tiles(context: ReportContext) -> list[dict[str, Any]]:
+    """The external figure beside the headline's; none where it could not be judged."""
+    figure = context.metric(EXTERNAL, context.learner, context.merit)
+    write = metric_format(context.study, context.outcome)
+    if not figure:
+        return []
+    cell = write.cell(context.merit, figure, words=True)
+    return [{"code": "external", "cell": cell, "exact": None, "two": False, "metric": write.title(context.merit)}]

@@ -1,0 +1,321 @@
+"""Sections of targets that are numbers: model and physician, change over time, ranges, regions and further targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from casewise.cohort.natural_sort import natural
+from casewise.report.context import ReportContext, is_number
+from casewise.report.figures import agreement as draw
+from casewise.report.figures import time as draw_time
+from casewise.report.figures.drawing import Drawing
+from casewise.report.formatting import MISSING, digits_of, display_name, interval, number, shortened
+from casewise.report.sections.tables import Cell, Row, metric_format, percent_cell, split_key
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_TRACKS = 24
+MOST_SCATTERS = 8
+MOST_ROWS = 80
+MOST_VISITS = 16
+TARGET_COLUMNS = ("mae", "bias", "pcc", "ccc", "icc")
+READER_COLUMNS = ("mae", "pcc", "ccc", "icc")
+
+
+def agreement(context: ReportContext) -> dict[str, Any] | None:
+    """The scatter and the Bland–Altman plot of the primary outcome."""
+    rows, limits = context.judged, limits_of(context)
+    if rows.empty or limits is None:
+        return None
+    digits, label = _digits(context), display_name(context.study, context.outcome)
+    edges = (limits.low_interval, limits.bias_interval, limits.high_interval)
+    steady = number(abs(limits.bias), digits) != number(0.0, digits)
+    if limits.bias_interval and limits.bias_interval[0] <= 0 <= limits.bias_interval[1]:
+        steady = False
+    return {
+        "scatter": draw.scatter(rows, limits, scale=context.range_of(context.outcome), label=label),
+        "bland_altman": draw.bland_altman(rows, limits, digits=digits, label=label),
+        "bias": ("higher" if limits.bias > 0 else "lower") if steady else "none",
+        "limits": limits,
+        "few": draw.few(rows),
+        "edges": [interval({"low": e[0], "high": e[1]}, digits, words=True) if e else "" for e in edges],
+        "count": len(rows),
+        "subjects": rows["subject"].nunique(),
+    }
+
+
+def _digits(context: ReportContext) -> int:
+    return digits_of(*context.range_of(context.outcome))
+
+
+def limits_of(context: ReportContext) -> draw.Limits | None:
+    """Limits of agreement of the shown learner: those of `metrics.json`, else computed from the rows."""
+    figures = [context.metric(context.stage, context.learner, name) for name in ("bias", "loa_low", "loa_high")]
+    if all(figures):
+        edges = [
+            (f["low"], f["high"]) if f and is_number(f.get("low")) and is_number(f.get("high")) else None
+            for f in figures
+        ]
+        return draw.Limits(*(f["value"] for f in figures if f), *edges)
+    difference = (context.judged["y_pred"] - context.judged["y_true"]).to_numpy(float)
+    if len(difference) < 3:
+        return None
+    bias, half = float(difference.mean()), 1.96 * float(difference.std(ddof=1))
+    return draw.Limits(bias, bias - half, bias + half)
+
+
+# ------------------------------------------------------------------------------------------------------ over time
+
+
+def over_time(context: ReportContext) -> dict[str, Any] | None:
+    """A small figure a subject, and who responded; None where no subject came twice."""
+    study, table, digits = context.study, context.final, _digits(context)
+    mine = table["model"].eq(context.learner) & table["stage"].eq(context.stage) & table["target"].eq(context.outcome)
+    rows = _one_row_a_case(table[mine])
+    if rows is None or rows.empty:
+        return None
+    tracks = draw_time.tracks(rows, baseline=study.evaluation.baseline)
+    if not tracks:
+        return None
+    shown, capped = draw_time.chosen_tracks(tracks, MOST_TRACKS)
+    top = max(float(np.nanmax([*track.physician, *track.model])) for track in shown) or 1.0
+    evenly = draw_time.spaced_evenly(shown)
+    days = all(np.isfinite(track.days).all() for track in shown)
+    figures = [
+        {
+            "subject": track.subject,
+            "visits": list(zip(track.names, track.physician, track.model, strict=True))[:12],
+            "drawing": draw_time.trajectory(
+                track,
+                top=top,
+                evenly=evenly,
+                days=days,
+                change=study.evaluation.response,
+                digits=digits,
+                name=f"track{i}",
+            ),
+        }
+        for i, track in enumerate(shown)
+    ]
+    responders, entry = response_rows(context, context.stage)
+    names, visits = visit_rows(context, context.stage)
+    return {
+        "figures": figures,
+        "capped": capped,
+        "percent": study.evaluation.response,
+        "total": len(tracks),
+        "evenly": evenly,
+        "days": days,
+        "responders": responders,
+        "entry": entry,
+        "change": entry.get("change", {}).get("mae"),
+        "left_out": {code: len(who) for code, who in (entry.get("undefined") or {}).items() if who},
+        "visit_names": names,
+        "visits": visits if len(visits) > 1 else [],
+        "more_visits": max(0, len(entry.get("by_visit") or {}) - MOST_VISITS),
+    }
+
+
+def _one_row_a_case(rows: pd.DataFrame) -> pd.DataFrame | None:
+    """The rows of a case-level outcome, images averaged; None where the outcome is one of regions."""
+    if (rows["region"] != "").any():
+        return None
+    if not rows["case"].duplicated().any():
+        return rows
+    values = rows.groupby(["case", "subject", "visit"], sort=False)[["day", "y_true", "y_pred"]].mean()
+    return values.reset_index()
+
+
+def response_rows(context: ReportContext, stage: str) -> tuple[list[Row], dict[str, Any]]:
+    """Responders by physician and by model at each threshold, with their agreement; and the whole entry."""
+    entry = context.metrics.get("response", {}).get(stage, {}).get(context.learner, {})
+    rows = []
+    for threshold, figures in (entry.get("responders") or {}).items():
+        (neither, model_only), (physician_only, both) = figures["confusion"]
+        total = max(neither + model_only + physician_only + both, 1)
+        counts = (physician_only + both, model_only + both)
+        cells = [Cell(f"{count} of {total}", f"{100 * count / total:.0f} %") for count in counts]
+        kappa = metric_format(context.study, context.outcome).cell("ccc", figures.get("kappa"))
+        rows.append(Row(_responder(context, threshold), [*cells, Cell(str(both)), percent_cell(figures.get("agreement")), kappa]))
+    return rows, entry
+
+
+def _responder(context: ReportContext, threshold: Any) -> str:
+    from casewise.report.sections.summary import responder_name
+
+    return responder_name(context, threshold)
+
+
+def visit_rows(context: ReportContext, stage: str) -> tuple[list[str], list[Row]]:
+    """Share of responders at each visit, physician / model, one column a threshold."""
+    entry = context.metrics.get("response", {}).get(stage, {}).get(context.learner, {})
+    visits = dict(list((entry.get("by_visit") or {}).items())[:MOST_VISITS])
+    names = [name for name in next(iter(visits.values()), {}) if name != "n_subjects"]
+    rows = []
+    for visit, figures in visits.items():
+        cells = [Cell(str(figures.get("n_subjects", MISSING)))]
+        for name in names:
+            both = [100 * figures[name][side]["value"] for side in ("physician", "model")]
+            cells.append(Cell(f"{both[0]:.0f} / {both[1]:.0f} %"))
+        rows.append(Row(shortened(visit, 30), cells))
+    return [_responder(context, name) for name in names], rows
+
+
+# --------------------------------------------------------------------------------------- ranges, regions, targets
+
+
+@dataclass(frozen=True)
+class ScoreRange:
+    """Cases of one range of the physician's score, and the model's mean error and bias there."""
+
+    name: str
+    count: int
+    error: float
+    bias: float
+
+
+def score_ranges(context: ReportContext) -> list[ScoreRange]:
+    """The model's error in each severity band, or in thirds of the physician's scores where there are no bands."""
+    rows, study = context.judged, context.study
+    if rows.empty:
+        return []
+    truth = rows["y_true"].to_numpy(float)
+    if study.evaluation.bands:
+        names, edges = zip(*sorted(study.evaluation.bands.items(), key=lambda band: band[1]), strict=True)
+        index = np.clip(np.searchsorted(np.array(edges) - 1e-9, truth, side="right") - 1, 0, None)
+    else:
+        edges = tuple(dict.fromkeys(np.quantile(truth, [1 / 3, 2 / 3], method="higher").tolist()))
+        index = np.searchsorted(edges, truth, side="right")
+        names = tuple(range_names([number(edge, _digits(context)) for edge in edges]))
+    difference = (rows["y_pred"] - rows["y_true"]).to_numpy(float)
+    parts = [(name, difference[index == i]) for i, name in enumerate(names)]
+    return [ScoreRange(str(n), len(d), float(np.abs(d).mean()), float(d.mean())) for n, d in parts if len(d)]
+
+
+def range_names(edges: list[str]) -> list[str]:
+    """The ranges below, between and from these edges.
+
+    >>> range_names(["1", "10"])
+    ['below 1', '1 to below 10', '10 or more']
+    """
+    between = [f"{low} to below {high}" for low, high in zip(edges, edges[1:], strict=False)]
+    return [f"below {edges[0]}", *between, f"{edges[-1]} or more"]
+
+
+def detail(context: ReportContext) -> dict[str, Any] | None:
+    """Every target and region that is a number, with intervals, severity bands and readers.
+
+    None where the primary outcome has classes and no further target is a number.
+    """
+    study = context.study
+    stages = [(stage, *target_rows(context, stage)) for stage in context.stages]
+    stages = [entry for entry in stages if entry[1]]
+    scatters = _scatters(context)
+    numbers = not context.classes
+    if not numbers and not stages and not scatters:
+        return None
+    from casewise.report.sections.classes import further
+
+    return {
+        "stages": stages,
+        "columns": TARGET_COLUMNS,
+        "scatters": scatters,
+        "small": len(_further_numbers(context)) > 3,
+        "regional": any(row.inner for _, rows, _ in stages for row in rows),
+        "confusion": confusion(context, context.stage),
+        "readers": reader_rows(context, context.stage),
+        "ranges": score_ranges(context) if numbers else [],
+        "bands": bool(study.evaluation.bands),
+        "class_targets": further(context) if numbers else [],
+    }
+
+
+def _further_numbers(context: ReportContext) -> list[str]:
+    study = context.study
+    names = dict.fromkeys([*study.scores, *study.outputs])
+    return [name for name in names if name != context.outcome and not study.classes_of(name)]
+
+
+def _scatters(context: ReportContext) -> list[dict[str, Any]]:
+    others = _further_numbers(context)
+    width = 176.0 if len(others) > 3 else 260.0
+    scatters: list[dict[str, Any]] = []
+    for i, target in enumerate(others):
+        rows = context.rows(context.stage, context.learner, target)
+        if rows.empty or len(scatters) == MOST_SCATTERS:
+            continue
+        name = display_name(context.study, target)
+        drawing: Drawing = draw.small_scatter(
+            rows, scale=context.range_of(target), title=name, name=f"target{i}", width=width
+        )
+        scatters.append({"name": name, "count": len(rows), "drawing": drawing})
+    return scatters
+
+
+def target_rows(context: ReportContext, stage: str) -> tuple[list[Row], int]:
+    """One line a target that is a number, then its regions, of the shown learner; and how many lines were left out."""
+    study = context.study
+    by_key = context.metrics.get("metrics", {}).get(stage, {}).get(context.learner, {})
+    order = {name: i for i, name in enumerate([*study.scores, *study.targets])} | {context.outcome: -1}
+    regions = {name: i for i, name in enumerate(study.regions)}
+    keys = sorted(
+        (key for key in by_key if not study.classes_of(split_key(key)[0])),
+        key=lambda key: (order.get(split_key(key)[0], len(order)), regions.get(split_key(key)[1], -1), natural(key)),
+    )
+    rows = []
+    for key in keys[:MOST_ROWS]:
+        target, region = split_key(key)
+        low, high = context.range_of(target)
+        cells = [metric_format(study, target).cell(name, by_key[key].get(name)) for name in TARGET_COLUMNS]
+        count = next((figure.get("n_cases") for figure in by_key[key].values()), None)
+        name = region or display_name(study, target)
+        rows.append(Row(name, [Cell(f"{low:g} to {high:g}"), *cells, Cell(number(count, 0))], inner=bool(region)))
+    return rows, max(0, len(keys) - MOST_ROWS)
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Severity bands: counts with the physician's bands by rows, and the share of each in its row."""
+
+    names: list[str]
+    bounds: list[str]
+    rows: list[list[tuple[int, float]]]
+    figures: dict[str, Any]
+
+
+def confusion(context: ReportContext, stage: str) -> Confusion | None:
+    """The band table of the shown learner, or None where the study has no bands."""
+    bands = context.metrics.get("bands") or {}
+    figures = bands.get("stages", {}).get(stage, {}).get(context.learner)
+    bounds = bands.get("lower_bounds", {})
+    if not figures or not bounds:
+        return None
+    rows = [[(n, n / max(sum(row), 1)) for n in row] for row in figures["confusion"]]
+    return Confusion(list(bounds), range_names([f"{edge:g}" for edge in list(bounds.values())[1:]]), rows, figures)
+
+
+def reader_rows(context: ReportContext, stage: str) -> dict[str, list[tuple[list[str], bool, Row]]]:
+    """For each target scored by readers: pairs of readers, then the model with each reader (names, is the model)."""
+    readers = context.metrics.get("readers") or {}
+    between = readers.get("between", {})
+    pairs = between.get(stage) or between.get("all") or {}
+    ours = readers.get("learners", {}).get(stage, {}).get(context.learner, {})
+    tables: dict[str, list[tuple[list[str], bool, Row]]] = {}
+    for key in list(dict.fromkeys([*pairs, *ours]))[:12]:
+        target, region = split_key(key)
+        if region:
+            continue
+        lines = [(pair.split(" | "), figures, False) for pair, figures in pairs.get(key, {}).items()]
+        lines += [([reader], figures, True) for reader, figures in ours.get(key, {}).items()]
+        rows = []
+        for names, figures, model in lines[:24]:
+            cells = [metric_format(context.study, target).cell(name, figures.get(name)) for name in READER_COLUMNS]
+            count = next((figure.get("n_cases") for figure in figures.values()), None)
+            rows.append((names, model, Row("", [*cells, Cell(number(count, 0))], mark=model)))
+        if rows:
+            tables[display_name(context.study, target)] = rows
+    return tables

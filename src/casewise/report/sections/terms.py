@@ -1,0 +1,152 @@
+"""The study's own names for its outcome and its images, and the warnings that stand above everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from casewise.evaluation.run_checks import constant_folds, no_better
+from casewise.report.context import EXTERNAL, ReportContext
+from casewise.report.formatting import capital, class_name, display_name, plain, shortened
+from casewise.report.sections.kinds import kind_report
+from casewise.report.sections.modalities import modality_report
+from casewise.report.sections.tables import metric_format
+
+ROUGH_BELOW = 10
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How the report speaks of this study.
+
+    Attributes:
+        label: the primary outcome's name; `heading` has a capital.
+        noun: what one prediction of the primary outcome is about.
+        case: what a case is called: a visit where subjects come more than once.
+        picture: what one image is called.
+        digits: decimals of the primary outcome.
+        confidence: of the intervals, such as `95 %`.
+    """
+
+    label: str
+    heading: str
+    noun: str
+    case: str
+    picture: str
+    digits: int
+    confidence: str
+
+
+def terms_of(context: ReportContext) -> Terms:
+    """The terms of a study."""
+    study = context.study
+    label, case = display_name(study, context.outcome), "visit" if context.repeated else "case"
+    noun = {"region": "region", "image": "image"}.get(study.level_of(context.outcome), case)
+    digits = metric_format(study, context.outcome).digits("mae")
+    confidence = f"{100 * study.evaluation.confidence:g} %"
+    return Terms(label, capital(label), noun, case, modality_report(study).noun(study), digits, confidence)
+
+
+def banners(context: ReportContext) -> list[dict[str, Any]]:
+    """What limits everything below, most important first: a code and what its sentence needs."""
+    study, subjects = context.study, context.subjects_of(context.stage)
+    limits = {
+        "synthetic": study.synthetic,
+        "unknown_subjects": not study.subjects_known,
+        "stopped_on_fold": context.stopped_on == "fold",
+        "no_audit": context.audit is None and bool(context.classes),
+        "few_subjects": subjects < ROUGH_BELOW,
+    }
+    return [{"code": code, "stage": context.stage, "subjects": subjects} for code, holds in limits.items() if holds]
+
+
+def unlearned(context: ReportContext) -> dict[str, Any] | None:
+    """Whether the networks behind the figures learned nothing; None where they did, and where it is not known.
+
+    `code` is `constant` where the shown learner predicts nearly the same for every case of a fold, else `no_better`:
+    half of its networks, or most of all, never did better than guessing. A network is judged by the loss that stops
+    it, or by that of its inner folds. A combined learner is made of all networks.
+    """
+    constant, folds = constant_folds(context.predictions, context.outcome, context.learner)
+    if constant:
+        return {"code": "constant", "learner": context.learner, "count": constant, "of": folds, "void": True}
+    if context.study.tune is None and context.stopped_on == "none":
+        return None
+    failed: dict[str, list[bool]] = {}
+    for job in context.jobs:
+        verdict = no_better(job)
+        if verdict is not None:
+            failed.setdefault(str(job["model"]), []).append(verdict)
+    every = [bad for each in failed.values() for bad in each]
+    own, combined = failed.get(context.learner, []), context.learner not in context.study.networks
+    if own and 2 * sum(own) >= len(own):
+        whose, counts = "own", own
+    elif 2 * sum(every) > len(every):
+        whose, counts = ("combined" if combined else "study"), every
+    else:
+        return None
+    return {
+        "code": "no_better",
+        "learner": context.learner,
+        "whose": whose,
+        "count": sum(counts),
+        "of": len(counts),
+        "inner": bool(context.study.tune),
+        "void": whose != "study",
+    }
+
+
+def subject_matter(context: ReportContext) -> dict[str, Any]:
+    """What was predicted from what, for the sentence below the title."""
+    study, names = context.study, [plain(name) for name in context.classes]
+    low, high = context.range_of(context.outcome)
+    return {
+        "pictures": modality_report(study).counted(context),
+        "subjects": context.cases["subject"].nunique() if study.subjects_known else 0,
+        "visits": len(context.cases) if context.repeated else 0,
+        "classes": names,
+        "low": low,
+        "high": high,
+        "template": kind_report(context.kind).template,
+    }
+
+
+def case_place(row: Mapping[str, Any]) -> str:
+    """Which case a row is about, as a reader names it.
+
+    >>> case_place({"subject": "S1", "visit": "2", "region": "trunk"}), case_place({"subject": "S1", "visit": "week 4"})
+    ('subject S1, visit 2, trunk', 'subject S1, week 4')
+    """
+    names = [f"subject {shortened(row['subject'], 40)}"]
+    visit, region = shortened(row.get("visit", ""), 30), str(row.get("region", ""))
+    if visit not in ("", "nan"):
+        names.append(f"visit {visit}" if visit[0].isdigit() else visit)
+    return ", ".join([*names, region] if region not in ("", "nan") else names)
+
+
+def judged_on(context: ReportContext) -> dict[str, Any]:
+    """On whom the figures are, and what the networks had not seen of them."""
+    rows = context.judged
+    return {
+        "stage": context.stage,
+        "count": len(rows),
+        "subjects": rows["subject"].nunique() if context.study.subjects_known else 0,
+        "test_unscored": context.stage != "test" and "test" in context.stages,
+        "stopped_on_fold": context.stopped_on == "fold",
+        "leave_out": context.study.split.leave_out and context.site,
+    }
+
+
+def positive_and_other(context: ReportContext) -> tuple[str, str] | None:
+    """The positive class of two and the other one, as sentences name them; None where no class is the positive one."""
+    positive = context.study.positive_of(context.outcome)
+    if positive is None:
+        return None
+    other = next(name for name in context.classes if name != positive)
+    return class_name(context.study, context.outcome, positive), class_name(context.study, context.outcome, other)
+
+
+def predicted_externally(context: ReportContext) -> bool:
+    """Whether there are predictions of an external cohort."""
+    return bool((context.predictions["stage"] == EXTERNAL).any())

@@ -1,0 +1,249 @@
+"""Nested cross-validation, figures over the folds, leave-one-site-out, and the external cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from casewise.cohort.natural_sort import natural
+from casewise.predictions.nested_cv import NESTED, chosen_networks
+from casewise.report.context import EXTERNAL, ReportContext, is_number
+from casewise.report.formatting import MISSING, number
+from casewise.report.sections import by_site, classes, learners
+from casewise.report.sections.kinds import kind_report
+from casewise.report.sections.tables import Cell, MetricFormat, Row, metric_format
+from casewise.report.sections.terms import predicted_externally
+
+MOST_NETWORKS = 12
+
+
+# ------------------------------------------------------------------------------------------------------ nested CV
+
+
+def choices_of(
+    jobs: Sequence[Mapping[str, Any]], networks: Sequence[str]
+) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """What inner folds chose, [fold][network] = {lr, epochs, loss}; empty without nested cross-validation."""
+    by_fold: dict[str, dict[str, Mapping[str, Any]]] = {}
+    order = {name: index for index, name in enumerate(networks)}
+    tuned = [job for job in jobs if job.get("inner") and job["model"] in order]
+    for job in sorted(tuned, key=lambda job: (natural(job["fold"]), order[job["model"]])):
+        by_fold.setdefault(str(job["fold"]), {})[str(job["model"])] = job["inner"]["chosen"]
+    return by_fold
+
+
+def tuning(jobs: Sequence[Mapping[str, Any]], *, epochs: int, tuned_epochs: bool) -> dict[str, Any] | None:
+    """How inner folds chose, and how often a choice lay at the limit of what was tried; None without them.
+
+    Args:
+        epochs: the most that were allowed; `tuned_epochs`: whether their number was chosen.
+    """
+    inner = [job["inner"] for job in jobs if job.get("inner")]
+    if not inner:
+        return None
+    rates = [rate["lr"] for rate in inner[0]["rates"]]
+    last = sum(entry["chosen"]["epochs"] >= epochs for entry in inner) if tuned_epochs else 0
+    edge = sum(entry["chosen"]["lr"] in (min(rates), max(rates)) for entry in inner) if len(rates) > 2 else 0
+    return {
+        "tuned_epochs": tuned_epochs,
+        "rates": rates,
+        "folds": inner[0]["folds"],
+        "choices": len(inner),
+        "epochs": epochs,
+        "at_last_epoch": last,
+        "at_edge_rate": edge,
+        "failed": sum("failed" in training for entry in inner for training in entry["trainings"]),
+    }
+
+
+def nested(context: ReportContext) -> dict[str, Any] | None:
+    """The table of what was chosen in each fold; None without nested cross-validation."""
+    study = context.study
+    by_fold = choices_of(context.jobs, study.networks)
+    if not by_fold or not study.tune:
+        return None
+    among = NESTED in context.learners
+    picked = chosen_networks(context.jobs, study.networks)
+    networks = study.networks[:MOST_NETWORKS]
+    return {
+        "tuning": tuning(context.jobs, epochs=study.recipe.epochs, tuned_epochs=study.tune.epochs),
+        "networks": networks,
+        "folds": [
+            (fold, [by_network.get(name) for name in networks], picked["folds"][fold]["network"] if among else "")
+            for fold, by_network in by_fold.items()
+        ],
+        "losses": [picked["elsewhere"]["losses"].get(name) for name in networks] if among else [],
+        "final": picked["elsewhere"]["network"] if among else "",
+        "more": len(study.networks) - len(networks),
+        "name": NESTED,
+    }
+
+
+# ----------------------------------------------------------------------------------------------- over the folds
+
+
+def tables_of(names: Sequence[str]) -> list[tuple[str, str, list[str]]]:
+    """Learners in tables that differ in one thing each: (`fusion`, `backbone`, `others` or empty; which; learners).
+
+    Where backbones and fusions both differ that is a table for each fusion of several backbones, and one for each
+    backbone of several fusions; the remaining learners, stackers too, come last. Else one table without a title.
+
+    >>> tables_of(["vit@early", "alexnet@early", "vit@late"])
+    [('fusion', 'early', ['vit@early', 'alexnet@early']), ('backbone', 'vit', ['vit@early', 'vit@late'])]
+    >>> tables_of(["vit", "mean"])
+    [('', '', ['vit', 'mean'])]
+    """
+    pairs = {name: name.partition("@")[::2] for name in names if "@" in name}
+    tables = []
+    for index, what in ((1, "fusion"), (0, "backbone")):
+        for common in dict.fromkeys(pair[index] for pair in pairs.values()):
+            group = [name for name, pair in pairs.items() if pair[index] == common]
+            tables += [(what, common, group)] if len(group) > 1 else []
+    if len(tables) < 2:
+        return [("", "", list(names))]
+    rest = [name for name in names if not any(name in group for *_, group in tables)]
+    return [*tables, *([("others", "", rest)] if rest else [])]
+
+
+def over_folds(context: ReportContext) -> dict[str, Any] | None:
+    """Mean ± standard deviation over folds beside the pooled figures with their intervals, of the primary outcome.
+
+    None where fewer than two folds were judged, and where folds are sources, which have a section of their own.
+    """
+    by_learner = context.metrics.get("over_folds", {}).get(context.outcome)
+    if not by_learner or context.metrics.get("left_out"):
+        return None
+    write, columns = metric_format(context.study, context.outcome), kind_report(context.kind).over_folds
+    rows: dict[str, Row] = {}
+    for learner in (name for name in context.learners if name in by_learner):
+        pooled, cells = context.figures("oof", learner), []
+        for name in columns:
+            cells += [spread(write, name, by_learner[learner].get(name)), write.cell(name, pooled.get(name))]
+        rows[learner] = Row(learner, cells, mark=learner == context.learner)
+    if not rows:
+        return None
+    folds = len(next(iter(by_learner[next(iter(rows))].values()))["folds"])
+    return {
+        "tables": [(what, which, [rows[name] for name in names]) for what, which, names in tables_of(list(rows))],
+        "columns": columns,
+        "folds": folds,
+        "macro": bool(context.classes),
+    }
+
+
+def spread(write: MetricFormat, metric: str, figure: Mapping[str, Any] | None) -> Cell:
+    """Mean ± standard deviation as a cell, and of how many folds where some have no figure.
+
+    >>> spread(MetricFormat(), "accuracy", {"mean": 0.712, "sd": 0.0834, "folds": [0.6, 0.8]}).text
+    '71.2 ± 8.3 %'
+    """
+    if not figure or not is_number(figure.get("mean")):
+        return Cell(MISSING)
+    defined = sum(is_number(value) for value in figure["folds"])
+    small = "" if defined == len(figure["folds"]) else f"{defined} of {len(figure['folds'])} folds"
+    text = f"{write.text(metric, figure['mean'], unit=False)} ± {write.text(metric, figure['sd'])}"
+    return Cell(text, small, float(figure["mean"]))
+
+
+# ------------------------------------------------------------------------------------------------ external cohort
+
+
+def external(context: ReportContext) -> dict[str, Any] | None:
+    """Every figure inside and on the external cohort, side by side; None where nothing was predicted there."""
+    if not predicted_externally(context):
+        return None
+    learner, write = context.learner, metric_format(context.study, context.outcome)
+    inside, outside = (context.figures(stage, learner) for stage in (context.stage, EXTERNAL))
+    drop = (context.metrics.get("external_drop") or {}).get(learner) or {}
+    rows = []
+    for metric in kind_report(context.kind).external:
+        if metric in outside:
+            cells = [write.cell(metric, figures.get(metric)) for figures in (inside, outside)]
+            values = [(figures.get(metric) or {}).get("value") for figures in (inside, outside)]
+            rows.append(Row(write.title(metric), [*cells, write.difference(metric, drop.get(metric), *values)]))
+    rows_outside, entry = context.rows(EXTERNAL, learner), context.class_entry(EXTERNAL, learner)
+    return {
+        "name": context.study.external_name,
+        "rows": rows,
+        "summary": external_summary(context),
+        "cases": len(rows_outside),
+        "subjects": rows_outside["subject"].nunique(),
+        "matrix": classes.matrix(entry) if entry else None,
+        "learners": learners.learner_rows(context, EXTERNAL) if len(context.learners) > 1 else [],
+        "columns": learners.columns_of(context),
+    }
+
+
+def external_summary(context: ReportContext) -> dict[str, Any] | None:
+    """The figure of merit outside and inside; None where nothing was predicted externally.
+
+    `code`: `unjudged`, `no_interval`, `rough`, `worse`, `better` or `not_shown` (the interval holds 0).
+    """
+    if not predicted_externally(context):
+        return None
+    name, learner, metric = context.study.external_name, context.learner, context.merit
+    inside, outside = (context.metric(stage, learner, metric) for stage in (context.stage, EXTERNAL))
+    if not (inside and outside):
+        return {"code": "unjudged", "name": name}
+    rows = context.rows(EXTERNAL, learner)
+    drop = ((context.metrics.get("external_drop") or {}).get(learner) or {}).get(metric)
+    if not drop or not is_number(drop.get("low")):
+        code = "no_interval"
+    elif drop.get("rough"):
+        code = "rough"
+    else:
+        code = "worse" if drop["high"] < 0 else "better" if drop["low"] > 0 else "not_shown"
+    return {
+        "code": code,
+        "name": name,
+        "metric": metric,
+        "cases": len(rows),
+        "subjects": rows["subject"].nunique() if context.study.subjects_known else 0,
+        "inside": inside["value"],
+        "outside": outside["value"],
+        "drop": drop,
+    }
+
+
+# ------------------------------------------------------------------------------------------- leave-one-site-out
+
+
+def left_out(context: ReportContext) -> dict[str, Any] | None:
+    """Where each fold is one source: the shown learner's figures on every source, by networks not trained on it."""
+    by_source: dict[str, Any] = context.metrics.get("left_out") or {}
+    write = metric_format(context.study, context.outcome)
+    figures = {source: by_learner.get(context.learner) or {} for source, by_learner in by_source.items()}
+    metrics = [
+        metric for metric in kind_report(context.kind).external if any(metric in own for own in figures.values())
+    ]
+    rows = []
+    for source, own in figures.items():
+        count = next((entry.get("n_cases") for entry in own.values()), None)
+        rows.append(Row(source, [Cell(number(count, 0)), *(write.cell(m, own.get(m)) for m in metrics)]))
+    if not rows:
+        return None
+    means = [by_site.mean_of(context, context.learner, metric) for metric in metrics]
+    if any(means):
+        cells = [write.cell(metric, mean or None) for metric, mean in zip(metrics, means, strict=True)]
+        rows.insert(0, Row("mean", [Cell(""), *cells]))
+    return {
+        "rows": rows,
+        "columns": metrics,
+        "learners": _learners_by_source(context),
+        "sources": list(figures),
+        "fitted": by_site.fitted_learners(list(dict.fromkeys(name for names in by_source.values() for name in names))),
+    }
+
+
+def _learners_by_source(context: ReportContext) -> list[Row]:
+    """One line a learner: its merit averaged over the sources and in each; none where there is one learner."""
+    if len(context.learners) < 2 or not context.by_site:
+        return []
+    metric, by_source = context.merit, context.metrics["left_out"]
+    write, rows = metric_format(context.study, context.outcome), []
+    for learner in context.learners:
+        mean = by_site.mean_of(context, learner, metric)
+        cells = [write.cell(metric, by_learner.get(learner, {}).get(metric)) for by_learner in by_source.values()]
+        mark = learner == context.learner
+        rows.append(Row(learner, [write.cell(metric, mean or None), *cells], mark=mark))
+    return sorted(rows, key=lambda row: -float(row.cells[0].value) if is_number(row.cells[0].value) else 2.0)
