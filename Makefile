@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 export MPLBACKEND = Agg
 export CASEWISE_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: setup demo test test-all lint docs bench results clean
+.PHONY: golden setup demo test test-all lint docs bench results clean
 
 setup: $(VENV)/.done
 
@@ -21,6 +21,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+
+# The golden pages of the report, after a change of wording: read the difference before committing it.
+golden: setup
+	CASEWISE_GOLDEN=1 $(BIN)/python -m pytest tests/test_report_golden.py
 
 test-all: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile

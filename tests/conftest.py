@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
+
+if TYPE_CHECKING:
+    from casewise.report.context import ReportContext
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -79,3 +83,35 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real data are not here ({SHARED})")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def report_of_numbers() -> ReportContext:
+    """What a report of a small study of numbers is made from; nothing changes it."""
+    from tests.report_contexts import numbers
+
+    return numbers(learners=3, metas=2)
+
+
+@pytest.fixture(scope="session")
+def report_of_classes() -> ReportContext:
+    """The same of three classes, with a test set and an external cohort."""
+    from tests.report_contexts import classes
+
+    return classes(test=30, outside=60, networks=3)
+
+
+@pytest.fixture(scope="session")
+def report_of_two_classes() -> ReportContext:
+    """The same of two classes, out of fold."""
+    from tests.report_contexts import classes
+
+    return classes("binary", networks=2)
+
+
+@pytest.fixture(scope="session")
+def report_of_grades() -> ReportContext:
+    """The same of grades, out of fold."""
+    from tests.report_contexts import classes
+
+    return classes("ordinal", subjects=100, networks=2)

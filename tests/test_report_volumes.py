@@ -1,9 +1,8 @@
-"""The report of volumes: panels as networks see them, preparation told, words of scans; and the explained section."""
+"""The report of volumes: panels as networks see them, facts of preparation, nouns of scans; and saliency."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import Any
 
 import numpy as np
@@ -15,18 +14,16 @@ from casewise.modalities.volumes.slice_store import SliceStore
 from casewise.modalities.volumes.standardise import standard_scales
 from casewise.report import page
 from casewise.report.context import ReportContext
-from casewise.report.sections import cases, volumes
-from casewise.report.sections import saliency as explained
-from casewise.report.sections import terminology as words
+from casewise.report.sections import saliency, terms, volumes
 from casewise.study.schema import Study
-from tests.test_report_classes import toy
+from tests.report_contexts import classes, section_of
 
 PLAIN = {"sequences": ["T1", "T2"], "bias": "none", "smoothing": "none"}
 
 
-def of_volumes(material: ReportContext, **changes: Any) -> ReportContext:
-    """The same material as if its images were scans."""
-    values = material.study.model_dump() | {
+def of_volumes(context: ReportContext, **changes: Any) -> ReportContext:
+    """The same context as if its images were scans."""
+    values = context.study.model_dump() | {
         "images": {"size": 32},
         "panels": {"by": "case", "grid": "3x3", "flip": "horizontal", "quarter_turns": True},
         "volumes": PLAIN | changes,
@@ -34,58 +31,62 @@ def of_volumes(material: ReportContext, **changes: Any) -> ReportContext:
         "external": None,
     }
     study = Study.model_validate(values)
-    images = material.cohort_images
+    images = context.cohort_images
     images = images.assign(sequence=np.where(np.arange(len(images)) % 2, "T2", "T1"))
     panel = np.tile(np.linspace(0, 255, 96).astype(np.uint8), (96, 1))
     return dataclasses.replace(
-        material, study=study, cohort_images=images, grids=lambda case: [("T1", panel), ("T2", panel[:, ::-1])]
+        context, study=study, cohort_images=images, grids=lambda case: [("T1", panel), ("T2", panel[:, ::-1])]
     )
 
 
 @pytest.fixture(scope="module")
 def classed() -> ReportContext:
-    return toy()
+    return classes()
 
 
-def test_scans_are_told_as_scans(classed: ReportContext) -> None:
-    material = of_volumes(classed)
-    assert re.search(r"predicted from [\d,]+ scans \(T1 and T2\)", words.predicted(material))
-    text = page.render(material)
-    assert "What the model sees" in text
-    assert 'alt="T1: 3 by 3 slices as the network sees them"' in text
+def test_scans_are_called_scans(classed: ReportContext) -> None:
+    context = of_volumes(classed)
+    assert terms.terms_of(context).picture == "scan"
+    assert "(T1 and T2)" in terms.subject_matter(context)["pictures"]
+    text = page.render(context)
+    seen = section_of(text, "preparation")
+    assert seen.count('class="panels"') == 1
     assert "photograph" not in text
-    assert page._image_sections(material)["preparation"] is None
     slices = of_volumes(classed, slice_index="slice_order", sequences=["T1"], fusion=["early"])
-    assert words.Words(slices).picture == "slice"
+    assert terms.terms_of(slices).picture == "slice"
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "fact"),
     [
-        ({}, "standardised over patients (Nyúl and Udupa) by landmarks of the fold’s own training scans"),
-        ({"standardise": "none"}, "not standardised over patients"),
-        ({"bias": "n4"}, "N4, fitted on a grid up to four times coarser"),
-        ({"smoothing": "edge_preserving"}, "edge-preserving"),
-        ({"roi": "none"}, "networks see the whole plane, resized to 32 × 32 pixels"),
-        ({"roi": "mask", "margin": 12}, "cut around the mask in the column mask, 12 mm more on each side"),
-        ({"missing": "drop"}, "cases that lack one were left out"),
-        (
-            {"missing": "mask", "sequence_dropout": 0.25},
-            "in training each sequence is hidden with a chance of 25 %, but one always stays",
-        ),
-        ({"fusion": ["late", "T2"]}, "late: a network for each sequence"),
-        ({"inference_windows": "all"}, "in prediction the mean over all windows"),
+        ({}, "standardise-nyul"),
+        ({"standardise": "none"}, "standardise-none"),
+        ({"bias": "n4"}, "bias-n4"),
+        ({"smoothing": "edge_preserving"}, "smoothing-edge_preserving"),
+        ({"roi": "none"}, "roi-none"),
+        ({"roi": "mask", "margin": 12}, "roi-mask"),
+        ({"missing": "drop"}, "missing-drop"),
+        ({"missing": "mask", "sequence_dropout": 0.25}, "missing-mask"),
+        ({"inference_windows": "all"}, "windows-all"),
     ],
 )
-def test_preparation_is_told(classed: ReportContext, changes: dict[str, Any], told: str) -> None:
-    section = volumes.section(of_volumes(classed, **changes))
-    assert section is not None
-    assert told in " / ".join(text for _, text in section["facts"])
+def test_preparation_is_shown(classed: ReportContext, changes: dict[str, Any], fact: str) -> None:
+    seen = section_of(page.render(of_volumes(classed, **changes)), "preparation")
+    assert seen.count(f'data-fact="{fact}"') == 1
 
 
-def test_confident_errors_show_panels(classed: ReportContext) -> None:
-    material = of_volumes(classed)
-    shown = cases.panels_of(material, {"case": str(material.panels["case"].iloc[0])})
+@pytest.mark.parametrize(
+    ("fusion", "code"), [("early", "early"), ("late", "late"), ("late-shared", "shared"), ("T2", "single")]
+)
+def test_fusions_have_a_code(classed: ReportContext, fusion: str, code: str) -> None:
+    values = volumes.section(of_volumes(classed, fusion=[fusion]))
+    assert values is not None
+    assert [found["code"] for found in values["fusions"]] == [code]
+
+
+def test_single_cases_show_panels(classed: ReportContext) -> None:
+    context = of_volumes(classed)
+    shown = volumes.case_pictures(context, {"case": str(context.panels["case"].iloc[0])})
     assert [name for name, _ in shown] == ["T1", "T2"]
     assert all(uri.startswith("data:image/jpeg") for _, uri in shown)
 
@@ -131,35 +132,29 @@ def figure(value: float, low: float, high: float) -> dict[str, Any]:
     return {"value": value, "low": low, "high": high, "n_cases": 9, "n_subjects": 9, "rough": True}
 
 
-def told_of(group: str, over: dict[str, Any], **more: Any) -> dict[str, Any]:
-    names = [*explained.HIT, *explained.SHARE]
+def entry_of(group: str, over: dict[str, Any], **more: Any) -> dict[str, Any]:
+    names = [*saliency.HIT, *saliency.SHARE]
     part = {name: figure(0.5, 0.3, 0.7) | {"rough": False} for name in names}
     part |= {"hit_over_random_weights": over, "hit_over_prior": over} | more
     return {group: part, "prior": {"hit": "tile_centre", "share": "panel_centre"}}
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "rough", "said"),
-    [
-        (0.1, 0.4, False, "more often than with random weights, more often than at the middle of each slice"),
-        (-0.1, 0.2, False, "not to be told apart from what it is with random weights"),
-        (-0.4, -0.1, False, "less often than with random weights"),
-        (0.1, 0.4, True, "not to be told apart"),
-    ],
+    ("low", "high", "rough", "code"),
+    [(0.1, 0.4, False, "more"), (-0.1, 0.2, False, "same"), (-0.4, -0.1, False, "less"), (0.1, 0.4, True, "same")],
 )
-def test_the_sentence_follows_the_interval(low: float, high: float, rough: bool, said: str) -> None:
-    told = told_of("correct", figure(0.2, low, high) | {"rough": rough}, hit=figure(0.6, 0.4, 0.8) | {"rough": rough})
-    sentence = explained.sentence_of("vit", told)
-    assert said in sentence
-    assert "in 60 % of the 9 correctly named cases with a lesion (interval 40 to 80 %)" in sentence
-    assert "50 % with random weights" in sentence
-    assert ("do not show that what it learned points there" in sentence) is (low < 0 or rough)
-    assert "no more often" not in sentence
-    assert "of the 9 cases with a lesion" in explained.sentence_of("vit", told_of("all", figure(0, 0, 0)))
-    assert "nothing could be measured" in explained.sentence_of("vit", {"all": None})
+def test_the_verdict_follows_the_interval(low: float, high: float, rough: bool, code: str) -> None:
+    hit = figure(0.6, 0.4, 0.8) | {"rough": rough}
+    entry = entry_of("correct", figure(0.2, low, high) | {"rough": rough}, hit=hit)
+    found = saliency.verdict("vit", entry)
+    assert (found["over_random"], found["over_prior"], found["group"], found["cases"]) == (code, code, "correct", 9)
+    assert (found["figures"]["hit"]["value"], found["rough"], found["prior"]) == (0.6, rough, "tile_centre")
+    assert saliency.verdict("vit", entry_of("all", figure(0, 0, 0)))["group"] == "all"
+    assert saliency.verdict("vit", {"all": None})["code"] == "unmeasured"
+    assert "60 %" in saliency.sentence_of("vit", entry)
 
 
-def test_the_explained_section(classed: ReportContext, tmp_path: Any) -> None:
+def test_the_section_on_saliency(classed: ReportContext, tmp_path: Any) -> None:
     for name in ("input.png", "map.png"):
         Image.new("RGB", (8, 8), (200, 100, 0)).save(tmp_path / name)
     network = {"network": "<vit>", "method": "rollout", "file": "map.png", "named": "covid", "probability": 0.8}
@@ -170,9 +165,9 @@ def test_the_explained_section(classed: ReportContext, tmp_path: Any) -> None:
     orders = ("map", "random", "centre", "brightness")
     names = [*orders, "over_random", "over_centre", "over_brightness"]
     deletion = {name: figure(0.4, 0.2, 0.6) for name in names} | {"cases": 4, "shares": [0.0, 0.5, 1.0]}
-    network_told = {
-        **told_of("correct", figure(0.2, 0.1, 0.3)),
-        "all": told_of("all", figure(0.2, 0.1, 0.3))["all"],
+    measurements = {
+        **entry_of("correct", figure(0.2, 0.1, 0.3)),
+        "all": entry_of("all", figure(0.2, 0.1, 0.3))["all"],
         "erroneous": None,
         "method": "rollout",
         "cells": [12, 14],
@@ -192,27 +187,28 @@ def test_the_explained_section(classed: ReportContext, tmp_path: Any) -> None:
         "lost_masks": ["X/1"],
         "cells": 0,
     }
-    measured |= {"networks": {"<vit>": network_told}}
+    measured |= {"networks": {"<vit>": measurements}}
     maps = [network | {"right": True}, network | {"right": False, "file": "gone.png"}]
     shown = {"rule": "cases named", "folder": str(tmp_path), "target": classed.study.primary_outcome, "cells": 0}
-    told = {"shown": shown | {"cases": [case | {"rows": [row | {"maps": maps}]}]}, "measured": measured}
-    text = page.render(dataclasses.replace(classed, explanations=told))
-    section = text[text.index('<section id="explained">') :]
+    explanations = {"shown": shown | {"cases": [case | {"rows": [row | {"maps": maps}]}]}, "measured": measured}
+    text = page.render(dataclasses.replace(classed, explanations=explanations))
+    section = section_of(text, "saliency")
     assert section.count("<b>correct</b>") == 1
-    assert "erroneous</b>" not in section
-    assert "A green line goes around the lesion" in section
-    assert "9 of 12 cases" in section
-    assert "1 further case has its lesion outside these slices" in section
-    assert "Of 1 case nothing of what the mask marks" in section
-    assert "attention rollout, 6 × 7 cells" in section
-    assert "attention rollout, 12 × 14 cells, 2 nearly the same everywhere" in section
-    assert "(5 draws a fold) 3 of 45 maps are empty" in section
-    assert "vit&gt;, named correctly" in section
+    assert section.count('class="wrong"') == 0
+    assert "6 × 7 cells" in section
+    assert "12 × 14 cells, 2 nearly uniform" in section
+    assert "3 of 45 maps" in section
+    assert "vit&gt;" in section
     assert section.count("<svg") >= 1
     assert "<vit>" not in text
-    assert 'id="explained"' not in page.render(classed)
-    gone = told | {"shown": told["shown"] | {"folder": str(tmp_path / "gone")}, "measured": None}
-    assert explained.explained(dataclasses.replace(classed, explanations=gone)) is None
+    values = saliency.section(dataclasses.replace(classed, explanations=explanations))
+    assert values is not None
+    assert values["outlined"]
+    counts = {key: values["measured"][key] for key in ("with_lesion", "cases", "outside", "lost")}
+    assert counts == {"with_lesion": 9, "cases": 12, "outside": 1, "lost": 1}
+    assert 'id="saliency"' not in page.render(classed)
+    gone = explanations | {"shown": explanations["shown"] | {"folder": str(tmp_path / "gone")}, "measured": None}
+    assert saliency.section(dataclasses.replace(classed, explanations=gone)) is None
 
 
 def test_slice_images_are_in_the_order_of_their_column(classed: ReportContext, tmp_path: Any) -> None:
@@ -223,11 +219,8 @@ def test_slice_images_are_in_the_order_of_their_column(classed: ReportContext, t
     shown = {"rule": "cases named", "folder": str(tmp_path), "target": classed.study.primary_outcome, "cases": [case]}
     column = {"slice_index": "place", "sequences": ["T1"], "fusion": ["early"]}
     for changes, said in ((column, "in the order of the column place"), ({}, "from the feet to the head")):
-        material = of_volumes(classed, **changes)
-        material = dataclasses.replace(material, explanations={"shown": shown | {"cells": 0}, "measured": None})
-        text = page.render(material)
-        section = text[text.index('<section id="explained">') :]
-        assert said in section[: section.index("</p>")]
-        assert "stand there more than once" in section
-        seen = text[text.index("<h2>What the model sees") :]
-        assert said in seen[: seen.index("</p>")]
+        context = of_volumes(classed, **changes)
+        context = dataclasses.replace(context, explanations={"shown": shown | {"cells": 0}, "measured": None})
+        text = page.render(context)
+        assert said in section_of(text, "saliency").split("</p>")[0]
+        assert said in section_of(text, "preparation").split("</p>")[0]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from casewise.metrics.registry import columns
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -22,7 +24,7 @@ EXTERNAL = "external"
 
 def no_picture(*_: Any) -> None:
     """For a context without pictures."""
-    return None
+    return
 
 
 def no_pictures(_: str) -> list[tuple[str, np.ndarray]]:
@@ -68,13 +70,13 @@ class ReportContext:
     tile_predictions: pd.DataFrame | None = None
     tiles: Callable[[list[int]], Any] = no_picture
     photograph: Callable[[int], np.ndarray | None] = no_picture
-    slide: Callable[[str], KeptSlide | None] = no_picture
+    slide: Callable[[str], Overview | None] = no_picture
     grids: Callable[[str], list[tuple[str, np.ndarray]]] = no_pictures
 
     @property
     def outcome(self) -> str:
         """The primary outcome."""
-        return self.study.outcome
+        return self.study.primary_outcome
 
     @property
     def kind(self) -> Kind:
@@ -86,6 +88,10 @@ class ReportContext:
         """The classes of the primary outcome; none where it is a number."""
         return self.study.classes_of(self.outcome)
 
+    def columns(self, table: str) -> list[str]:
+        """The metrics that a table shows for the primary outcome (see `casewise.metrics.registry.TABLES`)."""
+        return columns(table, self.kind, len(self.classes) or None)
+
     @property
     def merit(self) -> str:
         """The metric by which the learner shown is chosen, out of fold."""
@@ -94,7 +100,7 @@ class ReportContext:
     @property
     def stopped_on(self) -> str:
         """Which loss stopped training: of inner subjects, of the predicted fold itself, or of none."""
-        return str(self.study.recipe.stop.on)
+        return str(self.study.recipe.early_stopping.monitor)
 
     @cached_property
     def stage(self) -> str:

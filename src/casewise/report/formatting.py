@@ -81,13 +81,22 @@ def class_name(study: Study, target: str, name: str) -> str:
     return plain(name)
 
 
-def counted(count: int, noun: str, plural: str = "") -> str:
+def plural(noun: str) -> str:
+    """A plain plural.
+
+    >>> plural("source"), plural("city")
+    ('sources', 'cities')
+    """
+    return f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2:-1] not in "aeiou" else f"{noun}s"
+
+
+def counted(count: int, noun: str, several: str = "") -> str:
     """A count with its noun.
 
     >>> counted(1, "visit"), counted(1200, "visit"), counted(2, "study", "studies")
     ('1 visit', '1,200 visits', '2 studies')
     """
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+    return f"{count:,} {noun if count == 1 else several or plural(noun)}"
 
 
 def plain(name: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,105 +10,92 @@ import yaml
 from markupsafe import Markup
 
 from casewise.files import write_atomic
-from casewise.modalities.registry import modality_of
-from casewise.report import formatting as wording
+from casewise.metrics.registry import metric_of
 from casewise.report.context import ReportContext
 from casewise.report.sections import (
+    agreement,
     audit,
     cases,
     classes,
-    external,
+    image_split,
+    labels,
     learners,
-    nested,
-    slides,
+    saliency,
     summary,
-    summary_classes,
-    volumes,
+    terms,
+    training,
+    validation,
 )
-from casewise.report.sections import high_confidence as confident
-from casewise.report.sections import image_split as claimed
-from casewise.report.sections import saliency as explained
-from casewise.report.sections import targets as sections
-from casewise.report.sections import terminology as words
+from casewise.report.sections.kinds import kind_report
+from casewise.report.sections.modalities import REPORTS, modality_report
+from casewise.report.sections.tables import metric_format
+from casewise.report.templating import FOLDER, templates
 
-FOLDER = Path(__file__).parent / "templates"
+# Sections that only some kinds of targets have.
+OF_KINDS: dict[str, Callable[[ReportContext], dict[str, Any] | None]] = {
+    "agreement": agreement.agreement,
+    "time": agreement.over_time,
+    "worst": cases.worst_cases,
+    "classes": classes.section,
+    "high_confidence": classes.high_confidence_errors,
+}
 
 
-def write_report(material: ReportContext, path: Path) -> Path:
-    """Write the page; the same material gives the same bytes.
+def write_report(context: ReportContext, path: Path) -> Path:
+    """Write the page; the same context gives the same bytes.
 
     Raises:
         RunError: the file cannot be written.
     """
-    return write_atomic(Path(path), render(material))
+    return write_atomic(Path(path), render(context))
 
 
-def render(material: ReportContext) -> str:
-    """The page as text: no request leaves it, and it can be read without its script."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(**context(material))
+def render(context: ReportContext) -> str:
+    """The page as text: it loads nothing, and it can be read without its script."""
+    return templates(html=True).get_template("report.html.j2").render(**values(context))
 
 
-def context(material: ReportContext) -> dict[str, Any]:
+def values(context: ReportContext) -> dict[str, Any]:
     """Everything the template shows; sections that have nothing to say are None."""
-    study, numbers = material.study, material.kind == "regression"
-    plain = summary if numbers else summary_classes
-    sentences = plain.sentences(material)
+    study, kind = context.study, kind_report(context.kind)
+    modality = modality_report(study)
+    modality_sections = {report.template.partition(".")[0]: None for report in REPORTS.values()}
+    write = metric_format(study, context.outcome)
     return {
         "style": Markup((FOLDER / "report.css").read_text()),  # noqa: S704 (our own file)
         "script": Markup((FOLDER / "sort.js").read_text()),  # noqa: S704 (our own file)
-        "m": material,
+        "context": context,
         "study": study,
-        "numbers": numbers,
-        "words": words.Words(material),
-        "banners": words.banners(material),
-        "warned": audit.first_screen(material),
-        "predicted": words.predicted(material),
-        "unlearned": words.unlearned(material),
-        "sentences": [*sentences[:2], *external.plain_words(material), *sentences[2:]],
-        "tiles": [*plain.tiles(material), *external.tiles(material)],
-        "agreement": sections.agreement(material) if numbers else None,
-        "time": sections.over_time(material) if numbers else None,
-        "classes": None if numbers else classes.classes(material),
-        "parts": sections.parts(material),
-        "learners": learners.learners(material),
-        "over_folds": nested.over_folds(material),
-        "nested": nested.section(material),
-        "claimed": claimed.section(material),
-        "audit": audit.section(material),
-        "external": external.external(material),
-        "left_out": external.left_out(material),
-        "labels": sections.labels(material),
-        **_image_sections(material),
-        "worst": cases.worst_cases(material) if numbers else None,
-        "confident": None if numbers else confident.confident_errors(material),
-        "explained": explained.explained(material),
-        "making": sections.making(material),
+        "site": context.site,
+        "write": write,
+        "order_by": kind.order_by,
+        "terms": terms.terms_of(context),
+        "subject_matter": terms.subject_matter(context),
+        "banners": terms.banners(context),
+        "unlearned": terms.unlearned(context),
+        "summary": summary.section(context),
+        **{name: section(context) if name in kind.sections else None for name, section in OF_KINDS.items()},
+        "detail": agreement.detail(context),
+        "learners": learners.section(context),
+        "over_folds": validation.over_folds(context),
+        "nested": validation.nested(context),
+        "image_split": image_split.section(context),
+        "audit": audit.section(context),
+        "external": validation.external(context),
+        "left_out": validation.left_out(context),
+        "labels": labels.section(context),
+        **modality_sections,
+        modality.template.partition(".")[0]: modality.section(context),
+        "saliency": saliency.section(context),
+        "training": training.section(context),
+        "glossary": [metric_of(name) for name in glossary_names(context)],
+        "class_heads": ["Class", "Support", *(write.title(name) for name in classes.class_columns())],
         "settings": yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100),
-        "number": wording.number,
-        "signed": wording.signed,
-        "interval": wording.interval,
-        "duration": wording.duration,
     }
 
 
-# Sections that a modality may ask for by name.
-IMAGE_SECTIONS = {
-    "slides": slides.section,
-    "volumes": volumes.section,
-    "preparation": lambda material: None if slides.is_cut(material) else cases.prepared(material),
-}
-
-
-def _image_sections(material: ReportContext) -> dict[str, Any]:
-    """The sections that the study's modality asks for; None for the others."""
-    wanted = modality_of(material.study).report_facts(material.study)["sections"]
-    return {name: section(material) if name in wanted else None for name, section in IMAGE_SECTIONS.items()}
+def glossary_names(context: ReportContext) -> list[str]:
+    """The metrics that the page explains: those of its tables."""
+    tables = ("learners", "external", "targets", "classes") if context.classes else ("learners", "targets")
+    names = dict.fromkeys(name for table in tables for name in context.columns(table))
+    return [name for name in names if name != "bias"]

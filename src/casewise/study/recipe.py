@@ -236,7 +236,8 @@ class Recipe(StudyModel):
             raise ValueError(f"tuning: {self.tuning} decides itself what is trained; leave it out, or the phases")
         if self.phases and self.lr == "find":
             raise ValueError("lr: find needs a single phase; with phases give numbers")
-        if self.phases and "epochs" in self.model_fields_set:
+        # a stated default is what the study of a finished run repeats
+        if self.phases and "epochs" in self.model_fields_set and self.epochs != 1000:
             raise ValueError("epochs: with phases, every phase states its own; leave out recipe.epochs")
         return self
 

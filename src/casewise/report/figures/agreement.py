@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.cohort.natural_sort import natural
-from casewise.report.figures.drawing import (ACCENT, FAINT, INK, MANY, MARKERS, MODEL, SERIES, SOFT, Drawing, canvas, frame, set_margins, svg)
+from casewise.report.figures.drawing import (
+    ACCENT,
+    FAINT,
+    INK,
+    MANY,
+    MARKERS,
+    MODEL,
+    SERIES,
+    SOFT,
+    Drawing,
+    canvas,
+    frame,
+    set_margins,
+    svg,
+)
 from casewise.report.figures.drawing import limits as around
 from casewise.report.formatting import shortened, signed
 

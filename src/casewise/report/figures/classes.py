@@ -10,12 +10,13 @@ import numpy as np
 from casewise.report.context import is_number
 from casewise.report.figures.drawing import ACCENT, INK, MODEL, PALE, SERIES, Drawing, canvas, frame, set_margins, svg
 from casewise.report.formatting import shortened
-from casewise.report.sections.measures import bounds, written
+from casewise.report.sections.tables import MetricFormat
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_CURVES = len(SERIES)
+WRITE = MetricFormat()
 # Dashes repeat the distinction of the colours on grey paper.
 DASHES: list[Any] = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2)), "-", (0, (5, 2)), (0, (1.5, 1.5)), "-"]
 WIDTH, SIDE, LINE = 420.0, 350.0, 16.0
@@ -23,7 +24,7 @@ WIDTH, SIDE, LINE = 420.0, 350.0, 16.0
 
 @dataclass(frozen=True)
 class Curve:
-    """One class: its ROC curve, its AUROC with its interval, and the operating points on it (1 - specificity, sensitivity)."""
+    """One class: its ROC curve, its AUROC with its interval, and its points (1 - specificity, sensitivity)."""
 
     name: str
     fpr: np.ndarray
@@ -56,8 +57,8 @@ def roc(curves: list[Curve], *, name: str = "roc") -> Drawing:
         set_margins(axes, WIDTH, height, left=58, bottom=below, right=12, top=10)
         axes.plot([0, 1], [0, 1], color=PALE, linewidth=1)
         for i, curve in enumerate(curves):
-            label = f"{shortened(curve.name, 24)}: {written('auroc', curve.auroc.get('value'))}"
-            label = f"{label} {bounds('auroc', curve.auroc)}".strip()
+            label = f"{shortened(curve.name, 24)}: {WRITE.text('auroc', curve.auroc.get('value'))}"
+            label = f"{label} {WRITE.bounds('auroc', curve.auroc)}".strip()
             axes.plot(curve.fpr, curve.tpr, color=SERIES[i], linestyle=DASHES[i], linewidth=1.9, label=label)
             drawn = [(x, y) for x, y in curve.points if is_number(x) and is_number(y)]
             axes.plot(
@@ -105,7 +106,7 @@ def reliability(
             if not bins:
                 continue
             x, y = ([b[key] for b in bins] for key in ("confidence", "accuracy"))
-            label = f"{title}: ECE {written('ece', (error or {}).get('value'))} {bounds('ece', error)}".strip()
+            label = f"{title}: ECE {WRITE.text('ece', (error or {}).get('value'))} {WRITE.bounds('ece', error)}".strip()
             axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.1, alpha=0.55)
             axes.plot([], [], color=colour, linestyle=dash, marker=marker, linewidth=1.4, label=label)
             sizes = [8 + 150 * b["n"] / most for b in bins]

@@ -87,8 +87,8 @@ def label_below(figure: Any, axes: Any, label: str, *, height: float, percent: b
 def training(model: str, jobs: list[dict[str, Any]], *, name: str) -> Drawing:
     """One backbone's loss by epoch, and below it its accuracy where that was recorded.
 
-    A line a fold: training thin, the subjects that decide when to stop strong, a dot at the epoch that was kept. A dashed line
-    marks where the next phase begins; above it stands what is frozen then.
+    One line per fold: training thin, the subjects that decide when to stop strong, a dot at the epoch kept. A dashed
+    line marks where the next phase begins, and a label says what is frozen then.
     """
     from matplotlib.ticker import FuncFormatter
 
@@ -114,7 +114,9 @@ def training(model: str, jobs: list[dict[str, Any]], *, name: str) -> Drawing:
             finite = [values[np.isfinite(values)] for values in values]
             if what == "loss":
                 # One wild early epoch must not flatten all that follows.
-                axis.set_ylim(0, max((float(np.quantile(v, 0.97)) for v in finite if len(v)), default=1.0) * 1.08 or 1.0)
+                axis.set_ylim(
+                    0, max((float(np.quantile(v, 0.97)) for v in finite if len(v)), default=1.0) * 1.08 or 1.0
+                )
                 axis.locator_params(axis="y", nbins=4)
             else:
                 low = min((float(v.min()) for v in finite if len(v)), default=0.0)
@@ -178,7 +180,9 @@ def _phase_labels(jobs: list[dict[str, Any]], edges: tuple[float, float]) -> lis
     ends: list[float] = []
     labels = []
     for number, start in sorted(first.items()):
-        text = f"phase {number + 1}" if number >= len(phases) or len(first) > 4 else frozen_label(phases[number]["freeze"])
+        text = (
+            f"phase {number + 1}" if number >= len(phases) or len(first) > 4 else frozen_label(phases[number]["freeze"])
+        )
         wide = 4.9 * len(text)  # about, in points
         at = min(42 + 210 * (start - edges[0]) / (edges[1] - edges[0]), 258 - wide)
         line = next((i for i, end in enumerate(ends) if at > end + 4), len(ends))

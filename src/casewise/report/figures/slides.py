@@ -59,7 +59,7 @@ def crop_of(slide: Overview) -> Crop:
     return Crop(x, y, min(int(right + rim) + 1, width) - x, min(int(bottom + rim) + 1, height) - y)
 
 
-def is_dark(slide: KeptSlide) -> bool:
+def is_dark(slide: Overview) -> bool:
     """Whether the slide is dark, as in fluorescence."""
     return bool(np.median(slide.read_picture().max(axis=2)) < DARK)
 
@@ -74,7 +74,7 @@ def cropped(slide: Overview, crop: Crop, *, grey: bool = False) -> np.ndarray:
     return np.rint(255 - PALE * stain).astype(np.uint8)
 
 
-def taken(slide: KeptSlide) -> Drawing:
+def taken(slide: Overview) -> Drawing:
     """The slide with its tissue outlined and a frame around every tile that was taken."""
     crop, dark = crop_of(slide), is_dark(slide)
     edge = _outline(slide, crop, colour=OUTLINE_IN_DARK if dark else OUTLINE)
@@ -82,13 +82,13 @@ def taken(slide: KeptSlide) -> Drawing:
     return _drawing(slide, crop, [_image(cropped(slide, crop), crop), frames, edge])
 
 
-def plain(slide: KeptSlide) -> Drawing:
+def plain(slide: Overview) -> Drawing:
     """The slide as it is."""
     crop = crop_of(slide)
     return _drawing(slide, crop, [_image(cropped(slide, crop), crop)])
 
 
-def heat(slide: KeptSlide, boxes: np.ndarray, values: np.ndarray, *, stride: float, scale: Scale) -> Drawing:
+def heat(slide: Overview, boxes: np.ndarray, values: np.ndarray, *, stride: float, scale: Scale) -> Drawing:
     """The slide in grey with the place of each tile coloured by its value.
 
     Args:
@@ -207,7 +207,7 @@ def _stroke(colour: str, width: float) -> str:
     return f'fill="none" stroke="{colour}" stroke-width="{width}" vector-effect="non-scaling-stroke"'
 
 
-def _drawing(slide: KeptSlide, crop: Crop, layers: list[str]) -> Drawing:
+def _drawing(slide: Overview, crop: Crop, layers: list[str]) -> Drawing:
     """Layers one over the other, and a scale bar where the slide says its resolution."""
     bar, height = _scale_bar(slide, crop)
     return Drawing(

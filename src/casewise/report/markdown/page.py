@@ -1,222 +1,445 @@
-"""A run's figures as a Markdown page that can be kept with the study: every learner, references, readers, intervals."""
+"""A run's figures as a Markdown page that can be kept with the study: learners, references, readers, intervals."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from casewise.errors import RunError
+from casewise.evaluation.cross_fit import by_fold_text
 from casewise.files import write_atomic
+from casewise.metrics.registry import columns, metric_of
+from casewise.predictions.nested_cv import NESTED, chosen_networks
 from casewise.report.caveats import sentences
 from casewise.report.formatting import rate
-from casewise.report.markdown import classes as results_classes
-from casewise.report.markdown import compare as results_beside
-from casewise.report.markdown import explained as results_explained
-from casewise.report.markdown import nested as results_nested
-from casewise.report.markdown import training as results_training
-from casewise.run_folder import RunFolder
-from casewise.splits.image_split import refuse_image_split
-from casewise.study.schema import network_names
-
-REFERENCES = (
-    "In italics, without intervals: figures of others, as they reported them. Their splits differ, "
-    "so that nothing here is a paired comparison with them."
+from casewise.report.markdown import compare
+from casewise.report.markdown.runs import (
+    FinishedStudy,
+    check_comparable,
+    read_finished,
+    stage_of,
+    targets_of,
 )
-STAGES = {"test": "the test set", "oof": "out of fold"}
+from casewise.report.sections import saliency, training, validation
+from casewise.report.sections.by_site import fitted_learners
+from casewise.report.sections.image_split import one_value_each
+from casewise.report.sections.kinds import kind_report
+from casewise.report.templating import templates
+
+DIGITS = {"number": 2, "classes": 3}
+POINT_COLUMNS = ("sensitivity", "specificity", "precision")
+MISSING = "–"
 
 
 def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path:
-    """Write the page for `run`; the learners of runs in `beside` stand in the same tables.
+    """Write the page for `run`; the learners of the runs in `beside` stand in the same tables.
 
     Raises:
         RunError: a folder holds no finished run, one without figures of the stage that the page is about, or what was
             split by image for comparison only; a run in `beside` shares no target with `run`, or is synthetic where
             that is not.
     """
-    material = [_material(folder) for folder in (run, *beside)]
-    study, metrics = material[0]["study"], material[0]["metrics"]
-    stage = (metrics.get("main") or {}).get("stage")
-    stage = stage if stage in STAGES else next((name for name in STAGES if metrics["metrics"].get(name)), None)
-    if stage is None:
-        raise RunError(
-            f"{run}: nothing was judged, since no prediction has a recorded value; there is no page to write."
-        )
-    for folder, part in zip(beside, material[1:], strict=True):
-        if not part["metrics"]["metrics"].get(stage):
-            there = [STAGES[name] for name in STAGES if part["metrics"]["metrics"].get(name)]
-            found = f"it has figures from {' and '.join(there)}" if there else "nothing was judged there"
-            raise RunError(
-                f"{folder} cannot stand beside {run}, whose figures are from {STAGES[stage]}: {found}. Leave it out."
-            )
-    _refuse_strangers([run, *beside], material, stage, _targets(study, metrics, stage))
-    apart: dict[str, str] = {}
-    if beside and not (metrics.get("within") and stage == "oof"):
-        studies, targets = [part["study"] for part in material], _targets(study, metrics, stage)
-        apart = results_beside.apart([run, *beside], stage, targets)
-        alike = [name for name in targets if name not in apart]
+    runs = [read_finished(folder) for folder in (run, *beside)]
+    stage = stage_of(runs[0])
+    check_comparable(runs, stage)
+    text = templates(html=False).get_template("results.md.j2").render(**values(runs, stage))
+    lines = "\n".join(line.rstrip() for line in text.splitlines())
+    return write_atomic(path, re.sub(r"\n{3,}", "\n\n", lines).strip("\n") + "\n")
+
+
+def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
+    """Everything the template shows."""
+    first, targets = runs[0], targets_of(runs[0], stage)
+    reasons: dict[str, str] = {}
+    pairs = first.metrics.get("comparisons", {}).get(stage, {})
+    if len(runs) > 1 and not pooled(first, stage):
+        folders, studies = [run.folder for run in runs], [run.study for run in runs]
+        reasons = compare.not_comparable(folders, stage, targets)
+        comparable = [name for name in targets if name not in reasons]
         # Never the first run's own: they would pass for comparisons of all the learners in the table.
-        metrics["comparisons"] = results_beside.compared([run, *beside], studies, stage, alike) or {}
-    lines = [f"# {study['title'] or study['name']}", ""]
-    if study["synthetic"]:
-        lines += ["**Synthetic phantom data, not patients.**", ""]
-    lines += [study["description"], "", *_how(material, stage), ""]
-    lines += results_classes.audit(material[0]["audit"])
-    alone = results_classes.left_out(material[0])
-    lines += alone if metrics.get("within") else []
-    for target in _targets(study, metrics, stage):
-        lines += [f"## {target}{', pooled' if results_classes.pooled(study, target, stage, metrics) else ''}", ""]
-        if results_classes.kind_of(study, target) == "regression":
-            note = results_classes.pooled(study, target, stage, metrics)
-            lines += [*_table(target, stage, material), *(["", note] if note else _told(target, stage, metrics))]
-            lines += ["", results_beside.lacking(material, stage, target), "", apart.get(target, ""), ""]
-            lines += results_nested.over_folds(target, material) if stage == "oof" else []
-            continue
-        lines += [*results_classes.table(target, stage, material)]
-        lines += ["", results_beside.lacking(material, stage, target), "", apart.get(target, "")]
-        lines += [*results_classes.told_apart(study, target, stage, metrics)]
-        lines += results_nested.over_folds(target, material) if stage == "oof" else []
-        lines += results_classes.single_class(target, stage, metrics, results_classes.unit_of(study, target))
-        lines += [*results_classes.details(study, target, stage, metrics), ""]
-    lines += results_explained.explained(RunFolder(run))
-    lines += results_training.claimed(material[0], stage)
-    lines += results_training.beside(material)
-    lines += [] if metrics.get("within") else alone
-    lines += results_classes.external(material[0], stage, STAGES[stage])
-    if study["evaluation"]["references"]:
-        lines += [REFERENCES, ""]
-    lines += results_nested.tuned_inside(material[0])
-    lines += ["## What to know", "", *[f"- {note}" for note in sentences(metrics["notes"])], ""]
-    lines += ["## Networks", "", *_networks(material), ""]
-    lines += results_training.of_phases(material)
-    return write_atomic(path, re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip("\n") + "\n")
+        found = compare.comparisons(folders, studies, stage, comparable) or {}
+        pairs = found.get(stage, {})
+    explained = saliency.measured_values(first.measured) if first.measured else None
+    return {
+        "runs": runs,
+        "first": first,
+        "study": first.study,
+        "stage": stage,
+        "pooled": pooled(first, stage),
+        "how": [how(run) for run in runs],
+        "audit": first.audit,
+        "targets": [target_values(runs, stage, name, pairs, reasons.get(name, "")) for name in targets],
+        "explained": explained,
+        "heads": {"hit": saliency.HIT, "near": saliency.NEAR, "share": saliency.SHARE},
+        "image_split": image_split(first, stage),
+        "seen": seen_and_held_out(runs),
+        "left_out": left_out(first),
+        "external": external(first, stage),
+        "nested": nested(first),
+        "networks": [row for run in runs for row in network_rows(run)],
+        "finder": any(job.get("finder") for run in runs for job in run.jobs),
+        "phases": [(run.name, phase) for run in runs for phase in _phases(run)],
+        "core_time": training.core_time,
+        "figure": figure,
+        "notes": sentences(first.metrics["notes"]),
+    }
 
 
-def _material(folder: Path) -> dict[str, Any]:
-    files = RunFolder(folder)
-    refuse_image_split(files)
-    found: dict[str, Any] = {name: getattr(files, name).read() for name in ("study", "metrics", "splits")}
-    found["folder"] = files
-    found["audit"] = files.audit.read() if files.audit.exists() else None
-    found["jobs"] = files.job_records()
-    networks = network_names(found["study"]["backbones"], (found["study"].get("volumes") or {}).get("fusion", []))
-    found["jobs"] = [job for job in found["jobs"] if job["model"] in networks]
-    return found
+def pooled(run: FinishedStudy, stage: str) -> bool:
+    """Whether the figures of a stage are pooled over sources that were left out in turn."""
+    return stage == "oof" and bool(run.metrics.get("within"))
 
 
-def _targets(study: dict[str, Any], metrics: dict[str, Any], stage: str) -> list[str]:
-    """Whole targets and scores, the main one first; parts of a sum (such as single zones) are left to metrics.json."""
-    named = [study["primary_outcome"], *study["evaluation"]["references"], *study["scores"]]
-    classed = [name for name, target in study["targets"].items() if target.get("classes")]
-    there = next(iter(metrics["metrics"][stage].values()))
-    if classed:
-        named = [(metrics.get("main") or {}).get("target"), *named, *(key for key in there if "[" not in key)]
-    wanted = list(dict.fromkeys(name for name in named if name in there))
-    return wanted or [key for key in there if "[" not in key]
+def figure(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
+    """A figure with its interval; a dash where it is undefined.
+
+    >>> figure({"value": 0.9514, "low": 0.93, "high": 0.97}), figure(None), figure({"value": 0.5, "low": None})
+    ('0.951 [0.930, 0.970]', '–', '0.500')
+    >>> figure({"value": -0.001, "low": -0.004, "high": 0.09}, 2)
+    '0.00 [0.00, 0.09]'
+    """
+    if not entry or entry.get("value") is None:
+        return MISSING
+    ends = entry.get("low"), entry.get("high")
+    interval = f" [{ends[0]:z.{digits}f}, {ends[1]:z.{digits}f}]" if None not in ends else ""
+    return f"{entry['value']:z.{digits}f}{interval}" + (" (rough)" if entry.get("rough") else "")
 
 
-def _refuse_strangers(runs: Sequence[Path], material: Sequence[dict[str, Any]], stage: str, targets: list[str]) -> None:
-    """Stop where a run can share no table with the first one."""
-    study = material[0]["study"]
-    for folder, part in zip(runs[1:], material[1:], strict=True):
-        other, cannot = part["study"], f"{folder} cannot stand beside {runs[0]}"
-        if bool(other["synthetic"]) != bool(study["synthetic"]):
-            drawn, seen = (folder, runs[0]) if other["synthetic"] else (runs[0], folder)
-            raise RunError(f"{cannot}: {drawn} is of synthetic phantom data, {seen} is not. Give each its own page.")
-        shared = [name for name in targets if results_beside.has(part, stage, name)]
-        if not shared:
-            judged = ", ".join(_targets(other, part["metrics"], stage))
-            raise RunError(f"{cannot}: it judged {judged}, and nothing of {', '.join(targets)}. Leave it out.")
-        for name in shared:
-            here, there = _scale(study, name), _scale(other, name)
-            if here != there:
-                raise RunError(f"{cannot}: there {name} is {there}, here {here}. Leave it out.")
+def how(run: FinishedStudy) -> dict[str, Any]:
+    """How a run was split and trained."""
+    splits, recipe = run.splits, run.study.recipe
+    sides, source = splits["n"], str(splits.get("how") or "")
+    phases = recipe.phases or []
+    images, cases = run.images(), sum(n["cases"] for n in sides.values())
+    return {
+        "run": run,
+        "subjects": sum(n["subjects"] for n in sides.values()),
+        "cases": cases,
+        "images": images if images > cases else 0,
+        "folds": splits.get("folds") or sum(name != "test" for name in sides),
+        "site": run.site,
+        "imported": source if source.startswith("column ") else "",
+        "tested": sides["test"]["subjects"],
+        "epochs": sum(int(phase.epochs) for phase in phases) if phases else recipe.epochs,
+        "recipe": recipe,
+        "nested_epochs": bool(run.study.nested_cv and run.study.nested_cv.epochs),
+        "classes": any(run.study.classes_of(name) for name in run.study.targets),
+    }
 
 
-def _scale(study: dict[str, Any], target: str) -> str:
-    """What values a target has, in words."""
-    names = (study["targets"].get(target) or {}).get("classes") or []
-    return f"of the classes {', '.join(map(str, names))}" if names else "a number"
+# -------------------------------------------------------------------------------------------------- the targets
 
 
-def _how(material: list[dict[str, Any]], stage: str) -> list[str]:
-    evaluation = material[0]["study"]["evaluation"]
-    by_run = results_training.run_by_run
-    unseen = by_run(material, [results_training.unseen(part, stage) for part in material])
-    alike = len({results_training.unseen(part, stage) for part in material}) == 1
-    hashes: dict[str, list[str]] = {}
-    for part in material:
-        hashes.setdefault(f"`{part['splits']['hash'][:16]}`", []).append(part["study"]["name"])
-    manifests = [f"{', '.join(names)} {key}" if len(hashes) > 1 else key for key, names in hashes.items()]
+def target_values(
+    runs: Sequence[FinishedStudy], stage: str, target: str, pairs: Mapping[str, Any], reason: str
+) -> dict[str, Any]:
+    """A target's table, comparison, means over the folds and details; `reason`: why runs are not compared in pairs."""
+    first, study = runs[0], runs[0].study
+    kind, names = study.kind_of(target), study.classes_of(target)
+    family = kind_report(kind).template
+    digits, metrics = DIGITS[family], page_columns(runs, target)
+    compared = None
+    if not pooled(first, stage):
+        metric = "mae" if family == "number" else {"ordinal": "kappa_quadratic"}.get(kind, "auroc")
+        entry = pairs.get(target, {}).get(metric)
+        if entry and entry.get("differences"):
+            smaller = metric_of(metric).larger_is_better is False
+            compared = {**entry, "metric": metric_of(metric).title, "smaller": smaller}
+    entries = first.metrics.get("classes", {}).get(stage, {})
+    only = {learner: (by_target.get(target) or {}).get("names_only") for learner, by_target in entries.items()}
+    return {
+        "name": target,
+        "kind": kind,
+        "classes": names,
+        "unit": study.level_of(target),
+        "columns": metrics,
+        "units": {run.study.level_of(target) for run in runs if run.has(stage, target)},
+        "rows": learner_rows(runs, stage, target, metrics, digits),
+        "readers": _readers(first, stage, target, metrics, digits),
+        "references": [
+            (name, [f"{stated[metric]:.{digits}f}" if metric in stated else MISSING for metric in metrics])
+            for name, stated in study.evaluation.references.get(target, {}).items()
+        ],
+        "lacking": [run.name for run in runs if not run.has(stage, target)],
+        "reason": reason,
+        "compared": compared,
+        "over_folds": over_folds(runs, target, digits) if stage == "oof" else None,
+        "only": {learner: name for learner, name in only.items() if name},
+        "details": details(first, stage, target) if names else None,
+    }
+
+
+def page_columns(runs: Sequence[FinishedStudy], target: str) -> list[str]:
+    """The metrics of a target's table, with those that others reported of it."""
+    study = runs[0].study
+    kind, count = study.kind_of(target), len(study.classes_of(target)) or None
+    reported = {name for values in study.evaluation.references.get(target, {}).values() for name in values}
+    shown = columns("page", kind, count)
+    return shown + [name for name in ("precision", "recall", "kappa") if name in reported and name not in shown]
+
+
+def learner_rows(
+    runs: Sequence[FinishedStudy], stage: str, target: str, metrics: Sequence[str], digits: int
+) -> list[dict[str, Any]]:
+    """One line a learner of every run; those of later runs carry their study's name."""
+    rows = []
+    for index, run in enumerate(runs):
+        suffix = f" ({run.name})" if index else ""
+        for learner, targets in run.figures(stage).items():
+            if figures := targets.get(target):
+                entry = run.class_entry(stage, learner, target)
+                count = sum(entry["support"]) if entry else _cases(figures)
+                rows.append(
+                    {
+                        "name": f"{learner}{suffix}",
+                        "count": count,
+                        "unit": run.study.level_of(target),
+                        "cells": [figure(figures.get(metric), digits) for metric in metrics],
+                    }
+                )
+    return rows
+
+
+def _cases(figures: Mapping[str, Any]) -> str:
+    return str(next((entry["n_cases"] for entry in figures.values() if entry and "n_cases" in entry), MISSING))
+
+
+def _readers(run: FinishedStudy, stage: str, target: str, metrics: Sequence[str], digits: int) -> list[Any]:
+    """Pairs of readers: names, cases and figures."""
+    between = ((run.metrics.get("readers") or {}).get("between", {}).get(stage) or {}).get(target, {})
     return [
-        f"{by_run(material, [results_training.split(part) for part in material])} "
-        f"Figures are from {STAGES[stage]}{': ' if alike else '. '}{unseen} "
-        f"{by_run(material, [results_training.recipe(part['study']) for part in material])} "
-        f"In brackets: {evaluation['confidence']:.0%} intervals from {evaluation['bootstrap_resamples']:,} "
-        f"resamples of subjects. Split manifest {'; '.join(manifests)}.",
+        (pair.split(" | "), _cases(figures), [figure(figures.get(metric), digits) for metric in metrics])
+        for pair, figures in between.items()
     ]
 
 
-def _figure(entry: dict[str, Any] | None) -> str:
-    if not entry or entry["value"] is None:
-        return "–"
-    interval = f" [{entry['low']:z.2f}, {entry['high']:z.2f}]" if entry["low"] is not None else ""
-    return f"{entry['value']:z.2f}{interval}" + (" (rough)" if entry.get("rough") else "")
+def over_folds(runs: Sequence[FinishedStudy], target: str, digits: int) -> dict[str, Any] | None:
+    """Mean ± standard deviation over the folds, a line a learner of every run; None where folds are sources."""
+    by_run = [run.metrics.get("over_folds", {}).get(target) for run in runs]
+    if not by_run[0] or runs[0].metrics.get("left_out"):
+        return None
+    study = runs[0].study
+    names = columns("folds", study.kind_of(target), len(study.classes_of(target)) or None)
+    rows: dict[str, tuple[int, list[str]]] = {}
+    for index, (run, by_learner) in enumerate(zip(runs, by_run, strict=True)):
+        suffix = f" ({run.name})" if index else ""
+        for learner, figures in (by_learner or {}).items():
+            cells = [spread(figures.get(name), digits) for name in names]
+            rows[f"{learner}{suffix}"] = (len(figures[names[0]]["folds"]), cells)
+    groups = validation.tables_of(list(rows))
+    tables = [(what, which, [(name, *rows[name]) for name in learners]) for what, which, learners in groups]
+    return {"tables": tables, "columns": names, "macro": bool(study.classes_of(target))}
 
 
-def _table(target: str, stage: str, material: list[dict[str, Any]]) -> list[str]:
-    columns = results_classes.columns_of(material[0]["study"], target)
-    lines = ["| learner | cases | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 2) + "|"]
-    for number, part in enumerate(material):
-        suffix = "" if number == 0 else f" ({part['study']['name']})"
-        for learner, targets in part["metrics"]["metrics"].get(stage, {}).items():
-            figures = targets.get(target)
-            if figures:
-                cells = [_figure(figures.get(metric)) for metric in columns]
-                lines.append(f"| {learner}{suffix} | {figures['mae']['n_cases']} | " + " | ".join(cells) + " |")
-    readers = ((material[0]["metrics"].get("readers") or {}).get("between", {}).get(stage) or {}).get(target, {})
-    for pair, figures in readers.items():
-        cells = [_figure(figures.get(metric)) for metric in columns]
-        lines.append(
-            f"| *readers: {pair.replace(' | ', ' and ')}* | {figures['mae']['n_cases']} | " + " | ".join(cells) + " |"
+def spread(entry: Mapping[str, Any] | None, digits: int) -> str:
+    """Mean ± standard deviation over the folds.
+
+    >>> spread({"mean": 0.5, "sd": 0.25, "folds": [0.5, None]}, 3), spread(None, 3)
+    ('0.500 ± 0.250 (1 of 2 folds)', '–')
+    """
+    if not entry or entry.get("mean") is None:
+        return MISSING
+    defined = sum(value is not None for value in entry["folds"])
+    sd = MISSING if entry["sd"] is None else f"{entry['sd']:.{digits}f}"
+    some = "" if defined == len(entry["folds"]) else f" ({defined} of {len(entry['folds'])} folds)"
+    return f"{entry['mean']:.{digits}f} ± {sd}{some}"
+
+
+def details(run: FinishedStudy, stage: str, target: str) -> dict[str, Any] | None:
+    """The confusion matrix, single classes, temperature and operating points of the headline's learner."""
+    main, learners = run.metrics.get("main") or {}, run.figures(stage)
+    learner = main.get("learner")
+    if learner not in learners:
+        learner = next((name for name, targets in learners.items() if target in targets), "")
+    entry = run.class_entry(stage, str(learner), target)
+    if not entry:
+        return None
+    figures, names = learners[learner][target], [str(name) for name in entry["names"]]
+    metrics = columns("classes", run.study.kind_of(target))
+    points = []
+    for point in entry.get("operating") or []:
+        threshold = f"{point['threshold']:.3f}" if point.get("threshold") is not None else MISSING
+        points.append(
+            {
+                "name": point["class"],
+                "rule": point["rule"],
+                "reached": point["sensitivity"]["value"] if point.get("reached") is False else None,
+                "threshold": by_fold_text(point.get("threshold_by_fold"), 3) or threshold,
+                "cells": [figure(point.get(metric)) for metric in POINT_COLUMNS],
+                "chosen_on": point.get("chosen_on"),
+            }
         )
-    for name, values in material[0]["study"]["evaluation"]["references"].get(target, {}).items():
-        cells = [f"{values[metric]:.2f}" if metric in values else "–" for metric in columns]
-        lines.append(f"| *{name}* | – | " + " | ".join(cells) + " |")
-    return lines
+    calibrated = figures.get("ece_calibrated") or {}
+    return {
+        "learner": learner,
+        "names": names,
+        "confusion": list(zip(names, entry["confusion"], strict=True)),
+        "columns": metrics,
+        "rows": [
+            (name, support, [figure(figures.get(f"{metric}[{name}]")) for metric in metrics])
+            for name, support in zip(names, entry["support"], strict=True)
+        ],
+        "total": sum(entry["support"]),
+        "mean": [figure(figures.get(metric)) for metric in metrics],
+        "ece": calibrated if calibrated.get("value") is not None else None,
+        "temperature": by_fold_text(entry.get("temperature_by_fold"), 2)
+        or (f"{entry['temperature']:.2f}" if entry.get("temperature") else ""),
+        "fitted_on": entry.get("temperature_fitted_on") or "out of fold",
+        "points": points,
+    }
 
 
-def _told(target: str, stage: str, metrics: dict[str, Any]) -> list[str]:
-    """Who can be told apart from the learner that is best in number, by MAE."""
-    compared = metrics.get("comparisons", {}).get(stage, {}).get(target, {}).get("mae")
-    if not compared or len(compared["not_told_apart"]) + len(compared["differences"]) < 2:
-        return []
-    return ["", results_beside.told(compared, "smallest MAE")]
+# ------------------------------------------------------------------------------------------------ other sections
 
 
-def _networks(material: list[dict[str, Any]]) -> list[str]:
-    found = any(job.get("finder") for part in material for job in part["jobs"])
-    lines = ["| run | network | folds | parameters | epochs (mean) | seconds a fold | precision | first weights |"]
-    lines[0] += " learning rate found |" if found else ""
-    lines.append("|---" * (8 + found) + "|")
-    for part in material:
-        for model in dict.fromkeys(job["model"] for job in part["jobs"]):
-            jobs = [job for job in part["jobs"] if job["model"] == model]
-            mean = {key: sum(job[key] for job in jobs) / len(jobs) for key in ("epochs", "seconds")}
-            origin = _without_folders(jobs[0]["weights"]) + (f" | {_rates(jobs)}" if found else "")
-            lines.append(
-                f"| {part['study']['name']} | {model} | {len(jobs)} | {jobs[0]['parameters']:,} | "
-                f"{mean['epochs']:.0f} | {mean['seconds']:.0f} | {jobs[0]['precision']} | {origin} |"
-            )
-    return lines
+def image_split(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
+    """Every learner by subject and by image; None where there was no split by image."""
+    entry, target = run.metrics.get("claimed"), run.main_target
+    by_image = (entry or {}).get("metrics", {}).get(stage)
+    if not entry or not by_image:
+        return None
+    metrics = (
+        page_columns([run], target) if run.study.classes_of(target) else list(columns("image_split", "regression"))
+    )
+    rows = [
+        (learner, way, [figure(figures.get(metric)) for metric in metrics])
+        for learner, targets in run.figures(stage).items()
+        for way, figures in (("subject", targets.get(target)), ("image", by_image.get(learner, {}).get(target)))
+        if figures
+    ]
+    belief = {"one_value_each": one_value_each(run.predictions(), target)}
+    return {"columns": metrics, "rows": rows, "entry": entry, "belief": belief, "unit": run.study.level_of(target)}
 
 
-def _rates(jobs: list[dict[str, Any]]) -> str:
-    rates = sorted({job["finder"]["chosen"] for job in jobs if job.get("finder")})
-    return "–" if not rates else rate(rates[0]) + (f" to {rate(rates[-1])}" if len(rates) > 1 else "")
+def seen_and_held_out(runs: Sequence[FinishedStudy]) -> dict[str, Any] | None:
+    """Each network's performance on training cases, on those that decided when to stop, and on held-out cases.
+
+    `plain`: networks that were not evaluated on training cases; `gone`: those whose records are lost.
+    """
+    target = runs[0].main_target
+    names = runs[0].study.classes_of(target)
+    if not names:
+        return None
+    metrics = training.RATES if len(names) == 2 else training.RATES[:1]
+    rows: list[tuple[str, str, str, list[str]]] = []
+    missing: dict[str, list[str]] = {"plain": [], "gone": []}
+    for index, run in enumerate(runs):
+        suffix = f" ({run.name})" if index else ""
+        by_network = training.performance_on_seen(run.jobs)
+        lacking = missing["gone" if run.study.recipe.phases else "plain"]
+        networks = dict.fromkeys(job["model"] for job in run.jobs)
+        lacking += [f"{name}{suffix}" for name in networks if name not in by_network]
+        for network, sides in by_network.items():
+            lines = [(side, f"{entry['n']:.0f}", entry) for side, entry in sides.items()]
+            for stage in ("oof", "test"):
+                if figures := run.figures(stage).get(network, {}).get(target):
+                    entry = run.class_entry(stage, network, target)
+                    lines.append((stage, str(sum(entry["support"])) if entry else MISSING, figures))
+            rows += [
+                (f"{network}{suffix}", side, count, [figure(figures.get(metric)) for metric in metrics])
+                for side, count, figures in lines
+            ]
+    return {"columns": metrics, "rows": rows, **missing} if rows else None
+
+
+def left_out(run: FinishedStudy) -> dict[str, Any] | None:
+    """Every learner averaged over the sources and on every source; None where no source was left out."""
+    by_source, target = run.metrics.get("left_out") or {}, run.main_target
+    if not by_source or not (run.metrics.get("main") or {}).get("target"):
+        return None
+    number = not run.study.classes_of(target)
+    metrics = list(columns("image_split", "regression")) if number else page_columns([run], target)
+    means, undefined = [], {}
+    for learner, by_metric in (run.metrics.get("within") or {}).items():
+        figures = {metric: by_metric.get(metric) or {} for metric in metrics}
+        means.append((learner, [figure(figures[metric]) for metric in metrics]))
+        for metric in metrics:
+            for source in figures[metric].get("undefined") or []:
+                undefined.setdefault(source, []).append(metric_of(metric).title)
+    return {
+        "site": (run.study.split.leave_out or "source").replace("_", " "),
+        "columns": metrics,
+        "means": means,
+        "undefined": [f"{', '.join(dict.fromkeys(titles))} in {source}" for source, titles in undefined.items()],
+        "rows": [
+            (source, learner, _cases(figures), [figure(figures.get(metric)) for metric in metrics])
+            for source, learners in by_source.items()
+            for learner, figures in learners.items()
+        ],
+        "fitted": fitted_learners(list(dict.fromkeys(name for names in by_source.values() for name in names))),
+        "kind": run.study.kind_of(target),
+    }
+
+
+def external(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
+    """Every learner inside and on the external cohort, with the difference and its interval."""
+    target, outside = run.main_target, run.figures("external")
+    if not outside or not (run.metrics.get("main") or {}).get("target"):
+        return None
+    rows = []
+    for learner, targets in outside.items():
+        drops = (run.metrics.get("external_drop") or {}).get(learner) or {}
+        for metric in columns("page_external", run.study.kind_of(target)):
+            both = [run.figures(s).get(learner, {}).get(target, {}).get(metric) for s in (stage, "external")]
+            inside, other = [(entry or {}).get("value") for entry in both]
+            undefined = inside is None or other is None
+            difference = MISSING if undefined else figure({**(drops.get(metric) or {}), "value": other - inside})
+            count = _cases(targets.get(target, {}))
+            rows.append([learner, count, metric_of(metric).title, *map(figure, both), difference])
+    return {"name": run.study.external_name, "rows": rows}
+
+
+def nested(run: FinishedStudy) -> dict[str, Any] | None:
+    """What inner folds chose in each fold; None without nested cross-validation."""
+    trained = {str(job["model"]) for job in run.jobs}
+    networks = [name for name in run.study.networks if name in trained]
+    by_fold = validation.choices_of(run.jobs, networks)
+    if not by_fold or not run.study.nested_cv:
+        return None
+    among = any(NESTED in learners for learners in run.metrics["metrics"].values())
+    picked = chosen_networks(run.jobs, networks)
+    return {
+        "tuning": validation.tuning(run.jobs, epochs=run.study.recipe.epochs, tuned_epochs=run.study.nested_cv.epochs),
+        "name": NESTED,
+        "final": picked["elsewhere"]["network"] if among else "",
+        "networks": networks,
+        "folds": [
+            (fold, [by_network.get(name) for name in networks], picked["folds"][fold]["network"])
+            for fold, by_network in by_fold.items()
+        ],
+    }
+
+
+def network_rows(run: FinishedStudy) -> list[dict[str, Any]]:
+    """One line a network: folds, size, epochs, seconds, precision, first weights and learning rates found."""
+    rows = []
+    for model in dict.fromkeys(job["model"] for job in run.jobs):
+        jobs = [job for job in run.jobs if job["model"] == model]
+        rates = sorted({job["finder"]["chosen"] for job in jobs if job.get("finder")})
+        rows.append(
+            {
+                "run": run.name,
+                "model": model,
+                "folds": len(jobs),
+                "parameters": jobs[0]["parameters"],
+                "epochs": sum(job["epochs"] for job in jobs) / len(jobs),
+                "seconds": sum(job["seconds"] for job in jobs) / len(jobs),
+                "precision": jobs[0]["precision"],
+                "weights": _without_folders(jobs[0]["weights"]),
+                "rates": " to ".join(dict.fromkeys(rate(value) for value in (rates[0], rates[-1])))
+                if rates
+                else MISSING,
+            }
+        )
+    return rows
 
 
 def _without_folders(text: str) -> str:
     """A page travels; the folders of the machine that made it do not."""
     return " ".join(Path(word).name if word.startswith("/") else word for word in text.split(" "))
+
+
+def _phases(run: FinishedStudy) -> list[training.Phase]:
+    by_network = training.phases_of(run.jobs, run.study.recipe.model_dump(mode="json"))
+    return [phase for phases in by_network.values() for phase in phases]

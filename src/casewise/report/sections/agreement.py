@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from casewise.cohort.natural_sort import natural
+from casewise.metrics.registry import columns
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import agreement as draw
 from casewise.report.figures import time as draw_time
@@ -22,8 +24,6 @@ MOST_TRACKS = 24
 MOST_SCATTERS = 8
 MOST_ROWS = 80
 MOST_VISITS = 16
-TARGET_COLUMNS = ("mae", "bias", "pcc", "ccc", "icc")
-READER_COLUMNS = ("mae", "pcc", "ccc", "icc")
 
 
 def agreement(context: ReportContext) -> dict[str, Any] | None:
@@ -140,7 +140,11 @@ def response_rows(context: ReportContext, stage: str) -> tuple[list[Row], dict[s
         counts = (physician_only + both, model_only + both)
         cells = [Cell(f"{count} of {total}", f"{100 * count / total:.0f} %") for count in counts]
         kappa = metric_format(context.study, context.outcome).cell("ccc", figures.get("kappa"))
-        rows.append(Row(_responder(context, threshold), [*cells, Cell(str(both)), percent_cell(figures.get("agreement")), kappa]))
+        rows.append(
+            Row(
+                _responder(context, threshold), [*cells, Cell(str(both)), percent_cell(figures.get("agreement")), kappa]
+            )
+        )
     return rows, entry
 
 
@@ -202,7 +206,7 @@ def range_names(edges: list[str]) -> list[str]:
     >>> range_names(["1", "10"])
     ['below 1', '1 to below 10', '10 or more']
     """
-    between = [f"{low} to below {high}" for low, high in zip(edges, edges[1:], strict=False)]
+    between = [f"{low} to below {high}" for low, high in pairwise(edges)]
     return [f"below {edges[0]}", *between, f"{edges[-1]} or more"]
 
 
@@ -222,7 +226,8 @@ def detail(context: ReportContext) -> dict[str, Any] | None:
 
     return {
         "stages": stages,
-        "columns": TARGET_COLUMNS,
+        "columns": target_columns(),
+        "reader_columns": reader_columns(),
         "scatters": scatters,
         "small": len(_further_numbers(context)) > 3,
         "regional": any(row.inner for _, rows, _ in stages for row in rows),
@@ -256,6 +261,16 @@ def _scatters(context: ReportContext) -> list[dict[str, Any]]:
     return scatters
 
 
+def target_columns() -> list[str]:
+    """The metrics of the table of all targets."""
+    return columns("targets", "regression")
+
+
+def reader_columns() -> list[str]:
+    """The metrics of the table of readers."""
+    return columns("readers", "regression")
+
+
 def target_rows(context: ReportContext, stage: str) -> tuple[list[Row], int]:
     """One line a target that is a number, then its regions, of the shown learner; and how many lines were left out."""
     study = context.study
@@ -270,7 +285,7 @@ def target_rows(context: ReportContext, stage: str) -> tuple[list[Row], int]:
     for key in keys[:MOST_ROWS]:
         target, region = split_key(key)
         low, high = context.range_of(target)
-        cells = [metric_format(study, target).cell(name, by_key[key].get(name)) for name in TARGET_COLUMNS]
+        cells = [metric_format(study, target).cell(name, by_key[key].get(name)) for name in target_columns()]
         count = next((figure.get("n_cases") for figure in by_key[key].values()), None)
         name = region or display_name(study, target)
         rows.append(Row(name, [Cell(f"{low:g} to {high:g}"), *cells, Cell(number(count, 0))], inner=bool(region)))
@@ -313,7 +328,7 @@ def reader_rows(context: ReportContext, stage: str) -> dict[str, list[tuple[list
         lines += [([reader], figures, True) for reader, figures in ours.get(key, {}).items()]
         rows = []
         for names, figures, model in lines[:24]:
-            cells = [metric_format(context.study, target).cell(name, figures.get(name)) for name in READER_COLUMNS]
+            cells = [metric_format(context.study, target).cell(name, figures.get(name)) for name in reader_columns()]
             count = next((figure.get("n_cases") for figure in figures.values()), None)
             rows.append((names, model, Row("", [*cells, Cell(number(count, 0))], mark=model)))
         if rows:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from casewise.audit.findings import ROWS, unasked
+from casewise.audit.findings import ROWS
+from casewise.audit.sentences import untested
+from casewise.modalities.registry import modality_of
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures.pictures import as_picture, data_uri
 from casewise.report.formatting import plain
@@ -70,7 +72,7 @@ def first_screen(context: ReportContext) -> dict[str, Any] | None:
         return None
     rows, facts = findings(audit), audit.get("facts") or {}
     errors, warnings = ([row for row in rows if row["level"] == level] for level in ("error", "warning"))
-    not_asked = bool(unasked(facts))
+    not_asked = bool(untested(facts))
     return {
         # Green says that everything was examined.
         "tone": "error" if errors else "warning" if warnings else "neutral" if not_asked else "clean",
@@ -90,7 +92,7 @@ def unasked_code(facts: Mapping[str, Any]) -> str:
     """Why no question about shortcuts was asked: `few_subjects`, `nothing_varies`, or empty where one was."""
     from casewise.audit.probes import FEWEST
 
-    if not unasked(facts):
+    if not untested(facts):
         return ""
     return "few_subjects" if facts.get("subjects", FEWEST) < FEWEST else "nothing_varies"
 
@@ -130,6 +132,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         "seconds": sum(spent.values()),
         "notes": [str(note) for note in audit.get("notes", [])],
         "noun": noun_of(facts),
+        "windowed": modality_of(context.study).report_facts(context.study)["windowed"],
         "examined": examined(facts),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from casewise.evaluation.headline import FITTED
+from casewise.metrics.registry import metric_of
 from casewise.report.context import ReportContext, is_number
 from casewise.report.sections.kinds import kind_report
 from casewise.report.sections.tables import Cell, metric_format
@@ -20,7 +21,6 @@ def mean_of(context: ReportContext, learner: str, metric: str) -> dict[str, Any]
 
 def summary(context: ReportContext) -> list[dict[str, Any]]:
     """The shown learner within each source, a metric each; `mean` is None where no source has the figure."""
-    chance = dict(kind_report(context.kind).chance)
     lines = []
     for metric in kind_report(context.kind).by_site:
         mean = mean_of(context, context.learner, metric)
@@ -31,7 +31,7 @@ def summary(context: ReportContext) -> list[dict[str, Any]]:
             {
                 "metric": metric,
                 "mean": mean["value"],
-                "chance": chance.get(metric),
+                "chance": metric_of(metric).chance,
                 "count": len(mean["sources"]),
                 "undefined": mean["undefined"],
                 "each": each_source(context, metric),
@@ -61,8 +61,7 @@ def tile(context: ReportContext, metric: str) -> Cell | None:
         return None
     write = metric_format(context.study, context.outcome)
     values = [
-        f"{source} {write.text(metric, figure['value'], short=True)}"
-        for source, figure in each_source(context, metric)
+        f"{source} {write.text(metric, figure['value'], short=True)}" for source, figure in each_source(context, metric)
     ]
     small = f"mean of {len(mean['sources'])}: {', '.join(values)}"
     return Cell(write.text(metric, mean["value"], short=True), small, float(mean["value"]))

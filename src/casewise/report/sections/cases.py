@@ -26,7 +26,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         return None
     own = panels[panels["case"] == illustrated_case(context)]
     grid = context.study.panels
-    bag = grid.gather == "attention"
+    bag = grid.pooling == "attention"
     slots, shown = 1 if bag else grid.slots, []
     for row in own.head(MOST_PANELS).itertuples():
         numbers = [int(n) for n in row.tiles if int(n) >= 0]

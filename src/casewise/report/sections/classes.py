@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from casewise.evaluation.cross_fit import by_fold_text
+from casewise.metrics.registry import columns
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import classes as draw
 from casewise.report.formatting import class_name, display_name, number, plain, probability
@@ -14,7 +15,6 @@ from casewise.report.sections.modalities import modality_report
 from casewise.report.sections.tables import Cell, Counts, MetricFormat, Row, counts_line
 from casewise.report.sections.terms import case_place
 
-CLASS_COLUMNS = ("precision", "recall", "f1", "auroc", "auprc")
 POINT_COLUMNS = ("sensitivity", "specificity", "precision")
 PROBABILITY_SCORES = ("ece", "brier", "log_loss")
 MOST_POINTS = 24
@@ -76,11 +76,16 @@ def class_rows(context: ReportContext, stage: str, learner: str, target: str) ->
     entry, figures = context.class_entry(stage, learner, target), context.figures(stage, learner, target)
     rows = []
     for name, support in zip(entry["names"], entry["support"], strict=True):
-        cells = [WRITE.cell(metric, figures.get(f"{metric}[{name}]")) for metric in CLASS_COLUMNS]
+        cells = [WRITE.cell(metric, figures.get(f"{metric}[{name}]")) for metric in class_columns()]
         rows.append(Row(plain(name), [Cell(f"{support:,}", value=float(support)), *cells]))
     total = sum(entry["support"])
-    cells = [WRITE.cell(metric, figures.get(metric)) for metric in CLASS_COLUMNS]
+    cells = [WRITE.cell(metric, figures.get(metric)) for metric in class_columns()]
     return [*rows, Row("mean", [Cell(f"{total:,}", value=float(total)), *cells], inner=True)]
+
+
+def class_columns() -> list[str]:
+    """The metrics of the tables of single classes."""
+    return columns("classes", "classification")
 
 
 def point_rows(entry: dict[str, Any]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from casewise.metrics.registry import metric_of
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures.image_split import BY_IMAGE, BY_SUBJECT, side_by_side
 from casewise.report.sections.kinds import kind_report
@@ -23,7 +24,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     by_image = (entry.get("metrics") or {}).get(context.stage) or {}
     names = [name for name in context.learners if name in by_image and context.figures(context.stage, name)]
     names.sort(key=lambda name: name != context.learner)
-    wanted = kind_report(context.kind).image_split
+    wanted = context.columns("image_split")
     metrics = [metric for metric in wanted if any(metric in figures_by_image(context, name) for name in names)]
     write = metric_format(context.study, context.outcome)
     rows = []
@@ -36,7 +37,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
             rows.append((way, Row(name if way == "subject" else "", cells, mark=name == context.learner)))
     if not rows:
         return None
-    first = metrics[0]
+    first = kind_report(context.kind).image_split
     figures = {
         BY_SUBJECT: {name: context.figures(context.stage, name).get(first) or {} for name in names},
         BY_IMAGE: {name: figures_by_image(context, name).get(first) or {} for name in names},
@@ -59,7 +60,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         "chance": chance,
         "images": entry.get("images", 0),
         "unit_differs": context.study.level_of(context.outcome) != "image",
-        "copies": context.study.panels.copies,
+        "copies": context.study.panels.offline_copies,
         "left_out": max(0, len(names) - MOST_LEARNERS),
     }
 
@@ -90,7 +91,7 @@ def belief(context: ReportContext) -> dict[str, Any]:
     `code`: `covers_chance` or `below_chance` (nothing is shown for new patients), `similar` both ways, or `plain`.
     """
     entry, merit = context.metrics.get("claimed") or {}, context.merit
-    chance = dict(kind_report(context.kind).chance)[merit]
+    chance = metric_of(merit).chance or 0.0
     both = pair(context, merit)
     own = both[0] if both else context.metric(context.stage, context.learner, merit)
     code = "plain"

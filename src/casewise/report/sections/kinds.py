@@ -7,35 +7,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class KindReport:
-    """What the report shows of one kind of target.
+    """What the report shows of one kind of target, beside the tables that the registry of metrics names.
 
     Attributes:
         template: the family of templates, `number` or `classes`.
         sections: the sections that only this kind has.
-        columns: the metrics of the learners' table; `order_by` is the one that orders it.
+        order_by: the metric that orders the learners' table.
         forests: the metrics drawn for all learners.
         by_site: the metrics of the summary where a source was left out in each fold.
-        external: the metrics compared inside and outside.
-        image_split: the metrics of the comparison with a split by image; the first is drawn.
-        over_folds: the metrics given as mean and standard deviation over the folds.
-        markdown: the metrics of the tables of Markdown pages, written with `markdown_digits` decimals.
         tiles: metrics of the four figures to remember, the most important first.
-        chance: what guessing gives, by metric.
+        image_split: the metric drawn by subject and by image.
     """
 
     template: str
     sections: tuple[str, ...]
-    columns: tuple[str, ...]
     order_by: str
     forests: tuple[str, ...]
     by_site: tuple[str, ...]
-    external: tuple[str, ...]
-    image_split: tuple[str, ...]
-    over_folds: tuple[str, ...]
-    markdown: tuple[str, ...]
-    markdown_digits: int
     tiles: tuple[str, ...]
-    chance: tuple[tuple[str, float], ...]
+    image_split: str
 
 
 KINDS: dict[str, KindReport] = {}
@@ -56,50 +46,34 @@ register_kind_report(
     KindReport(
         template="number",
         sections=("agreement", "time", "worst"),
-        columns=("mae", "pcc", "mse", "ccc", "icc"),
         order_by="mae",
         forests=("mae", "ccc"),
         by_site=("ccc", "mae"),
-        external=("mae", "ccc", "pcc", "bias"),
-        image_split=("mae", "ccc", "pcc"),
-        over_folds=("mae", "pcc"),
-        markdown=("mae", "mse", "pcc", "ccc", "icc", "bias"),
-        markdown_digits=2,
         tiles=("mae", "ccc"),
-        chance=(("ccc", 0.0),),
+        image_split="mae",
     ),
 )
-_CLASSES = KindReport(
-    template="classes",
-    sections=("classes", "high_confidence"),
-    columns=("accuracy", "top2_accuracy", "auroc", "precision", "recall", "f1"),
-    order_by="auroc",
-    forests=("accuracy", "auroc"),
-    by_site=("auroc", "accuracy"),
-    external=("accuracy", "balanced_accuracy", "auroc", "sensitivity", "specificity", "f1", "ece", "log_loss"),
-    image_split=("accuracy", "auroc", "sensitivity", "specificity"),
-    over_folds=("accuracy", "precision", "recall"),
-    markdown=("accuracy", "balanced_accuracy", "auroc", "auprc", "f1", "log_loss", "ece"),
-    markdown_digits=3,
-    tiles=("accuracy", "auroc", "sensitivity", "specificity", "f1", "ece"),
-    chance=(("auroc", 0.5),),
+register_kind_report(
+    "classification",
+    KindReport(
+        template="classes",
+        sections=("classes", "high_confidence"),
+        order_by="auroc",
+        forests=("accuracy", "auroc"),
+        by_site=("auroc", "accuracy"),
+        tiles=("accuracy", "auroc", "sensitivity", "specificity", "f1", "ece"),
+        image_split="accuracy",
+    ),
 )
-register_kind_report("classification", _CLASSES)
 register_kind_report(
     "ordinal",
     KindReport(
         template="classes",
-        sections=_CLASSES.sections,
-        columns=("accuracy", "kappa_quadratic", "auroc", "precision", "recall", "f1"),
+        sections=("classes", "high_confidence"),
         order_by="kappa_quadratic",
         forests=("accuracy", "kappa_quadratic"),
         by_site=("kappa_quadratic", "accuracy"),
-        external=("kappa_quadratic", "accuracy", "auroc", "f1", "mae", "ece", "log_loss"),
-        image_split=("accuracy", "kappa_quadratic", "auroc"),
-        over_folds=_CLASSES.over_folds,
-        markdown=_CLASSES.markdown,
-        markdown_digits=3,
         tiles=("kappa_quadratic", "accuracy", "sensitivity", "specificity", "auroc", "mae", "f1", "ece"),
-        chance=(("auroc", 0.5), ("kappa_quadratic", 0.0)),
+        image_split="accuracy",
     ),
 )

@@ -19,15 +19,9 @@ MOST_REPORTS = 16
 MOST_STACKERS, MOST_STACKED = 6, 10
 
 
-def columns_of(context: ReportContext) -> list[str]:
-    """The metrics of the learners' table; top-2 accuracy says something from three classes on."""
-    columns = kind_report(context.kind).columns
-    return [name for name in columns if name != "top2_accuracy" or len(context.classes) > 2]
-
-
 def learner_rows(context: ReportContext, stage: str) -> list[Row]:
     """One line a learner (the published table), the best first; the first cell is a code: network, nested, combined."""
-    write, guide = metric_format(context.study, context.outcome), kind_report(context.kind).order_by
+    write, guide = metric_format(context.study, context.outcome), kind_report(context.kind).placesby
     sign = 1 if write.smaller_is_better(guide) else -1
     rows, order = [], {}
     for learner in context.learners:
@@ -36,7 +30,7 @@ def learner_rows(context: ReportContext, stage: str) -> list[Row]:
             continue
         code = "network" if learner in context.study.networks else "nested" if learner == NESTED else "combined"
         only = plain(context.names_only(stage, learner))
-        cells = [write.cell(metric, figures.get(metric)) for metric in columns_of(context)]
+        cells = [write.cell(metric, figures.get(metric)) for metric in context.columns("learners")]
         rows.append(Row(learner, [Cell(code, only, code), *cells], mark=learner == context.learner))
         figure = context.metric(stage, learner, guide)
         if stage == "oof" and context.metrics.get("within"):
@@ -60,8 +54,8 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     ]
     return {
         "stages": stages,
-        "columns": columns_of(context),
-        "order_by": kind.order_by,
+        "columns": context.columns("learners"),
+        "placesby": kind.placesby,
         "merit": context.merit,
         "forests": [plot for metric in kind.forests if several and (plot := _forest(context, metric))],
         "several": several,
@@ -115,7 +109,8 @@ def reports(context: ReportContext) -> list[tuple[str, list[Row], Counts]]:
         if entry:
             rows = classes.class_rows(context, stage, learner, context.outcome)
             # precision, recall, F1, support: the order of the source
-            rows = [Row(row.name, [*row.cells[1:4], row.cells[0]], inner=row.inner) for row in rows]
+            places = [1 + classes.class_columns().index(name) for name in ("precision", "recall", "f1")]
+            rows = [Row(row.name, [row.cells[i] for i in (*places, 0)], inner=row.inner) for row in rows]
             tables.append((learner, rows, classes.matrix(entry)))
     return tables
 

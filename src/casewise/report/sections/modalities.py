@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from casewise.report.formatting import counted
+from casewise.modalities.registry import modality_of
 
 if TYPE_CHECKING:
     from casewise.report.context import ReportContext
@@ -19,17 +18,21 @@ class ModalityReport:
     """What the report shows of one modality.
 
     Attributes:
-        noun: what one image is called.
-        counted: the images of the cohort with their number.
         module: has `section(context)`, the values of the section on what the model sees, and
             `case_pictures(context, row)`, names and pictures of what one prediction was made from.
         template: of that section, an `.html.j2`.
     """
 
-    noun: Callable[[Study], str]
-    counted: Callable[[ReportContext], str]
     module: str
     template: str
+
+    def noun(self, study: Study) -> str:
+        """What one image is called."""
+        return str(modality_of(study).picture_noun(study).singular)
+
+    def counted(self, context: ReportContext) -> str:
+        """The images of the cohort with their number."""
+        return str(modality_of(context.study).described(context.study, context.cohort_images))
 
     def section(self, context: ReportContext) -> dict[str, Any] | None:
         """The values of the section on what the model sees; None where there is nothing to show."""
@@ -41,6 +44,10 @@ class ModalityReport:
         pictures: list[tuple[str, str]] = importlib.import_module(self.module).case_pictures(context, row)
         return pictures
 
+    def row_noun(self, study: Study) -> str:
+        """What a row of the study's table is: an image, or what a modality calls it."""
+        noun = self.noun(study)
+        return "image" if noun == "photograph" else noun
 
     def overview(self, context: ReportContext, path: str) -> Any:
         """A picture (h, w, 3) of the whole file, where the cohort's images are only parts of it; else None."""
@@ -58,40 +65,9 @@ def register_modality_report(name: str, report: ModalityReport) -> None:
 
 def modality_report(study: Study) -> ModalityReport:
     """What the report shows of the study's modality."""
-    name = "volumes" if study.volumes else "slides" if study.tiles else "photographs"
-    return REPORTS.get(name, REPORTS["photographs"])
+    return REPORTS.get(study.modality_name, REPORTS["photographs"])
 
 
-def _image_noun(study: Study) -> str:
-    return "photograph" if study.images.channels == "rgb" else "image"
-
-
-def _slice_noun(study: Study) -> str:
-    return "slice" if study.volumes and study.volumes.order else "scan"
-
-
-def _count_images(context: ReportContext) -> str:
-    return counted(len(context.cohort_images), _image_noun(context.study))
-
-
-def _count_slides(context: ReportContext) -> str:
-    from casewise.report.sections.slides import count_slides
-
-    return count_slides(context)
-
-
-def _count_scans(context: ReportContext) -> str:
-    from casewise.report.sections.volumes import count_scans
-
-    return count_scans(context, _slice_noun(context.study))
-
-
-register_modality_report(
-    "photographs", ModalityReport(_image_noun, _count_images, "casewise.report.sections.cases", "preparation.html.j2")
-)
-register_modality_report(
-    "slides", ModalityReport(_image_noun, _count_slides, "casewise.report.sections.slides", "slides.html.j2")
-)
-register_modality_report(
-    "volumes", ModalityReport(_slice_noun, _count_scans, "casewise.report.sections.volumes", "volumes.html.j2")
-)
+register_modality_report("photographs", ModalityReport("casewise.report.sections.cases", "preparation.html.j2"))
+register_modality_report("slides", ModalityReport("casewise.report.sections.slides", "slides.html.j2"))
+register_modality_report("volumes", ModalityReport("casewise.report.sections.volumes", "volumes.html.j2"))

@@ -11,6 +11,7 @@ from casewise.modalities.registry import modality_of
 from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import interval, number
 from casewise.report.sections.tables import Cell, Row
+from casewise.report.templating import sentence
 
 if TYPE_CHECKING:
     from casewise.report.context import ReportContext
@@ -37,10 +38,9 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     cases = [case for entry in shown["cases"][:MOST_CASES] if (case := _case(entry, folder))]
     if not cases and not measured:
         return None
-    volumes = context.study.volumes
+    facts = modality_of(context.study).report_facts(context.study)
     return {
-        "volumes": volumes,
-        "late": volumes is not None and any("late" in str(fusion) for fusion in volumes.fusion),
+        **{name: facts[name] for name in ("order", "late", "sliced")},
         "cases": cases,
         "left_out": max(0, len(shown["cases"]) - MOST_CASES),
         "rule": shown["rule"],
@@ -180,39 +180,14 @@ def verdict(name: str, entry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def sentence_of(name: str, entry: dict[str, Any]) -> str:
+    """The verdict on a network's maps in words, for a terminal."""
+    return sentence("saliency_verdict", verdict(name, entry))
+
+
 def difference_code(figure: dict[str, Any]) -> str:
     """What a paired difference shows: `more`, `less`, or `same` where its interval holds 0 or subjects are few."""
     low, high = figure.get("low"), figure.get("high")
     if low is None or high is None or figure.get("rough") or low <= 0 <= high:
         return "same"
     return "more" if low > 0 else "less"
-
-
-def read_explanations(folder: Path) -> dict[str, Any] | None:
-    """What `casewise explain` left in a run folder; None where there is nothing, or of other networks."""
-    try:
-        explanations: dict[str, Any] = json.loads((folder / "explanations.json").read_text())
-        made_from = json.loads((folder / "fingerprint.json").read_text())["fingerprint"]
-    except (OSError, ValueError, LookupError):
-        return None
-    if explanations.get("made_from") != made_from:
-        return None
-    if explanations.get("measured") and not _is_current(folder, explanations["measured"]):
-        explanations["measured"] = None
-    if explanations.get("shown"):
-        explanations["shown"]["folder"] = str(folder / explanations["shown"]["folder"])
-    return explanations
-
-
-def _is_current(folder: Path, measured: dict[str, Any]) -> bool:
-    """Whether the figures are of the masks, the column and the plan that the run has now."""
-    import pandas as pd
-
-    from casewise.explain.cache_key import made_of, still
-
-    try:
-        study = json.loads((folder / "study.json").read_text())
-        images = pd.read_parquet(folder / "cohort.parquet")
-    except (OSError, ValueError):
-        return False
-    return still(measured.get("made_of") or {}, made_of(study, images))

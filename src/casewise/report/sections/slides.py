@@ -12,12 +12,12 @@ import pandas as pd
 from casewise.report.context import ReportContext
 from casewise.report.figures import slides as draw
 from casewise.report.figures.pictures import as_picture, data_uri
-from casewise.report.formatting import class_name, counted, digits_of, display_name, number
+from casewise.report.formatting import class_name, digits_of, display_name, number
 from casewise.report.sections import cases
 from casewise.report.sections.terms import case_place, positive_and_other
 
 if TYPE_CHECKING:
-    from casewise.modalities.slides.plans import KeptSlide
+    from casewise.modalities.base import Overview
 
 MOST_TILES = 18
 MOST_SLIDES = 3
@@ -44,16 +44,6 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     }
 
 
-def count_slides(context: ReportContext) -> str:
-    """The number of slides and tiles, and of images that are no slides."""
-    images = context.cohort_images
-    if "tile_side" not in images:
-        return counted(len(images), "image")
-    tiles = images[images["tile_side"] >= 0]
-    text = f"{counted(tiles['path'].nunique(), 'slide')} ({counted(len(tiles), 'tile')})"
-    return f"{text} and {counted(len(images) - len(tiles), 'image')}" if len(tiles) < len(images) else text
-
-
 def case_pictures(context: ReportContext, row: dict[str, Any]) -> list[tuple[str, str]]:
     """Names and small pictures of the case's slides; of a case without slides its panels."""
     if not (slides := slides_of(context, str(row["case"]))):
@@ -62,7 +52,7 @@ def case_pictures(context: ReportContext, row: dict[str, Any]) -> list[tuple[str
     return [(name, data_uri(picture, longest=300)) for name, picture in shown]
 
 
-def slides_of(context: ReportContext, case: str) -> list[tuple[str, KeptSlide]]:
+def slides_of(context: ReportContext, case: str) -> list[tuple[str, Overview]]:
     """The slides of a case that can be shown, those with the most tiles first."""
     images = context.cohort_images
     if "tile_side" not in images:
@@ -138,7 +128,7 @@ def maps(context: ReportContext) -> dict[str, Any] | None:
         "ends": (ticks[0][1], ticks[-1][1]),
         "code": _map_code(context, weighted),
         "weighted": weighted,
-        "pooling": context.study.panels.gather,
+        "pooling": context.study.panels.pooling,
     }
 
 
@@ -230,7 +220,10 @@ def _values(
         return
     if code == "number":
         low, high = study.range_of(outcome)
-        yield {"code": code, "name": display_name(study, outcome)}, (tiles["y_pred"].to_numpy(float) - low) / (high - low)
+        yield (
+            {"code": code, "name": display_name(study, outcome)},
+            (tiles["y_pred"].to_numpy(float) - low) / (high - low),
+        )
         return
     values = tiles[[f"p{i}" for i in range(len(names))]].to_numpy(float)
     if code == "grade":

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from casewise.metrics.registry import metric_of
 from casewise.report.context import EXTERNAL, ReportContext, is_number
 from casewise.report.formatting import class_name, display_name, number, plain, signed
 from casewise.report.sections import by_site, classes, validation
@@ -20,8 +21,6 @@ WORSE = 1.3
 TILTED = 0.25
 MOST_ALIKE = 6
 RATES = ("accuracy", "sensitivity", "specificity")
-# metrics of the predicted classes alone, which naming one class for every case can lead in
-OF_DECISIONS = ("accuracy", "balanced_accuracy", "f1", "kappa", "kappa_quadratic", "mae", "precision", "recall")
 
 
 def section(context: ReportContext) -> dict[str, Any]:
@@ -292,7 +291,7 @@ def rates(context: ReportContext) -> dict[str, Any] | None:
 
 def distance(context: ReportContext) -> dict[str, Any] | None:
     """For grades: agreement weighted by distance, and how many are at most one grade off."""
-    if "kappa_quadratic" not in kind_report(context.kind).columns or context.judged.empty:
+    if "kappa_quadratic" not in context.columns("learners") or context.judged.empty:
         return None
     rows = context.judged
     return {
@@ -365,7 +364,7 @@ def comparison(context: ReportContext, stage: str, metric: str = "") -> dict[str
     if not entry or not entry.get("differences") or (stage == "oof" and context.metrics.get("within")):
         return None
     alike = [name for name in entry["not_told_apart"] if name != entry["best"]]
-    only = context.names_only(stage, entry["best"]) if metric in OF_DECISIONS else ""
+    only = context.names_only(stage, entry["best"]) if metric_of(metric).of_decisions else ""
     count = len(entry["differences"])
     write = metric_format(context.study, context.outcome)
     return {

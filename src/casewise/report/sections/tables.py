@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from casewise.metrics.registry import metric_of
 from casewise.report.context import is_number
 from casewise.report.formatting import MISSING, digits_of, interval, number, signed
-from casewise.report.sections.measures import measure_of
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
@@ -70,33 +70,33 @@ class MetricFormat:
     """How the metrics of one target are written.
 
     Attributes:
-        points: decimals of the target's own scale where it is a number; None where it has classes.
+        points: decimals of the target's own scale; None where it has classes.
     """
 
     points: int | None = None
 
     def title(self, metric: str) -> str:
         """The metric's name above a column."""
-        return measure_of(metric, number=self.points is not None).title
+        return metric_of(metric).title
 
     def phrase(self, metric: str) -> str:
         """The metric's name within a sentence."""
-        return measure_of(metric, number=self.points is not None).phrase
+        return metric_of(metric).phrase
 
     def in_percent(self, metric: str) -> bool:
         """Whether the metric is a share, written in percent."""
-        return measure_of(metric, number=self.points is not None).percent
+        return metric_of(metric).percent
 
     def smaller_is_better(self, metric: str) -> bool:
         """Whether a smaller value of the metric is better."""
-        return measure_of(metric, number=self.points is not None).smaller
+        return metric_of(metric).larger_is_better is False
 
     def digits(self, metric: str, *, short: bool = False) -> int:
         """Decimals of a metric; `short`: within a sentence."""
-        measure = measure_of(metric, number=self.points is not None)
-        if measure.of_scale:
-            return self.points if self.points is not None else measure.digits
-        return (0 if measure.percent else 2) if short else measure.digits
+        record = metric_of(metric)
+        if record.digits is None:
+            return 2 if self.points is None else self.points
+        return (0 if record.percent else 2) if short else record.digits
 
     def text(self, metric: str, value: Any, *, short: bool = False, unit: bool = True) -> str:
         """A metric's value, shares in percent.

@@ -71,7 +71,7 @@ def unlearned(context: ReportContext) -> dict[str, Any] | None:
     constant, folds = constant_folds(context.predictions, context.outcome, context.learner)
     if constant:
         return {"code": "constant", "learner": context.learner, "count": constant, "of": folds, "void": True}
-    if context.study.tune is None and context.stopped_on == "none":
+    if context.study.nested_cv is None and context.stopped_on == "none":
         return None
     failed: dict[str, list[bool]] = {}
     for job in context.jobs:
@@ -92,7 +92,7 @@ def unlearned(context: ReportContext) -> dict[str, Any] | None:
         "whose": whose,
         "count": sum(counts),
         "of": len(counts),
-        "inner": bool(context.study.tune),
+        "inner": bool(context.study.nested_cv),
         "void": whose != "study",
     }
 

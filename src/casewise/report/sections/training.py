@@ -217,7 +217,7 @@ def phases(context: ReportContext) -> dict[str, Any] | None:
         "folds": max(phase.networks for phase in every),
         "continued": max((phase.continued for phase in every), default=0),
         "panels": (min(counts), max(counts)) if counts else None,
-        "copies": context.study.panels.copies,
+        "copies": context.study.panels.offline_copies,
     }
 
 

@@ -10,7 +10,6 @@ from casewise.predictions.nested_cv import NESTED, chosen_networks
 from casewise.report.context import EXTERNAL, ReportContext, is_number
 from casewise.report.formatting import MISSING, number
 from casewise.report.sections import by_site, classes, learners
-from casewise.report.sections.kinds import kind_report
 from casewise.report.sections.tables import Cell, MetricFormat, Row, metric_format
 from casewise.report.sections.terms import predicted_externally
 
@@ -20,9 +19,7 @@ MOST_NETWORKS = 12
 # ------------------------------------------------------------------------------------------------------ nested CV
 
 
-def choices_of(
-    jobs: Sequence[Mapping[str, Any]], networks: Sequence[str]
-) -> dict[str, dict[str, Mapping[str, Any]]]:
+def choices_of(jobs: Sequence[Mapping[str, Any]], networks: Sequence[str]) -> dict[str, dict[str, Mapping[str, Any]]]:
     """What inner folds chose, [fold][network] = {lr, epochs, loss}; empty without nested cross-validation."""
     by_fold: dict[str, dict[str, Mapping[str, Any]]] = {}
     order = {name: index for index, name in enumerate(networks)}
@@ -60,13 +57,13 @@ def nested(context: ReportContext) -> dict[str, Any] | None:
     """The table of what was chosen in each fold; None without nested cross-validation."""
     study = context.study
     by_fold = choices_of(context.jobs, study.networks)
-    if not by_fold or not study.tune:
+    if not by_fold or not study.nested_cv:
         return None
     among = NESTED in context.learners
     picked = chosen_networks(context.jobs, study.networks)
     networks = study.networks[:MOST_NETWORKS]
     return {
-        "tuning": tuning(context.jobs, epochs=study.recipe.epochs, tuned_epochs=study.tune.epochs),
+        "tuning": tuning(context.jobs, epochs=study.recipe.epochs, tuned_epochs=study.nested_cv.epochs),
         "networks": networks,
         "folds": [
             (fold, [by_network.get(name) for name in networks], picked["folds"][fold]["network"] if among else "")
@@ -113,7 +110,7 @@ def over_folds(context: ReportContext) -> dict[str, Any] | None:
     by_learner = context.metrics.get("over_folds", {}).get(context.outcome)
     if not by_learner or context.metrics.get("left_out"):
         return None
-    write, columns = metric_format(context.study, context.outcome), kind_report(context.kind).over_folds
+    write, columns = metric_format(context.study, context.outcome), context.columns("folds")
     rows: dict[str, Row] = {}
     for learner in (name for name in context.learners if name in by_learner):
         pooled, cells = context.figures("oof", learner), []
@@ -156,7 +153,7 @@ def external(context: ReportContext) -> dict[str, Any] | None:
     inside, outside = (context.figures(stage, learner) for stage in (context.stage, EXTERNAL))
     drop = (context.metrics.get("external_drop") or {}).get(learner) or {}
     rows = []
-    for metric in kind_report(context.kind).external:
+    for metric in context.columns("external"):
         if metric in outside:
             cells = [write.cell(metric, figures.get(metric)) for figures in (inside, outside)]
             values = [(figures.get(metric) or {}).get("value") for figures in (inside, outside)]
@@ -170,7 +167,7 @@ def external(context: ReportContext) -> dict[str, Any] | None:
         "subjects": rows_outside["subject"].nunique(),
         "matrix": classes.matrix(entry) if entry else None,
         "learners": learners.learner_rows(context, EXTERNAL) if len(context.learners) > 1 else [],
-        "columns": learners.columns_of(context),
+        "columns": context.columns("learners"),
     }
 
 
@@ -213,9 +210,7 @@ def left_out(context: ReportContext) -> dict[str, Any] | None:
     by_source: dict[str, Any] = context.metrics.get("left_out") or {}
     write = metric_format(context.study, context.outcome)
     figures = {source: by_learner.get(context.learner) or {} for source, by_learner in by_source.items()}
-    metrics = [
-        metric for metric in kind_report(context.kind).external if any(metric in own for own in figures.values())
-    ]
+    metrics = [metric for metric in context.columns("external") if any(metric in own for own in figures.values())]
     rows = []
     for source, own in figures.items():
         count = next((entry.get("n_cases") for entry in own.values()), None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from casewise.report.figures.pictures import data_uri
-from casewise.report.formatting import counted, listed
 from casewise.report.sections.cases import illustrated_case
 from casewise.report.sections.terms import case_place
 
@@ -62,12 +61,6 @@ def fusion(study: Study, name: str) -> dict[str, Any]:
         "channels": len(sequences) if code == "early" else 1,
         "pretrained": any(study.weights_of(network) != "random" for network in study.networks),
     }
-
-
-def count_scans(context: ReportContext, noun: str) -> str:
-    """The number of scans, and their sequences."""
-    sequences = context.study.volumes.sequences if context.study.volumes else []
-    return f"{counted(len(context.cohort_images), noun)} ({listed(sequences)})"
 
 
 def case_pictures(context: ReportContext, row: dict[str, Any]) -> list[tuple[str, str]]:

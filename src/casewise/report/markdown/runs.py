@@ -1,0 +1,177 @@
+"""The runs that a Markdown page is about: their artefacts, and which of them can share a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from casewise.errors import RunError
+from casewise.run_folder import RunFolder
+from casewise.splits.image_split import refuse_image_split
+from casewise.study.schema import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STAGES = {"test": "the test set", "oof": "out of fold"}
+
+
+@dataclass(frozen=True)
+class FinishedStudy:
+    """What a page shows of a finished run.
+
+    Attributes:
+        metrics, splits, audit: the contents of the run's JSON files; `audit` is None where there was none.
+        jobs: one record a network.
+        measured: what `casewise explain --measure` found, or None.
+    """
+
+    files: RunFolder
+    study: Study
+    metrics: dict[str, Any]
+    splits: dict[str, Any]
+    audit: dict[str, Any] | None
+    jobs: list[dict[str, Any]]
+    measured: dict[str, Any] | None
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is."""
+        return self.files.path
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.study.name
+
+    @property
+    def main_target(self) -> str:
+        """The target of the headline; the primary outcome where there is none."""
+        return str((self.metrics.get("main") or {}).get("target") or self.study.primary_outcome)
+
+    @property
+    def site(self) -> str:
+        """What each fold left out; empty where folds are of subjects."""
+        how = str(self.splits.get("how") or "")
+        return how.removeprefix("leave out ") if how.startswith("leave out ") else ""
+
+    def figures(self, stage: str) -> dict[str, Any]:
+        """The figures of a stage by learner and target."""
+        figures: dict[str, Any] = self.metrics["metrics"].get(stage) or {}
+        return figures
+
+    def class_entry(self, stage: str, learner: str, target: str) -> dict[str, Any]:
+        """Confusion matrix and operating points of a learner; empty where there are none."""
+        entry: dict[str, Any] = self.metrics.get("classes", {}).get(stage, {}).get(learner, {}).get(target) or {}
+        return entry
+
+    def has(self, stage: str, target: str) -> bool:
+        """Whether any learner has figures of a target."""
+        return any(target in targets for targets in self.figures(stage).values())
+
+    def predictions(self) -> pd.DataFrame | None:
+        """Subject, stage, target and reference of everyone judged; None where the file is gone."""
+        file = self.files.predictions
+        return file.read(["subject", "stage", "target", "y_true"]) if file.exists() else None
+
+    def images(self) -> int:
+        """How many images the subjects of the split have; 0 where the run's cohort is gone."""
+        if not self.files.cohort.exists():
+            return 0
+        rows = self.files.cohort.read(["subject", "path"])
+        if subjects := self.splits.get("subjects"):
+            rows = rows[rows["subject"].astype(str).isin(list(subjects))]
+        # A slide has one row for each tile.
+        return int(rows["path"].nunique())
+
+
+def read_finished(folder: Path) -> FinishedStudy:
+    """Read a finished run.
+
+    Raises:
+        RunError: there is no finished run, or it was split by image for comparison only.
+    """
+    files = RunFolder(folder)
+    refuse_image_split(files)
+    contents = {name: getattr(files, name).read() for name in ("study", "metrics", "splits")}
+    try:
+        study = Study.model_validate(contents["study"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise RunError(
+            f"{folder}: its study cannot be read by this version of casewise: {place}: {first['msg']}. Write the "
+            "page with the version that made the run, or run the study again."
+        ) from None
+    measured = (files.explanations.read_or_none() or {}).get("measured")
+    return FinishedStudy(
+        files,
+        study,
+        contents["metrics"],
+        contents["splits"],
+        files.audit.read_or_none(),
+        [job for job in files.job_records() if job["model"] in study.networks],
+        measured if measured and "made_of" in measured else None,
+    )
+
+
+def stage_of(run: FinishedStudy) -> str:
+    """The stage that the page is about: that of the headline, else the test set if there is one.
+
+    Raises:
+        RunError: nothing was judged.
+    """
+    stage = (run.metrics.get("main") or {}).get("stage")
+    stage = stage if stage in STAGES else next((name for name in STAGES if run.figures(name)), None)
+    if stage is None:
+        raise RunError(f"{run.folder}: no prediction has a reference value, so nothing was evaluated for a page.")
+    return str(stage)
+
+
+def targets_of(run: FinishedStudy, stage: str) -> list[str]:
+    """Whole targets and scores, the primary one first; components of a sum are left to metrics.json."""
+    study = run.study
+    names = [study.primary_outcome, *study.evaluation.references, *study.scores]
+    available = next(iter(run.figures(stage).values()))
+    if any(study.classes_of(name) for name in study.targets):
+        names = [run.main_target, *names, *(key for key in available if "[" not in key)]
+    wanted = list(dict.fromkeys(name for name in names if name in available))
+    return wanted or [key for key in available if "[" not in key]
+
+
+def check_comparable(runs: Sequence[FinishedStudy], stage: str) -> None:
+    """Check that the other runs can share the tables of the first one.
+
+    Raises:
+        RunError: naming the run that cannot, and why.
+    """
+    first, targets = runs[0], targets_of(runs[0], stage)
+    for run in runs[1:]:
+        refusal = f"{run.folder} cannot be compared with {first.folder}"
+        if not run.figures(stage):
+            available = [STAGES[name] for name in STAGES if run.figures(name)]
+            there = f"it has figures of {' and '.join(available)}" if available else "nothing was evaluated there"
+            raise RunError(f"{refusal}, whose figures are of {STAGES[stage]}: {there}. Leave it out.")
+        if run.study.synthetic != first.study.synthetic:
+            phantom, real = (run, first) if run.study.synthetic else (first, run)
+            raise RunError(
+                f"{refusal}: {phantom.folder} is of synthetic phantom data, {real.folder} is not. Write two pages."
+            )
+        shared = [name for name in targets if run.has(stage, name)]
+        if not shared:
+            judged = ", ".join(targets_of(run, stage))
+            raise RunError(f"{refusal}: it evaluated {judged}, and nothing of {', '.join(targets)}. Leave it out.")
+        for name in shared:
+            here, other = (_scale(study, name) for study in (first.study, run.study))
+            if here != other:
+                raise RunError(f"{refusal}: there {name} is {other}, here {here}. Leave it out.")
+
+
+def _scale(study: Study, target: str) -> str:
+    """What values a target has, in words."""
+    names = study.classes_of(target) if target in study.targets else []
+    return f"of the classes {', '.join(names)}" if names else "a number"

@@ -1,0 +1,57 @@
+"""The templates of the report: their environment and its filters."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from casewise.metrics.registry import metric_of
+from casewise.report import formatting
+from casewise.report.sections.modalities import modality_report
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+FOLDER = Path(__file__).parent / "templates"
+FILTERS = (
+    "capital",
+    "counted",
+    "duration",
+    "frozen_label",
+    "interval",
+    "listed",
+    "number",
+    "p_value",
+    "percent",
+    "plain",
+    "plural",
+    "probability",
+    "rate",
+    "signed",
+)
+
+
+@cache
+def templates(*, html: bool) -> Environment:
+    """The templates of HTML or of Markdown pages, which share their sentences; a value that is missing is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        autoescape=html,  # noqa: S701 (Markdown pages are not HTML)
+        loader=FileSystemLoader(FOLDER),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {name: getattr(formatting, name) for name in FILTERS}
+    environment.filters["metric_title"] = lambda name: metric_of(name).title
+    environment.filters["image_noun"] = lambda study: modality_report(study).row_noun(study)
+    environment.filters["metric_phrase"] = lambda name: metric_of(name).phrase
+    return environment
+
+
+def sentence(macro: str, *values: Any) -> str:
+    """One sentence of `sentences.j2` as plain text, for a terminal."""
+    module = templates(html=False).get_template("sentences.j2").module
+    return " ".join(str(getattr(module, macro)(*values)).split())
