@@ -85,33 +85,30 @@ def hopeless(study: Study, folder: RunFolder) -> list[Caveat]:
 SAME = 0.005
 
 
-def says_the_same(predictions: pd.DataFrame, target: str, networks: Sequence[str]) -> list[str]:
-    """Networks that predict nearly the same for every case of a fold: they did not learn to distinguish cases."""
-    notes = []
-    for network in networks:
-        constant, folds = constant_folds(predictions, target, network)
-        if constant:
-            notes.append(
-                f"In {constant} of {folds} folds {network} predicts nearly the same for every case. It did not learn "
-                "to distinguish cases, and its figures there mean nothing."
-            )
-    return notes
-
-
 def constant_folds(predictions: pd.DataFrame, target: str, learner: str) -> tuple[int, int]:
-    """In how many folds a learner predicts nearly the same for every case, and how many folds have three cases or more.
+    """In how many folds a learner predicts nearly the same for every case, and how many were looked at.
 
-    Of classes the probabilities are compared; of numbers the predictions, against the spread of the reference values.
+    Of classes their probabilities are compared, of numbers the predictions, against the spread of what was recorded.
     """
     rows = predictions[(predictions["target"] == target) & (predictions["stage"] == "oof")]
-    own = rows[rows["model"] == learner]
-    if own.empty:
+    rows = rows[rows["model"] == learner]
+    if rows.empty:
         return 0, 0
-    columns = [name for name in own if re.fullmatch(r"p\d+", str(name)) and own[name].notna().any()]
-    values = own[columns] if columns else own[["y_pred"]] / (own["y_true"].std() or 1.0)
-    spread = values.groupby(own["outer_fold"]).std().max(axis=1)
-    large = own.groupby("outer_fold").size() > 2
+    columns = [name for name in probability_columns(rows) if rows[name].notna().any()]
+    values = rows[columns] if columns else rows[["y_pred"]] / (rows["y_true"].std() or 1.0)
+    spread = values.groupby(rows["outer_fold"]).std().max(axis=1)
+    large = rows.groupby("outer_fold").size() > 2
     return int((spread[large] < SAME).sum()), int(large.sum())
+
+
+def constant_predictions(predictions: pd.DataFrame, target: str, networks: Sequence[str]) -> list[Caveat]:
+    """Networks that predict nearly the same for every case of a fold: they do not discriminate."""
+    counts = {network: constant_folds(predictions, target, network) for network in networks}
+    return [
+        Caveat("constant_predictions", network=network, folds=constant, of=folds)
+        for network, (constant, folds) in counts.items()
+        if constant
+    ]
 
 
 def no_better(record: Mapping[str, Any]) -> bool | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.metrics.registry import columns
+from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from casewise.modalities.base import Overview
     from casewise.study.schema import Kind, Study
 
-# By kind of target: the metric by which learners are compared.
-MERITS = {"regression": "ccc", "classification": "auroc", "ordinal": "kappa_quadratic"}
 EXTERNAL = "external"
 
 
@@ -95,7 +94,7 @@ class ReportContext:
     @property
     def merit(self) -> str:
         """The metric by which the learner shown is chosen, out of fold."""
-        return MERITS[self.kind]
+        return kind_named(self.kind).merit
 
     @property
     def stopped_on(self) -> str:

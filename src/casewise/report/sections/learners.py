@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from casewise.metrics.registry import columns
 from casewise.predictions.nested_cv import NESTED
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import learners as draw
@@ -21,7 +20,7 @@ MOST_STACKERS, MOST_STACKED = 6, 10
 
 def learner_rows(context: ReportContext, stage: str) -> list[Row]:
     """One line a learner (the published table), the best first; the first cell is a code: network, nested, combined."""
-    write, guide = metric_format(context.study, context.outcome), kind_report(context.kind).placesby
+    write, guide = metric_format(context.study, context.outcome), kind_report(context.kind).order_by
     sign = 1 if write.smaller_is_better(guide) else -1
     rows, order = [], {}
     for learner in context.learners:
@@ -55,7 +54,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     return {
         "stages": stages,
         "columns": context.columns("learners"),
-        "placesby": kind.placesby,
+        "order_by": kind.order_by,
         "merit": context.merit,
         "forests": [plot for metric in kind.forests if several and (plot := _forest(context, metric))],
         "several": several,
