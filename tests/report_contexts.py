@@ -699,7 +699,7 @@ def finished(context: ReportContext, folder: Path, **changes: Any) -> Path:
     for job in context.jobs:
         place = folder / "jobs" / job["model"] / f"fold{job['fold']}"
         place.mkdir(parents=True)
-        (place / "job.json").write_text(json.dumps(job))
+        (place / "job.json").write_text(json.dumps({"fingerprint": "", **job}))
     return folder
 
 

@@ -21,12 +21,11 @@ from casewise.evaluation.results import plain
 from casewise.evaluation.thresholds import reached
 from casewise.report.caveats import result_line
 from casewise.report.context import ReportContext
-from casewise.report.markdown import classes as results_classes
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render
-from casewise.report.sections import classes, external, learners, summary, summary_classes
-from tests.test_report import Page
-from tests.test_report_classes import finished, toy
+from casewise.report.sections import by_site, classes, learners, summary, validation
+from tests.report_contexts import classes as toy
+from tests.report_contexts import finished
 
 CLASSES = ["covid", "none"]
 
@@ -148,38 +147,33 @@ def held_out() -> ReportContext:
     return dataclasses.replace(material, metrics=metrics)
 
 
-def test_the_first_screen_begins_within_the_sources(held_out: ReportContext) -> None:
-    told = summary_classes.sentences(held_out)
-    assert told[0][0] == "Within each source."
-    assert "are not to be read as discrimination." in told[0][1]
-    found = held_out.metrics["within"][held_out.learner]["auroc"]["value"]
-    assert f"There the AUROC is {found:.2f} (0.5 is chance) on average over 5 sources: v " in told[0][1]
-    assert told[0][1].count("interval") >= 10
-    assert "How well it tells the classes apart." not in dict(told)
-    assert "mean over each source of its AUROC" in dict(told)["Which model this is."]
-    tiles = {title: cell for title, cell, _ in summary_classes.tiles(held_out)}
-    assert tiles["AUROC"].small.startswith("mean of 5: v ")
-    assert tiles["AUROC"].value == found
+def test_the_summary_begins_within_the_sources(held_out: ReportContext) -> None:
+    lines = by_site.summary(held_out)
+    mean = held_out.metrics["within"][held_out.learner]["auroc"]["value"]
+    assert (lines[0]["metric"], lines[0]["mean"], lines[0]["chance"], lines[0]["count"]) == ("auroc", mean, 0.5, 5)
+    assert [name for name, _ in lines[0]["each"]] == list("vwxyz")
+    assert summary.class_values(held_out)["discrimination"] is None
+    assert summary.choice(held_out)["code"] == "by_site"
+    tiles = {tile["code"]: tile["cell"] for tile in summary.tiles(held_out)}
+    assert tiles["auroc"].value == mean
+    text = render(held_out)
+    assert text.index('data-code="by-site"') < text.index('data-code="accuracy"')
 
 
 def test_pooled_figures_are_no_finding(held_out: ReportContext, tmp_path: Path) -> None:
-    assert summary.comparison(held_out, "oof") == ""
-    told = learners.learners(held_out)
-    assert told is not None
-    assert told["comparisons"] == []
-    assert "mix networks and sources" in told["mixed"]
-    values = [held_out.metrics["within"][row.name]["auroc"]["value"] for row in told["stages"][0][1]]
+    assert summary.comparison(held_out, "oof") is None
+    found = learners.section(held_out)
+    assert found is not None
+    assert found["comparisons"] == []
+    assert held_out.by_site
+    values = [held_out.metrics["within"][row.name]["auroc"]["value"] for row in found["stages"][0][1]]
     assert values == sorted(values, reverse=True)
-    section = external.left_out(held_out)
+    section = validation.left_out(held_out)
     assert section is not None
     assert [row.name for row in section["rows"]] == ["mean", *"vwxyz"]
     assert len(section["learners"]) == 3
-    assert "Learners are compared pairwise" not in Page(render(held_out)).text
     text = write_results(finished(held_out, tmp_path / "run"), tmp_path / "page.md").read_text()
-    assert text.index("## Each source left out") < text.index("## finding, pooled")
-    assert "Mean over each source of the figure within it; figures pooled" in text
-    assert "learners are not compared on them." in text
-    assert "leaves 0 out.\n" not in text.split("## What to know")[0]
+    assert text.index("## Leave-one-site-out") < text.index("## finding, pooled")
 
 
 def test_a_learner_that_names_one_class_is_named(table: pd.DataFrame) -> None:
@@ -192,7 +186,6 @@ def test_a_learner_that_names_one_class_is_named(table: pd.DataFrame) -> None:
     notes = one_class_caveats(blocks, {"dx": "image"})
     assert len(notes) == 1
     assert (notes[0]["stage"], notes[0]["learner"], notes[0]["label"]) == ("oof", "lazy", "covid")
-    assert results_classes.single_class("dx", "oof", found, "image") == ["", "lazy names every image covid."]
     # nothing to tell apart where only one class is recorded
     alone = evaluate(
         both[both["subject"].str.startswith("west")], main="dx", resamples=50, baseline=None, classes={"dx": CLASSES}
@@ -204,7 +197,10 @@ def test_a_learner_that_names_one_class_is_named(table: pd.DataFrame) -> None:
 def changed(material: ReportContext, **entry: Any) -> ReportContext:
     """The material with another entry of `classes` for the shown learner."""
     stage, learner, outcome = material.stage, material.learner, material.study.primary_outcome
-    blocks = {**material.metrics["classes"][stage], learner: {outcome: {**material.classed(stage, learner), **entry}}}
+    blocks = {
+        **material.metrics["classes"][stage],
+        learner: {outcome: {**material.class_entry(stage, learner), **entry}},
+    }
     return dataclasses.replace(material, metrics={**material.metrics, "classes": {stage: blocks}})
 
 
@@ -216,29 +212,28 @@ def two() -> ReportContext:
 def test_the_report_marks_a_learner_that_names_one_class(two: ReportContext) -> None:
     lazy = changed(two, names_only="no_finding")
     row = next(row for row in learners.learner_rows(lazy, "oof") if row.name == lazy.learner)
-    assert row.cells[0].small == "names every visit no finding"
-    assert "It names every visit no finding." in dict(summary_classes.sentences(lazy))["How often it is right."]
+    assert row.cells[0].small == "no finding"
+    assert summary.accuracy(lazy)["only"] == "no finding"  # type: ignore[index]
     best = lazy.metrics["comparisons"]["oof"][lazy.study.primary_outcome]["accuracy"]["best"]
     metrics = {**two.metrics, "classes": {"oof": {best: {two.study.primary_outcome: {"names_only": "covid"}}}}}
-    told = summary.comparison(dataclasses.replace(two, metrics=metrics), "oof", "accuracy")
-    assert f"{best} has the highest accuracy (it names every visit covid)" in told
-    assert "(it names" not in summary.comparison(dataclasses.replace(two, metrics=metrics), "oof", "auroc")
+    marked = dataclasses.replace(two, metrics=metrics)
+    found = {metric: summary.comparison(marked, "oof", metric) for metric in ("accuracy", "auroc")}
+    assert found["accuracy"]["only"] == "covid"  # type: ignore[index]
+    assert found["auroc"]["only"] == ""  # type: ignore[index]
 
 
-def test_thresholds_of_folds_are_told_by_their_range(two: ReportContext, tmp_path: Path) -> None:
+def test_thresholds_of_folds_are_shown_by_their_range(two: ReportContext, tmp_path: Path) -> None:
     figure = {"value": 0.52, "low": 0.45, "high": 0.6, "n_cases": 99, "n_subjects": 99}
     point = {"class": "covid", "rule": "sensitivity >= 0.9", "threshold": 0.413, "chosen_on": "the other folds"}
     point |= {"threshold_by_fold": {"1": 0.0004, "2": 0.826}, "reached": False}
     point |= dict.fromkeys(("sensitivity", "specificity", "precision"), figure)
-    material = changed(two, operating=[point])
-    rule, threshold, *_ = classes.point_rows(material.classed("oof", material.learner))[0].cells
-    assert rule.text == "sensitivity of 90 % or more; not reached: 52 %"
-    assert threshold.text == "0.000 to 0.826 by fold"
-    text = Page(render(material)).text
-    assert "where they differ their range is shown" in text
-    assert "0.413" not in text
-    page = write_results(finished(material, tmp_path / "run"), tmp_path / "page.md").read_text()
-    assert "| covid, sensitivity ≥ 0.9 (not reached: 0.520) | 0.000 to 0.826 by fold | 0.520" in page
+    context = changed(two, operating=[point])
+    row = classes.point_rows(context.class_entry("oof", context.learner))[0]
+    assert (row["rule"], row["least"], row["reached"]) == ("sensitivity", 0.9, 0.52)
+    assert row["threshold"] == "0.000 to 0.826 by fold"
+    assert "0.413" not in render(context)
+    page = write_results(finished(context, tmp_path / "run"), tmp_path / "page.md").read_text()
+    assert "| 0.000 to 0.826 by fold | 0.520" in page
     assert by_fold_text({"1": None, "2": 0.8}, 3) == ""
 
 
@@ -249,26 +244,19 @@ def test_an_aim_counts_as_missed_only_beyond_its_interval() -> None:
     assert reached("sensitivity >= 0.9", Estimate(None, None, None, 50, 50, rough=False)) is None
 
 
-def test_the_first_screen_of_grades_explains_its_two_shares() -> None:
-    grades = toy("ordinal", subjects=100, networks=2)
-    assert "counting the likeliest grade, where the model otherwise names the median one" in classes.calibration(grades)
+def test_grades_say_which_grade_their_calibration_counts() -> None:
+    assert classes.calibration(toy("ordinal", subjects=100, networks=2))["median_decides"]  # type: ignore[index]
 
 
-def test_probabilities_off_by_more_than_chance_are_not_called_true(two: ReportContext) -> None:
-    def told(low: float) -> str:
-        bins = [
-            {"n": 200, "confidence": 0.6, "accuracy": 0.75},
-            {"n": 200, "confidence": 0.9, "accuracy": 0.75},
-        ]
-        material = changed(two, reliability=bins)
-        figures = {**material.figures("oof", material.learner, material.study.primary_outcome)}
-        figures["ece"] = {"value": 0.129, "low": low, "high": 0.2}
-        metrics = {**material.metrics["metrics"]}
-        metrics["oof"] = {**metrics["oof"], material.learner: {material.study.primary_outcome: figures}}
-        return classes.calibration(dataclasses.replace(material, metrics={**material.metrics, "metrics": metrics}))
-
-    assert "are what they claim" in told(0.04)
-    assert told(0.09).startswith(
-        "On average it claims as much as comes true (75 % claimed, 75 % right), but its single"
-    )
-    assert "0.129, interval 0.090 to 0.200" in told(0.09)
+@pytest.mark.parametrize(("low", "code"), [(0.04, "good"), (0.09, "mean_only")])
+def test_probabilities_off_by_more_than_chance_are_not_called_calibrated(
+    two: ReportContext, low: float, code: str
+) -> None:
+    bins = [{"n": 200, "confidence": 0.6, "accuracy": 0.75}, {"n": 200, "confidence": 0.9, "accuracy": 0.75}]
+    context = changed(two, reliability=bins)
+    figures = {**context.figures("oof", context.learner), "ece": {"value": 0.129, "low": low, "high": 0.2}}
+    by_learner = {**context.metrics["metrics"]["oof"], context.learner: {context.outcome: figures}}
+    metrics = {**context.metrics, "metrics": {**context.metrics["metrics"], "oof": by_learner}}
+    found = classes.calibration(dataclasses.replace(context, metrics=metrics))
+    assert found is not None
+    assert (found["code"], found["confidence"], found["correct"]) == (code, 0.75, 0.75)

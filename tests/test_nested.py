@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from casewise.cohort.cohort import Cohort
 from casewise.console import Silent
 from casewise.errors import RunError, SplitError, StudyError, TrainingError
-from casewise.evaluation.fold_summary import WHY
 from casewise.jobs import nested
 from casewise.jobs.fingerprint import lock_fingerprint, what_decides
 from casewise.jobs.job import JobInputs, run_job
@@ -184,15 +183,12 @@ class TestRun:
 
     def test_the_report_and_the_page_tell_it(self, done: Run, tmp_path: Path) -> None:
         page = done.report.read_text()
-        assert "Tuned inside" in page
-        assert WHY in page
-        assert "chosen inside" in page
+        assert 'id="nested"' in page
         text = write_results(done.folder, tmp_path / "page.md").read_text()
-        assert "## Tuned inside" in text
+        assert "## Nested cross-validation" in text
         for record in records(done.folder):
             chosen = record["inner"]["chosen"]
             assert f"at {chosen['lr']:g}, loss {chosen['loss']:.3f}" in text
-        assert "as many epochs as inner folds of these chose" in text
 
     def test_figures_over_the_folds_are_in_metrics(self, done: Run) -> None:
         table = done.predictions.query(f"stage == 'oof' and model == '{NESTED}'")

@@ -204,11 +204,14 @@ class TestMaps:
         shares = {"p0": 0.2, "p1": 0.5, "p2": 0.3, "y_pred": 1.0}
         found = report_slides.maps(with_targets(material, study, {**shares, "kind": "classification", "y_true": 2.0}))
         assert found is not None
-        assert [title for title, _ in found["groups"]] == ["Surest, and wrong", "Undecided"]
-        one = found["groups"][0][1][0]
-        assert [drawn.title for drawn in one.maps] == ["Probability of scar (recorded)", "Probability of ssc (named)"]
-        assert one.tiles == "Tile by tile: all 6 ssc."
-        assert "named ssc with a probability of 50 %" in one.told
+        assert [code for code, _ in found["groups"]] == ["wrong", "undecided"]
+        case = found["groups"][0][1][0]
+        assert [(title["name"], title["roles"]) for title, _ in case["maps"]] == [
+            ("scar", ["reference"]),
+            ("ssc", ["predicted"]),
+        ]
+        assert case["tiles"]["classes"] == [(6, "ssc")]
+        assert (case["result"]["predicted"], case["result"]["p"]) == ("ssc", 0.5)
 
     def test_grades_are_shown_as_expected(self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         material = material_of(done, skin_study(skin), monkeypatch)
@@ -217,9 +220,8 @@ class TestMaps:
         found = report_slides.maps(with_targets(material, study, shares))
         assert found is not None
         assert found["none_wrong"]
-        assert {drawn.title for _, cases in found["groups"] for one in cases for drawn in one.maps} == {
-            "Expected grade"
-        }
+        titles = [title["code"] for _, cases in found["groups"] for case in cases for title, _ in case["maps"]]
+        assert set(titles) == {"grade"}
 
     def test_an_even_weight_is_one_share_however_many_slides_a_case_has(
         self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch
@@ -247,31 +249,23 @@ class TestMaps:
 
         even = shown(pd.Series(1 / 12, tiles.index))
         assert np.allclose(drawn, 1 / report_slides.MOST_WEIGHT)
-        assert (
-            even.tiles == "Of the case’s 12 tiles, 6 carry half of the weight. "
-            "This slide has 6 of them, and 50 % of the weight."
-        )
+        wanted = {"count": 12, "half": 6, "here": 6, "share": pytest.approx(0.5)}
+        assert {key: even["weights"][key] for key in wanted} == wanted
         # Nine tenths on the slides that are called 1, which are those shown.
         first = tiles["path"].str.endswith("1.tiff")
         uneven = shown(first.map({True: 0.9 / 6, False: 0.1 / 6}))
-        share = 0.9 if "/1.tiff" in uneven.file else 0.1
+        share = 0.9 if "/1.tiff" in uneven["file"] else 0.1
         assert np.allclose(drawn[0], 2 * share / report_slides.MOST_WEIGHT)
-        assert (
-            uneven.tiles
-            == f"Of the case’s 12 tiles, 4 carry half of the weight. This slide has 6 of them, and {share:.0%}".replace(
-                "%", " %"
-            )
-            + " of the weight."
-        )
+        wanted = {"count": 12, "half": 4, "here": 6, "share": pytest.approx(share)}
+        assert {key: uneven["weights"][key] for key in wanted} == wanted
 
     def test_one_tile_carries_and_a_single_slide_has_all(self) -> None:
         table = pd.DataFrame({"path": ["a"] * 3, "tile_side": [64] * 3, "weight": [0.1, 0.7, 0.2]})
-        assert report_slides._of_weights(table, "a") == "Of 3 tiles, 1 carries half of the weight."
+        found = report_slides.weights_summary(table, "a")
+        assert (found["count"], found["half"], found["here"], found["only_tiles"]) == (3, 1, None, True)
         mixed = table.assign(path=["a", "a", "r.png"], tile_side=[64, 64, -1])
-        assert report_slides._of_weights(mixed, "a") == (
-            "Of the case’s 3 tiles and images, 1 carries half of the weight. "
-            "This slide has 2 of them, and 80 % of the weight."
-        )
+        found = report_slides.weights_summary(mixed, "a")
+        assert (found["here"], found["share"], found["only_tiles"]) == (2, pytest.approx(0.8), False)
 
     def test_numbers_are_shown_closest_and_furthest(
         self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch

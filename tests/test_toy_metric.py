@@ -15,7 +15,8 @@ from casewise.metrics.registry import unregister_metric
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render
 from casewise.study.evaluation import Evaluation
-from tests.test_report_classes import finished, toy
+from tests.report_contexts import classes as toy
+from tests.report_contexts import finished
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
