@@ -27,7 +27,7 @@ TABLE, STUDY = "cohort.csv", "study.yaml"
 
 @dataclass(frozen=True)
 class Initialised:
-    """The files that were written, and sentences on what was understood and what is left to do."""
+    """The files that were written, and sentences on how the folders were read and what is left to do."""
 
     files: list[Path]
     understood: list[str]
@@ -83,13 +83,13 @@ def _value_columns(study: Study) -> list[str]:
 
 
 def _label_column(study: Study) -> str:
-    """The column for the class that a folder tells: that of the preset's indicators, if they share one."""
+    """The column for the class named by a folder: that of the preset's indicators, if they share one."""
     columns = {str(target.column or name) for name, target in study.targets.items() if target.equals is not None}
     return columns.pop() if len(columns) == 1 else "label"
 
 
 def _folder_classes(layout: Layout, study: Study) -> tuple[str, dict[str, list[str]]] | None:
-    """The target that the folders' classes are of, with classes after the folders where the preset's are not theirs."""
+    """The target whose classes the folders are, with the folders' names where they differ from the preset's classes."""
     if not layout.by_class:
         return None
     column = _label_column(study)
@@ -120,8 +120,8 @@ def _table_text(layout: Layout, study: Study) -> str:
     columns += [column for column in _value_columns(study) if column not in columns]
 
     def cells(image: Found) -> dict[str, str]:
-        told = {name: getattr(image, name) for name in ("path", "subject", "visit", "region")}
-        return {**told, "date": image.visit, "split": image.side, label: image.label}
+        values = {name: getattr(image, name) for name in ("path", "subject", "visit", "region")}
+        return {**values, "date": image.visit, "split": image.side, label: image.label}
 
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -153,11 +153,11 @@ def _study_text(
             "subjects_known: false",
         ]
         active.add("subjects_known")
-    if layout is not None and (found := _folder_classes(layout, study)):
-        name, classes = found
-        same = all(spelt == [label] for label, spelt in classes.items())
-        told = json.dumps(list(classes) if same else classes, ensure_ascii=False)
-        lines.append(f"targets: {{{_quoted(name)}: {{classes: {told}}}}}  # as the folders are named")
+    if layout is not None and (folder_classes := _folder_classes(layout, study)):
+        name, classes = folder_classes
+        same = all(spellings == [label] for label, spellings in classes.items())
+        written = json.dumps(list(classes) if same else classes, ensure_ascii=False)
+        lines.append(f"targets: {{{_quoted(name)}: {{classes: {written}}}}}  # as the folders are named")
         active.add("targets")
     if layout is not None and _has_split(layout):
         lines.append("split: {column: split}  # train and test as the folders say")
@@ -174,31 +174,35 @@ def _study_text(
 
 
 def _column_lines(study: Study) -> list[str]:
-    told = {
+    meanings = {
         "path": "the image file, from `root` if that is given, else from the table's folder",
         "subject": "who it is; one person has one name throughout",
         "visit": "the visit's name, such as week2; without this column every subject is one case",
         "day": "the day as a number (or a column `date` such as 2020-01-31); may be empty",
     }
-    told |= modality_of(study).columns(study)
+    meanings |= modality_of(study).columns(study)
     if study.regions:
-        told["region"] = f"one of {', '.join(study.regions)}"
+        meanings["region"] = f"one of {', '.join(study.regions)}"
     for name, target in study.targets.items():
         for column in (
             [name] if target.column is None else [target.column] if isinstance(target.column, str) else target.column
         ):
             if target.equals is not None:
-                told[column] = f"text; {name} is {target.equals!r}; empty = not known"
+                meanings[column] = f"text; {name} is {target.equals!r}; empty = unknown"
                 continue
             if target.classes:
-                spelt = ", ".join(spelling for spellings in target.classes.values() for spelling in spellings)
-                told[column] = f"one of {spelt}, one value for each {study.level_of(name)}; empty = not known"
+                spellings_text = ", ".join(spelling for spellings in target.classes.values() for spelling in spellings)
+                meanings[column] = (
+                    f"one of {spellings_text}, one value for each {study.level_of(name)}; empty = unknown"
+                )
                 continue
             low, high = target.range
             kind = "whole, " if target.integer else ""
-            told[column] = f"{kind}{low:g} to {high:g}, one value for each {study.level_of(name)}; empty = not scored"
-    width = max(map(len, told))
-    return [f"#   {column:{width}}  {text}" for column, text in told.items()]
+            meanings[column] = (
+                f"{kind}{low:g} to {high:g}, one value for each {study.level_of(name)}; empty = not scored"
+            )
+    width = max(map(len, meanings))
+    return [f"#   {column:{width}}  {text}" for column, text in meanings.items()]
 
 
 def _root(source: Path, folder: Path) -> str:
@@ -235,8 +239,8 @@ def _understood(layout: Layout, study: Study) -> list[str]:
             "WARNING: subjects are not known. Each image counts as a subject of its own (subjects_known: false): "
             "images of one person may stand on both sides of a split, and every figure may be too good."
         )
-    if found := _folder_classes(layout, study):
-        name, classes = found
+    if folder_classes := _folder_classes(layout, study):
+        name, classes = folder_classes
         line = f"The classes of {name} in {STUDY} are those of the folders: {', '.join(classes)}"
         if list(classes) != study.classes_of(name):
             line += (
@@ -245,7 +249,7 @@ def _understood(layout: Layout, study: Study) -> list[str]:
                 f"column {name} with one of the preset's classes in each row"
             )
         lines.append(f"{line}.")
-    lacking = {case: set(study.regions) - found for case, found in cases.items() if not set(study.regions) <= found}
+    lacking = {case: set(study.regions) - present for case, present in cases.items() if set(study.regions) - present}
     if lacking and not layout.by_class:
         shown = names_text([f"{'/'.join(filter(None, c))} ({', '.join(sorted(r))})" for c, r in lacking.items()], 5)
         lines.append(f"{_count(len(lacking), 'case')} without every region: {shown}. See missing_regions.")
@@ -253,8 +257,8 @@ def _understood(layout: Layout, study: Study) -> list[str]:
         lines.append("The folders train and test are kept as the split (column split).")
     if layout.put_with_train:
         lines.append(f"The folder {layout.put_with_train} counts as train: folds are made within it.")
-    told = _label_column(study) if layout.by_class else ""
-    if empty := [column for column in _value_columns(study) if column != told]:
+    filled = _label_column(study) if layout.by_class else ""
+    if empty := [column for column in _value_columns(study) if column != filled]:
         lines.append(f"Fill in {', '.join(empty)} in {TABLE}; an empty cell is not scored.")
     return lines
 
@@ -265,6 +269,6 @@ def _count(number: int, noun: str) -> str:
 
 def _example(layout: Layout) -> str:
     image = layout.images[0]
-    told = {"subject": image.subject, "visit": image.visit, "region": image.region, "class": image.label}
-    meaning = ", ".join(f"{name} {value}" for name, value in told.items() if value)
+    values = {"subject": image.subject, "visit": image.visit, "region": image.region, "class": image.label}
+    meaning = ", ".join(f"{name} {value}" for name, value in values.items() if value)
     return f"Read as {layout.shape}: {image.path} is {meaning}."
