@@ -540,11 +540,11 @@ def test_slides_elsewhere_are_cut_too(skin: Path, tmp_path: Path) -> None:
     cohort = cut(study, tmp_path / "slides")
     store = prepare(study, cohort, RunFolder(tmp_path), Silent())
     external = prepare_external(study, cohort, store, RunFolder(tmp_path), Silent())
-    assert len(external.cohort.panels) == len(external.tiles) == 2 * 2 * 6
+    assert len(external.cohort.panels) == len(external.store) == 2 * 2 * 6
     assert set(external.cohort.images["subject"]) == {f"elsewhere:{name}" for name in subjects[4:]}
     ours = study.external.model_copy(update={"cohort": tmp_path / "ours.csv", "subjects": "distinct"})
     again = study.model_copy(update={"external": ours})
-    with pytest.raises(CohortError, match="The same picture stands in the cohort to be tested on"):
+    with pytest.raises(CohortError, match="in the cohort to be tested on"):
         prepare_external(again, cohort, store, RunFolder(tmp_path), Silent())
 
 
