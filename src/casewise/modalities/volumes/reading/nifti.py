@@ -1,4 +1,4 @@
-"""Reading NIfTI: nibabel understands the header; voxels are read piece by piece, never more than it promises."""
+"""Reading NIfTI: nibabel interprets the header; a guard compares its promise with the file before voxels are read."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 GZIP = b"\x1f\x8b"
-# A deflate stream cannot grow by more than this.
-MOST_GROWTH = 1032
-# What some writers append to fill a block; more means that header and data are of different scans.
+# The largest possible expansion of a deflate stream.
+MAX_EXPANSION = 1032
+# Some writers pad the file by this much; more means that header and data belong to different scans.
 MARGIN = 4096
-# Comments and the like between header and voxels.
-MOST_BEFORE = 64 * 2**20
+# Header extensions may lie between header and voxels.
+MAX_OFFSET = 64 * 2**20
 PIECE = 2**21
 TO_MM = {"meter": 1000.0, "micron": 0.001}
-# Two affines of one file that differ by more than this, in mm at a corner, are told.
-APART = 0.5
+# sform and qform that differ by more than this, in mm at a corner, are noted.
+MAX_FORM_DIFFERENCE = 0.5
+COPY_AGAIN = "Copy it again from its source."
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What a header promises: where the voxels begin, how many of which kind, and how numbers are made of them."""
+class _Layout:
+    """The voxels as the header promises them: where they begin, how many of which type, and how they are scaled."""
 
     shape: tuple[int, int, int]
     dtype: np.dtype[Any]
@@ -46,21 +47,26 @@ class _Plan:
 
     @property
     def count(self) -> int:
-        """Voxels."""
+        """Number of voxels."""
         return int(np.prod(self.shape, dtype=object))
 
     @property
-    def bytes(self) -> int:
-        """Bytes of the voxels as stored."""
-        return self.count * self.dtype.itemsize
+    def end(self) -> int:
+        """Bytes of header and voxels, uncompressed."""
+        return self.start + self.count * self.dtype.itemsize
+
+    @property
+    def promise(self) -> str:
+        """What the header promises, for messages."""
+        return f"its header promises {' x '.join(map(str, self.shape))} voxels"
 
 
 def read_nifti(path: Path, *, voxels: bool = True) -> Scan:
-    """Read a .nii or .nii.gz file, told by its content; without `voxels` its header alone, all values being 0.
+    """Read a .nii or .nii.gz file, recognised by its content; without `voxels` only its header, all values being 0.
 
     Raises:
-        ImageError: it is missing, no NIfTI, damaged, cut short, larger than it says, not of one volume, without a place
-            in the patient, or has voxels that are no numbers.
+        ImageError: it is missing, no NIfTI, damaged, truncated, larger than it states, not a single volume, without a
+            position in the patient, or has voxels that are not numbers.
         CasewiseError: the package that reads scans is not installed.
     """
     path = Path(path)
@@ -73,17 +79,17 @@ def read_nifti(path: Path, *, voxels: bool = True) -> Scan:
         stream: Any = stack.enter_context(gzip.GzipFile(fileobj=file, mode="rb")) if packed else file
         try:
             header = _header(path, stream, nibabel)
-            plan = _plan(path, header, nibabel)
+            layout = _layout(path, header, nibabel)
             affine, notes = _affine(path, header, nibabel)
-            _check_room(path, plan, size, packed)
-            values = _values(path, stream, plan) if voxels else unread(plan.shape)
+            _check_size(path, layout, size, packed)
+            values = _values(path, stream, layout) if voxels else unread(layout.shape)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            what = "cut short" if isinstance(error, EOFError) else f"damaged ({error})"
-            raise ImageError(f"{path}: the gzip file is {what}. Copy it again from its source.") from error
+            problem = "cut short" if isinstance(error, EOFError) else f"damaged ({error})"
+            raise ImageError(f"{path}: the gzip file is {problem}. {COPY_AGAIN}") from error
         except OSError as error:
             raise ImageError(f"{path}: it cannot be read: {error.strerror or error}.") from error
-    facts, odd = checked_values(values, path) if voxels else ({}, [])
-    return Scan(values, affine, path, _facts(header) | facts, (*notes, *odd))
+    facts, value_notes = checked_values(values, path) if voxels else ({}, [])
+    return Scan(values, affine, path, _facts(header) | facts, (*notes, *value_notes))
 
 
 def _nibabel() -> ModuleType:
@@ -99,15 +105,19 @@ def _nibabel() -> ModuleType:
 
 
 def _header(path: Path, stream: IO[bytes], nibabel: ModuleType) -> Any:
-    """The header, of whichever version and byte order."""
+    """The header, of either version and byte order."""
     head = stream.read(HEAD)
-    for kind, length, magic in ((nibabel.Nifti1Header, 348, b"n+1\0"), (nibabel.Nifti2Header, 540, b"n+2\0")):
-        if length not in (struct.unpack("<i", head[:4]) + struct.unpack(">i", head[:4]) if len(head) >= 4 else ()):
+    for order in "<>" if len(head) >= 4 else "":
+        (length,) = struct.unpack(f"{order}i", head[:4])
+        kind, magic = {348: (nibabel.Nifti1Header, b"n+1"), 540: (nibabel.Nifti2Header, b"n+2")}.get(
+            length, (None, b"")
+        )
+        if kind is None:
             continue
         if len(head) < length:
-            raise ImageError(f"{path}: it is cut short within its header. Copy it again from its source.")
-        header = kind(head[:length], endianness="<" if struct.unpack("<i", head[:4])[0] == length else ">", check=False)
-        if bytes(header["magic"].tobytes()[:4]).startswith(magic[:3]):
+            raise ImageError(f"{path}: it is cut short within its header. {COPY_AGAIN}")
+        header = kind(head[:length], endianness=order, check=False)
+        if header["magic"].tobytes().startswith(magic):
             return header
         raise ImageError(
             f"{path}: it has a header as of ANALYZE, or one whose voxels are in another file (.hdr and .img), where "
@@ -119,26 +129,24 @@ def _header(path: Path, stream: IO[bytes], nibabel: ModuleType) -> Any:
     )
 
 
-def _plan(path: Path, header: Any, nibabel: ModuleType) -> _Plan:
-    """What the header promises, checked before anything is read or allocated."""
-    dim = [int(side) for side in header["dim"]]
-    if not 1 <= dim[0] <= 7:
-        raise ImageError(f"{path}: its header claims {dim[0]} dimensions; a scan has 3. Copy it again from its source.")
-    shape = dim[1 : dim[0] + 1]
-    told = " x ".join(str(side) for side in shape)
+def _layout(path: Path, header: Any, nibabel: ModuleType) -> _Layout:
+    """What the header promises, checked before voxels are read or memory is allocated."""
+    dimensions, *sides = (int(side) for side in header["dim"])
+    if not 1 <= dimensions <= 7:
+        raise ImageError(f"{path}: its header claims {dimensions} dimensions; a scan has 3. {COPY_AGAIN}")
+    shape = sides[:dimensions]
+    text = " x ".join(map(str, shape))
     if min(shape) < 1:
-        raise ImageError(
-            f"{path}: its header claims {told} voxels; each side must be at least 1. Copy it again from its source."
-        )
+        raise ImageError(f"{path}: its header claims {text} voxels; each side must be at least 1. {COPY_AGAIN}")
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
     if len(shape) > 3:
         raise ImageError(
-            f"{path}: it holds {len(shape)} dimensions, {told}: {int(np.prod(shape[3:], dtype=object)):,} volumes "
+            f"{path}: it holds {len(shape)} dimensions, {text}: {int(np.prod(shape[3:], dtype=object)):,} volumes "
             "(times, echoes or directions), and one row is one volume. Save the one to use as a file of its own."
         )
     if len(shape) < 2:
-        raise ImageError(f"{path}: it holds one dimension of {told} voxels, which is no image.")
+        raise ImageError(f"{path}: it holds one dimension of {text} voxels, which is no image.")
     x, y, z = [*shape, 1][:3]
     try:
         dtype = header.get_data_dtype()
@@ -151,28 +159,23 @@ def _plan(path: Path, header: Any, nibabel: ModuleType) -> _Plan:
         )
     if x * y * z * max(dtype.itemsize, 4) > VOXEL_BYTES:
         raise ImageError(
-            f"{path}: its header claims {told} = {x * y * z:,} voxels, more than {VOXEL_BYTES / 1e9:g} GB. It is "
+            f"{path}: its header claims {text} = {x * y * z:,} voxels, more than {VOXEL_BYTES / 1e9:g} GB. It is "
             "damaged or made to exhaust the memory; if it is genuine, save it smaller."
         )
     start = float(header["vox_offset"])
-    if not header.sizeof_hdr <= start <= MOST_BEFORE or start != int(start):
-        raise ImageError(f"{path}: its header says that the voxels begin at byte {start:g}, which cannot be.")
-    slope, intercept = _scaling(path, header)
-    return _Plan((x, y, z), dtype, int(start), slope, intercept)
-
-
-def _scaling(path: Path, header: Any) -> tuple[float, float]:
-    """Slope and intercept; a slope of 0 means by definition that there is none."""
+    if not header.sizeof_hdr <= start <= MAX_OFFSET or start != int(start):
+        raise ImageError(f"{path}: its header states that the voxels begin at byte {start:g}, which cannot be.")
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or np.isnan(slope):
-        return 1.0, 0.0
+        # By definition the voxels are not scaled.
+        slope, intercept = 1.0, 0.0
     if not np.isfinite(slope) or not np.isfinite(intercept):
-        raise ImageError(f"{path}: its voxels are to be scaled by {slope:g} and {intercept:g}, which are no numbers.")
-    return slope, intercept
+        raise ImageError(f"{path}: its voxels are to be scaled by {slope:g} and {intercept:g}, which are not numbers.")
+    return _Layout((x, y, z), dtype, int(start), slope, intercept)
 
 
 def _affine(path: Path, header: Any, nibabel: ModuleType) -> tuple[np.ndarray, list[str]]:
-    """From voxels to mm: the sform, else the qform."""
+    """From voxels to mm, by the sform or else the qform."""
     remedy = (
         "Convert it again from its DICOM files; if you know how it lies, write that into the file with nibabel "
         "(`image.set_sform(affine, 'scanner')`)."
@@ -183,88 +186,79 @@ def _affine(path: Path, header: Any, nibabel: ModuleType) -> tuple[np.ndarray, l
             sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
         except (nibabel.spatialimages.HeaderDataError, ValueError, ArithmeticError) as error:
             raise ImageError(f"{path}: its affine is damaged ({error}). {remedy}") from error
-    chosen = qform if sform is None else sform
-    if chosen is None:
-        # A guess would be right for most files and mirror the patient in the others, which nobody would ever see.
+    form = qform if sform is None else sform
+    if form is None:
+        # A guess would be right for most files and mirror the patient in the others, unnoticed.
         raise ImageError(
             f"{path}: it does not say how it lies in the patient (its sform and qform codes are 0), so left and right, "
-            f"and the place of the other sequences, are unknown. {remedy}"
+            f"and the position of the other sequences, are unknown. {remedy}"
         )
-    factor = _unit(header)
-    scaled = np.diag([factor, factor, factor, 1.0]) @ chosen
-    affine, notes = checked_affine(scaled, path)
+    try:
+        factor = TO_MM.get(header.get_xyzt_units()[0], 1.0)
+    except KeyError:
+        factor = 1.0
+    affine, notes = checked_affine(np.diag([factor, factor, factor, 1.0]) @ form, path)
     if factor != 1.0:
         notes.append(f"its header counts in {'metres' if factor > 1 else 'microns'}; they were made millimetres")
     if sform is not None and qform is not None and np.isfinite(qform).all():
-        corner = np.append(np.array(header["dim"][1:4], float) - 1, 1.0)
-        apart = max(float(np.abs((sform - qform) @ place).max()) for place in (corner, [0.0, 0.0, 0.0, 1.0])) * factor
-        if apart > APART:
-            notes.append(f"its sform and qform place voxels up to {apart:.3g} mm apart; the sform counts")
+        corners = np.array([[0.0, 0.0, 0.0, 1.0], [*(np.array(header["dim"][1:4], float) - 1), 1.0]])
+        difference = float(np.abs((sform - qform) @ corners.T).max()) * factor
+        if difference > MAX_FORM_DIFFERENCE:
+            notes.append(f"its sform and qform place voxels up to {difference:.3g} mm apart; the sform counts")
     return affine, notes
 
 
-def _unit(header: Any) -> float:
-    """Millimetres in the header's unit of length; an unknown unit counts as millimetres."""
-    try:
-        return TO_MM.get(header.get_xyzt_units()[0], 1.0)
-    except KeyError:
-        return 1.0
-
-
-def _check_room(path: Path, plan: _Plan, size: int, packed: bool) -> None:
-    """Refuse what cannot hold its promise before memory is taken for it."""
-    promised = plan.start + plan.bytes
-    told = f"its header promises {' x '.join(map(str, plan.shape))} voxels of {plan.dtype.itemsize} bytes"
-    if packed and promised > (size + 1) * MOST_GROWTH:
-        raise ImageError(f"{path}: {told}, but {size:,} bytes of gzip cannot hold them. Copy it again from its source.")
-    if not packed and size < promised:
+def _check_size(path: Path, layout: _Layout, size: int, packed: bool) -> None:
+    """Refuse a file that cannot hold what its header promises, before memory is allocated."""
+    promise = f"{layout.promise} of {layout.dtype.itemsize} bytes"
+    if packed and layout.end > (size + 1) * MAX_EXPANSION:
+        raise ImageError(f"{path}: {promise}, but {size:,} bytes of gzip cannot hold them. {COPY_AGAIN}")
+    if not packed and size < layout.end:
         raise ImageError(
-            f"{path}: {told}, {promised:,} bytes with the header, but the file has {size:,}. It is cut short, or its "
-            "header belongs to another scan. Copy it again from its source."
+            f"{path}: {promise}, {layout.end:,} bytes with the header, but the file has {size:,}. It is cut short, or "
+            f"its header belongs to another scan. {COPY_AGAIN}"
         )
-    if not packed and size > promised + MARGIN:
-        raise ImageError(_too_much(path, plan, f"the file has {size - promised:,} bytes more"))
+    if not packed and size > layout.end + MARGIN:
+        raise _surplus(path, layout, f"the file has {size - layout.end:,} bytes more")
 
 
-def _too_much(path: Path, plan: _Plan, more: str) -> str:
-    told = " x ".join(map(str, plan.shape))
-    return (
-        f"{path}: its header promises {told} voxels, but {more}: header and data disagree. Convert the scan again from "
-        "its source."
+def _surplus(path: Path, layout: _Layout, surplus: str) -> ImageError:
+    return ImageError(
+        f"{path}: {layout.promise}, but {surplus}: header and data disagree. Convert the scan again from its source."
     )
 
 
-def _values(path: Path, stream: IO[bytes], plan: _Plan) -> np.ndarray:
-    """Read the voxels as (X, Y, Z) `float32`; of a gzip stream never more than promised and a margin."""
-    stream.seek(plan.start)
-    values = np.empty(plan.count, np.float32)
-    done = 0
-    while done < plan.count:
-        wanted = min(PIECE, plan.count - done)
-        data = stream.read(wanted * plan.dtype.itemsize)
-        if len(data) < wanted * plan.dtype.itemsize:
+def _values(path: Path, stream: IO[bytes], layout: _Layout) -> np.ndarray:
+    """Read the voxels as (X, Y, Z) `float32`, in pieces; never more of a gzip stream than promised and a margin."""
+    stream.seek(layout.start)
+    values = np.empty(layout.count, np.float32)
+    for start in range(0, layout.count, PIECE):
+        stop = min(start + PIECE, layout.count)
+        data = stream.read((stop - start) * layout.dtype.itemsize)
+        available = start + len(data) // layout.dtype.itemsize
+        if available < stop:
             raise ImageError(
-                f"{path}: its header promises {' x '.join(map(str, plan.shape))} voxels, but only "
-                f"{done + len(data) // plan.dtype.itemsize:,} of {plan.count:,} are there. It is cut short, or its "
-                "header belongs to another scan. Copy it again from its source."
+                f"{path}: {layout.promise}, but only {available:,} of {layout.count:,} are there. It is cut short, or "
+                f"its header belongs to another scan. {COPY_AGAIN}"
             )
-        piece = np.frombuffer(data, plan.dtype)
+        piece = np.frombuffer(data, layout.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
-            if (plan.slope, plan.intercept) != (1.0, 0.0):
-                values[done : done + wanted] = piece.astype(np.float64) * plan.slope + plan.intercept
+            if (layout.slope, layout.intercept) != (1.0, 0.0):
+                values[start:stop] = piece.astype(np.float64) * layout.slope + layout.intercept
             else:
-                values[done : done + wanted] = piece
-        done += wanted
-    # Reading on to the end also compares the checksum.
+                values[start:stop] = piece
+    # Reading to the end also verifies the checksum.
     if len(stream.read(MARGIN + 1)) > MARGIN:
-        raise ImageError(_too_much(path, plan, "more follows"))
-    return values.reshape(plan.shape, order="F")
+        raise _surplus(path, layout, "more follows")
+    return values.reshape(layout.shape, order="F")
 
 
 def _facts(header: Any) -> dict[str, str | float]:
-    """What the header says besides."""
-    said = bytes(header["descrip"].tobytes()).split(b"\0")[0].decode("latin-1").strip()
-    version = "NIfTI-2" if header.sizeof_hdr == 540 else "NIfTI-1"
-    facts: dict[str, str | float] = {"format": version, "dtype": str(header.get_data_dtype().newbyteorder("="))}
-    placed = "sform" if int(header["sform_code"]) > 0 else "qform"
-    return facts | {"placed_by": placed} | ({"description": said} if said.isprintable() and said else {})
+    """What else the header states."""
+    facts: dict[str, str | float] = {
+        "format": "NIfTI-2" if header.sizeof_hdr == 540 else "NIfTI-1",
+        "dtype": str(header.get_data_dtype().newbyteorder("=")),
+        "placed_by": "sform" if int(header["sform_code"]) > 0 else "qform",
+    }
+    description = bytes(header["descrip"].tobytes()).split(b"\0")[0].decode("latin-1").strip()
+    return facts | ({"description": description} if description.isprintable() and description else {})
