@@ -168,9 +168,9 @@ def test_the_page_tells_all(
     assert str(tmp_path) not in text
     for told in ("2 subjects", "1 folder was refused", "| P1 | T1 | NIfTI-1 | PSR |", "T1 and T2, to the head"):
         assert told in text
-    assert "Called CT in the table, refused: “empty: " in text
+    assert "CT in the table, refused: “empty: " in text
     assert "| subject, T2 | RAS |" in text
-    assert "apart where" not in text.split("What fell short")[1]
+    assert "mm apart" not in text.split("## Limitations")[1]
 
 
 def test_a_missing_folder_is_said_and_ends_with_2(
