@@ -98,7 +98,11 @@ def with_page(folder: Path, learner: str = "net", *, target: str = "extent", **c
         "notes": [],
     }
     sides = {"1": {"subjects": 30, "cases": 30}, "test": {"subjects": 0, "cases": 0}}
-    for name, values in (("study", study), ("metrics", metrics), ("splits", {"n": sides, "folds": 1, "hash": "x"})):
+    for name, values in (
+        ("study", study),
+        ("metrics", metrics),
+        ("splits", {"n": sides, "folds": 1, "hash": "x", "subjects": {}}),
+    ):
         (folder / f"{name}.json").write_text(json.dumps(values))
     return folder
 
@@ -121,7 +125,7 @@ def test_runs_of_other_cases_are_not_compared_on_the_page(tmp_path: Path) -> Non
 
 def test_where_recipes_or_splits_differ_each_run_is_named(tmp_path: Path) -> None:
     first, other = (with_page(run_of(tmp_path / name, 1.0)) for name in ("a", "b"))
-    recipe = {"epochs": 6, "early_stopping": {"monitor": "none"}}
+    recipe = {"epochs": 6, "schedule": "constant", "early_stopping": {"monitor": "none"}}
     third = with_page(run_of(tmp_path / "c", 1.0), recipe=recipe)
     assert "6 epochs" in text_of(first, other, third)
     splits = json.loads((other / "splits.json").read_text()) | {"how": "leave out source", "hash": "y"}
