@@ -215,7 +215,7 @@ class TestNothingLeaks:
         tested = tuple(material.splits.held_out(0))
         assert len(tested) == 4
         other = material_of(small_study(small_table(tmp_path / "cohort", changed=tested)), tmp_path / "run")
-        assert other.address != material.address
+        assert other.store.address != material.store.address
         again, others = trained(other, tmp_path / "job")
         assert without_times(again) == without_times(record)
         assert same(others, weights)
@@ -409,7 +409,7 @@ class TestFingerprint:
         done.parent.mkdir(parents=True)
         done.write_text("{}")
         assert lock_fingerprint(RunFolder(tmp_path), now) == before
-        with pytest.raises(RunError, match="tune was None"):
+        with pytest.raises(RunError, match="nested_cv was None"):
             lock_fingerprint(RunFolder(tmp_path), what_decides(material.study, material.cohort) | {"pretraining": None})
 
     def test_choosing_among_networks_decides_no_bit(self, plain: Any) -> None:

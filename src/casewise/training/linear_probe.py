@@ -36,8 +36,8 @@ def probe(
 ) -> None:
     """Set the network's head to linear models on its features: ridge for numbers, logistic for classes and grades.
 
-    The penalty of each target is chosen by cross-validation over groups of the given (training) subjects. `seen` are
-    the features (P, width), or (P, K, width) of bags, of `data` where they are known already.
+    The penalty of each target is chosen by cross-validation over groups of the given (training) subjects.
+    `known_features` are those of `data`, (P, width) or (P, K, width) of bags, where they were computed before.
     """
     by_panel = features(network, data, batch=batch) if known_features is None else known_features
     # what attention gathers begins as the mean
