@@ -162,7 +162,7 @@ def test_check_looks_at_what_is_accepted(tiny: Path, tmp_path: Path) -> None:
         ("accept: {shortcut-borde: known}", "Did you mean 'shortcut-border'"),
         ("accept: {shortcut-border: ''}", "has no reason"),
         ("audit: {mask: nowhere}", "audit.mask: 'nowhere'"),
-        ("audit: {columns: [nowhere]}", "audit.columns: 'nowhere' is no column"),
+        ("audit: {columns: [nowhere]}", "audit.columns: 'nowhere'"),
     ):
         study.write_text(f"extends: {tiny}\n{wrong}\n")
         done = casewise("validate", str(study))

@@ -268,7 +268,9 @@ def test_what_differs_in_a_phase_is_read_as_in_panels() -> None:
 
 def test_a_panel_of_more_tiles_than_slots_has_no_copies(tmp_path: Path) -> None:
     many = replace(data(), tiles=[[i, i + 1] if i < 3 else [i] for i in range(12)])
-    with pytest.raises(TrainingError, match=r"panels\.copies: c0 has 2 tiles, and a panel has 1: .*`by: image`"):
+    with pytest.raises(
+        TrainingError, match=r"panels\.offline_copies: c0 has 2 tiles, and a panel has 1: .*`by: image`"
+    ):
         fixed(many, 1, seed=0, path=tmp_path / "copies.bin", room=Buffer(2**20))
 
 
