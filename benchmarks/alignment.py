@@ -92,14 +92,16 @@ def draw_phantom(
     folder: Path, *, number: int = 3, size: tuple[int, int] = (256, 256), slices: tuple[int, int] = (30, 40)
 ) -> tuple[dict[str, Scan], dict[str, Scan]]:
     """Scans and masks of a phantom subject by sequence: they lie where their headers say, by construction."""
+    from casewise.files import write_atomic
     from casewise.phantoms.pancreas import SEQUENCES, draw_volume
-    from casewise.phantoms.pancreas.records import write_volume
+    from casewise.phantoms.pancreas.cohort import nifti_bytes
 
     scans, masks = {}, {}
     for name in SEQUENCES:
         volume = draw_volume(number, grade="low", sequence=name, size=size, slices=slices)
         for kind, values in (("scan", volume.voxels), ("mask", volume.pancreas)):
-            write_volume(folder / f"{name}-{kind}.nii.gz", values, volume.affine, volume.scan.codes)
+            content = nifti_bytes(values, volume.affine, volume.scan.codes)
+            write_atomic(folder / f"{name}-{kind}.nii.gz", content, durable=False)
         scans[name], masks[name] = (read_scan(folder / f"{name}-{kind}.nii.gz") for kind in ("scan", "mask"))
     return scans, masks
 

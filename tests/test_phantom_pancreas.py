@@ -15,13 +15,12 @@ from typer.testing import CliRunner
 
 from casewise.cli.main import app
 from casewise.errors import CasewiseError
+from casewise.phantoms.folder import MARK
 from casewise.phantoms.pancreas.anatomy import abdomen
-from casewise.phantoms.pancreas.cohort import GRADES, draw_volume, grade_of, lacking_of, make_pancreas, site_of
+from casewise.phantoms.pancreas.cohort import COLUMNS, GRADES, draw_volume, grade_of, lacking_of, make_pancreas, site_of
 from casewise.phantoms.pancreas.lesions import findings
-from casewise.phantoms.pancreas.records import COLUMNS
 from casewise.phantoms.pancreas.scan import MACHINES, ORIENTATIONS, scans
 from casewise.phantoms.pancreas.shapes import Canvas, Ellipsoid, Trunk, Tube, curve, smooth_noise
-from casewise.phantoms.psoriasis.records import MARK
 from casewise.phantoms.slides import make_regions
 from tests.phantom_files import contents, rows_of
 

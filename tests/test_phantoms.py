@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from casewise.errors import CasewiseError
-from casewise.phantoms.psoriasis import draw_photograph, make_psoriasis, records
-from casewise.phantoms.psoriasis.cohort import MARK
+from casewise.phantoms.folder import MARK
+from casewise.phantoms.psoriasis import draw_photograph, make_psoriasis
+from casewise.phantoms.psoriasis.cohort import COLUMNS, PsoriasisSettings, labels_of
 from casewise.phantoms.psoriasis.photograph import Photograph, draw
 from casewise.phantoms.psoriasis.poses import PHOTOGRAPHS
 from casewise.phantoms.psoriasis.severity import AREA_EDGES, Grades, Severity, course, weighted_score
@@ -54,7 +55,7 @@ def pictured() -> dict[tuple[str, float], Photograph]:
 
 def test_counts_columns_and_label_ranges(cohort: Path) -> None:
     rows = rows_of(cohort)
-    assert tuple(rows[0]) == records.COLUMNS
+    assert tuple(rows[0]) == COLUMNS
     cases = defaultdict(list)
     for row in rows:
         cases[row["subject"], row["visit"]].append(row)
@@ -232,9 +233,9 @@ def concordance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_shuffled_labels_are_another_subjects_and_say_nothing_of_the_pictures() -> None:
-    chosen = records.PhantomSettings(30, 6, SMALL, 0, False, "shuffled")
+    chosen = PsoriasisSettings(30, 6, SMALL, 0, False, "shuffled")
     courses = [course(0, number, visits=6, regions=REGIONS) for number in range(30)]
-    labels = records.labels_given(chosen, courses)
+    labels = labels_of(chosen, courses)
     own = [sorted(map(str, one.physician)) for one in courses]
     given_ = [sorted(map(str, sequence)) for sequence in labels]
     assert sorted(own) == sorted(given_)
@@ -305,7 +306,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
 
 def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "visits.csv").write_text("path,subject\n")
-    with pytest.raises(CasewiseError, match="not a phantom"):
+    with pytest.raises(CasewiseError, match="not a psoriasis phantom"):
         make_psoriasis(tmp_path, subjects=1, visits=1, size=SMALL, processes=1)
     assert (tmp_path / "visits.csv").read_text() == "path,subject\n"
 

@@ -18,10 +18,18 @@ from typer.testing import CliRunner
 from casewise.cli.main import app
 from casewise.errors import CasewiseError
 from casewise.phantoms.chest.anatomy import chest
-from casewise.phantoms.chest.cohort import FINDINGS, TWIN_KINDS, Film, draw_film, finding_of, make_chest, plant_twins
-from casewise.phantoms.chest.records import COLUMNS, JPEG_QUALITY, encoded
+from casewise.phantoms.chest.cohort import (
+    COLUMNS,
+    FINDINGS,
+    TWIN_KINDS,
+    Film,
+    draw_film,
+    finding_of,
+    make_chest,
+    plant_twins,
+)
+from casewise.phantoms.folder import JPEG_QUALITY, MARK, encoded
 from casewise.phantoms.psoriasis import make_psoriasis
-from casewise.phantoms.psoriasis.records import MARK
 from tests.phantom_files import contents, rows_of
 
 SMALL = (96, 96)
@@ -436,7 +444,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
         ({"labels": "shufled"}, "Did you mean 'shuffled'"),
         ({"labels": "shuffled", "subjects": 1}, "two or more subjects"),
         ({"marker": "cornr"}, "Did you mean 'corner'"),
-        ({"sources": 3}, "sources must be 1 or 2; found 3"),
+        ({"sources": 3}, "sources must be one of 1, 2"),
         ({"classes": ("covid", "pneumona")}, "Did you mean 'pneumonia'"),
         ({"classes": ("covid",)}, "classes must be two or more; found covid"),
         ({"classes": ("covid", "covid")}, "classes must be two or more"),

@@ -16,12 +16,11 @@ from scipy import ndimage, stats
 from casewise.errors import CasewiseError, RunError
 from casewise.modalities.slides.reader import Slide
 from casewise.modalities.slides.tiles import TilePlan, plan_tiles
+from casewise.phantoms.folder import MARK
 from casewise.phantoms.psoriasis import make_psoriasis
-from casewise.phantoms.psoriasis.records import MARK
 from casewise.phantoms.slides import pyramid
-from casewise.phantoms.slides.cohort import draw_region, finding_of, make_regions, make_slide_phantom
+from casewise.phantoms.slides.cohort import COLUMNS, draw_region, finding_of, make_regions, make_slide_phantom
 from casewise.phantoms.slides.pyramid import write_pyramid
-from casewise.phantoms.slides.records import COLUMNS
 from casewise.phantoms.slides.skin import STAGES, Section, skin
 from tests.phantom_files import contents, rows_of
 

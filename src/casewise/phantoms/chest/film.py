@@ -8,11 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from casewise.phantoms.chest.anatomy import Chest
-from casewise.phantoms.chest.bones import Rib
+from casewise.phantoms.chest.anatomy import Chest, Rib
 from casewise.phantoms.chest.canvas import Canvas, Floats, Points, breathed, circle
 from casewise.phantoms.chest.signs import GRID, MARGIN, RAMP, Sign, paint, spread
-from casewise.phantoms.streams import stream
+from casewise.phantoms.draws import stream
 
 # Beyond this many pixels a side the film is drawn smaller and enlarged with fresh grain: time, not detail, is short.
 DRAWN_AT_MOST = 640

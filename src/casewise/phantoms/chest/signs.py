@@ -12,10 +12,9 @@ from typing import Literal, get_args
 import cv2
 import numpy as np
 
-from casewise.phantoms.chest.anatomy import Chest
-from casewise.phantoms.chest.bones import SIDES
+from casewise.phantoms.chest.anatomy import SIDES, Chest
 from casewise.phantoms.chest.canvas import Floats, Points
-from casewise.phantoms.streams import stream
+from casewise.phantoms.draws import stream
 
 Finding = Literal["covid", "no_finding", "pneumonia"]
 FINDINGS: tuple[str, ...] = get_args(Finding)

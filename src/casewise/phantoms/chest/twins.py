@@ -1,4 +1,4 @@
-"""Twins planted into a phantom: copies of its images, altered a little, under subjects of their own."""
+"""Twins planted into a phantom: slightly altered copies of its images, under subjects of their own."""
 
 from __future__ import annotations
 
@@ -13,31 +13,30 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from casewise.errors import CasewiseError, nearest
-from casewise.phantoms.chest.records import encoded, write_rows
-from casewise.phantoms.folders import read_note
-from casewise.phantoms.saving import save
-from casewise.phantoms.streams import stream
+from casewise.files import write_atomic
+from casewise.phantoms.draws import stream
+from casewise.phantoms.folder import check_choice, encoded, read_note, write_rows
 
 Pixels = NDArray[np.uint8]
 
-NEEDED = ("path", "subject")
+REQUIRED = ("path", "subject")
 
 
 def plant_twins(table: Path, *, kinds: Sequence[str] | None = None, each: int = 10, seed: int = 0) -> Path:
     """Add `each` twins of each of `kinds` to a phantom's table, and return the table's path.
 
     A twin is a copy of a randomly chosen image under a new subject, 'twin-0001' and so on, with the label of the
-    original; the column `twin_of` names the original's path and `twin_kind` says what was done:
+    original; the column `twin_of` holds the path of the original and `twin_kind` the change:
 
-        exact         nothing: the same bytes
+        exact         none: the same bytes
         resized       60-90 % of the size
         recompressed  a JPEG of quality 30-60
-        cropped       2-6 % of each side taken off
+        cropped       2-6 % removed from each side
         flipped       mirrored left to right
-        brightness    brightness and contrast each 15-25 % more or less
+        brightness    brightness and contrast each 15-25 % higher or lower
 
-    No image is copied twice while there are others, and none twice in the same way. A mask (`lung_mask`) is altered
-    as its image is.
+    No image is copied twice while unused ones remain, and none twice in the same way. A mask (`lung_mask`) is altered
+    like its image.
 
     Raises:
         CasewiseError: the table is missing, does not belong to a phantom, lacks a column, or has too few images.
@@ -47,7 +46,7 @@ def plant_twins(table: Path, *, kinds: Sequence[str] | None = None, each: int = 
     originals = [row for row in rows if not row.get("twin_of")]
     if each > len(originals):
         raise CasewiseError(
-            f"{table} has {len(originals):,} images to copy; {each:,} twins of each kind were asked for."
+            f"{table} has {len(originals):,} images to copy; {each:,} twins of each kind were requested."
         )
     random = stream(seed, "twins", len(rows))
     number = 1 + sum(bool(row.get("twin_of")) for row in rows)
@@ -55,10 +54,10 @@ def plant_twins(table: Path, *, kinds: Sequence[str] | None = None, each: int = 
     waiting: list[int] = []
     for kind in kinds:
         if len(waiting) < each:
-            waiting += [place for place in random.permutation(len(originals)).tolist() if place not in waiting]
-        for place in waiting[:each]:
+            waiting += [index for index in random.permutation(len(originals)).tolist() if index not in waiting]
+        for index in waiting[:each]:
             name = f"twin-{number + len(planted):04d}"
-            planted.append(_plant(table.parent, originals[place], kind, name, seed))
+            planted.append(_plant(table.parent, originals[index], kind, name, seed))
         waiting = waiting[each:]
     added = [name for name in ("twin_of", "twin_kind") if name not in columns]
     return write_rows(table, [*columns, *added], [*rows, *planted])
@@ -66,21 +65,18 @@ def plant_twins(table: Path, *, kinds: Sequence[str] | None = None, each: int = 
 
 def _read(table: Path, kinds: tuple[str, ...], each: int) -> tuple[list[str], list[dict[str, str]]]:
     for kind in kinds:
-        if kind not in TWIN_KINDS:
-            raise CasewiseError(
-                f"A twin's kind must be one of {', '.join(TWIN_KINDS)}; found {kind!r}.{nearest(kind, TWIN_KINDS)}"
-            )
+        check_choice("A twin's kind", kind, TWIN_KINDS)
     if each < 1:
         raise CasewiseError(f"There must be 1 or more twins of each kind; found {each}.")
     if not table.is_file():
         raise CasewiseError(f"There is no table {table}.")
     if not read_note(table.parent):
-        # An invented subject in a table of real ones could never be told from them again.
+        # Invented subjects in a table of real ones could never be separated again.
         raise CasewiseError(f"{table} does not belong to a phantom; twins are planted into phantoms only.")
     with table.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         rows, columns = list(reader), list(reader.fieldnames or ())
-    for name in NEEDED:
+    for name in REQUIRED:
         if name not in columns:
             raise CasewiseError(f"{table} has no column {name}.{nearest(name, columns)}")
     return columns, rows
@@ -88,27 +84,24 @@ def _read(table: Path, kinds: tuple[str, ...], each: int) -> tuple[list[str], li
 
 def _plant(folder: Path, original: dict[str, str], kind: str, name: str, seed: int) -> dict[str, Any]:
     """Write a twin's files and return its row."""
-    source = Path(original["path"])
-    suffix = ".jpg" if kind == "recompressed" else source.suffix
+    suffix = ".jpg" if kind == "recompressed" else Path(original["path"]).suffix
     random = stream(seed, "twin", kind, original["path"])
     row: dict[str, Any] = original | {"subject": name, "path": f"images/{name}/1{suffix}"}
     row |= {"twin_of": original["path"], "twin_kind": kind}
     if "visit" in row:
         row["visit"] = "1" if original["visit"].isdigit() else original["visit"]
-    mask = original.get("lung_mask")
-    if mask:
+    copies = {original["path"]: row["path"]}
+    if original.get("lung_mask"):
         row["lung_mask"] = f"masks/{name}/1.png"
+        copies[original["lung_mask"]] = row["lung_mask"]
     if kind == "exact":
-        save(folder / row["path"], _bytes(folder / source))
-        if mask:
-            save(folder / row["lung_mask"], _bytes(folder / mask))
-        return row
-    pixels = [_pixels(folder / path) for path in (original["path"], mask) if path]
-    altered = ALTERED[kind](random, pixels)
-    quality = {"quality": int(random.integers(30, 61))} if kind == "recompressed" else {}
-    save(folder / row["path"], encoded(altered[0], suffix, **quality))
-    if mask:
-        save(folder / row["lung_mask"], encoded(altered[1], ".png"))
+        contents = [_bytes(folder / path) for path in copies]
+    else:
+        altered = ALTERED[kind](random, [_pixels(folder / path) for path in copies])
+        quality = {"quality": int(random.integers(30, 61))} if kind == "recompressed" else {}
+        contents = [encoded(altered[0], suffix, **quality), *(encoded(mask, ".png") for mask in altered[1:])]
+    for path, content in zip(copies.values(), contents, strict=True):
+        write_atomic(folder / path, content, durable=False)
     return row
 
 
@@ -133,7 +126,7 @@ def _resized(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
     size = (max(round(width * share), 1), max(round(height * share), 1))
     small = [cv2.resize(pixels[0], size, interpolation=cv2.INTER_AREA)]
     small += [cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) for mask in pixels[1:]]
-    return [one.astype(np.uint8, copy=False) for one in small]
+    return [image.astype(np.uint8, copy=False) for image in small]
 
 
 def _cropped(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
@@ -141,11 +134,11 @@ def _cropped(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
     left, right, top, bottom = random.uniform(0.02, 0.06, 4)
     rows = slice(round(top * height), height - round(bottom * height))
     columns = slice(round(left * width), width - round(right * width))
-    return [np.ascontiguousarray(one[rows, columns]) for one in pixels]
+    return [np.ascontiguousarray(image[rows, columns]) for image in pixels]
 
 
 def _flipped(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
-    return [np.ascontiguousarray(one[:, ::-1]) for one in pixels]
+    return [np.ascontiguousarray(image[:, ::-1]) for image in pixels]
 
 
 def _brightness(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
@@ -155,14 +148,14 @@ def _brightness(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixel
     return [np.clip(np.rint(changed), 0, 255).astype(np.uint8), *pixels[1:]]
 
 
-def _same(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
+def _unchanged(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
     return pixels
 
 
 ALTERED: dict[str, Callable[[np.random.Generator, list[Pixels]], list[Pixels]]] = {
-    "exact": _same,
+    "exact": _unchanged,
     "resized": _resized,
-    "recompressed": _same,
+    "recompressed": _unchanged,
     "cropped": _cropped,
     "flipped": _flipped,
     "brightness": _brightness,

@@ -11,8 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from casewise.phantoms.draws import stream
 from casewise.phantoms.pancreas.shapes import Ellipsoid, Point, Shape, Trunk, Tube, curve
-from casewise.phantoms.streams import stream
 
 # The signal of a tissue on T1 and T2, neither with fat suppressed: fat is 1 on T1 and fluid is 1 on T2. Not measured.
 TISSUES: dict[str, tuple[float, float]] = {

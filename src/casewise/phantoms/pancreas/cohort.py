@@ -1,24 +1,62 @@
-"""The pancreas phantom: T1 and T2 volumes of synthetic abdomens, with cysts by grade and nothing else that tells it."""
+"""The pancreas phantom: T1 and T2 volumes of synthetic abdomens that differ by grade in their cysts only."""
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from casewise.errors import CasewiseError, nearest
+from casewise.errors import CasewiseError
+from casewise.phantoms.draws import balanced_class, shuffled_labels, stream
+from casewise.phantoms.folder import (
+    MARK,
+    CohortFolder,
+    Labels,
+    check_choice,
+    check_classes,
+    check_common,
+    check_minimum,
+)
 from casewise.phantoms.pancreas.anatomy import abdomen
 from casewise.phantoms.pancreas.lesions import GRADES, Findings, Lesion, findings
-from casewise.phantoms.pancreas.records import PancreasSettings, check, claim_folder, write_cohort, write_volume
 from casewise.phantoms.pancreas.scan import MACHINES, SEQUENCES, Scan, Volume, draw, scans
-from casewise.phantoms.psoriasis.records import Labels
-from casewise.phantoms.streams import stream
-
-__all__ = ["GRADES", "MACHINES", "SEQUENCES", "Volume", "draw_volume", "make_pancreas"]
 
 SITES = tuple(MACHINES)
+SMALLEST, LARGEST = 32, 512
+# Fewer slices would not cover the pancreas; no abdomen has more.
+FEWEST, MOST = 9, 200
+COLUMNS = (
+    *("path", "subject", "visit", "sequence", "mask", "lesion"),
+    *("grade", "site", "scanner", "sex", "age", "synthetic"),
+)
+CONTENTS = """\
+Every volume in this folder was drawn by casewise from random numbers. No person was scanned, and nothing here may be
+used to judge how well a model does on patients.
+
+cohort.csv    one row a scan: T1 or T2 of a subject
+phantom.json  the settings, the seed, and the truth: cysts and duct of every subject, and how each scan was taken
+images/       <subject>/<sequence>.nii.gz, each marked as synthetic in its header
+masks/        <subject>/pancreas.nii.gz and lesion.nii.gz, 1 where they are, on the grid of T1 (of T2 where T1 lacks)
+"""
+
+
+@dataclass(frozen=True)
+class PancreasSettings:
+    """Everything that determines the bytes of the cohort. `size` in pixels, `slices` the least and the most."""
+
+    subjects: int
+    classes: tuple[str, ...]
+    size: tuple[int, int]
+    slices: tuple[int, int]
+    seed: int
+    labels: Labels
+    missing: float
+    lesion: Lesion
 
 
 def make_pancreas(
@@ -36,22 +74,22 @@ def make_pancreas(
 ) -> Path:
     """Draw abdomens as NIfTI into `folder` and return the path of its `cohort.csv`, one row a scan (T1 or T2).
 
-    Grades are as equal as they can be: normal; low, one or two small cysts with a thin wall; high, a large cyst with a
-    thick wall and a nodule, and a wide duct (the classes of 004_c22792b4e9a56ae8.txt, Dataset). Sites are equal within
-    every grade, and neither sex, age, site, orientation, spacing, number of slices nor the level of intensities has
-    anything to do with it. Both sequences show the same anatomy in millimetres, on grids of their own that differ in
-    place, spacing, number of slices and the direction of their axes; each has its own bias field, noise and scale.
-    A scan has `size` (width, height) pixels in plane and `slices` (least, most) slices of 3-6 mm. Its field of view
-    holds the body, so that pixels are 3.3-4.9 mm wide at 96x96, 1.2-1.8 mm at 256x256 and 0.8-1.2 mm at 384x384.
+    Grades are as equal in number as possible: normal; low, one or two small cysts with a thin wall; high, a large cyst
+    with a thick wall and a nodule, and a wide duct (the classes of 004_c22792b4e9a56ae8.txt, Dataset). Sites are
+    balanced within every grade; sex, age, site, orientation, spacing, number of slices and level of intensities are
+    independent of it. Both sequences show the same anatomy in millimetres, on grids that differ in position, spacing,
+    number of slices and direction of the axes; each has its own bias field, noise and scale. A scan has `size` (width,
+    height) pixels in plane and `slices` (least, most) slices of 3-6 mm. Its field of view covers the body, so pixels
+    are 3.3-4.9 mm wide at 96x96, 1.2-1.8 mm at 256x256 and 0.8-1.2 mm at 384x384.
 
-    Masks lie on the grid of T1 (of T2 where T1 lacks): the pancreas with its cysts, and the cysts with their walls. A
-    share `missing` of the subjects has only one sequence, either of them. `lesion="planted"` leaves the pancreas
-    normal and draws one bright ball, small (low) or large (high), anywhere around it: nothing but the ball tells the
-    class, and the mask of the pancreas does not hold it. `labels="shuffled"` hands the labels round between subjects
-    after all is drawn; masks still show what is there.
+    Masks have the grid of T1 (of T2 if T1 is missing): the pancreas with its cysts, and the cysts with their walls. A
+    share `missing` of the subjects has only one of the sequences. `lesion="planted"` leaves the pancreas normal and
+    draws one bright ball, small (low) or large (high), at a random position around it: only the ball reveals the class,
+    and the mask of the pancreas does not contain it. `labels="shuffled"` permutes the labels between subjects after
+    drawing; masks still show the true lesions.
 
-    The same arguments give the same bytes, and a subject's volumes do not depend on how many others there are.
-    `progress` is called with the scans done and their number.
+    The same arguments give the same bytes, and a subject's volumes do not depend on the number of subjects. `progress`
+    receives the number of finished scans and the total.
 
     Raises:
         CasewiseError: a setting is out of range, the folder holds something that is not a pancreas phantom, or the
@@ -67,42 +105,42 @@ def make_pancreas(
         float(missing),
         lesion,
     )
-    check(settings)
-    claim_folder(folder, settings)
+    _check(settings)
+    cohort = CohortFolder(folder, "pancreas", settings, COLUMNS, CONTENTS, table="cohort.csv")
+    cohort.claim()
     grades = [grade_of(seed, number, settings.classes) for number in range(subjects)]
-    given = _given(settings, grades)
+    given = shuffled_labels(seed, grades) if labels == "shuffled" else grades
     lacking = [lacking_of(seed, number, settings.missing) for number in range(subjects)]
-    scans_in_all = 2 * subjects - sum(one is not None for one in lacking)
+    total = 2 * subjects - sum(sequence is not None for sequence in lacking)
     rows: list[dict[str, Any]] = []
     truth: list[dict[str, Any]] = []
     for number, (grade, label) in enumerate(zip(grades, given, strict=True)):
         who, site = abdomen(seed, number), site_of(seed, number, settings.classes)
-        found = findings(seed, who, grade, lesion)
+        lesions = findings(seed, who, grade, lesion)
         person = {"grade": label, "site": site, "scanner": MACHINES[site].scanner, "sex": who.sex, "age": who.age}
-        taken = scans(seed, who, site, size=settings.size, slices=settings.slices)
-        known: dict[str, Any] = {"subject": who.name, "finding": grade, "label": label, "site": site}
-        known |= {"lacking": lacking[number], "duct_mm": round(2 * max(found.duct.radii), 2), "scans": []}
+        state: dict[str, Any] = {"subject": who.name, "finding": grade, "label": label, "site": site}
+        state |= {"lacking": lacking[number], "duct_mm": round(2 * max(lesions.duct.radii), 2), "scans": []}
         masks = {"mask": f"masks/{who.name}/pancreas.nii.gz", "lesion": ""}
-        for scan in taken:
+        for scan in scans(seed, who, site, size=settings.size, slices=settings.slices):
             if scan.sequence == lacking[number]:
                 continue
-            volume = draw(seed, who, found, scan)
+            volume = draw(seed, who, lesions, scan)
             path = f"images/{who.name}/{scan.sequence}.nii.gz"
-            if not known["scans"]:
-                # Masks are those of the first scan there is.
+            if not state["scans"]:
+                # Masks are those of the subject's first scan.
                 if grade != "normal":
                     masks["lesion"] = f"masks/{who.name}/lesion.nii.gz"
-                    write_volume(folder / masks["lesion"], volume.lesion, volume.affine, scan.codes)
-                write_volume(folder / masks["mask"], volume.pancreas, volume.affine, scan.codes)
-                known |= _measures(found, volume)
-            write_volume(folder / path, volume.voxels, volume.affine, scan.codes)
-            known["scans"].append(_taken(scan))
+                    cohort.save(masks["lesion"], nifti_bytes(volume.lesion, volume.affine, scan.codes))
+                cohort.save(masks["mask"], nifti_bytes(volume.pancreas, volume.affine, scan.codes))
+                state |= _measures(lesions, volume)
+            cohort.save(path, nifti_bytes(volume.voxels, volume.affine, scan.codes))
+            state["scans"].append(_acquisition(scan))
             facts = {"path": path, "subject": who.name, "visit": 1, "sequence": scan.sequence}
             rows.append({**facts, **masks, **person, "synthetic": 1})
             if progress is not None:
-                progress(len(rows), scans_in_all)
-        truth.append(known)
-    return write_cohort(folder, settings, rows, truth)
+                progress(len(rows), total)
+        truth.append(state)
+    return cohort.finish("scans", rows, truth)
 
 
 def draw_volume(
@@ -116,7 +154,7 @@ def draw_volume(
     lesion: Lesion = "cysts",
     site: str = SITES[0],
 ) -> Volume:
-    """Return one scan of a subject with any grade, at any site; nothing but the findings differs between grades.
+    """Return one scan of a subject with any grade, at any site; only the lesions differ between grades.
 
     Raises:
         CasewiseError: no such grade, sequence or site.
@@ -125,45 +163,32 @@ def draw_volume(
     >>> volume.voxels.shape, bool(volume.lesion.any())
     ((48, 40, 12), True)
     """
-    for name, word, allowed in (
-        ("grade", grade, GRADES),
-        ("sequence", sequence, SEQUENCES),
-        ("site", site, SITES),
-    ):
-        if word not in allowed:
-            raise CasewiseError(
-                f"The {name} must be one of {', '.join(allowed)}; found {word!r}.{nearest(word, allowed)}"
-            )
+    for name, word, allowed in (("grade", grade, GRADES), ("sequence", sequence, SEQUENCES), ("site", site, SITES)):
+        check_choice(f"The {name}", word, allowed)
     who = abdomen(seed, subject_number)
     scan = scans(seed, who, site, size=size, slices=slices)[SEQUENCES.index(sequence)]
     return draw(seed, who, findings(seed, who, grade, lesion), scan)
 
 
 def grade_of(seed: int, number: int, classes: tuple[str, ...]) -> str:
-    """Return what subject `number` has: every block of as many subjects as there are classes has each class once.
-
-    >>> sorted(grade_of(7, number, ("normal", "low", "high")) for number in (3, 4, 5))
-    ['high', 'low', 'normal']
-    """
-    block, place = divmod(number, len(classes))
-    return classes[int(stream(seed, "pancreas classes", len(classes), block).permutation(len(classes))[place])]
+    """Return the grade of subject `number`; each block of `len(classes)` subjects has each class once."""
+    return balanced_class(seed, "pancreas classes", number, classes)
 
 
 def site_of(seed: int, number: int, classes: tuple[str, ...]) -> str:
-    """Return where subject `number` is scanned: in three blocks of subjects every class is once at every site.
+    """Return the site of subject `number`: in three blocks of subjects every class occurs once at every site.
 
     >>> classes = ("normal", "low", "high")
     >>> len({(grade_of(7, number, classes), site_of(7, number, classes)) for number in range(9)})
     9
     """
-    block = number // len(classes)
-    turn, place = divmod(block, len(SITES))
-    first = int(stream(seed, "sites", turn).permutation(len(SITES))[place])
+    turn, position = divmod(number // len(classes), len(SITES))
+    first = int(stream(seed, "sites", turn).permutation(len(SITES))[position])
     return SITES[(first + classes.index(grade_of(seed, number, classes))) % len(SITES)]
 
 
 def lacking_of(seed: int, number: int, missing: float) -> str | None:
-    """Return the sequence that subject `number` lacks: of the first n subjects a share of `missing`, to within one.
+    """Return the sequence that subject `number` lacks; among the first n subjects, `missing` * n lack one, within one.
 
     >>> sum(lacking_of(7, number, 0.1) is not None for number in range(60))
     6
@@ -174,19 +199,49 @@ def lacking_of(seed: int, number: int, missing: float) -> str | None:
     return SEQUENCES[int(stream(seed, "lacking", number).random() < 0.5)]
 
 
-def _given(settings: PancreasSettings, grades: list[str]) -> list[str]:
-    if settings.labels == "true":
-        return list(grades)
-    # Subjects with one grade get all labels in equal parts, so that nothing is left to be learned by chance.
-    given = list(grades)
-    order = stream(settings.seed, "shuffled labels", settings.subjects).permutation(settings.subjects)
-    for place, number in enumerate(sorted(order, key=lambda number: grades[number])):
-        given[number] = grades[place]
-    return given
+def nifti_bytes(voxels: NDArray[Any], affine: NDArray[np.float64], codes: str) -> bytes:
+    """Return a volume, (X, Y, Z) in the order of `affine`, as a .nii.gz file whose axes follow `codes`."""
+    nib = _nibabel()
+    image = nib.Nifti1Image(voxels.astype(np.uint8) if voxels.dtype == bool else voxels, affine)
+    turn = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(tuple(codes))
+    )
+    image = image.as_reoriented(turn)
+    image.set_sform(image.affine, code="scanner")
+    image.set_qform(image.affine, code="scanner")
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = MARK.encode()
+    # Without a time stamp, so that the same volume is the same file.
+    return gzip.compress(image.to_bytes(), 4, mtime=0)
 
 
-def _taken(scan: Scan) -> dict[str, Any]:
-    """Return how a scan was taken, as it stands in `phantom.json`."""
+def _nibabel() -> Any:
+    try:
+        import nibabel
+    except ImportError as error:
+        raise CasewiseError(
+            f"Volumes need an optional part of casewise: pip install 'casewise[volumes]' ({error})."
+        ) from None
+    return nibabel
+
+
+def _check(settings: PancreasSettings) -> None:
+    check_minimum([("subjects", settings.subjects, 1), ("seed", settings.seed, 0)])
+    check_classes(settings.classes, GRADES)
+    check_common(settings.labels, settings.subjects, settings.size, (SMALLEST, LARGEST))
+    check_choice("The phantom's lesion", settings.lesion, get_args(Lesion))
+    least, most = settings.slices
+    if not FEWEST <= least <= most <= MOST:
+        raise CasewiseError(
+            f"The phantom's slices must be the least and the most, {FEWEST} to {MOST}; found {least} and {most}."
+        )
+    if not 0 <= settings.missing <= 1:
+        raise CasewiseError(f"The phantom's missing must be a share from 0 to 1; found {settings.missing}.")
+    _nibabel()
+
+
+def _acquisition(scan: Scan) -> dict[str, Any]:
+    """Return how a scan was acquired, for `phantom.json`."""
     return {
         "sequence": scan.sequence,
         "orientation": scan.codes,
@@ -199,15 +254,15 @@ def _taken(scan: Scan) -> dict[str, Any]:
     }
 
 
-def _measures(found: Findings, volume: Volume) -> dict[str, Any]:
-    """Return what can be measured of pancreas and lesion, in mm and RAS."""
+def _measures(lesions: Findings, volume: Volume) -> dict[str, Any]:
+    """Return the measures of pancreas and lesion, in mm and RAS."""
     voxel = float(np.prod(volume.scan.spacing)) / 1000
-    balls = [found.planted] if found.planted is not None else [cyst.fluid for cyst in found.cysts]
+    balls = [lesions.planted] if lesions.planted is not None else [cyst.fluid for cyst in lesions.cysts]
     measures: dict[str, Any] = {
         "pancreas_ml": round(float(volume.pancreas.sum()) * voxel, 2),
         "lesion_ml": round(float(volume.lesion.sum()) * voxel, 2),
         "diameters_mm": [round(float(np.mean(ball.radii)) * 2, 1) for ball in balls],
-        "nodule": any(cyst.nodule is not None for cyst in found.cysts),
+        "nodule": any(cyst.nodule is not None for cyst in lesions.cysts),
     }
     if volume.lesion.any():
         middle = volume.affine[:3, :3] @ np.argwhere(volume.lesion).mean(axis=0) + volume.affine[:3, 3]

@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from casewise.phantoms.draws import stream
 from casewise.phantoms.pancreas.anatomy import Abdomen
 from casewise.phantoms.pancreas.shapes import Ellipsoid, Point, Tube
-from casewise.phantoms.streams import stream
 
 Lesion = Literal["cysts", "planted"]
 

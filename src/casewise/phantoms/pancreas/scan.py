@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from casewise.phantoms.draws import stream
 from casewise.phantoms.pancreas.anatomy import Abdomen
 from casewise.phantoms.pancreas.lesions import Findings
 from casewise.phantoms.pancreas.shapes import Axes, Canvas, Floats, Point, smooth_noise
-from casewise.phantoms.streams import stream
 
 SEQUENCES = ("T1", "T2")
 ORIENTATIONS = ("RAS", "LAS", "LPS", "RPI", "PSR", "ASL", "SRA")

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from casewise.phantoms.draws import stream
 from casewise.phantoms.psoriasis.bodies import CANVAS, UNIT, Floats
 from casewise.phantoms.psoriasis.severity import Severity
 from casewise.phantoms.psoriasis.skin import Flank, cover_with_plaques, healthy, threshold
 from casewise.phantoms.psoriasis.subjects import Anatomy, Subject
-from casewise.phantoms.streams import stream
 
 # Beyond this many pixels a side the picture is drawn smaller and enlarged with fresh grain: time, not detail, is short.
 DRAWN_AT_MOST = 1232

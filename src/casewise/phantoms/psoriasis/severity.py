@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from casewise.phantoms.streams import stream
+from casewise.phantoms.draws import stream
 
 REGIONS = ("upper", "trunk", "lower", "head")
 REGION_WEIGHTS = {"upper": 0.2, "trunk": 0.3, "lower": 0.4, "head": 0.1}
@@ -81,7 +81,7 @@ def _round(values: tuple[float, ...] | np.ndarray, *, cleared: bool) -> Grades:
 
 
 @dataclass(frozen=True)
-class TrainingContext:
+class DiseaseCourse:
     """One subject's disease over the visits: `truth[visit][region]`, and which visits have photographs."""
 
     response: Response
@@ -99,7 +99,7 @@ def weighted_score(grades: dict[str, Grades]) -> float:
     return round(sum(REGION_WEIGHTS[region] * grade.composite for region, grade in grades.items()), 6)
 
 
-def course(seed: int, subject: int, *, visits: int, regions: tuple[str, ...]) -> TrainingContext:
+def course(seed: int, subject: int, *, visits: int, regions: tuple[str, ...]) -> DiseaseCourse:
     """Return the course of one subject (0-based number); it does not depend on how many subjects there are."""
     block, place = divmod(subject, len(BLOCK))
     draw = stream(seed, "block", block)
@@ -133,7 +133,7 @@ def course(seed: int, subject: int, *, visits: int, regions: tuple[str, ...]) ->
             grades = severity.read(reader)
             if region in regions:
                 truth[-1][region], physician[-1][region] = severity, grades
-    return TrainingContext(response, tuple(truth), tuple(physician), attended)
+    return DiseaseCourse(response, tuple(truth), tuple(physician), attended)
 
 
 def _baseline(level: float, random: np.random.Generator, offset: float) -> np.ndarray:

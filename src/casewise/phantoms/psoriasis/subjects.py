@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from scipy.special import ndtr
 
+from casewise.phantoms.draws import stream
 from casewise.phantoms.psoriasis.bodies import CANVAS, UNIT, Body, Build, Floats, render_body
 from casewise.phantoms.psoriasis.poses import PHOTOGRAPHS, pose
-from casewise.phantoms.streams import stream
 
 # Skin colours (sRGB, 0-1) of the six Fitzpatrick types, light to dark; stylised, not measured.
 TONES = (

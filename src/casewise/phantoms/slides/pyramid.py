@@ -7,7 +7,6 @@ Every tile is a JPEG of its own. The directories stand at the end, as in the fil
 from __future__ import annotations
 
 import io
-import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from casewise.errors import CasewiseError, RunError
-from casewise.phantoms.psoriasis.records import MARK
+from casewise.errors import CasewiseError
+from casewise.files import replacing
+from casewise.phantoms.folder import MARK
 
 Paint = Callable[[int, int, int, int], NDArray[np.uint8]]
 
@@ -65,18 +65,9 @@ def write_pyramid(
         RunError: the disk is full or the folder cannot be written.
         CasewiseError: the file would exceed the 4 GB of a classic TIFF.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            file.write(b"II*\0" + struct.pack("<I", 0))
-            _write(file, size, paint, mpp, levels, description, quality)
-        os.replace(partial, path)
-    except (OSError, CasewiseError) as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, CasewiseError):
-            raise
-        raise RunError(f"{path} could not be written: {error.strerror or error}.") from error
+    with replacing(path, durable=False) as temporary, temporary.open("wb") as file:
+        file.write(b"II*\0" + struct.pack("<I", 0))
+        _write(file, size, paint, mpp, levels, description, quality)
 
 
 def _write(

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from casewise.phantoms.draws import stream
 from casewise.phantoms.slides.shapes import Shapes, shapes
-from casewise.phantoms.streams import stream
 
 # Optical density of one unit of haematoxylin and of eosin in red, green and blue, to look like a scanned slide.
 HAEMATOXYLIN, EOSIN = (0.62, 0.70, 0.34), (0.11, 0.90, 0.40)

@@ -1,0 +1,45 @@
+"""Random draws that depend on a seed and a name only, never on the order of drawing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def stream(seed: int, *key: str | int) -> np.random.Generator:
+    """Return the generator that belongs to `seed` and `key`.
+
+    >>> float(stream(0, "S01", "light").random()) == float(stream(0, "S01", "light").random())
+    True
+    >>> float(stream(0, "S01", "light").random()) == float(stream(0, "S02", "light").random())
+    False
+    """
+    digest = hashlib.blake2b("\0".join(str(name) for name in key).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.PCG64([seed, int.from_bytes(digest, "little")]))
+
+
+def balanced_class(seed: int, key: str, number: int, block: Sequence[str]) -> str:
+    """Return the class of subject `number`: each block of `len(block)` subjects has the classes of `block`.
+
+    >>> sorted(balanced_class(7, "classes", number, ("covid", "no_finding")) for number in (2, 3))
+    ['covid', 'no_finding']
+    """
+    turn, position = divmod(number, len(block))
+    return block[int(stream(seed, key, len(block), turn).permutation(len(block))[position])]
+
+
+def shuffled_labels(seed: int, classes: Sequence[str]) -> list[str]:
+    """Return the classes in another order, in which subjects of one class receive all labels in equal shares.
+
+    A plain permutation can leave an association by chance; this one leaves nothing to be learned.
+
+    >>> shuffled_labels(0, ["a", "a", "b", "b"])[:2] in (["a", "b"], ["b", "a"])
+    True
+    """
+    labels = list(classes)
+    order = stream(seed, "shuffled labels", len(labels)).permutation(len(labels))
+    for position, number in enumerate(sorted(order, key=lambda number: classes[number])):
+        labels[number] = classes[position]
+    return labels
