@@ -98,12 +98,13 @@ def make_chest(
     cohort = CohortFolder(folder, "chest", settings, COLUMNS, CONTENTS)
     cohort.claim()
     findings = [finding_of(seed, number, settings.classes) for number in range(subjects)]
-    order = range(subjects)
+    given = findings
     if labels == "shuffled":
         order = stream(seed, "shuffled labels", subjects).permutation(subjects)
+        given = [findings[other] for other in order]
     rows: list[dict[str, Any]] = []
     truth: list[dict[str, Any]] = []
-    for number, (finding, label) in enumerate(zip(findings, [findings[other] for other in order], strict=True)):
+    for number, (finding, label) in enumerate(zip(findings, given, strict=True)):
         source = _source(settings, number, finding)
         who = chest(seed, number)
         truth.append({"subject": who.name, "finding": finding, "label": label, "source": source})
