@@ -269,14 +269,14 @@ def _leads(random: np.random.Generator) -> tuple[Points, ...]:
     """Return one or two wires that lie on the chest, in one subject of four."""
     if random.random() > 0.25:
         return ()
-    found = []
+    shapes = []
     for _ in range(int(random.integers(1, 3))):
         side, ends = random.choice(SIDES), random.uniform([0.1, -0.2], [0.34, 0.2])
         begin = np.array([random.uniform(0.05, 0.6), -0.7 if random.random() < 0.6 else 0.8])
         t = np.linspace(0, 1, 5)[:, None]
         line = begin + (ends - begin) * t + random.normal(0, 0.05, (5, 2)) * np.sin(np.pi * t)
-        found.append(smooth(line * [side, 1], closed=False, steps=6))
-    return tuple(found)
+        shapes.append(smooth(line * [side, 1], closed=False, steps=6))
+    return tuple(shapes)
 
 
 def _clavicle(random: np.random.Generator, side: int, top: float, wide: float) -> Points:
@@ -313,12 +313,12 @@ def _ribs(random: np.random.Generator, lungs: dict[int, Points], top: float) -> 
     drop, bend, front, broad = u(0.05, 0.13), u(1.5, 2.6), u(0.05, 0.13), u(0.018, 0.025)
     first = top + u(-0.03, 0.01)
     t = np.linspace(0, 1, 22)
-    found = []
-    for place in range(pairs):
-        start = first + place * spacing * (1 + 0.012 * place)
+    shapes = []
+    for pair in range(pairs):
+        start = first + pair * spacing * (1 + 0.012 * pair)
         for side in SIDES:
             wall = np.abs(lungs[side])
-            begin, down = start + u(-0.004, 0.004), drop * u(0.9, 1.1) * min(1.0, 0.45 + 0.12 * place)
+            begin, down = start + u(-0.004, 0.004), drop * u(0.9, 1.1) * min(1.0, 0.45 + 0.12 * pair)
             y = begin - 0.018 * np.sin(np.pi * t) + down * t**bend
             reach = _wall_at(wall, lungs[side], y[-1]) + 0.008
             x = 0.03 + (reach - 0.03) * (1 - (1 - t) ** 1.55)
@@ -330,9 +330,9 @@ def _ribs(random: np.random.Generator, lungs: dict[int, Points], top: float) -> 
                 [reach_front - (reach_front - end) * back**1.4, y[-1] + 0.012 + (front + 0.03) * back + 0.02 * t]
             )
             behind = np.column_stack([x, y])
-            clear = u(0.85, 1.15) * (1 if place else 0.7)
-            found.append(Rib(behind * [side, 1], before * [side, 1], broad * u(0.92, 1.08), clear))
-    return tuple(found)
+            clear = u(0.85, 1.15) * (1 if pair else 0.7)
+            shapes.append(Rib(behind * [side, 1], before * [side, 1], broad * u(0.92, 1.08), clear))
+    return tuple(shapes)
 
 
 def _wall_at(wall: Points, lung: Points, y: float) -> float:

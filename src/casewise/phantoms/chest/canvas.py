@@ -121,14 +121,14 @@ class Canvas:
     def rows(self) -> Floats:
         """Return the height of each row in body units, `(H, 1)`, as in the middle of the film."""
         height, width = self.shape
-        seen = self.inverse[1, 1] * np.arange(height) + self.inverse[1, 0] * width / 2 + self.inverse[1, 2]
-        return seen.astype(np.float32)[:, None]
+        coordinates = self.inverse[1, 1] * np.arange(height) + self.inverse[1, 0] * width / 2 + self.inverse[1, 2]
+        return coordinates.astype(np.float32)[:, None]
 
     def columns(self) -> Floats:
         """Return how far right each column lies in body units, `(1, W)`, as in the middle of the film."""
         height, width = self.shape
-        seen = self.inverse[0, 0] * np.arange(width) + self.inverse[0, 1] * height / 2 + self.inverse[0, 2]
-        return seen.astype(np.float32)[None, :]
+        coordinates = self.inverse[0, 0] * np.arange(width) + self.inverse[0, 1] * height / 2 + self.inverse[0, 2]
+        return coordinates.astype(np.float32)[None, :]
 
     def depth(self, layer: NDArray[np.uint8]) -> Floats:
         """Return how deep inside an outline each pixel lies, in body units."""

@@ -221,8 +221,8 @@ def _sign(ill: Sign, canvas: Canvas, breath: float, room: Floats, slope: Floats)
         cv2.resize(values, small, interpolation=cv2.INTER_AREA).astype(np.float32, copy=False)
         for values in (room, slope)
     )
-    found = paint(ill, inverse, little, steep, canvas.scale * fewer)
-    grown = cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
+    coarse = paint(ill, inverse, little, steep, canvas.scale * fewer)
+    grown = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
     return grown * (room > 0)
 
 

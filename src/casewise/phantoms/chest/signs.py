@@ -47,18 +47,18 @@ def sign(seed: int, who: Chest, finding: str) -> Sign | None:
         spot = _spot(random, who, int(random.integers(2)), down=(0.25, 0.85), out=(0.35, 0.75))
         return Sign("focus", np.array([[*spot, random.uniform(0.048, 0.068)]]), texture, random.uniform(0.36, 0.48))
     spots = [
-        [*_spot(random, who, place, down=(0.48, 0.92), out=(0.55, 0.92)), random.uniform(0.045, 0.085)]
-        for place in (0, 1)
+        [*_spot(random, who, index, down=(0.48, 0.92), out=(0.55, 0.92)), random.uniform(0.045, 0.085)]
+        for index in (0, 1)
         for _ in range(int(random.integers(2, 5)))
     ]
     return Sign("haze", np.array(spots), texture, random.uniform(0.17, 0.25))
 
 
 def _spot(
-    random: np.random.Generator, who: Chest, place: int, *, down: tuple[float, float], out: tuple[float, float]
+    random: np.random.Generator, who: Chest, index: int, *, down: tuple[float, float], out: tuple[float, float]
 ) -> tuple[float, float]:
     """Return a point of a lung, given the share of its height from the top and of its width from the middle."""
-    lung, side = who.lungs[place], SIDES[place]
+    lung, side = who.lungs[index], SIDES[index]
     y = lung[:, 1].min() + random.uniform(*down) * (_floor(lung) - lung[:, 1].min())
     # Beside the heart, not behind it, where nobody could see it.
     inner = max(_reach(np.vstack([who.heart, who.mediastinum]), side, y), 0.05)
@@ -84,11 +84,11 @@ def spread(texture: Floats, inverse: Points, shape: tuple[int, int]) -> Floats:
     to_grid = cell @ inverse
     to_grid[:, 2] += (GRID - 1) / 2
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    seen = cv2.warpAffine(texture, to_grid, shape[::-1], flags=flags, borderMode=cv2.BORDER_REFLECT)
-    return seen.astype(np.float32, copy=False)
+    warped = cv2.warpAffine(texture, to_grid, shape[::-1], flags=flags, borderMode=cv2.BORDER_REFLECT)
+    return warped.astype(np.float32, copy=False)
 
 
-def paint(one: Sign, inverse: Points, room: Floats, slope: Floats, scale: float) -> Floats:
+def paint(ill: Sign, inverse: Points, room: Floats, slope: Floats, scale: float) -> Floats:
     """Return what a sign adds to a film, in the units of `slope`, zero wherever `room` is.
 
     Args:
@@ -101,23 +101,23 @@ def paint(one: Sign, inverse: Points, room: Floats, slope: Floats, scale: float)
     x = inverse[0, 0] * np.arange(width)[None, :] + inverse[0, 1] * np.arange(height)[:, None] + inverse[0, 2]
     y = inverse[1, 0] * np.arange(width)[None, :] + inverse[1, 1] * np.arange(height)[:, None] + inverse[1, 2]
     x, y = x.astype(np.float32), y.astype(np.float32)
-    texture = spread(one.texture, inverse, room.shape)
-    if one.kind == "focus":
-        centre_x, centre_y, radius = one.spots[0]
+    texture = spread(ill.texture, inverse, room.shape)
+    if ill.kind == "focus":
+        centre_x, centre_y, radius = ill.spots[0]
         away = np.sqrt(np.square(x - centre_x) + np.square(y - centre_y)) / np.float32(radius)
         # A crooked edge: the texture moves the outline by up to a third of the radius.
         raw = 1 / (1 + np.exp((away + np.float32(0.22) * texture - 1) * np.float32(4)))
     else:
         cover = np.zeros_like(x)
-        for centre_x, centre_y, radius in one.spots:
+        for centre_x, centre_y, radius in ill.spots:
             near = np.square(x - centre_x) + np.square(y - centre_y)
             np.maximum(cover, np.exp(near * np.float32(-0.5 / radius**2)), out=cover)
-        fine = spread(one.texture[::-1], inverse / 0.6, room.shape)
+        fine = spread(ill.texture[::-1], inverse / 0.6, room.shape)
         # Clouds of one brightness over a third of the spot: those of a plain random field would have pits between them.
         cloud = np.float32(0.75) * texture + np.float32(0.55) * fine
         raw = cover / (1 + np.exp((cloud - np.float32(0.35)) * np.float32(-3.2)))
-    raw *= slope * np.float32(one.strength)
-    return levelled(raw, room, COARSEST[one.kind] * scale)
+    raw *= slope * np.float32(ill.strength)
+    return levelled(raw, room, COARSEST[ill.kind] * scale)
 
 
 def levelled(raw: Floats, room: Floats, blur: float) -> Floats:
@@ -131,8 +131,8 @@ def levelled(raw: Floats, room: Floats, blur: float) -> Floats:
     """
     reach = max(blur, 0.8)
     weight = cv2.GaussianBlur(room, (0, 0), reach) + np.float32(1e-3)
-    found = raw * room
+    levels = raw * room
     for _ in range(2):
         # Once is not enough: near the outline part of what is taken away lies outside.
-        found = found - room * (cv2.GaussianBlur(found, (0, 0), reach) / weight)
-    return found
+        levels = levels - room * (cv2.GaussianBlur(levels, (0, 0), reach) / weight)
+    return levels

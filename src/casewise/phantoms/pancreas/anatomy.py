@@ -111,7 +111,7 @@ def abdomen(seed: int, number: int) -> Abdomen:
     )
     vary = stream(seed, "tissues", number).normal(1, 0.04, (len(TISSUES), 2))
     tissues = {
-        name: (float(one * a), float(two * b)) for (name, (one, two)), (a, b) in zip(TISSUES.items(), vary, strict=True)
+        name: (float(t1 * a), float(t2 * b)) for (name, (t1, t2)), (a, b) in zip(TISSUES.items(), vary, strict=True)
     }
     porta = Ellipsoid((4.0, 8.0, -14.0), (64.0, 36.0, 46.0))
     return Abdomen(number, f"P{number + 1:04d}", sex, age, trunk, flesh, cavity, porta, parts, pancreas, after, tissues)
@@ -148,9 +148,9 @@ def _frame(random: np.random.Generator, flesh: Trunk) -> Iterator[Part]:
                 x, y = side * (flesh.wide * form * c - 5 * c), deep * form * s - 5 * s
                 normal = side * c ** (bend - 1) / flesh.wide, np.sign(s) * abs(s) ** (bend - 1) / deep
                 tangent = float(np.arctan2(normal[0], -normal[1]))
-                place = (float(x), float(y), float(z))
-                yield Part("bone", Ellipsoid(place, (10.0, 5.0, 7.0), tangent))
-                yield Part("marrow", Ellipsoid(place, (7.5, 2.8, 5.0), tangent))
+                position = (float(x), float(y), float(z))
+                yield Part("bone", Ellipsoid(position, (10.0, 5.0, 7.0), tangent))
+                yield Part("marrow", Ellipsoid(position, (7.5, 2.8, 5.0), tangent))
     first = float(random.uniform(-18, 18))
     yield Part("bone", Tube(((0.0, -44.0, -170.0), (0.0, -44.0, 170.0)), (21.5, 21.5)))
     yield Part("bone", Ellipsoid((0.0, -68.0, 0.0), (22.0, 14.0, 400.0)))
@@ -183,15 +183,17 @@ def _solid(random: np.random.Generator) -> Iterator[Part]:
         for turn in range(6):
             for up in (-0.55, 0.0, 0.55):
                 angle, wide = turn * np.pi / 3 + up, np.sqrt(1 - up * up)
-                place = x + 0.56 * a * wide * np.cos(angle), y + 0.56 * b * wide * np.sin(angle), z + up * c
-                yield Part("medulla", Ellipsoid((float(place[0]), float(place[1]), float(place[2])), (5.5, 6.0, 9.0)))
+                position = x + 0.56 * a * wide * np.cos(angle), y + 0.56 * b * wide * np.sin(angle), z + up * c
+                yield Part(
+                    "medulla", Ellipsoid((float(position[0]), float(position[1]), float(position[2])), (5.5, 6.0, 9.0))
+                )
         yield Part("fat", Ellipsoid((x - side * 9, y + 4.0, z), (11.0, 10.0, 26.0), whole.turn))
         yield Part("fluid", Ellipsoid((x - side * 6, y + 3.0, z), (5.0, 5.0, 16.0)))
         # Cysts of kidneys are common and tell nothing about the pancreas.
         if random.random() < 0.35:
             radius = float(random.uniform(5, 12))
-            place = x + side * 0.9 * a, y - 0.35 * b, z + float(random.uniform(-20, 20))
-            yield Part("fluid", Ellipsoid(place, (radius, radius, radius)))
+            position = x + side * 0.9 * a, y - 0.35 * b, z + float(random.uniform(-20, 20))
+            yield Part("fluid", Ellipsoid(position, (radius, radius, radius)))
         yield Part("lung", Ellipsoid((side * 84.0, -22.0, 128.0), (56.0, 58.0, 58.0)), "cavity")
 
 
@@ -215,7 +217,7 @@ def _bowel(random: np.random.Generator) -> Iterator[Part]:
     )
     for way, thick in (
         (((106.0, 4.0, -36.0), (102.0, 2.0, -170.0)), 23.0),
-        (tuple(_moved(random, place, 3.0) for place in across), 17.0),
+        (tuple(_moved(random, position, 3.0) for position in across), 17.0),
         (((-112.0, 2.0, -8.0), (-106.0, -6.0, -170.0)), 16.0),
     ):
         yield Part("bowel", Tube(way, (thick,) * len(way)), "cavity")
@@ -223,13 +225,13 @@ def _bowel(random: np.random.Generator) -> Iterator[Part]:
         up = tuple((x, y + 0.45 * thick, z) for x, y, z in way)
         yield Part("gas", Tube(up, (0.36 * thick,) * len(way)), "cavity")
     for low, high in [((-78, 12, -120), (72, 66, -42))] * 26 + [((-118, 8, -42), (-78, 58, 14))] * 9:
-        place = random.uniform(low, high)
+        position = random.uniform(low, high)
         radii = random.uniform(10, 17, 3)
         turn = float(random.uniform(0, np.pi))
         # Beside the pancreas loops are collapsed or hold gas: bright water there would look like a cyst.
         wet = "fluid" if high[2] < 0 else "stool"
         kind = ("stool", wet, "gas")[int(random.choice(3, p=(0.55, 0.35, 0.1)))]
-        centre = (float(place[0]), float(place[1]), float(place[2]))
+        centre = (float(position[0]), float(position[1]), float(position[2]))
         yield Part("bowel", Ellipsoid(centre, (float(radii[0]), float(radii[1]), float(radii[2])), turn), "cavity")
         inner = radii - 4
         yield Part(kind, Ellipsoid(centre, (float(inner[0]), float(inner[1]), float(inner[2])), turn), "cavity")

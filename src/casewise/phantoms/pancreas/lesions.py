@@ -82,16 +82,20 @@ def _cyst(random: np.random.Generator, who: Abdomen, grade: str, seat: float) ->
         return Cyst(fluid, wall, None)
     angle, size = random.uniform(0, 2 * np.pi), float(random.uniform(0.38, 0.5) * radius)
     far = radius - 0.75 * size
-    place = (float(centre[0] + far * np.cos(angle)), float(centre[1] + far * np.sin(angle)), centre[2])
-    return Cyst(fluid, wall, Ellipsoid(place, (size, 0.85 * size, 1.2 * size), float(angle)))
+    position = (float(centre[0] + far * np.cos(angle)), float(centre[1] + far * np.sin(angle)), centre[2])
+    return Cyst(fluid, wall, Ellipsoid(position, (size, 0.85 * size, 1.2 * size), float(angle)))
 
 
 def _planted(random: np.random.Generator, who: Abdomen, grade: str) -> Ellipsoid:
     x, y, z = np.mean(who.pancreas.points, axis=0)
     angle, far = random.uniform(0, 2 * np.pi), AROUND * np.sqrt(random.random())
     radius = float(random.uniform(*PLANTED[grade]))
-    place = (float(x + far * np.cos(angle)), float(y + far * np.sin(angle)), float(z + random.uniform(-ABOUT, ABOUT)))
-    return Ellipsoid(place, (radius, radius, radius))
+    position = (
+        float(x + far * np.cos(angle)),
+        float(y + far * np.sin(angle)),
+        float(z + random.uniform(-ABOUT, ABOUT)),
+    )
+    return Ellipsoid(position, (radius, radius, radius))
 
 
 def _seat(who: Abdomen, seat: float) -> Point:

@@ -54,11 +54,11 @@ class Scan:
     @property
     def axes(self) -> Axes:
         """Where the voxels' centres lie along each axis, mm."""
-        one, two, three = (
+        x, y, z = (
             (middle + step * (np.arange(count) - (count - 1) / 2)).astype(np.float32)
             for count, step, middle in zip(self.shape, self.spacing, self.middle, strict=True)
         )
-        return one, two, three
+        return x, y, z
 
     @property
     def affine(self) -> NDArray[np.float64]:
@@ -93,7 +93,7 @@ def scans(seed: int, who: Abdomen, site: str, *, size: tuple[int, int], slices: 
     machine = MACHINES[site]
     codes = stream(seed, "orientations", who.number).permutation(len(ORIENTATIONS))[:2]
     middle = stream(seed, "table", who.number).uniform((-6, -6, -2.5), (6, 6, 2.5))
-    made = []
+    acquired = []
     for sequence, code in zip(SEQUENCES, codes, strict=True):
         random = stream(seed, "scan", who.number, sequence)
         deep = who.trunk.front + who.trunk.back
@@ -108,7 +108,7 @@ def scans(seed: int, who: Abdomen, site: str, *, size: tuple[int, int], slices: 
         noise, uneven = machine.noise * random.uniform(0.8, 1.3), machine.uneven * random.uniform(0.75, 1.25)
         scale, offset = machine.level * np.exp(random.normal(0, 0.25)), random.uniform(0, 0.12) * machine.level
         width = round(float(view), 4)
-        made.append(
+        acquired.append(
             Scan(
                 sequence,
                 (size[0], size[1], count),
@@ -121,12 +121,12 @@ def scans(seed: int, who: Abdomen, site: str, *, size: tuple[int, int], slices: 
                 round(float(uneven), 4),
             )
         )
-    return made[0], made[1]
+    return acquired[0], acquired[1]
 
 
-def draw(seed: int, who: Abdomen, found: Findings, scan: Scan) -> Volume:
+def draw(seed: int, who: Abdomen, lesions: Findings, scan: Scan) -> Volume:
     """Draw one volume; the noise, the coils and all organs are the same whatever was found."""
-    canvas, pancreas, lesion = _painted(seed, who, found, scan)
+    canvas, pancreas, lesion = _painted(seed, who, lesions, scan)
     random = stream(seed, "noise", who.number, scan.sequence)
     field = smooth_noise(random, scan.axes, 190.0)
     # Coils lie in front and behind, so that the middle of the body is darker.
@@ -134,13 +134,13 @@ def draw(seed: int, who: Abdomen, found: Findings, scan: Scan) -> Volume:
     rim = (x[:, None, None] ** 2 + y[None, :, None] ** 2) - np.float32(0.6)
     gain = np.exp(np.float32(scan.uneven) * np.clip(0.7 * field + 0.45 * rim, -1.8, 1.8))
     real, imaginary = random.standard_normal((2, *scan.shape), dtype=np.float32) * np.float32(scan.noise)
-    seen = np.hypot(canvas.signal * gain + real, imaginary)
-    voxels = np.clip(np.rint(scan.offset + scan.scale * seen), 0, 32767).astype(np.int16)
+    magnitude = np.hypot(canvas.signal * gain + real, imaginary)
+    voxels = np.clip(np.rint(scan.offset + scan.scale * magnitude), 0, 32767).astype(np.int16)
     return Volume(voxels, pancreas, lesion, scan)
 
 
 def _painted(
-    seed: int, who: Abdomen, found: Findings, scan: Scan
+    seed: int, who: Abdomen, lesions: Findings, scan: Scan
 ) -> tuple[Canvas, NDArray[np.bool_], NDArray[np.bool_]]:
     """Paint the anatomy; return the canvas and where pancreas and lesion are."""
     axes, column = scan.axes, SEQUENCES.index(scan.sequence)
@@ -157,17 +157,17 @@ def _painted(
     _lay(canvas, skinless, fat)
     _lay(canvas, flesh, np.float32(signal["muscle"]))
     _lay(canvas, cavity, fat)
-    for part in who.parts:
-        canvas.paint(part.shape, signal[part.tissue], within=edges[part.inside])
+    for organ in who.parts:
+        canvas.paint(organ.shape, signal[organ.tissue], within=edges[organ.inside])
     lobes = np.float32(1.5) * smooth_noise(stream(seed, "lobes", who.number), axes, 9.0)
     pancreas = np.zeros(scan.shape, bool)
     box, share = canvas.paint(who.pancreas, signal["pancreas"], rough=lobes)
     pancreas[box] = share >= 0.5
-    for part in who.after:
-        canvas.paint(part.shape, signal[part.tissue])
+    for organ in who.after:
+        canvas.paint(organ.shape, signal[organ.tissue])
     canvas.signal *= 1 + np.float32(0.05) * fine
-    lesion = _paint_findings(canvas, found, signal)
-    return canvas, pancreas | (lesion if found.cysts else False), lesion
+    lesion = _paint_findings(canvas, lesions, signal)
+    return canvas, pancreas | (lesion if lesions.cysts else False), lesion
 
 
 def _lay(canvas: Canvas, away: Floats, value: Floats | np.float32) -> None:
@@ -175,20 +175,20 @@ def _lay(canvas: Canvas, away: Floats, value: Floats | np.float32) -> None:
     canvas.signal += share * (value - canvas.signal)
 
 
-def _paint_findings(canvas: Canvas, found: Findings, signal: dict[str, float]) -> NDArray[np.bool_]:
+def _paint_findings(canvas: Canvas, lesions: Findings, signal: dict[str, float]) -> NDArray[np.bool_]:
     """Paint duct, cysts and the planted lesion; return where the latter two are."""
     # A duct thinner than a voxel fills a part of it.
-    wide = float(np.mean(found.duct.radii))
-    canvas.paint(found.duct, signal["fluid"], strength=min(1.0, np.pi * wide**2 / float(canvas.soft) ** 2))
+    wide = float(np.mean(lesions.duct.radii))
+    canvas.paint(lesions.duct, signal["fluid"], strength=min(1.0, np.pi * wide**2 / float(canvas.soft) ** 2))
     lesion = np.zeros(canvas.shape, bool)
-    for cyst in found.cysts:
+    for cyst in lesions.cysts:
         box, share = canvas.paint(cyst.wall, signal["wall"])
         canvas.paint(cyst.fluid, signal["fluid"])
         if cyst.nodule is not None:
             canvas.paint(cyst.nodule, signal["nodule"])
         lesion[box] |= _seen(share)
-    if found.planted is not None:
-        box, share = canvas.paint(found.planted, signal["lesion"])
+    if lesions.planted is not None:
+        box, share = canvas.paint(lesions.planted, signal["lesion"])
         lesion[box] |= _seen(share)
     return lesion
 

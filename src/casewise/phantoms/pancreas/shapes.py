@@ -46,20 +46,20 @@ class Ellipsoid:
 
     def distance(self, x: Floats, y: Floats, z: Floats) -> Floats:
         """Return the distance to first order: the ellipsoid's function over its gradient."""
-        away = [part - np.float32(middle) for part, middle in zip((x, y, z), self.centre, strict=True)]
+        away = [component - np.float32(middle) for component, middle in zip((x, y, z), self.centre, strict=True)]
         if self.turn:
             c, s = np.float32(np.cos(self.turn)), np.float32(np.sin(self.turn))
             away[0], away[1] = c * away[0] + s * away[1], c * away[1] - s * away[0]
-        scaled = [part / np.float32(radius) for part, radius in zip(away, self.radii, strict=True)]
+        scaled = [component / np.float32(radius) for component, radius in zip(away, self.radii, strict=True)]
         least = min(self.radii)
         # A trifle keeps the quotient at the middle, where it would be 0 / 0, at the smallest radius.
-        near = np.sqrt(sum(part * part for part in scaled) + np.float32(1e-8))
+        near = np.sqrt(sum(component * component for component in scaled) + np.float32(1e-8))
         slope = np.sqrt(
-            sum((part / np.float32(radius)) ** 2 for part, radius in zip(scaled, self.radii, strict=True))
+            sum((component / np.float32(radius)) ** 2 for component, radius in zip(scaled, self.radii, strict=True))
             + np.float32(1e-8 / least**2)
         )
-        found: Floats = near * (near - 1) / slope
-        return found
+        signed: Floats = near * (near - 1) / slope
+        return signed
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ class Tube:
             length = np.float32(max(float(along @ along), 1e-6))
             t = np.clip((dx * along[0] + dy * along[1] + dz * along[2]) / length, 0, 1)
             away = np.sqrt((dx - t * along[0]) ** 2 + (dy - t * along[1]) ** 2 + (dz - t * along[2]) ** 2)
-            found = away - (np.float32(thick) + t * np.float32(thin - thick))
-            nearest = found if nearest is None else np.minimum(nearest, found)
+            signed = away - (np.float32(thick) + t * np.float32(thin - thick))
+            nearest = signed if nearest is None else np.minimum(nearest, signed)
         assert nearest is not None
         return nearest
 
@@ -112,8 +112,8 @@ class Trunk:
         deep = np.where(y > 0, np.float32(self.front), np.float32(self.back))
         power = np.float32(self.power)
         form = (np.abs(x / np.float32(self.wide)) ** power + np.abs(y / deep) ** power) ** (1 / power)
-        found: Floats = np.sqrt(x * x + y * y) * (1 - 1 / np.maximum(form, np.float32(1e-3)))
-        return np.maximum(found, np.float32(-min(self.wide, self.front, self.back)))
+        signed: Floats = np.sqrt(x * x + y * y) * (1 - 1 / np.maximum(form, np.float32(1e-3)))
+        return np.maximum(signed, np.float32(-min(self.wide, self.front, self.back)))
 
 
 class Canvas:
@@ -130,29 +130,31 @@ class Canvas:
         self.shape = (len(axes[0]), len(axes[1]), len(axes[2]))
         self.signal: Floats = np.zeros(self.shape, np.float32)
         here = np.broadcast_arrays(axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :])
-        self.places = [place + move for place, move in zip(here, warp, strict=True)] if warp is not None else list(here)
+        self.coordinates = (
+            [coordinate + move for coordinate, move in zip(here, warp, strict=True)] if warp is not None else list(here)
+        )
 
     def covered(
         self, shape: Shape, *, within: Floats | None = None, rough: Floats | None = None
     ) -> tuple[tuple[slice, ...], Floats]:
-        """Return a part of the grid and how much of each of its voxels a shape fills, 0-1.
+        """Return a region of the grid and how much of each of its voxels a shape fills, 0-1.
 
         Args:
             within: distances on the whole grid from a surface that the shape does not cross.
             rough: by how many mm the shape's own surface is pushed in, on the whole grid.
         """
         low, high = shape.box
-        part = tuple(
+        region = tuple(
             slice(int(np.searchsorted(axis, first - MARGIN)), int(np.searchsorted(axis, last + MARGIN)))
             for axis, first, last in zip(self.axes, low, high, strict=True)
         )
-        x, y, z = (place[part] for place in self.places)
+        x, y, z = (coordinate[region] for coordinate in self.coordinates)
         away = shape.distance(x, y, z)
         if rough is not None:
-            away = away + rough[part]
+            away = away + rough[region]
         if within is not None:
-            away = np.maximum(away, within[part])
-        return part, np.clip(np.float32(0.5) - away / self.soft, 0, 1)
+            away = np.maximum(away, within[region])
+        return region, np.clip(np.float32(0.5) - away / self.soft, 0, 1)
 
     def paint(
         self,
@@ -164,14 +166,14 @@ class Canvas:
         rough: Floats | None = None,
     ) -> tuple[tuple[slice, ...], Floats]:
         """Paint a shape with a signal over what is there; return what `covered` does."""
-        part, share = self.covered(shape, within=within, rough=rough)
-        below = self.signal[part]
-        self.signal[part] = below + np.float32(strength) * share * (np.float32(value) - below)
-        return part, share
+        region, share = self.covered(shape, within=within, rough=rough)
+        below = self.signal[region]
+        self.signal[region] = below + np.float32(strength) * share * (np.float32(value) - below)
+        return region, share
 
     def whole(self, shape: Shape) -> Floats:
         """Return a shape's distance on the whole grid."""
-        return shape.distance(*self.places)
+        return shape.distance(*self.coordinates)
 
 
 def smooth_noise(random: np.random.Generator, axes: Axes, grain: float) -> Floats:
@@ -208,13 +210,13 @@ def curve(points: Sequence[Point], count: int) -> NDArray[np.float64]:
     >>> curve([(0, 0, 0), (1, 0, 0), (2, 0, 0)], 5)[:, 0].round(2).tolist()
     [0.0, 0.5, 1.0, 1.5, 2.0]
     """
-    known = np.array([np.subtract(np.multiply(points[0], 2), points[1]), *points, _beyond(points)], float)
+    padded = np.array([np.subtract(np.multiply(points[0], 2), points[1]), *points, _beyond(points)], float)
     steps = np.linspace(0, 1, 17)[:-1, None]
     pieces = []
-    for a, b, c, d in zip(known[:-3], known[1:-2], known[2:-1], known[3:], strict=True):
+    for a, b, c, d in zip(padded[:-3], padded[1:-2], padded[2:-1], padded[3:], strict=True):
         slope, bend, turn = c - a, 2 * a - 5 * b + 4 * c - d, 3 * b - a - 3 * c + d
         pieces.append(0.5 * (2 * b + slope * steps + bend * steps**2 + turn * steps**3))
-    fine = np.concatenate([*pieces, known[-2:-1]])
+    fine = np.concatenate([*pieces, padded[-2:-1]])
     run = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(fine, axis=0), axis=1))])
     wanted = np.linspace(0, run[-1], count)
     return np.stack([np.interp(wanted, run, fine[:, axis]) for axis in range(3)], axis=1)

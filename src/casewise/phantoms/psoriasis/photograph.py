@@ -48,30 +48,30 @@ def draw(
     shrink = min(1.0, DRAWN_AT_MOST / max(size))
     width, height = (max(round(side * shrink), 1) for side in size)
     camera, scale = _camera(random, width, height)
-    seen = _see(anatomy, camera, width, height)
+    maps = _see(anatomy, camera, width, height)
 
-    cover = _sharp(seen["inside"], scale)
-    clothed = _sharp(np.maximum(seen["cloth"], seen["hair"]), scale)
+    cover = _sharp(maps["inside"], scale)
+    clothed = _sharp(np.maximum(maps["cloth"], maps["hair"]), scale)
     skin = (cover > 0.5) & (clothed <= 0.5)
-    seen["plaque"] -= np.float32(min(threshold(seen["plaque"][skin], severity.share), 1e6))
+    maps["plaque"] -= np.float32(min(threshold(maps["plaque"][skin], severity.share), 1e6))
 
-    planes = _backdrop(who, seen["inside"], random)
+    planes = _backdrop(who, maps["inside"], random)
     pixels = np.flatnonzero(cover)
-    surface = _surface(who, seen, pixels, severity, lamp, reach=max(round(0.014 * scale), 1))
+    surface = _surface(who, maps, pixels, severity, lamp, reach=max(round(0.014 * scale), 1))
     for plane, colour in zip(planes, surface, strict=True):
         flat = plane.reshape(-1)
         under = flat.take(pixels)
         flat[pixels] = under + cover.take(pixels) * (colour - under)
-    _dress(planes, seen["cloth"], who.build.garment, seen, cover, scale)
-    _dress(planes, seen["hair"], HAIR, seen, None, scale)
+    _dress(planes, maps["cloth"], who.build.garment, maps, cover, scale)
+    _dress(planes, maps["hair"], HAIR, maps, None, scale)
     _light(planes, lamp, random)
-    return _develop(planes, skin, skin & (seen["plaque"] > 0), random, seed, size)
+    return _develop(planes, skin, skin & (maps["plaque"] > 0), random, seed, size)
 
 
 def _sharp(distance: Floats, scale: float) -> Floats:
     """Return the part of each pixel that lies inside an outline, given the signed distance in body units."""
-    part: Floats = np.clip(distance * np.float32(scale) + np.float32(0.5), 0, 1)
-    return part
+    coverage: Floats = np.clip(distance * np.float32(scale) + np.float32(0.5), 0, 1)
+    return coverage
 
 
 def _camera(random: np.random.Generator, width: int, height: int) -> tuple[NDArray[np.float64], float]:
@@ -88,14 +88,14 @@ def _camera(random: np.random.Generator, width: int, height: int) -> tuple[NDArr
 def _see(anatomy: Anatomy, camera: NDArray[np.float64], width: int, height: int) -> dict[str, Floats]:
     """Return the canvas maps as the camera sees them, each `(height, width) float32`."""
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    seen: dict[str, Floats] = {}
+    maps: dict[str, Floats] = {}
     for name, values in anatomy.maps.items():
         if values.max() == values.min():
-            seen[name] = np.full((height, width), values[0, 0], dtype=np.float32)
+            maps[name] = np.full((height, width), values[0, 0], dtype=np.float32)
         else:
             view = cv2.warpAffine(values, camera, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-            seen[name] = view.astype(np.float32, copy=False)
-    return seen
+            maps[name] = view.astype(np.float32, copy=False)
+    return maps
 
 
 def _backdrop(who: Subject, inside: Floats, random: np.random.Generator) -> Floats:
@@ -104,12 +104,12 @@ def _backdrop(who: Subject, inside: Floats, random: np.random.Generator) -> Floa
     folds = cv2.resize(random.standard_normal((3, 4), dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     away = np.minimum(inside, 0) * np.float32(1 / 0.035)
     even = (1 - np.float32(0.32) / (1 + away * away)) * (1 + np.float32(0.03) * folds)
-    return np.stack([np.float32(part) * even for part in who.backdrop])
+    return np.stack([np.float32(channel) * even for channel in who.backdrop])
 
 
 def _surface(
     who: Subject,
-    seen: dict[str, Floats],
+    maps: dict[str, Floats],
     pixels: NDArray[np.intp],
     severity: Severity,
     lamp: np.random.Generator,
@@ -117,12 +117,12 @@ def _surface(
     reach: int,
 ) -> Floats:
     """Return `(3, K)` the colour of the skin at `pixels` under the lamp."""
-    there = {name: values.reshape(-1).take(pixels) for name, values in seen.items()}
+    there = {name: values.reshape(-1).take(pixels) for name, values in maps.items()}
     skin = healthy(who.skin, there)
     if severity.share > 0:
         # Light falls from the upper left, so what rises towards the lower right is lit.
-        step = reach * (seen["plaque"].shape[1] + 1)
-        near, far = (seen["plaque"].reshape(-1).take(pixels + way, mode="clip") for way in (-step, step))
+        step = reach * (maps["plaque"].shape[1] + 1)
+        near, far = (maps["plaque"].reshape(-1).take(pixels + way, mode="clip") for way in (-step, step))
         tone = float(np.mean(who.skin))
         cover_with_plaques(skin, there, there["plaque"], Flank(near, far), severity, tone=tone)
     x, y = -0.32 + lamp.uniform(-0.12, 0.12), -0.38 + lamp.uniform(-0.12, 0.12)
@@ -137,7 +137,7 @@ def _dress(
     planes: Floats,
     outline: Floats,
     colour: tuple[float, float, float],
-    seen: dict[str, Floats],
+    maps: dict[str, Floats],
     cover: Floats | None,
     scale: float,
 ) -> None:
@@ -145,17 +145,17 @@ def _dress(
     pixels = np.flatnonzero(outline > -0.5 / scale)
     if not len(pixels):
         return
-    distance, tilt = outline.reshape(-1).take(pixels), seen["tilt_x"].reshape(-1).take(pixels)
+    distance, tilt = outline.reshape(-1).take(pixels), maps["tilt_x"].reshape(-1).take(pixels)
     weave = np.float32(0.88) + np.float32(0.12) * np.clip(distance / np.float32(0.03), 0, 1)
-    weave += np.float32(0.02) * seen["bumps"].reshape(-1).take(pixels)
+    weave += np.float32(0.02) * maps["bumps"].reshape(-1).take(pixels)
     weave *= np.float32(0.6) + np.float32(0.4) * np.sqrt(np.maximum(1 - tilt * tilt, 0))
     over = _sharp(distance, scale)
     if cover is not None:
         over *= cover.reshape(-1).take(pixels)
-    for plane, part in zip(planes, colour, strict=True):
+    for plane, channel in zip(planes, colour, strict=True):
         flat = plane.reshape(-1)
         under = flat.take(pixels)
-        flat[pixels] = under + over * (np.float32(part) * weave - under)
+        flat[pixels] = under + over * (np.float32(channel) * weave - under)
 
 
 def _light(planes: Floats, lamp: np.random.Generator, random: np.random.Generator) -> None:
@@ -167,9 +167,9 @@ def _light(planes: Floats, lamp: np.random.Generator, random: np.random.Generato
     row = 1 + np.float32(slope_x) * x - np.float32(0.07) * x * x
     column = 1 + np.float32(slope_y) * y - np.float32(0.07) * y * y
     even = row[None, :] * column[:, None]
-    for plane, part in zip(planes, tint, strict=True):
+    for plane, channel in zip(planes, tint, strict=True):
         plane *= even
-        plane *= np.float32(part * 255)
+        plane *= np.float32(channel * 255)
 
 
 @lru_cache(maxsize=4)

@@ -50,13 +50,13 @@ def _hand(x: float, y: float, angle: float, spread: float, size: float = 1.0) ->
     palm = [Chain((at(0.0, 0.0, 0.062), at(0.06, 0.0, 0.068), at(0.13, 0.0, 0.066)))]
     palm += [Chain((at(0.12, side, 0.030), at(0.16, side * 1.12, 0.026))) for side in (-0.048, 0.048)]
     fingers = []
-    for place, length in zip((-0.063, -0.022, 0.021, 0.060), (0.150, 0.180, 0.168, 0.125), strict=True):
-        tip = place + place * spread
+    for offset, length in zip((-0.063, -0.022, 0.021, 0.060), (0.150, 0.180, 0.168, 0.125), strict=True):
+        tip = offset + offset * spread
         fingers.append(
             Chain(
                 (
-                    at(0.13, place, 0.023),
-                    at(0.13 + length * 0.55, (place + tip) / 2, 0.021),
+                    at(0.13, offset, 0.023),
+                    at(0.13 + length * 0.55, (offset + tip) / 2, 0.021),
                     at(0.13 + length, tip, 0.016),
                 )
             )

@@ -101,11 +101,11 @@ def weighted_score(grades: dict[str, Grades]) -> float:
 
 def course(seed: int, subject: int, *, visits: int, regions: tuple[str, ...]) -> DiseaseCourse:
     """Return the course of one subject (0-based number); it does not depend on how many subjects there are."""
-    block, place = divmod(subject, len(BLOCK))
+    block, position = divmod(subject, len(BLOCK))
     draw = stream(seed, "block", block)
-    response = BLOCK[draw.permutation(len(BLOCK))[place]]
-    level = (draw.permutation(len(BLOCK))[place] + draw.random(len(BLOCK))[place]) / len(BLOCK)
-    drops_out = draw.permutation(len(BLOCK))[place] < 2
+    response = BLOCK[draw.permutation(len(BLOCK))[position]]
+    level = (draw.permutation(len(BLOCK))[position] + draw.random(len(BLOCK))[position]) / len(BLOCK)
+    drops_out = draw.permutation(len(BLOCK))[position] < 2
 
     random = stream(seed, "course", subject)
     tempo, floor = _tempo(response, random)

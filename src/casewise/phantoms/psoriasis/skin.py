@@ -38,38 +38,40 @@ def threshold(field: Floats, share: float) -> float:
     return float(np.nextafter(np.partition(field, rank)[rank], np.float32(-np.inf)))
 
 
-def healthy(colour: tuple[float, float, float], seen: dict[str, Floats]) -> Floats:
+def healthy(colour: tuple[float, float, float], maps: dict[str, Floats]) -> Floats:
     """Return `(3, K)` colours of skin without plaques, with its moles and mottling."""
-    even = 1 + np.float32(0.022) * seen["mottle"]
+    even = 1 + np.float32(0.022) * maps["mottle"]
     return np.stack(
         [
-            np.float32(part) * even * (1 - np.float32(strength) * seen["marks"])
-            for part, strength in zip(colour, MARK_STRENGTH, strict=True)
+            np.float32(channel) * even * (1 - np.float32(strength) * maps["marks"])
+            for channel, strength in zip(colour, MARK_STRENGTH, strict=True)
         ]
     )
 
 
 def cover_with_plaques(
-    skin: Floats, seen: dict[str, Floats], depth: Floats, flank: Flank, severity: Severity, *, tone: float
+    skin: Floats, maps: dict[str, Floats], depth: Floats, flank: Flank, severity: Severity, *, tone: float
 ) -> None:
     """Paint plaques onto `skin` `(3, K)` in place; `depth` is positive inside a plaque, in body units."""
     edge = np.clip(depth * np.float32(100) + np.float32(0.5), 0, 1)
     # Blood takes green and blue from the reflected light, whatever the tone underneath.
-    red = edge * (1 + np.float32(0.05) * seen["mottle"])
-    for part, strength in zip(skin, BLOOD, strict=True):
-        part *= 1 - red * np.float32(1 - np.exp(-strength * severity.erythema))
+    red = edge * (1 + np.float32(0.05) * maps["mottle"])
+    for channel, strength in zip(skin, BLOOD, strict=True):
+        channel *= 1 - red * np.float32(1 - np.exp(-strength * severity.erythema))
     if severity.scaling > 0:
-        white = _flecks(seen["flecks"], depth, severity.scaling)
-        for part, silver in zip(skin, (0.555, 0.56, 0.575), strict=True):
-            part += white * (np.float32(0.42 * tone + silver) - part)
+        white = _flecks(maps["flecks"], depth, severity.scaling)
+        for channel, silver in zip(skin, (0.555, 0.56, 0.575), strict=True):
+            channel += white * (np.float32(0.42 * tone + silver) - channel)
     if severity.induration > 0:
-        skin *= _thickness(seen["bumps"], depth, flank, severity.induration)
+        skin *= _thickness(maps["bumps"], depth, flank, severity.induration)
 
 
 def _flecks(flecks: Floats, depth: Floats, scaling: float) -> Floats:
     """Return how silvery each pixel is: the flecked part of a plaque and its whiteness grow with the grade."""
-    part = np.float32(0.15 * scaling + 0.10 * min(scaling, 1.0))
-    white: Floats = np.clip((flecks - (1 - part)) * np.float32(1 / 0.28), 0, 1) * np.clip(depth * np.float32(50), 0, 1)
+    covered = np.float32(0.15 * scaling + 0.10 * min(scaling, 1.0))
+    white: Floats = np.clip((flecks - (1 - covered)) * np.float32(1 / 0.28), 0, 1) * np.clip(
+        depth * np.float32(50), 0, 1
+    )
     white *= np.float32(0.62 + 0.06 * scaling)
     return white
 

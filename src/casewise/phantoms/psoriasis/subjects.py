@@ -62,8 +62,8 @@ class Anatomy:
 
 def subject(seed: int, number: int) -> Subject:
     """Return subject `number` (from 0) of the cohort with this seed, whatever the cohort's size."""
-    block, place = divmod(number, 6)
-    tone = int(stream(seed, "tones", block).permutation(6)[place])
+    block, index = divmod(number, 6)
+    tone = int(stream(seed, "tones", block).permutation(6)[index])
     site = SITES[int(stream(seed, "sites", number // 3).permutation(3)[number % 3])]
     random = stream(seed, "subject", number)
     darker = np.array(TONES[min(tone + 1, 5)]) if random.random() < 0.5 else np.array(TONES[max(tone - 1, 0)])
@@ -125,9 +125,9 @@ def _plaque_field(random: np.random.Generator, body: Body, size: float) -> Float
     x = ((columns[pick] + 0.5 + jitter[0]) * step - CANVAS[0] / 2) / UNIT
     y = ((rows[pick] + 0.5 + jitter[1]) * step - CANVAS[1] / 2) / UNIT
     radius = size * np.exp(random.normal(-0.45, 0.45, 44))
-    for place, (site_x, site_y) in enumerate(body.sites):
-        x[place], y[place] = site_x + random.normal(0, 0.025), site_y + random.normal(0, 0.025)
-        radius[place] = size * random.uniform(1.0, 1.7)
+    for index, (site_x, site_y) in enumerate(body.sites):
+        x[index], y[index] = site_x + random.normal(0, 0.025), site_y + random.normal(0, 0.025)
+        radius[index] = size * random.uniform(1.0, 1.7)
     grid_x = ((np.arange(small.shape[1]) + 0.5) * step - CANVAS[0] / 2) / UNIT
     grid_y = ((np.arange(small.shape[0]) + 0.5) * step - CANVAS[1] / 2) / UNIT
     stretch = np.exp(random.normal(0, 0.2, 44))
@@ -143,14 +143,14 @@ def _marks(random: np.random.Generator, body: Body, *, tattoo: bool) -> Floats:
     marks = np.zeros((CANVAS[1], CANVAS[0]), dtype=np.float32)
     bare = (body.cloth < 0) & (body.hair < 0)
     rows, columns = np.nonzero((body.inside > 0.02) & bare)
-    for place in random.integers(len(rows), size=random.integers(4, 11)):
+    for index in random.integers(len(rows), size=random.integers(4, 11)):
         radius = int(UNIT * random.uniform(0.003, 0.009) * 16)
-        centre = (int(columns[place]) * 16, int(rows[place]) * 16)
+        centre = (int(columns[index]) * 16, int(rows[index]) * 16)
         cv2.circle(marks, centre, radius, random.uniform(0.5, 0.75), -1, cv2.LINE_8, 4)
     if tattoo:
         rows, columns = np.nonzero((body.inside > 0.045) & bare & (body.cloth < -0.06))
-        place = random.integers(len(rows))
-        centre = (int(columns[place]), int(rows[place]))
+        index = random.integers(len(rows))
+        centre = (int(columns[index]), int(rows[index]))
         reach = 0.038 * UNIT
         cv2.circle(marks, centre, int(reach), 0.8, 3)
         for angle in random.uniform(0, np.pi, 3):

@@ -77,10 +77,10 @@ def _write(
     smaller = Image.new("RGB", (-(-size[0] // STEP), -(-size[1] // STEP)), "white")
     for top in range(0, first.height, TILE):
         for left in range(0, first.width, TILE):
-            part = Image.fromarray(paint(left, top, min(TILE, first.width - left), min(TILE, first.height - top)))
-            _put(file, first, part, (left, top), quality)
+            block = Image.fromarray(paint(left, top, min(TILE, first.width - left), min(TILE, first.height - top)))
+            _put(file, first, block, (left, top), quality)
             if levels > 1:
-                smaller.paste(part.reduce(STEP), (left // STEP, top // STEP))
+                smaller.paste(block.reduce(STEP), (left // STEP, top // STEP))
     written = [first]
     while len(written) < levels:
         written.append(_Level(*smaller.size))
@@ -99,8 +99,8 @@ def _put(file: BinaryIO, level: _Level, picture: Image.Image, corner: tuple[int,
             tile.paste(picture.crop((x, y, min(x + TILE, picture.width), min(y + TILE, picture.height))))
             buffer = io.BytesIO()
             tile.save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-            place = (corner[1] + y) // TILE * level.across + (corner[0] + x) // TILE
-            level.offsets[place], level.counts[place] = file.tell(), buffer.tell()
+            index = (corner[1] + y) // TILE * level.across + (corner[0] + x) // TILE
+            level.offsets[index], level.counts[index] = file.tell(), buffer.tell()
             file.write(buffer.getvalue())
             if file.tell() > LARGEST_FILE:
                 raise CasewiseError(f"A phantom slide of {level.width} x {level.height} pixels exceeds 4 GB.")

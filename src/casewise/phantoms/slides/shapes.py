@@ -54,21 +54,21 @@ class Shapes:
         scale = 1 << FINE
         # The half is what lies between a pixel's corner and its middle. Rounded before the window's corner is taken
         # off, so that windows agree but for a few pixels on the rim of shapes that are cut by them.
-        place = np.rint(((self.table[:, :2] @ turn + origin) / mpp - 0.5) * scale).astype(int)
-        place -= (left * scale, top * scale)
+        positions = np.rint(((self.table[:, :2] @ turn + origin) / mpp - 0.5) * scale).astype(int)
+        positions -= (left * scale, top * scale)
         reach = self.table[:, 2:4].max(axis=1)[:, None] / mpp + 2
-        near = ((place / scale > -reach) & (place / scale < reach + np.array([width, height]))).all(axis=1)
+        near = ((positions / scale > -reach) & (positions / scale < reach + np.array([width, height]))).all(axis=1)
         haema, eosin, cover = (np.zeros((height, width), np.uint8) for _ in range(3))
         for row in np.flatnonzero(near):
             _, _, long, short, own, dark, pink, covers = self.table[row].tolist()
             axes = (max(round(long / mpp * scale), 4), max(round(short / mpp * scale), 4))
-            form = (place[row].tolist(), axes, own - angle, 0.0, 360.0)
+            form = (positions[row].tolist(), axes, own - angle, 0.0, 360.0)
             cv2.ellipse(haema, *form, dark, -1, cv2.LINE_AA, FINE)
             if covers:
                 cv2.ellipse(eosin, *form, pink, -1, cv2.LINE_AA, FINE)
                 cv2.ellipse(cover, *form, 255, -1, cv2.LINE_AA, FINE)
-        one = np.float32(1)
-        return Drawn(haema * (one / UNIT), eosin * (one / UNIT), cover * (one / 255))
+        unit = np.float32(1)
+        return Drawn(haema * (unit / UNIT), eosin * (unit / UNIT), cover * (unit / 255))
 
 
 def shapes(
@@ -79,8 +79,8 @@ def shapes(
     rows = [_fat(random, width, depth, floor)]
     area = width * floor / 1e6
     count = random.poisson(FIBROBLASTS * area)
-    place = _scattered(random, count, width, floor, surface, border)
-    rows.append(_nuclei(random, place, long=(4.5, 8.0), short=(1.1, 1.8), tilt=16))
+    positions = _scattered(random, count, width, floor, surface, border)
+    rows.append(_nuclei(random, positions, long=(4.5, 8.0), short=(1.1, 1.8), tilt=16))
     adnexa, infiltrates = (random.poisson(rate * width / 1000) for rate in (stage.adnexa, stage.infiltrates))
     for centre in _apart(random, adnexa, width, floor, surface, border):
         rows.append(_follicle(random, centre) if random.random() < 0.4 else _gland(random, centre))
@@ -116,24 +116,24 @@ def _apart(
 
 def _nuclei(
     random: np.random.Generator,
-    place: np.ndarray,
+    positions: np.ndarray,
     *,
     long: tuple[float, float],
     short: tuple[float, float],
     tilt: float,
 ) -> np.ndarray:
-    rows = np.zeros((len(place), COLUMNS))
-    rows[:, :2] = place
-    rows[:, 2], rows[:, 3] = random.uniform(*long, len(place)), random.uniform(*short, len(place))
-    rows[:, 4] = random.normal(0, tilt, len(place))
-    rows[:, 5] = random.uniform(150, 235, len(place))
+    rows = np.zeros((len(positions), COLUMNS))
+    rows[:, :2] = positions
+    rows[:, 2], rows[:, 3] = random.uniform(*long, len(positions)), random.uniform(*short, len(positions))
+    rows[:, 4] = random.normal(0, tilt, len(positions))
+    rows[:, 5] = random.uniform(150, 235, len(positions))
     return rows
 
 
 def _keratinocytes(random: np.random.Generator, width: float, surface: Curve, border: Curve) -> np.ndarray:
     """Nuclei of the epidermis, close together; those at its border stand upright and are darker."""
     u, d = np.meshgrid(np.arange(-width / 2, width / 2, KERATINOCYTES), np.arange(8, 190, KERATINOCYTES))
-    u, d = (part.ravel() + random.uniform(-3.5, 3.5, part.size) for part in (u, d))
+    u, d = (values.ravel() + random.uniform(-3.5, 3.5, values.size) for values in (u, d))
     kept = d < border(u) - 3
     u, d = u[kept], d[kept]
     rows = _nuclei(random, np.stack([u, surface(u) + d], axis=1), long=(2.6, 3.8), short=(2.2, 3.0), tilt=90)
@@ -147,7 +147,7 @@ def _fat(random: np.random.Generator, width: float, depth: float, floor: float) 
     u, v = np.meshgrid(np.arange(-width / 2, width / 2, step), np.arange(floor + 40, depth + step, step * 0.87))
     u = u + np.where(np.arange(len(v)) % 2, step / 2, 0)[:, None]
     rows = np.zeros((u.size, COLUMNS))
-    rows[:, 0], rows[:, 1] = (part.ravel() + random.uniform(-5, 5, u.size) for part in (u, v))
+    rows[:, 0], rows[:, 1] = (values.ravel() + random.uniform(-5, 5, u.size) for values in (u, v))
     rows[:, 2], rows[:, 3] = random.uniform(27, 32, u.size), random.uniform(25, 30, u.size)
     rows[:, 4], rows[:, 7] = random.uniform(0, 180, u.size), 1
     return rows
@@ -163,8 +163,8 @@ def _ring(centre: np.ndarray, radius: float, hole: float, dark: float, pink: flo
 def _around(random: np.random.Generator, centre: np.ndarray, radius: float) -> np.ndarray:
     """Nuclei of a tube's wall."""
     turns = np.linspace(0, 2 * np.pi, max(int(2 * np.pi * radius / 8), 5), endpoint=False)
-    place = centre + radius * np.stack([np.cos(turns), 0.9 * np.sin(turns)], axis=1)
-    return _nuclei(random, place, long=(2.4, 3.4), short=(2.2, 3.0), tilt=90)
+    positions = centre + radius * np.stack([np.cos(turns), 0.9 * np.sin(turns)], axis=1)
+    return _nuclei(random, positions, long=(2.4, 3.4), short=(2.2, 3.0), tilt=90)
 
 
 def _gland(random: np.random.Generator, centre: np.ndarray) -> np.ndarray:
@@ -181,12 +181,12 @@ def _follicle(random: np.random.Generator, centre: np.ndarray) -> np.ndarray:
     """A hair in its sheaths, cut aslant."""
     tilt, long = random.uniform(60, 120), random.uniform(130, 210)
     sheaths = ((1.0, 52, 80, 85), (0.9, 38, 100, 70), (0.84, 20, 25, 150), (0.8, 11, 190, 110))
-    return np.array([[*centre, long * part, wide, tilt, dark, pink, 1] for part, wide, dark, pink in sheaths])
+    return np.array([[*centre, long * values, wide, tilt, dark, pink, 1] for values, wide, dark, pink in sheaths])
 
 
 def _infiltrate(random: np.random.Generator, centre: np.ndarray) -> np.ndarray:
     """A small vessel and the inflammatory cells around it."""
     count = random.integers(25, 70)
-    place = centre + random.normal(0, 1, (count, 2)) * (26, 20)
-    cells = _nuclei(random, place, long=(2.6, 3.4), short=(2.4, 3.2), tilt=90)
+    positions = centre + random.normal(0, 1, (count, 2)) * (26, 20)
+    cells = _nuclei(random, positions, long=(2.6, 3.4), short=(2.4, 3.2), tilt=90)
     return np.concatenate([cells, _ring(centre, 11, 7, 45, 90), _around(random, centre, 10)])

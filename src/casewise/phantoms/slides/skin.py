@@ -194,10 +194,12 @@ class Section:
     def _sampled(self, number: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """A field of evenly spread values at (a, b), in cells; each number is a field of its own."""
         # By hand, since the remainder of floats takes three times as long.
-        a, b = ((part + shift) * np.float32(1 / CELLS) for part, shift in zip((a, b), self.shift[number], strict=True))
+        a, b = (
+            (layer + shift) * np.float32(1 / CELLS) for layer, shift in zip((a, b), self.shift[number], strict=True)
+        )
         a, b = ((turns - np.floor(turns)) * np.float32(CELLS) for turns in (a, b))
-        found: np.ndarray = cv2.remap(_texture(self.who.seed), a, b, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-        return found
+        field: np.ndarray = cv2.remap(_texture(self.who.seed), a, b, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        return field
 
     def _fat(self, v: np.ndarray, ragged: np.ndarray) -> np.ndarray:
         """Where the dermis has ended, 0 to 1."""
@@ -229,18 +231,18 @@ class Section:
         bend_u, bend_v = (90 * (self._sampled(n, u / 75, v / 75) - 0.5) for n in (3, 4))
         # Each of two sets covers so much that both together cover what is wanted.
         gap = np.float32(np.sqrt(1 - stage.density))
-        found, fibres = np.zeros_like(u), np.zeros_like(u)
+        field, fibres = np.zeros_like(u), np.zeros_like(u)
         for number, (slope, fine) in enumerate(((0.30, 1.0), (-0.22, 1.0), (0.08, 0.45))):
             cell = np.float32(stage.bundle * fine / 2.6)
             along, across = u + slope * v + bend_u, v - slope * u + bend_v
             noise = self._sampled(5 + number % 3, along / (7 * cell), across / cell)
-            part = _step(noise - (gap if fine == 1 else gap**2), 0.07)
+            layer = _step(noise - (gap if fine == 1 else gap**2), 0.07)
             if fine < 1:
-                found += papillary * (part - found)
+                field += papillary * (layer - field)
             else:
-                found = np.maximum(found, part)
-                fibres = np.where(part >= found, self._sampled(number, along / 30, across / 1.1), fibres)
-        return found, fibres
+                field = np.maximum(field, layer)
+                fibres = np.where(layer >= field, self._sampled(number, along / 30, across / 1.1), fibres)
+        return field, fibres
 
 
 def _step(distance: np.ndarray, soft: float) -> np.ndarray:
