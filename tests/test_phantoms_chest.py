@@ -17,17 +17,9 @@ from typer.testing import CliRunner
 
 from casewise.cli.main import app
 from casewise.errors import CasewiseError
+from casewise.phantoms.chest import FINDINGS, TWIN_KINDS, Film, draw_film, make_chest, plant_twins
 from casewise.phantoms.chest.anatomy import chest
-from casewise.phantoms.chest.cohort import (
-    COLUMNS,
-    FINDINGS,
-    TWIN_KINDS,
-    Film,
-    draw_film,
-    finding_of,
-    make_chest,
-    plant_twins,
-)
+from casewise.phantoms.chest.cohort import COLUMNS, finding_of
 from casewise.phantoms.folder import JPEG_QUALITY, MARK, encoded
 from casewise.phantoms.psoriasis import make_psoriasis
 from tests.phantom_files import contents, rows_of
