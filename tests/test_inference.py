@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from casewise.errors import CasewiseError, RunError
 from casewise.inference.bundle import SETTINGS, Bundle
 from casewise.inference.model import load_bundle
 from casewise.phantoms.chest import make_chest
-from casewise.run import Run, run
+from casewise.run import Run, open_run, run
 from casewise.study.schema import Study
 from tests.chest_study import THREE, chest_study
 
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 SCRIPT = """
 import sys
+from dataclasses import replace
 import torch
 from casewise.inference.model import load_bundle
 torch.set_num_threads(1)
@@ -122,3 +124,53 @@ def test_what_is_no_bundle_is_refused(done: Run, tmp_path: Path) -> None:
         Bundle.open(folder).load()
     with pytest.raises(CasewiseError):
         load_bundle(done.folder).predict(tmp_path / "nothing")
+
+
+def test_a_run_that_lacks_a_network_is_refused(done: Run, tmp_path: Path) -> None:
+    shutil.copytree(done.folder, folder := tmp_path / "run")
+    record = folder / "jobs" / "cnn" / "fold2" / "job.json"
+    facts = json.loads(record.read_text())
+    (record.parent / "checksums.json").unlink()
+    record.write_text(json.dumps({**facts, "fingerprint": "another"}))
+    with pytest.raises(RunError, match="fold 2"):
+        load_bundle(folder)
+    record.unlink()
+    with pytest.raises(RunError, match="fold 2"):
+        load_bundle(folder)
+
+
+def test_networks_of_a_comparison_by_image_are_refused(done: Run, tmp_path: Path) -> None:
+    shutil.copytree(done.folder, folder := tmp_path / "run")
+    (folder / "comparison.json").write_text("{}")
+    for refused in (load_bundle, open_run):
+        with pytest.raises(RunError):
+            refused(folder)
+    job = folder / "jobs" / "cnn" / "fold1"
+    (job / "checksums.json").unlink()
+    facts = json.loads((job / FACTS).read_text())
+    (job / FACTS).write_text(json.dumps({**facts, "comparison_only": True}))
+    with pytest.raises(RunError):
+        load_bundle(job)
+
+
+def test_a_run_without_its_report_is_not_opened(done: Run, tmp_path: Path) -> None:
+    shutil.copytree(done.folder, folder := tmp_path / "run")
+    assert open_run(folder).study.name == done.study.name
+    (folder / "report.html").unlink()
+    with pytest.raises(RunError, match=r"report\.html"):
+        open_run(folder)
+
+
+def test_a_data_frame_is_relative_to_the_working_directory(
+    done: Run, new: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_bundle(done.folder / "jobs" / "cnn" / "fold1")
+    monkeypatch.chdir(new.parent)
+    assert len(model.predict(pd.read_csv(new))) == len(pd.read_csv(new))
+
+
+def test_settings_that_this_version_does_not_know_are_refused(done: Run, new: Path) -> None:
+    bundle = Bundle.open(done.folder / "jobs" / "cnn" / "fold1")
+    other = replace(bundle, settings={**bundle.settings, "panels": {"nothing": 1}})
+    with pytest.raises(RunError, match="panels"):
+        other.study(new)

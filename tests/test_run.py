@@ -20,7 +20,8 @@ import pytest
 
 import casewise
 from casewise.errors import AuditError, CasewiseError, CohortError, DamagedError, RunError, SplitError, StudyError
-from casewise.jobs.fingerprint import changed_settings, job_fingerprint
+from casewise.inference.run_members import job_fingerprint
+from casewise.jobs.fingerprint import changed_settings
 from casewise.predictions.table import COLUMNS
 from casewise.report.markdown.page import write_results
 from casewise.run import Run, run
@@ -49,7 +50,7 @@ def test_the_python_page_runs(finished: tuple[Run, Path], tmp_path: Path, monkey
     names: dict[str, Any] = {}
     exec("\n".join(blocks), names)
     run, study = names["run"], names["study"]
-    assert set(names["new"]["target"]) >= set(read_study(path).outputs)
+    assert set(names["new"]["target"]) >= {*read_study(path).outputs, "pasi", "composite"}
     assert set(names["primary"]["target"]) == {"pasi"}
     row = run.metrics.query("stage == 'oof' and target == 'pasi' and metric == 'mae'").iloc[0]
     assert row["value"] == done.results["metrics"]["oof"][row["learner"]]["pasi"]["mae"]["value"]

@@ -9,7 +9,7 @@ import pytest
 
 from casewise.errors import CasewiseError, StudyError
 from casewise.initialise import initialise
-from casewise.jobs.fingerprint import job_fingerprint
+from casewise.inference.run_members import job_fingerprint
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 

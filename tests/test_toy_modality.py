@@ -21,11 +21,12 @@ from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.store_builder import prepare
 from casewise.run import Run, run
 from casewise.study.loading import read_study
-from casewise.study.schema import Study
+from casewise.study.schema import Study, StudyModel
 
 STUDY = """
 name: murmurs
 modality: spectrograms
+spectrograms: {{floor: 50}}
 synthetic: true
 cohort: {cohort}
 images: {{size: 32, channels: grey}}
@@ -42,10 +43,17 @@ compute: {{precision: fp32, memory_format: channels_last, save_every: 0}}
 SAMPLES, WINDOW = 2048, 64
 
 
+class SpectrogramSettings(StudyModel):
+    """The section `spectrograms` of a study file."""
+
+    floor: int = 60
+
+
 class Spectrograms(Photographs):
     """Every row of the table is a signal, an `.npy` file; a network sees the power of its frequencies over time."""
 
     name = "spectrograms"
+    Settings = SpectrogramSettings
 
     def noun(self, study: Study) -> Noun:
         return Noun("signal", "signals")
@@ -117,6 +125,7 @@ def test_a_new_modality_goes_from_the_table_to_the_report(finished: Run) -> None
 
 def test_a_bundle_predicts_new_cases(finished: Run, tmp_path: Path) -> None:
     model = load_bundle(finished.folder)
+    assert model.members[0].study(tmp_path / "new" / "cases.csv").modality_settings.floor == 50
     table = write_signals(tmp_path / "new", 3, 5)
     pd.read_csv(table).drop(columns="murmur").to_csv(table, index=False)
     found = model.predict(table)

@@ -49,7 +49,8 @@ class Run:
         from casewise.run_folder import RunFolder
         from casewise.study.loading import saved_study
 
-        return saved_study(RunFolder(self.folder).study.read())
+        file = RunFolder(self.folder).study
+        return saved_study(file.read(), source=str(file.path))
 
     @property
     def headline(self) -> str:
@@ -105,10 +106,13 @@ def open_run(folder: Path | str) -> Run:
     """Open a finished run.
 
     Raises:
-        RunError: the folder holds no finished run, or a file of it is damaged.
+        RunError: the folder holds no finished run, or the comparison by image of one, or a file of it is damaged.
     """
     from casewise.run_folder import RunFolder
+    from casewise.splits.image_split import refuse_image_split
 
     files = RunFolder(Path(folder))
+    refuse_image_split(files)
     files.check_finished()
+    files.check_reported()
     return Run(files.path, files.predictions.read(), files.metrics.read(), files.report_path)

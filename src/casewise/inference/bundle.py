@@ -13,10 +13,11 @@ from casewise.models.backbones import build_network
 from casewise.models.outputs import Output
 from casewise.models.weights import read_tensors
 from casewise.run_folder import JobFolder
-from casewise.study.schema import Study
+from casewise.study.loading import saved_study
 
 if TYPE_CHECKING:
     from casewise.models.backbones import Network
+    from casewise.study.schema import Study
     from casewise.training.compute_plan import ComputePlan
 
 # Raised whenever facts change their meaning; older bundles are then refused.
@@ -70,7 +71,8 @@ class Bundle:
         compute: precision, memory format, device and threads of the training.
         batch_size: panels in a training batch, by which prediction batches are sized.
         subjects: everybody who shaped the network.
-        origin: what else is recorded: the first weights, the split's hash, whether the cohort is synthetic.
+        origin: what else is recorded: the first weights, the split's hash, whether the cohort is synthetic, and
+            `comparison_only` where the network belongs to a comparison by image.
     """
 
     folder: Path
@@ -114,7 +116,8 @@ class Bundle:
                 ComputeFacts(**facts["compute"]),
                 facts["batch_size"],
                 frozenset(facts["subjects"]),
-                {name: facts[name] for name in ("weights", "split", "synthetic")},
+                {name: facts[name] for name in ("weights", "split", "synthetic")}
+                | {name: facts[name] for name in ("comparison_only",) if name in facts},
             )
         except (ValueError, LookupError, TypeError) as error:
             raise RunError(f"{files.facts.path} is damaged ({error!r}). Train the network again.") from error
@@ -125,18 +128,21 @@ class Bundle:
         return tuple(Output(o["name"], o["kind"], len(o["classes"]), o["main"]) for o in self.outputs)
 
     def study(self, table: Path, root: Path | None = None) -> Study:
-        """The study that reads and prepares the cases of another table exactly as those of the training."""
-        return Study.model_validate(
-            {
-                **self.settings,
-                "name": "new cases",
-                "cohort": Path(table),
-                "root": root,
-                "backbones": [self.network["name"]],
-                "weights": "random",
-                "evaluation": {"response": False},
-            }
-        )
+        """The study that reads and prepares the cases of another table exactly as those of the training.
+
+        Raises:
+            RunError: the settings are not of this version, or of a modality that is not registered.
+        """
+        values = {
+            **self.settings,
+            "name": "new cases",
+            "cohort": Path(table),
+            "root": root,
+            "backbones": [self.network["name"]],
+            "weights": "random",
+            "evaluation": {"response": False},
+        }
+        return saved_study(values, source=str(JobFolder(self.folder).facts.path))
 
     def load(self) -> Network:
         """The network with its trained weights, in evaluation mode, on the CPU.
@@ -158,7 +164,8 @@ class Bundle:
 
 def settings_of(study: Study, model: str) -> dict[str, Any]:
     """What of a study a bundle of `model` keeps, as JSON; paths of the study's machine are left out."""
-    kept = study.model_dump(mode="json", include=set(SETTINGS)) | modality_of(study).facts(study, model)
+    own_section = {study.modality_name} & set(type(study).model_fields)
+    kept = study.model_dump(mode="json", include={*SETTINGS, *own_section}) | modality_of(study).facts(study, model)
     kept["images"]["store"] = None
     kept["panels"]["offline_copies"] = 0  # these are of training alone
     return kept

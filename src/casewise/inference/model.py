@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from casewise.console import Show, Silent
-from casewise.errors import CasewiseError, RunError
+from casewise.errors import RunError
 from casewise.inference.bundle import Bundle
 from casewise.inference.new_cases import prepare_new_cases, write_table
 from casewise.inference.predictor import Predictor
+from casewise.inference.run_members import members_of
 from casewise.run_folder import JobFolder, RunFolder
 
 if TYPE_CHECKING:
@@ -43,12 +44,13 @@ class TrainedModel:
         Args:
             cases: a table (CSV, Parquet or a data frame) with the columns of the training table other than the
                 labels, or a folder of photographs.
-            root: the folder that paths in the table are relative to; by default the table's own.
+            root: the folder that paths in the table are relative to; by default the table's own, and for a data frame
+                the working directory.
             store: a folder for the prepared images, to be used again; by default a temporary one.
             show: where progress is told.
 
         Returns:
-            One row for each network, case, region or image, and target: `case`, `subject`, `visit`, `region`, `image`,
+            One row for each network, case, region or image, and target or score of the study: `case`, `subject`, `visit`, `region`, `image`,
             `target`, `prediction`, and for classes the probability of each, by name.
 
         Raises:
@@ -56,19 +58,26 @@ class TrainedModel:
         """
         import pandas as pd
 
+        from casewise.cohort.labels import study_scores
+        from casewise.predictions.scores import apply_scores
         from casewise.predictions.table import mean_over_folds
 
         with tempfile.TemporaryDirectory() as temporary:
             table = write_table(cases, self.members[0], Path(temporary))
-            if root is None and not table.is_relative_to(temporary):
-                root = table.parent
-            study = self.members[0].study(table, Path(root).absolute() if root else None)
+            if root is None:
+                root = Path.cwd() if table.is_relative_to(temporary) else table.parent
+            study = self.members[0].study(table, Path(root).absolute())
             new = prepare_new_cases(study, Path(store) if store else Path(temporary), show or Silent())
             rows = [
                 Predictor.from_bundle(member).predict_cases(study, new.cohort.panels, new.store, stage="external")
                 for member in self.members
             ]
-            means = mean_over_folds(pd.concat(rows, ignore_index=True))
+            means = apply_scores(
+                mean_over_folds(pd.concat(rows, ignore_index=True)),
+                study_scores(study),
+                missing_regions=study.missing_regions,
+                regions=study.regions,
+            )
             paths = new.cohort.images.set_index(new.cohort.images["image"].astype(str))["path"].astype(str)
         means["image"] = means["image"].where(means["image"] == "", means["image"].map(paths))
         return self._named(means)
@@ -78,7 +87,7 @@ class TrainedModel:
         classes = {output["name"]: output["classes"] for output in self.members[0].outputs}
         table = rows[["model", "case", "subject", "visit", "region", "image", "target"]].copy()
         table["prediction"] = [
-            classes[target][int(value)] if classes[target] else value
+            classes[target][int(value)] if classes.get(target) else value
             for target, value in zip(rows["target"], rows["y_pred"], strict=True)
         ]
         for target, names in classes.items():
@@ -92,22 +101,22 @@ def load_bundle(folder: Path | str) -> TrainedModel:
     """Load the trained networks of a run folder, or the one network in a folder of weights and facts.
 
     Raises:
-        RunError: there is no trained network, or networks that do not predict the same.
+        RunError: there is no trained network, networks of a run are missing or do not predict the same, or it is a
+            comparison by image.
     """
     folder = Path(folder)
-    alone = JobFolder(folder)
-    if alone.facts.exists() or alone.weights.exists():
-        return TrainedModel(folder, (Bundle.open(folder),))
-    jobs = [job.path for job in RunFolder(folder).finished_jobs()]
-    if not jobs:
-        raise RunError(f"{folder} holds no trained networks: it is neither a run folder nor the folder of a network.")
-    members = tuple(Bundle.open(path) for path in jobs)
+    job = JobFolder(folder)
+    is_job = job.facts.exists() or job.weights.exists()
+    members = tuple(Bundle.open(member.path) for member in ([job] if is_job else members_of(RunFolder(folder))))
+    if any(member.origin.get("comparison_only") for member in members):
+        raise RunError(
+            f"{folder} holds a comparison of splits by image: its networks have seen subjects whom they are tested on. "
+            "Take the networks of the study itself."
+        )
     first = members[0]
     different = next((m for m in members if _targets(m) != _targets(first)), None)
     if different:
         raise RunError(f"{different.folder} and {first.folder} do not predict the same targets.")
-    if any(member.origin.get("comparison_only") for member in members):
-        raise CasewiseError(f"{folder} holds a comparison of splits by image; its networks are not for new cases.")
     return TrainedModel(folder, members)
 
 

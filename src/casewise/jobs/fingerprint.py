@@ -74,22 +74,6 @@ def table_hash(cohort: Cohort, study: Study) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def job_fingerprint(fingerprint: str, study: Study, model: str) -> str:
-    """The run's fingerprint with how `model` sees several sequences, and the weights file that it starts from."""
-    from casewise.models.weights import weights_file
-
-    file = weights_file(model.partition("@")[0], study.weights_of(model), study.weights_dir)
-    content = ""
-    if file and file.is_file():
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-    # where all networks see the sequences alike, their names do not say how
-    fusion = study.fusion_of(model)
-    stated = f"{model}@{fusion}" if fusion and "@" not in model else model
-    stated += "" if isinstance(study.weights, str) else f" from {study.weights_of(model)}"
-    return hashlib.sha256(f"{fingerprint} {stated} {content}".encode()).hexdigest()
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from casewise.jobs.fingerprint import job_fingerprint
+from casewise.inference.run_members import job_fingerprint
 from casewise.run_folder import JobFolder, RunFolder
 
 if TYPE_CHECKING:

@@ -94,19 +94,8 @@ def _check_exists(folder: RunFolder) -> None:
 
 def _read_study(folder: RunFolder) -> Study:
     """The study of the run."""
-    from pydantic import ValidationError
-
     _check_exists(folder)
-    try:
-        study = saved_study(folder.study.read())
-    except ValidationError as error:
-        version = (folder.fingerprint.read_or_none() or {}).get("casewise", "unknown")
-        first = error.errors()[0]
-        raise RunError(
-            f"{folder.study.path} was written by another version of casewise ({version}): "
-            f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}. Use that version, or run the study "
-            "again."
-        ) from None
+    study = saved_study(folder.study.read(), source=str(folder.study.path))
     if study.weights_dir and not study.weights_dir.is_dir():
         # the trained networks no longer need their first weights
         study = study.model_copy(update={"weights_dir": None})

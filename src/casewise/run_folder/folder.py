@@ -212,6 +212,17 @@ class RunFolder:
                 f"{self.path} holds no finished run: {missing} is missing. Finish it with `casewise run` first."
             )
 
+    def check_reported(self) -> None:
+        """Check that the run's report is here.
+
+        Raises:
+            RunError: it is missing.
+        """
+        if not self.report_path.is_file():
+            raise RunError(
+                f"{self.path} holds no finished run: {self.report_path.name} is missing. Finish it with `casewise run`."
+            )
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder until the block or the process ends, and remove what killed processes left in it.

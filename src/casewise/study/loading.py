@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from casewise.errors import StudyError, nearest
+from casewise.errors import RunError, StudyError, nearest
 from casewise.study.messages import sentences, with_origin
 from casewise.study.schema import Study, study_model
 
@@ -116,13 +116,21 @@ def build_study(values: dict[str, Any], *, source: str, folder: Path) -> Study:
         raise StudyError(f"{source} cannot be used:\n  " + "\n  ".join(lines)) from None
 
 
-def saved_study(values: dict[str, Any]) -> Study:
-    """The resolved study that a run saved, from the values of its JSON file.
+def saved_study(values: dict[str, Any], *, source: str = "The saved study") -> Study:
+    """The resolved study that a run saved, from the values of its JSON file; `source` names it in messages.
 
     Raises:
-        ValidationError: the study was saved by another version.
+        RunError: the study was saved by another version.
     """
-    return study_model(str(values.get("modality", ""))).model_validate(values)
+    try:
+        return study_model(str(values.get("modality", ""))).model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise RunError(
+            f"{source} cannot be read by this version of casewise: {place}: {first['msg']}. Use the version that wrote "
+            "it, or run the study again."
+        ) from None
 
 
 def _text(path: Path) -> str:

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from casewise.errors import RunError
 from casewise.run_folder import RunFolder
 from casewise.splits.image_split import refuse_image_split
-from casewise.study.schema import Study
+from casewise.study.loading import saved_study
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from casewise.study.schema import Study
 
 STAGES = {"test": "the test set", "oof": "out of fold"}
 
@@ -98,15 +98,7 @@ def read_finished(folder: Path) -> FinishedStudy:
     files = RunFolder(folder)
     refuse_image_split(files)
     contents = {name: getattr(files, name).read() for name in ("study", "metrics", "splits")}
-    try:
-        study = Study.model_validate(contents["study"])
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise RunError(
-            f"{folder}: its study cannot be read by this version of casewise: {place}: {first['msg']}. Write the "
-            "page with the version that made the run, or run the study again."
-        ) from None
+    study = saved_study(contents["study"], source=str(files.study.path))
     measured = (files.explanations.read_or_none() or {}).get("measured")
     return FinishedStudy(
         files,

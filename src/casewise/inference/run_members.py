@@ -1,0 +1,71 @@
+"""The networks of a run folder that predict together: all of its study, each made from what the folder records."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from casewise.errors import RunError
+from casewise.splits.image_split import refuse_image_split
+from casewise.study.loading import saved_study
+
+if TYPE_CHECKING:
+    from casewise.run_folder import JobFolder, RunFolder
+    from casewise.study.schema import Study
+
+
+def job_fingerprint(fingerprint: str, study: Study, model: str) -> str:
+    """The run's fingerprint with how `model` sees several sequences, and the weights file that it starts from."""
+    from casewise.models.weights import weights_file
+
+    file = weights_file(model.partition("@")[0], study.weights_of(model), study.weights_dir)
+    content = ""
+    if file and file.is_file():
+        with file.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+    # where all networks see the sequences alike, their names do not say how
+    fusion = study.fusion_of(model)
+    stated = f"{model}@{fusion}" if fusion and "@" not in model else model
+    stated += "" if isinstance(study.weights, str) else f" from {study.weights_of(model)}"
+    return hashlib.sha256(f"{fingerprint} {stated} {content}".encode()).hexdigest()
+
+
+def members_of(folder: RunFolder) -> list[JobFolder]:
+    """The folders of all networks of the run's study, backbone by backbone and fold by fold.
+
+    A file of first weights may be elsewhere by now. Networks that started from one are therefore only compared with
+    the other folds of the same network.
+
+    Raises:
+        RunError: the folder holds a comparison by image, or a network is missing or was made from something else.
+    """
+    refuse_image_split(folder)
+    needed = (folder.study, folder.splits, folder.fingerprint)
+    if absent := next((file.path.name for file in needed if not file.exists()), None):
+        raise RunError(
+            f"{folder.path} holds no trained networks: it is neither a run folder ({absent} is missing) nor the folder "
+            "of a network."
+        )
+    study = saved_study(folder.study.read(), source=str(folder.study.path))
+    folds, fingerprint = folder.splits.read()["folds"], folder.fingerprint.read()["fingerprint"]
+    members, missing, stale = [], [], []
+    for network in study.networks:
+        expected = job_fingerprint(fingerprint, study, network) if study.weights_of(network) == "random" else None
+        for fold in range(folds):
+            job, name = folder.job(network, fold), f"{network}, fold {fold + 1}"
+            if not job.record.exists():
+                missing.append(name)
+                continue
+            recorded = job.record.read()["fingerprint"]
+            expected = expected or recorded
+            if recorded != expected:
+                stale.append(name)
+            members.append(job)
+    if missing or stale:
+        reasons = [
+            f"{len(names)} of {folds * len(study.networks)} networks {reason} ({'; '.join(names[:5])})"
+            for names, reason in ((missing, "are not trained"), (stale, "were made from something else"))
+            if names
+        ]
+        raise RunError(f"{folder.path} is no finished run: {' and '.join(reasons)}. Run the study again.")
+    return members
