@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from casewise.errors import CasewiseError, StudyError
-from casewise.initialise import initialise
 from casewise.inference.run_members import job_fingerprint
+from casewise.initialise import initialise
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 

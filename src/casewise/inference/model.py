@@ -50,8 +50,8 @@ class TrainedModel:
             show: where progress is told.
 
         Returns:
-            One row for each network, case, region or image, and target or score of the study: `case`, `subject`, `visit`, `region`, `image`,
-            `target`, `prediction`, and for classes the probability of each, by name.
+            One row for each network, case, region or image, and target or score of the study: `case`, `subject`,
+            `visit`, `region`, `image`, `target`, `prediction`, and for classes the probability of each, by name.
 
         Raises:
             CasewiseError: the table has problems, or images cannot be read; every problem is named.
