@@ -138,7 +138,7 @@ class TestRecipe:
             ({"warmup": 9, "schedule": "cosine", "epochs": 9}, "warmup: 9 epochs are not fewer than the epochs, 9"),
             (
                 {"warmup": 3, "schedule": "cosine", "tuning": "gradual_unfreezing"},
-                r"warmup: 3 epochs are not fewer than the fine\.epochs, 3",
+                r"warmup: 3 epochs are not fewer than the gradual_unfreezing\.epochs, 3",
             ),
             (
                 {"warmup": 3, "schedule": "cosine", "phases": [{"epochs": 9}, {"epochs": 2}]},
@@ -150,7 +150,7 @@ class TestRecipe:
             ),
             ({"layer_decay": 0}, "greater than 0"),
             ({"layer_decay": 1.1}, "less than or equal to 1"),
-            ({"layer_decay": 0.8, "discriminative": 3}, "layer_decay and discriminative are two ways"),
+            ({"layer_decay": 0.8, "discriminative": 3}, "layer_decay and discriminative"),
         ],
     )
     def test_what_is_refused(self, recipe: dict[str, Any], words: str) -> None:
