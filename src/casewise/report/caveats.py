@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from casewise.metrics.registry import metric_of
+from casewise.report.templating import templates
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
-
     from casewise.study.schema import Study
 
 MOST_SOURCES = 6
@@ -23,13 +20,8 @@ def sentences(notes: Iterable[Mapping[str, Any] | str]) -> list[str]:
     >>> sentences([{"code": "few_subjects", "stage": "test", "subjects": 6}])
     ['The test set has 6 scored subjects: its intervals are rough.']
     """
-    template = _environment().get_template("caveats.j2")
+    template = templates(html=False).get_template("caveats.j2")
     return [note if isinstance(note, str) else " ".join(template.render(c=note).split()) for note in notes]
-
-
-def pooled_means(kind: str) -> str:
-    """What metrics pooled over left-out sources are not: each source's cases come from a network of their own."""
-    return _environment().from_string("{% import 'caveats.j2' as c %}{{ c.pooled(kind) }}").render(kind=kind)
 
 
 def result_line(study: Study, results: Mapping[str, Any]) -> str:
@@ -49,7 +41,7 @@ def result_line(study: Study, results: Mapping[str, Any]) -> str:
                 each = {source: results["left_out"][source][learner][name] for source in mean["sources"]}
                 within.append({"name": name, **mean, "each": each})
     line = (
-        _environment()
+        templates(html=False)
         .get_template("result_line.j2")
         .render(
             study=study,
@@ -67,14 +59,3 @@ def result_line(study: Study, results: Mapping[str, Any]) -> str:
         )
     )
     return " ".join(line.split())
-
-
-@lru_cache(maxsize=1)
-def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(loader=PackageLoader("casewise.report"), undefined=StrictUndefined, autoescape=False)  # noqa: S701
-    environment.filters["metric"] = lambda name: metric_of(name).phrase
-    environment.filters["title"] = lambda name: metric_of(name).title
-    environment.filters["means"] = lambda kind: kind_named(kind).means
-    return environment

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from casewise.metrics.registry import metric_of
 from casewise.report import formatting
 from casewise.report.sections.modalities import modality_report
+from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -47,6 +48,7 @@ def templates(*, html: bool) -> Environment:
     environment.filters |= {name: getattr(formatting, name) for name in FILTERS}
     environment.filters["metric_title"] = lambda name: metric_of(name).title
     environment.filters["image_noun"] = lambda study: modality_report(study).row_noun(study)
+    environment.filters["kind_means"] = lambda kind: kind_named(kind).means
     environment.filters["metric_phrase"] = lambda name: metric_of(name).phrase
     return environment
 

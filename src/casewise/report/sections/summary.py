@@ -318,7 +318,7 @@ def missed(context: ReportContext) -> dict[str, Any] | None:
     worst = min(enough, key=lambda i: (recall[i], i))
     instead = {j: n for j, n in enumerate(counts[worst]) if j != worst and n}
     if not instead:
-        return {"code": "none", "classes": len(enough)}
+        return {"code": "none", "classes": len(enough), "fewest": FEWEST if len(enough) < len(names) else None}
     total = sum(counts[worst])
     taken, most = max(instead.items(), key=lambda pair: pair[1])
     ends: dict[int, dict[str, Any]] = {i: figures.get(f"recall[{names[i]}]") or {} for i in enough}
@@ -342,8 +342,15 @@ def missed(context: ReportContext) -> dict[str, Any] | None:
 def choice(context: ReportContext) -> dict[str, Any]:
     """Which learner is shown, how it was chosen, and which others do not differ from it."""
     networks = sum(job["model"] == context.learner for job in context.jobs)
+    main = context.metrics.get("main") or {}
+    if len(context.learners) < 2:
+        code = "single"
+    elif main.get("learner") == context.learner and main.get("chosen_on") == "inner folds":
+        code = "inner"
+    else:
+        code = "by_site" if context.by_site else "best"
     return {
-        "code": "single" if len(context.learners) < 2 else "by_site" if context.by_site else "best",
+        "code": code,
         "learner": context.learner,
         "learners": len(context.learners),
         "networks": networks,
