@@ -133,7 +133,7 @@ def columns(table: str, kind: str, n_classes: int | None = None) -> list[str]:
     """The names of the metrics that a table shows for a kind of target.
 
     >>> columns("folds", "regression"), columns("folds", "ordinal")
-    (['mae', 'pcc'], ['accuracy', 'precision', 'recall'])
+    (['mae', 'pcc'], ['mae', 'accuracy', 'precision', 'recall'])
     """
     return [metric.name for metric in metrics_of(kind, n_classes) if table in metric.tables]
 

@@ -35,9 +35,9 @@ def best_of(losses: Mapping[float, Sequence[Sequence[float]]], *, epochs: bool) 
         epochs: whether their number is chosen; if not, all of them are trained.
 
     >>> best_of({0.1: [[3, 1, 2], [3, 2, 1.5]], 0.01: [[4, 3, 2], [4, 3, 2]]}, epochs=True)
-    Settled(lr=0.1, epochs=2, loss=1.5)
+    TunedParams(lr=0.1, epochs=2, loss=1.5)
     >>> best_of({0.1: [[3, 1, 2], [3, 2, 1.5]], 0.01: [[4, 3, 1], [4, 3, 1]]}, epochs=False)
-    Settled(lr=0.01, epochs=3, loss=1.0)
+    TunedParams(lr=0.01, epochs=3, loss=1.0)
     """
     found: TunedParams | None = None
     for rate, by_fold in losses.items():

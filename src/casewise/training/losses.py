@@ -50,6 +50,7 @@ def loss_of(
 def class_weights(truth: Tensor, outputs: Sequence[Output]) -> list[Tensor]:
     """For each target the weights that give every class the same say: rows / (classes × rows of the class).
 
+    >>> import torch
     >>> class_weights(torch.tensor([[0.0], [0.0], [0.0], [1.0]]), [Output("label", "classification", 2)])[0].tolist()
     [0.6666666865348816, 2.0]
     """

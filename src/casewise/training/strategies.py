@@ -48,7 +48,7 @@ class TrainingContext:
     """Where and how a network is trained: its folder, seed, the machine's choice, how often state is saved.
 
     `until` ends training after so many epochs of the recipe's; `memory` is how many bytes it may have for what is
-    worked out once (see `casewise.training.feature_cache.Room`).
+    worked out once (see `casewise.training.feature_cache.Buffer`).
     """
 
     outputs: tuple[Output, ...]
