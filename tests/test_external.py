@@ -202,7 +202,7 @@ def test_the_same_picture_in_both(done: Run, here: Path, there: Path, tmp_path: 
     rows.loc[3, ["path", "subject", "visit"]] = [str(here.parent / twin), name, 9]
     rows.to_csv(table, index=False)
     said = refused(here, tmp_path / "run", done, **external(table))
-    assert "The same picture stands in the cohort to be tested on:" in said
+    assert "The same picture occurs in the cohort to be tested on:" in said
     assert Path(twin).name in said
 
 
@@ -223,7 +223,7 @@ def test_a_score_can_be_what_is_predicted(here: Path, there: Path, tmp_path: Pat
     cohort = read(study, None, Silent())
     tiles = prepare(study, cohort, RunFolder(tmp_path), Silent())
     other = prepare_external(study, cohort, tiles, RunFolder(tmp_path), Silent())
-    assert (other.study.name, len(other.cohort.images), len(other.tiles)) == ("valley", 18, 18)
+    assert (other.study.name, len(other.cohort.images), len(other.store)) == ("valley", 18, 18)
 
 
 def test_what_is_missing_names_the_external_settings(here: Path, there: Path, tmp_path: Path) -> None:

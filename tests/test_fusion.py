@@ -76,7 +76,13 @@ class TestWithoutFusion:
     def test_names_are_the_library_s(self) -> None:
         network = build_network("resnet18", 2)
         names = set(network.state_dict())
-        assert {"body.conv1.weight", "body.layer4.1.bn2.running_var", "head.1.weight", "centre", "scale"} <= names
+        assert {
+            "body.conv1.weight",
+            "body.layer4.1.bn2.running_var",
+            "head.1.weight",
+            "target_mean",
+            "target_std",
+        } <= names
         assert not any("bodies" in name or "unseen" in name for name in names)
         assert network.fusion is network.missing_token is None
         assert network.channels == 3
