@@ -42,8 +42,11 @@ class Judge(Protocol):
     `kind` is the name of the target's kind, `classes` its classes, empty for numbers.
     """
 
-    kind: str
-    classes: Classes | None
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def classes(self) -> Classes | None: ...
 
     def judge(self, rows: pd.DataFrame, plan: Plan, *, whole: bool) -> Judged:
         """Scored rows of one stage and key; learners are compared only where `whole`, over all regions."""

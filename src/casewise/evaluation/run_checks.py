@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,8 @@ def guess(predictions: pd.DataFrame, target: str, classes: Sequence[str] = ()) -
     if oof["outer_fold"].nunique() < 2:
         return []
     kind = str(rows["kind"].iloc[0]) if "kind" in rows.columns else DEFAULT
-    guess_one = by_form(kind, {"number": _mean_error, "classes": partial(_commonest, classes=classes)})
+    ways: dict[str, Callable[..., Caveat]] = {"number": _mean_error, "classes": partial(_commonest, classes=classes)}
+    guess_one = by_form(kind, ways)
     stages = {stage: rows[rows["stage"] == stage] for stage in ("test", "oof")}
     return [guess_one(own, oof, stage, target) for stage, own in stages.items() if len(own)]
 

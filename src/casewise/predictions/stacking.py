@@ -8,7 +8,7 @@ predicted there is a number, so these are linear regressions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -95,7 +95,11 @@ def stack(
         kind = str(own["kind"].iloc[0])
         if wrong := next((name for name in names if name not in kind_named(kind).stackers), None):
             raise StudyError(f"stack: {wrong!r} does not combine a target of kind {kind} such as {target!r}.")
-        stack_one = by_form(kind, {"number": partial(_stack_numbers, low=low, high=high), "classes": stack_classes})
+        ways: dict[str, Callable[..., Any]] = {
+            "number": partial(_stack_numbers, low=low, high=high),
+            "classes": stack_classes,
+        }
+        stack_one = by_form(kind, ways)
         rows, fitted = stack_one(own, own_means, learners, names)
         parts += rows
         for name in names:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -15,7 +15,7 @@ from torch import nn
 
 from casewise.errors import TrainingError
 from casewise.modalities.base import PanelDataset
-from casewise.modalities.dataset import Batches, mixed_seed
+from casewise.modalities.dataset import Batches, PanelData, mixed_seed
 from casewise.models.freezing import freeze, parameter_counts
 from casewise.models.frozen_split import split_at
 from casewise.run_folder import TrainingFolder
@@ -51,7 +51,7 @@ def in_phases(
             network.load_state_dict(load_file(files.weights.path))
         else:
             if copies and not steady and train.copyable:
-                steady = fixed(train, copies, seed=context.seed, path=context.files.copies, room=room)
+                steady = fixed(cast(PanelData, train), copies, seed=context.seed, path=context.files.copies, room=room)
             phase_context = _from(context, number, len(history), room.left)
             done = _phase(network, recipe, phase, steady or train, stop, phase_context, files.folder)
             write_tensors(files.weights, network.state_dict(), {"format": "pt"})

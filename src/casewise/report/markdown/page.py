@@ -350,7 +350,8 @@ def left_out(run: FinishedStudy) -> dict[str, Any] | None:
         return None
     number = not run.study.classes_of(target)
     metrics = list(columns("image_split", "regression")) if number else page_columns([run], target)
-    means, undefined = [], {}
+    means: list[tuple[str, list[str]]] = []
+    undefined: dict[str, list[str]] = {}
     for learner, by_metric in (run.metrics.get("within") or {}).items():
         figures = {metric: by_metric.get(metric) or {} for metric in metrics}
         means.append((learner, [figure(figures[metric]) for metric in metrics]))
@@ -383,8 +384,10 @@ def external(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
         for metric in columns("page_external", run.study.kind_of(target)):
             both = [run.figures(s).get(learner, {}).get(target, {}).get(metric) for s in (stage, "external")]
             inside, other = [(entry or {}).get("value") for entry in both]
-            undefined = inside is None or other is None
-            difference = MISSING if undefined else figure({**(drops.get(metric) or {}), "value": other - inside})
+            if inside is None or other is None:
+                difference = MISSING
+            else:
+                difference = figure({**(drops.get(metric) or {}), "value": other - inside})
             count = _cases(targets.get(target, {}))
             rows.append([learner, count, metric_of(metric).title, *map(figure, both), difference])
     return {"name": run.study.external_name, "rows": rows}

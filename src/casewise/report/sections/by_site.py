@@ -21,7 +21,7 @@ def mean_of(context: ReportContext, learner: str, metric: str) -> dict[str, Any]
 
 def summary(context: ReportContext) -> list[dict[str, Any]]:
     """The shown learner within each source, a metric each; `mean` is None where no source has the figure."""
-    lines = []
+    lines: list[dict[str, Any]] = []
     for metric in kind_report(context.kind).by_site:
         mean = mean_of(context, context.learner, metric)
         if not mean or mean["value"] is None:

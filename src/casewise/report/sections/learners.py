@@ -22,7 +22,8 @@ def learner_rows(context: ReportContext, stage: str) -> list[Row]:
     """One line a learner (the published table), the best first; the first cell is a code: network, nested, combined."""
     write, guide = metric_format(context.study, context.outcome), kind_report(context.kind).order_by
     sign = 1 if write.smaller_is_better(guide) else -1
-    rows, order = [], {}
+    rows: list[Row] = []
+    order: dict[str, float] = {}
     for learner in context.learners:
         figures = context.figures(stage, learner)
         if not figures:
@@ -35,7 +36,7 @@ def learner_rows(context: ReportContext, stage: str) -> list[Row]:
         if stage == "oof" and context.metrics.get("within"):
             figure = by_site.mean_of(context, learner, guide)
         value = (figure or {}).get("value")
-        order[learner] = sign * value if is_number(value) else np.inf
+        order[learner] = sign * float(value) if value is not None and is_number(value) else np.inf
     return sorted(rows, key=lambda row: (order[row.name], row.name))
 
 

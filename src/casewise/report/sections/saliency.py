@@ -141,8 +141,8 @@ def _curves(by_network: dict[str, dict[str, Any]]) -> list[tuple[str, Drawing]]:
             set_margins(axes, 360, 220, left=50, bottom=40, right=10, top=24)
             shares = [100 * share for share in entry["shares"]]
             for series, (key, label) in enumerate(ORDERS.items()):
-                look = {"color": SERIES[series], "marker": MARKERS[series], "markevery": 4, "label": label}
-                axes.plot(shares, entry["curves"][key], **look)
+                color, marker = SERIES[series], MARKERS[series]
+                axes.plot(shares, entry["curves"][key], color=color, marker=marker, markevery=4, label=label)
             axes.set_xlabel("pixels blackened (%)")
             axes.set_ylabel("network output")
             axes.set_title(name)
