@@ -429,6 +429,7 @@ class TestWeights:
         folder.mkdir()
         save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
         facts = {"backbone": network.name, "subjects": subjects, "weights": "random, as the study states"}
+        facts |= {"format": 1, "network": {}}
         (folder / "model.json").write_text(json.dumps(facts))
         return f"bundle:{folder}"
 

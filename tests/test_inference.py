@@ -174,3 +174,18 @@ def test_settings_that_this_version_does_not_know_are_refused(done: Run, new: Pa
     other = replace(bundle, settings={**bundle.settings, "panels": {"nothing": 1}})
     with pytest.raises(RunError, match="panels"):
         other.study(new)
+
+
+def test_weights_of_another_training_are_refused(done: Run, tmp_path: Path) -> None:
+    jobs = done.folder / "jobs" / "cnn"
+    shutil.copy(jobs / "fold1" / FACTS, tmp_path / FACTS)
+    shutil.copy(jobs / "fold2" / WEIGHTS, tmp_path / WEIGHTS)
+    with pytest.raises(RunError):
+        Bundle.open(tmp_path).load()
+
+
+def test_the_recorded_mean_and_deviation_of_the_input_are_taken(done: Run) -> None:
+    bundle = Bundle.open(done.folder / "jobs" / "cnn" / "fold1")
+    assert len(bundle.network["mean"]) == len(bundle.network["std"]) == 3
+    other = replace(bundle, network={**bundle.network, "mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 4.0]}).load()
+    assert other.std.flatten().tolist() == [1, 2, 4]

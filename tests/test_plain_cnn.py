@@ -143,6 +143,7 @@ class TestWeights:
         given = build_network("cnn", 1)
         save_file(given.state_dict(), tmp_path / "model.safetensors")
         facts = {"backbone": "cnn", "subjects": ["a"], "weights": NO_WEIGHTS}
+        facts |= {"format": 1, "network": {}}
         (tmp_path / "model.json").write_text(json.dumps(facts))
         network = build_network("cnn", 4)
         told, seen = load_weights(network, f"bundle:{tmp_path}")

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from casewise.errors import SplitError, WeightsError
+from casewise.errors import RunError, SplitError, WeightsError
 from casewise.models.backbones import build_network
 from casewise.models.weights import load_weights
 
@@ -83,7 +84,8 @@ def test_nothing_found_names_all_four_ways(monkeypatch: pytest.MonkeyPatch, tmp_
 def bundle(folder: Path, subjects: list[str], name: str = NAME) -> Path:
     network = build_network(NAME, 2)
     save_file(network.state_dict(), folder / "model.safetensors")
-    (folder / "model.json").write_text(json.dumps({"backbone": name, "subjects": subjects, "weights": "random"}))
+    facts = {"format": 1, "backbone": name, "subjects": subjects, "weights": "random", "network": {}}
+    (folder / "model.json").write_text(json.dumps(facts))
     return folder
 
 
@@ -119,6 +121,28 @@ def test_a_bundle_of_another_backbone_is_refused(tmp_path: Path) -> None:
         load_weights(build_network(NAME, 1), f"bundle:{bundle(tmp_path, [], 'resnet18')}")
     with pytest.raises(WeightsError, match="trained casewise network"):
         load_weights(build_network(NAME, 1), f"bundle:{tmp_path / 'none'}")
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"format": 99}, WeightsError),
+        ({"network": None}, WeightsError),
+        ({"network": {"scaling": "symmetric"}}, WeightsError),
+        ({"network": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}}, WeightsError),
+        ({"weights_sha256": "0" * 64}, RunError),
+    ],
+)
+def test_a_bundle_whose_facts_do_not_fit_is_refused(tmp_path: Path, change: dict[str, Any], error: type) -> None:
+    folder = bundle(tmp_path, ["a"])
+    facts = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(facts | change))
+    with pytest.raises(error):
+        load_weights(build_network(NAME, 5), f"bundle:{folder}")
+    del facts["subjects"]
+    (folder / "model.json").write_text(json.dumps(facts))
+    with pytest.raises(WeightsError, match="subjects"):
+        load_weights(build_network(NAME, 5), f"bundle:{folder}")
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_1"])

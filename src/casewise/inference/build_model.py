@@ -26,6 +26,11 @@ def network_facts(study: Study, model: str) -> dict[str, Any]:
     }
 
 
+def scaled_facts(facts: dict[str, Any], network: Network) -> dict[str, Any]:
+    """The facts with the mean and standard deviation of the network's input, which libraries may change."""
+    return facts | {"mean": network.mean.flatten().tolist(), "std": network.std.flatten().tolist()}
+
+
 def network_of(study: Study, model: str) -> Network:
     """A network of random weights with the study's outputs, input scaling and dropout."""
     return build_network(**network_facts(study, model))

@@ -11,7 +11,7 @@ from casewise.errors import RunError
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import build_network
 from casewise.models.outputs import Output
-from casewise.models.weights import read_tensors
+from casewise.models.weights import FORMAT, check_weights, read_tensors
 from casewise.run_folder import JobFolder
 from casewise.study.loading import saved_study
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
     from casewise.training.compute_plan import ComputePlan
 
-# Raised whenever facts change their meaning; older bundles are then refused.
-FORMAT = 1
 # What of a study decides how new cases are read, prepared, shown to a network, and turned into predictions.
 SETTINGS = (
     "columns",
@@ -72,7 +70,7 @@ class Bundle:
         batch_size: panels in a training batch, by which prediction batches are sized.
         subjects: everybody who shaped the network.
         origin: what else is recorded: the first weights, the split's hash, whether the cohort is synthetic, and
-            `comparison_only` where the network belongs to a comparison by image.
+            `comparison_only` where the network belongs to a comparison by image, and the SHA-256 of the weights.
     """
 
     folder: Path
@@ -117,7 +115,7 @@ class Bundle:
                 facts["batch_size"],
                 frozenset(facts["subjects"]),
                 {name: facts[name] for name in ("weights", "split", "synthetic")}
-                | {name: facts[name] for name in ("comparison_only",) if name in facts},
+                | {name: facts[name] for name in ("comparison_only", "weights_sha256") if name in facts},
             )
         except (ValueError, LookupError, TypeError) as error:
             raise RunError(f"{files.facts.path} is damaged ({error!r}). Train the network again.") from error
@@ -148,10 +146,12 @@ class Bundle:
         """The network with its trained weights, in evaluation mode, on the CPU.
 
         Raises:
-            RunError: the weights do not fit the facts.
+            RunError: the weights are not those that the facts were written with, or do not fit them.
             WeightsError: the file of weights cannot be read.
         """
-        network, weights = build_network(**self.network), JobFolder(self.folder).weights
+        weights = JobFolder(self.folder).weights
+        check_weights(weights, self.origin.get("weights_sha256"))
+        network = build_network(**self.network)
         try:
             network.load_state_dict(read_tensors(weights.verified()))
         except RuntimeError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,8 @@ import torch
 
 from casewise.cohort.labels import label_table
 from casewise.errors import SplitError
-from casewise.inference.build_model import network_facts, network_of
+from casewise.files import checksum
+from casewise.inference.build_model import network_facts, network_of, scaled_facts
 from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_facts, settings_of
 from casewise.inference.predictor import Predictor
 from casewise.inference.to_table import prediction_rows
@@ -232,7 +233,7 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
         folder=job.folder.path,
         model=job.model,
         fold=job.fold,
-        network=network_facts(study, job.model),
+        network=scaled_facts(network_facts(study, job.model), learned.network),
         outputs=output_facts(study, model.outputs, learned.network),
         settings=settings_of(study, job.model),
         fitted=preprocessing,
@@ -286,7 +287,9 @@ def record(planned: PlannedJob, model: StudyModel, fitted: FittedModel, predicti
     """Write weights, facts, predictions and, last, the record by which the job counts as finished."""
     job, study, choice, learned = planned.job, planned.inputs.study, planned.choice, fitted.learned
     write_tensors(job.folder.weights, learned.network.state_dict(), {"format": "pt"})
-    job.folder.facts.write(as_json(fitted.predictor.bundle))
+    bundle = fitted.predictor.bundle
+    origin = bundle.origin | {"weights_sha256": checksum(job.folder.weights.path)}
+    job.folder.facts.write(as_json(replace(bundle, origin=origin)))
     job.folder.predictions.write(check(predictions.rows))
     job.folder.tile_predictions.remove()
     if predictions.by_tile is not None:

@@ -44,8 +44,10 @@ def expand(study: Study, splits: Splits, folder: RunFolder, fingerprint: str) ->
 def begin(job: Job, how: str = "") -> None:
     """Remove the state of a training with other inputs, or computed otherwise, from the job's folder.
 
-    It may have been trained on other subjects, and a state fits only what is computed in the same way (`how`).
+    It may have been trained on other subjects, and a state fits only what is computed in the same way (`how`). The
+    facts of an earlier network are removed, too: they are written again beside the new weights.
     """
+    job.folder.facts.remove()
     made_from = f"{job.fingerprint} {how}".strip()
     if job.folder.mark.read_or_none() != made_from:
         job.folder.record.remove()

@@ -11,6 +11,7 @@ import torch
 
 from casewise.cohort.labels import label_table
 from casewise.inference.build_model import network_of
+from casewise.jobs.fit_subjects import fit_preprocessing
 from casewise.jobs.plan import Job
 from casewise.modalities.base import StoreAddress
 from casewise.modalities.dataset import mixed_seed
@@ -85,8 +86,9 @@ def pretrain(
         return load_file(folder.body.path), used
     labels = label_table(panels, study)
     rows = np.flatnonzero(subjects.isin(used).to_numpy() & ~np.isnan(labels).all(axis=1))
-    modality, store = modality_of(study), StoreAddress(pretraining.tiles, pretraining.address)
-    data = modality.dataset(store, study, panels.iloc[rows], labels[rows], modality.fit(store, study, rows, job.model))
+    store = StoreAddress(pretraining.tiles, pretraining.address)
+    preprocessing = fit_preprocessing(study, store, rows, model=job.model)
+    data = modality_of(study).dataset(store, study, panels.iloc[rows], labels[rows], preprocessing)
     torch.manual_seed(mixed_seed(seed, "pretrain"))
     outputs = outputs_of(study)
     whole = network_of(study, job.model)

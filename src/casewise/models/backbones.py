@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, TypeAlias
 
 import torch
@@ -46,6 +46,8 @@ class NetworkOptions:
         missing: what a missing sequence is: an error (`require`, and `drop`, where such cases were left out before), or
             replaced by a learned value (`mask`).
         side: height and width of the panels in pixels, for which transformers are built.
+        mean, std: the input's mean and standard deviation, one number a channel, as a trained network recorded them; by
+            default those that belong to `scaling`.
     """
 
     dropout: float = 0.0
@@ -55,6 +57,8 @@ class NetworkOptions:
     sequences: int = 3
     missing: Missing = "require"
     side: int | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
 
 
 class Network(nn.Module):
@@ -73,7 +77,7 @@ class Network(nn.Module):
 
     def __init__(self, name: str, body: Body, outputs: int, options: NetworkOptions) -> None:
         super().__init__()
-        self.name, self.width, self.side = name, body.width, options.side
+        self.name, self.width, self.side, self.scaling = name, body.width, options.side, options.scaling
         self.frozen_eval: frozenset[str] = frozenset()
         self.body = body.module
         pooling = [GatedAttention(body.width)] if options.attention else []
@@ -256,6 +260,8 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
         )
         mean, std = ((sum(values) / len(values),) for values in body.normal)
         body = Body(fused, fused.width, (mean, std))
+    if chosen.mean is not None and chosen.std is not None:
+        body = replace(body, normal=(tuple(chosen.mean), tuple(chosen.std)))
     return Network(name, body, outputs, chosen)
 
 

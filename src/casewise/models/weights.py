@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from casewise.errors import SplitError, WeightsError, nearest
+from casewise.errors import RunError, SplitError, WeightsError, nearest
+from casewise.files import checksum
 from casewise.models.backbones import Network, library_head
 from casewise.models.fusion import Fused, adapted, first_layer
-from casewise.run_folder import JobFolder
+from casewise.run_folder import JobFolder, JsonFile, WeightsFile
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+# Raised whenever the facts of a trained network change their meaning; older ones are then refused.
+FORMAT = 1
 NO_WEIGHTS = "random: this network has no published weights"
 
 
@@ -193,31 +196,76 @@ def _put(body: torch.nn.Module, tensors: dict[str, Tensor], heads: tuple[str, ..
     body.load_state_dict({k: tensors.get(k, v) for k, v in own.items()})
 
 
-def _from_bundle(network: Network, path: Path, held_out: Sequence[str]) -> tuple[str, list[str]]:
-    folder = JobFolder(path)
-    if not (folder.weights.exists() and folder.facts.exists()):
-        names = f"{folder.weights.path.name} and {folder.facts.path.name}"
-        raise WeightsError(f"weights: {path} is not a trained casewise network ({names}).")
-    values = folder.facts.read()
+def check_weights(file: WeightsFile, expected: str | None) -> None:
+    """Check that weights are those that the facts beside them were written with; older facts do not say.
+
+    Raises:
+        RunError: they are of another training.
+    """
+    if expected and checksum(file.path) != expected:
+        raise RunError(
+            f"{file.path} is not the file that the facts beside it were written with. Copy both files of one network, "
+            "or train it again."
+        )
+
+
+def _facts_of(path: Path, facts: JsonFile) -> dict[str, Any]:
+    """The facts of a trained network that may give its body to another."""
+    values = facts.read()
+    if values.get("format") != FORMAT:
+        raise WeightsError(
+            f"weights: {facts.path} has format {values.get('format')!r}, and this version of casewise reads {FORMAT}."
+        )
+    missing = [name for name in ("backbone", "subjects", "weights", "network") if name not in values]
+    if missing or not isinstance(values["network"], dict):
+        raise WeightsError(f"weights: {facts.path} is damaged: {', '.join(missing) or 'network'} cannot be read.")
     if values.get("comparison_only"):
         raise WeightsError(
             f"weights: {path} was trained for comparison only, on images split as if each showed another person: it "
             "has seen people who are held out in its own study. Take a network of the study itself, from the run "
             "folder's own jobs/."
         )
+    return values
+
+
+def _check_scaling(network: Network, path: Path, facts: dict[str, Any]) -> None:
+    """Stop where a body was trained with another scaling of its input."""
+    scaling = facts.get("scaling", network.scaling)
+    if scaling != network.scaling and network.name not in UNTRAINED:
+        raise WeightsError(
+            f"weights: {path} was trained with the input scaling {scaling}, the study states {network.scaling}. Write "
+            f"`recipe: {{scaling: {scaling}}}`, or take other weights."
+        )
+    if network.fusion is None and all(name in facts for name in ("mean", "std")):
+        stated = [network.mean.flatten().tolist(), network.std.flatten().tolist()]
+        if stated != [facts["mean"], facts["std"]]:
+            raise WeightsError(
+                f"weights: {path} was trained with another mean and standard deviation of its input than the installed "
+                "library gives. Install the version that it was trained with, or take other weights."
+            )
+
+
+def _from_bundle(network: Network, path: Path, held_out: Sequence[str]) -> tuple[str, list[str]]:
+    folder = JobFolder(path)
+    if not (folder.weights.exists() and folder.facts.exists()):
+        names = f"{folder.weights.path.name} and {folder.facts.path.name}"
+        raise WeightsError(f"weights: {path} is not a trained casewise network ({names}).")
+    values = _facts_of(path, folder.facts)
     shared = sorted(set(values["subjects"]) & set(held_out))
     if shared:
         raise SplitError(
             f"weights: {path} was trained on {len(shared)} subjects that are held out here ({', '.join(shared[:5])}). "
             "Their figures would be too good. Pretrain without them (`pretrain:` does so for every fold)."
         )
-    if fusion := values.get("network", {}).get("fusion"):
+    if fusion := values["network"].get("fusion"):
         raise WeightsError(
             f"weights: {path} was trained on volumes ({fusion}); such a network sees what its own "
             "study prepares and is no first weights for another. Take weights of a library, or random ones."
         )
     if values["backbone"] != network.name:
         raise WeightsError(f"weights: {path} holds a {values['backbone']}, the study wants {network.name}.")
+    _check_scaling(network, path, values["network"])
+    check_weights(folder.weights, values.get("weights_sha256"))
     tensors = read_tensors(folder.weights.verified())
     body = {k.removeprefix("body."): v for k, v in tensors.items() if k.startswith("body.")}
     changed = _fill(network, body, str(path))

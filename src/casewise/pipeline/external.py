@@ -58,7 +58,8 @@ def read_external(study: Study, main: Cohort) -> tuple[Study, Cohort]:
     cohort = read_cohort(other, to_learn=False)
     if np.isnan(label_table(cohort.panels, other)).all():
         raise CohortError(f"external: {settings.cohort} has none of {', '.join(study.outputs)} recorded.")
-    _check_subjects(study, cohort, set(main.images["subject"].astype(str)), "the study's own subjects")
+    subjects, names = (set(table["subject"].astype(str)) for table in (cohort.images, main.images))
+    _check_subjects(study, subjects, names, "the study's own subjects")
     return other, cohort
 
 
@@ -99,8 +100,10 @@ def check_apart_from_pretraining(
         SplitError: naming subjects of both.
         CohortError: naming images of both.
     """
-    _, cohort = read_external(study, pretraining.cohort)
-    _check_subjects(study, cohort, set(pretraining.cohort.images["subject"].astype(str)), "the cohort to pretrain on")
+    # without the name that was put in front of the subjects' own
+    subjects = external.cohort.images["subject"].astype(str).str.removeprefix(f"{external.study.name}:")
+    names = set(pretraining.cohort.images["subject"].astype(str))
+    _check_subjects(study, set(subjects), names, "the cohort to pretrain on")
     modality, images = modality_of(study), folder.pretraining_images
     store = modality.prepare(pretraining.study, pretraining.cohort, images, Silent())  # it is only opened again
     learned = PreparedCohort(pretraining.study, pretraining.cohort, images, store)
@@ -112,11 +115,11 @@ def check_apart_from_pretraining(
     )
 
 
-def _check_subjects(study: Study, cohort: Cohort, names: set[str], whose: str) -> None:
+def _check_subjects(study: Study, subjects: set[str], names: set[str], whose: str) -> None:
     settings = study.external
     assert settings is not None
     spellings = {alike(name) for name in names}
-    shared = sorted({str(name) for name in cohort.images["subject"] if alike(str(name)) in spellings})
+    shared = sorted(name for name in subjects if alike(name) in spellings)
     if shared and settings.subjects != "distinct":
         raise SplitError(
             f"external: {len(shared)} subjects of {settings.cohort} have names of {whose} ({', '.join(shared[:5])}). "
