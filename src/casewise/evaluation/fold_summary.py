@@ -10,11 +10,6 @@ import pandas as pd
 
 from casewise.evaluation.judges import judge_of
 
-WHY = (
-    "The ± is the standard deviation of single folds and not an interval: folds share most of their training subjects, "
-    "so they are no independent repeats, and it says how much single folds differ, not how sure their mean is."
-)
-
 
 def over_folds(
     predictions: pd.DataFrame, targets: Sequence[str], classes: Mapping[str, Sequence[str]] | None = None
