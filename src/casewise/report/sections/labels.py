@@ -154,7 +154,7 @@ def _side_name(side: Any, sources: list[str]) -> str:
 
 
 def _counts(table: pd.DataFrame, lines: pd.Series, names: list[str], most: int) -> Counts:
-    groups = {str(name): part["value"].to_numpy(int).tolist() for name, part in table.groupby(lines.to_numpy())}
+    groups = {str(name): rows["value"].to_numpy(int).tolist() for name, rows in table.groupby(lines.to_numpy())}
     largest = sorted(groups, key=lambda name: -len(groups[name]))[:most]
     return Counts(
         names, [_line(shortened(n or "unknown", 30), groups[n], len(names)) for n in sorted(largest, key=natural)]

@@ -105,8 +105,8 @@ def figure_rows(name: str, entry: dict[str, Any], figures: tuple[str, ...]) -> l
     """One network: a row for the cases predicted correctly, erroneously, and all, each with that code."""
     rows = []
     for group in GROUPS:
-        if part := entry.get(group):
-            cells = [Cell(str(part["hit"]["n_cases"])), *(_share(part.get(key)) for key in figures)]
+        if measures := entry.get(group):
+            cells = [Cell(str(measures["hit"]["n_cases"])), *(_share(measures.get(key)) for key in figures)]
             rows.append((group, Row(name, cells, inner=group != "correct")))
     return rows
 

@@ -145,12 +145,12 @@ def failures(context: ReportContext) -> dict[str, Any]:
 
 def worst_range(context: ReportContext) -> dict[str, Any] | None:
     """Where on the scale errors are largest, and whether the two ends err in opposite directions."""
-    ranges = [part for part in score_ranges(context) if part.count >= FEWEST_IN_RANGE]
+    ranges = [band for band in score_ranges(context) if band.count >= FEWEST_IN_RANGE]
     if len(ranges) < 2:
         return None
-    worst, best = max(ranges, key=lambda part: part.error), min(ranges, key=lambda part: part.error)
+    worst, best = max(ranges, key=lambda band: band.error), min(ranges, key=lambda band: band.error)
     low, high = ranges[0], ranges[-1]
-    mean = sum(part.error * part.count for part in ranges) / sum(part.count for part in ranges)
+    mean = sum(band.error * band.count for band in ranges) / sum(band.count for band in ranges)
     tilted = low.bias * high.bias < 0 and min(abs(low.bias), abs(high.bias)) > TILTED * mean
     return {
         "even": worst.error < WORSE * best.error,
@@ -168,15 +168,15 @@ def weakest_region(context: ReportContext) -> dict[str, Any] | None:
     figures = context.metrics.get("metrics", {}).get(context.stage, {}).get(context.learner, {})
     for target in [*reversed(list(study.scores)), *study.targets]:
         regional = {split_key(key)[1]: f.get("ccc") for key, f in figures.items() if split_key(key)[0] == target}
-        known = {region: f for region, f in regional.items() if region and f and is_number(f.get("value"))}
-        if len(known) < 2:
+        defined = {region: f for region, f in regional.items() if region and f and is_number(f.get("value"))}
+        if len(defined) < 2:
             continue
-        worst = min(known, key=lambda region: known[region]["value"])
-        high = known[worst].get("high")
-        others = [f for region, f in known.items() if region != worst]
+        worst = min(defined, key=lambda region: defined[region]["value"])
+        high = defined[worst].get("high")
+        others = [f for region, f in defined.items() if region != worst]
         apart = is_number(high) and all(is_number(f.get("low")) and high < f["low"] for f in others)
-        values = sorted(f["value"] for f in known.values())
-        if any(f.get("rough") for f in known.values()):
+        values = sorted(f["value"] for f in defined.values())
+        if any(f.get("rough") for f in defined.values()):
             code = "few_subjects"
         elif not apart:
             code = "intervals_overlap"
