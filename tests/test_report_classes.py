@@ -115,7 +115,11 @@ def test_a_class_is_called_hardest_only_as_far_as_intervals_go(three: ReportCont
     assert summary.missed(confused(three, counts, **{**apart, "covid": (0.2, 0.65)}))["overlaps"]  # type: ignore[index]
     one = summary.missed(confused(three, [[3, 0, 7], [1, 7, 2], [0, 2, 8]], **apart))
     assert one["all_alike"]  # type: ignore[index]
-    assert summary.missed(confused(three, [[9, 0, 0], [0, 9, 0], [0, 0, 9]])) == {"code": "none", "classes": 3}
+    assert summary.missed(confused(three, [[9, 0, 0], [0, 9, 0], [0, 0, 9]])) == {
+        "code": "none",
+        "classes": 3,
+        "fewest": None,
+    }
     assert summary.missed(confused(three, [[9, 0, 0], [0, 2, 0], [0, 1, 1]])) is None
 
 
