@@ -170,6 +170,8 @@ def settings(modality: str, kind: str, table: Path, way: str) -> dict[str, Any]:
             values["volumes"] |= {"sequences": ["T1", "T2"], "fusion": ["early", "late"]}
     for key, stated in WAYS[way].settings.items():
         values[key] = {**values.get(key, {}), **stated} if isinstance(stated, dict) else stated
+    if "phases" in values["recipe"]:
+        del values["recipe"]["epochs"]  # every phase states its own
     for key in ("external", "pretrain"):
         if key in values:
             values[key] = {**values[key], "cohort": str(table.with_name("there.csv"))}
