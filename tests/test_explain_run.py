@@ -141,7 +141,7 @@ def test_a_run_is_explained_measured_and_told(planted: Path, opened: FinishedRun
         figures = told["measured"]["networks"][name]
         assert_sound(figures, told["measured"]["with_lesion"])
     page = done.report.read_text()
-    assert '<section id="explained"' in page
+    assert '<section id="saliency"' in page
     assert sentence_of("test_vit@late", told["measured"]["networks"]["test_vit@late"]) in page
     assert page.count("erroneous</b>") + page.count("correct</b>") >= len(opened.study.networks)
 
@@ -467,7 +467,7 @@ def test_pictures(chests: Path, tmp_path: Path) -> None:
             images = opened.cohort.images[opened.cohort.images["case"].astype(str) == line.case]
             sizes = {Image.open(path).size for path in images["path"]}
             assert Image.open(done.folder / name).size in sizes
-    assert '<section id="explained"' in done.report.read_text()
+    assert '<section id="saliency"' in done.report.read_text()
     with pytest.raises(RunError, match=r"--measure.*lesion"):
         explain_run(folder, measure=True)
 
