@@ -75,7 +75,13 @@ def answer(task: dict[str, Any]) -> Any:
 def apart(*tasks: dict[str, Any]) -> list[Any]:
     """Do the tasks side by side, each in a process of its own; Ctrl-C ends them before it ends this one."""
     commands = [[sys.executable, __file__, "--task", json.dumps(task)] for task in tasks]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    # Until a process can answer Ctrl-C it ignores it; `end` sends it again.
+    running = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
+        )
+        for command in commands
+    ]
     try:
         told = [process.communicate()[0] for process in running]
     except KeyboardInterrupt:
@@ -268,6 +274,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         main()
     except KeyboardInterrupt:
         sys.exit(130)

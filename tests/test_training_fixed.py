@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from PIL import Image
 
 from casewise.errors import RunError
 from casewise.inference.forward import predict
+from casewise.inference.predictor import Predictor
 from casewise.jobs.backends import local
 from casewise.jobs.tiles import weight_rows
 from casewise.modalities.dataset import PanelData, open_tiles
@@ -208,7 +210,8 @@ class TestLargeBags:
 
     def test_for_weights(self, bags: PanelData, network: Network, expected: torch.Tensor, most: list[int]) -> None:
         table = pd.DataFrame({"case": ["a", "b", "c"], "tiles": bags.tiles})
-        rows = weight_rows(network, bags, table, stage="oof", batch=4, choice=ComputePlan())
+        bundle: Any = SimpleNamespace(compute=ComputePlan(), batch_size=4)
+        rows = weight_rows(Predictor(bundle, network), bags, table, stage="oof")
         assert rows is not None
         head: Any = network.head[0]
         with torch.inference_mode():
