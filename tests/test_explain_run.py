@@ -380,7 +380,7 @@ def test_files_that_are_gone_or_others(planted: Path, tmp_path: Path) -> None:
     with weights.replacing() as temporary:
         shutil.copy(other, temporary)
     subject = next(iter(open_finished(RunFolder(folder)).splits.subjects(1)))
-    with pytest.raises(RunError, match="case"):
+    with pytest.raises(RunError, match=r"model.safetensors is not the file"):
         explain_run(folder, cases=[subject], networks=["test_vit@T2"])
     with weights.replacing() as temporary:
         shutil.copy(folder / "jobs/test_resnet@T2/fold1/model.safetensors", temporary)
