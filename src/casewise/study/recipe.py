@@ -305,7 +305,8 @@ class Compute(StudyModel):
     save_every: float = Field(
         30.0,
         ge=0,
-        description="Seconds between two saved states of a network in training, from which a killed run continues.",
+        description="Seconds between two saved states of a network in training, from which a killed run continues. "
+        "0 saves after every epoch.",
     )
     frozen_once: bool = Field(
         True,
