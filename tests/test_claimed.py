@@ -285,9 +285,9 @@ def test_what_is_recognised_is_claimed_and_what_is_shown_is_nothing(tmp_path: Pa
     table = make_regions(
         tmp_path / "skin",
         subjects=16,
-        regions_per_subject=12,
+        images=12,
         classes=("normal", "late"),
-        size=96,
+        size=(96, 96),
         mpp=1.0,
         seed=3,
         labels="shuffled",

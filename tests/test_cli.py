@@ -54,7 +54,7 @@ def test_judging_needs_no_network_library() -> None:
         (["audit", "nowhere.yaml"], "There is no study file nowhere.yaml"),
         (["init", "onestep-psai"], "Did you mean 'onestep-pasi'"),
         (["phantom", "x", "--size", "big"], "written as width x height"),
-        (["phantom", "x", "--labels", "wrong"], "--labels is true or shuffled"),
+        (["phantom", "x", "--labels", "wrong"], "labels must be one of true, shuffled"),
         (["phantom", "x", "--kind", "chst"], "Did you mean 'chest'?"),
         (["phantom", "x", "--marker", "corner"], "--marker is not for --kind psoriasis"),
         (["phantom", "x", "--kind", "chest", "--visits", "2"], "--visits is not for --kind chest"),

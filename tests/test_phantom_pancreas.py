@@ -307,7 +307,7 @@ def test_other_folders_are_left_alone(tmp_path: Path, cohort: Path) -> None:
     (tmp_path / "own" / "notes.txt").write_text("mine")
     with pytest.raises(CasewiseError, match="not a pancreas phantom"):
         make_pancreas(tmp_path / "own", subjects=1, **TINY)
-    make_regions(tmp_path / "other", subjects=1, regions_per_subject=1, size=32)
+    make_regions(tmp_path / "other", subjects=1, images=1, size=(32, 32))
     with pytest.raises(CasewiseError, match="not a pancreas phantom"):
         make_pancreas(tmp_path / "other", subjects=1, **TINY)
     with pytest.raises(CasewiseError, match="is a file"):
@@ -376,7 +376,7 @@ def test_the_command_draws_it_and_refuses_what_is_not_its(tmp_path: Path) -> Non
     for more, message in (
         (["--images", "2"], "--images is not for --kind pancreas"),
         (["--stains", "own"], "--stains is not for --kind pancreas"),
-        (["--lesion", "cyst"], "--lesion is cysts or planted"),
+        (["--lesion", "cyst"], "lesion must be one of cysts, planted"),
         (["--classes", "normal,hig"], "Did you mean 'high'"),
     ):
         refused = CliRunner().invoke(app, [*words, *more])

@@ -233,7 +233,7 @@ def concordance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_shuffled_labels_are_another_subjects_and_say_nothing_of_the_pictures() -> None:
-    chosen = PsoriasisSettings(30, 6, SMALL, 0, False, "shuffled")
+    chosen = PsoriasisSettings(30, 6, SMALL, labels="shuffled")
     courses = [course(0, number, visits=6, regions=REGIONS) for number in range(30)]
     labels = labels_of(chosen, courses)
     own = [sorted(map(str, one.physician)) for one in courses]

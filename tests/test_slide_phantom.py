@@ -29,7 +29,7 @@ SMALL = {"size": (640, 520), "mpp": 2.0}
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_slide_phantom(tmp_path_factory.mktemp("skin"), subjects=8, slides_per_subject=2, seed=3, **SMALL)
+    return make_slide_phantom(tmp_path_factory.mktemp("skin"), subjects=8, images=2, seed=3, **SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_same_bytes_for_any_number_of_subjects(cohort: Path, tmp_path: Path) -> 
     seen: list[tuple[int, int]] = []
     fewer, other = (
         make_slide_phantom(
-            tmp_path / name, subjects=4, slides_per_subject=2, seed=seed, progress=lambda *at: seen.append(at), **SMALL
+            tmp_path / name, subjects=4, images=2, seed=seed, progress=lambda *at: seen.append(at), **SMALL
         )
         for name, seed in (("fewer", 3), ("other", 4))
     )
@@ -184,7 +184,7 @@ def test_subjects_with_their_own_stain_are_recognised() -> None:
 
 
 def test_shuffled_labels_are_another_subjects(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"subjects": 12, "regions_per_subject": 1, "size": 64, "seed": 1}
+    settings: dict[str, Any] = {"subjects": 12, "images": 1, "size": (64, 64), "seed": 1}
     true, shuffled = (
         rows_of(make_regions(tmp_path / labels, labels=labels, **settings))  # type: ignore[arg-type]
         for labels in ("true", "shuffled")
@@ -202,7 +202,7 @@ def test_shuffled_labels_are_another_subjects(tmp_path: Path) -> None:
 
 
 def test_regions(tmp_path: Path) -> None:
-    table = make_regions(tmp_path, subjects=2, regions_per_subject=4, size=300, classes=("normal", "late"), seed=2)
+    table = make_regions(tmp_path, subjects=2, images=4, size=(300, 300), classes=("normal", "late"), seed=2)
     rows = rows_of(table)
     assert tuple(rows[0]) == COLUMNS
     assert [row["section"] for row in rows[:4]] == ["1", "1", "1", "2"]
@@ -220,7 +220,7 @@ def test_regions(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"subjects": 0}, "subjects must be 1 or more; found 0"),
-        ({"slides_per_subject": 0}, "slides_per_subject must be 1 or more"),
+        ({"images": 0}, "images must be 1 or more"),
         ({"classes": ("normal", "lat")}, "found 'lat'. Did you mean 'late'"),
         ({"classes": ("normal",)}, "two or more; found normal"),
         ({"size": (100, 800)}, "256 to 40000 pixels a side; found 100x800"),

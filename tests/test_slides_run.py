@@ -57,7 +57,7 @@ def skin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six subjects, two slides each, of 640 x 520 pixels at 2 µm."""
     folder = tmp_path_factory.mktemp("skin")
     return make_slide_phantom(
-        folder, subjects=6, slides_per_subject=2, classes=("normal", "late"), size=(640, 520), mpp=2.0, seed=3
+        folder, subjects=6, images=2, classes=("normal", "late"), size=(640, 520), mpp=2.0, seed=3
     )
 
 

@@ -23,7 +23,7 @@ FROZEN = {
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", FROZEN)
 def test_a_preset_runs_whole(preset: str, tmp_path: Path) -> None:
-    table = make_regions(tmp_path / "cohort", subjects=10, regions_per_subject=1, size=64, classes=("normal", "early"))
+    table = make_regions(tmp_path / "cohort", subjects=10, images=1, size=(64, 64), classes=("normal", "early"))
     told = {
         "extends": preset,
         "name": preset,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from casewise.errors import CasewiseError, nearest
 from casewise.files import write_atomic, write_json
 
 Labels = Literal["true", "shuffled"]
+Progress = Callable[[int, int], None]
 
 MARK = "synthetic phantom - not a patient"
 SOFTWARE = "casewise phantom"
@@ -27,42 +28,61 @@ EXIF_IMAGE_DESCRIPTION, EXIF_SOFTWARE = 0x010E, 0x0131
 
 
 @dataclass(frozen=True)
-class CohortFolder:
-    """Where a cohort is written. `settings` is a dataclass with a `seed`; `contents` describes the files."""
+class PhantomKind:
+    """What is constant of the cohorts of one kind.
 
-    path: Path
-    kind: str
-    settings: Any
+    `contents` describes the files; `unit` is the plural noun of what a row of the table describes; `sides` are the
+    smallest and the largest width and height in pixels.
+    """
+
+    name: str
     columns: tuple[str, ...]
     contents: str
+    unit: str
+    sides: tuple[int, int]
+    classes: tuple[str, ...] = ()
     table: str = "cases.csv"
 
-    def claim(self) -> None:
-        """Write the marks first, so that even an incomplete cohort states that it is synthetic.
 
-        Raises:
-            CasewiseError: the folder is a file, or holds something that is not a phantom of this kind.
-        """
-        folder = self.path
-        if folder.exists() and not folder.is_dir():
-            raise CasewiseError(f"{folder} is a file; the phantom needs a folder.")
-        if folder.is_dir() and any(folder.iterdir()) and read_note(folder).get("kind") != self.kind:
+class CohortFolder:
+    """The folder of a cohort while it is being written.
+
+    Args:
+        settings: a dataclass with `subjects`, `size`, `labels` and `seed`; it determines all bytes of the cohort.
+        total: the number of rows that the table will have.
+        progress: receives the number of finished rows and `total`.
+
+    Raises:
+        CasewiseError: a setting is out of range, the folder is a file, or it holds something that is not a phantom of
+            this kind.
+    """
+
+    def __init__(self, path: Path, kind: PhantomKind, settings: Any, total: int, progress: Progress | None) -> None:
+        """Write the marks first, so that even an incomplete cohort states that it is synthetic."""
+        self.path, self.kind, self.settings, self.total, self.progress = path, kind, settings, total, progress
+        self.rows: list[dict[str, Any]] = []
+        if path.exists() and not path.is_dir():
+            raise CasewiseError(f"{path} is a file; the phantom needs a folder.")
+        if path.is_dir() and any(path.iterdir()) and read_note(path).get("kind") != kind.name:
             raise CasewiseError(
-                f"{folder} already holds files that are not a {self.kind} phantom; choose an empty or a new folder."
+                f"{path} already contains files that are not a {kind.name} phantom; choose an empty or a new folder."
             )
         # An older table must not describe images that are being replaced.
-        (folder / self.table).unlink(missing_ok=True)
-        write_json(folder / "phantom.json", self._note(complete=False))
-        write_atomic(folder / "README.txt", f"Synthetic phantom cohort: {MARK}.\n\n{self.contents}")
+        (path / kind.table).unlink(missing_ok=True)
+        write_json(path / "phantom.json", self._note(complete=False))
+        write_atomic(path / "README.txt", f"Synthetic phantom cohort: {MARK}.\n\n{kind.contents}")
 
-    def finish(self, unit: str, rows: Sequence[Mapping[str, Any]], subjects: Sequence[Mapping[str, Any]]) -> Path:
-        """Write the true state of the subjects and the number of images (as `unit`) into `phantom.json`, and the table.
+    def add(self, **row: Any) -> None:
+        """Add a row to the table and report the progress."""
+        self.rows.append(row | {"synthetic": 1})
+        if self.progress is not None:
+            self.progress(len(self.rows), self.total)
 
-        Returns the path of the table.
-        """
-        note = self._note(complete=True) | {unit: len(rows), "subjects": list(subjects)}
+    def finish(self, subjects: Sequence[Mapping[str, Any]]) -> Path:
+        """Write the true state of the subjects into `phantom.json`, and the table; return the path of the table."""
+        note = self._note(complete=True) | {self.kind.unit: len(self.rows), "subjects": list(subjects)}
         write_json(self.path / "phantom.json", note)
-        return write_rows(self.path / self.table, self.columns, rows)
+        return write_rows(self.path / self.kind.table, self.kind.columns, self.rows)
 
     def save(self, name: str, content: bytes) -> None:
         """Write a file of the folder in one step.
@@ -70,11 +90,11 @@ class CohortFolder:
         Raises:
             RunError: the disk is full or the folder cannot be written.
         """
-        # Not flushed to the disk, which would take a third of the time: a lost image can be drawn again.
+        # Flushing to the disk would take a third of the time, and a lost image can be drawn again.
         write_atomic(self.path / name, content, durable=False)
 
     def _note(self, *, complete: bool) -> dict[str, Any]:
-        marks = {"synthetic": True, "kind": self.kind, "mark": MARK}
+        marks = {"synthetic": True, "kind": self.kind.name, "mark": MARK}
         return marks | {"settings": asdict(self.settings), "seed": self.settings.seed, "complete": complete}
 
 
@@ -111,17 +131,6 @@ def encoded(pixels: NDArray[np.uint8], suffix: str, *, quality: int = JPEG_QUALI
     return buffer.getvalue()
 
 
-def check_minimum(values: Iterable[tuple[str, int, int]]) -> None:
-    """Refuse a number (name, value, minimum) that is too small.
-
-    Raises:
-        CasewiseError: naming it.
-    """
-    for name, value, minimum in values:
-        if value < minimum:
-            raise CasewiseError(f"The phantom's {name} must be {minimum} or more; found {value}.")
-
-
 def check_choice(subject: str, value: str, allowed: Sequence[str]) -> None:
     """Refuse a word that is not allowed.
 
@@ -132,28 +141,29 @@ def check_choice(subject: str, value: str, allowed: Sequence[str]) -> None:
         raise CasewiseError(f"{subject} must be one of {', '.join(allowed)}; found {value!r}.{nearest(value, allowed)}")
 
 
-def check_classes(classes: Sequence[str], allowed: Sequence[str]) -> None:
-    """Refuse classes that are unknown, repeated, or fewer than two.
-
-    Raises:
-        CasewiseError: naming them.
-    """
-    for name in classes:
-        check_choice("The phantom's classes", name, allowed)
-    if len(set(classes)) != len(classes) or len(classes) < 2:
-        raise CasewiseError(f"The phantom's classes must be two or more; found {', '.join(classes) or 'none'}.")
-
-
-def check_common(labels: str, subjects: int, size: tuple[int, int], limits: tuple[int, int]) -> None:
-    """Refuse labels, a number of subjects or a size in pixels that no phantom can have.
+def check_settings(settings: Any, kind: PhantomKind) -> None:
+    """Refuse a number, size, word or list of classes that the phantom cannot have.
 
     Raises:
         CasewiseError: naming the setting.
     """
-    if not all(limits[0] <= side <= limits[1] for side in size):
-        raise CasewiseError(
-            f"The phantom's size must be {limits[0]} to {limits[1]} pixels a side; found {size[0]}x{size[1]}."
-        )
-    check_choice("The phantom's labels", labels, get_args(Labels))
-    if labels == "shuffled" and subjects < 2:
+    for name, smallest in (("subjects", 1), ("visits", 1), ("images", 1), ("seed", 0)):
+        value = getattr(settings, name, smallest)
+        if value < smallest:
+            raise CasewiseError(f"The phantom's {name} must be {smallest} or more; found {value}.")
+    smallest, largest = kind.sides
+    if not all(smallest <= side <= largest for side in settings.size):
+        size = "x".join(map(str, settings.size))
+        raise CasewiseError(f"The phantom's size must be {smallest} to {largest} pixels a side; found {size}.")
+    for name, choices in get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        if get_origin(choices) is Literal and value not in get_args(choices):
+            check_choice(f"The phantom's {name}", str(value), [str(choice) for choice in get_args(choices)])
+    if settings.labels == "shuffled" and settings.subjects < 2:
         raise CasewiseError("Labels can be shuffled between two or more subjects; the phantom has 1.")
+    if kind.classes:
+        for name in settings.classes:
+            check_choice("The phantom's classes", name, kind.classes)
+        if len(set(settings.classes)) != len(settings.classes) or len(settings.classes) < 2:
+            found = ", ".join(settings.classes) or "none"
+            raise CasewiseError(f"The phantom's classes must be two or more; found {found}.")

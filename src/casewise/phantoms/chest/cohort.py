@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -19,16 +18,14 @@ from casewise.phantoms.draws import balanced_class, stream
 from casewise.phantoms.folder import (
     CohortFolder,
     Labels,
+    PhantomKind,
+    Progress,
     check_choice,
-    check_classes,
-    check_common,
-    check_minimum,
+    check_settings,
     encoded,
 )
 
-Marker = Literal["corner"]
-
-SMALLEST, LARGEST = 48, 4096
+SMALLEST = 48
 SOURCES = ("north", "south")
 # With two sources: how many of ten subjects come from the north, in the first class and in the others.
 FROM_NORTH = (9, 2)
@@ -47,77 +44,66 @@ masks/        <subject>/<visit>.png, 255 where the lungs are seen
 """
 
 
+CHEST = PhantomKind("chest", COLUMNS, CONTENTS, "films", (SMALLEST, 4096), FINDINGS)
+
+
 @dataclass(frozen=True)
 class ChestSettings:
-    """Everything that determines the bytes of the cohort."""
+    """Everything that determines the bytes of the cohort.
 
-    subjects: int
-    images: int
-    classes: tuple[str, ...]
-    size: tuple[int, int]
-    seed: int
-    labels: Labels
-    marker: Marker | None
-    sources: int
+    Every subject has `images` films. A film has about `size` (width, height) pixels. `marker="corner"` burns a letter
+    that follows the class into one corner. Two `sources` are two hospitals with exposures and film sizes of their own;
+    the first has nine tenths of the first class and a fifth of the others. `labels="shuffled"` permutes the labels
+    between subjects after the films are drawn, so that nothing can be learned.
+    """
+
+    subjects: int = 60
+    images: int = 1
+    classes: tuple[str, ...] = FINDINGS
+    size: tuple[int, int] = (320, 320)
+    seed: int = 0
+    labels: Labels = "true"
+    marker: Literal["corner", None] = None
+    sources: Literal[1, 2] = 1
 
 
-def make_chest(
-    folder: Path,
-    *,
-    subjects: int = 60,
-    images: int = 1,
-    classes: tuple[str, ...] = FINDINGS,
-    size: tuple[int, int] = (320, 320),
-    seed: int = 0,
-    labels: Labels = "true",
-    marker: Marker | None = None,
-    sources: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-) -> Path:
+def make_chest(folder: Path, *, progress: Progress | None = None, **settings: Any) -> Path:
     """Draw a chest phantom into `folder` and return the path of its `cases.csv`, one row a film.
 
-    Every subject has `images` films on different days, each a visit: the same anatomy with slightly different exposure
-    and position. Classes are as equal in number as possible and independent of anatomy, sex, age, date and file format.
-    A film has about `size` (width, height) pixels, varying by 8 %, and a mask of its lungs. The same arguments give the
-    same bytes, and a subject's films do not depend on the number of subjects.
+    A subject's films are taken on different days, each a visit: the same anatomy with slightly different exposure and
+    position. Classes are as equal in number as possible and independent of anatomy, sex, age, date and file format.
+    The size of a film varies by 8 %; every film has a mask of its lungs. The same settings give the same bytes, and a
+    subject's films do not depend on the number of subjects.
 
     Signs of disease are drawn inside the lungs only and leave the mean brightness of any eighth of the film unchanged,
-    so nothing else reveals the class unless it is requested: `marker="corner"` burns a letter that follows the class
-    into one corner; two `sources` are two hospitals with exposures and film sizes of their own, of which the first has
-    nine tenths of the first class and a fifth of the others. `labels="shuffled"` permutes the labels between subjects
-    after the films are drawn, so that nothing can be learned. `progress` receives the number of finished films and the
-    total.
+    so nothing else reveals the class unless `marker` or `sources` request it.
+
+    Args:
+        settings: the fields of `ChestSettings`.
+        progress: receives the numbers of finished films and of all films.
 
     Raises:
-        CasewiseError: a setting is out of range, or the folder holds something that is not a chest phantom.
+        CasewiseError: a setting is out of range, or the folder contains something that is not a chest phantom.
     """
-    settings = ChestSettings(
-        subjects, images, tuple(classes), (int(size[0]), int(size[1])), seed, labels, marker, sources
-    )
-    _check(settings)
-    cohort = CohortFolder(folder, "chest", settings, COLUMNS, CONTENTS)
-    cohort.claim()
-    findings = [finding_of(seed, number, settings.classes) for number in range(subjects)]
-    given = findings
-    if labels == "shuffled":
-        order = stream(seed, "shuffled labels", subjects).permutation(subjects)
-        given = [findings[other] for other in order]
-    rows: list[dict[str, Any]] = []
+    chosen = ChestSettings(**settings)
+    check_settings(chosen, CHEST)
+    seed = chosen.seed
+    cohort = CohortFolder(folder, CHEST, chosen, chosen.subjects * chosen.images, progress)
+    findings = [finding_of(seed, number, chosen.classes) for number in range(chosen.subjects)]
+    labels = findings
+    if chosen.labels == "shuffled":
+        order = stream(seed, "shuffled labels", chosen.subjects).permutation(chosen.subjects)
+        labels = [findings[other] for other in order]
     truth: list[dict[str, Any]] = []
-    for number, (finding, label) in enumerate(zip(findings, given, strict=True)):
-        source = _source(settings, number, finding)
+    for number, (finding, label) in enumerate(zip(findings, labels, strict=True)):
+        source = _source(chosen, number, finding)
         who = chest(seed, number)
         truth.append({"subject": who.name, "finding": finding, "label": label, "source": source})
-        days = _days(seed, number, images)
-        for image in range(images):
-            film = _draw(settings, who, image, finding, source)
-            path, mask = _save(cohort, who, image, film)
-            person = {"subject": who.name, "label": label, "source": source, "sex": who.sex, "age": who.age}
-            facts = {"path": path, "visit": image + 1, "view": "PA", "date": days[image].isoformat()}
-            rows.append(person | facts | {"lung_mask": mask, "synthetic": 1})
-            if progress is not None:
-                progress(len(rows), subjects * images)
-    return cohort.finish("films", rows, truth)
+        person = {"subject": who.name, "label": label, "source": source, "sex": who.sex, "age": who.age, "view": "PA"}
+        for image, day in enumerate(_days(seed, number, chosen.images)):
+            path, mask = _save(cohort, who, image, _draw(chosen, who, image, finding, source))
+            cohort.add(path=path, visit=image + 1, date=day.isoformat(), lung_mask=mask, **person)
+    return cohort.finish(truth)
 
 
 def draw_film(
@@ -140,14 +126,6 @@ def draw_film(
 def finding_of(seed: int, number: int, classes: tuple[str, ...]) -> str:
     """Return the finding of subject `number`; each block of `len(classes)` subjects has each class once."""
     return balanced_class(seed, "classes", number, classes)
-
-
-def _check(settings: ChestSettings) -> None:
-    check_minimum([("subjects", settings.subjects, 1), ("images", settings.images, 1), ("seed", settings.seed, 0)])
-    check_classes(settings.classes, FINDINGS)
-    check_common(settings.labels, settings.subjects, settings.size, (SMALLEST, LARGEST))
-    check_choice("The phantom's marker", settings.marker or "corner", get_args(Marker))
-    check_choice("The phantom's sources", str(settings.sources), ("1", "2"))
 
 
 def _source(settings: ChestSettings, number: int, finding: str) -> str:

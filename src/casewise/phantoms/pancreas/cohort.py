@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +16,16 @@ from casewise.phantoms.folder import (
     MARK,
     CohortFolder,
     Labels,
+    PhantomKind,
+    Progress,
     check_choice,
-    check_classes,
-    check_common,
-    check_minimum,
+    check_settings,
 )
 from casewise.phantoms.pancreas.anatomy import abdomen
 from casewise.phantoms.pancreas.lesions import GRADES, Findings, Lesion, findings
 from casewise.phantoms.pancreas.scan import MACHINES, SEQUENCES, Scan, Volume, draw, scans
 
 SITES = tuple(MACHINES)
-SMALLEST, LARGEST = 32, 512
 # Fewer slices would not cover the pancreas; no abdomen has more.
 FEWEST, MOST = 9, 200
 COLUMNS = (
@@ -45,83 +43,68 @@ masks/        <subject>/pancreas.nii.gz and lesion.nii.gz, 1 where they are, on 
 """
 
 
+PANCREAS = PhantomKind("pancreas", COLUMNS, CONTENTS, "scans", (32, 512), GRADES, table="cohort.csv")
+
+
 @dataclass(frozen=True)
 class PancreasSettings:
-    """Everything that determines the bytes of the cohort. `size` in pixels, `slices` the least and the most."""
+    """Everything that determines the bytes of the cohort.
 
-    subjects: int
-    classes: tuple[str, ...]
-    size: tuple[int, int]
-    slices: tuple[int, int]
-    seed: int
-    labels: Labels
-    missing: float
-    lesion: Lesion
+    A scan has `size` (width, height) pixels in plane and `slices` (least, most) slices of 3-6 mm. A share `missing` of
+    the subjects has only one of the sequences. `lesion="planted"` leaves the pancreas normal and draws one bright ball,
+    small (low) or large (high), at a random position around it: only the ball reveals the class, and the mask of the
+    pancreas does not contain it. `labels="shuffled"` permutes the labels between subjects after drawing; masks still
+    show the true lesions.
+    """
+
+    subjects: int = 60
+    classes: tuple[str, ...] = GRADES
+    size: tuple[int, int] = (96, 96)
+    slices: tuple[int, int] = (18, 40)
+    seed: int = 0
+    labels: Labels = "true"
+    missing: float = 0.0
+    lesion: Lesion = "cysts"
 
 
-def make_pancreas(
-    folder: Path,
-    *,
-    subjects: int = 60,
-    classes: tuple[str, ...] = GRADES,
-    size: tuple[int, int] = (96, 96),
-    slices: tuple[int, int] = (18, 40),
-    seed: int = 0,
-    labels: Labels = "true",
-    missing: float = 0.0,
-    lesion: Lesion = "cysts",
-    progress: Callable[[int, int], None] | None = None,
-) -> Path:
+def make_pancreas(folder: Path, *, progress: Progress | None = None, **settings: Any) -> Path:
     """Draw abdomens as NIfTI into `folder` and return the path of its `cohort.csv`, one row a scan (T1 or T2).
 
     Grades are as equal in number as possible: normal; low, one or two small cysts with a thin wall; high, a large cyst
     with a thick wall and a nodule, and a wide duct (the classes of 004_c22792b4e9a56ae8.txt, Dataset). Sites are
     balanced within every grade; sex, age, site, orientation, spacing, number of slices and level of intensities are
     independent of it. Both sequences show the same anatomy in millimetres, on grids that differ in position, spacing,
-    number of slices and direction of the axes; each has its own bias field, noise and scale. A scan has `size` (width,
-    height) pixels in plane and `slices` (least, most) slices of 3-6 mm. Its field of view covers the body, so pixels
-    are 3.3-4.9 mm wide at 96x96, 1.2-1.8 mm at 256x256 and 0.8-1.2 mm at 384x384.
+    number of slices and direction of the axes; each has its own bias field, noise and scale. The field of view covers
+    the body, so pixels are 3.3-4.9 mm wide at 96x96, 1.2-1.8 mm at 256x256 and 0.8-1.2 mm at 384x384.
 
-    Masks have the grid of T1 (of T2 if T1 is missing): the pancreas with its cysts, and the cysts with their walls. A
-    share `missing` of the subjects has only one of the sequences. `lesion="planted"` leaves the pancreas normal and
-    draws one bright ball, small (low) or large (high), at a random position around it: only the ball reveals the class,
-    and the mask of the pancreas does not contain it. `labels="shuffled"` permutes the labels between subjects after
-    drawing; masks still show the true lesions.
+    Masks have the grid of T1 (of T2 if T1 is missing): the pancreas with its cysts, and the cysts with their walls. The
+    same settings give the same bytes, and a subject's volumes do not depend on the number of subjects.
 
-    The same arguments give the same bytes, and a subject's volumes do not depend on the number of subjects. `progress`
-    receives the number of finished scans and the total.
+    Args:
+        settings: the fields of `PancreasSettings`.
+        progress: receives the numbers of finished scans and of all scans.
 
     Raises:
-        CasewiseError: a setting is out of range, the folder holds something that is not a pancreas phantom, or the
+        CasewiseError: a setting is out of range, the folder contains something that is not a pancreas phantom, or the
             package that writes volumes is not installed.
     """
-    settings = PancreasSettings(
-        subjects,
-        tuple(classes),
-        (int(size[0]), int(size[1])),
-        (int(slices[0]), int(slices[1])),
-        seed,
-        labels,
-        float(missing),
-        lesion,
-    )
-    _check(settings)
-    cohort = CohortFolder(folder, "pancreas", settings, COLUMNS, CONTENTS, table="cohort.csv")
-    cohort.claim()
-    grades = [grade_of(seed, number, settings.classes) for number in range(subjects)]
-    given = shuffled_labels(seed, grades) if labels == "shuffled" else grades
-    lacking = [lacking_of(seed, number, settings.missing) for number in range(subjects)]
-    total = 2 * subjects - sum(sequence is not None for sequence in lacking)
-    rows: list[dict[str, Any]] = []
+    chosen = PancreasSettings(**settings)
+    _check(chosen)
+    seed, lacking = chosen.seed, [lacking_of(chosen.seed, n, chosen.missing) for n in range(chosen.subjects)]
+    total = sum(len(SEQUENCES) - (sequence is not None) for sequence in lacking)
+    cohort = CohortFolder(folder, PANCREAS, chosen, total, progress)
+    grades = [grade_of(seed, number, chosen.classes) for number in range(chosen.subjects)]
+    labels = shuffled_labels(seed, grades) if chosen.labels == "shuffled" else grades
     truth: list[dict[str, Any]] = []
-    for number, (grade, label) in enumerate(zip(grades, given, strict=True)):
-        who, site = abdomen(seed, number), site_of(seed, number, settings.classes)
-        lesions = findings(seed, who, grade, lesion)
-        person = {"grade": label, "site": site, "scanner": MACHINES[site].scanner, "sex": who.sex, "age": who.age}
+    for number, (grade, label) in enumerate(zip(grades, labels, strict=True)):
+        who, site = abdomen(seed, number), site_of(seed, number, chosen.classes)
+        lesions = findings(seed, who, grade, chosen.lesion)
+        person: dict[str, Any] = {"subject": who.name, "visit": 1, "grade": label, "site": site}
+        person |= {"sex": who.sex, "age": who.age}
+        person |= {"scanner": MACHINES[site].scanner, "mask": f"masks/{who.name}/pancreas.nii.gz", "lesion": ""}
         state: dict[str, Any] = {"subject": who.name, "finding": grade, "label": label, "site": site}
         state |= {"lacking": lacking[number], "duct_mm": round(2 * max(lesions.duct.radii), 2), "scans": []}
-        masks = {"mask": f"masks/{who.name}/pancreas.nii.gz", "lesion": ""}
-        for scan in scans(seed, who, site, size=settings.size, slices=settings.slices):
+        for scan in scans(seed, who, site, size=chosen.size, slices=chosen.slices):
             if scan.sequence == lacking[number]:
                 continue
             volume = draw(seed, who, lesions, scan)
@@ -129,32 +112,23 @@ def make_pancreas(
             if not state["scans"]:
                 # Masks are those of the subject's first scan.
                 if grade != "normal":
-                    masks["lesion"] = f"masks/{who.name}/lesion.nii.gz"
-                    cohort.save(masks["lesion"], nifti_bytes(volume.lesion, volume.affine, scan.codes))
-                cohort.save(masks["mask"], nifti_bytes(volume.pancreas, volume.affine, scan.codes))
+                    person["lesion"] = f"masks/{who.name}/lesion.nii.gz"
+                    cohort.save(person["lesion"], nifti_bytes(volume.lesion, volume.affine, scan.codes))
+                cohort.save(person["mask"], nifti_bytes(volume.pancreas, volume.affine, scan.codes))
                 state |= _measures(lesions, volume)
             cohort.save(path, nifti_bytes(volume.voxels, volume.affine, scan.codes))
             state["scans"].append(_acquisition(scan))
-            facts = {"path": path, "subject": who.name, "visit": 1, "sequence": scan.sequence}
-            rows.append({**facts, **masks, **person, "synthetic": 1})
-            if progress is not None:
-                progress(len(rows), total)
+            cohort.add(path=path, sequence=scan.sequence, **person)
         truth.append(state)
-    return cohort.finish("scans", rows, truth)
+    return cohort.finish(truth)
 
 
 def draw_volume(
-    subject_number: int,
-    *,
-    grade: str,
-    sequence: str = "T2",
-    seed: int = 0,
-    size: tuple[int, int] = (96, 96),
-    slices: tuple[int, int] = (18, 40),
-    lesion: Lesion = "cysts",
-    site: str = SITES[0],
+    subject_number: int, *, grade: str, sequence: str = "T2", site: str = SITES[0], **settings: Any
 ) -> Volume:
     """Return one scan of a subject with any grade, at any site; only the lesions differ between grades.
+
+    `settings` are fields of `PancreasSettings`: `seed`, `size`, `slices` and `lesion`.
 
     Raises:
         CasewiseError: no such grade, sequence or site.
@@ -165,9 +139,10 @@ def draw_volume(
     """
     for name, word, allowed in (("grade", grade, GRADES), ("sequence", sequence, SEQUENCES), ("site", site, SITES)):
         check_choice(f"The {name}", word, allowed)
-    who = abdomen(seed, subject_number)
-    scan = scans(seed, who, site, size=size, slices=slices)[SEQUENCES.index(sequence)]
-    return draw(seed, who, findings(seed, who, grade, lesion), scan)
+    chosen = PancreasSettings(**settings)
+    who = abdomen(chosen.seed, subject_number)
+    scan = scans(chosen.seed, who, site, size=chosen.size, slices=chosen.slices)[SEQUENCES.index(sequence)]
+    return draw(chosen.seed, who, findings(chosen.seed, who, grade, chosen.lesion), scan)
 
 
 def grade_of(seed: int, number: int, classes: tuple[str, ...]) -> str:
@@ -226,10 +201,7 @@ def _nibabel() -> Any:
 
 
 def _check(settings: PancreasSettings) -> None:
-    check_minimum([("subjects", settings.subjects, 1), ("seed", settings.seed, 0)])
-    check_classes(settings.classes, GRADES)
-    check_common(settings.labels, settings.subjects, settings.size, (SMALLEST, LARGEST))
-    check_choice("The phantom's lesion", settings.lesion, get_args(Lesion))
+    check_settings(settings, PANCREAS)
     least, most = settings.slices
     if not FEWEST <= least <= most <= MOST:
         raise CasewiseError(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ import cv2
 
 from casewise.errors import CasewiseError, nearest
 from casewise.phantoms.draws import stream
-from casewise.phantoms.folder import CohortFolder, Labels, check_common, check_minimum, encoded
+from casewise.phantoms.folder import CohortFolder, Labels, PhantomKind, Progress, check_settings, encoded
 from casewise.phantoms.psoriasis.photograph import Photograph, draw
 from casewise.phantoms.psoriasis.poses import PHOTOGRAPHS
 from casewise.phantoms.psoriasis.severity import WEEKS_BETWEEN_VISITS, DiseaseCourse, Grades, course, weighted_score
 from casewise.phantoms.psoriasis.subjects import Subject, anatomy, subject
 
-SMALLEST, LARGEST = 24, 4928
 JPEG_QUALITY = 90
 COLUMNS = (
     *("path", "subject", "visit", "day", "region", "erythema", "induration", "scaling", "area"),
@@ -37,74 +36,62 @@ images/       <subject>/<visit>/<region>_<n>.jpg, each marked as synthetic in it
 """
 
 
+PSORIASIS = PhantomKind("psoriasis", COLUMNS, CONTENTS, "photographs", (24, 4928), table="visits.csv")
+
+
 @dataclass(frozen=True)
 class PsoriasisSettings:
-    """Everything that determines the bytes of the cohort."""
+    """Everything that determines the bytes of the cohort.
 
-    subjects: int
-    visits: int
-    size: tuple[int, int]
-    seed: int
-    head: bool
-    labels: Labels
+    `size` is width and height in pixels. With `head`, every visit has one photograph more. `labels="shuffled"` makes a
+    negative control: every subject receives the label sequence of another one, with the visits in another order.
+    Without the second step the improvement that nearly all subjects share could be learned.
+    """
+
+    subjects: int = 30
+    visits: int = 6
+    size: tuple[int, int] = (492, 326)
+    seed: int = 0
+    head: bool = False
+    labels: Labels = "true"
 
     @property
     def regions(self) -> tuple[str, ...]:
         """The photographed regions, in the order of the table."""
         return ("upper", "trunk", "lower", "head") if self.head else ("upper", "trunk", "lower")
 
-
-@dataclass(frozen=True)
-class _Series:
-    """All visits of one of a subject's photographs, drawn together because they share the anatomy."""
-
-    subject: int
-    region: str
-    number: int
-    visits: tuple[int, ...]
+    @property
+    def photographs(self) -> list[tuple[str, int]]:
+        """The photographs of a visit, in the order of the table: the region and the number, which starts at 1."""
+        return [(region, number) for region in self.regions for number in range(1, PHOTOGRAPHS[region] + 1)]
 
 
 def make_psoriasis(
-    folder: Path,
-    *,
-    subjects: int = 30,
-    visits: int = 6,
-    size: tuple[int, int] = (492, 326),
-    seed: int = 0,
-    head: bool = False,
-    labels: Labels = "true",
-    processes: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    folder: Path, *, processes: int | None = None, progress: Progress | None = None, **settings: Any
 ) -> Path:
     """Draw a phantom cohort into `folder` and return the path of its `visits.csv`.
 
-    Eight photographs a visit (upper 4, trunk 2, lower 2; with `head` one more) of `size` (width, height) pixels, a
-    visit every four weeks; one subject in six misses a visit, never the first. Three quarters of the subjects respond.
-    The same arguments give the same bytes with any number of `processes` (default: one for each core); a subject's
-    pixels do not depend on the number of subjects. `progress` receives the numbers of finished and of all photographs.
+    A visit has eight photographs (upper 4, trunk 2, lower 2) and takes place every four weeks; one subject in six
+    misses a visit, never the first. Three quarters of the subjects respond. The same settings give the same bytes with
+    any number of `processes` (default: one for each core); a subject's pixels do not depend on the number of subjects.
 
-    `labels="shuffled"` makes a negative control: every subject receives the label sequence of another one, with the
-    visits in another order. Without the second step the improvement that nearly all subjects share could be learned.
+    Args:
+        settings: the fields of `PsoriasisSettings`.
+        progress: receives the numbers of finished photographs and of all photographs.
 
     Raises:
-        CasewiseError: a setting is out of range, or the folder holds something that is not a phantom.
+        CasewiseError: a setting is out of range, or the folder contains something that is not a phantom.
     """
-    settings = PsoriasisSettings(subjects, visits, (int(size[0]), int(size[1])), seed, head, labels)
-    check_minimum(
-        [("subjects", subjects, 1), ("visits", visits, 1), ("seed", seed, 0), ("processes", processes or 1, 1)]
-    )
-    check_common(labels, subjects, settings.size, (SMALLEST, LARGEST))
-    cohort = CohortFolder(folder, "psoriasis", settings, COLUMNS, CONTENTS, table="visits.csv")
-    cohort.claim()
-    courses = [course(seed, number, visits=visits, regions=settings.regions) for number in range(subjects)]
-    series = [
-        _Series(number, region, n, courses[number].attended)
-        for number in range(subjects)
-        for region in settings.regions
-        for n in range(1, PHOTOGRAPHS[region] + 1)
+    chosen = PsoriasisSettings(**settings)
+    check_settings(chosen, PSORIASIS)
+    if processes is not None and processes < 1:
+        raise CasewiseError(f"The phantom's processes must be 1 or more; found {processes}.")
+    courses = [
+        course(chosen.seed, number, visits=chosen.visits, regions=chosen.regions) for number in range(chosen.subjects)
     ]
-    total, done = sum(len(photographs.visits) for photographs in series), 0
-    for count in _draw_all(cohort, series, processes or _cores()):
+    total, done = sum(len(disease.attended) for disease in courses) * len(chosen.photographs), 0
+    cohort = CohortFolder(folder, PSORIASIS, chosen, total, None)
+    for count in _draw_all(cohort, processes or _cores()):
         done += count
         if progress is not None:
             progress(done, total)
@@ -152,42 +139,31 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _draw_all(cohort: CohortFolder, series: list[_Series], processes: int) -> Iterator[int]:
-    """Draw the series and yield the number of photographs of each finished one."""
-    if processes == 1 or len(series) == 1:
-        for photographs in series:
-            yield _draw_series(cohort, photographs)
+def _draw_all(cohort: CohortFolder, processes: int) -> Iterator[int]:
+    """Draw all photographs; yield the number of photographs of each finished series."""
+    series = [(number, *shot) for number in range(cohort.settings.subjects) for shot in cohort.settings.photographs]
+    draw_one = partial(_draw_series, cohort)
+    if processes == 1:
+        yield from map(draw_one, series)
         return
-    # Not forked: a parent that has loaded torch has threads, and its fork can deadlock.
-    pool = ProcessPoolExecutor(
-        min(processes, len(series)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=cv2.setNumThreads,
-        initargs=(1,),
-    )
-    try:
-        queue = iter(series)
-        waiting = {pool.submit(_draw_series, cohort, photographs) for photographs in islice(queue, 4 * processes)}
-        while waiting:
-            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield future.result()
-            waiting |= {pool.submit(_draw_series, cohort, more) for more in islice(queue, len(finished))}
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    # A fork of a parent that has loaded torch, and therefore has threads, can deadlock.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(processes, len(series)), context, cv2.setNumThreads, (1,)) as pool:
+        yield from pool.map(draw_one, series)
 
 
-def _draw_series(cohort: CohortFolder, series: _Series) -> int:
-    settings: PsoriasisSettings = cohort.settings
-    who = subject(settings.seed, series.subject)
-    body = anatomy(settings.seed, who, series.region, series.number)
-    truth = course(settings.seed, series.subject, visits=settings.visits, regions=settings.regions).truth
-    for visit in series.visits:
-        key, severity = (who.name, visit, series.region, series.number), truth[visit][series.region]
+def _draw_series(cohort: CohortFolder, photograph: tuple[int, str, int]) -> int:
+    """Draw one of a subject's photographs at all visits, which share the anatomy; return the number of visits."""
+    settings, (subject_number, region, number) = cohort.settings, photograph
+    who = subject(settings.seed, subject_number)
+    body = anatomy(settings.seed, who, region, number)
+    disease = course(settings.seed, subject_number, visits=settings.visits, regions=settings.regions)
+    for visit in disease.attended:
+        key, severity = (who.name, visit, region, number), disease.truth[visit][region]
         shot = draw(settings.seed, who, body, key=key, severity=severity, size=settings.size)
-        path = _photograph_path(who, visit, series.region, series.number)
+        path = _photograph_path(who, visit, region, number)
         cohort.save(path, encoded(shot.picture, ".jpg", quality=JPEG_QUALITY))
-    return len(series.visits)
+    return len(disease.attended)
 
 
 def _visit_name(visit: int) -> str:
@@ -200,29 +176,19 @@ def _photograph_path(who: Subject, visit: int, region: str, number: int) -> str:
 
 def _write_table(cohort: CohortFolder, courses: list[DiseaseCourse]) -> Path:
     settings: PsoriasisSettings = cohort.settings
-    rows: list[dict[str, Any]] = []
     truth: list[dict[str, Any]] = []
     for number, (disease, labels) in enumerate(zip(courses, labels_of(settings, courses), strict=True)):
         who = subject(settings.seed, number)
         person = {"skin_tone": who.skin_tone, "site": who.site}
         visits = [_true_state(disease, visit) for visit in disease.attended]
         truth.append({"subject": who.name, "response": disease.response, **person, "visits": visits})
-        rows += [
-            {
-                "path": _photograph_path(who, visit, region, n),
-                "subject": who.name,
-                "visit": _visit_name(visit),
-                "day": visit * WEEKS_BETWEEN_VISITS * 7,
-                "region": region,
-                **asdict(labels[visit][region]),
-                **person,
-                "synthetic": 1,
-            }
-            for visit in disease.attended
-            for region in settings.regions
-            for n in range(1, PHOTOGRAPHS[region] + 1)
-        ]
-    return cohort.finish("photographs", rows, truth)
+        for visit in disease.attended:
+            when = {"visit": _visit_name(visit), "day": visit * WEEKS_BETWEEN_VISITS * 7}
+            for region, n in settings.photographs:
+                grades = asdict(labels[visit][region])
+                path = _photograph_path(who, visit, region, n)
+                cohort.add(path=path, subject=who.name, region=region, **when, **grades, **person)
+    return cohort.finish(truth)
 
 
 def _true_state(disease: DiseaseCourse, visit: int) -> dict[str, Any]:

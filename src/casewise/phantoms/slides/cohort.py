@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,22 +15,16 @@ from casewise.phantoms.draws import balanced_class, shuffled_labels, stream
 from casewise.phantoms.folder import (
     CohortFolder,
     Labels,
+    PhantomKind,
+    Progress,
     check_choice,
-    check_classes,
-    check_common,
-    check_minimum,
+    check_settings,
     encoded,
 )
 from casewise.phantoms.slides.pyramid import TILE, write_pyramid
 from casewise.phantoms.slides.skin import STAGES, Section, Skin, skin
 
-Stains = Literal["alike", "own"]
-Form = Literal["slides", "regions"]
-Progress = Callable[[int, int], None]
-
-# The smallest side of a slide and of a region, in pixels, and of a slide in microns.
-SMALLEST = {"slides": 256, "regions": 32}
-LARGEST = 40_000
+# The smallest side of a slide in microns.
 SMALLEST_MICRONS = 600.0
 # One pixel of a slide's mask covers so many pixels of the slide along each axis.
 MASK_STEP = 16
@@ -51,84 +45,81 @@ masks/        <subject>/<section>.png, slides only: 255 where there is skin, one
 """
 
 
+SLIDES = PhantomKind("skin", COLUMNS, CONTENTS, "images", (256, 40_000), tuple(STAGES))
+REGIONS = replace(SLIDES, sides=(32, 40_000))
+
+
 @dataclass(frozen=True)
 class SkinSettings:
-    """Everything that determines the bytes of the cohort. `images`: per subject; `size` in pixels."""
+    """Everything that determines the bytes of the cohort.
 
-    form: Form
-    subjects: int
-    images: int
-    classes: tuple[str, ...]
-    size: tuple[int, int]
-    mpp: float
-    seed: int
-    labels: Labels
-    stains: Stains
+    Every subject has `images` slides or regions of `size` (width, height) pixels; `mpp` is microns per pixel.
+    `stains="own"` gives every subject a recognisable stain, and `labels="shuffled"` permutes the labels between
+    subjects after drawing: together they make images that identify subjects but not classes.
+    """
+
+    form: Literal["slides", "regions"] = "slides"
+    subjects: int = 40
+    images: int = 1
+    classes: tuple[str, ...] = tuple(STAGES)
+    size: tuple[int, int] = (2048, 1536)
+    mpp: float = 1.0
+    seed: int = 0
+    labels: Labels = "true"
+    stains: Literal["alike", "own"] = "alike"
 
 
-def make_slide_phantom(
-    folder: Path,
-    *,
-    subjects: int = 40,
-    slides_per_subject: int = 1,
-    classes: tuple[str, ...] = tuple(STAGES),
-    size: tuple[int, int] = (2048, 1536),
-    mpp: float = 1.0,
-    seed: int = 0,
-    labels: Labels = "true",
-    stains: Stains = "alike",
-    progress: Progress | None = None,
-) -> Path:
+@dataclass(frozen=True)
+class RegionSettings(SkinSettings):
+    """The settings of a cohort of regions, which are square."""
+
+    form: Literal["slides", "regions"] = "regions"
+    images: int = 6
+    size: tuple[int, int] = (512, 512)
+    mpp: float = 0.5
+
+
+def make_slide_phantom(folder: Path, *, progress: Progress | None = None, **settings: Any) -> Path:
     """Draw biopsies as pyramidal TIFFs into `folder` and return the path of its `cases.csv`, one row a slide.
 
-    Half the subjects are normal, as in the source (003_eab959a42de94a48.txt, Preprocessing Skin Images); the others are
-    early and late in equal numbers. A subject has one visit with `slides_per_subject` sections of the same skin. A
-    slide has `size` (width, height) pixels of `mpp` microns, stated in its tags, and a mask of its tissue.
+    Half of the subjects are normal, as in the source (003_eab959a42de94a48.txt, Preprocessing Skin Images); the others
+    are early and late in equal numbers. A subject has one visit; its slides are sections of the same skin. Every slide
+    has a mask of its tissue, and its tags state the microns per pixel.
 
     Classes differ in the collagen of the dermis (thicker, denser bundles), the epidermis (thinner, with flat ridges),
     glands and follicles (fewer) and inflammatory cells (most when early), as `STAGES` states; subjects vary within a
-    class, and stain, surface, sex and age are independent of it. `stains="own"` gives every subject a recognisable
-    stain, and `labels="shuffled"` permutes the labels between subjects after drawing: together they make images that
-    identify subjects but not classes.
+    class. Stain, surface, sex and age are independent of the class. The same settings give the same bytes, and a
+    subject's slides do not depend on the number of subjects.
 
-    The same arguments give the same bytes, and a subject's slides do not depend on the number of subjects. `progress`
-    receives the number of finished slides and the total.
+    Args:
+        settings: the fields of `SkinSettings`.
+        progress: receives the numbers of finished slides and of all slides.
 
     Raises:
-        CasewiseError: a setting is out of range, or the folder holds something that is not such a phantom.
+        CasewiseError: a setting is out of range, or the folder contains something that is not such a phantom.
     """
-    pixels = int(size[0]), int(size[1])
-    settings = SkinSettings(
-        "slides", subjects, slides_per_subject, tuple(classes), pixels, float(mpp), seed, labels, stains
-    )
-    return _make(folder, settings, _save_slide, progress)
+    chosen = SkinSettings(**settings)
+    check_settings(chosen, SLIDES)
+    return _make(folder, SLIDES, chosen, _save_slide, progress)
 
 
-def make_regions(
-    folder: Path,
-    *,
-    subjects: int = 40,
-    regions_per_subject: int = 6,
-    classes: tuple[str, ...] = tuple(STAGES),
-    size: int = 512,
-    mpp: float = 0.5,
-    seed: int = 0,
-    labels: Labels = "true",
-    stains: Stains = "alike",
-    progress: Progress | None = None,
-) -> Path:
-    """Draw regions of interest, PNG of `size` x `size` pixels, into `folder`; return its `cases.csv`, one row each.
+def make_regions(folder: Path, *, progress: Progress | None = None, **settings: Any) -> Path:
+    """Draw regions of interest as PNG into `folder` and return the path of its `cases.csv`, one row a region.
 
     They are cut at random from sections as `make_slide_phantom` draws them, three from each, with little glass.
 
+    Args:
+        settings: the fields of `RegionSettings`.
+        progress: receives the numbers of finished regions and of all regions.
+
     Raises:
-        CasewiseError: a setting is out of range, or the folder holds something that is not such a phantom.
+        CasewiseError: a setting is out of range, or the folder contains something that is not such a phantom.
     """
-    pixels = int(size), int(size)
-    settings = SkinSettings(
-        "regions", subjects, regions_per_subject, tuple(classes), pixels, float(mpp), seed, labels, stains
-    )
-    return _make(folder, settings, _save_region, progress)
+    chosen = RegionSettings(**settings)
+    check_settings(chosen, REGIONS)
+    if chosen.size[0] != chosen.size[1]:
+        raise CasewiseError(f"Regions of the phantom are square; found a size of {chosen.size[0]}x{chosen.size[1]}.")
+    return _make(folder, REGIONS, chosen, _save_region, progress)
 
 
 def draw_region(
@@ -153,21 +144,6 @@ def finding_of(seed: int, number: int, classes: Sequence[str]) -> str:
     ['early', 'late', 'normal', 'normal']
     """
     return balanced_class(seed, "skin classes", number, [classes[0]] * (len(classes) - 1) + list(classes[1:]))
-
-
-def _check(settings: SkinSettings) -> None:
-    images = f"{settings.form}_per_subject"
-    check_minimum([("subjects", settings.subjects, 1), (images, settings.images, 1), ("seed", settings.seed, 0)])
-    check_classes(settings.classes, tuple(STAGES))
-    check_common(settings.labels, settings.subjects, settings.size, (SMALLEST[settings.form], LARGEST))
-    check_choice("The phantom's stains", settings.stains, get_args(Stains))
-    if not 0.1 <= settings.mpp <= 8:
-        raise CasewiseError(f"The phantom's mpp must be 0.1 to 8 microns a pixel; found {settings.mpp}.")
-    microns = min(settings.size) * settings.mpp
-    if settings.form == "slides" and microns < SMALLEST_MICRONS:
-        raise CasewiseError(
-            f"The phantom's slides must be {SMALLEST_MICRONS:g} microns a side or more; found {microns:g}."
-        )
 
 
 def _save_slide(cohort: CohortFolder, who: Skin, number: int) -> tuple[str, int]:
@@ -225,16 +201,21 @@ def _window(section: Section, left: int, top: int, size: int) -> tuple[NDArray[n
 
 def _make(
     folder: Path,
+    kind: PhantomKind,
     settings: SkinSettings,
     save_image: Callable[[CohortFolder, Skin, int], tuple[str, int]],
     progress: Progress | None,
 ) -> Path:
-    _check(settings)
-    cohort = CohortFolder(folder, "skin", settings, COLUMNS, CONTENTS)
-    cohort.claim()
+    if not 0.1 <= settings.mpp <= 8:
+        raise CasewiseError(f"The phantom's mpp must be 0.1 to 8 microns a pixel; found {settings.mpp}.")
+    microns = min(settings.size) * settings.mpp
+    if settings.form == "slides" and microns < SMALLEST_MICRONS:
+        raise CasewiseError(
+            f"The phantom's slides must be {SMALLEST_MICRONS:g} microns a side or more; found {microns:g}."
+        )
+    cohort = CohortFolder(folder, kind, settings, settings.subjects * settings.images, progress)
     findings = [finding_of(settings.seed, number, settings.classes) for number in range(settings.subjects)]
     labels = shuffled_labels(settings.seed, findings) if settings.labels == "shuffled" else findings
-    rows: list[dict[str, Any]] = []
     truth: list[dict[str, Any]] = []
     for number, (finding, label) in enumerate(zip(findings, labels, strict=True)):
         who = skin(settings.seed, number, finding, settings.stains)
@@ -245,8 +226,5 @@ def _make(
         truth.append({"subject": who.name, "finding": finding, "label": label, **measures})
         for image in range(settings.images):
             path, section = save_image(cohort, who, image)
-            facts = {"path": path, "section": section, "source": "phantom", "mpp": settings.mpp, "synthetic": 1}
-            rows.append(person | facts)
-            if progress is not None:
-                progress(len(rows), settings.subjects * settings.images)
-    return cohort.finish("images", rows, truth)
+            cohort.add(path=path, section=section, source="phantom", mpp=settings.mpp, **person)
+    return cohort.finish(truth)
