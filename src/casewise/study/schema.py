@@ -188,7 +188,7 @@ class Study(StudyModel):
         "pretrained",
         description="Initial weights: `pretrained`, `random`, a file, a folder of `<backbone>.safetensors`, or "
         "`bundle:PATH` for a network that casewise trained. Or by backbone: `{resnet18: pretrained, "
-        "vit_tiny_patch16_224: random}`. See [Weights](howto-extend.md#give-it-weights).",
+        "vit_tiny_patch16_224: random}`. See [First weights](howto-extend.md#first-weights).",
     )
     weights_dir: Path | None = Field(
         None,

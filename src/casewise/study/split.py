@@ -45,7 +45,7 @@ class Split(StudyModel):
         None,
         description="Column of the table that holds the split: `train` or `test`, or the fold's number from 1. "
         "`validation`, beside `test`, is treated as `train`, because casewise makes its own folds and its own set for "
-        "early stopping. See [Use a split that exists](howto-split.md).",
+        "early stopping. See [Use an existing split](howto-split.md).",
     )
     leave_out: str | None = Field(
         None,
