@@ -19,6 +19,7 @@ from casewise.inference.bundle import SETTINGS, Bundle
 from casewise.inference.model import load_bundle
 from casewise.phantoms.chest import make_chest
 from casewise.run import Run, open_run, run
+from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
 from tests.chest_study import THREE, chest_study
 
@@ -128,13 +129,12 @@ def test_what_is_no_bundle_is_refused(done: Run, tmp_path: Path) -> None:
 
 def test_a_run_that_lacks_a_network_is_refused(done: Run, tmp_path: Path) -> None:
     shutil.copytree(done.folder, folder := tmp_path / "run")
-    record = folder / "jobs" / "cnn" / "fold2" / "job.json"
-    facts = json.loads(record.read_text())
-    (record.parent / "checksums.json").unlink()
-    record.write_text(json.dumps({**facts, "fingerprint": "another"}))
+    record = RunFolder(folder).job("cnn", 1).record
+    facts = record.read()
+    record.write({**facts, "fingerprint": "another"})
     with pytest.raises(RunError, match="fold 2"):
         load_bundle(folder)
-    record.unlink()
+    record.remove()
     with pytest.raises(RunError, match="fold 2"):
         load_bundle(folder)
 
@@ -145,12 +145,10 @@ def test_networks_of_a_comparison_by_image_are_refused(done: Run, tmp_path: Path
     for refused in (load_bundle, open_run):
         with pytest.raises(RunError):
             refused(folder)
-    job = folder / "jobs" / "cnn" / "fold1"
-    (job / "checksums.json").unlink()
-    facts = json.loads((job / FACTS).read_text())
-    (job / FACTS).write_text(json.dumps({**facts, "comparison_only": True}))
+    job = RunFolder(folder).job("cnn", 0)
+    job.facts.write(job.facts.read() | {"comparison_only": True})
     with pytest.raises(RunError):
-        load_bundle(job)
+        load_bundle(job.path)
 
 
 def test_a_run_without_its_report_is_not_opened(done: Run, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_guessing_uses_training_subjects_only() -> None:
 def test_a_network_that_learned_nothing_is_named() -> None:
     def folder(*records: dict[str, Any]) -> Any:
         named = [{"model": "resnet18", **record} for record in records]
-        return SimpleNamespace(job_records=lambda: named)
+        return SimpleNamespace(job_records=lambda networks: named)
 
     study: Any = SimpleNamespace(
         networks=["resnet18"],

@@ -174,31 +174,27 @@ def test_missing_files_are_made_again(finished: tuple[Run, Path], tmp_path: Path
 
 def test_a_run_of_a_version_with_fewer_settings_is_continued(finished: tuple[Run, Path], tmp_path: Path) -> None:
     done, path = finished
-    folder = Path(shutil.copytree(done.folder, tmp_path / "copy"))
-    note = folder / "fingerprint.json"
-    record = json.loads(note.read_text())
+    folder = RunFolder(Path(shutil.copytree(done.folder, tmp_path / "copy")))
+    record = folder.fingerprint.read()
     old = record["decided"]
     for part, key in ((old["recipe"], "tuning"), (old["panels"], "padding_mode"), (old["targets"]["area"], "kind")):
         del part[key]
     del old["test_time_augmentation"], old["pretraining"]
     record["fingerprint"] = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()
     study = read_study(path)
-    for job in folder.glob("jobs/*/*/job.json"):
-        values = json.loads(job.read_text())
+    for job in folder.finished_jobs():
+        values = job.record.read()
         of_job = job_fingerprint(record["fingerprint"], study, values["model"])
-        job.write_text(json.dumps({**values, "fingerprint": of_job}))
-    note.write_text(json.dumps(record))
-    for checksums in folder.rglob("checksums.json"):
-        checksums.unlink()
-    files = {p: p.stat().st_mtime_ns for p in folder.glob("jobs/*/*/*")}
-    run(study, folder)
-    assert {p: p.stat().st_mtime_ns for p in folder.glob("jobs/*/*/*")} == files
-    assert json.loads(note.read_text())["fingerprint"] == record["fingerprint"]
-    note.write_text(json.dumps(record))
-    (folder / "checksums.json").unlink()
+        job.record.write({**values, "fingerprint": of_job})
+    folder.fingerprint.write(record)
+    files = {p: p.stat().st_mtime_ns for p in folder.path.glob("jobs/*/*/*")}
+    run(study, folder.path)
+    assert {p: p.stat().st_mtime_ns for p in folder.path.glob("jobs/*/*/*")} == files
+    assert folder.fingerprint.read()["fingerprint"] == record["fingerprint"]
+    folder.fingerprint.write(record)
     panels = study.panels.model_copy(update={"padding_mode": "reflect"})
     with pytest.raises(RunError, match=r"study: panels\.padding_mode was 'black' and is 'reflect'\. Results"):
-        run(study.model_copy(update={"panels": panels}), folder)
+        run(study.model_copy(update={"panels": panels}), folder.path)
 
 
 def test_one_more_backbone_trains_only_that_one(finished: tuple[Run, Path], tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import errno
 import os
+import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -114,9 +116,9 @@ def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
 def test_temporary_files_of_killed_processes_are_swept(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     (folder.path / "explanations").mkdir(parents=True)
-    for place in (folder.path, folder.explanation_folder.path):
-        (place / f"{TEMPORARY}0011-model.safetensors").write_bytes(b"half")
-        (place / ".something-else").write_bytes(b"kept")
+    for path in (folder.path, folder.explanation_folder.path):
+        (path / f"{TEMPORARY}0011-model.safetensors").write_bytes(b"half")
+        (path / ".something-else").write_bytes(b"kept")
     with folder.lock():
         assert sorted(path.name for path in folder.path.iterdir()) == [".lock", ".something-else", "explanations"]
     assert [path.name for path in folder.explanation_folder.path.iterdir()] == [".something-else"]
@@ -176,12 +178,52 @@ def test_a_kill_between_checksum_and_move_leaves_a_folder_that_fits(tmp_path: Pa
     assert file.read() == {"a": 4}
 
 
-def test_a_damaged_record_of_checksums_is_set_aside(tmp_path: Path) -> None:
-    file = RunFolder(tmp_path).compute
-    file.write({"a": 1})
-    (tmp_path / "checksums.json").write_bytes(b"")
-    assert file.read() == {"a": 1}
-    assert (tmp_path / "checksums.json.damaged-1").is_file()
+@pytest.mark.parametrize("content", [None, b"", b"{}"])
+def test_a_file_without_a_recorded_checksum_is_damaged(tmp_path: Path, content: bytes | None) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics.write({"metrics": {}, "notes": []})
+    if content is None:
+        (tmp_path / CHECKSUMS).unlink()
+    else:
+        (tmp_path / CHECKSUMS).write_bytes(content)
+    with pytest.raises(DamagedError):
+        folder.metrics.read()
+    assert (tmp_path / f"{CHECKSUMS}.damaged-1").is_file() == (content == b"")
+    assert folder.metrics.read_or_none() is None
+    assert (tmp_path / "metrics.json.damaged-1").is_file()
+
+
+def test_facts_and_weights_may_be_copied_without_checksums(tmp_path: Path) -> None:
+    job = finished_job(tmp_path / "job")
+    copy = JobFolder(tmp_path / "copy")
+    copy.path.mkdir()
+    for name in (job.facts.path.name, job.weights.path.name):
+        shutil.copy(job.path / name, copy.path / name)
+    assert copy.facts.read() == {"subjects": []}
+    assert copy.weights.verified().is_file()
+    job.facts.path.write_text('{"subjects": ["another"]}')
+    with pytest.raises(DamagedError):
+        job.facts.read()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_a_file_that_cannot_be_read_is_neither_missing_nor_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    job = finished_job(tmp_path)
+
+    def unreadable(path: Path, *arguments: object, **options: object) -> object:
+        raise OSError(number, os.strerror(number))
+
+    for name in ("open", "stat"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, name, unreadable)
+            for read in (lambda: job.intact("f"), job.weights.intact, job.record.read_or_none, job.predictions.read):
+                with pytest.raises(RunError, match=str(tmp_path)) as refused:
+                    read()
+                assert not isinstance(refused.value, DamagedError)
+    assert job.intact("f")
+    assert not list(tmp_path.glob("*.damaged-*"))
 
 
 def finished_job(path: Path) -> JobFolder:
@@ -190,7 +232,7 @@ def finished_job(path: Path) -> JobFolder:
         temporary.write_bytes(b"weights")
     job.facts.write({"subjects": []})
     job.predictions.write(pd.DataFrame({"y_true": [1.0], "y_pred": [2.0]}))
-    job.record.write({"model": "m", "fold": 1, "fingerprint": "f"})
+    job.finish({"model": "m", "fold": 1, "fingerprint": "f"})
     return job
 
 
@@ -219,7 +261,32 @@ def test_a_job_without_its_model_is_done_again(tmp_path: Path) -> None:
     job = finished_job(tmp_path)
     job.weights.remove()
     assert not job.intact("f")
+
+
+def test_the_record_of_a_job_lists_its_files(tmp_path: Path) -> None:
     job = finished_job(tmp_path)
-    (tmp_path / "checksums.json").unlink()  # as an older version left it
-    job.weights.path.write_bytes(b"")
+    job.tile_predictions.write(pd.DataFrame({"y_pred": [1.0]}))
+    job.finish({"model": "m", "fold": 1, "fingerprint": "f"})
+    assert set(job.record.read()["files"]) == {
+        file.path.name for file in (job.weights, job.facts, job.predictions, job.tile_predictions)
+    }
+    assert job.intact("f")
+    job.tile_predictions.remove()
     assert not job.intact("f")
+    job = finished_job(tmp_path)
+    job.predictions.write(pd.DataFrame({"y_true": [1.0], "y_pred": [1.0]}))  # intact, but not of this training
+    assert not job.intact("f")
+    job = finished_job(tmp_path)
+    (tmp_path / CHECKSUMS).unlink()
+    assert not job.intact("f")
+
+
+def test_records_of_networks_that_left_the_study_are_not_read(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for network, fold in (("cnn", 0), ("cnn", 1), ("alexnet", 0)):
+        job = finished_job(folder.job(network, fold).path)
+        job.finish({"model": network, "fold": fold + 1, "fingerprint": "f"})
+    job.record.path.write_text("{")
+    assert [record["fold"] for record in folder.job_records(["cnn"])] == [1, 2]
+    with pytest.raises(DamagedError):
+        folder.job_records(["cnn", "alexnet"])

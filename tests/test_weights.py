@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from casewise.errors import RunError, SplitError, WeightsError
+from casewise.files import checksum
 from casewise.models.backbones import build_network
 from casewise.models.weights import load_weights
 
@@ -85,6 +86,7 @@ def bundle(folder: Path, subjects: list[str], name: str = NAME) -> Path:
     network = build_network(NAME, 2)
     save_file(network.state_dict(), folder / "model.safetensors")
     facts = {"format": 1, "backbone": name, "subjects": subjects, "weights": "random", "network": {}}
+    facts["weights_sha256"] = checksum(folder / "model.safetensors")
     (folder / "model.json").write_text(json.dumps(facts))
     return folder
 

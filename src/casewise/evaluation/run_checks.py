@@ -70,9 +70,8 @@ def hopeless(study: Study, folder: RunFolder) -> list[Caveat]:
     if study.recipe.early_stopping.monitor == "none" and not study.nested_cv:
         return []
     caveats = []
-    all_records = folder.job_records()
     for model in study.networks:
-        records = [record for record in all_records if record["model"] == model]
+        records = folder.job_records([model])
         bad = sum(bool(no_better(record)) for record in records)
         if bad:
             judged_on = "inner_folds" if study.nested_cv else "early_stopping"

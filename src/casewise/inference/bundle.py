@@ -114,8 +114,8 @@ class Bundle:
                 ComputeFacts(**facts["compute"]),
                 facts["batch_size"],
                 frozenset(facts["subjects"]),
-                {name: facts[name] for name in ("weights", "split", "synthetic")}
-                | {name: facts[name] for name in ("comparison_only", "weights_sha256") if name in facts},
+                {name: facts[name] for name in ("weights", "split", "synthetic", "weights_sha256")}
+                | {name: facts[name] for name in ("comparison_only",) if name in facts},
             )
         except (ValueError, LookupError, TypeError) as error:
             raise RunError(f"{files.facts.path} is damaged ({error!r}). Train the network again.") from error
@@ -150,7 +150,7 @@ class Bundle:
             WeightsError: the file of weights cannot be read.
         """
         weights = JobFolder(self.folder).weights
-        check_weights(weights, self.origin.get("weights_sha256"))
+        check_weights(weights, self.origin["weights_sha256"])
         network = build_network(**self.network)
         try:
             network.load_state_dict(read_tensors(weights.verified()))

@@ -316,7 +316,7 @@ def record(planned: PlannedJob, model: StudyModel, fitted: FittedModel, predicti
         **predictions.train_metrics,
         "history": learned.history,
     }
-    job.folder.record.write(facts)
+    job.folder.finish(facts)
     job.folder.remove_training()
 
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from casewise.errors import RunError, SplitError, WeightsError, nearest
-from casewise.files import checksum
 from casewise.models.backbones import Network, library_head
 from casewise.models.fusion import Fused, adapted, first_layer
 from casewise.run_folder import JobFolder, JsonFile, WeightsFile
@@ -196,13 +195,13 @@ def _put(body: torch.nn.Module, tensors: dict[str, Tensor], heads: tuple[str, ..
     body.load_state_dict({k: tensors.get(k, v) for k, v in own.items()})
 
 
-def check_weights(file: WeightsFile, expected: str | None) -> None:
-    """Check that weights are those that the facts beside them were written with; older facts do not say.
+def check_weights(file: WeightsFile, expected: str) -> None:
+    """Check that weights are those that the facts beside them were written with.
 
     Raises:
         RunError: they are of another training.
     """
-    if expected and checksum(file.path) != expected:
+    if not file.matches([expected]):
         raise RunError(
             f"{file.path} is not the file that the facts beside it were written with. Copy both files of one network, "
             "or train it again."
@@ -216,7 +215,7 @@ def _facts_of(path: Path, facts: JsonFile) -> dict[str, Any]:
         raise WeightsError(
             f"weights: {facts.path} has format {values.get('format')!r}, and this version of casewise reads {FORMAT}."
         )
-    missing = [name for name in ("backbone", "subjects", "weights", "network") if name not in values]
+    missing = [name for name in ("backbone", "subjects", "weights", "weights_sha256", "network") if name not in values]
     if missing or not isinstance(values["network"], dict):
         raise WeightsError(f"weights: {facts.path} is damaged: {', '.join(missing) or 'network'} cannot be read.")
     if values.get("comparison_only"):
@@ -265,7 +264,7 @@ def _from_bundle(network: Network, path: Path, held_out: Sequence[str]) -> tuple
     if values["backbone"] != network.name:
         raise WeightsError(f"weights: {path} holds a {values['backbone']}, the study wants {network.name}.")
     _check_scaling(network, path, values["network"])
-    check_weights(folder.weights, values.get("weights_sha256"))
+    check_weights(folder.weights, values["weights_sha256"])
     tensors = read_tensors(folder.weights.verified())
     body = {k.removeprefix("body."): v for k, v in tensors.items() if k.startswith("body.")}
     changed = _fill(network, body, str(path))

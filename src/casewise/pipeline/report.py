@@ -36,7 +36,7 @@ def report(
     from casewise.report.context import ReportContext
     from casewise.report.page import write_report
 
-    jobs = [record for record in folder.job_records() if record["model"] in study.networks]
+    jobs = folder.job_records(study.networks)
     modality = modality_of(study)
     prepared = PreparedCohort(study, cohort, folder.images(study.images.store), tiles)
     context = ReportContext(

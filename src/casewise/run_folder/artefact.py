@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,45 +26,75 @@ CHECKSUMS = "checksums.json"
 
 @dataclass(frozen=True)
 class Artefact:
-    """A file of a run folder; `remedy` ends the message about a missing or damaged one."""
+    """A file of a run folder.
+
+    Attributes:
+        remedy: the last sentence of the message about a missing or damaged file.
+        portable: whether the file may be copied to a folder that has no record of checksums.
+    """
 
     path: Path
     remedy: str = "Run the study again."
+    portable: bool = False
 
     def exists(self) -> bool:
-        """Whether the file is there."""
-        return self.path.is_file()
+        """Whether the file exists.
+
+        Raises:
+            RunError: the folder cannot be searched.
+        """
+        with self._reading():
+            return _is_file(self.path)
 
     @contextmanager
     def replacing(self) -> Iterator[Path]:
         """Yield a temporary file that takes the artefact's place, with its checksum, when the block ends.
 
-        The checksum is recorded before the file is moved, and that of the present file stays until the next time: a
-        process killed between the two leaves a folder in which every file fits.
+        The checksum is recorded before the file is moved, and that of the present file stays until the next time:
+        after a kill between the two steps, every file still matches its record.
         """
         with replacing(self.path, before_replacing=self._record) as temporary:
             yield temporary
 
     def verify(self) -> None:
-        """Check the file against its recorded checksum; a file without one (of an older version) is accepted.
+        """Check the file against its recorded checksum.
 
         Raises:
-            RunError: the file is missing.
-            DamagedError: it is not what was written.
+            RunError: the file is missing or cannot be read.
+            DamagedError: the file differs from what was written, or its checksum is not recorded.
         """
-        if not self.path.is_file():
+        if not self.exists():
             raise RunError(f"{self.path} is missing. {self.remedy}")
-        for _ in range(2):  # once more, in case that it was just being replaced
+        if self.portable and not Artefact(self.path.with_name(CHECKSUMS)).exists():
+            return
+        for _ in range(2):  # a second time, in case another process is replacing the file
             allowed = _checksums(self.path.parent).get(self.path.name, [])
-            try:
-                if not allowed or checksum(self.path) in allowed:
-                    return
-            except OSError as error:
-                raise RunError(f"{self.path} cannot be read: {error.strerror or error}. {self.remedy}") from error
+            if self.matches(allowed):
+                return
+        if not allowed:
+            raise DamagedError(f"{self.path} has no recorded checksum, so it cannot be verified. {self.remedy}")
         raise DamagedError(f"{self.path} was changed or damaged after it was written. {self.remedy}")
 
+    def matches(self, checksums: Sequence[str]) -> bool:
+        """Whether the file has one of these checksums.
+
+        Raises:
+            RunError: the file cannot be read.
+        """
+        with self._reading():
+            return checksum(self.path) in checksums
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Report a file that cannot be read; it is neither missing nor damaged, and nothing is computed again."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise RunError(f"{self.path} cannot be read: {reason}. Check the disk and the permissions.") from error
+
     def set_aside(self) -> Path:
-        """Rename the file to `*.damaged-N`, so that it can be looked into and is not used again."""
+        """Rename the file to `*.damaged-N`, which keeps it for inspection and out of use."""
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
             number += 1
@@ -72,7 +103,7 @@ class Artefact:
         return aside
 
     def intact(self) -> bool:
-        """Whether the file is there and as it was written; a damaged one is set aside, and a warning says so."""
+        """Whether the file exists and is as it was written; a damaged one is set aside with a warning."""
         if not self.exists():
             return False
         try:
@@ -83,18 +114,18 @@ class Artefact:
         return True
 
     def report_damage(self, error: DamagedError) -> None:
-        """Set the file aside and say so."""
+        """Set the file aside with a warning."""
         reason = str(error).removesuffix(self.remedy).strip()
         log.warning("%s It is kept as %s and made again.", reason, self.set_aside().name)
 
     def remove(self) -> None:
-        """Remove the file if it is there."""
+        """Remove the file if it exists."""
         self.path.unlink(missing_ok=True)
 
     def _record(self, temporary: Path) -> None:
         folder, name = self.path.parent, self.path.name
         recorded = _checksums(folder)
-        present = checksum(self.path) if self.path.is_file() else ""
+        present = checksum(self.path) if self.exists() else ""
         if present and present not in recorded.get(name, [present]):
             self.report_damage(DamagedError(f"{self.path} was changed or damaged after it was written."))
         allowed = dict.fromkeys([checksum(temporary), *(c for c in recorded.get(name, []) if c == present)])
@@ -119,20 +150,21 @@ class JsonFile(Artefact):
         """Read and verify the object.
 
         Raises:
-            RunError: the file is missing.
+            RunError: the file is missing or cannot be read.
             DamagedError: it is not what was written, or not such an object.
         """
         self.verify()
         try:
-            value = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            with self._reading():
+                value = json.loads(self.path.read_text(encoding="utf-8"))
+        except ValueError as error:
             raise DamagedError(f"{self.path} cannot be read as JSON ({error}). {self.remedy}") from error
         if not isinstance(value, dict) or not set(self.required) <= set(value):
             raise DamagedError(f"{self.path} does not hold {', '.join(self.required) or 'an object'}. {self.remedy}")
         return value
 
     def read_or_none(self) -> dict[str, Any] | None:
-        """The object; None where the file is missing or damaged (it is then set aside, and a warning says so)."""
+        """The object; None where the file is missing or damaged (it is then set aside with a warning)."""
         try:
             return self.read() if self.exists() else None
         except DamagedError as error:
@@ -140,7 +172,7 @@ class JsonFile(Artefact):
             return None
 
     def peek(self) -> dict[str, Any] | None:
-        """The object without verification, for a look while another process may be writing it."""
+        """The object without verification, to watch what another process is writing."""
         try:
             value = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -162,15 +194,16 @@ class TableFile(Artefact):
         """Read and verify the table.
 
         Raises:
-            RunError: the file is missing.
+            RunError: the file is missing or cannot be read.
             DamagedError: it is not what was written, or no Parquet table.
         """
         import pandas as pd
 
         self.verify()
         try:
-            return pd.read_parquet(self.path, columns=columns)
-        except (OSError, ValueError) as error:
+            with self._reading():
+                return pd.read_parquet(self.path, columns=columns)
+        except ValueError as error:
             raise DamagedError(f"{self.path} cannot be read as a Parquet table ({error}). {self.remedy}") from error
 
 
@@ -186,7 +219,10 @@ class TextFile(Artefact):
 
     def read_or_none(self) -> str | None:
         """The text; None where the file is missing or damaged."""
-        return self.path.read_text(encoding="utf-8", errors="replace") if self.intact() else None
+        if not self.intact():
+            return None
+        with self._reading():
+            return self.path.read_text(encoding="utf-8", errors="replace")
 
 
 @dataclass(frozen=True)
@@ -197,36 +233,30 @@ class WeightsFile(Artefact):
         """The path, after verification.
 
         Raises:
-            RunError: the file is missing.
-            DamagedError: it is empty or not what was written.
+            RunError: the file is missing or cannot be read.
+            DamagedError: it is not what was written.
         """
         self.verify()
-        if not self.path.stat().st_size:
-            raise DamagedError(f"{self.path} is empty. {self.remedy}")
         return self.path
 
-    def intact(self) -> bool:
-        """As `Artefact.intact`; an empty file is damaged, too."""
-        try:
-            self.verified()
-        except DamagedError as error:
-            self.report_damage(error)
-            return False
-        except RunError:
-            return False
-        return True
+
+def _is_file(path: Path) -> bool:
+    """Whether this is a file; unlike `Path.is_file`, an error other than a missing file is raised."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _checksums(folder: Path) -> dict[str, list[str]]:
-    """The recorded checksums of a folder; none where an older version made it or the record is damaged."""
-    path = folder / CHECKSUMS
+    """The recorded checksums of a folder; empty where the record is missing or damaged (it is then set aside)."""
+    record = Artefact(folder / CHECKSUMS)
     try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))
+        with record._reading():
+            if not record.exists():
+                return {}
+            recorded = json.loads(record.path.read_text(encoding="utf-8"))
         return {str(name): [str(value) for value in values] for name, values in recorded.items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, AttributeError, TypeError):
-        if path.is_file():
-            aside = Artefact(path).set_aside()
-            log.warning("%s is damaged and kept as %s. Files there cannot be verified.", path, aside.name)
+    except (ValueError, AttributeError, TypeError):
+        log.warning("%s is damaged and kept as %s.", record.path, record.set_aside().name)
         return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,13 +190,14 @@ class RunFolder:
         name = JobFolder(Path()).record.path.name
         return [JobFolder(path.parent) for path in sorted(self.jobs_folder.glob(f"*/*/{name}"))]
 
-    def job_records(self) -> list[dict[str, Any]]:
-        """The verified records of all finished networks.
+    def job_records(self, networks: Sequence[str]) -> list[dict[str, Any]]:
+        """The verified records of the finished networks among `networks`; earlier ones of the folder are left out.
 
         Raises:
             DamagedError: a record is not what was written.
         """
-        return [job.record.read() for job in self.finished_jobs()]
+        folders = {self.job(network, 0).path.parent for network in networks}
+        return [job.record.read() for job in self.finished_jobs() if job.path.parent in folders]
 
     # The folder itself.
 

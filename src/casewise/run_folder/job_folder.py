@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from casewise.files import sweep, write_json
+from casewise.errors import DamagedError
+from casewise.files import checksum, sweep, write_json
 from casewise.run_folder.artefact import Artefact, JsonFile, TableFile, TextFile, WeightsFile, log
 
 LOCK = ".lock"
@@ -119,17 +120,22 @@ class JobFolder(TrainingFolder):
     @property
     def weights(self) -> WeightsFile:
         """The network's weights."""
-        return WeightsFile(self.path / "model.safetensors")
+        return WeightsFile(self.path / "model.safetensors", portable=True)
 
     @property
     def facts(self) -> JsonFile:
         """What is needed to use the weights, and whose images they were learned from."""
-        return JsonFile(self.path / "model.json")
+        return JsonFile(self.path / "model.json", portable=True)
 
     @property
     def record(self) -> JsonFile:
-        """Facts of the training."""
-        return JsonFile(self.path / "job.json", required=("model", "fold", "fingerprint"))
+        """Facts of the training, and the checksum of every file that it left."""
+        return JsonFile(self.path / "job.json", required=("model", "fold", "fingerprint", "files"))
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """Write the record, by which the job counts as finished."""
+        files = [self.weights, self.facts, self.predictions, self.tile_predictions]
+        self.record.write(facts | {"files": {file.path.name: checksum(file.path) for file in files if file.exists()}})
 
     @property
     def predictions(self) -> TableFile:
@@ -202,19 +208,22 @@ class JobFolder(TrainingFolder):
     def intact(self, fingerprint: str) -> bool:
         """Whether the job is finished and all its files are as they were written.
 
-        Damaged files are set aside with a warning, and the record is removed: the job is then to be done again.
+        Damaged files are set aside with a warning, and the record is removed: the network is then trained again.
+
+        Raises:
+            RunError: a file cannot be read although it exists.
         """
         record = self.record.read_or_none()
         if record is None or record["fingerprint"] != fingerprint:
             return False
-        files: list[Artefact] = [self.weights, self.facts, self.predictions]
-        if self.tile_predictions.exists():
-            files.append(self.tile_predictions)
+        files = {Artefact(self.path / name): recorded for name, recorded in record["files"].items()}
         missing = [file.path.name for file in files if not file.exists()]
         if missing:
             log.warning("%s: %s is missing; the network is trained again.", self.path, ", ".join(missing))
-        damaged = [file for file in files if file.exists() and not file.intact()]
-        if missing or damaged:
+        changed = [file for file, recorded in files.items() if file.exists() and not file.matches([recorded])]
+        for file in changed:
+            file.report_damage(DamagedError(f"{file.path} was changed or damaged after it was written."))
+        if missing or changed:
             self.record.remove()
             return False
         return True

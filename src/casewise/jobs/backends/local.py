@@ -178,7 +178,7 @@ def _compute_plans(
                     kept[model] = values
                     folder.compute.write(kept)
                 continue
-            if any(record["model"] == model for record in folder.job_records()):
+            if folder.job_records([model]):
                 raise RunError(
                     f"{folder.path}: {model} was trained on {plan.device} in {plan.precision}, which is not "
                     "what the study states or what this machine has. Give another folder with --output."
@@ -201,12 +201,11 @@ def _recorded_plan(values: Any, folder: RunFolder, model: str) -> ComputePlan | 
 
     with suppress(TypeError, LookupError):
         return ComputePlan(**{**values, "measured": tuple(tuple(pair) for pair in values["measured"])})
-    for record in folder.job_records():
-        if record["model"] == model:
-            with suppress(LookupError):
-                stated = {name: record[name] for name in ("device", "precision", "threads")}
-                why = "as in the finished folds, since the file that recorded it was missing or damaged"
-                return ComputePlan(**stated, channels_last=record["memory_format"] == "channels-last", why=why)
+    for record in folder.job_records([model]):
+        with suppress(LookupError):
+            stated = {name: record[name] for name in ("device", "precision", "threads")}
+            why = "as in the finished folds, since the file that recorded it was missing or damaged"
+            return ComputePlan(**stated, channels_last=record["memory_format"] == "channels-last", why=why)
     return None
 
 

@@ -106,7 +106,7 @@ def read_finished(folder: Path) -> FinishedStudy:
         contents["metrics"],
         contents["splits"],
         files.audit.read_or_none(),
-        [job for job in files.job_records() if job["model"] in study.networks],
+        files.job_records(study.networks),
         measured if measured and "made_of" in measured else None,
     )
 
