@@ -14,8 +14,8 @@ import pytest
 import typer
 import yaml
 
-from casewise.audit import features as evidence
 from casewise.audit import findings, probes, shortcuts
+from casewise.audit import shortcuts as evidence
 from casewise.cli.main import app
 from casewise.metrics.registry import metric_names
 from casewise.predictions.table import COLUMNS

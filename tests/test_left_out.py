@@ -23,7 +23,7 @@ from casewise.report.caveats import result_line
 from casewise.report.context import ReportContext
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render
-from casewise.report.sections import by_site, classes, learners, summary, validation
+from casewise.report.sections import classes, learners, summary, validation
 from tests.report_contexts import classes as toy
 from tests.report_contexts import finished
 
@@ -148,7 +148,7 @@ def held_out() -> ReportContext:
 
 
 def test_the_summary_begins_within_the_sources(held_out: ReportContext) -> None:
-    lines = by_site.summary(held_out)
+    lines = summary.within_sources(held_out)
     mean = held_out.metrics["within"][held_out.learner]["auroc"]["value"]
     assert (lines[0]["metric"], lines[0]["mean"], lines[0]["chance"], lines[0]["count"]) == ("auroc", mean, 0.5, 5)
     assert [name for name, _ in lines[0]["each"]] == list("vwxyz")
@@ -161,7 +161,7 @@ def test_the_summary_begins_within_the_sources(held_out: ReportContext) -> None:
 
 
 def test_pooled_figures_are_no_finding(held_out: ReportContext, tmp_path: Path) -> None:
-    assert summary.comparison(held_out, "oof") is None
+    assert learners.comparison(held_out, "oof") is None
     found = learners.section(held_out)
     assert found is not None
     assert found["comparisons"] == []
@@ -217,7 +217,7 @@ def test_the_report_marks_a_learner_that_names_one_class(two: ReportContext) -> 
     best = lazy.metrics["comparisons"]["oof"][lazy.study.primary_outcome]["accuracy"]["best"]
     metrics = {**two.metrics, "classes": {"oof": {best: {two.study.primary_outcome: {"names_only": "covid"}}}}}
     marked = dataclasses.replace(two, metrics=metrics)
-    found = {metric: summary.comparison(marked, "oof", metric) for metric in ("accuracy", "auroc")}
+    found = {metric: learners.comparison(marked, "oof", metric) for metric in ("accuracy", "auroc")}
     assert found["accuracy"]["only"] == "covid"  # type: ignore[index]
     assert found["auroc"]["only"] == ""  # type: ignore[index]
 

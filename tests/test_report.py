@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from casewise.errors import RunError
-from casewise.report import formatting
+from casewise.report import formatting, terms
 from casewise.report.context import ReportContext
 from casewise.report.figures import cohort as draw_cohort
 from casewise.report.figures import time as draw_time
@@ -20,7 +20,7 @@ from casewise.report.figures.drawing import canvas, svg
 from casewise.report.figures.pictures import grid_picture
 from casewise.report.markdown.page import figure, write_results
 from casewise.report.page import render, write_report
-from casewise.report.sections import agreement, labels, summary, terms
+from casewise.report.sections import agreement, labels, learners, summary
 from casewise.study.schema import EarlyStopping
 from tests.report_contexts import (
     Page,
@@ -79,7 +79,7 @@ def test_learner_is_chosen_out_of_fold_never_on_the_test_set(report_of_numbers: 
 def test_no_winner_inside_the_noise(report_of_numbers: ReportContext, alike: list[str], code: str) -> None:
     entry = {"best": "net00", "not_told_apart": ["net00", *alike], "differences": {"net01": {}, "net02": {}}}
     metrics = {**report_of_numbers.metrics, "comparisons": {"test": {"pasi": {"mae": entry | {"rough": True}}}}}
-    found = summary.comparison(dataclasses.replace(report_of_numbers, metrics=metrics), "test")
+    found = learners.comparison(dataclasses.replace(report_of_numbers, metrics=metrics), "test")
     assert found is not None
     assert (found["code"], found["alike"], found["others"], found["rough"]) == (code, alike, 2, True)
 

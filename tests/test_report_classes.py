@@ -11,11 +11,12 @@ import pytest
 
 from casewise.audit.findings import Audit, Finding
 from casewise.audit.metadata import SOURCES
+from casewise.report import terms
 from casewise.report.context import ReportContext
 from casewise.report.figures.classes import curves_of
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render, write_report
-from casewise.report.sections import audit, labels, learners, summary, terms, training, validation
+from casewise.report.sections import audit, labels, learners, summary, training, validation
 from casewise.report.sections import classes as class_sections
 from tests.report_contexts import (
     REASON,
@@ -172,8 +173,8 @@ def test_learner_is_chosen_out_of_fold(three: ReportContext) -> None:
 
 
 def test_comparisons_of_losses_call_the_smallest_best(three: ReportContext) -> None:
-    assert summary.comparison(three, "test", "log_loss")["smallest"]  # type: ignore[index]
-    assert not summary.comparison(three, "test")["smallest"]  # type: ignore[index]
+    assert learners.comparison(three, "test", "log_loss")["smallest"]  # type: ignore[index]
+    assert not learners.comparison(three, "test")["smallest"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

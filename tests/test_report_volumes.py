@@ -12,9 +12,9 @@ from PIL import Image
 from casewise.modalities.volumes.preview import central, central_panels, grid
 from casewise.modalities.volumes.slice_store import SliceStore
 from casewise.modalities.volumes.standardise import standard_scales
-from casewise.report import page
+from casewise.report import page, terms
 from casewise.report.context import ReportContext
-from casewise.report.sections import saliency, terms, volumes
+from casewise.report.sections import saliency, volumes
 from casewise.study.schema import Study
 from tests.report_contexts import classes, section_of
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -21,9 +23,12 @@ __all__ = [
     "Audit",
     "Finding",
     "Level",
+    "audit_text",
     "check_accepted",
     "is_known",
     "read_audit",
+    "renamed",
+    "with_noun",
     "write_audit",
 ]
 
@@ -40,6 +45,8 @@ KNOWN = (
 )
 FAMILIES = ("shortcut-", "source-told-")
 PAIRS_SHOWN = 5
+WIDTH = 110
+IMAGE = re.compile(r"(?<![\w/.'-])image(?P<plural>s?)(?![\w/.'-]*[\w/'-])")
 # What the rows of a table are: images, scans of volumes, or single slices of volumes.
 ROWS = ("images", "scans", "slices")
 _OUTSIDE = " from outside-anatomy"
@@ -232,6 +239,59 @@ def check_accepted(accepted: Mapping[str, str], possible: Sequence[str] | None =
             raise AuditError(f"accept: there is no finding '{code}'.{hint} Allowed are: {allowed}.")
         if not str(reason or "").strip():
             raise AuditError(f"accept: {code} has no reason. Write why it is acceptable; the report prints the reason.")
+
+
+def audit_text(audit: Audit, accepted: Mapping[str, str]) -> str:
+    """All findings, errors first, then the verdict.
+
+    >>> print(audit_text(Audit([Finding("shortcut-source", "error", "source alone predicts label.")]), {}))
+    <BLANKLINE>
+    error      shortcut-source
+               source alone predicts label.
+    <BLANKLINE>
+    verdict    1 error: source alone predicts label.
+    """
+    lines: list[str] = []
+    for level in ("error", "warning", "note"):
+        for finding in audit.of(level):
+            reason = accepted.get(finding.id, "").strip()
+            lines += ["", f"{level:<10} {finding.id}{' (accepted)' if reason else ''}", *_wrapped(finding.sentence)]
+            for first, second in finding.pairs[:PAIRS_SHOWN]:
+                lines.append(f"{'':<10}   {first} = {second}")
+            if len(finding.pairs) > PAIRS_SHOWN:
+                lines.append(f"{'':<10}   and {len(finding.pairs) - PAIRS_SHOWN:,} more pairs")
+            if reason:
+                lines += _wrapped(f"Accepted: {reason}")
+            elif finding.remedy:
+                lines += _wrapped(finding.remedy)
+    return "\n".join([*lines, "", f"{'verdict':<10} {audit.verdict}"])
+
+
+def with_noun(audit: Audit, noun: str) -> Audit:
+    """The same audit for rows that are scans or slices (`noun`): sentences, remedies and facts.
+
+    >>> plain = Audit([Finding("shortcut-files", "note", "All images of images/a.png.", {}, [], "Leave `images` out.")])
+    >>> finding = with_noun(plain, "scan").findings[0]
+    >>> finding.sentence, finding.remedy
+    ('All scans of images/a.png.', 'Leave `images` out.')
+    """
+    findings = [
+        replace(finding, sentence=renamed(finding.sentence, noun), remedy=renamed(finding.remedy, noun))
+        for finding in audit.findings
+    ]
+    facts = {f"{noun}s" if name == "images" else name: value for name, value in audit.facts.items()}
+    return replace(audit, findings=findings, facts=facts)
+
+
+def renamed(text: str, noun: str) -> str:
+    """The text with "image" replaced by `noun`, except in code and within paths or names."""
+    pieces = text.split("`")
+    pieces[::2] = [IMAGE.sub(lambda match: noun + match["plural"], piece) for piece in pieces[::2]]
+    return "`".join(pieces)
+
+
+def _wrapped(text: str) -> list[str]:
+    return [f"{'':<10} {line}" for line in textwrap.wrap(text, WIDTH)]
 
 
 def _details(finding: Finding) -> str:

@@ -5,15 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from casewise.audit.features import Evidence, Kind, gather
+from casewise.audit import regions
 from casewise.audit.findings import Finding, Level
-from casewise.audit.metadata import audited_columns, levels, one_size_one_class, source_column
+from casewise.audit.metadata import (
+    audited_columns,
+    encode,
+    file_features,
+    file_rate,
+    levels,
+    one_size_one_class,
+    source_column,
+)
 from casewise.audit.probes import Floats, Labels, ProbeResult, adjusted, enough, probe
-from casewise.audit.regions import Embed
 from casewise.audit.sentences import LoneClass, Shortcut, fill, remedy, shortcut_sentence
 from casewise.cohort.labels import panel_values
 from casewise.targets import kind_named
@@ -25,7 +33,7 @@ if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore
     from casewise.study.schema import Study
 
-__all__ = ["Shortcuts", "find_shortcuts"]
+__all__ = ["Evidence", "Shortcuts", "find_shortcuts", "gather"]
 
 # Evidence that predicts beyond chance is a finding; from these values on it stops a run.
 ALPHA = 0.01
@@ -35,6 +43,30 @@ EQUAL = 0.03
 # For the progress bar: the share of the time for gathering, and the number of pieces of evidence besides columns.
 GATHERING, MAX_EVIDENCE = 0.3, 8
 FEWEST_OF_SOURCE, FEWEST_OF_CLASS = 10, 20
+Kind = Literal["column", "files", "file-size", "border", "thumbnail", "outside-anatomy", "source-from-image"]
+# The largest number of images that are tested; an effect that a network could use is visible in these.
+MAX_IMAGES = 5_000
+# The largest number of images that are embedded, because embedding on a CPU takes longer than all other steps.
+MAX_EMBEDDED = 800
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Features (n, d) of the images `rows` that should not predict any label.
+
+    Attributes:
+        filled: (n,) for columns, whether a cell is filled in.
+        how: the variant of the features, if not plain grey values.
+        reading: for columns, the type as which the column was read.
+    """
+
+    name: str
+    kind: Kind
+    rows: NDArray[np.int64]
+    features: NDArray[np.floating[Any]]
+    filled: NDArray[np.bool_] | None = None
+    how: str = ""
+    reading: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +118,7 @@ def find_shortcuts(
     cohort: Cohort,
     tiles: TileStore,
     *,
-    embed: Embed | None = None,
+    embed: regions.Embed | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> Shortcuts:
     """Test whether each piece of evidence predicts each target, and whether the image predicts the source.
@@ -288,3 +320,59 @@ def _with_sizes(
         yield replace(finding, level="error", sentence=f"{finding.sentence} {text}") if text else finding
     for target, text in sentences.items():
         yield Finding("shortcut-files", "error", text, {"target": target}, remedy=remedy("files", "files"))
+
+
+# ------------------------------------------------------------------------------------------------------- evidence
+
+
+def _sample(images: pd.DataFrame, rows: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
+    """At most `most` of `rows`: first one image of each subject, then a second one, and so on."""
+    if len(rows) <= most:
+        return rows
+    shuffled = np.random.default_rng([seed, most]).permutation(rows)
+    round_ = images["subject"].iloc[shuffled].groupby(images["subject"].iloc[shuffled]).cumcount().to_numpy()
+    return np.sort(shuffled[np.argsort(round_, kind="stable")[:most]])
+
+
+def _tested(images: pd.DataFrame, rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """The tested images: all up to a limit, or one of each subject if subjects have different numbers of images.
+
+    Labels are permuted between subjects; this is exact only if all subjects have the same number of images.
+    """
+    counts = images["subject"].iloc[rows].value_counts()
+    return _sample(images, rows, min(MAX_IMAGES, len(counts)) if counts.nunique() > 1 else MAX_IMAGES, seed)
+
+
+def gather(
+    study: Study, images: pd.DataFrame, tiles: TileStore, columns: list[str], *, embed: regions.Embed | None = None
+) -> Iterator[Evidence]:
+    """All evidence, one piece after another; row i of `tiles` is image i.
+
+    Raises:
+        CohortError: masks are missing or do not match their images.
+    """
+    rows = _tested(images, np.arange(len(images)), study.seed)
+    subjects = images["subject"].to_numpy()[rows]
+    for name in columns:
+        column = encode(name, images[name].astype(str).to_numpy()[rows].tolist(), subjects)
+        yield Evidence(name.removeprefix("table_"), "column", rows, column.features, column.filled, reading=column.kind)
+    yield Evidence("files", "files", rows, file_features(tiles.index.iloc[rows], subjects))
+    yield Evidence("file-size", "file-size", rows, file_rate(tiles.index.iloc[rows]))
+    small = regions.pictures(tiles, rows)
+    yield Evidence("border", "border", rows, regions.border(small))
+    yield Evidence("border", "border", rows, regions.corners(small), how="its corners")
+    if embed:
+        few = _sample(images, rows, MAX_EMBEDDED, study.seed)
+        yield Evidence("border", "border", few, regions.embedded(embed, tiles, few, None), how="seen by a network")
+    yield Evidence("thumbnail", "thumbnail", rows, regions.thumbnail(small))
+    yield Evidence("image", "source-from-image", rows, regions.grey_features(small))
+    masked, masks = regions.read_masks(study, images, tiles)
+    tested = np.isin(masked, _tested(images, masked, study.seed)) if len(masked) else np.zeros(0, bool)
+    masked, masks = masked[tested], masks[tested]
+    if len(masked):
+        small = regions.pictures(tiles, masked)
+        yield Evidence("outside-anatomy", "outside-anatomy", masked, regions.outside(small, masks))
+        if embed:
+            few = _sample(images, masked, MAX_EMBEDDED, study.seed)
+            embedded = regions.embedded(embed, tiles, few, masks[np.isin(masked, few)])
+            yield Evidence("outside-anatomy", "outside-anatomy", few, embedded, how="seen by a network")

@@ -1,22 +1,29 @@
-"""Findings about twins: one picture under two subjects, on two sides of a split, with two labels, or twice."""
+"""Findings about twins: one picture under two subjects, with two labels, twice, or on two sides of a split or study."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+
 from casewise.audit.findings import Finding, Level
 from casewise.audit.sentences import exclusion, fill
+from casewise.audit.twins import Kind, Twin, find_twins, shown_by
+from casewise.errors import CohortError
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from casewise.cohort.cohort import Cohort
+    from casewise.modalities.store.store import TileStore
 
-    from casewise.audit.twins import Kind, Twin
+__all__ = ["ImageNaming", "check_twins_between", "twin_findings"]
 
-__all__ = ["ImageNaming", "twin_findings"]
-
+# Pairs that an error names.
+SHOWN = 5
 KINDS: dict[Kind, str] = {"bytes": "the same file", "pixels": "the same pixels", "near": "near-identical"}
 
 
@@ -143,3 +150,58 @@ def _kinds(figures: Mapping[str, Any]) -> str:
     counts += [f"{figures['mirrored']:,} of them mirrored"] * bool(figures["mirrored"])
     counts += [f"{figures['blurred']:,} of them compared only at the size of a tile"] * bool(figures["blurred"])
     return ", ".join(counts)
+
+
+# ------------------------------------------------------------------------------------------------- two cohorts
+
+
+def check_twins_between(
+    cohort: Cohort,
+    store: TileStore,
+    other: Cohort,
+    other_store: TileStore,
+    *,
+    where: str = "in the pretraining cohort",
+    other_people: bool = False,
+) -> None:
+    """Stop if a picture occurs in both cohorts under different subjects, or at all if the cohorts share no people.
+
+    Copies that were resized, recompressed, slightly cropped, flipped or brightened count as well.
+
+    Raises:
+        CohortError: names the pairs.
+    """
+    ours, theirs = (
+        table[["path", "subject"]].astype(str).assign(slide_picture=shown_by(table))
+        for table in (cohort.images, other.images)
+    )
+    # two cohorts may use one name for two people; pairs within a subject need a higher likeness
+    renamed = theirs.assign(subject="other: " + theirs["subject"]) if other_people else theirs
+    pairs = [
+        (twin.i, twin.j - len(ours))
+        for twin in find_twins(_joined(store, other_store), pd.concat([ours, renamed], ignore_index=True))
+        if twin.i < len(ours) <= twin.j
+    ]
+    duplicates = [
+        (ours.iloc[i], theirs.iloc[j])
+        for i, j in pairs
+        if other_people or ours["subject"].iloc[i] != theirs["subject"].iloc[j]
+    ]
+    if duplicates:
+        lines = [
+            f"\n  {own.path} ({own.subject}) = {other.path} ({other.subject})" for own, other in duplicates[:SHOWN]
+        ]
+        more = f"\n  and {len(duplicates) - SHOWN} more pairs" if len(duplicates) > SHOWN else ""
+        remedy = (
+            "Exclude all images of these people from one of the cohorts (`where_not`)."
+            if other_people
+            else "Give both the same subject, or exclude all images of one of them (`where_not`)."
+        )
+        under = "" if other_people else "under another subject "
+        raise CohortError(f"The same picture occurs {under}{where}:{''.join(lines)}{more}\n{remedy}")
+
+
+def _joined(first: TileStore, second: TileStore) -> TileStore:
+    """One store with the tiles of two stores of the same preparation."""
+    tiles: Any = np.concatenate([first.tiles, second.tiles])
+    return dataclasses.replace(first, tiles=tiles, index=pd.concat([first.index, second.index], ignore_index=True))

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from casewise.audit.findings import KNOWN, Audit, Finding, check_accepted, read_audit, write_audit
-from casewise.audit.text import with_noun
+from casewise.audit.findings import KNOWN, Audit, Finding, check_accepted, read_audit, with_noun, write_audit
 from casewise.cohort.checks import closest
 from casewise.errors import CohortError, RunError
 from casewise.modalities.base import ImageStore, PreparedCohort

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.audit.cross_cohort import check_twins_between
+from casewise.audit.twin_findings import check_twins_between
 from casewise.cohort.checks import alike
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.labels import label_table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from casewise.audit.cross_cohort import check_twins_between
+from casewise.audit.twin_findings import check_twins_between
 from casewise.cohort.checks import alike
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import SplitError

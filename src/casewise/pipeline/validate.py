@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from casewise.audit.text import audit_text
+from casewise.audit.findings import audit_text
 from casewise.errors import BothSidesError
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.audit import current_audit

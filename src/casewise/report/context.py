@@ -140,6 +140,11 @@ class ReportContext:
         figures: dict[str, Any] = self.metrics.get("metrics", {}).get(stage, {}).get(learner, {})
         return figures.get(key or self.outcome, {})
 
+    def mean_within(self, learner: str, metric: str) -> dict[str, Any]:
+        """A learner's figure averaged over the sources: value, sources and those where it is undefined."""
+        figure: dict[str, Any] = (self.metrics.get("within") or {}).get(learner, {}).get(metric) or {}
+        return figure
+
     def class_entry(self, stage: str, learner: str, target: str | None = None) -> dict[str, Any]:
         """Confusion matrix, curves and operating points of one learner (`classes` of `metrics.json`), or nothing."""
         by_target: dict[str, Any] = self.metrics.get("classes", {}).get(stage, {}).get(learner, {})

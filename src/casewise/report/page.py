@@ -11,7 +11,10 @@ from markupsafe import Markup
 
 from casewise.files import write_atomic
 from casewise.metrics.registry import metric_of
+from casewise.report import terms
 from casewise.report.context import ReportContext
+from casewise.report.kinds import kind_report
+from casewise.report.modalities import REPORTS, modality_report
 from casewise.report.sections import (
     agreement,
     audit,
@@ -22,13 +25,10 @@ from casewise.report.sections import (
     learners,
     saliency,
     summary,
-    terms,
     training,
     validation,
 )
-from casewise.report.sections.kinds import kind_report
-from casewise.report.sections.modalities import REPORTS, modality_report
-from casewise.report.sections.tables import metric_format
+from casewise.report.tables import metric_format
 from casewise.report.templating import FOLDER, templates
 
 # Sections that only some kinds of targets have.

@@ -10,7 +10,7 @@ import numpy as np
 from casewise.report.context import is_number
 from casewise.report.figures.drawing import ACCENT, INK, MODEL, PALE, SERIES, Drawing, canvas, frame, set_margins, svg
 from casewise.report.formatting import shortened
-from casewise.report.sections.tables import MetricFormat
+from casewise.report.tables import MetricFormat
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,6 +13,7 @@ from casewise.metrics.registry import columns, metric_of
 from casewise.predictions.nested_cv import NESTED, chosen_networks
 from casewise.report.caveats import sentences
 from casewise.report.formatting import rate
+from casewise.report.kinds import kind_report
 from casewise.report.markdown import compare
 from casewise.report.markdown.runs import (
     FinishedStudy,
@@ -22,9 +23,8 @@ from casewise.report.markdown.runs import (
     targets_of,
 )
 from casewise.report.sections import saliency, training, validation
-from casewise.report.sections.by_site import fitted_learners
 from casewise.report.sections.image_split import one_value_each
-from casewise.report.sections.kinds import kind_report
+from casewise.report.sections.learners import fitted_learners
 from casewise.report.templating import templates
 
 DIGITS = {"number": 2, "classes": 3}

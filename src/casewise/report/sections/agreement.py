@@ -15,7 +15,8 @@ from casewise.report.figures import agreement as draw
 from casewise.report.figures import time as draw_time
 from casewise.report.figures.drawing import Drawing
 from casewise.report.formatting import MISSING, digits_of, display_name, interval, number, shortened
-from casewise.report.sections.tables import Cell, Row, metric_format, percent_cell, split_key
+from casewise.report.sections.classes import further
+from casewise.report.tables import Cell, Row, metric_format, percent_cell, split_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,18 +141,15 @@ def response_rows(context: ReportContext, stage: str) -> tuple[list[Row], dict[s
         counts = (physician_only + both, model_only + both)
         cells = [Cell(f"{count} of {total}", f"{100 * count / total:.0f} %") for count in counts]
         kappa = metric_format(context.study, context.outcome).cell("ccc", figures.get("kappa"))
-        rows.append(
-            Row(
-                _responder(context, threshold), [*cells, Cell(str(both)), percent_cell(figures.get("agreement")), kappa]
-            )
-        )
+        cells += [Cell(str(both)), percent_cell(figures.get("agreement")), kappa]
+        rows.append(Row(responder_name(context, threshold), cells))
     return rows, entry
 
 
-def _responder(context: ReportContext, threshold: Any) -> str:
-    from casewise.report.sections.summary import responder_name
-
-    return responder_name(context, threshold)
+def responder_name(context: ReportContext, threshold: Any) -> str:
+    """`PASI75` for a score spelt in capitals, else `75 % lower`."""
+    name = display_name(context.study, context.outcome)
+    return f"{name}{threshold}" if name.isupper() else f"{threshold} % lower"
 
 
 def visit_rows(context: ReportContext, stage: str) -> tuple[list[str], list[Row]]:
@@ -166,7 +164,7 @@ def visit_rows(context: ReportContext, stage: str) -> tuple[list[str], list[Row]
             both = [100 * figures[name][side]["value"] for side in ("physician", "model")]
             cells.append(Cell(f"{both[0]:.0f} / {both[1]:.0f} %"))
         rows.append(Row(shortened(visit, 30), cells))
-    return [_responder(context, name) for name in names], rows
+    return [responder_name(context, name) for name in names], rows
 
 
 # --------------------------------------------------------------------------------------- ranges, regions, targets
@@ -222,8 +220,6 @@ def detail(context: ReportContext) -> dict[str, Any] | None:
     numbers = not context.classes
     if not numbers and not stages and not scatters:
         return None
-    from casewise.report.sections.classes import further
-
     return {
         "stages": stages,
         "columns": target_columns(),

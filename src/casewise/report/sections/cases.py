@@ -10,8 +10,8 @@ import pandas as pd
 from casewise.report.context import ReportContext
 from casewise.report.figures.pictures import as_picture, data_uri, panel_uri
 from casewise.report.formatting import digits_of, display_name, number, signed
-from casewise.report.sections.modalities import modality_report
-from casewise.report.sections.terms import case_place
+from casewise.report.modalities import modality_report
+from casewise.report.terms import case_place
 
 MOST_PHOTOGRAPHS = 12
 MOST_PANELS = 8

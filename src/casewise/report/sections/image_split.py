@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from casewise.metrics.registry import metric_of
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures.image_split import BY_IMAGE, BY_SUBJECT, side_by_side
-from casewise.report.sections.kinds import kind_report
-from casewise.report.sections.tables import Row, metric_format
+from casewise.report.kinds import kind_report
+from casewise.report.tables import Row, metric_format
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,7 @@ from casewise.cohort.natural_sort import natural
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import cohort as draw
 from casewise.report.formatting import MISSING, display_name, plain, shortened
-from casewise.report.sections.tables import Cell, Counts, CountsLine, Row, counts_line
+from casewise.report.tables import Cell, Counts, CountsLine, Row, counts_line
 
 if TYPE_CHECKING:
     import pandas as pd

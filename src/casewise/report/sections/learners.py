@@ -6,16 +6,19 @@ from typing import Any
 
 import numpy as np
 
+from casewise.evaluation.headline import FITTED
+from casewise.metrics.registry import metric_of
 from casewise.predictions.nested_cv import NESTED
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import learners as draw
 from casewise.report.formatting import display_name, plain, signed
-from casewise.report.sections import by_site, classes, summary
-from casewise.report.sections.kinds import kind_report
-from casewise.report.sections.tables import Cell, Counts, Row, metric_format
+from casewise.report.kinds import kind_report
+from casewise.report.sections import classes
+from casewise.report.tables import Cell, Counts, Row, metric_format
 
 MOST_REPORTS = 16
 MOST_STACKERS, MOST_STACKED = 6, 10
+MOST_ALIKE = 6
 
 
 def learner_rows(context: ReportContext, stage: str) -> list[Row]:
@@ -34,7 +37,7 @@ def learner_rows(context: ReportContext, stage: str) -> list[Row]:
         rows.append(Row(learner, [Cell(code, only, code), *cells], mark=learner == context.learner))
         figure = context.metric(stage, learner, guide)
         if stage == "oof" and context.metrics.get("within"):
-            figure = by_site.mean_of(context, learner, guide)
+            figure = context.mean_within(learner, guide)
         value = (figure or {}).get("value")
         order[learner] = sign * float(value) if value is not None and is_number(value) else np.inf
     return sorted(rows, key=lambda row: (order[row.name], row.name))
@@ -50,7 +53,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         compared
         for stage in context.stages
         for metric in kind.forests
-        if (compared := summary.comparison(context, stage, metric))
+        if (compared := comparison(context, stage, metric))
     ]
     return {
         "stages": stages,
@@ -100,6 +103,34 @@ def _forest(context: ReportContext, metric: str) -> dict[str, Any] | None:
     }
 
 
+def comparison(context: ReportContext, stage: str, metric: str = "") -> dict[str, Any] | None:
+    """The learner with the best figure of a stage, and those that do not differ from it beyond chance.
+
+    `code`: `ahead` of every other learner, `none_differs`, or `some_alike`.
+    """
+    metric = metric or ("mae" if context.kind == "regression" else context.merit)
+    entry = context.metrics.get("comparisons", {}).get(stage, {}).get(context.outcome, {}).get(metric)
+    if not entry or not entry.get("differences") or (stage == "oof" and context.metrics.get("within")):
+        return None
+    alike = [name for name in entry["not_told_apart"] if name != entry["best"]]
+    only = context.names_only(stage, entry["best"]) if metric_of(metric).of_decisions else ""
+    count = len(entry["differences"])
+    write = metric_format(context.study, context.outcome)
+    return {
+        "code": "ahead" if not alike else "none_differs" if len(alike) == count else "some_alike",
+        "stage": stage,
+        "best": entry["best"],
+        "metric": write.phrase(metric),
+        "smallest": write.smaller_is_better(metric),
+        "only": plain(only),
+        "others": count,
+        "alike": alike[:MOST_ALIKE],
+        "count": len(alike),
+        "more": max(0, len(alike) - MOST_ALIKE),
+        "rough": bool(entry.get("rough")),
+    }
+
+
 def reports(context: ReportContext) -> list[tuple[str, list[Row], Counts]]:
     """Each learner's classification report (the published form) with its confusion matrix, the shown learner first."""
     stage, tables = context.stage, []
@@ -127,3 +158,12 @@ def stacker_tables(context: ReportContext) -> list[tuple[str, list[str], list[Ro
         if targets:
             tables.append((learner, [display_name(context.study, name) for name in targets], rows))
     return tables
+
+
+def fitted_learners(learners: list[str]) -> list[str]:
+    """The combinations that were fitted on predictions of other sources.
+
+    >>> fitted_learners(["net", "mean_of_learners"])
+    []
+    """
+    return [learner for learner in learners if learner.startswith(FITTED)]

@@ -10,7 +10,7 @@ import numpy as np
 from casewise.modalities.registry import modality_of
 from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import interval, number
-from casewise.report.sections.tables import Cell, Row
+from casewise.report.tables import Cell, Row
 from casewise.report.templating import sentence
 
 if TYPE_CHECKING:

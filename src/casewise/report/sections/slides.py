@@ -14,7 +14,7 @@ from casewise.report.figures import slides as draw
 from casewise.report.figures.pictures import as_picture, data_uri
 from casewise.report.formatting import class_name, digits_of, display_name, number
 from casewise.report.sections import cases
-from casewise.report.sections.terms import case_place, positive_and_other
+from casewise.report.terms import case_place, positive_and_other
 
 if TYPE_CHECKING:
     from casewise.modalities.base import Overview

@@ -8,18 +8,19 @@ import numpy as np
 
 from casewise.metrics.registry import metric_of
 from casewise.report.context import EXTERNAL, ReportContext, is_number
-from casewise.report.formatting import class_name, display_name, number, plain, signed
-from casewise.report.sections import by_site, classes, validation
-from casewise.report.sections.agreement import score_ranges
-from casewise.report.sections.kinds import kind_report
-from casewise.report.sections.tables import Cell, metric_format, percent_cell, split_key
-from casewise.report.sections.terms import case_place, judged_on, positive_and_other, terms_of
+from casewise.report.formatting import class_name, display_name, number, signed
+from casewise.report.kinds import kind_report
+from casewise.report.sections import classes, validation
+from casewise.report.sections.agreement import responder_name, score_ranges
+from casewise.report.sections.learners import comparison
+from casewise.report.tables import Cell, metric_format, percent_cell, split_key
+from casewise.report.terms import case_place, judged_on, positive_and_other, terms_of
 
 FEWEST = 5
 FEWEST_IN_RANGE = 3
 WORSE = 1.3
 TILTED = 0.25
-MOST_ALIKE = 6
+MOST_SOURCES = 6
 RATES = ("accuracy", "sensitivity", "specificity")
 
 
@@ -31,7 +32,7 @@ def section(context: ReportContext) -> dict[str, Any]:
         "template": kind.template,
         "judged": judged_on(context),
         "empty": context.judged.empty,
-        "by_site": by_site.summary(context) if context.by_site else None,
+        "by_site": within_sources(context) if context.by_site else None,
         "external": validation.external_summary(context),
         "choice": choice(context),
         "tiles": [*tiles(context), *external_tiles(context)],
@@ -115,12 +116,6 @@ def response(context: ReportContext) -> dict[str, Any] | None:
         "kappa": figures.get("kappa"),
         "rough": bool(entry.get("rough")),
     }
-
-
-def responder_name(context: ReportContext, threshold: Any) -> str:
-    """`PASI75` for a score spelt in capitals, else `75 % lower`."""
-    name = display_name(context.study, context.outcome)
-    return f"{name}{threshold}" if name.isupper() else f"{threshold} % lower"
 
 
 def _groups_code(confusion: list[list[int]]) -> tuple[str, int]:
@@ -336,6 +331,44 @@ def missed(context: ReportContext) -> dict[str, Any] | None:
     }
 
 
+# ------------------------------------------------------------------------------------------------ within sources
+
+
+def within_sources(context: ReportContext) -> list[dict[str, Any]]:
+    """The shown learner within each source, a metric each; `mean` is None where no source has the figure."""
+    lines: list[dict[str, Any]] = []
+    for metric in kind_report(context.kind).by_site:
+        mean = context.mean_within(context.learner, metric)
+        if not mean or mean["value"] is None:
+            lines.append({"metric": metric, "mean": None})
+            continue
+        lines.append(
+            {
+                "metric": metric,
+                "mean": mean["value"],
+                "chance": metric_of(metric).chance,
+                "count": len(mean["sources"]),
+                "undefined": mean["undefined"],
+                "each": each_source(context, metric),
+                "extremes": len(mean["sources"]) > MOST_SOURCES,
+            }
+        )
+    return lines
+
+
+def each_source(context: ReportContext, metric: str) -> list[tuple[str, dict[str, Any]]]:
+    """The shown learner's figure in every source; of many sources the least and the greatest."""
+    learner = context.learner
+    figures = {
+        source: context.metrics["left_out"][source][learner][metric]
+        for source in context.mean_within(learner, metric).get("sources") or []
+    }
+    if len(figures) > MOST_SOURCES:
+        low, high = (choose(figures, key=lambda name: figures[name]["value"]) for choose in (min, max))
+        return [(low, figures[low]), (high, figures[high])]
+    return list(figures.items())
+
+
 # ------------------------------------------------------------------------------------------- learners and tiles
 
 
@@ -361,34 +394,6 @@ def choice(context: ReportContext) -> dict[str, Any]:
     }
 
 
-def comparison(context: ReportContext, stage: str, metric: str = "") -> dict[str, Any] | None:
-    """The learner with the best figure of a stage, and those that do not differ from it beyond chance.
-
-    `code`: `ahead` of every other learner, `none_differs`, or `some_alike`.
-    """
-    metric = metric or ("mae" if context.kind == "regression" else context.merit)
-    entry = context.metrics.get("comparisons", {}).get(stage, {}).get(context.outcome, {}).get(metric)
-    if not entry or not entry.get("differences") or (stage == "oof" and context.metrics.get("within")):
-        return None
-    alike = [name for name in entry["not_told_apart"] if name != entry["best"]]
-    only = context.names_only(stage, entry["best"]) if metric_of(metric).of_decisions else ""
-    count = len(entry["differences"])
-    write = metric_format(context.study, context.outcome)
-    return {
-        "code": "ahead" if not alike else "none_differs" if len(alike) == count else "some_alike",
-        "stage": stage,
-        "best": entry["best"],
-        "metric": write.phrase(metric),
-        "smallest": write.smaller_is_better(metric),
-        "only": plain(only),
-        "others": count,
-        "alike": alike[:MOST_ALIKE],
-        "count": len(alike),
-        "more": max(0, len(alike) - MOST_ALIKE),
-        "rough": bool(entry.get("rough")),
-    }
-
-
 def tiles(context: ReportContext) -> list[dict[str, Any]]:
     """At most four figures to remember: `code` (for the title), metric, cell and what an exact interval gives."""
     stage, learner, kind = context.stage, context.learner, kind_report(context.kind)
@@ -397,11 +402,24 @@ def tiles(context: ReportContext) -> list[dict[str, Any]]:
     for metric in kind.tiles:
         figure = context.metric(stage, learner, metric)
         if figure and len(shown) < 4:
-            cell = by_site.tile(context, metric) if context.by_site and context.classes else None
+            cell = _source_tile(context, metric) if context.by_site and context.classes else None
             exact = None if cell else exact_interval(context, metric, figure)
             cell = cell or write.cell(metric, figure, words=True)
             shown.append({"code": metric, "cell": cell, "exact": exact, "two": len(context.classes) == 2})
     return [*shown, *_number_tiles(context)] if kind.template == "number" else shown
+
+
+def _source_tile(context: ReportContext, metric: str) -> Cell | None:
+    """One of the four figures: the mean over the sources, with each in small print."""
+    mean = context.mean_within(context.learner, metric)
+    if not mean or not is_number(mean.get("value")):
+        return None
+    write = metric_format(context.study, context.outcome)
+    values = [
+        f"{source} {write.text(metric, figure['value'], short=True)}" for source, figure in each_source(context, metric)
+    ]
+    small = f"mean of {len(mean['sources'])}: {', '.join(values)}"
+    return Cell(write.text(metric, mean["value"], short=True), small, float(mean["value"]))
 
 
 def _number_tiles(context: ReportContext) -> list[dict[str, Any]]:

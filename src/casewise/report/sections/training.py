@@ -11,7 +11,7 @@ from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import learners as draw
 from casewise.report.formatting import MISSING, duration, number, rate, span
 from casewise.report.sections import classes
-from casewise.report.sections.tables import Cell, MetricFormat, Row
+from casewise.report.tables import Cell, MetricFormat, Row
 
 RATES = ("accuracy", "sensitivity", "specificity")
 # Records of a job on cases that it was trained on, and on those that decided when to stop.

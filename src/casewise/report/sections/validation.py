@@ -9,9 +9,9 @@ from casewise.cohort.natural_sort import natural
 from casewise.predictions.nested_cv import NESTED, chosen_networks
 from casewise.report.context import EXTERNAL, ReportContext, is_number
 from casewise.report.formatting import MISSING, number
-from casewise.report.sections import by_site, classes, learners
-from casewise.report.sections.tables import Cell, MetricFormat, Row, metric_format
-from casewise.report.sections.terms import predicted_externally
+from casewise.report.sections import classes, learners
+from casewise.report.tables import Cell, MetricFormat, Row, metric_format
+from casewise.report.terms import predicted_externally
 
 MOST_NETWORKS = 12
 
@@ -217,7 +217,7 @@ def left_out(context: ReportContext) -> dict[str, Any] | None:
         rows.append(Row(source, [Cell(number(count, 0)), *(write.cell(m, own.get(m)) for m in metrics)]))
     if not rows:
         return None
-    means = [by_site.mean_of(context, context.learner, metric) for metric in metrics]
+    means = [context.mean_within(context.learner, metric) for metric in metrics]
     if any(means):
         cells = [write.cell(metric, mean or None) for metric, mean in zip(metrics, means, strict=True)]
         rows.insert(0, Row("mean", [Cell(""), *cells]))
@@ -226,7 +226,7 @@ def left_out(context: ReportContext) -> dict[str, Any] | None:
         "columns": metrics,
         "learners": _learners_by_source(context),
         "sources": list(figures),
-        "fitted": by_site.fitted_learners(list(dict.fromkeys(name for names in by_source.values() for name in names))),
+        "fitted": learners.fitted_learners(list(dict.fromkeys(name for names in by_source.values() for name in names))),
     }
 
 
@@ -237,7 +237,7 @@ def _learners_by_source(context: ReportContext) -> list[Row]:
     metric, by_source = context.merit, context.metrics["left_out"]
     write, rows = metric_format(context.study, context.outcome), []
     for learner in context.learners:
-        mean = by_site.mean_of(context, learner, metric)
+        mean = context.mean_within(learner, metric)
         cells = [write.cell(metric, by_learner.get(learner, {}).get(metric)) for by_learner in by_source.values()]
         mark = learner == context.learner
         rows.append(Row(learner, [write.cell(metric, mean or None), *cells], mark=mark))
