@@ -332,7 +332,7 @@ def test_shapes_have_their_volume_and_distance() -> None:
         (Tube(((-15.0, 0.0, 0.0), (15.0, 0.0, 0.0)), (8.0, 8.0)), np.pi * 64 * 30 + 4 / 3 * np.pi * 512),
         (Trunk(20.0, 20.0, 20.0, power=2.0), np.pi * 400 * 80),
     ):
-        _, share = canvas.covered(shape)
+        _, share = canvas.paint(shape, 1.0)
         assert share.sum() * 8 == pytest.approx(volume, rel=0.03)
     ball = Ellipsoid((0.0, 0.0, 0.0), (10.0, 10.0, 10.0))
     x, y, z = (np.float32([0, 4, 16]), np.float32([0, 3, 12]), np.zeros(3, np.float32))

@@ -17,10 +17,9 @@ from casewise.errors import CasewiseError
 from casewise.phantoms.folder import MARK
 from casewise.phantoms.psoriasis import draw_photograph, make_psoriasis
 from casewise.phantoms.psoriasis.cohort import COLUMNS, PsoriasisSettings, labels_of
-from casewise.phantoms.psoriasis.photograph import Photograph, draw
+from casewise.phantoms.psoriasis.photograph import Photograph, draw, threshold
 from casewise.phantoms.psoriasis.poses import PHOTOGRAPHS
 from casewise.phantoms.psoriasis.severity import AREA_EDGES, Grades, Severity, course, weighted_score
-from casewise.phantoms.psoriasis.skin import threshold
 from casewise.phantoms.psoriasis.subjects import anatomy, subject
 from tests.phantom_files import contents, rows_of
 

@@ -144,7 +144,7 @@ def _painted(
 ) -> tuple[Canvas, NDArray[np.bool_], NDArray[np.bool_]]:
     """Paint the anatomy; return the canvas and where pancreas and lesion are."""
     axes, column = scan.axes, SEQUENCES.index(scan.sequence)
-    signal = {name: pair[column] for name, pair in who.tissues.items()}
+    signal = {name: pair[column] for name, pair in who.signals.items()}
     warp = [2.3 * smooth_noise(stream(seed, "warp", who.number, axis), axes, 46.0) for axis in range(3)]
     canvas = Canvas(axes, warp, soft=scan.spacing[0])
     flesh, cavity = canvas.whole(who.flesh), canvas.whole(who.cavity)
@@ -157,14 +157,14 @@ def _painted(
     _lay(canvas, skinless, fat)
     _lay(canvas, flesh, np.float32(signal["muscle"]))
     _lay(canvas, cavity, fat)
-    for organ in who.parts:
-        canvas.paint(organ.shape, signal[organ.tissue], within=edges[organ.inside])
+    for organ in who.before:
+        canvas.paint(organ.shape, signal[organ.name], within=edges[organ.inside])
     lobes = np.float32(1.5) * smooth_noise(stream(seed, "lobes", who.number), axes, 9.0)
     pancreas = np.zeros(scan.shape, bool)
     box, share = canvas.paint(who.pancreas, signal["pancreas"], rough=lobes)
     pancreas[box] = share >= 0.5
     for organ in who.after:
-        canvas.paint(organ.shape, signal[organ.tissue])
+        canvas.paint(organ.shape, signal[organ.name])
     canvas.signal *= 1 + np.float32(0.05) * fine
     lesion = _paint_findings(canvas, lesions, signal)
     return canvas, pancreas | (lesion if lesions.cysts else False), lesion

@@ -1,4 +1,4 @@
-"""Shapes in millimetres of a patient's space, painted onto the grid of a scan, and smooth noise that lies in it."""
+"""Shapes in millimetres of a patient's space that are painted onto the grid of a scan, and smooth noise."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Axes = tuple[Floats, Floats, Floats]
-Point = tuple[float, float, float]
+Point = tuple[float, ...]  # to the right, to the front, upwards, mm
 
-# Noise is known so far from the middle, to the right, to the front and upwards; beyond it is what it is there.
+# Noise is drawn up to this distance from the middle, to the right, to the front and upwards; it is constant beyond.
 REACH = (300.0, 300.0, 170.0)
 # A cubic B-spline of independent normal numbers has this standard deviation along an axis.
 SPLINE_DEVIATION = 0.6924
-# Points are moved by the warp before a shape is asked, so its box is wider by so much.
+# The warp moves points, so the box of a shape is wider by this margin, mm.
 MARGIN = 12.0
 
 
@@ -52,7 +52,7 @@ class Ellipsoid:
             away[0], away[1] = c * away[0] + s * away[1], c * away[1] - s * away[0]
         scaled = [component / np.float32(radius) for component, radius in zip(away, self.radii, strict=True)]
         least = min(self.radii)
-        # A trifle keeps the quotient at the middle, where it would be 0 / 0, at the smallest radius.
+        # A small constant avoids 0 / 0 at the middle, where the distance is the smallest radius.
         near = np.sqrt(sum(component * component for component in scaled) + np.float32(1e-8))
         slope = np.sqrt(
             sum((component / np.float32(radius)) ** 2 for component, radius in zip(scaled, self.radii, strict=True))
@@ -72,18 +72,16 @@ class Tube:
     @property
     def box(self) -> tuple[Point, Point]:
         """The box around it."""
-        places, radii = np.array(self.points), np.array(self.radii)[:, None]
-        low, high = (places - radii).min(axis=0), (places + radii).max(axis=0)
-        return (float(low[0]), float(low[1]), float(low[2])), (float(high[0]), float(high[1]), float(high[2]))
+        points, radii = np.array(self.points), np.array(self.radii)[:, None]
+        return tuple((points - radii).min(axis=0)), tuple((points + radii).max(axis=0))
 
     def distance(self, x: Floats, y: Floats, z: Floats) -> Floats:
-        """Return the distance from the nearest piece."""
+        """Return the distance from the surface of the nearest piece."""
         nearest: Floats | None = None
-        for here, there, thick, thin in zip(
-            self.points[:-1], self.points[1:], self.radii[:-1], self.radii[1:], strict=True
-        ):
-            along = np.subtract(there, here).astype(np.float32)
-            dx, dy, dz = x - np.float32(here[0]), y - np.float32(here[1]), z - np.float32(here[2])
+        pieces = zip(self.points[:-1], self.points[1:], self.radii[:-1], self.radii[1:], strict=True)
+        for start, end, thick, thin in pieces:
+            along = np.subtract(end, start).astype(np.float32)
+            dx, dy, dz = x - np.float32(start[0]), y - np.float32(start[1]), z - np.float32(start[2])
             length = np.float32(max(float(along @ along), 1e-6))
             t = np.clip((dx * along[0] + dy * along[1] + dz * along[2]) / length, 0, 1)
             away = np.sqrt((dx - t * along[0]) ** 2 + (dy - t * along[1]) ** 2 + (dz - t * along[2]) ** 2)
@@ -117,31 +115,37 @@ class Trunk:
 
 
 class Canvas:
-    """The voxels of a scan, in the order right, front, up, and what has been painted on them so far.
+    """The voxels of a scan, in the order right, front, up, and their signal.
 
     Args:
-        axes: where the voxels' centres lie along each axis, mm.
-        warp: by how much each point is moved before a shape is asked; three arrays (X, Y, Z), or None.
-        soft: a surface is blurred over so many mm, as a voxel holds both sides of it.
+        axes: the coordinates of the voxels' centres along each axis, mm.
+        warp: the displacement of each point; three arrays (X, Y, Z), or None.
+        soft: the width in mm over which a surface is blurred, because a voxel contains both sides of it.
     """
 
     def __init__(self, axes: Axes, warp: Sequence[Floats] | None, soft: float) -> None:
         self.axes, self.soft = axes, np.float32(soft)
         self.shape = (len(axes[0]), len(axes[1]), len(axes[2]))
         self.signal: Floats = np.zeros(self.shape, np.float32)
-        here = np.broadcast_arrays(axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :])
-        self.coordinates = (
-            [coordinate + move for coordinate, move in zip(here, warp, strict=True)] if warp is not None else list(here)
-        )
+        grid = np.meshgrid(*axes, indexing="ij", copy=False)
+        self.coordinates = grid if warp is None else [c + move for c, move in zip(grid, warp, strict=True)]
 
-    def covered(
-        self, shape: Shape, *, within: Floats | None = None, rough: Floats | None = None
+    def paint(
+        self,
+        shape: Shape,
+        value: float,
+        *,
+        strength: float = 1.0,
+        within: Floats | None = None,
+        rough: Floats | None = None,
     ) -> tuple[tuple[slice, ...], Floats]:
-        """Return a region of the grid and how much of each of its voxels a shape fills, 0-1.
+        """Paint a shape; return the region of the grid around it and the share of each voxel that it fills, 0-1.
 
         Args:
+            value: the signal of the shape.
+            strength: the opacity, 0-1.
             within: distances on the whole grid from a surface that the shape does not cross.
-            rough: by how many mm the shape's own surface is pushed in, on the whole grid.
+            rough: how many mm the surface of the shape is pushed in, on the whole grid.
         """
         low, high = shape.box
         region = tuple(
@@ -154,19 +158,7 @@ class Canvas:
             away = away + rough[region]
         if within is not None:
             away = np.maximum(away, within[region])
-        return region, np.clip(np.float32(0.5) - away / self.soft, 0, 1)
-
-    def paint(
-        self,
-        shape: Shape,
-        value: float,
-        *,
-        strength: float = 1.0,
-        within: Floats | None = None,
-        rough: Floats | None = None,
-    ) -> tuple[tuple[slice, ...], Floats]:
-        """Paint a shape with a signal over what is there; return what `covered` does."""
-        region, share = self.covered(shape, within=within, rough=rough)
+        share = np.clip(np.float32(0.5) - away / self.soft, 0, 1)
         below = self.signal[region]
         self.signal[region] = below + np.float32(strength) * share * (np.float32(value) - below)
         return region, share
@@ -179,24 +171,24 @@ class Canvas:
 def smooth_noise(random: np.random.Generator, axes: Axes, grain: float) -> Floats:
     """Return normal noise of deviation 1 whose grains are about `grain` mm wide, (X, Y, Z).
 
-    It lies in the patient, not in the grid: the same generator gives two scans the same noise at the same place.
+    The noise depends on positions in the patient: the same generator gives two scans the same noise at each position.
 
     >>> near = (np.float32([0, 4]), np.float32([1, 2]), np.float32([0, 9]))
     >>> far = (np.float32([0, 4, 90]), np.float32([1, 2]), np.float32([0, 9]))
-    >>> one, other = (smooth_noise(np.random.default_rng(0), axes, 20) for axes in (near, far))
-    >>> bool(np.allclose(one, other[:2]))
+    >>> small, large = (smooth_noise(np.random.default_rng(0), axes, 20) for axes in (near, far))
+    >>> bool(np.allclose(small, large[:2]))
     True
     """
     counts = [int(np.ceil(2 * reach / grain)) + 4 for reach in REACH]
     noise = random.standard_normal(counts, dtype=np.float32)
     for axis, reach, count in zip(axes, REACH, counts, strict=True):
-        # Each turn takes the first axis and hangs its samples on as the last.
+        # Each step replaces the first axis and appends its samples as the last.
         noise = np.tensordot(noise, _spline(axis, reach, grain, count), axes=(0, 0))
     return noise / np.float32(SPLINE_DEVIATION**3)
 
 
 def _spline(axis: Floats, reach: float, grain: float, count: int) -> Floats:
-    """Return the weights (count, N) of a cubic B-spline's knots at N places."""
+    """Return the weights (count, N) of a cubic B-spline's knots at N positions."""
     at = np.clip((np.asarray(axis, np.float64) + reach) / grain + 1, 1, count - 2.001)
     away = np.abs(np.arange(count)[:, None] - at[None, :])
     near = 2 / 3 - away**2 + away**3 / 2
@@ -205,12 +197,13 @@ def _spline(axis: Floats, reach: float, grain: float, count: int) -> Floats:
 
 
 def curve(points: Sequence[Point], count: int) -> NDArray[np.float64]:
-    """Return `count` points, (count, 3), evenly along a smooth curve through the given ones (Catmull-Rom).
+    """Return `count` points, (count, 3), evenly along a smooth curve through `points` (Catmull-Rom).
 
     >>> curve([(0, 0, 0), (1, 0, 0), (2, 0, 0)], 5)[:, 0].round(2).tolist()
     [0.0, 0.5, 1.0, 1.5, 2.0]
     """
-    padded = np.array([np.subtract(np.multiply(points[0], 2), points[1]), *points, _beyond(points)], float)
+    ends = np.array(points, float)
+    padded = np.vstack([2 * ends[0] - ends[1], ends, 2 * ends[-1] - ends[-2]])
     steps = np.linspace(0, 1, 17)[:-1, None]
     pieces = []
     for a, b, c, d in zip(padded[:-3], padded[1:-2], padded[2:-1], padded[3:], strict=True):
@@ -218,9 +211,5 @@ def curve(points: Sequence[Point], count: int) -> NDArray[np.float64]:
         pieces.append(0.5 * (2 * b + slope * steps + bend * steps**2 + turn * steps**3))
     fine = np.concatenate([*pieces, padded[-2:-1]])
     run = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(fine, axis=0), axis=1))])
-    wanted = np.linspace(0, run[-1], count)
-    return np.stack([np.interp(wanted, run, fine[:, axis]) for axis in range(3)], axis=1)
-
-
-def _beyond(points: Sequence[Point]) -> NDArray[np.float64]:
-    return np.asarray(2 * np.array(points[-1], float) - np.array(points[-2], float))
+    positions = np.linspace(0, run[-1], count)
+    return np.stack([np.interp(positions, run, fine[:, axis]) for axis in range(3)], axis=1)

@@ -1,4 +1,7 @@
-"""One synthetic photograph: an anatomy under a camera and a lamp, with plaques of a given severity."""
+"""One synthetic photograph: an anatomy under a camera and a lamp, with plaques of a given severity.
+
+Colours are computed for the K pixels of the body only, as flat arrays, because most of a photograph is backdrop.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,15 @@ from numpy.typing import NDArray
 from casewise.phantoms.draws import stream
 from casewise.phantoms.psoriasis.bodies import CANVAS, UNIT, Floats
 from casewise.phantoms.psoriasis.severity import Severity
-from casewise.phantoms.psoriasis.skin import Flank, cover_with_plaques, healthy, threshold
 from casewise.phantoms.psoriasis.subjects import Anatomy, Subject
 
-# Beyond this many pixels a side the picture is drawn smaller and enlarged with fresh grain: time, not detail, is short.
+# A picture with more pixels a side is drawn smaller and enlarged with fresh grain, which saves time.
 DRAWN_AT_MOST = 1232
 HAIR = (0.20, 0.16, 0.13)
+# The share of red, green and blue light that a mole absorbs.
+MARK_STRENGTH = (0.75, 0.86, 0.92)
+# The absorption of red, green and blue by one grade of redness.
+BLOOD = (0.030, 0.195, 0.155)
 
 
 @dataclass(frozen=True)
@@ -42,13 +48,13 @@ def draw(
 ) -> Photograph:
     """Draw one photograph of `size` (width, height) pixels.
 
-    `key` is (subject, visit, region, number): camera and grain follow from it, the lamp from its first two parts.
+    `key` is (subject, visit, region, number): it seeds the camera and the grain; its first two entries seed the lamp.
     """
     random, lamp = stream(seed, "photograph", *key), stream(seed, "lamp", *key[:2])
     shrink = min(1.0, DRAWN_AT_MOST / max(size))
     width, height = (max(round(side * shrink), 1) for side in size)
     camera, scale = _camera(random, width, height)
-    maps = _see(anatomy, camera, width, height)
+    maps = _project(anatomy, camera, width, height)
 
     cover = _sharp(maps["inside"], scale)
     clothed = _sharp(np.maximum(maps["cloth"], maps["hair"]), scale)
@@ -68,8 +74,22 @@ def draw(
     return _develop(planes, skin, skin & (maps["plaque"] > 0), random, seed, size)
 
 
+def threshold(field: Floats, share: float) -> float:
+    """Return the value that `share` of the values of `field` exceed, infinity for a share of 0.
+
+    >>> threshold(np.arange(10, dtype=np.float32), 0.3) < 7
+    True
+    >>> int((np.arange(10) > threshold(np.arange(10, dtype=np.float32), 0.3)).sum())
+    3
+    """
+    if share <= 0 or not len(field):
+        return float("inf")
+    rank = len(field) - min(max(round(len(field) * share), 1), len(field))
+    return float(np.nextafter(np.partition(field, rank)[rank], np.float32(-np.inf)))
+
+
 def _sharp(distance: Floats, scale: float) -> Floats:
-    """Return the part of each pixel that lies inside an outline, given the signed distance in body units."""
+    """Return the share of each pixel that lies inside an outline, given the signed distance in body units."""
     coverage: Floats = np.clip(distance * np.float32(scale) + np.float32(0.5), 0, 1)
     return coverage
 
@@ -85,7 +105,7 @@ def _camera(random: np.random.Generator, width: int, height: int) -> tuple[NDArr
     return np.column_stack([linear, middle - linear @ [(width - 1) / 2, (height - 1) / 2]]), scale
 
 
-def _see(anatomy: Anatomy, camera: NDArray[np.float64], width: int, height: int) -> dict[str, Floats]:
+def _project(anatomy: Anatomy, camera: NDArray[np.float64], width: int, height: int) -> dict[str, Floats]:
     """Return the canvas maps as the camera sees them, each `(height, width) float32`."""
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     maps: dict[str, Floats] = {}
@@ -117,20 +137,76 @@ def _surface(
     reach: int,
 ) -> Floats:
     """Return `(3, K)` the colour of the skin at `pixels` under the lamp."""
-    there = {name: values.reshape(-1).take(pixels) for name, values in maps.items()}
-    skin = healthy(who.skin, there)
+    visible = {name: values.reshape(-1).take(pixels) for name, values in maps.items()}
+    skin = _healthy(who.skin, visible)
     if severity.share > 0:
-        # Light falls from the upper left, so what rises towards the lower right is lit.
+        # Light falls from the upper left, so a surface that rises towards the lower right is bright.
         step = reach * (maps["plaque"].shape[1] + 1)
-        near, far = (maps["plaque"].reshape(-1).take(pixels + way, mode="clip") for way in (-step, step))
-        tone = float(np.mean(who.skin))
-        cover_with_plaques(skin, there, there["plaque"], Flank(near, far), severity, tone=tone)
+        near, far = (_rise(maps["plaque"].reshape(-1).take(pixels + way, mode="clip")) for way in (-step, step))
+        _cover_with_plaques(skin, visible, far - near, severity, tone=float(np.mean(who.skin)))
     x, y = -0.32 + lamp.uniform(-0.12, 0.12), -0.38 + lamp.uniform(-0.12, 0.12)
-    tilt_x, tilt_y = there["tilt_x"], there["tilt_y"]
+    tilt_x, tilt_y = visible["tilt_x"], visible["tilt_y"]
     facing = np.sqrt(np.maximum(1 - tilt_x * tilt_x - tilt_y * tilt_y, 0))
     lambert = np.maximum(np.float32(0.82) * facing + np.float32(x) * tilt_x + np.float32(y) * tilt_y, 0)
-    skin *= (np.float32(0.42) + np.float32(0.66) * lambert) * there["shade"]
+    skin *= (np.float32(0.42) + np.float32(0.66) * lambert) * visible["shade"]
     return skin
+
+
+def _healthy(colour: tuple[float, float, float], maps: dict[str, Floats]) -> Floats:
+    """Return `(3, K)` colours of skin without plaques, with its moles and mottling."""
+    even = 1 + np.float32(0.022) * maps["mottle"]
+    return np.stack(
+        [
+            np.float32(channel) * even * (1 - np.float32(strength) * maps["marks"])
+            for channel, strength in zip(colour, MARK_STRENGTH, strict=True)
+        ]
+    )
+
+
+def _cover_with_plaques(
+    skin: Floats, maps: dict[str, Floats], rise: Floats, severity: Severity, *, tone: float
+) -> None:
+    """Paint plaques onto `skin` `(3, K)` in place.
+
+    `maps["plaque"]` is positive inside a plaque, in body units; `rise` is the change of the plaques' height along the
+    light.
+    """
+    depth = maps["plaque"]
+    edge = np.clip(depth * np.float32(100) + np.float32(0.5), 0, 1)
+    # Blood absorbs green and blue light, independently of the skin tone.
+    red = edge * (1 + np.float32(0.05) * maps["mottle"])
+    for channel, strength in zip(skin, BLOOD, strict=True):
+        channel *= 1 - red * np.float32(1 - np.exp(-strength * severity.erythema))
+    if severity.scaling > 0:
+        white = _flecks(maps["flecks"], depth, severity.scaling)
+        for channel, silver in zip(skin, (0.555, 0.56, 0.575), strict=True):
+            channel += white * (np.float32(0.42 * tone + silver) - channel)
+    if severity.induration > 0:
+        skin *= _thickness(maps["bumps"], depth, rise, severity.induration)
+
+
+def _flecks(flecks: Floats, depth: Floats, scaling: float) -> Floats:
+    """Return how silvery each pixel is: the flecked share of a plaque and its whiteness increase with the grade."""
+    share = np.float32(0.15 * scaling + 0.10 * min(scaling, 1.0))
+    white: Floats = np.clip((flecks - (1 - share)) * np.float32(1 / 0.28), 0, 1) * np.clip(depth * np.float32(50), 0, 1)
+    white *= np.float32(0.62 + 0.06 * scaling)
+    return white
+
+
+def _thickness(bumps: Floats, depth: Floats, rise: Floats, induration: float) -> Floats:
+    """Return the brightness factor of raised plaques: a lit and a shaded flank, a dark rim, a cobbled top."""
+    cobbles = 1 + np.float32(0.30) * bumps
+    lit = rise * cobbles
+    rim = np.exp(np.square(depth * np.float32(1 / 0.014)) * np.float32(-1))
+    inside = np.float32(0.035) * bumps * np.clip(depth * np.float32(60), 0, 1)
+    relief = np.float32(0.105) * lit - np.float32(0.085) * rim + inside
+    factor: Floats = np.clip(1 + np.float32(induration) * relief, 0.25, 1.7)
+    return factor
+
+
+def _rise(depth: Floats) -> Floats:
+    ramp: Floats = np.clip((depth + np.float32(0.006)) * np.float32(1 / 0.034), 0, 1)
+    return ramp * ramp * (3 - 2 * ramp)
 
 
 def _dress(
@@ -141,7 +217,7 @@ def _dress(
     cover: Floats | None,
     scale: float,
 ) -> None:
-    """Lay a garment or hair over the picture in place; cloth ends with the body (`cover`), hair stands beyond it."""
+    """Draw a garment or hair over the picture in place; cloth ends with the body (`cover`), hair extends beyond it."""
     pixels = np.flatnonzero(outline > -0.5 / scale)
     if not len(pixels):
         return
@@ -174,7 +250,7 @@ def _light(planes: Floats, lamp: np.random.Generator, random: np.random.Generato
 
 @lru_cache(maxsize=4)
 def _grain(seed: int) -> NDArray[np.int16]:
-    """Return a tile of camera noise in grey levels; pictures start at different places of it."""
+    """Return a tile of camera noise in grey levels; pictures start at different positions of it."""
     return np.rint(stream(seed, "grain").normal(0, 2.2, (512, 512))).astype(np.int16)
 
 
@@ -186,7 +262,7 @@ def _develop(
     seed: int,
     size: tuple[int, int],
 ) -> Photograph:
-    """Turn brightness (0-255) into 8-bit pixels of the size asked for, with grain."""
+    """Turn brightness (0-255) into 8-bit pixels of the requested size, with grain."""
     pixels = cv2.merge([cv2.convertScaleAbs(plane) for plane in planes])
     if (pixels.shape[1], pixels.shape[0]) != size:
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC)
