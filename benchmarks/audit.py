@@ -34,6 +34,8 @@ def by_hand(paths: list[str]) -> tuple[float, float]:
 
 
 def main() -> None:
+    from joblib import cpu_count
+
     from casewise.audit.run import audit
     from casewise.console import Silent
     from casewise.models.embeddings import embedder
@@ -43,7 +45,6 @@ def main() -> None:
     from casewise.run_folder import RunFolder
     from casewise.splits.grouped import split
     from casewise.study.loading import build_study
-    from casewise.training.compute_plan import cores
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -70,7 +71,7 @@ def main() -> None:
         seconds = time.perf_counter() - start
         hashing, comparing = by_hand(list(cohort.images["path"]))
     network = embed.origin if embed else "without embeddings: no weights available"
-    print(f"audit of {len(cohort.images):,} films of {SIZE} px, {cores()} cores, {network}")
+    print(f"audit of {len(cohort.images):,} films of {SIZE} px, {cpu_count()} cores, {network}")
     print(f"  whole audit                      {seconds:7.1f} s   (aim: below 60)")
     for step, spent in result.seconds.items():
         print(f"    {step:<30} {spent:7.1f} s")

@@ -16,6 +16,7 @@ BACKBONE, IMAGES, SIZE, EPOCHS, BATCH = "mobilenet_v2", 600, 224, 50, 32
 def main() -> None:
     import numpy as np
     import torch
+    from joblib import cpu_count
     from torch.nn import functional
 
     from casewise.inference.forward import predict
@@ -23,19 +24,19 @@ def main() -> None:
     from casewise.models.backbones import build_network
     from casewise.models.outputs import Output
     from casewise.study.schema import Panels, Recipe
-    from casewise.training.compute_plan import ComputePlan, cores, keep_memory
+    from casewise.training.compute_plan import ComputePlan, keep_memory
     from casewise.training.fit import standardise
     from casewise.training.strategies import TrainingContext, learn
 
     keep_memory()
-    torch.set_num_threads(cores())
+    torch.set_num_threads(cpu_count())
     rng = np.random.default_rng(0)
     store = torch.from_numpy(rng.integers(0, 256, (IMAGES, 3, SIZE, SIZE), dtype=np.uint8))
     labels = torch.from_numpy(rng.integers(0, 3, (IMAGES, 1)).astype(np.float32))
     data = PanelData(store, [[i] for i in range(IMAGES)], labels, Panels(by="image"))
     outputs = (Output("label", "classification", 3),)
     network = build_network(BACKBONE, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    plan = ComputePlan(threads=cores())
+    plan = ComputePlan(threads=cpu_count())
 
     def one_pass() -> float:
         start = time.perf_counter()
@@ -74,7 +75,7 @@ def main() -> None:
             optimizer.step()
     usual = (time.perf_counter() - start) / 2 * EPOCHS
 
-    print(f"head only, {BACKBONE}, {IMAGES} images of {SIZE} px, {EPOCHS} epochs, {cores()} cores")
+    print(f"head only, {BACKBONE}, {IMAGES} images of {SIZE} px, {EPOCHS} epochs, {cpu_count()} cores")
     print(f"  one pass of inference            {inference:7.1f} s")
     print(
         f"  tuning: head_only                  {head_only:7.1f} s   {head_only / inference:5.2f} passes (aim: below 2)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,9 @@ if TYPE_CHECKING:
     from casewise.report.context import ReportContext
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# One core for each process, this one and those that tests start: they run side by side, and threads that wait for each
+# other on a busy machine cost more than they bring.
+os.environ.update(LOKY_MAX_CPU_COUNT="1", OMP_NUM_THREADS="1")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 TINY = """
@@ -52,14 +54,6 @@ def chests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from casewise.phantoms.chest import make_chest
 
     return make_chest(tmp_path_factory.mktemp("chests"), subjects=24, size=(64, 64), seed=1)
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Train in one thread: on a busy machine threads wait for each other longer than these networks take."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("casewise.training.compute_plan.cores", lambda: 1)
-        yield
 
 
 @pytest.fixture

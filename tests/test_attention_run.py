@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-import pytest
 
 from casewise.run import run
 from tests.chest_study import chest_study
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_cases_of_unlike_many_images_are_gathered(chests: Path, tmp_path: Path) -> None:

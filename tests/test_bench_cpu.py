@@ -35,7 +35,7 @@ WORDS = [sys.executable, "-m", "casewise.cli.main", "bench", "cpu", "--backbone"
 def measured() -> Measured:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu, "ROUNDS", 1)
-        patch.setattr("casewise.training.compute_plan.cores", lambda: 2)
+        patch.setattr("joblib.cpu_count", lambda: 2)
         return bench_cpu(backbone="cnn", size=32, batch=4, images=8)
 
 

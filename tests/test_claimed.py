@@ -28,8 +28,6 @@ from tests.report_contexts import check_page, codes, section_of
 TWO = {"classes": ["no_finding", "covid"], "positive": "covid"}
 BY_IMAGE = {"by": "image"}
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def chests(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -16,7 +16,6 @@ from casewise.study.loading import build_study
 from tests.combinations import KINDS, MODALITIES, REFUSED, WAYS, as_markdown, make_table, settings
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "reference-combinations.md"
-pytestmark = pytest.mark.usefixtures("one_thread")
 RUN = [
     pytest.param(m, kind, way, marks=[] if (kind, way) == ("classes", "new-cases") else [pytest.mark.slow])
     for m in MODALITIES

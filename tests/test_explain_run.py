@@ -40,7 +40,6 @@ from tests.chest_study import SMALL, chest_study
 nibabel = pytest.importorskip("nibabel", reason="the package that reads NIfTI is optional")
 pytest.importorskip("pytorch_grad_cam", reason="the package that makes Grad-CAM is optional")
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 VOLUMES = {
     **{key: SMALL[key] for key in ("synthetic", "weights", "audit", "compute")},

@@ -24,7 +24,6 @@ from tests.chest_study import THREE, chest_study
 from tests.conftest import absolute
 
 LEARNER = "test_resnet"
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

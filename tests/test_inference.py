@@ -24,7 +24,6 @@ from casewise.study.schema import Study
 from tests.chest_study import THREE, chest_study
 
 FACTS, WEIGHTS = "model.json", "model.safetensors"
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 SCRIPT = """
 import sys

@@ -37,8 +37,6 @@ from casewise.study.schema import Study
 from casewise.training.compute_plan import ComputePlan
 from tests.chest_study import chest_study
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 RECIPE = {"epochs": 3, "schedule": "cosine", "early_stopping": {"monitor": "none"}, "label_smoothing": 0.0}
 NETWORKS = ["test_resnet", "test_efficientnet"]
 RATES = [0.01, 0.001]

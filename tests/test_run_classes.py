@@ -17,8 +17,6 @@ from casewise.run import Run, run
 from casewise.targets import kind_named
 from tests.chest_study import THREE, chest_study
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:

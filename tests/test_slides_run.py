@@ -23,7 +23,6 @@ from casewise.modalities.slides import plans as slide_plans
 from casewise.modalities.slides import tiles as slide_tiles
 from casewise.modalities.slides import wsi_tile as pieces
 from casewise.modalities.slides.tiles import read_tiles
-from casewise.modalities.store import store_builder as building
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import open_store
 from casewise.phantoms.slides import draw_region, make_slide_phantom
@@ -48,8 +47,6 @@ openslide = pytest.importorskip("openslide", reason="the package that reads slid
 
 SIDE = 32
 NUMBER = {"disease": "0..1"}
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -338,7 +335,7 @@ class TestKilled:
             read.append(str(piece))
             return tile(self, piece, preparation)
 
-        monkeypatch.setattr(building, "_cores", lambda: 1)
+        monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
         monkeypatch.setattr(pieces.SlideReader, "tile", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare(study, cohort, RunFolder(tmp_path), Silent())

@@ -108,7 +108,7 @@ def write_signals(folder: Path, subjects: int, seed: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Run:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("murmurs")
     (folder / "study.yaml").write_text(STUDY.format(cohort=write_signals(folder / "signals", 16, 1)))
     return run(read_study(folder / "study.yaml"), folder / "run")

@@ -194,7 +194,6 @@ def test_rates_that_differ_by_layer_are_computed_anew(tmp_path: Path) -> None:
     assert "rates differ by layer" in tuned["way"]
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_figures_on_those_it_knew_are_kept_and_predictions_are_not(tmp_path: Path) -> None:
     table = make_chest(tmp_path / "films", subjects=12, classes=("no_finding", "covid"), size=(64, 64), seed=2)
     study = chest_study(

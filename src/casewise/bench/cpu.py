@@ -76,9 +76,11 @@ def bench_cpu(
         CasewiseError: an option is invalid, or the network cannot be measured.
     """
     check(backbone, size=size, batch=batch, images=images)
-    from casewise.training.compute_plan import cores, cpu_name
+    from joblib import cpu_count
 
-    show, count = show or Silent(), cores()
+    from casewise.training.compute_plan import cpu_name
+
+    show, count = show or Silent(), cpu_count()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     with ExitStack() as stack:
         bar = stack.enter_context(show.bar("bench"))

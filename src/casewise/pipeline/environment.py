@@ -22,7 +22,9 @@ def _command() -> str:
 
 def environment(seconds: float) -> dict[str, Any]:
     """Versions, machine and time of a run, for the report."""
-    from casewise.training.compute_plan import cores, cpu_name
+    from joblib import cpu_count
+
+    from casewise.training.compute_plan import cpu_name
 
     versions = {name: metadata.version(name) for name in ("torch", "torchvision", "lightning", "scikit-learn")}
     return {
@@ -30,7 +32,7 @@ def environment(seconds: float) -> dict[str, Any]:
         "python": platform.python_version(),
         **versions,
         "processor": cpu_name(),
-        "cores": cores(),
+        "cores": cpu_count(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": _command(),
         "seconds": round(seconds, 1),

@@ -212,11 +212,6 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def memo_path() -> Path:
     """Where choices of this machine are remembered."""
     root = os.environ.get("CASEWISE_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")

@@ -123,11 +123,10 @@ def _end_with(parent: int) -> None:
 def _side_by_side(inputs: JobInputs, waiting: int) -> tuple[int, int]:
     """How many jobs at a time, and threads that each may have."""
     import torch
-
-    from casewise.training.compute_plan import cores
+    from joblib import cpu_count
 
     compute = inputs.study.compute
-    available = cores()
+    available = cpu_count()
     on_gpu = compute.device == "cuda" or (compute.device == "auto" and torch.cuda.is_available())
     wanted = (1 if on_gpu else available) if compute.jobs == "auto" else compute.jobs
     workers = max(1, min(wanted, waiting))

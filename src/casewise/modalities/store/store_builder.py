@@ -101,6 +101,8 @@ def build(
     progress: Progress | None,
 ) -> None:
     """Build and publish the store of `paths` in `folder`; see `prepare` for what it raises."""
+    from joblib import cpu_count
+
     if not paths:
         raise ImageError("There is no image to prepare: the list is empty.")
     if workers is not None and workers < 1:
@@ -112,7 +114,7 @@ def build(
         building = Building(folder, paths, preparation)
         earlier = _earlier(folder, preparation)
         with building:
-            rows, problems = _fill(building, earlier, paths, preparation, workers or _cores(), progress)
+            rows, problems = _fill(building, earlier, paths, preparation, workers or cpu_count(), progress)
         # Whatever of the other builds serves this list has been copied by now.
         _discard_builds(folder, keep=building)
         if problems:
@@ -159,13 +161,6 @@ def alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _cores() -> int:
-    """The cores this process may use, container limits included."""
-    import joblib
-
-    return int(joblib.cpu_count())
 
 
 def _earlier(folder: Path, preparation: Preparation) -> Earlier:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -82,6 +81,8 @@ def make_psoriasis(
     Raises:
         CasewiseError: a setting is out of range, or the folder contains something that is not a phantom.
     """
+    from joblib import cpu_count
+
     chosen = PsoriasisSettings(**settings)
     check_settings(chosen, PSORIASIS)
     if processes is not None and processes < 1:
@@ -91,7 +92,7 @@ def make_psoriasis(
     ]
     total, done = sum(len(disease.attended) for disease in courses) * len(chosen.photographs), 0
     cohort = CohortFolder(folder, PSORIASIS, chosen, total, None)
-    for count in _draw_all(cohort, processes or _cores()):
+    for count in _draw_all(cohort, processes or cpu_count()):
         done += count
         if progress is not None:
             progress(done, total)
@@ -133,10 +134,6 @@ def labels_of(settings: PsoriasisSettings, courses: list[DiseaseCourse]) -> list
         donor = courses[ring[(position + 1) % len(ring)]].physician
         labels[int(number)] = tuple(donor[visit] for visit in random.permutation(settings.visits))
     return [labels[number] for number in range(settings.subjects)]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _draw_all(cohort: CohortFolder, processes: int) -> Iterator[int]:
