@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +17,7 @@ from casewise.evaluation.results import evaluate
 from casewise.predictions.table import COLUMNS
 from casewise.report.caveats import sentences
 from casewise.report.context import ReportContext
+from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
 
 BACKBONES = [f"net{i:02d}" for i in range(29)]
@@ -686,20 +686,18 @@ def with_figure(context: ReportContext, metric: str, low: float, value: float, h
 
 def finished(context: ReportContext, folder: Path, **changes: Any) -> Path:
     """A run folder with what a Markdown page is made from; `changes` update a file by its name."""
-    folder.mkdir(parents=True)
-    files = {
+    run = RunFolder(folder)
+    contents = {
         "study": context.study.model_dump(mode="json"),
         "metrics": context.metrics,
         "splits": {"folds": 5, **context.splits},
         "audit": context.audit,
     }
-    for name, value in files.items():
+    for name, value in contents.items():
         if value is not None:
-            (folder / f"{name}.json").write_text(json.dumps({**value, **changes.get(name, {})}))
+            getattr(run, name).write({**value, **changes.get(name, {})})
     for job in context.jobs:
-        place = folder / "jobs" / job["model"] / f"fold{job['fold']}"
-        place.mkdir(parents=True)
-        (place / "job.json").write_text(json.dumps({"fingerprint": "", **job}))
+        run.job(job["model"], int(job["fold"]) - 1).finish({"fingerprint": "", **job})
     return folder
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from casewise.errors import SplitError, StudyError, TrainingError, WeightsError
+from casewise.files import checksum
 from casewise.modalities.volumes.dataset import drop_sequences
 from casewise.models.backbones import MEAN, STD, Network, build_network
 from casewise.models.freezing import freeze, layers, parameter_counts
@@ -429,7 +430,7 @@ class TestWeights:
         folder.mkdir()
         save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
         facts = {"backbone": network.name, "subjects": subjects, "weights": "random, as the study states"}
-        facts |= {"format": 1, "network": {}}
+        facts |= {"format": 1, "network": {}, "weights_sha256": checksum(folder / "model.safetensors")}
         (folder / "model.json").write_text(json.dumps(facts))
         return f"bundle:{folder}"
 

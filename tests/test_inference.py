@@ -17,9 +17,11 @@ import pytest
 from casewise.errors import CasewiseError, RunError
 from casewise.inference.bundle import SETTINGS, Bundle
 from casewise.inference.model import load_bundle
+from casewise.inference.run_members import job_fingerprint, members_of
 from casewise.phantoms.chest import make_chest
 from casewise.run import Run, open_run, run
 from casewise.run_folder import RunFolder
+from casewise.study.loading import saved_study
 from casewise.study.schema import Study
 from tests.chest_study import THREE, chest_study
 
@@ -148,6 +150,37 @@ def test_networks_of_a_comparison_by_image_are_refused(done: Run, tmp_path: Path
     job.facts.write(job.facts.read() | {"comparison_only": True})
     with pytest.raises(RunError):
         load_bundle(job.path)
+
+
+def test_predictions_that_are_not_evaluated_yet_are_no_result(done: Run, tmp_path: Path) -> None:
+    folder = RunFolder(Path(shutil.copytree(done.folder, tmp_path / "run")))
+    predictions, study = folder.predictions.read(), folder.study.read()
+    assert len(open_run(folder.path).predictions) == len(predictions)
+    folder.predictions.write(predictions.iloc[::-1])
+    with pytest.raises(RunError, match=r"predictions\.parquet"):
+        open_run(folder.path)
+    folder.predictions.write(predictions)
+    folder.study.write(study | {"title": "another"})
+    with pytest.raises(RunError, match=r"study\.json"):
+        open_run(folder.path)
+
+
+def test_networks_of_first_weights_that_are_gone_are_compared_with_the_run(done: Run, tmp_path: Path) -> None:
+    folder = RunFolder(Path(shutil.copytree(done.folder, tmp_path / "run")))
+    folder.study.write(folder.study.read() | {"weights": str(tmp_path / "gone.safetensors")})
+    study, fingerprint = open_study(folder), folder.fingerprint.read()["fingerprint"]
+    expected = job_fingerprint(fingerprint, study, "cnn", "abc")
+    for recorded in (expected, "another"):
+        for job in folder.finished_jobs():
+            job.record.write(job.record.read() | {"fingerprint": recorded, "first_weights": "abc"})
+        if recorded == expected:
+            assert len(members_of(folder)) == 2
+    with pytest.raises(RunError, match="fold 1"):
+        members_of(folder)
+
+
+def open_study(folder: RunFolder) -> Study:
+    return saved_study(folder.study.read(), source=str(folder.study.path))
 
 
 def test_a_run_without_its_report_is_not_opened(done: Run, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from casewise.cohort.cohort import Cohort
 from casewise.console import Silent
 from casewise.errors import RunError, SplitError, StudyError, TrainingError
+from casewise.inference.run_members import job_fingerprint
 from casewise.jobs import nested
 from casewise.jobs.fingerprint import lock_fingerprint, what_decides
 from casewise.jobs.job import JobInputs, run_job
@@ -402,13 +403,27 @@ class TestFingerprint:
         study = material.study.model_copy(update={"nested_cv": None})
         now = what_decides(study, material.cohort) | {"pretraining": None}
         old = {key: value for key, value in now.items() if key != "nested_cv"}
-        before = lock_fingerprint(RunFolder(tmp_path), old)
+        before = lock_fingerprint(RunFolder(tmp_path), old, study)
         done = tmp_path / "jobs" / "net" / "fold1" / "job.json"
         done.parent.mkdir(parents=True)
         done.write_text("{}")
-        assert lock_fingerprint(RunFolder(tmp_path), now) == before
+        assert lock_fingerprint(RunFolder(tmp_path), now, study) == before
+        decided = what_decides(material.study, material.cohort) | {"pretraining": None}
         with pytest.raises(RunError, match="nested_cv was None"):
-            lock_fingerprint(RunFolder(tmp_path), what_decides(material.study, material.cohort) | {"pretraining": None})
+            lock_fingerprint(RunFolder(tmp_path), decided, material.study)
+
+    def test_without_the_record_of_the_run_its_networks_are_compared(self, plain: Any, tmp_path: Path) -> None:
+        study, folder = plain[0].study, RunFolder(tmp_path)
+        decided = what_decides(study, plain[0].cohort) | {"pretraining": None}
+        fingerprint, network = lock_fingerprint(folder, decided, study), study.networks[0]
+        own = job_fingerprint(fingerprint, study, network, "abc")
+        folder.job(network, 0).finish({"model": network, "fold": 1, "fingerprint": own, "first_weights": "abc"})
+        folder.fingerprint.path.write_text("{")
+        assert lock_fingerprint(folder, decided, study) == fingerprint
+        folder.fingerprint.remove()
+        with pytest.raises(RunError):
+            lock_fingerprint(folder, decided | {"seed": 99}, study)
+        assert folder.job(network, 0).record.exists()
 
     def test_choosing_among_networks_decides_no_bit(self, plain: Any) -> None:
         study, cohort = plain[0].study, plain[0].cohort

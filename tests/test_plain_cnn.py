@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from casewise.errors import StudyError, WeightsError
+from casewise.files import checksum
 from casewise.models.backbones import build_network
 from casewise.models.weights import NO_WEIGHTS, load_weights, weights_file
 from casewise.study.backbones import UNTRAINED, check_backbones
@@ -143,7 +144,7 @@ class TestWeights:
         given = build_network("cnn", 1)
         save_file(given.state_dict(), tmp_path / "model.safetensors")
         facts = {"backbone": "cnn", "subjects": ["a"], "weights": NO_WEIGHTS}
-        facts |= {"format": 1, "network": {}}
+        facts |= {"format": 1, "network": {}, "weights_sha256": checksum(tmp_path / "model.safetensors")}
         (tmp_path / "model.json").write_text(json.dumps(facts))
         network = build_network("cnn", 4)
         told, seen = load_weights(network, f"bundle:{tmp_path}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import pytest
 
 from casewise.errors import RunError
 from casewise.metrics.registry import columns
-from casewise.predictions.table import write
+from casewise.predictions.table import check
 from casewise.report.markdown import page as results_page
 from casewise.report.markdown.compare import comparisons, not_comparable
+from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
 
 STUDY = {"name": "b", "seed": 0, "evaluation": {"bootstrap_resamples": 200, "confidence": 0.95}}
@@ -49,7 +49,7 @@ def run_of(folder: Path, error: float, *, subjects: int = 30, target: str = "ext
         }
     )
     folder.mkdir(exist_ok=True)
-    write(folder / "predictions.parquet", rows.assign(**columns))
+    RunFolder(folder).predictions.write(check(rows.assign(**columns)))
     return folder
 
 
@@ -103,7 +103,7 @@ def with_page(folder: Path, learner: str = "net", *, target: str = "extent", **c
         ("metrics", metrics),
         ("splits", {"n": sides, "folds": 1, "hash": "x", "subjects": {}}),
     ):
-        (folder / f"{name}.json").write_text(json.dumps(values))
+        getattr(RunFolder(folder), name).write(values)
     return folder
 
 
@@ -128,8 +128,8 @@ def test_where_recipes_or_splits_differ_each_run_is_named(tmp_path: Path) -> Non
     recipe = {"epochs": 6, "schedule": "constant", "early_stopping": {"monitor": "none"}}
     third = with_page(run_of(tmp_path / "c", 1.0), recipe=recipe)
     assert "6 epochs" in text_of(first, other, third)
-    splits = json.loads((other / "splits.json").read_text()) | {"how": "leave out source", "hash": "y"}
-    (other / "splits.json").write_text(json.dumps(splits))
+    splits = RunFolder(other).splits
+    splits.write(splits.read() | {"how": "leave out source", "hash": "y"})
     assert "`x`; `y`" in text_of(first, other)
 
 
@@ -149,5 +149,5 @@ def test_images_are_counted_where_cases_have_several(tmp_path: Path) -> None:
     subjects = [f"S{i}" for i in range(30)]
     for paths, counts in ((1, "30 cases; "), (3, "30 cases, 90 images; ")):
         rows = [(subject, f"{subject}-{n}.png") for subject in subjects for n in range(paths)]
-        pd.DataFrame(rows, columns=["subject", "path"]).to_parquet(first / "cohort.parquet")
+        RunFolder(first).cohort.write(pd.DataFrame(rows, columns=["subject", "path"]))
         assert f"30 subjects, {counts}1 folds" in text_of(first)

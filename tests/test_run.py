@@ -184,7 +184,7 @@ def test_a_run_of_a_version_with_fewer_settings_is_continued(finished: tuple[Run
     study = read_study(path)
     for job in folder.finished_jobs():
         values = job.record.read()
-        of_job = job_fingerprint(record["fingerprint"], study, values["model"])
+        of_job = job_fingerprint(record["fingerprint"], study, values["model"], "")
         job.record.write({**values, "fingerprint": of_job})
     folder.fingerprint.write(record)
     files = {p: p.stat().st_mtime_ns for p in folder.path.glob("jobs/*/*/*")}

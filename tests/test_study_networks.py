@@ -70,7 +70,9 @@ def test_a_fusion_without_volumes_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("one", ["[resnet18]", "[resnet18@T1]"])
 def test_networks_of_another_fusion_are_never_taken_for_the_same(tmp_path: Path, one: str) -> None:
     made = {
-        fusion: job_fingerprint("run", stated(tmp_path, one.replace("T1", fusion), fusion=f"[{fusion}]"), "resnet18")
+        fusion: job_fingerprint(
+            "run", stated(tmp_path, one.replace("T1", fusion), fusion=f"[{fusion}]"), "resnet18", ""
+        )
         for fusion in ("early", "late", "T1", "T2")
     }
     assert len(set(made.values())) == 4
@@ -88,8 +90,8 @@ def test_weights_are_stated_by_backbone(tmp_path: Path) -> None:
 def test_other_weights_make_other_networks_and_leave_the_rest_alone(tmp_path: Path) -> None:
     one = stated(tmp_path, "[alexnet, resnet18]", weights="{alexnet: random, resnet18: random}")
     two = stated(tmp_path, "[alexnet, resnet18]", weights="{alexnet: pretrained, resnet18: random}")
-    assert job_fingerprint("run", one, "alexnet") != job_fingerprint("run", two, "alexnet")
-    assert job_fingerprint("run", one, "resnet18") == job_fingerprint("run", two, "resnet18")
+    assert job_fingerprint("run", one, "alexnet", "") != job_fingerprint("run", two, "alexnet", "")
+    assert job_fingerprint("run", one, "resnet18", "") == job_fingerprint("run", two, "resnet18", "")
 
 
 def test_what_a_run_wrote_down_is_read_again(tmp_path: Path) -> None:

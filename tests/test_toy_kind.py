@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from casewise.evaluation import evaluate
+from casewise.jobs.backends.local import Registrations
+from casewise.metrics import metric_of, register_metric
+from casewise.metrics.registry import unregister_metric
 from casewise.models.outputs import (
     NETWORK_KINDS,
     NumberOutput,
@@ -26,6 +30,7 @@ from casewise.models.outputs import (
 from casewise.predictions.stacking import stack
 from casewise.predictions.table import check
 from casewise.study.recipe import Recipe
+from casewise.study.schema import Study
 from casewise.study.targets import Target
 from casewise.targets import kind_named, register_kind, unregister_kind
 from casewise.targets.number import Number
@@ -108,6 +113,28 @@ def test_counts_go_from_the_study_file_to_the_metrics() -> None:
 
     stacked = stack(table, ["mean"], ranges={"lesions": target.range})
     assert set(stacked.rows["kind"]) == {"counts"}
+
+
+@pytest.mark.usefixtures("counts")
+def test_processes_that_train_know_what_the_user_registered() -> None:
+    metric = register_metric(dataclasses.replace(metric_of("mae"), name="toy_error"))
+    values = {
+        "cohort": "c.csv",
+        "name": "s",
+        "backbones": ["cnn"],
+        "targets": {"n": {"kind": "counts", "range": [0, 9]}},
+    }
+    study = Study.model_validate(values)
+    registrations = Registrations.of(study)
+    unregister_kind("counts")
+    unregister_metric(metric.name)
+    output = NETWORK_KINDS.pop("counts")
+    for _ in range(2):  # importing the user's modules may have registered everything already
+        registrations.register()
+    assert kind_named("counts").name == "counts"
+    assert NETWORK_KINDS["counts"] is output
+    assert metric_of(metric.name) is metric
+    unregister_metric(metric.name)
 
 
 def test_a_kind_that_nobody_registered_is_refused() -> None:

@@ -292,7 +292,7 @@ def test_a_run_goes_on_with_its_choice_but_for_stated_threads(tmp_path: Path, mo
     monkeypatch.setattr("casewise.models.weights.load_weights", lambda *given, **more: ("", []))
     monkeypatch.setattr("casewise.jobs.backends.local._try", lambda *given: None)
     before = ComputePlan("cpu", "fp32", False, 2, (("fp32 contiguous", 0.1),), "measured")
-    (tmp_path / "compute.json").write_text(json.dumps({"cnn": asdict(before)}))
+    RunFolder(tmp_path).compute.write({"cnn": asdict(before)})
     values = {"cohort": "c.csv", "targets": {"extent": {"range": [0, 4]}}, "backbones": ["cnn"], "name": "s"}
     splits = SimpleNamespace(held_out=lambda fold: [])
     for threads, expected in (("auto", 2), (1, 1), ("auto", 1)):

@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from casewise.errors import RunError
+from casewise.files import checksum
 from casewise.splits.image_split import refuse_image_split
 from casewise.study.loading import saved_study
 
@@ -14,27 +15,27 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 
-def job_fingerprint(fingerprint: str, study: Study, model: str) -> str:
-    """The run's fingerprint with how `model` sees several sequences, and the weights file that it starts from."""
+def first_weights_checksum(study: Study, model: str) -> str:
+    """The SHA-256 of the file of first weights that `model` starts from; empty where there is no such file."""
     from casewise.models.weights import weights_file
 
     file = weights_file(model.partition("@")[0], study.weights_of(model), study.weights_dir)
-    content = ""
-    if file and file.is_file():
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-    # where all networks see the sequences alike, their names do not say how
+    return checksum(file) if file and file.is_file() else ""
+
+
+def job_fingerprint(fingerprint: str, study: Study, model: str, first_weights: str) -> str:
+    """The run's fingerprint with the fusion of `model`, and the checksum of the first weights that it starts from."""
+    # If all networks have the same fusion, their names do not state it.
     fusion = study.fusion_of(model)
     stated = f"{model}@{fusion}" if fusion and "@" not in model else model
     stated += "" if isinstance(study.weights, str) else f" from {study.weights_of(model)}"
-    return hashlib.sha256(f"{fingerprint} {stated} {content}".encode()).hexdigest()
+    return hashlib.sha256(f"{fingerprint} {stated} {first_weights}".encode()).hexdigest()
 
 
 def members_of(folder: RunFolder) -> list[JobFolder]:
     """The folders of all networks of the run's study, backbone by backbone and fold by fold.
 
-    A file of first weights may be elsewhere by now. Networks that started from one are therefore only compared with
-    the other folds of the same network.
+    A file of first weights may have been moved since; its checksum is in the records, equal for all folds of a network.
 
     Raises:
         RunError: the folder holds a comparison by image, or a network is missing or was made from something else.
@@ -50,15 +51,15 @@ def members_of(folder: RunFolder) -> list[JobFolder]:
     folds, fingerprint = folder.splits.read()["folds"], folder.fingerprint.read()["fingerprint"]
     members, missing, stale = [], [], []
     for network in study.networks:
-        expected = job_fingerprint(fingerprint, study, network) if study.weights_of(network) == "random" else None
+        expected = ""
         for fold in range(folds):
             job, name = folder.job(network, fold), f"{network}, fold {fold + 1}"
             if not job.record.exists():
                 missing.append(name)
                 continue
-            recorded = job.record.read()["fingerprint"]
-            expected = expected or recorded
-            if recorded != expected:
+            record = job.record.read()
+            expected = expected or job_fingerprint(fingerprint, study, network, record.get("first_weights", ""))
+            if record["fingerprint"] != expected:
                 stale.append(name)
             members.append(job)
     if missing or stale:

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from casewise.errors import RunError
+from casewise.inference.run_members import job_fingerprint
 from casewise.modalities.registry import modality_of
 from casewise.splits.grouped import guide_name
 from casewise.study.schema import Study
@@ -80,23 +81,44 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def lock_fingerprint(folder: RunFolder, decided: Mapping[str, Any], study: Study | None = None) -> str:
+def lock_fingerprint(folder: RunFolder, decided: Mapping[str, Any], study: Study) -> str:
     """Record in the run folder what its networks are made from, and return the fingerprint.
 
-    A folder of an older version keeps its fingerprint where every newer setting has its default: nothing is redone.
+    A folder of an older version keeps its fingerprint if every newer setting has its default; nothing is repeated.
 
     Raises:
-        RunError: the folder holds networks made from something else; it says what changed.
+        RunError: the folder holds networks that were made from something else; the message names what changed.
     """
     refuse_other(folder, decided, study)
     before = folder.fingerprint.read_or_none()
     fingerprint = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
-    if before and _with_defaults(before["decided"]) == decided:
+    if before is None:
+        _compare_jobs(folder, fingerprint, study)
+    elif _with_defaults(before["decided"]) == decided:
         fingerprint = before["fingerprint"]
     versions = {name: metadata.version(name) for name in ("torch", "torchvision", "timm", "lightning")}
     record = {"fingerprint": fingerprint, "casewise": __version__, **versions, "decided": dict(decided)}
     folder.fingerprint.write(record)
     return fingerprint
+
+
+def _compare_jobs(folder: RunFolder, fingerprint: str, study: Study) -> None:
+    """Compare the study with the fingerprints of finished networks, where the record of the run's own is missing.
+
+    Raises:
+        RunError: a network was made from something else.
+    """
+    for network in study.networks:
+        for job in folder.finished_jobs(network):
+            record = job.record.read_or_none()
+            if record is None:
+                continue
+            if record["fingerprint"] != job_fingerprint(fingerprint, study, network, record.get("first_weights", "")):
+                raise RunError(
+                    f"{job.path} holds a network of another study, and {folder.fingerprint.path.name}, which would "
+                    "show what changed, is missing or damaged. Results of both must not be mixed. Give another folder "
+                    "with --output, or take the change back."
+                )
 
 
 def changed_settings(folder: RunFolder, study: Study, section: str) -> list[str]:

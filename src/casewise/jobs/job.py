@@ -298,6 +298,7 @@ def record(planned: PlannedJob, model: StudyModel, fitted: FittedModel, predicti
         "model": job.model,
         "fold": job.fold + 1,
         "fingerprint": job.fingerprint,
+        "first_weights": job.first_weights,
         "weights": model.origin,
         "parameters": sum(p.numel() for p in learned.network.parameters()),
         "epochs": len(learned.history),

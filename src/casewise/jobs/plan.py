@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from casewise.inference.run_members import job_fingerprint
+from casewise.inference.run_members import first_weights_checksum, job_fingerprint
 from casewise.run_folder import JobFolder, RunFolder
 
 if TYPE_CHECKING:
@@ -15,12 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One network to train: a backbone on all folds but one."""
+    """One network to train: a backbone on all folds but one.
+
+    Attributes:
+        first_weights: the checksum of the file that the network starts from; empty where it starts from none.
+    """
 
     model: str
     fold: int
     folder: JobFolder
     fingerprint: str
+    first_weights: str = ""
 
     @property
     def finished(self) -> bool:
@@ -36,8 +41,9 @@ def expand(study: Study, splits: Splits, folder: RunFolder, fingerprint: str) ->
     """All jobs of a study, backbone by backbone; each knows the content of the weights file that it starts from."""
     jobs = []
     for model in study.networks:
-        made_from = job_fingerprint(fingerprint, study, model)
-        jobs += [Job(model, fold, folder.job(model, fold), made_from) for fold in range(splits.folds)]
+        first_weights = first_weights_checksum(study, model)
+        made_from = job_fingerprint(fingerprint, study, model, first_weights)
+        jobs += [Job(model, fold, folder.job(model, fold), made_from, first_weights) for fold in range(splits.folds)]
     return jobs
 
 

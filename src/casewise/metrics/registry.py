@@ -97,6 +97,11 @@ def unregister_metric(name: str) -> None:
     _REGISTRY.pop(name, None)
 
 
+def added_metrics() -> list[Metric]:
+    """The registered metrics that are not built in: another process has to register them again."""
+    return [metric for name, metric in _REGISTRY.items() if name not in _BUILT_IN]
+
+
 def metric_names() -> list[str]:
     """The names of all metrics, in the order of the registry."""
     return list(_REGISTRY)
@@ -423,3 +428,4 @@ for _metric in (
     ),
 ):
     register_metric(_metric)
+_BUILT_IN = frozenset(_REGISTRY)

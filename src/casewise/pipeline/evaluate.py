@@ -74,6 +74,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         *constant_predictions(predictions, study.primary_outcome, study.networks),
     ]
     results["notes"] = evaluation.plain(results["notes"])
+    results["made_from"] = folder.evaluated_files()
     folder.metrics.write(results)
     show.line(
         "evaluate",

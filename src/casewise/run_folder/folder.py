@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from casewise.errors import RunError
-from casewise.files import TEMPORARY, make_folder
+from casewise.files import TEMPORARY, checksum, make_folder
 from casewise.run_folder.artefact import JsonFile, TableFile
 from casewise.run_folder.job_folder import LOCK, JobFolder
 
@@ -185,10 +185,11 @@ class RunFolder:
         """The folder of a network; `fold` from 0."""
         return JobFolder(self.jobs_folder / network.replace(":", "_").replace("/", "_") / f"fold{fold + 1}")
 
-    def finished_jobs(self) -> list[JobFolder]:
-        """The networks that have a record, in the order of their names."""
+    def finished_jobs(self, network: str = "") -> list[JobFolder]:
+        """The jobs that have a record, in the order of their names; by default of all networks."""
         name = JobFolder(Path()).record.path.name
-        return [JobFolder(path.parent) for path in sorted(self.jobs_folder.glob(f"*/*/{name}"))]
+        folder = self.job(network, 0).path.parent.name if network else "*"
+        return [JobFolder(path.parent) for path in sorted(self.jobs_folder.glob(f"{folder}/*/{name}"))]
 
     def job_records(self, networks: Sequence[str]) -> list[dict[str, Any]]:
         """The verified records of the finished networks among `networks`; earlier ones of the folder are left out.
@@ -196,21 +197,30 @@ class RunFolder:
         Raises:
             DamagedError: a record is not what was written.
         """
-        folders = {self.job(network, 0).path.parent for network in networks}
-        return [job.record.read() for job in self.finished_jobs() if job.path.parent in folders]
+        return [job.record.read() for network in sorted(networks) for job in self.finished_jobs(network)]
 
     # The folder itself.
 
+    def evaluated_files(self) -> dict[str, str]:
+        """The checksums of the files that the metrics depend on, which `metrics.json` keeps as `made_from`."""
+        return {file.path.name: checksum(file.path) for file in (self.study, self.predictions)}
+
     def check_finished(self) -> None:
-        """Check that a finished run is here.
+        """Check that the folder holds a finished run, whose metrics are those of its study and predictions.
 
         Raises:
-            RunError: naming what is missing.
+            RunError: naming what is missing or has changed.
         """
         needed = (self.study, self.splits, self.predictions, self.metrics, self.fingerprint)
         if missing := next((file.path.name for file in needed if not file.exists()), None):
             raise RunError(
                 f"{self.path} holds no finished run: {missing} is missing. Finish it with `casewise run` first."
+            )
+        present, recorded = self.evaluated_files(), self.metrics.read().get("made_from", {})
+        if changed := [name for name in present if present[name] != recorded.get(name)]:
+            raise RunError(
+                f"{self.path} holds no finished run: {self.metrics.path.name} was computed before the present "
+                f"{' and '.join(changed)}. Finish the run with `casewise run` first."
             )
 
     def check_reported(self) -> None:

@@ -56,6 +56,11 @@ def kind_named(name: str) -> TargetKind:
     return _REGISTRY[name]
 
 
+def added_kinds() -> list[TargetKind]:
+    """The registered kinds that are not built in: another process has to register them again."""
+    return [kind for name, kind in _REGISTRY.items() if name not in _MODULES]
+
+
 def by_form(name: str, options: Mapping[str, T]) -> T:
     """The option for a kind of target: that of its name, else that of its form, 'number' or 'classes'.
 

@@ -10,19 +10,24 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, RunError, StudyError, TrainingError, WeightsError
 from casewise.jobs.plan import Job
+from casewise.metrics.registry import added_metrics, metric_names, register_metric
 from casewise.modalities.registry import modality_of, register
+from casewise.targets.registry import added_kinds, kind_names, register_kind
 
 if TYPE_CHECKING:
     from casewise.jobs.job import JobInputs
+    from casewise.metrics.registry import Metric
     from casewise.modalities.base import Modality
     from casewise.models.backbones import Network
+    from casewise.models.outputs import NetworkKind
     from casewise.run_folder import RunFolder
-    from casewise.study.schema import Compute
+    from casewise.study.schema import Compute, Study
+    from casewise.targets.protocol import TargetKind
     from casewise.training.compute_plan import ComputePlan
 
 Tell = Callable[[float, str], None]
@@ -64,7 +69,7 @@ def run_jobs(jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, *, tell:
                 batch_size=1,
                 pre_dispatch=workers,
                 initializer=_begin_worker,
-                initargs=(os.getpid(), modality_of(inputs.study)),
+                initargs=(os.getpid(), Registrations.of(inputs.study)),
             ) as parallel:
                 failed = parallel(delayed(_run)(job, inputs, plans[job.model], workers) for job in waiting)
     finally:
@@ -106,8 +111,40 @@ def _run(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> str:
         give_memory_back()
 
 
-def _begin_worker(parent: int, modality: Modality) -> None:
-    register(modality)  # one that is not built in is unknown to a new process
+@dataclass(frozen=True)
+class Registrations:
+    """What a user registered in this process, and the study's modality, for processes that run jobs of the study."""
+
+    modality: Modality
+    kinds: list[TargetKind]
+    network_kinds: dict[str, NetworkKind]
+    metrics: list[Metric]
+
+    @classmethod
+    def of(cls, study: Study) -> Registrations:
+        """Collect them in this process."""
+        from casewise.models.outputs import NETWORK_KINDS
+
+        kinds = added_kinds()
+        network_kinds = {kind.name: NETWORK_KINDS[kind.name] for kind in kinds if kind.name in NETWORK_KINDS}
+        return cls(modality_of(study), kinds, network_kinds, added_metrics())
+
+    def register(self) -> None:
+        """Register them in another process; importing their modules may have registered some already."""
+        from casewise.models.outputs import NETWORK_KINDS
+
+        register(self.modality)
+        for kind in self.kinds:
+            if kind.name not in kind_names():
+                register_kind(kind)
+        NETWORK_KINDS.update(self.network_kinds)
+        for metric in self.metrics:
+            if metric.name not in metric_names():
+                register_metric(metric)
+
+
+def _begin_worker(parent: int, registrations: Registrations) -> None:
+    registrations.register()
     # Ctrl-C is the parent's to handle: it stops the workers, whose state is on disk.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
