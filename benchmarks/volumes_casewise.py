@@ -28,8 +28,9 @@ from volumes_user import (
 )
 
 if TYPE_CHECKING:
+    from casewise.modalities.volumes.case_files import CaseSources
     from casewise.modalities.volumes.dataset import SliceData
-    from casewise.modalities.volumes.slice_store import CaseSources, SliceStore
+    from casewise.modalities.volumes.slice_store import SliceStore
     from casewise.training.compute_plan import ComputePlan
 
 DEEP = 24
@@ -45,7 +46,7 @@ def timed(run: Callable[[], object]) -> tuple[float, float]:
 
 def cases_in(folder: Path) -> list[CaseSources]:
     """The pairs of a phantom cohort."""
-    from casewise.modalities.volumes.slice_store import CaseSources
+    from casewise.modalities.volumes.case_files import CaseSources
 
     people = sorted((folder / "images").iterdir())
     return [

@@ -30,8 +30,7 @@ def by_simpleitk(paths: Sequence[Path], steps: Steps) -> list[np.ndarray]:
     """Prepare the scans of one case with SimpleITK's own calls: arrays (Z, Y, X), all on the grid of the first."""
     import SimpleITK as sitk  # noqa: N813
 
-    from casewise.modalities.volumes.bias import shrink_factors
-    from casewise.modalities.volumes.smoothing import CONDUCTANCE, ITERATIONS, STEP
+    from casewise.modalities.volumes.correction import CONDUCTANCE, ITERATIONS, STEP, shrink_factors
 
     grid, done = None, []
     for path in paths:

@@ -22,7 +22,6 @@ from casewise.modalities.slides import cohort as slides
 from casewise.modalities.slides import plans as slide_plans
 from casewise.modalities.slides import tiles as slide_tiles
 from casewise.modalities.slides import wsi_tile as pieces
-from casewise.modalities.slides.tiles import read_tiles
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import open_store
 from casewise.phantoms.slides import draw_region, make_slide_phantom
@@ -42,6 +41,7 @@ from casewise.study.loading import build_study
 from casewise.study.schema import Study
 from tests.chest_study import SMALL
 from tests.report_contexts import section_of
+from tests.slide_tiles import read_tiles
 
 openslide = pytest.importorskip("openslide", reason="the package that reads slides is optional")
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casewise.errors import ImageError
-from casewise.modalities.volumes.grid import Grid, carried, covered, in_plane, onto, resampled, to_ras
+from casewise.modalities.volumes.grid import Grid, carried, covered, resampled, to_ras
 from casewise.modalities.volumes.reading.scans import Scan
+from tests.resampled_scans import in_plane, onto
 
 ORIENTATIONS = [
     "".join(letters) for axes in itertools.permutations(("LR", "PA", "IS")) for letters in itertools.product(*axes)

@@ -11,9 +11,9 @@ import pytest
 
 from casewise.errors import CasewiseError, ImageError
 from casewise.modalities.volumes.reading import sources
-from casewise.modalities.volumes.reading.read_scan import check_same_subject, files_of, looks_like_volume, read_scan
-from casewise.modalities.volumes.reading.scans import Scan, orientation_of
-from tests.test_volumes_dicom import one_file, series, volume
+from casewise.modalities.volumes.reading.read_scan import files_of, read_scan
+from casewise.modalities.volumes.reading.scans import Scan, check_same_subject, orientation_of
+from tests.test_volumes_dicom import series, volume
 from tests.test_volumes_nifti import oriented
 
 nibabel = pytest.importorskip("nibabel", reason="the package that reads NIfTI is optional")
@@ -79,16 +79,6 @@ def test_a_whole_archive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sources, "MOST_FILES", 5)
     with pytest.raises(ImageError, match=r"more than 5 files\. Name the folder of one scan"):
         read_scan(tmp_path)
-
-
-def test_what_looks_like_a_volume(tmp_path: Path) -> None:
-    one = one_file(tmp_path / "IM0001", volume()[0])
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(200))
-    assert looks_like_volume(one)
-    assert looks_like_volume(tmp_path)
-    assert not looks_like_volume(tmp_path / "a.png")
-    assert not looks_like_volume(tmp_path / "nothing")
-    assert looks_like_volume(tmp_path / "nothing.dcm")
 
 
 def test_neither_kind(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casewise.errors import CohortError, ImageError
-from casewise.modalities.volumes.grid import Grid, carried, in_plane, plane_grid, to_ras
+from casewise.modalities.volumes.grid import Grid, carried, plane_grid, to_ras
 from casewise.modalities.volumes.reading.scans import Scan
 from casewise.modalities.volumes.roi import (
     Box,
@@ -23,6 +23,7 @@ from casewise.modalities.volumes.roi import (
     slice_affine,
     whole,
 )
+from tests.resampled_scans import in_plane
 
 LPS = np.diag([-2.0, -2.0, 5.0, 1.0])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from casewise.modalities.volumes.smoothing import smoothed
+from casewise.modalities.volumes.correction import smoothed
 
 pytest.importorskip("SimpleITK")
 

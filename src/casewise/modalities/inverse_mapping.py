@@ -61,33 +61,6 @@ def to_slide(
         return np.where(count > 0, total / count, np.nan).astype(np.float32)
 
 
-def tile_to_slide(row: float, column: float, *, box: tuple[int, int, int], side: int) -> tuple[float, float]:
-    """The x and y in level-0 pixels of the centre of a tile's pixel; the tile is `side` pixels wide.
-
-    >>> tile_to_slide(0, 1, box=(100, 200, 256), side=128)
-    (102.5, 200.5)
-    """
-    x, y, width = box
-    step = width / side
-    return x + (column + 0.5) * step - 0.5, y + (row + 0.5) * step - 0.5
-
-
-def crop_affine(
-    affine: np.ndarray, *, corner: tuple[float, float, float] = (0, 0, 0), step: tuple[float, float, float] = (1, 1, 1)
-) -> np.ndarray:
-    """The affine (row, column, slice) → mm of a crop that starts at `corner` and was resized to pixels `step` wide.
-
-    Pixels are areas: in a crop at half size (`step` 2), the centre of the first pixel lies half a pixel inside.
-
-    >>> crop_affine(np.eye(4), corner=(10, 20, 0), step=(2, 2, 1))[:3, 3].tolist()
-    [10.5, 20.5, 0.0]
-    """
-    inner = np.eye(4)
-    inner[:3, :3] = np.diag(step)
-    inner[:3, 3] = [start + (size - 1) / 2 for start, size in zip(corner, step, strict=True)]
-    return np.asarray(np.asarray(affine, dtype=float) @ inner)
-
-
 def to_scan(
     maps: np.ndarray,
     slots: Sequence[int] | np.ndarray,
@@ -103,7 +76,7 @@ def to_scan(
     Args:
         maps: (N, h, w).
         slots: (N,) the slice of each map; −1 for an empty slot, which is left out.
-        affine: (4, 4) from row, column and slice of the prepared volume to mm (RAS); for crops see `crop_affine`.
+        affine: (4, 4) from row, column and slice of the prepared volume to mm (RAS).
         shape: of the stored scan.
         scan_affine: (4, 4) from the scan's voxels to mm (RAS).
 

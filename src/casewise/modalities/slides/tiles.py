@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from casewise.errors import ImageError, StudyError, nearest
+from casewise.errors import ImageError, StudyError
 from casewise.modalities.slides.reader import BLOCK, SAME_LEVEL, Slide, SlideFacts, on_white
 from casewise.modalities.slides.tissue_mask import find_tissue, read_thumbnail, spread, tissue_shares
 from casewise.modalities.store.pixels import LANCZOS, as_array
@@ -20,8 +19,6 @@ from casewise.modalities.store.preparation import LARGEST, SMALLEST, Channels
 
 if TYPE_CHECKING:
     from casewise.modalities.store.store_builder import Budget
-
-__all__ = ["PlannedSlide", "TilePlan", "plan_tiles", "read_tile", "read_tiles"]
 
 # What the small picture takes beside the open slide, bytes. What finds the tissue takes no more than the slide did.
 PICTURE = 8 * 2**20
@@ -151,27 +148,12 @@ def plan_tiles(path: Path, plan: TilePlan, budget: Budget | None = None) -> Plan
     )
 
 
-def read_tiles(path: Path, boxes: np.ndarray, *, side: int, channels: Channels = "rgb") -> Iterator[np.ndarray]:
-    """Read boxes of a slide, (N, 3) of x, y and side in level-0 pixels, in their order; each (C, side, side) `uint8`.
-
-    Each is read from the coarsest level that is fine enough and resized as photographs are. What was not scanned, and
-    what lies outside the slide, is white. Boxes in raster order have each compressed tile decoded about once.
-
-    Raises:
-        ImageError: the slide cannot be read, or is damaged in one of the boxes.
-        CasewiseError: the package that reads slides is not installed.
-        StudyError: no such channels.
-    """
-    if channels not in get_args(Channels):
-        hint = nearest(channels, get_args(Channels))
-        raise StudyError(f"images: channels must be 'rgb' or 'grey', not {channels!r}.{hint}")
-    with Slide(path) as slide:
-        for x, y, span in np.asarray(boxes).tolist():
-            yield read_tile(slide, x, y, span, side=side, channels=channels)
-
-
 def read_tile(slide: Slide, x: int, y: int, span: int, *, side: int, channels: Channels = "rgb") -> np.ndarray:
-    """One box of an open slide, as by `read_tiles`: (C, side, side) `uint8`."""
+    """Read one box of an open slide, (C, side, side) `uint8`; `x`, `y` and `span` are in level-0 pixels.
+
+    It is read from the coarsest level that is fine enough and resized as photographs are. Areas that were not scanned
+    or lie outside the slide are white.
+    """
     tile = slide.in_srgb(_tile(slide, x, y, span, side))
     return np.ascontiguousarray(as_array(tile, channels).transpose(2, 0, 1))
 

@@ -15,8 +15,6 @@ import numpy as np
 from casewise.errors import ImageError
 from casewise.modalities.volumes.reading.scans import Scan
 
-__all__ = ["Grid", "carried", "check_shown", "covered", "in_plane", "onto", "plane_grid", "resampled", "to_ras"]
-
 # A share of the reference below which it is told that another scan hardly shows it.
 LITTLE = 0.25
 # In voxels: far below what a scanner's header is true to, far above what float64 loses.
@@ -76,29 +74,6 @@ def plane_grid(scan: Scan, size: int) -> Grid:
     affine[:3, 3] = 0
     affine[:3, 3] = carried(scan.affine, (count - 1) / 2) - carried(affine, (np.array(shape) - 1) / 2)
     return Grid(shape, affine)
-
-
-def in_plane(scan: Scan, size: int = 256) -> Scan:
-    """A RAS scan with its axial slices resized to `size`×`size`; what lies outside its field is its least value."""
-    grid = plane_grid(scan, size)
-    values = resampled(scan.values, scan.affine, grid, fill=float(scan.values.min()))
-    return dataclasses.replace(scan, values=values, affine=grid.affine)
-
-
-def onto(scan: Scan, reference: Scan) -> Scan:
-    """The scan on the reference's grid, linear between voxels; what it does not show is its least value.
-
-    The fact `covered` is the share of the reference that it shows; below a quarter a note says so.
-
-    Raises:
-        ImageError: it shows nothing of the reference.
-    """
-    grid = Grid(reference.shape, reference.affine)
-    share = float(covered(scan.shape, scan.affine, grid).mean())
-    notes = (*scan.notes, *check_shown(share, scan, reference))
-    values = resampled(scan.values, scan.affine, grid, fill=float(scan.values.min()))
-    facts = {**scan.facts, "covered": share}
-    return dataclasses.replace(scan, values=values, affine=reference.affine, facts=facts, notes=notes)
 
 
 def check_shown(share: float, scan: Scan, reference: Scan) -> list[str]:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from casewise.cohort.cohort import Cohort
 from casewise.errors import CasewiseError
-from casewise.modalities.volumes.case_files import lesions_of, sources_of
-from casewise.modalities.volumes.case_loader import Gathered, gather, not_prepared, summed
+from casewise.modalities.volumes.case_files import Gathered, gather, lesions_of, not_prepared, sources_of, summed
 from casewise.modalities.volumes.grid import Grid, check_shown, covered, plane_grid, to_ras
 from casewise.modalities.volumes.reading.scans import Scan
 from casewise.modalities.volumes.roi import region_of_box
@@ -16,7 +15,7 @@ from casewise.study.schema import Study
 
 if TYPE_CHECKING:
     from casewise.console import Show
-    from casewise.modalities.volumes.slice_store import CaseSources
+    from casewise.modalities.volumes.case_files import CaseSources
 
 __all__ = ["check_headers"]
 

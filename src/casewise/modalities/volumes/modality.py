@@ -182,7 +182,7 @@ class VolumesModality:
 
     def preview(self, prepared: PreparedCohort, row: int, fitted: FittedPreprocessing) -> list[Picture]:
         """The central window of each sequence that the case has and that `fitted` knows."""
-        from casewise.modalities.volumes.preview import central_panels
+        from casewise.modalities.volumes.preparation import central_panels
         from casewise.modalities.volumes.slice_store import open_slices
 
         slices = open_slices(Path(prepared.store.folder), prepared.store.address)
@@ -190,7 +190,7 @@ class VolumesModality:
 
     def to_native(self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str) -> list[NativeMap]:
         """The map of one sequence on its scan or, for slice images, on each slice with a map."""
-        from casewise.modalities.volumes.native_maps import native_maps
+        from casewise.modalities.volumes.native_space import native_maps
 
         return native_maps(prepared, maps[0], channel)
 
@@ -198,7 +198,7 @@ class VolumesModality:
         return volumes_of(study).lesion
 
     def lesion(self, prepared: PreparedCohort, row: int) -> Lesion:
-        from casewise.modalities.volumes.lesion_masks import read_lesion
+        from casewise.modalities.volumes.native_space import read_lesion
 
         return read_lesion(prepared, row)
 

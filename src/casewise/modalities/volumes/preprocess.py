@@ -14,11 +14,10 @@ import numpy as np
 
 from casewise.errors import CohortError, ImageError, StudyError, nearest
 from casewise.modalities.volumes import roi as regions
-from casewise.modalities.volumes.bias import body, corrected
+from casewise.modalities.volumes.correction import body, corrected, smoothed
 from casewise.modalities.volumes.grid import Grid, check_shown, covered, plane_grid, resampled, to_ras
 from casewise.modalities.volumes.reading.scans import Scan
 from casewise.modalities.volumes.roi import Box, Region
-from casewise.modalities.volumes.smoothing import smoothed
 from casewise.modalities.volumes.standardise import LEVELS
 
 __all__ = ["DECILES", "STEP_RULES", "Prepared", "Steps", "prepare_case"]

@@ -23,29 +23,12 @@ import numpy as np
 
 from casewise.errors import CasewiseError, RunError
 from casewise.files import checksum, replacing, write_atomic, write_json
-from casewise.modalities.volumes.case_loader import doubled_in, empty_in, gather, not_prepared
+from casewise.modalities.volumes.case_files import CaseSources, doubled_in, empty_in, gather, not_prepared
 from casewise.modalities.volumes.preprocess import Prepared, Steps, prepare_case
-from casewise.modalities.volumes.roi import Box
 
 log = logging.getLogger("casewise")
 
 MARKER = "slices.json"
-
-
-@dataclass(frozen=True)
-class CaseSources:
-    """What one case is made from.
-
-    `paths`: for each of the study's sequences its volume, or its slice images from the feet to the head; empty where
-    the case lacks the sequence. `spacing`: of slice images, mm between pixels and between slices.
-    """
-
-    case: str
-    paths: tuple[tuple[Path, ...], ...]
-    sequences: tuple[str, ...]
-    mask: Path | None = None
-    box: Box | None = None
-    spacing: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,21 +1,20 @@
-"""Reading a scan, whatever it is kept as: the one way in for the rest of casewise."""
+"""Reading a scan: a NIfTI file, a folder of DICOM files, one DICOM file, or a stack of slice images."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from casewise.errors import ImageError
-from casewise.modalities.volumes.reading.scans import Scan, check_same_subject
+from casewise.modalities.volumes.reading.scans import Scan, unread
 from casewise.modalities.volumes.reading.sources import (
-    DICOM_SUFFIXES,
-    NIFTI,
     checked_size,
     dicom_files,
     head_of,
     is_dicom,
 )
-
-__all__ = ["Scan", "check_same_subject", "files_of", "looks_like_volume", "read_scan"]
 
 
 def read_scan(path: Path, *, sequence: str | None = None, voxels: bool = True) -> Scan:
@@ -61,20 +60,33 @@ def files_of(path: Path) -> list[Path]:
     return files
 
 
-def looks_like_volume(path: Path) -> bool:
-    """Whether a row that names this names a scan and no image: by its name, else by its first bytes; all folders do.
+def stacked(paths: Sequence[Path], spacing: tuple[float, float], *, voxels: bool = True) -> Scan:
+    """Axial slice images from the feet to the head as one scan, grey; rows from front to back, columns from the
+    patient's right to the left, as radiologists look at them.
 
-    >>> looks_like_volume(Path("missing/t1.NII.gz")), looks_like_volume(Path("missing/a.png"))
-    (True, False)
+    `spacing`: mm between pixels, and between slices. Without `voxels` only their sizes are read, all values being 0.
+
+    Raises:
+        ImageError: one cannot be read, or is of another size than the first.
     """
-    path = Path(path)
-    if NIFTI.search(path.name) or path.suffix.lower() in DICOM_SUFFIXES or path.is_dir():
-        return True
-    if not path.is_file():
-        return False
-    try:
-        head = head_of(path)
-    except ImageError:
-        # Reading it says what is wrong.
-        return False
-    return head[128:132] == b"DICM"
+    from casewise.modalities.store.readers import image_facts, read_image
+
+    planes: list[np.ndarray] = []
+    for path in paths:
+        if voxels:
+            plane = read_image(path, channels="grey")[..., 0]
+        else:
+            facts = image_facts(path)
+            plane = np.broadcast_to(np.uint8(0), (facts["height"], facts["width"]))
+        if planes and plane.shape != planes[0].shape:
+            raise ImageError(
+                f"{path}: this slice is {plane.shape[1]}×{plane.shape[0]} pixels, the first ({paths[0].name}) is "
+                f"{planes[0].shape[1]}×{planes[0].shape[0]}. Slices of one scan have one size."
+            )
+        planes.append(plane)
+    if voxels:
+        values = np.ascontiguousarray(np.stack(planes, axis=-1).transpose(1, 0, 2).astype(np.float32))
+    else:
+        values = unread((planes[0].shape[1], planes[0].shape[0], len(planes)))
+    affine = np.diag([-spacing[0], -spacing[0], spacing[1], 1.0])
+    return Scan(values, affine, Path(paths[0]), {"format": "slice images"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from casewise.modalities.volumes.bias import body, corrected, log_field, shrink_factors
+from casewise.modalities.volumes.correction import body, corrected, log_field, shrink_factors
 
 pytest.importorskip("SimpleITK")
 SPACING = np.array([1.5, 1.5, 4.0])

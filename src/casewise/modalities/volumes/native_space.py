@@ -1,15 +1,18 @@
-"""Masks of lesions that a study's table names, resampled to the prepared slices."""
+"""Between original scans and prepared slices: saliency maps to the scan, masks of lesions to the slices."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from casewise.errors import ImageError
-from casewise.modalities.base import Lesion, PreparedCohort
-from casewise.modalities.volumes.case_files import source_of
+from casewise.modalities.base import Lesion, NativeMap, PreparedCohort, SlotMaps
+from casewise.modalities.inverse_mapping import EMPTY, to_scan
+from casewise.modalities.store.readers import read_image
+from casewise.modalities.volumes.case_files import CaseSources, scans_of, source_of
 from casewise.modalities.volumes.case_table import masks_in, text_of
 from casewise.modalities.volumes.reading.scans import Scan
 from casewise.modalities.volumes.roi import inside_of, mask_on
@@ -17,6 +20,34 @@ from casewise.modalities.volumes.slice_store import open_slices
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def native_maps(prepared: PreparedCohort, panel: SlotMaps, sequence: str) -> list[NativeMap]:
+    """The map of one sequence as a volume in the geometry of its scan or, for slice images, one map for each slice."""
+    volumes = prepared.study.volumes
+    assert volumes is not None
+    number = volumes.sequences.index(sequence)
+    sources = source_of(prepared.study, prepared.cohort, panel.row)
+    scan = _scans(sources)[number]
+    if scan is None:
+        return []
+    affine = open_slices(prepared.store.folder, prepared.store.address).affines[panel.row]
+    values = to_scan(panel.maps, panel.slots, affine, scan.shape, scan.affine)
+    if not volumes.slice_index:
+        return [NativeMap(sequence, values, affine=scan.affine)]
+    results = []
+    for position in sorted({int(slot) for slot in panel.slots if slot != EMPTY}):
+        path = sources.paths[number][position]
+        picture = read_image(path, channels="grey")[..., 0]
+        results.append(NativeMap(f"{sequence}-{position + 1:03d}-{path.stem}", values[:, :, position].T, picture))
+    return results
+
+
+@lru_cache(maxsize=1)
+def _scans(sources: CaseSources) -> list[Scan | None]:
+    """The scans of a case, read once for all its sequences and networks."""
+    return scans_of(sources)
+
 
 # Compression moves black and white by at most this; grey values between may cover at most this share of a picture.
 COMPRESSION_RANGE, MAX_GREY_SHARE = 48, 0.2

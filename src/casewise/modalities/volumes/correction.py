@@ -1,14 +1,19 @@
-"""The bias field of a magnetic resonance scan: what is body, and N4 correction of how unevenly it shines.
+"""Correction of a magnetic resonance scan: the bias field within the body, and edge-preserving smoothing.
 
-N4: Tustison et al., IEEE Trans. Med. Imaging 29, 1310-1320, 2010, as SimpleITK has it. The field is fitted on a shrunk
-grid, for it is smooth, and then evaluated on the full one.
+N4 (Tustison et al., IEEE Trans. Med. Imaging 29, 1310-1320, 2010) is that of SimpleITK. The bias field is smooth, so it
+is fitted on a shrunk grid and then evaluated on the full one.
+
+The published preparation names an "edge-preserving Gaussian smoothing" (004_c22792b4e9a56ae8.txt, IV.A). Gaussian
+smoothing is diffusion; diffusion whose conductance falls where the gradient is steep preserves edges (Perona and Malik,
+IEEE Trans. PAMI 12, 629-639, 1990). Its curvature form (Whitaker and Xue, ICIP 2001) never sharpens an edge and
+therefore adds no contrast. A bilateral filter is the other reading; in three dimensions it takes several times as long,
+and its width in grey values differs in meaning between scans, whereas conductance is relative to the mean gradient of
+the scan itself.
 """
 
 from __future__ import annotations
 
 import numpy as np
-
-__all__ = ["body", "corrected", "log_field", "shrink_factors"]
 
 # Along each axis this many voxels at least are left for the fit, where there are as many.
 FEWEST = 8
@@ -90,3 +95,27 @@ def corrected(values: np.ndarray, spacing: np.ndarray, mask: np.ndarray, *, shri
     """
     raised = values - min(0.0, float(values.min()))
     return np.asarray(raised * np.exp(-log_field(raised, spacing, mask, shrink=shrink)), dtype=np.float32)
+
+
+# As ITK has them. Five steps of a sixteenth are a Gaussian of sqrt(2 * 5 / 16) = 0.8 pixels in even tissue.
+ITERATIONS, CONDUCTANCE, STEP = 5, 3.0, 0.0625
+
+
+def smoothed(values: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """Smooth (X, Y, Z) `float32` but not across edges; `spacing` in mm.
+
+    Noise is one value a pixel, so lengths count in pixels of the plane; slices that are far apart mix the less. One
+    thread, as cases are prepared side by side.
+    """
+    import SimpleITK as sitk  # noqa: N813
+
+    image = sitk.GetImageFromArray(values)
+    relative = spacing / spacing[:2].min()
+    image.SetSpacing([float(gap) for gap in relative[::-1]])
+    diffusion = sitk.CurvatureAnisotropicDiffusionImageFilter()
+    diffusion.SetNumberOfThreads(1)
+    diffusion.SetNumberOfIterations(ITERATIONS)
+    diffusion.SetConductanceParameter(CONDUCTANCE)
+    # Beyond a sixteenth of the smallest distance the solution is not stable in three dimensions.
+    diffusion.SetTimeStep(STEP * min(1.0, float(relative.min())))
+    return np.asarray(sitk.GetArrayFromImage(diffusion.Execute(image)))
