@@ -20,6 +20,7 @@ from casewise.phantoms.chest import make_chest
 from casewise.pipeline.external import read_external
 from casewise.predictions.table import mean_over_folds
 from casewise.run import Run, run
+from casewise.run_folder import JobFolder, RunFolder
 from tests.chest_study import THREE, chest_study
 from tests.conftest import absolute
 
@@ -192,6 +193,22 @@ def test_names_of_the_studys_own_subjects(done: Run, here: Path, there: Path, tm
     assert "9 subjects of" in refused(here, tmp_path / "run2", done, **external(spelt, subjects="named_apart"))
 
 
+def test_names_of_subjects_that_first_weights_were_trained_on(
+    done: Run, here: Path, there: Path, tmp_path: Path
+) -> None:
+    trained = RunFolder(done.folder).job(LEARNER, 0)
+    bundle = JobFolder(Path(shutil.copytree(trained.path, tmp_path / "bundle")))
+    bundle.facts.write(bundle.facts.read() | {"subjects": ["V0003", "V0004"]})
+    table = changed(there, tmp_path / "c.csv", subject=lambda names: names.str.replace("C", "v "))
+    weights = f"bundle:{bundle.path}"
+    study = chest_study(here, weights=weights, **external(table, subjects="named_apart"))
+    main = read_cohort(study)
+    with pytest.raises(SplitError, match="2 subjects"):
+        read_external(study, main)
+    distinct = chest_study(here, weights=weights, **external(table))
+    assert read_external(distinct, main)[1].cases["subject"].nunique() == 9
+
+
 @pytest.mark.parametrize("name", ["V0001", "C0006"], ids=["under another name", "under the name it has here"])
 def test_the_same_picture_in_both(done: Run, here: Path, there: Path, tmp_path: Path, name: str) -> None:
     twin = pd.read_csv(here)["path"].iloc[5]
@@ -214,7 +231,6 @@ def test_a_score_can_be_what_is_predicted(here: Path, there: Path, tmp_path: Pat
     from casewise.pipeline.external import prepare_external
     from casewise.pipeline.prepare import prepare
     from casewise.pipeline.read import read
-    from casewise.run_folder import RunFolder
 
     scores = {"tens": {"formula": "age / 10", "range": (0, 12)}}
     targets = {"age": {"range": (0, 120)}}

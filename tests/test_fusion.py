@@ -450,6 +450,15 @@ class TestWeights:
         with pytest.raises(SplitError, match="trained on 1 subjects that are held out"):
             load_weights(network, bundle, held_out=["c"])
 
+    def test_a_trained_network_of_scans_needs_the_same_sequences(self, tmp_path: Path) -> None:
+        bundle = self.bundle(built(kind="late", sequences=2), tmp_path / "b", [])
+        facts = json.loads((tmp_path / "b" / "model.json").read_text())
+        facts |= {"network": {"fusion": "late"}, "fitted": {"sequences": ["T1", "T2"], "standard": None}}
+        (tmp_path / "b" / "model.json").write_text(json.dumps(facts))
+        load_weights(built(kind="late", sequences=2), bundle, channels=("T1", "T2"))
+        with pytest.raises(WeightsError, match="T2, T1"):
+            load_weights(built(kind="late", sequences=2), bundle, channels=("T2", "T1"))
+
     @pytest.mark.parametrize("kind", KINDS)
     def test_a_trained_network_of_pictures_may_begin_a_fused_one(self, kind: str, tmp_path: Path) -> None:
         torch.manual_seed(2)

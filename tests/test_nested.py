@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -22,6 +23,7 @@ from casewise.jobs import nested
 from casewise.jobs.fingerprint import lock_fingerprint, what_decides
 from casewise.jobs.job import JobInputs, run_job
 from casewise.jobs.plan import Job
+from casewise.jobs.pretraining import pretrain
 from casewise.modalities.base import StoreAddress
 from casewise.modalities.volumes.slice_store import SliceStore
 from casewise.pipeline.prepare import prepare
@@ -360,7 +362,6 @@ class TestRefused:
                 {"recipe": {"early_stopping": {"monitor": "none"}, "schedule": "cosine", "phases": [{"epochs": 2}]}},
                 "phases state",
             ),
-            ({"pretrain": {"cohort": "o.csv", "subjects": "distinct", "targets": {"t": "0..1"}}}, "`pretrain`"),
             ({"split": {"by": "image"}}, "by: image"),
             ({"nested_cv": {"epochs": False, "lr": [0.1]}}, "nothing to choose"),
             ({"nested_cv": {"lr": [0.1, 0.1]}}, "there twice"),
@@ -395,6 +396,33 @@ class TestRefused:
             assert sorted(s for part in parts for s in part) == material.splits.training(fold)
             labels = material.cohort.panels.set_index("subject")["label"]
             assert all(set(labels.loc[part]) == {0.0, 1.0} for part in parts)
+
+
+def test_pretraining_leaves_out_whom_an_inner_training_is_judged_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept_out: list[set[str]] = []
+
+    def spy(network: Any, pretraining: Any, job: Any, settings: Any) -> list[str]:
+        kept_out.append(set(settings.kept_out))
+        before = next(network.body.parameters()).clone()
+        used = pretrain(network, pretraining, job, settings)
+        assert not torch.equal(before, next(network.body.parameters()))
+        assert not set(used) & kept_out[-1]
+        return used
+
+    monkeypatch.setattr("casewise.jobs.nested.pretrain", spy)
+    targets = {"size": {"range": (0, 10)}}
+    table = small_table(tmp_path / "cohort")
+    pretraining = {"cohort": table, "subjects": "shared", "targets": targets, "epochs": 1}
+    study = small_study(table, pretrain=pretraining, compute={"jobs": 1, "save_every": 0})
+    done = run(study, tmp_path / "run")
+    splits = RunFolder(done.folder).splits.read()
+    expected = []
+    for record in RunFolder(done.folder).job_records(study.networks):
+        held_out = {name for name, side in splits["subjects"].items() if side in ("test", record["fold"])}
+        expected += [held_out | set(training["judged_on"]["subjects"]) for training in record["inner"]["trainings"]]
+    assert sorted(map(sorted, kept_out)) == sorted(map(sorted, expected))
 
 
 class TestFingerprint:

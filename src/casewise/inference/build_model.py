@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import StudyError, TrainingError
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import build_network
 from casewise.models.outputs import outputs_of, width_of
+from casewise.models.weights import load_weights
 
 if TYPE_CHECKING:
     from casewise.models.backbones import Network
@@ -34,6 +36,17 @@ def scaled_facts(facts: dict[str, Any], network: Network) -> dict[str, Any]:
 def network_of(study: Study, model: str) -> Network:
     """A network of random weights with the study's outputs, input scaling and dropout."""
     return build_network(**network_facts(study, model))
+
+
+def load_first_weights(network: Network, study: Study, model: str, held_out: Sequence[str]) -> tuple[str, list[str]]:
+    """Fill a network with the first weights that the study states (see `casewise.models.weights.load_weights`)."""
+    return load_weights(
+        network,
+        study.weights_of(model),
+        folder=study.weights_dir,
+        held_out=held_out,
+        channels=modality_of(study).channels(study, model),
+    )
 
 
 def check_freeze_points(study: Study) -> None:

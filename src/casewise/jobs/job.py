@@ -13,21 +13,20 @@ import torch
 from casewise.cohort.labels import label_table
 from casewise.errors import SplitError
 from casewise.files import checksum
-from casewise.inference.build_model import network_facts, network_of, scaled_facts
+from casewise.inference.build_model import load_first_weights, network_facts, network_of, scaled_facts
 from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_facts, settings_of
 from casewise.inference.predictor import Predictor
 from casewise.inference.to_table import prediction_rows
 from casewise.jobs.fit_subjects import divided, fit_preprocessing
 from casewise.jobs.nested import choose_inside, epochs_inside
 from casewise.jobs.plan import Job, begin
-from casewise.jobs.pretraining import Pretrained, pretrain
+from casewise.jobs.pretraining import Pretrained, PretrainingSettings, pretrain
 from casewise.jobs.tiles import tile_rows, weight_rows
 from casewise.jobs.train_metrics import right_on
 from casewise.modalities.base import PanelDataset, StoreAddress
 from casewise.modalities.dataset import mixed_seed
 from casewise.modalities.registry import modality_of
 from casewise.models.outputs import Output, outputs_of
-from casewise.models.weights import load_weights
 from casewise.predictions.table import check
 from casewise.splits.grouped import Splits, check_apart
 from casewise.splits.image_split import training_subjects
@@ -164,16 +163,14 @@ def build(job: Job, inputs: JobInputs, plan: ComputePlan, choice: Choice) -> Stu
     seed = mixed_seed(study.seed, job.model, job.fold)
     torch.manual_seed(seed)
     network = network_of(study, job.model)
-    origin, bundle_subjects = load_weights(
-        network, study.weights_of(network.name), folder=study.weights_dir, held_out=choice.held_out
-    )
+    origin, bundle_subjects = load_first_weights(network, study, job.model, choice.held_out)
     # Everybody who shaped the network, also by deciding when to stop, and whom its first weights were trained on.
     subjects = {*inputs.splits.training(job.fold), *choice.stop_subjects, *bundle_subjects}
     if inputs.pretraining:
         stopping = choice.stop_subjects if study.recipe.early_stopping.monitor == "inner" else []
         kept_out = sorted({*choice.held_out, *stopping})
-        body, used = pretrain(network, inputs.pretraining, job, plan, kept_out=kept_out, seed=seed)
-        network.body.load_state_dict(body)
+        settings = PretrainingSettings(job.folder.pretraining, tuple(kept_out), seed, plan)
+        used = pretrain(network, inputs.pretraining, job, settings)
         subjects |= set(used)
         pack = inputs.pretraining.study.cohort.parent.name
         origin += f"; then pretrained on {len(used)} subjects of {pack} (held-out subjects left out)"

@@ -20,13 +20,13 @@ import torch
 
 from casewise.cohort.labels import label_table
 from casewise.errors import TrainingError
-from casewise.inference.build_model import network_of
+from casewise.inference.build_model import load_first_weights, network_of
 from casewise.jobs.fit_subjects import fit_preprocessing
 from casewise.jobs.plan import Job
+from casewise.jobs.pretraining import PretrainingSettings, pretrain
 from casewise.modalities.dataset import mixed_seed
 from casewise.modalities.registry import modality_of
 from casewise.models.outputs import outputs_of
-from casewise.models.weights import load_weights
 from casewise.predictions.nested_cv import TunedParams, best_of
 from casewise.splits.grouped import check_apart
 from casewise.splits.inner import inner_folds
@@ -36,6 +36,7 @@ from casewise.training.strategies import TrainingContext, learn
 
 if TYPE_CHECKING:
     from casewise.jobs.job import JobInputs
+    from casewise.models.backbones import Network
     from casewise.study.schema import NestedCV, Study
     from casewise.training.compute_plan import ComputePlan
 
@@ -120,11 +121,7 @@ def _trained(training: _Training, job: Job, inputs: JobInputs, plan: ComputePlan
         return finished
     begun = time.monotonic()
     seed = mixed_seed(study.seed, job.model, job.fold, "inner", training.fold, training.candidate)
-    torch.manual_seed(seed)
-    outputs, network = outputs_of(study), network_of(study, job.model)
-    # First weights that were trained on an inner fold would favour themselves.
-    left_out = sorted({*inputs.splits.held_out(job.fold), *training.judged_on})
-    load_weights(network, study.weights_of(network.name), folder=study.weights_dir, held_out=left_out)
+    outputs, network = outputs_of(study), _first_network(training, job, inputs, plan, seed)
     subjects = panels["subject"].astype(str)
     labels = label_table(panels, study)
     labels[~subjects.isin([*training.fitted_on, *training.judged_on]).to_numpy()] = np.nan
@@ -169,6 +166,21 @@ def _trained(training: _Training, job: Job, inputs: JobInputs, plan: ComputePlan
     inner.record.write(record)
     shutil.rmtree(inner.folder.path, ignore_errors=True)
     return record
+
+
+def _first_network(training: _Training, job: Job, inputs: JobInputs, plan: ComputePlan, seed: int) -> Network:
+    """The network before an inner training; neither it nor its pretraining has used the subjects on the other side."""
+    study = inputs.study
+    left_out = sorted({*inputs.splits.held_out(job.fold), *training.judged_on})
+    if inputs.pretraining:  # once for all candidates of an inner fold
+        seed = mixed_seed(study.seed, job.model, job.fold, "inner", training.fold)
+    torch.manual_seed(seed)
+    network = network_of(study, job.model)
+    load_first_weights(network, study, job.model, left_out)
+    if inputs.pretraining:
+        folder = job.folder.inner(f"fold{training.fold + 1}").folder.pretraining
+        pretrain(network, inputs.pretraining, job, PretrainingSettings(folder, tuple(left_out), seed, plan))
+    return network
 
 
 def _subjects_of(names: Sequence[str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from casewise.modalities.dataset import mixed_seed
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import Network
 from casewise.models.outputs import outputs_of
+from casewise.run_folder import PretrainingFolder
 from casewise.splits.grouped import check_apart
 from casewise.study.schema import Pretraining, Study
 from casewise.training.checkpoint import write_tensors
@@ -71,25 +72,38 @@ def pretraining_study(study: Study, settings: Pretraining) -> Study:
     return study.model_copy(update=changes)
 
 
-def pretrain(
-    network: Network, pretraining: Pretrained, job: Job, plan: ComputePlan, *, kept_out: list[str], seed: int
-) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Train the body on the other cohort without `kept_out`, a fixed number of epochs; return it and its subjects."""
+@dataclass(frozen=True)
+class PretrainingSettings:
+    """Where and how a network is pretrained, and on whom not: `kept_out` are subjects that it is judged on later."""
+
+    folder: PretrainingFolder
+    kept_out: tuple[str, ...]
+    seed: int
+    plan: ComputePlan
+
+
+def pretrain(network: Network, pretraining: Pretrained, job: Job, settings: PretrainingSettings) -> list[str]:
+    """Train the network's body on the other cohort for a fixed number of epochs; return the subjects of that cohort.
+
+    Raises:
+        SplitError: a subject that must be kept out is among them.
+    """
     from safetensors.torch import load_file
 
     study, panels = pretraining.study, pretraining.cohort.panels
     subjects = panels["subject"].astype(str)
-    used = sorted(set(subjects) - set(kept_out))
-    check_apart(used, kept_out, where=f"{job.model}, fold {job.fold + 1}, pretraining")
-    folder = job.folder.pretraining
+    used = sorted(set(subjects) - set(settings.kept_out))
+    check_apart(used, settings.kept_out, where=f"{job.model}, fold {job.fold + 1}, pretraining")
+    folder, seed = settings.folder, mixed_seed(settings.seed, "pretrain")
     if folder.body.intact():
-        return load_file(folder.body.path), used
+        network.body.load_state_dict(load_file(folder.body.path))
+        return used
     labels = label_table(panels, study)
     rows = np.flatnonzero(subjects.isin(used).to_numpy() & ~np.isnan(labels).all(axis=1))
     store = StoreAddress(pretraining.tiles, pretraining.address)
     preprocessing = fit_preprocessing(study, store, rows, model=job.model)
     data = modality_of(study).dataset(store, study, panels.iloc[rows], labels[rows], preprocessing)
-    torch.manual_seed(mixed_seed(seed, "pretrain"))
+    torch.manual_seed(seed)
     outputs = outputs_of(study)
     whole = network_of(study, job.model)
     whole.body.load_state_dict(network.body.state_dict())
@@ -104,13 +118,14 @@ def pretrain(
         few,
         outputs=outputs,
         folder=folder.path,
-        seed=mixed_seed(seed, "pretrain"),
-        choice=plan,
+        seed=seed,
+        choice=settings.plan,
         save_every=study.compute.save_every,
         tell=lambda n: job.folder.write_progress(n, study.recipe.epochs, stage="pretraining"),
         keep="last",
     )
-    body = {k: v.contiguous() for k, v in whole.body.state_dict().items()}
+    body = {name: tensor.contiguous() for name, tensor in whole.body.state_dict().items()}
     folder.history.write({"epochs": fitted.history})
     write_tensors(folder.body, body, {"format": "pt"})
-    return body, used
+    network.body.load_state_dict(body)
+    return used

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from casewise.cohort.checks import alike
 from casewise.errors import RunError, SplitError, WeightsError, nearest
 from casewise.models.backbones import Network, library_head
 from casewise.models.fusion import Fused, adapted, first_layer
@@ -28,7 +29,12 @@ NO_WEIGHTS = "random: this network has no published weights"
 
 
 def load_weights(
-    network: Network, weights: str, *, folder: Path | None = None, held_out: Sequence[str] = ()
+    network: Network,
+    weights: str,
+    *,
+    folder: Path | None = None,
+    held_out: Sequence[str] = (),
+    channels: Sequence[str] | None = None,
 ) -> tuple[str, list[str]]:
     """Fill `network` with its first weights; return one sentence on their origin, and the subjects behind them.
 
@@ -43,6 +49,7 @@ def load_weights(
 
     Args:
         held_out: subjects that a bundle must not have been trained on.
+        channels: the names of the sequences that the network takes, in order, which must be those of a fused bundle.
 
     Raises:
         WeightsError: nothing was found (all four ways are named), the file belongs to another network, or a bundle was
@@ -53,7 +60,7 @@ def load_weights(
     if weights == "random":
         return "random, as the study states", []
     if weights.startswith("bundle:"):
-        return _from_bundle(network, Path(weights.removeprefix("bundle:")), held_out)
+        return _from_bundle(network, Path(weights.removeprefix("bundle:")), held_out, channels)
     if name in UNTRAINED and (weights == "pretrained" or Path(weights).is_dir()):
         own = weights_file(name, weights, folder)
         if own is None or not own.is_file():
@@ -244,22 +251,41 @@ def _check_scaling(network: Network, path: Path, facts: dict[str, Any]) -> None:
             )
 
 
-def _from_bundle(network: Network, path: Path, held_out: Sequence[str]) -> tuple[str, list[str]]:
+def bundle_subjects(weights: str) -> set[str]:
+    """The subjects that shaped the network which `weights` names as `bundle:PATH`; empty for other weights.
+
+    Raises:
+        WeightsError: there is no such network, or its facts cannot be read.
+    """
+    if not weights.startswith("bundle:"):
+        return set()
+    return set(_bundle_facts(Path(weights.removeprefix("bundle:")))["subjects"])
+
+
+def _bundle_facts(path: Path) -> dict[str, Any]:
     folder = JobFolder(path)
     if not (folder.weights.exists() and folder.facts.exists()):
         names = f"{folder.weights.path.name} and {folder.facts.path.name}"
         raise WeightsError(f"weights: {path} is not a trained casewise network ({names}).")
-    values = _facts_of(path, folder.facts)
-    shared = sorted(set(values["subjects"]) & set(held_out))
+    return _facts_of(path, folder.facts)
+
+
+def _from_bundle(
+    network: Network, path: Path, held_out: Sequence[str], channels: Sequence[str] | None
+) -> tuple[str, list[str]]:
+    folder, values = JobFolder(path), _bundle_facts(path)
+    spellings = {alike(name) for name in values["subjects"]}
+    shared = sorted(name for name in held_out if alike(name) in spellings)
     if shared:
         raise SplitError(
             f"weights: {path} was trained on {len(shared)} subjects that are held out here ({', '.join(shared[:5])}). "
             "Their figures would be too good. Pretrain without them (`pretrain:` does so for every fold)."
         )
-    if fusion := values["network"].get("fusion"):
+    sequences = (values.get("fitted") or {}).get("sequences")
+    if sequences and channels is not None and list(channels) != sequences:
         raise WeightsError(
-            f"weights: {path} was trained on volumes ({fusion}); such a network sees what its own "
-            "study prepares and is no first weights for another. Take weights of a library, or random ones."
+            f"weights: {path} was trained on the sequences {', '.join(sequences)}, and the network of this study takes "
+            f"{', '.join(channels) or 'none'}. State the same sequences in the same order, or take other weights."
         )
     if values["backbone"] != network.name:
         raise WeightsError(f"weights: {path} holds a {values['backbone']}, the study wants {network.name}.")

@@ -60,6 +60,11 @@ def read_external(study: Study, main: Cohort) -> tuple[Study, Cohort]:
         raise CohortError(f"external: {settings.cohort} has none of {', '.join(study.outputs)} recorded.")
     subjects, names = (set(table["subject"].astype(str)) for table in (cohort.images, main.images))
     _check_subjects(study, subjects, names, "the study's own subjects")
+    if bundles := [weights for weights in map(study.weights_of, study.networks) if weights.startswith("bundle:")]:
+        from casewise.models.weights import bundle_subjects
+
+        for weights in dict.fromkeys(bundles):
+            _check_subjects(study, subjects, bundle_subjects(weights), f"subjects that {weights} was trained on")
     return other, cohort
 
 

@@ -2,7 +2,7 @@
 
 from casewise.run_folder.artefact import Artefact, JsonFile, TableFile, TextFile, WeightsFile
 from casewise.run_folder.folder import ExplanationFolder, ImageFolder, RunFolder
-from casewise.run_folder.job_folder import JobFolder, TrainingFolder
+from casewise.run_folder.job_folder import JobFolder, PretrainingFolder, TrainingFolder
 
 __all__ = [
     "Artefact",
@@ -10,6 +10,7 @@ __all__ = [
     "ImageFolder",
     "JobFolder",
     "JsonFile",
+    "PretrainingFolder",
     "RunFolder",
     "TableFile",
     "TextFile",

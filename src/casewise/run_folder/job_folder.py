@@ -64,6 +64,11 @@ class TrainingFolder:
         """What frozen layers make of the training panels and of those that decide when to stop."""
         return self.path / "train.bin", self.path / "stop.bin"
 
+    @property
+    def pretraining(self) -> PretrainingFolder:
+        """Where the network is pretrained on another cohort."""
+        return PretrainingFolder(self.path / "pretrain")
+
     def stage(self, number: int) -> Stage:
         """A stage of gradual unfreezing, or a phase."""
         stem = self.path / f"stage{number}"
@@ -161,11 +166,6 @@ class JobFolder(TrainingFolder):
     def mark(self) -> TextFile:
         """What a training in this folder was begun from."""
         return TextFile(self.path / "made-from")
-
-    @property
-    def pretraining(self) -> PretrainingFolder:
-        """Where the network learns from another cohort first."""
-        return PretrainingFolder(self.path / "pretrain")
 
     @property
     def inner_folder(self) -> Path:

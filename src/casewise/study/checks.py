@@ -173,8 +173,6 @@ def check_nested_cv(study: Study) -> None:
             "nested_cv: gradual unfreezing ends each of its stages by the stopping loss, so that there is no single "
             "number of epochs to choose; write `tuning: full` or `head_only`"
         )
-    if study.pretrain:
-        raise ValueError("nested_cv: does not go with `pretrain`, which would be repeated for every inner fold")
     if recipe.lr == "find":
         raise ValueError(
             "nested_cv: recipe.lr is `find`, and inner folds choose among stated rates; write candidates as `lr` under "

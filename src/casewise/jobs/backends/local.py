@@ -176,8 +176,7 @@ def _compute_plans(
     """For each backbone: check its first weights for every fold, then pick how it runs; kept in the run folder."""
     import torch
 
-    from casewise.inference.build_model import network_of
-    from casewise.models.weights import load_weights
+    from casewise.inference.build_model import load_first_weights, network_of
     from casewise.training.compute_plan import choose, give_memory_back, keep_memory, memo_path
 
     study = inputs.study
@@ -195,12 +194,7 @@ def _compute_plans(
         _try(network, size * study.panels.rows, size * study.panels.columns)
         try:
             for fold in {job.fold for job in waiting if job.model == model}:
-                load_weights(
-                    network,
-                    study.weights_of(model),
-                    folder=study.weights_dir,
-                    held_out=inputs.splits.held_out(fold),
-                )
+                load_first_weights(network, study, model, inputs.splits.held_out(fold))
         except WeightsError as error:
             missing.append(str(error))
             continue
