@@ -482,16 +482,16 @@ def audit_of(images: pd.DataFrame, accepted: dict[str, str]) -> dict[str, Any]:
         Finding(
             "shortcut-source",
             "error",
-            "source alone tells finding: AUROC .91 where .50 is chance, and .97 for covid (p = .001); a network can "
-            "score that by recognising source, without looking at the disease.",
+            "source alone predicts finding with AUROC 0.91 (chance 0.50, p = 0.001), and 0.97 for covid. A network can "
+            "reach this by recognising source, without using the disease.",
             source,
-            remedy="Cross-validate with `split: {leave_out: source}`, or study within one source (`where:`).",
+            remedy="Cross-validate with `split: {leave_out: source}`, or restrict the study to one source (`where:`).",
         ),
         Finding(
-            "source-told-no_finding",
+            "source-predictable-no_finding",
             "warning",
-            "Within finding no_finding, the image tells source: AUROC .97 where .50 is chance (p = .001); where source "
-            "goes with finding, a network can learn the one for the other.",
+            "Within finding no_finding, the image predicts source with AUROC 0.97 (chance 0.50, p = 0.001). Where "
+            "source is associated with finding, a network can use it as a shortcut.",
             within,
             remedy="Report the result within each source.",
         ),
@@ -499,10 +499,10 @@ def audit_of(images: pd.DataFrame, accepted: dict[str, str]) -> dict[str, Any]:
             "twins-across-labels",
             "warning",
             "4 pairs of images show the same picture with two values of finding (1 the same file, 3 near-identical): "
-            "at least one is wrong, or the picture does not tell it.",
+            "at least one value is wrong, or the picture does not determine it.",
             twins,
             list(zip(paths[:4], paths[10:14], strict=True)),
-            "Correct finding in the table, or leave both images out with `where:`.",
+            "Correct finding in the table, or exclude both images with `where_not`.",
         ),
         Finding("twins-within-subject", "note", "1 pair of images shows the same picture of one subject twice.", twins),
     ]
@@ -510,7 +510,7 @@ def audit_of(images: pd.DataFrame, accepted: dict[str, str]) -> dict[str, Any]:
     asked = [source, border, within]
     seconds = {"twins": 23.1, "shortcuts": 9.7}
     return Audit(
-        found, seconds, {"subjects": 120, "images": len(images), "questions": asked, "not_asked": ["finding from view"]}
+        found, seconds, {"subjects": 120, "images": len(images), "tests": asked, "not_tested": ["finding from view"]}
     ).as_json(accepted)
 
 
@@ -630,7 +630,9 @@ def in_phases(context: ReportContext, *, stop: str = "inner") -> ReportContext:
             {
                 "freeze": freeze,
                 **SIZES[freeze],
-                "way": "what frozen layers make of a panel computed once" if freeze == "all" else "all at every step",
+                "way": "output of the frozen layers computed once per panel"
+                if freeze == "all"
+                else "all at every step",
                 "epochs": 60 if freeze == "all" else 15,
                 "rows": 400 + fold,
                 "seconds": 10.0 * fold,
@@ -671,7 +673,7 @@ def split_by_image(context: ReportContext, value: float, metric: str = "accuracy
         "subjects": 120,
         "images": 1888,
     }
-    return dataclasses.replace(context, metrics={**context.metrics, "claimed": told})
+    return dataclasses.replace(context, metrics={**context.metrics, "image_split": told})
 
 
 def with_figure(context: ReportContext, metric: str, low: float, value: float, high: float) -> ReportContext:

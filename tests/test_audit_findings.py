@@ -127,7 +127,7 @@ def test_findings_have_levels_and_names_that_exist():
 
 
 def test_names_that_a_study_cannot_have_are_refused_with_the_nearest():
-    possible = [*KNOWN, "shortcut-source", "shortcut-border", "source-told-covid"]
+    possible = [*KNOWN, "shortcut-source", "shortcut-border", "source-predictable-covid"]
     for wrong in ("shortcut-sourc", "shortcu-source"):
         with pytest.raises(AuditError, match="Did you mean 'shortcut-source'"):
             check_accepted({wrong: "known"}, possible)
@@ -150,7 +150,7 @@ def test_the_verdict_says_what_is_accepted():
 
 
 def test_shortcuts_that_nothing_was_asked_about_are_not_called_absent():
-    facts = {"subjects": 12, "images": 24, "questions": [], "not_asked": ["disease from border"]}
+    facts = {"subjects": 12, "images": 24, "tests": [], "not_tested": ["disease from border"]}
     why = untested(facts)
     assert "20" in why
     verdict = Audit([NOTE], facts=facts).verdict
@@ -161,6 +161,6 @@ def test_shortcuts_that_nothing_was_asked_about_are_not_called_absent():
     enough = {**facts, "subjects": 40}
     assert untested(enough)
     assert untested(enough) in Audit([], facts=enough).verdict
-    asked = {**facts, "questions": [{"value": 0.5}]}
+    asked = {**facts, "tests": [{"value": 0.5}]}
     assert untested(asked) == ""
     assert "12 subjects" in Audit([], facts=asked).verdict

@@ -315,7 +315,7 @@ def test_source_is_named_with_its_figure_and_what_only_marks_it_is_not_an_error(
         f"site alone predicts label with AUROC {first.figures['value']:.2f} (chance 0.50, p = 0.005)" in first.sentence
     )
     assert "leave_out: site" in first.remedy
-    assert levels(found)["source-told-ill"] == "warning"
+    assert levels(found)["source-predictable-ill"] == "warning"
     # naming another column does not silence the site
     stated = study.model_copy(update={"audit": study.audit.model_copy(update={"columns": ["age"]})})
     assert levels(find_shortcuts(stated, cohort, tiles))["shortcut-site"] == "error"
@@ -333,7 +333,7 @@ def test_source_that_goes_with_no_label_is_a_note(tmp_path: Path) -> None:
 
     found = look(make(tmp_path, subjects=80, change=change))
     assert levels(found) == {}
-    assert {f.id for f in found.findings} == {"source-told-ill", "source-told-well"}
+    assert {f.id for f in found.findings} == {"source-predictable-ill", "source-predictable-well"}
 
 
 def test_one_size_one_class(tmp_path: Path) -> None:

@@ -178,8 +178,8 @@ def test_one_image_a_subject_is_refused_before_training(tmp_path: Path) -> None:
 class TestRun:
     def test_metrics_have_both(self, done: Run) -> None:
         metrics = told(done.folder, "metrics.json")
-        assert metrics["claimed"] == done.results["claimed"]
-        found = metrics["claimed"]
+        assert metrics["image_split"] == done.results["image_split"]
+        found = metrics["image_split"]
         assert (found["subjects"], found["images"]) == (16, 48)
         for stage in ("oof", "test"):
             assert set(found["metrics"][stage]) == set(metrics["metrics"][stage])
@@ -236,7 +236,7 @@ class TestRun:
         audit = told(done.folder, "audit.json")
         (found,) = [one for one in audit["findings"] if one["id"] == "image-level-split"]
         assert found["level"] == "warning"
-        both = done.results["claimed"]["subjects_on_both_sides"]
+        both = done.results["image_split"]["subjects_on_both_sides"]
         assert found["figures"]["subjects_on_both_sides"] == both
         assert f"{both} of 16 subjects" in found["sentence"]
 
@@ -245,7 +245,7 @@ class TestRun:
         check_page(text)
         section = section_of(text, "image-split")
         for learner in ("test_resnet", "test_efficientnet", "mean_of_learners"):
-            for figures in (done.results, done.results["claimed"]):
+            for figures in (done.results, done.results["image_split"]):
                 value = figures["metrics"]["test"][learner]["label"]["accuracy"]["value"]
                 assert f"{100 * value:.1f} %" in section
         assert any(code.startswith("belief-") for code in codes(section))
@@ -257,7 +257,7 @@ class TestRun:
         before = {path: path.stat().st_mtime_ns for path in jobs}
         study = build_study(told(done.folder, "study.json"), source="again", folder=chests.parent)
         again = run(study, done.folder)
-        assert again.results["claimed"] == done.results["claimed"]
+        assert again.results["image_split"] == done.results["image_split"]
         assert {path: path.stat().st_mtime_ns for path in jobs} == before
 
 
@@ -271,9 +271,9 @@ def test_numbers_are_compared_as_well(tmp_path: Path, chests: Path) -> None:
         audit={"columns": []},
     )
     found = run(study, tmp_path / "run").results
-    for figures in (found, found["claimed"]):
+    for figures in (found, found["image_split"]):
         assert figures["metrics"]["oof"]["test_resnet"]["age"]["mae"]["value"] > 0
-    assert found["claimed"]["metrics"]["oof"]["test_resnet"]["age"]["mae"]["n_cases"] == 48
+    assert found["image_split"]["metrics"]["oof"]["test_resnet"]["age"]["mae"]["n_cases"] == 48
     assert 'id="image-split"' in (tmp_path / "run" / "report.html").read_text()
 
 
@@ -308,13 +308,15 @@ def test_what_is_recognised_is_claimed_and_what_is_shown_is_nothing(tmp_path: Pa
         evaluation={"bootstrap_resamples": 500},
     )
     found = run(study, tmp_path / "run")
-    own, other = (told["metrics"]["oof"]["test_resnet"]["label"] for told in (found.results, found.results["claimed"]))
+    own, other = (
+        told["metrics"]["oof"]["test_resnet"]["label"] for told in (found.results, found.results["image_split"])
+    )
     assert other["accuracy"]["value"] >= 0.9
     assert other["auroc"]["low"] > 0.9
     for metric in ("accuracy", "auroc"):
         assert own[metric]["low"] <= 0.5 <= own[metric]["high"]
     assert own["auroc"]["high"] < other["auroc"]["low"]
-    assert found.results["claimed"]["subjects_on_both_sides"] == 16
+    assert found.results["image_split"]["subjects_on_both_sides"] == 16
     text = found.report.read_text()
     check_page(text)
     section = section_of(text, "image-split")

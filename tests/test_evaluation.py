@@ -125,8 +125,8 @@ def test_without_out_of_fold_rows_the_headline_says_that_it_flatters(table: pd.D
 def test_comparisons_are_of_whole_targets(told: dict[str, Any]) -> None:
     assert set(told["comparisons"]["oof"]) == {"severity", "area", "composite", "pasi"}
     found = told["comparisons"]["oof"]["pasi"]["mae"]
-    assert (found["best"], found["not_told_apart"]) == ("good", ["good"])
-    assert not found["differences"]["poor"]["noise"]
+    assert (found["best"], found["indistinguishable"]) == ("good", ["good"])
+    assert not found["differences"]["poor"]["indistinguishable"]
 
 
 def test_bands_and_response(told: dict[str, Any]) -> None:

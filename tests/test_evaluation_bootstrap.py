@@ -135,7 +135,7 @@ def test_differences_are_paired() -> None:
     assert found["best"] == "good"
     assert difference["difference"] == pytest.approx(figures["shifted"]["mae"].value - figures["good"]["mae"].value)
     # two per cent more error on every case: sure in pairs, though the two intervals overlap widely
-    assert not difference["noise"]
+    assert not difference["indistinguishable"]
     assert figures["good"]["mae"].high > figures["shifted"]["mae"].low
 
 
@@ -145,13 +145,13 @@ def test_no_winner_inside_the_noise() -> None:
     learners = {f"net{n}": truth + rng.normal(0, 3, len(truth)) for n in range(3)}
     learners |= {"bad": truth + rng.normal(0, 12, len(truth)), "same": learners["net0"]}
     for name, found in compare(truth, learners, subjects, PLAN).items():
-        assert "bad" not in found["not_told_apart"], name
-        assert found["best"] == found["not_told_apart"][0]
+        assert "bad" not in found["indistinguishable"], name
+        assert found["best"] == found["indistinguishable"][0]
         for learner, difference in found["differences"].items():
             inside = difference["low"] <= 0 <= difference["high"]
-            assert difference["noise"] == inside == (learner in found["not_told_apart"])
+            assert difference["indistinguishable"] == inside == (learner in found["indistinguishable"])
     best = compare(truth, learners, subjects, PLAN)["mae"]
-    assert {"net0", "same"} <= set(best["not_told_apart"]) or not {"net0", "same"} & set(best["not_told_apart"])
+    assert {"net0", "same"} <= set(best["indistinguishable"]) or not {"net0", "same"} & set(best["indistinguishable"])
 
 
 def test_higher_is_better_where_it_is() -> None:
@@ -168,15 +168,17 @@ def test_fewer_than_ten_subjects_name_no_winner() -> None:
     learners = {"near": truth + 0.1, "far": truth + 9}
     nine = compare(truth, learners, np.arange(20) % 9, PLAN, metrics=["mae"])["mae"]
     ten = compare(truth, learners, np.arange(20) % 10, PLAN, metrics=["mae"])["mae"]
-    assert (nine["rough"], nine["not_told_apart"], nine["differences"]["far"]["noise"]) == (True, ["near", "far"], True)
+    assert (nine["rough"], nine["indistinguishable"]) == (True, ["near", "far"])
+    assert nine["differences"]["far"]["indistinguishable"] is True
     assert nine["differences"]["far"]["low"] > 0
-    assert (ten["rough"], ten["not_told_apart"], ten["differences"]["far"]["noise"]) == (False, ["near"], False)
+    assert (ten["rough"], ten["indistinguishable"]) == (False, ["near"])
+    assert ten["differences"]["far"]["indistinguishable"] is False
 
 
 def test_one_subject_tells_no_learners_apart() -> None:
     truth = np.arange(4.0)
     found = compare(truth, {"a": truth, "b": truth + 9}, np.array(["s"] * 4), PLAN, metrics=["mae"])["mae"]
-    assert found["not_told_apart"] == ["a", "b"]
+    assert found["indistinguishable"] == ["a", "b"]
     assert found["differences"]["b"]["low"] is None
 
 

@@ -61,9 +61,9 @@ def results(table: pd.DataFrame) -> dict[str, Any]:
     found = evaluate(table, main="dx", resamples=100, baseline=None, classes={"dx": CLASSES}, positive={"dx": "covid"})
     sources = {subject: subject[:-3] for subject in table["subject"]}
     told = by_source(table, "dx", sources, classes=CLASSES, positive="covid", plan=Plan(100, 0.95, 0))
-    found |= plain({"left_out": told, "within": within_sources(told)})
+    found |= plain({"by_site": told, "site_means": within_sources(told)})
     found["pooled"] = found["main"]
-    found["main"] = headline_within(found["main"], found["metrics"], found["left_out"], "source", found["notes"])
+    found["main"] = headline_within(found["main"], found["metrics"], found["by_site"], "source", found["notes"])
     return found
 
 
@@ -73,8 +73,8 @@ def test_the_learner_is_chosen_within_the_sources(results: dict[str, Any]) -> No
     assert results["pooled"]["learner"] != "fair"
     assert results["main"]["learner"] == "fair"
     assert results["main"]["metrics"] == results["metrics"]["oof"]["fair"]["dx"]
-    mean = results["within"]["fair"]["auroc"]
-    each = [results["left_out"][source]["fair"]["auroc"]["value"] for source in ("north", "south")]
+    mean = results["site_means"]["fair"]["auroc"]
+    each = [results["by_site"][source]["fair"]["auroc"]["value"] for source in ("north", "south")]
     assert mean["value"] == pytest.approx(np.mean(each), abs=1e-5)
     assert (mean["sources"], mean["undefined"]) == (["north", "south"], ["west"])
     notes = {note["code"]: note for note in results["notes"]}
@@ -85,20 +85,20 @@ def test_the_learner_is_chosen_within_the_sources(results: dict[str, Any]) -> No
 
 
 def test_every_learner_has_its_line_in_every_source(results: dict[str, Any], table: pd.DataFrame) -> None:
-    for told in results["left_out"].values():
+    for told in results["by_site"].values():
         assert list(told) == ["pool", "fair", "meta_learner_logistic"]
-    assert results["left_out"]["north"]["meta_learner_logistic"]["auroc"]["value"] == 1
+    assert results["by_site"]["north"]["meta_learner_logistic"]["auroc"]["value"] == 1
     lost = table.assign(outer_fold=pd.array([pd.NA] * len(table), dtype="Int64"))
     sources = {subject: subject[:-3] for subject in table["subject"]}
     again = by_source(lost, "dx", sources, classes=CLASSES, positive="covid", plan=Plan(20, 0.95, 0))
     assert again["south"]["fair"]["auroc"]["value"] == pytest.approx(
-        results["left_out"]["south"]["fair"]["auroc"]["value"], abs=1e-5
+        results["by_site"]["south"]["fair"]["auroc"]["value"], abs=1e-5
     )
 
 
 def test_without_a_source_that_has_the_figure_the_choice_says_that_it_is_pooled(results: dict[str, Any]) -> None:
     notes: list[Any] = []
-    alone = {"west": results["left_out"]["west"]}
+    alone = {"west": results["by_site"]["west"]}
     found = headline_within(results["pooled"], results["metrics"], alone, "site", notes)
     assert found["learner"] == "pool"
     assert {"code": "chosen_on_pooled", "column": "site", "metric": "auroc", "kind": "classification"} in notes
@@ -124,7 +124,7 @@ def test_the_terminal_tells_the_figures_within(results: dict[str, Any]) -> None:
     )
     said = result_line(study, results)
     assert said.startswith("dx, each source left out, 140 images of 140 subjects, fair: Accuracy ")
-    found = results["within"]["fair"]["auroc"]["value"]
+    found = results["site_means"]["fair"]["auroc"]["value"]
     assert f"AUROC {found:.2f} (mean of 2; north " in said
     assert "undefined in west" in said
     assert "must not be read as discrimination" in said
@@ -142,14 +142,14 @@ def held_out() -> ReportContext:
     names = material.study.classes_of(outcome)
     plan = Plan(50, 0.95, 0)
     told = by_source(rows, outcome, sources, classes=names, positive=material.study.positive_of(outcome), plan=plan)
-    metrics = {**material.metrics, **plain({"left_out": told, "within": within_sources(told)})}
-    metrics["main"] = headline_within(metrics["main"], metrics["metrics"], metrics["left_out"], "source", [])
+    metrics = {**material.metrics, **plain({"by_site": told, "site_means": within_sources(told)})}
+    metrics["main"] = headline_within(metrics["main"], metrics["metrics"], metrics["by_site"], "source", [])
     return dataclasses.replace(material, metrics=metrics)
 
 
 def test_the_summary_begins_within_the_sources(held_out: ReportContext) -> None:
     lines = summary.within_sources(held_out)
-    mean = held_out.metrics["within"][held_out.learner]["auroc"]["value"]
+    mean = held_out.metrics["site_means"][held_out.learner]["auroc"]["value"]
     assert (lines[0]["metric"], lines[0]["mean"], lines[0]["chance"], lines[0]["count"]) == ("auroc", mean, 0.5, 5)
     assert [name for name, _ in lines[0]["each"]] == list("vwxyz")
     assert summary.class_values(held_out)["discrimination"] is None
@@ -166,7 +166,7 @@ def test_pooled_figures_are_no_finding(held_out: ReportContext, tmp_path: Path) 
     assert found is not None
     assert found["comparisons"] == []
     assert held_out.by_site
-    values = [held_out.metrics["within"][row.name]["auroc"]["value"] for row in found["stages"][0][1]]
+    values = [held_out.metrics["site_means"][row.name]["auroc"]["value"] for row in found["stages"][0][1]]
     assert values == sorted(values, reverse=True)
     section = validation.left_out(held_out)
     assert section is not None
@@ -181,8 +181,8 @@ def test_a_learner_that_names_one_class_is_named(table: pd.DataFrame) -> None:
     both = pd.concat([table, every], ignore_index=True)
     found = evaluate(both, main="dx", resamples=50, baseline=None, classes={"dx": CLASSES})
     blocks = found["classes"]
-    assert blocks["oof"]["lazy"]["dx"]["names_only"] == "covid"
-    assert blocks["oof"]["pool"]["dx"]["names_only"] is None
+    assert blocks["oof"]["lazy"]["dx"]["constant_class"] == "covid"
+    assert blocks["oof"]["pool"]["dx"]["constant_class"] is None
     notes = one_class_caveats(blocks, {"dx": "image"})
     assert len(notes) == 1
     assert (notes[0]["stage"], notes[0]["learner"], notes[0]["label"]) == ("oof", "lazy", "covid")
@@ -210,12 +210,12 @@ def two() -> ReportContext:
 
 
 def test_the_report_marks_a_learner_that_names_one_class(two: ReportContext) -> None:
-    lazy = changed(two, names_only="no_finding")
+    lazy = changed(two, constant_class="no_finding")
     row = next(row for row in learners.learner_rows(lazy, "oof") if row.name == lazy.learner)
     assert row.cells[0].small == "no finding"
     assert summary.accuracy(lazy)["only"] == "no finding"  # type: ignore[index]
     best = lazy.metrics["comparisons"]["oof"][lazy.study.primary_outcome]["accuracy"]["best"]
-    metrics = {**two.metrics, "classes": {"oof": {best: {two.study.primary_outcome: {"names_only": "covid"}}}}}
+    metrics = {**two.metrics, "classes": {"oof": {best: {two.study.primary_outcome: {"constant_class": "covid"}}}}}
     marked = dataclasses.replace(two, metrics=metrics)
     found = {metric: learners.comparison(marked, "oof", metric) for metric in ("accuracy", "auroc")}
     assert found["accuracy"]["only"] == "covid"  # type: ignore[index]

@@ -166,7 +166,7 @@ class TestRun:
             rows = table[(table["stage"] == "oof") & (table["outer_fold"] == fold)].set_index("case")
             assert rows[rows["model"] == NESTED][values].equals(rows[rows["model"] == network][values])
         network = min(NETWORKS, key=lambda name: losses[name, 1] + losses[name, 2])
-        assert told["elsewhere"]["network"] == network
+        assert told["final"]["network"] == network
         rows = table[table["stage"] == "test"].set_index("case")
         assert len(rows[rows["model"] == NESTED])
         assert rows[rows["model"] == NESTED][values].equals(rows[rows["model"] == network][values])
@@ -348,7 +348,7 @@ class TestChoosing:
         assert best_of({0.1: []}, epochs=True) is None
         jobs = [{"model": name, "fold": 1, "inner": {"chosen": {"loss": 1.0}}} for name in ("b", "a")]
         assert chosen_networks(jobs, ["a", "b"])["folds"]["1"]["network"] == "a"
-        assert chosen_networks(jobs, ["b", "a"])["elsewhere"]["network"] == "b"
+        assert chosen_networks(jobs, ["b", "a"])["final"]["network"] == "b"
 
 
 class TestRefused:

@@ -77,7 +77,7 @@ def test_learner_is_chosen_out_of_fold_never_on_the_test_set(report_of_numbers: 
     ("alike", "code"), [(["net01", "net02"], "none_differs"), (["net02"], "some_alike"), ([], "ahead")]
 )
 def test_no_winner_inside_the_noise(report_of_numbers: ReportContext, alike: list[str], code: str) -> None:
-    entry = {"best": "net00", "not_told_apart": ["net00", *alike], "differences": {"net01": {}, "net02": {}}}
+    entry = {"best": "net00", "indistinguishable": ["net00", *alike], "differences": {"net01": {}, "net02": {}}}
     metrics = {**report_of_numbers.metrics, "comparisons": {"test": {"pasi": {"mae": entry | {"rough": True}}}}}
     found = learners.comparison(dataclasses.replace(report_of_numbers, metrics=metrics), "test")
     assert found is not None

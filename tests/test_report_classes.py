@@ -258,17 +258,17 @@ def test_a_clean_audit_and_none_at_all(three: ReportContext) -> None:
 
 
 def test_an_audit_that_examined_no_shortcut_is_not_green_and_says_so(three: ReportContext) -> None:
-    facts = {"subjects": 12, "images": 24, "questions": [], "not_asked": ["finding from border"]}
+    facts = {"subjects": 12, "images": 24, "tests": [], "not_tested": ["finding from border"]}
     context = dataclasses.replace(three, audit=Audit([], {}, facts).as_json({}))
     found = audit.first_screen(context)
     assert found is not None
-    assert (found["tone"], found["unasked"]) == ("neutral", "few_subjects")
+    assert (found["tone"], found["untested"]) == ("neutral", "few_subjects")
     text = render(context)
-    assert "unasked" in codes(text)
+    assert "untested" in codes(text)
     assert "finding from border" in section_of(text, "audit")
     twins = Audit([Finding("twins-across-subjects", "error", "Two.")], {}, facts).as_json({})
     found = audit.first_screen(dataclasses.replace(three, audit=twins))
-    assert (found["tone"], found["unasked"]) == ("error", "few_subjects")  # type: ignore[index]
+    assert (found["tone"], found["untested"]) == ("error", "few_subjects")  # type: ignore[index]
 
 
 def test_rates_of_all_or_none_do_not_pretend_certainty(two: ReportContext) -> None:
@@ -290,7 +290,7 @@ def test_the_audit_section_shows_the_evidence(three: ReportContext, text: str) -
     first, second = (row["subject"] for row in found["findings"][:2])
     assert (first["code"], first["target"], first["name"]) == ("column", "finding", "source")
     assert (second["code"], second["name"]) == ("source-from-image", "no finding")
-    assert (found["asked"][1]["subject"]["code"], found["asked"][1]["subject"]["detail"]) == ("border", "its corners")
+    assert (found["tests"][1]["subject"]["code"], found["tests"][1]["subject"]["detail"]) == ("border", "its corners")
     labels_apart = found["twins"][0]
     assert (labels_apart["count"], labels_apart["kinds"]) == (4, [1, 0, 3, 1])
     assert len(labels_apart["pairs"]) == 3
@@ -360,7 +360,7 @@ def test_each_source_left_out_has_its_line(three: ReportContext, tmp_path: Path)
             three.learner: {"accuracy": {"value": 0.7, "low": 0.6, "high": 0.8, "n_cases": 40}, "auroc": undefined}
         },
     }
-    context = dataclasses.replace(three, metrics={**three.metrics, "left_out": by_source})
+    context = dataclasses.replace(three, metrics={**three.metrics, "by_site": by_source})
     assert "left-out" in page_of(context).ids
     found = validation.left_out(context)
     assert found is not None

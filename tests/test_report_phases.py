@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +16,7 @@ from casewise.report.figures import learners as draw
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render
 from casewise.report.sections import image_split, training
+from casewise.run_folder import RunFolder
 from tests.report_contexts import (
     Page,
     check_page,
@@ -214,10 +214,11 @@ def test_networks_not_evaluated_on_training_cases_are_named(two: ReportContext, 
     written(two, tmp_path)
     first, plain = tmp_path / "run", tmp_path / "plain"
     shutil.copytree(first, plain)
-    study = json.loads((plain / "study.json").read_text())
-    (plain / "study.json").write_text(json.dumps(study | {"name": "plain", "recipe": study["recipe"] | {"phases": []}}))
-    for path in plain.glob("jobs/*/*/job.json"):
-        job = json.loads(path.read_text())
-        path.write_text(json.dumps({name: job[name] for name in job if not name.startswith(("on_", "phases"))}))
+    run = RunFolder(plain)
+    study = run.study.read()
+    run.study.write(study | {"name": "plain", "recipe": study["recipe"] | {"phases": []}})
+    for folder in run.finished_jobs():
+        job = folder.record.read()
+        folder.record.write({name: job[name] for name in job if not name.startswith(("on_", "phases"))})
     page = write_results(first, tmp_path / "both.md", beside=[plain]).read_text()
     assert ", ".join(f"{name} (plain)" for name in sorted(two.study.backbones)) in page

@@ -157,9 +157,9 @@ def test_the_verdict_follows_the_interval(low: float, high: float, rough: bool, 
 def test_the_section_on_saliency(classed: ReportContext, tmp_path: Any) -> None:
     for name in ("input.png", "map.png"):
         Image.new("RGB", (8, 8), (200, 100, 0)).save(tmp_path / name)
-    network = {"network": "<vit>", "method": "rollout", "file": "map.png", "named": "covid", "probability": 0.8}
+    network = {"network": "<vit>", "method": "rollout", "file": "map.png", "predicted": "covid", "probability": 0.8}
     network |= {"cells": [6, 7]}
-    row = {"name": "T1", "input": "input.png", "outlined": True, "truth": "covid"}
+    row = {"name": "T1", "input": "input.png", "outlined": True, "reference": "covid"}
     case = {"case": "S/1", "subject": "S", "visit": "1", "stage": "oof", "methods": ["rollout"]}
     steps = [{"down_to": "head", "parts": 1, "spearman": None, "ssim": 1.0}]
     orders = ("map", "random", "centre", "brightness")
@@ -188,7 +188,7 @@ def test_the_section_on_saliency(classed: ReportContext, tmp_path: Any) -> None:
         "cells": 0,
     }
     measured |= {"networks": {"<vit>": measurements}}
-    maps = [network | {"right": True}, network | {"right": False, "file": "gone.png"}]
+    maps = [network | {"correct": True}, network | {"correct": False, "file": "gone.png"}]
     shown = {"rule": "cases named", "folder": str(tmp_path), "target": classed.study.primary_outcome, "cells": 0}
     explanations = {"shown": shown | {"cases": [case | {"rows": [row | {"maps": maps}]}]}, "measured": measured}
     text = page.render(dataclasses.replace(classed, explanations=explanations))
@@ -214,7 +214,7 @@ def test_the_section_on_saliency(classed: ReportContext, tmp_path: Any) -> None:
 def test_slice_images_are_in_the_order_of_their_column(classed: ReportContext, tmp_path: Any) -> None:
     """Nothing says that a column of places runs from the feet to the head."""
     Image.new("RGB", (8, 8)).save(tmp_path / "input.png")
-    row = {"name": "T1", "input": "input.png", "outlined": False, "truth": "covid", "maps": []}
+    row = {"name": "T1", "input": "input.png", "outlined": False, "reference": "covid", "maps": []}
     case = {"case": "S/1", "subject": "S", "visit": "1", "stage": "oof", "methods": ["rollout"], "rows": [row]}
     shown = {"rule": "cases named", "folder": str(tmp_path), "target": classed.study.primary_outcome, "cases": [case]}
     column = {"slice_index": "place", "sequences": ["T1"], "fusion": ["early"]}

@@ -90,7 +90,7 @@ def with_page(folder: Path, learner: str = "net", *, target: str = "extent", **c
     """The run with the other files that a page is written from; its own comparison names a learner called 'first'."""
     figures = {name: {"value": 1.0, "low": None, "high": None, "n_cases": 30} for name in columns("page", "regression")}
     study = plain_study(folder.name, target, **changes).model_dump(mode="json")
-    own = {"best": "first", "not_told_apart": ["first", learner], "differences": {learner: {"difference": 0.1}}}
+    own = {"best": "first", "indistinguishable": ["first", learner], "differences": {learner: {"difference": 0.1}}}
     metrics = {
         "metrics": {"oof": {learner: {target: figures}}},
         "comparisons": {"oof": {target: {"mae": own}}},

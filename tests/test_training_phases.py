@@ -290,7 +290,7 @@ def test_frozen_parts_of_bags_are_worked_out_once(tmp_path: Path, freeze: str, c
         return learn(network, recipe, bags, bags, [str(i) for i in range(12)], course)
 
     kept, anew = made("once", once=True), made("anew", once=False)
-    assert kept.phases[0]["way"] == "what frozen layers make of a panel computed once"
+    assert kept.phases[0]["way"] == "output of the frozen layers computed once per panel"
     for (name, one), other in zip(kept.network.state_dict().items(), anew.network.state_dict().values(), strict=True):
         assert torch.allclose(one.double(), other.double(), atol=1e-5), name
 

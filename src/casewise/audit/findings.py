@@ -43,7 +43,7 @@ KNOWN = (
     "subjects-across-splits",
     "image-level-split",
 )
-FAMILIES = ("shortcut-", "source-told-")
+FAMILIES = ("shortcut-", "source-predictable-")
 PAIRS_SHOWN = 5
 WIDTH = 110
 IMAGE = re.compile(r"(?<![\w/.'-])image(?P<plural>s?)(?![\w/.'-]*[\w/'-])")
@@ -168,11 +168,11 @@ class Audit:
 
         >>> Audit([]).notes({"shortcut-source": "known"})
         ['accept names shortcut-source, which the audit did not find.']
-        >>> Audit([], facts={"not_asked": ["label from outside-anatomy"]}).notes({})
+        >>> Audit([], facts={"not_tested": ["label from outside-anatomy"]}).notes({})
         ['The region outside the anatomy was not tested for label: too few images of each class have a mask.']
         """
         codes = {finding.id for finding in self.findings}
-        maskless = [what.removesuffix(_OUTSIDE) for what in self.facts.get("not_asked", []) if what.endswith(_OUTSIDE)]
+        maskless = [what.removesuffix(_OUTSIDE) for what in self.facts.get("not_tested", []) if what.endswith(_OUTSIDE)]
         rows = next((what for what in ROWS if what in self.facts), ROWS[0])
         masks = [
             f"The region outside the anatomy was not tested for {name}: too few {rows} of each class have a mask."
@@ -230,7 +230,7 @@ def check_accepted(accepted: Mapping[str, str], possible: Sequence[str] | None =
     for code, reason in accepted.items():
         if possible is not None and code not in possible:
             hint = nearest(code, possible)
-            codes = ", ".join(name for name in possible if not name.startswith("source-told-"))
+            codes = ", ".join(name for name in possible if not name.startswith("source-predictable-"))
             raise AuditError(f"accept: this study cannot have a finding '{code}'.{hint or f' Possible are: {codes}.'}")
         if not is_known(code):
             endings = ", ".join(f"{family}…" for family in FAMILIES)

@@ -50,7 +50,7 @@ def audit(
 
     Returns:
         The findings. `facts` has the numbers of subjects and images, the results of every test for shortcuts
-        (`questions`), the tests that were not possible (`not_asked`), and the tested `columns`.
+        (`tests`), the tests that were not possible (`not_tested`), and the tested `columns`.
 
     Raises:
         CohortError: `audit.columns` or `audit.mask` name missing columns, or masks do not match their images.
@@ -85,8 +85,8 @@ def audit(
         "subjects": int(images["subject"].nunique()),
         "images": len(images),
         "columns": shortcuts.columns,
-        "questions": shortcuts.tested,
-        "not_asked": shortcuts.not_tested,
+        "tests": shortcuts.tested,
+        "not_tested": shortcuts.not_tested,
     }
     return Audit([*findings, *shortcuts.findings], seconds, facts)
 

@@ -59,7 +59,7 @@ TEMPLATES = {
     ),
     "imported twins remedy": "Give both images the same subject and the same side, or exclude one with {exclusion}.",
     "shortcut": "{evidence} predicts {target} with {value}{among}. {meaning}.",
-    "source-told": "Within {target} {within}, the image predicts {source} with {value}. {meaning}.",
+    "source-predictable": "Within {target} {within}, the image predicts {source} with {value}. {meaning}.",
     "one size": "All images of {target} {classes} have a size that no other class has, which identifies the class.",
 }
 
@@ -166,7 +166,7 @@ using the disease.'
     texts = {"name": name, "source": shortcut.source, "target": target}
     meaning = _MEANINGS["marks source" if shortcut.marks_source else kind].format(**texts)
     if kind == "source-from-image":
-        return fill("source-told", **texts, within=shortcut.within, value=value, meaning=meaning)
+        return fill("source-predictable", **texts, within=shortcut.within, value=value, meaning=meaning)
     evidence = _EVIDENCE["filled" if shortcut.by_filling else kind].format(name=name)
     if by_class and len(by_class) < shortcut.classes:
         target = f"{target} ({' versus '.join(by_class)})"
@@ -237,14 +237,14 @@ def exclusion(paths: Sequence[str], *, column: str = "path", root: Path | None =
 def untested(facts: Mapping[str, Any]) -> str:
     """Why shortcuts were not tested at all; empty if they were, or if nothing is recorded.
 
-    >>> untested({"subjects": 12, "questions": []})
+    >>> untested({"subjects": 12, "tests": []})
     'shortcuts were not tested: too few subjects (20 are needed)'
-    >>> untested({"subjects": 40, "questions": []})
+    >>> untested({"subjects": 40, "tests": []})
     'shortcuts were not tested: too few cases, or nothing varies'
-    >>> untested({"subjects": 40, "questions": [{"value": 0.5}]}), untested({})
+    >>> untested({"subjects": 40, "tests": [{"value": 0.5}]}), untested({})
     ('', '')
     """
-    if "questions" not in facts or facts["questions"]:
+    if "tests" not in facts or facts["tests"]:
         return ""
     if facts.get("subjects", FEWEST) < FEWEST:
         return f"shortcuts were not tested: too few subjects ({FEWEST} are needed)"

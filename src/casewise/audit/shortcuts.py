@@ -244,7 +244,7 @@ def _findings(
         if kind == "source-from-image":
             # a source that is not associated with a label does no harm
             level: Level = "warning" if best.target in sources else "note"
-            code = f"source-told-{best.within}"
+            code = f"source-predictable-{best.within}"
         else:
             level = "warning" if marks_source else level_of(kind, best.strength, classed=classed)
             code = "shortcut-" + re.sub(r"\W+", "-", name)

@@ -202,15 +202,15 @@ def compare(
 ) -> dict[str, dict[str, Any]]:
     """Compare every learner with the best, metric by metric, on the rows that all predicted, over the same resamples.
 
-    Returns, by metric, `best` (the learner with the best figure), `not_told_apart` (the learners, the best among them,
-    whose difference from it may be noise) and `differences`: for each other learner {difference, low, high, noise}, its
-    figure minus the best one's; `noise` where the interval covers 0, and always below ten subjects, whose intervals
-    are rough. The best was picked on the same cases, so a difference looks larger than it would on others, and no
-    allowance is made for the number of learners.
+    Returns, by metric, `best` (the learner with the best figure), `indistinguishable` (the best learner and those whose
+    difference from it may be noise) and `differences`: for each other learner its figure minus that of the best, as
+    {difference, low, high, indistinguishable}. A learner is indistinguishable where the interval covers 0, and always
+    below ten subjects, whose intervals are rough. The best was picked on the same cases, so a difference looks larger
+    than it would on others, and no allowance is made for the number of learners.
 
     >>> truth, subjects = np.arange(20.), np.array(list("abcdefghij" * 2))
     >>> far = compare(truth, {"near": truth + .1, "far": truth + 2}, subjects, metrics=["mae"])["mae"]
-    >>> far["best"], far["not_told_apart"], far["differences"]["far"]["noise"]
+    >>> far["best"], far["indistinguishable"], far["differences"]["far"]["indistinguishable"]
     ('near', ['near'], False)
     """
     truth, subjects = np.asarray(truth, dtype=float), np.asarray(subjects)
@@ -256,11 +256,11 @@ def differences(
                 "difference": float(point[number] - point[best]),
                 "low": low if known else None,
                 "high": high if known else None,
-                "noise": noise,
+                "indistinguishable": noise,
             }
         comparison[name] = {
             "best": learners[best],
-            "not_told_apart": equals,
+            "indistinguishable": equals,
             "n_subjects": n_subjects,
             "rough": rough,
             "differences": apart,

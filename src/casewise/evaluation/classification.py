@@ -174,7 +174,7 @@ def describe_classes(
             "positive": None if classes.positive is None else classes.names[classes.positive],
             "support": confusion.sum(axis=1).tolist(),
             "confusion": confusion.tolist(),
-            "names_only": _names_only(confusion, classes),
+            "constant_class": _constant_class(confusion, classes),
             "temperature": stated(temperatures, crossed=crossed),
             "temperature_fitted_on": chosen_on,
             "roc": {name: points for name, points in curves.items() if points},
@@ -209,7 +209,7 @@ def describe_classes(
 def one_class_caveats(blocks: Mapping[str, Any], units: Mapping[str, str]) -> list[Caveat]:
     """The learners whose decisions are all one class; `blocks` is `classes` of `evaluate`, `units` by target.
 
-    >>> blocks = {"oof": {"m": {"dx": {"names_only": "covid"}}, "n": {"dx": {"names_only": None}}}}
+    >>> blocks = {"oof": {"m": {"dx": {"constant_class": "covid"}}, "n": {"dx": {"constant_class": None}}}}
     >>> one_class_caveats(blocks, {"dx": "image"})
     [{'code': 'one_class', 'stage': 'oof', 'learner': 'm', 'target': 'dx', 'unit': 'image', 'label': 'covid'}]
     """
@@ -220,16 +220,16 @@ def one_class_caveats(blocks: Mapping[str, Any], units: Mapping[str, str]) -> li
             learner=learner,
             target=target,
             unit=units[target],
-            label=block["names_only"],
+            label=block["constant_class"],
         )
         for stage, learners in blocks.items()
         for learner, targets in learners.items()
         for target, block in targets.items()
-        if target in units and block.get("names_only")
+        if target in units and block.get("constant_class")
     ]
 
 
-def _names_only(confusion: np.ndarray, classes: Classes) -> str | None:
+def _constant_class(confusion: np.ndarray, classes: Classes) -> str | None:
     """The one class that every case is named, where more than one is recorded."""
     named = np.flatnonzero(confusion.sum(axis=0))
     several = np.count_nonzero(confusion.sum(axis=1)) > 1

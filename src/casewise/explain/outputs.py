@@ -175,9 +175,9 @@ def _side_by_side(
                     "empty": empty,
                     "flat": not empty and saliency.flat,
                     "cells": list(saliency.map_size),
-                    "named": _value_text(run, target, prediction.y_pred),
+                    "predicted": _value_text(run, target, prediction.y_pred),
                     "probability": prediction.probability,
-                    "right": prediction.correct,
+                    "correct": prediction.correct,
                 }
             )
         region = str(run.cohort.panels["region"].iloc[first.maps[index].row] or "")
@@ -187,7 +187,7 @@ def _side_by_side(
                 "name": title,
                 "input": str(_save(case_folder / f"{label}.png", picture).relative_to(folder)),
                 "outlined": lesion is not None,
-                "truth": _value_text(run, target, first.predictions[index].y_true),
+                "reference": _value_text(run, target, first.predictions[index].y_true),
                 "maps": maps,
             }
         )

@@ -26,17 +26,17 @@ def save_results(run: FinishedRun, shown: dict[str, Any], measures: dict[str, An
     """Write `explanations.json`; earlier measures of the same networks, masks and intervals are kept."""
     before = run.folder.explanations.read_or_none() or {}
     source = measurement_source(run.study.model_dump(mode="json"), run.cohort.images)
-    earlier = before.get("measured") if before.get("made_from") == run.fingerprint else None
-    if earlier and not same_source(earlier.get("made_of") or {}, source):
+    earlier = before.get("measured") if before.get("fingerprint") == run.fingerprint else None
+    if earlier and not same_source(earlier.get("inputs") or {}, source):
         earlier = None
     if measures is not None:
-        measures = {"made_of": source, **measures}
+        measures = {"inputs": source, **measures}
     if earlier and measures is None:
         measures = earlier
     elif earlier and measures and earlier["cells"] == measures["cells"]:
         merged = {**earlier["networks"], **measures["networks"]}
         measures = {**measures, "networks": {name: merged[name] for name in run.study.networks if name in merged}}
-    run.folder.explanations.write(_without_nan({"made_from": run.fingerprint, "shown": shown, "measured": measures}))
+    run.folder.explanations.write(_without_nan({"fingerprint": run.fingerprint, "shown": shown, "measured": measures}))
 
 
 def read_results(folder: RunFolder) -> dict[str, Any] | None:
@@ -45,7 +45,7 @@ def read_results(folder: RunFolder) -> dict[str, Any] | None:
     `measured` is None if masks, their column or the intervals have changed since.
     """
     results, fingerprint = folder.explanations.read_or_none(), folder.fingerprint.read_or_none()
-    if not results or not fingerprint or results.get("made_from") != fingerprint["fingerprint"]:
+    if not results or not fingerprint or results.get("fingerprint") != fingerprint["fingerprint"]:
         return None
     if results.get("measured") and not _is_current(folder, results["measured"]):
         results["measured"] = None
@@ -59,7 +59,7 @@ def _is_current(folder: RunFolder, measured: dict[str, Any]) -> bool:
         study, images = folder.study.read(), folder.cohort.read()
     except RunError:
         return False
-    return same_source(measured.get("made_of") or {}, measurement_source(study, images))
+    return same_source(measured.get("inputs") or {}, measurement_source(study, images))
 
 
 def measurement_source(study: Mapping[str, Any], images: pd.DataFrame) -> dict[str, Any]:

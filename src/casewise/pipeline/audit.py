@@ -71,9 +71,9 @@ def current_audit(
     modality, whole = modality_of(study), cohort
     cohort, tiles = modality.audited(PreparedCohort(study, cohort, folder.images(study.images.store), tiles), show)
     embed = embedder(study, tiles)
-    made_from = _made_from(study, cohort, tiles, splits, embed.origin if embed else "")
+    inputs_hash = _inputs_hash(study, cohort, tiles, splits, embed.origin if embed else "")
     earlier = _earlier(folder)
-    if earlier and earlier.facts.get("made_from") == made_from:
+    if earlier and earlier.facts.get("inputs_hash") == inputs_hash:
         write_audit(folder.audit, earlier, study.accept)  # the reasons may be new
         return earlier
     with show.bar("audit") as bar:
@@ -90,7 +90,7 @@ def current_audit(
     if (noun := modality.noun(study).singular) != "image":
         result = with_noun(result, noun)
     origin = embed.origin if embed else "none: no pretrained weights at hand"
-    result = dataclasses.replace(result, facts={**result.facts, "made_from": made_from, "embedding": origin})
+    result = dataclasses.replace(result, facts={**result.facts, "inputs_hash": inputs_hash, "embedding": origin})
     write_audit(folder.audit, result, study.accept)
     return result
 
@@ -132,13 +132,13 @@ def possible_findings(study: Study, columns: Sequence[str]) -> list[str]:
     own = [*study.targets, "image", "path", "subject", "case", "panel"]
     others = [column.removeprefix("table_") for column in columns if column not in own]
     shortcuts = ["shortcut-" + re.sub(r"\W+", "-", name) for name in [*others, *PROBES]]
-    sources = [f"source-told-{label}" for name in study.outputs for label in study.classes_of(name)]
+    sources = [f"source-predictable-{label}" for name in study.outputs for label in study.classes_of(name)]
     plain = [*shortcuts, *sources]
     # Where several targets are predicted, a finding's name ends with the target.
     return list(dict.fromkeys([*KNOWN, *plain, *(f"{id}-{target}" for id in plain for target in study.outputs)]))
 
 
-def _made_from(study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits | None, network: str) -> str:
+def _inputs_hash(study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits | None, network: str) -> str:
     """A hash of everything that the audit depends on."""
     from casewise.jobs.fingerprint import table_hash
 

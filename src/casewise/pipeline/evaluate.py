@@ -57,9 +57,9 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     if results.get("left_out"):
         column = study.split.leave_out or "source"
         results["main"] = headline_within(
-            results["main"], results["metrics"], results["left_out"], column, results["notes"]
+            results["main"], results["metrics"], results["by_site"], column, results["notes"]
         )
-        results["notes"] += one_class_by_source(results["left_out"], study.level_of(study.primary_outcome))
+        results["notes"] += one_class_by_source(results["by_site"], study.level_of(study.primary_outcome))
     if NESTED in set(predictions["model"]):
         results["main"] = headline_inside(results["main"], results["metrics"], NESTED, results["notes"])
     results["over_folds"] = evaluation.plain(over_folds(predictions, names, classes_by_target))
@@ -100,8 +100,8 @@ def _other_sources(study: Study, predictions: pd.DataFrame, folder: RunFolder) -
     if names := splits.get("left_out"):
         folds = sorted((side, subject) for subject, side in splits["subjects"].items() if side != "test")
         sources = {subject: names[side - 1] for side, subject in folds}
-        results["left_out"] = by_source(predictions, target, sources, classes=classes, positive=positive, plan=plan)
-        results["within"] = within_sources(results["left_out"])
+        results["by_site"] = by_source(predictions, target, sources, classes=classes, positive=positive, plan=plan)
+        results["site_means"] = within_sources(results["by_site"])
     return evaluation.plain(results)
 
 

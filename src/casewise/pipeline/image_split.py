@@ -32,7 +32,7 @@ def image_split(
     folder: RunFolder,
     show: Show,
 ) -> dict[str, Any]:
-    """Train and evaluate the study once more, split by image; return `results` with the figures under `claimed`.
+    """Train and evaluate the study once more, split by image; return `results` with the figures under `image_split`.
 
     These are `metrics` of the primary outcome by stage and learner, with intervals that treat every image as a subject,
     as the published way does; the headline (`main`); and how many subjects are on both sides.
@@ -57,7 +57,7 @@ def image_split(
         f"images as if each showed another subject, {time.monotonic() - begun:.0f} s",
     )
     outcome = study.primary_outcome
-    claimed = {
+    entry = {
         "metrics": {
             stage: {learner: {outcome: targets[outcome]} for learner, targets in learners.items()}
             for stage, learners in figures["metrics"].items()
@@ -65,6 +65,6 @@ def image_split(
         "main": {name: figures["main"][name] for name in ("target", "stage", "learner", "kind")},
         **on_both_sides(cohort, comparison),
     }
-    results = {**results, "claimed": claimed}
+    results = {**results, "image_split": entry}
     folder.metrics.write(results)
     return results

@@ -56,7 +56,7 @@ def chosen_networks(jobs: Iterable[Mapping[str, Any]], networks: Sequence[str]) 
     `jobs` are the contents of `job.json`; of equal losses the network that the study names first is taken.
 
     Returns:
-        `folds`: for each fold (its number as text) `network` and `losses`; `elsewhere`: the same over all folds.
+        `folds`: for each fold (its number as text) `network` and `losses`; `final`: the same over all folds.
     """
     losses: dict[int, dict[str, float]] = {}
     for job in jobs:
@@ -67,7 +67,7 @@ def chosen_networks(jobs: Iterable[Mapping[str, Any]], networks: Sequence[str]) 
         for fold in sorted(losses)
     }
     means = {name: float(np.mean([its[name] for its in losses.values() if name in its])) for name in networks}
-    return {"chosen_by": "mean inner loss", "folds": by_fold, "elsewhere": _lowest(means)}
+    return {"chosen_by": "mean inner loss", "folds": by_fold, "final": _lowest(means)}
 
 
 def _lowest(losses: dict[str, float]) -> dict[str, Any]:
@@ -81,7 +81,5 @@ def nested_rows(predictions: pd.DataFrame, chosen: Mapping[str, Any]) -> pd.Data
     the network of the lowest mean inner loss over the folds.
     """
     networks = {int(fold): told["network"] for fold, told in chosen["folds"].items()}
-    wanted = (
-        predictions["outer_fold"].map(networks).where(predictions["stage"] == "oof", chosen["elsewhere"]["network"])
-    )
+    wanted = predictions["outer_fold"].map(networks).where(predictions["stage"] == "oof", chosen["final"]["network"])
     return predictions[predictions["model"] == wanted].assign(model=NESTED).reset_index(drop=True)

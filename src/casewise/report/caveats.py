@@ -34,11 +34,11 @@ def result_line(study: Study, results: Mapping[str, Any]) -> str:
     block = results.get("classes", {}).get(stage, {}).get(learner, {}).get(study.primary_outcome)
     first = next(iter(figures.values()))
     within = []
-    if stage == "oof" and results.get("within"):
+    if stage == "oof" and results.get("site_means"):
         for name in names:
-            mean = results["within"].get(learner, {}).get(name)
+            mean = results["site_means"].get(learner, {}).get(name)
             if mean and mean["value"] is not None:
-                each = {source: results["left_out"][source][learner][name] for source in mean["sources"]}
+                each = {source: results["by_site"][source][learner][name] for source in mean["sources"]}
                 within.append({"name": name, **mean, "each": each})
     line = (
         templates(html=False)
@@ -53,7 +53,7 @@ def result_line(study: Study, results: Mapping[str, Any]) -> str:
             cases=first["n_cases"],
             units=sum(block["support"]) if block else None,
             unit=study.level_of(study.primary_outcome) if block else "case",
-            alone=stage == "oof" and bool(results.get("within")),
+            alone=stage == "oof" and bool(results.get("site_means")),
             within=within,
             most=MOST_SOURCES,
         )

@@ -142,7 +142,7 @@ class ReportContext:
 
     def mean_within(self, learner: str, metric: str) -> dict[str, Any]:
         """A learner's figure averaged over the sources: value, sources and those where it is undefined."""
-        figure: dict[str, Any] = (self.metrics.get("within") or {}).get(learner, {}).get(metric) or {}
+        figure: dict[str, Any] = (self.metrics.get("site_means") or {}).get(learner, {}).get(metric) or {}
         return figure
 
     def class_entry(self, stage: str, learner: str, target: str | None = None) -> dict[str, Any]:
@@ -182,7 +182,7 @@ class ReportContext:
     @property
     def by_site(self) -> bool:
         """Whether the report's figures are out of fold with a source left out in each fold."""
-        return self.stage == "oof" and bool(self.metrics.get("within"))
+        return self.stage == "oof" and bool(self.metrics.get("site_means"))
 
     @property
     def site(self) -> str:
@@ -193,9 +193,9 @@ class ReportContext:
         """Number of subjects with predictions in a stage."""
         return int(self.predictions.loc[self.predictions["stage"] == stage, "subject"].nunique())
 
-    def names_only(self, stage: str, learner: str) -> str:
+    def constant_class(self, stage: str, learner: str) -> str:
         """The class that the learner predicts for every case; empty where it predicts several."""
-        return str(self.class_entry(stage, learner).get("names_only") or "")
+        return str(self.class_entry(stage, learner).get("constant_class") or "")
 
 
 def is_number(value: Any) -> bool:

@@ -146,7 +146,7 @@ def _shortened(
         activations(frozen, data, bf16=bf16, form=form, path=path, room=room)
         for path, data in zip(folder.activations, (train, stop), strict=True)
     ]
-    return Upper(network, rest), kept[0], kept[1], "what frozen layers make of a panel computed once"
+    return Upper(network, rest), kept[0], kept[1], "output of the frozen layers computed once per panel"
 
 
 def _from(context: TrainingContext, number: int, done: int, memory: int) -> TrainingContext:

@@ -88,7 +88,7 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
 
 def pooled(run: FinishedStudy, stage: str) -> bool:
     """Whether the figures of a stage are pooled over sources that were left out in turn."""
-    return stage == "oof" and bool(run.metrics.get("within"))
+    return stage == "oof" and bool(run.metrics.get("site_means"))
 
 
 def figure(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
@@ -147,7 +147,7 @@ def target_values(
             smaller = metric_of(metric).larger_is_better is False
             compared = {**entry, "metric": metric_of(metric).title, "smaller": smaller}
     entries = first.metrics.get("classes", {}).get(stage, {})
-    only = {learner: (by_target.get(target) or {}).get("names_only") for learner, by_target in entries.items()}
+    only = {learner: (by_target.get(target) or {}).get("constant_class") for learner, by_target in entries.items()}
     return {
         "name": target,
         "kind": kind,
@@ -217,7 +217,7 @@ def _readers(run: FinishedStudy, stage: str, target: str, metrics: Sequence[str]
 def over_folds(runs: Sequence[FinishedStudy], target: str, digits: int) -> dict[str, Any] | None:
     """Mean ± standard deviation over the folds, a line a learner of every run; None where folds are sources."""
     by_run = [run.metrics.get("over_folds", {}).get(target) for run in runs]
-    if not by_run[0] or runs[0].metrics.get("left_out"):
+    if not by_run[0] or runs[0].metrics.get("by_site"):
         return None
     study = runs[0].study
     names = columns("folds", study.kind_of(target), len(study.classes_of(target)) or None)
@@ -295,7 +295,7 @@ def details(run: FinishedStudy, stage: str, target: str) -> dict[str, Any] | Non
 
 def image_split(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
     """Every learner by subject and by image; None where there was no split by image."""
-    entry, target = run.metrics.get("claimed"), run.main_target
+    entry, target = run.metrics.get("image_split"), run.main_target
     by_image = (entry or {}).get("metrics", {}).get(stage)
     if not entry or not by_image:
         return None
@@ -345,14 +345,14 @@ def seen_and_held_out(runs: Sequence[FinishedStudy]) -> dict[str, Any] | None:
 
 def left_out(run: FinishedStudy) -> dict[str, Any] | None:
     """Every learner averaged over the sources and on every source; None where no source was left out."""
-    by_source, target = run.metrics.get("left_out") or {}, run.main_target
+    by_source, target = run.metrics.get("by_site") or {}, run.main_target
     if not by_source or not (run.metrics.get("main") or {}).get("target"):
         return None
     number = not run.study.classes_of(target)
     metrics = list(columns("image_split", "regression")) if number else page_columns([run], target)
     means: list[tuple[str, list[str]]] = []
     undefined: dict[str, list[str]] = {}
-    for learner, by_metric in (run.metrics.get("within") or {}).items():
+    for learner, by_metric in (run.metrics.get("site_means") or {}).items():
         figures = {metric: by_metric.get(metric) or {} for metric in metrics}
         means.append((learner, [figure(figures[metric]) for metric in metrics]))
         for metric in metrics:
@@ -405,7 +405,7 @@ def nested(run: FinishedStudy) -> dict[str, Any] | None:
     return {
         "tuning": validation.tuning(run.jobs, epochs=run.study.recipe.epochs, tuned_epochs=run.study.nested_cv.epochs),
         "name": NESTED,
-        "final": picked["elsewhere"]["network"] if among else "",
+        "final": picked["final"]["network"] if among else "",
         "networks": networks,
         "folds": [
             (fold, [by_network.get(name) for name in networks], picked["folds"][fold]["network"])

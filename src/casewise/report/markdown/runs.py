@@ -107,7 +107,7 @@ def read_finished(folder: Path) -> FinishedStudy:
         contents["splits"],
         files.audit.read_or_none(),
         files.job_records(study.networks),
-        measured if measured and "made_of" in measured else None,
+        measured if measured and "inputs" in measured else None,
     )
 
 

@@ -15,9 +15,9 @@ from casewise.report.formatting import plain
 from casewise.report.modalities import modality_report
 
 TWINS = "twins-"
-WITHIN = "source-told-"
+WITHIN = "source-predictable-"
 PAIR_KINDS = ("bytes", "pixels", "near", "mirrored")
-MOST_FINDINGS, MOST_FIRST, MOST_NAMED, MOST_PAIRS, MOST_ASKED, MOST_LACKING = 60, 8, 3, 3, 60, 40
+MOST_FINDINGS, MOST_FIRST, MOST_NAMED, MOST_PAIRS, MOST_TESTS, MOST_LACKING = 60, 8, 3, 3, 60, 40
 
 
 def subject_of(id: str, figures: Mapping[str, Any]) -> dict[str, str]:
@@ -25,7 +25,7 @@ def subject_of(id: str, figures: Mapping[str, Any]) -> dict[str, str]:
 
     >>> subject_of("shortcut-border", {"target": "finding"})
     {'code': 'border', 'target': 'finding', 'name': 'border', 'detail': ''}
-    >>> subject_of("source-told-no_finding", {})
+    >>> subject_of("source-predictable-no_finding", {})
     {'code': 'source-from-image', 'target': '', 'name': 'no finding', 'detail': ''}
     """
     if id.startswith(WITHIN):
@@ -72,24 +72,24 @@ def first_screen(context: ReportContext) -> dict[str, Any] | None:
         return None
     rows, facts = findings(audit), audit.get("facts") or {}
     errors, warnings = ([row for row in rows if row["level"] == level] for level in ("error", "warning"))
-    not_asked = bool(untested(facts))
+    not_tested = bool(untested(facts))
     return {
         # Green says that everything was examined.
-        "tone": "error" if errors else "warning" if warnings else "neutral" if not_asked else "clean",
+        "tone": "error" if errors else "warning" if warnings else "neutral" if not_tested else "clean",
         "errors": errors[:MOST_FIRST],
         "error_count": len(errors),
         "more": max(0, len(errors) - MOST_FIRST),
         "warning_count": len(warnings),
         "warnings": warnings[:MOST_NAMED],
         "unnamed": max(0, len(warnings) - MOST_NAMED),
-        "unasked": unasked_code(facts),
+        "untested": untested_code(facts),
         "examined": examined(facts),
         "noun": noun_of(facts),
     }
 
 
-def unasked_code(facts: Mapping[str, Any]) -> str:
-    """Why no question about shortcuts was asked: `few_subjects`, `nothing_varies`, or empty where one was."""
+def untested_code(facts: Mapping[str, Any]) -> str:
+    """Why no shortcut was tested: `few_subjects`, `nothing_varies`, or empty where one was tested."""
     from casewise.audit.probes import FEWEST
 
     if not untested(facts):
@@ -125,27 +125,28 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         "figures": any(is_number(row["value"]) for row in rows),
         "twins": twins(context),
         "pair_kinds": PAIR_KINDS,
-        "asked": asked(facts),
-        "unasked": unasked_code(facts),
-        "not_asked": [str(what) for what in facts.get("not_asked") or []][:MOST_LACKING],
+        "tests": test_rows(facts),
+        "untested": untested_code(facts),
+        "not_tested": [str(what) for what in facts.get("not_tested") or []][:MOST_LACKING],
         "steps": spent,
         "seconds": sum(spent.values()),
-        "notes": [str(note) for note in audit.get("notes", [])],
+        # the reason why nothing was tested has a paragraph of its own
+        "notes": [note for note in map(str, audit.get("notes", [])) if note.lower() != f"{untested(facts)}.".lower()],
         "noun": noun_of(facts),
         "windowed": modality_of(context.study).report_facts(context.study)["windowed"],
         "examined": examined(facts),
     }
 
 
-def asked(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every question about a shortcut with its figures, whatever the answer."""
+def test_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every test for a shortcut with its figures, whatever its result."""
     rows = []
-    for question in (facts.get("questions") or [])[:MOST_ASKED]:
-        subject = _probe(str(question.get("evidence", "")), question)
-        if question.get("within"):
-            subject = {**subject, **subject_of(WITHIN, question), "detail": subject["detail"]}
-        p = question.get("p_adjusted", question.get("p"))
-        rows.append({"subject": subject, **{k: question.get(k) for k in ("metric", "value", "images")}, "p": p})
+    for test in (facts.get("tests") or [])[:MOST_TESTS]:
+        subject = _probe(str(test.get("evidence", "")), test)
+        if test.get("within"):
+            subject = {**subject, **subject_of(WITHIN, test), "detail": subject["detail"]}
+        p = test.get("p_adjusted", test.get("p"))
+        rows.append({"subject": subject, **{k: test.get(k) for k in ("metric", "value", "images")}, "p": p})
     return rows
 
 

@@ -18,7 +18,7 @@ MOST_LEARNERS = 16
 
 def section(context: ReportContext) -> dict[str, Any] | None:
     """The figures by subject and by image, learner by learner; None where the study was not split by image as well."""
-    entry = context.metrics.get("claimed")
+    entry = context.metrics.get("image_split")
     if not entry:
         return None
     by_image = (entry.get("metrics") or {}).get(context.stage) or {}
@@ -67,7 +67,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
 
 def figures_by_image(context: ReportContext, learner: str) -> dict[str, Any]:
     """The figures of the primary outcome by a split by image."""
-    metrics = (context.metrics.get("claimed") or {}).get("metrics") or {}
+    metrics = (context.metrics.get("image_split") or {}).get("metrics") or {}
     figures: dict[str, Any] = metrics.get(context.stage, {}).get(learner, {}).get(context.outcome, {})
     return figures
 
@@ -90,7 +90,7 @@ def belief(context: ReportContext) -> dict[str, Any]:
 
     `code`: `covers_chance` or `below_chance` (nothing is shown for new patients), `similar` both ways, or `plain`.
     """
-    entry, merit = context.metrics.get("claimed") or {}, context.merit
+    entry, merit = context.metrics.get("image_split") or {}, context.merit
     chance = metric_of(merit).chance or 0.0
     both = pair(context, merit)
     own = both[0] if both else context.metric(context.stage, context.learner, merit)

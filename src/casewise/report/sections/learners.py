@@ -32,11 +32,11 @@ def learner_rows(context: ReportContext, stage: str) -> list[Row]:
         if not figures:
             continue
         code = "network" if learner in context.study.networks else "nested" if learner == NESTED else "combined"
-        only = plain(context.names_only(stage, learner))
+        only = plain(context.constant_class(stage, learner))
         cells = [write.cell(metric, figures.get(metric)) for metric in context.columns("learners")]
         rows.append(Row(learner, [Cell(code, only, code), *cells], mark=learner == context.learner))
         figure = context.metric(stage, learner, guide)
-        if stage == "oof" and context.metrics.get("within"):
+        if stage == "oof" and context.metrics.get("site_means"):
             figure = context.mean_within(learner, guide)
         value = (figure or {}).get("value")
         order[learner] = sign * float(value) if value is not None and is_number(value) else np.inf
@@ -110,10 +110,10 @@ def comparison(context: ReportContext, stage: str, metric: str = "") -> dict[str
     """
     metric = metric or ("mae" if context.kind == "regression" else context.merit)
     entry = context.metrics.get("comparisons", {}).get(stage, {}).get(context.outcome, {}).get(metric)
-    if not entry or not entry.get("differences") or (stage == "oof" and context.metrics.get("within")):
+    if not entry or not entry.get("differences") or (stage == "oof" and context.metrics.get("site_means")):
         return None
-    alike = [name for name in entry["not_told_apart"] if name != entry["best"]]
-    only = context.names_only(stage, entry["best"]) if metric_of(metric).of_decisions else ""
+    alike = [name for name in entry["indistinguishable"] if name != entry["best"]]
+    only = context.constant_class(stage, entry["best"]) if metric_of(metric).of_decisions else ""
     count = len(entry["differences"])
     write = metric_format(context.study, context.outcome)
     return {

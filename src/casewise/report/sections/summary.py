@@ -206,7 +206,7 @@ def accuracy(context: ReportContext) -> dict[str, Any] | None:
     value = figure["value"] if figure else float((rows["y_pred"] == rows["y_true"]).mean())
     counts = np.bincount(rows["y_true"].to_numpy(int), minlength=len(names))
     balanced = context.metric(context.stage, context.learner, "balanced_accuracy")
-    only = context.names_only(context.stage, context.learner)
+    only = context.constant_class(context.stage, context.learner)
     return {
         "figure": figure or {"value": value},
         "exact": exact_interval(context, "accuracy", figure),
@@ -253,7 +253,7 @@ def exact_share(subjects: int, confidence: float, *, every: bool) -> dict[str, A
 
 
 def discrimination(context: ReportContext) -> dict[str, Any] | None:
-    """The AUROC; for more than two classes also of the class told best and worst."""
+    """The AUROC; for more than two classes also the classes with the highest and the lowest."""
     auroc = context.metric(context.stage, context.learner, "auroc")
     if not auroc:
         return None
@@ -360,7 +360,7 @@ def each_source(context: ReportContext, metric: str) -> list[tuple[str, dict[str
     """The shown learner's figure in every source; of many sources the least and the greatest."""
     learner = context.learner
     figures = {
-        source: context.metrics["left_out"][source][learner][metric]
+        source: context.metrics["by_site"][source][learner][metric]
         for source in context.mean_within(learner, metric).get("sources") or []
     }
     if len(figures) > MOST_SOURCES:

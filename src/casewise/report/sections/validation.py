@@ -69,8 +69,8 @@ def nested(context: ReportContext) -> dict[str, Any] | None:
             (fold, [by_network.get(name) for name in networks], picked["folds"][fold]["network"] if among else "")
             for fold, by_network in by_fold.items()
         ],
-        "losses": [picked["elsewhere"]["losses"].get(name) for name in networks] if among else [],
-        "final": picked["elsewhere"]["network"] if among else "",
+        "losses": [picked["final"]["losses"].get(name) for name in networks] if among else [],
+        "final": picked["final"]["network"] if among else "",
         "more": len(study.networks) - len(networks),
         "name": NESTED,
     }
@@ -108,7 +108,7 @@ def over_folds(context: ReportContext) -> dict[str, Any] | None:
     None where fewer than two folds were judged, and where folds are sources, which have a section of their own.
     """
     by_learner = context.metrics.get("over_folds", {}).get(context.outcome)
-    if not by_learner or context.metrics.get("left_out"):
+    if not by_learner or context.metrics.get("by_site"):
         return None
     write, columns = metric_format(context.study, context.outcome), context.columns("folds")
     rows: dict[str, Row] = {}
@@ -207,7 +207,7 @@ def external_summary(context: ReportContext) -> dict[str, Any] | None:
 
 def left_out(context: ReportContext) -> dict[str, Any] | None:
     """Where each fold is one source: the shown learner's figures on every source, by networks not trained on it."""
-    by_source: dict[str, Any] = context.metrics.get("left_out") or {}
+    by_source: dict[str, Any] = context.metrics.get("by_site") or {}
     write = metric_format(context.study, context.outcome)
     figures = {source: by_learner.get(context.learner) or {} for source, by_learner in by_source.items()}
     metrics = [metric for metric in context.columns("external") if any(metric in own for own in figures.values())]
@@ -234,7 +234,7 @@ def _learners_by_source(context: ReportContext) -> list[Row]:
     """One line a learner: its merit averaged over the sources and in each; none where there is one learner."""
     if len(context.learners) < 2 or not context.by_site:
         return []
-    metric, by_source = context.merit, context.metrics["left_out"]
+    metric, by_source = context.merit, context.metrics["by_site"]
     write, rows = metric_format(context.study, context.outcome), []
     for learner in context.learners:
         mean = context.mean_within(learner, metric)
