@@ -206,7 +206,7 @@ def test_headers_that_cannot_be_are_all_told_before_a_run(bench: Bench) -> None:
         "negative.nii: its header claims -5 x 14 x 8 voxels",
         "zero.nii: its header claims 16 x 0 x 8 voxels; each side must be at least 1. Copy it again",
         "huge.nii: its header claims 32767 x 32767 x 32767",
-        "nowhere.nii: it does not say how it lies in the patient",
+        "nowhere.nii: it does not state its position in the patient",
     )
     assert len(error.splitlines()) == 7
     assert "The others are kept for the next run." in error

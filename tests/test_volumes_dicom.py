@@ -211,7 +211,7 @@ def test_many_frames_that_do_not_say_where(tmp_path: Path) -> None:
         ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
     )
     with pytest.raises(
-        ImageError, match=r"frame 1: it does not say how it lies in the patient \(ImagePositionPatient\)"
+        ImageError, match=r"frame 1: it does not state its position in the patient \(ImagePositionPatient\)"
     ):
         read_dicom(path)
     path = multi_frame(tmp_path / "a.dcm", volume(), [0, 1, 2])
@@ -230,9 +230,7 @@ def test_several_series(tmp_path: Path) -> None:
     )
     with pytest.raises(ImageError) as caught:
         read_dicom(tmp_path)
-    assert str(caught.value).startswith(
-        f"{tmp_path}: the folder mixes 3 series, and the table does not say which is meant."
-    )
+    assert str(caught.value).startswith(f"{tmp_path}: the folder mixes 3 series, and the table does not name one.")
     assert str(caught.value).endswith(
         "\n  series 3 't1_vibe fs' (MR, 7 slices)\n  series 4 'AX T2W haste' (MR, 7 slices)"
         "\n  series 5 'T2*' (MR, 7 slices)"
@@ -363,7 +361,7 @@ def test_other_files_are_left_aside(tmp_path: Path) -> None:
     report.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     pydicom.dcmwrite(tmp_path / "report.dcm", report, enforce_file_format=True)
     assert read_dicom(tmp_path).notes == (
-        "files that are no DICOM were left aside (notes.txt)",
+        "files that are not DICOM were left aside (notes.txt)",
         "DICOM files without an image were left aside (report.dcm)",
     )
 
@@ -375,7 +373,7 @@ def test_folders_without_a_scan(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"none of the 1 files in the folder is DICOM \(for example a\.txt\)"):
         read_dicom(tmp_path)
     (tmp_path / "t1.nii.gz").write_text("hello")
-    with pytest.raises(ImageError, match=r"holds no DICOM file but t1\.nii\.gz\. Name that file itself"):
+    with pytest.raises(ImageError, match=r"contains no DICOM file but t1\.nii\.gz\. Name that file itself"):
         read_dicom(tmp_path)
     with pytest.raises(ImageError, match="there is no such file"):
         read_dicom(tmp_path / "nothing")
@@ -384,7 +382,7 @@ def test_folders_without_a_scan(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tags", "told"),
     [
-        ({"ImagePositionPatient": None}, r"does not say how it lies in the patient \(ImagePositionPatient\)"),
+        ({"ImagePositionPatient": None}, r"does not state its position in the patient \(ImagePositionPatient\)"),
         ({"ImageOrientationPatient": None}, "ImageOrientationPatient"),
         ({"PixelSpacing": None}, "PixelSpacing"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "not at right angles"),
@@ -523,7 +521,7 @@ def test_images_that_may_be_missing_at_an_end(tmp_path: Path) -> None:
     assert read_dicom(tmp_path).notes == ()
     files[-1].unlink()
     assert read_dicom(tmp_path).notes == (
-        "its files speak of 7 images, but 6 are there: the first or last may be missing",
+        "its files state 7 images, but 6 are there: the first or last may be missing",
     )
 
 

@@ -90,7 +90,7 @@ def test_neither_kind(tmp_path: Path) -> None:
 
 
 def test_scans_of_different_people() -> None:
-    told = r"different patients: T1 is of patient 'P1' \(a\); T2 is of patient 'P2' \(b\)\. Mend the paths"
+    told = r"different patients: T1 is of patient 'P1' \(a\); T2 is of patient 'P2' \(b\)"
     with pytest.raises(ImageError, match=told):
         check_same_subject({"T1": scan("a", patient_id="P1"), "T2": scan("b", patient_id="P2")})
     for one, other in (("P1", "p1 "), ("P1", ""), ("P1", "Anonymous")):

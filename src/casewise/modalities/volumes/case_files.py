@@ -73,7 +73,7 @@ class Gathered:
 
 def gather(case: CaseSources, *, voxels: bool = True) -> Gathered:
     """Read everything that a case is made from; without `voxels` headers alone."""
-    from casewise.modalities.volumes.reading.read_scan import read_scan, stacked
+    from casewise.modalities.volumes.reading.read_scan import read_scan, stack_images
 
     loaded = Gathered()
 
@@ -97,7 +97,7 @@ def gather(case: CaseSources, *, voxels: bool = True) -> Gathered:
             loaded.scans.append(None)
         elif case.spacing is not None:
             spacing = case.spacing
-            loaded.scans.append(read(lambda p=paths, s=spacing: stacked(p, s, voxels=voxels)))  # type: ignore[misc]
+            loaded.scans.append(read(lambda p=paths, s=spacing: stack_images(p, s, voxels=voxels)))  # type: ignore[misc]
         else:
             loaded.scans.append(
                 read(lambda p=paths[0], s=sequence: read_scan(p, sequence=s, voxels=voxels))  # type: ignore[misc]

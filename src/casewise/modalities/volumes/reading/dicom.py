@@ -1,4 +1,4 @@
-"""Reading a DICOM series as one volume: a file a slice, or many frames in a file."""
+"""Reading a DICOM series as one volume, from files of one slice each or from a file of several frames."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from casewise.modalities.volumes.reading.dicom_slices import Slice, Stack, stack
 from casewise.modalities.volumes.reading.scans import VOXEL_BYTES, Scan, checked_affine, checked_values, unread
 from casewise.modalities.volumes.reading.sources import MOST_FILES, checked_size, dicom_files
 
-# A fact's name, and the tag that says it.
+# The tag of each fact.
 FACTS = {
     "series_uid": "SeriesInstanceUID",
     "series_number": "SeriesNumber",
@@ -39,7 +39,7 @@ FACTS = {
     "manufacturer": "Manufacturer",
     "model": "ManufacturerModelName",
 }
-# In a multi-frame file, which group of a frame says what.
+# The functional group of each tag in a multi-frame file.
 GROUP_OF = {
     "ImagePositionPatient": "PlanePositionSequence",
     "ImageOrientationPatient": "PlaneOrientationSequence",
@@ -57,12 +57,12 @@ UNIT_VECTOR = 1e-2
 def read_dicom(path: Path, *, sequence: str | None = None, voxels: bool = True) -> Scan:
     """Read a folder of DICOM files (with all folders in it), or one file, as one volume.
 
-    Series are told apart by their UID, slices ordered by position. `sequence`: which series to take of several. Without
-    `voxels` headers alone are read, and pixels only where two slices lie at the same place.
+    Series are identified by their UID, slices sorted by position. `sequence` selects one of several series. Without
+    `voxels` only headers are read, and pixels only where two slices have the same position.
 
     Raises:
-        ImageError: it holds no DICOM image, none or several series could be meant, files are damaged, or the slices do
-            not make one even volume.
+        ImageError: there is no DICOM image, none or several series match, files are damaged, or the slices do not form
+            one evenly spaced volume.
         CasewiseError: the package that reads DICOM is not installed.
     """
     path = Path(path)
@@ -71,101 +71,98 @@ def read_dicom(path: Path, *, sequence: str | None = None, voxels: bool = True) 
         checked_size(path)
     files, others = dicom_files(path)
     if not files:
-        raise ImageError(nothing_told(path, others))
-    found, empty = find_series(files)
-    if not found:
-        raise ImageError(f"{path}: its {len(empty)} DICOM files hold no image. Name the folder of the scan.")
-    series, notes = choose(found, sequence, path)
+        raise ImageError(no_dicom_message(path, others))
+    candidates, empty = find_series(files)
+    if not candidates:
+        raise ImageError(f"{path}: its {len(empty)} DICOM files contain no image. Name the folder of the scan.")
+    series, notes = choose(candidates, sequence, path)
     slices = _slices(series, path)
-    where = str(path) if len(found) == 1 else f"{path}, {series.told}"
+    where = str(path) if len(candidates) == 1 else f"{path}, {series.description}"
     pixels = Pixels()
     stack = stacked(slices, where, pixels.same)
-    affine, odd = checked_affine(stack.affine, path)
+    affine, affine_notes = checked_affine(stack.affine, path)
     if voxels:
         values = _values(stack, pixels)
-        about, strange = checked_values(values, path)
+        value_facts, value_notes = checked_values(values, path)
     else:
         rows, columns = stack.slices[0].size
-        values, about, strange = unread((columns, rows, len(stack.slices))), {}, []
+        values, value_facts, value_notes = unread((columns, rows, len(stack.slices))), {}, []
     facts: dict[str, str | float] = {"format": "DICOM"}
-    facts |= {name: said for name, tag in FACTS.items() if (said := series.said(tag))}
-    facts |= {"slices": len(stack.slices), **about}
+    facts |= {name: text for name, tag in FACTS.items() if (text := series.text(tag))}
+    facts |= {"slices": len(stack.slices), **value_facts}
     if (field := text_of(series.headers[0][1], "MagneticFieldStrength")).replace(".", "", 1).isdigit():
         facts["field_strength"] = float(field)
-    kinds = (("files that are no DICOM", others), ("DICOM files without an image", empty))
-    aside = [f"{kind} were left aside ({names_text([f.name for f in left], 3)})" for kind, left in kinds if left]
-    claimed = whole_number(series.headers[0][1], "ImagesInAcquisition", 0)
-    if path.is_dir() and claimed > len(slices):
-        aside.append(
-            f"its files speak of {claimed} images, but {len(slices)} are there: the first or last may be missing"
-        )
-    return Scan(values, affine, path, facts, (*notes, *aside, *stack.notes, *odd, *strange))
+    ignored = (("files that are not DICOM", others), ("DICOM files without an image", empty))
+    aside = [f"{kind} were left aside ({names_text([f.name for f in names], 3)})" for kind, names in ignored if names]
+    stated = whole_number(series.headers[0][1], "ImagesInAcquisition", 0)
+    if path.is_dir() and stated > len(slices):
+        aside.append(f"its files state {stated} images, but {len(slices)} are there: the first or last may be missing")
+    return Scan(values, affine, path, facts, (*notes, *aside, *stack.notes, *affine_notes, *value_notes))
 
 
-def nothing_told(path: Path, others: Sequence[Path]) -> str:
-    """Say what a folder without DICOM holds."""
+def no_dicom_message(path: Path, others: Sequence[Path]) -> str:
+    """The message on a folder without DICOM files."""
     scans = [file for file in others if re.search(r"\.nii(\.gz)?$", file.name, re.IGNORECASE)]
     if scans:
-        return f"{path}: the folder holds no DICOM file but {scans[0].name}. Name that file itself."
+        return f"{path}: the folder contains no DICOM file but {scans[0].name}. Name that file itself."
     if not others:
         return f"{path}: the folder is empty. Copy the scan into it again."
     return f"{path}: none of the {len(others)} files in the folder is DICOM (for example {others[0].name})."
 
 
 def _slices(series: Series, where: Path) -> list[Slice]:
-    """All slices of a series, checked for what each must say by itself.
+    """All slices of a series, each checked by itself.
 
     Raises:
-        ImageError: a file is of colour, says nothing of its place, or promises too many pixels.
+        ImageError: a file is in colour, states no position, or states too many pixels.
     """
     slices: list[Slice] = []
-    promised = 0
+    total = 0
     for path, header in series.headers:
         with damage_named(path):
             frames = max(1, whole_number(header, "NumberOfFrames", 1))
             rows, columns = int(header.Rows), int(header.Columns)
             if rows < 1 or columns < 1:
                 raise ImageError(f"{path}: it claims {columns} x {rows} pixels; each side must be at least 1.")
-            promised += rows * columns * frames
-            if promised * 4 > VOXEL_BYTES or len(slices) + frames > MOST_FILES:
+            total += rows * columns * frames
+            if total * 4 > VOXEL_BYTES or len(slices) + frames > MOST_FILES:
                 raise ImageError(
                     f"{where}: its files claim more than {VOXEL_BYTES / 1e9:g} GB of voxels ({path.name} {columns} x "
-                    f"{rows} x {frames}). They are damaged, or not of one scan."
+                    f"{rows} x {frames}). They are damaged, or belong to several scans."
                 )
             colours = whole_number(header, "SamplesPerPixel", 1)
             kind = text_of(header, "PhotometricInterpretation") or "MONOCHROME2"
             if colours > 1 or kind not in {"MONOCHROME1", "MONOCHROME2"}:
                 raise ImageError(
-                    f"{path}: its pixels are colours ({kind}), as of a screenshot or a colour map, not the scanner's "
-                    "numbers. Leave the file out, or name the series it was made of."
+                    f"{path}: its pixels are colours ({kind}), as in a screenshot or a colour map, not values of the "
+                    "scanner. Leave the file out, or name the series from which it was derived."
                 )
             if "MOSAIC" in text_of(header, "ImageType"):
-                raise ImageError(
-                    f"{path}: it is a mosaic, all slices of a volume side by side in one picture. Convert it to NIfTI."
-                )
+                raise ImageError(f"{path}: it is a mosaic of all slices in one picture. Convert it to NIfTI.")
             name = str(path.relative_to(where)) if path != where else path.name
             slices += [_slice(path, name, header, -1 if frames == 1 else frame, kind) for frame in range(frames)]
     return slices
 
 
 def _slice(path: Path, name: str, header: Any, frame: int, kind: str) -> Slice:
-    """One slice, from the file's own header or from the functional groups of its frame."""
-    which = max(frame, 0)
+    """One slice, from the header of the file or from the functional groups of its frame."""
+    index = max(frame, 0)
     name = name if frame < 0 else f"frame {frame + 1} of {name}"
-    numbers = {tag: _numbers(_said(header, which, tag)) for tag in GROUP_OF}
+    numbers = {tag: _numbers(_value(header, index, tag)) for tag in GROUP_OF}
     position, directions = numbers["ImagePositionPatient"], numbers["ImageOrientationPatient"]
     spacing = numbers["PixelSpacing"]
-    for tag, found, count in (
+    for tag, values, count in (
         ("ImagePositionPatient", position, 3),
         ("ImageOrientationPatient", directions, 6),
         ("PixelSpacing", spacing, 2),
     ):
-        if len(found) != count:
-            told = "does not say" if not found else "says in a way that cannot be"
-            shown = path if frame < 0 else f"{path}, frame {frame + 1}"
+        if len(values) != count:
+            problem = "does not state" if not values else "states in an impossible way"
+            label = path if frame < 0 else f"{path}, frame {frame + 1}"
             raise ImageError(
-                f"{shown}: it {told} how it lies in the patient ({tag}). Leave the file out if it is no slice of a "
-                "volume (a report, a screenshot, ultrasound), or export the scan again from its archive."
+                f"{label}: it {problem} its position in the patient ({tag}). Leave the file out if it is not a "
+                f"slice of "
+                "a volume (a report, a screenshot, ultrasound), or export the scan again from its archive."
             )
     row, column = np.array(directions[:3]), np.array(directions[3:])
     if max(abs(np.linalg.norm(row) - 1), abs(np.linalg.norm(column) - 1), abs(row @ column)) > UNIT_VECTOR:
@@ -177,7 +174,7 @@ def _slice(path: Path, name: str, header: Any, frame: int, kind: str) -> Slice:
     thickness = (numbers["SliceThickness"] or _numbers(header.get("SpacingBetweenSlices")) or [0.0])[0]
     slope, intercept = (numbers["RescaleSlope"] or [1.0])[0], (numbers["RescaleIntercept"] or [0.0])[0]
     if slope == 0:
-        raise ImageError(f"{path}: its RescaleSlope is 0, which makes all pixels the same. Export the scan again.")
+        raise ImageError(f"{path}: its RescaleSlope is 0, which makes all pixels equal. Export the scan again.")
     acquired = {tag: text_of(header, tag) for tag in ACQUIRED if text_of(header, tag)}
     grouped = ("EchoTime", "DiffusionBValue", "TemporalPositionIndex")
     acquired |= {tag: f"{numbers[tag][0]:g}" for tag in grouped if numbers[tag]}
@@ -188,8 +185,8 @@ def _slice(path: Path, name: str, header: Any, frame: int, kind: str) -> Slice:
     )  # fmt: skip
 
 
-def _said(header: Any, frame: int, tag: str) -> Any:
-    """A value of a frame: from its own groups, else from those of all frames, else from the file's header."""
+def _value(header: Any, frame: int, tag: str) -> Any:
+    """A value of a frame: from its own groups, else from those of all frames, else from the header of the file."""
     per_frame, shared = header.get("PerFrameFunctionalGroupsSequence"), header.get("SharedFunctionalGroupsSequence")
     if per_frame and frame >= len(per_frame):
         raise ValueError(f"it has {len(per_frame)} functional groups, fewer than frames")
@@ -199,29 +196,28 @@ def _said(header: Any, frame: int, tag: str) -> Any:
             return inner[0].get(tag)
     frames = max(1, whole_number(header, "NumberOfFrames", 1))
     if tag == "ImagePositionPatient" and frames > 1:
-        # One position for all frames would lay them on top of each other.
+        # All frames would have the same position.
         return None
     return header.get(tag)
 
 
 def _numbers(value: Any) -> list[float]:
-    """The finite numbers of a value; none where one of them is no number."""
+    """The numbers of a value; none if one of them is not finite."""
     if value is None or value == "":
         return []
-    parts = [value] if isinstance(value, int | float | str) else list(value)
-    numbers = [float(part) for part in parts]
+    numbers = [float(number) for number in ([value] if isinstance(value, int | float | str) else value)]
     return numbers if np.isfinite(numbers).all() else []
 
 
 def _values(stack: Stack, pixels: Pixels) -> np.ndarray:
-    """All slices as (columns, rows, slices) `float32`; MONOCHROME1 turned over by one number for the whole stack."""
+    """All slices as (columns, rows, slices) `float32`; MONOCHROME1 inverted with one maximum and minimum."""
     rows, columns = stack.slices[0].size
     values = np.empty((columns, rows, len(stack.slices)), np.float32, order="F")
-    inverted = [i for i, one in enumerate(stack.slices) if one.inverted]
-    for i, one in enumerate(stack.slices):
+    inverted = [i for i, image in enumerate(stack.slices) if image.inverted]
+    for i, image in enumerate(stack.slices):
         with np.errstate(over="ignore", invalid="ignore"):
-            values[:, :, i] = pixels.of(one).T
+            values[:, :, i] = pixels.of(image).T
     if inverted:
-        part = values[:, :, inverted]
-        values[:, :, inverted] = part.max() + part.min() - part
+        planes = values[:, :, inverted]
+        values[:, :, inverted] = planes.max() + planes.min() - planes
     return values

@@ -16,38 +16,38 @@ PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
 class Pixels:
-    """Decoded files, the last one kept, so that the frames of a file are decoded once."""
+    """Decoded files; the last one is cached, so that the frames of a file are decoded once."""
 
     def __init__(self) -> None:
         self._path: Path | None = None
         self._frames: np.ndarray = np.empty(0)
 
-    def of(self, one: Slice) -> np.ndarray:
-        """The scanner's numbers of a slice, (rows, columns) `float64`.
+    def of(self, image: Slice) -> np.ndarray:
+        """The scanner's values of a slice, (rows, columns) `float64`.
 
         Raises:
-            ImageError: the file's pixels cannot be decoded, or are not as many as its header says.
+            ImageError: the pixels cannot be decoded, or their number differs from that of the header.
         """
-        if self._path != one.path:
-            self._frames, self._path = decoded(one.path), one.path
-        if max(one.frame, 0) >= len(self._frames) or self._frames.shape[1:] != one.size:
-            found = " x ".join(map(str, self._frames.shape))
+        if self._path != image.path:
+            self._frames, self._path = decoded(image.path), image.path
+        if max(image.frame, 0) >= len(self._frames) or self._frames.shape[1:] != image.size:
+            shape = " x ".join(map(str, self._frames.shape))
             raise ImageError(
-                f"{one.path}: header and pixels disagree: there are {found} (frames, rows, columns), and the header "
-                f"speaks of frames of {one.size[0]} x {one.size[1]}. Copy it again from its source."
+                f"{image.path}: header and pixels disagree: there are {shape} (frames, rows, columns), and the header "
+                f"states frames of {image.size[0]} x {image.size[1]}. Copy it again from its source."
             )
-        return self._frames[max(one.frame, 0)].astype(np.float64) * one.slope + one.intercept
+        return self._frames[max(image.frame, 0)].astype(np.float64) * image.slope + image.intercept
 
-    def same(self, one: Slice, other: Slice) -> bool:
-        """Whether two slices show the same."""
-        return one.inverted == other.inverted and np.array_equal(self.of(one), self.of(other))
+    def same(self, image: Slice, other: Slice) -> bool:
+        """Whether two slices have the same pixels."""
+        return image.inverted == other.inverted and np.array_equal(self.of(image), self.of(other))
 
 
 def decoded(path: Path) -> np.ndarray:
     """The stored pixels of a file, (frames, rows, columns), before slope and intercept.
 
     Raises:
-        ImageError: they are cut short, damaged, or of a compression that nothing here decodes.
+        ImageError: they are truncated, damaged, or compressed in a way that no installed package decodes.
     """
     pydicom = pydicom_module()
     with damage_named(path):
@@ -55,41 +55,41 @@ def decoded(path: Path) -> np.ndarray:
         if not any(tag in data for tag in PIXELS):
             raise ImageError(f"{path}: the file ends before its pixels. Copy it again from its source.")
         if "TransferSyntaxUID" not in data.file_meta:
-            # A bare file: how it is written was found out while reading, and such files are never compressed.
+            # A file without a preamble: pydicom detected its encoding, and such files are never compressed.
             uid = pydicom.uid
             implicit = data.original_encoding[0]
             data.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
         try:
             pixels: np.ndarray = data.pixel_array
         except RuntimeError as error:
-            # NotImplementedError: there is no decoder at all; otherwise the message tells a missing one from damage.
+            # NotImplementedError: there is no decoder at all. Otherwise the message says whether a decoder is missing.
             if not isinstance(error, NotImplementedError) and "missing" not in str(error):
                 raise
-            return _decoded_otherwise(path, data, error)
+            return _decoded_by_simpleitk(path, data, error)
     return pixels if pixels.ndim == 3 else pixels[None]
 
 
-def _decoded_otherwise(path: Path, data: Any, reason: RuntimeError) -> np.ndarray:
-    """What SimpleITK makes of a file that pydicom has no decoder for: lossless JPEG above all."""
-    trouble = ImageError(
+def _decoded_by_simpleitk(path: Path, data: Any, reason: RuntimeError) -> np.ndarray:
+    """Decode with SimpleITK a file for which pydicom has no decoder, mainly lossless JPEG."""
+    undecodable = ImageError(
         f"{path}: its pixels are compressed as {data.file_meta.TransferSyntaxUID.name}, which cannot be decoded here. "
         f"Install a decoder (pip install {DECODERS}), or save the series without compression."
     )
     if "PerFrameFunctionalGroupsSequence" in data:
-        # It applies a slope of its own choosing to all frames alike.
-        raise trouble from reason
+        # SimpleITK applies one slope to all frames.
+        raise undecodable from reason
     try:
         import SimpleITK
     except ImportError:
-        raise trouble from reason
+        raise undecodable from reason
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
     try:
         scaled: np.ndarray = SimpleITK.GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
-        raise trouble from error
-    # Slope and intercept are already in it; every slice applies its own later.
+        raise undecodable from error
+    # SimpleITK has applied slope and intercept, which every slice applies again later.
     slope, intercept = float(text_of(data, "RescaleSlope") or 1), float(text_of(data, "RescaleIntercept") or 0)
     stored = np.rint((scaled.astype(np.float64) - intercept) / (slope or 1.0))
     return stored if stored.ndim == 3 else stored[None]

@@ -1,4 +1,4 @@
-"""The series in a DICOM folder: their headers, and which of them is the sequence that was asked for."""
+"""The series in a DICOM folder: their headers, and the choice of the series that shows a sequence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
-# What is read of a header: all that a series is told by, ordered by, and scaled by.
+# The tags that are read: those that identify, order and scale a series.
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
 PIXELS = (
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "BitsAllocated",
@@ -48,27 +48,27 @@ class Series:
     uid: str
     headers: tuple[tuple[Path, Any], ...]
 
-    def said(self, tag: str) -> str:
-        """What the first file says, as text; empty where it says nothing."""
+    def text(self, tag: str) -> str:
+        """The value of a tag in the first file as text; empty if there is none."""
         return text_of(self.headers[0][1], tag)
 
     @property
     def images(self) -> int:
-        """How many slices there are."""
+        """The number of slices."""
         return sum(max(1, whole_number(header, "NumberOfFrames", 1)) for _, header in self.headers)
 
     @property
     def is_localiser(self) -> bool:
-        """Whether it says that it was made to plan other series."""
-        return bool(LOCALISER.search(" ".join(map(self.said, ("SeriesDescription", "ProtocolName", "ImageType")))))
+        """Whether the series was acquired to plan others."""
+        return bool(LOCALISER.search(" ".join(map(self.text, ("SeriesDescription", "ProtocolName", "ImageType")))))
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """The series in words: number, description, slices."""
-        number, name = self.said("SeriesNumber") or "?", self.said("SeriesDescription") or self.said("ProtocolName")
+        number, name = self.text("SeriesNumber") or "?", self.text("SeriesDescription") or self.text("ProtocolName")
         images = self.images
         count = f"{images} slice{'s' if images != 1 else ''}"
-        return f"series {number} {name or 'without description'!r} ({self.said('Modality') or '?'}, {count})"
+        return f"series {number} {name or 'without description'!r} ({self.text('Modality') or '?'}, {count})"
 
 
 def pydicom_module() -> ModuleType:
@@ -89,7 +89,7 @@ def pydicom_module() -> ModuleType:
 
 @cache
 def damage() -> tuple[type[Exception], ...]:
-    """What pydicom raises on damaged bytes and values, found by damaging files at random."""
+    """The errors that pydicom raises on damaged files, determined by damaging files at random."""
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
     plain = (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
@@ -98,15 +98,15 @@ def damage() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Tell what pydicom stumbled over as an error of this file."""
+    """Turn an error of pydicom into an `ImageError` that names the file."""
     try:
         with warnings.catch_warnings():
-            # Values that break a rule of the standard but can be read are no news to a user.
+            # Readable values that violate the standard need no warning.
             warnings.simplefilter("ignore")
             yield
     except RecursionError as error:
         raise ImageError(
-            f"{path}: its DICOM sequences are nested too deeply to be read. The file is damaged or made to do harm; "
+            f"{path}: its DICOM sequences are nested too deeply to be read. The file is damaged or malicious; "
             "leave it out, or copy it again from its source."
         ) from error
     except damage() as error:
@@ -115,10 +115,10 @@ def damage_named(path: Path) -> Iterator[None]:
 
 
 def read_header(path: Path) -> Any:
-    """Everything of a DICOM file but its pixels; None where it holds none.
+    """The header of a DICOM file; None if the file has no pixels.
 
     Raises:
-        ImageError: it is no DICOM, or damaged.
+        ImageError: it is not DICOM, or damaged.
         CasewiseError: the package that reads DICOM is not installed.
     """
     pydicom = pydicom_module()
@@ -131,8 +131,10 @@ def read_header(path: Path) -> Any:
             f"{path}: this is {name_content(head)}, not a scan that can be read (.nii, .nii.gz, or DICOM files)."
         )
     if DEFLATED in head:
-        # It would be unpacked whole, however large it becomes.
-        raise ImageError(f"{path}: the file is deflated as a whole, which is not read. Save it without compression.")
+        # It would be decompressed completely, whatever its size.
+        raise ImageError(
+            f"{path}: the file is deflated as a whole, which is not supported. Save it without compression."
+        )
     with damage_named(path):
         tags = [*SERIES, *GEOMETRY, *PIXELS, *GROUPS, *ACQUIRED]
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
@@ -140,102 +142,101 @@ def read_header(path: Path) -> Any:
             return header
         kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
         if kind is not None and "Image Storage" in getattr(kind, "name", ""):
-            raise ImageError(f"{path}: it is of the kind {kind.name}, but ends before it says its size. Copy it again.")
+            raise ImageError(f"{path}: its kind is {kind.name}, but it ends before its size is stated. Copy it again.")
         return None
 
 
 def find_series(files: Sequence[Path]) -> tuple[list[Series], list[Path]]:
     """The series of these DICOM files by their UID, in the order of series numbers, and the files without an image."""
-    found: dict[str, list[tuple[Path, Any]]] = {}
+    headers_by_uid: dict[str, list[tuple[Path, Any]]] = {}
     empty = []
     for path in files:
         header = read_header(path)
         if header is None:
             empty.append(path)
         else:
-            found.setdefault(text_of(header, "SeriesInstanceUID"), []).append((path, header))
-    series = [Series(uid, tuple(headers)) for uid, headers in found.items()]
-    return sorted(series, key=lambda one: (whole_number(one.headers[0][1], "SeriesNumber", 0), one.uid)), empty
+            headers_by_uid.setdefault(text_of(header, "SeriesInstanceUID"), []).append((path, header))
+    series = [Series(uid, tuple(headers)) for uid, headers in headers_by_uid.items()]
+    return sorted(series, key=lambda each: (whole_number(each.headers[0][1], "SeriesNumber", 0), each.uid)), empty
 
 
 def choose(series: Sequence[Series], sequence: str | None, where: Path) -> tuple[Series, list[str]]:
-    """The one series that is the sequence, and notes on what was left aside.
+    """The series that shows the sequence, and notes on series that were left aside.
 
-    A single series is taken whatever it is called. Of several, localisers are left aside; then the sequence must name
-    exactly one: its modality, description or protocol as a whole, else a word of them, else the beginning of a word.
+    A single series is accepted whatever its name. Of several, localisers are left aside; then the sequence must match
+    exactly one: its modality, description or protocol completely, else a word of them, else the beginning of a word.
 
     Raises:
-        ImageError: none or several could be meant; all are in the message.
+        ImageError: none or several match; the message lists all.
     """
     if len(series) == 1:
         return series[0], _doubts(series[0], sequence)
-    proper = [one for one in series if not one.is_localiser] or list(series)
-    meant = proper if len(proper) == 1 else _meant(proper, sequence)
-    if len(meant) == 1:
-        aside = [one.told for one in series if one is not meant[0]]
+    proper = [each for each in series if not each.is_localiser] or list(series)
+    matches = proper if len(proper) == 1 else _matching(proper, sequence)
+    if len(matches) == 1:
+        aside = [each.description for each in series if each is not matches[0]]
         more = f" and {len(aside) - SHOWN} more" if len(aside) > SHOWN else ""
-        taken = f"{meant[0].told} was taken; left aside: {', '.join(aside[:SHOWN])}{more}"
-        return meant[0], [taken, *_doubts(meant[0], sequence)]
+        note = f"{matches[0].description} was taken; left aside: {', '.join(aside[:SHOWN])}{more}"
+        return matches[0], [note, *_doubts(matches[0], sequence)]
     if sequence is None:
-        found = "and the table does not say which is meant"
+        mismatch = "and the table does not name one"
     else:
-        found = f"and {'none' if not meant else 'more than one'} of them is named by the sequence {sequence!r}"
-    listed = "\n".join(f"  {one.told}" for one in series[:SHOWN])
+        mismatch = f"and {'none' if not matches else 'more than one'} of them is named by the sequence {sequence!r}"
+    listed = "\n".join(f"  {each.description}" for each in series[:SHOWN])
     more = f"\n  … and {len(series) - SHOWN} more" if len(series) > SHOWN else ""
     raise ImageError(
-        f"{where}: the folder mixes {len(series)} series, {found}. Name the sequence as the scanner does, or put the "
+        f"{where}: the folder mixes {len(series)} series, {mismatch}. Name the sequence as the scanner does, or "
+        f"put the "
         f"series in a folder of its own:\n{listed}{more}"
     )
 
 
-def _meant(series: Sequence[Series], sequence: str | None) -> list[Series]:
-    """The series that a sequence's name fits best, those of the strictest way of fitting."""
-    wanted = _words(sequence or "")
-    if not wanted:
+def _matching(series: Sequence[Series], sequence: str | None) -> list[Series]:
+    """The series that match the name of a sequence by the strictest criterion that any of them meets."""
+    words = _words(sequence or "")
+    if not words:
         return []
     tags = ("Modality", "SeriesDescription", "ProtocolName")
-    said = [[_words(one.said(tag)) for tag in tags] for one in series]
-    for fits in (_whole, _holds, _begins):
-        meant = [one for one, texts in zip(series, said, strict=True) if any(fits(text, wanted) for text in texts)]
-        if meant:
-            return meant
+    for fits in (_equals, _contains, _begins):
+        matches = [each for each in series if any(fits(_words(each.text(tag)), words) for tag in tags)]
+        if matches:
+            return matches
     return []
 
 
-def _doubts(one: Series, sequence: str | None) -> list[str]:
-    """A note where the series names another sequence than the table does."""
-    own, wanted = (
-        _known(text) for text in (f"{one.said('SeriesDescription')} {one.said('ProtocolName')}", sequence or "")
-    )
-    if not own or not wanted or own & wanted:
+def _doubts(series: Series, sequence: str | None) -> list[str]:
+    """A note if the series names another sequence than the table does."""
+    description = series.text("SeriesDescription")
+    in_files, in_table = _sequences(f"{description} {series.text('ProtocolName')}"), _sequences(sequence or "")
+    if not in_files or not in_table or in_files & in_table:
         return []
-    return [f"the table calls it {sequence}, but its files call it {one.said('SeriesDescription')!r}"]
+    return [f"the table calls it {sequence}, but its files call it {description!r}"]
 
 
-def _known(text: str) -> set[str]:
+def _sequences(text: str) -> set[str]:
     return {name for name in SEQUENCES for word in _words(text) if word.startswith(name)}
 
 
 def _words(text: str) -> list[str]:
-    """Letters and digits, without capitals; T2* is another sequence than T2."""
+    """Words of letters and digits in lower case; T2* differs from T2."""
     return re.findall(r"[a-z0-9]+", text.casefold().replace("*", "star"))
 
 
-def _whole(text: list[str], wanted: list[str]) -> bool:
-    return text == wanted
+def _equals(text: list[str], words: list[str]) -> bool:
+    return text == words
 
 
-def _holds(text: list[str], wanted: list[str]) -> bool:
-    return any(text[i : i + len(wanted)] == wanted for i in range(len(text)))
+def _contains(text: list[str], words: list[str]) -> bool:
+    return any(text[i : i + len(words)] == words for i in range(len(text)))
 
 
-def _begins(text: list[str], wanted: list[str]) -> bool:
-    """T1 begins T1W; but not T2 T2star, which is another sequence."""
-    return len(wanted) == 1 and any(word.startswith(wanted[0]) and "star" not in word for word in text)
+def _begins(text: list[str], words: list[str]) -> bool:
+    """Whether a word begins with the name: T1 matches T1W, but T2 does not match T2star."""
+    return len(words) == 1 and any(word.startswith(words[0]) and "star" not in word for word in text)
 
 
 def text_of(header: Any, tag: str) -> str:
-    """What a header says, as text; empty where it says nothing or nothing readable."""
+    """The value of a tag as text; empty if there is none or it is unreadable."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -248,9 +249,9 @@ def text_of(header: Any, tag: str) -> str:
     return text.replace("\0", "").strip()
 
 
-def whole_number(header: Any, tag: str, otherwise: int) -> int:
-    """A whole number of a header, `otherwise` where it is missing or none."""
+def whole_number(header: Any, tag: str, default: int) -> int:
+    """The whole number of a tag; `default` if it is missing or not a number."""
     try:
         return int(float(text_of(header, tag)))
     except (ValueError, OverflowError):
-        return otherwise
+        return default

@@ -20,11 +20,11 @@ from casewise.modalities.volumes.reading.sources import (
 def read_scan(path: Path, *, sequence: str | None = None, voxels: bool = True) -> Scan:
     """Read a .nii or .nii.gz file, a folder of DICOM files, or one DICOM file (a slice, or many frames).
 
-    `sequence`: the name of the sequence in the table; it decides where a folder holds several series. Without `voxels`
-    headers alone are read: all values are 0.
+    `sequence`: the name of the sequence in the table; it selects one of several series in a folder. Without `voxels`
+    only headers are read: all values are 0.
 
     Raises:
-        ImageError: it cannot be read as one volume; the message names the file, what was found, and what to do.
+        ImageError: it cannot be read as one volume; the message names the file, the problem and a remedy.
         CasewiseError: the packages that read scans are not installed.
     """
     path = Path(path)
@@ -43,10 +43,10 @@ def read_scan(path: Path, *, sequence: str | None = None, voxels: bool = True) -
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that decide what `read_scan` gives, in a fixed order: the file, or all DICOM files of the folder.
+    """The files that determine the result of `read_scan`, in a fixed order: the file, or all DICOM files of the folder.
 
     Raises:
-        ImageError: there is nothing, or a folder without DICOM.
+        ImageError: the file does not exist, or the folder contains no DICOM file.
     """
     path = Path(path)
     if not path.is_dir():
@@ -54,20 +54,20 @@ def files_of(path: Path) -> list[Path]:
         return [path]
     files, others = dicom_files(path)
     if not files:
-        from casewise.modalities.volumes.reading.dicom import nothing_told
+        from casewise.modalities.volumes.reading.dicom import no_dicom_message
 
-        raise ImageError(nothing_told(path, others))
+        raise ImageError(no_dicom_message(path, others))
     return files
 
 
-def stacked(paths: Sequence[Path], spacing: tuple[float, float], *, voxels: bool = True) -> Scan:
-    """Axial slice images from the feet to the head as one scan, grey; rows from front to back, columns from the
-    patient's right to the left, as radiologists look at them.
+def stack_images(paths: Sequence[Path], spacing: tuple[float, float], *, voxels: bool = True) -> Scan:
+    """Stack axial slice images, sorted from feet to head, to one scan in grey; rows run from front to back, columns
+    from the patient's right to the left, as radiologists view them.
 
-    `spacing`: mm between pixels, and between slices. Without `voxels` only their sizes are read, all values being 0.
+    `spacing`: mm between pixels, and between slices. Without `voxels` only the sizes are read: all values are 0.
 
     Raises:
-        ImageError: one cannot be read, or is of another size than the first.
+        ImageError: an image cannot be read, or differs in size from the first.
     """
     from casewise.modalities.store.readers import image_facts, read_image
 
@@ -81,7 +81,7 @@ def stacked(paths: Sequence[Path], spacing: tuple[float, float], *, voxels: bool
         if planes and plane.shape != planes[0].shape:
             raise ImageError(
                 f"{path}: this slice is {plane.shape[1]}×{plane.shape[0]} pixels, the first ({paths[0].name}) is "
-                f"{planes[0].shape[1]}×{planes[0].shape[0]}. Slices of one scan have one size."
+                f"{planes[0].shape[1]}×{planes[0].shape[0]}. Slices of one scan have the same size."
             )
         planes.append(plane)
     if voxels:

@@ -1,4 +1,4 @@
-"""A scan: the voxels of one sequence of a case, and where in the patient they lie."""
+"""A scan: the voxels of one sequence of a case, and their positions in the patient."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import numpy as np
 
 from casewise.errors import ImageError
 
-# More bytes of voxels than any scan of a study has; a header that promises more is damaged or made to exhaust memory.
+# More bytes of voxels than any scan has; a header that states more is damaged or made to exhaust memory.
 VOXEL_BYTES = 2_000_000_000
-# Spacings of scans lie far inside; outside, a header's units or numbers are wrong.
+# The range of possible spacings; outside, the units or numbers of a header are wrong.
 FINEST_MM, COARSEST_MM = 1e-3, 1e3
-# How flat the box of a voxel may be, as its volume over the product of its sides.
+# The smallest volume of a voxel relative to the product of its sides.
 FLAT = 1e-3
-# Axes that stand this far from right angles (as a cosine) are told.
+# The cosine of an angle between axes above which a note is added.
 OBLIQUE = 0.01
-# A file without an id may say so in words; these are no ids.
+# Words that stand for a removed id.
 NO_ID = {"", "anonymous", "anonymized", "anonymised", "anon", "unknown", "none", "removed"}
 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """The voxels of one sequence in the order in which the file has them.
+    """The voxels of one sequence in the order of the file.
 
     Attributes:
-        values: (X, Y, Z) `float32`, the scanner's numbers after the file's own slope and intercept; all finite.
+        values: (X, Y, Z) `float32`, the scanner's values after slope and intercept of the file; all finite.
         affine: (4, 4) `float64`, from voxel indices to mm in RAS: x grows to the patient's right, y to the front, z
             to the head (as in NIfTI).
-        path: what was named: a file or a folder.
-        facts: what the file says about itself. `patient_id` is there to compare scans, never to be shown or stored.
-        notes: sentences on what is odd, none of which stops a study.
+        path: the file or folder.
+        facts: from the file. `patient_id` only serves to compare scans and is never shown or stored.
+        notes: sentences on anything unusual that does not prevent the use of the scan.
     """
 
     values: np.ndarray
@@ -73,7 +73,7 @@ def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
 
 
 def orientation_of(affine: np.ndarray) -> str:
-    """The letters of the directions in which the axes grow; of all assignments the one that fits best.
+    """The letters of the directions in which the axes grow, by the best of all assignments.
 
     >>> orientation_of(np.array([[0, 0, 1.0, 0], [-1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 0, 1.0]]))
     'PSR'
@@ -87,15 +87,15 @@ def orientation_of(affine: np.ndarray) -> str:
 
 
 def checked_affine(affine: np.ndarray, path: Path) -> tuple[np.ndarray, list[str]]:
-    """The affine as `float64`, and notes on what is odd about it.
+    """The affine as `float64`, and notes on anything unusual.
 
     Raises:
-        ImageError: it is no map from voxels to millimetres: not finite, flat, or of impossible spacing.
+        ImageError: it is not finite, singular, or of impossible spacing.
     """
     affine = np.asarray(affine, np.float64)
     remedy = "Convert the scan again from its DICOM files."
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
-        raise ImageError(f"{path}: its affine is not made of numbers, so nobody knows where its voxels lie. {remedy}")
+        raise ImageError(f"{path}: its affine is not finite, so the positions of its voxels are unknown. {remedy}")
     spacing = spacing_of(affine)
     text = " x ".join(f"{side:.4g}" for side in spacing)
     if min(spacing) < FINEST_MM or max(spacing) > COARSEST_MM:
@@ -105,17 +105,17 @@ def checked_affine(affine: np.ndarray, path: Path) -> tuple[np.ndarray, list[str
     directions = affine[:3, :3] / np.array(spacing)
     if abs(np.linalg.det(directions)) < FLAT:
         raise ImageError(
-            f"{path}: two axes of its affine point the same way (it is singular), so a place in the patient belongs to "
-            f"no voxel or to many. {remedy}"
+            f"{path}: two axes of its affine point the same way (it is singular), so a position in the patient belongs "
+            f"to no voxel or to many. {remedy}"
         )
     worst = float(np.abs(directions.T @ directions - np.eye(3)).max())
     angle = np.degrees(np.arccos(min(worst, 1.0)))
-    text = f"its axes are not at right angles ({angle:.1f}° instead of 90°), as of a tilted gantry"
+    text = f"its axes are not at right angles ({angle:.1f}° instead of 90°), as with a tilted gantry"
     return affine, [text] if worst > OBLIQUE else []
 
 
 def unread(shape: tuple[int, int, int]) -> np.ndarray:
-    """Values that stand for voxels that were not read: all 0, and without memory of their own.
+    """Placeholder values of voxels that were not read: all 0, without memory of their own.
 
     >>> unread((512, 512, 400)).strides
     (0, 0, 0)
@@ -131,7 +131,7 @@ def checked_values(values: np.ndarray, path: Path) -> tuple[dict[str, str | floa
     """
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        # Only now counted: a mask of all voxels costs memory, and nearly no scan needs it.
+        # Counted only in this case, because a mask of all voxels costs memory.
         nans = int(np.isnan(values).sum())
         infinite = int(values.size - np.isfinite(values).sum()) - nans
         values_text = " and ".join(
@@ -147,15 +147,15 @@ def checked_values(values: np.ndarray, path: Path) -> tuple[dict[str, str | floa
 
 
 def check_same_subject(scans: Mapping[str, Scan]) -> list[str]:
-    """Compare what the scans of one case, by sequence, say of whom they show; return notes.
+    """Compare the patients and examinations that the scans of one case state, by sequence; return notes.
 
     Files without a patient id (all NIfTI, and DICOM with the id removed) cannot be compared. Different frames of
-    reference are a note only: the patient may have left the table between two sequences. So are different examinations,
-    where all name the same patient.
+    reference give only a note: the patient may have left the table between two sequences. So do different examinations
+    if all files name the same patient.
 
     Raises:
-        ImageError: two scans name different patients, are of different examinations without all naming their patient,
-            or two sequences are one and the same series.
+        ImageError: two scans name different patients, two are of different examinations and not all name their patient,
+            or two sequences are the same series.
     """
     sequence_of: dict[str | float, str] = {}
     for name, scan in scans.items():
@@ -170,8 +170,8 @@ def check_same_subject(scans: Mapping[str, Scan]) -> list[str]:
     if len({identity.casefold() for identity in ids.values()}) > 1:
         text = "; ".join(f"{name} is of patient {ids[name]!r} ({scans[name].path})" for name in ids)
         raise ImageError(
-            f"The scans of one case are of different patients: {text}. Mend the paths in the table; if it is one "
-            "person under two ids, give the files one id."
+            f"The scans of one case are of different patients: {text}. Correct the paths in the table; if it is "
+            "one person under two ids, give the files one id."
         )
     notes = _other_examinations(scans, same_subject=len(ids) == len(scans))
     frames = {name: str(scan.facts.get("frame_of_reference", "")) for name, scan in scans.items()}
@@ -180,13 +180,13 @@ def check_same_subject(scans: Mapping[str, Scan]) -> list[str]:
         doubt = "" if len(ids) == len(scans) else ", and not every file names its patient"
         notes.append(
             f"{' and '.join(named)} have different frames of reference{doubt}: the patient may have moved between "
-            "them, or it is another one. Their positions are taken as the files say them."
+            "them, or it is another one. The positions stated in the files are used."
         )
     return notes
 
 
 def _other_examinations(scans: Mapping[str, Scan], *, same_subject: bool) -> list[str]:
-    """A note on scans of several examinations of one patient; `same_subject`: all of them name that patient."""
+    """A note on scans of several examinations; `same_subject`: all of them name the same patient."""
     studies = {name: str(scan.facts.get("study_uid", "")) for name, scan in scans.items()}
     named = {name: study for name, study in studies.items() if study}
     if len(set(named.values())) < 2:
@@ -195,13 +195,13 @@ def _other_examinations(scans: Mapping[str, Scan], *, same_subject: bool) -> lis
     if not same_subject:
         files = ", ".join(str(scans[name].path) for name in named)
         raise ImageError(
-            f"{text}, and not every file names its patient, so that nothing says they show one person: {files}. Mend "
+            f"{text}, and not every file names its patient, so they may show different people: {files}. Correct "
             "the paths in the table; if it is one person at one visit, give the files one PatientID."
         )
     return [f"{text}: are they of one visit?"]
 
 
 def _id(scan: Scan) -> str:
-    """The patient id, or nothing where the file only says that it was removed."""
+    """The patient id; empty if the file only states that it was removed."""
     identity = str(scan.facts.get("patient_id", "")).strip()
     return "" if identity.casefold() in NO_ID else identity

@@ -1,4 +1,4 @@
-"""The files that a scan is made of: finding them, and telling what each is by its first bytes."""
+"""The files of a scan: listing them, and recognising DICOM by its first bytes."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 from casewise.errors import ImageError
 from casewise.modalities.store.file_check import size_of
 
-# A DICOM file says what it is behind 128 bytes; its transfer syntax follows within the first thousand.
+# A DICOM file is marked after 128 bytes; its transfer syntax follows within the first thousand.
 HEAD = 1024
 NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}
-# More files than any scan has: somebody named a whole archive.
+# More files than any scan has.
 MOST_FILES = 20_000
 
 
 def checked_size(path: Path) -> int:
-    """Return the bytes of a file that should be (part of) a scan.
+    """Return the number of bytes of a file that should be a scan or one of its slices.
 
     Raises:
-        ImageError: it is missing, empty, no file, or may not be read.
+        ImageError: it is missing, empty, not a file, or not readable.
     """
-    remedy = "this is no file. Name a .nii or .nii.gz file, or a folder of DICOM files."
+    remedy = "this is not a file. Name a .nii or .nii.gz file, or a folder of DICOM files."
     return size_of(path, folder=remedy, other=remedy)
 
 
@@ -48,7 +48,7 @@ def is_dicom(head: bytes) -> bool:
     """
     if head[128:132] == b"DICM":
         return True
-    # Old software wrote no preamble: the first element is of group 0002 or 0008, and says its kind or a short length.
+    # Old software wrote no preamble: the first element is of group 0002 or 0008, with its type or a short length.
     tag, kind, length = head[:4], head[4:6], head[6:8]
     return tag[:2] in (b"\x02\0", b"\x08\0") and tag[3:] == b"\0" and (kind.isupper() or length == b"\0\0")
 
@@ -57,32 +57,33 @@ def dicom_files(path: Path) -> tuple[list[Path], list[Path]]:
     """The DICOM files of a folder and of all folders in it, sorted, and the other files; or a file by itself.
 
     Raises:
-        ImageError: the folder holds too many files, or cannot be listed.
+        ImageError: the folder contains too many files, or cannot be listed.
     """
     if not path.is_dir():
         return [path], []
     dicom: list[Path] = []
     others: list[Path] = []
     for file in _files(path):
-        # What is called DICOM and is none is a broken copy: reading it says so.
-        called = file.suffix.lower() in DICOM_SUFFIXES
-        (dicom if called or is_dicom(head_of(file)) else others).append(file)
+        # A file that has the suffix and is not DICOM is a broken copy: reading it raises the error.
+        named_so = file.suffix.lower() in DICOM_SUFFIXES
+        (dicom if named_so or is_dicom(head_of(file)) else others).append(file)
     return sorted(dicom), sorted(others)
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files under a folder that are files; what begins with a dot is the system's."""
+    """All files under a folder except hidden ones."""
     files: list[Path] = []
 
-    def tell(error: OSError) -> None:
+    def refuse(error: OSError) -> None:
         raise ImageError(f"{error.filename}: the folder cannot be listed: {error.strerror}.") from error
 
-    for parent, _, names in os.walk(folder, onerror=tell):
+    for parent, _, names in os.walk(folder, onerror=refuse):
         files += [
             Path(parent) / name for name in names if not name.startswith(".") and os.path.isfile(f"{parent}/{name}")
         ]
         if len(files) > MOST_FILES:
             raise ImageError(
-                f"{folder}: the folder holds more than {MOST_FILES:,} files. Name the folder of one scan of one visit."
+                f"{folder}: the folder contains more than {MOST_FILES:,} files. Name the folder of one scan of "
+                f"one visit."
             )
     return files
