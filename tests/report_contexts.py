@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.audit.findings import Audit, Finding
-from casewise.evaluation.results import evaluate
+from casewise.evaluation import FollowUp, Outcomes, Plan, evaluate
 from casewise.predictions.table import COLUMNS
 from casewise.report.caveats import sentences
 from casewise.report.context import ReportContext
@@ -157,7 +157,11 @@ def numbers(
     predictions = pd.DataFrame(parts, columns=list(COLUMNS)).astype({"outer_fold": "Int64", "inner_fold": "Int64"})
     predictions = apply_scores(predictions, study_scores(study))
     metrics = evaluate(
-        predictions, main=study.primary_outcome, resamples=resamples, bands=study.evaluation.bands or None
+        predictions,
+        Outcomes(study.primary_outcome),
+        Plan(resamples),
+        bands=study.evaluation.bands or None,
+        follow_up=FollowUp(),
     )
     images_table, panels_table = pd.DataFrame(images), pd.DataFrame(panels)
     return ReportContext(
@@ -296,7 +300,7 @@ def films(*, subjects: int = 40, test: int = 0, **changes: Any) -> ReportContext
                     }
                 )
     predictions = pd.DataFrame(rows).astype({"outer_fold": "Int64", "inner_fold": "Int64"})
-    metrics = evaluate(predictions, main="brixia", resamples=50, baseline=None, readers=pd.DataFrame(read))
+    metrics = evaluate(predictions, Outcomes("brixia"), Plan(50), readers=pd.DataFrame(read))
     table = pd.DataFrame(panels)
     return ReportContext(
         study=study,
@@ -531,11 +535,12 @@ def classes(
     predictions = predictions_of(study, subjects, known, test=test, outside=outside)
     metrics = evaluate(
         predictions,
-        main=outcome,
-        resamples=50,
-        baseline=None,
-        classes={outcome: names},
-        positive={outcome: first} if (first := study.positive_of(outcome)) else None,
+        Outcomes(
+            outcome,
+            classes={outcome: names},
+            positive={outcome: first} if (first := study.positive_of(outcome)) else {},
+        ),
+        Plan(50),
         subjects_known=study.subjects_known,
     )
     if outside:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from casewise.errors import CasewiseError, StudyError
-from casewise.evaluation import evaluate
+from casewise.evaluation import FollowUp, Outcomes, Plan, evaluate
 from casewise.evaluation.bootstrap import Estimate
 from casewise.evaluation.caveats import lower_on_test
 from casewise.metrics.numbers import value
@@ -73,7 +73,9 @@ def table() -> pd.DataFrame:
 def told(table: pd.DataFrame) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return evaluate(table, main="pasi", resamples=300, bands={"clear": 0, "mild": 1, "severe": 10})
+        return evaluate(
+            table, Outcomes("pasi"), Plan(300), bands={"clear": 0, "mild": 1, "severe": 10}, follow_up=FollowUp()
+        )
 
 
 def test_every_learner_and_key_has_every_metric_with_its_interval(told: dict[str, Any]) -> None:
@@ -116,7 +118,7 @@ def test_the_headline_is_chosen_out_of_fold(told: dict[str, Any]) -> None:
 
 
 def test_without_out_of_fold_rows_the_headline_says_that_it_flatters(table: pd.DataFrame) -> None:
-    found = evaluate(table[table["stage"] == "test"], main="pasi", resamples=50, baseline=None)
+    found = evaluate(table[table["stage"] == "test"], Outcomes("pasi"), Plan(50))
     assert found["main"]["chosen_on"] == "test"
     assert "chosen_where_judged" in codes(found)
     assert found["response"] == {}
@@ -148,7 +150,7 @@ def test_labels_shuffled_between_subjects_leave_no_concordance(table: pd.DataFra
     other = dict(zip(subjects, rng.permutation(subjects), strict=True))
     truth = first.drop_duplicates("subject").set_index("subject")["y_true"]
     first["y_true"] = [truth[other[subject]] for subject in first["subject"]]
-    ccc = evaluate(first, main="pasi", baseline=None)["metrics"]["oof"]["good"]["pasi"]["ccc"]
+    ccc = evaluate(first, Outcomes("pasi"))["metrics"]["oof"]["good"]["pasi"]["ccc"]
     assert ccc["low"] < 0 < ccc["high"]
 
 
@@ -158,13 +160,13 @@ def test_readers_stand_beside_the_learners(table: pd.DataFrame) -> None:
     readers = pd.concat(
         [cases.assign(reader=r, value=cases["y_true"] + rng.normal(0, 1, len(cases))) for r in ("senior", "junior")]
     ).drop(columns="y_true")
-    found = evaluate(table, main="pasi", resamples=50, readers=readers)["readers"]
+    found = evaluate(table, Outcomes("pasi"), Plan(50), readers=readers, follow_up=FollowUp())["readers"]
     pair = "junior | senior"
     assert found["between"]["all"]["pasi"][pair]["mae"]["n_cases"] == 120
     assert found["between"]["test"]["pasi"][pair]["mae"]["n_cases"] == 24
     assert found["learners"]["test"]["good"]["pasi"]["senior"]["mae"]["n_cases"] == 24
     with pytest.raises(CasewiseError, match="Did you mean 'pasi'"):
-        evaluate(table, main="pasi", readers=readers.assign(target="pasy"))
+        evaluate(table, Outcomes("pasi"), readers=readers.assign(target="pasy"), follow_up=FollowUp())
 
 
 def test_a_stage_without_readers_is_said_only_where_it_is_so(table: pd.DataFrame) -> None:
@@ -172,7 +174,7 @@ def test_a_stage_without_readers_is_said_only_where_it_is_so(table: pd.DataFrame
     readers = cases.assign(reader="senior", value=cases["y_true"]).drop(columns="y_true")
 
     def notes(readers: pd.DataFrame) -> list[tuple[str, str]]:
-        found = evaluate(table, main="pasi", resamples=50, readers=readers)["notes"]
+        found = evaluate(table, Outcomes("pasi"), Plan(50), readers=readers, follow_up=FollowUp())["notes"]
         return [(note["code"], note["stage"]) for note in found if "reader" in note["code"]]
 
     assert notes(readers) == []
@@ -187,7 +189,7 @@ def test_what_was_left_out_is_said(table: pd.DataFrame) -> None:
     gaps.loc[(gaps["case"] == "s0/week 4") & (gaps["target"] == "pasi"), "y_true"] = np.nan
     gaps.loc[(gaps["case"] == "s1/week 0") & (gaps["target"] == "pasi"), "y_true"] = 0.0
     gaps = gaps[~((gaps["model"] == "fair") & (gaps["case"] == "s2/week 0") & (gaps["target"] == "pasi"))]
-    notes = evaluate(gaps, main="pasi", resamples=50)["notes"]
+    notes = evaluate(gaps, Outcomes("pasi"), Plan(50), follow_up=FollowUp())["notes"]
     assert {"code": "without_truth", "stage": "oof", "target": "pasi", "missing": 1, "total": 96} in notes
     assert {"code": "different_cases", "stage": "oof", "target": "pasi"} in notes
     assert {"code": "few_subjects", "stage": "test", "subjects": 6} in notes
@@ -197,7 +199,7 @@ def test_what_was_left_out_is_said(table: pd.DataFrame) -> None:
 
 
 def test_cases_without_any_truth_are_no_failure(table: pd.DataFrame) -> None:
-    found = evaluate(table.assign(y_true=np.nan), main="pasi", resamples=50)
+    found = evaluate(table.assign(y_true=np.nan), Outcomes("pasi"), Plan(50), follow_up=FollowUp())
     assert found["metrics"] == {}
     assert found["main"]["learner"] is None
     assert "nothing_judged" in codes(found)
@@ -207,7 +209,7 @@ def test_one_subject_with_one_visit_is_no_failure(table: pd.DataFrame) -> None:
     alone = table[(table["case"] == "s0/week 0") & (table["stage"] == "oof")]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = evaluate(alone, main="pasi", resamples=50, bands={"clear": 0, "mild": 1})
+        found = evaluate(alone, Outcomes("pasi"), Plan(50), bands={"clear": 0, "mild": 1}, follow_up=FollowUp())
     mae = found["metrics"]["oof"]["good"]["pasi"]["mae"]
     assert mae["value"] is not None
     assert (mae["low"], mae["high"], mae["rough"]) == (None, None, True)
@@ -219,26 +221,28 @@ def test_one_subject_with_one_visit_is_no_failure(table: pd.DataFrame) -> None:
 def test_several_images_of_a_case_count_as_one_case(table: pd.DataFrame) -> None:
     one = table[(table["target"] == "pasi") & (table["stage"] == "oof")]
     films = pd.concat([one.assign(image=f"film{n}", y_pred=one["y_pred"] + n) for n in (0, 1)])
-    found = evaluate(films, main="pasi", resamples=50, bands={"clear": 0, "mild": 1})
+    found = evaluate(films, Outcomes("pasi"), Plan(50), bands={"clear": 0, "mild": 1}, follow_up=FollowUp())
     assert found["metrics"]["oof"]["good"]["pasi"]["mae"]["n_cases"] == 96
     assert np.sum(found["bands"]["stages"]["oof"]["good"]["confusion"]) == 96
     assert found["response"]["oof"]["good"]["n_visits"] == 72
 
 
 def test_a_main_outcome_by_region_has_no_response(table: pd.DataFrame) -> None:
-    found = evaluate(table, main="composite", resamples=50, bands={"clear": 0, "mild": 1})
+    found = evaluate(table, Outcomes("composite"), Plan(50), bands={"clear": 0, "mild": 1}, follow_up=FollowUp())
     assert found["response"] == {} == found["bands"]["stages"]
     assert "outcome_by_region" in codes(found)
 
 
 def test_names_that_nobody_predicted(table: pd.DataFrame) -> None:
     with pytest.raises(CasewiseError, match="Did you mean 'pasi'"):
-        evaluate(table, main="pasy")
+        evaluate(table, Outcomes("pasy"), follow_up=FollowUp())
     with pytest.raises(CasewiseError, match="Did you mean 'area'"):
-        evaluate(table, main="pasi", targets=["areas"])
+        evaluate(table, Outcomes("pasi", ["areas"]), follow_up=FollowUp())
     with pytest.raises(StudyError, match="Did you mean 'week 0'"):
-        evaluate(table, main="pasi", baseline="weeks 0")
-    assert list(evaluate(table, main="pasi", targets=["area"], resamples=50)["metrics"]["oof"]["good"]) == [
+        evaluate(table, Outcomes("pasi"), follow_up=FollowUp("weeks 0"))
+    assert list(
+        evaluate(table, Outcomes("pasi", ["area"]), Plan(50), follow_up=FollowUp())["metrics"]["oof"]["good"]
+    ) == [
         "area",
         "area[upper]",
         "area[trunk]",
@@ -249,22 +253,26 @@ def test_names_that_nobody_predicted(table: pd.DataFrame) -> None:
 
 def test_the_same_seed_gives_the_same_figures(table: pd.DataFrame) -> None:
     some = table[table["stage"] == "test"]
-    one, same, other = (evaluate(some, main="pasi", resamples=100, seed=seed)["metrics"] for seed in (1, 1, 2))
+    one, same, other = (
+        evaluate(some, Outcomes("pasi"), Plan(100, seed=seed), follow_up=FollowUp())["metrics"] for seed in (1, 1, 2)
+    )
     assert one == same != other
     shuffled = some.sample(frac=1, random_state=0)
-    mixed = evaluate(shuffled, main="pasi", resamples=100, seed=1)["metrics"]["test"]["good"]["pasi"]["mae"]
+    mixed = evaluate(shuffled, Outcomes("pasi"), Plan(100, seed=1), follow_up=FollowUp())["metrics"]["test"]["good"][
+        "pasi"
+    ]["mae"]
     assert mixed == one["test"]["good"]["pasi"]["mae"]
 
 
 def test_a_study_of_published_size_is_judged_whole() -> None:
     many = study(subjects=54, errors={f"net{n}": 0.5 for n in range(12)})
-    found = evaluate(many, main="pasi", bands={"clear": 0, "mild": 1, "severe": 10})
+    found = evaluate(many, Outcomes("pasi"), bands={"clear": 0, "mild": 1, "severe": 10}, follow_up=FollowUp())
     assert all(len(learners) == 12 for learners in found["metrics"].values())
 
 
 def test_the_note_on_intervals_names_people_only_where_they_are_known(table: pd.DataFrame) -> None:
     for known in (True, False):
-        found = evaluate(table, main="pasi", resamples=50, baseline=None, subjects_known=known)
+        found = evaluate(table, Outcomes("pasi"), Plan(50), subjects_known=known)
         note = next(note for note in found["notes"] if note["code"] == "intervals")
         assert (note["subjects_known"], note["resamples"], note["confidence"]) == (known, 50, 0.95)
 

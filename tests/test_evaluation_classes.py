@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casewise.errors import CasewiseError
-from casewise.evaluation import evaluate
-from casewise.evaluation.bootstrap import Plan, draw
+from casewise.evaluation import Outcomes, Plan, evaluate
+from casewise.evaluation.bootstrap import draw
 from casewise.evaluation.classification import classes_of, judge_classes, widen
 from casewise.evaluation.cross_fit import choose
 from casewise.evaluation.thresholds import choose_threshold
@@ -303,10 +303,8 @@ def told() -> dict[str, Any]:
         warnings.simplefilter("error")
         return evaluate(
             table(subjects=90, test_subjects=30),
-            main="dx",
-            resamples=300,
-            classes={"dx": NAMES[:3]},
-            sensitivities=(0.9, 0.5),
+            Outcomes("dx", classes={"dx": NAMES[:3]}, sensitivities=(0.9, 0.5)),
+            Plan(300),
         )
 
 
@@ -372,7 +370,7 @@ def test_nothing_is_chosen_on_the_cases_that_it_is_judged_on(told: dict[str, Any
 
 def test_of_two_classes_everything_is_about_the_positive_one() -> None:
     rows = table(subjects=90, k=2)
-    found = evaluate(rows, main="dx", resamples=50, classes={"dx": ["covid", "none"]}, positive={"dx": "none"})
+    found = evaluate(rows, Outcomes("dx", classes={"dx": ["covid", "none"]}, positive={"dx": "none"}), Plan(50))
     figure, block = found["metrics"]["oof"]["good"]["dx"], found["classes"]["oof"]["good"]["dx"]
     assert figure["sensitivity"] == figure["recall[none]"]
     assert figure["specificity"] == figure["recall[covid]"]
@@ -385,7 +383,7 @@ def test_of_two_classes_everything_is_about_the_positive_one() -> None:
 
 def test_grades_are_judged_by_their_distance() -> None:
     rows = table(subjects=90, k=5, kind="ordinal")
-    found = evaluate(rows, main="dx", resamples=50)
+    found = evaluate(rows, Outcomes("dx"), Plan(50))
     figure = found["metrics"]["oof"]["good"]["dx"]
     assert "top2_accuracy" not in figure
     assert figure["mae"]["value"] > 0
@@ -397,13 +395,13 @@ def test_grades_are_judged_by_their_distance() -> None:
 
 def test_without_out_of_fold_rows_nothing_is_calibrated() -> None:
     rows = table(subjects=0, test_subjects=40)
-    found = evaluate(rows, main="dx", resamples=50)
+    found = evaluate(rows, Outcomes("dx"), Plan(50))
     block = found["classes"]["test"]["good"]["dx"]
     assert (block["temperature"], block["operating"], block["reliability_calibrated"]) == (None, [], [])
     assert found["metrics"]["test"]["good"]["dx"]["ece_calibrated"]["reason"].startswith("no temperature")
     assert any(note["code"] == "chosen_where_judged" for note in found["notes"])
     one_fold = table(subjects=40).assign(outer_fold=pd.array([0] * 120, dtype="Int64"))
-    found = evaluate(one_fold, main="dx", resamples=50)
+    found = evaluate(one_fold, Outcomes("dx"), Plan(50))
     point = found["classes"]["oof"]["good"]["dx"]["operating"][0]
     assert point["threshold"] is None
     assert point["sensitivity"]["reason"].startswith("no threshold")
@@ -413,27 +411,27 @@ def test_without_out_of_fold_rows_nothing_is_calibrated() -> None:
 def test_a_missing_class_and_a_single_subject_are_said_and_no_failure() -> None:
     rows = table(test_subjects=12)
     gone = rows[(rows["stage"] == "oof") | (rows["y_true"] != 2)]
-    found = evaluate(gone, main="dx", resamples=50, classes={"dx": NAMES[:3]})
+    found = evaluate(gone, Outcomes("dx", classes={"dx": NAMES[:3]}), Plan(50))
     assert {"code": "class_missing", "stage": "test", "target": "dx", "classes": ["pneumonia"]} in found["notes"]
     assert "pneumonia" not in found["classes"]["test"]["good"]["dx"]["roc"]
     assert found["classes"]["test"]["good"]["dx"]["support"][2] == 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        alone = evaluate(rows[rows["subject"] == "s0001"], main="dx", resamples=50)
+        alone = evaluate(rows[rows["subject"] == "s0001"], Outcomes("dx"), Plan(50))
     assert alone["metrics"]["oof"]["good"]["dx"]["accuracy"]["low"] is None
     json.dumps([found, alone], allow_nan=False)
-    unknown = evaluate(rows.assign(y_true=np.nan), main="dx", resamples=50)
+    unknown = evaluate(rows.assign(y_true=np.nan), Outcomes("dx"), Plan(50))
     assert (unknown["metrics"], unknown["main"]["learner"], unknown["main"]["kind"]) == ({}, None, "classification")
 
 
 def test_learners_are_compared_on_the_cases_that_all_predicted() -> None:
     rows = table(subjects=60)
     gaps = rows[~((rows["model"] == "poor") & (rows["subject"] < "s0006"))]
-    found = evaluate(gaps, main="dx", resamples=50)
+    found = evaluate(gaps, Outcomes("dx"), Plan(50))
     assert found["metrics"]["oof"]["poor"]["dx"]["auroc"]["n_cases"] == 54
     assert found["metrics"]["oof"]["good"]["dx"]["auroc"]["n_cases"] == 60
     assert found["comparisons"]["oof"]["dx"]["auroc"]["n_subjects"] == 54
-    both = evaluate(rows[rows["subject"] >= "s0006"], main="dx", resamples=50)
+    both = evaluate(rows[rows["subject"] >= "s0006"], Outcomes("dx"), Plan(50))
     assert found["comparisons"]["oof"]["dx"]["f1"] == both["comparisons"]["oof"]["dx"]["f1"]
 
 
@@ -443,24 +441,24 @@ def test_numbers_beside_classes_are_judged_as_if_alone() -> None:
     numbers["y_true"] += np.tile(np.arange(30) / 7, 3)
     readers = numbers[numbers["model"] == "good"][["case", "target"]].assign(reader="senior", value=1.0)
     readers["value"] += np.arange(30) / 9
-    options: dict[str, Any] = {"resamples": 50, "readers": readers, "baseline": None}
-    alone = evaluate(numbers, main="severity", **options)
-    both = evaluate(pd.concat([rows, numbers], ignore_index=True), main="severity", **options)
+    options: dict[str, Any] = {"plan": Plan(50), "readers": readers}
+    alone = evaluate(numbers, Outcomes("severity"), **options)
+    both = evaluate(pd.concat([rows, numbers], ignore_index=True), Outcomes("severity"), **options)
     assert both["metrics"]["oof"]["good"]["severity"] == alone["metrics"]["oof"]["good"]["severity"]
     assert both["comparisons"]["oof"]["severity"] == alone["comparisons"]["oof"]["severity"]
     assert both["readers"] == alone["readers"]
     assert set(both["classes"]["oof"]["good"]) == {"dx"}
     assert alone["classes"] == {}
     assert (alone["main"]["kind"], both["main"]["kind"]) == ("regression", "regression")
-    swapped = evaluate(pd.concat([rows, numbers], ignore_index=True), main="dx", bands={"a": 0, "b": 1}, **options)
+    swapped = evaluate(pd.concat([rows, numbers], ignore_index=True), Outcomes("dx"), bands={"a": 0, "b": 1}, **options)
     assert swapped["bands"] == {}
     readers = readers.assign(target="dx")
-    assert evaluate(rows, main="dx", resamples=50, readers=readers)["readers"]["between"]["all"] == {}
+    assert evaluate(rows, Outcomes("dx"), Plan(50), readers=readers)["readers"]["between"]["all"] == {}
 
 
 def test_classes_in_regions_have_figures_in_each() -> None:
     rows = pd.concat([table(seed=seed).assign(region=region) for seed, region in ((0, "left"), (1, "right"))])
-    found = evaluate(rows, main="dx", resamples=50)
+    found = evaluate(rows, Outcomes("dx"), Plan(50))
     assert list(found["metrics"]["oof"]["good"]) == ["dx", "dx[left]", "dx[right]"]
     assert set(found["classes"]["oof"]["good"]) == {"dx"}
     assert all(note["code"] != "outcome_by_region" for note in found["notes"])
@@ -468,15 +466,15 @@ def test_classes_in_regions_have_figures_in_each() -> None:
 
 def test_names_that_do_not_fit_are_refused() -> None:
     with pytest.raises(CasewiseError, match="2 classes"):
-        evaluate(table(), main="dx", classes={"dx": ["covid", "none"]})
+        evaluate(table(), Outcomes("dx", classes={"dx": ["covid", "none"]}))
     with pytest.raises(CasewiseError, match="'covd' is not one of two classes"):
-        evaluate(table(k=2), main="dx", classes={"dx": ["covid", "none"]}, positive={"dx": "covd"})
+        evaluate(table(k=2), Outcomes("dx", classes={"dx": ["covid", "none"]}, positive={"dx": "covd"}))
 
 
 def test_the_rows_order_changes_nothing() -> None:
     rows = table(test_subjects=12)
-    one = evaluate(rows, main="dx", resamples=50)
-    mixed = evaluate(rows.sample(frac=1, random_state=0), main="dx", resamples=50)
+    one = evaluate(rows, Outcomes("dx"), Plan(50))
+    mixed = evaluate(rows.sample(frac=1, random_state=0), Outcomes("dx"), Plan(50))
     assert mixed["metrics"]["test"]["good"]["dx"]["auroc"] == one["metrics"]["test"]["good"]["dx"]["auroc"]
     assert mixed["classes"]["oof"]["fair"]["dx"]["operating"] == one["classes"]["oof"]["fair"]["dx"]["operating"]
 
@@ -484,5 +482,5 @@ def test_the_rows_order_changes_nothing() -> None:
 def test_twelve_learners_on_1500_cases_are_judged_in_seconds() -> None:
     many = table(subjects=1500, skill={f"net{n}": 1.0 for n in range(12)})
     begun = time.process_time()
-    evaluate(many, main="dx")
+    evaluate(many, Outcomes("dx"))
     assert time.process_time() - begun < 20  # about 2 s

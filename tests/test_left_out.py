@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.evaluation import evaluate
-from casewise.evaluation.bootstrap import Estimate, Plan
+from casewise.evaluation import Outcomes, Plan, evaluate
+from casewise.evaluation.bootstrap import Estimate
 from casewise.evaluation.classification import one_class_caveats
 from casewise.evaluation.cross_fit import by_fold_text
 from casewise.evaluation.external import by_source, one_class_by_source, within_sources
@@ -58,7 +58,7 @@ def table() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def results(table: pd.DataFrame) -> dict[str, Any]:
-    found = evaluate(table, main="dx", resamples=100, baseline=None, classes={"dx": CLASSES}, positive={"dx": "covid"})
+    found = evaluate(table, Outcomes("dx", classes={"dx": CLASSES}, positive={"dx": "covid"}), Plan(100))
     sources = {subject: subject[:-3] for subject in table["subject"]}
     told = by_source(table, "dx", sources, classes=CLASSES, positive="covid", plan=Plan(100, 0.95, 0))
     found |= plain({"by_site": told, "site_means": within_sources(told)})
@@ -179,7 +179,7 @@ def test_pooled_figures_are_no_finding(held_out: ReportContext, tmp_path: Path) 
 def test_a_learner_that_names_one_class_is_named(table: pd.DataFrame) -> None:
     every = table[table["model"] == "pool"].assign(model="lazy", p0=0.9, p1=0.1, y_pred=0.0)
     both = pd.concat([table, every], ignore_index=True)
-    found = evaluate(both, main="dx", resamples=50, baseline=None, classes={"dx": CLASSES})
+    found = evaluate(both, Outcomes("dx", classes={"dx": CLASSES}), Plan(50))
     blocks = found["classes"]
     assert blocks["oof"]["lazy"]["dx"]["constant_class"] == "covid"
     assert blocks["oof"]["pool"]["dx"]["constant_class"] is None
@@ -187,9 +187,7 @@ def test_a_learner_that_names_one_class_is_named(table: pd.DataFrame) -> None:
     assert len(notes) == 1
     assert (notes[0]["stage"], notes[0]["learner"], notes[0]["label"]) == ("oof", "lazy", "covid")
     # nothing to tell apart where only one class is recorded
-    alone = evaluate(
-        both[both["subject"].str.startswith("west")], main="dx", resamples=50, baseline=None, classes={"dx": CLASSES}
-    )
+    alone = evaluate(both[both["subject"].str.startswith("west")], Outcomes("dx", classes={"dx": CLASSES}), Plan(50))
     assert one_class_caveats(alone["classes"], {"dx": "image"}) == []
     assert one_class_by_source({"x": {"m": {"recall[a]": {"value": 1.0}, "recall[b]": {"value": None}}}}, "case") == []
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from casewise.evaluation import evaluate
+from casewise.evaluation import Outcomes, Plan, evaluate
 from casewise.jobs.backends.local import Registrations
 from casewise.metrics import metric_of, register_metric
 from casewise.metrics.registry import unregister_metric
@@ -104,7 +104,7 @@ def test_counts_go_from_the_study_file_to_the_metrics() -> None:
     parts = [rows.assign(model="net", y_pred=predicted), rows.assign(model="noisy", y_pred=predicted + noise)]
     table = check(pd.concat(parts, ignore_index=True).assign(kind="counts"))
 
-    results = evaluate(table, main="lesions", resamples=100, baseline=None)
+    results = evaluate(table, Outcomes("lesions"), Plan(100))
     figures = results["metrics"]["oof"]["net"]["lesions"]
     known = ~np.isnan(truth)
     assert figures["mae"]["value"] == pytest.approx(np.abs(predicted - truth)[known].mean(), abs=1e-4)

@@ -1,8 +1,9 @@
-"""All figures of a study from its table of predictions, as plain values for metrics.json."""
+"""All metrics of a study from its table of predictions, as plain values for metrics.json."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from casewise.evaluation.agreement import (
     group_agreement,
     with_readers,
 )
-from casewise.evaluation.bootstrap import ROUGH_BELOW, Estimate, Plan
+from casewise.evaluation.bootstrap import PLAN, ROUGH_BELOW, Estimate, Plan
 from casewise.evaluation.caveats import Caveat, lower_on_test, reader_caveats, response_caveats, stage_caveats
 from casewise.evaluation.headline import headline
 from casewise.evaluation.judges import Judge, class_names, judge_of, shared_truth
@@ -27,155 +28,182 @@ from casewise.evaluation.thresholds import Threshold
 from casewise.predictions.table import STAGES, check, final_rows
 from casewise.targets import kind_named
 
-_SAMPLE = ["target", "case", "region", "image"]
 _DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """The targets and scores to evaluate.
+
+    Attributes:
+        primary: the outcome of the headline, the bands and the response over time.
+        names: all outcomes, in order; empty: every target of the predictions.
+        classes: the names of each target's classes, in order; by default their numbers.
+        positive: of two classes, the one that sensitivity refers to; by default the first.
+        sensitivities: the sensitivities that operating points aim at, besides Youden's.
+    """
+
+    primary: str
+    names: Sequence[str] = ()
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    positive: Mapping[str, str] = field(default_factory=dict)
+    sensitivities: Sequence[float] = (0.9,)
+
+
+@dataclass(frozen=True)
+class FollowUp:
+    """Response over time: the baseline ('first', or the name of a visit) and the percent reductions that count."""
+
+    baseline: str = "first"
+    responders: Sequence[float] = (50, 75, 90, 100)
 
 
 def evaluate(
     predictions: pd.DataFrame,
+    outcomes: Outcomes,
+    plan: Plan = PLAN,
     *,
-    targets: Iterable[str] | None = None,
-    main: str,
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
     bands: Mapping[str, float] | None = None,
-    baseline: str | None = "first",
-    responders: Sequence[float] = (50, 75, 90, 100),
-    clear_at: float | None = None,
+    follow_up: FollowUp | None = None,
     readers: pd.DataFrame | None = None,
     subjects_known: bool = True,
-    classes: Mapping[str, Sequence[str]] | None = None,
-    positive: Mapping[str, str] | None = None,
-    sensitivities: Sequence[float] = (0.9,),
 ) -> dict[str, Any]:
-    """Return every figure of the study with its interval by resampling subjects; nothing in it is NaN.
+    """Every metric of the study with its interval by resampling subjects; undefined values are None, never NaN.
 
     Args:
         predictions: the table (see `casewise.predictions.table.check`), with its scores and meta learners.
-        targets: the targets and scores to judge, in order; by default all in the table.
-        main: the target or score that bands, response and the headline are about. Bands, response and readers are of
-            numbers only.
-        bands: severity bands of the main score, name -> lower bound.
-        baseline: 'first', or a visit's name; None leaves the response out.
-        responders: the percent reductions that count as response.
-        clear_at: see `casewise.evaluation.response.response`.
-        readers: one row a case, target and reader (see `casewise.evaluation.agreement.check_readers`); without a
-            column `subject` it is taken from the predictions, and cases that are not there are left out.
-        subjects_known: whether `subject` tells people apart; where it does not, the note on intervals says so.
-        classes: the names of each target's classes, in order; by default their numbers.
-        positive: of two classes, the one that sensitivity is about; by default the first.
-        sensitivities: the least sensitivities that operating points are to reach, beside Youden's.
+        bands: severity bands of the primary outcome, name -> lower bound.
+        follow_up: the response over time; None leaves it out.
+        readers: one row for each case, target and reader (see `casewise.evaluation.agreement.check_readers`). Without
+            a column `subject` it is taken from the predictions, and cases that are not there are left out.
+        subjects_known: whether `subject` identifies people; the caveat on intervals states it.
+
+    Bands, response and readers apply to kinds of target that are numbers.
 
     Returns:
-        `metrics[stage][learner][target key][metric]` = {value, low, high, n_subjects, n_cases, rough[, reason]}, the
-        keys being a target over all its regions ('composite') and in each ('composite[upper]');
-        `comparisons[stage][target][metric]` as `compare` gives them; `classes[stage][learner][target]` as
-        `casewise.evaluation.classification.describe_classes` gives them, of targets with classes;
-        `response[stage][learner]`;
-        `bands[stages][stage][learner]` and `bands[lower_bounds]`; `readers[between][all or stage][target key][pair]`
-        and `readers[learners][stage][learner][target key][reader]`; `main`, the headline
-        (see `casewise.evaluation.headline`), whose learner is chosen out of fold where there is such a stage; `notes`,
-        caveats (see `casewise.evaluation.caveats`).
+        `metrics[stage][learner][target key][metric]` = {value, low, high, n_subjects, n_cases, rough[, reason]}; a key
+        is a target over all its regions ('composite') or in one of them ('composite[upper]').
+        `comparisons[stage][target][metric]`: see `casewise.evaluation.bootstrap.compare`.
+        `classes[stage][learner][target]`: see `casewise.evaluation.classification.describe_classes`.
+        `response[stage][learner]`; `bands[stages][stage][learner]` and `bands[lower_bounds]`.
+        `readers[between][all or stage][target key][pair]`, `readers[learners][stage][learner][target key][reader]`.
+        `main`: the headline (see `casewise.evaluation.headline`), whose learner is chosen out of fold if possible.
+        `notes`: caveats (see `casewise.evaluation.caveats`).
     """
-    plan = Plan(resamples, confidence, seed)
     rows = final_rows(check(predictions))
-    known = [str(target) for target in rows["target"].unique()]
-    wanted = list(targets) if targets is not None else known
-    for target in [main, *wanted]:
-        if target not in known:
-            raise CasewiseError(
-                f"evaluation: nobody predicted '{target}'; there are {', '.join(known)}.{nearest(target, known)}"
-            )
-    wanted += [main] if main not in wanted else []
-    rows = rows[rows["target"].isin(wanted)]
-    judges = {
-        str(target): judge_of(
-            own, (classes or {}).get(target), (positive or {}).get(target), sensitivities=sensitivities
-        )
-        for target, own in rows.groupby("target", sort=False)
-    }
-    classed = class_names(judges)
-    if main in classed:
-        bands = baseline = None
-    if baseline is not None:
-        check_baseline(rows["visit"], baseline)
+    predicted = [str(target) for target in rows["target"].unique()]
+    names = _checked_names(outcomes, predicted)
+    rows = rows[rows["target"].isin(names)]
+    by_target = rows.groupby("target", sort=False)
+    judges = {str(target): _judge_of_target(own, str(target), outcomes) for target, own in by_target}
+    primary, classes = outcomes.primary, class_names(judges)
+    kind = kind_named(judges[primary].kind)
+    if not kind.arithmetic:
+        bands = follow_up = None
+    if follow_up is not None:
+        check_baseline(rows["visit"], follow_up.baseline)
     notes: list[Caveat] = []
-    told: dict[str, Any] = {
-        "metrics": {},
-        "comparisons": {},
-        "classes": {},
-        "response": {},
-        "bands": {},
-        "readers": {},
-    }
+    sections = ("metrics", "comparisons", "classes", "response", "bands", "readers")
+    results: dict[str, Any] = {section: {} for section in sections}
     if bands is not None:
-        told["bands"] = {"lower_bounds": check_bands(bands), "stages": {}}
+        results["bands"] = {"lower_bounds": check_bands(bands), "stages": {}}
     if readers is not None:
-        if "subject" not in readers.columns:
-            subjects = rows.drop_duplicates("case").set_index("case")["subject"]
-            readers = readers[readers["case"].isin(subjects.index)]
-            readers = readers.assign(subject=readers["case"].map(subjects))
-        readers = check_readers(readers, targets=known)
-        readers = readers[~readers["target"].isin(classed)]
-        told["readers"] = {"between": {"all": between_readers(readers, plan)}, "learners": {}}
+        readers = _numeric_readers(readers, rows, predicted, judges)
+        results["readers"] = {"between": {"all": between_readers(readers, plan)}, "learners": {}}
     for stage in (stage for stage in STAGES if (rows["stage"] == stage).any()):
-        part = shared_truth(rows[rows["stage"] == stage])
-        scored = part[part["y_true"].notna()]
-        if readers is not None and part["target"].isin(readers["target"].unique()).any():
-            ours = readers[readers["target"].isin(part["target"].unique())]
-            told["readers"]["between"][stage] = between_readers(ours, plan, only_cases=set(part["case"]))
-            told["readers"]["learners"][stage] = with_readers(part, ours, plan)
-            shared = not part.merge(ours[["case", "target"]].drop_duplicates()).empty
-            notes += reader_caveats(any(told["readers"]["learners"][stage].values()), shared, stage)
+        stage_rows = shared_truth(rows[rows["stage"] == stage])
+        scored = stage_rows[stage_rows["y_true"].notna()]
+        if readers is not None and stage_rows["target"].isin(readers["target"].unique()).any():
+            notes += _compare_with_readers(results["readers"], stage, stage_rows, readers, plan)
         if scored.empty:
             notes.append(Caveat("stage_without_truth", stage=stage))
             continue
-        notes += stage_caveats(part, scored, stage, wanted, classed)
-        told["metrics"][stage], told["comparisons"][stage], blocks = _judge(scored, wanted, plan, judges)
-        if classed:
-            told["classes"][stage] = blocks
-        if main in classed:
-            continue
-        cases = _one_row_a_case(part[part["target"] == main])
+        notes += stage_caveats(stage_rows, scored, stage, names, classes)
+        results["metrics"][stage], results["comparisons"][stage], blocks = _judge(scored, names, plan, judges)
+        if classes:
+            results["classes"][stage] = blocks
+        cases = _one_row_a_case(stage_rows[stage_rows["target"] == primary]) if kind.arithmetic else None
         if cases is None:
             continue
         if bands is not None:
-            told["bands"]["stages"][stage] = _bands(cases[cases["y_true"].notna()], bands, plan)
-        if baseline is not None:
-            told["response"][stage] = _response(cases, plan, baseline, responders, clear_at)
-            notes += response_caveats(next(iter(told["response"][stage].values())), stage)
-    if main not in classed and (rows.loc[rows["target"] == main, "region"] != "").any():
-        notes.append(Caveat("outcome_by_region", target=main))
-    if not told["metrics"]:
+            results["bands"]["stages"][stage] = _bands(cases[cases["y_true"].notna()], bands, plan)
+        if follow_up is not None:
+            results["response"][stage] = _response(cases, plan, follow_up)
+            notes += response_caveats(next(iter(results["response"][stage].values())), stage)
+    if kind.arithmetic and (rows.loc[rows["target"] == primary, "region"] != "").any():
+        notes.append(Caveat("outcome_by_region", target=primary))
+    if not results["metrics"]:
         notes.append(Caveat("nothing_judged"))
-    kind = judges[main].kind
-    told["main"] = headline(told["metrics"], main, kind, notes)
-    notes += lower_on_test(told["metrics"], main, told["main"]["learner"], kind_named(kind).merit)
+    results["main"] = headline(results["metrics"], primary, kind.name, notes)
+    notes += lower_on_test(results["metrics"], primary, results["main"]["learner"], kind.merit)
     notes.append(
         Caveat(
             "intervals",
-            confidence=confidence,
-            resamples=resamples,
-            seed=seed,
+            confidence=plan.confidence,
+            resamples=plan.resamples,
+            seed=plan.seed,
             subjects_known=subjects_known,
             rough_below=ROUGH_BELOW,
         )
     )
-    notes += [Caveat("macro_means")] if told["classes"] else []
-    told["notes"] = notes
-    return dict(plain(told))
+    notes += [Caveat("macro_means")] if results["classes"] else []
+    return dict(plain({**results, "notes": notes}))
+
+
+def _checked_names(outcomes: Outcomes, predicted: Sequence[str]) -> list[str]:
+    """The outcomes in order, the primary one among them.
+
+    Raises:
+        CasewiseError: an outcome was not predicted.
+    """
+    names = [*(outcomes.names or predicted)]
+    for name in [outcomes.primary, *names]:
+        if name not in predicted:
+            raise CasewiseError(
+                f"evaluation: there are no predictions of '{name}', only of {', '.join(predicted)}."
+                f"{nearest(name, predicted)}"
+            )
+    return names if outcomes.primary in names else [*names, outcomes.primary]
+
+
+def _judge_of_target(rows: pd.DataFrame, target: str, outcomes: Outcomes) -> Judge:
+    names, positive = outcomes.classes.get(target), outcomes.positive.get(target)
+    return judge_of(rows, names, positive, sensitivities=outcomes.sensitivities)
+
+
+def _numeric_readers(
+    readers: pd.DataFrame, rows: pd.DataFrame, predicted: Sequence[str], judges: Mapping[str, Judge]
+) -> pd.DataFrame:
+    """The readers' table, checked, with subjects, and without targets that are not numbers."""
+    if "subject" not in readers.columns:
+        subjects = rows.drop_duplicates("case").set_index("case")["subject"]
+        readers = readers[readers["case"].isin(subjects.index)]
+        readers = readers.assign(subject=readers["case"].map(subjects))
+    readers = check_readers(readers, targets=predicted)
+    others = [target for target, judge in judges.items() if not kind_named(judge.kind).arithmetic]
+    return readers[~readers["target"].isin(others)]
+
+
+def _compare_with_readers(
+    results: dict[str, Any], stage: str, rows: pd.DataFrame, readers: pd.DataFrame, plan: Plan
+) -> list[Caveat]:
+    """Add the agreement of readers and learners at a stage; return why they cannot be compared, if so."""
+    own = readers[readers["target"].isin(rows["target"].unique())]
+    results["between"][stage] = between_readers(own, plan, only_cases=set(rows["case"]))
+    results["learners"][stage] = with_readers(rows, own, plan)
+    shared = not rows.merge(own[["case", "target"]].drop_duplicates()).empty
+    return reader_caveats(any(results["learners"][stage].values()), shared, stage)
 
 
 def _judge(
-    scored: pd.DataFrame, wanted: list[str], plan: Plan, judges: Mapping[str, Judge]
+    scored: pd.DataFrame, names: list[str], plan: Plan, judges: Mapping[str, Judge]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Return the metrics of every learner and key, the learners compared, and what is drawn of targets with classes."""
+    """The metrics of every learner and key, the comparisons of learners, and the curves of targets with classes."""
     metrics: dict[str, Any] = {str(learner): {} for learner in scored["model"].unique()}
     comparisons: dict[str, Any] = {}
     blocks: dict[str, Any] = {learner: {} for learner in metrics}
-    order = {target: number for number, target in enumerate(wanted)}
-    scored = scored.sort_values("target", key=lambda names: names.map(order), kind="stable")
+    order = {target: number for number, target in enumerate(names)}
+    scored = scored.sort_values("target", key=lambda targets: targets.map(order), kind="stable")
     for key, own in by_key(scored):
         target = str(own["target"].iloc[0])
         judged = judges[target].judge(own, plan, whole=key == target)
@@ -187,40 +215,38 @@ def _judge(
     return metrics, comparisons, blocks
 
 
-def _one_row_a_case(part: pd.DataFrame) -> pd.DataFrame | None:
-    """Return a case-level target's rows, images averaged; None where the target stands in regions."""
-    if (part["region"] != "").any():
+def _one_row_a_case(rows: pd.DataFrame) -> pd.DataFrame | None:
+    """The rows of a case-level target, averaged over images; None if the target has regions."""
+    if (rows["region"] != "").any():
         return None
-    if not part.duplicated(["model", "case"]).any():
-        return part
+    if not rows.duplicated(["model", "case"]).any():
+        return rows
     keys = ["model", "case", "subject", "visit"]
-    return part.groupby(keys, sort=False)[["day", "y_true", "y_pred"]].mean().reset_index()
+    return rows.groupby(keys, sort=False)[["day", "y_true", "y_pred"]].mean().reset_index()
 
 
 def _bands(cases: pd.DataFrame, bands: Mapping[str, float], plan: Plan) -> dict[str, Any]:
     return {
         str(learner): group_agreement(
-            band_of(part["y_true"].to_numpy(dtype=float), bands),
-            band_of(part["y_pred"].to_numpy(dtype=float), bands),
-            part["subject"].to_numpy(),
+            band_of(rows["y_true"].to_numpy(dtype=float), bands),
+            band_of(rows["y_pred"].to_numpy(dtype=float), bands),
+            rows["subject"].to_numpy(),
             plan,
             n_groups=len(bands),
         )
-        for learner, part in cases.groupby("model", sort=False)
+        for learner, rows in cases.groupby("model", sort=False)
     }
 
 
-def _response(
-    cases: pd.DataFrame, plan: Plan, baseline: str, thresholds: Sequence[float], clear_at: float | None
-) -> dict[str, Any]:
+def _response(cases: pd.DataFrame, plan: Plan, follow_up: FollowUp) -> dict[str, Any]:
     return {
-        str(learner): response(part, plan, baseline=baseline, thresholds=thresholds, clear_at=clear_at)
-        for learner, part in cases.groupby("model", sort=False)
+        str(learner): response(rows, plan, baseline=follow_up.baseline, thresholds=follow_up.responders)
+        for learner, rows in cases.groupby("model", sort=False)
     }
 
 
 def plain(value: Any) -> Any:
-    """Return plain values for JSON: floats of six digits, estimates as mappings."""
+    """Plain values for JSON: floats of six digits, estimates as mappings."""
     if isinstance(value, Estimate):
         return plain(value.as_json())
     if isinstance(value, Mapping):

@@ -33,21 +33,21 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     begun = time.monotonic()
     names = [*study.outputs, *study.scores]
     classes_by_target = {name: study.classes_of(name) for name in names if study.classes_of(name)}
+    outcomes = evaluation.Outcomes(
+        study.primary_outcome,
+        [name for name in names if name in set(predictions["target"])],
+        classes=classes_by_target,
+        positive={name: label for name in names if (label := study.positive_of(name)) is not None},
+        sensitivities=tuple(settings.target_sensitivities),
+    )
     results = evaluation.evaluate(
         predictions,
-        targets={name: study.range_of(name) for name in names if name in set(predictions["target"])},
-        main=study.primary_outcome,
-        resamples=settings.bootstrap_resamples,
-        confidence=settings.confidence,
-        seed=study.seed,
+        outcomes,
+        evaluation.Plan(settings.bootstrap_resamples, settings.confidence, study.seed),
         bands=settings.bands or None,
-        baseline=settings.baseline if settings.response else None,
-        responders=tuple(settings.responders),
+        follow_up=evaluation.FollowUp(settings.baseline, tuple(settings.responders)) if settings.response else None,
         readers=readers_table(study, cohort),
         subjects_known=study.subjects_known,
-        classes=classes_by_target,
-        positive={name: first for name in names if (first := study.positive_of(name)) is not None},
-        sensitivities=tuple(settings.target_sensitivities),
     )
     for name, cases in cases_with_missing_regions(predictions, study_scores(study)).items():
         if cases and study.missing_regions == "allow":

@@ -26,6 +26,7 @@ class Classes:
     guess: Literal["mean", "shares"] = "shares"
     stackers: tuple[str, ...] = ("mean", "logistic")
     rank_correlation = False
+    arithmetic = False
 
     def width(self, n_classes: int) -> int:
         """A raw output for each class."""

@@ -28,6 +28,7 @@ class Number:
     guess: Literal["mean", "shares"] = "mean"
     stackers: tuple[str, ...] = ("linear", "linear+intercept", "ridge", "ridge+intercept", "mean")
     rank_correlation = False
+    arithmetic = True
 
     def width(self, n_classes: int) -> int:
         """One raw output."""

@@ -25,6 +25,7 @@ class TargetKind(Protocol):
         guess: what a guess without images is: 'mean' or 'shares'.
         stackers: the stackers that combine it.
         rank_correlation: whether the audit adds the rank correlation of expected and recorded label.
+        arithmetic: whether formulas, severity bands, readers and change from baseline apply to it.
     """
 
     name: str
@@ -38,6 +39,7 @@ class TargetKind(Protocol):
     guess: Literal["mean", "shares"]
     stackers: tuple[str, ...]
     rank_correlation: bool
+    arithmetic: bool
 
     def width(self, n_classes: int) -> int:
         """How many raw outputs of a network it takes."""

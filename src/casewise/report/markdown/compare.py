@@ -50,14 +50,11 @@ def comparisons(
         rows = _final(folder, stage, targets)
         tables.append(rows.assign(model=rows["model"].astype(str) + (f" ({study.name})" if number else "")))
     settings = studies[0].evaluation
+    names = [name for name in targets if name in set(tables[0]["target"])]
     compared = results.evaluate(
         pd.concat(tables, ignore_index=True),
-        targets=[name for name in targets if name in set(tables[0]["target"])],
-        main=next(name for name in targets if name in set(tables[0]["target"])),
-        resamples=settings.bootstrap_resamples,
-        confidence=settings.confidence,
-        seed=studies[0].seed,
-        baseline=None,
+        results.Outcomes(names[0], names),
+        results.Plan(settings.bootstrap_resamples, settings.confidence, studies[0].seed),
     )
     return dict(compared["comparisons"])
 
