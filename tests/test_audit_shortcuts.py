@@ -30,7 +30,7 @@ from casewise.audit.sentences import LoneClass, remedy
 from casewise.audit.shortcuts import Shortcuts, _lone_class, find_shortcuts
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import AuditError, CohortError
-from casewise.metrics.roc import auroc_by_row
+from casewise.metrics.roc import ranked_pairs, share
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.store import TileStore
 from casewise.modalities.store.store_builder import prepare
@@ -104,11 +104,11 @@ def test_auroc_is_that_of_scikit_learn_with_weights_and_ties(seed: int, values: 
     positive[:, :2] = [True, False]
     weights = random.random(40) + 0.1
     expected = [roc_auc_score(p, s, sample_weight=weights) for p, s in zip(positive, scores, strict=True)]
-    np.testing.assert_allclose(auroc_by_row(scores, positive, weights), expected, atol=1e-9)
+    np.testing.assert_allclose(share(*ranked_pairs(scores, positive, weights)), expected, atol=1e-9)
 
 
 def test_auroc_without_a_side_is_chance() -> None:
-    assert auroc_by_row(np.array([[1.0, 2.0]]), np.array([[True, True]]), np.ones(2)).tolist() == [0.5]
+    assert share(*ranked_pairs(np.array([[1.0, 2.0]]), np.array([[True, True]]), np.ones(2))).tolist() == [0.5]
 
 
 def test_correlation_is_the_weighted_one_of_numpy() -> None:

@@ -241,7 +241,7 @@ class TestWhatIsRead:
         (regional / "cohort.csv").write_text("\n".join(x for x in lines if not x.startswith("S2_week2_trunk")))
         cohort = read_cohort(regional_study(regional, missing_regions="allow"))
         assert len(cohort.panels) == 11
-        assert any("predicted from what is there: S2/week2 (trunk)" in note for note in cohort.notes)
+        assert any("predicted from the available ones: S2/week2 (trunk)" in note for note in cohort.notes)
 
     def test_a_region_column_of_a_study_without_regions_is_kept_aside(self, write: Callable[..., Path]) -> None:
         folder = write("path,subject,region,grade", "a.jpg,A,Left lung,1", "b.jpg,A,left lung,1", "c.jpg,B,,2")
@@ -250,7 +250,7 @@ class TestWhatIsRead:
         assert cohort.panels["region"].eq("").all()
         assert cohort.images["table_region"].tolist() == ["Left lung", "left lung", ""]
         assert any("region is kept as table_region" in note for note in cohort.notes)
-        assert "'region' is a name of casewise's own" in problems(folder, split={"column": "region"})
+        assert "'region' is a reserved name" in problems(folder, split={"column": "region"})
 
     def test_baseline_left_out(self, regional: Path) -> None:
         lines = (regional / "cohort.csv").read_text().splitlines()
@@ -322,7 +322,7 @@ class TestTheTableItself:
     def test_headings(self, write: Callable[..., Path]) -> None:
         folder = write("path,subject,grade,grade,", "a.jpg,A,1,2,x", "b.jpg,B,1,2,")
         message = problems(folder)
-        assert "'grade' stands twice" in message
+        assert "'grade' is repeated" in message
         assert "column 5 has values but no name" in message
 
     def test_rows_of_another_width(self, write: Callable[..., Path]) -> None:
@@ -349,11 +349,11 @@ class TestTheTableItself:
             split={"column": "case"},
         )
         assert "no standard name 'visitt'. Did you mean 'visit'?" in message
-        assert "'dayy', which is no column. Did you mean 'day'?" in message
+        assert "'dayy', which is no column of the table. Did you mean 'day'?" in message
         assert "both day and date" in message
-        assert "Say it once" in message
-        assert "targets: 'region' is a name of casewise's own" in message
-        assert "split.column: 'case' is a name of casewise's own" in message
+        assert "State it once" in message
+        assert "targets: 'region' is a reserved name" in message
+        assert "split.column: 'case' is a reserved name" in message
 
     def test_where_that_cannot_be(self, write: Callable[..., Path]) -> None:
         folder = write("path,subject,view,grade", "a.jpg,A,PA,9", "b.jpg,B,AP,1")
@@ -367,7 +367,7 @@ class TestTheTableItself:
 BAD_CELLS = [
     ("a.jpg,,v1,0,upper,1", "row 2, subject: is empty"),
     ("a.jpg,  ,v1,0,upper,1", "row 2, subject: is empty"),
-    ("a.jpg,NA,v1,0,upper,1", "row 2, subject: 'NA' stands for no value"),
+    ("a.jpg,NA,v1,0,upper,1", "row 2, subject: 'NA' means no value"),
     ("a.jpg,A,,0,upper,1", "row 2, visit: is empty"),
     (",A,v1,0,upper,1", "row 2, path: is empty"),
     ("b.jpeg,A,v1,0,upper,1", "row 2, path: there is no file b.jpeg"),
@@ -386,17 +386,17 @@ BAD_CELLS = [
     ("a.jpg,A,v1,0,upper,4.5", "row 2, grade: 4.5 is outside 0..4"),
     ("a.jpg,A,v1,0,upper,1e999", "row 2, grade: 1e999 is outside 0..4"),
     ("a.jpg,A,v1,0,upper,1.5", "row 2, grade: 1.5 is not whole"),
-    ("b.jpg,A,v1,0,upper,1", "rows 2-3: the same file stands under subjects A, B"),
-    ("./b.jpg,B,v1,0,lower,1", "rows 2-3: the same file stands twice in case B/v1"),
-    ("folder/../b.jpg,B,v2,1,upper,1", "rows 2-3: the same file stands at visits v2, v1 of subject B"),
-    ("link.jpg,A,v1,0,upper,1", "rows 2-3: the same file stands under subjects A, B"),
-    ("b.jpg,B,v1,0,upper,1", "rows 2-3: are the same in every column"),
-    ("a.jpg,B,v1,0,upper,2", "rows 2-3, grade: 2 and 1 in case B/v1, region upper; it stands at region level"),
+    ("b.jpg,A,v1,0,upper,1", "rows 2-3: the same file is under subjects A, B"),
+    ("./b.jpg,B,v1,0,lower,1", "rows 2-3: the same file is twice in case B/v1"),
+    ("folder/../b.jpg,B,v2,1,upper,1", "rows 2-3: the same file is at visits v2, v1 of subject B"),
+    ("link.jpg,A,v1,0,upper,1", "rows 2-3: the same file is under subjects A, B"),
+    ("b.jpg,B,v1,0,upper,1", "rows 2-3: are identical in every column"),
+    ("a.jpg,B,v1,0,upper,2", "rows 2-3, grade: 2 and 1 in case B/v1, region upper; it is at region level"),
     ("a.jpg,B,v1,7,upper,1", "rows 2-4, day: case B/v1 has the days 7 and 0"),
     ("a.jpg,b,v2,0,upper,1", "subject: 'b' (row 2) and 'B' (rows 3-4) look alike"),
     ("a.jpg,B ,v2,0,upper,1", "subject: 'B ' (row 2) and 'B' (rows 3-4) look alike"),
     ("a.jpg,B,V 1,0,upper,1", "visit of subject B: 'V 1' (row 2) and 'v1' (rows 3-4) look alike"),
-    ("a.jpg,A,v1,0,upper,1", "row 2: case A/v1 has no image of region lower. Add the images, or say `missing_regions"),
+    ("a.jpg,A,v1,0,upper,1", "row 2: case A/v1 has no image of region lower. Add the images, or write `missing_regions"),
 ]
 
 
@@ -430,7 +430,7 @@ class TestTogether:
             "no file b.jpeg",
         ]
         expected += ["not a number of days", "region: is empty", "'Upper' is none", "'high' is no number", "is outside"]
-        expected += ["is not whole", "the same in every column", "the same file stands", "has the days", "look alike"]
+        expected += ["is not whole", "identical in every column", "the same file stands", "has the days", "look alike"]
         for text in expected:
             assert text in message
 
@@ -500,7 +500,7 @@ class TestVisits:
 
     def test_days_without_visits(self, write: Callable[..., Path]) -> None:
         folder = write("path,subject,day,grade", "a.jpg,A,0,1", "b.jpg,A,7,1")
-        assert "A/1 has the days 0 and 7; a visit has one. Say `columns: {visit: day}`" in problems(folder)
+        assert "A/1 has the days 0 and 7; a visit has one. Write `columns: {visit: day}`" in problems(folder)
         assert read_cohort(study(folder, columns={"visit": "day"})).cases["case"].tolist() == ["A/0", "A/7"]
 
     @pytest.mark.parametrize("names", [("20.01.2024", "03.02.2024"), ("1/2/2024", "12/1/2024"), ("start", "3/2/24")])
@@ -542,13 +542,13 @@ class TestTargets:
         folder = write("path,subject,visit,grade", "a.jpg,A,1,1", "b.jpg,A,2,2", "c.jpg,A,2,", "d.jpg,B,1,3")
         read_cohort(study(folder))
         message = problems(folder, targets={"grade": {"range": (0, 4), "level": "subject"}})
-        assert "rows 2-3, grade: 1 and 2 in subject A; it stands at subject level" in message
+        assert "rows 2-3, grade: 1 and 2 in subject A; it is at subject level" in message
 
     def test_equals(self, write: Callable[..., Path]) -> None:
         folder = write("path,subject,label", "a.jpg,A,Covid", "b.jpg,B,normal")
         two = {"column": ["label", "path"], "equals": "x"}
         message = problems(folder, targets={"covid": {"column": "label", "equals": "covid"}, "two": two})
-        assert "no row holds 'covid'. Did you mean 'Covid'? There are: 'Covid', 'normal'." in message
+        assert "no row has 'covid'. Did you mean 'Covid'? There are: 'Covid', 'normal'." in message
         assert "targets.two: `equals` needs one column, found 2" in message
 
     def test_the_column_is_named_where_it_has_another_name(self, write: Callable[..., Path]) -> None:
@@ -563,7 +563,7 @@ class TestTargets:
         assert "row 2, young (reader y of grade): 'x' is no number" in message
         assert "row 3, old (reader o of grade): 5 is outside 0..4" in message
         assert "evaluation.readers.grade.z: 'youngg' is no column. Did you mean 'young'?" in message
-        assert "evaluation.readers.grade.v: 'subject' is a name of casewise's own" in message
+        assert "evaluation.readers.grade.v: 'subject' is a reserved name" in message
 
     def test_nothing_scored_is_said(self, write: Callable[..., Path]) -> None:
         folder = write("path,subject,grade", "a.jpg,A,", "b.jpg,B,")
@@ -593,7 +593,7 @@ class TestRealTables:
 
     def test_lgg_slices_vary_within_a_case(self) -> None:
         target = {"tumour": {"column": "tumor_in_slice"}}
-        with pytest.raises(CasewiseError, match="stands at case level"):
+        with pytest.raises(CasewiseError, match="is at case level"):
             read_cohort(study(REAL / "mri-lgg", "cases.csv", targets=target))
         cohort = read_cohort(study(REAL / "mri-lgg", "cases.csv", targets=target, panels={"by": "image"}))
         assert len(cohort.panels) == 2512
@@ -610,5 +610,5 @@ def test_a_file_is_left_out_however_its_path_is_written(write: Callable[..., Pat
 
 def test_an_empty_visit_column_can_be_left_unused(write: Callable[..., Path]) -> None:
     folder = write("path,subject,visit,grade", "a.jpg,A,1,1", "b.jpg,B,,1")
-    assert """say `columns: {visit: ""}` in the study""" in problems(folder)
+    assert """write `columns: {visit: ""}` in the study""" in problems(folder)
     assert read_cohort(study(folder, columns={"visit": ""})).cases["visit"].tolist() == ["1", "1"]

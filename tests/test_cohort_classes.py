@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from casewise.cohort.classes import numbered, plain, shown
+from casewise.cohort.classes import numbered, plain
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import CohortError
 from casewise.study.schema import Study
+from casewise.targets.classes import Classes
+from casewise.targets.number import Number
 
 CHEST = [*["covid"] * 3, *["no_finding"] * 3, *["pneumonia"] * 4, *["sars"] * 2, ""]
 
@@ -100,12 +102,12 @@ class TestWhatIsRead:
 class TestWhatIsRefused:
     def test_a_misspelt_class(self, tmp_path: Path) -> None:
         said = problems(table(tmp_path, CHEST), ["covid", "pnuemonia"])
-        assert "targets.label: no row holds the class 'pnuemonia'. Did you mean 'pneumonia'?" in said
+        assert "targets.label: no row has the class 'pnuemonia'. Did you mean 'pneumonia'?" in said
         assert "There are: 'covid', 'no_finding', 'pneumonia', 'sars'." in said
 
     def test_a_misspelt_spelling_names_its_class(self, tmp_path: Path) -> None:
         said = problems(table(tmp_path, CHEST), {"sick": ["covid", "pneumonai"], "well": ["no_finding"]})
-        assert "no row holds the class 'pneumonai' (of sick). Did you mean 'pneumonia'?" in said
+        assert "no row has the class 'pneumonai' (of sick). Did you mean 'pneumonia'?" in said
 
     @pytest.mark.parametrize("other", ["No Finding", "no-finding", "NO_FINDING", "nofinding"])
     def test_two_spellings_are_suggested_as_one(self, tmp_path: Path, other: str) -> None:
@@ -118,7 +120,7 @@ class TestWhatIsRefused:
     def test_two_classes_of_the_study_that_are_one(self, tmp_path: Path) -> None:
         path = table(tmp_path, [*CHEST[:6], "Covid", "Covid"])
         said = problems(path, ["covid", "Covid", "no_finding"])
-        assert "'covid' and 'Covid' stand for two classes and look alike." in said
+        assert "'covid' and 'Covid' are two classes that look alike." in said
         assert "`classes: {covid: [covid, Covid]}`" in said
 
     def test_signs_tell_classes_apart(self, tmp_path: Path) -> None:
@@ -137,7 +139,7 @@ class TestWhatIsRefused:
     def test_a_class_of_one_subject(self, tmp_path: Path) -> None:
         subjects = [*"ABCDEF", *["G"] * 4]
         said = problems(table(tmp_path, CHEST[:10], subjects=subjects), ["covid", "no_finding", "pneumonia"])
-        assert "rows 8-11, label: the class 'pneumonia' has one subject (G); nobody is left to judge it on." in said
+        assert "rows 8-11, label: the class 'pneumonia' has one subject (G); no subject is left for evaluation." in said
         assert (
             read(table(tmp_path, CHEST[:10], subjects=subjects), ["covid", "no_finding"]).cases["subject"].nunique()
             == 6
@@ -147,7 +149,7 @@ class TestWhatIsRefused:
         path = table(tmp_path, ["covid", "covid", "no_finding", "no_finding"], subjects=["A", "B", "A", "C"])
         classes = {"classes": ["covid", "no_finding"]}
         said = problems(path, {**classes, "level": "subject"})
-        assert "rows 2, 4, label: covid and no_finding in subject A; it stands at subject level." in said
+        assert "rows 2, 4, label: covid and no_finding in subject A; it is at subject level." in said
         assert read(path, {**classes, "level": "image"}).images["label"].notna().all()
 
     def test_a_class_stands_in_one_column(self, tmp_path: Path) -> None:
@@ -168,7 +170,7 @@ class TestWhatIsRefused:
 class TestAnotherCohort:
     def test_an_unknown_class_is_named_with_the_known_ones(self, tmp_path: Path) -> None:
         said = problems(table(tmp_path, [*CHEST[:6], "covd"]), ["covid", "no_finding"], to_learn=False)
-        assert "row 8, label: the networks do not know the class 'covd'; they know covid, no_finding." in said
+        assert "row 8, label: the networks were not trained on the class 'covd', only on covid, no_finding." in said
         assert "Did you mean 'covid'?" in said
         assert "where_not: {label: " in said
 
@@ -186,7 +188,7 @@ def test_what_does_not_look_alike() -> None:
     for one, two in (("covid", "covid19"), ("ER+", "ER-"), ("-1", "1"), ("+", "-")):
         assert plain(one) != plain(two)
     assert [numbered(text) for text in ("3", "3.0", "3.5", "x")] == ["3", "3", "3.5", "x"]
-    assert [shown(1.0, ["a", "b"]), shown(1.0, [])] == ["b", "1"]
+    assert [Classes().shown(1.0, ["a", "b"]), Number().shown(1.0, [])] == ["b", "1"]
 
 
 def test_a_spelling_that_is_nearly_a_class_is_asked_about(tmp_path: Path) -> None:
@@ -202,4 +204,4 @@ def test_a_spelling_that_is_nearly_a_class_is_asked_about(tmp_path: Path) -> Non
 def test_a_misspelt_class_is_told_once(tmp_path: Path) -> None:
     said = problems(table(tmp_path, CHEST[:10]), ["covdi", "no_finding"])
     assert ": 1 problem." in said
-    assert "no row holds the class 'covdi'. Did you mean 'covid'?" in said
+    assert "no row has the class 'covdi'. Did you mean 'covid'?" in said

@@ -143,7 +143,7 @@ class TestClasses:
         assert [row["finding"] for row in rows] == ["Covid", "Covid", "normal", "normal"]
         study = read_study(tmp_path / "out" / "study.yaml")
         assert not study.subjects_known
-        with pytest.raises(CasewiseError, match=r"no row holds 'covid'. Did you mean 'Covid'\?"):
+        with pytest.raises(CasewiseError, match=r"no row has 'covid'. Did you mean 'Covid'\?"):
             read_cohort(study)
 
     def test_files_of_one_name_are_not_one_subject(self, tmp_path: Path, grades: str) -> None:
@@ -179,16 +179,16 @@ class TestWhatIsNotUnderstood:
     @pytest.mark.parametrize(
         ("paths", "told"),
         [
-            (["a.jpg", "b.jpg"], "images lie in one folder"),
-            (["images/a.jpg", "images/b.jpg"], "images lie in one folder"),
-            (["S1/a.jpg", "S1/b.jpg"], "all images lie in one folder"),
-            (["S1/v1/upper_1.jpg", "S2/upper_1.jpg"], "images lie at different depths"),
-            (["a/b/c/d/e.jpg", "a/b/c/d/f.jpg"], "images lie 4 folders deep"),
+            (["a.jpg", "b.jpg"], "images are in one folder"),
+            (["images/a.jpg", "images/b.jpg"], "images are in one folder"),
+            (["S1/a.jpg", "S1/b.jpg"], "all images are in one folder"),
+            (["S1/v1/upper_1.jpg", "S2/upper_1.jpg"], "images are at different depths"),
+            (["a/b/c/d/e.jpg", "a/b/c/d/f.jpg"], "images are 4 folders deep"),
             (["S1/v1/left/a.jpg", "S1/v1/upper/a.jpg"], "the region (upper, trunk, lower) of S1/v1/left/a.jpg"),
             (["S1/v1/IMG_1.jpg", "S1/v1/IMG_2.jpg"], "the region (upper, trunk, lower) of S1/v1/IMG_1.jpg"),
             (["S1/v1/upper_lower.jpg", "S1/v1/IMG_2.jpg"], "the region (upper, trunk, lower) of S1/v1/IMG_2.jpg"),
             (["upper/1.jpg", "lower/2.jpg"], "the folders are regions"),
-            (["train/S1/v1/upper.jpg", "S1/v1/upper.jpg"], "train or test stands beside"),
+            (["train/S1/v1/upper.jpg", "S1/v1/upper.jpg"], "train or test is next to"),
         ],
     )
     def test_layouts(self, tmp_path: Path, paths: list[str], told: str) -> None:
@@ -208,7 +208,7 @@ class TestWhatIsNotUnderstood:
     def test_no_images(self, tmp_path: Path) -> None:
         with pytest.raises(CasewiseError, match=r"There is no folder .*nowhere"):
             initialise("onestep-pasi", source=tmp_path / "nowhere", folder=tmp_path / "out")
-        with pytest.raises(CasewiseError, match=r"holds no images .*1 other files, such as a.txt"):
+        with pytest.raises(CasewiseError, match=r"contains no images .*1 other files, such as a.txt"):
             initialise("onestep-pasi", source=make(tmp_path / "in", "a.txt"), folder=tmp_path / "out")
 
     def test_file_names_that_are_no_text(self, tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_find_region(name: str, region: str) -> None:
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real data is not part of the project")
 def test_a_flat_folder_of_real_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CasewiseError, match="images lie in one folder"):
+    with pytest.raises(CasewiseError, match="images are in one folder"):
         initialise("onestep-pasi", source=REAL / "severity-covid", folder=tmp_path)
 
 

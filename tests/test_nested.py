@@ -33,8 +33,9 @@ from casewise.predictions.nested_cv import NESTED, best_of, chosen_networks
 from casewise.report.markdown.page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import JobFolder, RunFolder
-from casewise.splits.grouped import Splits, check_scored, split
+from casewise.splits.grouped import Splits, split
 from casewise.splits.inner import inner_folds
+from casewise.splits.learnable import check_learnable
 from casewise.study.loading import build_study
 from casewise.study.schema import Study
 from casewise.training.compute_plan import ComputePlan
@@ -380,7 +381,7 @@ class TestRefused:
         def checked(**changes: Any) -> None:
             study = small_study(tmp_path / "cohort" / "cohort.csv", **changes)
             cohort = read(study, None, Silent())
-            check_scored(split(cohort, study), cohort.panels, study)
+            check_learnable(split(cohort, study), cohort.panels, study)
 
         with pytest.raises(SplitError, match="class 'b' has 3 subjects, fewer than the 4 outer folds"):
             checked(split={"folds": 4, "test": 0})

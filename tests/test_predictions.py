@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.errors import CasewiseError, RunError
-from casewise.predictions.table import COLUMNS, check, final_rows, mean_over_folds, read, write
+from casewise.errors import CasewiseError, DamagedError
+from casewise.predictions.table import COLUMNS, check, final_rows, mean_over_folds
+from casewise.run_folder import RunFolder
 
 
 def row(**changes: Any) -> dict[str, Any]:
@@ -113,10 +114,9 @@ def test_a_case_out_of_fold_twice_is_refused() -> None:
 def test_the_file_gives_back_what_was_written(tmp_path: Path) -> None:
     rows = check(table({}, {"stage": "test", "outer_fold": None, "y_true": None, "day": None, "case": "ü/1"}))
     rows.loc[rows["case"] == "s/1", "day"] = 3.0
-    path = write(tmp_path / "predictions.parquet", rows)
-    pd.testing.assert_frame_equal(read(path), rows)
-    with pytest.raises(RunError, match="does not exist"):
-        read(tmp_path / "none.parquet")
-    (tmp_path / "bad.parquet").write_bytes(b"no table")
-    with pytest.raises(RunError, match="cannot be read"):
-        read(tmp_path / "bad.parquet")
+    file = RunFolder(tmp_path).predictions
+    file.write(rows)
+    pd.testing.assert_frame_equal(check(file.read()), rows)
+    file.path.write_bytes(b"no table")
+    with pytest.raises(DamagedError):
+        file.read()

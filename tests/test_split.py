@@ -14,7 +14,6 @@ from casewise.run_folder import RunFolder
 from casewise.splits.grouped import (
     TEST,
     check_apart,
-    check_scored,
     greedy,
     imbalance,
     inner_stop,
@@ -23,6 +22,7 @@ from casewise.splits.grouped import (
     split,
     write_splits,
 )
+from casewise.splits.learnable import check_learnable
 from casewise.study.schema import Study
 from casewise.targets.classes import Classes
 from casewise.targets.number import Number
@@ -152,14 +152,16 @@ def test_validation_is_trained_on_and_the_test_set_stays() -> None:
 
 def test_validation_without_a_test_is_asked_about() -> None:
     part = ["train" if i < 9 else "Val" for i in range(12) for _ in range(6)]
-    with pytest.raises(SplitError, match=r"'part' holds 'Val' and no test: .* Write test if .*, train if they"):
+    with pytest.raises(SplitError, match=r"'part' contains 'Val' and no test; .* Write test if .*, train if they"):
         split(cohort(12, part=part), study(column="part", folds=3))
 
 
 @pytest.mark.parametrize("sides", [["train", "1", "2"], ["validation", "1", "test"], ["train", "²", "test"]])
 def test_words_and_numbers_do_not_mix(sides: list[str]) -> None:
-    said = rf"mixes '{sides[0]}' with numbers|holds '²' .* allowed are train, validation, test, or the fold's number"
-    with pytest.raises(SplitError, match=said):
+    message = (
+        rf"mixes '{sides[0]}' with fold numbers|contains '²' .* allowed are train, validation, test, or the fold's"
+    )
+    with pytest.raises(SplitError, match=message):
         split(cohort(12, part=[sides[i % 3] for i in range(12) for _ in range(6)]), study(column="part", folds=2))
 
 
@@ -167,14 +169,14 @@ def test_a_stacker_needs_two_folds_with_the_target() -> None:
     part = cohort(12)
     wanted = study(folds=3, test=0).model_copy(update={"stack": ["ridge"]})
     found = split(part, wanted)
-    check_scored(found, part.panels, wanted)
+    check_learnable(found, part.panels, wanted)
     part.panels.loc[~part.panels["subject"].isin(found.subjects(0)), "area"] = np.nan
     with pytest.raises(SplitError, match="'area' is recorded in 1 of 3 folds"):
-        check_scored(found, part.panels, wanted)
+        check_learnable(found, part.panels, wanted)
 
 
 def test_an_unknown_side_is_named() -> None:
-    with pytest.raises(SplitError, match=r"holds 'trian' for subject 'S000'; .* Did you mean 'train'"):
+    with pytest.raises(SplitError, match=r"contains 'trian' for subject 'S000'; .* Did you mean 'train'"):
         split(cohort(10, part=["trian"] * 60), study(column="part", folds=2))
 
 
@@ -250,13 +252,13 @@ def test_each_source_is_held_out_once() -> None:
         assert {sources[s] for s in found.subjects(fold)} == {name}
         assert name not in {sources[s] for s in found.training(fold)}
     assert len(found.subjects(0)) == 6
-    check_scored(found, part.panels, one_left_out())
+    check_learnable(found, part.panels, one_left_out())
 
 
 def test_a_subject_in_two_sources_is_refused() -> None:
     part = of_sources()
     part.images.loc[[0, 14], "source"] = "west"
-    with pytest.raises(SplitError, match=r"subject 'S000' stands in north and west \(and 1 more subjects in several\)"):
+    with pytest.raises(SplitError, match=r"subject 'S000' is in north and west \(and 1 more subjects in several\)"):
         split(part, one_left_out())
 
 
@@ -264,7 +266,7 @@ def test_a_subject_in_two_sources_is_refused() -> None:
     ("column", "value", "said"),
     [
         ("sauce", "north", "the cohort has no column 'source'. Did you mean 'sauce'"),
-        ("source", "north", "every image has source 'north'; nothing is left to learn from"),
+        ("source", "north", "every image has source 'north'; there is nothing to train on"),
         ("source", " ", "72 images have no source, the first of subject 'S000'"),
     ],
 )
@@ -282,7 +284,7 @@ def test_a_class_of_one_source_cannot_be_judged_there() -> None:
     with pytest.raises(
         SplitError, match=r"the class 'c' has 3 subjects, and all of them are 'south': .* Leave the class"
     ):
-        check_scored(found, part.panels, one_left_out())
+        check_learnable(found, part.panels, one_left_out())
 
 
 def test_a_class_that_a_fold_could_not_learn_is_refused() -> None:
@@ -291,12 +293,12 @@ def test_a_class_that_a_fold_could_not_learn_is_refused() -> None:
     part.images["part"] = np.repeat(["1", "1", "2", "2", "3", "3"] * 2, 6)
     apart = split(part, wanted)
     with pytest.raises(SplitError, match=r"'c' has 2 subjects, and all of them are in fold 1: .* Change column 'part'"):
-        check_scored(apart, part.panels, wanted)
+        check_learnable(apart, part.panels, wanted)
     part.images["part"] = np.repeat(["1", "test", "2", "2", "3", "3"] * 2, 6)
     with pytest.raises(SplitError, match="all of them are in fold 1 or the test set: "):
-        check_scored(split(part, wanted), part.panels, wanted)
+        check_learnable(split(part, wanted), part.panels, wanted)
     part.images["part"] = np.repeat(["1", "2", "2", "2", "3", "3"] * 2, 6)
-    check_scored(split(part, wanted), part.panels, wanted)
+    check_learnable(split(part, wanted), part.panels, wanted)
 
 
 def test_folds_are_balanced_on_classes() -> None:

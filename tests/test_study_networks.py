@@ -49,8 +49,8 @@ def test_one_fusion_alone_is_not_in_the_names_but_known(tmp_path: Path) -> None:
             "[resnet18@lat]",
             r"'resnet18@lat': the name after @ is one of early, late, late-shared, T1, T2.*Did you mean",
         ),
-        ("[resnet18, resnet18@early]", "'resnet18' is there twice"),
-        ("[resnet18, alexnet@T1, resnet18@early]", "'resnet18@early' is there twice"),
+        ("[resnet18, resnet18@early]", "'resnet18' is listed twice"),
+        ("[resnet18, alexnet@T1, resnet18@early]", "'resnet18@early' is listed twice"),
         ("[resnet19@late]", "there is no backbone 'resnet19'"),
         ("['@late']", "there is no backbone ''"),
     ],
@@ -102,7 +102,7 @@ def test_mirroring_whole_panels_of_slices_is_refused(tmp_path: Path) -> None:
     path.write_text(
         TABLE.format(backbones="[resnet18]", fusion="[early]", weights="random") + "test_time_augmentation: true\n"
     )
-    with pytest.raises(StudyError, match="test_time_augmentation: mirrors a panel as a whole"):
+    with pytest.raises(StudyError, match="test_time_augmentation: mirrors a whole panel"):
         read_study(path)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from casewise.cohort.checks import iso_day
 from casewise.cohort.classes import plain
-from casewise.cohort.folder_layout import Found, Layout, read_layout
+from casewise.cohort.folder_layout import FolderImage, Layout, read_layout
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError
@@ -119,7 +119,7 @@ def _table_text(layout: Layout, study: Study) -> str:
     columns += [label] if label else []
     columns += [column for column in _value_columns(study) if column not in columns]
 
-    def cells(image: Found) -> dict[str, str]:
+    def cells(image: FolderImage) -> dict[str, str]:
         values = {name: getattr(image, name) for name in ("path", "subject", "visit", "region")}
         return {**values, "date": image.visit, "split": image.side, label: image.label}
 

@@ -1,4 +1,4 @@
-"""Checks on the columns of a cohort table: names, files, days. Each adds its problems and goes on."""
+"""Checks of the columns of a cohort table: names, files, days. Each check collects its problems."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NO_VALUE = {"na", "n/a", "#n/a", "nan", "none", "null", "nil", "?", "-", "unkno
 
 
 def alike(text: str) -> str:
-    """What is left of a name without case and spaces: names with the same rest are taken for one by a reader.
+    """A name without case and spaces; a person would read names with the same result as one name.
 
     >>> alike("s 01") == alike("S01 ")
     True
@@ -39,7 +39,7 @@ def alike(text: str) -> str:
 
 
 def closest(name: str, options: list[str]) -> str:
-    """A hint at the option most like `name`, looking through case.
+    """A hint at the option most similar to `name`, whatever its case.
 
     >>> closest("PATH", ["path", "day"])
     " Did you mean 'path'?"
@@ -61,117 +61,117 @@ def number(text: str) -> float | None:
 
 
 def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[str, str]:
-    """The table's column for each standard name that it has; a name mapped to '' is left unused."""
+    """The column of each standard name that the table has; a name mapped to '' is left unused."""
     known = [*ROLES, *study.targets]
     for name, header in study.columns.items():
         if name not in known:
             problems.add("columns", f"columns: there is no standard name {name!r}.{closest(name, known)}")
         elif header and header not in headers:
             problems.add(
-                "columns", f"columns: {name} is to be {header!r}, which is no column.{closest(header, headers)}"
+                "columns", f"columns: {name} is {header!r}, which is no column of the table.{closest(header, headers)}"
             )
         elif name in study.targets and study.targets[name].column is not None:
-            problems.add("columns", f"columns: the column of {name} is given in targets as well. Say it once.")
+            problems.add("columns", f"columns: the column of {name} is stated in targets as well. State it once.")
     for name in STORED:
         if name in study.targets:
-            problems.add("columns", f"targets: {name!r} is a name of casewise's own. Choose another.")
+            problems.add("columns", f"targets: {name!r} is a reserved name. Choose another.")
     if study.columns.get("day") and study.columns.get("date"):
-        problems.add("columns", "columns: both day and date are given. Keep the one that is right.")
-    found = {role: study.columns.get(role, role) for role in ROLES if study.columns.get(role, role) in headers}
-    if "day" in found and "date" in found:
-        del found["date" if study.columns.get("day") or not study.columns.get("date") else "day"]
+        problems.add("columns", "columns: both day and date are given. Keep the correct one.")
+    columns = {role: study.columns.get(role, role) for role in ROLES if study.columns.get(role, role) in headers}
+    if "day" in columns and "date" in columns:
+        del columns["date" if study.columns.get("day") or not study.columns.get("date") else "day"]
     if not study.regions:
-        # A column of that name is about something else: targets and scores of this study stand in no region.
-        found.pop("region", None)
+        # the study has no regions, so a column of this name has another meaning
+        columns.pop("region", None)
     needed = ["path", "subject", *(["region"] if study.regions else [])]
     for role in needed:
-        if role not in found and not study.columns.get(role):
+        if role not in columns and not study.columns.get(role):
             hint = next((h for h in headers if h.casefold() in _OTHER_NAMES[role]), "")
             likely = f" Did you mean {hint!r}?" if hint else closest(role, headers)
             stated = problems.setting(f"columns: {{{role}: {hint or 'NAME'}}}")
-            remedy = f"Add it, or say {stated} in the study."
+            remedy = f"Add it, or write {stated} in the study."
             text = f"column {role}: is missing.{likely} {remedy} There are: {names_text(headers, 12)}."
             problems.add("columns", text)
     if study.split.column and study.split.column not in headers:
         problems.add(
             "columns", f"split.column: {study.split.column!r} is no column.{closest(study.split.column, headers)}"
         )
-    elif study.split.column in STORED and study.split.column not in found.values():
-        problems.add("columns", f"split.column: {study.split.column!r} is a name of casewise's own. Rename the column.")
-    return found
+    elif study.split.column in STORED and study.split.column not in columns.values():
+        problems.add("columns", f"split.column: {study.split.column!r} is a reserved name. Rename the column.")
+    return columns
 
 
 def keep_rows(cells: pd.DataFrame, study: Study, problems: Problems, notes: list[str]) -> pd.DataFrame:
-    """The rows that `where` keeps and `where_not` does not drop; cells are compared as text, without spaces around."""
+    """The rows that `where` keeps and `where_not` does not drop; cells are compared as text without outer spaces."""
     import pandas as pd
 
-    kept = pd.Series(True, index=cells.index)
-    for place, conditions in (("where", study.where), ("where_not", study.where_not)):
-        for column, wanted in conditions.items():
+    selected = pd.Series(True, index=cells.index)
+    for key, conditions in (("where", study.where), ("where_not", study.where_not)):
+        for column, values in conditions.items():
             paths = column == study.columns.get("path", "path")
             root = (study.root or study.cohort.parent).absolute() if paths else None
-            found = _holding(cells, place, column, wanted, problems, root)
-            if found is not None:
-                kept &= found if place == "where" else ~found
-    if not problems.found and not kept.any():
-        problems.add("where", f"where: none of the {len(cells):,} rows has all of it. Ask for less.")
-    if not kept.all():
+            matches = _matching(cells, key, column, values, problems, root)
+            if matches is not None:
+                selected &= matches if key == "where" else ~matches
+    if not problems.by_kind and not selected.any():
+        problems.add("where", f"where: none of the {len(cells):,} rows meets all conditions. Remove some of them.")
+    if not selected.all():
         named = " and ".join(name for name in ("where", "where_not") if getattr(study, name))
-        notes.append(f"{(~kept).sum():,} of {len(cells):,} rows were left out by `{named}`.")
-    return cells[kept]
+        notes.append(f"{(~selected).sum():,} of {len(cells):,} rows were left out by `{named}`.")
+    return cells[selected]
 
 
-def _holding(
-    cells: pd.DataFrame, place: str, column: str, wanted: str | list[str], problems: Problems, root: Path | None
+def _matching(
+    cells: pd.DataFrame, key: str, column: str, wanted: str | list[str], problems: Problems, root: Path | None
 ) -> pd.Series | None:
-    """Which rows hold one of the values wanted in a column; a column or value that is not there is a problem.
+    """A mask of the rows with one of the wanted values in a column; a missing column or value is a problem.
 
-    With `root` the column holds paths from there: a file is the same however its path is written.
+    With `root` the column contains paths from there, and a file matches however its path is written.
     """
     if column not in cells:
-        problems.add("where", f"{place}: {column!r} is no column.{closest(column, cells.columns.tolist())}")
+        problems.add("where", f"{key}: {column!r} is no column.{closest(column, cells.columns.tolist())}")
         return None
     values = cells[column].str.strip()
     options = [wanted] if isinstance(wanted, str) else list(wanted)
     if root is not None:
         whole = {text: os.path.abspath(os.path.join(root, text.replace("\\", "/"))) for text in values if text}
-        asked = {os.path.abspath(os.path.join(root, option.strip())) for option in options if option.strip()}
-        options = list(dict.fromkeys([*(text for text, path in whole.items() if path in asked), *options]))
-        there = set(whole.values())
-        options = [o for o in options if o in whole or os.path.abspath(os.path.join(root, o.strip())) not in there]
+        named = {os.path.abspath(os.path.join(root, option.strip())) for option in options if option.strip()}
+        options = list(dict.fromkeys([*(text for text, path in whole.items() if path in named), *options]))
+        listed = set(whole.values())
+        options = [o for o in options if o in whole or os.path.abspath(os.path.join(root, o.strip())) not in listed]
     for option in options:
         if not (values == option.strip()).any():
             present = sorted(values.unique().tolist(), key=natural)
-            listed = names_text([repr(value) for value in present], 6)
-            text = f"{place}: no row has {column} {option!r}.{closest(option, present)} There are: {listed}."
+            values_text = names_text([repr(value) for value in present], 6)
+            text = f"{key}: no row has {column} {option!r}.{closest(option, present)} There are: {values_text}."
             problems.add("where", text)
     return values.isin([option.strip() for option in options])
 
 
 def read_names(raw: pd.Series, what: str, problems: Problems, notes: list[str]) -> pd.Series:
-    """Names with the spaces around them taken off; empty ones and stand-ins for no value are problems."""
+    """Names without outer spaces; empty names and words for a missing value are problems."""
     text = raw.str.strip()
     fill = {"subject": "who is on the image", "visit": "the visit", "region": "the region shown"}[what]
     for row, value in each(text[(text == "") | text.str.casefold().isin(_NO_VALUE)]):
-        found = "is empty" if not value else f"{value!r} stands for no value"
-        hint = " Where subjects are not known, give each image a name of its own and say `subjects_known: false`."
+        defect = "is empty" if not value else f"{value!r} means no value"
+        hint = " Where subjects are not known, give each image a separate name and say `subjects_known: false`."
         unused = problems.setting('columns: {visit: ""}')
         if what == "visit":
-            hint = f" To leave the column unused, so that every subject is one case, say {unused} in the study."
+            hint = f" To leave the column unused, so that every subject is one case, write {unused} in the study."
         problems.add(
             f"{what} empty",
-            f"row {row}, {what}: {found}. Fill in {fill}, or leave the row out with `where_not`."
+            f"row {row}, {what}: {defect}. Fill in {fill}, or leave the row out with `where_not`."
             + (hint if what == "visit" or (what == "subject" and value) else ""),
             row=row,
         )
     trimmed = int((raw != text).sum())
     if trimmed:
-        notes.append(f"Spaces around {what} were taken off in {trimmed:,} rows.")
+        notes.append(f"Spaces around {what} were removed in {trimmed:,} rows.")
     return text
 
 
 def check_alike(raw: pd.Series, what: str, problems: Problems, *, within: pd.Series | None = None) -> None:
-    """Names that differ in case or spaces only are a problem, looked for within each group of `within`."""
+    """Names that differ only in case or spaces are a problem; `within` restricts the comparison to its groups."""
     import pandas as pd
 
     groups = pd.Series("", index=raw.index) if within is None else within
@@ -183,18 +183,18 @@ def check_alike(raw: pd.Series, what: str, problems: Problems, *, within: pd.Ser
         rows = [pairs.index[(pairs["group"] == group) & (pairs["name"] == name)].tolist() for name in same["name"]]
         named = " and ".join(f"{n!r} ({rows_text(r, 3)})" for n, r in zip(same["name"], rows, strict=True))
         of = f" of subject {group}" if within is not None else ""
-        text = f"{what}{of}: {named} look alike. Write one and the same name, or names that differ in more."
+        text = f"{what}{of}: {named} look alike. Write the same name in all rows, or names that differ more clearly."
         problems.add(f"{what} alike", text, row=min(rows[0]))
 
 
 def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[str]) -> tuple[pd.Series, pd.Series]:
-    """Absolute paths, and what tells one file from another however it is written ('' = no such file)."""
+    """Absolute paths, and an identity of each file that does not depend on its path ('' if there is no such file)."""
     import pandas as pd
 
     folder = (study.root or study.cohort.parent).absolute()
     paths: dict[int, str] = {}
     marks: dict[int, str] = {}
-    mended = 0
+    corrected = 0
     reachable = folder.is_dir()
     if not reachable:
         key = f"{problems.section}.root" if problems.section else "root"
@@ -208,25 +208,25 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
             continue
         if not reachable:
             continue
-        found, why = _stat(paths[row])
-        for other in () if found else (text.strip(), text.replace("\\", "/").strip()):
-            if other != text and (found := _stat(path := os.path.abspath(os.path.join(folder, other)))[0]):
-                paths[row], mended = path, mended + 1
+        status, why = _stat(paths[row])
+        for other in () if status else (text.strip(), text.replace("\\", "/").strip()):
+            if other != text and (status := _stat(path := os.path.abspath(os.path.join(folder, other)))[0]):
+                paths[row], corrected = path, corrected + 1
                 break
-        if not found:
+        if not status:
             hint = _file_hint(folder, text, study, problems) if problems.wants_detail("path missing") else ""
             what = f"there is no file {text} in {folder}" if why is None else f"{text} cannot be reached ({why})"
             problems.add("path missing", f"row {row}, path: {what}.{hint}", row=row)
-        elif study.folders_allowed and stat.S_ISDIR(found.st_mode):
-            marks[row] = f"{found.st_dev}:{found.st_ino}"  # a DICOM series
-        elif not stat.S_ISREG(found.st_mode):
-            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no ordinary file"
-            problems.add("path kind", f"row {row}, path: {text} is {kind}. Name one image file a row.", row=row)
+        elif study.folders_allowed and stat.S_ISDIR(status.st_mode):
+            marks[row] = f"{status.st_dev}:{status.st_ino}"  # a DICOM series
+        elif not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no ordinary file"
+            problems.add("path kind", f"row {row}, path: {text} is {kind}. Name one image file in each row.", row=row)
         else:
-            # Links and './' lead to one inode.
-            marks[row] = f"{found.st_dev}:{found.st_ino}"
-    if mended:
-        notes.append(f"In {mended:,} paths, spaces at the ends were taken off or \\ was read as /.")
+            # links and './' lead to the same inode
+            marks[row] = f"{status.st_dev}:{status.st_ino}"
+    if corrected:
+        notes.append(f"In {corrected:,} paths, spaces at the ends were removed or \\ was read as /.")
     return pd.Series(paths, dtype="str"), pd.Series(marks, dtype="str")
 
 
@@ -254,15 +254,15 @@ def _file_hint(folder: Path, text: str, study: Study, problems: Problems) -> str
     return "" if study.root else f" Paths start at the table's folder; `{key}` in the study sets another."
 
 
-def check_same(cells: pd.DataFrame, parts: pd.DataFrame, marks: pd.Series, problems: Problems) -> None:
-    """Doubled rows, and one file that stands twice: in a case, at two visits, or under two subjects."""
+def check_same(cells: pd.DataFrame, images: pd.DataFrame, marks: pd.Series, problems: Problems) -> None:
+    """Duplicate rows, and files that occur twice: in a case, at two visits, or under two subjects."""
     doubled = cells.duplicated(keep=False)
     if doubled.any():
         for _, same in cells[doubled].groupby(cells.columns.tolist(), sort=False):
             rows = same.index.tolist()
-            text = f"{rows_text(rows)}: are the same in every column. Delete all but one."
+            text = f"{rows_text(rows)}: are identical in every column. Delete all but one."
             problems.add("row doubled", text, row=rows[0])
-    once = parts[~cells.duplicated(keep="first") & (marks != "")]
+    once = images[~cells.duplicated(keep="first") & (marks != "")]
     keys = marks[once.index]
     again = keys.duplicated(keep=False)
     for _, same in once[again].groupby(keys[again], sort=False):
@@ -270,37 +270,37 @@ def check_same(cells: pd.DataFrame, parts: pd.DataFrame, marks: pd.Series, probl
         file = " = ".join(dict.fromkeys(same["path"].map(str).tolist()))
         subjects, visits = list(dict.fromkeys(same["subject"])), list(dict.fromkeys(same["visit"]))
         if len(subjects) > 1:
-            text = f"the same file stands under subjects {names_text(subjects)}: {file}. One image shows one subject."
+            text = f"the same file is under subjects {names_text(subjects)}: {file}. One image shows one subject."
         elif len(visits) > 1:
-            text = f"the same file stands at visits {names_text(visits)} of subject {subjects[0]}: {file}."
+            text = f"the same file is at visits {names_text(visits)} of subject {subjects[0]}: {file}."
         else:
-            text = f"the same file stands twice in case {subjects[0]}/{visits[0]}: {file}. Delete all but one row."
+            text = f"the same file is twice in case {subjects[0]}/{visits[0]}: {file}. Delete all but one row."
         problems.add(f"file again {min(len(subjects), 2)}{min(len(visits), 2)}", f"{where}: {text}", row=same.index[0])
 
 
 def read_days(raw: pd.Series, subjects: pd.Series, role: str, column: str, problems: Problems) -> pd.Series:
-    """Days as numbers; dates become days since the subject's first. Empty ones are NaN."""
+    """Days as numbers; dates become days since the first date of the subject. Empty cells are NaN."""
     import pandas as pd
 
     text = raw.str.strip()
     values: dict[str, float] = {"": float("nan")}
     for value in text.unique():
         parsed = number(value) if role == "day" else iso_day(value)
-        # A number of 400 digits reads as infinite.
+        # a number of 400 digits reads as infinite
         if parsed is not None and abs(parsed) < 1e6:
             values[value] = float(parsed)
     allowed = "a number of days" if role == "day" else "a date such as 2020-01-31"
     for row, value in each(text[~text.isin(list(values))]):
         hint = " Write year-month-day." if role == "date" else ""
         unused = problems.setting(f'columns: {{{role}: ""}}')
-        hint += f" To leave the column unused, say {unused} in the study."
+        hint += f" To leave the column unused, write {unused} in the study."
         problems.add(f"{role} bad", f"row {row}, {column}: {value!r} is not {allowed}.{hint}", row=row)
     days = pd.to_numeric(text.map(values), errors="coerce").astype(float)
     return days if role == "day" else days - days.groupby(subjects).transform("min")
 
 
 def iso_day(text: str) -> int | None:
-    """The day count of an ISO date, with or without a time behind it, from 1850 to 2199."""
+    """The day count of an ISO date from 1850 to 2199, with or without a time after it."""
     if not re.fullmatch(r"(18[5-9]|19\d|2[01]\d)\d-\d\d-\d\d([T ][\d:.]+(Z|[+-][\d:]+)?)?", text, re.ASCII):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Classes in a cohort table: spellings read as class numbers, rows of other classes left out and counted."""
+"""Classes in a cohort table: spellings are read as class numbers, rows of other classes are left out and counted."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from casewise.targets import kind_named
 if TYPE_CHECKING:
     import pandas as pd
 
-# One letter wrong in five.
+# about one wrong letter in five
 MISTYPED = 0.88
 
 
 def plain(spelling: str) -> str:
-    """What is left of a class's name without case, and without spaces, hyphens and underscores inside it.
+    """The name of a class without case and without spaces, hyphens and underscores inside it.
 
     >>> plain("No Finding") == plain("no_finding"), plain("HER2-") == plain("HER2+")
     (True, False)
@@ -28,26 +28,26 @@ def plain(spelling: str) -> str:
     return re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])", "", alike(spelling))
 
 
-def nearly(one: str, two: str) -> bool:
-    """Whether two spellings of a class may well be one: a number or signs that only one has, or a letter mistyped.
+def nearly(first: str, second: str) -> bool:
+    """Whether two spellings may mean the same class: one has an additional number or sign, or a letter is mistyped.
 
     >>> nearly("COVID-19", "covid"), nearly("pneumonai", "pneumonia"), nearly("grade 1", "grade 2")
     (True, True, False)
     """
-    one, two = plain(one), plain(two)
-    digits = [re.sub(r"\D", "", text) for text in (one, two)]
+    first, second = plain(first), plain(second)
+    digits = [re.sub(r"\D", "", text) for text in (first, second)]
     if all(digits) and digits[0] != digits[1]:
         return False
-    letters = [re.sub(r"[\W\d_]", "", text) for text in (one, two)]
+    letters = [re.sub(r"[\W\d_]", "", text) for text in (first, second)]
     if letters[0] == letters[1]:
         return bool(letters[0]) and bool(digits[0]) != bool(digits[1])
     if letters[0] in letters[1] or letters[1] in letters[0]:
         return False
-    return SequenceMatcher(None, one, two, autojunk=False).ratio() > MISTYPED
+    return SequenceMatcher(None, first, second, autojunk=False).ratio() > MISTYPED
 
 
 def numbered(text: str) -> str:
-    """A grade as a class writes it: whole numbers without decimals; anything else as it is.
+    """A grade as a class name: whole numbers without decimals; other text unchanged.
 
     >>> numbered("3.0"), numbered("none")
     ('3', 'none')
@@ -59,14 +59,14 @@ def numbered(text: str) -> str:
 def keep_classes(
     cells: pd.DataFrame, study: Study, columns: dict[str, str], problems: Problems, notes: list[str]
 ) -> pd.DataFrame:
-    """The rows whose classes the study names; a row of another class is left out, said and counted.
+    """The rows whose classes the study names; rows of other classes are left out and counted in a note.
 
-    A spelling that only looks like a class is a problem: it may be one. An ordinal target has no other classes: a grade
-    that it does not name is a problem.
+    A spelling that resembles a class is a problem, because it may be meant. For a closed kind of target, such as
+    grades, every other class is a problem.
     """
     import pandas as pd
 
-    kept = pd.Series(True, index=cells.index)
+    selected = pd.Series(True, index=cells.index)
     for name, column in columns.items():
         target = study.targets[name]
         text = cells[column].str.strip()
@@ -77,21 +77,21 @@ def keep_classes(
         others = text[(text != "") & ~text.isin(list(spelt)) & ~text.map(numbered).isin(list(spelt))]
         for spelling, rows in others.groupby(others, sort=False).groups.items():
             label = looks.get(plain(str(spelling)))
-            near = next((known for s, known in spelt.items() if s in written and nearly(str(spelling), s)), None)
+            near = next((own for s, own in spelt.items() if s in written and nearly(str(spelling), s)), None)
             if label is None and near is not None and not kind_named(target.kind).closed:
                 problems.add(
                     "class alike",
                     f"{rows_text(rows, 4)}, {column}: {spelling!r} looks much like the class {near!r}. If they are "
-                    f"one, say so: `classes: {{{near}: [{', '.join(target.classes[near])}, {spelling}]}}`; if not, "
+                    f"one, write `classes: {{{near}: [{', '.join(target.classes[near])}, {spelling}]}}`; if not, "
                     f"leave these rows out: `where_not: {{{column}: {spelling}}}`.",
                     row=rows[0],
                 )
             elif label is not None:
                 problems.add(
                     "class alike",
-                    f"{rows_text(rows, 4)}, {column}: {spelling!r} looks like the class {label!r}. Write one and the "
-                    f"same, or say that both are one: `classes: {{{label}: [{', '.join(target.classes[label])}, "
-                    f"{spelling}]}}`.",
+                    f"{rows_text(rows, 4)}, {column}: {spelling!r} looks like the class {label!r}. Write the same "
+                    f"name, or list both as spellings of one class: `classes: {{{label}: "
+                    f"[{', '.join(target.classes[label])}, {spelling}]}}`.",
                     row=rows[0],
                 )
             elif kind_named(target.kind).closed:
@@ -105,26 +105,26 @@ def keep_classes(
             counts = others.value_counts()
             listed = names_text([f"{value} ({count:,})" for value, count in counts.items()], 6)
             notes.append(f"{len(others):,} rows of other classes than the study's are left out: {listed}.")
-            kept &= ~text.index.isin(others.index)
+            selected &= ~text.index.isin(others.index)
         _check_there(name, target, text, problems)
-    return cells[kept]
+    return cells[selected]
 
 
 def _check_apart(name: str, spelt: dict[str, str], problems: Problems) -> None:
-    """Two classes whose names look alike are probably one."""
-    first: dict[str, str] = {}
+    """Two classes with similar names are a problem, because they are probably one class."""
+    first_spelling: dict[str, str] = {}
     for spelling, label in spelt.items():
-        other = first.setdefault(plain(spelling), spelling)
+        other = first_spelling.setdefault(plain(spelling), spelling)
         if spelt[other] != label:
             problems.add(
                 "class alike",
-                f"targets.{name}: {other!r} and {spelling!r} stand for two classes and look alike. If they are one, "
-                f"say so: `classes: {{{spelt[other]}: [{other}, {spelling}]}}`; if not, let them differ in more.",
+                f"targets.{name}: {other!r} and {spelling!r} are two classes that look alike. If they are one class, "
+                f"write `classes: {{{spelt[other]}: [{other}, {spelling}]}}`; if not, let them differ in more.",
             )
 
 
 def _check_there(name: str, target: Target, text: pd.Series, problems: Problems) -> None:
-    """Every class must stand in the table, or its name is misspelt in the study."""
+    """A class that the table lacks is a problem, because its name is probably misspelt in the study."""
     present = sorted((value for value in text.unique() if value), key=natural)
     shapes = {*present, *map(numbered, present)}
     for label, spellings in target.classes.items():
@@ -132,7 +132,7 @@ def _check_there(name: str, target: Target, text: pd.Series, problems: Problems)
             if present and spelling not in shapes and not any(plain(spelling) == plain(value) for value in present):
                 problems.add(
                     "class absent",
-                    f"targets.{name}: no row holds the class {spelling!r}"
+                    f"targets.{name}: no row has the class {spelling!r}"
                     f"{'' if spelling == label else f' (of {label})'}.{closest(spelling, present)} "
                     f"There are: {names_text([repr(value) for value in present], 8)}.",
                 )
@@ -145,40 +145,33 @@ def read_classes(target: Target, text: pd.Series) -> pd.Series:
 
 
 def check_classes(images: pd.DataFrame, study: Study, problems: Problems) -> None:
-    """Every class that is learned needs two subjects: one to learn from and one to be judged on."""
+    """Every class needs two subjects: one for training and one for evaluation."""
     for name in study.outputs:
         for code, label in enumerate(study.classes_of(name)):
             rows = images[images[name] == code]
-            who = rows["subject"].unique()
-            told = any(
-                f"targets.{name}:" in text and repr(label) in text for _, text in problems.found.get("class absent", [])
+            subjects = rows["subject"].unique()
+            reported = any(
+                f"targets.{name}:" in text and repr(label) in text
+                for _, text in problems.by_kind.get("class absent", [])
             )
-            if not len(rows) and images[name].notna().any() and not told:
+            if not len(rows) and images[name].notna().any() and not reported:
                 problems.add(
                     "class left out",
                     f"{name}: no row of the class {label!r} is left after the rows that the study leaves out. Leave it "
                     "out of `classes`, or leave out less.",
                 )
-            if len(who) == 1 and len(rows):
+            if len(subjects) == 1 and len(rows):
                 problems.add(
                     "class of one subject",
-                    f"{rows_text(rows.index, 4)}, {name}: the class {label!r} has one subject ({who[0]}); nobody is "
-                    "left to judge it on. Add subjects, join it to another class, or leave it out of `classes`.",
+                    f"{rows_text(rows.index, 4)}, {name}: the class {label!r} has one subject ({subjects[0]}); no "
+                    "subject is left for evaluation. Add subjects, merge it with another class, or leave it out of "
+                    "`classes`.",
                     row=rows.index[0],
                 )
 
 
-def shown(value: float, classes: list[str]) -> str:
-    """A target's value as a reader knows it: the class's name, or the number.
-
-    >>> shown(1.0, ["no", "yes"]), shown(2.5, [])
-    ('yes', '2.5')
-    """
-    return classes[int(value)] if classes else f"{value:g}"
-
-
 def unknown_classes(cells: pd.DataFrame, study: Study, columns: dict[str, str], problems: Problems) -> None:
-    """In another cohort to be tested on, a class that the networks do not know is a problem, not left out."""
+    """In a cohort for testing only, a class that the networks were not trained on is a problem."""
     for name, column in columns.items():
         target = study.targets[name]
         spelt = [spelling for spellings in target.classes.values() for spelling in spellings]
@@ -188,7 +181,7 @@ def unknown_classes(cells: pd.DataFrame, study: Study, columns: dict[str, str], 
             rows = bad.index[bad == value]
             problems.add(
                 "class unknown",
-                f"{rows_text(rows, 4)}, {column}: the networks do not know the class {value!r}; they know "
+                f"{rows_text(rows, 4)}, {column}: the networks were not trained on the class {value!r}, only on "
                 f"{names_text(list(target.classes), 8)}.{closest(value, spelt)} Leave these rows out with "
                 f"`external: {{where_not: {{{column}: {value}}}}}`, or spell the class as the study does.",
                 row=rows[0],

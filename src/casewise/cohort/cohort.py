@@ -1,4 +1,4 @@
-"""The cohort: which image shows which subject at which visit, and what was scored; checked in one pass."""
+"""The cohort: images, cases and recorded values of a study, read from its table and checked in one pass."""
 
 from __future__ import annotations
 
@@ -29,13 +29,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cohort:
-    """Images, panels and cases of a study, and what was left out or assumed in reading them.
+    """Images, panels and cases of a study, with notes on exclusions and assumptions.
 
-    `images`: a row an image: image (0..), path (absolute), subject, visit, case, day (or NaN), region ('' if none),
-    panel, the targets, and the table's other columns as text. `panels`: a row a panel: panel (0..), case, subject,
-    visit, day, region, tiles (list of image numbers in the table's order), the targets (NaN = not scored, or not one
-    value in a panel of that size). `cases`: a row a case by subject, day, visit: case, subject, visit, day, and the
-    targets of case and subject level.
+    Attributes:
+        images: a row for each image: image (0..), path (absolute), subject, visit, case, day (or NaN), region ('' if
+            none), panel, the targets, and the other columns of the table as text.
+        panels: a row for each panel: panel (0..), case, subject, visit, day, region, tiles (list of image numbers in
+            the order of the table), the targets (NaN if not scored, or not the same in the whole panel).
+        cases: a row for each case, ordered by subject, day and visit: case, subject, visit, day, and the targets of
+            case and subject level.
+        notes: sentences on what was left out or assumed.
     """
 
     images: pd.DataFrame
@@ -45,10 +48,10 @@ class Cohort:
 
 
 def read_cohort(study: Study, *, to_learn: bool = True, labelled: bool = True) -> Cohort:
-    """Read and check the study's cohort table (CSV or Parquet, one row an image).
+    """Read and check the cohort table of a study (CSV or Parquet, one row for each image).
 
-    With `to_learn` false the cohort is one to be tested on only: classes may be missing from it, and one that the study
-    does not name is a problem. With `labelled` false the table's labels are not read: every target is NaN.
+    With `to_learn` false the cohort is used for testing only: it may lack classes, and a class that the study does not
+    name is a problem. With `labelled` false the labels of the table are not read: every target is NaN.
 
     Raises:
         CohortError: with every problem of the table, each with its row (as a spreadsheet shows it) and remedy.
@@ -56,8 +59,8 @@ def read_cohort(study: Study, *, to_learn: bool = True, labelled: bool = True) -
     problems = Problems(section="" if to_learn else "external")
     cells, notes = read_text_table(study.cohort, problems)
     cells = keep_rows(cells, study, problems, notes)
-    if "where" in problems.found:
-        # Rows that were to be left out would show problems that the study does not have.
+    if "where" in problems.by_kind:
+        # rows that should be left out would show problems that the study does not have
         problems.raise_any(study.cohort)
     classed = class_columns(study, cells.columns.tolist()) if labelled else {}
     if to_learn:
@@ -89,7 +92,7 @@ def read_cohort(study: Study, *, to_learn: bool = True, labelled: bool = True) -
 def _standard_columns(
     cells: pd.DataFrame, columns: dict[str, str], study: Study, problems: Problems, notes: list[str]
 ) -> tuple[pd.DataFrame, pd.Series]:
-    """Path, subject, visit, case, day and region row by row, and what tells one file from another."""
+    """Path, subject, visit, case, day and region row by row, and an identity of each file."""
     import pandas as pd
 
     nothing = pd.Series("", index=cells.index, dtype="str")
@@ -119,24 +122,23 @@ def _standard_columns(
     if role == "date":
         notes.append(f"Days are counted from each subject's first date (column {columns['date']}).")
     elif role == "day" and "date" in cells and not study.columns.get("date"):
-        notes.append("The table has days, so that its dates are not used.")
+        notes.append("The table has days, so its dates are not used.")
     if not study.subjects_known:
         notes.append(
-            "Subjects are not known: images of one person may stand on both sides of a split, and every figure may be "
-            "too good."
+            "Subjects are not known: images of one person may be on both sides of a split, so results may be too good."
         )
     values = {"path": paths, "subject": subjects, "visit": visits, "case": subjects + "/" + visits}
     return pd.DataFrame({**values, "day": days, "region": regions}, index=cells.index), marks
 
 
 def _check_cases(images: pd.DataFrame, columns: dict[str, str], problems: Problems) -> None:
-    """Every case is one visit of one subject on one day; the day is filled in where only some of its rows say it."""
+    """Every case is one visit of one subject on one day; the day is filled in from other rows of the case."""
     days = images.groupby("case", sort=False)["day"]
     for case, rows in images[days.transform("nunique") > 1].groupby("case", sort=False):
         column = columns.get("day") or columns.get("date")
-        found = " and ".join(f"{day:g}" for day in rows["day"].dropna().drop_duplicates())
-        remedy = "Correct the rows" if "visit" in columns else f"Say `columns: {{visit: {column}}}`"
-        text = f"{rows_text(rows.index, 4)}, {column}: case {case} has the days {found}; a visit has one. {remedy}."
+        days_text = " and ".join(f"{day:g}" for day in rows["day"].dropna().drop_duplicates())
+        remedy = "Correct the rows" if "visit" in columns else f"Write `columns: {{visit: {column}}}`"
+        text = f"{rows_text(rows.index, 4)}, {column}: case {case} has the days {days_text}; a visit has one. {remedy}."
         problems.add("day twice", text, row=rows.index[0])
     images["day"] = days.transform("first")
     pairs = images.drop_duplicates(["subject", "visit"])
@@ -146,7 +148,7 @@ def _check_cases(images: pd.DataFrame, columns: dict[str, str], problems: Proble
 
 
 def _check_order(images: pd.DataFrame, problems: Problems) -> None:
-    """Visits that only their names can order must not be named like dates that sort wrongly: the first is baseline."""
+    """Visits without days are ordered by name, so their names must not look like dates that sort wrongly."""
     cases = images.drop_duplicates("case")
     by_name = cases["day"].isna().groupby(cases["subject"]).transform("any") & cases["subject"].duplicated(keep=False)
     named = cases[by_name & cases["visit"].map(is_unsorted_date).astype(bool)]
@@ -158,14 +160,14 @@ def _check_order(images: pd.DataFrame, problems: Problems) -> None:
         "days are ordered by their names, which would mix up days, months and years. Write dates as 2024-02-01 "
         "(year-month-day), or add a `day` column."
     )
-    more = "" if len(named) == 1 else f" {len(named):,} visits are named so."
+    more = "" if len(named) == 1 else f" {len(named):,} visits have such names."
     problems.add("visit order", text + more, row=row)
 
 
 def _check_regions(images: pd.DataFrame, study: Study, problems: Problems, notes: list[str]) -> None:
     if not study.regions:
         return
-    # A region that is misspelt is told already and may be the one that seems missing.
+    # a misspelt region is reported already, and may be the missing one
     wrong = (~images["region"].isin(study.regions)).groupby(images["case"]).transform("any")
     counts = images.groupby("case")["region"].transform("nunique")
     lacking = [
@@ -174,11 +176,11 @@ def _check_regions(images: pd.DataFrame, study: Study, problems: Problems, notes
     ]
     if study.missing_regions == "allow" and lacking:
         named = names_text([f"{case} ({', '.join(missing)})" for case, missing, _ in lacking], 5)
-        notes.append(f"{len(lacking):,} cases lack a region and are predicted from what is there: {named}.")
+        notes.append(f"{len(lacking):,} cases lack a region and are predicted from the available ones: {named}.")
         return
     for case, missing, rows in lacking:
         text = f"{rows_text(rows, 4)}: case {case} has no image of region {', '.join(missing)}. "
-        remedy = "Add the images, or say `missing_regions: allow` in the study."
+        remedy = "Add the images, or write `missing_regions: allow` in the study."
         problems.add("region missing", text + remedy, row=rows[0])
 
 
@@ -201,14 +203,14 @@ def _check_baseline(images: pd.DataFrame, study: Study, problems: Problems, note
     for subject in lacking:
         rows = images.index[images["subject"] == subject]
         text = f"{rows_text(rows, 4)}: subject {subject} has no visit {baseline!r}, the baseline. "
-        remedy = "Add it, or say `evaluation: {missing_baseline: leave_out}` in the study."
+        remedy = "Add it, or write `evaluation: {missing_baseline: leave_out}` in the study."
         problems.add("baseline", text + remedy, row=rows[0])
 
 
 def _other_columns(
     cells: pd.DataFrame, columns: dict[str, str], study: Study, notes: list[str]
 ) -> dict[str, pd.Series]:
-    """The table's columns that are neither standard nor targets, as they are; a taken name is changed."""
+    """The columns of the table that are neither standard nor targets, unchanged; a reserved name is changed."""
     others: dict[str, pd.Series] = {}
     for column in cells.columns.tolist():
         if column not in STORED and column not in study.targets:
@@ -217,28 +219,28 @@ def _other_columns(
             continue
         else:
             others[f"table_{column}"] = cells[column]
-            notes.append(f"The table's column {column} is kept as table_{column}; the name means something else here.")
+            notes.append(f"The table's column {column} is kept as table_{column}, because its name is reserved.")
     return others
 
 
 def _assembled(
     images: pd.DataFrame, others: dict[str, pd.Series], study: Study, notes: list[str], labelled: bool
 ) -> Cohort:
-    """Order and number images, panels and cases. Table order is kept within a panel: it may mean something."""
+    """Order and number images, panels and cases. Within a panel the order of the table is kept."""
     import pandas as pd
 
     targets = list(study.targets)
     cases = images.drop_duplicates("case")[["case", "subject", "visit", "day"]]
     dated = cases["day"].notna().groupby(cases["subject"]).transform("all")
-    # A subject of whom one day is unknown is ordered by the names of the visits.
+    # if a day of a subject is unknown, its visits are ordered by name
     keys = [
         (natural(subject), day if known else 0.0, natural(visit))
         for subject, visit, day, known in zip(cases["subject"], cases["visit"], cases["day"], dated, strict=True)
     ]
     cases = cases.iloc[sorted(range(len(cases)), key=keys.__getitem__)].reset_index(drop=True)
-    place = pd.DataFrame({"case": images["case"].map({case: i for i, case in enumerate(cases["case"])})})
-    place["region"] = images["region"].map({region: i for i, region in enumerate(study.regions)})
-    order = place.sort_values(["case", "region"] if study.regions else ["case"], kind="stable").index
+    position = pd.DataFrame({"case": images["case"].map({case: i for i, case in enumerate(cases["case"])})})
+    position["region"] = images["region"].map({region: i for i, region in enumerate(study.regions)})
+    order = position.sort_values(["case", "region"] if study.regions else ["case"], kind="stable").index
     images, panels = with_panels(images.assign(**others).loc[order].reset_index(drop=True), study)
     for name in targets:
         if study.level_of(name) in ("case", "subject"):
@@ -250,7 +252,7 @@ def _assembled(
 
 
 def with_panels(images: pd.DataFrame, study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Number rows that are in their order as images and panels; return them, and the panels they make up."""
+    """Number ordered rows as images and panels; return the images and the panels."""
     images = images.drop(columns=["image", "panel"], errors="ignore")
     images.insert(0, "image", range(len(images)))
     units = level_keys(study.panels.by)
@@ -260,17 +262,17 @@ def with_panels(images: pd.DataFrame, study: Study) -> tuple[pd.DataFrame, pd.Da
 
 
 def check_copied(study: Study, panels: pd.DataFrame) -> None:
-    """Check that fixed copies can be made: each panel shows all of its tiles at once.
+    """Check that fixed copies can be made: a panel must show all of its tiles at once.
 
     Raises:
         CohortError: a panel has more tiles than slots.
     """
     slots, counts = study.panels.slots, panels["tiles"].map(len)
     if study.panels.offline_copies and counts.max() > slots:
-        case, most, many = panels["case"][counts.idxmax()], counts.max(), int((counts > slots).sum())
+        case, largest, over = panels["case"][counts.idxmax()], counts.max(), int((counts > slots).sum())
         raise CohortError(
-            f"{study.cohort}: {many:,} of {len(panels):,} panels (by: {study.panels.by}) have more tiles than the "
-            f"{slots} they show at once, such as {case} with {most}: fixed copies of them cannot be made "
+            f"{study.cohort}: {over:,} of {len(panels):,} panels (by: {study.panels.by}) have more tiles than the "
+            f"{slots} they show at once, such as {case} with {largest}: fixed copies of them cannot be made "
             f"(panels.offline_copies: {study.panels.offline_copies}). Write `by: image` under panels, a larger "
             "`grid`, or leave out "
             "`offline_copies`."
@@ -299,7 +301,7 @@ def _note_order(cases: pd.DataFrame, notes: list[str]) -> None:
 
 
 def _note_unscored(images: pd.DataFrame, panels: pd.DataFrame, targets: list[str], notes: list[str]) -> None:
-    """Say what has no target; it is kept and can be predicted."""
+    """Report cases and panels without a target; they are kept and can be predicted."""
     scored = images[targets].notna().any(axis=1).groupby(images["case"], sort=False).any()
     empty = panels[panels["case"].map(scored) & panels[targets].isna().all(axis=1)]
     if not scored.any():

@@ -1,4 +1,4 @@
-"""Folders of images read as subjects, visits, regions or classes, as far as their names tell it without doubt."""
+"""Folders of images, read as subjects, visits, regions or classes where their names are unambiguous."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _MANY_CLASSES = 20
 
 
 @dataclass(frozen=True)
-class Found:
-    """One image and what the names of its folders tell; '' is not told."""
+class FolderImage:
+    """An image with the facts that its path states; '' if it does not state one."""
 
     path: str
     subject: str
@@ -38,10 +38,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Layout:
-    """Images found below a folder: in order, with what the folders mean, and the files that are no images."""
+    """The images below a folder in order, the meaning of the folders, and the files that are not images."""
 
     shape: str
-    images: list[Found]
+    images: list[FolderImage]
     skipped: list[str]
     put_with_train: str = ""
 
@@ -51,30 +51,30 @@ class Layout:
 
 
 def read_layout(source: Path, *, regions: list[str], classes: list[str]) -> Layout:
-    """Read the images below `source` as one of the layouts that are understood.
+    """Read the images below `source` in one of the supported layouts.
 
     Args:
-        regions: the study's regions, looked for in names of folders and files; may be empty.
-        classes: names that are known to be classes.
+        regions: the regions of the study, searched in names of folders and files; may be empty.
+        classes: names of classes.
 
     Raises:
-        CasewiseError: the folder is missing, holds no image, or is laid out in another way.
+        CasewiseError: the folder is missing, has no images, or has another layout.
     """
     paths, skipped = _image_files(source)
     if not paths:
-        names = f" {len(skipped):,} other files, such as {skipped[0]}, were seen." if skipped else ""
-        raise CasewiseError(f"{source} holds no images ({', '.join(ENDINGS)}).{names}")
+        names = f" It contains {len(skipped):,} other files, such as {skipped[0]}." if skipped else ""
+        raise CasewiseError(f"{source} contains no images ({', '.join(ENDINGS)}).{names}")
 
     def refuse(why: str, *examples: str) -> CasewiseError:
         shown = list(dict.fromkeys([*examples, paths[0], paths[-1]]))[:2]
-        told = f", with the region in each file name ({', '.join(regions)})" if regions else ""
+        naming = f", with the region in each file name ({', '.join(regions)})" if regions else ""
         return CasewiseError(
-            f"{source}: the folders are not understood: {why}.\n  Examples: {' and '.join(shown)}\n  Allowed are\n"
+            f"{source}: the layout is not supported: {why}.\n  Examples: {' and '.join(shown)}\n  Allowed are\n"
             "    subject/visit/region/*.jpg\n"
-            f"    subject/visit/*.jpg{told}\n"
-            f"    subject/*.jpg{told}, one visit a subject\n"
+            f"    subject/visit/*.jpg{naming}\n"
+            f"    subject/*.jpg{naming}, one visit for each subject\n"
             "    class/*.jpg, where subjects are not known\n"
-            "  and each of them below train/ and test/. Or write cohort.csv yourself: one row an image."
+            "  and each of them below train/ and test/. Or write cohort.csv yourself, with one row for each image."
         )
 
     split = [tuple(path.split("/")) for path in paths]
@@ -84,27 +84,27 @@ def read_layout(source: Path, *, regions: list[str], classes: list[str]) -> Layo
     if tops & set(_SIDES):
         if tops - set(_SIDES) or any(len(p) <= start + 1 for p in split):
             odd = next(p for p in split if len(p) <= start + 1 or p[start].casefold() not in _SIDES)
-            raise refuse("train or test stands beside other folders or files", "/".join(odd))
+            raise refuse("train or test is next to other folders or files", "/".join(odd))
         sides = [_SIDES[p[start].casefold()] for p in split]
         start += 1
     depths = Counter(len(p) - start - 1 for p in split)
     if len(depths) > 1:
         (usual, _), *_, (rare, _) = depths.most_common()
         examples = ["/".join(next(p for p in split if len(p) - start - 1 == depth)) for depth in (usual, rare)]
-        raise refuse("images lie at different depths", *examples)
+        raise refuse("images are at different depths", *examples)
     tails = [p[start:] for p in split]
     shape, images = _by_depth(paths, tails, regions, classes, refuse)
     images = [replace(image, side=side) for image, side in zip(images, sides, strict=True)]
     if shape.startswith("class"):
         images = _own_subjects(images)
     with_train = next((p[start - 1] for p in split if start and p[start - 1].casefold().startswith("val")), "")
-    rank = {region: place for place, region in enumerate(regions)}
+    rank = {region: position for position, region in enumerate(regions)}
     images.sort(key=lambda i: (i.side, natural(i.subject), natural(i.visit), rank.get(i.region, 0), natural(i.path)))
     return Layout(shape=shape, images=images, skipped=skipped, put_with_train=with_train)
 
 
 def _image_files(source: Path) -> tuple[list[str], list[str]]:
-    """Paths below `source`, with `/`, of images and of everything else."""
+    """Paths below `source`, with `/`, of images and of other files."""
     if not source.is_dir():
         raise CasewiseError(f"There is no folder {source} to read images from.")
 
@@ -128,7 +128,7 @@ def _image_files(source: Path) -> tuple[list[str], list[str]]:
 
 
 def find_region(name: str, regions: list[str]) -> str:
-    """The one region that a name contains, as a word or, failing that, within a word; '' if none or several.
+    """The region that a name contains, as a word or else within a word; '' if it contains none or several.
 
     >>> find_region("P01_Upper-left2.jpg", ["upper", "trunk", "lower"])
     'upper'
@@ -145,15 +145,15 @@ def _by_depth(
     regions: list[str],
     classes: list[str],
     refuse: Callable[..., CasewiseError],
-) -> tuple[str, list[Found]]:
+) -> tuple[str, list[FolderImage]]:
     depth = len(tails[0]) - 1
     if depth == 0:
-        raise refuse("images lie in one folder, so that nothing tells the subjects")
+        raise refuse("images are in one folder, so the subjects are not known")
     if depth > 3:
-        raise refuse(f"images lie {depth} folders deep")
+        raise refuse(f"images are {depth} folders deep")
     lowest = {tail[-2] for tail in tails}
     if depth == 1 and regions and all(find_region(name, regions) for name in lowest):
-        raise refuse("the folders are regions, and nothing tells the subjects")
+        raise refuse("the folders are regions, so the subjects are not known")
     if depth == 1 and _are_classes({tail[0] for tail in tails}, classes, refuse):
         shape = "class/*.jpg"
     elif depth == 3 or (depth == 2 and regions and all(find_region(name, regions) for name in lowest)):
@@ -163,14 +163,14 @@ def _by_depth(
     in_folder = "region" in shape
     images = []
     for path, tail in zip(paths, tails, strict=True):
-        told = tail[-2] if in_folder else tail[-1].rpartition(".")[0]
-        region = find_region(told, regions) if regions else (told if in_folder else "")
+        name = tail[-2] if in_folder else tail[-1].rpartition(".")[0]
+        region = find_region(name, regions) if regions else (name if in_folder else "")
         if regions and not region:
             where = "the name of its folder" if in_folder else "its file name"
             raise refuse(f"the region ({', '.join(regions)}) of {path} does not follow from {where}", path)
         by_class = shape == "class/*.jpg"
         images.append(
-            Found(
+            FolderImage(
                 path=path,
                 subject=tail[-1].rpartition(".")[0] if by_class else tail[0],
                 visit=tail[1] if "visit" in shape else "",
@@ -182,11 +182,11 @@ def _by_depth(
 
 
 def _are_classes(names: set[str], classes: list[str], refuse: Callable[..., CasewiseError]) -> bool:
-    """Whether folders that hold images are classes (else subjects), where their names tell it."""
+    """Whether folders of images are classes (else subjects), judged by their names."""
     if {alike(name) for name in names} & {alike(name) for name in classes}:
         return True
     if len(names) < 2:
-        raise refuse("all images lie in one folder, so that nothing tells the subjects")
+        raise refuse("all images are in one folder, so the subjects are not known")
     if len(names) <= _MANY_CLASSES and all(_GRADE.fullmatch(n) or not re.search(r"\d", n) for n in names):
         return True
     if len(names) <= 10 and sorted(names) in ([str(i + k) for i in range(len(names))] for k in (0, 1)):
@@ -194,10 +194,10 @@ def _are_classes(names: set[str], classes: list[str], refuse: Callable[..., Case
     return False
 
 
-def _own_subjects(images: list[Found]) -> list[Found]:
-    """Name each image's unknown subject after its file, and after its folders too where files share a name."""
-    for parts in (("subject",), ("label", "subject"), ("side", "label", "subject")):
-        names = ["-".join(filter(None, (getattr(image, part) for part in parts))) for image in images]
+def _own_subjects(images: list[FolderImage]) -> list[FolderImage]:
+    """Name the unknown subject of each image by its file, and also by its folders if file names are repeated."""
+    for keys in (("subject",), ("label", "subject"), ("side", "label", "subject")):
+        names = ["-".join(filter(None, (getattr(image, key) for key in keys))) for image in images]
         if len({alike(name) for name in names}) == len(names):
             break
     else:

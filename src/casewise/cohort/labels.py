@@ -1,4 +1,4 @@
-"""What was recorded at each panel: targets, and scores worked out there; networks learn it, splits balance it."""
+"""The recorded values of each panel: targets, and scores computed from them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def study_scores(study: Study) -> list[Score]:
 
 
 def panel_values(panels: pd.DataFrame, study: Study, name: str) -> np.ndarray:
-    """(P,) recorded values of a target, or of a score worked out from targets, at each panel; NaN where not scored."""
+    """(P,) recorded values of a target, or of a score computed from targets, of each panel; NaN if not scored."""
     if name in study.targets:
         return panels[name].to_numpy(float)
     score = next(s for s in study_scores(study) if s.name == name)
@@ -29,5 +29,5 @@ def panel_values(panels: pd.DataFrame, study: Study, name: str) -> np.ndarray:
 
 
 def label_table(panels: pd.DataFrame, study: Study) -> np.ndarray:
-    """(P, T) recorded values of everything the network predicts."""
+    """(P, T) recorded values of all outputs of the networks."""
     return np.stack([panel_values(panels, study, name) for name in study.outputs], axis=1)

@@ -1,4 +1,4 @@
-"""The one order of names: numbers within them by their size, words before numbers, case looked through."""
+"""The order of names: numbers within names by their value, words before numbers, without regard to case."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _DAY_FIRST = re.compile(r"\d{1,2}([./])\d{1,2}\1(\d{4}|\d{2})|\d{1,2}-\d{1,2}-\d
 
 
 def is_unsorted_date(name: str) -> bool:
-    """Whether a name looks like a date whose order by name is not that of time: the year comes last.
+    """Whether a name looks like a date with the year last, whose order by name is not the order in time.
 
     >>> [is_unsorted_date(name) for name in ("01.02.2024", "1/2/24", "2024-02-01", "week 1.2")]
     [True, True, False, False]
@@ -29,9 +29,9 @@ def natural(name: object) -> tuple[tuple[int, float, str], ...]:
     text = str(name)
     if PLAIN_NUMBER.fullmatch(text):
         return ((2, float(text), ""), (0, 0.0, text))
-    parts = [part for part in re.split(r"([0-9]+)", text) if part]
-    # The text itself comes last, so that names such as 'v1' and 'v01' keep one order.
+    pieces = [piece for piece in re.split(r"([0-9]+)", text) if piece]
+    # the text itself comes last, so that the order of names such as 'v1' and 'v01' is defined
     return (
-        *((2, float(p), "") if re.fullmatch("[0-9]+", p) else (1, 0.0, p.casefold()) for p in parts),
+        *((2, float(p), "") if re.fullmatch("[0-9]+", p) else (1, 0.0, p.casefold()) for p in pieces),
         (0, 0.0, text),
     )

@@ -1,4 +1,4 @@
-"""Reading a table of any common kind as text, so that '007' stays '007' and every cell keeps its row number."""
+"""Reading CSV and Parquet tables as text, so that '007' stays '007' and every cell keeps its row number."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _WHOLE, _SHOWN = 20, 5
 
 @dataclass
 class Problems:
-    """Everything that is wrong with a table, collected by kind, so that one pass shows all of it.
+    """All problems of a table, collected by kind, so that one message shows all of them.
 
-    `section` is the part of the study file that the table belongs to, such as external; '' is the study itself.
+    `section` is the section of the study file that the table belongs to, such as external; '' is the study itself.
     """
 
-    found: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    by_kind: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     section: str = ""
 
     def setting(self, text: str) -> str:
-        """A setting as the study file says it for this table.
+        """A setting as it is written in the study file for this table.
 
         >>> Problems().setting("root: x"), Problems(section="external").setting("root: x")
         ('`root: x`', '`external: {root: x}`')
@@ -37,20 +37,20 @@ class Problems:
         return f"`{self.section}: {{{text}}}`" if self.section else f"`{text}`"
 
     def add(self, kind: str, text: str, *, row: int = 0) -> None:
-        """Keep one problem; those of one `kind` are shown together, and `row` (0 = whole table) orders them."""
-        self.found.setdefault(kind, []).append((int(row), text))
+        """Add a problem; those of the same `kind` are shown together, ordered by `row` (0: the whole table)."""
+        self.by_kind.setdefault(kind, []).append((int(row), text))
 
     def wants_detail(self, kind: str) -> bool:
-        """Whether the next problem of this kind may be shown in full, so that a costly hint is worth its time."""
-        return len(self.found.get(kind, ())) < _WHOLE
+        """Whether the next problem of this kind may be shown in full, so that a hint is worth its computation."""
+        return len(self.by_kind.get(kind, ())) < _WHOLE
 
     def raise_any(self, source: Path) -> None:
-        """Raise all problems as one CohortError; nothing happens if there are none."""
-        if not self.found:
+        """Raise all problems as one CohortError, if there are any."""
+        if not self.by_kind:
             return
-        count = sum(len(items) for items in self.found.values())
+        count = sum(len(items) for items in self.by_kind.values())
         lines = [f"{source}: {count:,} {'problem' if count == 1 else 'problems'}."]
-        for items in sorted((sorted(items) for items in self.found.values()), key=lambda items: items[0]):
+        for items in sorted((sorted(items) for items in self.by_kind.values()), key=lambda items: items[0]):
             shown = items if len(items) <= _WHOLE else items[:_SHOWN]
             lines += [text for _, text in shown]
             if rest := items[len(shown) :]:
@@ -65,7 +65,7 @@ def each(cells: pd.Series) -> Iterator[tuple[int, str]]:
 
 
 def rows_text(rows: Iterable[int], limit: int = 8) -> str:
-    """Name rows in few words.
+    """Row numbers as text, with ranges.
 
     >>> rows_text([2, 3, 4, 9])
     'rows 2-4, 9'
@@ -78,15 +78,15 @@ def rows_text(rows: Iterable[int], limit: int = 8) -> str:
             runs[-1][1] = row
         else:
             runs.append([row, row])
-    parts = [f"{low}" if low == high else f"{low}-{high}" for low, high in runs]
-    if not parts:
+    ranges = [f"{low}" if low == high else f"{low}-{high}" for low, high in runs]
+    if not ranges:
         return ""
     single = len(runs) == 1 and runs[0][0] == runs[0][1]
-    return f"{'row' if single else 'rows'} " + ", ".join(parts[:limit]) + (" …" if len(parts) > limit else "")
+    return f"{'row' if single else 'rows'} " + ", ".join(ranges[:limit]) + (" …" if len(ranges) > limit else "")
 
 
 def names_text(names: Sequence[str], limit: int = 8) -> str:
-    """List names, the first few of many.
+    """Names as a list, shortened to the first ones.
 
     >>> names_text(["a", "b", "c"], limit=2)
     'a, b … (3 in all)'
@@ -123,7 +123,7 @@ def _bytes(path: Path) -> bytes:
     except OSError as error:
         raise CohortError(f"The cohort table {path} cannot be read: {error.strerror or error}.") from None
     if not data.strip():
-        raise CohortError(f"The cohort table {path} is empty. It needs a heading row and one row an image.")
+        raise CohortError(f"The cohort table {path} is empty. It needs a heading row and one row for each image.")
     return data
 
 
@@ -131,12 +131,12 @@ def _decoded(path: Path, data: bytes) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # A mark of UTF-16 is no valid UTF-8, so this is where such a file arrives.
+        # the mark of UTF-16 is not valid UTF-8
         if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise CohortError(
                 f"{path} is UTF-16 text, not UTF-8. In the spreadsheet, save it as 'CSV UTF-8'."
             ) from None
-        # Positions are counted after the mark that utf-8-sig skips.
+        # positions are counted after the mark that utf-8-sig skips
         start = error.start + (3 if data[:3] == b"\xef\xbb\xbf" else 0)
         row = len(list(csv.reader(io.StringIO(data[:start].decode("utf-8-sig", "replace") + "x", newline=""))))
         low, high = data.rfind(b"\n", 0, start) + 1, data.find(b"\n", start) % (len(data) + 1)
@@ -146,7 +146,9 @@ def _decoded(path: Path, data: bytes) -> str:
             "Windows-1252). In the spreadsheet, save it as 'CSV UTF-8'."
         ) from None
     if "\0" in text:
-        raise CohortError(f"{path} is no text table: it holds zero bytes. In the spreadsheet, save it as 'CSV UTF-8'.")
+        raise CohortError(
+            f"{path} is no text table: it contains zero bytes. In the spreadsheet, save it as 'CSV UTF-8'."
+        )
     return text
 
 
@@ -183,7 +185,7 @@ def _delimited(path: Path, text: str, problems: Problems) -> tuple[pd.DataFrame,
 
 
 def _delimiter(text: str) -> str:
-    """The separator of the heading: the one that splits it into most cells."""
+    """The delimiter that divides the heading into the most cells."""
     head = text.lstrip("\r\n\t ,;")[:100_000]
 
     def width(delimiter: str) -> int:
@@ -207,15 +209,15 @@ def _parquet(path: Path, data: bytes, problems: Problems) -> tuple[pd.DataFrame,
 def _texts(column: Any) -> list[str]:
     """The cells of an Arrow column as text; missing ones are empty, whole numbers have no point."""
     values = column.to_pylist()
-    found = []
+    cells = []
     for value in values:
         if value is None or value != value:
-            found.append("")
+            cells.append("")
         elif isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-            found.append(str(int(value)))
+            cells.append(str(int(value)))
         else:
-            found.append(str(value))
-    return found
+            cells.append(str(value))
+    return cells
 
 
 def _framed(
@@ -229,19 +231,19 @@ def _framed(
     import pandas as pd
 
     if not numbers:
-        raise CohortError(f"The cohort table {path} has a heading but no rows. It needs one row an image.")
-    kept: dict[str, Sequence[str]] = {}
+        raise CohortError(f"The cohort table {path} has a heading but no rows. It needs one row for each image.")
+    named: dict[str, Sequence[str]] = {}
     for position, raw in enumerate(heading, start=1):
         name, cells = raw.strip(), columns[position - 1]
         if not name:
-            # Spreadsheets write empty columns at the end and pandas a count in front; neither needs a name.
+            # spreadsheets add empty columns at the end, and pandas a count in front; neither needs a name
             counted = position == 1 and list(cells) == [str(i) for i in range(len(cells))]
             if not counted and any(cell.strip() for cell in cells):
                 problems.add("heading", f"heading: column {position} has values but no name. Name it.")
-        elif name in kept:
-            problems.add("heading", f"heading: {name!r} stands twice, again in column {position}. Rename one of them.")
+        elif name in named:
+            problems.add("heading", f"heading: {name!r} is repeated in column {position}. Rename one of them.")
         else:
-            kept[name] = cells
+            named[name] = cells
     if any(raw.strip() and raw != raw.strip() for raw in heading):
-        notes.append("Spaces around column names were taken off.")
-    return pd.DataFrame(kept, index=pd.Index(numbers, name="row"), dtype="str"), notes
+        notes.append("Spaces around column names were removed.")
+    return pd.DataFrame(named, index=pd.Index(numbers, name="row"), dtype="str"), notes

@@ -13,14 +13,12 @@ import numpy as np
 
 from casewise.metrics.registry import metric_of, metrics_of
 
-SUMS = ("n", "x", "y", "xx", "yy", "xy", "abs", "dd")
-
 
 def moments(truth: np.ndarray, predicted: np.ndarray, *, centre: float = 0.0) -> np.ndarray:
-    """Return the terms of each pair, (..., 8) in the order of `SUMS`, to be summed over any cases.
+    """The terms of each pair (x, y), (..., 8): 1, x, y, x², y², xy, |y − x|, (y − x)²; metrics use sums over cases.
 
-    Every metric here is unchanged when both sides are shifted by the same amount; `centre`, a typical truth, is
-    subtracted from both so that no digits are lost to a large mean. A pair with a NaN counts as absent.
+    Metrics do not change if both values are shifted by the same amount. `centre`, a typical reference value, is
+    subtracted from both to keep precision with a large mean. A pair with a NaN counts as absent.
     """
     x, y = np.broadcast_arrays(np.asarray(truth, dtype=float) - centre, np.asarray(predicted, dtype=float) - centre)
     present = ~(np.isnan(x) | np.isnan(y))

@@ -91,20 +91,6 @@ def drawn_curve(scores: np.ndarray, of_class: np.ndarray, *, most: int = 200) ->
     return {"fpr": fpr.tolist(), "tpr": tpr.tolist()}
 
 
-def auroc_by_row(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(m,) weighted area under the ROC curve of each row, ties counted half; 0.5 if one side is empty.
-
-    Args:
-        scores: (m, n), one row per test; scores that agree to a millionth of the row's largest are ties.
-        positive: (m, n) whether an image is positive.
-        weights: (n,) above 0.
-
-    >>> auroc_by_row(np.array([[0.1, 0.4, 0.4, 0.8]]), np.array([[False, False, True, True]]), np.ones(4))
-    array([0.875])
-    """
-    return share(*ranked_pairs(scores, positive, weights))
-
-
 def share(correct: np.ndarray, total: np.ndarray) -> np.ndarray:
     """(m,) the share of correctly ranked pairs; 0.5 if there are none."""
     return np.divide(correct, total, out=np.full(len(correct), 0.5), where=total > 0)

@@ -11,8 +11,9 @@ from casewise.pipeline.score import score
 from casewise.pipeline.stack import stack
 from casewise.pipeline.train import train
 from casewise.report.formatting import counted
-from casewise.splits.grouped import check_scored, write_splits
+from casewise.splits.grouped import write_splits
 from casewise.splits.image_split import image_split_of, on_both_sides
+from casewise.splits.learnable import check_learnable
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
@@ -41,7 +42,7 @@ def image_split(
     other, images = comparison.study, comparison.cohort
     show.line("by image", "every network once more, with each image treated as a subject of its own")
     own_folder.image_split_mark.write({"split": own_folder.path.name, "of": study.name})
-    check_scored(comparison.splits, images.panels, other)
+    check_learnable(comparison.splits, images.panels, other)
     write_splits(comparison.splits, own_folder.splits)
     # The images are prepared already; where they are kept is no part of the study.
     prepared = other.model_copy(update={"images": other.images.model_copy(update={"store": tiles.folder})})

@@ -8,7 +8,8 @@ from casewise.cohort.cohort import Cohort
 from casewise.errors import DamagedError, RunError
 from casewise.modalities.registry import modality_of
 from casewise.splits import grouped
-from casewise.splits.grouped import Splits, check_scored, read_splits, write_splits
+from casewise.splits.grouped import Splits, read_splits, write_splits
+from casewise.splits.learnable import check_learnable
 from casewise.splits.predefined import validation_in
 from casewise.study.schema import Study
 
@@ -27,7 +28,7 @@ def split(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> Splits
     # By whole files, not by tiles: the test set must not depend on how finely slides are cut.
     whole = modality_of(study).whole(study, cohort)
     splits = grouped.split(whole, study)
-    check_scored(splits, whole.panels, study)
+    check_learnable(splits, whole.panels, study)
     earlier = _earlier(folder)
     if earlier and earlier.hash != splits.hash and folder.finished_jobs():
         raise RunError(

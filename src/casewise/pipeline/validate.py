@@ -13,7 +13,8 @@ from casewise.pipeline.prepare import prepare
 from casewise.pipeline.read import read
 from casewise.pipeline.split import split as split_step
 from casewise.report.formatting import counted
-from casewise.splits.grouped import Splits, check_scored, split
+from casewise.splits.grouped import Splits, split
+from casewise.splits.learnable import check_learnable
 
 if TYPE_CHECKING:
     from casewise.console import Show
@@ -32,7 +33,7 @@ def validate(study: Study, show: Show) -> list[str]:
     cohort = modality.whole(study, table)
     modality.check_files(study, cohort, show)
     splits = split(cohort, study)
-    check_scored(splits, cohort.panels, study)
+    check_learnable(splits, cohort.panels, study)
     lines = []
     for side, n in splits.record["n"].items():
         if n["subjects"]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from casewise.errors import CasewiseError, RunError, nearest
-from casewise.files import write_parquet
+from casewise.errors import CasewiseError, nearest
 from casewise.targets import kind_named, kind_names
 from casewise.targets.registry import DEFAULT
 
@@ -165,22 +163,6 @@ def final_rows(table: pd.DataFrame) -> pd.DataFrame:
             f"at stage '{row['stage']}'; a case is predicted once, in its own fold."
         )
     return rows
-
-
-def read(path: Path) -> pd.DataFrame:
-    """Read and check a table of predictions (Parquet)."""
-    try:
-        table = pd.read_parquet(path)
-    except FileNotFoundError as error:
-        raise RunError(f"{path} does not exist.") from error
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read as a Parquet table: {error}.") from error
-    return check(table)
-
-
-def write(path: Path, table: pd.DataFrame) -> Path:
-    """Check a table of predictions and write it as Parquet, atomically."""
-    return write_parquet(path, check(table))
 
 
 def _mean_over_networks(rows: pd.DataFrame) -> pd.DataFrame:

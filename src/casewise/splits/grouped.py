@@ -1,4 +1,4 @@
-"""Splits by subject: the published greedy balancing, the folds, the hashed manifest and the check before training."""
+"""Splits by subject: the published greedy balancing, the folds, the hashed manifest, and the check for leaks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Splits:
-    """Which side every subject stands on: −1 the test set, 0 … folds−1 its fold."""
+    """The side of every subject: −1 is the test set, 0 … folds−1 its fold."""
 
     side: dict[str, int]
     folds: int
@@ -37,15 +37,15 @@ class Splits:
 
     def subjects(self, side: int) -> list[str]:
         """Subjects of one side, sorted."""
-        return sorted(s for s, where in self.side.items() if where == side)
+        return sorted(subject for subject, own in self.side.items() if own == side)
 
     def training(self, fold: int) -> list[str]:
-        """Subjects that the networks of `fold` may learn from."""
-        return sorted(s for s, where in self.side.items() if where not in (TEST, fold))
+        """Subjects that the networks of `fold` may be trained on, sorted."""
+        return sorted(subject for subject, own in self.side.items() if own not in (TEST, fold))
 
     def held_out(self, fold: int) -> list[str]:
-        """Subjects that the networks of `fold` must never have seen: the fold's and the test set's."""
-        return sorted(s for s, where in self.side.items() if where in (TEST, fold))
+        """Subjects that the networks of `fold` must not be trained on: the fold and the test set, sorted."""
+        return sorted(subject for subject, own in self.side.items() if own in (TEST, fold))
 
 
 def manifest_hash(side: dict[str, int]) -> str:
@@ -60,13 +60,13 @@ def manifest_hash(side: dict[str, int]) -> str:
 def imbalance(counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """Mean over labels of the widest gap between sides in size-adjusted label shares.
 
-    Each side's count of a label is divided by the number of records that the side should hold, so that a side of the
-    right size and composition shows the cohort's own label shares. Two sides: mean |train − test| (One-Step PASI,
-    Methods, "Train/Test Splitting").
+    The count of a label on each side is divided by the target number of records of that side, so that a side with the
+    right size and composition has the label shares of the cohort. For two sides this is the mean |train − test|
+    (One-Step PASI, Methods, "Train/Test Splitting").
 
     Args:
         counts: (..., sides, labels) records by label.
-        shares: (sides,) wanted share of all records, summing to 1.
+        shares: (sides,) target share of all records, summing to 1.
 
     >>> float(imbalance(np.array([[9, 9], [1, 1]]), np.array([0.9, 0.1])))
     0.0
@@ -77,32 +77,32 @@ def imbalance(counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 
 def greedy(records: np.ndarray, shares: Sequence[float], *, restarts: int, seed: int) -> tuple[np.ndarray, float]:
-    """Assign subjects to sides one at a time, each to the side that keeps imbalance smallest; keep the best restart.
+    """Assign subjects one at a time to the side that keeps the imbalance smallest; keep the best restart.
 
-    All restarts are advanced together as arrays. The number of subjects of each side is fixed beforehand by its share.
+    All restarts advance together as arrays. The number of subjects of each side is fixed in advance by its share.
 
     Args:
         records: (subjects, labels) number of each subject's records with each label.
-        shares: wanted share of each side, summing to 1.
+        shares: target share of each side, summing to 1.
 
     Returns:
-        (subjects,) side of each subject, and its imbalance as a share of records.
+        (subjects,) side of each subject, and the imbalance of the assignment as a share of records.
     """
-    wanted = np.asarray(shares, float)
+    targets = np.asarray(shares, float)
     subjects, labels = records.shape
-    room = _capacities(subjects, wanted)
+    room = _capacities(subjects, targets)
     random = np.random.default_rng(seed)
     order = random.permuted(np.tile(np.arange(subjects), (restarts, 1)), axis=1)
-    counts = np.zeros((restarts, len(wanted), labels))
-    taken = np.zeros((restarts, len(wanted)), int)
+    counts = np.zeros((restarts, len(targets), labels))
+    taken = np.zeros((restarts, len(targets)), int)
     side = np.zeros((restarts, subjects), int)
     rows = np.arange(restarts)
-    expected = np.maximum(wanted[:, None] * records.sum(), 1e-12)
+    expected = np.maximum(targets[:, None] * records.sum(), 1e-12)
     for step in range(subjects):
         subject = order[:, step]
         added = records[subject]
-        cost = np.full((restarts, len(wanted)), np.inf)
-        for option in range(len(wanted)):
+        cost = np.full((restarts, len(targets)), np.inf)
+        for option in range(len(targets)):
             trial = counts.copy()
             trial[:, option] += added
             adjusted = trial / expected
@@ -112,13 +112,13 @@ def greedy(records: np.ndarray, shares: Sequence[float], *, restarts: int, seed:
         counts[rows, choice] += added
         taken[rows, choice] += 1
         side[rows, subject] = choice
-    final = imbalance(counts, wanted)
+    final = imbalance(counts, targets)
     best = int(final.argmin())
     return side[best], float(final[best])
 
 
 def _capacities(subjects: int, shares: np.ndarray) -> np.ndarray:
-    """Whole numbers of subjects by largest remainder, at least one a side."""
+    """Whole numbers of subjects by largest remainder, at least one for each side."""
     exact = shares * subjects
     room = np.maximum(np.floor(exact).astype(int), 1)
     while room.sum() < subjects:
@@ -132,7 +132,7 @@ def split(cohort: Cohort, study: Study) -> Splits:
     """Split the cohort's subjects into a test set and folds, balanced on the guiding label.
 
     Raises:
-        SplitError: there are too few subjects, or an imported split has a subject on both sides.
+        SplitError: there are too few subjects, or a predefined split has a subject on both sides.
     """
     subjects = sorted(set(cohort.panels["subject"]))
     settings = study.split.model_dump()
@@ -143,7 +143,7 @@ def split(cohort: Cohort, study: Study) -> Splits:
         numbered = folds > 1
         if TEST in side.values() and not any(s != TEST for s in side.values()):
             raise SplitError(
-                f"The column {study.split.column!r} puts every subject in the test set; none is left to train."
+                f"The column {study.split.column!r} puts every subject in the test set, so there is none to train on."
             )
         training = [s for s in subjects if side[s] != TEST]
         if folds == 1:
@@ -196,14 +196,14 @@ def _counted(panels: pd.DataFrame, subjects: set[str]) -> dict[str, int]:
 
 
 def guide_name(study: Study) -> str:
-    """The label that guides the split: as stated, else the main outcome where it is a target, else the first target."""
+    """The label that is balanced: as stated, else the primary outcome if it is a target, else the first target."""
     if study.split.stratify_by:
         return study.split.stratify_by
     return study.primary_outcome if study.primary_outcome in study.targets else next(iter(study.targets))
 
 
 def panel_records(panels: pd.DataFrame, study: Study, subjects: list[str], name: str | None = None) -> np.ndarray:
-    """(subjects, labels) how many panels of each subject carry each label of a target (the guiding one by default)."""
+    """(subjects, labels) number of panels of each subject with each label of a target; by default of `guide_name`."""
     name = name or guide_name(study)
     kind, n_classes = kind_named(study.kind_of(name)), len(study.classes_of(name))
     labels = kind.fold_labels(panel_values(panels, study, name), *study.range_of(name), n_classes)
@@ -219,13 +219,13 @@ def _assign(
     cohort: Cohort, study: Study, subjects: list[str], shares: list[float], seed: int, sides: list[int] | None = None
 ) -> dict[str, int]:
     records = panel_records(cohort.panels, study, subjects)
-    found, _ = greedy(records, shares, restarts=study.split.restarts, seed=seed)
+    assigned, _ = greedy(records, shares, restarts=study.split.restarts, seed=seed)
     names = sides or list(range(len(shares)))
-    return {subject: names[where] for subject, where in zip(subjects, found, strict=True)}
+    return {subject: names[side] for subject, side in zip(subjects, assigned, strict=True)}
 
 
 def measured_imbalance(cohort: Cohort, study: Study, side: dict[str, int], folds: int) -> dict[str, dict[str, float]]:
-    """Imbalance of every target: test set against the rest, and between the folds (widest gap)."""
+    """Imbalance of every target: between the test set and the rest, and between the folds (widest gap)."""
     result: dict[str, dict[str, float]] = {"test": {}, "folds": {}}
     subjects = sorted(side)
     for name in study.targets:
@@ -246,60 +246,18 @@ def _share_gap(counts: list[np.ndarray]) -> float:
 
 
 def inner_stop(records: np.ndarray, subjects: list[str], *, share: float, seed: int) -> tuple[list[str], list[str]]:
-    """Divide a fold's training subjects into those fitted on and those whose loss decides when to stop."""
+    """Divide the training subjects of a fold into those for fitting and those that decide about early stopping."""
     if len(subjects) < 2:
         raise SplitError(
             "One training subject cannot be divided for early stopping; add subjects or lower split.folds."
         )
-    found, _ = greedy(records, [1 - share, share], restarts=100, seed=seed)
-    return [s for s, w in zip(subjects, found, strict=True) if w == 0], [
-        s for s, w in zip(subjects, found, strict=True) if w == 1
-    ]
-
-
-def check_scored(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
-    """Stop, before anything is trained, where a network would miss a class or a stacker could not be fitted.
-
-    Raises:
-        SplitError: a class is in nobody that a fold's networks learn from; a target that the study stacks is recorded
-            in fewer than two folds; a class has too few subjects for the folds of a study that tunes inside.
-    """
-    from casewise.splits.inner import check_tuned
-
-    check_tuned(splits, panels, study)
-    for name in study.outputs:
-        values = panel_values(panels, study, name)
-        for code, label in enumerate(study.classes_of(name)):
-            holders = set(panels["subject"][values == code])
-            sources = splits.record.get("left_out")
-            for fold in range(splits.folds) if holders else ():
-                if not holders & set(splits.training(fold)):
-                    sides = sorted({splits.side[s] for s in holders}, reverse=True)
-                    where = " or ".join("the test set" if s == TEST else f"fold {s + 1}" for s in sides)
-                    where = f"all of them are {sources[fold]!r}" if sources else f"all of them are in {where}"
-                    column = study.split.column
-                    if sources:
-                        remedy = "Leave the class out of `classes`, or study without `split.leave_out`."
-                    elif column and (splits.record.get("numbered") or sides == [TEST]):
-                        remedy = f"Change column {column!r}, so that they stand on several sides, or add subjects."
-                    else:
-                        remedy = "Lower split.folds or add subjects."
-                    raise SplitError(
-                        f"{name}: the class {label!r} has {len(holders)} subjects, and {where}: networks that are "
-                        f"judged there could not learn it. {remedy}"
-                    )
-    for name in study.outputs if study.stack else []:
-        scored = panels["subject"][~np.isnan(panel_values(panels, study, name))]
-        folds = {splits.side[s] for s in scored} - {TEST}
-        if len(folds) < 2:
-            raise SplitError(
-                f"{name!r} is recorded in {len(folds)} of {splits.folds} folds; a stacker needs two. "
-                "Leave out `stack:` or the target."
-            )
+    sides, _ = greedy(records, [1 - share, share], restarts=100, seed=seed)
+    fitted, stopping = ([s for s, own in zip(subjects, sides, strict=True) if own == side] for side in (0, 1))
+    return fitted, stopping
 
 
 def write_splits(splits: Splits, file: JsonFile) -> None:
-    """Write the manifest: every subject's side, the hash over it, and how it was made."""
+    """Write the manifest: the side of every subject, a hash over them, and the settings of the split."""
     subjects = {s: ("test" if w == TEST else w + 1) for s, w in splits.side.items()}
     file.write({"hash": splits.hash, "folds": splits.folds, "subjects": subjects, **splits.record})
 
@@ -308,7 +266,7 @@ def read_splits(file: JsonFile) -> Splits:
     """Read a manifest and check its hash.
 
     Raises:
-        DamagedError: the file is not what was written, or no manifest.
+        DamagedError: the file was changed or damaged, or is not a manifest.
         SplitError: the assignment was changed after it was written.
     """
     values = file.read()
@@ -319,17 +277,18 @@ def read_splits(file: JsonFile) -> Splits:
         raise DamagedError(f"{file.path} is not a split manifest ({error}). {file.remedy}") from error
     if manifest_hash(side) != values["hash"]:
         raise SplitError(
-            f"{file.path}: subjects were moved by hand; the hash no longer fits. Delete the run folder and run again."
+            f"{file.path}: the split was edited by hand and does not match its hash. Delete the run folder and run "
+            "again."
         )
     record = {k: v for k, v in values.items() if k not in ("hash", "subjects", "folds")}
     return Splits(side=side, folds=folds, record=record)
 
 
 def check_apart(training: Sequence[str], held_out: Sequence[str], *, where: str) -> None:
-    """Stop if a subject stands on both sides.
+    """Check that no subject is on both sides.
 
     Raises:
-        SplitError: naming the subjects.
+        SplitError: names the subjects on both sides.
     """
     both = sorted(set(training) & set(held_out))
     if both:

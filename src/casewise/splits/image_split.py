@@ -1,8 +1,7 @@
-"""The comparison with a split by image: the same study with every image treated as a subject of its own.
+"""The comparison with a split by image: the same study with every image treated as a separate subject.
 
-Images of one subject are then on both sides of the split, and a network that recognises the subject passes for one that
-recognises the disease. The figures are shown beside the study's own, never instead of them, and nothing made in the
-comparison passes for the study's own.
+Images of one subject are then on both sides of the split, so that a network that recognises the subject seems to
+recognise the disease. The results are shown in addition to those of the study, and are marked as a comparison.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
 
-# The column that keeps which subject an image shows, under a name that no table of a study has.
+# The column with the real subject of an image; no table of a study has a column of this name.
 PERSON = "subject (before the split by image)"
-# Single images are balanced well in any order.
+# Single images are balanced well in any order, so a few restarts suffice.
 RESTARTS = 20
 
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """The study, the cohort and the split in which every image is a subject of its own."""
+    """The study, the cohort and the split in which every image is a separate subject."""
 
     study: Study
     cohort: Cohort
@@ -38,17 +37,17 @@ class ImageSplit:
 
 
 def image_split_of(study: Study, cohort: Cohort, splits: Splits) -> ImageSplit:
-    """The same study split by image, with as many folds and as large a test set as the study's own `splits`.
+    """The same study split by image, with the number of folds and the size of the test set of `splits`.
 
-    Scores over several regions are left out: an image shows one.
+    Scores over several regions are left out, because an image shows one region.
 
     Raises:
-        CohortError: no subject has two images, so that both splits are the same.
-        StudyError: the primary outcome takes several regions.
+        CohortError: no subject has two images, so both splits are the same.
+        StudyError: the primary outcome needs several regions.
     """
     if cohort.images["subject"].is_unique:
         raise CohortError(
-            f"{study.cohort}: no subject has more than one image, so that a split by image is one by subject. "
+            f"{study.cohort}: no subject has more than one image, so a split by image is a split by subject. "
             "Leave out `split: {by: image}`."
         )
     regional: set[str] = set()
@@ -86,9 +85,9 @@ def image_split_of(study: Study, cohort: Cohort, splits: Splits) -> ImageSplit:
 
 
 def images_as_subjects(cohort: Cohort) -> Cohort:
-    """The cohort with every image as a subject and a case of its own, named after the subject and its number.
+    """The cohort with every image as a separate subject and case, named by the subject and the image's number.
 
-    Which subject it shows stands in the column `PERSON` of images and panels.
+    The column `PERSON` of images and panels contains the real subject.
     """
     images = cohort.images.copy()
     own = images["subject"].astype(str) + " image " + images["image"].astype(str)
@@ -102,7 +101,7 @@ def images_as_subjects(cohort: Cohort) -> Cohort:
 
 
 def on_both_sides(cohort: Cohort, comparison: ImageSplit) -> dict[str, int]:
-    """How many subjects have images on several sides of the split by image, and how many have several images."""
+    """Numbers of subjects with images on several sides of the split by image, and with several images."""
     sides = comparison.cohort.images["subject"].map(comparison.splits.side)
     by_subject = sides.groupby(cohort.images["subject"].to_numpy())
     return {
@@ -114,7 +113,7 @@ def on_both_sides(cohort: Cohort, comparison: ImageSplit) -> dict[str, int]:
 
 
 def training_subjects(panels: pd.DataFrame, names: Iterable[str]) -> dict[str, Any]:
-    """Whom a network was trained on, for its facts: subjects, also where `names` are those of images.
+    """The subjects that a network was trained on, for its facts; `names` may be those of single images.
 
     >>> import pandas as pd
     >>> training_subjects(pd.DataFrame({"subject": ["b", "a"]}), {"a", "b"})
@@ -129,14 +128,14 @@ def training_subjects(panels: pd.DataFrame, names: Iterable[str]) -> dict[str, A
 
 
 def refuse_image_split(folder: RunFolder) -> None:
-    """Stop where a folder holds the comparison by image.
+    """Refuse a folder with the comparison by image.
 
     Raises:
-        RunError: naming the run that it belongs to.
+        RunError: names the run that the comparison belongs to.
     """
     if folder.image_split_mark.exists():
         run = folder.path.resolve().parent
         raise RunError(
-            f"{folder.path} holds the comparison by image of the run {run}: its networks were trained on the subjects "
-            f"they are tested on, so that its figures get no page of their own. Name {run}; its page shows both."
+            f"{folder.path} contains the comparison by image of the run {run}. Its networks were trained on the "
+            f"subjects that they are tested on, so it has no separate page. Give {run} instead; its page shows both."
         )

@@ -1,4 +1,4 @@
-"""Sides that the cohort's table gives: an imported split, or one source held out at a time."""
+"""Splits that the cohort table defines: a column with the sides, or one source held out at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 TEST = -1
 FEW = 3
-# `dev` is not among them: the development set is trained on for some and chosen on for others.
+# `dev` is not included: some authors train on a development set, others choose on it.
 WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
@@ -23,10 +23,10 @@ WORDS = {
 
 
 def one_source_a_fold(images: pd.DataFrame, column: str) -> tuple[list[str], dict[str, int]]:
-    """Each value of a column is held out once: the values in order, and the fold of each subject.
+    """Hold out each value of a column once: the values in order, and the fold of each subject.
 
     Raises:
-        SplitError: a subject stands in two of them, one has no value, or there is one value only.
+        SplitError: a subject has two values, an image has none, or there is only one value.
     """
     if column not in images:
         raise SplitError(f"split.leave_out: the cohort has no column {column!r}.{nearest(column, images.columns)}")
@@ -37,24 +37,24 @@ def one_source_a_fold(images: pd.DataFrame, column: str) -> tuple[list[str], dic
             f"split.leave_out: {len(empty)} images have no {column}, the first of subject {empty.iloc[0]!r}. "
             "Fill it in."
         )
-    found = values.groupby(images["subject"]).unique()
-    several = [subject for subject, names in found.items() if len(names) > 1]
+    by_subject = values.groupby(images["subject"]).unique()
+    several = [subject for subject, names in by_subject.items() if len(names) > 1]
     if several:
         more = f" (and {len(several) - 1} more subjects in several)" if len(several) > 1 else ""
         raise SplitError(
-            f"split.leave_out: subject {several[0]!r} stands in {' and '.join(sorted(found[several[0]]))}{more}; held "
-            "out with one it would be learned from in the other. Leave such rows out with `where_not`."
+            f"split.leave_out: subject {several[0]!r} is in {' and '.join(sorted(by_subject[several[0]]))}{more}. "
+            "Held out with one source, it would be trained on with the other. Leave such rows out with `where_not`."
         )
     sources = sorted(values.unique(), key=natural)
     if len(sources) < 2:
-        raise SplitError(f"split.leave_out: every image has {column} {sources[0]!r}; nothing is left to learn from.")
-    return sources, {str(subject): sources.index(names[0]) for subject, names in found.items()}
+        raise SplitError(f"split.leave_out: every image has {column} {sources[0]!r}; there is nothing to train on.")
+    return sources, {str(subject): sources.index(names[0]) for subject, names in by_subject.items()}
 
 
 def side_of(cell: str) -> str:
-    """The side that a cell of a split's column names: `train`, `test`, `fold 2`, or '' where it names none.
+    """The side that a cell of the split column names: `train`, `test`, `fold 2`, or '' if it names none.
 
-    Validation is part of what is trained on: folds, and those on whom training stops, are chosen within it.
+    Validation belongs to training, because casewise makes its own folds and its own set for early stopping.
 
     >>> [side_of(cell) for cell in ("Test ", "training", "val", "2", "dev")]
     ['test', 'train', 'train', 'fold 2', '']
@@ -66,7 +66,7 @@ def side_of(cell: str) -> str:
 
 
 def validation_in(cells: pd.Series) -> str:
-    """The first cell that says validation, as it is written; '' where none does."""
+    """The first cell that names validation, as it is written; '' if there is none."""
     return next((text for text in cells.astype(str) if WORDS.get(text.strip().casefold()) == "validation"), "")
 
 
@@ -74,24 +74,24 @@ def imported(images: pd.DataFrame, column: str) -> dict[str, int]:
     """Read sides from a column: `test`, `train` (with `validation`), or the fold's number from 1.
 
     Raises:
-        BothSidesError: subjects stand on several sides; it names them, and what stands where.
-        SplitError: a cell names no side, or the sides do not go together.
+        BothSidesError: subjects are on several sides; the message names them and their images.
+        SplitError: a cell names no side, or the sides contradict each other.
     """
     cells = images[column].astype(str)
     table = images[["subject", "path"]].astype(str).assign(side=cells.map(side_of))
     unknown = table.index[table["side"] == ""]
     if len(unknown):
-        found, subject = cells[unknown[0]], table["subject"][unknown[0]]
+        cell, subject = cells[unknown[0]], table["subject"][unknown[0]]
         raise SplitError(
-            f"Column {column!r} holds {found!r} for subject {subject!r}; "
+            f"Column {column!r} contains {cell!r} for subject {subject!r}; "
             f"allowed are {', '.join(dict.fromkeys(WORDS.values()))}, or the fold's number from 1."
-            f"{nearest(found.strip().casefold(), WORDS)}"
+            f"{nearest(cell.strip().casefold(), WORDS)}"
         )
     validation = validation_in(cells)
     if validation and "test" not in set(table["side"]):
         raise SplitError(
-            f"Column {column!r} holds {validation!r} and no test: some call the test set so. Write test if these "
-            "subjects are tested on, train if they are learned from."
+            f"Column {column!r} contains {validation!r} and no test; some authors call the test set so. Write test if "
+            "these subjects are for testing, train if they are for training."
         )
     counts = table.groupby("subject")["side"].nunique()
     both = sorted(counts.index[counts > 1], key=natural)
@@ -100,14 +100,14 @@ def imported(images: pd.DataFrame, column: str) -> dict[str, int]:
         more = f" … ({len(both):,} in all)" if len(both) > FEW else ""
         raise BothSidesError(
             f"The imported split in column {column!r} puts {len(both):,} subject{'s' if len(both) > 1 else ''} on "
-            f"several sides: {named}{more}. Images of one person on both sides make every figure too good. Give each "
-            "subject one side. `casewise audit` lists all of them in audit.json, with like pictures on two sides."
+            f"several sides: {named}{more}. Images of one person on both sides make all results too good. Give each "
+            "subject one side. `casewise audit` lists all of them in audit.json, with pictures that are on two sides."
         )
     side = {str(subject): _number(name) for subject, name in table.groupby("subject")["side"].first().items()}
     if "train" in set(table["side"]) and any(name.startswith("fold") for name in table["side"]):
         word = next(text.strip() for text in cells if side_of(text) == "train")
         raise SplitError(
-            f"Column {column!r} mixes {word!r} with numbers of folds. Number every fold, or write train and test."
+            f"Column {column!r} mixes {word!r} with fold numbers. Number every fold, or write train and test."
         )
     numbers = sorted({s for s in side.values() if s != TEST})
     if numbers and numbers != list(range(len(numbers))):
@@ -118,14 +118,14 @@ def imported(images: pd.DataFrame, column: str) -> dict[str, int]:
 
 
 def _number(side: str) -> int:
-    """The side as `Splits` has it; who is trained on without a fold stands in the first."""
+    """The side as in `Splits`; training subjects without a fold are in the first."""
     return TEST if side == "test" else 0 if side == "train" else int(side.removeprefix("fold ")) - 1
 
 
 def _placed(rows: pd.DataFrame) -> str:
-    """Which images of a subject stand on which side: the first of each by name."""
-    told = []
+    """The sides of a subject's images, with the name of the first image of each."""
+    sides = []
     for side, paths in rows.groupby("side")["path"]:
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        told.append(f"{side}: {Path(paths.iloc[0]).name}{more}")
-    return "; ".join(told)
+        sides.append(f"{side}: {Path(paths.iloc[0]).name}{more}")
+    return "; ".join(sides)

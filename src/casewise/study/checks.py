@@ -6,8 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from casewise.errors import nearest
-from casewise.study.images import FUSIONS, Images
-from casewise.study.panels import Panels
+from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
@@ -23,16 +22,17 @@ def check_study(study: Study) -> None:
         check_names,
         check_image_split,
         check_offline_copies,
-        check_volumes,
+        check_modality,
         check_weights,
         check_nested_cv,
-        check_classes,
+        check_kinds,
+        check_pretraining,
     ):
         check(study)
 
 
 def check_names(study: Study) -> None:
-    """Every target, score and region that a key refers to exists."""
+    """Every target, score and region that a key names must exist."""
     names = [*study.targets, *study.scores]
     shared = set(study.targets) & set(study.scores)
     if shared:
@@ -41,9 +41,9 @@ def check_names(study: Study) -> None:
         if name not in names:
             raise ValueError(f"outputs: {name!r} is neither a target nor a score.{nearest(name, names)}")
         if name in study.scores and study.scores[name].level == "case" and study.panels.by == "region":
-            raise ValueError(f"outputs: {name!r} is a score of the whole case; a panel shows one region only")
+            raise ValueError(f"outputs: {name!r} is a score of the whole case, and a panel shows one region only")
     if study.panels.by == "region" and not study.regions:
-        raise ValueError("regions: panels by region need the list of the study's regions")
+        raise ValueError("regions: panels by region need the list of regions")
     evaluated = [*study.outputs, *study.scores]
     if study.primary_outcome not in evaluated:
         raise ValueError(
@@ -75,94 +75,50 @@ def check_image_split(study: Study) -> None:
         return
     if study.panels.by != "image":
         raise ValueError(
-            f"split.by: 'image' splits images as if each showed another person, and panels here are by "
-            f"{study.panels.by}; it needs `panels: {{by: image}}`"
+            f"split.by: 'image' splits single images, and the panels of this study are by {study.panels.by}; write "
+            "`panels: {by: image}`"
         )
     if not study.subjects_known:
         raise ValueError(
-            "split.by: 'image' is compared with a split by subject, and subjects are not known (subjects_known)"
+            "split.by: 'image' is compared with a split by subject, and the subjects are not known (subjects_known)"
         )
     if study.pretrain:
-        raise ValueError("split.by: 'image' is a comparison of splits alone; leave out `pretrain`")
+        raise ValueError("split.by: 'image' compares splits only; leave out `pretrain`")
 
 
 def check_offline_copies(study: Study) -> None:
-    """Offline copies need phases, and no phase may change the augmentation."""
+    """Fixed copies need phases, and no phase may change their augmentation."""
     if not study.panels.offline_copies:
         return
     if not study.recipe.phases:
         raise ValueError(
-            "panels.offline_copies: fixed copies are used in phases only, and recipe.phases is empty; write for "
-            "example `phases: [{epochs: 50}]` under recipe, or leave out offline_copies"
+            "panels.offline_copies: fixed copies need recipe.phases; write for example `phases: [{epochs: 50}]` under "
+            "recipe, or leave out offline_copies"
         )
     number = next((n for n, phase in enumerate(study.recipe.phases) if phase.variations), None)
     if number is not None:
         raise ValueError(
             f"recipe.phases, phase {number + 1}: variations: with panels.offline_copies "
-            f"({study.panels.offline_copies}) every "
-            "copy is augmented once for all phases; leave out variations or offline_copies"
+            f"({study.panels.offline_copies}) every copy is augmented once for all phases; leave out one of them"
         )
 
 
-def check_volumes(study: Study) -> None:
-    """A panel of slices shows a window of one case, and all its slices are augmented together."""
-    panels = study.panels
-    if not study.volumes:
-        with_fusion = next((name for name in study.backbones if "@" in name), None)
-        if with_fusion:
-            raise ValueError(f"backbones: {with_fusion!r}: a fusion after @ needs `volumes`, which this study lacks")
-        if panels.quarter_turns:
-            raise ValueError(
-                "panels.quarter_turns: only panels of slices are rotated so, and the study has no `volumes`"
-            )
+def check_modality(study: Study) -> None:
+    """The settings of the modality must match the other sections; only sequences can be fused or turned together."""
+    settings = study.modality_settings
+    if settings is not None:
+        settings.check_with(study)
+    if study.fusions:
         return
-    if study.tiles:
-        raise ValueError("tiles: are cut from slides, and this study's images are `volumes`; leave one of them out")
-    if study.regions:
-        raise ValueError(
-            "regions: are photographed places of one visit, which panels tell apart; a scanned place is a case of its "
-            "own with `volumes`: give each a visit of its own, and leave out `regions`"
-        )
-    if panels.by != "case":
-        raise ValueError(f"panels.by: {panels.by!r} is not for `volumes`; write `by: case`, a window of its slices")
-    if panels.rows != panels.columns:
-        raise ValueError(f"panels.grid: slices fill a square, such as 3x3; found {panels.grid!r}")
-    stated = Panels(by="case", grid=panels.grid, flip=panels.flip, quarter_turns=panels.quarter_turns)
-    if stated != panels:
-        wrong = next(n for n in type(panels).model_fields if getattr(panels, n) != getattr(stated, n))
-        raise ValueError(
-            f"panels.{wrong}: slices are augmented by `flip` and `quarter_turns` only, all slices of a panel together; "
-            f"leave {wrong} out"
-        )
-    if panels.flip not in ("none", "horizontal"):
-        raise ValueError(
-            f"panels.flip: slices are mirrored from left to right only; write horizontal, not {panels.flip}"
-        )
-    default = Images()
-    stated_key = next(
-        (n for n in ("channels", "keep_ratio", "store") if getattr(study.images, n) != getattr(default, n)), None
-    )
-    if stated_key:
-        raise ValueError(f"images.{stated_key}: is for photographs; it has no effect on slices, so leave it out")
-    if study.test_time_augmentation:
-        raise ValueError(
-            "test_time_augmentation: mirrors a panel as a whole, and slices would change places; leave it out"
-        )
-    sequences = study.volumes.sequences
-    allowed = [*(FUSIONS if len(sequences) > 1 else FUSIONS[:1]), *sequences]
-    for name in study.backbones:
-        backbone, at, fusion = name.partition("@")
-        if at and (fusion not in allowed or not backbone):
-            raise ValueError(
-                f"backbones: {name!r}: the name after @ is one of {', '.join(allowed)}.{nearest(fusion, allowed)}"
-            )
-    duplicate = next((name for name in study.networks if study.networks.count(name) > 1), None)
-    if duplicate:
-        raise ValueError(f"backbones: {duplicate!r} is there twice")
+    with_fusion = next((name for name in study.backbones if "@" in name), None)
+    if with_fusion:
+        raise ValueError(f"backbones: {with_fusion!r}: a fusion after @ needs `volumes`, which this study lacks")
+    if study.panels.quarter_turns:
+        raise ValueError("panels.quarter_turns: only panels of slices are rotated so, and the study has no `volumes`")
 
 
 def check_nested_cv(study: Study) -> None:
-    """Nothing else chooses what inner folds choose."""
+    """No other key may choose what the inner folds choose."""
     nested_cv, recipe = study.nested_cv, study.recipe
     if not nested_cv:
         return
@@ -186,7 +142,7 @@ def check_nested_cv(study: Study) -> None:
         )
     if study.split.by == "image":
         raise ValueError(
-            "nested_cv: inner folds are of subjects, and with `split: {by: image}` a subject's images stand on both "
+            "nested_cv: inner folds are by subject, and with `split: {by: image}` images of a subject are on both "
             "sides; leave one of them out"
         )
     if not (nested_cv.epochs or len(nested_cv.lr) > 1 or (nested_cv.among and len(study.networks) > 1)):
@@ -209,32 +165,34 @@ def check_weights(study: Study) -> None:
         raise ValueError(f"weights: nothing is stated for {missing}; write pretrained, random or a file")
 
 
-def check_classes(study: Study) -> None:
-    """Formulas, bands, readers and linear stackers need numbers, not classes."""
-    with_classes = [name for name in study.targets if study.targets[name].classes]
+def check_kinds(study: Study) -> None:
+    """Formulas, stackers, bands, readers and balancing must suit the kinds of their targets."""
+    kinds = {name: kind_named(study.kind_of(name)) for name in [*study.targets, *study.scores]}
     for name, score in study.scores.items():
-        used = next((n for n in with_classes if n in re.findall(r"[^\W\d]\w*", score.formula)), None)
-        if used:
-            raise ValueError(f"scores.{name}: {used!r} has classes, and a formula works on numbers")
-    predicted_classes = [name for name in study.outputs if name in with_classes]
-    wrong = next((s for s in study.stack if s not in ("mean", "logistic")), None)
-    if predicted_classes and wrong:
-        raise ValueError(
-            f"stack: {wrong!r} combines numbers, and {predicted_classes[0]!r} has classes; use mean or logistic"
-        )
-    numbers = next((name for name in study.outputs if name not in with_classes), None)
-    if "logistic" in study.stack and numbers:
-        raise ValueError(f"stack: 'logistic' combines classes, and {numbers!r} is a number")
-    if study.primary_outcome in with_classes and study.evaluation.bands:
+        used = re.findall(r"[^\W\d]\w*", score.formula)
+        other = next((n for n in study.targets if n in used and not kinds[n].arithmetic), None)
+        if other:
+            raise ValueError(f"scores.{name}: {other!r} has classes, and a formula needs numbers")
+    for stacker in study.stack:
+        for name in study.outputs:
+            if stacker not in kinds[name].stackers:
+                raise ValueError(
+                    f"stack: {stacker!r} does not combine {name!r} ({kinds[name].name}); use "
+                    f"{' or '.join(kinds[name].stackers)}"
+                )
+    if study.evaluation.bands and not kinds[study.primary_outcome].arithmetic:
         raise ValueError("evaluation.bands: the primary outcome has classes already")
-    if study.recipe.lr == "find" and study.pretrain and not study.pretrain.lr:
-        raise ValueError(
-            "pretrain.lr: must be a number where recipe.lr is `find`; the finder uses the study's own images"
-        )
-    if study.recipe.imbalance != "none" and not predicted_classes:
-        raise ValueError(f"recipe.imbalance: {study.recipe.imbalance!r} needs a target with classes")
-    if study.recipe.imbalance == "sampling" and study.primary_outcome not in predicted_classes:
-        raise ValueError("recipe.imbalance: 'sampling' needs a primary outcome with classes")
     for name in study.evaluation.readers:
-        if name in with_classes:
+        if not kinds[name].arithmetic:
             raise ValueError(f"evaluation.readers: {name!r} has classes; readers are compared on numbers only")
+    imbalance, balanced = study.recipe.imbalance, [name for name in study.outputs if kinds[name].balanced]
+    if imbalance != "none" and not balanced:
+        raise ValueError(f"recipe.imbalance: {imbalance!r} needs a target with classes")
+    if imbalance == "sampling" and study.primary_outcome not in balanced:
+        raise ValueError("recipe.imbalance: 'sampling' needs a primary outcome with classes")
+
+
+def check_pretraining(study: Study) -> None:
+    """Pretraining needs a learning rate, because the finder uses the study's own images."""
+    if study.recipe.lr == "find" and study.pretrain and not study.pretrain.lr:
+        raise ValueError("pretrain.lr: must be a number if recipe.lr is `find`; the finder uses the study's own images")

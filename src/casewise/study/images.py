@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from casewise.errors import nearest
 from casewise.study.model import StudyModel, parse_fraction
+from casewise.study.panels import Panels
+
+if TYPE_CHECKING:
+    from casewise.study.schema import Study
 
 FUSIONS = ("early", "late", "late-shared")
 # Default of `sequence_dropout` with `missing: mask`.
@@ -197,7 +201,7 @@ class Volumes(StudyModel):
         for name, values in (("sequences", self.sequences), ("fusion", self.fusion)):
             duplicate = next((v for v in values if values.count(v) > 1), None)
             if duplicate:
-                raise ValueError(f"{name}: {duplicate!r} is there twice")
+                raise ValueError(f"{name}: {duplicate!r} is listed twice")
         allowed = (*FUSIONS, *self.sequences)
         for fusion in self.fusion:
             if fusion not in allowed:
@@ -211,3 +215,48 @@ class Volumes(StudyModel):
         if self.sequence_dropout and self.missing != "mask":
             raise ValueError("sequence_dropout: sequences are hidden in training only with `missing: mask`")
         return self
+
+    def check_with(self, study: Study) -> None:
+        """A panel of slices is a window of one case, and all its slices are augmented together."""
+        panels, images = study.panels, study.images
+        if study.tiles:
+            raise ValueError("tiles: are cut from slides, and the images of this study are `volumes`; leave one out")
+        if study.regions:
+            raise ValueError(
+                "regions: are photographed parts of one visit, and a scanned part is a separate case with `volumes`: "
+                "give each part its own visit, and leave out `regions`"
+            )
+        if panels.by != "case":
+            raise ValueError(f"panels.by: {panels.by!r} is not for `volumes`; write `by: case`, a window of its slices")
+        if panels.rows != panels.columns:
+            raise ValueError(f"panels.grid: slices fill a square, such as 3x3; found {panels.grid!r}")
+        allowed_panels = Panels(by="case", grid=panels.grid, flip=panels.flip, quarter_turns=panels.quarter_turns)
+        if key := _first_difference(panels, allowed_panels, list(Panels.model_fields)):
+            raise ValueError(
+                f"panels.{key}: slices are augmented by `flip` and `quarter_turns` only, all slices of a panel "
+                f"together; leave {key} out"
+            )
+        if panels.flip not in ("none", "horizontal"):
+            raise ValueError(
+                f"panels.flip: slices are mirrored from left to right only; write horizontal, not {panels.flip}"
+            )
+        if key := _first_difference(images, Images(), ["channels", "keep_ratio", "store"]):
+            raise ValueError(f"images.{key}: has no effect on slices; leave it out")
+        if study.test_time_augmentation:
+            raise ValueError(
+                "test_time_augmentation: mirrors a whole panel, which would reorder its slices; leave it out"
+            )
+        allowed = [*(FUSIONS if len(self.sequences) > 1 else FUSIONS[:1]), *self.sequences]
+        for name in study.backbones:
+            backbone, at, fusion = name.partition("@")
+            if at and (fusion not in allowed or not backbone):
+                raise ValueError(
+                    f"backbones: {name!r}: the name after @ is one of {', '.join(allowed)}.{nearest(fusion, allowed)}"
+                )
+        duplicate = next((name for name in study.networks if study.networks.count(name) > 1), None)
+        if duplicate:
+            raise ValueError(f"backbones: {duplicate!r} is listed twice")
+
+
+def _first_difference(section: StudyModel, other: StudyModel, keys: list[str]) -> str | None:
+    return next((key for key in keys if getattr(section, key) != getattr(other, key)), None)

@@ -16,6 +16,13 @@ class StudyModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
+    def check_with(self, study: Any) -> None:
+        """Check this section against the rest of the study; a section without such rules accepts any.
+
+        Raises:
+            ValueError: the section contradicts another one; the message begins with the key.
+        """
+
 
 def parse_range(value: Any) -> Any:
     """Read `0..4` as (0.0, 4.0); anything else is left to the type check.

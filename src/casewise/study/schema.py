@@ -263,7 +263,12 @@ class Study(StudyModel):
     @property
     def networks(self) -> list[str]:
         """The networks trained on every fold; the name before an `@` is the backbone."""
-        return network_names(self.backbones, self.volumes.fusion if self.volumes else [])
+        return network_names(self.backbones, self.fusions)
+
+    @property
+    def fusions(self) -> list[str]:
+        """The ways of combining sequences; empty for a modality without sequences."""
+        return list(getattr(self.modality_settings, "fusion", []))
 
     def weights_of(self, network: str) -> str:
         """The initial weights of a network: those of the study, or those stated for its backbone."""
@@ -283,9 +288,9 @@ class Study(StudyModel):
 
     def fusion_of(self, network: str) -> str | None:
         """How a network combines the sequences: a fusion, or one sequence alone; None without volumes."""
-        if not self.volumes:
+        if not self.fusions:
             return None
-        alone = self.backbones[0].partition("@")[2] or self.volumes.fusion[0]
+        alone = self.backbones[0].partition("@")[2] or self.fusions[0]
         return network.partition("@")[2] or alone
 
     @property

@@ -113,5 +113,5 @@ class NestedCV(StudyModel):
     def _check_duplicates(cls, value: list[float]) -> list[float]:
         duplicate = next((rate for rate in value if value.count(rate) > 1), None)
         if duplicate is not None:
-            raise ValueError(f"{duplicate:g} is there twice")
+            raise ValueError(f"{duplicate:g} is listed twice")
         return value

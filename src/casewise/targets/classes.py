@@ -27,6 +27,7 @@ class Classes:
     stackers: tuple[str, ...] = ("mean", "logistic")
     rank_correlation = False
     arithmetic = False
+    balanced = True
 
     def width(self, n_classes: int) -> int:
         """A raw output for each class."""

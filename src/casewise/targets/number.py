@@ -29,6 +29,7 @@ class Number:
     stackers: tuple[str, ...] = ("linear", "linear+intercept", "ridge", "ridge+intercept", "mean")
     rank_correlation = False
     arithmetic = True
+    balanced = False
 
     def width(self, n_classes: int) -> int:
         """One raw output."""

@@ -26,6 +26,7 @@ class TargetKind(Protocol):
         stackers: the stackers that combine it.
         rank_correlation: whether the audit adds the rank correlation of expected and recorded label.
         arithmetic: whether formulas, severity bands, readers and change from baseline apply to it.
+        balanced: whether `recipe.imbalance` can balance its classes in training.
     """
 
     name: str
@@ -40,6 +41,7 @@ class TargetKind(Protocol):
     stackers: tuple[str, ...]
     rank_correlation: bool
     arithmetic: bool
+    balanced: bool
 
     def width(self, n_classes: int) -> int:
         """How many raw outputs of a network it takes."""

@@ -1,0 +1,81 @@
+"""Checks before training that every class can be learned and evaluated in each fold, outer and inner."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from casewise.cohort.labels import panel_values
+from casewise.errors import SplitError
+from casewise.splits.grouped import Splits
+from casewise.splits.inner import inner_folds
+from casewise.splits.predefined import TEST
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.study.schema import Study
+
+
+def check_learnable(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
+    """Check that no network would lack a class, and that every stacker can be fitted.
+
+    Raises:
+        SplitError: no training subject of a fold has a class; a target that the study stacks is recorded in fewer than
+            two folds; a class has too few subjects for the folds of a nested cross-validation.
+    """
+    _check_nested(splits, panels, study)
+    for name in study.outputs:
+        values = panel_values(panels, study, name)
+        for code, label in enumerate(study.classes_of(name)):
+            holders = set(panels["subject"][values == code])
+            for fold in range(splits.folds) if holders else ():
+                if not holders & set(splits.training(fold)):
+                    raise SplitError(_not_learnable(splits, study, name, label, holders, fold))
+    for name in study.outputs if study.stack else []:
+        scored = panels["subject"][~np.isnan(panel_values(panels, study, name))]
+        folds = {splits.side[subject] for subject in scored} - {TEST}
+        if len(folds) < 2:
+            raise SplitError(
+                f"{name!r} is recorded in {len(folds)} of {splits.folds} folds; a stacker needs two. "
+                "Leave out `stack:` or the target."
+            )
+
+
+def _not_learnable(splits: Splits, study: Study, name: str, label: str, holders: set[str], fold: int) -> str:
+    sources, column = splits.record.get("left_out"), study.split.column
+    sides = sorted({splits.side[subject] for subject in holders}, reverse=True)
+    if sources:
+        where = f"all of them are {sources[fold]!r}"
+        remedy = "Leave the class out of `classes`, or study without `split.leave_out`."
+    else:
+        where = "all of them are in " + " or ".join("the test set" if s == TEST else f"fold {s + 1}" for s in sides)
+        remedy = "Lower split.folds or add subjects."
+        if column and (splits.record.get("numbered") or sides == [TEST]):
+            remedy = f"Change column {column!r}, so that they are on several sides, or add subjects."
+    return (
+        f"{name}: the class {label!r} has {len(holders)} subjects, and {where}: networks that are evaluated there "
+        f"could not learn it. {remedy}"
+    )
+
+
+def _check_nested(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
+    """Check that no outer or inner fold of a nested cross-validation lacks a class."""
+    if not study.nested_cv:
+        return
+    tested = set(splits.subjects(TEST))
+    for name in study.outputs:
+        values = panel_values(panels, study, name)
+        for code, label in enumerate(study.classes_of(name)):
+            holders = set(panels["subject"][values == code].astype(str)) - tested
+            # a source that is left out may lack a class
+            if len(holders) < splits.folds and not splits.record.get("left_out"):
+                outside = " outside the test set" if tested else ""
+                raise SplitError(
+                    f"{name}: the class {label!r} has {len(holders)} subjects{outside}, fewer than the {splits.folds} "
+                    "outer folds, so that some folds would be evaluated without it. Lower split.folds, merge the class "
+                    "with another, or add subjects."
+                )
+    for fold in range(splits.folds):
+        inner_folds(panels, study, splits, fold, count=study.nested_cv.folds)
