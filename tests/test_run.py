@@ -323,23 +323,31 @@ sys.addaudithook(watch)
 """
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, phantom: Path) -> Path:
+    """A study file, and beside it the run folder `whole` of a run that nothing interrupted."""
+    file = tmp_path_factory.mktemp("uninterrupted") / "tiny.yaml"
+    text = TINY.format(cohort=phantom).replace("epochs: 3", "epochs: 4").replace("patience: 3,", "patience: 4,")
+    file.write_text(text.replace("[shufflenet_v2_x0_5, mobilenet_v3_small]", "[shufflenet_v2_x0_5]"))
+    run(read_study(file), file.parent / "whole")
+    return file
+
+
 @pytest.mark.parametrize(
     ("how", "jobs"),
     [(signal.SIGKILL, 1), (signal.SIGINT, 1), (signal.SIGKILL, 2), (signal.SIGINT, 2)],
     ids=["kill-9", "ctrl-c", "kill-9 side by side", "ctrl-c side by side"],
 )
-def test_a_killed_run_continues_to_the_same_bits(tiny: Path, tmp_path: Path, how: signal.Signals, jobs: int) -> None:
-    text = tiny.read_text().replace("epochs: 3", "epochs: 12").replace("patience: 3,", "patience: 12,")
-    tiny.write_text(text.replace("[shufflenet_v2_x0_5, mobilenet_v3_small]", "[shufflenet_v2_x0_5]"))
-    environment = {**os.environ, "CASEWISE_CACHE": str(tmp_path / "cache")}
-    subprocess.run(command(tiny, tmp_path / "whole", jobs), check=True, env=environment, capture_output=True)
-    cut = tmp_path / "cut"
+def test_a_killed_run_continues_to_the_same_bits(
+    uninterrupted: Path, tmp_path: Path, how: signal.Signals, jobs: int
+) -> None:
+    whole, cut = uninterrupted.parent / "whole", tmp_path / "cut"
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook" / "sitecustomize.py").write_text(KILLED_AT_THE_SECOND_STATE)
-    paths = os.pathsep.join(filter(None, [str(tmp_path / "hook"), environment.get("PYTHONPATH", "")]))
+    paths = os.pathsep.join(filter(None, [str(tmp_path / "hook"), os.environ.get("PYTHONPATH", "")]))
     killed = subprocess.run(
-        command(tiny, cut, jobs),
-        env={**environment, "PYTHONPATH": paths, "CASEWISE_TEST_SIGNAL": str(int(how))},
+        command(uninterrupted, cut, jobs),
+        env={**os.environ, "PYTHONPATH": paths, "CASEWISE_TEST_SIGNAL": str(int(how))},
         text=True,
         capture_output=True,
         preexec_fn=heeding_interrupts,
@@ -348,12 +356,16 @@ def test_a_killed_run_continues_to_the_same_bits(tiny: Path, tmp_path: Path, how
     assert "Traceback" not in killed.stderr
     assert list(cut.glob("jobs/*/fold*/state.safetensors"))
     assert not (cut / "predictions.parquet").exists()
-    again = subprocess.run(command(tiny, cut, jobs), check=True, env=environment, capture_output=True, text=True)
-    assert "report:" in again.stdout
-    one, two = (pd.read_parquet(tmp_path / n / "predictions.parquet") for n in ("whole", "cut"))
+    study = read_study(uninterrupted)
+    study = study.model_copy(update={"compute": study.compute.model_copy(update={"jobs": jobs})})
+    again = run(study, cut)
+    assert again.report.is_file()
+    one, two = (pd.read_parquet(folder / "predictions.parquet") for folder in (whole, cut))
     pd.testing.assert_frame_equal(one, two, check_exact=True)
-    for weights in (tmp_path / "whole").glob("jobs/*/*/model.safetensors"):
-        assert weights.read_bytes() == (cut / weights.relative_to(tmp_path / "whole")).read_bytes()
+    files = list(whole.glob("jobs/*/*/model.safetensors"))
+    assert len(files) == 2
+    for weights in files:
+        assert weights.read_bytes() == (cut / weights.relative_to(whole)).read_bytes()
 
 
 def test_two_runs_side_by_side_give_the_same_bits(tiny: Path, tmp_path: Path) -> None:
