@@ -1,4 +1,7 @@
-"""Which ways of studying go with which kind of images and of target; `test_combinations.py` runs every one of them."""
+"""The combinations of ways of studying, kinds of images and kinds of target; `test_combinations.py` runs them.
+
+`python -m tests.combinations` writes the page of the documentation.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from casewise.errors import StudyError
+from casewise.study.loading import build_study
+
 SUBJECTS, SIDE = 16, 32
 KINDS: dict[str, dict[str, Any]] = {
     "number": {"range": "0..4"},
@@ -20,7 +26,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Way:
-    """One way of studying: its heading in the table, and the settings that ask for it."""
+    """A way of studying: its title in the table, and its settings."""
 
     title: str
     settings: dict[str, Any]
@@ -28,7 +34,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Refused:
-    """A combination that makes no sense, and why."""
+    """A combination that makes no sense, and the reason."""
 
     reason: str
 
@@ -50,20 +56,107 @@ WAYS: dict[str, Way] = {
 MODALITIES = {"photographs": "Photographs", "slides": "Whole slides", "volumes": "Volumes"}
 REFUSED: dict[tuple[str, str], Refused] = {
     ("volumes", "attention"): Refused("a panel shows a window of consecutive slices, and windows are averaged"),
-    ("slides", "several"): Refused("tiles of a slide have no region; a region of its own is a case of its own"),
+    ("slides", "several"): Refused("tiles of a slide have no region; make each region a separate case"),
 }
 
 
 def state(modality: str, way: str) -> str:
-    """What the table says of a combination."""
+    """The entry of a combination in the table."""
     refused = REFUSED.get((modality, way))
     return f"refused: {refused.reason}" if refused else "works"
 
 
+# Settings that contradict each other: what they combine, the modality, the kind of target, and the settings.
+CONTRADICTIONS: list[tuple[str, str, str, dict[str, Any]]] = [
+    ("volumes with tiles of slides", "volumes", "number", {"tiles": {}}),
+    ("volumes with `regions`", "volumes", "number", {"regions": ["head", "tail"]}),
+    ("volumes with panels of single images", "volumes", "number", {"panels": {"by": "image"}}),
+    ("volumes with rotation", "volumes", "number", {"panels": {"rotate": 10}}),
+    ("volumes with test-time augmentation", "volumes", "number", {"test_time_augmentation": True}),
+    ("a fusion without volumes", "photographs", "number", {"backbones": ["test_resnet@late"]}),
+    ("`quarter_turns` without volumes", "photographs", "number", {"panels": {"quarter_turns": True}}),
+    ("a formula over classes", "photographs", "classes", {"scores": {"s": {"formula": "classes", "range": "0..1"}}}),
+    ("classes with a linear stacker", "photographs", "classes", {"stack": ["ridge"]}),
+    ("numbers with a logistic stacker", "photographs", "number", {"stack": ["logistic"]}),
+    ("classes with severity bands", "photographs", "classes", {"evaluation": {"bands": {"mild": 0, "severe": 1}}}),
+    ("classes with readers", "photographs", "classes", {"evaluation": {"readers": {"classes": {"one": "site"}}}}),
+    ("numbers with `imbalance`", "photographs", "number", {"recipe": {"imbalance": "weights"}}),
+    ("fixed copies without phases", "photographs", "number", {"panels": {"offline_copies": 2, "flip": "both"}}),
+    ("fixed copies with attention", "photographs", "number", {"panels": {"offline_copies": 2, "pooling": "attention"}}),
+    (
+        "nested cross-validation with phases",
+        "photographs",
+        "number",
+        {
+            "nested_cv": {"folds": 2},
+            "recipe": {"phases": [{"epochs": 1}]},
+        },
+    ),
+    (
+        "nested cross-validation with gradual unfreezing",
+        "photographs",
+        "number",
+        {
+            "nested_cv": {"folds": 2},
+            "recipe": {"tuning": "gradual_unfreezing"},
+        },
+    ),
+    (
+        "nested cross-validation with early stopping",
+        "photographs",
+        "number",
+        {
+            "nested_cv": {"folds": 2},
+            "recipe": {"early_stopping": {"monitor": "inner"}},
+        },
+    ),
+    (
+        "nested cross-validation with a split by image",
+        "photographs",
+        "number",
+        {
+            "nested_cv": {"folds": 2},
+            "panels": {"by": "image"},
+            "split": {"by": "image"},
+        },
+    ),
+    ("a split by image with panels by case", "photographs", "number", {"split": {"by": "image"}}),
+    (
+        "a split by image with pretraining",
+        "photographs",
+        "number",
+        {
+            "split": {"by": "image"},
+            "panels": {"by": "image"},
+            "pretrain": {"cohort": "there.csv", "subjects": "distinct", "targets": {"number": "0..4"}},
+        },
+    ),
+]
+
+
+def contradiction(modality: str, kind: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """A study with settings that contradict each other."""
+    values = settings(modality, kind, Path("here.csv"), "new-cases")
+    for key, stated in changes.items():
+        values[key] = {**values.get(key, {}), **stated} if isinstance(stated, dict) else stated
+    if "phases" in values["recipe"]:
+        del values["recipe"]["epochs"]
+    return values
+
+
+def refusal(values: dict[str, Any]) -> str:
+    """The message that refuses a study, without the name of its file."""
+    try:
+        build_study(values, source="study", folder=Path())
+    except StudyError as error:
+        return str(error).partition("\n")[2].strip().rstrip(".")
+    raise AssertionError("The study is not refused.")
+
+
 def as_markdown() -> str:
-    """The table of the documentation."""
+    """The page of the documentation."""
     lines = [
-        "# What goes with what",
+        "# Combinations",
         "",
         "Each combination marked *works* is run in `tests/test_combinations.py`, for numbers, classes and grades.",
         "",
@@ -71,11 +164,21 @@ def as_markdown() -> str:
         "|---" * (len(MODALITIES) + 1) + "|",
     ]
     lines += [f"| {way.title} | " + " | ".join(state(m, name) for m in MODALITIES) + " |" for name, way in WAYS.items()]
+    lines += [
+        "",
+        "## Refused settings",
+        "",
+        "Settings that contradict each other are refused before anything is read, with these messages.",
+        "",
+        "| combination | message |",
+        "|---|---|",
+    ]
+    lines += [f"| {title} | {refusal(contradiction(*study))} |" for title, *study in CONTRADICTIONS]
     return "\n".join(lines) + "\n"
 
 
 def make_table(folder: Path, modality: str, name: str, *, seed: int) -> Path:
-    """The table of a tiny cohort whose images tell its labels: severity is brightness."""
+    """The table of a tiny cohort whose images show its labels: severity is brightness."""
     rng = np.random.default_rng(seed)
     rows = []
     for number in range(SUBJECTS):
@@ -178,3 +281,8 @@ def settings(modality: str, kind: str, table: Path, way: str) -> dict[str, Any]:
     if "pretrain" in values:
         values["pretrain"] |= {"epochs": 1, "targets": {kind: KINDS[kind]}}
     return values
+
+
+if __name__ == "__main__":
+    page = Path(__file__).resolve().parents[1] / "docs" / "reference-combinations.md"
+    page.write_text(as_markdown(), encoding="utf-8")

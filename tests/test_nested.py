@@ -365,7 +365,7 @@ class TestRefused:
             ),
             ({"split": {"by": "image"}}, "by: image"),
             ({"nested_cv": {"epochs": False, "lr": [0.1]}}, "nothing to choose"),
-            ({"nested_cv": {"lr": [0.1, 0.1]}}, "there twice"),
+            ({"nested_cv": {"lr": [0.1, 0.1]}}, "listed twice"),
             ({"nested_cv": {"folds": 1}}, "folds"),
         ],
     )

@@ -51,8 +51,8 @@ def test_check_gives_the_contracts_types_and_keeps_further_columns() -> None:
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        ([{}, {}], "stand twice"),
-        ([{}, {"outer_fold": None}, {"outer_fold": None}], "row 2 .*stand twice"),
+        ([{}, {}], "occur twice"),
+        ([{}, {"outer_fold": None}, {"outer_fold": None}], "row 2 .*occur twice"),
         ([{}, {"case": "t/1", "subject": "", "visit": "2"}], "row 1 .*'subject' is empty"),
         ([{"target": None}], "'target' is empty"),
         ([{"y_pred": None}], "'y_pred' is missing"),
@@ -62,8 +62,8 @@ def test_check_gives_the_contracts_types_and_keeps_further_columns() -> None:
         ([{"stage": "train"}], "'train', not one of oof, test, external"),
         ([{}, {"subject": "t", "model": "b"}], "more than one subject: 's', 't'"),
         ([{}, {"day": 3.0, "model": "b"}], "more than one day"),
-        ([{}, {"y_true": 1.5, "model": "b"}], "truth of pasi of case 's/1' is both 1 and 1.5"),
-        ([{"region": "upper"}, {"region": "upper", "y_true": 9.0, "model": "b"}], r"truth of pasi\[upper\]"),
+        ([{}, {"y_true": 1.5, "model": "b"}], "reference of pasi of case 's/1' is both 1 and 1.5"),
+        ([{"region": "upper"}, {"region": "upper", "y_true": 9.0, "model": "b"}], r"reference of pasi\[upper\]"),
     ],
 )
 def test_what_breaks_the_contract_is_told(rows: list[dict[str, Any]], told: str) -> None:

@@ -133,20 +133,20 @@ class TestRecipe:
         ("recipe", "words"),
         [
             ({"warmup": -1}, "greater than or equal to 0"),
-            ({"warmup": 2}, "leads up to a cosine; write schedule: cosine"),
-            ({"warmup": 2, "schedule": "one-cycle"}, "leads up to a cosine"),
-            ({"warmup": 9, "schedule": "cosine", "epochs": 9}, "warmup: 9 epochs are not fewer than the epochs, 9"),
+            ({"warmup": 2}, "warmup: needs schedule: cosine"),
+            ({"warmup": 2, "schedule": "one-cycle"}, "warmup: needs schedule: cosine"),
+            ({"warmup": 9, "schedule": "cosine", "epochs": 9}, "warmup: 9 epochs must be fewer than the epochs, 9"),
             (
                 {"warmup": 3, "schedule": "cosine", "tuning": "gradual_unfreezing"},
-                r"warmup: 3 epochs are not fewer than the gradual_unfreezing\.epochs, 3",
+                r"warmup: 3 epochs must be fewer than the gradual_unfreezing\.epochs, 3",
             ),
             (
                 {"warmup": 3, "schedule": "cosine", "phases": [{"epochs": 9}, {"epochs": 2}]},
-                "warmup: 3 epochs are not fewer than the epochs of phase 2, 2",
+                "warmup: 3 epochs must be fewer than the epochs of phase 2, 2",
             ),
             (
                 {"warmup": 1, "schedule": "cosine", "phases": [{"epochs": 9, "schedule": "constant"}]},
-                "leads up to a cosine",
+                "warmup: needs schedule: cosine",
             ),
             ({"layer_decay": 0}, "greater than 0"),
             ({"layer_decay": 1.1}, "less than or equal to 1"),

@@ -220,11 +220,11 @@ def test_what_cannot_be_stacked_says_why() -> None:
         stack(table[~((table["model"] == "net2") & (table["stage"] == "test"))], ["linear"], ranges=RANGES)
     with pytest.raises(CasewiseError, match="no predictions of 'scaling'"):
         stack(table, ["linear"], ranges={"scaling": (0, 4)})
-    with pytest.raises(CasewiseError, match="stand in one fold"):
+    with pytest.raises(CasewiseError, match="are in one fold"):
         stack(table[(table["stage"] == "test") | (table["outer_fold"] == 0)], ["linear"], ranges=RANGES)
-    with pytest.raises(CasewiseError, match="0 rows of 'area' have a truth"):
+    with pytest.raises(CasewiseError, match="0 rows of 'area' have a reference value"):
         stack(table.assign(y_true=np.nan), ["linear"], ranges=RANGES)
-    with pytest.raises(CasewiseError, match="do not say which fold"):
+    with pytest.raises(CasewiseError, match="have no fold"):
         stack(table.assign(outer_fold=pd.array([pd.NA] * len(table), dtype="Int64")), ["linear"], ranges=RANGES)
 
 
@@ -232,9 +232,9 @@ def test_a_subject_on_both_sides_stops_it() -> None:
     table = cohort()
     in_two = table.copy()
     in_two.loc[in_two["case"] == "s0/2", "outer_fold"] = 4
-    with pytest.raises(SplitError, match="'s0' stands in the folds 0, 4"):
+    with pytest.raises(SplitError, match="'s0' is in the folds 0, 4"):
         stack(in_two, ["linear"], ranges=RANGES)
     in_test = table.copy()
     in_test.loc[in_test["subject"] == "s10", "subject"] = "s0"
-    with pytest.raises(SplitError, match="'s0' stands out of fold and at stage 'test'"):
+    with pytest.raises(SplitError, match="'s0' is out of fold and at stage 'test'"):
         stack(in_test, ["linear"], ranges=RANGES)

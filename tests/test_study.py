@@ -65,7 +65,7 @@ def test_settings_are_laid_over_the_preset(tmp_path: Path) -> None:
         ("backbones: []", "at least 1 item"),
         ("cohort: [", "not valid YAML"),
         ("regions: []", "need the list of regions"),
-        ("recipe: {early_stopping: {monitor: none}}", "plateau needs a loss to watch"),
+        ("recipe: {early_stopping: {monitor: none}}", "plateau needs a validation loss"),
         ("evaluation: {references: {pazi: {}}}", "Did you mean 'pasi'"),
         ("evaluation: {responders: [120]}", "less than or equal to 100"),
         ("evaluation: {bands: {clear: 0}}", "bands need two names or more"),
@@ -75,7 +75,7 @@ def test_settings_are_laid_over_the_preset(tmp_path: Path) -> None:
         ("split: {stratify_by: pasi}", "split.stratify_by: .pasi."),
         ("compute: {jobs: 0}", "greater than or equal to 1"),
         ("targets: {a: {range: [0, .inf]}}", "finite"),
-        ("seed: 1\nseed: 2", "the key 'seed' stands twice"),
+        ("seed: 1\nseed: 2", "the key 'seed' is repeated"),
         ("backbones: [[a]]", "valid string"),
         ("targets: {a: 0...4}", "a range is written as two numbers"),
         ("name: ../../up", "name: string should match pattern"),
@@ -142,8 +142,8 @@ def test_on_is_a_word(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("recipe: {lr: -0.001}", r"recipe\.lr: input should be greater than 0 or 'find', found -0\.001\.$"),
-        ("external: other.csv", r"external: takes settings of its own \(cohort, .*found 'other\.csv'"),
-        ("targets: 3", r"targets: takes names with what they stand for, .*found 3"),
+        ("external: other.csv", r"external: needs settings \(cohort, .*found 'other\.csv'"),
+        ("targets: 3", r"targets: needs names with values, .*found 3"),
         ("accept: {shortcut-source: }", r"accept\.shortcut-source: needs a reason in words"),
         ("targets: {grade: [a, b]}", r"'label' is no target\. .*preset covid-cxr; .*`split: \{stratify_by: grade\}`"),
     ],
@@ -160,10 +160,10 @@ def test_mistakes_are_told_in_the_files_own_words(tmp_path: Path, text: str, sai
     [
         (
             {"by": "case", "pooling": "attention", "offline_copies": 2, "flip": "both"},
-            "attention draws a bag of tiles anew",
+            "attention draws new tiles in each step",
         ),
         ({"grid": "2x2", "shuffle": True, "offline_copies": 2}, "leave out shuffle or offline_copies"),
-        ({"offline_copies": 2}, "nothing varies, so 2 copies of a panel would be the panel itself"),
+        ({"offline_copies": 2}, "without augmentation, 2 copies of a panel would equal the panel"),
         ({"bag": 4}, "only pooling: attention draws bags, and pooling is mean"),
     ],
 )

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from casewise.evaluation import Outcomes, Plan, evaluate
+from casewise.inference.model import load_bundle
 from casewise.jobs.backends.local import Registrations
 from casewise.metrics import metric_of, register_metric
 from casewise.metrics.registry import unregister_metric
@@ -29,6 +32,9 @@ from casewise.models.outputs import (
 )
 from casewise.predictions.stacking import stack
 from casewise.predictions.table import check
+from casewise.report.markdown.page import write_results
+from casewise.run import run
+from casewise.study.loading import build_study
 from casewise.study.recipe import Recipe
 from casewise.study.schema import Study
 from casewise.study.targets import Target
@@ -135,6 +141,56 @@ def test_processes_that_train_know_what_the_user_registered() -> None:
     assert NETWORK_KINDS["counts"] is output
     assert metric_of(metric.name) is metric
     unregister_metric(metric.name)
+
+
+def write_photographs(folder: Path, subjects: int = 16) -> Path:
+    """A table of photographs with as many bright squares as the subject has lesions."""
+    rng, rows = np.random.default_rng(3), []
+    for number in range(subjects):
+        lesions = number % 4
+        pixels = rng.integers(0, 60, (32, 32, 3))
+        for square in range(lesions):
+            pixels[4:10, 2 + 8 * square : 8 + 8 * square] = 230
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+        rows.append({"path": f"{number}.png", "subject": f"S{number:02}", "lesions": lesions})
+    pd.DataFrame(rows).to_csv(folder / "cohort.csv", index=False)
+    return folder / "cohort.csv"
+
+
+@pytest.mark.usefixtures("counts")
+def test_counts_go_from_the_table_to_the_report_and_to_new_cases(tmp_path: Path) -> None:
+    table = write_photographs(tmp_path)
+    values = {
+        "name": "lesions",
+        "cohort": str(table),
+        "images": {"size": 32},
+        "targets": {"lesions": {"kind": "counts", "range": "0..9", "integer": True}},
+        "split": {"test": 0, "folds": 2, "restarts": 5},
+        "backbones": ["test_resnet", "test_byobnet"],
+        "weights": "random",
+        "recipe": {"epochs": 2, "batch_size": 4, "schedule": "cosine", "early_stopping": {"monitor": "none"}},
+        "stack": ["mean", "ridge"],
+        "evaluation": {"bootstrap_resamples": 100},
+        "audit": {"permutations": 99},
+        "compute": {"jobs": 1, "precision": "fp32", "memory_format": "channels_last"},
+    }
+    finished = run(build_study(values, source="the toy kind", folder=tmp_path), tmp_path / "run")
+    rows = finished.predictions
+    assert set(rows["kind"]) == {"counts"}
+    assert set(rows["model"]) == {"test_resnet", "test_byobnet", "mean_of_learners", "meta_learner_ridge"}
+    assert rows["y_pred"].between(0, 9).all()
+    assert finished.results["main"]["kind"] == "counts"
+
+    headline = finished.results["main"]["metrics"]["mae"]
+    error = rows[rows["model"] == finished.results["main"]["learner"]].eval("y_pred - y_true").abs().mean()
+    assert headline["value"] == pytest.approx(error, abs=1e-4)
+    page = finished.report.read_text()
+    assert 'id="agreement"' in page
+    assert f"{headline['value']:.2f}" in page
+    assert f"{headline['value']:.2f}" in write_results(finished.folder, tmp_path / "page.md").read_text()
+
+    new = load_bundle(finished.folder).predict(table)
+    assert new["prediction"].between(0, 9).all()
 
 
 def test_a_kind_that_nobody_registered_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Agreement: of groups (Cohen's kappa), between readers, and of each learner with each reader."""
+"""Agreement of groups (Cohen's kappa), between readers, and of learners with readers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ READER_COLUMNS = ("case", "subject", "region", "image", "target", "reader", "val
 def group_agreement(
     truth: np.ndarray, predicted: np.ndarray, subjects: np.ndarray, plan: Plan = PLAN, *, n_groups: int
 ) -> dict[str, Any]:
-    """Return the confusion counts of two groupings, (N,) codes 0..K-1, and their agreement and kappas with intervals.
+    """Confusion counts of two groupings, (N,) codes 0..K-1, with their agreement and kappas and intervals.
 
-    Rows of `confusion` are the true groups, columns the predicted ones.
+    Rows of `confusion` are the reference groups, columns the predicted ones.
     """
     truth, predicted = np.asarray(truth, dtype=int), np.asarray(predicted, dtype=int)
     cells = np.eye(n_groups * n_groups)[truth * n_groups + predicted]
@@ -37,7 +37,7 @@ def _one_group(_: str, sums: np.ndarray) -> str:
 
 
 def check_bands(bands: Mapping[str, float]) -> dict[str, float]:
-    """Return severity bands (name -> lower bound) in rising order.
+    """Check severity bands (name -> lower bound) and return them in rising order.
 
     Raises:
         StudyError: fewer than two bands, or two with the same bound.
@@ -49,7 +49,7 @@ def check_bands(bands: Mapping[str, float]) -> dict[str, float]:
 
 
 def band_of(values: np.ndarray, bands: Mapping[str, float]) -> np.ndarray:
-    """Return the number of each value's band; a value below all bounds is in the lowest band.
+    """The number of the band of each value; a value below all bounds is in the lowest band.
 
     >>> band_of(np.array([-0.1, 0.99, 1.0, 40.0]), {"clear": 0, "mild": 1, "severe": 10})
     array([0, 0, 1, 2])
@@ -60,14 +60,14 @@ def band_of(values: np.ndarray, bands: Mapping[str, float]) -> np.ndarray:
 
 
 def check_readers(readers: pd.DataFrame, *, targets: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return the readers' table in its contract: one row a case (region, image), target and reader.
+    """Check the readers' table: one row for each case (region, image), target and reader.
 
-    Columns `case, subject, target, reader, value`, and as the study needs `region` and `image`. Rows without a value
-    are left out.
+    Columns are `case, subject, target, reader, value`, and if needed `region` and `image`. Rows without a value are
+    left out.
 
     Raises:
-        CasewiseError: a column is missing, a value is no number, a reader scored something twice, or scored a target
-            that is not among `targets`.
+        CasewiseError: a column is missing, a value is not a number, a reader scored a target of a case twice, or
+            scored a target that is not in `targets`.
     """
     readers = readers.copy()
     for name in ("region", "image"):
@@ -91,7 +91,7 @@ def check_readers(readers: pd.DataFrame, *, targets: Sequence[str] | None = None
     if targets is not None:
         for target in (target for target in readers["target"].unique() if target not in targets):
             raise CasewiseError(
-                f"The readers scored '{target}', which nobody predicted; there are {', '.join(targets)}."
+                f"The readers scored '{target}', which was not predicted; there are {', '.join(targets)}."
                 f"{nearest(target, targets)}"
             )
     return readers
@@ -100,10 +100,10 @@ def check_readers(readers: pd.DataFrame, *, targets: Sequence[str] | None = None
 def between_readers(
     readers: pd.DataFrame, plan: Plan = PLAN, *, only_cases: set[str] | None = None
 ) -> dict[str, dict[str, dict[str, Estimate]]]:
-    """Return how each pair of readers agrees: target key -> 'one | other' -> metric -> estimate.
+    """The agreement of each pair of readers: target key -> 'first | second' -> metric -> estimate.
 
-    Keys are the target, over all its regions, and `target[region]` for each. The first of a pair stands as the truth,
-    so `bias` is the second minus the first.
+    Keys are the target, over all its regions, and `target[region]` for each. The first reader of a pair is the
+    reference, so `bias` is the second minus the first.
     """
     readers = check_readers(readers)
     if only_cases is not None:
@@ -113,16 +113,16 @@ def between_readers(
         wide = rows.pivot(index=["case", "subject", "region", "image"], columns="reader", values="value")
         index = wide.index.to_frame()
         pairs: dict[str, dict[str, Estimate]] = {}
-        for one, other in itertools.combinations(wide.columns, 2):
-            both = wide[[one, other]].notna().all(axis=1).to_numpy()
+        for first, second in itertools.combinations(wide.columns, 2):
+            both = wide[[first, second]].notna().all(axis=1).to_numpy()
             if both.any():
-                pairs[f"{one} | {other}"] = by_subject(
-                    wide.loc[both, one].to_numpy(dtype=float),
-                    {str(other): wide.loc[both, other].to_numpy(dtype=float)},
+                pairs[f"{first} | {second}"] = by_subject(
+                    wide.loc[both, first].to_numpy(dtype=float),
+                    {str(second): wide.loc[both, second].to_numpy(dtype=float)},
                     index.loc[both, "subject"].to_numpy(),
                     plan,
                     cases=index.loc[both, "case"].to_numpy(),
-                )[str(other)]
+                )[str(second)]
         if pairs:
             pairs_by_key[key] = pairs
     return pairs_by_key
@@ -131,10 +131,10 @@ def between_readers(
 def with_readers(
     rows: pd.DataFrame, readers: pd.DataFrame, plan: Plan = PLAN
 ) -> dict[str, dict[str, dict[str, dict[str, Estimate]]]]:
-    """Return how each learner agrees with each reader: learner -> target key -> reader -> metric -> estimate.
+    """The agreement of each learner with each reader: learner -> target key -> reader -> metric -> estimate.
 
-    `rows` are the final rows of one stage (columns `model, case, subject, region, image, target, y_pred`). Where the
-    readers scored cases, and not single images, predictions of a case's images are averaged.
+    `rows` are the final rows of one stage (columns `model, case, subject, region, image, target, y_pred`). If the
+    readers scored cases instead of single images, the predictions of a case's images are averaged.
     """
     readers = check_readers(readers)
     by_learner: dict[str, dict[str, dict[str, dict[str, Estimate]]]] = {
@@ -147,20 +147,20 @@ def with_readers(
     joined = readers.join(wide, on=sample, how="inner")
     for key, key_rows in by_key(joined):
         for reader, scored in key_rows.groupby("reader", sort=False):
-            judged = by_subject(
+            by_model = by_subject(
                 scored["value"].to_numpy(dtype=float),
                 {model: scored[model].to_numpy(dtype=float) for model in by_learner},
                 scored["subject"].to_numpy(),
                 plan,
                 cases=scored["case"].to_numpy(),
             )
-            for model, figures in judged.items():
+            for model, figures in by_model.items():
                 by_learner[model].setdefault(key, {})[str(reader)] = figures
     return by_learner
 
 
 def by_key(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Return the rows of each target key: the target over all its regions, then `target[region]` for each.
+    """The rows of each target key: the target over all its regions, then `target[region]` for each.
 
     >>> rows = pd.DataFrame({"target": ["pasi", "area", "area"], "region": ["", "trunk", "upper"]})
     >>> [key for key, _ in by_key(rows)]

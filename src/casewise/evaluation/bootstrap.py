@@ -1,4 +1,4 @@
-"""Intervals by resampling subjects: all the cases of a subject come and go together."""
+"""Intervals by resampling subjects, each with all its cases."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Statistic: TypeAlias = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 Reason: TypeAlias = Callable[[str, np.ndarray], str]
 
 ROUGH_BELOW = 10
-# an interval of resamples most of which are undefined would speak of the others only
+# with fewer defined resamples, an interval would describe only some of them
 _LEAST_DEFINED = 0.9
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How intervals are made: how many resamples, of what confidence, from which seed."""
+    """The settings of intervals: number of resamples, confidence level and seed."""
 
     resamples: int = 2000
     confidence: float = 0.95
@@ -34,7 +34,7 @@ class Plan:
         if self.resamples < 1:
             raise StudyError(f"resamples: at least 1 is needed, not {self.resamples}.")
         if not 0 < self.confidence < 1:
-            raise StudyError(f"confidence: it lies between 0 and 1 (as 0.95), not {self.confidence:g}.")
+            raise StudyError(f"confidence: must be between 0 and 1, such as 0.95, not {self.confidence:g}.")
 
 
 PLAN = Plan()
@@ -42,7 +42,7 @@ PLAN = Plan()
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its percentile interval; `rough` below ten subjects; a reason where something is undefined."""
+    """A metric with its percentile interval; `rough` below ten subjects; a reason if something is undefined."""
 
     value: float | None
     low: float | None
@@ -53,14 +53,14 @@ class Estimate:
     reason: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values, without the reason where there is none."""
+        """Plain values, without the reason if there is none."""
         values = {key: getattr(self, key) for key in ("value", "low", "high", "n_subjects", "n_cases", "rough")}
         return values | ({"reason": self.reason} if self.reason else {})
 
 
 @functools.lru_cache(maxsize=8)
 def draw(n_subjects: int, plan: Plan) -> np.ndarray:
-    """Return how often each subject is drawn in each resample, (resamples, subjects); the same for the same plan."""
+    """How often each subject is drawn in each resample, (resamples, subjects); the same for the same plan."""
     rng = np.random.default_rng(plan.seed)
     counts = rng.multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), size=plan.resamples).astype(float)
     counts.flags.writeable = False
@@ -68,7 +68,7 @@ def draw(n_subjects: int, plan: Plan) -> np.ndarray:
 
 
 def resample(sums: np.ndarray, statistic: Statistic, plan: Plan) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return the statistic over all subjects, (...), and over every resample, (resamples, ...).
+    """The statistic over all subjects, (...), and over every resample, (resamples, ...).
 
     `sums` are (subjects, ..., k); the statistic takes (..., k).
     """
@@ -77,7 +77,7 @@ def resample(sums: np.ndarray, statistic: Statistic, plan: Plan) -> tuple[dict[s
 
 
 def percentiles(samples: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the interval's ends of samples (resamples, ...), over those defined; NaN where too few are."""
+    """The ends of the interval over the defined samples (resamples, ...); NaN if too few are defined."""
     ordered = np.sort(samples, axis=0)  # NaN last
     n_defined = (~np.isnan(ordered)).sum(axis=0)
     ends = []
@@ -95,7 +95,7 @@ def percentiles(samples: np.ndarray, confidence: float) -> tuple[np.ndarray, np.
 def estimates(
     sums: np.ndarray, statistic: Statistic, reason: Reason, plan: Plan, *, n_cases: int
 ) -> list[dict[str, Estimate]]:
-    """Return every figure with its interval for each of L learners from sums (subjects, L, k)."""
+    """Every metric with its interval for each of L learners, from sums (subjects, L, k)."""
     n_subjects = len(sums)
     if n_subjects == 0:
         points = dict(statistic(sums.sum(axis=0)))
@@ -122,9 +122,9 @@ def with_intervals(
     n_subjects: int,
     n_cases: int,
 ) -> list[dict[str, Estimate]]:
-    """Return every figure with its interval for each of L learners from points (L,) and samples (resamples, L).
+    """Every metric with its interval for each of L learners, from points (L,) and samples (resamples, L).
 
-    `reason` says why a figure, by its name, of a learner, by its number, is undefined.
+    `reason` explains why a metric (its name) of a learner (its number) is undefined.
     """
     estimates_by_learner: list[dict[str, Estimate]] = [{} for _ in next(iter(points.values()), ())]
     for name, point in points.items():
@@ -149,9 +149,9 @@ def with_intervals(
     return estimates_by_learner
 
 
-def same_rows(there: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Group learners by the rows that they predicted, (N, L): for each group its rows, a mask, and its learners."""
-    patterns, group = np.unique(there, axis=1, return_inverse=True)
+def same_rows(predicted: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Group learners by the rows that they predicted, (N, L): a mask of the rows, and the learners of each group."""
+    patterns, group = np.unique(predicted, axis=1, return_inverse=True)
     return [(patterns[:, n], np.flatnonzero(np.ravel(group) == n)) for n in range(patterns.shape[1])]
 
 
@@ -164,13 +164,13 @@ def by_subject(
     cases: np.ndarray | None = None,
     kind: str = "regression",
 ) -> dict[str, dict[str, Estimate]]:
-    """Return every metric of every learner with its interval by resampling subjects.
+    """Every metric of every learner with its interval by resampling subjects.
 
     Args:
-        truth: (N,) floats; rows without a truth are left out.
-        predicted: learner -> (N,) floats; a learner is judged on the rows that it predicted.
+        truth: (N,) floats; rows without a reference value are left out.
+        predicted: learner -> (N,) floats; a learner is evaluated on the rows that it predicted.
         subjects: (N,) the subject of each row.
-        cases: (N,) the case of each row, to be counted; by default each row is one.
+        cases: (N,) the case of each row, for counting; by default each row is a case.
         kind: the kind of number, whose metrics are computed.
 
     >>> judged = by_subject(np.array([0., 1., 2., 3.]), {"a": np.array([0., 1., 2., 4.])}, np.array(list("ppqq")))
@@ -179,11 +179,11 @@ def by_subject(
     """
     truth, subjects = np.asarray(truth, dtype=float), np.asarray(subjects)
     matrix = np.column_stack([np.asarray(p, dtype=float) for p in predicted.values()])
-    there = ~np.isnan(matrix) & ~np.isnan(truth)[:, None]
+    present = ~np.isnan(matrix) & ~np.isnan(truth)[:, None]
     learners = np.array(list(predicted))
     estimates_by_learner: dict[str, dict[str, Estimate]] = {}
-    # learners that predicted the same rows go through one product together
-    for rows, members in same_rows(there):
+    # learners with the same rows share one matrix product
+    for rows, members in same_rows(present):
         n_cases = len(np.unique(np.asarray(cases)[rows])) if cases is not None else int(rows.sum())
         sums = _sums(truth[rows], matrix[rows][:, members], subjects[rows])
         judged = estimates(sums, partial(number_metrics, kind=kind), reason, plan, n_cases=n_cases)
@@ -200,7 +200,7 @@ def compare(
     metrics: Sequence[str] | None = None,
     kind: str = "regression",
 ) -> dict[str, dict[str, Any]]:
-    """Compare every learner with the best, metric by metric, on the rows that all predicted, over the same resamples.
+    """Compare every learner with the best one of each metric, on the rows that all predicted and the same resamples.
 
     Returns, by metric, `best` (the learner with the best figure), `indistinguishable` (the best learner and those whose
     difference from it may be noise) and `differences`: for each other learner its figure minus that of the best, as
@@ -234,7 +234,7 @@ def differences(
     *,
     n_subjects: int,
 ) -> dict[str, dict[str, Any]]:
-    """Compare learners by some metrics as `compare` does, from points (L,) and samples (resamples, L)."""
+    """Compare learners like `compare`, from points (L,) and samples (resamples, L)."""
     rough = n_subjects < ROUGH_BELOW
     comparison: dict[str, dict[str, Any]] = {}
     for name in metrics:
@@ -269,6 +269,6 @@ def differences(
 
 
 def _sums(truth: np.ndarray, matrix: np.ndarray, subjects: np.ndarray) -> np.ndarray:
-    """Return (subjects, learners, 8)."""
+    """Sums of `moments`, (subjects, learners, 8)."""
     centre = float(truth.mean()) if truth.size else 0.0
     return sum_by_subject(moments(truth[:, None], matrix, centre=centre), subjects)

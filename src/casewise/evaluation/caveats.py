@@ -1,4 +1,4 @@
-"""What a reader of a run's figures must know, as codes with their numbers; the report turns them into sentences."""
+"""Caveats on the results of a run, as codes with numbers; the report turns them into sentences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from casewise.metrics.classes import Classes
 
 
 class Caveat(dict[str, Any]):
-    """A code with the names and numbers that its sentence needs; a mapping, so that it goes into metrics.json.
+    """A code with the names and numbers of its sentence; a mapping, so that it can be written to metrics.json.
 
     >>> Caveat("few_subjects", stage="test", subjects=6)
     {'code': 'few_subjects', 'stage': 'test', 'subjects': 6}
@@ -26,7 +26,7 @@ class Caveat(dict[str, Any]):
 def stage_caveats(
     rows: pd.DataFrame, scored: pd.DataFrame, stage: str, wanted: Sequence[str], classes: Mapping[str, Classes]
 ) -> list[Caveat]:
-    """What is rough, lacking or left out at one stage; `scored` are those of its `rows` that have a truth."""
+    """Caveats of one stage; `scored` are those of its `rows` that have a reference value."""
     caveats = []
     n_subjects = scored["subject"].nunique()
     if n_subjects < ROUGH_BELOW:
@@ -48,14 +48,14 @@ def stage_caveats(
 
 
 def reader_caveats(compared: bool, shared: bool, stage: str) -> list[Caveat]:
-    """Why readers and learners are not compared at a stage: no case in common, or no common level."""
+    """Why readers and learners are not compared at a stage: they share no case, or no level."""
     if not shared:
         return [Caveat("no_reader_case", stage=stage)]
     return [] if compared else [Caveat("readers_at_other_level", stage=stage)]
 
 
 def response_caveats(response: Mapping[str, Any], stage: str) -> list[Caveat]:
-    """Which subjects the response over time leaves out; the physician's side is the same for every learner."""
+    """The subjects that the response over time leaves out; for the physician they are the same for every learner."""
     caveats = [Caveat("no_later_visit", stage=stage)] if not response["n_visits"] else []
     for reason in ("physician_baseline_zero", "baseline_not_scored", "no_baseline"):
         if subjects := response["undefined"][reason]:
@@ -64,9 +64,9 @@ def response_caveats(response: Mapping[str, Any], stage: str) -> list[Caveat]:
 
 
 def lower_on_test(metrics: Mapping[str, Any], main: str, learner: str | None, merit: str) -> list[Caveat]:
-    """Whether the headline's learner does worse on the test set than out of fold by more than chance explains.
+    """Whether the learner of the headline is worse on the test set than out of fold by more than chance explains.
 
-    The two are of different subjects, so the interval of the difference is that of independent figures.
+    The subjects differ, so the interval of the difference is that of independent metrics.
     """
     estimates = [metrics.get(stage, {}).get(learner, {}).get(main, {}).get(merit) for stage in ("oof", "test")]
     if not all(e and e.value is not None and e.low is not None and e.high is not None for e in estimates):

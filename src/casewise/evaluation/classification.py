@@ -1,4 +1,4 @@
-"""Judging a target with classes: every learner's figures, the learners compared, and what the report draws of each."""
+"""The evaluation of targets with classes: metrics, comparisons of learners, curves and operating points."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _SAMPLE = ["target", "case", "region", "image"]
 
 @dataclass(frozen=True)
 class Chosen:
-    """What was chosen out of fold for each learner: its temperature, and its threshold for each class and rule.
+    """The temperature of each learner, and its threshold for each class and rule, chosen out of fold.
 
-    They come from one network a case; at the stages 'test' and 'external' they are put to the mean of the folds'
-    networks, which is a little less sure of itself.
+    Out of fold, one network predicts a case. At the stages 'test' and 'external' the values are applied to the mean of
+    the folds' networks, which is slightly less confident.
     """
 
     temperatures: Mapping[str, ByFold]
@@ -37,23 +37,24 @@ class Chosen:
 
 @dataclass(frozen=True)
 class PredictionMatrix:
-    """N samples with what L learners say of them in K classes; a learner's values are NaN where it predicted none.
+    """Predictions of L learners for N samples in K classes; values are NaN where a learner has no prediction.
 
-    `samples.decided` is -1 there. `folds` (N, L) is the outer fold of each row, -1 where it has none.
+    `samples.decided` is -1 there. `predicted` (N, L) marks the predictions, `folds` (N, L) is the outer fold of each
+    row, -1 if it has none.
     """
 
     learners: list[str]
     samples: Samples
-    there: np.ndarray
+    predicted: np.ndarray
     cases: np.ndarray
     folds: np.ndarray
 
 
 def classes_of(rows: pd.DataFrame, names: Sequence[str] | None, positive: str | None) -> Classes:
-    """Return the classes of one target's rows, named by their numbers where `names` is None.
+    """The classes of the rows of one target, named by their numbers if `names` is None.
 
     Raises:
-        CasewiseError: there are more or fewer names than probabilities; `positive` is none of the names.
+        CasewiseError: the numbers of names and probabilities differ; `positive` is not one of two names.
     """
     target = rows["target"].iloc[0]
     k = int(rows[probability_columns(rows)].notna().any(axis=0).sum())
@@ -70,14 +71,14 @@ def classes_of(rows: pd.DataFrame, names: Sequence[str] | None, positive: str | 
 
 
 def widen(
-    part: pd.DataFrame, classes: Classes, temperatures: Mapping[str, ByFold], *, crossed: bool
+    scored: pd.DataFrame, classes: Classes, temperatures: Mapping[str, ByFold], *, crossed: bool
 ) -> PredictionMatrix:
-    """Return scored rows of one target as arrays, the samples in sorted order; `crossed` as for `of_rows`."""
-    columns = probability_columns(part)[: len(classes.names)]
-    part = part.assign(fold=part["outer_fold"].astype("Float64").fillna(-1).astype(float))
-    wide = part.pivot(index=_SAMPLE, columns="model", values=["y_pred", "fold", *columns])
-    learners = [str(learner) for learner in part["model"].unique()]
-    rows = part.drop_duplicates(_SAMPLE).set_index(_SAMPLE).loc[wide.index]
+    """Scored rows of one target as arrays, the samples in sorted order; `crossed` as in `of_rows`."""
+    columns = probability_columns(scored)[: len(classes.names)]
+    scored = scored.assign(fold=scored["outer_fold"].astype("Float64").fillna(-1).astype(float))
+    wide = scored.pivot(index=_SAMPLE, columns="model", values=["y_pred", "fold", *columns])
+    learners = [str(learner) for learner in scored["model"].unique()]
+    rows = scored.drop_duplicates(_SAMPLE).set_index(_SAMPLE).loc[wide.index]
     decided, folds = (wide[name][learners].to_numpy(dtype=float) for name in ("y_pred", "fold"))
     probabilities = np.stack([wide[name][learners].to_numpy(dtype=float) for name in columns], axis=-1).clip(min=0.0)
     folds = np.nan_to_num(folds, nan=-1).astype(int)
@@ -93,7 +94,7 @@ def widen(
             calibrated=scaled(probabilities, temperature),
             subjects=rows["subject"].to_numpy(),
         ),
-        there=~np.isnan(decided),
+        predicted=~np.isnan(decided),
         cases=wide.index.get_level_values("case").to_numpy(),
         folds=folds,
     )
@@ -107,11 +108,11 @@ def choose_out_of_fold(oof: pd.DataFrame, classes: Classes, sensitivities: Seque
     temperatures: dict[str, ByFold] = {}
     thresholds: dict[str, dict[tuple[int, str], ByFold]] = {}
     for number, learner in enumerate(wide.learners):
-        there = wide.there[:, number]
+        rows = wide.predicted[:, number]
         truth, p, folds = (
-            wide.samples.truth[there],
-            wide.samples.probabilities[there, number],
-            wide.folds[there, number],
+            wide.samples.truth[rows],
+            wide.samples.probabilities[rows, number],
+            wide.folds[rows, number],
         )
         temperatures[learner] = choose(partial(_temperature, p, truth), folds)
         scores = one_against_rest(p, classes)
@@ -126,18 +127,18 @@ def choose_out_of_fold(oof: pd.DataFrame, classes: Classes, sensitivities: Seque
 def judge_classes(
     wide: PredictionMatrix, classes: Classes, plan: Plan, *, comparing: bool
 ) -> tuple[dict[str, dict[str, Estimate]], dict[str, Any]]:
-    """Return every learner's figures with their intervals and, if asked, the learners compared as by `compare`.
+    """Every learner's metrics with their intervals and, if `comparing`, the comparison of learners as in `compare`.
 
-    A learner is judged on the samples that it predicted; learners are compared on those that all predicted. The
-    resamples of the expected calibration error are moved so that their median is the figure.
+    A learner is evaluated on the samples that it predicted; learners are compared on those that all predicted. The
+    resamples of the expected calibration error are shifted so that their median is the estimate.
     """
-    found: dict[str, dict[str, Estimate]] = {}
+    by_learner: dict[str, dict[str, Estimate]] = {}
     compared: dict[str, Any] = {}
-    groups = same_rows(wide.there)
+    groups = same_rows(wide.predicted)
     for rows, members in groups:
         points, samples, n_subjects = _resampled(wide, rows, members, classes, plan)
         support = np.bincount(wide.samples.truth[rows], minlength=len(classes.names))
-        told = with_intervals(
+        of_group = with_intervals(
             points,
             samples,
             partial(_reason, classes, support),
@@ -145,31 +146,31 @@ def judge_classes(
             n_subjects=n_subjects,
             n_cases=len(np.unique(wide.cases[rows])),
         )
-        found |= {wide.learners[n]: told[place] for place, n in enumerate(members)}
+        by_learner |= {wide.learners[n]: of_group[position] for position, n in enumerate(members)}
     metrics = [metric.name for metric in classes.registered if classes.kind in metric.compared]
-    shared = np.asarray(wide.there.all(axis=1))
+    shared = np.asarray(wide.predicted.all(axis=1))
     if comparing and len(wide.learners) > 1 and shared.any():
         if len(groups) > 1:
             points, samples, n_subjects = _resampled(wide, shared, np.arange(len(wide.learners)), classes, plan)
         compared = differences(points, samples, wide.learners, metrics, plan, n_subjects=n_subjects)
-    return {learner: found[learner] for learner in wide.learners}, compared
+    return {learner: by_learner[learner] for learner in wide.learners}, compared
 
 
 def describe_classes(
     wide: PredictionMatrix, classes: Classes, chosen: Chosen, plan: Plan, *, crossed: bool
 ) -> dict[str, dict[str, Any]]:
-    """Return for each learner its confusion counts, temperature, curves, reliability and operating points."""
+    """For each learner its confusion counts, temperature, curves, reliability and operating points."""
     chosen_on = "the other folds" if crossed else "out of fold"
-    found: dict[str, dict[str, Any]] = {}
+    by_learner: dict[str, dict[str, Any]] = {}
     for number, learner in enumerate(wide.learners):
-        rows, k = wide.there[:, number], len(classes.names)
+        rows, k = wide.predicted[:, number], len(classes.names)
         some = wide.samples
         truth, decided, p = some.truth[rows], some.decided[rows, number], some.probabilities[rows, number]
         scores = one_against_rest(p, classes)
         curves = {classes.names[c]: drawn_curve(scores[:, c], truth == c) for c in _shown(classes)}
         temperatures = chosen.temperatures.get(learner, {})
         confusion = np.bincount(truth * k + decided, minlength=k * k).reshape(k, k)
-        found[learner] = {
+        by_learner[learner] = {
             "names": list(classes.names),
             "positive": None if classes.positive is None else classes.names[classes.positive],
             "support": confusion.sum(axis=1).tolist(),
@@ -183,7 +184,7 @@ def describe_classes(
             "operating": [],
         }
         if crossed:
-            found[learner]["temperature_by_fold"] = _by_fold(temperatures)
+            by_learner[learner]["temperature_by_fold"] = _by_fold(temperatures)
         thresholds = chosen.thresholds.get(learner, {})
         if not thresholds:
             continue
@@ -202,12 +203,12 @@ def describe_classes(
             point["reached"] = reached(rule, judged["sensitivity"])
             if crossed:
                 point["threshold_by_fold"] = _by_fold(by_fold)
-            found[learner]["operating"].append(point)
-    return found
+            by_learner[learner]["operating"].append(point)
+    return by_learner
 
 
 def one_class_caveats(blocks: Mapping[str, Any], units: Mapping[str, str]) -> list[Caveat]:
-    """The learners whose decisions are all one class; `blocks` is `classes` of `evaluate`, `units` by target.
+    """The learners that predict only one class; `blocks` is `classes` of `evaluate`, `units` by target.
 
     >>> blocks = {"oof": {"m": {"dx": {"constant_class": "covid"}}, "n": {"dx": {"constant_class": None}}}}
     >>> one_class_caveats(blocks, {"dx": "image"})
@@ -230,7 +231,7 @@ def one_class_caveats(blocks: Mapping[str, Any], units: Mapping[str, str]) -> li
 
 
 def _constant_class(confusion: np.ndarray, classes: Classes) -> str | None:
-    """The one class that every case is named, where more than one is recorded."""
+    """The class that is predicted for every case although several are recorded; None otherwise."""
     named = np.flatnonzero(confusion.sum(axis=0))
     several = np.count_nonzero(confusion.sum(axis=1)) > 1
     return classes.names[int(named[0])] if several and len(named) == 1 else None
@@ -251,7 +252,7 @@ def _threshold(scores: np.ndarray, of_class: np.ndarray, sensitivity: float | No
 def _resampled(
     wide: PredictionMatrix, rows: np.ndarray, members: np.ndarray, classes: Classes, plan: Plan
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]:
-    """Return the figures (L,) of some learners on some rows, those of every resample, and the number of subjects."""
+    """Metrics (L,) of some learners on some rows, those of every resample, and the number of subjects."""
     every = wide.samples
     some = Samples(
         every.truth[rows],
@@ -264,14 +265,14 @@ def _resampled(
     points = {name: at[0] for name, at in class_metrics(some, classes, np.ones((1, n_subjects))).items()}
     drawn = class_metrics(some, classes, draw(n_subjects, plan))
     for name in ("ece", "ece_calibrated"):
-        # drawing twice adds noise to the bins, so that resamples lie above the figure, and would leave it out
+        # resampling adds noise to the bins, so resamples have a larger error than the data
         middle = percentiles(drawn[name], 0.0)[0]
         drawn[name] = np.maximum(drawn[name] - (middle - points[name]), 0.0)
     return points, drawn, n_subjects
 
 
 def _shown(classes: Classes) -> list[int]:
-    """The classes that curves and operating points are of: each against the rest, of two only the positive one."""
+    """The classes of curves and operating points: each against the rest, of two only the positive one."""
     return list(range(len(classes.names))) if classes.positive is None else [classes.positive]
 
 

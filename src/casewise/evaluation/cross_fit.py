@@ -1,4 +1,4 @@
-"""What is chosen on out-of-fold rows: on all of them for new cases, on the other folds for out-of-fold cases."""
+"""Choices on out-of-fold rows: on all of them for new cases, on the other folds for out-of-fold cases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ByFold: TypeAlias = Mapping[int | None, float]
 
 
 def choose(choice: Callable[[np.ndarray], float], folds: np.ndarray) -> dict[int | None, float]:
-    """Return what `choice` makes of the rows (a mask) that each fold may see; NaN for a fold that stands alone.
+    """The result of `choice` on the rows (a mask) that each fold may use; NaN if there is only one fold.
 
     >>> values, folds = np.array([1., 2., 6.]), np.array([0, 0, 1])
     >>> choose(lambda rows: float(values[rows].mean()), folds)
@@ -20,12 +20,12 @@ def choose(choice: Callable[[np.ndarray], float], folds: np.ndarray) -> dict[int
     """
     folds = np.asarray(folds, dtype=int)
     names = [int(fold) for fold in np.unique(folds)]
-    found: dict[int | None, float] = {None: choice(np.ones(len(folds), dtype=bool)) if len(folds) else float("nan")}
-    return found | {fold: choice(folds != fold) if len(names) > 1 else float("nan") for fold in names}
+    chosen: dict[int | None, float] = {None: choice(np.ones(len(folds), dtype=bool)) if len(folds) else float("nan")}
+    return chosen | {fold: choice(folds != fold) if len(names) > 1 else float("nan") for fold in names}
 
 
 def of_rows(chosen: ByFold, folds: np.ndarray, *, crossed: bool) -> np.ndarray:
-    """Return the value for each row: with `crossed` its fold's, else the one chosen on all; NaN where there is none.
+    """The value for each row: with `crossed` that of its fold, else the one chosen on all; NaN if there is none.
 
     >>> of_rows({None: 3.0, 0: 6.0, 1: 1.5}, np.array([1, 0, 7]), crossed=True)
     array([1.5, 6. , nan])
@@ -36,7 +36,7 @@ def of_rows(chosen: ByFold, folds: np.ndarray, *, crossed: bool) -> np.ndarray:
 
 
 def stated(chosen: ByFold, *, crossed: bool) -> float | None:
-    """Return the one value to state: the median over the folds, or the one chosen on all; None where there is none.
+    """The value to report: the median over the folds, or the one chosen on all; None if there is none.
 
     >>> stated({None: 3.0, 0: 6.0, 1: 2.0}, crossed=True), stated({}, crossed=False)
     (4.0, None)
@@ -46,7 +46,7 @@ def stated(chosen: ByFold, *, crossed: bool) -> float | None:
 
 
 def by_fold_text(by_fold: Mapping[str, float | None] | None, digits: int) -> str:
-    """The range over the folds where they differ in what is shown; empty where they do not, or one has none.
+    """The range over the folds as text; empty if they do not differ in the digits shown, or one has no value.
 
     >>> by_fold_text({"0": 0.0004, "1": 0.826}, 3), by_fold_text({"0": 0.5, "1": 0.5001}, 3), by_fold_text({}, 3)
     ('0.000 to 0.826 by fold', '', '')

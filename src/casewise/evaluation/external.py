@@ -1,4 +1,4 @@
-"""Other patients: what is lost on an external cohort, and how each source fares when it was left out of training."""
+"""Other patients: the drop on an external cohort, and the metrics of each source that was left out of training."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def drop(
     positive: str | None = None,
     plan: Plan,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """How much worse each learner is on the external cohort than inside the study: learner -> metric -> figures.
+    """The difference of each learner between the external cohort and the study: learner -> metric -> values.
 
-    `difference` is the external figure minus the internal one (that of the test set, else out of fold), `low` and
-    `high` its interval; the two sets of subjects are resampled on their own, since they are other people.
+    `difference` is the external value minus the internal one (of the test set, else out of fold), `low` and `high` its
+    interval. The two sets of subjects are resampled separately, because they are different people.
     """
     rows = final_rows(predictions[predictions["target"] == target])
     rows = rows[rows["y_true"].notna()]
@@ -48,13 +48,13 @@ def drop(
             low, high = (float(end[0]) for end in percentiles(gaps, plan.confidence))
             gap = other[name] - at[name]
             if not np.isnan(gap):
-                known = not np.isnan(low)
+                defined = not np.isnan(low)
                 drops[str(learner)][name] = {
                     "internal": at[name],
                     "external": other[name],
                     "difference": gap,
-                    "low": low if known else None,
-                    "high": high if known else None,
+                    "low": low if defined else None,
+                    "high": high if defined else None,
                     "internal_stage": inside,
                     "rough": min(n, n_other) < ROUGH_BELOW,
                 }
@@ -70,10 +70,10 @@ def by_source(
     positive: str | None = None,
     plan: Plan,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """The figures of each source by learners that were not fitted on it: source -> learner -> metric -> estimate.
+    """The metrics of each source by learners that were not trained on it: source -> learner -> metric -> estimate.
 
-    `sources` is the source of each subject; sources stand in its order. A fitted stacker's rows of a source come from
-    one fitted on the other sources' rows, which networks that had seen this source may have predicted.
+    `sources` is the source of each subject and gives the order of sources. The rows of a fitted stacker for a source
+    come from a stacker fitted on the other sources, whose rows networks trained on this source may have predicted.
     """
     rows = final_rows(predictions[predictions["target"] == target])
     rows = rows[rows["y_true"].notna() & (rows["stage"] == "oof")]
@@ -114,9 +114,9 @@ def one_class_by_source(left_out: Mapping[str, Mapping[str, Mapping[str, Any]]],
 
 
 def within_sources(left_out: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Each learner's figures averaged over the sources: learner -> metric -> {value, sources, undefined}.
+    """Each learner's metrics averaged over the sources: learner -> metric -> {value, sources, undefined}.
 
-    `left_out` is that of `by_source`; every source counts alike, and those without the figure are named as undefined.
+    Every source has the same weight; sources without the metric are listed as undefined.
 
     >>> within_sources({"a": {"m": {"auroc": {"value": 0.5}}}, "b": {"m": {"auroc": {"value": None}}}})
     {'m': {'auroc': {'value': 0.5, 'sources': ['a'], 'undefined': ['b']}}}

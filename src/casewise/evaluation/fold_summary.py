@@ -1,4 +1,4 @@
-"""Figures as published tables give them: the mean over the outer folds and the standard deviation of single folds."""
+"""Mean and standard deviation over the outer folds, as in published tables."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from casewise.evaluation.judges import judge_of
 def over_folds(
     predictions: pd.DataFrame, targets: Sequence[str], classes: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, Any]:
-    """Return `[target][learner][metric]` = {mean, sd, folds} of the out-of-fold rows, judged fold by fold.
+    """Return `[target][learner][metric]` = {mean, sd, folds} of the out-of-fold rows, evaluated for each fold.
 
-    `folds` are the figures of the folds in order, None where a figure is undefined: precision and recall are plain
-    means over the classes, and a fold where a class is nobody's has none. `mean` and `sd` (with n − 1) are over the
-    folds that have the figure. A target that is scored in one fold only is left out.
+    `folds` are the values of the folds in order, None if undefined: precision and recall are plain means over the
+    classes, and undefined in a fold that lacks a class. `mean` and `sd` (with n − 1) are over the folds with a value. A
+    target that is scored in only one fold is left out.
 
     >>> rows = pd.DataFrame({
     ...     "case": list("abcd"), "subject": list("abcd"), "region": "", "image": "", "model": "net", "stage": "oof",

@@ -1,4 +1,4 @@
-"""The headline of a study: which learner the report is about, and where it is judged."""
+"""The headline of a study: the learner that the report is about, and the stage at which it is evaluated."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from casewise.evaluation.caveats import Caveat
 from casewise.targets import kind_named
 
-# how the names of fitted combinations begin
+# the prefix of fitted meta learners
 FITTED = "meta_learner"
 
 
 def headline(metrics: Mapping[str, Any], main: str, kind: str, notes: list[Caveat]) -> dict[str, Any]:
-    """Choose the learner that the report is about: by its merit out of fold, so that the test set chooses nothing.
+    """Choose the learner that the report is about by its merit out of fold, so that the test set takes no part.
 
-    The merit and the tie-breaker are those of the target's `kind`. `metrics` are those of `evaluate`; where the learner
-    was chosen on the cases that it is judged on, a caveat is added to `notes`.
+    The merit and the tie-breaker are those of the target's `kind`. `metrics` are those of `evaluate`. If the learner is
+    chosen on the cases on which it is evaluated, a caveat is added to `notes`.
     """
     chosen: dict[str, Any] = {"target": main, "stage": None, "learner": None, "chosen_on": None, "metrics": None}
     chosen["kind"] = kind
@@ -44,12 +44,12 @@ def headline_within(
     column: str,
     notes: list[Caveat],
 ) -> dict[str, Any]:
-    """Choose the learner again where each source was left out: by the mean over the sources of its merit within each.
+    """Choose the learner by the mean over the sources of its merit within each, if each source was left out.
 
-    `main` is that of `headline`, `left_out` that of `casewise.evaluation.external.by_source`, and `column` names what
-    was left out. Learners are averaged over the sources where all of them have the metric; without such a source they
-    are judged on the pooled metric. Fitted combinations are no candidates, since they were fitted on predictions of
-    networks that were trained on the source. The caveat on the former choice leaves `notes`; those on this one enter.
+    `main` is that of `headline`, `left_out` that of `casewise.evaluation.external.by_source`, and `column` contains the
+    sources. The mean is over sources in which all learners have the metric; without such a source the pooled metric
+    decides. Fitted meta learners are not candidates, because they were fitted on predictions of networks that were
+    trained on the source. In `notes`, the caveat on the former choice is replaced by those on this one.
     """
     kind, target = main["kind"], main["target"]
     judged = {learner: keys[target] for learner, keys in metrics.get("oof", {}).items() if target in keys}
@@ -73,7 +73,7 @@ def headline_within(
 
     def mean(learner: str, name: str) -> float | None:
         every = [value(s, learner, name) for s in defined] if defined else [judged[learner][name]["value"]]
-        present = [one for one in every if one is not None]
+        present = [own for own in every if own is not None]
         return sum(present) / len(present) if present else None
 
     learner = max(judged, key=lambda name: _rank(mean(name, merit), mean(name, loss)))
@@ -87,9 +87,9 @@ def headline_within(
 def headline_inside(
     main: Mapping[str, Any], metrics: Mapping[str, Any], learner: str, notes: list[Caveat]
 ) -> dict[str, Any]:
-    """Put the learner whose networks were chosen within each fold in the headline: the one that no fold flatters.
+    """Put the learner whose networks were chosen by inner folds in the headline, because its metrics are unbiased.
 
-    Its metrics are those of the whole procedure of choosing. The caveat on the former choice leaves `notes`.
+    They are metrics of the whole procedure, including the choice. The caveat on the former choice is removed.
     """
     figures = metrics.get(str(main["stage"]), {}).get(learner, {}).get(main["target"])
     if figures is None:
@@ -100,7 +100,7 @@ def headline_inside(
 
 
 def _rank(merit: float | None, loss: float | None) -> tuple[float, float]:
-    """What is largest for the best learner; undefined values come last."""
+    """A sort key that is largest for the best learner; undefined values come last."""
     return (-math.inf if merit is None else merit, -math.inf if loss is None else -loss)
 
 

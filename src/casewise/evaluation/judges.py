@@ -1,4 +1,4 @@
-"""How each form of target is evaluated: numbers by sums over pairs, classes by counts and areas; chosen once, here."""
+"""The evaluation of each form of target: numbers by sums over pairs, classes by counts and areas."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SAMPLE = ["target", "case", "region", "image"]
 
 @dataclass(frozen=True)
 class Judged:
-    """Every learner's metrics, the learners compared, and what the report draws of each (classes only)."""
+    """The metrics of every learner, the comparison of learners, and the curves of each (classes only)."""
 
     metrics: dict[str, dict[str, Estimate]]
     comparison: dict[str, Any] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Judge(Protocol):
     def classes(self) -> Classes | None: ...
 
     def judge(self, rows: pd.DataFrame, plan: Plan, *, whole: bool) -> Judged:
-        """Scored rows of one stage and key; learners are compared only where `whole`, over all regions."""
+        """Evaluate scored rows of one stage and key; learners are compared only if `whole`, over all regions."""
         ...
 
     def resampled(self, rows: pd.DataFrame, plan: Plan) -> tuple[dict[str, float], dict[str, np.ndarray], int]:
@@ -73,7 +73,7 @@ class NumberJudge:
     classes: Classes | None = None
 
     def judge(self, rows: pd.DataFrame, plan: Plan, *, whole: bool) -> Judged:
-        """Metrics from sums over pairs of truth and prediction."""
+        """Metrics from sums over pairs of reference and prediction."""
         wide = rows.pivot(index=_SAMPLE, columns="model", values="y_pred")
         facts = rows.drop_duplicates(_SAMPLE).set_index(_SAMPLE).loc[wide.index]
         truth, subjects = facts["y_true"].to_numpy(dtype=float), facts["subject"].to_numpy()
@@ -99,7 +99,7 @@ class NumberJudge:
         truth, predicted = (rows[name].to_numpy(dtype=float) for name in ("y_true", "y_pred"))
         terms = moments(truth, predicted, centre=float(truth.mean()))
         each = [number_metrics(terms[folds == fold].sum(axis=0), self._metrics_of) for fold in np.unique(folds)]
-        return {name: np.array([one[name] for one in each], dtype=float) for name in self.names("folds")}
+        return {name: np.array([of_fold[name] for of_fold in each], dtype=float) for name in self.names("folds")}
 
     def names(self, table: str) -> list[str]:
         """Of its kind."""
@@ -139,7 +139,7 @@ class ClassJudge:
         )
 
     def by_fold(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
-        """A fold is drawn as a resample would be: each of its subjects once, and nobody else."""
+        """A fold is treated like a resample that contains each of its subjects once, and no other subject."""
         folds = rows["outer_fold"].to_numpy(dtype=int)
         probabilities = rows[probability_columns(rows)[: len(self.classes.names)]].to_numpy(dtype=float)[:, None]
         samples = Samples(
@@ -166,12 +166,12 @@ def judge_of(
     *,
     sensitivities: Sequence[float] | None = None,
 ) -> Judge:
-    """The judge of one target's rows; `names` are its classes, `sensitivities` those that operating points must reach.
+    """The judge of one target's rows; `names` are its classes, `sensitivities` those that operating points aim at.
 
     Without sensitivities no thresholds and temperatures are chosen.
 
     Raises:
-        CasewiseError: there are more or fewer names than probabilities; `positive` is none of the names.
+        CasewiseError: the numbers of names and probabilities differ; `positive` is not one of two names.
     """
     kind = str(rows["kind"].iloc[0])
 
@@ -188,7 +188,7 @@ def judge_of(
 
 
 def shared_truth(rows: pd.DataFrame) -> pd.DataFrame:
-    """Give every learner's row the truth of its sample, also where only another learner's row has it."""
+    """Give the rows of all learners the reference value of their sample, even if only one learner's row has it."""
     return rows.assign(y_true=rows.groupby(_SAMPLE, sort=False)["y_true"].transform("first"))
 
 
@@ -198,5 +198,5 @@ def _scored_oof(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def class_names(judges: Mapping[str, Judge]) -> dict[str, Classes]:
-    """The classes of the targets that have some."""
+    """The classes of the targets that have classes."""
     return {target: judge.classes for target, judge in judges.items() if judge.classes is not None}

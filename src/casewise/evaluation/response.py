@@ -1,6 +1,6 @@
-"""Response over time: percent change from baseline, and who responded, by the physician and by the model.
+"""Response over time: percent change from baseline and responders, by the physician and by the model.
 
-A lower score is the better one throughout. Source: seeds/001_ebc83a9f1def4e9d.txt, Figure 4 (percent change from
+A lower score is better throughout. Source: seeds/001_ebc83a9f1def4e9d.txt, Figure 4 (percent change from
 baseline in the score, as PASI75 or PASI90).
 """
 
@@ -22,20 +22,24 @@ _ZERO = 1e-9
 
 
 def check_baseline(visits: pd.Series, baseline: str) -> None:
-    """Raise a StudyError where no case is of the visit that is named as baseline."""
+    """Check that the named baseline visit exists.
+
+    Raises:
+        StudyError: no subject has this visit.
+    """
     if baseline != "first" and baseline not in set(visits):
-        there = visits_in_order(visits)
+        existing = visits_in_order(visits)
         raise StudyError(
-            f"baseline: no subject has a visit '{baseline}'; there are {', '.join(there)}, or 'first'."
-            f"{nearest(baseline, there)}"
+            f"baseline: no subject has a visit '{baseline}'; there are {', '.join(existing)}, or 'first'."
+            f"{nearest(baseline, existing)}"
         )
 
 
 def percent_change(rows: pd.DataFrame, *, baseline: str = "first") -> pd.DataFrame:
-    """Return one learner's rows in order of time with the percent change from baseline of truth and prediction.
+    """One learner's rows in order of time, with the percent change from baseline of reference and prediction.
 
     Args:
-        rows: one row a case, columns `subject, visit, day, y_true, y_pred`.
+        rows: one row for each case, columns `subject, visit, day, y_true, y_pred`.
         baseline: the name of the baseline visit, or 'first': a subject's first visit that the physician scored.
 
     Returns the rows with `order` (0, 1, ... within the subject), `since` (visits after the baseline; NA without one),
@@ -49,16 +53,16 @@ def percent_change(rows: pd.DataFrame, *, baseline: str = "first") -> pd.DataFra
     """
     ranks = {visit: rank for rank, visit in enumerate(visits_in_order(rows["visit"]))}
     rows = rows.assign(_rank=rows["visit"].map(ranks))
-    # days order a subject's visits only where all of them are known
+    # days order the visits of a subject only if all of them are known
     unknown = rows["day"].isna().groupby(rows["subject"]).transform("any")
     rows = rows.assign(_day=rows["day"].where(~unknown, 0.0)).sort_values(["subject", "_day", "_rank"])
     rows["order"] = rows.groupby("subject").cumcount()
     may_be = rows["y_true"].notna() if baseline == "first" else rows["visit"] == baseline
     start = rows[may_be].drop_duplicates("subject").set_index("subject")[["order", "y_true", "y_pred"]]
-    found = start.reindex(rows["subject"])
-    rows["since"] = pd.array(rows["order"].to_numpy() - found["order"].to_numpy(dtype=float)).astype("Int64")
+    baselines = start.reindex(rows["subject"])
+    rows["since"] = pd.array(rows["order"].to_numpy() - baselines["order"].to_numpy(dtype=float)).astype("Int64")
     for name, column in (("true_change", "y_true"), ("predicted_change", "y_pred")):
-        base = found[column].to_numpy(dtype=float)
+        base = baselines[column].to_numpy(dtype=float)
         base = np.where(base > _ZERO, base, np.nan)
         rows[name] = 100.0 * (rows[column].to_numpy(dtype=float) - base) / base
     return rows.drop(columns=["_rank", "_day"]).reset_index(drop=True)
@@ -72,7 +76,7 @@ def response(
     thresholds: Sequence[float] = (50, 75, 90, 100),
     clear_at: float | None = None,
 ) -> dict[str, Any]:
-    """Return one learner's response over time beside the physician's, in plain values.
+    """One learner's response over time and the physician's, in plain values.
 
     Counted are the visits after the baseline where both changes are known. `change` compares the percent changes (in
     percentage points), `responders` holds for each threshold the confusion counts (no/yes, the physician's by rows)
@@ -119,7 +123,7 @@ def response(
 
 
 def rate(yes: np.ndarray, plan: Plan = PLAN) -> dict[str, float]:
-    """Return the share of yes with its Wilson interval.
+    """The share of yes with its Wilson interval.
 
     >>> {k: round(v, 3) for k, v in rate(np.array([True, True, False, False])).items()}
     {'value': 0.5, 'low': 0.15, 'high': 0.85}
@@ -132,7 +136,7 @@ def rate(yes: np.ndarray, plan: Plan = PLAN) -> dict[str, float]:
 
 
 def visits_in_order(visits: pd.Series) -> list[str]:
-    """Return the distinct visit names, numbers in them in the order of their size.
+    """The distinct names of visits, with numbers in them ordered by value.
 
     >>> visits_in_order(pd.Series(["week 16", "week 4", "baseline", "week 4"]))
     ['baseline', 'week 4', 'week 16']
@@ -141,21 +145,21 @@ def visits_in_order(visits: pd.Series) -> list[str]:
 
 
 def _clear_rule(truth: np.ndarray, clear_at: float | None) -> tuple[float, str]:
-    """Return the largest predicted score that counts as clear, and the rule as a sentence."""
+    """The largest predicted score that counts as clear, and the rule as a sentence."""
     if clear_at is not None:
-        told = f"a score of at most {clear_at:g}, as the study declares"
+        limit = f"a score of at most {clear_at:g}, as the study declares"
     else:
         levels = np.unique(np.round(truth[~np.isnan(truth)], 6))
         step = float(np.diff(levels).min()) if len(levels) > 1 else 0.0
         clear_at = step / 2
-        told = f"a score of at most {clear_at:g}, zero once rounded to the physician's smallest step of {step:g}"
-    return clear_at, f"100 % is reached by the physician with a score of zero, by the model with {told}."
+        limit = f"a score of at most {clear_at:g}, zero once rounded to the physician's smallest step of {step:g}"
+    return clear_at, f"100 % is reached by the physician with a score of zero, by the model with {limit}."
 
 
 def _undefined(change: pd.DataFrame) -> dict[str, list[str]]:
-    """Return the subjects that no visit is counted of, each under the first reason that holds.
+    """The subjects without a counted visit, each under the first reason that applies.
 
-    What the physician scored comes before the model, so that all reasons but the last are the same for every learner.
+    Reasons on the physician's scores come first, so that all but the last are the same for every learner.
     """
     start = change[(change["since"] == 0).fillna(False)].set_index("subject")
     later = change[(change["since"] > 0).fillna(False)].dropna(subset=["y_true", "y_pred"])

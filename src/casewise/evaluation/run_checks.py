@@ -1,4 +1,4 @@
-"""Checks of a finished run: its error beside guessing, networks that learned nothing, the environment it ran in."""
+"""Checks of a finished run: the error of constant predictions, and networks that learned nothing."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def guess(predictions: pd.DataFrame, target: str, classes: Sequence[str] = ()) -> list[Caveat]:
-    """For scale: the error of always predicting the mean of the training subjects' cases.
+    """For comparison: the error of always predicting the mean of the training subjects' cases.
 
-    Of a target with classes it is the accuracy of always predicting the commonest one; `classes` are their names.
+    For a target with classes it is the accuracy of always predicting the most common one; `classes` are their names.
     """
     rows = predictions[(predictions["target"] == target) & predictions["y_true"].notna()]
     rows = rows.drop_duplicates(["stage", "case", "region", "image"])
@@ -49,7 +49,7 @@ def _mean_error(rows: pd.DataFrame, oof: pd.DataFrame, stage: str, target: str) 
 
 
 def _commonest(rows: pd.DataFrame, oof: pd.DataFrame, stage: str, target: str, *, classes: Sequence[str]) -> Caveat:
-    """How often the training subjects' commonest class is right; out of fold, that of the other folds."""
+    """The accuracy of predicting the training subjects' most common class; out of fold, that of the other folds."""
     if stage == "oof":
         counts = oof.groupby(["outer_fold", "y_true"]).size().unstack(fill_value=0)
         guesses = (counts.sum() - counts).idxmax(axis=1)
@@ -63,9 +63,9 @@ def _commonest(rows: pd.DataFrame, oof: pd.DataFrame, stage: str, target: str, *
 
 
 def hopeless(study: Study, folder: RunFolder) -> list[Caveat]:
-    """Networks whose loss on the cases that decide never fell below that of guessing.
+    """Networks whose validation loss never fell below that of a constant prediction.
 
-    Those cases decide when to stop, or are in the inner folds.
+    Validation cases are those that decide about early stopping, or those of the inner folds.
     """
     if study.recipe.early_stopping.monitor == "none" and not study.nested_cv:
         return []
@@ -81,14 +81,14 @@ def hopeless(study: Study, folder: RunFolder) -> list[Caveat]:
     return caveats
 
 
-# Probabilities, or predictions in shares of what was recorded, that differ by less are the same for a reader.
+# smaller differences of probabilities, or of predictions in standard deviations, do not matter
 SAME = 0.005
 
 
 def constant_folds(predictions: pd.DataFrame, target: str, learner: str) -> tuple[int, int]:
-    """In how many folds a learner predicts nearly the same for every case, and how many were looked at.
+    """Numbers of folds with nearly the same prediction for every case, and of all folds examined.
 
-    Of classes their probabilities are compared, of numbers the predictions, against the spread of what was recorded.
+    Probabilities are compared for classes; for numbers, predictions relative to the spread of the recorded values.
     """
     rows = predictions[(predictions["target"] == target) & (predictions["stage"] == "oof")]
     rows = rows[rows["model"] == learner]
@@ -102,7 +102,7 @@ def constant_folds(predictions: pd.DataFrame, target: str, learner: str) -> tupl
 
 
 def constant_predictions(predictions: pd.DataFrame, target: str, networks: Sequence[str]) -> list[Caveat]:
-    """Networks that predict nearly the same for every case of a fold: they do not discriminate."""
+    """Networks that predict nearly the same for every case of a fold, so that they do not discriminate."""
     counts = {network: constant_folds(predictions, target, network) for network in networks}
     return [
         Caveat("constant_predictions", network=network, folds=constant, of=folds)
@@ -112,7 +112,7 @@ def constant_predictions(predictions: pd.DataFrame, target: str, networks: Seque
 
 
 def no_better(record: Mapping[str, Any]) -> bool | None:
-    """Whether a job's network, or those trained to choose for it, did no better than guessing; None: not known."""
+    """Whether a job's network, or its inner networks, did no better than a constant prediction; None if unknown."""
     inner = record.get("inner")
     if inner:
         guessed = inner["chosen"].get("guess_loss")

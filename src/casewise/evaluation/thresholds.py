@@ -1,4 +1,4 @@
-"""Operating points: thresholds chosen out of fold, and what they give where they were not chosen.
+"""Operating points: thresholds chosen out of fold, and their metrics on other cases.
 
 Source: Youden 1950 (the threshold of the largest sensitivity + specificity - 1).
 """
@@ -17,11 +17,11 @@ YOUDEN = "youden"
 
 
 class Threshold(float):
-    """A number that others are compared with, so that it keeps all its digits where it is told."""
+    """A threshold; it is written with all its digits, because scores are compared with it."""
 
 
 def rules(sensitivities: Sequence[float]) -> dict[str, float | None]:
-    """Return the rules by their names: Youden's, None, and the least sensitivity of each other.
+    """The rules by name, with the sensitivity that each aims at; None for Youden's.
 
     >>> rules([0.9])
     {'youden': None, 'sensitivity >= 0.9': 0.9}
@@ -30,10 +30,10 @@ def rules(sensitivities: Sequence[float]) -> dict[str, float | None]:
 
 
 def reached(rule: str, sensitivity: Estimate) -> bool | None:
-    """Whether the sensitivity that a rule aims at was reached: not where the interval lies below; None without an aim.
+    """Whether the interval includes the sensitivity that a rule aims at, or more; None if it aims at none.
 
-    >>> found = Estimate(0.52, 0.45, 0.60, 50, 50, rough=False)
-    >>> reached("sensitivity >= 0.9", found), reached("sensitivity >= 0.6", found), reached("youden", found)
+    >>> estimate = Estimate(0.52, 0.45, 0.60, 50, 50, rough=False)
+    >>> reached("sensitivity >= 0.9", estimate), reached("sensitivity >= 0.6", estimate), reached("youden", estimate)
     (False, True, None)
     """
     _, aims, least = rule.partition("sensitivity >= ")
@@ -44,9 +44,9 @@ def reached(rule: str, sensitivity: Estimate) -> bool | None:
 
 
 def choose_threshold(scores: np.ndarray, of_class: np.ndarray, sensitivity: float | None) -> float:
-    """Return the score from which on a case is taken for the class; NaN where the class, or any other, is missing.
+    """The lowest score at which the class is predicted; NaN if the class, or every other class, is missing.
 
-    With None it is Youden's, else the highest that has this sensitivity; of equally good ones the highest.
+    With None it is Youden's threshold, else the highest with this sensitivity; of equal ones the highest.
 
     >>> scores, of_class = np.array([.9, .8, .7, .6, .1]), np.array([1, 1, 0, 1, 0])
     >>> choose_threshold(scores, of_class, None), choose_threshold(scores, of_class, 0.9)
@@ -56,7 +56,7 @@ def choose_threshold(scores: np.ndarray, of_class: np.ndarray, sensitivity: floa
     if of_class.all() or not of_class.any():
         return float("nan")
     fpr, tpr, thresholds = curve(scores, of_class)
-    # equal merits, and nine tenths, may differ by rounding
+    # equal merits and sensitivities may differ by rounding
     good = tpr - fpr >= (tpr - fpr).max() - 1e-12 if sensitivity is None else tpr >= sensitivity - 1e-12
     return float(thresholds[good][0])
 
@@ -70,34 +70,34 @@ def judge_thresholds(
     *,
     n_cases: int,
 ) -> list[dict[str, Estimate]]:
-    """Return sensitivity, specificity and precision of J operating points with intervals by resampling subjects.
+    """Sensitivity, specificity and precision of J operating points with intervals by resampling subjects.
 
-    `scores`, `thresholds` and `of_class` are (N, J): each case has its own threshold, since those of out-of-fold cases
-    are chosen on the other folds. A precision with nobody taken is 0.
+    `scores`, `thresholds` and `of_class` are (N, J): each case has its own threshold, because those of out-of-fold
+    cases are chosen on the other folds. The precision is 0 if the class is predicted for no case.
 
-    >>> found = judge_thresholds(
+    >>> estimates_by_point = judge_thresholds(
     ...     np.array([[.9], [.2], [.6], [.1]]), np.full((4, 1), .5), np.array([[1], [1], [0], [0]]) > 0,
     ...     np.array(list("abcd")), Plan(100), n_cases=4,
     ... )
-    >>> {name: told.value for name, told in found[0].items()}
+    >>> {name: estimate.value for name, estimate in estimates_by_point[0].items()}
     {'sensitivity': 0.5, 'specificity': 0.5, 'precision': 0.5}
     """
-    taken = scores >= thresholds
-    cells = np.stack([of_class & taken, of_class & ~taken, ~of_class & taken, ~of_class & ~taken], axis=-1)
+    positive = scores >= thresholds
+    cells = np.stack([of_class & positive, of_class & ~positive, ~of_class & positive, ~of_class & ~positive], axis=-1)
     cells = np.where(np.isnan(thresholds)[..., None], np.nan, cells.astype(float))
     sums = sum_by_subject(cells, subjects)
     return estimates(sums, _of_cells, _reason, plan, n_cases=n_cases)
 
 
 def _of_cells(cells: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the figures from counts (..., 4): taken and left of the class, taken and left of the others."""
-    hit, missed, wrong, spared = np.moveaxis(cells, -1, 0)
+    """Metrics from counts (..., 4): true positives, false negatives, false positives, true negatives."""
+    tp, fn, fp, tn = np.moveaxis(cells, -1, 0)
     with np.errstate(all="ignore"):
-        precision = np.where(hit + wrong > 0, hit / (hit + wrong), np.where(np.isnan(hit), np.nan, 0.0))
+        precision = np.where(tp + fp > 0, tp / (tp + fp), np.where(np.isnan(tp), np.nan, 0.0))
         return {
-            "sensitivity": hit / (hit + missed),
-            "specificity": spared / (spared + wrong),
-            "precision": np.where(hit + missed > 0, precision, np.nan),
+            "sensitivity": tp / (tp + fn),
+            "specificity": tn / (tn + fp),
+            "precision": np.where(tp + fn > 0, precision, np.nan),
         }
 
 

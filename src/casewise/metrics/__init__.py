@@ -1,4 +1,4 @@
-"""Metrics: one record each, as pure functions of weighted cases; nothing here knows of studies or tables."""
+"""Metrics: one record each, as pure functions of weighted cases, independent of studies and tables."""
 
 from casewise.metrics.registry import Metric, metric_of, metrics_of, register_metric
 

@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: reliability, its error, and temperature scaling.
+"""Calibration of probabilities: reliability, its error, and temperature scaling.
 
 Source: Guo et al. 2017, "On Calibration of Modern Neural Networks" (expected calibration error; one temperature).
 """
@@ -16,12 +16,13 @@ _LOG_TEMPERATURES = (float(np.log(0.05)), float(np.log(20.0)))
 
 
 def fit_temperature(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """Return the temperature T, 0.05 to 20, whose softmax(log p / T) has the least log loss; above 1 it softens.
+    """The temperature T from 0.05 to 20 for which softmax(log p / T) has the smallest log loss.
 
-    `probabilities` are (N, K), `truth` (N,) numbers of classes. NaN without rows.
+    A temperature above 1 makes probabilities less confident. `probabilities` are (N, K), `truth` (N,) numbers of
+    classes. NaN without rows.
 
     >>> truth = np.array([0, 0, 0, 1])
-    >>> sure = np.tile([0.9, 0.1], (4, 1))  # right three times in four: log 3 = log 9 / T
+    >>> sure = np.tile([0.9, 0.1], (4, 1))  # correct in three of four cases: log 3 = log 9 / T
     >>> round(fit_temperature(sure, truth), 4)
     2.0
     """
@@ -37,13 +38,13 @@ def fit_temperature(probabilities: np.ndarray, truth: np.ndarray) -> float:
         scale = np.exp(-log_temperature)
         return float(np.log(np.exp(logs * scale).sum(axis=1)).mean() - true.mean() * scale)
 
-    found = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-9})
-    # where every temperature is as good, none is needed
-    return float(np.exp(found.x)) if found.fun < loss(0.0) - 1e-12 else 1.0
+    optimum = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-9})
+    # if all temperatures are equally good, none is applied
+    return float(np.exp(optimum.x)) if optimum.fun < loss(0.0) - 1e-12 else 1.0
 
 
 def scaled(probabilities: np.ndarray, temperature: np.ndarray) -> np.ndarray:
-    """Return softmax(log p / T) of probabilities (..., K), one temperature for each row (...).
+    """softmax(log p / T) of probabilities (..., K), one temperature for each row (...).
 
     >>> scaled(np.array([[0.9, 0.1]]), np.array([2.0])).round(6).tolist()
     [[0.75, 0.25]]
@@ -54,20 +55,20 @@ def scaled(probabilities: np.ndarray, temperature: np.ndarray) -> np.ndarray:
 
 
 def bin_of(confidence: np.ndarray) -> np.ndarray:
-    """Return the number of each confidence's bin among 15 of equal width; a bin holds its upper bound.
+    """The number of the bin of each confidence, of 15 bins of equal width that include their upper bound.
 
     >>> bin_of(np.array([0.0, 0.06, 1 / 15, 0.07, 1.0])).tolist()
     [0, 0, 0, 1, 14]
     """
-    # nine fifteenths must not miss the bound 0.6
+    # rounding must not move 9/15 beyond the bound 0.6
     return (np.ceil(np.nan_to_num(confidence) * BINS - 1e-9).astype(int) - 1).clip(0, BINS - 1)
 
 
 def gaps(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return confidence minus correctness of each row in the place of its bin: (..., K) -> (..., 15).
+    """Confidence minus correctness of each row, in the column of its bin: (..., K) -> (..., 15).
 
-    The expected calibration error is the sum over bins of |sum of gaps| over the number of rows. What is judged is the
-    likeliest class, also where classes are ordinal. Probabilities that are NaN have gaps that are NaN.
+    The expected calibration error is the sum over bins of |sum of gaps| divided by the number of rows. It refers to the
+    most probable class, also for ordinal classes. NaN probabilities give NaN gaps.
     """
     top = np.take_along_axis(probabilities, probabilities.argmax(axis=-1)[..., None], axis=-1)[..., 0]
     gap = top - (probabilities.argmax(axis=-1) == truth)
@@ -75,10 +76,10 @@ def gaps(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def reliability(probabilities: np.ndarray, truth: np.ndarray) -> list[dict[str, Any]]:
-    """Return for each bin of confidence that is not empty its bounds, its rows, mean confidence and accuracy.
+    """For each non-empty bin of confidence its bounds, number of rows, mean confidence and accuracy.
 
-    >>> found = reliability(np.array([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7]]), np.array([0, 1, 1]))
-    >>> [(round(b["low"], 2), b["n"], b["confidence"], b["accuracy"]) for b in found]
+    >>> bins = reliability(np.array([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7]]), np.array([0, 1, 1]))
+    >>> [(round(b["low"], 2), b["n"], b["confidence"], b["accuracy"]) for b in bins]
     [(0.67, 1, 0.7, 1.0), (0.87, 2, 0.9, 0.5)]
     """
     if np.isnan(probabilities).any():

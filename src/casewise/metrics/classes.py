@@ -1,8 +1,7 @@
-"""Metrics of classes on samples weighted by how often their subject is drawn: from sums, or from ranks.
+"""Metrics of classes on samples weighted by how often their subject is drawn, computed from sums or ranks.
 
-A metric of one class needs that class among the truths, and one over all classes (a plain mean: macro) needs every
-class there; otherwise it is undefined, never 0 and never a mean over fewer classes. Areas are one class against the
-rest.
+A metric of a class needs cases of that class, and a metric over all classes (a plain mean: macro) needs cases of every
+class. Otherwise it is undefined, never 0 and never a mean over fewer classes. Areas are of one class against the rest.
 
 Sources: Cohen 1960 (kappa); Cohen 1968 (weighted kappa, here with quadratic weights).
 """
@@ -24,7 +23,7 @@ from casewise.metrics.roc import areas
 
 @dataclass(frozen=True)
 class Classes:
-    """A target's classes in their order; `positive` is the number of the one that sensitivity is about, if two."""
+    """The classes of a target in order; `positive` is the number of the positive one of two classes."""
 
     names: tuple[str, ...]
     kind: str = "classification"
@@ -61,11 +60,12 @@ class Samples:
 
 
 class ClassSums:
-    """What metrics of classes are made of, for R resamples and L learners: counts, sums and areas.
+    """Counts, sums and areas for the metrics of classes, for R resamples and L learners.
 
     Attributes:
-        confusion: (R, L, K, K) counts, true classes by rows; `right`, `true`, `named` (R, L, K) follow from them.
-        in_top_two: (R, L) cases whose true class is among the two likeliest; `n` (R, L) all cases.
+        confusion: (R, L, K, K) counts, reference classes by rows; `right`, `true`, `named` (R, L, K): correct
+            predictions, cases and predictions of each class.
+        in_top_two: (R, L) cases whose reference class is among the two most probable; `n` (R, L) all cases.
         brier, log_loss, calibration_error: (R, L) of the probabilities; of those after temperature scaling in the sums
             that `after_calibration` returns.
     """
@@ -97,7 +97,7 @@ class ClassSums:
 
     @cached_property
     def precision(self) -> np.ndarray:
-        """(R, L, K); 0 for a class that nobody was assigned to, as scikit-learn's with `zero_division=0`."""
+        """(R, L, K); 0 for a class that is never predicted, as in scikit-learn with `zero_division=0`."""
         named = np.where(self.named > 0, self.right / np.where(self.named > 0, self.named, 1.0), 0.0)
         return np.where(self.true > 0, named, np.nan)
 
@@ -159,10 +159,10 @@ class ClassSums:
 
 
 def class_metrics(samples: Samples, classes: Classes, counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Return every metric of every learner in each of R resamples, name -> (R, L); NaN where it is undefined.
+    """Every metric of every learner in each of R resamples, name -> (R, L); NaN if undefined.
 
-    `counts` (R, S) is how often each subject is drawn, the subjects in sorted order. Of two classes the positive one's
-    probability ranks the cases for both. Of two classes equally likely the first listed goes before.
+    `counts` (R, S) is how often each subject is drawn, the subjects in sorted order. For two classes the probability of
+    the positive one ranks the cases for both. Of equally probable classes the first one comes first.
 
     >>> p = np.array([[[.8, .2]], [[.3, .7]], [[.6, .4]]])
     >>> some = Samples(np.array([0, 1, 1]), p.argmax(-1), p, p, np.array(list("abc")))
@@ -177,7 +177,7 @@ def class_metrics(samples: Samples, classes: Classes, counts: np.ndarray) -> dic
         for metric in classes.registered:
             result = metric.function(sums)
             if metric.by_class:
-                # undefined where that of one class is
+                # undefined if the metric of any class is
                 values[metric.name] = result.mean(axis=-1)
                 values |= {f"{metric.name}[{c}]": result[..., n] for n, c in enumerate(classes.names)}
             else:
@@ -188,7 +188,7 @@ def class_metrics(samples: Samples, classes: Classes, counts: np.ndarray) -> dic
 
 
 def one_against_rest(probabilities: np.ndarray, classes: Classes) -> np.ndarray:
-    """Return the scores (N, K) by which cases are ranked for each class: of two classes, the positive one's for both.
+    """The scores (N, K) that rank cases for each class; for two classes, the positive one ranks for both.
 
     >>> one_against_rest(np.array([[0.75, 0.25]]), Classes(("yes", "no"), positive=0)).tolist()
     [[0.75, -0.75]]
@@ -200,7 +200,7 @@ def one_against_rest(probabilities: np.ndarray, classes: Classes) -> np.ndarray:
 
 
 def reason(name: str, classes: Classes, support: np.ndarray) -> str:
-    """Say why a figure is undefined where each class has `support` true cases, (K,).
+    """The reason why a metric is undefined if each class has `support` cases, (K,).
 
     >>> reason("auroc", Classes(("covid", "other", "none")), np.array([3, 0, 0]))
     'no case is truly other or none'
@@ -221,22 +221,22 @@ def reason(name: str, classes: Classes, support: np.ndarray) -> str:
 
 
 def _terms(samples: Samples, k: int) -> np.ndarray:
-    """Return what is added up, (N, L, F): confusion, top two, then Brier, log loss and gaps, plain and calibrated."""
+    """Summands (N, L, F): confusion, top two, then Brier score, log loss and gaps, uncalibrated and calibrated."""
     truth = samples.truth[:, None]
     true = np.broadcast_to(truth[..., None], (*samples.decided.shape, 1))
     confusion = np.eye(k * k)[truth * k + samples.decided]
     at_true = np.take_along_axis(samples.probabilities, true, axis=-1)
     ahead = (samples.probabilities > at_true) | ((samples.probabilities == at_true) & (np.arange(k) < truth[..., None]))
-    parts = [confusion, (ahead.sum(axis=-1) < 2)[..., None]]
+    terms = [confusion, (ahead.sum(axis=-1) < 2)[..., None]]
     for p in (samples.probabilities, samples.calibrated):
-        missed = ((p - np.eye(k)[truth]) ** 2).sum(axis=-1)
+        squared = ((p - np.eye(k)[truth]) ** 2).sum(axis=-1)
         loss = -np.log(np.maximum(np.take_along_axis(p, true, axis=-1), SMALLEST))
-        parts += [missed[..., None], loss, gaps(p, truth)]
-    return np.concatenate(parts, axis=-1)
+        terms += [squared[..., None], loss, gaps(p, truth)]
+    return np.concatenate(terms, axis=-1)
 
 
 def category_agreement(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Return agreement, kappa and quadratic kappa from counts (..., K * K), true groups by rows; NaN where undefined.
+    """Agreement, kappa and quadratic kappa from counts (..., K * K), reference groups by rows; NaN if undefined.
 
     >>> {k: round(float(v), 3) for k, v in category_agreement(np.array([20., 5., 10., 15.])).items()}
     {'agreement': 0.7, 'kappa': 0.4, 'kappa_quadratic': 0.4}
@@ -251,7 +251,7 @@ def category_agreement(confusion: np.ndarray) -> dict[str, np.ndarray]:
         agreement = {"agreement": np.trace(share, axis1=-2, axis2=-1)}
         for name, weights in (("kappa", (steps > 0).astype(float)), ("kappa_quadratic", steps)):
             expected = (weights * chance).sum(axis=(-2, -1))
-            # a chance disagreement of no more than rounding: all in one group
+            # if all cases are in one group, the chance disagreement is only rounding
             observed = (weights * share).sum(axis=(-2, -1))
             agreement[name] = np.where(expected > 1e-12, 1.0 - observed / expected, np.nan)
     return agreement

@@ -1,4 +1,4 @@
-"""Metrics of numbers as functions of sums over cases, so that a resample of subjects is a weighted sum of sums.
+"""Metrics of numbers as functions of sums over cases; a resample of subjects is a weighted sum of their sums.
 
 Sources: Lin 1989 (concordance correlation coefficient, with the 1/n variances); Shrout and Fleiss 1979, case 2
 (ICC(2,1), two-way random effects, absolute agreement, one rater); Bland and Altman 1986 (limits: mean difference
@@ -28,14 +28,14 @@ def moments(truth: np.ndarray, predicted: np.ndarray, *, centre: float = 0.0) ->
 
 
 class NumberSums:
-    """What metrics of numbers are made of: sums (..., 8) of `moments`, and the moments that follow from them."""
+    """Moments for the metrics of numbers, from sums (..., 8) of `moments`."""
 
     def __init__(self, sums: np.ndarray) -> None:
         self.n, self.x, self.y, self.xx, self.yy, self.xy, self.absolute, self.squared = np.moveaxis(
             np.asarray(sums, dtype=float), -1, 0
         )
         self.mean_x, self.mean_y = self.x / self.n, self.y / self.n
-        # a variance below the rounding of its own terms is none
+        # a variance below the rounding of its terms counts as zero
         rounding = 1e-12 * (self.xx + self.yy) / self.n
         var_x, var_y = self.xx / self.n - self.mean_x**2, self.yy / self.n - self.mean_y**2
         self.var_x = np.where(var_x <= rounding, 0.0, var_x)

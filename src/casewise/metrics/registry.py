@@ -1,7 +1,7 @@
-"""The registry of metrics: one record says all that the study file, evaluation, report, pages and docs need to know.
+"""The registry of metrics: one record for each, which the study file, evaluation, report, pages and docs read.
 
-`register_metric(Metric(...))` is all that a new metric takes. This module imports no numerics, so that reading a study
-file stays quick.
+`register_metric(Metric(...))` adds a metric. This module imports no numerical library, so that study files are read
+quickly.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
+
+from casewise.targets.registry import kind_named
 
 NUMBERS = ("regression",)
 CLASSES = ("classification", "ordinal")
@@ -108,17 +110,20 @@ def metric_names() -> list[str]:
 
 
 def metrics_of(kind: str, n_classes: int | None = None) -> list[Metric]:
-    """The metrics of a kind of target, in order; `n_classes` leaves out those that do not suit that number of classes.
+    """The metrics of a kind of target, in order: its own, and those of the kind whose metrics it shares.
+
+    `n_classes` leaves out metrics that do not suit that number of classes.
 
     >>> [metric.name for metric in metrics_of("regression")][:4]
     ['mae', 'mse', 'pcc', 'ccc']
     >>> "sensitivity" in [metric.name for metric in metrics_of("classification", 3)]
     False
     """
+    names = {kind, kind_named(kind).metrics_of}
     return [
         metric
         for metric in _REGISTRY.values()
-        if kind in metric.kinds and (n_classes is None or _suits(metric, n_classes))
+        if names & set(metric.kinds) and (n_classes is None or _suits(metric, n_classes))
     ]
 
 

@@ -1,4 +1,4 @@
-"""Clinical scores declared as formulas over targets: a score is an entry in a study, never code of its own."""
+"""Clinical scores as formulas over targets, stated in the study."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _LONGEST, _DEEPEST = 2000, 100
 
 @dataclass(frozen=True)
 class Score:
-    """A score computed from targets: its formula, the level it stands at, and the range it lies in.
+    """A score computed from targets: its formula, its level and its range.
 
-    A formula at level 'region' is worked out in every region by itself, from names alone; one at level 'case' takes the
-    value of a region as `name[region]`, or of a target that itself stands at case level as `name`.
+    At level 'region' a formula is computed in every region, from plain names. At level 'case' it refers to the value of
+    a region as `name[region]`, and to a target at case level as `name`.
 
     >>> Score("composite", "(erythema + induration + scaling) * area", "region", 0, 72).targets
     ('erythema', 'induration', 'scaling', 'area')
@@ -61,21 +61,21 @@ class Score:
 
     @property
     def references(self) -> tuple[Reference, ...]:
-        """The (name, region or None) pairs that the formula takes, each once, in order."""
+        """The (name, region or None) pairs of the formula, each once, in order."""
         return _parse(self.name, self.formula)[1]
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The targets and earlier scores that the formula takes."""
+        """The targets and earlier scores of the formula."""
         return tuple(dict.fromkeys(name for name, _ in self.references))
 
     @property
     def regions(self) -> tuple[str, ...]:
-        """The regions that the formula names."""
+        """The regions of the formula."""
         return tuple(dict.fromkeys(region for _, region in self.references if region is not None))
 
     def value(self, values: Mapping[Reference, Array | float]) -> Array:
-        """Work the formula out; NaN wherever it takes a NaN or divides by zero.
+        """Compute the formula; NaN if a value is NaN or a divisor is zero.
 
         >>> float(Score("mild", "(a + b) / 2", "case", 0, 3).value({("a", None): 1, ("b", None): 2}))
         1.5
@@ -87,13 +87,13 @@ class Score:
 
 
 def check_scores(scores: Sequence[Score], *, targets: Mapping[str, Level], regions: Iterable[str]) -> None:
-    """Check that every formula can be worked out, given the targets with their levels and the regions there are.
+    """Check that every formula can be computed from the targets with their levels and the regions.
 
-    A score that is itself among the targets (the networks predict it) needs none of what its formula takes.
+    A score among the targets, which the networks predict directly, needs none of the values of its formula.
 
     Raises:
-        StudyError: a name is no target and no earlier score, a region is unknown, a name stands at another level than
-            the formula takes it at, or two scores share a name.
+        StudyError: a name is neither a target nor an earlier score, a region is unknown, a name has another level than
+            the formula needs, or two scores have the same name.
     """
     levels: dict[str, Level] = dict(targets)
     regions = list(regions)
@@ -115,22 +115,20 @@ def check_scores(scores: Sequence[Score], *, targets: Mapping[str, Level], regio
                     f"{', '.join(levels)}.{nearest(name, levels)}"
                 )
             if region is not None and region not in regions:
-                there = f"there are {', '.join(regions)}" if regions else "the study has no regions"
-                raise StudyError(f"{where}: its formula names region '{region}'; {there}.{nearest(region, regions)}")
+                existing = f"there are {', '.join(regions)}" if regions else "the study has no regions"
+                raise StudyError(f"{where}: its formula names region '{region}'; {existing}.{nearest(region, regions)}")
             if score.level == "region" and region is not None:
-                raise StudyError(f"{where} is worked out in each region: write '{name}', not '{name}[{region}]'.")
+                raise StudyError(f"{where} is computed in each region: write '{name}', not '{name}[{region}]'.")
             if score.level == "region" and levels[name] == "case":
                 raise StudyError(
-                    f"{where} is worked out in each region, but '{name}' stands at case or image level. "
-                    "Say `level: case`, or panels by region."
+                    f"{where} is computed in each region, but '{name}' is at case or image level. "
+                    "Write `level: case`, or panels by region."
                 )
             if score.level == "case" and region is None and levels[name] == "region":
                 example = regions[0] if regions else "region"
-                raise StudyError(
-                    f"{where} stands at case level: write '{name}[{example}]', since '{name}' has regions."
-                )
+                raise StudyError(f"{where} is at case level: write '{name}[{example}]', since '{name}' has regions.")
             if score.level == "case" and region is not None and levels[name] == "case":
-                raise StudyError(f"{where}: '{name}' stands at case level: write '{name}', not '{name}[{region}]'.")
+                raise StudyError(f"{where}: '{name}' is at case level: write '{name}', not '{name}[{region}]'.")
         levels[score.name] = score.level
 
 
@@ -141,15 +139,15 @@ def apply_scores(
     missing_regions: Literal["refuse", "allow"] = "refuse",
     regions: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Return the table of predictions with rows added for each score, of the truth and the prediction alike.
+    """Add rows for each score to the table of predictions, with its reference and its prediction.
 
-    A score is worked out for every learner, stage, fold and case (and region and image, at region level). At case level
-    the values of a case's images are averaged first, so that it is one row a case. A prediction is clipped to the
-    score's range. A truth is given only where all truths that it needs are there. Where a learner predicted the score
+    A score is computed for every learner, stage, fold and case (and region and image, at region level). At case level
+    the values of a case's images are averaged first, so that there is one row for each case. Predictions are clipped to
+    the range of the score. A score has a reference only if all its values have one. If a learner predicted the score
     directly, its prediction is kept.
 
-    A case that lacks a region gets no score with `missing_regions='refuse'`; with 'allow' the missing region's
-    predicted value is taken as the mean of that case's other regions, and the case has no truth.
+    A case that lacks a region has no score with `missing_regions='refuse'`. With 'allow' the predicted value of the
+    missing region is the mean over the other regions of the case, and the case has no reference.
     `cases_with_missing_regions` lists them. `regions` are those of the study, by default those in the table.
     """
     known = list(regions) if regions is not None else _regions_of(table)
@@ -161,13 +159,13 @@ def apply_scores(
 
 
 def cases_with_missing_regions(table: pd.DataFrame, scores: Sequence[Score]) -> dict[str, dict[str, list[str]]]:
-    """Return for each score that takes regions the cases that lack some, each with the regions it lacks."""
+    """For each score over regions, the cases that lack some of them, with the missing regions."""
     present = table.groupby("case", sort=False)["region"].agg(set)
-    found: dict[str, dict[str, list[str]]] = {}
+    by_score: dict[str, dict[str, list[str]]] = {}
     for score in (score for score in scores if score.regions):
-        lacking = {str(case): [r for r in score.regions if r not in there] for case, there in present.items()}
-        found[score.name] = {case: regions for case, regions in lacking.items() if regions}
-    return found
+        lacking = {str(case): [r for r in score.regions if r not in own] for case, own in present.items()}
+        by_score[score.name] = {case: regions for case, regions in lacking.items() if regions}
+    return by_score
 
 
 def _with_score(table: pd.DataFrame, score: Score, *, fill: bool, regions: list[str]) -> pd.DataFrame:
@@ -228,7 +226,7 @@ def _levels_of(table: pd.DataFrame) -> dict[str, Level]:
 
 @functools.lru_cache(maxsize=256)
 def _parse(name: str, formula: str) -> tuple[ast.expr, tuple[Reference, ...]]:
-    """Return the formula's tree, with nothing in it but what is allowed, and the references in it."""
+    """The syntax tree of a formula, checked for allowed elements, and its references."""
     where = f"Score '{name}'"
     if not formula.strip():
         raise StudyError(f"{where}: its formula is empty.")
@@ -237,41 +235,41 @@ def _parse(name: str, formula: str) -> tuple[ast.expr, tuple[Reference, ...]]:
     try:
         tree = ast.parse(" ".join(formula.split()), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        told = error.msg if isinstance(error, SyntaxError) else "it is nested too deep"
+        problem = error.msg if isinstance(error, SyntaxError) else "it is nested too deeply"
         raise StudyError(
-            f"{where}: its formula '{formula}' cannot be read ({told}); it may hold {_ALLOWED}."
+            f"{where}: its formula '{formula}' cannot be read ({problem}); it may contain {_ALLOWED}."
         ) from error
-    found: dict[Reference, None] = {}
-    _collect(tree, where, found, 0)
-    if not found:
+    references: dict[Reference, None] = {}
+    _collect(tree, where, references, 0)
+    if not references:
         raise StudyError(f"{where}: its formula '{formula}' names no target.")
-    return tree, tuple(found)
+    return tree, tuple(references)
 
 
-def _collect(node: ast.expr, where: str, found: dict[Reference, None], depth: int) -> None:
+def _collect(node: ast.expr, where: str, references: dict[Reference, None], depth: int) -> None:
     if depth > _DEEPEST:
         raise StudyError(
-            f"{where}: its formula is nested more than {_DEEPEST} deep; sum(a, b, ...) takes many at once."
+            f"{where}: its formula is nested more than {_DEEPEST} levels deep; sum(a, b, ...) takes several values."
         )
-    parts: list[ast.expr] = []
+    operands: list[ast.expr] = []
     match node:
         case ast.Name() | ast.Subscript(value=ast.Name(), slice=ast.Name() | ast.Constant(value=str())):
-            found[_reference(node)] = None
+            references[_reference(node)] = None
         case ast.Constant(value=int() | float() as number) if not isinstance(number, bool) and abs(number) < 1e300:
             pass
         case ast.UnaryOp(op=ast.USub() | ast.UAdd()):
-            parts = [node.operand]
+            operands = [node.operand]
         case ast.BinOp() if type(node.op) in OPERATORS:
-            parts = [node.left, node.right]
+            operands = [node.left, node.right]
         case ast.Call(func=ast.Name(id=called), keywords=[]) if called in FUNCTIONS and node.args:
-            parts = node.args
+            operands = node.args
         case ast.Call(func=ast.Name(id=called)) if called not in FUNCTIONS:
             hint = nearest(called, FUNCTIONS)
             raise StudyError(f"{where}: its formula calls '{called}'; it may call {', '.join(FUNCTIONS)}.{hint}")
         case _:
-            raise StudyError(f"{where}: its formula may not hold '{ast.unparse(node)}'; it may hold {_ALLOWED}.")
-    for part in parts:
-        _collect(part, where, found, depth + 1)
+            raise StudyError(f"{where}: its formula may not contain '{ast.unparse(node)}'; it may contain {_ALLOWED}.")
+    for operand in operands:
+        _collect(operand, where, references, depth + 1)
 
 
 def _reference(node: ast.expr) -> Reference:
@@ -284,7 +282,7 @@ def _reference(node: ast.expr) -> Reference:
 
 
 def _value(node: ast.expr, values: Mapping[Reference, Array]) -> Array:
-    """Work out a tree that `_collect` has let through."""
+    """Compute a tree that `_collect` has checked."""
     match node:
         case ast.Constant(value=int() | float() as number):
             return np.asarray(float(number))
@@ -294,7 +292,7 @@ def _value(node: ast.expr, values: Mapping[Reference, Array]) -> Array:
         case ast.BinOp():
             return OPERATORS[type(node.op)](_value(node.left, values), _value(node.right, values))
         case ast.Call(func=ast.Name(id=called)):
-            stacked = np.stack(np.broadcast_arrays(*(_value(part, values) for part in node.args)))
+            stacked = np.stack(np.broadcast_arrays(*(_value(argument, values) for argument in node.args)))
             return FUNCTIONS[called](stacked, axis=0)
         case _:
             return values[_reference(node)]

@@ -62,20 +62,20 @@ def stack(
     *,
     ranges: Mapping[str, tuple[float, float]],
 ) -> Stacked:
-    """Fit the stackers named on the base learners' out-of-fold predictions and return the meta learners' rows.
+    """Fit stackers on the out-of-fold predictions of the base learners and return the rows of the meta learners.
 
-    One stacker is fitted for each target in `ranges`, on all rows (case, region, image) whose truth is known; its
-    features are the base learners' out-of-fold predictions of that target. At the stages 'test' and 'external' it is
-    fed with the mean of each base learner's fold networks. Its rows at stage 'oof' are cross-fitted: those of a fold
-    come from a stacker fitted on the other folds, so none saw its own subject (the base networks of the other folds
-    did, which leaves these figures a little bright). Predictions are clipped to the target's range.
+    One stacker is fitted for each target in `ranges`, on all rows (case, region, image) with a reference value. Its
+    features are the base learners' out-of-fold predictions of that target. At the stages 'test' and 'external' they are
+    the means over the networks of each base learner's folds. Rows at stage 'oof' are cross-fitted: those of a fold come
+    from a stacker fitted on the other folds, which has not seen their subjects. (The base networks of the other folds
+    have, so these results are slightly optimistic.) Predictions are clipped to the range of the target.
 
-    Ridge chooses its penalty by the squared error over groups of subjects.
+    Ridge regression chooses its penalty by the squared error over groups of subjects.
 
     Raises:
         StudyError: a stacker is unknown.
-        SplitError: a subject stands in two folds, or out of fold and in the test set.
-        CasewiseError: a base learner lacks rows that the others have; a target has too few truths or folds.
+        SplitError: a subject is in two folds, or out of fold and in the test set.
+        CasewiseError: a base learner lacks rows that the others have; a target has too few reference values or folds.
     """
     for name in names:
         if name not in STACKERS:
@@ -111,16 +111,18 @@ def stack(
 def _stack_numbers(
     oof: pd.DataFrame, means: pd.DataFrame, learners: list[str], names: Sequence[str], *, low: float, high: float
 ) -> tuple[list[pd.DataFrame], dict[str, dict[str, Any]]]:
-    """Combine the base learners' numbers of one target; return the combined rows and what was fitted."""
+    """Combine the base learners' numbers of one target; return the combined rows and the coefficients."""
     target = str(oof["target"].iloc[0])
     rows, features = _wide(oof, learners, target, "oof")
     truth = rows["y_true"].to_numpy(dtype=float)
     scored = np.isfinite(truth)
     subjects, folds = rows["subject"].to_numpy(), rows["outer_fold"].to_numpy()
     if scored.sum() < 2:
-        raise CasewiseError(f"stack: {int(scored.sum())} rows of '{target}' have a truth; a stacker needs two.")
+        raise CasewiseError(
+            f"stack: {int(scored.sum())} rows of '{target}' have a reference value; a stacker needs two."
+        )
     if len(set(folds[scored])) < 2:
-        raise CasewiseError(f"stack: the scored rows of '{target}' stand in one fold; a stacker needs two folds.")
+        raise CasewiseError(f"stack: the scored rows of '{target}' are in one fold; a stacker needs two folds.")
     unseen = [
         _wide(stage_rows, learners, target, str(stage)) for stage, stage_rows in means.groupby("stage", sort=False)
     ]
@@ -144,7 +146,7 @@ def _stack_numbers(
 
 
 def combine(coefficients: Mapping[str, Any], features: np.ndarray) -> np.ndarray:
-    """Return a meta learner's predictions from one entry of `Stacked.coefficients`.
+    """The predictions of a meta learner, from an entry of `Stacked.coefficients`.
 
     `features` is (N, learners), in the order of `coefficients['weights']`.
 
@@ -161,13 +163,13 @@ def _fit(
 ) -> dict[str, Any]:
     from sklearn.linear_model import LinearRegression, Ridge
 
-    told: dict[str, Any] = {}
+    choice: dict[str, Any] = {}
     if stacker.equal:
         weights, intercept = np.full(features.shape[1], 1 / features.shape[1]), 0.0
     elif stacker.ridge:
         penalty, folds = _penalty(stacker, features, truth, subjects)
-        told = {"penalty": float(penalty), "penalty_chosen_over": folds}
-        # solved by singular values: learners that agree exactly are no trouble and give no warning
+        choice = {"penalty": float(penalty), "penalty_chosen_over": folds}
+        # with singular values, identical learners cause no warning
         model = Ridge(alpha=penalty, fit_intercept=stacker.intercept, solver="svd").fit(features, truth)
         weights, intercept = model.coef_, model.intercept_
     else:
@@ -178,12 +180,12 @@ def _fit(
         "intercept": float(intercept),
         "n_rows": len(truth),
         "n_subjects": len(set(subjects)),
-        **told,
+        **choice,
     }
 
 
 def _penalty(stacker: Stacker, features: np.ndarray, truth: np.ndarray, subjects: np.ndarray) -> tuple[float, str]:
-    """Choose ridge's penalty by the squared error on subjects left out; one subject alone allows no choice."""
+    """Choose the ridge penalty by the squared error on subjects left out; with one subject there is no choice."""
     from sklearn.linear_model import Ridge
     from sklearn.model_selection import GroupKFold
 
@@ -194,7 +196,7 @@ def _penalty(stacker: Stacker, features: np.ndarray, truth: np.ndarray, subjects
         return scale * float(np.median(_PENALTIES)), "nothing: one subject"
     error = np.zeros(len(_PENALTIES))
     for train, left_out in GroupKFold(n_groups).split(features, truth, subjects):
-        # one fit for all penalties: each is a target of its own; they shrink with the rows that are left to fit on
+        # one fit for all penalties, as separate targets; penalties are scaled with the number of rows
         alphas = _PENALTIES * scale * len(train) / len(truth)
         many = np.repeat(truth[train][:, None], len(alphas), axis=1)
         model = Ridge(alpha=alphas, fit_intercept=stacker.intercept, solver="svd").fit(features[train], many)
@@ -203,7 +205,7 @@ def _penalty(stacker: Stacker, features: np.ndarray, truth: np.ndarray, subjects
 
 
 def _wide(part: pd.DataFrame, learners: list[str], target: str, stage: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return one row a sample (in the contract's columns, without its learner) and (N, learners) predictions."""
+    """One row for each sample, in the standard columns, and the predictions, (N, learners)."""
     if part.empty:
         raise CasewiseError(f"stack: there are no predictions of '{target}' at stage '{stage}'.")
     rows = part.drop_duplicates(_SAMPLE)[list(COLUMNS)]
@@ -222,17 +224,15 @@ def _wide(part: pd.DataFrame, learners: list[str], target: str, stage: str) -> t
 
 
 def _check_subjects(oof: pd.DataFrame, fresh: pd.DataFrame) -> None:
-    """Refuse a subject on both sides: its stacker would have seen it."""
+    """Refuse a subject on both sides, on which the stacker would be fitted and evaluated."""
     folds = oof[["subject", "outer_fold"]].drop_duplicates()
     if folds["outer_fold"].isna().any():
-        raise CasewiseError("stack: some out-of-fold predictions do not say which fold they are from.")
+        raise CasewiseError("stack: some out-of-fold predictions have no fold.")
     twice = folds.loc[folds["subject"].duplicated(), "subject"]
     if len(twice):
         where = sorted(map(str, folds.loc[folds["subject"] == twice.iloc[0], "outer_fold"]))
-        raise SplitError(
-            f"stack: subject '{twice.iloc[0]}' stands in the folds {', '.join(where)}; it may in one only."
-        )
+        raise SplitError(f"stack: subject '{twice.iloc[0]}' is in the folds {', '.join(where)}; it may be in one only.")
     both = sorted(set(folds["subject"]) & set(fresh["subject"]))
     if both:
         stage = fresh.loc[fresh["subject"] == both[0], "stage"].iloc[0]
-        raise SplitError(f"stack: subject '{both[0]}' stands out of fold and at stage '{stage}'; it may in one only.")
+        raise SplitError(f"stack: subject '{both[0]}' is out of fold and at stage '{stage}'; it may be in one only.")

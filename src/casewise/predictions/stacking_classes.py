@@ -20,65 +20,65 @@ _LEAST = 1e-6
 def stack_classes(
     oof: pd.DataFrame, means: pd.DataFrame, learners: Sequence[str], names: Sequence[str]
 ) -> tuple[list[pd.DataFrame], dict[str, dict[str, Any]]]:
-    """Combine the base learners' class probabilities of one target; return the combined rows and what was fitted.
+    """Combine the base learners' class probabilities of one target; return the combined rows and the coefficients.
 
     Rows of the stage 'oof' are cross-fitted: those of a fold come from a stacker fitted on the other folds. At other
-    stages the stacker is fitted on all out-of-fold rows and fed with the means of the folds' networks.
+    stages the stacker is fitted on all out-of-fold rows and applied to the means over the folds' networks.
 
     Raises:
-        CasewiseError: a base learner lacks rows that the others have; fewer than two folds have a truth.
+        CasewiseError: a base learner lacks rows that the others have; fewer than two folds have a reference value.
     """
     columns = [c for c in probability_columns(oof) if oof[c].notna().any()]
-    rows, given = _wide(oof, learners, columns)
+    rows, probabilities = _wide(oof, learners, columns)
     truth = rows["y_true"].to_numpy(dtype=float)
     scored, folds = np.isfinite(truth), rows["outer_fold"].to_numpy()
     subjects = rows["subject"].to_numpy()
     if len(set(folds[scored])) < 2:
         raise CasewiseError(f"stack: '{rows['target'].iloc[0]}' is recorded in one fold; a stacker needs two.")
     unseen = [_wide(part, learners, columns) for _, part in means.groupby("stage", sort=False)]
-    parts: list[pd.DataFrame] = []
-    told: dict[str, dict[str, Any]] = {}
+    tables: list[pd.DataFrame] = []
+    coefficients: dict[str, dict[str, Any]] = {}
     for name in names:
         fits: dict[Any, dict[str, Any]] = {}
         if name == "mean":
-            crossed, others = given.mean(axis=1), [more.mean(axis=1) for _, more in unseen]
-            told[name] = {"weights": dict.fromkeys(learners, 1 / len(learners)), "intercept": 0.0}
+            crossed, others = probabilities.mean(axis=1), [more.mean(axis=1) for _, more in unseen]
+            coefficients[name] = {"weights": dict.fromkeys(learners, 1 / len(learners)), "intercept": 0.0}
         else:
-            crossed = np.empty(given.shape[::2])
+            crossed = np.empty(probabilities.shape[::2])
             for fold in set(folds):
                 train = scored & (folds != fold)
-                fits[fold] = _fitted(given[train], truth[train].astype(int), subjects[train])
-                crossed[folds == fold] = _combined(fits[fold], given[folds == fold])
-            told[name] = _fitted(given[scored], truth[scored].astype(int), subjects[scored])
-            others = [_combined(told[name], more) for _, more in unseen]
-            told[name] |= {"learners": list(learners), "n_rows": int(scored.sum())}
+                fits[fold] = _fitted(probabilities[train], truth[train].astype(int), subjects[train])
+                crossed[folds == fold] = _combined(fits[fold], probabilities[folds == fold])
+            coefficients[name] = _fitted(probabilities[scored], truth[scored].astype(int), subjects[scored])
+            others = [_combined(coefficients[name], more) for _, more in unseen]
+            coefficients[name] |= {"learners": list(learners), "n_rows": int(scored.sum())}
         for part, values in ((rows, crossed), *zip([r for r, _ in unseen], others, strict=True)):
             combined = part.assign(model=LEARNERS[name])
             combined[columns] = values
-            parts.append(with_decisions(combined))
-    return parts, told
+            tables.append(with_decisions(combined))
+    return tables, coefficients
 
 
-def _combined(fitted: Mapping[str, Any], given: np.ndarray) -> np.ndarray:
+def _combined(fitted: Mapping[str, Any], probabilities: np.ndarray) -> np.ndarray:
     """Probabilities (N, K) of a logistic stacker from the learners' (N, learners, K)."""
-    scores = _features(given) @ np.array(fitted["coefficients"]).T + np.array(fitted["intercepts"])
+    scores = _features(probabilities) @ np.array(fitted["coefficients"]).T + np.array(fitted["intercepts"])
     scores -= scores.max(axis=1, keepdims=True)
     shares = np.exp(scores)
     return shares / shares.sum(axis=1, keepdims=True)
 
 
-def _features(given: np.ndarray) -> np.ndarray:
+def _features(probabilities: np.ndarray) -> np.ndarray:
     """Logarithms of the probabilities, (N, learners × K)."""
-    return np.log(np.clip(given, _LEAST, 1.0)).reshape(len(given), -1)
+    return np.log(np.clip(probabilities, _LEAST, 1.0)).reshape(len(probabilities), -1)
 
 
-def _fitted(given: np.ndarray, truth: np.ndarray, subjects: np.ndarray) -> dict[str, Any]:
-    """A logistic regression whose penalty was chosen over groups of subjects; one line for each class."""
+def _fitted(probabilities: np.ndarray, truth: np.ndarray, subjects: np.ndarray) -> dict[str, Any]:
+    """A logistic regression with a penalty chosen over groups of subjects; one row of coefficients for each class."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
     from sklearn.model_selection import GroupKFold
 
-    features, k = _features(given), given.shape[2]
+    features, k = _features(probabilities), probabilities.shape[2]
     present = sorted(set(truth.tolist()))
     if len(present) < 2:
         raise CasewiseError("stack: the training folds hold one class only; a logistic stacker needs two.")

@@ -1,4 +1,4 @@
-"""The long table of predictions: one row a case, region, target and network; everything after training reads it."""
+"""The long table of predictions, with one row for each case, region, target and network."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _MAY_BE_EMPTY = ("visit", "region", "image")
 _NUMBERS = ("day", "y_true", "y_pred")
 _FOLDS = ("outer_fold", "inner_fold")
 _PROBLEMS = {
-    "no shares of one": "the probabilities p0, p1, … are no shares of one",
+    "no shares of one": "the probabilities p0, p1, … do not add up to 1",
     "y_true is no class": "'y_true' is not the number of a class",
     "y_pred is no class": "'y_pred' is not the number of a class",
 }
 
 
 def check(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with the contract's columns first and in its types, or say what is wrong with it.
+    """Check the table and return it with the standard columns first and in their types.
 
     Columns: `case, subject, visit, region, image, model, stage, target` are text (`region` is '' at case level, `image`
     is '' unless a prediction belongs to one image); `day` is a float, days since the start, NaN if unknown;
@@ -86,22 +86,22 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
     if wrong:
         _refuse(table, table["kind"] == wrong[0], f"'kind' is '{wrong[0]}', not one of {', '.join(kind_names())}")
     _check_probabilities(table)
-    _refuse(table, table.duplicated(list(KEY)), "this case, region, image, target, model, stage and fold stand twice")
+    _refuse(table, table.duplicated(list(KEY)), "this case, region, image, target, model, stage and fold occur twice")
     cases = table[["case", "subject", "visit", "day"]].drop_duplicates()
     for name in ("subject", "visit", "day"):
         several = cases[["case", name]].drop_duplicates().loc[lambda c: c["case"].duplicated(), "case"]
         if len(several):
-            found = ", ".join(sorted(map(repr, cases.loc[cases["case"] == several.iloc[0], name].unique())))
-            raise CasewiseError(f"Predictions: case '{several.iloc[0]}' has more than one {name}: {found}.")
+            values = ", ".join(sorted(map(repr, cases.loc[cases["case"] == several.iloc[0], name].unique())))
+            raise CasewiseError(f"Predictions: case '{several.iloc[0]}' has more than one {name}: {values}.")
     truths = table.loc[table["y_true"].notna(), [*WHAT, "y_true"]].drop_duplicates()
     spread = truths.groupby(list(WHAT), sort=False)["y_true"].agg(["min", "max"])
-    # truths that passed through single precision may differ in their last digits
+    # reference values in single precision may differ in their last digits
     apart = spread[(spread["max"] - spread["min"]) > 1e-5 * np.maximum(1.0, spread["max"].abs())]
     if len(apart):
         case, region, _, target = apart.index[0]
         where = f"{target}[{region}]" if region else target
         low, high = apart.iloc[0]
-        raise CasewiseError(f"Predictions: the truth of {where} of case '{case}' is both {low:g} and {high:g}.")
+        raise CasewiseError(f"Predictions: the reference of {where} of case '{case}' is both {low:g} and {high:g}.")
     return table
 
 
@@ -127,34 +127,34 @@ def _check_probabilities(table: pd.DataFrame) -> None:
 
 
 def mean_over_folds(test_rows: pd.DataFrame) -> pd.DataFrame:
-    """Return, for each learner, case, region, image and target, the mean of the folds' networks.
+    """The mean of the folds' networks for each learner, case, region, image and target.
 
-    Takes rows of the stages 'test' and 'external'; rows that are means already (no outer fold) are left aside. The
-    result has no outer and no inner fold.
+    Takes rows of the stages 'test' and 'external'; rows that are means already (no outer fold) are ignored. The result
+    has no outer and no inner fold.
 
     Raises:
-        CasewiseError: an out-of-fold row is among them, or some of a learner's rows lack one of its networks.
+        CasewiseError: there is an out-of-fold row, or a network of a learner lacks some of its rows.
     """
     if (test_rows["stage"] == "oof").any():
-        raise CasewiseError("Out-of-fold rows have one network each: there is nothing to take the mean of.")
+        raise CasewiseError("Out-of-fold rows have one network each, so there is no mean over networks.")
     rows = test_rows[test_rows["outer_fold"].notna()]
     return _mean_over_networks(rows)
 
 
 def final_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each learner, stage, case, region, image and target: what is evaluated.
+    """The rows to evaluate: one for each learner, stage, case, region, image and target.
 
-    Out of fold this is the row of the network that did not see the subject; otherwise the mean over the folds'
-    networks: the row without a fold where there is one, else taken here.
+    Out of fold this is the row of the network that was not trained on the subject; otherwise the mean over the folds'
+    networks, which is the row without a fold if there is one.
     """
     settled = table["inner_fold"].isna() & ((table["stage"] == "oof") | table["outer_fold"].isna())
     group = ["model", "stage", "target"]
-    done = pd.MultiIndex.from_frame(table.loc[settled, group].drop_duplicates())
-    open_rows = table[~settled & ~pd.MultiIndex.from_frame(table[group]).isin(done)]
-    parts = [table[settled]]
+    complete = pd.MultiIndex.from_frame(table.loc[settled, group].drop_duplicates())
+    open_rows = table[~settled & ~pd.MultiIndex.from_frame(table[group]).isin(complete)]
+    tables = [table[settled]]
     if len(open_rows):
-        parts.append(_mean_over_networks(open_rows))
-    rows = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0].reset_index(drop=True)
+        tables.append(_mean_over_networks(open_rows))
+    rows = pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0].reset_index(drop=True)
     doubled = rows.duplicated(["model", "stage", *WHAT])
     if doubled.any():
         row = rows[doubled].iloc[0]
@@ -187,7 +187,7 @@ def _mean_over_networks(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_decisions(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with `y_pred` decided anew from what each target's kind decides it from."""
+    """The rows with `y_pred` decided from the values of each target's kind."""
     columns = probability_columns(rows)
     rows = rows.reset_index(drop=True)
     for (name, _), group in rows.groupby(["kind", "target"], sort=False):
@@ -198,7 +198,7 @@ def with_decisions(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _refuse(table: pd.DataFrame, bad: pd.Series, what: str) -> None:
-    """Raise, naming the first of the bad rows and how many there are."""
+    """Raise an error that names the first bad row and the number of bad rows."""
     bad = bad.fillna(False).astype(bool)
     if not bad.any():
         return

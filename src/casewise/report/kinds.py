@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from casewise.targets import kind_named
+
 
 @dataclass(frozen=True)
 class KindReport:
@@ -37,8 +39,8 @@ def register_kind_report(name: str, report: KindReport) -> None:
 
 
 def kind_report(name: str) -> KindReport:
-    """What the report shows of a kind."""
-    return KINDS[name]
+    """What the report shows of a kind; a kind without a record has that of the kind whose metrics it shares."""
+    return KINDS[name] if name in KINDS else KINDS[kind_named(name).metrics_of]
 
 
 register_kind_report(

@@ -1,4 +1,4 @@
-"""The names of backbones. No network library is loaded to check a study file, unless a name is one of timm's."""
+"""The names of backbones. Only names of timm load a network library when a study file is checked."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ ALL29 = [
     *["googlenet", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "mobilenet_v2", "mobilenet_v3_large"],
     *["mobilenet_v3_small", "mnasnet0_5", "mnasnet1_0"],
 ]
-# All that torchvision builds here: what another study needs beside the 29.
+# all backbones of torchvision: the 29, and those of another preset
 TORCHVISION = [*ALL29, "densenet201", *[f"efficientnet_b{i}" for i in range(8)]]
-# Built here; no weights of them are published, so that they begin with random ones (`casewise.models.plain_cnn`).
+# networks of casewise, without published weights (`casewise.models.plain_cnn`)
 UNTRAINED = ["cnn", "unet_encoder"]
 
 
 def check_backbones(names: list[str], source: str = "backbones") -> list[str]:
-    """Return `names` if every one is built here, by torchvision, or by timm (`timm:NAME` where both have it).
+    """Return `names` if casewise, torchvision or timm has each of them (`timm:NAME` if both libraries do).
 
-    What stands behind an `@`, the fusion of a study of volumes, is not checked.
+    The fusion after an `@` is not checked.
 
     Raises:
-        StudyError: naming the unknown backbone and the nearest known one.
+        StudyError: names the unknown backbone and the nearest existing one.
     """
     for stated in names:
         name = stated.partition("@")[0]
         if name in TORCHVISION or name in UNTRAINED:
             continue
-        known = timm_names()
-        if str(name).removeprefix("timm:") not in known:
-            hint = nearest(name, [*TORCHVISION, *UNTRAINED]) or nearest(name, known)
+        of_timm = timm_names()
+        if str(name).removeprefix("timm:") not in of_timm:
+            hint = nearest(name, [*TORCHVISION, *UNTRAINED]) or nearest(name, of_timm)
             raise StudyError(f"{source}: there is no backbone {name!r}.{hint} See `casewise backbones`.")
     return names
 

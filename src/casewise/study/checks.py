@@ -178,7 +178,7 @@ def check_kinds(study: Study) -> None:
             if stacker not in kinds[name].stackers:
                 raise ValueError(
                     f"stack: {stacker!r} does not combine {name!r} ({kinds[name].name}); use "
-                    f"{' or '.join(kinds[name].stackers)}"
+                    f"{' or '.join([', '.join(kinds[name].stackers[:-1]), kinds[name].stackers[-1]])}"
                 )
     if study.evaluation.bands and not kinds[study.primary_outcome].arithmetic:
         raise ValueError("evaluation.bands: the primary outcome has classes already")

@@ -10,7 +10,7 @@ from casewise.study.model import MetricName, StudyModel
 
 
 class Audit(StudyModel):
-    """What the audit examines: columns that should not predict the label, beside the usual ones."""
+    """What the audit examines, in addition to the usual columns."""
 
     columns: list[str] | None = Field(
         None,
@@ -39,7 +39,7 @@ class Evaluation(StudyModel):
     )
     response: bool = Field(
         True,
-        description="Compute the change from baseline. `false` where a lower score is not better, or visits are not "
+        description="Compute the change from baseline. `false` if a lower score is not better, or visits are not "
         "follow-ups.",
     )
     baseline: str = Field("first", description="`first`: each subject's first scored visit. Or the name of a visit.")
@@ -51,23 +51,23 @@ class Evaluation(StudyModel):
     )
     readers: dict[str, dict[str, str]] = Field(
         {},
-        description="Columns with the scores of readers: `{score: {reader: column}}`. The agreement between readers is "
-        "shown beside the model's.",
+        description="Columns with the scores of readers: `{score: {reader: column}}`. The report shows the agreement "
+        "between readers beside that of the model.",
     )
     references: dict[str, dict[str, dict[MetricName, float]]] = Field(
         {},
-        description="Published figures to show beside the study's own on a results page: `{target: {name: {mae: 1.42, "
-        "pcc: 0.67}}}`. They are quoted, never computed.",
+        description="Published metrics to show on a results page beside those of the study: `{target: {name: {mae: "
+        "1.42, pcc: 0.67}}}`.",
     )
     target_sensitivities: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
         [0.9],
-        description="Sensitivities for which a threshold is chosen out of fold, beside Youden's: `[0.9, 0.95]`. For "
-        "classes and grades.",
+        description="Sensitivities for which a threshold is chosen out of fold, in addition to Youden's: `[0.9, "
+        "0.95]`. For classes and grades.",
     )
 
     @field_validator("bands")
     @classmethod
     def _check_bands(cls, value: dict[str, float]) -> dict[str, float]:
         if value and (len(value) < 2 or len(set(value.values())) < len(value)):
-            raise ValueError("bands need two names or more, each with a lower bound of its own")
+            raise ValueError("bands need two names or more, each with a different lower bound")
         return value

@@ -1,4 +1,4 @@
-"""How a study states up to which layer a network is frozen; no network library is needed to read it."""
+"""The freeze point of a study: up to which layer a network is frozen. Needs no network library."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 from casewise.errors import StudyError, nearest
 
-WAYS = "none, all, `10 layers`, `11 blocks`, `30%` or a part's name such as features.6"
+WAYS = "none, all, `10 layers`, `11 blocks`, `30%` or the name of a module such as features.6"
 
 
 @dataclass(frozen=True)
 class FreezePoint:
-    """The part of a body, from the input on, that is not trained.
+    """The layers of a body, from the input on, that are not trained.
 
     `layers` counts convolutions and linear layers, `blocks` a network's own blocks (`Network.blocks`), `fraction` is a
-    fraction of the body's weights, `name` a module's path within the body; the part named is frozen too.
+    fraction of the body's weights, `name` the path of a module within the body, which is frozen as well.
 
     >>> str(read_freeze_point("10 layers")), str(read_freeze_point(0.3)), str(read_freeze_point("features.6"))
     ('10 layers', '30%', 'features.6')
@@ -37,10 +37,10 @@ class FreezePoint:
 
 
 def read_freeze_point(value: Any, source: str = "freeze") -> FreezePoint:
-    """Read a freeze point as a study states it: text, a number of layers, or a share between 0 and 1.
+    """Read a freeze point as a study states it: text, a number of layers, or a fraction between 0 and 1.
 
     Raises:
-        StudyError: the value is none of these, naming the ways there are.
+        StudyError: the value is none of these; the message names the allowed forms.
     """
     if isinstance(value, FreezePoint):
         return value
@@ -75,5 +75,7 @@ def _counted(count: int, kind: Literal["layers", "blocks"], source: str) -> Free
 
 def _fraction(share: float, value: Any, source: str) -> FreezePoint:
     if not (math.isfinite(share) and 0 < share < 1):
-        raise StudyError(f"{source}: a share lies between 0 and 1 (or 0% and 100%), got {value!r}; say none or all.")
+        raise StudyError(
+            f"{source}: a fraction is between 0 and 1 (or 0% and 100%), got {value!r}; or write none or all."
+        )
     return FreezePoint("fraction", fraction=share)

@@ -63,9 +63,8 @@ class Tiles(StudyModel):
     level: int | None = Field(
         None,
         ge=0,
-        description="Resolution as a level of the slide; 0 is the finest. For a slide with fewer levels, its "
-        "coarsest is "
-        "used, and the run says so. Levels may differ between scanners: prefer `mpp`.",
+        description="Resolution as a level of the slide; 0 is the finest. For a slide with fewer levels, its coarsest "
+        "is used, and the run says so. Levels may differ between scanners: prefer `mpp`.",
     )
     min_tissue: Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, le=1)] = Field(
         0.5, description="Smallest fraction of a tile that must be tissue, detected by Otsu's threshold on colour."
@@ -107,8 +106,7 @@ class Volumes(StudyModel):
     slice_index: str | None = Field(
         None,
         description="Where a row is one slice image: the column with its position, a number, from the feet to the "
-        "head. "
-        "Empty: a row is a whole scan, a NIfTI file or a DICOM series.",
+        "head. Empty: a row is a whole scan, a NIfTI file or a DICOM series.",
     )
     pixel_mm: float = Field(
         1.0, gt=0, description="For slice images (`slice_index`): distance between pixels in millimetres."
@@ -166,9 +164,8 @@ class Volumes(StudyModel):
     missing: Literal["require", "drop", "mask"] = Field(
         "require",
         description="Cases that lack a sequence: `require` refuses them and lists them, `drop` leaves them out and "
-        "lists "
-        "them, `mask` puts a learned token in place of the missing sequence. All `sequences` count, also for networks "
-        "that use one of them.",
+        "lists them, `mask` puts a learned token in place of the missing sequence. All `sequences` count, also for "
+        "networks that use one of them.",
     )
     sequence_dropout: float = Field(
         0.0,

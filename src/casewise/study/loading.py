@@ -25,7 +25,7 @@ def _unique_keys(loader: _Loader, node: yaml.MappingNode, deep: bool = False) ->
     for key, (key_node, _) in zip(keys, node.value, strict=True):
         if keys.count(key) > 1:
             raise yaml.constructor.ConstructorError(
-                problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark
+                problem=f"the key {key!r} is repeated", problem_mark=key_node.start_mark
             )
     return loader.construct_mapping(node, deep=True)
 
@@ -52,7 +52,7 @@ PRESETS = resources.files("casewise.study") / "presets"
 
 
 def preset_names() -> list[str]:
-    """Names of the presets that come with casewise."""
+    """The names of the presets."""
     return sorted(item.name.removesuffix(".yaml") for item in PRESETS.iterdir() if item.name.endswith(".yaml"))
 
 
@@ -60,7 +60,7 @@ def preset_text(name: str) -> str:
     """The YAML text of a preset.
 
     Raises:
-        StudyError: there is no preset of that name.
+        StudyError: there is no such preset.
     """
     if name not in preset_names():
         raise StudyError(
@@ -76,7 +76,7 @@ def read_study(path: Path | str, **changes: Any) -> Study:
         changes: values that replace the file's, such as those given on the command line.
 
     Raises:
-        StudyError: the file is missing, is no YAML, or has invalid values; all problems are listed.
+        StudyError: the file is missing, is not YAML, or has invalid values; the message lists all problems.
     """
     path = Path(path)
     if not path.is_file():
@@ -102,7 +102,7 @@ def build_study(values: dict[str, Any], *, source: str, folder: Path) -> Study:
     """Check plain values as a study.
 
     Raises:
-        StudyError: listing every problem by field.
+        StudyError: lists every problem by field.
     """
     values = _expand(dict(values), source)
     for keys in PATHS:
@@ -117,7 +117,7 @@ def build_study(values: dict[str, Any], *, source: str, folder: Path) -> Study:
 
 
 def saved_study(values: dict[str, Any], *, source: str = "The saved study") -> Study:
-    """The resolved study that a run saved, from the values of its JSON file; `source` names it in messages.
+    """The study that a run saved, from the values of its JSON file; `source` names the file in messages.
 
     Raises:
         RunError: the study was saved by another version.
@@ -126,10 +126,10 @@ def saved_study(values: dict[str, Any], *, source: str = "The saved study") -> S
         return study_model(str(values.get("modality", ""))).model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
+        location = ".".join(map(str, first["loc"])) or "the file"
         raise RunError(
-            f"{source} cannot be read by this version of casewise: {place}: {first['msg']}. Use the version that wrote "
-            "it, or run the study again."
+            f"{source} cannot be read by this version of casewise: {location}: {first['msg']}. Use the version that "
+            "wrote it, or run the study again."
         ) from None
 
 
@@ -174,7 +174,7 @@ def _extended(values: dict[str, Any], source: str, *, folder: Path, chain: tuple
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Merge `above` into `below`; keys that hold names (targets, scores, readers) are replaced, settings are merged."""
+    """Merge `above` into `below`; sections of names (targets, scores, readers) are replaced, settings are merged."""
     result = dict(below)
     for key, value in above.items():
         whole = key in (
@@ -218,14 +218,14 @@ def _expand(values: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def _target(value: Any) -> Any:
-    """Expand a range alone or a list of classes alone into a target."""
+    """Expand a range or a list of classes into a target."""
     if isinstance(value, str):
         return {"range": value}
     return {"classes": value} if isinstance(value, list) else (value or {})
 
 
 def named_scores(name: str, source: str) -> dict[str, Any]:
-    """The formulas of a score that comes with casewise (`presets/scores/NAME.yaml`)."""
+    """The formulas of a named score (`presets/scores/NAME.yaml`)."""
     folder = PRESETS / "scores"
     names = sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
     if name not in names:

@@ -1,4 +1,4 @@
-"""Sentences for a person about what is wrong in a study file."""
+"""Sentences on the problems of a study file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, get_args
 from casewise.errors import nearest
 from casewise.study.model import StudyModel
 
-# Names that pydantic adds to a location for the options of a union.
+# names that pydantic adds to a location for the options of a union
 UNION_OPTION = r"(constrained-\w+|float|int|str|bool|(literal|list|dict|tuple|function-\w+)\b.*)"
 
 
 def sentences(problems: Sequence[Any], values: dict[str, Any], study: type[StudyModel]) -> list[str]:
-    """One sentence for each key with a problem; for a key that takes several types, what each of them would accept."""
+    """One sentence for each key with a problem; for a key of several types, the values that each accepts."""
     by_location: dict[tuple[Any, ...], list[Any]] = {}
     for problem in problems:
         loc = written_location(problem["loc"], values)
@@ -32,16 +32,16 @@ def sentences(problems: Sequence[Any], values: dict[str, Any], study: type[Study
 
 
 def written_location(loc: tuple[Any, ...], values: Any) -> tuple[Any, ...]:
-    """A location as the study file has it, without the options of unions."""
-    kept: list[Any] = []
+    """A location as in the study file, without the options of unions."""
+    written: list[Any] = []
     for key in loc:
         is_key = isinstance(values, dict) and key in values
         if isinstance(key, str) and re.fullmatch(UNION_OPTION, key) and not is_key:
             continue
-        kept.append(key)
+        written.append(key)
         is_item = isinstance(values, (list, tuple)) and isinstance(key, int) and key < len(values)
         values = values[key] if is_key or is_item else None
-    return tuple(kept)
+    return tuple(written)
 
 
 def sentence(problem: Any, study: type[StudyModel]) -> str:
@@ -51,10 +51,10 @@ def sentence(problem: Any, study: type[StudyModel]) -> str:
     if problem["type"] in ("model_type", "model_attributes_type"):
         names = keys_at(problem["loc"], study)
         shown = ", ".join(names[:4])
-        return f"{loc}: takes settings of its own ({shown} …), such as `{{{names[0]}: …}}`, found {value!r}."
+        return f"{loc}: needs settings ({shown} …), such as `{{{names[0]}: …}}`, found {value!r}."
     if problem["type"] == "dict_type":
         key = problem["loc"][-1]
-        return f"{loc}: takes names with what they stand for, `{key}: {{name: …}}`, found {value!r}."
+        return f"{loc}: needs names with values, `{key}: {{name: …}}`, found {value!r}."
     if problem["type"] == "string_type" and problem["loc"][0] == "accept":
         return f"{loc}: needs a reason in words, found {value!r}."
     if problem["type"] == "extra_forbidden":
@@ -65,7 +65,7 @@ def sentence(problem: Any, study: type[StudyModel]) -> str:
     if not loc:
         return text + ("" if text.endswith(("?", ".")) else ".")
     shown = "" if isinstance(value, (dict, list)) else f", found {value!r}"
-    # The value found is placed before the hint, which ends with a question mark.
+    # the value is placed before the hint, which ends with a question mark
     text, hint = re.fullmatch(r"(.*?)( Did you mean [^?]*\?)?", text, re.DOTALL).groups("")  # type: ignore[union-attr]
     return f"{loc}: {text[0].lower() + text[1:].rstrip('.')}{shown}.{hint}"
 
@@ -96,7 +96,7 @@ def keys_at(loc: tuple[Any, ...], study: type[StudyModel]) -> list[str]:
 
 
 def with_origin(line: str, values: dict[str, Any], own: dict[str, Any], parent: str) -> str:
-    """A problem, with the file or preset its key comes from where it is not in the study's own file."""
+    """A problem, with the file or preset of its key if the key is not in the study file itself."""
     loc, _, _ = line.partition(": ")
     keys = loc.split(".")
     if not _has(keys, values) or _has(keys, own):

@@ -1,4 +1,4 @@
-"""Cohorts beside the study's own: one to pretrain on, and one to test the trained networks on."""
+"""Other cohorts: one for pretraining, and one for testing the trained networks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AS_IN_THE_STUDY = "As in the study, for the other table."
 class External(StudyModel):
     """Another cohort on which the trained networks are tested; nothing is fitted to it.
 
-    No subject may have the name of one of the study's own, unless `subjects: distinct` states that they are different
+    No subject may have the name of a subject of the study, unless `subjects: distinct` states that they are different
     people.
     """
 
@@ -28,9 +28,8 @@ class External(StudyModel):
     where_not: Where = Field({}, description=AS_IN_THE_STUDY)
     subjects: Literal["named_apart", "distinct"] = Field(
         "named_apart",
-        description="`named_apart`: no subject may have the name of one of the study's own. `distinct`: equal names "
-        "are "
-        "different people.",
+        description="`named_apart`: no subject may have the name of a subject of the study. `distinct`: equal names "
+        "are different people.",
     )
 
 
@@ -40,8 +39,7 @@ class Pretraining(StudyModel):
     cohort: Path = Field(description="The other cohort's table.")
     subjects: Literal["shared", "distinct"] = Field(
         description="`shared`: both tables use the same names for the same people, and each fold's held-out subjects "
-        "are "
-        "left out of its pretraining. `distinct`: nobody is in both; a name in both is an error."
+        "are left out of its pretraining. `distinct`: no person is in both; a name in both is an error."
     )
     columns: dict[str, str] = Field({}, description=AS_IN_THE_STUDY)
     where: Where = Field({}, description=AS_IN_THE_STUDY)

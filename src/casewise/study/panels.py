@@ -73,8 +73,7 @@ class Panels(StudyModel):
         ge=0,
         le=0.5,
         description="Largest displacement of a tile's corners in training, as a fraction of half its side, as if it "
-        "were "
-        "seen from the side.",
+        "were seen from the side.",
     )
     brightness: float = Field(
         0.0, ge=0, lt=1, description="Half-width of the range around 1 of the brightness factor in training."
@@ -84,8 +83,7 @@ class Panels(StudyModel):
         ge=0,
         lt=1,
         description="Half-width of the range around 1 of the contrast factor in training. The black around a "
-        "photograph "
-        "does not change.",
+        "photograph does not change.",
     )
     probability: float = Field(
         1.0,
@@ -100,15 +98,15 @@ class Panels(StudyModel):
     )
     augmentation: Literal["as_stated", "fastai-default"] = Field(
         "as_stated",
-        description="A named set of augmentations; a key that is stated itself wins. `fastai-default`: rotate 10, flip "
-        "both, zoom_in 0.1, perspective 0.2, brightness 0.2, contrast 0.2, probability 0.75, padding_mode reflect.",
+        description="A named set of augmentations; a key that is stated overrides it. `fastai-default`: rotate 10, "
+        "flip both, zoom_in 0.1, perspective 0.2, brightness 0.2, contrast 0.2, probability 0.75, padding_mode "
+        "reflect.",
     )
     offline_copies: int = Field(
         0,
         ge=0,
         le=100,
-        description="Train on each panel and on this number of fixed augmented copies of it, instead of augmenting "
-        "anew "
+        description="Train on each panel and on this number of fixed augmented copies of it, instead of augmenting it "
         "in every epoch. A copy stays on the same side of every split as its panel. `0`: none. Needs `recipe.phases` "
         "and at least one augmentation; not with `shuffle` or `pooling: attention`.",
     )
@@ -123,8 +121,7 @@ class Panels(StudyModel):
         ge=2,
         le=1024,
         description="With `pooling: attention`, how many images of a case are drawn in a training step. Prediction "
-        "uses "
-        "all of them.",
+        "uses all of them.",
     )
 
     @model_validator(mode="before")
@@ -138,12 +135,12 @@ class Panels(StudyModel):
     def _check_pooling(self) -> Panels:
         if self.pooling == "attention" and (self.by == "image" or self.grid != "1x1" or self.shuffle):
             raise ValueError(
-                "pooling: attention weighs all tiles of a case or region; it needs `by: case` (or region), "
+                "pooling: attention weights all tiles of a case or region; it needs `by: case` (or region), "
                 "without grid or shuffle"
             )
         if self.pooling == "max" and self.by != "image":
             raise ValueError(
-                "pooling: max takes the most conspicuous of predictions image by image; it needs `by: image`"
+                "pooling: max takes the most conspicuous prediction of single images; it needs `by: image`"
             )
         if self.pooling != "attention" and self.bag != BAG_SIZE:
             raise ValueError(f"bag: only pooling: attention draws bags, and pooling is {self.pooling}; leave out bag")
@@ -155,18 +152,14 @@ class Panels(StudyModel):
             return self
         if self.pooling == "attention":
             raise ValueError(
-                f"offline_copies: {self.offline_copies} copies cannot be made where attention draws a bag of tiles "
-                f"anew "
-                "in each step; leave out offline_copies (or pooling)"
+                "offline_copies: attention draws new tiles in each step, so copies cannot be fixed; leave out "
+                "offline_copies or pooling"
             )
         if self.shuffle:
-            raise ValueError(
-                "offline_copies: fixed copies keep every tile in its place; leave out shuffle or offline_copies"
-            )
+            raise ValueError("offline_copies: fixed copies do not permute tiles; leave out shuffle or offline_copies")
         if self.flip == "none" and not any(getattr(self, name) for name in STRENGTHS):
             raise ValueError(
-                f"offline_copies: nothing varies, so {self.offline_copies} copies of a panel would be the panel "
-                f"itself; "
+                f"offline_copies: without augmentation, {self.offline_copies} copies of a panel would equal the panel; "
                 f"state an augmentation (flip, {', '.join(STRENGTHS)}), or leave out offline_copies"
             )
         return self
@@ -187,5 +180,5 @@ class Panels(StudyModel):
 
     @property
     def slots(self) -> int:
-        """How many tiles a training panel holds; with attention, a bag."""
+        """The number of tiles in a training panel; with attention, in a bag."""
         return self.bag if self.pooling == "attention" else self.rows * self.columns

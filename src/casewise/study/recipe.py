@@ -1,4 +1,4 @@
-"""How networks are trained, and what the machine may choose."""
+"""How networks are trained, and the settings that depend on the machine."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ class EarlyStopping(StudyModel):
         "inner",
         description="`inner`: subjects set aside within the training folds. `fold`: the fold that is predicted "
         "afterwards, as published; the report then states that out-of-fold figures are too good. `none`: all epochs "
-        "are "
-        "trained on all training folds, and the last one is kept.",
+        "are trained on all training folds, and the last one is kept.",
     )
     val_fraction: Fraction = Field(0.15, description="Fraction of the training subjects that `inner` sets aside.")
 
@@ -73,9 +72,8 @@ class Phase(StudyModel):
     )
     freeze: str = Field(
         "none",
-        description="What is frozen: `none`; `all` but the head; `10 layers`, `11 blocks` or `30%` from the input "
-        "on; or "
-        "the name of a module, with everything before it. Frozen layers keep their running statistics.",
+        description="What is frozen: `none`; `all` but the head; `10 layers`, `11 blocks` or `30%` from the input on; "
+        "or the name of a module, with everything before it. Frozen layers keep their running statistics.",
     )
     lr: float | None = Field(None, gt=0, description="Learning rate of this phase. Default: that of the recipe.")
     schedule: Schedule | None = Field(None, description="Schedule of this phase. Default: that of the recipe.")
@@ -118,22 +116,19 @@ class Recipe(StudyModel):
     loss: Literal["mse", "huber", "l1"] = Field(
         "mse",
         description="Loss over standardised numbers: mean squared error, smooth L1 (`huber`) or absolute error. "
-        "Classes "
-        "use cross-entropy; grades use a chain of binary cross-entropies.",
+        "Classes use cross-entropy; grades use a chain of binary cross-entropies.",
     )
     label_smoothing: float = Field(
         0.0,
         ge=0,
         lt=1,
         description="Fraction of the label that is spread evenly over the classes in training. Not for grades; never "
-        "in "
-        "the validation loss.",
+        "in the validation loss.",
     )
     imbalance: Literal["none", "weights", "sampling"] = Field(
         "none",
         description="For classes and grades. `weights`: every class has the same weight in the loss. `sampling`: "
-        "panels "
-        "are drawn with replacement, every class of the primary outcome equally often.",
+        "panels are drawn with replacement, every class of the primary outcome equally often.",
     )
     optimizer: Literal["sgd", "adam", "adamw", "radam"] = Field(
         "sgd", description="Optimiser. `radam` is Rectified Adam with the weight decay of AdamW."
@@ -141,8 +136,7 @@ class Recipe(StudyModel):
     lr: Annotated[float, Field(gt=0)] | Literal["find"] = Field(
         0.01,
         description="Learning rate at the start; with `one-cycle`, the highest one. `find`: determined for each "
-        "network "
-        "by a range test on its training subjects: [Learning rate and tuning](explanation-tuning.md).",
+        "network by a range test on its training subjects: [Learning rate and tuning](explanation-tuning.md).",
     )
     finder: LearningRateFinder = Field(LearningRateFinder(), description="Settings of `lr: find`.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of `sgd`; the other optimisers do not use it.")
@@ -150,8 +144,7 @@ class Recipe(StudyModel):
     schedule: Schedule = Field(
         "plateau",
         description="The learning rate falls at a plateau of the validation loss, falls as half a cosine over "
-        "`epochs`, "
-        "rises for a quarter of the steps and then falls (`one-cycle`), or stays constant.",
+        "`epochs`, rises for a quarter of the steps and then falls (`one-cycle`), or stays constant.",
     )
     warmup: int = Field(
         0,
@@ -176,8 +169,7 @@ class Recipe(StudyModel):
     tuning: Literal["full", "head_only", "gradual_unfreezing"] = Field(
         "full",
         description="Which layers are trained: all (`full`), the head alone on features computed once (`head_only`), "
-        "or "
-        "one group of layers after another as long as the loss improves (`gradual_unfreezing`).",
+        "or one group of layers after another as long as the loss improves (`gradual_unfreezing`).",
     )
     gradual_unfreezing: GradualUnfreezing = Field(
         GradualUnfreezing(), description="Settings of `tuning: gradual_unfreezing`."
@@ -186,8 +178,7 @@ class Recipe(StudyModel):
         1.0,
         ge=1,
         description="The learning rate of each of the `gradual_unfreezing.groups` groups of layers is that of the "
-        "group "
-        "above it divided by this; 1 is one rate for all.",
+        "group above it divided by this; 1 is one rate for all.",
     )
     layer_decay: float = Field(
         1.0,
@@ -200,8 +191,7 @@ class Recipe(StudyModel):
     batch_norm: BatchNorm = Field(
         "update",
         description="`keep_statistics`: keep the running statistics of the first weights instead of updating them. "
-        "With "
-        "`update`, those of frozen layers are kept all the same.",
+        "With `update`, those of frozen layers are kept as well.",
     )
     head: Literal["random", "probe"] = Field(
         "random",
@@ -220,23 +210,21 @@ class Recipe(StudyModel):
     scaling: Literal["library", "symmetric"] = Field(
         "library",
         description="How pixels are scaled before the first layer. `library`: as the backbone's published weights "
-        "expect. "
-        "`symmetric`: from −1 to 1.",
+        "expect. `symmetric`: from −1 to 1.",
     )
     phases: list[Phase] = Field(
         [],
-        description="Phases of training, one after another, each with its own epochs and frozen part. Default: one "
-        "phase "
-        "of `epochs`.",
+        description="Phases of training, one after another, each with its own epochs and frozen layers. Default: one "
+        "phase of `epochs`.",
     )
 
     @model_validator(mode="after")
     def _check_phases(self) -> Recipe:
         if self.phases and self.tuning != "full":
-            raise ValueError(f"tuning: {self.tuning} decides itself what is trained; leave it out, or the phases")
+            raise ValueError(f"tuning: {self.tuning} decides which layers are trained; leave it out, or the phases")
         if self.phases and self.lr == "find":
-            raise ValueError("lr: find needs a single phase; with phases give numbers")
-        # a stated default is what the study of a finished run repeats
+            raise ValueError("lr: find needs a single phase; with phases, write numbers")
+        # the saved study of a run states every default
         if self.phases and "epochs" in self.model_fields_set and self.epochs != 1000:
             raise ValueError("epochs: with phases, every phase states its own; leave out recipe.epochs")
         return self
@@ -245,7 +233,7 @@ class Recipe(StudyModel):
     def _check_monitored(self) -> Recipe:
         if self.early_stopping.monitor == "none" and self.schedule == "plateau":
             raise ValueError(
-                "schedule: plateau needs a loss to watch; with early_stopping.monitor none use cosine or constant"
+                "schedule: plateau needs a validation loss; with early_stopping.monitor none use cosine or constant"
             )
         if self.early_stopping.monitor == "none" and self.tuning == "gradual_unfreezing":
             raise ValueError(
@@ -261,27 +249,27 @@ class Recipe(StudyModel):
         key, epochs = "epochs", self.epochs
         if self.tuning == "gradual_unfreezing":
             key, epochs = "gradual_unfreezing.epochs", self.gradual_unfreezing.epochs
-        stretches = [
+        phases = [
             (f"epochs of phase {number}", phase.epochs, phase.schedule or self.schedule)
             for number, phase in enumerate(self.phases, 1)
         ] or [(key, epochs, self.schedule)]
-        cosines = [(name, epochs) for name, epochs, schedule in stretches if schedule == "cosine"]
+        cosines = [(name, epochs) for name, epochs, schedule in phases if schedule == "cosine"]
         if not cosines:
-            raise ValueError("warmup: it leads up to a cosine; write schedule: cosine, or leave warmup out")
+            raise ValueError("warmup: needs schedule: cosine; write it, or leave warmup out")
         for name, epochs in cosines:
             if self.warmup >= epochs:
-                raise ValueError(f"warmup: {self.warmup} epochs are not fewer than the {name}, {epochs}")
+                raise ValueError(f"warmup: {self.warmup} epochs must be fewer than the {name}, {epochs}")
         return self
 
     @model_validator(mode="after")
     def _check_layer_rates(self) -> Recipe:
         if self.layer_decay != 1 and self.discriminative != 1:
-            raise ValueError("layer_decay and discriminative both lower the rate of lower layers; give one")
+            raise ValueError("layer_decay and discriminative both reduce the rate of lower layers; give one")
         return self
 
 
 class Compute(StudyModel):
-    """What the machine may choose. `auto` is a measurement of two seconds, recorded with the run."""
+    """Settings that depend on the machine. `auto` is decided by a measurement of about two seconds."""
 
     jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
@@ -294,9 +282,8 @@ class Compute(StudyModel):
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
-        description="`auto`: bfloat16 on a CPU only where it is measured to be faster and its features agree; "
-        "bfloat16 on "
-        "a GPU.",
+        description="`auto`: bfloat16 on a CPU only where it is measured to be faster and its features agree; bfloat16 "
+        "on a GPU.",
     )
     memory_format: Literal["auto", "channels_last", "contiguous"] = Field(
         "auto", description="Memory layout of tensors. `auto`: the faster one."
@@ -305,8 +292,8 @@ class Compute(StudyModel):
     save_every: float = Field(
         30.0,
         ge=0,
-        description="Seconds between two saved states of a network in training, from which a killed run continues. "
-        "0 saves after every epoch.",
+        description="Seconds between two saved states of a network in training, from which a killed run continues. 0 "
+        "saves after every epoch.",
     )
     frozen_once: bool = Field(
         True,

@@ -99,8 +99,8 @@ class Study(StudyModel):
     )
     columns: dict[str, str] = Field(
         {},
-        description='The table\'s column for a standard name or a target, such as `{visit: visit_no, day: days}`. `""` '
-        "leaves a column unused.",
+        description="The table's column for a standard name or a target, such as `{visit: visit_no, day: days}`. "
+        '`""` leaves a column unused.',
     )
     where: Where = Field(
         {},
@@ -128,8 +128,7 @@ class Study(StudyModel):
         None,
         description="Which tiles are cut from whole slides (.svs, .ndpi, pyramidal .tiff and other formats that "
         "OpenSlide reads). Required where the table names slides; other images are used whole. A target without "
-        "`level` "
-        "is then at case level where `panels.by` is `image`. Needs `pip install 'casewise[slides]'`.",
+        "`level` is then at case level where `panels.by` is `image`. Needs `pip install 'casewise[slides]'`.",
     )
     volumes: Volumes | None = Field(
         None,
@@ -144,8 +143,7 @@ class Study(StudyModel):
     missing_regions: Literal["refuse", "allow"] = Field(
         "refuse",
         description="Whether a case may lack a region. With `allow` its score is the mean of the regions that are "
-        "there; "
-        "such a case is predicted but not evaluated.",
+        "there; such a case is predicted but not evaluated.",
     )
     panels: Panels = Field(Panels(), description="What a network sees at once, and how that is augmented in training.")
     targets: dict[str, Target] = Field(
@@ -156,8 +154,7 @@ class Study(StudyModel):
     scores: dict[str, ScoreFormula] = Field(
         {},
         description="Formulas over targets: a name from [Scores](#scores-that-come-with-casewise), or the settings "
-        "below "
-        "for each name.",
+        "below for each name.",
     )
     outputs: list[str] = Field(
         [],
@@ -174,15 +171,14 @@ class Study(StudyModel):
     accept: dict[str, str] = Field(
         {},
         description="Findings of the audit that are accepted, each with the reason: `{shortcut-source: the classes "
-        "come "
-        "from two hospitals}`. The report prints both on its first screen.",
+        "come from two hospitals}`. The report prints both on its first screen.",
     )
     backbones: list[str] = Field(
         min_length=1,
         description="Networks to train, as a list or separated by commas (`casewise backbones`). `all29` stands for "
-        "the "
-        "29 of One-Step PASI; any timm name is allowed, with the prefix `timm:` where torchvision has the same name. "
-        "With `volumes`, `BACKBONE@FUSION` has that fusion alone; a name without `@` has all of `volumes.fusion`.",
+        "the 29 of One-Step PASI; any timm name is allowed, with the prefix `timm:` where torchvision has the same "
+        "name. With `volumes`, `BACKBONE@FUSION` has that fusion alone; a name without `@` has all of "
+        "`volumes.fusion`.",
     )
     weights: str | dict[str, str] = Field(
         "pretrained",

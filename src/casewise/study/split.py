@@ -31,9 +31,8 @@ class Split(StudyModel):
     )
     stratify_by: str | None = Field(
         None,
-        description="Target or score whose distribution is kept similar on all sides. Default: the primary outcome "
-        "if it "
-        "is a target, else the first target.",
+        description="Target or score whose distribution is kept similar on all sides. Default: the primary outcome if "
+        "it is a target, else the first target.",
     )
     restarts: int = Field(
         1000,
@@ -50,8 +49,7 @@ class Split(StudyModel):
     leave_out: str | None = Field(
         None,
         description="Column whose values are left out in turn, one for each fold: `source`. `test` and `folds` then "
-        "have "
-        "no effect. [More](howto-external.md#leave-one-source-out).",
+        "have no effect. [More](howto-external.md#leave-one-source-out).",
     )
 
     @field_validator("by", mode="before")
@@ -59,20 +57,20 @@ class Split(StudyModel):
     def _check_by(cls, value: Any) -> Any:
         if value not in ("subject", "image"):
             raise ValueError(
-                f"a split by {value!r} puts images of one subject on both sides, and every figure made from it is "
-                "too good. It is by 'subject'; 'image' adds such figures for comparison only"
+                f"a split by {value!r} puts images of one subject on both sides, and all its results are too good. "
+                "Write 'subject'; 'image' adds such results for comparison only"
             )
         return value
 
     @model_validator(mode="after")
     def _check_source(self) -> Split:
         if self.leave_out and self.column:
-            raise ValueError("leave_out and column are two ways to state who is held out; give one")
+            raise ValueError("leave_out and column both state the held-out subjects; give one")
         return self
 
 
 class NestedCV(StudyModel):
-    """Nested cross-validation: what inner folds of the training subjects choose before a network is trained.
+    """Nested cross-validation: inner folds of the training subjects choose settings before a network is trained.
 
     `lr` lists candidate learning rates that replace the recipe's. With `among`, the study's networks are candidates as
     well: the learner `nested` predicts each fold by the network with the lowest inner loss there.
@@ -88,8 +86,7 @@ class NestedCV(StudyModel):
     epochs: bool = Field(
         True,
         description="Choose the number of epochs, up to `recipe.epochs`, at the lowest mean loss on the inner folds "
-        "left "
-        "out. `false`: train all epochs.",
+        "left out. `false`: train all epochs.",
     )
     lr: list[Annotated[float, Field(gt=0)]] = Field(
         [],
@@ -99,8 +96,7 @@ class NestedCV(StudyModel):
     among: bool = Field(
         True,
         description="Choose among the study's networks, too: the learner `nested` predicts each fold by the network "
-        "with "
-        "the lowest inner loss there.",
+        "with the lowest inner loss there.",
     )
 
     @field_validator("lr", mode="before")

@@ -15,7 +15,7 @@ def check_kind(name: str) -> str:
     """Return the name of a registered kind of target."""
     if name not in kind_names():
         raise ValueError(
-            f"{name!r} is no kind of target; there are {', '.join(kind_names())}.{nearest(name, kind_names())}"
+            f"{name!r} is not a kind of target; there are {', '.join(kind_names())}.{nearest(name, kind_names())}"
         )
     return name
 
@@ -33,15 +33,13 @@ class Target(StudyModel):
     kind: Kind = Field(
         DEFAULT,
         description="A number, a class, or a grade (classes in rising order). With `classes` and no kind, the target "
-        "is "
-        "a classification.",
+        "is a classification.",
     )
     classes: dict[str, list[str]] = Field(
         {},
         description="The classes; grades from low to high. A class may have several spellings in the table: `{covid: "
         "[covid, COVID-19], other: none}`. Rows with other classes are left out and counted; a grade that is not "
-        "listed "
-        "is an error. [More](howto-classify.md).",
+        "listed is an error. [More](howto-classify.md).",
     )
     positive: str | None = Field(
         None, description="For two classes, the one that sensitivity refers to. Default: the first class."
@@ -54,12 +52,11 @@ class Target(StudyModel):
     column: str | list[str] | None = Field(
         None,
         description="Column of the table, if its name differs from the target's. A list gives the mean of these "
-        "columns, "
-        "which is empty where one of them is empty; not for classes.",
+        "columns, which is empty where one of them is empty; not for classes.",
     )
     level: Level | None = Field(
         None,
-        description="What has one value; all rows of that unit must agree. Default: the level of a panel "
+        description="The unit that has one value; all of its rows must agree. Default: the level of a panel "
         "(`panels.by`).",
     )
     integer: bool = Field(False, description="Only whole numbers are allowed in the table.")
@@ -89,7 +86,7 @@ class Target(StudyModel):
 
 
 def with_classes(values: dict[str, Any]) -> dict[str, Any]:
-    """Fill in what the classes of a target imply: its kind, its range of class numbers, and all spellings.
+    """Fill in the kind, the range of class numbers and the spellings that follow from the classes of a target.
 
     >>> with_classes({"classes": ["no", "yes"]})["range"]
     (0.0, 1.0)
@@ -121,7 +118,7 @@ def with_classes(values: dict[str, Any]) -> dict[str, Any]:
     every = [spelling for of_class in spellings.values() for spelling in of_class]
     duplicate = next((spelling for spelling in every if every.count(spelling) > 1), None)
     if duplicate is not None:
-        raise ValueError(f"{duplicate!r} stands for two classes")
+        raise ValueError(f"{duplicate!r} is a spelling of two classes")
     if len(spellings) < 2:
         raise ValueError("a target needs two classes or more")
     return {
@@ -138,8 +135,7 @@ class ScoreFormula(StudyModel):
 
     formula: str = Field(
         description="Names, numbers, `+ - * /`, parentheses, `sum()`, `mean()`, `min()`, `max()`, and `name[region]` "
-        "at "
-        "case level."
+        "at case level."
     )
     range: Range = Field(description="Smallest and largest value; predictions are clipped to it.")
     level: Literal["region", "case"] = Field(

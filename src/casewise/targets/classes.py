@@ -1,4 +1,4 @@
-"""Classes: a raw output and a probability for each; the most probable one is decided on."""
+"""Classes: a raw output and a probability for each; the prediction is the most probable one."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Classes:
         return values.argmax(axis=1).astype(float)
 
     def normalise(self, values: np.ndarray, low: float, high: float) -> np.ndarray:
-        """Shares of one."""
+        """Probabilities that add up to 1."""
         return np.asarray(values / values.sum(axis=1, keepdims=True))
 
     def prominence(self, n_classes: int, positive: int | None) -> list[float] | None:
-        """Of two classes the panel that is surest of the positive one; of several, each class's surest panel."""
+        """For two classes the highest probability of the positive one; for several, of each class."""
         return None if positive is None else [float(number == positive) for number in range(n_classes)]
 
     def fold_labels(self, values: np.ndarray, low: float, high: float, n_classes: int) -> np.ndarray:
@@ -66,7 +66,7 @@ class Classes:
         return classes[int(value)]
 
     def check_probabilities(self, rows: pd.DataFrame, values: np.ndarray) -> list[tuple[str, np.ndarray]]:
-        """Probabilities are shares of one, and truths and decisions are numbers of classes."""
+        """Probabilities must add up to 1; references and predictions must be numbers of classes."""
         off = np.abs(np.nansum(values, axis=1) - 1) > 1e-3
         outside = (np.nan_to_num(values, nan=0.0) < -1e-6).any(axis=1) | np.isnan(values[:, :2]).any(axis=1)
         largest = (~np.isnan(values)).sum(axis=1) - 1

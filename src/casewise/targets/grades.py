@@ -1,4 +1,4 @@
-"""Grades: classes in rising order, learned step by step; the median grade is decided on."""
+"""Grades: classes in rising order, learned step by step; the prediction is the median grade."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Grades(Classes):
         >>> Grades().decide(np.array([[0.4, 0.25, 0.35]]))
         array([1.])
         """
-        # rounding must not let a half fall short of itself
+        # a cumulated probability of one half must count in spite of rounding
         return (np.cumsum(values, axis=1) < 0.5 - 1e-9).sum(axis=1).clip(max=values.shape[1] - 1) * 1.0
 
     def prominence(self, n_classes: int, positive: int | None) -> list[float] | None:
-        """The panel of the highest expected grade; of two, the one that is surest of the positive grade."""
+        """The expected grade; for two grades the probability of the positive one."""
         return super().prominence(n_classes, positive) or [float(number) for number in range(n_classes)]
 
 

@@ -40,7 +40,7 @@ class Number:
         return ["y_pred"]
 
     def decide(self, values: np.ndarray) -> np.ndarray:
-        """The number as it is."""
+        """The number unchanged."""
         return values[:, 0]
 
     def normalise(self, values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -48,11 +48,11 @@ class Number:
         return values.clip(low, high)
 
     def prominence(self, n_classes: int, positive: int | None) -> list[float] | None:
-        """The largest number stands for all."""
+        """The largest number is the most conspicuous one."""
         return None
 
     def fold_labels(self, values: np.ndarray, low: float, high: float, n_classes: int) -> np.ndarray:
-        """Its integers if these are few, else five equal bands.
+        """The integers if there are few, else five equal bands.
 
         >>> Number().fold_labels(np.array([0.0, 2.0, np.nan]), 0, 2, 0).tolist()
         [0, 2, 3]

@@ -1,4 +1,4 @@
-"""What every kind of target answers."""
+"""The protocol of kinds of target."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class TargetKind(Protocol):
         merit: the metric by which the learner of the headline is chosen; larger is better.
         tie_breaker: the metric that decides between learners of equal merit; smaller is better.
         headline: the metrics that the headline states.
-        means: what the merit is read as.
+        means: the interpretation of the merit.
         closed: whether a label that the study does not name is an error; otherwise such rows are left out.
-        guess: what a guess without images is: 'mean' or 'shares'.
+        guess: the constant prediction to compare with: the 'mean', or the 'shares' of classes.
         stackers: the stackers that combine it.
         rank_correlation: whether the audit adds the rank correlation of expected and recorded label.
         arithmetic: whether formulas, severity bands, readers and change from baseline apply to it.
@@ -44,33 +44,33 @@ class TargetKind(Protocol):
     balanced: bool
 
     def width(self, n_classes: int) -> int:
-        """How many raw outputs of a network it takes."""
+        """The number of raw outputs of a network."""
         ...
 
     def columns(self, n_classes: int) -> list[str]:
-        """The columns of the predictions table that hold what a network says of it."""
+        """The columns of the predictions table with the values of a network."""
         ...
 
     def decide(self, values: np.ndarray) -> np.ndarray:
-        """What the values of `columns`, (N, C), decide on: (N,) numbers, or numbers of classes."""
+        """The predictions (N,) from the values of `columns`, (N, C): numbers, or numbers of classes."""
         ...
 
     def normalise(self, values: np.ndarray, low: float, high: float) -> np.ndarray:
-        """Averaged values (N, C) in their range, or as shares of one."""
+        """Averaged values (N, C), clipped to their range, or as probabilities that add up to 1."""
         ...
 
     def prominence(self, n_classes: int, positive: int | None) -> list[float] | None:
-        """Weights of the columns whose sum ranks panels by how conspicuous they are; None: each column on its own."""
+        """Weights of the columns whose weighted sum ranks panels by conspicuousness; None: each column separately."""
         ...
 
     def fold_labels(self, values: np.ndarray, low: float, high: float, n_classes: int) -> np.ndarray:
-        """Whole-number labels (N,) by which splits are balanced; a missing value is the last label."""
+        """Integer labels (N,) for balancing splits; a missing value is the last label."""
         ...
 
     def shown(self, value: float, classes: Sequence[str]) -> str:
-        """A value as a reader knows it: the name of a class, or the number."""
+        """A value as text: the name of a class, or the number."""
         ...
 
     def check_probabilities(self, rows: pd.DataFrame, values: np.ndarray) -> list[tuple[str, np.ndarray]]:
-        """Codes of what is wrong with rows of the predictions table, each with a mask of the rows."""
+        """Codes of problems in rows of the predictions table, each with a mask of the rows."""
         ...

@@ -1,4 +1,4 @@
-"""The registry of target kinds by name; kinds are imported when first asked for, so that study files read quickly."""
+"""The registry of target kinds by name; kinds are imported on first use, so that study files are read quickly."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def register_kind(kind: TargetKind) -> TargetKind:
 
 
 def unregister_kind(name: str) -> None:
-    """Remove a kind, for tests that added one."""
+    """Remove a kind, for tests that add one."""
     _REGISTRY.pop(name, None)
 
 
