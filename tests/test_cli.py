@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from casewise.cli.main import main
 from casewise.phantoms.chest import make_chest
 from casewise.study.backbones import ALL29, TORCHVISION
 
@@ -17,9 +20,24 @@ CHEST = "synthetic: true\nweights: random\nbackbones: [test_resnet]\npanels: {by
 
 
 def casewise(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "casewise.cli.main", *words], capture_output=True, text=True, timeout=120
-    )
+    """Run a command as the shell would, but in this process, which has loaded the libraries before."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["casewise", *words])
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+def test_the_command_is_a_program() -> None:
+    words = [sys.executable, "-m", "casewise.cli.main"]
+    assert subprocess.run([*words, "--version"], capture_output=True, text=True, check=True).stdout.count(".") >= 1
+    failed = subprocess.run([*words, "run", "nowhere.yaml"], capture_output=True, text=True)
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("error: ")
+    assert "Traceback" not in failed.stderr
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -62,13 +80,13 @@ def test_judging_needs_no_network_library() -> None:
         (["run"], "Missing argument"),
     ],
 )
-def test_mistakes_end_with_code_2_and_no_traceback(words: list[str], said: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "casewise.cli.main", *words], capture_output=True, text=True, cwd=tmp_path, timeout=120
-    )
+def test_mistakes_end_with_code_2_and_no_traceback(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = casewise(*words)
     assert done.returncode == 2
     assert said in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_check_tells_the_split_without_training(tiny: Path) -> None:
