@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from casewise.audit.findings import KNOWN, Audit, Finding, check_accepted, is_known, read_audit, write_audit
+from casewise.audit.findings import CODES, Audit, Finding, check_accepted, is_code, read_audit, write_audit
 from casewise.audit.sentences import untested
 from casewise.errors import AuditError, CasewiseError, RunError
 from casewise.run_folder import RunFolder
@@ -119,7 +119,7 @@ def test_a_file_that_is_no_audit_is_named(tmp_path: Path, content: str):
 
 
 def test_findings_have_levels_and_names_that_exist():
-    assert all(is_known(id) for id in KNOWN)
+    assert all(is_code(id) for id in CODES)
     with pytest.raises(ValueError, match="level"):
         Finding("shortcut-source", "fatal", "s")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="twin-problem"):
@@ -127,7 +127,7 @@ def test_findings_have_levels_and_names_that_exist():
 
 
 def test_names_that_a_study_cannot_have_are_refused_with_the_nearest():
-    possible = [*KNOWN, "shortcut-source", "shortcut-border", "source-predictable-covid"]
+    possible = [*CODES, "shortcut-source", "shortcut-border", "source-predictable-covid"]
     for wrong in ("shortcut-sourc", "shortcu-source"):
         with pytest.raises(AuditError, match="Did you mean 'shortcut-source'"):
             check_accepted({wrong: "known"}, possible)

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from casewise.errors import CasewiseError
-from casewise.explain.methods.dispatch import cell_maps, explain, explain_by_sequence, method_for, scaled
-from casewise.explain.methods.gradcam import gradcam, gradcam_by_sequence, layers_of
+from casewise.explain.methods.dispatch import cell_maps, explain, method_for, scaled
+from casewise.explain.methods.gradcam import gradcam_by_sequence, layers_of
 from casewise.explain.methods.target import ExplainTarget
 from casewise.models.backbones import Body, Network, NetworkOptions, build_network
 from casewise.models.fusion import Fused
@@ -24,6 +24,11 @@ LABEL = (Output("label", "classification", 3),)
 VITS = ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto"]
 QUICK = ["alexnet", "squeezenet1_1", "shufflenet_v2_x0_5", "mobilenet_v2", "mnasnet0_5", "resnet18", "cnn"]
 QUICK += ["unet_encoder", "vit_tiny_patch16_224"]
+
+
+def gradcam(network: Network, panels: torch.Tensor, target: ExplainTarget, **options: Any) -> torch.Tensor:
+    """What supports the target, summed over sequences: (B, h, w)."""
+    return gradcam_by_sequence(network, panels, target, **options).clamp(min=0).nansum(dim=1)
 
 
 def panels_of(side: int = 128, count: int = 2) -> torch.Tensor:
@@ -247,7 +252,8 @@ def test_late_fusion_has_a_map_for_each_sequence(kind: Any) -> None:
     assert found[1, 0].isnan().all()
     assert found[2].abs().max() == 0
     assert place(gradcam(network, panels, NUMBER)) == (0, 0)
-    each = explain_by_sequence(network, panels, target=NUMBER)
+    maps = cell_maps(network, panels, target=NUMBER)
+    each = scaled(maps.by_sequence(), maps.method)
     assert each.shape == (3, 2, 16, 16)
     assert each[1, 0].isnan().all()
     # what lowers the number only
@@ -267,10 +273,8 @@ def test_fused_networks_with_a_sequence_missing(name: str, fusion: Any) -> None:
         maps = explain(network, panels, method=method, target=ExplainTarget(LABEL, "label"))
         assert maps.shape == (3, 64, 64)
         assert maps.isfinite().all()
-        assert explain_by_sequence(network, panels, method=method, target=ExplainTarget(LABEL, "label")).shape == (
-            *(3, 1 if fusion == "early" else 2),
-            *(64, 64),
-        )
+        large = cell_maps(network, panels, method=method, target=ExplainTarget(LABEL, "label")).by_sequence()
+        assert large.shape == (3, 1 if fusion == "early" else 2, 64, 64)
     assert all(torch.equal(value, buffers[key]) for key, value in network.state_dict().items())
     assert all(module.training for module in network.modules())
 

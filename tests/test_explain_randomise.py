@@ -136,7 +136,7 @@ def test_maps_lose_their_likeness_with_the_weights(cnn: Network, tested: Any) ->
 
     told = similarities(cnn, panels, maps_of, how="cascade", seed=1)
     assert [one.down_to for one in told] == ["head", "0.6", "0.3", "0.0", "body"]
-    assert [one.parts for one in told] == [1, 2, 3, 4, 5]
+    assert [step.groups for step in told] == [1, 2, 3, 4, 5]
     assert all(one.ssim < 0.9 for one in told)
     assert told[-1].ssim < 0.3
     assert told[-1].spearman is None or abs(told[-1].spearman) < 0.6

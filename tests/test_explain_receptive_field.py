@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from casewise.explain.methods.receptive_field import cell_centres, even_centres, resized
+from casewise.explain.methods.receptive_field import cell_centres, even_centres, upsampled, zero_to_one
 from casewise.models.backbones import build_network
 
 # first middle and step in pixels: from each backbone's kernels, strides and paddings by hand
@@ -74,17 +74,17 @@ def test_even_cells_are_drawn_out_as_torch_does(size: tuple[int, int]) -> None:
     maps = torch.rand(3, 5, 4)
     wanted = functional.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
     low, high = wanted.amin(dim=(1, 2), keepdim=True), wanted.amax(dim=(1, 2), keepdim=True)
-    torch.testing.assert_close(resized(maps, size), (wanted - low) / (high - low), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(zero_to_one(upsampled(maps, size)), (wanted - low) / (high - low), rtol=1e-4, atol=1e-5)
 
 
 def test_a_cell_s_peak_lies_at_its_middle() -> None:
     maps = torch.zeros(1, 3, 3)
     maps[0, 1, 2] = 5.0
-    found = resized(maps, 12, (torch.tensor([0.0, 4.0, 8.0]), torch.tensor([1.0, 5.0, 9.0])))
+    found = zero_to_one(upsampled(maps, 12, (torch.tensor([0.0, 4.0, 8.0]), torch.tensor([1.0, 5.0, 9.0]))))
     at = (found[0] == 1).nonzero()
     # beyond the last middle nothing is known to be nearer
     assert at.tolist() == [[4, 9], [4, 10], [4, 11]]
-    assert resized(torch.rand(2, 1, 1), 4).max() == 0
+    assert zero_to_one(upsampled(torch.rand(2, 1, 1), 4)).max() == 0
 
 
 def test_cells_of_a_strided_network_point_at_what_it_saw() -> None:
@@ -106,7 +106,7 @@ def test_cells_of_a_strided_network_point_at_what_it_saw() -> None:
         maps = body(spots)[:, 0]
     away = {}
     for name, used in (("placed", middles), ("even", None)):
-        found = resized(maps, 96, used)
+        found = zero_to_one(upsampled(maps, 96, used))
         grid = torch.arange(96.0)
         centres = torch.stack([(found.sum(dim=d) * grid).sum(dim=1) / found.sum(dim=(1, 2)) for d in (2, 1)], dim=1)
         away[name] = (centres - places).mean(dim=0)
@@ -116,7 +116,7 @@ def test_cells_of_a_strided_network_point_at_what_it_saw() -> None:
 
 def test_rounding_is_no_pattern() -> None:
     for level in (0.1, 0.3, 1e-12):
-        assert resized(torch.full((1, 5, 7), level), (61, 53)).max() == 0
+        assert zero_to_one(upsampled(torch.full((1, 5, 7), level), (61, 53))).max() == 0
 
 
 def test_evenly() -> None:

@@ -10,13 +10,18 @@ import torch
 from torch import nn
 
 from casewise.errors import CasewiseError
-from casewise.explain.methods.dispatch import CellMaps, explain, explain_by_sequence, method_for
-from casewise.explain.methods.receptive_field import patch_centres, resized
-from casewise.explain.methods.rollout import rollout, rollout_by_sequence
+from casewise.explain.methods.dispatch import CellMaps, cell_maps, explain, method_for, scaled
+from casewise.explain.methods.receptive_field import patch_centres, upsampled, zero_to_one
+from casewise.explain.methods.rollout import rollout_by_sequence
 from casewise.explain.methods.target import ExplainTarget
 from casewise.models.backbones import Body, Network, NetworkOptions, build_network
 from casewise.models.fusion import Fused
 from casewise.models.outputs import Output
+
+
+def rolled_out(network: Network, panels: torch.Tensor) -> torch.Tensor:
+    """The mean over sequences: (B, h, w)."""
+    return rollout_by_sequence(network, panels).nanmean(dim=1)
 
 
 def tiny_vit(**options: Any) -> Network:
@@ -75,14 +80,14 @@ def test_it_is_the_product_of_layers(
     assert method_for(network) == "rollout"
     rows = seen_by_hand(network, panels)[:, read].mean(dim=1)[:, prefix:]
     wanted = (rows / rows.sum(dim=1, keepdim=True)).reshape(2, 6, 4)
-    found = rollout(network, panels)
+    found = rolled_out(network, panels)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
     assert torch.allclose(found.sum(dim=(1, 2)), torch.ones(2))
 
 
 def test_panels_of_another_size_where_the_transformer_allows_it() -> None:
     network = tiny_vit(dynamic_img_size=True)
-    assert rollout(network, torch.rand(1, 3, 64, 96)).shape == (1, 8, 12)
+    assert rolled_out(network, torch.rand(1, 3, 64, 96)).shape == (1, 8, 12)
 
 
 def test_a_patch_that_all_attend_to_is_the_peak(panels: torch.Tensor) -> None:
@@ -105,7 +110,7 @@ def test_a_patch_that_all_attend_to_is_the_peak(panels: torch.Tensor) -> None:
         body.patch_embed.proj.bias.zero_()
     panels = torch.zeros(1, 3, 48, 32)
     panels[:, :, 24:32, 16:24] = 1.0
-    found = rollout(network, panels)[0]
+    found = rolled_out(network, panels)[0]
     assert np.unravel_index(int(found.argmax()), (6, 4)) == (3, 2)
     assert found.max() > 0.9
 
@@ -120,7 +125,7 @@ def test_the_network_is_left_as_it_was(panels: torch.Tensor, training: bool) -> 
     body.blocks[0].attn.fused_attn = False
     was = [state_of(module) for module in network.modules()]
     learned = [(p, p.requires_grad, p.grad, None if p.grad is None else p.grad.clone()) for p in network.parameters()]
-    rollout(network, panels)
+    rolled_out(network, panels)
     assert [state_of(module) for module in network.modules()] == was
     for parameter, learns, gradient, value in learned:
         assert parameter.requires_grad == learns
@@ -138,7 +143,7 @@ def test_it_is_left_as_it_was_after_an_error_too() -> None:
     network = tiny_vit().train()
     was = [state_of(module) for module in network.modules()]
     with pytest.raises(AssertionError):
-        rollout(network, torch.rand(1, 3, 40, 40))
+        rolled_out(network, torch.rand(1, 3, 40, 40))
     assert [state_of(module) for module in network.modules()] == was
 
 
@@ -151,7 +156,7 @@ def test_late_fusion_has_a_map_for_each_sequence(panels: torch.Tensor) -> None:
         network = Network("late", Body(body, 48, ((0, 0), (1, 1))), 2, NetworkOptions())
         assert method_for(network) == "rollout"
         pairs[kind] = rollout_by_sequence(network, panels[:, :2])
-        torch.testing.assert_close(rollout(network, panels[:, :2]), pairs[kind].mean(dim=1))
+        torch.testing.assert_close(rolled_out(network, panels[:, :2]), pairs[kind].mean(dim=1))
         # the second case lacks its first sequence
         gone = panels[:, :2].clone()
         gone[1, 0] = torch.nan
@@ -159,17 +164,18 @@ def test_late_fusion_has_a_map_for_each_sequence(panels: torch.Tensor) -> None:
         assert found[1, 0].isnan().all()
         torch.testing.assert_close(found[0], pairs[kind][0])
         torch.testing.assert_close(found[1, 1], pairs[kind][1, 1])
-        torch.testing.assert_close(rollout(network, gone)[1], found[1, 1])
+        torch.testing.assert_close(rolled_out(network, gone)[1], found[1, 1])
         asked = ExplainTarget((Output("label", "classification", 2),), "label")
-        each = explain_by_sequence(network, gone, target=asked)
+        maps = cell_maps(network, gone, target=asked)
+        each = scaled(maps.by_sequence(), maps.method)
         assert each.shape == (2, 2, 48, 32)
         assert each[1, 0].isnan().all()
         assert each[1, 1].max() == 1
         assert explain(network, gone, target=asked).isfinite().all()
     alone = [Network("one", Body(body, 24, plain), 2, NetworkOptions()) for body in (one.body, other.body)]
     for number, network in enumerate(alone):
-        torch.testing.assert_close(pairs["late"][:, number], rollout(network, panels[:, [number] * 3]))
-        torch.testing.assert_close(pairs["late-shared"][:, number], rollout(alone[0], panels[:, [number] * 3]))
+        torch.testing.assert_close(pairs["late"][:, number], rolled_out(network, panels[:, [number] * 3]))
+        torch.testing.assert_close(pairs["late-shared"][:, number], rolled_out(alone[0], panels[:, [number] * 3]))
 
 
 def test_patches_of_a_padded_panel_stay_where_they_are() -> None:
@@ -177,7 +183,7 @@ def test_patches_of_a_padded_panel_stay_where_they_are() -> None:
     network = tiny_vit(dynamic_img_size=True, dynamic_img_pad=True, img_size=(48, 48))
     with torch.no_grad():
         found = explain(network, torch.rand(1, 3, 44, 44), target=ExplainTarget((Output("extent"),), "extent"))
-        rolled = rollout(network, torch.rand(1, 3, 44, 44))
+        rolled = rolled_out(network, torch.rand(1, 3, 44, 44))
     assert (found.shape, rolled.shape) == ((1, 44, 44), (1, 6, 6))
     middles = patch_centres((6, 6), (44, 44), (8, 8))
     assert middles is not None
@@ -190,7 +196,7 @@ def test_no_other_network_is_rolled_out(name: str) -> None:
     network = build_network(name, 1)
     assert method_for(network) == "grad-cam"
     with pytest.raises(CasewiseError, match=f"{name} .*use grad-cam"):
-        rollout(network, torch.rand(1, 3, 64, 64))
+        rolled_out(network, torch.rand(1, 3, 64, 64))
 
 
 def test_maps_reach_the_panel_s_size_and_run_from_0_to_1(panels: torch.Tensor) -> None:
@@ -200,7 +206,7 @@ def test_maps_reach_the_panel_s_size_and_run_from_0_to_1(panels: torch.Tensor) -
     assert maps.amin(dim=(1, 2)).tolist() == [0, 0]
     assert maps.amax(dim=(1, 2)).tolist() == [1, 1]
     assert torch.equal(maps, explain(network, panels, target=asked))
-    assert resized(torch.ones(1, 3, 3), 9).max() == 0
+    assert zero_to_one(upsampled(torch.ones(1, 3, 3), 9)).max() == 0
 
 
 def test_bags_and_unknown_methods_are_refused(panels: torch.Tensor) -> None:
@@ -219,7 +225,7 @@ def test_attention_that_pools_is_not_overlooked() -> None:
     network.body.global_pool = "map"  # type: ignore[assignment]
     assert method_for(network) == "grad-cam"
     with pytest.raises(CasewiseError, match="global_pool: map"):
-        rollout(network, torch.rand(1, 3, 64, 64))
+        rolled_out(network, torch.rand(1, 3, 64, 64))
 
 
 def test_a_map_that_hardly_varies_is_known_by_its_contrast_and_shares_are_not_stretched() -> None:

@@ -157,7 +157,7 @@ def assert_sound(figures: dict[str, Any], cases: int) -> None:
     assert every["hit_over_random_weights"]["value"] == pytest.approx(differs)
     assert every["prior_hit"]["value"] == max(every[f"{n}_centre_hit"]["value"] for n in ("tile", "panel"))
     assert (figures["draws"], figures["random_weights_maps"]) == (2, 2 * cases)
-    assert figures["sanity"]["steps"][-1]["parts"] > 1
+    assert figures["sanity"]["steps"][-1]["groups"] > 1
     assert {name: len(curve) for name, curve in figures["deletion"]["curves"].items()} == dict.fromkeys(
         ("map", "random", "centre", "brightness"), 21
     )

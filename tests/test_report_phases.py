@@ -67,7 +67,7 @@ def test_every_phase_has_its_sizes_and_its_cost(text: str, two: ReportContext) -
 
 
 def test_training_performance_stands_beside_held_out_performance(two: ReportContext) -> None:
-    found = training.seen_and_held_out(two)
+    found = training.train_and_held_out(two)
     assert found is not None
     assert found["columns"] == ("accuracy", "sensitivity", "specificity")
     rows = found["rows"][:4]
@@ -80,7 +80,7 @@ def test_training_performance_stands_beside_held_out_performance(two: ReportCont
     test = two.figures("test", network)["accuracy"]
     assert last.cells[1].value == pytest.approx(test["value"])
     assert last.cells[0].text == str(sum(two.class_entry("test", network)["support"]))
-    assert training.performance_on_seen(two.jobs)[network]["on_training"]["confusion"] == [[250, 15], [0, 250]]
+    assert training.on_training_cases(two.jobs)[network]["on_training"]["confusion"] == [[250, 15], [0, 250]]
     gap = training.gap(two)
     assert gap is not None
     assert gap["held_out"] == two.figures("test", two.learner)["accuracy"]["value"]
@@ -88,7 +88,7 @@ def test_training_performance_stands_beside_held_out_performance(two: ReportCont
 
 def test_more_classes_have_accuracy_alone() -> None:
     context = in_phases(classes(networks=1), stop="none")
-    found = training.seen_and_held_out(context)
+    found = training.train_and_held_out(context)
     assert found is not None
     assert found["columns"] == ("accuracy",)
     assert [side for side, _ in found["rows"]] == ["on_training", "oof"]
@@ -101,7 +101,7 @@ def test_numbers_have_phases_and_no_accuracy() -> None:
         job["history"] = [{k: v for k, v in e.items() if "accuracy" not in k} for e in job["history"]]
     values = training.section(context)
     assert values["phases"] is not None
-    assert values["seen"] is None
+    assert values["train_performance"] is None
     assert not values["accuracy"]
     check_page(render(context))
 
@@ -192,7 +192,7 @@ def test_the_split_by_image_of_numbers() -> None:
 def test_runs_without_phases_have_none_of_it(plain: ReportContext, tmp_path: Path) -> None:
     check_page(render(plain))
     values = training.section(plain)
-    assert (values["phases"], values["seen"]) == (None, None)
+    assert (values["phases"], values["train_performance"]) == (None, None)
     assert image_split.section(plain) is None
     before = written(plain, tmp_path)
     for heading in ("## Training phases", "## Training and held-out", "## Split by image"):

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from casewise.run_folder import JsonFile
 
 __all__ = [
+    "CODES",
     "FAMILIES",
-    "KNOWN",
     "ROWS",
     "Audit",
     "Finding",
     "Level",
     "audit_text",
     "check_accepted",
-    "is_known",
+    "is_code",
     "read_audit",
     "renamed",
     "with_noun",
@@ -35,7 +35,7 @@ __all__ = [
 Level = Literal["note", "warning", "error"]
 
 # The codes that a study can accept. A family takes any ending (a column, a probe): shortcut-source, shortcut-border.
-KNOWN = (
+CODES = (
     "twins-across-subjects",
     "twins-across-splits",
     "twins-across-labels",
@@ -78,17 +78,17 @@ class Finding:
         """Check the level and the code, which only the program writes."""
         if self.level not in get_args(Level):
             raise ValueError(f"level must be one of {get_args(Level)}, got {self.level!r}")
-        if not is_known(self.id):
+        if not is_code(self.id):
             raise ValueError(f"{self.id!r} is not a code of casewise.audit.findings")
 
 
-def is_known(id: str) -> bool:
+def is_code(id: str) -> bool:
     """Whether a finding can have this code.
 
-    >>> is_known("twins-across-subjects"), is_known("shortcut-source"), is_known("shortcut-"), is_known("twins")
+    >>> is_code("twins-across-subjects"), is_code("shortcut-source"), is_code("shortcut-"), is_code("twins")
     (True, True, False, False)
     """
-    return id in KNOWN or any(id.startswith(family) and len(id) > len(family) for family in FAMILIES)
+    return id in CODES or any(id.startswith(family) and len(id) > len(family) for family in FAMILIES)
 
 
 @dataclass(frozen=True)
@@ -232,10 +232,10 @@ def check_accepted(accepted: Mapping[str, str], possible: Sequence[str] | None =
             hint = nearest(code, possible)
             codes = ", ".join(name for name in possible if not name.startswith("source-predictable-"))
             raise AuditError(f"accept: this study cannot have a finding '{code}'.{hint or f' Possible are: {codes}.'}")
-        if not is_known(code):
+        if not is_code(code):
             endings = ", ".join(f"{family}…" for family in FAMILIES)
-            allowed = f"{', '.join(KNOWN)}, {endings}"
-            hint = nearest(code, [*KNOWN, *FAMILIES])
+            allowed = f"{', '.join(CODES)}, {endings}"
+            hint = nearest(code, [*CODES, *FAMILIES])
             raise AuditError(f"accept: there is no finding '{code}'.{hint} Allowed are: {allowed}.")
         if not str(reason or "").strip():
             raise AuditError(f"accept: {code} has no reason. Write why it is acceptable; the report prints the reason.")

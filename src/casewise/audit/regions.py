@@ -100,8 +100,8 @@ def _histogram(values: NDArray[np.uint8], kept: Bools | None = None) -> Floats:
 def border(images: Bytes) -> Floats:
     """(n, 128) of the outer ring: each cell's mean, minimum, maximum and standard deviation, and the histogram."""
     cells = _cells(images)[:, _ring()]
-    parts = [cells.mean(axis=2), cells.min(axis=2), cells.max(axis=2), cells.std(axis=2, dtype=np.float32)]
-    return np.column_stack([*parts, _histogram(cells)])
+    statistics = [cells.mean(axis=2), cells.min(axis=2), cells.max(axis=2), cells.std(axis=2, dtype=np.float32)]
+    return np.column_stack([*statistics, _histogram(cells)])
 
 
 def corners(images: Bytes) -> Floats:

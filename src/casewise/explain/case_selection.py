@@ -62,7 +62,7 @@ class LesionCase:
 
 def explain_target(run: FinishedRun) -> ExplainTarget:
     """The target that is explained: the primary outcome if the networks predict it, else their first target."""
-    return ExplainTarget.from_study(run.study)
+    return ExplainTarget.of_outcome(run.study)
 
 
 def predicted_target(run: FinishedRun, prediction: CasePrediction) -> ExplainTarget:

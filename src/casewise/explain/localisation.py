@@ -220,14 +220,14 @@ def _sanity_check(run: FinishedRun, model: LoadedModel, cases: Sequence[LesionCa
         maps_of = partial(_maps, target=predicted_target(run, group[0].prediction), map_size=map_size)
         panels = model.first_panels([case.row for case in group])
         for step in similarities(model.network, panels, maps_of, seed=run.study.seed):
-            by_step.setdefault(step.down_to, []).append((step.parts, step.spearman, step.ssim, len(group)))
+            by_step.setdefault(step.down_to, []).append((step.groups, step.spearman, step.ssim, len(group)))
     steps = []
     for name, groups in by_step.items():
         ranks = [(rank, count) for _, rank, _, count in groups if rank is not None]
         steps.append(
             {
                 "down_to": name,
-                "parts": groups[0][0],
+                "groups": groups[0][0],
                 "spearman": sum(rank * n for rank, n in ranks) / sum(n for _, n in ranks) if ranks else None,
                 "ssim": float(np.average([ssim for _, _, ssim, _ in groups], weights=[n for *_, n in groups])),
             }

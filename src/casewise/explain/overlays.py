@@ -35,22 +35,18 @@ class FigureRow:
     correct: Mapping[str, bool | None]
 
 
-def overlay(
-    picture: np.ndarray, values: np.ndarray, *, colours: str = COLOURS, strongest: float = STRONGEST
-) -> np.ndarray:
+def overlay(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
     """A map over a picture, more opaque at higher values: (H, W, 3) `uint8`. NaN is transparent.
 
     Args:
         picture: (H, W) or (H, W, 3) `uint8`.
         values: (H, W) from 0 to 1.
-        colours: the name of a matplotlib colour map.
-        strongest: the opacity at 1.
 
     Raises:
-        CasewiseError: sizes do not match, or there is no such colour map.
+        CasewiseError: the sizes do not match.
 
-    >>> overlay(np.full((1, 2), 100, np.uint8), np.array([[0.0, 1.0]]), strongest=1.0)[0].tolist()
-    [[100, 100, 100], [252, 255, 164]]
+    >>> overlay(np.full((1, 2), 100, np.uint8), np.array([[0.0, 1.0]]))[0].tolist()
+    [[100, 100, 100], [199, 200, 142]]
     """
     import matplotlib as mpl
 
@@ -59,27 +55,23 @@ def overlay(
             f"explain: a map of {values.shape} does not fit a picture of {picture.shape} ({picture.dtype}); a "
             "picture must be (H, W) or (H, W, 3) uint8, its map (H, W)."
         )
-    if colours not in mpl.colormaps:
-        raise CasewiseError(f"explain: there is no colour map {colours!r}; for example {COLOURS}, viridis or turbo.")
     base = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
     clipped = np.clip(np.nan_to_num(values), 0, 1)
-    paint = mpl.colormaps[colours](clipped)[..., :3] * 255
-    opacity = clipped[..., None] * strongest
+    paint = mpl.colormaps[COLOURS](clipped)[..., :3] * 255
+    opacity = clipped[..., None] * STRONGEST
     return np.asarray(np.rint(base * (1 - opacity) + paint * opacity), dtype=np.uint8)
 
 
-def save_overlay(
-    path: Path, picture: np.ndarray, values: np.ndarray, *, colours: str = COLOURS, strongest: float = STRONGEST
-) -> Path:
+def save_overlay(path: Path, picture: np.ndarray, values: np.ndarray) -> Path:
     """Write `overlay` as a PNG, atomically."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(overlay(picture, values, colours=colours, strongest=strongest)).save(buffer, "PNG")
+    Image.fromarray(overlay(picture, values)).save(buffer, "PNG")
     return write_atomic(path, buffer.getvalue())
 
 
-def save_side_by_side(path: Path, rows: Sequence[FigureRow], *, colours: str = COLOURS, meaning: str = MEANING) -> Path:
+def save_side_by_side(path: Path, rows: Sequence[FigureRow]) -> Path:
     """Write a figure of cases (rows) and methods (columns) as PNG or SVG, by the suffix of the path.
 
     The first column is the input. A blue frame means a correct prediction, an orange one an erroneous prediction.
@@ -97,13 +89,13 @@ def save_side_by_side(path: Path, rows: Sequence[FigureRow], *, colours: str = C
     titles = list(dict.fromkeys(title for row in rows for title in row.maps))
     buffer = io.BytesIO()
     with rc_context(STYLE):
-        figure = _draw_figure(rows, titles, colours, meaning)
+        figure = _draw_figure(rows, titles)
         # without a date, equal figures have equal bytes
         figure.savefig(buffer, format=kind, dpi=144, metadata={"Date": None} if kind == "svg" else {"Software": None})
     return write_atomic(path, buffer.getvalue())
 
 
-def _draw_figure(rows: Sequence[FigureRow], titles: Sequence[str], colours: str, meaning: str):  # type: ignore[no-untyped-def]
+def _draw_figure(rows: Sequence[FigureRow], titles: Sequence[str]):  # type: ignore[no-untyped-def]
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
@@ -127,7 +119,7 @@ def _draw_figure(rows: Sequence[FigureRow], titles: Sequence[str], colours: str,
             axes = figure.add_axes((left / width, bottom / height, CELL / width, CELL / height))
             axes.set_xticks([])
             axes.set_yticks([])
-            image = overlay(row.picture, row.maps[title], colours=colours) if title else row.picture
+            image = overlay(row.picture, row.maps[title]) if title else row.picture
             axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             correct = row.correct.get(title) if title else None
             colour = PALE if correct is None else MODEL if correct else ACCENT
@@ -137,7 +129,7 @@ def _draw_figure(rows: Sequence[FigureRow], titles: Sequence[str], colours: str,
                 axes.set_xlabel("correct" if correct else "erroneous", color=colour, fontsize=9, labelpad=3)
         figure.text((LEFT - 8) / width, (bottom + CELL / 2) / height, row.name, ha="right", va="center", wrap=True)
     box = ((width - RIGHT + 8) / width, (BOTTOM + 4) / height, BAR / width, (height - TOP - BOTTOM - 4) / height)
-    scale = figure.colorbar(ScalarMappable(cmap=colours), cax=figure.add_axes(box), ticks=[0, 0.5, 1])
-    scale.set_label(meaning, color=SOFT, fontsize=9)
+    scale = figure.colorbar(ScalarMappable(cmap=COLOURS), cax=figure.add_axes(box), ticks=[0, 0.5, 1])
+    scale.set_label(MEANING, color=SOFT, fontsize=9)
     scale.ax.tick_params(length=0, labelsize=8)
     return figure

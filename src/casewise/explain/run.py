@@ -42,11 +42,13 @@ MAX_PANELS = 64
 
 @dataclass(frozen=True)
 class Explanation:
-    """The files and measures of an explanation."""
+    """The files and measures of an explanation; `report` is the run's report where it was written again."""
 
-    folder: ExplanationFolder
+    folder: Path
+    table: Path
     figure: Path | None
     measures: dict[str, Any] | None
+    report: Path | None = None
 
 
 def explain(
@@ -95,7 +97,7 @@ def explain(
         "cases": written.entries,
     }
     save_results(run, shown, measures)
-    return Explanation(folder, figure, measures)
+    return Explanation(folder.path, folder.table.path, figure, measures)
 
 
 def _measure(

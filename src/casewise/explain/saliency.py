@@ -223,16 +223,18 @@ def saliency_maps(
         by_sequence = last.by_sequence() if late else raw[:, None].expand(-1, len(model.sequences), -1, -1)
         if model.sequences != ("",):
             by_sequence = by_sequence.masked_fill(panels[:, :, :1, :1].isnan(), torch.nan)
-        places = data.slots_of(batch)
+        slot_tiles = data.slots_of(batch)
         for number, row in enumerate(owners.tolist()):
-            views[row].append(tuple(values[number] for values in (places, panels, raw, by_sequence, last.contrast())))
+            views[row].append(
+                tuple(values[number] for values in (slot_tiles, panels, raw, by_sequence, last.contrast()))
+            )
     if last is None:
         return []
     size = (int(last.maps.shape[2]), int(last.maps.shape[3]))
     peaks = peak_pixels(size, last.shape, last.centres)
     results = []
     for row, own in zip(rows, views, strict=True):
-        places, panels, raw, by_sequence, contrast = map(torch.stack, zip(*own, strict=True))
+        slot_tiles, panels, raw, by_sequence, contrast = map(torch.stack, zip(*own, strict=True))
         # one scale for all views and, for Grad-CAM, all sequences of a case, because they are compared by eye
         maps = scaled(raw[None], last.method)[0]
         if late:
@@ -241,7 +243,7 @@ def saliency_maps(
             separate = (
                 maps[:, None].expand(-1, by_sequence.shape[1], -1, -1).masked_fill(by_sequence.isnan(), torch.nan)
             )
-        arrays = [values.numpy() for values in (places, panels, maps, separate, raw, contrast)]
+        arrays = [values.numpy() for values in (slot_tiles, panels, maps, separate, raw, contrast)]
         results.append(SaliencyMap(int(row), *arrays, size, peaks))  # type: ignore[arg-type,call-arg]
     return results
 

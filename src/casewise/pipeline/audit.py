@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from casewise.audit.findings import KNOWN, Audit, Finding, check_accepted, read_audit, with_noun, write_audit
+from casewise.audit.findings import CODES, Audit, Finding, check_accepted, read_audit, with_noun, write_audit
 from casewise.cohort.checks import closest
 from casewise.errors import CohortError, RunError
 from casewise.modalities.base import ImageStore, PreparedCohort
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # Evidence beside the table's columns, by the names that findings have.
 PROBES = ("border", "thumbnail", "files", "file-size", "outside-anatomy")
-# How networks are trained and judged, which does not change the images and their labels.
+# Settings of training and evaluation, which do not change the images and their labels.
 NOT_AUDITED = (
     "accept",
     "compute",
@@ -135,7 +135,7 @@ def possible_findings(study: Study, columns: Sequence[str]) -> list[str]:
     sources = [f"source-predictable-{label}" for name in study.outputs for label in study.classes_of(name)]
     plain = [*shortcuts, *sources]
     # Where several targets are predicted, a finding's name ends with the target.
-    return list(dict.fromkeys([*KNOWN, *plain, *(f"{id}-{target}" for id in plain for target in study.outputs)]))
+    return list(dict.fromkeys([*CODES, *plain, *(f"{id}-{target}" for id in plain for target in study.outputs)]))
 
 
 def _inputs_hash(study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits | None, network: str) -> str:

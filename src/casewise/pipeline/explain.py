@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from casewise.console import Show, Silent
 from casewise.errors import RunError, nearest
 from casewise.explain.finished_run import FinishedRun
-from casewise.explain.run import explain
+from casewise.explain.run import Explanation, explain
 from casewise.modalities.base import PreparedCohort
 from casewise.pipeline.prepare import prepare
 from casewise.pipeline.read import read
@@ -22,17 +21,6 @@ from casewise.study.loading import saved_study
 from casewise.study.schema import Study
 
 
-@dataclass(frozen=True)
-class Explained:
-    """The files and measures of an explanation, and the run's report."""
-
-    folder: Path
-    table: Path
-    figure: Path | None
-    measures: dict[str, Any] | None
-    report: Path
-
-
 def explain_run(
     path: Path,
     *,
@@ -42,7 +30,7 @@ def explain_run(
     measure: bool = False,
     map_size: int = 0,
     show: Show | None = None,
-) -> Explained:
+) -> Explanation:
     """Explain cases of the finished run at `path` and write its report again; arguments as of `casewise.explain.run`.
 
     Raises:
@@ -57,8 +45,7 @@ def explain_run(
         )
         store = run.prepared.store
         page = report(run.study, run.cohort, run.predictions, run.results, store, folder, Silent())
-    files = explanation.folder
-    return Explained(files.path, files.table.path, explanation.figure, explanation.measures, page)
+    return replace(explanation, report=page)
 
 
 def open_finished(folder: RunFolder) -> FinishedRun:

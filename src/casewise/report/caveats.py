@@ -25,7 +25,7 @@ def sentences(notes: Iterable[Mapping[str, Any] | str]) -> list[str]:
 
 
 def result_line(study: Study, results: Mapping[str, Any]) -> str:
-    """The main outcome in one line, for the learner of the headline; empty where nothing was judged."""
+    """The main outcome in one line, for the learner of the headline; empty where nothing was evaluated."""
     main = results["main"]
     stage, learner, figures = main["stage"], main["learner"], main["metrics"]
     if not figures:

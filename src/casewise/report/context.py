@@ -1,4 +1,4 @@
-"""What a report is made of: the artefacts of a run as data, and which learner, stage and rows the report is about."""
+"""The data of a report: the artefacts of a run, and which learner, stage and rows the report is about."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ReportContext:
         splits: the content of `splits.json`.
         predictions: the predictions table (out of fold and test).
         metrics: the content of `metrics.json`.
-        jobs: one entry a network, with its history.
+        jobs: one entry per network, with its history.
         notes: sentences about what was left out or assumed.
         stackers: for each combined learner and output its coefficients.
         environment: versions, processor, date, command and seconds.
@@ -105,8 +105,8 @@ class ReportContext:
     def stage(self) -> str:
         """The stage of the headline in `metrics.json`; without one `test` if it has predictions, else `oof`."""
         available = [s for s in ("test", "oof") if (self.predictions["stage"] == s).any()]
-        judged = (self.metrics.get("main") or {}).get("stage")
-        return judged if judged in available else (available or ["oof"])[0]
+        stage = (self.metrics.get("main") or {}).get("stage")
+        return stage if stage in available else (available or ["oof"])[0]
 
     @property
     def stages(self) -> list[str]:
@@ -157,7 +157,7 @@ class ReportContext:
 
     @cached_property
     def final(self) -> pd.DataFrame:
-        """One row a learner, stage, case, region, image and target (see `casewise.predictions.table.final_rows`)."""
+        """One row per learner, stage, case, region, image and target (see `casewise.predictions.table.final_rows`)."""
         from casewise.predictions.table import final_rows
 
         return final_rows(self.predictions)
@@ -186,7 +186,7 @@ class ReportContext:
 
     @property
     def site(self) -> str:
-        """What is left out fold by fold, as a reader says it."""
+        """The name of what is left out in each fold, in plain words."""
         return str(self.study.split.leave_out or "source").replace("_", " ")
 
     def subjects_of(self, stage: str) -> int:

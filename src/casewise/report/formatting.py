@@ -68,7 +68,7 @@ def display_name(study: Study, name: str) -> str:
     plain_name = plain(name)
     for text in (study.description, study.title):
         for match in re.finditer(rf"(?<!\w){re.escape(plain_name)}(?!\w)", text, re.IGNORECASE):
-            # a capital that only begins a sentence says nothing about the name
+            # a capital at the start of a sentence is no spelling of the name
             if not re.search(r"(^|[.:!?]\s+)$", text[: match.start()]) or match[0][1:] != match[0][1:].lower():
                 return match[0]
     return plain_name

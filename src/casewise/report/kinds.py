@@ -19,6 +19,8 @@ class KindReport:
         by_site: the metrics of the summary where a source was left out in each fold.
         tiles: metrics of the four figures to remember, the most important first.
         image_split: the metric drawn by subject and by image.
+        compared: the metric by which learners are compared in pairs.
+        ordered: whether classes have an order, so that the median class is predicted.
     """
 
     template: str
@@ -28,6 +30,8 @@ class KindReport:
     by_site: tuple[str, ...]
     tiles: tuple[str, ...]
     image_split: str
+    compared: str
+    ordered: bool = False
 
 
 KINDS: dict[str, KindReport] = {}
@@ -53,6 +57,7 @@ register_kind_report(
         by_site=("ccc", "mae"),
         tiles=("mae", "ccc"),
         image_split="mae",
+        compared="mae",
     ),
 )
 register_kind_report(
@@ -65,6 +70,7 @@ register_kind_report(
         by_site=("auroc", "accuracy"),
         tiles=("accuracy", "auroc", "sensitivity", "specificity", "f1", "ece"),
         image_split="accuracy",
+        compared="auroc",
     ),
 )
 register_kind_report(
@@ -77,5 +83,7 @@ register_kind_report(
         by_site=("kappa_quadratic", "accuracy"),
         tiles=("kappa_quadratic", "accuracy", "sensitivity", "specificity", "auroc", "mae", "f1", "ece"),
         image_split="accuracy",
+        compared="kappa_quadratic",
+        ordered=True,
     ),
 )

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page from what a run has left behind."""
+"""The report: one self-contained HTML page from the artefacts of a run."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def values(context: ReportContext) -> dict[str, Any]:
         "detail": agreement.detail(context),
         "learners": learners.section(context),
         "over_folds": validation.over_folds(context),
-        "nested": validation.nested(context),
+        "nested": validation.nested(study, context.jobs, context.learners),
         "image_split": image_split.section(context),
         "audit": audit.section(context),
         "external": validation.external(context),

@@ -1,4 +1,4 @@
-"""The study's own names for its outcome and its images, and the warnings that stand above everything else."""
+"""The study's own names for its outcome and its images, and the warnings at the top of the report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROUGH_BELOW = 10
 
 @dataclass(frozen=True)
 class Terms:
-    """How the report speaks of this study.
+    """The terms that the report uses for a study.
 
     Attributes:
         label: the primary outcome's name; `heading` has a capital.
@@ -108,14 +108,14 @@ def subject_matter(context: ReportContext) -> dict[str, Any]:
         "classes": names,
         "low": low,
         "high": high,
-        "template": kind_report(context.kind).template,
+        "ordered": kind_report(context.kind).ordered,
     }
 
 
-def case_place(row: Mapping[str, Any]) -> str:
-    """Which case a row is about, as a reader names it.
+def case_label(row: Mapping[str, Any]) -> str:
+    """Which case a row is about, as a sentence names it.
 
-    >>> case_place({"subject": "S1", "visit": "2", "region": "trunk"}), case_place({"subject": "S1", "visit": "week 4"})
+    >>> case_label({"subject": "S1", "visit": "2", "region": "trunk"}), case_label({"subject": "S1", "visit": "week 4"})
     ('subject S1, visit 2, trunk', 'subject S1, week 4')
     """
     names = [f"subject {shortened(row['subject'], 40)}"]
@@ -126,7 +126,7 @@ def case_place(row: Mapping[str, Any]) -> str:
 
 
 def judged_on(context: ReportContext) -> dict[str, Any]:
-    """On whom the figures are, and what the networks had not seen of them."""
+    """The cases that the figures are based on, and which of them the networks were not trained on."""
     rows = context.judged
     return {
         "stage": context.stage,

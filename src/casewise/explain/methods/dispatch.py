@@ -92,18 +92,6 @@ def explain(
     return zero_to_one(cell_maps(network, panels, target=target, method=method, map_size=map_size).on_panel())
 
 
-def explain_by_sequence(
-    network: Network, panels: Tensor, *, target: ExplainTarget, method: str | None = None, map_size: int = 0
-) -> Tensor:
-    """As `explain`, with one map per sequence in late fusion, NaN for a missing one: (B, S, H, W) from 0 to 1.
-
-    The Grad-CAM maps of a panel share one scale, so a brighter sequence had more influence. Rollout maps cannot be
-    compared between sequences, because each backbone's map sums to 1. Without late fusion S is 1.
-    """
-    maps = cell_maps(network, panels, target=target, method=method, map_size=map_size)
-    return scaled(maps.by_sequence(), maps.method)
-
-
 def cell_maps(
     network: Network, panels: Tensor, *, target: ExplainTarget, method: str | None = None, map_size: int = 0
 ) -> CellMaps:

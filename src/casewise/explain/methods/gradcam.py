@@ -24,8 +24,12 @@ from casewise.models.backbones import Network
 TINY = 1e-30
 
 
-def gradcam(network: Network, panels: Tensor, target: ExplainTarget, *, layers: Sequence[nn.Module] = ()) -> Tensor:
-    """Where the feature map supports the target, (B, h, w), at least 0. Late fusion: the sum over sequences.
+def gradcam_by_sequence(
+    network: Network, panels: Tensor, target: ExplainTarget, *, layers: Sequence[nn.Module] = ()
+) -> Tensor:
+    """Where the feature map supports the target (above 0) or opposes it, (B, S, h, w); NaN for a missing sequence.
+
+    With late fusion there is one map per sequence, otherwise S is 1.
 
     Args:
         network: it is left unchanged.
@@ -36,13 +40,6 @@ def gradcam(network: Network, panels: Tensor, target: ExplainTarget, *, layers: 
     Raises:
         CasewiseError: the layer gives no map.
     """
-    return gradcam_by_sequence(network, panels, target, layers=layers).clamp(min=0).nansum(dim=1)
-
-
-def gradcam_by_sequence(
-    network: Network, panels: Tensor, target: ExplainTarget, *, layers: Sequence[nn.Module] = ()
-) -> Tensor:
-    """As `gradcam` but signed, with one map per sequence in late fusion, NaN for a missing one: (B, S, h, w)."""
     try:
         from pytorch_grad_cam import GradCAM
     except ImportError as error:

@@ -30,13 +30,13 @@ class Similarity:
 
     Attributes:
         down_to: the last layer group that was randomised.
-        parts: the number of randomised layer groups.
+        groups: the number of randomised layer groups.
         spearman: over panels on which neither map is uniform; None if there are none.
         ssim: over all panels.
     """
 
     down_to: str
-    parts: int
+    groups: int
     spearman: float | None
     ssim: float
 

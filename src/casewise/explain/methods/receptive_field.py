@@ -32,25 +32,16 @@ _WINDOW = ("kernel_size", "stride", "padding")
 _cache: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Centres | None]] = WeakKeyDictionary()
 
 
-def resized(maps: Tensor, side: int | tuple[int, int], centres: Centres | None = None) -> Tensor:
-    """Maps (B, h, w) at the size of the panel, (B, H, W) `float32`, each scaled to 0–1; 0 for a uniform map.
+def upsampled(maps: Tensor, side: int | tuple[int, int], centres: Centres | None = None) -> Tensor:
+    """Maps (B, h, w) at the size of the panel, (B, H, W) `float64`.
 
     Linear between the centres of cells, constant outside the outermost ones.
 
     Args:
         centres: of rows (h,) and columns (w,) in pixels of the panel; by default the cells divide the panel evenly.
 
-    >>> resized(torch.tensor([[[0.0, 1.0]]]), (1, 4)).tolist()
-    [[[0.0, 0.25, 0.75, 1.0]]]
-    >>> resized(torch.tensor([[[0.0, 1.0]]]), (1, 4), (torch.tensor([0.0]), torch.tensor([0.0, 2.0]))).tolist()
+    >>> upsampled(torch.tensor([[[0.0, 1.0]]]), (1, 4), (torch.tensor([0.0]), torch.tensor([0.0, 2.0]))).tolist()
     [[[0.0, 0.5, 1.0, 1.0]]]
-    """
-    return zero_to_one(upsampled(maps, side, centres))
-
-
-def upsampled(maps: Tensor, side: int | tuple[int, int], centres: Centres | None = None) -> Tensor:
-    """As `resized`, without scaling the values: (B, H, W) `float64`.
-
     >>> upsampled(torch.tensor([[[1.0, 3.0]]]), (1, 4)).tolist()
     [[[1.0, 1.5, 2.5, 3.0]]]
     """

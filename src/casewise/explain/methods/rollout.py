@@ -33,8 +33,10 @@ def pools_by_attention(body: nn.Module) -> bool:
     return getattr(body, "global_pool", "") == "map" or getattr(body, "attn_pool", None) is not None
 
 
-def rollout(network: Network, panels: Tensor) -> Tensor:
-    """How much of each patch reaches the head, (B, h, w). Each map sums to 1. Late fusion: the mean over sequences.
+def rollout_by_sequence(network: Network, panels: Tensor) -> Tensor:
+    """How much of each patch reaches the head, (B, S, h, w); NaN for a missing sequence. Each map sums to 1.
+
+    With late fusion there is one map per sequence, otherwise S is 1.
 
     Args:
         network: a network with a timm transformer; it is left unchanged.
@@ -43,11 +45,6 @@ def rollout(network: Network, panels: Tensor) -> Tensor:
     Raises:
         CasewiseError: the network is not such a transformer.
     """
-    return rollout_by_sequence(network, panels).nanmean(dim=1)
-
-
-def rollout_by_sequence(network: Network, panels: Tensor) -> Tensor:
-    """As `rollout`, with one map per sequence in late fusion, NaN if it is missing: (B, S, h, w). Otherwise S is 1."""
     bodies: list[Any] = network.bodies
     if not all(is_transformer(body) for body in bodies):
         raise CasewiseError(

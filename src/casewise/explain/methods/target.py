@@ -44,24 +44,10 @@ class ExplainTarget:
             raise CasewiseError(f"explain: {self.target} {kind}; class {self.class_index} does not exist (first: 0).")
 
     @classmethod
-    def from_study(
-        cls, study: Study, target: str | None = None, *, class_name: str | None = None, negative: bool = False
-    ) -> Self:
-        """The target and class by name; by default the primary outcome or, if it is not predicted, the first output.
-
-        Raises:
-            CasewiseError: there is no such target or class.
-        """
+    def of_outcome(cls, study: Study) -> Self:
+        """The primary outcome if the networks predict it, else their first output."""
         outputs = outputs_of(study)
-        name = target or next((output.name for output in outputs if output.main), outputs[0].name)
-        if class_name is None:
-            return cls(outputs, name, negative=negative)
-        classes = study.classes_of(name)
-        if class_name not in classes:
-            allowed = f"one of {', '.join(classes)}" if classes else "left out, because it is a number"
-            hint = nearest(class_name, classes)
-            raise CasewiseError(f"explain: the class of {name} must be {allowed}, not {class_name!r}.{hint}")
-        return cls(outputs, name, classes.index(class_name), negative)
+        return cls(outputs, next((output.name for output in outputs if output.main), outputs[0].name))
 
     @property
     def output(self) -> Output:

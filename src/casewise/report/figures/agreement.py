@@ -81,12 +81,12 @@ def bland_altman(rows: pd.DataFrame, limits: Limits, *, digits: int, label: str)
     with canvas(WIDTH, HEIGHT) as (figure, axes):
         set_margins(axes, WIDTH, HEIGHT, left=54, bottom=_below(rows), right=74, top=14)
         axes.axhline(0, color=FAINT, linewidth=1.4)
-        parts = [
+        lines = [
             (limits.high, limits.high_interval, SOFT, (0, (4, 3)), "upper limit"),
             (limits.bias, limits.bias_interval, ACCENT, "-", "bias"),
             (limits.low, limits.low_interval, SOFT, (0, (4, 3)), "lower limit"),
         ]
-        for value, edges, colour, style, name in parts:
+        for value, edges, colour, style, name in lines:
             if edges:
                 axes.axhspan(*edges, color=colour, alpha=0.12, linewidth=0)
             axes.axhline(value, color=colour, linewidth=1.2, linestyle=style)

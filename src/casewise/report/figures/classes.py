@@ -130,7 +130,7 @@ def _percent(axes: Axes) -> None:
 
 
 def _key(axes: Axes) -> None:
-    """The key below the axes, a line a curve."""
+    """The key below the axes, a line per curve."""
     handles, names = axes.get_legend_handles_labels()
     axes.figure.legend(
         handles,

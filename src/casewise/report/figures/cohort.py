@@ -24,8 +24,8 @@ def binned(values: np.ndarray, scale: tuple[float, float]) -> tuple[np.ndarray, 
     """
     low, high = scale
     step = min(np.diff(np.unique(np.round(values - low, 6))), default=1.0)
-    places = (values - low) / step
-    if step <= 1 and np.allclose(places, np.rint(places), atol=1e-4) and (high - low) / step <= MOST_LEVELS:
+    steps = (values - low) / step
+    if step <= 1 and np.allclose(steps, np.rint(steps), atol=1e-4) and (high - low) / step <= MOST_LEVELS:
         levels = np.arange(low, high + step / 2, step)
         return np.append(levels - step / 2, levels[-1] + step / 2), [f"{level:g}" for level in levels], True
     from matplotlib.ticker import MaxNLocator
@@ -36,7 +36,7 @@ def binned(values: np.ndarray, scale: tuple[float, float]) -> tuple[np.ndarray, 
 
 
 def shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Share of the values in each bar; values beyond the scale stand in the outermost bars."""
+    """Share of the values in each bar; values beyond the scale count in the outermost bars."""
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     return np.asarray(counts / max(counts.sum(), 1))
 

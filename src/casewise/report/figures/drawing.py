@@ -81,7 +81,7 @@ class Drawing:
     position: str = "xMidYMid meet"
 
     def svg(self, alt: str) -> Markup:
-        """The figure as an `<svg>` scaled to its box; `alt` says in words what it shows."""
+        """The figure as an `<svg>` scaled to its box; `alt` describes it in words."""
         style = self.style or f' style="max-width:{self.width:g}px"'
         head = f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-label="{escape(alt)}"{style} '
         return Markup(f'{head}preserveAspectRatio="{self.position}">{self.body}</svg>')  # noqa: S704 (body is escaped)
@@ -111,7 +111,7 @@ def _inlined(text: str, name: str) -> str:
     body = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", body)
     body = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", body)
     body = re.sub(r"<g>\s*</g>", "", body)
-    # Hundredths of a point are enough; what stands between tags is text and stays as it is.
+    # hundredths of a point are enough; text between tags is not changed
     body = re.sub(r"<[^>]+>", lambda m: re.sub(r"(\d\.\d\d)\d+", r"\1", m[0]), body)
     body = re.sub(r"\n\s*", "\n", body)
     return body.strip()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,72 +18,76 @@ ROW = 21.0
 NAME = 26
 
 
+@dataclass(frozen=True)
+class Series:
+    """One figure with its interval for each learner, and how it is drawn; `face` fills the markers."""
+
+    label: str
+    figures: Mapping[str, Mapping[str, Any]]
+    colour: str
+    marker: str
+    face: str = ""
+    line: float = 1.8
+    size: float = 6.0
+
+
 def forest(
     learners: list[str],
-    figures: dict[str, dict[str, dict[str, Any]]],
+    series: Sequence[Series],
     *,
-    shown: str,
     label: str,
     name: str,
+    shown: str = "",
+    chance: float | None = None,
     percent: bool = False,
 ) -> Drawing:
-    """One line a learner: the metric on the test set and out of fold, each with its interval.
+    """One line per learner with a point and an interval for each series.
 
     Args:
         learners: from top to bottom.
-        figures: stage -> learner -> figure with `value, low, high`; a stage without figures is left out.
-        shown: the learner that the report speaks of; its line is marked.
+        shown: the learner that the report is about; its line is marked.
+        chance: a dashed line at what guessing gives.
         percent: write shares in percent.
     """
+    from matplotlib.ticker import FuncFormatter
 
     height = ROW * len(learners) + 62
-    looks = {"test": (MODEL, "o", "test set"), "oof": (SOFT, "D", "out of fold")}
-    stages = [stage for stage in looks if figures.get(stage)]
     longest = max(len(shortened(learner, NAME)) for learner in learners)
     with canvas(WIDTH, height) as (figure, axes):
         set_margins(axes, WIDTH, height, left=14 + 6.1 * longest, bottom=58, right=10, top=4)
-        rows = {learner: -i for i, learner in enumerate(learners)}
-        axes.axhspan(rows[shown] - 0.5, rows[shown] + 0.5, color=MODEL, alpha=0.08, linewidth=0)
-        values: list[float] = []
-        for i, stage in enumerate(stages):
-            colour, marker, title = looks[stage]
-            shift = 0.0 if len(stages) == 1 else (0.16, -0.2)[i]
-            finite = [(rows[name] + shift, f) for name in learners if (f := figures[stage].get(name))]
-            bars = [(y, f) for y, f in finite if is_number(f.get("low")) and is_number(f.get("high"))]
-            axes.hlines(
-                [y for y, _ in bars],
-                [f["low"] for _, f in bars],
-                [f["high"] for _, f in bars],
-                color=colour,
-                linewidth=1.7 if i == 0 else 1.1,
-            )
+        if shown in learners:
+            row = -learners.index(shown)
+            axes.axhspan(row - 0.5, row + 0.5, color=MODEL, alpha=0.08, linewidth=0)
+        values: list[float] = [] if chance is None else [chance]
+        for entry, shift in zip(series, (0.0,) if len(series) == 1 else (0.16, -0.2), strict=True):
+            drawn = {n: f for n, f in entry.figures.items() if is_number(f.get("value"))}
+            points = [(shift - i, drawn[n]) for i, n in enumerate(learners) if n in drawn]
+            bars = [(y, f) for y, f in points if is_number(f.get("low")) and is_number(f.get("high"))]
+            lows, highs = [f["low"] for _, f in bars], [f["high"] for _, f in bars]
+            axes.hlines([y for y, _ in bars], lows, highs, color=entry.colour, linewidth=entry.line)
             axes.plot(
-                [f["value"] for _, f in finite],
-                [y for y, _ in finite],
-                marker,
-                color=colour,
-                markersize=5.5 if i == 0 else 3.8,
-                label=title,
+                [f["value"] for _, f in points],
+                [y for y, _ in points],
+                entry.marker,
+                color=entry.colour,
+                markerfacecolor=entry.face or entry.colour,
+                markersize=entry.size,
+                label=entry.label,
             )
-            values += [f["value"] for _, f in finite] + [edge for _, f in bars for edge in (f["low"], f["high"])]
-        axes.set_yticks(list(rows.values()), [shortened(learner, NAME) for learner in learners])
+            values += [f["value"] for _, f in points] + lows + highs
+        if chance is not None:
+            axes.axvline(chance, color=SOFT, linewidth=1, linestyle=(0, (3, 2)), zorder=0)
+        axes.set_yticks([-i for i in range(len(learners))], [shortened(learner, NAME) for learner in learners])
         for text, learner in zip(axes.get_yticklabels(), learners, strict=True):
             text.set(color=INK, fontweight="bold" if learner == shown else "normal")
         axes.set(ylim=(-len(learners) + 0.4, 0.6), xlim=around(values or [0, 1]))
-        label_below(figure, axes, label, height=height, percent=percent)
+        if percent:
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+        figure.text(0.5, 26 / height, label, ha="center", fontsize=10.5)
+        frame(axes, grid="x")
+        axes.spines["left"].set_visible(False)
+        figure.legend(loc="lower center", ncols=2, handletextpad=0.3, columnspacing=1.6, borderaxespad=0.1)
         return svg(figure, name)
-
-
-def label_below(figure: Any, axes: Any, label: str, *, height: float, percent: bool) -> None:
-    """The scale and the key under points with intervals, a line a learner."""
-    from matplotlib.ticker import FuncFormatter
-
-    if percent:
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-    figure.text(0.5, 26 / height, label, ha="center", fontsize=10.5)
-    frame(axes, grid="x")
-    axes.spines["left"].set_visible(False)
-    figure.legend(loc="lower center", ncols=2, handletextpad=0.3, columnspacing=1.6, borderaxespad=0.1)
 
 
 def training(model: str, jobs: list[dict[str, Any]], *, name: str) -> Drawing:
@@ -192,7 +198,7 @@ def _phase_labels(jobs: list[dict[str, Any]], edges: tuple[float, float]) -> lis
 
 
 def finder(model: str, jobs: list[dict[str, Any]], *, name: str) -> Drawing:
-    """One backbone's search for a learning rate: the loss while the rate rises, a line a fold, a dot at the choice."""
+    """The search for a learning rate of one backbone: the loss by rate, one line per fold, with a dot at the choice."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     width, height = 260.0, 176.0
@@ -212,7 +218,7 @@ def finder(model: str, jobs: list[dict[str, Any]], *, name: str) -> Drawing:
             course = smoothed if len(smoothed) == len(losses) else _smoothed(losses)
             axes.plot(rates, losses, color=PALE, linewidth=0.8)
             axes.plot(rates, course, color=MODEL, linewidth=1.2)
-            # What lies beyond the point where it diverges is cut off.
+            # the part after the loss diverges is cut off
             start, least = float(course[0]), float(course.min())
             tops.append(least + 1.5 * max(start - least, 0.05 * abs(start)))
             lows.append(min(least, float(np.quantile(losses, 0.1))))

@@ -1,4 +1,4 @@
-"""Slides as small inline pictures: the tissue outlined, the tiles that were taken, and a map of what each one gave."""
+"""Slides as small inline pictures: the outlined tissue, the selected tiles, and maps of a value of each tile."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ def is_dark(slide: Overview) -> bool:
 
 def cropped(slide: Overview, crop: Crop, *, grey: bool = False) -> np.ndarray:
     """The small picture's part; as a pale grey one to lay colours over."""
-    part = slide.read_picture()[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    tissue = slide.read_picture()[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     if not grey:
-        return part
+        return tissue
     # The darkest channel shows stain best, because glass is white in all of them; dark slides are inverted.
-    stain = part.max(axis=2).astype(float) if is_dark(slide) else 255 - part.min(axis=2).astype(float)
+    stain = tissue.max(axis=2).astype(float) if is_dark(slide) else 255 - tissue.min(axis=2).astype(float)
     return np.rint(255 - PALE * stain).astype(np.uint8)
 
 
@@ -127,9 +127,9 @@ def grid_of(boxes: np.ndarray, values: np.ndarray, stride: float) -> tuple[np.nd
     sums, counts = np.zeros(shape), np.zeros(shape)
     for column, row, side, value in zip(x, y, span, values, strict=True):
         # Cells whose middle lies in the tile.
-        part = np.s_[_middle(row) : _middle(row + side), _middle(column) : _middle(column + side)]
-        sums[part] += value
-        counts[part] += 1
+        covered = np.s_[_middle(row) : _middle(row + side), _middle(column) : _middle(column + side)]
+        sums[covered] += value
+        counts[covered] += 1
     return np.divide(sums, counts, out=np.full(shape, np.nan), where=counts > 0), (left, top)
 
 
@@ -162,8 +162,8 @@ def _coloured(cells: np.ndarray, scale: Scale) -> np.ndarray:
     """(rows, columns, 4) `uint8`; cells without a tile are clear."""
     stops = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in COLOURS[scale]], float)
     values = np.clip(np.nan_to_num(cells), 0, 1)
-    places = np.linspace(0, 1, len(stops))
-    channels = [np.interp(values, places, stops[:, i]) for i in range(3)]
+    positions = np.linspace(0, 1, len(stops))
+    channels = [np.interp(values, positions, stops[:, i]) for i in range(3)]
     alpha = np.where(np.isnan(cells), 0.0, 255 * THICK)
     return np.rint(np.stack([*channels, alpha], axis=2)).astype(np.uint8)
 
@@ -186,13 +186,13 @@ def _outline(slide: Overview, crop: Crop, *, colour: str = OUTLINE, holes: bool 
 
     which = cv2.RETR_CCOMP if holes else cv2.RETR_EXTERNAL
     contours, _ = cv2.findContours(slide.mask.astype(np.uint8), which, cv2.CHAIN_APPROX_NONE)
-    parts = []
+    lines = []
     for contour in contours:
         # Half a pixel is less than can be seen.
         line: Any = cv2.approxPolyDP(contour, 0.8, True)[:, 0] + 0.5 - [crop.left, crop.top]
         if len(line) > 2:
-            parts.append("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in line) + "Z")
-    return f'<path d="{"".join(parts)}" {_stroke(colour, 2.0)}/>'
+            lines.append("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in line) + "Z")
+    return f'<path d="{"".join(lines)}" {_stroke(colour, 2.0)}/>'
 
 
 def _frames(slide: Overview, crop: Crop, *, colour: str = GRID) -> str:
@@ -208,7 +208,7 @@ def _stroke(colour: str, width: float) -> str:
 
 
 def _drawing(slide: Overview, crop: Crop, layers: list[str]) -> Drawing:
-    """Layers one over the other, and a scale bar where the slide says its resolution."""
+    """Layers one over the other, and a scale bar where the resolution of the slide is recorded."""
     bar, height = _scale_bar(slide, crop)
     return Drawing(
         crop.width, round(crop.height + height, 1), "".join(layers) + bar, style=" ", position="xMinYMin meet"

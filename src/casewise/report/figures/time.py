@@ -47,7 +47,7 @@ def tracks(rows: pd.DataFrame, *, baseline: str) -> list[Track]:
     """The trajectories of all subjects that the physician scored at two visits or more, by name.
 
     Args:
-        rows: one row a case, with `subject, visit, day, y_true, y_pred`; a truth may be NaN.
+        rows: one row per case, with `subject, visit, day, y_true, y_pred`; a truth may be NaN.
         baseline: the visit compared with, or `first`.
     """
     result = []
@@ -115,5 +115,5 @@ def chosen_tracks(all_tracks: list[Track], most: int) -> tuple[list[Track], bool
     if len(all_tracks) <= most:
         return all_tracks, False
     ranked = sorted(all_tracks, key=lambda track: (track.error, natural(track.subject)))
-    places = np.linspace(0, len(ranked) - 1, most).round().astype(int)
-    return [ranked[i] for i in places], True
+    ranks = np.linspace(0, len(ranked) - 1, most).round().astype(int)
+    return [ranked[i] for i in ranks], True

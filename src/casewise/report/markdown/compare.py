@@ -60,7 +60,7 @@ def comparisons(
 
 
 def _final(folder: Path, stage: str, targets: Iterable[str]) -> pd.DataFrame:
-    """What is evaluated of a run: one row a learner, case, region, image and target."""
+    """What is evaluated of a run: one row per learner, case, region, image and target."""
 
     from casewise.predictions.table import final_rows
 

@@ -10,7 +10,6 @@ from typing import Any
 from casewise.evaluation.cross_fit import by_fold_text
 from casewise.files import write_atomic
 from casewise.metrics.registry import columns, metric_of
-from casewise.predictions.nested_cv import NESTED, chosen_networks
 from casewise.report.caveats import sentences
 from casewise.report.formatting import rate
 from casewise.report.kinds import kind_report
@@ -33,7 +32,7 @@ MISSING = "–"
 
 
 def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path:
-    """Write the page for `run`; the learners of the runs in `beside` stand in the same tables.
+    """Write the page for `run`; the tables also show the learners of the runs in `beside`.
 
     Raises:
         RunError: a folder holds no finished run, one without figures of the stage that the page is about, or what was
@@ -58,8 +57,9 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
         reasons = compare.not_comparable(folders, stage, targets)
         comparable = [name for name in targets if name not in reasons]
         # Never the first run's own: they would pass for comparisons of all the learners in the table.
-        found = compare.comparisons(folders, studies, stage, comparable) or {}
-        pairs = found.get(stage, {})
+        compared = compare.comparisons(folders, studies, stage, comparable) or {}
+        pairs = compared.get(stage, {})
+    learners = {name for by_learner in first.metrics["metrics"].values() for name in by_learner}
     explained = saliency.measured_values(first.measured) if first.measured else None
     return {
         "runs": runs,
@@ -73,10 +73,10 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
         "explained": explained,
         "heads": {"hit": saliency.HIT, "near": saliency.NEAR, "share": saliency.SHARE},
         "image_split": image_split(first, stage),
-        "seen": seen_and_held_out(runs),
+        "train_performance": train_and_held_out(runs),
         "left_out": left_out(first),
         "external": external(first, stage),
-        "nested": nested(first),
+        "nested": validation.nested(first.study, first.jobs, learners, len(first.study.networks)),
         "networks": [row for run in runs for row in network_rows(run)],
         "finder": any(job.get("finder") for run in runs for job in run.jobs),
         "phases": [(run.name, phase) for run in runs for phase in _phases(run)],
@@ -141,7 +141,7 @@ def target_values(
     digits, metrics = DIGITS[family], page_columns(runs, target)
     compared = None
     if not pooled(first, stage):
-        metric = "mae" if family == "number" else {"ordinal": "kappa_quadratic"}.get(kind, "auroc")
+        metric = kind_report(kind).compared
         entry = pairs.get(target, {}).get(metric)
         if entry and entry.get("differences"):
             smaller = metric_of(metric).larger_is_better is False
@@ -182,7 +182,7 @@ def page_columns(runs: Sequence[FinishedStudy], target: str) -> list[str]:
 def learner_rows(
     runs: Sequence[FinishedStudy], stage: str, target: str, metrics: Sequence[str], digits: int
 ) -> list[dict[str, Any]]:
-    """One line a learner of every run; those of later runs carry their study's name."""
+    """One line per learner of every run; those of later runs carry their study's name."""
     rows = []
     for index, run in enumerate(runs):
         suffix = f" ({run.name})" if index else ""
@@ -215,7 +215,7 @@ def _readers(run: FinishedStudy, stage: str, target: str, metrics: Sequence[str]
 
 
 def over_folds(runs: Sequence[FinishedStudy], target: str, digits: int) -> dict[str, Any] | None:
-    """Mean ± standard deviation over the folds, a line a learner of every run; None where folds are sources."""
+    """Mean ± standard deviation over the folds, a line per learner of every run; None where folds are sources."""
     by_run = [run.metrics.get("over_folds", {}).get(target) for run in runs]
     if not by_run[0] or runs[0].metrics.get("by_site"):
         return None
@@ -312,7 +312,7 @@ def image_split(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
     return {"columns": metrics, "rows": rows, "entry": entry, "belief": belief, "unit": run.study.level_of(target)}
 
 
-def seen_and_held_out(runs: Sequence[FinishedStudy]) -> dict[str, Any] | None:
+def train_and_held_out(runs: Sequence[FinishedStudy]) -> dict[str, Any] | None:
     """Each network's performance on training cases, on those that decided when to stop, and on held-out cases.
 
     `plain`: networks that were not evaluated on training cases; `gone`: those whose records are lost.
@@ -326,7 +326,7 @@ def seen_and_held_out(runs: Sequence[FinishedStudy]) -> dict[str, Any] | None:
     missing: dict[str, list[str]] = {"plain": [], "gone": []}
     for index, run in enumerate(runs):
         suffix = f" ({run.name})" if index else ""
-        by_network = training.performance_on_seen(run.jobs)
+        by_network = training.on_training_cases(run.jobs)
         lacking = missing["gone" if run.study.recipe.phases else "plain"]
         networks = dict.fromkeys(job["model"] for job in run.jobs)
         lacking += [f"{name}{suffix}" for name in networks if name not in by_network]
@@ -393,29 +393,8 @@ def external(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
     return {"name": run.study.external_name, "rows": rows}
 
 
-def nested(run: FinishedStudy) -> dict[str, Any] | None:
-    """What inner folds chose in each fold; None without nested cross-validation."""
-    trained = {str(job["model"]) for job in run.jobs}
-    networks = [name for name in run.study.networks if name in trained]
-    by_fold = validation.choices_of(run.jobs, networks)
-    if not by_fold or not run.study.nested_cv:
-        return None
-    among = any(NESTED in learners for learners in run.metrics["metrics"].values())
-    picked = chosen_networks(run.jobs, networks)
-    return {
-        "tuning": validation.tuning(run.jobs, epochs=run.study.recipe.epochs, tuned_epochs=run.study.nested_cv.epochs),
-        "name": NESTED,
-        "final": picked["final"]["network"] if among else "",
-        "networks": networks,
-        "folds": [
-            (fold, [by_network.get(name) for name in networks], picked["folds"][fold]["network"])
-            for fold, by_network in by_fold.items()
-        ],
-    }
-
-
 def network_rows(run: FinishedStudy) -> list[dict[str, Any]]:
-    """One line a network: folds, size, epochs, seconds, precision, first weights and learning rates found."""
+    """One line per network: folds, size, epochs, seconds, precision, first weights and learning rates found."""
     rows = []
     for model in dict.fromkeys(job["model"] for job in run.jobs):
         jobs = [job for job in run.jobs if job["model"] == model]

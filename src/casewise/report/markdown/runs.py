@@ -74,7 +74,7 @@ class FinishedStudy:
         return any(target in targets for targets in self.figures(stage).values())
 
     def predictions(self) -> pd.DataFrame | None:
-        """Subject, stage, target and reference of everyone judged; None where the file is gone."""
+        """Subject, stage, target and reference of all evaluated cases; None where the file is missing."""
         file = self.files.predictions
         return file.read(["subject", "stage", "target", "y_true"]) if file.exists() else None
 
@@ -155,8 +155,8 @@ def check_comparable(runs: Sequence[FinishedStudy], stage: str) -> None:
             )
         shared = [name for name in targets if run.has(stage, name)]
         if not shared:
-            judged = ", ".join(targets_of(run, stage))
-            raise RunError(f"{refusal}: it evaluated {judged}, and nothing of {', '.join(targets)}. Leave it out.")
+            evaluated = ", ".join(targets_of(run, stage))
+            raise RunError(f"{refusal}: it evaluated {evaluated}, and nothing of {', '.join(targets)}. Leave it out.")
         for name in shared:
             here, other = (_scale(study, name) for study in (first.study, run.study))
             if here != other:

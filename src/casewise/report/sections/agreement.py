@@ -73,7 +73,7 @@ def limits_of(context: ReportContext) -> draw.Limits | None:
 
 
 def over_time(context: ReportContext) -> dict[str, Any] | None:
-    """A small figure a subject, and who responded; None where no subject came twice."""
+    """A small figure per subject, and who responded; None where no subject came twice."""
     study, table, digits = context.study, context.final, _digits(context)
     mine = table["model"].eq(context.learner) & table["stage"].eq(context.stage) & table["target"].eq(context.outcome)
     rows = _one_row_a_case(table[mine])
@@ -153,7 +153,7 @@ def responder_name(context: ReportContext, threshold: Any) -> str:
 
 
 def visit_rows(context: ReportContext, stage: str) -> tuple[list[str], list[Row]]:
-    """Share of responders at each visit, physician / model, one column a threshold."""
+    """Share of responders at each visit, physician / model, one column per threshold."""
     entry = context.metrics.get("response", {}).get(stage, {}).get(context.learner, {})
     visits = dict(list((entry.get("by_visit") or {}).items())[:MOST_VISITS])
     names = [name for name in next(iter(visits.values()), {}) if name != "n_subjects"]
@@ -194,8 +194,8 @@ def score_ranges(context: ReportContext) -> list[ScoreRange]:
         index = np.searchsorted(edges, truth, side="right")
         names = tuple(range_names([number(edge, _digits(context)) for edge in edges]))
     difference = (rows["y_pred"] - rows["y_true"]).to_numpy(float)
-    parts = [(name, difference[index == i]) for i, name in enumerate(names)]
-    return [ScoreRange(str(n), len(d), float(np.abs(d).mean()), float(d.mean())) for n, d in parts if len(d)]
+    groups = [(name, difference[index == i]) for i, name in enumerate(names)]
+    return [ScoreRange(str(n), len(d), float(np.abs(d).mean()), float(d.mean())) for n, d in groups if len(d)]
 
 
 def range_names(edges: list[str]) -> list[str]:
@@ -268,7 +268,7 @@ def reader_columns() -> list[str]:
 
 
 def target_rows(context: ReportContext, stage: str) -> tuple[list[Row], int]:
-    """One line a target that is a number, then its regions, of the shown learner; and how many lines were left out."""
+    """One line per target that is a number, then its regions, for the shown learner; and how many were left out."""
     study = context.study
     by_key = context.metrics.get("metrics", {}).get(stage, {}).get(context.learner, {})
     order = {name: i for i, name in enumerate([*study.scores, *study.targets])} | {context.outcome: -1}

@@ -66,7 +66,7 @@ def findings(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def first_screen(context: ReportContext) -> dict[str, Any] | None:
-    """What stands above everything else: a line an error with the reason it is accepted for, warnings, and counts."""
+    """The audit at the top of the page: a line per error with the reason it is accepted for, warnings, and counts."""
     audit = context.audit
     if audit is None:
         return None
@@ -74,7 +74,7 @@ def first_screen(context: ReportContext) -> dict[str, Any] | None:
     errors, warnings = ([row for row in rows if row["level"] == level] for level in ("error", "warning"))
     not_tested = bool(untested(facts))
     return {
-        # Green says that everything was examined.
+        # green means that everything was examined
         "tone": "error" if errors else "warning" if warnings else "neutral" if not_tested else "clean",
         "errors": errors[:MOST_FIRST],
         "error_count": len(errors),

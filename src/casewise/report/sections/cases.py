@@ -11,7 +11,7 @@ from casewise.report.context import ReportContext
 from casewise.report.figures.pictures import as_picture, data_uri, panel_uri
 from casewise.report.formatting import digits_of, display_name, number, signed
 from casewise.report.modalities import modality_report
-from casewise.report.terms import case_place
+from casewise.report.terms import case_label
 
 MOST_PHOTOGRAPHS = 12
 MOST_PANELS = 8
@@ -36,7 +36,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         return None
     return {
         "panels": shown,
-        "place": case_place(own.iloc[0][["subject", "visit"]].to_dict()),
+        "label": case_label(own.iloc[0][["subject", "visit"]].to_dict()),
         "size": context.study.images.size,
         "grid": f"{grid.rows} × {grid.columns}",
         "slots": slots,
@@ -81,7 +81,7 @@ def worst_cases(context: ReportContext) -> dict[str, Any] | None:
         columns, lines = _details(context, row)
         cases.append(
             {
-                "place": case_place(row),
+                "label": case_label(row),
                 "reference": number(row["y_true"], digits),
                 "predicted": number(row["y_pred"], digits),
                 "difference": signed(row["y_pred"] - row["y_true"], digits),
@@ -110,7 +110,7 @@ def case_pictures(context: ReportContext, row: dict[str, Any]) -> list[tuple[str
 
 
 def _details(context: ReportContext, row: dict[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """`model / physician` of every other target of this case, a line a region."""
+    """`model / physician` of every other target of this case, a line per region."""
     study, table = context.study, context.final
     mine = table["model"].eq(context.learner) & table["stage"].eq(context.stage) & table["case"].eq(row["case"])
     others = table[mine & table["target"].ne(context.outcome)]

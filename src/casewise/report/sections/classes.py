@@ -11,9 +11,10 @@ from casewise.metrics.registry import columns
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import classes as draw
 from casewise.report.formatting import class_name, display_name, number, plain, probability
+from casewise.report.kinds import kind_report
 from casewise.report.modalities import modality_report
 from casewise.report.tables import Cell, Counts, MetricFormat, Row, counts_line
-from casewise.report.terms import case_place
+from casewise.report.terms import case_label
 
 POINT_COLUMNS = ("sensitivity", "specificity", "precision")
 PROBABILITY_SCORES = ("ece", "brier", "log_loss")
@@ -28,7 +29,7 @@ WRITE = MetricFormat()
 
 
 def section(context: ReportContext) -> dict[str, Any] | None:
-    """The classes of the primary outcome; None where nothing was judged."""
+    """The classes of the primary outcome; None where nothing was evaluated."""
     stage, learner = context.stage, context.learner
     entry, figures = context.class_entry(stage, learner), context.figures(stage, learner)
     if not entry:
@@ -72,7 +73,7 @@ def matrix(entry: dict[str, Any]) -> Counts:
 
 
 def class_rows(context: ReportContext, stage: str, learner: str, target: str) -> list[Row]:
-    """One line a class: support, precision, recall, F1, AUROC and AUPRC; the means over the classes last."""
+    """One line per class: support, precision, recall, F1, AUROC and AUPRC; the means over the classes last."""
     entry, figures = context.class_entry(stage, learner, target), context.figures(stage, learner, target)
     rows = []
     for name, support in zip(entry["names"], entry["support"], strict=True):
@@ -89,7 +90,7 @@ def class_columns() -> list[str]:
 
 
 def point_rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """The operating points: class, rule (a code and a sensitivity), threshold, and what each reaches."""
+    """The operating points: class, rule (a code and a sensitivity), threshold, and the metrics at each."""
     points = []
     for point in entry.get("operating", [])[:MOST_POINTS]:
         threshold = by_fold_text(point.get("threshold_by_fold"), 3) or number(point.get("threshold"), 3)
@@ -133,7 +134,7 @@ def probability_scores(figures: dict[str, Any]) -> list[Row]:
 
 
 def further(context: ReportContext) -> list[tuple[str, list[Row]]]:
-    """Further targets with classes, or regions of the primary one, of the shown learner: name and a line a class."""
+    """Further targets with classes, or regions of the primary one, of the shown learner: name and a line per class."""
     entries = context.metrics.get("classes", {}).get(context.stage, {}).get(context.learner, {})
     tables = []
     for key in entries:
@@ -169,7 +170,7 @@ def calibration(context: ReportContext) -> dict[str, Any] | None:
         "confidence": confidence,
         "correct": correct,
         "ece": ece,
-        "median_decides": context.kind == "ordinal",
+        "median_decides": kind_report(context.kind).ordered,
         "scaling": scaling(figures),
     }
 
@@ -236,7 +237,7 @@ def ece_beyond_chance(bins: list[dict[str, Any]], ece: dict[str, Any]) -> bool:
 
 
 def high_confidence_errors(context: ReportContext) -> dict[str, Any] | None:
-    """The errors of the shown learner, the most confident first; None where nothing is judged or nothing is wrong."""
+    """The errors of the shown learner, the most confident first; None where there are none."""
     study, rows, names = context.study, context.judged, context.classes
     columns = [f"p{i}" for i in range(len(names))]
     if rows.empty or not set(columns) <= set(rows.columns):
@@ -256,7 +257,7 @@ def high_confidence_errors(context: ReportContext) -> dict[str, Any] | None:
         roles = {truth: "reference", predicted: "predicted"}
         cases.append(
             {
-                "place": case_place(row),
+                "label": case_label(row),
                 "file": Path(str(row.get("image") or "")).name,
                 "reference": phrases[truth],
                 "predicted": phrases[predicted],

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.metrics.registry import metric_of
 from casewise.report.context import ReportContext, is_number
-from casewise.report.figures.image_split import BY_IMAGE, BY_SUBJECT, side_by_side
+from casewise.report.figures.drawing import ACCENT, MODEL
+from casewise.report.figures.learners import Series, forest
 from casewise.report.kinds import kind_report
 from casewise.report.tables import Row, metric_format
 
@@ -38,20 +39,27 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     if not rows:
         return None
     first = kind_report(context.kind).image_split
-    figures = {
-        BY_SUBJECT: {name: context.figures(context.stage, name).get(first) or {} for name in names},
-        BY_IMAGE: {name: figures_by_image(context, name).get(first) or {} for name in names},
-    }
+    series = [
+        Series("split by subject", {n: context.figures(context.stage, n).get(first) or {} for n in names}, MODEL, "o"),
+        Series(
+            "split by image",
+            {n: figures_by_image(context, n).get(first) or {} for n in names},
+            ACCENT,
+            "D",
+            face="white",
+        ),
+    ]
     chance = commonest_share(context) if first == "accuracy" else None
     points = ", points" if first == "mae" else ""
     return {
         "rows": rows,
         "columns": metrics,
         "metric": first,
-        "figure": side_by_side(
+        "figure": forest(
             names[:MOST_LEARNERS],
-            figures,
+            series,
             label=f"{write.title(first)}{points}",
+            name="image-split",
             chance=chance,
             percent=write.in_percent(first),
         ),
@@ -73,7 +81,7 @@ def figures_by_image(context: ReportContext, learner: str) -> dict[str, Any]:
 
 
 def commonest_share(context: ReportContext) -> float | None:
-    """The share of the commonest class among those judged: the accuracy of always predicting it."""
+    """The share of the commonest class among the evaluated cases: the accuracy of always predicting it."""
     truth = context.judged["y_true"]
     return float(truth.value_counts(normalize=True).iloc[0]) if len(truth) and context.classes else None
 
@@ -86,7 +94,7 @@ def pair(context: ReportContext, metric: str) -> tuple[dict[str, Any], dict[str,
 
 
 def belief(context: ReportContext) -> dict[str, Any]:
-    """Why to believe the figures by subject.
+    """The reason to use the figures by subject.
 
     `code`: `covers_chance` or `below_chance` (nothing is shown for new patients), `similar` both ways, or `plain`.
     """

@@ -50,7 +50,7 @@ def section(context: ReportContext) -> dict[str, Any]:
 
 
 def _truths(context: ReportContext, name: str) -> pd.DataFrame | None:
-    """Reference values of a target: from the panels where they stand there, else from those of the predictions."""
+    """Reference values of a target: from the panels where they have it, else from the predictions."""
     if name in context.panels:
         table = context.panels[["subject", "case", name]].rename(columns={name: "value"}).dropna(subset=["value"])
         if context.study.level_of(name) in ("case", "subject"):
@@ -63,7 +63,7 @@ def _truths(context: ReportContext, name: str) -> pd.DataFrame | None:
 
 
 def split_rows(context: ReportContext) -> list[Row]:
-    """One line a side of the split: subjects, cases, panels."""
+    """One line per side of the split: subjects, cases, panels."""
     sides = [(name, counts) for name, counts in context.splits.get("n", {}).items() if isinstance(counts, dict)]
     return [
         Row(name, [Cell(f"{counts.get(key, 0):,}") for key in ("subjects", "cases", "panels")])
@@ -79,7 +79,7 @@ def imported_from(context: ReportContext) -> str:
 
 
 def imbalance_rows(context: ReportContext) -> list[Row]:
-    """One line a target: the gap in label shares between test and training, and between the folds."""
+    """One line per target: the gap in label shares between test and training, and between the folds."""
     imbalance = context.splits.get("imbalance", {})
     names = list(dict.fromkeys([*imbalance.get("test", {}), *imbalance.get("folds", {})]))
     guide = "" if imported_from(context) else context.splits.get("balance")
@@ -114,7 +114,7 @@ def class_counts(context: ReportContext) -> dict[str, Any]:
 
 
 def reference_classes(context: ReportContext) -> pd.DataFrame:
-    """One row a unit of the primary outcome with its class number in `value`, and the cohort's other columns."""
+    """One row per unit of the primary outcome with its class number in `value`, and the cohort's other columns."""
     images, outcome = context.cohort_images, context.outcome
     if outcome in images:
         table = images.dropna(subset=[outcome]).assign(value=lambda t: t[outcome])
@@ -127,7 +127,7 @@ def reference_classes(context: ReportContext) -> pd.DataFrame:
 
 
 def source_column(context: ReportContext) -> str | None:
-    """The column that says where an image comes from: the one left out fold by fold, else the audit's."""
+    """The column with the source of an image: the one left out fold by fold, else the audit's."""
     images = context.cohort_images
     varying = [str(column) for column in images if images[column].nunique() > 1]
     left_out = context.study.split.leave_out

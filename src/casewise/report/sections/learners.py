@@ -11,6 +11,7 @@ from casewise.metrics.registry import metric_of
 from casewise.predictions.nested_cv import NESTED
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import learners as draw
+from casewise.report.figures.drawing import MODEL, SOFT
 from casewise.report.formatting import display_name, plain, signed
 from casewise.report.kinds import kind_report
 from casewise.report.sections import classes
@@ -22,7 +23,7 @@ MOST_ALIKE = 6
 
 
 def learner_rows(context: ReportContext, stage: str) -> list[Row]:
-    """One line a learner (the published table), the best first; the first cell is a code: network, nested, combined."""
+    """One line per learner, the best first; the first cell is a code: network, nested, combined."""
     write, guide = metric_format(context.study, context.outcome), kind_report(context.kind).order_by
     sign = 1 if write.smaller_is_better(guide) else -1
     rows: list[Row] = []
@@ -44,7 +45,7 @@ def learner_rows(context: ReportContext, stage: str) -> list[Row]:
 
 
 def section(context: ReportContext) -> dict[str, Any] | None:
-    """The learners' tables, the forest plots and the comparisons; None where nothing was judged."""
+    """The learners' tables, the forest plots and the comparisons; None where nothing was evaluated."""
     stages = [(stage, rows) for stage in context.stages if (rows := learner_rows(context, stage))]
     if not stages:
         return None
@@ -71,7 +72,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
 
 
 def _forest(context: ReportContext, metric: str) -> dict[str, Any] | None:
-    """One metric of all learners, ordered by the out-of-fold figure of merit; None where nobody has it."""
+    """One metric of all learners, ordered by the out-of-fold figure of merit; None where no learner has it."""
     merit = {
         name: context.metric("oof", name, context.merit) or context.metric(context.stage, name, context.merit)
         for name in context.learners
@@ -84,12 +85,20 @@ def _forest(context: ReportContext, metric: str) -> dict[str, Any] | None:
     ranked = [name for name in order if any(name in by_learner for by_learner in figures.values())]
     if not ranked:
         return None
+    looks = {"test": ("test set", MODEL, "o"), "oof": ("out of fold", SOFT, "D")}
+    # the first series is drawn stronger
+    sizes = [{"line": 1.7, "size": 5.5}, {"line": 1.1, "size": 3.8}]
+    stages = [stage for stage in looks if figures.get(stage)]
+    series = [
+        draw.Series(looks[stage][0], figures[stage], *looks[stage][1:], **size)
+        for stage, size in zip(stages, sizes, strict=False)
+    ]
     write = metric_format(context.study, context.outcome)
     smaller = write.smaller_is_better(metric)
     points = ", points" if metric == "mae" else ""
     drawing = draw.forest(
         ranked,
-        figures,
+        series,
         shown=context.learner,
         label=f"{write.title(metric)}{points} ({'smaller' if smaller else 'larger'} is better)",
         name=metric,
@@ -108,7 +117,7 @@ def comparison(context: ReportContext, stage: str, metric: str = "") -> dict[str
 
     `code`: `ahead` of every other learner, `none_differs`, or `some_alike`.
     """
-    metric = metric or ("mae" if context.kind == "regression" else context.merit)
+    metric = metric or kind_report(context.kind).compared
     entry = context.metrics.get("comparisons", {}).get(stage, {}).get(context.outcome, {}).get(metric)
     if not entry or not entry.get("differences") or (stage == "oof" and context.metrics.get("site_means")):
         return None
@@ -140,14 +149,14 @@ def reports(context: ReportContext) -> list[tuple[str, list[Row], Counts]]:
         if entry:
             rows = classes.class_rows(context, stage, learner, context.outcome)
             # precision, recall, F1, support: the order of the source
-            places = [1 + classes.class_columns().index(name) for name in ("precision", "recall", "f1")]
-            rows = [Row(row.name, [row.cells[i] for i in (*places, 0)], inner=row.inner) for row in rows]
+            columns = [1 + classes.class_columns().index(name) for name in ("precision", "recall", "f1")]
+            rows = [Row(row.name, [row.cells[i] for i in (*columns, 0)], inner=row.inner) for row in rows]
             tables.append((learner, rows, classes.matrix(entry)))
     return tables
 
 
 def stacker_tables(context: ReportContext) -> list[tuple[str, list[str], list[Row]]]:
-    """For each combined learner what it predicts, and a line a network with its weight; the intercept last."""
+    """For each combined learner what it predicts, and a line per network with its weight; the intercept last."""
     tables = []
     for learner, by_target in list(context.stackers.items())[:MOST_STACKERS]:
         fitted = {name: fit for name, fit in by_target.items() if isinstance(fit, dict) and fit.get("weights")}

@@ -132,13 +132,13 @@ def _deletion(name: str, entry: dict[str, Any]) -> Row:
 
 
 def _curves(by_network: dict[str, dict[str, Any]]) -> list[tuple[str, Drawing]]:
-    """Of each network its output as more and more is blackened, by the map and by what knows nothing of it."""
+    """The output of each network while pixels are blackened, in the order of the map and of naive orders."""
     from casewise.report.figures.drawing import MARKERS, SERIES, canvas, frame, set_margins, svg
 
     drawings = []
     for index, (name, entry) in enumerate(by_network.items()):
-        with canvas(360, 220) as (figure, axes):
-            set_margins(axes, 360, 220, left=50, bottom=40, right=10, top=24)
+        with canvas(360, 262) as (figure, axes):
+            set_margins(axes, 360, 262, left=50, bottom=82, right=10, top=24)
             shares = [100 * share for share in entry["shares"]]
             for series, (key, label) in enumerate(ORDERS.items()):
                 color, marker = SERIES[series], MARKERS[series]
@@ -146,37 +146,37 @@ def _curves(by_network: dict[str, dict[str, Any]]) -> list[tuple[str, Drawing]]:
             axes.set_xlabel("pixels blackened (%)")
             axes.set_ylabel("network output")
             axes.set_title(name)
-            axes.legend()
+            figure.legend(loc="lower center", ncols=2, borderaxespad=0.2)
             frame(axes)
             drawings.append((name, svg(figure, f"deletion{index}")))
     return drawings
 
 
 def verdict(name: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """How often a network's map points at the lesion, beside random weights and a prior that knows no image.
+    """How often a network's map points at the lesion, compared with random weights and with a prior without an image.
 
-    Of the cases with a lesion that it predicted correctly; of numbers, and where none was, of all.
+    Over the correctly predicted cases with a lesion; for numbers, and where there are none, over all cases.
 
-    >>> part = {name: {"value": 0.2, "low": 0.1, "high": 0.3, "n_cases": 40} for name in HIT}
-    >>> found = verdict("vit", {"correct": part, "prior": {"hit": "panel_centre"}})
-    >>> found["code"], found["over_random"], found["over_prior"], found["prior"]
+    >>> measures = {name: {"value": 0.2, "low": 0.1, "high": 0.3, "n_cases": 40} for name in HIT}
+    >>> result = verdict("vit", {"correct": measures, "prior": {"hit": "panel_centre"}})
+    >>> result["code"], result["over_random"], result["over_prior"], result["prior"]
     ('measured', 'more', 'more', 'panel_centre')
     """
     group = "correct" if entry.get("correct") else "all"
-    part = entry.get(group)
-    if not part or part["hit"].get("value") is None:
+    measures = entry.get(group)
+    if not measures or measures["hit"].get("value") is None:
         return {"code": "unmeasured", "name": name}
     return {
         "code": "measured",
         "name": name,
         "group": group,
-        "cases": part["hit"]["n_cases"],
-        "figures": {key: part[key] for key in HIT},
-        "near": (part.get("near") or {}).get("value"),
+        "cases": measures["hit"]["n_cases"],
+        "figures": {key: measures[key] for key in HIT},
+        "near": (measures.get("near") or {}).get("value"),
         "prior": entry["prior"]["hit"],
-        "rough": bool(part["hit"].get("rough")),
-        "over_random": difference_code(part["hit_over_random_weights"]),
-        "over_prior": difference_code(part["hit_over_prior"]),
+        "rough": bool(measures["hit"].get("rough")),
+        "over_random": difference_code(measures["hit_over_random_weights"]),
+        "over_prior": difference_code(measures["hit_over_prior"]),
     }
 
 

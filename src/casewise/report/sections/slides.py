@@ -1,4 +1,4 @@
-"""Slides: which tiles were taken of them, and maps of the network's predictions for each tile, drawn on the slide."""
+"""Slides: the selected tiles, and maps of the predictions for each tile, drawn on the slide."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from casewise.report.context import ReportContext
 from casewise.report.figures import slides as draw
 from casewise.report.figures.pictures import as_picture, data_uri
 from casewise.report.formatting import class_name, digits_of, display_name, number
+from casewise.report.kinds import kind_report
 from casewise.report.sections import cases
-from casewise.report.terms import case_place, positive_and_other
+from casewise.report.terms import case_label, positive_and_other
 
 if TYPE_CHECKING:
     from casewise.modalities.base import Overview
@@ -27,7 +28,7 @@ MOST_WEIGHT = 4.0
 
 
 def section(context: ReportContext) -> dict[str, Any] | None:
-    """What was taken of the slides, shown on one, and maps of a few cases; None where no slide was cut."""
+    """The selected tiles, shown on one slide, and maps of a few cases; None where no slide was cut."""
     images, tiles = context.cohort_images, context.study.tiles
     if "tile_side" not in images or tiles is None:
         return None
@@ -83,7 +84,7 @@ def _example(context: ReportContext, tiles: pd.DataFrame) -> dict[str, Any] | No
     pictures = [data_uri(as_picture(tile), longest=context.study.images.size) for tile in context.tiles(rows.tolist())]
     return {
         "file": short_path(path),
-        "place": case_place(own.iloc[0][["subject", "visit"]].to_dict()),
+        "label": case_label(own.iloc[0][["subject", "visit"]].to_dict()),
         "drawing": draw.taken(slide),
         "count": len(slide),
         "candidates": slide.candidates,
@@ -157,7 +158,7 @@ def _chosen(context: ReportContext, rows: pd.DataFrame) -> Iterator[tuple[str, l
     correct = (rows["y_pred"] == rows["y_true"]).to_numpy()
     order = np.argsort(-values[range(len(rows)), predicted], kind="stable")
     surest = [int(i) for i in order if correct[i]]
-    # One of each class first: a map says little without one of another class beside it.
+    # first one case of each class: a map is read best beside that of another class
     firsts = [i for n, i in enumerate(surest) if predicted[i] not in predicted[surest[:n]]]
     chosen = [*firsts, *(i for i in surest if i not in firsts)][: max(CORRECT, min(count, 3))]
     yield "correct", chosen
@@ -184,7 +185,7 @@ def _case(context: ReportContext, row: pd.Series, mine: pd.DataFrame, weighted: 
     scale, _ = _scale(context, weighted)
     weights = whole["weight"].to_numpy(float) if weighted else None
     return {
-        "place": case_place(row.to_dict()),
+        "label": case_label(row.to_dict()),
         "file": short_path(path),
         "slides": len(slides),
         "result": _result(context, row),
@@ -199,10 +200,10 @@ def _case(context: ReportContext, row: pd.Series, mine: pd.DataFrame, weighted: 
 
 
 def _map_code(context: ReportContext, weighted: bool) -> str:
-    """What a colour stands for: `weight`, `number`, `grade`, `positive` class or the `class` above the map."""
+    """The meaning of a colour: `weight`, `number`, `grade`, `positive` class or the `class` above the map."""
     if weighted:
         return "weight"
-    if context.classes and context.kind != "ordinal":
+    if context.classes and not kind_report(context.kind).ordered:
         return "positive" if positive_and_other(context) else "class"
     return "grade" if context.classes else "number"
 
@@ -267,7 +268,7 @@ def _result(context: ReportContext, row: pd.Series) -> dict[str, Any]:
 
 
 def weights_summary(whole: pd.DataFrame, path: str) -> dict[str, Any]:
-    """How few tiles of a case carry half of its weight, and how much of it lies on this one of its slides."""
+    """The smallest number of tiles with half of the weight of a case, and the share of the weight on this slide."""
     weights, here = whole["weight"].to_numpy(float), (whole["path"] == path).to_numpy()
     summed = np.cumsum(np.sort(weights)[::-1])
     # Weights are kept in single precision: what misses the half by that much reaches it.

@@ -1,4 +1,4 @@
-"""What a clinician reads first: codes and numbers for a few plain sentences, and four figures to remember."""
+"""The summary for a clinician: codes and numbers for a few plain sentences, and four main figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from casewise.report.sections import classes, validation
 from casewise.report.sections.agreement import responder_name, score_ranges
 from casewise.report.sections.learners import comparison
 from casewise.report.tables import Cell, metric_format, percent_cell, split_key
-from casewise.report.terms import case_place, judged_on, positive_and_other, terms_of
+from casewise.report.terms import case_label, judged_on, positive_and_other, terms_of
 
 FEWEST = 5
 FEWEST_IN_RANGE = 3
@@ -44,7 +44,7 @@ def section(context: ReportContext) -> dict[str, Any]:
 
 
 def number_values(context: ReportContext) -> dict[str, Any]:
-    """Of a number: its error, agreement, severity bands, response, and where the model fails."""
+    """For a number: its error, agreement, severity bands, response, and where the model fails."""
     rows = context.judged
     values: dict[str, Any] = {"error": None, "agreement": None, "bands": None, "response": None, "failures": None}
     if rows.empty:
@@ -78,7 +78,7 @@ def bias(context: ReportContext) -> dict[str, Any] | None:
 
 
 def bands(context: ReportContext) -> dict[str, Any] | None:
-    """Agreement on severity bands; `code` says whether it can be judged."""
+    """Agreement on severity bands; `code` says whether it can be evaluated."""
     metrics = context.metrics.get("bands") or {}
     entry = metrics.get("stages", {}).get(context.stage, {}).get(context.learner)
     if not entry or not is_number(entry.get("agreement", {}).get("value")):
@@ -95,7 +95,7 @@ def bands(context: ReportContext) -> dict[str, Any] | None:
 
 
 def response(context: ReportContext) -> dict[str, Any] | None:
-    """Agreement on response at the threshold shown; `code` says whether it can be judged."""
+    """Agreement on response at the threshold shown; `code` says whether it can be evaluated."""
     entry = context.metrics.get("response", {}).get(context.stage, {}).get(context.learner, {})
     by_threshold = {
         threshold: figures
@@ -119,7 +119,7 @@ def response(context: ReportContext) -> dict[str, Any] | None:
 
 
 def _groups_code(confusion: list[list[int]]) -> tuple[str, int]:
-    """Whether physician and model use several groups, and the one group used by whoever uses only one."""
+    """Whether physician and model both use several groups, and otherwise the only group that is used."""
     cells = [(i, j) for i, row in enumerate(confusion) for j, count in enumerate(row) if count]
     physician, model = {i for i, _ in cells}, {j for _, j in cells}
     if len(physician | model) == 1:
@@ -134,7 +134,7 @@ def failures(context: ReportContext) -> dict[str, Any]:
     rows = context.judged
     error = (rows["y_pred"] - rows["y_true"]).abs()
     row = rows.loc[error.idxmax()].to_dict()
-    single = {"error": float(error.max()), "place": case_place(row), "model": row["y_pred"], "physician": row["y_true"]}
+    single = {"error": float(error.max()), "label": case_label(row), "model": row["y_pred"], "physician": row["y_true"]}
     return {"range": worst_range(context), "single": single, "region": weakest_region(context)}
 
 
@@ -186,7 +186,7 @@ def weakest_region(context: ReportContext) -> dict[str, Any] | None:
 
 
 def class_values(context: ReportContext) -> dict[str, Any]:
-    """Of classes and grades: accuracy, discrimination, distance, what is missed, and what probabilities are worth."""
+    """For classes and grades: accuracy, discrimination, distance, missed cases, and calibration."""
     return {
         "accuracy": accuracy(context),
         "discrimination": None if context.by_site else discrimination(context),
@@ -441,7 +441,7 @@ def _number_tiles(context: ReportContext) -> list[dict[str, Any]]:
 
 
 def external_tiles(context: ReportContext) -> list[dict[str, Any]]:
-    """The external figure beside the headline's; none where it could not be judged."""
+    """The external figure beside the headline's; none where it could not be evaluated."""
     figure = context.metric(EXTERNAL, context.learner, context.merit)
     write = metric_format(context.study, context.outcome)
     if not figure:

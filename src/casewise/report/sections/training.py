@@ -15,7 +15,7 @@ from casewise.report.tables import Cell, MetricFormat, Row
 
 RATES = ("accuracy", "sensitivity", "specificity")
 # Records of a job on cases that it was trained on, and on those that decided when to stop.
-SEEN = ("on_training", "on_inner")
+SIDES = ("on_training", "on_inner")
 MOST_CURVES = 12
 MOST_FINDERS = 12
 MOST_NETWORKS = 30
@@ -49,13 +49,13 @@ def section(context: ReportContext) -> dict[str, Any]:
         "finders": finders(context),
         "unfreezing": unfreezing(context),
         "phases": phases(context),
-        "seen": seen_and_held_out(context),
+        "train_performance": train_and_held_out(context),
         "gap": gap(context),
     }
 
 
 def job_rows(context: ReportContext) -> list[Row]:
-    """One line a backbone: networks, size, epochs, time, and how it was computed."""
+    """One line per backbone: networks, size, epochs, time, and how it was computed."""
     rows = []
     for model in dict.fromkeys(job["model"] for job in context.jobs):
         jobs = [job for job in context.jobs if job["model"] == model]
@@ -89,7 +89,7 @@ def weight_origins(context: ReportContext) -> list[tuple[str, list[str]]]:
 
 
 def finders(context: ReportContext) -> dict[str, Any] | None:
-    """The curves of the search for a learning rate, a figure a backbone; None where the rate was given."""
+    """The curves of the search for a learning rate, a figure per backbone; None where the rate was given."""
     by_model: dict[str, list[dict[str, Any]]] = {}
     for job in context.jobs:
         search = job.get("finder")
@@ -244,7 +244,7 @@ def core_time(seconds: float) -> str:
 # ------------------------------------------------------------------------------ training and held-out performance
 
 
-def performance_on_seen(jobs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+def on_training_cases(jobs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
     """For each network its performance on training cases and on those that decided when to stop.
 
     Returns:
@@ -253,7 +253,7 @@ def performance_on_seen(jobs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str
     """
     by_network: dict[str, dict[str, dict[str, Any]]] = {}
     for network in dict.fromkeys(str(job["model"]) for job in jobs):
-        for side in SEEN:
+        for side in SIDES:
             records = [job[side] for job in jobs if job["model"] == network and job.get(side)]
             if not records:
                 continue
@@ -270,12 +270,12 @@ def performance_on_seen(jobs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str
     return by_network
 
 
-def seen_and_held_out(context: ReportContext) -> dict[str, Any] | None:
+def train_and_held_out(context: ReportContext) -> dict[str, Any] | None:
     """Each network's performance on training cases, on those that decided when to stop, and on held-out cases.
 
     None where no network was evaluated on cases that it was trained on. The first cell of a row is the side, a code.
     """
-    by_network, names = performance_on_seen(context.jobs), context.classes
+    by_network, names = on_training_cases(context.jobs), context.classes
     if not by_network or not names:
         return None
     columns, write = (RATES if len(names) == 2 else RATES[:1]), MetricFormat()
@@ -306,6 +306,6 @@ def seen_and_held_out(context: ReportContext) -> dict[str, Any] | None:
 
 def gap(context: ReportContext) -> dict[str, Any] | None:
     """The shown learner's accuracy on training cases and on held-out ones; None where one is unknown."""
-    own = performance_on_seen(context.jobs).get(context.learner, {}).get("on_training", {}).get("accuracy")
+    own = on_training_cases(context.jobs).get(context.learner, {}).get("on_training", {}).get("accuracy")
     new = context.metric(context.stage, context.learner, "accuracy")
     return {"training": own["value"], "held_out": new["value"]} if own and new else None

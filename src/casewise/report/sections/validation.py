@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from casewise.cohort.natural_sort import natural
 from casewise.predictions.nested_cv import NESTED, chosen_networks
@@ -12,6 +12,9 @@ from casewise.report.formatting import MISSING, number
 from casewise.report.sections import classes, learners
 from casewise.report.tables import Cell, MetricFormat, Row, metric_format
 from casewise.report.terms import predicted_externally
+
+if TYPE_CHECKING:
+    from casewise.study.schema import Study
 
 MOST_NETWORKS = 12
 
@@ -53,24 +56,23 @@ def tuning(jobs: Sequence[Mapping[str, Any]], *, epochs: int, tuned_epochs: bool
     }
 
 
-def nested(context: ReportContext) -> dict[str, Any] | None:
-    """The table of what was chosen in each fold; None without nested cross-validation."""
-    study = context.study
-    by_fold = choices_of(context.jobs, study.networks)
+def nested(
+    study: Study, jobs: Sequence[Mapping[str, Any]], learners: Collection[str], most: int = MOST_NETWORKS
+) -> dict[str, Any] | None:
+    """What inner folds chose in each fold, of the first `most` networks; None without nested cross-validation."""
+    by_fold = choices_of(jobs, study.networks)
     if not by_fold or not study.nested_cv:
         return None
-    among = NESTED in context.learners
-    picked = chosen_networks(context.jobs, study.networks)
-    networks = study.networks[:MOST_NETWORKS]
+    chosen, networks = chosen_networks(jobs, study.networks), study.networks[:most]
     return {
-        "tuning": tuning(context.jobs, epochs=study.recipe.epochs, tuned_epochs=study.nested_cv.epochs),
+        "tuning": tuning(jobs, epochs=study.recipe.epochs, tuned_epochs=study.nested_cv.epochs),
         "networks": networks,
         "folds": [
-            (fold, [by_network.get(name) for name in networks], picked["folds"][fold]["network"] if among else "")
+            (fold, [by_network.get(name) for name in networks], chosen["folds"][fold]["network"])
             for fold, by_network in by_fold.items()
         ],
-        "losses": [picked["final"]["losses"].get(name) for name in networks] if among else [],
-        "final": picked["final"]["network"] if among else "",
+        "losses": [chosen["final"]["losses"].get(name) for name in networks],
+        "final": chosen["final"]["network"] if NESTED in learners else "",
         "more": len(study.networks) - len(networks),
         "name": NESTED,
     }
@@ -231,7 +233,7 @@ def left_out(context: ReportContext) -> dict[str, Any] | None:
 
 
 def _learners_by_source(context: ReportContext) -> list[Row]:
-    """One line a learner: its merit averaged over the sources and in each; none where there is one learner."""
+    """One line per learner: its merit averaged over the sources and in each; none where there is one learner."""
     if len(context.learners) < 2 or not context.by_site:
         return []
     metric, by_source = context.merit, context.metrics["by_site"]

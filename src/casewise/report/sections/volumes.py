@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.report.figures.pictures import data_uri
 from casewise.report.sections.cases import illustrated_case
-from casewise.report.terms import case_place
+from casewise.report.terms import case_label
 
 if TYPE_CHECKING:
     from casewise.report.context import ReportContext
@@ -23,7 +23,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     case = illustrated_case(context)
     row = context.panels[context.panels["case"] == case].iloc[0]
     return {
-        "place": case_place(row[["subject", "visit"]].to_dict()),
+        "label": case_label(row[["subject", "visit"]].to_dict()),
         "panels": [(name, data_uri(panel, longest=LONGEST)) for name, panel in context.grids(case)],
         "volumes": volumes,
         "size": study.images.size,
