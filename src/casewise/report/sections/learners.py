@@ -87,11 +87,11 @@ def _forest(context: ReportContext, metric: str) -> dict[str, Any] | None:
         return None
     looks = {"test": ("test set", MODEL, "o"), "oof": ("out of fold", SOFT, "D")}
     # the first series is drawn stronger
-    sizes = [{"line": 1.7, "size": 5.5}, {"line": 1.1, "size": 3.8}]
+    weights = [(1.7, 5.5), (1.1, 3.8)]
     stages = [stage for stage in looks if figures.get(stage)]
     series = [
-        draw.Series(looks[stage][0], figures[stage], *looks[stage][1:], **size)
-        for stage, size in zip(stages, sizes, strict=False)
+        draw.Series(looks[stage][0], figures[stage], *looks[stage][1:], line=line, size=size)
+        for stage, (line, size) in zip(stages, weights, strict=False)
     ]
     write = metric_format(context.study, context.outcome)
     smaller = write.smaller_is_better(metric)
