@@ -1,4 +1,4 @@
-"""The story of `casewise explain`: from a finished run to saliency maps, a table, measures and the report's section."""
+"""Explain a finished run: saliency maps of selected cases, a table, and measures against lesions."""
 
 from __future__ import annotations
 

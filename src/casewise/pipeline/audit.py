@@ -1,4 +1,4 @@
-"""The audit: run once, kept in the run folder with the study's reasons, and repeated where its inputs have changed."""
+"""The audit of a run: stored in the run folder with the reasons of the study, repeated if its inputs have changed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 
-# Evidence beside the table's columns, by the names that findings have.
+# Evidence besides the columns of the table, by the names in findings.
 PROBES = ("border", "thumbnail", "files", "file-size", "outside-anatomy")
 # Settings of training and evaluation, which do not change the images and their labels.
 NOT_AUDITED = (
@@ -61,7 +61,7 @@ def audit(study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits, folde
 def current_audit(
     study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits | None, folder: RunFolder, show: Show
 ) -> Audit:
-    """The audit of a study as the folder keeps it, repeated only where its inputs have changed.
+    """The stored audit of a study, repeated only if its inputs have changed.
 
     `splits` is None where the predefined split cannot be used; the audit then reports why.
     """
@@ -96,7 +96,7 @@ def current_audit(
 
 
 def image_split_finding(study: Study, cohort: Cohort, splits: Splits) -> Finding:
-    """What the audit reports of a study that asks for a comparison by image.
+    """The finding about a study that requests a comparison by image.
 
     Raises:
         CohortError, StudyError: as `image_split_of`.
@@ -156,7 +156,7 @@ def _inputs_hash(study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits
 
 
 def _earlier(folder: RunFolder) -> Audit | None:
-    """The audit that the folder keeps; None where there is none, or one that cannot be read (as of another version)."""
+    """The stored audit; None if there is none, or if it cannot be read (for example from another version)."""
     if not folder.audit.intact():
         return None
     try:

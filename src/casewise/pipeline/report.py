@@ -1,4 +1,4 @@
-"""Writing the report from everything that the page may show."""
+"""Write the report of a finished run: collect its artefacts and render the page."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def report(
 
 
 def _grids(prepared: PreparedCohort, folder: RunFolder) -> Callable[[str], list[tuple[str, np.ndarray]]]:
-    """From a case to its central panel by channel, as networks of its fold (on the test set the first's) see it."""
+    """A function from a case to its central panels, as the networks of its fold see them (test cases: the first fold)."""
     from casewise.jobs.fit_subjects import fitted_rows
 
     study, panels = prepared.study, prepared.cohort.panels
