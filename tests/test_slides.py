@@ -254,9 +254,9 @@ def test_a_plan_that_cannot_be_is_refused(values: dict[str, Any], message: str) 
         (TilePlan(side=64, magnification=5), "aperio", 256, ""),
         (TilePlan(side=64, magnification=4), "aperio", 320, "no level of 4x: level 1 is read and reduced by 1.25"),
         (TilePlan(side=64, level=1), "aperio", 256, ""),
-        (TilePlan(side=8, level=3), "aperio", 128, "no level 3: level 2, its coarsest and so the nearest, is used"),
-        (TilePlan(side=16, level=2), "nameless", 16, "no level 2: level 0, its coarsest and so the nearest, is used"),
-        (TilePlan(side=64, mpp=1.0, assume_mpp=0.25), "nameless", 256, "0.25, as the study states, was assumed"),
+        (TilePlan(side=8, level=3), "aperio", 128, "no level 3: level 2, its coarsest, is used"),
+        (TilePlan(side=16, level=2), "nameless", 16, "no level 2: level 0, its coarsest, is used"),
+        (TilePlan(side=64, mpp=1.0, assume_mpp=0.25), "nameless", 256, "0.25, as stated in the study, was assumed"),
         (TilePlan(side=64, mpp=2.0, assume_mpp=9.0), "aperio", 256, ""),
     ],
 )
@@ -279,7 +279,7 @@ def test_a_resolution_that_is_not_said_is_never_guessed(nameless: Path, pyramid:
         plan_tiles(bare, TilePlan(mpp=1.0))
     with pytest.raises(ImageError, match=r"State `level` instead.* `assume_mpp: 0\.5`"):
         plan_tiles(nameless, TilePlan(mpp=1.0))
-    with pytest.raises(ImageError, match=r"says its mpp, 0\.5: state `mpp` instead"):
+    with pytest.raises(ImageError, match=r"states its mpp, 0\.5: state `mpp` instead"):
         plan_tiles(pyramid, TilePlan(magnification=10))
     with pytest.raises(ImageError, match="State `level` instead"):
         plan_tiles(nameless, TilePlan(magnification=10))
@@ -577,6 +577,6 @@ class TestNotes:
         one, two = self.planned("a", boxes=9), self.planned("b", boxes=2)
         two.candidates = 2
         notes = self.of(one, two)
-        assert "1 of 2 slides has more tiles than 5, which were taken evenly." in notes
+        assert "1 of 2 slides has more tiles than 5, of which an even selection is used." in notes
         assert "1 of 2 slides gives fewer than 5 tiles: b." in notes
-        assert "2 of 2 slides have more tiles than 5, which were taken evenly." in self.of(one, one)
+        assert "2 of 2 slides have more tiles than 5, of which an even selection is used." in self.of(one, one)

@@ -391,7 +391,7 @@ class TestCut:
         assert skin_study(skin, panels={"by": "region"}, regions=["a"]).level_of("disease") == "region"
         assert skin_study(skin, tiles=None).level_of("disease") == "image"
         label = {"classes": ["normal", "ssc"], "level": "image"}
-        with pytest.raises(CohortError, match=r"targets\.disease: stands at image level.*Write `level: case`"):
+        with pytest.raises(CohortError, match=r"targets\.disease: its level is image.*Write `level: case`"):
             cut(skin_study(skin, targets={"disease": label}), None)
 
     def test_notes_of_many_slides_are_one(self, skin: Path) -> None:
@@ -401,7 +401,7 @@ class TestCut:
         first = ", ".join(f"{Path(path).parent.name}/{Path(path).name}" for path in pd.read_csv(skin)["path"][:3])
         assert alike[0].startswith(f"12 of 12 slides ({first} … (12 in all)): it has no level")
         thinned = cut(skin_study(skin), None).notes
-        assert "12 of 12 slides have more tiles than 6, which were taken evenly." in thinned
+        assert "12 of 12 slides have more tiles than 6, of which an even selection is used." in thinned
         assert any(note.startswith("Slides give 6 tiles each, of 32 pixels at 4 µm per pixel") for note in thinned)
 
     def test_nothing_to_cut_is_said(self, tmp_path: Path) -> None:
@@ -457,7 +457,7 @@ class TestBadInput:
         with pytest.raises(ImageError) as caught:
             cut(study, tmp_path / "slides")
         first, *lines = str(caught.value).splitlines()
-        assert first == "3 of 4 slides cannot be cut into tiles. What is planned of the others is kept."
+        assert first == "3 of 4 slides cannot be cut into tiles. The plans of the others are kept."
         for name, said in zip(names, ["cut short", "there is no tissue", "assume_mpp"], strict=False):
             assert sum(name in line and said in line for line in lines) == 1
         assert len(list((tmp_path / "slides").glob("*.npz"))) == 1
@@ -467,7 +467,7 @@ class TestBadInput:
             tiles={"mpp": 4.0, "assume_mpp": 2.0},
         )
         notes = cut(assumed, tmp_path / "slides").notes
-        assert any("1 of 2 slides (silent.tiff): it does not say how many microns" in note for note in notes)
+        assert any("1 of 2 slides (silent.tiff): it does not state how many microns" in note for note in notes)
 
     def test_a_folder_is_no_slide(self, skin: Path, tmp_path: Path) -> None:
         (tmp_path / "slide.svs").mkdir()
@@ -497,7 +497,7 @@ class TestBadInput:
     def test_a_column_of_ours_is_refused(self, skin: Path, tmp_path: Path) -> None:
         table = pd.read_csv(skin).assign(path=lambda t: [str(skin.parent / p) for p in t["path"]], tile_x="1")
         table.to_csv(tmp_path / "cases.csv", index=False)
-        with pytest.raises(CohortError, match="tile_x is a name of casewise's own"):
+        with pytest.raises(CohortError, match="tile_x is a reserved column name"):
             cut(skin_study(tmp_path / "cases.csv"), None)
 
     @pytest.mark.parametrize(
@@ -577,7 +577,7 @@ def test_images_among_slides_are_named(skin: Path, tmp_path: Path) -> None:
     Image.fromarray(draw_region(1, finding="late", size=96)).save(tmp_path / "region.png")
     rows = [{"path": path, "subject": f"S{i}", "disease": i} for i, path in enumerate(["region.png", str(good)])]
     notes = cut(skin_study(table_of(tmp_path / "cases.csv", rows), targets=NUMBER), None).notes
-    assert "1 row names no slide but images (region.png), which are taken whole, as one tile each." in notes
+    assert "1 row names no slide but images (region.png), which are used whole, as one tile each." in notes
 
 
 def test_copies_of_cases_with_many_tiles_are_refused_before_training(skin: Path) -> None:

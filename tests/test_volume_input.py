@@ -293,7 +293,7 @@ def test_cases_that_are_left_out_leave_every_class_to_learn_from(bench: Bench) -
         bench.table.loc[bench.row(subject, "T2"), "sequence"] = "DWI"
     bench.refused("grade: of the class 'high' nobody is left after the cases that lack a sequence. Add the scans")
     bench.volumes = ", missing: mask"
-    assert "3 of 6 cases lack a sequence, for which a learned stand-in is put" in bench.taken()
+    assert "3 of 6 cases lack a sequence, which a learned stand-in replaces" in bench.taken()
 
 
 def test_a_case_without_any_sequence_of_the_study(bench: Bench) -> None:
@@ -301,7 +301,7 @@ def test_a_case_without_any_sequence_of_the_study(bench: Bench) -> None:
     bench.table.loc[bench.row(2, "T2"), "sequence"] = "ADC"
     bench.refused("1 of 6 cases lacks a sequence: P2/1 (T1, T2; it has an empty cell, ADC)")
     bench.volumes = ", missing: mask"
-    assert "Left out for want of any sequence: P2/1." in bench.taken()
+    assert "Left out because they have no sequence: P2/1." in bench.taken()
 
 
 def test_rows_that_make_no_case_are_told_together(bench: Bench) -> None:
@@ -344,7 +344,7 @@ def test_boxes_that_cannot_be(bench: Bench) -> None:
             bench.put(4, sequence, "", column)
     bench.refused(
         "4 problems.",
-        "case P1/1: its rows say different boxes (3 3 1 12 11 6 and 4 3 1 12 11 6)",
+        "case P1/1: its rows state different boxes (3 3 1 12 11 6 and 4 3 1 12 11 6)",
         "case P2/1: its box is wide, 3, 1, 12, 11, 6; six numbers are needed",
         "case P3/1: The box from (3.0, 3.0, 1.0) to (2.0, 11.0, 6.0) has no extent along x",
         "case P4/1: volumes.roi is box, and its box is empty",
@@ -492,7 +492,7 @@ def test_missing_scans_where_all_are_required(bench: Bench) -> None:
 
 def test_no_column_of_sequences(bench: Bench) -> None:
     bench.table = bench.table.rename(columns={"sequence": "weighting"})
-    bench.refused("there is no column 'sequence' that says which of T1, T2", "There are:", "weighting")
+    bench.refused("there is no column 'sequence' that states which of T1, T2", "There are:", "weighting")
 
 
 def test_an_unfinished_run_is_not_explained(bench: Bench) -> None:
@@ -536,7 +536,7 @@ def test_slices_that_are_images(bench: Bench) -> None:
     assert "place has gaps in 1 of 5 cases (P3/1): slices may be missing" in told
     assert "among 5 subjects and 50 slices" in told
     bench.table.loc[bench.table.index[0], "place"] = "first"
-    bench.refused("case P1/1: place of T1 is 'first', and no number")
+    bench.refused("case P1/1: place of T1 is 'first', which is not a number")
 
 
 def test_a_lesion_mask_of_another_place_is_no_case_without_a_lesion(bench: Bench) -> None:

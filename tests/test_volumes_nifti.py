@@ -129,12 +129,12 @@ def test_impossible_dimensions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_huge_dimensions_take_no_memory(tmp_path: Path, suffix: str) -> None:
-    for sides, told in (((32000, 32000, 32000), "more than 2 GB"), ((800, 800, 700), "cannot hold|cut short")):
+    for sides, problem in (((32000, 32000, 32000), "more than 2 GB"), ((800, 800, 700), "cannot hold|cut short")):
         data = patched(save(tmp_path / "a.nii"), DIM, "<4h", 3, *sides).read_bytes()
         path = tmp_path / f"b{suffix}"
         path.write_bytes(gzip.compress(data) if suffix == ".nii.gz" else data)
         tracemalloc.start()
-        with pytest.raises(ImageError, match=told):
+        with pytest.raises(ImageError, match=problem):
             read_nifti(path)
         assert tracemalloc.get_traced_memory()[1] < 20e6
         tracemalloc.stop()
@@ -226,7 +226,7 @@ def test_a_constant_volume_is_told(tmp_path: Path) -> None:
 def test_which_affine(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii", affine=oriented("LAS", (1, 2, 3)))
     # nibabel writes the qform with code 0 where it was not asked for.
-    with pytest.raises(ImageError, match=r"does not say how it lies .* codes are 0.* left and right"):
+    with pytest.raises(ImageError, match=r"does not state its position .* codes are 0.* left and right"):
         read_nifti(patched(path, SFORM, "<h", 0))
     scan = read_nifti(patched(path, QFORM, "<h", 1))
     assert (scan.orientation, scan.facts["placed_by"]) == ("LAS", "qform")
@@ -248,10 +248,10 @@ def test_affines_that_are_none(tmp_path: Path) -> None:
         "singular": (1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0),
         "would measure 1 x 1 x 0 mm": (1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0),
         "would measure 1 x 1 x 5000 mm": (1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 5000, 0),
-        "not made of numbers": (np.nan, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0),
+        "affine is not finite": (np.nan, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0),
     }
-    for told, row in rows.items():
-        with pytest.raises(ImageError, match=told):
+    for problem, row in rows.items():
+        with pytest.raises(ImageError, match=problem):
             read_nifti(patched(path, SROW, "<12f", *row))
     sheared = read_nifti(patched(path, SROW, "<12f", 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 3, 0))
     assert sheared.notes == ("its axes are not at right angles (71.6° instead of 90°), as of a tilted gantry",)

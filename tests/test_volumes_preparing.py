@@ -199,7 +199,7 @@ def test_what_a_second_sequence_does_not_show_is_zero() -> None:
 
 def test_thick_slices_of_another_plane_are_told() -> None:
     sagittal = scan_of((6.0, 1.0, 1.0), name="sag.nii")
-    assert "was not scanned in axial slices" in prepare_case([sagittal], PLAIN).notes[0]
+    assert "was not acquired in axial slices" in prepare_case([sagittal], PLAIN).notes[0]
 
 
 def test_a_region_that_is_missing_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""What a network learns from: panel rows with their tiles and standardised targets, and batches in a drawn order."""
+"""The data of training: panels with their tiles and labels, and batches in random order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TILES_AT_ONCE = 64
 
 
 class Batches(Protocol):
-    """What training asks of its data: whole panels, or features computed once."""
+    """The data that training needs: whole panels, or features computed once."""
 
     @property
     def truth(self) -> Tensor: ...
@@ -74,13 +74,13 @@ class FeatureData:
         return self.features[slots[:, 0]].to(device)
 
     def at_once(self, batch: int) -> int:
-        """How many rows are looked at in one go: four training batches."""
+        """The number of rows that are evaluated together: four training batches."""
         return 4 * batch
 
 
 @dataclass(frozen=True)
 class PanelData:
-    """Panels of one part of the cohort, over the whole tile store.
+    """Panels of a subset of the cohort, over the whole tile store.
 
     Attributes:
         store: (N, C, H, W) uint8, shared by all jobs.
@@ -116,7 +116,7 @@ class PanelData:
         return panels.to(device), self.truth[rows].to(device)
 
     def views(self) -> tuple[Tensor, Tensor]:
-        """Every panel as deterministic slot fillings: (V, S) tile numbers and (V,) the panel each belongs to.
+        """Every panel as deterministic fillings of slots: (V, S) tile numbers and (V,) the panel each belongs to.
 
         A bag is one view of all its tiles, padded to the largest bag.
         """
@@ -131,17 +131,17 @@ class PanelData:
         return plain(self.store, slots.to(self.store.device), self.settings).to(device)
 
     def at_once(self, batch: int) -> int:
-        """How many views are looked at in one go: four training batches, fewer where bags are large."""
+        """The number of views that are evaluated together: four training batches, fewer if bags are large."""
         return max(1, 4 * batch // self.bag)
 
     @property
     def bags(self) -> bool:
-        """Whether a view is a bag of tiles, which attention gathers."""
+        """Whether a view is a bag of tiles, which attention pools."""
         return self.settings.pooling == "attention"
 
     @property
     def bag(self) -> int:
-        """How many tiles the largest bag has; 1 where panels are no bags."""
+        """The number of tiles of the largest bag; 1 if panels are not bags."""
         return max(map(len, self.tiles)) if self.bags else 1
 
     @property
@@ -151,7 +151,7 @@ class PanelData:
 
     @property
     def subsampled(self) -> bool:
-        """Whether a panel has more tiles than slots, so that each epoch shows others of them."""
+        """Whether a panel has more tiles than slots, so that each epoch shows different ones."""
         return any(len(tiles) > self.settings.slots for tiles in self.tiles)
 
     @property
@@ -178,18 +178,18 @@ def of_bags(
     empty: Callable[[tuple[int, ...], torch.dtype], Tensor] | None = None,
     flip: bool = False,
 ) -> Tensor:
-    """What a part of a network makes of every tile of bags: slots (B, K) → (B, K, ...), NaN at empty places.
+    """Apply layers to every tile of bags: slots (B, K) → (B, K, ...), NaN in empty slots.
 
-    Tiles are taken from the store a few at a time, so that of a large bag only the result is ever whole in memory.
+    Tiles are read from the store a few at a time, so that only the result of a large bag is in memory as a whole.
 
     Args:
-        empty: makes the tensor to fill, of a shape and type; without it the result lies where `part` leaves it.
+        empty: creates the tensor to fill, given shape and type; by default the result is on the device of the layers.
         flip: whether tiles are mirrored.
     """
     assert isinstance(data, PanelData)  # no other data has bags
     result: Tensor | None = None
-    for places in torch.nonzero(slots != EMPTY).split(TILES_AT_ONCE):
-        row, column = places[:, 0], places[:, 1]
+    for positions in torch.nonzero(slots != EMPTY).split(TILES_AT_ONCE):
+        row, column = positions[:, 0], positions[:, 1]
         tiles = data.single_tiles(slots[row, column], device)
         output = layers((tiles.flip(-1) if flip else tiles).contiguous(memory_format=form))
         if result is None:
@@ -205,17 +205,17 @@ def labels_tensor(labels: np.ndarray | None, panels: int) -> Tensor:
     return torch.zeros(panels, 0) if labels is None else torch.from_numpy(np.asarray(labels, dtype=np.float32))
 
 
-def mixed_seed(*parts: object) -> int:
-    """One seed from several parts, the same on every machine.
+def mixed_seed(*values: object) -> int:
+    """One seed from several values, the same on every machine.
 
     >>> mixed_seed(1, "a") == mixed_seed(1, "a") != mixed_seed(1, "b")
     True
     """
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
+    return int.from_bytes(hashlib.sha256(repr(values).encode()).digest()[:7], "big")
 
 
 def batches(count: int, size: int, generator: torch.Generator, *, shares: Tensor | None = None) -> list[list[int]]:
-    """Rows in a drawn order, cut into batches; a last batch of one joins the one before (batch norm cannot use it).
+    """Rows in random order, divided into batches; a last batch of one joins the one before (batch norm cannot use it).
 
     With `shares` rows are drawn with replacement, each by its share.
 
@@ -261,13 +261,13 @@ def open_tiles(folder: Path, address: str) -> torch.Tensor:
     """The tile store as one tensor (N, C, H, W) uint8; grey becomes RGB.
 
     Raises:
-        RunError: the store was made anew since the run began, so that tile numbers mean other images.
+        RunError: the store has been replaced since the run began, so tile numbers refer to other images.
     """
     from casewise.modalities.store.store import open_store
 
     store = open_store(folder)
     if store.address != address:
         raise RunError(f"The tile store {folder} was changed while this run was under way. Run again.")
-    # mapped, so that jobs side by side share its pages; copied where it is written to, which nothing does
+    # memory-mapped, so that parallel jobs share its pages; nothing writes to it
     tiles = torch.from_numpy(np.load(str(store.tiles.filename), mmap_mode="c"))
     return tiles if tiles.shape[1] == 3 else tiles.expand(-1, 3, -1, -1)

@@ -1,4 +1,4 @@
-"""A cohort's slides cut into tiles: a row that names a slide becomes as many rows as the study takes tiles of it."""
+"""A cohort's slides cut into tiles: a row that names a slide becomes one row for each of its tiles."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore
     from casewise.modalities.store.store_builder import Budget
 
-# Of a tile: its left upper corner and its side in level-0 pixels; -1 where a row is a whole image.
+# Upper left corner and side of a tile in level-0 pixels; -1 if a row is a whole image.
 TILE = ("tile_x", "tile_y", "tile_side")
-# What the slide says about itself, as text; empty for other images.
+# Facts of the slide as text; empty for other images.
 FACTS = ("slide_vendor", "slide_mpp", "slide_magnification", "slide_size")
-# The folder of what was planned.
+# The folder of planned tiles.
 FOLDER = "slides"
-# The small picture that stands for a slide; only in `pictures`.
+# The thumbnail of a slide; only in `pictures`.
 PICTURE = "slide_picture"
-# Slides that are planned at a time, and the bytes they may hold together: a large one takes half of them.
+# The number of slides that are planned at a time, and the bytes they may use together: a large one uses half of them.
 AT_ONCE = 4
 MEMORY = 490 * 10**6
 TIFFS = {".tif", ".tiff"}
@@ -44,10 +44,10 @@ def is_cut(cohort: Cohort) -> bool:
 
 
 def plan_of(study: Study) -> TilePlan:
-    """Which tiles the study takes of its slides.
+    """The rules by which the study cuts its slides.
 
     Raises:
-        CohortError: it does not say so.
+        CohortError: the study states none.
     """
     from casewise.modalities.slides.tiles import TilePlan
 
@@ -59,12 +59,11 @@ def plan_of(study: Study) -> TilePlan:
 def cut(study: Study, cohort: Cohort, folder: Path | None, show: Show) -> Cohort:
     """The cohort with a row a tile: slides are replaced by their tiles, other images stay as they are.
 
-    Rows of tiles have the columns `TILE` and `FACTS`, and all others as the slide's row had them. What is planned is
-    kept in `folder`, so that a slide is read for it once.
+    Rows of tiles have the columns `TILE` and `FACTS` and all columns of the slide's row. Planned tiles are stored in
+    `folder`, so that a slide is read only once for them.
 
     Raises:
-        CohortError: a row names a slide, and the study does not say which tiles to take, or says something of single
-            tiles that it can only know of slides.
+        CohortError: a row names a slide and the study has no `tiles:`, or it states labels of single tiles.
         ImageError: slides cannot be cut; every one of them is in the message, and the others are kept.
         CasewiseError: the package that reads slides is not installed.
     """
@@ -77,7 +76,7 @@ def cut(study: Study, cohort: Cohort, folder: Path | None, show: Show) -> Cohort
         planned = _planned(paths, plan, folder, lambda done: bar(done, len(paths)))
     slides = [slide for slide in planned if slide is not None]
     if not slides:
-        note = "The study says which tiles to take of slides, but no row names a slide: images are taken as they are."
+        note = "The study states how to cut slides, but no row names a slide: images are used as they are."
         return dataclasses.replace(cohort, notes=[*cohort.notes, note])
     _check(study, cohort)
     images = _expanded(cohort.images, planned)
@@ -86,12 +85,12 @@ def cut(study: Study, cohort: Cohort, folder: Path | None, show: Show) -> Cohort
     if whole := [path for path, slide in zip(paths, planned, strict=True) if slide is None]:
         rows = "1 row names no slide" if len(whole) == 1 else f"{len(whole):,} rows name no slides"
         names = names_text(called(whole), 3)
-        notes.append(f"{rows} but images ({names}), which are taken whole, as one tile each.")
+        notes.append(f"{rows} but images ({names}), which are used whole, as one tile each.")
     return Cohort(images=images, panels=panels, cases=cohort.cases, notes=notes)
 
 
 def uncut(study: Study, cohort: Cohort) -> Cohort:
-    """The cohort with a row a slide or image again; a cohort without slides as it is."""
+    """The cohort with one row for each slide or image; a cohort without slides is returned as it is."""
     if not is_cut(cohort):
         return cohort
     images = cohort.images.drop_duplicates("path").drop(columns=list(TILE)).reset_index(drop=True)
@@ -100,14 +99,14 @@ def uncut(study: Study, cohort: Cohort) -> Cohort:
 
 
 def pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> tuple[Cohort, TileStore]:
-    """One small picture for each slide and each image: what an audit looks at instead of tiles.
+    """One thumbnail for each slide and each image, which audits compare instead of tiles.
 
     Returns:
-        The cohort as `uncut` has it, with the file that shows each row in the column `PICTURE`, and the tile store of
-        these files. Its index says of slides what is known of their own files.
+        The cohort as from `uncut`, with the file of each thumbnail in the column `PICTURE`, and the tile store of these
+        files. Its index describes the files of the slides.
 
     Raises:
-        RunError: what was planned of a slide is not in `folder` any more.
+        RunError: the stored tiles of a slide are not in `folder` any more.
     """
     from casewise.modalities.store.preparation import Preparation
     from casewise.modalities.store.store_builder import prepare
@@ -124,7 +123,7 @@ def pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> tuple[Co
     for row, slide in enumerate(slides):
         if slide is None:
             continue
-        # Bytes a pixel are then those of the slide, though width and height are those of its picture.
+        # Bytes per pixel are those of the slide, but width and height are those of its thumbnail.
         shown = float(index.at[row, "width"]) * float(index.at[row, "height"])
         index.loc[row, ["path", "mode", "format"]] = [str(slide.path), slide.vendor, "slide"]
         index.loc[row, "bytes"] = max(1, round(slide.bytes * shown / (slide.size[0] * slide.size[1])))
@@ -133,21 +132,21 @@ def pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> tuple[Co
 
 
 def slide_of(study: Study, path: Path | str, folder: Path) -> KeptSlide:
-    """What is kept of a slide that was cut.
+    """The stored tiles of a slide.
 
     Raises:
-        RunError: it is not there any more, or the slide has changed since.
+        RunError: they are not there any more, or the slide has changed since.
     """
     from casewise.modalities.slides.plans import find
 
-    kept = find(Path(path), plan_of(study), folder)
-    if kept is None:
-        raise RunError(f"{path}: the slide, or what is kept of it in {folder}, changed during this run. Run again.")
-    return kept
+    stored = find(Path(path), plan_of(study), folder)
+    if stored is None:
+        raise RunError(f"{path}: the slide or its stored tiles in {folder} changed during this run. Run again.")
+    return stored
 
 
 def sweep(study: Study, cohort: Cohort, folder: Path) -> None:
-    """Remove from the folder what was planned by other settings, or of slides that are no longer in the cohort."""
+    """Remove stored tiles of other settings and of slides that are no longer in the cohort."""
     from casewise.modalities.slides import plans as slide_plans
 
     if is_cut(cohort):
@@ -156,7 +155,11 @@ def sweep(study: Study, cohort: Cohort, folder: Path) -> None:
 
 
 def refuse_slides(study: Study, cohort: Cohort) -> None:
-    """Stop where a row names a slide; a tiled TIFF of one level is an image as well."""
+    """Refuse rows that name slides; a tiled TIFF of one level counts as an image.
+
+    Raises:
+        CohortError: naming the slides.
+    """
     from casewise.modalities.slides.content import SLIDE_FILES
     from casewise.modalities.slides.reader import is_slide, slide_facts
 
@@ -170,32 +173,32 @@ def refuse_slides(study: Study, cohort: Cohort) -> None:
     if slides:
         rows = "1 row names a whole slide" if len(slides) == 1 else f"{len(slides):,} rows name whole slides"
         raise CohortError(
-            f"{study.cohort}: {rows} ({names_text(called(slides), 3)}), and the study does not say which tiles to "
-            f"take. Write for example `tiles: {{mpp: 1.0}}`: squares of {study.images.size} pixels (images.size) "
+            f"{study.cohort}: {rows} ({names_text(called(slides), 3)}), and the study does not state how to cut "
+            f"them. Write for example `tiles: {{mpp: 1.0}}`: squares of {study.images.size} pixels (images.size) "
             "at one micron per pixel."
         )
 
 
 def _check(study: Study, cohort: Cohort) -> None:
-    """Stop where the study asks of single tiles what is only known of slides."""
+    """Refuse labels of single tiles, which are only known of slides, and columns with reserved names."""
     for name, target in study.targets.items():
         if target.level == "image":
             raise CohortError(
-                f"targets.{name}: stands at image level, but what is recorded of a slide is not true of each of its "
-                "tiles. Write `level: case`, or leave `level` out: tiles then learn the value of their case, and it is "
-                "the case that is judged."
+                f"targets.{name}: its level is image, but a label of a slide does not hold for each of its tiles. "
+                "Write `level: case`, or leave `level` out: tiles then learn the label of their case, and the case is "
+                "judged."
             )
-    taken = [name for name in (*TILE, *FACTS, PICTURE) if name in cohort.images]
-    if taken:
+    reserved = [name for name in (*TILE, *FACTS, PICTURE) if name in cohort.images]
+    if reserved:
         raise CohortError(
-            f"{study.cohort}: {taken[0]} is a name of casewise's own where slides are cut. Rename that column."
+            f"{study.cohort}: {reserved[0]} is a reserved column name if slides are cut. Rename that column."
         )
 
 
 def _planned(
     paths: Sequence[Path], plan: TilePlan, folder: Path | None, tell: Callable[[int], None]
 ) -> list[KeptSlide | PlannedSlide | None]:
-    """What is planned of each path, None for what is no slide.
+    """The tiles of each path; None for images that are not slides.
 
     Raises:
         ImageError: with the problems of all slides.
@@ -223,8 +226,8 @@ def _planned(
         lines = [f"  {problems[row]}" for row in sorted(problems)]
         if len(lines) > SHOWN:
             lines[SHOWN:] = [f"  … and {len(lines) - SHOWN:,} more like these."]
-        kept = " What is planned of the others is kept." if folder and len(problems) < slides else ""
-        raise ImageError("\n".join([f"{len(problems):,} of {slides:,} slides cannot be cut into tiles.{kept}", *lines]))
+        more = " The plans of the others are kept." if folder and len(problems) < slides else ""
+        raise ImageError("\n".join([f"{len(problems):,} of {slides:,} slides cannot be cut into tiles.{more}", *lines]))
     return [planned[row] for row in range(len(paths))]
 
 
@@ -234,30 +237,30 @@ def _plan(path: Path, plan: TilePlan, folder: Path | None, budget: Budget) -> Ke
     from casewise.modalities.slides.reader import is_slide
     from casewise.modalities.slides.tiles import plan_tiles
 
-    if folder and (kept := find(path, plan, folder)):
-        return kept
+    if folder and (stored := find(path, plan, folder)):
+        return stored
     suffix = path.suffix.lower()
-    # A file that only its ending, or the beginning of a TIFF, makes a slide: reading it says what is wrong.
+    # A file with the suffix of a slide, or a truncated TIFF: reading it raises the error.
     broken = suffix in SLIDE_FILES or (suffix in TIFFS and is_cut_tiff(path))
     if not broken and not is_slide(path):
         return None
-    # The name before the pixels: a slide that is replaced meanwhile is seen as changed the next time.
+    # The name is computed before reading: a slide that is replaced meanwhile counts as changed the next time.
     name = name_of(path, plan)
     planned = plan_tiles(path, plan, budget)
     return (keep(planned, folder, name) if folder and name else None) or planned
 
 
 def _expanded(images: pd.DataFrame, planned: Sequence[KeptSlide | PlannedSlide | None]) -> pd.DataFrame:
-    """A row a tile; the numbers of images and panels are those of the slides still."""
+    """One row for each tile; images and panels still have the numbers of the slides."""
     import numpy as np
 
     whole = np.full((1, 3), -1, np.int64)
     boxes = [whole if slide is None else slide.boxes for slide in planned]
     rows = np.repeat(np.arange(len(images)), [len(tiles) for tiles in boxes])
-    places = dict(zip(TILE, np.concatenate(boxes).T, strict=True))
+    positions = dict(zip(TILE, np.concatenate(boxes).T, strict=True))
     facts = [("", "", "", "") if slide is None else _facts(slide) for slide in planned]
     fact_columns = {name: np.array([fact[i] for fact in facts], dtype=object)[rows] for i, name in enumerate(FACTS)}
-    return images.iloc[rows].reset_index(drop=True).assign(**places, **fact_columns)
+    return images.iloc[rows].reset_index(drop=True).assign(**positions, **fact_columns)
 
 
 def _facts(slide: KeptSlide | PlannedSlide) -> tuple[str, str, str, str]:

@@ -1,7 +1,7 @@
-"""The files a slide consists of: most are one; of some kinds the file that is named only points to those with pixels.
+"""The files of a slide: most slides are one file; of some formats the main file refers to others with the pixels.
 
-.mrxs: the folder of the same name beside it. .vms and .vmu: the files beside it that it names. DICOM: every other file
-of its folder with the same ending, since only who reads them all knows which of them are of the same series.
+.mrxs: the folder of the same name. .vms and .vmu: the files that it names. DICOM: every other file of the folder with
+the same suffix, because only reading all of them shows which belong to the same series.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from pathlib import Path
 
 __all__ = ["files_beside", "mark_of"]
 
-# An index is a page of text; a file that is larger is none.
+# An index is a short text; a larger file is not an index.
 LONGEST_INDEX = 2**20
-# Where a DICOM file says what it is, and the kind that is a slide (VL Whole Slide Microscopy Image Storage).
+# The position of the DICOM mark, and the class of slides (VL Whole Slide Microscopy Image Storage).
 HEAD, PREAMBLE = 2048, 128
 DICOM, WHOLE_SLIDE = b"DICM", b"1.2.840.10008.5.1.4.1.1.77.1.6"
 DICOM_FILES = {".dcm", ".dicom", ""}
 
 
 def files_beside(path: Path) -> list[Path]:
-    """The other files of a slide, by name; none of a slide that is one file, or where they cannot be listed.
+    """The other files of a slide, by name; empty if the slide is one file or they cannot be listed.
 
     >>> files_beside(Path("a.svs"))
     []
@@ -38,13 +38,13 @@ def files_beside(path: Path) -> list[Path]:
             alike = (file for file in path.parent.iterdir() if file.suffix.lower() == suffix and file != path)
             return sorted(file for file in alike if file.is_file())
     except OSError:
-        # Opening the slide says what is wrong.
+        # Opening the slide raises the error.
         return []
     return []
 
 
 def mark_of(path: Path) -> str:
-    """A mark over name, size and time of the other files of a slide; empty of a slide that is one file."""
+    """A hash of name, size and time of the other files of a slide; empty if the slide is one file."""
     stamps = []
     for file in files_beside(path):
         try:
@@ -56,11 +56,11 @@ def mark_of(path: Path) -> str:
 
 
 def _named(path: Path) -> set[str]:
-    """What stands behind an equals sign in an index: names of files, among other things."""
+    """The values in an index, which include names of files."""
     with open(path, "rb") as file:
         text = file.read(LONGEST_INDEX).decode("utf-8", errors="replace")
     values = (line.split("=", 1)[1].strip() for line in text.splitlines() if "=" in line)
-    # Names only: an index never points out of its folder.
+    # An index never refers to files outside its folder.
     return {value for value in values if value and "\0" not in value and Path(value).name == value} - {path.name}
 
 

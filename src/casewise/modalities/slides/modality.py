@@ -1,4 +1,4 @@
-"""Whole slides, cut into tiles, as a modality; image files among them are taken whole."""
+"""Whole slides, cut into tiles, as a modality; image files among them are used whole."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Slides(Photographs):
         return super().prepare(study, cohort, folder, show, step)
 
     def sources(self, cohort: Cohort) -> Sequence[ImageSource]:
-        """A tile of a slide, or an image file that is taken whole."""
+        """A tile of a slide, or an image file that is used whole."""
         from casewise.modalities.slides.cohort import TILE
         from casewise.modalities.slides.wsi_tile import SlideTile
 
@@ -115,7 +115,7 @@ class Slides(Photographs):
         return results
 
     def overview(self, prepared: PreparedCohort, path: str) -> KeptSlide | None:
-        """What is known of the slide at `path` since it was cut; None where `path` is an image that was taken whole."""
+        """The stored tiles of the slide at `path`; None if `path` is an image that is used whole."""
         from casewise.modalities.slides.cohort import FOLDER, is_cut, slide_of
 
         images = prepared.cohort.images

@@ -1,4 +1,4 @@
-"""What is told of a cohort's slides: what was taken of them, and what was not as asked for."""
+"""Notes on a cohort's slides: the tiles, and deviations from the plan."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["called", "notes_of"]
 
 FEW = 5
-# Numbers of notes differ a little from slide to slide and the sentence is one; another level is another sentence.
+# Notes of several slides that differ only in numbers are merged, unless the number is a level.
 VARYING = re.compile(r"(?<!level )(?<![\d.,])\d[\d.,]*")
 
 
 def notes_of(slides: Sequence[KeptSlide | PlannedSlide], plan: TilePlan) -> list[str]:
-    """What was taken, and what was not as asked for: alike notes of many slides as one."""
+    """The numbers of tiles and deviations from the plan; similar notes of several slides are merged."""
     import numpy as np
 
     counts = np.array([len(slide) for slide in slides])
@@ -40,7 +40,8 @@ def notes_of(slides: Sequence[KeptSlide | PlannedSlide], plan: TilePlan) -> list
     if thinned:
         have = "has" if thinned == 1 else "have"
         notes.append(
-            f"{thinned:,} of {len(slides):,} slides {have} more tiles than {plan.max_tiles:,}, which were taken evenly."
+            f"{thinned:,} of {len(slides):,} slides {have} more tiles than {plan.max_tiles:,}, of which an even "
+            f"selection is used."
         )
     names = called([slide.path for slide in slides])
     poor = [name for slide, name in zip(slides, names, strict=True) if len(slide) < FEW]
@@ -61,7 +62,7 @@ def notes_of(slides: Sequence[KeptSlide | PlannedSlide], plan: TilePlan) -> list
 
 
 def called(paths: Sequence[Path]) -> list[str]:
-    """Each file by its name, and where several are called alike with as many of its folders as tell them apart.
+    """Each file by its name, with as many of its folders as are needed to distinguish files of the same name.
 
     >>> called([Path("/data/S01/1.tiff"), Path("/data/S02/1.tiff"), Path("/data/S02/b.tiff")])
     ['S01/1.tiff', 'S02/1.tiff', 'b.tiff']

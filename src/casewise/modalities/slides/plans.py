@@ -1,8 +1,7 @@
-"""What was planned of each slide, kept in a folder: as long as slide and plan are the same, no slide is read again.
+"""Planned tiles of slides stored in a folder, so that a slide is not read again while slide and plan are unchanged.
 
-Of each slide there is a small picture, `<name>.jpg`, and what was planned, `<name>.npz`. The name is a hash over the
-slide's path, size and time, those of its other files where it is several, and the plan; the latter file is written
-last.
+For each slide there are a thumbnail, `<name>.jpg`, and its tiles, `<name>.npz`, which is written last. The name is a
+hash of the path, size and time of the slide, of its other files, and of the plan.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ from casewise.modalities.slides.tiles import PlannedSlide, TilePlan
 
 __all__ = ["KeptSlide", "find", "keep", "name_of", "sweep"]
 
-# Raised whenever tissue is found or tiles are laid in another way: slides are then planned anew.
+# Increased whenever the rules for tissue or tiles change: slides are then planned again.
 RULES = 2
 QUALITY = 88
 
 
 @dataclass(frozen=True, eq=False)
 class KeptSlide:
-    """A slide's tiles and what it says about itself, as `PlannedSlide` and `SlideFacts` have them.
+    """The tiles and facts of a slide, as in `PlannedSlide` and `SlideFacts`.
 
     `boxes`: (N, 3) `int64`. `shares`: (N,) `float64`. `mask`: (h, w) `bool`; a pixel of it is `downsample` level-0
-    pixels wide. `picture`: the file of the small picture. `size`: width and height of level 0. `bytes`: of its file.
+    pixels wide. `picture`: the file of the thumbnail. `size`: width and height of level 0. `bytes`: of its file.
     """
 
     path: Path
@@ -53,17 +52,17 @@ class KeptSlide:
     notes: tuple[str, ...]
 
     def __len__(self) -> int:
-        """How many tiles there are."""
+        """The number of tiles."""
         return len(self.boxes)
 
     def read_picture(self) -> np.ndarray:
-        """The slide as a small picture, (h, w, 3) `uint8`."""
+        """The thumbnail, (h, w, 3) `uint8`."""
         with Image.open(self.picture) as image:
             return np.array(image.convert("RGB"))
 
 
 def name_of(path: Path, plan: TilePlan) -> str:
-    """Under which name this slide, as it is now, is kept; empty if there is no such file."""
+    """The name under which the current version of a slide is stored; empty if there is no such file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -73,12 +72,12 @@ def name_of(path: Path, plan: TilePlan) -> str:
 
 
 def find(path: Path, plan: TilePlan, folder: Path) -> KeptSlide | None:
-    """What is kept of this slide and this plan; None if nothing is, or if it cannot be read."""
+    """The stored tiles of this slide and this plan; None if there are none or they cannot be read."""
     return _read(path, folder, name_of(path, plan))
 
 
 def _read(path: Path, folder: Path, name: str) -> KeptSlide | None:
-    """What is kept of this slide under this name."""
+    """The stored tiles of this slide under this name."""
     file, picture = folder / f"{name}.npz", folder / f"{name}.jpg"
     if not name or not file.is_file() or not picture.is_file():
         return None
@@ -97,15 +96,15 @@ def _read(path: Path, folder: Path, name: str) -> KeptSlide | None:
             **about,
         )
     except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile):
-        # Damaged, or of another version: it is planned anew.
+        # Damaged, or of another version: the slide is planned again.
         return None
 
 
 def keep(planned: PlannedSlide, folder: Path, name: str) -> KeptSlide | None:
-    """Write down what was planned of a slide, and return it; None if it cannot be read back.
+    """Store the planned tiles of a slide and return them; None if they cannot be read back.
 
-    `name`: its `name_of` from before it was read. A slide that is replaced meanwhile has another one by now, and is
-    planned anew the next time.
+    `name`: its `name_of` before it was read. A slide that is replaced meanwhile has another name and is planned again
+    the next time.
 
     Raises:
         RunError: the disk is full or the folder cannot be written.
@@ -139,7 +138,7 @@ def keep(planned: PlannedSlide, folder: Path, name: str) -> KeptSlide | None:
 
 
 def sweep(folder: Path, names: set[str]) -> None:
-    """Remove what is kept of other slides and other plans than these names stand for."""
+    """Remove stored tiles of other slides and plans than those of these names."""
     for path in [*folder.glob("*.npz"), *folder.glob("*.jpg")]:
         if path.stem not in names:
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""How a new study of slides begins: which files are slides, and the settings that cut them."""
+"""A new study of slides: which files are slides, and the settings that cut them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_TILES = 200
 
 
 def start_with_slides(files: Sequence[Path], study: Study) -> Start | None:
-    """The beginning of a study where some of the files are whole slides; None where none is.
+    """The beginning of a study if some of the files are whole slides; None if none is.
 
     Raises:
         CasewiseError: a TIFF looks like a slide, and the package that reads slides is not installed.
@@ -70,7 +70,7 @@ def _lines(slide: Path, study: Study) -> list[str]:
         if facts.magnification is not None:
             resolution, others = "magnification: 10", "`level: 1` of each slide's pyramid"
     return [
-        f"# Slides are cut into squares of {study.images.size} pixels (images.size). A square is taken where at least",
-        "# half of it is tissue (`min_tissue`); of more than `max_tiles` squares some are taken, spread evenly.",
+        f"# Slides are cut into squares of {study.images.size} pixels (images.size). A square is used if at least",
+        "# half of it is tissue (`min_tissue`); of more than `max_tiles` squares an even selection is used.",
         f"tiles: {{{resolution}, max_tiles: {MAX_TILES}}}  # or instead of {resolution.partition(':')[0]}: {others}",
     ]

@@ -1,4 +1,4 @@
-"""Tiles of a slide: where they lie, at which resolution, and their pixels."""
+"""Tiles of a slide: their positions, resolution and pixels."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from casewise.modalities.store.preparation import LARGEST, SMALLEST, Channels
 if TYPE_CHECKING:
     from casewise.modalities.store.store_builder import Budget
 
-# What the small picture takes beside the open slide, bytes. What finds the tissue takes no more than the slide did.
+# Bytes of the thumbnail in addition to the open slide. Finding tissue needs no more than the slide did.
 PICTURE = 8 * 2**20
 
 
 @dataclass(frozen=True)
 class TilePlan:
-    """Which tiles are taken of every slide.
+    """The rules by which tiles are cut from a slide.
 
     `side`: of a tile in pixels as it is stored. At most one of `mpp` (microns per pixel), `magnification` and `level`
-    says at which resolution; without any of them it is that of level 0. `min_tissue`: the least share of a tile that
-    must be tissue. `max_tiles`: at most so many tiles of a slide, spread evenly over its tissue. `overlap`: the share
-    of its side that a tile has in common with the next one. `assume_mpp`: the microns per pixel of level 0 of slides
-    that do not say theirs.
+    states the resolution; the default is that of level 0. `min_tissue`: the least share of a tile that
+    must be tissue. `max_tiles`: the largest number of tiles of a slide, spread evenly over its tissue. `overlap`: the
+    share of its side that a tile has in common with the next one. `assume_mpp`: the microns per pixel of level 0 of
+    slides that do not state theirs.
 
     Raises:
         StudyError: a value is not allowed, or two resolutions are stated.
@@ -55,7 +55,7 @@ class TilePlan:
     assume_mpp: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no slide can be cut by."""
+        """Refuse impossible values."""
         _whole("side", self.side, SMALLEST, LARGEST)
         for name, low in (("level", 0), ("max_tiles", 1)):
             if (value := getattr(self, name)) is not None:
@@ -87,8 +87,8 @@ class PlannedSlide:
 
     `boxes`: (N, 3) `int64`, x, y and side in level-0 pixels, from left to right and then downwards. `shares`: (N,)
     `float64`, how much of each is tissue. `mask`: (h, w) `bool`, the tissue; each of its pixels is `downsample` level-0
-    pixels wide. `picture`: (h, w, 3) `uint8`, the slide as small as the mask. `candidates`: how many tiles had enough
-    tissue before at most so many were taken. `notes`: sentences on what was not as asked for.
+    pixels wide. `picture`: (h, w, 3) `uint8`, the slide as small as the mask. `candidates`: the number of tiles with
+    enough tissue before `max_tiles` was applied. `notes`: sentences on deviations from the plan.
     """
 
     path: Path
@@ -102,29 +102,28 @@ class PlannedSlide:
     candidates: int
 
     def __len__(self) -> int:
-        """How many tiles there are."""
+        """The number of tiles."""
         return len(self.boxes)
 
 
 def plan_tiles(path: Path, plan: TilePlan, budget: Budget | None = None) -> PlannedSlide:
-    """Find the tissue of a slide and lay tiles over it, in a grid from its upper left corner.
+    """Find the tissue of a slide and plan tiles in a grid from its upper left corner.
 
-    A tile that would stand out over the right or lower edge is not taken. `budget`: the memory that slides planned at
-    the same time share; this one waits until there is enough for it.
+    A tile that would cross the right or lower edge is left out. `budget`: the memory that slides planned at the same
+    time share; this slide waits until there is enough.
 
     Raises:
-        ImageError: the slide cannot be read; it does not say what its resolution is; it is smaller than a tile; it has
-            no tissue.
+        ImageError: the slide cannot be read, does not state its resolution, is smaller than a tile, or has no tissue.
         CasewiseError: the package that reads slides is not installed.
     """
     with Slide(path) as slide:
         facts = slide.facts
-        wanted, notes = _downsample(slide.path, facts, plan)
-        boxes = _grid(slide.path, facts, plan, wanted)
+        target, notes = _downsample(slide.path, facts, plan)
+        boxes = _grid(slide.path, facts, plan, target)
         mpp = facts.mpp or plan.assume_mpp
         with budget.hold(slide.memory + PICTURE) if budget else nullcontext():
             picture, scanned, downsample = read_thumbnail(slide)
-            # Before the memory is another's.
+            # Frees the memory before tissue is searched.
             slide.close()
             tissue = find_tissue(picture, scanned, downsample, mpp=mpp)
     shares = tissue_shares(tissue, boxes)
@@ -134,17 +133,25 @@ def plan_tiles(path: Path, plan: TilePlan, budget: Budget | None = None) -> Plan
             raise ImageError(f"{slide.path}: there is no tissue on this slide. Leave it out of the table.")
         shares_text = f"{tissue.share:.1%} of it is tissue, and no tile has more than {shares.max():.0%}"
         raise ImageError(
-            f"{slide.path}: there is too little tissue on this slide: {shares_text}, and the study asks for "
+            f"{slide.path}: there is too little tissue on this slide: {shares_text}, and the study requires "
             f"{plan.min_tissue:.0%}. Leave it out of the table, or lower `min_tissue`."
         )
-    kept = enough
+    chosen = enough
     if plan.max_tiles is not None and len(enough) > plan.max_tiles:
-        # Places are counted in steps of the grid, so that the curve through them fills it.
+        # Positions are counted in steps of the grid, so that the curve fills it.
         steps = np.unique(boxes[:, 0], return_inverse=True)[1], np.unique(boxes[:, 1], return_inverse=True)[1]
-        kept = enough[spread(np.stack(steps, axis=1)[enough], plan.max_tiles)]
+        chosen = enough[spread(np.stack(steps, axis=1)[enough], plan.max_tiles)]
     all_notes = (*facts.notes, *notes, *tissue.notes)
     return PlannedSlide(
-        slide.path, facts, boxes[kept], shares[kept], all_notes, tissue.mask, tissue.downsample, picture, len(enough)
+        slide.path,
+        facts,
+        boxes[chosen],
+        shares[chosen],
+        all_notes,
+        tissue.mask,
+        tissue.downsample,
+        picture,
+        len(enough),
     )
 
 
@@ -163,10 +170,10 @@ def _tile(slide: Slide, x: int, y: int, span: int, side: int) -> Image.Image:
     level = slide.facts.level_for(span / side)
     downsample = slide.facts.levels[level][2]
     left, top, width = x / downsample, y / downsample, span / downsample
-    # A tenth of a pixel is less than what a level is off in any file.
+    # A tenth of a pixel is less than the deviation of a level in any file.
     corner = math.floor(left + 0.1), math.floor(top + 0.1)
     across, down = math.ceil(left + width - 0.1) - corner[0], math.ceil(top + width - 0.1) - corner[1]
-    # Beyond a block it is averaged while it is read, to no less than twice the size, for the filter to work on.
+    # A large area is averaged while it is read, to at least twice the size, which the filter then reduces.
     factor = max(int(width / (2 * side)), 1) if max(across, down) > BLOCK else 1
     image = on_white(slide.reduced(level, (*corner, across, down), factor))
     if image.size == (side, side):
@@ -177,62 +184,64 @@ def _tile(slide: Slide, x: int, y: int, span: int, side: int) -> Image.Image:
 
 
 def _downsample(path: Path, facts: SlideFacts, plan: TilePlan) -> tuple[float, list[str]]:
-    """How many level-0 pixels a pixel of a tile is wide, and what is to be said of it.
+    """The width of a pixel of a tile in level-0 pixels, and notes.
 
     Raises:
-        ImageError: the slide does not say what this needs.
+        ImageError: the slide does not state the resolution that the plan needs.
     """
     notes = []
     if plan.mpp is not None:
         mpp = facts.mpp or plan.assume_mpp
         if mpp is None:
             raise ImageError(
-                f"{path}: the slide does not say how many microns a pixel is wide, so {plan.resolution} cannot be "
+                f"{path}: the slide does not state how many microns a pixel is wide, so {plan.resolution} cannot be "
                 f"found on it. {_instead('magnification', facts.magnification)} Or state, if you know it, "
                 "`assume_mpp: 0.5`."
             )
         if facts.mpp is None:
-            notes.append(f"it does not say how many microns a pixel is wide: {mpp:g}, as the study states, was assumed")
-        wanted = plan.mpp / mpp
+            notes.append(
+                f"it does not state how many microns a pixel is wide: {mpp:g}, as stated in the study, was assumed"
+            )
+        target = plan.mpp / mpp
     elif plan.magnification is not None:
         if facts.magnification is None:
             raise ImageError(
-                f"{path}: the slide does not say with which magnification it was scanned, so {plan.resolution} cannot "
+                f"{path}: the slide does not state the magnification of its scan, so {plan.resolution} cannot "
                 f"be found on it. {_instead('mpp', facts.mpp)}"
             )
-        wanted = facts.magnification / plan.magnification
+        target = facts.magnification / plan.magnification
     else:
         return _of_level(facts, plan.level or 0)
-    level = facts.level_for(wanted)
-    if wanted < 1 / SAME_LEVEL:
-        notes.append(f"it has nothing as fine as {plan.resolution}: level 0 is read and enlarged by {1 / wanted:.2f}")
-    elif (by := wanted / facts.levels[level][2]) > SAME_LEVEL:
+    level = facts.level_for(target)
+    if target < 1 / SAME_LEVEL:
+        notes.append(f"it has nothing as fine as {plan.resolution}: level 0 is read and enlarged by {1 / target:.2f}")
+    elif (by := target / facts.levels[level][2]) > SAME_LEVEL:
         notes.append(f"it has no level of {plan.resolution}: level {level} is read and reduced by {by:.2f}")
-    return wanted, notes
+    return target, notes
 
 
 def _instead(name: str, value: float | None) -> str:
-    """What to state instead of the resolution that cannot be found."""
+    """The resolution that can be stated instead."""
     if value is None:
         return "State `level` instead."
-    return f"It says its {name}, {value:.4g}: state `{name}` instead."
+    return f"It states its {name}, {value:.4g}: state `{name}` instead."
 
 
 def _of_level(facts: SlideFacts, level: int) -> tuple[float, list[str]]:
-    """The downsample of a level; of one that is missing that of the nearest there is, the coarsest."""
+    """The downsample of a level; of the coarsest level if the level does not exist."""
     last = len(facts.levels) - 1
     if level <= last:
         return facts.levels[level][2], []
-    return facts.levels[last][2], [f"it has no level {level}: level {last}, its coarsest and so the nearest, is used"]
+    return facts.levels[last][2], [f"it has no level {level}: level {last}, its coarsest, is used"]
 
 
-def _grid(path: Path, facts: SlideFacts, plan: TilePlan, wanted: float) -> np.ndarray:
+def _grid(path: Path, facts: SlideFacts, plan: TilePlan, target: float) -> np.ndarray:
     """All boxes of the grid, (N, 3), in raster order.
 
     Raises:
         ImageError: the slide is smaller than one tile.
     """
-    span = max(round(plan.side * wanted), 1)
+    span = max(round(plan.side * target), 1)
     if span > min(facts.width, facts.height):
         raise ImageError(
             f"{path}: a tile of {plan.side} px at {_at(facts, plan)} is {span:,} px wide at level 0, more than the "
@@ -246,7 +255,7 @@ def _grid(path: Path, facts: SlideFacts, plan: TilePlan, wanted: float) -> np.nd
 
 
 def _at(facts: SlideFacts, plan: TilePlan) -> str:
-    """The resolution of a plan on one slide; of a level with the levels there are."""
+    """The resolution of a plan on one slide, with the existing levels."""
     if plan.mpp is not None or plan.magnification is not None:
         return plan.resolution
     last = len(facts.levels) - 1

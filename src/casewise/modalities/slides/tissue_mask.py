@@ -1,7 +1,7 @@
-"""Finding tissue on a slide: Otsu's threshold on a small picture of it, and how much tissue a tile holds.
+"""Tissue on a slide: Otsu's threshold on a thumbnail, and the share of tissue in a tile.
 
-On glass, tissue is what has colour: the saturation of HSV is divided in two by Otsu's method (IEEE Trans. SMC 9, 62-66,
-1979). Where nothing has colour or the glass is dark (fluorescence), the brightness is divided instead. Specks and
+Tissue is separated from glass by its colour: Otsu's method (IEEE Trans. SMC 9, 62-66, 1979) thresholds the saturation
+of HSV. If nothing has colour or the slide is dark (fluorescence), it thresholds the brightness instead. Specks and
 small holes are then removed.
 """
 
@@ -19,14 +19,14 @@ from casewise.modalities.slides.reader import Slide, on_white
 __all__ = ["Tissue", "find_tissue", "read_thumbnail", "spread", "tissue_shares", "tissue_threshold"]
 
 LONGEST = 1024
-# Nuclei and the gaps between fibres are not looked at one by one: so many microns are blurred, and at most so many
-# pixels. Under fluorescence nothing shines between the nuclei, and more is bridged.
+# The blur in microns that merges nuclei and gaps between fibres, and its maximum in pixels. Fluorescence needs a wider
+# blur, because nothing shines between the nuclei.
 BLUR, DARK_BLUR, MOST_BLUR = 10.0, 30.0, 20.0
-# Of 255 grey levels: a slide with a median below is fluorescence, above it is glass with light behind it.
+# Of 255 grey levels: the median of a fluorescence slide is lower, that of a brightfield slide is higher.
 DARK = 64
-# Of 255: a saturation that hardly any stain stays below and hardly any glass exceeds.
+# Of 255: nearly all stains have a higher saturation and nearly all glass a lower one.
 PALE = 20
-# Two parts whose means differ by less, of 255, are one part with noise; in the dark values are logarithms.
+# Two classes whose means differ by less, of 255, are one class with noise; values of dark slides are logarithms.
 LEAST_CONTRAST, LEAST_DARK_CONTRAST = 12.0, 30.0
 # Shares of the thumbnail: islands below the first are specks, holes below the second are filled.
 SPECK, HOLE = 1 / 10_000, 1 / 2_000
@@ -34,10 +34,10 @@ SPECK, HOLE = 1 / 10_000, 1 / 2_000
 
 @dataclass(frozen=True, eq=False)
 class Tissue:
-    """Where a slide has tissue.
+    """The tissue of a slide.
 
-    `mask`: (h, w) `bool`. `downsample`: how many level-0 pixels a pixel of it is wide. `notes`: sentences on how it was
-    found, where that was not by colour.
+    `mask`: (h, w) `bool`. `downsample`: the width of a pixel of the mask in level-0 pixels. `notes`: sentences on the
+    method if it was not colour.
     """
 
     mask: np.ndarray
@@ -53,8 +53,8 @@ class Tissue:
 def read_thumbnail(slide: Slide, longest: int = LONGEST) -> tuple[np.ndarray, np.ndarray, float]:
     """Return a picture of the whole slide of at most `longest` pixels a side.
 
-    (h, w, 3) `uint8` on white; (h, w) `bool`, whether there is anything scanned; and its downsample. It is averaged
-    block by block from the coarsest level that is large enough, so its memory does not grow with the slide.
+    (h, w, 3) `uint8` on white; (h, w) `bool`, the scanned area; and its downsample. It is averaged block by block from
+    the coarsest level that is large enough, so its memory does not grow with the slide.
 
     Raises:
         ImageError: the slide is damaged.
@@ -69,7 +69,7 @@ def read_thumbnail(slide: Slide, longest: int = LONGEST) -> tuple[np.ndarray, np
 
 
 def tissue_threshold(values: np.ndarray, least: float = LEAST_CONTRAST) -> float | None:
-    """Otsu's threshold of `uint8` values: tissue is above it; None where the two parts differ by less than `least`.
+    """Otsu's threshold of `uint8` values: tissue is above it; None if the two classes differ by less than `least`.
 
     >>> tissue_threshold(np.array([10] * 6 + [200] * 4, np.uint8)) in range(10, 200)
     True
@@ -88,7 +88,7 @@ def tissue_threshold(values: np.ndarray, least: float = LEAST_CONTRAST) -> float
 def find_tissue(picture: np.ndarray, scanned: np.ndarray, downsample: float, *, mpp: float | None = None) -> Tissue:
     """Find tissue on a thumbnail and what was scanned of it, as `read_thumbnail` returns them.
 
-    `mpp` of level 0, where it is known, says how much is blurred; otherwise it is a pixel (three in the dark).
+    `mpp` of level 0 determines the blur; without it the blur is one pixel (three for dark slides).
     """
     brightness = picture.max(axis=2)
     micron = 1 / (mpp * downsample) if mpp else 0.1
@@ -96,16 +96,16 @@ def find_tissue(picture: np.ndarray, scanned: np.ndarray, downsample: float, *, 
         # Fluorescence spans orders of magnitude; below four grey levels it is noise.
         values = np.log1p(_blurred(brightness.astype(np.float32), DARK_BLUR * micron) / 4) * (255 / np.log1p(64))
         mask = _above(values.astype(np.uint8), scanned, LEAST_DARK_CONTRAST)
-        notes = ["the slide is dark: tissue was divided from it by brightness, not by colour"]
+        notes = ["the slide is dark: tissue was separated by brightness, not by colour"]
         return Tissue(_cleaned(mask, scanned), downsample, tuple(notes))
     smooth, notes = _blurred(picture, BLUR * micron), []
     values = cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV)[..., 1]
     if scanned.any() and np.percentile(values[scanned], 99.9) < PALE:
         values = 255 - smooth.max(axis=2)
-        notes.append("nothing on the slide has colour: tissue was divided from it by darkness")
+        notes.append("nothing on the slide has colour: tissue was separated by darkness")
     mask = _above(values, scanned, LEAST_CONTRAST)
     if not notes and mask.any() and np.median(values[scanned & ~mask]) > PALE:
-        # What Otsu divided is pale tissue from strong.
+        # Otsu's threshold separates pale tissue from dark tissue.
         mask = scanned.copy()
         notes.append("the slide shows no bare glass: all of it counts as tissue")
     return Tissue(_cleaned(mask, scanned), downsample, tuple(notes))
@@ -122,8 +122,8 @@ def _above(values: np.ndarray, scanned: np.ndarray, least: float) -> np.ndarray:
 
 def _cleaned(mask: np.ndarray, scanned: np.ndarray) -> np.ndarray:
     """Remove specks and fill small holes."""
-    kept = _without_small(mask, SPECK * mask.size)
-    return ~_without_small(~kept, HOLE * mask.size) & scanned
+    large = _without_small(mask, SPECK * mask.size)
+    return ~_without_small(~large, HOLE * mask.size) & scanned
 
 
 def _without_small(mask: np.ndarray, least: float) -> np.ndarray:
@@ -137,7 +137,7 @@ def _without_small(mask: np.ndarray, least: float) -> np.ndarray:
 def tissue_shares(tissue: Tissue, boxes: np.ndarray) -> np.ndarray:
     """How much of each box is tissue, 0 to 1; boxes (N, 3) of x, y and side in level-0 pixels. Returns (N,) `float64`.
 
-    The areas are exact: a pixel of the mask counts by the part of it that lies in the box.
+    The areas are exact: a pixel of the mask counts by its share inside the box.
 
     >>> half = Tissue(np.array([[True, False]]), 10.0, ())
     >>> tissue_shares(half, np.array([[0, 0, 10], [5, 0, 10], [10, 0, 10], [9, 2, 4]]))
@@ -149,7 +149,7 @@ def tissue_shares(tissue: Tissue, boxes: np.ndarray) -> np.ndarray:
     left, top, side = (boxes / tissue.downsample).T
 
     def area(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        # Between the corners of a pixel its part grows with x and with y: just what bilinear interpolation gives.
+        # The summed area grows bilinearly between the corners of a pixel.
         values: np.ndarray = ndimage.map_coordinates(summed, [y, x], order=1, mode="nearest")
         return values
 
@@ -158,33 +158,33 @@ def tissue_shares(tissue: Tissue, boxes: np.ndarray) -> np.ndarray:
     return np.clip(covered / side**2, 0, 1)
 
 
-def spread(places: np.ndarray, most: int) -> np.ndarray:
-    """Choose `most` of (N, 2) whole-numbered places, evenly over where they lie; their indices in ascending order.
+def spread(positions: np.ndarray, most: int) -> np.ndarray:
+    """Choose `most` of (N, 2) integer positions, spread evenly; return their indices in ascending order.
 
-    They are strung on a Hilbert curve, which keeps neighbours together, and picked from it at even distances.
+    Positions are sorted along a Hilbert curve, which keeps neighbours together, and chosen at even distances.
 
     >>> rows, columns = np.divmod(np.arange(64), 8)
     >>> chosen = spread(np.stack([columns, rows], axis=1), 4)
     >>> sorted({(int(columns[i]) // 4, int(rows[i]) // 4) for i in chosen})
     [(0, 0), (0, 1), (1, 0), (1, 1)]
     """
-    if len(places) <= most:
-        return np.arange(len(places))
-    along = np.argsort(_along_hilbert(places), kind="stable")
-    chosen: np.ndarray = np.sort(along[((np.arange(most) + 0.5) * len(places) / most).astype(int)])
+    if len(positions) <= most:
+        return np.arange(len(positions))
+    along = np.argsort(_along_hilbert(positions), kind="stable")
+    chosen: np.ndarray = np.sort(along[((np.arange(most) + 0.5) * len(positions) / most).astype(int)])
     return chosen
 
 
-def _along_hilbert(places: np.ndarray) -> np.ndarray:
-    """How far along a Hilbert curve each place lies (D. Hilbert, Math. Ann. 38, 459-460, 1891)."""
-    x, y = (places - places.min(axis=0)).astype(np.int64).T
+def _along_hilbert(positions: np.ndarray) -> np.ndarray:
+    """The distance of each position along a Hilbert curve (D. Hilbert, Math. Ann. 38, 459-460, 1891)."""
+    x, y = (positions - positions.min(axis=0)).astype(np.int64).T
     far = np.zeros_like(x)
     half = 1 << int(max(x.max(), y.max(), 1)).bit_length() - 1
     while half:
         right, low = (x & half) > 0, (y & half) > 0
         far += half * half * ((3 * right) ^ low)
         x, y = x & (half - 1), y & (half - 1)
-        # Within a quarter the curve runs as in the whole, but turned over in the upper two.
+        # Within a quarter the curve repeats itself, mirrored in the upper two.
         turned = right & ~low
         x, y = np.where(turned, half - 1 - x, x), np.where(turned, half - 1 - y, y)
         x, y = np.where(low, x, y), np.where(low, y, x)

@@ -1,4 +1,4 @@
-"""A tile of a slide as a source of its own, beside whole image files; its slide is opened and hashed once for all."""
+"""Tiles of slides as sources of a tile store; each slide is opened and hashed once for all its tiles."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from casewise.modalities.slides.reader import Slide
 from casewise.modalities.slides.tiles import read_tile
 from casewise.modalities.store.preparation import Preparation
 
-# What open slides may keep of decoded neighbours, in bytes; rows come slide by slide, and of large ones two are open.
-ROOM = 320 * 2**20
+# Bytes of decoded neighbours that open slides may keep; rows are sorted by slide, so two large slides suffice.
+MAX_CACHE = 320 * 2**20
 BLOCK = 2**22
 
 
@@ -26,8 +26,8 @@ BLOCK = 2**22
 class SlideTile:
     """The square at x, y (level-0 pixels) of `side` level-0 pixels of a slide.
 
-    `beside`: a mark of the slide's other files as they are now; empty where the slide is one file. A tile store
-    identifies a tile by its text: where such a file was replaced it is another tile, and is read again.
+    `beside`: a hash of the slide's other files; empty if the slide is one file. A tile store identifies a tile by its
+    text: if such a file is replaced, the tile has another text and is read again.
 
     >>> str(SlideTile(Path("a.svs"), 0, 128, 256))
     'a.svs [0, 128, 256]'
@@ -40,7 +40,7 @@ class SlideTile:
     beside: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
-        """Look at the slide's other files; of most kinds there are none, and nothing is looked at."""
+        """Compute the hash of the slide's other files, of which most formats have none."""
         object.__setattr__(self, "beside", mark_of(self.path))
 
     def __fspath__(self) -> str:
@@ -59,7 +59,7 @@ class SlideTile:
 
 
 class SlideReader:
-    """Slides that are open, the latest ones; safe from several threads."""
+    """The most recently opened slides; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -69,7 +69,7 @@ class SlideReader:
         self._hashing: dict[Path, threading.Lock] = {}
 
     def sha256(self, source: SlideTile) -> str:
-        """A hash over the bytes of all files of the slide and the tile's place.
+        """A hash of the bytes of all files of the slide and the position of the tile.
 
         Raises:
             ImageError: the slide cannot be read.
@@ -82,11 +82,11 @@ class SlideReader:
         return hashlib.sha256(f"{self._hashes[source.path]} {source.x} {source.y} {source.side}".encode()).hexdigest()
 
     def _of_all(self, path: Path) -> str:
-        """A hash over the bytes of a slide; where it is several files over their names and bytes."""
+        """A hash of the bytes of a slide; of names and bytes if it consists of several files."""
         others = files_beside(path)
         if not others:
             return _hashed(path)
-        # The same other files may belong to several slides of a folder: each is read once.
+        # Several slides of a folder may share their other files: each is read once.
         for file in others:
             if file not in self._parts:
                 self._parts[file] = _hashed(file)
@@ -97,7 +97,7 @@ class SlideReader:
         """Read one tile, (C, H, W) `uint8`.
 
         Raises:
-            ImageError: the slide cannot be read there.
+            ImageError: the slide cannot be read at this position.
         """
         slide = self._slide(source.path)
         return read_tile(slide, source.x, source.y, source.side, side=preparation.size, channels=preparation.channels)
@@ -106,8 +106,8 @@ class SlideReader:
         with self._lock:
             slide = self._open.pop(path, None) or Slide(path)
             self._open[path] = slide
-            while len(self._open) > 1 and sum(kept.cache for kept in self._open.values()) > ROOM:
-                # closed when the last thread that reads from it lets go of it
+            while len(self._open) > 1 and sum(each.cache for each in self._open.values()) > MAX_CACHE:
+                # closed when the last thread that reads from it has finished
                 self._open.popitem(last=False)
             return slide
 

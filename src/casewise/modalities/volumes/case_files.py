@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from casewise.modalities.volumes.preprocess import Prepared
 
-# Kinds of notes that are told; what is left out is counted.
+# The number of kinds of notes that are shown; the others are counted.
 KINDS_SHOWN = 12
 VARYING = re.compile(r"\S*[\d/\\]\S*")
 
@@ -44,10 +44,10 @@ PROBLEMS_SHOWN = 50
 
 @dataclass(frozen=True)
 class CaseSources:
-    """What one case is made from.
+    """The files of one case.
 
-    `paths`: for each of the study's sequences its volume, or its slice images from the feet to the head; empty where
-    the case lacks the sequence. `spacing`: of slice images, mm between pixels and between slices.
+    `paths`: for each of the study's sequences its volume, or its slice images from the feet to the head; empty if the
+    case lacks the sequence. `spacing`: of slice images, mm between pixels and between slices.
     """
 
     case: str
@@ -60,9 +60,9 @@ class CaseSources:
 
 @dataclass(eq=False)
 class Gathered:
-    """What a case is made from: its scans in the order of the study's sequences, None where one is absent.
+    """The scans of a case in the order of the study's sequences, None for an absent one.
 
-    `notes` are what is odd, `problems` what stops the case; each names its file.
+    `notes` describe anything unusual, `problems` prevent the use of the case; each names its file.
     """
 
     scans: list[Scan | None] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Gathered:
 
 
 def gather(case: CaseSources, *, voxels: bool = True) -> Gathered:
-    """Read everything that a case is made from; without `voxels` headers alone."""
+    """Read all files of a case; without `voxels` only headers."""
     from casewise.modalities.volumes.reading.read_scan import read_scan, stack_images
 
     loaded = Gathered()
@@ -116,10 +116,10 @@ def gather(case: CaseSources, *, voxels: bool = True) -> Gathered:
 
 
 def scans_of(case: CaseSources) -> list[Scan | None]:
-    """The scans of a case, in the order of the study's sequences; None where one is absent.
+    """The scans of a case, in the order of the study's sequences; None for an absent one.
 
     Raises:
-        ImageError: one cannot be read, or they are of different people.
+        ImageError: a scan cannot be read, or the scans show different people.
     """
     loaded = gather(case)
     if loaded.problems:
@@ -151,7 +151,7 @@ def doubled_in(case: CaseSources, prepared: Prepared) -> list[str]:
 
 
 def empty_in(case: CaseSources, scans: list[Scan | None], prepared: Prepared) -> list[str]:
-    """What to say of scans that are there and show nothing: a network would learn from, or judge, an empty picture."""
+    """A sentence for each scan that shows nothing, so that no network learns from or judges an empty picture."""
     problems = []
     for sequence, (name, scan) in enumerate(zip(case.sequences, scans, strict=True)):
         if scan is None or prepared.slices[:, sequence].any():
@@ -161,7 +161,7 @@ def empty_in(case: CaseSources, scans: list[Scan | None], prepared: Prepared) ->
         what = "all its voxels are equal" if flat else "all its voxels in the region of interest are dark"
         problems.append(
             f"{where}: it shows nothing ({what}). Copy {name} again from its source, or delete its row: `volumes: "
-            "{missing: …}` says what becomes of cases that lack a sequence."
+            "{missing: …}` states how cases that lack a sequence are handled."
         )
     return problems
 
@@ -171,9 +171,9 @@ def _named(path: Path, count: int) -> str:
 
 
 def summed(notes: Sequence[str], folder: Path) -> list[str]:
-    """A line for each kind of note: its first, and how many others differ from it in names and numbers alone.
+    """A line for each kind of note: the first, and the number of others that differ only in names and numbers.
 
-    Paths begin at `folder` where they lie in it.
+    Paths in `folder` are shown relative to it.
 
     >>> summed(["/d/P1/a.nii: cut at 2 mm", "/d/P2/b.nii: cut at 3 mm", "/d/P1/a.nii: tilted"], Path("/d"))
     ['P1/a.nii: cut at 2 mm (and 1 more like this)', 'P1/a.nii: tilted']
@@ -187,7 +187,7 @@ def summed(notes: Sequence[str], folder: Path) -> list[str]:
     ]
     if len(lines) > KINDS_SHOWN:
         lines[KINDS_SHOWN:] = [
-            f"There are {len(lines) - KINDS_SHOWN:,} further kinds of notes on scans; they are kept with the slices."
+            f"There are {len(lines) - KINDS_SHOWN:,} further kinds of notes on scans; they are stored with the slices."
         ]
     return lines
 
@@ -196,17 +196,17 @@ SHOWN = 20
 
 
 def settle_sequences(study: Study, cohort: Cohort) -> Cohort:
-    """The cohort with the rows of the study's sequences alone, cases that lack one left out where the study says so.
+    """The cohort with the rows of the study's sequences; cases that lack one are left out if the study states so.
 
     Raises:
-        CohortError: with everything that keeps rows from making a case, and what to do.
+        CohortError: naming all problems of the rows and their remedies.
     """
     volumes = study.volumes
     assert volumes is not None
     images = cohort.images
     if volumes.column not in images:
         raise CohortError(
-            f"{study.cohort}: there is no column {volumes.column!r} that says which of "
+            f"{study.cohort}: there is no column {volumes.column!r} that states which of "
             f"{', '.join(volumes.sequences)} a row shows. Add it, or name it: `volumes: {{column: …}}`."
             f"{nearest(volumes.column, list(images))} There are: {names_text(_headings(images), 12)}."
         )
@@ -245,14 +245,14 @@ def settle_sequences(study: Study, cohort: Cohort) -> Cohort:
 
 
 def counted(study: Study, cohort: Cohort) -> str:
-    """How many scans there are, in words; of slices that are images of their own, how many slices."""
+    """The number of scans in words, or of slices if slices are images of their own."""
     count = len(cohort.images)
     noun = "slice" if study.volumes and study.volumes.slice_index else "scan"
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def sources_of(study: Study, cohort: Cohort) -> list[CaseSources]:
-    """What each case is made from, in the order of the cohort's panels."""
+    """The files of each case, in the order of the cohort's panels."""
     volumes = study.volumes
     assert volumes is not None
     groups = dict(iter(cohort.images.groupby("case", sort=False)))
@@ -260,7 +260,7 @@ def sources_of(study: Study, cohort: Cohort) -> list[CaseSources]:
 
 
 def source_of(study: Study, cohort: Cohort, row: int) -> CaseSources:
-    """What the case of one panel is made from."""
+    """The files of the case of one panel."""
     assert study.volumes is not None
     case = cohort.panels["case"].iloc[row]
     return _sources(study, study.volumes, str(case), cohort.images[cohort.images["case"] == case])
@@ -282,7 +282,7 @@ def _headings(images: pd.DataFrame) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    """A sequence's name as people mistype it: without capitals, spaces, hyphens and underscores.
+    """The name of a sequence in lower case without spaces, hyphens and underscores, for comparison.
 
     >>> _plain("T1 pre") == _plain("t1_pre"), _plain("T2*") == _plain("T2")
     (True, False)
@@ -291,10 +291,10 @@ def _plain(name: str) -> str:
 
 
 def _as_listed(volumes: Volumes, images: pd.DataFrame, problems: list[str]) -> pd.DataFrame:
-    """Tell of names that differ from a listed one in spelling alone, and take them as it for what else is checked."""
-    meant = {_plain(name): name for name in volumes.sequences}
+    """Report names that differ from a listed one only in spelling, and correct them for the other checks."""
+    listed_by_spelling = {_plain(name): name for name in volumes.sequences}
     for name, rows in images.groupby("sequence", sort=False):
-        listed = meant.get(_plain(str(name)))
+        listed = listed_by_spelling.get(_plain(str(name)))
         if listed is None or name in volumes.sequences:
             continue
         files = names_text([f"{Path(p).name} of {c}" for p, c in zip(rows["path"], rows["case"], strict=True)], 3)
@@ -309,20 +309,20 @@ def _as_listed(volumes: Volumes, images: pd.DataFrame, problems: list[str]) -> p
 def _with_missing(
     volumes: Volumes, images: pd.DataFrame, left_out: pd.DataFrame, problems: list[str]
 ) -> tuple[pd.DataFrame, list[str]]:
-    """What becomes of cases that lack a sequence; `left_out` are rows of sequences that the study does not list."""
-    there = images.groupby("case", sort=False)["sequence"].agg(set)
-    wanted = set(volumes.sequences)
-    bare = dict.fromkeys(name for name in left_out["case"].astype(str) if name not in there)
-    lacking = {str(case): sorted(wanted - present) for case, present in there.items() if wanted - present}
-    lacking |= {case: sorted(wanted) for case in bare}
+    """Handle cases that lack a sequence; `left_out` are rows of sequences that the study does not list."""
+    by_case = images.groupby("case", sort=False)["sequence"].agg(set)
+    required = set(volumes.sequences)
+    bare = dict.fromkeys(name for name in left_out["case"].astype(str) if name not in by_case)
+    lacking = {str(case): sorted(required - present) for case, present in by_case.items() if required - present}
+    lacking |= {case: sorted(required) for case in bare}
     if not lacking:
         return images, []
-    nowhere = sorted(wanted - set().union(*there)) if len(there) else []
+    nowhere = sorted(required - set().union(*by_case)) if len(by_case) else []
     if nowhere:
         present_names = sorted({str(name) for name in images["sequence"]})
         problems.append(
             f"volumes.sequences: no row shows {names_text(nowhere, 3)}; the table has {', '.join(present_names)}. "
-            "Leave out what was never taken, or correct its name."
+            "Leave out sequences that were never acquired, or correct the name."
         )
         return images, []
     others = left_out[left_out["case"].astype(str).isin(lacking)]
@@ -336,33 +336,33 @@ def _with_missing(
         SHOWN,
     )
     count = (
-        f"{len(lacking):,} of {len(there) + len(bare):,} cases {'lacks' if len(lacking) == 1 else 'lack'} a sequence"
+        f"{len(lacking):,} of {len(by_case) + len(bare):,} cases {'lacks' if len(lacking) == 1 else 'lack'} a sequence"
     )
     if volumes.missing == "require":
         problems.append(
-            f"{count}: {named}. Add the scans, leave these cases out with `volumes: {{missing: drop}}`, or learn to do "
-            "without with `missing: mask`."
+            f"{count}: {named}. Add the scans, leave these cases out with `volumes: {{missing: drop}}`, or learn a "
+            "stand-in with `missing: mask`."
         )
         return images, []
     if volumes.missing == "drop":
-        kept = images[~images["case"].astype(str).isin(lacking)]
-        if kept.empty:
+        complete = images[~images["case"].astype(str).isin(lacking)]
+        if complete.empty:
             problems.append(f"Every case lacks a sequence: {named}. Add the scans, or list fewer in volumes.sequences.")
             return images, []
-        return kept, [f"{count} and {'is' if len(lacking) == 1 else 'are'} left out: {named}."]
-    notes = [f"{count}, for which a learned stand-in is put: {named}."]
+        return complete, [f"{count} and {'is' if len(lacking) == 1 else 'are'} left out: {named}."]
+    notes = [f"{count}, which a learned stand-in replaces: {named}."]
     if bare:
-        notes.append(f"Left out for want of any sequence: {names_text(list(bare), SHOWN)}.")
+        notes.append(f"Left out because they have no sequence: {names_text(list(bare), SHOWN)}.")
     return images, notes
 
 
 def _sources(study: Study, volumes: Volumes, case: str, rows: pd.DataFrame) -> CaseSources:
     paths = []
     for sequence in volumes.sequences:
-        mine = rows[rows["sequence"] == sequence]
+        matches = rows[rows["sequence"] == sequence]
         if volumes.slice_index:
-            mine = mine.assign(place=mine[volumes.slice_index].map(number)).sort_values("place")
-        paths.append(tuple(Path(path) for path in mine["path"]))
+            matches = matches.assign(place=matches[volumes.slice_index].map(number)).sort_values("place")
+        paths.append(tuple(Path(path) for path in matches["path"]))
     folder = (study.root or study.cohort.parent).absolute()
     return CaseSources(
         case=case,

@@ -1,4 +1,4 @@
-"""Whether the rows of a case go together: one scan a sequence, slices in an order, its mask, its box, its lesions."""
+"""Checks of the rows of a case: one scan for each sequence, order of slices, mask, box and lesions."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BOX = ("box_x0", "box_y0", "box_z0", "box_x1", "box_y1", "box_z1")
-# Of one column so many missing files are named.
+# The number of missing files of a column that are named.
 SHOWN = 5
-# Steps between slices that differ by less than this share are even.
+# The largest relative difference of even steps between slices.
 UNEVEN = 0.05
 
 
 def check_rows(study: Study, images: pd.DataFrame, problems: list[str]) -> list[str]:
-    """A case has one scan of a sequence, or as many slices as its other sequences, each of an order of its own.
+    """Check that a case has one scan of each sequence, or the same positions of slices in all of them.
 
-    What cannot be is added to `problems`; what is odd is returned.
+    Problems are added to `problems`; notes on anything unusual are returned.
     """
     volumes = study.volumes
     assert volumes is not None
@@ -47,43 +47,40 @@ def check_rows(study: Study, images: pd.DataFrame, problems: list[str]) -> list[
     for (case, name), rows in images[unknown].groupby(["case", "sequence"], sort=False):
         wrong = names_text([repr(text) for text in rows[volumes.slice_index]], 3)
         problems.append(
-            f"case {case}: {volumes.slice_index} of {name} is {wrong}, and no number. Fill in the order of its slices "
-            "from "
-            "the feet to the head."
+            f"case {case}: {volumes.slice_index} of {name} is {wrong}, which is not a number. Fill in the order of its "
+            "slices from the feet to the head."
         )
     broken = set(images.loc[unknown, "case"])
-    odd = []
+    uneven = []
     for case, rows in images[~images["case"].isin(broken)].groupby("case", sort=False):
         each = {
             name: tuple(sorted(numbers[sequence_rows.index]))
             for name, sequence_rows in rows.groupby("sequence", sort=False)
         }
-        for name, places in each.items():
-            if len(set(places)) < len(places):
+        for name, positions in each.items():
+            if len(set(positions)) < len(positions):
                 problems.append(
                     f"case {case}: two slices of {name} have the same {volumes.slice_index}. Correct the order, or "
-                    "delete "
-                    "one of them."
+                    "delete one of them."
                 )
         if len(set(each.values())) > 1:
-            counts = ", ".join(f"{name} {len(places)}" for name, places in each.items())
+            counts = ", ".join(f"{name} {len(positions)}" for name, positions in each.items())
             problems.append(
-                f"case {case}: its sequences have other slices each ({counts}). Keep those that all of them have."
+                f"case {case}: its sequences have different slices ({counts}). Keep those that all of them have."
             )
         steps = np.diff(next(iter(each.values())))
         if len(steps) and steps.max() > (1 + UNEVEN) * np.median(steps):
-            odd.append(str(case))
-    if not odd:
+            uneven.append(str(case))
+    if not uneven:
         return []
     return [
-        f"{volumes.slice_index} has gaps in {len(odd):,} of {images['case'].nunique():,} cases "
-        f"({names_text(odd, SHOWN)}): "
-        "slices may be missing, and all are taken as equally far apart."
+        f"{volumes.slice_index} has gaps in {len(uneven):,} of {images['case'].nunique():,} cases "
+        f"({names_text(uneven, SHOWN)}): slices may be missing, and equal distances are assumed."
     ]
 
 
 def check_regions(study: Study, images: pd.DataFrame, problems: list[str]) -> None:
-    """Every case names what its region of interest is cut around."""
+    """Check that every case names the mask or box of its region of interest."""
     volumes = study.volumes
     assert volumes is not None
     if volumes.roi == "mask":
@@ -99,7 +96,7 @@ def check_regions(study: Study, images: pd.DataFrame, problems: list[str]) -> No
                 masks_text = f"{len(named)} masks ({names_text(named, 3)})" if named else "none"
                 problems.append(
                     f"case {case}: volumes.roi is mask, and column {volumes.mask!r} names {masks_text}. Name one "
-                    "mask file a case, or write another `roi`."
+                    "mask file for each case, or write another `roi`."
                 )
         _check_files(study, images, volumes.mask, problems)
     if volumes.roi == "box":
@@ -107,7 +104,7 @@ def check_regions(study: Study, images: pd.DataFrame, problems: list[str]) -> No
         if lacking:
             problems.append(
                 f"volumes.roi is box, and there is no column {', '.join(map(repr, lacking))}. A box needs the columns "
-                f"{', '.join(BOX)}: voxels of the case's first sequence, from and up to but without."
+                f"{', '.join(BOX)}: voxels of the case's first sequence; the upper limit is excluded."
                 f"{nearest(lacking[0], list(images))}"
             )
             return
@@ -119,7 +116,7 @@ def check_regions(study: Study, images: pd.DataFrame, problems: list[str]) -> No
 
 
 def check_lesions(study: Study, images: pd.DataFrame, problems: list[str]) -> list[str]:
-    """Masks of lesions are there where the study names them; notes on masks that several subjects share."""
+    """Check that masks of lesions exist; return notes on masks that several subjects share."""
     volumes = study.volumes
     assert volumes is not None
     columns = [volumes.mask] if volumes.roi == "mask" and volumes.mask in images else []
@@ -141,7 +138,7 @@ def check_lesions(study: Study, images: pd.DataFrame, problems: list[str]) -> li
             name, who = next(iter(shared.items()))
             notes.append(
                 f"{column}: {len(shared):,} {'file is' if len(shared) == 1 else 'files are'} named for several "
-                f"subjects (such as {name}, of {names_text(who, SHOWN)}). Is it meant so?"
+                f"subjects (such as {name}, of {names_text(who, SHOWN)}). Is this intended?"
             )
     return notes
 
@@ -153,11 +150,11 @@ def _check_files(study: Study, images: pd.DataFrame, column: str, problems: list
     for name in gone[:SHOWN]:
         cases = names_text(list(dict.fromkeys(images.loc[cells == name, "case"].astype(str))), 3)
         problems.append(
-            f"{column}: there is no file {name} in {folder} (case {cases}). Correct the path, or empty the cell where "
-            "there is none."
+            f"{column}: there is no file {name} in {folder} (case {cases}). Correct the path, or empty the cell if "
+            "there is no mask."
         )
     if len(gone) > SHOWN:
-        problems.append(f"{column}: {len(gone) - SHOWN:,} more files are not there.")
+        problems.append(f"{column}: {len(gone) - SHOWN:,} more files do not exist.")
 
 
 def masks_in(rows: pd.DataFrame, column: str) -> list[str]:
@@ -166,17 +163,17 @@ def masks_in(rows: pd.DataFrame, column: str) -> list[str]:
 
 
 def box_in(rows: pd.DataFrame, case: str) -> Box:
-    """The box of a case: what its rows say, which is one and the same.
+    """The box of a case, which its rows state.
 
     Raises:
-        CohortError: its rows say several, or none that is a box.
+        CohortError: the rows state several boxes, or none that is valid.
     """
     cells = [[text_of(rows[name].iloc[n]) for name in BOX] for n in range(len(rows))]
     boxes = list(dict.fromkeys(tuple(row) for row in cells if any(row)))
     if len(boxes) > 1:
         texts = " and ".join(" ".join(text or "–" for text in corners) for corners in boxes[:2])
         raise CohortError(
-            f"case {case}: its rows say different boxes ({texts}). A case has one; leave the others empty."
+            f"case {case}: its rows state different boxes ({texts}). A case has one; leave the others empty."
         )
     if not boxes:
         raise CohortError(f"case {case}: volumes.roi is box, and its box is empty. Fill in {', '.join(BOX)}.")
@@ -193,8 +190,8 @@ def box_in(rows: pd.DataFrame, case: str) -> Box:
 
 
 def check_left(study: Study, images: pd.DataFrame, problems: list[str]) -> None:
-    """What is learned can still be learned from the cases that are left: two subjects a class, more than one number."""
-    remedy = "Add the scans, list fewer in volumes.sequences, or learn to do without with `volumes: {missing: mask}`"
+    """Check that the remaining cases suffice for training: two subjects of each class, more than one number."""
+    remedy = "Add the scans, list fewer in volumes.sequences, or learn a stand-in with `volumes: {missing: mask}`"
     for name in study.outputs:
         if name not in images:
             continue
@@ -212,7 +209,7 @@ def check_left(study: Study, images: pd.DataFrame, problems: list[str]) -> None:
 
 
 def classes_noted(study: Study, panels: pd.DataFrame) -> list[str]:
-    """Notes on classes of fewer subjects than there are folds; with inner folds such a study is refused."""
+    """Notes on classes with fewer subjects than folds; a study with inner folds is refused in that case."""
     from casewise.cohort.labels import panel_values
 
     if study.nested_cv or study.split.column or study.split.leave_out:
@@ -233,7 +230,7 @@ def classes_noted(study: Study, panels: pd.DataFrame) -> list[str]:
 
 
 def number(value: Any) -> float:
-    """A cell as a number; NaN where it is none.
+    """A cell as a number; NaN if it is not one.
 
     >>> number("3"), number("three")
     (3.0, nan)
@@ -245,6 +242,6 @@ def number(value: Any) -> float:
 
 
 def text_of(value: object) -> str:
-    """A cell's text; empty where it says nothing."""
+    """The text of a cell; empty if there is no value."""
     text = str(value).strip()
     return "" if text.lower() == "nan" else text

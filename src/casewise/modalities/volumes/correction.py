@@ -15,25 +15,25 @@ from __future__ import annotations
 
 import numpy as np
 
-# Along each axis this many voxels at least are left for the fit, where there are as many.
+# The smallest number of voxels along each axis for the fit, if there are as many.
 FEWEST = 8
-# Of 100: beyond are the few voxels of a vessel or of an artefact, which would spoil a threshold.
+# Percentiles; beyond are the few voxels of a vessel or of an artefact, which would distort a threshold.
 ROBUST = (0.1, 99.9)
 
 
 def body(values: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Divide the body from air by Otsu's threshold (IEEE Trans. SMC 9, 62-66, 1979) over the voxels `inside`.
+    """Separate the body from air by Otsu's threshold (IEEE Trans. SMC 9, 62-66, 1979) of the voxels `inside`.
 
     Returns:
-        What is above the threshold; and the same with what it encloses in a slice (axis 2) filled, since a duct or a
-        ventricle may be as dark as air. Both `bool`, of the shape of `values`; both empty where all voxels are equal.
+        The voxels above the threshold; and the same with holes in each slice (axis 2) filled, because a duct or a
+        ventricle may be as dark as air. Both `bool`, of the shape of `values`; both empty if all voxels are equal.
     """
     import cv2
     from scipy import ndimage
 
     low, high = np.percentile(values[inside], ROBUST) if inside.any() else (0.0, 0.0)
     if inside.any() and not high > low:
-        # Fewer voxels shine than count as robust: a small field in a large empty one.
+        # A small bright field in a large empty one, smaller than the share beyond the percentiles.
         low, high = values[inside].min(), values[inside].max()
     if not high > low:
         nothing = np.zeros(values.shape, dtype=bool)
@@ -46,7 +46,7 @@ def body(values: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def shrink_factors(shape: tuple[int, ...], shrink: int) -> list[int]:
-    """By how much each axis is shrunk: `shrink`, or less where few voxels would be left.
+    """The factor by which each axis is shrunk: `shrink`, or less if too few voxels would be left.
 
     >>> shrink_factors((256, 256, 40), 4), shrink_factors((256, 256, 20), 4), shrink_factors((256, 256, 9), 4)
     ([4, 4, 4], [4, 4, 2], [4, 4, 1])
@@ -57,8 +57,8 @@ def shrink_factors(shape: tuple[int, ...], shrink: int) -> list[int]:
 def log_field(values: np.ndarray, spacing: np.ndarray, mask: np.ndarray, *, shrink: int = 4) -> np.ndarray:
     """The natural logarithm of the bias field by N4, on the full grid; its mean over the mask is 0.
 
-    (X, Y, Z) `float32` of values of at least 0, spacing in mm, and a `bool` mask that is not empty. One thread: cases
-    are prepared side by side, and one thread makes the figures the same on every machine.
+    (X, Y, Z) `float32` of values of at least 0, spacing in mm, and a `bool` mask that is not empty. One thread is used:
+    cases are prepared in parallel, and one thread gives the same values on every machine.
     """
     import SimpleITK as sitk  # noqa: N813
 
@@ -66,12 +66,12 @@ def log_field(values: np.ndarray, spacing: np.ndarray, mask: np.ndarray, *, shri
         # A spline needs two points along every axis.
         twice = log_field(values.repeat(2, axis=2), spacing, mask.repeat(2, axis=2), shrink=shrink)
         return np.ascontiguousarray(twice[..., :1])
-    # SimpleITK numbers axes the other way round; to a field that makes no difference, if spacing follows.
+    # SimpleITK reverses the order of axes, which does not matter to the field if the spacing is reversed as well.
     image, body_image = sitk.GetImageFromArray(values), sitk.GetImageFromArray(mask.astype(np.uint8))
     for each in (image, body_image):
         each.SetSpacing([float(gap) for gap in spacing[::-1]])
     factors = shrink_factors(values.shape, shrink)[::-1]
-    # Evaluating the field has no thread setting of its own, only that of the process.
+    # Evaluating the field has no thread setting of its own, only the global one.
     threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     try:
@@ -79,7 +79,7 @@ def log_field(values: np.ndarray, spacing: np.ndarray, mask: np.ndarray, *, shri
         n4.SetNumberOfThreads(1)
         small = sitk.Shrink(body_image, factors)
         if not sitk.GetArrayViewFromImage(small).any():
-            # A body smaller than the steps of the shrunk grid falls between them.
+            # The body is smaller than a step of the shrunk grid.
             factors, small = [1, 1, 1], body_image
         n4.Execute(sitk.Shrink(image, factors), small)
         field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image))
@@ -91,21 +91,21 @@ def log_field(values: np.ndarray, spacing: np.ndarray, mask: np.ndarray, *, shri
 def corrected(values: np.ndarray, spacing: np.ndarray, mask: np.ndarray, *, shrink: int = 4) -> np.ndarray:
     """Divide a scan by its bias field; (X, Y, Z) `float32`, on the scale of the scan.
 
-    Values below 0 are no signal: such a scan is raised to 0 first, for the field multiplies what is received.
+    A scan with negative values is raised to 0 first, because the field multiplies the signal.
     """
     raised = values - min(0.0, float(values.min()))
     return np.asarray(raised * np.exp(-log_field(raised, spacing, mask, shrink=shrink)), dtype=np.float32)
 
 
-# As ITK has them. Five steps of a sixteenth are a Gaussian of sqrt(2 * 5 / 16) = 0.8 pixels in even tissue.
+# The values of ITK. Five steps of a sixteenth are a Gaussian of sqrt(2 * 5 / 16) = 0.8 pixels in homogeneous tissue.
 ITERATIONS, CONDUCTANCE, STEP = 5, 3.0, 0.0625
 
 
 def smoothed(values: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """Smooth (X, Y, Z) `float32` but not across edges; `spacing` in mm.
 
-    Noise is one value a pixel, so lengths count in pixels of the plane; slices that are far apart mix the less. One
-    thread, as cases are prepared side by side.
+    Noise varies by pixel, so lengths are measured in pixels of the plane; distant slices are mixed less. One thread is
+    used, because cases are prepared in parallel.
     """
     import SimpleITK as sitk  # noqa: N813
 
@@ -116,6 +116,6 @@ def smoothed(values: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     diffusion.SetNumberOfThreads(1)
     diffusion.SetNumberOfIterations(ITERATIONS)
     diffusion.SetConductanceParameter(CONDUCTANCE)
-    # Beyond a sixteenth of the smallest distance the solution is not stable in three dimensions.
+    # In three dimensions the solution is stable up to a sixteenth of the smallest distance.
     diffusion.SetTimeStep(STEP * min(1.0, float(relative.min())))
     return np.asarray(sitk.GetArrayFromImage(diffusion.Execute(image)))

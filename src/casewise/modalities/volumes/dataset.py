@@ -1,4 +1,4 @@
-"""What a network learns from where cases are volumes: windows of consecutive slices in grids, a channel a sequence."""
+"""The data of training on volumes: windows of consecutive slices in grids, one channel for each sequence."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Slices:
-    """The slices of all cases as tensors that every fold shares, and each scan's mapping of intensities.
+    """The slices of all cases as tensors that every fold shares, and the intensity mapping of each scan.
 
     Attributes:
         stored: (N, S, H, W) `int16`, 0 to 32767.
         first, count: (P,) each case's first slice and number of slices.
         present: (P, S) bool.
-        tables: (P·S, 32768) float32, 0 to 1: a fold's own.
+        tables: (P·S, 32768) float32, 0 to 1, of one fold.
     """
 
     stored: Tensor
@@ -39,7 +39,7 @@ def slices_of(store: SliceStore, sequences: list[int], standard: Sequence[Sequen
     """The slices of all cases with their intensities standardised.
 
     Args:
-        sequences: which of the stored sequences become channels.
+        sequences: the numbers of the stored sequences that become channels.
         standard: of each of them the standard scale, as `casewise.modalities.volumes.standardise.fit` computes it from
             training cases; None leaves intensities as they are.
     """
@@ -65,14 +65,14 @@ def slices_of(store: SliceStore, sequences: list[int], standard: Sequence[Sequen
 
 @dataclass(frozen=True)
 class SliceData:
-    """Cases of one part of the cohort, each a stack of slices of which a panel shows a window.
+    """Cases of a subset of the cohort; a panel shows a window of the slices of a case.
 
     Attributes:
         slices: of all cases.
-        cases: (P,) which of them.
+        cases: (P,) their numbers.
         truth: (P, T) float32, NaN where not scored.
         all_windows: whether predictions are means over all windows, else of the central one.
-        drop: in training, the share of a panel's sequences that is hidden; at least one stays.
+        drop: the probability with which a sequence is left out of a training panel; at least one remains.
     """
 
     slices: Slices
@@ -92,32 +92,32 @@ class SliceData:
         return replace(self, cases=[self.cases[row] for row in rows], truth=self.truth[list(rows)], names=names)
 
     def with_variations(self, changes: Mapping[str, Any]) -> SliceData:
-        """How slices vary is the same in all phases."""
+        """Return the data unchanged: slices vary in the same way in all phases."""
         return self
 
     @property
     def bags(self) -> bool:
-        """A view is a grid of slices, never a bag."""
+        """False: a view is a grid of slices."""
         return False
 
     @property
     def bag(self) -> int:
-        """A view is no bag."""
+        """1: a view is not a bag."""
         return 1
 
     @property
     def varied(self) -> bool:
-        """Each epoch draws other windows."""
+        """True: each epoch draws other windows."""
         return True
 
     @property
     def subsampled(self) -> bool:
-        """A window takes the place of drawn images."""
+        """False: windows are drawn instead of single images."""
         return False
 
     @property
     def copyable(self) -> bool:
-        """Windows are drawn in every epoch, so that there are no fixed copies."""
+        """False: windows are drawn in every epoch, so there are no fixed copies."""
         return False
 
     def training_batch(
@@ -125,7 +125,7 @@ class SliceData:
     ) -> tuple[Tensor, Tensor]:
         """Panels (B, S, rows·H, columns·W) in 0–1, each a window drawn at random, and their truth (B, T).
 
-        A flip and a quarter turn are drawn once a panel and are the same for its slices and sequences.
+        A flip and a quarter turn are drawn for each panel and apply to all its slices and sequences.
         """
         drawn = torch.rand(len(rows), 3, generator=generator)
         starts = []
@@ -154,9 +154,9 @@ class SliceData:
         return fold(self._tiles(slots), self.settings).to(device)
 
     def slots_of(self, windows: Tensor) -> Tensor:
-        """Which slices, counted in the case, stand in the places of windows (B, 2): (B, K).
+        """The slices, counted within the case, in the slots of windows (B, 2): (B, K).
 
-        A case of fewer slices than slots has them in the middle, and its first and last slice repeated around them.
+        If a case has fewer slices than slots, its first and last slices are repeated around them.
         """
         cases, starts = windows[:, 0], windows[:, 1]
         count, slots = self.slices.count[cases], self.settings.slots
@@ -165,15 +165,15 @@ class SliceData:
         return torch.minimum(slices, (count - 1).unsqueeze(1))
 
     def at_once(self, batch: int) -> int:
-        """How many views are looked at in one go: four training batches."""
+        """The number of views that are evaluated together: four training batches."""
         return 4 * batch
 
     def _windows(self, case: int) -> list[int]:
-        """The first slices of a case's windows, counted in the case; one where it has no more slices than slots."""
+        """The first slices of a case's windows, counted within the case; one if it has no more slices than slots."""
         return list(range(max(1, int(self.slices.count[case]) - self.settings.slots + 1)))
 
     def _tiles(self, windows: Tensor) -> Tensor:
-        """Windows (B, 2) → their slices (B, K, S, H, W) in 0–1; a sequence that is absent is NaN throughout."""
+        """Windows (B, 2) → their slices (B, K, S, H, W) in 0–1; an absent sequence is NaN."""
         cases = windows[:, 0]
         rows = self.slices.first[cases].unsqueeze(1) + self.slots_of(windows)
         stored = self.slices.stored[rows]
@@ -189,7 +189,7 @@ class SliceData:
 
 
 def turned(tiles: Tensor, drawn: Tensor, settings: Any) -> Tensor:
-    """Slices (B, K, S, H, W), those of one panel flipped and turned alike, by two uniform numbers (B, 2) a panel."""
+    """Slices (B, K, S, H, W), flipped and turned by two uniform numbers (B, 2) for each panel."""
     if settings.flip in ("horizontal", "both"):
         tiles = torch.where((drawn[:, 0] < 0.5).view(-1, 1, 1, 1, 1), tiles.flip(4), tiles)
     if settings.quarter_turns:
@@ -204,10 +204,10 @@ def turned(tiles: Tensor, drawn: Tensor, settings: Any) -> Tensor:
 
 
 def drop_sequences(panels: Tensor, rate: float, generator: torch.Generator) -> Tensor:
-    """Leave sequences out of training panels (B, S, H, W) by chance, as NaN; the panels given stay as they are.
+    """Leave sequences out of training panels (B, S, H, W) at random, as NaN; the argument is not changed.
 
-    Every sequence that is there is left out with probability `rate`, apart from the others; where this would leave out
-    all that a case has, one of them, each as likely, is kept.
+    Every present sequence is left out with probability `rate`, independently of the others; if this would leave out all
+    of a case, one of them, each with equal probability, is kept.
 
     >>> panels = torch.zeros(2, 3, 4, 4)
     >>> dropped = drop_sequences(panels, 0.99, torch.Generator().manual_seed(0))
@@ -216,9 +216,9 @@ def drop_sequences(panels: Tensor, rate: float, generator: torch.Generator) -> T
     """
     if not 0 <= rate < 1:
         raise ValueError(f"rate must be 0 or more and less than 1, got {rate!r}")
-    there = ~panels[:, :, 0, 0].isnan()
-    drawn = torch.rand(there.shape, generator=generator, device=generator.device).to(there.device)
-    # of those that are there the one with the highest draw goes last, and so never
-    last = drawn.masked_fill(~there, -1).argmax(dim=1, keepdim=True)
-    gone = ((drawn < rate) & there).scatter(1, last, False)
+    present = ~panels[:, :, 0, 0].isnan()
+    drawn = torch.rand(present.shape, generator=generator, device=generator.device).to(present.device)
+    # the present sequence with the highest draw is never left out
+    last = drawn.masked_fill(~present, -1).argmax(dim=1, keepdim=True)
+    gone = ((drawn < rate) & present).scatter(1, last, False)
     return panels.masked_fill(gone[:, :, None, None], torch.nan)

@@ -1,7 +1,7 @@
-"""Bringing scans to one orientation and onto one grid, by nothing but their affines.
+"""Reorienting scans and resampling them to one grid, by their affines alone.
 
 Voxel coordinates are those of NIfTI: whole numbers are the centres of voxels, so a volume of n voxels reaches from -0.5
-to n - 0.5. An affine carries them to millimetres, x to the right, y to the front, z upwards (RAS).
+to n - 0.5. An affine maps them to millimetres, x to the right, y to the front, z upwards (RAS).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 from casewise.errors import ImageError
 from casewise.modalities.volumes.reading.scans import Scan
 
-# A share of the reference below which it is told that another scan hardly shows it.
+# The share of the reference that another scan shows, below which a note is added.
 LITTLE = 0.25
-# In voxels: far below what a scanner's header is true to, far above what float64 loses.
+# In voxels: far below the accuracy of a scanner's header, far above the rounding error of float64.
 CLOSE = 1e-4
 # The blur of a coarser voxel is a Gaussian of this full width at half maximum over its standard deviation.
 WIDTH = 2 * math.sqrt(2 * math.log(2))
@@ -27,14 +27,14 @@ LEAST_BLUR = 0.3
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where voxels lie: `shape` (three numbers) and `affine` (4, 4) `float64` from voxel to RAS mm."""
+    """The positions of voxels: `shape` (three numbers) and `affine` (4, 4) `float64` from voxel to RAS mm."""
 
     shape: tuple[int, int, int]
     affine: np.ndarray
 
 
 def carried(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Carry (..., 3) points by an affine.
+    """Map (..., 3) points by an affine.
 
     >>> carried(np.diag([2.0, 2.0, 2.0, 1.0]), np.array([1, 2, 3]))
     array([2., 4., 6.])
@@ -70,7 +70,7 @@ def plane_grid(scan: Scan, size: int) -> Grid:
     shape = (size, size, int(count[2]))
     affine = scan.affine.copy()
     affine[:3, :2] *= side / spacing[:2]
-    # The field's centre stays where it is.
+    # The centre of the field stays fixed.
     affine[:3, 3] = 0
     affine[:3, 3] = carried(scan.affine, (count - 1) / 2) - carried(affine, (np.array(shape) - 1) / 2)
     return Grid(shape, affine)
@@ -84,8 +84,8 @@ def check_shown(share: float, scan: Scan, reference: Scan) -> list[str]:
     """
     if share <= 0:
         raise ImageError(
-            f"{scan.path}: shows no part of the body that {reference.path} shows, by what the headers say of where "
-            "they lie. Are they of one subject and one visit, and was neither saved without its geometry?"
+            f"{scan.path}: shows no part of the body that {reference.path} shows, according to their headers. "
+            "Are they of one subject and one visit, and was neither saved without its geometry?"
         )
     return [f"{scan.path}: shows only {share:.0%} of what {reference.path} shows"] if share < LITTLE else []
 
@@ -107,9 +107,9 @@ def resampled(
 ) -> np.ndarray:
     """The values of a volume on a grid: linear between voxels, or those of the nearest voxel.
 
-    Along an axis on which the grid is coarser, the volume is blurred first by what its voxels lack of the grid's
-    (Cardoso et al., MICCAI 2015: σ² = (f² - 1) / (8 ln 2) for a grid f times coarser), so that nothing fine turns up as
-    a false pattern. Voxels outside the volume become `fill`; in the outer half of its border voxels it goes on evenly.
+    Along an axis on which the grid is coarser, the volume is blurred first to the resolution of the grid
+    (Cardoso et al., MICCAI 2015: σ² = (f² - 1) / (8 ln 2) for a grid f times coarser), so that there is no
+    aliasing. Voxels outside the volume become `fill`; the outer half of border voxels has their value.
 
     >>> row = np.array([0.0, 1.0, 2.0, 3.0], dtype=np.float32).reshape(4, 1, 1)
     >>> shifted = np.eye(4)
@@ -122,14 +122,14 @@ def resampled(
     between = np.linalg.inv(affine) @ grid.affine
     if grid.shape == values.shape and np.abs(between - np.eye(4)).max() * max(grid.shape) < CLOSE:
         return np.array(values)
-    # Whole voxels shall stay whole voxels whatever two inverted affines lose.
+    # Rounding removes the error of the inverted affine where voxels coincide.
     matrix = np.where(np.abs(between - np.rint(between)) < 1e-9, np.rint(between), between)
     coarser = np.sqrt((matrix[:3, :3] ** 2).sum(axis=1))
     blur = np.sqrt(np.maximum(coarser**2 - 1, 0)) / WIDTH
     if not nearest and (blur > LEAST_BLUR).any():
         values = ndimage.gaussian_filter(values, np.where(blur > LEAST_BLUR, blur, 0), mode="nearest", truncate=3)
     turn, shift = matrix[:3, :3], matrix[:3, 3]
-    # SciPy takes axis by axis, and faster, what is no rotation.
+    # SciPy resamples axis by axis, which is faster, if there is no rotation.
     straight = np.diag(turn) if np.array_equal(turn, np.diag(np.diag(turn))) and (np.diag(turn) > 0).all() else turn
     out = ndimage.affine_transform(
         values, straight, shift, output_shape=grid.shape, order=0 if nearest else 1, mode="nearest", prefilter=False

@@ -1,4 +1,4 @@
-"""What a study's scans say by their headers alone, before anything is prepared: the problems a run would stop at."""
+"""Checks of the headers of a study's scans before anything is prepared, which find the problems that stop a run."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["check_headers"]
 
 
 def check_headers(study: Study, cohort: Cohort, show: Show) -> None:
-    """Read the headers of every scan and mask, and compare those of a case; tell what is odd.
+    """Read the headers of every scan and mask, compare those of a case, and show notes on anything unusual.
 
-    Voxels are not read: whether they are numbers, whole, and show anything, is known when the scans are prepared.
+    Voxels are not read: they are checked when the scans are prepared.
 
     Raises:
-        ImageError: scans cannot be read, or those of a case do not go together; all of them are in the message.
+        ImageError: scans cannot be read, or those of a case do not match; the message names all of them.
     """
     assert study.volumes is not None
     cases, lesions = sources_of(study, cohort), lesions_of(study, cohort)
@@ -37,14 +37,14 @@ def check_headers(study: Study, cohort: Cohort, show: Show) -> None:
         for number, case in enumerate(cases):
             bar(number, len(cases))
             loaded = gather(case, voxels=False)
-            given = [scan for scan in loaded.scans if scan is not None]
-            if given and not loaded.problems:
-                _compare(study, case, loaded, given)
-            _look_at_lesions(study, lesions.get(case.case, []), given[0] if given else None, loaded)
+            scans = [scan for scan in loaded.scans if scan is not None]
+            if scans and not loaded.problems:
+                _compare(study, case, loaded, scans)
+            _check_lesions(study, lesions.get(case.case, []), scans[0] if scans else None, loaded)
             if loaded.problems:
                 problems[case.case] = list(dict.fromkeys(loaded.problems))
-            elif given:
-                count = to_ras(given[0]).shape[2]
+            elif scans:
+                count = to_ras(scans[0]).shape[2]
                 slices += count
                 short += count < study.panels.slots
             notes += dict.fromkeys(loaded.notes)
@@ -58,11 +58,11 @@ def check_headers(study: Study, cohort: Cohort, show: Show) -> None:
         show.line("", note)
 
 
-def _compare(study: Study, case: CaseSources, loaded: Gathered, given: list[Scan]) -> None:
-    """Whether the scans of a case show a common part, and whether its region lies in them."""
+def _compare(study: Study, case: CaseSources, loaded: Gathered, scans: list[Scan]) -> None:
+    """Check that the scans of a case overlap, and that its region lies in them."""
     assert study.volumes is not None
-    reference = given[0]
-    for scan in [*given[1:], *([loaded.mask] if loaded.mask else [])]:
+    reference = scans[0]
+    for scan in [*scans[1:], *([loaded.mask] if loaded.mask else [])]:
         _overlap(scan, reference, loaded)
     if case.box:
         grid = plane_grid(to_ras(reference), study.volumes.in_plane_size)
@@ -81,8 +81,8 @@ def _overlap(scan: Scan, reference: Scan, loaded: Gathered) -> None:
         loaded.problems.append(str(error))
 
 
-def _look_at_lesions(study: Study, paths: list[Path], reference: Scan | None, loaded: Gathered) -> None:
-    """Whether the masks of lesions can be read, and lie where the case's scans do."""
+def _check_lesions(study: Study, paths: list[Path], reference: Scan | None, loaded: Gathered) -> None:
+    """Check that the masks of lesions can be read and overlap the scans of the case."""
     from casewise.modalities.store.readers import image_facts
     from casewise.modalities.volumes.reading.read_scan import read_scan
 
@@ -94,7 +94,7 @@ def _look_at_lesions(study: Study, paths: list[Path], reference: Scan | None, lo
                 if reference is not None and (facts["width"], facts["height"]) != reference.shape[:2]:
                     loaded.problems.append(
                         f"{path}: this mask is {facts['width']}×{facts['height']} pixels, its slice "
-                        f"{reference.shape[0]}×{reference.shape[1]}. A mask has the size of its slice."
+                        f"{reference.shape[0]}×{reference.shape[1]}. A mask must have the size of its slice."
                     )
             else:
                 mask = read_scan(path, voxels=False)

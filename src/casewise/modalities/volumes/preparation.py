@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def central_panels(study: Study, store: SliceStore, row: int, fitted: FittedPreprocessing) -> list[Picture]:
     """The central window of each sequence that the case has, as a grid (rows·H, columns·W) `uint8`.
 
-    Intensities are standardised by the scales in `fitted`; plain where it has none.
+    Intensities are standardised by the scales in `fitted`, if it has any.
     """
     volumes = study.volumes
     assert volumes is not None
@@ -56,7 +56,7 @@ def central_panels(study: Study, store: SliceStore, row: int, fitted: FittedPrep
 
 
 def central(count: int, slots: int) -> np.ndarray:
-    """The slices of a case's central window, counted from its first; of too few the first and last stand again.
+    """The slices of a case's central window, counted from its first; if there are too few, first and last are repeated.
 
     >>> central(12, 9).tolist(), central(2, 4).tolist()
     ([1, 2, 3, 4, 5, 6, 7, 8, 9], [0, 0, 1, 1])
@@ -66,7 +66,7 @@ def central(count: int, slots: int) -> np.ndarray:
 
 
 def grid(planes: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
-    """Slices (K, h, w) row by row as one panel (rows·h, columns·w).
+    """Arrange slices (K, h, w) row by row as one panel (rows·h, columns·w).
 
     >>> grid(np.arange(4).reshape(4, 1, 1), rows=2, columns=2).tolist()
     [[0, 1], [2, 3]]
@@ -80,11 +80,11 @@ def pictures(study: Study, cohort: Cohort, slices: SliceStore, folder: Path, sho
     """A tile store with a row for each row of the cohort: the central window of the scan in its grid, or the slice
     image itself.
 
-    Its index names the scans, so that findings do.
+    Its index names the scans, and therefore the findings do.
     """
     volumes = study.volumes
     assert volumes is not None
-    # single slices of different people, small and cut out alike, pass for one; a whole window does not
+    # Small single slices of different people can look alike; a whole window does not.
     side = study.images.size * (1 if volumes.slice_index else study.panels.rows)
     preparation = Preparation(size=side, channels="grey")
     paths = [Path(path) for path in cohort.images["path"]]
@@ -96,7 +96,7 @@ def pictures(study: Study, cohort: Cohort, slices: SliceStore, folder: Path, sho
 
 
 def _drawn(study: Study, cohort: Cohort, slices: SliceStore, folder: Path) -> list[Path]:
-    """Write the central window of every scan in its grid, of 8 bits, under a name of its own content."""
+    """Write the central window of every scan in its grid with 8 bits, named by its content."""
     import hashlib
 
     from PIL import Image
@@ -113,7 +113,7 @@ def _drawn(study: Study, cohort: Cohort, slices: SliceStore, folder: Path) -> li
         picture = grid((planes >> 7).astype(np.uint8), rows=panels.rows, columns=panels.columns)
         packed = io.BytesIO()
         Image.fromarray(picture).save(packed, format="PNG")
-        # two scans that look alike are two files, each with a name of its own
+        # Two scans that look alike are two files with different names.
         name = hashlib.sha256(f"{case} {sequence} ".encode() + packed.getvalue()).hexdigest()[:24]
         path = folder / f"{name}.png"
         if not path.is_file():
@@ -150,7 +150,7 @@ class PreparedScans:
 
 
 def steps_of(study: Study) -> Steps:
-    """How the study prepares its volumes."""
+    """The steps by which the study prepares its volumes."""
     volumes = study.volumes
     assert volumes is not None
     stated = {name: getattr(volumes, name) for name in ("in_plane_size", "bias", "smoothing", "roi", "margin")}
@@ -158,12 +158,12 @@ def steps_of(study: Study) -> Steps:
 
 
 def slices_and_pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> PreparedScans:
-    """Prepare every case's slices in `folder`, or open what is there, with a picture of each scan.
+    """Prepare the slices of every case in `folder`, or open finished ones, with a picture of each scan.
 
-    What is unusual about the scans is added to the cohort's notes, which the report shows.
+    Notes on unusual scans are added to those of the cohort, which the report shows.
 
     Raises:
-        ImageError: cases cannot be prepared; all of them are in the message.
+        ImageError: cases cannot be prepared; the message names all of them.
     """
     begun = time.monotonic()
     cases = sources_of(study, cohort)
@@ -183,7 +183,7 @@ def slices_and_pictures(study: Study, cohort: Cohort, folder: Path, show: Show) 
 
 
 def _notes(study: Study, slices: SliceStore) -> list[str]:
-    """What is odd of the cases: too few slices, and what reading and preparing them told, each kind once."""
+    """Notes on the cases: too few slices, and notes of reading and preparing, each kind once."""
     notes = summed([note for notes in slices.notes for note in notes], (study.root or study.cohort.parent).absolute())
     short = int((slices.count < study.panels.slots).sum())
     if short:

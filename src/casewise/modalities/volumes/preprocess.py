@@ -1,4 +1,4 @@
-"""The scans of one case made into slices: one orientation, one grid, even field, even noise, one region."""
+"""The slices of one case from its scans: reoriented, resampled, bias-corrected, smoothed and cut to a region."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Bias = Literal["n4", "none"]
 Smoothing = Literal["edge_preserving", "none"]
 Roi = Literal["mask", "box", "centre", "none"]
 
-# Raised whenever these rules change what a prepared slice looks like: older stores are then made anew.
+# Increased whenever a change of these rules changes prepared slices: older stores are then prepared again.
 STEP_RULES = 1
-# Percentiles of the body, as Nyúl, Udupa and Zhang chose them (2000).
+# Percentiles of the body by Nyúl, Udupa and Zhang (2000).
 DECILES = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 99.0)
-# Percentiles between which a scan is stored; beyond are single voxels, and the brightest of what is bright.
+# Percentiles between which a scan is stored; few voxels lie beyond.
 DARKEST, BRIGHTEST = 0.1, 99.9
-# Of the largest value: less than this between the ends is rounding, not an image.
+# The smallest range relative to the largest value; a smaller one is rounding error.
 FLAT = 1e-6
 SMALLEST, LARGEST = 8, 1024
 THICK = 2.0
@@ -40,12 +40,12 @@ THICK = 2.0
 
 @dataclass(frozen=True)
 class Steps:
-    """Everything that decides prepared slices, apart from the scans; each a value of the study.
+    """The settings that determine prepared slices, each a value of the study.
 
-    `in_plane_size`: axial slices are resized to so many pixels a side before everything else. `bias`: N4 or none,
-    fitted on a grid `shrink` times coarser. `smoothing`: edge-preserving or none. `roi`: what is cut out: around a
-    mask, around a box, each with `margin` mm, the central `size` pixels (`centre`) or nothing (`none`); what is cut out
-    is resized to `size`×`size`. `landmarks`: percentiles of the body that are recorded for standardisation.
+    `in_plane_size`: axial slices are first resized to this number of pixels a side. `bias`: N4 or none,
+    fitted on a grid `shrink` times coarser. `smoothing`: edge-preserving or none. `roi`: the region
+    around a mask or a box, each with `margin` mm, the central `size` pixels (`centre`) or the whole plane (`none`); the
+    region is resized to `size`×`size`. `landmarks`: percentiles of the body that are recorded for standardisation.
 
     Raises:
         StudyError: a value is not allowed.
@@ -66,7 +66,7 @@ class Steps:
     landmarks: tuple[float, ...] = DECILES
 
     def __post_init__(self) -> None:
-        """Refuse what no slices can be made with."""
+        """Refuse impossible values."""
         for name, allowed in (("bias", get_args(Bias)), ("smoothing", get_args(Smoothing)), ("roi", get_args(Roi))):
             value = getattr(self, name)
             if value not in allowed:
@@ -89,7 +89,7 @@ class Steps:
             )
 
     def fingerprint(self) -> str:
-        """A hash over these settings and the version of the rules."""
+        """A hash of these settings and the version of the rules."""
         return hashlib.sha256(json.dumps([asdict(self), STEP_RULES], sort_keys=True).encode()).hexdigest()
 
 
@@ -98,19 +98,19 @@ class Prepared:
     """The slices of one case.
 
     Attributes:
-        slices: (N, S, H, W) `uint16`, 0 to 32767; a slice position a row, from the feet to the head; rows from front to
-            back, columns from the patient's right to the left. An absent sequence is 0.
+        slices: (N, S, H, W) `uint16`, 0 to 32767; one row for each slice position, from the feet to the head; rows from
+            front to back, columns from the patient's right to the left. An absent sequence is 0.
         present: (S,) `bool`.
         affine: (4, 4) `float64`, from (row, column, slice) to RAS mm; with the inverse of a scan's own affine, to its
             voxels.
-        ranges: (S, 2) `float32`, the intensities (after bias correction, on the scan's scale) that 0 and 32767 stand
-            for; NaN where absent.
-        landmarks: (S, L) `float32` in stored units; NaN where a sequence is absent or
+        ranges: (S, 2) `float32`, the intensities (after bias correction, on the scan's scale) that are stored as 0
+            and 32767; NaN if absent.
+        landmarks: (S, L) `float32` in stored units; NaN if a sequence is absent or
             shows nothing.
-        facts: what was done, for the index of a store: `reference`, `plane_mm`, `pixel_mm` (of the slices), `slice_mm`,
-            `roi` and its `region` (x, y, side, first, end on the plane in RAS), `seconds` by step, and by sequence
-            `orientations` and `covered` (share of the first one's field that it shows).
-        notes: sentences on what is odd.
+        facts: of the preparation, for the index of a store: `reference`, `plane_mm`, `pixel_mm` (of the slices),
+            `slice_mm`, `roi` and its `region` (x, y, side, first, end on the plane in RAS), `seconds` by step, and by
+            sequence `orientations` and `covered` (share of the first one's field that it shows).
+        notes: sentences on anything unusual.
     """
 
     slices: np.ndarray
@@ -125,21 +125,21 @@ class Prepared:
 def prepare_case(
     scans: Sequence[Scan | None], steps: Steps, *, mask: Scan | None = None, box: Box | None = None
 ) -> Prepared:
-    """Prepare the scans of one case, in the order of the study's sequences; None where one is absent.
+    """Prepare the scans of one case, in the order of the study's sequences; None for an absent one.
 
-    The first present scan gives the grid: its axial field as a square of `steps.in_plane_size` pixels and its own
-    slices. The others are brought onto it by their affines in one interpolation. SimpleITK works with one thread, since
-    cases are prepared side by side.
+    The first present scan determines the grid: its axial field as a square of `steps.in_plane_size` pixels and its own
+    slices. The others are resampled to it by their affines in one interpolation. SimpleITK uses one thread, because
+    cases are prepared in parallel.
 
     Raises:
-        CohortError: no scan is there, or the region that the study asks for is missing.
-        ImageError: two scans show no common part, or the region lies outside the reference.
+        CohortError: there is no scan, or the mask or box of the region is missing.
+        ImageError: two scans do not overlap, or the region lies outside the reference.
     """
-    given = [scan for scan in scans if scan is not None]
-    if not given:
+    present_scans = [scan for scan in scans if scan is not None]
+    if not present_scans:
         raise CohortError("A case without any scan cannot be prepared.")
     clock = _Clock()
-    reference = given[0]
+    reference = present_scans[0]
     grid = plane_grid(to_ras(reference), steps.in_plane_size)
     region = _region(reference, grid, steps, mask, box)
     affine = regions.slice_affine(region, grid, steps.size)
@@ -181,8 +181,8 @@ def prepare_case(
 
 
 @dataclass(frozen=True, eq=False)
-class _Laid:
-    """A scan on the plane grid, evened out: values, which of them it shows, and how they are stored."""
+class _ResampledScan:
+    """A corrected scan on the plane grid: values, the voxels that it shows, and the range that is stored."""
 
     values: np.ndarray
     shown: np.ndarray
@@ -193,8 +193,10 @@ class _Laid:
     flat: bool = False
 
 
-def _prepare_scan(scan: Scan, reference: Scan, grid: Grid, field: np.ndarray, steps: Steps, clock: _Clock) -> _Laid:
-    """Lay a scan on the grid, correct and smooth it, and find its range and its landmarks."""
+def _prepare_scan(
+    scan: Scan, reference: Scan, grid: Grid, field: np.ndarray, steps: Steps, clock: _Clock
+) -> _ResampledScan:
+    """Resample a scan to the grid, correct and smooth it, and compute its range and landmarks."""
     with clock("grid"):
         shown = field if scan is reference else field & covered(scan.shape, scan.affine, grid)
         if not field.any():
@@ -205,7 +207,7 @@ def _prepare_scan(scan: Scan, reference: Scan, grid: Grid, field: np.ndarray, st
         straight = to_ras(scan)
         values = resampled(straight.values, straight.affine, grid, fill=float(scan.values.min()))
         bright, filled = body(values, shown)
-    nothing = _Laid(values, shown, share, (float(values.min()),) * 2, np.empty(0), notes, flat=True)
+    nothing = _ResampledScan(values, shown, share, (float(values.min()),) * 2, np.empty(0), notes, flat=True)
     if not bright.any():
         return replace(
             nothing, notes=(*notes, f"{scan.path}: all voxels are equal; it shows nothing and is stored as 0")
@@ -218,7 +220,7 @@ def _prepare_scan(scan: Scan, reference: Scan, grid: Grid, field: np.ndarray, st
         with clock("smoothing"):
             values = smoothed(values, spacing)
     with clock("range"):
-        # Nothing dark is cut off: what is body depends on a threshold, what the field holds does not.
+        # The lower end is a percentile of the field of view, which depends on no threshold, so nothing dark is clipped.
         low = float(np.percentile(values[shown], DARKEST))
         *marks, high = np.percentile(values[filled], [*steps.landmarks, BRIGHTEST])
     if high - low <= FLAT * max(abs(high), abs(low)):
@@ -226,10 +228,12 @@ def _prepare_scan(scan: Scan, reference: Scan, grid: Grid, field: np.ndarray, st
             nothing, notes=(*notes, f"{scan.path}: hardly two voxels differ; it shows nothing and is stored as 0")
         )
     stored = ((np.array(marks) - low) / (high - low)).clip(0, 1) * (LEVELS - 1)
-    return _Laid(values, shown, share, (low, float(high)), stored, notes)
+    return _ResampledScan(values, shown, share, (low, float(high)), stored, notes)
 
 
-def _cut(resampled_scan: _Laid, grid: Grid, affine: np.ndarray, shape: tuple[int, int, int, int]) -> np.ndarray:
+def _cut(
+    resampled_scan: _ResampledScan, grid: Grid, affine: np.ndarray, shape: tuple[int, int, int, int]
+) -> np.ndarray:
     """The region's slices (N, H, W) `uint16`."""
     low, high = resampled_scan.range
     values = np.where(resampled_scan.shown, resampled_scan.values, np.float32(low))
@@ -239,7 +243,7 @@ def _cut(resampled_scan: _Laid, grid: Grid, affine: np.ndarray, shape: tuple[int
 
 
 def _region(reference: Scan, grid: Grid, steps: Steps, mask: Scan | None, box: Box | None) -> Region:
-    """The region the study asks for."""
+    """The region of interest that the study states."""
     if steps.roi == "none":
         return regions.whole(grid)
     if steps.roi == "centre":
@@ -254,19 +258,19 @@ def _region(reference: Scan, grid: Grid, steps: Steps, mask: Scan | None, box: B
 
 
 def _thick(scan: Scan) -> list[str]:
-    """A note where the axial plane cuts across thick slices."""
+    """A note if the axial plane is interpolated between thick slices."""
     upright = to_ras(scan)
     x, y, z = upright.spacing
     if max(x, y) < THICK * min(x, y):
         return []
     return [
-        f"{scan.path}: was not scanned in axial slices (voxels of {x:.2g} x {y:.2g} x {z:.2g} mm); its axial plane is "
+        f"{scan.path}: was not acquired in axial slices (voxels of {x:.2g} x {y:.2g} x {z:.2g} mm); its axial plane is "
         "interpolated between thick ones"
     ]
 
 
 class _Clock:
-    """Seconds spent by step."""
+    """Seconds by step."""
 
     def __init__(self) -> None:
         self.spent: dict[str, float] = {}

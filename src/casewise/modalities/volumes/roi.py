@@ -26,19 +26,19 @@ __all__ = [
 ]
 
 Unit = Literal["voxel", "mm"]
-# A region of which less lies in the scan belongs to another scan.
+# The smallest share of a region that must lie in the scan.
 LEAST_INSIDE = 0.5
 
 
 @dataclass(frozen=True)
 class Box:
-    """A box in a scan: from `low` up to, but without, `high` along each axis.
+    """A box in a scan: from `low` to `high` along each axis, `high` excluded.
 
     In `voxel`, indices into the file of the case's first present sequence as it is stored (as `values[low:high]`); in
     `mm`, coordinates to the patient's right, front and head (RAS), which are the same for every sequence.
 
     Raises:
-        CohortError: it is no box.
+        CohortError: the values are not a box.
 
     >>> Box((10, 20, 3), (40, 60, 9)).unit
     'voxel'
@@ -53,7 +53,7 @@ class Box:
     unit: Unit = "voxel"
 
     def __post_init__(self) -> None:
-        """Refuse what is no box."""
+        """Refuse impossible values."""
         if self.unit not in get_args(Unit):
             hint = nearest(self.unit, get_args(Unit))
             raise CohortError(f"A box is given in 'voxel' or 'mm', not {self.unit!r}.{hint}")
@@ -77,7 +77,7 @@ class Region:
 
 
 def whole(grid: Grid) -> Region:
-    """All slices, whole."""
+    """The whole plane of all slices."""
     return Region(0, 0, grid.shape[0], 0, grid.shape[2])
 
 
@@ -93,7 +93,7 @@ def central(grid: Grid, size: int) -> Region:
 
 
 def region_of_box(box: Box, scan: Scan, grid: Grid, margin: float = 0.0) -> Region:
-    """The square and the slices of a plane grid that hold the box and `margin` mm around it.
+    """The square and the slices of a plane grid that contain the box and `margin` mm around it.
 
     `scan` is the file in whose voxels the box may be given.
 
@@ -102,20 +102,21 @@ def region_of_box(box: Box, scan: Scan, grid: Grid, margin: float = 0.0) -> Regi
     """
     corners = np.array(list(itertools.product(*zip(box.low, box.high, strict=True))), dtype=np.float64)
     # A voxel begins half a voxel before its centre.
-    places = corners - 0.5 if box.unit == "voxel" else carried(np.linalg.inv(scan.affine), corners)
-    low, high = places.min(axis=0), places.max(axis=0)
+    points = corners - 0.5 if box.unit == "voxel" else carried(np.linalg.inv(scan.affine), corners)
+    low, high = points.min(axis=0), points.max(axis=0)
     edge = np.array(scan.shape) - 0.5
-    kept_low, kept_high = np.clip(low, -0.5, edge), np.clip(high, -0.5, edge)
-    inside = float(np.prod(kept_high - kept_low) / np.prod(high - low))
+    inside_low, inside_high = np.clip(low, -0.5, edge), np.clip(high, -0.5, edge)
+    inside = float(np.prod(inside_high - inside_low) / np.prod(high - low))
     _check_inside(inside, f"The box from {box.low} to {box.high} ({box.unit})", "Does it belong to this file?", scan)
-    kept = np.array(list(itertools.product(*zip(kept_low, kept_high, strict=True))))
+    kept = np.array(list(itertools.product(*zip(inside_low, inside_high, strict=True))))
     return _around(carried(np.linalg.inv(grid.affine) @ scan.affine, kept), grid, margin, _notes(inside, "box"))
 
 
 def region_of_mask(mask: Scan, scan: Scan, grid: Grid, margin: float = 0.0) -> Region:
-    """The square and the slices of a plane grid that hold all voxels of the mask above 0 and `margin` mm around them.
+    """The square and the slices of a plane grid that contain all voxels of the mask above 0 and `margin` mm around
+    them.
 
-    The mask may have a geometry of its own; where it lies is taken from its affine. `scan` is the file it is laid on.
+    The mask may have a geometry of its own, which its affine states. `scan` is the scan that it must overlap.
 
     Raises:
         ImageError: the mask is empty, or more than half of it lies outside the scan.
@@ -139,10 +140,10 @@ def inside_of(mask: Scan, scan: Scan) -> np.ndarray:
     """Which of the mask's voxels above 0 (in the order of `argwhere`) lie in the scan's volume; (N,) `bool`.
 
     Raises:
-        ImageError: there are some, and more than half of them lie outside.
+        ImageError: more than half of them lie outside.
     """
-    places = carried(np.linalg.inv(scan.affine) @ mask.affine, np.argwhere(mask.values > 0))
-    kept = np.asarray(((places > -0.5) & (places < np.array(scan.shape) - 0.5)).all(axis=1))
+    points = carried(np.linalg.inv(scan.affine) @ mask.affine, np.argwhere(mask.values > 0))
+    kept = np.asarray(((points > -0.5) & (points < np.array(scan.shape) - 0.5)).all(axis=1))
     doubt = "Is it a mask of another visit or subject?"
     if mask.shape == scan.shape:
         doubt = "They have the same number of voxels: was the mask saved without the scan's geometry?"
@@ -161,26 +162,26 @@ def _notes(inside: float, what: str) -> tuple[str, ...]:
     return () if inside > 1 - 1e-6 else (f"{1 - inside:.0%} of the {what} lies outside the scan and was left out",)
 
 
-def _around(places: np.ndarray, grid: Grid, margin: float, notes: tuple[str, ...]) -> Region:
+def _around(points: np.ndarray, grid: Grid, margin: float, notes: tuple[str, ...]) -> Region:
     """The region around points of the grid."""
     spacing = np.sqrt((grid.affine[:3, :3] ** 2).sum(axis=0))
-    # A thousandth of a voxel is what rounding leaves of an exact border.
-    low = places.min(axis=0) - margin / spacing + 0.5 + 1e-3
-    high = places.max(axis=0) + margin / spacing + 0.5 - 1e-3
+    # A thousandth of a voxel allows for rounding at an exact border.
+    low = points.min(axis=0) - margin / spacing + 0.5 + 1e-3
+    high = points.max(axis=0) + margin / spacing + 0.5 - 1e-3
     first, end = max(0, math.floor(low[2])), min(grid.shape[2], math.ceil(high[2]))
     side = min(grid.shape[0], max(math.ceil(high[n]) - math.floor(low[n]) for n in (0, 1)))
     start = []
     for axis in (0, 1):
         middle = (math.floor(low[axis]) + math.ceil(high[axis])) / 2
-        # At the border the square moves inwards rather than show what was not scanned.
+        # At the border the square moves inwards, so that it shows scanned voxels only.
         start.append(min(max(0, math.floor(middle - side / 2)), grid.shape[axis] - side))
     return Region(start[0], start[1], side, first, max(end, first + 1), notes)
 
 
 def slice_affine(region: Region, grid: Grid, size: int) -> np.ndarray:
-    """What carries (row, column, slice) of the region's slices, resized to `size`×`size`, to RAS mm; (4, 4).
+    """The affine from (row, column, slice) of the region's slices, resized to `size`×`size`, to RAS mm; (4, 4).
 
-    Slices are laid as a radiologist sees them: rows go from front to back, columns from the patient's right to the
+    Slices are oriented as radiologists view them: rows go from front to back, columns from the patient's right to the
     left, slices upwards.
     """
     step = region.side / size
@@ -197,14 +198,14 @@ def slice_affine(region: Region, grid: Grid, size: int) -> np.ndarray:
 
 
 def mask_on(mask: Scan, affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """A mask on prepared slices: (N, H, W) `bool`; a pixel larger than the mask's voxels is in it if one of them is.
+    """A mask on prepared slices: (N, H, W) `bool`; a pixel larger than the mask's voxels is marked if one of them is.
 
-    So nothing drawn vanishes between the middles of coarse pixels. `affine` carries (row, column, slice) to mm, as
-    `Prepared` keeps it; `shape` is (N, H, W).
+    No marked voxel is lost between the centres of coarse pixels. `affine` maps (row, column, slice) to mm, as in
+    `Prepared`; `shape` is (N, H, W).
     """
     count, rows, columns = shape
     marked = (mask.values > 0).astype(np.uint8)
-    # as many places in each pixel as it is voxels wide
+    # Each pixel is sampled once for every voxel of its width.
     wide = np.abs((np.linalg.inv(mask.affine) @ affine)[:3, :3]).sum(axis=0)
     many = np.maximum(1, np.ceil(wide - 1e-6)).astype(int)
     inner = np.diag([*(1 / many), 1.0])

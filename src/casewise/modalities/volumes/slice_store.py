@@ -1,7 +1,7 @@
-"""The slices of a cohort's volumes: every case prepared once, kept by what it was made from, mapped as one array.
+"""The slices of a cohort's volumes: every case is prepared once and all are memory-mapped as one array.
 
-A folder holds a file a case in `cases/`, named by a hash of its sources and the steps, and `slices.json`, which names
-the joined array `slices-….npy` (N, S, H, W) `uint16` by its content. It is replaced in one step, and last.
+A folder has one file for each case in `cases/`, named by a hash of its sources and the steps, and `slices.json`, which
+names the joined array `slices-….npy` (N, S, H, W) `uint16` by its content. It is replaced in one step, and last.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class SliceStore:
     """Prepared slices of all cases, in the cases' order.
 
     Attributes:
-        slices: (N, S, H, W) `uint16`, 0 to 32767, read-only; a slice position a row.
-        first, count: (P,) each case's first row and number of rows.
+        slices: (N, S, H, W) `uint16`, 0 to 32767, read-only; one row for each slice position.
+        first, count: (P,) first row and number of rows of each case.
         present: (P, S) `bool`.
         landmarks: (P, S, L) `float32`, NaN where absent.
         affines: (P, 4, 4), from (row, column, slice) to RAS mm.
         facts, notes: of each case.
-        address: a hash over what was prepared, in the cases' order.
+        address: a hash of the slices, in the cases' order.
     """
 
     slices: np.ndarray
@@ -65,13 +65,13 @@ def prepare_slices(
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SliceStore:
-    """Make, continue or just open the slices of `cases` in `folder`.
+    """Prepare the slices of `cases` in `folder`, continue, or open finished ones.
 
-    A case whose sources have the size and time they had is not read again. Cases are prepared side by side, in
+    A case whose sources have the same size and time as before is not read again. Cases are prepared in parallel
     processes. `progress(done, total)` is called from this thread.
 
     Raises:
-        ImageError: cases cannot be prepared; every one of them is in the message, and the others are kept.
+        ImageError: cases cannot be prepared; the message names all of them, and the others are kept.
         RunError: the folder cannot be written.
     """
     from joblib import Parallel, cpu_count, delayed
@@ -80,7 +80,7 @@ def prepare_slices(
     try:
         case_folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{folder}: slices cannot be kept here: {error.strerror or error}.") from error
+        raise RunError(f"{folder}: slices cannot be stored here: {error.strerror or error}.") from error
     names = [_name(case, steps) for case in cases]
     missing = [number for number, name in enumerate(names) if not name or not (case_folder / name).is_file()]
     done = len(cases) - len(missing)
@@ -100,9 +100,9 @@ def prepare_slices(
             if progress:
                 progress(done, len(cases))
     if problems:
-        kept = "" if len(problems) == len(cases) else " The others are kept for the next run."
+        more = "" if len(problems) == len(cases) else " The others are kept for the next run."
         named = {cases[number].case: problems[number] for number in sorted(problems)}
-        raise not_prepared(named, len(cases), kept)
+        raise not_prepared(named, len(cases), more)
     return _joined(folder, [case_folder / name for name in names])
 
 
@@ -110,7 +110,7 @@ def open_slices(folder: Path, address: str | None = None) -> SliceStore:
     """Open the finished slices of `folder`.
 
     Raises:
-        RunError: there are none, they are damaged, or others than `address` names.
+        RunError: there are none, they are damaged, or their address is not `address`.
     """
     try:
         marker = json.loads((Path(folder) / MARKER).read_text())
@@ -120,7 +120,7 @@ def open_slices(folder: Path, address: str | None = None) -> SliceStore:
     except (OSError, ValueError, LookupError) as error:
         raise RunError(f"{folder}: there are no finished slices here ({error}). Prepare the volumes first.") from error
     if address and marker["address"] != address:
-        raise RunError(f"The slices in {folder} were made anew while this run was under way. Run again.")
+        raise RunError(f"The slices in {folder} were replaced during this run. Run again.")
     if slices.dtype != np.uint16 or len(slices) != int(arrays["count"].sum()):
         raise RunError(f"{folder}: the slices are damaged. Delete {Path(folder) / MARKER} and run again.")
     return SliceStore(
@@ -129,7 +129,9 @@ def open_slices(folder: Path, address: str | None = None) -> SliceStore:
 
 
 def _name(case: CaseSources, steps: Steps) -> str:
-    """The name of a case's file: a hash of the steps and its sources' paths, sizes and times; empty if one is gone."""
+    """The name of a case's file: a hash of the steps and of paths, sizes and times of its sources; empty if one is
+    missing.
+    """
     from casewise.modalities.volumes.reading.read_scan import files_of
 
     digest = hashlib.sha256(steps.fingerprint().encode())
@@ -147,7 +149,9 @@ def _name(case: CaseSources, steps: Steps) -> str:
 
 
 def _prepare_file(number: int, case: CaseSources, steps: Steps, folder: Path) -> tuple[int, str, list[str]]:
-    """Prepare a case and write its file; what is wrong with it is told and not raised."""
+    """Prepare a case and write its file; return its number, the name of the file, and problems instead of raising
+    them.
+    """
     loaded = gather(case)
     if loaded.problems:
         return number, "", loaded.problems
@@ -161,7 +165,7 @@ def _prepare_file(number: int, case: CaseSources, steps: Steps, folder: Path) ->
         return number, name, []
     except CasewiseError as error:
         return number, "", [str(error)]
-    except (RuntimeError, MemoryError) as error:  # of the library that corrects and smooths
+    except (RuntimeError, MemoryError) as error:  # raised by SimpleITK
         return number, "", [f"could not be prepared: {str(error).strip().splitlines()[-1] if str(error) else error!r}"]
 
 
@@ -196,7 +200,7 @@ def _packed(prepared: Prepared) -> bytes:
 
 
 def _joined(folder: Path, files: Sequence[Path]) -> SliceStore:
-    """Join the cases' files into one array and its index, or open what is joined already."""
+    """Join the cases' files into one array and its index, or open an array that is current."""
     made_from = hashlib.sha256("\n".join(file.name for file in files).encode()).hexdigest()
     marker = Path(folder) / MARKER
     if marker.is_file():
@@ -206,24 +210,24 @@ def _joined(folder: Path, files: Sequence[Path]) -> SliceStore:
                 store = open_slices(folder)
                 if record.get("sha256") in (None, checksum(Path(folder) / record["slices"])):
                     return store
-                log.warning("%s: %s is not as written. It is joined again.", folder, record["slices"])
+                log.warning("%s: %s has changed since it was written. It is joined again.", folder, record["slices"])
         except (RunError, ValueError, AttributeError):
             marker.unlink(missing_ok=True)
     content = hashlib.sha256()
-    parts = []
+    cases_read = []
     records: list[dict[str, Any]] = []
     for file in files:
         with _case_file(file) as arrays:
-            parts.append({name: arrays[name] for name in ("present", "landmarks", "affine")})
+            cases_read.append({name: arrays[name] for name in ("present", "landmarks", "affine")})
             for name in ("slices", "present", "landmarks"):
                 content.update(f"{name} {arrays[name].shape} {arrays[name].dtype}".encode())
                 content.update(np.ascontiguousarray(arrays[name]).tobytes())
-            parts[-1]["shape"] = np.array(arrays["slices"].shape)
+            cases_read[-1]["shape"] = np.array(arrays["slices"].shape)
             records.append(json.loads(arrays["told"].tobytes()))
-    # Touched or moved sources give the same slices, and the networks that were made from them still count.
+    # The address depends on contents only: touched or moved sources give the same slices, and networks stay valid.
     address = content.hexdigest()
-    counts = np.array([arrays["shape"][0] for arrays in parts])
-    shape = (int(counts.sum()), *(int(n) for n in parts[0]["shape"][1:]))
+    counts = np.array([arrays["shape"][0] for arrays in cases_read])
+    shape = (int(counts.sum()), *(int(n) for n in cases_read[0]["shape"][1:]))
     target = Path(folder) / f"slices-{address[:16]}.npy"
     try:
         with replacing(target) as temporary:
@@ -242,9 +246,9 @@ def _joined(folder: Path, files: Sequence[Path]) -> SliceStore:
         index,
         first=np.concatenate([[0], counts[:-1].cumsum()]).astype(np.int64),
         count=counts.astype(np.int64),
-        present=np.stack([arrays["present"] for arrays in parts]),
-        landmarks=np.stack([arrays["landmarks"] for arrays in parts]),
-        affines=np.stack([arrays["affine"] for arrays in parts]),
+        present=np.stack([arrays["present"] for arrays in cases_read]),
+        landmarks=np.stack([arrays["landmarks"] for arrays in cases_read]),
+        affines=np.stack([arrays["affine"] for arrays in cases_read]),
     )
     write_atomic(target.with_name(f"index-{address[:16]}.npz"), index.getvalue())
     write_json(
@@ -262,8 +266,8 @@ def _joined(folder: Path, files: Sequence[Path]) -> SliceStore:
     for old in [*Path(folder).glob("slices-*.npy"), *Path(folder).glob("index-*.npz")]:
         if address[:16] not in old.name:
             old.unlink(missing_ok=True)
-    kept = {file.name for file in files}
+    current = {file.name for file in files}
     for old in (Path(folder) / "cases").glob("*.npz"):
-        if old.name not in kept:
+        if old.name not in current:
             old.unlink(missing_ok=True)
     return open_slices(folder, address)

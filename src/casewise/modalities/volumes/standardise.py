@@ -1,9 +1,9 @@
-"""Intensity standardisation over patients: what a grey value means is made the same in every scan.
+"""Intensity standardisation between patients, so that a grey value has the same meaning in every scan.
 
 Nyúl, Udupa and Zhang, IEEE Trans. Med. Imaging 19, 143-150, 2000, and Nyúl and Udupa, Magn. Reson. Med. 42, 1072-1081,
-1999: landmarks of each scan's histogram (percentiles of the body) are carried to a standard scale, linear in between.
-The standard is a function of the training scans' landmarks and of nothing else; a scan's mapping is a function of its
-own landmarks and the standard.
+1999: landmarks of each scan's histogram (percentiles of the body) are mapped to a standard scale, linearly in between.
+The standard scale depends on the landmarks of training scans only; the mapping of a scan depends on its own landmarks
+and the standard scale.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ __all__ = ["LEVELS", "SCALE", "fit", "plain_tables", "standard_scales", "tables"
 
 # Stored values are 0 to 32767.
 LEVELS = 32768
-# Where the first and last landmark come to lie of 0 to 1: what is darker or brighter than both needs room, for a cyst
-# full of water is among the brightest hundredth of a T2 scan.
+# The values of the first and last landmark in 0 to 1. Darker and brighter voxels need a range of their own, because a
+# cyst is among the brightest hundredth of a T2 scan.
 SCALE = (0.1, 0.8)
 
 
 def fit(landmarks: np.ndarray) -> np.ndarray:
     """The standard scale of training scans: (L,) `float64` ascending from 0 to 1.
 
-    (V, L) landmarks of one sequence, ascending along L. Each scan's are carried to 0 to 1 by its two ends, then
-    averaged. Absent scans (NaN) and scans of one single value say nothing and are left out.
+    `landmarks`: (V, L) of one sequence, ascending along L. Those of each scan are scaled to 0 to 1 and then averaged.
+    Absent scans (NaN) and scans of a single value are left out.
 
     Raises:
         CasewiseError: no scan is left.
@@ -38,15 +38,14 @@ def fit(landmarks: np.ndarray) -> np.ndarray:
     marks = marks[marks[:, -1] > marks[:, 0]]
     if not len(marks):
         raise CasewiseError(
-            "Intensities cannot be standardised: none of the training scans of this sequence is there and shows "
-            "anything."
+            "Intensities cannot be standardised: no training scan of this sequence exists and shows anything."
         )
     low, high = marks[:, :1], marks[:, -1:]
     return np.asarray(((np.maximum.accumulate(marks, axis=1) - low) / (high - low)).clip(0, 1).mean(axis=0))
 
 
 def standard_scales(landmarks: np.ndarray, rows: np.ndarray, sequences: list[int]) -> list[list[float]]:
-    """The standard scale of each of some sequences from the cases `rows` alone, as plain numbers.
+    """The standard scale of each of these sequences from the cases `rows`, as plain numbers.
 
     `landmarks`: (P, S, L), of all cases and stored sequences.
 
@@ -59,10 +58,10 @@ def standard_scales(landmarks: np.ndarray, rows: np.ndarray, sequences: list[int
 def tables(landmarks: np.ndarray, standard: np.ndarray) -> np.ndarray:
     """Each scan's mapping as a table from stored value to 0 to 1: (V, 32768) `float32`, never falling.
 
-    Between landmarks it is linear; beyond the first and last it goes on as in the nearest piece, or flatter, so
-    that the ends of the scan's range stay within 0 and 1: nothing is cut off.
-    The standard's 0 and 1 lie at `SCALE`. A landmark that is there twice takes the mean of what both would become; a
-    scan whose landmarks are all equal is only scaled, as without standardisation; an absent scan (NaN) is 0 throughout.
+    It is linear between landmarks. Beyond the first and last it continues with the slope of the nearest piece, or less,
+    so that the ends of the scan's range stay within 0 and 1 and nothing is clipped. The ends of the standard scale are
+    mapped to `SCALE`. Equal landmarks get the mean of their targets; a scan whose landmarks are all equal is only
+    scaled, as without standardisation; an absent scan (NaN) is 0.
 
     >>> table = tables(np.array([[1000.0, 2000.0, 3000.0]]), np.array([0.0, 0.5, 1.0]))
     >>> [round(float(table[0, stored]), 3) for stored in (0, 1000, 2000, 3000, 32767)]
@@ -79,20 +78,20 @@ def tables(landmarks: np.ndarray, standard: np.ndarray) -> np.ndarray:
 
 
 def _mapped(levels: np.ndarray, own: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    # Landmarks nearer than a millionth of a level are one.
-    places, which = np.unique(np.maximum.accumulate(own).round(6), return_inverse=True)
-    if len(places) < 2:
+    # Landmarks closer than a millionth of a level count as equal.
+    levels_unique, which = np.unique(np.maximum.accumulate(own).round(6), return_inverse=True)
+    if len(levels_unique) < 2:
         return levels / (LEVELS - 1)
     values = np.bincount(which, weights=targets) / np.bincount(which)
-    mapped = np.interp(levels, places, values)
+    mapped = np.interp(levels, levels_unique, values)
     for near, end, last, limit in ((1, 0, 0, 0.0), (-2, -1, LEVELS - 1, 1.0)):
-        slope = (values[end] - values[near]) / (places[end] - places[near])
-        beyond = (levels - places[end]) * np.sign(last - places[end]) > 0
+        slope = (values[end] - values[near]) / (levels_unique[end] - levels_unique[near])
+        beyond = (levels - levels_unique[end]) * np.sign(last - levels_unique[end]) > 0
         if beyond.any():
-            # A cyst full of water lies here: it is pressed together, and never cut off.
-            slope = min(slope, (limit - values[end]) / (last - places[end]))
-            mapped[beyond] = values[end] + slope * (levels[beyond] - places[end])
-    # Rounding may let a step fall by the last digit.
+            # Cysts lie in this range, which is compressed and never clipped.
+            slope = min(slope, (limit - values[end]) / (last - levels_unique[end]))
+            mapped[beyond] = values[end] + slope * (levels[beyond] - levels_unique[end])
+    # Rounding may decrease a value in its last digit.
     return np.asarray(np.maximum.accumulate(mapped.clip(0, 1)))
 
 

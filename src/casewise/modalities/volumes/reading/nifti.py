@@ -190,7 +190,8 @@ def _affine(path: Path, header: Any, nibabel: ModuleType) -> tuple[np.ndarray, l
     if form is None:
         # A guess would be right for most files and mirror the patient in the others, unnoticed.
         raise ImageError(
-            f"{path}: it does not say how it lies in the patient (its sform and qform codes are 0), so left and right, "
+            f"{path}: it does not state its position in the patient (its sform and qform codes are 0), so left "
+            f"and right, "
             f"and the position of the other sequences, are unknown. {remedy}"
         )
     try:
