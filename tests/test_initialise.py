@@ -224,7 +224,7 @@ class TestWhatIsNotUnderstood:
     def test_nothing_is_overwritten(self, tmp_path: Path, existing: str) -> None:
         source = make(tmp_path / "in", *[f"S{s}/{n}.jpg" for s in (1, 2) for n in SEVEN])
         (tmp_path / existing).write_text("mine")
-        with pytest.raises(CasewiseError, match=f"{existing} is there already"):
+        with pytest.raises(CasewiseError, match=f"{existing} exists already"):
             initialise("onestep-pasi", source=source, folder=tmp_path)
         assert (tmp_path / existing).read_text() == "mine"
         assert sorted(p.name for p in tmp_path.iterdir()) == sorted([existing, "in"])
@@ -309,7 +309,7 @@ def test_folders_that_are_not_the_presets_classes(tmp_path: Path) -> None:
     study = read_study(tmp_path / "out" / "study.yaml")
     assert study.classes_of("label") == ["cohen", "nih"]
     assert len(read_cohort(study).cases) == 8
-    assert any("If the folders are no classes, but hospitals or sources" in line for line in done.understood)
+    assert any("If the folders are hospitals or sources instead" in line for line in done.understood)
     source = make(tmp_path / "own", *(f"{name}/{i}.jpg" for name in ("Covid", "No finding", "pneumonia") for i in "12"))
     initialise("covid-cxr", source=source, folder=tmp_path / "kept")
     assert read_study(tmp_path / "kept" / "study.yaml").targets["label"].classes["covid"] == ["Covid"]

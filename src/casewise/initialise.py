@@ -1,4 +1,4 @@
-"""Starting a study: a commented study file from a preset and, from folders of images, the cohort table."""
+"""The start of a study: a commented study file from a preset and, from folders of images, the cohort table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TABLE, STUDY = "cohort.csv", "study.yaml"
 
 @dataclass(frozen=True)
 class Initialised:
-    """The files that were written, and sentences on how the folders were read and what is left to do."""
+    """The written files, and sentences on how the folders were read and on the next steps."""
 
     files: list[Path]
     understood: list[str]
@@ -37,21 +37,21 @@ def initialise(preset: str, *, source: Path | None = None, folder: Path) -> Init
     """Write `study.yaml` and, from the images below `source`, `cohort.csv` into `folder`.
 
     Raises:
-        CasewiseError: a file is there already (nothing is overwritten), or the folders are not understood.
-        StudyError: there is no preset of that name.
+        CasewiseError: a file exists already (nothing is overwritten), or the layout of the folders is not supported.
+        StudyError: there is no such preset.
     """
     study = _study_of(preset)
     for name in [STUDY] if source is None else [TABLE, STUDY]:
         if (folder / name).exists() or (folder / name).is_symlink():
             raise CasewiseError(
-                f"{folder / name} is there already and is not overwritten. Move it, or name another folder."
+                f"{folder / name} exists already and is not overwritten. Move it, or name another folder."
             )
     modality = modality_of(study)
     if source is None:
         start = modality.start(None, study)
         file = write_atomic(folder / STUDY, _study_text(preset, start, folder=folder))
         return Initialised(
-            [file], [f"Write {TABLE} beside it: one row {start.row}, with the columns that {STUDY} lists."]
+            [file], [f"Write {TABLE} in the same folder: one row {start.row}, with the columns that {STUDY} lists."]
         )
     modality.start([], study)
     classes = [target.equals for target in study.targets.values() if target.equals is not None]
@@ -59,7 +59,7 @@ def initialise(preset: str, *, source: Path | None = None, folder: Path) -> Init
     start = modality.start([source / image.path for image in layout.images], study)
     study = start.study
     text = _table_text(layout, study)
-    # A spreadsheet takes a file without the mark for its own code page and spoils other letters.
+    # without the mark, spreadsheets read the file in their own code page
     table = write_atomic(folder / TABLE, text.encode("utf-8" if text.isascii() else "utf-8-sig"))
     written = _study_text(preset, start, folder=folder, source=source, layout=layout)
     file = write_atomic(folder / STUDY, written)
@@ -89,7 +89,7 @@ def _label_column(study: Study) -> str:
 
 
 def _folder_classes(layout: Layout, study: Study) -> tuple[str, dict[str, list[str]]] | None:
-    """The target whose classes the folders are, with the folders' names where they differ from the preset's classes."""
+    """The target whose classes are the folders, with their names if they differ from the classes of the preset."""
     if not layout.by_class:
         return None
     column = _label_column(study)
@@ -133,11 +133,11 @@ def _table_text(layout: Layout, study: Study) -> str:
 def _study_text(
     preset: str, start: Start, *, folder: Path, source: Path | None = None, layout: Layout | None = None
 ) -> str:
-    """The study file: what is in force, the table's columns, and the preset's settings as comments."""
+    """The study file: the active settings, the columns of the table, and the settings of the preset as comments."""
     study = start.study
     lines = [
-        f"# A study after the preset {preset}. All of its settings are in force; to change one, take the '# ' from its",
-        "# line below and write another value.",
+        f"# A study with the preset {preset}. All of its settings apply; to change one, remove the '# ' of its line",
+        "# below and write another value.",
         f"extends: {preset}",
         f"name: {_quoted(folder.resolve().name or preset)}",
         f"cohort: {TABLE}",
@@ -148,8 +148,8 @@ def _study_text(
         active.add("root")
     if layout is not None and layout.by_class:
         lines += [
-            "# Subjects are NOT known: each image counts as a subject of its own, one person may stand on both sides",
-            "# of a split, and every figure may be too good. Fill in `subject` in the table and delete the next line.",
+            "# Subjects are NOT known: each image counts as a separate subject, one person may be on both sides of a",
+            "# split, and all results may be too good. Fill in `subject` in the table and delete the next line.",
             "subjects_known: false",
         ]
         active.add("subjects_known")
@@ -157,26 +157,26 @@ def _study_text(
         name, classes = folder_classes
         same = all(spellings == [label] for label, spellings in classes.items())
         written = json.dumps(list(classes) if same else classes, ensure_ascii=False)
-        lines.append(f"targets: {{{_quoted(name)}: {{classes: {written}}}}}  # as the folders are named")
+        lines.append(f"targets: {{{_quoted(name)}: {{classes: {written}}}}}  # the names of the folders")
         active.add("targets")
     if layout is not None and _has_split(layout):
-        lines.append("split: {column: split}  # train and test as the folders say")
+        lines.append("split: {column: split}  # train and test are the folders")
         active.add("split")
     lines += start.lines
     active |= {line.partition(":")[0] for line in start.lines if not line.startswith("#")}
     lines += ["", f"# {TABLE} has one row {start.row}. Its columns:", *_column_lines(study), ""]
-    lines.append(f"# The protocol of {preset}, value by value (## are its remarks):")
+    lines.append(f"# The protocol of {preset}, value by value (## are its comments):")
     for line in preset_text(preset).splitlines():
         key = line.partition(":")[0]
-        both = "  # (join with the line above)" if key in active else ""
+        both = "  # (merge with the line above)" if key in active else ""
         lines.append(f"#{line}" if line.lstrip().startswith("#") else f"# {line}{both}".rstrip())
     return "\n".join(lines) + "\n"
 
 
 def _column_lines(study: Study) -> list[str]:
     meanings = {
-        "path": "the image file, from `root` if that is given, else from the table's folder",
-        "subject": "who it is; one person has one name throughout",
+        "path": "the image file, relative to `root` if stated, else to the table's folder",
+        "subject": "the name of the person, the same in all rows",
         "visit": "the visit's name, such as week2; without this column every subject is one case",
         "day": "the day as a number (or a column `date` such as 2020-01-31); may be empty",
     }
@@ -206,7 +206,7 @@ def _column_lines(study: Study) -> list[str]:
 
 
 def _root(source: Path, folder: Path) -> str:
-    """Where paths start: relative where the images lie below the study's folder, '' where they lie in it."""
+    """The folder of the paths: relative if it is below the folder of the study, '' if it is the same."""
     start, home = source.resolve(), folder.resolve()
     if start == home:
         return ""
@@ -222,30 +222,30 @@ def _understood(layout: Layout, study: Study) -> list[str]:
     cases: dict[tuple[str, str], set[str]] = {}
     for image in images:
         cases.setdefault((image.subject, image.visit), set()).add(image.region)
-    parts = [] if layout.by_class else [_count(len({image.subject for image in images}), "subject")]
-    parts += [_count(len(cases), "visit")] if images[0].visit else []
-    parts.append(_count(len(images), "image"))
+    counted = [] if layout.by_class else [_count(len({image.subject for image in images}), "subject")]
+    counted += [_count(len(cases), "visit")] if images[0].visit else []
+    counted.append(_count(len(images), "image"))
     for what, values in (("regions", [i.region for i in images]), ("classes", [i.label for i in images])):
         counts = Counter(values)
         order = [region for region in study.regions if region in counts] or sorted(counts)
         if any(values):
-            parts.append(f"{what} " + ", ".join(f"{value} ({counts[value]:,})" for value in order))
+            counted.append(f"{what} " + ", ".join(f"{value} ({counts[value]:,})" for value in order))
     skipped = list(dict.fromkeys(path.rpartition("/")[2] for path in layout.skipped))
     named = ", ".join(skipped[:3]) + (" …" if len(skipped) > 3 else "")
     tail = f"; {_count(len(layout.skipped), 'file')} skipped ({named})" if skipped else ""
-    lines = [f"{', '.join(parts)}{tail}.", _example(layout)]
+    lines = [f"{', '.join(counted)}{tail}.", _example(layout)]
     if layout.by_class:
         lines.append(
-            "WARNING: subjects are not known. Each image counts as a subject of its own (subjects_known: false): "
-            "images of one person may stand on both sides of a split, and every figure may be too good."
+            "WARNING: subjects are not known. Each image counts as a separate subject (subjects_known: false): images "
+            "of one person may be on both sides of a split, and all results may be too good."
         )
     if folder_classes := _folder_classes(layout, study):
         name, classes = folder_classes
         line = f"The classes of {name} in {STUDY} are those of the folders: {', '.join(classes)}"
         if list(classes) != study.classes_of(name):
             line += (
-                f" (the preset has {', '.join(study.classes_of(name))}). If the folders are no classes, but hospitals "
-                f"or sources, delete `targets` in {STUDY}, rename the column {name} of {TABLE} to source, and add a "
+                f" (the preset has {', '.join(study.classes_of(name))}). If the folders are hospitals or sources "
+                f"instead, delete `targets` in {STUDY}, rename the column {name} of {TABLE} to source, and add a "
                 f"column {name} with one of the preset's classes in each row"
             )
         lines.append(f"{line}.")
@@ -257,8 +257,8 @@ def _understood(layout: Layout, study: Study) -> list[str]:
         lines.append("The folders train and test are kept as the split (column split).")
     if layout.put_with_train:
         lines.append(f"The folder {layout.put_with_train} counts as train: folds are made within it.")
-    filled = _label_column(study) if layout.by_class else ""
-    if empty := [column for column in _value_columns(study) if column != filled]:
+    label_column = _label_column(study) if layout.by_class else ""
+    if empty := [column for column in _value_columns(study) if column != label_column]:
         lines.append(f"Fill in {', '.join(empty)} in {TABLE}; an empty cell is not scored.")
     return lines
 

@@ -1,4 +1,4 @@
-"""Commands about casewise itself: measuring this machine, and the list of backbones."""
+"""Commands about casewise: measurements of this machine, and the list of backbones."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def _bench() -> None:
     pass
 
 
-@bench.command("cpu", short_help="What each fast path of training gains on this processor.")
+@bench.command("cpu", short_help="Measure the speed-up of each fast path on this CPU.")
 def bench_cpu(
     backbone: Annotated[str, typer.Option(help="The network to train, with random weights.")] = "mobilenet_v2",
     size: Annotated[int, typer.Option(help="Side of an image in pixels, 32 or more.")] = 128,
     batch_size: Annotated[int, typer.Option(help="Images in a training step.")] = 32,
     images: Annotated[int, typer.Option(help="Number of synthetic images to train on, a batch or more.")] = 192,
 ) -> None:
-    """Print what each fast path of training gains on this processor, and how a study switches it off."""
+    """Measure the speed-up of each fast path of training on this CPU, and print the key that disables it."""
     from casewise.bench.cpu import bench_cpu as measure
     from casewise.console import Terminal
 
@@ -29,11 +29,11 @@ def bench_cpu(
 
 
 def backbones() -> None:
-    """List the backbones that torchvision builds, the 29 of One-Step PASI first; every timm name is allowed too."""
+    """List the backbones that torchvision builds, the 29 of One-Step PASI first; every timm name is allowed as well."""
     from casewise.study.backbones import TORCHVISION
 
     print("\n".join(TORCHVISION))
     print(
-        "and any timm name, such as vit_small_patch16_224 (`timm:resnet34` where both have it); "
-        "`all29` means the first 29"
+        "and every timm name, such as vit_small_patch16_224 (`timm:resnet34` if both libraries have it); "
+        "`all29` stands for the first 29"
     )

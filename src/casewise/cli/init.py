@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-# From the file names alone, because reading presets loads more than a command line should.
+# from the file names, because reading presets would slow down the command line
 PRESETS = " or ".join(sorted(path.stem for path in Path(__file__).parent.parent.glob("study/presets/*.yaml")))
 
 

@@ -1,4 +1,4 @@
-"""The command line: it parses arguments and prints; each command imports what it needs only when it runs."""
+"""The command line: parses arguments and prints. Commands import what they need when they run."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         print(f"casewise {__version__}")
         raise typer.Exit
 
@@ -44,13 +44,13 @@ app.command(short_help="Search for duplicates, leaks and shortcuts before traini
 app.command(short_help="Write a study file, and a table from folders of images.")(init)
 app.command(short_help="Draw a synthetic cohort with known truth.")(phantom)
 app.command(short_help="Write a run's results as a Markdown page.")(results)
-app.command(short_help="Map what a run's networks respond to, and measure it.")(explain)
-app.add_typer(bench, name="bench", short_help="Measure what the fast paths gain on this machine.")
+app.command(short_help="Compute saliency maps of a run, and measure them.")(explain)
+app.add_typer(bench, name="bench", short_help="Measure the speed-up of the fast paths on this machine.")
 app.command(short_help="List the names of backbones.")(backbones)
 
 
 def main() -> None:
-    """Run the command line: a user's mistake is one message and exit code 2, Ctrl-C is 130."""
+    """Run the command line; a user's mistake gives one message and exit code 2, Ctrl-C gives 130."""
     from casewise.errors import CasewiseError
 
     try:

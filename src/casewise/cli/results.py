@@ -1,4 +1,4 @@
-"""The commands that take a finished run: results and explain."""
+"""Commands for a finished run: results and explain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def results(
     output: Annotated[Path, typer.Option(help="The Markdown page to write.")],
     compare: Annotated[list[Path] | None, typer.Option(help="Further run folders to show in the same tables.")] = None,
 ) -> None:
-    """Write a run's results as a Markdown page, beside the published figures that its study quotes."""
+    """Write the results of a run as a Markdown page, with the published metrics that its study quotes."""
     from casewise.report.markdown.page import write_results
 
     print(f"wrote {write_results(run_folder, output, beside=compare or [])}")
@@ -22,13 +22,14 @@ def results(
 def explain(
     run_folder: Annotated[Path, typer.Argument(help="A finished run folder.")],
     case: Annotated[
-        list[str] | None, typer.Option(help="SUBJECT/VISIT; repeat for more [default: a few correct and wrong ones].")
+        list[str] | None,
+        typer.Option(help="SUBJECT/VISIT; repeat for more [default: a few correct and erroneous ones]."),
     ] = None,
     network: Annotated[
         list[str] | None, typer.Option(help="Name of a network; repeat for more [default: all].")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Where to write [default: explanations in the run folder].")
+        Path | None, typer.Option(help="The output folder [default: explanations in the run folder].")
     ] = None,
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure all out-of-fold cases against the study's lesion masks.")
@@ -38,11 +39,11 @@ def explain(
         typer.Option(min=0, help="CNNs: an earlier, finer feature map with this many cells a side [0: the last map]."),
     ] = 0,
 ) -> None:
-    """Map what a run's networks respond to in the original images, and add the maps to the report."""
+    """Compute saliency maps of a run's networks on the original images, and add them to the report."""
     from casewise.console import Terminal
     from casewise.pipeline.explain import explain_run
 
-    done = explain_run(
+    outputs = explain_run(
         run_folder,
         cases=case or [],
         networks=network or [],
@@ -51,6 +52,6 @@ def explain(
         map_size=map_size,
         show=Terminal(),
     )
-    if done.figure:
-        print(f"figure: {done.figure}")
-    print(f"report: {done.report}")
+    if outputs.figure:
+        print(f"figure: {outputs.figure}")
+    print(f"report: {outputs.report}")

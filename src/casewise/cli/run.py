@@ -1,4 +1,4 @@
-"""The commands that take a study file: run, validate and audit."""
+"""Commands for a study file: run, validate and audit."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def run(study: StudyFile, output: Output = None, weights_dir: WeightsDir = None,
 
     plan = _read(study, weights_dir, jobs)
     try:
-        done = run_study(plan, output or Path("runs") / plan.name, show=Terminal())
+        finished = run_study(plan, output or Path("runs") / plan.name, show=Terminal())
     except KeyboardInterrupt:
         print("\nstopped; give the same command again to continue", file=sys.stderr)
         raise
-    print(f"report: {done.report}")
+    print(f"report: {finished.report}")
 
 
 def validate(study: StudyFile) -> None:
