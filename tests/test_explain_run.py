@@ -388,12 +388,17 @@ def test_files_that_are_gone_or_others(planted: Path, tmp_path: Path) -> None:
     (place / "model.safetensors").unlink()
     with pytest.raises(RunError, match=r"model.safetensors.*test_vit@T2 of fold 2"):
         explain_run(folder, networks=["test_vit@T2"])
-    study = json.loads((folder / "study.json").read_text())
+    run = RunFolder(folder)
+    study = run.study.read()
     study["volumes"]["lesion"] = None
-    RunFolder(folder).study.write(study)
+    run.study.write(study)
+    with pytest.raises(RunError, match=r"metrics.json .* study.json"):
+        explain_run(folder)
+    run.metrics.write(run.metrics.read() | {"made_from": run.evaluated_files()})
     with pytest.raises(RunError, match=r"--measure.*lesion"):
         explain_run(folder, networks=["test_resnet@T2"], measure=True)
-    RunFolder(folder).study.write(study | {"spin": 1})
+    run.study.write(study | {"spin": 1})
+    run.metrics.write(run.metrics.read() | {"made_from": run.evaluated_files()})
     with pytest.raises(RunError, match=r"study.json.*version"):
         explain_run(folder)
 
