@@ -1,4 +1,4 @@
-"""What a split by image would have claimed: strangers, the comparison split, the audit's finding, whole runs."""
+"""A split by image beside that by subject: image subjects, the comparison split, the audit's finding, whole runs."""
 
 from __future__ import annotations
 
