@@ -1,6 +1,6 @@
 """Whether scans that nobody here made go through the whole preparation, and come out lying on each other.
 
-    python benchmarks/alignment.py [--data ../shared/data/mri-volumes] [--to docs/results/mri-volumes.md]
+    python benchmarks/alignment.py [--data ../shared/data/mri-volumes] [--output docs/results/mri-volumes.md]
 
 The folder holds a `cases.csv` (path, subject, sequence, origin; the mask of a sequence is called `mask-T1`). Every scan
 is read and every case prepared. Of the subject with masks of two sequences it is measured how well these lie on each
@@ -116,7 +116,7 @@ def main() -> None:
     """Read, prepare and measure everything, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA, help="the folder with cases.csv")
-    parser.add_argument("--to", type=Path, help="where to write the page; otherwise it is printed")
+    parser.add_argument("--output", type=Path, help="where to write the page; otherwise it is printed")
     options = parser.parse_args()
     if not (options.data / "cases.csv").is_file():
         parser.exit(2, f"There are no scans: {options.data / 'cases.csv'} is missing. Name their folder with --data.\n")
@@ -135,9 +135,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         known = aligned(*draw_phantom(Path(folder)), plane=PLANE)
     text = page(options.data, subjects, found.name, real, known)
-    if options.to:
-        write_atomic(options.to, text)
-        print(f"wrote {options.to}")
+    if options.output:
+        write_atomic(options.output, text)
+        print(f"wrote {options.output}")
     else:
         print(text)
 

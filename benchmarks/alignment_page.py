@@ -40,7 +40,7 @@ def page(data: Path, subjects: Sequence[Subject], name: str, real: Alignment, ph
         f"on one subject ({name}: {codes}) and, with the same functions, on a phantom. Of {marked} voxels that were "
         f"marked in the files, {same} were mapped back from the prepared slices to the same voxel, none with an error "
         f"above {farthest:.2g} mm. Limitations are listed at the end. No image is part of casewise. "
-        "By `python benchmarks/alignment.py --to docs/results/mri-volumes.md`.",
+        "By `python benchmarks/alignment.py --output docs/results/mri-volumes.md`.",
         "",
         *_read(subjects),
         *_prepared(data, ready),

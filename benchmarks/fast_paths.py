@@ -1,6 +1,6 @@
 """Tests whether the fast paths change results: the same study with all of them on and off, over five seeds.
 
-    python benchmarks/fast_paths.py [--study studies/hpylori.yaml] [--seeds 5] [--to docs/results/fast-paths.md]
+    python benchmarks/fast_paths.py [--study studies/hpylori.yaml] [--seeds 5] [--output docs/results/fast-paths.md]
 
 Both sides of a seed have the same split, copies and order of panels. On: the output of frozen layers is cached,
 precision and memory format are chosen by measurement, freed memory is kept. Off: every layer at every step, fp32, the
@@ -64,7 +64,7 @@ def page(title: str, sides: dict[str, list[dict[str, float]]]) -> str:
         "",
         f"{title}: the study shortened to two folds, one copy of each image, 10 epochs of the head and 4 of "
         "fine-tuning above the eleventh block, with all fast paths on and off, from the same seeds, splits and copies. "
-        "Out of fold. By `python benchmarks/fast_paths.py --to docs/results/fast-paths.md`.",
+        "Out of fold. By `python benchmarks/fast_paths.py --output docs/results/fast-paths.md`.",
         "",
         "| seed | " + " | ".join(f"{name}, {side}" for name in FIGURES.values() for side in SIDES) + " |",
         "|---" * (1 + 2 * len(FIGURES)) + "|",
@@ -102,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", type=Path, default=Path("studies/hpylori.yaml"))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--to", type=Path)
+    parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     folder = Path("runs/fast-paths")
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,9 +119,9 @@ def main() -> None:
 
     text = page(str(yaml.safe_load(options.study.read_text())["title"]), sides)
     print(text)
-    if options.to:
-        options.to.write_text(text)
-        print(f"wrote {options.to}")
+    if options.output:
+        options.output.write_text(text)
+        print(f"wrote {options.output}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How well fastai does on the folds of a finished casewise run, with the same network, first weights and images.
 
     casewise run studies/covid-cxr.yaml
-    python benchmarks/fastai_cxr.py --run runs/covid-cxr [--folds 5] [--to docs/results/fastai.md]
+    python benchmarks/fastai_cxr.py --run runs/covid-cxr [--folds 5] [--output docs/results/fastai.md]
 
 fastai makes one pass with the head alone and five with the whole network. Its folds are kept in `--out`: what is done
 is not trained again. Figures are printed, never asserted; intervals are from resamples of subjects.
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=BESIDE / "data" / "covid-cxr")
     parser.add_argument("--weights", type=Path, default=BESIDE / "weights")
     parser.add_argument("--out", type=Path, default=Path("runs/fastai-cxr"), help="where fastai's folds are kept")
-    parser.add_argument("--to", type=Path, metavar="FILE", help="the page to write (Markdown)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the page to write (Markdown)")
     options = parser.parse_args()
     if not fastai_user.ready():
         return
@@ -195,11 +195,11 @@ def main() -> None:
         resamples=RESAMPLES,
     )
     page = head + "\n".join(lines(found)) + "\n"
-    page += f"\nMade by `python benchmarks/fastai_cxr.py --folds {options.folds} --to docs/results/fastai.md`.\n"
+    page += f"\nMade by `python benchmarks/fastai_cxr.py --folds {options.folds} --output docs/results/fastai.md`.\n"
     print(page)
-    if options.to:
-        write_atomic(options.to, page)
-        print(f"page: {options.to}")
+    if options.output:
+        write_atomic(options.output, page)
+        print(f"page: {options.output}")
 
 
 if __name__ == "__main__":

@@ -141,11 +141,11 @@ def main() -> None:
             theirs, ours = [], []
             for _ in range(options.rounds):
                 theirs.append(fastai_user.apart(fastai_user.__file__, task | {"way": "speed"})["rate"])
-                told = fastai_user.apart(__file__, task)
-                ours.append(told["rate"])
-            gain = statistics.median(mine / rate for mine, rate in zip(ours, theirs, strict=True))
+                result = fastai_user.apart(__file__, task)
+                ours.append(result["rate"])
+            gain = statistics.median(own_rate / rate for own_rate, rate in zip(ours, theirs, strict=True))
             line = f"  {network:<24}{statistics.median(ours):>9.1f}{statistics.median(theirs):>8.1f}"
-            print(f"{line}   casewise ({told['way']}) is {gain:.1f} times as fast (aim: {aim:g})", flush=True)
+            print(f"{line}   casewise ({result['way']}) is {gain:.1f} times as fast (aim: {aim:g})", flush=True)
 
 
 if __name__ == "__main__":

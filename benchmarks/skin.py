@@ -163,8 +163,8 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
 def apart(**task: Any) -> dict[str, Any]:
     """Do a task in a process of its own."""
     command = [sys.executable, __file__, "--task", json.dumps(task)]
-    told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    return dict(json.loads(told.splitlines()[-1]))
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return dict(json.loads(result.splitlines()[-1]))
 
 
 def compare(folder: str, images: int, head: int, fine: int) -> None:
@@ -177,7 +177,7 @@ def compare(folder: str, images: int, head: int, fine: int) -> None:
             plain[name].append(apart(folder=folder, freeze=name))
         ours[freeze] = apart(folder=folder, phases=[first, {"epochs": fine, "freeze": freeze, "lr": 0.00001}])
     ours["none"] = apart(folder=folder, phases=[{"epochs": 3, "freeze": "none"}])
-    epoch = {name: min(told["epoch"] for told in measured) for name, measured in plain.items()}
+    epoch = {name: min(result["epoch"] for result in measured) for name, measured in plain.items()}
     frozen = {name: measured[0]["frozen"] for name, measured in plain.items()}
     same = {"all": ours["11 blocks"]["frozen"][0], **{name: ours[name]["frozen"][-1] for name in KINDS[1:]}}
     if frozen != same:
@@ -186,12 +186,14 @@ def compare(folder: str, images: int, head: int, fine: int) -> None:
     short = (head, fine) != (HEAD, FINE)
     scaled = f", {head} and {fine} epochs measured, {HEAD} and {FINE} worked out" if short else ""
     print(f"published schedule: {images:,} images of {SIDE} px in batches of {BATCH}, {HEAD} + {FINE} epochs")
-    chosen = ", ".join(sorted({told["choice"] for told in ours.values()}))
+    chosen = ", ".join(sorted({result["choice"] for result in ours.values()}))
     print(f"  casewise chose {chosen}; of the plain loop {TIMED} batches of each kind, twice, multiplied{scaled}")
     print(f"  {'':<52}{'casewise':>12}{'plain loop':>12}")
 
-    def row(what: str, mine: float, theirs: float, aim: str) -> None:
-        print(f"  {what:<52}{mine / 60:>8.2f} min{theirs / 60:>8.1f} min   {theirs / mine:6.1f}×  ({aim})")
+    def row(what: str, own_seconds: float, theirs: float, aim: str) -> None:
+        print(
+            f"  {what:<52}{own_seconds / 60:>8.2f} min{theirs / 60:>8.1f} min   {theirs / own_seconds:6.1f}×  ({aim})"
+        )
 
     def phase(name: str, number: int) -> float:
         of, done = (HEAD, head) if number == 0 else (FINE, fine)

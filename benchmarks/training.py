@@ -237,7 +237,7 @@ def compare(network: str, panels: int, rounds: int, materials: list[Path]) -> No
     print(f"  {'casewise':<44}{middle:>9.1f}{panels / middle:>9.2f}")
     for (width, height), rates in zip(SIZES, theirs, strict=True):
         plain = statistics.median(rates)
-        gains = [mine / rate for mine, rate in zip(ours, rates, strict=True)]
+        gains = [own_rate / rate for own_rate, rate in zip(ours, rates, strict=True)]
         name = f"plain loop, photographs of {width} x {height}"
         told = f"casewise is {statistics.median(gains):.1f} times as fast ({min(gains):.1f}-{max(gains):.1f}; aim: 2.5)"
         print(f"  {name:<44}{plain:>9.1f}{panels / plain:>9.2f}   {told}")

@@ -162,7 +162,7 @@ def test_the_page_tells_all(
     monkeypatch.setattr(module, "Steps", partial(Steps, bias="none", smoothing="none"))
     monkeypatch.setattr(module, "draw_phantom", lambda _: drawn)
     target = tmp_path / "page.md"
-    monkeypatch.setattr(sys, "argv", ["alignment.py", "--data", str(data), "--to", str(target)])
+    monkeypatch.setattr(sys, "argv", ["alignment.py", "--data", str(data), "--output", str(target)])
     module.main()
     text = target.read_text()
     assert str(tmp_path) not in text

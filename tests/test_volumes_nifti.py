@@ -254,7 +254,7 @@ def test_affines_that_are_none(tmp_path: Path) -> None:
         with pytest.raises(ImageError, match=problem):
             read_nifti(patched(path, SROW, "<12f", *row))
     sheared = read_nifti(patched(path, SROW, "<12f", 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 3, 0))
-    assert sheared.notes == ("its axes are not at right angles (71.6° instead of 90°), as of a tilted gantry",)
+    assert sheared.notes == ("its axes are not at right angles (71.6° instead of 90°), as with a tilted gantry",)
 
 
 def test_units(tmp_path: Path) -> None:

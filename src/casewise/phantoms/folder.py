@@ -165,5 +165,5 @@ def check_settings(settings: Any, kind: PhantomKind) -> None:
         for name in settings.classes:
             check_choice("The phantom's classes", name, kind.classes)
         if len(set(settings.classes)) != len(settings.classes) or len(settings.classes) < 2:
-            found = ", ".join(settings.classes) or "none"
-            raise CasewiseError(f"The phantom's classes must be two or more; found {found}.")
+            names = ", ".join(settings.classes) or "none"
+            raise CasewiseError(f"The phantom's classes must be two or more; found {names}.")

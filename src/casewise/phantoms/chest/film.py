@@ -13,10 +13,10 @@ from casewise.phantoms.chest.canvas import Canvas, Floats, Points, breathed, cir
 from casewise.phantoms.chest.signs import GRID, MARGIN, RAMP, Sign, paint, spread
 from casewise.phantoms.draws import stream
 
-# Beyond this many pixels a side the film is drawn smaller and enlarged with fresh grain: time, not detail, is short.
+# A film with more pixels a side is drawn smaller and enlarged with fresh grain, which saves time.
 DRAWN_AT_MOST = 640
 TEXTURES = ((1.0, "texture"), (0.4, "texture"), (3.5, "texture"), (5.0, "unevenness"), (10.0, "unevenness"))
-SIGN_AT_MOST = 160  # a sign is smooth, so it is worked out on so few pixels a side
+SIGN_AT_MOST = 160  # a sign is smooth, so it is computed on at most this many pixels a side
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Film:
 
 @dataclass(frozen=True)
 class Machine:
-    """How a hospital takes films: contrast, brightness and grain from-to, and its size against the size asked for."""
+    """The ranges of a hospital's films: contrast, brightness, grain, and size relative to the requested size."""
 
     contrast: tuple[float, float]
     gamma: tuple[float, float]
@@ -74,7 +74,7 @@ def _position(seed: int, who: Chest, film: np.random.Generator, shape: tuple[int
     own = stream(seed, "position", who.number)
     turn = np.deg2rad(own.uniform(-4, 4) + film.uniform(-1.2, 1.2))
     shift = own.uniform((-0.05, -0.06), (0.05, 0.06)) + film.uniform(-0.012, 0.012, 2)
-    # Whoever takes a film sees to it that the tops of the lungs are on it.
+    # The tops of the lungs are always on the film.
     top = min(float(lung[:, 1].min()) for lung in who.lungs)
     zoom = min(own.uniform(0.86, 1.24) * film.uniform(0.985, 1.015), 0.465 / max(-(top + shift[1]), 0.3))
     scale = min(shape) * zoom
@@ -106,7 +106,7 @@ def _density(seed: int, who: Chest, canvas: Canvas, breath: float) -> tuple[Floa
     # More blood and muscle lie over the bases than over the tops.
     air *= np.clip(np.float32(0.94) - np.float32(0.32) * y, 0.75, 1.1)
     density -= np.float32(0.38 * much["air"]) * air * canvas.soft(lungs, 0.003)
-    # Behind the heart and under the dome there is lung as well, which lets their outlines be seen through.
+    # Lung behind the heart and below the dome makes their outlines visible.
     density -= np.float32(0.10 * much["air"]) * canvas.soft(whole - np.minimum(whole, lungs), 0.012)
 
     fill = 1 - np.exp(canvas.depth(abdomen) * np.float32(-1 / 0.06))
@@ -115,11 +115,11 @@ def _density(seed: int, who: Chest, canvas: Canvas, breath: float) -> tuple[Floa
     bulge = np.float32(0.45) * canvas.soft(middle, 0.004) + np.float32(0.55) * bulge
     bulge *= np.clip((y + 0.56) / 0.48, 0.2, 1)
     bulge, below = np.float32(much["heart"]) * bulge, np.float32(much["abdomen"]) * below * body
-    # Heart and liver are of one density, so that below the dome the one is lost in the other.
+    # Heart and liver have the same density, so the border between them is invisible below the dome.
     density += np.maximum(bulge, below) + np.float32(0.25) * np.minimum(bulge, below)
     if who.bubble is not None:
         density -= np.float32(0.12) * canvas.soft(canvas.fill(breathed(who.bubble, breath)), 0.012)
-    # No tube and no table is even: one side of the film gets more rays, the bases are thicker than the tops.
+    # Exposure is uneven: one side of the film gets more rays, and the bases are thicker than the tops.
     density += np.float32(much["across"]) * canvas.columns() * body
     density += np.float32(much["down"]) * y * body
     _bones(who, canvas, density, body, canvas.soft(lungs, 0.02))
@@ -208,7 +208,7 @@ def _exposed(
 
 
 def _sign(ill: Sign, canvas: Canvas, breath: float, room: Floats, slope: Floats) -> Floats:
-    """Return the sign at the film's size, worked out on fewer pixels."""
+    """Return the sign at the size of the film, computed on fewer pixels."""
     height, width = room.shape
     fewer = min(1.0, SIGN_AT_MOST / max(height, width))
     small = (max(round(width * fewer), 1), max(round(height * fewer), 1))
@@ -247,7 +247,7 @@ def _developed(
     random: np.random.Generator,
     size: tuple[int, int],
 ) -> Film:
-    """Return 8-bit pixels of the size asked for, with grain."""
+    """Return 8-bit pixels of the requested size, with grain."""
     if grey.shape != size[::-1]:
         grey, added = (cv2.resize(v, size, interpolation=cv2.INTER_LINEAR).astype(np.float32) for v in (grey, added))
         lungs = cv2.resize(lungs.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)

@@ -1,7 +1,7 @@
-"""Signs of disease in a phantom chest: texture and one focus inside the lungs that nothing but a close look can see.
+"""Signs of disease in a phantom chest: texture or one focus inside the lungs, visible only in detail.
 
-A sign has a mean of about zero wherever it is averaged over an eighth of the picture. So neither the brightness of the
-film, nor its thumbnail, nor its border tells the label; what is left is what a network should find.
+The mean of a sign over an eighth of the picture is about zero. Therefore neither the brightness of the film, nor its
+thumbnail, nor its border reveals the label, and a network must detect the sign itself.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from casewise.phantoms.draws import stream
 Finding = Literal["covid", "no_finding", "pneumonia"]
 FINDINGS: tuple[str, ...] = get_args(Finding)
 
-COARSEST = {"haze": 0.05, "focus": 0.068}  # in body units: what is smoother than this is taken out of a sign
-MARGIN, RAMP = 0.014, 0.022  # a sign begins this far inside the lung's outline, and is full after so much more
+COARSEST = {"haze": 0.05, "focus": 0.068}  # in body units: smoother components are removed from a sign
+MARGIN, RAMP = 0.014, 0.022  # distance from the lung's outline at which a sign begins, and the width of its ramp
 GRID, GRAIN = 56, 0.030  # the texture's grid, and the length of its cells in body units
 
 
@@ -60,7 +60,7 @@ def _spot(
     """Return a point of a lung, given the share of its height from the top and of its width from the middle."""
     lung, side = who.lungs[index], SIDES[index]
     y = lung[:, 1].min() + random.uniform(*down) * (_floor(lung) - lung[:, 1].min())
-    # Beside the heart, not behind it, where nobody could see it.
+    # Beside the heart, because a sign behind it would be invisible.
     inner = max(_reach(np.vstack([who.heart, who.mediastinum]), side, y), 0.05)
     outer = max(_reach(lung, side, y), inner + 0.05)
     return side * (inner + random.uniform(*out) * (outer - inner)), float(y)
@@ -113,7 +113,7 @@ def paint(ill: Sign, inverse: Points, room: Floats, slope: Floats, scale: float)
             near = np.square(x - centre_x) + np.square(y - centre_y)
             np.maximum(cover, np.exp(near * np.float32(-0.5 / radius**2)), out=cover)
         fine = spread(ill.texture[::-1], inverse / 0.6, room.shape)
-        # Clouds of one brightness over a third of the spot: those of a plain random field would have pits between them.
+        # A logistic function makes clouds of uniform brightness over a third of the spot, without pits between them.
         cloud = np.float32(0.75) * texture + np.float32(0.55) * fine
         raw = cover / (1 + np.exp((cloud - np.float32(0.35)) * np.float32(-3.2)))
     raw *= slope * np.float32(ill.strength)
@@ -133,6 +133,6 @@ def levelled(raw: Floats, room: Floats, blur: float) -> Floats:
     weight = cv2.GaussianBlur(room, (0, 0), reach) + np.float32(1e-3)
     levels = raw * room
     for _ in range(2):
-        # Once is not enough: near the outline part of what is taken away lies outside.
+        # Two passes, because near the outline a part of the local mean lies outside.
         levels = levels - room * (cv2.GaussianBlur(levels, (0, 0), reach) / weight)
     return levels

@@ -1,4 +1,4 @@
-"""A scan of a pancreas phantom: its grid, what its machine does to the signal, and the picture that comes of it."""
+"""A scan of a pancreas phantom: its grid, the effects of the scanner, and the voxels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ORIENTATIONS = ("RAS", "LAS", "LPS", "RPI", "PSR", "ASL", "SRA")
 
 @dataclass(frozen=True)
 class Machine:
-    """A site's scanner: the level of its numbers, the deviation of its noise, and how uneven its coils see."""
+    """The scanner of a site: level of intensities, standard deviation of noise, and unevenness of its coils."""
 
     scanner: str
     level: float
@@ -35,9 +35,9 @@ MACHINES = {
 
 @dataclass(frozen=True)
 class Scan:
-    """What decides one volume besides the anatomy; voxels and mm in the order right, front, up.
+    """The properties of one volume besides the anatomy; voxels and mm in the order right, front, up.
 
-    `middle` is the grid's own, mm; `codes` say how the file's axes lie (nibabel's axis codes); a signal of 1 becomes
+    `middle` is the centre of the grid, mm; `codes` are nibabel's axis codes of the file; a signal of 1 is stored as
     `offset + scale`.
     """
 
@@ -53,7 +53,7 @@ class Scan:
 
     @property
     def axes(self) -> Axes:
-        """Where the voxels' centres lie along each axis, mm."""
+        """The coordinates of the voxels' centres along each axis, mm."""
         x, y, z = (
             (middle + step * (np.arange(count) - (count - 1) / 2)).astype(np.float32)
             for count, step, middle in zip(self.shape, self.spacing, self.middle, strict=True)
@@ -85,10 +85,10 @@ class Volume:
 
 
 def scans(seed: int, who: Abdomen, site: str, *, size: tuple[int, int], slices: tuple[int, int]) -> tuple[Scan, Scan]:
-    """Return how a subject's T1 and T2 are taken; what the subject has does not matter.
+    """Return the properties of a subject's T1 and T2 scans, which do not depend on its grade.
 
-    The field of view holds the body, so that `size` decides how wide pixels are: 3.3-4.9 mm at 96, 1.2-1.8 at 256.
-    Slices are 3-6 mm thick; so many of them as 105-165 mm need, within `slices`.
+    The field of view contains the body, so that `size` determines the width of pixels: 3.3-4.9 mm at 96, 1.2-1.8 at
+    256. Slices are 3-6 mm thick; their number covers 105-165 mm, within `slices`.
     """
     machine = MACHINES[site]
     codes = stream(seed, "orientations", who.number).permutation(len(ORIENTATIONS))[:2]
@@ -99,7 +99,7 @@ def scans(seed: int, who: Abdomen, site: str, *, size: tuple[int, int], slices: 
         deep = who.trunk.front + who.trunk.back
         view = max(2 * who.trunk.wide / size[0], deep / size[1]) * random.uniform(1.03, 1.32)
         step = float(random.uniform(3, 6))
-        # Where slices are few they are thick, or the pancreas would not be within them.
+        # Few slices are thick, so that they contain the pancreas.
         step = round(max(step, min(6.0, 60 / slices[1])), 2)
         count = int(np.clip(round(random.uniform(105, 165) / step), *slices))
         shift = random.uniform(-0.5, 0.5, 3) * np.array((view, view, step)) + random.uniform(-1.5, 1.5, 3)
@@ -125,11 +125,11 @@ def scans(seed: int, who: Abdomen, site: str, *, size: tuple[int, int], slices: 
 
 
 def draw(seed: int, who: Abdomen, lesions: Findings, scan: Scan) -> Volume:
-    """Draw one volume; the noise, the coils and all organs are the same whatever was found."""
+    """Draw one volume; noise, coils and organs do not depend on the lesions."""
     canvas, pancreas, lesion = _painted(seed, who, lesions, scan)
     random = stream(seed, "noise", who.number, scan.sequence)
     field = smooth_noise(random, scan.axes, 190.0)
-    # Coils lie in front and behind, so that the middle of the body is darker.
+    # Coils in front and behind make the middle of the body darker.
     x, y, _ = (axis / np.float32(reach) for axis, reach in zip(scan.axes, (170.0, 110.0, 1.0), strict=True))
     rim = (x[:, None, None] ** 2 + y[None, :, None] ** 2) - np.float32(0.6)
     gain = np.exp(np.float32(scan.uneven) * np.clip(0.7 * field + 0.45 * rim, -1.8, 1.8))
@@ -142,7 +142,7 @@ def draw(seed: int, who: Abdomen, lesions: Findings, scan: Scan) -> Volume:
 def _painted(
     seed: int, who: Abdomen, lesions: Findings, scan: Scan
 ) -> tuple[Canvas, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Paint the anatomy; return the canvas and where pancreas and lesion are."""
+    """Paint the anatomy; return the canvas and the masks of pancreas and lesion."""
     axes, column = scan.axes, SEQUENCES.index(scan.sequence)
     signal = {name: pair[column] for name, pair in who.signals.items()}
     warp = [2.3 * smooth_noise(stream(seed, "warp", who.number, axis), axes, 46.0) for axis in range(3)]
@@ -154,9 +154,9 @@ def _painted(
     skinless = canvas.whole(who.trunk) + np.float32(2.2)
     # Thin septa run through the fat.
     fat = np.float32(signal["fat"]) * (1 - np.float32(0.07) * np.abs(fine))
-    _lay(canvas, skinless, fat)
-    _lay(canvas, flesh, np.float32(signal["muscle"]))
-    _lay(canvas, cavity, fat)
+    _fill(canvas, skinless, fat)
+    _fill(canvas, flesh, np.float32(signal["muscle"]))
+    _fill(canvas, cavity, fat)
     for organ in who.before:
         canvas.paint(organ.shape, signal[organ.name], within=edges[organ.inside])
     lobes = np.float32(1.5) * smooth_noise(stream(seed, "lobes", who.number), axes, 9.0)
@@ -170,14 +170,14 @@ def _painted(
     return canvas, pancreas | (lesion if lesions.cysts else False), lesion
 
 
-def _lay(canvas: Canvas, away: Floats, value: Floats | np.float32) -> None:
+def _fill(canvas: Canvas, away: Floats, value: Floats | np.float32) -> None:
     share = np.clip(np.float32(0.5) - away / canvas.soft, 0, 1)
     canvas.signal += share * (value - canvas.signal)
 
 
 def _paint_findings(canvas: Canvas, lesions: Findings, signal: dict[str, float]) -> NDArray[np.bool_]:
-    """Paint duct, cysts and the planted lesion; return where the latter two are."""
-    # A duct thinner than a voxel fills a part of it.
+    """Paint duct, cysts and the planted lesion; return the mask of cysts and planted lesion."""
+    # A duct thinner than a voxel fills a fraction of it.
     wide = float(np.mean(lesions.duct.radii))
     canvas.paint(lesions.duct, signal["fluid"], strength=min(1.0, np.pi * wide**2 / float(canvas.soft) ** 2))
     lesion = np.zeros(canvas.shape, bool)
@@ -186,13 +186,13 @@ def _paint_findings(canvas: Canvas, lesions: Findings, signal: dict[str, float])
         canvas.paint(cyst.fluid, signal["fluid"])
         if cyst.nodule is not None:
             canvas.paint(cyst.nodule, signal["nodule"])
-        lesion[box] |= _seen(share)
+        lesion[box] |= _filled(share)
     if lesions.planted is not None:
         box, share = canvas.paint(lesions.planted, signal["lesion"])
-        lesion[box] |= _seen(share)
+        lesion[box] |= _filled(share)
     return lesion
 
 
-def _seen(share: Floats) -> NDArray[np.bool_]:
+def _filled(share: Floats) -> NDArray[np.bool_]:
     """Return the voxels that are more than half filled, or the fullest where none is."""
     return share >= min(0.5, float(share.max(initial=0.5)) or 0.5)

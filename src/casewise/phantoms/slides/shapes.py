@@ -1,4 +1,4 @@
-"""What lies in a drawn section as single shapes: nuclei, fat, vessels, glands and follicles, all of ellipses."""
+"""The shapes in a synthetic section: nuclei, fat, vessels, glands and follicles, all drawn as ellipses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Curve = Callable[[np.ndarray], np.ndarray]
 # optical density unit), and whether it covers what lies under it.
 COLUMNS = 8
 UNIT = 200
-# Of a pixel, in which shapes are placed.
+# Positions of shapes have this many fractional bits of a pixel.
 FINE = 4
 FIBROBLASTS = 380.0  # nuclei per mm² of dermis
 KERATINOCYTES = 11.0  # µm between nuclei of the epidermis
@@ -35,7 +35,7 @@ class Drawn:
 
 @dataclass(frozen=True, eq=False)
 class Shapes:
-    """All shapes of a section, (N, 8) in the order of drawing; how many of them are adnexa and infiltrates."""
+    """All shapes of a section, (N, 8) in the order of drawing; the numbers of adnexa and infiltrates."""
 
     table: np.ndarray
     adnexa: int
@@ -52,8 +52,8 @@ class Shapes:
         """Draw the shapes that reach into a window (left, top, width, height) of the slide."""
         left, top, width, height = window
         scale = 1 << FINE
-        # The half is what lies between a pixel's corner and its middle. Rounded before the window's corner is taken
-        # off, so that windows agree but for a few pixels on the rim of shapes that are cut by them.
+        # The half is the distance from the corner of a pixel to its middle. Rounding before the window's corner is
+        # subtracted makes windows agree except for a few pixels on the rim of shapes that they cut.
         positions = np.rint(((self.table[:, :2] @ turn + origin) / mpp - 0.5) * scale).astype(int)
         positions -= (left * scale, top * scale)
         reach = self.table[:, 2:4].max(axis=1)[:, None] / mpp + 2
@@ -99,7 +99,7 @@ def _scattered(
     border: Curve,
     margin: float = 8.0,
 ) -> np.ndarray:
-    """Places (N, 2) in the dermis, at least `margin` µm from where it begins and ends."""
+    """Positions (N, 2) in the dermis, at least `margin` µm from its borders."""
     u = random.uniform(-0.5, 0.5, count) * (width - 60)
     top = surface(u) + border(u) + margin
     return np.stack([u, top + random.uniform(0, 1, count) * np.maximum(floor - margin - top, 0)], axis=1)
@@ -108,7 +108,7 @@ def _scattered(
 def _apart(
     random: np.random.Generator, count: int, width: float, floor: float, surface: Curve, border: Curve
 ) -> np.ndarray:
-    """Places in the middle of the dermis, each in a stretch of its own along the skin."""
+    """Positions in the middle of the dermis, each in its own interval along the skin."""
     u = ((np.arange(count) + random.uniform(0.2, 0.8, count)) / max(count, 1) - 0.5) * (width - 240)
     top = surface(u) + border(u)
     return np.stack([u, top + random.uniform(0.3, 0.75, count) * (floor - top)], axis=1)
@@ -134,8 +134,8 @@ def _keratinocytes(random: np.random.Generator, width: float, surface: Curve, bo
     """Nuclei of the epidermis, close together; those at its border stand upright and are darker."""
     u, d = np.meshgrid(np.arange(-width / 2, width / 2, KERATINOCYTES), np.arange(8, 190, KERATINOCYTES))
     u, d = (values.ravel() + random.uniform(-3.5, 3.5, values.size) for values in (u, d))
-    kept = d < border(u) - 3
-    u, d = u[kept], d[kept]
+    within = d < border(u) - 3
+    u, d = u[within], d[within]
     rows = _nuclei(random, np.stack([u, surface(u) + d], axis=1), long=(2.6, 3.8), short=(2.2, 3.0), tilt=90)
     rows[:, 5] = np.where(d > border(u) - 14, 1.0, 0.7) * rows[:, 5]
     return rows
@@ -154,7 +154,7 @@ def _fat(random: np.random.Generator, width: float, depth: float, floor: float) 
 
 
 def _ring(centre: np.ndarray, radius: float, hole: float, dark: float, pink: float) -> np.ndarray:
-    """A tube cut across: its wall and its empty middle."""
+    """The cross-section of a tube: wall and lumen."""
     return np.array(
         [[*centre, radius, radius * 0.9, 0, dark, pink, 1], [*centre, hole, hole * 0.8, 0, 0, 6, 1]], dtype=np.float64
     )
@@ -178,7 +178,7 @@ def _gland(random: np.random.Generator, centre: np.ndarray) -> np.ndarray:
 
 
 def _follicle(random: np.random.Generator, centre: np.ndarray) -> np.ndarray:
-    """A hair in its sheaths, cut aslant."""
+    """An oblique section of a hair in its sheaths."""
     tilt, long = random.uniform(60, 120), random.uniform(130, 210)
     sheaths = ((1.0, 52, 80, 85), (0.9, 38, 100, 70), (0.84, 20, 25, 150), (0.8, 11, 190, 110))
     return np.array([[*centre, long * values, wide, tilt, dark, pink, 1] for values, wide, dark, pink in sheaths])

@@ -1,7 +1,8 @@
-"""Drawn sections of skin in haematoxylin and eosin: an anatomy for each subject, and any part of a section as pixels.
+"""Synthetic sections of skin in haematoxylin and eosin: the anatomy of each subject, and windows of a section as
+pixels.
 
-Lengths are in microns of the section: u along the skin, v into its depth. Every part of a section can be drawn by
-itself and joins its neighbours, so that a slide of any size is drawn in little memory.
+Lengths are in microns of the section: u along the skin, v into its depth. Every window of a section can be drawn by
+itself and matches its neighbours, so that a slide of any size needs little memory.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ HORN = 22.0
 
 @dataclass(frozen=True)
 class Stage:
-    """What sets a class apart.
+    """The measures that differ between classes.
 
     `bundle`: thickness of a collagen bundle, µm. `density`: the share of the dermis that collagen fills. `epidermis`:
     its thickness, `ridges`: the depth of its ridges, µm. `dermis`: its share of the section's depth, the rest being
@@ -48,9 +49,9 @@ STAGES = {
     "early": Stage(14, 0.79, 64, 32, 0.83, 1.4, 4.0),
     "late": Stage(22, 0.88, 48, 12, 0.88, 0.4, 1.2),
 }
-# How much subjects of one class differ, as the spread of a logarithm.
+# The standard deviation of the logarithm of measures within a class.
 VARIATION = 0.12
-# How much stains differ between subjects: in strength, in the direction of their colour, and in the tint of the glass.
+# The variation of stains between subjects: of their strength, their colour, and the tint of the glass.
 STAINS = {"alike": (0.05, 0.015, 1.0), "own": (0.30, 0.16, 4.0)}
 
 
@@ -73,10 +74,10 @@ class Skin:
 
 
 def skin(seed: int, number: int, finding: str, stains: str = "alike") -> Skin:
-    """Return the skin of a subject with a finding; stain and surface have nothing to do with the finding.
+    """Return the skin of a subject with a finding; stain and surface are independent of the finding.
 
-    >>> one, other = skin(0, 3, "normal"), skin(0, 3, "late")
-    >>> one.colours == other.colours, one.stage.bundle < other.stage.bundle
+    >>> normal, late = skin(0, 3, "normal"), skin(0, 3, "late")
+    >>> normal.colours == late.colours, normal.stage.bundle < late.stage.bundle
     (True, True)
     """
     random = stream(seed, "skin", number)
@@ -107,7 +108,7 @@ def skin(seed: int, number: int, finding: str, stains: str = "alike") -> Skin:
 
 @lru_cache(maxsize=4)
 def _texture(seed: int) -> np.ndarray:
-    """A periodic field of smooth noise whose values are spread evenly over 0..1, (CELLS, CELLS)."""
+    """A periodic field of smooth noise with values uniform in 0..1, (CELLS, CELLS)."""
     noise = ndimage.gaussian_filter(stream(seed, "tissue texture").normal(size=(CELLS, CELLS)), 1.0, mode="wrap")
     ranks = noise.ravel().argsort().argsort().reshape(noise.shape)
     return (ranks / noise.size).astype(np.float32)
@@ -124,7 +125,7 @@ class Section:
         self.width, self.depth = 0.80 * size[0] * mpp, 0.70 * size[1] * mpp
         self.shift: np.ndarray = random.uniform(0, CELLS, (8, 2)).astype(np.float32)
         middle = np.array(size) * mpp / 2
-        # The middle of the section lies in the middle of the slide, a little aside.
+        # The middle of the section is near the middle of the slide.
         self.turn = cv2.getRotationMatrix2D((0, 0), self.angle, 1)[:, :2]
         self.origin = middle * random.uniform(0.97, 1.03, 2) - self.turn.T @ np.array([0, self.depth / 2])
 
@@ -135,23 +136,23 @@ class Section:
         return shapes(random, self.who.stage, self.width, self.depth, self.surface, self.border)
 
     def surface(self, u: np.ndarray) -> np.ndarray:
-        """How deep the surface of the skin lies, v, along u."""
+        """The depth v of the surface of the skin along u."""
         waves = [height * np.sin(2 * np.pi * u / length + phase) for height, length, phase in self.who.waves]
         return np.sum(waves, axis=0)
 
     def border(self, u: np.ndarray) -> np.ndarray:
-        """How far below the surface the epidermis ends along u: straight but for its ridges."""
+        """The depth of the lower border of the epidermis below the surface along u, with its ridges."""
         stage, phase = self.who.stage, float(self.shift[0, 0])
         beat = np.sin(2 * np.pi * u / 104 + phase + 1.3 * np.sin(2 * np.pi * u / 377))
         return stage.epidermis + stage.ridges * (beat + 0.35 * np.sin(2 * np.pi * u / 61)) / 1.35
 
     def paint(self, left: int, top: int, width: int, height: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Draw a part of the slide: (height, width, 3) `uint8`, and where there is skin, (height, width).
+        """Draw a window of the slide: (height, width, 3) `uint8`, and the mask of skin, (height, width).
 
-        Fat does not count: it is nearly empty, and no more than its walls could be found.
-        Parts of 256 pixels are drawn several times faster than large ones, for their arrays stay in the cache.
+        Fat is not part of the mask, because it is nearly empty. Windows of 256 pixels are drawn several times faster
+        than large ones, because their arrays stay in the cache.
         """
-        u, v = self._places(left, top, width, height)
+        u, v = self._coordinates(left, top, width, height)
         below, border = self._depths(u, v)
         ragged = 36 * (self._sampled(0, u / 40, v / 40) - 0.5)
         horn = HORN * (0.5 + self._sampled(1, u / 60, v / 400))
@@ -164,7 +165,7 @@ class Section:
             drawn = self.shapes.drawn((left, top, width, height), self.mpp, self.angle, self.turn, self.origin)
             eosin += drawn.cover * (drawn.eosin - eosin)
             haema += drawn.haema - drawn.cover * haema
-            # A section is not of one thickness.
+            # The thickness of a section varies.
             uneven = -inside * (0.9 + 0.2 * self._sampled(6, u / 90, v / 90))
             for band, (blue, pink) in enumerate(zip(*self.who.colours, strict=True)):
                 picture[..., band] *= np.exp(uneven * (haema * np.float32(blue) + eosin * np.float32(pink)))
@@ -172,17 +173,17 @@ class Section:
         picture += 5 * _texture(self.who.seed)[np.ix_(rows, columns)][..., None] - 2
         return np.clip(picture, 0, 255).astype(np.uint8), (inside > 0.5) & (self._fat(v, ragged) < 0.5)
 
-    def _places(self, left: int, top: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where the pixels of a window lie in the section, u and v."""
+    def _coordinates(self, left: int, top: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+        """The coordinates u and v of the pixels of a window in the section."""
         x = (np.arange(left, left + width, dtype=np.float32) + 0.5) * np.float32(self.mpp) - np.float32(self.origin[0])
         y = (np.arange(top, top + height, dtype=np.float32) + 0.5) * np.float32(self.mpp) - np.float32(self.origin[1])
         turn = self.turn.astype(np.float32)
         return turn[0, 0] * x + (turn[0, 1] * y)[:, None], turn[1, 0] * x + (turn[1, 1] * y)[:, None]
 
     def _depths(self, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """How far below the surface each pixel lies, and how far below it the epidermis ends there."""
+        """The depth of each pixel below the surface, and that of the lower border of the epidermis."""
         first = int(np.floor(u.min()))
-        # At whole microns, so that the curves do not depend on the window.
+        # Sampled at whole microns, so that the curves do not depend on the window.
         microns = np.arange(first, int(np.ceil(u.max())) + 2)
         at = u - np.float32(first)
         surface, border = (
@@ -192,8 +193,8 @@ class Section:
         return v - surface, border
 
     def _sampled(self, number: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """A field of evenly spread values at (a, b), in cells; each number is a field of its own."""
-        # By hand, since the remainder of floats takes three times as long.
+        """The values of a uniform noise field at (a, b), in cells; each number selects another field."""
+        # The remainder operator for floats takes three times as long.
         a, b = (
             (layer + shift) * np.float32(1 / CELLS) for layer, shift in zip((a, b), self.shift[number], strict=True)
         )
@@ -202,13 +203,13 @@ class Section:
         return field
 
     def _fat(self, v: np.ndarray, ragged: np.ndarray) -> np.ndarray:
-        """Where the dermis has ended, 0 to 1."""
+        """The share of fat, which begins below the dermis, 0 to 1."""
         return _step(v - self.depth * self.who.stage.dermis + 2 * ragged, 12)
 
     def _stained(
         self, u: np.ndarray, v: np.ndarray, below: np.ndarray, border: np.ndarray, ragged: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """How much haematoxylin and eosin each pixel has taken up, without the shapes."""
+        """The haematoxylin and eosin of each pixel, without the shapes."""
         stage = self.who.stage
         fat = self._fat(v, ragged)
         epidermis = _step(border - below, 2)
@@ -227,9 +228,9 @@ class Section:
     def _collagen(
         self, u: np.ndarray, v: np.ndarray, stage: Stage, papillary: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Where collagen is, 0 to 1, and the fibres within it: two interwoven sets of bundles, finer near the top."""
+        """The share of collagen, 0 to 1, and its fibres: two interwoven sets of bundles, finer near the surface."""
         bend_u, bend_v = (90 * (self._sampled(n, u / 75, v / 75) - 0.5) for n in (3, 4))
-        # Each of two sets covers so much that both together cover what is wanted.
+        # Both sets together cover the density.
         gap = np.float32(np.sqrt(1 - stage.density))
         field, fibres = np.zeros_like(u), np.zeros_like(u)
         for number, (slope, fine) in enumerate(((0.30, 1.0), (-0.22, 1.0), (0.08, 0.45))):
