@@ -62,10 +62,10 @@ def number(text: str) -> float | None:
 
 def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[str, str]:
     """The column of each standard name that the table has; a name mapped to '' is left unused."""
-    known = [*ROLES, *study.targets]
+    names = [*ROLES, *study.targets]
     for name, header in study.columns.items():
-        if name not in known:
-            problems.add("columns", f"columns: there is no standard name {name!r}.{closest(name, known)}")
+        if name not in names:
+            problems.add("columns", f"columns: there is no standard name {name!r}.{closest(name, names)}")
         elif header and header not in headers:
             problems.add(
                 "columns", f"columns: {name} is {header!r}, which is no column of the table.{closest(header, headers)}"

@@ -234,8 +234,8 @@ def _assembled(
     dated = cases["day"].notna().groupby(cases["subject"]).transform("all")
     # if a day of a subject is unknown, its visits are ordered by name
     keys = [
-        (natural(subject), day if known else 0.0, natural(visit))
-        for subject, visit, day, known in zip(cases["subject"], cases["visit"], cases["day"], dated, strict=True)
+        (natural(subject), day if by_day else 0.0, natural(visit))
+        for subject, visit, day, by_day in zip(cases["subject"], cases["visit"], cases["day"], dated, strict=True)
     ]
     cases = cases.iloc[sorted(range(len(cases)), key=keys.__getitem__)].reset_index(drop=True)
     position = pd.DataFrame({"case": images["case"].map({case: i for i, case in enumerate(cases["case"])})})

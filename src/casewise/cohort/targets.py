@@ -27,9 +27,11 @@ def target_columns(name: str, study: Study) -> list[str]:
 
 def class_columns(study: Study, headers: list[str]) -> dict[str, str]:
     """The column of each target with classes, if the table has it."""
-    wanted = {*study.outputs, study.split.stratify_by}
+    names_needed = {*study.outputs, study.split.stratify_by}
     columns = {
-        name: target_columns(name, study)[0] for name in study.targets if study.classes_of(name) and name in wanted
+        name: target_columns(name, study)[0]
+        for name in study.targets
+        if study.classes_of(name) and name in names_needed
     }
     return {name: column for name, column in columns.items() if column in headers}
 

@@ -244,26 +244,26 @@ def differences(
             continue
         best = int(np.nanargmin(sign * point))
         lows, highs = percentiles(samples[name] - samples[name][:, [best]], plan.confidence)
-        apart, equals = {}, [learners[best]]
+        differences_by_learner, equals = {}, [learners[best]]
         for number, learner in enumerate(learners):
             if number == best or np.isnan(point[number]):
                 continue
             low, high = float(lows[number]), float(highs[number])
-            known = n_subjects > 1 and not np.isnan(low)
-            noise = rough or not known or low <= 0 <= high
-            equals += [learner] if noise else []
-            apart[learner] = {
+            defined = n_subjects > 1 and not np.isnan(low)
+            uncertain = rough or not defined or low <= 0 <= high
+            equals += [learner] if uncertain else []
+            differences_by_learner[learner] = {
                 "difference": float(point[number] - point[best]),
-                "low": low if known else None,
-                "high": high if known else None,
-                "indistinguishable": noise,
+                "low": low if defined else None,
+                "high": high if defined else None,
+                "indistinguishable": uncertain,
             }
         comparison[name] = {
             "best": learners[best],
             "indistinguishable": equals,
             "n_subjects": n_subjects,
             "rough": rough,
-            "differences": apart,
+            "differences": differences_by_learner,
         }
     return comparison
 

@@ -35,8 +35,8 @@ def drop(
         return {}
     drops: dict[str, dict[str, dict[str, Any]]] = {}
     judge = judge_of(rows, classes, positive)
-    for learner, part in rows.groupby("model", sort=False):
-        sides = [part[part["stage"] == stage] for stage in (inside, "external")]
+    for learner, learner_rows in rows.groupby("model", sort=False):
+        sides = [learner_rows[learner_rows["stage"] == stage] for stage in (inside, "external")]
         if any(side.empty for side in sides):
             continue
         (at, drawn, n), (other, redrawn, n_other) = (

@@ -1,16 +1,16 @@
-"""How well scores put one class before the others: areas under curves, over many resamples at once, and the curves.
+"""ROC and precision-recall: areas under curves, for many resamples at once, and the curves.
 
 Sources: Hanley and McNeil 1982 (the area under the ROC curve as the share of pairs in the right order, ties half);
-average precision as scikit-learn defines it, a sum of steps without interpolation.
+average precision as in scikit-learn, a sum of steps without interpolation.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-# values of one intermediate array: small enough to stay in a processor's cache
+# size of an intermediate array that fits into the cache of a processor
 _AT_ONCE = 2**19
-# Scores are compared to a millionth of the largest, because equal images give slightly different matrix products.
+# scores are rounded to a millionth of the largest, because equal images give slightly different matrix products
 SCORE_STEPS = 1e6
 
 
@@ -36,7 +36,7 @@ def areas(
     columns = np.asarray(subject)[order]
     starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))
     step = max(1, _AT_ONCE // max(len(scores), 1))
-    found = np.full((2, len(counts)), np.nan)
+    both = np.full((2, len(counts)), np.nan)
     for first in range(0, len(counts) if len(scores) else 0, step):
         weights = counts[first : first + step].take(columns, axis=1)
         inside = weights * of_class
@@ -46,13 +46,13 @@ def areas(
         reached, taken = np.cumsum(inside, axis=1), np.cumsum(weights, axis=1)
         n_inside = reached[:, -1]
         n_outside = taken[:, -1] - n_inside
-        # a case outside is passed by every case inside before it, and by half of those tied with it
+        # a case of another class is outranked by every case of the class before it, and by half of the tied ones
         passed = np.einsum("rn,rn->r", outside, reached) - np.einsum("rn,rn->r", outside, inside) / 2
         precision = np.divide(reached, taken, out=np.zeros_like(taken), where=taken > 0)
         with np.errstate(all="ignore"):
-            found[0, first : first + step] = passed / (n_inside * n_outside)
-            found[1, first : first + step] = np.einsum("rn,rn->r", inside, precision) / n_inside
-    return found[0], found[1]
+            both[0, first : first + step] = passed / (n_inside * n_outside)
+            both[1, first : first + step] = np.einsum("rn,rn->r", inside, precision) / n_inside
+    return both[0], both[1]
 
 
 def curve(scores: np.ndarray, of_class: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -72,9 +72,9 @@ def curve(scores: np.ndarray, of_class: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def drawn_curve(scores: np.ndarray, of_class: np.ndarray, *, most: int = 200) -> dict[str, list[float]] | None:
-    """Return the ROC curve from (0, 0) to (1, 1) with at most `most` points; None where it is undefined.
+    """The ROC curve from (0, 0) to (1, 1) with at most `most` points; None if undefined.
 
-    Points are left out evenly along the curve's length, so that steep parts keep theirs.
+    Points are left out evenly along the length of the curve, so that steep segments keep their points.
 
     >>> drawn_curve(np.array([.9, .8, .8, .1]), np.array([1, 0, 1, 0]))
     {'fpr': [0.0, 0.0, 0.5, 1.0], 'tpr': [0.0, 0.5, 1.0, 1.0]}
@@ -86,8 +86,8 @@ def drawn_curve(scores: np.ndarray, of_class: np.ndarray, *, most: int = 200) ->
     fpr, tpr = np.append(0.0, fpr), np.append(0.0, tpr)
     if len(fpr) > most:
         length = fpr + tpr
-        kept = np.unique(np.searchsorted(length, np.linspace(0, length[-1], most)).clip(max=len(length) - 1))
-        fpr, tpr = fpr[kept], tpr[kept]
+        shown = np.unique(np.searchsorted(length, np.linspace(0, length[-1], most)).clip(max=len(length) - 1))
+        fpr, tpr = fpr[shown], tpr[shown]
     return {"fpr": fpr.tolist(), "tpr": tpr.tolist()}
 
 

@@ -150,11 +150,11 @@ def apply_scores(
     missing region is the mean over the other regions of the case, and the case has no reference.
     `cases_with_missing_regions` lists them. `regions` are those of the study, by default those in the table.
     """
-    known = list(regions) if regions is not None else _regions_of(table)
-    check_scores(scores, targets=_levels_of(table), regions=known)
+    study_regions = list(regions) if regions is not None else _regions_of(table)
+    check_scores(scores, targets=_levels_of(table), regions=study_regions)
     table = table.reset_index(drop=True)
     for score in scores:
-        table = _with_score(table, score, fill=missing_regions == "allow", regions=known)
+        table = _with_score(table, score, fill=missing_regions == "allow", regions=study_regions)
     return table
 
 
@@ -170,16 +170,16 @@ def cases_with_missing_regions(table: pd.DataFrame, scores: Sequence[Score]) -> 
 
 def _with_score(table: pd.DataFrame, score: Score, *, fill: bool, regions: list[str]) -> pd.DataFrame:
     takes_regions = bool(score.regions)
-    part = table[table["target"].isin([score.name, *score.targets])]
+    inputs = table[table["target"].isin([score.name, *score.targets])]
     if score.level == "region":
-        part = part[part["region"] != ""]
-    if part.empty:
+        inputs = inputs[inputs["region"] != ""]
+    if inputs.empty:
         return table
     keys = ["model", "stage", "outer_fold", "inner_fold", "case"]
     keys += ["region", "image"] if score.level == "region" else []
-    group = part.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
+    group = inputs.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
     n_groups = int(group.max()) + 1
-    target, region = part["target"].to_numpy(), part["region"].to_numpy()
+    target, region = inputs["target"].to_numpy(), inputs["region"].to_numpy()
 
     def column(name: str, where: str | None, values: Array) -> Array:
         mask = (target == name) if where is None else (target == name) & (region == where)
@@ -187,7 +187,7 @@ def _with_score(table: pd.DataFrame, score: Score, *, fill: bool, regions: list[
         with np.errstate(invalid="ignore"):
             return total / np.bincount(group[mask], minlength=n_groups)
 
-    true, predicted = part["y_true"].to_numpy(dtype=float), part["y_pred"].to_numpy(dtype=float)
+    true, predicted = inputs["y_true"].to_numpy(dtype=float), inputs["y_pred"].to_numpy(dtype=float)
     truths = {reference: column(*reference, true) for reference in score.references}
     guesses = {reference: column(*reference, predicted) for reference in score.references}
     if fill:
@@ -200,18 +200,18 @@ def _with_score(table: pd.DataFrame, score: Score, *, fill: bool, regions: list[
 
     y_true = score.value(truths)
     y_pred = np.clip(score.value(guesses), score.low, score.high)
-    given = target == score.name
+    direct = target == score.name
     first = np.full(n_groups, -1)
     first[group[::-1]] = np.arange(len(group))[::-1]
-    new = np.isfinite(y_pred) & ~np.isin(np.arange(n_groups), group[given])
-    rows = part.iloc[first[new]][list(COLUMNS)].copy()
+    new = np.isfinite(y_pred) & ~np.isin(np.arange(n_groups), group[direct])
+    rows = inputs.iloc[first[new]][list(COLUMNS)].copy()
     rows["target"], rows["y_true"], rows["y_pred"] = score.name, y_true[new], y_pred[new]
     if score.level == "case":
         rows["region"] = rows["image"] = ""
-    if given.any():
+    if direct.any():
         table = table.copy()
-        where_given = part.index[given]
-        table.loc[where_given, "y_true"] = np.where(np.isnan(true[given]), y_true[group[given]], true[given])
+        where_given = inputs.index[direct]
+        table.loc[where_given, "y_true"] = np.where(np.isnan(true[direct]), y_true[group[direct]], true[direct])
     return pd.concat([table, rows], ignore_index=True)
 
 

@@ -1,6 +1,6 @@
-"""Stackers: linear models that combine the base learners' predictions into a meta learner's, one for each target.
+"""Stackers: linear models that combine the predictions of base learners into a meta learner, for each target.
 
-The plain mean of the base learners is one of them, with nothing fitted: often the hardest to beat on small cohorts.
+The plain mean of the base learners is one of them. Nothing is fitted for it, and it is often the best on small cohorts.
 
 Source: seeds/001_ebc83a9f1def4e9d.txt, "Learning Model Architecture". It speaks of logistic regressions; what is
 predicted there is a number, so these are linear regressions.
@@ -86,7 +86,7 @@ def stack(
     fresh = predictions[predictions["stage"] != "oof"]
     _check_subjects(oof, fresh)
     means = final_rows(fresh)
-    parts: list[pd.DataFrame] = []
+    tables: list[pd.DataFrame] = []
     coefficients: dict[str, dict[str, dict[str, Any]]] = {STACKERS[name].learner: {} for name in names}
     for target, (low, high) in ranges.items():
         own, own_means = oof[oof["target"] == target], means[means["target"] == target]
@@ -101,10 +101,10 @@ def stack(
         }
         stack_one = by_form(kind, ways)
         rows, fitted = stack_one(own, own_means, learners, names)
-        parts += rows
+        tables += rows
         for name in names:
             coefficients[STACKERS[name].learner][target] = fitted[name]
-    rows = pd.concat(parts, ignore_index=True) if parts else predictions.iloc[:0][list(COLUMNS)]
+    rows = pd.concat(tables, ignore_index=True) if tables else predictions.iloc[:0][list(COLUMNS)]
     return Stacked(rows, coefficients)
 
 
@@ -126,7 +126,7 @@ def _stack_numbers(
     unseen = [
         _wide(stage_rows, learners, target, str(stage)) for stage, stage_rows in means.groupby("stage", sort=False)
     ]
-    parts: list[pd.DataFrame] = []
+    tables: list[pd.DataFrame] = []
     coefficients: dict[str, dict[str, Any]] = {}
     for name in names:
         stacker = STACKERS[name]
@@ -135,14 +135,14 @@ def _stack_numbers(
             train, held_out = scored & (folds != fold), folds == fold
             fitted = _fit(stacker, features[train], truth[train], subjects[train], learners)
             crossed[held_out] = combine(fitted | {"low": low, "high": high}, features[held_out])
-        parts.append(rows.assign(model=stacker.learner, y_pred=crossed))
+        tables.append(rows.assign(model=stacker.learner, y_pred=crossed))
         fitted = _fit(stacker, features[scored], truth[scored], subjects[scored], learners)
         coefficients[name] = fitted | {"low": float(low), "high": float(high)}
-        parts += [
+        tables += [
             new_rows.assign(model=stacker.learner, y_pred=combine(coefficients[name], new_features))
             for new_rows, new_features in unseen
         ]
-    return parts, coefficients
+    return tables, coefficients
 
 
 def combine(coefficients: Mapping[str, Any], features: np.ndarray) -> np.ndarray:
@@ -198,18 +198,18 @@ def _penalty(stacker: Stacker, features: np.ndarray, truth: np.ndarray, subjects
     for train, left_out in GroupKFold(n_groups).split(features, truth, subjects):
         # one fit for all penalties, as separate targets; penalties are scaled with the number of rows
         alphas = _PENALTIES * scale * len(train) / len(truth)
-        many = np.repeat(truth[train][:, None], len(alphas), axis=1)
-        model = Ridge(alpha=alphas, fit_intercept=stacker.intercept, solver="svd").fit(features[train], many)
+        repeated = np.repeat(truth[train][:, None], len(alphas), axis=1)
+        model = Ridge(alpha=alphas, fit_intercept=stacker.intercept, solver="svd").fit(features[train], repeated)
         error += ((model.predict(features[left_out]) - truth[left_out][:, None]) ** 2).sum(axis=0)
     return scale * float(_PENALTIES[int(np.argmin(error))]), f"{n_groups} groups of subjects"
 
 
-def _wide(part: pd.DataFrame, learners: list[str], target: str, stage: str) -> tuple[pd.DataFrame, np.ndarray]:
+def _wide(predictions: pd.DataFrame, learners: list[str], target: str, stage: str) -> tuple[pd.DataFrame, np.ndarray]:
     """One row for each sample, in the standard columns, and the predictions, (N, learners)."""
-    if part.empty:
+    if predictions.empty:
         raise CasewiseError(f"stack: there are no predictions of '{target}' at stage '{stage}'.")
-    rows = part.drop_duplicates(_SAMPLE)[list(COLUMNS)]
-    wide = part.pivot(index=_SAMPLE, columns="model", values="y_pred").reindex(columns=learners)
+    rows = predictions.drop_duplicates(_SAMPLE)[list(COLUMNS)]
+    wide = predictions.pivot(index=_SAMPLE, columns="model", values="y_pred").reindex(columns=learners)
     wide = wide.reindex(pd.MultiIndex.from_frame(rows[_SAMPLE]))
     for learner in learners:
         lacking = wide.index[wide[learner].isna()]

@@ -35,13 +35,13 @@ def stack_classes(
     subjects = rows["subject"].to_numpy()
     if len(set(folds[scored])) < 2:
         raise CasewiseError(f"stack: '{rows['target'].iloc[0]}' is recorded in one fold; a stacker needs two.")
-    unseen = [_wide(part, learners, columns) for _, part in means.groupby("stage", sort=False)]
+    unseen = [_wide(stage_rows, learners, columns) for _, stage_rows in means.groupby("stage", sort=False)]
     tables: list[pd.DataFrame] = []
     coefficients: dict[str, dict[str, Any]] = {}
     for name in names:
         fits: dict[Any, dict[str, Any]] = {}
         if name == "mean":
-            crossed, others = probabilities.mean(axis=1), [more.mean(axis=1) for _, more in unseen]
+            crossed, others = probabilities.mean(axis=1), [new.mean(axis=1) for _, new in unseen]
             coefficients[name] = {"weights": dict.fromkeys(learners, 1 / len(learners)), "intercept": 0.0}
         else:
             crossed = np.empty(probabilities.shape[::2])
@@ -50,10 +50,10 @@ def stack_classes(
                 fits[fold] = _fitted(probabilities[train], truth[train].astype(int), subjects[train])
                 crossed[folds == fold] = _combined(fits[fold], probabilities[folds == fold])
             coefficients[name] = _fitted(probabilities[scored], truth[scored].astype(int), subjects[scored])
-            others = [_combined(coefficients[name], more) for _, more in unseen]
+            others = [_combined(coefficients[name], new) for _, new in unseen]
             coefficients[name] |= {"learners": list(learners), "n_rows": int(scored.sum())}
-        for part, values in ((rows, crossed), *zip([r for r, _ in unseen], others, strict=True)):
-            combined = part.assign(model=LEARNERS[name])
+        for stage_rows, values in ((rows, crossed), *zip([r for r, _ in unseen], others, strict=True)):
+            combined = stage_rows.assign(model=LEARNERS[name])
             combined[columns] = values
             tables.append(with_decisions(combined))
     return tables, coefficients
@@ -101,18 +101,18 @@ def _fitted(probabilities: np.ndarray, truth: np.ndarray, subjects: np.ndarray) 
     return {"inverse_penalty": inverse, "coefficients": coefficients.tolist(), "intercepts": intercepts.tolist()}
 
 
-def _wide(part: pd.DataFrame, learners: Sequence[str], columns: list[str]) -> tuple[pd.DataFrame, np.ndarray]:
-    """One row a sample, and the learners' probabilities (N, learners, K)."""
-    rows = part.drop_duplicates(_SAMPLE).reset_index(drop=True)
+def _wide(predictions: pd.DataFrame, learners: Sequence[str], columns: list[str]) -> tuple[pd.DataFrame, np.ndarray]:
+    """One row for each sample, and the learners' probabilities, (N, learners, K)."""
+    rows = predictions.drop_duplicates(_SAMPLE).reset_index(drop=True)
     index = pd.MultiIndex.from_frame(rows[_SAMPLE])
-    found = []
+    probabilities = []
     for learner in learners:
-        mine = part[part["model"] == learner].set_index(_SAMPLE)[columns].reindex(index)
-        lacking = index[mine[columns[0]].isna()]
+        own = predictions[predictions["model"] == learner].set_index(_SAMPLE)[columns].reindex(index)
+        lacking = index[own[columns[0]].isna()]
         if len(lacking):
             raise CasewiseError(
                 f"stack: {learner} lacks {len(lacking)} of {len(index)} predictions of '{rows['target'].iloc[0]}' that "
                 f"other learners have, the first being of case '{lacking[0][0]}'. Finish its jobs or leave it out."
             )
-        found.append(mine.to_numpy(dtype=float))
-    return rows, np.stack(found, axis=1)
+        probabilities.append(own.to_numpy(dtype=float))
+    return rows, np.stack(probabilities, axis=1)

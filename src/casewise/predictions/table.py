@@ -169,12 +169,12 @@ def _mean_over_networks(rows: pd.DataFrame) -> pd.DataFrame:
     group = ["model", "stage", *WHAT]
     grouped = rows.groupby(group, sort=False)
     networks = grouped["y_pred"].transform("size")
-    most = networks.groupby([rows["model"], rows["stage"]]).transform("max")
-    short = rows[networks < most]
+    expected = networks.groupby([rows["model"], rows["stage"]]).transform("max")
+    short = rows[networks < expected]
     if len(short):
         row = short.iloc[0]
         raise CasewiseError(
-            f"Predictions: {row['model']} has {most[short.index[0]]} networks at stage '{row['stage']}', "
+            f"Predictions: {row['model']} has {expected[short.index[0]]} networks at stage '{row['stage']}', "
             f"but only {networks[short.index[0]]} of them predicted {row['target']} of case '{row['case']}'."
         )
     means = rows.drop_duplicates(group).copy()

@@ -1,4 +1,4 @@
-"""What the networks predict of every single tile or window, gathered from the jobs into one table."""
+"""The predictions of single tiles or windows, gathered from the jobs into one table."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ POSITION = ("path", "tile_x", "tile_y", "tile_side")
 
 
 def gather_tiles(study: Study, tables: list[pd.DataFrame], cohort: Cohort) -> pd.DataFrame:
-    """The tiles' own predictions: out of fold by the network not trained on the subject, else the networks' mean.
+    """The predictions of single tiles: out of fold by the network not trained on the subject, else the mean.
 
     Columns: image (number), path, tile_x, tile_y, tile_side (−1 for whole images), case, subject, model, stage,
     outer_fold, target, and y_pred and p0, p1, … or, with attention, weight (the tile's share in its case, target '').
 
     Args:
-        tables: of each network that has several panels a case, with its `model` and `outer_fold` (from 1).
+        tables: one for each network with several panels for each case, with its `model` and `outer_fold` (from 1).
     """
     table = pd.concat(tables, ignore_index=True)
     table["outer_fold"] = table["outer_fold"].astype("Int64")
