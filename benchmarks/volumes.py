@@ -83,7 +83,7 @@ def apart(*tasks: dict[str, Any]) -> list[Any]:
         for command in commands
     ]
     try:
-        told = [process.communicate()[0] for process in running]
+        result = [process.communicate()[0] for process in running]
     except KeyboardInterrupt:
         for process in running:
             end(process)
@@ -91,11 +91,11 @@ def apart(*tasks: dict[str, Any]) -> list[Any]:
     for process, command in zip(running, commands, strict=True):
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, command)
-    return [json.loads(text.splitlines()[-1]) for text in told]
+    return [json.loads(text.splitlines()[-1]) for text in result]
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """Let a process end by itself, which a terminal has told to as well; else tell it, and at last make it."""
+    """Wait for a process to end, which Ctrl-C in a terminal also stops; then interrupt it, and finally kill it."""
     for tell in (lambda: None, lambda: process.send_signal(signal.SIGINT), process.kill):
         tell()
         try:
@@ -105,13 +105,13 @@ def end(process: subprocess.Popen[str]) -> None:
             continue
 
 
-def told_of(name: str, value: float, unit: str, rest: str = "") -> None:
+def print_row(name: str, value: float, unit: str, rest: str = "") -> None:
     """Print a row of the table."""
     print(f"  {name:<60}{value:>8.2f} {unit:<9}{rest}".rstrip(), flush=True)
 
 
 def over(ours: Sequence[float], theirs: Sequence[float], aim: str = "") -> str:
-    """The ratio by round, in words, as whatever else the machine does slows both sides of a round."""
+    """The ratio by round in words: other work of the machine slows both sides of a round."""
     ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
     spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
     return f"{statistics.median(ratios):.2f} times ({spread}{f'; aim: {aim}' if aim else ''})"
@@ -119,14 +119,14 @@ def over(ours: Sequence[float], theirs: Sequence[float], aim: str = "") -> str:
 
 def compare_pair(folder: Path, options: argparse.Namespace) -> None:
     """Print what preparing one pair costs."""
-    found = apart({"what": "pair", "folder": str(folder), "rounds": options.rounds, "size": options.size})[0]
+    results = apart({"what": "pair", "folder": str(folder), "rounds": options.rounds, "size": options.size})[0]
     print(f"\none pair of {options.size}x{options.size}x{options.slices}, one thread, {options.rounds} rounds")
-    clock = {name: [seconds for seconds, _ in values] for name, values in found.items()}
-    busy = {name: [seconds for _, seconds in values] for name, values in found.items()}
+    clock = {name: [seconds for seconds, _ in values] for name, values in results.items()}
+    busy = {name: [seconds for _, seconds in values] for name, values in results.items()}
     ratio = over(clock["casewise"], clock["SimpleITK"], "at most 1.3")
-    told_of("SimpleITK's own calls", statistics.median(clock["SimpleITK"]), "s")
-    told_of("casewise", statistics.median(clock["casewise"]), "s", f"{ratio} as long as SimpleITK's calls")
-    told_of(
+    print_row("SimpleITK's own calls", statistics.median(clock["SimpleITK"]), "s")
+    print_row("casewise", statistics.median(clock["casewise"]), "s", f"{ratio} as long as SimpleITK's calls")
+    print_row(
         "casewise, core-seconds",
         statistics.median(busy["casewise"]),
         "s",
@@ -137,32 +137,32 @@ def compare_pair(folder: Path, options: argparse.Namespace) -> None:
 def compare_cases(folder: Path, options: argparse.Namespace) -> None:
     """Print what preparing several pairs costs, and the second run."""
     spent: dict[str, list[float]] = {name: [] for name in WAYS}
-    made = set()
+    slice_hashes = set()
     task = {"what": "cases", "folder": str(folder), "size": options.size}
     with tempfile.TemporaryDirectory() as temporary:
         for turn in range(options.rounds):
             for name in WAYS:
-                told = apart(task | {"way": name, "store": f"{temporary}/{turn}/{name}"})[0]
-                spent[name].append(told["seconds"])
-                made |= {told["slices"]} if "slices" in told else set()
+                result = apart(task | {"way": name, "store": f"{temporary}/{turn}/{name}"})[0]
+                spent[name].append(result["seconds"])
+                slice_hashes |= {result["slices"]} if "slices" in result else set()
         files = blank(folder)
         store = f"{temporary}/{options.rounds - 1}/{WAYS[2]}"
         again = [apart(task | {"way": WAYS[2], "store": store})[0] for _ in range(options.rounds)]
-    if len(made | {told["slices"] for told in again}) != 1:
+    if len(slice_hashes | {result["slices"] for result in again}) != 1:
         raise SystemExit("casewise's slices of the same sources differ from one time to the next")
-    one, pool, side, threads = (spent[name] for name in WAYS)
+    single, pool, side, threads = (spent[name] for name in WAYS)
     count = cores()
     print(f"\n{options.cases} such pairs, {count} cores, {options.rounds} rounds, processes started anew each time")
-    told_of("casewise, one after the other", statistics.median(one), "s")
-    gain = f"{over(one, side)} as fast as one after the other"
-    told_of(f"casewise, {count} side by side", statistics.median(side), "s", gain)
+    print_row("casewise, one after the other", statistics.median(single), "s")
+    gain = f"{over(single, side)} as fast as one after the other"
+    print_row(f"casewise, {count} side by side", statistics.median(side), "s", gain)
     rest = f"casewise {over(side, pool, 'at most 1.3')} as long"
-    told_of(f"SimpleITK's calls in {count} processes, nothing kept", statistics.median(pool), "s", rest)
+    print_row(f"SimpleITK's calls in {count} processes, nothing kept", statistics.median(pool), "s", rest)
     rest = f"casewise {over(side, threads)} as long"
-    told_of(f"SimpleITK's calls one after the other, {count} threads", statistics.median(threads), "s", rest)
-    readers = sorted({name for told in again for name in told["readers"]})
+    print_row(f"SimpleITK's calls one after the other, {count} threads", statistics.median(threads), "s", rest)
+    readers = sorted({name for result in again for name in result["readers"]})
     rest = f"the same slices, of {files} sources now full of zeros; readers imported: {', '.join(readers) or 'none'}"
-    told_of("casewise, a second run", statistics.median(told["seconds"] for told in again), "s", rest)
+    print_row("casewise, a second run", statistics.median(result["seconds"] for result in again), "s", rest)
 
 
 def compare_training(folder: Path, options: argparse.Namespace) -> None:
@@ -189,19 +189,21 @@ def compare_training(folder: Path, options: argparse.Namespace) -> None:
             own = (
                 {"what": "casewise", "choice": chosen[0]} if workers is None else {"what": "plain", "workers": workers}
             )
-            told = apart(task | own)[0]
-            (ours if workers is None else plain[workers]).append(told["rate"])
-            weights.add(told["weights"])
-        pairs.append(sum(told["rate"] for told in apart(*[task | {"what": "casewise", "choice": chosen[1]}] * count)))
+            result = apart(task | own)[0]
+            (ours if workers is None else plain[workers]).append(result["rate"])
+            weights.add(result["weights"])
+        pairs.append(
+            sum(result["rate"] for result in apart(*[task | {"what": "casewise", "choice": chosen[1]}] * count))
+        )
     if len(weights) != 1:
         raise SystemExit(f"the two sides train different networks, of {' and '.join(map(str, weights))} weights")
     for workers, rates in plain.items():
-        told_of(f"plain loop in fp32, {workers} workers of its DataLoader", statistics.median(rates), "panels/s")
+        print_row(f"plain loop in fp32, {workers} workers of its DataLoader", statistics.median(rates), "panels/s")
     best = [max(rates) for rates in zip(*plain.values(), strict=True)]
     rest = f"{over(ours, best, 'at least 1.5')} as fast as the quicker plain loop"
-    told_of("casewise, one job", statistics.median(ours), "panels/s", rest)
+    print_row("casewise, one job", statistics.median(ours), "panels/s", rest)
     rest = f"{over(pairs, best)} as fast, {over(pairs, ours)} one job"
-    told_of(f"casewise, {count} jobs side by side, a thread each", statistics.median(pairs), "panels/s", rest)
+    print_row(f"casewise, {count} jobs side by side, a thread each", statistics.median(pairs), "panels/s", rest)
 
 
 def compare_tables(folder: Path, options: argparse.Namespace) -> None:
@@ -209,21 +211,21 @@ def compare_tables(folder: Path, options: argparse.Namespace) -> None:
     count = cores()
     choice = apart({"what": "choose", "backbone": options.backbone, "side": options.tile, "threads": count})[0]
     task = {"folder": str(folder), "backbone": options.backbone, "steps": options.steps, "choice": choice}
-    found = [apart(task | {"what": "tables"})[0] for _ in range(options.rounds)]
+    results = [apart(task | {"what": "tables"})[0] for _ in range(options.rounds)]
     print(
         f"\nintensities standardised by the fold's tables, {options.backbone}, {choice['precision']}, a step of {BATCH}"
     )
 
     def middle(name: str) -> float:
-        return float(statistics.median(told[name] for told in found))
+        return float(statistics.median(result[name] for result in results))
 
-    shares = [100 * (told["tables"] - told["division"]) / (told["tables"] + told["step"]) for told in found]
-    told_of("the network's step", 1000 * middle("step"), "ms")
-    told_of("its batch, stored values divided by the largest", 1000 * middle("division"), "ms")
+    shares = [100 * (result["tables"] - result["division"]) / (result["tables"] + result["step"]) for result in results]
+    print_row("the network's step", 1000 * middle("step"), "ms")
+    print_row("its batch, stored values divided by the largest", 1000 * middle("division"), "ms")
     rest = f"{statistics.median(shares):.2f} % of a step more ({min(shares):.2f}-{max(shares):.2f}; aim: less than 3 %)"
-    told_of("its batch, looked up in the tables", 1000 * middle("tables"), "ms", rest)
+    print_row("its batch, looked up in the tables", 1000 * middle("tables"), "ms", rest)
     rest = f"{int(middle('scans'))} scans; a fold's standard is fitted and its tables are made before the first step"
-    told_of("once in a fold", middle("fit"), "s", rest)
+    print_row("once in a fold", middle("fit"), "s", rest)
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -244,8 +246,8 @@ def measure(options: argparse.Namespace) -> None:
             "training": (compare_training, slices),
             "standardisation": (compare_tables, slices),
         }
-        for part in (part for part in PARTS if part in options.part):
-            run, folder = compare[part]
+        for comparison in (comparison for comparison in PARTS if comparison in options.part):
+            run, folder = compare[comparison]
             run(folder, options)
 
 

@@ -26,8 +26,6 @@ from casewise.modalities.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pandas as pd
 
     from casewise.cohort.cohort import Cohort
