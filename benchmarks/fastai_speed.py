@@ -55,7 +55,7 @@ def casewise(task: dict[str, Any]) -> dict[str, Any]:
     from casewise.models.outputs import outputs_of, width_of
     from casewise.study.loading import build_study
     from casewise.training.compute_plan import choose, keep_memory
-    from casewise.training.fit import fit, standardise
+    from casewise.training.fit import TrainingContext, fit, standardise
 
     keep_memory()
     torch.set_num_threads(CORES)
@@ -101,12 +101,14 @@ def casewise(task: dict[str, Any]) -> dict[str, Any]:
             study.recipe,
             train,
             PanelData(train.store, train.tiles[:1], truth[:1], study.panels),
-            outputs=outputs,
-            folder=Path(temporary),
-            seed=SEED,
-            choice=choice,
-            tell=lambda _: ends.append(time.perf_counter()),
-            keep="last",
+            TrainingContext(
+                outputs,
+                Path(temporary),
+                SEED,
+                choice,
+                tell=lambda _: ends.append(time.perf_counter()),
+                keep="last",
+            ),
         )
     form = "channels-last" if choice.channels_last else "contiguous"
     return {"rate": task["images"] / (ends[1] - ends[0]), "way": f"{choice.precision} {form}"}

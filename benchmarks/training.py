@@ -126,7 +126,7 @@ def train_with_casewise(network: str, material: ReportContext, panels: int, choi
     from casewise.models.outputs import Output
     from casewise.study.schema import Panels, Recipe
     from casewise.training.compute_plan import keep_memory
-    from casewise.training.fit import fit
+    from casewise.training.fit import TrainingContext, fit
 
     keep_memory()
     torch.set_num_threads(choice.threads)
@@ -147,11 +147,13 @@ def train_with_casewise(network: str, material: ReportContext, panels: int, choi
             recipe,
             train,
             stop,
-            outputs=[Output(name) for name in TARGETS],
-            folder=Path(folder),
-            seed=0,
-            choice=choice,
-            tell=lambda _: ends.append(time.perf_counter()),
+            TrainingContext(
+                [Output(name) for name in TARGETS],
+                Path(folder),
+                0,
+                choice,
+                tell=lambda _: ends.append(time.perf_counter()),
+            ),
         )
     return {"rate": panels / (ends[1] - ends[0])}
 

@@ -14,7 +14,7 @@ from casewise.study.backbones import ALL29, check_backbones
 from casewise.study.loading import PRESETS, named_scores, preset_names, preset_text, read_study
 from casewise.study.schema import Recipe, Study
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.fit import fit
+from casewise.training.fit import TrainingContext, fit
 
 LARGE = {"vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn", "resnet101", "resnet152"}
 LARGE |= {"wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d", "densenet169", "resnet50", "densenet121", "alexnet"}
@@ -74,7 +74,7 @@ def test_a_last_batch_of_one_is_dealt_with(name: str, tmp_path) -> None:
     data = PanelData(store, [[i] for i in range(5)], torch.rand(5, 1), Study.model_fields["panels"].default)
     network = build_network(name, 1)
     recipe = Recipe(epochs=1, batch_size=4)
-    fitted = fit(network, recipe, data, data, outputs=[Output("one")], folder=tmp_path, seed=0, choice=ComputePlan())
+    fitted = fit(network, recipe, data, data, TrainingContext([Output("one")], tmp_path, 0, ComputePlan()))
     assert len(fitted.history) == 1
     assert [len(b) for b in batches(5, 4, torch.Generator())] == [5]
     assert sorted(r for b in batches(9, 4, torch.Generator()) for r in b) == list(range(9))

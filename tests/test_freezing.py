@@ -21,7 +21,7 @@ from casewise.models.outputs import Output
 from casewise.study.freezing import FreezePoint, read_freeze_point
 from casewise.study.schema import Panels, Recipe
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.fit import fit
+from casewise.training.fit import TrainingContext, fit
 
 
 def mobilenet(outputs: int = 1) -> Network:
@@ -274,11 +274,7 @@ class TestTraining:
             recipe,
             data,
             data,
-            outputs=[Output("one")],
-            folder=tmp_path,
-            seed=0,
-            choice=ComputePlan(),
-            keep="last",
+            TrainingContext([Output("one")], tmp_path, 0, ComputePlan(), keep="last"),
         )
         held_after, after = split_state(network, "11 blocks")
         assert all(torch.equal(held[key], held_after[key]) for key in held)

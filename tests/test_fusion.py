@@ -26,7 +26,7 @@ from casewise.models.outputs import Output
 from casewise.models.weights import load_weights
 from casewise.study.schema import Recipe
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.fit import fit
+from casewise.training.fit import TrainingContext, fit
 from casewise.training.param_groups import layer_groups, unfreeze
 
 KINDS = ["early", "late", "late-shared"]
@@ -595,11 +595,7 @@ def test_training_killed_and_continued_ends_in_the_same_bits(kind: str, tmp_path
             recipe,
             data,
             data,
-            outputs=[Output("one")],
-            folder=folder,
-            seed=2,
-            choice=ComputePlan(),
-            save_every=0.0,
+            TrainingContext([Output("one")], folder, 2, ComputePlan(), save_every=0.0),
         )
 
     with warnings.catch_warnings():

@@ -40,7 +40,7 @@ from casewise.study.schema import Study
 from casewise.study.targets import Target
 from casewise.targets import kind_named, register_kind, unregister_kind
 from casewise.targets.number import Number
-from casewise.training.losses import guess_loss, loss_of
+from casewise.training.losses import Scaling, guess_loss, loss_of
 
 
 class Counts(Number):
@@ -85,10 +85,9 @@ def learned(outputs: list[Output]) -> tuple[np.ndarray, np.ndarray]:
     truth[3] = torch.nan
     network, recipe = torch.nn.Linear(2, width_of(outputs)), Recipe()
     optimiser = torch.optim.Adam(network.parameters(), lr=0.05)
-    still = {"centre": torch.zeros(1), "scale": torch.ones(1)}
     for _ in range(150):
         optimiser.zero_grad()
-        loss = loss_of(network(features), truth, outputs, recipe, **still)
+        loss = loss_of(network(features), truth, outputs, recipe, Scaling(torch.zeros(1), torch.ones(1)))
         loss.backward()
         optimiser.step()
     assert float(loss.detach()) < guess_loss(truth, truth, outputs, recipe)

@@ -27,7 +27,7 @@ from casewise.study.schema import Compute, Panels, Recipe, Study
 from casewise.training import compute_plan as speed
 from casewise.training.checkpoint import SafetensorsCheckpoints, write_tensors
 from casewise.training.compute_plan import ComputePlan, Option, _agrees, choose
-from casewise.training.fit import Fitted, fit
+from casewise.training.fit import Fitted, TrainingContext, fit
 from casewise.training.linear_probe import probe
 from casewise.training.module import Training
 
@@ -50,7 +50,7 @@ def trained(folder: Path, epochs: int, **recipe: object) -> Fitted:
     values = {"batch_size": 4, "plateau": {"patience": 1, "factor": 0.5}, "head_lr": 2.0, **recipe}
     settings = Recipe.model_validate({"epochs": epochs, **values})
     parts = data(range(13)), data(range(13, 20))
-    return fit(network, settings, *parts, outputs=NUMBERS, folder=folder, seed=3, choice=ComputePlan(), save_every=0.0)
+    return fit(network, settings, *parts, TrainingContext(NUMBERS, folder, 3, ComputePlan(), 0.0))
 
 
 def same(one: Network, two: Network) -> bool:

@@ -18,7 +18,7 @@ from casewise.study.schema import Panels, Recipe, Study
 from casewise.targets import kind_named
 from casewise.training.fit import standardise
 from casewise.training.linear_probe import probe
-from casewise.training.losses import class_counts, class_weights, guess_loss, loss_of
+from casewise.training.losses import Scaling, class_counts, class_weights, guess_loss, loss_of
 from casewise.training.module import Training, balanced
 
 LABEL, GRADE, NUMBER = Output("label", "classification", 3), Output("grade", "ordinal", 4), Output("extent")
@@ -32,8 +32,7 @@ def loss(raw: Tensor, truth: Tensor, *outputs: Output, plain: bool = False, weig
         truth,
         outputs,
         Recipe.model_validate(recipe),
-        centre=torch.zeros(width),
-        scale=torch.ones(width),
+        Scaling(torch.zeros(width), torch.ones(width)),
         weights=weights,
         plain=plain,
     )

@@ -275,7 +275,7 @@ def test_frozen_batch_norms_keep_their_statistics(tmp_path: Path, policy: str) -
         {"batch_size": 8, "epochs": 3, "lr": 0.01, "batch_norm": policy, "schedule": "constant"}
     )
     before = state(network)
-    fit(network, recipe, TRAIN, STOP, outputs=LABEL, folder=tmp_path, seed=0, choice=ComputePlan(), keep="last")
+    fit(network, recipe, TRAIN, STOP, TrainingContext(LABEL, tmp_path, 0, ComputePlan(), keep="last"))
     changed = {key for key, value in network.state_dict().items() if not torch.equal(before[key], value)}
     statistics = {key for key in changed if "running" in key or "num_batches" in key}
     may = {key for key in before if "running" in key and key.rsplit(".", 1)[0] + ".weight" in learns}
@@ -301,4 +301,4 @@ def test_a_loss_that_is_no_number_names_the_cases(tmp_path: Path) -> None:
         network.head[-1].weight.fill_(float("nan"))
     recipe = Recipe.model_validate({"batch_size": 4, "epochs": 2, "lr": 0.01})
     with pytest.raises(TrainingError, match=r"test_resnet: .* epoch 1, batch 1 \(cases (S\d+/1, ){3}S\d+/1\)\. Lower"):
-        fit(network, recipe, broken, STOP, outputs=LABEL, folder=tmp_path, seed=0, choice=ComputePlan())
+        fit(network, recipe, broken, STOP, TrainingContext(LABEL, tmp_path, 0, ComputePlan()))

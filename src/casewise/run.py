@@ -77,12 +77,10 @@ def run(study: Study, folder: Path | str, *, show: Show | None = None) -> Run:
     from casewise.pipeline.audit import audit
     from casewise.pipeline.evaluate import evaluate
     from casewise.pipeline.image_split import image_split
-    from casewise.pipeline.prepare import prepare
-    from casewise.pipeline.read import read
+    from casewise.pipeline.read import prepare, read
     from casewise.pipeline.report import report
-    from casewise.pipeline.score import score
     from casewise.pipeline.split import split
-    from casewise.pipeline.stack import stack
+    from casewise.pipeline.stack import score, stack
     from casewise.pipeline.train import train
     from casewise.run_folder import RunFolder
 

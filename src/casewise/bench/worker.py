@@ -131,8 +131,8 @@ class Worker:
 
         As in a job of a run, on images without augmentation; `frozen` is `all`, or `some` blocks.
         """
+        from casewise.training.fit import TrainingContext
         from casewise.training.phases import in_phases
-        from casewise.training.strategies import TrainingContext
 
         network, data = self._fresh(), self._data()
         at = "all" if frozen == "all" else f"{min(BLOCKS, max(1, 3 * len(network.blocks) // 5))} blocks"

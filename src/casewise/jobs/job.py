@@ -34,9 +34,9 @@ from casewise.study.schema import Study
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan, keep_memory
 from casewise.training.feature_cache import MEMORY
-from casewise.training.fit import standardise
+from casewise.training.fit import TrainingContext, standardise
 from casewise.training.losses import class_counts, guess_loss
-from casewise.training.strategies import Learned, TrainingContext, learn
+from casewise.training.strategies import Learned, learn
 from casewise.training.timing import Timer
 
 if TYPE_CHECKING:

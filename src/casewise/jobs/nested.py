@@ -30,9 +30,9 @@ from casewise.models.outputs import outputs_of
 from casewise.predictions.nested_cv import TunedParams, best_of
 from casewise.splits.grouped import check_apart
 from casewise.splits.inner import inner_folds
-from casewise.training.fit import standardise
+from casewise.training.fit import TrainingContext, standardise
 from casewise.training.losses import guess_loss
-from casewise.training.strategies import TrainingContext, learn
+from casewise.training.strategies import learn
 
 if TYPE_CHECKING:
     from casewise.jobs.job import JobInputs

@@ -23,7 +23,7 @@ from casewise.splits.grouped import check_apart
 from casewise.study.schema import Pretraining, Study
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.fit import fit, standardise
+from casewise.training.fit import TrainingContext, fit, standardise
 from casewise.training.linear_probe import probe
 
 if TYPE_CHECKING:
@@ -110,20 +110,17 @@ def pretrain(network: Network, pretraining: Pretrained, job: Job, settings: Pret
     standardise(whole, data.truth, outputs)
     if study.recipe.head == "probe" and not folder.state.exists():
         probe(whole, data, [str(subjects.iloc[r]) for r in rows], outputs, batch=study.recipe.batch_size)
-    few = data.subset([0])
-    fitted = fit(
-        whole,
-        study.recipe,
-        data,
-        few,
-        outputs=outputs,
-        folder=folder.path,
-        seed=seed,
-        choice=settings.plan,
-        save_every=study.compute.save_every,
-        tell=lambda n: job.folder.write_progress(n, study.recipe.epochs, stage="pretraining"),
-        keep="last",
+    context = TrainingContext(
+        outputs,
+        folder.path,
+        seed,
+        settings.plan,
+        study.compute.save_every,
+        "last",
+        lambda done: job.folder.write_progress(done, study.recipe.epochs, stage="pretraining"),
     )
+    # Lightning needs something to validate on; it decides nothing.
+    fitted = fit(whole, study.recipe, data, data.subset([0]), context)
     body = {name: tensor.contiguous() for name, tensor in whole.body.state_dict().items()}
     folder.history.write({"epochs": fitted.history})
     write_tensors(folder.body, body, {"format": "pt"})

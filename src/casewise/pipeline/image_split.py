@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.console import Silent
 from casewise.pipeline.evaluate import evaluate
-from casewise.pipeline.score import score
-from casewise.pipeline.stack import stack
+from casewise.pipeline.stack import score, stack
 from casewise.pipeline.train import train
 from casewise.report.formatting import counted
 from casewise.splits.grouped import write_splits

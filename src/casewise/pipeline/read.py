@@ -1,4 +1,4 @@
-"""Reading the cohort table, with every check that needs no image."""
+"""Reading the cohort table, with every check that needs no image, and preparing the images."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from casewise.study.schema import Study
 
 if TYPE_CHECKING:
     from casewise.console import Show
+    from casewise.modalities.base import ImageStore
     from casewise.run_folder import RunFolder
 
 
@@ -51,6 +52,15 @@ def read(study: Study, folder: RunFolder | None, show: Show) -> Cohort:
         subjects, images = external_cohort.cases["subject"].nunique(), len(external_cohort.images)
         show.line("external", f"{other.name}: {subjects:,} subjects, {images:,} images")
     return cohort
+
+
+def prepare(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> ImageStore:
+    """Decode every image of the cohort once, into a store for networks, audit and report, or open the present store.
+
+    Raises:
+        ImageError: naming every image that cannot be prepared.
+    """
+    return modality_of(study).prepare(study, cohort, folder.images(study.images.store), show)
 
 
 def _check_weights_folder(study: Study) -> None:

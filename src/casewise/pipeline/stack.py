@@ -1,4 +1,4 @@
-"""Combining the networks: stackers, and the network that nested cross-validation chose for each fold."""
+"""Combining the networks by stackers and nested cross-validation, and computing the clinical scores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from casewise.cohort.labels import study_scores
+from casewise.predictions import table as predicted
 from casewise.predictions.nested_cv import chosen_networks, nested_rows
+from casewise.predictions.scores import apply_scores
 from casewise.predictions.stacking import stack as fit_stackers
 from casewise.study.schema import STACKERS, Study
 
@@ -28,6 +31,16 @@ def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show
     folder.stackers.write(stacked.coefficients)
     show.line("stack", ", ".join(STACKERS[name] for name in study.stack))
     return pd.concat([predictions, stacked.rows, *nested], ignore_index=True)
+
+
+def score(study: Study, predictions: pd.DataFrame, folder: RunFolder) -> pd.DataFrame:
+    """Add the clinical scores, and write the table of all predictions."""
+    scores = study_scores(study)
+    table = predicted.check(
+        apply_scores(predictions, scores, missing_regions=study.missing_regions, regions=study.regions)
+    )
+    folder.predictions.write(table)
+    return table
 
 
 def _nested(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> list[pd.DataFrame]:

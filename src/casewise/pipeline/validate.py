@@ -9,8 +9,7 @@ from casewise.audit.findings import audit_text
 from casewise.errors import BothSidesError
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.audit import current_audit
-from casewise.pipeline.prepare import prepare
-from casewise.pipeline.read import read
+from casewise.pipeline.read import prepare, read
 from casewise.pipeline.split import split as split_step
 from casewise.report.formatting import counted
 from casewise.splits.grouped import Splits, split

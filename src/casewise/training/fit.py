@@ -6,8 +6,8 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from casewise.run_folder import TrainingFolder
 from casewise.study.schema import Recipe
 from casewise.training.checkpoint import SafetensorsCheckpoints
 from casewise.training.compute_plan import ComputePlan
+from casewise.training.feature_cache import MEMORY
 from casewise.training.module import Training
 from casewise.training.param_groups import HeadOnly
 
@@ -72,34 +73,58 @@ class Ticker(Callback):
         self.tell(trainer.current_epoch + 1)
 
 
-def fit(
-    network: Network | HeadOnly,
-    recipe: Recipe,
-    train: Batches,
-    stop: Batches,
-    *,
-    outputs: Sequence[Output],
-    folder: Path,
-    seed: int,
-    choice: ComputePlan,
-    save_every: float = 30.0,
-    tell: Any = None,
-    keep: Literal["best", "last"] = "best",
-    until: int | None = None,
-) -> Fitted:
+@dataclass(frozen=True)
+class TrainingContext:
+    """Where and how a network is trained.
+
+    Attributes:
+        folder: where the state is kept during training; without a state, training starts from the beginning.
+        choice: how the network runs on this machine.
+        save_every: seconds between two saved states; 0 saves after every epoch.
+        keep: `best` stops early and takes the weights of the best epoch; `last` trains all epochs and takes the last.
+        tell: called after each epoch with the number of epochs done.
+        frozen_once: compute the output of frozen layers once instead of at every step.
+        until: end training after so many of the recipe's epochs; the rate falls as over all of them.
+        memory: how many bytes may be used for what is computed once (`casewise.training.feature_cache.Buffer`).
+    """
+
+    outputs: Sequence[Output]
+    folder: Path
+    seed: int
+    choice: ComputePlan
+    save_every: float = 30.0
+    keep: Literal["best", "last"] = "best"
+    tell: Callable[[int], None] | None = None
+    frozen_once: bool = True
+    until: int | None = None
+    memory: int = field(default=MEMORY, kw_only=True)
+
+    @property
+    def files(self) -> TrainingFolder:
+        """The files of the folder."""
+        return TrainingFolder(self.folder)
+
+
+def fit(network: Network | HeadOnly, recipe: Recipe, train: Batches, stop: Batches, context: TrainingContext) -> Fitted:
     """Train until the stopping loss no longer falls, then put the best epoch's weights into the network.
 
-    With `keep="last"` all epochs are trained and the last one's weights stay, whatever `stop` says.
+    With `context.keep == "last"` all epochs are trained, and the weights of the last one are kept.
 
-    Args:
-        folder: where the state is kept while training; removed state means starting anew.
-        tell: called with the number of epochs done after each.
-        until: end after so many epochs; the rate falls as over all of the recipe's.
+    Raises:
+        TrainingError: the loss is no longer a number.
     """
     quiet()
-    state = TrainingFolder(folder).state
+    state, choice, keep = context.files.state, context.choice, context.keep
     network = network.to(memory_format=torch.channels_last if choice.channels_last else torch.contiguous_format)  # type: ignore[call-overload]
-    module = Training(network, recipe, train, stop, outputs=outputs, seed=seed, channels_last=choice.channels_last)
+    module = Training(
+        network,
+        recipe,
+        train,
+        stop,
+        outputs=context.outputs,
+        seed=context.seed,
+        channels_last=choice.channels_last,
+    )
     stopping = EarlyStopping(
         "stop_loss", patience=recipe.early_stopping.patience, min_delta=0.0, check_on_train_epoch_end=False
     )
@@ -107,18 +132,18 @@ def fit(
         accelerator="gpu" if choice.device == "cuda" else "cpu",
         devices=1,
         precision="bf16-mixed" if choice.precision == "bf16" else "32-true",
-        max_epochs=until or recipe.epochs,
+        max_epochs=context.until or recipe.epochs,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
         num_sanity_val_steps=0,
         plugins=[SafetensorsCheckpoints()],
-        default_root_dir=folder,
+        default_root_dir=context.folder,
         callbacks=[
             *([stopping] if keep == "best" else []),
-            Saver(state.path, save_every),
-            *([Ticker(tell)] if tell else []),
+            Saver(state.path, context.save_every),
+            *([Ticker(context.tell)] if context.tell else []),
         ],
     )
     # Lightning leaves the mode as it is, and computing features has left the network in eval mode.

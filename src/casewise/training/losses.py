@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from casewise.models.outputs import NetworkKind, Output, Scored, class_counts, raw_parts
 from casewise.study.schema import Recipe
 
-__all__ = ["class_counts", "class_weights", "guess_loss", "loss_of"]
+__all__ = ["Scaling", "class_counts", "class_weights", "guess_loss", "loss_of"]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """(W,) mean and standard deviation of the training labels, for each raw output."""
+
+    mean: Tensor
+    std: Tensor
 
 
 def loss_of(
@@ -17,9 +26,8 @@ def loss_of(
     truth: Tensor,
     outputs: Sequence[Output],
     recipe: Recipe,
+    scaling: Scaling,
     *,
-    centre: Tensor,
-    scale: Tensor,
     weights: Sequence[Tensor] | None = None,
     plain: bool = False,
 ) -> Tensor:
@@ -28,7 +36,7 @@ def loss_of(
     Args:
         raw: (B, W) the network's outputs; those of numbers in the targets' units.
         truth: (B, T), NaN where not scored; class numbers for classes and grades.
-        centre, scale: (W,) of each raw output, from the training folds.
+        scaling: of the network's outputs.
         weights: for each target (K,) weights of its classes (empty for numbers).
         plain: without label smoothing and class weights: what decides when to stop.
     """
@@ -38,7 +46,7 @@ def loss_of(
         columns = slice(start, start + output.width)
         start += output.width
         weight = weights[column] if weights is not None and not plain else None
-        scored = Scored(output, own, truth[:, column], centre[columns], scale[columns], weight)
+        scored = Scored(output, own, truth[:, column], scaling.mean[columns], scaling.std[columns], weight)
         by_kind.setdefault(output.network_kind, []).append(scored)
     settings = recipe.model_copy(update={"label_smoothing": 0.0}) if plain else recipe
     total = raw.new_zeros(())

@@ -18,7 +18,7 @@ from casewise.modalities.dataset import Batches, EpochBatches, mixed_seed
 from casewise.models.backbones import Network, keep_statistics, set_momentum
 from casewise.models.outputs import Output, hits
 from casewise.study.schema import Recipe
-from casewise.training.losses import class_weights, loss_of
+from casewise.training.losses import Scaling, class_weights, loss_of
 from casewise.training.lr_schedule import warmed_cosine
 from casewise.training.param_groups import parameter_groups
 
@@ -121,8 +121,7 @@ class Training(LightningModule):
             truth,
             self.outputs,
             self.recipe,
-            centre=network.target_mean,
-            scale=network.target_std,
+            Scaling(network.target_mean, network.target_std),
             weights=self.weights,
             plain=plain,
         )

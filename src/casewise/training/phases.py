@@ -21,12 +21,12 @@ from casewise.models.frozen_split import split_at
 from casewise.run_folder import TrainingFolder
 from casewise.training.checkpoint import write_tensors
 from casewise.training.feature_cache import Buffer, FixedData, Upper, Whole, activations, fixed
+from casewise.training.fit import TrainingContext, fit
 from casewise.training.timing import Timer
 
 if TYPE_CHECKING:
     from casewise.models.backbones import Network
     from casewise.study.schema import Phase, Recipe
-    from casewise.training.strategies import TrainingContext
 
 
 def in_phases(
@@ -95,7 +95,7 @@ def _phase(
         if context.tell:
             context.tell(epoch)
 
-    fitted = replace(context, tell=tell).fit(learner, each, data, watched, folder.path)
+    fitted = fit(learner, each, data, watched, replace(context, tell=tell, folder=folder.path))
     return {
         "freeze": phase.freeze,
         "last_frozen": last,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors.torch import load_file
 
@@ -15,19 +14,14 @@ from casewise.errors import TrainingError
 from casewise.modalities.base import PanelDataset
 from casewise.modalities.dataset import Batches, FeatureData, mixed_seed
 from casewise.models.backbones import Network
-from casewise.models.outputs import Output
-from casewise.run_folder import JsonFile, TrainingFolder
+from casewise.run_folder import JsonFile
 from casewise.study.schema import Recipe
 from casewise.training.checkpoint import write_tensors
-from casewise.training.compute_plan import ComputePlan
-from casewise.training.feature_cache import MEMORY
-from casewise.training.fit import Fitted, fit
+from casewise.training.fit import TrainingContext, fit
 from casewise.training.linear_probe import features, probe
 from casewise.training.lr_finder import find_rate
 from casewise.training.param_groups import HeadOnly, layer_groups, unfreeze
 from casewise.training.phases import in_phases
-
-Tell = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -41,48 +35,6 @@ class Learned:
     finder: dict[str, Any] | None = None
     stages: list[dict[str, Any]] = field(default_factory=list)
     phases: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class TrainingContext:
-    """Where and how a network is trained: its folder, seed, the machine's choice, how often state is saved.
-
-    `until` ends training after so many epochs of the recipe's; `memory` is how many bytes it may have for what is
-    worked out once (see `casewise.training.feature_cache.Buffer`).
-    """
-
-    outputs: tuple[Output, ...]
-    folder: Path
-    seed: int
-    choice: ComputePlan
-    save_every: float = 30.0
-    keep: Literal["best", "last"] = "best"
-    tell: Tell | None = None
-    frozen_once: bool = True
-    until: int | None = None
-    memory: int = field(default=MEMORY, kw_only=True)
-
-    @property
-    def files(self) -> TrainingFolder:
-        """The files of the folder."""
-        return TrainingFolder(self.folder)
-
-    def fit(self, network: Network | HeadOnly, recipe: Recipe, train: Batches, stop: Batches, folder: Path) -> Fitted:
-        """Fit a network, or a part of one, keeping its state in `folder`."""
-        return fit(
-            network,
-            recipe,
-            train,
-            stop,
-            outputs=self.outputs,
-            folder=folder,
-            seed=self.seed,
-            choice=self.choice,
-            save_every=self.save_every,
-            keep=self.keep,
-            tell=self.tell,
-            until=self.until,
-        )
 
 
 def learn(
@@ -123,9 +75,9 @@ def learn(
         return _fine(network, recipe, train, stop, heads, context, search)
     if heads:
         unfreeze(network, 0, recipe.gradual_unfreezing.groups)
-        fitted = context.fit(HeadOnly(network), recipe, *heads, context.folder)
+        fitted = fit(HeadOnly(network), recipe, *heads, context)
     else:
-        fitted = context.fit(network, recipe, train, stop, context.folder)
+        fitted = fit(network, recipe, train, stop, context)
     return Learned(network.eval(), fitted.history, fitted.best_epoch, fitted.best_loss, search)
 
 
@@ -181,12 +133,13 @@ def _fine(
         else:
             stage_context = replace(
                 _context_from(context, len(history)),
+                folder=files.folder.path,
                 seed=mixed_seed(context.seed, "stage", unfrozen) if unfrozen else context.seed,
             )
             fitted = (
-                stage_context.fit(network, each, train, stop, files.folder.path)
+                fit(network, each, train, stop, stage_context)
                 if unfrozen
-                else stage_context.fit(HeadOnly(network), each, *heads, files.folder.path)
+                else fit(HeadOnly(network), each, *heads, stage_context)
             )
             stage = {
                 "unfrozen": unfrozen,
@@ -209,6 +162,6 @@ def _fine(
 
 
 def _context_from(context: TrainingContext, done: int) -> TrainingContext:
-    """The same course, telling its progress on top of the stages before."""
+    """The same context; progress is counted on top of the `done` epochs of earlier stages."""
     tell = context.tell
     return replace(context, tell=(lambda epoch: tell(done + epoch)) if tell else None)
