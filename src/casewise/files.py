@@ -122,7 +122,7 @@ def checksum(path: Path) -> str:
 
 
 def sweep(folder: Path) -> int:
-    """Remove temporary files that killed processes left in `folder`; only for who holds the folder's lock."""
+    """Remove temporary files that killed processes left in `folder`; the caller holds the folder's lock."""
     count = 0
     for path in folder.glob(f"{TEMPORARY}*"):
         with suppress(OSError):

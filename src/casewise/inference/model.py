@@ -47,7 +47,7 @@ class TrainedModel:
             root: the folder that paths in the table are relative to; by default the table's own, and for a data frame
                 the working directory.
             store: a folder for the prepared images, to be used again; by default a temporary one.
-            show: where progress is told.
+            show: where progress is reported.
 
         Returns:
             One row for each network, case, region or image, and target or score of the study: `case`, `subject`,
@@ -110,8 +110,8 @@ def load_bundle(folder: Path | str) -> TrainedModel:
     members = tuple(Bundle.open(member.path) for member in ([job] if is_job else members_of(RunFolder(folder))))
     if any(member.origin.get("comparison_only") for member in members):
         raise RunError(
-            f"{folder} holds a comparison of splits by image: its networks have seen subjects whom they are tested on. "
-            "Take the networks of the study itself."
+            f"{folder} holds a comparison of splits by image: its networks were trained on subjects that they are "
+            "tested on. Take the networks of the study itself."
         )
     first = members[0]
     different = next((m for m in members if _targets(m) != _targets(first)), None)

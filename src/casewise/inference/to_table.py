@@ -21,7 +21,7 @@ def prediction_rows(
     """The network's values (P, V) as rows of the predictions table, each at its target's level and in its range.
 
     Where several panels show one unit of a target's level, numbers and probabilities are averaged, or with
-    `pooling: max` the most conspicuous one stands for all.
+    `pooling: max` the panel with the largest value represents all.
     """
     truth = label_table(panels, study)
     outputs = outputs_of(study)

@@ -1,4 +1,4 @@
-"""What a run's networks are made from, so that results of two studies are never mixed in one folder."""
+"""The inputs that decide a run's networks, so that results of two studies are never mixed in one folder."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def what_decides(study: Study, cohort: Cohort) -> dict[str, Any]:
     plain = study.model_dump(mode="json")
     decided = {name: plain[name] for name in SETTINGS}
     if not isinstance(study.weights, str):
-        # each network's own are in its own fingerprint, so that a further one may be added
+        # The weights of each network are in its own fingerprint, so that another network may be added.
         decided["weights"] = "by backbone"
     decided["scores"] = plain["scores"] if set(study.outputs) & set(study.scores) else {}
     if study.nested_cv:
-        # choosing among networks takes place when they are trained
+        # the choice among networks is made after their training
         decided["nested_cv"] = study.nested_cv.model_copy(update={"among": True}).model_dump(mode="json")
     if study.nested_cv or (study.recipe.early_stopping.monitor == "inner" and study.split.column):
-        # a stated split says nothing of what inner folds are balanced by
+        # a predefined split does not determine how inner folds are balanced
         decided["guide"] = guide_name(study)
     if study.recipe.imbalance == "sampling":
         decided["drawn_by"] = study.primary_outcome
@@ -63,13 +63,13 @@ def what_decides(study: Study, cohort: Cohort) -> dict[str, Any]:
 def with_images(
     decided: dict[str, Any], splits: Splits, tiles: StoreReference, pretraining: Pretrained | None
 ) -> dict[str, Any]:
-    """The same with the split, the tiles, and the other cohort that is learned from first."""
+    """The same with the split, the tiles, and the cohort to pretrain on."""
     other = f"{table_hash(pretraining.cohort, pretraining.study)} {pretraining.address}" if pretraining else None
     return decided | {"tiles": tiles.address, "split": splits.hash, "pretraining": other}
 
 
 def table_hash(cohort: Cohort, study: Study) -> str:
-    """What a cohort holds: its panels, their images and what was recorded."""
+    """A hash of a cohort: its panels, their images and labels."""
     table = cohort.panels[["case", "region", "tiles", *study.targets]]
     text = json.dumps(table.to_dict("list"), default=_plain, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -127,13 +127,13 @@ def changed_settings(folder: RunFolder, study: Study, section: str) -> list[str]
     if not isinstance(before, dict):
         return []
     now = study.model_dump(mode="json")[section]
-    # where tiles lie and how much memory they take decides nothing
+    # the folder of the tiles and their memory have no effect on the networks
     names = [name for name in now if name in before and name not in ("store", "memory")]
     return [line for name in names for line in _differences(f"{section}.{name}", before[name], now[name])]
 
 
 def refuse_other(folder: RunFolder, decided: Mapping[str, Any], study: Study | None = None) -> None:
-    """Stop if the folder holds finished networks that were made from something else than `decided`.
+    """Check that the folder holds no finished networks that were made from something else than `decided`.
 
     With `study`, settings of the images are named one by one.
 
@@ -145,7 +145,7 @@ def refuse_other(folder: RunFolder, decided: Mapping[str, Any], study: Study | N
         return
     before = _with_defaults(recorded["decided"])
     changed = _differences("tiles", before.get("tiling"), decided["tiling"]) if "tiling" in decided else []
-    # Other tiles make another table of images, though nobody has changed the cohort's.
+    # Other tiles change the table of images, although the cohort's table is the same.
     rest = [key for key in decided if key != "tiling" and not (changed and key == "cohort")]
     changed += [line for key in rest for line in _differences(key, before.get(key), decided[key])]
     if study and (images := changed_settings(folder, study, "images")):
@@ -158,7 +158,7 @@ def refuse_other(folder: RunFolder, decided: Mapping[str, Any], study: Study | N
 
 
 def _with_defaults(decided: Mapping[str, Any]) -> dict[str, Any]:
-    """What decided, its settings filled up with the defaults of keys that an older version did not have yet."""
+    """The decisive settings, completed by the defaults of keys that an older version did not have."""
     filled = {"pretraining": None, **decided}
     for name in (*SETTINGS, "scores"):
         field = Study.model_fields[name]
@@ -167,7 +167,7 @@ def _with_defaults(decided: Mapping[str, Any]) -> dict[str, Any]:
             try:
                 value = kind.validate_python(decided[name]) if name in decided else field.get_default()
             except ValidationError:
-                continue  # what is no longer allowed stays as it was written, and is told as a change
+                continue  # a value that is no longer allowed is kept as it was written, and reported as a change
             filled[name] = kind.dump_python(value, mode="json")
     return filled
 

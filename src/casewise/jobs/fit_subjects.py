@@ -1,4 +1,4 @@
-"""Whom a network of a run is fitted on: a function of the study and the split alone."""
+"""The subjects that a network is fitted on: they depend on the study and the split alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def divided(study: Study, panels: pd.DataFrame, splits: Splits, fold: int) -> tuple[list[str], list[str]]:
-    """The subjects that the networks of a fold are fitted on, and those who decide when to stop (none: nobody)."""
+    """The subjects that the networks of a fold are fitted on, and those who decide when to stop, if any."""
     training = splits.training(fold)
     if study.recipe.early_stopping.monitor == "inner":
         records, seed = panel_records(panels, study, training), mixed_seed(study.seed, "stop", fold)

@@ -1,4 +1,4 @@
-"""One job: train one network, predict what it was not trained on, and leave weights, facts and predictions behind."""
+"""One job: train one network, predict the held-out cases, and write weights, facts and predictions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class JobInputs:
-    """What every job of a run is made from: a study, its cohort, split and images, a cohort to pretrain on."""
+    """The inputs of all jobs of a run: a study, its cohort, split and images, and a cohort to pretrain on."""
 
     study: Study
     cohort: Cohort
@@ -61,7 +61,7 @@ class JobInputs:
 
 @dataclass(frozen=True)
 class Choice:
-    """How a job trains: on whom, who decides when to stop (nobody, or subjects), and by which recipe."""
+    """How a job trains: its training subjects, those who decide when to stop (if any), and its recipe."""
 
     held_out: list[str]
     fit_subjects: list[str]
@@ -72,7 +72,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class StudyModel:
-    """A network with its first weights: where these are from, and everybody whom it was or will be trained on."""
+    """A network with its first weights, their origin, and all subjects that it was or will be trained on."""
 
     network: Network
     outputs: tuple[Output, ...]
@@ -82,7 +82,7 @@ class StudyModel:
 
 @dataclass(frozen=True)
 class FittedModel:
-    """A trained network, the rows it was trained on and stopped by, and what the preparation of its input learned."""
+    """A trained network, and the rows that it was trained on and that decided when to stop."""
 
     predictor: Predictor
     learned: Learned
@@ -164,7 +164,7 @@ def build(job: Job, inputs: JobInputs, plan: ComputePlan, choice: Choice) -> Stu
     torch.manual_seed(seed)
     network = network_of(study, job.model)
     origin, bundle_subjects = load_first_weights(network, study, job.model, choice.held_out)
-    # Everybody who shaped the network, also by deciding when to stop, and whom its first weights were trained on.
+    # All subjects that shape the network: by training, by early stopping, and through its first weights.
     subjects = {*inputs.splits.training(job.fold), *choice.stop_subjects, *bundle_subjects}
     if inputs.pretraining:
         stopping = choice.stop_subjects if study.recipe.early_stopping.monitor == "inner" else []
@@ -181,7 +181,7 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
     """Train the network on the fold's training subjects.
 
     Raises:
-        SplitError: nobody on one of the two sides has a recorded target, or a class has nobody to learn it from.
+        SplitError: one of the two sides has no recorded target, or no training subject has one of the classes.
     """
     job, inputs, plan, choice = planned.job, planned.inputs, planned.plan, planned.choice
     study, panels = inputs.study, inputs.cohort.panels
@@ -193,7 +193,7 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
         for names in (choice.fit_subjects, choice.stop_subjects)
     )
     if study.recipe.early_stopping.monitor == "none":
-        stop_rows = fit_rows[:1]  # Lightning wants something to validate on; nothing is decided by it
+        stop_rows = fit_rows[:1]  # Lightning needs something to validate on; it decides nothing
     preprocessing = fit_preprocessing(study, inputs.store, fit_rows, model=job.model)
     dataset = modality_of(study).dataset(inputs.store, study, panels, labels, preprocessing)
     train, stop = dataset.subset(fit_rows.tolist()), dataset.subset(stop_rows.tolist())
@@ -265,7 +265,7 @@ def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
 
 
 def _train_metrics(job: Job, inputs: JobInputs, fitted: FittedModel) -> dict[str, Any]:
-    """Metrics on those trained on and on those who decided when to stop; of their predictions nothing else is kept."""
+    """Metrics on the training subjects and on those who decided when to stop; their predictions are not kept."""
     study, panels = inputs.study, inputs.cohort.panels
     if not (study.recipe.phases and study.classes_of(study.primary_outcome)):
         return {}
@@ -303,7 +303,7 @@ def record(planned: PlannedJob, model: StudyModel, fitted: FittedModel, predicti
         "stopped_on": study.recipe.early_stopping.monitor,
         "n_fitted": len(choice.fit_subjects),
         "n_stopped": len(choice.stop_subjects),
-        **{name: value for name, value in planned.timer.told().items() if name != "core_seconds"},
+        **{name: value for name, value in planned.timer.cost().items() if name != "core_seconds"},
         **{k: v for k, v in asdict(planned.plan).items() if k in ("device", "precision", "threads")},
         "memory_format": memory_format(planned.plan),
         "guess_loss": fitted.guess_loss,
@@ -319,7 +319,7 @@ def record(planned: PlannedJob, model: StudyModel, fitted: FittedModel, predicti
 
 
 def _check_labels(study: Study, train: PanelDataset, stop: PanelDataset, *, where: str) -> None:
-    """Stop where a side has no labels, or where those who decide when to stop took the last of a class."""
+    """Check that both sides have labels, and that every class has training subjects."""
     for purpose, data in (("training", train), ("early stopping", stop)):
         if not len(data):
             raise SplitError(
@@ -330,10 +330,10 @@ def _check_labels(study: Study, train: PanelDataset, stop: PanelDataset, *, wher
 
 
 def check_classes(study: Study, labels: torch.Tensor, *, where: str) -> None:
-    """Stop where no training subject has one of the classes.
+    """Check that every class has training subjects.
 
     Raises:
-        SplitError: naming the class.
+        SplitError: naming the class that none of them has.
     """
     for column, output in enumerate(outputs_of(study)):
         absent: Sequence[int] | NDArray[Any] = (
@@ -341,8 +341,8 @@ def check_classes(study: Study, labels: torch.Tensor, *, where: str) -> None:
         )
         for code in absent:
             raise SplitError(
-                f"{where}: no training subject has {output.name} {study.classes_of(output.name)[code]!r}; those who "
-                "have it are held out, or decide when to stop. Add subjects, join the class to another, lower "
+                f"{where}: no training subject has {output.name} {study.classes_of(output.name)[code]!r}; all who "
+                "have it are held out or decide when to stop. Add subjects, merge the class with another, lower "
                 "split.folds, or write `recipe: {early_stopping: {monitor: none}}`."
             )
 

@@ -1,7 +1,8 @@
 """Nested cross-validation: inner trainings on a fold's training subjects choose epochs and a learning rate.
 
-They use nothing of the held-out subjects: labels of others are removed, whatever is fitted (means and deviations of
-targets, class weights, standard intensities) is fitted on the inner training side, and every record names its subjects.
+They do not use the held-out subjects: labels of other subjects are removed, everything that is fitted (means and
+deviations of targets, class weights, standard intensities) is fitted on the inner training side, and every record names
+its subjects.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InnerCVResult:
-    """What the inner trainings chose, and their record for that of the job."""
+    """The choice of the inner trainings, and their record, which becomes part of the job's."""
 
     chosen: TunedParams
     record: dict[str, Any]
@@ -92,9 +93,9 @@ def choose_inside(job: Job, inputs: JobInputs, plan: ComputePlan, tune: NestedCV
         check_apart(every, held_out, where=where)
         records.append(_trained(training, job, inputs, plan, done * study.recipe.epochs))
     losses = {
-        rate: [] if any("failed" in record for record in its) else [record["losses"] for record in its]
+        rate: [] if any("failed" in record for record in of_rate) else [record["losses"] for record in of_rate]
         for number, rate in enumerate(study.rates)
-        if (its := [record for record in records if record["candidate"] == number])
+        if (of_rate := [record for record in records if record["candidate"] == number])
     }
     best = best_of(losses, epochs=tune.epochs)
     if best is None:

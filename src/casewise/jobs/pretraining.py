@@ -74,7 +74,7 @@ def pretraining_study(study: Study, settings: Pretraining) -> Study:
 
 @dataclass(frozen=True)
 class PretrainingSettings:
-    """Where and how a network is pretrained, and on whom not: `kept_out` are subjects that it is judged on later."""
+    """Where and how a network is pretrained; `kept_out` are subjects that it is tested on later."""
 
     folder: PretrainingFolder
     kept_out: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What a network makes of every tile by itself, where several make up one case: for maps, never for figures."""
+"""Predictions of single tiles, where several make up one case: for maps, never for metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from casewise.modalities.base import PanelDataset
     from casewise.study.schema import Study
 
-# Of more panels of one stage an even part is kept.
+# If a stage has more panels, an evenly spaced subset is kept.
 MOST = 500_000
 
 

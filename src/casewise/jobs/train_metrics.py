@@ -1,4 +1,4 @@
-"""How often a network is right on its own training subjects; this says nothing about new patients."""
+"""Metrics of a network on its own training subjects, which do not describe its performance on new patients."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def right_on(rows: pd.DataFrame, study: Study) -> dict[str, Any] | None:
     """Accuracy, sensitivity, specificity, the number of units and their confusion matrix; None where it has no classes.
 
-    The two in the middle are of two classes only, and None where nobody has the class. Lines of the matrix are the
-    recorded classes.
+    Sensitivity and specificity are given for two classes only, and None where a class has no cases. Rows of the matrix
+    are the reference classes.
 
     Args:
         rows: as `casewise.inference.to_table.prediction_rows` makes them, of one network; those of the main outcome

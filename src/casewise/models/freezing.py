@@ -1,11 +1,11 @@
-"""Freezing a network from its input to a stated point, and counting what is then left to learn.
+"""Freezing a network from its input to a stated point, and counting its frozen and trainable parameters.
 
 The published counts of MobileNetV2 on skin biopsies (003_eab959a42de94a48.txt, sections III.A and III.B), decoded.
-They are as Keras counts: the running means and variances of batch norms are parameters that are never trainable.
+They follow Keras, which counts the running means and variances of batch norms as non-trainable parameters.
 
     >>> from casewise.models.backbones import build_network
     >>> two = parameter_counts(build_network("mobilenet_v2", 1))
-    >>> two.total, two.trainable, two.not_trainable, two.frozen
+    >>> two.total, two.trainable, two.frozen + two.running_statistics, two.frozen
     (2259265, 2225153, 34112, 0)
 
 So "34112 parameters of the first 10 layers" are the running statistics of the whole network, and the two-class study
@@ -15,13 +15,13 @@ froze no weight. The counts of the three-class study come from four outputs and 
     >>> freeze(network, "features.2.conv.0")
     'features.2.conv.0'
     >>> three = parameter_counts(network)
-    >>> three.total, three.trainable, three.not_trainable, three.frozen
+    >>> three.total, three.trainable, three.frozen + three.running_statistics, three.frozen
     (2263108, 2225444, 37664, 3552)
 
 Its ten layers are the first ten that Keras lists after the input: Conv1, bn_Conv1, Conv1_relu, the depthwise and the
 projecting convolution of the first block with their batch norms and ReLU, the expanding convolution of the second and
-its batch norm. No other point gives 3,552. The text speaks of 53 layers: 52 convolutions and a classifier. Of those the
-3,552 weights are the first 4 (`4 layers`); to freeze ten of them, as the text means it, is `10 layers`:
+its batch norm. No other point gives 3,552. The text counts 53 layers: 52 convolutions and a classifier. The 3,552
+weights are those of the first 4 (`4 layers`); ten layers in the sense of the text are `10 layers`:
 
     >>> freeze(network, "10 layers")
     'features.4.conv.0.1'
@@ -45,10 +45,9 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 @dataclass(frozen=True)
 class Counts:
-    """How many numbers a network has: weights that are frozen or learn, and running statistics of its norms.
+    """How many numbers a network has: frozen and trainable weights, and the running statistics of its norms.
 
-    Running statistics follow the images of layers that learn, but no optimiser changes them; Keras counts them as
-    parameters that are not trainable.
+    Running statistics follow the images, but no optimiser changes them; Keras counts them as non-trainable parameters.
     """
 
     frozen: int
@@ -60,16 +59,12 @@ class Counts:
         return self.frozen + self.trainable
 
     @property
-    def not_trainable(self) -> int:
-        return self.frozen + self.running_statistics
-
-    @property
     def total(self) -> int:
         return self.frozen + self.trainable + self.running_statistics
 
 
 def parameter_counts(network: nn.Module) -> Counts:
-    """Count weights, by whether they learn, and running means and variances (not the batches they come from)."""
+    """Count frozen weights, trainable weights, and running means and variances (not the number of batches)."""
     weights = {True: 0, False: 0}
     for parameter in network.parameters():
         weights[parameter.requires_grad] += parameter.numel()
@@ -90,11 +85,11 @@ def layers(network: Network) -> list[tuple[str, nn.Module]]:
 def freeze(network: Network, upto: FreezePoint | str | float) -> str:
     """Freeze the body from the input to a point, let all behind it and the head learn; return the last frozen part.
 
-    Frozen weights need no gradient. Frozen layers stay in eval mode whoever calls `train()`, so that running statistics
+    Frozen weights need no gradient. Frozen layers stay in eval mode also after `train()`, so that running statistics
     are used and kept, and dropout and stochastic depth are off: what a frozen part makes of a panel never changes.
 
     A point is within the body of one sequence where each has its own, and holds in all of them alike: `11 blocks` are
-    11 of every body. What stands in for missing sequences always learns.
+    11 of every body. The learned stand-in for missing sequences is never frozen.
 
     Args:
         upto: as `read_freeze_point` reads it: `10 layers` (or 10), `11 blocks`, `features.6`, `30%` (or 0.3), `none`
@@ -113,7 +108,7 @@ def freeze(network: Network, upto: FreezePoint | str | float) -> str:
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(position >= end)
     if network.missing_token is not None:
-        network.missing_token.requires_grad_(True)  # nobody has learned it before
+        network.missing_token.requires_grad_(True)  # it has no pretrained values
     network.head.requires_grad_(True)
     network.keep_in_eval(frozen_parts(network, end))
     return last_frozen(network, end)
@@ -142,7 +137,7 @@ def frozen_end(network: Network, upto: FreezePoint | str | float) -> int:
 
 
 def frozen_parts(network: Network, end: int) -> list[str]:
-    """Which of the body's first `end` modules are frozen whole, and not merely begun."""
+    """Which of the body's first `end` modules are frozen completely."""
     names = [name for name, _ in network.bodies[0].named_modules()]
     outer = _around(names[end:])
     return [name for name in names[:end] if name not in outer]
@@ -167,7 +162,7 @@ def last_frozen(network: Network, end: int) -> str:
 
 
 def _around(names: Iterable[str]) -> set[str]:
-    """The parts that modules of these names lie in, the body itself among them."""
+    """The modules that contain modules of these names, including the body itself."""
     points = set()
     for name in names:
         outer = name
@@ -178,7 +173,7 @@ def _around(names: Iterable[str]) -> set[str]:
 
 
 def _named(network: Network, point: FreezePoint) -> str:
-    """The module that a freeze point stands at."""
+    """The name of the module at a freeze point."""
     if point.kind == "name":
         module_names = [name for name, _ in network.bodies[0].named_modules() if name]
         if point.name not in module_names:

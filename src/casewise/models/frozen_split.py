@@ -1,8 +1,8 @@
-"""Cutting a network at its freeze point: a part computed once for every panel, and the rest, which learns.
+"""Cutting a network at its freeze point: frozen layers, computed once for every panel, and the rest, which learns.
 
-Only a chain can be cut: a body whose parts are passed one after another, each taking what the one before it gives. The
-forward pass of a library's network is code, so the chains of those that are known are written down here, and compared
-with the networks themselves, to the bit, in the tests.
+Only a chain can be cut: a body whose modules run one after another, each on the output of the one before. The forward
+pass of a library's network is code, so this file lists the chains of supported architectures. Tests compare them with
+the networks, bit for bit.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from casewise.study.freezing import FreezePoint
 
 
 class Segment(nn.Sequential):
-    """One side of a cut network. `at` names the last part of the body before the cut.
+    """One side of a cut network. `at` names the last module of the body before the cut.
 
-    What is frozen stays in eval mode whoever calls `train()`, as in the network itself: in the first part everything.
+    Frozen modules stay in eval mode also after `train()`, as in the network itself.
     """
 
     at: str = ""
@@ -29,7 +29,7 @@ class Segment(nn.Sequential):
     def __init__(self, parts: Iterable[nn.Module], frozen_modules: Iterable[nn.Module]) -> None:
         super().__init__(*parts)
         own = {id(module) for module in self.modules()}
-        # a tuple, which does not make them parts of this part a second time
+        # in a tuple, so that they are not registered as submodules a second time
         self.frozen_eval = tuple(module for module in frozen_modules if id(module) in own)
 
     def train(self, mode: bool = True) -> Self:
@@ -40,7 +40,7 @@ class Segment(nn.Sequential):
 
 
 class _Scaled(nn.Module):
-    """Panels in 0–1 as the first layer wants them."""
+    """Normalisation of panels in 0–1 for the first layer."""
 
     mean: Tensor
     std: Tensor
@@ -60,7 +60,7 @@ class _MeanOfMap(nn.Module):
 
 
 class _AsGoogLeNet(nn.Module):
-    """GoogLeNet's own change of its input."""
+    """GoogLeNet's transformation of its input."""
 
     def __init__(self, body: Any) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class _AsGoogLeNet(nn.Module):
 FLAT, POOLED, MEAN, RELU, CHANGED = "(flat)", "(pooled)", "(mean)", "(relu)", "(changed)"
 _RESNET = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"]
 _INCEPTIONS = [f"inception{key}" for key in ("4a", "4b", "4c", "4d", "4e")]
-# the order in which the forward pass of each class goes through its children, with what it does between them
+# The order in which the forward pass of each class runs its children, and the operations between them.
 CHAINS: dict[tuple[str, str], list[str]] = {
     ("casewise", "PlainNetwork"): ["features", "pool", FLAT, "classifier"],
     **{
@@ -92,9 +92,9 @@ CHAINS: dict[tuple[str, str], list[str]] = {
     ],
     ("timm", "ResNet"): ["act1" if element == "relu" else element for element in _RESNET] + ["global_pool", "fc"],
 }
-# blocks that are a chain inside where they do not add their input: the attribute that says so, and that chain
+# Blocks that are chains unless they add their input: the attribute that tells which, and the name of the chain.
 _OPENED = (("use_res_connect", "conv"), ("use_res_connect", "block"), ("apply_residual", "layers"))
-# without weights and without chance: computed once with what is before them, and a pooled map is smaller to keep
+# Without weights and randomness: computed once with the modules before them, since pooled maps need less space.
 _STEADY = (
     *[nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d],
     *[nn.Flatten, nn.Identity, _MeanOfMap, _AsGoogLeNet],
@@ -104,13 +104,13 @@ _STEADY = (
 def split_at(network: Network, upto: FreezePoint | str | float) -> tuple[Segment, Segment]:
     """Cut a network at a freeze point: `rest(frozen(panels))` is `network.features(panels)`, to the bit in eval mode.
 
-    Both parts share the network's modules. A point inside a block that adds its input to its output (a residual) or
-    joins several paths cannot be cut at: the cut is then before that block, whose frozen layers stay in the rest, and
-    `frozen.at` says where. Layers without weights that follow the point belong to the frozen part.
+    Both sides share the network's modules. A block with a residual connection or several paths cannot be cut inside:
+    the cut is then before that block, whose frozen layers stay in the rest, and `frozen.at` names the place. Layers
+    without weights that follow the point belong to the frozen side.
 
     Raises:
         StudyError: `upto` cannot be read.
-        TrainingError: the network has no such point, is not a chain that is known here, or nothing is before the cut.
+        TrainingError: the network has no such point, is no supported chain, or no layer with weights precedes the cut.
     """
     end = frozen_end(network, upto)
     frozen = {id(module) for module in list(network.bodies[0].modules())[:end]}
@@ -157,7 +157,7 @@ def _chain(network: Network) -> list[nn.Module]:
 
 
 def _cut(chain: list[nn.Module], frozen: set[int]) -> tuple[list[nn.Module], list[nn.Module]]:
-    """A chain up to and from the first part that is not frozen, which is opened where it is a chain itself."""
+    """Divide a chain at its first module that is not frozen; that module is divided too, if it is a chain itself."""
     for position, element in enumerate(chain):
         if all(id(module) in frozen for module in element.modules()) or _steady(element):
             continue
@@ -167,7 +167,7 @@ def _cut(chain: list[nn.Module], frozen: set[int]) -> tuple[list[nn.Module], lis
 
 
 def _inside(element: nn.Module) -> list[nn.Module]:
-    """The chain that a part is, or nothing where it is none."""
+    """The modules of a chain; empty for a module that is no chain."""
     if isinstance(element, nn.Sequential) and type(element).forward is nn.Sequential.forward:
         return list(element.children())
     for adds, inner in _OPENED:
@@ -181,7 +181,7 @@ def _steady(element: nn.Module) -> bool:
 
 
 def _name_of(network: Network, before: list[nn.Module]) -> str:
-    """The body's name of the last part before the cut that has weights."""
+    """The name in the body of the last module with weights before the cut."""
     names = {id(module): name for name, module in network.bodies[0].named_modules()}
     weighted = [element for element in before if id(element) in names and any(True for _ in element.parameters())]
     return names[id(weighted[-1])]

@@ -48,7 +48,7 @@ def timm_body(name: str, *, side: int | None = None, channels: int = 3) -> tuple
 
 
 def _sized(name: str, side: int, options: dict[str, Any]) -> nn.Module:
-    """The network for panels of a size that it is not published for; it has looked at one of them."""
+    """The network for panels of a size that it is not published for; checked with one of them."""
     import timm
 
     body: Any = timm.create_model(name, **options, img_size=side)
@@ -89,5 +89,5 @@ def with_positions(body: nn.Module, tensors: dict[str, Tensor]) -> tuple[dict[st
     from timm.layers import resample_abs_pos_embed
 
     resized = resample_abs_pos_embed(given, new_size=list(size), num_prefix_tokens=extra)
-    said = f"its position embeddings interpolated from {before}×{before} to {size[0]}×{size[1]} patches"
-    return tensors | {POSITIONS: resized}, said
+    change = f"its position embeddings interpolated from {before}×{before} to {size[0]}×{size[1]} patches"
+    return tensors | {POSITIONS: resized}, change

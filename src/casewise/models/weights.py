@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-# Raised whenever the facts of a trained network change their meaning; older ones are then refused.
+# Raised whenever the facts of a trained network change their meaning; older facts are then refused.
 FORMAT = 1
 NO_WEIGHTS = "random: this network has no published weights"
 
@@ -40,8 +40,8 @@ def load_weights(
 
     Order: `random` as stated by the study; an explicit file; `bundle:PATH` (a trained casewise network); for
     `pretrained`, `<name>.safetensors` in `folder` or in CASEWISE_WEIGHTS, then the library's own download. A network
-    of `UNTRAINED` has no published weights, so where they are asked for (`pretrained` or a folder) and no file of its
-    own lies there it keeps its random ones, and the sentence says why: one study may compare it with pretrained ones.
+    of `UNTRAINED` has no published weights. With `pretrained`, or a folder without a file for it, it keeps its random
+    weights, and the sentence says why, so that one study may compare it with pretrained networks.
 
     A fused network (`casewise.models.fusion`) takes the same files: late, every body the same weights; early, the first
     layer is adapted to the sequences; a transformer for another size of panel has its positions interpolated. The
@@ -137,7 +137,7 @@ def _from_file(network: Network, path: Path) -> str:
 
 
 def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> str:
-    """Load library weights into each body; say what was changed to fit, after a semicolon, or nothing.
+    """Load library weights into each body; return what was changed to make them fit, after semicolons.
 
     Only the library's own last layer may be left over. What a fused network of casewise learned is taken as it is.
     """
@@ -146,12 +146,12 @@ def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> str:
         _put(network.body, tensors, (), f"{source} does not belong to {network.name}, {network.fusion}")
         return ""
     first = network.bodies[0]
-    fitting, words = _fitting(network, first, tensors)
+    fitting, changes = _fitting(network, first, tensors)
     for body in network.bodies:
         _put(body, fitting, heads, f"{source} does not belong to {network.name}")
     if len(network.bodies) > 1:
-        words.append(f"the same weights in each of {len(network.bodies)} bodies")
-    return "".join(f"; {change}" for change in words)
+        changes.append(f"the same weights in each of {len(network.bodies)} bodies")
+    return "".join(f"; {change}" for change in changes)
 
 
 def _fitting(
@@ -160,8 +160,8 @@ def _fitting(
     """A library's weights for a body that takes sequences, or panels of another size, and what was changed."""
     from casewise.models.transformers import with_positions
 
-    tensors, said = with_positions(body, tensors)
-    words = [said] if said else []
+    tensors, change = with_positions(body, tensors)
+    changes = [change] if change else []
     if isinstance(network.body, Fused) and network.fusion == "early":
         count = network.body.sequences
         name = first_layer(body, network.name)
@@ -170,11 +170,11 @@ def _fitting(
         # weights of as many channels as there are sequences were made for sequences, unless these are three: colours
         if kernels is not None and kernels.ndim == 4 and kernels.shape[1] == 3:
             tensors = tensors | {key: adapted(kernels, count)}
-            words.append(
+            changes.append(
                 f"its first layer ({name}) adapted to {count} sequence{'s' if count > 1 else ''}: each has the mean of "
                 f"the weights for red, green and blue, times 3/{count}"
             )
-    return tensors, words
+    return tensors, changes
 
 
 def _put(body: torch.nn.Module, tensors: dict[str, Tensor], heads: tuple[str, ...], trouble: str) -> None:
@@ -227,9 +227,9 @@ def _facts_of(path: Path, facts: JsonFile) -> dict[str, Any]:
         raise WeightsError(f"weights: {facts.path} is damaged: {', '.join(missing) or 'network'} cannot be read.")
     if values.get("comparison_only"):
         raise WeightsError(
-            f"weights: {path} was trained for comparison only, on images split as if each showed another person: it "
-            "has seen people who are held out in its own study. Take a network of the study itself, from the run "
-            "folder's own jobs/."
+            f"weights: {path} was trained for comparison only, on images split as if each showed another person. Its "
+            "training set contains people who are held out in its study. Take a network of the study itself, from the "
+            "jobs folder of the run."
         )
     return values
 
@@ -288,7 +288,7 @@ def _from_bundle(
             f"{', '.join(channels) or 'none'}. State the same sequences in the same order, or take other weights."
         )
     if values["backbone"] != network.name:
-        raise WeightsError(f"weights: {path} holds a {values['backbone']}, the study wants {network.name}.")
+        raise WeightsError(f"weights: {path} holds a {values['backbone']}, the study needs {network.name}.")
     _check_scaling(network, path, values["network"])
     check_weights(folder.weights, values["weights_sha256"])
     tensors = read_tensors(folder.weights.verified())
@@ -315,9 +315,9 @@ def _downloaded(network: Network, folder: Path | None) -> str:
     except WeightsError:
         raise
     except Exception as error:  # every network and hub library raises types of its own
-        looked = [str(p) for p in (folder, _environment_folder()) if p]
+        folders = [str(path) for path in (folder, _environment_folder()) if path]
         raise WeightsError(
-            f"There are no pretrained weights for {name}. Looked in {', '.join(looked) or 'no folder (none given)'}, "
+            f"There are no pretrained weights for {name}. Searched {', '.join(folders) or 'no folder (none given)'}, "
             f"then tried the library's download, which failed ({_short(error)}). Four ways: (1) `weights: FILE`; "
             f"(2) a folder with {_file_name(name)}.safetensors, by --weights-dir or CASEWISE_WEIGHTS; "
             "(3) `weights: bundle:PATH`, a network trained by casewise; (4) the library's own download, from a machine "

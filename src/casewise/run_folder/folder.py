@@ -19,18 +19,18 @@ RETRY = "Run the study again."
 
 @dataclass(frozen=True)
 class ExplanationFolder:
-    """Where `casewise explain` writes pictures, volumes and tables: in the run folder or elsewhere."""
+    """The folder of pictures, volumes and tables of `casewise explain`, in the run folder or outside it."""
 
     path: Path
 
     @property
     def table(self) -> TableFile:
-        """One row a picture or volume."""
+        """One row for each picture or volume."""
         return TableFile(self.path / "explanations.parquet")
 
     @property
     def measurements(self) -> TableFile:
-        """How well maps meet the masks, one row a case and network."""
+        """Agreement of maps and lesion masks, one row for each case and network."""
         return TableFile(self.path / "measured.parquet")
 
     @property
@@ -41,11 +41,11 @@ class ExplanationFolder:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Where the images of one cohort are prepared: folders in `root`, each with the cohort's suffix.
+    """The folders of a cohort's prepared images: in `root`, each with the cohort's suffix.
 
     Attributes:
         suffix: empty for the study's own cohort.
-        tiles: where the tile store lies if not in `root`.
+        tiles: the folder of the tile store if it is not in `root`.
 
     >>> ImageFolder(Path("run")).of("tiles").as_posix(), ImageFolder(Path("run"), "external").of("tiles").as_posix()
     ('run/tiles', 'run/tiles-external')
@@ -72,7 +72,7 @@ class RunFolder:
         """Let a run folder stand where a path is expected."""
         return os.fspath(self.path)
 
-    # What the run was made from.
+    # Inputs.
 
     @property
     def study(self) -> JsonFile:
@@ -81,30 +81,30 @@ class RunFolder:
 
     @property
     def cohort(self) -> TableFile:
-        """The table as it was understood: one row an image."""
+        """The cohort table as read, one row for each image."""
         return TableFile(self.path / "cohort.parquet", RETRY)
 
     @property
     def splits(self) -> JsonFile:
-        """The side of every subject."""
+        """The fold of every subject, or the test set."""
         return JsonFile(self.path / "splits.json", RETRY, required=("hash", "folds", "subjects"))
 
     @property
     def audit(self) -> JsonFile:
-        """What the audit found."""
+        """The findings of the audit."""
         return JsonFile(self.path / "audit.json", RETRY)
 
     @property
     def fingerprint(self) -> JsonFile:
-        """Everything that decides the networks."""
+        """All inputs that decide the networks."""
         return JsonFile(self.path / "fingerprint.json", RETRY, required=("fingerprint", "decided"))
 
     @property
     def compute(self) -> JsonFile:
-        """For each network, how it runs on this machine."""
+        """For each network, its precision, memory format and threads on this machine."""
         return JsonFile(self.path / "compute.json", RETRY)
 
-    # What came out.
+    # Results.
 
     @property
     def stackers(self) -> JsonFile:
@@ -118,22 +118,22 @@ class RunFolder:
 
     @property
     def predictions(self) -> TableFile:
-        """Every prediction."""
+        """All predictions."""
         return TableFile(self.path / "predictions.parquet", RETRY)
 
     @property
     def tile_predictions(self) -> TableFile:
-        """What networks predict of single tiles or windows."""
+        """Predictions of single tiles or windows."""
         return TableFile(self.path / "tiles.parquet", RETRY)
 
     @property
     def metrics(self) -> JsonFile:
-        """Every figure."""
+        """All metrics."""
         return JsonFile(self.path / "metrics.json", RETRY, required=("metrics", "notes"))
 
     @property
     def explanations(self) -> JsonFile:
-        """What `casewise explain` showed and measured."""
+        """The cases shown and the measurements of `casewise explain`."""
         return JsonFile(self.path / "explanations.json", "Run `casewise explain` again.")
 
     @property
@@ -143,10 +143,10 @@ class RunFolder:
 
     @property
     def explanation_folder(self) -> ExplanationFolder:
-        """Where explanations go unless another folder is given."""
+        """The folder of explanations by default."""
         return ExplanationFolder(self.path / "explanations")
 
-    # Prepared images; modalities name what they keep in these folders.
+    # Prepared images; modalities name the files in these folders.
 
     def images(self, store: Path | None = None) -> ImageFolder:
         """Where images of the study's own cohort are prepared; `store` is the study's folder for its tiles, if any."""
@@ -171,14 +171,14 @@ class RunFolder:
 
     @property
     def image_split_mark(self) -> JsonFile:
-        """Present where the whole folder is a comparison by image and no study."""
+        """Exists if the folder is a comparison by image and not a study."""
         return JsonFile(self.path / "comparison.json")
 
     # Networks.
 
     @property
     def jobs_folder(self) -> Path:
-        """Where the networks lie."""
+        """The folder of all networks."""
         return self.path / "jobs"
 
     def job(self, network: str, fold: int) -> JobFolder:

@@ -17,7 +17,7 @@ LOCK = ".lock"
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage or phase of a training: what it did, its weights, and the folder of its state."""
+    """One stage or phase of a training: its record, its weights, and the folder of its state."""
 
     record: JsonFile
     weights: WeightsFile
@@ -30,7 +30,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class TrainingFolder:
-    """A folder in which a network is trained: what a killed training continues from."""
+    """A folder in which a network is trained, with the state that a killed training continues from."""
 
     path: Path
 
@@ -51,17 +51,17 @@ class TrainingFolder:
 
     @property
     def timing(self) -> Path:
-        """What the training has cost so far."""
+        """The cost of the training so far."""
         return self.path / "spent.json"
 
     @property
     def copies(self) -> Path:
-        """Varied copies of the training panels."""
+        """Augmented copies of the training panels."""
         return self.path / "copies.bin"
 
     @property
     def activations(self) -> tuple[Path, Path]:
-        """What frozen layers make of the training panels and of those that decide when to stop."""
+        """The activations of frozen layers for the training panels and for those that decide when to stop."""
         return self.path / "train.bin", self.path / "stop.bin"
 
     @property
@@ -81,13 +81,13 @@ class TrainingFolder:
         return any(any(self.path.glob(mark)) for mark in marks)
 
     def remove_caches(self) -> None:
-        """Remove what was computed once for all epochs."""
+        """Remove the values that were computed once for all epochs."""
         for path in [self.copies, *self.path.glob("stage*/*.bin"), *self.activations]:
             with suppress(PermissionError):  # Windows keeps what is still mapped
                 path.unlink(missing_ok=True)
 
     def remove_state(self) -> None:
-        """Remove everything that a training continues from; nothing of it is needed once the training is done."""
+        """Remove everything that a killed training continues from; a finished training does not need it."""
         names = (self.state.path, self.rate_search.path, self.body_rate_search.path, self.timing, self.copies)
         for path in [*names, *self.activations, *self.path.glob("stage*.safetensors"), *self.path.glob("stage*.json")]:
             path.unlink(missing_ok=True)
@@ -105,7 +105,7 @@ class InnerTraining:
 
 @dataclass(frozen=True)
 class PretrainingFolder(TrainingFolder):
-    """The folder in which a job's network learns from another cohort first."""
+    """The folder in which a network is pretrained on another cohort."""
 
     @property
     def body(self) -> WeightsFile:
@@ -129,7 +129,7 @@ class JobFolder(TrainingFolder):
 
     @property
     def facts(self) -> JsonFile:
-        """What is needed to use the weights, and whose images they were learned from."""
+        """Everything needed to use the weights, and the subjects that they were learned from."""
         return JsonFile(self.path / "model.json", portable=True)
 
     @property
@@ -144,32 +144,32 @@ class JobFolder(TrainingFolder):
 
     @property
     def predictions(self) -> TableFile:
-        """What the network predicts of its fold and of the test set."""
+        """Predictions of the held-out fold and the test set."""
         return TableFile(self.path / "predictions.parquet")
 
     @property
     def tile_predictions(self) -> TableFile:
-        """What it predicts of single tiles or windows."""
+        """Predictions of single tiles or windows."""
         return TableFile(self.path / "tiles.parquet")
 
     @property
     def external_predictions(self) -> TableFile:
-        """What it predicts of the external cohort."""
+        """Predictions of the external cohort."""
         return TableFile(self.path / "external.parquet")
 
     @property
     def external_mark(self) -> TextFile:
-        """What its predictions of the external cohort were made from."""
+        """A hash of the inputs of the external predictions."""
         return TextFile(self.path / "external-made-from")
 
     @property
     def mark(self) -> TextFile:
-        """What a training in this folder was begun from."""
+        """A hash of the inputs of the training that was begun in this folder."""
         return TextFile(self.path / "made-from")
 
     @property
     def inner_folder(self) -> Path:
-        """Where the inner trainings of nested cross-validation lie."""
+        """The folder of the inner trainings of nested cross-validation."""
         return self.path / "inner"
 
     def inner(self, name: str) -> InnerTraining:
@@ -184,15 +184,15 @@ class JobFolder(TrainingFolder):
 
     @property
     def progress_path(self) -> Path:
-        """How far the training is, for the progress bar."""
+        """The progress of the training, for the progress bar."""
         return self.path / "progress.json"
 
     def write_progress(self, done: int, total: int, stage: str = "training") -> None:
-        """Leave a note for the progress bar."""
+        """Record the progress of the training for the progress bar."""
         write_json(self.progress_path, {"done": done, "total": total, "stage": stage}, durable=False)
 
     def read_progress(self, since: float) -> dict[str, Any] | None:
-        """The note, where it was written after `since` (seconds since the epoch)."""
+        """The progress, if it was recorded after `since` (seconds since 1970)."""
         try:
             if self.progress_path.stat().st_mtime < since:
                 return None
@@ -201,7 +201,7 @@ class JobFolder(TrainingFolder):
         return JsonFile(self.progress_path, required=("done", "total", "stage")).peek()
 
     def finished(self, fingerprint: str) -> bool:
-        """Whether the job's record stands and is of the same inputs; nothing is verified."""
+        """Whether the job has a record of the same inputs; its files are not verified."""
         record = self.record.peek()
         return record is not None and record["fingerprint"] == fingerprint
 
@@ -229,7 +229,7 @@ class JobFolder(TrainingFolder):
         return True
 
     def remove_training(self) -> None:
-        """Remove what a finished, or another, training left: its state, its inner trainings, its pretraining."""
+        """Remove the state, the inner trainings and the pretraining of a finished or outdated training."""
         self.remove_state()
         self.progress_path.unlink(missing_ok=True)
         for weights in (self.pretraining.state, self.pretraining.body):
@@ -237,6 +237,6 @@ class JobFolder(TrainingFolder):
         shutil.rmtree(self.inner_folder, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove temporary files of killed processes; only for who holds the job's lock."""
+        """Remove temporary files of killed processes; the caller holds the job's lock."""
         for folder in [self.path, *(path for path in self.path.rglob("*/") if path.is_dir())]:
             sweep(folder)

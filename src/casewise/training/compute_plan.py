@@ -68,16 +68,16 @@ def choose(
     """Pick device, precision, memory format and threads for training `network` on (batch, C, side, side) panels.
 
     Each candidate is timed on a few training steps; another than fp32 channels-last is taken only if it is at least
-    15 % faster, and bfloat16 only if with these weights its features agree with fp32's. Of several `threads`, which is
-    what a job may have, one is then tried against all in the same way, unless the study states them. What is quickest
-    is remembered in `memo` by network, how it fuses sequences, size, versions and processor, so that every run on a
-    machine finds the same; whether bfloat16 agrees is looked at every time.
+    15 % faster, and bfloat16 only if with these weights its features agree with fp32's. If a job may use several
+    `threads` and the study does not state their number, one thread is then compared with all of them in the same way.
+    The fastest candidate is kept in `memo` by network, fusion, size, versions and processor, so that all runs on a
+    machine use the same; the agreement of bfloat16 is checked every time.
     """
     stated = compute.threads != "auto"
     threads = threads if compute.threads == "auto" else compute.threads
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise CasewiseError(
-            "compute.device: the study wants cuda, but this machine has no CUDA device. Use cpu or auto."
+            "compute.device: the study states cuda, but this machine has no CUDA device. Use cpu or auto."
         )
     if compute.device == "cuda" or (compute.device == "auto" and torch.cuda.is_available()):
         return ComputePlan(

@@ -1,6 +1,6 @@
-"""What does not change from epoch to epoch is computed once: augmented copies, and the activations of frozen layers.
+"""Values that are equal in all epochs are computed once: augmented copies, and the activations of frozen layers.
 
-Values are kept in the precision in which they are computed, in memory up to what a job may have and in files beyond.
+They keep the precision of their computation, and stay in memory up to the job's limit, beyond it in files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from casewise.modalities.panels import augmented
 from casewise.models.attention import GatedAttention
 from casewise.models.backbones import TILES_AT_ONCE, form_of
 
-# Of all jobs side by side together, in bytes.
+# In bytes, of all jobs together that run at the same time.
 MEMORY = 2 * 2**30
 CHUNK = 64
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -187,14 +187,14 @@ class Upper(nn.Module):
             return self.head(features.float()) * self.target_std + self.target_mean
 
 
-def of_tiles(part: nn.Module, bags: Tensor) -> Tensor:
+def of_tiles(module: nn.Module, bags: Tensor) -> Tensor:
     """The outputs of a module for every tile of bags (B, K, ...): (B, K, ...), NaN in empty slots."""
     there = ~bags.flatten(2)[..., 0].isnan()
     tiles = bags[there]
     # What is not learned from need not be in memory at once.
     cut = [tiles] if torch.is_grad_enabled() else tiles.split(TILES_AT_ONCE)
-    form = form_of(part)
-    by_tile = torch.cat([part(some.contiguous(memory_format=form) if some.ndim == 4 else some) for some in cut])
+    form = form_of(module)
+    by_tile = torch.cat([module(some.contiguous(memory_format=form) if some.ndim == 4 else some) for some in cut])
     result = by_tile.new_full((*there.shape, *by_tile.shape[1:]), torch.nan)
     result[there] = by_tile
     return result

@@ -39,7 +39,7 @@ class Fitted:
 
 
 class Saver(Callback):
-    """Writes the state of the job every `seconds` at the end of an epoch, where nothing is half done.
+    """Writes the state of the job every `seconds`, at the end of an epoch.
 
     Saving takes at most about a twentieth of the time, unless `seconds` is 0, which saves after every epoch.
     """
@@ -49,7 +49,7 @@ class Saver(Callback):
         self.last = time.monotonic()
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        # Not when early stopping has spoken: a continued job would train one epoch more than an uninterrupted one.
+        # Not after early stopping has decided: a resumed job would train one epoch more than an uninterrupted one.
         if time.monotonic() - self.last < self.seconds or trainer.should_stop:
             return
         begun = time.monotonic()
@@ -146,7 +146,7 @@ def fit(network: Network | HeadOnly, recipe: Recipe, train: Batches, stop: Batch
             *([Ticker(context.tell)] if context.tell else []),
         ],
     )
-    # Lightning leaves the mode as it is, and computing features has left the network in eval mode.
+    # Lightning keeps the mode, and the network is in eval mode after its features were computed.
     module.train()
     try:
         trainer.fit(module, ckpt_path=str(state.path) if state.intact() else None)
@@ -171,7 +171,7 @@ def standardise(network: Network, truth: torch.Tensor, outputs: Sequence[Output]
     """Set the mean and standard deviation of the network's numbers, from its training labels; classes stay as they are.
 
     Raises:
-        SplitError: a target is recorded for nobody who is trained on.
+        SplitError: no training subject has a recorded value of a target.
     """
     centre, scale = standard(truth.numpy())
     start = 0

@@ -83,7 +83,7 @@ def _ridge(rows: np.ndarray, wanted: np.ndarray, groups: np.ndarray, classes: in
 
 
 def _logistic(rows: np.ndarray, wanted: np.ndarray, groups: np.ndarray, classes: int) -> list[Line | None]:
-    """One line a class; classes that nobody has keep their random line."""
+    """One line for each class; classes without cases keep their random line."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 

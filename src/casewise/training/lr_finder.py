@@ -192,14 +192,14 @@ def deepest(rates: np.ndarray, losses: np.ndarray) -> Fall | None:
     if steps < 5:
         return None
     first = max(5, steps // 6)
-    # What explodes says nothing of the fall before it.
+    # Losses after a divergence must not affect the fall before it.
     losses = np.minimum(losses, losses[: 2 * first].max())
     share, calm = weights(rates), tamed(losses)
     curve = share @ calm
     least = int(curve.argmin())
 
-    def passed(level: float, part: float) -> int:
-        above = np.flatnonzero(curve[:least] > level - part * (level - curve[least]))
+    def passed(level: float, fraction: float) -> int:
+        above = np.flatnonzero(curve[:least] > level - fraction * (level - curve[least]))
         return int(above[-1]) + 1 if len(above) else 0
 
     level = float(np.median(calm[:first]))

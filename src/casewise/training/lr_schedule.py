@@ -39,9 +39,9 @@ def warmed_cosine(step: int, warmup: int, total: int) -> float:
 def layer_rates(network: Network, lr: float, decay: float, *, head_lr: float = 1.0) -> list[dict[str, Any]]:
     """The optimiser's groups from the input on, each with its `params`, `lr` and `name`; only what learns is in them.
 
-    The head, and what stands in for missing sequences, learn at `lr` (the head times `head_lr`), and every step towards
-    the input at `decay` times the rate above it: the blocks one after another, then the embedding (patches, positions,
-    tokens). The norm of a transformer behind its blocks learns at `lr`. Networks that are no transformers have their
+    The head and the stand-in for missing sequences learn at `lr` (the head times `head_lr`). Every step towards the
+    input learns at `decay` times the rate above it: the blocks one after another, then the embedding (patches,
+    positions, tokens). The norm of a transformer behind its blocks learns at `lr`. Networks that are no transformers have their
     blocks in this order (`Network.blocks`). Bodies of late fusion have the same rates.
 
     Args:

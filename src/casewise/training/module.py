@@ -178,7 +178,7 @@ class Training(LightningModule):
             right = hits(predicted, self.val_data.truth.to(predicted.device), self.outputs)
             right_by_side |= {} if right is None else {"stop_accuracy": right}
         counts = {name: count.tolist() for name, count in right_by_side.items()}
-        return {name: right / known for name, (right, known) in counts.items() if known}
+        return {name: right / count for name, (right, count) in counts.items() if count}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["casewise"] = {

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class HeadOnly(nn.Module):
-    """The head of a network as a network of its own, over features (B, width); it shares the head's parameters."""
+    """The head of a network as a network that takes features (B, width); it shares the head's parameters."""
 
     target_mean: Tensor
     target_std: Tensor
@@ -43,27 +43,27 @@ def layer_groups(network: Network, count: int) -> list[list[nn.Module]]:
 
 
 def unfreeze(network: Network, groups: int, count: int) -> None:
-    """Let the head and the last `groups` of `count` groups of layers learn; everything before them stays as it is.
+    """Let the head and the last `groups` of `count` groups of layers learn; the layers before them are frozen.
 
-    What stands in for missing sequences learns with any of them; the head alone is fitted to features as they are.
+    The stand-in for missing sequences learns unless the head learns alone.
     """
-    parts = layer_groups(network, count)
+    all_groups = layer_groups(network, count)
     for parameter in network.body.parameters():
         parameter.requires_grad_(False)
-    for group in parts[len(parts) - groups :]:
+    for group in all_groups[len(all_groups) - groups :]:
         for module in group:
             module.requires_grad_(True)
-    if groups == len(parts):
+    if groups == len(all_groups):
         network.body.requires_grad_(True)
     if network.missing_token is not None:
         network.missing_token.requires_grad_(groups > 0)
 
 
 def parameter_groups(network: Any, recipe: Recipe, lr: float) -> list[dict[str, Any]]:
-    """The optimiser's groups: the body's (one, or several where rates differ by layer), at the end the head's.
+    """The optimiser's groups: one for the body, or several if rates differ by layer, then one for the head.
 
     With `discriminative` d the last of n groups of layers learns at the stated rate, the one below it at 1/d of that;
-    with `layer_decay` see `rates.layer_rates`.
+    with `layer_decay` see `casewise.training.lr_schedule.layer_rates`.
     """
     head = {"params": list(network.head.parameters()), "lr": lr * recipe.head_lr}
     body = [p for p in network.body.parameters() if p.requires_grad]
@@ -83,6 +83,6 @@ def parameter_groups(network: Any, recipe: Recipe, lr: float) -> list[dict[str, 
             body_groups.append({"params": mine, "lr": lr / recipe.discriminative ** (len(groups) - 1 - position)})
     rest = [p for p in body if id(p) not in taken]
     if rest:
-        # tokens and positions that belong to no block stand at the input
+        # tokens and positions belong to no block and count as the input layer
         body_groups.insert(0, {"params": rest, "lr": lr / recipe.discriminative ** (len(groups) - 1)})
     return [*body_groups, head]

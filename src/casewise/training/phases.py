@@ -103,7 +103,7 @@ def _phase(
         "way": way,
         "epochs": len(fitted.history),
         "rows": len(data),
-        **spent.told(),
+        **spent.cost(),
         "best_loss": fitted.best_loss,
         "best_epoch": fitted.best_epoch,
         "history": fitted.history,
@@ -130,7 +130,7 @@ def _shortened(
     if train.subsampled:
         return (
             *plain,
-            "frozen layers computed at every step, since more tiles than slots are drawn anew",
+            "frozen layers computed at every step, since more tiles than slots are drawn at random",
         )
     whole = not any(parameter.requires_grad for parameter in network.body.parameters())
     if (recipe.discriminative != 1 or recipe.layer_decay != 1) and not whole:

@@ -48,7 +48,7 @@ def learn(
     """Train `network` as the recipe says; killed at any moment and called again, it ends in the same weights.
 
     Args:
-        subjects: whose each row of `train` is, to choose the penalty of a probed head by.
+        subjects: the subject of each row of `train`; the penalty of a probed head is chosen by them.
     """
     network.to(context.choice.device)
     begun = context.files.begun()
@@ -57,7 +57,7 @@ def learn(
         heads = _featured(network, train, recipe), _featured(network, stop, recipe)
     search = None
     if recipe.lr == "find" and heads:
-        # before the probe: for a fitted head alone no rate makes the loss fall
+        # before the probe: with a fitted head no rate lowers the loss further
         search = _search_rate(HeadOnly(network), heads[0], recipe, context, context.files.rate_search)
     if recipe.head == "probe" and not begun:
         known_features = heads[0].features if heads else None
@@ -111,7 +111,7 @@ def _fine(
     context: TrainingContext,
     search: dict[str, Any] | None,
 ) -> Learned:
-    """Unfreeze one group of layers more as long as the stopping loss falls; the last step that helped is kept."""
+    """Unfreeze one more group of layers as long as the stopping loss falls; the last improvement is kept."""
     groups = len(layer_groups(network, recipe.gradual_unfreezing.groups))
     each = recipe.model_copy(update={"epochs": recipe.gradual_unfreezing.epochs})
     history: list[dict[str, float]] = []
@@ -120,8 +120,8 @@ def _fine(
     for unfrozen in range(groups + 1):
         unfreeze(network, unfrozen, recipe.gradual_unfreezing.groups)
         if search and unfrozen == 1:
-            # The head's rate says nothing about the layers below it. Where no rate is found for them the head's is
-            # kept: a stage that does not help is taken back.
+            # The head's rate does not apply to the layers below it. If no rate is found for them, the head's is kept:
+            # a stage that does not help is undone.
             with suppress(TrainingError):
                 search = _search_rate(network, train, recipe, context, context.files.body_rate_search)
                 each = each.model_copy(update={"lr": search["chosen"]})

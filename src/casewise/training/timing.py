@@ -1,4 +1,4 @@
-"""The cost of a training over all its stretches: a training that was killed and resumed continues to count."""
+"""The cost of a training over all its stretches: a killed training that is resumed adds to its earlier cost."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from casewise.run_folder import JsonFile, TrainingFolder
 
 
 class Timer:
-    """Wall-clock and CPU seconds, kept in a file of the training's folder; work that a kill undid is included."""
+    """Wall-clock and CPU seconds, kept in a file of the training's folder; work lost by a kill is included."""
 
     def __init__(self, folder: Path) -> None:
         self._path = TrainingFolder(folder).timing
         before = JsonFile(self._path).peek() or {}
         self._before = (before.get("seconds", 0.0), before.get("core_seconds", 0.0))
         self._stretches = before.get("stretches", 0) + 1
-        # of all threads, whatever else the cores had to do
+        # the CPU time of all threads, which other processes do not change
         self._begun = (time.monotonic(), time.process_time())
         self.note()
 
-    def told(self) -> dict[str, float]:
+    def cost(self) -> dict[str, float]:
         """`seconds`, `core_seconds`, and `stretches`: how many times the training was started or resumed."""
         now = (time.monotonic(), time.process_time())
         seconds, cores = (b + n - s for b, n, s in zip(self._before, now, self._begun, strict=True))
@@ -29,4 +29,4 @@ class Timer:
 
     def note(self) -> None:
         """Write the cost so far."""
-        write_json(self._path, self.told(), durable=False)
+        write_json(self._path, self.cost(), durable=False)

@@ -56,7 +56,7 @@ def run_jobs(jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, *, tell:
     over = threading.Event()
     watcher = threading.Thread(target=_watch, args=(jobs, tell, over), daemon=True)
     watcher.start()
-    # Workers keep freed memory on purpose (training.speed.keep_memory), which joblib takes for a leak.
+    # Workers keep freed memory on purpose (`compute_plan.keep_memory`), which joblib reports as a leak.
     warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
     try:
         if workers == 1:
@@ -151,7 +151,7 @@ def _begin_worker(parent: int, registrations: Registrations) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this worker when the run that started it is gone, so that no orphan trains on in a folder."""
+    """End this worker when its parent process has ended, so that no orphan continues to train."""
     while os.getppid() == parent:
         time.sleep(0.3)
     os._exit(1)
@@ -188,7 +188,7 @@ def _compute_plans(
     size = study.images.size
     side = size * max(study.panels.rows, study.panels.columns)
     for model in dict.fromkeys(job.model for job in waiting):
-        # Measuring draws random numbers; what a job draws later must not depend on whether it was measured.
+        # Measuring draws random numbers; the draws of a job must not depend on whether there was a measurement.
         torch.manual_seed(0)
         network = network_of(study, model)
         _try(network, size * study.panels.rows, size * study.panels.columns)
@@ -226,7 +226,7 @@ def _compute_plans(
 
 
 def _recorded_plan(values: Any, folder: RunFolder, model: str) -> ComputePlan | None:
-    """The plan that a network was trained by: as kept, else as its finished folds record; None if there is neither."""
+    """The plan of an earlier training: as kept in the run folder, else as recorded by finished folds, else None."""
     from casewise.training.compute_plan import ComputePlan
 
     with suppress(TypeError, LookupError):
