@@ -41,8 +41,8 @@ def layer_rates(network: Network, lr: float, decay: float, *, head_lr: float = 1
 
     The head and the stand-in for missing sequences learn at `lr` (the head times `head_lr`). Every step towards the
     input learns at `decay` times the rate above it: the blocks one after another, then the embedding (patches,
-    positions, tokens). The norm of a transformer behind its blocks learns at `lr`. Networks that are no transformers have their
-    blocks in this order (`Network.blocks`). Bodies of late fusion have the same rates.
+    positions, tokens). The norm of a transformer behind its blocks learns at `lr`. Networks that are no transformers
+    have their blocks in this order (`Network.blocks`). Bodies of late fusion have the same rates.
 
     Args:
         decay: 0 < decay ≤ 1; 1 means the same rate everywhere.
