@@ -19,9 +19,9 @@ def main() -> None:
     from joblib import cpu_count
     from torch.nn import functional
 
-    from casewise.inference.forward import predict
     from casewise.modalities.dataset import PanelData
     from casewise.models.backbones import build_network
+    from casewise.models.forward import predict
     from casewise.models.outputs import Output
     from casewise.study.schema import Panels, Recipe
     from casewise.training.compute_plan import ComputePlan, keep_memory

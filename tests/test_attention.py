@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from casewise.inference.forward import predict
 from casewise.modalities.dataset import PanelData
 from casewise.modalities.panels import augmented, plain
 from casewise.models.attention import GatedAttention
 from casewise.models.backbones import build_network, form_of
+from casewise.models.forward import predict
 from casewise.models.outputs import Output
 from casewise.study.schema import Compute, Panels, Recipe
 from casewise.training.compute_plan import ComputePlan, choose

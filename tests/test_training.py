@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from casewise.errors import CasewiseError, RunError, StudyError
-from casewise.inference.forward import predict
 from casewise.jobs import job as network_jobs
 from casewise.jobs.backends.local import _compute_plans, _try
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
+from casewise.models.forward import predict
 from casewise.models.outputs import Output
 from casewise.run_folder import RunFolder, WeightsFile
 from casewise.study.schema import Compute, Panels, Recipe, Study
@@ -288,8 +288,8 @@ def test_a_job_keeps_freed_memory_unless_the_study_says_no(kept: bool, monkeypat
 
 
 def test_a_run_goes_on_with_its_choice_but_for_stated_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("casewise.inference.build_model.build_network", lambda *given, **more: None)
-    monkeypatch.setattr("casewise.inference.build_model.load_weights", lambda *given, **more: ("", []))
+    monkeypatch.setattr("casewise.models.build_model.build_network", lambda *given, **more: None)
+    monkeypatch.setattr("casewise.models.build_model.load_weights", lambda *given, **more: ("", []))
     monkeypatch.setattr("casewise.jobs.backends.local._try", lambda *given: None)
     before = ComputePlan("cpu", "fp32", False, 2, (("fp32 contiguous", 0.1),), "measured")
     RunFolder(tmp_path).compute.write({"cnn": asdict(before)})

@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 
 from casewise.errors import RunError
-from casewise.inference.forward import predict
 from casewise.inference.predictor import Predictor
 from casewise.jobs.backends import local
 from casewise.jobs.tiles import weight_rows
@@ -27,6 +26,7 @@ from casewise.modalities.dataset import PanelData, open_tiles
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.store_builder import prepare
 from casewise.models.backbones import Network, build_network
+from casewise.models.forward import predict
 from casewise.models.outputs import Output
 from casewise.run_folder import JobFolder
 from casewise.study.schema import Panels, Phase, Recipe

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from casewise.errors import StudyError, TrainingError
-from casewise.inference.build_model import check_freeze_points
-from casewise.jobs.train_metrics import right_on
+from casewise.evaluation.train_metrics import right_on
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
+from casewise.models.build_model import check_freeze_points
 from casewise.models.outputs import Output, hits, values_of
 from casewise.phantoms.chest import make_chest
 from casewise.run import run

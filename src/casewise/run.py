@@ -107,10 +107,9 @@ def open_run(folder: Path | str) -> Run:
         RunError: the folder holds no finished run, or the comparison by image of one, or a file of it is damaged.
     """
     from casewise.run_folder import RunFolder
-    from casewise.splits.image_split import refuse_image_split
 
     files = RunFolder(Path(folder))
-    refuse_image_split(files)
+    files.refuse_image_split()
     files.check_finished()
     files.check_reported()
     return Run(files.path, files.predictions.read(), files.metrics.read(), files.report_path)

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from casewise.audit.sentences import untested
-from casewise.errors import AuditError, RunError, nearest
+from casewise.cohort.checks import closest
+from casewise.errors import AuditError, CohortError, RunError, nearest
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from casewise.run_folder import JsonFile
+    from casewise.study.schema import Study
 
 __all__ = [
     "CODES",
@@ -25,7 +29,9 @@ __all__ = [
     "Level",
     "audit_text",
     "check_accepted",
+    "check_settings",
     "is_code",
+    "possible_findings",
     "read_audit",
     "renamed",
     "with_noun",
@@ -50,6 +56,8 @@ IMAGE = re.compile(r"(?<![\w/.'-])image(?P<plural>s?)(?![\w/.'-]*[\w/'-])")
 # What the rows of a table are: images, scans of volumes, or single slices of volumes.
 ROWS = ("images", "scans", "slices")
 _OUTSIDE = " from outside-anatomy"
+# Evidence besides the columns of the table, by the names in findings.
+PROBES = ("border", "thumbnail", "files", "file-size", "outside-anatomy")
 
 
 @dataclass(frozen=True)
@@ -219,6 +227,33 @@ def read_audit(file: JsonFile) -> Audit:
         return Audit(findings, record["seconds"], record["facts"])
     except (ValueError, LookupError, TypeError) as error:
         raise RunError(f"{file.path} is not a readable audit ({error}). Run the audit again.") from error
+
+
+def check_settings(study: Study, images: pd.DataFrame) -> None:
+    """Check, before any image is read, the study's settings of the audit: its columns, its mask, what it accepts.
+
+    Raises:
+        CohortError: `audit.columns` or `audit.mask` name a column that does not exist.
+        AuditError: `accept` names no possible finding, or gives no reason.
+    """
+    from casewise.audit.metadata import audited_columns
+
+    audited_columns(study, images)
+    mask, columns = study.audit.mask, [str(column) for column in images.columns]
+    if mask and mask not in columns:
+        raise CohortError(f"audit.mask: {mask!r} is not a column.{closest(mask, columns)}")
+    check_accepted(study.accept, possible_findings(study, columns))
+
+
+def possible_findings(study: Study, columns: Sequence[str]) -> list[str]:
+    """The names that findings can have in a study whose table has these columns."""
+    own = [*study.targets, "image", "path", "subject", "case", "panel"]
+    others = [column.removeprefix("table_") for column in columns if column not in own]
+    shortcuts = ["shortcut-" + re.sub(r"\W+", "-", name) for name in [*others, *PROBES]]
+    sources = [f"source-predictable-{label}" for name in study.outputs for label in study.classes_of(name)]
+    plain = [*shortcuts, *sources]
+    # Where several targets are predicted, a finding's name ends with the target.
+    return list(dict.fromkeys([*CODES, *plain, *(f"{id}-{target}" for id in plain for target in study.outputs)]))
 
 
 def check_accepted(accepted: Mapping[str, str], possible: Sequence[str] | None = None) -> None:

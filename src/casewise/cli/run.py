@@ -43,7 +43,7 @@ def validate(study: StudyFile) -> None:
 def audit(study: StudyFile, output: Output = None, weights_dir: WeightsDir = None) -> None:
     """Search for duplicates, leaks and shortcuts before anything is trained; every run begins with it."""
     from casewise.console import Terminal
-    from casewise.pipeline.validate import audit_alone
+    from casewise.pipeline.audit import audit_alone
     from casewise.run_folder import RunFolder
 
     plan = _read(study, weights_dir, None)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from casewise.inference.bundle import Bundle
-from casewise.inference.forward import predict
 from casewise.inference.to_table import prediction_rows
 from casewise.modalities.registry import modality_of
+from casewise.models.forward import predict
 
 if TYPE_CHECKING:
     import numpy as np

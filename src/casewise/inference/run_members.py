@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from casewise.errors import RunError
 from casewise.files import checksum
-from casewise.splits.image_split import refuse_image_split
 from casewise.study.loading import saved_study
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def members_of(folder: RunFolder) -> list[JobFolder]:
     Raises:
         RunError: the folder holds a comparison by image, or a network is missing or was made from something else.
     """
-    refuse_image_split(folder)
+    folder.refuse_image_split()
     needed = (folder.study, folder.splits, folder.fingerprint)
     if absent := next((file.path.name for file in needed if not file.exists()), None):
         raise RunError(

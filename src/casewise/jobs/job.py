@@ -12,8 +12,8 @@ import torch
 
 from casewise.cohort.labels import label_table
 from casewise.errors import SplitError
+from casewise.evaluation.train_metrics import right_on
 from casewise.files import checksum
-from casewise.inference.build_model import load_first_weights, network_facts, network_of, scaled_facts
 from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_facts, settings_of
 from casewise.inference.predictor import Predictor
 from casewise.inference.to_table import prediction_rows
@@ -22,10 +22,10 @@ from casewise.jobs.nested import choose_inside, epochs_inside
 from casewise.jobs.plan import Job, begin
 from casewise.jobs.pretraining import Pretrained, PretrainingSettings, pretrain
 from casewise.jobs.tiles import tile_rows, weight_rows
-from casewise.jobs.train_metrics import right_on
 from casewise.modalities.base import PanelDataset, StoreAddress
 from casewise.modalities.dataset import mixed_seed
 from casewise.modalities.registry import modality_of
+from casewise.models.build_model import load_first_weights, network_facts, network_of, scaled_facts
 from casewise.models.outputs import Output, outputs_of
 from casewise.predictions.table import check
 from casewise.splits.grouped import Splits, check_apart

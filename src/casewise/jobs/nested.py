@@ -21,12 +21,12 @@ import torch
 
 from casewise.cohort.labels import label_table
 from casewise.errors import TrainingError
-from casewise.inference.build_model import load_first_weights, network_of
 from casewise.jobs.fit_subjects import fit_preprocessing
 from casewise.jobs.plan import Job
 from casewise.jobs.pretraining import PretrainingSettings, pretrain
 from casewise.modalities.dataset import mixed_seed
 from casewise.modalities.registry import modality_of
+from casewise.models.build_model import load_first_weights, network_of
 from casewise.models.outputs import outputs_of
 from casewise.predictions.nested_cv import TunedParams, best_of
 from casewise.splits.grouped import check_apart

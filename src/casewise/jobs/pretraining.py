@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from casewise.cohort.labels import label_table
-from casewise.inference.build_model import network_of
 from casewise.jobs.fit_subjects import fit_preprocessing
 from casewise.jobs.plan import Job
 from casewise.modalities.base import StoreAddress
 from casewise.modalities.dataset import mixed_seed
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import Network
+from casewise.models.build_model import network_of
 from casewise.models.outputs import outputs_of
 from casewise.run_folder import PretrainingFolder
 from casewise.splits.grouped import check_apart

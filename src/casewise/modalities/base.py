@@ -368,8 +368,8 @@ class Modality(Protocol):
     def report_facts(self, study: Study) -> dict[str, Any]:
         """What the report's templates choose by.
 
-        `sections`: the sections on images, by name; `sliced`: panels show slices of one scan; `order`: the column that
-        orders them; `late`: some network processes channels separately; `windowed`: audits see a part of each scan.
+        `sliced`: panels show slices of one scan; `order`: the column that orders them; `late`: some network processes
+        channels separately; `windowed`: audits see a part of each scan.
         """
         ...
 

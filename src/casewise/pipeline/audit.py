@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from casewise.audit.findings import CODES, Audit, Finding, check_accepted, read_audit, with_noun, write_audit
-from casewise.cohort.checks import closest
-from casewise.errors import CohortError, RunError
+from casewise.audit.findings import Audit, Finding, audit_text, read_audit, with_noun, write_audit
+from casewise.errors import BothSidesError, RunError
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
+from casewise.pipeline.read import prepare, read
+from casewise.pipeline.split import split
 from casewise.splits.image_split import image_split_of, on_both_sides
 from casewise.version import __version__
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 
-# Evidence besides the columns of the table, by the names in findings.
-PROBES = ("border", "thumbnail", "files", "file-size", "outside-anatomy")
 # Settings of training and evaluation, which do not change the images and their labels.
 NOT_AUDITED = (
     "accept",
@@ -95,6 +93,32 @@ def current_audit(
     return result
 
 
+def audit_alone(study: Study, folder: RunFolder, show: Show, write: Callable[[str], object]) -> None:
+    """Audit a cohort without training, and pass the findings to `write` line by line.
+
+    Raises:
+        CasewiseError: a run would be refused, for a finding that the study does not accept or an impossible split.
+    """
+    splits: Splits | None = None
+    refused: BothSidesError | None = None
+    with folder.lock():
+        cohort = read(study, folder, show)
+        tiles = prepare(study, cohort, folder, show)
+        try:
+            splits = split(study, cohort, folder, show)
+        except BothSidesError as error:
+            refused = error
+            show.line("split", "none that can be used: subjects are on several sides")
+        result = current_audit(study, cohort, tiles, splits, folder, show)
+    write(audit_text(result, study.accept))
+    for note in result.notes(study.accept):
+        write(f"{'':<10} {note}")
+    write(f"audit: {folder.audit.path}")
+    if refused:
+        raise refused  # a run would be refused, whatever the study accepts
+    result.gate(study.accept, already_shown=True)
+
+
 def image_split_finding(study: Study, cohort: Cohort, splits: Splits) -> Finding:
     """The finding about a study that requests a comparison by image.
 
@@ -109,33 +133,6 @@ def image_split_finding(study: Study, cohort: Cohort, splits: Splits) -> Finding
     )
     remedy = "Cite the figures by subject. Leave out `split: {by: image}` to do without the comparison."
     return Finding(IMAGE_SPLIT, "warning", sentence, {"where": "the comparison", **counts}, remedy=remedy)
-
-
-def check_audit(study: Study, images: pd.DataFrame) -> None:
-    """Check, before any image is read, the study's settings of the audit: its columns, its mask, what it accepts.
-
-    Raises:
-        CohortError: `audit.columns` or `audit.mask` name a column that does not exist.
-        AuditError: `accept` names no possible finding, or gives no reason.
-    """
-    from casewise.audit.metadata import audited_columns
-
-    audited_columns(study, images)
-    mask, columns = study.audit.mask, [str(column) for column in images.columns]
-    if mask and mask not in columns:
-        raise CohortError(f"audit.mask: {mask!r} is not a column.{closest(mask, columns)}")
-    check_accepted(study.accept, possible_findings(study, columns))
-
-
-def possible_findings(study: Study, columns: Sequence[str]) -> list[str]:
-    """The names that findings can have in a study whose table has these columns."""
-    own = [*study.targets, "image", "path", "subject", "case", "panel"]
-    others = [column.removeprefix("table_") for column in columns if column not in own]
-    shortcuts = ["shortcut-" + re.sub(r"\W+", "-", name) for name in [*others, *PROBES]]
-    sources = [f"source-predictable-{label}" for name in study.outputs for label in study.classes_of(name)]
-    plain = [*shortcuts, *sources]
-    # Where several targets are predicted, a finding's name ends with the target.
-    return list(dict.fromkeys([*CODES, *plain, *(f"{id}-{target}" for id in plain for target in study.outputs)]))
 
 
 def _inputs_hash(study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits | None, network: str) -> str:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from casewise.audit.findings import check_settings
 from casewise.cohort.cohort import Cohort, check_copied, read_cohort
 from casewise.cohort.labels import label_table, study_scores
 from casewise.errors import CohortError, StudyError, nearest
 from casewise.modalities.registry import modality_of
-from casewise.pipeline.audit import check_audit
 from casewise.pipeline.external import read_external
 from casewise.predictions.scores import check_scores
 from casewise.study.schema import Study
@@ -31,7 +31,7 @@ def read(study: Study, folder: RunFolder | None, show: Show) -> Cohort:
 
     _check_weights_folder(study)
     cohort = read_cohort(study)
-    check_audit(study, cohort.images)
+    check_settings(study, cohort.images)
     levels: dict[str, Literal["region", "case"]] = {
         name: "region" if study.level_of(name) == "region" else "case" for name in study.outputs
     }
@@ -41,7 +41,7 @@ def read(study: Study, folder: RunFolder | None, show: Show) -> Cohort:
     cohort = modality_of(study).read(study, cohort, folder.images(study.images.store) if folder else None, show)
     check_copied(study, cohort.panels)
     if study.recipe.phases:
-        from casewise.inference.build_model import check_freeze_points
+        from casewise.models.build_model import check_freeze_points
 
         check_freeze_points(study)
     if folder:

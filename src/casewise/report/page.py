@@ -13,8 +13,7 @@ from casewise.files import write_atomic
 from casewise.metrics.registry import metric_of
 from casewise.report import terms
 from casewise.report.context import ReportContext
-from casewise.report.kinds import kind_report
-from casewise.report.modalities import REPORTS, modality_report
+from casewise.report.modality_sections import REPORTS, modality_report
 from casewise.report.sections import (
     agreement,
     audit,
@@ -29,6 +28,7 @@ from casewise.report.sections import (
     validation,
 )
 from casewise.report.tables import metric_format
+from casewise.report.target_kind_sections import kind_report
 from casewise.report.templating import FOLDER, templates
 
 # Sections that only some kinds of targets have.

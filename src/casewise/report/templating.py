@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.metrics.registry import metric_of
 from casewise.report import formatting
-from casewise.report.modalities import modality_report
+from casewise.report.modality_sections import modality_report
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:

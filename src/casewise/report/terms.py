@@ -9,9 +9,9 @@ from typing import Any
 from casewise.evaluation.run_checks import constant_folds, no_better
 from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.formatting import capital, class_name, display_name, plain, shortened
-from casewise.report.kinds import kind_report
-from casewise.report.modalities import modality_report
+from casewise.report.modality_sections import modality_report
 from casewise.report.tables import metric_format
+from casewise.report.target_kind_sections import kind_report
 
 ROUGH_BELOW = 10
 

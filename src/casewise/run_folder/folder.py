@@ -174,6 +174,20 @@ class RunFolder:
         """Exists if the folder is a comparison by image and not a study."""
         return JsonFile(self.path / "comparison.json")
 
+    def refuse_image_split(self) -> None:
+        """Refuse a folder with the comparison by image.
+
+        Raises:
+            RunError: names the run that the comparison belongs to.
+        """
+        if self.image_split_mark.exists():
+            run = self.path.resolve().parent
+            raise RunError(
+                f"{self.path} contains the comparison by image of the run {run}. Its networks were trained on the "
+                f"subjects that they are tested on, so it has no separate page. Give {run} instead; its page shows "
+                "both."
+            )
+
     # Networks.
 
     @property

@@ -11,14 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from casewise.errors import CohortError, RunError, StudyError
+from casewise.errors import CohortError, StudyError
 from casewise.splits.grouped import Splits, split
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.cohort.cohort import Cohort
-    from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
 
 # The column with the real subject of an image; no table of a study has a column of this name.
@@ -125,17 +124,3 @@ def training_subjects(panels: pd.DataFrame, names: Iterable[str]) -> dict[str, A
         return {"subjects": sorted(names)}
     person_of = dict(zip(panels["subject"].astype(str), panels[PERSON].astype(str), strict=True))
     return {"subjects": sorted({person_of.get(name, name) for name in names}), "comparison_only": True}
-
-
-def refuse_image_split(folder: RunFolder) -> None:
-    """Refuse a folder with the comparison by image.
-
-    Raises:
-        RunError: names the run that the comparison belongs to.
-    """
-    if folder.image_split_mark.exists():
-        run = folder.path.resolve().parent
-        raise RunError(
-            f"{folder.path} contains the comparison by image of the run {run}. Its networks were trained on the "
-            f"subjects that they are tested on, so it has no separate page. Give {run} instead; its page shows both."
-        )

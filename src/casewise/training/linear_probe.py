@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casewise.inference.forward import mean_over_views
 from casewise.modalities.base import PanelDataset
 from casewise.modalities.dataset import of_bags
 from casewise.models.backbones import Network, form_of
+from casewise.models.forward import mean_over_views
 from casewise.models.outputs import Output
 from casewise.targets import by_form
 

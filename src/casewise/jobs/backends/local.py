@@ -176,7 +176,7 @@ def _compute_plans(
     """For each backbone: check its first weights for every fold, then pick how it runs; kept in the run folder."""
     import torch
 
-    from casewise.inference.build_model import load_first_weights, network_of
+    from casewise.models.build_model import load_first_weights, network_of
     from casewise.training.compute_plan import choose, give_memory_back, keep_memory, memo_path
 
     study = inputs.study

@@ -137,7 +137,7 @@ class Photographs:
         )
 
     def report_facts(self, study: Study) -> dict[str, Any]:
-        return {"sections": ["preparation"], "sliced": False, "order": None, "late": False, "windowed": False}
+        return {"sliced": False, "order": None, "late": False, "windowed": False}
 
     def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
         from casewise.modalities.store.readers import read_image

@@ -78,9 +78,6 @@ class Slides(Photographs):
         assert study.tiles is not None
         return {"tiling": study.tiles.model_dump(mode="json")}
 
-    def report_facts(self, study: Study) -> dict[str, Any]:
-        return super().report_facts(study) | {"sections": ["slides", "preparation"]}
-
     def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
         slide = self.overview(prepared, self._path(prepared, image))
         return slide.read_picture() if slide else super().picture(prepared, image)

@@ -165,7 +165,6 @@ class VolumesModality:
     def report_facts(self, study: Study) -> dict[str, Any]:
         volumes = volumes_of(study)
         return {
-            "sections": ["volumes"],
             "sliced": True,
             "order": volumes.slice_index,
             "late": any("late" in str(fusion) for fusion in volumes.fusion),

@@ -12,7 +12,6 @@ from casewise.files import write_atomic
 from casewise.metrics.registry import columns, metric_of
 from casewise.report.caveats import sentences
 from casewise.report.formatting import rate
-from casewise.report.kinds import kind_report
 from casewise.report.markdown import compare
 from casewise.report.markdown.runs import (
     FinishedStudy,
@@ -24,6 +23,7 @@ from casewise.report.markdown.runs import (
 from casewise.report.sections import saliency, training, validation
 from casewise.report.sections.image_split import one_value_each
 from casewise.report.sections.learners import fitted_learners
+from casewise.report.target_kind_sections import kind_report
 from casewise.report.templating import templates
 
 DIGITS = {"number": 2, "classes": 3}

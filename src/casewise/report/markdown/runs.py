@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.errors import RunError
 from casewise.run_folder import RunFolder
-from casewise.splits.image_split import refuse_image_split
 from casewise.study.loading import saved_study
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def read_finished(folder: Path) -> FinishedStudy:
         RunError: there is no finished run, or it was split by image for comparison only.
     """
     files = RunFolder(folder)
-    refuse_image_split(files)
+    files.refuse_image_split()
     contents = {name: getattr(files, name).read() for name in ("study", "metrics", "splits")}
     study = saved_study(contents["study"], source=str(files.study.path))
     measured = (files.explanations.read_or_none() or {}).get("measured")

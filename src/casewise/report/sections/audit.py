@@ -12,7 +12,7 @@ from casewise.modalities.registry import modality_of
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures.pictures import as_picture, data_uri
 from casewise.report.formatting import plain
-from casewise.report.modalities import modality_report
+from casewise.report.modality_sections import modality_report
 
 TWINS = "twins-"
 WITHIN = "source-predictable-"

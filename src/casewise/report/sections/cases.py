@@ -10,7 +10,7 @@ import pandas as pd
 from casewise.report.context import ReportContext
 from casewise.report.figures.pictures import as_picture, data_uri, panel_uri
 from casewise.report.formatting import digits_of, display_name, number, signed
-from casewise.report.modalities import modality_report
+from casewise.report.modality_sections import modality_report
 from casewise.report.terms import case_label
 
 MOST_PHOTOGRAPHS = 12

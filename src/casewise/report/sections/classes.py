@@ -11,9 +11,9 @@ from casewise.metrics.registry import columns
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import classes as draw
 from casewise.report.formatting import class_name, display_name, number, plain, probability
-from casewise.report.kinds import kind_report
-from casewise.report.modalities import modality_report
+from casewise.report.modality_sections import modality_report
 from casewise.report.tables import Cell, Counts, MetricFormat, Row, counts_line
+from casewise.report.target_kind_sections import kind_report
 from casewise.report.terms import case_label
 
 POINT_COLUMNS = ("sensitivity", "specificity", "precision")

@@ -8,8 +8,8 @@ from casewise.metrics.registry import metric_of
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures.drawing import ACCENT, MODEL
 from casewise.report.figures.learners import Series, forest
-from casewise.report.kinds import kind_report
 from casewise.report.tables import Row, metric_format
+from casewise.report.target_kind_sections import kind_report
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,9 +13,9 @@ from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import learners as draw
 from casewise.report.figures.drawing import MODEL, SOFT
 from casewise.report.formatting import display_name, plain, signed
-from casewise.report.kinds import kind_report
 from casewise.report.sections import classes
 from casewise.report.tables import Cell, Counts, Row, metric_format
+from casewise.report.target_kind_sections import kind_report
 
 MOST_REPORTS = 16
 MOST_STACKERS, MOST_STACKED = 6, 10

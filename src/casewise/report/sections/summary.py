@@ -9,11 +9,11 @@ import numpy as np
 from casewise.metrics.registry import metric_of
 from casewise.report.context import EXTERNAL, ReportContext, is_number
 from casewise.report.formatting import class_name, display_name, number, signed
-from casewise.report.kinds import kind_report
 from casewise.report.sections import classes, validation
 from casewise.report.sections.agreement import responder_name, score_ranges
 from casewise.report.sections.learners import comparison
 from casewise.report.tables import Cell, metric_format, percent_cell, split_key
+from casewise.report.target_kind_sections import kind_report
 from casewise.report.terms import case_label, judged_on, positive_and_other, terms_of
 
 FEWEST = 5
