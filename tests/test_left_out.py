@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from casewise.console import Silent
 from casewise.evaluation import Outcomes, Plan, evaluate
 from casewise.evaluation.bootstrap import Estimate
 from casewise.evaluation.classification import one_class_caveats
@@ -19,15 +20,19 @@ from casewise.evaluation.external import by_source, one_class_by_source, within_
 from casewise.evaluation.headline import headline_within
 from casewise.evaluation.results import plain
 from casewise.evaluation.thresholds import reached
+from casewise.pipeline.evaluate import evaluate as evaluate_step
 from casewise.report.caveats import result_line
 from casewise.report.context import ReportContext
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render
 from casewise.report.sections import classes, learners, summary, validation
+from casewise.run_folder import RunFolder
+from casewise.study.loading import build_study
 from tests.report_contexts import classes as toy
 from tests.report_contexts import finished
 
 CLASSES = ["covid", "none"]
+SOURCES = ["north", "south", "west"]
 
 
 def rows(model: str, share: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -57,14 +62,33 @@ def table() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def results(table: pd.DataFrame) -> dict[str, Any]:
-    found = evaluate(table, Outcomes("dx", classes={"dx": CLASSES}, positive={"dx": "covid"}), Plan(100))
-    sources = {subject: subject[:-3] for subject in table["subject"]}
-    told = by_source(table, "dx", sources, classes=CLASSES, positive="covid", plan=Plan(100, 0.95, 0))
-    found |= plain({"by_site": told, "site_means": within_sources(told)})
-    found["pooled"] = found["main"]
-    found["main"] = headline_within(found["main"], found["metrics"], found["by_site"], "source", found["notes"])
-    return found
+def results(table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run with each source left out writes, and the headline that pooled figures would have."""
+    study = build_study(
+        {
+            "name": "left-out",
+            "synthetic": True,
+            "cohort": "cohort.csv",
+            "images": {"size": 32},
+            "panels": {"by": "image"},
+            "targets": {"dx": {"classes": CLASSES, "positive": "covid"}},
+            "split": {"leave_out": "source"},
+            "backbones": ["test_resnet"],
+            "weights": "random",
+            "recipe": {"schedule": "constant", "early_stopping": {"monitor": "none"}},
+            "evaluation": {"bootstrap_resamples": 100, "response": False},
+        },
+        source="the test's study",
+        folder=tmp_path_factory.mktemp("left out"),
+    )
+    folder = RunFolder(tmp_path_factory.mktemp("run"))
+    folder.study.write(study.model_dump(mode="json"))
+    folder.predictions.write(table)
+    sides = {subject: SOURCES.index(subject[:-3]) + 1 for subject in table["subject"]}
+    folder.splits.write({"hash": "", "folds": 3, "left_out": SOURCES, "subjects": sides})
+    written = evaluate_step(study, SimpleNamespace(images=table), table, folder, Silent())  # type: ignore[arg-type]
+    outcomes = Outcomes("dx", classes={"dx": CLASSES}, positive={"dx": "covid"})
+    return {**written, "pooled": evaluate(table, outcomes, Plan(100))["main"]}
 
 
 def test_the_learner_is_chosen_within_the_sources(results: dict[str, Any]) -> None:

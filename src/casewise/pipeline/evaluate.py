@@ -54,7 +54,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
             results["notes"].append(Caveat("missing_regions", score=name, cases=len(cases)))
     classes = study.classes_of(study.primary_outcome)
     results |= _other_sources(study, predictions, folder)
-    if results.get("left_out"):
+    if "by_site" in results:
         column = study.split.leave_out or "source"
         results["main"] = headline_within(
             results["main"], results["metrics"], results["by_site"], column, results["notes"]
