@@ -250,6 +250,28 @@ class TestFineTuning:
         assert kept.read_bytes() == b"of the other cohort"
 
 
+@pytest.mark.parametrize(
+    ("recipe", "cut", "names"),
+    [
+        ({"epochs": 4, "early_stopping": {"monitor": "none"}}, 2, ["state.safetensors"]),
+        ({"epochs": 4, "tuning": "head_only"}, 2, ["state.safetensors"]),
+        ({"tuning": "gradual_unfreezing", "gradual_unfreezing": FINE}, 1, ["stage0/state.safetensors"]),
+        ({"tuning": "gradual_unfreezing", "gradual_unfreezing": FINE}, 3, ["stage0.safetensors", "stage0/state.safetensors"]),
+    ],
+)
+def test_a_damaged_state_begins_again_with_the_probe(
+    tmp_path: Path, recipe: dict[str, Any], cut: int, names: list[str]
+) -> None:
+    recipe = {**recipe, "head": "probe"}
+    keep = "last" if "early_stopping" in recipe else "best"
+    whole = learned(tmp_path / "whole", recipe, keep=keep)
+    with pytest.raises(CutError):
+        learned(tmp_path / "cut", recipe, tell=cut_after(cut), keep=keep)
+    for name in names:
+        (tmp_path / "cut" / name).write_bytes(b"damaged")
+    alike(whole, learned(tmp_path / "cut", recipe, keep=keep))
+
+
 def test_layers_below_learn_more_slowly() -> None:
     network = network_of()
     recipe = Recipe.model_validate({"discriminative": 4, "head_lr": 3, "gradual_unfreezing": {"groups": GROUPS}})

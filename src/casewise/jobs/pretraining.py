@@ -108,7 +108,7 @@ def pretrain(network: Network, pretraining: Pretrained, job: Job, settings: Pret
     whole = network_of(study, job.model)
     whole.body.load_state_dict(network.body.state_dict())
     standardise(whole, data.truth, outputs)
-    if study.recipe.head == "probe" and not folder.state.exists():
+    if study.recipe.head == "probe" and not folder.state.intact():
         probe(whole, data, [str(subjects.iloc[r]) for r in rows], outputs, batch=study.recipe.batch_size)
     context = TrainingContext(
         outputs,

@@ -76,9 +76,9 @@ class TrainingFolder:
         return Stage(record, weights, TrainingFolder(stem))
 
     def begun(self) -> bool:
-        """Whether there is a state to continue from."""
-        marks = (self.state.path.name, f"stage*/{self.state.path.name}", "stage*.json")
-        return any(any(self.path.glob(mark)) for mark in marks)
+        """Whether there is an intact state to continue from: of the training, or of its first stage or phase."""
+        first = self.stage(0)
+        return self.state.intact() or first.finished() or first.folder.state.intact()
 
     def remove_caches(self) -> None:
         """Remove the values that were computed once for all epochs."""
