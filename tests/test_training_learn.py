@@ -256,7 +256,11 @@ class TestFineTuning:
         ({"epochs": 4, "early_stopping": {"monitor": "none"}}, 2, ["state.safetensors"]),
         ({"epochs": 4, "tuning": "head_only"}, 2, ["state.safetensors"]),
         ({"tuning": "gradual_unfreezing", "gradual_unfreezing": FINE}, 1, ["stage0/state.safetensors"]),
-        ({"tuning": "gradual_unfreezing", "gradual_unfreezing": FINE}, 3, ["stage0.safetensors", "stage0/state.safetensors"]),
+        (
+            {"tuning": "gradual_unfreezing", "gradual_unfreezing": FINE},
+            3,
+            ["stage0.safetensors", "stage0/state.safetensors"],
+        ),
     ],
 )
 def test_a_damaged_state_begins_again_with_the_probe(
