@@ -180,6 +180,12 @@ def test_measured_stays_until_networks_are_others(planted: Path, tmp_path: Path)
         assert told["measured"] is None
         assert told["shown"]
     RunFolder(folder).study.write(study)
+    facts = RunFolder(folder).job("test_vit@T2", 0).facts
+    trained = facts.read()
+    facts.write(trained | {"weights_sha256": "of other weights"})
+    assert read_results(RunFolder(folder)) is None
+    facts.write(trained)
+    assert read_results(RunFolder(folder)) is not None
     note = json.loads((folder / "fingerprint.json").read_text())
     RunFolder(folder).fingerprint.write(note | {"fingerprint": "other"})
     assert read_results(RunFolder(folder)) is None
@@ -190,13 +196,13 @@ def test_measured_is_dropped_where_a_mask_changes(planted: Path, opened: Finishe
     copied = Path(shutil.copytree(source, tmp_path / "cohort"))
     images = opened.cohort.images
     named = next(str(name) for name in images["lesion"] if str(name) not in ("", "nan"))
-    study = opened.study.model_dump(mode="json") | {"cohort": str(copied / opened.study.cohort.name)}
+    study = opened.study.model_copy(update={"cohort": copied / opened.study.cohort.name})
     before = measurement_source(study, images)
-    assert before == measurement_source(opened.study.model_dump(mode="json"), images)
+    assert before == measurement_source(opened.study, images)
     assert before["masks"]
     (copied / named).write_bytes((copied / named).read_bytes() + b" ")
     assert not same_source(before, measurement_source(study, images))
-    assert not same_source(before, measurement_source(study | {"seed": 99}, images))
+    assert not same_source(before, measurement_source(study.model_copy(update={"seed": 99}), images))
 
 
 def test_lesions_outside_the_slices_looked_at_are_not_measured(

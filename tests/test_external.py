@@ -16,11 +16,17 @@ from casewise.console import Silent
 from casewise.errors import CohortError, SplitError
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.external import drop
+from casewise.files import checksum
+from casewise.jobs.external import predict_external
+from casewise.jobs.plan import expand
+from casewise.models.weights import read_tensors
 from casewise.phantoms.chest import make_chest
-from casewise.pipeline.external import read_external
+from casewise.pipeline.explain import open_finished
+from casewise.pipeline.external import prepare_external, read_external
 from casewise.predictions.table import mean_over_folds
 from casewise.run import Run, run
 from casewise.run_folder import JobFolder, RunFolder
+from casewise.training.checkpoint import write_tensors
 from tests.chest_study import THREE, chest_study
 from tests.conftest import absolute
 
@@ -95,6 +101,22 @@ def test_every_image_there_is_predicted_by_the_mean_of_the_folds(done: Run, ther
     assert not np.allclose(each[0], each[1])
     means = mean_over_folds(pd.concat(parts, ignore_index=True)).set_index("case").loc[shares.index]
     assert np.allclose(means[["p0", "p1", "p2"]].to_numpy(), shares.to_numpy())
+
+
+def test_a_network_with_other_weights_predicts_again(done: Run, tmp_path: Path) -> None:
+    folder = RunFolder(Path(shutil.copytree(done.folder, tmp_path / "run")))
+    finished = open_finished(folder)
+    other = prepare_external(finished.study, finished.cohort, finished.prepared.store, folder, Silent())
+    jobs = expand(finished.study, finished.splits, folder, finished.fingerprint)
+    predicted = [pd.DataFrame(), pd.DataFrame()]
+    for run_number in range(2):
+        predicted[run_number] = predict_external(jobs, other, tell=lambda done: None).set_index(["outer_fold", "case"])
+        job = jobs[0].folder
+        tensors = {name: values * 0.5 for name, values in read_tensors(job.weights.path).items()}
+        write_tensors(job.weights, tensors, {"format": "pt"})
+        job.facts.write(job.facts.read() | {"weights_sha256": checksum(job.weights.path)})
+    same = [np.array_equal(predicted[0].loc[fold, "p0"], predicted[1].loc[fold, "p0"]) for fold in (1, 2)]
+    assert same == [False, True]
 
 
 def test_the_drop_is_told_with_its_interval(done: Run) -> None:

@@ -64,6 +64,12 @@ def each(cells: pd.Series) -> Iterator[tuple[int, str]]:
     return zip(cells.index.tolist(), cells.tolist(), strict=True)
 
 
+def text_of(value: object) -> str:
+    """The text of a cell; empty if there is no value."""
+    text = str(value).strip()
+    return "" if text.lower() == "nan" else text
+
+
 def rows_text(rows: Iterable[int], limit: int = 8) -> str:
     """Row numbers as text, with ranges.
 

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from casewise.cohort.table import text_of
 from casewise.errors import RunError
-from casewise.modalities.volumes.case_table import text_of
+from casewise.modalities.registry import modality_of
+from casewise.study.loading import saved_study
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.explain.finished_run import FinishedRun
     from casewise.run_folder import RunFolder
+    from casewise.study.schema import Study
 
 # Increased when the meaning of the measures changes.
 FORM = 2
@@ -25,8 +28,11 @@ FORM = 2
 def save_results(run: FinishedRun, shown: dict[str, Any], measures: dict[str, Any] | None) -> None:
     """Write `explanations.json`; earlier measures of the same networks, masks and intervals are kept."""
     before = run.folder.explanations.read_or_none() or {}
-    source = measurement_source(run.study.model_dump(mode="json"), run.cohort.images)
-    earlier = before.get("measured") if before.get("fingerprint") == run.fingerprint else None
+    weights = run.folder.weights_sha256(run.study.networks)
+    source = measurement_source(run.study, run.cohort.images)
+    same_weights = run.folder.has_weights(before.get("weights_sha256"))
+    same_networks = before.get("fingerprint") == run.fingerprint and same_weights
+    earlier = before.get("measured") if same_networks else None
     if earlier and not same_source(earlier.get("inputs") or {}, source):
         earlier = None
     if measures is not None:
@@ -36,7 +42,8 @@ def save_results(run: FinishedRun, shown: dict[str, Any], measures: dict[str, An
     elif earlier and measures and earlier["cells"] == measures["cells"]:
         merged = {**earlier["networks"], **measures["networks"]}
         measures = {**measures, "networks": {name: merged[name] for name in run.study.networks if name in merged}}
-    run.folder.explanations.write(_without_nan({"fingerprint": run.fingerprint, "shown": shown, "measured": measures}))
+    results = {"fingerprint": run.fingerprint, "weights_sha256": weights, "shown": shown, "measured": measures}
+    run.folder.explanations.write(_without_nan(results))
 
 
 def read_results(folder: RunFolder) -> dict[str, Any] | None:
@@ -47,6 +54,8 @@ def read_results(folder: RunFolder) -> dict[str, Any] | None:
     results, fingerprint = folder.explanations.read_or_none(), folder.fingerprint.read_or_none()
     if not results or not fingerprint or results.get("fingerprint") != fingerprint["fingerprint"]:
         return None
+    if not folder.has_weights(results.get("weights_sha256")):
+        return None
     if results.get("measured") and not _is_current(folder, results["measured"]):
         results["measured"] = None
     if results.get("shown"):
@@ -56,31 +65,31 @@ def read_results(folder: RunFolder) -> dict[str, Any] | None:
 
 def _is_current(folder: RunFolder, measured: dict[str, Any]) -> bool:
     try:
-        study, images = folder.study.read(), folder.cohort.read()
+        study = saved_study(folder.study.read(), source=str(folder.study.path))
+        images = folder.cohort.read()
     except RunError:
         return False
     return same_source(measured.get("inputs") or {}, measurement_source(study, images))
 
 
-def measurement_source(study: Mapping[str, Any], images: pd.DataFrame) -> dict[str, Any]:
+def measurement_source(study: Study, images: pd.DataFrame) -> dict[str, Any]:
     """What measures depend on besides the networks: the mask column, the masks' contents, and the intervals.
 
     `masks` is None if no mask file exists, for example on another machine; their contents are then unknown.
 
     Args:
-        study: the content of `study.json`.
+        study: the study of the run.
         images: the cohort's table of images.
     """
-    column = str((study.get("volumes") or {}).get("lesion") or "")
-    evaluation = study["evaluation"]
-    folder = Path(study["root"] or Path(study["cohort"]).parent).absolute()
+    column = modality_of(study).lesion_column(study) or ""
+    folder = Path(study.root or study.cohort.parent).absolute()
     rows = zip(images["case"], images["path"], images[column], strict=True) if column in images else ()
     return {
         "form": FORM,
         "column": column,
-        "resamples": evaluation["bootstrap_resamples"],
-        "confidence": evaluation["confidence"],
-        "seed": study["seed"],
+        "resamples": study.evaluation.bootstrap_resamples,
+        "confidence": study.evaluation.confidence,
+        "seed": study.seed,
         "masks": _hash_of_masks((str(case), Path(str(path)).name, text_of(mask), folder) for case, path, mask in rows),
     }
 

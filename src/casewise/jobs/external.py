@@ -25,7 +25,7 @@ def predict_external(jobs: Sequence[Job], external: PreparedCohort, *, tell: Cal
     tables = []
     for done, job in enumerate(jobs, start=1):
         file, mark = job.folder.external_predictions, job.folder.external_mark
-        expected = f"{made_from} {job.fingerprint}"
+        expected = f"{made_from} {job.fingerprint} {job.folder.weights_sha256()}"
         if not (mark.read_or_none() == expected and file.intact()):
             mark.remove()
             predictor = Predictor.load(job.folder.path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,6 +212,24 @@ class RunFolder:
             DamagedError: a record is not what was written.
         """
         return [job.record.read() for network in sorted(networks) for job in self.finished_jobs(network)]
+
+    def weights_sha256(self, networks: Iterable[str]) -> dict[str, list[str]]:
+        """For each network, the checksums of its finished trained weights, fold by fold, as its facts record them.
+
+        Raises:
+            DamagedError: facts are not what was written.
+        """
+        return {
+            network: [job.weights_sha256() for job in self.finished_jobs(network) if job.facts.exists()]
+            for network in networks
+        }
+
+    def has_weights(self, recorded: Mapping[str, list[str]] | None) -> bool:
+        """Whether the networks still have the weights of an earlier `weights_sha256`; False where none is recorded."""
+        try:
+            return bool(recorded) and self.weights_sha256(recorded or ()) == recorded
+        except RunError:
+            return False
 
     # The folder itself.
 

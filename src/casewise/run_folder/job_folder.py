@@ -132,6 +132,15 @@ class JobFolder(TrainingFolder):
         """Everything needed to use the weights, and the subjects that they were learned from."""
         return JsonFile(self.path / "model.json", portable=True)
 
+    def weights_sha256(self) -> str:
+        """The checksum of the trained weights, as the facts record it.
+
+        Raises:
+            RunError: the facts are missing or cannot be read.
+            DamagedError: they are not what was written.
+        """
+        return str(self.facts.read().get("weights_sha256", ""))
+
     @property
     def record(self) -> JsonFile:
         """Facts of the training, and the checksum of every file that it left."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.cohort.table import names_text
+from casewise.cohort.table import names_text, text_of
 from casewise.errors import CohortError, nearest
 from casewise.modalities.volumes.roi import Box
 from casewise.study.schema import Study
@@ -239,9 +239,3 @@ def number(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         return float("nan")
-
-
-def text_of(value: object) -> str:
-    """The text of a cell; empty if there is no value."""
-    text = str(value).strip()
-    return "" if text.lower() == "nan" else text

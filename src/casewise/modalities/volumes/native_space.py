@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from casewise.cohort.table import text_of
 from casewise.errors import ImageError
 from casewise.modalities.base import Lesion, NativeMap, PreparedCohort, SlotMaps
 from casewise.modalities.inverse_mapping import EMPTY, to_scan
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.volumes.case_files import CaseSources, scans_of, source_of
-from casewise.modalities.volumes.case_table import masks_in, text_of
+from casewise.modalities.volumes.case_table import masks_in
 from casewise.modalities.volumes.reading.scans import Scan
 from casewise.modalities.volumes.roi import inside_of, mask_on
 from casewise.modalities.volumes.slice_store import open_slices

@@ -98,7 +98,8 @@ def read_finished(folder: Path) -> FinishedStudy:
     files.refuse_image_split()
     contents = {name: getattr(files, name).read() for name in ("study", "metrics", "splits")}
     study = saved_study(contents["study"], source=str(files.study.path))
-    measured = (files.explanations.read_or_none() or {}).get("measured")
+    explanations = files.explanations.read_or_none() or {}
+    measured = explanations.get("measured") if files.has_weights(explanations.get("weights_sha256")) else None
     return FinishedStudy(
         files,
         study,
