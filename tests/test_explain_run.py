@@ -466,10 +466,16 @@ def test_a_case_without_the_one_sequence_has_no_map_of_it(planted: Path, opened:
     assert (table["files"] == "[]").all()
 
 
-def test_pictures(chests: Path, tmp_path: Path) -> None:
-    study = chest_study(chests, split={"test": 0.0}, recipe={"epochs": 1})
+@pytest.mark.parametrize("monitor", ["inner", "fold"])
+def test_pictures(chests: Path, tmp_path: Path, monitor: str) -> None:
+    study = chest_study(chests, split={"test": 0.0}, recipe={"epochs": 1, "early_stopping": {"monitor": monitor}})
     folder = run(study, tmp_path / "run").folder
     done, opened = explain_run(folder), open_finished(RunFolder(folder))
+    bundle = load_model(opened, "test_resnet", 0).predictor.bundle
+    trained, held_out = set(opened.splits.training(0)), set(opened.splits.held_out(0))
+    assert bundle.subjects == (trained if monitor == "inner" else trained | held_out)
+    assert bundle.stop_subjects < trained if monitor == "inner" else bundle.stop_subjects == held_out
+    assert bundle.stop_subjects
     table = pd.read_parquet(done.table)
     assert set(table["explained_class"]) <= set(study.classes_of("label"))
     for line in table.itertuples():

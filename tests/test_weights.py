@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from casewise.console import Silent
 from casewise.errors import RunError, SplitError, WeightsError
 from casewise.files import checksum
+from casewise.jobs.job import JobInputs, build, choose
+from casewise.jobs.plan import Job
+from casewise.modalities.base import StoreAddress
 from casewise.models.backbones import build_network
 from casewise.models.weights import load_weights
+from casewise.pipeline.read import read
+from casewise.pipeline.split import split
+from casewise.run_folder import RunFolder
+from casewise.training.compute_plan import ComputePlan
+from tests.chest_study import chest_study
 
 NAME = "shufflenet_v2_x0_5"
 
@@ -105,8 +115,20 @@ def test_a_bundle_remembers_whom_it_saw(tmp_path: Path) -> None:
     assert known == ["a", "c"]
 
 
+def test_a_bundle_trained_on_the_subjects_that_stop_a_training_is_refused(chests: Path, tmp_path: Path) -> None:
+    study = chest_study(chests, recipe={"early_stopping": {"monitor": "inner"}})
+    cohort, folder = read(study, RunFolder(tmp_path / "run"), Silent()), RunFolder(tmp_path / "run")
+    inputs = JobInputs(study, cohort, split(study, cohort, folder, Silent()), StoreAddress(tmp_path, ""))
+    job = Job("test_resnet", 0, folder.job("test_resnet", 0), "the test's")
+    choice = choose(job, inputs, ComputePlan())
+    assert choice.kept_out == sorted({*inputs.splits.held_out(0), *choice.stop_subjects})
+    study = study.model_copy(update={"weights": f"bundle:{bundle(tmp_path, choice.stop_subjects)}"})
+    with pytest.raises(SplitError):
+        build(job, replace(inputs, study=study), ComputePlan(), choice)
+
+
 def test_a_bundle_that_saw_a_held_out_subject_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SplitError, match=r"1 subjects that are held out here \(b\)"):
+    with pytest.raises(SplitError, match=r"1 subjects.*\(b\)"):
         load_weights(build_network(NAME, 1), f"bundle:{bundle(tmp_path, ['a', 'b'])}", held_out=["b", "c"])
 
 
@@ -119,7 +141,7 @@ def test_a_bundle_of_a_comparison_is_refused_whoever_is_held_out(tmp_path: Path)
 
 
 def test_a_bundle_of_another_backbone_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="holds a resnet18, the study wants"):
+    with pytest.raises(WeightsError, match="resnet18"):
         load_weights(build_network(NAME, 1), f"bundle:{bundle(tmp_path, [], 'resnet18')}")
     with pytest.raises(WeightsError, match="trained casewise network"):
         load_weights(build_network(NAME, 1), f"bundle:{tmp_path / 'none'}")

@@ -149,8 +149,8 @@ def check_reproduces(run: FinishedRun, model: LoadedModel, rows: Sequence[int]) 
     Raises:
         RunError: predictions differ, or the network was trained on one of the subjects.
     """
-    study, panels = run.study, run.cohort.panels.iloc[list(rows)]
-    leaked = sorted(set(map(str, panels["subject"])) & model.predictor.bundle.subjects)
+    study, panels, bundle = run.study, run.cohort.panels.iloc[list(rows)], model.predictor.bundle
+    leaked = sorted(set(map(str, panels["subject"])) & (bundle.subjects - bundle.stop_subjects))
     if leaked:
         raise RunError(f"{model.label} was trained on subject {leaked[0]}, who must not be explained with it.")
     values = model.predictor.predict(model.panels.subset(rows))

@@ -68,7 +68,8 @@ class Bundle:
         fitted: what the preparation learned from the training cases, as JSON.
         compute: precision, memory format, device and threads of the training.
         batch_size: panels in a training batch, by which prediction batches are sized.
-        subjects: everybody who shaped the network.
+        subjects: everybody who shaped the network, by training or by early stopping.
+        stop_subjects: those of `subjects` who only decided when to stop.
         origin: what else is recorded: the first weights, the split's hash, whether the cohort is synthetic, and
             `comparison_only` where the network belongs to a comparison by image, and the SHA-256 of the weights.
     """
@@ -83,6 +84,7 @@ class Bundle:
     compute: ComputeFacts
     batch_size: int
     subjects: frozenset[str]
+    stop_subjects: frozenset[str]
     origin: dict[str, Any]
 
     @classmethod
@@ -114,6 +116,7 @@ class Bundle:
                 ComputeFacts(**facts["compute"]),
                 facts["batch_size"],
                 frozenset(facts["subjects"]),
+                frozenset(facts.get("stop_subjects", ())),
                 {name: facts[name] for name in ("weights", "split", "synthetic", "weights_sha256")}
                 | {name: facts[name] for name in ("comparison_only",) if name in facts},
             )
@@ -207,5 +210,6 @@ def as_json(bundle: Bundle) -> dict[str, Any]:
         "compute": asdict(bundle.compute),
         "batch_size": bundle.batch_size,
         "subjects": sorted(bundle.subjects),
+        "stop_subjects": sorted(bundle.stop_subjects),
         **bundle.origin,
     }

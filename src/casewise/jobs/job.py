@@ -69,15 +69,24 @@ class Choice:
     recipe: Recipe
     inner: InnerCVResult | None
 
+    @property
+    def kept_out(self) -> list[str]:
+        """Subjects on whom neither first weights nor pretraining may have been trained, sorted."""
+        return sorted({*self.held_out, *self.stop_subjects})
+
 
 @dataclass(frozen=True)
 class StudyModel:
-    """A network with its first weights, their origin, and all subjects that it was or will be trained on."""
+    """A network with its first weights, their origin, and all subjects that shape it.
+
+    `stop_subjects` are those among them who only decide when to stop.
+    """
 
     network: Network
     outputs: tuple[Output, ...]
     origin: str
     subjects: frozenset[str]
+    stop_subjects: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -163,18 +172,16 @@ def build(job: Job, inputs: JobInputs, plan: ComputePlan, choice: Choice) -> Stu
     seed = mixed_seed(study.seed, job.model, job.fold)
     torch.manual_seed(seed)
     network = network_of(study, job.model)
-    origin, bundle_subjects = load_first_weights(network, study, job.model, choice.held_out)
+    origin, bundle_subjects = load_first_weights(network, study, job.model, choice.kept_out)
     # All subjects that shape the network: by training, by early stopping, and through its first weights.
     subjects = {*inputs.splits.training(job.fold), *choice.stop_subjects, *bundle_subjects}
     if inputs.pretraining:
-        stopping = choice.stop_subjects if study.recipe.early_stopping.monitor == "inner" else []
-        kept_out = sorted({*choice.held_out, *stopping})
-        settings = PretrainingSettings(job.folder.pretraining, tuple(kept_out), seed, plan)
+        settings = PretrainingSettings(job.folder.pretraining, tuple(choice.kept_out), seed, plan)
         used = pretrain(network, inputs.pretraining, job, settings)
         subjects |= set(used)
         pack = inputs.pretraining.study.cohort.parent.name
         origin += f"; then pretrained on {len(used)} subjects of {pack} (held-out subjects left out)"
-    return StudyModel(network, outputs_of(study), origin, frozenset(subjects))
+    return StudyModel(network, outputs_of(study), origin, frozenset(subjects), frozenset(choice.stop_subjects))
 
 
 def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
@@ -226,6 +233,7 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
         else None
     )
     people = training_subjects(panels, model.subjects)
+    trained_on = training_subjects(panels, model.subjects - model.stop_subjects)["subjects"]
     bundle = Bundle(
         folder=job.folder.path,
         model=job.model,
@@ -236,6 +244,7 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
         fitted=preprocessing,
         compute=ComputeFacts.of(plan),
         batch_size=study.recipe.batch_size,
+        stop_subjects=frozenset(people["subjects"]) - frozenset(trained_on),
         subjects=frozenset(people.pop("subjects")),
         origin={"weights": model.origin, "split": inputs.splits.hash, "synthetic": study.synthetic, **people},
     )

@@ -48,7 +48,7 @@ def load_weights(
     sentence says so.
 
     Args:
-        held_out: subjects that a bundle must not have been trained on.
+        held_out: subjects that a bundle must not have been trained on, nor stopped by.
         channels: the names of the sequences that the network takes, in order, which must be those of a fused bundle.
 
     Raises:
@@ -278,8 +278,9 @@ def _from_bundle(
     shared = sorted(name for name in held_out if alike(name) in spellings)
     if shared:
         raise SplitError(
-            f"weights: {path} was trained on {len(shared)} subjects that are held out here ({', '.join(shared[:5])}). "
-            "Their figures would be too good. Pretrain without them (`pretrain:` does so for every fold)."
+            f"weights: {path} was trained on {len(shared)} subjects that are held out here, from training or for early "
+            f"stopping ({', '.join(shared[:5])}). Their figures would be too good. Pretrain without them (`pretrain:` "
+            "does so for every fold)."
         )
     sequences = (values.get("fitted") or {}).get("sequences")
     if sequences and channels is not None and list(channels) != sequences:

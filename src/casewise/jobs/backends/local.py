@@ -176,6 +176,7 @@ def _compute_plans(
     """For each backbone: check its first weights for every fold, then pick how it runs; kept in the run folder."""
     import torch
 
+    from casewise.jobs.fit_subjects import divided
     from casewise.models.build_model import load_first_weights, network_of
     from casewise.training.compute_plan import choose, give_memory_back, keep_memory, memo_path
 
@@ -194,7 +195,9 @@ def _compute_plans(
         _try(network, size * study.panels.rows, size * study.panels.columns)
         try:
             for fold in {job.fold for job in waiting if job.model == model}:
-                load_first_weights(network, study, model, inputs.splits.held_out(fold))
+                _, stop_subjects = divided(study, inputs.cohort.panels, inputs.splits, fold)
+                kept_out = sorted({*inputs.splits.held_out(fold), *stop_subjects})
+                load_first_weights(network, study, model, kept_out)
         except WeightsError as error:
             missing.append(str(error))
             continue
