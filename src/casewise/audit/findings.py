@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = [
     "CODES",
     "FAMILIES",
-    "ROWS",
     "Audit",
     "Finding",
     "Level",
@@ -31,6 +30,7 @@ __all__ = [
     "check_accepted",
     "check_settings",
     "is_code",
+    "noun_of",
     "possible_findings",
     "read_audit",
     "renamed",
@@ -53,8 +53,6 @@ FAMILIES = ("shortcut-", "source-predictable-")
 PAIRS_SHOWN = 5
 WIDTH = 110
 IMAGE = re.compile(r"(?<![\w/.'-])image(?P<plural>s?)(?![\w/.'-]*[\w/'-])")
-# What the rows of a table are: images, scans of volumes, or single slices of volumes.
-ROWS = ("images", "scans", "slices")
 _OUTSIDE = " from outside-anatomy"
 # Evidence besides the columns of the table, by the names in findings.
 PROBES = ("border", "thumbnail", "files", "file-size", "outside-anatomy")
@@ -101,7 +99,10 @@ def is_code(id: str) -> bool:
 
 @dataclass(frozen=True)
 class Audit:
-    """All findings, the seconds of each step, and facts about the audit (`images`, `subjects`, …)."""
+    """All findings, the seconds of each step, and facts about the audit.
+
+    Among the facts are the numbers of `subjects` and `images`, and the `noun` of an image (see `noun_of`).
+    """
 
     findings: list[Finding]
     seconds: dict[str, float] = field(default_factory=dict)
@@ -136,9 +137,8 @@ class Audit:
             counts = [_counted(len(errors), "error") + suffix] * bool(errors)
             counts += [_counted(len(warnings), "warning")] * bool(warnings)
             return f"{' and '.join(counts)}: {worst[0].sentence}"
-        examined = [
-            _counted(self.facts[what], what.removesuffix("s")) for what in ("subjects", *ROWS) if what in self.facts
-        ]
+        nouns = {"subjects": ("subject", "subjects"), "images": noun_of(self.facts)}
+        examined = [_counted(self.facts[name], *noun) for name, noun in nouns.items() if name in self.facts]
         among = f" among {' and '.join(examined)}" if examined else ""
         if why := untested(self.facts):
             return f"No problem with subjects or duplicates was found{among}; {why}."
@@ -181,7 +181,7 @@ class Audit:
         """
         codes = {finding.id for finding in self.findings}
         maskless = [what.removesuffix(_OUTSIDE) for what in self.facts.get("not_tested", []) if what.endswith(_OUTSIDE)]
-        rows = next((what for what in ROWS if what in self.facts), ROWS[0])
+        _, rows = noun_of(self.facts)
         masks = [
             f"The region outside the anatomy was not tested for {name}: too few {rows} of each class have a mask."
             for name in maskless
@@ -302,26 +302,39 @@ def audit_text(audit: Audit, accepted: Mapping[str, str]) -> str:
     return "\n".join([*lines, "", f"{'verdict':<10} {audit.verdict}"])
 
 
-def with_noun(audit: Audit, noun: str) -> Audit:
-    """The same audit for rows that are scans or slices (`noun`): sentences, remedies and facts.
+def noun_of(facts: Mapping[str, Any]) -> tuple[str, str]:
+    """What one image of the audited cohort is called, and several.
+
+    >>> noun_of({}), noun_of({"images": 12, "noun": ["scan", "scans"]})
+    (('image', 'images'), ('scan', 'scans'))
+    """
+    singular, plural = facts.get("noun") or ("image", "images")
+    return singular, plural
+
+
+def with_noun(audit: Audit, singular: str, plural: str) -> Audit:
+    """The same audit for images that have another name, such as scans: in sentences, remedies and facts.
 
     >>> plain = Audit([Finding("shortcut-files", "note", "All images of images/a.png.", {}, [], "Leave `images` out.")])
-    >>> finding = with_noun(plain, "scan").findings[0]
+    >>> finding = with_noun(plain, "scan", "scans").findings[0]
     >>> finding.sentence, finding.remedy
     ('All scans of images/a.png.', 'Leave `images` out.')
     """
     findings = [
-        replace(finding, sentence=renamed(finding.sentence, noun), remedy=renamed(finding.remedy, noun))
+        replace(
+            finding,
+            sentence=renamed(finding.sentence, singular, plural),
+            remedy=renamed(finding.remedy, singular, plural),
+        )
         for finding in audit.findings
     ]
-    facts = {f"{noun}s" if name == "images" else name: value for name, value in audit.facts.items()}
-    return replace(audit, findings=findings, facts=facts)
+    return replace(audit, findings=findings, facts={**audit.facts, "noun": [singular, plural]})
 
 
-def renamed(text: str, noun: str) -> str:
-    """The text with "image" replaced by `noun`, except in code and within paths or names."""
+def renamed(text: str, singular: str, plural: str) -> str:
+    """The text with "image" and "images" replaced, except in code and within paths or names."""
     pieces = text.split("`")
-    pieces[::2] = [IMAGE.sub(lambda match: noun + match["plural"], piece) for piece in pieces[::2]]
+    pieces[::2] = [IMAGE.sub(lambda match: plural if match["plural"] else singular, piece) for piece in pieces[::2]]
     return "`".join(pieces)
 
 
@@ -340,8 +353,8 @@ def _details(finding: Finding) -> str:
     return "\n".join(lines)
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _counted(number: int, singular: str, plural: str = "") -> str:
+    return f"{number:,} {singular if number == 1 else plural or f'{singular}s'}"
 
 
 def _plain(value: Any) -> Any:

@@ -85,8 +85,8 @@ def current_audit(
         )
     if splits and study.split.by == "image":
         result = dataclasses.replace(result, findings=[*result.findings, image_split_finding(study, whole, splits)])
-    if (noun := modality.noun(study).singular) != "image":
-        result = with_noun(result, noun)
+    if (noun := modality.noun(study)).singular != "image":
+        result = with_noun(result, noun.singular, noun.plural)
     origin = embed.origin if embed else "none: no pretrained weights at hand"
     result = dataclasses.replace(result, facts={**result.facts, "inputs_hash": inputs_hash, "embedding": origin})
     write_audit(folder.audit, result, study.accept)
@@ -147,6 +147,7 @@ def _inputs_hash(study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits
         "study": study.model_dump(mode="json", exclude=set(NOT_AUDITED)),
         "network": network,
         "masks": _mask_files(study, cohort),
+        "noun": dataclasses.asdict(modality_of(study).noun(study)),
         "casewise": __version__,
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from casewise.audit.findings import ROWS
+from casewise.audit.findings import noun_of
 from casewise.audit.sentences import untested
 from casewise.modalities.registry import modality_of
 from casewise.report.context import ReportContext, is_number
@@ -25,6 +25,8 @@ def subject_of(id: str, figures: Mapping[str, Any]) -> dict[str, str]:
 
     >>> subject_of("shortcut-border", {"target": "finding"})
     {'code': 'border', 'target': 'finding', 'name': 'border', 'detail': ''}
+    >>> subject_of("shortcut-border-grade", {"target": "grade", "evidence": "border (its corners)"})
+    {'code': 'border', 'target': 'grade', 'name': 'border', 'detail': 'its corners'}
     >>> subject_of("source-predictable-no_finding", {})
     {'code': 'source-from-image', 'target': '', 'name': 'no finding', 'detail': ''}
     """
@@ -33,7 +35,9 @@ def subject_of(id: str, figures: Mapping[str, Any]) -> dict[str, str]:
         return {"code": "source-from-image", "target": "", "name": name, "detail": ""}
     if not id.startswith("shortcut-"):
         return {"code": id, "target": "", "name": "", "detail": ""}
-    return _probe(id.removeprefix("shortcut-"), figures)
+    target = str(figures.get("target") or "")
+    # where several targets are tested, the code ends with the target
+    return _probe(figures.get("evidence") or id.removeprefix("shortcut-").removesuffix(f"-{target}"), figures)
 
 
 def _probe(evidence: str, figures: Mapping[str, Any]) -> dict[str, str]:
@@ -84,7 +88,7 @@ def first_screen(context: ReportContext) -> dict[str, Any] | None:
         "unnamed": max(0, len(warnings) - MOST_NAMED),
         "untested": untested_code(facts),
         "examined": examined(facts),
-        "noun": noun_of(facts),
+        "noun": noun_of(facts)[0],
     }
 
 
@@ -97,18 +101,14 @@ def untested_code(facts: Mapping[str, Any]) -> str:
     return "few_subjects" if facts.get("subjects", FEWEST) < FEWEST else "nothing_varies"
 
 
-def examined(facts: Mapping[str, Any]) -> list[tuple[int, str]]:
-    """How many subjects and images were examined: count and noun."""
-    return [(int(facts[what]), what.removesuffix("s")) for what in ("subjects", *ROWS) if what in facts]
+def examined(facts: Mapping[str, Any]) -> list[tuple[int, str, str]]:
+    """How many subjects and images were examined: count, and the noun for one and for several.
 
-
-def noun_of(facts: Mapping[str, Any]) -> str:
-    """What one row of the examined table is.
-
-    >>> noun_of({}), noun_of({"scans": 12})
-    ('image', 'scan')
+    >>> examined({"subjects": 1, "images": 12, "noun": ["spectrogram", "spectrograms"]})
+    [(1, 'subject', 'subjects'), (12, 'spectrogram', 'spectrograms')]
     """
-    return next((what for what in ROWS if what in facts), ROWS[0]).removesuffix("s")
+    nouns = {"subjects": ("subject", "subjects"), "images": noun_of(facts)}
+    return [(int(facts[name]), *noun) for name, noun in nouns.items() if name in facts]
 
 
 def section(context: ReportContext) -> dict[str, Any] | None:
@@ -118,6 +118,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         return None
     rows, facts, seconds = findings(audit), audit.get("facts") or {}, audit.get("seconds") or {}
     spent = {plain(step): value for step, value in seconds.items() if is_number(value)}
+    noun, nouns = noun_of(facts)
     return {
         "screen": first_screen(context),
         "findings": rows[:MOST_FINDINGS],
@@ -132,7 +133,8 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         "seconds": sum(spent.values()),
         # the reason why nothing was tested has a paragraph of its own
         "notes": [note for note in map(str, audit.get("notes", [])) if note.lower() != f"{untested(facts)}.".lower()],
-        "noun": noun_of(facts),
+        "noun": noun,
+        "nouns": nouns,
         "windowed": modality_of(context.study).report_facts(context.study)["windowed"],
         "examined": examined(facts),
     }
