@@ -16,6 +16,7 @@ from casewise.models.backbones import build_network
 from casewise.models.weights import load_weights
 from casewise.phantoms.chest import make_chest
 from casewise.phantoms.slides import make_regions
+from casewise.pipeline.explain import explain_run
 from casewise.report.markdown.page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
@@ -223,6 +224,9 @@ class TestRun:
                 write_results(runs[0], page, beside=runs[1])
             assert str(done.folder.resolve()) in str(error.value)
         assert not page.exists()
+        with pytest.raises(RunError) as error:
+            explain_run(place)
+        assert str(done.folder.resolve()) in str(error.value)
 
     def test_the_terminal_counts_images_there(self, done: Run, lines: Lines) -> None:
         steps = [step for step, _ in lines.told]

@@ -197,6 +197,25 @@ def test_a_run_of_a_version_with_fewer_settings_is_continued(finished: tuple[Run
         run(study.model_copy(update={"panels": panels}), folder.path)
 
 
+def test_networks_that_cannot_be_verified_are_not_taken_over(finished: tuple[Run, Path], tmp_path: Path) -> None:
+    done, path = finished
+    folder = Path(shutil.copytree(done.folder, tmp_path / "copy"))
+    for record in folder.rglob("checksums.json"):
+        record.unlink()
+    study = read_study(path)
+    other = study.model_copy(update={"recipe": study.recipe.model_copy(update={"lr": 0.5})})
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    for each in (other, study, other):
+        with pytest.raises(RunError):
+            run(each, folder)
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    for name in ("fingerprint.json", "job.json"):
+        for file in folder.rglob(name):
+            file.unlink()
+    with pytest.raises(RunError):
+        run(other, folder)
+
+
 def test_one_more_backbone_trains_only_that_one(finished: tuple[Run, Path], tmp_path: Path) -> None:
     done, path = finished
     folder = tmp_path / "copy"

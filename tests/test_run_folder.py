@@ -193,6 +193,14 @@ def test_a_file_without_a_recorded_checksum_is_damaged(tmp_path: Path, content: 
     assert (tmp_path / "metrics.json.damaged-1").is_file()
 
 
+def test_a_file_without_a_recorded_checksum_is_not_overwritten(tmp_path: Path) -> None:
+    file = RunFolder(tmp_path).compute
+    file.path.write_text('{"a": 1}')
+    file.write({"a": 2})
+    assert file.read() == {"a": 2}
+    assert (tmp_path / f"{file.path.name}.damaged-1").read_text() == '{"a": 1}'
+
+
 def test_facts_and_weights_may_be_copied_without_checksums(tmp_path: Path) -> None:
     job = finished_job(tmp_path / "job")
     copy = JobFolder(tmp_path / "copy")

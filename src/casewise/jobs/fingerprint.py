@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from casewise.errors import RunError
+from casewise.errors import DamagedError, RunError
 from casewise.inference.run_members import job_fingerprint
 from casewise.modalities.registry import modality_of
 from casewise.splits.grouped import guide_name
@@ -84,13 +84,15 @@ def _plain(value: Any) -> Any:
 def lock_fingerprint(folder: RunFolder, decided: Mapping[str, Any], study: Study) -> str:
     """Record in the run folder what its networks are made from, and return the fingerprint.
 
-    A folder of an older version keeps its fingerprint if every newer setting has its default; nothing is repeated.
+    A folder of an older version whose files have checksums keeps its fingerprint if every newer setting has its
+    default; nothing is repeated.
 
     Raises:
-        RunError: the folder holds networks that were made from something else; the message names what changed.
+        RunError: the folder holds networks that were made from something else, and the message names what changed; or
+            it cannot be verified what they were made from.
     """
     refuse_other(folder, decided, study)
-    before = folder.fingerprint.read_or_none()
+    before = _verified_fingerprint(folder)
     fingerprint = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
     if before is None:
         _compare_jobs(folder, fingerprint, study)
@@ -106,8 +108,9 @@ def _compare_jobs(folder: RunFolder, fingerprint: str, study: Study) -> None:
     """Compare the study with the fingerprints of finished networks, where the record of the run's own is missing.
 
     Raises:
-        RunError: a network was made from something else.
+        RunError: a network was made from something else, or there are networks and none can be compared.
     """
+    compared = False
     for network in study.networks:
         for job in folder.finished_jobs(network):
             record = job.record.read_or_none()
@@ -119,6 +122,36 @@ def _compare_jobs(folder: RunFolder, fingerprint: str, study: Study) -> None:
                     "show what changed, is missing or damaged. Results of both must not be mixed. Give another folder "
                     "with --output, or take the change back."
                 )
+            compared = True
+    if folder.has_networks() and not compared:
+        raise _unverifiable(folder)
+
+
+def _verified_fingerprint(folder: RunFolder) -> dict[str, Any] | None:
+    """The folder's fingerprint; None where it is missing or damaged (it is then set aside with a warning).
+
+    Raises:
+        RunError: the folder holds networks, and neither the fingerprint nor a record of them can be verified. Nothing
+            is changed then.
+    """
+    damage = None
+    try:
+        if folder.fingerprint.exists():
+            return folder.fingerprint.read()
+    except DamagedError as error:
+        damage = error
+    if folder.has_networks() and not any(job.record.is_verified() for job in folder.finished_jobs()):
+        raise _unverifiable(folder)
+    if damage:
+        folder.fingerprint.report_damage(damage)
+    return None
+
+
+def _unverifiable(folder: RunFolder) -> RunError:
+    return RunError(
+        f"{folder.path} holds networks, but neither {folder.fingerprint.path.name} nor the records of the networks can "
+        "be verified, so they may belong to another study. Give another folder with --output."
+    )
 
 
 def changed_settings(folder: RunFolder, study: Study, section: str) -> list[str]:
@@ -138,9 +171,9 @@ def refuse_other(folder: RunFolder, decided: Mapping[str, Any], study: Study | N
     With `study`, settings of the images are named one by one.
 
     Raises:
-        RunError: saying what changed.
+        RunError: saying what changed, or that it cannot be verified what the networks were made from.
     """
-    recorded = folder.fingerprint.read_or_none()
+    recorded = _verified_fingerprint(folder)
     if not recorded or not folder.finished_jobs():
         return
     before = _with_defaults(recorded["decided"])

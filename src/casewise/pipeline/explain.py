@@ -33,7 +33,8 @@ def explain_run(
     """Explain cases of the finished run at `path` and write its report again; arguments as of `casewise.explain.run`.
 
     Raises:
-        CasewiseError: there is no finished run, case or network of this name, or files are missing or have changed.
+        CasewiseError: there is no finished run, case or network of this name, files are missing or have changed, or
+            the folder holds a comparison by image.
     """
     folder = RunFolder(path)
     _check_exists(folder)
@@ -75,6 +76,7 @@ def _check_exists(folder: RunFolder) -> None:
     if not path.is_dir():
         names = [other.name for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
         raise RunError(f"There is no run folder {path}.{nearest(path.name, names)}")
+    folder.refuse_image_split()
     folder.check_finished()
 
 

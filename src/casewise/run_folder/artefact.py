@@ -102,6 +102,16 @@ class Artefact:
         sync_folder(self.path.parent)
         return aside
 
+    def is_verified(self) -> bool:
+        """Whether the file exists and is as it was written; a damaged one stays where it is."""
+        if not self.exists():
+            return False
+        try:
+            self.verify()
+        except DamagedError:
+            return False
+        return True
+
     def intact(self) -> bool:
         """Whether the file exists and is as it was written; a damaged one is set aside with a warning."""
         if not self.exists():
@@ -126,7 +136,9 @@ class Artefact:
         folder, name = self.path.parent, self.path.name
         recorded = _checksums(folder)
         present = checksum(self.path) if self.exists() else ""
-        if present and present not in recorded.get(name, [present]):
+        if present and not recorded.get(name):
+            self.report_damage(DamagedError(f"{self.path} has no recorded checksum."))
+        elif present and present not in recorded[name]:
             self.report_damage(DamagedError(f"{self.path} was changed or damaged after it was written."))
         allowed = dict.fromkeys([checksum(temporary), *(c for c in recorded.get(name, []) if c == present)])
         # An entry whose file was removed is forgotten here.

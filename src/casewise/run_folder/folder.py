@@ -199,6 +199,11 @@ class RunFolder:
         """The folder of a network; `fold` from 0."""
         return JobFolder(self.jobs_folder / network.replace(":", "_").replace("/", "_") / f"fold{fold + 1}")
 
+    def has_networks(self) -> bool:
+        """Whether any job has a record or weights, verified or not."""
+        job = JobFolder(Path())
+        return any(any(self.jobs_folder.glob(f"*/*/{file.path.name}")) for file in (job.record, job.weights))
+
     def finished_jobs(self, network: str = "") -> list[JobFolder]:
         """The jobs that have a record, in the order of their names; by default of all networks."""
         name = JobFolder(Path()).record.path.name
