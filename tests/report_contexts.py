@@ -705,7 +705,15 @@ def finished(context: ReportContext, folder: Path, **changes: Any) -> Path:
             getattr(run, name).write({**value, **changes.get(name, {})})
     for job in context.jobs:
         run.job(job["model"], int(job["fold"]) - 1).finish({"fingerprint": "", **job})
+    run.predictions.write(context.predictions)
+    finish(run)
     return folder
+
+
+def finish(run: RunFolder) -> None:
+    """Let the run count as finished, with metrics of its present study and predictions."""
+    run.fingerprint.write({"fingerprint": "", "decided": {}})
+    run.metrics.write(run.metrics.read() | {"made_from": run.evaluated_files()})
 
 
 class Outline(HTMLParser):

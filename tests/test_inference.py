@@ -186,6 +186,13 @@ def open_study(folder: RunFolder) -> Study:
 def test_a_run_without_its_report_is_not_opened(done: Run, tmp_path: Path) -> None:
     shutil.copytree(done.folder, folder := tmp_path / "run")
     assert open_run(folder).study.name == done.study.name
+    metrics = RunFolder(folder).metrics
+    text = metrics.read()
+    metrics.write(text | {"notes": []})  # killed before the report
+    with pytest.raises(RunError, match=r"report\.html"):
+        open_run(folder)
+    metrics.write(text)
+    open_run(folder)
     (folder / "report.html").unlink()
     with pytest.raises(RunError, match=r"report\.html"):
         open_run(folder)

@@ -22,6 +22,7 @@ from tests.report_contexts import (
     check_page,
     classes,
     films,
+    finish,
     finished,
     in_phases,
     section_of,
@@ -217,6 +218,7 @@ def test_networks_not_evaluated_on_training_cases_are_named(two: ReportContext, 
     run = RunFolder(plain)
     study = run.study.read()
     run.study.write(study | {"name": "plain", "recipe": study["recipe"] | {"phases": []}})
+    finish(run)
     for folder in run.finished_jobs():
         job = folder.record.read()
         folder.record.write({name: job[name] for name in job if not name.startswith(("on_", "phases"))})

@@ -230,6 +230,14 @@ def test_one_more_backbone_trains_only_that_one(finished: tuple[Run, Path], tmp_
     assert "squeezenet1_1" in set(more.predictions["model"])
 
 
+def test_a_half_finished_rerun_has_no_page(finished: tuple[Run, Path], tmp_path: Path) -> None:
+    folder = RunFolder(Path(shutil.copytree(finished[0].folder, tmp_path / "copy")))
+    write_results(folder.path, tmp_path / "page.md")
+    folder.predictions.write(folder.predictions.read().iloc[::-1])
+    with pytest.raises(RunError):
+        write_results(folder.path, tmp_path / "page.md")
+
+
 def test_another_recipe_in_the_same_folder_is_refused(finished: tuple[Run, Path]) -> None:
     done, path = finished
     study = read_study(path)

@@ -122,6 +122,15 @@ def test_temporary_files_of_killed_processes_are_swept(tmp_path: Path) -> None:
     with folder.lock():
         assert sorted(path.name for path in folder.path.iterdir()) == [".lock", ".something-else", "explanations"]
     assert [path.name for path in folder.explanation_folder.path.iterdir()] == [".something-else"]
+    for owner in (folder, folder.image_split):
+        finished, other = (owner.job("cnn", fold) for fold in (0, 1))
+        finished_job(finished.path)
+        other.path.mkdir()
+        for job in (finished, other):
+            (job.path / f"{TEMPORARY}0033-external.parquet").write_bytes(b"half")
+        with folder.lock():
+            assert not list(finished.path.glob(f"{TEMPORARY}*"))
+            assert list(other.path.glob(f"{TEMPORARY}*"))  # it may be in training
     job = JobFolder(tmp_path / "job")
     (job.path / "stage0").mkdir(parents=True)
     (job.path / "stage0" / f"{TEMPORARY}0022-state.safetensors").write_bytes(b"half")
@@ -188,9 +197,27 @@ def test_a_file_without_a_recorded_checksum_is_damaged(tmp_path: Path, content: 
         (tmp_path / CHECKSUMS).write_bytes(content)
     with pytest.raises(DamagedError):
         folder.metrics.read()
-    assert (tmp_path / f"{CHECKSUMS}.damaged-1").is_file() == (content == b"")
+    assert not list(tmp_path.glob("*.damaged-*"))  # a reader may not hold the lock
     assert folder.metrics.read_or_none() is None
     assert (tmp_path / "metrics.json.damaged-1").is_file()
+    folder.metrics.write({"metrics": {}, "notes": []})
+    assert (tmp_path / f"{CHECKSUMS}.damaged-1").is_file() == (content == b"")
+
+
+def test_a_damaged_file_that_cannot_be_renamed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = RunFolder(tmp_path).audit
+    file.write({"findings": []})
+    file.path.write_text("{")
+    with pytest.raises(DamagedError, match="audit"):
+        file.read_if_exists()
+
+    def refuse(*paths: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(RunError, match="audit"):
+        file.read_or_none()
+    assert file.path.exists()
 
 
 def test_a_file_without_a_recorded_checksum_is_not_overwritten(tmp_path: Path) -> None:

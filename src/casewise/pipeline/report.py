@@ -11,6 +11,7 @@ import pandas as pd
 
 from casewise.cohort.cohort import Cohort
 from casewise.console import Show
+from casewise.files import checksum
 from casewise.modalities.base import FittedPreprocessing, ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.environment import environment
@@ -60,6 +61,7 @@ def report(
         explanations=read_results(folder),
     )
     path = write_report(context, folder.report_path)
+    folder.report_mark.write(checksum(folder.metrics.path))
     sentence = result_line(study, results)
     if sentence:
         show.line("result", sentence)

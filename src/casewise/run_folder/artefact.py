@@ -94,11 +94,19 @@ class Artefact:
             raise RunError(f"{self.path} cannot be read: {reason}. Check the disk and the permissions.") from error
 
     def set_aside(self) -> Path:
-        """Rename the file to `*.damaged-N`, which keeps it for inspection and out of use."""
+        """Rename the file to `*.damaged-N`, which keeps it for inspection and out of use; the caller holds the lock.
+
+        Raises:
+            RunError: the file cannot be renamed.
+        """
         number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
-            number += 1
-        os.replace(self.path, aside)
+        try:
+            while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
+                number += 1
+            os.replace(self.path, aside)
+        except OSError as error:
+            reason = error.strerror or error
+            raise RunError(f"{self.path} is damaged and cannot be renamed: {reason}. Check the permissions.") from error
         sync_folder(self.path.parent)
         return aside
 
@@ -134,7 +142,7 @@ class Artefact:
 
     def _record(self, temporary: Path) -> None:
         folder, name = self.path.parent, self.path.name
-        recorded = _checksums(folder)
+        recorded = _checksums(folder, set_aside=True)
         present = checksum(self.path) if self.exists() else ""
         if present and not recorded.get(name):
             self.report_damage(DamagedError(f"{self.path} has no recorded checksum."))
@@ -175,10 +183,21 @@ class JsonFile(Artefact):
             raise DamagedError(f"{self.path} does not hold {', '.join(self.required) or 'an object'}. {self.remedy}")
         return value
 
+    def read_if_exists(self) -> dict[str, Any] | None:
+        """The object; None where the file is missing.
+
+        Raises:
+            RunError: as `read`.
+        """
+        return self.read() if self.exists() else None
+
     def read_or_none(self) -> dict[str, Any] | None:
-        """The object; None where the file is missing or damaged (it is then set aside with a warning)."""
+        """The object; None where the file is missing or damaged (it is then set aside with a warning).
+
+        Only the holder of the folder's lock may call it.
+        """
         try:
-            return self.read() if self.exists() else None
+            return self.read_if_exists()
         except DamagedError as error:
             self.report_damage(error)
             return None
@@ -229,12 +248,20 @@ class TextFile(Artefact):
             temporary.write_text(text, encoding="utf-8")
         return self.path
 
-    def read_or_none(self) -> str | None:
-        """The text; None where the file is missing or damaged."""
-        if not self.intact():
-            return None
+    def read(self) -> str:
+        """Read and verify the text.
+
+        Raises:
+            RunError: the file is missing or cannot be read.
+            DamagedError: it is not what was written.
+        """
+        self.verify()
         with self._reading():
             return self.path.read_text(encoding="utf-8", errors="replace")
+
+    def read_or_none(self) -> str | None:
+        """The text; None where the file is missing or damaged (it is then set aside with a warning)."""
+        return self.read() if self.intact() else None
 
 
 @dataclass(frozen=True)
@@ -260,8 +287,12 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _checksums(folder: Path) -> dict[str, list[str]]:
-    """The recorded checksums of a folder; empty where the record is missing or damaged (it is then set aside)."""
+def _checksums(folder: Path, *, set_aside: bool = False) -> dict[str, list[str]]:
+    """The recorded checksums of a folder; empty where the record is missing or damaged.
+
+    Args:
+        set_aside: set a damaged record aside; only for a caller that holds the folder's lock.
+    """
     record = Artefact(folder / CHECKSUMS)
     try:
         with record._reading():
@@ -270,5 +301,6 @@ def _checksums(folder: Path) -> dict[str, list[str]]:
             recorded = json.loads(record.path.read_text(encoding="utf-8"))
         return {str(name): [str(value) for value in values] for name, values in recorded.items()}
     except (ValueError, AttributeError, TypeError):
-        log.warning("%s is damaged and kept as %s.", record.path, record.set_aside().name)
+        if set_aside:
+            log.warning("%s is damaged and kept as %s.", record.path, record.set_aside().name)
         return {}

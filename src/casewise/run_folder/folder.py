@@ -11,7 +11,7 @@ from typing import Any
 
 from casewise.errors import RunError
 from casewise.files import TEMPORARY, checksum, make_folder
-from casewise.run_folder.artefact import JsonFile, TableFile
+from casewise.run_folder.artefact import JsonFile, TableFile, TextFile
 from casewise.run_folder.job_folder import LOCK, JobFolder
 
 RETRY = "Run the study again."
@@ -142,6 +142,11 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def report_mark(self) -> TextFile:
+        """The checksum of the metrics that the report was made from."""
+        return TextFile(self.path / "report-made-from", RETRY)
+
+    @property
     def explanation_folder(self) -> ExplanationFolder:
         """The folder of explanations by default."""
         return ExplanationFolder(self.path / "explanations")
@@ -261,14 +266,19 @@ class RunFolder:
             )
 
     def check_reported(self) -> None:
-        """Check that the run's report is here.
+        """Check that the run's report is here and shows the present metrics.
 
         Raises:
-            RunError: it is missing.
+            RunError: it is missing, or was made from other metrics.
         """
         if not self.report_path.is_file():
             raise RunError(
                 f"{self.path} holds no finished run: {self.report_path.name} is missing. Finish it with `casewise run`."
+            )
+        if not (self.report_mark.exists() and self.report_mark.read() == checksum(self.metrics.path)):
+            raise RunError(
+                f"{self.path} holds no finished run: {self.report_path.name} was not made from the present "
+                f"{self.metrics.path.name}. Finish it with `casewise run`."
             )
 
     @contextmanager
@@ -298,7 +308,9 @@ class RunFolder:
             lock.release()
 
     def _sweep(self) -> None:
-        """Remove temporary files of killed processes; jobs sweep their own folders under their own locks."""
+        """Remove temporary files of killed processes; unfinished jobs sweep their folders under their own locks."""
+        for job in [*self.finished_jobs(), *self.image_split.finished_jobs()]:
+            job.sweep()
         jobs = {self.jobs_folder, self.image_split.jobs_folder}
         for path in self.path.rglob(f"{TEMPORARY}*"):
             if not jobs & set(path.parents):

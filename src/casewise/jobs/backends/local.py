@@ -46,7 +46,12 @@ def run_jobs(jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, *, tell:
     """
     from joblib import Parallel, delayed
 
-    waiting = [job for job in jobs if not job.intact()]
+    waiting: list[Job] = []
+    for number, job in enumerate(jobs):
+        if job.finished:
+            tell(number - len(waiting), "verifying finished networks")
+        if not job.intact():
+            waiting.append(job)
     if not waiting:
         tell(len(jobs), f"{len(jobs)} networks, all trained before")
         return

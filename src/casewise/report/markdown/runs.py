@@ -92,20 +92,22 @@ def read_finished(folder: Path) -> FinishedStudy:
     """Read a finished run.
 
     Raises:
-        RunError: there is no finished run, or it was split by image for comparison only.
+        RunError: there is no finished run, its metrics are of other predictions, or it was split by image for
+            comparison only.
     """
     files = RunFolder(folder)
     files.refuse_image_split()
+    files.check_finished()
     contents = {name: getattr(files, name).read() for name in ("study", "metrics", "splits")}
     study = saved_study(contents["study"], source=str(files.study.path))
-    explanations = files.explanations.read_or_none() or {}
+    explanations = files.explanations.read_if_exists() or {}
     measured = explanations.get("measured") if files.has_weights(explanations.get("weights_sha256")) else None
     return FinishedStudy(
         files,
         study,
         contents["metrics"],
         contents["splits"],
-        files.audit.read_or_none(),
+        files.audit.read_if_exists(),
         files.job_records(study.networks),
         measured if measured and "inputs" in measured else None,
     )
