@@ -642,7 +642,6 @@ def in_phases(context: ReportContext, *, stop: str = "inner") -> ReportContext:
                 "rows": 400 + fold,
                 "seconds": 10.0 * fold,
                 "core_seconds": 20.0 * fold,
-                "continued": freeze == "all" and fold == 2,
             }
             for freeze in FREEZE
         ]

@@ -18,9 +18,10 @@ from casewise.audit import findings, probes, shortcuts
 from casewise.audit import shortcuts as evidence
 from casewise.cli.main import app
 from casewise.metrics.registry import metric_names
+from casewise.predictions.stacking import META_LEARNERS
 from casewise.predictions.table import COLUMNS
 from casewise.study.loading import read_study
-from casewise.study.schema import STACKERS, Study
+from casewise.study.schema import Study
 from tests.test_run_folder import file_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,7 +153,7 @@ def test_columns_metrics_and_files_of_a_run_are_described() -> None:
     assert set(COLUMNS) | {"p0", "p1"} <= told
     metrics = (DOCS / "reference-metrics.md").read_text()
     assert all(f"| `{name}` |" in metrics for name in metric_names())
-    assert set(STACKERS.values()) <= told
+    assert set(META_LEARNERS) <= told
     written = file_names()
     assert len(written) > 25
     assert {name for name in written if name not in told and f"{name}/" not in told} == set()

@@ -27,7 +27,7 @@ from casewise.explain.results import measurement_source, read_results, same_sour
 from casewise.explain.saliency import SaliencyMap, check_reproduces, compare_predictions, load_model, saliency_maps
 from casewise.modalities.base import Lesion
 from casewise.modalities.volumes.native_space import binarise_masks
-from casewise.modalities.volumes.preparation import central
+from casewise.modalities.volumes.preview import central
 from casewise.modalities.volumes.slice_store import SliceStore, open_slices
 from casewise.phantoms.pancreas import make_pancreas
 from casewise.pipeline.explain import explain_run, open_finished

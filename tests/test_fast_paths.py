@@ -34,7 +34,7 @@ def finished(folder: Path, seconds: float, **told: object) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("told", [{"continued": True}, {"stretches": 2}])
+@pytest.mark.parametrize("told", [{"stretches": 2}])
 def test_a_continued_phase_is_no_time_of_one_stretch(
     tmp_path: Path, benchmark_file: Any, told: dict[str, object]
 ) -> None:

@@ -7,10 +7,12 @@ import dataclasses
 import shutil
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from casewise.metrics.registry import metric_of
 from casewise.report.context import ReportContext
 from casewise.report.figures import learners as draw
 from casewise.report.markdown.page import write_results
@@ -61,10 +63,8 @@ def test_every_phase_has_its_sizes_and_its_cost(text: str, two: ReportContext) -
     assert upper.frozen + upper.trainable == head.frozen + head.trainable
     assert (head.seconds, head.core_seconds, head.rows) == (30.0, 60.0, 403.0)  # means over five folds
     assert (head.rate, upper.rate) == ("0.001", "1e-5")
-    assert (head.continued, upper.continued) == (1, 0)
     for part in ("2. 11 blocks frozen", "features.11", "2,259,265", "34,112", "60.0"):
         assert part in page.text
-    assert training.phases(two)["continued"] == 1  # type: ignore[index]
 
 
 def test_training_performance_stands_beside_held_out_performance(two: ReportContext) -> None:
@@ -164,6 +164,13 @@ def test_where_nothing_is_shown_for_new_patients_the_report_says_so(
     belief = image_split.belief(context)
     assert (belief["code"], belief["chance"]) == (code, 0.5)
     check_page(render(context))
+
+
+def test_a_metric_without_chance_is_not_compared_with_chance(two: ReportContext, monkeypatch: Any) -> None:
+    metric = dataclasses.replace(metric_of("auroc"), chance=None)
+    monkeypatch.setattr(image_split, "metric_of", lambda name: metric)
+    belief = image_split.belief(with_figure(two, "auroc", -0.2, 0.1, 0.3))
+    assert (belief["code"], belief["chance"]) == ("plain", None)
 
 
 def varied(context: ReportContext) -> ReportContext:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from casewise.modalities.volumes.preparation import central, central_panels, grid
+from casewise.modalities.volumes.preview import central, central_panels, grid
 from casewise.modalities.volumes.slice_store import SliceStore
 from casewise.modalities.volumes.standardise import standard_scales
 from casewise.report import page, terms

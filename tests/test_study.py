@@ -195,6 +195,20 @@ def test_copies_without_their_phases_are_refused(tmp_path: Path, recipe: dict[st
         build_study(values, source="the test's study", folder=tmp_path)
 
 
+@pytest.mark.parametrize(
+    "section",
+    [
+        "modality: slides\n",
+        "modality: volumes\n",
+        "modality: photographs\ntiles: {mpp: 4.0}\n",
+        "modality: photographs\nvolumes: {sequences: [T1]}\n",
+    ],
+)
+def test_a_modality_needs_its_own_section_and_no_other(tmp_path: Path, section: str) -> None:
+    with pytest.raises(StudyError, match="modality"):
+        read_study(written(tmp_path, GOOD + section))
+
+
 def test_a_modality_of_a_test_brings_its_own_section(tmp_path: Path) -> None:
     class Settings(StudyModel):
         window: int = Field(64, ge=8, description="Samples in a window.")

@@ -16,6 +16,7 @@ from casewise.jobs.job import JobInputs, build, choose
 from casewise.jobs.plan import Job
 from casewise.modalities.base import StoreAddress
 from casewise.models.backbones import build_network
+from casewise.models.embeddings import embedder
 from casewise.models.weights import load_weights
 from casewise.pipeline.read import read
 from casewise.pipeline.split import split
@@ -62,6 +63,20 @@ def test_a_file_of_a_wider_sister_is_refused(folder: Path) -> None:
 def test_a_missing_folder_entry_suggests_the_nearest(folder: Path) -> None:
     with pytest.raises(WeightsError, match=f"Did you mean '{NAME}'"):
         load_weights(build_network("shufflenet_v2_x1_0", 1), str(folder))
+
+
+def test_an_embedder_is_known_by_the_content_of_its_weights(chests: Path, folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    study = chest_study(chests, backbones=[NAME], weights="pretrained").model_copy(update={"weights_dir": folder})
+    file, checksums = folder / f"{NAME}.safetensors", []
+    for factor in (1.0, 0.5):
+        save_file({name: values * factor for name, values in load_file(file).items()}, file)
+        network = embedder(study, None)  # type: ignore[arg-type]
+        assert network is not None
+        assert network.weights_sha256 == checksum(file)
+        checksums.append(network.weights_sha256)
+    assert checksums[0] != checksums[1]
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights at all", b"PK\x03\x04broken"])

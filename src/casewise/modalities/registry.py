@@ -37,7 +37,7 @@ def modality_of(study: Study) -> Modality:
     name = study.modality_name
     if name not in _REGISTERED:
         if name not in BUILT_IN:
-            names = [*BUILT_IN, *_REGISTERED]
+            names = list(dict.fromkeys([*BUILT_IN, *_REGISTERED]))
             raise StudyError(f"modality: {name!r} is none of {', '.join(names)}.{nearest(name, names)}")
         register(import_module(f"casewise.modalities.{name}.modality").MODALITY)
     return _REGISTERED[name]

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from casewise.errors import WeightsError
+from casewise.files import checksum
 from casewise.models.backbones import Network, build_network
 from casewise.models.weights import load_weights, weights_file
 from casewise.study.backbones import TORCHVISION
@@ -27,20 +28,21 @@ QUICK = ("squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x
 class Embedder:
     """Maps image numbers (n,) or tiles (n, C, H, W) uint8 to unit vectors (n, width) float32."""
 
-    def __init__(self, network: Network, store: TileStore, origin: str) -> None:
+    def __init__(self, network: Network, store: TileStore, origin: str, weights_sha256: str) -> None:
         self.network, self.store, self.origin = network.eval(), store, origin
+        self.weights_sha256 = weights_sha256
 
-    def __call__(self, what: np.ndarray) -> np.ndarray:
-        what = np.asarray(what)
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        images = np.asarray(images)
         vectors = []
         with torch.inference_mode():
-            for start in range(0, len(what), BATCH):
-                batch = what[start : start + BATCH]
-                tiles = batch if what.ndim == 4 else np.array(self.store.tiles[batch])
-                vectors.append(self._seen(torch.from_numpy(np.ascontiguousarray(tiles))))
+            for start in range(0, len(images), BATCH):
+                batch = images[start : start + BATCH]
+                tiles = batch if images.ndim == 4 else np.array(self.store.tiles[batch])
+                vectors.append(self._vectors(torch.from_numpy(np.ascontiguousarray(tiles))))
         return np.concatenate(vectors) if vectors else np.zeros((0, self.network.width), np.float32)
 
-    def _seen(self, tiles: torch.Tensor) -> np.ndarray:
+    def _vectors(self, tiles: torch.Tensor) -> np.ndarray:
         panels = tiles.float().div_(255)
         panels = panels if panels.shape[1] == 3 else panels.expand(-1, 3, -1, -1)
         if max(panels.shape[-2:]) > SIDE:
@@ -66,8 +68,8 @@ def embedder(study: Study, store: TileStore) -> Embedder | None:
         try:
             load_weights(network, str(file))
         except WeightsError:
-            continue  # weights of another network are told of where they are to be trained from
-        return Embedder(network, store, f"{name}, {file.name}")
+            continue  # weights of another network are reported where a training starts from them
+        return Embedder(network, store, f"{name}, {file.name}", checksum(file))
     return None
 
 

@@ -69,7 +69,7 @@ def current_audit(
     modality, whole = modality_of(study), cohort
     cohort, tiles = modality.audited(PreparedCohort(study, cohort, folder.images(study.images.store), tiles), show)
     embed = embedder(study, tiles)
-    inputs_hash = _inputs_hash(study, cohort, tiles, splits, embed.origin if embed else "")
+    inputs_hash = _inputs_hash(study, cohort, tiles, splits, f"{embed.origin} {embed.weights_sha256}" if embed else "")
     earlier = _earlier(folder)
     if earlier and earlier.facts.get("inputs_hash") == inputs_hash:
         write_audit(folder.audit, earlier, study.accept)  # the reasons may be new

@@ -10,8 +10,9 @@ from casewise.cohort.labels import study_scores
 from casewise.predictions import table as predicted
 from casewise.predictions.nested_cv import chosen_networks, nested_rows
 from casewise.predictions.scores import apply_scores
+from casewise.predictions.stacking import STACKERS
 from casewise.predictions.stacking import stack as fit_stackers
-from casewise.study.schema import STACKERS, Study
+from casewise.study.schema import Study
 
 if TYPE_CHECKING:
     from casewise.console import Show
@@ -29,7 +30,7 @@ def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show
     ranges = {name: study.range_of(name) for name in study.outputs}
     stacked = fit_stackers(predictions, study.stack, ranges=ranges)
     folder.stackers.write(stacked.coefficients)
-    show.line("stack", ", ".join(STACKERS[name] for name in study.stack))
+    show.line("stack", ", ".join(STACKERS[name].learner for name in study.stack))
     return pd.concat([predictions, stacked.rows, *nested], ignore_index=True)
 
 

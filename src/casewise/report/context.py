@@ -92,6 +92,23 @@ class ReportContext:
         return columns(table, self.kind, len(self.classes) or None)
 
     @property
+    def class_columns(self) -> list[str]:
+        """The metrics of the tables of single classes, of all targets that have classes."""
+        return self._columns_of("classes", [name for name in self._targets if self.study.classes_of(name)])
+
+    def number_columns(self, table: str) -> list[str]:
+        """The metrics that a table shows for all targets that are numbers."""
+        return self._columns_of(table, [name for name in self._targets if not self.study.classes_of(name)])
+
+    @property
+    def _targets(self) -> list[str]:
+        return [self.outcome, *self.study.scores, *self.study.targets]
+
+    def _columns_of(self, table: str, targets: list[str]) -> list[str]:
+        kinds = dict.fromkeys(map(self.study.kind_of, targets))
+        return list(dict.fromkeys(metric for kind in kinds for metric in columns(table, kind)))
+
+    @property
     def merit(self) -> str:
         """The metric by which the learner shown is chosen, out of fold."""
         return kind_named(self.kind).merit

@@ -89,7 +89,11 @@ def values(context: ReportContext) -> dict[str, Any]:
         "saliency": saliency.section(context),
         "training": training.section(context),
         "glossary": [metric_of(name) for name in glossary_names(context)],
-        "class_heads": ["Class", "Support", *(write.title(name) for name in classes.class_columns())],
+        "class_heads": [
+            "Class",
+            "Support",
+            *(write.title(name) for name in context.class_columns),
+        ],
         "settings": yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100),
     }
 

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from casewise.evaluation.bootstrap import ROUGH_BELOW
 from casewise.evaluation.run_checks import constant_folds, no_better
 from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.formatting import capital, class_name, display_name, plain, shortened
 from casewise.report.modality_sections import modality_report
 from casewise.report.tables import metric_format
 from casewise.report.target_kind_sections import kind_report
-
-ROUGH_BELOW = 10
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from casewise.targets import kind_named
 if TYPE_CHECKING:
     from casewise.study.schema import Study
 
+# The section of a study file with the settings of a built-in modality; photographs have none.
+SECTIONS = {"slides": "tiles", "volumes": "volumes"}
+
 
 def check_study(study: Study) -> None:
     """Check the sections of a study against each other.
@@ -108,6 +111,16 @@ def check_modality(study: Study) -> None:
     settings = study.modality_settings
     if settings is not None:
         settings.check_with(study)
+    modality = study.modality_name
+    for owner, section in SECTIONS.items():
+        stated = getattr(study, section) is not None
+        if modality == owner and not stated:
+            raise ValueError(f"modality: {modality!r} needs the section `{section}`, which this study lacks; add it")
+        if stated and modality != owner and modality in ("photographs", *SECTIONS):
+            raise ValueError(
+                f"modality: {modality!r} does not use the section `{section}`, which is for {owner}; leave out the "
+                f"section, or write `modality: {owner}`"
+            )
     if study.fusions:
         return
     with_fusion = next((name for name in study.backbones if "@" in name), None)

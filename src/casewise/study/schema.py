@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from casewise.study.checks import check_study
+from casewise.study.checks import SECTIONS, check_study
 from casewise.study.evaluation import Audit, Evaluation
 from casewise.study.images import Images, Tiles, Volumes
 from casewise.study.model import Level, Range, StudyModel, Where
@@ -20,7 +20,6 @@ from casewise.study.split import NestedCV, Split
 from casewise.study.targets import Kind, ScoreFormula, Target
 
 __all__ = [
-    "STACKERS",
     "Audit",
     "Compute",
     "EarlyStopping",
@@ -47,15 +46,6 @@ __all__ = [
     "register_settings",
     "study_model",
 ]
-
-STACKERS = {
-    "linear": "meta_learner",
-    "linear+intercept": "meta_learner_w_intercept",
-    "ridge": "meta_learner_ridge",
-    "ridge+intercept": "meta_learner_ridge_w_intercept",
-    "logistic": "meta_learner_logistic",
-    "mean": "mean_of_learners",
-}
 
 
 def network_names(backbones: Sequence[str], fusions: Sequence[str]) -> list[str]:
@@ -254,7 +244,7 @@ class Study(StudyModel):
     @property
     def modality_settings(self) -> Any:
         """The section of the study file with the settings of its modality; None without one."""
-        return getattr(self, {"slides": "tiles"}.get(self.modality_name, self.modality_name), None)
+        return getattr(self, SECTIONS.get(self.modality_name, self.modality_name), None)
 
     @property
     def networks(self) -> list[str]:

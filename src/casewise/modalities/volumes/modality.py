@@ -179,7 +179,7 @@ class VolumesModality:
 
     def preview(self, prepared: PreparedCohort, row: int, fitted: FittedPreprocessing) -> list[Picture]:
         """The central window of each sequence that the case has and that `fitted` knows."""
-        from casewise.modalities.volumes.preparation import central_panels
+        from casewise.modalities.volumes.preview import central_panels
         from casewise.modalities.volumes.slice_store import open_slices
 
         slices = open_slices(Path(prepared.store.folder), prepared.store.address)

@@ -299,9 +299,7 @@ def image_split(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
     by_image = (entry or {}).get("metrics", {}).get(stage)
     if not entry or not by_image:
         return None
-    metrics = (
-        page_columns([run], target) if run.study.classes_of(target) else list(columns("image_split", "regression"))
-    )
+    metrics = _columns_by_source(run, target)
     rows = [
         (learner, way, [figure(figures.get(metric)) for metric in metrics])
         for learner, targets in run.figures(stage).items()
@@ -310,6 +308,13 @@ def image_split(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
     ]
     belief = {"one_value_each": one_value_each(run.predictions(), target)}
     return {"columns": metrics, "rows": rows, "entry": entry, "belief": belief, "unit": run.study.level_of(target)}
+
+
+def _columns_by_source(run: FinishedStudy, target: str) -> list[str]:
+    """The metrics of a target's tables by way of splitting and by source."""
+    if run.study.classes_of(target):
+        return page_columns([run], target)
+    return columns("image_split", run.study.kind_of(target))
 
 
 def train_and_held_out(runs: Sequence[FinishedStudy]) -> dict[str, Any] | None:
@@ -348,8 +353,7 @@ def left_out(run: FinishedStudy) -> dict[str, Any] | None:
     by_source, target = run.metrics.get("by_site") or {}, run.main_target
     if not by_source or not (run.metrics.get("main") or {}).get("target"):
         return None
-    number = not run.study.classes_of(target)
-    metrics = list(columns("image_split", "regression")) if number else page_columns([run], target)
+    metrics = _columns_by_source(run, target)
     means: list[tuple[str, list[str]]] = []
     undefined: dict[str, list[str]] = {}
     for learner, by_metric in (run.metrics.get("site_means") or {}).items():

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.cohort.natural_sort import natural
-from casewise.metrics.registry import columns
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import agreement as draw
 from casewise.report.figures import time as draw_time
@@ -222,8 +221,8 @@ def detail(context: ReportContext) -> dict[str, Any] | None:
         return None
     return {
         "stages": stages,
-        "columns": target_columns(),
-        "reader_columns": reader_columns(),
+        "columns": context.number_columns("targets"),
+        "reader_columns": context.number_columns("readers"),
         "scatters": scatters,
         "small": len(_further_numbers(context)) > 3,
         "regional": any(row.inner for _, rows, _ in stages for row in rows),
@@ -257,16 +256,6 @@ def _scatters(context: ReportContext) -> list[dict[str, Any]]:
     return scatters
 
 
-def target_columns() -> list[str]:
-    """The metrics of the table of all targets."""
-    return columns("targets", "regression")
-
-
-def reader_columns() -> list[str]:
-    """The metrics of the table of readers."""
-    return columns("readers", "regression")
-
-
 def target_rows(context: ReportContext, stage: str) -> tuple[list[Row], int]:
     """One line per target that is a number, then its regions, for the shown learner; and how many were left out."""
     study = context.study
@@ -281,7 +270,9 @@ def target_rows(context: ReportContext, stage: str) -> tuple[list[Row], int]:
     for key in keys[:MOST_ROWS]:
         target, region = split_key(key)
         low, high = context.range_of(target)
-        cells = [metric_format(study, target).cell(name, by_key[key].get(name)) for name in target_columns()]
+        cells = [
+            metric_format(study, target).cell(name, by_key[key].get(name)) for name in context.number_columns("targets")
+        ]
         count = next((figure.get("n_cases") for figure in by_key[key].values()), None)
         name = region or display_name(study, target)
         rows.append(Row(name, [Cell(f"{low:g} to {high:g}"), *cells, Cell(number(count, 0))], inner=bool(region)))
@@ -324,7 +315,10 @@ def reader_rows(context: ReportContext, stage: str) -> dict[str, list[tuple[list
         lines += [([reader], figures, True) for reader, figures in ours.get(key, {}).items()]
         rows = []
         for names, figures, model in lines[:24]:
-            cells = [metric_format(context.study, target).cell(name, figures.get(name)) for name in reader_columns()]
+            cells = [
+                metric_format(context.study, target).cell(name, figures.get(name))
+                for name in context.number_columns("readers")
+            ]
             count = next((figure.get("n_cases") for figure in figures.values()), None)
             rows.append((names, model, Row("", [*cells, Cell(number(count, 0))], mark=model)))
         if rows:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from casewise.evaluation.cross_fit import by_fold_text
-from casewise.metrics.registry import columns
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import classes as draw
 from casewise.report.formatting import class_name, display_name, number, plain, probability
@@ -77,16 +76,11 @@ def class_rows(context: ReportContext, stage: str, learner: str, target: str) ->
     entry, figures = context.class_entry(stage, learner, target), context.figures(stage, learner, target)
     rows = []
     for name, support in zip(entry["names"], entry["support"], strict=True):
-        cells = [WRITE.cell(metric, figures.get(f"{metric}[{name}]")) for metric in class_columns()]
+        cells = [WRITE.cell(metric, figures.get(f"{metric}[{name}]")) for metric in context.class_columns]
         rows.append(Row(plain(name), [Cell(f"{support:,}", value=float(support)), *cells]))
     total = sum(entry["support"])
-    cells = [WRITE.cell(metric, figures.get(metric)) for metric in class_columns()]
+    cells = [WRITE.cell(metric, figures.get(metric)) for metric in context.class_columns]
     return [*rows, Row("mean", [Cell(f"{total:,}", value=float(total)), *cells], inner=True)]
-
-
-def class_columns() -> list[str]:
-    """The metrics of the tables of single classes."""
-    return columns("classes", "classification")
 
 
 def point_rows(entry: dict[str, Any]) -> list[dict[str, Any]]:

@@ -96,15 +96,16 @@ def pair(context: ReportContext, metric: str) -> tuple[dict[str, Any], dict[str,
 def belief(context: ReportContext) -> dict[str, Any]:
     """The reason to use the figures by subject.
 
-    `code`: `covers_chance` or `below_chance` (nothing is shown for new patients), `similar` both ways, or `plain`.
+    `code`: `covers_chance` or `below_chance` (nothing is shown for new patients; only for a metric with a chance
+    level), `similar` both ways, or `plain`.
     """
     entry, merit = context.metrics.get("image_split") or {}, context.merit
-    chance = metric_of(merit).chance or 0.0
+    chance = metric_of(merit).chance
     both = pair(context, merit)
     own = both[0] if both else context.metric(context.stage, context.learner, merit)
     code = "plain"
     if own and is_number(own.get("low")):
-        if own["low"] <= chance:
+        if chance is not None and own["low"] <= chance:
             code = "covers_chance" if own["high"] >= chance else "below_chance"
         elif both and own["low"] <= both[1]["value"] <= own["high"]:
             code = "similar"

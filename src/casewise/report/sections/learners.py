@@ -149,7 +149,7 @@ def reports(context: ReportContext) -> list[tuple[str, list[Row], Counts]]:
         if entry:
             rows = classes.class_rows(context, stage, learner, context.outcome)
             # precision, recall, F1, support: the order of the source
-            columns = [1 + classes.class_columns().index(name) for name in ("precision", "recall", "f1")]
+            columns = [1 + context.class_columns.index(name) for name in ("precision", "recall", "f1")]
             rows = [Row(row.name, [row.cells[i] for i in (*columns, 0)], inner=row.inner) for row in rows]
             tables.append((learner, rows, classes.matrix(entry)))
     return tables

@@ -152,7 +152,6 @@ class Phase:
     core_seconds: float
     way: str
     networks: int
-    continued: int
 
 
 def phases_of(jobs: Iterable[Mapping[str, Any]], recipe: Mapping[str, Any]) -> dict[str, list[Phase]]:
@@ -196,7 +195,6 @@ def _phase(network: str, index: int, records: Sequence[Mapping[str, Any]], lr: s
         core_seconds=_mean(records, "core_seconds"),
         way="; ".join(dict.fromkeys(str(record.get("way", "")) for record in records)),
         networks=len(records),
-        continued=sum(bool(record.get("continued")) for record in records),
     )
 
 
@@ -215,7 +213,6 @@ def phases(context: ReportContext) -> dict[str, Any] | None:
     return {
         "networks": [(network, [(phase, _cells(phase)) for phase in phases]) for network, phases in by_network.items()],
         "folds": max(phase.networks for phase in every),
-        "continued": max((phase.continued for phase in every), default=0),
         "panels": (min(counts), max(counts)) if counts else None,
         "copies": context.study.panels.offline_copies,
     }
