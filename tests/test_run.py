@@ -362,8 +362,12 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, phantom: Path) -> Pa
 
 @pytest.mark.parametrize(
     ("how", "jobs"),
-    [(signal.SIGKILL, 1), (signal.SIGINT, 1), (signal.SIGKILL, 2), (signal.SIGINT, 2)],
-    ids=["kill-9", "ctrl-c", "kill-9 side by side", "ctrl-c side by side"],
+    [
+        pytest.param(signal.SIGKILL, 1, id="kill-9"),
+        pytest.param(signal.SIGINT, 1, id="ctrl-c", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, 2, id="kill-9 side by side", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 2, id="ctrl-c side by side"),
+    ],
 )
 def test_a_killed_run_continues_to_the_same_bits(
     uninterrupted: Path, tmp_path: Path, how: signal.Signals, jobs: int
