@@ -269,7 +269,7 @@ def test_the_regional_composite_can_be_predicted_directly(tiny: Path, tmp_path: 
 
 def test_a_split_by_image_is_refused(tiny: Path) -> None:
     tiny.write_text(tiny.read_text().replace("split: {", "split: {by: image, "))
-    with pytest.raises(StudyError, match="splits images as if each showed another person"):
+    with pytest.raises(StudyError, match="split.by: 'image'"):
         read_study(tiny)
 
 
