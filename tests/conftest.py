@@ -29,6 +29,7 @@ backbones: [shufflenet_v2_x0_5, mobilenet_v3_small]
 weights: random
 recipe: {{epochs: 3, batch_size: 8, lr: 0.01, early_stopping: {{patience: 3, monitor: inner, val_fraction: 0.3}}}}
 stack: [ridge+intercept]
+audit: {{permutations: 99}}
 evaluation: {{bootstrap_resamples: 200}}
 compute: {{precision: fp32, memory_format: channels_last, save_every: 0}}
 """

@@ -151,5 +151,5 @@ class TestWeights:
         assert NO_WEIGHTS in told
         assert seen == ["a"]
         assert torch.equal(network.body.classifier[0].weight, given.body.classifier[0].weight)
-        with pytest.raises(WeightsError, match="holds a cnn, .* unet_encoder"):
+        with pytest.raises(WeightsError, match=r"holds a cnn, .* unet_encoder"):
             load_weights(build_network("unet_encoder", 1), f"bundle:{tmp_path}")

@@ -269,7 +269,7 @@ def test_the_regional_composite_can_be_predicted_directly(tiny: Path, tmp_path: 
 
 def test_a_split_by_image_is_refused(tiny: Path) -> None:
     tiny.write_text(tiny.read_text().replace("split: {", "split: {by: image, "))
-    with pytest.raises(StudyError, match="split.by: 'image'"):
+    with pytest.raises(StudyError, match=r"split\.by: 'image'"):
         read_study(tiny)
 
 
@@ -350,6 +350,14 @@ sys.addaudithook(watch)
 """
 
 
+@pytest.fixture
+def training_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs end with their predictions, without audit, evaluation and report, for tests that compare networks only."""
+    monkeypatch.setattr("casewise.pipeline.audit.audit", lambda *given: None)
+    monkeypatch.setattr("casewise.pipeline.evaluate.evaluate", lambda *given: {})
+    monkeypatch.setattr("casewise.pipeline.report.report", lambda *given: given[5].report_path)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, phantom: Path) -> Path:
     """A study file, and beside it the run folder `whole` of a run that nothing interrupted."""
@@ -399,6 +407,7 @@ def test_a_killed_run_continues_to_the_same_bits(
         assert weights.read_bytes() == (cut / weights.relative_to(whole)).read_bytes()
 
 
+@pytest.mark.usefixtures("training_only")
 def test_two_runs_side_by_side_give_the_same_bits(tiny: Path, tmp_path: Path) -> None:
     study = read_study(tiny)
     study = study.model_copy(
@@ -412,6 +421,7 @@ def test_two_runs_side_by_side_give_the_same_bits(tiny: Path, tmp_path: Path) ->
     assert np.array_equal(one.predictions["y_pred"], two.predictions["y_pred"])
 
 
+@pytest.mark.usefixtures("training_only")
 def test_pretraining_leaves_held_out_subjects_out(tiny: Path, tmp_path: Path, phantom: Path) -> None:
     study = read_study(tiny)
     pretrain = {
@@ -455,6 +465,7 @@ def half_trained(study: Study, folder: Path) -> None:
     assert list(folder.glob("jobs/*/fold1/**/state.safetensors"))
 
 
+@pytest.mark.usefixtures("training_only")
 def test_what_another_study_left_half_done_is_not_continued(tiny: Path, tmp_path: Path) -> None:
     study = read_study(tiny)
     one_at_a_time = study.compute.model_copy(update={"jobs": 1})
@@ -465,6 +476,7 @@ def test_what_another_study_left_half_done_is_not_continued(tiny: Path, tmp_path
     assert np.array_equal(after.predictions["y_pred"], clean.predictions["y_pred"])
 
 
+@pytest.mark.usefixtures("training_only")
 @pytest.mark.parametrize("change", [{"frozen_once": False}, {"memory_format": "contiguous"}, {"precision": "bf16"}])
 def test_what_was_computed_otherwise_is_not_continued(tiny: Path, tmp_path: Path, change: dict[str, object]) -> None:
     study = read_study(tiny)
@@ -491,6 +503,7 @@ def test_what_was_computed_otherwise_is_not_continued(tiny: Path, tmp_path: Path
         assert times == [path.stat().st_mtime_ns for path in (tmp_path / "cut").glob("jobs/*/*/job.json")]
 
 
+@pytest.mark.usefixtures("training_only")
 def test_the_time_of_all_stretches_is_told(tiny: Path, tmp_path: Path) -> None:
     study = read_study(tiny)
     one_at_a_time = study.compute.model_copy(update={"jobs": 1})
@@ -505,6 +518,7 @@ def test_the_time_of_all_stretches_is_told(tiny: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "cut").glob("jobs/**/spent.json"))
 
 
+@pytest.mark.usefixtures("training_only")
 def test_another_weights_file_is_another_network(tiny: Path, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import save_file
@@ -522,6 +536,7 @@ def test_another_weights_file_is_another_network(tiny: Path, tmp_path: Path) -> 
     assert not np.array_equal(one.predictions["y_pred"], two.predictions["y_pred"])
 
 
+@pytest.mark.usefixtures("training_only")
 def test_a_changed_cohort_to_pretrain_on_is_another_study(tiny: Path, tmp_path: Path, phantom: Path) -> None:
     from casewise.study.schema import Pretraining
 
