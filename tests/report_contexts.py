@@ -486,8 +486,8 @@ def audit_of(images: pd.DataFrame, accepted: dict[str, str]) -> dict[str, Any]:
         Finding(
             "shortcut-source",
             "error",
-            "source alone predicts finding with AUROC 0.91 (chance 0.50, p = 0.001), and 0.97 for covid. A network can "
-            "reach this by recognising source, without using the disease.",
+            "The column source alone predicts finding with AUROC 0.91 (chance 0.50, p = 0.001), and 0.97 for covid. A "
+            "network can reach this by recognising source, without using the disease.",
             source,
             remedy="Cross-validate with `split: {leave_out: source}`, or restrict the study to one source (`where:`).",
         ),

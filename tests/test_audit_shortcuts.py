@@ -312,7 +312,8 @@ def test_source_is_named_with_its_figure_and_what_only_marks_it_is_not_an_error(
     assert first.figures["value"] == pytest.approx(expected, abs=0.015)
     assert first.figures["p_adjusted"] == pytest.approx(0.005, abs=0.0005)
     assert (
-        f"site alone predicts label with AUROC {first.figures['value']:.2f} (chance 0.50, p = 0.005)" in first.sentence
+        f"The column site alone predicts label with AUROC {first.figures['value']:.2f} (chance 0.50, p = 0.005)"
+        in first.sentence
     )
     assert "leave_out: site" in first.remedy
     assert levels(found)["source-predictable-ill"] == "warning"
@@ -324,7 +325,7 @@ def test_source_is_named_with_its_figure_and_what_only_marks_it_is_not_an_error(
         f for f in find_shortcuts(study, replace(cohort, images=images), tiles).findings if f.id == "shortcut-age"
     )
     assert age.level == "error"
-    assert age.sentence.startswith("Whether age is filled in")
+    assert age.sentence.startswith("Whether the column age is filled in")
 
 
 def test_source_that_goes_with_no_label_is_a_note(tmp_path: Path) -> None:

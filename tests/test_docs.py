@@ -170,9 +170,9 @@ def test_the_audit_page_tells_every_finding_and_the_limits_in_force() -> None:
         f"AUROC of {shortcuts.STRONG_AUROC:.2f} or more",
         f"r of {shortcuts.STRONG_R:.2f} or more",
         f"in {['', 'one', 'two', 'three', 'four', 'five'][probes.FOLDS]} folds",
-        f"Below {probes.FEWEST}, or of a class with fewer than {probes.FEWEST_OF_CLASS},",
-        f"more than {evidence.MAX_IMAGES:,}",
-        f"a network is shown {evidence.MAX_EMBEDDED}",
+        f"fewer than {probes.FEWEST} subjects, or for a class with fewer than {probes.FEWEST_OF_CLASS},",
+        f"most {evidence.MAX_IMAGES:,} images",
+        f"computed for at most {evidence.MAX_EMBEDDED}",
     )
     for limit in limits:
         assert limit in page, limit
