@@ -335,6 +335,25 @@ def test_a_finished_store_is_never_written_into(
     assert np.array_equal(reader.tiles, before)
 
 
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_link_in_place_of_an_unfinished_build_is_not_followed(
+    paths: list[Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dangling: bool
+) -> None:
+    with monkeypatch.context() as patch:
+        kill_at(patch, building_module, "publish")
+        with pytest.raises(Killed):
+            prepare(paths, SMALL, folder)
+    targets = [tmp_path / "other.npy", tmp_path / "other.jsonl"]
+    for target in targets:
+        (build,) = folder.glob(f"building-*{target.suffix}")
+        build.unlink()
+        build.symlink_to(target)
+        if not dangling:
+            target.write_text("text")
+    assert_right(prepare(paths, SMALL, folder), paths)
+    assert [target.read_text() for target in targets if target.exists()] == ([] if dangling else ["text", "text"])
+
+
 def test_an_unwritten_tile_is_not_taken_for_finished(
     paths: list[Path], folder: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,11 +17,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from casewise.errors import RunError
+from casewise.files import NO_FOLLOW
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.store import COLUMNS, hash_tile
 
@@ -54,11 +55,12 @@ class Building:
     def __enter__(self) -> Self:
         """Open both files and reserve their space."""
         with self._disk():
-            self._notes = open(self.journal, "ab", buffering=0)
+            self._notes = _opened(self.journal, "ab")
             try:
                 # A line that a kill has torn must not swallow the next one.
                 _put(self._notes, b"\n")
-                self._file = open(self.tiles, "r+b" if self.tiles.exists() else "w+b", buffering=0)
+                is_file = self.tiles.exists() and not self.tiles.is_symlink()
+                self._file = _opened(self.tiles, "r+b" if is_file else "w+b")
                 try:
                     self._reserve()
                     self._file.seek(0)
@@ -168,6 +170,13 @@ def _intact(record: Record, tile: np.ndarray) -> tuple[Record, np.ndarray] | Non
     """Pass on a copy of a tile if it is what was written."""
     copy = np.array(tile)
     return (record, copy) if hash_tile(copy) == record["tile_sha256"] else None
+
+
+def _opened(path: Path, mode: Literal["ab", "r+b", "w+b"]) -> io.FileIO:
+    """Open a file without a buffer; a link in its place is removed, not followed."""
+    if path.is_symlink():
+        path.unlink()
+    return open(path, mode, buffering=0, opener=lambda name, flags: os.open(name, flags | NO_FOLLOW, 0o666))
 
 
 def _put(file: io.FileIO, data: bytes) -> None:
