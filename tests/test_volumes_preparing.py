@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casewise.errors import CohortError, ImageError, StudyError
+from casewise.modalities.volumes.case_files import CaseSources
 from casewise.modalities.volumes.grid import carried, to_ras
 from casewise.modalities.volumes.preprocess import Prepared, Steps, prepare_case
 from casewise.modalities.volumes.reading.scans import Scan
 from casewise.modalities.volumes.roi import Box, mask_on
+from casewise.modalities.volumes.slice_store import MARKER, prepare_slices
 
 pytest.importorskip("SimpleITK")
 PLAIN = Steps(in_plane_size=64, bias="none", smoothing="none", size=32)
@@ -252,3 +254,28 @@ def test_every_step_changes_the_fingerprint() -> None:
     ]  # fmt: skip
     prints = {Steps().fingerprint(), *(Steps(**each).fingerprint() for each in others)}  # type: ignore[arg-type]
     assert len(prints) == 9
+
+
+@pytest.mark.parametrize("damage", ["index", "no checksums"])
+def test_joined_slices_that_cannot_be_verified_are_joined_again(tmp_path: Path, damage: str) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    scan = scan_of()
+    nibabel.save(nibabel.Nifti1Image(scan.values, scan.affine), tmp_path / "t1.nii")
+    cases, folder = [CaseSources("S1", ((tmp_path / "t1.nii",),), ("T1",))], tmp_path / "slices"
+    store = prepare_slices(cases, PLAIN, folder, processes=1)
+    affines = np.array(store.affines)
+    marker = json.loads((folder / MARKER).read_text())
+    assert {"sha256", "index_sha256"} <= marker.keys()
+    index, slices = folder / marker["index"], folder / marker["slices"]
+    if damage == "index":
+        with np.load(index) as arrays:
+            changed = {**arrays, "affines": affines + 1}
+        np.savez(index, **changed)
+    else:
+        (folder / MARKER).write_text(json.dumps({k: v for k, v in marker.items() if "sha256" not in k}))
+        np.save(slices, np.zeros(store.slices.shape, store.slices.dtype))
+    again = prepare_slices(cases, PLAIN, folder, processes=1)
+    assert again.address == store.address
+    assert np.array_equal(again.affines, affines)
+    assert again.slices.any()
+    assert json.loads((folder / MARKER).read_text()).keys() == marker.keys()

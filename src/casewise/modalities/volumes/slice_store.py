@@ -208,9 +208,17 @@ def _joined(folder: Path, files: Sequence[Path]) -> SliceStore:
             record = json.loads(marker.read_text())
             if record.get("made_from") == made_from:
                 store = open_slices(folder)
-                if record.get("sha256") in (None, checksum(Path(folder) / record["slices"])):
+                files_and_sums = {record["slices"]: "sha256", record["index"]: "index_sha256"}
+                changed = [
+                    name for name, key in files_and_sums.items() if record.get(key) != checksum(Path(folder) / name)
+                ]
+                if not changed:
                     return store
-                log.warning("%s: %s has changed since it was written. It is joined again.", folder, record["slices"])
+                log.warning(
+                    "%s: %s cannot be verified or has changed since it was written. The slices are joined again.",
+                    folder,
+                    " and ".join(changed),
+                )
         except (RunError, ValueError, AttributeError):
             marker.unlink(missing_ok=True)
     content = hashlib.sha256()
@@ -250,15 +258,16 @@ def _joined(folder: Path, files: Sequence[Path]) -> SliceStore:
         landmarks=np.stack([arrays["landmarks"] for arrays in cases_read]),
         affines=np.stack([arrays["affine"] for arrays in cases_read]),
     )
-    write_atomic(target.with_name(f"index-{address[:16]}.npz"), index.getvalue())
+    index_file = write_atomic(target.with_name(f"index-{address[:16]}.npz"), index.getvalue())
     write_json(
         marker,
         {
             "address": address,
             "made_from": made_from,
             "slices": target.name,
-            "index": f"index-{address[:16]}.npz",
+            "index": index_file.name,
             "sha256": checksum(target),
+            "index_sha256": checksum(index_file),
             "facts": [entry["facts"] for entry in records],
             "notes": [entry["notes"] for entry in records],
         },
