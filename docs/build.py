@@ -45,8 +45,8 @@ STUDY_HEAD = """# The study file
 
 A study file is YAML. It states what to predict from which images; nearly every key has a default. Relative paths start
 at the folder of the file. An unknown key is an error, and the message names the nearest existing key. Only `true` and
-`false` are truth values; `on`, `off`, `yes` and `no` are text. Editors that support JSON schemas complete and check keys
-with `docs/study.schema.json`: write `# yaml-language-server: $schema=PATH/study.schema.json` as the first line.
+`false` are truth values; `on`, `off`, `yes` and `no` are text, so that a class may have such a name. Editors that support
+JSON schemas complete and check keys with `docs/study.schema.json`: write `# yaml-language-server: $schema=PATH/study.schema.json` as the first line.
 """
 METRICS_HEAD = """# Metrics
 

@@ -251,7 +251,7 @@ def test_a_clean_audit_and_none_at_all(three: ReportContext) -> None:
     clean = Audit([], {"twins": 3.0}, {"subjects": 120, "images": 150}).as_json({})
     found = audit.first_screen(dataclasses.replace(three, audit=clean))
     assert found is not None
-    assert (found["tone"], found["examined"]) == ("clean", [(120, "subject"), (150, "image")])
+    assert (found["tone"], found["examined"]) == ("clean", [(120, "subject", "subjects"), (150, "image", "images")])
     without = dataclasses.replace(three, audit=None)
     assert "audit" not in page_of(without).ids
     assert "no_audit" in {banner["code"] for banner in terms.banners(without)}

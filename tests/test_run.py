@@ -364,7 +364,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, phantom: Path) -> Pa
     file = tmp_path_factory.mktemp("uninterrupted") / "tiny.yaml"
     text = TINY.format(cohort=phantom).replace("epochs: 3", "epochs: 4").replace("patience: 3,", "patience: 4,")
     file.write_text(text.replace("[shufflenet_v2_x0_5, mobilenet_v3_small]", "[shufflenet_v2_x0_5]"))
-    run(read_study(file), file.parent / "whole")
+    run(file, file.parent / "whole")
     return file
 
 

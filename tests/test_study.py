@@ -224,3 +224,12 @@ def test_a_modality_of_a_test_brings_its_own_section(tmp_path: Path) -> None:
         read_study(written(tmp_path, text.replace("window", "windw")))
     with pytest.raises(StudyError, match=r"echoes: there is no such setting"):
         read_study(written(tmp_path, GOOD + "echoes: {window: 32}\n"))
+
+
+def test_changes_are_merged_like_a_file_that_extends(tmp_path: Path) -> None:
+    file = written(tmp_path, GOOD + "recipe: {epochs: 7, lr: 0.5}\n")
+    recipe = read_study(file, recipe={"lr": 0.25}).recipe
+    assert (recipe.epochs, recipe.lr) == (7, 0.25)
+    with pytest.raises(StudyError, match="sede") as refused:
+        read_study(file, sede=1)
+    assert "preset" not in str(refused.value)

@@ -67,8 +67,8 @@ class Run:
         return f'<p>{escape(self.headline)}</p><p><a href="{link}">{escape(str(self.report))}</a></p>'
 
 
-def run(study: Study, folder: Path | str, *, show: Show | None = None) -> Run:
-    """Run a study in `folder`; run again, it continues and repeats nothing that is finished.
+def run(study: Study | Path | str, folder: Path | str, *, show: Show | None = None) -> Run:
+    """Run a study, or that of a study file, in `folder`; run again, it continues and repeats nothing that is finished.
 
     Raises:
         CasewiseError: something in the study, the table, the images or the folder must be corrected first.
@@ -83,7 +83,10 @@ def run(study: Study, folder: Path | str, *, show: Show | None = None) -> Run:
     from casewise.pipeline.stack import score, stack
     from casewise.pipeline.train import train
     from casewise.run_folder import RunFolder
+    from casewise.study.loading import read_study
 
+    if isinstance(study, (str, Path)):
+        study = read_study(study)
     show, run_folder = show or Silent(), RunFolder(Path(folder))
     with run_folder.lock():
         cohort = read(study, run_folder, show)

@@ -73,7 +73,8 @@ def read_study(path: Path | str, **changes: Any) -> Study:
     """Read a study file with everything it extends; relative paths start at the file's own folder.
 
     Args:
-        changes: values that replace the file's, such as those given on the command line.
+        changes: values that replace the file's, such as those given on the command line; sections are merged key by
+            key, as with `extends`.
 
     Raises:
         StudyError: the file is missing, is not YAML, or has invalid values; the message lists all problems.
@@ -82,12 +83,11 @@ def read_study(path: Path | str, **changes: Any) -> Study:
     if not path.is_file():
         hint = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
         raise StudyError(f"There is no study file {path}.{hint}")
+    changes = {key: value for key, value in changes.items() if value is not None}
     own = _mapping(_text(path), str(path))
     parent = str(own.get("extends", ""))
     values = _extended(dict(own), str(path), folder=path.parent, chain=(str(path.resolve()),))
-    for key, value in changes.items():
-        if value is not None:
-            values[key] = value
+    own, values = own | changes, _merged(values, changes)
     values.setdefault("name", path.stem)
     try:
         return build_study(values, source=str(path), folder=path.parent)

@@ -42,7 +42,10 @@ def write_tensors(file: WeightsFile, tensors: dict[str, torch.Tensor], facts: di
         try:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=facts)
         except Exception as error:  # safetensors reports a full disk by an error type of its own
-            raise RunError(f"{file.path} could not be written: {error}. The earlier file is kept.") from error
+            raise RunError(
+                f"{file.path} could not be written: {error}. Make room or mend the folder, then run again; finished "
+                "networks are kept."
+            ) from error
 
 
 def _flattened(value: Any, tensors: dict[str, torch.Tensor]) -> Any:

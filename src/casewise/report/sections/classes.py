@@ -146,6 +146,8 @@ def calibration(context: ReportContext) -> dict[str, Any] | None:
     """How well the probabilities are calibrated; None where that is not known.
 
     `code`: `mean_only` (right on average, single probabilities are not), `good`, `over` or `under` (confident).
+    `matches`: the mean probability and the share of correct predictions are nearly equal; if they are not, and the code
+    is one of the first two, there are too few cases to distinguish them.
     """
     figures = context.figures(context.stage, context.learner)
     bins = context.class_entry(context.stage, context.learner).get("reliability", [])
@@ -161,6 +163,7 @@ def calibration(context: ReportContext) -> dict[str, Any] | None:
         code = "over" if confidence > correct else "under"
     return {
         "code": code,
+        "matches": abs(confidence - correct) < SURE,
         "confidence": confidence,
         "correct": correct,
         "ece": ece,
