@@ -291,13 +291,14 @@ def test_a_run_goes_on_with_its_choice_but_for_stated_threads(tmp_path: Path, mo
     monkeypatch.setattr("casewise.models.build_model.build_network", lambda *given, **more: None)
     monkeypatch.setattr("casewise.models.build_model.load_weights", lambda *given, **more: ("", []))
     monkeypatch.setattr("casewise.jobs.backends.local._try", lambda *given: None)
+    monkeypatch.setattr("casewise.jobs.fit_subjects.divided", lambda *given: ([], []))
     before = ComputePlan("cpu", "fp32", False, 2, (("fp32 contiguous", 0.1),), "measured")
     RunFolder(tmp_path).compute.write({"cnn": asdict(before)})
     values = {"cohort": "c.csv", "targets": {"extent": {"range": [0, 4]}}, "backbones": ["cnn"], "name": "s"}
     splits = SimpleNamespace(held_out=lambda fold: [])
     for threads, expected in (("auto", 2), (1, 1), ("auto", 1)):
         study = Study.model_validate({**values, "compute": {"threads": threads, "keep_memory": False}})
-        material: Any = SimpleNamespace(study=study, splits=splits)
+        material: Any = SimpleNamespace(study=study, splits=splits, cohort=SimpleNamespace(panels=None))
         jobs: Any = [SimpleNamespace(model="cnn", fold=0)]
         found = _compute_plans(jobs, material, RunFolder(tmp_path), 2)["cnn"]
         assert found == replace(before, threads=expected)
