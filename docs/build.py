@@ -38,15 +38,21 @@ ACCEPTED_VALUES = {
 }
 EXTENDS = (
     "A preset's name (see [Presets](#presets)) or another study file, into which this one is merged key by key. "
-    "`targets`, `scores`, `where`, `accept`, `pretrain`, `external`, `bands`, `readers`, `references` and `weights` are "
-    "replaced as a whole."
+    "`targets`, `scores`, `where`, `where_not`, `accept`, `pretrain`, `external`, `bands`, `readers`, `references` "
+    "and `weights` are replaced as a whole."
 )
 STUDY_HEAD = """# The study file
 
 A study file is YAML. It states what to predict from which images; nearly every key has a default. Relative paths start
 at the folder of the file. An unknown key is an error, and the message names the nearest existing key. Only `true` and
-`false` are truth values; `on`, `off`, `yes` and `no` are text, so that a class may have such a name. Editors that support
-JSON schemas complete and check keys with `docs/study.schema.json`: write `# yaml-language-server: $schema=PATH/study.schema.json` as the first line.
+`false` are truth values; `on`, `off`, `yes` and `no` are text, so that a class may have such a name. Editors that
+support JSON schemas can complete and check keys. To use this, write as the first line:
+
+```text
+# yaml-language-server: $schema=PATH/study.schema.json
+```
+
+`PATH` is the folder `docs` of the repository.
 """
 METRICS_HEAD = """# Metrics
 
@@ -95,7 +101,9 @@ def study_page() -> str:
             lines.append(f"| `extends` | text |  | {EXTENDS} |")
         for name, field in model.model_fields.items():
             undocumented += [] if field.description else [f"{model.__name__}.{name}"]
-            kind = ACCEPTED_VALUES.get(f"{model.__name__}.{name}") or _kind(own["properties"][name], field, section, name)
+            kind = ACCEPTED_VALUES.get(f"{model.__name__}.{name}") or _kind(
+                own["properties"][name], field, section, name
+            )
             lines.append(f"| `{name}` | {kind} | {_default(field, name)} | {field.description} |")
         lines.append("")
     if undocumented:

@@ -35,7 +35,7 @@ class Evaluation(StudyModel):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence level of the intervals.")
     bands: dict[str, float] = Field(
         {},
-        description="Severity bands of the primary outcome: name and lower bound, such as `{clear: 0, mild: 1}`.",
+        description="Severity bands of the primary outcome: names and lower bounds, such as `{clear: 0, mild: 1}`.",
     )
     response: bool = Field(
         True,
@@ -47,7 +47,7 @@ class Evaluation(StudyModel):
         "refuse", description="What to do with subjects who lack a named baseline visit."
     )
     responders: list[Annotated[float, Field(gt=0, le=100)]] = Field(
-        [50, 75, 90, 100], description="Percent reductions that count as response."
+        [50, 75, 90, 100], description="Percentages by which a score must have fallen to count as a response."
     )
     readers: dict[str, dict[str, str]] = Field(
         {},
@@ -56,13 +56,13 @@ class Evaluation(StudyModel):
     )
     references: dict[str, dict[str, dict[MetricName, float]]] = Field(
         {},
-        description="Published metrics to show on a results page beside those of the study: `{target: {name: {mae: "
+        description="Published metrics, shown on a results page beside those of the study: `{target: {name: {mae: "
         "1.42, pcc: 0.67}}}`.",
     )
     target_sensitivities: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
         [0.9],
-        description="Sensitivities for which a threshold is chosen out of fold, in addition to Youden's: `[0.9, "
-        "0.95]`. For classes and grades.",
+        description="For classes and grades: sensitivities for which a threshold is chosen out of fold, in addition "
+        "to Youden's threshold: `[0.9, 0.95]`.",
     )
 
     @field_validator("bands")

@@ -63,8 +63,8 @@ class Tiles(StudyModel):
     level: int | None = Field(
         None,
         ge=0,
-        description="Resolution as a level of the slide; 0 is the finest. For a slide with fewer levels, its coarsest "
-        "is used, and the run says so. Levels may differ between scanners: prefer `mpp`.",
+        description="Resolution as a level of the slide; 0 is the finest. If a slide has fewer levels, its coarsest "
+        "one is used, and a note reports this. Levels may differ between scanners: prefer `mpp`.",
     )
     min_tissue: Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, le=1)] = Field(
         0.5, description="Smallest fraction of a tile that must be tissue, detected by Otsu's threshold on colour."
@@ -72,7 +72,7 @@ class Tiles(StudyModel):
     max_tiles: int | None = Field(
         None,
         ge=1,
-        description="Largest number of tiles of a slide, spread evenly over its tissue. Default: all of them.",
+        description="Largest number of tiles of a slide; they are spread evenly over its tissue. Default: no limit.",
     )
     overlap: Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, le=0.9)] = Field(
         0.0, description="Fraction of its side that a tile shares with the next one."
@@ -90,7 +90,7 @@ class Tiles(StudyModel):
 
 
 class Volumes(StudyModel):
-    """Which scans make a case, how their slices are prepared, and how a network combines several sequences.
+    """Which scans form a case, how their slices are prepared, and how a network combines several sequences.
 
     A row of the table names one scan, whose sequence is in the column `sequence`: a NIfTI file or a DICOM series. With
     `slice_index` a row names one slice image, and that column gives the order from the feet to the head.
@@ -105,8 +105,8 @@ class Volumes(StudyModel):
     column: str = Field("sequence", description="Column of the table that names the sequence of a row.")
     slice_index: str | None = Field(
         None,
-        description="Where a row is one slice image: the column with its position, a number, from the feet to the "
-        "head. Empty: a row is a whole scan, a NIfTI file or a DICOM series.",
+        description="For tables with one slice image in each row: the column with the position of the slice, a "
+        "number that rises from the feet to the head. Empty: a row is a whole scan, a NIfTI file or a DICOM series.",
     )
     pixel_mm: float = Field(
         1.0, gt=0, description="For slice images (`slice_index`): distance between pixels in millimetres."
@@ -131,10 +131,10 @@ class Volumes(StudyModel):
     )
     roi: Literal["mask", "box", "centre", "none"] = Field(
         "none",
-        description="The part of the plane that networks see, in all slices one square of `images.size` pixels: around "
-        "a `mask`, around a `box` (columns `box_x0` to `box_z1`, in voxels of the file of the case's first sequence, "
-        "from 0, ends not included), the central pixels (`centre`), or the whole plane (`none`). Only `centre` is not "
-        "resized. Mask and box also select the slices.",
+        description="The region of the plane that networks see, the same square for all slices of a case, with a "
+        "side of `images.size` pixels: around a `mask`, around a `box` (columns `box_x0` to `box_z1`, in voxels of "
+        "the file of the case's first sequence, from 0, ends not included), the central pixels (`centre`), or the "
+        "whole plane (`none`). Only `centre` is not resized. Mask and box also select the slices.",
     )
     margin: float = Field(
         10.0, ge=0, le=1000, description="Millimetres added around the mask or box, in plane and between slices."
@@ -150,22 +150,22 @@ class Volumes(StudyModel):
     standardise: Literal["nyul", "none"] = Field(
         "nyul",
         description="`nyul`: bring the intensities of all scans of a sequence onto one scale by histogram landmarks, "
-        "fitted on the subjects a network is trained on. `none`: each scan's own range from 0 to 1. Units are lost in "
-        "both cases.",
+        "fitted on the subjects on which a network is trained. `none`: scale each scan's own range to 0 to 1. Units "
+        "are lost in both cases.",
     )
     fusion: list[str] = Field(
         ["early"],
         min_length=1,
-        description="How several sequences are combined, or a list of ways, each giving a network of its own "
+        description="How several sequences are combined, or a list of ways, each training a separate network "
         "(`BACKBONE@FUSION`): `early` (channels of the first layer), `late` (one body for each sequence, features "
-        "joined before the head), `late-shared` (one body for all), or the name of one sequence, which is then used "
-        "alone. For a single backbone, write `BACKBONE@FUSION` in `backbones`.",
+        "concatenated before the head), `late-shared` (one body for all sequences), or the name of a single "
+        "sequence, which is then used alone. For a single backbone, write `BACKBONE@FUSION` in `backbones`.",
     )
     missing: Literal["require", "drop", "mask"] = Field(
         "require",
         description="Cases that lack a sequence: `require` refuses them and lists them, `drop` leaves them out and "
         "lists them, `mask` puts a learned token in place of the missing sequence. All `sequences` count, also for "
-        "networks that use one of them.",
+        "networks that use only one of them.",
     )
     sequence_dropout: float = Field(
         0.0,
@@ -206,9 +206,9 @@ class Volumes(StudyModel):
                     f"fusion: {fusion!r} is none of {', '.join(FUSIONS)}, and no sequence.{nearest(fusion, allowed)}"
                 )
             if fusion in FUSIONS[1:] and len(self.sequences) < 2:
-                raise ValueError(f"fusion: {fusion!r} joins several sequences, and there is one")
+                raise ValueError(f"fusion: {fusion!r} combines several sequences, and the study has one")
         if any(name in FUSIONS or "@" in name for name in self.sequences):
-            raise ValueError(f"sequences: {', '.join(FUSIONS)} and names with @ mean something else here")
+            raise ValueError(f"sequences: {', '.join(FUSIONS)} and names with @ are reserved")
         if self.sequence_dropout and self.missing != "mask":
             raise ValueError("sequence_dropout: sequences are hidden in training only with `missing: mask`")
         return self

@@ -10,7 +10,7 @@ from pydantic import Field
 from casewise.study.model import StudyModel, Where
 from casewise.study.targets import Target
 
-AS_IN_THE_STUDY = "As in the study, for the other table."
+AS_IN_THE_STUDY = "As the key of the same name in the study, but for this table only."
 
 
 class External(StudyModel):
@@ -21,7 +21,11 @@ class External(StudyModel):
     """
 
     cohort: Path = Field(description="The other cohort's table, with the study's targets.")
-    name: str = Field("", description="Name of the cohort in the report, and prefix of the names of its subjects.")
+    name: str = Field(
+        "",
+        description="Name of the cohort in the report, and prefix of its subjects' names. Default: the name of the "
+        "table's folder.",
+    )
     root: Path | None = Field(None, description=AS_IN_THE_STUDY)
     columns: dict[str, str] = Field({}, description=AS_IN_THE_STUDY)
     where: Where = Field({}, description=AS_IN_THE_STUDY)
@@ -29,7 +33,7 @@ class External(StudyModel):
     subjects: Literal["named_apart", "distinct"] = Field(
         "named_apart",
         description="`named_apart`: no subject may have the name of a subject of the study. `distinct`: equal names "
-        "are different people.",
+        "in the two tables denote different people.",
     )
 
 
@@ -39,13 +43,14 @@ class Pretraining(StudyModel):
     cohort: Path = Field(description="The other cohort's table.")
     subjects: Literal["shared", "distinct"] = Field(
         description="`shared`: both tables use the same names for the same people, and each fold's held-out subjects "
-        "are left out of its pretraining. `distinct`: no person is in both; a name in both is an error."
+        "are left out of its pretraining. `distinct`: no person is in both tables, and a name that occurs in both is "
+        "an error."
     )
     columns: dict[str, str] = Field({}, description=AS_IN_THE_STUDY)
     where: Where = Field({}, description=AS_IN_THE_STUDY)
     where_not: Where = Field({}, description=AS_IN_THE_STUDY)
     targets: dict[str, Target] = Field(
-        description="The targets of pretraining. Only the body of the network is kept afterwards."
+        description="The targets of pretraining. Only the body of the pretrained network is used afterwards."
     )
     epochs: int = Field(5, ge=1, description="Number of epochs; all of them are trained.")
     lr: float | None = Field(

@@ -30,11 +30,10 @@ BAG_SIZE = 16
 
 
 class Panels(StudyModel):
-    """What a network sees at once, and its augmentation in training. Inference is deterministic.
+    """Which images a network sees at once, and their augmentation in training. Inference is deterministic.
 
-    Where several panels show one case, `pooling` combines them: the `mean` of their predictions, the most conspicuous
-    one (`max`), or learned weights over features (`attention`, over all images of a case; `bag` of them are drawn in a
-    training step).
+    If several panels show one case, `pooling` combines them: the `mean` or the largest (`max`) of their predictions, or
+    learned weights over features (`attention`, over all images of a case; `bag` of them are drawn in a training step).
     """
 
     by: Literal["region", "case", "image"] = Field(
@@ -43,8 +42,8 @@ class Panels(StudyModel):
     grid: Annotated[str, BeforeValidator(parse_grid)] = Field(
         "1x1",
         description="Rows x columns of slots, `1x1` to `8x8`. Empty slots are black. If there are more images than "
-        "slots, they are sampled in training and averaged over several panels in prediction. For volumes, as many "
-        "consecutive slices, always in a square (`3x3`).",
+        "slots, they are sampled in training and averaged over several panels in prediction. For volumes, the slots "
+        "are filled with consecutive slices, and the grid is a square (`3x3`).",
     )
     shuffle: bool = Field(False, description="Permute the tiles of a panel in training.")
     rotate: Annotated[float, BeforeValidator(lambda v: 180.0 if v == "any" else v), Field(ge=0, le=180)] = Field(
@@ -94,11 +93,12 @@ class Panels(StudyModel):
     )
     padding_mode: Literal["black", "reflect"] = Field(
         "black",
-        description="What fills the area beyond a rotated or translated tile: black, or the tile mirrored at its edge.",
+        description="What fills the area outside a rotated or translated tile: black, or the tile mirrored at its "
+        "edge.",
     )
     augmentation: Literal["as_stated", "fastai-default"] = Field(
         "as_stated",
-        description="A named set of augmentations; a key that is stated overrides it. `fastai-default`: rotate 10, "
+        description="A named set of augmentations; keys stated in the study override it. `fastai-default`: rotate 10, "
         "flip both, zoom_in 0.1, perspective 0.2, brightness 0.2, contrast 0.2, probability 0.75, padding_mode "
         "reflect.",
     )
@@ -112,9 +112,9 @@ class Panels(StudyModel):
     )
     pooling: Literal["mean", "max", "attention"] = Field(
         "mean",
-        description="How several panels of one case are combined: `mean` of their predictions; `max`, the most "
-        "conspicuous one (with `by: image`); `attention`, learned weights over all images of a case or region (with "
-        "`by: case` or `region`).",
+        description="How several panels of one case are combined: `mean` of their predictions; `max`, the largest "
+        "number, highest grade or highest probability of the positive class (with `by: image`); `attention`, learned "
+        "weights over all images of a case or region (with `by: case` or `region`).",
     )
     bag: int = Field(
         BAG_SIZE,
@@ -139,9 +139,7 @@ class Panels(StudyModel):
                 "without grid or shuffle"
             )
         if self.pooling == "max" and self.by != "image":
-            raise ValueError(
-                "pooling: max takes the most conspicuous prediction of single images; it needs `by: image`"
-            )
+            raise ValueError("pooling: max takes the largest prediction over single images; it needs `by: image`")
         if self.pooling != "attention" and self.bag != BAG_SIZE:
             raise ValueError(f"bag: only pooling: attention draws bags, and pooling is {self.pooling}; leave out bag")
         return self

@@ -25,7 +25,7 @@ class Plateau(StudyModel):
 
 
 class EarlyStopping(StudyModel):
-    """Early stopping on an inner set of subjects, on the fold itself (as published), or none."""
+    """Early stopping on an inner set of subjects, on the fold itself, or none."""
 
     patience: int = Field(
         50, ge=1, description="Epochs without a better loss before training ends. The best epoch is kept."
@@ -33,8 +33,8 @@ class EarlyStopping(StudyModel):
     monitor: Literal["inner", "fold", "none"] = Field(
         "inner",
         description="`inner`: subjects set aside within the training folds. `fold`: the fold that is predicted "
-        "afterwards, as published; the report then states that out-of-fold figures are too good. `none`: all epochs "
-        "are trained on all training folds, and the last one is kept.",
+        "afterwards, as in the publication of One-Step PASI; the report then states that out-of-fold figures are too "
+        "optimistic. `none`: all epochs are trained on all training folds, and the last one is kept.",
     )
     val_fraction: Fraction = Field(0.15, description="Fraction of the training subjects that `inner` sets aside.")
 
@@ -72,8 +72,9 @@ class Phase(StudyModel):
     )
     freeze: str = Field(
         "none",
-        description="What is frozen: `none`; `all` but the head; `10 layers`, `11 blocks` or `30%` from the input on; "
-        "or the name of a module, with everything before it. Frozen layers keep their running statistics.",
+        description="What is frozen: `none`; `all` (everything but the head); `10 layers`, `11 blocks` or `30%` from "
+        "the input on; or the name of a module, with everything before it. Frozen layers keep their running "
+        "statistics.",
     )
     lr: float | None = Field(None, gt=0, description="Learning rate of this phase. Default: that of the recipe.")
     schedule: Schedule | None = Field(None, description="Schedule of this phase. Default: that of the recipe.")
@@ -100,7 +101,9 @@ class Phase(StudyModel):
         for name in value:
             if name not in AUGMENTATION_KEYS:
                 hint = nearest(name, AUGMENTATION_KEYS)
-                raise ValueError(f"{name!r} is no variation of panels; they are {', '.join(AUGMENTATION_KEYS)}.{hint}")
+                raise ValueError(
+                    f"{name!r} is not an augmentation key of panels; there are {', '.join(AUGMENTATION_KEYS)}.{hint}"
+                )
         try:
             panels = Panels.model_validate(value)
         except ValidationError as error:
@@ -127,8 +130,9 @@ class Recipe(StudyModel):
     )
     imbalance: Literal["none", "weights", "sampling"] = Field(
         "none",
-        description="For classes and grades. `weights`: every class has the same weight in the loss. `sampling`: "
-        "panels are drawn with replacement, every class of the primary outcome equally often.",
+        description="For classes and grades. `none`: every panel has the same weight. `weights`: every class has the "
+        "same total weight in the loss. `sampling`: panels are drawn with replacement, so that every class of the "
+        "primary outcome is drawn equally often.",
     )
     optimizer: Literal["sgd", "adam", "adamw", "radam"] = Field(
         "sgd", description="Optimiser. `radam` is Rectified Adam with the weight decay of AdamW."
@@ -143,15 +147,16 @@ class Recipe(StudyModel):
     weight_decay: float = Field(0.0, ge=0, description="Weight decay.")
     schedule: Schedule = Field(
         "plateau",
-        description="The learning rate falls at a plateau of the validation loss, falls as half a cosine over "
-        "`epochs`, rises for a quarter of the steps and then falls (`one-cycle`), or stays constant.",
+        description="`plateau`: the learning rate falls when the validation loss no longer does. `cosine`: it falls "
+        "as half a cosine over `epochs`. `one-cycle`: it rises for a quarter of the steps and then falls. "
+        "`constant`: it stays the same.",
     )
     warmup: int = Field(
         0,
         ge=0,
-        description="Epochs over which the learning rate rises from step to step before it falls; with `schedule: "
-        "cosine` only, whose rate then also falls from step to step. Must be fewer than `epochs`, than "
-        "`gradual_unfreezing.epochs` with that tuning, and than those of each phase with this schedule.",
+        description="Number of epochs over which the learning rate rises before it falls, with `schedule: cosine` "
+        "only. With a warm-up, the rate changes at every step instead of every epoch. Must be smaller than `epochs`, "
+        "than `gradual_unfreezing.epochs` with that tuning, and than the epochs of each phase with this schedule.",
     )
     plateau: Plateau = Field(Plateau(), description="Settings of `schedule: plateau`.")
     batch_size: int = Field(
@@ -164,7 +169,7 @@ class Recipe(StudyModel):
         "instead.",
     )
     early_stopping: EarlyStopping = Field(
-        EarlyStopping(), description="When training stops, and which subjects decide it."
+        EarlyStopping(), description="When training stops, and which subjects determine this."
     )
     tuning: Literal["full", "head_only", "gradual_unfreezing"] = Field(
         "full",
@@ -177,16 +182,16 @@ class Recipe(StudyModel):
     discriminative: float = Field(
         1.0,
         ge=1,
-        description="The learning rate of each of the `gradual_unfreezing.groups` groups of layers is that of the "
-        "group above it divided by this; 1 is one rate for all.",
+        description="Divisor of the learning rate from one group of layers to the next group towards the input; "
+        "there are `gradual_unfreezing.groups` groups. 1: the same rate for all.",
     )
     layer_decay: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="The learning rate of each layer is that of the layer above it times this, as in fine-tuning of "
-        "transformers (0.65 to 0.9). Layers are a transformer's blocks and, below them, its embedding, or the freeze "
-        "points of another network. 1 is one rate for all. Not with `discriminative`.",
+        description="Factor on the learning rate from one layer to the next layer towards the input, as is usual for "
+        "transformers (0.65 to 0.9). Layers are the blocks and the embedding of a transformer, or the freeze points "
+        "of another network. 1: the same rate for all. Not with `discriminative`.",
     )
     batch_norm: BatchNorm = Field(
         "update",
@@ -203,8 +208,8 @@ class Recipe(StudyModel):
         None,
         gt=0,
         le=1,
-        description="Momentum of the running statistics. Default: the library's own; for MNASNet (0.0003) and "
-        "MobileNetV3 (0.01) that is too slow for small cohorts trained from random weights: use 0.1.",
+        description="Momentum of the running statistics. Default: that of the library. For MNASNet (0.0003) and "
+        "MobileNetV3 (0.01) it is too small to train small cohorts from random weights; use 0.1.",
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the head.")
     scaling: Literal["library", "symmetric"] = Field(
@@ -277,28 +282,28 @@ class Compute(StudyModel):
     )
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
-        description="Threads of each network in training. `auto`: the number of cores divided by the networks in "
-        "parallel, or one where that is measured to be faster.",
+        description="Threads of each network in training. `auto`: the number of cores divided by the number of "
+        "networks in parallel, or one if that is measured to be faster.",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
-        description="`auto`: bfloat16 on a CPU only where it is measured to be faster and its features agree; bfloat16 "
-        "on a GPU.",
+        description="`auto`: bfloat16 on a CPU only if it is measured to be faster and its features agree with those "
+        "of full precision; bfloat16 on a GPU.",
     )
     memory_format: Literal["auto", "channels_last", "contiguous"] = Field(
-        "auto", description="Memory layout of tensors. `auto`: the faster one."
+        "auto", description="Memory layout of tensors. `auto`: the one that is measured to be faster."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: a CUDA device if there is one.")
     save_every: float = Field(
         30.0,
         ge=0,
-        description="Seconds between two saved states of a network in training, from which a killed run continues. 0 "
-        "saves after every epoch.",
+        description="Seconds after which the state of a network in training is saved at the end of the next epoch; "
+        "an interrupted run continues from it. 0: save after every epoch.",
     )
     frozen_once: bool = Field(
         True,
-        description="Compute the features of frozen layers once for all epochs of a phase where panels do not vary. "
-        "`false`: in every epoch, with the same result.",
+        description="Compute the features of frozen layers once for all epochs of a phase in which panels do not "
+        "vary. `false`: compute them in every epoch, with the same result.",
     )
     keep_memory: bool = Field(
         True,

@@ -76,10 +76,10 @@ class Study(StudyModel):
     title: str = Field("", description="Heading of the report.")
     description: str = Field(
         "",
-        description="One sentence on what is predicted, shown in the report. Names spelled in it (`PASI`) are spelled "
-        "so everywhere.",
+        description="One sentence on what is predicted, shown in the report. The report spells names as they are "
+        "spelled here (`PASI`).",
     )
-    synthetic: bool = Field(False, description="The images are not of patients. The report then says so.")
+    synthetic: bool = Field(False, description="`true`: the images do not show patients, and the report states this.")
     cohort: Path = Field(
         description="The cohort table, CSV or Parquet: [its columns and rules](reference-cohort.md). Relative to the "
         "study file."
@@ -104,14 +104,14 @@ class Study(StudyModel):
     )
     subjects_known: bool = Field(
         True,
-        description="`false` where it is unknown which images belong to one person. Every image then needs a subject "
-        "name of its own, and the report carries a warning.",
+        description="`false` if it is unknown which images belong to one person. Every image then needs its own "
+        "subject name, and the report contains a warning.",
     )
     modality: str = Field(
         "",
-        description="Kind of images: `photographs`, `slides`, `volumes`, or the name of a registered modality, whose "
-        "own settings are then a section of that name. Default: `volumes` or `slides` where the study has `volumes` or "
-        "`tiles`, else `photographs`.",
+        description="Kind of images: `photographs`, `slides`, `volumes`, or the name of a registered modality. The "
+        "settings of a registered modality are a section with its name. Default: `volumes` if the study has that "
+        "section, `slides` if it has `tiles`, else `photographs`.",
     )
     images: Images = Field(Images(), description="How each image becomes a tile.")
     tiles: Tiles | None = Field(
@@ -122,20 +122,22 @@ class Study(StudyModel):
     )
     volumes: Volumes | None = Field(
         None,
-        description="Which scans make a case, and how networks see them: NIfTI files, DICOM series, or ordered slice "
-        "images. Panels are then windows of a case's slices: `panels: {by: case, grid: 3x3}`. Needs `pip install "
+        description="Which scans form a case (NIfTI files, DICOM series, or ordered slice images), and how networks "
+        "see them. Panels are then windows of a case's slices: `panels: {by: case, grid: 3x3}`. Needs `pip install "
         "'casewise[volumes]'`.",
     )
     regions: list[str] = Field(
         [],
-        description="The regions that the column `region` may hold, in order. Empty: the study has no regions.",
+        description="The regions that the column `region` may contain, in order. Empty: the study has no regions.",
     )
     missing_regions: Literal["refuse", "allow"] = Field(
         "refuse",
-        description="Whether a case may lack a region. With `allow` its score is the mean of the regions that are "
-        "there; such a case is predicted but not evaluated.",
+        description="Whether a case may lack a region. With `allow`, its score is the mean over the available "
+        "regions; such a case is predicted but not evaluated.",
     )
-    panels: Panels = Field(Panels(), description="What a network sees at once, and how that is augmented in training.")
+    panels: Panels = Field(
+        Panels(), description="Which images a network sees at once, and how they are augmented in training."
+    )
     targets: dict[str, Target] = Field(
         min_length=1,
         description="What was recorded: a name and a range (`erythema: 0..4`), a list of classes (`label: [covid, "
@@ -148,13 +150,13 @@ class Study(StudyModel):
     )
     outputs: list[str] = Field(
         [],
-        description="What the networks themselves predict: targets, or scores of a panel's own level. Default: every "
+        description="What the networks predict directly: targets, or scores at the level of a panel. Default: every "
         "target.",
     )
     primary_outcome: str = Field(
-        "", description="The outcome that the report is about. Default: the last score, else the first output."
+        "", description="The target or score that the report is about. Default: the last score, else the first output."
     )
-    split: Split = Field(Split(), description="Who is trained on and who is tested on.")
+    split: Split = Field(Split(), description="How subjects are divided into training folds and a test set.")
     audit: Audit = Field(
         Audit(), description="What the audit examines before training: [Audit a cohort](howto-audit.md)."
     )
@@ -166,9 +168,9 @@ class Study(StudyModel):
     backbones: list[str] = Field(
         min_length=1,
         description="Networks to train, as a list or separated by commas (`casewise backbones`). `all29` stands for "
-        "the 29 of One-Step PASI; any timm name is allowed, with the prefix `timm:` where torchvision has the same "
-        "name. With `volumes`, `BACKBONE@FUSION` has that fusion alone; a name without `@` has all of "
-        "`volumes.fusion`.",
+        "the 29 of One-Step PASI; any timm name is allowed, with the prefix `timm:` if torchvision has a network of "
+        "the same name. With `volumes`, `BACKBONE@FUSION` is trained with that fusion only, and a name without `@` "
+        "with every one of `volumes.fusion`.",
     )
     weights: str | dict[str, str] = Field(
         "pretrained",
@@ -178,7 +180,7 @@ class Study(StudyModel):
     )
     weights_dir: Path | None = Field(
         None,
-        description="Folder of `<backbone>.safetensors`, the first place where `pretrained` is looked up. The same as "
+        description="Folder of `<backbone>.safetensors`, where `pretrained` weights are looked up first. The same as "
         "`--weights-dir`.",
     )
     pretrain: Pretraining | None = Field(None, description="Another cohort to train on first.")
@@ -186,7 +188,7 @@ class Study(StudyModel):
     nested_cv: NestedCV | None = Field(
         None,
         description="Nested cross-validation: inner folds of each fold's training subjects choose the settings named "
-        "there: [Nested cross-validation](explanation-nested.md). Default: the recipe is used as it is.",
+        "in this section: [Nested cross-validation](explanation-nested.md). Default: the recipe is used unchanged.",
     )
     test_time_augmentation: bool = Field(False, description="Average each prediction with that of the mirrored panel.")
     stack: list[Literal["linear", "linear+intercept", "ridge", "ridge+intercept", "logistic", "mean"]] = Field(
@@ -202,7 +204,7 @@ class Study(StudyModel):
     evaluation: Evaluation = Field(Evaluation(), description="How predictions are evaluated.")
     compute: Compute = Field(
         Compute(),
-        description="What the machine may choose. A change here keeps the study the same, so that a run can continue.",
+        description="Settings of the machine. A run can be continued after a change of these settings.",
     )
     seed: int = Field(
         0,

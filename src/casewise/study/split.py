@@ -1,4 +1,4 @@
-"""Who is trained on and who is tested on: the split by subject, and the inner folds of nested cross-validation."""
+"""How subjects are divided: the split into folds and a test set, and the inner folds of nested cross-validation."""
 
 from __future__ import annotations
 
@@ -12,27 +12,32 @@ from casewise.study.model import Fraction, StudyModel
 class Split(StudyModel):
     """Test set and folds, by subject.
 
-    `by: image` adds the published way of splitting, for comparison only: the study is trained once more with images of
-    one subject on both sides, and the report shows the figures that this would have given.
+    `by: image` adds a split by image, as in many publications, for comparison only: the study is trained once more with
+    images of one subject on both sides, and the report shows the figures that this would have given.
     """
 
     by: Literal["subject", "image"] = Field(
         "subject",
-        description="`subject`: all images of a subject are on one side. `image` adds the published way of splitting, "
-        "for comparison only: every network is trained once more with images of one person on both sides, and the "
-        "report shows the figures that this would have given.",
+        description="`subject`: all images of a subject are on one side. `image` adds a split by image, as in many "
+        "publications, for comparison only: every network is trained once more with images of one subject on both "
+        "sides, and the report shows the figures that this would have given.",
     )
     test: Fraction = Field(
         0.1,
-        description="Fraction of subjects in the test set; `0` for none: the report then shows out-of-fold figures.",
+        description="Fraction of subjects in the test set. `0`: there is no test set, and the report shows "
+        "out-of-fold figures.",
     )
     folds: int = Field(
-        5, ge=2, le=50, description="Number of folds of the other subjects, and of networks for each backbone."
+        5,
+        ge=2,
+        le=50,
+        description="Number of folds into which the other subjects are divided, and of networks trained for each "
+        "backbone.",
     )
     stratify_by: str | None = Field(
         None,
-        description="Target or score whose distribution is kept similar on all sides. Default: the primary outcome if "
-        "it is a target, else the first target.",
+        description="Target or score whose distribution is kept similar in all folds and the test set. Default: the "
+        "primary outcome if it is a target, else the first target.",
     )
     restarts: int = Field(
         1000,
@@ -42,9 +47,9 @@ class Split(StudyModel):
     )
     column: str | None = Field(
         None,
-        description="Column of the table that holds the split: `train` or `test`, or the fold's number from 1. "
-        "`validation`, beside `test`, is treated as `train`, because casewise makes its own folds and its own set for "
-        "early stopping. See [Use an existing split](howto-split.md).",
+        description="Column of the table that contains the split: `train` or `test`, or the number of the fold from "
+        "1. If there is a `test`, `validation` is treated as `train`, because casewise makes its own folds and its "
+        "own set for early stopping. See [Use an existing split](howto-split.md).",
     )
     leave_out: str | None = Field(
         None,
@@ -57,8 +62,8 @@ class Split(StudyModel):
     def _check_by(cls, value: Any) -> Any:
         if value not in ("subject", "image"):
             raise ValueError(
-                f"a split by {value!r} puts images of one subject on both sides, and all its results are too good. "
-                "Write 'subject'; 'image' adds such results for comparison only"
+                f"a split by {value!r} puts images of one subject on both sides, and all its results are too "
+                "optimistic. Write 'subject'; 'image' adds such results for comparison only"
             )
         return value
 
@@ -85,8 +90,8 @@ class NestedCV(StudyModel):
     )
     epochs: bool = Field(
         True,
-        description="Choose the number of epochs, up to `recipe.epochs`, at the lowest mean loss on the inner folds "
-        "left out. `false`: train all epochs.",
+        description="Choose the number of epochs, up to `recipe.epochs`, with the lowest mean loss over the held-out "
+        "inner folds. `false`: train all epochs.",
     )
     lr: list[Annotated[float, Field(gt=0)]] = Field(
         [],
@@ -95,8 +100,8 @@ class NestedCV(StudyModel):
     )
     among: bool = Field(
         True,
-        description="Choose among the study's networks, too: the learner `nested` predicts each fold by the network "
-        "with the lowest inner loss there.",
+        description="Choose among the study's networks as well: the learner `nested` predicts each fold with the "
+        "network that has the lowest inner loss in it.",
     )
 
     @field_validator("lr", mode="before")

@@ -32,8 +32,8 @@ class Target(StudyModel):
 
     kind: Kind = Field(
         DEFAULT,
-        description="A number, a class, or a grade (classes in rising order). With `classes` and no kind, the target "
-        "is a classification.",
+        description="A number (`regression`), a class (`classification`), or a grade (`ordinal`: classes in rising "
+        "order). A target with `classes` and no kind is a classification.",
     )
     classes: dict[str, list[str]] = Field(
         {},
@@ -51,8 +51,8 @@ class Target(StudyModel):
     )
     column: str | list[str] | None = Field(
         None,
-        description="Column of the table, if its name differs from the target's. A list gives the mean of these "
-        "columns, which is empty where one of them is empty; not for classes.",
+        description="Column of the table, if its name differs from the target's. For a list, the value is the mean "
+        "of these columns, empty if one of them is empty; not for classes.",
     )
     level: Level | None = Field(
         None,
@@ -62,8 +62,8 @@ class Target(StudyModel):
     integer: bool = Field(False, description="Only whole numbers are allowed in the table.")
     equals: str | None = Field(
         None,
-        description="Makes an indicator from a text column: 1 where the column has this text, 0 where it has another "
-        "one, empty where it is empty.",
+        description="Makes an indicator from a text column: 1 if the cell has this text, 0 if it has another one, "
+        "empty if it is empty.",
     )
 
     @model_validator(mode="before")
