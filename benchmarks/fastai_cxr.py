@@ -70,7 +70,7 @@ def folds_of_fastai(table: pd.DataFrame, options: argparse.Namespace) -> pd.Data
     """Train the folds that are not there yet; return the predictions of all that were asked for."""
     import pandas as pd
 
-    from casewise.files import write_json, write_parquet
+    from casewise.files import parquet_bytes, write_atomic, write_json
 
     weights = options.weights / f"{options.network}.safetensors"
     if not weights.is_file():
@@ -94,7 +94,7 @@ def folds_of_fastai(table: pd.DataFrame, options: argparse.Namespace) -> pd.Data
             if other:
                 raise SystemExit(f"{facts} was made with another {other[0]}. Give another folder with --out.")
         else:
-            write_parquet(options.out / "table.parquet", table)
+            write_atomic(options.out / "table.parquet", parquet_bytes(table))
             task = settings | {"way": "train", "fold": fold, "weights": str(weights), "data": str(options.data)}
             task |= {"table": str(options.out / "table.parquet"), "predictions": str(predictions)}
             load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0

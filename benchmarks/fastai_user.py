@@ -82,7 +82,7 @@ def train(task: dict[str, Any]) -> dict[str, Any]:
     import pandas as pd
     from fastai.vision.all import Callback, set_seed
 
-    from casewise.files import write_parquet
+    from casewise.files import parquet_bytes, write_atomic
 
     class Clock(Callback):
         """Seconds of each epoch's training part; tells how far the fold is."""
@@ -108,9 +108,10 @@ def train(task: dict[str, Any]) -> dict[str, Any]:
         learner.fine_tune(task["epochs"], cbs=clock)
         values, _ = learner.get_preds(ds_idx=1)
     spent = time.perf_counter() - begun
-    told = learner.dls.valid_ds.items[["path", "subject", "fold", "label"]].reset_index(drop=True)
+    held_out = learner.dls.valid_ds.items[["path", "subject", "fold", "label"]].reset_index(drop=True)
     names = [f"p_{name}" for name in learner.dls.vocab]
-    write_parquet(Path(task["predictions"]), told.join(pd.DataFrame(values.numpy(), columns=names))[list(told) + names])
+    predictions = held_out.join(pd.DataFrame(values.numpy(), columns=names))[[*held_out, *names]]
+    write_atomic(Path(task["predictions"]), parquet_bytes(predictions))
     trained = len(learner.dls.train) * BATCH
     # The first epoch trains the head alone.
     return {"seconds": spent, "rate": trained / statistics.median(clock.spent[1:]), "images": trained}

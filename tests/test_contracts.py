@@ -58,7 +58,7 @@ def test_a_backbone_builds_takes_a_step_and_predicts(name: str) -> None:
     loose = {id(p) for p in network.body.parameters()} - counted
     assert len(loose) <= 4  # class tokens and position embeddings stand outside blocks
     seen: list[torch.Size] = []
-    hook = network.explain_layer.register_forward_hook(lambda m, i, o: seen.append(o.shape))
+    hook = network.explain_layers[0].register_forward_hook(lambda m, i, o: seen.append(o.shape))
     with torch.no_grad():
         network(panels[:1])
     hook.remove()

@@ -78,7 +78,7 @@ def test_every_backbone(name: str) -> None:
 def test_the_layers_of_named_backbones_are_the_networks_own() -> None:
     for name in ("alexnet", "resnet18", "googlenet", "shufflenet_v2_x0_5", "mnasnet0_5", "cnn"):
         network = build_network(name, 1)
-        assert layers_of(network) == [network.explain_layer]
+        assert layers_of(network) == [network.explain_layers[0]]
 
 
 def by_hand(network: Network, layer: nn.Module, panels: torch.Tensor, column: int) -> torch.Tensor:
@@ -96,7 +96,7 @@ def test_it_is_as_published(name: str) -> None:
     network = built(name, outputs=3)
     panels = panels_of(64)
     for column in range(3):
-        wanted = by_hand(network, network.explain_layer, panels, column)
+        wanted = by_hand(network, network.explain_layers[0], panels, column)
         found = gradcam_by_sequence(network, panels, ExplainTarget(LABEL, "label", class_index=column))[:, 0]
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=float(wanted.abs().max()) * 1e-4)
         torch.testing.assert_close(
@@ -315,7 +315,7 @@ def test_alexnet_and_vgg_are_explained_before_their_last_pooling(name: str) -> N
     with torch.device("meta"):
         network = build_network(name, 1)
     features = list(network.body.features)  # type: ignore[arg-type]
-    assert network.explain_layer is features[-2]
+    assert network.explain_layers[0] is features[-2]
     assert isinstance(features[-2], nn.ReLU)
     assert isinstance(features[-1], nn.MaxPool2d)
 

@@ -43,7 +43,7 @@ def test_middles_of_large_backbones(name: str) -> None:
 
 def check_middles(name: str) -> None:
     network = build_network(name, 1)
-    middles = cell_centres(network.body, network.explain_layer, (128, 192))
+    middles = cell_centres(network.body, network.explain_layers[0], (128, 192))
     assert middles is not None
     first, step = PLACES[name]
     for found in middles:
@@ -53,7 +53,7 @@ def check_middles(name: str) -> None:
 def test_the_network_is_not_touched_and_asked_once() -> None:
     network = build_network("cnn", 1).train()
     values = {key: value.clone() for key, value in network.state_dict().items()}
-    layer = network.explain_layer
+    layer = network.explain_layers[0]
     once = cell_centres(network.body, layer, (64, 64))
     assert cell_centres(network.body, layer, (64, 64)) is once
     assert cell_centres(network.body, layer, (96, 64)) is not once

@@ -23,7 +23,7 @@ class TestBoth:
     def test_any_size_from_32_px(self, name: str, size: tuple[int, int]) -> None:
         network = build_network(name, 3).eval()
         seen: list[torch.Size] = []
-        network.explain_layer.register_forward_hook(lambda m, i, o: seen.append(o.shape))
+        network.explain_layers[0].register_forward_hook(lambda m, i, o: seen.append(o.shape))
         with torch.no_grad():
             found = network(torch.rand(2, 3, *size))
             assert network.features(torch.rand(2, 1, *size)).shape == (2, network.width)
@@ -38,7 +38,7 @@ class TestBoth:
         with torch.no_grad():
             plain = network(panels)
             network.to(memory_format=torch.channels_last)
-            network.explain_layer.register_forward_hook(lambda m, i, o: seen.append(o))
+            network.explain_layers[0].register_forward_hook(lambda m, i, o: seen.append(o))
             found = network(panels.to(memory_format=torch.channels_last))
         assert seen[0].is_contiguous(memory_format=torch.channels_last)
         assert torch.allclose(plain, found, atol=1e-5)

@@ -543,9 +543,15 @@ def test_slides_planned_at_the_same_time_share_a_bounded_memory(
     assert most[0] == 2 * large < 500 * 10**6
 
 
-def test_a_slide_may_be_closed_twice(pyramid: Path) -> None:
+def test_a_slide_that_is_closed_twice_gives_its_memory_back_once(
+    pyramid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Slide] = []
     with Slide(pyramid) as slide:
+        close = slide._slide.close
+        monkeypatch.setattr(slide._slide, "close", lambda: closed.append(slide) or close())
         slide.close()
+    assert closed == [slide]
 
 
 class TestNotes:

@@ -270,7 +270,7 @@ def test_a_panel_of_more_tiles_than_slots_has_no_copies(tmp_path: Path) -> None:
     with pytest.raises(
         TrainingError, match=r"panels\.offline_copies: c0 has 2 tiles, and a panel has 1: .*`by: image`"
     ):
-        fixed(many, 1, seed=0, path=tmp_path / "copies.bin", room=Buffer(2**20))
+        fixed(many, 1, seed=0, path=tmp_path / "copies.bin", buffer=Buffer(2**20))
 
 
 @pytest.mark.parametrize("freeze", ["all", "6 layers"])

@@ -76,11 +76,6 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> Path:
     return write_atomic(path, json_text(value), durable=durable)
 
 
-def write_parquet(path: Path, table: pd.DataFrame) -> Path:
-    """Write a table as Parquet in one step."""
-    return write_atomic(path, parquet_bytes(table))
-
-
 def json_text(value: Any) -> str:
     """Readable JSON without NaN, ending in a newline."""
     return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

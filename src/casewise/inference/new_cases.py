@@ -83,6 +83,6 @@ def prepare_new_cases(study: Study, folder: Path, show: Show) -> NewCases:
         CohortError: with every problem of the table.
         ImageError: with every image that cannot be read.
     """
-    modality, place = modality_of(study), ImageFolder(folder)
-    cohort = modality.read(study, read_cohort(study, to_learn=False, labelled=False), place, show)
-    return NewCases(cohort, modality.prepare(study, cohort, place, show))
+    modality, image_folder = modality_of(study), ImageFolder(folder)
+    cohort = modality.read(study, read_cohort(study, to_learn=False, labelled=False), image_folder, show)
+    return NewCases(cohort, modality.prepare(study, cohort, image_folder, show))

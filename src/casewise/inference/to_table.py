@@ -26,7 +26,7 @@ def prediction_rows(
     truth = label_table(panels, study)
     outputs = outputs_of(study)
     tables = []
-    for column, (output, place) in enumerate(zip(outputs, value_columns(outputs), strict=True)):
+    for column, (output, value_slice) in enumerate(zip(outputs, value_columns(outputs), strict=True)):
         name = output.name
         level = study.level_of(name)
         table = panels[["case", "subject", "visit", "day", "region"]].copy()
@@ -34,7 +34,7 @@ def prediction_rows(
         table["kind"] = output.kind
         kind = output.target_kind
         value_names = kind.columns(output.classes)
-        table[value_names] = values[:, place].astype(float)
+        table[value_names] = values[:, value_slice].astype(float)
         table["image"] = ""
         if level == "image":
             # By number: paths may move between the jobs of a run; the step `train` sets them.

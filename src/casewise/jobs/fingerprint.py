@@ -205,10 +205,12 @@ def _with_defaults(decided: Mapping[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def _differences(place: str, before: Any, now: Any) -> list[str]:
+def _differences(key_path: str, before: Any, now: Any) -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         return [
-            line for key in {**before, **now} for line in _differences(f"{place}.{key}", before.get(key), now.get(key))
+            line
+            for key in {**before, **now}
+            for line in _differences(f"{key_path}.{key}", before.get(key), now.get(key))
         ]
     if before == now:
         return []
@@ -218,4 +220,4 @@ def _differences(place: str, before: Any, now: Any) -> list[str]:
         "split": "the split",
         "pretraining": "the cohort to pretrain on",
     }
-    return [f"{plain[place]} changed" if place in plain else f"{place} was {before!r} and is {now!r}"]
+    return [f"{plain[key_path]} changed" if key_path in plain else f"{key_path} was {before!r} and is {now!r}"]

@@ -32,18 +32,18 @@ def tile_rows(panels: pd.DataFrame, study: Study, values: NDArray[Any], *, stage
     if study.panels.by != "image" or not panels["case"].duplicated().any():
         return None
     rows = np.arange(0, len(panels), -(-len(panels) // MOST))
-    some = panels.iloc[rows]
+    shown_panels = panels.iloc[rows]
     tables = []
     outputs = outputs_of(study)
-    for output, place in zip(outputs, value_columns(outputs), strict=True):
+    for output, value_slice in zip(outputs, value_columns(outputs), strict=True):
         if study.level_of(output.name) == "image":
             continue
-        own = values[rows, place].astype(float)
-        table = _named(some, stage, output.name)
+        target_values = values[rows, value_slice].astype(float)
+        table = _named(shown_panels, stage, output.name)
         kind = output.target_kind
-        own = kind.normalise(own, *study.range_of(output.name))
-        table["y_pred"] = kind.decide(own)
-        table[kind.columns(output.classes)] = own
+        target_values = kind.normalise(target_values, *study.range_of(output.name))
+        table["y_pred"] = kind.decide(target_values)
+        table[kind.columns(output.classes)] = target_values
         tables.append(table)
     return _small(pd.concat(tables, ignore_index=True)) if tables else None
 
@@ -64,13 +64,13 @@ def weight_rows(predictor: Predictor, data: PanelDataset, panels: pd.DataFrame, 
     tables = []
     network.eval()
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        for view_slots, own in zip(slots.split(size), owner.split(size), strict=True):
+        for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True):
             features = of_bags(network.features, data, view_slots, device, form).float()
             with torch.autocast(device.type, enabled=False):
                 weights = gathering.weights(features).cpu().numpy()
-            bag, place = np.nonzero(view_slots.numpy() != EMPTY)
-            table = _named(panels.iloc[own.numpy()[bag]], stage, "")
-            tables.append(table.assign(image=view_slots.numpy()[bag, place], weight=weights[bag, place]))
+            bag, slot = np.nonzero(view_slots.numpy() != EMPTY)
+            table = _named(panels.iloc[panel_numbers.numpy()[bag]], stage, "")
+            tables.append(table.assign(image=view_slots.numpy()[bag, slot], weight=weights[bag, slot]))
     return _small(pd.concat(tables, ignore_index=True))
 
 

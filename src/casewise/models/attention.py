@@ -24,10 +24,10 @@ class GatedAttention(nn.Module):
 
     def weights(self, features: Tensor) -> Tensor:
         """The weight of each tile of a case: (B, K), summing to 1; 0 in empty slots."""
-        there = ~features[..., 0].isnan()
+        occupied = ~features[..., 0].isnan()
         filled = features.nan_to_num()
         scores = self.score(torch.tanh(self.content(filled)) * torch.sigmoid(self.gate(filled))).squeeze(-1)
-        return scores.masked_fill(~there, -torch.inf).softmax(dim=1)
+        return scores.masked_fill(~occupied, -torch.inf).softmax(dim=1)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, K, W) → (B, W); features of single tiles (B, W) stay as they are."""

@@ -159,15 +159,11 @@ class Network(nn.Module):
         return [(key, nn.ModuleList([m, *[body.get_submodule(key) for body in others]])) for key, m in blocks]
 
     @property
-    def explain_layer(self) -> nn.Module:
-        """The last module of the first body whose output is a spatial map (B, C, h, w); Grad-CAM explains it."""
-        return self.explain_layers[0]
-
-    @property
     def explain_layers(self) -> list[nn.Module]:
-        """`explain_layer` of every body, in the order of the sequences.
+        """The module of each body that Grad-CAM explains: the last one whose output is a spatial map (B, C, h, w).
 
-        With `late-shared` there is one for all; `Fused.by_sequence` assigns its rows to sequences.
+        Bodies are in the order of the sequences. With `late-shared` there is one for all; `Fused.by_sequence` assigns
+        its rows to sequences.
         """
         if self.name in EXPLAIN:
             return [body.get_submodule(EXPLAIN[self.name]) for body in self.bodies]

@@ -95,8 +95,8 @@ class NetworkKind(Protocol):
         """The summed loss of all targets of this kind in a batch."""
         ...
 
-    def guess_loss(self, fitted: Tensor, judged: Tensor, output: Output, recipe: Recipe) -> float:
-        """The loss on `judged` of always predicting the mean or the class shares of `fitted`; NaN-free rows."""
+    def guess_loss(self, fitted: Tensor, validation: Tensor, output: Output, recipe: Recipe) -> float:
+        """The loss on `validation` of always predicting the mean or the class shares of `fitted`; NaN-free rows."""
         ...
 
 
@@ -119,17 +119,19 @@ class NumberOutput:
 
     def loss(self, batch: Sequence[Scored], recipe: Recipe) -> Tensor:
         """Mean over what was scored, times the number of targets."""
-        predicted = torch.stack([(one.raw[:, 0] - one.mean) / one.std for one in batch], dim=1)
-        wanted = torch.stack([(one.truth - one.mean) / one.std for one in batch], dim=1)
-        scored = ~wanted.isnan()
-        each = LOSSES[recipe.loss](predicted, torch.where(scored, wanted, predicted.detach()), reduction="none")
-        return len(batch) * (each * scored).sum() / scored.sum().clamp(min=1)
+        predicted = torch.stack([(target.raw[:, 0] - target.mean) / target.std for target in batch], dim=1)
+        expected = torch.stack([(target.truth - target.mean) / target.std for target in batch], dim=1)
+        scored = ~expected.isnan()
+        elementwise = LOSSES[recipe.loss](
+            predicted, torch.where(scored, expected, predicted.detach()), reduction="none"
+        )
+        return len(batch) * (elementwise * scored).sum() / scored.sum().clamp(min=1)
 
-    def guess_loss(self, fitted: Tensor, judged: Tensor, output: Output, recipe: Recipe) -> float:
+    def guess_loss(self, fitted: Tensor, validation: Tensor, output: Output, recipe: Recipe) -> float:
         """Of always predicting the mean."""
         spread = fitted.std(correction=0).clamp(min=1e-6)
-        error = (fitted.mean() - judged) / spread
-        return float(LOSSES[recipe.loss](error, torch.zeros_like(error))) if len(judged) else 0.0
+        error = (fitted.mean() - validation) / spread
+        return float(LOSSES[recipe.loss](error, torch.zeros_like(error))) if len(validation) else 0.0
 
 
 class ClassOutput:
@@ -152,21 +154,21 @@ class ClassOutput:
     def loss(self, batch: Sequence[Scored], recipe: Recipe) -> Tensor:
         """The sum of the targets' mean losses over their scored rows; 0 where nothing is scored."""
         total = batch[0].raw.new_zeros(())
-        for one in batch:
-            scored = ~one.truth.isnan()
+        for target in batch:
+            scored = ~target.truth.isnan()
             if scored.any():
-                raw = one.raw[scored].float()
-                weight = None if one.weight is None else one.weight.to(raw)
-                total = total + self._loss(raw, one.truth[scored].long(), weight, recipe)
+                raw = target.raw[scored].float()
+                weight = None if target.weight is None else target.weight.to(raw)
+                total = total + self._loss(raw, target.truth[scored].long(), weight, recipe)
         return total
 
-    def guess_loss(self, fitted: Tensor, judged: Tensor, output: Output, recipe: Recipe) -> float:
+    def guess_loss(self, fitted: Tensor, validation: Tensor, output: Output, recipe: Recipe) -> float:
         """Of always predicting the shares of the classes."""
-        if not len(judged):
+        if not len(validation):
             return 0.0
         shares = class_counts(fitted, output)
         shares = (shares / shares.sum()).clamp(min=1e-6)
-        return float(-shares[judged.long()].log().mean())
+        return float(-shares[validation.long()].log().mean())
 
     def _loss(self, raw: Tensor, label: Tensor, weight: Tensor | None, recipe: Recipe) -> Tensor:
         return functional.cross_entropy(raw, label, weight=weight, label_smoothing=recipe.label_smoothing)
@@ -197,10 +199,10 @@ class GradeOutput(ClassOutput):
         steps = torch.arange(raw.shape[1], device=raw.device)
         reached = steps <= label.unsqueeze(1)
         passed = (steps < label.unsqueeze(1)).to(raw)
-        each = functional.binary_cross_entropy_with_logits(raw, passed, reduction="none") * reached
+        step_losses = functional.binary_cross_entropy_with_logits(raw, passed, reduction="none") * reached
         if weight is None:
-            return each.sum(dim=1).mean()
-        return (each.sum(dim=1) * weight[label]).sum() / weight[label].sum()
+            return step_losses.sum(dim=1).mean()
+        return (step_losses.sum(dim=1) * weight[label]).sum() / weight[label].sum()
 
 
 NETWORK_KINDS: dict[str, NetworkKind] = {
@@ -244,17 +246,17 @@ def values_of(raw: Tensor, outputs: Sequence[Output]) -> Tensor:
     [[0.5, 0.25, 0.25]]
     """
     columns = zip(raw_parts(raw, outputs), outputs, strict=True)
-    return torch.cat([output.network_kind.decode(own) for own, output in columns], dim=1)
+    return torch.cat([output.network_kind.decode(target_raw) for target_raw, output in columns], dim=1)
 
 
 def value_columns(outputs: Sequence[Output]) -> list[slice]:
     """Where each target stands among the columns of `values_of`."""
-    places, start = [], 0
+    slices, start = [], 0
     for output in outputs:
         stop = start + len(output.target_kind.columns(output.classes))
-        places.append(slice(start, stop))
+        slices.append(slice(start, stop))
         start = stop
-    return places
+    return slices
 
 
 def hits(raw: Tensor, truth: Tensor, outputs: Sequence[Output]) -> Tensor | None:
@@ -270,11 +272,11 @@ def hits(raw: Tensor, truth: Tensor, outputs: Sequence[Output]) -> Tensor | None
     >>> hits(torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([[0.0], [1.0]]), [label])
     tensor([1, 2])
     """
-    place = next((i for i, output in enumerate(outputs) if output.main and output.classes), None)
-    if place is None:
+    column = next((i for i, output in enumerate(outputs) if output.main and output.classes), None)
+    if column is None:
         return None
-    own, recorded = raw_parts(raw, outputs)[place].float(), truth[:, place]
-    decided = outputs[place].network_kind.decided(own)
+    target_raw, recorded = raw_parts(raw, outputs)[column].float(), truth[:, column]
+    decided = outputs[column].network_kind.decided(target_raw)
     return torch.stack([(decided == recorded).sum(), (~recorded.isnan()).sum()])
 
 

@@ -57,7 +57,7 @@ def train(
     table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)
     tables = [_with_days_and_paths(table, cohort)]
     if external:
-        tables.append(_external_predictions(external, jobs, folder, show))
+        tables.append(_external_predictions(external, jobs, show))
     table = pd.concat(tables, ignore_index=True)
     tested = table[table["stage"] != "oof"]
     means = [predicted.mean_over_folds(tested)] if len(tested) else []
@@ -76,7 +76,7 @@ def _write_tile_predictions(study: Study, jobs: list[Job], cohort: Cohort, folde
         folder.tile_predictions.remove()
 
 
-def _external_predictions(external: PreparedCohort, jobs: list[Job], folder: RunFolder, show: Show) -> pd.DataFrame:
+def _external_predictions(external: PreparedCohort, jobs: list[Job], show: Show) -> pd.DataFrame:
     """What the trained networks predict of the external cohort."""
     from casewise.jobs.external import predict_external
 

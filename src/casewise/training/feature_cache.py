@@ -136,7 +136,7 @@ def _allocated(file: int, size: int) -> bool:
     return True
 
 
-def fixed(data: PanelData, copies: int, *, seed: int, path: Path, room: Buffer) -> FixedData:
+def fixed(data: PanelData, copies: int, *, seed: int, path: Path, buffer: Buffer) -> FixedData:
     """Every panel as it is, and after these `copies` of each, varied once as the study says and kept as 8 bits.
 
     The copies of one panel are rows of the same subject on the same side, wherever the rows came from.
@@ -153,17 +153,17 @@ def fixed(data: PanelData, copies: int, *, seed: int, path: Path, room: Buffer) 
             f"{data.settings.slots}: no one copy shows them all. Write `by: image` under panels, or a larger `grid`."
         )
     first = data.plain_batch(slots[:1], torch.device("cpu"))
-    values = room.empty((len(data) * (1 + copies), *first.shape[1:]), torch.uint8, path)
+    values = buffer.empty((len(data) * (1 + copies), *first.shape[1:]), torch.uint8, path)
     for copy in range(1 + copies):
         for start in range(0, len(data), CHUNK):
-            part = slots[start : start + CHUNK]
+            slot_chunk = slots[start : start + CHUNK]
             if copy:
                 generator = torch.Generator().manual_seed(mixed_seed(seed, "copies", copy, start))
-                computed = augmented(data.store, part.to(data.store.device), data.settings, generator)
+                computed = augmented(data.store, slot_chunk.to(data.store.device), data.settings, generator)
             else:
-                computed = data.plain_batch(part, torch.device("cpu"))
+                computed = data.plain_batch(slot_chunk, torch.device("cpu"))
             at = copy * len(data) + start
-            values[at : at + len(part)] = computed.mul(255).round_().to(torch.uint8).cpu()
+            values[at : at + len(slot_chunk)] = computed.mul(255).round_().to(torch.uint8).cpu()
     return FixedData(values, data.truth.repeat(1 + copies, 1), data.names * (1 + copies))
 
 
@@ -189,14 +189,19 @@ class Upper(nn.Module):
 
 def of_tiles(module: nn.Module, bags: Tensor) -> Tensor:
     """The outputs of a module for every tile of bags (B, K, ...): (B, K, ...), NaN in empty slots."""
-    there = ~bags.flatten(2)[..., 0].isnan()
-    tiles = bags[there]
+    filled = ~bags.flatten(2)[..., 0].isnan()
+    tiles = bags[filled]
     # What is not learned from need not be in memory at once.
-    cut = [tiles] if torch.is_grad_enabled() else tiles.split(TILES_AT_ONCE)
+    tile_batches = [tiles] if torch.is_grad_enabled() else tiles.split(TILES_AT_ONCE)
     form = form_of(module)
-    by_tile = torch.cat([module(some.contiguous(memory_format=form) if some.ndim == 4 else some) for some in cut])
-    result = by_tile.new_full((*there.shape, *by_tile.shape[1:]), torch.nan)
-    result[there] = by_tile
+    by_tile = torch.cat(
+        [
+            module(tile_batch.contiguous(memory_format=form) if tile_batch.ndim == 4 else tile_batch)
+            for tile_batch in tile_batches
+        ]
+    )
+    result = by_tile.new_full((*filled.shape, *by_tile.shape[1:]), torch.nan)
+    result[filled] = by_tile
     return result
 
 
@@ -207,7 +212,7 @@ def activations(
     bf16: bool,
     form: torch.memory_format,
     path: Path,
-    room: Buffer,
+    buffer: Buffer,
 ) -> FixedData:
     """The activations of the frozen part of a network for every panel, in eval mode: (P, ...), `bfloat16` with `bf16`.
 
@@ -219,12 +224,14 @@ def activations(
     result: Tensor | None = None
     with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
         if data.bags:
-            kept = of_bags(frozen, data, slots, device, form, empty=lambda shape, dtype: room.empty(shape, dtype, path))
-            return FixedData(kept, data.truth, data.names, owner, data.bag)
+            bag_activations = of_bags(
+                frozen, data, slots, device, form, empty=lambda shape, dtype: buffer.empty(shape, dtype, path)
+            )
+            return FixedData(bag_activations, data.truth, data.names, owner, data.bag)
         for start in range(0, len(slots), CHUNK):
             computed = frozen(data.plain_batch(slots[start : start + CHUNK], device).to(memory_format=form)).cpu()
             if result is None:
-                result = room.empty((len(slots), *computed.shape[1:]), computed.dtype, path)
+                result = buffer.empty((len(slots), *computed.shape[1:]), computed.dtype, path)
             result[start : start + len(computed)] = computed
     assert result is not None
     return FixedData(result, data.truth, data.names, owner)

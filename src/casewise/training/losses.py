@@ -63,14 +63,14 @@ def class_weights(truth: Tensor, outputs: Sequence[Output]) -> list[Tensor]:
     [0.6666666865348816, 2.0]
     """
     counts = [class_counts(truth[:, column], output) for column, output in enumerate(outputs)]
-    return [own.sum() / (len(own) * own.clamp(min=1)) for own in counts]
+    return [target_counts.sum() / (len(target_counts) * target_counts.clamp(min=1)) for target_counts in counts]
 
 
-def guess_loss(train: Tensor, judged: Tensor, outputs: Sequence[Output], recipe: Recipe) -> float:
-    """The loss on `judged` of always predicting the training rows' mean or shares of classes."""
+def guess_loss(train: Tensor, validation: Tensor, outputs: Sequence[Output], recipe: Recipe) -> float:
+    """The loss on `validation` of always predicting the training rows' mean or shares of classes."""
     total = 0.0
     for column, output in enumerate(outputs):
-        labelled = judged[~judged[:, column].isnan(), column]
+        labelled = validation[~validation[:, column].isnan(), column]
         fitted = train[~train[:, column].isnan(), column]
         total += output.network_kind.guess_loss(fitted, labelled, output, recipe)
     return total / len(outputs)

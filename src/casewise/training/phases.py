@@ -39,31 +39,33 @@ def in_phases(
     Returns:
         The history over all phases, the best epoch and its loss, and what each phase did.
     """
-    copies, room = train.settings.offline_copies, Buffer(context.memory)
-    steady = None
+    copies, buffer = train.settings.offline_copies, Buffer(context.memory)
+    fixed_panels = None
     history: list[dict[str, float]] = []
     records: list[dict[str, Any]] = []
-    best, best_epoch, kept = math.inf, 0, {}
+    best, best_epoch, best_weights = math.inf, 0, {}
     for number, phase in enumerate(recipe.phases):
         files = context.files.stage(number)
         if files.finished():
-            done = files.record.read()
+            record = files.record.read()
             network.load_state_dict(load_file(files.weights.path))
         else:
-            if copies and not steady and train.copyable:
-                steady = fixed(cast(PanelData, train), copies, seed=context.seed, path=context.files.copies, room=room)
-            phase_context = _from(context, number, len(history), room.left)
-            done = _phase(network, recipe, phase, steady or train, stop, phase_context, files.folder)
+            if copies and not fixed_panels and train.copyable:
+                fixed_panels = fixed(
+                    cast(PanelData, train), copies, seed=context.seed, path=context.files.copies, buffer=buffer
+                )
+            phase_context = _from(context, number, len(history), buffer.left)
+            record = _phase(network, recipe, phase, fixed_panels or train, stop, phase_context, files.folder)
             write_tensors(files.weights, network.state_dict(), {"format": "pt"})
-            files.record.write(done)
+            files.record.write(record)
         files.folder.remove_caches()
-        if done["best_loss"] < best:
-            best, best_epoch = done["best_loss"], len(history) + done["best_epoch"]
-            kept = {name: value.detach().clone() for name, value in network.state_dict().items()}
-        history += [{**entry, "epoch": len(history) + i, "phase": number} for i, entry in enumerate(done["history"])]
-        records.append({name: value for name, value in done.items() if name != "history"})
+        if record["best_loss"] < best:
+            best, best_epoch = record["best_loss"], len(history) + record["best_epoch"]
+            best_weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        history += [{**entry, "epoch": len(history) + i, "phase": number} for i, entry in enumerate(record["history"])]
+        records.append({name: value for name, value in record.items() if name != "history"})
     if context.keep == "best":
-        network.load_state_dict(kept)
+        network.load_state_dict(best_weights)
     freeze(network, "none")
     network.eval()
     return history, best_epoch, best, records
@@ -80,22 +82,22 @@ def _phase(
 ) -> dict[str, Any]:
     """Train one phase; return what was frozen, the number of trained weights, how it was computed and its cost."""
     stated = {name: getattr(phase, name) for name in ("lr", "schedule", "batch_norm")}
-    each = recipe.model_copy(
+    phase_recipe = recipe.model_copy(
         update={**{k: v for k, v in stated.items() if v is not None}, "epochs": phase.epochs, "phases": []}
     )
     train = train.with_variations(phase.variations)
     last = freeze(network, phase.freeze)
     counts = parameter_counts(network)
-    spent = Timer(folder.path)
+    timer = Timer(folder.path)
     learner, data, watched, way = _shortened(network, phase, recipe, train, stop, context, folder)
-    spent.note()
+    timer.note()
 
     def tell(epoch: int) -> None:
-        spent.note()
+        timer.note()
         if context.tell:
             context.tell(epoch)
 
-    fitted = fit(learner, each, data, watched, replace(context, tell=tell, folder=folder.path))
+    fitted = fit(learner, phase_recipe, data, watched, replace(context, tell=tell, folder=folder.path))
     return {
         "freeze": phase.freeze,
         "last_frozen": last,
@@ -103,7 +105,7 @@ def _phase(
         "way": way,
         "epochs": len(fitted.history),
         "rows": len(data),
-        **spent.cost(),
+        **timer.cost(),
         "best_loss": fitted.best_loss,
         "best_epoch": fitted.best_epoch,
         "history": fitted.history,
@@ -141,12 +143,17 @@ def _shortened(
         return *plain, f"frozen layers computed at every step: {error}"
     form = torch.channels_last if context.choice.channels_last else torch.contiguous_format
     network.to(memory_format=form)  # type: ignore[call-overload]
-    bf16, room = context.choice.precision == "bf16", Buffer(context.memory)
-    kept = [
-        activations(frozen, data, bf16=bf16, form=form, path=path, room=room)
+    bf16, buffer = context.choice.precision == "bf16", Buffer(context.memory)
+    activation_data = [
+        activations(frozen, data, bf16=bf16, form=form, path=path, buffer=buffer)
         for path, data in zip(folder.activations, (train, stop), strict=True)
     ]
-    return Upper(network, rest), kept[0], kept[1], "output of the frozen layers computed once per panel"
+    return (
+        Upper(network, rest),
+        activation_data[0],
+        activation_data[1],
+        "output of the frozen layers computed once per panel",
+    )
 
 
 def _from(context: TrainingContext, number: int, done: int, memory: int) -> TrainingContext:

@@ -94,7 +94,7 @@ def chest(seed: int, number: int) -> Chest:
         lungs=(lungs[-1], lungs[1]),
         heart=_heart(random, floors, width[1]) + aside,
         mediastinum=_mediastinum(random, middle) + aside,
-        abdomen=_abdomen(lungs, width, floors),
+        abdomen=_abdomen(width, floors),
         spine=_spine(random),
         trachea=_trachea(random) + 0.6 * aside,
         clavicles=tuple(_clavicle(random, side, top, wide) for side in SIDES),
@@ -210,7 +210,7 @@ def _mediastinum(random: np.random.Generator, middle: float) -> Points:
     return smooth(np.array(points), closed=True, steps=6)
 
 
-def _abdomen(lungs: dict[int, Points], width: dict[int, float], floors: dict[int, float]) -> Points:
+def _abdomen(width: dict[int, float], floors: dict[int, float]) -> Points:
     """Return what lies below the diaphragm: the lower edge of both lungs, and down out of the picture."""
     line = [(-width[-1] - 0.3, floors[-1] + 0.30), (-width[-1] * 1.02, floors[-1] + 0.13)]
     line += [(x * -width[-1], floors[-1] + y) for x, y in ((0.93, 0.075), (0.8, 0.03), (0.5, 0.0), (0.2, 0.03))]

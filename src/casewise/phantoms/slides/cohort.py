@@ -98,9 +98,7 @@ def make_slide_phantom(folder: Path, *, progress: Progress | None = None, **sett
     Raises:
         CasewiseError: a setting is out of range, or the folder contains something that is not such a phantom.
     """
-    chosen = SkinSettings(**settings)
-    check_settings(chosen, SLIDES)
-    return _make(folder, SLIDES, chosen, _save_slide, progress)
+    return _make(folder, SLIDES, SkinSettings(**settings), _save_slide, progress)
 
 
 def make_regions(folder: Path, *, progress: Progress | None = None, **settings: Any) -> Path:
@@ -115,11 +113,7 @@ def make_regions(folder: Path, *, progress: Progress | None = None, **settings: 
     Raises:
         CasewiseError: a setting is out of range, or the folder contains something that is not such a phantom.
     """
-    chosen = RegionSettings(**settings)
-    check_settings(chosen, REGIONS)
-    if chosen.size[0] != chosen.size[1]:
-        raise CasewiseError(f"Regions of the phantom are square; found a size of {chosen.size[0]}x{chosen.size[1]}.")
-    return _make(folder, REGIONS, chosen, _save_region, progress)
+    return _make(folder, REGIONS, RegionSettings(**settings), _save_region, progress)
 
 
 def draw_region(
@@ -206,9 +200,13 @@ def _make(
     save_image: Callable[[CohortFolder, Skin, int], tuple[str, int]],
     progress: Progress | None,
 ) -> Path:
+    check_settings(settings, kind)
+    width, height = settings.size
+    if settings.form == "regions" and width != height:
+        raise CasewiseError(f"Regions of the phantom are square; found a size of {width}x{height}.")
     if not 0.1 <= settings.mpp <= 8:
         raise CasewiseError(f"The phantom's mpp must be 0.1 to 8 microns a pixel; found {settings.mpp}.")
-    microns = min(settings.size) * settings.mpp
+    microns = min(width, height) * settings.mpp
     if settings.form == "slides" and microns < SMALLEST_MICRONS:
         raise CasewiseError(
             f"The phantom's slides must be {SMALLEST_MICRONS:g} microns a side or more; found {microns:g}."

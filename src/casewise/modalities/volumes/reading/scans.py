@@ -115,7 +115,7 @@ def checked_affine(affine: np.ndarray, path: Path) -> tuple[np.ndarray, list[str
 
 
 def unread(shape: tuple[int, int, int]) -> np.ndarray:
-    """Placeholder values of voxels that were not read: all 0, without memory of their own.
+    """An array of zeros of this shape for a scan whose voxels were not read; all voxels share one number in memory.
 
     >>> unread((512, 512, 400)).strides
     (0, 0, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from casewise.errors import ImageError
@@ -11,7 +10,6 @@ from casewise.modalities.store.file_check import size_of
 
 # A DICOM file is marked after 128 bytes; its transfer syntax follows within the first thousand.
 HEAD = 1024
-NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}
 # More files than any scan has.
 MOST_FILES = 20_000
