@@ -116,11 +116,11 @@ def text_of(first: Path, *beside: Path) -> str:
 def test_runs_of_other_cases_are_not_compared_on_the_page(tmp_path: Path) -> None:
     first, alike = (with_page(run_of(tmp_path / name, 1.0)) for name in ("a", "b"))
     other = with_page(run_of(tmp_path / "c", 1.0, subjects=29))
-    assert "first has the smallest MAE" in text_of(first)
-    assert "net has the smallest MAE" in text_of(first, alike).replace("net (b) has", "net has")
+    assert "first has the smallest mean absolute error" in text_of(first)
+    assert "net has the smallest mean absolute error" in text_of(first, alike).replace("net (b) has", "net has")
     text = text_of(first, other)
     assert "| net (c) |" in text
-    assert "has the smallest MAE" not in text  # the first run's own is not the one of all
+    assert "has the smallest mean absolute error" not in text  # the first run's own is not the one of all
     (alike / "predictions.parquet").unlink()
     with pytest.raises(RunError):
         text_of(first, alike)

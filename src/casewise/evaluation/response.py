@@ -152,8 +152,9 @@ def _clear_rule(truth: np.ndarray, clear_at: float | None) -> tuple[float, str]:
         levels = np.unique(np.round(truth[~np.isnan(truth)], 6))
         step = float(np.diff(levels).min()) if len(levels) > 1 else 0.0
         clear_at = step / 2
-        limit = f"a score of at most {clear_at:g}, zero once rounded to the physician's smallest step of {step:g}"
-    return clear_at, f"100 % is reached by the physician with a score of zero, by the model with {limit}."
+        rounded = f", which rounds to zero in the physician's smallest step of {step:g}" if step else ""
+        limit = f"a score of at most {clear_at:g}{rounded}"
+    return clear_at, f"A reduction of 100 % means a score of zero by the physician, and by the model {limit}."
 
 
 def _undefined(change: pd.DataFrame) -> dict[str, list[str]]:

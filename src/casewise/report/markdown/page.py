@@ -145,7 +145,7 @@ def target_values(
         entry = pairs.get(target, {}).get(metric)
         if entry and entry.get("differences"):
             smaller = metric_of(metric).larger_is_better is False
-            compared = {**entry, "metric": metric_of(metric).title, "smaller": smaller}
+            compared = {**entry, "metric": metric_of(metric).phrase, "smaller": smaller}
     entries = first.metrics.get("classes", {}).get(stage, {})
     only = {learner: (by_target.get(target) or {}).get("constant_class") for learner, by_target in entries.items()}
     return {
