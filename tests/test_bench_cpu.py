@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from casewise.bench import cpu
-from casewise.bench.cpu import Measured, Row, bench_cpu
+from casewise.bench.cpu import BenchmarkResult, Row, bench_cpu
 from casewise.bench.worker import Worker
 from casewise.errors import CasewiseError
 from casewise.study.schema import Compute
@@ -32,14 +32,14 @@ WORDS = [sys.executable, "-m", "casewise.cli.main", "bench", "cpu", "--backbone"
 
 
 @pytest.fixture(scope="module")
-def measured() -> Measured:
+def measured() -> BenchmarkResult:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu, "ROUNDS", 1)
         patch.setattr("joblib.cpu_count", lambda: 2)
         return bench_cpu(backbone="cnn", size=32, batch=4, images=8)
 
 
-def test_every_fast_path_has_its_row(measured: Measured) -> None:
+def test_every_fast_path_has_its_row(measured: BenchmarkResult) -> None:
     assert [row.name.partition(":")[0] for row in measured.rows] == PATHS
     for row in measured.rows:
         assert row.without > 0
@@ -51,7 +51,7 @@ def test_every_fast_path_has_its_row(measured: Measured) -> None:
     assert not [row.note for row in measured.rows[6:] if row.note]
 
 
-def test_what_switches_a_fast_path_off_is_a_key_of_the_study(measured: Measured) -> None:
+def test_what_switches_a_fast_path_off_is_a_key_of_the_study(measured: BenchmarkResult) -> None:
     switches = {row.switch for row in measured.rows if row.switch.startswith("compute: {")}
     assert len(switches) == 5
     for text in switches:
@@ -59,7 +59,7 @@ def test_what_switches_a_fast_path_off_is_a_key_of_the_study(measured: Measured)
         assert getattr(Compute.model_validate({name: {"false": False}.get(value, value)}), name) is not None
 
 
-def test_the_table_tells_machine_and_choice(measured: Measured) -> None:
+def test_the_table_tells_machine_and_choice(measured: BenchmarkResult) -> None:
     lines = str(measured).splitlines()
     assert "2 cores" in lines[0]
     assert "torch 2." in lines[0]
@@ -72,7 +72,7 @@ def test_the_table_tells_machine_and_choice(measured: Measured) -> None:
 def test_what_a_machine_has_not_is_left_open() -> None:
     row = Row("bfloat16: a step", None, 0.5, "compute: {precision: fp32}", "this processor has none of its own")
     assert row.ratio is None
-    assert "–" in str(Measured([row], [], ""))
+    assert "–" in str(BenchmarkResult([row], [], ""))
 
 
 @pytest.mark.parametrize(

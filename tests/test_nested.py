@@ -20,7 +20,7 @@ from casewise.console import Silent
 from casewise.errors import RunError, SplitError, StudyError, TrainingError
 from casewise.inference.run_members import job_fingerprint
 from casewise.jobs import nested
-from casewise.jobs.fingerprint import lock_fingerprint, what_decides
+from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint
 from casewise.jobs.job import JobInputs, run_job
 from casewise.jobs.plan import Job
 from casewise.jobs.pretraining import pretrain
@@ -429,20 +429,20 @@ class TestFingerprint:
     def test_a_run_that_knew_nothing_of_it_is_continued(self, plain: Any, tmp_path: Path) -> None:
         material = plain[0]
         study = material.study.model_copy(update={"nested_cv": None})
-        now = what_decides(study, material.cohort) | {"pretraining": None}
+        now = deciding_settings(study, material.cohort) | {"pretraining": None}
         old = {key: value for key, value in now.items() if key != "nested_cv"}
         before = lock_fingerprint(RunFolder(tmp_path), old, study)
         done = tmp_path / "jobs" / "net" / "fold1" / "job.json"
         done.parent.mkdir(parents=True)
         done.write_text("{}")
         assert lock_fingerprint(RunFolder(tmp_path), now, study) == before
-        decided = what_decides(material.study, material.cohort) | {"pretraining": None}
+        decided = deciding_settings(material.study, material.cohort) | {"pretraining": None}
         with pytest.raises(RunError, match="nested_cv was None"):
             lock_fingerprint(RunFolder(tmp_path), decided, material.study)
 
     def test_without_the_record_of_the_run_its_networks_are_compared(self, plain: Any, tmp_path: Path) -> None:
         study, folder = plain[0].study, RunFolder(tmp_path)
-        decided = what_decides(study, plain[0].cohort) | {"pretraining": None}
+        decided = deciding_settings(study, plain[0].cohort) | {"pretraining": None}
         fingerprint, network = lock_fingerprint(folder, decided, study), study.networks[0]
         own = job_fingerprint(fingerprint, study, network, "abc")
         folder.job(network, 0).finish({"model": network, "fold": 1, "fingerprint": own, "first_weights": "abc"})
@@ -457,4 +457,4 @@ class TestFingerprint:
         study, cohort = plain[0].study, plain[0].cohort
         apart = study.model_copy(update={"nested_cv": study.nested_cv.model_copy(update={"among": False})})
         fewer = study.model_copy(update={"nested_cv": study.nested_cv.model_copy(update={"folds": 3})})
-        assert what_decides(apart, cohort) == what_decides(study, cohort) != what_decides(fewer, cohort)
+        assert deciding_settings(apart, cohort) == deciding_settings(study, cohort) != deciding_settings(fewer, cohort)

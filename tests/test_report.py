@@ -260,13 +260,13 @@ def test_ranges_of_the_scale_hold_every_case(report_of_numbers: ReportContext) -
     context = report_of_numbers
     ranges = agreement.score_ranges(context)
     assert [part.name for part in ranges] == ["clear", "mild", "moderate-to-severe"]
-    assert sum(part.count for part in ranges) == len(context.judged)
+    assert sum(part.count for part in ranges) == len(context.headline_rows)
     study = context.study.model_copy(update={"evaluation": context.study.evaluation.model_copy(update={"bands": {}})})
     thirds = agreement.score_ranges(dataclasses.replace(context, study=study))
-    assert sum(part.count for part in thirds) == len(context.judged)
+    assert sum(part.count for part in thirds) == len(context.headline_rows)
     assert len(thirds) == 3
-    error = (context.judged["y_pred"] - context.judged["y_true"]).abs().mean()
-    assert sum(p.error * p.count for p in thirds) / len(context.judged) == pytest.approx(error)
+    error = (context.headline_rows["y_pred"] - context.headline_rows["y_true"]).abs().mean()
+    assert sum(p.error * p.count for p in thirds) / len(context.headline_rows) == pytest.approx(error)
 
 
 @pytest.mark.parametrize(
@@ -425,4 +425,4 @@ def test_band_limits_read_as_ranges(report_of_numbers: ReportContext) -> None:
     found = agreement.confusion(report_of_numbers, "test")
     assert found is not None
     assert found.bounds == ["below 1", "1 to below 10", "10 or more"]
-    assert sum(count for row in found.rows for count, _ in row) == len(report_of_numbers.judged)
+    assert sum(count for row in found.rows for count, _ in row) == len(report_of_numbers.headline_rows)

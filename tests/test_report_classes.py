@@ -85,7 +85,7 @@ def test_page_is_whole_and_has_the_sections_of_classes(three: ReportContext, tex
 
 
 def test_the_summary_names_the_commonest_class_and_the_class_missed_most(three: ReportContext) -> None:
-    truth, names = three.judged["y_true"].to_numpy(int), ["covid", "no finding", "pneumonia"]
+    truth, names = three.headline_rows["y_true"].to_numpy(int), ["covid", "no finding", "pneumonia"]
     counts = np.bincount(truth)
     accuracy = summary.accuracy(three)
     assert accuracy is not None
@@ -141,7 +141,7 @@ def test_grades_have_weighted_kappa_and_name_a_grade_with_its_target(grades: Rep
     assert grades.merit == "kappa_quadratic"
     best = max(grades.learners, key=lambda n: grades.metric("oof", n, "kappa_quadratic")["value"])  # type: ignore[index]
     assert grades.learner == best
-    near = (grades.judged["y_pred"] - grades.judged["y_true"]).abs().le(1).mean()
+    near = (grades.headline_rows["y_pred"] - grades.headline_rows["y_true"]).abs().le(1).mean()
     assert summary.distance(grades)["near"] == pytest.approx(near)  # type: ignore[index]
     assert summary.missed(grades)["worst"].startswith("retinopathy ")  # type: ignore[index]
     assert summary.tiles(grades)[0]["code"] == "kappa_quadratic"
@@ -274,7 +274,7 @@ def test_an_audit_that_examined_no_shortcut_is_not_green_and_says_so(three: Repo
 def test_rates_of_all_or_none_do_not_pretend_certainty(two: ReportContext) -> None:
     sure = changed(two, {**figures(two), "sensitivity": {"value": 1.0, "low": 1.0, "high": 1.0}})
     number = two.classes.index(str(two.study.positive_of(two.outcome)))
-    n = two.judged.loc[two.judged["y_true"] == number, "subject"].nunique()
+    n = two.headline_rows.loc[two.headline_rows["y_true"] == number, "subject"].nunique()
     exact = summary.rates(sure)["exact"]["sensitivity"]  # type: ignore[index]
     # the closed form where all are right
     assert exact == {"count": n, "subjects": n, "low": pytest.approx(0.025 ** (1 / n), abs=1e-4), "high": 1.0}
@@ -396,7 +396,7 @@ def test_external_without_truth_says_so(three: ReportContext) -> None:
 def test_high_confidence_errors_are_wrong_and_the_surest_first(three: ReportContext) -> None:
     found = class_sections.high_confidence_errors(three)
     assert found is not None
-    rows = three.judged
+    rows = three.headline_rows
     wrong = rows[rows["y_true"] != rows["y_pred"]]
     assert found["wrong"] == len(wrong)
     surest = max(row[f"p{int(row['y_pred'])}"] for _, row in wrong.iterrows())

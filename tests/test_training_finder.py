@@ -14,7 +14,7 @@ from casewise.models.backbones import Network
 from casewise.study.schema import Recipe
 from casewise.training import strategies as learning
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.lr_finder import Found, Sweep, deepest, find_rate, steepest, tamed, weights
+from casewise.training.lr_finder import RateSearch, Sweep, deepest, find_rate, steepest, tamed, weights
 from tests.test_training_learn import LABEL, TRAIN, CutError, cut_after, learned, network_of, same, state
 
 # Losses of single batches as recorded in real searches from 1e-7 to 1 in 60 steps, and between which rates they fall.
@@ -153,7 +153,7 @@ class TestTheChoice:
 class TestTheFinder:
     recipe = Recipe.model_validate({"lr": "find", "batch_size": 8, "optimizer": "radam", "finder": {"steps": 60}})
 
-    def found(self, recipe: Recipe, network: Network | None = None) -> Found:
+    def found(self, recipe: Recipe, network: Network | None = None) -> RateSearch:
         return find_rate(network or network_of(), recipe, TRAIN, outputs=LABEL, seed=0, choice=ComputePlan())
 
     def test_the_rate_is_one_that_learns(self, tmp_path: Path) -> None:

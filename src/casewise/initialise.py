@@ -225,11 +225,11 @@ def _understood(layout: Layout, study: Study) -> list[str]:
     counted = [] if layout.by_class else [_count(len({image.subject for image in images}), "subject")]
     counted += [_count(len(cases), "visit")] if images[0].visit else []
     counted.append(_count(len(images), "image"))
-    for what, values in (("regions", [i.region for i in images]), ("classes", [i.label for i in images])):
+    for noun, values in (("regions", [i.region for i in images]), ("classes", [i.label for i in images])):
         counts = Counter(values)
         order = [region for region in study.regions if region in counts] or sorted(counts)
         if any(values):
-            counted.append(f"{what} " + ", ".join(f"{value} ({counts[value]:,})" for value in order))
+            counted.append(f"{noun} " + ", ".join(f"{value} ({counts[value]:,})" for value in order))
     skipped = list(dict.fromkeys(path.rpartition("/")[2] for path in layout.skipped))
     named = ", ".join(skipped[:3]) + (" …" if len(skipped) > 3 else "")
     tail = f"; {_count(len(layout.skipped), 'file')} skipped ({named})" if skipped else ""

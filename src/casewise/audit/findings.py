@@ -180,7 +180,7 @@ class Audit:
         ['The region outside the anatomy was not tested for label: too few images of each class have a mask.']
         """
         codes = {finding.id for finding in self.findings}
-        maskless = [what.removesuffix(_OUTSIDE) for what in self.facts.get("not_tested", []) if what.endswith(_OUTSIDE)]
+        maskless = [item.removesuffix(_OUTSIDE) for item in self.facts.get("not_tested", []) if item.endswith(_OUTSIDE)]
         _, rows = noun_of(self.facts)
         masks = [
             f"The region outside the anatomy was not tested for {name}: too few {rows} of each class have a mask."
@@ -247,8 +247,8 @@ def check_settings(study: Study, images: pd.DataFrame) -> None:
 
 def possible_findings(study: Study, columns: Sequence[str]) -> list[str]:
     """The names that findings can have in a study whose table has these columns."""
-    own = [*study.targets, "image", "path", "subject", "case", "panel"]
-    others = [column.removeprefix("table_") for column in columns if column not in own]
+    standard_columns = [*study.targets, "image", "path", "subject", "case", "panel"]
+    others = [column.removeprefix("table_") for column in columns if column not in standard_columns]
     shortcuts = ["shortcut-" + re.sub(r"\W+", "-", name) for name in [*others, *PROBES]]
     sources = [f"source-predictable-{label}" for name in study.outputs for label in study.classes_of(name)]
     plain = [*shortcuts, *sources]

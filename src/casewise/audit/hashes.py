@@ -64,9 +64,11 @@ class Candidates:
         """The number of pairs."""
         return len(self.i)
 
-    def of(self, chosen: np.ndarray) -> Candidates:
+    def of(self, numbers: np.ndarray) -> Candidates:
         """The pairs with these numbers."""
-        return Candidates(self.i[chosen], self.j[chosen], self.distance[chosen], self.flip[chosen], self.inset[chosen])
+        return Candidates(
+            self.i[numbers], self.j[numbers], self.distance[numbers], self.flip[numbers], self.inset[numbers]
+        )
 
 
 def grey(store: TileStore, row: int, side: int, *, inset: float = 0.0) -> np.ndarray:

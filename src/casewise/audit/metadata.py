@@ -67,8 +67,8 @@ def audited_columns(study: Study, images: pd.DataFrame) -> list[str]:
     Raises:
         CohortError: a column that the study names is missing, or is a target.
     """
-    own = ["image", "path", "subject", "visit", "case", "day", "region", "panel"]
-    others = [str(c) for c in images.columns if c not in own and c not in study.targets]
+    standard_columns = ["image", "path", "subject", "visit", "case", "day", "region", "panel"]
+    others = [str(c) for c in images.columns if c not in standard_columns and c not in study.targets]
     by_name = {name: name for name in others} | {name.removeprefix("table_"): name for name in others}
     annotated = {column for name in study.targets for column in target_columns(name, study)}
     annotated |= {column for readers in study.evaluation.readers.values() for column in readers.values()}
@@ -204,10 +204,10 @@ def _quantity(values: Floats) -> Floats:
 def _one_hot(cells: Sequence[str], subjects: Sequence[object]) -> Floats:
     """(n, levels) an indicator for each level with at least `RARE` subjects, and one for all rarer levels."""
     people: Counter[str] = Counter(cell for cell, _ in {(c, str(s)) for c, s in zip(cells, subjects, strict=True)})
-    kept = [cell for cell, count in people.most_common(MOST_LEVELS) if count >= RARE]
-    number = {cell: column for column, cell in enumerate(sorted(kept))}
-    table = np.zeros((len(cells), len(kept) + 1))
-    table[np.arange(len(cells)), [number.get(cell, len(kept)) for cell in cells]] = 1.0
+    frequent = [cell for cell, count in people.most_common(MOST_LEVELS) if count >= RARE]
+    number = {cell: column for column, cell in enumerate(sorted(frequent))}
+    table = np.zeros((len(cells), len(frequent) + 1))
+    table[np.arange(len(cells)), [number.get(cell, len(frequent)) for cell in cells]] = 1.0
     return table
 
 

@@ -14,7 +14,7 @@ from casewise.metrics.roc import ranked_pairs, share
 __all__ = ["FOLDS", "Labels", "ProbeResult", "adjusted", "enough", "moves", "probe"]
 
 Floats = NDArray[np.floating[Any]]
-Whole = NDArray[np.int64]
+Ints = NDArray[np.int64]
 
 FOLDS = 5
 # The fewest subjects of a class and of a cohort for a meaningful fold.
@@ -40,9 +40,9 @@ class Labels:
     """
 
     values: Floats
-    subjects: Whole
+    subjects: Ints
     names: tuple[str, ...]
-    moved: Whole
+    moved: Ints
 
     @property
     def weights(self) -> Floats:
@@ -92,16 +92,16 @@ def enough(values: Floats, subjects: Sequence[object], *, classed: bool) -> NDAr
     >>> enough(np.array([0.0] * 5 + [1.0, np.nan]), list("abcdefg"), classed=True).tolist()
     [True, True, True, True, True, False, False]
     """
-    kept = ~np.isnan(values)
+    included = ~np.isnan(values)
     if classed:
         names = np.asarray(subjects, str)
-        for number in np.unique(values[kept]):
+        for number in np.unique(values[included]):
             if len(np.unique(names[values == number])) < FEWEST_OF_CLASS:
-                kept &= values != number
-    return kept
+                included &= values != number
+    return included
 
 
-def moves(subjects: Whole, permutations: int, seed: int) -> Whole:
+def moves(subjects: Ints, permutations: int, seed: int) -> Ints:
     """(P, n) the image whose label each image receives when the labels of whole subjects are permuted.
 
     Under the null hypothesis subjects are exchangeable, single images are not. The labels of a subject move together
@@ -153,7 +153,7 @@ def probe(features: Floats, labels: Labels, *, seed: int) -> ProbeResult | None:
     )
 
 
-def _folds(subjects: Whole, seed: int) -> Whole:
+def _folds(subjects: Ints, seed: int) -> Ints:
     """(n,) the fold of each image: subjects in random order, assigned in turn."""
     fold_of_subject = np.random.default_rng([seed, FOLD_STREAM]).permutation(subjects.max() + 1) % FOLDS
     return fold_of_subject[subjects]
@@ -200,7 +200,7 @@ def _penalty(values: Floats, subjects: float) -> float:
     return float(np.exp(high))
 
 
-def _statistics(take: Whole, labels: Labels, hats: list[_Hat], weights: Floats) -> tuple[Floats, Floats]:
+def _statistics(take: Ints, labels: Labels, hats: list[_Hat], weights: Floats) -> tuple[Floats, Floats]:
     """(P, K) the AUROC of each class (two classes: one value; numbers: r), and (P, K, n) the scores."""
     values = labels.values[take]
     kinds = len(labels.names)

@@ -78,8 +78,8 @@ def pictures(store: TileStore, rows: NDArray[np.integer[Any]]) -> Bytes:
 def _cells(images: Bytes) -> NDArray[np.uint8]:
     """(n, 8, 8, 144) the pixels of each cell."""
     n = len(images)
-    cut = images.reshape(n, CELLS, CELL, CELLS, CELL).transpose(0, 1, 3, 2, 4)
-    return cut.reshape(n, CELLS, CELLS, CELL * CELL)
+    cells = images.reshape(n, CELLS, CELL, CELLS, CELL).transpose(0, 1, 3, 2, 4)
+    return cells.reshape(n, CELLS, CELLS, CELL * CELL)
 
 
 def _ring() -> Bools:
@@ -88,11 +88,11 @@ def _ring() -> Bools:
     return ring
 
 
-def _histogram(values: NDArray[np.uint8], kept: Bools | None = None) -> Floats:
+def _histogram(values: NDArray[np.uint8], included: Bools | None = None) -> Floats:
     """(n, 16) shares of grey levels."""
     bins = (values // (256 // BINS)).astype(np.int64).reshape(len(values), -1)
     shift = np.arange(len(bins))[:, None] * BINS + bins
-    weights = None if kept is None else kept.reshape(len(values), -1).astype(float).ravel()
+    weights = None if included is None else included.reshape(len(values), -1).astype(float).ravel()
     counts = np.bincount(shift.ravel(), weights, minlength=len(bins) * BINS).reshape(len(bins), BINS)
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
@@ -135,11 +135,11 @@ def outside(images: Bytes, masks: Bools) -> Floats:
 
     The anatomy is set to the mean of the remaining area, because the brightness of the anatomy may show the disease.
     """
-    kept = ~masks
-    means = (images * kept).sum(axis=(1, 2)) / np.maximum(kept.sum(axis=(1, 2)), 1)
-    filled = np.where(kept, images, means[:, None, None])
+    outside_mask = ~masks
+    means = (images * outside_mask).sum(axis=(1, 2)) / np.maximum(outside_mask.sum(axis=(1, 2)), 1)
+    filled = np.where(outside_mask, images, means[:, None, None])
     small = filled.reshape(len(images), 16, SIDE // 16, 16, SIDE // 16).mean(axis=(2, 4))
-    return np.column_stack([small.reshape(len(images), -1), _histogram(images, kept)])
+    return np.column_stack([small.reshape(len(images), -1), _histogram(images, outside_mask)])
 
 
 def read_masks(study: Study, images: pd.DataFrame, store: TileStore) -> tuple[NDArray[np.int64], Bools]:

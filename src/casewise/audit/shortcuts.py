@@ -70,7 +70,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class TestedShortcut:
     """One test and its result; `within` is the class within which a source was predicted."""
 
     evidence: Evidence
@@ -140,7 +140,7 @@ def find_shortcuts(
         report(GATHERING * len(evidence) / (len(columns) + MAX_EVIDENCE), item.name)
     labels = {name: panel_values(cohort.panels, study, name)[images["panel"].to_numpy()] for name in study.outputs}
     questions = [(target, item) for target in labels for item in evidence if item.kind != "source-from-image"]
-    answers: list[Answer] = []
+    answers: list[TestedShortcut] = []
     not_tested: list[str] = []
     for number, (target, item) in enumerate(questions):
         report(GATHERING + (1 - GATHERING) * number / len(questions), f"{target} from {item.name}")
@@ -157,33 +157,35 @@ def find_shortcuts(
     return Shortcuts(findings, [a.figures for a in answers], list(dict.fromkeys(not_tested)), columns)
 
 
-def _adjusted(answers: list[Answer]) -> list[Answer]:
+def _adjusted(answers: list[TestedShortcut]) -> list[TestedShortcut]:
     """The answers with p-values adjusted for all of them."""
     return [replace(a, p=p) for a, p in zip(answers, adjusted([a.result for a in answers]), strict=True)]
 
 
-def _test(study: Study, images: pd.DataFrame, evidence: Evidence, target: str, values: Floats) -> Answer | None:
+def _test(study: Study, images: pd.DataFrame, evidence: Evidence, target: str, values: Floats) -> TestedShortcut | None:
     """Predict a target from one piece of evidence; None if there are too few cases, or nothing varies."""
     classes = study.classes_of(target)
     subjects = images["subject"].to_numpy()[evidence.rows]
     values = values[evidence.rows]
-    kept = enough(values, subjects, classed=bool(classes))
-    labels = Labels.of(values[kept], subjects[kept], classes, permutations=study.audit.permutations, seed=study.seed)
-    result = probe(evidence.features[kept], labels, seed=study.seed) if labels else None
+    included = enough(values, subjects, classed=bool(classes))
+    labels = Labels.of(
+        values[included], subjects[included], classes, permutations=study.audit.permutations, seed=study.seed
+    )
+    result = probe(evidence.features[included], labels, seed=study.seed) if labels else None
     if labels is None or result is None:
         return None
     by_filling = False
-    if evidence.filled is not None and 0.05 < evidence.filled[kept].mean() < 0.95:
+    if evidence.filled is not None and 0.05 < evidence.filled[included].mean() < 0.95:
         plain = probe(
-            evidence.filled[kept, None].astype(float), replace(labels, moved=labels.moved[:0]), seed=study.seed
+            evidence.filled[included, None].astype(float), replace(labels, moved=labels.moved[:0]), seed=study.seed
         )
         by_filling = plain is not None and plain.value > result.value - EQUAL
-    return Answer(evidence, target, labels, result, by_filling=by_filling)
+    return TestedShortcut(evidence, target, labels, result, by_filling=by_filling)
 
 
 def _test_source(
     study: Study, images: pd.DataFrame, pictures: Evidence, source: str, labels_by_target: dict[str, Floats]
-) -> Iterator[Answer]:
+) -> Iterator[TestedShortcut]:
     """Predict the source from the image, within each class that comes from several sources."""
     subjects = images["subject"].to_numpy()[pictures.rows]
     cells = np.array(levels(images[source].astype(str).to_numpy()[pictures.rows].tolist()))
@@ -203,7 +205,7 @@ def _test_source(
             )  # fmt: skip
             result = probe(pictures.features[inside], labels, seed=study.seed) if labels else None
             if labels and result:
-                yield Answer(pictures, target, labels, result, within=name)
+                yield TestedShortcut(pictures, target, labels, result, within=name)
 
 
 def level_of(kind: Kind, strength: float, *, classed: bool) -> Level:
@@ -225,11 +227,11 @@ def level_of(kind: Kind, strength: float, *, classed: bool) -> Level:
 
 
 def _findings(
-    study: Study, images: pd.DataFrame, labels: dict[str, Floats], answers: list[Answer], source: str | None
+    study: Study, images: pd.DataFrame, labels: dict[str, Floats], answers: list[TestedShortcut], source: str | None
 ) -> list[Finding]:
     """One finding for each evidence and target beyond chance; of several variants, the one that predicts best."""
     tabled, source = source, source.removeprefix("table_") if source else None
-    groups: dict[tuple[str, str, str], list[Answer]] = {}
+    groups: dict[tuple[str, str, str], list[TestedShortcut]] = {}
     for answer in answers:
         if answer.p <= ALPHA:
             groups.setdefault((answer.evidence.name, answer.target, answer.within), []).append(answer)
@@ -284,16 +286,19 @@ def _lone_class(images: pd.DataFrame, column: str, target: str, values: Floats, 
     """A class that occurs with one value of a column only, if there is one."""
     cells = images[column].astype(str).str.strip().to_numpy()
     by_class = {name: np.unique(cells[values == number]) for number, name in enumerate(classes)}
-    label = next((name for name, own in by_class.items() if len(own) == 1), None)
+    label = next((name for name, class_values in by_class.items() if len(class_values) == 1), None)
     if label is None:
         return None
-    by_value = {str(value): [name for name, own in by_class.items() if value in own] for value in np.unique(cells)}
+    by_value = {
+        str(value): [name for name, class_values in by_class.items() if value in class_values]
+        for value in np.unique(cells)
+    }
     value = max(by_value, key=lambda name: len(by_value[name]))
     among = (value, by_value[value]) if len(by_value[value]) > 1 else None
     return LoneClass(target, label, str(by_class[label][0]), among)
 
 
-def _rank_correlation(study: Study, answer: Answer) -> dict[str, float]:
+def _rank_correlation(study: Study, answer: TestedShortcut) -> dict[str, float]:
     """For grades: Spearman's correlation between the expected grade from the scores and the recorded grade."""
     if answer.within or not kind_named(study.kind_of(answer.target)).rank_correlation:
         return {}
@@ -312,8 +317,8 @@ def _with_sizes(
         classes, labelled = study.classes_of(target), ~np.isnan(values)
         names = [classes[int(number)] for number in values[labelled]] if classes else []
         subjects = images["subject"].to_numpy()[labelled]
-        if own := one_size_one_class(tiles.index[labelled], names, subjects) if classes else []:
-            listed = " and ".join(f"{name} ({size})" for name, size in own)
+        if single_sizes := one_size_one_class(tiles.index[labelled], names, subjects) if classes else []:
+            listed = " and ".join(f"{name} ({size})" for name, size in single_sizes)
             sentences[target] = fill("one size", target=target, classes=listed)
     for finding in findings:
         text = sentences.pop(finding.figures["target"], "") if finding.id == "shortcut-files" else ""

@@ -189,7 +189,7 @@ def check_twins_between(
     ]
     if duplicates:
         lines = [
-            f"\n  {own.path} ({own.subject}) = {other.path} ({other.subject})" for own, other in duplicates[:SHOWN]
+            f"\n  {our.path} ({our.subject}) = {their.path} ({their.subject})" for our, their in duplicates[:SHOWN]
         ]
         more = f"\n  and {len(duplicates) - SHOWN} more pairs" if len(duplicates) > SHOWN else ""
         remedy = (

@@ -111,8 +111,8 @@ def _near(
 ) -> Iterator[Twin]:
     """The candidates that are confirmed as the same picture."""
     peaks = screen(store, pairs)
-    chosen = worth_comparing(pairs, peaks)
-    pairs, peaks = pairs.of(chosen), peaks[chosen]
+    plausible_pairs = worth_comparing(pairs, peaks)
+    pairs, peaks = pairs.of(plausible_pairs), peaks[plausible_pairs]
     registers = list(compare(store, pairs, peaks, progress=lambda done: report(done / len(pairs) / 2)))
     subject = images["subject"].to_numpy()
     same = (subject[pairs.i] == subject[pairs.j]).tolist()

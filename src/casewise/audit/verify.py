@@ -206,8 +206,8 @@ def _by_block(first: np.ndarray, second: np.ndarray, both: np.ndarray) -> np.nda
     std_x, std_y = x.std(axis=1), y.std(axis=1)
     busy = np.minimum(std_x / (_rms(x) + 1e-6), std_y / (_rms(y) + 1e-6)) > BUSY
     agreement = (x * y).mean(axis=1) / (std_x * std_y + 1e-3)
-    chosen: np.ndarray = agreement[busy & (covered.mean(axis=1) > 0.9)]
-    return chosen
+    block_agreement: np.ndarray = agreement[busy & (covered.mean(axis=1) > 0.9)]
+    return block_agreement
 
 
 def _rms(image: np.ndarray) -> float:

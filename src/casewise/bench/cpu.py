@@ -39,7 +39,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Measured:
+class BenchmarkResult:
     """The measurements, a description of the machine, and what a run would choose on it."""
 
     rows: list[Row]
@@ -69,7 +69,7 @@ class Measured:
 
 def bench_cpu(
     *, backbone: str = "mobilenet_v2", size: int = 128, batch: int = 32, images: int = 192, show: Show | None = None
-) -> Measured:
+) -> BenchmarkResult:
     """Measure every fast path of training on the processor, on synthetic images and random weights.
 
     Raises:
@@ -114,7 +114,7 @@ def bench_cpu(
         head.append(
             f"Other processes are running (load {load:.1f}), so these ratios are unreliable. Measure when idle."
         )
-    return Measured(rows, head, _chosen(backbone, choices, count))
+    return BenchmarkResult(rows, head, _chosen(backbone, choices, count))
 
 
 def check(backbone: str, *, size: int, batch: int, images: int) -> None:

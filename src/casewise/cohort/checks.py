@@ -122,9 +122,9 @@ def keep_rows(cells: pd.DataFrame, study: Study, problems: Problems, notes: list
 
 
 def _matching(
-    cells: pd.DataFrame, key: str, column: str, wanted: str | list[str], problems: Problems, root: Path | None
+    cells: pd.DataFrame, key: str, column: str, accepted: str | list[str], problems: Problems, root: Path | None
 ) -> pd.Series | None:
-    """A mask of the rows with one of the wanted values in a column; a missing column or value is a problem.
+    """A mask of the rows with one of the accepted values in a column; a missing column or value is a problem.
 
     With `root` the column contains paths from there, and a file matches however its path is written.
     """
@@ -132,7 +132,7 @@ def _matching(
         problems.add("where", f"{key}: {column!r} is no column.{closest(column, cells.columns.tolist())}")
         return None
     values = cells[column].str.strip()
-    options = [wanted] if isinstance(wanted, str) else list(wanted)
+    options = [accepted] if isinstance(accepted, str) else list(accepted)
     if root is not None:
         whole = {text: os.path.abspath(os.path.join(root, text.replace("\\", "/"))) for text in values if text}
         named = {os.path.abspath(os.path.join(root, option.strip())) for option in options if option.strip()}
@@ -148,29 +148,29 @@ def _matching(
     return values.isin([option.strip() for option in options])
 
 
-def read_names(raw: pd.Series, what: str, problems: Problems, notes: list[str]) -> pd.Series:
+def read_names(raw: pd.Series, field: str, problems: Problems, notes: list[str]) -> pd.Series:
     """Names without outer spaces; empty names and words for a missing value are problems."""
     text = raw.str.strip()
-    fill = {"subject": "who is on the image", "visit": "the visit", "region": "the region shown"}[what]
+    fill = {"subject": "who is on the image", "visit": "the visit", "region": "the region shown"}[field]
     for row, value in each(text[(text == "") | text.str.casefold().isin(_NO_VALUE)]):
         defect = "is empty" if not value else f"{value!r} means no value"
         hint = " Where subjects are not known, give each image a separate name and say `subjects_known: false`."
         unused = problems.setting('columns: {visit: ""}')
-        if what == "visit":
+        if field == "visit":
             hint = f" To leave the column unused, so that every subject is one case, write {unused} in the study."
         problems.add(
-            f"{what} empty",
-            f"row {row}, {what}: {defect}. Fill in {fill}, or leave the row out with `where_not`."
-            + (hint if what == "visit" or (what == "subject" and value) else ""),
+            f"{field} empty",
+            f"row {row}, {field}: {defect}. Fill in {fill}, or leave the row out with `where_not`."
+            + (hint if field == "visit" or (field == "subject" and value) else ""),
             row=row,
         )
     trimmed = int((raw != text).sum())
     if trimmed:
-        notes.append(f"Spaces around {what} were removed in {trimmed:,} rows.")
+        notes.append(f"Spaces around {field} were removed in {trimmed:,} rows.")
     return text
 
 
-def check_alike(raw: pd.Series, what: str, problems: Problems, *, within: pd.Series | None = None) -> None:
+def check_alike(raw: pd.Series, field: str, problems: Problems, *, within: pd.Series | None = None) -> None:
     """Names that differ only in case or spaces are a problem; `within` restricts the comparison to its groups."""
     import pandas as pd
 
@@ -183,8 +183,8 @@ def check_alike(raw: pd.Series, what: str, problems: Problems, *, within: pd.Ser
         rows = [pairs.index[(pairs["group"] == group) & (pairs["name"] == name)].tolist() for name in same["name"]]
         named = " and ".join(f"{n!r} ({rows_text(r, 3)})" for n, r in zip(same["name"], rows, strict=True))
         of = f" of subject {group}" if within is not None else ""
-        text = f"{what}{of}: {named} look alike. Write the same name in all rows, or names that differ more clearly."
-        problems.add(f"{what} alike", text, row=min(rows[0]))
+        text = f"{field}{of}: {named} look alike. Write the same name in all rows, or names that differ more clearly."
+        problems.add(f"{field} alike", text, row=min(rows[0]))
 
 
 def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[str]) -> tuple[pd.Series, pd.Series]:
@@ -215,8 +215,8 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
                 break
         if not status:
             hint = _file_hint(folder, text, study, problems) if problems.wants_detail("path missing") else ""
-            what = f"there is no file {text} in {folder}" if why is None else f"{text} cannot be reached ({why})"
-            problems.add("path missing", f"row {row}, path: {what}.{hint}", row=row)
+            defect = f"there is no file {text} in {folder}" if why is None else f"{text} cannot be reached ({why})"
+            problems.add("path missing", f"row {row}, path: {defect}.{hint}", row=row)
         elif study.folders_allowed and stat.S_ISDIR(status.st_mode):
             marks[row] = f"{status.st_dev}:{status.st_ino}"  # a DICOM series
         elif not stat.S_ISREG(status.st_mode):
@@ -240,9 +240,11 @@ def _stat(path: str) -> tuple[os.stat_result | None, str | None]:
 
 
 def _file_hint(folder: Path, text: str, study: Study, problems: Problems) -> str:
-    wanted = folder / text
+    missing_path = folder / text
     try:
-        if wanted.parent.is_dir() and (hint := closest(wanted.name, os.listdir(wanted.parent)[:5_000])):
+        if missing_path.parent.is_dir() and (
+            hint := closest(missing_path.name, os.listdir(missing_path.parent)[:5_000])
+        ):
             return hint
         inside = [folder / name for name in sorted(os.listdir(folder))[:50]]
         for start in (*inside, *list(folder.parents)[:3]):

@@ -77,7 +77,9 @@ def keep_classes(
         others = text[(text != "") & ~text.isin(list(spelt)) & ~text.map(numbered).isin(list(spelt))]
         for spelling, rows in others.groupby(others, sort=False).groups.items():
             label = looks.get(plain(str(spelling)))
-            near = next((own for s, own in spelt.items() if s in written and nearly(str(spelling), s)), None)
+            near = next(
+                (class_name for s, class_name in spelt.items() if s in written and nearly(str(spelling), s)), None
+            )
             if label is None and near is not None and not kind_named(target.kind).closed:
                 problems.add(
                     "class alike",

@@ -75,18 +75,18 @@ def _read_numbers(name: str, target: Target, cells: pd.DataFrame, problems: Prob
 
 def _read_indicator(name: str, target: Target, cells: pd.DataFrame, problems: Problems) -> pd.Series:
     """1 where the column has the text of `equals`, 0 where it has another one, NaN where it is empty."""
-    column, wanted = cells.columns[0], target.equals or ""
+    column, indicator = cells.columns[0], target.equals or ""
     if len(cells.columns) > 1:
         problems.add("columns", f"targets.{name}: `equals` needs one column, found {len(cells.columns)}.")
     text = cells[column].str.strip()
     present = sorted((value for value in text.unique() if value), key=natural)
-    if present and wanted.strip() not in present:
+    if present and indicator.strip() not in present:
         problems.add(
             "equals",
-            f"column {column} (target {name}): no row has {wanted!r}.{closest(wanted, present)} "
+            f"column {column} (target {name}): no row has {indicator!r}.{closest(indicator, present)} "
             f"There are: {names_text([repr(value) for value in present], 6)}.",
         )
-    return (text == wanted.strip()).astype(float).where(text != "")
+    return (text == indicator.strip()).astype(float).where(text != "")
 
 
 def check_readers(study: Study, cells: pd.DataFrame, problems: Problems) -> None:

@@ -170,5 +170,7 @@ def by_key(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     for target, target_rows in rows.groupby("target", sort=False):
         keyed.append((str(target), target_rows))
         regional = target_rows[target_rows["region"] != ""]
-        keyed += [(f"{target}[{region}]", some) for region, some in regional.groupby("region", sort=False)]
+        keyed += [
+            (f"{target}[{region}]", region_rows) for region, region_rows in regional.groupby("region", sort=False)
+        ]
     return keyed

@@ -173,8 +173,8 @@ def by_subject(
         cases: (N,) the case of each row, for counting; by default each row is a case.
         kind: the kind of number, whose metrics are computed.
 
-    >>> judged = by_subject(np.array([0., 1., 2., 3.]), {"a": np.array([0., 1., 2., 4.])}, np.array(list("ppqq")))
-    >>> judged["a"]["mae"]
+    >>> estimates = by_subject(np.array([0., 1., 2., 3.]), {"a": np.array([0., 1., 2., 4.])}, np.array(list("ppqq")))
+    >>> estimates["a"]["mae"]
     Estimate(value=0.25, low=0.0, high=0.5, n_subjects=2, n_cases=4, rough=True, reason=None)
     """
     truth, subjects = np.asarray(truth, dtype=float), np.asarray(subjects)
@@ -186,8 +186,8 @@ def by_subject(
     for rows, members in same_rows(present):
         n_cases = len(np.unique(np.asarray(cases)[rows])) if cases is not None else int(rows.sum())
         sums = _sums(truth[rows], matrix[rows][:, members], subjects[rows])
-        judged = estimates(sums, partial(number_metrics, kind=kind), reason, plan, n_cases=n_cases)
-        estimates_by_learner |= dict(zip(map(str, learners[members]), judged, strict=True))
+        group_estimates = estimates(sums, partial(number_metrics, kind=kind), reason, plan, n_cases=n_cases)
+        estimates_by_learner |= dict(zip(map(str, learners[members]), group_estimates, strict=True))
     return {learner: estimates_by_learner[learner] for learner in predicted}
 
 

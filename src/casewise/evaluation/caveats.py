@@ -24,19 +24,21 @@ class Caveat(dict[str, Any]):
 
 
 def stage_caveats(
-    rows: pd.DataFrame, scored: pd.DataFrame, stage: str, wanted: Sequence[str], classes: Mapping[str, Classes]
+    rows: pd.DataFrame, scored: pd.DataFrame, stage: str, targets: Sequence[str], classes: Mapping[str, Classes]
 ) -> list[Caveat]:
     """Caveats of one stage; `scored` are those of its `rows` that have a reference value."""
     caveats = []
     n_subjects = scored["subject"].nunique()
     if n_subjects < ROUGH_BELOW:
         caveats.append(Caveat("few_subjects", stage=stage, subjects=n_subjects))
-    for target in wanted:
-        own = rows[rows["target"] == target].drop_duplicates(["case", "region", "image"])
-        n_unscored = int(own["y_true"].isna().sum())
+    for target in targets:
+        target_rows = rows[rows["target"] == target].drop_duplicates(["case", "region", "image"])
+        n_unscored = int(target_rows["y_true"].isna().sum())
         if n_unscored:
-            caveats.append(Caveat("without_truth", stage=stage, target=target, missing=n_unscored, total=len(own)))
-        present = set(own["y_true"].dropna())
+            caveats.append(
+                Caveat("without_truth", stage=stage, target=target, missing=n_unscored, total=len(target_rows))
+            )
+        present = set(target_rows["y_true"].dropna())
         names = classes[target].names if target in classes else ()
         missing = [name for number, name in enumerate(names) if number not in present]
         if present and missing:

@@ -24,7 +24,7 @@ _SAMPLE = ["target", "case", "region", "image"]
 
 
 @dataclass(frozen=True)
-class Chosen:
+class OutOfFoldChoice:
     """The temperature of each learner, and its threshold for each class and rule, chosen out of fold.
 
     Out of fold, one network predicts a case. At the stages 'test' and 'external' the values are applied to the mean of
@@ -100,10 +100,10 @@ def widen(
     )
 
 
-def choose_out_of_fold(oof: pd.DataFrame, classes: Classes, sensitivities: Sequence[float]) -> Chosen:
+def choose_out_of_fold(oof: pd.DataFrame, classes: Classes, sensitivities: Sequence[float]) -> OutOfFoldChoice:
     """Choose temperatures and thresholds on the scored out-of-fold rows of one target."""
     if oof.empty:
-        return Chosen({}, {})
+        return OutOfFoldChoice({}, {})
     wide = widen(oof, classes, {}, crossed=True)
     temperatures: dict[str, ByFold] = {}
     thresholds: dict[str, dict[tuple[int, str], ByFold]] = {}
@@ -121,7 +121,7 @@ def choose_out_of_fold(oof: pd.DataFrame, classes: Classes, sensitivities: Seque
             for c in _shown(classes)
             for rule, least in rules(sensitivities).items()
         }
-    return Chosen(temperatures, thresholds)
+    return OutOfFoldChoice(temperatures, thresholds)
 
 
 def judge_classes(
@@ -157,15 +157,15 @@ def judge_classes(
 
 
 def describe_classes(
-    wide: PredictionMatrix, classes: Classes, chosen: Chosen, plan: Plan, *, crossed: bool
+    wide: PredictionMatrix, classes: Classes, chosen: OutOfFoldChoice, plan: Plan, *, crossed: bool
 ) -> dict[str, dict[str, Any]]:
     """For each learner its confusion counts, temperature, curves, reliability and operating points."""
     chosen_on = "the other folds" if crossed else "out of fold"
     by_learner: dict[str, dict[str, Any]] = {}
     for number, learner in enumerate(wide.learners):
         rows, k = wide.predicted[:, number], len(classes.names)
-        some = wide.samples
-        truth, decided, p = some.truth[rows], some.decided[rows, number], some.probabilities[rows, number]
+        samples = wide.samples
+        truth, decided, p = samples.truth[rows], samples.decided[rows, number], samples.probabilities[rows, number]
         scores = one_against_rest(p, classes)
         curves = {classes.names[c]: drawn_curve(scores[:, c], truth == c) for c in _shown(classes)}
         temperatures = chosen.temperatures.get(learner, {})
@@ -180,7 +180,7 @@ def describe_classes(
             "temperature_fitted_on": chosen_on,
             "roc": {name: points for name, points in curves.items() if points},
             "reliability": reliability(p, truth),
-            "reliability_calibrated": reliability(some.calibrated[rows, number], truth),
+            "reliability_calibrated": reliability(samples.calibrated[rows, number], truth),
             "operating": [],
         }
         if crossed:
@@ -192,15 +192,15 @@ def describe_classes(
             np.stack([scores[:, c] for c, _ in thresholds], axis=1),
             np.stack([of_rows(t, wide.folds[rows, number], crossed=crossed) for t in thresholds.values()], axis=1),
             np.stack([truth == c for c, _ in thresholds], axis=1),
-            some.subjects[rows],
+            samples.subjects[rows],
             plan,
             n_cases=len(np.unique(wide.cases[rows])),
         )
-        for ((c, rule), by_fold), judged in zip(thresholds.items(), estimates, strict=True):
+        for ((c, rule), by_fold), estimate in zip(thresholds.items(), estimates, strict=True):
             threshold = stated(by_fold, crossed=crossed)
-            point = {"class": classes.names[c], "rule": rule, "chosen_on": chosen_on, **judged}
+            point = {"class": classes.names[c], "rule": rule, "chosen_on": chosen_on, **estimate}
             point["threshold"] = None if threshold is None else Threshold(threshold)
-            point["reached"] = reached(rule, judged["sensitivity"])
+            point["reached"] = reached(rule, estimate["sensitivity"])
             if crossed:
                 point["threshold_by_fold"] = _by_fold(by_fold)
             by_learner[learner]["operating"].append(point)
@@ -254,16 +254,16 @@ def _resampled(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]:
     """Metrics (L,) of some learners on some rows, those of every resample, and the number of subjects."""
     every = wide.samples
-    some = Samples(
+    samples = Samples(
         every.truth[rows],
         every.decided[rows][:, members],
         every.probabilities[rows][:, members],
         every.calibrated[rows][:, members],
         every.subjects[rows],
     )
-    n_subjects = len(np.unique(np.asarray(some.subjects, dtype=str)))
-    points = {name: at[0] for name, at in class_metrics(some, classes, np.ones((1, n_subjects))).items()}
-    drawn = class_metrics(some, classes, draw(n_subjects, plan))
+    n_subjects = len(np.unique(np.asarray(samples.subjects, dtype=str)))
+    points = {name: at[0] for name, at in class_metrics(samples, classes, np.ones((1, n_subjects))).items()}
+    drawn = class_metrics(samples, classes, draw(n_subjects, plan))
     for name in ("ece", "ece_calibrated"):
         # resampling adds noise to the bins, so resamples have a larger error than the data
         middle = percentiles(drawn[name], 0.0)[0]
@@ -276,5 +276,5 @@ def _shown(classes: Classes) -> list[int]:
     return list(range(len(classes.names))) if classes.positive is None else [classes.positive]
 
 
-def _by_fold(chosen: ByFold) -> dict[str, Threshold | None]:
-    return {str(f): None if np.isnan(v) else Threshold(v) for f, v in chosen.items() if f is not None}
+def _by_fold(thresholds: ByFold) -> dict[str, Threshold | None]:
+    return {str(f): None if np.isnan(v) else Threshold(v) for f, v in thresholds.items() if f is not None}

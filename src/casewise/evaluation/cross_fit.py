@@ -20,28 +20,28 @@ def choose(choice: Callable[[np.ndarray], float], folds: np.ndarray) -> dict[int
     """
     folds = np.asarray(folds, dtype=int)
     names = [int(fold) for fold in np.unique(folds)]
-    chosen: dict[int | None, float] = {None: choice(np.ones(len(folds), dtype=bool)) if len(folds) else float("nan")}
-    return chosen | {fold: choice(folds != fold) if len(names) > 1 else float("nan") for fold in names}
+    values: dict[int | None, float] = {None: choice(np.ones(len(folds), dtype=bool)) if len(folds) else float("nan")}
+    return values | {fold: choice(folds != fold) if len(names) > 1 else float("nan") for fold in names}
 
 
-def of_rows(chosen: ByFold, folds: np.ndarray, *, crossed: bool) -> np.ndarray:
+def of_rows(by_fold: ByFold, folds: np.ndarray, *, crossed: bool) -> np.ndarray:
     """The value for each row: with `crossed` that of its fold, else the one chosen on all; NaN if there is none.
 
     >>> of_rows({None: 3.0, 0: 6.0, 1: 1.5}, np.array([1, 0, 7]), crossed=True)
     array([1.5, 6. , nan])
     """
     if not crossed:
-        return np.full(len(folds), chosen.get(None, float("nan")))
-    return np.array([chosen.get(int(fold), float("nan")) for fold in folds], dtype=float)
+        return np.full(len(folds), by_fold.get(None, float("nan")))
+    return np.array([by_fold.get(int(fold), float("nan")) for fold in folds], dtype=float)
 
 
-def stated(chosen: ByFold, *, crossed: bool) -> float | None:
+def stated(by_fold: ByFold, *, crossed: bool) -> float | None:
     """The value to report: the median over the folds, or the one chosen on all; None if there is none.
 
     >>> stated({None: 3.0, 0: 6.0, 1: 2.0}, crossed=True), stated({}, crossed=False)
     (4.0, None)
     """
-    values = [value for fold, value in chosen.items() if (fold is not None) == crossed]
+    values = [value for fold, value in by_fold.items() if (fold is not None) == crossed]
     return None if not values or np.isnan(values).any() else float(np.median(values))
 
 

@@ -83,15 +83,15 @@ def by_source(
     judge = judge_of(rows, classes, positive)
     source_of = rows["subject"].map(dict(sources))
     for source in dict.fromkeys(sources.values()):
-        own = rows[source_of == source]
-        if own.empty:
+        source_rows = rows[source_of == source]
+        if source_rows.empty:
             continue
-        judged = judge.judge(own, plan, whole=False).metrics
+        metrics_by_learner = judge.judge(source_rows, plan, whole=False).metrics
         figures_by_source[str(source)] = {
             learner: {
                 name: estimate.as_json() for name, estimate in figures.items() if not name.endswith("_calibrated")
             }
-            for learner, figures in judged.items()
+            for learner, figures in metrics_by_learner.items()
         }
     return figures_by_source
 
@@ -125,10 +125,12 @@ def within_sources(left_out: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> d
     means: dict[str, dict[str, dict[str, Any]]] = {}
     for learner in learners:
         figures = {source: by_learner.get(learner) or {} for source, by_learner in left_out.items()}
-        names = dict.fromkeys(name for own in figures.values() for name in own if "[" not in name)
+        names = dict.fromkeys(name for source_figures in figures.values() for name in source_figures if "[" not in name)
         means[learner] = {}
         for name in names:
-            values = {source: (own.get(name) or {}).get("value") for source, own in figures.items()}
+            values = {
+                source: (source_figures.get(name) or {}).get("value") for source, source_figures in figures.items()
+            }
             defined = {source: value for source, value in values.items() if value is not None}
             means[learner][name] = {
                 "value": float(np.mean(list(defined.values()))) if defined else None,

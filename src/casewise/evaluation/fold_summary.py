@@ -38,8 +38,8 @@ def over_folds(
             continue
         judge = judge_of(target_rows, (classes or {}).get(target))
         summary[target] = {
-            str(learner): {name: _summed(values) for name, values in judge.by_fold(own).items()}
-            for learner, own in target_rows.groupby("model", sort=False)
+            str(learner): {name: _summed(values) for name, values in judge.by_fold(learner_rows).items()}
+            for learner, learner_rows in target_rows.groupby("model", sort=False)
         }
     return summary
 

@@ -19,22 +19,35 @@ def headline(metrics: Mapping[str, Any], main: str, kind: str, notes: list[Cavea
     The merit and the tie-breaker are those of the target's `kind`. `metrics` are those of `evaluate`. If the learner is
     chosen on the cases on which it is evaluated, a caveat is added to `notes`.
     """
-    chosen: dict[str, Any] = {"target": main, "stage": None, "learner": None, "chosen_on": None, "metrics": None}
-    chosen["kind"] = kind
-    judged = {
+    headline_values: dict[str, Any] = {
+        "target": main,
+        "stage": None,
+        "learner": None,
+        "chosen_on": None,
+        "metrics": None,
+    }
+    headline_values["kind"] = kind
+    figures_by_stage = {
         stage: {learner: keys[main] for learner, keys in learners.items() if main in keys}
         for stage, learners in metrics.items()
     }
-    stage = next((stage for stage in ("test", "oof", "external") if judged.get(stage)), None)
+    stage = next((stage for stage in ("test", "oof", "external") if figures_by_stage.get(stage)), None)
     if stage is None:
-        return chosen
-    chosen_on = "oof" if set(judged.get("oof", {})) & set(judged[stage]) else stage
-    candidates = [learner for learner in judged[chosen_on] if learner in judged[stage]]
+        return headline_values
+    chosen_on = "oof" if set(figures_by_stage.get("oof", {})) & set(figures_by_stage[stage]) else stage
+    candidates = [learner for learner in figures_by_stage[chosen_on] if learner in figures_by_stage[stage]]
     deciding = (kind_named(kind).merit, kind_named(kind).tie_breaker)
-    learner = max(candidates, key=lambda name: _rank(*(judged[chosen_on][name][key].value for key in deciding)))
+    learner = max(
+        candidates, key=lambda name: _rank(*(figures_by_stage[chosen_on][name][key].value for key in deciding))
+    )
     if chosen_on == stage and len(candidates) > 1:
         notes.append(_chosen_where_judged(learner))
-    return chosen | {"stage": stage, "learner": learner, "chosen_on": chosen_on, "metrics": judged[stage][learner]}
+    return headline_values | {
+        "stage": stage,
+        "learner": learner,
+        "chosen_on": chosen_on,
+        "metrics": figures_by_stage[stage][learner],
+    }
 
 
 def headline_within(
@@ -52,8 +65,8 @@ def headline_within(
     trained on the source. In `notes`, the caveat on the former choice is replaced by those on this one.
     """
     kind, target = main["kind"], main["target"]
-    judged = {learner: keys[target] for learner, keys in metrics.get("oof", {}).items() if target in keys}
-    if main["stage"] != "oof" or not judged or not left_out:
+    figures_by_learner = {learner: keys[target] for learner, keys in metrics.get("oof", {}).items() if target in keys}
+    if main["stage"] != "oof" or not figures_by_learner or not left_out:
         return dict(main)
     merit, loss = kind_named(kind).merit, kind_named(kind).tie_breaker
 
@@ -62,26 +75,28 @@ def headline_within(
         return entry.get("value")
 
     _remove(notes, str(main["learner"]))
-    fitted = [learner for learner in judged if learner.startswith(FITTED)]
-    if len(fitted) < len(judged):
-        judged = {learner: figures for learner, figures in judged.items() if learner not in fitted}
+    fitted = [learner for learner in figures_by_learner if learner.startswith(FITTED)]
+    if len(fitted) < len(figures_by_learner):
+        figures_by_learner = {
+            learner: figures for learner, figures in figures_by_learner.items() if learner not in fitted
+        }
         if fitted:
             notes.append(Caveat("fitted_not_headline", learners=fitted, column=column))
-    defined = [s for s in left_out if all(value(s, learner, merit) is not None for learner in judged)]
+    defined = [s for s in left_out if all(value(s, learner, merit) is not None for learner in figures_by_learner)]
     if not defined:
         notes.append(Caveat("chosen_on_pooled", column=column, metric=merit, kind=kind))
 
     def mean(learner: str, name: str) -> float | None:
-        every = [value(s, learner, name) for s in defined] if defined else [judged[learner][name]["value"]]
-        present = [own for own in every if own is not None]
+        every = [value(s, learner, name) for s in defined] if defined else [figures_by_learner[learner][name]["value"]]
+        present = [estimate for estimate in every if estimate is not None]
         return sum(present) / len(present) if present else None
 
-    learner = max(judged, key=lambda name: _rank(mean(name, merit), mean(name, loss)))
+    learner = max(figures_by_learner, key=lambda name: _rank(mean(name, merit), mean(name, loss)))
     undefined = [s for s in left_out if s not in defined]
     if defined:
         notes.append(Caveat("chosen_within", column=column, metric=merit, undefined=undefined, kind=kind))
-    notes += [_chosen_where_judged(learner)] if len(judged) > 1 else []
-    return {**main, "learner": learner, "chosen_on": "oof", "metrics": judged[learner]}
+    notes += [_chosen_where_judged(learner)] if len(figures_by_learner) > 1 else []
+    return {**main, "learner": learner, "chosen_on": "oof", "metrics": figures_by_learner[learner]}
 
 
 def headline_inside(

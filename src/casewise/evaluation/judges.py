@@ -11,7 +11,7 @@ import pandas as pd
 
 from casewise.evaluation.bootstrap import Estimate, Plan, by_subject, compare, draw
 from casewise.evaluation.classification import (
-    Chosen,
+    OutOfFoldChoice,
     choose_out_of_fold,
     classes_of,
     describe_classes,
@@ -28,7 +28,7 @@ _SAMPLE = ["target", "case", "region", "image"]
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judgement:
     """The metrics of every learner, the comparison of learners, and the curves of each (classes only)."""
 
     metrics: dict[str, dict[str, Estimate]]
@@ -48,7 +48,7 @@ class Judge(Protocol):
     @property
     def classes(self) -> Classes | None: ...
 
-    def judge(self, rows: pd.DataFrame, plan: Plan, *, whole: bool) -> Judged:
+    def judge(self, rows: pd.DataFrame, plan: Plan, *, whole: bool) -> Judgement:
         """Evaluate scored rows of one stage and key; learners are compared only if `whole`, over all regions."""
         ...
 
@@ -72,7 +72,7 @@ class NumberJudge:
     kind: str
     classes: Classes | None = None
 
-    def judge(self, rows: pd.DataFrame, plan: Plan, *, whole: bool) -> Judged:
+    def judge(self, rows: pd.DataFrame, plan: Plan, *, whole: bool) -> Judgement:
         """Metrics from sums over pairs of reference and prediction."""
         wide = rows.pivot(index=_SAMPLE, columns="model", values="y_pred")
         facts = rows.drop_duplicates(_SAMPLE).set_index(_SAMPLE).loc[wide.index]
@@ -82,7 +82,7 @@ class NumberJudge:
         cases = wide.index.get_level_values("case").to_numpy()
         metrics = by_subject(truth, predicted, subjects, plan, cases=cases, kind=self._metrics_of)
         several = whole and len(predicted) > 1
-        return Judged(metrics, compare(truth, predicted, subjects, plan, kind=self._metrics_of) if several else {})
+        return Judgement(metrics, compare(truth, predicted, subjects, plan, kind=self._metrics_of) if several else {})
 
     def resampled(self, rows: pd.DataFrame, plan: Plan) -> tuple[dict[str, float], dict[str, np.ndarray], int]:
         """From sums by subject."""
@@ -98,8 +98,10 @@ class NumberJudge:
         folds = rows["outer_fold"].to_numpy(dtype=int)
         truth, predicted = (rows[name].to_numpy(dtype=float) for name in ("y_true", "y_pred"))
         terms = moments(truth, predicted, centre=float(truth.mean()))
-        each = [number_metrics(terms[folds == fold].sum(axis=0), self._metrics_of) for fold in np.unique(folds)]
-        return {name: np.array([of_fold[name] for of_fold in each], dtype=float) for name in self.names("folds")}
+        fold_metrics = [number_metrics(terms[folds == fold].sum(axis=0), self._metrics_of) for fold in np.unique(folds)]
+        return {
+            name: np.array([of_fold[name] for of_fold in fold_metrics], dtype=float) for name in self.names("folds")
+        }
 
     def names(self, table: str) -> list[str]:
         """Of its kind."""
@@ -116,15 +118,15 @@ class ClassJudge:
 
     kind: str
     classes: Classes
-    chosen: Chosen = field(default_factory=lambda: Chosen({}, {}))
+    chosen: OutOfFoldChoice = field(default_factory=lambda: OutOfFoldChoice({}, {}))
 
-    def judge(self, rows: pd.DataFrame, plan: Plan, *, whole: bool) -> Judged:
+    def judge(self, rows: pd.DataFrame, plan: Plan, *, whole: bool) -> Judgement:
         """Metrics from counts, probabilities and ranks."""
         crossed = bool((rows["stage"] == "oof").all())
         wide = widen(rows, self.classes, self.chosen.temperatures, crossed=crossed)
         metrics, compared = judge_classes(wide, self.classes, plan, comparing=whole)
         blocks = describe_classes(wide, self.classes, self.chosen, plan, crossed=crossed) if whole else {}
-        return Judged(metrics, compared, blocks)
+        return Judgement(metrics, compared, blocks)
 
     def resampled(self, rows: pd.DataFrame, plan: Plan) -> tuple[dict[str, float], dict[str, np.ndarray], int]:
         """From counts by subject."""

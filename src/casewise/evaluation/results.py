@@ -95,7 +95,7 @@ def evaluate(
     names = _checked_names(outcomes, predicted)
     rows = rows[rows["target"].isin(names)]
     by_target = rows.groupby("target", sort=False)
-    judges = {str(target): _judge_of_target(own, str(target), outcomes) for target, own in by_target}
+    judges = {str(target): _judge_of_target(target_rows, str(target), outcomes) for target, target_rows in by_target}
     primary, classes = outcomes.primary, class_names(judges)
     kind = kind_named(judges[primary].kind)
     if not kind.arithmetic:
@@ -188,10 +188,10 @@ def _compare_with_readers(
     results: dict[str, Any], stage: str, rows: pd.DataFrame, readers: pd.DataFrame, plan: Plan
 ) -> list[Caveat]:
     """Add the agreement of readers and learners at a stage; return why they cannot be compared, if so."""
-    own = readers[readers["target"].isin(rows["target"].unique())]
-    results["between"][stage] = between_readers(own, plan, only_cases=set(rows["case"]))
-    results["learners"][stage] = with_readers(rows, own, plan)
-    shared = not rows.merge(own[["case", "target"]].drop_duplicates()).empty
+    target_readers = readers[readers["target"].isin(rows["target"].unique())]
+    results["between"][stage] = between_readers(target_readers, plan, only_cases=set(rows["case"]))
+    results["learners"][stage] = with_readers(rows, target_readers, plan)
+    shared = not rows.merge(target_readers[["case", "target"]].drop_duplicates()).empty
     return reader_caveats(any(results["learners"][stage].values()), shared, stage)
 
 
@@ -204,14 +204,14 @@ def _judge(
     blocks: dict[str, Any] = {learner: {} for learner in metrics}
     order = {target: number for number, target in enumerate(names)}
     scored = scored.sort_values("target", key=lambda targets: targets.map(order), kind="stable")
-    for key, own in by_key(scored):
-        target = str(own["target"].iloc[0])
-        judged = judges[target].judge(own, plan, whole=key == target)
-        for learner, figures in judged.metrics.items():
+    for key, group in by_key(scored):
+        target = str(group["target"].iloc[0])
+        judgement = judges[target].judge(group, plan, whole=key == target)
+        for learner, figures in judgement.metrics.items():
             metrics[learner][key] = figures
-        for learner, block in judged.blocks.items():
+        for learner, block in judgement.blocks.items():
             blocks[learner][key] = block
-        comparisons |= {key: judged.comparison} if judged.comparison else {}
+        comparisons |= {key: judgement.comparison} if judgement.comparison else {}
     return metrics, comparisons, blocks
 
 

@@ -34,7 +34,7 @@ def guess(predictions: pd.DataFrame, target: str, classes: Sequence[str] = ()) -
     ways: dict[str, Callable[..., Caveat]] = {"number": _mean_error, "classes": partial(_commonest, classes=classes)}
     guess_one = by_form(kind, ways)
     stages = {stage: rows[rows["stage"] == stage] for stage in ("test", "oof")}
-    return [guess_one(own, oof, stage, target) for stage, own in stages.items() if len(own)]
+    return [guess_one(stage_rows, oof, stage, target) for stage, stage_rows in stages.items() if len(stage_rows)]
 
 
 def _mean_error(rows: pd.DataFrame, oof: pd.DataFrame, stage: str, target: str) -> Caveat:

@@ -63,14 +63,16 @@ def summary(
     table, random_weights = table[defined], random_weights[defined]
     if table.empty:
         return {}
-    own = {name: table[name].to_numpy(dtype=float) for name in MEASURES}
-    own |= {f"prior_{name}": table[f"{prior[name]}_{name}"].to_numpy(dtype=float) for name in ("hit", "share")}
+    values_by_measure = {name: table[name].to_numpy(dtype=float) for name in MEASURES}
+    values_by_measure |= {
+        f"prior_{name}": table[f"{prior[name]}_{name}"].to_numpy(dtype=float) for name in ("hit", "share")
+    }
     subjects = table["subject"].astype(str).to_numpy()
-    sums = sum_by_subject(np.column_stack([np.ones(len(table)), *own.values()]), subjects)
+    sums = sum_by_subject(np.column_stack([np.ones(len(table)), *values_by_measure.values()]), subjects)
     counts = draw(len(sums), plan)
     totals = counts @ sums
-    samples = {name: totals[:, n + 1] / totals[:, 0] for n, name in enumerate(own)}
-    points = {name: float(values.mean()) for name, values in own.items()}
+    samples = {name: totals[:, n + 1] / totals[:, 0] for n, name in enumerate(values_by_measure)}
+    points = {name: float(values.mean()) for name, values in values_by_measure.items()}
     folds = sum_by_subject(table["fold"].to_numpy(dtype=float), subjects) / sums[:, 0]
     weights = _network_weights(folds, random_weights.shape[1], plan)
     for position, name in enumerate(RANDOM):
@@ -81,7 +83,7 @@ def summary(
             for fold, shares in weights.items()
         )
         samples[name], points[name] = resampled / totals[:, 0], float(values.mean())
-        own[name] = values.mean(axis=1)
+        values_by_measure[name] = values.mean(axis=1)
     for name, (first, second) in DIFFERENCES.items():
         samples[name], points[name] = samples[first] - samples[second], points[first] - points[second]
     estimates = with_intervals(
@@ -92,7 +94,7 @@ def summary(
         n_subjects=len(sums),
         n_cases=int(table["case"].nunique()),
     )[0]
-    return _exact_intervals(estimates, own, plan)
+    return _exact_intervals(estimates, values_by_measure, plan)
 
 
 def _network_weights(folds: np.ndarray, draws: int, plan: Plan) -> dict[float, np.ndarray]:
@@ -102,16 +104,18 @@ def _network_weights(folds: np.ndarray, draws: int, plan: Plan) -> dict[float, n
     return {float(f): rng.multinomial(draws, even, size=plan.resamples) / draws for f in np.unique(folds)}
 
 
-def _exact_intervals(estimates: dict[str, Estimate], own: Mapping[str, np.ndarray], plan: Plan) -> dict[str, Estimate]:
+def _exact_intervals(
+    estimates: dict[str, Estimate], values_by_measure: Mapping[str, np.ndarray], plan: Plan
+) -> dict[str, Estimate]:
     """Exact intervals where all or no cases hit, which resampling cannot give, and for differences of such rates."""
     tail = (1 - plan.confidence) / 2
     exact = set()
     for name in HITS:
         estimate = estimates[name]
         bound = tail ** (1 / estimate.n_subjects)
-        if bool((own[name] == 0).all()):
+        if bool((values_by_measure[name] == 0).all()):
             estimates[name] = replace(estimate, low=0.0, high=1 - bound, reason=None)
-        elif bool((own[name] == 1).all()):
+        elif bool((values_by_measure[name] == 1).all()):
             estimates[name] = replace(estimate, low=bound, high=1.0, reason=None)
         else:
             continue

@@ -122,10 +122,14 @@ def named_cases(run: FinishedRun, names: list[str]) -> list[str]:
     for name in dict.fromkeys(names):
         if name in cases:
             selected.append(name)
-        elif len(own := by_subject.get(name, [])) == 1:
-            selected.append(own[0])
+        elif len(subject_cases := by_subject.get(name, [])) == 1:
+            selected.append(subject_cases[0])
         else:
-            hint = f" The subject has {', '.join(own[:8])}." if own else nearest(name, [*cases, *by_subject])
+            hint = (
+                f" The subject has {', '.join(subject_cases[:8])}."
+                if subject_cases
+                else nearest(name, [*cases, *by_subject])
+            )
             problems.append(f"--case: the run has no case {name!r}; a case is written as SUBJECT/VISIT.{hint}")
     if problems:
         raise CohortError("\n  ".join(problems))

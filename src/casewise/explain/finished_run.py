@@ -67,8 +67,8 @@ def check_networks(run: FinishedRun, names: list[str]) -> list[str]:
             f"--network: the study {run.study.name} has {', '.join(networks)}, not "
             f"{' and not '.join(f'{name!r}' for name in wrong)}.{hints}"
         )
-    chosen = [name for name in networks if name in names] if names else list(networks)
-    for model in chosen:
+    selected = [name for name in networks if name in names] if names else list(networks)
+    for model in selected:
         for fold in range(run.splits.folds):
             job = run.folder.job(model, fold)
             missing = [file.path for file in (job.weights, job.facts, job.record) if not file.exists()]
@@ -82,7 +82,7 @@ def check_networks(run: FinishedRun, names: list[str]) -> list[str]:
                     f"{job.path}: this network was trained on another split than that of {run.folder.splits.path}. "
                     "Run the study again."
                 )
-    return chosen
+    return selected
 
 
 def check_explainable(run: FinishedRun) -> None:

@@ -138,8 +138,8 @@ def lesion_cases(run: FinishedRun, model: LoadedModel, masks: Mapping[int, np.nd
 
 def _sample(cases: Sequence[LesionCase], count: int, seed: int) -> list[LesionCase]:
     """At most `count` random cases, in their order."""
-    chosen = np.random.default_rng(seed).permutation(len(cases))[:count]
-    return [cases[n] for n in sorted(chosen)]
+    selected = np.random.default_rng(seed).permutation(len(cases))[:count]
+    return [cases[n] for n in sorted(selected)]
 
 
 def _measure_cases(

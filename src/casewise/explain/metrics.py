@@ -96,11 +96,11 @@ def by_slice(values: np.ndarray, slots: np.ndarray, *, grid: tuple[int, int]) ->
     """
     rows, columns = grid
     height, width = values.shape[0] // rows, values.shape[1] // columns
-    cut = values.reshape(rows, height, columns, width).transpose(0, 2, 1, 3).reshape(-1, height, width)
+    slot_maps = values.reshape(rows, height, columns, width).transpose(0, 2, 1, 3).reshape(-1, height, width)
     filled = slots >= 0
     slices, index, counts = np.unique(slots[filled], return_inverse=True, return_counts=True)
     total = np.zeros((len(slices), height, width))
-    np.add.at(total, index, cut[filled])
+    np.add.at(total, index, slot_maps[filled])
     return total / counts[:, None, None], slices
 
 
@@ -168,13 +168,17 @@ def measure_map(
         slots: (K,) the slice in each slot of the panel, row by row; −1 for an empty slot.
         peaks: see `chance_hit`.
     """
-    own, slices = by_slice(values, slots, grid=grid)
+    slice_maps, slices = by_slice(values, slots, grid=grid)
     inside = mask[slices]
     if not inside.any():
         return dict.fromkeys(MEASURES, float("nan"))
     shape = (values.shape[0], values.shape[1])
     wide = dilated(mask, (shape[0] / peaks[0].shape[1] / 2, shape[1] / peaks[1].shape[1] / 2))
-    measures = {"hit": hit(own, inside), "near": hit(own, wide[slices]), "share_inside": share_inside(own, inside)}
+    measures = {
+        "hit": hit(slice_maps, inside),
+        "near": hit(slice_maps, wide[slices]),
+        "share_inside": share_inside(slice_maps, inside),
+    }
     measures |= {"chance_hit": chance_hit(mask, slots, grid=grid, peaks=peaks), "mask_share": float(inside.mean())}
     measures["chance_near"] = chance_hit(wide, slots, grid=grid, peaks=peaks)
     for name, tiles in (("tile_centre", grid), ("panel_centre", (1, 1))):

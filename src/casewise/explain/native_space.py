@@ -67,8 +67,8 @@ def to_slots(maps: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
         raise CasewiseError(
             f"explain: a map of {height} x {width} pixels cannot be divided into {rows} x {columns} tiles."
         )
-    cut = maps.reshape(count, rows, height // rows, columns, width // columns)
-    return np.ascontiguousarray(cut.transpose(0, 1, 3, 2, 4)).reshape(
+    tiles = maps.reshape(count, rows, height // rows, columns, width // columns)
+    return np.ascontiguousarray(tiles.transpose(0, 1, 3, 2, 4)).reshape(
         count, rows * columns, height // rows, width // columns
     )
 

@@ -55,7 +55,7 @@ class CaseExplanation:
 
 
 @dataclass(frozen=True, eq=False)
-class Written:
+class OutputRecords:
     """The rows of the table, the entries of the report, and the rows of the side-by-side figure."""
 
     table: list[dict[str, Any]]
@@ -65,15 +65,15 @@ class Written:
 
 def write_outputs(
     run: FinishedRun, explanations: dict[str, list[CaseExplanation]], folder: Path, show: Show
-) -> Written:
+) -> OutputRecords:
     """Write all maps of all cases into `folder`."""
-    written = Written([], [], [])
+    written = OutputRecords([], [], [])
     with show.bar("write") as bar:
         for done, (case, networks) in enumerate(explanations.items()):
             bar(done, len(explanations), case)
             for network in networks:
-                own_folder = folder / file_name(case) / file_name(network.model)
-                files = write_native(run, network.maps, network.sequences, own_folder)
+                network_folder = folder / file_name(case) / file_name(network.model)
+                files = write_native(run, network.maps, network.sequences, network_folder)
                 written.table.extend(_table_rows(run, case, network, files, folder))
             entries, rows = _side_by_side(run, case, networks, folder)
             written.figure.extend(rows)

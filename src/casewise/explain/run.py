@@ -80,13 +80,13 @@ def explain(
     models = check_networks(run, list(networks))
     if measure:
         lesion_column(run)
-    chosen, rule = (named_cases(run, list(cases)), "selected by name") if cases else select_cases(run, models)
+    selected, rule = (named_cases(run, list(cases)), "selected by name") if cases else select_cases(run, models)
     folder = ExplanationFolder(output) if output else run.folder.explanation_folder
-    explanations = _explain_cases(run, models, chosen, map_size, show)
+    explanations = _explain_cases(run, models, selected, map_size, show)
     written = write_outputs(run, explanations, folder.path, show)
     folder.table.write(pd.DataFrame(written.table))
     figure = save_side_by_side(folder.figure_path, written.figure) if written.figure else None
-    counts = f"{counted(len(chosen), 'case')} ({rule}), {counted(len(models), 'network')}"
+    counts = f"{counted(len(selected), 'case')} ({rule}), {counted(len(models), 'network')}"
     show.line("explain", f"{counts}, in {folder.path}")
     measures = _measure(run, models, map_size, folder, show) if measure else None
     shown = {

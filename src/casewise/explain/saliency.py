@@ -233,8 +233,8 @@ def saliency_maps(
     size = (int(last.maps.shape[2]), int(last.maps.shape[3]))
     peaks = peak_pixels(size, last.shape, last.centres)
     results = []
-    for row, own in zip(rows, views, strict=True):
-        slot_tiles, panels, raw, by_sequence, contrast = map(torch.stack, zip(*own, strict=True))
+    for row, case_views in zip(rows, views, strict=True):
+        slot_tiles, panels, raw, by_sequence, contrast = map(torch.stack, zip(*case_views, strict=True))
         # one scale for all views and, for Grad-CAM, all sequences of a case, because they are compared by eye
         maps = scaled(raw[None], last.method)[0]
         if late:

@@ -167,11 +167,13 @@ class Bundle:
 
 def settings_of(study: Study, model: str) -> dict[str, Any]:
     """What of a study a bundle of `model` keeps, as JSON; paths of the study's machine are left out."""
-    own_section = {study.modality_name} & set(type(study).model_fields)
-    kept = study.model_dump(mode="json", include={*SETTINGS, *own_section}) | modality_of(study).facts(study, model)
-    kept["images"]["store"] = None
-    kept["panels"]["offline_copies"] = 0  # these are of training alone
-    return kept
+    modality_section = {study.modality_name} & set(type(study).model_fields)
+    settings = study.model_dump(mode="json", include={*SETTINGS, *modality_section}) | modality_of(study).facts(
+        study, model
+    )
+    settings["images"]["store"] = None
+    settings["panels"]["offline_copies"] = 0  # these are of training alone
+    return settings
 
 
 def output_facts(study: Study, outputs: Iterable[Output], network: Network) -> list[dict[str, Any]]:

@@ -64,9 +64,9 @@ def most_conspicuous(units: Any, value_names: list[str], weights: list[float] | 
     """
     if weights is not None:
         rows = units.obj.assign(sign=units.obj[value_names].to_numpy() @ weights)
-        chosen = rows.groupby(units.keys, sort=False, dropna=False)["sign"].idxmax()
+        most_prominent = rows.groupby(units.keys, sort=False, dropna=False)["sign"].idxmax()
         truth = units[["y_true"]].mean()["y_true"].to_numpy()
-        return rows.loc[chosen].drop(columns="sign").assign(y_true=truth).reset_index(drop=True)
+        return rows.loc[most_prominent].drop(columns="sign").assign(y_true=truth).reset_index(drop=True)
     table: pd.DataFrame = units[["y_true", *value_names]].agg({"y_true": "mean", **dict.fromkeys(value_names, "max")})
     return table
 

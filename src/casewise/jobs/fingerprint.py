@@ -39,7 +39,7 @@ SETTINGS = (
 )
 
 
-def what_decides(study: Study, cohort: Cohort) -> dict[str, Any]:
+def deciding_settings(study: Study, cohort: Cohort) -> dict[str, Any]:
     """What decides a network's bits before any image is read: settings by name, and the table."""
     plain = study.model_dump(mode="json")
     decided = {name: plain[name] for name in SETTINGS}

@@ -34,8 +34,8 @@ def fitted_rows(study: Study, panels: pd.DataFrame, splits: Splits, fold: int) -
     With `early_stopping: {monitor: inner}` the subjects who decide when to stop are not among them.
     """
     subjects, _ = divided(study, panels, splits, fold)
-    chosen = panels["subject"].astype(str).isin(set(subjects)).to_numpy()
-    return np.flatnonzero(chosen & ~np.isnan(label_table(panels, study)).all(axis=1))
+    selected = panels["subject"].astype(str).isin(set(subjects)).to_numpy()
+    return np.flatnonzero(selected & ~np.isnan(label_table(panels, study)).all(axis=1))
 
 
 def fit_preprocessing(study: Study, store: StoreAddress, rows: NDArray[np.intp], *, model: str) -> FittedPreprocessing:

@@ -162,7 +162,7 @@ def choose(job: Job, inputs: JobInputs, plan: ComputePlan) -> Choice:
         check_apart(fit_subjects, stop_subjects, where=f"{where}, inner part")
     check_apart(fit_subjects, held_out, where=where)
     inner = choose_inside(job, inputs, plan, study.nested_cv) if study.nested_cv else None
-    recipe = study.recipe.model_copy(update={"lr": inner.chosen.lr}) if inner else study.recipe
+    recipe = study.recipe.model_copy(update={"lr": inner.params.lr}) if inner else study.recipe
     return Choice(held_out, fit_subjects, stop_subjects, recipe, inner)
 
 
@@ -222,7 +222,7 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
         "last" if study.recipe.early_stopping.monitor == "none" else "best",
         tell,
         study.compute.frozen_once,
-        choice.inner.chosen.epochs if choice.inner else None,
+        choice.inner.params.epochs if choice.inner else None,
         memory=planned.memory,
     )
     learned = learn(model.network, choice.recipe, train, stop, [str(subjects.iloc[r]) for r in fit_rows], context)
@@ -284,8 +284,10 @@ def _train_metrics(job: Job, inputs: JobInputs, fitted: FittedModel) -> dict[str
     metrics = {}
     for name, rows in sides.items():
         values = fitted.predictor.predict(fitted.panels.subset(rows.tolist()))
-        own = prediction_rows(panels.iloc[rows], study, values, stage="oof", model=job.model, fold=job.fold)
-        metrics[name] = right_on(own, study)
+        side_predictions = prediction_rows(
+            panels.iloc[rows], study, values, stage="oof", model=job.model, fold=job.fold
+        )
+        metrics[name] = right_on(side_predictions, study)
     return metrics
 
 

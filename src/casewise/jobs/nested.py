@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 class InnerCVResult:
     """The choice of the inner trainings, and their record, which becomes part of the job's."""
 
-    chosen: TunedParams
+    params: TunedParams
     record: dict[str, Any]
 
 
@@ -57,8 +57,8 @@ class _Training:
     candidate: int
     lr: float
     fold: int
-    fitted_on: list[str]
-    judged_on: list[str]
+    fit_subjects: list[str]
+    validation_subjects: list[str]
 
     @property
     def name(self) -> str:
@@ -80,16 +80,16 @@ def choose_inside(job: Job, inputs: JobInputs, plan: ComputePlan, tune: NestedCV
     folds = inner_folds(
         modality_of(study).whole(study, inputs.cohort).panels, study, splits, job.fold, count=tune.folds
     )
-    every = sorted(s for judged in folds for s in judged)
+    every = sorted(s for validation_subjects in folds for s in validation_subjects)
     trainings = [
-        _Training(number, rate, k, sorted(set(every) - set(judged)), judged)
+        _Training(number, rate, k, sorted(set(every) - set(validation_subjects)), validation_subjects)
         for number, rate in enumerate(study.rates)
-        for k, judged in enumerate(folds)
+        for k, validation_subjects in enumerate(folds)
     ]
     records = []
     for done, training in enumerate(trainings):
         where = f"{job.model}, fold {job.fold + 1}, inner fold {training.fold + 1}"
-        check_apart(training.fitted_on, training.judged_on, where=where)
+        check_apart(training.fit_subjects, training.validation_subjects, where=where)
         check_apart(every, held_out, where=where)
         records.append(_trained(training, job, inputs, plan, done * study.recipe.epochs))
     losses = {
@@ -101,12 +101,14 @@ def choose_inside(job: Job, inputs: JobInputs, plan: ComputePlan, tune: NestedCV
     if best is None:
         raise TrainingError(next(record["failed"] for record in records if "failed" in record))
     rates = [
-        {"lr": rate, "epochs": own.epochs, "loss": own.loss} if own else {"lr": rate, "epochs": None, "loss": None}
-        for rate, own in ((rate, best_of({rate: its}, epochs=tune.epochs)) for rate, its in losses.items())
+        {"lr": rate, "epochs": best_at_rate.epochs, "loss": best_at_rate.loss}
+        if best_at_rate
+        else {"lr": rate, "epochs": None, "loss": None}
+        for rate, best_at_rate in ((rate, best_of({rate: its}, epochs=tune.epochs)) for rate, its in losses.items())
     ]
     mean_guess_loss = fmean(record["guess_loss"] for record in records if record["candidate"] == 0)
-    chosen = {"lr": best.lr, "epochs": best.epochs, "loss": best.loss, "guess_loss": mean_guess_loss}
-    return InnerCVResult(best, {"folds": len(folds), "chosen": chosen, "rates": rates, "trainings": records})
+    best_record = {"lr": best.lr, "epochs": best.epochs, "loss": best.loss, "guess_loss": mean_guess_loss}
+    return InnerCVResult(best, {"folds": len(folds), "chosen": best_record, "rates": rates, "trainings": records})
 
 
 def epochs_inside(study: Study) -> int:
@@ -120,20 +122,21 @@ def _trained(training: _Training, job: Job, inputs: JobInputs, plan: ComputePlan
     inner = job.folder.inner(training.name)
     if (finished := inner.record.read_or_none()) is not None:
         return finished
-    begun = time.monotonic()
+    start = time.monotonic()
     seed = mixed_seed(study.seed, job.model, job.fold, "inner", training.fold, training.candidate)
     outputs, network = outputs_of(study), _first_network(training, job, inputs, plan, seed)
     subjects = panels["subject"].astype(str)
     labels = label_table(panels, study)
-    labels[~subjects.isin([*training.fitted_on, *training.judged_on]).to_numpy()] = np.nan
+    labels[~subjects.isin([*training.fit_subjects, *training.validation_subjects]).to_numpy()] = np.nan
 
     scored = ~np.isnan(labels).all(axis=1)
-    rows, judged_rows = (
-        np.flatnonzero(scored & subjects.isin(names).to_numpy()) for names in (training.fitted_on, training.judged_on)
+    rows, validation_rows = (
+        np.flatnonzero(scored & subjects.isin(names).to_numpy())
+        for names in (training.fit_subjects, training.validation_subjects)
     )
     preprocessing = fit_preprocessing(study, inputs.store, rows, model=job.model)
     dataset = modality_of(study).dataset(inputs.store, study, panels, labels, preprocessing)
-    train, judged = dataset.subset(rows.tolist()), dataset.subset(judged_rows.tolist())
+    train, validation = dataset.subset(rows.tolist()), dataset.subset(validation_rows.tolist())
     standardise(network, train.truth, outputs)
     total = epochs_inside(study) + study.recipe.epochs
     context = TrainingContext(
@@ -151,19 +154,19 @@ def _trained(training: _Training, job: Job, inputs: JobInputs, plan: ComputePlan
         "candidate": training.candidate,
         "lr": training.lr,
         "fitted_on": _subjects_of([str(subjects.iloc[r]) for r in rows]),
-        "judged_on": _subjects_of([str(subjects.iloc[r]) for r in judged_rows]),
-        "guess_loss": guess_loss(train.truth, judged.truth, outputs, study.recipe),
+        "judged_on": _subjects_of([str(subjects.iloc[r]) for r in validation_rows]),
+        "guess_loss": guess_loss(train.truth, validation.truth, outputs, study.recipe),
     }
     try:
         names = [str(subjects.iloc[r]) for r in rows]
-        learned = learn(network, study.recipe.model_copy(update={"lr": training.lr}), train, judged, names, context)
+        learned = learn(network, study.recipe.model_copy(update={"lr": training.lr}), train, validation, names, context)
         record |= {
             "losses": [entry["stop_loss"] for entry in learned.history],
             "train_losses": [entry["train_loss"] for entry in learned.history],
         }
     except TrainingError as error:  # a rate at which training fails is not chosen
         record["failed"] = f"inner fold {training.fold + 1}, rate {training.lr:g}: {error}"
-    record["seconds"] = round(time.monotonic() - begun, 1)
+    record["seconds"] = round(time.monotonic() - start, 1)
     inner.record.write(record)
     shutil.rmtree(inner.folder.path, ignore_errors=True)
     return record
@@ -172,7 +175,7 @@ def _trained(training: _Training, job: Job, inputs: JobInputs, plan: ComputePlan
 def _first_network(training: _Training, job: Job, inputs: JobInputs, plan: ComputePlan, seed: int) -> Network:
     """The network before an inner training; neither it nor its pretraining has used the subjects on the other side."""
     study = inputs.study
-    left_out = sorted({*inputs.splits.held_out(job.fold), *training.judged_on})
+    left_out = sorted({*inputs.splits.held_out(job.fold), *training.validation_subjects})
     if inputs.pretraining:  # once for all candidates of an inner fold
         seed = mixed_seed(study.seed, job.model, job.fold, "inner", training.fold)
     torch.manual_seed(seed)

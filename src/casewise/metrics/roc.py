@@ -43,12 +43,12 @@ def areas(
         if len(starts) < len(order):
             weights, inside = (np.add.reduceat(w, starts, axis=1) for w in (weights, inside))
         outside = weights - inside
-        reached, taken = np.cumsum(inside, axis=1), np.cumsum(weights, axis=1)
+        reached, passed_weight = np.cumsum(inside, axis=1), np.cumsum(weights, axis=1)
         n_inside = reached[:, -1]
-        n_outside = taken[:, -1] - n_inside
+        n_outside = passed_weight[:, -1] - n_inside
         # a case of another class is outranked by every case of the class before it, and by half of the tied ones
         passed = np.einsum("rn,rn->r", outside, reached) - np.einsum("rn,rn->r", outside, inside) / 2
-        precision = np.divide(reached, taken, out=np.zeros_like(taken), where=taken > 0)
+        precision = np.divide(reached, passed_weight, out=np.zeros_like(passed_weight), where=passed_weight > 0)
         with np.errstate(all="ignore"):
             both[0, first : first + step] = passed / (n_inside * n_outside)
             both[1, first : first + step] = np.einsum("rn,rn->r", inside, precision) / n_inside

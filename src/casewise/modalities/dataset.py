@@ -226,11 +226,11 @@ def batches(count: int, size: int, generator: torch.Generator, *, shares: Tensor
         order = torch.randperm(count, generator=generator).tolist()
     else:
         order = torch.multinomial(shares, count, replacement=True, generator=generator).tolist()
-    cut = [order[i : i + size] for i in range(0, count, size)]
-    if len(cut) > 1 and len(cut[-1]) == 1:
-        last = cut.pop()
-        cut[-1] += last
-    return cut
+    epoch_batches = [order[i : i + size] for i in range(0, count, size)]
+    if len(epoch_batches) > 1 and len(epoch_batches[-1]) == 1:
+        last = epoch_batches.pop()
+        epoch_batches[-1] += last
+    return epoch_batches
 
 
 class EpochBatches(IterableDataset[list[int]]):

@@ -31,12 +31,12 @@ def chunks(tiles: Sequence[int], slots: int) -> list[list[int]]:
 
 def draw(tiles: Sequence[int], settings: Panels, generator: torch.Generator) -> list[int]:
     """Fill the slots of one training panel: tiles sampled if there are more than slots, places shuffled if asked."""
-    chosen = list(tiles)
-    if len(chosen) > settings.slots:
-        chosen = [
-            chosen[i] for i in sorted(torch.randperm(len(chosen), generator=generator)[: settings.slots].tolist())
+    selected = list(tiles)
+    if len(selected) > settings.slots:
+        selected = [
+            selected[i] for i in sorted(torch.randperm(len(selected), generator=generator)[: settings.slots].tolist())
         ]
-    filled = chunks(chosen, settings.slots)[0]
+    filled = chunks(selected, settings.slots)[0]
     if settings.shuffle:
         filled = [filled[i] for i in torch.randperm(settings.slots, generator=generator).tolist()]
     return filled

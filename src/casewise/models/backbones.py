@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from casewise.errors import StudyError, nearest
 from casewise.models.attention import GatedAttention
-from casewise.models.fusion import Fused, Fusion, Missing, check_fusion, take_channels
+from casewise.models.fusion import Fused, Fusion, MissingPolicy, check_fusion, take_channels
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 
 Scaling: TypeAlias = Literal["library", "symmetric"]
@@ -55,7 +55,7 @@ class NetworkOptions:
     attention: bool = False
     fusion: Fusion | None = None
     sequences: int = 3
-    missing: Missing = "require"
+    missing: MissingPolicy = "require"
     side: int | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
@@ -92,14 +92,14 @@ class Network(nn.Module):
         """(B, C, H, W) in 0–1 → (B, width); bags (B, K, C, H, W), NaN in empty slots, → (B, K, width)."""
         if panels.ndim == 4:
             return self.body((panels - self.mean) / self.std)
-        there = ~panels[:, :, 0, 0, 0].isnan()
-        tiles = panels[there]
+        occupied = ~panels[:, :, 0, 0, 0].isnan()
+        tiles = panels[occupied]
         # without gradients, tiles need not be in memory at once
         chunks = [tiles] if self.training else tiles.split(TILES_AT_ONCE)
         form = form_of(self.body)
         by_tile = torch.cat([self.features(chunk.contiguous(memory_format=form)) for chunk in chunks])
-        features = by_tile.new_full((*there.shape, by_tile.shape[1]), torch.nan)
-        features[there] = by_tile
+        features = by_tile.new_full((*occupied.shape, by_tile.shape[1]), torch.nan)
+        features[occupied] = by_tile
         return features
 
     def forward(self, panels: Tensor) -> Tensor:
@@ -239,26 +239,30 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
     Raises:
         StudyError: there is no such scaling or fusion, or the network cannot be built for it or for this size.
     """
-    chosen = NetworkOptions(**options)
-    scaling, fusion, sequences = chosen.scaling, chosen.fusion, chosen.sequences
+    network_options = NetworkOptions(**options)
+    scaling, fusion, sequences = network_options.scaling, network_options.fusion, network_options.sequences
     if scaling not in ("library", "symmetric"):
         hint = nearest(scaling, ("library", "symmetric"))
         raise StudyError(f"scaling: must be library or symmetric, got {scaling!r}.{hint}")
-    check_fusion(fusion, sequences, chosen.missing, attention=chosen.attention)
+    check_fusion(fusion, sequences, network_options.missing, attention=network_options.attention)
     if fusion and name == "googlenet":
         scaling = "symmetric"  # equal to its own conversion of red, green and blue
     channels = sequences if fusion == "early" else 3
-    bodies = [_body(name, scaling, chosen.side, channels) for _ in range(sequences if fusion == "late" else 1)]
+    bodies = [_body(name, scaling, network_options.side, channels) for _ in range(sequences if fusion == "late" else 1)]
     body = bodies[0]
     if fusion:
         fused = Fused(
-            [own.module for own in bodies], body.width, kind=fusion, sequences=sequences, missing=chosen.missing
+            [sequence_body.module for sequence_body in bodies],
+            body.width,
+            kind=fusion,
+            sequences=sequences,
+            missing=network_options.missing,
         )
         mean, std = ((sum(values) / len(values),) for values in body.normal)
         body = Body(fused, fused.width, (mean, std))
-    if chosen.mean is not None and chosen.std is not None:
-        body = replace(body, normal=(tuple(chosen.mean), tuple(chosen.std)))
-    return Network(name, body, outputs, chosen)
+    if network_options.mean is not None and network_options.std is not None:
+        body = replace(body, normal=(tuple(network_options.mean), tuple(network_options.std)))
+    return Network(name, body, outputs, network_options)
 
 
 def _body(name: str, scaling: Scaling, side: int | None, channels: int) -> Body:
@@ -339,6 +343,6 @@ def keep_statistics(network: nn.Module, *, only_frozen: bool = False) -> None:
     for module in network.modules():
         if not isinstance(module, nn.modules.batchnorm._BatchNorm):
             continue
-        own = [parameter.requires_grad for parameter in module.parameters()]
-        if not only_frozen or (own and not any(own)):
+        trainable = [parameter.requires_grad for parameter in module.parameters()]
+        if not only_frozen or (trainable and not any(trainable)):
             module.eval()

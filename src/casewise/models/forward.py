@@ -63,10 +63,10 @@ def predict(
     predicted = []
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
         size = data.at_once(batch)
-        for view_slots, own in zip(slots.split(size), owner.split(size), strict=True):
+        for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True):
             values = values_of(forward(network, data, view_slots, device, form).float(), outputs)
             if flips:
                 mirrored = forward(network, data, view_slots, device, form, flip=True)
                 values = (values + values_of(mirrored.float(), outputs)) / 2
-            predicted.append((values.cpu(), own))
+            predicted.append((values.cpu(), panel_numbers))
     return mean_over_views(predicted, len(data))

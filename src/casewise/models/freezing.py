@@ -128,8 +128,15 @@ def frozen_end(network: Network, upto: FreezePoint | str | float) -> int:
     if point.kind == "all":
         return len(modules)
     name = _named(network, point)
-    names = [own for own, _ in modules]
-    end = max(position for position, own in enumerate(names) if own == name or own.startswith(f"{name}.")) + 1
+    names = [module_name for module_name, _ in modules]
+    end = (
+        max(
+            position
+            for position, module_name in enumerate(names)
+            if module_name == name or module_name.startswith(f"{name}.")
+        )
+        + 1
+    )
     if not any(True for _, module in modules[:end] for _ in module.parameters(recurse=False)):
         raise TrainingError(f"freeze: {network.name} has no weights up to {name}. Say none, or name a later part.")
     behind = any(True for _, module in modules[end:] for _ in module.parameters(recurse=False))
@@ -196,9 +203,9 @@ def _named(network: Network, point: FreezePoint) -> str:
 
 def _with_norm(network: Network, name: str) -> str:
     """The norm that follows a layer within the same part, else the layer."""
-    outer, _, own = name.rpartition(".")
+    outer, _, child = name.rpartition(".")
     beside = list(network.bodies[0].get_submodule(outer).named_children())
-    following = [key for key, _ in beside].index(own) + 1
+    following = [key for key, _ in beside].index(child) + 1
     if following < len(beside) and isinstance(beside[following][1], NORMS):
         return f"{outer}.{beside[following][0]}".lstrip(".")
     return name
@@ -211,17 +218,17 @@ def _by_share(network: Network, share: float) -> str:
     sums = [0]
     for _, module in modules:
         sums.append(sums[-1] + sum(p.numel() for p in module.parameters(recurse=False)))
-    chosen, first = "", 0.0
+    freeze_point, first = "", 0.0
     for name, _ in layers(network):
         point = _with_norm(network, name)
         frozen_share = sums[names.index(point) + 1] / sums[-1]
         first = first or frozen_share
         if frozen_share > share:
             break
-        chosen = point
-    if not chosen:
+        freeze_point = point
+    if not freeze_point:
         raise TrainingError(
             f"freeze: the first layer of {network.name} alone holds {100 * first:.2g}% of the body's weights, more "
             f"than {100 * share:.10g}%. Say `none`, `1 layer` or a larger share."
         )
-    return chosen
+    return freeze_point

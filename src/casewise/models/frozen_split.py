@@ -28,9 +28,9 @@ class Segment(nn.Sequential):
 
     def __init__(self, parts: Iterable[nn.Module], frozen_modules: Iterable[nn.Module]) -> None:
         super().__init__(*parts)
-        own = {id(module) for module in self.modules()}
+        module_ids = {id(module) for module in self.modules()}
         # in a tuple, so that they are not registered as submodules a second time
-        self.frozen_eval = tuple(module for module in frozen_modules if id(module) in own)
+        self.frozen_eval = tuple(module for module in frozen_modules if id(module) in module_ids)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

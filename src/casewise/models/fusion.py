@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from casewise.errors import StudyError, nearest
 
 Fusion: TypeAlias = Literal["early", "late", "late-shared"]
-Missing: TypeAlias = Literal["require", "drop", "mask"]
+MissingPolicy: TypeAlias = Literal["require", "drop", "mask"]
 FUSIONS: tuple[Fusion, ...] = ("early", "late", "late-shared")
-MISSING: tuple[Missing, ...] = ("require", "drop", "mask")
+MISSING: tuple[MissingPolicy, ...] = ("require", "drop", "mask")
 
 
 class Fused(nn.Module):
@@ -40,7 +40,7 @@ class Fused(nn.Module):
     missing_token: nn.Parameter | None
 
     def __init__(
-        self, bodies: Sequence[nn.Module], width: int, *, kind: Fusion, sequences: int, missing: Missing
+        self, bodies: Sequence[nn.Module], width: int, *, kind: Fusion, sequences: int, missing: MissingPolicy
     ) -> None:
         super().__init__()
         self.bodies = nn.ModuleList(bodies)
@@ -52,14 +52,14 @@ class Fused(nn.Module):
     def forward(self, panels: Tensor) -> Tensor:
         if panels.shape[1] != self.sequences:
             raise ValueError(f"a network of {self.sequences} sequences was given panels of {panels.shape[1]}")
-        there = ~panels[:, :, 0, 0].isnan()
+        present = ~panels[:, :, 0, 0].isnan()
         if self.missing_token is None:
-            if not bool(there.all()):
+            if not bool(present.all()):
                 raise ValueError(f"a sequence is missing, and the network was built with missing={self.missing!r}")
             return self._all(panels)
         if self.kind == "early":
-            return self.bodies[0](torch.where(there[:, :, None, None], panels, self.missing_token.view(1, -1, 1, 1)))
-        return self._present(panels, there, self.missing_token)
+            return self.bodies[0](torch.where(present[:, :, None, None], panels, self.missing_token.view(1, -1, 1, 1)))
+        return self._present(panels, present, self.missing_token)
 
     def _all(self, panels: Tensor) -> Tensor:
         if self.kind == "early":
@@ -69,22 +69,22 @@ class Fused(nn.Module):
             return present.view(self.sequences, len(panels), -1).transpose(0, 1).flatten(1)
         return torch.cat([body(_threefold(panels[:, s])) for s, body in enumerate(self.bodies)], dim=1)
 
-    def _present(self, panels: Tensor, there: Tensor, token: Tensor) -> Tensor:
+    def _present(self, panels: Tensor, present: Tensor, token: Tensor) -> Tensor:
         combined, by_sequence = token.expand(len(panels), -1, -1).clone(), panels.transpose(0, 1)
-        for body, rows in zip(self.bodies, self._runs(there), strict=True):
-            present = by_sequence[rows]
-            if len(present):
-                with _alone(body, len(present)):
-                    combined.transpose(0, 1)[rows] = body(_threefold(present)).to(combined.dtype)
+        for body, rows in zip(self.bodies, self._runs(present), strict=True):
+            rows_present = by_sequence[rows]
+            if len(rows_present):
+                with _alone(body, len(rows_present)):
+                    combined.transpose(0, 1)[rows] = body(_threefold(rows_present)).to(combined.dtype)
         return combined.flatten(1)
 
-    def _runs(self, there: Tensor) -> list[Tensor]:
+    def _runs(self, present: Tensor) -> list[Tensor]:
         """What each body looks at: (S, B), true where it does; its rows are these in this order."""
-        whole = there.transpose(0, 1)
+        whole = present.transpose(0, 1)
         if self.kind != "late":
             return [whole]
-        own = torch.eye(self.sequences, dtype=torch.bool, device=there.device)
-        return [whole & own[s].unsqueeze(1) for s in range(self.sequences)]
+        sequence_masks = torch.eye(self.sequences, dtype=torch.bool, device=present.device)
+        return [whole & sequence_masks[s].unsqueeze(1) for s in range(self.sequences)]
 
     def by_sequence(self, outputs: Sequence[Tensor], panels: Tensor) -> Tensor:
         """What a layer of the bodies gave for each sequence of each case, (B, S, ...), NaN for missing ones.

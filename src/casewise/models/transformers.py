@@ -28,19 +28,19 @@ def timm_body(name: str, *, side: int | None = None, channels: int = 3) -> tuple
     """
     import timm
 
-    own = name.removeprefix("timm:")
+    timm_name = name.removeprefix("timm:")
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
     if channels != 3:
         options["in_chans"] = channels
-    config: Any = timm.get_pretrained_cfg(own) if side else None
+    config: Any = timm.get_pretrained_cfg(timm_name) if side else None
     if not side or not config or not config.fixed_input_size or config.input_size[-1] == side:
-        body: Any = timm.create_model(own, **options)
+        body: Any = timm.create_model(timm_name, **options)
     else:
         try:
-            body = _sized(own, side, options)
+            body = _sized(timm_name, side, options)
         except (TypeError, AssertionError, ValueError, RuntimeError) as error:
             raise StudyError(
-                f"backbones: {own} cannot be built for panels of {side} px ({_short(error)}). It is "
+                f"backbones: {timm_name} cannot be built for panels of {side} px ({_short(error)}). It is "
                 f"published for {config.input_size[-1]} px; vit_small_patch16_224, for one, takes any size."
             ) from error
     normal = body.pretrained_cfg or {}
@@ -77,17 +77,17 @@ def with_positions(body: nn.Module, tensors: dict[str, Tensor]) -> tuple[dict[st
 
     Weights of as many positions, or of no such network, come back as they are with no words.
     """
-    mine, given = body.state_dict().get(POSITIONS), tensors.get(POSITIONS)
-    if mine is None or given is None or mine.ndim != 3 or given.ndim != 3 or mine.shape == given.shape:
+    expected, loaded = body.state_dict().get(POSITIONS), tensors.get(POSITIONS)
+    if expected is None or loaded is None or expected.ndim != 3 or loaded.ndim != 3 or expected.shape == loaded.shape:
         return tensors, ""
     module: Any = body
     extra = 0 if getattr(module, "no_embed_class", False) else int(getattr(module, "num_prefix_tokens", 0))
-    before = math.isqrt(max(given.shape[1] - extra, 0))
+    before = math.isqrt(max(loaded.shape[1] - extra, 0))
     size: Any = getattr(getattr(module, "patch_embed", None), "grid_size", None)
-    if size is None or before**2 + extra != given.shape[1] or given.shape[2] != mine.shape[2]:
+    if size is None or before**2 + extra != loaded.shape[1] or loaded.shape[2] != expected.shape[2]:
         return tensors, ""  # refused by its shape
     from timm.layers import resample_abs_pos_embed
 
-    resized = resample_abs_pos_embed(given, new_size=list(size), num_prefix_tokens=extra)
+    resized = resample_abs_pos_embed(loaded, new_size=list(size), num_prefix_tokens=extra)
     change = f"its position embeddings interpolated from {before}×{before} to {size[0]}×{size[1]} patches"
     return tensors | {POSITIONS: resized}, change

@@ -62,8 +62,8 @@ def load_weights(
     if weights.startswith("bundle:"):
         return _from_bundle(network, Path(weights.removeprefix("bundle:")), held_out, channels)
     if name in UNTRAINED and (weights == "pretrained" or Path(weights).is_dir()):
-        own = weights_file(name, weights, folder)
-        if own is None or not own.is_file():
+        known_file = weights_file(name, weights, folder)
+        if known_file is None or not known_file.is_file():
             return NO_WEIGHTS, []
     if weights != "pretrained":
         path = Path(weights)
@@ -183,13 +183,13 @@ def _put(body: torch.nn.Module, tensors: dict[str, Tensor], heads: tuple[str, ..
     Raises:
         WeightsError: beginning with `trouble`, where anything is missing, unknown or of another shape.
     """
-    own = body.state_dict()
-    missing = [k for k in own if k not in tensors and not k.endswith("num_batches_tracked")]
-    surplus = [k for k in tensors if k not in own and not k.startswith(heads)]
-    shaped = [k for k in own if k in tensors and tensors[k].shape != own[k].shape]
+    state = body.state_dict()
+    missing = [k for k in state if k not in tensors and not k.endswith("num_batches_tracked")]
+    surplus = [k for k in tensors if k not in state and not k.startswith(heads)]
+    shaped = [k for k in state if k in tensors and tensors[k].shape != state[k].shape]
     if missing or surplus or shaped:
         first = (
-            f"{shaped[0]} is {tuple(tensors[shaped[0]].shape)} instead of {tuple(own[shaped[0]].shape)}"
+            f"{shaped[0]} is {tuple(tensors[shaped[0]].shape)} instead of {tuple(state[shaped[0]].shape)}"
             if shaped
             else f"{missing[0]} is missing"
             if missing
@@ -199,7 +199,7 @@ def _put(body: torch.nn.Module, tensors: dict[str, Tensor], heads: tuple[str, ..
             f"weights: {trouble}: {first} "
             f"({len(missing)} tensors missing, {len(surplus)} unknown, {len(shaped)} of another shape)."
         )
-    body.load_state_dict({k: tensors.get(k, v) for k, v in own.items()})
+    body.load_state_dict({k: tensors.get(k, v) for k, v in state.items()})
 
 
 def check_weights(file: WeightsFile, expected: str) -> None:

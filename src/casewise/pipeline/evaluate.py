@@ -30,7 +30,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     from casewise.evaluation.headline import headline_inside, headline_within
 
     settings = study.evaluation
-    begun = time.monotonic()
+    start = time.monotonic()
     names = [*study.outputs, *study.scores]
     classes_by_target = {name: study.classes_of(name) for name in names if study.classes_of(name)}
     outcomes = evaluation.Outcomes(
@@ -80,7 +80,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         "evaluate",
         f"{counted(predictions['model'].nunique(), 'learner')}, {settings.bootstrap_resamples:,} resamples of "
         "subjects, "
-        f"{time.monotonic() - begun:.0f} s",
+        f"{time.monotonic() - start:.0f} s",
     )
     return results
 

@@ -37,24 +37,24 @@ def image_split(
     These are `metrics` of the primary outcome by stage and learner, with intervals that treat every image as a subject,
     as the published way does; the headline (`main`); and how many subjects are on both sides.
     """
-    comparison, own_folder = image_split_of(study, cohort, splits), folder.image_split
+    comparison, split_folder = image_split_of(study, cohort, splits), folder.image_split
     other, images = comparison.study, comparison.cohort
     show.line("by image", "every network once more, with each image treated as a subject of its own")
-    own_folder.image_split_mark.write({"split": own_folder.path.name, "of": study.name})
+    split_folder.image_split_mark.write({"split": split_folder.path.name, "of": study.name})
     check_learnable(comparison.splits, images.panels, other)
-    write_splits(comparison.splits, own_folder.splits)
+    write_splits(comparison.splits, split_folder.splits)
     # The images are prepared already; where they are kept is no part of the study.
     prepared = other.model_copy(update={"images": other.images.model_copy(update={"store": tiles.folder})})
-    predictions = train(prepared, images, tiles, comparison.splits, own_folder, show)
-    predictions = stack(other, predictions, own_folder, show)
-    predictions = score(other, predictions, own_folder)
-    begun = time.monotonic()
+    predictions = train(prepared, images, tiles, comparison.splits, split_folder, show)
+    predictions = stack(other, predictions, split_folder, show)
+    predictions = score(other, predictions, split_folder)
+    start = time.monotonic()
     # The step would count images as subjects.
-    figures = evaluate(other, images, predictions, own_folder, Silent())
+    figures = evaluate(other, images, predictions, split_folder, Silent())
     show.line(
         "evaluate",
         f"{counted(predictions['model'].nunique(), 'learner')}, {other.evaluation.bootstrap_resamples:,} resamples of "
-        f"images as if each showed another subject, {time.monotonic() - begun:.0f} s",
+        f"images as if each showed another subject, {time.monotonic() - start:.0f} s",
     )
     outcome = study.primary_outcome
     entry = {

@@ -27,7 +27,7 @@ def read(study: Study, folder: RunFolder | None, show: Show) -> Cohort:
     Raises:
         CasewiseError: the study, the table or the folder needs a correction.
     """
-    from casewise.jobs.fingerprint import refuse_other, what_decides
+    from casewise.jobs.fingerprint import deciding_settings, refuse_other
 
     _check_weights_folder(study)
     cohort = read_cohort(study)
@@ -45,7 +45,7 @@ def read(study: Study, folder: RunFolder | None, show: Show) -> Cohort:
 
         check_freeze_points(study)
     if folder:
-        refuse_other(folder, what_decides(study, cohort))
+        refuse_other(folder, deciding_settings(study, cohort))
     _show_cohort(study, cohort, show)
     if external and not folder:  # a run reports it when its images are read
         other, external_cohort = external

@@ -49,8 +49,8 @@ def _nested(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Sh
     if not (study.nested_cv and study.nested_cv.among and len(study.networks) > 1):
         folder.nested.remove()
         return []
-    chosen = chosen_networks(folder.job_records(study.networks), study.networks)
-    folder.nested.write(chosen)
-    names = [fold["network"] for fold in chosen["folds"].values()]
+    choice = chosen_networks(folder.job_records(study.networks), study.networks)
+    folder.nested.write(choice)
+    names = [fold["network"] for fold in choice["folds"].values()]
     show.line("nested", ", ".join(f"{name} in {names.count(name)}" for name in dict.fromkeys(names)) + " folds")
-    return [nested_rows(predictions, chosen)]
+    return [nested_rows(predictions, choice)]

@@ -32,7 +32,7 @@ def train(
         CasewiseError: a network cannot be trained, or the folder holds networks of another study.
     """
     from casewise.jobs.backends.local import run_jobs
-    from casewise.jobs.fingerprint import lock_fingerprint, what_decides, with_images
+    from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint, with_images
     from casewise.jobs.job import JobInputs
     from casewise.jobs.plan import expand
 
@@ -40,18 +40,18 @@ def train(
     pretraining = prepare_pretraining(study, cohort, tiles, splits, folder, show) if study.pretrain else None
     if external and pretraining:
         check_apart_from_pretraining(study, external, pretraining, folder, show)
-    decided = with_images(what_decides(study, cohort), splits, tiles, pretraining)
+    decided = with_images(deciding_settings(study, cohort), splits, tiles, pretraining)
     fingerprint = lock_fingerprint(folder, decided, study)
     folder.study.write(study.model_dump(mode="json"))
     folder.cohort.write(cohort.images)
     jobs = expand(study, splits, folder, fingerprint)
-    begun = time.monotonic()
+    start = time.monotonic()
     inputs = JobInputs(study, cohort, splits, StoreAddress(tiles.folder, tiles.address), pretraining)
     with show.bar("jobs") as bar:
         run_jobs(jobs, inputs, folder, tell=lambda done, text: bar(done, len(jobs), text))
     inner = f"each after {study.nested_cv.folds * len(study.rates)} inner trainings, " if study.nested_cv else ""
     networks = counted(len(study.networks), study.network_noun)
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - start
     show.line("jobs", f"{len(jobs)} networks ({networks} × {splits.folds} folds), {inner}{seconds:.0f} s")
     _write_tile_predictions(study, jobs, cohort, folder)
     table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)

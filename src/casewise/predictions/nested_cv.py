@@ -74,12 +74,12 @@ def _lowest(losses: dict[str, float]) -> dict[str, Any]:
     return {"network": min(losses, key=lambda name: losses[name]), "losses": losses}
 
 
-def nested_rows(predictions: pd.DataFrame, chosen: Mapping[str, Any]) -> pd.DataFrame:
+def nested_rows(predictions: pd.DataFrame, choices: Mapping[str, Any]) -> pd.DataFrame:
     """The rows of the learner `nested`: those of each fold are from the network chosen by its inner folds.
 
     For a test set and an external cohort, where predictions are means over the networks of all folds, it is the network
     with the lowest mean inner loss over the folds.
     """
-    networks = {int(fold): choice["network"] for fold, choice in chosen["folds"].items()}
-    network = predictions["outer_fold"].map(networks).where(predictions["stage"] == "oof", chosen["final"]["network"])
+    networks = {int(fold): choice["network"] for fold, choice in choices["folds"].items()}
+    network = predictions["outer_fold"].map(networks).where(predictions["stage"] == "oof", choices["final"]["network"])
     return predictions[predictions["model"] == network].assign(model=NESTED).reset_index(drop=True)

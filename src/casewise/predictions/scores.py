@@ -163,7 +163,9 @@ def cases_with_missing_regions(table: pd.DataFrame, scores: Sequence[Score]) -> 
     present = table.groupby("case", sort=False)["region"].agg(set)
     by_score: dict[str, dict[str, list[str]]] = {}
     for score in (score for score in scores if score.regions):
-        lacking = {str(case): [r for r in score.regions if r not in own] for case, own in present.items()}
+        lacking = {
+            str(case): [r for r in score.regions if r not in case_regions] for case, case_regions in present.items()
+        }
         by_score[score.name] = {case: regions for case, regions in lacking.items() if regions}
     return by_score
 
@@ -210,8 +212,8 @@ def _with_score(table: pd.DataFrame, score: Score, *, fill: bool, regions: list[
         rows["region"] = rows["image"] = ""
     if direct.any():
         table = table.copy()
-        where_given = inputs.index[direct]
-        table.loc[where_given, "y_true"] = np.where(np.isnan(true[direct]), y_true[group[direct]], true[direct])
+        stated_rows = inputs.index[direct]
+        table.loc[stated_rows, "y_true"] = np.where(np.isnan(true[direct]), y_true[group[direct]], true[direct])
     return pd.concat([table, rows], ignore_index=True)
 
 

@@ -49,7 +49,7 @@ _SAMPLE = ["case", "region", "image"]
 
 
 @dataclass(frozen=True)
-class Stacked:
+class StackingResult:
     """The meta learners' rows, and their coefficients by meta learner and target (plain values for JSON)."""
 
     rows: pd.DataFrame
@@ -61,7 +61,7 @@ def stack(
     names: Sequence[str],
     *,
     ranges: Mapping[str, tuple[float, float]],
-) -> Stacked:
+) -> StackingResult:
     """Fit stackers on the out-of-fold predictions of the base learners and return the rows of the meta learners.
 
     One stacker is fitted for each target in `ranges`, on all rows (case, region, image) with a reference value. Its
@@ -89,10 +89,10 @@ def stack(
     tables: list[pd.DataFrame] = []
     coefficients: dict[str, dict[str, dict[str, Any]]] = {STACKERS[name].learner: {} for name in names}
     for target, (low, high) in ranges.items():
-        own, own_means = oof[oof["target"] == target], means[means["target"] == target]
-        if own.empty:
+        target_rows, target_means = oof[oof["target"] == target], means[means["target"] == target]
+        if target_rows.empty:
             raise CasewiseError(f"stack: there are no predictions of '{target}' at stage 'oof'.")
-        kind = str(own["kind"].iloc[0])
+        kind = str(target_rows["kind"].iloc[0])
         if wrong := next((name for name in names if name not in kind_named(kind).stackers), None):
             raise StudyError(f"stack: {wrong!r} does not combine a target of kind {kind} such as {target!r}.")
         ways: dict[str, Callable[..., Any]] = {
@@ -100,12 +100,12 @@ def stack(
             "classes": stack_classes,
         }
         stack_one = by_form(kind, ways)
-        rows, fitted = stack_one(own, own_means, learners, names)
+        rows, fitted = stack_one(target_rows, target_means, learners, names)
         tables += rows
         for name in names:
             coefficients[STACKERS[name].learner][target] = fitted[name]
     rows = pd.concat(tables, ignore_index=True) if tables else predictions.iloc[:0][list(COLUMNS)]
-    return Stacked(rows, coefficients)
+    return StackingResult(rows, coefficients)
 
 
 def _stack_numbers(
@@ -146,7 +146,7 @@ def _stack_numbers(
 
 
 def combine(coefficients: Mapping[str, Any], features: np.ndarray) -> np.ndarray:
-    """The predictions of a meta learner, from an entry of `Stacked.coefficients`.
+    """The predictions of a meta learner, from an entry of `StackingResult.coefficients`.
 
     `features` is (N, learners), in the order of `coefficients['weights']`.
 

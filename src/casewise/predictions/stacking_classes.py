@@ -107,12 +107,12 @@ def _wide(predictions: pd.DataFrame, learners: Sequence[str], columns: list[str]
     index = pd.MultiIndex.from_frame(rows[_SAMPLE])
     probabilities = []
     for learner in learners:
-        own = predictions[predictions["model"] == learner].set_index(_SAMPLE)[columns].reindex(index)
-        lacking = index[own[columns[0]].isna()]
+        learner_table = predictions[predictions["model"] == learner].set_index(_SAMPLE)[columns].reindex(index)
+        lacking = index[learner_table[columns[0]].isna()]
         if len(lacking):
             raise CasewiseError(
                 f"stack: {learner} lacks {len(lacking)} of {len(index)} predictions of '{rows['target'].iloc[0]}' that "
                 f"other learners have, the first being of case '{lacking[0][0]}'. Finish its jobs or leave it out."
             )
-        probabilities.append(own.to_numpy(dtype=float))
+        probabilities.append(learner_table.to_numpy(dtype=float))
     return rows, np.stack(probabilities, axis=1)

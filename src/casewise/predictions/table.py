@@ -28,8 +28,8 @@ COLUMNS = (
     "kind",
 )
 STAGES = ("oof", "test", "external")
-WHAT = ("case", "region", "image", "target")
-KEY = ("model", "stage", "outer_fold", "inner_fold", *WHAT)
+SAMPLE_KEY = ("case", "region", "image", "target")
+KEY = ("model", "stage", "outer_fold", "inner_fold", *SAMPLE_KEY)
 
 _TEXT = ("case", "subject", "visit", "region", "image", "model", "stage", "target", "kind")
 _MAY_BE_EMPTY = ("visit", "region", "image")
@@ -93,8 +93,8 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
         if len(several):
             values = ", ".join(sorted(map(repr, cases.loc[cases["case"] == several.iloc[0], name].unique())))
             raise CasewiseError(f"Predictions: case '{several.iloc[0]}' has more than one {name}: {values}.")
-    truths = table.loc[table["y_true"].notna(), [*WHAT, "y_true"]].drop_duplicates()
-    spread = truths.groupby(list(WHAT), sort=False)["y_true"].agg(["min", "max"])
+    truths = table.loc[table["y_true"].notna(), [*SAMPLE_KEY, "y_true"]].drop_duplicates()
+    spread = truths.groupby(list(SAMPLE_KEY), sort=False)["y_true"].agg(["min", "max"])
     # reference values in single precision may differ in their last digits
     apart = spread[(spread["max"] - spread["min"]) > 1e-5 * np.maximum(1.0, spread["max"].abs())]
     if len(apart):
@@ -147,15 +147,15 @@ def final_rows(table: pd.DataFrame) -> pd.DataFrame:
     Out of fold this is the row of the network that was not trained on the subject; otherwise the mean over the folds'
     networks, which is the row without a fold if there is one.
     """
-    settled = table["inner_fold"].isna() & ((table["stage"] == "oof") | table["outer_fold"].isna())
+    is_final = table["inner_fold"].isna() & ((table["stage"] == "oof") | table["outer_fold"].isna())
     group = ["model", "stage", "target"]
-    complete = pd.MultiIndex.from_frame(table.loc[settled, group].drop_duplicates())
-    open_rows = table[~settled & ~pd.MultiIndex.from_frame(table[group]).isin(complete)]
-    tables = [table[settled]]
+    complete = pd.MultiIndex.from_frame(table.loc[is_final, group].drop_duplicates())
+    open_rows = table[~is_final & ~pd.MultiIndex.from_frame(table[group]).isin(complete)]
+    tables = [table[is_final]]
     if len(open_rows):
         tables.append(_mean_over_networks(open_rows))
     rows = pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0].reset_index(drop=True)
-    doubled = rows.duplicated(["model", "stage", *WHAT])
+    doubled = rows.duplicated(["model", "stage", *SAMPLE_KEY])
     if doubled.any():
         row = rows[doubled].iloc[0]
         raise CasewiseError(
@@ -166,7 +166,7 @@ def final_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mean_over_networks(rows: pd.DataFrame) -> pd.DataFrame:
-    group = ["model", "stage", *WHAT]
+    group = ["model", "stage", *SAMPLE_KEY]
     grouped = rows.groupby(group, sort=False)
     networks = grouped["y_pred"].transform("size")
     expected = networks.groupby([rows["model"], rows["stage"]]).transform("max")
@@ -197,7 +197,7 @@ def with_decisions(rows: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def _refuse(table: pd.DataFrame, bad: pd.Series, what: str) -> None:
+def _refuse(table: pd.DataFrame, bad: pd.Series, defect: str) -> None:
     """Raise an error that names the first bad row and the number of bad rows."""
     bad = bad.fillna(False).astype(bool)
     if not bad.any():
@@ -206,4 +206,4 @@ def _refuse(table: pd.DataFrame, bad: pd.Series, what: str) -> None:
     row = table.iloc[number]
     more = f" ({int(bad.sum())} rows in all)" if int(bad.sum()) > 1 else ""
     where = f"case '{row['case']}', target '{row['target']}', model '{row['model']}'"
-    raise CasewiseError(f"Predictions, row {number} ({where}): {what}{more}.")
+    raise CasewiseError(f"Predictions, row {number} ({where}): {defect}{more}.")

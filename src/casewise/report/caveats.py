@@ -38,8 +38,8 @@ def result_line(study: Study, results: Mapping[str, Any]) -> str:
         for name in names:
             mean = results["site_means"].get(learner, {}).get(name)
             if mean and mean["value"] is not None:
-                each = {source: results["by_site"][source][learner][name] for source in mean["sources"]}
-                within.append({"name": name, **mean, "each": each})
+                value_by_source = {source: results["by_site"][source][learner][name] for source in mean["sources"]}
+                within.append({"name": name, **mean, "each": value_by_source})
     line = (
         templates(html=False)
         .get_template("result_line.j2")

@@ -182,12 +182,12 @@ class ReportContext:
     def rows(self, stage: str, learner: str, target: str | None = None) -> pd.DataFrame:
         """Predictions of `target` (the primary outcome by default) by one learner where the truth is known."""
         table = self.final
-        wanted = table["target"] == (target or self.outcome)
-        rows = table[wanted & (table["stage"] == stage) & (table["model"] == learner)]
+        target_rows = table["target"] == (target or self.outcome)
+        rows = table[target_rows & (table["stage"] == stage) & (table["model"] == learner)]
         return rows.dropna(subset=["y_true", "y_pred"]).reset_index(drop=True)
 
     @cached_property
-    def judged(self) -> pd.DataFrame:
+    def headline_rows(self) -> pd.DataFrame:
         """The rows the report is about: primary outcome, shown learner, first stage."""
         return self.rows(self.stage, self.learner)
 

@@ -77,10 +77,10 @@ def unlearned(context: ReportContext) -> dict[str, Any] | None:
         verdict = no_better(job)
         if verdict is not None:
             failed.setdefault(str(job["model"]), []).append(verdict)
-    every = [bad for each in failed.values() for bad in each]
-    own, combined = failed.get(context.learner, []), context.learner not in context.study.networks
-    if own and 2 * sum(own) >= len(own):
-        whose, counts = "own", own
+    every = [bad for verdicts in failed.values() for bad in verdicts]
+    learner_verdicts, combined = failed.get(context.learner, []), context.learner not in context.study.networks
+    if learner_verdicts and 2 * sum(learner_verdicts) >= len(learner_verdicts):
+        whose, counts = "own", learner_verdicts
     elif 2 * sum(every) > len(every):
         whose, counts = ("combined" if combined else "study"), every
     else:
@@ -126,7 +126,7 @@ def case_label(row: Mapping[str, Any]) -> str:
 
 def judged_on(context: ReportContext) -> dict[str, Any]:
     """The cases that the figures are based on, and which of them the networks were not trained on."""
-    rows = context.judged
+    rows = context.headline_rows
     return {
         "stage": context.stage,
         "count": len(rows),

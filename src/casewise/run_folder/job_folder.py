@@ -75,7 +75,7 @@ class TrainingFolder:
         record, weights = JsonFile(stem.with_suffix(".json")), WeightsFile(stem.with_suffix(".safetensors"))
         return Stage(record, weights, TrainingFolder(stem))
 
-    def begun(self) -> bool:
+    def can_resume(self) -> bool:
         """Whether there is an intact state to continue from: of the training, or of its first stage or phase."""
         first = self.stage(0)
         return self.state.intact() or first.finished() or first.folder.state.intact()

@@ -37,15 +37,15 @@ class Splits:
 
     def subjects(self, side: int) -> list[str]:
         """Subjects of one side, sorted."""
-        return sorted(subject for subject, own in self.side.items() if own == side)
+        return sorted(subject for subject, subject_side in self.side.items() if subject_side == side)
 
     def training(self, fold: int) -> list[str]:
         """Subjects that the networks of `fold` may be trained on, sorted."""
-        return sorted(subject for subject, own in self.side.items() if own not in (TEST, fold))
+        return sorted(subject for subject, subject_side in self.side.items() if subject_side not in (TEST, fold))
 
     def held_out(self, fold: int) -> list[str]:
         """Subjects that the networks of `fold` must not be trained on: the fold and the test set, sorted."""
-        return sorted(subject for subject, own in self.side.items() if own in (TEST, fold))
+        return sorted(subject for subject, subject_side in self.side.items() if subject_side in (TEST, fold))
 
 
 def manifest_hash(side: dict[str, int]) -> str:
@@ -94,7 +94,7 @@ def greedy(records: np.ndarray, shares: Sequence[float], *, restarts: int, seed:
     random = np.random.default_rng(seed)
     order = random.permuted(np.tile(np.arange(subjects), (restarts, 1)), axis=1)
     counts = np.zeros((restarts, len(targets), labels))
-    taken = np.zeros((restarts, len(targets)), int)
+    sizes = np.zeros((restarts, len(targets)), int)
     side = np.zeros((restarts, subjects), int)
     rows = np.arange(restarts)
     expected = np.maximum(targets[:, None] * records.sum(), 1e-12)
@@ -107,10 +107,10 @@ def greedy(records: np.ndarray, shares: Sequence[float], *, restarts: int, seed:
             trial[:, option] += added
             adjusted = trial / expected
             gap = (adjusted.max(axis=1) - adjusted.min(axis=1)).mean(axis=1)
-            cost[:, option] = np.where(taken[:, option] < room[option], gap, np.inf)
+            cost[:, option] = np.where(sizes[:, option] < room[option], gap, np.inf)
         choice = cost.argmin(axis=1)
         counts[rows, choice] += added
-        taken[rows, choice] += 1
+        sizes[rows, choice] += 1
         side[rows, subject] = choice
     final = imbalance(counts, targets)
     best = int(final.argmin())
@@ -191,8 +191,8 @@ def _name(side: int) -> str:
 
 
 def _counted(panels: pd.DataFrame, subjects: set[str]) -> dict[str, int]:
-    chosen = panels[panels["subject"].isin(subjects)]
-    return {"subjects": len(subjects), "cases": int(chosen["case"].nunique()), "panels": len(chosen)}
+    subject_panels = panels[panels["subject"].isin(subjects)]
+    return {"subjects": len(subjects), "cases": int(subject_panels["case"].nunique()), "panels": len(subject_panels)}
 
 
 def guide_name(study: Study) -> str:
@@ -252,7 +252,7 @@ def inner_stop(records: np.ndarray, subjects: list[str], *, share: float, seed: 
             "One training subject cannot be divided for early stopping; add subjects or lower split.folds."
         )
     sides, _ = greedy(records, [1 - share, share], restarts=100, seed=seed)
-    fitted, stopping = ([s for s, own in zip(subjects, sides, strict=True) if own == side] for side in (0, 1))
+    fitted, stopping = ([s for s, assigned in zip(subjects, sides, strict=True) if assigned == side] for side in (0, 1))
     return fitted, stopping
 
 

@@ -89,8 +89,8 @@ def images_as_subjects(cohort: Cohort) -> Cohort:
     The column `PERSON` of images and panels contains the real subject.
     """
     images = cohort.images.copy()
-    own = images["subject"].astype(str) + " image " + images["image"].astype(str)
-    images = images.assign(subject=own, visit="1", case=own + "/1", day=float("nan"))
+    image_subjects = images["subject"].astype(str) + " image " + images["image"].astype(str)
+    images = images.assign(subject=image_subjects, visit="1", case=image_subjects + "/1", day=float("nan"))
     images[PERSON] = cohort.images["subject"].astype(str)
     columns = ["subject", "visit", "case", "day", PERSON]
     by_panel = images.set_index("panel")[columns]

@@ -84,10 +84,10 @@ def read_study(path: Path | str, **changes: Any) -> Study:
         hint = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
         raise StudyError(f"There is no study file {path}.{hint}")
     changes = {key: value for key, value in changes.items() if value is not None}
-    own = _mapping(_text(path), str(path))
-    parent = str(own.get("extends", ""))
-    values = _extended(dict(own), str(path), folder=path.parent, chain=(str(path.resolve()),))
-    own, values = own | changes, _merged(values, changes)
+    file_values = _mapping(_text(path), str(path))
+    parent = str(file_values.get("extends", ""))
+    values = _extended(dict(file_values), str(path), folder=path.parent, chain=(str(path.resolve()),))
+    file_values, values = file_values | changes, _merged(values, changes)
     values.setdefault("name", path.stem)
     try:
         return build_study(values, source=str(path), folder=path.parent)
@@ -95,7 +95,9 @@ def read_study(path: Path | str, **changes: Any) -> Study:
         first, *lines = str(error).split("\n  ")
         if not parent:
             raise
-        raise StudyError("\n  ".join([first, *(with_origin(line, values, own, parent) for line in lines)])) from None
+        raise StudyError(
+            "\n  ".join([first, *(with_origin(line, values, file_values, parent) for line in lines)])
+        ) from None
 
 
 def build_study(values: dict[str, Any], *, source: str, folder: Path) -> Study:

@@ -95,11 +95,11 @@ def keys_at(loc: tuple[Any, ...], study: type[StudyModel]) -> list[str]:
     return list(model.model_fields)
 
 
-def with_origin(line: str, values: dict[str, Any], own: dict[str, Any], parent: str) -> str:
+def with_origin(line: str, values: dict[str, Any], file_values: dict[str, Any], parent: str) -> str:
     """A problem, with the file or preset of its key if the key is not in the study file itself."""
     loc, _, _ = line.partition(": ")
     keys = loc.split(".")
-    if not _has(keys, values) or _has(keys, own):
+    if not _has(keys, values) or _has(keys, file_values):
         return line
     targets = values.get("targets")
     value = next(iter(targets), "…") if isinstance(targets, dict) and "is no target" in line else "…"

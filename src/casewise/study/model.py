@@ -84,7 +84,7 @@ def check_metric(name: str) -> str:
     return name
 
 
-Where = Annotated[dict[str, str | list[str]], BeforeValidator(texts)]
+RowFilter = Annotated[dict[str, str | list[str]], BeforeValidator(texts)]
 Range = Annotated[tuple[float, float], BeforeValidator(parse_range)]
 Fraction = Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, lt=1)]
 MetricName = Annotated[str, AfterValidator(check_metric), WithJsonSchema({"enum": metric_names(), "type": "string"})]

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from casewise.study.model import StudyModel, Where
+from casewise.study.model import RowFilter, StudyModel
 from casewise.study.targets import Target
 
 AS_IN_THE_STUDY = "As the key of the same name in the study, but for this table only."
@@ -28,8 +28,8 @@ class External(StudyModel):
     )
     root: Path | None = Field(None, description=AS_IN_THE_STUDY)
     columns: dict[str, str] = Field({}, description=AS_IN_THE_STUDY)
-    where: Where = Field({}, description=AS_IN_THE_STUDY)
-    where_not: Where = Field({}, description=AS_IN_THE_STUDY)
+    where: RowFilter = Field({}, description=AS_IN_THE_STUDY)
+    where_not: RowFilter = Field({}, description=AS_IN_THE_STUDY)
     subjects: Literal["named_apart", "distinct"] = Field(
         "named_apart",
         description="`named_apart`: no subject may have the name of a subject of the study. `distinct`: equal names "
@@ -47,8 +47,8 @@ class Pretraining(StudyModel):
         "an error."
     )
     columns: dict[str, str] = Field({}, description=AS_IN_THE_STUDY)
-    where: Where = Field({}, description=AS_IN_THE_STUDY)
-    where_not: Where = Field({}, description=AS_IN_THE_STUDY)
+    where: RowFilter = Field({}, description=AS_IN_THE_STUDY)
+    where_not: RowFilter = Field({}, description=AS_IN_THE_STUDY)
     targets: dict[str, Target] = Field(
         description="The targets of pretraining. Only the body of the pretrained network is used afterwards."
     )

@@ -12,7 +12,7 @@ from pydantic import Field, create_model, model_validator
 from casewise.study.checks import SECTIONS, check_study
 from casewise.study.evaluation import Audit, Evaluation
 from casewise.study.images import Images, Tiles, Volumes
-from casewise.study.model import Level, Range, StudyModel, Where
+from casewise.study.model import Level, Range, RowFilter, StudyModel
 from casewise.study.other_cohorts import External, Pretraining
 from casewise.study.panels import Panels
 from casewise.study.recipe import Compute, EarlyStopping, Phase, Recipe
@@ -34,6 +34,7 @@ __all__ = [
     "Pretraining",
     "Range",
     "Recipe",
+    "RowFilter",
     "ScoreFormula",
     "Split",
     "Study",
@@ -41,7 +42,6 @@ __all__ = [
     "Target",
     "Tiles",
     "Volumes",
-    "Where",
     "network_names",
     "register_settings",
     "study_model",
@@ -61,7 +61,9 @@ def network_names(backbones: Sequence[str], fusions: Sequence[str]) -> list[str]
     if not fusions:
         return list(backbones)
     stated = [name.partition("@") for name in backbones]
-    pairs = [(name, fusion) for name, _, own in stated for fusion in ([own] if own else fusions)]
+    pairs = [
+        (name, fusion) for name, _, fusion_name in stated for fusion in ([fusion_name] if fusion_name else fusions)
+    ]
     if len({fusion for _, fusion in pairs}) < 2:
         return [name for name, _ in pairs]
     return [f"{name}@{fusion}" for name, fusion in pairs]
@@ -92,12 +94,12 @@ class Study(StudyModel):
         description="The table's column for a standard name or a target, such as `{visit: visit_no, day: days}`. "
         '`""` leaves a column unused.',
     )
-    where: Where = Field(
+    where: RowFilter = Field(
         {},
         description="Rows to keep: a column and the value, or list of values, that it must have. Compared as text; "
         '`""` keeps empty cells.',
     )
-    where_not: Where = Field(
+    where_not: RowFilter = Field(
         {},
         description="Rows to leave out: a column and the value, or list of values; any of them leaves a row out. For "
         "single images, such as copies: `{path: [images/a.jpg]}`.",

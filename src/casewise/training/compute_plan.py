@@ -90,12 +90,12 @@ def choose(
     ]
     options = [o for o in options if o[:2] != ("bf16", False) or len(options) == 1]
     fewer = () if stated or threads == 1 else (1,)
-    kept = "kept" if compute.keep_memory else "given back"
+    memory_use = "kept" if compute.keep_memory else "given back"
     exact = [option for option in options if option[0] == "fp32"]
-    quickest = _quickest(network, options, fewer, side=side, batch=batch, kept=kept, memo=memo)
+    quickest = _quickest(network, options, fewer, side=side, batch=batch, memory_use=memory_use, memo=memo)
     if quickest.precision == "fp32" or not exact or _agrees(network, side):
         return quickest
-    choice = _quickest(network, exact, fewer, side=side, batch=batch, kept=kept, memo=memo)
+    choice = _quickest(network, exact, fewer, side=side, batch=batch, memory_use=memory_use, memo=memo)
     why = f"{quickest.why}; bfloat16, which is quicker, gives other features with these weights"
     return replace(choice, measured=choice.measured or quickest.measured, why=why)
 
@@ -107,7 +107,7 @@ def _quickest(
     *,
     side: int,
     batch: int,
-    kept: str,
+    memory_use: str,
     memo: Path | None,
 ) -> ComputePlan:
     """The option to take by time alone, remembered or measured."""
@@ -116,7 +116,9 @@ def _quickest(
     cpu = [torch.__version__, platform.machine(), cpu_name()]
     fused = [network.fusion, network.channels, network.missing_token is not None]
     gathers = "attention" if isinstance(network.head[0], GatedAttention) else "one panel"
-    key = "|".join(map(str, [network.name, *fused, gathers, side, batch, options[0][2], fewer, options, kept, *cpu]))
+    key = "|".join(
+        map(str, [network.name, *fused, gathers, side, batch, options[0][2], fewer, options, memory_use, *cpu])
+    )
     remembered = _remembered(memo)
     if key in remembered:
         values = remembered[key]
@@ -137,13 +139,13 @@ def _remembered(memo: Path | None) -> dict[str, Any]:
 
 def _measured(network: Network, options: list[Option], fewer: tuple[int, ...], *, side: int, batch: int) -> ComputePlan:
     seconds_by_option = least(step_seconds(network, options, side=side, batch=batch)) if len(options) > 1 else {}
-    taken = _worth(seconds_by_option, options[0])
+    quickest = _worth(seconds_by_option, options[0])
     if fewer:
-        both = [taken, *[(*taken[:2], threads) for threads in fewer]]
+        both = [quickest, *[(*quickest[:2], threads) for threads in fewer]]
         again = least(step_seconds(network, both, side=side, batch=batch))
-        seconds_by_option, taken = seconds_by_option | again, _worth(again, taken)
+        seconds_by_option, quickest = seconds_by_option | again, _worth(again, quickest)
     names = tuple((_name(option, bool(fewer)), round(seconds, 4)) for option, seconds in seconds_by_option.items())
-    return ComputePlan("cpu", *taken, names, f"measured, seconds a step of {batch} panels of {side} px")
+    return ComputePlan("cpu", *quickest, names, f"measured, seconds a step of {batch} panels of {side} px")
 
 
 def _worth(seconds_by_option: dict[Option, float], usual: Option) -> Option:
@@ -164,9 +166,9 @@ def step_seconds(
     """Seconds of single training steps by option, in turns so that a busy moment hits all; the first is left out."""
     panels = torch.rand(batch, network.channels, side, side)
     times: dict[Option, list[float]] = {option: [] for option in options}
-    before, begun, rounds = torch.get_num_threads(), time.perf_counter(), 0
+    before, start, rounds = torch.get_num_threads(), time.perf_counter(), 0
     try:
-        while rounds < least_rounds or (rounds < 6 and time.perf_counter() - begun < 2):
+        while rounds < least_rounds or (rounds < 6 and time.perf_counter() - start < 2):
             for option in options:
                 precision, channels_last, threads = option
                 if threads != torch.get_num_threads():

@@ -237,7 +237,7 @@ def activations(
     return FixedData(result, data.truth, data.names, owner)
 
 
-class Whole(nn.Module):
+class FeatureNetwork(nn.Module):
     """A network up to its features."""
 
     def __init__(self, network: Any) -> None:

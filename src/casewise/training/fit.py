@@ -52,11 +52,11 @@ class Saver(Callback):
         # Not after early stopping has decided: a resumed job would train one epoch more than an uninterrupted one.
         if time.monotonic() - self.last < self.seconds or trainer.should_stop:
             return
-        begun = time.monotonic()
+        start = time.monotonic()
         trainer.save_checkpoint(self.path)
         self.last = time.monotonic()
         if self.seconds:
-            self.seconds = max(self.seconds, 20 * (self.last - begun))
+            self.seconds = max(self.seconds, 20 * (self.last - start))
 
     @property
     def state_key(self) -> str:

@@ -48,10 +48,10 @@ def probe(
     assert isinstance(linear, torch.nn.Linear)
     start = 0
     for output_number, output in enumerate(outputs):
-        wanted = data.truth[:, output_number].double().numpy()
-        scored = ~np.isnan(wanted)
+        truth = data.truth[:, output_number].double().numpy()
+        scored = ~np.isnan(truth)
         rows, groups = values[scored], np.asarray(subjects)[scored]
-        labels = wanted[scored]
+        labels = truth[scored]
         if output.network_kind.standardised:
             labels = (labels - float(network.target_mean[start])) / float(network.target_std[start])
         fit_lines = by_form(output.kind, {"number": _ridge, "classes": _logistic, "ordinal": _steps})
@@ -71,36 +71,36 @@ def _parts(rows: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np.nd
     return list(GroupKFold(folds).split(rows, groups=groups)) if folds > 1 else []
 
 
-def _ridge(rows: np.ndarray, wanted: np.ndarray, groups: np.ndarray, classes: int) -> list[Line | None]:
+def _ridge(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int) -> list[Line | None]:
     """One line for a number."""
     from sklearn.linear_model import RidgeCV
 
-    parts = _parts(rows, groups)
-    if not parts:
+    folds = _parts(rows, groups)
+    if not folds:
         return [None]
-    ridge = RidgeCV(PENALTIES, cv=parts, scoring="neg_mean_squared_error").fit(rows, wanted)
+    ridge = RidgeCV(PENALTIES, cv=folds, scoring="neg_mean_squared_error").fit(rows, labels)
     return [(ridge.coef_, float(ridge.intercept_))]
 
 
-def _logistic(rows: np.ndarray, wanted: np.ndarray, groups: np.ndarray, classes: int) -> list[Line | None]:
+def _logistic(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int) -> list[Line | None]:
     """One line for each class; classes without cases keep their random line."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
-    wanted = wanted.astype(int)
-    present = sorted(set(wanted.tolist()))
+    labels = labels.astype(int)
+    present = sorted(set(labels.tolist()))
     fitted_lines: list[Line | None] = [None] * classes
     if len(present) < 2:
         return fitted_lines
     # a part that lacks a class on its training side says nothing about the penalty
-    parts = [(t, v) for t, v in _parts(rows, groups) if len(set(wanted[t].tolist())) == len(present)]
+    folds = [(t, v) for t, v in _parts(rows, groups) if len(set(labels[t].tolist())) == len(present)]
     losses = np.zeros(len(INVERSE_PENALTIES))
-    for train, left_out in parts:
+    for train, left_out in folds:
         for number, inverse in enumerate(INVERSE_PENALTIES):
-            model = LogisticRegression(C=inverse, max_iter=300).fit(rows[train], wanted[train])
-            losses[number] += log_loss(wanted[left_out], model.predict_proba(rows[left_out]), labels=present)
-    chosen = INVERSE_PENALTIES[int(losses.argmin())]
-    model = LogisticRegression(C=chosen, max_iter=300).fit(rows, wanted)
+            model = LogisticRegression(C=inverse, max_iter=300).fit(rows[train], labels[train])
+            losses[number] += log_loss(labels[left_out], model.predict_proba(rows[left_out]), labels=present)
+    inverse_penalty = INVERSE_PENALTIES[int(losses.argmin())]
+    model = LogisticRegression(C=inverse_penalty, max_iter=300).fit(rows, labels)
     if len(present) == 2:
         # one line tells two classes apart: half of it to each side
         weight, bias = model.coef_[0] / 2, float(model.intercept_[0]) / 2
@@ -111,12 +111,12 @@ def _logistic(rows: np.ndarray, wanted: np.ndarray, groups: np.ndarray, classes:
     return fitted_lines
 
 
-def _steps(rows: np.ndarray, wanted: np.ndarray, groups: np.ndarray, classes: int) -> list[Line | None]:
+def _steps(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int) -> list[Line | None]:
     """One line a step between grades, fitted on the rows that reach it."""
     fitted_lines: list[Line | None] = []
     for step in range(classes - 1):
-        reached = wanted >= step
-        lines = _logistic(rows[reached], (wanted[reached] > step).astype(int), groups[reached], 2)
+        reached = labels >= step
+        lines = _logistic(rows[reached], (labels[reached] > step).astype(int), groups[reached], 2)
         below, above = lines
         both = below is not None and above is not None
         fitted_lines.append((above[0] - below[0], above[1] - below[1]) if both and above and below else None)
@@ -135,6 +135,6 @@ def features(network: Network, data: PanelDataset, *, batch: int) -> Tensor:
         return whole.clone()
     with torch.inference_mode():
         size = data.at_once(batch)
-        for view_slots, own in zip(slots.split(size), owner.split(size), strict=True):
-            fitted_lines.append((network.features(data.plain_batch(view_slots, device)).float().cpu(), own))
+        for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True):
+            fitted_lines.append((network.features(data.plain_batch(view_slots, device)).float().cpu(), panel_numbers))
     return mean_over_views(fitted_lines, len(data)).clone()

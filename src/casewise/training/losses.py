@@ -42,11 +42,11 @@ def loss_of(
     """
     by_kind: dict[NetworkKind, list[Scored]] = {}
     start = 0
-    for column, (own, output) in enumerate(zip(raw_parts(raw, outputs), outputs, strict=True)):
+    for column, (target_raw, output) in enumerate(zip(raw_parts(raw, outputs), outputs, strict=True)):
         columns = slice(start, start + output.width)
         start += output.width
         weight = weights[column] if weights is not None and not plain else None
-        scored = Scored(output, own, truth[:, column], scaling.mean[columns], scaling.std[columns], weight)
+        scored = Scored(output, target_raw, truth[:, column], scaling.mean[columns], scaling.std[columns], weight)
         by_kind.setdefault(output.network_kind, []).append(scored)
     settings = recipe.model_copy(update={"label_smoothing": 0.0}) if plain else recipe
     total = raw.new_zeros(())

@@ -34,7 +34,7 @@ CLEAR = 5.0
 
 
 @dataclass(frozen=True)
-class Found:
+class RateSearch:
     """The curve of a range test, as it was and smoothed, and the rate chosen on it."""
 
     rates: list[float]
@@ -92,7 +92,7 @@ def find_rate(
     outputs: Sequence[Output],
     seed: int,
     choice: ComputePlan,
-) -> Found:
+) -> RateSearch:
     """Run the range test on a copy of the network; the network itself stays as it was.
 
     Raises:
@@ -132,8 +132,8 @@ def find_rate(
     except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit of its own
         raise KeyboardInterrupt from stopped
     losses = sweep.losses
-    chosen = steepest(rates[: len(losses)], np.array(losses))
-    if chosen is None:
+    rate = steepest(rates[: len(losses)], np.array(losses))
+    if rate is None:
         raise TrainingError(
             f"the learning-rate finder found no rate between {finder.low:g} and {finder.high:g} at which the loss "
             f"clearly falls ({_told(rates, losses)}). Give recipe.lr as a number (0.0003 is a careful one for the adam "
@@ -141,7 +141,7 @@ def find_rate(
         )
     fall = deepest(rates[: len(losses)], np.array(losses))
     course = [round(float(v), 6) for v in fall.curve] if fall else []
-    return Found([float(r) for r in rates[: len(losses)]], [round(v, 6) for v in losses], chosen, course)
+    return RateSearch([float(r) for r in rates[: len(losses)]], [round(v, 6) for v in losses], rate, course)
 
 
 def _told(rates: np.ndarray, losses: list[float]) -> str:

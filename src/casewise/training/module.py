@@ -190,10 +190,10 @@ class Training(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        kept = checkpoint["casewise"]
-        self.history, self.best = kept["history"], kept["best"]
-        self.best_loss, self.best_epoch = kept["best_loss"], kept["best_epoch"]
-        self._plateau_state = kept["plateau"]
+        state = checkpoint["casewise"]
+        self.history, self.best = state["history"], state["best"]
+        self.best_loss, self.best_epoch = state["best_loss"], state["best_epoch"]
+        self._plateau_state = state["plateau"]
 
     def on_train_start(self) -> None:
         self._steps = len(self._batches())

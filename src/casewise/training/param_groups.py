@@ -75,13 +75,17 @@ def parameter_groups(network: Any, recipe: Recipe, lr: float) -> list[dict[str, 
         return [{"params": body, "lr": lr}, head]
     groups = layer_groups(network, recipe.gradual_unfreezing.groups)
     body_groups: list[dict[str, Any]] = []
-    taken: set[int] = set()
+    grouped: set[int] = set()
     for position, group in enumerate(groups):
-        mine = [p for module in group for p in module.parameters() if p.requires_grad and id(p) not in taken]
-        taken |= {id(p) for p in mine}
-        if mine:
-            body_groups.append({"params": mine, "lr": lr / recipe.discriminative ** (len(groups) - 1 - position)})
-    rest = [p for p in body if id(p) not in taken]
+        group_parameters = [
+            p for module in group for p in module.parameters() if p.requires_grad and id(p) not in grouped
+        ]
+        grouped |= {id(p) for p in group_parameters}
+        if group_parameters:
+            body_groups.append(
+                {"params": group_parameters, "lr": lr / recipe.discriminative ** (len(groups) - 1 - position)}
+            )
+    rest = [p for p in body if id(p) not in grouped]
     if rest:
         # tokens and positions belong to no block and count as the input layer
         body_groups.insert(0, {"params": rest, "lr": lr / recipe.discriminative ** (len(groups) - 1)})

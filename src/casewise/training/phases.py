@@ -20,7 +20,7 @@ from casewise.models.freezing import freeze, parameter_counts
 from casewise.models.frozen_split import split_at
 from casewise.run_folder import TrainingFolder
 from casewise.training.checkpoint import write_tensors
-from casewise.training.feature_cache import Buffer, FixedData, Upper, Whole, activations, fixed
+from casewise.training.feature_cache import Buffer, FeatureNetwork, FixedData, Upper, activations, fixed
 from casewise.training.fit import TrainingContext, fit
 from casewise.training.timing import Timer
 
@@ -138,7 +138,7 @@ def _shortened(
     if (recipe.discriminative != 1 or recipe.layer_decay != 1) and not whole:
         return *plain, "frozen layers computed at every step, since rates differ by layer"
     try:
-        frozen, rest = (Whole(network), nn.Identity()) if whole else split_at(network, phase.freeze)
+        frozen, rest = (FeatureNetwork(network), nn.Identity()) if whole else split_at(network, phase.freeze)
     except TrainingError as error:
         return *plain, f"frozen layers computed at every step: {error}"
     form = torch.channels_last if context.choice.channels_last else torch.contiguous_format

@@ -51,7 +51,7 @@ def learn(
         subjects: the subject of each row of `train`; the penalty of a probed head is chosen by them.
     """
     network.to(context.choice.device)
-    begun = context.files.begun()
+    resuming = context.files.can_resume()
     heads: tuple[FeatureData, FeatureData] | None = None
     if recipe.tuning in ("head_only", "gradual_unfreezing"):
         heads = _featured(network, train, recipe), _featured(network, stop, recipe)
@@ -59,7 +59,7 @@ def learn(
     if recipe.lr == "find" and heads:
         # before the probe: with a fitted head no rate lowers the loss further
         search = _search_rate(HeadOnly(network), heads[0], recipe, context, context.files.rate_search)
-    if recipe.head == "probe" and not begun:
+    if recipe.head == "probe" and not resuming:
         known_features = heads[0].features if heads else None
         probe(network, train, subjects, context.outputs, batch=recipe.batch_size, known_features=known_features)
     if recipe.lr == "find":

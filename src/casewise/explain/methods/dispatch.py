@@ -96,10 +96,10 @@ def cell_maps(
     network: Network, panels: Tensor, *, target: ExplainTarget, method: str | None = None, map_size: int = 0
 ) -> CellMaps:
     """As `explain`, the maps at the resolution of the network."""
-    chosen = method or method_for(network)
-    if chosen not in METHODS:
-        hint = nearest(chosen, METHODS)
-        raise CasewiseError(f"explain: method must be {' or '.join(METHODS)}, not {chosen!r}.{hint}")
+    method_name = method or method_for(network)
+    if method_name not in METHODS:
+        hint = nearest(method_name, METHODS)
+        raise CasewiseError(f"explain: method must be {' or '.join(METHODS)}, not {method_name!r}.{hint}")
     if panels.ndim != 4:
         raise CasewiseError(
             f"explain: panels must be grids (B, C, H, W), not {tuple(panels.shape)}; bags have attention weights."
@@ -107,7 +107,7 @@ def cell_maps(
     # with late fusion all backbones have the same architecture
     body: Any = network.bodies[0]
     shape = (int(panels.shape[-2]), int(panels.shape[-1]))
-    if chosen == "rollout":
+    if method_name == "rollout":
         maps = rollout_by_sequence(network, panels)
     else:
         with without_side_effects(network):
@@ -117,4 +117,4 @@ def cell_maps(
         centres = patch_centres((maps.shape[2], maps.shape[3]), shape, body.patch_embed.patch_size)
     else:
         centres = cell_centres(body, layers[0], shape)
-    return CellMaps(maps, shape, centres, chosen)
+    return CellMaps(maps, shape, centres, method_name)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from casewise.errors import CasewiseError, nearest
 from casewise.models.backbones import Network
 
-How: TypeAlias = Literal["cascade", "all"]
+RandomisationOrder: TypeAlias = Literal["cascade", "all"]
 STD = 0.02
 SIGMA, K1, K2 = 1.5, 0.01, 0.03
 
@@ -41,7 +41,9 @@ class Similarity:
     ssim: float
 
 
-def randomised(network: Network, *, how: How = "cascade", seed: int = 0) -> Iterator[tuple[str, Network]]:
+def randomised(
+    network: Network, *, how: RandomisationOrder = "cascade", seed: int = 0
+) -> Iterator[tuple[str, Network]]:
     """Copies of a network with more and more layer groups randomised from the head downwards, or one with all.
 
     Every step yields the same copy: use it before the next step. The network itself does not change.
@@ -49,37 +51,39 @@ def randomised(network: Network, *, how: How = "cascade", seed: int = 0) -> Iter
     Raises:
         CasewiseError: `how` is neither cascade nor all.
     """
-    if how not in get_args(How):
-        raise CasewiseError(f"randomise: how must be cascade or all, not {how!r}.{nearest(how, get_args(How))}")
+    if how not in get_args(RandomisationOrder):
+        raise CasewiseError(
+            f"randomise: how must be cascade or all, not {how!r}.{nearest(how, get_args(RandomisationOrder))}"
+        )
     changed: Any = copy.deepcopy(network)
     # one step per block; the last step covers what the body holds outside its blocks (tokens, positions)
     groups = [("head", changed.head), *reversed(changed.blocks), ("body", changed.body)]
-    done: set[int] = set()
+    reset_modules: set[int] = set()
     for number, (name, group) in enumerate(groups):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed * 1000 + number)
-            _reinitialise(group, done)
+            _reinitialise(group, reset_modules)
         if how == "cascade" or number == len(groups) - 1:
             yield name if how == "cascade" else "all", changed
 
 
-def _reinitialise(group: nn.Module, done: set[int]) -> None:
+def _reinitialise(group: nn.Module, reset_modules: set[int]) -> None:
     """Draw the parameters of a layer group as at initialisation, and reset batch norm statistics."""
     for module in group.modules():
-        if id(module) in done:
+        if id(module) in reset_modules:
             continue
-        done.add(id(module))
-        own = dict(module.named_parameters(recurse=False))
+        reset_modules.add(id(module))
+        parameters = dict(module.named_parameters(recurse=False))
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):
             # always drawn on the CPU, because other devices have other random generators
-            device = next(iter(own.values())).device if own else torch.device("cpu")
+            device = next(iter(parameters.values())).device if parameters else torch.device("cpu")
             module.to("cpu")
             reset()
             module.to(device)
             continue
         with torch.no_grad():
-            for parameter in own.values():
+            for parameter in parameters.values():
                 values = torch.randn(parameter.shape) * STD
                 parameter.copy_(values.to(parameter))
 
@@ -89,7 +93,7 @@ def similarities(
     panels: Tensor,
     maps_of: Callable[[Network, Tensor], Tensor],
     *,
-    how: How = "cascade",
+    how: RandomisationOrder = "cascade",
     seed: int = 0,
 ) -> list[Similarity]:
     """Compare the maps (B, H, W) that `maps_of` gives of the trained network with those of randomised ones.

@@ -170,9 +170,9 @@ def _side_by_side(inputs: JobInputs, waiting: int) -> tuple[int, int]:
     compute = inputs.study.compute
     available = cpu_count()
     on_gpu = compute.device == "cuda" or (compute.device == "auto" and torch.cuda.is_available())
-    wanted = (1 if on_gpu else available) if compute.jobs == "auto" else compute.jobs
-    workers = max(1, min(wanted, waiting))
-    return workers, max(1, available // max(1, wanted))
+    requested = (1 if on_gpu else available) if compute.jobs == "auto" else compute.jobs
+    workers = max(1, min(requested, waiting))
+    return workers, max(1, available // max(1, requested))
 
 
 def _compute_plans(
@@ -188,7 +188,7 @@ def _compute_plans(
     study = inputs.study
     if study.compute.keep_memory:
         keep_memory()  # as the jobs do, whose speed is measured here
-    kept = folder.compute.read_or_none() or {}
+    recorded = folder.compute.read_or_none() or {}
     chosen_plans: dict[str, ComputePlan] = {}
     missing: list[str] = []
     size = study.images.size
@@ -206,15 +206,15 @@ def _compute_plans(
         except WeightsError as error:
             missing.append(str(error))
             continue
-        plan = _recorded_plan(kept.get(model), folder, model)
+        plan = _recorded_plan(recorded.get(model), folder, model)
         if plan:
             if _holds(plan, study.compute):
                 if study.compute.threads not in ("auto", plan.threads):
                     plan = replace(plan, threads=int(study.compute.threads))
                 chosen_plans[model] = plan
-                if kept.get(model) != (values := json.loads(json.dumps(asdict(plan)))):
-                    kept[model] = values
-                    folder.compute.write(kept)
+                if recorded.get(model) != (values := json.loads(json.dumps(asdict(plan)))):
+                    recorded[model] = values
+                    folder.compute.write(recorded)
                 continue
             if folder.job_records([model]):
                 raise RunError(
@@ -224,8 +224,8 @@ def _compute_plans(
         chosen_plans[model] = choose(
             network, study.compute, side=side, batch=study.recipe.batch_size, threads=threads, memo=memo_path()
         )
-        kept[model] = asdict(chosen_plans[model])
-        folder.compute.write(kept)
+        recorded[model] = asdict(chosen_plans[model])
+        folder.compute.write(recorded)
         del network
         give_memory_back()
     if missing:
@@ -278,13 +278,13 @@ def _try(network: Network, height: int, width: int) -> None:
 
 
 def _watch(jobs: Sequence[Job], tell: Tell, over: threading.Event) -> None:
-    begun = time.time()
+    start = time.time()
     while not over.wait(0.5):
         done, failed, running = 0, 0, []
         for job in jobs:
             if job.finished:
                 done += 1
-            elif (share := _share(job, begun)) is not None:
+            elif (share := _share(job, start)) is not None:
                 failed += share < 0
                 running += [share] * (share >= 0)
         waiting = len(jobs) - done - failed - len(running)
@@ -292,9 +292,9 @@ def _watch(jobs: Sequence[Job], tell: Tell, over: threading.Event) -> None:
         tell(done + failed + min(sum(running), len(running) * 0.99), text)
 
 
-def _share(job: Job, begun: float) -> float | None:
+def _share(job: Job, start: float) -> float | None:
     """Share of its epochs that a running job has done, -1 if it failed; early stopping makes it a lower bound."""
-    progress = job.folder.read_progress(begun)
+    progress = job.folder.read_progress(start)
     if progress is None:
         return None
     return -1.0 if progress["stage"] == FAILED else float(progress["done"]) / max(1, progress["total"])

@@ -78,7 +78,7 @@ class Photographs:
 
         settings = study.images
         preparation = Preparation(size=settings.size, keep_ratio=settings.keep_ratio, channels=settings.channels)
-        begun = time.monotonic()
+        start = time.monotonic()
         with show.bar(step) as bar:
             store = prepare(
                 self.sources(cohort),
@@ -86,7 +86,7 @@ class Photographs:
                 folder.of("tiles"),
                 progress=lambda done, total: bar(done, total),
             )
-        show.line(step, f"{len(store):,} tiles of {settings.size} px, {time.monotonic() - begun:.1f} s")
+        show.line(step, f"{len(store):,} tiles of {settings.size} px, {time.monotonic() - start:.1f} s")
         return store
 
     def sources(self, cohort: Cohort) -> Sequence[ImageSource]:
@@ -162,12 +162,14 @@ class Photographs:
                 if number != EMPTY:
                     tiles.setdefault(number, []).append(tile)
         results = []
-        for number, own in tiles.items():
+        for number, tile_maps in tiles.items():
             path = Path(self._path(prepared, number))
             picture = read_image(path, channels=settings.channels)
             picture = picture[..., 0] if picture.shape[2] == 1 else picture
             height, width = picture.shape[:2]
-            values = to_photograph(np.mean(own, axis=0), width=width, height=height, keep_ratio=settings.keep_ratio)
+            values = to_photograph(
+                np.mean(tile_maps, axis=0), width=width, height=height, keep_ratio=settings.keep_ratio
+            )
             results.append(NativeMap(f"{number}-{path.stem}", values, picture))
         return results
 

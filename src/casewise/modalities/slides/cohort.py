@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.console import Show
-    from casewise.modalities.slides.plans import KeptSlide
+    from casewise.modalities.slides.plans import StoredSlide
     from casewise.modalities.slides.tiles import PlannedSlide, TilePlan
     from casewise.modalities.store.store import TileStore
     from casewise.modalities.store.store_builder import Budget
@@ -131,7 +131,7 @@ def pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> tuple[Co
     return dataclasses.replace(whole, images=images), dataclasses.replace(store, index=index)
 
 
-def slide_of(study: Study, path: Path | str, folder: Path) -> KeptSlide:
+def slide_of(study: Study, path: Path | str, folder: Path) -> StoredSlide:
     """The stored tiles of a slide.
 
     Raises:
@@ -197,7 +197,7 @@ def _check(study: Study, cohort: Cohort) -> None:
 
 def _planned(
     paths: Sequence[Path], plan: TilePlan, folder: Path | None, tell: Callable[[int], None]
-) -> list[KeptSlide | PlannedSlide | None]:
+) -> list[StoredSlide | PlannedSlide | None]:
     """The tiles of each path; None for images that are not slides.
 
     Raises:
@@ -209,7 +209,7 @@ def _planned(
 
     budget = Budget(MEMORY)
     problems: dict[int, str] = {}
-    planned: dict[int, KeptSlide | PlannedSlide | None] = {}
+    planned: dict[int, StoredSlide | PlannedSlide | None] = {}
     pool = ThreadPoolExecutor(min(AT_ONCE, int(joblib.cpu_count())), thread_name_prefix="slides")
     try:
         jobs = {pool.submit(_plan, path, plan, folder, budget): row for row, path in enumerate(paths)}
@@ -231,7 +231,7 @@ def _planned(
     return [planned[row] for row in range(len(paths))]
 
 
-def _plan(path: Path, plan: TilePlan, folder: Path | None, budget: Budget) -> KeptSlide | PlannedSlide | None:
+def _plan(path: Path, plan: TilePlan, folder: Path | None, budget: Budget) -> StoredSlide | PlannedSlide | None:
     from casewise.modalities.slides.content import SLIDE_FILES, is_cut_tiff
     from casewise.modalities.slides.plans import find, keep, name_of
     from casewise.modalities.slides.reader import is_slide
@@ -250,7 +250,7 @@ def _plan(path: Path, plan: TilePlan, folder: Path | None, budget: Budget) -> Ke
     return (keep(planned, folder, name) if folder and name else None) or planned
 
 
-def _expanded(images: pd.DataFrame, planned: Sequence[KeptSlide | PlannedSlide | None]) -> pd.DataFrame:
+def _expanded(images: pd.DataFrame, planned: Sequence[StoredSlide | PlannedSlide | None]) -> pd.DataFrame:
     """One row for each tile; images and panels still have the numbers of the slides."""
     import numpy as np
 
@@ -263,11 +263,11 @@ def _expanded(images: pd.DataFrame, planned: Sequence[KeptSlide | PlannedSlide |
     return images.iloc[rows].reset_index(drop=True).assign(**positions, **fact_columns)
 
 
-def _facts(slide: KeptSlide | PlannedSlide) -> tuple[str, str, str, str]:
+def _facts(slide: StoredSlide | PlannedSlide) -> tuple[str, str, str, str]:
     """`FACTS` of a slide."""
-    from casewise.modalities.slides.plans import KeptSlide
+    from casewise.modalities.slides.plans import StoredSlide
 
-    about = slide if isinstance(slide, KeptSlide) else slide.facts
-    width, height = slide.size if isinstance(slide, KeptSlide) else (slide.facts.width, slide.facts.height)
+    about = slide if isinstance(slide, StoredSlide) else slide.facts
+    width, height = slide.size if isinstance(slide, StoredSlide) else (slide.facts.width, slide.facts.height)
     mpp = f"{about.mpp:.4g}" if about.mpp else ""
     return about.vendor, mpp, f"{about.magnification:g}" if about.magnification else "", f"{width}x{height}"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
-    from casewise.modalities.slides.plans import KeptSlide
+    from casewise.modalities.slides.plans import StoredSlide
     from casewise.modalities.store.store import ImageSource, TileStore
     from casewise.study.schema import Study
 
@@ -97,12 +97,12 @@ class Slides(Photographs):
                     box = images[["tile_x", "tile_y", "tile_side"]].iloc[number].to_numpy(dtype=int)
                     tiles.setdefault(self._path(prepared, number), []).append((tile, box))
         results = []
-        for path, own in tiles.items():
+        for path, tile_maps in tiles.items():
             slide = self.overview(prepared, path)
             assert slide is not None
             picture = slide.read_picture()
             step = slide.size[0] / picture.shape[1]
-            values, boxes = np.stack([tile for tile, _ in own]), np.stack([box for _, box in own])
+            values, boxes = np.stack([tile for tile, _ in tile_maps]), np.stack([box for _, box in tile_maps])
             on_slide = to_slide(values, boxes, width=slide.size[0], height=slide.size[1], downsample=step)
             height, width = picture.shape[:2]
             on_picture = np.full((height, width), np.nan, np.float32)
@@ -111,7 +111,7 @@ class Slides(Photographs):
             results.append(NativeMap(Path(path).stem, on_picture, picture))
         return results
 
-    def overview(self, prepared: PreparedCohort, path: str) -> KeptSlide | None:
+    def overview(self, prepared: PreparedCohort, path: str) -> StoredSlide | None:
         """The stored tiles of the slide at `path`; None if `path` is an image that is used whole."""
         from casewise.modalities.slides.cohort import FOLDER, is_cut, slide_of
 

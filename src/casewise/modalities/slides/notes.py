@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from casewise.cohort.table import names_text
 
 if TYPE_CHECKING:
-    from casewise.modalities.slides.plans import KeptSlide
+    from casewise.modalities.slides.plans import StoredSlide
     from casewise.modalities.slides.tiles import PlannedSlide, TilePlan
 
 __all__ = ["called", "notes_of"]
@@ -21,20 +21,20 @@ FEW = 5
 VARYING = re.compile(r"(?<!level )(?<![\d.,])\d[\d.,]*")
 
 
-def notes_of(slides: Sequence[KeptSlide | PlannedSlide], plan: TilePlan) -> list[str]:
+def notes_of(slides: Sequence[StoredSlide | PlannedSlide], plan: TilePlan) -> list[str]:
     """The numbers of tiles and deviations from the plan; similar notes of several slides are merged."""
     import numpy as np
 
     counts = np.array([len(slide) for slide in slides])
     few, most = int(counts.min()), int(counts.max())
-    each = (
+    counts_text = (
         f"{few:,} {'tile' if few == 1 else 'tiles'} each"
         if few == most
         else f"{few:,} to {most:,} tiles, {np.median(counts):,.0f} in the median"
     )
     notes = [
-        f"Slides give {each}, of {plan.side} pixels at {plan.resolution}; at least {plan.min_tissue:.0%} of each is "
-        "tissue."
+        f"Slides give {counts_text}, of {plan.side} pixels at {plan.resolution}; at least "
+        f"{plan.min_tissue:.0%} of each is tissue."
     ]
     thinned = sum(slide.candidates > len(slide) for slide in slides)
     if thinned:

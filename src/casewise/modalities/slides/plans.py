@@ -22,7 +22,7 @@ from casewise.files import write_atomic
 from casewise.modalities.slides.companion_files import mark_of
 from casewise.modalities.slides.tiles import PlannedSlide, TilePlan
 
-__all__ = ["KeptSlide", "find", "keep", "name_of", "sweep"]
+__all__ = ["StoredSlide", "find", "keep", "name_of", "sweep"]
 
 # Increased whenever the rules for tissue or tiles change: slides are then planned again.
 RULES = 2
@@ -30,7 +30,7 @@ QUALITY = 88
 
 
 @dataclass(frozen=True, eq=False)
-class KeptSlide:
+class StoredSlide:
     """The tiles and facts of a slide, as in `PlannedSlide` and `SlideFacts`.
 
     `boxes`: (N, 3) `int64`. `shares`: (N,) `float64`. `mask`: (h, w) `bool`; a pixel of it is `downsample` level-0
@@ -71,12 +71,12 @@ def name_of(path: Path, plan: TilePlan) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def find(path: Path, plan: TilePlan, folder: Path) -> KeptSlide | None:
+def find(path: Path, plan: TilePlan, folder: Path) -> StoredSlide | None:
     """The stored tiles of this slide and this plan; None if there are none or they cannot be read."""
     return _read(path, folder, name_of(path, plan))
 
 
-def _read(path: Path, folder: Path, name: str) -> KeptSlide | None:
+def _read(path: Path, folder: Path, name: str) -> StoredSlide | None:
     """The stored tiles of this slide under this name."""
     file, picture = folder / f"{name}.npz", folder / f"{name}.jpg"
     if not name or not file.is_file() or not picture.is_file():
@@ -87,7 +87,7 @@ def _read(path: Path, folder: Path, name: str) -> KeptSlide | None:
             height, width = about.pop("shape")
             mask = np.unpackbits(archive["mask"], count=height * width).reshape(height, width).astype(bool)
             values = {"boxes": archive["boxes"], "shares": archive["shares"], "mask": mask}
-        return KeptSlide(
+        return StoredSlide(
             path=path,
             picture=picture,
             size=(int(about.pop("width")), int(about.pop("height"))),
@@ -100,7 +100,7 @@ def _read(path: Path, folder: Path, name: str) -> KeptSlide | None:
         return None
 
 
-def keep(planned: PlannedSlide, folder: Path, name: str) -> KeptSlide | None:
+def keep(planned: PlannedSlide, folder: Path, name: str) -> StoredSlide | None:
     """Store the planned tiles of a slide and return them; None if they cannot be read back.
 
     `name`: its `name_of` before it was read. A slide that is replaced meanwhile has another name and is planned again

@@ -136,17 +136,17 @@ def plan_tiles(path: Path, plan: TilePlan, budget: Budget | None = None) -> Plan
             f"{slide.path}: there is too little tissue on this slide: {shares_text}, and the study requires "
             f"{plan.min_tissue:.0%}. Leave it out of the table, or lower `min_tissue`."
         )
-    chosen = enough
+    selected = enough
     if plan.max_tiles is not None and len(enough) > plan.max_tiles:
         # Positions are counted in steps of the grid, so that the curve fills it.
         steps = np.unique(boxes[:, 0], return_inverse=True)[1], np.unique(boxes[:, 1], return_inverse=True)[1]
-        chosen = enough[spread(np.stack(steps, axis=1)[enough], plan.max_tiles)]
+        selected = enough[spread(np.stack(steps, axis=1)[enough], plan.max_tiles)]
     all_notes = (*facts.notes, *notes, *tissue.notes)
     return PlannedSlide(
         slide.path,
         facts,
-        boxes[chosen],
-        shares[chosen],
+        boxes[selected],
+        shares[selected],
         all_notes,
         tissue.mask,
         tissue.downsample,

@@ -78,11 +78,11 @@ def tissue_threshold(values: np.ndarray, least: float = LEAST_CONTRAST) -> float
     """
     if not values.size:
         return None
-    cut, _ = cv2.threshold(values.reshape(1, -1), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    above = values > cut
+    threshold, _ = cv2.threshold(values.reshape(1, -1), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    above = values > threshold
     if above.all() or not above.any() or values[above].mean() - values[~above].mean() < least:
         return None
-    return float(cut)
+    return float(threshold)
 
 
 def find_tissue(picture: np.ndarray, scanned: np.ndarray, downsample: float, *, mpp: float | None = None) -> Tissue:
@@ -116,8 +116,8 @@ def _blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _above(values: np.ndarray, scanned: np.ndarray, least: float) -> np.ndarray:
-    cut = tissue_threshold(values[scanned], least)
-    return np.zeros_like(scanned) if cut is None else (values > cut) & scanned
+    threshold = tissue_threshold(values[scanned], least)
+    return np.zeros_like(scanned) if threshold is None else (values > threshold) & scanned
 
 
 def _cleaned(mask: np.ndarray, scanned: np.ndarray) -> np.ndarray:
@@ -171,8 +171,8 @@ def spread(positions: np.ndarray, most: int) -> np.ndarray:
     if len(positions) <= most:
         return np.arange(len(positions))
     along = np.argsort(_along_hilbert(positions), kind="stable")
-    chosen: np.ndarray = np.sort(along[((np.arange(most) + 0.5) * len(positions) / most).astype(int)])
-    return chosen
+    selected: np.ndarray = np.sort(along[((np.arange(most) + 0.5) * len(positions) / most).astype(int)])
+    return selected
 
 
 def _along_hilbert(positions: np.ndarray) -> np.ndarray:

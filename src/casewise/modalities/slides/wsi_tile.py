@@ -106,7 +106,7 @@ class SlideReader:
         with self._lock:
             slide = self._open.pop(path, None) or Slide(path)
             self._open[path] = slide
-            while len(self._open) > 1 and sum(each.cache for each in self._open.values()) > MAX_CACHE:
+            while len(self._open) > 1 and sum(open_slide.cache for open_slide in self._open.values()) > MAX_CACHE:
                 # closed when the last thread that reads from it has finished
                 self._open.popitem(last=False)
             return slide

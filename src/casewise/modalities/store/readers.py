@@ -155,10 +155,8 @@ class Source:
         """By how much (1, 2, 4, 8) the decoder may reduce without falling below `SPARE` times `target`."""
         if not self.reader.scales:
             return 1
-        wanted = [SPARE * side for side in target]
-        return next(
-            s for s in (8, 4, 2, 1) if s == 1 or (self.width // s >= wanted[0] and self.height // s >= wanted[1])
-        )
+        least = [SPARE * side for side in target]
+        return next(s for s in (8, 4, 2, 1) if s == 1 or (self.width // s >= least[0] and self.height // s >= least[1]))
 
     def memory(self, target: tuple[int, int]) -> int:
         """About how many bytes decoding to `target` holds at once, the file itself included."""

@@ -135,7 +135,7 @@ class Building:
             ) from error
 
 
-class Earlier:
+class EarlierTiles:
     """Tiles that were made before, found again by an unchanged path or by the source's hash."""
 
     def __init__(self) -> None:

@@ -147,9 +147,9 @@ def damage(store: TileStore) -> str:
     return f"{len(bad):,} of {len(store):,} tiles are not as written ({paths}…)" if len(bad) else ""
 
 
-def _damaged(folder: Path, what: str) -> RunError:
+def _damaged(folder: Path, defect: str) -> RunError:
     """Say that a store cannot be trusted."""
-    return RunError(f"{folder}: the tile store is damaged: {what}. Delete {folder / MARKER} and prepare again.")
+    return RunError(f"{folder}: the tile store is damaged: {defect}. Delete {folder / MARKER} and prepare again.")
 
 
 def _opened(folder: Path) -> TileStore:

@@ -18,7 +18,7 @@ import numpy as np
 from casewise.errors import ImageError, RunError, StudyError
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import open_source, read_bytes
-from casewise.modalities.store.resume import Building, Earlier, Record, read_journal, stem_of
+from casewise.modalities.store.resume import Building, EarlierTiles, Record, read_journal, stem_of
 from casewise.modalities.store.store import (
     COLUMNS,
     MARKER,
@@ -163,9 +163,9 @@ def alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _earlier(folder: Path, preparation: Preparation) -> Earlier:
+def _earlier(folder: Path, preparation: Preparation) -> EarlierTiles:
     """Gather every tile of these settings that the folder has, finished or not."""
-    earlier = Earlier()
+    earlier = EarlierTiles()
     for journal in sorted(folder.glob(f"{stem_of(preparation)}*.jsonl")):
         try:
             tiles = np.load(journal.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
@@ -186,7 +186,7 @@ def _earlier(folder: Path, preparation: Preparation) -> Earlier:
 
 def _fill(
     building: Building,
-    earlier: Earlier,
+    earlier: EarlierTiles,
     paths: Sequence[ImageSource],
     preparation: Preparation,
     workers: int,
@@ -221,7 +221,7 @@ def _fill(
 
 def _row(
     building: Building,
-    earlier: Earlier,
+    earlier: EarlierTiles,
     budget: Budget,
     readers: Readers,
     row: int,
@@ -261,7 +261,7 @@ def _row(
 
 def _tile_of_source(
     building: Building,
-    earlier: Earlier,
+    earlier: EarlierTiles,
     reader: TileSourceReader,
     row: int,
     tile_source: TileSource,
@@ -289,9 +289,9 @@ def _tile_of_source(
 
 def _discard_builds(folder: Path, keep: Building | None = None) -> None:
     """Remove unfinished builds, all or all but one."""
-    kept = {keep.tiles, keep.journal} if keep else set()
+    current_files = {keep.tiles, keep.journal} if keep else set()
     for path in folder.glob("building-*"):
-        if path not in kept:
+        if path not in current_files:
             path.unlink(missing_ok=True)
 
 
@@ -312,6 +312,6 @@ def _message(problems: dict[int, str], paths: Sequence[ImageSource]) -> str:
         lines[first[path]] += f" So it is with {count:,} more of its tiles."
     if len(lines) > SHOWN:
         lines[SHOWN:] = [f"  … and {len(lines) - SHOWN:,} more like these."]
-    kept = "" if len(problems) == len(paths) else " The other tiles are kept for the next run."
-    what = "tiles" if first else "images"
-    return "\n".join([f"{len(problems):,} of {len(paths):,} {what} cannot be read.{kept}", *lines])
+    kept_note = "" if len(problems) == len(paths) else " The other tiles are kept for the next run."
+    noun = "tiles" if first else "images"
+    return "\n".join([f"{len(problems):,} of {len(paths):,} {noun} cannot be read.{kept_note}", *lines])

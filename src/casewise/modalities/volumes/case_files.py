@@ -59,7 +59,7 @@ class CaseSources:
 
 
 @dataclass(eq=False)
-class Gathered:
+class LoadedCase:
     """The scans of a case in the order of the study's sequences, None for an absent one.
 
     `notes` describe anything unusual, `problems` prevent the use of the case; each names its file.
@@ -71,11 +71,11 @@ class Gathered:
     problems: list[str] = field(default_factory=list)
 
 
-def gather(case: CaseSources, *, voxels: bool = True) -> Gathered:
+def gather(case: CaseSources, *, voxels: bool = True) -> LoadedCase:
     """Read all files of a case; without `voxels` only headers."""
     from casewise.modalities.volumes.reading.read_scan import read_scan, stack_images
 
-    loaded = Gathered()
+    loaded = LoadedCase()
 
     def read(make: Callable[[], Scan]) -> Scan | None:
         try:
@@ -158,9 +158,9 @@ def empty_in(case: CaseSources, scans: list[Scan | None], prepared: Prepared) ->
             continue
         flat = bool(np.isnan(prepared.landmarks[sequence]).all())
         where = _named(scan.path, len(case.paths[sequence]))
-        what = "all its voxels are equal" if flat else "all its voxels in the region of interest are dark"
+        defect = "all its voxels are equal" if flat else "all its voxels in the region of interest are dark"
         problems.append(
-            f"{where}: it shows nothing ({what}). Copy {name} again from its source, or delete its row: `volumes: "
+            f"{where}: it shows nothing ({defect}). Copy {name} again from its source, or delete its row: `volumes: "
             "{missing: …}` states how cases that lack a sequence are handled."
         )
     return problems
@@ -224,9 +224,9 @@ def settle_sequences(study: Study, cohort: Cohort) -> Cohort:
     left_out = images[~listed]
     if len(left_out):
         others = names_text([name or "empty cells" for name in sorted(set(left_out["sequence"]))])
-        what = "row shows another sequence" if len(left_out) == 1 else "rows show other sequences"
-        are = "is" if len(left_out) == 1 else "are"
-        notes.append(f"{len(left_out):,} {what} ({others}) and {are} left out.")
+        subject = "row shows another sequence" if len(left_out) == 1 else "rows show other sequences"
+        verb = "is" if len(left_out) == 1 else "are"
+        notes.append(f"{len(left_out):,} {subject} ({others}) and {verb} left out.")
         images = images[listed]
     notes += check_rows(study, images, problems)
     images, missing_notes = _with_missing(volumes, images, left_out, problems)

@@ -53,22 +53,22 @@ def check_rows(study: Study, images: pd.DataFrame, problems: list[str]) -> list[
     broken = set(images.loc[unknown, "case"])
     uneven = []
     for case, rows in images[~images["case"].isin(broken)].groupby("case", sort=False):
-        each = {
+        positions_by_sequence = {
             name: tuple(sorted(numbers[sequence_rows.index]))
             for name, sequence_rows in rows.groupby("sequence", sort=False)
         }
-        for name, positions in each.items():
+        for name, positions in positions_by_sequence.items():
             if len(set(positions)) < len(positions):
                 problems.append(
                     f"case {case}: two slices of {name} have the same {volumes.slice_index}. Correct the order, or "
                     "delete one of them."
                 )
-        if len(set(each.values())) > 1:
-            counts = ", ".join(f"{name} {len(positions)}" for name, positions in each.items())
+        if len(set(positions_by_sequence.values())) > 1:
+            counts = ", ".join(f"{name} {len(positions)}" for name, positions in positions_by_sequence.items())
             problems.append(
                 f"case {case}: its sequences have different slices ({counts}). Keep those that all of them have."
             )
-        steps = np.diff(next(iter(each.values())))
+        steps = np.diff(next(iter(positions_by_sequence.values())))
         if len(steps) and steps.max() > (1 + UNEVEN) * np.median(steps):
             uneven.append(str(case))
     if not uneven:

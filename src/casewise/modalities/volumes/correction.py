@@ -39,8 +39,8 @@ def body(values: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray
         nothing = np.zeros(values.shape, dtype=bool)
         return nothing, nothing
     grey = (np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-    cut, _ = cv2.threshold(grey[inside].reshape(1, -1), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    bright = (grey > cut) & inside
+    threshold, _ = cv2.threshold(grey[inside].reshape(1, -1), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    bright = (grey > threshold) & inside
     filled = np.stack([ndimage.binary_fill_holes(bright[..., n]) for n in range(bright.shape[2])], axis=2)
     return bright, filled & inside
 
@@ -68,8 +68,8 @@ def log_field(values: np.ndarray, spacing: np.ndarray, mask: np.ndarray, *, shri
         return np.ascontiguousarray(twice[..., :1])
     # SimpleITK reverses the order of axes, which does not matter to the field if the spacing is reversed as well.
     image, body_image = sitk.GetImageFromArray(values), sitk.GetImageFromArray(mask.astype(np.uint8))
-    for each in (image, body_image):
-        each.SetSpacing([float(gap) for gap in spacing[::-1]])
+    for sitk_image in (image, body_image):
+        sitk_image.SetSpacing([float(gap) for gap in spacing[::-1]])
     factors = shrink_factors(values.shape, shrink)[::-1]
     # Evaluating the field has no thread setting of its own, only the global one.
     threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()

@@ -196,9 +196,9 @@ def turned(tiles: Tensor, drawn: Tensor, settings: Any) -> Tensor:
         turns = (drawn[:, 1] * 4).long().clamp(max=3)
         turned = tiles.clone()
         for number in (1, 2, 3):
-            chosen = turns == number
-            if chosen.any():
-                turned[chosen] = torch.rot90(tiles[chosen], number, dims=(3, 4))
+            turned_rows = turns == number
+            if turned_rows.any():
+                turned[turned_rows] = torch.rot90(tiles[turned_rows], number, dims=(3, 4))
         tiles = turned
     return tiles
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from casewise.cohort.cohort import Cohort
 from casewise.errors import CasewiseError
-from casewise.modalities.volumes.case_files import Gathered, gather, lesions_of, not_prepared, sources_of, summed
+from casewise.modalities.volumes.case_files import LoadedCase, gather, lesions_of, not_prepared, sources_of, summed
 from casewise.modalities.volumes.grid import Grid, check_shown, covered, plane_grid, to_ras
 from casewise.modalities.volumes.reading.scans import Scan
 from casewise.modalities.volumes.roi import region_of_box
@@ -58,7 +58,7 @@ def check_headers(study: Study, cohort: Cohort, show: Show) -> None:
         show.line("", note)
 
 
-def _compare(study: Study, case: CaseSources, loaded: Gathered, scans: list[Scan]) -> None:
+def _compare(study: Study, case: CaseSources, loaded: LoadedCase, scans: list[Scan]) -> None:
     """Check that the scans of a case overlap, and that its region lies in them."""
     assert study.volumes is not None
     reference = scans[0]
@@ -73,7 +73,7 @@ def _compare(study: Study, case: CaseSources, loaded: Gathered, scans: list[Scan
             loaded.problems.append(str(error))
 
 
-def _overlap(scan: Scan, reference: Scan, loaded: Gathered) -> None:
+def _overlap(scan: Scan, reference: Scan, loaded: LoadedCase) -> None:
     share = float(covered(scan.shape, scan.affine, Grid(reference.shape, reference.affine)).mean())
     try:
         loaded.notes += check_shown(share, scan, reference)
@@ -81,7 +81,7 @@ def _overlap(scan: Scan, reference: Scan, loaded: Gathered) -> None:
         loaded.problems.append(str(error))
 
 
-def _check_lesions(study: Study, paths: list[Path], reference: Scan | None, loaded: Gathered) -> None:
+def _check_lesions(study: Study, paths: list[Path], reference: Scan | None, loaded: LoadedCase) -> None:
     """Check that the masks of lesions can be read and overlap the scans of the case."""
     from casewise.modalities.store.readers import image_facts
     from casewise.modalities.volumes.reading.read_scan import read_scan

@@ -67,19 +67,19 @@ def read_lesion(prepared: PreparedCohort, row: int) -> Lesion:
     assert volumes.lesion is not None
     slices = open_slices(prepared.store.folder, prepared.store.address)
     images = prepared.cohort.images
-    own = images[images["case"].astype(str) == str(prepared.cohort.panels["case"].iloc[row])]
+    case_images = images[images["case"].astype(str) == str(prepared.cohort.panels["case"].iloc[row])]
     shape = (int(slices.count[row]), slices.slices.shape[2], slices.slices.shape[3])
     folder = (study.root or study.cohort.parent).absolute()
     if volumes.slice_index:
         spacing = (volumes.pixel_mm, volumes.slice_mm)
-        lesion = _stack_masks(own, volumes.lesion, volumes.slice_index, folder, spacing)
+        lesion = _stack_masks(case_images, volumes.lesion, volumes.slice_index, folder, spacing)
         if lesion is None:
             return Lesion(np.zeros(shape, bool), marked=False)
         return Lesion(mask_on(lesion, slices.affines[row], shape), bool(lesion.values.any()))
     from casewise.modalities.volumes.reading.read_scan import read_scan
 
     on_slices, marked = np.zeros(shape, bool), False
-    names = masks_in(own, volumes.lesion)
+    names = masks_in(case_images, volumes.lesion)
     if not names:
         return Lesion(on_slices, marked)
     sources = source_of(study, prepared.cohort, row)

@@ -65,12 +65,12 @@ def slices_and_pictures(study: Study, cohort: Cohort, folder: Path, show: Show) 
     Raises:
         ImageError: cases cannot be prepared; the message names all of them.
     """
-    begun = time.monotonic()
+    start = time.monotonic()
     cases = sources_of(study, cohort)
     with show.bar("scans") as bar:
         slices = prepare_slices(cases, steps_of(study), folder, progress=lambda done, total: bar(done, total))
     size = study.images.size
-    text = f"{len(cases):,} cases, {len(slices.slices):,} slices of {size} px, {time.monotonic() - begun:.1f} s"
+    text = f"{len(cases):,} cases, {len(slices.slices):,} slices of {size} px, {time.monotonic() - start:.1f} s"
     show.line("scans", text)
     if study.volumes and study.volumes.roi == "none":
         show.line("", "No region of interest is stated: networks see the whole plane.")

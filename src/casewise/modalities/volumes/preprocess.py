@@ -174,7 +174,7 @@ def prepare_case(
         "slice_mm": float(spacing[2]),
         "roi": steps.roi,
         "region": [region.x, region.y, region.side, region.first, region.end],
-        "seconds": {name: round(spent, 4) for name, spent in clock.spent.items()},
+        "seconds": {name: round(seconds, 4) for name, seconds in clock.seconds.items()},
     }
     present = np.array([scan is not None for scan in scans])
     return Prepared(slices, present, affine, ranges, landmarks, facts, tuple(notes))
@@ -237,8 +237,8 @@ def _cut(
     """The region's slices (N, H, W) `uint16`."""
     low, high = resampled_scan.range
     values = np.where(resampled_scan.shown, resampled_scan.values, np.float32(low))
-    cut = resampled(values, grid.affine, Grid((shape[2], shape[3], shape[0]), affine), fill=low)
-    scaled = ((cut - low) / (high - low)).clip(0, 1) * (LEVELS - 1)
+    region_values = resampled(values, grid.affine, Grid((shape[2], shape[3], shape[0]), affine), fill=low)
+    scaled = ((region_values - low) / (high - low)).clip(0, 1) * (LEVELS - 1)
     return np.asarray(np.moveaxis(np.rint(scaled).astype(np.uint16), 2, 0))
 
 
@@ -273,12 +273,12 @@ class _Clock:
     """Seconds by step."""
 
     def __init__(self) -> None:
-        self.spent: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         try:
             yield
         finally:
-            self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - begun
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start

@@ -32,15 +32,15 @@ def central_panels(study: Study, store: SliceStore, row: int, fitted: FittedPrep
     """
     volumes = study.volumes
     assert volumes is not None
-    chosen = central(int(store.count[row]), study.panels.slots) + int(store.first[row])
+    central_slices = central(int(store.count[row]), study.panels.slots) + int(store.first[row])
     pictures = []
     scales = fitted["standard"] or [None] * len(fitted["sequences"])
     for name, scale in zip(fitted["sequences"], scales, strict=True):
         number = volumes.sequences.index(name)
         if not store.present[row, number]:
             continue
-        own = plain_tables(1) if scale is None else tables(store.landmarks[[row], number], np.asarray(scale))
-        planes = own[0][np.asarray(store.slices[chosen, number])]
+        lookup = plain_tables(1) if scale is None else tables(store.landmarks[[row], number], np.asarray(scale))
+        planes = lookup[0][np.asarray(store.slices[central_slices, number])]
         panel = grid(planes, rows=study.panels.rows, columns=study.panels.columns)
         pictures.append(Picture(name, np.asarray(np.rint(panel * 255), dtype=np.uint8)))
     return pictures
@@ -63,8 +63,8 @@ def grid(planes: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
     [[0, 1], [2, 3]]
     """
     height, width = planes.shape[1:]
-    cut = planes.reshape(rows, columns, height, width).transpose(0, 2, 1, 3)
-    return np.ascontiguousarray(cut).reshape(rows * height, columns * width)
+    rows_of_planes = planes.reshape(rows, columns, height, width).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(rows_of_planes).reshape(rows * height, columns * width)
 
 
 def pictures(study: Study, cohort: Cohort, slices: SliceStore, folder: Path, show: Show) -> TileStore:

@@ -108,8 +108,8 @@ def region_of_box(box: Box, scan: Scan, grid: Grid, margin: float = 0.0) -> Regi
     inside_low, inside_high = np.clip(low, -0.5, edge), np.clip(high, -0.5, edge)
     inside = float(np.prod(inside_high - inside_low) / np.prod(high - low))
     _check_inside(inside, f"The box from {box.low} to {box.high} ({box.unit})", "Does it belong to this file?", scan)
-    kept = np.array(list(itertools.product(*zip(inside_low, inside_high, strict=True))))
-    return _around(carried(np.linalg.inv(grid.affine) @ scan.affine, kept), grid, margin, _notes(inside, "box"))
+    box_corners = np.array(list(itertools.product(*zip(inside_low, inside_high, strict=True))))
+    return _around(carried(np.linalg.inv(grid.affine) @ scan.affine, box_corners), grid, margin, _notes(inside, "box"))
 
 
 def region_of_mask(mask: Scan, scan: Scan, grid: Grid, margin: float = 0.0) -> Region:
@@ -126,10 +126,10 @@ def region_of_mask(mask: Scan, scan: Scan, grid: Grid, margin: float = 0.0) -> R
         raise ImageError(
             f"{mask.path}: the mask marks nothing; no voxel is above 0. Draw it again, or name the case's right mask."
         )
-    kept = inside_of(mask, scan)
-    inside = float(kept.mean())
+    in_scan = inside_of(mask, scan)
+    inside = float(in_scan.mean())
     between = np.linalg.inv(grid.affine) @ mask.affine
-    centres = carried(between, marked[kept])
+    centres = carried(between, marked[in_scan])
     # A marked voxel reaches half its length beyond its centre.
     reach = np.abs(between[:3, :3]).sum(axis=1) / 2
     ends = np.concatenate([centres.min(axis=0, keepdims=True) - reach, centres.max(axis=0, keepdims=True) + reach])
@@ -143,23 +143,25 @@ def inside_of(mask: Scan, scan: Scan) -> np.ndarray:
         ImageError: more than half of them lie outside.
     """
     points = carried(np.linalg.inv(scan.affine) @ mask.affine, np.argwhere(mask.values > 0))
-    kept = np.asarray(((points > -0.5) & (points < np.array(scan.shape) - 0.5)).all(axis=1))
+    in_scan = np.asarray(((points > -0.5) & (points < np.array(scan.shape) - 0.5)).all(axis=1))
     doubt = "Is it a mask of another visit or subject?"
     if mask.shape == scan.shape:
         doubt = "They have the same number of voxels: was the mask saved without the scan's geometry?"
-    if len(kept):
-        _check_inside(float(kept.mean()), f"{mask.path}: the mask", doubt, scan)
-    return kept
+    if len(in_scan):
+        _check_inside(float(in_scan.mean()), f"{mask.path}: the mask", doubt, scan)
+    return in_scan
 
 
-def _check_inside(inside: float, what: str, doubt: str, scan: Scan) -> None:
+def _check_inside(inside: float, region_name: str, doubt: str, scan: Scan) -> None:
     if inside < LEAST_INSIDE:
         overlap = "does not touch" if inside <= 0 else f"lies to {1 - inside:.0%} outside"
-        raise ImageError(f"{what} {overlap} the volume of {scan.path}. {doubt}")
+        raise ImageError(f"{region_name} {overlap} the volume of {scan.path}. {doubt}")
 
 
-def _notes(inside: float, what: str) -> tuple[str, ...]:
-    return () if inside > 1 - 1e-6 else (f"{1 - inside:.0%} of the {what} lies outside the scan and was left out",)
+def _notes(inside: float, region_name: str) -> tuple[str, ...]:
+    return (
+        () if inside > 1 - 1e-6 else (f"{1 - inside:.0%} of the {region_name} lies outside the scan and was left out",)
+    )
 
 
 def _around(points: np.ndarray, grid: Grid, margin: float, notes: tuple[str, ...]) -> Region:
@@ -212,5 +214,5 @@ def mask_on(mask: Scan, affine: np.ndarray, shape: tuple[int, int, int]) -> np.n
     inner[:3, 3] = (1 / many - 1) / 2
     fine = (rows * int(many[0]), columns * int(many[1]), count * int(many[2]))
     resampled_mask = resampled(marked, mask.affine, Grid(fine, affine @ inner), nearest=True)
-    cut = resampled_mask.reshape(rows, many[0], columns, many[1], count, many[2])
-    return np.ascontiguousarray(np.moveaxis(cut.max(axis=(1, 3, 5)), 2, 0)).astype(bool)
+    blocks = resampled_mask.reshape(rows, many[0], columns, many[1], count, many[2])
+    return np.ascontiguousarray(np.moveaxis(blocks.max(axis=(1, 3, 5)), 2, 0)).astype(bool)

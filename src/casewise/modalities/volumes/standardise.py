@@ -71,18 +71,18 @@ def tables(landmarks: np.ndarray, standard: np.ndarray) -> np.ndarray:
     targets = SCALE[0] + (SCALE[1] - SCALE[0]) * np.asarray(standard, dtype=np.float64)
     levels = np.arange(LEVELS, dtype=np.float64)
     out = np.zeros((len(marks), LEVELS), dtype=np.float32)
-    for row, own in zip(out, marks, strict=True):
-        if np.isfinite(own).all():
-            row[:] = _mapped(levels, own, targets)
+    for row, marks_of_row in zip(out, marks, strict=True):
+        if np.isfinite(marks_of_row).all():
+            row[:] = _mapped(levels, marks_of_row, targets)
     return out
 
 
-def _mapped(levels: np.ndarray, own: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def _mapped(levels: np.ndarray, landmarks: np.ndarray, targets: np.ndarray) -> np.ndarray:
     # Landmarks closer than a millionth of a level count as equal.
-    levels_unique, which = np.unique(np.maximum.accumulate(own).round(6), return_inverse=True)
+    levels_unique, level_of_landmark = np.unique(np.maximum.accumulate(landmarks).round(6), return_inverse=True)
     if len(levels_unique) < 2:
         return levels / (LEVELS - 1)
-    values = np.bincount(which, weights=targets) / np.bincount(which)
+    values = np.bincount(level_of_landmark, weights=targets) / np.bincount(level_of_landmark)
     mapped = np.interp(levels, levels_unique, values)
     for near, end, last, limit in ((1, 0, 0, 0.0), (-2, -1, LEVELS - 1, 1.0)):
         slope = (values[end] - values[near]) / (levels_unique[end] - levels_unique[near])

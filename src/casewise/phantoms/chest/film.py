@@ -71,12 +71,12 @@ def draw(
 
 def _position(seed: int, who: Chest, film: np.random.Generator, shape: tuple[int, int]) -> tuple[Points, float]:
     """Return the affine map from body units to pixels, and pixels a body unit: a subject's films are nearly alike."""
-    own = stream(seed, "position", who.number)
-    turn = np.deg2rad(own.uniform(-4, 4) + film.uniform(-1.2, 1.2))
-    shift = own.uniform((-0.05, -0.06), (0.05, 0.06)) + film.uniform(-0.012, 0.012, 2)
+    subject_random = stream(seed, "position", who.number)
+    turn = np.deg2rad(subject_random.uniform(-4, 4) + film.uniform(-1.2, 1.2))
+    shift = subject_random.uniform((-0.05, -0.06), (0.05, 0.06)) + film.uniform(-0.012, 0.012, 2)
     # The tops of the lungs are always on the film.
     top = min(float(lung[:, 1].min()) for lung in who.lungs)
-    zoom = min(own.uniform(0.86, 1.24) * film.uniform(0.985, 1.015), 0.465 / max(-(top + shift[1]), 0.3))
+    zoom = min(subject_random.uniform(0.86, 1.24) * film.uniform(0.985, 1.015), 0.465 / max(-(top + shift[1]), 0.3))
     scale = min(shape) * zoom
     linear = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     middle = np.array([(shape[1] - 1) / 2, (shape[0] - 1) / 2])

@@ -109,9 +109,9 @@ def course(seed: int, subject: int, *, visits: int, regions: tuple[str, ...]) ->
 
     random = stream(seed, "course", subject)
     tempo, floor = _tempo(response, random)
-    own = {region: stream(seed, "course", subject, region) for region in REGIONS}
+    region_random = {region: stream(seed, "course", subject, region) for region in REGIONS}
     baseline = {
-        region: _baseline(level, own[region], random_level)
+        region: _baseline(level, region_random[region], random_level)
         for region, random_level in zip(REGIONS, random.normal(0, 0.35, len(REGIONS)), strict=True)
     }
     attended = tuple(range(visits))
@@ -121,7 +121,7 @@ def course(seed: int, subject: int, *, visits: int, regions: tuple[str, ...]) ->
 
     truth: list[dict[str, Severity]] = []
     physician: list[dict[str, Grades]] = []
-    shift = {region: own[region].normal(0, 0.05) for region in REGIONS}
+    shift = {region: region_random[region].normal(0, 0.05) for region in REGIONS}
     reader = stream(seed, "reader", subject)
     for visit in range(visits):
         truth.append({})
@@ -129,7 +129,7 @@ def course(seed: int, subject: int, *, visits: int, regions: tuple[str, ...]) ->
         for region in REGIONS:
             left = _remaining(visit * WEEKS_BETWEEN_VISITS, tempo, floor + shift[region])
             # The visit's own wobble is drawn for all four regions, so that a cohort with heads has the same limbs.
-            severity = _severity(baseline[region], left, own[region].normal(0, 0.12 if visit else 0.0, 4))
+            severity = _severity(baseline[region], left, region_random[region].normal(0, 0.12 if visit else 0.0, 4))
             grades = severity.read(reader)
             if region in regions:
                 truth[-1][region], physician[-1][region] = severity, grades

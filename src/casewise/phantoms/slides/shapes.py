@@ -25,7 +25,7 @@ KERATINOCYTES = 11.0  # µm between nuclei of the epidermis
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class StainDensities:
     """Densities of the shapes in a window, (h, w) `float32` each, and where they cover the tissue under them."""
 
     haema: np.ndarray
@@ -48,7 +48,7 @@ class Shapes:
         angle: float,
         turn: np.ndarray,
         origin: np.ndarray,
-    ) -> Drawn:
+    ) -> StainDensities:
         """Draw the shapes that reach into a window (left, top, width, height) of the slide."""
         left, top, width, height = window
         scale = 1 << FINE
@@ -60,15 +60,15 @@ class Shapes:
         near = ((positions / scale > -reach) & (positions / scale < reach + np.array([width, height]))).all(axis=1)
         haema, eosin, cover = (np.zeros((height, width), np.uint8) for _ in range(3))
         for row in np.flatnonzero(near):
-            _, _, long, short, own, dark, pink, covers = self.table[row].tolist()
+            _, _, long, short, direction, dark, pink, covers = self.table[row].tolist()
             axes = (max(round(long / mpp * scale), 4), max(round(short / mpp * scale), 4))
-            form = (positions[row].tolist(), axes, own - angle, 0.0, 360.0)
+            form = (positions[row].tolist(), axes, direction - angle, 0.0, 360.0)
             cv2.ellipse(haema, *form, dark, -1, cv2.LINE_AA, FINE)
             if covers:
                 cv2.ellipse(eosin, *form, pink, -1, cv2.LINE_AA, FINE)
                 cv2.ellipse(cover, *form, 255, -1, cv2.LINE_AA, FINE)
         unit = np.float32(1)
-        return Drawn(haema * (unit / UNIT), eosin * (unit / UNIT), cover * (unit / 255))
+        return StainDensities(haema * (unit / UNIT), eosin * (unit / UNIT), cover * (unit / 255))
 
 
 def shapes(

@@ -161,10 +161,10 @@ def _points(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray) -> Non
         return
     subjects = rows["subject"].to_numpy()
     for i, subject in enumerate(sorted(set(subjects), key=natural)):
-        own = subjects == subject
+        of_subject = subjects == subject
         axes.plot(
-            x[own],
-            y[own],
+            x[of_subject],
+            y[of_subject],
             MARKERS[i],
             color=SERIES[i],
             markersize=6,

@@ -113,12 +113,12 @@ def training(model: str, jobs: list[dict[str, Any]], *, name: str) -> Drawing:
             lower = figure.add_axes((0.0, 0.0, 1.0, 1.0), sharex=axes)
             set_margins(lower, width, height, left=left, bottom=bottom, right=right, top=height - bottom - 84)
             drawn.append((lower, "accuracy"))
-        for axis, what in drawn:
-            values = [_draw_course(axis, job, what) for job in jobs]
+        for axis, quantity in drawn:
+            values = [_draw_course(axis, job, quantity) for job in jobs]
             for start in sorted({start for job in jobs for _, start in _phase_starts(job)[1:]}):
                 axis.axvline(start, color=SOFT, linewidth=0.9, linestyle=(0, (3, 2)), zorder=0)
             finite = [values[np.isfinite(values)] for values in values]
-            if what == "loss":
+            if quantity == "loss":
                 # One wild early epoch must not flatten all that follows.
                 axis.set_ylim(
                     0, max((float(np.quantile(v, 0.97)) for v in finite if len(v)), default=1.0) * 1.08 or 1.0
@@ -131,8 +131,8 @@ def training(model: str, jobs: list[dict[str, Any]], *, name: str) -> Drawing:
                 axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
             frame(axis, grid="y")
         if accurate:
-            for (axis, what), height_of in zip(drawn, (112, 84), strict=True):
-                axis.text(0, 1 + 3 / height_of, what, transform=axis.transAxes, fontsize=9, color=SOFT)
+            for (axis, quantity), height_of in zip(drawn, (112, 84), strict=True):
+                axis.text(0, 1 + 3 / height_of, quantity, transform=axis.transAxes, fontsize=9, color=SOFT)
             axes.tick_params(labelbottom=False)
         for at, text, line in labels:
             above = top - 6 - 12 * line - (8 if accurate else 0)
@@ -149,16 +149,16 @@ def has_accuracy(jobs: list[dict[str, Any]]) -> bool:
     return any("train_accuracy" in entry for job in jobs for entry in job.get("history") or [])
 
 
-def _draw_course(axes: Any, job: dict[str, Any], what: str) -> np.ndarray:
+def _draw_course(axes: Any, job: dict[str, Any], quantity: str) -> np.ndarray:
     """Draw one network's course of loss or accuracy; all its values, NaN where there is none."""
     history = job.get("history") or []
     epochs = np.arange(1, len(history) + 1)
-    train = np.array([_loss(entry.get(f"train_{what}")) for entry in history], float)
+    train = np.array([_loss(entry.get(f"train_{quantity}")) for entry in history], float)
     alone = job.get("stopped_on") == "none"
     axes.plot(epochs, train, color=SOFT if alone else PALE, linewidth=1, solid_capstyle="round")
     if alone:
         return train
-    stop = np.array([_loss(entry.get(f"stop_{what}")) for entry in history], float)
+    stop = np.array([_loss(entry.get(f"stop_{quantity}")) for entry in history], float)
     axes.plot(epochs, stop, color=MODEL, linewidth=1.1, alpha=0.8)
     best = job.get("best_epoch") or 0
     if 1 <= best <= len(history):
@@ -241,8 +241,8 @@ def finder(model: str, jobs: list[dict[str, Any]], *, name: str) -> Drawing:
 
 def _smoothed(losses: np.ndarray) -> np.ndarray:
     """A moving average, for runs that did not keep their own: weight 0.9 for the past, corrected for its beginning."""
-    kept = 0.9 ** np.arange(len(losses))
-    return np.array([kept[: i + 1][::-1] @ losses[: i + 1] / kept[: i + 1].sum() for i in range(len(losses))])
+    decay = 0.9 ** np.arange(len(losses))
+    return np.array([decay[: i + 1][::-1] @ losses[: i + 1] / decay[: i + 1].sum() for i in range(len(losses))])
 
 
 def _loss(value: Any) -> float:

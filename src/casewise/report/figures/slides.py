@@ -184,8 +184,8 @@ def _outline(slide: Overview, crop: Crop, *, colour: str = OUTLINE, holes: bool 
     """The edge of the tissue as a path."""
     import cv2
 
-    which = cv2.RETR_CCOMP if holes else cv2.RETR_EXTERNAL
-    contours, _ = cv2.findContours(slide.mask.astype(np.uint8), which, cv2.CHAIN_APPROX_NONE)
+    mode = cv2.RETR_CCOMP if holes else cv2.RETR_EXTERNAL
+    contours, _ = cv2.findContours(slide.mask.astype(np.uint8), mode, cv2.CHAIN_APPROX_NONE)
     lines = []
     for contour in contours:
         # Half a pixel is less than can be seen.

@@ -51,13 +51,13 @@ def tracks(rows: pd.DataFrame, *, baseline: str) -> list[Track]:
         baseline: the visit compared with, or `first`.
     """
     result = []
-    for subject, own in percent_change(rows, baseline=baseline).groupby("subject", sort=False):
-        if own["y_true"].notna().sum() < 2:
+    for subject, subject_rows in percent_change(rows, baseline=baseline).groupby("subject", sort=False):
+        if subject_rows["y_true"].notna().sum() < 2:
             continue
-        days = own["day"].to_numpy(float)
-        changes = own[["true_change", "predicted_change"]].to_numpy(float).T
-        scores = own["y_true"].to_numpy(float), own["y_pred"].to_numpy(float)
-        result.append(Track(str(subject), own["visit"].astype(str).tolist(), days, *scores, changes))
+        days = subject_rows["day"].to_numpy(float)
+        changes = subject_rows[["true_change", "predicted_change"]].to_numpy(float).T
+        scores = subject_rows["y_true"].to_numpy(float), subject_rows["y_pred"].to_numpy(float)
+        result.append(Track(str(subject), subject_rows["visit"].astype(str).tolist(), days, *scores, changes))
     return sorted(result, key=lambda track: natural(track.subject))
 
 
@@ -84,8 +84,10 @@ def trajectory(track: Track, *, top: float, evenly: bool, days: bool, change: bo
         axes.plot(x, track.model, "s--", color=MODEL, linewidth=1.6, markersize=5)
         axes.set(xlim=(x[0] - span * 0.05, x[-1] + span * 0.05), ylim=(min(0.0, -top * 0.03), top * 1.05))
         every = max(1, int(np.ceil(len(x) * LABEL / (WIDTH - LEFT - RIGHT))))
-        kept = list(range(0, len(x), every))
-        axes.set_xticks(x[kept], [f"{track.days[i]:g}" if days else shortened(track.names[i], 6) for i in kept])
+        tick_positions = list(range(0, len(x), every))
+        axes.set_xticks(
+            x[tick_positions], [f"{track.days[i]:g}" if days else shortened(track.names[i], 6) for i in tick_positions]
+        )
         frame(axes, grid="y")
         figure.text(
             4 / WIDTH, 1 - 13 / height, shortened(track.subject, 24), fontsize=11.5, fontweight="bold", va="center"
@@ -95,7 +97,7 @@ def trajectory(track: Track, *, top: float, evenly: bool, days: bool, change: bo
         rows = ((38.0, PHYSICIAN, track.changes[0]), (52.0, MODEL, track.changes[1]))
         for below, colour, changes in rows if change else ():
             figure.text(4 / WIDTH, 1 - below / height, "%", fontsize=9.5, color=colour, va="center")
-            for i in kept:
+            for i in tick_positions:
                 axes.annotate(
                     number(changes[i], 0),
                     (x[i], 1),

@@ -24,8 +24,8 @@ def not_comparable(runs: Sequence[Path], stage: str, targets: Iterable[str]) -> 
     reasons = {}
     for target in targets:
         # A run without the target has no learner in its table.
-        judged = [_judged(rows) for table in tables if len(rows := table[table["target"] == target])]
-        if any(others != judged[0] for others in judged[1:]):
+        scored_units = [_scored_units(rows) for table in tables if len(rows := table[table["target"] == target])]
+        if any(others != scored_units[0] for others in scored_units[1:]):
             reasons[target] = "different"
     return reasons
 
@@ -68,7 +68,7 @@ def _final(folder: Path, stage: str, targets: Iterable[str]) -> pd.DataFrame:
     return final_rows(rows[(rows["stage"] == stage) & rows["target"].isin(list(targets))])
 
 
-def _judged(rows: pd.DataFrame) -> set[tuple[Any, ...]]:
+def _scored_units(rows: pd.DataFrame) -> set[tuple[Any, ...]]:
     """Which cases, regions and images were evaluated, with their reference."""
     scored = rows[rows["y_true"].notna()]
     keys = [scored[name].astype(str) for name in KEYS]

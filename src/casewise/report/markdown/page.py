@@ -228,7 +228,10 @@ def over_folds(runs: Sequence[FinishedStudy], target: str, digits: int) -> dict[
             cells = [spread(figures.get(name), digits) for name in names]
             rows[f"{learner}{suffix}"] = (len(figures[names[0]]["folds"]), cells)
     groups = validation.tables_of(list(rows))
-    tables = [(what, which, [(name, *rows[name]) for name in learners]) for what, which, learners in groups]
+    tables = [
+        (shared, name_of_shared, [(name, *rows[name]) for name in learners])
+        for shared, name_of_shared, learners in groups
+    ]
     return {"tables": tables, "columns": names, "macro": bool(study.classes_of(target))}
 
 
@@ -242,8 +245,8 @@ def spread(entry: Mapping[str, Any] | None, digits: int) -> str:
         return MISSING
     defined = sum(value is not None for value in entry["folds"])
     sd = MISSING if entry["sd"] is None else f"{entry['sd']:.{digits}f}"
-    some = "" if defined == len(entry["folds"]) else f" ({defined} of {len(entry['folds'])} folds)"
-    return f"{entry['mean']:.{digits}f} ± {sd}{some}"
+    defined_folds = "" if defined == len(entry["folds"]) else f" ({defined} of {len(entry['folds'])} folds)"
+    return f"{entry['mean']:.{digits}f} ± {sd}{defined_folds}"
 
 
 def details(run: FinishedStudy, stage: str, target: str) -> dict[str, Any] | None:

@@ -133,8 +133,8 @@ def targets_of(run: FinishedStudy, stage: str) -> list[str]:
     available = next(iter(run.figures(stage).values()))
     if any(study.classes_of(name) for name in study.targets):
         names = [run.main_target, *names, *(key for key in available if "[" not in key)]
-    wanted = list(dict.fromkeys(name for name in names if name in available))
-    return wanted or [key for key in available if "[" not in key]
+    requested = list(dict.fromkeys(name for name in names if name in available))
+    return requested or [key for key in available if "[" not in key]
 
 
 def check_comparable(runs: Sequence[FinishedStudy], stage: str) -> None:
@@ -148,8 +148,10 @@ def check_comparable(runs: Sequence[FinishedStudy], stage: str) -> None:
         refusal = f"{run.folder} cannot be compared with {first.folder}"
         if not run.figures(stage):
             available = [STAGES[name] for name in STAGES if run.figures(name)]
-            there = f"it has figures of {' and '.join(available)}" if available else "nothing was evaluated there"
-            raise RunError(f"{refusal}, whose figures are of {STAGES[stage]}: {there}. Leave it out.")
+            available_text = (
+                f"it has figures of {' and '.join(available)}" if available else "nothing was evaluated there"
+            )
+            raise RunError(f"{refusal}, whose figures are of {STAGES[stage]}: {available_text}. Leave it out.")
         if run.study.synthetic != first.study.synthetic:
             phantom, real = (run, first) if run.study.synthetic else (first, run)
             raise RunError(
@@ -160,9 +162,9 @@ def check_comparable(runs: Sequence[FinishedStudy], stage: str) -> None:
             evaluated = ", ".join(targets_of(run, stage))
             raise RunError(f"{refusal}: it evaluated {evaluated}, and nothing of {', '.join(targets)}. Leave it out.")
         for name in shared:
-            here, other = (_scale(study, name) for study in (first.study, run.study))
-            if here != other:
-                raise RunError(f"{refusal}: there {name} is {other}, here {here}. Leave it out.")
+            first_scale, run_scale = (_scale(study, name) for study in (first.study, run.study))
+            if first_scale != run_scale:
+                raise RunError(f"{refusal}: there {name} is {run_scale}, here {first_scale}. Leave it out.")
 
 
 def _scale(study: Study, target: str) -> str:

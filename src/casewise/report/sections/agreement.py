@@ -28,7 +28,7 @@ MOST_VISITS = 16
 
 def agreement(context: ReportContext) -> dict[str, Any] | None:
     """The scatter and the Bland–Altman plot of the primary outcome."""
-    rows, limits = context.judged, limits_of(context)
+    rows, limits = context.headline_rows, limits_of(context)
     if rows.empty or limits is None:
         return None
     digits, label = _digits(context), display_name(context.study, context.outcome)
@@ -61,7 +61,7 @@ def limits_of(context: ReportContext) -> draw.Limits | None:
             for f in figures
         ]
         return draw.Limits(*(f["value"] for f in figures if f), *edges)
-    difference = (context.judged["y_pred"] - context.judged["y_true"]).to_numpy(float)
+    difference = (context.headline_rows["y_pred"] - context.headline_rows["y_true"]).to_numpy(float)
     if len(difference) < 3:
         return None
     bias, half = float(difference.mean()), 1.96 * float(difference.std(ddof=1))
@@ -181,7 +181,7 @@ class ScoreRange:
 
 def score_ranges(context: ReportContext) -> list[ScoreRange]:
     """The model's error in each severity band, or in thirds of the physician's scores where there are no bands."""
-    rows, study = context.judged, context.study
+    rows, study = context.headline_rows, context.study
     if rows.empty:
         return []
     truth = rows["y_true"].to_numpy(float)

@@ -117,7 +117,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     if audit is None:
         return None
     rows, facts, seconds = findings(audit), audit.get("facts") or {}, audit.get("seconds") or {}
-    spent = {plain(step): value for step, value in seconds.items() if is_number(value)}
+    seconds_by_step = {plain(step): value for step, value in seconds.items() if is_number(value)}
     noun, nouns = noun_of(facts)
     return {
         "screen": first_screen(context),
@@ -128,9 +128,9 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         "pair_kinds": PAIR_KINDS,
         "tests": test_rows(facts),
         "untested": untested_code(facts),
-        "not_tested": [str(what) for what in facts.get("not_tested") or []][:MOST_LACKING],
-        "steps": spent,
-        "seconds": sum(spent.values()),
+        "not_tested": [str(item) for item in facts.get("not_tested") or []][:MOST_LACKING],
+        "steps": seconds_by_step,
+        "seconds": sum(seconds_by_step.values()),
         # the reason why nothing was tested has a paragraph of its own
         "notes": [note for note in map(str, audit.get("notes", [])) if note.lower() != f"{untested(facts)}.".lower()],
         "noun": noun,

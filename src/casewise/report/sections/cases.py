@@ -24,11 +24,11 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     panels = context.panels
     if panels.empty:
         return None
-    own = panels[panels["case"] == illustrated_case(context)]
+    case_panels = panels[panels["case"] == illustrated_case(context)]
     grid = context.study.panels
     bag = grid.pooling == "attention"
     slots, shown = 1 if bag else grid.slots, []
-    for row in own.head(MOST_PANELS).itertuples():
+    for row in case_panels.head(MOST_PANELS).itertuples():
         numbers = [int(n) for n in row.tiles if int(n) >= 0]
         if numbers:
             shown.append(_panel(context, str(row.region or ""), numbers, slots))
@@ -36,25 +36,27 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         return None
     return {
         "panels": shown,
-        "label": case_label(own.iloc[0][["subject", "visit"]].to_dict()),
+        "label": case_label(case_panels.iloc[0][["subject", "visit"]].to_dict()),
         "size": context.study.images.size,
         "grid": f"{grid.rows} × {grid.columns}",
         "slots": slots,
         "bag": bag,
         "missing": sum(len(panel["tiles"]) - len(panel["photographs"]) for panel in shown),
-        "left_out": max(0, len(own) - MOST_PANELS),
-        "more": not bag and any(len(list(row.tiles)) > slots for row in own.itertuples()),
+        "left_out": max(0, len(case_panels) - MOST_PANELS),
+        "more": not bag and any(len(list(row.tiles)) > slots for row in case_panels.itertuples()),
     }
 
 
 def _panel(context: ReportContext, region: str, numbers: list[int], slots: int) -> dict[str, Any]:
     """One panel's photographs and tiles as data URIs, and the panel itself where it is more than one tile."""
-    some = numbers[:MOST_PHOTOGRAPHS]
-    photographs = [photograph for n in some if (photograph := context.photograph(n)) is not None]
+    shown_numbers = numbers[:MOST_PHOTOGRAPHS]
+    photographs = [photograph for n in shown_numbers if (photograph := context.photograph(n)) is not None]
     return {
         "region": region,
         "photographs": [data_uri(photograph, longest=240) for photograph in photographs],
-        "tiles": [data_uri(as_picture(tile), longest=context.study.images.size) for tile in context.tiles(some)],
+        "tiles": [
+            data_uri(as_picture(tile), longest=context.study.images.size) for tile in context.tiles(shown_numbers)
+        ],
         "panel": panel_uri(context, numbers, longest=400) if slots > 1 else None,
     }
 
@@ -70,7 +72,7 @@ def illustrated_case(context: ReportContext) -> str:
 
 def worst_cases(context: ReportContext) -> dict[str, Any] | None:
     """The largest errors of the shown learner, each with its panels and what was predicted for its parts."""
-    rows = context.judged
+    rows = context.headline_rows
     if rows.empty:
         return None
     digits = digits_of(*context.range_of(context.outcome))
@@ -95,16 +97,16 @@ def worst_cases(context: ReportContext) -> dict[str, Any] | None:
 
 def case_pictures(context: ReportContext, row: dict[str, Any]) -> list[tuple[str, str]]:
     """Region and picture of each panel that this prediction was made from."""
-    own = context.panels[context.panels["case"] == row["case"]]
+    panels = context.panels[context.panels["case"] == row["case"]]
     if row.get("region"):
-        own = own[own["region"] == row["region"]]
+        panels = panels[panels["region"] == row["region"]]
     if row.get("image"):
         images = context.cohort_images
         numbers = set(images.loc[images["path"].astype(str) == str(row["image"]), "image"])
-        own = own[[bool(numbers & set(tiles)) for tiles in own["tiles"]]]
+        panels = panels[[bool(numbers & set(tiles)) for tiles in panels["tiles"]]]
     pictures = [
         (str(panel.region or ""), panel_uri(context, list(panel.tiles), longest=256))
-        for panel in own.head(MOST_PANELS).itertuples()
+        for panel in panels.head(MOST_PANELS).itertuples()
     ]
     return [(region, uri) for region, uri in pictures if uri]
 

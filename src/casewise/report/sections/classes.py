@@ -56,7 +56,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         "chosen_on": next((point.get("chosen_on") for point in points), "") or "",
         "scores": probability_scores(figures),
         "count": sum(entry["support"]),
-        "subjects": context.judged["subject"].nunique(),
+        "subjects": context.headline_rows["subject"].nunique(),
         "further": further(context),
     }
 
@@ -235,7 +235,7 @@ def ece_beyond_chance(bins: list[dict[str, Any]], ece: dict[str, Any]) -> bool:
 
 def high_confidence_errors(context: ReportContext) -> dict[str, Any] | None:
     """The errors of the shown learner, the most confident first; None where there are none."""
-    study, rows, names = context.study, context.judged, context.classes
+    study, rows, names = context.study, context.headline_rows, context.classes
     columns = [f"p{i}" for i in range(len(names))]
     if rows.empty or not set(columns) <= set(rows.columns):
         return None
@@ -243,10 +243,10 @@ def high_confidence_errors(context: ReportContext) -> dict[str, Any] | None:
     if wrong.empty:
         return None
     values = wrong[columns].to_numpy(float)
-    given = values[range(len(wrong)), wrong["y_pred"].to_numpy(int)]
+    confidence = values[range(len(wrong)), wrong["y_pred"].to_numpy(int)]
     phrases = [class_name(study, context.outcome, name) for name in names]
     cases = []
-    for i in (-given).argsort(kind="stable")[:MOST_SHOWN]:
+    for i in (-confidence).argsort(kind="stable")[:MOST_SHOWN]:
         row = wrong.loc[int(i)].to_dict()
         truth, predicted = int(row["y_true"]), int(row["y_pred"])
         likeliest = sorted(range(len(names)), key=lambda k: -values[i, k])[:MOST_CLASSES]

@@ -25,8 +25,8 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     by_image = (entry.get("metrics") or {}).get(context.stage) or {}
     names = [name for name in context.learners if name in by_image and context.figures(context.stage, name)]
     names.sort(key=lambda name: name != context.learner)
-    wanted = context.columns("image_split")
-    metrics = [metric for metric in wanted if any(metric in figures_by_image(context, name) for name in names)]
+    columns = context.columns("image_split")
+    metrics = [metric for metric in columns if any(metric in figures_by_image(context, name) for name in names)]
     write = metric_format(context.study, context.outcome)
     rows = []
     for name in names[:MOST_LEARNERS]:
@@ -82,15 +82,15 @@ def figures_by_image(context: ReportContext, learner: str) -> dict[str, Any]:
 
 def commonest_share(context: ReportContext) -> float | None:
     """The share of the commonest class among the evaluated cases: the accuracy of always predicting it."""
-    truth = context.judged["y_true"]
+    truth = context.headline_rows["y_true"]
     return float(truth.value_counts(normalize=True).iloc[0]) if len(truth) and context.classes else None
 
 
 def pair(context: ReportContext, metric: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """A figure of the shown learner by subject and by image; None where one of the two is unknown."""
-    own = context.metric(context.stage, context.learner, metric)
+    by_subject = context.metric(context.stage, context.learner, metric)
     other = figures_by_image(context, context.learner).get(metric) or {}
-    return (own, other) if own and is_number(other.get("value")) else None
+    return (by_subject, other) if by_subject and is_number(other.get("value")) else None
 
 
 def belief(context: ReportContext) -> dict[str, Any]:
@@ -102,18 +102,18 @@ def belief(context: ReportContext) -> dict[str, Any]:
     entry, merit = context.metrics.get("image_split") or {}, context.merit
     chance = metric_of(merit).chance
     both = pair(context, merit)
-    own = both[0] if both else context.metric(context.stage, context.learner, merit)
+    by_subject = both[0] if both else context.metric(context.stage, context.learner, merit)
     code = "plain"
-    if own and is_number(own.get("low")):
-        if chance is not None and own["low"] <= chance:
-            code = "covers_chance" if own["high"] >= chance else "below_chance"
-        elif both and own["low"] <= both[1]["value"] <= own["high"]:
+    if by_subject and is_number(by_subject.get("low")):
+        if chance is not None and by_subject["low"] <= chance:
+            code = "covers_chance" if by_subject["high"] >= chance else "below_chance"
+        elif both and by_subject["low"] <= both[1]["value"] <= by_subject["high"]:
             code = "similar"
     return {
         "code": code,
         "metric": merit,
         "chance": chance,
-        "own": own,
+        "own": by_subject,
         "by_image": both[1] if both else None,
         "on_both_sides": entry.get("subjects_on_both_sides", 0),
         "subjects": entry.get("subjects", 0),

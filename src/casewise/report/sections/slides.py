@@ -32,15 +32,15 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     images, tiles = context.cohort_images, context.study.tiles
     if "tile_side" not in images or tiles is None:
         return None
-    cut = images[images["tile_side"] >= 0]
+    tile_rows = images[images["tile_side"] >= 0]
     return {
-        "slides": cut["path"].nunique(),
-        "tiles": len(cut),
-        "others": len(images) - len(cut),
+        "slides": tile_rows["path"].nunique(),
+        "tiles": len(tile_rows),
+        "others": len(images) - len(tile_rows),
         "size": context.study.images.size,
         "settings": tiles,
         "microns": context.study.images.size * tiles.mpp if tiles.mpp is not None else None,
-        "example": _example(context, cut),
+        "example": _example(context, tile_rows),
         "maps": maps(context),
     }
 
@@ -58,8 +58,8 @@ def slides_of(context: ReportContext, case: str) -> list[tuple[str, Overview]]:
     images = context.cohort_images
     if "tile_side" not in images:
         return []
-    own = images[(images["case"] == case) & (images["tile_side"] >= 0)]
-    paths = own["path"].value_counts(sort=True).index
+    case_tiles = images[(images["case"] == case) & (images["tile_side"] >= 0)]
+    paths = case_tiles["path"].value_counts(sort=True).index
     return [(str(path), slide) for path in paths if (slide := context.slide(str(path))) is not None]
 
 
@@ -79,18 +79,20 @@ def _example(context: ReportContext, tiles: pd.DataFrame) -> dict[str, Any] | No
     slide = context.slide(path)
     if slide is None:
         return None
-    own = tiles[tiles["path"] == path]
-    rows = own["image"].to_numpy()[np.unique(np.linspace(0, len(own) - 1, MOST_TILES).round().astype(int))]
+    slide_tiles = tiles[tiles["path"] == path]
+    rows = slide_tiles["image"].to_numpy()[
+        np.unique(np.linspace(0, len(slide_tiles) - 1, MOST_TILES).round().astype(int))
+    ]
     pictures = [data_uri(as_picture(tile), longest=context.study.images.size) for tile in context.tiles(rows.tolist())]
     return {
         "file": short_path(path),
-        "label": case_label(own.iloc[0][["subject", "visit"]].to_dict()),
+        "label": case_label(slide_tiles.iloc[0][["subject", "visit"]].to_dict()),
         "drawing": draw.taken(slide),
         "count": len(slide),
         "candidates": slide.candidates,
         "pictures": pictures,
         "shown": len(pictures),
-        "all": len(own),
+        "all": len(slide_tiles),
     }
 
 
@@ -113,8 +115,8 @@ def maps(context: ReportContext) -> dict[str, Any] | None:
     if rows.empty:
         return None
     groups = []
-    for code, chosen in _chosen(context, rows):
-        shown = [case for i in chosen if (case := _case(context, rows.loc[i], mine, weighted))]
+    for code, row_numbers in _chosen(context, rows):
+        shown = [case for i in row_numbers if (case := _case(context, rows.loc[i], mine, weighted))]
         if shown:
             groups.append((code, shown))
     if not groups:
@@ -160,13 +162,13 @@ def _chosen(context: ReportContext, rows: pd.DataFrame) -> Iterator[tuple[str, l
     surest = [int(i) for i in order if correct[i]]
     # first one case of each class: a map is read best beside that of another class
     firsts = [i for n, i in enumerate(surest) if predicted[i] not in predicted[surest[:n]]]
-    chosen = [*firsts, *(i for i in surest if i not in firsts)][: max(CORRECT, min(count, 3))]
-    yield "correct", chosen
+    correct_rows = [*firsts, *(i for i in surest if i not in firsts)][: max(CORRECT, min(count, 3))]
+    yield "correct", correct_rows
     wrong = [int(i) for i in order if not correct[i]][:WRONG]
     yield "wrong", wrong
     ranked = np.sort(values, axis=1)
     undecided = [int(i) for i in np.argsort(ranked[:, -1] - ranked[:, -2], kind="stable")]
-    yield "undecided", [i for i in undecided if i not in chosen and i not in wrong][:UNDECIDED]
+    yield "undecided", [i for i in undecided if i not in correct_rows and i not in wrong][:UNDECIDED]
 
 
 def _case(context: ReportContext, row: pd.Series, mine: pd.DataFrame, weighted: bool) -> dict[str, Any] | None:
@@ -269,7 +271,7 @@ def _result(context: ReportContext, row: pd.Series) -> dict[str, Any]:
 
 def weights_summary(whole: pd.DataFrame, path: str) -> dict[str, Any]:
     """The smallest number of tiles with half of the weight of a case, and the share of the weight on this slide."""
-    weights, here = whole["weight"].to_numpy(float), (whole["path"] == path).to_numpy()
+    weights, on_slide = whole["weight"].to_numpy(float), (whole["path"] == path).to_numpy()
     summed = np.cumsum(np.sort(weights)[::-1])
     # Weights are kept in single precision: what misses the half by that much reaches it.
     half = int(np.searchsorted(summed, summed[-1] * (0.5 - 1e-6)) + 1)
@@ -277,8 +279,8 @@ def weights_summary(whole: pd.DataFrame, path: str) -> dict[str, Any]:
         "count": len(weights),
         "only_tiles": bool((whole["tile_side"] >= 0).all()),
         "half": half,
-        "here": None if here.all() else int(here.sum()),
-        "share": float(weights[here].sum() / summed[-1]),
+        "here": None if on_slide.all() else int(on_slide.sum()),
+        "share": float(weights[on_slide].sum() / summed[-1]),
     }
 
 

@@ -27,16 +27,16 @@ RATES = ("accuracy", "sensitivity", "specificity")
 def section(context: ReportContext) -> dict[str, Any]:
     """The values of the summary."""
     kind = kind_report(context.kind)
-    own = number_values(context) if kind.template == "number" else class_values(context)
+    values = number_values(context) if kind.template == "number" else class_values(context)
     return {
         "template": kind.template,
         "judged": judged_on(context),
-        "empty": context.judged.empty,
+        "empty": context.headline_rows.empty,
         "by_site": within_sources(context) if context.by_site else None,
         "external": validation.external_summary(context),
         "choice": choice(context),
         "tiles": [*tiles(context), *external_tiles(context)],
-        **own,
+        **values,
     }
 
 
@@ -45,7 +45,7 @@ def section(context: ReportContext) -> dict[str, Any]:
 
 def number_values(context: ReportContext) -> dict[str, Any]:
     """For a number: its error, agreement, severity bands, response, and where the model fails."""
-    rows = context.judged
+    rows = context.headline_rows
     values: dict[str, Any] = {"error": None, "agreement": None, "bands": None, "response": None, "failures": None}
     if rows.empty:
         return values
@@ -131,7 +131,7 @@ def _groups_code(confusion: list[list[int]]) -> tuple[str, int]:
 
 def failures(context: ReportContext) -> dict[str, Any]:
     """The range with the largest errors, the worst single case, and the region that agrees least."""
-    rows = context.judged
+    rows = context.headline_rows
     error = (rows["y_pred"] - rows["y_true"]).abs()
     row = rows.loc[error.idxmax()].to_dict()
     single = {"error": float(error.max()), "label": case_label(row), "model": row["y_pred"], "physician": row["y_true"]}
@@ -199,7 +199,7 @@ def class_values(context: ReportContext) -> dict[str, Any]:
 
 def accuracy(context: ReportContext) -> dict[str, Any] | None:
     """The accuracy beside that of always predicting the commonest class."""
-    rows, names = context.judged, context.classes
+    rows, names = context.headline_rows, context.classes
     if rows.empty:
         return None
     figure = context.metric(context.stage, context.learner, "accuracy")
@@ -226,7 +226,7 @@ def exact_interval(context: ReportContext, metric: str, figure: dict[str, Any] |
     ends = [(figure or {}).get(key) for key in ("value", "low", "high")]
     if metric not in RATES or len(set(ends)) != 1 or ends[0] not in (0.0, 1.0):
         return None
-    study, rows = context.study, context.judged
+    study, rows = context.study, context.headline_rows
     positive = study.positive_of(context.outcome)
     if metric != "accuracy":
         if positive is None:
@@ -286,9 +286,9 @@ def rates(context: ReportContext) -> dict[str, Any] | None:
 
 def distance(context: ReportContext) -> dict[str, Any] | None:
     """For grades: agreement weighted by distance, and how many are at most one grade off."""
-    if "kappa_quadratic" not in context.columns("learners") or context.judged.empty:
+    if "kappa_quadratic" not in context.columns("learners") or context.headline_rows.empty:
         return None
-    rows = context.judged
+    rows = context.headline_rows
     return {
         "kappa": context.metric(context.stage, context.learner, "kappa_quadratic"),
         "mae": context.metric(context.stage, context.learner, "mae"),
@@ -315,14 +315,14 @@ def missed(context: ReportContext) -> dict[str, Any] | None:
     if not instead:
         return {"code": "none", "classes": len(enough), "fewest": FEWEST if len(enough) < len(names) else None}
     total = sum(counts[worst])
-    taken, most = max(instead.items(), key=lambda pair: pair[1])
+    commonest_error, most = max(instead.items(), key=lambda pair: pair[1])
     ends: dict[int, dict[str, Any]] = {i: figures.get(f"recall[{names[i]}]") or {} for i in enough}
     high: Any = ends[worst].get("high")
     lows = [low for i in enough if i != worst and is_number(low := ends[i].get("low"))]
     return {
         "code": "missed",
         "worst": class_name(study, context.outcome, names[worst]),
-        "instead": class_name(study, context.outcome, names[taken]),
+        "instead": class_name(study, context.outcome, names[commonest_error]),
         "count": total - counts[worst][worst],
         "total": total,
         "most": most,
@@ -423,7 +423,7 @@ def _source_tile(context: ReportContext, metric: str) -> Cell | None:
 
 
 def _number_tiles(context: ReportContext) -> list[dict[str, Any]]:
-    rows, digits = context.judged, terms_of(context).digits
+    rows, digits = context.headline_rows, terms_of(context).digits
     shown: list[dict[str, Any]] = []
     if not rows.empty:
         error = (rows["y_pred"] - rows["y_true"]).abs()

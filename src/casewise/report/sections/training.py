@@ -97,10 +97,10 @@ def finders(context: ReportContext) -> dict[str, Any] | None:
             by_model.setdefault(str(job["model"]), []).append(job)
     if not by_model:
         return None
-    chosen = {model: _chosen_rates(jobs) for model, jobs in by_model.items()}
+    rates_by_model = {model: _chosen_rates(jobs) for model, jobs in by_model.items()}
     shown = list(by_model.items())[:MOST_FINDERS]
     figures = [(model, draw.finder(model, jobs, name=f"finder{i}")) for i, (model, jobs) in enumerate(shown)]
-    return {"figures": figures, "models": len(by_model), "chosen": chosen}
+    return {"figures": figures, "models": len(by_model), "chosen": rates_by_model}
 
 
 def _chosen_rates(jobs: list[dict[str, Any]]) -> list[float]:
@@ -303,6 +303,6 @@ def train_and_held_out(context: ReportContext) -> dict[str, Any] | None:
 
 def gap(context: ReportContext) -> dict[str, Any] | None:
     """The shown learner's accuracy on training cases and on held-out ones; None where one is unknown."""
-    own = on_training_cases(context.jobs).get(context.learner, {}).get("on_training", {}).get("accuracy")
-    new = context.metric(context.stage, context.learner, "accuracy")
-    return {"training": own["value"], "held_out": new["value"]} if own and new else None
+    on_training = on_training_cases(context.jobs).get(context.learner, {}).get("on_training", {}).get("accuracy")
+    held_out = context.metric(context.stage, context.learner, "accuracy")
+    return {"training": on_training["value"], "held_out": held_out["value"]} if on_training and held_out else None

@@ -63,16 +63,16 @@ def nested(
     by_fold = choices_of(jobs, study.networks)
     if not by_fold or not study.nested_cv:
         return None
-    chosen, networks = chosen_networks(jobs, study.networks), study.networks[:most]
+    choice, networks = chosen_networks(jobs, study.networks), study.networks[:most]
     return {
         "tuning": tuning(jobs, epochs=study.recipe.epochs, tuned_epochs=study.nested_cv.epochs),
         "networks": networks,
         "folds": [
-            (fold, [by_network.get(name) for name in networks], chosen["folds"][fold]["network"])
+            (fold, [by_network.get(name) for name in networks], choice["folds"][fold]["network"])
             for fold, by_network in by_fold.items()
         ],
-        "losses": [chosen["final"]["losses"].get(name) for name in networks],
-        "final": chosen["final"]["network"] if NESTED in learners else "",
+        "losses": [choice["final"]["losses"].get(name) for name in networks],
+        "final": choice["final"]["network"] if NESTED in learners else "",
         "more": len(study.networks) - len(networks),
         "name": NESTED,
     }
@@ -94,10 +94,10 @@ def tables_of(names: Sequence[str]) -> list[tuple[str, str, list[str]]]:
     """
     pairs = {name: name.partition("@")[::2] for name in names if "@" in name}
     tables = []
-    for index, what in ((1, "fusion"), (0, "backbone")):
+    for index, shared in ((1, "fusion"), (0, "backbone")):
         for common in dict.fromkeys(pair[index] for pair in pairs.values()):
             group = [name for name, pair in pairs.items() if pair[index] == common]
-            tables += [(what, common, group)] if len(group) > 1 else []
+            tables += [(shared, common, group)] if len(group) > 1 else []
     if len(tables) < 2:
         return [("", "", list(names))]
     rest = [name for name in names if not any(name in group for *_, group in tables)]
@@ -123,7 +123,10 @@ def over_folds(context: ReportContext) -> dict[str, Any] | None:
         return None
     folds = len(next(iter(by_learner[next(iter(rows))].values()))["folds"])
     return {
-        "tables": [(what, which, [rows[name] for name in names]) for what, which, names in tables_of(list(rows))],
+        "tables": [
+            (shared, shared_name, [rows[name] for name in names])
+            for shared, shared_name, names in tables_of(list(rows))
+        ],
         "columns": columns,
         "folds": folds,
         "macro": bool(context.classes),
@@ -212,11 +215,15 @@ def left_out(context: ReportContext) -> dict[str, Any] | None:
     by_source: dict[str, Any] = context.metrics.get("by_site") or {}
     write = metric_format(context.study, context.outcome)
     figures = {source: by_learner.get(context.learner) or {} for source, by_learner in by_source.items()}
-    metrics = [metric for metric in context.columns("external") if any(metric in own for own in figures.values())]
+    metrics = [
+        metric
+        for metric in context.columns("external")
+        if any(metric in source_figures for source_figures in figures.values())
+    ]
     rows = []
-    for source, own in figures.items():
-        count = next((entry.get("n_cases") for entry in own.values()), None)
-        rows.append(Row(source, [Cell(number(count, 0)), *(write.cell(m, own.get(m)) for m in metrics)]))
+    for source, source_figures in figures.items():
+        count = next((entry.get("n_cases") for entry in source_figures.values()), None)
+        rows.append(Row(source, [Cell(number(count, 0)), *(write.cell(m, source_figures.get(m)) for m in metrics)]))
     if not rows:
         return None
     means = [context.mean_within(context.learner, metric) for metric in metrics]

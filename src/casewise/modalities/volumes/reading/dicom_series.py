@@ -157,7 +157,9 @@ def find_series(files: Sequence[Path]) -> tuple[list[Series], list[Path]]:
         else:
             headers_by_uid.setdefault(text_of(header, "SeriesInstanceUID"), []).append((path, header))
     series = [Series(uid, tuple(headers)) for uid, headers in headers_by_uid.items()]
-    return sorted(series, key=lambda each: (whole_number(each.headers[0][1], "SeriesNumber", 0), each.uid)), empty
+    return sorted(
+        series, key=lambda one_series: (whole_number(one_series.headers[0][1], "SeriesNumber", 0), one_series.uid)
+    ), empty
 
 
 def choose(series: Sequence[Series], sequence: str | None, where: Path) -> tuple[Series, list[str]]:
@@ -171,10 +173,10 @@ def choose(series: Sequence[Series], sequence: str | None, where: Path) -> tuple
     """
     if len(series) == 1:
         return series[0], _doubts(series[0], sequence)
-    proper = [each for each in series if not each.is_localiser] or list(series)
+    proper = [candidate for candidate in series if not candidate.is_localiser] or list(series)
     matches = proper if len(proper) == 1 else _matching(proper, sequence)
     if len(matches) == 1:
-        aside = [each.description for each in series if each is not matches[0]]
+        aside = [candidate.description for candidate in series if candidate is not matches[0]]
         more = f" and {len(aside) - SHOWN} more" if len(aside) > SHOWN else ""
         note = f"{matches[0].description} was taken; left aside: {', '.join(aside[:SHOWN])}{more}"
         return matches[0], [note, *_doubts(matches[0], sequence)]
@@ -182,7 +184,7 @@ def choose(series: Sequence[Series], sequence: str | None, where: Path) -> tuple
         mismatch = "and the table does not name one"
     else:
         mismatch = f"and {'none' if not matches else 'more than one'} of them is named by the sequence {sequence!r}"
-    listed = "\n".join(f"  {each.description}" for each in series[:SHOWN])
+    listed = "\n".join(f"  {candidate.description}" for candidate in series[:SHOWN])
     more = f"\n  … and {len(series) - SHOWN} more" if len(series) > SHOWN else ""
     raise ImageError(
         f"{where}: the folder mixes {len(series)} series, {mismatch}. Name the sequence as the scanner does, or "
@@ -198,7 +200,7 @@ def _matching(series: Sequence[Series], sequence: str | None) -> list[Series]:
         return []
     tags = ("Modality", "SeriesDescription", "ProtocolName")
     for fits in (_equals, _contains, _begins):
-        matches = [each for each in series if any(fits(_words(each.text(tag)), words) for tag in tags)]
+        matches = [candidate for candidate in series if any(fits(_words(candidate.text(tag)), words) for tag in tags)]
         if matches:
             return matches
     return []

@@ -63,8 +63,8 @@ def dicom_files(path: Path) -> tuple[list[Path], list[Path]]:
     others: list[Path] = []
     for file in _files(path):
         # A file that has the suffix and is not DICOM is a broken copy: reading it raises the error.
-        named_so = file.suffix.lower() in DICOM_SUFFIXES
-        (dicom if named_so or is_dicom(head_of(file)) else others).append(file)
+        has_suffix = file.suffix.lower() in DICOM_SUFFIXES
+        (dicom if has_suffix or is_dicom(head_of(file)) else others).append(file)
     return sorted(dicom), sorted(others)
 
 
