@@ -491,7 +491,7 @@ class TestBadInput:
             prepare(study, cohort, RunFolder(tmp_path), Silent())
         lines = str(caught.value).splitlines()
         assert lines[0] == "6 of 72 tiles cannot be read. The other tiles are kept for the next run."
-        assert lines[1:] == [f"  {bad}: these pixels cannot be decoded. So it is with 5 more of its tiles."]
+        assert lines[1:] == [f"  {bad}: these pixels cannot be decoded. The same applies to 5 more of its tiles."]
 
     def test_a_column_of_ours_is_refused(self, skin: Path, tmp_path: Path) -> None:
         table = pd.read_csv(skin).assign(path=lambda t: [str(skin.parent / p) for p in t["path"]], tile_x="1")

@@ -550,7 +550,7 @@ def test_a_store_is_pickled_as_its_folder(paths: list[Path], folder: Path) -> No
     assert np.array_equal(pickle.loads(packed).tiles, store.tiles)
     picture(paths[0], 99)
     prepare(paths, SMALL, folder)
-    with pytest.raises(RunError, match="made anew while it was in use"):
+    with pytest.raises(RunError, match="replaced while it was in use"):
         pickle.loads(packed)
 
 

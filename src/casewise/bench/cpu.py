@@ -40,7 +40,7 @@ class Row:
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """The measurements, a description of the machine, and what a run would choose on it."""
+    """The measurements, a description of the machine, and the options that a run would choose on it."""
 
     rows: list[Row]
     head: list[str]
@@ -103,7 +103,7 @@ def bench_cpu(
         for number, (text, measure) in enumerate(steps):
             bar(1 + number, 8, text)
             rows += measure()
-        bar(7, 8, "what a run would choose")
+        bar(7, 8, "choosing the options of a run")
         choices = [keeping[0].ask("choose", threads=threads) for threads in dict.fromkeys((1, count))]
     head = [
         f"{cpu_name()}, {count} core{'s' * (count > 1)}, torch {facts['torch']}",
@@ -114,7 +114,7 @@ def bench_cpu(
         head.append(
             f"Other processes are running (load {load:.1f}), so these ratios are unreliable. Measure when idle."
         )
-    return BenchmarkResult(rows, head, _chosen(backbone, choices, count))
+    return BenchmarkResult(rows, head, _choice_text(backbone, choices, count))
 
 
 def check(backbone: str, *, size: int, batch: int, images: int) -> None:
@@ -153,20 +153,20 @@ def draw(folder: Path, images: int) -> None:
 class _Process:
     """A measuring process; see `worker`."""
 
-    def __init__(self, running: subprocess.Popen[str]) -> None:
-        self.running = running
+    def __init__(self, popen: subprocess.Popen[str]) -> None:
+        self.popen = popen
 
     def send(self, **task: Any) -> None:
-        assert self.running.stdin
+        assert self.popen.stdin
         try:
-            self.running.stdin.write(json.dumps(task) + "\n")
-            self.running.stdin.flush()
+            self.popen.stdin.write(json.dumps(task) + "\n")
+            self.popen.stdin.flush()
         except BrokenPipeError:
             raise self._ended() from None
 
     def receive(self) -> dict[str, Any]:
-        assert self.running.stdout
-        line = self.running.stdout.readline()
+        assert self.popen.stdout
+        line = self.popen.stdout.readline()
         if not line:
             raise self._ended()
         answer: dict[str, Any] = json.loads(line)
@@ -179,7 +179,7 @@ class _Process:
         return self.receive()
 
     def _ended(self) -> RunError:
-        code = self.running.wait()
+        code = self.popen.wait()
         return RunError(
             f"A measuring process ended with code {code}, possibly for lack of memory. Lower --batch-size or --size."
         )
@@ -189,17 +189,17 @@ class _Process:
 def _process(settings: dict[str, Any]) -> Iterator[_Process]:
     command = [sys.executable, "-m", "casewise.bench.worker"]
     # in its own session, so that Ctrl-C reaches only this process, which then ends the others
-    running = subprocess.Popen(  # noqa: S603
+    popen = subprocess.Popen(  # noqa: S603
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
-        process = _Process(running)
+        process = _Process(popen)
         process.send(**settings)
         yield process
     finally:
-        running.kill()
-        running.wait()
-        for pipe in (running.stdin, running.stdout):
+        popen.kill()
+        popen.wait()
+        for pipe in (popen.stdin, popen.stdout):
             if pipe:
                 pipe.close()
 
@@ -265,14 +265,15 @@ def _phase(process: _Process, frozen: str, *, many: int) -> Row:
     return Row(f"{name}: {EPOCHS} epochs", min(seconds[True]), min(seconds[False]), switch, note)
 
 
-def _chosen(backbone: str, choices: Sequence[dict[str, Any]], count: int) -> str:
+def _choice_text(backbone: str, choices: Sequence[dict[str, Any]], count: int) -> str:
     plans = [
         f"{choice['precision']} {'channels-last' if choice['channels_last'] else 'contiguous'}, "
         f"{choice['threads']} thread{'s' * (choice['threads'] != 1)}"
         for choice in choices
     ]
     alone = f"; with `compute: {{jobs: 1}}` {plans[1]}" if len(plans) > 1 else ""
-    return f"A run would choose here for {backbone}, {count} job{'s' * (count > 1)} at a time: {plans[0]}{alone}."
+    jobs = f"{count} job{'s' * (count > 1)} at a time"
+    return f"On this machine a run would choose for {backbone}, {jobs}: {plans[0]}{alone}."
 
 
 def _seconds(value: float | None) -> str:

@@ -48,7 +48,8 @@ class Worker:
                 self.network.eval().features(torch.zeros(1, 3, size, size))
         except (AssertionError, RuntimeError, ValueError) as error:
             raise CasewiseError(
-                f"--size: {backbone} cannot take images of {size} px: {str(error).splitlines()[0]}. Give another size."
+                f"--size: {backbone} does not accept images of {size} px: {str(error).splitlines()[0]}. Choose "
+                "another size."
             ) from error
 
     def _fresh(self) -> Network:
@@ -162,7 +163,7 @@ class Worker:
         return {"first": ends[0] - start, "later": later, "at": at, "once": "once" in facts["way"], "way": facts["way"]}
 
     def choose(self, *, threads: int) -> dict[str, Any]:
-        """What a run would choose for networks with this number of threads."""
+        """The options that a run would choose for networks with this number of threads."""
         compute = Compute(device="cpu")
         plan = choose(self._fresh(), compute, side=self.size, batch=self.batch, threads=threads, memo=None)
         return {"precision": plan.precision, "channels_last": plan.channels_last, "threads": plan.threads}

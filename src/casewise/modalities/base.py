@@ -1,6 +1,6 @@
-"""What a modality provides, so that the rest of casewise never asks which one it is; nothing here imports torch.
+"""The interface of modalities, which the rest of casewise uses without knowing the modality; torch is not imported.
 
-A modality is one folder beside this file, or one class registered with `casewise.modalities.registry.register`.
+A modality is a folder in `casewise.modalities`, or a class registered with `casewise.modalities.registry.register`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore
     from casewise.study.schema import Panels, Study
 
-# What a modality derived from training cases, as plain JSON values: it is saved with the trained network.
+# Values that a modality derives from training cases, as plain JSON; they are saved with the trained network.
 FittedPreprocessing = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Noun:
-    """What one image of a modality is called.
+    """The noun for one image of a modality.
 
     >>> Noun("slice", "slices").counted(1), Noun("slice", "slices").counted(2000)
     ('1 slice', '2,000 slices')
@@ -45,7 +45,7 @@ class Noun:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture for people: (h, w) or (h, w, 3) `uint8`; `name` is empty where a case has one picture only."""
+    """A picture for people: (h, w) or (h, w, 3) `uint8`; `name` is empty if a case has only one picture."""
 
     name: str
     pixels: np.ndarray
@@ -57,9 +57,9 @@ class Overview(Protocol):
     Attributes:
         size: width and height in pixels of the full resolution.
         boxes: (T, 3) x, y and side of each tile in these pixels; shares: (T,) how much of each is tissue.
-        candidates: how many tiles there were to choose from.
-        mask: (h, w) `bool`, where tissue was found; each of its pixels is `downsample` pixels wide.
-        mpp, magnification, vendor: what the file says about itself.
+        candidates: the number of tiles before `max_tiles` was applied.
+        mask: (h, w) `bool`, true for tissue; each of its pixels is `downsample` pixels wide.
+        mpp, magnification, vendor: as the file states them.
     """
 
     @property
@@ -98,7 +98,7 @@ class Overview(Protocol):
 
 
 class StoreReference(Protocol):
-    """Where prepared images lie; enough to open them in another process."""
+    """The location of prepared images, with which another process can open them."""
 
     @property
     def folder(self) -> Path: ...
@@ -109,17 +109,17 @@ class StoreReference(Protocol):
 
 @dataclass(frozen=True)
 class StoreAddress:
-    """A `StoreReference` by itself: the folder that networks read and a hash over what it holds."""
+    """A `StoreReference` as a value: the folder that networks read, and a hash over its content."""
 
     folder: Path
     address: str
 
 
 class ImageStore(StoreReference, Protocol):
-    """Prepared images of a cohort. Networks read what lies in `folder`; audits and previews read `tiles`.
+    """Prepared images of a cohort. Networks read the files in `folder`; audits and previews read `tiles`.
 
     Attributes:
-        folder, address: where the input of networks lies, and a hash over it.
+        folder, address: the folder with the input of networks, and a hash over this input.
         tiles: a picture of each row of the cohort's images, (N, C, H, W) `uint8`.
         index: one row for each picture: path, sha256, bytes, mtime_ns, width, height, mode, format, tile_sha256.
     """
@@ -134,7 +134,7 @@ class ImageStore(StoreReference, Protocol):
 
 
 class PanelDataset(Protocol):
-    """Panels of some cases as a network sees them, with their labels.
+    """Panels of some cases as the input of a network, with their labels.
 
     Attributes:
         truth: (P, T) `float32`, NaN where not recorded; (P, 0) where there are no labels.
@@ -185,7 +185,7 @@ class PanelDataset(Protocol):
     def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor: ...
 
     def slots_of(self, views: Tensor) -> Tensor:
-        """Which image of the case (of volumes: which slice) each slot of these views shows: (V, K)."""
+        """(V, K) the image of the case (of volumes: the slice) in each slot of these views."""
         ...
 
     def at_once(self, batch: int) -> int: ...
@@ -203,12 +203,12 @@ class PreparedCohort:
 
 @dataclass(frozen=True)
 class Start:
-    """How a new study of some image files begins.
+    """The beginning of a new study of some image files.
 
     Attributes:
-        lines: lines of its study file with the settings of the modality.
-        notes: sentences for the person who begins it.
-        row: what a row of the table is, with an article.
+        lines: lines of the study file with the settings of the modality.
+        notes: sentences for the user.
+        row: the noun for a row of the table, with an article.
     """
 
     study: Study
@@ -236,7 +236,7 @@ class NativeMap:
     """A saliency map in the space of an original image.
 
     Attributes:
-        values: of a photograph or slide (h, w) as `picture`, NaN where there is no map; of a volume (X, Y, Z).
+        values: (h, w) as `picture` for a photograph or slide, NaN where there is no map; (X, Y, Z) for a volume.
         picture: the original, (h, w) or (h, w, 3) `uint8`; None for a volume.
         affine: (4, 4) from the voxels of a volume to mm (RAS).
     """
@@ -249,7 +249,7 @@ class NativeMap:
 
 @dataclass(frozen=True, eq=False)
 class Lesion:
-    """The lesions of a case on what `SlotMaps.slots` count, (N, H, W) `bool`; `marked`: its masks mark any voxel."""
+    """The lesions of a case, (N, H, W) `bool` by the numbers in `SlotMaps.slots`; `marked`: a mask has any voxel."""
 
     mask: np.ndarray
     marked: bool
@@ -261,16 +261,16 @@ class Lesion:
 
 
 class Modality(Protocol):
-    """How one kind of images becomes what networks see, and how maps return to it."""
+    """How one kind of image becomes the input of networks, and how saliency maps are mapped back to it."""
 
     name: str
 
     def noun(self, study: Study) -> Noun:
-        """What one image is called."""
+        """The noun for one image."""
         ...
 
     def start(self, files: Sequence[Path] | None, study: Study) -> Start:
-        """How a study begins, with these image files of a folder or (None) without any.
+        """The beginning of a study of these image files of a folder; None if there is no folder.
 
         Raises:
             CasewiseError: tables cannot be made from folders of this modality's files.
@@ -278,11 +278,11 @@ class Modality(Protocol):
         ...
 
     def columns(self, study: Study) -> dict[str, str]:
-        """Descriptions of the table's columns that are this modality's own."""
+        """Descriptions of the table columns that only this modality has."""
         ...
 
     def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
-        """The cohort of a table with what only this modality checks and adds, such as the tiles of slides.
+        """The cohort after the checks and additions of this modality, such as the tiles of slides.
 
         Without a folder nothing is written.
 
@@ -292,23 +292,23 @@ class Modality(Protocol):
         ...
 
     def picture_noun(self, study: Study) -> Noun:
-        """What a reader of the report calls one image."""
+        """The noun for one image in the report."""
         ...
 
     def described(self, study: Study, images: pd.DataFrame) -> str:
-        """How many images a cohort has (its table of images), in words."""
+        """The number of images of a cohort in words; `images` is its table of images."""
         ...
 
     def whole(self, study: Study, cohort: Cohort) -> Cohort:
-        """The cohort as its table has it, one row an image file; splits are drawn from it."""
+        """The cohort with one row for each image file, as in its table; splits are drawn from it."""
         ...
 
     def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
-        """Check the files as far as this is quick, before anything is prepared."""
+        """Check the files before the preparation, as far as this is quick."""
         ...
 
     def prepare(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles") -> ImageStore:
-        """Prepare all images once, or open what is there; `step` names the progress bar.
+        """Prepare all images once, or open the prepared ones; `step` names the progress bar.
 
         Raises:
             ImageError: with every image that cannot be prepared.
@@ -316,33 +316,33 @@ class Modality(Protocol):
         ...
 
     def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
-        """What an audit compares: whole images, and one picture of each."""
+        """The input of the audit: whole images, and one picture of each."""
         ...
 
     def pretraining_panels(self, study: Study) -> Panels:
-        """The panels in which networks see a cohort that they are pretrained on: single images where possible."""
+        """The panels of a cohort for pretraining: single images where possible."""
         ...
 
     def settings(self, study: Study) -> dict[str, Any]:
-        """The settings of this modality that decide a network's weights, by name."""
+        """The settings of this modality that affect a network's weights, by name."""
         ...
 
     def facts(self, study: Study, network: str) -> dict[str, Any]:
-        """Settings that differ for new cases from those of the study, plain JSON; {} where none does."""
+        """Settings of new cases that differ from the study's, as plain JSON; {} if there are none."""
         ...
 
     def network_options(self, study: Study, network: str) -> dict[str, Any]:
-        """Arguments of `build_network` that follow from this modality."""
+        """Arguments of `build_network` that this modality determines."""
         ...
 
     def channels(self, study: Study, network: str) -> tuple[str, ...]:
-        """The channels of a network that have saliency maps of their own; `("",)` for one without a name."""
+        """The channels of a network that have separate saliency maps; `("",)` for a single unnamed one."""
         ...
 
     def fit(self, store: StoreReference, study: Study, rows: np.ndarray, network: str | None) -> FittedPreprocessing:
-        """What preprocessing derives from the training cases: `rows` are numbers of the cohort's panels.
+        """Values that preprocessing derives from the training cases; `rows` are numbers of the cohort's panels.
 
-        With `network` it is what this network needs; without, what previews of all channels need.
+        With `network` they are those that this network needs, else those that previews of all channels need.
 
         Raises:
             CasewiseError: nothing can be derived from these cases.
@@ -357,7 +357,7 @@ class Modality(Protocol):
         labels: np.ndarray | None,
         fitted: FittedPreprocessing,
     ) -> PanelDataset:
-        """The panels of a cohort (any of its rows, all columns) as a network sees them.
+        """The panels of a cohort (any of its rows, all columns) as the input of a network.
 
         Args:
             labels: (P, T), NaN where not recorded; None where cases are only predicted.
@@ -366,23 +366,23 @@ class Modality(Protocol):
         ...
 
     def report_facts(self, study: Study) -> dict[str, Any]:
-        """What the report's templates choose by.
+        """The facts by which the report's templates choose.
 
         `sliced`: panels show slices of one scan; `order`: the column that orders them; `late`: some network processes
-        channels separately; `windowed`: audits see a part of each scan.
+        channels separately; `windowed`: audits use a part of each scan.
         """
         ...
 
     def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
-        """A picture of one row of the cohort's images for people, (h, w, 3) `uint8`."""
+        """A picture of one row of the cohort's images, (h, w, 3) `uint8`."""
         ...
 
     def overview(self, prepared: PreparedCohort, path: str) -> Overview | None:
-        """The image file from which several rows of the cohort were cut; None where rows are whole files."""
+        """The image file from which several rows of the cohort were cut; None if rows are whole files."""
         ...
 
     def preview(self, prepared: PreparedCohort, row: int, fitted: FittedPreprocessing) -> list[Picture]:
-        """What a network sees of the case of one panel row; empty where `picture` shows it already."""
+        """The input of a network for the case of one panel row; empty if `picture` already shows it."""
         ...
 
     def to_native(self, prepared: PreparedCohort, maps: Sequence[SlotMaps], channel: str) -> list[NativeMap]:

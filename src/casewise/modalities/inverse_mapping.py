@@ -1,4 +1,4 @@
-"""Maps on panels mapped back through grid, resizing, crop and padding to the original pixels and voxels."""
+"""Mapping of saliency maps from panels to the original pixels and voxels, through grid, resizing, crop and padding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VOXELS_AT_ONCE = 2**21
 
 
 def to_photograph(tile: np.ndarray, *, width: int, height: int, keep_ratio: bool = True) -> np.ndarray:
-    """A tile's map (side, side) on the photograph of the tile: (height, width) `float32`.
+    """Map a tile (side, side) to its photograph: (height, width) `float32`.
 
     The inverse of `casewise.modalities.store.preparation.Preparation`: with `keep_ratio` the black padding is removed,
     without it the stretch to a square is reversed.
@@ -38,9 +38,9 @@ def to_photograph(tile: np.ndarray, *, width: int, height: int, keep_ratio: bool
 def to_slide(
     tiles: np.ndarray, boxes: Sequence[tuple[int, int, int]] | np.ndarray, *, width: int, height: int, downsample: float
 ) -> np.ndarray:
-    """Maps of a slide's tiles on the downsampled slide: (height / downsample, width / downsample) `float32`.
+    """Map tiles to the downsampled slide: (height / downsample, width / downsample) `float32`.
 
-    NaN outside all tiles; the mean where tiles overlap.
+    The result is NaN outside all tiles, and the mean where tiles overlap.
 
     Args:
         tiles: (N, side, side).
@@ -68,7 +68,7 @@ def to_scan(
     shape: tuple[int, int, int],
     scan_affine: np.ndarray,
 ) -> np.ndarray:
-    """Maps of slices on the voxels of their scan: (X, Y, Z) `float32`, 0 outside all slices.
+    """Map slices to the voxels of their scan: (X, Y, Z) `float32`, 0 outside all slices.
 
     The centre of each voxel is interpolated in mm, linearly between pixels and between neighbouring slices, up to half
     a pixel beyond the outermost ones. Several maps of one slice (overlapping windows) are averaged first.

@@ -1,4 +1,4 @@
-"""Panels: what one forward pass sees. Tiles fill slots, vary one by one, change places, and are folded into a grid."""
+"""Panels, the input of a network: tiles fill slots, are augmented one by one, shuffled and arranged in a grid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 EMPTY = -1
 PARAMETERS = 8
-FURTHER = 5  # magnify, two of warp, whether moved, whether toned
+FURTHER = 5  # zoom in, perspective (2), whether the tile is warped, whether its tone changes
 
 
 def chunks(tiles: Sequence[int], slots: int) -> list[list[int]]:
@@ -30,7 +30,7 @@ def chunks(tiles: Sequence[int], slots: int) -> list[list[int]]:
 
 
 def draw(tiles: Sequence[int], settings: Panels, generator: torch.Generator) -> list[int]:
-    """Fill the slots of one training panel: tiles sampled if there are more than slots, places shuffled if asked."""
+    """Fill the slots of one training panel: tiles are sampled if there are more than slots, and shuffled if set."""
     selected = list(tiles)
     if len(selected) > settings.slots:
         selected = [
@@ -43,7 +43,7 @@ def draw(tiles: Sequence[int], settings: Panels, generator: torch.Generator) -> 
 
 
 def gather(store: Tensor, slots: Tensor) -> Tensor:
-    """Take tiles out of the store; empty slots are black.
+    """Copy tiles from the store; empty slots are black.
 
     Args:
         store: (N, C, H, W) uint8.
@@ -58,7 +58,7 @@ def gather(store: Tensor, slots: Tensor) -> Tensor:
 
 
 def fold(tiles: Tensor, settings: Panels) -> Tensor:
-    """Lay slots out as a grid, row by row: (B, S, C, H, W) → (B, C, rows·H, columns·W).
+    """Arrange slots in a grid, row by row: (B, S, C, H, W) → (B, C, rows·H, columns·W).
 
     >>> from casewise.study.schema import Panels
     >>> fold(torch.arange(4).reshape(1, 4, 1, 1, 1), Panels(grid="2x2")).tolist()
@@ -70,26 +70,26 @@ def fold(tiles: Tensor, settings: Panels) -> Tensor:
 
 
 def plain(store: Tensor, slots: Tensor, settings: Panels) -> Tensor:
-    """Panels for inference: (B, C, H, W) float in 0–1, nothing random; bags as by `laid_out`."""
-    return laid_out(gather(store, slots).float().div_(255), slots, settings)
+    """Panels for inference without augmentation: (B, C, H, W) float in 0–1; bags as by `arrange`."""
+    return arrange(gather(store, slots).float().div_(255), slots, settings)
 
 
-def laid_out(tiles: Tensor, slots: Tensor, settings: Panels) -> Tensor:
-    """Tiles (B, S, C, H, W) as a grid; where attention gathers them, as the bag they are, NaN at empty places."""
+def arrange(tiles: Tensor, slots: Tensor, settings: Panels) -> Tensor:
+    """Arrange tiles (B, S, C, H, W) in a grid; with attention pooling return them as a bag, NaN in empty slots."""
     if settings.pooling == "attention":
         return tiles.masked_fill((slots == EMPTY).view(*slots.shape, 1, 1, 1).to(tiles.device), torch.nan)
     return fold(tiles, settings)
 
 
 def augmented(store: Tensor, slots: Tensor, settings: Panels, generator: torch.Generator) -> Tensor:
-    """Panels for training: every tile varied by parameters of its own, drawn from `generator`.
+    """Panels for training: every tile is augmented with separate parameters, drawn from `generator`.
 
-    Brightness and contrast change the photograph, never the black around it; rotation, shift, zoom and warp bring in
-    black, or with `padding_mode: reflect` the tile mirrored at its edge. A share of `probability` of the tiles is
-    moved, and as large a share, drawn on its own, changes in tone.
+    Brightness and contrast change the photograph, not the black padding. Rotation, translation, zoom and perspective
+    fill with black, or with `padding_mode: reflect` with the mirrored tile. A fraction `probability` of the tiles is
+    warped; independently, the same fraction changes in tone.
 
     Returns:
-        (B, C, rows·H, columns·W) float in 0–1; bags as by `laid_out`.
+        (B, C, rows·H, columns·W) float in 0–1; bags as by `arrange`.
     """
     size, count = slots.shape
     flat = slots.reshape(-1)
@@ -98,17 +98,17 @@ def augmented(store: Tensor, slots: Tensor, settings: Panels, generator: torch.G
     tiles = store[flat[full]].float().div_(255)
     drawn = parameters[full].to(tiles.device)
     if settings.zoom_in or settings.perspective or settings.probability < 1:
-        # drawn after the others, so that studies without them see the same variations as before
+        # drawn after the others, so that they do not change the draws of studies without them
         further = torch.rand(len(flat), FURTHER, generator=generator)
         drawn = torch.cat([drawn, further[full].to(tiles.device)], dim=1)
     tiles = _warped(_toned(tiles, drawn, settings), drawn, settings)
     result = tiles.new_zeros(len(flat), *tiles.shape[1:])
     result[full] = tiles
-    return laid_out(result.reshape(size, count, *tiles.shape[1:]), slots, settings)
+    return arrange(result.reshape(size, count, *tiles.shape[1:]), slots, settings)
 
 
 def _between(uniform: Tensor, width: float) -> Tensor:
-    """Map uniform numbers of 0–1 to −width … width."""
+    """Map uniform numbers from 0–1 to −width … width."""
     return (uniform * 2 - 1) * width
 
 
@@ -125,7 +125,7 @@ def _toned(tiles: Tensor, drawn: Tensor, settings: Panels) -> Tensor:
 
 
 def _varied(drawn: Tensor, column: int, settings: Panels) -> Tensor:
-    """Which tiles vary: (B, 1, 1, 1) bool."""
+    """Whether each tile is changed: (B, 1, 1, 1) bool."""
     return (drawn[:, column] < settings.probability).view(-1, 1, 1, 1)
 
 
@@ -141,7 +141,7 @@ def _warped(tiles: Tensor, drawn: Tensor, settings: Panels) -> Tensor:
     if settings.zoom_in:
         scale = scale / (1 + drawn[:, 8] * settings.zoom_in)
     shift = _between(drawn[:, 4:6], settings.translate) * 2
-    # A turn and a zoom are one complex factor; a fraction of the time of affine_grid.
+    # Rotation and zoom are one complex factor, which is much faster than affine_grid.
     turn = torch.polar(scale, angle).view(-1, 1, 1)
     moved = turn * _points(tiles) + torch.view_as_complex(shift.contiguous()).view(-1, 1, 1)
     grid = torch.view_as_real(moved)
@@ -153,9 +153,9 @@ def _warped(tiles: Tensor, drawn: Tensor, settings: Panels) -> Tensor:
 
 
 def _in_perspective(grid: Tensor, tilt: Tensor) -> Tensor:
-    """Points (B, H, W, 2) seen under a tilt (B, 2): one side of the tile comes nearer, the other goes away.
+    """Points (B, H, W, 2) in perspective, tilted by (B, 2): one side of the tile is nearer than the other.
 
-    A tilt of t draws the corners of one side together by a share of about t of the half side and the others apart.
+    A tilt of t moves the corners of one side together by about t times the half side, and those of the other apart.
     """
     depth = 1 + (grid * tilt.view(-1, 1, 1, 2)).sum(dim=3, keepdim=True)
     return grid / depth.clamp(min=0.2)

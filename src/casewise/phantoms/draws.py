@@ -1,4 +1,4 @@
-"""Random draws that depend on a seed and a name only, never on the order of drawing."""
+"""Random draws that depend only on a seed and a name, not on the order of drawing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def balanced_class(seed: int, key: str, number: int, block: Sequence[str]) -> st
 def shuffled_labels(seed: int, classes: Sequence[str]) -> list[str]:
     """Return the classes in another order, in which subjects of one class receive all labels in equal shares.
 
-    A plain permutation can leave an association by chance; this one leaves nothing to be learned. The classes come in
+    A plain permutation can leave an association by chance; this one leaves none. The classes come in
     balanced blocks, as `balanced_class` gives them.
 
     >>> sorted(shuffled_labels(0, ["a", "b", "a", "b"])[::2])

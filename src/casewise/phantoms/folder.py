@@ -1,4 +1,4 @@
-"""The folder of a synthetic cohort: its marks, its images and its table, and the settings that are refused."""
+"""The folder of a synthetic cohort: its marks, its images and its table, and the checks of settings."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ EXIF_IMAGE_DESCRIPTION, EXIF_SOFTWARE = 0x010E, 0x0131
 
 @dataclass(frozen=True)
 class PhantomKind:
-    """What is constant of the cohorts of one kind.
+    """The constants of the cohorts of one kind.
 
-    `contents` describes the files; `unit` is the plural noun of what a row of the table describes; `sides` are the
+    `contents` describes the files; `unit` is the plural noun for a row of the table; `sides` are the
     smallest and the largest width and height in pixels.
     """
 
@@ -53,7 +53,7 @@ class CohortFolder:
         progress: receives the number of finished rows and `total`.
 
     Raises:
-        CasewiseError: a setting is out of range, the folder is a file, or it holds something that is not a phantom of
+        CasewiseError: a setting is out of range, the folder is a file, or it contains something other than a phantom of
             this kind.
     """
 
@@ -99,7 +99,7 @@ class CohortFolder:
 
 
 def read_note(folder: Path) -> dict[str, Any]:
-    """Return the content of `phantom.json`; empty if the folder holds no phantom."""
+    """Return the content of `phantom.json`; empty if the folder contains no phantom."""
     try:
         note = json.loads((folder / "phantom.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -51,10 +51,8 @@ def randomised(
     Raises:
         CasewiseError: `how` is neither cascade nor all.
     """
-    if how not in get_args(RandomisationOrder):
-        raise CasewiseError(
-            f"randomise: how must be cascade or all, not {how!r}.{nearest(how, get_args(RandomisationOrder))}"
-        )
+    if how not in (orders := get_args(RandomisationOrder)):
+        raise CasewiseError(f"randomise: how must be cascade or all, not {how!r}.{nearest(how, orders)}")
     changed: Any = copy.deepcopy(network)
     # one step per block; the last step covers what the body holds outside its blocks (tokens, positions)
     groups = [("head", changed.head), *reversed(changed.blocks), ("body", changed.body)]

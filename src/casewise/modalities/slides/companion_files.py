@@ -1,4 +1,4 @@
-"""The files of a slide: most slides are one file; of some formats the main file refers to others with the pixels.
+"""The files of a slide: in most formats one file; in some the main file refers to others with the pixels.
 
 .mrxs: the folder of the same name. .vms and .vmu: the files that it names. DICOM: every other file of the folder with
 the same suffix, because only reading all of them shows which belong to the same series.
@@ -48,10 +48,10 @@ def mark_of(path: Path) -> str:
     stamps = []
     for file in files_beside(path):
         try:
-            about = os.stat(file)
+            status = os.stat(file)
         except OSError:
             continue
-        stamps.append([file.name, about.st_size, about.st_mtime_ns])
+        stamps.append([file.name, status.st_size, status.st_mtime_ns])
     return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:12] if stamps else ""
 
 

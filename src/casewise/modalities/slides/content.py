@@ -1,4 +1,4 @@
-"""Naming what is wrong with a file that should be a slide, without reading the whole of it."""
+"""The defects of files that should be slides, determined without reading the whole file."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from casewise.modalities.store.file_check import size_of
 
 TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PHOTOGRAPH_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
-# Only these begin like photographs or text although they are slides: a JPEG preview, and tables of file names.
+# Slides that begin like photographs or text: with a JPEG preview, or with a list of file names.
 INDEX_FILES = {".mrxs", ".vms", ".vmu"}
 SLIDE_FILES = set(SLIDES)
 HEAD = 512
-# More directories than any slide has: a file that goes round in circles ends here.
+# More directories than any slide has; the limit ends a file whose directories form a circle.
 MOST_DIRECTORIES = 1000
 
 
 def checked_size(path: Path) -> int:
-    """Return the bytes of a file that should be a slide.
+    """Return the size in bytes of a file that should be a slide.
 
     Raises:
         ImageError: it is missing, empty, a folder, or may not be read.
@@ -34,23 +34,23 @@ def checked_size(path: Path) -> int:
 
 
 def name_no_slide(path: Path) -> str:
-    """Say what a file is that OpenSlide does not read, and what to do."""
+    """A clause and a remedy on the content of a file that OpenSlide does not read."""
     with open(path, "rb") as file:
         head = file.read(HEAD)
     if head.startswith(TIFF_HEADS):
         if missing := cut_short(path):
             return f"the slide is cut short ({missing}). Copy it again from its source."
-        return "this TIFF is no slide (not of tiles, or of an unknown kind). Save it as a pyramidal, tiled TIFF."
+        return "this TIFF is not a slide (it is not tiled, or its kind is unknown). Save it as a pyramidal, tiled TIFF."
     if path.suffix.lower() in INDEX_FILES:
         return f"the files beside this {path.suffix} are missing. Copy it again from its source, with its folder."
     if head.startswith(PHOTOGRAPH_HEADS):
         return (
-            "this is a JPEG, PNG or WebP, not a slide. Name the slide it was made from; or, if this picture is meant, "
-            "give its name the right ending: it is then taken whole."
+            "this is a JPEG, PNG or WebP, not a slide. Name the slide it was made from. To use this picture as a "
+            "whole, correct the suffix of its name."
         )
     return (
-        f"this is {name_content(head)}, not a slide that can be read (.svs, .ndpi, tiled .tiff and what else OpenSlide "
-        "reads). Copy it again from its source, or leave it out of the table."
+        f"this is {name_content(head)}, not a slide that can be read (.svs, .ndpi, tiled .tiff and the other "
+        "formats of OpenSlide). Copy it again from its source, or leave it out of the table."
     )
 
 
@@ -67,7 +67,7 @@ def is_cut_tiff(path: Path) -> bool:
 
 
 def cut_short(path: Path) -> str:
-    """Say which directory of a TIFF lies beyond its end; empty if all are there."""
+    """A clause on the directory of a TIFF that lies beyond the end of the file; empty if there is none."""
     with open(path, "rb") as file:
         head = file.read(4)
         order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
@@ -80,9 +80,9 @@ def cut_short(path: Path) -> str:
             offset = int.from_bytes(file.read(word), order)
             if offset == 0:
                 break
-            # The file may be damaged, too, and point anywhere; beyond the end nothing is read.
+            # Offsets of a damaged file may be arbitrary; nothing is read beyond the end.
             file.seek(min(offset, end))
             at = offset + count + entry * int.from_bytes(file.read(count), order)
             if at + word > end:
-                return f"it ends at byte {end:,}, its directory {number} lies at byte {offset:,}"
+                return f"it ends at byte {end:,}, but its directory {number} is at byte {offset:,}"
     return ""

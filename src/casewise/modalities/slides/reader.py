@@ -1,6 +1,6 @@
-"""Whole slides: opening what OpenSlide reads, what a slide says about itself, and its pixels with bounded memory.
+"""Whole slides read with OpenSlide: their metadata, and their pixels with bounded memory.
 
-Pixels are addressed in whole pixels of a level. What a scanner left out is transparent in the file and white here.
+Pixels are addressed in whole pixels of a level. Areas that were not scanned are transparent in the file and white here.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Slide", "SlideFacts", "is_slide", "slide_facts"]
 
-# A 1x objective sees about 10 µm a pixel; a TIFF saved at 72 dpi says 353, which is of print and not of a microscope.
+# A 1x objective gives about 10 µm a pixel; a TIFF saved at 72 dpi states 353, which is a setting for printing.
 COARSEST_MPP = 10.0
 UNEVEN = 0.05
-# How much coarser a level may be than wanted and still count as the one that was asked for.
+# The factor by which a level may be coarser than requested and still be used.
 SAME_LEVEL = 1.02
-# One read of at most so many pixels a side; a larger region is read block by block and reduced on the way.
+# The largest side of a read in pixels; a larger region is read and reduced block by block.
 BLOCK = 2048
-# Decoded compressed tiles that are kept for the neighbours, bytes: two rows of them, but never more than the second.
+# Bytes of decoded tiles that are kept for neighbouring reads: two rows of tiles, within these limits.
 LEAST_CACHE, MOST_CACHE = 32 * 2**20, 160 * 2**20
 
 
 @dataclass(frozen=True)
 class SlideFacts:
-    """What a slide says about itself, without a pixel being decoded.
+    """The metadata of a slide, read without decoding pixels.
 
     `levels` holds width, height and downsample of each level, finest first. `mpp`: microns per pixel of level 0.
-    `magnification`: the objective's power. Either is None where the file does not say it. `notes`: sentences on what
-    is odd.
+    `magnification`: the objective's power. Either is None if the file does not state it. `notes`: sentences on anything
+    unusual.
     """
 
     width: int
@@ -62,7 +62,7 @@ class SlideFacts:
         """The coarsest level that is no coarser than `downsample`, up to 2 %.
 
         >>> facts = SlideFacts(800, 800, ((800, 800, 1.0), (200, 200, 4.0), (50, 50, 16.0)), None, None, "", 0)
-        >>> [facts.level_for(wanted) for wanted in (0.5, 1, 3.9, 3.99, 8, 99)]
+        >>> [facts.level_for(downsample) for downsample in (0.5, 1, 3.9, 3.99, 8, 99)]
         [0, 0, 0, 1, 1, 2]
         """
         return max((n for n, level in enumerate(self.levels) if level[2] <= downsample * SAME_LEVEL), default=0)
@@ -73,7 +73,7 @@ def _openslide() -> ModuleType:
     try:
         import openslide
     except (ImportError, OSError) as error:
-        # OSError: the Python part is there but not the library behind it.
+        # OSError: the Python package is installed, but not the library.
         raise CasewiseError(
             f"Slides need an optional part of casewise: pip install 'casewise[slides]' ({error})."
         ) from error
@@ -82,9 +82,9 @@ def _openslide() -> ModuleType:
 
 
 def is_slide(path: Path) -> bool:
-    """Whether this file is a slide, judged by its content: OpenSlide reads it, or it is one that is cut short.
+    """Whether this file is a slide by its content: OpenSlide reads it, or it is a slide that is cut short.
 
-    Any TIFF of tiles is a slide, also one with a single level. Photographs are told without the optional package.
+    Any tiled TIFF is a slide, also with a single level. Photographs are recognised without the optional package.
 
     Raises:
         CasewiseError: the file looks like a slide, and the package that reads slides is not installed.
@@ -96,7 +96,7 @@ def is_slide(path: Path) -> bool:
         with open(path, "rb") as file:
             head = file.read(HEAD)
     except OSError:
-        # Opening it for reading says what is wrong.
+        # Opening it for reading raises an error with the reason.
         return False
     if head.startswith(PHOTOGRAPH_HEADS) and path.suffix.lower() not in INDEX_FILES:
         return False
@@ -108,12 +108,12 @@ def is_slide(path: Path) -> bool:
         return False
     if openslide.OpenSlide.detect_format(path) is not None:
         return True
-    # So that reading it says what is wrong; of other TIFFs nobody knows what they were.
+    # Reading it then raises an error with the reason; the content of other damaged TIFFs is unknown.
     return path.suffix.lower() in SLIDE_FILES and head.startswith(TIFF_HEADS) and bool(cut_short(path))
 
 
 def _tiled_pages(path: Path) -> int:
-    """How many images a TIFF of tiles holds; 0 where it is not of tiles or cannot be opened."""
+    """The number of images in a tiled TIFF; 0 if it is not tiled or cannot be opened."""
     try:
         with Image.open(path) as image:
             return getattr(image, "n_frames", 1) if 322 in getattr(image, "tag_v2", {}) else 0
@@ -122,10 +122,10 @@ def _tiled_pages(path: Path) -> int:
 
 
 def slide_facts(path: Path) -> SlideFacts:
-    """Return what the slide says about itself.
+    """Return the metadata of a slide.
 
     Raises:
-        ImageError: the file is missing, a folder, cut short, or no slide.
+        ImageError: the file is missing, a folder, cut short, or not a slide.
         CasewiseError: the package that reads slides is not installed.
     """
     with Slide(path) as slide:
@@ -136,7 +136,7 @@ class Slide:
     """An open slide. Use it in a `with`; any number of threads may read from it.
 
     Raises:
-        ImageError: the file is missing, a folder, cut short, or no slide; while reading: a region is damaged.
+        ImageError: the file is missing, a folder, cut short, or not a slide; while reading: a region is damaged.
         CasewiseError: the package that reads slides is not installed.
     """
 
@@ -156,7 +156,7 @@ class Slide:
             ) from error
         try:
             self.facts = _facts(self._slide, size)
-            self.cache = self._room()
+            self.cache = self._cache_bytes()
             self._slide.set_cache(self._module.OpenSlideCache(self.cache))
         except BaseException:
             self._slide.close()
@@ -173,20 +173,20 @@ class Slide:
         self.close()
 
     def close(self) -> None:
-        """Give its memory back; the slide cannot be read any more. A second time does nothing."""
+        """Release its memory; the slide cannot be read afterwards. A second call has no effect."""
         if not self._closed:
             self._closed = True
             self._slide.close()
 
-    def _room(self) -> int:
-        """Bytes that hold two rows of compressed tiles, so that each is decoded about once in raster order."""
+    def _cache_bytes(self) -> int:
+        """The size of two rows of decoded tiles, so that each tile is decoded about once in raster order."""
         width = self.facts.width
         height = int(self._slide.properties.get("openslide.level[0].tile-height", 256))
         return min(max(LEAST_CACHE, 8 * width * height), MOST_CACHE)
 
     @property
     def memory(self) -> int:
-        """About how many bytes reading holds at most: kept compressed tiles and one block in its stages."""
+        """The approximate memory of reading in bytes: cached tiles, and one block in its stages."""
         return self.cache + 16 * BLOCK**2
 
     def region(self, level: int, box: tuple[int, int, int, int]) -> Image.Image:
@@ -210,7 +210,7 @@ class Slide:
     def reduced(self, level: int, box: tuple[int, int, int, int], factor: int = 1) -> Image.Image:
         """Read a region of `level` as RGBA, each `factor` x `factor` pixels averaged to one; the last may be partial.
 
-        However large the region is, no more than a block of it is held.
+        However large the region is, only one block of it is in memory.
 
         Raises:
             ImageError: these pixels are damaged.
@@ -225,19 +225,19 @@ class Slide:
         return whole
 
     def in_srgb(self, image: Image.Image) -> Image.Image:
-        """Apply the slide's colour profile to an RGB image of it; without one the numbers are taken to be sRGB."""
+        """Apply the slide's colour profile to an RGB image of it; without one the values are assumed to be sRGB."""
         return ImageCms.applyTransform(image, self._transform) or image if self._transform else image
 
     @cached_property
     def _transform(self) -> ImageCms.ImageCmsTransform | None:
-        """What brings the slide's colours to sRGB, None where nothing is to be done."""
+        """The transform of the slide's colours to sRGB; None if they need none."""
         try:
             profile = self._slide.color_profile
             if profile is None or "srgb" in ImageCms.getProfileDescription(profile).lower():
                 return None
             return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), "RGB", "RGB")
         except (ImageCms.PyCMSError, OSError, UnicodeError):
-            # As for photographs: a damaged profile is common and harmless.
+            # As for photographs, a damaged profile is common and harmless.
             return None
 
 
@@ -253,7 +253,7 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def _facts(slide: Any, size: int) -> SlideFacts:
-    """Gather the facts of an open slide; implausible ones count as missing, and a note says so."""
+    """The metadata of an open slide; implausible values count as missing, with a note."""
     properties, notes = slide.properties, []
     both = [_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
     mpps = [value for value in both if value]
@@ -261,7 +261,7 @@ def _facts(slide: Any, size: int) -> SlideFacts:
     if len(mpps) == 2 and max(mpps) > min(mpps) * (1 + UNEVEN):
         notes.append(f"its pixels are not square: {mpps[0]:.4g} µm wide, {mpps[1]:.4g} µm high; the mean is used")
     if mpp is not None and mpp > COARSEST_MPP:
-        notes.append(f"it claims {mpp:.4g} µm per pixel, which is a setting of print and counts as missing")
+        notes.append(f"it states {mpp:.4g} µm per pixel, which is a setting for printing and is ignored")
         mpp = None
     levels = tuple(
         (width, height, float(down))
@@ -273,7 +273,7 @@ def _facts(slide: Any, size: int) -> SlideFacts:
 
 
 def _number(text: str | None) -> float | None:
-    """A positive number, or nothing."""
+    """The number if it is positive and finite, else None."""
     try:
         value = float(text or "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""Naming what a file really is when it is no image that can be read."""
+"""The name of a file's content, for messages on files that are not readable images."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _BEGINNINGS = (
 
 
 def name_content(head: bytes) -> str:
-    r"""Name a file's content from its first bytes, with an article.
+    r"""Return the kind of content that a file's first bytes indicate, with an article.
 
     >>> name_content(b"GIF89a..."), name_content(b"path,subject\n"), name_content(bytes(64))
-    ('a GIF', 'a text file', 'a file of zero bytes (a copy that was broken off?)')
+    ('a GIF', 'a text file', 'a file of zero bytes (an interrupted copy?)')
     """
     for beginning, name in _BEGINNINGS:
         if head.startswith(beginning):
@@ -31,7 +31,7 @@ def name_content(head: bytes) -> str:
     if head[4:8] == b"ftyp":
         return "an AVIF" if head[8:12] in {b"avif", b"avis"} else "a video"
     if not any(head):
-        return "a file of zero bytes (a copy that was broken off?)"
+        return "a file of zero bytes (an interrupted copy?)"
     # A multi-byte character may be cut off at the end of the head.
     text = head.decode("utf-8", errors="ignore")
     if len(text.encode()) >= len(head) - 3 and all(sign.isprintable() or sign in "\r\n\t\f\ufeff" for sign in text):

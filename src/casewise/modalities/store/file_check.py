@@ -1,4 +1,4 @@
-"""A file that should be there, before a library reads it: its size, or a sentence that says what is wrong."""
+"""The check of a file before a library reads it: its size, or an error that states what is wrong."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from casewise.errors import ImageError, nearest
 
 
 def size_of(path: Path, *, folder: str, other: str) -> int:
-    """Return the file's bytes; `folder` and `other` say what to do where it is a folder, a device or a pipe.
+    """Return the size of the file in bytes.
+
+    Args:
+        folder: the end of the message if the path is a folder.
+        other: the end of the message if it is a device or a pipe.
 
     Raises:
-        ImageError: it is missing, empty, no file, or may not be read.
+        ImageError: it is missing, empty, not a file, or may not be read.
     """
     try:
         if path.is_dir():
             raise ImageError(f"{path}: {folder}")
         if path.exists() and not path.is_file():
-            # Opening a pipe would wait for ever.
+            # Opening a pipe would block.
             raise ImageError(f"{path}: {other}")
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size

@@ -1,16 +1,16 @@
-"""From whatever a file holds to 8-bit grey or sRGB: depth, alpha, palette, colour profile, orientation, size.
+"""Conversion of decoded images to 8-bit grey or sRGB: depth, alpha, palette, colour profile, orientation, size.
 
-The rules, each of which is part of `PIXEL_RULES`:
+`PIXEL_RULES` is the version of these rules:
 
-- 16-bit grey: divided so that the full scale of its depth becomes 255. The depth is the smallest of 8, 12 and 16 bits
+- 16-bit grey is scaled so that the maximum of its depth becomes 255. The depth is the smallest of 8, 12 and 16 bits
   that holds the image's largest value, because 12-bit radiographs are commonly stored in 16-bit files. 16-bit colour
   keeps its high byte.
 - 32-bit integers outside 0..65535 and floating point have no known range and are refused.
 - Alpha, and a colour declared transparent, is composited on black. Palettes and 1-bit images are expanded.
-- A colour profile in an RGB or CMYK file is applied, and the result is sRGB; without one, or with one that cannot be
-  used, the numbers are taken to be sRGB (CMYK: the plain conversion). A profile in a grey file is not applied.
-- Grey from colour is ITU-R BT.601 luma.
-- Sizes are changed with a Lanczos filter, antialiased when reducing.
+- The colour profile of an RGB or CMYK file is applied, and the result is sRGB. Without a usable profile, values are
+  assumed to be sRGB (CMYK: Pillow's conversion). The profile of a grey file is not applied.
+- Colour is converted to grey as ITU-R BT.601 luma.
+- Images are resized with a Lanczos filter, with antialiasing when they are reduced.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _TURNS = {
 
 
 class UnknownRangeError(ValueError):
-    """The numbers of the image have no known black and white."""
+    """The range of the image's values is unknown, so black and white are undefined."""
 
 
 def eight_bits(values: np.ndarray) -> np.ndarray:
-    """Scale whole numbers of 0..65535 to 0..255 by the depth they need; shape is kept, `uint8`.
+    """Scale integers from 0 to 65535 to 0..255, by the smallest depth that holds them; same shape, `uint8`.
 
     Raises:
         UnknownRangeError: a value lies outside 0..65535.
@@ -51,7 +51,7 @@ def eight_bits(values: np.ndarray) -> np.ndarray:
     """
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise UnknownRangeError(f"its numbers run from {low} to {high}, which has no known black and white")
+        raise UnknownRangeError(f"its values range from {low} to {high}, so the values of black and white are unknown")
     depth = next(bits for bits in DEPTHS if high < 2**bits)
     if depth == 8:
         return values.astype(np.uint8)
@@ -61,15 +61,15 @@ def eight_bits(values: np.ndarray) -> np.ndarray:
 
 
 def plain(image: Image.Image) -> Image.Image:
-    """Turn any mode into L, RGB, CMYK or LAB: 8 bits a channel, no palette, no alpha.
+    """Convert any mode to L, RGB, CMYK or LAB: 8 bits a channel, no palette, no alpha.
 
     Raises:
-        UnknownRangeError: the numbers have no known range.
+        UnknownRangeError: the range of the values is unknown.
     """
     if image.mode.startswith("I"):
         return Image.fromarray(eight_bits(np.asarray(image)))
     if image.mode == "F":
-        raise UnknownRangeError("it holds floating-point numbers, which have no known black and white")
+        raise UnknownRangeError("it contains floating-point values, so the values of black and white are unknown")
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         clear = image if image.mode == "RGBA" else image.convert("RGBA")
         black = Image.new("RGB", image.size)
@@ -81,7 +81,7 @@ def plain(image: Image.Image) -> Image.Image:
 
 
 def in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Turn L, RGB, CMYK or LAB into L or RGB; the colour profile of RGB and CMYK is applied."""
+    """Convert L, RGB, CMYK or LAB to L or RGB; the colour profile of RGB and CMYK is applied."""
     if image.mode == "L":
         return image
     if image.mode == "LAB":
@@ -92,7 +92,7 @@ def in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
             if image.mode == "CMYK" or "srgb" not in ImageCms.getProfileDescription(source).lower():
                 return _transformed(image, source)
         except (ImageCms.PyCMSError, OSError, UnicodeError):
-            # A damaged profile is common and harmless: viewers, too, then take the numbers to be sRGB.
+            # Damaged profiles are common and harmless: image viewers assume sRGB, too.
             return image.convert("RGB")
     return image.convert("RGB")
 
@@ -104,7 +104,7 @@ def _transformed(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Turn the pixels as EXIF orientation 1 to 8 asks; any other number changes nothing.
+    """Rotate or flip the pixels as EXIF orientation 1 to 8 requires; other numbers have no effect.
 
     >>> upright(Image.new("L", (4, 2)), 6).size
     (2, 4)
@@ -130,7 +130,7 @@ def reduced(width: int, height: int, size: int) -> tuple[int, int]:
 
 
 def fit(image: np.ndarray, size: int) -> np.ndarray:
-    """Bring the longest side to `size`, keep the ratio, and centre the image on black.
+    """Resize the longest side to `size`, keep the ratio, and centre the image on black.
 
     Takes (H, W, C) `uint8` with C of 1 or 3 and returns (size, size, C) `uint8`. Smaller images are enlarged.
 

@@ -1,4 +1,4 @@
-"""What decides the pixels of a tile, and the number under which tiles are kept."""
+"""The settings that determine the pixels of a tile, and the address of a store of tiles."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from casewise.errors import StudyError, nearest
 
 Channels = Literal["rgb", "grey"]
 
-# Raised whenever the reading rules change what a tile looks like: older stores are then made anew.
+# Increased whenever the reading rules change the pixels of tiles: older stores are then built again.
 PIXEL_RULES = 1
 SMALLEST, LARGEST = 8, 4096
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Everything that decides a tile's pixels, apart from the image itself.
+    """Everything that determines a tile's pixels, apart from the image itself.
 
     `size` is the side of the square tile in pixels. With `keep_ratio` the longest side of the image becomes `size` and
-    the image lies centred on black; without, it is stretched to the square. `channels` is `rgb` (3) or `grey` (1).
+    the image is centred on black; otherwise it is stretched to the square. `channels` is `rgb` (3) or `grey` (1).
 
     Raises:
         StudyError: a value is not allowed.
@@ -40,7 +40,7 @@ class Preparation:
     channels: Channels = "rgb"
 
     def __post_init__(self) -> None:
-        """Refuse what no tile can be made with."""
+        """Refuse settings with which no tile can be made."""
         if not isinstance(self.size, int) or isinstance(self.size, bool) or not SMALLEST <= self.size <= LARGEST:
             allowed = f"a whole number of pixels from {SMALLEST} to {LARGEST}"
             raise StudyError(f"images: size must be {allowed}, not {self.size!r}.")

@@ -1,8 +1,8 @@
-"""Opening an image file by its content: the registry of formats, and every way in which a file can be no image.
+"""Image files: the registry of formats, recognised by content, and the errors of files that cannot be read.
 
 A format is one `Reader`. To add one, write a function that opens a stream as a Pillow image without decoding it, and
-add its `Reader` to `readers()`. Only the first image of a JPEG counts (phones append gain maps and
-previews); in the other formats a file with several pages or frames is refused, since one row is one image.
+add its `Reader` to `readers()`. Only the first image of a JPEG is read, because phones append gain maps and
+previews. In the other formats a file with several pages or frames is refused, because a row is one image.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ BYTE_LIMIT = PIXEL_LIMIT * 8
 HEAD = 512
 ORIENTATION = 0x0112
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-# Decoding at 1/2, 1/4 or 1/8 stops at twice the size asked, so that the Lanczos filter sees enough to work on.
+# Decoding at 1/2, 1/4 or 1/8 keeps at least twice the requested size, so that the Lanczos filter has enough pixels.
 SPARE = 2
 
-# Pillow would warn from 89 and refuse from 179 million pixels; our own limit is told with a remedy.
+# Pillow would warn from 89 and refuse from 179 million pixels; the error of casewise's own limit names a remedy.
 if Image.MAX_IMAGE_PIXELS is not None:
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, PIXEL_LIMIT)
 
-# What Pillow's decoders raise on damaged bytes, found by damaging files of every format at random.
+# The exceptions of Pillow's decoders on damaged bytes, determined by damaging files of every format at random.
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -68,7 +68,7 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class Reader:
-    """One image format: how its first bytes look and how it is opened without decoding.
+    """One image format: its first bytes, and the function that opens it without decoding.
 
     `turned`: the library applies the orientation itself. `scales`: `Image.draft` decodes at 1/2, 1/4 or 1/8.
     `extra`: the optional part of casewise whose packages `open` imports.
@@ -95,7 +95,7 @@ def readers() -> tuple[Reader, ...]:
             turned=True,
         ),
         Reader("WebP", lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", WebPImagePlugin.WebPImageFile),
-        # the library turns the pixels upright itself
+        # the library applies the orientation itself
         Reader("HEIC", _is_heif, _open_heic, turned=True, extra="heic"),
     )
 
@@ -105,7 +105,7 @@ def _is_heif(head: bytes) -> bool:
 
 
 def _open_heic(stream: IO[bytes]) -> Image.Image:
-    """Open a HEIC or HEIF stream, the format of many phones, where the optional `pillow-heif` is installed."""
+    """Open a HEIC or HEIF stream, the format of many phones, with the optional package `pillow-heif`."""
     from pillow_heif import HeifImageFile
 
     image: Image.Image = HeifImageFile(stream)  # type: ignore[no-untyped-call]
@@ -114,7 +114,7 @@ def _open_heic(stream: IO[bytes]) -> Image.Image:
 
 @contextmanager
 def _damage_named(path: Path, kind: str) -> Iterator[None]:
-    """Tell what a decoder stumbled over as an error of this file."""
+    """Raise the errors of a decoder as an `ImageError` that names the file."""
     try:
         yield
     except UnknownRangeError as error:
@@ -133,7 +133,7 @@ def _damage_named(path: Path, kind: str) -> Iterator[None]:
 
 @dataclass(eq=False)
 class Source:
-    """An image file that was opened, and checked, but not yet decoded. It can be decoded once."""
+    """An image file that is open and checked, but not decoded. It can be decoded once."""
 
     path: Path
     reader: Reader
@@ -145,27 +145,27 @@ class Source:
     mode: str
 
     def facts(self) -> dict[str, Any]:
-        """Width and height as seen upright, the stored mode, the format, bytes and EXIF orientation (1 if none)."""
+        """Upright width and height, the stored mode, the format, bytes and EXIF orientation (1 if none)."""
         turned = not self.reader.turned and self.orientation >= 5
         width, height = (self.height, self.width) if turned else (self.width, self.height)
         named = {"width": width, "height": height, "mode": self.mode, "format": self.reader.name}
         return named | {"bytes": self.n_bytes, "orientation": self.orientation}
 
     def scale(self, target: tuple[int, int]) -> int:
-        """By how much (1, 2, 4, 8) the decoder may reduce without falling below `SPARE` times `target`."""
+        """The factor (1, 2, 4, 8) by which the decoder may reduce the image and still reach `SPARE` times `target`."""
         if not self.reader.scales:
             return 1
         least = [SPARE * side for side in target]
         return next(s for s in (8, 4, 2, 1) if s == 1 or (self.width // s >= least[0] and self.height // s >= least[1]))
 
     def memory(self, target: tuple[int, int]) -> int:
-        """About how many bytes decoding to `target` holds at once, the file itself included."""
+        """The approximate number of bytes in memory while decoding to `target`, including the file."""
         pixels = self.width * self.height
         coefficients = 6 * pixels if self.image.info.get("progressive") else 0
         return self.n_bytes + coefficients + 10 * pixels // self.scale(target) ** 2
 
     def target(self, size: int | None, stretched: bool = False) -> tuple[int, int]:
-        """The stored width and height that `read` aims at: never larger than the image unless stretched."""
+        """The `target` of `read`: width and height before turning, never larger than the image unless stretched."""
         if size is None or (not stretched and max(self.width, self.height) <= size):
             return self.width, self.height
         return (size, size) if stretched else reduced(self.width, self.height, size)
@@ -180,11 +180,11 @@ class Source:
             scale, box = self.scale(target), None
             if scale > 1:
                 self.image.draft(None, (self.width // scale, self.height // scale))
-                # The scaled image is rounded up to whole pixels; the box is what the photograph covers of it.
+                # The scaled image is rounded up to whole pixels; the box is the area that the photograph covers.
                 box = (0.0, 0.0, self.width / scale, self.height / scale)
             self.image.load()
             if self.orientation == 1 and (late := self.image.info.get("exif")):
-                # A PNG may say it after its pixels.
+                # A PNG may state its orientation after its pixels.
                 exif = Image.Exif()
                 exif.load(late)
                 self.orientation = _orientation(exif)
@@ -209,7 +209,7 @@ def read_bytes(path: Path) -> bytes:
     """
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
-            # Opening a pipe would wait for ever.
+            # Opening a pipe would block.
             raise ImageError(f"{path}: this is a device or a pipe. Name an image file.")
         with open(path, "rb") as file:
             if (size := os.fstat(file.fileno()).st_size / 1e9) > BYTE_LIMIT / 1e9:
@@ -229,7 +229,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def _namesake(path: Path) -> str:
-    """Hint at a file that differs only by capitals or by its extension."""
+    """A hint at a file whose name differs only in capitals or extension, or at a missing folder."""
     if not path.parent.is_dir():
         return f" The folder {path.parent} does not exist."
     stem = path.stem.casefold()
@@ -241,10 +241,10 @@ def _namesake(path: Path) -> str:
 
 
 def open_source(path: Path, data: bytes) -> Source:
-    """Open the image in `data`, the content of `path`, by what its first bytes say; nothing is decoded yet.
+    """Open the image in `data`, the content of `path`, with the reader that its first bytes match; nothing is decoded.
 
     Raises:
-        ImageError: it is no image, of a format that is not read, damaged, too large, or holds several images.
+        ImageError: it is not an image, has a format without a reader, is damaged or too large, or holds several images.
     """
     reader = next((reader for reader in readers() if reader.matches(data[:HEAD])), None)
     if reader is None:
@@ -265,34 +265,34 @@ def open_source(path: Path, data: bytes) -> Source:
         if (frames := getattr(image, "n_frames", 1)) > 1:
             remedy = "Save the one to use as a file of its own."
             raise ImageError(f"{path}: this {reader.name} holds {frames} images. {remedy}")
-        # The plain method, because the one of PNG decodes the image to look behind its pixels.
+        # The method of the base class, because that of PNG decodes the image to find an orientation after the pixels.
         orientation = _orientation(Image.Image.getexif(image))
     return Source(path, reader, image, len(data), orientation, width, height, image.mode)
 
 
 def _orientation(exif: Image.Exif) -> int:
-    """The EXIF orientation, 1 if there is none or it is nonsense."""
+    """The EXIF orientation, 1 if it is missing or invalid."""
     value = exif.get(ORIENTATION, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def read_image(path: Path, *, size: int | None = None, channels: Channels = "rgb") -> np.ndarray:
-    """Read an image upright as (H, W, C) `uint8` sRGB (C = 3) or grey (C = 1); the rules stand in `pixels`.
+    """Read an image upright as (H, W, C) `uint8` sRGB (C = 3) or grey (C = 1); `pixels` states the rules.
 
-    With `size` its longest side is reduced to `size` pixels, never enlarged; a JPEG is then decoded no finer than
-    needed.
+    With `size` the longest side is reduced to `size` pixels, never enlarged; a JPEG is then decoded at a reduced
+    scale.
 
     Raises:
-        ImageError: the file is no readable image; the message names it, what was found, and what to do.
+        ImageError: the file is not a readable image; the message names the file, the defect and a remedy.
     """
     source = open_source(Path(path), read_bytes(Path(path)))
     return source.read(source.target(size), channels)
 
 
 def image_facts(path: Path) -> dict[str, Any]:
-    """Return `width`, `height` (as seen upright), `mode`, `format`, `bytes` and `orientation`, decoding nothing.
+    """Return `width`, `height` (upright), `mode`, `format`, `bytes` and `orientation` without decoding.
 
     Raises:
-        ImageError: the file is no readable image.
+        ImageError: the file is not a readable image.
     """
     return open_source(Path(path), read_bytes(Path(path))).facts()

@@ -1,8 +1,8 @@
-"""An unfinished build on disk: tiles in their places, and a journal with a line for each finished one.
+"""An unfinished build on disk: an array of tiles, and a journal with a line for each finished tile.
 
-`building-….npy` has the space of all rows reserved up front; `building-….jsonl` gets a line when a row is finished. A
-line counts only if the tile hashes to what it says, so neither a kill nor a lost machine between the two writes can
-pass off an unwritten tile as finished.
+The space of all rows of `building-….npy` is reserved at the start; `building-….jsonl` gets a line when a row is
+finished. A line is valid only if it states the hash of its tile, so a tile that was not written completely before an
+interruption is made again.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from casewise.modalities.store.store import COLUMNS, hash_tile
 
 Record = dict[str, Any]
 
-# The journal's and the index's share, an upper bound for paths of ordinary length.
+# Space for a row of the journal and the index, an upper bound for paths of ordinary length.
 BYTES_PER_ROW = 1024
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Building:
-    """The two files of one unfinished build, which its settings and its list of paths name."""
+    """The two files of one unfinished build; their names are a hash over its settings and its list of paths."""
 
     def __init__(self, folder: Path, paths: Sequence[object], preparation: Preparation) -> None:
-        """Read what an earlier run has finished; nothing is written before the `with` block."""
+        """Read the journal of an interrupted run; nothing is written before the `with` block."""
         key = hashlib.sha256("\n".join([preparation.fingerprint(), *map(str, paths)]).encode()).hexdigest()
         stem = f"{stem_of(preparation)}{key[:16]}"
         self.tiles, self.journal = folder / f"{stem}.npy", folder / f"{stem}.jsonl"
@@ -57,7 +57,7 @@ class Building:
         with self._disk():
             self._notes = _opened(self.journal, "ab")
             try:
-                # A line that a kill has torn must not swallow the next one.
+                # The next line must not be appended to an incomplete one.
                 _put(self._notes, b"\n")
                 is_file = self.tiles.exists() and not self.tiles.is_symlink()
                 self._file = _opened(self.tiles, "r+b" if is_file else "w+b")
@@ -74,12 +74,12 @@ class Building:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        """Bring the tiles to the disk and close both files."""
+        """Flush the tiles to the disk and close both files."""
         with self._file, self._notes, self._disk():
             os.fsync(self._file.fileno())
 
     def _reserve(self) -> None:
-        """Take the space of all tiles now, so that a full disk is found before the work and not after it."""
+        """Reserve the space of all tiles, so that a full disk is reported before the work."""
         if os.fstat(self._file.fileno()).st_size == self._total:
             return
         needed = self._needed
@@ -95,9 +95,9 @@ class Building:
         self._file.truncate(self._total)
 
     def finished(self, row: int, status: os.stat_result) -> Record | None:
-        """The record of a row whose source has not changed and whose tile is what was written."""
+        """The record of a row whose source is unchanged and whose tile is intact, else None."""
         record = self._records.get(row)
-        if record is None or not as_it_was(record, status):
+        if record is None or not same_status(record, status):
             return None
         with self._lock, self._disk():
             self._file.seek(len(self._header) + row * self._tile_bytes)
@@ -105,38 +105,38 @@ class Building:
         return record if hashlib.sha256(tile or b"").hexdigest() == record["tile_sha256"] else None
 
     def write(self, row: int, tile: np.ndarray) -> None:
-        """Write one tile in its place; safe from several threads."""
+        """Write one tile to its row; may be called from several threads."""
         with self._lock, self._disk():
             self._file.seek(len(self._header) + row * self._tile_bytes)
             _put(self._file, np.ascontiguousarray(tile).tobytes())
 
     def note(self, row: int, record: Record) -> None:
-        """Say that a row is finished, once its tile is written."""
+        """Record in the journal that the tile of a row is written."""
         with self._disk():
             _put(self._notes, json.dumps({"row": row} | record).encode() + b"\n")
 
     @contextmanager
     def _disk(self) -> Iterator[None]:
-        """Tell a failure of the disk as a sentence; what is finished stays."""
+        """Raise a failure of the disk as a `RunError`; finished tiles are kept."""
         try:
             yield
         except OSError as error:
             if error.errno not in _FULL:
                 raise RunError(f"{self.tiles} cannot be written: {error.strerror or error}.") from error
             if not read_journal(self.journal):
-                # Nothing is finished, so the space that was partly reserved is given back.
+                # No tile is finished, so the reserved space is released.
                 self.tiles.unlink(missing_ok=True)
                 self.journal.unlink(missing_ok=True)
             free = shutil.disk_usage(self.tiles.parent).free
             raise RunError(
-                f"{self.tiles.parent}: the disk is full. The tile store needs {self._needed / 1e6:,.1f} MB beside what "
-                f"is there, and {free / 1e6:,.1f} MB are free. Make room and run the same command again: "
-                "finished tiles are kept."
+                f"{self.tiles.parent}: the disk is full. The tile store needs {self._needed / 1e6:,.1f} MB in addition "
+                f"to its finished tiles, and {free / 1e6:,.1f} MB are free. Make room and run the same command "
+                "again: finished tiles are kept."
             ) from error
 
 
 class EarlierTiles:
-    """Tiles that were made before, found again by an unchanged path or by the source's hash."""
+    """Tiles of earlier builds, by the path of an unchanged source or by its hash."""
 
     def __init__(self) -> None:
         """Begin with none."""
@@ -144,30 +144,30 @@ class EarlierTiles:
         self._by_content: dict[str, tuple[Record, np.ndarray]] = {}
 
     def add(self, tiles: np.ndarray, records: dict[int, Record]) -> None:
-        """Offer the rows of `tiles` that `records` describe; what was offered before has precedence."""
+        """Add the rows of `tiles` that `records` describe; tiles that were added earlier take precedence."""
         for row, record in records.items():
             if row < len(tiles):
                 self._by_path.setdefault(record["path"], (record, tiles[row]))
                 self._by_content.setdefault(record["sha256"], (record, tiles[row]))
 
     def same_file(self, path: str, status: os.stat_result) -> tuple[Record, np.ndarray] | None:
-        """The tile of a file that still has the size and the time it had."""
+        """The tile of a file whose size and modification time are unchanged."""
         entry = self._by_path.get(path)
-        return _intact(*entry) if entry and as_it_was(entry[0], status) else None
+        return _intact(*entry) if entry and same_status(entry[0], status) else None
 
     def same_content(self, sha256: str) -> tuple[Record, np.ndarray] | None:
-        """The tile of a file with these bytes, wherever it was."""
+        """The tile of any file with this content."""
         entry = self._by_content.get(sha256)
         return _intact(*entry) if entry else None
 
 
-def as_it_was(record: Record, status: os.stat_result) -> bool:
-    """Whether a file still has the size and the time of its record."""
+def same_status(record: Record, status: os.stat_result) -> bool:
+    """Whether a file has the size and the modification time of its record."""
     return bool((record["bytes"], record["mtime_ns"]) == (status.st_size, status.st_mtime_ns))
 
 
 def _intact(record: Record, tile: np.ndarray) -> tuple[Record, np.ndarray] | None:
-    """Pass on a copy of a tile if it is what was written."""
+    """The record and a copy of its tile, or None if the tile is damaged."""
     copy = np.array(tile)
     return (record, copy) if hash_tile(copy) == record["tile_sha256"] else None
 
@@ -187,12 +187,12 @@ def _put(file: io.FileIO, data: bytes) -> None:
 
 
 def stem_of(preparation: Preparation) -> str:
-    """How the names of all builds with these settings begin."""
+    """The beginning of the names of all builds with these settings."""
     return f"building-{preparation.fingerprint()[:8]}-"
 
 
 def read_journal(path: Path) -> dict[int, Record]:
-    """Return the records of a build by row; torn lines are left out."""
+    """Return the records of a build by row; incomplete lines are left out."""
     records: dict[int, Record] = {}
     if path.exists():
         for line in path.read_bytes().splitlines():

@@ -1,8 +1,8 @@
-"""The tile store: every source image decoded once into one memory-mapped array, beside an index.
+"""The tile store: all source images, decoded once into a memory-mapped array, and an index.
 
-A folder holds `store.json`, which names the other two by their content: `tiles-….npy`, an array (N, C, H, W) `uint8`
-that NumPy opens, and `index-….parquet`, one row a tile. `store.json` is replaced in one step, and last; a reader sees
-the former store, the new one or none.
+A folder holds `store.json`, which names two other files: `tiles-….npy`, an array (N, C, H, W) `uint8`, and
+`index-….parquet`, one row a tile. `store.json` is replaced last and in one step, so a reader opens the previous store,
+the new one or none.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ __all__ = ["ImageSource", "TileSource", "TileSourceReader", "TileStore", "open_s
 log = logging.getLogger("casewise")
 
 MARKER = "store.json"
-# `tile_sha256` is the hash of the tile's own bytes; the rest describes the source file. Width and height are upright.
+# `tile_sha256` is the hash of the tile; the other columns describe the source file. Width and height are upright.
 COLUMNS = ("path", "sha256", "bytes", "mtime_ns", "width", "height", "mode", "format", "tile_sha256")
-# A store may be superseded between reading its marker and opening its files; the new marker is then read.
+# A store may be replaced between reading its marker and opening its files; the new marker is then read.
 ATTEMPTS = 3
 
 
 class TileSource(Protocol):
-    """A part of an image file that becomes a tile of its own; its text is the `path` of its row in the index."""
+    """A region of an image file that becomes one tile; `str()` of it is the `path` of its row in the index."""
 
     @property
     def path(self) -> Path: ...
@@ -60,7 +60,7 @@ class TileSourceReader(Protocol):
     """Reads sources of one type, from several threads."""
 
     def sha256(self, source: Any) -> str:
-        """A hash over the bytes of the file and the part of it."""
+        """A hash over the bytes of the file and the position of the region."""
         ...
 
     def tile(self, source: Any, preparation: Preparation) -> np.ndarray:
@@ -75,9 +75,9 @@ ImageSource: TypeAlias = Path | TileSource
 class TileStore:
     """A finished store: `tiles` (N, C, H, W) `uint8`, read-only, and `index` with a row for each, in the same order.
 
-    Index columns: `path` as it was given, `sha256`, `bytes` and `mtime_ns` of the source file, `width` and `height`
-    as seen upright, stored `mode`, `format`, and `tile_sha256` of the tile's bytes. `address` is a hash over the
-    settings and the sources. Pickling one passes on its folder, not its pixels.
+    Index columns: `path` as in the cohort table, `sha256`, `bytes` and `mtime_ns` of the source file, upright `width`
+    and `height`, stored `mode`, `format`, and `tile_sha256` of the tile's bytes. `address` is a hash over the settings
+    and the sources. A pickle contains the folder, not the pixels.
     """
 
     tiles: np.memmap[Any, np.dtype[np.uint8]]
@@ -96,10 +96,10 @@ class TileStore:
 
 
 def _reopened(folder: Path, address: str) -> TileStore:
-    """Open the store that a pickled one named."""
+    """Open the store of a pickle."""
     store = open_store(folder)
     if store.address != address:
-        raise RunError(f"{folder}: the tile store was made anew while it was in use. Run the same command again.")
+        raise RunError(f"{folder}: the tile store was replaced while it was in use. Run the same command again.")
     return store
 
 
@@ -112,10 +112,10 @@ def open_store(folder: Path, *, verify: bool = False) -> TileStore:
     """Open the finished tile store in `folder`; no image is read.
 
     Array shape and length, the index's checksum and the address are always checked; with `verify` every tile is
-    hashed and compared with the index, too.
+    hashed and compared with the index.
 
     Raises:
-        RunError: there is no finished store, or it is damaged; the message says what to do.
+        RunError: there is no finished store, or it is damaged; the message names a remedy.
     """
     folder = Path(folder)
     for attempt in range(ATTEMPTS):
@@ -124,7 +124,9 @@ def open_store(folder: Path, *, verify: bool = False) -> TileStore:
             break
         except FileNotFoundError as error:
             if not (folder / MARKER).exists():
-                raise RunError(f"{folder}: there is no finished tile store here. Prepare the images first.") from error
+                raise RunError(
+                    f"{folder}: this folder contains no finished tile store. Prepare the images first."
+                ) from error
             if attempt == ATTEMPTS - 1:
                 raise _damaged(folder, f"{Path(error.filename).name} is missing") from error
         except (OSError, ValueError, EOFError, LookupError, TypeError, StudyError) as error:
@@ -135,7 +137,7 @@ def open_store(folder: Path, *, verify: bool = False) -> TileStore:
 
 
 def damage(store: TileStore) -> str:
-    """What is wrong with the tiles of a store, as a clause; empty where every tile is as it was written."""
+    """A clause on damaged tiles of a store; empty if every tile has the hash that the index states."""
     import joblib
 
     with ThreadPoolExecutor(int(joblib.cpu_count())) as pool:
@@ -148,22 +150,24 @@ def damage(store: TileStore) -> str:
 
 
 def _damaged(folder: Path, defect: str) -> RunError:
-    """Say that a store cannot be trusted."""
+    """The error of a damaged store."""
     return RunError(f"{folder}: the tile store is damaged: {defect}. Delete {folder / MARKER} and prepare again.")
 
 
 def _opened(folder: Path) -> TileStore:
-    """Open a store and check what costs no reading of tiles; `ValueError` says what is wrong."""
+    """Open a store and check everything but the tiles' bytes; a `ValueError` states the defect."""
     marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     if marker["rules"] != PIXEL_RULES:
-        raise ValueError(f"it was made by reading rules {marker['rules']}, these are {PIXEL_RULES}")
+        raise ValueError(
+            f"it was built with version {marker['rules']} of the reading rules; the current version is {PIXEL_RULES}"
+        )
     packed = (folder / marker["index"]).read_bytes()
     if hashlib.sha256(packed).hexdigest() != marker["index_sha256"]:
         raise ValueError(f"{marker['index']} is not as written")
     index = pd.read_parquet(io.BytesIO(packed))
     preparation = Preparation(**marker["preparation"])
     if preparation.address(index["sha256"]) != marker["address"]:
-        raise ValueError("its address does not belong to its settings and sources")
+        raise ValueError("its address does not match its settings and sources")
     tiles = np.load(folder / marker["tiles"], mmap_mode="r", allow_pickle=False)
     expected = (len(index), *preparation.shape)
     if tiles.shape != expected or tiles.dtype != np.uint8:
@@ -174,10 +178,10 @@ def _opened(folder: Path) -> TileStore:
 def publish(folder: Path, built: Path, rows: Sequence[dict[str, Any]], preparation: Preparation) -> None:
     """Make the finished tiles in `built` and their index the store of `folder`.
 
-    `built` stays under its own name as well until it is swept, so that being killed here loses nothing.
+    `built` also keeps its name until `sweep` removes it, so that an interruption loses nothing.
 
     Raises:
-        RunError: the disk is full or the folder cannot be written; the former store stands.
+        RunError: the disk is full or the folder cannot be written; the previous store remains.
     """
     address = preparation.address(row["sha256"] for row in rows)
     index = pd.DataFrame(rows, columns=list(COLUMNS))
@@ -201,7 +205,7 @@ def publish(folder: Path, built: Path, rows: Sequence[dict[str, Any]], preparati
 
 
 def link_over(source: Path, target: Path) -> None:
-    """Let `target` name the same file as `source`, replacing it in one step; moved where links are not possible."""
+    """Link `target` to the file `source`, replacing it in one step; where links are not possible, the file is moved."""
     beside = target.with_suffix(".linking")
     try:
         beside.unlink(missing_ok=True)
@@ -215,12 +219,12 @@ def link_over(source: Path, target: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what neither the finished store nor an unfinished build needs; only for who holds the folder."""
+    """Remove files that neither the finished store nor an unfinished build needs; the caller holds the lock."""
     try:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         tiles, index = folder / marker["tiles"], folder / marker["index"]
     except (OSError, ValueError, LookupError, TypeError):
-        # No store, or one that is damaged beyond its marker.
+        # There is no store, or its marker is damaged.
         tiles = index = folder / MARKER
     sweep_temporary(folder)
     for pattern in ("tiles-*", "index-*"):
@@ -228,7 +232,7 @@ def sweep(folder: Path) -> None:
             if path not in {tiles, index}:
                 path.unlink(missing_ok=True)
     for build in folder.glob("building-*.npy"):
-        # Killed after publishing: to continue in this file would change the finished store.
+        # Interrupted after publishing: writing to this file would change the finished store.
         if tiles.exists() and build.samefile(tiles):
             build.unlink()
             build.with_suffix(".jsonl").unlink(missing_ok=True)
@@ -237,13 +241,13 @@ def sweep(folder: Path) -> None:
 def unchanged(
     paths: Sequence[ImageSource], preparation: Preparation, folder: Path, *, report: bool = True
 ) -> TileStore | None:
-    """Return the finished store of `folder` if it is of these settings and of these files as they are now."""
+    """Return the finished store of `folder` if it has these settings and its source files are unchanged."""
     if not (folder / MARKER).exists():
         return None
     try:
         store = open_store(folder)
     except RunError:
-        # Damaged or of older rules: it is made anew from the sources, which is the remedy anyhow.
+        # It is damaged or has older rules: it is built again from the sources.
         return None
     index = store.index
     if store.preparation != preparation or index["path"].tolist() != [str(path) for path in paths]:
@@ -252,7 +256,7 @@ def unchanged(
         try:
             status = os.stat(path)
         except OSError:
-            # A source that went away is named by the build, together with everything else that is wrong.
+            # The build reports a missing source together with all other problems.
             return None
         if (status.st_size, status.st_mtime_ns) != (size, mtime):
             return None

@@ -1,4 +1,4 @@
-"""Building a tile store: only what no earlier store or unfinished build has is decoded, on all cores."""
+"""Building a tile store: images are decoded on all cores unless an earlier store or unfinished build has their tile."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from casewise.modalities.store.store import (
 
 Progress = Callable[[int, int], None]
 
-# What all decoders together may hold; one image that needs more is decoded alone.
+# Memory of all decoders together, in bytes; an image that needs more is decoded alone.
 MEMORY = 640 * 2**20
-# Beyond so many problems the message would bury its first line.
+# The number of problems that a message lists.
 SHOWN = 200
 
 
@@ -45,13 +45,13 @@ class Budget:
     """Keeps the memory of simultaneous decoding below a total, in bytes."""
 
     def __init__(self, total: int) -> None:
-        """Begin with all of it free."""
+        """Begin with all memory free."""
         self._total = self._free = total
         self._changed = threading.Condition()
 
     @contextmanager
     def hold(self, amount: int) -> Iterator[None]:
-        """Wait until `amount` bytes are free; more than the total waits for all of it."""
+        """Wait until `amount` bytes are free; a larger amount waits until all memory is free."""
         amount = min(amount, self._total)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= amount)
@@ -72,15 +72,16 @@ def prepare(
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TileStore:
-    """Make, continue, mend or just open the tile store of `paths` in `folder`; row i of the store is `paths[i]`,
-    an image file or a part of one.
+    """Build, continue, repair or open the tile store of `paths` in `folder`; row i of the store is `paths[i]`,
+    an image file or a region of one.
 
-    A finished store whose sources have the size and time they had is opened without reading an image. Otherwise only
-    what is new, changed or unfinished is decoded, by `processes` workers (default: the cores). `progress(done, total)`
-    is called from this thread. Decoding releases the interpreter's lock, so the workers are threads.
+    A finished store whose sources have unchanged sizes and modification times is opened without reading an image.
+    Otherwise only new, changed and unfinished images are decoded, by `processes` workers (default: the number of
+    cores). `progress(done, total)` is called from this thread. Workers are threads, because decoding releases the
+    interpreter's lock.
 
     Raises:
-        ImageError: images cannot be read; every one of them is in the message, and the others are kept.
+        ImageError: images cannot be read; the message lists them, and the tiles of the others are kept.
         RunError: the folder is in use by another run, cannot be written, or the disk is full.
     """
     folder = Path(folder)
@@ -100,7 +101,7 @@ def build(
     workers: int | None,
     progress: Progress | None,
 ) -> None:
-    """Build and publish the store of `paths` in `folder`; see `prepare` for what it raises."""
+    """Build and publish the store of `paths` in `folder`; it raises the errors of `prepare`."""
     from joblib import cpu_count
 
     if not paths:
@@ -115,7 +116,7 @@ def build(
         earlier = _earlier(folder, preparation)
         with building:
             rows, problems = _fill(building, earlier, paths, preparation, workers or cpu_count(), progress)
-        # Whatever of the other builds serves this list has been copied by now.
+        # All tiles of other builds that this list needs have been copied.
         _discard_builds(folder, keep=building)
         if problems:
             raise ImageError(_message(problems, paths))
@@ -125,10 +126,10 @@ def build(
 
 
 class Readers:
-    """One reader for each type of source; safe from several threads."""
+    """One reader for each type of source; may be used from several threads."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Begin without readers."""
         self._readers: dict[type, TileSourceReader] = {}
         self._lock = threading.Lock()
 
@@ -142,7 +143,7 @@ class Readers:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder for one build; the lock is gone when the process is, however it ends.
+    """Lock the folder for one build; the lock ends with the process.
 
     Raises:
         RunError: another run is building here, or the folder cannot be written.
@@ -152,11 +153,15 @@ def alone(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout as error:
-        raise RunError(f"{folder}: another run is preparing images here. Wait until it is done, or end it.") from error
+        raise RunError(
+            f"{folder}: another run is preparing images here. Wait until it has finished, or stop it."
+        ) from error
     except NotImplementedError:
-        warnings.warn(f"{folder}: its file system has no locks; start no second run here.", stacklevel=2)
+        warnings.warn(
+            f"{folder}: its file system does not support locks; do not start a second run in this folder.", stacklevel=2
+        )
     except OSError as error:
-        raise RunError(f"{folder}: tiles cannot be kept here: {error.strerror or error}.") from error
+        raise RunError(f"{folder}: tiles cannot be stored here: {error.strerror or error}.") from error
     try:
         yield
     finally:
@@ -164,20 +169,20 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def _earlier(folder: Path, preparation: Preparation) -> EarlierTiles:
-    """Gather every tile of these settings that the folder has, finished or not."""
+    """All tiles with these settings in the folder, of the finished store and of unfinished builds."""
     earlier = EarlierTiles()
     for journal in sorted(folder.glob(f"{stem_of(preparation)}*.jsonl")):
         try:
             tiles = np.load(journal.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError):
-            # Killed before its header was written: there is nothing in it to keep.
+            # Interrupted before its header was written: it contains no tile.
             continue
         earlier.add(tiles, read_journal(journal))
     if (folder / MARKER).exists():
         try:
             store = open_store(folder)
         except RunError:
-            # A store that cannot be opened is what this build replaces.
+            # This build replaces a store that cannot be opened.
             return earlier
         if store.preparation == preparation:
             earlier.add(store.tiles, dict(enumerate(store.index[list(COLUMNS)].to_dict("records"))))
@@ -192,7 +197,7 @@ def _fill(
     workers: int,
     progress: Progress | None,
 ) -> tuple[list[Record], dict[int, str]]:
-    """Finish every row that can be; return the records in order and the problems by row."""
+    """Finish all readable rows; return the records in order and the problems by row."""
     budget, readers = Budget(MEMORY), Readers()
     records: dict[int, Record] = {}
     problems: dict[int, str] = {}
@@ -228,11 +233,11 @@ def _row(
     path: ImageSource,
     preparation: Preparation,
 ) -> tuple[Record, bool]:
-    """Finish one row, in place, from an earlier tile or by decoding; return the record and whether it is new."""
+    """Finish one row with an earlier tile or by decoding; return the record and whether it is new."""
     try:
         status = os.stat(path)
     except OSError:
-        # Opening it says what is wrong.
+        # Opening the file raises an error with the reason.
         status = None
     if status and (record := building.finished(row, status)):
         return record, False
@@ -240,23 +245,23 @@ def _row(
         record, tile = earlier_tile
         building.write(row, tile)
         return record, True
-    # The time was taken before the bytes: a file that changes meanwhile is seen as changed the next time.
+    # The time was read before the bytes, so a file that changes in between counts as changed in the next run.
     if not isinstance(path, Path):
         return _tile_of_source(building, earlier, readers.of(path), row, path, preparation, status), True
     data = read_bytes(path)
     source = hashlib.sha256(data).hexdigest()
-    about = {"path": str(path), "sha256": source, "bytes": len(data), "mtime_ns": status.st_mtime_ns if status else 0}
+    origin = {"path": str(path), "sha256": source, "bytes": len(data), "mtime_ns": status.st_mtime_ns if status else 0}
     if earlier_tile := earlier.same_content(source):
         record, tile = earlier_tile
         building.write(row, tile)
-        return record | about, True
+        return record | origin, True
     image = open_source(path, data)
     target = image.target(preparation.size, stretched=not preparation.keep_ratio)
     with budget.hold(image.memory(target)):
         tile = image.tile(preparation)
     building.write(row, tile)
     facts = {name: image.facts()[name] for name in ("width", "height", "mode", "format")}
-    return about | facts | {"tile_sha256": hash_tile(tile)}, True
+    return origin | facts | {"tile_sha256": hash_tile(tile)}, True
 
 
 def _tile_of_source(
@@ -268,11 +273,11 @@ def _tile_of_source(
     preparation: Preparation,
     status: os.stat_result | None,
 ) -> Record:
-    """Finish the row of a part of an image file."""
+    """Finish the row of a region of an image file."""
     if status is None:
         tile_source.check()
     source = reader.sha256(tile_source)
-    about = (
+    origin = (
         {"path": str(tile_source), "sha256": source, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
         if status
         else {}
@@ -280,15 +285,15 @@ def _tile_of_source(
     if earlier_tile := earlier.same_content(source):
         record, tile = earlier_tile
         building.write(row, tile)
-        return record | about
+        return record | origin
     tile = reader.tile(tile_source, preparation)
     building.write(row, tile)
     facts = {"width": preparation.size, "height": preparation.size, "mode": "RGB", "format": "slide"}
-    return about | facts | {"tile_sha256": hash_tile(tile)}
+    return origin | facts | {"tile_sha256": hash_tile(tile)}
 
 
 def _discard_builds(folder: Path, keep: Building | None = None) -> None:
-    """Remove unfinished builds, all or all but one."""
+    """Remove unfinished builds, except `keep`."""
     current_files = {keep.tiles, keep.journal} if keep else set()
     for path in folder.glob("building-*"):
         if path not in current_files:
@@ -296,7 +301,7 @@ def _discard_builds(folder: Path, keep: Building | None = None) -> None:
 
 
 def _message(problems: dict[int, str], paths: Sequence[ImageSource]) -> str:
-    """All problems of the list as one message, in the order of the rows; of the parts of a file the first."""
+    """All problems as one message, in the order of the rows; for regions of one file only the first is quoted."""
     lines: list[str] = []
     first: dict[Path, int] = {}
     more: Counter[Path] = Counter()
@@ -309,9 +314,9 @@ def _message(problems: dict[int, str], paths: Sequence[ImageSource]) -> str:
             first[source.path] = len(lines)
         lines.append(f"  {problems[row]}")
     for path, count in more.items():
-        lines[first[path]] += f" So it is with {count:,} more of its tiles."
+        lines[first[path]] += f" The same applies to {count:,} more of its tiles."
     if len(lines) > SHOWN:
         lines[SHOWN:] = [f"  … and {len(lines) - SHOWN:,} more like these."]
-    kept_note = "" if len(problems) == len(paths) else " The other tiles are kept for the next run."
+    suffix = "" if len(problems) == len(paths) else " The other tiles are kept for the next run."
     noun = "tiles" if first else "images"
-    return "\n".join([f"{len(problems):,} of {len(paths):,} {noun} cannot be read.{kept_note}", *lines])
+    return "\n".join([f"{len(problems):,} of {len(paths):,} {noun} cannot be read.{suffix}", *lines])

@@ -132,13 +132,17 @@ def check_lesions(study: Study, images: pd.DataFrame, problems: list[str]) -> li
     notes = []
     for column in dict.fromkeys(columns):
         cells = images[column].map(text_of)
-        owners = images[cells != ""].groupby(cells[cells != ""])["subject"].agg(lambda who: list(dict.fromkeys(who)))
-        shared = {name: who for name, who in owners.items() if len(who) > 1}
+        owners = (
+            images[cells != ""]
+            .groupby(cells[cells != ""])["subject"]
+            .agg(lambda subjects: list(dict.fromkeys(subjects)))
+        )
+        shared = {name: subjects for name, subjects in owners.items() if len(subjects) > 1}
         if shared:
-            name, who = next(iter(shared.items()))
+            name, subjects = next(iter(shared.items()))
             notes.append(
                 f"{column}: {len(shared):,} {'file is' if len(shared) == 1 else 'files are'} named for several "
-                f"subjects (such as {name}, of {names_text(who, SHOWN)}). Is this intended?"
+                f"subjects (such as {name}, of {names_text(subjects, SHOWN)}). Is this intended?"
             )
     return notes
 

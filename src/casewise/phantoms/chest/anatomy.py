@@ -1,4 +1,4 @@
-"""What stays the same of a phantom chest: outlines of body, lungs, heart and bones, and the tree of its vessels.
+"""The constant anatomy of a phantom chest: outlines of body, lungs, heart and bones, and the tree of vessels.
 
 Lengths are in body units, see `canvas`.
 """
@@ -20,7 +20,7 @@ SIDES = (-1, 1)  # the subject's right lies on the left of the picture
 
 @dataclass(frozen=True)
 class Rib:
-    """One rib seen from the front: the steep part behind, the faint part in front, and how wide and clear it is."""
+    """One rib from the front: its steep posterior and faint anterior arc, its width and its visibility."""
 
     behind: Points
     before: Points
@@ -33,7 +33,7 @@ class Chest:
     """One phantom subject: outlines closed, lines open, all `(N, 2)` in body units.
 
     `vessels` is `(V, K, 2)` with `calibre` `(V,)`; `lungs` are right, left; `leads` are wires on the skin.
-    `densities` say how dense each part looks, where 1 is about a thick body without lungs.
+    `densities` are those of each part on the film; a thick body without lungs has about 1.
     """
 
     number: int
@@ -62,14 +62,14 @@ class Chest:
 
 
 def chest(seed: int, number: int) -> Chest:
-    """Return subject `number` (from 0) of the cohort with this seed, whatever the cohort's size."""
+    """Return subject `number` (from 0) of the cohort with this seed, independent of the cohort's size."""
     random = stream(seed, "chest", number)
     u = random.uniform
     sex, age = SEXES[int(random.integers(2))], int(random.integers(YOUNGEST, OLDEST + 1))
     wide, high = u(0.85, 1.12), u(0.87, 1.12)
     top, floor = u(-0.41, -0.34) * high, u(0.08, 0.28) * high
     middle, apex = u(0.045, 0.075), u(0.115, 0.165)
-    # A subject who does not stand straight shows heart and vessels beside the spine.
+    # The heart and vessels of a subject who leans are visible beside the spine.
     lean = u(-0.035, 0.035)
     aside = np.array([lean, 0.0])
     tilt = u(-0.03, 0.03)
@@ -131,7 +131,7 @@ def _lung(
 ) -> Points:
     u = random.uniform
     dome, long = u(0.42, 0.6) * width, floor - top
-    waist = u(0.96, 1.0)  # how barrel-like: the width at half height against that below
+    waist = u(0.96, 1.0)  # the shape of the chest: its width at half height relative to that below
     points = [
         (apex - 0.065, top + 0.035),
         (apex, top),
@@ -211,7 +211,7 @@ def _mediastinum(random: np.random.Generator, middle: float) -> Points:
 
 
 def _abdomen(width: dict[int, float], floors: dict[int, float]) -> Points:
-    """Return what lies below the diaphragm: the lower edge of both lungs, and down out of the picture."""
+    """Return the outline below the diaphragm: the lower edge of both lungs, down to below the picture."""
     line = [(-width[-1] - 0.3, floors[-1] + 0.30), (-width[-1] * 1.02, floors[-1] + 0.13)]
     line += [(x * -width[-1], floors[-1] + y) for x, y in ((0.93, 0.075), (0.8, 0.03), (0.5, 0.0), (0.2, 0.03))]
     line += [(0.0, max(floors.values()) + 0.05)]
@@ -307,7 +307,7 @@ def _spine(random: np.random.Generator) -> Points:
 
 
 def _ribs(random: np.random.Generator, lungs: dict[int, Points], top: float) -> tuple[Rib, ...]:
-    """Return 9 to 11 pairs: each leaves the spine, turns at the chest's wall, and comes back lower in front."""
+    """Return 9 to 11 pairs: each runs from the spine to the chest wall, and from there forwards and down."""
     u = random.uniform
     pairs, spacing = int(random.integers(9, 12)), u(0.066, 0.084)
     drop, bend, front, broad = u(0.05, 0.13), u(1.5, 2.6), u(0.05, 0.13), u(0.018, 0.025)
@@ -336,7 +336,7 @@ def _ribs(random: np.random.Generator, lungs: dict[int, Points], top: float) -> 
 
 
 def _wall_at(wall: Points, lung: Points, y: float) -> float:
-    """Return how far out the lung reaches near height `y`, its widest part counting for all below."""
+    """Return the x of the lung's wall near height `y`; below its widest part, the x of that part."""
     near = wall[np.abs(lung[:, 1] - y) < 0.035, 0]
     low = lung[:, 1].max() - 0.06
     return float(wall[:, 0].max() if y > low or not len(near) else near.max())

@@ -1,4 +1,4 @@
-"""Lines and outlines of a phantom chest, and the film they are drawn on.
+"""Lines and outlines of a phantom chest, and the film on which they are drawn.
 
 Lengths are in body units: one is about the height of a film that shows the whole chest. The middle of the film is
 (0, 0), x grows to the right of the picture (the subject's left), y downwards.
@@ -17,7 +17,7 @@ FRACTION = 4  # outlines are drawn to a sixteenth of a pixel
 
 
 def smooth(points: Points, *, closed: bool, steps: int = 8) -> Points:
-    """Return a curve through `points` (Catmull-Rom) with `steps` pieces between two of them.
+    """Return a curve through `points` (Catmull-Rom) with `steps` segments between two of them.
 
     >>> smooth(np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), closed=False, steps=2)[:, 0].tolist()
     [0.0, 0.5, 1.0, 1.5, 2.0]
@@ -53,7 +53,7 @@ def band(line: Points, width: float) -> Points:
 
 
 def breathed(points: Points, depth: float) -> Points:
-    """Return `points` with what lies low moved down by up to `depth` body units, as in a deeper breath.
+    """Return `points` with the low ones moved down by up to `depth` body units, as in a deeper breath.
 
     >>> breathed(np.array([[0.1, -0.4], [0.1, 0.3]]), 0.02)[:, 1].round(3).tolist()
     [-0.4, 0.32]
@@ -79,7 +79,7 @@ class Canvas:
         return np.rint(placed * 2**FRACTION).astype(np.int32)
 
     def fill(self, *outlines: Points) -> NDArray[np.uint8]:
-        """Draw closed outlines, each whole."""
+        """Draw filled outlines."""
         layer = np.zeros(self.shape, np.uint8)
         for outline in outlines:
             cv2.fillPoly(layer, [self._pixels(outline)], 255, cv2.LINE_AA, FRACTION)
@@ -107,7 +107,7 @@ class Canvas:
         return layer
 
     def soft(self, layer: NDArray[np.uint8], blur: float = 0.0) -> Floats:
-        """Return a layer in 0-1, blurred by so many body units."""
+        """Return a layer in 0-1, blurred; the width of the blur is in body units."""
         if blur * self.scale > 0.3:
             layer = cv2.GaussianBlur(layer, (0, 0), blur * self.scale).astype(np.uint8, copy=False)
         return layer * np.float32(1 / 255)
@@ -125,12 +125,12 @@ class Canvas:
         return coordinates.astype(np.float32)[:, None]
 
     def columns(self) -> Floats:
-        """Return how far right each column lies in body units, `(1, W)`, as in the middle of the film."""
+        """Return the x of each column in body units, `(1, W)`, as in the middle of the film."""
         height, width = self.shape
         coordinates = self.inverse[0, 0] * np.arange(width) + self.inverse[0, 1] * height / 2 + self.inverse[0, 2]
         return coordinates.astype(np.float32)[None, :]
 
     def depth(self, layer: NDArray[np.uint8]) -> Floats:
-        """Return how deep inside an outline each pixel lies, in body units."""
+        """Return the distance of each pixel inside an outline from it, in body units."""
         inside = cv2.distanceTransform((layer > 127).astype(np.uint8), cv2.DIST_L2, 5)
         return inside.astype(np.float32, copy=False) * np.float32(1 / self.scale)

@@ -52,7 +52,7 @@ class ChestSettings:
     """Everything that determines the bytes of the cohort.
 
     Every subject has `images` films. A film has about `size` (width, height) pixels. `marker="corner"` burns a letter
-    that follows the class into one corner. Two `sources` are two hospitals with exposures and film sizes of their own;
+    that follows the class into one corner. Two `sources` are two hospitals with different exposures and film sizes;
     the first has nine tenths of the first class and a fifth of the others. `labels="shuffled"` permutes the labels
     between subjects after the films are drawn, so that nothing can be learned.
     """
@@ -97,11 +97,18 @@ def make_chest(folder: Path, *, progress: Progress | None = None, **settings: An
     truth: list[dict[str, Any]] = []
     for number, (finding, label) in enumerate(zip(findings, labels, strict=True)):
         source = _source(chosen, number, finding)
-        who = chest(seed, number)
-        truth.append({"subject": who.name, "finding": finding, "label": label, "source": source})
-        person = {"subject": who.name, "label": label, "source": source, "sex": who.sex, "age": who.age, "view": "PA"}
+        patient = chest(seed, number)
+        truth.append({"subject": patient.name, "finding": finding, "label": label, "source": source})
+        person = {
+            "subject": patient.name,
+            "label": label,
+            "source": source,
+            "sex": patient.sex,
+            "age": patient.age,
+            "view": "PA",
+        }
         for image, day in enumerate(_days(seed, number, chosen.images)):
-            path, mask = _save(cohort, who, image, _draw(chosen, who, image, finding, source))
+            path, mask = _save(cohort, patient, image, _draw(chosen, patient, image, finding, source))
             cohort.add(path=path, visit=image + 1, date=day.isoformat(), lung_mask=mask, **person)
     return cohort.finish(truth)
 
@@ -119,8 +126,8 @@ def draw_film(
     ((80, 96), True)
     """
     check_choice("The finding", finding, FINDINGS)
-    who = chest(seed, subject_number)
-    return draw(seed, who, image=image, ill=sign(seed, who, finding), size=size)
+    patient = chest(seed, subject_number)
+    return draw(seed, patient, image=image, ill=sign(seed, patient, finding), size=size)
 
 
 def finding_of(seed: int, number: int, classes: tuple[str, ...]) -> str:
@@ -129,7 +136,7 @@ def finding_of(seed: int, number: int, classes: tuple[str, ...]) -> str:
 
 
 def _source(settings: ChestSettings, number: int, finding: str) -> str:
-    """Return the hospital of a subject: the shares hold exactly in every ten subjects of a class."""
+    """Return the hospital of a subject; every ten subjects of a class have exactly the stated shares."""
     if settings.sources == 1:
         return SOURCES[0]
     ten, position = divmod(number // len(settings.classes), 10)
@@ -145,14 +152,14 @@ def _days(seed: int, number: int, images: int) -> list[date]:
     return days
 
 
-def _draw(settings: ChestSettings, who: Chest, image: int, finding: str, source: str) -> Film:
+def _draw(settings: ChestSettings, patient: Chest, image: int, finding: str, source: str) -> Film:
     machine = MACHINES["any" if settings.sources == 1 else source]
-    random = stream(settings.seed, "native size", who.number, image)
+    random = stream(settings.seed, "native size", patient.number, image)
     width, height = (max(round(side * random.uniform(*machine.enlarged)), SMALLEST) for side in settings.size)
-    ill = sign(settings.seed, who, finding)
-    film = draw(settings.seed, who, image=image, ill=ill, size=(width, height), machine=machine)
+    ill = sign(settings.seed, patient, finding)
+    film = draw(settings.seed, patient, image=image, ill=ill, size=(width, height), machine=machine)
     if settings.marker is not None:
-        random = stream(settings.seed, "marker", who.number, image)
+        random = stream(settings.seed, "marker", patient.number, image)
         _burn_in(film.picture, LETTERS[settings.classes.index(finding)], random)
     return film
 
@@ -168,10 +175,10 @@ def _burn_in(picture: NDArray[np.uint8], letter: str, random: np.random.Generato
     cv2.putText(picture, letter, corner, cv2.FONT_HERSHEY_SIMPLEX, size / 21, 250, thickness, cv2.LINE_AA)
 
 
-def _save(cohort: CohortFolder, who: Chest, image: int, film: Film) -> tuple[str, str]:
+def _save(cohort: CohortFolder, patient: Chest, image: int, film: Film) -> tuple[str, str]:
     """Write a film and its mask; return their paths relative to the folder."""
-    suffix = ".png" if stream(cohort.settings.seed, "format", who.number, image).random() < 0.5 else ".jpg"
-    path, mask = f"images/{who.name}/{image + 1}{suffix}", f"masks/{who.name}/{image + 1}.png"
+    suffix = ".png" if stream(cohort.settings.seed, "format", patient.number, image).random() < 0.5 else ".jpg"
+    path, mask = f"images/{patient.name}/{image + 1}{suffix}", f"masks/{patient.name}/{image + 1}.png"
     cohort.save(path, encoded(film.picture, suffix))
     cohort.save(mask, encoded(film.lungs.astype(np.uint8) * np.uint8(255), ".png"))
     return path, mask

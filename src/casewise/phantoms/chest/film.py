@@ -1,4 +1,4 @@
-"""One synthetic chest film: an anatomy before an X-ray tube, with or without a sign of disease."""
+"""One synthetic chest film: an anatomy in front of an X-ray tube, with or without a sign of disease."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from casewise.phantoms.chest.canvas import Canvas, Floats, Points, breathed, cir
 from casewise.phantoms.chest.signs import GRID, MARGIN, RAMP, Sign, paint, spread
 from casewise.phantoms.draws import stream
 
-# A film with more pixels a side is drawn smaller and enlarged with fresh grain, which saves time.
+# A film with more pixels a side is drawn smaller, enlarged, and given new grain, which saves time.
 DRAWN_AT_MOST = 640
 TEXTURES = ((1.0, "texture"), (0.4, "texture"), (3.5, "texture"), (5.0, "unevenness"), (10.0, "unevenness"))
 SIGN_AT_MOST = 160  # a sign is smooth, so it is computed on at most this many pixels a side
@@ -23,7 +23,7 @@ SIGN_AT_MOST = 160  # a sign is smooth, so it is computed on at most this many p
 class Film:
     """A drawn film: `picture` `(H, W) uint8`, `lungs` `(H, W) bool`, and `sign` `(H, W) float32`.
 
-    `sign` is what the disease added, in grey levels: zero outside the lungs.
+    `sign` is the contribution of the disease in grey levels, zero outside the lungs.
     """
 
     picture: NDArray[np.uint8]
@@ -49,33 +49,39 @@ MACHINES = {
 
 
 def draw(
-    seed: int, who: Chest, *, image: int, ill: Sign | None, size: tuple[int, int], machine: Machine = MACHINES["any"]
+    seed: int,
+    patient: Chest,
+    *,
+    image: int,
+    ill: Sign | None,
+    size: tuple[int, int],
+    machine: Machine = MACHINES["any"],
 ) -> Film:
     """Draw film `image` (from 0) of a subject in `size` (width, height) pixels.
 
-    Everything but the sign is the same with and without it, grain included.
+    The rest of the film, including the grain, is the same with and without a sign.
     """
-    random = stream(seed, "film", who.name, image)
+    random = stream(seed, "film", patient.name, image)
     shrink = min(1.0, DRAWN_AT_MOST / max(size))
     shape = (max(round(size[1] * shrink), 1), max(round(size[0] * shrink), 1))
-    forward, scale = _position(seed, who, random, shape)
+    forward, scale = _position(seed, patient, random, shape)
     canvas = Canvas(forward, scale, shape)
     breath = float(random.uniform(-0.012, 0.012))
-    density, lungs, room = _density(seed, who, canvas, breath)
+    density, lungs, room = _density(seed, patient, canvas, breath)
     grey, slope = _exposed(density, lungs, machine, random)
     grey = cv2.GaussianBlur(grey, (0, 0), max(0.0014 * scale, 0.35)).astype(np.float32, copy=False)
     added = np.zeros(shape, np.float32) if ill is None else _sign(ill, canvas, breath, room, slope)
-    _collimate(grey, stream(seed, "collimation", who.number))
+    _collimate(grey, stream(seed, "collimation", patient.number))
     return _developed(grey, added, lungs > 127, float(random.uniform(*machine.grain)), random, size)
 
 
-def _position(seed: int, who: Chest, film: np.random.Generator, shape: tuple[int, int]) -> tuple[Points, float]:
-    """Return the affine map from body units to pixels, and pixels a body unit: a subject's films are nearly alike."""
-    subject_random = stream(seed, "position", who.number)
+def _position(seed: int, patient: Chest, film: np.random.Generator, shape: tuple[int, int]) -> tuple[Points, float]:
+    """Return the affine map from body units to pixels, and pixels a body unit; a subject's films are similar."""
+    subject_random = stream(seed, "position", patient.number)
     turn = np.deg2rad(subject_random.uniform(-4, 4) + film.uniform(-1.2, 1.2))
     shift = subject_random.uniform((-0.05, -0.06), (0.05, 0.06)) + film.uniform(-0.012, 0.012, 2)
     # The tops of the lungs are always on the film.
-    top = min(float(lung[:, 1].min()) for lung in who.lungs)
+    top = min(float(lung[:, 1].min()) for lung in patient.lungs)
     zoom = min(subject_random.uniform(0.86, 1.24) * film.uniform(0.985, 1.015), 0.465 / max(-(top + shift[1]), 0.3))
     scale = min(shape) * zoom
     linear = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
@@ -83,12 +89,12 @@ def _position(seed: int, who: Chest, film: np.random.Generator, shape: tuple[int
     return np.column_stack([linear, middle + scale * shift]), float(scale)
 
 
-def _density(seed: int, who: Chest, canvas: Canvas, breath: float) -> tuple[Floats, NDArray[np.uint8], Floats]:
-    """Return how dense the body looks at each pixel, the lungs that are seen (0-255), and the room for signs (0-1)."""
-    much = who.densities
-    inner = [breathed(lung, breath) for lung in who.lungs]
-    torso = canvas.fill(who.torso)
-    arms = canvas.bands([(arm, 2 * who.arm_width, 255) for arm in who.arms])
+def _density(seed: int, patient: Chest, canvas: Canvas, breath: float) -> tuple[Floats, NDArray[np.uint8], Floats]:
+    """Return the density of each pixel, the visible lungs (0-255), and the area for signs (0-1)."""
+    much = patient.densities
+    inner = [breathed(lung, breath) for lung in patient.lungs]
+    torso = canvas.fill(patient.torso)
+    arms = canvas.bands([(arm, 2 * patient.arm_width, 255) for arm in patient.arms])
     deep = canvas.depth(torso)
     skin, bulk = np.exp(deep * np.float32(-1 / 0.022)), np.exp(deep * np.float32(-1 / 0.12))
     body = 1 - np.float32(0.75) * skin - np.float32(0.25) * bulk
@@ -96,14 +102,14 @@ def _density(seed: int, who: Chest, canvas: Canvas, breath: float) -> tuple[Floa
     body = np.maximum(body, np.float32(0.8) * limbs)
     density = np.float32(much["body"]) * body
 
-    middle = canvas.rounded(canvas.fill(breathed(who.heart, breath), who.mediastinum), 0.014)
-    abdomen = canvas.fill(breathed(who.abdomen, breath))
+    middle = canvas.rounded(canvas.fill(breathed(patient.heart, breath), patient.mediastinum), 0.014)
+    abdomen = canvas.fill(breathed(patient.abdomen, breath))
     whole = canvas.fill(*inner)
     lungs = cv2.subtract(whole, cv2.max(middle, abdomen)).astype(np.uint8, copy=False)
     depth = canvas.depth(lungs)
     air = np.float32(0.66) + np.float32(0.34) * (1 - np.exp(depth * np.float32(-1 / 0.045)))
     y = canvas.rows()
-    # More blood and muscle lie over the bases than over the tops.
+    # The bases contain more blood and muscle than the tops.
     air *= np.clip(np.float32(0.94) - np.float32(0.32) * y, 0.75, 1.1)
     density -= np.float32(0.38 * much["air"]) * air * canvas.soft(lungs, 0.003)
     # Lung behind the heart and below the dome makes their outlines visible.
@@ -117,53 +123,53 @@ def _density(seed: int, who: Chest, canvas: Canvas, breath: float) -> tuple[Floa
     bulge, below = np.float32(much["heart"]) * bulge, np.float32(much["abdomen"]) * below * body
     # Heart and liver have the same density, so the border between them is invisible below the dome.
     density += np.maximum(bulge, below) + np.float32(0.25) * np.minimum(bulge, below)
-    if who.bubble is not None:
-        density -= np.float32(0.12) * canvas.soft(canvas.fill(breathed(who.bubble, breath)), 0.012)
-    # Exposure is uneven: one side of the film gets more rays, and the bases are thicker than the tops.
+    if patient.bubble is not None:
+        density -= np.float32(0.12) * canvas.soft(canvas.fill(breathed(patient.bubble, breath)), 0.012)
+    # Exposure is uneven: one side of the film receives more rays, and the bases are thicker than the tops.
     density += np.float32(much["across"]) * canvas.columns() * body
     density += np.float32(much["down"]) * y * body
-    _bones(who, canvas, density, body, canvas.soft(lungs, 0.02))
-    if who.breasts:
-        density += np.float32(much["breasts"]) * canvas.soft(canvas.fill(*who.breasts), 0.012) * body
-    _texture(seed, who, canvas, density, body, canvas.soft(lungs), breath)
+    _bones(patient, canvas, density, body, canvas.soft(lungs, 0.02))
+    if patient.breasts:
+        density += np.float32(much["breasts"]) * canvas.soft(canvas.fill(*patient.breasts), 0.012) * body
+    _texture(seed, patient, canvas, density, body, canvas.soft(lungs), breath)
     room = np.clip((depth - np.float32(MARGIN)) * np.float32(1 / RAMP), 0, 1)
     return density, lungs, room
 
 
-def _bones(who: Chest, canvas: Canvas, density: Floats, body: Floats, over: Floats) -> None:
-    """Add spine, trachea, ribs, clavicles, arms and shoulder blades in place; `over` is 1 where lung lies behind."""
-    much = who.densities
+def _bones(patient: Chest, canvas: Canvas, density: Floats, body: Floats, over: Floats) -> None:
+    """Add spine, trachea, ribs, clavicles, arms and shoulder blades in place; `over` is 1 in front of the lungs."""
+    much = patient.densities
     discs = np.float32(0.75) + np.float32(0.25) * np.cos(canvas.rows() * np.float32(2 * np.pi / 0.062))
-    column = canvas.bands([(who.spine, 0.066, 190), (who.spine, 0.012, 255)])
+    column = canvas.bands([(patient.spine, 0.066, 190), (patient.spine, 0.012, 255)])
     density += np.float32(much["spine"]) * canvas.soft(column, 0.006) * discs
-    density -= np.float32(0.09) * canvas.soft(canvas.bands([(who.trachea, 0.034, 255)]), 0.006)
+    density -= np.float32(0.09) * canvas.soft(canvas.bands([(patient.trachea, 0.034, 255)]), 0.006)
 
-    ribs = canvas.soft(_rib_layer(canvas, who.ribs, front=False), 0.0018)
-    front = canvas.soft(_rib_layer(canvas, who.ribs, front=True), 0.003)
-    # Ribs in front end in cartilage, which hardly shows.
+    ribs = canvas.soft(_rib_layer(canvas, patient.ribs, front=False), 0.0018)
+    front = canvas.soft(_rib_layer(canvas, patient.ribs, front=True), 0.003)
+    # Ribs end in front in cartilage, which is hardly visible.
     out = np.abs(canvas.columns())
     front *= np.clip((out - 0.10) / 0.12, 0, 1)
     shown = np.float32(0.25) + np.float32(0.75) * over
     density += np.float32(much["ribs"]) * (ribs + np.float32(much["front"]) * front) * shown * body
 
-    bars = [(line, 0.028, 255) for line in who.clavicles]
-    marrow = [(line[1:-1], 0.014, 140) for line in who.clavicles]
+    bars = [(line, 0.028, 255) for line in patient.clavicles]
+    marrow = [(line[1:-1], 0.014, 140) for line in patient.clavicles]
     ends = np.clip((0.43 - out) / 0.12, 0.1, 1)
     density += np.float32(much["clavicles"]) * canvas.soft(canvas.bands(bars + marrow), 0.003) * ends * body
-    blades = canvas.fill(*who.scapulae)
-    rim = canvas.bands([(np.vstack([blade, blade[:1]]), 0.011, 255) for blade in who.scapulae])
+    blades = canvas.fill(*patient.scapulae)
+    rim = canvas.bands([(np.vstack([blade, blade[:1]]), 0.011, 255) for blade in patient.scapulae])
     density += np.float32(much["scapulae"]) * (canvas.soft(blades, 0.008) + canvas.soft(rim, 0.004)) * body
-    humeri = canvas.bands([(arm, 0.05, 255) for arm in who.arms] + [(arm, 0.024, 150) for arm in who.arms])
+    humeri = canvas.bands([(arm, 0.05, 255) for arm in patient.arms] + [(arm, 0.024, 150) for arm in patient.arms])
     density += np.float32(0.09) * canvas.soft(humeri, 0.004) * body
-    if who.leads:
-        wires = canvas.bands([(lead, 0.005, 255) for lead in who.leads])
+    if patient.leads:
+        wires = canvas.bands([(lead, 0.005, 255) for lead in patient.leads])
         density += np.float32(0.11) * canvas.soft(wires, 0.001) * body
-        buttons = [circle(x, y, 0.008) for x, y in (lead[-1] for lead in who.leads)]
+        buttons = [circle(x, y, 0.008) for x, y in (lead[-1] for lead in patient.leads)]
         density += np.float32(0.16) * canvas.soft(canvas.fill(*buttons), 0.001)
 
 
 def _rib_layer(canvas: Canvas, ribs: tuple[Rib, ...], *, front: bool) -> NDArray[np.uint8]:
-    """Return the ribs' shadows: their rims are hard bone and brighter than what lies between."""
+    """Return the ribs' shadows: their rims are hard bone and brighter than the middle."""
     lines: list[tuple[Points, float, int]] = []
     for rib in ribs:
         line, bright = (rib.before, 200) if front else (rib.behind, 215)
@@ -172,15 +178,17 @@ def _rib_layer(canvas: Canvas, ribs: tuple[Rib, ...], *, front: bool) -> NDArray
     return canvas.bands(lines)
 
 
-def _texture(seed: int, who: Chest, canvas: Canvas, density: Floats, body: Floats, air: Floats, breath: float) -> None:
+def _texture(
+    seed: int, patient: Chest, canvas: Canvas, density: Floats, body: Floats, air: Floats, breath: float
+) -> None:
     """Add vessels, hila and the fine unevenness of all tissue in place."""
-    much = who.densities
-    random = stream(seed, "texture", who.number)
-    vessels = canvas.soft(canvas.threads(breathed(who.vessels, breath), who.calibre), 0.0014)
+    much = patient.densities
+    random = stream(seed, "texture", patient.number)
+    vessels = canvas.soft(canvas.threads(breathed(patient.vessels, breath), patient.calibre), 0.0014)
     density += np.float32(much["vessels"]) * vessels * air
     height, width = canvas.shape
     columns, rows = np.arange(width, dtype=np.float32)[None, :], np.arange(height, dtype=np.float32)[:, None]
-    for x, y in who.hila @ canvas.forward[:, :2].T + canvas.forward[:, 2]:
+    for x, y in patient.hila @ canvas.forward[:, :2].T + canvas.forward[:, 2]:
         across = np.exp(np.square((columns - x) / (0.035 * canvas.scale)) * np.float32(-0.5))
         along = np.exp(np.square((rows - y) / (0.055 * canvas.scale)) * np.float32(-0.5))
         density += np.float32(0.07) * across * along
@@ -213,7 +221,7 @@ def _sign(ill: Sign, canvas: Canvas, breath: float, room: Floats, slope: Floats)
     fewer = min(1.0, SIGN_AT_MOST / max(height, width))
     small = (max(round(width * fewer), 1), max(round(height * fewer), 1))
     step = np.array([width / small[0], height / small[1]])
-    # Pixel centres: (i + 0.5) * step - 0.5 is where pixel i of the small film lies on the large one.
+    # Pixel centres: pixel i of the small film is at (i + 0.5) * step - 0.5 of the large one.
     inverse = canvas.inverse.copy()
     inverse[:, 2] += inverse[:, :2] @ (0.5 * step - 0.5) - [0, breath * 0.8]
     inverse[:, :2] *= step
@@ -227,7 +235,7 @@ def _sign(ill: Sign, canvas: Canvas, breath: float, room: Floats, slope: Floats)
 
 
 def _collimate(grey: Floats, random: np.random.Generator) -> None:
-    """Blacken in place a strip at some edges, as a narrow beam does in one film of five."""
+    """Blacken a strip at some edges in place, as of a narrow beam, in one film of five."""
     if random.random() > 0.2:
         return
     height, width = grey.shape

@@ -26,7 +26,7 @@ GRID, GRAIN = 56, 0.030  # the texture's grid, and the length of its cells in bo
 
 @dataclass(frozen=True)
 class Sign:
-    """Where a subject's sign lies: `spots` `(N, 3)` of x, y and radius in body units, `texture` a standard normal grid.
+    """A subject's sign: `spots` `(N, 3)` of x, y and radius in body units, `texture` a standard normal grid.
 
     `kind` "haze" is texture within the spots, "focus" one dense spot; `strength` is in densities of the anatomy.
     """
@@ -37,17 +37,17 @@ class Sign:
     strength: float
 
 
-def sign(seed: int, who: Chest, finding: str) -> Sign | None:
+def sign(seed: int, patient: Chest, finding: str) -> Sign | None:
     """Return the sign of a finding in this subject; none for `no_finding`."""
     if finding == "no_finding":
         return None
-    random = stream(seed, "sign", finding, who.number)
+    random = stream(seed, "sign", finding, patient.number)
     texture = random.standard_normal((GRID, GRID), dtype=np.float32)
     if finding == "pneumonia":
-        spot = _spot(random, who, int(random.integers(2)), down=(0.25, 0.85), out=(0.35, 0.75))
+        spot = _spot(random, patient, int(random.integers(2)), down=(0.25, 0.85), out=(0.35, 0.75))
         return Sign("focus", np.array([[*spot, random.uniform(0.048, 0.068)]]), texture, random.uniform(0.36, 0.48))
     spots = [
-        [*_spot(random, who, index, down=(0.48, 0.92), out=(0.55, 0.92)), random.uniform(0.045, 0.085)]
+        [*_spot(random, patient, index, down=(0.48, 0.92), out=(0.55, 0.92)), random.uniform(0.045, 0.085)]
         for index in (0, 1)
         for _ in range(int(random.integers(2, 5)))
     ]
@@ -55,19 +55,19 @@ def sign(seed: int, who: Chest, finding: str) -> Sign | None:
 
 
 def _spot(
-    random: np.random.Generator, who: Chest, index: int, *, down: tuple[float, float], out: tuple[float, float]
+    random: np.random.Generator, patient: Chest, index: int, *, down: tuple[float, float], out: tuple[float, float]
 ) -> tuple[float, float]:
     """Return a point of a lung, given the share of its height from the top and of its width from the middle."""
-    lung, side = who.lungs[index], SIDES[index]
+    lung, side = patient.lungs[index], SIDES[index]
     y = lung[:, 1].min() + random.uniform(*down) * (_floor(lung) - lung[:, 1].min())
     # Beside the heart, because a sign behind it would be invisible.
-    inner = max(_reach(np.vstack([who.heart, who.mediastinum]), side, y), 0.05)
+    inner = max(_reach(np.vstack([patient.heart, patient.mediastinum]), side, y), 0.05)
     outer = max(_reach(lung, side, y), inner + 0.05)
     return side * (inner + random.uniform(*out) * (outer - inner)), float(y)
 
 
 def _reach(outline: Points, side: int, y: float) -> float:
-    """Return how far to its side an outline goes near height `y`."""
+    """Return the largest lateral extent of an outline near height `y`."""
     near = outline[np.abs(outline[:, 1] - y) < 0.05, 0]
     return float((side * near).max()) if len(near) else 0.0
 
@@ -79,7 +79,7 @@ def _floor(lung: Points) -> float:
 
 
 def spread(texture: Floats, inverse: Points, shape: tuple[int, int]) -> Floats:
-    """Return a grid of the body as the film of `shape` sees it; `inverse` `(2, 3)` maps film pixels to body units."""
+    """Return a grid of the body at the pixels of a film of `shape`; `inverse` `(2, 3)` maps pixels to body units."""
     cell = np.array([[1 / GRAIN, 0.0], [0.0, 1 / GRAIN]])
     to_grid = cell @ inverse
     to_grid[:, 2] += (GRID - 1) / 2
@@ -89,12 +89,12 @@ def spread(texture: Floats, inverse: Points, shape: tuple[int, int]) -> Floats:
 
 
 def paint(ill: Sign, inverse: Points, room: Floats, slope: Floats, scale: float) -> Floats:
-    """Return what a sign adds to a film, in the units of `slope`, zero wherever `room` is.
+    """Return the contribution of a sign to a film, in the units of `slope`, zero where `room` is zero.
 
     Args:
-        inverse: `(2, 3)`, maps film pixels to body units (moved by the breath already).
+        inverse: `(2, 3)`, maps film pixels to body units, including the breath.
         room: `(H, W)` in 0-1, where in the lungs a sign may be.
-        slope: `(H, W)`, grey levels a unit of density, which is less where the film is dark or bright already.
+        slope: `(H, W)`, grey levels a unit of density, which is smaller where the film is dark or bright.
         scale: film pixels a body unit.
     """
     height, width = room.shape
@@ -105,7 +105,7 @@ def paint(ill: Sign, inverse: Points, room: Floats, slope: Floats, scale: float)
     if ill.kind == "focus":
         centre_x, centre_y, radius = ill.spots[0]
         away = np.sqrt(np.square(x - centre_x) + np.square(y - centre_y)) / np.float32(radius)
-        # A crooked edge: the texture moves the outline by up to a third of the radius.
+        # An irregular edge: the texture moves the outline by up to a third of the radius.
         raw = 1 / (1 + np.exp((away + np.float32(0.22) * texture - 1) * np.float32(4)))
     else:
         cover = np.zeros_like(x)
@@ -121,7 +121,7 @@ def paint(ill: Sign, inverse: Points, room: Floats, slope: Floats, scale: float)
 
 
 def levelled(raw: Floats, room: Floats, blur: float) -> Floats:
-    """Return `raw` within `room` less its own local mean, so that no wide average changes.
+    """Return `raw` within `room` minus its local mean, so that averages over wide areas do not change.
 
     >>> room = np.ones((64, 64), np.float32)
     >>> raw = np.zeros((64, 64), np.float32); raw[30:34, 30:34] = 1
@@ -133,6 +133,6 @@ def levelled(raw: Floats, room: Floats, blur: float) -> Floats:
     weight = cv2.GaussianBlur(room, (0, 0), reach) + np.float32(1e-3)
     levels = raw * room
     for _ in range(2):
-        # Two passes, because near the outline a part of the local mean lies outside.
+        # Two passes, because near the outline the local mean includes pixels outside.
         levels = levels - room * (cv2.GaussianBlur(levels, (0, 0), reach) / weight)
     return levels

@@ -1,4 +1,4 @@
-"""Twins planted into a phantom: slightly altered copies of its images, under subjects of their own."""
+"""Twins planted into a phantom: slightly altered copies of its images, with new subjects."""
 
 from __future__ import annotations
 

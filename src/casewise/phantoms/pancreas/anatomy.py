@@ -137,7 +137,7 @@ def _frame(random: np.random.Generator, flesh: Trunk) -> Iterator[Tissue]:
         for height in np.arange(-75, 150, RIB) + random.uniform(-8, 8):
             for turn in np.arange(-55, 65, 20) + random.uniform(-4, 4):
                 angle = np.deg2rad(turn)
-                # Ribs sink towards the front.
+                # Ribs descend towards the front.
                 z = height - 0.9 * (turn + 55)
                 if z < -40:
                     continue
@@ -165,7 +165,7 @@ def _frame(random: np.random.Generator, flesh: Trunk) -> Iterator[Tissue]:
 
 
 def _solid(random: np.random.Generator) -> Iterator[Tissue]:
-    """Liver with its veins, gall bladder, spleen, kidneys, some with a harmless cyst, and lungs."""
+    """Liver with its veins, gall bladder, spleen, kidneys, some of which have a harmless cyst, and lungs."""
     yield Tissue("liver", _organ(random, (80.0, 8.0, 38.0), (66.0, 84.0, 92.0)), "room")
     yield Tissue("liver", _organ(random, (8.0, 50.0, 42.0), (58.0, 34.0, 46.0)), "room")
     porta = _moved(random, (40.0, 18.0, 40.0), 2.0)
@@ -224,7 +224,7 @@ def _bowel(random: np.random.Generator) -> Iterator[Tissue]:
         yield Tissue("gas", Tube(up, (0.36 * thick,) * len(way)), "cavity")
     for low, high in [((-78, 12, -120), (72, 66, -42))] * 26 + [((-118, 8, -42), (-78, 58, 14))] * 9:
         centre, radii, turn = tuple(random.uniform(low, high)), random.uniform(10, 17, 3), random.uniform(0, np.pi)
-        # Beside the pancreas loops are collapsed or hold gas: bright water there would look like a cyst.
+        # Loops beside the pancreas are collapsed or contain gas: bright water would look like a cyst.
         wet = "fluid" if high[2] < 0 else "stool"
         kind = ("stool", wet, "gas")[int(random.choice(3, p=(0.55, 0.35, 0.1)))]
         yield Tissue("bowel", Ellipsoid(centre, tuple(radii), turn), "cavity")

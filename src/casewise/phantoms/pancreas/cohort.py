@@ -97,22 +97,22 @@ def make_pancreas(folder: Path, *, progress: Progress | None = None, **settings:
     labels = shuffled_labels(seed, grades) if chosen.labels == "shuffled" else grades
     truth: list[dict[str, Any]] = []
     for number, (grade, label) in enumerate(zip(grades, labels, strict=True)):
-        who, site = abdomen(seed, number), site_of(seed, number, chosen.classes)
-        lesions = findings(seed, who, grade, chosen.lesion)
-        person: dict[str, Any] = {"subject": who.name, "visit": 1, "grade": label, "site": site}
-        person |= {"sex": who.sex, "age": who.age}
-        person |= {"scanner": MACHINES[site].scanner, "mask": f"masks/{who.name}/pancreas.nii.gz", "lesion": ""}
-        state: dict[str, Any] = {"subject": who.name, "finding": grade, "label": label, "site": site}
+        patient, site = abdomen(seed, number), site_of(seed, number, chosen.classes)
+        lesions = findings(seed, patient, grade, chosen.lesion)
+        person: dict[str, Any] = {"subject": patient.name, "visit": 1, "grade": label, "site": site}
+        person |= {"sex": patient.sex, "age": patient.age}
+        person |= {"scanner": MACHINES[site].scanner, "mask": f"masks/{patient.name}/pancreas.nii.gz", "lesion": ""}
+        state: dict[str, Any] = {"subject": patient.name, "finding": grade, "label": label, "site": site}
         state |= {"lacking": lacking[number], "duct_mm": round(2 * max(lesions.duct.radii), 2), "scans": []}
-        for scan in scans(seed, who, site, size=chosen.size, slices=chosen.slices):
+        for scan in scans(seed, patient, site, size=chosen.size, slices=chosen.slices):
             if scan.sequence == lacking[number]:
                 continue
-            volume = draw(seed, who, lesions, scan)
-            path = f"images/{who.name}/{scan.sequence}.nii.gz"
+            volume = draw(seed, patient, lesions, scan)
+            path = f"images/{patient.name}/{scan.sequence}.nii.gz"
             if not state["scans"]:
                 # Masks are those of the subject's first scan.
                 if grade != "normal":
-                    person["lesion"] = f"masks/{who.name}/lesion.nii.gz"
+                    person["lesion"] = f"masks/{patient.name}/lesion.nii.gz"
                     cohort.save(person["lesion"], nifti_bytes(volume.lesion, volume.affine, scan.codes))
                 cohort.save(person["mask"], nifti_bytes(volume.pancreas, volume.affine, scan.codes))
                 state |= _measures(lesions, volume)
@@ -140,9 +140,9 @@ def draw_volume(
     for name, word, allowed in (("grade", grade, GRADES), ("sequence", sequence, SEQUENCES), ("site", site, SITES)):
         check_choice(f"The {name}", word, allowed)
     chosen = PancreasSettings(**settings)
-    who = abdomen(chosen.seed, subject_number)
-    scan = scans(chosen.seed, who, site, size=chosen.size, slices=chosen.slices)[SEQUENCES.index(sequence)]
-    return draw(chosen.seed, who, findings(chosen.seed, who, grade, chosen.lesion), scan)
+    patient = abdomen(chosen.seed, subject_number)
+    scan = scans(chosen.seed, patient, site, size=chosen.size, slices=chosen.slices)[SEQUENCES.index(sequence)]
+    return draw(chosen.seed, patient, findings(chosen.seed, patient, grade, chosen.lesion), scan)
 
 
 def grade_of(seed: int, number: int, classes: tuple[str, ...]) -> str:

@@ -46,33 +46,33 @@ class Findings:
     planted: Ellipsoid | None = None
 
 
-def findings(seed: int, who: Abdomen, grade: str, lesion: Lesion = "cysts") -> Findings:
-    """Return the lesions of a subject with this grade; normal subjects have a thin duct and nothing else.
+def findings(seed: int, patient: Abdomen, grade: str, lesion: Lesion = "cysts") -> Findings:
+    """Return the lesions of a subject with this grade; normal subjects have only a thin duct.
 
     Low grade is one or two small cysts with a thin wall. High grade is a large cyst with a thick wall and a nodule on
     it, sometimes a small cyst beside it, and a wide duct. `lesion="planted"` draws a normal pancreas, and for low and
     high one bright ball, small or large, at a random position around it.
     """
-    random = stream(seed, "cysts", who.number)
+    random = stream(seed, "cysts", patient.number)
     wide = random.uniform(*DUCT["normal" if lesion == "planted" else grade])
-    inner = who.pancreas.points[2:-2]
+    inner = patient.pancreas.points[2:-2]
     duct = Tube(inner, tuple(np.linspace(wide, 0.75 * wide, len(inner)).tolist()))
     if grade == "normal":
         return Findings(duct)
     if lesion == "planted":
-        return Findings(duct, planted=_planted(stream(seed, "planted", who.number), who, grade))
+        return Findings(duct, planted=_planted(stream(seed, "planted", patient.number), patient, grade))
     seats = random.uniform(*SEATS, 2)
     while abs(seats[0] - seats[1]) < 0.35:
         seats = random.uniform(*SEATS, 2)
-    cysts = [_cyst(random, who, grade, seats[0])]
+    cysts = [_cyst(random, patient, grade, seats[0])]
     if random.random() < 0.45:
-        cysts.append(_cyst(random, who, "low", seats[1]))
+        cysts.append(_cyst(random, patient, "low", seats[1]))
     return Findings(duct, tuple(cysts))
 
 
-def _cyst(random: np.random.Generator, who: Abdomen, grade: str, seat: float) -> Cyst:
+def _cyst(random: np.random.Generator, patient: Abdomen, grade: str, seat: float) -> Cyst:
     radius, thick = random.uniform(*CYST[grade]), random.uniform(*WALL[grade])
-    line = np.array(who.pancreas.points)
+    line = np.array(patient.pancreas.points)
     position = [np.interp(seat * (len(line) - 1), np.arange(len(line)), line[:, axis]) for axis in range(3)]
     centre = tuple(position + random.normal(0, 0.22, 3) * np.array((radius, radius, 0.3 * radius)))
     radii, turn = radius * random.uniform(0.88, 1.12, 3), random.uniform(0, np.pi)
@@ -85,8 +85,8 @@ def _cyst(random: np.random.Generator, who: Abdomen, grade: str, seat: float) ->
     return Cyst(fluid, wall, Ellipsoid(beside, (size, 0.85 * size, 1.2 * size), angle))
 
 
-def _planted(random: np.random.Generator, who: Abdomen, grade: str) -> Ellipsoid:
-    x, y, z = np.mean(who.pancreas.points, axis=0)
+def _planted(random: np.random.Generator, patient: Abdomen, grade: str) -> Ellipsoid:
+    x, y, z = np.mean(patient.pancreas.points, axis=0)
     angle, far = random.uniform(0, 2 * np.pi), AROUND * np.sqrt(random.random())
     radius = random.uniform(*PLANTED[grade])
     centre = x + far * np.cos(angle), y + far * np.sin(angle), z + random.uniform(-ABOUT, ABOUT)

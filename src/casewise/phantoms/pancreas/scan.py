@@ -84,27 +84,29 @@ class Volume:
         return self.scan.affine
 
 
-def scans(seed: int, who: Abdomen, site: str, *, size: tuple[int, int], slices: tuple[int, int]) -> tuple[Scan, Scan]:
+def scans(
+    seed: int, patient: Abdomen, site: str, *, size: tuple[int, int], slices: tuple[int, int]
+) -> tuple[Scan, Scan]:
     """Return the properties of a subject's T1 and T2 scans, which do not depend on its grade.
 
     The field of view contains the body, so that `size` determines the width of pixels: 3.3-4.9 mm at 96, 1.2-1.8 at
     256. Slices are 3-6 mm thick; their number covers 105-165 mm, within `slices`.
     """
     machine = MACHINES[site]
-    codes = stream(seed, "orientations", who.number).permutation(len(ORIENTATIONS))[:2]
-    middle = stream(seed, "table", who.number).uniform((-6, -6, -2.5), (6, 6, 2.5))
+    codes = stream(seed, "orientations", patient.number).permutation(len(ORIENTATIONS))[:2]
+    middle = stream(seed, "table", patient.number).uniform((-6, -6, -2.5), (6, 6, 2.5))
     acquired = []
     for sequence, code in zip(SEQUENCES, codes, strict=True):
-        random = stream(seed, "scan", who.number, sequence)
-        deep = who.trunk.front + who.trunk.back
-        view = max(2 * who.trunk.wide / size[0], deep / size[1]) * random.uniform(1.03, 1.32)
+        random = stream(seed, "scan", patient.number, sequence)
+        deep = patient.trunk.front + patient.trunk.back
+        view = max(2 * patient.trunk.wide / size[0], deep / size[1]) * random.uniform(1.03, 1.32)
         step = float(random.uniform(3, 6))
         # Few slices are thick, so that they contain the pancreas.
         step = round(max(step, min(6.0, 60 / slices[1])), 2)
         count = int(np.clip(round(random.uniform(105, 165) / step), *slices))
         shift = random.uniform(-0.5, 0.5, 3) * np.array((view, view, step)) + random.uniform(-1.5, 1.5, 3)
         # The trunk reaches further to the back than to the front.
-        x, y, z = middle + shift + np.array((0, (who.trunk.front - who.trunk.back) / 2, 0))
+        x, y, z = middle + shift + np.array((0, (patient.trunk.front - patient.trunk.back) / 2, 0))
         noise, uneven = machine.noise * random.uniform(0.8, 1.3), machine.uneven * random.uniform(0.75, 1.25)
         scale, offset = machine.level * np.exp(random.normal(0, 0.25)), random.uniform(0, 0.12) * machine.level
         width = round(float(view), 4)
@@ -124,10 +126,10 @@ def scans(seed: int, who: Abdomen, site: str, *, size: tuple[int, int], slices: 
     return acquired[0], acquired[1]
 
 
-def draw(seed: int, who: Abdomen, lesions: Findings, scan: Scan) -> Volume:
+def draw(seed: int, patient: Abdomen, lesions: Findings, scan: Scan) -> Volume:
     """Draw one volume; noise, coils and organs do not depend on the lesions."""
-    canvas, pancreas, lesion = _painted(seed, who, lesions, scan)
-    random = stream(seed, "noise", who.number, scan.sequence)
+    canvas, pancreas, lesion = _painted(seed, patient, lesions, scan)
+    random = stream(seed, "noise", patient.number, scan.sequence)
     field = smooth_noise(random, scan.axes, 190.0)
     # Coils in front and behind make the middle of the body darker.
     x, y, _ = (axis / np.float32(reach) for axis, reach in zip(scan.axes, (170.0, 110.0, 1.0), strict=True))
@@ -140,30 +142,30 @@ def draw(seed: int, who: Abdomen, lesions: Findings, scan: Scan) -> Volume:
 
 
 def _painted(
-    seed: int, who: Abdomen, lesions: Findings, scan: Scan
+    seed: int, patient: Abdomen, lesions: Findings, scan: Scan
 ) -> tuple[Canvas, NDArray[np.bool_], NDArray[np.bool_]]:
     """Paint the anatomy; return the canvas and the masks of pancreas and lesion."""
     axes, column = scan.axes, SEQUENCES.index(scan.sequence)
-    signal = {name: pair[column] for name, pair in who.signals.items()}
-    warp = [2.3 * smooth_noise(stream(seed, "warp", who.number, axis), axes, 46.0) for axis in range(3)]
+    signal = {name: pair[column] for name, pair in patient.signals.items()}
+    warp = [2.3 * smooth_noise(stream(seed, "warp", patient.number, axis), axes, 46.0) for axis in range(3)]
     canvas = Canvas(axes, warp, soft=scan.spacing[0])
-    flesh, cavity = canvas.whole(who.flesh), canvas.whole(who.cavity)
-    fine = smooth_noise(stream(seed, "texture", who.number), axes, 8.0)
-    edges = {"": None, "cavity": cavity, "room": np.maximum(cavity + 2, -canvas.whole(who.porta))}
-    canvas.paint(who.trunk, signal["skin"])
-    skinless = canvas.whole(who.trunk) + np.float32(2.2)
+    flesh, cavity = canvas.whole(patient.flesh), canvas.whole(patient.cavity)
+    fine = smooth_noise(stream(seed, "texture", patient.number), axes, 8.0)
+    edges = {"": None, "cavity": cavity, "room": np.maximum(cavity + 2, -canvas.whole(patient.porta))}
+    canvas.paint(patient.trunk, signal["skin"])
+    skinless = canvas.whole(patient.trunk) + np.float32(2.2)
     # Thin septa run through the fat.
     fat = np.float32(signal["fat"]) * (1 - np.float32(0.07) * np.abs(fine))
     _fill(canvas, skinless, fat)
     _fill(canvas, flesh, np.float32(signal["muscle"]))
     _fill(canvas, cavity, fat)
-    for organ in who.before:
+    for organ in patient.before:
         canvas.paint(organ.shape, signal[organ.name], within=edges[organ.inside])
-    lobes = np.float32(1.5) * smooth_noise(stream(seed, "lobes", who.number), axes, 9.0)
+    lobes = np.float32(1.5) * smooth_noise(stream(seed, "lobes", patient.number), axes, 9.0)
     pancreas = np.zeros(scan.shape, bool)
-    box, share = canvas.paint(who.pancreas, signal["pancreas"], rough=lobes)
+    box, share = canvas.paint(patient.pancreas, signal["pancreas"], rough=lobes)
     pancreas[box] = share >= 0.5
-    for organ in who.after:
+    for organ in patient.after:
         canvas.paint(organ.shape, signal[organ.name])
     canvas.signal *= 1 + np.float32(0.05) * fine
     lesion = _paint_findings(canvas, lesions, signal)

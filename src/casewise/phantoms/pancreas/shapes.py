@@ -22,7 +22,7 @@ MARGIN = 12.0
 
 
 class Shape(Protocol):
-    """A body with a box around it, and the signed distance from its surface: below 0 inside."""
+    """A solid with its bounding box and the signed distance from its surface, which is negative inside."""
 
     @property
     def box(self) -> tuple[Point, Point]: ...
@@ -32,7 +32,7 @@ class Shape(Protocol):
 
 @dataclass(frozen=True)
 class Ellipsoid:
-    """An ellipsoid, turned about the body's axis by `turn` radians; distances are good near its surface."""
+    """An ellipsoid, rotated about the body's axis by `turn` radians; distances are accurate near its surface."""
 
     centre: Point
     radii: Point
@@ -64,7 +64,7 @@ class Ellipsoid:
 
 @dataclass(frozen=True)
 class Tube:
-    """A tube along a broken line, with a radius at each of its points, and closed by balls."""
+    """A tube along a broken line, with a radius at each of its points, and closed by spheres."""
 
     points: tuple[Point, ...]
     radii: tuple[float, ...]
@@ -76,7 +76,7 @@ class Tube:
         return tuple((points - radii).min(axis=0)), tuple((points + radii).max(axis=0))
 
     def distance(self, x: Floats, y: Floats, z: Floats) -> Floats:
-        """Return the distance from the surface of the nearest piece."""
+        """Return the distance from the surface of the nearest segment."""
         nearest: Floats | None = None
         pieces = zip(self.points[:-1], self.points[1:], self.radii[:-1], self.radii[1:], strict=True)
         for start, end, thick, thin in pieces:
@@ -93,7 +93,7 @@ class Tube:
 
 @dataclass(frozen=True)
 class Trunk:
-    """An upright trunk without ends: half as wide as `wide`, reaching `front` and `back` from the middle."""
+    """An upright trunk without ends: of half-width `wide`, with extents `front` and `back` from the middle."""
 
     wide: float
     front: float
@@ -120,7 +120,7 @@ class Canvas:
     Args:
         axes: the coordinates of the voxels' centres along each axis, mm.
         warp: the displacement of each point; three arrays (X, Y, Z), or None.
-        soft: the width in mm over which a surface is blurred, because a voxel contains both sides of it.
+        soft: the width in mm over which a surface is blurred, because its voxels contain both sides.
     """
 
     def __init__(self, axes: Axes, warp: Sequence[Floats] | None, soft: float) -> None:
@@ -145,7 +145,7 @@ class Canvas:
             value: the signal of the shape.
             strength: the opacity, 0-1.
             within: distances on the whole grid from a surface that the shape does not cross.
-            rough: how many mm the surface of the shape is pushed in, on the whole grid.
+            rough: by how many mm the surface of the shape is moved inwards, on the whole grid.
         """
         low, high = shape.box
         region = tuple(

@@ -1,7 +1,7 @@
 """Outlines of limbs, trunk and head for the phantom's photographs, as chains of circles in body units.
 
 One body unit is the height of the photographed frame; the frame spans x in [-0.75, 0.75] and y in [-0.5, 0.5], y down.
-The canvas is wider, so that the camera can be turned and moved a little without leaving it.
+The canvas is wider, so that the camera can be rotated and moved slightly without leaving it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ UNIT = 320.0  # canvas pixels per body unit: the canvas spans 1.8 x 1.2 units
 
 @dataclass(frozen=True)
 class Build:
-    """What is constant of a subject's body: girth factor, posture in [-1, 1], and the garment's colour (RGB, 0-1)."""
+    """The constants of a subject's body: girth factor, posture in [-1, 1], and the garment's colour (RGB, 0-1)."""
 
     girth: float = 1.0
     posture: float = 0.0
@@ -38,7 +38,7 @@ class Chain:
         return Chain(tuple((-x, y, r) for x, y, r in self.rows))
 
     def circles(self) -> Floats:
-        """Return `(M, 3)` circles dense enough to look like one outline, interpolated by Catmull-Rom."""
+        """Return `(M, 3)` circles, interpolated by Catmull-Rom, dense enough to form one outline."""
         points = np.array(self.rows, dtype=np.float32)
         if len(points) == 1:
             return points
@@ -56,7 +56,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Pose:
-    """One photograph's body: layers from back to front, cloth over them, where plaques like to sit, and creases."""
+    """One photograph's body: layers from back to front, cloth over them, frequent sites of plaques, and creases."""
 
     layers: tuple[tuple[Chain, ...], ...]
     cloth: tuple[Chain, ...] = ()
@@ -119,7 +119,7 @@ def _paint(chains: tuple[Chain, ...]) -> Floats:
 def _signed_distance(mask: NDArray[np.bool_]) -> Floats:
     outside = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5)
     within = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
-    # Both distances start at 1 beside the outline, which lies half way between the pixels; the blur takes the steps.
+    # Both distances start at 1 beside the outline, which lies between the pixels; the blur removes the steps.
     signed = within - outside + np.where(mask, np.float32(-0.5), np.float32(0.5))
     return cv2.GaussianBlur(signed, (0, 0), 0.9).astype(np.float32, copy=False) / np.float32(UNIT)
 

@@ -42,7 +42,7 @@ PSORIASIS = PhantomKind("psoriasis", COLUMNS, CONTENTS, "photographs", (24, 4928
 class PsoriasisSettings:
     """Everything that determines the bytes of the cohort.
 
-    `size` is width and height in pixels. With `head`, every visit has one photograph more. `labels="shuffled"` makes a
+    `size` is width and height in pixels. With `head`, every visit has one more photograph. `labels="shuffled"` makes a
     negative control: every subject receives the label sequence of another one, with the visits in another order.
     Without the second step the improvement that nearly all subjects share could be learned.
     """
@@ -116,21 +116,21 @@ def draw_photograph(
         raise CasewiseError(
             f"The phantom has no photograph {region} {number}; it has {available}.{nearest(region, PHOTOGRAPHS)}"
         )
-    who = subject(seed, subject_number)
+    patient = subject(seed, subject_number)
     severity = course(seed, subject_number, visits=visit + 1, regions=(region,)).truth[visit][region]
-    body = anatomy(seed, who, region, number)
-    return draw(seed, who, body, key=(who.name, visit, region, number), severity=severity, size=size)
+    body = anatomy(seed, patient, region, number)
+    return draw(seed, patient, body, key=(patient.name, visit, region, number), severity=severity, size=size)
 
 
 def labels_of(settings: PsoriasisSettings, courses: list[DiseaseCourse]) -> list[tuple[dict[str, Grades], ...]]:
-    """Return each subject's labels by visit and region: its own, or another subject's in another order."""
+    """Return each subject's labels by visit and region: true ones, or another subject's in another order."""
     if settings.labels == "true":
         return [disease.physician for disease in courses]
     random = stream(settings.seed, "shuffled labels", settings.subjects)
     ring = random.permutation(settings.subjects)
     labels: dict[int, tuple[dict[str, Grades], ...]] = {}
     for position, number in enumerate(ring):
-        # The next subject in a random ring is always another one.
+        # The next subject in a random ring is always a different one.
         donor = courses[ring[(position + 1) % len(ring)]].physician
         labels[int(number)] = tuple(donor[visit] for visit in random.permutation(settings.visits))
     return [labels[number] for number in range(settings.subjects)]
@@ -152,13 +152,13 @@ def _draw_all(cohort: CohortFolder, processes: int) -> Iterator[int]:
 def _draw_series(cohort: CohortFolder, photograph: tuple[int, str, int]) -> int:
     """Draw one of a subject's photographs at all visits, which share the anatomy; return the number of visits."""
     settings, (subject_number, region, number) = cohort.settings, photograph
-    who = subject(settings.seed, subject_number)
-    body = anatomy(settings.seed, who, region, number)
+    patient = subject(settings.seed, subject_number)
+    body = anatomy(settings.seed, patient, region, number)
     disease = course(settings.seed, subject_number, visits=settings.visits, regions=settings.regions)
     for visit in disease.attended:
-        key, severity = (who.name, visit, region, number), disease.truth[visit][region]
-        shot = draw(settings.seed, who, body, key=key, severity=severity, size=settings.size)
-        path = _photograph_path(who, visit, region, number)
+        key, severity = (patient.name, visit, region, number), disease.truth[visit][region]
+        shot = draw(settings.seed, patient, body, key=key, severity=severity, size=settings.size)
+        path = _photograph_path(patient, visit, region, number)
         cohort.save(path, encoded(shot.picture, ".jpg", quality=JPEG_QUALITY))
     return len(disease.attended)
 
@@ -167,24 +167,24 @@ def _visit_name(visit: int) -> str:
     return f"week{visit * WEEKS_BETWEEN_VISITS}"
 
 
-def _photograph_path(who: Subject, visit: int, region: str, number: int) -> str:
-    return f"images/{who.name}/{_visit_name(visit)}/{region}_{number}.jpg"
+def _photograph_path(patient: Subject, visit: int, region: str, number: int) -> str:
+    return f"images/{patient.name}/{_visit_name(visit)}/{region}_{number}.jpg"
 
 
 def _write_table(cohort: CohortFolder, courses: list[DiseaseCourse]) -> Path:
     settings: PsoriasisSettings = cohort.settings
     truth: list[dict[str, Any]] = []
     for number, (disease, labels) in enumerate(zip(courses, labels_of(settings, courses), strict=True)):
-        who = subject(settings.seed, number)
-        person = {"skin_tone": who.skin_tone, "site": who.site}
+        patient = subject(settings.seed, number)
+        person = {"skin_tone": patient.skin_tone, "site": patient.site}
         visits = [_true_state(disease, visit) for visit in disease.attended]
-        truth.append({"subject": who.name, "response": disease.response, **person, "visits": visits})
+        truth.append({"subject": patient.name, "response": disease.response, **person, "visits": visits})
         for visit in disease.attended:
             when = {"visit": _visit_name(visit), "day": visit * WEEKS_BETWEEN_VISITS * 7}
             for region, n in settings.photographs:
                 grades = asdict(labels[visit][region])
-                path = _photograph_path(who, visit, region, n)
-                cohort.add(path=path, subject=who.name, region=region, **when, **grades, **person)
+                path = _photograph_path(patient, visit, region, n)
+                cohort.add(path=path, subject=patient.name, region=region, **when, **grades, **person)
     return cohort.finish(truth)
 
 

@@ -1,4 +1,4 @@
-"""One synthetic photograph: an anatomy under a camera and a lamp, with plaques of a given severity.
+"""One synthetic photograph: an anatomy in front of a camera and a lamp, with plaques of a given severity.
 
 Colours are computed for the K pixels of the body only, as flat arrays, because most of a photograph is backdrop.
 """
@@ -17,7 +17,7 @@ from casewise.phantoms.psoriasis.bodies import CANVAS, UNIT, Floats
 from casewise.phantoms.psoriasis.severity import Severity
 from casewise.phantoms.psoriasis.subjects import Anatomy, Subject
 
-# A picture with more pixels a side is drawn smaller and enlarged with fresh grain, which saves time.
+# A picture with more pixels a side is drawn smaller, enlarged, and given new grain, which saves time.
 DRAWN_AT_MOST = 1232
 HAIR = (0.20, 0.16, 0.13)
 # The share of red, green and blue light that a mole absorbs.
@@ -28,7 +28,7 @@ BLOOD = (0.030, 0.195, 0.155)
 
 @dataclass(frozen=True)
 class Photograph:
-    """A drawn photograph and where its skin and its plaques are.
+    """A drawn photograph with the masks of its skin and plaques.
 
     `picture`: `(H, W, 3) uint8` RGB; `skin`: `(H, W) bool`, bare skin; `plaque`: `(H, W) bool`, the covered part of it.
     """
@@ -44,7 +44,13 @@ class Photograph:
 
 
 def draw(
-    seed: int, who: Subject, anatomy: Anatomy, *, key: tuple[str | int, ...], severity: Severity, size: tuple[int, int]
+    seed: int,
+    patient: Subject,
+    anatomy: Anatomy,
+    *,
+    key: tuple[str | int, ...],
+    severity: Severity,
+    size: tuple[int, int],
 ) -> Photograph:
     """Draw one photograph of `size` (width, height) pixels.
 
@@ -61,14 +67,14 @@ def draw(
     skin = (cover > 0.5) & (clothed <= 0.5)
     maps["plaque"] -= np.float32(min(threshold(maps["plaque"][skin], severity.share), 1e6))
 
-    planes = _backdrop(who, maps["inside"], random)
+    planes = _backdrop(patient, maps["inside"], random)
     pixels = np.flatnonzero(cover)
-    surface = _surface(who, maps, pixels, severity, lamp, reach=max(round(0.014 * scale), 1))
+    surface = _surface(patient, maps, pixels, severity, lamp, reach=max(round(0.014 * scale), 1))
     for plane, colour in zip(planes, surface, strict=True):
         flat = plane.reshape(-1)
         under = flat.take(pixels)
         flat[pixels] = under + cover.take(pixels) * (colour - under)
-    _dress(planes, maps["cloth"], who.build.garment, maps, cover, scale)
+    _dress(planes, maps["cloth"], patient.build.garment, maps, cover, scale)
     _dress(planes, maps["hair"], HAIR, maps, None, scale)
     _light(planes, lamp, random)
     return _develop(planes, skin, skin & (maps["plaque"] > 0), random, seed, size)
@@ -106,7 +112,7 @@ def _camera(random: np.random.Generator, width: int, height: int) -> tuple[NDArr
 
 
 def _project(anatomy: Anatomy, camera: NDArray[np.float64], width: int, height: int) -> dict[str, Floats]:
-    """Return the canvas maps as the camera sees them, each `(height, width) float32`."""
+    """Return the canvas maps in the view of the camera, each `(height, width) float32`."""
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     maps: dict[str, Floats] = {}
     for name, values in anatomy.maps.items():
@@ -118,17 +124,17 @@ def _project(anatomy: Anatomy, camera: NDArray[np.float64], width: int, height: 
     return maps
 
 
-def _backdrop(who: Subject, inside: Floats, random: np.random.Generator) -> Floats:
+def _backdrop(patient: Subject, inside: Floats, random: np.random.Generator) -> Floats:
     """Return `(3, H, W)` a plain backdrop with the body's soft shadow on it."""
     height, width = inside.shape
     folds = cv2.resize(random.standard_normal((3, 4), dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     away = np.minimum(inside, 0) * np.float32(1 / 0.035)
     even = (1 - np.float32(0.32) / (1 + away * away)) * (1 + np.float32(0.03) * folds)
-    return np.stack([np.float32(channel) * even for channel in who.backdrop])
+    return np.stack([np.float32(channel) * even for channel in patient.backdrop])
 
 
 def _surface(
-    who: Subject,
+    patient: Subject,
     maps: dict[str, Floats],
     pixels: NDArray[np.intp],
     severity: Severity,
@@ -138,12 +144,12 @@ def _surface(
 ) -> Floats:
     """Return `(3, K)` the colour of the skin at `pixels` under the lamp."""
     visible = {name: values.reshape(-1).take(pixels) for name, values in maps.items()}
-    skin = _healthy(who.skin, visible)
+    skin = _healthy(patient.skin, visible)
     if severity.share > 0:
         # Light falls from the upper left, so a surface that rises towards the lower right is bright.
         step = reach * (maps["plaque"].shape[1] + 1)
         near, far = (_rise(maps["plaque"].reshape(-1).take(pixels + way, mode="clip")) for way in (-step, step))
-        _cover_with_plaques(skin, visible, far - near, severity, tone=float(np.mean(who.skin)))
+        _cover_with_plaques(skin, visible, far - near, severity, tone=float(np.mean(patient.skin)))
     x, y = -0.32 + lamp.uniform(-0.12, 0.12), -0.38 + lamp.uniform(-0.12, 0.12)
     tilt_x, tilt_y = visible["tilt_x"], visible["tilt_y"]
     facing = np.sqrt(np.maximum(1 - tilt_x * tilt_x - tilt_y * tilt_y, 0))
@@ -186,7 +192,7 @@ def _cover_with_plaques(
 
 
 def _flecks(flecks: Floats, depth: Floats, scaling: float) -> Floats:
-    """Return how silvery each pixel is: the flecked share of a plaque and its whiteness increase with the grade."""
+    """Return the silveriness of each pixel: the flecked share of a plaque and its whiteness increase with the grade."""
     share = np.float32(0.15 * scaling + 0.10 * min(scaling, 1.0))
     white: Floats = np.clip((flecks - (1 - share)) * np.float32(1 / 0.28), 0, 1) * np.clip(depth * np.float32(50), 0, 1)
     white *= np.float32(0.62 + 0.06 * scaling)
@@ -262,7 +268,7 @@ def _develop(
     seed: int,
     size: tuple[int, int],
 ) -> Photograph:
-    """Turn brightness (0-255) into 8-bit pixels of the requested size, with grain."""
+    """Convert brightness (0-255) to 8-bit pixels of the requested size, with grain."""
     pixels = cv2.merge([cv2.convertScaleAbs(plane) for plane in planes])
     if (pixels.shape[1], pixels.shape[0]) != size:
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC)

@@ -1,4 +1,4 @@
-"""How severe the phantom's psoriasis is: continuous truth, its course under treatment, the physician's integers."""
+"""The severity of the phantom's psoriasis: continuous truth, its course under treatment, a physician's grades."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WEEKS_BETWEEN_VISITS = 4
 READER_SD = 0.15
 
 Response = Literal["responder", "partial", "worsening"]
-# Twelve subjects hold this mixture, so that a cohort of any size is close to it and growing it changes nobody.
+# Each twelve subjects have this mixture: cohorts of any size are close to it, and enlarging one changes no subject.
 BLOCK: tuple[Response, ...] = ("responder",) * 9 + ("partial",) * 2 + ("worsening",)
 
 
@@ -63,18 +63,18 @@ class Severity:
 
     @property
     def grades(self) -> Grades:
-        """The grades of a reader without noise: rounded; all 0 where no skin is covered, redness and area >= 1 else."""
+        """The rounded grades of a reader without noise; if any skin is covered, redness and area are at least 1."""
         return _round(astuple(self), cleared=self.share == 0.0)
 
     def read(self, random: np.random.Generator) -> Grades:
-        """Return what a physician writes down: the severity plus reader noise of READER_SD grades, rounded."""
+        """Return the grades of a physician: the severity plus reader noise of READER_SD grades, rounded."""
         return _round(np.array(astuple(self)) + random.normal(0, READER_SD, 4), cleared=self.share == 0.0)
 
 
 def _round(values: tuple[float, ...] | np.ndarray, *, cleared: bool) -> Grades:
     if cleared:
         return Grades(0, 0, 0, 0)
-    # Half up, as the bands of `share` are; Python's round would send 2.5 and 3.5 both to even grades.
+    # Half is rounded up, as in the bands of `share`; Python's `round` gives even grades for both 2.5 and 3.5.
     numbers = [int(np.floor(value + 0.5)) for value in values]
     low, high = (1, 0, 0, 1), (4, 4, 4, 6)
     return Grades(*(min(max(n, a), b) for n, a, b in zip(numbers, low, high, strict=True)))
@@ -100,7 +100,7 @@ def weighted_score(grades: dict[str, Grades]) -> float:
 
 
 def course(seed: int, subject: int, *, visits: int, regions: tuple[str, ...]) -> DiseaseCourse:
-    """Return the course of one subject (0-based number); it does not depend on how many subjects there are."""
+    """Return the course of one subject (0-based number); it does not depend on the number of subjects."""
     block, position = divmod(subject, len(BLOCK))
     draw = stream(seed, "block", block)
     response = BLOCK[draw.permutation(len(BLOCK))[position]]
@@ -128,7 +128,7 @@ def course(seed: int, subject: int, *, visits: int, regions: tuple[str, ...]) ->
         physician.append({})
         for region in REGIONS:
             left = _remaining(visit * WEEKS_BETWEEN_VISITS, tempo, floor + shift[region])
-            # The visit's own wobble is drawn for all four regions, so that a cohort with heads has the same limbs.
+            # The visit's variation is drawn for all four regions, so that a cohort with heads has the same limbs.
             severity = _severity(baseline[region], left, region_random[region].normal(0, 0.12 if visit else 0.0, 4))
             grades = severity.read(reader)
             if region in regions:
@@ -145,7 +145,7 @@ def _baseline(level: float, random: np.random.Generator, offset: float) -> np.nd
 
 
 def _tempo(response: Response, random: np.random.Generator) -> tuple[float, float]:
-    """Return the time constant in weeks and the share of the baseline severity that stays."""
+    """Return the time constant in weeks and the share of the baseline severity that remains."""
     if response == "responder":
         return random.uniform(3.5, 7.0), random.uniform(0.0, 0.24)
     if response == "partial":
@@ -158,7 +158,7 @@ def _remaining(week: float, tempo: float, floor: float) -> float:
 
 
 def _severity(baseline: np.ndarray, left: float, wobble: np.ndarray) -> Severity:
-    # Scale and thickness go first, redness and covered skin later, as under treatment.
+    # Scale and thickness improve first, redness and covered skin later, as under treatment.
     values = baseline * left ** np.array([0.9, 1.1, 1.25, 1.0]) + wobble * min(left, 1.0)
     values = np.clip(values, 0.0, [4.0, 4.0, 4.0, 5.95])
     cleared = values[3] < 0.5

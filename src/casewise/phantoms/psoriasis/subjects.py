@@ -1,4 +1,4 @@
-"""What stays the same of a phantom subject: skin tone, build, backdrop, moles, a tattoo, and where plaques lie."""
+"""The constants of a phantom subject: skin tone, build, backdrop, moles, a tattoo, and the sites of plaques."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Anatomy:
 
 
 def subject(seed: int, number: int) -> Subject:
-    """Return subject `number` (from 0) of the cohort with this seed, whatever the cohort's size."""
+    """Return subject `number` (from 0) of the cohort with this seed, independent of the cohort's size."""
     block, index = divmod(number, 6)
     tone = int(stream(seed, "tones", block).permutation(6)[index])
     site = SITES[int(stream(seed, "sites", number // 3).permutation(3)[number % 3])]
@@ -93,15 +93,15 @@ def _colour(values: np.ndarray) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def anatomy(seed: int, who: Subject, region: str, number: int) -> Anatomy:
+def anatomy(seed: int, patient: Subject, region: str, number: int) -> Anatomy:
     """Return the canvas maps of one of a subject's photographs (`number` from 1)."""
-    random = stream(seed, "anatomy", who.number, region, number)
-    body = render_body(pose(region, number, who.build))
+    random = stream(seed, "anatomy", patient.number, region, number)
+    body = render_body(pose(region, number, patient.build))
     fine, middle, coarse = (smooth_noise(random, unit) for unit in (0.016, 0.035, 0.12))
-    plaque = _plaque_field(random, body, who.plaque_size) + 0.004 * fine + 0.009 * middle
+    plaque = _plaque_field(random, body, patient.plaque_size) + 0.004 * fine + 0.009 * middle
     flecks = ndtr((smooth_noise(random, 0.009) + 0.9 * smooth_noise(random, 0.022)) / np.float32(np.sqrt(1.81)))
     bumps, mottle = smooth_noise(random, 0.030), 0.8 * coarse + 0.3 * fine
-    marks = _marks(random, body, tattoo=who.tattooed == (region, number))
+    marks = _marks(random, body, tattoo=patient.tattooed == (region, number))
     drawn = {name: getattr(body, name) for name in ("inside", "cloth", "hair", "tilt_x", "tilt_y", "shade")}
     return Anatomy(drawn | {"plaque": plaque, "flecks": flecks, "bumps": bumps, "mottle": mottle, "marks": marks})
 
@@ -139,7 +139,7 @@ def _plaque_field(random: np.random.Generator, body: Body, size: float) -> Float
 
 
 def _marks(random: np.random.Generator, body: Body, *, tattoo: bool) -> Floats:
-    """Return how dark 4-10 moles and the tattoo's ring and bars are, 0 on bare skin."""
+    """Return the darkness of 4-10 moles and of the tattoo's ring and bars, 0 on bare skin."""
     marks = np.zeros((CANVAS[1], CANVAS[0]), dtype=np.float32)
     bare = (body.cloth < 0) & (body.hair < 0)
     rows, columns = np.nonzero((body.inside > 0.02) & bare)

@@ -140,10 +140,10 @@ def finding_of(seed: int, number: int, classes: Sequence[str]) -> str:
     return balanced_class(seed, "skin classes", number, [classes[0]] * (len(classes) - 1) + list(classes[1:]))
 
 
-def _save_slide(cohort: CohortFolder, who: Skin, number: int) -> tuple[str, int]:
+def _save_slide(cohort: CohortFolder, patient: Skin, number: int) -> tuple[str, int]:
     """Write one section as a slide, and the mask of its tissue; return the path and the number of the section."""
-    settings, name = cohort.settings, f"{who.name}/{number + 1}"
-    section = Section(who, number, size=settings.size, mpp=settings.mpp)
+    settings, name = cohort.settings, f"{patient.name}/{number + 1}"
+    section = Section(patient, number, size=settings.size, mpp=settings.mpp)
     mask = np.zeros([-(-side // MASK_STEP) for side in reversed(settings.size)], np.uint8)
 
     def paint(left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
@@ -158,18 +158,18 @@ def _save_slide(cohort: CohortFolder, who: Skin, number: int) -> tuple[str, int]
     return f"images/{name}.tiff", number + 1
 
 
-def _save_region(cohort: CohortFolder, who: Skin, number: int) -> tuple[str, int]:
+def _save_region(cohort: CohortFolder, patient: Skin, number: int) -> tuple[str, int]:
     """Write one region; return the path and the number of its section."""
-    path = f"images/{who.name}/{number + 1}.png"
-    cohort.save(path, encoded(_region(who, number, cohort.settings.size[0], cohort.settings.mpp), ".png"))
+    path = f"images/{patient.name}/{number + 1}.png"
+    cohort.save(path, encoded(_region(patient, number, cohort.settings.size[0], cohort.settings.mpp), ".png"))
     return path, number // REGIONS_PER_SECTION + 1
 
 
-def _region(who: Skin, number: int, size: int, mpp: float) -> NDArray[np.uint8]:
+def _region(patient: Skin, number: int, size: int, mpp: float) -> NDArray[np.uint8]:
     """Draw a square at a position of its section with enough tissue."""
     frame = round(FRAME[0] / mpp), round(FRAME[1] / mpp)
-    section = Section(who, number // REGIONS_PER_SECTION, size=frame, mpp=mpp)
-    random = stream(who.seed, "region", who.number, number)
+    section = Section(patient, number // REGIONS_PER_SECTION, size=frame, mpp=mpp)
+    random = stream(patient.seed, "region", patient.number, number)
     picture, tissue = _window(section, max(frame[0] - size, 0) // 2, max(frame[1] - size, 0) // 2, size)
     # The centre and the corners reveal most windows of glass without drawing them.
     far, near, middle = size - size // 8, size // 8, size // 2
@@ -216,13 +216,18 @@ def _make(
     labels = shuffled_labels(settings.seed, findings) if settings.labels == "shuffled" else findings
     truth: list[dict[str, Any]] = []
     for number, (finding, label) in enumerate(zip(findings, labels, strict=True)):
-        who = skin(settings.seed, number, finding, settings.stains)
+        patient = skin(settings.seed, number, finding, settings.stains)
         random = stream(settings.seed, "person", number)
-        person = {"subject": who.name, "visit": 1, "label": label, "disease": "normal" if label == "normal" else "ssc"}
+        person = {
+            "subject": patient.name,
+            "visit": 1,
+            "label": label,
+            "disease": "normal" if label == "normal" else "ssc",
+        }
         person |= {"sex": "FM"[int(random.random() < 0.3)], "age": int(random.integers(24, 78))}
-        measures = {name: round(value, 4) for name, value in asdict(who.stage).items()}
-        truth.append({"subject": who.name, "finding": finding, "label": label, **measures})
+        measures = {name: round(value, 4) for name, value in asdict(patient.stage).items()}
+        truth.append({"subject": patient.name, "finding": finding, "label": label, **measures})
         for image in range(settings.images):
-            path, section = save_image(cohort, who, image)
+            path, section = save_image(cohort, patient, image)
             cohort.add(path=path, section=section, source="phantom", mpp=settings.mpp, **person)
     return cohort.finish(truth)

@@ -1,7 +1,7 @@
-"""Writing pyramidal TIFFs of JPEG tiles, the plain kind that slide readers open, while the picture is being drawn.
+"""Writing pyramidal TIFFs of JPEG tiles, the generic format of slide readers, while the picture is being drawn.
 
-Pillow writes no tiled TIFF, so the container is written here (TIFF revision 6.0, Adobe 1992, sections 2, 15 and 22).
-Every tile is a JPEG of its own. The directories stand at the end, as in the files of scanners.
+Pillow cannot write tiled TIFFs, so the container is written here (TIFF revision 6.0, Adobe 1992, sections 2, 15 and
+22). Every tile is a separate JPEG. The directories are at the end, as in the files of scanners.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ASCII, SHORT, LONG, RATIONAL = 2, 3, 4, 5
 
 @dataclass
 class _Level:
-    """A level: its size, and where its tiles lie in the file, in raster order."""
+    """A level: its size, and the offsets of its tiles in the file, in raster order."""
 
     width: int
     height: int
@@ -55,11 +55,11 @@ def write_pyramid(
     description: str = MARK,
     quality: int = QUALITY,
 ) -> None:
-    """Write a slide of `size` (width, height) pixels with `levels` levels, each a quarter as wide as the one before.
+    """Write a slide of `size` (width, height) pixels with `levels` levels, each a quarter as wide as the previous one.
 
-    `paint` (left, top, width, height) returns that part of level 0, (height, width, 3) `uint8`; it is called once for
-    every tile, from left to right and downwards. `mpp`, microns per pixel, goes into the tags of resolution. The
-    smaller levels are averages. The file is whole or not there.
+    `paint` (left, top, width, height) returns that region of level 0, (height, width, 3) `uint8`; it is called once for
+    every tile, from left to right and downwards. `mpp`, microns per pixel, is written to the resolution tags. The
+    smaller levels are averages. An incomplete file is never left.
 
     Raises:
         RunError: the disk is full or the folder cannot be written.
@@ -92,7 +92,7 @@ def _write(
 
 
 def _put(file: BinaryIO, level: _Level, picture: Image.Image, corner: tuple[int, int], quality: int) -> None:
-    """Write a picture that begins at a tile's corner, tile by tile; what stands over the edge is white."""
+    """Write a picture that begins at a tile's corner, tile by tile; tiles are white beyond the edge."""
     for y in range(0, picture.height, TILE):
         for x in range(0, picture.width, TILE):
             tile = Image.new("RGB", (TILE, TILE), "white")
@@ -107,7 +107,7 @@ def _put(file: BinaryIO, level: _Level, picture: Image.Image, corner: tuple[int,
 
 
 def _directory(file: BinaryIO, link: int, level: _Level, number: int, mpp: float | None, description: str) -> int:
-    """Append a directory and let the one before point at it; return where its own pointer lies."""
+    """Append a directory and set the pointer of the previous one; return the offset of its own pointer."""
     entries: list[tuple[int, int, list[int] | bytes]] = [
         (254, LONG, [int(number > 0)]),
         (256, LONG, [level.width]),
@@ -140,7 +140,7 @@ def _directory(file: BinaryIO, link: int, level: _Level, number: int, mpp: float
 
 
 def _entry(file: BinaryIO, tag: int, kind: int, values: list[int] | bytes) -> bytes:
-    """Pack an entry of a directory; what does not fit into it is written to the file first."""
+    """Pack an entry of a directory; values that do not fit into it are written to the file first."""
     if isinstance(values, bytes):
         packed, count = values, len(values)
     else:
@@ -154,7 +154,7 @@ def _entry(file: BinaryIO, tag: int, kind: int, values: list[int] | bytes) -> by
 
 
 def _even(file: BinaryIO) -> int:
-    """Go on at an even byte."""
+    """Pad the file to an even offset."""
     if file.tell() % 2:
         file.write(b"\0")
     return file.tell()

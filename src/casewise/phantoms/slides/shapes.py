@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Curve = Callable[[np.ndarray], np.ndarray]
 
 # A shape: u, v, half its length, half its width (µm), its angle (degrees from u), haematoxylin and eosin (1/200 of an
-# optical density unit), and whether it covers what lies under it.
+# optical density unit), and whether it covers the tissue under it.
 COLUMNS = 8
 UNIT = 200
 # Positions of shapes have this many fractional bits of a pixel.
@@ -26,7 +26,7 @@ KERATINOCYTES = 11.0  # µm between nuclei of the epidermis
 
 @dataclass(frozen=True, eq=False)
 class StainDensities:
-    """Densities of the shapes in a window, (h, w) `float32` each, and where they cover the tissue under them."""
+    """Densities of the shapes in a window, (h, w) `float32` each, and the mask of the tissue that they cover."""
 
     haema: np.ndarray
     eosin: np.ndarray
@@ -49,7 +49,7 @@ class Shapes:
         turn: np.ndarray,
         origin: np.ndarray,
     ) -> StainDensities:
-        """Draw the shapes that reach into a window (left, top, width, height) of the slide."""
+        """Draw the shapes that overlap a window (left, top, width, height) of the slide."""
         left, top, width, height = window
         scale = 1 << FINE
         # The half is the distance from the corner of a pixel to its middle. Rounding before the window's corner is
@@ -131,7 +131,7 @@ def _nuclei(
 
 
 def _keratinocytes(random: np.random.Generator, width: float, surface: Curve, border: Curve) -> np.ndarray:
-    """Nuclei of the epidermis, close together; those at its border stand upright and are darker."""
+    """Nuclei of the epidermis, close together; those at its border are upright and darker."""
     u, d = np.meshgrid(np.arange(-width / 2, width / 2, KERATINOCYTES), np.arange(8, 190, KERATINOCYTES))
     u, d = (values.ravel() + random.uniform(-3.5, 3.5, values.size) for values in (u, d))
     within = d < border(u) - 3

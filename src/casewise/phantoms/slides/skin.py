@@ -32,7 +32,7 @@ class Stage:
 
     `bundle`: thickness of a collagen bundle, µm. `density`: the share of the dermis that collagen fills. `epidermis`:
     its thickness, `ridges`: the depth of its ridges, µm. `dermis`: its share of the section's depth, the rest being
-    fat. `adnexa`: glands and follicles, `infiltrates`: vessels amid inflammatory cells, each per mm of skin.
+    fat. `adnexa`: glands and follicles, `infiltrates`: vessels with inflammatory cells, each per mm of skin.
     """
 
     bundle: float
@@ -117,10 +117,10 @@ def _texture(seed: int) -> np.ndarray:
 class Section:
     """One section of a subject's skin on a slide of `size` (width, height) pixels, `mpp` microns each."""
 
-    def __init__(self, who: Skin, number: int, *, size: tuple[int, int], mpp: float) -> None:
-        """Place the section on its slide: a little turned, upright or upside down."""
-        self.who, self.number, self.size, self.mpp = who, number, size, mpp
-        random = stream(who.seed, "section", who.number, number)
+    def __init__(self, patient: Skin, number: int, *, size: tuple[int, int], mpp: float) -> None:
+        """Place the section on its slide: slightly rotated, upright or upside down."""
+        self.patient, self.number, self.size, self.mpp = patient, number, size, mpp
+        random = stream(patient.seed, "section", patient.number, number)
         self.angle = float(np.clip(random.normal(0, 5), -10, 10) + 180 * random.integers(2))
         self.width, self.depth = 0.80 * size[0] * mpp, 0.70 * size[1] * mpp
         self.shift: np.ndarray = random.uniform(0, CELLS, (8, 2)).astype(np.float32)
@@ -132,17 +132,17 @@ class Section:
     @cached_property
     def shapes(self) -> Shapes:
         """Nuclei, fat cells, vessels, glands and follicles."""
-        random = stream(self.who.seed, "shapes", self.who.number, self.number)
-        return shapes(random, self.who.stage, self.width, self.depth, self.surface, self.border)
+        random = stream(self.patient.seed, "shapes", self.patient.number, self.number)
+        return shapes(random, self.patient.stage, self.width, self.depth, self.surface, self.border)
 
     def surface(self, u: np.ndarray) -> np.ndarray:
         """The depth v of the surface of the skin along u."""
-        waves = [height * np.sin(2 * np.pi * u / length + phase) for height, length, phase in self.who.waves]
+        waves = [height * np.sin(2 * np.pi * u / length + phase) for height, length, phase in self.patient.waves]
         return np.sum(waves, axis=0)
 
     def border(self, u: np.ndarray) -> np.ndarray:
         """The depth of the lower border of the epidermis below the surface along u, with its ridges."""
-        stage, phase = self.who.stage, float(self.shift[0, 0])
+        stage, phase = self.patient.stage, float(self.shift[0, 0])
         beat = np.sin(2 * np.pi * u / 104 + phase + 1.3 * np.sin(2 * np.pi * u / 377))
         return stage.epidermis + stage.ridges * (beat + 0.35 * np.sin(2 * np.pi * u / 61)) / 1.35
 
@@ -159,7 +159,7 @@ class Section:
         edge = np.minimum(below + horn, np.minimum(self.width / 2 - np.abs(u), self.depth - v) + ragged)
         inside = np.clip(edge / np.float32(1.5 * max(self.mpp, 1)) + 0.5, 0, 1)
         picture = np.empty((height, width, 3), np.float32)
-        picture[:] = self.who.glass
+        picture[:] = self.patient.glass
         if inside.any():
             haema, eosin = self._stained(u, v, below, border, ragged)
             drawn = self.shapes.drawn((left, top, width, height), self.mpp, self.angle, self.turn, self.origin)
@@ -167,10 +167,10 @@ class Section:
             haema += drawn.haema - drawn.cover * haema
             # The thickness of a section varies.
             uneven = -inside * (0.9 + 0.2 * self._sampled(6, u / 90, v / 90))
-            for band, (blue, pink) in enumerate(zip(*self.who.colours, strict=True)):
+            for band, (blue, pink) in enumerate(zip(*self.patient.colours, strict=True)):
                 picture[..., band] *= np.exp(uneven * (haema * np.float32(blue) + eosin * np.float32(pink)))
         rows, columns = np.arange(top, top + height) % CELLS, np.arange(left, left + width) % CELLS
-        picture += 5 * _texture(self.who.seed)[np.ix_(rows, columns)][..., None] - 2
+        picture += 5 * _texture(self.patient.seed)[np.ix_(rows, columns)][..., None] - 2
         return np.clip(picture, 0, 255).astype(np.uint8), (inside > 0.5) & (self._fat(v, ragged) < 0.5)
 
     def _coordinates(self, left: int, top: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
@@ -194,23 +194,23 @@ class Section:
 
     def _sampled(self, number: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """The values of a uniform noise field at (a, b), in cells; each number selects another field."""
-        # The remainder operator for floats takes three times as long.
+        # The remainder operator for floats is three times slower.
         a, b = (
             (layer + shift) * np.float32(1 / CELLS) for layer, shift in zip((a, b), self.shift[number], strict=True)
         )
         a, b = ((turns - np.floor(turns)) * np.float32(CELLS) for turns in (a, b))
-        field: np.ndarray = cv2.remap(_texture(self.who.seed), a, b, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        field: np.ndarray = cv2.remap(_texture(self.patient.seed), a, b, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
         return field
 
     def _fat(self, v: np.ndarray, ragged: np.ndarray) -> np.ndarray:
         """The share of fat, which begins below the dermis, 0 to 1."""
-        return _step(v - self.depth * self.who.stage.dermis + 2 * ragged, 12)
+        return _step(v - self.depth * self.patient.stage.dermis + 2 * ragged, 12)
 
     def _stained(
         self, u: np.ndarray, v: np.ndarray, below: np.ndarray, border: np.ndarray, ragged: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """The haematoxylin and eosin of each pixel, without the shapes."""
-        stage = self.who.stage
+        stage = self.patient.stage
         fat = self._fat(v, ragged)
         epidermis = _step(border - below, 2)
         collagen, fibres = self._collagen(u, v, stage, _step(border + 90 - below, 25))

@@ -113,7 +113,7 @@ def over_time(context: ReportContext) -> dict[str, Any] | None:
         "responders": responders,
         "entry": entry,
         "change": entry.get("change", {}).get("mae"),
-        "left_out": {code: len(who) for code, who in (entry.get("undefined") or {}).items() if who},
+        "left_out": {code: len(subjects) for code, subjects in (entry.get("undefined") or {}).items() if subjects},
         "visit_names": names,
         "visits": visits if len(visits) > 1 else [],
         "more_visits": max(0, len(entry.get("by_visit") or {}) - MOST_VISITS),
