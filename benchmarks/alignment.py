@@ -1,10 +1,10 @@
-"""Whether scans that nobody here made go through the whole preparation, and come out lying on each other.
+"""Tests whether public scans can be prepared, and whether the prepared sequences are aligned.
 
     python benchmarks/alignment.py [--data ../shared/data/mri-volumes] [--output docs/results/mri-volumes.md]
 
-The folder holds a `cases.csv` (path, subject, sequence, origin; the mask of a sequence is called `mask-T1`). Every scan
-is read and every case prepared. Of the subject with masks of two sequences it is measured how well these lie on each
-other, and the same of a phantom, whose truth is known. Without the folder it says so and ends with 2.
+The folder contains `cases.csv` (path, subject, sequence, origin; the sequence of a mask of T1 is `mask-T1`). All scans
+are read and all cases prepared. Alignment is measured on the subject with masks of two sequences, and on a phantom,
+whose true alignment is known. Without the folder the exit code is 2.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from casewise.modalities.volumes.reading.scans import Scan
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "mri-volumes"
 PLANE = 256
-# Pixels of the alignment: shifts of half a millimetre are then whole pixels, and nothing is interpolated anew.
+# Pixels for measuring alignment: shifts of half a millimetre are whole pixels, so that nothing is interpolated again.
 FINE_MM = 0.5
 SHIFTS = (-4.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 4.0)
 
@@ -41,13 +41,13 @@ def read_subjects(data: Path) -> list[Subject]:
             subject = subjects.setdefault(row["subject"], Subject(row["subject"]))
             subject.rows.append(row)
             sequence = row["sequence"]
-            begun = time.perf_counter()
+            start = time.perf_counter()
             try:
                 scan = read_scan(data / row["path"], sequence=sequence)
             except CasewiseError as error:
                 subject.refused[row["path"]] = str(error)
                 continue
-            subject.seconds += time.perf_counter() - begun
+            subject.seconds += time.perf_counter() - start
             if sequence.startswith("mask-"):
                 subject.masks[sequence.removeprefix("mask-")] = scan
             else:
@@ -55,18 +55,18 @@ def read_subjects(data: Path) -> list[Subject]:
     return list(subjects.values())
 
 
-def aligned(scans: dict[str, Scan], masks: dict[str, Scan], *, plane: int) -> Alignment:
+def measure_alignment(scans: dict[str, Scan], masks: dict[str, Scan], *, plane: int) -> Alignment:
     """Measure scans of one subject, of which two have a mask."""
-    names, given = list(scans), list(scans.values())
-    one, two = (name for name in names if name in masks)
-    first, second = masks[one], masks[two]
-    prepared = prepare_case(given, Steps(in_plane_size=plane, size=plane))
-    untouched = prepare_case(given, Steps(in_plane_size=plane, size=plane, bias="none", smoothing="none"))
+    names, ordered_scans = list(scans), list(scans.values())
+    first_name, second_name = (name for name in names if name in masks)
+    first, second = masks[first_name], masks[second_name]
+    prepared = prepare_case(ordered_scans, Steps(in_plane_size=plane, size=plane))
+    uncorrected = prepare_case(ordered_scans, Steps(in_plane_size=plane, size=plane, bias="none", smoothing="none"))
     overlaps = {
         "prepared": measures.prepared_overlap(first, second, prepared),
         "headers alone, read with nibabel": measures.overlap_by_nibabel(first.path, second.path),
-        "axes put in order, corner on corner": measures.overlap_without_origin(first, second),
-        "arrays as the files have them": measures.overlap_without_affine(first, second),
+        "axes reordered, first voxels aligned": measures.overlap_without_origin(first, second),
+        "arrays as stored in the files": measures.overlap_without_affine(first, second),
     }
     shifted: dict[str, dict[float, tuple[float, float]]] = {}
     for axis, name in enumerate(measures.AXES):
@@ -76,22 +76,24 @@ def aligned(scans: dict[str, Scan], masks: dict[str, Scan], *, plane: int) -> Al
             shifted[name][step] = measures.prepared_overlap(first, second, prepared, shift)
     pairs = [(a, b) for a in range(len(names)) for b in range(a + 1, len(names))]
     curves, plain = (
-        {(names[a], names[b]): measures.information_by_shift(given, of, a, b) for a, b in pairs}
-        for of in (prepared, untouched)
+        {(names[a], names[b]): measures.information_by_shift(ordered_scans, case, a, b) for a, b in pairs}
+        for case in (prepared, uncorrected)
     )
-    meant = [measures.best(curve) for curve in curves[one, two]]
-    overlaps["prepared, moved by what mutual information says"] = measures.prepared_overlap(
-        first, second, prepared, meant
+    best_shift = [measures.best(curve) for curve in curves[first_name, second_name]]
+    overlaps["prepared, moved to the maximum of mutual information"] = measures.prepared_overlap(
+        first, second, prepared, best_shift
     )
-    trips = {name: measures.round_trip(given, n, plane) for n, name in enumerate(names)}
+    trips = {name: measures.round_trip(ordered_scans, n, plane) for n, name in enumerate(names)}
     marked = measures.marked_slices(first, second, prepared)
-    return Alignment(names, given, (one, two), prepared, marked, overlaps, shifted, curves, plain, trips)
+    return Alignment(
+        names, ordered_scans, (first_name, second_name), prepared, marked, overlaps, shifted, curves, plain, trips
+    )
 
 
 def draw_phantom(
     folder: Path, *, number: int = 3, size: tuple[int, int] = (256, 256), slices: tuple[int, int] = (30, 40)
 ) -> tuple[dict[str, Scan], dict[str, Scan]]:
-    """Scans and masks of a phantom subject by sequence: they lie where their headers say, by construction."""
+    """Scans and masks of a phantom subject by sequence; their headers are correct by construction."""
     from casewise.files import write_atomic
     from casewise.phantoms.pancreas import SEQUENCES, draw_volume
     from casewise.phantoms.pancreas.cohort import nifti_bytes
@@ -107,7 +109,7 @@ def draw_phantom(
 
 
 def fine_plane(scan: Scan) -> int:
-    """Pixels a side, so that each is half a millimetre."""
+    """The number of pixels a side at which each is half a millimetre."""
     upright = to_ras(scan)
     return round(max(n * gap for n, gap in zip(upright.shape[:2], upright.spacing[:2], strict=True)) / FINE_MM)
 
@@ -119,7 +121,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="where to write the page; otherwise it is printed")
     options = parser.parse_args()
     if not (options.data / "cases.csv").is_file():
-        parser.exit(2, f"There are no scans: {options.data / 'cases.csv'} is missing. Name their folder with --data.\n")
+        parser.exit(2, f"{options.data / 'cases.csv'} is missing. Name the folder of the scans with --data.\n")
     subjects = read_subjects(options.data)
     for subject in subjects:
         if subject.scans:
@@ -128,13 +130,13 @@ def main() -> None:
             except CasewiseError as error:
                 subject.fault = str(error)
         print(f"{subject.name}: {len(subject.scans)} scans prepared, {len(subject.refused)} refused", flush=True)
-    found = next((one for one in subjects if len(set(one.scans) & set(one.masks)) == 2), None)
-    if found is None:
+    measured = next((subject for subject in subjects if len(set(subject.scans) & set(subject.masks)) == 2), None)
+    if measured is None:
         parser.exit(2, f"{options.data}: no subject has two scans with a mask each, so alignment cannot be measured.\n")
-    real = aligned(found.scans, found.masks, plane=fine_plane(next(iter(found.scans.values()))))
+    real = measure_alignment(measured.scans, measured.masks, plane=fine_plane(next(iter(measured.scans.values()))))
     with tempfile.TemporaryDirectory() as folder:
-        known = aligned(*draw_phantom(Path(folder)), plane=PLANE)
-    text = page(options.data, subjects, found.name, real, known)
+        phantom = measure_alignment(*draw_phantom(Path(folder)), plane=PLANE)
+    text = page(options.data, subjects, measured.name, real, phantom)
     if options.output:
         write_atomic(options.output, text)
         print(f"wrote {options.output}")

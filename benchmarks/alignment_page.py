@@ -28,10 +28,10 @@ def page(data: Path, subjects: Sequence[Subject], name: str, real: Alignment, ph
     scans = sum(len(subject.scans) for subject in ready)
     count = sum(len(subject.refused) for subject in subjects)
     refused = "1 folder was" if count == 1 else f"{count} folders were"
-    trips = [trip for of in (real, phantom) for trip in of.trips.values()]
+    trips = [trip for alignment in (real, phantom) for trip in alignment.trips.values()]
     same, marked = (sum(trip[key] for trip in trips) for key in ("same", "marked"))
     farthest = max(trip["largest"] for trip in trips)
-    codes = ", ".join(f"{which} {scan.orientation}" for which, scan in zip(real.names, real.scans, strict=True))
+    codes = ", ".join(f"{sequence} {scan.orientation}" for sequence, scan in zip(real.names, real.scans, strict=True))
     lines = [
         "# Scans of other scanners: can they be prepared, and are they aligned?",
         "",
@@ -68,9 +68,9 @@ def _read(subjects: Sequence[Subject]) -> list[str]:
             kind = str(scan.facts.get("format", "?"))
             if modality := scan.facts.get("modality"):
                 kind += f", {modality}, {scan.facts.get('slices')} files"
-            what = f"mask of {sequence.removeprefix('mask-')}" if mask else sequence
+            label = f"mask of {sequence.removeprefix('mask-')}" if mask else sequence
             size, gaps = _times(scan.shape), " × ".join(f"{gap:.3g}" for gap in scan.spacing)
-            lines.append(f"| {subject.name} | {what} | {kind} | {scan.orientation} | {size} | {gaps} |")
+            lines.append(f"| {subject.name} | {label} | {kind} | {scan.orientation} | {size} | {gaps} |")
     return [*lines, ""]
 
 
@@ -90,13 +90,18 @@ def _prepared(data: Path, ready: Sequence[Subject]) -> list[str]:
     for subject in ready:
         assert subject.prepared is not None
         facts: dict[str, Any] = subject.prepared.facts
-        spent = facts["seconds"]
+        seconds = facts["seconds"]
         count, _, rows, columns = subject.prepared.slices.shape
         shares = ", ".join(f"{share:.0%}" for share in facts["covered"][1:]) or "–"
-        taken = spent.get("grid", 0) + spent.get("slices", 0)
+        resampling = seconds.get("grid", 0) + seconds.get("slices", 0)
         cells = [subject.name, ", ".join(subject.scans), _times((count, rows, columns))]
-        cells += [f"{facts['pixel_mm']:.3g}, {facts['slice_mm']:.3g}", shares, f"{subject.seconds:.2f}", f"{taken:.1f}"]
-        cells += [f"{spent.get(step, 0):.1f}" for step in ("bias", "smoothing")]
+        cells += [
+            f"{facts['pixel_mm']:.3g}, {facts['slice_mm']:.3g}",
+            shares,
+            f"{subject.seconds:.2f}",
+            f"{resampling:.1f}",
+        ]
+        cells += [f"{seconds.get(step, 0):.1f}" for step in ("bias", "smoothing")]
         lines.append(f"| {' | '.join(cells)} |")
         notes += subject.prepared.notes
         notes += [f"{scan.path}: {note}" for scan in subject.scans.values() for note in scan.notes]
@@ -140,7 +145,7 @@ def _called_t1(scan: Scan) -> str:
 
 def _masks(real: Alignment, phantom: Alignment) -> list[str]:
     first, second = real.masked
-    fine, coarse = (of.prepared.facts["pixel_mm"] for of in (real, phantom))
+    fine, coarse = (alignment.prepared.facts["pixel_mm"] for alignment in (real, phantom))
     lines = [
         "## Overlap of the masks",
         "",
@@ -198,9 +203,9 @@ def _trips(real: Alignment, phantom: Alignment) -> list[str]:
         "| | orientation | voxel, mm | marked | found | the same voxel | largest distance, mm |",
         "|---|---|---|---|---|---|---|",
     ]
-    for title, of in (("subject", real), ("phantom", phantom)):
-        for name, scan in zip(of.names, of.scans, strict=True):
-            trip, gaps = of.trips[name], " × ".join(f"{gap:.3g}" for gap in scan.spacing)
+    for title, alignment in (("subject", real), ("phantom", phantom)):
+        for name, scan in zip(alignment.names, alignment.scans, strict=True):
+            trip, gaps = alignment.trips[name], " × ".join(f"{gap:.3g}" for gap in scan.spacing)
             cells = [
                 f"{title}, {name}",
                 scan.orientation,
@@ -266,7 +271,7 @@ def shortfalls(real: Alignment, phantom: Alignment) -> list[str]:
     if far:
         shifts = " and ".join(_way(measures.best(curves[n]), AXES[n]) for n in far)
         before = " and ".join(_way(measures.best(real.plain[first, second][n]), AXES[n]) for n in far)
-        after = real.overlaps["prepared, moved by what mutual information says"]
+        after = real.overlaps["prepared, moved to the maximum of mutual information"]
         sizes = sorted({abs(step), max(abs(measures.best(curves[n])) for n in far)} - {0.0})
         apart = " to ".join(f"{size:g}" for size in sizes)
         lines.append(

@@ -72,8 +72,8 @@ def main() -> None:
     network = embed.origin if embed else "without embeddings: no weights available"
     print(f"audit of {len(cohort.images):,} films of {SIZE} px, {cpu_count()} cores, {network}")
     print(f"  whole audit                      {seconds:7.1f} s   (aim: below 60)")
-    for step, spent in result.seconds.items():
-        print(f"    {step:<30} {spent:7.1f} s")
+    for step, step_seconds in result.seconds.items():
+        print(f"    {step:<30} {step_seconds:7.1f} s")
     twins, script = result.seconds["twins"], hashing + comparing
     print(f"  script with hashes and loops     {script:7.1f} s   {script / twins:.1f}× the search for twins")
     print(f"    of which comparing             {comparing:7.1f} s   (without verification)")

@@ -1,10 +1,10 @@
-"""How fast casewise and fastai train all parameters of a network: images a second, measured in turn.
+"""The speed at which casewise and fastai train all parameters of a network: images a second, measured in turn.
 
     python benchmarks/fastai_speed.py [--rounds 3]
 
-A few hundred radiographs of the real pack, or synthetic photographs where it is missing; same size, batch and
-variations; each way in a process of its own. Imports and fastai's first steps, during which its workers get ahead, are
-not timed. Figures are printed, never asserted.
+The images are a few hundred real radiographs, or synthetic photographs if those are missing. Image size, batch size and
+augmentation are the same. Each program runs in a separate process. Imports and fastai's first steps, in which its
+workers fill their queues, are not timed. Figures are printed, never asserted.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "covid-cxr"
-# What is aimed at: casewise's images a second over fastai's.
+# The aim for casewise's images a second divided by fastai's.
 NETWORKS = {"mobilenet_v2": 3.0, "resnet34": 2.5}
 
 
 def table_of(data: Path, folder: Path) -> tuple[pd.DataFrame, Path]:
-    """Images with path, subject and label, and the folder that the paths start from."""
+    """Images with path, subject and label, and the folder that contains the paths."""
     import pandas as pd
 
     from casewise.phantoms.psoriasis import make_psoriasis
@@ -37,14 +37,14 @@ def table_of(data: Path, folder: Path) -> tuple[pd.DataFrame, Path]:
     if (data / "cases.csv").is_file():
         rows = pd.read_csv(data / "cases.csv", dtype=str, keep_default_na=False)
         return rows.loc[rows["label"].isin(CLASSES), ["path", "subject", "label"]], data
-    print(f"There is no {data / 'cases.csv'}: synthetic photographs are used.")
+    print(f"{data / 'cases.csv'} does not exist; synthetic photographs are used.")
     rows = pd.read_csv(make_psoriasis(folder, subjects=40, visits=1, size=(320, 320), seed=1), dtype=str)
     named = dict(zip(sorted(set(rows["region"])), CLASSES, strict=True))
     return rows[["path", "subject"]].assign(label=rows["region"].map(named)), folder
 
 
 def casewise(task: dict[str, Any]) -> dict[str, Any]:
-    """Images a second in the second epoch of a job's training, all parameters and batch norms learning as fastai's."""
+    """Images a second in the second epoch of a job's training, all parameters trained as in fastai."""
     import pandas as pd
     import torch
 
@@ -72,7 +72,7 @@ def casewise(task: dict[str, Any]) -> dict[str, Any]:
                 "optimizer": "adamw",
                 "lr": 3e-4,
                 "weight_decay": 0.01,
-                "batch": BATCH,
+                "batch_size": BATCH,
                 "epochs": 2,
                 "schedule": "constant",
                 "early_stopping": {"monitor": "none"},
@@ -115,12 +115,15 @@ def casewise(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure both ways in turn and print their images a second."""
+    """Measure both programs in turn and print their images a second."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument(
-        "--flip-vert", action=argparse.BooleanOptionalAction, default=True, help="fastai's also turns by quarters"
+        "--flip-vert",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="fastai's vertical flip, which includes quarter turns",
     )
     parser.add_argument("--data", type=Path, default=PACK)
     parser.add_argument("--task", type=json.loads, help=argparse.SUPPRESS)
@@ -140,13 +143,16 @@ def main() -> None:
         for network, aim in NETWORKS.items():
             task = {"table": str(rows), "data": str(data), "images": images, "network": network}
             task["flip_vert"] = options.flip_vert
-            theirs, ours = [], []
+            fastai_rates, casewise_rates = [], []
             for _ in range(options.rounds):
-                theirs.append(fastai_user.apart(fastai_user.__file__, task | {"way": "speed"})["rate"])
-                result = fastai_user.apart(__file__, task)
-                ours.append(result["rate"])
-            gain = statistics.median(own_rate / rate for own_rate, rate in zip(ours, theirs, strict=True))
-            line = f"  {network:<24}{statistics.median(ours):>9.1f}{statistics.median(theirs):>8.1f}"
+                fastai_rates.append(fastai_user.in_own_process(fastai_user.__file__, task | {"way": "speed"})["rate"])
+                result = fastai_user.in_own_process(__file__, task)
+                casewise_rates.append(result["rate"])
+            gain = statistics.median(
+                casewise_rate / fastai_rate
+                for casewise_rate, fastai_rate in zip(casewise_rates, fastai_rates, strict=True)
+            )
+            line = f"  {network:<24}{statistics.median(casewise_rates):>9.1f}{statistics.median(fastai_rates):>8.1f}"
             print(f"{line}   casewise ({result['way']}) is {gain:.1f} times as fast (aim: {aim:g})", flush=True)
 
 

@@ -1,14 +1,14 @@
-"""A training epoch of casewise against the loop that one would otherwise write, on the same two cores.
+"""A training epoch of casewise compared with a plain training loop, on the same two cores.
 
     python benchmarks/training.py [--panels 80] [--rounds 2]
 
 Panels are 2x2 slots of 128 px; every tile is rotated by any angle, slots are shuffled, brightness and contrast vary;
 batches of 16, SGD with momentum, mean squared error of four targets. casewise trains by `fit`, from a tile store, as
-the jobs of a run do. The plain loop reads the same photographs through a DataLoader with two workers, which decode
-and augment them in every epoch, and computes in fp32 with everything as PyTorch has it by default.
+the jobs of a run do. The plain loop reads the same photographs with a DataLoader with two workers, which decode
+and augment them in every epoch, and computes in fp32 with the defaults of PyTorch.
 
-Each way runs in a process of its own, the ways taking turns. What is not timed: imports, building the store (once a
-study), casewise's first epoch, and the plain loop's first steps, during which its workers get ahead. The casewise epoch
+The two sides run in turn, in separate processes. Not timed are imports, building the store (once a study), casewise's
+first epoch, and the plain loop's first steps, in which its workers fill their queues. The casewise epoch
 includes stopping on one held-out panel and keeping the best weights, which the plain loop does not do. The photographs
 are synthetic. Times are printed, never asserted.
 """
@@ -33,24 +33,24 @@ if TYPE_CHECKING:
 
 CORES, WORKERS, BATCH, SIDE, WARM = 2, 2, 16, 128, 4
 SIZES = ((492, 326), (2464, 1632))
-# A small network's epoch is made longer, so that what surrounds the steps does not weigh more than in a real one.
+# The epoch of a small network is longer, so that the overhead beside the steps has a realistic share.
 NETWORKS = {"resnet34": 1, "shufflenet_v2_x0_5": 3}
 TARGETS = ("erythema", "induration", "scaling", "area")
 
 
 @dataclass(frozen=True)
-class ReportContext:
-    """What both ways train on: for each panel its photographs, their numbers in the tile store, and its targets."""
+class TrainingPanels:
+    """The panels of both sides: the photographs of each, their numbers in the tile store, and its targets."""
 
     store: str
     photographs: list[list[str]]
     tiles: list[list[int]]
     truth: list[list[float]]
 
-    def repeated(self, panels: int) -> ReportContext:
-        """The same cycled to a number of panels."""
+    def repeated(self, panels: int) -> TrainingPanels:
+        """These panels, repeated to a number of panels."""
         rows = [n % len(self.tiles) for n in range(panels)]
-        return ReportContext(
+        return TrainingPanels(
             store=self.store,
             photographs=[self.photographs[row] for row in rows],
             tiles=[self.tiles[row] for row in rows],
@@ -59,9 +59,9 @@ class ReportContext:
 
 
 class PlainPanels:
-    """A data set as it is usually written: open, resize, rotate, vary, paste into the grid, make a tensor."""
+    """A typical data set: open, resize, rotate, augment, paste into the grid, convert to a tensor."""
 
-    def __init__(self, material: ReportContext) -> None:
+    def __init__(self, material: TrainingPanels) -> None:
         from torchvision import transforms
 
         self.material = material
@@ -89,34 +89,34 @@ class PlainPanels:
         return self.finish(panel), torch.tensor(self.material.truth[row])
 
 
-def train_plainly(network: str, material: ReportContext, panels: int) -> dict[str, Any]:
-    """Train with a plain PyTorch loop and tell the panels per second after the first steps."""
+def train_plainly(network: str, material: TrainingPanels, panels: int) -> dict[str, Any]:
+    """Train with a plain PyTorch loop; return the panels per second after the first steps."""
     import torch
     from torch.utils.data import DataLoader
     from torchvision import models
 
     steps = panels // BATCH
-    # Longer than what is timed, so that the workers are as busy at its end as at its beginning.
+    # Longer than the timed part, so that the workers are equally busy at its beginning and end.
     data: Any = PlainPanels(material.repeated((WARM + steps + 3 * WORKERS) * BATCH))
     loader = DataLoader(data, batch_size=BATCH, shuffle=True, num_workers=WORKERS)
     model = models.get_model(network, weights=None, num_classes=len(TARGETS)).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     criterion = torch.nn.MSELoss()
-    begun = 0.0
+    start = 0.0
     for number, (images, truth) in enumerate(loader):
         if number == WARM:
-            begun = time.perf_counter()
+            start = time.perf_counter()
         if number == WARM + steps:
             break
         optimizer.zero_grad()
         loss = criterion(model(images), truth)
         loss.backward()
         optimizer.step()
-    return {"rate": steps * BATCH / (time.perf_counter() - begun)}
+    return {"rate": steps * BATCH / (time.perf_counter() - start)}
 
 
-def train_with_casewise(network: str, material: ReportContext, panels: int, choice: ComputePlan) -> dict[str, Any]:
-    """Train as a job of a run does, and tell the panels per second of the second epoch."""
+def train_with_casewise(network: str, material: TrainingPanels, panels: int, choice: ComputePlan) -> dict[str, Any]:
+    """Train as a job of a run does; return the panels per second of the second epoch."""
     import numpy as np
     import torch
 
@@ -159,7 +159,7 @@ def train_with_casewise(network: str, material: ReportContext, panels: int, choi
 
 
 def choose_for(network: str, threads: int) -> dict[str, Any]:
-    """The measurement by which a run picks precision and memory format."""
+    """The measurement by which a run chooses precision and memory format."""
     from casewise.models.backbones import build_network
     from casewise.study.schema import Compute
     from casewise.training.compute_plan import choose, keep_memory
@@ -170,10 +170,10 @@ def choose_for(network: str, threads: int) -> dict[str, Any]:
 
 
 def answer(task: dict[str, Any]) -> dict[str, Any]:
-    """What a process of its own does: one measurement."""
+    """One measurement, in a separate process."""
     if task["way"] == "choose":
         return choose_for(task["network"], task["threads"])
-    material = ReportContext(**json.loads(Path(task["material"]).read_text()))
+    material = TrainingPanels(**json.loads(Path(task["material"]).read_text()))
     if task["way"] == "plain":
         return train_plainly(task["network"], material, task["panels"])
     from casewise.training.compute_plan import ComputePlan
@@ -181,19 +181,19 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
     return train_with_casewise(task["network"], material, task["panels"], ComputePlan(**task["choice"]))
 
 
-def apart(*tasks: dict[str, Any]) -> list[dict[str, Any]]:
-    """Do the tasks side by side, each in a process of its own."""
+def in_own_processes(*tasks: dict[str, Any]) -> list[dict[str, Any]]:
+    """Run the tasks in parallel, each in a separate process."""
     commands = [[sys.executable, __file__, "--task", json.dumps(task)] for task in tasks]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    told = [process.communicate()[0] for process in running]
-    for process, command in zip(running, commands, strict=True):
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    outputs = [process.communicate()[0] for process in processes]
+    for process, command in zip(processes, commands, strict=True):
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, command)
-    return [json.loads(text.splitlines()[-1]) for text in told]
+    return [json.loads(text.splitlines()[-1]) for text in outputs]
 
 
-def make_material(folder: Path, size: tuple[int, int]) -> Path:
-    """Photograph a phantom cohort, prepare its tiles and write down its panels."""
+def write_panels(folder: Path, size: tuple[int, int]) -> Path:
+    """Draw a phantom cohort, prepare its tiles and write its panels as JSON."""
     import pandas as pd
 
     from casewise.modalities.store.preparation import Preparation
@@ -205,7 +205,7 @@ def make_material(folder: Path, size: tuple[int, int]) -> Path:
     table["path"] = [str(cohort.parent / path) for path in table["path"]]
     prepare([Path(path) for path in table["path"]], Preparation(size=SIDE), folder / "tiles")
     groups = [rows for _, rows in table.groupby(["subject", "visit", "region"])]
-    material = ReportContext(
+    material = TrainingPanels(
         store=str(folder / "tiles"),
         photographs=[rows["path"].tolist() for rows in groups],
         tiles=[rows["tile"].tolist() for rows in groups],
@@ -217,33 +217,37 @@ def make_material(folder: Path, size: tuple[int, int]) -> Path:
 
 
 def compare(network: str, panels: int, rounds: int, materials: list[Path]) -> None:
-    """Measure one network and print its part of the table."""
+    """Measure one network and print its rows of the table."""
     task = {"network": network, "panels": panels, "material": str(materials[0])}
-    chosen = [apart({"way": "choose", "network": network, "threads": threads})[0] for threads in (CORES, 1)]
+    choices = [in_own_processes({"way": "choose", "network": network, "threads": threads})[0] for threads in (CORES, 1)]
     print(f"\n{network}, {panels} panels an epoch")
-    for choice in chosen:
+    for choice in choices:
         form = "channels-last" if choice["channels_last"] else "contiguous"
-        steps = ", ".join(f"{name} {spent:.3f}" for name, spent in choice["measured"])
-        print(f"  chosen for {choice['threads']} thread(s): {choice['precision']} {form} (seconds a step: {steps})")
-    ours: list[float] = []
-    theirs: list[list[float]] = [[] for _ in materials]
+        steps = ", ".join(f"{name} {seconds:.3f}" for name, seconds in choice["measured"])
+        print(f"  choice for {choice['threads']} thread(s): {choice['precision']} {form} (seconds a step: {steps})")
+    casewise_rates: list[float] = []
+    plain_rates: list[list[float]] = [[] for _ in materials]
     for _ in range(rounds):
-        # Between the plain loops, so that whatever else the machine does then slows both sides of each ratio.
-        theirs[0].append(apart(task | {"way": "plain"})[0]["rate"])
-        ours.append(apart(task | {"way": "casewise", "choice": chosen[0]})[0]["rate"])
-        for rates, material in zip(theirs[1:], materials[1:], strict=True):
-            rates.append(apart(task | {"way": "plain", "material": str(material)})[0]["rate"])
-    both = sum(told["rate"] for told in apart(*[task | {"way": "casewise", "choice": chosen[1]}] * CORES))
-    middle = statistics.median(ours)
+        # Between the plain loops, so that other load slows both sides of each ratio.
+        plain_rates[0].append(in_own_processes(task | {"way": "plain"})[0]["rate"])
+        casewise_rates.append(in_own_processes(task | {"way": "casewise", "choice": choices[0]})[0]["rate"])
+        for rates, material in zip(plain_rates[1:], materials[1:], strict=True):
+            rates.append(in_own_processes(task | {"way": "plain", "material": str(material)})[0]["rate"])
+    both = sum(
+        result["rate"] for result in in_own_processes(*[task | {"way": "casewise", "choice": choices[1]}] * CORES)
+    )
+    middle = statistics.median(casewise_rates)
     print(f"  {'':<44}{'panels/s':>9}{'s/epoch':>9}")
     print(f"  {'casewise':<44}{middle:>9.1f}{panels / middle:>9.2f}")
-    for (width, height), rates in zip(SIZES, theirs, strict=True):
+    for (width, height), rates in zip(SIZES, plain_rates, strict=True):
         plain = statistics.median(rates)
-        gains = [own_rate / rate for own_rate, rate in zip(ours, rates, strict=True)]
+        gains = [casewise_rate / rate for casewise_rate, rate in zip(casewise_rates, rates, strict=True)]
         name = f"plain loop, photographs of {width} x {height}"
-        told = f"casewise is {statistics.median(gains):.1f} times as fast ({min(gains):.1f}-{max(gains):.1f}; aim: 2.5)"
-        print(f"  {name:<44}{plain:>9.1f}{panels / plain:>9.2f}   {told}")
-    name = f"casewise, {CORES} jobs side by side, a thread each"
+        speed_up = (
+            f"casewise is {statistics.median(gains):.1f} times as fast ({min(gains):.1f}-{max(gains):.1f}; aim: 2.5)"
+        )
+        print(f"  {name:<44}{plain:>9.1f}{panels / plain:>9.2f}   {speed_up}")
+    name = f"casewise, {CORES} jobs in parallel, one thread each"
     print(f"  {name:<44}{both:>9.1f}{panels / both:>9.2f}   {both / middle:.2f} of one job on both cores", flush=True)
 
 
@@ -263,14 +267,14 @@ def main() -> None:
     panels = max(BATCH, options.panels // BATCH * BATCH)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > 1:
-        # Threads that wait for each other lose far more than their share, on whichever side has more of them.
-        print(f"The machine has other work (load {load:.1f}): its ratios mislead; measure when it is quiet.")
+        # Load slows the side with more threads more, because its threads wait for each other.
+        print(f"Other processes are running (load {load:.1f}), so these ratios are unreliable. Measure when idle.")
     with tempfile.TemporaryDirectory() as temporary:
         materials = []
         for size in SIZES:
             folder = Path(temporary) / f"{size[0]}x{size[1]}"
             folder.mkdir()
-            materials.append(make_material(folder, size))
+            materials.append(write_panels(folder, size))
         print(
             f"{CORES} cores, batches of {BATCH} panels of {2 * SIDE} px, {options.rounds} rounds; synthetic photographs"
         )

@@ -1,28 +1,27 @@
-"""Volumes: preparing them beside SimpleITK's own calls, and training on their slices beside a plain loop.
+"""Volumes: their preparation compared with calls of SimpleITK, and training on their slices with a plain loop.
 
     python benchmarks/volumes.py [--part pair cases training standardisation] [--cases 4] [--steps 16] [--rounds 3]
 
-`pair`: T1 and T2 of 256x256x40 voxels, from two NIfTI files to one orientation and grid, an even field (N4) and even
-noise, in one thread. casewise also cuts the slices and finds landmarks and range; SimpleITK's calls are what one would
-write for the same work, with the same numbers of iterations on the same shrunk grid. A round is a pair, another one
-where there are several.
+`pair`: T1 and T2 of 256x256x40 voxels, from two NIfTI files to one orientation and grid, with bias correction (N4) and
+smoothing, in one thread. casewise also resamples the slices and determines landmarks and ranges. The calls of SimpleITK
+do the same work, with the same numbers of iterations on the same shrunk grid. Each round measures one pair.
 
-`cases`: the same for several pairs, from starting processes to the finished store. SimpleITK's calls keep nothing: once
-in as many processes, and once one pair after the other, on as many threads as SimpleITK takes by itself. Then a second
-run, which must read no source: every one is overwritten with zeros first, its size and time left as they were.
+`cases`: the same for several pairs, from starting processes to the finished store. The calls of SimpleITK store no
+file. They run once in as many processes, and once pair by pair with SimpleITK's default number of threads. Then a
+second run must read no source: all sources are overwritten with zeros before it, with sizes and times preserved.
 
 `training`: a ViT-S on 3x3 grids of slices of 64 px, two sequences fused early, batches of 8, Adam, three classes.
-casewise trains as the jobs of a run do, in the precision, memory format and number of threads that it measures to be
-the quickest. The plain loop computes in fp32 with everything as PyTorch has it by default; its DataLoader draws the
-same windows, flips and turns from arrays that lie in memory, with workers and without, of which the quicker counts.
-What is not timed: imports, casewise's first epoch, the plain loop's first steps. Slices are noise and first weights
-random, which changes no time; that both networks have as many weights is checked.
+casewise trains as the jobs of a run do, with the precision, memory format and number of threads that it measures as the
+fastest. The plain loop computes in fp32 with the defaults of PyTorch; its DataLoader draws the same windows, flips and
+rotations from arrays in memory, with and without workers, of which the faster counts. Not timed are imports, casewise's
+first epoch and the plain loop's first steps. Slices are noise and first weights random, which does not affect the
+times. That both networks have the same number of weights is checked.
 
-`standardisation`: what the fold's tables of intensities cost in a training step, against a mere division by the largest
-value, the batches of both made between steps of the network, so that each finds the processor's memory as it is then.
+`standardisation`: the cost of the fold's tables of intensities in a training step, compared with a division by the
+largest value. The batches of both are made between steps of the network, so that the processor's caches are realistic.
 
-But for `pair`, each way runs in a process of its own; the ways take turns. Medians are printed, and the median ratio of
-the rounds with its least and greatest. Times are printed, never asserted.
+Except in `pair`, the two sides run in separate processes; they take turns. Medians are printed, and the median ratio of
+the rounds with its minimum and maximum. Times are printed, never asserted.
 """
 
 from __future__ import annotations
@@ -55,8 +54,8 @@ WAYS = ("casewise one by one", "SimpleITK in processes", "casewise side by side"
 
 
 def answer(task: dict[str, Any]) -> Any:
-    """What a process of its own does: one measurement."""
-    what = task.pop("what")
+    """One measurement, in a separate process."""
+    way = task.pop("what")
     if "choice" in task:
         from casewise.training.compute_plan import ComputePlan
 
@@ -69,35 +68,35 @@ def answer(task: dict[str, Any]) -> Any:
         "casewise": train_with_casewise,
         "tables": measure_tables,
     }
-    return ways[what](**task)
+    return ways[way](**task)
 
 
-def apart(*tasks: dict[str, Any]) -> list[Any]:
-    """Do the tasks side by side, each in a process of its own; Ctrl-C ends them before it ends this one."""
+def in_own_processes(*tasks: dict[str, Any]) -> list[Any]:
+    """Run the tasks in parallel, each in a separate process; Ctrl-C ends them before this process."""
     commands = [[sys.executable, __file__, "--task", json.dumps(task)] for task in tasks]
-    # Until a process can answer Ctrl-C it ignores it; `end` sends it again.
-    running = [
+    # A process ignores Ctrl-C until it can handle it; `end` sends it again.
+    processes = [
         subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
         )
         for command in commands
     ]
     try:
-        result = [process.communicate()[0] for process in running]
+        result = [process.communicate()[0] for process in processes]
     except KeyboardInterrupt:
-        for process in running:
+        for process in processes:
             end(process)
         raise
-    for process, command in zip(running, commands, strict=True):
+    for process, command in zip(processes, commands, strict=True):
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, command)
     return [json.loads(text.splitlines()[-1]) for text in result]
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """Wait for a process to end, which Ctrl-C in a terminal also stops; then interrupt it, and finally kill it."""
-    for tell in (lambda: None, lambda: process.send_signal(signal.SIGINT), process.kill):
-        tell()
+    """Wait for a process, which Ctrl-C in a terminal also interrupts; then interrupt it, and finally kill it."""
+    for stop in (lambda: None, lambda: process.send_signal(signal.SIGINT), process.kill):
+        stop()
         try:
             process.wait(timeout=5)
             return
@@ -110,22 +109,24 @@ def print_row(name: str, value: float, unit: str, rest: str = "") -> None:
     print(f"  {name:<60}{value:>8.2f} {unit:<9}{rest}".rstrip(), flush=True)
 
 
-def over(ours: Sequence[float], theirs: Sequence[float], aim: str = "") -> str:
-    """The ratio by round in words: other work of the machine slows both sides of a round."""
-    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+def over(first: Sequence[float], second: Sequence[float], aim: str = "") -> str:
+    """The ratio in words, computed by round, because other load slows both sides of a round."""
+    ratios = [a / b for a, b in zip(first, second, strict=True)]
     spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
     return f"{statistics.median(ratios):.2f} times ({spread}{f'; aim: {aim}' if aim else ''})"
 
 
 def compare_pair(folder: Path, options: argparse.Namespace) -> None:
-    """Print what preparing one pair costs."""
-    results = apart({"what": "pair", "folder": str(folder), "rounds": options.rounds, "size": options.size})[0]
+    """Print the times of preparing one pair."""
+    results = in_own_processes({"what": "pair", "folder": str(folder), "rounds": options.rounds, "size": options.size})[
+        0
+    ]
     print(f"\none pair of {options.size}x{options.size}x{options.slices}, one thread, {options.rounds} rounds")
     clock = {name: [seconds for seconds, _ in values] for name, values in results.items()}
     busy = {name: [seconds for _, seconds in values] for name, values in results.items()}
     ratio = over(clock["casewise"], clock["SimpleITK"], "at most 1.3")
-    print_row("SimpleITK's own calls", statistics.median(clock["SimpleITK"]), "s")
-    print_row("casewise", statistics.median(clock["casewise"]), "s", f"{ratio} as long as SimpleITK's calls")
+    print_row("calls of SimpleITK", statistics.median(clock["SimpleITK"]), "s")
+    print_row("casewise", statistics.median(clock["casewise"]), "s", f"{ratio} as long as the calls of SimpleITK")
     print_row(
         "casewise, core-seconds",
         statistics.median(busy["casewise"]),
@@ -135,83 +136,91 @@ def compare_pair(folder: Path, options: argparse.Namespace) -> None:
 
 
 def compare_cases(folder: Path, options: argparse.Namespace) -> None:
-    """Print what preparing several pairs costs, and the second run."""
-    spent: dict[str, list[float]] = {name: [] for name in WAYS}
+    """Print the times of preparing several pairs, and of a second run."""
+    seconds_by_way: dict[str, list[float]] = {name: [] for name in WAYS}
     slice_hashes = set()
     task = {"what": "cases", "folder": str(folder), "size": options.size}
     with tempfile.TemporaryDirectory() as temporary:
         for turn in range(options.rounds):
             for name in WAYS:
-                result = apart(task | {"way": name, "store": f"{temporary}/{turn}/{name}"})[0]
-                spent[name].append(result["seconds"])
+                result = in_own_processes(task | {"way": name, "store": f"{temporary}/{turn}/{name}"})[0]
+                seconds_by_way[name].append(result["seconds"])
                 slice_hashes |= {result["slices"]} if "slices" in result else set()
         files = blank(folder)
         store = f"{temporary}/{options.rounds - 1}/{WAYS[2]}"
-        again = [apart(task | {"way": WAYS[2], "store": store})[0] for _ in range(options.rounds)]
+        again = [in_own_processes(task | {"way": WAYS[2], "store": store})[0] for _ in range(options.rounds)]
     if len(slice_hashes | {result["slices"] for result in again}) != 1:
-        raise SystemExit("casewise's slices of the same sources differ from one time to the next")
-    single, pool, side, threads = (spent[name] for name in WAYS)
+        raise SystemExit("casewise's slices of the same sources differ between runs")
+    single, pool, side, threads = (seconds_by_way[name] for name in WAYS)
     count = cores()
-    print(f"\n{options.cases} such pairs, {count} cores, {options.rounds} rounds, processes started anew each time")
-    print_row("casewise, one after the other", statistics.median(single), "s")
-    gain = f"{over(single, side)} as fast as one after the other"
-    print_row(f"casewise, {count} side by side", statistics.median(side), "s", gain)
+    print(f"\n{options.cases} such pairs, {count} cores, {options.rounds} rounds, new processes for each")
+    print_row("casewise, one pair at a time", statistics.median(single), "s")
+    gain = f"{over(single, side)} as fast as one pair at a time"
+    print_row(f"casewise, {count} in parallel", statistics.median(side), "s", gain)
     rest = f"casewise {over(side, pool, 'at most 1.3')} as long"
-    print_row(f"SimpleITK's calls in {count} processes, nothing kept", statistics.median(pool), "s", rest)
+    print_row(f"calls of SimpleITK in {count} processes, nothing stored", statistics.median(pool), "s", rest)
     rest = f"casewise {over(side, threads)} as long"
-    print_row(f"SimpleITK's calls one after the other, {count} threads", statistics.median(threads), "s", rest)
+    print_row(f"calls of SimpleITK, one pair at a time, {count} threads", statistics.median(threads), "s", rest)
     readers = sorted({name for result in again for name in result["readers"]})
-    rest = f"the same slices, of {files} sources now full of zeros; readers imported: {', '.join(readers) or 'none'}"
+    rest = f"the same slices, after {files} sources were overwritten with zeros; readers imported: "
+    rest += ", ".join(readers) or "none"
     print_row("casewise, a second run", statistics.median(result["seconds"] for result in again), "s", rest)
 
 
 def compare_training(folder: Path, options: argparse.Namespace) -> None:
-    """Print panels a second of both ways."""
+    """Print the panels a second of both sides."""
     count = cores()
     task = {"folder": str(folder), "backbone": options.backbone, "steps": options.steps}
     side = GRID * options.tile
     print(f"\n{options.backbone} on panels of {len(SEQUENCES)}x{side}x{side}, batches of {BATCH}, {count} cores")
     ask = {"what": "choose", "backbone": options.backbone, "side": options.tile}
-    chosen = [apart(ask | {"threads": threads})[0] for threads in (count, 1)]
-    for choice in chosen:
+    choices = [in_own_processes(ask | {"threads": threads})[0] for threads in (count, 1)]
+    for choice in choices:
         form = "channels-last" if choice["channels_last"] else "contiguous"
-        measured = ", ".join(f"{name} {spent:.3f}" for name, spent in choice["measured"])
+        measured = ", ".join(f"{name} {seconds:.3f}" for name, seconds in choice["measured"])
         print(
             f"  casewise chose {choice['precision']} {form}, {choice['threads']} thread(s) (seconds a step: {measured})"
         )
-    ours: list[float] = []
+    casewise_rates: list[float] = []
     plain: dict[int, list[float]] = {count: [], 0: []}
     weights = set()
-    pairs = []
+    parallel_rates = []
     for _ in range(options.rounds):
-        # Between the plain loops, so that whatever else the machine does then slows both sides of each ratio.
+        # Between the plain loops, so that other load slows both sides of each ratio.
         for workers in (count, None, 0):
-            own = (
-                {"what": "casewise", "choice": chosen[0]} if workers is None else {"what": "plain", "workers": workers}
+            side_task = (
+                {"what": "casewise", "choice": choices[0]} if workers is None else {"what": "plain", "workers": workers}
             )
-            result = apart(task | own)[0]
-            (ours if workers is None else plain[workers]).append(result["rate"])
+            result = in_own_processes(task | side_task)[0]
+            (casewise_rates if workers is None else plain[workers]).append(result["rate"])
             weights.add(result["weights"])
-        pairs.append(
-            sum(result["rate"] for result in apart(*[task | {"what": "casewise", "choice": chosen[1]}] * count))
+        parallel_rates.append(
+            sum(
+                result["rate"]
+                for result in in_own_processes(*[task | {"what": "casewise", "choice": choices[1]}] * count)
+            )
         )
     if len(weights) != 1:
         raise SystemExit(f"the two sides train different networks, of {' and '.join(map(str, weights))} weights")
     for workers, rates in plain.items():
         print_row(f"plain loop in fp32, {workers} workers of its DataLoader", statistics.median(rates), "panels/s")
     best = [max(rates) for rates in zip(*plain.values(), strict=True)]
-    rest = f"{over(ours, best, 'at least 1.5')} as fast as the quicker plain loop"
-    print_row("casewise, one job", statistics.median(ours), "panels/s", rest)
-    rest = f"{over(pairs, best)} as fast, {over(pairs, ours)} one job"
-    print_row(f"casewise, {count} jobs side by side, a thread each", statistics.median(pairs), "panels/s", rest)
+    rest = f"{over(casewise_rates, best, 'at least 1.5')} as fast as the faster plain loop"
+    print_row("casewise, one job", statistics.median(casewise_rates), "panels/s", rest)
+    rest = f"{over(parallel_rates, best)} as fast, {over(parallel_rates, casewise_rates)} one job"
+    print_row(
+        f"casewise, {count} jobs in parallel, one thread each", statistics.median(parallel_rates), "panels/s", rest
+    )
 
 
 def compare_tables(folder: Path, options: argparse.Namespace) -> None:
-    """Print what standardisation costs in a step."""
+    """Print the cost of standardisation in a step."""
     count = cores()
-    choice = apart({"what": "choose", "backbone": options.backbone, "side": options.tile, "threads": count})[0]
+    choice = in_own_processes({"what": "choose", "backbone": options.backbone, "side": options.tile, "threads": count})[
+        0
+    ]
     task = {"folder": str(folder), "backbone": options.backbone, "steps": options.steps, "choice": choice}
-    results = [apart(task | {"what": "tables"})[0] for _ in range(options.rounds)]
+    results = [in_own_processes(task | {"what": "tables"})[0] for _ in range(options.rounds)]
     print(
         f"\nintensities standardised by the fold's tables, {options.backbone}, {choice['precision']}, a step of {BATCH}"
     )
@@ -221,22 +230,22 @@ def compare_tables(folder: Path, options: argparse.Namespace) -> None:
 
     shares = [100 * (result["tables"] - result["division"]) / (result["tables"] + result["step"]) for result in results]
     print_row("the network's step", 1000 * middle("step"), "ms")
-    print_row("its batch, stored values divided by the largest", 1000 * middle("division"), "ms")
+    print_row("its batch, values divided by the largest", 1000 * middle("division"), "ms")
     rest = f"{statistics.median(shares):.2f} % of a step more ({min(shares):.2f}-{max(shares):.2f}; aim: less than 3 %)"
     print_row("its batch, looked up in the tables", 1000 * middle("tables"), "ms", rest)
-    rest = f"{int(middle('scans'))} scans; a fold's standard is fitted and its tables are made before the first step"
-    print_row("once in a fold", middle("fit"), "s", rest)
+    rest = f"{int(middle('scans'))} scans; the standard and the tables of a fold are computed before the first step"
+    print_row("once for each fold", middle("fit"), "s", rest)
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Make what the parts need in a temporary folder, and print their tables."""
+    """Draw the data of the requested parts in a temporary folder, and print their tables."""
     with tempfile.TemporaryDirectory() as temporary:
         cohort, slices = Path(temporary) / "cohort", Path(temporary) / "slices"
         if {"pair", "cases"} & set(options.part):
             from casewise.phantoms.pancreas import make_pancreas
 
-            size, deep = (options.size, options.size), (options.slices, options.slices)
-            make_pancreas(cohort, subjects=options.cases, size=size, slices=deep, seed=1)
+            size, slice_range = (options.size, options.size), (options.slices, options.slices)
+            make_pancreas(cohort, subjects=options.cases, size=size, slices=slice_range, seed=1)
         if {"training", "standardisation"} & set(options.part):
             slices.mkdir()
             draw_slices(slices, options.stacks, options.tile)
@@ -252,7 +261,7 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Measure and print a table a part."""
+    """Measure and print a table for each part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--cases", type=int, default=4, help="pairs of volumes")
@@ -270,7 +279,7 @@ def main(words: Sequence[str] | None = None) -> None:
         return
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > 1:
-        print(f"The machine has other work (load {load:.1f}): its ratios mislead; measure when it is quiet.")
+        print(f"Other processes are running (load {load:.1f}), so these ratios are unreliable. Measure when idle.")
     measure(options)
 
 

@@ -1,4 +1,4 @@
-"""casewise's side of the benchmark of volumes, and what both sides are measured on."""
+"""casewise's side of the benchmark of volumes, and the data of both sides."""
 
 from __future__ import annotations
 
@@ -38,35 +38,35 @@ READERS = ("nibabel", "SimpleITK", "pydicom")
 
 
 def timed(run: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of a call by the clock, and those of this process's cores."""
-    begun, busy = time.perf_counter(), time.process_time()
+    """Wall-clock seconds of a call, and core-seconds of this process."""
+    start, busy = time.perf_counter(), time.process_time()
     run()
-    return time.perf_counter() - begun, time.process_time() - busy
+    return time.perf_counter() - start, time.process_time() - busy
 
 
 def cases_in(folder: Path) -> list[CaseSources]:
     """The pairs of a phantom cohort."""
     from casewise.modalities.volumes.case_files import CaseSources
 
-    people = sorted((folder / "images").iterdir())
+    subjects = sorted((folder / "images").iterdir())
     return [
-        CaseSources(person.name, tuple((person / f"{name}.nii.gz",) for name in SEQUENCES), SEQUENCES)
-        for person in people
+        CaseSources(subject.name, tuple((subject / f"{name}.nii.gz",) for name in SEQUENCES), SEQUENCES)
+        for subject in subjects
     ]
 
 
 def measure_pair(folder: str, rounds: int, size: int) -> dict[str, Any]:
-    """Seconds and core-seconds of each way for a pair a round, both in this process, in one thread."""
+    """Seconds and core-seconds of each side for one pair a round, both in this process, in one thread."""
     from casewise.modalities.volumes.preprocess import Steps, prepare_case
     from casewise.modalities.volumes.reading.read_scan import read_scan
 
     threads_of_simpleitk(1)
-    cases, steps = [[own[0] for own in case.paths] for case in cases_in(Path(folder))], Steps(in_plane_size=size)
-    found: dict[str, list[tuple[float, float]]] = {"casewise": [], "SimpleITK": []}
+    cases, steps = [[files[0] for files in case.paths] for case in cases_in(Path(folder))], Steps(in_plane_size=size)
+    times: dict[str, list[tuple[float, float]]] = {"casewise": [], "SimpleITK": []}
     for path in (path for paths in cases for path in paths):
-        path.read_bytes()  # into the system's memory
+        path.read_bytes()  # fills the page cache
     small = Steps(in_plane_size=32)
-    prepare_case([read_scan(path) for path in cases[0]], small)  # what is imported late is there
+    prepare_case([read_scan(path) for path in cases[0]], small)  # loads modules that are imported on first use
     for turn in range(rounds):
         paths = cases[turn % len(cases)]
         ways: dict[str, Callable[[], object]] = {
@@ -74,32 +74,32 @@ def measure_pair(folder: str, rounds: int, size: int) -> dict[str, Any]:
             "SimpleITK": lambda paths=paths: by_simpleitk(paths, steps),  # type: ignore[misc]
         }
         for name in list(ways) if turn % 2 == 0 else reversed(list(ways)):
-            found[name].append(timed(ways[name]))
-    return dict(found)
+            times[name].append(timed(ways[name]))
+    return dict(times)
 
 
 def measure_cases(folder: str, store: str, way: str, size: int) -> dict[str, Any]:
-    """Seconds of preparing all cases one way; of casewise also what reads scans here, and a hash of the slices."""
+    """Seconds of preparing all cases one way; for casewise also the imported readers and a hash of the slices."""
     from casewise.modalities.volumes.preprocess import Steps
     from casewise.modalities.volumes.slice_store import prepare_slices
 
     cases, steps = cases_in(Path(folder)), Steps(in_plane_size=size)
-    paths = [[own[0] for own in case.paths] for case in cases]
+    paths = [[files[0] for files in case.paths] for case in cases]
     if way == "SimpleITK in processes":
         return {"seconds": timed(lambda: in_processes(paths, steps))[0]}
     if way == "SimpleITK in threads":
         threads_of_simpleitk(cores())
         return {"seconds": timed(lambda: [by_simpleitk(scans, steps) for scans in paths])[0]}
     processes = cores() if way == "casewise side by side" else 1
-    made: list[SliceStore] = []
-    spent = timed(lambda: made.append(prepare_slices(cases, steps, Path(store), processes=processes)))[0]
+    stores: list[SliceStore] = []
+    seconds = timed(lambda: stores.append(prepare_slices(cases, steps, Path(store), processes=processes)))[0]
     readers = [name for name in READERS if name in sys.modules]
-    return {"seconds": spent, "readers": readers, "slices": hashlib.sha256(made[0].slices.tobytes()).hexdigest()}
+    return {"seconds": seconds, "readers": readers, "slices": hashlib.sha256(stores[0].slices.tobytes()).hexdigest()}
 
 
 def blank(folder: Path) -> int:
-    """Overwrite every source with zeros, leaving its size and time as they were; return how many there are."""
-    paths = [own[0] for case in cases_in(folder) for own in case.paths]
+    """Overwrite every source with zeros, with its size and time preserved; return the number of sources."""
+    paths = [files[0] for case in cases_in(folder) for files in case.paths]
     for path in paths:
         before = path.stat()
         path.write_bytes(bytes(before.st_size))
@@ -108,7 +108,7 @@ def blank(folder: Path) -> int:
 
 
 def draw_slices(folder: Path, cases: int, side: int) -> None:
-    """Write the slices of each case, soft noise (24, 2, side, side) `uint16`, 0 to 32767."""
+    """Write the slices of each case: smooth noise (24, 2, side, side) `uint16`, 0 to 32767."""
     from scipy import ndimage
 
     drawn = np.random.default_rng(0)
@@ -119,7 +119,7 @@ def draw_slices(folder: Path, cases: int, side: int) -> None:
 
 
 def store_of(folder: Path) -> SliceStore:
-    """The slices as `prepare_slices` leaves them."""
+    """The slices in the form that `prepare_slices` gives them."""
     from casewise.modalities.volumes.preprocess import DECILES
     from casewise.modalities.volumes.slice_store import SliceStore
 
@@ -140,7 +140,7 @@ def store_of(folder: Path) -> SliceStore:
 
 
 def data_of(store: SliceStore, panels: int) -> SliceData:
-    """So many panels of the cases in turn, as a job of a run sees them."""
+    """This number of panels of the cases in turn, as in a job of a run."""
     import torch
 
     from casewise.modalities.volumes.dataset import SliceData, slices_of
@@ -155,14 +155,14 @@ def data_of(store: SliceStore, panels: int) -> SliceData:
 
 
 def network_for(backbone: str, side: int) -> Any:
-    """The network that a run builds."""
+    """The network that a run would build."""
     from casewise.models.backbones import build_network
 
     return build_network(backbone, CLASSES, fusion="early", sequences=len(SEQUENCES), side=GRID * side)
 
 
 def choose_for(backbone: str, side: int, threads: int) -> dict[str, Any]:
-    """The measurement by which a run picks precision, memory format and threads."""
+    """The measurement by which a run chooses precision, memory format and threads."""
     from casewise.study.schema import Compute
     from casewise.training.compute_plan import choose, keep_memory
 
@@ -172,7 +172,7 @@ def choose_for(backbone: str, side: int, threads: int) -> dict[str, Any]:
 
 
 def train_with_casewise(folder: str, backbone: str, steps: int, choice: ComputePlan) -> dict[str, float]:
-    """Train as a job of a run does; panels a second of the second epoch, and how many weights it trains."""
+    """Train as a job of a run does; return the panels a second of the second epoch and the number of weights."""
     import torch
 
     from casewise.models.outputs import Output
@@ -196,21 +196,21 @@ def train_with_casewise(folder: str, backbone: str, steps: int, choice: ComputeP
     )
     ends: list[float] = []
     names = [str(row) for row in range(len(data))]
-    with tempfile.TemporaryDirectory() as place:
-        course = TrainingContext(
+    with tempfile.TemporaryDirectory() as work_folder:
+        context = TrainingContext(
             (Output("label", "classification", CLASSES),),
-            Path(place),
+            Path(work_folder),
             0,
             choice,
             keep="last",
             tell=lambda _: ends.append(time.perf_counter()),
         )
-        learn(network, recipe, data, data.subset([0]), names, course)
+        learn(network, recipe, data, data.subset([0]), names, context)
     return {"rate": steps * BATCH / (ends[1] - ends[0]), "weights": weights}
 
 
 def divided(data: SliceData, rows: list[int], generator: Any) -> Any:
-    """The batch that `training_batch` gives, were stored values only divided by the largest."""
+    """The batch of `training_batch` with stored values divided by the largest instead of looked up in tables."""
     import torch
 
     from casewise.modalities.panels import fold
@@ -220,13 +220,13 @@ def divided(data: SliceData, rows: list[int], generator: Any) -> Any:
     cases = torch.tensor([data.cases[row] for row in rows])
     slots = data.settings.slots
     starts = (drawn[:, 0] * (data.slices.count[cases] - slots + 1)).long()
-    places = (data.slices.first[cases] + starts).unsqueeze(1) + torch.arange(slots)
-    tiles = data.slices.stored[places].float().div_(32767)
+    positions = (data.slices.first[cases] + starts).unsqueeze(1) + torch.arange(slots)
+    tiles = data.slices.stored[positions].float().div_(32767)
     return fold(turned(tiles, drawn[:, 1:], data.settings), data.settings)
 
 
 def measure_tables(folder: str, backbone: str, steps: int, choice: ComputePlan) -> dict[str, float]:
-    """Median seconds of a batch made by tables, of one made by division, and of the network's step; and of the fit."""
+    """Median seconds of a batch by tables, of one by division, of the network's step, and of fitting the standard."""
     import torch
 
     from casewise.modalities.volumes.dataset import slices_of
@@ -257,22 +257,22 @@ def measure_tables(folder: str, backbone: str, steps: int, choice: ComputePlan) 
         "tables": lambda rows: data.training_batch(rows, generator, torch.device("cpu"))[0],
         "division": lambda rows: divided(data, rows, generator),
     }
-    spent: dict[str, list[float]] = {"tables": [], "division": [], "step": []}
+    seconds: dict[str, list[float]] = {"tables": [], "division": [], "step": []}
     for number in range(2 * (WAKEN + steps)):
         way = ("tables", "division")[number % 2]
         rows = drawn.choice(len(data), BATCH, replace=False).tolist()
-        begun = time.perf_counter()
+        start = time.perf_counter()
         panels = ways[way](rows)
-        made = time.perf_counter()
+        batch_end = time.perf_counter()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=choice.precision == "bf16"):
-            told = network(panels.to(memory_format=form))
+            output = network(panels.to(memory_format=form))
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(told.float(), data.truth[rows, 0].long()).backward()
+        torch.nn.functional.cross_entropy(output.float(), data.truth[rows, 0].long()).backward()
         optimizer.step()
         if number >= 2 * WAKEN:
-            spent[way].append(made - begun)
-            spent["step"].append(time.perf_counter() - made)
-    return {name: statistics.median(values) for name, values in spent.items()} | {
+            seconds[way].append(batch_end - start)
+            seconds["step"].append(time.perf_counter() - batch_end)
+    return {name: statistics.median(values) for name, values in seconds.items()} | {
         "fit": fitted[0] - fitted[1],
         "scans": float(store.present.sum()),
     }

@@ -1,4 +1,4 @@
-"""What one would write with SimpleITK and PyTorch alone: the other side of the benchmark of volumes."""
+"""Preparation and training with SimpleITK and PyTorch alone: the other side of the benchmark of volumes."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ RATE = 0.0001
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def by_simpleitk(paths: Sequence[Path], steps: Steps) -> list[np.ndarray]:
-    """Prepare the scans of one case with SimpleITK's own calls: arrays (Z, Y, X), all on the grid of the first."""
+    """Prepare the scans of one case with calls of SimpleITK: arrays (Z, Y, X), all on the grid of the first."""
     import SimpleITK as sitk  # noqa: N813
 
     from casewise.modalities.volumes.correction import CONDUCTANCE, ITERATIONS, STEP, shrink_factors
 
-    grid, done = None, []
+    grid, volumes = None, []
     for path in paths:
         image = sitk.DICOMOrient(sitk.ReadImage(str(path), sitk.sitkFloat32), "RAS")
-        # The phantom's first scan has as many pixels as the plane: nobody would resample it.
+        # The phantom's first scan has as many pixels as the plane, so it is not resampled.
         if grid is not None:
             image = sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear, 0.0)
         grid = grid or image
@@ -47,31 +47,31 @@ def by_simpleitk(paths: Sequence[Path], steps: Steps) -> list[np.ndarray]:
         diffusion.SetNumberOfIterations(ITERATIONS)
         diffusion.SetConductanceParameter(CONDUCTANCE)
         diffusion.SetTimeStep(STEP)
-        done.append(sitk.GetArrayFromImage(diffusion.Execute(image)))
-    return done
+        volumes.append(sitk.GetArrayFromImage(diffusion.Execute(image)))
+    return volumes
 
 
 def threads_of_simpleitk(threads: int) -> None:
-    """Let SimpleITK use so many threads."""
+    """Set the number of SimpleITK's threads."""
     import SimpleITK as sitk  # noqa: N813
 
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
 def alone(paths: Sequence[Path], steps: Steps) -> None:
-    """What a process of a pool does with one case: the arrays are thrown away where they were made."""
+    """Prepare one case in a process of a pool; the arrays are discarded there."""
     threads_of_simpleitk(1)
     by_simpleitk(paths, steps)
 
 
 def in_processes(cases: Sequence[Sequence[Path]], steps: Steps) -> None:
-    """Prepare the scans of several cases side by side, in processes of one thread each."""
+    """Prepare the scans of several cases in parallel, in processes of one thread each."""
     with get_context("spawn").Pool(cores()) as pool:
         pool.starmap(alone, [(paths, steps) for paths in cases], chunksize=1)
 
 
 class Stacks:
-    """A data set as it is usually written: a window of slices, scaled by its scan, flipped, turned, laid out."""
+    """A typical data set: a window of slices, standardised by its scan, flipped, rotated, arranged in a grid."""
 
     def __init__(self, stacks: list[np.ndarray], length: int) -> None:
         self.stacks, self.length = stacks, length
@@ -91,10 +91,10 @@ class Stacks:
         window = (window - self.middle[case]) / self.spread[case]
         if random.random() < 0.5:
             window = window[..., ::-1]
-        return torch.from_numpy(laid_out(np.rot90(window, random.randint(0, 3), axes=(2, 3)))), row % CLASSES
+        return torch.from_numpy(as_grid(np.rot90(window, random.randint(0, 3), axes=(2, 3)))), row % CLASSES
 
 
-def laid_out(window: np.ndarray) -> np.ndarray:
+def as_grid(window: np.ndarray) -> np.ndarray:
     """Slices (9, S, H, W) as a grid (S, 3·H, 3·W)."""
     _, channels, height, width = window.shape
     grid = window.reshape(GRID, GRID, channels, height, width).transpose(2, 0, 3, 1, 4)
@@ -102,13 +102,13 @@ def laid_out(window: np.ndarray) -> np.ndarray:
 
 
 def train_plainly(folder: str, backbone: str, steps: int, workers: int) -> dict[str, float]:
-    """Panels a second of a plain loop after its first steps, and how many weights it trains."""
+    """Panels a second of a plain loop after its first steps, and the number of its weights."""
     import timm
     import torch
     from torch.utils.data import DataLoader
 
     stacks = [np.load(path) for path in sorted(Path(folder).glob("case-*.npy"))]
-    # Longer than what is timed, so that the workers are as busy at its end as at its beginning.
+    # Longer than the timed part, so that the workers are equally busy at its beginning and end.
     data: Any = Stacks(stacks, (WAKEN + steps + SPARE) * BATCH)
     loader = DataLoader(data, batch_size=BATCH, shuffle=True, num_workers=workers)
     torch.set_num_threads(cores())
@@ -116,14 +116,14 @@ def train_plainly(folder: str, backbone: str, steps: int, workers: int) -> dict[
     model = timm.create_model(backbone, img_size=side, in_chans=len(SEQUENCES), num_classes=CLASSES).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     criterion = torch.nn.CrossEntropyLoss()
-    begun = 0.0
+    start = 0.0
     for number, (panels, truth) in enumerate(loader):
         if number == WAKEN:
-            begun = time.perf_counter()
+            start = time.perf_counter()
         if number == WAKEN + steps:
             break
         optimizer.zero_grad()
         criterion(model(panels), truth).backward()
         optimizer.step()
-    spent = time.perf_counter() - begun
-    return {"rate": steps * BATCH / spent, "weights": sum(p.numel() for p in model.parameters())}
+    seconds = time.perf_counter() - start
+    return {"rate": steps * BATCH / seconds, "weights": sum(p.numel() for p in model.parameters())}

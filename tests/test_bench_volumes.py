@@ -78,9 +78,9 @@ def test_both_sides_prepare_the_same_slices(
         # rows are from front to back there, columns from right to left; a shift by one pixel would give 0.95
         assert np.corrcoef(ours.ravel(), volume[:, ::-1, ::-1].ravel())[0, 1] > 0.98
 
-    monkeypatch.setattr(benchmark_files, "apart", partial(here, benchmark_files))
+    monkeypatch.setattr(benchmark_files, "in_own_processes", partial(here, benchmark_files))
     benchmark_files.compare_pair(tmp_path / "cohort", Namespace(rounds=1, size=48, slices=12))
-    assert "aim: at most 1.3) as long as SimpleITK's calls" in figures(capsys.readouterr().out)["casewise"]
+    assert "aim: at most 1.3) as long as the calls of SimpleITK" in figures(capsys.readouterr().out)["casewise"]
 
     before = [path.stat() for path in paths]
     assert benchmark_files.blank(tmp_path / "cohort") == len(paths)
@@ -98,7 +98,7 @@ def test_both_sides_lay_slices_out_alike(benchmark_files: Any, slices: Path) -> 
     data = replace(own.data_of(store, 8), slices=unstandardised)
     stacks = [np.load(path) for path in sorted(slices.glob("*.npy"))]
     panel = data.plain_batch(torch.tensor([[1, 4]]), torch.device("cpu"))[0]
-    assert np.allclose(panel.numpy(), user.laid_out(stacks[1][4:13] / np.float32(32767)))
+    assert np.allclose(panel.numpy(), user.as_grid(stacks[1][4:13] / np.float32(32767)))
 
     rows = [3, 0, 5]
     ours, _ = data.training_batch(rows, torch.Generator().manual_seed(7), torch.device("cpu"))
@@ -114,15 +114,15 @@ def test_training_is_compared_with_the_quicker_plain_loop(
         return {option: [1.0] for option in options}
 
     monkeypatch.setattr("casewise.training.compute_plan.step_seconds", alike)
-    monkeypatch.setattr(benchmark_files, "apart", partial(here, benchmark_files))
+    monkeypatch.setattr(benchmark_files, "in_own_processes", partial(here, benchmark_files))
     parts = ["--part", "training", "standardisation", "--steps", "1", "--rounds", "1"]
     benchmark_files.main([*parts, "--stacks", str(STACKS), "--tile", str(TILE), "--backbone", VIT])
     told = figures(capsys.readouterr().out)
     assert re.fullmatch(
-        r"[\d.]+ times \(.+; aim: at least 1.5\) as fast as the quicker plain loop", told["casewise, one job"]
+        r"[\d.]+ times \(.+; aim: at least 1.5\) as fast as the faster plain loop", told["casewise, one job"]
     )
     assert "aim: less than 3 %" in told["its batch, looked up in the tables"]
-    assert told["once in a fold"].startswith(f"{2 * STACKS} scans;")
+    assert told["once for each fold"].startswith(f"{2 * STACKS} scans;")
 
 
 def test_networks_that_differ_are_not_compared(benchmark_files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +131,7 @@ def test_networks_that_differ_are_not_compared(benchmark_files: Any, monkeypatch
         rates = [{"rate": 1.0, "weights": 5 if task["what"] == "plain" else 6} for task in tasks]
         return [choice if task["what"] == "choose" else rate for task, rate in zip(tasks, rates, strict=True)]
 
-    monkeypatch.setattr(benchmark_files, "apart", weighed)
+    monkeypatch.setattr(benchmark_files, "in_own_processes", weighed)
     with pytest.raises(SystemExit, match="5 and 6 weights"):
         benchmark_files.main(["--part", "training", "--stacks", "1", "--tile", "8"])
 
@@ -146,7 +146,9 @@ def test_a_ratio_is_of_one_round(benchmark_files: Any) -> None:
 def test_a_second_run_reads_no_source(benchmark_files: Any, capsys: pytest.CaptureFixture[str]) -> None:
     benchmark_files.main(["--part", "cases", "--cases", "1", "--rounds", "1", "--size", "32", "--slices", "9"])
     told = figures(capsys.readouterr().out)
-    assert told["casewise, a second run"] == "the same slices, of 2 sources now full of zeros; readers imported: none"
+    assert told["casewise, a second run"] == (
+        "the same slices, after 2 sources were overwritten with zeros; readers imported: none"
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are another thing there")

@@ -189,7 +189,7 @@ def test_reading_rules_are_part_of_the_store(
     prepare(paths, SMALL, folder)
     monkeypatch.setattr(store_module, "PIXEL_RULES", 2)
     monkeypatch.setattr("casewise.modalities.store.preparation.PIXEL_RULES", 2)
-    with pytest.raises(RunError, match="made by reading rules 1, these are 2"):
+    with pytest.raises(RunError, match="version 1 of the reading rules; the current version is 2"):
         open_store(folder)
     decoded.clear()
     prepare(paths, SMALL, folder)
@@ -475,7 +475,7 @@ def test_two_builds_at_once(paths: list[Path], folder: Path) -> None:
 
 
 def test_a_folder_that_cannot_be(paths: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="tiles cannot be kept here: Not a directory"):
+    with pytest.raises(RunError, match="tiles cannot be stored here: Not a directory"):
         prepare(paths, SMALL, paths[0] / "tiles")
 
 
@@ -513,8 +513,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "array missing": (lambda folder: next(folder.glob("tiles-*")).unlink(), "tiles-.* is missing"),
     "index edited": (edit_index, "index-.* is not as written"),
     "index missing": (lambda folder: next(folder.glob("index-*")).unlink(), "index-.* is missing"),
-    "address edited": (lambda folder: edit_marker(folder, address="0"), "its address does not belong"),
-    "settings edited": (lambda folder: edit_marker(folder, preparation={"size": 8}), "its address does not belong"),
+    "address edited": (lambda folder: edit_marker(folder, address="0"), "its address does not match"),
+    "settings edited": (lambda folder: edit_marker(folder, preparation={"size": 8}), "its address does not match"),
     "setting unknown": (lambda folder: edit_marker(folder, preparation={"zoom": 8}), "zoom"),
     "marker cut short": (lambda folder: os.truncate(folder / "store.json", 40), "Unterminated|Expecting"),
 }
