@@ -578,7 +578,7 @@ class Dropped:
     def plain_batch(self, slots: Tensor, device: Any) -> Tensor:
         return self.values[slots[:, 0]].to(device)
 
-    def at_once(self, batch: int) -> int:
+    def eval_batch_size(self, batch: int) -> int:
         return 4 * batch
 
 

@@ -367,8 +367,10 @@ def gather(
     yield Evidence("border", "border", rows, regions.border(small))
     yield Evidence("border", "border", rows, regions.corners(small), how="its corners")
     if embed:
-        few = _sample(images, rows, MAX_EMBEDDED, study.seed)
-        yield Evidence("border", "border", few, regions.embedded(embed, tiles, few, None), how="seen by a network")
+        sample = _sample(images, rows, MAX_EMBEDDED, study.seed)
+        yield Evidence(
+            "border", "border", sample, regions.embedded(embed, tiles, sample, None), how="seen by a network"
+        )
     yield Evidence("thumbnail", "thumbnail", rows, regions.thumbnail(small))
     yield Evidence("image", "source-from-image", rows, regions.grey_features(small))
     masked, masks = regions.read_masks(study, images, tiles)
@@ -378,6 +380,6 @@ def gather(
         small = regions.pictures(tiles, masked)
         yield Evidence("outside-anatomy", "outside-anatomy", masked, regions.outside(small, masks))
         if embed:
-            few = _sample(images, masked, MAX_EMBEDDED, study.seed)
-            embedded = regions.embedded(embed, tiles, few, masks[np.isin(masked, few)])
-            yield Evidence("outside-anatomy", "outside-anatomy", few, embedded, how="seen by a network")
+            sample = _sample(images, masked, MAX_EMBEDDED, study.seed)
+            embedded = regions.embedded(embed, tiles, sample, masks[np.isin(masked, sample)])
+            yield Evidence("outside-anatomy", "outside-anatomy", sample, embedded, how="seen by a network")

@@ -63,8 +63,10 @@ def twin_findings(
     across = [twin for twin in twins if subjects[twin.i] != subjects[twin.j]]
     findings = [_finding("twins-across-subjects", "error", across, images, {"exclusion": naming.exclusion(across)})]
     if sides is not None:
-        apart = [twin for twin in across if _on_different_sides(sides, subjects[twin.i], subjects[twin.j])]
-        findings.append(_finding("twins-across-splits", "error", apart, images, {"exclusion": naming.exclusion(apart)}))
+        separated = [twin for twin in across if _on_different_sides(sides, subjects[twin.i], subjects[twin.j])]
+        findings.append(
+            _finding("twins-across-splits", "error", separated, images, {"exclusion": naming.exclusion(separated)})
+        )
     for target in targets:
         differing = _with_different_labels(twins, images, target)
         level: Level = "error" if any(twin.kind != "near" for twin in differing) else "warning"
@@ -171,21 +173,21 @@ def check_twins_between(
     Raises:
         CohortError: names the pairs.
     """
-    ours, theirs = (
+    own_images, other_images = (
         table[["path", "subject"]].astype(str).assign(slide_picture=shown_by(table))
         for table in (cohort.images, other.images)
     )
     # two cohorts may use one name for two people; pairs within a subject need a higher likeness
-    renamed = theirs.assign(subject="other: " + theirs["subject"]) if other_people else theirs
+    renamed = other_images.assign(subject="other: " + other_images["subject"]) if other_people else other_images
     pairs = [
-        (twin.i, twin.j - len(ours))
-        for twin in find_twins(_joined(store, other_store), pd.concat([ours, renamed], ignore_index=True))
-        if twin.i < len(ours) <= twin.j
+        (twin.i, twin.j - len(own_images))
+        for twin in find_twins(_joined(store, other_store), pd.concat([own_images, renamed], ignore_index=True))
+        if twin.i < len(own_images) <= twin.j
     ]
     duplicates = [
-        (ours.iloc[i], theirs.iloc[j])
+        (own_images.iloc[i], other_images.iloc[j])
         for i, j in pairs
-        if other_people or ours["subject"].iloc[i] != theirs["subject"].iloc[j]
+        if other_people or own_images["subject"].iloc[i] != other_images["subject"].iloc[j]
     ]
     if duplicates:
         lines = [

@@ -227,12 +227,12 @@ def _forms(process: _Process) -> list[Row]:
     options = [FP32, ("fp32", False, 1), ("bf16", True, 1)]
     plain, contiguous, bf16 = process.ask("steps", options=options, rounds=4)["seconds"]
     exact, rough = process.ask("inference", rounds=4)["seconds"]
-    none, switch = "" if bf16 else "this processor does not support it", "compute: {precision: fp32}"
+    note, switch = "" if bf16 else "this processor does not support it", "compute: {precision: fp32}"
     layout = "compute: {memory_format: contiguous}"
     return [
         Row("channels-last: a training step", min(plain), min(contiguous), layout),
-        Row("bfloat16: a training step", min(bf16, default=None), min(plain), switch, none),
-        Row("bfloat16: predicting a batch", min(rough, default=None), min(exact), switch, none),
+        Row("bfloat16: a training step", min(bf16, default=None), min(plain), switch, note),
+        Row("bfloat16: predicting a batch", min(rough, default=None), min(exact), switch, note),
     ]
 
 

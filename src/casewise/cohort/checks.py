@@ -264,10 +264,10 @@ def check_same(cells: pd.DataFrame, images: pd.DataFrame, marks: pd.Series, prob
             rows = same.index.tolist()
             text = f"{rows_text(rows)}: are identical in every column. Delete all but one."
             problems.add("row doubled", text, row=rows[0])
-    once = images[~cells.duplicated(keep="first") & (marks != "")]
-    keys = marks[once.index]
-    again = keys.duplicated(keep=False)
-    for _, same in once[again].groupby(keys[again], sort=False):
+    unique_files = images[~cells.duplicated(keep="first") & (marks != "")]
+    keys = marks[unique_files.index]
+    repeated = keys.duplicated(keep=False)
+    for _, same in unique_files[repeated].groupby(keys[repeated], sort=False):
         where = rows_text(same.index)
         file = " = ".join(dict.fromkeys(same["path"].map(str).tolist()))
         subjects, visits = list(dict.fromkeys(same["subject"])), list(dict.fromkeys(same["visit"]))

@@ -95,8 +95,8 @@ def _standard_columns(
     """Path, subject, visit, case, day and region row by row, and an identity of each file."""
     import pandas as pd
 
-    nothing = pd.Series("", index=cells.index, dtype="str")
-    paths, marks, subjects, regions = nothing, nothing, nothing, nothing
+    empty = pd.Series("", index=cells.index, dtype="str")
+    paths, marks, subjects, regions = empty, empty, empty, empty
     if "path" in columns:
         paths, marks = check_files(cells[columns["path"]], study, problems, notes)
     if "subject" in columns:
@@ -108,7 +108,7 @@ def _standard_columns(
         visits = read_names(raw, "visit", problems, notes)
         check_alike(raw, "visit", problems, within=subjects)
     else:
-        visits = nothing + "1"
+        visits = empty + "1"
         lacking = f"The column {columns['visit']} is empty" if "visit" in columns else "There is no visit column"
         notes.append(f"{lacking}: every subject is one case, at visit 1.")
     if "region" in columns:

@@ -42,7 +42,7 @@ def read_target(name: str, study: Study, cells: pd.DataFrame, problems: Problems
 
     target = study.targets[name]
     columns = target_columns(name, study)
-    nothing = pd.Series(float("nan"), index=cells.index)
+    empty = pd.Series(float("nan"), index=cells.index)
     missing = [column for column in columns if column not in cells]
     for column in missing:
         owner = "" if column == name else f" (target {name})"
@@ -52,7 +52,7 @@ def read_target(name: str, study: Study, cells: pd.DataFrame, problems: Problems
             remedy = f"say {stated}" if problems.section else "name its column in the study's targets"
             problems.add("columns", f"{text} Add it, or {remedy}.")
     if missing:
-        return nothing
+        return empty
     readers = {"number": _read_numbers, "classes": _read_class_names}
     read = _read_indicator if target.equals is not None else by_form(target.kind, readers)
     return read(name, target, cells[columns], problems)

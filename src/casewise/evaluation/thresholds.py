@@ -57,8 +57,8 @@ def choose_threshold(scores: np.ndarray, of_class: np.ndarray, sensitivity: floa
         return float("nan")
     fpr, tpr, thresholds = curve(scores, of_class)
     # equal merits and sensitivities may differ by rounding
-    good = tpr - fpr >= (tpr - fpr).max() - 1e-12 if sensitivity is None else tpr >= sensitivity - 1e-12
-    return float(thresholds[good][0])
+    sufficient = tpr - fpr >= (tpr - fpr).max() - 1e-12 if sensitivity is None else tpr >= sensitivity - 1e-12
+    return float(thresholds[sufficient][0])
 
 
 def judge_thresholds(

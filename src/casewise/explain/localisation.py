@@ -63,7 +63,7 @@ def measure(
     sides = [run.splits.side.get(str(subject), -1) for subject in run.cohort.panels["subject"]]
     out_of_fold = [row for row, side in enumerate(sides) if side >= 0]
     lesions = {row: run.modality.lesion(run.prepared, row) for row in out_of_fold}
-    lost = sorted(str(run.cohort.panels["case"].iloc[row]) for row, lesion in lesions.items() if lesion.lost)
+    lost_cases = sorted(str(run.cohort.panels["case"].iloc[row]) for row, lesion in lesions.items() if lesion.lost)
     masks = {row: lesion.mask for row, lesion in lesions.items() if lesion.mask.any()}
     if not masks:
         raise RunError(f"--measure: no mask in the column {column!r} shows a lesion on the slices of any case.")
@@ -97,7 +97,7 @@ def measure(
         "cases": len(out_of_fold),
         "with_lesion": len(visible),
         "outside_window": len(set(masks) - visible),
-        "lost_masks": lost,
+        "lost_masks": lost_cases,
         "cells": map_size,
         "networks": networks,
     }

@@ -94,15 +94,15 @@ def measurement_source(study: Study, images: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def same_source(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether measures made from `before` are valid for `now`.
+def same_source(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether measures made from `before` are valid for `after`.
 
     >>> before = {"form": 2, "masks": "a"}
     >>> same_source(before, {"form": 2, "masks": None}), same_source(before, {"form": 2, "masks": "b"})
     (True, False)
     """
-    masks_exist = now["masks"] is not None
-    return all(before.get(name) == value for name, value in now.items() if name != "masks" or masks_exist)
+    masks_exist = after["masks"] is not None
+    return all(before.get(name) == value for name, value in after.items() if name != "masks" or masks_exist)
 
 
 def _hash_of_masks(rows: Iterable[tuple[str, str, str, Path]]) -> str | None:

@@ -183,22 +183,22 @@ def compare_predictions(
         )
     columns = ["y_pred", *(column for column in probability_columns(repeated) if column in recorded)]
     for name in columns:
-        now, before = both[f"{name}_repeated"], both[name]
+        repetition, first_value = both[f"{name}_repeated"], both[name]
         # a number has no probabilities: they are missing on both sides
-        undefined = now.isna() if name == "y_pred" else now.isna() != before.isna()
+        undefined = repetition.isna() if name == "y_pred" else repetition.isna() != first_value.isna()
         if undefined.any():
             raise RunError(
                 f"{model.label} gives no number for case {both.loc[undefined.idxmax(), 'case']}: its weights or the "
                 f"images contain values that are not numbers. {remedy}"
             )
-        difference = (before - now).abs()
+        difference = (first_value - repetition).abs()
         if name == "y_pred":
             # a class may change by rounding alone, so only its probability is compared
             is_number = both["kind"].map(lambda name: kind_named(name).form == "number")
             difference = (difference / both["target"].map(ranges)).where(is_number)
         differs = difference > TOLERANCE
         if name == "y_pred":
-            differs |= before.isna()
+            differs |= first_value.isna()
         if differs.any():
             raise RunError(
                 f"{model.label} does not reproduce predictions.parquet for case "

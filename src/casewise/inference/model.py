@@ -91,9 +91,9 @@ class TrainedModel:
             for target, value in zip(rows["target"], rows["y_pred"], strict=True)
         ]
         for target, names in classes.items():
-            mine = rows["target"] == target
+            target_rows = rows["target"] == target
             for code, name in enumerate(names):
-                table.loc[mine, f"probability of {name}"] = rows.loc[mine, f"p{code}"]
+                table.loc[target_rows, f"probability of {name}"] = rows.loc[target_rows, f"p{code}"]
         return table
 
 

@@ -159,10 +159,10 @@ def changed_settings(folder: RunFolder, study: Study, section: str) -> list[str]
     before = (folder.study.peek() or {}).get(section)
     if not isinstance(before, dict):
         return []
-    now = study.model_dump(mode="json")[section]
+    current = study.model_dump(mode="json")[section]
     # the folder of the tiles and their memory have no effect on the networks
-    names = [name for name in now if name in before and name not in ("store", "memory")]
-    return [line for name in names for line in _differences(f"{section}.{name}", before[name], now[name])]
+    names = [name for name in current if name in before and name not in ("store", "memory")]
+    return [line for name in names for line in _differences(f"{section}.{name}", before[name], current[name])]
 
 
 def refuse_other(folder: RunFolder, decided: Mapping[str, Any], study: Study | None = None) -> None:
@@ -205,14 +205,14 @@ def _with_defaults(decided: Mapping[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def _differences(key_path: str, before: Any, now: Any) -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
+def _differences(key_path: str, before: Any, after: Any) -> list[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
         return [
             line
-            for key in {**before, **now}
-            for line in _differences(f"{key_path}.{key}", before.get(key), now.get(key))
+            for key in {**before, **after}
+            for line in _differences(f"{key_path}.{key}", before.get(key), after.get(key))
         ]
-    if before == now:
+    if before == after:
         return []
     plain = {
         "cohort": "rows or targets of the cohort table",
@@ -220,4 +220,4 @@ def _differences(key_path: str, before: Any, now: Any) -> list[str]:
         "split": "the split",
         "pretraining": "the cohort to pretrain on",
     }
-    return [f"{plain[key_path]} changed" if key_path in plain else f"{key_path} was {before!r} and is {now!r}"]
+    return [f"{plain[key_path]} changed" if key_path in plain else f"{key_path} was {before!r} and is {after!r}"]

@@ -104,7 +104,9 @@ def choose_inside(job: Job, inputs: JobInputs, plan: ComputePlan, tune: NestedCV
         {"lr": rate, "epochs": best_at_rate.epochs, "loss": best_at_rate.loss}
         if best_at_rate
         else {"lr": rate, "epochs": None, "loss": None}
-        for rate, best_at_rate in ((rate, best_of({rate: its}, epochs=tune.epochs)) for rate, its in losses.items())
+        for rate, best_at_rate in (
+            (rate, best_of({rate: losses_at_rate}, epochs=tune.epochs)) for rate, losses_at_rate in losses.items()
+        )
     ]
     mean_guess_loss = fmean(record["guess_loss"] for record in records if record["candidate"] == 0)
     best_record = {"lr": best.lr, "epochs": best.epochs, "loss": best.loss, "guess_loss": mean_guess_loss}

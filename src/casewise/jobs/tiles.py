@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from casewise.modalities.dataset import of_bags
+from casewise.modalities.dataset import encode_bags
 from casewise.modalities.panels import EMPTY
 from casewise.models.attention import GatedAttention
 from casewise.models.outputs import outputs_of, value_columns
@@ -59,13 +59,13 @@ def weight_rows(predictor: Predictor, data: PanelDataset, panels: pd.DataFrame, 
         return None
     device = next(network.parameters()).device
     slots, owner = data.views()
-    bf16, size = bundle.compute.precision == "bf16", data.at_once(bundle.batch_size)
+    bf16, size = bundle.compute.precision == "bf16", data.eval_batch_size(bundle.batch_size)
     form = torch.channels_last if bundle.compute.channels_last else torch.contiguous_format
     tables = []
     network.eval()
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
         for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True):
-            features = of_bags(network.features, data, view_slots, device, form).float()
+            features = encode_bags(network.features, data, view_slots, device, form).float()
             with torch.autocast(device.type, enabled=False):
                 weights = gathering.weights(features).cpu().numpy()
             bag, slot = np.nonzero(view_slots.numpy() != EMPTY)

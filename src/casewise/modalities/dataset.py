@@ -40,7 +40,7 @@ class Batches(Protocol):
 
     def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor: ...
 
-    def at_once(self, batch: int) -> int: ...
+    def eval_batch_size(self, batch: int) -> int: ...
 
     @property
     def bags(self) -> bool: ...
@@ -73,7 +73,7 @@ class FeatureData:
         """Features (B, width) of the rows."""
         return self.features[slots[:, 0]].to(device)
 
-    def at_once(self, batch: int) -> int:
+    def eval_batch_size(self, batch: int) -> int:
         """The number of rows that are evaluated together: four training batches."""
         return 4 * batch
 
@@ -130,7 +130,7 @@ class PanelData:
         """Unvaried panels (B, C, H, W) in 0–1."""
         return plain(self.store, slots.to(self.store.device), self.settings).to(device)
 
-    def at_once(self, batch: int) -> int:
+    def eval_batch_size(self, batch: int) -> int:
         """The number of views that are evaluated together: four training batches, fewer if bags are large."""
         return max(1, 4 * batch // self.bag)
 
@@ -168,7 +168,7 @@ class PanelData:
         return self.store[numbers.to(self.store.device)].float().div_(255).to(device)
 
 
-def of_bags(
+def encode_bags(
     layers: Callable[[Tensor], Tensor],
     data: Batches,
     slots: Tensor,

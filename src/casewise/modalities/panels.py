@@ -99,8 +99,8 @@ def augmented(store: Tensor, slots: Tensor, settings: Panels, generator: torch.G
     drawn = parameters[full].to(tiles.device)
     if settings.zoom_in or settings.perspective or settings.probability < 1:
         # drawn after the others, so that they do not change the draws of studies without them
-        further = torch.rand(len(flat), FURTHER, generator=generator)
-        drawn = torch.cat([drawn, further[full].to(tiles.device)], dim=1)
+        additional = torch.rand(len(flat), FURTHER, generator=generator)
+        drawn = torch.cat([drawn, additional[full].to(tiles.device)], dim=1)
     tiles = _warped(_toned(tiles, drawn, settings), drawn, settings)
     result = tiles.new_zeros(len(flat), *tiles.shape[1:])
     result[full] = tiles

@@ -74,5 +74,5 @@ def embedder(study: Study, store: TileStore) -> Embedder | None:
 
 
 def _in_order(backbones: Iterable[str]) -> list[str]:
-    mine = [name for name in backbones if name in TORCHVISION]
-    return list(dict.fromkeys([*[name for name in QUICK if name in mine], *QUICK, *mine]))
+    preferred = [name for name in backbones if name in TORCHVISION]
+    return list(dict.fromkeys([*[name for name in QUICK if name in preferred], *QUICK, *preferred]))

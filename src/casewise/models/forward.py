@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from casewise.modalities.dataset import Batches, of_bags
+from casewise.modalities.dataset import Batches, encode_bags
 from casewise.models.backbones import Network
 from casewise.models.outputs import Output, values_of
 
@@ -27,7 +27,7 @@ def forward(
 ) -> Tensor:
     """Raw outputs of unvaried views; bags of tiles, which may be large, are never whole in memory."""
     if data.bags and isinstance(network, Network):
-        return network.predict_head(of_bags(network.features, data, slots, device, form, flip=flip))
+        return network.predict_head(encode_bags(network.features, data, slots, device, form, flip=flip))
     panels = data.plain_batch(slots, device)
     panels = panels.to(memory_format=form) if panels.ndim == 4 else panels
     raw: Tensor = network(panels.flip(-1) if flip else panels)
@@ -62,7 +62,7 @@ def predict(
     slots, owner = data.views()
     predicted = []
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        size = data.at_once(batch)
+        size = data.eval_batch_size(batch)
         for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True):
             values = values_of(forward(network, data, view_slots, device, form).float(), outputs)
             if flips:

@@ -123,8 +123,8 @@ def split_at(network: Network, upto: FreezePoint | str | float) -> tuple[Segment
             + f"Give a later freeze point; its first layer is {layers(network)[0][0]}."
         )
     frozen_modules = [network.bodies[0].get_submodule(name) for name in frozen_parts(network, end)]
-    steady = [module for element in before for module in element.modules()]
-    first, rest = Segment([_Scaled(network), *before], [*frozen_modules, *steady]), Segment(after, frozen_modules)
+    eval_modules = [module for element in before for module in element.modules()]
+    first, rest = Segment([_Scaled(network), *before], [*frozen_modules, *eval_modules]), Segment(after, frozen_modules)
     first.at = rest.at = _name_of(network, before)
     return first, rest
 

@@ -177,11 +177,11 @@ def _fitting(
     return tensors, changes
 
 
-def _put(body: torch.nn.Module, tensors: dict[str, Tensor], heads: tuple[str, ...], trouble: str) -> None:
+def _put(body: torch.nn.Module, tensors: dict[str, Tensor], heads: tuple[str, ...], prefix: str) -> None:
     """Load tensors into a module, all of them but those of `heads`.
 
     Raises:
-        WeightsError: beginning with `trouble`, where anything is missing, unknown or of another shape.
+        WeightsError: beginning with `prefix`, if anything is missing, unknown or of another shape.
     """
     state = body.state_dict()
     missing = [k for k in state if k not in tensors and not k.endswith("num_batches_tracked")]
@@ -196,7 +196,7 @@ def _put(body: torch.nn.Module, tensors: dict[str, Tensor], heads: tuple[str, ..
             else f"{surplus[0]} is unknown"
         )
         raise WeightsError(
-            f"weights: {trouble}: {first} "
+            f"weights: {prefix}: {first} "
             f"({len(missing)} tensors missing, {len(surplus)} unknown, {len(shaped)} of another shape)."
         )
     body.load_state_dict({k: tensors.get(k, v) for k, v in state.items()})

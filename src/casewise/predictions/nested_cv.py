@@ -66,7 +66,10 @@ def chosen_networks(jobs: Iterable[Mapping[str, Any]], networks: Sequence[str]) 
         str(fold): _lowest({name: losses[fold][name] for name in networks if name in losses[fold]})
         for fold in sorted(losses)
     }
-    means = {name: float(np.mean([its[name] for its in losses.values() if name in its])) for name in networks}
+    means = {
+        name: float(np.mean([fold_losses[name] for fold_losses in losses.values() if name in fold_losses]))
+        for name in networks
+    }
     return {"chosen_by": "mean inner loss", "folds": by_fold, "final": _lowest(means)}
 
 

@@ -95,11 +95,11 @@ def stack(
         kind = str(target_rows["kind"].iloc[0])
         if wrong := next((name for name in names if name not in kind_named(kind).stackers), None):
             raise StudyError(f"stack: {wrong!r} does not combine a target of kind {kind} such as {target!r}.")
-        ways: dict[str, Callable[..., Any]] = {
+        functions: dict[str, Callable[..., Any]] = {
             "number": partial(_stack_numbers, low=low, high=high),
             "classes": stack_classes,
         }
-        stack_one = by_form(kind, ways)
+        stack_one = by_form(kind, functions)
         rows, fitted = stack_one(target_rows, target_means, learners, names)
         tables += rows
         for name in names:

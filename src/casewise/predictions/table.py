@@ -96,11 +96,11 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
     truths = table.loc[table["y_true"].notna(), [*SAMPLE_KEY, "y_true"]].drop_duplicates()
     spread = truths.groupby(list(SAMPLE_KEY), sort=False)["y_true"].agg(["min", "max"])
     # reference values in single precision may differ in their last digits
-    apart = spread[(spread["max"] - spread["min"]) > 1e-5 * np.maximum(1.0, spread["max"].abs())]
-    if len(apart):
-        case, region, _, target = apart.index[0]
+    conflicting = spread[(spread["max"] - spread["min"]) > 1e-5 * np.maximum(1.0, spread["max"].abs())]
+    if len(conflicting):
+        case, region, _, target = conflicting.index[0]
         where = f"{target}[{region}]" if region else target
-        low, high = apart.iloc[0]
+        low, high = conflicting.iloc[0]
         raise CasewiseError(f"Predictions: the reference of {where} of case '{case}' is both {low:g} and {high:g}.")
     return table
 

@@ -101,14 +101,14 @@ class Artefact:
         """
         number = 1
         try:
-            while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
+            while (target := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
                 number += 1
-            os.replace(self.path, aside)
+            os.replace(self.path, target)
         except OSError as error:
             reason = error.strerror or error
             raise RunError(f"{self.path} is damaged and cannot be renamed: {reason}. Check the permissions.") from error
         sync_folder(self.path.parent)
-        return aside
+        return target
 
     def is_verified(self) -> bool:
         """Whether the file exists and is as it was written; a damaged one stays where it is."""

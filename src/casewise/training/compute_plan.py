@@ -142,8 +142,8 @@ def _measured(network: Network, options: list[Option], fewer: tuple[int, ...], *
     quickest = _worth(seconds_by_option, options[0])
     if fewer:
         both = [quickest, *[(*quickest[:2], threads) for threads in fewer]]
-        again = least(step_seconds(network, both, side=side, batch=batch))
-        seconds_by_option, quickest = seconds_by_option | again, _worth(again, quickest)
+        fewer_threads = least(step_seconds(network, both, side=side, batch=batch))
+        seconds_by_option, quickest = seconds_by_option | fewer_threads, _worth(fewer_threads, quickest)
     names = tuple((_name(option, bool(fewer)), round(seconds, 4)) for option, seconds in seconds_by_option.items())
     return ComputePlan("cpu", *quickest, names, f"measured, seconds a step of {batch} panels of {side} px")
 

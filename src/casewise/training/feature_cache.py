@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from casewise.errors import RunError, TrainingError
 from casewise.modalities.base import PanelDataset
-from casewise.modalities.dataset import PanelData, mixed_seed, of_bags
+from casewise.modalities.dataset import PanelData, encode_bags, mixed_seed
 from casewise.modalities.panels import augmented
 from casewise.models.attention import GatedAttention
 from casewise.models.backbones import TILES_AT_ONCE, form_of
@@ -71,7 +71,7 @@ class FixedData:
         """Values (B, ...) of the rows."""
         return self._of(slots[:, 0], device)
 
-    def at_once(self, batch: int) -> int:
+    def eval_batch_size(self, batch: int) -> int:
         """How many rows make a batch in prediction: four training batches, fewer where bags are large."""
         return max(1, 4 * batch // self.bag)
 
@@ -224,7 +224,7 @@ def activations(
     result: Tensor | None = None
     with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
         if data.bags:
-            bag_activations = of_bags(
+            bag_activations = encode_bags(
                 frozen, data, slots, device, form, empty=lambda shape, dtype: buffer.empty(shape, dtype, path)
             )
             return FixedData(bag_activations, data.truth, data.names, owner, data.bag)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from casewise.modalities.base import PanelDataset
-from casewise.modalities.dataset import of_bags
+from casewise.modalities.dataset import encode_bags
 from casewise.models.backbones import Network, form_of
 from casewise.models.forward import mean_over_views
 from casewise.models.outputs import Output
@@ -131,10 +131,10 @@ def features(network: Network, data: PanelDataset, *, batch: int) -> Tensor:
     device, form = network.mean.device, form_of(network.body)
     if data.bags:
         with torch.inference_mode():
-            whole = of_bags(network.features, data, slots, device, form).float().cpu()
+            whole = encode_bags(network.features, data, slots, device, form).float().cpu()
         return whole.clone()
     with torch.inference_mode():
-        size = data.at_once(batch)
+        size = data.eval_batch_size(batch)
         for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True):
             fitted_lines.append((network.features(data.plain_batch(view_slots, device)).float().cpu(), panel_numbers))
     return mean_over_views(fitted_lines, len(data)).clone()

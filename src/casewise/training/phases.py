@@ -89,7 +89,7 @@ def _phase(
     last = freeze(network, phase.freeze)
     counts = parameter_counts(network)
     timer = Timer(folder.path)
-    learner, data, watched, way = _shortened(network, phase, recipe, train, stop, context, folder)
+    learner, data, watched, method = _shortened(network, phase, recipe, train, stop, context, folder)
     timer.note()
 
     def tell(epoch: int) -> None:
@@ -102,7 +102,7 @@ def _phase(
         "freeze": phase.freeze,
         "last_frozen": last,
         **asdict(counts),
-        "way": way,
+        "way": method,
         "epochs": len(fitted.history),
         "rows": len(data),
         **timer.cost(),

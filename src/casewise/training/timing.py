@@ -23,8 +23,8 @@ class Timer:
 
     def cost(self) -> dict[str, float]:
         """`seconds`, `core_seconds`, and `stretches`: how many times the training was started or resumed."""
-        now = (time.monotonic(), time.process_time())
-        seconds, cores = (b + n - s for b, n, s in zip(self._before, now, self._begun, strict=True))
+        reading = (time.monotonic(), time.process_time())
+        seconds, cores = (b + n - s for b, n, s in zip(self._before, reading, self._begun, strict=True))
         return {"seconds": round(seconds, 2), "core_seconds": round(cores, 2), "stretches": self._stretches}
 
     def note(self) -> None:

@@ -26,11 +26,11 @@ def notes_of(slides: Sequence[StoredSlide | PlannedSlide], plan: TilePlan) -> li
     import numpy as np
 
     counts = np.array([len(slide) for slide in slides])
-    few, most = int(counts.min()), int(counts.max())
+    fewest, most = int(counts.min()), int(counts.max())
     counts_text = (
-        f"{few:,} {'tile' if few == 1 else 'tiles'} each"
-        if few == most
-        else f"{few:,} to {most:,} tiles, {np.median(counts):,.0f} in the median"
+        f"{fewest:,} {'tile' if fewest == 1 else 'tiles'} each"
+        if fewest == most
+        else f"{fewest:,} to {most:,} tiles, {np.median(counts):,.0f} in the median"
     )
     notes = [
         f"Slides give {counts_text}, of {plan.side} pixels at {plan.resolution}; at least "
@@ -45,9 +45,9 @@ def notes_of(slides: Sequence[StoredSlide | PlannedSlide], plan: TilePlan) -> li
         )
     names = called([slide.path for slide in slides])
     poor = [name for slide, name in zip(slides, names, strict=True) if len(slide) < FEW]
-    if poor and few < most:
-        give = "gives" if len(poor) == 1 else "give"
-        notes.append(f"{len(poor):,} of {len(slides):,} slides {give} fewer than {FEW} tiles: {names_text(poor, 5)}.")
+    if poor and fewest < most:
+        verb = "gives" if len(poor) == 1 else "give"
+        notes.append(f"{len(poor):,} of {len(slides):,} slides {verb} fewer than {FEW} tiles: {names_text(poor, 5)}.")
     alike: dict[str, list[tuple[str, str]]] = {}
     for slide, name in zip(slides, names, strict=True):
         for note in slide.notes:

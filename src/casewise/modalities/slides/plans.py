@@ -83,17 +83,17 @@ def _read(path: Path, folder: Path, name: str) -> StoredSlide | None:
         return None
     try:
         with np.load(file, allow_pickle=False) as archive:
-            about = json.loads(str(archive["about"]))
-            height, width = about.pop("shape")
+            facts = json.loads(str(archive["about"]))
+            height, width = facts.pop("shape")
             mask = np.unpackbits(archive["mask"], count=height * width).reshape(height, width).astype(bool)
             values = {"boxes": archive["boxes"], "shares": archive["shares"], "mask": mask}
         return StoredSlide(
             path=path,
             picture=picture,
-            size=(int(about.pop("width")), int(about.pop("height"))),
-            notes=tuple(about.pop("notes")),
+            size=(int(facts.pop("width")), int(facts.pop("height"))),
+            notes=tuple(facts.pop("notes")),
             **values,
-            **about,
+            **facts,
         )
     except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile):
         # Damaged, or of another version: the slide is planned again.
@@ -112,7 +112,7 @@ def keep(planned: PlannedSlide, folder: Path, name: str) -> StoredSlide | None:
     facts = planned.facts
     picture = io.BytesIO()
     Image.fromarray(planned.picture).save(picture, "JPEG", quality=QUALITY)
-    about: dict[str, Any] = {
+    record: dict[str, Any] = {
         "shape": planned.mask.shape,
         "downsample": planned.downsample,
         "candidates": planned.candidates,
@@ -127,7 +127,7 @@ def keep(planned: PlannedSlide, folder: Path, name: str) -> StoredSlide | None:
     packed = io.BytesIO()
     np.savez_compressed(
         packed,
-        about=np.array(json.dumps(about)),
+        about=np.array(json.dumps(record)),
         boxes=planned.boxes,
         shares=planned.shares,
         mask=np.packbits(planned.mask),

@@ -260,9 +260,9 @@ def _at(facts: SlideFacts, plan: TilePlan) -> str:
         return plan.resolution
     last = len(facts.levels) - 1
     used = min(plan.level or 0, last)
-    instead = f", the nearest to level {plan.level} that it has" if used != (plan.level or 0) else ""
+    nearest_note = f", the nearest to level {plan.level} that it has" if used != (plan.level or 0) else ""
     sizes = ", ".join(f"{n} of {width:,} x {height:,}" for n, (width, height, _) in enumerate(facts.levels))
-    return f"level {used}{instead} ({'its levels are' if last else 'its only level is'} {sizes} px)"
+    return f"level {used}{nearest_note} ({'its levels are' if last else 'its only level is'} {sizes} px)"
 
 
 def _real(value: object) -> bool:

@@ -224,10 +224,10 @@ def classes_noted(study: Study, panels: pd.DataFrame) -> list[str]:
         counts = {
             label: panels["subject"][values == code].nunique() for code, label in enumerate(study.classes_of(name))
         }
-        few = [f"{label} {count}" for label, count in counts.items() if count < study.split.folds]
-        if few:
+        rare = [f"{label} {count}" for label, count in counts.items() if count < study.split.folds]
+        if rare:
             notes.append(
-                f"{name}: fewer subjects of a class than the {study.split.folds} folds ({', '.join(few)}): some folds "
+                f"{name}: fewer subjects of a class than the {study.split.folds} folds ({', '.join(rare)}): some folds "
                 "are judged without it, and have no precision and recall."
             )
     return notes

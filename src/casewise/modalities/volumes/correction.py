@@ -36,8 +36,8 @@ def body(values: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray
         # A small bright field in a large empty one, smaller than the share beyond the percentiles.
         low, high = values[inside].min(), values[inside].max()
     if not high > low:
-        nothing = np.zeros(values.shape, dtype=bool)
-        return nothing, nothing
+        empty = np.zeros(values.shape, dtype=bool)
+        return empty, empty
     grey = (np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
     threshold, _ = cv2.threshold(grey[inside].reshape(1, -1), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     bright = (grey > threshold) & inside

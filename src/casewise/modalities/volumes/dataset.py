@@ -164,7 +164,7 @@ class SliceData:
         slices = (starts.unsqueeze(1) + torch.arange(slots) - lead).clamp(min=0)
         return torch.minimum(slices, (count - 1).unsqueeze(1))
 
-    def at_once(self, batch: int) -> int:
+    def eval_batch_size(self, batch: int) -> int:
         """The number of views that are evaluated together: four training batches."""
         return 4 * batch
 

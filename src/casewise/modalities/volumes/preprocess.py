@@ -207,11 +207,9 @@ def _prepare_scan(
         straight = to_ras(scan)
         values = resampled(straight.values, straight.affine, grid, fill=float(scan.values.min()))
         bright, filled = body(values, shown)
-    nothing = _ResampledScan(values, shown, share, (float(values.min()),) * 2, np.empty(0), notes, flat=True)
+    blank = _ResampledScan(values, shown, share, (float(values.min()),) * 2, np.empty(0), notes, flat=True)
     if not bright.any():
-        return replace(
-            nothing, notes=(*notes, f"{scan.path}: all voxels are equal; it shows nothing and is stored as 0")
-        )
+        return replace(blank, notes=(*notes, f"{scan.path}: all voxels are equal; it shows nothing and is stored as 0"))
     spacing = np.sqrt((grid.affine[:3, :3] ** 2).sum(axis=0))
     if steps.bias == "n4":
         with clock("bias"):
@@ -225,7 +223,7 @@ def _prepare_scan(
         *marks, high = np.percentile(values[filled], [*steps.landmarks, BRIGHTEST])
     if high - low <= FLAT * max(abs(high), abs(low)):
         return replace(
-            nothing, notes=(*notes, f"{scan.path}: hardly two voxels differ; it shows nothing and is stored as 0")
+            blank, notes=(*notes, f"{scan.path}: hardly two voxels differ; it shows nothing and is stored as 0")
         )
     stored = ((np.array(marks) - low) / (high - low)).clip(0, 1) * (LEVELS - 1)
     return _ResampledScan(values, shown, share, (low, float(high)), stored, notes)

@@ -71,7 +71,7 @@ def chest(seed: int, number: int) -> Chest:
     middle, apex = u(0.045, 0.075), u(0.115, 0.165)
     # The heart and vessels of a subject who leans are visible beside the spine.
     lean = u(-0.035, 0.035)
-    aside = np.array([lean, 0.0])
+    offset = np.array([lean, 0.0])
     tilt = u(-0.03, 0.03)
     breadth = wide * u(0.345, 0.385)
     width = {side: breadth + u(-0.012, 0.012) for side in SIDES}
@@ -92,11 +92,11 @@ def chest(seed: int, number: int) -> Chest:
         arms=tuple(_arm(random, side, width[side] + fat, shoulder, arm_out) for side in SIDES),
         arm_width=arm_width,
         lungs=(lungs[-1], lungs[1]),
-        heart=_heart(random, floors, width[1]) + aside,
-        mediastinum=_mediastinum(random, middle) + aside,
+        heart=_heart(random, floors, width[1]) + offset,
+        mediastinum=_mediastinum(random, middle) + offset,
         abdomen=_abdomen(width, floors),
         spine=_spine(random),
-        trachea=_trachea(random) + 0.6 * aside,
+        trachea=_trachea(random) + 0.6 * offset,
         clavicles=tuple(_clavicle(random, side, top, wide) for side in SIDES),
         scapulae=tuple(_scapula(random, side, width[side]) for side in SIDES),
         breasts=tuple(_breast(random, side, floor, width[side]) for side in SIDES) if sex == "F" else (),
@@ -244,24 +244,24 @@ def _vessels(random: np.random.Generator, hila: Points) -> tuple[Points, NDArray
         start.append(hilum + random.normal(0, 0.008, (count, 2)))
         angle.append(fan if side > 0 else np.pi - fan)
         calibre.append(random.uniform(0.006, 0.0095, count))
-    at, way, wide = np.concatenate(start), np.concatenate(angle), np.concatenate(calibre)
+    at, direction, calibres = np.concatenate(start), np.concatenate(angle), np.concatenate(calibre)
     lines, widths = [], []
     for generation, length in enumerate((0.10, 0.09, 0.075, 0.055)):
         reach = length * random.uniform(0.7, 1.25, len(at))
         bend = random.normal(0, 0.5, len(at))
         t = np.linspace(0, 1, 6)
-        heading = way[:, None] + bend[:, None] * t
+        heading = direction[:, None] + bend[:, None] * t
         steps = (reach / 5)[:, None, None] * np.stack([np.cos(heading), np.sin(heading)], -1)
         line = at[:, None, :] + np.concatenate([np.zeros((len(at), 1, 2)), np.cumsum(steps[:, :-1], axis=1)], axis=1)
         lines.append(line)
-        widths.append(wide)
+        widths.append(calibres)
         if generation == 3:
             break
         split = random.uniform(0.2, 0.55, len(at))
         at = np.concatenate([line[:, -1], line[:, -1], line[:, 2 + generation % 2]])
         turn = heading[:, -1]
-        way = np.concatenate([turn + split, turn - random.uniform(0.2, 0.55, len(split)), turn + 1.6 * split])
-        wide = np.concatenate([wide * 0.68, wide * 0.62, wide * 0.5])
+        direction = np.concatenate([turn + split, turn - random.uniform(0.2, 0.55, len(split)), turn + 1.6 * split])
+        calibres = np.concatenate([calibres * 0.68, calibres * 0.62, calibres * 0.5])
     return np.concatenate(lines), np.concatenate(widths)
 
 

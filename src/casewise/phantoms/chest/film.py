@@ -225,11 +225,11 @@ def _sign(ill: Sign, canvas: Canvas, breath: float, room: Floats, slope: Floats)
     inverse = canvas.inverse.copy()
     inverse[:, 2] += inverse[:, :2] @ (0.5 * step - 0.5) - [0, breath * 0.8]
     inverse[:, :2] *= step
-    little, steep = (
+    small_film, steep = (
         cv2.resize(values, small, interpolation=cv2.INTER_AREA).astype(np.float32, copy=False)
         for values in (room, slope)
     )
-    coarse = paint(ill, inverse, little, steep, canvas.scale * fewer)
+    coarse = paint(ill, inverse, small_film, steep, canvas.scale * fewer)
     grown = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
     return grown * (room > 0)
 

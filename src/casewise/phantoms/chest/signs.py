@@ -104,9 +104,9 @@ def paint(ill: Sign, inverse: Points, room: Floats, slope: Floats, scale: float)
     texture = spread(ill.texture, inverse, room.shape)
     if ill.kind == "focus":
         centre_x, centre_y, radius = ill.spots[0]
-        away = np.sqrt(np.square(x - centre_x) + np.square(y - centre_y)) / np.float32(radius)
+        distance = np.sqrt(np.square(x - centre_x) + np.square(y - centre_y)) / np.float32(radius)
         # An irregular edge: the texture moves the outline by up to a third of the radius.
-        raw = 1 / (1 + np.exp((away + np.float32(0.22) * texture - 1) * np.float32(4)))
+        raw = 1 / (1 + np.exp((distance + np.float32(0.22) * texture - 1) * np.float32(4)))
     else:
         cover = np.zeros_like(x)
         for centre_x, centre_y, radius in ill.spots:

@@ -172,8 +172,8 @@ def _painted(
     return canvas, pancreas | (lesion if lesions.cysts else False), lesion
 
 
-def _fill(canvas: Canvas, away: Floats, value: Floats | np.float32) -> None:
-    share = np.clip(np.float32(0.5) - away / canvas.soft, 0, 1)
+def _fill(canvas: Canvas, distance: Floats, value: Floats | np.float32) -> None:
+    share = np.clip(np.float32(0.5) - distance / canvas.soft, 0, 1)
     canvas.signal += share * (value - canvas.signal)
 
 

@@ -46,11 +46,11 @@ class Ellipsoid:
 
     def distance(self, x: Floats, y: Floats, z: Floats) -> Floats:
         """Return the distance to first order: the ellipsoid's function over its gradient."""
-        away = [component - np.float32(middle) for component, middle in zip((x, y, z), self.centre, strict=True)]
+        offset = [component - np.float32(middle) for component, middle in zip((x, y, z), self.centre, strict=True)]
         if self.turn:
             c, s = np.float32(np.cos(self.turn)), np.float32(np.sin(self.turn))
-            away[0], away[1] = c * away[0] + s * away[1], c * away[1] - s * away[0]
-        scaled = [component / np.float32(radius) for component, radius in zip(away, self.radii, strict=True)]
+            offset[0], offset[1] = c * offset[0] + s * offset[1], c * offset[1] - s * offset[0]
+        scaled = [component / np.float32(radius) for component, radius in zip(offset, self.radii, strict=True)]
         least = min(self.radii)
         # A small constant avoids 0 / 0 at the middle, where the distance is the smallest radius.
         near = np.sqrt(sum(component * component for component in scaled) + np.float32(1e-8))
@@ -84,8 +84,8 @@ class Tube:
             dx, dy, dz = x - np.float32(start[0]), y - np.float32(start[1]), z - np.float32(start[2])
             length = np.float32(max(float(along @ along), 1e-6))
             t = np.clip((dx * along[0] + dy * along[1] + dz * along[2]) / length, 0, 1)
-            away = np.sqrt((dx - t * along[0]) ** 2 + (dy - t * along[1]) ** 2 + (dz - t * along[2]) ** 2)
-            signed = away - (np.float32(thick) + t * np.float32(thin - thick))
+            gaps = np.sqrt((dx - t * along[0]) ** 2 + (dy - t * along[1]) ** 2 + (dz - t * along[2]) ** 2)
+            signed = gaps - (np.float32(thick) + t * np.float32(thin - thick))
             nearest = signed if nearest is None else np.minimum(nearest, signed)
         assert nearest is not None
         return nearest
@@ -153,12 +153,12 @@ class Canvas:
             for axis, first, last in zip(self.axes, low, high, strict=True)
         )
         x, y, z = (coordinate[region] for coordinate in self.coordinates)
-        away = shape.distance(x, y, z)
+        distance = shape.distance(x, y, z)
         if rough is not None:
-            away = away + rough[region]
+            distance = distance + rough[region]
         if within is not None:
-            away = np.maximum(away, within[region])
-        share = np.clip(np.float32(0.5) - away / self.soft, 0, 1)
+            distance = np.maximum(distance, within[region])
+        share = np.clip(np.float32(0.5) - distance / self.soft, 0, 1)
         below = self.signal[region]
         self.signal[region] = below + np.float32(strength) * share * (np.float32(value) - below)
         return region, share
@@ -190,10 +190,10 @@ def smooth_noise(random: np.random.Generator, axes: Axes, grain: float) -> Float
 def _spline(axis: Floats, reach: float, grain: float, count: int) -> Floats:
     """Return the weights (count, N) of a cubic B-spline's knots at N positions."""
     at = np.clip((np.asarray(axis, np.float64) + reach) / grain + 1, 1, count - 2.001)
-    away = np.abs(np.arange(count)[:, None] - at[None, :])
-    near = 2 / 3 - away**2 + away**3 / 2
-    far = np.clip(2 - away, 0, None) ** 3 / 6
-    return np.where(away < 1, near, far).astype(np.float32)
+    gaps = np.abs(np.arange(count)[:, None] - at[None, :])
+    near = 2 / 3 - gaps**2 + gaps**3 / 2
+    far = np.clip(2 - gaps, 0, None) ** 3 / 6
+    return np.where(gaps < 1, near, far).astype(np.float32)
 
 
 def curve(points: Sequence[Point], count: int) -> NDArray[np.float64]:

@@ -97,9 +97,9 @@ def render_body(pose: Pose) -> Body:
     if pose.creases:
         lines = cv2.GaussianBlur((_paint(pose.creases) > 0).astype(np.float32), (0, 0), 1.8)
         shade = shade * (1 - np.float32(0.45) * np.minimum(lines, np.float32(0.5)).astype(np.float32, copy=False))
-    nothing = np.full_like(inside, -1.0)
-    cloth = _signed_distance(_paint(pose.cloth) > 0) if pose.cloth else nothing
-    hair = _signed_distance(_paint(pose.hair) > 0) if pose.hair else nothing
+    empty = np.full_like(inside, -1.0)
+    cloth = _signed_distance(_paint(pose.cloth) > 0) if pose.cloth else empty
+    hair = _signed_distance(_paint(pose.hair) > 0) if pose.hair else empty
     return Body(inside, cloth, tilt_x, tilt_y, shade, hair, pose.sites)
 
 

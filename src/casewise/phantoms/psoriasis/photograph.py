@@ -128,8 +128,8 @@ def _backdrop(patient: Subject, inside: Floats, random: np.random.Generator) -> 
     """Return `(3, H, W)` a plain backdrop with the body's soft shadow on it."""
     height, width = inside.shape
     folds = cv2.resize(random.standard_normal((3, 4), dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-    away = np.minimum(inside, 0) * np.float32(1 / 0.035)
-    even = (1 - np.float32(0.32) / (1 + away * away)) * (1 + np.float32(0.03) * folds)
+    gap = np.minimum(inside, 0) * np.float32(1 / 0.035)
+    even = (1 - np.float32(0.32) / (1 + gap * gap)) * (1 + np.float32(0.03) * folds)
     return np.stack([np.float32(channel) * even for channel in patient.backdrop])
 
 

@@ -133,8 +133,8 @@ def _plaque_field(random: np.random.Generator, body: Body, size: float) -> Float
     stretch = np.exp(random.normal(0, 0.2, 44))
     across = np.square((grid_x[None, :] - x[:, None]) * stretch[:, None]).astype(np.float32)
     along = np.square((grid_y[None, :] - y[:, None]) / stretch[:, None]).astype(np.float32)
-    away = np.sqrt(along[:, :, None] + across[:, None, :])
-    field: Floats = (radius[:, None, None].astype(np.float32) - away).max(axis=0)
+    distance = np.sqrt(along[:, :, None] + across[:, None, :])
+    field: Floats = (radius[:, None, None].astype(np.float32) - distance).max(axis=0)
     return cv2.resize(field, CANVAS, interpolation=cv2.INTER_CUBIC).astype(np.float32, copy=False)
 
 

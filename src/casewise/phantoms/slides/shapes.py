@@ -171,9 +171,9 @@ def _gland(random: np.random.Generator, centre: np.ndarray) -> np.ndarray:
     """A coil of sweat tubules."""
     rows = []
     for turn in np.linspace(0, 2 * np.pi, random.integers(6, 10), endpoint=False):
-        away = random.uniform(30, 85) * np.array([np.cos(turn), 0.7 * np.sin(turn)])
+        offset = random.uniform(30, 85) * np.array([np.cos(turn), 0.7 * np.sin(turn)])
         radius = random.uniform(17, 25)
-        rows += [_ring(centre + away, radius, radius * 0.3, 60, 95), _around(random, centre + away, radius * 0.68)]
+        rows += [_ring(centre + offset, radius, radius * 0.3, 60, 95), _around(random, centre + offset, radius * 0.68)]
     return np.concatenate(rows)
 
 

@@ -39,8 +39,8 @@ def curves_of(entry: dict[str, Any], figures: dict[str, Any]) -> list[Curve]:
     for name, curve in list(entry.get("roc", {}).items())[:MOST_CURVES]:
         if not curve or len(curve.get("fpr", [])) < 2:
             continue
-        mine = [point for point in entry.get("operating", []) if point["class"] == name]
-        pairs = [(_value(point.get("specificity")), _value(point.get("sensitivity"))) for point in mine]
+        class_points = [point for point in entry.get("operating", []) if point["class"] == name]
+        pairs = [(_value(point.get("specificity")), _value(point.get("sensitivity"))) for point in class_points]
         points = [(1 - specificity, sensitivity) for specificity, sensitivity in pairs]
         # two classes have one AUROC, under either name
         auroc = figures.get(f"auroc[{name}]") or figures.get("auroc") or {}

@@ -304,9 +304,9 @@ def image_split(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
         return None
     metrics = _columns_by_source(run, target)
     rows = [
-        (learner, way, [figure(figures.get(metric)) for metric in metrics])
+        (learner, split_by, [figure(figures.get(metric)) for metric in metrics])
         for learner, targets in run.figures(stage).items()
-        for way, figures in (("subject", targets.get(target)), ("image", by_image.get(learner, {}).get(target)))
+        for split_by, figures in (("subject", targets.get(target)), ("image", by_image.get(learner, {}).get(target)))
         if figures
     ]
     belief = {"one_value_each": one_value_each(run.predictions(), target)}

@@ -33,13 +33,13 @@ def agreement(context: ReportContext) -> dict[str, Any] | None:
         return None
     digits, label = _digits(context), display_name(context.study, context.outcome)
     edges = (limits.low_interval, limits.bias_interval, limits.high_interval)
-    steady = number(abs(limits.bias), digits) != number(0.0, digits)
+    is_biased = number(abs(limits.bias), digits) != number(0.0, digits)
     if limits.bias_interval and limits.bias_interval[0] <= 0 <= limits.bias_interval[1]:
-        steady = False
+        is_biased = False
     return {
         "scatter": draw.scatter(rows, limits, scale=context.range_of(context.outcome), label=label),
         "bland_altman": draw.bland_altman(rows, limits, digits=digits, label=label),
-        "bias": ("higher" if limits.bias > 0 else "lower") if steady else "none",
+        "bias": ("higher" if limits.bias > 0 else "lower") if is_biased else "none",
         "limits": limits,
         "few": draw.few(rows),
         "edges": [interval({"low": e[0], "high": e[1]}, digits, words=True) if e else "" for e in edges],
@@ -74,8 +74,10 @@ def limits_of(context: ReportContext) -> draw.Limits | None:
 def over_time(context: ReportContext) -> dict[str, Any] | None:
     """A small figure per subject, and who responded; None where no subject came twice."""
     study, table, digits = context.study, context.final, _digits(context)
-    mine = table["model"].eq(context.learner) & table["stage"].eq(context.stage) & table["target"].eq(context.outcome)
-    rows = _one_row_a_case(table[mine])
+    learner_rows = (
+        table["model"].eq(context.learner) & table["stage"].eq(context.stage) & table["target"].eq(context.outcome)
+    )
+    rows = _one_row_a_case(table[learner_rows])
     if rows is None or rows.empty:
         return None
     tracks = draw_time.tracks(rows, baseline=study.evaluation.baseline)
@@ -305,14 +307,14 @@ def reader_rows(context: ReportContext, stage: str) -> dict[str, list[tuple[list
     readers = context.metrics.get("readers") or {}
     between = readers.get("between", {})
     pairs = between.get(stage) or between.get("all") or {}
-    ours = readers.get("learners", {}).get(stage, {}).get(context.learner, {})
+    by_target = readers.get("learners", {}).get(stage, {}).get(context.learner, {})
     tables: dict[str, list[tuple[list[str], bool, Row]]] = {}
-    for key in list(dict.fromkeys([*pairs, *ours]))[:12]:
+    for key in list(dict.fromkeys([*pairs, *by_target]))[:12]:
         target, region = split_key(key)
         if region:
             continue
         lines = [(pair.split(" | "), figures, False) for pair, figures in pairs.get(key, {}).items()]
-        lines += [([reader], figures, True) for reader, figures in ours.get(key, {}).items()]
+        lines += [([reader], figures, True) for reader, figures in by_target.get(key, {}).items()]
         rows = []
         for names, figures, model in lines[:24]:
             cells = [

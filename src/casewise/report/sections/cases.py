@@ -114,8 +114,8 @@ def case_pictures(context: ReportContext, row: dict[str, Any]) -> list[tuple[str
 def _details(context: ReportContext, row: dict[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """`model / physician` of every other target of this case, a line per region."""
     study, table = context.study, context.final
-    mine = table["model"].eq(context.learner) & table["stage"].eq(context.stage) & table["case"].eq(row["case"])
-    others = table[mine & table["target"].ne(context.outcome)]
+    case_rows = table["model"].eq(context.learner) & table["stage"].eq(context.stage) & table["case"].eq(row["case"])
+    others = table[case_rows & table["target"].ne(context.outcome)]
     order = [name for name in [*study.targets, *study.scores] if name in set(others["target"])][:MOST_TARGETS]
     if not order:
         return [], []

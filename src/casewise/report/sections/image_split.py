@@ -30,12 +30,12 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     write = metric_format(context.study, context.outcome)
     rows = []
     for name in names[:MOST_LEARNERS]:
-        for way, figures in (
+        for split_by, figures in (
             ("subject", context.figures(context.stage, name)),
             ("image", figures_by_image(context, name)),
         ):
             cells = [write.cell(metric, figures.get(metric)) for metric in metrics]
-            rows.append((way, Row(name if way == "subject" else "", cells, mark=name == context.learner)))
+            rows.append((split_by, Row(name if split_by == "subject" else "", cells, mark=name == context.learner)))
     if not rows:
         return None
     first = kind_report(context.kind).image_split

@@ -107,16 +107,16 @@ def maps(context: ReportContext) -> dict[str, Any] | None:
     model = _model(context, set(table["model"]))
     if model is None:
         return None
-    mine = table[(table["model"] == model) & (table["stage"] == "oof")]
-    weighted = "weight" in mine and bool(mine["weight"].notna().any())
-    mine = mine[mine["target"].isin(["", context.outcome])]
+    predictions = table[(table["model"] == model) & (table["stage"] == "oof")]
+    weighted = "weight" in predictions and bool(predictions["weight"].notna().any())
+    predictions = predictions[predictions["target"].isin(["", context.outcome])]
     rows = context.rows("oof", model)
-    rows = rows[rows["case"].isin(set(mine.loc[mine["tile_side"] >= 0, "case"]))].reset_index(drop=True)
+    rows = rows[rows["case"].isin(set(predictions.loc[predictions["tile_side"] >= 0, "case"]))].reset_index(drop=True)
     if rows.empty:
         return None
     groups = []
     for code, row_numbers in _chosen(context, rows):
-        shown = [case for i in row_numbers if (case := _case(context, rows.loc[i], mine, weighted))]
+        shown = [case for i in row_numbers if (case := _case(context, rows.loc[i], predictions, weighted))]
         if shown:
             groups.append((code, shown))
     if not groups:
@@ -171,13 +171,13 @@ def _chosen(context: ReportContext, rows: pd.DataFrame) -> Iterator[tuple[str, l
     yield "undecided", [i for i in undecided if i not in correct_rows and i not in wrong][:UNDECIDED]
 
 
-def _case(context: ReportContext, row: pd.Series, mine: pd.DataFrame, weighted: bool) -> dict[str, Any] | None:
+def _case(context: ReportContext, row: pd.Series, predictions: pd.DataFrame, weighted: bool) -> dict[str, Any] | None:
     """One case on its slide with the most tiles."""
     slides = slides_of(context, str(row["case"]))
     if not slides:
         return None
     path, slide = slides[0]
-    whole = mine[mine["case"] == row["case"]]
+    whole = predictions[predictions["case"] == row["case"]]
     tiles = whole[whole["path"] == path]
     if tiles.empty:
         return None

@@ -169,11 +169,11 @@ def weakest_region(context: ReportContext) -> dict[str, Any] | None:
         worst = min(defined, key=lambda region: defined[region]["value"])
         high = defined[worst].get("high")
         others = [f for region, f in defined.items() if region != worst]
-        apart = is_number(high) and all(is_number(f.get("low")) and high < f["low"] for f in others)
+        separate = is_number(high) and all(is_number(f.get("low")) and high < f["low"] for f in others)
         values = sorted(f["value"] for f in defined.values())
         if any(f.get("rough") for f in defined.values()):
             code = "few_subjects"
-        elif not apart:
+        elif not separate:
             code = "intervals_overlap"
         else:
             code = "weakest" if number(values[0], 2) != number(values[1], 2) else "hardly_different"
@@ -311,11 +311,11 @@ def missed(context: ReportContext) -> dict[str, Any] | None:
         return None
     recall = {i: counts[i][i] / sum(counts[i]) for i in enough}
     worst = min(enough, key=lambda i: (recall[i], i))
-    instead = {j: n for j, n in enumerate(counts[worst]) if j != worst and n}
-    if not instead:
+    errors = {j: n for j, n in enumerate(counts[worst]) if j != worst and n}
+    if not errors:
         return {"code": "none", "classes": len(enough), "fewest": FEWEST if len(enough) < len(names) else None}
     total = sum(counts[worst])
-    commonest_error, most = max(instead.items(), key=lambda pair: pair[1])
+    commonest_error, most = max(errors.items(), key=lambda pair: pair[1])
     ends: dict[int, dict[str, Any]] = {i: figures.get(f"recall[{names[i]}]") or {} for i in enough}
     high: Any = ends[worst].get("high")
     lows = [low for i in enough if i != worst and is_number(low := ends[i].get("low"))]
@@ -326,7 +326,7 @@ def missed(context: ReportContext) -> dict[str, Any] | None:
         "count": total - counts[worst][worst],
         "total": total,
         "most": most,
-        "all_alike": len(instead) == 1,
+        "all_alike": len(errors) == 1,
         "overlaps": is_number(high) and any(high >= low for low in lows),
     }
 

@@ -93,11 +93,15 @@ def read_dicom(path: Path, *, sequence: str | None = None, voxels: bool = True) 
     if (field := text_of(series.headers[0][1], "MagneticFieldStrength")).replace(".", "", 1).isdigit():
         facts["field_strength"] = float(field)
     ignored = (("files that are not DICOM", others), ("DICOM files without an image", empty))
-    aside = [f"{kind} were left aside ({names_text([f.name for f in names], 3)})" for kind, names in ignored if names]
+    ignored_notes = [
+        f"{kind} were left aside ({names_text([f.name for f in names], 3)})" for kind, names in ignored if names
+    ]
     stated = whole_number(series.headers[0][1], "ImagesInAcquisition", 0)
     if path.is_dir() and stated > len(slices):
-        aside.append(f"its files state {stated} images, but {len(slices)} are there: the first or last may be missing")
-    return Scan(values, affine, path, facts, (*notes, *aside, *stack.notes, *affine_notes, *value_notes))
+        ignored_notes.append(
+            f"its files state {stated} images, but {len(slices)} are there: the first or last may be missing"
+        )
+    return Scan(values, affine, path, facts, (*notes, *ignored_notes, *stack.notes, *affine_notes, *value_notes))
 
 
 def no_dicom_message(path: Path, others: Sequence[Path]) -> str:

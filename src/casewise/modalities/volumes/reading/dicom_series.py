@@ -176,9 +176,9 @@ def choose(series: Sequence[Series], sequence: str | None, where: Path) -> tuple
     proper = [candidate for candidate in series if not candidate.is_localiser] or list(series)
     matches = proper if len(proper) == 1 else _matching(proper, sequence)
     if len(matches) == 1:
-        aside = [candidate.description for candidate in series if candidate is not matches[0]]
-        more = f" and {len(aside) - SHOWN} more" if len(aside) > SHOWN else ""
-        note = f"{matches[0].description} was taken; left aside: {', '.join(aside[:SHOWN])}{more}"
+        ignored_series = [candidate.description for candidate in series if candidate is not matches[0]]
+        more = f" and {len(ignored_series) - SHOWN} more" if len(ignored_series) > SHOWN else ""
+        note = f"{matches[0].description} was taken; left aside: {', '.join(ignored_series[:SHOWN])}{more}"
         return matches[0], [note, *_doubts(matches[0], sequence)]
     if sequence is None:
         mismatch = "and the table does not name one"
