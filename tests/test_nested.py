@@ -404,7 +404,7 @@ def test_pretraining_leaves_out_whom_an_inner_training_is_judged_on(
     kept_out: list[set[str]] = []
 
     def spy(network: Any, pretraining: Any, job: Any, settings: Any) -> list[str]:
-        kept_out.append(set(settings.kept_out))
+        kept_out.append(set(settings.excluded_subjects))
         before = next(network.body.parameters()).clone()
         used = pretrain(network, pretraining, job, settings)
         assert not torch.equal(before, next(network.body.parameters()))

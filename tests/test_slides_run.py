@@ -72,7 +72,7 @@ def skin_study(table: Path, **changes: Any) -> Study:
 
 
 def cut(study: Study, folder: Path | None) -> Cohort:
-    return slides.cut(study, read_cohort(study), folder, Silent())
+    return slides.into_tiles(study, read_cohort(study), folder, Silent())
 
 
 @pytest.fixture(scope="module")
@@ -374,10 +374,10 @@ class TestCut:
     def test_what_was_cut_can_be_put_together(self, skin: Path) -> None:
         study = skin_study(skin)
         before = read_cohort(study)
-        after = slides.uncut(study, cut(study, None))
+        after = slides.without_tiles(study, cut(study, None))
         assert after.images[before.images.columns].equals(before.images)
         assert after.panels.equals(before.panels)
-        assert slides.uncut(study, before) is before
+        assert slides.without_tiles(study, before) is before
 
     def test_panels_of_cases_hold_all_tiles_of_a_case(self, skin: Path) -> None:
         cohort = cut(skin_study(skin, panels={"by": "case"}), None)
@@ -408,7 +408,7 @@ class TestCut:
         Image.fromarray(draw_region(1, finding="late", size=96)).save(region)
         table = table_of(tmp_path / "cases.csv", [{"path": region, "subject": "R1", "disease": 1}])
         cohort = cut(skin_study(table, targets=NUMBER), None)
-        assert not slides.is_cut(cohort)
+        assert not slides.has_tiles(cohort)
         assert "no row names a slide" in cohort.notes[-1]
 
     def test_old_plans_are_swept_away(self, skin: Path, tmp_path: Path) -> None:
@@ -440,7 +440,7 @@ class TestBadInput:
         )
         table = table_of(tmp_path / "cases.csv", [{"path": "a.tiff", "subject": "R1", "disease": 1}])
         study = skin_study(table, tiles=None, targets=NUMBER)
-        assert not slides.is_cut(cut(study, None))
+        assert not slides.has_tiles(cut(study, None))
 
     def test_all_problems_are_told_at_once(self, skin: Path, tmp_path: Path) -> None:
         good = skin.parent / pd.read_csv(skin)["path"].iloc[0]

@@ -254,7 +254,7 @@ class TestTheProbedHead:
         network = build_network("test_resnet", 3)
         seen = drawn(30, network.width, seed=4).float()
         seen[:, :3] += 3 * torch.eye(3)[truth[:, 0].long()]
-        probe(network, coloured(truth), [str(row) for row in range(30)], [LABEL], batch=8, known_features=seen)
+        probe(network, coloured(truth), [str(row) for row in range(30)], [LABEL], batch=8, cached_features=seen)
         found = values_of(network.head.eval()(seen).detach(), [LABEL]).numpy()
         rows = ((seen - seen.mean(dim=0)) / seen.std(dim=0, correction=0)).double().numpy()
         of_some_penalty = [

@@ -14,7 +14,7 @@ from casewise.models.backbones import Network
 from casewise.study.schema import Recipe
 from casewise.training import strategies as learning
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.lr_finder import RateSearch, Sweep, deepest, find_rate, steepest, tamed, weights
+from casewise.training.lr_finder import RateSearch, Sweep, deepest, find_rate, steepest, weights, without_outliers
 from tests.test_training_learn import LABEL, TRAIN, CutError, cut_after, learned, network_of, same, state
 
 # Losses of single batches as recorded in real searches from 1e-7 to 1 in 60 steps, and between which rates they fall.
@@ -139,8 +139,8 @@ class TestTheChoice:
         share = weights(RATES)
         assert np.allclose(share.sum(1), 1)
         assert np.allclose(share[30, :30][::-1][:29], share[30, 31:])
-        assert tamed(np.array([2.0, 2.1, 2.0, 0.1, 2.1, 2.0, 1.9, 2.0])).min() > 1.5
-        assert tamed(np.arange(9.0)).tolist() == pytest.approx(range(9))
+        assert without_outliers(np.array([2.0, 2.1, 2.0, 0.1, 2.1, 2.0, 1.9, 2.0])).min() > 1.5
+        assert without_outliers(np.arange(9.0)).tolist() == pytest.approx(range(9))
 
     def test_one_unlucky_batch_does_not_end_the_sweep(self) -> None:
         sweep, trainer = Sweep(RATES), SimpleNamespace(should_stop=False)
@@ -181,7 +181,7 @@ class TestTheFinder:
         said = str(told.value)
         assert said.startswith("test_resnet: the learning-rate finder found no rate between 100 and 1e+09 at which ")
         assert "clearly falls (" in said
-        assert "Give recipe.lr as a number (0.0003 is a careful one for the adam family, 0.01 for sgd), or set " in said
+        assert "State recipe.lr (safe values are 0.0003 for the adam family and 0.01 for sgd), or set " in said
         assert "recipe.finder.steps to 120 to average more batches, or widen recipe.finder, or take test_resnet" in said
         assert not (tmp_path / "finder.json").exists()
 

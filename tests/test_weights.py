@@ -136,7 +136,7 @@ def test_a_bundle_trained_on_the_subjects_that_stop_a_training_is_refused(chests
     inputs = JobInputs(study, cohort, split(study, cohort, folder, Silent()), StoreAddress(tmp_path, ""))
     job = Job("test_resnet", 0, folder.job("test_resnet", 0), "the test's")
     choice = choose(job, inputs, ComputePlan())
-    assert choice.kept_out == sorted({*inputs.splits.held_out(0), *choice.stop_subjects})
+    assert choice.excluded_subjects == sorted({*inputs.splits.held_out(0), *choice.stop_subjects})
     study = study.model_copy(update={"weights": f"bundle:{bundle(tmp_path, choice.stop_subjects)}"})
     with pytest.raises(SplitError):
         build(job, replace(inputs, study=study), ComputePlan(), choice)

@@ -157,7 +157,7 @@ def judge_classes(
 
 
 def describe_classes(
-    wide: PredictionMatrix, classes: Classes, chosen: OutOfFoldChoice, plan: Plan, *, crossed: bool
+    wide: PredictionMatrix, classes: Classes, choice: OutOfFoldChoice, plan: Plan, *, crossed: bool
 ) -> dict[str, dict[str, Any]]:
     """For each learner its confusion counts, temperature, curves, reliability and operating points."""
     chosen_on = "the other folds" if crossed else "out of fold"
@@ -168,7 +168,7 @@ def describe_classes(
         truth, decided, p = samples.truth[rows], samples.decided[rows, number], samples.probabilities[rows, number]
         scores = one_against_rest(p, classes)
         curves = {classes.names[c]: drawn_curve(scores[:, c], truth == c) for c in _shown(classes)}
-        temperatures = chosen.temperatures.get(learner, {})
+        temperatures = choice.temperatures.get(learner, {})
         confusion = np.bincount(truth * k + decided, minlength=k * k).reshape(k, k)
         by_learner[learner] = {
             "names": list(classes.names),
@@ -185,7 +185,7 @@ def describe_classes(
         }
         if crossed:
             by_learner[learner]["temperature_by_fold"] = _by_fold(temperatures)
-        thresholds = chosen.thresholds.get(learner, {})
+        thresholds = choice.thresholds.get(learner, {})
         if not thresholds:
             continue
         estimates = judge_thresholds(

@@ -114,18 +114,18 @@ class NumberJudge:
 
 @dataclass(frozen=True)
 class ClassJudge:
-    """The evaluation of classes and grades; `chosen` are the thresholds and temperatures chosen out of fold."""
+    """The evaluation of classes and grades; `choice` are the thresholds and temperatures chosen out of fold."""
 
     kind: str
     classes: Classes
-    chosen: OutOfFoldChoice = field(default_factory=lambda: OutOfFoldChoice({}, {}))
+    choice: OutOfFoldChoice = field(default_factory=lambda: OutOfFoldChoice({}, {}))
 
     def judge(self, rows: pd.DataFrame, plan: Plan, *, whole: bool) -> Judgement:
         """Metrics from counts, probabilities and ranks."""
         crossed = bool((rows["stage"] == "oof").all())
-        wide = widen(rows, self.classes, self.chosen.temperatures, crossed=crossed)
+        wide = widen(rows, self.classes, self.choice.temperatures, crossed=crossed)
         metrics, compared = judge_classes(wide, self.classes, plan, comparing=whole)
-        blocks = describe_classes(wide, self.classes, self.chosen, plan, crossed=crossed) if whole else {}
+        blocks = describe_classes(wide, self.classes, self.choice, plan, crossed=crossed) if whole else {}
         return Judgement(metrics, compared, blocks)
 
     def resampled(self, rows: pd.DataFrame, plan: Plan) -> tuple[dict[str, float], dict[str, np.ndarray], int]:

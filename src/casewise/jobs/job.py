@@ -70,7 +70,7 @@ class Choice:
     inner: InnerCVResult | None
 
     @property
-    def kept_out(self) -> list[str]:
+    def excluded_subjects(self) -> list[str]:
         """Subjects on whom neither first weights nor pretraining may have been trained, sorted."""
         return sorted({*self.held_out, *self.stop_subjects})
 
@@ -172,11 +172,11 @@ def build(job: Job, inputs: JobInputs, plan: ComputePlan, choice: Choice) -> Stu
     seed = mixed_seed(study.seed, job.model, job.fold)
     torch.manual_seed(seed)
     network = network_of(study, job.model)
-    origin, bundle_subjects = load_first_weights(network, study, job.model, choice.kept_out)
+    origin, bundle_subjects = load_first_weights(network, study, job.model, choice.excluded_subjects)
     # All subjects that shape the network: by training, by early stopping, and through its first weights.
     subjects = {*inputs.splits.training(job.fold), *choice.stop_subjects, *bundle_subjects}
     if inputs.pretraining:
-        settings = PretrainingSettings(job.folder.pretraining, tuple(choice.kept_out), seed, plan)
+        settings = PretrainingSettings(job.folder.pretraining, tuple(choice.excluded_subjects), seed, plan)
         used = pretrain(network, inputs.pretraining, job, settings)
         subjects |= set(used)
         pack = inputs.pretraining.study.cohort.parent.name

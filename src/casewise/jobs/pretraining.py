@@ -74,10 +74,10 @@ def pretraining_study(study: Study, settings: Pretraining) -> Study:
 
 @dataclass(frozen=True)
 class PretrainingSettings:
-    """Where and how a network is pretrained; `kept_out` are subjects that it is tested on later."""
+    """Where and how a network is pretrained; `excluded_subjects` are subjects that it is tested on later."""
 
     folder: PretrainingFolder
-    kept_out: tuple[str, ...]
+    excluded_subjects: tuple[str, ...]
     seed: int
     plan: ComputePlan
 
@@ -92,8 +92,8 @@ def pretrain(network: Network, pretraining: Pretrained, job: Job, settings: Pret
 
     study, panels = pretraining.study, pretraining.cohort.panels
     subjects = panels["subject"].astype(str)
-    used = sorted(set(subjects) - set(settings.kept_out))
-    check_apart(used, settings.kept_out, where=f"{job.model}, fold {job.fold + 1}, pretraining")
+    used = sorted(set(subjects) - set(settings.excluded_subjects))
+    check_apart(used, settings.excluded_subjects, where=f"{job.model}, fold {job.fold + 1}, pretraining")
     folder, seed = settings.folder, mixed_seed(settings.seed, "pretrain")
     if folder.body.intact():
         network.body.load_state_dict(load_file(folder.body.path))

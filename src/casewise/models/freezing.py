@@ -110,7 +110,7 @@ def freeze(network: Network, upto: FreezePoint | str | float) -> str:
     if network.missing_token is not None:
         network.missing_token.requires_grad_(True)  # it has no pretrained values
     network.head.requires_grad_(True)
-    network.keep_in_eval(frozen_parts(network, end))
+    network.keep_in_eval(frozen_module_names(network, end))
     return last_frozen(network, end)
 
 
@@ -143,7 +143,7 @@ def frozen_end(network: Network, upto: FreezePoint | str | float) -> int:
     return end if behind else len(modules)
 
 
-def frozen_parts(network: Network, end: int) -> list[str]:
+def frozen_module_names(network: Network, end: int) -> list[str]:
     """Which of the body's first `end` modules are frozen completely."""
     names = [name for name, _ in network.bodies[0].named_modules()]
     outer = _around(names[end:])

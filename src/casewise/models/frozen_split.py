@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from casewise.errors import TrainingError
 from casewise.models.backbones import Network
-from casewise.models.freezing import frozen_end, frozen_parts, last_frozen, layers
+from casewise.models.freezing import frozen_end, frozen_module_names, last_frozen, layers
 from casewise.study.freezing import FreezePoint
 
 
@@ -115,14 +115,14 @@ def split_at(network: Network, upto: FreezePoint | str | float) -> tuple[Segment
     end = frozen_end(network, upto)
     frozen = {id(module) for module in list(network.bodies[0].modules())[:end]}
     chain = _chain(network)
-    before, after = _cut(chain, frozen)
+    before, after = _split_chain(chain, frozen)
     if not any(True for element in before for _ in element.parameters()):
         raise TrainingError(
             f"freeze: {network.name} cannot be cut at {upto}: "
             + ("nothing is frozen. " if not end else f"no whole part of it ends before {last_frozen(network, end)}. ")
             + f"Give a later freeze point; its first layer is {layers(network)[0][0]}."
         )
-    frozen_modules = [network.bodies[0].get_submodule(name) for name in frozen_parts(network, end)]
+    frozen_modules = [network.bodies[0].get_submodule(name) for name in frozen_module_names(network, end)]
     eval_modules = [module for element in before for module in element.modules()]
     first, rest = Segment([_Scaled(network), *before], [*frozen_modules, *eval_modules]), Segment(after, frozen_modules)
     first.at = rest.at = _name_of(network, before)
@@ -156,12 +156,12 @@ def _chain(network: Network) -> list[nn.Module]:
     return [between[element]() if element in between else body.get_submodule(element) for element in CHAINS[kind]]
 
 
-def _cut(chain: list[nn.Module], frozen: set[int]) -> tuple[list[nn.Module], list[nn.Module]]:
+def _split_chain(chain: list[nn.Module], frozen: set[int]) -> tuple[list[nn.Module], list[nn.Module]]:
     """Divide a chain at its first module that is not frozen; that module is divided too, if it is a chain itself."""
     for position, element in enumerate(chain):
         if all(id(module) in frozen for module in element.modules()) or _steady(element):
             continue
-        before, after = _cut(_inside(element), frozen)
+        before, after = _split_chain(_inside(element), frozen)
         return chain[:position] + before, (after if before else [element]) + chain[position + 1 :]
     return chain, []
 

@@ -87,8 +87,8 @@ class NetworkKind(Protocol):
         """The class or grade decided on, (B,) `int64`; 0 for numbers."""
         ...
 
-    def score(self, raw: Tensor, chosen: Tensor) -> Tensor:
-        """What is differentiated for an explanation, (B,): higher where the network says `chosen` more."""
+    def score(self, raw: Tensor, classes: Tensor) -> Tensor:
+        """The value that explanations differentiate, (B,); it increases with the evidence for `classes`."""
         ...
 
     def loss(self, batch: Sequence[Scored], recipe: Recipe) -> Tensor:
@@ -113,7 +113,7 @@ class NumberOutput:
         """A number has no class."""
         return torch.zeros(len(raw), dtype=torch.int64, device=raw.device)
 
-    def score(self, raw: Tensor, chosen: Tensor) -> Tensor:
+    def score(self, raw: Tensor, classes: Tensor) -> Tensor:
         """The number itself."""
         return raw[:, 0]
 
@@ -147,9 +147,9 @@ class ClassOutput:
         """The most probable class."""
         return raw.argmax(dim=1)
 
-    def score(self, raw: Tensor, chosen: Tensor) -> Tensor:
+    def score(self, raw: Tensor, classes: Tensor) -> Tensor:
         """The class's raw output before softmax (Selvaraju et al. 2017, section 3)."""
-        return raw.gather(1, chosen[:, None])[:, 0]
+        return raw.gather(1, classes[:, None])[:, 0]
 
     def loss(self, batch: Sequence[Scored], recipe: Recipe) -> Tensor:
         """The sum of the targets' mean losses over their scored rows; 0 where nothing is scored."""
@@ -187,12 +187,12 @@ class GradeOutput(ClassOutput):
         """The median grade: how many grades are passed with more than even odds."""
         return (functional.sigmoid(raw).cumprod(dim=1) > 0.5).sum(dim=1)
 
-    def score(self, raw: Tensor, chosen: Tensor) -> Tensor:
+    def score(self, raw: Tensor, classes: Tensor) -> Tensor:
         """The logarithm of the grade's probability: all below passed, itself not."""
         # by logarithms, so that a sure grade still has a gradient
         passed = functional.pad(functional.logsigmoid(raw).cumsum(dim=1), (1, 0))
         stopped = functional.pad(functional.logsigmoid(-raw), (0, 1))
-        return (passed + stopped).gather(1, chosen[:, None])[:, 0]
+        return (passed + stopped).gather(1, classes[:, None])[:, 0]
 
     def _loss(self, raw: Tensor, label: Tensor, weight: Tensor | None, recipe: Recipe) -> Tensor:
         """Negative log-likelihood: every step up to the true grade is passed, the next one is not."""
@@ -234,7 +234,7 @@ def width_of(outputs: Sequence[Output]) -> int:
     return sum(output.width for output in outputs)
 
 
-def raw_parts(raw: Tensor, outputs: Sequence[Output]) -> list[Tensor]:
+def split_raw(raw: Tensor, outputs: Sequence[Output]) -> list[Tensor]:
     """Each target's own raw outputs: (B, width) cut by columns."""
     return list(raw.split([output.width for output in outputs], dim=1))
 
@@ -245,7 +245,7 @@ def values_of(raw: Tensor, outputs: Sequence[Output]) -> Tensor:
     >>> values_of(torch.zeros(1, 2), [Output("grade", "ordinal", 3)]).tolist()
     [[0.5, 0.25, 0.25]]
     """
-    columns = zip(raw_parts(raw, outputs), outputs, strict=True)
+    columns = zip(split_raw(raw, outputs), outputs, strict=True)
     return torch.cat([output.network_kind.decode(target_raw) for target_raw, output in columns], dim=1)
 
 
@@ -275,7 +275,7 @@ def hits(raw: Tensor, truth: Tensor, outputs: Sequence[Output]) -> Tensor | None
     column = next((i for i, output in enumerate(outputs) if output.main and output.classes), None)
     if column is None:
         return None
-    target_raw, recorded = raw_parts(raw, outputs)[column].float(), truth[:, column]
+    target_raw, recorded = split_raw(raw, outputs)[column].float(), truth[:, column]
     decided = outputs[column].network_kind.decided(target_raw)
     return torch.stack([(decided == recorded).sum(), (~recorded.isnan()).sum()])
 

@@ -99,8 +99,8 @@ def stack(
             "number": partial(_stack_numbers, low=low, high=high),
             "classes": stack_classes,
         }
-        stack_one = by_form(kind, functions)
-        rows, fitted = stack_one(target_rows, target_means, learners, names)
+        stack_target = by_form(kind, functions)
+        rows, fitted = stack_target(target_rows, target_means, learners, names)
         tables += rows
         for name in names:
             coefficients[STACKERS[name].learner][target] = fitted[name]

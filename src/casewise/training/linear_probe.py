@@ -32,14 +32,14 @@ def probe(
     outputs: Sequence[Output],
     *,
     batch: int,
-    known_features: Tensor | None = None,
+    cached_features: Tensor | None = None,
 ) -> None:
     """Set the network's head to linear models on its features: ridge for numbers, logistic for classes and grades.
 
     The penalty of each target is chosen by cross-validation over groups of the given (training) subjects.
-    `known_features` are those of `data`, (P, width) or (P, K, width) of bags, where they were computed before.
+    `cached_features` are those of `data`, (P, width) or (P, K, width) of bags, where they were computed before.
     """
-    by_panel = features(network, data, batch=batch) if known_features is None else known_features
+    by_panel = features(network, data, batch=batch) if cached_features is None else cached_features
     # what attention gathers begins as the mean
     values = (by_panel.nanmean(dim=1) if by_panel.ndim == 3 else by_panel).double().numpy()
     centre, spread = values.mean(axis=0), values.std(axis=0) + 1e-6
@@ -64,7 +64,7 @@ def probe(
         start += output.width
 
 
-def _parts(rows: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+def _group_folds(rows: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     from sklearn.model_selection import GroupKFold
 
     folds = min(5, len(set(groups)))
@@ -75,7 +75,7 @@ def _ridge(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: in
     """One line for a number."""
     from sklearn.linear_model import RidgeCV
 
-    folds = _parts(rows, groups)
+    folds = _group_folds(rows, groups)
     if not folds:
         return [None]
     ridge = RidgeCV(PENALTIES, cv=folds, scoring="neg_mean_squared_error").fit(rows, labels)
@@ -93,7 +93,7 @@ def _logistic(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes:
     if len(present) < 2:
         return fitted_lines
     # a part that lacks a class on its training side says nothing about the penalty
-    folds = [(t, v) for t, v in _parts(rows, groups) if len(set(labels[t].tolist())) == len(present)]
+    folds = [(t, v) for t, v in _group_folds(rows, groups) if len(set(labels[t].tolist())) == len(present)]
     losses = np.zeros(len(INVERSE_PENALTIES))
     for train, left_out in folds:
         for number, inverse in enumerate(INVERSE_PENALTIES):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from casewise.models.outputs import NetworkKind, Output, Scored, class_counts, raw_parts
+from casewise.models.outputs import NetworkKind, Output, Scored, class_counts, split_raw
 from casewise.study.schema import Recipe
 
 __all__ = ["Scaling", "class_counts", "class_weights", "guess_loss", "loss_of"]
@@ -42,7 +42,7 @@ def loss_of(
     """
     by_kind: dict[NetworkKind, list[Scored]] = {}
     start = 0
-    for column, (target_raw, output) in enumerate(zip(raw_parts(raw, outputs), outputs, strict=True)):
+    for column, (target_raw, output) in enumerate(zip(split_raw(raw, outputs), outputs, strict=True)):
         columns = slice(start, start + output.width)
         start += output.width
         weight = weights[column] if weights is not None and not plain else None

@@ -1,4 +1,4 @@
-"""The learning-rate finder: the rate rises from step to step, and the loss tells where learning is fastest.
+"""The learning-rate finder: the rate increases from step to step, and the rate where the loss falls fastest is chosen.
 
 Source: Smith, "Cyclical Learning Rates for Training Neural Networks", 2017 (the range test).
 """
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from casewise.models.backbones import Network
 
 BLOWN_UP = 4.0
-# Decades of the rate over which the loss is averaged, to either side: as wide however many steps there are.
+# Decades of the rate over which the loss is averaged on either side, independent of the number of steps.
 WIDTH = 0.25
-# How many times its own noise a fall must measure: the least of a whole curve is sought, not of one point.
+# The smallest ratio of a fall to its noise; it is large because the minimum of a whole curve is used.
 CLEAR = 5.0
 
 
 @dataclass(frozen=True)
 class RateSearch:
-    """The curve of a range test, as it was and smoothed, and the rate chosen on it."""
+    """The curve of a range test, measured and smoothed, and the chosen rate."""
 
     rates: list[float]
     losses: list[float]
@@ -45,7 +45,7 @@ class RateSearch:
 
 @dataclass(frozen=True)
 class Fall:
-    """The deepest fall of a smoothed loss: from which step to which, by how much, and what noise alone can do."""
+    """The deepest fall of a smoothed loss: its first and last step, its depth, and the noise of the curve."""
 
     curve: np.ndarray
     begin: int
@@ -93,10 +93,10 @@ def find_rate(
     seed: int,
     choice: ComputePlan,
 ) -> RateSearch:
-    """Run the range test on a copy of the network; the network itself stays as it was.
+    """Run the range test on a copy of the network; the network itself is unchanged.
 
     Raises:
-        TrainingError: the loss falls nowhere clearly on the range, so that nothing can be chosen.
+        TrainingError: the loss does not fall clearly anywhere on the range, so that no rate can be chosen.
     """
     quiet()
     finder = recipe.finder
@@ -124,42 +124,42 @@ def find_rate(
         enable_checkpointing=False,
         callbacks=[sweep],
     )
-    test.train()  # whatever mode the network was left in
+    test.train()  # the network may be in eval mode
     try:
-        # where the loss leaves the numbers the curve ends, and says so if nothing was found before
+        # the curve ends where the loss is not finite; the error below follows if no rate was found before
         with suppress(TrainingError):
             trainer.fit(test)
-    except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit of its own
+    except SystemExit as stopped:  # Lightning raises SystemExit on Ctrl-C
         raise KeyboardInterrupt from stopped
     losses = sweep.losses
     rate = steepest(rates[: len(losses)], np.array(losses))
     if rate is None:
         raise TrainingError(
             f"the learning-rate finder found no rate between {finder.low:g} and {finder.high:g} at which the loss "
-            f"clearly falls ({_told(rates, losses)}). Give recipe.lr as a number (0.0003 is a careful one for the adam "
-            f"family, 0.01 for sgd), or{_more(finder.steps)} widen recipe.finder"
+            f"clearly falls ({_fall_text(rates, losses)}). State recipe.lr (safe values are 0.0003 for "
+            f"the adam family and 0.01 for sgd), or{_finder_hint(finder.steps)} widen recipe.finder"
         )
     fall = deepest(rates[: len(losses)], np.array(losses))
-    course = [round(float(v), 6) for v in fall.curve] if fall else []
-    return RateSearch([float(r) for r in rates[: len(losses)]], [round(v, 6) for v in losses], rate, course)
+    smoothed = [round(float(v), 6) for v in fall.curve] if fall else []
+    return RateSearch([float(r) for r in rates[: len(losses)]], [round(v, 6) for v in losses], rate, smoothed)
 
 
-def _told(rates: np.ndarray, losses: list[float]) -> str:
+def _fall_text(rates: np.ndarray, losses: list[float]) -> str:
     if not losses:
-        return "no number at the first step"
+        return "it is not finite at the first step"
     fall = deepest(rates[: len(losses)], np.array(losses))
     if fall is None:
-        return f"{losses[0]:.3g} at {rates[0]:.1g}, and no numbers after step {len(losses)}"
-    by = f"by {fall.depth:.2g} at most" if fall.depth > 0 else "nowhere"
-    return f"smoothed, it falls {by}; by {CLEAR * fall.noise:.2g} it could by the chance of single batches"
+        return f"it is {losses[0]:.3g} at {rates[0]:.1g} and not finite after step {len(losses)}"
+    depth = f"falls by at most {fall.depth:.2g}" if fall.depth > 0 else "does not fall"
+    return f"the smoothed loss {depth}; chance alone can cause a fall of {CLEAR * fall.noise:.2g}"
 
 
-def _more(steps: int) -> str:
+def _finder_hint(steps: int) -> str:
     return "" if steps >= 1000 else f" set recipe.finder.steps to {min(2 * steps, 1000)} to average more batches, or"
 
 
 def weights(rates: np.ndarray) -> np.ndarray:
-    """What each loss weighs in each smoothed one: a normal curve over the logarithm of the rate, (steps, steps).
+    """(steps, steps) the weight of each loss in each smoothed loss: a normal curve over the logarithm of the rate.
 
     >>> weights(np.geomspace(1e-7, 1, 60)).sum(1).round(6).tolist() == [1.0] * 60
     True
@@ -170,10 +170,10 @@ def weights(rates: np.ndarray) -> np.ndarray:
     return np.asarray(kernel / kernel.sum(1, keepdims=True))
 
 
-def tamed(losses: np.ndarray) -> np.ndarray:
-    """The losses with single outliers drawn in to three deviations from the median of the five around them.
+def without_outliers(losses: np.ndarray) -> np.ndarray:
+    """The losses with single outliers limited to three deviations from the median of the five around them.
 
-    >>> tamed(np.array([2.0, 2.1, 2.0, 0.1, 2.1, 2.0, 1.9, 2.0])).min().round(1).item()
+    >>> without_outliers(np.array([2.0, 2.1, 2.0, 0.1, 2.1, 2.0, 1.9, 2.0])).min().round(1).item()
     1.8
     """
     middle = np.median(np.lib.stride_tricks.sliding_window_view(np.pad(losses, 2, mode="edge"), 5), axis=1)
@@ -182,9 +182,9 @@ def tamed(losses: np.ndarray) -> np.ndarray:
 
 
 def deepest(rates: np.ndarray, losses: np.ndarray) -> Fall | None:
-    """The fall from the level before it to the least of the smoothed loss; None with fewer than five numbers.
+    """The fall from the initial level to the minimum of the smoothed loss; None with fewer than five finite losses.
 
-    It begins where a tenth of it is done for good, and ends where nine tenths are: beyond that is noise.
+    It begins after the last step above 90 % of its depth, and ends at the first step below 10 %.
     """
     finite = np.isfinite(losses)
     rates, losses = rates[finite], losses[finite]
@@ -194,24 +194,24 @@ def deepest(rates: np.ndarray, losses: np.ndarray) -> Fall | None:
     first = max(5, steps // 6)
     # Losses after a divergence must not affect the fall before it.
     losses = np.minimum(losses, losses[: 2 * first].max())
-    share, calm = weights(rates), tamed(losses)
-    curve = share @ calm
+    kernel, limited = weights(rates), without_outliers(losses)
+    curve = kernel @ limited
     least = int(curve.argmin())
 
     def passed(level: float, fraction: float) -> int:
         above = np.flatnonzero(curve[:least] > level - fraction * (level - curve[least]))
         return int(above[-1]) + 1 if len(above) else 0
 
-    level = float(np.median(calm[:first]))
+    level = float(np.median(limited[:first]))
     flat = max(first, passed(level, 0.5))
-    level = float(np.mean(calm[:flat]))
-    # Noise of the untamed losses, from their steps, which a slow fall leaves alone.
+    level = float(np.mean(limited[:flat]))
+    # Noise of the original losses, from their differences, which a slow fall hardly affects.
     single = float(np.std(np.diff(losses[: max(least + 1, steps // 2, 3)]))) / np.sqrt(2)
-    noise = single * float(np.sqrt((share[least] ** 2).sum() + 1 / flat))
+    noise = single * float(np.sqrt((kernel[least] ** 2).sum() + 1 / flat))
     begin = passed(level, 0.1)
     depth = level - float(curve[least])
     end = begin + int(np.argmax(curve[begin:] <= level - 0.9 * depth))
-    # The first rates tried are no choice: nothing was seen before them.
+    # The first rates cannot be chosen, because no loss precedes them.
     return Fall(curve, max(begin, 3, steps // 10), end, depth, noise)
 
 

@@ -60,8 +60,8 @@ def learn(
         # before the probe: with a fitted head no rate lowers the loss further
         search = _search_rate(HeadOnly(network), heads[0], recipe, context, context.files.rate_search)
     if recipe.head == "probe" and not resuming:
-        known_features = heads[0].features if heads else None
-        probe(network, train, subjects, context.outputs, batch=recipe.batch_size, known_features=known_features)
+        cached_features = heads[0].features if heads else None
+        probe(network, train, subjects, context.outputs, batch=recipe.batch_size, cached_features=cached_features)
     if recipe.lr == "find":
         search = search or _search_rate(network, train, recipe, context, context.files.rate_search)
         recipe = recipe.model_copy(update={"lr": search["chosen"]})

@@ -18,13 +18,13 @@ class Timer:
         self._before = (before.get("seconds", 0.0), before.get("core_seconds", 0.0))
         self._stretches = before.get("stretches", 0) + 1
         # the CPU time of all threads, which other processes do not change
-        self._begun = (time.monotonic(), time.process_time())
+        self._start = (time.monotonic(), time.process_time())
         self.note()
 
     def cost(self) -> dict[str, float]:
         """`seconds`, `core_seconds`, and `stretches`: how many times the training was started or resumed."""
         reading = (time.monotonic(), time.process_time())
-        seconds, cores = (b + n - s for b, n, s in zip(self._before, reading, self._begun, strict=True))
+        seconds, cores = (b + n - s for b, n, s in zip(self._before, reading, self._start, strict=True))
         return {"seconds": round(seconds, 2), "core_seconds": round(cores, 2), "stretches": self._stretches}
 
     def note(self) -> None:

@@ -48,7 +48,7 @@ def gradcam_by_sequence(
 
     bodies: list[Any] = network.bodies
     with without_side_effects(network) as hooks:
-        chosen_layers = list(layers) or layers_of(network)
+        explained_layers = list(layers) or layers_of(network)
         grids: list[tuple[int, int]] = []
         for body in bodies if is_transformer(bodies[0]) else []:
             hooks.append(
@@ -56,10 +56,10 @@ def gradcam_by_sequence(
                     lambda m, i, o, body=body: grids.append(grid_of(body, o[0] if isinstance(o, tuple) else o, i[0]))
                 )
             )
-        if isinstance(bodies[0], DenseNet) and chosen_layers[0] is bodies[0].features:
+        if isinstance(bodies[0], DenseNet) and explained_layers[0] is bodies[0].features:
             # the last ReLU of a DenseNet is a function, not a module, so the hook applies it; TINY keeps the gradient
-            hooks += [layer.register_forward_hook(lambda m, i, o: o.relu() + TINY) for layer in chosen_layers]
-        library = GradCAM(network, chosen_layers, reshape_transform=lambda output: _as_map(output, bodies[0], grids))
+            hooks += [layer.register_forward_hook(lambda m, i, o: o.relu() + TINY) for layer in explained_layers]
+        library = GradCAM(network, explained_layers, reshape_transform=lambda output: _as_map(output, bodies[0], grids))
         recorder = library.activations_and_grads
         try:
             # all parameters are fixed, so the gradient needs inputs that require one
@@ -68,7 +68,7 @@ def gradcam_by_sequence(
                 target.score(recorder(inputs)).sum().backward()
             pairs = [(a.numpy(), g.numpy()) for a, g in zip(recorder.activations, recorder.gradients, strict=True)]
             maps = [
-                torch.from_numpy(library.get_cam_image(inputs, chosen_layers[0], [], a, g, False)) for a, g in pairs
+                torch.from_numpy(library.get_cam_image(inputs, explained_layers[0], [], a, g, False)) for a, g in pairs
             ]
         finally:
             recorder.release()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from casewise.errors import CasewiseError, nearest
-from casewise.models.outputs import Output, outputs_of, raw_parts, width_of
+from casewise.models.outputs import Output, outputs_of, split_raw, width_of
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
@@ -79,7 +79,7 @@ class ExplainTarget:
         if raw.shape[1] != width_of(self.outputs):
             expected = width_of(self.outputs)
             raise CasewiseError(f"explain: the network gives {raw.shape[1]} outputs; its targets need {expected}.")
-        return raw_parts(raw, self.outputs)[self._position].float()
+        return split_raw(raw, self.outputs)[self._position].float()
 
     @property
     def _position(self) -> int:

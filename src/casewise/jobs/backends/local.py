@@ -189,7 +189,7 @@ def _compute_plans(
     if study.compute.keep_memory:
         keep_memory()  # as the jobs do, whose speed is measured here
     recorded = folder.compute.read_or_none() or {}
-    chosen_plans: dict[str, ComputePlan] = {}
+    plans_by_model: dict[str, ComputePlan] = {}
     missing: list[str] = []
     size = study.images.size
     side = size * max(study.panels.rows, study.panels.columns)
@@ -201,8 +201,8 @@ def _compute_plans(
         try:
             for fold in {job.fold for job in waiting if job.model == model}:
                 _, stop_subjects = divided(study, inputs.cohort.panels, inputs.splits, fold)
-                kept_out = sorted({*inputs.splits.held_out(fold), *stop_subjects})
-                load_first_weights(network, study, model, kept_out)
+                excluded_subjects = sorted({*inputs.splits.held_out(fold), *stop_subjects})
+                load_first_weights(network, study, model, excluded_subjects)
         except WeightsError as error:
             missing.append(str(error))
             continue
@@ -211,7 +211,7 @@ def _compute_plans(
             if _holds(plan, study.compute):
                 if study.compute.threads not in ("auto", plan.threads):
                     plan = replace(plan, threads=int(study.compute.threads))
-                chosen_plans[model] = plan
+                plans_by_model[model] = plan
                 if recorded.get(model) != (values := json.loads(json.dumps(asdict(plan)))):
                     recorded[model] = values
                     folder.compute.write(recorded)
@@ -221,16 +221,16 @@ def _compute_plans(
                     f"{folder.path}: {model} was trained on {plan.device} in {plan.precision}, which is not "
                     "what the study states or what this machine has. Give another folder with --output."
                 )
-        chosen_plans[model] = choose(
+        plans_by_model[model] = choose(
             network, study.compute, side=side, batch=study.recipe.batch_size, threads=threads, memo=memo_path()
         )
-        recorded[model] = asdict(chosen_plans[model])
+        recorded[model] = asdict(plans_by_model[model])
         folder.compute.write(recorded)
         del network
         give_memory_back()
     if missing:
         raise WeightsError("\n".join(missing))
-    return chosen_plans
+    return plans_by_model
 
 
 def _recorded_plan(values: Any, folder: RunFolder, model: str) -> ComputePlan | None:

@@ -38,7 +38,7 @@ TIFFS = {".tif", ".tiff"}
 SHOWN = 200
 
 
-def is_cut(cohort: Cohort) -> bool:
+def has_tiles(cohort: Cohort) -> bool:
     """Whether the cohort has tiles of slides."""
     return TILE[0] in cohort.images
 
@@ -56,7 +56,7 @@ def plan_of(study: Study) -> TilePlan:
     return TilePlan(side=study.images.size, **study.tiles.model_dump())
 
 
-def cut(study: Study, cohort: Cohort, folder: Path | None, show: Show) -> Cohort:
+def into_tiles(study: Study, cohort: Cohort, folder: Path | None, show: Show) -> Cohort:
     """The cohort with a row a tile: slides are replaced by their tiles, other images stay as they are.
 
     Rows of tiles have the columns `TILE` and `FACTS` and all columns of the slide's row. Planned tiles are stored in
@@ -89,9 +89,9 @@ def cut(study: Study, cohort: Cohort, folder: Path | None, show: Show) -> Cohort
     return Cohort(images=images, panels=panels, cases=cohort.cases, notes=notes)
 
 
-def uncut(study: Study, cohort: Cohort) -> Cohort:
+def without_tiles(study: Study, cohort: Cohort) -> Cohort:
     """The cohort with one row for each slide or image; a cohort without slides is returned as it is."""
-    if not is_cut(cohort):
+    if not has_tiles(cohort):
         return cohort
     images = cohort.images.drop_duplicates("path").drop(columns=list(TILE)).reset_index(drop=True)
     images, panels = with_panels(images, study)
@@ -102,8 +102,8 @@ def pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> tuple[Co
     """One thumbnail for each slide and each image, which audits compare instead of tiles.
 
     Returns:
-        The cohort as from `uncut`, with the file of each thumbnail in the column `PICTURE`, and the tile store of these
-        files. Its index describes the files of the slides.
+        The cohort as from `without_tiles`, with the file of each thumbnail in the column `PICTURE`, and the tile store
+        of these files. Its index describes the files of the slides.
 
     Raises:
         RunError: the stored tiles of a slide are not in `folder` any more.
@@ -111,9 +111,9 @@ def pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> tuple[Co
     from casewise.modalities.store.preparation import Preparation
     from casewise.modalities.store.store_builder import prepare
 
-    whole = uncut(study, cohort)
-    cut_paths = set(cohort.images.loc[cohort.images["tile_side"] >= 0, "path"])
-    slides = [slide_of(study, path, folder) if path in cut_paths else None for path in whole.images["path"]]
+    whole = without_tiles(study, cohort)
+    slide_paths = set(cohort.images.loc[cohort.images["tile_side"] >= 0, "path"])
+    slides = [slide_of(study, path, folder) if path in slide_paths else None for path in whole.images["path"]]
     files = [Path(p) if slide is None else slide.picture for p, slide in zip(whole.images["path"], slides, strict=True)]
     settings = study.images
     preparation = Preparation(size=settings.size, keep_ratio=settings.keep_ratio, channels=settings.channels)
@@ -149,7 +149,7 @@ def sweep(study: Study, cohort: Cohort, folder: Path) -> None:
     """Remove stored tiles of other settings and of slides that are no longer in the cohort."""
     from casewise.modalities.slides import plans as slide_plans
 
-    if is_cut(cohort):
+    if has_tiles(cohort):
         plan = plan_of(study)
         slide_plans.sweep(folder, {slide_plans.name_of(Path(path), plan) for path in cohort.images["path"].unique()})
 

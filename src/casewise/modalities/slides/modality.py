@@ -30,9 +30,9 @@ class Slides(Photographs):
     name = "slides"
 
     def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
-        from casewise.modalities.slides.cohort import FOLDER, cut
+        from casewise.modalities.slides.cohort import FOLDER, into_tiles
 
-        return cut(study, cohort, folder.of(FOLDER) if folder else None, show)
+        return into_tiles(study, cohort, folder.of(FOLDER) if folder else None, show)
 
     def described(self, study: Study, images: pd.DataFrame) -> str:
         from casewise.modalities.slides.cohort import TILE
@@ -45,9 +45,9 @@ class Slides(Photographs):
         return f"{text} and {self.noun(study).counted(others)}" if others else text
 
     def whole(self, study: Study, cohort: Cohort) -> Cohort:
-        from casewise.modalities.slides.cohort import uncut
+        from casewise.modalities.slides.cohort import without_tiles
 
-        return uncut(study, cohort)
+        return without_tiles(study, cohort)
 
     def prepare(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles") -> ImageStore:
         from casewise.modalities.slides.cohort import FOLDER, sweep
@@ -68,9 +68,9 @@ class Slides(Photographs):
 
     def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
         """Slides and a small picture of each: tiles have no border and no file of their own."""
-        from casewise.modalities.slides.cohort import FOLDER, is_cut, pictures
+        from casewise.modalities.slides.cohort import FOLDER, has_tiles, pictures
 
-        if not is_cut(prepared.cohort):
+        if not has_tiles(prepared.cohort):
             return super().audited(prepared, show)
         return pictures(prepared.study, prepared.cohort, prepared.folder.of(FOLDER), show)
 
@@ -113,10 +113,10 @@ class Slides(Photographs):
 
     def overview(self, prepared: PreparedCohort, path: str) -> StoredSlide | None:
         """The stored tiles of the slide at `path`; None if `path` is an image that is used whole."""
-        from casewise.modalities.slides.cohort import FOLDER, is_cut, slide_of
+        from casewise.modalities.slides.cohort import FOLDER, has_tiles, slide_of
 
         images = prepared.cohort.images
-        if not is_cut(prepared.cohort) or not (images.loc[images["path"] == path, "tile_side"] >= 0).any():
+        if not has_tiles(prepared.cohort) or not (images.loc[images["path"] == path, "tile_side"] >= 0).any():
             return None
         return slide_of(prepared.study, path, prepared.folder.of(FOLDER))
 

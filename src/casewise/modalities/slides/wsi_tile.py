@@ -65,7 +65,7 @@ class SlideReader:
         self._lock = threading.Lock()
         self._open: OrderedDict[Path, Slide] = OrderedDict()
         self._hashes: dict[Path, str] = {}
-        self._parts: dict[Path, str] = {}
+        self._companion_hashes: dict[Path, str] = {}
         self._hashing: dict[Path, threading.Lock] = {}
 
     def sha256(self, source: SlideTile) -> str:
@@ -88,9 +88,9 @@ class SlideReader:
             return _hashed(path)
         # Several slides of a folder may share their other files: each is read once.
         for file in others:
-            if file not in self._parts:
-                self._parts[file] = _hashed(file)
-        hashes = [_hashed(path), *(f"{file.name} {self._parts[file]}" for file in others)]
+            if file not in self._companion_hashes:
+                self._companion_hashes[file] = _hashed(file)
+        hashes = [_hashed(path), *(f"{file.name} {self._companion_hashes[file]}" for file in others)]
         return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
     def tile(self, source: SlideTile, preparation: Preparation) -> np.ndarray:

@@ -161,7 +161,7 @@ def prepare_case(
         if not resampled_scan.flat:
             with clock("slices"):
                 landmarks[n] = resampled_scan.landmarks
-                slices[:, n] = _cut(resampled_scan, grid, affine, shape)
+                slices[:, n] = _region_slices(resampled_scan, grid, affine, shape)
             if not slices[:, n].any():
                 notes.append(f"{scan.path}: shows nothing of the region of interest; all its pixels are stored as 0")
     spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
@@ -229,7 +229,7 @@ def _prepare_scan(
     return _ResampledScan(values, shown, share, (low, float(high)), stored, notes)
 
 
-def _cut(
+def _region_slices(
     resampled_scan: _ResampledScan, grid: Grid, affine: np.ndarray, shape: tuple[int, int, int, int]
 ) -> np.ndarray:
     """The region's slices (N, H, W) `uint16`."""

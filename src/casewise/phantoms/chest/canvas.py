@@ -99,11 +99,11 @@ class Canvas:
         thick = widths * self.scale
         faint = np.minimum(np.ceil(thick / thick.max() * 8), 8).astype(int)
         for step in range(1, 9):
-            chosen = faint == step
-            if chosen.any():
-                wide = max(round(float(thick[chosen].mean())), 1)
-                bright = round(255 * min(1.0, float(thick[chosen].mean()) / 2.5) ** 0.8)
-                cv2.polylines(layer, list(pixels[chosen]), False, bright, wide, cv2.LINE_AA, FRACTION)
+            of_width = faint == step
+            if of_width.any():
+                wide = max(round(float(thick[of_width].mean())), 1)
+                bright = round(255 * min(1.0, float(thick[of_width].mean()) / 2.5) ** 0.8)
+                cv2.polylines(layer, list(pixels[of_width]), False, bright, wide, cv2.LINE_AA, FRACTION)
         return layer
 
     def soft(self, layer: NDArray[np.uint8], blur: float = 0.0) -> Floats:

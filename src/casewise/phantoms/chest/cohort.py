@@ -85,18 +85,18 @@ def make_chest(folder: Path, *, progress: Progress | None = None, **settings: An
     Raises:
         CasewiseError: a setting is out of range, or the folder contains something that is not a chest phantom.
     """
-    chosen = ChestSettings(**settings)
-    check_settings(chosen, CHEST)
-    seed = chosen.seed
-    cohort = CohortFolder(folder, CHEST, chosen, chosen.subjects * chosen.images, progress)
-    findings = [finding_of(seed, number, chosen.classes) for number in range(chosen.subjects)]
+    options = ChestSettings(**settings)
+    check_settings(options, CHEST)
+    seed = options.seed
+    cohort = CohortFolder(folder, CHEST, options, options.subjects * options.images, progress)
+    findings = [finding_of(seed, number, options.classes) for number in range(options.subjects)]
     labels = findings
-    if chosen.labels == "shuffled":
-        order = stream(seed, "shuffled labels", chosen.subjects).permutation(chosen.subjects)
+    if options.labels == "shuffled":
+        order = stream(seed, "shuffled labels", options.subjects).permutation(options.subjects)
         labels = [findings[other] for other in order]
     truth: list[dict[str, Any]] = []
     for number, (finding, label) in enumerate(zip(findings, labels, strict=True)):
-        source = _source(chosen, number, finding)
+        source = _source(options, number, finding)
         patient = chest(seed, number)
         truth.append({"subject": patient.name, "finding": finding, "label": label, "source": source})
         person = {
@@ -107,8 +107,8 @@ def make_chest(folder: Path, *, progress: Progress | None = None, **settings: An
             "age": patient.age,
             "view": "PA",
         }
-        for image, day in enumerate(_days(seed, number, chosen.images)):
-            path, mask = _save(cohort, patient, image, _draw(chosen, patient, image, finding, source))
+        for image, day in enumerate(_days(seed, number, options.images)):
+            path, mask = _save(cohort, patient, image, _draw(options, patient, image, finding, source))
             cohort.add(path=path, visit=image + 1, date=day.isoformat(), lung_mask=mask, **person)
     return cohort.finish(truth)
 

@@ -88,23 +88,23 @@ def make_pancreas(folder: Path, *, progress: Progress | None = None, **settings:
         CasewiseError: a setting is out of range, the folder contains something that is not a pancreas phantom, or the
             package that writes volumes is not installed.
     """
-    chosen = PancreasSettings(**settings)
-    _check(chosen)
-    seed, lacking = chosen.seed, [lacking_of(chosen.seed, n, chosen.missing) for n in range(chosen.subjects)]
+    options = PancreasSettings(**settings)
+    _check(options)
+    seed, lacking = options.seed, [lacking_of(options.seed, n, options.missing) for n in range(options.subjects)]
     total = sum(len(SEQUENCES) - (sequence is not None) for sequence in lacking)
-    cohort = CohortFolder(folder, PANCREAS, chosen, total, progress)
-    grades = [grade_of(seed, number, chosen.classes) for number in range(chosen.subjects)]
-    labels = shuffled_labels(seed, grades) if chosen.labels == "shuffled" else grades
+    cohort = CohortFolder(folder, PANCREAS, options, total, progress)
+    grades = [grade_of(seed, number, options.classes) for number in range(options.subjects)]
+    labels = shuffled_labels(seed, grades) if options.labels == "shuffled" else grades
     truth: list[dict[str, Any]] = []
     for number, (grade, label) in enumerate(zip(grades, labels, strict=True)):
-        patient, site = abdomen(seed, number), site_of(seed, number, chosen.classes)
-        lesions = findings(seed, patient, grade, chosen.lesion)
+        patient, site = abdomen(seed, number), site_of(seed, number, options.classes)
+        lesions = findings(seed, patient, grade, options.lesion)
         person: dict[str, Any] = {"subject": patient.name, "visit": 1, "grade": label, "site": site}
         person |= {"sex": patient.sex, "age": patient.age}
         person |= {"scanner": MACHINES[site].scanner, "mask": f"masks/{patient.name}/pancreas.nii.gz", "lesion": ""}
         state: dict[str, Any] = {"subject": patient.name, "finding": grade, "label": label, "site": site}
         state |= {"lacking": lacking[number], "duct_mm": round(2 * max(lesions.duct.radii), 2), "scans": []}
-        for scan in scans(seed, patient, site, size=chosen.size, slices=chosen.slices):
+        for scan in scans(seed, patient, site, size=options.size, slices=options.slices):
             if scan.sequence == lacking[number]:
                 continue
             volume = draw(seed, patient, lesions, scan)
@@ -139,10 +139,10 @@ def draw_volume(
     """
     for name, word, allowed in (("grade", grade, GRADES), ("sequence", sequence, SEQUENCES), ("site", site, SITES)):
         check_choice(f"The {name}", word, allowed)
-    chosen = PancreasSettings(**settings)
-    patient = abdomen(chosen.seed, subject_number)
-    scan = scans(chosen.seed, patient, site, size=chosen.size, slices=chosen.slices)[SEQUENCES.index(sequence)]
-    return draw(chosen.seed, patient, findings(chosen.seed, patient, grade, chosen.lesion), scan)
+    options = PancreasSettings(**settings)
+    patient = abdomen(options.seed, subject_number)
+    scan = scans(options.seed, patient, site, size=options.size, slices=options.slices)[SEQUENCES.index(sequence)]
+    return draw(options.seed, patient, findings(options.seed, patient, grade, options.lesion), scan)
 
 
 def grade_of(seed: int, number: int, classes: tuple[str, ...]) -> str:

@@ -83,15 +83,16 @@ def make_psoriasis(
     """
     from joblib import cpu_count
 
-    chosen = PsoriasisSettings(**settings)
-    check_settings(chosen, PSORIASIS)
+    options = PsoriasisSettings(**settings)
+    check_settings(options, PSORIASIS)
     if processes is not None and processes < 1:
         raise CasewiseError(f"The phantom's processes must be 1 or more; found {processes}.")
     courses = [
-        course(chosen.seed, number, visits=chosen.visits, regions=chosen.regions) for number in range(chosen.subjects)
+        course(options.seed, number, visits=options.visits, regions=options.regions)
+        for number in range(options.subjects)
     ]
-    total, done = sum(len(disease.attended) for disease in courses) * len(chosen.photographs), 0
-    cohort = CohortFolder(folder, PSORIASIS, chosen, total, None)
+    total, done = sum(len(disease.attended) for disease in courses) * len(options.photographs), 0
+    cohort = CohortFolder(folder, PSORIASIS, options, total, None)
     for count in _draw_all(cohort, processes or cpu_count()):
         done += count
         if progress is not None:
@@ -139,14 +140,14 @@ def labels_of(settings: PsoriasisSettings, courses: list[DiseaseCourse]) -> list
 def _draw_all(cohort: CohortFolder, processes: int) -> Iterator[int]:
     """Draw all photographs; yield the number of photographs of each finished series."""
     series = [(number, *shot) for number in range(cohort.settings.subjects) for shot in cohort.settings.photographs]
-    draw_one = partial(_draw_series, cohort)
+    draw_series = partial(_draw_series, cohort)
     if processes == 1:
-        yield from map(draw_one, series)
+        yield from map(draw_series, series)
         return
     # A fork of a parent that has loaded torch, and therefore has threads, can deadlock.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(processes, len(series)), context, cv2.setNumThreads, (1,)) as pool:
-        yield from pool.map(draw_one, series)
+        yield from pool.map(draw_series, series)
 
 
 def _draw_series(cohort: CohortFolder, photograph: tuple[int, str, int]) -> int:

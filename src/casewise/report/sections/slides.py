@@ -115,7 +115,7 @@ def maps(context: ReportContext) -> dict[str, Any] | None:
     if rows.empty:
         return None
     groups = []
-    for code, row_numbers in _chosen(context, rows):
+    for code, row_numbers in _case_groups(context, rows):
         shown = [case for i in row_numbers if (case := _case(context, rows.loc[i], predictions, weighted))]
         if shown:
             groups.append((code, shown))
@@ -147,7 +147,7 @@ def _model(context: ReportContext, names: set[str]) -> str | None:
     return max(merits, key=lambda name: merits[name]) if merits else next(iter(sorted(names)), None)
 
 
-def _chosen(context: ReportContext, rows: pd.DataFrame) -> Iterator[tuple[str, list[int]]]:
+def _case_groups(context: ReportContext, rows: pd.DataFrame) -> Iterator[tuple[str, list[int]]]:
     """Groups of rows with a code: of classes the surest correct and wrong and the undecided, else best and worst."""
     if not context.classes:
         error = (rows["y_pred"] - rows["y_true"]).abs().sort_values(kind="stable")
