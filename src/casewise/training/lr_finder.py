@@ -26,7 +26,7 @@ from casewise.training.module import Training
 if TYPE_CHECKING:
     from casewise.models.backbones import Network
 
-BLOWN_UP = 4.0
+DIVERGED = 4.0
 # Decades of the rate over which the loss is averaged on either side, independent of the number of steps.
 WIDTH = 0.25
 # The smallest ratio of a fall to its noise; it is large because the minimum of a whole curve is used.
@@ -59,7 +59,7 @@ class Fall:
 
 
 class Sweep(Callback):
-    """Raises the rate after every batch and notes the loss; ends the training where the loss blows up."""
+    """Increases the rate after every batch and records the loss; ends the training when the loss diverges."""
 
     def __init__(self, rates: np.ndarray) -> None:
         self.rates = rates
@@ -79,8 +79,8 @@ class Sweep(Callback):
         self, trainer: Trainer, module: LightningModule, result: Any, batch: Any, number: int
     ) -> None:
         self.losses.append(float(result["loss"]))
-        # of three, for one unlucky batch is no end
-        if np.median(self.losses[-3:]) > BLOWN_UP * min(self.losses) + 1:
+        # the median of three, because a single batch may be an outlier
+        if np.median(self.losses[-3:]) > DIVERGED * min(self.losses) + 1:
             trainer.should_stop = True
 
 
@@ -184,7 +184,7 @@ def without_outliers(losses: np.ndarray) -> np.ndarray:
 def deepest(rates: np.ndarray, losses: np.ndarray) -> Fall | None:
     """The fall from the initial level to the minimum of the smoothed loss; None with fewer than five finite losses.
 
-    It begins after the last step above 90 % of its depth, and ends at the first step below 10 %.
+    It begins after the last step with less than a tenth of its depth, and ends at the first with nine tenths.
     """
     finite = np.isfinite(losses)
     rates, losses = rates[finite], losses[finite]
@@ -228,5 +228,5 @@ def steepest(rates: np.ndarray, losses: np.ndarray) -> float | None:
     if fall is None or not fall.clear:
         return None
     slope = np.gradient(fall.curve, np.log(rates))[fall.begin : fall.end + 1]
-    # two significant digits: the curve says no more
+    # the curve is not more precise than two significant digits
     return float(f"{float(rates[fall.begin + int(slope.argmin())]):.1e}")
