@@ -203,7 +203,7 @@ def test_runs_without_phases_have_none_of_it(plain: ReportContext, tmp_path: Pat
     assert (values["phases"], values["train_performance"]) == (None, None)
     assert image_split.section(plain) is None
     before = written(plain, tmp_path)
-    for heading in ("## Training phases", "## Training and held-out", "## Split by image"):
+    for heading in ("## Training phases", "## Training and held-out", "## Comparison with a split by image"):
         assert heading not in before
 
 

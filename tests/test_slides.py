@@ -244,19 +244,19 @@ def test_a_plan_that_cannot_be_is_refused(values: dict[str, Any], message: str) 
     [
         (TilePlan(side=64), "aperio", 64, ""),
         (TilePlan(side=64, mpp=2.0), "aperio", 256, ""),
-        (TilePlan(side=64, mpp=1.0), "aperio", 128, "no level of 1 µm per pixel: level 0 is read and reduced by 2.00"),
+        (TilePlan(side=64, mpp=1.0), "aperio", 128, "no level has 1 µm per pixel; level 0 is read and reduced by 2.00"),
         (
             TilePlan(side=64, mpp=0.25),
             "aperio",
             32,
-            "nothing as fine as 0.25 µm per pixel: level 0 .* by 2.00",
+            "no level is as fine as 0.25 µm per pixel; level 0 .* by 2.00",
         ),
         (TilePlan(side=64, magnification=5), "aperio", 256, ""),
-        (TilePlan(side=64, magnification=4), "aperio", 320, "no level of 4x: level 1 is read and reduced by 1.25"),
+        (TilePlan(side=64, magnification=4), "aperio", 320, "no level has 4x; level 1 is read and reduced by 1.25"),
         (TilePlan(side=64, level=1), "aperio", 256, ""),
-        (TilePlan(side=8, level=3), "aperio", 128, "no level 3: level 2, its coarsest, is used"),
-        (TilePlan(side=16, level=2), "nameless", 16, "no level 2: level 0, its coarsest, is used"),
-        (TilePlan(side=64, mpp=1.0, assume_mpp=0.25), "nameless", 256, "0.25, as stated in the study, was assumed"),
+        (TilePlan(side=8, level=3), "aperio", 128, "no level 3; level 2, the coarsest, is used"),
+        (TilePlan(side=16, level=2), "nameless", 16, "no level 2; level 0, the coarsest, is used"),
+        (TilePlan(side=64, mpp=1.0, assume_mpp=0.25), "nameless", 256, "0.25, as stated in the study, is assumed"),
         (TilePlan(side=64, mpp=2.0, assume_mpp=9.0), "aperio", 256, ""),
     ],
 )
@@ -567,12 +567,12 @@ class TestNotes:
         return notes_of([Sized(**vars(one)) for one in given], TilePlan(mpp=2.0, max_tiles=5))
 
     def test_names_that_repeat_stand_with_their_folder(self) -> None:
-        note = "it has no level of 2 µm per pixel: level 0 is read and reduced by 2.00"
+        note = "no level has 2 µm per pixel; level 0 is read and reduced by 2.00"
         notes = self.of(*(self.planned(path, note) for path in ("/d/A/1.tiff", "/d/B/1.tiff", "/d/B/2.tiff")))
         assert f"3 of 3 slides (A/1.tiff, B/1.tiff, 2.tiff): {note}." in notes
 
     def test_another_level_is_another_note_and_another_factor_is_not(self) -> None:
-        said = "it has no level of 2 µm per pixel: level {} is read and reduced by {}"
+        said = "no level has 2 µm per pixel; level {} is read and reduced by {}"
         given = [("a", 0, "4.01"), ("b", 1, "1.01"), ("c", 0, "4.02"), ("d", 12, "1.10")]
         notes = self.of(*(self.planned(path, said.format(level, by)) for path, level, by in given))
         assert f"2 of 4 slides (a, c): {said.format(0, '4.01')} (numbers differ)." in notes

@@ -395,10 +395,10 @@ class TestCut:
 
     def test_notes_of_many_slides_are_one(self, skin: Path) -> None:
         notes = cut(skin_study(skin, tiles={"mpp": 3.0}), None).notes
-        alike = [note for note in notes if "has no level of 3 µm per pixel" in note]
+        alike = [note for note in notes if "no level has 3 µm per pixel" in note]
         assert len(alike) == 1
         first = ", ".join(f"{Path(path).parent.name}/{Path(path).name}" for path in pd.read_csv(skin)["path"][:3])
-        assert alike[0].startswith(f"12 of 12 slides ({first} … (12 in all)): it has no level")
+        assert alike[0].startswith(f"12 of 12 slides ({first} … (12 in all)): no level has")
         thinned = cut(skin_study(skin), None).notes
         assert "12 of 12 slides have more tiles than 6, of which an even selection is used." in thinned
         assert any(note.startswith("Slides give 6 tiles each, of 32 pixels at 4 µm per pixel") for note in thinned)

@@ -136,8 +136,8 @@ def _study_text(
     """The study file: the active settings, the columns of the table, and the settings of the preset as comments."""
     study = start.study
     lines = [
-        f"# A study with the preset {preset}. All of its settings apply; to change one, remove the '# ' of its line",
-        "# below and write another value.",
+        f"# A study with the preset {preset}. All settings of the preset apply; to change a setting, remove the '# '",
+        "# of its line below and write another value.",
         f"extends: {preset}",
         f"name: {_quoted(folder.resolve().name or preset)}",
         f"cohort: {TABLE}",
@@ -149,7 +149,7 @@ def _study_text(
     if layout is not None and layout.by_class:
         lines += [
             "# Subjects are NOT known: each image counts as a separate subject, one person may be on both sides of a",
-            "# split, and all results may be too good. Fill in `subject` in the table and delete the next line.",
+            "# split, and all results may be too optimistic. Fill in `subject` in the table and delete the next line.",
             "subjects_known: false",
         ]
         active.add("subjects_known")
@@ -237,7 +237,7 @@ def _understood(layout: Layout, study: Study) -> list[str]:
     if layout.by_class:
         lines.append(
             "WARNING: subjects are not known. Each image counts as a separate subject (subjects_known: false): images "
-            "of one person may be on both sides of a split, and all results may be too good."
+            "of one person may be on both sides of a split, and all results may be too optimistic."
         )
     if folder_classes := _folder_classes(layout, study):
         name, classes = folder_classes

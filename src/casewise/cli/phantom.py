@@ -30,7 +30,7 @@ def phantom(
             "pancreas, in plane, 96x96]."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Another number draws another cohort.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed: another number draws another cohort.")] = 0,
     labels: Annotated[str, typer.Option(help="true, or shuffled between subjects.")] = "true",
     images: Annotated[
         int | None,
@@ -39,22 +39,23 @@ def phantom(
     classes: Annotated[
         str | None,
         typer.Option(
-            help="Two or more; chest: covid,no_finding,pneumonia; slides, regions: normal,early,late; "
+            help="Two or more classes; chest: covid,no_finding,pneumonia; slides, regions: normal,early,late; "
             "pancreas: normal,low,high [default: all]."
         ),
     ] = None,
     marker: Annotated[
-        str | None, typer.Option(help="chest: corner burns in a letter that follows the class [default: none].")
+        str | None, typer.Option(help="chest: corner draws a letter that depends on the class [default: none].")
     ] = None,
     sources: Annotated[
         int | None,
-        typer.Option(min=1, max=2, help="chest: hospitals; two differ in their classes [default: 1]."),
+        typer.Option(min=1, max=2, help="chest: number of hospitals, 1 or 2; two have different classes [default: 1]."),
     ] = None,
     twins: Annotated[
-        int | None, typer.Option(min=1, help="chest: altered copies under new subjects, for each of six alterations.")
+        int | None, typer.Option(min=1, help="chest: number of copies under new subjects, for each of six alterations.")
     ] = None,
     stains: Annotated[
-        str | None, typer.Option(help="slides, regions: alike, or each subject's own [default: alike].")
+        str | None,
+        typer.Option(help="slides, regions: alike, or own, which gives each subject another stain [default: alike]."),
     ] = None,
     missing: Annotated[
         float | None,
@@ -62,7 +63,7 @@ def phantom(
     ] = None,
     lesion: Annotated[
         str | None,
-        typer.Option(help="pancreas: cysts by grade, or planted: one bright ball by grade [default: cysts]."),
+        typer.Option(help="pancreas: cysts, or planted (a bright ball); both depend on the grade [default: cysts]."),
     ] = None,
 ) -> None:
     """Draw a synthetic cohort with known truth, marked as synthetic everywhere."""

@@ -13,7 +13,7 @@ def results(
     output: Annotated[Path, typer.Option(help="The Markdown page to write.")],
     compare: Annotated[list[Path] | None, typer.Option(help="Further run folders to show in the same tables.")] = None,
 ) -> None:
-    """Write the results of a run as a Markdown page, with the published metrics that its study quotes."""
+    """Write the results of a run as a Markdown page, with the published metrics that the study lists as references."""
     from casewise.report.markdown.page import write_results
 
     print(f"wrote {write_results(run_folder, output, beside=compare or [])}")

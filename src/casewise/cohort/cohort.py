@@ -125,7 +125,8 @@ def _standard_columns(
         notes.append("The table has days, so its dates are not used.")
     if not study.subjects_known:
         notes.append(
-            "Subjects are not known: images of one person may be on both sides of a split, so results may be too good."
+            "Subjects are not known: images of one person may be on both sides of a split, so results may be too "
+            "optimistic."
         )
     values = {"path": paths, "subject": subjects, "visit": visits, "case": subjects + "/" + visits}
     return pd.DataFrame({**values, "day": days, "region": regions}, index=cells.index), marks

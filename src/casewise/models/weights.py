@@ -279,8 +279,8 @@ def _from_bundle(
     if shared:
         raise SplitError(
             f"weights: {path} was trained on {len(shared)} subjects that are held out here, from training or for early "
-            f"stopping ({', '.join(shared[:5])}). Their figures would be too good. Pretrain without them (`pretrain:` "
-            "does so for every fold)."
+            f"stopping ({', '.join(shared[:5])}). Their figures would be too optimistic. Pretrain without them "
+            "(`pretrain:` does so for every fold)."
         )
     sequences = (values.get("fitted") or {}).get("sequences")
     if sequences and channels is not None and list(channels) != sequences:

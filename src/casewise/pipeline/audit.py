@@ -127,7 +127,7 @@ def image_split_finding(study: Study, cohort: Cohort, splits: Splits) -> Finding
     """
     counts = on_both_sides(cohort, image_split_of(study, cohort, splits))
     sentence = (
-        f"For comparison only, the study is also trained with its images split as if each showed another subject: "
+        f"For comparison only, the study is also trained with its images split as if each showed a different subject: "
         f"{counts['subjects_on_both_sides']:,} of {counts['subjects']:,} subjects are then on both sides, and networks "
         "are tested on subjects they were trained on. The study's own figures are by subject and do not depend on it."
     )

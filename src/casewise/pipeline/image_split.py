@@ -35,11 +35,11 @@ def image_split(
     """Train and evaluate the study once more, split by image; return `results` with the figures under `image_split`.
 
     These are `metrics` of the primary outcome by stage and learner, with intervals that treat every image as a subject,
-    as the published way does; the headline (`main`); and how many subjects are on both sides.
+    as publications that split images do; the headline (`main`); and how many subjects are on both sides.
     """
     comparison, split_folder = image_split_of(study, cohort, splits), folder.image_split
     other, images = comparison.study, comparison.cohort
-    show.line("by image", "every network once more, with each image treated as a subject of its own")
+    show.line("by image", "every network is trained once more, with each image treated as a separate subject")
     split_folder.image_split_mark.write({"split": split_folder.path.name, "of": study.name})
     check_learnable(comparison.splits, images.panels, other)
     write_splits(comparison.splits, split_folder.splits)
@@ -54,7 +54,7 @@ def image_split(
     show.line(
         "evaluate",
         f"{counted(predictions['model'].nunique(), 'learner')}, {other.evaluation.bootstrap_resamples:,} resamples of "
-        f"images as if each showed another subject, {time.monotonic() - start:.0f} s",
+        f"images as if each showed a different subject, {time.monotonic() - start:.0f} s",
     )
     outcome = study.primary_outcome
     entry = {

@@ -10,6 +10,7 @@ from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import SplitError
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
+from casewise.report.formatting import counted
 
 if TYPE_CHECKING:
     from casewise.console import Show
@@ -36,11 +37,10 @@ def prepare_pretraining(
     cohort = read_cohort(other)
     modality = modality_of(other)
     n_shared = _check_subjects(settings, cohort, splits)
-    show.line(
-        "pretrain",
-        f"{cohort.images['subject'].nunique():,} subjects, {modality.described(other, cohort.images)}; {n_shared} "
-        "subjects shared: those held out of a fold are left out of its pretraining",
-    )
+    subjects = counted(cohort.images["subject"].nunique(), "subject")
+    shared = f"{counted(n_shared, 'subject')} shared with the study and never used where held out"
+    text = shared if n_shared else "no subject is shared with the study"
+    show.line("pretrain", f"{subjects}, {modality.described(other, cohort.images)}; {text}")
     cohort = modality.read(other, cohort, folder.pretraining_images, show)
     store = modality.prepare(other, cohort, folder.pretraining_images, show, "pretrain")
     check_twins_between(

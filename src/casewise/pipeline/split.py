@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from casewise.cohort.cohort import Cohort
 from casewise.errors import DamagedError, RunError
 from casewise.modalities.registry import modality_of
+from casewise.report.formatting import counted
 from casewise.splits import grouped
 from casewise.splits.grouped import Splits, read_splits, write_splits
 from casewise.splits.learnable import check_learnable
@@ -58,14 +59,14 @@ def _changes(study: Study, folder: RunFolder) -> str:
 
 def _show_split(study: Study, cohort: Cohort, splits: Splits, show: Show) -> None:
     if sources := splits.record.get("left_out"):
-        show.line("split", f"each {study.split.leave_out} left out once: {', '.join(sources)}")
+        show.line("split", f"each {study.split.leave_out} is left out once: {', '.join(sources)}")
         return
     imbalance = splits.record["imbalance"]["test"]
     guide = splits.record["balance"]
     n_test = splits.record["n"]["test"]["subjects"]
-    test = f"{n_test} subjects in the test set, " if n_test else "no test set, "
+    test = f"{counted(n_test, 'subject')} in the test set, the others" if n_test else "no test set, all subjects"
     balance = f", imbalance of {guide} {imbalance[guide]:.1%}" if guide in imbalance else ""
     how = f" (best of {study.split.restarts:,})" if splits.record["how"] == "balanced" else " (predefined)"
     if study.split.column and validation_in(cohort.images[study.split.column]):
         how = " (predefined; the validation set is used for training)"
-    show.line("split", f"{test}the others in {splits.folds} folds by subject{balance}{how}")
+    show.line("split", f"{test} in {splits.folds} folds by subject{balance}{how}")

@@ -100,8 +100,9 @@ def imported(images: pd.DataFrame, column: str) -> dict[str, int]:
         more = f" … ({len(both):,} in all)" if len(both) > FEW else ""
         raise BothSidesError(
             f"The imported split in column {column!r} puts {len(both):,} subject{'s' if len(both) > 1 else ''} on "
-            f"several sides: {named}{more}. Images of one person on both sides make all results too good. Give each "
-            "subject one side. `casewise audit` lists all of them in audit.json, with pictures that are on two sides."
+            f"several sides: {named}{more}. Images of one person on both sides make all results too optimistic. Give "
+            "each subject one side. `casewise audit` lists all of them in audit.json, with pictures that are on "
+            "two sides."
         )
     side = {str(subject): _number(name) for subject, name in table.groupby("subject")["side"].first().items()}
     if "train" in set(table["side"]) and any(name.startswith("fold") for name in table["side"]):

@@ -259,9 +259,9 @@ def _facts(slide: Any, size: int) -> SlideFacts:
     mpps = [value for value in both if value]
     mpp = sum(mpps) / len(mpps) if mpps else None
     if len(mpps) == 2 and max(mpps) > min(mpps) * (1 + UNEVEN):
-        notes.append(f"its pixels are not square: {mpps[0]:.4g} µm wide, {mpps[1]:.4g} µm high; the mean is used")
+        notes.append(f"pixels are not square: {mpps[0]:.4g} µm wide, {mpps[1]:.4g} µm high; the mean is used")
     if mpp is not None and mpp > COARSEST_MPP:
-        notes.append(f"it states {mpp:.4g} µm per pixel, which is a setting for printing and is ignored")
+        notes.append(f"the file states {mpp:.4g} µm per pixel, which is a print resolution and counts as missing")
         mpp = None
     levels = tuple(
         (width, height, float(down))

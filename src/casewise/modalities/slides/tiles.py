@@ -194,29 +194,29 @@ def _downsample(path: Path, facts: SlideFacts, plan: TilePlan) -> tuple[float, l
         mpp = facts.mpp or plan.assume_mpp
         if mpp is None:
             raise ImageError(
-                f"{path}: the slide does not state how many microns a pixel is wide, so {plan.resolution} cannot be "
-                f"found on it. {_instead('magnification', facts.magnification)} Or state, if you know it, "
+                f"{path}: the slide does not state the width of a pixel in microns, so {plan.resolution} cannot be "
+                f"read from it. {_instead('magnification', facts.magnification)} Or state the width, if you know it: "
                 "`assume_mpp: 0.5`."
             )
         if facts.mpp is None:
             notes.append(
-                f"it does not state how many microns a pixel is wide: {mpp:g}, as stated in the study, was assumed"
+                f"the file does not state the width of a pixel in microns; {mpp:g}, as stated in the study, is assumed"
             )
         target = plan.mpp / mpp
     elif plan.magnification is not None:
         if facts.magnification is None:
             raise ImageError(
                 f"{path}: the slide does not state the magnification of its scan, so {plan.resolution} cannot "
-                f"be found on it. {_instead('mpp', facts.mpp)}"
+                f"be read from it. {_instead('mpp', facts.mpp)}"
             )
         target = facts.magnification / plan.magnification
     else:
         return _of_level(facts, plan.level or 0)
     level = facts.level_for(target)
     if target < 1 / SAME_LEVEL:
-        notes.append(f"it has nothing as fine as {plan.resolution}: level 0 is read and enlarged by {1 / target:.2f}")
+        notes.append(f"no level is as fine as {plan.resolution}; level 0 is read and enlarged by {1 / target:.2f}")
     elif (by := target / facts.levels[level][2]) > SAME_LEVEL:
-        notes.append(f"it has no level of {plan.resolution}: level {level} is read and reduced by {by:.2f}")
+        notes.append(f"no level has {plan.resolution}; level {level} is read and reduced by {by:.2f}")
     return target, notes
 
 
@@ -232,7 +232,7 @@ def _of_level(facts: SlideFacts, level: int) -> tuple[float, list[str]]:
     last = len(facts.levels) - 1
     if level <= last:
         return facts.levels[level][2], []
-    return facts.levels[last][2], [f"it has no level {level}: level {last}, its coarsest, is used"]
+    return facts.levels[last][2], [f"there is no level {level}; level {last}, the coarsest, is used"]
 
 
 def _grid(path: Path, facts: SlideFacts, plan: TilePlan, target: float) -> np.ndarray:

@@ -50,7 +50,7 @@ def check_headers(study: Study, cohort: Cohort, show: Show) -> None:
             notes += dict.fromkeys(loaded.notes)
     if problems:
         raise not_prepared(problems, len(cases))
-    show.line("scans", f"headers of {len(cases):,} cases are in order, {slices:,} slices; voxels are read by a run")
+    show.line("scans", f"headers of {len(cases):,} cases are in order, {slices:,} slices; a run checks the voxels")
     if short:
         text = f"{short:,} of {len(cases):,} cases have fewer than {study.panels.slots} slices"
         notes.insert(0, f"{text}; their first and last slices will be repeated around them.")
