@@ -40,7 +40,8 @@ def main() -> None:
     from casewise.console import Silent
     from casewise.models.embeddings import embedder
     from casewise.phantoms.chest import make_chest
-    from casewise.pipeline.read import prepare, read
+    from casewise.pipeline.prepare import prepare
+    from casewise.pipeline.read import read
     from casewise.run_folder import RunFolder
     from casewise.splits.grouped import split
     from casewise.study.loading import build_study

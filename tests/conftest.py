@@ -31,7 +31,7 @@ recipe: {{epochs: 3, batch_size: 8, lr: 0.01, early_stopping: {{patience: 3, mon
 stack: [ridge+intercept]
 audit: {{permutations: 99}}
 evaluation: {{bootstrap_resamples: 200}}
-compute: {{precision: fp32, memory_format: channels_last, save_every: 0}}
+compute: {{precision: fp32, memory_format: channels_last}}
 """
 
 

@@ -231,6 +231,17 @@ def test_too_little_to_tell() -> None:
     assert kept.tolist() == [False] * 6 + [True] * 6
 
 
+def test_a_feature_that_differs_in_one_subject_only_is_tested() -> None:
+    subjects = [f"s{number // 2}" for number in range(80)]
+    labels = Labels.of(np.arange(80) // 2 % 2.0, subjects, ["no", "yes"], permutations=19, seed=1)
+    assert labels is not None
+    features = np.zeros((80, 1))
+    features[0] = 1.0  # where this subject is held out, nothing varies in training
+    result = probe(features, labels, seed=1)
+    assert result is not None
+    assert abs(result.value - 0.5) < 0.1
+
+
 def test_columns_are_read_as_what_they_hold() -> None:
     dates = ["January 22, 2020", "2020-02-03", "3/7/2020", "2015", "", "March 2003", "January 12", "03/16/20"]
     column = encode("date", dates, range(8))

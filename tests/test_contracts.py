@@ -9,10 +9,10 @@ from casewise.cohort.labels import study_scores
 from casewise.modalities.dataset import PanelData, batches, standard
 from casewise.models.backbones import build_network, keep_statistics
 from casewise.models.outputs import Output
-from casewise.predictions.scores import check_scores
 from casewise.study.backbones import ALL29, check_backbones
 from casewise.study.loading import PRESETS, named_scores, preset_names, preset_text, read_study
 from casewise.study.schema import Recipe, Study
+from casewise.study.scores import check_scores
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.fit import TrainingContext, fit
 

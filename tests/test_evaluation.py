@@ -16,9 +16,10 @@ from casewise.evaluation.bootstrap import Estimate
 from casewise.evaluation.caveats import lower_on_test
 from casewise.metrics.numbers import value
 from casewise.metrics.registry import metrics_of
-from casewise.predictions.scores import Score, apply_scores
+from casewise.predictions.scores import apply_scores
 from casewise.predictions.table import check
 from casewise.report.caveats import sentences
+from casewise.study.scores import Score
 
 
 def codes(found: dict[str, Any]) -> set[str]:

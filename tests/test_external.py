@@ -251,7 +251,8 @@ def test_nothing_recorded_there(done: Run, here: Path, there: Path, tmp_path: Pa
 
 def test_a_score_can_be_what_is_predicted(here: Path, there: Path, tmp_path: Path) -> None:
     from casewise.pipeline.external import prepare_external
-    from casewise.pipeline.read import prepare, read
+    from casewise.pipeline.prepare import prepare
+    from casewise.pipeline.read import read
 
     scores = {"tens": {"formula": "age / 10", "range": (0, 12)}}
     targets = {"age": {"range": (0, 120)}}

@@ -363,6 +363,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, phantom: Path) -> Pa
     """A study file, and beside it the run folder `whole` of a run that nothing interrupted."""
     file = tmp_path_factory.mktemp("uninterrupted") / "tiny.yaml"
     text = TINY.format(cohort=phantom).replace("epochs: 3", "epochs: 4").replace("patience: 3,", "patience: 4,")
+    text = text.replace("channels_last}", "channels_last, save_every: 0}")
     file.write_text(text.replace("[shufflenet_v2_x0_5, mobilenet_v3_small]", "[shufflenet_v2_x0_5]"))
     run(file, file.parent / "whole")
     return file
@@ -455,6 +456,7 @@ def half_trained(study: Study, folder: Path) -> None:
         saved(self, trainer, module)
         raise CutError
 
+    study = study.model_copy(update={"compute": study.compute.model_copy(update={"save_every": 0})})
     saved = fit.Saver.on_train_epoch_end
     fit.Saver.on_train_epoch_end = cut  # type: ignore[method-assign]
     try:

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casewise.errors import StudyError
-from casewise.predictions.scores import Score, apply_scores, cases_with_missing_regions, check_scores
+from casewise.predictions.scores import apply_scores, cases_with_missing_regions
 from casewise.predictions.table import check
+from casewise.study.scores import Score, check_scores
 
 PARTS = ("erythema", "induration", "scaling", "area")
 REGIONS = ("upper", "trunk", "lower")

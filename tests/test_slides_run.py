@@ -28,7 +28,8 @@ from casewise.phantoms.slides import draw_region, make_slide_phantom
 from casewise.phantoms.slides.pyramid import write_pyramid
 from casewise.pipeline.audit import audit
 from casewise.pipeline.external import prepare_external
-from casewise.pipeline.read import prepare, read
+from casewise.pipeline.prepare import prepare
+from casewise.pipeline.read import read
 from casewise.pipeline.split import split
 from casewise.report import page
 from casewise.report.context import ReportContext

@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field
 
 from casewise.errors import StudyError
-from casewise.study.loading import build_study, read_study, saved_study
+from casewise.study.loading import build_study, checked_study, read_study, saved_study
 from casewise.study.schema import Panels, StudyModel, register_settings
 
 GOOD = "extends: onestep-pasi\ncohort: visits.csv\n"
@@ -233,3 +233,21 @@ def test_changes_are_merged_like_a_file_that_extends(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="sede") as refused:
         read_study(file, sede=1)
     assert "preset" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [({"epochs": 3}, "epochs"), ({"seed": -1}, "seed"), ({"backbones": ["resnet99"]}, "resnet99")],
+)
+def test_a_study_changed_in_python_is_checked_again(
+    tiny: Path, tmp_path: Path, change: dict[str, object], field: str
+) -> None:
+    from casewise.run import run
+
+    with pytest.raises(StudyError, match=field):
+        run(read_study(tiny).model_copy(update=change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_study_that_nothing_changed_stays_as_it_is(tiny: Path) -> None:
+    assert checked_study(read_study(tiny)) == read_study(tiny)

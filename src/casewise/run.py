@@ -77,29 +77,30 @@ def run(study: Study | Path | str, folder: Path | str, *, show: Show | None = No
     from casewise.pipeline.audit import audit
     from casewise.pipeline.evaluate import evaluate
     from casewise.pipeline.image_split import image_split
-    from casewise.pipeline.read import prepare, read
+    from casewise.pipeline.prepare import prepare
+    from casewise.pipeline.read import read
     from casewise.pipeline.report import report
+    from casewise.pipeline.score import score
     from casewise.pipeline.split import split
-    from casewise.pipeline.stack import score, stack
+    from casewise.pipeline.stack import stack
     from casewise.pipeline.train import train
     from casewise.run_folder import RunFolder
-    from casewise.study.loading import read_study
+    from casewise.study.loading import checked_study, read_study
 
-    if isinstance(study, (str, Path)):
-        study = read_study(study)
+    study = read_study(study) if isinstance(study, (str, Path)) else checked_study(study)
     show, run_folder = show or Silent(), RunFolder(Path(folder))
     with run_folder.lock():
         cohort = read(study, run_folder, show)
-        tiles = prepare(study, cohort, run_folder, show)
+        store = prepare(study, cohort, run_folder, show)
         splits = split(study, cohort, run_folder, show)
-        audit(study, cohort, tiles, splits, run_folder, show)
-        predictions = train(study, cohort, tiles, splits, run_folder, show)
+        audit(study, cohort, store, splits, run_folder, show)
+        predictions = train(study, cohort, store, splits, run_folder, show)
         predictions = stack(study, predictions, run_folder, show)
         predictions = score(study, predictions, run_folder)
         results = evaluate(study, cohort, predictions, run_folder, show)
         if study.split.by == "image":
-            results = image_split(study, cohort, tiles, splits, results, run_folder, show)
-        page = report(study, cohort, predictions, results, tiles, run_folder, show)
+            results = image_split(study, cohort, store, splits, results, run_folder, show)
+        page = report(study, cohort, predictions, results, store, run_folder, show)
     return Run(run_folder.path, predictions, results, page)
 
 

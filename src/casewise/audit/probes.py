@@ -191,7 +191,7 @@ def _hat(features: Floats, weights: Floats, held_out: NDArray[np.bool_]) -> _Hat
 def _penalty(values: Floats, subjects: float) -> float:
     """The ridge penalty with one degree of freedom, Σ e / (e + λ), per ten subjects; always above 0."""
     allowed = max(2.0, subjects / SUBJECTS_PER_DEGREE)
-    low, high = np.log(1e-3 * subjects), np.log(max(values.max() * len(values), 1.0) * 1e3)
+    low, high = np.log(1e-3 * subjects), np.log(max(values.max(initial=0.0) * len(values), 1.0) * 1e3)
     if (values / (values + np.exp(low))).sum() <= allowed:
         return float(np.exp(low))
     for _ in range(40):

@@ -6,17 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.predictions.scores import Score
+from casewise.study.scores import study_scores
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.study.schema import Study
-
-
-def study_scores(study: Study) -> list[Score]:
-    """The study's scores in their order."""
-    return [Score(name, s.formula, s.level, *s.range) for name, s in study.scores.items()]
 
 
 def panel_values(panels: pd.DataFrame, study: Study, name: str) -> np.ndarray:

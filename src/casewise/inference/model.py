@@ -58,9 +58,9 @@ class TrainedModel:
         """
         import pandas as pd
 
-        from casewise.cohort.labels import study_scores
         from casewise.predictions.scores import apply_scores
         from casewise.predictions.table import mean_over_folds
+        from casewise.study.scores import study_scores
 
         with tempfile.TemporaryDirectory() as temporary:
             table = write_table(cases, self.members[0], Path(temporary))

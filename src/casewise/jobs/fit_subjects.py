@@ -9,10 +9,10 @@ import numpy as np
 from casewise.cohort.labels import label_table
 from casewise.errors import CasewiseError, TrainingError
 from casewise.modalities.base import FittedPreprocessing, StoreAddress
-from casewise.modalities.dataset import mixed_seed
 from casewise.modalities.registry import modality_of
 from casewise.splits.grouped import Splits, inner_stop, panel_records
 from casewise.study.schema import Study
+from casewise.study.seeds import mixed_seed
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,7 +23,6 @@ from casewise.jobs.plan import Job, begin
 from casewise.jobs.pretraining import Pretrained, PretrainingSettings, pretrain
 from casewise.jobs.tiles import tile_rows, weight_rows
 from casewise.modalities.base import PanelDataset, StoreAddress
-from casewise.modalities.dataset import mixed_seed
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import load_first_weights, network_facts, network_of, scaled_facts
 from casewise.models.outputs import Output, outputs_of
@@ -31,6 +30,7 @@ from casewise.predictions.table import check
 from casewise.splits.grouped import Splits, check_apart
 from casewise.splits.image_split import training_subjects
 from casewise.study.schema import Study
+from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan, keep_memory
 from casewise.training.feature_cache import MEMORY

@@ -24,13 +24,13 @@ from casewise.errors import TrainingError
 from casewise.jobs.fit_subjects import fit_preprocessing
 from casewise.jobs.plan import Job
 from casewise.jobs.pretraining import PretrainingSettings, pretrain
-from casewise.modalities.dataset import mixed_seed
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import load_first_weights, network_of
 from casewise.models.outputs import outputs_of
 from casewise.predictions.nested_cv import TunedParams, best_of
 from casewise.splits.grouped import check_apart
 from casewise.splits.inner import inner_folds
+from casewise.study.seeds import mixed_seed
 from casewise.training.fit import TrainingContext, standardise
 from casewise.training.losses import guess_loss
 from casewise.training.strategies import learn

@@ -13,7 +13,6 @@ from casewise.cohort.labels import label_table
 from casewise.jobs.fit_subjects import fit_preprocessing
 from casewise.jobs.plan import Job
 from casewise.modalities.base import StoreAddress
-from casewise.modalities.dataset import mixed_seed
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import Network
 from casewise.models.build_model import network_of
@@ -21,6 +20,7 @@ from casewise.models.outputs import outputs_of
 from casewise.run_folder import PretrainingFolder
 from casewise.splits.grouped import check_apart
 from casewise.study.schema import Pretraining, Study
+from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.fit import TrainingContext, fit, standardise

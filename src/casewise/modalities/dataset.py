@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch.utils.data import IterableDataset
 from casewise.errors import RunError
 from casewise.modalities.panels import EMPTY, augmented, chunks, draw, plain
 from casewise.study.schema import Panels
+from casewise.study.seeds import mixed_seed
 
 # Tiles of a bag that pass through a network together; more take more memory and no less time.
 TILES_AT_ONCE = 64
@@ -203,15 +203,6 @@ def encode_bags(
 def labels_tensor(labels: np.ndarray | None, panels: int) -> Tensor:
     """Labels (P, T) as `float32`, NaN where not recorded; (P, 0) where there are none."""
     return torch.zeros(panels, 0) if labels is None else torch.from_numpy(np.asarray(labels, dtype=np.float32))
-
-
-def mixed_seed(*values: object) -> int:
-    """One seed from several values, the same on every machine.
-
-    >>> mixed_seed(1, "a") == mixed_seed(1, "a") != mixed_seed(1, "b")
-    True
-    """
-    return int.from_bytes(hashlib.sha256(repr(values).encode()).digest()[:7], "big")
 
 
 def batches(count: int, size: int, generator: torch.Generator, *, shares: Tensor | None = None) -> list[list[int]]:

@@ -14,7 +14,8 @@ from casewise.audit.findings import Audit, Finding, audit_text, read_audit, with
 from casewise.errors import BothSidesError, RunError
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
-from casewise.pipeline.read import prepare, read
+from casewise.pipeline.prepare import prepare
+from casewise.pipeline.read import read
 from casewise.pipeline.split import split
 from casewise.splits.image_split import image_split_of, on_both_sides
 from casewise.version import __version__
@@ -42,13 +43,13 @@ NOT_AUDITED = (
 IMAGE_SPLIT = "image-level-split"
 
 
-def audit(study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits, folder: RunFolder, show: Show) -> Audit:
+def audit(study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show) -> Audit:
     """Search for one person under two names, for leaks of the split and for shortcuts.
 
     Raises:
         AuditError: naming the errors that the study does not accept; nothing was trained.
     """
-    result = current_audit(study, cohort, tiles, splits, folder, show)
+    result = current_audit(study, cohort, store, splits, folder, show)
     show.line("audit", result.verdict_with(study.accept))
     for note in result.notes(study.accept):
         show.line("", note)
@@ -57,7 +58,7 @@ def audit(study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits, folde
 
 
 def current_audit(
-    study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits | None, folder: RunFolder, show: Show
+    study: Study, cohort: Cohort, store: ImageStore, splits: Splits | None, folder: RunFolder, show: Show
 ) -> Audit:
     """The stored audit of a study, repeated only if its inputs have changed.
 
@@ -67,9 +68,9 @@ def current_audit(
     from casewise.models.embeddings import embedder
 
     modality, whole = modality_of(study), cohort
-    cohort, tiles = modality.audited(PreparedCohort(study, cohort, folder.images(study.images.store), tiles), show)
-    embed = embedder(study, tiles)
-    inputs_hash = _inputs_hash(study, cohort, tiles, splits, f"{embed.origin} {embed.weights_sha256}" if embed else "")
+    cohort, store = modality.audited(PreparedCohort(study, cohort, folder.images(study.images.store), store), show)
+    embed = embedder(study, store)
+    inputs_hash = _inputs_hash(study, cohort, store, splits, f"{embed.origin} {embed.weights_sha256}" if embed else "")
     earlier = _earlier(folder)
     if earlier and earlier.facts.get("inputs_hash") == inputs_hash:
         write_audit(folder.audit, earlier, study.accept)  # the reasons may be new
@@ -78,7 +79,7 @@ def current_audit(
         result = run_audit(
             study,
             cohort,
-            tiles,
+            store,
             splits.side if splits else None,
             embed=embed,
             progress=lambda done, total, text="": bar(done, total, text),
@@ -103,13 +104,13 @@ def audit_alone(study: Study, folder: RunFolder, show: Show, write: Callable[[st
     refused: BothSidesError | None = None
     with folder.lock():
         cohort = read(study, folder, show)
-        tiles = prepare(study, cohort, folder, show)
+        store = prepare(study, cohort, folder, show)
         try:
             splits = split(study, cohort, folder, show)
         except BothSidesError as error:
             refused = error
             show.line("split", "none that can be used: subjects are on several sides")
-        result = current_audit(study, cohort, tiles, splits, folder, show)
+        result = current_audit(study, cohort, store, splits, folder, show)
     write(audit_text(result, study.accept))
     for note in result.notes(study.accept):
         write(f"{'':<10} {note}")
@@ -135,14 +136,14 @@ def image_split_finding(study: Study, cohort: Cohort, splits: Splits) -> Finding
     return Finding(IMAGE_SPLIT, "warning", sentence, {"where": "the comparison", **counts}, remedy=remedy)
 
 
-def _inputs_hash(study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits | None, network: str) -> str:
+def _inputs_hash(study: Study, cohort: Cohort, store: ImageStore, splits: Splits | None, network: str) -> str:
     """A hash of everything that the audit depends on."""
     from casewise.jobs.fingerprint import table_hash
 
     inputs = {
         "table": table_hash(cohort, study),
         "columns": cohort.images.astype(str).to_json(),
-        "tiles": tiles.address,
+        "tiles": store.address,
         "split": splits.hash if splits else "",
         "study": study.model_dump(mode="json", exclude=set(NOT_AUDITED)),
         "network": network,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from casewise.cohort.cohort import Cohort
-from casewise.cohort.labels import study_scores
 from casewise.evaluation import results as evaluation
 from casewise.evaluation.caveats import Caveat
 from casewise.evaluation.run_checks import constant_predictions, guess, hopeless
@@ -16,6 +15,7 @@ from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.scores import cases_with_missing_regions
 from casewise.report.formatting import counted
 from casewise.study.schema import Study
+from casewise.study.scores import study_scores
 
 if TYPE_CHECKING:
     from casewise.console import Show

@@ -11,7 +11,8 @@ from casewise.errors import RunError, nearest
 from casewise.explain.finished_run import FinishedRun
 from casewise.explain.run import Explanation, explain
 from casewise.modalities.base import PreparedCohort
-from casewise.pipeline.read import prepare, read
+from casewise.pipeline.prepare import prepare
+from casewise.pipeline.read import read
 from casewise.pipeline.report import report
 from casewise.predictions import table as prediction_table
 from casewise.run_folder import RunFolder

@@ -68,7 +68,7 @@ def read_external(study: Study, main: Cohort) -> tuple[Study, Cohort]:
     return other, cohort
 
 
-def prepare_external(study: Study, main: Cohort, tiles: ImageStore, folder: RunFolder, show: Show) -> PreparedCohort:
+def prepare_external(study: Study, main: Cohort, store: ImageStore, folder: RunFolder, show: Show) -> PreparedCohort:
     """Read and prepare the external cohort; its name is put in front of its subjects' names.
 
     Raises:
@@ -81,7 +81,7 @@ def prepare_external(study: Study, main: Cohort, tiles: ImageStore, folder: RunF
     store = modality.prepare(other, cohort, folder.external_images, show, "external")
     prepared = PreparedCohort(other, cohort, folder.external_images, store)
     check_twins_between(
-        *modality.audited(PreparedCohort(study, main, folder.images(study.images.store), tiles), show),
+        *modality.audited(PreparedCohort(study, main, folder.images(study.images.store), store), show),
         *modality.audited(prepared, show),
         where="in the cohort to be tested on",
         other_people=True,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.console import Silent
 from casewise.pipeline.evaluate import evaluate
-from casewise.pipeline.stack import score, stack
+from casewise.pipeline.score import score
+from casewise.pipeline.stack import stack
 from casewise.pipeline.train import train
 from casewise.report.formatting import counted
 from casewise.splits.grouped import write_splits
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 def image_split(
     study: Study,
     cohort: Cohort,
-    tiles: ImageStore,
+    store: ImageStore,
     splits: Splits,
     results: dict[str, Any],
     folder: RunFolder,
@@ -44,8 +45,8 @@ def image_split(
     check_learnable(comparison.splits, images.panels, other)
     write_splits(comparison.splits, split_folder.splits)
     # The images are prepared already; where they are kept is no part of the study.
-    prepared = other.model_copy(update={"images": other.images.model_copy(update={"store": tiles.folder})})
-    predictions = train(prepared, images, tiles, comparison.splits, split_folder, show)
+    prepared = other.model_copy(update={"images": other.images.model_copy(update={"store": store.folder})})
+    predictions = train(prepared, images, store, comparison.splits, split_folder, show)
     predictions = stack(other, predictions, split_folder, show)
     predictions = score(other, predictions, split_folder)
     start = time.monotonic()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def prepare_pretraining(
-    study: Study, main: Cohort, tiles: ImageStore, splits: Splits, folder: RunFolder, show: Show
+    study: Study, main: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show
 ) -> Pretrained:
     """Read and prepare the cohort to pretrain on.
 
@@ -44,7 +44,7 @@ def prepare_pretraining(
     cohort = modality.read(other, cohort, folder.pretraining_images, show)
     store = modality.prepare(other, cohort, folder.pretraining_images, show, "pretrain")
     check_twins_between(
-        *modality.audited(PreparedCohort(study, main, folder.images(study.images.store), tiles), show),
+        *modality.audited(PreparedCohort(study, main, folder.images(study.images.store), store), show),
         *modality.audited(PreparedCohort(other, cohort, folder.pretraining_images, store), show),
     )
     return Pretrained(other, cohort, store.folder, store.address)

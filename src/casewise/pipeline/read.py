@@ -1,4 +1,4 @@
-"""Reading the cohort table, with every check that needs no image, and preparing the images."""
+"""Reading the cohort table, with every check that needs no image."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ import numpy as np
 
 from casewise.audit.findings import check_settings
 from casewise.cohort.cohort import Cohort, check_copied, read_cohort
-from casewise.cohort.labels import label_table, study_scores
+from casewise.cohort.labels import label_table
 from casewise.errors import CohortError, StudyError, nearest
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.external import read_external
-from casewise.predictions.scores import check_scores
 from casewise.study.schema import Study
+from casewise.study.scores import check_scores, study_scores
 
 if TYPE_CHECKING:
     from casewise.console import Show
-    from casewise.modalities.base import ImageStore
     from casewise.run_folder import RunFolder
 
 
@@ -52,15 +51,6 @@ def read(study: Study, folder: RunFolder | None, show: Show) -> Cohort:
         subjects, images = external_cohort.cases["subject"].nunique(), len(external_cohort.images)
         show.line("external", f"{other.name}: {subjects:,} subjects, {images:,} images")
     return cohort
-
-
-def prepare(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> ImageStore:
-    """Decode every image of the cohort once, into a store for networks, audit and report, or open the present store.
-
-    Raises:
-        ImageError: naming every image that cannot be prepared.
-    """
-    return modality_of(study).prepare(study, cohort, folder.images(study.images.store), show)
 
 
 def _check_weights_folder(study: Study) -> None:

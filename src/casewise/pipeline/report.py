@@ -28,7 +28,7 @@ def report(
     cohort: Cohort,
     predictions: pd.DataFrame,
     results: dict[str, Any],
-    tiles: ImageStore,
+    store: ImageStore,
     folder: RunFolder,
     show: Show,
 ) -> Path:
@@ -39,7 +39,7 @@ def report(
 
     jobs = folder.job_records(study.networks)
     modality = modality_of(study)
-    prepared = PreparedCohort(study, cohort, folder.images(study.images.store), tiles)
+    prepared = PreparedCohort(study, cohort, folder.images(study.images.store), store)
     context = ReportContext(
         study=study,
         audit=folder.audit.read_or_none(),
@@ -52,7 +52,7 @@ def report(
         metrics=results,
         jobs=jobs,
         stackers=folder.stackers.read_or_none() or {},
-        tiles=lambda numbers: np.asarray(tiles.tiles[numbers]),
+        tiles=lambda numbers: np.asarray(store.tiles[numbers]),
         photograph=lambda image: modality.picture(prepared, image),
         environment=environment(sum(job["seconds"] for job in jobs)),
         slide=lambda path: modality.overview(prepared, path),

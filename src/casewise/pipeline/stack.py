@@ -1,4 +1,4 @@
-"""Combining the networks by stackers and nested cross-validation, and computing the clinical scores."""
+"""Combining the networks by stackers and by the choice of nested cross-validation."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from casewise.cohort.labels import study_scores
-from casewise.predictions import table as predicted
 from casewise.predictions.nested_cv import chosen_networks, nested_rows
-from casewise.predictions.scores import apply_scores
 from casewise.predictions.stacking import STACKERS
 from casewise.predictions.stacking import stack as fit_stackers
 from casewise.study.schema import Study
@@ -32,16 +29,6 @@ def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show
     folder.stackers.write(stacked.coefficients)
     show.line("stack", ", ".join(STACKERS[name].learner for name in study.stack))
     return pd.concat([predictions, stacked.rows, *nested], ignore_index=True)
-
-
-def score(study: Study, predictions: pd.DataFrame, folder: RunFolder) -> pd.DataFrame:
-    """Add the clinical scores, and write the table of all predictions."""
-    scores = study_scores(study)
-    table = predicted.check(
-        apply_scores(predictions, scores, missing_regions=study.missing_regions, regions=study.regions)
-    )
-    folder.predictions.write(table)
-    return table
 
 
 def _nested(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> list[pd.DataFrame]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    study: Study, cohort: Cohort, tiles: ImageStore, splits: Splits, folder: RunFolder, show: Show
+    study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show
 ) -> pd.DataFrame:
     """Train every network on every fold; return the predictions out of fold, of the test set and of external cases.
 
@@ -36,17 +36,17 @@ def train(
     from casewise.jobs.job import JobInputs
     from casewise.jobs.plan import expand
 
-    external = prepare_external(study, cohort, tiles, folder, show) if study.external else None
-    pretraining = prepare_pretraining(study, cohort, tiles, splits, folder, show) if study.pretrain else None
+    external = prepare_external(study, cohort, store, folder, show) if study.external else None
+    pretraining = prepare_pretraining(study, cohort, store, splits, folder, show) if study.pretrain else None
     if external and pretraining:
         check_apart_from_pretraining(study, external, pretraining, folder, show)
-    decided = with_images(deciding_settings(study, cohort), splits, tiles, pretraining)
+    decided = with_images(deciding_settings(study, cohort), splits, store, pretraining)
     fingerprint = lock_fingerprint(folder, decided, study)
     folder.study.write(study.model_dump(mode="json"))
     folder.cohort.write(cohort.images)
     jobs = expand(study, splits, folder, fingerprint)
     start = time.monotonic()
-    inputs = JobInputs(study, cohort, splits, StoreAddress(tiles.folder, tiles.address), pretraining)
+    inputs = JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address), pretraining)
     with show.bar("jobs") as bar:
         run_jobs(jobs, inputs, folder, tell=lambda done, text: bar(done, len(jobs), text))
     inner = f"each after {study.nested_cv.folds * len(study.rates)} inner trainings, " if study.nested_cv else ""

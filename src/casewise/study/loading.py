@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from casewise.errors import RunError, StudyError, nearest
 from casewise.study.messages import sentences, with_origin
@@ -118,6 +118,15 @@ def build_study(values: dict[str, Any], *, source: str, folder: Path) -> Study:
         raise StudyError(f"{source} cannot be used:\n  " + "\n  ".join(lines)) from None
 
 
+def checked_study(study: Study) -> Study:
+    """Check a study whose settings were changed with `model_copy`, which checks nothing.
+
+    Raises:
+        StudyError: lists every problem by field.
+    """
+    return build_study(_plain(study), source="The study", folder=Path())
+
+
 def saved_study(values: dict[str, Any], *, source: str = "The saved study") -> Study:
     """The study that a run saved, from the values of its JSON file; `source` names the file in messages.
 
@@ -133,6 +142,15 @@ def saved_study(values: dict[str, Any], *, source: str = "The saved study") -> S
             f"{source} cannot be read by this version of casewise: {location}: {first['msg']}. Use the version that "
             "wrote it, or run the study again."
         ) from None
+
+
+def _plain(value: Any) -> Any:
+    """The settings that were given, with the names that no field has."""
+    if isinstance(value, BaseModel):
+        return {name: _plain(setting) for name, setting in vars(value).items() if name in value.model_fields_set}
+    if isinstance(value, dict):
+        return {name: _plain(setting) for name, setting in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _text(path: Path) -> str:

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from casewise.errors import RunError, TrainingError
 from casewise.modalities.base import PanelDataset
-from casewise.modalities.dataset import PanelData, encode_bags, mixed_seed
+from casewise.modalities.dataset import PanelData, encode_bags
 from casewise.modalities.panels import augmented
 from casewise.models.attention import GatedAttention
 from casewise.models.backbones import TILES_AT_ONCE, form_of
+from casewise.study.seeds import mixed_seed
 
 # In bytes, of all jobs together that run at the same time.
 MEMORY = 2 * 2**30

@@ -13,11 +13,12 @@ from torch.utils.data import DataLoader
 
 from casewise.cohort.table import names_text
 from casewise.errors import TrainingError
-from casewise.modalities.dataset import Batches, EpochBatches, mixed_seed
+from casewise.modalities.dataset import Batches, EpochBatches
 from casewise.models.backbones import Network, keep_statistics, set_momentum
 from casewise.models.forward import forward, mean_over_views
 from casewise.models.outputs import Output, hits
 from casewise.study.schema import Recipe
+from casewise.study.seeds import mixed_seed
 from casewise.training.losses import Scaling, class_weights, loss_of
 from casewise.training.lr_schedule import warmed_cosine
 from casewise.training.param_groups import parameter_groups

@@ -15,10 +15,11 @@ from torch import nn
 
 from casewise.errors import TrainingError
 from casewise.modalities.base import PanelDataset
-from casewise.modalities.dataset import Batches, PanelData, mixed_seed
+from casewise.modalities.dataset import Batches, PanelData
 from casewise.models.freezing import freeze, parameter_counts
 from casewise.models.frozen_split import split_at
 from casewise.run_folder import TrainingFolder
+from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.feature_cache import Buffer, FeatureNetwork, FixedData, Upper, activations, fixed
 from casewise.training.fit import TrainingContext, fit

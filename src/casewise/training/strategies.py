@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 
 from casewise.errors import TrainingError
 from casewise.modalities.base import PanelDataset
-from casewise.modalities.dataset import Batches, FeatureData, mixed_seed
+from casewise.modalities.dataset import Batches, FeatureData
 from casewise.models.backbones import Network
 from casewise.run_folder import JsonFile
 from casewise.study.schema import Recipe
+from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.fit import TrainingContext, fit
 from casewise.training.linear_probe import features, probe
