@@ -27,7 +27,7 @@ from casewise.report.markdown.page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
-from casewise.study.schema import Phase, Study
+from casewise.study.schema import Phase, Recipe, Study
 from tests.conftest import TINY, absolute
 
 
@@ -486,7 +486,7 @@ def test_what_was_computed_otherwise_is_not_continued(tiny: Path, tmp_path: Path
     panels = {"shuffle": False, "rotate": 0.0, "brightness": 0.0, "contrast": 0.0}
     compute = study.compute.model_copy(update={"jobs": 1})
     update = {
-        "recipe": study.recipe.model_copy(update={"phases": phases}),
+        "recipe": Recipe(**{**study.recipe.model_dump(exclude={"epochs"}, exclude_unset=True), "phases": phases}),
         "panels": study.panels.model_copy(update=panels),
         "backbones": ["shufflenet_v2_x0_5"],
         "stack": [],

@@ -78,8 +78,8 @@ def prepare_external(study: Study, main: Cohort, store: ImageStore, folder: RunF
     other, cohort = read_external(study, main)
     modality = modality_of(other)
     cohort = modality.read(other, cohort, folder.external_images, show)
-    store = modality.prepare(other, cohort, folder.external_images, show, "external")
-    prepared = PreparedCohort(other, cohort, folder.external_images, store)
+    external_store = modality.prepare(other, cohort, folder.external_images, show, "external")
+    prepared = PreparedCohort(other, cohort, folder.external_images, external_store)
     check_twins_between(
         *modality.audited(PreparedCohort(study, main, folder.images(study.images.store), store), show),
         *modality.audited(prepared, show),

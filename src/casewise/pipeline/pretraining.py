@@ -42,12 +42,12 @@ def prepare_pretraining(
     text = shared if n_shared else "no subject is shared with the study"
     show.line("pretrain", f"{subjects}, {modality.described(other, cohort.images)}; {text}")
     cohort = modality.read(other, cohort, folder.pretraining_images, show)
-    store = modality.prepare(other, cohort, folder.pretraining_images, show, "pretrain")
+    other_store = modality.prepare(other, cohort, folder.pretraining_images, show, "pretrain")
     check_twins_between(
         *modality.audited(PreparedCohort(study, main, folder.images(study.images.store), store), show),
-        *modality.audited(PreparedCohort(other, cohort, folder.pretraining_images, store), show),
+        *modality.audited(PreparedCohort(other, cohort, folder.pretraining_images, other_store), show),
     )
-    return Pretrained(other, cohort, store.folder, store.address)
+    return Pretrained(other, cohort, other_store.folder, other_store.address)
 
 
 def _check_subjects(settings: Pretraining, cohort: Cohort, splits: Splits) -> int:
