@@ -297,7 +297,7 @@ class TestTheTableItself:
             (b"path,subject\na\x00b,c\n", "zero bytes"),
             (b'path,subject\na.jpg,"A\nb.jpg,B\n', "row 2: the quotes"),
             (b'path,subject\na.jpg,"A"x\n', "row 2: the quotes"),
-            (b"PAR1 broken", "no whole Parquet"),
+            (b"PAR1 broken", "not a complete Parquet"),
         ],
     )
     def test_unreadable(self, tmp_path: Path, data: bytes, told: str) -> None:
@@ -338,7 +338,7 @@ class TestTheTableItself:
         assert "columns: {subject: patient_id}" in message
         assert "column region: is missing. Did you mean 'zone'?" in message
         assert "column grade: is missing. Did you mean 'Grade'?" in message
-        assert "split.column: 'fold' is no column" in message
+        assert "split.column: 'fold' is not a column" in message
 
     def test_settings_that_name_columns(self, write: Callable[..., Path]) -> None:
         folder = write("path,subject,grade,day,case", "a.jpg,A,1,1,2")
@@ -349,7 +349,7 @@ class TestTheTableItself:
             split={"column": "case"},
         )
         assert "no standard name 'visitt'. Did you mean 'visit'?" in message
-        assert "'dayy', which is no column of the table. Did you mean 'day'?" in message
+        assert "'dayy', which is not a column of the table. Did you mean 'day'?" in message
         assert "both day and date" in message
         assert "State it once" in message
         assert "targets: 'region' is a reserved name" in message
@@ -358,7 +358,7 @@ class TestTheTableItself:
     def test_where_that_cannot_be(self, write: Callable[..., Path]) -> None:
         folder = write("path,subject,view,grade", "a.jpg,A,PA,9", "b.jpg,B,AP,1")
         message = problems(folder, where={"veiw": "PA", "view": "pa"})
-        assert "where: 'veiw' is no column. Did you mean 'view'?" in message
+        assert "where: 'veiw' is not a column. Did you mean 'view'?" in message
         assert "no row has view 'pa'. Did you mean 'PA'?" in message
         assert "row 2" not in message, "rows that were to be left out are not judged"
         assert "none of the 2 rows" in problems(folder, where={"view": "PA", "subject": "B"})
@@ -378,10 +378,10 @@ BAD_CELLS = [
     ("a.jpg,A,v1,nan,upper,1", "row 2, day: 'nan' is not"),
     ("a.jpg,A,v1,0,,1", "row 2, region: is empty"),
     ("a.jpg,A,v1,0,Upper,1", "row 2, region: 'Upper' is none of upper, lower. Did you mean 'upper'?"),
-    ("a.jpg,A,v1,0,upper,high", "row 2, grade: 'high' is no number"),
-    ("a.jpg,A,v1,0,upper,nan", "row 2, grade: 'nan' is no number"),
-    ("a.jpg,A,v1,0,upper,-inf", "row 2, grade: '-inf' is no number"),
-    ("a.jpg,A,v1,0,upper,1_0", "row 2, grade: '1_0' is no number"),
+    ("a.jpg,A,v1,0,upper,high", "row 2, grade: 'high' is not a number"),
+    ("a.jpg,A,v1,0,upper,nan", "row 2, grade: 'nan' is not a number"),
+    ("a.jpg,A,v1,0,upper,-inf", "row 2, grade: '-inf' is not a number"),
+    ("a.jpg,A,v1,0,upper,1_0", "row 2, grade: '1_0' is not a number"),
     ('a.jpg,A,v1,0,upper,"1,5"', "(write 1.5)"),
     ("a.jpg,A,v1,0,upper,4.5", "row 2, grade: 4.5 is outside 0..4"),
     ("a.jpg,A,v1,0,upper,1e999", "row 2, grade: 1e999 is outside 0..4"),
@@ -432,7 +432,13 @@ class TestTogether:
             "path: is empty",
             "no file b.jpeg",
         ]
-        expected += ["not a number of days", "region: is empty", "'Upper' is none", "'high' is no number", "is outside"]
+        expected += [
+            "not a number of days",
+            "region: is empty",
+            "'Upper' is none",
+            "'high' is not a number",
+            "is outside",
+        ]
         expected += ["is not whole", "identical in every column", "the same file is", "has the days", "look alike"]
         for text in expected:
             assert text in message
@@ -563,9 +569,9 @@ class TestTargets:
         folder = write("path,subject,grade,old,young", "a.jpg,A,1,1,x", "b.jpg,B,2,5,")
         readers = {"grade": {"o": "old", "y": "young", "z": "youngg", "v": "subject"}}
         message = problems(folder, evaluation={"readers": readers})
-        assert "row 2, young (reader y of grade): 'x' is no number" in message
+        assert "row 2, young (reader y of grade): 'x' is not a number" in message
         assert "row 3, old (reader o of grade): 5 is outside 0..4" in message
-        assert "evaluation.readers.grade.z: 'youngg' is no column. Did you mean 'young'?" in message
+        assert "evaluation.readers.grade.z: 'youngg' is not a column. Did you mean 'young'?" in message
         assert "evaluation.readers.grade.v: 'subject' is a reserved name" in message
 
     def test_nothing_scored_is_said(self, write: Callable[..., Path]) -> None:

@@ -62,7 +62,7 @@ class TestWhatIsRead:
         assert known.tolist() == [0.0] * 3 + [1.0] * 3
         assert len(found.images) == 7  # and the row without a label, which can be predicted
         assert np.isnan(found.images["label"].iloc[-1])
-        note = "6 rows of other classes than the study's are left out: pneumonia (4), sars (2)."
+        note = "6 rows of classes that the study does not list are left out: pneumonia (4), sars (2)."
         assert note in found.notes
 
     def test_spellings_are_merged(self, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ class TestWhatIsRefused:
         path = table(tmp_path, ["HER2+", "HER2+", "HER2-", "HER2-", "none", "none"])
         assert read(path, ["HER2+", "HER2-"]).images["label"].tolist() == [0, 0, 1, 1]
         found = read(path, ["HER2+", "none"])
-        assert "2 rows of other classes than the study's are left out: HER2- (2)." in found.notes
+        assert "2 rows of classes that the study does not list are left out: HER2- (2)." in found.notes
 
     def test_a_grade_that_is_none(self, tmp_path: Path) -> None:
         said = problems(

@@ -382,7 +382,7 @@ def test_large_photographs_pass_without_a_warning(tmp_path: Path) -> None:
 def test_several_images_in_one_file_are_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"a.{FORMATS[name]}"
     picture(20, 20).save(path, save_all=True, append_images=[picture(20, 20, 1), picture(20, 20, 2)])
-    with pytest.raises(ImageError, match=f"this {name} holds 3 images. Save the one to use"):
+    with pytest.raises(ImageError, match=f"this {name} holds 3 images. Save the image to use"):
         read_image(path)
 
 

@@ -110,7 +110,7 @@ def test_two_of_three_classes(tmp_path: Path, chests: Path) -> None:
     assert figures["specificity"]["value"] == pytest.approx((table["y_pred"][~sick] == 0).mean())
     assert "top2_accuracy" not in figures
     assert done.results["classes"]["oof"]["test_resnet"]["label"]["positive"] == "covid"
-    assert "8 rows of other classes" in done.report.read_text()
+    assert "8 rows of classes that the study does not list" in done.report.read_text()
     record = told(done.folder / "jobs" / "test_resnet" / "fold1", "job.json")
     assert record["finder"]["chosen"] in [pytest.approx(rate, rel=0.05) for rate in record["finder"]["rates"]]
     assert not list(done.folder.glob("jobs/*/*/finder.json"))

@@ -555,7 +555,7 @@ def test_slides_elsewhere_are_cut_too(skin: Path, tmp_path: Path) -> None:
         ("empty.svs", b"", "the file is empty"),
         ("empty.tiff", b"", "the file is empty"),
         ("text.ndpi", b"hello", "this is a text file, not a slide"),
-        ("alone.mrxs", b"\xff\xd8\xff\xe0" + bytes(600), "the files beside this .mrxs are missing"),
+        ("alone.mrxs", b"\xff\xd8\xff\xe0" + bytes(600), "the files next to this .mrxs are missing"),
         ("half.tiff", b"", "cut short"),
     ],
 )

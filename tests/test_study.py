@@ -69,7 +69,7 @@ def test_settings_are_laid_over_the_preset(tmp_path: Path) -> None:
         ("evaluation: {references: {pazi: {}}}", "Did you mean 'pasi'"),
         ("evaluation: {responders: [120]}", "less than or equal to 100"),
         ("evaluation: {bands: {clear: 0}}", "bands need two names or more"),
-        ("evaluation: {references: {pasi: {someone: {MAE: 1}}}}", "is no metric"),
+        ("evaluation: {references: {pasi: {someone: {MAE: 1}}}}", "is not a metric"),
         ("outputs: [area]\nprimary_outcome: erythema", "primary_outcome: 'erythema' is neither predicted nor a score"),
         ("outputs: [pasi]", "outputs: .pasi."),
         ("split: {stratify_by: pasi}", "split.stratify_by: .pasi."),
@@ -145,7 +145,10 @@ def test_on_is_a_word(tmp_path: Path) -> None:
         ("external: other.csv", r"external: needs settings \(cohort, .*found 'other\.csv'"),
         ("targets: 3", r"targets: needs names with values, .*found 3"),
         ("accept: {shortcut-source: }", r"accept\.shortcut-source: needs a reason in words"),
-        ("targets: {grade: [a, b]}", r"'label' is no target\. .*preset covid-cxr; .*`split: \{stratify_by: grade\}`"),
+        (
+            "targets: {grade: [a, b]}",
+            r"'label' is not a target\. .*preset covid-cxr; .*`split: \{stratify_by: grade\}`",
+        ),
     ],
 )
 def test_mistakes_are_told_in_the_files_own_words(tmp_path: Path, text: str, said: str) -> None:

@@ -73,7 +73,7 @@ def test_two_values_are_divided_between_them_and_noise_is_not() -> None:
         (PINK, GLASS, ""),
         ((236, 215, 226), GLASS, ""),  # pale dermis
         ((110, 70, 140), (240, 235, 222), ""),  # on yellowed glass
-        ((120, 120, 120), (240, 240, 240), "darkness"),
+        ((120, 120, 120), (240, 240, 240), "dark areas count as tissue"),
         ((10, 20, 190), (0, 0, 4), "brightness"),
         ((40, 40, 40), (3, 3, 3), "brightness"),
     ],

@@ -291,7 +291,7 @@ def test_cases_that_are_left_out_leave_every_class_to_learn_from(bench: Bench) -
     bench.volumes = ", missing: drop"
     for subject in (1, 3, 5):
         bench.table.loc[bench.row(subject, "T2"), "sequence"] = "DWI"
-    bench.refused("grade: of the class 'high' nobody is left after the cases that lack a sequence. Add the scans")
+    bench.refused("grade: of the class 'high' no subject is left after the cases that lack a sequence. Add the scans")
     bench.volumes = ", missing: mask"
     assert "3 of 6 cases lack a sequence, which a learned stand-in replaces" in bench.taken()
 
@@ -459,7 +459,7 @@ def test_a_class_of_fewer_subjects_than_folds(bench: Bench) -> None:
     (bench.folder / "s.yaml").write_text(text.format(volumes="", more=""))
     code, out, error = bench.call("validate", str(bench.folder / "s.yaml"))
     assert code == 0, error
-    assert "grade: fewer subjects of a class than the 3 folds (high 2): some folds are judged without it" in out
+    assert "grade: fewer subjects of a class than the 3 folds (high 2): some folds are evaluated without it" in out
     (bench.folder / "s.yaml").write_text(text.format(volumes="", more="nested_cv: {folds: 2}"))
     code, out, error = bench.call("validate", str(bench.folder / "s.yaml"))
     assert code == 2

@@ -165,7 +165,7 @@ def test_facts(tmp_path: Path) -> None:
     assert one.shape == (COLUMNS, ROWS, 1)
     assert one.spacing == pytest.approx((0.75, 1.5, 3.0))
     np.testing.assert_array_equal(one.values[:, :, 0], volume()[2].T)
-    assert one.notes == ("it has one slice; its thickness counts as the distance of slices",)
+    assert one.notes == ("it has one slice; its thickness is taken as the distance between slices",)
 
 
 def test_slope_and_intercept_of_each_slice(tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_doubled_positions(tmp_path: Path) -> None:
     series(tmp_path / "b", volume(1), EchoTime=4.6)
     scan = read_dicom(tmp_path)
     np.testing.assert_array_equal(scan.values, volume().transpose(2, 1, 0))
-    assert scan.notes == ("7 of 14 slices were there twice with the same pixels; one of each was taken",)
+    assert scan.notes == ("7 of 14 slices are copies with the same pixels, which are not used",)
 
 
 def test_other_files_are_left_aside(tmp_path: Path) -> None:
@@ -521,7 +521,7 @@ def test_images_that_may_be_missing_at_an_end(tmp_path: Path) -> None:
     assert read_dicom(tmp_path).notes == ()
     files[-1].unlink()
     assert read_dicom(tmp_path).notes == (
-        "its files state 7 images, but 6 are there: the first or last may be missing",
+        "its files state 7 images, but 6 are present: the first or last may be missing",
     )
 
 

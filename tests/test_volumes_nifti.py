@@ -112,7 +112,8 @@ def test_slope_and_intercept(tmp_path: Path) -> None:
 
 def test_four_dimensions(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii.gz", np.zeros((4, 5, 6, 3), np.float32))
-    with pytest.raises(ImageError, match=r"a\.nii\.gz: it holds 4 dimensions, 4 x 5 x 6 x 3: 3 volumes .* of its own"):
+    sentence = r"a\.nii\.gz: it holds 4 dimensions, 4 x 5 x 6 x 3: 3 volumes .* in a separate file"
+    with pytest.raises(ImageError, match=sentence):
         read_nifti(path)
     assert read_nifti(save(path, voxels()[..., None])).shape == SHAPE
     assert read_nifti(save(path, voxels()[..., 0])).shape == (7, 6, 1)
@@ -239,7 +240,7 @@ def test_two_affines_that_disagree(tmp_path: Path) -> None:
     nibabel.save(image, tmp_path / "a.nii")
     scan = read_nifti(tmp_path / "a.nii")
     assert scan.spacing == (1.0, 1.0, 1.0)
-    assert scan.notes == ("its sform and qform place voxels up to 4 mm apart; the sform counts",)
+    assert scan.notes == ("its sform and qform place voxels up to 4 mm apart; the sform is used",)
 
 
 def test_affines_that_are_none(tmp_path: Path) -> None:
@@ -263,7 +264,7 @@ def test_units(tmp_path: Path) -> None:
     nibabel.save(image, tmp_path / "a.nii")
     scan = read_nifti(tmp_path / "a.nii")
     assert scan.spacing == pytest.approx((1, 1, 2), rel=1e-6)
-    assert scan.notes == ("its header counts in metres; they were made millimetres",)
+    assert scan.notes == ("its header is in metres, converted to millimetres",)
 
 
 def test_files_that_are_no_nifti(tmp_path: Path) -> None:

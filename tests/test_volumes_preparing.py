@@ -193,7 +193,7 @@ def test_what_a_second_sequence_does_not_show_is_zero() -> None:
     assert [bool(image.any()) for image in prepared.slices[:, 1]] == [False] * 8 + [True] * 2
     lower = Box((20, 20, 0), (40, 40, 4))
     cut = prepare_case([scan_of(), upper], dataclasses.replace(PLAIN, roi="box", margin=0.0), box=lower)
-    assert cut.notes[-1] == "t2.nii: shows nothing of the region of interest; all its pixels are stored as 0"
+    assert cut.notes[-1] == "t2.nii: does not cover the region of interest; all its pixels are stored as 0"
     far = dataclasses.replace(upper, affine=scan_of(centre=(900.0, 0.0, 0.0)).affine)
     with pytest.raises(ImageError, match=r"t2\.nii: shows no part of the body that t1\.nii shows"):
         prepare_case([scan_of(), far], PLAIN)

@@ -68,7 +68,8 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
             problems.add("columns", f"columns: there is no standard name {name!r}.{closest(name, names)}")
         elif header and header not in headers:
             problems.add(
-                "columns", f"columns: {name} is {header!r}, which is no column of the table.{closest(header, headers)}"
+                "columns",
+                f"columns: {name} is {header!r}, which is not a column of the table.{closest(header, headers)}",
             )
         elif name in study.targets and study.targets[name].column is not None:
             problems.add("columns", f"columns: the column of {name} is stated in targets as well. State it once.")
@@ -94,7 +95,7 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
             problems.add("columns", text)
     if study.split.column and study.split.column not in headers:
         problems.add(
-            "columns", f"split.column: {study.split.column!r} is no column.{closest(study.split.column, headers)}"
+            "columns", f"split.column: {study.split.column!r} is not a column.{closest(study.split.column, headers)}"
         )
     elif study.split.column in STORED and study.split.column not in columns.values():
         problems.add("columns", f"split.column: {study.split.column!r} is a reserved name. Rename the column.")
@@ -129,7 +130,7 @@ def _matching(
     With `root` the column contains paths from there, and a file matches however its path is written.
     """
     if column not in cells:
-        problems.add("where", f"{key}: {column!r} is no column.{closest(column, cells.columns.tolist())}")
+        problems.add("where", f"{key}: {column!r} is not a column.{closest(column, cells.columns.tolist())}")
         return None
     values = cells[column].str.strip()
     options = [accepted] if isinstance(accepted, str) else list(accepted)

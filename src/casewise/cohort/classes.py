@@ -106,7 +106,7 @@ def keep_classes(
         if len(others) and not kind_named(target.kind).closed:
             counts = others.value_counts()
             listed = names_text([f"{value} ({count:,})" for value, count in counts.items()], 6)
-            notes.append(f"{len(others):,} rows of other classes than the study's are left out: {listed}.")
+            notes.append(f"{len(others):,} rows of classes that the study does not list are left out: {listed}.")
             selected &= ~text.index.isin(others.index)
         _check_there(name, target, text, problems)
     return cells[selected]

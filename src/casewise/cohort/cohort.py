@@ -314,6 +314,6 @@ def _note_unscored(images: pd.DataFrame, panels: pd.DataFrame, targets: list[str
         )
     if len(empty):
         named = names_text([f"{c} {r}".strip() for c, r in zip(empty["case"], empty["region"], strict=True)], 5)
-        notes.append(f"{len(empty):,} of {len(panels):,} panels have no target, though their case has one: {named}.")
+        notes.append(f"{len(empty):,} of {len(panels):,} panels have no target, although their case has one: {named}.")
     if len(images) > 1 and images["subject"].is_unique:
         notes.append("Each image shows a different subject.")

@@ -153,7 +153,7 @@ def _decoded(path: Path, data: bytes) -> str:
         ) from None
     if "\0" in text:
         raise CohortError(
-            f"{path} is no text table: it contains zero bytes. In the spreadsheet, save it as 'CSV UTF-8'."
+            f"{path} is not a text table: it contains zero bytes. In the spreadsheet, save it as 'CSV UTF-8'."
         )
     return text
 
@@ -207,7 +207,9 @@ def _parquet(path: Path, data: bytes, problems: Problems) -> tuple[pd.DataFrame,
     try:
         table = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowException, OSError) as error:
-        raise CohortError(f"{path} is no whole Parquet file: {str(error).splitlines()[0]}. Write it again.") from None
+        raise CohortError(
+            f"{path} is not a complete Parquet file: {str(error).splitlines()[0]}. Write it again."
+        ) from None
     columns = [_texts(column) for column in table.columns]
     return _framed(path, table.column_names, columns, list(range(1, table.num_rows + 1)), problems, [])
 

@@ -95,7 +95,7 @@ def check_readers(study: Study, cells: pd.DataFrame, problems: Problems) -> None
         for reader, column in columns.items():
             key = f"evaluation.readers.{name}.{reader}"
             if column not in cells:
-                text = f"{key}: {column!r} is no column.{closest(column, cells.columns.tolist())}"
+                text = f"{key}: {column!r} is not a column.{closest(column, cells.columns.tolist())}"
                 problems.add("columns", text)
             elif column in STORED:
                 problems.add("columns", f"{key}: {column!r} is a reserved name. Rename the column.")
@@ -116,7 +116,7 @@ def _numbers(label: str, target: Target, text: pd.Series, problems: Problems) ->
         if not value:
             continue
         if parsed is None:
-            wrong[value] = f"{value!r} is no number"
+            wrong[value] = f"{value!r} is not a number"
             if re.fullmatch(r"[+-]?\d+,\d+", value):
                 wrong[value] += f" (write {value.replace(',', '.')})"
         elif not low <= parsed <= high:

@@ -159,7 +159,7 @@ class Bundle:
             network.load_state_dict(read_tensors(weights.verified()))
         except RuntimeError as error:
             raise RunError(
-                f"{weights.path} does not fit the network that the facts beside it describe "
+                f"{weights.path} does not fit the network that the facts in the same folder describe "
                 f"({str(error).splitlines()[-1].strip()}). Use the version of casewise that wrote it, or train again."
             ) from None
         return network.eval()

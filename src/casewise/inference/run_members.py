@@ -67,5 +67,5 @@ def members_of(folder: RunFolder) -> list[JobFolder]:
             for names, reason in ((missing, "are not trained"), (stale, "were made from something else"))
             if names
         ]
-        raise RunError(f"{folder.path} is no finished run: {' and '.join(reasons)}. Run the study again.")
+        raise RunError(f"{folder.path} is not a finished run: {' and '.join(reasons)}. Run the study again.")
     return members

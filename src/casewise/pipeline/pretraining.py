@@ -58,7 +58,8 @@ def _check_subjects(settings: Pretraining, cohort: Cohort, splits: Splits) -> in
     similar = next((name for name in sorted(names - set(shared)) if alike(name) in spelling), None)
     if similar:
         raise SplitError(
-            f"pretrain: subject {similar!r} looks like {spelling[alike(similar)]!r} of the study. Spell both alike."
+            f"pretrain: subject {similar!r} looks like {spelling[alike(similar)]!r} of the study. Use one "
+            "spelling for both."
         )
     if shared and settings.subjects == "distinct":
         raise SplitError(

@@ -62,7 +62,7 @@ def check_names(study: Study) -> None:
             )
     if study.split.stratify_by and study.split.stratify_by not in names:
         raise ValueError(
-            f"split.stratify_by: {study.split.stratify_by!r} is no target.{nearest(study.split.stratify_by, names)}"
+            f"split.stratify_by: {study.split.stratify_by!r} is not a target.{nearest(study.split.stratify_by, names)}"
         )
     for key in ("readers", "references"):
         for name in getattr(study.evaluation, key):

@@ -51,12 +51,12 @@ class Evaluation(StudyModel):
     )
     readers: dict[str, dict[str, str]] = Field(
         {},
-        description="Columns with the scores of readers: `{score: {reader: column}}`. The report shows the agreement "
-        "between readers beside that of the model.",
+        description="Columns with the scores of readers: `{score: {reader: column}}`. The report compares the "
+        "agreement between readers with that of the model.",
     )
     references: dict[str, dict[str, dict[MetricName, float]]] = Field(
         {},
-        description="Published metrics, shown on a results page beside those of the study: `{target: {name: {mae: "
+        description="Published metrics, shown on a results page with those of the study: `{target: {name: {mae: "
         "1.42, pcc: 0.67}}}`.",
     )
     target_sensitivities: list[Annotated[float, Field(gt=0, lt=1)]] = Field(

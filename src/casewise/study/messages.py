@@ -102,7 +102,7 @@ def with_origin(line: str, values: dict[str, Any], file_values: dict[str, Any], 
     if not _has(keys, values) or _has(keys, file_values):
         return line
     targets = values.get("targets")
-    value = next(iter(targets), "…") if isinstance(targets, dict) and "is no target" in line else "…"
+    value = next(iter(targets), "…") if isinstance(targets, dict) and "is not a target" in line else "…"
     for key in reversed(keys[1:]):
         value = f"{{{key}: {value}}}"
     kind = "file" if parent.endswith((".yaml", ".yml")) else "preset"

@@ -117,7 +117,7 @@ def check_scores(scores: Sequence[Score], *, targets: Mapping[str, Level], regio
                 raise StudyError(f"{where}: its formula names '{name}', which is only declared later.")
             if name not in levels:
                 raise StudyError(
-                    f"{where}: its formula names '{name}', which is no target and no earlier score; there are "
+                    f"{where}: its formula names '{name}', which is neither a target nor an earlier score; there are "
                     f"{', '.join(levels)}.{nearest(name, levels)}"
                 )
             if region is not None and region not in regions:

@@ -42,7 +42,7 @@ def name_no_slide(path: Path) -> str:
             return f"the slide is cut short ({missing}). Copy it again from its source."
         return "this TIFF is not a slide (it is not tiled, or its kind is unknown). Save it as a pyramidal, tiled TIFF."
     if path.suffix.lower() in INDEX_FILES:
-        return f"the files beside this {path.suffix} are missing. Copy it again from its source, with its folder."
+        return f"the files next to this {path.suffix} are missing. Copy it again from its source, with its folder."
     if head.startswith(PHOTOGRAPH_HEADS):
         return (
             "this is a JPEG, PNG or WebP, not a slide. Name the slide it was made from. To use this picture as a "

@@ -152,7 +152,7 @@ class Slide:
             raise ImageError(f"{self.path}: {name_no_slide(self.path)}") from error
         except self._module.OpenSlideError as error:
             raise ImageError(
-                f"{self.path}: the slide is damaged ({error}). Copy it again from its source, with all files beside it."
+                f"{self.path}: the slide is damaged ({error}). Copy it again from its source, with all its files."
             ) from error
         try:
             self.facts = _facts(self._slide, size)

@@ -102,7 +102,7 @@ def find_tissue(picture: np.ndarray, scanned: np.ndarray, downsample: float, *, 
     values = cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV)[..., 1]
     if scanned.any() and np.percentile(values[scanned], 99.9) < PALE:
         values = 255 - smooth.max(axis=2)
-        notes.append("nothing on the slide has colour: tissue was separated by darkness")
+        notes.append("the slide has no colour: dark areas count as tissue")
     mask = _above(values, scanned, LEAST_CONTRAST)
     if not notes and mask.any() and np.median(values[scanned & ~mask]) > PALE:
         # Otsu's threshold separates pale tissue from dark tissue.

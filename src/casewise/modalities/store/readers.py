@@ -263,7 +263,7 @@ def open_source(path: Path, data: bytes) -> Source:
                 "read. It is damaged or made to exhaust the memory; if it is genuine, save it smaller."
             )
         if (frames := getattr(image, "n_frames", 1)) > 1:
-            remedy = "Save the one to use as a file of its own."
+            remedy = "Save the image to use in a separate file."
             raise ImageError(f"{path}: this {reader.name} holds {frames} images. {remedy}")
         # The method of the base class, because that of PNG decodes the image to find an orientation after the pixels.
         orientation = _orientation(Image.Image.getexif(image))

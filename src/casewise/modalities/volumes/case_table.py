@@ -35,7 +35,7 @@ def check_rows(study: Study, images: pd.DataFrame, problems: list[str]) -> list[
                 files = names_text([Path(path).name for path in rows["path"]], 3)
                 problems.append(
                     f"case {case} has {len(rows)} rows of {sequence} ({files}); a case has one. Delete the others, or "
-                    "give repeated scans a sequence or a visit of their own."
+                    "give each repeated scan a separate sequence or visit."
                 )
         return []
     if volumes.slice_index not in images:
@@ -203,7 +203,7 @@ def check_left(study: Study, images: pd.DataFrame, problems: list[str]) -> None:
         for code, label in enumerate(classes):
             count = images.loc[images[name] == code, "subject"].nunique()
             if count < 2:
-                left = "one subject is" if count else "nobody is"
+                left = "one subject is" if count else "no subject is"
                 problems.append(
                     f"{name}: of the class {label!r} {left} left after the cases that lack a sequence. {remedy}, or "
                     "leave the class out of `classes`."
@@ -228,7 +228,7 @@ def classes_noted(study: Study, panels: pd.DataFrame) -> list[str]:
         if rare:
             notes.append(
                 f"{name}: fewer subjects of a class than the {study.split.folds} folds ({', '.join(rare)}): some folds "
-                "are judged without it, and have no precision and recall."
+                "are evaluated without it, and have no precision and recall."
             )
     return notes
 

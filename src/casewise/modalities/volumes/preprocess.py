@@ -163,7 +163,7 @@ def prepare_case(
                 landmarks[n] = resampled_scan.landmarks
                 slices[:, n] = _region_slices(resampled_scan, grid, affine, shape)
             if not slices[:, n].any():
-                notes.append(f"{scan.path}: shows nothing of the region of interest; all its pixels are stored as 0")
+                notes.append(f"{scan.path}: does not cover the region of interest; all its pixels are stored as 0")
     spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     facts: dict[str, object] = {
         "reference": str(reference.path),

@@ -99,7 +99,7 @@ def read_dicom(path: Path, *, sequence: str | None = None, voxels: bool = True) 
     stated = whole_number(series.headers[0][1], "ImagesInAcquisition", 0)
     if path.is_dir() and stated > len(slices):
         ignored_notes.append(
-            f"its files state {stated} images, but {len(slices)} are there: the first or last may be missing"
+            f"its files state {stated} images, but {len(slices)} are present: the first or last may be missing"
         )
     return Scan(values, affine, path, facts, (*notes, *ignored_notes, *stack.notes, *affine_notes, *value_notes))
 

@@ -188,8 +188,7 @@ def choose(series: Sequence[Series], sequence: str | None, where: Path) -> tuple
     more = f"\n  … and {len(series) - SHOWN} more" if len(series) > SHOWN else ""
     raise ImageError(
         f"{where}: the folder mixes {len(series)} series, {mismatch}. Name the sequence as the scanner does, or "
-        f"put the "
-        f"series in a folder of its own:\n{listed}{more}"
+        f"put the series in a separate folder:\n{listed}{more}"
     )
 
 

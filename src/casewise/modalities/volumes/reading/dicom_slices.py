@@ -85,7 +85,7 @@ def stacked(slices: Sequence[Slice], where: str, same: Callable[[Slice, Slice], 
     if len(unique) == 1:
         step = normal * (first.thickness or 1.0)
         distance = "its thickness" if first.thickness else "1 mm, because the thickness is not stated,"
-        notes.append(f"it has one slice; {distance} counts as the distance of slices")
+        notes.append(f"it has one slice; {distance} is taken as the distance between slices")
     else:
         step = (unique[-1].position - unique[0].position) / (len(unique) - 1)
         _check_gaps(unique, normal, where)
@@ -100,7 +100,7 @@ def stacked(slices: Sequence[Slice], where: str, same: Callable[[Slice, Slice], 
 
 def _check_alike(slices: Sequence[Slice], where: str) -> None:
     first = slices[0]
-    remedy = "Put the slices of one stack in a folder of their own."
+    remedy = "Put the slices of each stack in a separate folder."
     for other in slices[1:]:
         if other.size != first.size:
             sizes = [f"{image.name} has {image.size[1]} x {image.size[0]} pixels" for image in (first, other)]
@@ -144,10 +144,10 @@ def _without_copies(
         raise ImageError(
             f"{where}: {positions} of {len(groups)} slice positions are taken by more than one image, for example "
             f"{first.name} and {other.name} at {_mm(first)}.{reason} Put the images of one volume (one echo, time or "
-            "reconstruction) in a folder of their own."
+            "reconstruction) in a separate folder."
         )
     copies = len(ordered) - len(groups)
-    note = f"{copies} of {len(ordered)} slices were there twice with the same pixels; one of each was taken"
+    note = f"{copies} of {len(ordered)} slices are copies with the same pixels, which are not used"
     return [group[0] for group in groups], [note] if copies else []
 
 
@@ -169,7 +169,10 @@ def _check_gaps(slices: Sequence[Slice], normal: np.ndarray, where: str) -> None
         problem = f"{count} slice{'s are' if count > 1 else ' is'} missing"
         remedy = "Copy the complete series again from its source."
     else:
-        problem, remedy = "its slices are unevenly spaced", "Put the slices of one even stack in a folder of their own."
+        problem, remedy = (
+            "its slices are unevenly spaced",
+            "Put the slices of each evenly spaced stack in a separate folder.",
+        )
     raise ImageError(f"{where}: {problem}: slices lie {usual:.4g} mm apart, but {'; '.join(examples)}{more}. {remedy}")
 
 

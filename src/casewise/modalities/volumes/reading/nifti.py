@@ -143,10 +143,10 @@ def _layout(path: Path, header: Any, nibabel: ModuleType) -> _Layout:
     if len(shape) > 3:
         raise ImageError(
             f"{path}: it holds {len(shape)} dimensions, {text}: {int(np.prod(shape[3:], dtype=object)):,} volumes "
-            "(times, echoes or directions), and one row is one volume. Save the one to use as a file of its own."
+            "(times, echoes or directions), and one row is one volume. Save the volume to use in a separate file."
         )
     if len(shape) < 2:
-        raise ImageError(f"{path}: it holds one dimension of {text} voxels, which is no image.")
+        raise ImageError(f"{path}: it holds one dimension of {text} voxels, which is not an image.")
     x, y, z = [*shape, 1][:3]
     try:
         dtype = header.get_data_dtype()
@@ -200,12 +200,12 @@ def _affine(path: Path, header: Any, nibabel: ModuleType) -> tuple[np.ndarray, l
         factor = 1.0
     affine, notes = checked_affine(np.diag([factor, factor, factor, 1.0]) @ form, path)
     if factor != 1.0:
-        notes.append(f"its header counts in {'metres' if factor > 1 else 'microns'}; they were made millimetres")
+        notes.append(f"its header is in {'metres' if factor > 1 else 'microns'}, converted to millimetres")
     if sform is not None and qform is not None and np.isfinite(qform).all():
         corners = np.array([[0.0, 0.0, 0.0, 1.0], [*(np.array(header["dim"][1:4], float) - 1), 1.0]])
         difference = float(np.abs((sform - qform) @ corners.T).max()) * factor
         if difference > MAX_FORM_DIFFERENCE:
-            notes.append(f"its sform and qform place voxels up to {difference:.3g} mm apart; the sform counts")
+            notes.append(f"its sform and qform place voxels up to {difference:.3g} mm apart; the sform is used")
     return affine, notes
 
 

@@ -180,7 +180,7 @@ def check_same_subject(scans: Mapping[str, Scan]) -> list[str]:
         doubt = "" if len(ids) == len(scans) else ", and not every file names its patient"
         notes.append(
             f"{' and '.join(named)} have different frames of reference{doubt}: the patient may have moved between "
-            "them, or it is another one. The positions stated in the files are used."
+            "them, or they may show different patients. The positions stated in the files are used."
         )
     return notes
 
