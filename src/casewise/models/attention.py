@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class GatedAttention(nn.Module):
-    """The mean of a bag's features (B, K, W), each weighed by a small gated network: (B, W).
+    """The mean of a bag's features (B, K, W), weighted by a small gated network: (B, W).
 
     A row of NaN is an empty slot of its bag. Before training all tiles have almost the same weight.
     """
@@ -30,7 +30,7 @@ class GatedAttention(nn.Module):
         return scores.masked_fill(~occupied, -torch.inf).softmax(dim=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, K, W) → (B, W); features of single tiles (B, W) stay as they are."""
+        """(B, K, W) → (B, W); features of single tiles (B, W) are returned unchanged."""
         if features.ndim == 2:
             return features
         return torch.einsum("bk,bkw->bw", self.weights(features), features.nan_to_num())

@@ -23,7 +23,7 @@ SYMMETRIC = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 @dataclass(frozen=True)
 class Body:
-    """A network of a library without its last layer, the width of its features, and its input's mean and deviation."""
+    """A library's network without its last layer, the width of its features, and its input's mean and deviation."""
 
     module: nn.Module
     width: int
@@ -32,10 +32,10 @@ class Body:
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """What a network is apart from its backbone and its number of outputs.
+    """The options of a network besides its backbone and its number of outputs.
 
     Attributes:
-        scaling: what panels in 0–1 become before the first layer. `library`: what the network's published weights
+        scaling: the scaling of panels from 0–1 before the first layer. `library`: as the network's published weights
             expect (torchvision's: minus the mean of ImageNet, divided by its standard deviation); networks without
             published weights use `symmetric`. `symmetric`: [−1, 1], as in the publication on skin biopsies
             (003_eab959a42de94a48.txt, "Preprocessing Skin Images").
@@ -124,17 +124,17 @@ class Network(nn.Module):
 
     @property
     def bodies(self) -> list[nn.Module]:
-        """The library's networks: one, or with late fusion one for each sequence. Layers are named within the first."""
+        """The library's networks: one, or one for each sequence in late fusion. The first names the layers."""
         return list(self.body.bodies) if isinstance(self.body, Fused) else [self.body]
 
     @property
     def fusion(self) -> Fusion | None:
-        """How sequences are combined; None where panels are pictures."""
+        """The fusion of sequences; None if panels are pictures."""
         return self.body.kind if isinstance(self.body, Fused) else None
 
     @property
     def channels(self) -> int:
-        """How many channels a panel has: its sequences, or three."""
+        """The number of channels of a panel: its sequences, or three."""
         return self.body.sequences if isinstance(self.body, Fused) else 3
 
     @property
@@ -195,7 +195,7 @@ class Network(nn.Module):
 
 
 def form_of(module: nn.Module) -> torch.memory_format:
-    """The memory format of a part of a network, by the first kernel whose strides show one.
+    """The memory format of a module, by the first kernel whose strides show one.
 
     >>> form_of(nn.Conv2d(3, 2, 3).to(memory_format=torch.channels_last))
     torch.channels_last
@@ -229,7 +229,7 @@ EXPLAIN = {
 
 
 def build_network(name: str, outputs: int, **options: Any) -> Network:
-    """Build a network with random weights and a new head. Its library's own last layer is removed.
+    """Build a network with random weights and a new head. The library's last layer is removed.
 
     Args:
         name: one of torchvision's or of `UNTRAINED` (see `casewise.study.backbones`), or a timm name (`timm:NAME` where
@@ -246,7 +246,7 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
         raise StudyError(f"scaling: must be library or symmetric, got {scaling!r}.{hint}")
     check_fusion(fusion, sequences, network_options.missing, attention=network_options.attention)
     if fusion and name == "googlenet":
-        scaling = "symmetric"  # equal to its own conversion of red, green and blue
+        scaling = "symmetric"  # equal to the conversion of red, green and blue in the network
     channels = sequences if fusion == "early" else 3
     bodies = [_body(name, scaling, network_options.side, channels) for _ in range(sequences if fusion == "late" else 1)]
     body = bodies[0]
@@ -295,10 +295,10 @@ def _torchvision(name: str, scaling: Scaling) -> tuple[nn.Module, int]:
     else:
         body = models.get_model(name, weights=None)
     if name.startswith("shufflenet"):
-        # The same numbers; torchvision's own shuffle loses the channels-last format in every block.
+        # The values are the same; torchvision's shuffle loses the channels-last format in every block.
         models.shufflenetv2.channel_shuffle = torch.channel_shuffle
     if name.startswith("squeezenet"):
-        # Its classifier ends in a ReLU, under which a regression can neither fall below zero nor recover.
+        # Its classifier ends in a ReLU: a regression could not predict below zero, and would have no gradient there.
         body.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1))
         return body, 512
     attribute = "classifier" if hasattr(body, "classifier") else "fc"
@@ -312,7 +312,7 @@ def _torchvision(name: str, scaling: Scaling) -> tuple[nn.Module, int]:
 
 
 def library_head(name: str) -> tuple[str, ...]:
-    """Prefixes of the parameters in a library's weights that belong to its own last layer or to auxiliary heads."""
+    """Prefixes of the parameters in a library's weights that belong to its last layer or to auxiliary heads."""
     from torchvision import models
 
     if name.startswith("squeezenet"):
@@ -332,7 +332,7 @@ def library_head(name: str) -> tuple[str, ...]:
 
 
 def set_momentum(network: nn.Module, momentum: float) -> None:
-    """Set the momentum of batch norms: MNASNet's and MobileNetV3's own take thousands of steps."""
+    """Set the momentum of batch norms: those of MNASNet and MobileNetV3 adapt over thousands of steps."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = momentum

@@ -1,4 +1,4 @@
-"""From a study to the network of one of its learners."""
+"""Building the network of a learner from the study."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def network_facts(study: Study, model: str) -> dict[str, Any]:
-    """The arguments of `build_network` for a network of the study, as JSON: they and its weights are the network."""
+    """The arguments of `build_network` for a network of the study, as JSON."""
     return {
         "name": model.partition("@")[0],
         "outputs": width_of(outputs_of(study)),
@@ -50,7 +50,7 @@ def load_first_weights(network: Network, study: Study, model: str, held_out: Seq
 
 
 def check_freeze_points(study: Study) -> None:
-    """Check that every network of the study has the points up to which its phases freeze; no weight is made for it.
+    """Check that every network of the study has the points up to which its phases freeze; no weights are allocated.
 
     Raises:
         StudyError: naming the phase and the network, and the freeze points that it has.

@@ -1,4 +1,4 @@
-"""Embeddings of tiles by a pretrained network; the audit verifies near-duplicates and looks for shortcuts by them."""
+"""Embeddings of tiles by a pretrained network; the audit uses them for near-duplicates and shortcuts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SIDE = 128
 BATCH = 64
-# Quick ones first: an embedding is computed for every image of the cohort.
+# Fast networks first, because an embedding is computed for every image of the cohort.
 QUICK = ("squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x1_0", "resnet18", "resnet34")
 
 
@@ -52,7 +52,7 @@ class Embedder:
 
 
 def embedder(study: Study, store: TileStore) -> Embedder | None:
-    """A quick pretrained network whose weights are at hand, the study's own first; None where there are none.
+    """A fast pretrained network with available weights, preferably of the study; None if there is none.
 
     Nothing is downloaded for it.
     """
@@ -68,7 +68,7 @@ def embedder(study: Study, store: TileStore) -> Embedder | None:
         try:
             load_weights(network, str(file))
         except WeightsError:
-            continue  # weights of another network are reported where a training starts from them
+            continue  # problems with the weights are reported when a training uses them
         return Embedder(network, store, f"{name}, {file.name}", checksum(file))
     return None
 

@@ -1,4 +1,4 @@
-"""What a network predicts of the views of panels: in batches, without gradients, averaged over views and flips."""
+"""Predictions of a network: in batches, without gradients, averaged over the views of a panel and over flips."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def forward(
     *,
     flip: bool = False,
 ) -> Tensor:
-    """Raw outputs of unvaried views; bags of tiles, which may be large, are never whole in memory."""
+    """Raw outputs of views without augmentation; bags of tiles, which may be large, are processed in parts."""
     if data.bags and isinstance(network, Network):
         return network.predict_head(encode_bags(network.features, data, slots, device, form, flip=flip))
     panels = data.plain_batch(slots, device)
@@ -54,7 +54,7 @@ def predict(
 ) -> Tensor:
     """Predict every panel of `data`: (P, V), numbers in the targets' units, classes and grades as probabilities.
 
-    The views of a panel are averaged; `flips` averages with the mirrored panel too.
+    The views of a panel are averaged; `flips` also averages with the mirrored panel.
     """
     network.eval()
     device = next(network.parameters()).device

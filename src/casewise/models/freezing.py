@@ -1,7 +1,7 @@
 """Freezing a network from its input to a stated point, and counting its frozen and trainable parameters.
 
-The published counts of MobileNetV2 on skin biopsies (003_eab959a42de94a48.txt, sections III.A and III.B), decoded.
-They follow Keras, which counts the running means and variances of batch norms as non-trainable parameters.
+The published counts of MobileNetV2 on skin biopsies (003_eab959a42de94a48.txt, sections III.A and III.B)
+follow Keras, which counts the running means and variances of batch norms as non-trainable parameters.
 
     >>> from casewise.models.backbones import build_network
     >>> two = parameter_counts(build_network("mobilenet_v2", 1))
@@ -45,9 +45,9 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 @dataclass(frozen=True)
 class Counts:
-    """How many numbers a network has: frozen and trainable weights, and the running statistics of its norms.
+    """The sizes of a network: frozen and trainable weights, and the running statistics of its norms.
 
-    Running statistics follow the images, but no optimiser changes them; Keras counts them as non-trainable parameters.
+    Running statistics are updated from the images, not by an optimiser; Keras counts them as non-trainable parameters.
     """
 
     frozen: int
@@ -77,30 +77,30 @@ def parameter_counts(network: nn.Module) -> Counts:
 
 
 def layers(network: Network) -> list[tuple[str, nn.Module]]:
-    """Convolutions and linear layers of the body, from the input on: 52 in MobileNetV2, whose head is its 53rd."""
+    """Convolutions and linear layers of the body, from the input on: 52 in MobileNetV2, whose head is the 53rd."""
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
     return [(name, module) for name, module in network.bodies[0].named_modules() if isinstance(module, kinds)]
 
 
 def freeze(network: Network, upto: FreezePoint | str | float) -> str:
-    """Freeze the body from the input to a point, let all behind it and the head learn; return the last frozen part.
+    """Freeze the body from the input to a point, train the rest and the head; return the last frozen part.
 
     Frozen weights need no gradient. Frozen layers stay in eval mode also after `train()`, so that running statistics
-    are used and kept, and dropout and stochastic depth are off: what a frozen part makes of a panel never changes.
+    are used and kept, and dropout and stochastic depth are off: the output of a frozen part for a panel never changes.
 
-    A point is within the body of one sequence where each has its own, and holds in all of them alike: `11 blocks` are
-    11 of every body. The learned stand-in for missing sequences is never frozen.
+    If each sequence has a separate body, the point applies to every body: `11 blocks` are 11 of each. The learned
+    replacement of missing sequences is never frozen.
 
     Args:
         upto: as `read_freeze_point` reads it: `10 layers` (or 10), `11 blocks`, `features.6`, `30%` (or 0.3), `none`
-            (or 0), `all`. A layer takes the norm along that follows it.
+            (or 0), `all`. A layer includes the norm that follows it.
 
     Returns:
-        The name of the last frozen part, `body` where all of it is frozen, empty where nothing is.
+        The name of the last frozen part, `body` if all of it is frozen, empty if nothing is.
 
     Raises:
         StudyError: `upto` cannot be read.
-        TrainingError: the network has no such point; the message says what it has.
+        TrainingError: the network has no such point; the message lists its points.
     """
     end = frozen_end(network, upto)
     for body in network.bodies:
@@ -115,11 +115,11 @@ def freeze(network: Network, upto: FreezePoint | str | float) -> str:
 
 
 def frozen_end(network: Network, upto: FreezePoint | str | float) -> int:
-    """How many of the body's modules, in the order of `named_modules`, stand at or before a freeze point.
+    """The number of the body's modules, in the order of `named_modules`, up to and including a freeze point.
 
     Raises:
         StudyError: `upto` cannot be read.
-        TrainingError: the network has no such point; the message says what it has.
+        TrainingError: the network has no such point; the message lists its points.
     """
     point = read_freeze_point(upto)
     modules = list(network.bodies[0].named_modules())
@@ -144,14 +144,14 @@ def frozen_end(network: Network, upto: FreezePoint | str | float) -> int:
 
 
 def frozen_module_names(network: Network, end: int) -> list[str]:
-    """Which of the body's first `end` modules are frozen completely."""
+    """The names of those of the body's first `end` modules that are frozen completely."""
     names = [name for name, _ in network.bodies[0].named_modules()]
     outer = _around(names[end:])
     return [name for name in names[:end] if name not in outer]
 
 
 def last_frozen(network: Network, end: int) -> str:
-    """The largest part of the body that ends with its first `end` modules: `body`, or empty where `end` is 0.
+    """The largest part of the body that ends with its first `end` modules: `body`, or empty if `end` is 0.
 
     >>> from casewise.models.backbones import build_network
     >>> network = build_network("cnn", 1)
@@ -212,7 +212,7 @@ def _with_norm(network: Network, name: str) -> str:
 
 
 def _by_share(network: Network, share: float) -> str:
-    """The last layer up to which the body holds no more than a share of its weights."""
+    """The last layer up to which the body has at most this share of its weights."""
     modules = list(network.bodies[0].named_modules())
     names = [name for name, _ in modules]
     sums = [0]

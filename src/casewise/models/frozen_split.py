@@ -1,8 +1,8 @@
-"""Cutting a network at its freeze point: frozen layers, computed once for every panel, and the rest, which learns.
+"""Splitting a network at its freeze point: frozen layers, computed once for every panel, and the trained rest.
 
-Only a chain can be cut: a body whose modules run one after another, each on the output of the one before. The forward
-pass of a library's network is code, so this file lists the chains of supported architectures. Tests compare them with
-the networks, bit for bit.
+Only a chain can be split: a body whose modules run one after another, each on the output of the previous one. The
+forward pass of a library's network is code, so this file lists the chains of supported architectures. Tests compare
+them with the networks, bit for bit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from casewise.study.freezing import FreezePoint
 
 
 class Segment(nn.Sequential):
-    """One side of a cut network. `at` names the last module of the body before the cut.
+    """One side of a split network. `at` names the last module of the body before the split.
 
     Frozen modules stay in eval mode also after `train()`, as in the network itself.
     """
@@ -29,7 +29,7 @@ class Segment(nn.Sequential):
     def __init__(self, parts: Iterable[nn.Module], frozen_modules: Iterable[nn.Module]) -> None:
         super().__init__(*parts)
         module_ids = {id(module) for module in self.modules()}
-        # in a tuple, so that they are not registered as submodules a second time
+        # in a tuple, so that they are not registered as submodules again
         self.frozen_eval = tuple(module for module in frozen_modules if id(module) in module_ids)
 
     def train(self, mode: bool = True) -> Self:
@@ -92,9 +92,9 @@ CHAINS: dict[tuple[str, str], list[str]] = {
     ],
     ("timm", "ResNet"): ["act1" if element == "relu" else element for element in _RESNET] + ["global_pool", "fc"],
 }
-# Blocks that are chains unless they add their input: the attribute that tells which, and the name of the chain.
+# Blocks that are chains unless they add their input: the attribute that states this, and the name of the chain.
 _OPENED = (("use_res_connect", "conv"), ("use_res_connect", "block"), ("apply_residual", "layers"))
-# Without weights and randomness: computed once with the modules before them, since pooled maps need less space.
+# Without weights and randomness: computed with the modules before them, because pooled maps need less space.
 _STEADY = (
     *[nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d],
     *[nn.Flatten, nn.Identity, _MeanOfMap, _AsGoogLeNet],
@@ -102,15 +102,16 @@ _STEADY = (
 
 
 def split_at(network: Network, upto: FreezePoint | str | float) -> tuple[Segment, Segment]:
-    """Cut a network at a freeze point: `rest(frozen(panels))` is `network.features(panels)`, to the bit in eval mode.
+    """Split a network at a freeze point: `rest(frozen(panels))` is `network.features(panels)`, to the bit in eval mode.
 
-    Both sides share the network's modules. A block with a residual connection or several paths cannot be cut inside:
-    the cut is then before that block, whose frozen layers stay in the rest, and `frozen.at` names the place. Layers
-    without weights that follow the point belong to the frozen side.
+    Both sides share the network's modules. A block with a residual connection or several paths cannot be split
+    inside. The split is then before this block, its frozen layers are part of `rest`, and `frozen.at` states the
+    position. Layers without weights that follow the point are part of the frozen side.
 
     Raises:
         StudyError: `upto` cannot be read.
-        TrainingError: the network has no such point, is no supported chain, or no layer with weights precedes the cut.
+        TrainingError: the network has no such point, is not a supported chain, or no layer with weights precedes the
+        cut.
     """
     end = frozen_end(network, upto)
     frozen = {id(module) for module in list(network.bodies[0].modules())[:end]}
@@ -167,7 +168,7 @@ def _split_chain(chain: list[nn.Module], frozen: set[int]) -> tuple[list[nn.Modu
 
 
 def _inside(element: nn.Module) -> list[nn.Module]:
-    """The modules of a chain; empty for a module that is no chain."""
+    """The modules of a chain; empty for a module that is not a chain."""
     if isinstance(element, nn.Sequential) and type(element).forward is nn.Sequential.forward:
         return list(element.children())
     for adds, inner in _OPENED:
@@ -181,7 +182,7 @@ def _steady(element: nn.Module) -> bool:
 
 
 def _name_of(network: Network, before: list[nn.Module]) -> str:
-    """The name in the body of the last module with weights before the cut."""
+    """The name in the body of the last module with weights before the split."""
     names = {id(module): name for name, module in network.bodies[0].named_modules()}
     weighted = [element for element in before if id(element) in names and any(True for _ in element.parameters())]
     return names[id(weighted[-1])]

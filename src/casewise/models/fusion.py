@@ -1,7 +1,7 @@
-"""Several sequences of a case in one network: combined in the first layer, or after a body for each.
+"""Several sequences of a case in one network: combined in the first layer, or after a separate body for each.
 
-Early fusion: the first layer takes S channels. Late fusion: a body a sequence, or one for all, and their features one
-after another. A missing sequence is NaN; with `missing: mask` a learned value replaces it.
+Early fusion: the first layer takes S channels. Late fusion: a body for each sequence, or one for all, and their
+concatenated features. A missing sequence is NaN; with `missing: mask` a learned value replaces it.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ MISSING: tuple[MissingPolicy, ...] = ("require", "drop", "mask")
 class Fused(nn.Module):
     """One or several bodies over the sequences of a panel: (B, S, H, W), normalised, → features (B, width).
 
-    `early`: one body, whose first layer takes all sequences. `late`: a body a sequence; `late-shared`: one body for
-    all, which sees a batch in one go, one sequence of all cases after the other. Late, every sequence is repeated to
-    three channels, and the features stand in the order of the sequences.
+    `early`: one body, whose first layer takes all sequences. `late`: a body for each sequence; `late-shared`: one
+    body for all, which processes a batch at once, ordered by sequence and then by case. In late fusion every sequence
+    is repeated to three channels, and the features are in the order of the sequences.
 
     A sequence whose first pixel is NaN is missing. With `missing="mask"` a learned value (early: (S,), in normalised
-    units) or a learned feature vector (late: (S, width of a body)) stands in for it; both begin at 0 and learn whatever
-    is frozen. Late, no body looks at what is missing; a body that would see one row alone in training uses its running
-    statistics for it, for a batch norm can tell nothing from one.
+    units) or a learned feature vector (late: (S, width of a body)) replaces it; both begin at 0 and are always trained.
+    In late fusion no body processes missing sequences; a body with a single row in a training batch uses its running
+    statistics, because a batch norm needs several rows.
 
     Raises:
-        ValueError: another number of sequences than the network has, or one is missing where none may be.
+        ValueError: the number of sequences differs from the network's, or one is missing although none may be.
     """
 
     missing_token: nn.Parameter | None
@@ -79,7 +79,7 @@ class Fused(nn.Module):
         return combined.flatten(1)
 
     def _runs(self, present: Tensor) -> list[Tensor]:
-        """What each body looks at: (S, B), true where it does; its rows are these in this order."""
+        """The inputs of each body: (S, B), true where it processes a sequence of a case; its rows have this order."""
         whole = present.transpose(0, 1)
         if self.kind != "late":
             return [whole]
@@ -87,14 +87,14 @@ class Fused(nn.Module):
         return [whole & sequence_masks[s].unsqueeze(1) for s in range(self.sequences)]
 
     def by_sequence(self, outputs: Sequence[Tensor], panels: Tensor) -> Tensor:
-        """What a layer of the bodies gave for each sequence of each case, (B, S, ...), NaN for missing ones.
+        """The outputs of a layer of the bodies by sequence of each case, (B, S, ...), NaN for missing ones.
 
-        Early there is one for all sequences: (B, 1, ...).
+        In early fusion there is one for all sequences: (B, 1, ...).
 
         Args:
-            outputs: the layer's outputs as a hook on it saw them, for each body that ran; a body does not run where no
-                case of the batch has its sequence.
-            panels: the batch that was looked at, (B, S, H, W).
+            outputs: the layer's outputs from a hook, for each body that ran; a body does not run if no case of the
+                batch has its sequence.
+            panels: the batch, (B, S, H, W).
         """
         if self.kind == "early":
             return outputs[0].unsqueeze(1)
@@ -112,7 +112,7 @@ def _threefold(panels: Tensor) -> Tensor:
 
 @contextmanager
 def _alone(body: nn.Module, rows: int) -> Iterator[None]:
-    """The body's batch norms in eval mode where there is one row."""
+    """Set the body's batch norms to eval mode if there is only one row."""
     kind = nn.modules.batchnorm._BatchNorm
     norms = [m for m in body.modules() if isinstance(m, kind) and m.training] if rows == 1 else []
     for norm in norms:
@@ -125,10 +125,10 @@ def _alone(body: nn.Module, rows: int) -> Iterator[None]:
 
 
 def check_fusion(fusion: str | None, sequences: int, missing: str, *, attention: bool = False) -> None:
-    """Raise where a network's sequences are not stated as they can be.
+    """Check the fusion of a network.
 
     Raises:
-        StudyError: naming what was given and what is allowed.
+        StudyError: naming the value and what is allowed.
     """
     if fusion is not None and fusion not in FUSIONS:
         raise StudyError(f"fusion: must be one of {', '.join(FUSIONS)}, got {fusion!r}.{nearest(fusion, FUSIONS)}")
@@ -144,7 +144,7 @@ def check_fusion(fusion: str | None, sequences: int, missing: str, *, attention:
 
 
 def first_layer(body: nn.Module, name: str) -> str:
-    """The name of the convolution that looks at the panel.
+    """The name of the convolution that processes the panel.
 
     Raises:
         StudyError: the network has none.
@@ -159,7 +159,7 @@ def first_layer(body: nn.Module, name: str) -> str:
 
 
 def take_channels(body: nn.Module, name: str, channels: int) -> None:
-    """Let the first layer of a body of random weights take `channels` channels in place of three.
+    """Replace the first layer of a body of random weights by one of `channels` channels instead of three.
 
     The kernels are drawn anew, with the spread of the library's own times √(3/channels): what comes out of the layer
     spreads as widely as from three channels.

@@ -1,7 +1,8 @@
-"""The network's side of each kind of target: what raw outputs mean, their loss, and what guessing would cost.
+"""The network's side of each kind of target: the meaning of raw outputs, their loss, and the loss of guessing.
 
 Grades follow CORN (Shi, Cao, Raschka, "Deep neural networks for rank-consistent ordinal regression based on
-conditional probabilities", 2023): output k is the probability of passing grade k, given that all below are passed.
+conditional probabilities", 2023): output k is the probability of passing grade k, given that all lower grades are
+passed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 
 @dataclass(frozen=True)
 class Output:
-    """One target of a network: its kind, how many classes it has, whether it is the main outcome."""
+    """One target of a network: its kind, its number of classes, and whether it is the main outcome."""
 
     name: str
     kind: str = DEFAULT
@@ -49,7 +50,7 @@ class Output:
 
     @property
     def width(self) -> int:
-        """How many raw outputs it takes."""
+        """The number of its raw outputs."""
         return self.target_kind.width(self.classes)
 
 
@@ -84,7 +85,7 @@ class NetworkKind(Protocol):
         ...
 
     def decided(self, raw: Tensor) -> Tensor:
-        """The class or grade decided on, (B,) `int64`; 0 for numbers."""
+        """The predicted class or grade, (B,) `int64`; 0 for numbers."""
         ...
 
     def score(self, raw: Tensor, classes: Tensor) -> Tensor:
@@ -118,7 +119,7 @@ class NumberOutput:
         return raw[:, 0]
 
     def loss(self, batch: Sequence[Scored], recipe: Recipe) -> Tensor:
-        """Mean over what was scored, times the number of targets."""
+        """The mean over scored values, times the number of targets."""
         predicted = torch.stack([(target.raw[:, 0] - target.mean) / target.std for target in batch], dim=1)
         expected = torch.stack([(target.truth - target.mean) / target.std for target in batch], dim=1)
         scored = ~expected.isnan()
@@ -128,7 +129,7 @@ class NumberOutput:
         return len(batch) * (elementwise * scored).sum() / scored.sum().clamp(min=1)
 
     def guess_loss(self, fitted: Tensor, validation: Tensor, output: Output, recipe: Recipe) -> float:
-        """Of always predicting the mean."""
+        """The loss of always predicting the mean."""
         spread = fitted.std(correction=0).clamp(min=1e-6)
         error = (fitted.mean() - validation) / spread
         return float(LOSSES[recipe.loss](error, torch.zeros_like(error))) if len(validation) else 0.0
@@ -163,7 +164,7 @@ class ClassOutput:
         return total
 
     def guess_loss(self, fitted: Tensor, validation: Tensor, output: Output, recipe: Recipe) -> float:
-        """Of always predicting the shares of the classes."""
+        """The loss of always predicting the shares of the classes."""
         if not len(validation):
             return 0.0
         shares = class_counts(fitted, output)
@@ -184,12 +185,12 @@ class GradeOutput(ClassOutput):
         return (padded[:, :-1] - padded[:, 1:]).clamp(min=0)
 
     def decided(self, raw: Tensor) -> Tensor:
-        """The median grade: how many grades are passed with more than even odds."""
+        """The median grade: the number of grades that are passed with a probability above one half."""
         return (functional.sigmoid(raw).cumprod(dim=1) > 0.5).sum(dim=1)
 
     def score(self, raw: Tensor, classes: Tensor) -> Tensor:
-        """The logarithm of the grade's probability: all below passed, itself not."""
-        # by logarithms, so that a sure grade still has a gradient
+        """The logarithm of the grade's probability: lower grades are passed, this one is not."""
+        # in logarithms, so that a grade with probability near 1 has a gradient
         passed = functional.pad(functional.logsigmoid(raw).cumsum(dim=1), (1, 0))
         stopped = functional.pad(functional.logsigmoid(-raw), (0, 1))
         return (passed + stopped).gather(1, classes[:, None])[:, 0]
@@ -235,12 +236,12 @@ def width_of(outputs: Sequence[Output]) -> int:
 
 
 def split_raw(raw: Tensor, outputs: Sequence[Output]) -> list[Tensor]:
-    """Each target's own raw outputs: (B, width) cut by columns."""
+    """Split raw outputs (B, width) by target."""
     return list(raw.split([output.width for output in outputs], dim=1))
 
 
 def values_of(raw: Tensor, outputs: Sequence[Output]) -> Tensor:
-    """Raw outputs (B, W) as what is predicted (B, V): a number as it is, classes and grades as their probabilities.
+    """Raw outputs (B, W) as predictions (B, V): numbers unchanged, classes and grades as probabilities.
 
     >>> values_of(torch.zeros(1, 2), [Output("grade", "ordinal", 3)]).tolist()
     [[0.5, 0.25, 0.25]]
@@ -250,7 +251,7 @@ def values_of(raw: Tensor, outputs: Sequence[Output]) -> Tensor:
 
 
 def value_columns(outputs: Sequence[Output]) -> list[slice]:
-    """Where each target stands among the columns of `values_of`."""
+    """The columns of each target in `values_of`."""
     slices, start = [], 0
     for output in outputs:
         stop = start + len(output.target_kind.columns(output.classes))
@@ -260,9 +261,9 @@ def value_columns(outputs: Sequence[Output]) -> list[slice]:
 
 
 def hits(raw: Tensor, truth: Tensor, outputs: Sequence[Output]) -> Tensor | None:
-    """In how many rows the main target is decided as recorded, and in how many it is known: (2,) `int64`.
+    """The numbers of rows with a correct main target and with a recorded one: (2,) `int64`, without synchronisation.
 
-    None where the main target is a number. Nothing waits for the device.
+    None if the main target is a number.
 
     Args:
         raw: (B, W) raw outputs.
@@ -281,6 +282,6 @@ def hits(raw: Tensor, truth: Tensor, outputs: Sequence[Output]) -> Tensor | None
 
 
 def class_counts(truth: Tensor, output: Output) -> Tensor:
-    """(K,) how many rows carry each class; empty for numbers."""
+    """(K,) the number of rows of each class; empty for numbers."""
     labels = truth[~truth.isnan()].long() if output.classes else torch.zeros(0, dtype=torch.long)
     return torch.bincount(labels, minlength=output.classes).float()

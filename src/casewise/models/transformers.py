@@ -1,7 +1,7 @@
-"""timm's networks at any panel size; transformers take their positions with them, interpolated where the size differs.
+"""timm's networks for any panel size; position embeddings of transformers are interpolated if the size differs.
 
-timm's transformers are built for one size of image. Built for another, they have as many position embeddings as the
-panel has patches; a panel whose side is no multiple of the patch is padded at its right and lower edge.
+timm's transformers are built for one size of image. For another size, they are built with as many position embeddings
+as the panel has patches; a panel whose side is not a multiple of the patch is padded at its right and lower edge.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ POSITIONS = "pos_embed"
 
 
 def timm_body(name: str, *, side: int | None = None, channels: int = 3) -> tuple[nn.Module, int, Any]:
-    """A network of timm with random weights and without its head, the width of its features, its mean and spread.
+    """A network of timm with random weights and without its head, the width of its features, and its configuration.
 
     Args:
-        side: the panel's height and width in pixels; without it the size that the network is published for.
+        side: the panel's height and width in pixels; by default the size of the published network.
 
     Raises:
         StudyError: the network cannot be built for panels of this size.
@@ -48,7 +48,7 @@ def timm_body(name: str, *, side: int | None = None, channels: int = 3) -> tuple
 
 
 def _sized(name: str, side: int, options: dict[str, Any]) -> nn.Module:
-    """The network for panels of a size that it is not published for; checked with one of them."""
+    """The network for panels of another size than published; checked with one panel."""
     import timm
 
     body: Any = timm.create_model(name, **options, img_size=side)
@@ -66,16 +66,16 @@ def _short(error: Exception) -> str:
 
 
 def _patch(body: nn.Module) -> int:
-    """The side of a patch in pixels; 0 where the network has none."""
+    """The side of a patch in pixels; 0 if the network has none."""
     embedding: Any = getattr(body, "patch_embed", None)
     size: Any = getattr(embedding, "patch_size", 0)
     return int(size[0] if isinstance(size, (tuple, list)) else size or 0)
 
 
 def with_positions(body: nn.Module, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """A library's weights with their position embeddings interpolated to the body's patches, and that in words.
+    """A library's weights with their position embeddings interpolated to the body's patches, and a clause on it.
 
-    Weights of as many positions, or of no such network, come back as they are with no words.
+    Other weights, and those with as many positions, are returned unchanged with an empty clause.
     """
     expected, loaded = body.state_dict().get(POSITIONS), tensors.get(POSITIONS)
     if expected is None or loaded is None or expected.ndim != 3 or loaded.ndim != 3 or expected.shape == loaded.shape:
@@ -85,7 +85,7 @@ def with_positions(body: nn.Module, tensors: dict[str, Tensor]) -> tuple[dict[st
     before = math.isqrt(max(loaded.shape[1] - extra, 0))
     size: Any = getattr(getattr(module, "patch_embed", None), "grid_size", None)
     if size is None or before**2 + extra != loaded.shape[1] or loaded.shape[2] != expected.shape[2]:
-        return tensors, ""  # refused by its shape
+        return tensors, ""  # the shape raises an error later
     from timm.layers import resample_abs_pos_embed
 
     resized = resample_abs_pos_embed(loaded, new_size=list(size), num_prefix_tokens=extra)

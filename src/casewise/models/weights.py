@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-# Raised whenever the facts of a trained network change their meaning; older facts are then refused.
+# Increased whenever the facts of a trained network change their meaning; older facts are then refused.
 FORMAT = 1
 NO_WEIGHTS = "random: this network has no published weights"
 
@@ -77,7 +77,7 @@ def load_weights(
 
 
 def weights_file(name: str, weights: str, folder: Path | None) -> Path | None:
-    """The file that `load_weights` takes, or None where it needs none or downloads one."""
+    """The file that `load_weights` uses, or None if it needs none or downloads one."""
     if weights == "random":
         return None
     if weights.startswith("bundle:"):
@@ -109,7 +109,7 @@ def _from_folder(network: Network, folder: Path) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file, or a PyTorch file with nothing in it but tensors.
+    """Read a safetensors file, or a PyTorch file that contains only tensors.
 
     Raises:
         WeightsError: the file is neither.
@@ -123,7 +123,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
         raise WeightsError(f"weights: {path} cannot be read as network weights: {_short(error)}.") from error
-    except Exception as error:  # torch raises pickle.UnpicklingError, which is not a public type of its own
+    except Exception as error:  # torch raises pickle.UnpicklingError, which is not a public type of torch
         raise WeightsError(f"weights: {path} holds more than tensors and is not opened: {_short(error)}.") from error
     return {k: v for k, v in loaded.items() if isinstance(v, Tensor)}
 
@@ -137,9 +137,9 @@ def _from_file(network: Network, path: Path) -> str:
 
 
 def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> str:
-    """Load library weights into each body; return what was changed to make them fit, after semicolons.
+    """Load library weights into each body; return clauses on adaptations, each after a semicolon.
 
-    Only the library's own last layer may be left over. What a fused network of casewise learned is taken as it is.
+    Only the library's last layer may be unused. Weights of a fused network of casewise are loaded unchanged.
     """
     heads = library_head(network.name)
     if isinstance(network.body, Fused) and any(key.startswith("bodies.") for key in tensors):
@@ -157,7 +157,7 @@ def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> str:
 def _fitting(
     network: Network, body: torch.nn.Module, tensors: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """A library's weights for a body that takes sequences, or panels of another size, and what was changed."""
+    """A library's weights adapted to a body for sequences or for another panel size, and clauses on the adaptations."""
     from casewise.models.transformers import with_positions
 
     tensors, change = with_positions(body, tensors)
@@ -167,7 +167,7 @@ def _fitting(
         name = first_layer(body, network.name)
         key = f"{name}.weight"
         kernels = tensors.get(key)
-        # weights of as many channels as there are sequences were made for sequences, unless these are three: colours
+        # weights with as many channels as sequences are of sequences, except with three channels, which are colours
         if kernels is not None and kernels.ndim == 4 and kernels.shape[1] == 3:
             tensors = tensors | {key: adapted(kernels, count)}
             changes.append(
@@ -178,7 +178,7 @@ def _fitting(
 
 
 def _put(body: torch.nn.Module, tensors: dict[str, Tensor], heads: tuple[str, ...], prefix: str) -> None:
-    """Load tensors into a module, all of them but those of `heads`.
+    """Load tensors into a module, except those of `heads`.
 
     Raises:
         WeightsError: beginning with `prefix`, if anything is missing, unknown or of another shape.
@@ -203,7 +203,7 @@ def _put(body: torch.nn.Module, tensors: dict[str, Tensor], heads: tuple[str, ..
 
 
 def check_weights(file: WeightsFile, expected: str) -> None:
-    """Check that weights are those that the facts beside them were written with.
+    """Check that weights belong to the facts in their folder.
 
     Raises:
         RunError: they are of another training.
@@ -216,7 +216,7 @@ def check_weights(file: WeightsFile, expected: str) -> None:
 
 
 def _facts_of(path: Path, facts: JsonFile) -> dict[str, Any]:
-    """The facts of a trained network that may give its body to another."""
+    """The facts of a trained network whose body may initialise another network."""
     values = facts.read()
     if values.get("format") != FORMAT:
         raise WeightsError(

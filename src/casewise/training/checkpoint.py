@@ -36,14 +36,14 @@ def write_tensors(file: WeightsFile, tensors: dict[str, torch.Tensor], facts: di
     """Write a safetensors file in one step, with its checksum.
 
     Raises:
-        RunError: the disk is full or the folder cannot be written; the file that was there is kept.
+        RunError: the disk is full or the folder cannot be written; the previous file is kept.
     """
     with file.replacing() as temporary:
         try:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=facts)
-        except Exception as error:  # safetensors reports a full disk by an error type of its own
+        except Exception as error:  # safetensors reports a full disk with its own type of error
             raise RunError(
-                f"{file.path} could not be written: {error}. Make room or mend the folder, then run again; finished "
+                f"{file.path} could not be written: {error}. Make room or repair the folder, then run again; finished "
                 "networks are kept."
             ) from error
 

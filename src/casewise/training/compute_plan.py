@@ -1,4 +1,4 @@
-"""The two-second measurement that picks precision, memory format and threads for a network, and `mallopt`."""
+"""The two-second measurement that chooses precision, memory format and threads for a network, and `mallopt`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from casewise.study.schema import Compute
 
 # Precision, whether channels-last, threads.
 Option = tuple[str, bool, int]
-# Another way than the usual one must take less than this share of its time.
+# A plan other than the default must take less than this share of its time.
 WORTH = 0.87
 
 
 @dataclass(frozen=True)
 class ComputePlan:
-    """How a network runs here: decided once, recorded, used by every job of the backbone."""
+    """The way a network runs on this machine: chosen once, recorded, and used by all jobs of the backbone."""
 
     device: str = "cpu"
     precision: str = "fp32"
@@ -45,27 +45,27 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def keep_memory() -> None:
-    """Tell glibc to keep freed memory: large batches otherwise go back to the kernel and fault in again every step."""
+    """Make glibc keep freed memory; otherwise large batches are returned to the kernel and faulted in at every step."""
     if libc := _glibc():
-        libc.mallopt(ctypes.c_int(-4), ctypes.c_int(0))  # M_MMAP_MAX: never by mmap
-        libc.mallopt(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD: never give back
+        libc.mallopt(ctypes.c_int(-4), ctypes.c_int(0))  # M_MMAP_MAX: never use mmap
+        libc.mallopt(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD: never return memory
 
 
 def give_memory_back() -> None:
-    """Return to the system what has been kept and is free: at the end of a job or a measurement, not of a step."""
+    """Return free memory to the system, at the end of a job or a measurement, not of a step."""
     if libc := _glibc():
         libc.malloc_trim(ctypes.c_size_t(0))
 
 
 def has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 itself."""
+    """Whether the processor has instructions for bfloat16."""
     return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def choose(
     network: Network, compute: Compute, *, side: int, batch: int, threads: int, memo: Path | None
 ) -> ComputePlan:
-    """Pick device, precision, memory format and threads for training `network` on (batch, C, side, side) panels.
+    """Choose device, precision, memory format and threads for training `network` on (batch, C, side, side) panels.
 
     Each candidate is timed on a few training steps; another than fp32 channels-last is taken only if it is at least
     15 % faster, and bfloat16 only if with these weights its features agree with fp32's. If a job may use several
@@ -110,7 +110,7 @@ def _quickest(
     memory_use: str,
     memo: Path | None,
 ) -> ComputePlan:
-    """The option to take by time alone, remembered or measured."""
+    """The fastest option, remembered or measured."""
     if len(options) == 1 and not fewer:
         return ComputePlan("cpu", *options[0])
     cpu = [torch.__version__, platform.machine(), cpu_name()]
@@ -125,7 +125,7 @@ def _quickest(
         return ComputePlan(**{**values, "measured": tuple((str(n), float(s)) for n, s in values["measured"])})
     choice = _measured(network, options, fewer, side=side, batch=batch)
     if memo:
-        with suppress(RunError):  # only a cache: a home that cannot be written is no reason to stop
+        with suppress(RunError):  # only a cache: the run continues if it cannot be written
             write_json(memo, remembered | {key: asdict(choice)})
     return choice
 
@@ -149,7 +149,7 @@ def _measured(network: Network, options: list[Option], fewer: tuple[int, ...], *
 
 
 def _worth(seconds_by_option: dict[Option, float], usual: Option) -> Option:
-    """The quickest, if it is worth leaving the usual one for it."""
+    """The fastest option, if it is sufficiently faster than the default."""
     best = min(seconds_by_option, key=lambda option: seconds_by_option[option], default=usual)
     return best if best != usual and seconds_by_option[best] < WORTH * seconds_by_option[usual] else usual
 
@@ -163,7 +163,7 @@ def _name(option: Option, with_threads: bool) -> str:
 def step_seconds(
     network: Network, options: Sequence[Option], *, side: int, batch: int, least_rounds: int = 3
 ) -> dict[Option, list[float]]:
-    """Seconds of single training steps by option, in turns so that a busy moment hits all; the first is left out."""
+    """Seconds of training steps by option, measured in turn; the first step of each is left out."""
     panels = torch.rand(batch, network.channels, side, side)
     times: dict[Option, list[float]] = {option: [] for option in options}
     before, start, rounds = torch.get_num_threads(), time.perf_counter(), 0
@@ -189,12 +189,12 @@ def step_seconds(
 
 
 def least(times: dict[Option, list[float]]) -> dict[Option, float]:
-    """The quickest step of each option: what slows one down is other work, never the option itself."""
+    """The fastest step of each option, because only other load makes a step slower."""
     return {option: min(seconds) for option, seconds in times.items()}
 
 
 def _agrees(network: Network, side: int) -> bool:
-    """Whether features in bfloat16 point the same way as in fp32 (cosine above 0.99 on random panels)."""
+    """Whether features in bfloat16 have the same direction as in fp32 (cosine above 0.99 on random panels)."""
     network.eval()
     panels = torch.rand(2, network.channels, side, side, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -205,7 +205,7 @@ def _agrees(network: Network, side: int) -> bool:
 
 
 def cpu_name() -> str:
-    """The processor's name as the system tells it."""
+    """The processor's name from the system."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -215,6 +215,6 @@ def cpu_name() -> str:
 
 
 def memo_path() -> Path:
-    """Where choices of this machine are remembered."""
+    """The file with the choices of this machine."""
     root = os.environ.get("CASEWISE_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(root) / "casewise" / "speed.json"

@@ -1,6 +1,6 @@
 """Values that are equal in all epochs are computed once: augmented copies, and the activations of frozen layers.
 
-They keep the precision of their computation, and stay in memory up to the job's limit, beyond it in files.
+They keep the precision of their computation, and are stored in memory up to the job's limit, then in files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from casewise.models.attention import GatedAttention
 from casewise.models.backbones import TILES_AT_ONCE, form_of
 from casewise.study.seeds import mixed_seed
 
-# In bytes, of all jobs together that run at the same time.
+# In bytes, for all simultaneous jobs together.
 MEMORY = 2 * 2**30
 CHUNK = 64
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -33,7 +33,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @dataclass(frozen=True)
 class FixedData:
-    """Views of panels (V, C, H, W) `uint8`, or their activations (V, ...) in floating point; nothing varies.
+    """Views of panels (V, C, H, W) `uint8`, or their activations (V, ...) in floating point, without augmentation.
 
     `truth` (P, T) is of panels, `owner` (V,) the panel of each view; without it every view is a panel. Where a view is
     a bag, `bag` is how many tiles the largest has.
@@ -44,7 +44,7 @@ class FixedData:
     names: list[str] = field(default_factory=list)
     owner: Tensor | None = None
     bag: int = 1
-    # nothing is drawn any more, and a bag is a matter of features alone
+    # values are not augmented, and the size of a bag matters only for features
     bags: ClassVar[bool] = False
     varied: ClassVar[bool] = False
     subsampled: ClassVar[bool] = False
@@ -64,7 +64,7 @@ class FixedData:
         return self
 
     def views(self) -> tuple[Tensor, Tensor]:
-        """Every view once, and the panel that it is of."""
+        """All views, and the panel of each."""
         rows = torch.arange(len(self.values))
         return rows.unsqueeze(1), rows if self.owner is None else self.owner
 
@@ -73,7 +73,7 @@ class FixedData:
         return self._of(slots[:, 0], device)
 
     def eval_batch_size(self, batch: int) -> int:
-        """How many rows make a batch in prediction: four training batches, fewer where bags are large."""
+        """The number of rows in a batch of prediction: four training batches, fewer if bags are large."""
         return max(1, 4 * batch // self.bag)
 
     def _of(self, rows: Tensor, device: torch.device) -> Tensor:
@@ -82,17 +82,17 @@ class FixedData:
 
 
 class Buffer:
-    """Where a job keeps what is computed once: in memory as long as its share lasts, then in files."""
+    """The storage of values that are computed once: in memory up to the job's share, then in files."""
 
     def __init__(self, memory: int) -> None:
-        """`memory`: how many bytes it may have."""
+        """`memory`: its size in memory, in bytes."""
         self.left = memory
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype, path: Path) -> Tensor:
-        """An empty tensor, in memory where it fits there, else in the file `path`.
+        """An empty tensor, in memory if it fits, else in the file `path`.
 
         Raises:
-            RunError: the disk has not as much room.
+            RunError: the disk does not have enough space.
         """
         count = math.prod(shape)
         size = count * dtype.itemsize
@@ -106,7 +106,7 @@ class Buffer:
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Take the space of a file now: where a mapped file finds the disk full, the whole process is killed."""
+    """Reserve the space of a file, because the process is killed if the disk of a mapped file is full."""
     try:
         with path.open("wb") as file:
             if not _allocated(file.fileno(), size) and shutil.disk_usage(path.parent).free < size:
@@ -125,7 +125,7 @@ def _reserve(path: Path, size: int) -> None:
 
 
 def _allocated(file: int, size: int) -> bool:
-    """Whether the system has reserved the space; not every file system can."""
+    """Whether the system has reserved the space; not every file system supports this."""
     if not hasattr(os, "posix_fallocate"):
         return False
     try:
@@ -138,20 +138,20 @@ def _allocated(file: int, size: int) -> bool:
 
 
 def fixed(data: PanelData, copies: int, *, seed: int, path: Path, buffer: Buffer) -> FixedData:
-    """Every panel as it is, and after these `copies` of each, varied once as the study says and kept as 8 bits.
+    """All panels, followed by `copies` of each, augmented once as the study states and stored with 8 bits.
 
-    The copies of one panel are rows of the same subject on the same side, wherever the rows came from.
+    The copies of a panel are on the side of its subject.
 
     Raises:
-        TrainingError: a panel has more tiles than slots, so that no one view shows it.
-        RunError: neither memory nor the disk has room.
+        TrainingError: a panel has more tiles than slots, so that no single view shows it.
+        RunError: neither memory nor the disk has enough space.
     """
     slots, _ = data.views()
     if len(slots) != len(data):
         row, most = max(enumerate(map(len, data.tiles)), key=lambda result: result[1])
         raise TrainingError(
             f"panels.offline_copies: {data.names[row] if data.names else 'a panel'} has {most} tiles, and a panel has "
-            f"{data.settings.slots}: no one copy shows them all. Write `by: image` under panels, or a larger `grid`."
+            f"{data.settings.slots}: no single copy shows them all. Write `by: image` under panels, or a larger `grid`."
         )
     first = data.plain_batch(slots[:1], torch.device("cpu"))
     values = buffer.empty((len(data) * (1 + copies), *first.shape[1:]), torch.uint8, path)
@@ -169,7 +169,7 @@ def fixed(data: PanelData, copies: int, *, seed: int, path: Path, buffer: Buffer
 
 
 class Upper(nn.Module):
-    """The trained layers of a network above its frozen part, as a network that shares their parameters."""
+    """A network of the trained layers above a frozen part; it shares their parameters."""
 
     target_mean: Tensor
     target_std: Tensor
@@ -192,7 +192,7 @@ def of_tiles(module: nn.Module, bags: Tensor) -> Tensor:
     """The outputs of a module for every tile of bags (B, K, ...): (B, K, ...), NaN in empty slots."""
     filled = ~bags.flatten(2)[..., 0].isnan()
     tiles = bags[filled]
-    # What is not learned from need not be in memory at once.
+    # Without gradients, tiles need not be in memory at once.
     tile_batches = [tiles] if torch.is_grad_enabled() else tiles.split(TILES_AT_ONCE)
     form = form_of(module)
     by_tile = torch.cat(
@@ -217,7 +217,7 @@ def activations(
 ) -> FixedData:
     """The activations of the frozen part of a network for every panel, in eval mode: (P, ...), `bfloat16` with `bf16`.
 
-    Of bags it is (P, K, ...), with NaN where a bag has fewer than K tiles.
+    For bags it is (P, K, ...), with NaN if a bag has fewer than K tiles.
     """
     frozen.eval()
     device = next(frozen.parameters()).device

@@ -1,4 +1,4 @@
-"""Fitting one network with Lightning's Trainer; killed at any moment, it continues to the same bits."""
+"""Fitting one network with Lightning's Trainer; after an interruption it continues to the same bits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from casewise.training.param_groups import HeadOnly
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted network (holding its best epoch) and how it got there."""
+    """A fitted network, with the weights of its best epoch, and its history."""
 
     network: Network | HeadOnly
     history: list[dict[str, float]]
@@ -75,17 +75,18 @@ class Ticker(Callback):
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """Where and how a network is trained.
+    """The settings of the training of a network.
 
     Attributes:
-        folder: where the state is kept during training; without a state, training starts from the beginning.
-        choice: how the network runs on this machine.
+        folder: the folder of the state during training; without a state, training starts from the beginning.
+        choice: the plan of computation on this machine.
         save_every: seconds between two saved states; 0 saves after every epoch.
-        keep: `best` stops early and takes the weights of the best epoch; `last` trains all epochs and takes the last.
+        keep: `best` stops early and takes the weights of the best epoch; `last` trains all epochs and takes the weights
+        of the last.
         tell: called after each epoch with the number of epochs done.
         frozen_once: compute the output of frozen layers once instead of at every step.
-        until: end training after so many of the recipe's epochs; the rate falls as over all of them.
-        memory: how many bytes may be used for what is computed once (`casewise.training.feature_cache.Buffer`).
+        until: the epoch of the recipe after which training ends; the schedule is that of all epochs.
+        memory: the bytes for values that are computed once (`casewise.training.feature_cache.Buffer`).
     """
 
     outputs: Sequence[Output]
@@ -111,7 +112,7 @@ def fit(network: Network | HeadOnly, recipe: Recipe, train: Batches, stop: Batch
     With `context.keep == "last"` all epochs are trained, and the weights of the last one are kept.
 
     Raises:
-        TrainingError: the loss is no longer a number.
+        TrainingError: the loss is no longer finite.
     """
     quiet()
     state, choice, keep = context.files.state, context.choice, context.keep
@@ -150,7 +151,7 @@ def fit(network: Network | HeadOnly, recipe: Recipe, train: Batches, stop: Batch
     module.train()
     try:
         trainer.fit(module, ckpt_path=str(state.path) if state.intact() else None)
-    except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit of its own
+    except SystemExit as stopped:  # Lightning raises SystemExit on Ctrl-C
         raise KeyboardInterrupt from stopped
     except TrainingError as error:
         raise TrainingError(f"{network.name}: {error}, or take {network.name} out of `backbones`.") from None
@@ -168,7 +169,7 @@ def fit(network: Network | HeadOnly, recipe: Recipe, train: Batches, stop: Batch
 
 
 def standardise(network: Network, truth: torch.Tensor, outputs: Sequence[Output]) -> None:
-    """Set the mean and standard deviation of the network's numbers, from its training labels; classes stay as they are.
+    """Set the mean and standard deviation of the network's numbers, from its training labels; classes have none.
 
     Raises:
         SplitError: no training subject has a recorded value of a target.

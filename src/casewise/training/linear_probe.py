@@ -1,6 +1,6 @@
-"""Training starts from a fitted head: a linear model on the features of the body before any training.
+"""Linear probing: training starts with a head that is fitted to the features of the untrained body.
 
-Linear probing before fine-tuning keeps good pretrained features from being torn by the gradients of a random head
+It prevents that the gradients of a random head distort pretrained features
 (Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR 2022).
 """
 
@@ -37,10 +37,10 @@ def probe(
     """Set the network's head to linear models on its features: ridge for numbers, logistic for classes and grades.
 
     The penalty of each target is chosen by cross-validation over groups of the given (training) subjects.
-    `cached_features` are those of `data`, (P, width) or (P, K, width) of bags, where they were computed before.
+    `cached_features` are those of `data`, (P, width) or (P, K, width) of bags, if they were computed before.
     """
     by_panel = features(network, data, batch=batch) if cached_features is None else cached_features
-    # what attention gathers begins as the mean
+    # attention pooling begins as the mean
     values = (by_panel.nanmean(dim=1) if by_panel.ndim == 3 else by_panel).double().numpy()
     centre, spread = values.mean(axis=0), values.std(axis=0) + 1e-6
     values = (values - centre) / spread
@@ -92,7 +92,7 @@ def _logistic(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes:
     fitted_lines: list[Line | None] = [None] * classes
     if len(present) < 2:
         return fitted_lines
-    # a part that lacks a class on its training side says nothing about the penalty
+    # a fold without all classes on its training side is not informative about the penalty
     folds = [(t, v) for t, v in _group_folds(rows, groups) if len(set(labels[t].tolist())) == len(present)]
     losses = np.zeros(len(INVERSE_PENALTIES))
     for train, left_out in folds:
@@ -102,7 +102,7 @@ def _logistic(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes:
     inverse_penalty = INVERSE_PENALTIES[int(losses.argmin())]
     model = LogisticRegression(C=inverse_penalty, max_iter=300).fit(rows, labels)
     if len(present) == 2:
-        # one line tells two classes apart: half of it to each side
+        # one line separates two classes: half of it for each
         weight, bias = model.coef_[0] / 2, float(model.intercept_[0]) / 2
         fitted_lines[present[0]], fitted_lines[present[1]] = (-weight, -bias), (weight, bias)
     else:
@@ -112,7 +112,7 @@ def _logistic(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes:
 
 
 def _steps(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int) -> list[Line | None]:
-    """One line a step between grades, fitted on the rows that reach it."""
+    """One line for each step between grades, fitted on the rows that reach it."""
     fitted_lines: list[Line | None] = []
     for step in range(classes - 1):
         reached = labels >= step
@@ -124,7 +124,7 @@ def _steps(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: in
 
 
 def features(network: Network, data: PanelDataset, *, batch: int) -> Tensor:
-    """The body's features of every panel, unvaried: (P, width), mean over its views; of bags (P, K, width)."""
+    """The body's features of every panel, without augmentation: (P, width), the mean over views; bags (P, K, width)."""
     network.eval()
     slots, owner = data.views()
     fitted_lines = []

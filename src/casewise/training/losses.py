@@ -31,14 +31,14 @@ def loss_of(
     weights: Sequence[Tensor] | None = None,
     plain: bool = False,
 ) -> Tensor:
-    """Mean loss over the targets of what was scored.
+    """The mean loss over targets of scored rows.
 
     Args:
         raw: (B, W) the network's outputs; those of numbers in the targets' units.
         truth: (B, T), NaN where not scored; class numbers for classes and grades.
         scaling: of the network's outputs.
         weights: for each target (K,) weights of its classes (empty for numbers).
-        plain: without label smoothing and class weights: what decides when to stop.
+        plain: without label smoothing and class weights, as for early stopping.
     """
     by_kind: dict[NetworkKind, list[Scored]] = {}
     start = 0
@@ -56,7 +56,7 @@ def loss_of(
 
 
 def class_weights(truth: Tensor, outputs: Sequence[Output]) -> list[Tensor]:
-    """For each target the weights that give every class the same say: rows / (classes × rows of the class).
+    """For each target the weights by which all classes have the same influence: rows / (classes × rows of the class).
 
     >>> import torch
     >>> class_weights(torch.tensor([[0.0], [0.0], [0.0], [1.0]]), [Output("label", "classification", 2)])[0].tolist()

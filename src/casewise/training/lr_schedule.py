@@ -1,4 +1,4 @@
-"""Learning rates as transformers like them: the deeper a layer the more it learns, a warm-up, then a cosine.
+"""Learning rates for transformers: smaller rates towards the input, a warm-up, then a cosine.
 
 Layer-wise decay: Clark et al., "ELECTRA", ICLR 2020; Bao et al., "BEiT", ICLR 2022. Warm-up: Goyal et al., "Accurate,
 Large Minibatch SGD", 2017. Cosine: Loshchilov and Hutter, "SGDR", ICLR 2017.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from casewise.models.backbones import Network
 
 EMBEDDING = "embedding"
-# what stands before the blocks of a transformer of timm
+# the modules before the blocks of a transformer of timm
 INPUT = ("cls_token", "reg_token", "dist_token", "pos_embed", "patch_embed", "norm_pre", "rel_pos_bias")
 
 
@@ -24,7 +24,7 @@ def warmed_cosine(step: int, warmup: int, total: int) -> float:
     """The share of the full rate at a step, counted from 0: it rises over `warmup` steps, then falls as a cosine.
 
     The last step of the warm-up has the full rate and the first one is not 0. Without a warm-up this is half a cosine
-    over all steps. It depends on the step alone: training that was killed continues as if it had not been.
+    over all steps. It depends only on the step, so that interrupted training continues unchanged.
 
     >>> [round(warmed_cosine(step, 2, 6), 3) for step in range(6)]
     [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
@@ -37,9 +37,9 @@ def warmed_cosine(step: int, warmup: int, total: int) -> float:
 
 
 def layer_rates(network: Network, lr: float, decay: float, *, head_lr: float = 1.0) -> list[dict[str, Any]]:
-    """The optimiser's groups from the input on, each with its `params`, `lr` and `name`; only what learns is in them.
+    """The optimiser's groups from the input on, each with its `params` (only trained ones), `lr` and `name`.
 
-    The head and the stand-in for missing sequences learn at `lr` (the head times `head_lr`). Every step towards the
+    The head and the replacement of missing sequences have `lr` (the head times `head_lr`). Every step towards the
     input learns at `decay` times the rate above it: the blocks one after another, then the embedding (patches,
     positions, tokens). The norm of a transformer behind its blocks learns at `lr`. Networks that are no transformers
     have their blocks in this order (`Network.blocks`). Bodies of late fusion have the same rates.
@@ -67,7 +67,7 @@ def layer_rates(network: Network, lr: float, decay: float, *, head_lr: float = 1
 
 
 def _layers(network: Network) -> list[str]:
-    """The layers that rates differ by, from the input on."""
+    """The layers with separate rates, from the input on."""
     names = [name for name, _ in network.blocks]
     if _transformer(network):
         return [EMBEDDING, *[name for name in names if name.partition(".")[0] == "blocks"]]
@@ -80,10 +80,10 @@ def _transformer(network: Network) -> bool:
 
 
 def _layer_of(key: str, names: list[str]) -> str:
-    """The layer that a parameter of a body belongs to; empty for what stands behind a transformer's last block."""
+    """The layer that a parameter of a body belongs to; empty for those after a transformer's last block."""
     transformer = names[0] == EMBEDDING
     if transformer and re.match(rf"({'|'.join(INPUT)})\b", key):
         return EMBEDDING
-    # what other networks hold outside their blocks are tokens and positions, which stand at the input
+    # parameters outside the blocks of other networks are tokens and positions, which belong to the input
     rest = "" if transformer else names[0]
     return next((name for name in names if key.startswith(f"{name}.")), rest)

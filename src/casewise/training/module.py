@@ -1,4 +1,4 @@
-"""The Lightning module: loss over what was scored, the published optimiser and schedules, the best epoch kept."""
+"""The Lightning module: the loss of scored rows, the published optimiser and schedules, and the best epoch."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Training(LightningModule):
         if r.schedule != "one-cycle":
             return optimizer
         steps = len(self._batches()) * r.epochs
-        # torch divides by the rise's steps less one: with a handful of steps the rise must take two at least
+        # torch divides by the steps of the rise minus one, so the rise must have at least two
         rise = max(0.25, 2.5 / steps)
         cycle = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, max_lr=self.base, total_steps=steps, pct_start=min(rise, 0.9), cycle_momentum=False
@@ -161,7 +161,7 @@ class Training(LightningModule):
         predicted = mean_over_views(self._predicted, len(self.val_data))
         loss = float(self.loss(predicted, self.val_data.truth.to(predicted.device), plain=True))
         self.log("stop_loss", loss)
-        # of the body's last layers, or of the head where it learns alone: the groups before them may learn at less
+        # of the body's last layers, or of the head if it is trained alone; earlier groups may have smaller rates
         rate = float(self.optimizers().param_groups[-2:][0]["lr"])  # type: ignore[union-attr]
         train = float(torch.stack(self._losses).mean()) if self._losses else math.nan
         entry = {"epoch": self.current_epoch, "train_loss": train, "stop_loss": loss, "lr": rate}
@@ -173,7 +173,7 @@ class Training(LightningModule):
             self.plateau.step(loss)
 
     def _accuracies(self, predicted: Tensor) -> dict[str, float]:
-        """Accuracy for the primary outcome in the epoch's training batches, and on those who decide when to stop."""
+        """Accuracy for the primary outcome in the epoch's training batches, and on the cases for early stopping."""
         right_by_side = {"train_accuracy": torch.stack(self._right).sum(dim=0)} if self._right else {}
         if self.recipe.early_stopping.monitor != "none":
             right = hits(predicted, self.val_data.truth.to(predicted.device), self.outputs)
@@ -203,7 +203,7 @@ class Training(LightningModule):
 
 
 def balanced(truth: Tensor, outputs: Sequence[Output]) -> Tensor:
-    """(P,) the share of draws of each row, so that every class of the main target is drawn as often."""
+    """(P,) the share of draws of each row, so that all classes of the main target are drawn equally often."""
     classed = [i for i, output in enumerate(outputs) if output.classes]
     column = next((i for i in classed if outputs[i].main), classed[0])
     weights = class_weights(truth, outputs)[column]

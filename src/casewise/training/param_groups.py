@@ -1,4 +1,4 @@
-"""Which layers learn and how fast: groups of layers, discriminative learning rates, the head alone."""
+"""Trained layers and their rates: groups of layers, discriminative learning rates, the head alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class HeadOnly(nn.Module):
-    """The head of a network as a network that takes features (B, width); it shares the head's parameters."""
+    """A network that applies the head of another one to features (B, width); it shares the head's parameters."""
 
     target_mean: Tensor
     target_std: Tensor
@@ -35,7 +35,7 @@ class HeadOnly(nn.Module):
 
 
 def layer_groups(network: Network, count: int) -> list[list[nn.Module]]:
-    """The body's freeze points in `count` groups of about as many each, from the input on; fewer if there are fewer."""
+    """The body's freeze points in at most `count` groups of about equal size, from the input on."""
     blocks = [module for _, module in network.blocks]
     count = min(count, len(blocks))
     edges = [round(i * len(blocks) / count) for i in range(count + 1)]
@@ -43,9 +43,9 @@ def layer_groups(network: Network, count: int) -> list[list[nn.Module]]:
 
 
 def unfreeze(network: Network, groups: int, count: int) -> None:
-    """Let the head and the last `groups` of `count` groups of layers learn; the layers before them are frozen.
+    """Train the head and the last `groups` of `count` groups of layers; freeze the layers before them.
 
-    The stand-in for missing sequences learns unless the head learns alone.
+    The replacement of missing sequences is trained unless the head is trained alone.
     """
     all_groups = layer_groups(network, count)
     for parameter in network.body.parameters():
@@ -62,7 +62,7 @@ def unfreeze(network: Network, groups: int, count: int) -> None:
 def parameter_groups(network: Any, recipe: Recipe, lr: float) -> list[dict[str, Any]]:
     """The optimiser's groups: one for the body, or several if rates differ by layer, then one for the head.
 
-    With `discriminative` d the last of n groups of layers learns at the stated rate, the one below it at 1/d of that;
+    With `discriminative` d the last group of layers has the stated rate, and each group below it 1/d of the next one's;
     with `layer_decay` see `casewise.training.lr_schedule.layer_rates`.
     """
     head = {"params": list(network.head.parameters()), "lr": lr * recipe.head_lr}

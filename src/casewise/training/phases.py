@@ -1,4 +1,4 @@
-"""Training in phases: first the head alone, say, then all layers above a freeze point.
+"""Training in phases, for example first the head alone, then all layers above a freeze point.
 
 Where panels do not vary, the activations of frozen layers are computed once for all epochs of a phase.
 """
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 def in_phases(
     network: Network, recipe: Recipe, train: PanelDataset, stop: PanelDataset, context: TrainingContext
 ) -> tuple[list[dict[str, float]], int, float, list[dict[str, Any]]]:
-    """Train `network` phase after phase; a phase that is done is read from its file.
+    """Train `network` phase after phase; a finished phase is read from its file.
 
-    Where subjects decide when to stop, the best epoch of all phases is kept, else the last one.
+    With early stopping the best epoch of all phases is kept, else the last one.
 
     Returns:
-        The history over all phases, the best epoch and its loss, and what each phase did.
+        The history over all phases, the best epoch and its loss, and the record of each phase.
     """
     copies, buffer = train.settings.offline_copies, Buffer(context.memory)
     fixed_panels = None
@@ -81,7 +81,7 @@ def _phase(
     context: TrainingContext,
     folder: TrainingFolder,
 ) -> dict[str, Any]:
-    """Train one phase; return what was frozen, the number of trained weights, how it was computed and its cost."""
+    """Train one phase; return the frozen part, the number of trained weights, the method and the cost."""
     stated = {name: getattr(phase, name) for name in ("lr", "schedule", "batch_norm")}
     phase_recipe = recipe.model_copy(
         update={**{k: v for k, v in stated.items() if v is not None}, "epochs": phase.epochs, "phases": []}
@@ -122,7 +122,7 @@ def _shortened(
     context: TrainingContext,
     folder: TrainingFolder,
 ) -> tuple[Any, Batches, Batches, str]:
-    """What is trained on what: the network on panels, or the trained layers on the activations of the frozen ones."""
+    """The trained module and its data: the network and panels, or the trained layers and activations of frozen ones."""
     plain = (network, train, stop)
     if phase.freeze == "none":
         return *plain, "all layers computed at every step"
@@ -158,7 +158,7 @@ def _shortened(
 
 
 def _from(context: TrainingContext, number: int, done: int, memory: int) -> TrainingContext:
-    """The course of one phase: its own seed, its progress told on top of the phases before, the memory that is left."""
+    """The context of one phase: its seed, progress that includes the phases before, and the remaining memory."""
     tell = context.tell
     seed = mixed_seed(context.seed, "phase", number) if number else context.seed
     return replace(context, seed=seed, memory=memory, tell=(lambda epoch: tell(done + epoch)) if tell else None)

@@ -1,4 +1,4 @@
-"""How a network is trained: at a searched or stated rate; its head alone, all of it, or group after group of layers."""
+"""Strategies of training: with a searched or stated rate; the head alone, all layers, or one group after another."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def learn(
     subjects: Sequence[str],
     context: TrainingContext,
 ) -> Learned:
-    """Train `network` as the recipe says; killed at any moment and called again, it ends in the same weights.
+    """Train `network` as the recipe states; if it is interrupted and called again, the weights are the same.
 
     Args:
-        subjects: the subject of each row of `train`; the penalty of a probed head is chosen by them.
+        subjects: the subject of each row of `train`; the penalty of a probed head is cross-validated by subject.
     """
     network.to(context.choice.device)
     resuming = context.files.can_resume()
@@ -58,7 +58,7 @@ def learn(
         heads = _featured(network, train, recipe), _featured(network, stop, recipe)
     search = None
     if recipe.lr == "find" and heads:
-        # before the probe: with a fitted head no rate lowers the loss further
+        # before the probe, because no rate reduces the loss of a fitted head
         search = _search_rate(HeadOnly(network), heads[0], recipe, context, context.files.rate_search)
     if recipe.head == "probe" and not resuming:
         cached_features = heads[0].features if heads else None
@@ -89,7 +89,7 @@ def _featured(network: Network, data: PanelDataset, recipe: Recipe) -> FeatureDa
 def _search_rate(
     network: Network | HeadOnly, train: Batches, recipe: Recipe, context: TrainingContext, file: JsonFile
 ) -> dict[str, Any]:
-    """The curve of the learning-rate search, from its file where a killed job has written it."""
+    """The curve of the learning-rate search, from its file if an interrupted job has written it."""
     values = file.read_or_none()
     if values is None:
         try:
@@ -163,6 +163,6 @@ def _fine(
 
 
 def _context_from(context: TrainingContext, done: int) -> TrainingContext:
-    """The same context; progress is counted on top of the `done` epochs of earlier stages."""
+    """The same context with progress that includes the `done` epochs of earlier stages."""
     tell = context.tell
     return replace(context, tell=(lambda epoch: tell(done + epoch)) if tell else None)

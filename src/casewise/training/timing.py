@@ -1,4 +1,4 @@
-"""The cost of a training over all its stretches: a killed training that is resumed adds to its earlier cost."""
+"""The cost of a training, summed over interruptions."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from casewise.run_folder import JsonFile, TrainingFolder
 
 
 class Timer:
-    """Wall-clock and CPU seconds, kept in a file of the training's folder; work lost by a kill is included."""
+    """Wall-clock and CPU seconds, kept in a file of the training's folder; work lost by interruptions is included."""
 
     def __init__(self, folder: Path) -> None:
         self._path = TrainingFolder(folder).timing
         before = JsonFile(self._path).peek() or {}
         self._before = (before.get("seconds", 0.0), before.get("core_seconds", 0.0))
         self._stretches = before.get("stretches", 0) + 1
-        # the CPU time of all threads, which other processes do not change
+        # the CPU time of all threads, which does not depend on other processes
         self._start = (time.monotonic(), time.process_time())
         self.note()
 
