@@ -1,1 +1,1 @@
-"""Trained networks outside the run that made them: a bundle holds weights and facts, a predictor applies them."""
+"""Trained networks outside the run that made them: a bundle contains weights and facts, a predictor applies them."""

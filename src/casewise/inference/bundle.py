@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
     from casewise.training.compute_plan import ComputePlan
 
-# What of a study decides how new cases are read, prepared, shown to a network, and turned into predictions.
+# The settings of a study that determine reading, preparation and prediction of new cases.
 SETTINGS = (
     "columns",
     "subjects_known",
@@ -41,7 +41,7 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class ComputeFacts:
-    """How a network was computed when it was trained, and is computed when it predicts."""
+    """The computation of a network in training and prediction."""
 
     device: str = "cpu"
     precision: str = "fp32"
@@ -50,13 +50,13 @@ class ComputeFacts:
 
     @classmethod
     def of(cls, plan: ComputePlan) -> ComputeFacts:
-        """The part of a plan that decides the bits of a prediction."""
+        """The part of a plan that affects predictions."""
         return cls(plan.device, plan.precision, plan.channels_last, plan.threads)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """The facts of one trained network, and the folder that holds its weights.
+    """The facts of one trained network, and the folder with its weights.
 
     Attributes:
         model: the network's name in its study: its backbone, with `@` and a fusion where a study has several.
@@ -64,8 +64,8 @@ class Bundle:
         network: the arguments of `casewise.models.backbones.build_network`, `name` and `outputs` among them.
         outputs: one record a target: name, kind, classes, whether it is the primary one, its range and level, and
             the mean and standard deviation of its training labels, a number for each raw output.
-        settings: what `SETTINGS` names of the study.
-        fitted: what the preparation learned from the training cases, as JSON.
+        settings: the settings of the study in `SETTINGS`.
+        fitted: the values that preprocessing derived from the training cases, as JSON.
         compute: precision, memory format, device and threads of the training.
         batch_size: panels in a training batch, by which prediction batches are sized.
         subjects: everybody who shaped the network, by training or by early stopping.
@@ -97,7 +97,7 @@ class Bundle:
         files = JobFolder(Path(folder))
         if not (files.facts.exists() and files.weights.exists()):
             lacking = files.weights if files.facts.exists() else files.facts
-            raise RunError(f"{folder} holds no trained network: {lacking.path.name} is missing.")
+            raise RunError(f"{folder} contains no trained network: {lacking.path.name} is missing.")
         facts = files.facts.read()
         if facts.get("format") != FORMAT:
             raise RunError(
@@ -125,7 +125,7 @@ class Bundle:
 
     @property
     def output_records(self) -> tuple[Output, ...]:
-        """What the network's raw outputs mean, in order."""
+        """The targets of the network's raw outputs, in order."""
         return tuple(Output(o["name"], o["kind"], len(o["classes"]), o["main"]) for o in self.outputs)
 
     def study(self, table: Path, root: Path | None = None) -> Study:
@@ -149,7 +149,7 @@ class Bundle:
         """The network with its trained weights, in evaluation mode, on the CPU.
 
         Raises:
-            RunError: the weights are not those that the facts were written with, or do not fit them.
+            RunError: the weights do not belong to the facts, or do not fit them.
             WeightsError: the file of weights cannot be read.
         """
         weights = JobFolder(self.folder).weights
@@ -166,18 +166,18 @@ class Bundle:
 
 
 def settings_of(study: Study, model: str) -> dict[str, Any]:
-    """What of a study a bundle of `model` keeps, as JSON; paths of the study's machine are left out."""
+    """The settings in a bundle of `model`, as JSON, without paths of the study's machine."""
     modality_section = {study.modality_name} & set(type(study).model_fields)
     settings = study.model_dump(mode="json", include={*SETTINGS, *modality_section}) | modality_of(study).facts(
         study, model
     )
     settings["images"]["store"] = None
-    settings["panels"]["offline_copies"] = 0  # these are of training alone
+    settings["panels"]["offline_copies"] = 0  # these affect only training
     return settings
 
 
 def output_facts(study: Study, outputs: Iterable[Output], network: Network) -> list[dict[str, Any]]:
-    """One record for each target that a network predicts, with what its training labels were standardised by."""
+    """One record for each target that a network predicts, with the mean and deviation of its training labels."""
     records, start = [], 0
     for output in outputs:
         columns = slice(start, start + output.width)

@@ -1,4 +1,4 @@
-"""A trained model to use: every network and fold of a run folder, or one network's own folder, on new cases."""
+"""A trained model for new cases: all networks and folds of a run folder, or the network of one folder."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """The trained networks of a study, which predict together: of every network the mean over its folds."""
+    """The trained networks of a study; each network predicts the mean over its folds."""
 
     folder: Path
     members: tuple[Bundle, ...]
 
     @property
     def outputs(self) -> list[str]:
-        """The names of what is predicted."""
+        """The names of the predicted targets."""
         return [str(output["name"]) for output in self.members[0].outputs]
 
     def predict(
@@ -83,7 +83,7 @@ class TrainedModel:
         return self._named(means)
 
     def _named(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Predictions with names of classes in place of their numbers."""
+        """Predictions with names of classes instead of their numbers."""
         classes = {output["name"]: output["classes"] for output in self.members[0].outputs}
         table = rows[["model", "case", "subject", "visit", "region", "image", "target"]].copy()
         table["prediction"] = [

@@ -30,10 +30,10 @@ class NewCases:
 
 
 def write_table(cases: Path | str | pd.DataFrame, bundle: Bundle, folder: Path) -> Path:
-    """The table of the cases, written into `folder` where they are a data frame or a folder of photographs.
+    """The table of the cases, written into `folder` if they are a data frame or a folder of photographs.
 
     Raises:
-        CasewiseError: there is nothing at this path, or the folder cannot be read as cases.
+        CasewiseError: the path does not exist, or the folder cannot be read as cases.
     """
     import pandas as pd
 
@@ -44,7 +44,7 @@ def write_table(cases: Path | str | pd.DataFrame, bundle: Bundle, folder: Path) 
         if path.is_file():
             return path
         if not path.is_dir():
-            raise CasewiseError(f"There is no table and no folder of images at {cases}.")
+            raise CasewiseError(f"{cases} is neither a table nor a folder of images.")
         table = _table_of_folder(path, bundle)
     target = folder / "new-cases.csv"
     table.to_csv(target, index=False)
@@ -52,7 +52,7 @@ def write_table(cases: Path | str | pd.DataFrame, bundle: Bundle, folder: Path) 
 
 
 def _table_of_folder(folder: Path, bundle: Bundle) -> pd.DataFrame:
-    """One row an image: by the layout of the folders, or every image a subject where they lie side by side."""
+    """One row an image, by the layout of the folders; without subfolders each image is a subject."""
     import pandas as pd
 
     columns, regions = bundle.settings["columns"], bundle.settings["regions"]
@@ -63,7 +63,7 @@ def _table_of_folder(folder: Path, bundle: Bundle) -> pd.DataFrame:
     if not regions and all(path.is_file() for path in folder.iterdir() if not path.name.startswith(".")):
         files = [path for path in folder.iterdir() if path.name.casefold().endswith(ENDINGS) and path.name[0] != "."]
         if not files:
-            raise CasewiseError(f"{folder} holds no images ({', '.join(ENDINGS)}).")
+            raise CasewiseError(f"{folder} contains no images ({', '.join(ENDINGS)}).")
         files.sort(key=lambda path: natural(path.name))
         return pd.DataFrame({heading("path"): map(str, files), heading("subject"): [path.name for path in files]})
     images = read_layout(folder, regions=regions, classes=[]).images

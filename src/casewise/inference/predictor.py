@@ -1,4 +1,4 @@
-"""A trained network at work: from a dataset to values, from the cases of a store to rows of the predictions table."""
+"""Applying a trained network: from a dataset to values, from prepared cases to rows of the predictions table."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A network with its trained weights, and the facts by which it predicts."""
+    """A network with its trained weights, and the facts of its bundle."""
 
     bundle: Bundle
     network: Network
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> Predictor:
-        """Load the weights; a network trained on a GPU predicts there where there is one, else on the CPU."""
+        """Load the weights; a network trained on a GPU predicts on the GPU if there is one, else on the CPU."""
         compute = bundle.compute
         form = torch.channels_last if compute.channels_last else torch.contiguous_format
         device = compute.device if compute.device == "cpu" or torch.cuda.is_available() else "cpu"
@@ -61,9 +61,9 @@ class Predictor:
         """Rows of the predictions table, one for each case, region or image and target; labels where `panels` has them.
 
         Args:
-            study: the study that read and prepared these cases: as `Bundle.study` gives it, or of the same settings.
+            study: the study that read and prepared these cases: that of `Bundle.study`, or one with the same settings.
             store: their prepared images.
-            stage: what the rows are called.
+            stage: the name of the rows' stage.
         """
         bundle = self.bundle
         dataset = modality_of(study).dataset(store, study, panels, None, bundle.fitted)

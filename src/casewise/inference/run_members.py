@@ -1,4 +1,4 @@
-"""The networks of a run folder that predict together: all of its study, each made from what the folder records."""
+"""The networks of a run folder that predict together: all of its study, with the inputs that the folder records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def first_weights_checksum(study: Study, model: str) -> str:
-    """The SHA-256 of the file of first weights that `model` starts from; empty where there is no such file."""
+    """The SHA-256 of the file of first weights that `model` starts from; empty if there is no such file."""
     from casewise.models.weights import weights_file
 
     file = weights_file(model.partition("@")[0], study.weights_of(model), study.weights_dir)
@@ -37,14 +37,14 @@ def members_of(folder: RunFolder) -> list[JobFolder]:
     A file of first weights may have been moved since; its checksum is in the records, equal for all folds of a network.
 
     Raises:
-        RunError: the folder holds a comparison by image, or a network is missing or was made from something else.
+        RunError: the folder holds a comparison by image, or a network is missing or has other inputs.
     """
     folder.refuse_image_split()
     needed = (folder.study, folder.splits, folder.fingerprint)
     if absent := next((file.path.name for file in needed if not file.exists()), None):
         raise RunError(
-            f"{folder.path} holds no trained networks: it is neither a run folder ({absent} is missing) nor the folder "
-            "of a network."
+            f"{folder.path} contains no trained networks: it is neither a run folder ({absent} is missing) nor the "
+            "folder of a network."
         )
     study = saved_study(folder.study.read(), source=str(folder.study.path))
     folds, fingerprint = folder.splits.read()["folds"], folder.fingerprint.read()["fingerprint"]
@@ -64,7 +64,7 @@ def members_of(folder: RunFolder) -> list[JobFolder]:
     if missing or stale:
         reasons = [
             f"{len(names)} of {folds * len(study.networks)} networks {reason} ({'; '.join(names[:5])})"
-            for names, reason in ((missing, "are not trained"), (stale, "were made from something else"))
+            for names, reason in ((missing, "are not trained"), (stale, "have other inputs"))
             if names
         ]
         raise RunError(f"{folder.path} is not a finished run: {' and '.join(reasons)}. Run the study again.")

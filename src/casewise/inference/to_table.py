@@ -20,8 +20,8 @@ def prediction_rows(
 ) -> pd.DataFrame:
     """The network's values (P, V) as rows of the predictions table, each at its target's level and in its range.
 
-    Where several panels show one unit of a target's level, numbers and probabilities are averaged, or with
-    `pooling: max` the panel with the largest value represents all.
+    If several panels show one unit of a target's level, numbers and probabilities are averaged, or with
+    `pooling: max` the panel with the largest value is used.
     """
     truth = label_table(panels, study)
     outputs = outputs_of(study)
@@ -58,7 +58,7 @@ def prediction_rows(
 
 
 def most_conspicuous(units: Any, value_names: list[str], weights: list[float] | None) -> pd.DataFrame:
-    """The row that stands for each unit of grouped panels: the one whose weighted values are largest.
+    """The row that represents each unit of grouped panels: the one with the largest weighted value.
 
     Without weights each column has its own largest value. The truth is the mean over the unit's panels.
     """

@@ -1,1 +1,1 @@
-"""Jobs: a study becomes independent networks (backbone × fold), each resumable, run side by side."""
+"""Jobs: a study becomes independent networks (backbone × fold), each resumable, run in parallel."""

@@ -1,4 +1,4 @@
-"""What the trained networks of a run predict on another cohort; nothing is learned from it."""
+"""Predictions of the trained networks of a run on another cohort, which is not used for training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def predict_external(jobs: Sequence[Job], external: PreparedCohort, *, tell: Callable[[int], None]) -> pd.DataFrame:
-    """Rows of the stage 'external', one set a network, kept in the jobs' folders; what is there is read."""
+    """Rows of the stage 'external', one set for each network, stored in the jobs' folders; stored ones are read."""
     study, panels = external.study, external.cohort.panels
     inputs = f"{table_hash(external.cohort, study)} {external.store.address} {study.test_time_augmentation}"
     made_from = hashlib.sha256(inputs.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The inputs that decide a run's networks, so that results of two studies are never mixed in one folder."""
+"""The inputs that determine a run's networks, so that results of two studies are never mixed in one folder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SETTINGS = (
 
 
 def deciding_settings(study: Study, cohort: Cohort) -> dict[str, Any]:
-    """What decides a network's bits before any image is read: settings by name, and the table."""
+    """The inputs that determine a network before any image is read: settings by name, and the table."""
     plain = study.model_dump(mode="json")
     decided = {name: plain[name] for name in SETTINGS}
     if not isinstance(study.weights, str):
@@ -48,7 +48,7 @@ def deciding_settings(study: Study, cohort: Cohort) -> dict[str, Any]:
         decided["weights"] = "by backbone"
     decided["scores"] = plain["scores"] if set(study.outputs) & set(study.scores) else {}
     if study.nested_cv:
-        # the choice among networks is made after their training
+        # networks are chosen among after their training
         decided["nested_cv"] = study.nested_cv.model_copy(update={"among": True}).model_dump(mode="json")
     if study.nested_cv or (study.recipe.early_stopping.monitor == "inner" and study.split.column):
         # a predefined split does not determine how inner folds are balanced
@@ -82,14 +82,14 @@ def _plain(value: Any) -> Any:
 
 
 def lock_fingerprint(folder: RunFolder, decided: Mapping[str, Any], study: Study) -> str:
-    """Record in the run folder what its networks are made from, and return the fingerprint.
+    """Record the inputs of the networks in the run folder, and return the fingerprint.
 
     A folder of an older version whose files have checksums keeps its fingerprint if every newer setting has its
     default; nothing is repeated.
 
     Raises:
-        RunError: the folder holds networks that were made from something else, and the message names what changed; or
-            it cannot be verified what they were made from.
+        RunError: the folder contains networks with other inputs, and the message names the changes; or their inputs
+            cannot be verified.
     """
     refuse_other(folder, decided, study)
     before = _verified_fingerprint(folder)
@@ -105,10 +105,10 @@ def lock_fingerprint(folder: RunFolder, decided: Mapping[str, Any], study: Study
 
 
 def _compare_jobs(folder: RunFolder, fingerprint: str, study: Study) -> None:
-    """Compare the study with the fingerprints of finished networks, where the record of the run's own is missing.
+    """Compare the study with the fingerprints of finished networks, if the run's record is missing.
 
     Raises:
-        RunError: a network was made from something else, or there are networks and none can be compared.
+        RunError: a network has other inputs, or there are networks and none can be compared.
     """
     compared = False
     for network in study.networks:
@@ -128,10 +128,11 @@ def _compare_jobs(folder: RunFolder, fingerprint: str, study: Study) -> None:
 
 
 def _verified_fingerprint(folder: RunFolder) -> dict[str, Any] | None:
-    """The folder's fingerprint; None where it is missing or damaged (it is then set aside with a warning).
+    """The folder's fingerprint; None if it is missing or damaged (it is then set aside with a warning).
 
     Raises:
-        RunError: the folder holds networks, and neither the fingerprint nor a record of them can be verified. Nothing
+        RunError: the folder contains networks, and neither the fingerprint nor a record of them can be verified.
+            Nothing
             is changed then.
     """
     damage = None
@@ -150,7 +151,7 @@ def _verified_fingerprint(folder: RunFolder) -> dict[str, Any] | None:
 def _unverifiable(folder: RunFolder) -> RunError:
     return RunError(
         f"{folder.path} holds networks, but neither {folder.fingerprint.path.name} nor the records of the networks can "
-        "be verified, so they may belong to another study. Give another folder with --output."
+        "be verified, so they may belong to another study. Choose another folder with --output."
     )
 
 
@@ -166,12 +167,12 @@ def changed_settings(folder: RunFolder, study: Study, section: str) -> list[str]
 
 
 def refuse_other(folder: RunFolder, decided: Mapping[str, Any], study: Study | None = None) -> None:
-    """Check that the folder holds no finished networks that were made from something else than `decided`.
+    """Check that the folder contains no finished networks with inputs other than `decided`.
 
     With `study`, settings of the images are named one by one.
 
     Raises:
-        RunError: saying what changed, or that it cannot be verified what the networks were made from.
+        RunError: naming the changes, or stating that the inputs of the networks cannot be verified.
     """
     recorded = _verified_fingerprint(folder)
     if not recorded or not folder.finished_jobs():
@@ -186,7 +187,7 @@ def refuse_other(folder: RunFolder, decided: Mapping[str, Any], study: Study | N
     if changed:
         raise RunError(
             f"{folder.path} holds networks of another study: {'; '.join(changed[:4])}. Results of both must not be "
-            "mixed. Give another folder with --output, or take the change back."
+            "mixed. Choose another folder with --output, or undo the change."
         )
 
 

@@ -1,4 +1,4 @@
-"""The subjects that a network is fitted on: they depend on the study and the split alone."""
+"""The subjects that a network is fitted on: they depend only on the study and the split."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def divided(study: Study, panels: pd.DataFrame, splits: Splits, fold: int) -> tuple[list[str], list[str]]:
-    """The subjects that the networks of a fold are fitted on, and those who decide when to stop, if any."""
+    """The subjects that the networks of a fold are fitted on, and those for early stopping, if any."""
     training = splits.training(fold)
     if study.recipe.early_stopping.monitor == "inner":
         records, seed = panel_records(panels, study, training), mixed_seed(study.seed, "stop", fold)
@@ -31,7 +31,7 @@ def divided(study: Study, panels: pd.DataFrame, splits: Splits, fold: int) -> tu
 def fitted_rows(study: Study, panels: pd.DataFrame, splits: Splits, fold: int) -> NDArray[np.intp]:
     """The rows of `panels` that the networks of a fold are fitted on; they also fit the preprocessing.
 
-    With `early_stopping: {monitor: inner}` the subjects who decide when to stop are not among them.
+    With `early_stopping: {monitor: inner}` the subjects for early stopping are not included.
     """
     subjects, _ = divided(study, panels, splits, fold)
     selected = panels["subject"].astype(str).isin(set(subjects)).to_numpy()
@@ -39,10 +39,10 @@ def fitted_rows(study: Study, panels: pd.DataFrame, splits: Splits, fold: int) -
 
 
 def fit_preprocessing(study: Study, store: StoreAddress, rows: NDArray[np.intp], *, model: str) -> FittedPreprocessing:
-    """What the preparation of a network's input learns from its training cases, the panels `rows`.
+    """The values that preprocessing derives from a network's training cases, the panels `rows`.
 
     Raises:
-        TrainingError: nothing can be learned from these cases.
+        TrainingError: nothing can be derived from these cases.
     """
     try:
         return modality_of(study).fit(store, study, rows, model)

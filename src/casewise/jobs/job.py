@@ -61,7 +61,7 @@ class JobInputs:
 
 @dataclass(frozen=True)
 class Choice:
-    """How a job trains: its training subjects, those who decide when to stop (if any), and its recipe."""
+    """The choices of a job: its training subjects, those for early stopping (if any), and its recipe."""
 
     held_out: list[str]
     fit_subjects: list[str]
@@ -71,15 +71,15 @@ class Choice:
 
     @property
     def excluded_subjects(self) -> list[str]:
-        """Subjects on whom neither first weights nor pretraining may have been trained, sorted."""
+        """Subjects that must not be used by first weights and pretraining, sorted."""
         return sorted({*self.held_out, *self.stop_subjects})
 
 
 @dataclass(frozen=True)
 class StudyModel:
-    """A network with its first weights, their origin, and all subjects that shape it.
+    """A network with its first weights, their origin, and all subjects that influence it.
 
-    `stop_subjects` are those among them who only decide when to stop.
+    `stop_subjects` are used only for early stopping.
     """
 
     network: Network
@@ -91,7 +91,7 @@ class StudyModel:
 
 @dataclass(frozen=True)
 class FittedModel:
-    """A trained network, and the rows that it was trained on and that decided when to stop."""
+    """A trained network, its training rows, and its rows for early stopping."""
 
     predictor: Predictor
     learned: Learned
@@ -103,7 +103,7 @@ class FittedModel:
 
 @dataclass(frozen=True)
 class JobPredictions:
-    """Rows of the predictions table, those of single tiles where there are any, and metrics on training subjects."""
+    """Rows of the predictions table, those of single tiles if there are any, and metrics on training subjects."""
 
     rows: pd.DataFrame
     by_tile: pd.DataFrame | None
@@ -111,13 +111,13 @@ class JobPredictions:
 
 
 def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int = 1) -> None:
-    """Train the job's network and write its results; a job killed before continues where its last state was written.
+    """Train the job's network and write its results; an interrupted job continues from its last state.
 
-    Writes the weights, their facts, the predictions, where cases have several panels those of single tiles, and, last,
+    Writes the weights, their facts, the predictions, those of single tiles if cases have several panels, and, last,
     the record of the job.
 
     Args:
-        side_by_side: how many jobs share the memory for what is computed once.
+        side_by_side: the number of jobs that share the memory for values that are computed once.
 
     Raises:
         SplitError: a held-out subject is among those trained on.
@@ -137,7 +137,7 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job with what was chosen for it; `memory` is how many bytes it may have for what is computed once."""
+    """A job with its choices; `memory` is its number of bytes for values that are computed once."""
 
     job: Job
     inputs: JobInputs
@@ -148,7 +148,7 @@ class PlannedJob:
 
 
 def choose(job: Job, inputs: JobInputs, plan: ComputePlan) -> Choice:
-    """Divide the training subjects, and let inner folds choose epochs and a learning rate where the study says so.
+    """Divide the training subjects, and let inner folds choose epochs and a learning rate if the study states so.
 
     Raises:
         SplitError: a held-out subject is among those trained on.
@@ -167,13 +167,13 @@ def choose(job: Job, inputs: JobInputs, plan: ComputePlan) -> Choice:
 
 
 def build(job: Job, inputs: JobInputs, plan: ComputePlan, choice: Choice) -> StudyModel:
-    """The network with its first weights, pretrained on another cohort where the study says so."""
+    """The network with its first weights, pretrained on another cohort if the study states so."""
     study = inputs.study
     seed = mixed_seed(study.seed, job.model, job.fold)
     torch.manual_seed(seed)
     network = network_of(study, job.model)
     origin, bundle_subjects = load_first_weights(network, study, job.model, choice.excluded_subjects)
-    # All subjects that shape the network: by training, by early stopping, and through its first weights.
+    # All subjects that influence the network: by training, by early stopping, and through its first weights.
     subjects = {*inputs.splits.training(job.fold), *choice.stop_subjects, *bundle_subjects}
     if inputs.pretraining:
         settings = PretrainingSettings(job.folder.pretraining, tuple(choice.excluded_subjects), seed, plan)
@@ -200,7 +200,7 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
         for names in (choice.fit_subjects, choice.stop_subjects)
     )
     if study.recipe.early_stopping.monitor == "none":
-        stop_rows = fit_rows[:1]  # Lightning needs something to validate on; it decides nothing
+        stop_rows = fit_rows[:1]  # Lightning needs validation data; they have no effect
     preprocessing = fit_preprocessing(study, inputs.store, fit_rows, model=job.model)
     dataset = modality_of(study).dataset(inputs.store, study, panels, labels, preprocessing)
     train, stop = dataset.subset(fit_rows.tolist()), dataset.subset(stop_rows.tolist())
@@ -274,7 +274,7 @@ def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
 
 
 def _train_metrics(job: Job, inputs: JobInputs, fitted: FittedModel) -> dict[str, Any]:
-    """Metrics on the training subjects and on those who decided when to stop; their predictions are not kept."""
+    """Metrics on the subjects for training and early stopping; their predictions are not stored."""
     study, panels = inputs.study, inputs.cohort.panels
     if not (study.recipe.phases and study.classes_of(study.primary_outcome)):
         return {}
@@ -344,7 +344,7 @@ def check_classes(study: Study, labels: torch.Tensor, *, where: str) -> None:
     """Check that every class has training subjects.
 
     Raises:
-        SplitError: naming the class that none of them has.
+        SplitError: naming the class without training subjects.
     """
     for column, output in enumerate(outputs_of(study)):
         absent: Sequence[int] | NDArray[Any] = (
@@ -359,12 +359,12 @@ def check_classes(study: Study, labels: torch.Tensor, *, where: str) -> None:
 
 
 def memory_format(plan: ComputePlan) -> str:
-    """The memory format of a plan, as it is recorded."""
+    """The name of a plan's memory format in records."""
     return "channels-last" if plan.channels_last else "contiguous"
 
 
 def epochs_of(study: Study) -> int:
-    """How many epochs a network of the study trains at most."""
+    """The largest number of epochs of a network of the study."""
     recipe = study.recipe
     if recipe.phases:
         return sum(phase.epochs for phase in recipe.phases)

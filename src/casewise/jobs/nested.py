@@ -68,7 +68,7 @@ class _Training:
 def choose_inside(job: Job, inputs: JobInputs, plan: ComputePlan, tune: NestedCV) -> InnerCVResult:
     """Train the job's network for each learning rate on each inner fold, and choose.
 
-    Inner trainings that a killed job had finished are read from its folder; the interrupted one continues to the same
+    Finished inner trainings of an interrupted job are read from its folder; the interrupted one continues to the same
     bits.
 
     Raises:
@@ -114,7 +114,7 @@ def choose_inside(job: Job, inputs: JobInputs, plan: ComputePlan, tune: NestedCV
 
 
 def epochs_inside(study: Study) -> int:
-    """How many epochs the inner trainings of a job have in total."""
+    """The total number of epochs of the inner trainings of a job."""
     return study.nested_cv.folds * len(study.rates) * study.recipe.epochs if study.nested_cv else 0
 
 
@@ -175,7 +175,7 @@ def _trained(training: _Training, job: Job, inputs: JobInputs, plan: ComputePlan
 
 
 def _first_network(training: _Training, job: Job, inputs: JobInputs, plan: ComputePlan, seed: int) -> Network:
-    """The network before an inner training; neither it nor its pretraining has used the subjects on the other side."""
+    """The network before an inner training; it and its pretraining have not used the subjects on the other side."""
     study = inputs.study
     left_out = sorted({*inputs.splits.held_out(job.fold), *training.validation_subjects})
     if inputs.pretraining:  # once for all candidates of an inner fold

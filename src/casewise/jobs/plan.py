@@ -1,4 +1,4 @@
-"""From a study to its jobs."""
+"""The jobs of a study."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Job:
     """One network to train: a backbone on all folds but one.
 
     Attributes:
-        first_weights: the checksum of the file that the network starts from; empty where it starts from none.
+        first_weights: the checksum of the file that the network starts from; empty if it starts from none.
     """
 
     model: str
@@ -29,16 +29,16 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        """Whether the job's result stands, made from the same inputs; its files are not verified."""
+        """Whether the job has a result with the same inputs; its files are not verified."""
         return self.folder.finished(self.fingerprint)
 
     def intact(self) -> bool:
-        """Whether the job is finished and its files are as they were written; damaged ones are set aside."""
+        """Whether the job is finished and its files are intact; damaged ones are set aside."""
         return self.folder.intact(self.fingerprint)
 
 
 def expand(study: Study, splits: Splits, folder: RunFolder, fingerprint: str) -> list[Job]:
-    """All jobs of a study, backbone by backbone; each knows the content of the weights file that it starts from."""
+    """All jobs of a study, backbone by backbone; each with the checksum of the weights file that it starts from."""
     jobs = []
     for model in study.networks:
         first_weights = first_weights_checksum(study, model)
@@ -48,10 +48,10 @@ def expand(study: Study, splits: Splits, folder: RunFolder, fingerprint: str) ->
 
 
 def begin(job: Job, how: str = "") -> None:
-    """Remove the state of a training with other inputs, or computed otherwise, from the job's folder.
+    """Remove the state of a training with other inputs or another method from the job's folder.
 
-    It may have been trained on other subjects, and a state fits only what is computed in the same way (`how`). The
-    facts of an earlier network are removed, too: they are written again beside the new weights.
+    It may have been trained on other subjects, and a state is valid only for the same method of computation (`how`).
+    The facts of an earlier network are removed, too: they are written again beside the new weights.
     """
     job.folder.facts.remove()
     made_from = f"{job.fingerprint} {how}".strip()

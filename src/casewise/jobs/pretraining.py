@@ -74,7 +74,7 @@ def pretraining_study(study: Study, settings: Pretraining) -> Study:
 
 @dataclass(frozen=True)
 class PretrainingSettings:
-    """Where and how a network is pretrained; `excluded_subjects` are subjects that it is tested on later."""
+    """The settings of pretraining; `excluded_subjects` are those on whom the network is tested later."""
 
     folder: PretrainingFolder
     excluded_subjects: tuple[str, ...]
@@ -86,7 +86,7 @@ def pretrain(network: Network, pretraining: Pretrained, job: Job, settings: Pret
     """Train the network's body on the other cohort for a fixed number of epochs; return the subjects of that cohort.
 
     Raises:
-        SplitError: a subject that must be kept out is among them.
+        SplitError: an excluded subject is among them.
     """
     from safetensors.torch import load_file
 
@@ -119,7 +119,7 @@ def pretrain(network: Network, pretraining: Pretrained, job: Job, settings: Pret
         "last",
         lambda done: job.folder.write_progress(done, study.recipe.epochs, stage="pretraining"),
     )
-    # Lightning needs something to validate on; it decides nothing.
+    # Lightning needs validation data; they have no effect.
     fitted = fit(whole, study.recipe, data, data.subset([0]), context)
     body = {name: tensor.contiguous() for name, tensor in whole.body.state_dict().items()}
     folder.history.write({"epochs": fitted.history})

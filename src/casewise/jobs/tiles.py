@@ -1,4 +1,4 @@
-"""Predictions of single tiles, where several make up one case: for maps, never for metrics."""
+"""Predictions of single tiles if a case has several: for maps, never for metrics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST = 500_000
 
 
 def tile_rows(panels: pd.DataFrame, study: Study, values: NDArray[Any], *, stage: str) -> pd.DataFrame | None:
-    """Each panel's own prediction, a row a panel and target; None where panels are not single images of larger units.
+    """The prediction of each panel and target; None if panels are not single images of larger units.
 
     Columns: image (number), case, stage, target, y_pred, and p0, p1, … of classes; `float32`. `values` is (P, V).
     """
@@ -49,9 +49,9 @@ def tile_rows(panels: pd.DataFrame, study: Study, values: NDArray[Any], *, stage
 
 
 def weight_rows(predictor: Predictor, data: PanelDataset, panels: pd.DataFrame, *, stage: str) -> pd.DataFrame | None:
-    """How much each tile of a bag speaks for its case, shares of one in `weight`; None without attention.
+    """The weight of each tile of a bag in the prediction of its case, summing to 1; None without attention.
 
-    Columns: image (number), case, stage, target ('', for it is one weight for all), weight; `float32`.
+    Columns: image (number), case, stage, target ('', because all targets share it), weight; `float32`.
     """
     network, bundle = predictor.network, predictor.bundle
     gathering: Any = network.head[0]
@@ -75,7 +75,7 @@ def weight_rows(predictor: Predictor, data: PanelDataset, panels: pd.DataFrame, 
 
 
 def _named(panels: pd.DataFrame, stage: str, target: str) -> pd.DataFrame:
-    """Which tile a row is about; of a panel with several the first."""
+    """The tile of each row; the first one of panels with several."""
     first = [int(tiles[0]) for tiles in panels["tiles"]]
     return pd.DataFrame({"image": first, "case": panels["case"].to_numpy(), "stage": stage, "target": target})
 

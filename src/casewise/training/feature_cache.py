@@ -35,8 +35,8 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 class FixedData:
     """Views of panels (V, C, H, W) `uint8`, or their activations (V, ...) in floating point, without augmentation.
 
-    `truth` (P, T) is of panels, `owner` (V,) the panel of each view; without it every view is a panel. Where a view is
-    a bag, `bag` is how many tiles the largest has.
+    `truth` (P, T) is of panels, `owner` (V,) the panel of each view; without it every view is a panel. If views are
+    bags, `bag` is the number of tiles of the largest one.
     """
 
     values: Tensor

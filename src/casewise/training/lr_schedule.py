@@ -40,8 +40,8 @@ def layer_rates(network: Network, lr: float, decay: float, *, head_lr: float = 1
     """The optimiser's groups from the input on, each with its `params` (only trained ones), `lr` and `name`.
 
     The head and the replacement of missing sequences have `lr` (the head times `head_lr`). Every step towards the
-    input learns at `decay` times the rate above it: the blocks one after another, then the embedding (patches,
-    positions, tokens). The norm of a transformer behind its blocks learns at `lr`. Networks that are no transformers
+    input has `decay` times the rate of the next one: the blocks one after another, then the embedding (patches,
+    positions, tokens). The norm of a transformer after its blocks has `lr`. Networks that are not transformers
     have their blocks in this order (`Network.blocks`). Bodies of late fusion have the same rates.
 
     Args:

@@ -1,4 +1,4 @@
-"""Jobs run side by side on one machine through joblib; finished ones are not run again."""
+"""Running jobs in parallel on one machine with joblib; finished ones are not run again."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run_jobs(jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, *, tell:
         tell: called about twice a second with the number of jobs done (fractions for running ones) and a sentence.
 
     Raises:
-        CasewiseError: of the first job that failed; the results of finished jobs stay.
+        CasewiseError: of the first job that failed; the results of finished jobs are kept.
     """
     from joblib import Parallel, delayed
 
@@ -106,7 +106,9 @@ def _run(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> str:
         job.folder.write_progress(0, 1, FAILED)
         return f"fold {job.fold + 1}, {error}"
     except Timeout:
-        raise RunError(f"{job.folder.path} is held by a process of an earlier run. Stop it, then run again.") from None
+        raise RunError(
+            f"{job.folder.path} is in use by a process of an earlier run. Stop it, then run again."
+        ) from None
     except OSError as error:
         raise CasewiseError(
             f"{job.model}, fold {job.fold + 1}: {error.strerror or error} ({error.filename or job.folder.path}). "
@@ -118,7 +120,7 @@ def _run(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> str:
 
 @dataclass(frozen=True)
 class Registrations:
-    """What a user registered in this process, and the study's modality, for processes that run jobs of the study."""
+    """The user's registrations and the study's modality, for processes that run jobs of the study."""
 
     modality: Modality
     kinds: list[TargetKind]
@@ -127,7 +129,7 @@ class Registrations:
 
     @classmethod
     def of(cls, study: Study) -> Registrations:
-        """Collect them in this process."""
+        """Collect the registrations of this process."""
         from casewise.models.outputs import NETWORK_KINDS
 
         kinds = added_kinds()
@@ -135,7 +137,7 @@ class Registrations:
         return cls(modality_of(study), kinds, network_kinds, added_metrics())
 
     def register(self) -> None:
-        """Register them in another process; importing their modules may have registered some already."""
+        """Repeat the registrations in another process, except those that importing their modules has made."""
         from casewise.models.outputs import NETWORK_KINDS
 
         register(self.modality)
@@ -150,20 +152,20 @@ class Registrations:
 
 def _begin_worker(parent: int, registrations: Registrations) -> None:
     registrations.register()
-    # Ctrl-C is the parent's to handle: it stops the workers, whose state is on disk.
+    # The parent process handles Ctrl-C: it stops the workers, whose state is on disk.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
-    """End this worker when its parent process has ended, so that no orphan continues to train."""
+    """End this worker when its parent process has ended, so that it does not continue to train."""
     while os.getppid() == parent:
         time.sleep(0.3)
     os._exit(1)
 
 
 def _side_by_side(inputs: JobInputs, waiting: int) -> tuple[int, int]:
-    """How many jobs at a time, and threads that each may have."""
+    """The number of simultaneous jobs, and the number of threads of each."""
     import torch
     from joblib import cpu_count
 
@@ -178,7 +180,7 @@ def _side_by_side(inputs: JobInputs, waiting: int) -> tuple[int, int]:
 def _compute_plans(
     waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int
 ) -> dict[str, ComputePlan]:
-    """For each backbone: check its first weights for every fold, then pick how it runs; kept in the run folder."""
+    """For each backbone: check its first weights for every fold, then choose its compute plan, which the run stores."""
     import torch
 
     from casewise.jobs.fit_subjects import divided
@@ -187,7 +189,7 @@ def _compute_plans(
 
     study = inputs.study
     if study.compute.keep_memory:
-        keep_memory()  # as the jobs do, whose speed is measured here
+        keep_memory()  # as in the jobs whose speed is measured
     recorded = folder.compute.read_or_none() or {}
     plans_by_model: dict[str, ComputePlan] = {}
     missing: list[str] = []
@@ -219,7 +221,7 @@ def _compute_plans(
             if folder.job_records([model]):
                 raise RunError(
                     f"{folder.path}: {model} was trained on {plan.device} in {plan.precision}, which is not "
-                    "what the study states or what this machine has. Give another folder with --output."
+                    "what the study states or what this machine has. Choose another folder with --output."
                 )
         plans_by_model[model] = choose(
             network, study.compute, side=side, batch=study.recipe.batch_size, threads=threads, memo=memo_path()
@@ -234,7 +236,7 @@ def _compute_plans(
 
 
 def _recorded_plan(values: Any, folder: RunFolder, model: str) -> ComputePlan | None:
-    """The plan of an earlier training: as kept in the run folder, else as recorded by finished folds, else None."""
+    """The plan of an earlier training: from the run folder, else from finished folds, else None."""
     from casewise.training.compute_plan import ComputePlan
 
     with suppress(TypeError, LookupError):
@@ -248,7 +250,7 @@ def _recorded_plan(values: Any, folder: RunFolder, model: str) -> ComputePlan | 
 
 
 def _holds(plan: ComputePlan, compute: Compute) -> bool:
-    """Whether a kept plan is what the study states and what this machine has."""
+    """Whether a stored plan agrees with the study and this machine."""
     import torch
 
     return (
@@ -260,10 +262,10 @@ def _holds(plan: ComputePlan, compute: Compute) -> bool:
 
 
 def _try(network: Network, height: int, width: int) -> None:
-    """Check that the network takes panels of this size.
+    """Check that the network accepts panels of this size.
 
     Raises:
-        StudyError: naming the size; most transformers take one size only.
+        StudyError: naming the size; most transformers accept only one.
     """
     import torch
 
@@ -273,7 +275,7 @@ def _try(network: Network, height: int, width: int) -> None:
     except (AssertionError, RuntimeError, ValueError) as error:
         raise StudyError(
             f"backbones: {network.name} cannot take panels of {width}×{height} px: {str(error).splitlines()[0]}. "
-            "Change images.size or panels.grid so that one side of the panel is what it takes."
+            "Change images.size or panels.grid so that the panel has a size that it accepts."
         ) from error
 
 
