@@ -62,7 +62,7 @@ def current_audit(
 ) -> Audit:
     """The stored audit of a study, repeated only if its inputs have changed.
 
-    `splits` is None where the predefined split cannot be used; the audit then reports why.
+    `splits` is None if the predefined split cannot be used; the audit then reports the reason.
     """
     from casewise.audit.run import audit as run_audit
     from casewise.models.embeddings import embedder
@@ -73,7 +73,7 @@ def current_audit(
     inputs_hash = _inputs_hash(study, cohort, store, splits, f"{embed.origin} {embed.weights_sha256}" if embed else "")
     earlier = _earlier(folder)
     if earlier and earlier.facts.get("inputs_hash") == inputs_hash:
-        write_audit(folder.audit, earlier, study.accept)  # the reasons may be new
+        write_audit(folder.audit, earlier, study.accept)  # the reasons may have changed
         return earlier
     with show.bar("audit") as bar:
         result = run_audit(
@@ -116,7 +116,7 @@ def audit_alone(study: Study, folder: RunFolder, show: Show, write: Callable[[st
         write(f"{'':<10} {note}")
     write(f"audit: {folder.audit.path}")
     if refused:
-        raise refused  # a run would be refused, whatever the study accepts
+        raise refused  # a run would be refused independently of `accept`
     result.gate(study.accept, already_shown=True)
 
 
@@ -165,7 +165,7 @@ def _earlier(folder: RunFolder) -> Audit | None:
 
 
 def _mask_files(study: Study, cohort: Cohort) -> list[tuple[str, int, int]]:
-    """Which masks the audit reads, with size and time of change."""
+    """The masks that the audit reads, with size and modification time."""
     root = study.root or study.cohort.parent
     column = study.audit.mask
     names = cohort.images[column].astype(str) if column and column in cohort.images else pd.Series(dtype=str)

@@ -14,7 +14,7 @@ from casewise.version import __version__
 
 
 def _command() -> str:
-    """The command as it was given, with the study file and options."""
+    """The command line, with the study file and options."""
     program, *words = sys.argv or [""]
     by_command = Path(program).stem in ("casewise", "cli", "__main__") and words[:1] == ["run"]
     return shlex.join(["casewise", *words]) if by_command else "casewise.run.run, from Python"

@@ -1,4 +1,4 @@
-"""Evaluating the predictions: every figure with its interval, and the notes that go with it."""
+"""Evaluating the predictions: all metrics with intervals, and caveats."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _other_sources(study: Study, predictions: pd.DataFrame, folder: RunFolder) -
 
 
 def readers_table(study: Study, cohort: Cohort) -> pd.DataFrame | None:
-    """What each reader recorded: case, target, reader, value; None where the study names no readers."""
+    """What each reader recorded: case, target, reader, value; None if the study names no readers."""
     tables = []
     for target, columns in study.evaluation.readers.items():
         for reader, column in columns.items():

@@ -50,7 +50,7 @@ def explain_run(
 
 
 def open_finished(folder: RunFolder) -> FinishedRun:
-    """Open a finished run; checks its inputs again, and prepares images again where they are missing.
+    """Open a finished run; checks its inputs again, and prepares missing images again.
 
     Raises:
         RunError: there is no finished run, or it belongs to another version or other data.
@@ -86,6 +86,6 @@ def _read_study(folder: RunFolder) -> Study:
     _check_exists(folder)
     study = saved_study(folder.study.read(), source=str(folder.study.path))
     if study.weights_dir and not study.weights_dir.is_dir():
-        # the trained networks no longer need their first weights
+        # trained networks do not need their first weights
         study = study.model_copy(update={"weights_dir": None})
     return study

@@ -1,4 +1,4 @@
-"""The external cohort, which the trained networks are tested on."""
+"""The external cohort, on which the trained networks are tested."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def external_study(study: Study) -> Study:
         "columns": settings.columns,
         "where": settings.where,
         "where_not": settings.where_not,
-        # a column that the study names is one of its own table: another table may have another
+        # columns that the study names are those of its table; another table may have others
         "targets": {
             name: target.model_copy(update={"column": None}) if name in settings.columns else target
             for name, target in study.targets.items()
@@ -69,10 +69,10 @@ def read_external(study: Study, main: Cohort) -> tuple[Study, Cohort]:
 
 
 def prepare_external(study: Study, main: Cohort, store: ImageStore, folder: RunFolder, show: Show) -> PreparedCohort:
-    """Read and prepare the external cohort; its name is put in front of its subjects' names.
+    """Read and prepare the external cohort; its name is prefixed to the names of its subjects.
 
     Raises:
-        CohortError: as `read_external`; or an image of it is also in the study's own cohort.
+        CohortError: as `read_external`; or an image of it is also in the study's cohort.
         SplitError: as `read_external`.
     """
     other, cohort = read_external(study, main)
@@ -99,18 +99,20 @@ def prepare_external(study: Study, main: Cohort, store: ImageStore, folder: RunF
 def check_apart_from_pretraining(
     study: Study, external: PreparedCohort, pretraining: Pretrained, folder: RunFolder, show: Show
 ) -> None:
-    """Stop if the external cohort holds subjects or images of the cohort that networks are pretrained on.
+    """Check that the external cohort shares no subjects or images with the cohort for pretraining.
 
     Raises:
         SplitError: naming subjects of both.
         CohortError: naming images of both.
     """
-    # without the name that was put in front of the subjects' own
+    # without the prefix of the subjects' names
     subjects = external.cohort.images["subject"].astype(str).str.removeprefix(f"{external.study.name}:")
     names = set(pretraining.cohort.images["subject"].astype(str))
     _check_subjects(study, set(subjects), names, "the cohort to pretrain on")
     modality, images = modality_of(study), folder.pretraining_images
-    store = modality.prepare(pretraining.study, pretraining.cohort, images, Silent())  # it is only opened again
+    store = modality.prepare(
+        pretraining.study, pretraining.cohort, images, Silent()
+    )  # the prepared images are only opened
     learned = PreparedCohort(pretraining.study, pretraining.cohort, images, store)
     check_twins_between(
         *modality.audited(learned, show),

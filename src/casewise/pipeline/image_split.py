@@ -1,4 +1,4 @@
-"""The comparison with a split by image: the study trained and evaluated once more in a folder of its own."""
+"""The comparison with a split by image: the study is trained and evaluated again in a separate folder."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def image_split(
     folder: RunFolder,
     show: Show,
 ) -> dict[str, Any]:
-    """Train and evaluate the study once more, split by image; return `results` with the figures under `image_split`.
+    """Train and evaluate the study again, split by image; return `results` with the figures under `image_split`.
 
     These are `metrics` of the primary outcome by stage and learner, with intervals that treat every image as a subject,
-    as publications that split images do; the headline (`main`); and how many subjects are on both sides.
+    as publications that split images do; the headline (`main`); and the number of subjects on both sides.
     """
     comparison, split_folder = image_split_of(study, cohort, splits), folder.image_split
     other, images = comparison.study, comparison.cohort
@@ -44,13 +44,13 @@ def image_split(
     split_folder.image_split_mark.write({"split": split_folder.path.name, "of": study.name})
     check_learnable(comparison.splits, images.panels, other)
     write_splits(comparison.splits, split_folder.splits)
-    # The images are prepared already; where they are kept is no part of the study.
+    # The images are already prepared, and their folder is not part of the study.
     prepared = other.model_copy(update={"images": other.images.model_copy(update={"store": store.folder})})
     predictions = train(prepared, images, store, comparison.splits, split_folder, show)
     predictions = stack(other, predictions, split_folder, show)
     predictions = score(other, predictions, split_folder)
     start = time.monotonic()
-    # The step would count images as subjects.
+    # Without its line, which would count images as subjects.
     figures = evaluate(other, images, predictions, split_folder, Silent())
     show.line(
         "evaluate",

@@ -1,4 +1,4 @@
-"""The cohort that networks are pretrained on."""
+"""The cohort for pretraining."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def prepare_pretraining(
 
     Raises:
         SplitError: it shares subjects with the study, which states that it does not.
-        CohortError: an image of it is also in the study's own cohort, under another subject.
+        CohortError: an image of it is also in the study's cohort, under another subject.
     """
     from casewise.jobs.pretraining import Pretrained, pretraining_study
 
@@ -51,7 +51,7 @@ def prepare_pretraining(
 
 
 def _check_subjects(settings: Pretraining, cohort: Cohort, splits: Splits) -> int:
-    """Check the names of subjects in both cohorts, and return how many are shared."""
+    """Check the names of subjects in both cohorts, and return the number of shared ones."""
     names = set(cohort.images["subject"].astype(str))
     shared = sorted(names & set(splits.side))
     spelling = {alike(name): name for name in splits.side}

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def split(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> Splits:
-    """Split by subject and write the manifest; where the folder has one already, check that it is the same.
+    """Split by subject and write the manifest; if the folder already has one, check that it is the same.
 
     Raises:
         SplitError: the cohort cannot be split as the study states.
-        RunError: the folder holds networks of another split.
+        RunError: the folder contains networks of another split.
     """
-    # By whole files, not by tiles: the test set must not depend on how finely slides are cut.
+    # By whole files, not by tiles: the test set must not depend on the size of tiles.
     whole = modality_of(study).whole(study, cohort)
     splits = grouped.split(whole, study)
     check_learnable(splits, whole.panels, study)
@@ -34,7 +34,7 @@ def split(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> Splits
     if earlier and earlier.hash != splits.hash and folder.finished_jobs():
         raise RunError(
             f"{folder.path} was split differently: {_changes(study, folder)}. "
-            "Networks of two splits must not be mixed. Give another folder with --output."
+            "Networks of two splits must not be mixed. Choose another folder with --output."
         )
     write_splits(splits, folder.splits)
     _show_split(study, cohort, splits, show)
@@ -42,7 +42,7 @@ def split(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> Splits
 
 
 def _earlier(folder: RunFolder) -> Splits | None:
-    """The split that the folder has; None where it has none, or a damaged one, which is set aside."""
+    """The split of the folder; None if it has none, or a damaged one, which is set aside."""
     try:
         return read_splits(folder.splits) if folder.splits.exists() else None
     except DamagedError as error:

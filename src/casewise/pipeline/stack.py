@@ -32,7 +32,7 @@ def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show
 
 
 def _nested(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> list[pd.DataFrame]:
-    """The rows of the learner whose network inner folds chose; empty where the study does not choose among networks."""
+    """The rows of the networks chosen by inner folds; empty if the study does not choose among networks."""
     if not (study.nested_cv and study.nested_cv.among and len(study.networks) > 1):
         folder.nested.remove()
         return []

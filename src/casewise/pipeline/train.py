@@ -1,4 +1,4 @@
-"""Training the networks, and gathering what they predict of subjects that they were not trained on."""
+"""Training the networks, and collecting their predictions of subjects that they were not trained on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def train(
     """Train every network on every fold; return the predictions out of fold, of the test set and of external cases.
 
     Raises:
-        CasewiseError: a network cannot be trained, or the folder holds networks of another study.
+        CasewiseError: a network cannot be trained, or the folder contains networks of another study.
     """
     from casewise.jobs.backends.local import run_jobs
     from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint, with_images
@@ -77,7 +77,7 @@ def _write_tile_predictions(study: Study, jobs: list[Job], cohort: Cohort, folde
 
 
 def _external_predictions(external: PreparedCohort, jobs: list[Job], show: Show) -> pd.DataFrame:
-    """What the trained networks predict of the external cohort."""
+    """Predictions of the trained networks on the external cohort."""
     from casewise.jobs.external import predict_external
 
     with show.bar("external") as bar:
@@ -86,7 +86,7 @@ def _external_predictions(external: PreparedCohort, jobs: list[Job], show: Show)
 
 
 def _with_days_and_paths(table: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
-    """Set days and paths as the table has them now; jobs may have been trained before they were corrected."""
+    """Set days and paths from the current table, which may have been corrected after the training of a job."""
     paths = cohort.images.set_index(cohort.images["image"].astype(str))["path"].astype(str)
     days = cohort.cases.set_index("case")["day"]
     image = table["image"].where(table["image"] == "", table["image"].map(paths))

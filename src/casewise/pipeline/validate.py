@@ -30,7 +30,7 @@ def validate(study: Study, show: Show) -> list[str]:
     lines = []
     for side, n in splits.record["n"].items():
         if n["subjects"]:
-            # where images were cut into tiles, panels are not those of the table
+            # panels of tiles are not those of the table
             panels = "" if len(cohort.images) < len(table.images) else f", {counted(n['panels'], 'panel')}"
             lines.append(f"{side:<10} {counted(n['subjects'], 'subject')}, {counted(n['cases'], 'case')}{panels}")
     networks = len(study.networks) * splits.folds

@@ -15,7 +15,7 @@ MOST_SOURCES = 6
 
 
 def sentences(notes: Iterable[Mapping[str, Any] | str]) -> list[str]:
-    """The sentence of each caveat; what is a sentence already stays as it is.
+    """The sentence of each caveat; sentences are returned unchanged.
 
     >>> sentences([{"code": "few_subjects", "stage": "test", "subjects": 6}])
     ['The test set has 6 scored subjects: its intervals are rough.']
@@ -25,7 +25,7 @@ def sentences(notes: Iterable[Mapping[str, Any] | str]) -> list[str]:
 
 
 def result_line(study: Study, results: Mapping[str, Any]) -> str:
-    """The main outcome in one line, for the learner of the headline; empty where nothing was evaluated."""
+    """The main outcome in one line, for the learner of the headline; empty if nothing was evaluated."""
     main = results["main"]
     stage, learner, figures = main["stage"], main["learner"], main["metrics"]
     if not figures:

@@ -33,7 +33,7 @@ def no_pictures(_: str) -> list[tuple[str, np.ndarray]]:
 
 @dataclass(frozen=True)
 class ReportContext:
-    """Everything a report shows comes from here; nothing is trained, predicted or resampled for it.
+    """The source of everything in a report; nothing is trained, predicted or resampled for it.
 
     Attributes:
         cohort_images, panels, cases: the tables of `casewise.cohort.cohort.Cohort`.
@@ -79,12 +79,12 @@ class ReportContext:
 
     @property
     def kind(self) -> Kind:
-        """What the primary outcome is: a number, a class or a grade."""
+        """The kind of the primary outcome: a number, a class or a grade."""
         return self.study.kind_of(self.outcome)
 
     @property
     def classes(self) -> list[str]:
-        """The classes of the primary outcome; none where it is a number."""
+        """The classes of the primary outcome; none if it is a number."""
         return self.study.classes_of(self.outcome)
 
     def columns(self, table: str) -> list[str]:
@@ -115,12 +115,12 @@ class ReportContext:
 
     @property
     def stopped_on(self) -> str:
-        """Which loss stopped training: of inner subjects, of the predicted fold itself, or of none."""
+        """The subjects whose loss stopped training: inner ones, those of the predicted fold, or none."""
         return str(self.study.recipe.early_stopping.monitor)
 
     @cached_property
     def stage(self) -> str:
-        """The stage of the headline in `metrics.json`; without one `test` if it has predictions, else `oof`."""
+        """The stage of the headline in `metrics.json`; without a headline `test` if it has predictions, else `oof`."""
         available = [s for s in ("test", "oof") if (self.predictions["stage"] == s).any()]
         stage = (self.metrics.get("main") or {}).get("stage")
         return stage if stage in available else (available or ["oof"])[0]
@@ -140,7 +140,7 @@ class ReportContext:
 
     @cached_property
     def learner(self) -> str:
-        """The learner shown: the best out of fold on the primary outcome, so that the test set chooses nothing."""
+        """The shown learner: the best one out of fold on the primary outcome, chosen without the test set."""
         main = self.metrics.get("main") or {}
         if main.get("target") == self.outcome and main.get("learner") in self.learners:
             return str(main["learner"])
@@ -148,7 +148,7 @@ class ReportContext:
         return max(scored, key=lambda pair: pair[0])[1] if scored else self.learners[0]
 
     def metric(self, stage: str, learner: str, metric: str, target: str | None = None) -> dict[str, Any] | None:
-        """One figure of `metrics.json` with its interval, or None where it is missing or undefined."""
+        """One figure of `metrics.json` with its interval, or None if it is missing or undefined."""
         figure = self.figures(stage, learner, target).get(metric)
         return figure if figure and is_number(figure.get("value")) else None
 
@@ -168,7 +168,7 @@ class ReportContext:
         return by_target.get(target or self.outcome, {})
 
     def range_of(self, target: str) -> tuple[float, float]:
-        """The declared range of a target or score, or 0 to 1 for what the study does not declare."""
+        """The declared range of a target or score; 0 to 1 if the study declares none."""
         declared = target in self.study.targets or target in self.study.scores
         return self.study.range_of(target) if declared else (0.0, 1.0)
 
@@ -180,7 +180,7 @@ class ReportContext:
         return final_rows(self.predictions)
 
     def rows(self, stage: str, learner: str, target: str | None = None) -> pd.DataFrame:
-        """Predictions of `target` (the primary outcome by default) by one learner where the truth is known."""
+        """Predictions of `target` (the primary outcome by default) by one learner with a known reference value."""
         table = self.final
         target_rows = table["target"] == (target or self.outcome)
         rows = table[target_rows & (table["stage"] == stage) & (table["model"] == learner)]
@@ -193,7 +193,7 @@ class ReportContext:
 
     @cached_property
     def repeated(self) -> bool:
-        """Whether any subject came to more than one visit."""
+        """Whether any subject has more than one visit."""
         return bool((self.cases.groupby("subject")["case"].nunique() > 1).any())
 
     @property
@@ -203,7 +203,7 @@ class ReportContext:
 
     @property
     def site(self) -> str:
-        """The name of what is left out in each fold, in plain words."""
+        """The noun for the source that is left out in each fold."""
         return str(self.study.split.leave_out or "source").replace("_", " ")
 
     def subjects_of(self, stage: str) -> int:
@@ -211,7 +211,7 @@ class ReportContext:
         return int(self.predictions.loc[self.predictions["stage"] == stage, "subject"].nunique())
 
     def constant_class(self, stage: str, learner: str) -> str:
-        """The class that the learner predicts for every case; empty where it predicts several."""
+        """The class that the learner predicts for every case; empty if it predicts several."""
         return str(self.class_entry(stage, learner).get("constant_class") or "")
 
 

@@ -1,4 +1,4 @@
-"""Numbers and names as text: sensible digits, true minus signs, the study's own spelling; filters of the templates."""
+"""Numbers and names as text: digits, minus signs, and the study's spelling; filters of the templates."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def digits_of(low: float, high: float) -> int:
 
 
 def interval(figure: Mapping[str, Any] | None, digits: int, *, words: bool = False) -> str:
-    """The interval of a figure, for a table or (with `words`) for a sentence; empty where there is none.
+    """The interval of a figure, for a table or (with `words`) for a sentence; empty if there is none.
 
     >>> interval({"low": 0.5, "high": 0.75}, 2), interval({"low": 0.5, "high": 0.75}, 2, words=True)
     ('[0.50, 0.75]', '0.50 to 0.75')
@@ -61,21 +61,21 @@ def interval(figure: Mapping[str, Any] | None, digits: int, *, words: bool = Fal
 
 
 def display_name(study: Study, name: str) -> str:
-    """A target's or score's name as the study's own title and description spell it, else with blanks for underscores.
+    """A target's or score's name as spelt in the study's title and description, else with blanks for underscores.
 
-    `pasi` becomes `PASI` where the description speaks of the PASI.
+    `pasi` becomes `PASI` if the description contains PASI.
     """
     plain_name = plain(name)
     for text in (study.description, study.title):
         for match in re.finditer(rf"(?<!\w){re.escape(plain_name)}(?!\w)", text, re.IGNORECASE):
-            # a capital at the start of a sentence is no spelling of the name
+            # a capital at the start of a sentence is not part of the name
             if not re.search(r"(^|[.:!?]\s+)$", text[: match.start()]) or match[0][1:] != match[0][1:].lower():
                 return match[0]
     return plain_name
 
 
 def class_name(study: Study, target: str, name: str) -> str:
-    """A class as a sentence names it: blanks for underscores, and a bare number with its target (`grade 3`)."""
+    """The name of a class within a sentence: blanks for underscores, and a bare number with its target (`grade 3`)."""
     if re.fullmatch(r"[\d._]+", name):
         return f"{display_name(study, target)} {plain(name)}"
     return plain(name)
@@ -109,7 +109,7 @@ def plain(name: Any) -> str:
 
 
 def capital(text: str) -> str:
-    """Text with a capital first letter; the rest stays as it is.
+    """Text with a capital first letter; the rest is unchanged.
 
     >>> capital("AUROC of iOS"), capital("a case"), capital("")
     ('AUROC of iOS', 'A case', '')
@@ -127,7 +127,7 @@ def percent(share: Any, digits: int = 0) -> str:
 
 
 def probability(value: float) -> str:
-    """A probability in percent; what is not certain is never written as certain.
+    """A probability in percent, which is written as 0 or 100 only if it is exact.
 
     >>> probability(0.9996), probability(0.0002), probability(0.5)
     ('> 99 %', '< 1 %', '50 %')
@@ -147,7 +147,7 @@ def p_value(value: Any) -> str:
 
 
 def span(values: Sequence[float]) -> str:
-    """The range of whole numbers, or the one number that all are.
+    """The range of whole numbers, or the number if all are equal.
 
     >>> span([3, 3]), span([5, 2]), span([])
     ('3', '2–5', '–')
@@ -158,7 +158,7 @@ def span(values: Sequence[float]) -> str:
 
 
 def listed(words: Sequence[str], last: str = "and") -> str:
-    """Words as a sentence lists them.
+    """A list of words within a sentence.
 
     >>> listed(["a", "b", "c"]), listed(["a"]), listed([])
     ('a, b and c', 'a', '')
@@ -167,7 +167,7 @@ def listed(words: Sequence[str], last: str = "and") -> str:
 
 
 def duration(seconds: Any) -> str:
-    """A length of time in the two largest units that matter.
+    """A duration in its two largest units.
 
     >>> duration(42.3), duration(185), duration(7300), duration(None)
     ('42 s', '3 min 5 s', '2 h 1 min', '–')
@@ -184,7 +184,7 @@ def duration(seconds: Any) -> str:
 
 
 def rate(value: float) -> str:
-    """A learning rate as people write it.
+    """A learning rate as text.
 
     >>> rate(0.012), rate(1e-6), rate(3.2e-4), rate(1.0)
     ('0.012', '1e-6', '3.2e-4', '1')
@@ -196,7 +196,7 @@ def rate(value: float) -> str:
 
 
 def frozen_label(freeze: Any) -> str:
-    """What is frozen in a phase of training, as a label.
+    """The label of the frozen part in a phase of training.
 
     >>> frozen_label("all"), frozen_label("none"), frozen_label("11 blocks")
     ('only the head is trained', 'nothing frozen', '11 blocks frozen')

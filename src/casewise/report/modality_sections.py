@@ -1,4 +1,4 @@
-"""What the report shows of each modality; a modality that registers nothing is shown as photographs are."""
+"""What the report shows of each modality; the default is that of photographs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class ModalityReport:
     """What the report shows of one modality.
 
     Attributes:
-        module: has `section(context)`, the values of the section on what the model sees, and
-            `case_pictures(context, row)`, names and pictures of what one prediction was made from.
+        module: has `section(context)`, the values of the section on the input of the model, and
+            `case_pictures(context, row)`, names and pictures of the input of one prediction.
         template: of that section, an `.html.j2`.
     """
 
@@ -27,30 +27,30 @@ class ModalityReport:
     template: str
 
     def noun(self, study: Study) -> str:
-        """What one image is called."""
+        """The noun for one image."""
         return str(modality_of(study).picture_noun(study).singular)
 
     def counted(self, context: ReportContext) -> str:
-        """The images of the cohort with their number."""
+        """The number of images of the cohort in words."""
         return str(modality_of(context.study).described(context.study, context.cohort_images))
 
     def section(self, context: ReportContext) -> dict[str, Any] | None:
-        """The values of the section on what the model sees; None where there is nothing to show."""
+        """The values of the section on the input of the model; None if there is nothing to show."""
         values: dict[str, Any] | None = importlib.import_module(self.module).section(context)
         return values
 
     def case_pictures(self, context: ReportContext, row: dict[str, Any]) -> list[tuple[str, str]]:
-        """Name and picture (a data URI) of what this prediction was made from."""
+        """Name and picture (a data URI) of each input of this prediction."""
         pictures: list[tuple[str, str]] = importlib.import_module(self.module).case_pictures(context, row)
         return pictures
 
     def row_noun(self, study: Study) -> str:
-        """What a row of the study's table is: an image, or what a modality calls it."""
+        """The noun for a row of the study's table: an image, or that of the modality."""
         noun = self.noun(study)
         return "image" if noun == "photograph" else noun
 
     def overview(self, context: ReportContext, path: str) -> Any:
-        """A picture (h, w, 3) of the whole file, where the cohort's images are only parts of it; else None."""
+        """A picture (h, w, 3) of the whole file if the cohort's images are parts of it; else None."""
         slide = context.slide(path)
         return None if slide is None else slide.read_picture()
 
@@ -59,7 +59,7 @@ REPORTS: dict[str, ModalityReport] = {}
 
 
 def register_modality_report(name: str, report: ModalityReport) -> None:
-    """Make a modality's own section known to the report."""
+    """Register the section of a modality."""
     REPORTS[name] = report
 
 

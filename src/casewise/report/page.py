@@ -51,12 +51,12 @@ def write_report(context: ReportContext, path: Path) -> Path:
 
 
 def render(context: ReportContext) -> str:
-    """The page as text: it loads nothing, and it can be read without its script."""
+    """The page as text: it loads no other file and is readable without its script."""
     return templates(html=True).get_template("report.html.j2").render(**values(context))
 
 
 def values(context: ReportContext) -> dict[str, Any]:
-    """Everything the template shows; sections that have nothing to say are None."""
+    """The values of the template; empty sections are None."""
     study, kind = context.study, kind_report(context.kind)
     modality = modality_report(study)
     modality_sections = {report.template.partition(".")[0]: None for report in REPORTS.values()}

@@ -1,4 +1,4 @@
-"""Cells, rows and counts as plain values, and how the metrics of a target are written in them."""
+"""Cells, rows and counts as plain values, and the format of the metrics of a target."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Figure = Mapping[str, Any] | None
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure: its text, the text of its interval, and the value a reader may sort by."""
+    """One figure: its text, the text of its interval, and the value by which it is sorted."""
 
     text: str
     small: str = ""
@@ -29,7 +29,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One line: its name and cells; `mark`: the learner shown; `inner`: belongs to the line above."""
+    """One row: its name and cells; `mark`: the shown learner; `inner`: subordinate to the row above."""
 
     name: str
     cells: list[Cell]
@@ -46,7 +46,7 @@ class Counts:
 
 
 def counts_line(name: str, counts: Sequence[int]) -> CountsLine:
-    """A line's name, its total, and each count with its share of the total; shares of nothing are zero.
+    """A line's name, its total, and each count with its share of the total; shares of zero are zero.
 
     >>> counts_line("a", [3, 1]), counts_line("b", [0, 0])
     (('a', 4, [(3, 0.75), (1, 0.25)]), ('b', 0, [(0, 0.0), (0, 0.0)]))
@@ -67,10 +67,10 @@ def split_key(key: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class MetricFormat:
-    """How the metrics of one target are written.
+    """The format of the metrics of one target.
 
     Attributes:
-        points: decimals of the target's own scale; None where it has classes.
+        points: decimals on the scale of the target; None if it has classes.
     """
 
     points: int | None = None
@@ -114,7 +114,7 @@ class MetricFormat:
         return number(100 * value, digits) + (" %" if unit else "")
 
     def bounds(self, metric: str, figure: Figure, *, words: bool = False, short: bool = False) -> str:
-        """The interval of a figure, for a table or (with `words`) for a sentence; empty where there is none.
+        """The interval of a figure, for a table or (with `words`) for a sentence; empty if there is none.
 
         >>> MetricFormat().bounds("accuracy", {"low": 0.5, "high": 0.75})
         '[50.0, 75.0]'
@@ -129,7 +129,7 @@ class MetricFormat:
         return f"{text} %" if words and scale == 100 else text
 
     def cell(self, metric: str, figure: Figure, *, words: bool = False) -> Cell:
-        """A figure with its interval; a dash and the reason where it is undefined."""
+        """A figure with its interval; a dash and the reason if it is undefined."""
         if not figure or not is_number(figure.get("value")):
             return Cell(MISSING, (figure or {}).get("reason") or "")
         value = float(figure["value"])
@@ -147,7 +147,7 @@ class MetricFormat:
 
 
 def metric_format(study: Study, target: str) -> MetricFormat:
-    """How the metrics of a target of this study are written."""
+    """The format of the metrics of a target of this study."""
     if study.classes_of(target):
         return MetricFormat()
     declared = target in study.targets or target in study.scores

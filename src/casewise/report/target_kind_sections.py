@@ -38,12 +38,12 @@ KINDS: dict[str, KindReport] = {}
 
 
 def register_kind_report(name: str, report: KindReport) -> None:
-    """Make a kind of target known to the report."""
+    """Register the report of a kind of target."""
     KINDS[name] = report
 
 
 def kind_report(name: str) -> KindReport:
-    """What the report shows of a kind; a kind without a record has that of the kind whose metrics it shares."""
+    """What the report shows of a kind; the default is the record of the kind whose metrics it shares."""
     return KINDS[name] if name in KINDS else KINDS[kind_named(name).metrics_of]
 
 

@@ -35,7 +35,7 @@ FILTERS = (
 
 @cache
 def templates(*, html: bool) -> Environment:
-    """The templates of HTML or of Markdown pages, which share their sentences; a value that is missing is an error."""
+    """The templates of HTML or of Markdown pages, which share their sentences; a missing value is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

@@ -1,4 +1,4 @@
-"""The study's own names for its outcome and its images, and the warnings at the top of the report."""
+"""The study's terms for its outcome and its images, and the warnings at the top of the report."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Terms:
 
     Attributes:
         label: the primary outcome's name; `heading` has a capital.
-        noun: what one prediction of the primary outcome is about.
-        case: what a case is called: a visit where subjects come more than once.
-        picture: what one image is called.
+        noun: for the unit of one prediction of the primary outcome.
+        case: the noun for a case; a visit if subjects have several.
+        picture: the noun for one image.
         digits: decimals of the primary outcome.
         confidence: of the intervals, such as `95 %`.
     """
@@ -48,7 +48,7 @@ def terms_of(context: ReportContext) -> Terms:
 
 
 def banners(context: ReportContext) -> list[dict[str, Any]]:
-    """What limits everything below, most important first: a code and what its sentence needs."""
+    """Limitations of the whole report, the most important first: a code and the values of its sentence."""
     study, subjects = context.study, context.subjects_of(context.stage)
     limits = {
         "synthetic": study.synthetic,
@@ -61,11 +61,11 @@ def banners(context: ReportContext) -> list[dict[str, Any]]:
 
 
 def unlearned(context: ReportContext) -> dict[str, Any] | None:
-    """Whether the networks behind the figures learned nothing; None where they did, and where it is not known.
+    """The evidence that the networks behind the figures learned nothing; None if they did, or if it is unknown.
 
     `code` is `constant` where the shown learner predicts nearly the same for every case of a fold, else `no_better`:
-    half of its networks, or most of all, never did better than guessing. A network is judged by the loss that stops
-    it, or by that of its inner folds. A combined learner is made of all networks.
+    half of its networks, or most of all, never performed better than guessing. A network is evaluated by the loss that
+    stops it, or by that of its inner folds. A combined learner is made of all networks.
     """
     constant, folds = constant_folds(context.predictions, context.outcome, context.learner)
     if constant:
@@ -97,7 +97,7 @@ def unlearned(context: ReportContext) -> dict[str, Any] | None:
 
 
 def subject_matter(context: ReportContext) -> dict[str, Any]:
-    """What was predicted from what, for the sentence below the title."""
+    """The predicted targets and the images, for the sentence below the title."""
     study, names = context.study, [plain(name) for name in context.classes]
     low, high = context.range_of(context.outcome)
     return {
@@ -112,7 +112,7 @@ def subject_matter(context: ReportContext) -> dict[str, Any]:
 
 
 def case_label(row: Mapping[str, Any]) -> str:
-    """Which case a row is about, as a sentence names it.
+    """The case of a row within a sentence.
 
     >>> case_label({"subject": "S1", "visit": "2", "region": "trunk"}), case_label({"subject": "S1", "visit": "week 4"})
     ('subject S1, visit 2, trunk', 'subject S1, week 4')
@@ -125,7 +125,7 @@ def case_label(row: Mapping[str, Any]) -> str:
 
 
 def judged_on(context: ReportContext) -> dict[str, Any]:
-    """The cases that the figures are based on, and which of them the networks were not trained on."""
+    """The cases that the figures are based on, and those of them that networks were not trained on."""
     rows = context.headline_rows
     return {
         "stage": context.stage,
@@ -138,7 +138,7 @@ def judged_on(context: ReportContext) -> dict[str, Any]:
 
 
 def positive_and_other(context: ReportContext) -> tuple[str, str] | None:
-    """The positive class of two and the other one, as sentences name them; None where no class is the positive one."""
+    """The positive class of two and the other one, within sentences; None if no class is positive."""
     positive = context.study.positive_of(context.outcome)
     if positive is None:
         return None

@@ -94,7 +94,7 @@ class Artefact:
             raise RunError(f"{self.path} cannot be read: {reason}. Check the disk and the permissions.") from error
 
     def set_aside(self) -> Path:
-        """Rename the file to `*.damaged-N`, which keeps it for inspection and out of use; the caller holds the lock.
+        """Rename the file to `*.damaged-N`, so that it is kept but not used; the caller holds the lock.
 
         Raises:
             RunError: the file cannot be renamed.
@@ -111,7 +111,7 @@ class Artefact:
         return target
 
     def is_verified(self) -> bool:
-        """Whether the file exists and is as it was written; a damaged one stays where it is."""
+        """Whether the file exists and is intact; a damaged one is not moved."""
         if not self.exists():
             return False
         try:
@@ -121,7 +121,7 @@ class Artefact:
         return True
 
     def intact(self) -> bool:
-        """Whether the file exists and is as it was written; a damaged one is set aside with a warning."""
+        """Whether the file exists and is intact; a damaged one is set aside with a warning."""
         if not self.exists():
             return False
         try:
@@ -149,7 +149,7 @@ class Artefact:
         elif present and present not in recorded[name]:
             self.report_damage(DamagedError(f"{self.path} was changed or damaged after it was written."))
         allowed = dict.fromkeys([checksum(temporary), *(c for c in recorded.get(name, []) if c == present)])
-        # An entry whose file was removed is forgotten here.
+        # Entries of removed files are dropped.
         recorded = {key: value for key, value in recorded.items() if (folder / key).is_file()}
         write_json(folder / CHECKSUMS, recorded | {name: list(allowed)})
 
@@ -171,7 +171,7 @@ class JsonFile(Artefact):
 
         Raises:
             RunError: the file is missing or cannot be read.
-            DamagedError: it is not what was written, or not such an object.
+            DamagedError: it has changed since it was written, or is not such an object.
         """
         self.verify()
         try:
@@ -184,7 +184,7 @@ class JsonFile(Artefact):
         return value
 
     def read_if_exists(self) -> dict[str, Any] | None:
-        """The object; None where the file is missing.
+        """The object; None if the file is missing.
 
         Raises:
             RunError: as `read`.
@@ -192,7 +192,7 @@ class JsonFile(Artefact):
         return self.read() if self.exists() else None
 
     def read_or_none(self) -> dict[str, Any] | None:
-        """The object; None where the file is missing or damaged (it is then set aside with a warning).
+        """The object; None if the file is missing or damaged (it is then set aside with a warning).
 
         Only the holder of the folder's lock may call it.
         """
@@ -203,7 +203,7 @@ class JsonFile(Artefact):
             return None
 
     def peek(self) -> dict[str, Any] | None:
-        """The object without verification, to watch what another process is writing."""
+        """The object without verification, for a file that another process is writing."""
         try:
             value = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -226,7 +226,7 @@ class TableFile(Artefact):
 
         Raises:
             RunError: the file is missing or cannot be read.
-            DamagedError: it is not what was written, or no Parquet table.
+            DamagedError: it has changed since it was written, or is not a Parquet table.
         """
         import pandas as pd
 
@@ -253,14 +253,14 @@ class TextFile(Artefact):
 
         Raises:
             RunError: the file is missing or cannot be read.
-            DamagedError: it is not what was written.
+            DamagedError: it has changed since it was written.
         """
         self.verify()
         with self._reading():
             return self.path.read_text(encoding="utf-8", errors="replace")
 
     def read_or_none(self) -> str | None:
-        """The text; None where the file is missing or damaged (it is then set aside with a warning)."""
+        """The text; None if the file is missing or damaged (it is then set aside with a warning)."""
         return self.read() if self.intact() else None
 
 
@@ -273,7 +273,7 @@ class WeightsFile(Artefact):
 
         Raises:
             RunError: the file is missing or cannot be read.
-            DamagedError: it is not what was written.
+            DamagedError: it has changed since it was written.
         """
         self.verify()
         return self.path
@@ -288,7 +288,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _checksums(folder: Path, *, set_aside: bool = False) -> dict[str, list[str]]:
-    """The recorded checksums of a folder; empty where the record is missing or damaged.
+    """The recorded checksums of a folder; empty if the record is missing or damaged.
 
     Args:
         set_aside: set a damaged record aside; only for a caller that holds the folder's lock.

@@ -1,4 +1,4 @@
-"""The folder of a run: every file and folder in it, its lock, and the removal of what killed processes left."""
+"""The folder of a run: every file and folder in it, its lock, and the removal of temporary files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class RunFolder:
     path: Path
 
     def __fspath__(self) -> str:
-        """Let a run folder stand where a path is expected."""
+        """The path, for functions that expect one."""
         return os.fspath(self.path)
 
     # Inputs.
@@ -96,7 +96,7 @@ class RunFolder:
 
     @property
     def fingerprint(self) -> JsonFile:
-        """All inputs that decide the networks."""
+        """All inputs that determine the networks."""
         return JsonFile(self.path / "fingerprint.json", RETRY, required=("fingerprint", "decided"))
 
     @property
@@ -143,7 +143,7 @@ class RunFolder:
 
     @property
     def report_mark(self) -> TextFile:
-        """The checksum of the metrics that the report was made from."""
+        """The checksum of the metrics in the report."""
         return TextFile(self.path / "report-made-from", RETRY)
 
     @property
@@ -154,17 +154,17 @@ class RunFolder:
     # Prepared images; modalities name the files in these folders.
 
     def images(self, store: Path | None = None) -> ImageFolder:
-        """Where images of the study's own cohort are prepared; `store` is the study's folder for its tiles, if any."""
+        """The folders of prepared images of the study's cohort; `store` is the study's folder for its tiles, if any."""
         return ImageFolder(self.path, "", store)
 
     @property
     def external_images(self) -> ImageFolder:
-        """Where images of the external cohort are prepared."""
+        """The folders of prepared images of the external cohort."""
         return ImageFolder(self.path, "external")
 
     @property
     def pretraining_images(self) -> ImageFolder:
-        """Where images of the cohort to pretrain on are prepared."""
+        """The folders of prepared images of the cohort for pretraining."""
         return ImageFolder(self.path, "pretraining")
 
     # The comparison by image.
@@ -219,7 +219,7 @@ class RunFolder:
         """The verified records of the finished networks among `networks`; earlier ones of the folder are left out.
 
         Raises:
-            DamagedError: a record is not what was written.
+            DamagedError: a record has changed since it was written.
         """
         return [job.record.read() for network in sorted(networks) for job in self.finished_jobs(network)]
 
@@ -227,7 +227,7 @@ class RunFolder:
         """For each network, the checksums of its finished trained weights, fold by fold, as its facts record them.
 
         Raises:
-            DamagedError: facts are not what was written.
+            DamagedError: facts have changed since they were written.
         """
         return {
             network: [job.weights_sha256() for job in self.finished_jobs(network) if job.facts.exists()]
@@ -235,7 +235,7 @@ class RunFolder:
         }
 
     def has_weights(self, recorded: Mapping[str, list[str]] | None) -> bool:
-        """Whether the networks still have the weights of an earlier `weights_sha256`; False where none is recorded."""
+        """Whether the networks still have the weights of an earlier `weights_sha256`; False if none is recorded."""
         try:
             return bool(recorded) and self.weights_sha256(recorded or ()) == recorded
         except RunError:
@@ -248,7 +248,7 @@ class RunFolder:
         return {file.path.name: checksum(file.path) for file in (self.study, self.predictions)}
 
     def check_finished(self) -> None:
-        """Check that the folder holds a finished run, whose metrics are those of its study and predictions.
+        """Check that the folder contains a finished run, whose metrics are those of its study and predictions.
 
         Raises:
             RunError: naming what is missing or has changed.
@@ -269,7 +269,7 @@ class RunFolder:
         """Check that the run's report is here and shows the present metrics.
 
         Raises:
-            RunError: it is missing, or was made from other metrics.
+            RunError: it is missing, or shows other metrics.
         """
         if not self.report_path.is_file():
             raise RunError(
@@ -283,7 +283,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder until the block or the process ends, and remove what killed processes left in it.
+        """Lock the folder until the block or the process ends, and remove temporary files of killed processes.
 
         Raises:
             RunError: another run is working there, or the folder cannot be written.
@@ -296,11 +296,11 @@ class RunFolder:
             lock.acquire()
         except Timeout:
             raise RunError(
-                f"Another run is working in {self.path}. Wait for it, stop it, or give another folder with --output."
+                f"Another run is working in {self.path}. Wait for it, stop it, or choose another folder with --output."
             ) from None
         except (OSError, NotImplementedError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise RunError(f"{self.path} cannot be written: {reason}. Give another folder with --output.") from error
+            raise RunError(f"{self.path} cannot be written: {reason}. Choose another folder with --output.") from error
         try:
             self._sweep()
             yield

@@ -24,13 +24,13 @@ class Stage:
     folder: TrainingFolder
 
     def finished(self) -> bool:
-        """Whether the stage is finished and its files are as they were written."""
+        """Whether the stage is finished and its files are intact."""
         return self.record.exists() and self.weights.intact() and self.record.intact()
 
 
 @dataclass(frozen=True)
 class TrainingFolder:
-    """A folder in which a network is trained, with the state that a killed training continues from."""
+    """A folder in which a network is trained, with the state from which a killed training continues."""
 
     path: Path
 
@@ -61,12 +61,12 @@ class TrainingFolder:
 
     @property
     def activations(self) -> tuple[Path, Path]:
-        """The activations of frozen layers for the training panels and for those that decide when to stop."""
+        """The activations of frozen layers for the training panels and for those of early stopping."""
         return self.path / "train.bin", self.path / "stop.bin"
 
     @property
     def pretraining(self) -> PretrainingFolder:
-        """Where the network is pretrained on another cohort."""
+        """The folder of pretraining on another cohort."""
         return PretrainingFolder(self.path / "pretrain")
 
     def stage(self, number: int) -> Stage:
@@ -83,11 +83,11 @@ class TrainingFolder:
     def remove_caches(self) -> None:
         """Remove the values that were computed once for all epochs."""
         for path in [self.copies, *self.path.glob("stage*/*.bin"), *self.activations]:
-            with suppress(PermissionError):  # Windows keeps what is still mapped
+            with suppress(PermissionError):  # Windows does not remove mapped files
                 path.unlink(missing_ok=True)
 
     def remove_state(self) -> None:
-        """Remove everything that a killed training continues from; a finished training does not need it."""
+        """Remove the state from which a killed training continues; a finished training does not need it."""
         names = (self.state.path, self.rate_search.path, self.body_rate_search.path, self.timing, self.copies)
         for path in [*names, *self.activations, *self.path.glob("stage*.safetensors"), *self.path.glob("stage*.json")]:
             path.unlink(missing_ok=True)
@@ -120,7 +120,7 @@ class PretrainingFolder(TrainingFolder):
 
 @dataclass(frozen=True)
 class JobFolder(TrainingFolder):
-    """The folder of one network (a backbone on all folds but one). `record` is written last: a job with it is done."""
+    """The folder of one network, a backbone on all folds but one; `record`, written last, marks it as finished."""
 
     @property
     def weights(self) -> WeightsFile:
@@ -129,7 +129,7 @@ class JobFolder(TrainingFolder):
 
     @property
     def facts(self) -> JsonFile:
-        """Everything needed to use the weights, and the subjects that they were learned from."""
+        """Everything needed to use the weights, and the subjects of the training."""
         return JsonFile(self.path / "model.json", portable=True)
 
     def weights_sha256(self) -> str:
@@ -137,17 +137,17 @@ class JobFolder(TrainingFolder):
 
         Raises:
             RunError: the facts are missing or cannot be read.
-            DamagedError: they are not what was written.
+            DamagedError: they have changed since they were written.
         """
         return str(self.facts.read().get("weights_sha256", ""))
 
     @property
     def record(self) -> JsonFile:
-        """Facts of the training, and the checksum of every file that it left."""
+        """Facts of the training, and the checksums of its files."""
         return JsonFile(self.path / "job.json", required=("model", "fold", "fingerprint", "files"))
 
     def finish(self, facts: dict[str, Any]) -> None:
-        """Write the record, by which the job counts as finished."""
+        """Write the record, which marks the job as finished."""
         files = [self.weights, self.facts, self.predictions, self.tile_predictions]
         self.record.write(facts | {"files": {file.path.name: checksum(file.path) for file in files if file.exists()}})
 
@@ -173,7 +173,7 @@ class JobFolder(TrainingFolder):
 
     @property
     def mark(self) -> TextFile:
-        """A hash of the inputs of the training that was begun in this folder."""
+        """A hash of the inputs of the training that was started in this folder."""
         return TextFile(self.path / "made-from")
 
     @property
@@ -188,7 +188,7 @@ class JobFolder(TrainingFolder):
 
     @property
     def lock_path(self) -> Path:
-        """The lock of the process that trains here."""
+        """The lock of the process that trains in this folder."""
         return self.path / LOCK
 
     @property
@@ -215,7 +215,7 @@ class JobFolder(TrainingFolder):
         return record is not None and record["fingerprint"] == fingerprint
 
     def intact(self, fingerprint: str) -> bool:
-        """Whether the job is finished and all its files are as they were written.
+        """Whether the job is finished and all its files are intact.
 
         Damaged files are set aside with a warning, and the record is removed: the network is then trained again.
 

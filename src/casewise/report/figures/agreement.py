@@ -1,4 +1,4 @@
-"""Model beside physician: the scatter, the Bland–Altman plot and small scatters of further targets."""
+"""Model and physician: the scatter, the Bland–Altman plot and small scatters of further targets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WIDTH, HEIGHT = 420.0, 442.0
 
 @dataclass(frozen=True)
 class Limits:
-    """Bland–Altman limits of agreement (bias ± 1.96 SD of the differences), each with its interval where known."""
+    """Bland–Altman limits of agreement (bias ± 1.96 SD of the differences), each with its interval if known."""
 
     bias: float
     low: float
@@ -114,7 +114,7 @@ def bland_altman(rows: pd.DataFrame, limits: Limits, *, digits: int, label: str)
 def small_scatter(
     rows: pd.DataFrame, *, scale: tuple[float, float], title: str, name: str, width: float = 176.0
 ) -> Drawing:
-    """A small scatter of one further target; whole-number truths are spread a little so that points do not hide."""
+    """A small scatter of one further target; whole-number references are jittered so that points do not overlap."""
     height = width + 8
     truth = rows["y_true"].to_numpy(float)
     if len(truth) and np.array_equal(truth, np.rint(truth)) and scale[1] - scale[0] <= 20:
@@ -134,12 +134,12 @@ def small_scatter(
 
 
 def few(rows: pd.DataFrame) -> bool:
-    """Whether subjects are few enough for a colour and marker each."""
+    """Whether the number of subjects allows a colour and marker for each."""
     return 2 <= int(rows["subject"].nunique()) <= FEW
 
 
 def _below(rows: pd.DataFrame) -> float:
-    """Room below the axes: for the label and, where subjects have colours, the legend's lines."""
+    """The space below the axes: for the label and, if subjects have colours, the legend."""
     lines = -(-rows["subject"].nunique() // 4) if few(rows) else 0
     return 50 + (6 + 17 * lines if lines else 0)
 
@@ -149,13 +149,13 @@ def _alpha(count: int) -> float:
 
 
 def _dots(axes: Axes, x: np.ndarray, y: np.ndarray, *, size: float) -> None:
-    """All cases alike; very many are drawn as pixels, so that the page stays small."""
+    """All cases in one colour; many cases are drawn as pixels, which keeps the page small."""
     look: dict[str, Any] = {"color": MODEL, "markersize": size, "alpha": _alpha(len(x)), "markeredgewidth": 0}
     axes.plot(x, y, "o", rasterized=len(x) > MANY, **look)
 
 
 def _points(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray) -> None:
-    """One colour and marker a subject when they are few, else one for all."""
+    """One colour and marker for each subject if there are few, else one for all."""
     if not few(rows):
         _dots(axes, x, y, size=4.8)
         return

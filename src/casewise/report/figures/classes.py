@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MOST_CURVES = len(SERIES)
 WRITE = MetricFormat()
-# Dashes repeat the distinction of the colours on grey paper.
+# Dashes distinguish curves also without colours.
 DASHES: list[Any] = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2)), "-", (0, (5, 2)), (0, (1.5, 1.5)), "-"]
 WIDTH, SIDE, LINE = 420.0, 350.0, 16.0
 
@@ -42,7 +42,7 @@ def curves_of(entry: dict[str, Any], figures: dict[str, Any]) -> list[Curve]:
         class_points = [point for point in entry.get("operating", []) if point["class"] == name]
         pairs = [(_value(point.get("specificity")), _value(point.get("sensitivity"))) for point in class_points]
         points = [(1 - specificity, sensitivity) for specificity, sensitivity in pairs]
-        # two classes have one AUROC, under either name
+        # two classes have one AUROC, under the name of either
         auroc = figures.get(f"auroc[{name}]") or figures.get("auroc") or {}
         plain = str(name).replace("_", " ")
         curves.append(Curve(plain, np.array(curve["fpr"], float), np.array(curve["tpr"], float), auroc, points))

@@ -1,4 +1,4 @@
-"""How the recorded labels are distributed: overall, and training against test."""
+"""The distribution of recorded labels: overall, and of training and test set."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def distribution(table: pd.DataFrame, column: str, *, scale: tuple[float, float], title: str, name: str) -> Drawing:
-    """Bars of one target: training beside test where there is a test set, a tick for all together.
+    """Bars of one target: training and test set if there is one, and a tick for all.
 
     Args:
         table: the target's values in `column`, and `side` (`test` or `train`).

@@ -1,4 +1,4 @@
-"""Drawing with matplotlib to compact inline SVG: text stays text, identifiers never collide, same input same bytes."""
+"""Drawing with matplotlib to compact inline SVG with text, unique identifiers and reproducible bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, distinct for any colour vision; markers repeat the distinction on grey paper.
+# Okabe and Ito's colours, distinct for any colour vision; markers distinguish series also without colours.
 INK, SOFT, PALE, FAINT = "#1f2933", "#5f6b76", "#aab3bb", "#d9dee3"
 MODEL, PHYSICIAN, ACCENT = "#0072b2", "#1f2933", "#d55e00"
 SERIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d00", "#5f6b76"]
@@ -52,7 +52,7 @@ MANY = 1500
 
 @contextmanager
 def canvas(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
-    """A figure of `width` by `height` points with one pair of axes, in the report's style, without pyplot's state."""
+    """A figure of `width` by `height` points with one pair of axes, in the report's style, without pyplot."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -66,13 +66,13 @@ def canvas(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
 def set_margins(
     axes: Axes, width: float, height: float, *, left: float, bottom: float, right: float, top: float
 ) -> None:
-    """Set the axes by margins in points: cheaper than a layout engine, and equal over small multiples."""
+    """Set the axes by margins in points, which is faster than a layout engine and equal for small multiples."""
     axes.set_position((left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height))
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure as inline SVG without its description, which templates give."""
+    """A figure as inline SVG; templates add its description."""
 
     width: float
     height: float
@@ -95,7 +95,7 @@ def svg(figure: Figure, name: str) -> Drawing:
     """
     buffer = io.StringIO()
     with warnings.catch_warnings():
-        # A subject's name may hold letters that the layout font lacks; the browser has them.
+        # A subject's name may contain letters that the layout font lacks and the browser has.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     width, height = figure.get_size_inches() * 72
@@ -111,7 +111,7 @@ def _inlined(text: str, name: str) -> str:
     body = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", body)
     body = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", body)
     body = re.sub(r"<g>\s*</g>", "", body)
-    # hundredths of a point are enough; text between tags is not changed
+    # coordinates are rounded to hundredths of a point; text between tags is not changed
     body = re.sub(r"<[^>]+>", lambda m: re.sub(r"(\d\.\d\d)\d+", r"\1", m[0]), body)
     body = re.sub(r"\n\s*", "\n", body)
     return body.strip()

@@ -1,4 +1,4 @@
-"""Learners side by side: forest plots of a metric with its intervals, and training curves."""
+"""Comparisons of learners: forest plots of a metric with its intervals, and training curves."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def forest(
     Args:
         learners: from top to bottom.
         shown: the learner that the report is about; its line is marked.
-        chance: a dashed line at what guessing gives.
+        chance: a dashed line at the value of guessing.
         percent: write shares in percent.
     """
     from matplotlib.ticker import FuncFormatter
@@ -91,10 +91,10 @@ def forest(
 
 
 def training(model: str, jobs: list[dict[str, Any]], *, name: str) -> Drawing:
-    """One backbone's loss by epoch, and below it its accuracy where that was recorded.
+    """One backbone's loss by epoch, and below it its accuracy if that was recorded.
 
-    One line per fold: training thin, the subjects that decide when to stop strong, a dot at the epoch kept. A dashed
-    line marks where the next phase begins, and a label says what is frozen then.
+    One line per fold: thin for training, strong for the subjects of early stopping, with a dot at the selected epoch. A
+    dashed line marks where the next phase begins, and a label states what is frozen.
     """
     from matplotlib.ticker import FuncFormatter
 
@@ -119,7 +119,7 @@ def training(model: str, jobs: list[dict[str, Any]], *, name: str) -> Drawing:
                 axis.axvline(start, color=SOFT, linewidth=0.9, linestyle=(0, (3, 2)), zorder=0)
             finite = [values[np.isfinite(values)] for values in values]
             if quantity == "loss":
-                # One wild early epoch must not flatten all that follows.
+                # A single large early loss must not compress the rest of the curve.
                 axis.set_ylim(
                     0, max((float(np.quantile(v, 0.97)) for v in finite if len(v)), default=1.0) * 1.08 or 1.0
                 )
@@ -145,12 +145,12 @@ def training(model: str, jobs: list[dict[str, Any]], *, name: str) -> Drawing:
 
 
 def has_accuracy(jobs: list[dict[str, Any]]) -> bool:
-    """Whether the networks' histories say its accuracy."""
+    """Whether the networks' histories contain their accuracy."""
     return any("train_accuracy" in entry for job in jobs for entry in job.get("history") or [])
 
 
 def _draw_course(axes: Any, job: dict[str, Any], quantity: str) -> np.ndarray:
-    """Draw one network's course of loss or accuracy; all its values, NaN where there is none."""
+    """Draw the curve of one network's loss or accuracy; return its values, NaN if missing."""
     history = job.get("history") or []
     epochs = np.arange(1, len(history) + 1)
     train = np.array([_loss(entry.get(f"train_{quantity}")) for entry in history], float)
@@ -177,7 +177,7 @@ def _phase_starts(job: dict[str, Any]) -> list[tuple[int, float]]:
 
 
 def _phase_labels(jobs: list[dict[str, Any]], edges: tuple[float, float]) -> list[tuple[float, str, int]]:
-    """What is frozen in each phase: its distance from the left in points, the text, and on which line above."""
+    """The labels of frozen parts: distance from the left in points, text, and line above the axes."""
     first: dict[int, float] = {}
     for job in jobs:
         for number, start in _phase_starts(job):
@@ -189,7 +189,7 @@ def _phase_labels(jobs: list[dict[str, Any]], edges: tuple[float, float]) -> lis
         text = (
             f"phase {number + 1}" if number >= len(phases) or len(first) > 4 else frozen_label(phases[number]["freeze"])
         )
-        wide = 4.9 * len(text)  # about, in points
+        wide = 4.9 * len(text)  # approximate, in points
         at = min(42 + 210 * (start - edges[0]) / (edges[1] - edges[0]), 258 - wide)
         line = next((i for i, end in enumerate(ends) if at > end + 4), len(ends))
         ends[line : line + 1] = [at + wide]
@@ -218,7 +218,7 @@ def finder(model: str, jobs: list[dict[str, Any]], *, name: str) -> Drawing:
             course = smoothed if len(smoothed) == len(losses) else _smoothed(losses)
             axes.plot(rates, losses, color=PALE, linewidth=0.8)
             axes.plot(rates, course, color=MODEL, linewidth=1.2)
-            # the part after the loss diverges is cut off
+            # the part after the loss diverges is not shown
             start, least = float(course[0]), float(course.min())
             tops.append(least + 1.5 * max(start - least, 0.05 * abs(start)))
             lows.append(min(least, float(np.quantile(losses, 0.1))))
@@ -240,7 +240,7 @@ def finder(model: str, jobs: list[dict[str, Any]], *, name: str) -> Drawing:
 
 
 def _smoothed(losses: np.ndarray) -> np.ndarray:
-    """A moving average, for runs that did not keep their own: weight 0.9 for the past, corrected for its beginning."""
+    """An exponential moving average (0.9) with bias correction, for runs without a recorded one."""
     decay = 0.9 ** np.arange(len(losses))
     return np.array([decay[: i + 1][::-1] @ losses[: i + 1] / decay[: i + 1].sum() for i in range(len(losses))])
 

@@ -36,7 +36,7 @@ def as_picture(tile: np.ndarray) -> np.ndarray:
 
 
 def grid_picture(tiles: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
-    """Tiles laid row by row into a grid, empty slots black: what the network sees.
+    """Tiles arranged row by row in a grid, with black empty slots, as in the input of the network.
 
     Args:
         tiles: (n, C, H, W) uint8, n at most rows * columns.
@@ -54,9 +54,9 @@ def grid_picture(tiles: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
 
 
 def panel_uri(material: ReportContext, numbers: list[int], *, longest: int) -> str | None:
-    """The panel that the network sees of these images (its first slots, if there are more), or None if it is empty.
+    """The panel of these images (of its first slots, if there are more), or None if it is empty.
 
-    A bag has no grid of its own; as many of its tiles as a training step takes are laid out in a square.
+    A bag has no grid; as many of its tiles as a training step uses are arranged in a square.
     """
     panels = material.study.panels
     shown = [int(n) for n in numbers if int(n) >= 0][: panels.slots]

@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 
 Scale = Literal["two", "rising"]
 
-# Colours from the lowest to the highest value: two ends that differ for any colour vision, or one scale that rises.
+# Colours from the lowest to the highest value: two colours that differ for any colour vision, or one sequential scale.
 COLOURS: dict[Scale, tuple[str, ...]] = {
     "two": ("#00507e", "#6aaed6", "#fff2b3", "#f0a35e", "#b04a00"),
     "rising": ("#fff6cf", "#c7e3b5", "#56b7b8", "#2468a6", "#1b2059"),
 }
 OUTLINE, GRID = "#0b6b3a", "#1f2933"
 OUTLINE_IN_DARK, GRID_IN_DARK = "#4be38a", "#c9d1d9"
-# Of 255: a slide whose median is below is dark.
+# Of 255: a slide with a lower median is dark.
 DARK = 64
-# How much of the grey picture's contrast is left under the colours, and their opacity.
+# The share of the grey picture's contrast under the colours, and their opacity.
 PALE, THICK = 0.4, 0.85
 MARGIN = 0.03
 LONGEST = 760
-# Lengths a scale bar may have, in microns.
+# Possible lengths of a scale bar, in microns.
 BARS = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000)
 
 
 @dataclass(frozen=True)
 class Crop:
-    """The part of a slide's small picture that holds its tissue and tiles, in pixels of the picture."""
+    """The part of a slide's thumbnail that contains its tissue and tiles, in pixels of the picture."""
 
     left: int
     top: int
@@ -46,7 +46,7 @@ class Crop:
 
 
 def crop_of(slide: Overview) -> Crop:
-    """Where tissue and tiles lie, with a margin; a slide is mostly glass."""
+    """The area of tissue and tiles, with a margin, because a slide is mostly glass."""
     height, width = slide.mask.shape
     rows, columns = np.flatnonzero(slide.mask.any(axis=1)), np.flatnonzero(slide.mask.any(axis=0))
     boxes = slide.boxes / slide.downsample
@@ -65,7 +65,7 @@ def is_dark(slide: Overview) -> bool:
 
 
 def cropped(slide: Overview, crop: Crop, *, grey: bool = False) -> np.ndarray:
-    """The small picture's part; as a pale grey one to lay colours over."""
+    """The cropped thumbnail, optionally in pale grey under colours."""
     tissue = slide.read_picture()[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     if not grey:
         return tissue
@@ -75,7 +75,7 @@ def cropped(slide: Overview, crop: Crop, *, grey: bool = False) -> np.ndarray:
 
 
 def taken(slide: Overview) -> Drawing:
-    """The slide with its tissue outlined and a frame around every tile that was taken."""
+    """The slide with its tissue outlined and a frame around every selected tile."""
     crop, dark = crop_of(slide), is_dark(slide)
     edge = _outline(slide, crop, colour=OUTLINE_IN_DARK if dark else OUTLINE)
     frames = _frames(slide, crop, colour=GRID_IN_DARK if dark else GRID)
@@ -83,18 +83,18 @@ def taken(slide: Overview) -> Drawing:
 
 
 def plain(slide: Overview) -> Drawing:
-    """The slide as it is."""
+    """The slide without marks."""
     crop = crop_of(slide)
     return _drawing(slide, crop, [_image(cropped(slide, crop), crop)])
 
 
 def heat(slide: Overview, boxes: np.ndarray, values: np.ndarray, *, stride: float, scale: Scale) -> Drawing:
-    """The slide in grey with the place of each tile coloured by its value.
+    """The slide in grey with the area of each tile coloured by its value.
 
     Args:
         boxes: (N, 3) x, y and side in level-0 pixels.
-        values: (N,) 0 to 1, the place on the colour scale.
-        stride: level-0 pixels from one tile to the next; where tiles overlap, their values are averaged.
+        values: (N,) 0 to 1, the position on the colour scale.
+        stride: level-0 pixels from one tile to the next; values of overlapping tiles are averaged.
     """
     crop = crop_of(slide)
     cells, (left, top) = grid_of(boxes, values, stride)
@@ -114,7 +114,7 @@ def heat(slide: Overview, boxes: np.ndarray, values: np.ndarray, *, stride: floa
 
 
 def grid_of(boxes: np.ndarray, values: np.ndarray, stride: float) -> tuple[np.ndarray, tuple[float, float]]:
-    """Values on a grid of cells one stride wide, (rows, columns), NaN where no tile is; and where its corner lies.
+    """Values on a grid of cells one stride wide, (rows, columns), NaN without a tile; and the position of its corner.
 
     >>> cells, corner = grid_of(np.array([[0, 0, 10], [20, 10, 10]]), np.array([0.5, 1.0]), 10)
     >>> cells.tolist(), corner
@@ -126,7 +126,7 @@ def grid_of(boxes: np.ndarray, values: np.ndarray, stride: float) -> tuple[np.nd
     shape = int(np.ceil((y + span).max() - 1e-6)), int(np.ceil((x + span).max() - 1e-6))
     sums, counts = np.zeros(shape), np.zeros(shape)
     for column, row, side, value in zip(x, y, span, values, strict=True):
-        # Cells whose middle lies in the tile.
+        # Cells with their middle in the tile.
         covered = np.s_[_middle(row) : _middle(row + side), _middle(column) : _middle(column + side)]
         sums[covered] += value
         counts[covered] += 1
@@ -138,7 +138,7 @@ def _middle(edge: float) -> int:
 
 
 def colour_bar(scale: Scale, ticks: list[tuple[float, str]]) -> Drawing:
-    """The colours from low to high as an inline SVG, with words at places from 0 to 1."""
+    """The colours from low to high as an inline SVG, with words at positions from 0 to 1."""
     width, height = 420, 44
     stops = "".join(
         f'<stop offset="{i / (len(COLOURS[scale]) - 1):.3f}" stop-color="{colour}"/>'
@@ -159,7 +159,7 @@ def colour_bar(scale: Scale, ticks: list[tuple[float, str]]) -> Drawing:
 
 
 def _coloured(cells: np.ndarray, scale: Scale) -> np.ndarray:
-    """(rows, columns, 4) `uint8`; cells without a tile are clear."""
+    """(rows, columns, 4) `uint8`; cells without a tile are transparent."""
     stops = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in COLOURS[scale]], float)
     values = np.clip(np.nan_to_num(cells), 0, 1)
     positions = np.linspace(0, 1, len(stops))
@@ -188,7 +188,7 @@ def _outline(slide: Overview, crop: Crop, *, colour: str = OUTLINE, holes: bool 
     contours, _ = cv2.findContours(slide.mask.astype(np.uint8), mode, cv2.CHAIN_APPROX_NONE)
     lines = []
     for contour in contours:
-        # Half a pixel is less than can be seen.
+        # Half a pixel is not visible.
         line: Any = cv2.approxPolyDP(contour, 0.8, True)[:, 0] + 0.5 - [crop.left, crop.top]
         if len(line) > 2:
             lines.append("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in line) + "Z")
@@ -208,7 +208,7 @@ def _stroke(colour: str, width: float) -> str:
 
 
 def _drawing(slide: Overview, crop: Crop, layers: list[str]) -> Drawing:
-    """Layers one over the other, and a scale bar where the resolution of the slide is recorded."""
+    """Layers, and a scale bar if the resolution of the slide is recorded."""
     bar, height = _scale_bar(slide, crop)
     return Drawing(
         crop.width, round(crop.height + height, 1), "".join(layers) + bar, style=" ", position="xMinYMin meet"
@@ -216,7 +216,7 @@ def _drawing(slide: Overview, crop: Crop, layers: list[str]) -> Drawing:
 
 
 def _scale_bar(slide: Overview, crop: Crop) -> tuple[str, float]:
-    """A bar about a fifth as long as the picture is wide, below it, and the room it takes."""
+    """A bar about a fifth as long as the picture is wide, below it, and its height."""
     if not slide.mpp:
         return "", 0.0
     micron = 1 / (slide.mpp * slide.downsample)

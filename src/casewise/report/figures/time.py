@@ -1,4 +1,4 @@
-"""Trajectories: each subject's score over the visits, model beside physician, with the change from baseline."""
+"""Trajectories: each subject's score over the visits by model and physician, with the change from baseline."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Track:
     """One subject's visits in order.
 
     Attributes:
-        names: what to write below each visit.
-        days: the visits' days as the cohort table counts them, NaN where unknown.
+        names: the label of each visit.
+        days: the visits' days in the cohort table, NaN if unknown.
         physician, model: the scores.
-        changes: (2, visits) percent change from baseline by physician and by model, NaN where it has no meaning.
+        changes: (2, visits) percent change from baseline by physician and by model, NaN if undefined.
     """
 
     subject: str
@@ -47,8 +47,8 @@ def tracks(rows: pd.DataFrame, *, baseline: str) -> list[Track]:
     """The trajectories of all subjects that the physician scored at two visits or more, by name.
 
     Args:
-        rows: one row per case, with `subject, visit, day, y_true, y_pred`; a truth may be NaN.
-        baseline: the visit compared with, or `first`.
+        rows: one row per case, with `subject, visit, day, y_true, y_pred`; references may be NaN.
+        baseline: the baseline visit, or `first`.
     """
     result = []
     for subject, subject_rows in percent_change(rows, baseline=baseline).groupby("subject", sort=False):

@@ -1,4 +1,4 @@
-"""Learners of several runs compared in pairs, where all of them were evaluated on the same cases."""
+"""Comparison of learners of several runs in pairs, if all were evaluated on the same cases."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEYS = ("case", "region", "image", "target")
 
 
 def not_comparable(runs: Sequence[Path], stage: str, targets: Iterable[str]) -> dict[str, str]:
-    """Of each target on which the runs cannot be compared in pairs a code: `gone` predictions or `different` cases."""
+    """A code for each target on which the runs cannot be compared: `gone` predictions or `different` cases."""
     if not all(RunFolder(folder).predictions.exists() for folder in runs):
         return dict.fromkeys(targets, "gone")
     tables = [_final(folder, stage, targets) for folder in runs]
@@ -35,7 +35,7 @@ def comparisons(
 ) -> dict[str, Any] | None:
     """The comparisons of all runs' learners by target, over the same resamples of subjects, as `metrics.json` has them.
 
-    Learners of later runs carry their study's name in brackets. None where there is no target, or the runs cannot be
+    Learners of later runs carry their study's name in brackets. None if there is no target, or the runs cannot be
     compared on one of them (see `not_comparable`).
     """
     import pandas as pd
@@ -60,7 +60,7 @@ def comparisons(
 
 
 def _final(folder: Path, stage: str, targets: Iterable[str]) -> pd.DataFrame:
-    """What is evaluated of a run: one row per learner, case, region, image and target."""
+    """The evaluated rows of a run: one per learner, case, region, image and target."""
 
     from casewise.predictions.table import final_rows
 
@@ -69,7 +69,7 @@ def _final(folder: Path, stage: str, targets: Iterable[str]) -> pd.DataFrame:
 
 
 def _scored_units(rows: pd.DataFrame) -> set[tuple[Any, ...]]:
-    """Which cases, regions and images were evaluated, with their reference."""
+    """The evaluated cases, regions and images, with their reference."""
     scored = rows[rows["y_true"].notna()]
     keys = [scored[name].astype(str) for name in KEYS]
     return set(zip(*keys, scored["y_true"].round(6), strict=True))

@@ -48,7 +48,7 @@ def write_results(run: Path, path: Path, *, beside: Sequence[Path] = ()) -> Path
 
 
 def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
-    """Everything the template shows."""
+    """The values of the template."""
     first, targets = runs[0], targets_of(runs[0], stage)
     reasons: dict[str, str] = {}
     pairs = first.metrics.get("comparisons", {}).get(stage, {})
@@ -56,7 +56,7 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
         folders, studies = [run.folder for run in runs], [run.study for run in runs]
         reasons = compare.not_comparable(folders, stage, targets)
         comparable = [name for name in targets if name not in reasons]
-        # Never the first run's own: they would pass for comparisons of all the learners in the table.
+        # Not those of the first run, which do not include all learners of the table.
         compared = compare.comparisons(folders, studies, stage, comparable) or {}
         pairs = compared.get(stage, {})
     learners = {name for by_learner in first.metrics["metrics"].values() for name in by_learner}
@@ -92,7 +92,7 @@ def pooled(run: FinishedStudy, stage: str) -> bool:
 
 
 def figure(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
-    """A figure with its interval; a dash where it is undefined.
+    """A figure with its interval; a dash if it is undefined.
 
     >>> figure({"value": 0.9514, "low": 0.93, "high": 0.97}), figure(None), figure({"value": 0.5, "low": None})
     ('0.951 [0.930, 0.970]', '–', '0.500')
@@ -107,7 +107,7 @@ def figure(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
 
 
 def how(run: FinishedStudy) -> dict[str, Any]:
-    """How a run was split and trained."""
+    """The split and the training of a run."""
     splits, recipe = run.splits, run.study.recipe
     sides, source = splits["n"], str(splits.get("how") or "")
     phases = recipe.phases or []
@@ -171,7 +171,7 @@ def target_values(
 
 
 def page_columns(runs: Sequence[FinishedStudy], target: str) -> list[str]:
-    """The metrics of a target's table, with those that others reported of it."""
+    """The metrics of a target's table, with those that others reported."""
     study = runs[0].study
     kind, count = study.kind_of(target), len(study.classes_of(target)) or None
     reported = {name for values in study.evaluation.references.get(target, {}).values() for name in values}
@@ -215,7 +215,7 @@ def _readers(run: FinishedStudy, stage: str, target: str, metrics: Sequence[str]
 
 
 def over_folds(runs: Sequence[FinishedStudy], target: str, digits: int) -> dict[str, Any] | None:
-    """Mean ± standard deviation over the folds, a line per learner of every run; None where folds are sources."""
+    """Mean ± standard deviation over the folds, a line per learner of every run; None if folds are sources."""
     by_run = [run.metrics.get("over_folds", {}).get(target) for run in runs]
     if not by_run[0] or runs[0].metrics.get("by_site"):
         return None
@@ -297,7 +297,7 @@ def details(run: FinishedStudy, stage: str, target: str) -> dict[str, Any] | Non
 
 
 def image_split(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
-    """Every learner by subject and by image; None where there was no split by image."""
+    """Every learner by subject and by image; None if there was no split by image."""
     entry, target = run.metrics.get("image_split"), run.main_target
     by_image = (entry or {}).get("metrics", {}).get(stage)
     if not entry or not by_image:
@@ -321,9 +321,9 @@ def _columns_by_source(run: FinishedStudy, target: str) -> list[str]:
 
 
 def train_and_held_out(runs: Sequence[FinishedStudy]) -> dict[str, Any] | None:
-    """Each network's performance on training cases, on those that decided when to stop, and on held-out cases.
+    """Each network's performance on training cases, on those for early stopping, and on held-out cases.
 
-    `plain`: networks that were not evaluated on training cases; `gone`: those whose records are lost.
+    `plain`: networks that were not evaluated on training cases; `gone`: those without records.
     """
     target = runs[0].main_target
     names = runs[0].study.classes_of(target)
@@ -352,7 +352,7 @@ def train_and_held_out(runs: Sequence[FinishedStudy]) -> dict[str, Any] | None:
 
 
 def left_out(run: FinishedStudy) -> dict[str, Any] | None:
-    """Every learner averaged over the sources and on every source; None where no source was left out."""
+    """Every learner averaged over the sources and on every source; None if no source was left out."""
     by_source, target = run.metrics.get("by_site") or {}, run.main_target
     if not by_source or not (run.metrics.get("main") or {}).get("target"):
         return None
@@ -401,7 +401,7 @@ def external(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
 
 
 def network_rows(run: FinishedStudy) -> list[dict[str, Any]]:
-    """One line per network: folds, size, epochs, seconds, precision, first weights and learning rates found."""
+    """One line per network: folds, size, epochs, seconds, precision, first weights and chosen learning rates."""
     rows = []
     for model in dict.fromkeys(job["model"] for job in run.jobs):
         jobs = [job for job in run.jobs if job["model"] == model]
@@ -425,7 +425,7 @@ def network_rows(run: FinishedStudy) -> list[dict[str, Any]]:
 
 
 def _without_folders(text: str) -> str:
-    """A page travels; the folders of the machine that made it do not."""
+    """The text without folders of this machine, which do not exist on others."""
     return " ".join(Path(word).name if word.startswith("/") else word for word in text.split(" "))
 
 

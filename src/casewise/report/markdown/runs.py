@@ -1,4 +1,4 @@
-"""The runs that a Markdown page is about: their artefacts, and which of them can share a page."""
+"""The runs of a Markdown page: their artefacts, and the check that they can share a page."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class FinishedStudy:
     """What a page shows of a finished run.
 
     Attributes:
-        metrics, splits, audit: the contents of the run's JSON files; `audit` is None where there was none.
+        metrics, splits, audit: the contents of the run's JSON files; `audit` is None if there was none.
         jobs: one record a network.
-        measured: what `casewise explain --measure` found, or None.
+        measured: the result of `casewise explain --measure`, or None.
     """
 
     files: RunFolder
@@ -39,7 +39,7 @@ class FinishedStudy:
 
     @property
     def folder(self) -> Path:
-        """Where the run is."""
+        """The folder of the run."""
         return self.files.path
 
     @property
@@ -49,12 +49,12 @@ class FinishedStudy:
 
     @property
     def main_target(self) -> str:
-        """The target of the headline; the primary outcome where there is none."""
+        """The target of the headline; the primary outcome if there is none."""
         return str((self.metrics.get("main") or {}).get("target") or self.study.primary_outcome)
 
     @property
     def site(self) -> str:
-        """What each fold left out; empty where folds are of subjects."""
+        """The source that each fold left out; empty if folds are of subjects."""
         how = str(self.splits.get("how") or "")
         return how.removeprefix("leave out ") if how.startswith("leave out ") else ""
 
@@ -64,7 +64,7 @@ class FinishedStudy:
         return figures
 
     def class_entry(self, stage: str, learner: str, target: str) -> dict[str, Any]:
-        """Confusion matrix and operating points of a learner; empty where there are none."""
+        """Confusion matrix and operating points of a learner; empty if there are none."""
         entry: dict[str, Any] = self.metrics.get("classes", {}).get(stage, {}).get(learner, {}).get(target) or {}
         return entry
 
@@ -73,12 +73,12 @@ class FinishedStudy:
         return any(target in targets for targets in self.figures(stage).values())
 
     def predictions(self) -> pd.DataFrame | None:
-        """Subject, stage, target and reference of all evaluated cases; None where the file is missing."""
+        """Subject, stage, target and reference of all evaluated cases; None if the file is missing."""
         file = self.files.predictions
         return file.read(["subject", "stage", "target", "y_true"]) if file.exists() else None
 
     def images(self) -> int:
-        """How many images the subjects of the split have; 0 where the run's cohort is gone."""
+        """The number of images of the subjects of the split; 0 if the run's cohort is missing."""
         if not self.files.cohort.exists():
             return 0
         rows = self.files.cohort.read(["subject", "path"])
@@ -117,7 +117,7 @@ def stage_of(run: FinishedStudy) -> str:
     """The stage that the page is about: that of the headline, else the test set if there is one.
 
     Raises:
-        RunError: nothing was judged.
+        RunError: nothing was evaluated.
     """
     stage = (run.metrics.get("main") or {}).get("stage")
     stage = stage if stage in STAGES else next((name for name in STAGES if run.figures(name)), None)
@@ -141,7 +141,7 @@ def check_comparable(runs: Sequence[FinishedStudy], stage: str) -> None:
     """Check that the other runs can share the tables of the first one.
 
     Raises:
-        RunError: naming the run that cannot, and why.
+        RunError: naming the run and the reason.
     """
     first, targets = runs[0], targets_of(runs[0], stage)
     for run in runs[1:]:
@@ -168,6 +168,6 @@ def check_comparable(runs: Sequence[FinishedStudy], stage: str) -> None:
 
 
 def _scale(study: Study, target: str) -> str:
-    """What values a target has, in words."""
+    """The values of a target in words."""
     names = study.classes_of(target) if target in study.targets else []
     return f"of the classes {', '.join(names)}" if names else "a number"

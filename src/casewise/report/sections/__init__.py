@@ -1,1 +1,1 @@
-"""What each section of the report shows, as plain values: codes, numbers, tables, figures; templates speak."""
+"""The content of each section of the report as plain values: codes, numbers, tables and figures."""

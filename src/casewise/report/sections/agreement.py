@@ -72,7 +72,7 @@ def limits_of(context: ReportContext) -> draw.Limits | None:
 
 
 def over_time(context: ReportContext) -> dict[str, Any] | None:
-    """A small figure per subject, and who responded; None where no subject came twice."""
+    """A small figure per subject, and the responders; None if no subject has two visits."""
     study, table, digits = context.study, context.final, _digits(context)
     learner_rows = (
         table["model"].eq(context.learner) & table["stage"].eq(context.stage) & table["target"].eq(context.outcome)
@@ -123,7 +123,7 @@ def over_time(context: ReportContext) -> dict[str, Any] | None:
 
 
 def _one_row_a_case(rows: pd.DataFrame) -> pd.DataFrame | None:
-    """The rows of a case-level outcome, images averaged; None where the outcome is one of regions."""
+    """The rows of a case-level outcome, images averaged; None if the outcome is one of regions."""
     if (rows["region"] != "").any():
         return None
     if not rows["case"].duplicated().any():
@@ -182,7 +182,7 @@ class ScoreRange:
 
 
 def score_ranges(context: ReportContext) -> list[ScoreRange]:
-    """The model's error in each severity band, or in thirds of the physician's scores where there are no bands."""
+    """The model's error in each severity band, or in thirds of the physician's scores without bands."""
     rows, study = context.headline_rows, context.study
     if rows.empty:
         return []
@@ -212,7 +212,7 @@ def range_names(edges: list[str]) -> list[str]:
 def detail(context: ReportContext) -> dict[str, Any] | None:
     """Every target and region that is a number, with intervals, severity bands and readers.
 
-    None where the primary outcome has classes and no further target is a number.
+    None if the primary outcome has classes and no further target is a number.
     """
     study = context.study
     stages = [(stage, *target_rows(context, stage)) for stage in context.stages]
@@ -259,7 +259,7 @@ def _scatters(context: ReportContext) -> list[dict[str, Any]]:
 
 
 def target_rows(context: ReportContext, stage: str) -> tuple[list[Row], int]:
-    """One line per target that is a number, then its regions, for the shown learner; and how many were left out."""
+    """One line per target that is a number, then its regions, for the shown learner; and the number of omitted ones."""
     study = context.study
     by_key = context.metrics.get("metrics", {}).get(stage, {}).get(context.learner, {})
     order = {name: i for i, name in enumerate([*study.scores, *study.targets])} | {context.outcome: -1}
@@ -292,7 +292,7 @@ class Confusion:
 
 
 def confusion(context: ReportContext, stage: str) -> Confusion | None:
-    """The band table of the shown learner, or None where the study has no bands."""
+    """The band table of the shown learner, or None if the study has no bands."""
     bands = context.metrics.get("bands") or {}
     figures = bands.get("stages", {}).get(stage, {}).get(context.learner)
     bounds = bands.get("lower_bounds", {})

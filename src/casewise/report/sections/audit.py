@@ -21,7 +21,7 @@ MOST_FINDINGS, MOST_FIRST, MOST_NAMED, MOST_PAIRS, MOST_TESTS, MOST_LACKING = 60
 
 
 def subject_of(id: str, figures: Mapping[str, Any]) -> dict[str, str]:
-    """What a finding is about: a code, the target, and the column or class it names.
+    """The subject of a finding: a code, the target, and the column or class.
 
     >>> subject_of("shortcut-border", {"target": "finding"})
     {'code': 'border', 'target': 'finding', 'name': 'border', 'detail': ''}
@@ -36,7 +36,7 @@ def subject_of(id: str, figures: Mapping[str, Any]) -> dict[str, str]:
     if not id.startswith("shortcut-"):
         return {"code": id, "target": "", "name": "", "detail": ""}
     target = str(figures.get("target") or "")
-    # where several targets are tested, the code ends with the target
+    # with several targets, the code ends with the target
     return _probe(figures.get("evidence") or id.removeprefix("shortcut-").removesuffix(f"-{target}"), figures)
 
 
@@ -47,7 +47,7 @@ def _probe(evidence: str, figures: Mapping[str, Any]) -> dict[str, str]:
 
 
 def findings(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The findings in the audit's own order, the worst first."""
+    """The findings in the order of the audit, the most severe first."""
     accepted = audit.get("accepted") or {}
     rows = []
     for finding in audit.get("findings", []):
@@ -70,7 +70,7 @@ def findings(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def first_screen(context: ReportContext) -> dict[str, Any] | None:
-    """The audit at the top of the page: a line per error with the reason it is accepted for, warnings, and counts."""
+    """The audit at the top of the page: a line per error with the reason for accepting it, warnings, and counts."""
     audit = context.audit
     if audit is None:
         return None
@@ -93,7 +93,7 @@ def first_screen(context: ReportContext) -> dict[str, Any] | None:
 
 
 def untested_code(facts: Mapping[str, Any]) -> str:
-    """Why no shortcut was tested: `few_subjects`, `nothing_varies`, or empty where one was tested."""
+    """The reason why no shortcut was tested: `few_subjects`, `nothing_varies`, or empty if one was tested."""
     from casewise.audit.probes import FEWEST
 
     if not untested(facts):
@@ -102,7 +102,7 @@ def untested_code(facts: Mapping[str, Any]) -> str:
 
 
 def examined(facts: Mapping[str, Any]) -> list[tuple[int, str, str]]:
-    """How many subjects and images were examined: count, and the noun for one and for several.
+    """The numbers of examined subjects and images: count, and the noun for one and for several.
 
     >>> examined({"subjects": 1, "images": 12, "noun": ["spectrogram", "spectrograms"]})
     [(1, 'subject', 'subjects'), (12, 'spectrogram', 'spectrograms')]
@@ -112,7 +112,7 @@ def examined(facts: Mapping[str, Any]) -> list[tuple[int, str, str]]:
 
 
 def section(context: ReportContext) -> dict[str, Any] | None:
-    """The evidence, the near-duplicates and the time; None where the run made no audit."""
+    """The evidence, the near-duplicates and the time; None if the run has no audit."""
     audit = context.audit
     if audit is None:
         return None
@@ -131,7 +131,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         "not_tested": [str(item) for item in facts.get("not_tested") or []][:MOST_LACKING],
         "steps": seconds_by_step,
         "seconds": sum(seconds_by_step.values()),
-        # the reason why nothing was tested has a paragraph of its own
+        # the reason why nothing was tested has a separate paragraph
         "notes": [note for note in map(str, audit.get("notes", [])) if note.lower() != f"{untested(facts)}.".lower()],
         "noun": noun,
         "nouns": nouns,
@@ -141,7 +141,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
 
 
 def test_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every test for a shortcut with its figures, whatever its result."""
+    """All tests for shortcuts with their figures."""
     rows = []
     for test in (facts.get("tests") or [])[:MOST_TESTS]:
         subject = _probe(str(test.get("evidence", "")), test)
@@ -153,7 +153,7 @@ def test_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def twins(context: ReportContext) -> list[dict[str, Any]]:
-    """Pairs of near-identical pictures by what they do: counts by kind of pair, and a few to look at."""
+    """Pairs of near-identical pictures by their effect: counts by kind of pair, and a few examples."""
     audit, images = context.audit or {}, context.cohort_images
     number_of = dict(zip(images["path"].astype(str), images["image"], strict=True)) if "path" in images else {}
     groups = []

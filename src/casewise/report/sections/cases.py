@@ -48,7 +48,7 @@ def section(context: ReportContext) -> dict[str, Any] | None:
 
 
 def _panel(context: ReportContext, region: str, numbers: list[int], slots: int) -> dict[str, Any]:
-    """One panel's photographs and tiles as data URIs, and the panel itself where it is more than one tile."""
+    """One panel's photographs and tiles as data URIs, and the panel if it has more than one tile."""
     shown_numbers = numbers[:MOST_PHOTOGRAPHS]
     photographs = [photograph for n in shown_numbers if (photograph := context.photograph(n)) is not None]
     return {
@@ -71,7 +71,7 @@ def illustrated_case(context: ReportContext) -> str:
 
 
 def worst_cases(context: ReportContext) -> dict[str, Any] | None:
-    """The largest errors of the shown learner, each with its panels and what was predicted for its parts."""
+    """The largest errors of the shown learner, each with its panels and the predictions of its parts."""
     rows = context.headline_rows
     if rows.empty:
         return None
@@ -96,7 +96,7 @@ def worst_cases(context: ReportContext) -> dict[str, Any] | None:
 
 
 def case_pictures(context: ReportContext, row: dict[str, Any]) -> list[tuple[str, str]]:
-    """Region and picture of each panel that this prediction was made from."""
+    """Region and picture of each input panel of this prediction."""
     panels = context.panels[context.panels["case"] == row["case"]]
     if row.get("region"):
         panels = panels[panels["region"] == row["region"]]

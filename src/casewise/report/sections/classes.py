@@ -28,7 +28,7 @@ WRITE = MetricFormat()
 
 
 def section(context: ReportContext) -> dict[str, Any] | None:
-    """The classes of the primary outcome; None where nothing was evaluated."""
+    """The classes of the primary outcome; None if nothing was evaluated."""
     stage, learner = context.stage, context.learner
     entry, figures = context.class_entry(stage, learner), context.figures(stage, learner)
     if not entry:
@@ -101,7 +101,7 @@ def point_rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def rule_code(rule: str) -> dict[str, Any]:
-    """How an operating point is chosen, as a code and a number.
+    """The rule of an operating point, as a code and a number.
 
     >>> rule_code("sensitivity >= 0.9"), rule_code("youden")
     ({'rule': 'sensitivity', 'least': 0.9}, {'rule': 'youden', 'least': None})
