@@ -145,8 +145,8 @@ def test_the_presets_hold_both_published_tables(tmp_path: Path, preset: str) -> 
 def test_a_study_of_volumes_is_started_with_the_columns_of_scans(tmp_path: Path) -> None:
     made = initialise("ipmn-mri", folder=tmp_path)
     text = (tmp_path / "study.yaml").read_text()
-    assert "one row a scan" in made.understood[0]
-    assert "cohort.csv has one row a scan" in text
+    assert "one row for each scan" in made.understood[0]
+    assert "cohort.csv has one row for each scan" in text
     for column in ("sequence  which sequence the scan is: T1 or T2", "mask  ", "grade  "):
         assert f"#   {column}" in text
     with pytest.raises(CasewiseError, match="not of scans"):

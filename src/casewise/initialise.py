@@ -51,7 +51,8 @@ def initialise(preset: str, *, source: Path | None = None, folder: Path) -> Init
         start = modality.start(None, study)
         file = write_atomic(folder / STUDY, _study_text(preset, start, folder=folder))
         return Initialised(
-            [file], [f"Write {TABLE} in the same folder: one row {start.row}, with the columns that {STUDY} lists."]
+            [file],
+            [f"Write {TABLE} in the same folder: one row for each {start.row}, with the columns that {STUDY} lists."],
         )
     modality.start([], study)
     classes = [target.equals for target in study.targets.values() if target.equals is not None]
@@ -164,8 +165,8 @@ def _study_text(
         active.add("split")
     lines += start.lines
     active |= {line.partition(":")[0] for line in start.lines if not line.startswith("#")}
-    lines += ["", f"# {TABLE} has one row {start.row}. Its columns:", *_column_lines(study), ""]
-    lines.append(f"# The protocol of {preset}, value by value (## are its comments):")
+    lines += ["", f"# {TABLE} has one row for each {start.row}. Its columns:", *_column_lines(study), ""]
+    lines.append(f"# The protocol of {preset}, setting by setting (lines with ## are comments of the preset):")
     for line in preset_text(preset).splitlines():
         key = line.partition(":")[0]
         both = "  # (merge with the line above)" if key in active else ""

@@ -208,7 +208,7 @@ class Start:
     Attributes:
         lines: lines of the study file with the settings of the modality.
         notes: sentences for the user.
-        row: the noun for a row of the table, with an article.
+        row: the noun for what a row of the table describes.
     """
 
     study: Study

@@ -49,7 +49,7 @@ class Photographs:
     def start(self, files: Sequence[Path] | None, study: Study) -> Start:
         from casewise.modalities.slides.start import start_with_slides
 
-        return start_with_slides(files or [], study) or Start(study, [], [], "an image")
+        return start_with_slides(files or [], study) or Start(study, [], [], "image")
 
     def columns(self, study: Study) -> dict[str, str]:
         return {}

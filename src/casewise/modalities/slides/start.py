@@ -38,7 +38,7 @@ def start_with_slides(files: Sequence[Path], study: Study) -> Start | None:
             f"{len(slides):,} of {len(files):,} {count} ({names}), cut into squares of {study.images.size} pixels: see "
             "`tiles` in the study file."
         ],
-        "an image or slide",
+        "image or slide",
     )
 
 

@@ -52,9 +52,9 @@ class VolumesModality:
         if files is not None:
             raise CasewiseError(
                 "--images makes tables of images and slides, not of scans. Leave --images out: the study file then "
-                "lists the columns of the table, one row a scan."
+                "lists the columns of the table, which has one row for each scan."
             )
-        return Start(study, [], [], "a scan")
+        return Start(study, [], [], "scan")
 
     def columns(self, study: Study) -> dict[str, str]:
         volumes = volumes_of(study)

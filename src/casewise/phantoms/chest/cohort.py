@@ -37,10 +37,10 @@ CONTENTS = """\
 Every film in this folder was drawn by casewise from random numbers. No person was X-rayed, and nothing here may be used
 to judge how well a model does on patients.
 
-cases.csv     one row a film
+cases.csv     one row for each film
 phantom.json  the settings, the seed, and the truth: which sign was drawn into each subject's films
 images/       <subject>/<visit>.jpg or .png, each marked as synthetic in its comment
-masks/        <subject>/<visit>.png, 255 where the lungs are seen
+masks/        <subject>/<visit>.png, 255 inside the lungs
 """
 
 

@@ -36,10 +36,10 @@ CONTENTS = """\
 Every volume in this folder was drawn by casewise from random numbers. No person was scanned, and nothing here may be
 used to judge how well a model does on patients.
 
-cohort.csv    one row a scan: T1 or T2 of a subject
+cohort.csv    one row for each scan: T1 or T2 of a subject
 phantom.json  the settings, the seed, and the truth: cysts and duct of every subject, and how each scan was taken
 images/       <subject>/<sequence>.nii.gz, each marked as synthetic in its header
-masks/        <subject>/pancreas.nii.gz and lesion.nii.gz, 1 where they are, on the grid of T1 (of T2 where T1 lacks)
+masks/        <subject>/pancreas.nii.gz and lesion.nii.gz, 1 inside, on the grid of T1 (of T2 if there is no T1)
 """
 
 

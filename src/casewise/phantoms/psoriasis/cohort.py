@@ -29,7 +29,7 @@ CONTENTS = """\
 Every photograph in this folder was drawn by casewise from random numbers. No person was photographed, and nothing here
 may be used to judge how well a model does on patients.
 
-visits.csv    one row a photograph; severities 0-4 and area 0-6 as a physician with a little noise would read them
+visits.csv    one row for each photograph; severities 0-4 and area 0-6 as a physician would score them, with some noise
 phantom.json  the settings, the seed, and the truth: continuous severities and the covered share of the skin
 images/       <subject>/<visit>/<region>_<n>.jpg, each marked as synthetic in its EXIF data and its JPEG comment
 """

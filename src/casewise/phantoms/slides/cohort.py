@@ -38,9 +38,9 @@ CONTENTS = """\
 Every biopsy in this folder was drawn by casewise from random numbers. No person was biopsied, and nothing here may be
 used to judge how well a model does on patients.
 
-cases.csv     one row a slide or region; `disease` is normal or ssc, `label` tells early from late as well
-phantom.json  the settings, the seed, and the truth: thickness of the collagen bundles and more of every subject
-images/       <subject>/<section>.tiff (slides) or <subject>/<n>.png (regions), each marked as synthetic in itself
+cases.csv     one row for each slide or region; `disease` is normal or ssc, `label` is normal, early or late
+phantom.json  the settings, the seed, and the truth: collagen bundles and other properties of every subject
+images/       <subject>/<section>.tiff (slides) or <subject>/<n>.png (regions), each marked as synthetic in the file
 masks/        <subject>/<section>.png, slides only: 255 where there is skin, one pixel for 16 of the slide
 """
 
