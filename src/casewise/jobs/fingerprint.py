@@ -119,8 +119,8 @@ def _compare_jobs(folder: RunFolder, fingerprint: str, study: Study) -> None:
             if record["fingerprint"] != job_fingerprint(fingerprint, study, network, record.get("first_weights", "")):
                 raise RunError(
                     f"{job.path} holds a network of another study, and {folder.fingerprint.path.name}, which would "
-                    "show what changed, is missing or damaged. Results of both must not be mixed. Give another folder "
-                    "with --output, or take the change back."
+                    "show what changed, is missing or damaged. Results of both must not be mixed. Choose another "
+                    "folder with --output, or undo the change."
                 )
             compared = True
     if folder.has_networks() and not compared:
