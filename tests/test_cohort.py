@@ -95,8 +95,8 @@ class TestWhatIsRead:
         assert cohort.images["grade"].notna().all()
 
     def test_subjects_stay_text(self, write: Callable[..., Path]) -> None:
-        folder = write("path,subject,grade", "a.jpg,007,1", "b.jpg,7,2", "c.jpg,1e3,3")
-        assert read_cohort(study(folder)).cases["subject"].tolist() == ["007", "7", "1e3"]
+        folder = write("path,subject,grade", "a.jpg,007,1", "b.jpg,8,2", "c.jpg,1e3,3")
+        assert read_cohort(study(folder)).cases["subject"].tolist() == ["007", "8", "1e3"]
 
     @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
     @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])

@@ -48,6 +48,7 @@ CODES = (
     "twins-within-subject",
     "subjects-across-splits",
     "image-level-split",
+    "subject-suffixes",
 )
 FAMILIES = ("shortcut-", "source-predictable-")
 PAIRS_SHOWN = 5

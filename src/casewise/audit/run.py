@@ -12,6 +12,7 @@ import numpy as np
 from casewise.audit.findings import Audit
 from casewise.audit.predefined_splits import imported_findings
 from casewise.audit.shortcuts import find_shortcuts
+from casewise.audit.subject_names import suffix_findings
 from casewise.audit.twin_findings import ImageNaming, twin_findings
 from casewise.audit.twins import find_twins
 
@@ -68,6 +69,7 @@ def audit(
         findings = twin_findings(
             twins, images, targets, sides, naming=ImageNaming(images, column, root.absolute()), classes=classes
         )
+    findings += suffix_findings(images["subject"].astype(str)) if study.subjects_known else []
     with _timed(seconds, "imported splits"):
         codes = {finding.id for finding in findings}
         # a split column that the study uses is the split itself, whose twins are already reported

@@ -58,6 +58,14 @@ TEMPLATES = {
         "data."
     ),
     "imported twins remedy": "Give both images the same subject and the same side, or exclude one with {exclusion}.",
+    "subject-suffixes": (
+        "The names of {subjects:,} of {total:,} subjects differ only in an ending ({endings}), for example {example}. "
+        "If these are visits, sides or copies of one person, that person may be in training and test data."
+    ),
+    "subject-suffixes remedy": (
+        "If they are one person, write the same subject in the table and put the ending into another column; if they "
+        "are different people, accept the finding with that reason."
+    ),
     "shortcut": "{evidence} predicts {target} with {value}{among}. {meaning}.",
     "source-predictable": "Within {target} {within}, the image predicts {source} with {value}. {meaning}.",
     "one size": "All images of {target} {classes} have a size that no other class has, which identifies the class.",

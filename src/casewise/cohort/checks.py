@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from casewise.cohort.identity import identity
 from casewise.cohort.natural_sort import PLAIN_NUMBER, natural
 from casewise.cohort.table import Problems, each, names_text, rows_text
 from casewise.errors import nearest
@@ -172,19 +173,21 @@ def read_names(raw: pd.Series, field: str, problems: Problems, notes: list[str])
 
 
 def check_alike(raw: pd.Series, field: str, problems: Problems, *, within: pd.Series | None = None) -> None:
-    """Names that differ only in case or spaces are a problem; `within` restricts the comparison to its groups."""
+    """Names that differ in spelling only are a problem; `within` restricts the comparison to its groups."""
     import pandas as pd
 
     groups = pd.Series("", index=raw.index) if within is None else within
     pairs = pd.DataFrame({"group": groups, "name": raw})
     unique = pairs.drop_duplicates()
-    unique = unique.assign(key=unique["name"].map({name: alike(name) for name in unique["name"].unique()}))
+    unique = unique.assign(key=unique["name"].map({name: identity(name) for name in unique["name"].unique()}))
     unique = unique[unique.duplicated(["group", "key"], keep=False) & (unique["key"] != "")]
     for (group, _), same in unique.groupby(["group", "key"], sort=False):
         rows = [pairs.index[(pairs["group"] == group) & (pairs["name"] == name)].tolist() for name in same["name"]]
         named = " and ".join(f"{n!r} ({rows_text(r, 3)})" for n, r in zip(same["name"], rows, strict=True))
         of = f" of subject {group}" if within is not None else ""
         text = f"{field}{of}: {named} look alike. Write the same name in all rows, or names that differ more clearly."
+        if field == "subject":
+            text += " If they are different people, write `subject_names: as_written` in the study."
         problems.add(f"{field} alike", text, row=min(rows[0]))
 
 

@@ -102,7 +102,12 @@ def _standard_columns(
     if "subject" in columns:
         raw = cells[columns["subject"]]
         subjects = read_names(raw, "subject", problems, notes)
-        check_alike(raw, "subject", problems)
+        if study.subject_names == "refuse_similar":
+            check_alike(raw, "subject", problems)
+        else:
+            notes.append(
+                "Names of subjects that differ in any character are different people (subject_names: as_written)."
+            )
     if "visit" in columns and cells[columns["visit"]].str.strip().any():
         raw = cells[columns["visit"]]
         visits = read_names(raw, "visit", problems, notes)

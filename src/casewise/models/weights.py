@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from casewise.cohort.checks import alike
+from casewise.cohort.identity import same_people
 from casewise.errors import RunError, SplitError, WeightsError, nearest
 from casewise.models.backbones import Network, library_head
 from casewise.models.fusion import Fused, adapted, first_layer
@@ -274,8 +274,7 @@ def _from_bundle(
     network: Network, path: Path, held_out: Sequence[str], channels: Sequence[str] | None
 ) -> tuple[str, list[str]]:
     folder, values = JobFolder(path), _bundle_facts(path)
-    spellings = {alike(name) for name in values["subjects"]}
-    shared = sorted(name for name in held_out if alike(name) in spellings)
+    shared = list(same_people(sorted(held_out), values["subjects"]))
     if shared:
         raise SplitError(
             f"weights: {path} was trained on {len(shared)} subjects that are held out here, from training or for early "

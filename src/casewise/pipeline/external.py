@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.audit.twin_findings import check_twins_between
-from casewise.cohort.checks import alike
 from casewise.cohort.cohort import Cohort, read_cohort
+from casewise.cohort.identity import same_people
 from casewise.cohort.labels import label_table
 from casewise.console import Silent
 from casewise.errors import CohortError, SplitError
@@ -125,8 +125,7 @@ def check_apart_from_pretraining(
 def _check_subjects(study: Study, subjects: set[str], names: set[str], whose: str) -> None:
     settings = study.external
     assert settings is not None
-    spellings = {alike(name) for name in names}
-    shared = sorted(name for name in subjects if alike(name) in spellings)
+    shared = list(same_people(sorted(subjects), names, as_written=study.subject_names == "as_written"))
     if shared and settings.subjects != "distinct":
         raise SplitError(
             f"external: {len(shared)} subjects of {settings.cohort} have names of {whose} ({', '.join(shared[:5])}). "

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from casewise.audit.twin_findings import check_twins_between
-from casewise.cohort.checks import alike
 from casewise.cohort.cohort import Cohort, read_cohort
+from casewise.cohort.identity import same_people
 from casewise.errors import SplitError
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
@@ -36,7 +36,7 @@ def prepare_pretraining(
     other = pretraining_study(study, settings)
     cohort = read_cohort(other)
     modality = modality_of(other)
-    n_shared = _check_subjects(settings, cohort, splits)
+    n_shared = _check_subjects(settings, cohort, splits, as_written=study.subject_names == "as_written")
     subjects = counted(cohort.images["subject"].nunique(), "subject")
     shared = f"{counted(n_shared, 'subject')} shared with the study and never used where held out"
     text = shared if n_shared else "no subject is shared with the study"
@@ -50,16 +50,23 @@ def prepare_pretraining(
     return Pretrained(other, cohort, other_store.folder, other_store.address)
 
 
-def _check_subjects(settings: Pretraining, cohort: Cohort, splits: Splits) -> int:
+def _check_subjects(settings: Pretraining, cohort: Cohort, splits: Splits, *, as_written: bool) -> int:
     """Check the names of subjects in both cohorts, and return the number of shared ones."""
     names = set(cohort.images["subject"].astype(str))
     shared = sorted(names & set(splits.side))
-    spelling = {alike(name): name for name in splits.side}
-    similar = next((name for name in sorted(names - set(shared)) if alike(name) in spelling), None)
+    similar = same_people(sorted(names - set(shared)), splits.side, as_written=as_written)
     if similar:
+        pairs = ", ".join(f"{name!r} and {spelling!r}" for name, spelling in list(similar.items())[:3])
         raise SplitError(
-            f"pretrain: subject {similar!r} looks like {spelling[alike(similar)]!r} of the study. Use one "
-            "spelling for both."
+            f"pretrain: {counted(len(similar), 'name')} in {settings.cohort} and in the study differ in spelling only "
+            f"({pairs}). Use one spelling for both; if they are different people, write `subject_names: as_written` in "
+            "the study."
+        )
+    if settings.subjects == "shared" and not shared:
+        raise SplitError(
+            f"pretrain: the study states that its subjects are also in {settings.cohort}, but none of its names is "
+            f"there (such as {min(names)!r}; the study has {min(splits.side)!r}). Write the same names in both tables, "
+            "or `subjects: distinct` if no person is in both."
         )
     if shared and settings.subjects == "distinct":
         raise SplitError(

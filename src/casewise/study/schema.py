@@ -109,6 +109,12 @@ class Study(StudyModel):
         description="`false` if it is unknown which images belong to one person. Every image then needs its own "
         "subject name, and the report contains a warning.",
     )
+    subject_names: Literal["refuse_similar", "as_written"] = Field(
+        "refuse_similar",
+        description="Whether names of subjects that differ in spelling only (`S1` and `s-01`, `1` and `1.0`, `O1` and "
+        "`01`) are refused, because one person could then be in training and test data. `as_written`: names that "
+        "differ in any character are different people; the report states it.",
+    )
     modality: str = Field(
         "",
         description="Kind of images: `photographs`, `slides`, `volumes`, or the name of a registered modality. The "

@@ -1,0 +1,193 @@
+"""Spellings of subjects: nobody stands in training and test data under two names without being seen."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from casewise.audit.subject_names import suffix_findings
+from casewise.cohort.checks import check_alike
+from casewise.cohort.cohort import read_cohort
+from casewise.cohort.identity import identity, same_people
+from casewise.cohort.table import Problems
+from casewise.errors import CohortError, SplitError
+from casewise.pipeline.pretraining import _check_subjects
+from casewise.splits.grouped import Splits
+from casewise.study.loading import read_study
+from casewise.study.schema import Pretraining
+from tests.conftest import absolute
+
+FULL_WIDTH = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
+CYRILLIC = str.maketrans("ABCEHKMOPTXSacepx", "АВСЕНКМОРТХЅасерх")
+GREEK = str.maketrans("ABEHIKMNOPTX", "ΑΒΕΗΙΚΜΝΟΡΤΧ")
+
+
+def before_digits(mark: str) -> Callable[[str], str]:
+    return lambda name: name[0] + mark + name[1:]
+
+
+def replaced(*pairs: tuple[str, str]) -> Callable[[str], str]:
+    def spell(name: str) -> str:
+        for old, new in pairs:
+            name = name.replace(old, new)
+        return name
+
+    return spell
+
+
+# Each turns a name of a letter, a number, a dash and a number (`C10-7`) into another spelling.
+NAMES: dict[str, Callable[[str], str]] = {
+    "lower case": str.lower,
+    "leading zero": before_digits("0"),
+    "leading zeros": before_digits("000"),
+    "zero after the dash": replaced(("-", "-0")),
+    "dash after the letter": before_digits("-"),
+    "underscore after the letter": before_digits("_"),
+    "space after the letter": before_digits(" "),
+    "dot after the letter": before_digits("."),
+    "slash after the letter": before_digits("/"),
+    "hash after the letter": before_digits("#"),
+    "colon after the letter": before_digits(":"),
+    "underscore": replaced(("-", "_")),
+    "space": replaced(("-", " ")),
+    "dot": replaced(("-", ".")),
+    "slash": replaced(("-", "/")),
+    "en dash": replaced(("-", "\u2013")),
+    "em dash": replaced(("-", "\u2014")),
+    "minus sign": replaced(("-", "\u2212")),
+    "non-breaking hyphen": replaced(("-", "\u2011")),
+    "two dashes": replaced(("-", "--")),
+    "dash in spaces": replaced(("-", " - ")),
+    "soft hyphen": before_digits("\u00ad"),
+    "space before": lambda name: " " + name,
+    "space after": lambda name: name + " ",
+    "tab after": lambda name: name + "\t",
+    "no-break space": before_digits("\u00a0"),
+    "thin space": before_digits("\u2009"),
+    "zero-width space": before_digits("\u200b"),
+    "zero-width joiner": before_digits("\u200d"),
+    "byte order mark": lambda name: "\ufeff" + name,
+    "left-to-right mark": lambda name: name + "\u200e",
+    "null": before_digits("\x00"),
+    "bell": lambda name: name + "\x07",
+    "delete": lambda name: name + "\x7f",
+    "variation selector": lambda name: name + "\ufe0f",
+    "combining accent": lambda name: name[0] + "\u0301" + name[1:],
+    "full width": lambda name: name.translate(FULL_WIDTH),
+    "Cyrillic": lambda name: name.translate(CYRILLIC),
+    "Greek": lambda name: name.translate(GREEK),
+    "O for 0": replaced(("0", "O")),
+    "l for 1": replaced(("1", "l")),
+    "I for 1": replaced(("1", "I")),
+    "Arabic digits": lambda name: "".join(chr(0x660 + int(c)) if c.isdecimal() else c for c in name),
+    "quotes": lambda name: f"'{name}'",
+    "brackets": lambda name: f"({name})",
+    "full stop": lambda name: name + ".",
+    "semicolon": lambda name: name + ";",
+}
+# Each turns a whole number (`17`) into another spelling.
+NUMBERS: dict[str, Callable[[str], str]] = {
+    "leading zero": lambda name: "0" + name,
+    "zeros to four places": lambda name: name.zfill(4),
+    "decimal place": lambda name: name + ".0",
+    "two decimal places": lambda name: name + ".00",
+    "decimal comma": lambda name: name + ",0",
+    "decimal point": lambda name: name + ".",
+    "plus": lambda name: "+" + name,
+    "exponent": lambda name: (
+        f"{int(name) // 10 ** (len(name) - len(name.rstrip('0')))}e{len(name) - len(name.rstrip('0'))}"
+    ),
+    "hash": lambda name: "#" + name,
+    "superscript": lambda name: "".join("⁰¹²³⁴⁵⁶⁷⁸⁹"[int(c)] for c in name),
+}
+
+
+def random_names(draw: random.Random) -> tuple[list[str], dict[str, Callable[[str], str]]]:
+    count = draw.randrange(4, 12)
+    if draw.random() < 0.3:
+        return [str(number) for number in draw.sample(range(1, 2000), count)], NUMBERS
+    letters = "ABCEHKMPTXS"
+    pairs = draw.sample(range(400), count)
+    return [f"{draw.choice(letters)}{n // 20 + 1}-{n % 20 + 1}" for n in pairs], NAMES
+
+
+def test_no_spelling_puts_a_person_on_both_sides_unseen() -> None:
+    seen: set[str] = set()
+    for seed in range(2000):
+        draw = random.Random(seed)
+        names, spellings = random_names(draw)
+        problems = Problems()
+        check_alike(pd.Series(names), "subject", problems)
+        assert not problems.by_kind, (names, problems.by_kind)
+        name, kind = draw.choice(names), draw.choice(list(spellings))
+        other = spellings[kind](name)
+        if other == name:
+            continue
+        seen.add(kind)
+        check_alike(pd.Series([*names, other]), "subject", problems)
+        ((_, message),) = problems.by_kind["subject alike"]
+        assert repr(name) in message, kind
+        assert repr(other) in message, kind
+        assert same_people([other], names) == {other: name}, kind
+    assert seen == NAMES.keys() | NUMBERS.keys()
+    assert len(seen) >= 40
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [("1-10", "11-0"), ("1.10", "1.1"), ("S10", "S1"), ("A1", "B1"), ("S1a", "S1b"), ("1-1", "11"), ("-", "+")],
+)
+def test_other_names_are_other_people(one: str, two: str) -> None:
+    assert identity(one) != identity(two)
+
+
+def test_a_table_with_two_spellings_is_refused_until_the_study_states_that_they_are_two(
+    tiny: Path, tmp_path: Path, phantom: Path
+) -> None:
+    table = absolute(phantom)
+    table.loc[table["subject"] == "S02", "subject"] = "s-1"
+    table.to_csv(tmp_path / "c.csv", index=False)
+    with pytest.raises(CohortError, match=r"'S01' .* and 's-1' .*subject_names: as_written"):
+        read_cohort(read_study(tiny, cohort=tmp_path / "c.csv"))
+    cohort = read_cohort(read_study(tiny, cohort=tmp_path / "c.csv", subject_names="as_written"))
+    assert {"S01", "s-1"} <= set(cohort.cases["subject"])
+    assert any("as_written" in note for note in cohort.notes)
+
+
+@pytest.mark.parametrize(("names", "said"), [(["1", "2"], "'1' and '001'"), (["x", "y"], "none of its names")])
+def test_subjects_to_pretrain_on_are_the_same_or_refused(tmp_path: Path, names: list[str], said: str) -> None:
+    from types import SimpleNamespace
+    from typing import Any
+
+    settings = Pretraining.model_validate(
+        {"cohort": tmp_path, "subjects": "shared", "targets": {"redness": {"range": (0, 4)}}}
+    )
+    splits = Splits({"001": 0, "002": 1}, 2, {})
+    cohort: Any = SimpleNamespace(images=pd.DataFrame({"subject": names}))
+    with pytest.raises(SplitError, match=said):
+        _check_subjects(settings, cohort, splits, as_written=False)
+
+
+@pytest.mark.parametrize("endings", [("_v1", "_v2"), ("L", "R"), ("-od", "-os"), (" (1)", " (2)")])
+def test_systematic_endings_are_a_finding(endings: tuple[str, str]) -> None:
+    names = [f"P{number}{ending}" for number in range(8) for ending in endings]
+    (finding,) = suffix_findings(names)
+    assert (finding.id, finding.level, finding.figures["subjects"]) == ("subject-suffixes", "warning", 16)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{number:03d}" for number in range(100)],
+        [f"S1-{number:02d}" for number in range(40)],
+        [f"site{site}_{number}" for site in range(4) for number in range(3)],
+        ["P1L", "P1R", "P2", "P3"],
+        [],
+    ],
+)
+def test_numbered_subjects_are_no_finding(names: list[str]) -> None:
+    assert suffix_findings(names) == []
