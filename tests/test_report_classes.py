@@ -11,6 +11,9 @@ import pytest
 
 from casewise.audit.findings import Audit, Finding
 from casewise.audit.metadata import SOURCES
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.external import drop
+from casewise.evaluation.results import Outcomes, evaluate
 from casewise.report import terms
 from casewise.report.context import ReportContext
 from casewise.report.figures.classes import curves_of
@@ -388,6 +391,36 @@ def test_external_without_truth_says_so(three: ReportContext) -> None:
     check_page(text)
     assert {"external-unjudged", "unjudged"} <= codes(text)
     assert summary.external_tiles(context) == []
+
+
+@pytest.mark.parametrize("absent", [[0], [0, 1]])
+def test_external_without_a_class_is_evaluated_by_what_is_defined(three: ReportContext, absent: list[int]) -> None:
+    study, rows = three.study, three.predictions
+    names = study.classes_of(three.outcome)
+    rows = rows[~((rows["stage"] == "external") & rows["y_true"].isin(absent))]
+    outcomes = Outcomes(three.outcome, classes={three.outcome: names})
+    results = evaluate(rows, outcomes, Plan(50))
+    fall = drop(rows, three.outcome, classes=names, plan=Plan(50))
+    context = dataclasses.replace(three, predictions=rows, metrics={**results, "external_drop": fall})
+    found = validation.external_summary(context)
+    assert found is not None
+    assert found["metric"] == "accuracy"
+    assert found["undefined"] == "auroc"
+    assert found["code"] in ("worse", "better", "not_shown")
+    outside = rows[(rows["stage"] == "external") & (rows["model"] == three.learner)]
+    assert found["outside"] == pytest.approx((outside["y_true"] == outside["y_pred"]).mean())
+    assert len(found["classes"]["absent"]) == len(absent)
+    assert [r["cases"] for r in found["classes"]["recalls"]] == [
+        int((outside["y_true"] == number).sum()) for number in range(3) if number not in absent
+    ]
+    assert found["classes"]["predicted"]["of"] == len(outside)
+    (tile,) = summary.external_tiles(context)
+    assert tile["cell"].value == found["outside"]
+    text = render(context)
+    check_page(text)
+    assert f"external-{found['code']}" in codes(text)
+    assert "unjudged" not in codes(text)
+    assert "because no case is" in text
 
 
 # ------------------------------------------------------------------------------------------------ other sections

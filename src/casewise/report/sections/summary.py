@@ -442,9 +442,10 @@ def _number_tiles(context: ReportContext) -> list[dict[str, Any]]:
 
 def external_tiles(context: ReportContext) -> list[dict[str, Any]]:
     """The external figure beside the headline's; none where it could not be evaluated."""
-    figure = context.metric(EXTERNAL, context.learner, context.merit)
-    write = metric_format(context.study, context.outcome)
-    if not figure:
+    found = validation.external_summary(context)
+    metric = found.get("metric") if found else None
+    if not metric:
         return []
-    cell = write.cell(context.merit, figure, words=True)
-    return [{"code": "external", "cell": cell, "exact": None, "two": False, "metric": write.title(context.merit)}]
+    write = metric_format(context.study, context.outcome)
+    cell = write.cell(metric, context.metric(EXTERNAL, context.learner, metric), words=True)
+    return [{"code": "external", "cell": cell, "exact": None, "two": False, "metric": write.title(metric)}]
