@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from casewise.audit.findings import Audit, Finding
+from casewise.audit.findings import CODES, Audit, Finding
 from casewise.audit.metadata import SOURCES
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.external import drop
@@ -421,6 +421,14 @@ def test_external_without_a_class_is_evaluated_by_what_is_defined(three: ReportC
     assert f"external-{found['code']}" in codes(text)
     assert "unjudged" not in codes(text)
     assert "because no case is" in text
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_finding_of_the_audit_has_its_words(three: ReportContext, code: str) -> None:
+    finding = dataclasses.asdict(Finding(code, "warning", "A sentence.", {"subjects": 4}))
+    text = render(dataclasses.replace(three, audit={**(three.audit or {}), "findings": [finding]}))
+    check_page(text)
+    assert "A sentence." in text
 
 
 # ------------------------------------------------------------------------------------------------ other sections
