@@ -25,11 +25,11 @@ from casewise.report.caveats import result_line
 from casewise.report.context import ReportContext
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render
-from casewise.report.sections import classes, learners, summary, validation
+from casewise.report.sections import classes, labels, learners, summary, validation
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from tests.report_contexts import classes as toy
-from tests.report_contexts import finished
+from tests.report_contexts import finished, section_of
 
 CLASSES = ["covid", "none"]
 SOURCES = ["north", "south", "west"]
@@ -182,6 +182,24 @@ def test_the_summary_begins_within_the_sources(held_out: ReportContext) -> None:
     assert tiles["auroc"].value == mean
     text = render(held_out)
     assert text.index('data-code="by-site"') < text.index('data-code="accuracy"')
+
+
+def test_each_source_left_out_once_claims_no_balancing(held_out: ReportContext) -> None:
+    chosen = dataclasses.replace(
+        held_out, splits={**held_out.splits, "balance": held_out.study.primary_outcome, "restarts": 1000}
+    )
+    context = dataclasses.replace(
+        chosen, splits={**chosen.splits, "how": "leave out source", "left_out": list("vwxyz")}
+    )
+    assert labels.section(chosen)["balanced"]
+    assert not labels.section(context)["balanced"]
+    assert any(row.mark for row in labels.imbalance_rows(chosen))
+    assert not any(row.mark for row in labels.imbalance_rows(context))
+    text = render(context)
+    training = section_of(text, "training").split("<pre")[0]
+    assert "Each source was left out once" in training
+    assert "1,000" not in training
+    assert section_of(text, "labels") != section_of(render(chosen), "labels")
 
 
 def test_pooled_figures_are_no_finding(held_out: ReportContext, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from casewise.errors import RunError
 from casewise.report import formatting, terms
+from casewise.report.caveats import sentences
 from casewise.report.context import ReportContext
 from casewise.report.figures import cohort as draw_cohort
 from casewise.report.figures import time as draw_time
@@ -149,6 +150,18 @@ def test_an_imported_split_claims_no_balancing(report_of_numbers: ReportContext)
     text = section_of(render(imported), "training")
     assert "column part" in text
     assert "1,000" not in text.split("<pre")[0]
+
+
+def test_one_subject_has_no_intervals_and_no_bands(report_of_numbers: ReportContext) -> None:
+    context = numbers(test=1)
+    assert agreement.agreement(context)["edges"] == ["", "", ""]  # type: ignore[index]
+    text = render(context)
+    assert "Shaded bands" in section_of(render(report_of_numbers), "agreement")
+    assert "Shaded bands" not in section_of(text, "agreement")
+    assert "rough" not in section_of(text, "summary")
+    (caveat,) = sentences([{"code": "few_subjects", "stage": "test", "subjects": 1}])
+    assert "rough" not in caveat
+    assert caveat in Page(text).text
 
 
 def test_results_page_beside_a_run_without_the_stage(report_of_numbers: ReportContext, tmp_path: Path) -> None:

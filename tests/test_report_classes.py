@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,20 @@ def test_numbers_have_an_audit_too() -> None:
     page = page_of(dataclasses.replace(films(), audit=Audit(found, {"shortcuts": 2.0}).as_json({})))
     assert {"audit", "agreement"} < set(page.ids)
     assert "r = 0.42" in page.text
+
+
+@pytest.mark.parametrize(
+    ("metrics", "head", "chances"),
+    [(["auroc"], "AUROC", ["0.50"]), (["r"], "r", ["0"]), (["auroc", "r"], "AUROC or r", ["0.50", "0"])],
+)
+def test_the_audit_names_the_measure_and_its_chance(metrics: list[str], head: str, chances: list[str]) -> None:
+    tests = [{"target": "extent", "evidence": "site", "metric": m, "value": 0.62, "p": 0.01} for m in metrics]
+    found = [Finding("shortcut-site", "warning", "site predicts extent.", test) for test in tests]
+    found.append(Finding("subject-suffixes", "warning", "Names differ in an ending only.", {"subjects": 2}))
+    context = dataclasses.replace(films(), audit=Audit(found, {}, {"tests": tests}).as_json({}))
+    text = section_of(render(context), "audit")
+    assert text.count(f'<th scope="col" class="n">{head}</th>') == 2
+    assert re.findall(r"([\d.]+) is chance", text) == chances
 
 
 def test_findings_cannot_break_the_page(three: ReportContext) -> None:

@@ -44,6 +44,7 @@ def section(context: ReportContext) -> dict[str, Any]:
         "imbalance": imbalance_rows(context),
         "sides": split_rows(context),
         "imported": imported_from(context),
+        "balanced": balanced_on(context) is not None,
         "classes": class_counts(context) if context.classes else None,
         "balance": display_name(study, str(context.splits.get("balance") or "")),
     }
@@ -78,11 +79,18 @@ def imported_from(context: ReportContext) -> str:
     return how if how.startswith("column ") else ""
 
 
+def balanced_on(context: ReportContext) -> str | None:
+    """The target whose imbalance the split keeps small; None if the split was imported or each source left out once."""
+    if imported_from(context) or context.splits.get("left_out"):
+        return None
+    return context.splits.get("balance")
+
+
 def imbalance_rows(context: ReportContext) -> list[Row]:
     """One line per target: the gap in label shares between test and training, and between the folds."""
     imbalance = context.splits.get("imbalance", {})
     names = list(dict.fromkeys([*imbalance.get("test", {}), *imbalance.get("folds", {})]))
-    guide = "" if imported_from(context) else context.splits.get("balance")
+    guide = balanced_on(context)
     rows = []
     for name in names[:40]:
         shares = [imbalance.get(side, {}).get(name) for side in ("test", "folds")]
