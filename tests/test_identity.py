@@ -12,7 +12,7 @@ import pytest
 from casewise.audit.subject_names import suffix_findings
 from casewise.cohort.checks import check_alike
 from casewise.cohort.cohort import read_cohort
-from casewise.cohort.identity import identity, same_people
+from casewise.cohort.identity import groups_of_one, same_people
 from casewise.cohort.table import Problems
 from casewise.errors import CohortError, SplitError
 from casewise.pipeline.pretraining import _check_subjects
@@ -110,9 +110,9 @@ def random_names(draw: random.Random) -> tuple[list[str], dict[str, Callable[[st
     count = draw.randrange(4, 12)
     if draw.random() < 0.3:
         return [str(number) for number in draw.sample(range(1, 2000), count)], NUMBERS
-    letters = "ABCEHKMPTXS"
+    prefix = draw.choice([*"ABCDEFGHJKMNPQRSTUVWXYZ", *"ABCEHKMPTX", *"ABCEHKMPTX"])
     pairs = draw.sample(range(400), count)
-    return [f"{draw.choice(letters)}{n // 20 + 1}-{n % 20 + 1}" for n in pairs], NAMES
+    return [f"{prefix}{n // 20 + 1}-{n % 20 + 1}" for n in pairs], NAMES
 
 
 def test_no_spelling_puts_a_person_on_both_sides_unseen() -> None:
@@ -121,14 +121,14 @@ def test_no_spelling_puts_a_person_on_both_sides_unseen() -> None:
         draw = random.Random(seed)
         names, spellings = random_names(draw)
         problems = Problems()
-        check_alike(pd.Series(names), "subject", problems)
+        check_alike(pd.Series(names), "subject", problems, people=True)
         assert not problems.by_kind, (names, problems.by_kind)
         name, kind = draw.choice(names), draw.choice(list(spellings))
         other = spellings[kind](name)
         if other == name:
             continue
         seen.add(kind)
-        check_alike(pd.Series([*names, other]), "subject", problems)
+        check_alike(pd.Series([*names, other]), "subject", problems, people=True)
         ((_, message),) = problems.by_kind["subject alike"]
         assert repr(name) in message, kind
         assert repr(other) in message, kind
@@ -139,10 +139,37 @@ def test_no_spelling_puts_a_person_on_both_sides_unseen() -> None:
 
 @pytest.mark.parametrize(
     ("one", "two"),
-    [("1-10", "11-0"), ("1.10", "1.1"), ("S10", "S1"), ("A1", "B1"), ("S1a", "S1b"), ("1-1", "11"), ("-", "+")],
+    [
+        *[("1-10", "11-0"), ("1.10", "1.1"), ("S10", "S1"), ("A1", "B1"), ("S1a", "S1b"), ("1-1", "11"), ("-", "+")],
+        *[("NI-001", "NL-001"), ("CI01", "CL01"), ("Ian", "Lan"), ("123-4567", "12-34567")],
+        *[("1,000", "1"), ("2.000", "2"), ("राम", "रमा"), ("か", "が")],
+    ],
 )
 def test_other_names_are_other_people(one: str, two: str) -> None:
-    assert identity(one) != identity(two)
+    assert same_people([one], [two]) == {}
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        *[("Control1", "Control 1"), ("Control1", "control01"), ("L1", "L01"), ("L1", "L-1"), ("PASI1", "PASI-1")],
+        *[("Vol 7", "vol7"), ("Hospital-3", "hospital3"), ("943 476 5919", "9434765919"), ("12 345", "12345")],
+        *[("19900101-1234", "199001011234"), ("1,000", "1000"), ("2020-01-05", "20200105")],
+        *[("#43.0", "43"), ("1,0.", "1"), ("(1.0)", "1"), ("S1O", "S10"), ("1l", "11"), ("José 7", "jose-07")],
+    ],
+)
+def test_spellings_of_one_name_are_one_person(one: str, two: str) -> None:
+    assert same_people([one], [two]) == {one: two}
+    assert groups_of_one([one, two]) == [[one, two]]
+
+
+def test_visits_and_names_of_files_are_compared_by_case_and_spaces_only(tmp_path: Path) -> None:
+    problems = Problems()
+    check_alike(pd.Series(["Day -1", "Day 1", "T-1", "T1"]), "visit", problems)
+    check_alike(pd.Series(["1.png", "01.png"]), "subject", problems)
+    assert not problems.by_kind
+    check_alike(pd.Series(["Day 1", "day1"]), "visit", problems)
+    assert list(problems.by_kind) == ["visit alike"]
 
 
 def test_a_table_with_two_spellings_is_refused_until_the_study_states_that_they_are_two(
@@ -158,7 +185,7 @@ def test_a_table_with_two_spellings_is_refused_until_the_study_states_that_they_
     assert any("as_written" in note for note in cohort.notes)
 
 
-@pytest.mark.parametrize(("names", "said"), [(["1", "2"], "'1' and '001'"), (["x", "y"], "none of its names")])
+@pytest.mark.parametrize(("names", "said"), [(["1", "2"], "1 .there 001"), (["x", "y"], "none of its names")])
 def test_subjects_to_pretrain_on_are_the_same_or_refused(tmp_path: Path, names: list[str], said: str) -> None:
     from types import SimpleNamespace
     from typing import Any
@@ -172,7 +199,18 @@ def test_subjects_to_pretrain_on_are_the_same_or_refused(tmp_path: Path, names: 
         _check_subjects(settings, cohort, splits, as_written=False)
 
 
-@pytest.mark.parametrize("endings", [("_v1", "_v2"), ("L", "R"), ("-od", "-os"), (" (1)", " (2)")])
+@pytest.mark.parametrize(
+    "endings",
+    [
+        ("_v1", "_v2"),
+        ("v1", "v2"),
+        ("L", "R"),
+        ("-od", "-os"),
+        (" (1)", " (2)"),
+        ("_baseline", "_followup"),
+        ("_2019", "_2021"),
+    ],
+)
 def test_systematic_endings_are_a_finding(endings: tuple[str, str]) -> None:
     names = [f"P{number}{ending}" for number in range(8) for ending in endings]
     (finding,) = suffix_findings(names)
@@ -185,6 +223,7 @@ def test_systematic_endings_are_a_finding(endings: tuple[str, str]) -> None:
         [f"{number:03d}" for number in range(100)],
         [f"S1-{number:02d}" for number in range(40)],
         [f"site{site}_{number}" for site in range(4) for number in range(3)],
+        [f"{site:02d}-{number}" for site in range(20) for number in range(1, 5)],
         ["P1L", "P1R", "P2", "P3"],
         [],
     ],

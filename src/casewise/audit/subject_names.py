@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from casewise.audit.findings import Finding
 from casewise.audit.sentences import fill
 
-# An ending: a short word (`left`), a number, or both (`v2`) after a separator; or one letter after a digit.
-_ENDING = re.compile(r"(.*\w)(?:[ _.(-]+([a-z]{0,6}[ _.-]?\d{1,2}|[a-z]{1,5})|(?<=\d)([a-z]))\)?", re.IGNORECASE)
+# An ending: a word (`left`), a number, or both (`v2`) after a separator; a letter or `v2` after a digit.
+_ENDING = re.compile(
+    r"(.*\w)(?:[ _.(-]+([a-z]{0,10}[ _.-]?\d{1,2}|[a-z]{1,10}|(?:19|20)\d\d)|(?<=\d)([a-z]|v\d))\)?", re.IGNORECASE
+)
 # Endings that follow a system are few, and occur with more stems than numbers of subjects within a site do.
 MOST_ENDINGS, FEWEST_STEMS, STEMS_PER_ENDING, SHARE = 6, 3, 2, 0.5
 
@@ -26,8 +28,11 @@ def suffix_findings(subjects: Iterable[str]) -> list[Finding]:
     names = sorted(set(subjects))
     by_stem: dict[str, dict[str, str]] = defaultdict(dict)
     for name in names:
-        if match := _ENDING.fullmatch(name):
-            by_stem[match[1].casefold()][(match[2] or match[3]).casefold()] = name
+        match = _ENDING.fullmatch(name)
+        ending = (match[2] or match[3]).casefold() if match else ""
+        # numbers after a number are those of a site's subjects
+        if match and not (ending.isdecimal() and len(ending) < 3 and match[1].isdecimal()):
+            by_stem[match[1].casefold()][ending] = name
     several = {stem: endings for stem, endings in by_stem.items() if len(endings) > 1}
     endings = sorted({ending for of_stem in several.values() for ending in of_stem})
     affected = sum(map(len, several.values()))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import re
 import stat
-import unicodedata
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from casewise.cohort.identity import identity
+from casewise.cohort.identity import alike, groups_of_one
 from casewise.cohort.natural_sort import PLAIN_NUMBER, natural
 from casewise.cohort.table import Problems, each, names_text, rows_text
 from casewise.errors import nearest
@@ -27,16 +26,6 @@ _OTHER_NAMES = {
     "region": ("body_region", "site", "location", "area", "zone", "anatomy"),
 }
 _NO_VALUE = {"na", "n/a", "#n/a", "nan", "none", "null", "nil", "?", "-", "unknown", "missing"}
-
-
-def alike(text: str) -> str:
-    """A name without case and spaces; a person would read names with the same result as one name.
-
-    >>> alike("s 01") == alike("S01 ")
-    True
-    """
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(c for c in plain if not c.isspace() and unicodedata.category(c) != "Cf")
 
 
 def closest(name: str, options: list[str]) -> str:
@@ -172,23 +161,32 @@ def read_names(raw: pd.Series, field: str, problems: Problems, notes: list[str])
     return text
 
 
-def check_alike(raw: pd.Series, field: str, problems: Problems, *, within: pd.Series | None = None) -> None:
-    """Names that differ in spelling only are a problem; `within` restricts the comparison to its groups."""
+def check_alike(
+    raw: pd.Series, field: str, problems: Problems, *, within: pd.Series | None = None, people: bool = False
+) -> None:
+    """Names that differ only in case or spaces are a problem; `within` restricts the comparison to its groups.
+
+    With `people`, the names of subjects are compared by `casewise.cohort.identity`.
+    """
     import pandas as pd
 
     groups = pd.Series("", index=raw.index) if within is None else within
     pairs = pd.DataFrame({"group": groups, "name": raw})
-    unique = pairs.drop_duplicates()
-    unique = unique.assign(key=unique["name"].map({name: identity(name) for name in unique["name"].unique()}))
-    unique = unique[unique.duplicated(["group", "key"], keep=False) & (unique["key"] != "")]
-    for (group, _), same in unique.groupby(["group", "key"], sort=False):
-        rows = [pairs.index[(pairs["group"] == group) & (pairs["name"] == name)].tolist() for name in same["name"]]
-        named = " and ".join(f"{n!r} ({rows_text(r, 3)})" for n, r in zip(same["name"], rows, strict=True))
-        of = f" of subject {group}" if within is not None else ""
-        text = f"{field}{of}: {named} look alike. Write the same name in all rows, or names that differ more clearly."
-        if field == "subject":
-            text += " If they are different people, write `subject_names: as_written` in the study."
-        problems.add(f"{field} alike", text, row=min(rows[0]))
+    for group, names in pairs.drop_duplicates().groupby("group", sort=False)["name"]:
+        by_key: dict[str, list[str]] = {}
+        for name in names:
+            by_key.setdefault(alike(name), []).append(name)
+        similar = groups_of_one(names) if people else [same for key, same in by_key.items() if key and len(same) > 1]
+        for same in similar:
+            rows = [pairs.index[(pairs["group"] == group) & (pairs["name"] == name)].tolist() for name in same]
+            named = " and ".join(f"{n!r} ({rows_text(r, 3)})" for n, r in zip(same, rows, strict=True))
+            of = f" of subject {group}" if within is not None else ""
+            text = (
+                f"{field}{of}: {named} look alike. Write the same name in all rows, or names that differ more clearly."
+            )
+            if people:
+                text += " If they are different people, write `subject_names: as_written` in the study."
+            problems.add(f"{field} alike", text, row=min(rows[0]))
 
 
 def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[str]) -> tuple[pd.Series, pd.Series]:

@@ -6,7 +6,8 @@ import re
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
-from casewise.cohort.checks import alike, closest, number
+from casewise.cohort.checks import closest, number
+from casewise.cohort.identity import alike
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import Problems, names_text, rows_text
 from casewise.study.schema import Study, Target

@@ -70,7 +70,9 @@ def read_cohort(study: Study, *, to_learn: bool = True, labelled: bool = True) -
     if cells.empty:
         problems.raise_any(study.cohort)
     columns = find_columns(study, cells.columns.tolist(), problems)
-    images, marks = _standard_columns(cells, columns, study, problems, notes)
+    # New cases are in no split, and names of files are no names of people.
+    people = labelled and study.subjects_known and study.subject_names == "refuse_similar"
+    images, marks = _standard_columns(cells, columns, study, problems, notes, people=people)
     targets = [name for name in study.targets if name not in STORED]
     for name in targets:
         images[name] = read_target(name, study, cells, problems) if labelled else float("nan")
@@ -90,9 +92,12 @@ def read_cohort(study: Study, *, to_learn: bool = True, labelled: bool = True) -
 
 
 def _standard_columns(
-    cells: pd.DataFrame, columns: dict[str, str], study: Study, problems: Problems, notes: list[str]
+    cells: pd.DataFrame, columns: dict[str, str], study: Study, problems: Problems, notes: list[str], *, people: bool
 ) -> tuple[pd.DataFrame, pd.Series]:
-    """Path, subject, visit, case, day and region row by row, and an identity of each file."""
+    """Path, subject, visit, case, day and region row by row, and an identity of each file.
+
+    With `people`, names of subjects that may mean one person are a problem.
+    """
     import pandas as pd
 
     empty = pd.Series("", index=cells.index, dtype="str")
@@ -102,12 +107,9 @@ def _standard_columns(
     if "subject" in columns:
         raw = cells[columns["subject"]]
         subjects = read_names(raw, "subject", problems, notes)
-        if study.subject_names == "refuse_similar":
-            check_alike(raw, "subject", problems)
-        else:
-            notes.append(
-                "Names of subjects that differ in any character are different people (subject_names: as_written)."
-            )
+        check_alike(raw, "subject", problems, people=people)
+        if study.subject_names == "as_written":
+            notes.append("Names of subjects that differ in spelling are different people (subject_names: as_written).")
     if "visit" in columns and cells[columns["visit"]].str.strip().any():
         raw = cells[columns["visit"]]
         visits = read_names(raw, "visit", problems, notes)

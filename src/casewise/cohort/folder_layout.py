@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from casewise.cohort.checks import alike, natural
+from casewise.cohort.checks import natural
+from casewise.cohort.identity import alike
 from casewise.errors import CasewiseError
 
 IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".heic", ".heif")

@@ -1,12 +1,13 @@
-"""Which names of subjects mean the same person: names that differ in spelling only."""
+"""Which names of subjects may mean the same person: names that differ in spelling only."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 
-# Letters of other alphabets, and digits, that look like a Latin letter or a digit.
+# Letters of other alphabets that look like a Latin letter.
 _LOOKALIKES = str.maketrans(
     {
         **dict(zip("авекмнорстухіјѕѵԁԛԝһӏ", "abekmhopctyxijsvdqwhl", strict=True)),
@@ -14,60 +15,145 @@ _LOOKALIKES = str.maketrans(
         **dict(zip("øłđħŧıſ", "oldhtis", strict=True)),
     }
 )
-# Letters that are read as digits, after the look-alikes of other alphabets.
-_AS_DIGITS = str.maketrans({"o": "0", "i": "1", "l": "1"})
-_NUMBER = re.compile(r"[+]?(\d+)(?:[.,](\d*))?(?:e[+]?(\d{1,3}))?")
+_AS_DIGITS = str.maketrans("oil", "011")
+_WRITTEN_WITH_ACCENTS = ("LATIN", "GREEK", "CYRILLIC", "DIGIT")
+# Marks around a name, such as quotes, brackets and a number sign.
+_AROUND = " '\"`´#()[]{}<>.,;:"
+_NUMBER = re.compile(r"\+?(\d+)(?:[.,]0{0,2})?(?:e\+?(\d{1,2}))?")
+_THOUSANDS = re.compile(r"\d{1,3}(?:[,' ]\d{3})+")
+# With fewer digits, names with and without separators are too often different people (`1-10` and `110`).
+_LONG = 6
+_READ_AS_DIGITS, _JOINED = " as digits", " without separators"
 
 
-def identity(name: str) -> str:
-    """A key that is equal for all spellings of one subject's name.
+def alike(text: str) -> str:
+    """A name without case and spaces; columns, classes and visits with the same result are one name.
 
-    Case, accents, spaces, invisible characters, leading zeros, the decimal places of whole numbers, look-alike letters
-    of other alphabets, O for 0 and l or I for 1 do not count; nor do separators, except between two digits, where all
-    separators are the same. Two different people may have one key, such as `S1` and `S01`; they are never taken for one
-    person, but refused until the names differ more or the study states that they are different people.
-
-    >>> len({identity(name) for name in ["C1", "c-01", "C_1", "С1", "C 001"]})
-    1
-    >>> identity("1-10") == identity("11-0")
-    False
+    >>> alike("s 01") == alike("S01 ")
+    True
     """
-    text = _whole_number("".join(_letters(name)).translate(_LOOKALIKES).strip(" '\"`"))
-    text = re.sub(r"(?<=\d)[^\w]+(?=\d)|(?<=\d)_+(?=\d)", "-", text.translate(_AS_DIGITS))
-    text = re.sub(r"(?<!\d)[\W_]+|[\W_]+(?!\d)", "", text)
-    return re.sub(r"(?<!\d)0+(?=\d)", "", text) or name
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(c for c in plain if not c.isspace() and unicodedata.category(c) != "Cf")
+
+
+def identity(name: str) -> frozenset[str]:
+    """The keys of a subject's name; names without a key in common are those of different people.
+
+    Case, accents, invisible characters, leading zeros, the decimal places of whole numbers and letters of other
+    alphabets that look like Latin ones do not count; nor do separators, except between two digits, where all separators
+    are the same. The last two kinds of keys have words, and decide under the conditions of `_may_be_one` only: O, I and
+    l read as digits, and a number of six or more digits without its separators.
+
+    >>> sorted(frozenset.intersection(*map(identity, ["C1", "c-01", "C_1", "С1", "C 001"])))
+    ['c1', 'c1 as digits']
+    >>> identity("1-10") & identity("11-0")
+    frozenset()
+    """
+    text = _visible(name)
+    keys = {alike(name), _key(text)}
+    text = text.translate(_AS_DIGITS)
+    if re.search(r"\d", text):
+        keys.add(_key(text) + _READ_AS_DIGITS)
+    digits = re.sub(r"[\W_]", "", text)
+    if digits.isdecimal() and len(digits) >= _LONG:
+        keys.add(digits + _JOINED)
+    return frozenset(key or name for key in keys)
+
+
+def groups_of_one(names: Iterable[str]) -> list[list[str]]:
+    """The groups of different names that may mean one person, in order.
+
+    >>> groups_of_one(["1", "2", "01", "123-4567", "12-34567", "S1"])
+    [['1', '01']]
+    """
+    by_key: dict[str, list[str]] = defaultdict(list)
+    for name in dict.fromkeys(names):
+        for key in sorted(identity(name)):
+            by_key[key].append(name)
+    groups = []
+    for key, group in by_key.items():
+        similar = [name for name in group if any(other != name and _may_be_one(key, name, other) for other in group)]
+        groups += [tuple(similar)] if similar else []
+    largest = [group for group in dict.fromkeys(groups) if not any(set(group) < set(other) for other in groups)]
+    return [list(group) for group in largest]
 
 
 def same_people(names: Iterable[str], others: Iterable[str], *, as_written: bool = False) -> dict[str, str]:
-    """The names that mean a person among `others`, each with that person's spelling there, in order.
+    """The names that may mean a person among `others`, each with that person's spelling there, in order.
 
-    With `as_written` only equal names do.
+    With `as_written`, only case, spaces and invisible characters do not count.
 
     >>> same_people(["001", "7"], ["1", "2"])
     {'001': '1'}
     """
-    key = str if as_written else identity
-    spellings = {key(other): other for other in others}
-    return {name: spellings[key(name)] for name in names if key(name) in spellings}
+    by_key: dict[str, list[str]] = defaultdict(list)
+    for other in others:
+        for key in (alike(other),) if as_written else identity(other):
+            by_key[key].append(other)
+    found: dict[str, str] = {}
+    for name in names:
+        keys = [alike(name)] if as_written else sorted(identity(name))
+        candidates = [other for key in keys for other in by_key.get(key, []) if _may_be_one(key, name, other)]
+        if candidates:
+            found[name] = name if name in candidates else candidates[0]
+    return found
 
 
-def _letters(name: str) -> Iterable[str]:
-    """The visible characters, without case and accents; every space or dash as one of its kind."""
+def spelling_pairs(similar: dict[str, str], most: int = 5) -> str:
+    """The result of `same_people` for a message: each name, and its other spelling if it differs.
+
+    >>> spelling_pairs({"7": "7", "001": "1"})
+    '7, 001 (there 1)'
+    """
+    pairs = [name if name == other else f"{name} (there {other})" for name, other in list(similar.items())[:most]]
+    return ", ".join(pairs)
+
+
+def _may_be_one(key: str, name: str, other: str) -> bool:
+    """Whether two names with a key in common may mean one person.
+
+    Read as digits, one name must have a digit where the other has a letter: `NI-1` and `NL-1` are two people. Without
+    separators, one name must be written so: `12-34567` and `123-4567` are two people.
+    """
+    if key.endswith(_READ_AS_DIGITS):
+        letters = [sum(map(_visible(text).count, "oil")) for text in (name, other)]
+        return letters[0] != letters[1]
+    return not key.endswith(_JOINED) or any(alike(text).isalnum() for text in (name, other))
+
+
+def _letters(name: str) -> Iterator[str]:
+    """The visible characters without case and accents, each space and dash as one of its kind."""
+    script = ""
     for character in unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", name).casefold()):
         category = unicodedata.category(character)
-        if category in ("Zs", "Zl", "Zp") or character.isspace():
+        if category[0] == "M":
+            invisible = unicodedata.name(character, "").startswith(("VARIATION SELECTOR", "COMBINING GRAPHEME"))
+            if not invisible and not script.startswith(_WRITTEN_WITH_ACCENTS):
+                # a vowel or voicing sign is part of the name; as letters, it is no separator
+                yield "".join(chr(ord("a") + int(digit, 16)) for digit in f"{ord(character):x}")
+        elif category in ("Zs", "Zl", "Zp") or character.isspace():
             yield " "
-        elif category in ("Pd", "Sm") and character != "+":
+        elif category == "Pd" or character == "\N{MINUS SIGN}":
             yield "-"
         elif category == "Nd":
             yield str(unicodedata.digit(character))
-        elif category[0] != "M" and category not in ("Cf", "Cc", "Cn", "Co", "Cs"):
+        elif category not in ("Cf", "Cc", "Cn", "Co", "Cs"):
             yield character
+        if category[0] in "LN":
+            script = unicodedata.name(character, "")
 
 
-def _whole_number(text: str) -> str:
-    """A number without sign, exponent and empty decimal places: `+1`, `1.0` and `1e0` are 1."""
-    match = _NUMBER.fullmatch(text)
-    if not match or (match[2] or "").strip("0"):
-        return text
-    return match[1] + "0" * int(match[3] or 0)
+def _visible(name: str) -> str:
+    """The characters of a name that count, and its separators."""
+    return "".join(_letters(name)).translate(_LOOKALIKES).strip(_AROUND)
+
+
+def _key(text: str) -> str:
+    """A name without separators, except one between digits, and without leading zeros."""
+    if match := _NUMBER.fullmatch(text):
+        text = match[1] + "0" * int(match[2] or 0)
+    elif _THOUSANDS.fullmatch(text):
+        text = re.sub(r"\D", "", text)
+    text = re.sub(r"(?<=\d)[\W_]+(?=\d)", "-", text)
+    text = re.sub(r"(?<!\d)[\W_]+|[\W_]+(?!\d)", "", text)
+    return re.sub(r"(?<!\d)0+(?=\d)", "", text)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from casewise.cohort.identity import same_people
+from casewise.cohort.identity import same_people, spelling_pairs
 from casewise.errors import RunError, SplitError, WeightsError, nearest
 from casewise.models.backbones import Network, library_head
 from casewise.models.fusion import Fused, adapted, first_layer
@@ -274,12 +274,12 @@ def _from_bundle(
     network: Network, path: Path, held_out: Sequence[str], channels: Sequence[str] | None
 ) -> tuple[str, list[str]]:
     folder, values = JobFolder(path), _bundle_facts(path)
-    shared = list(same_people(sorted(held_out), values["subjects"]))
+    shared = same_people(sorted(held_out), values["subjects"])
     if shared:
         raise SplitError(
-            f"weights: {path} was trained on {len(shared)} subjects that are held out here, from training or for early "
-            f"stopping ({', '.join(shared[:5])}). Their figures would be too optimistic. Pretrain without them "
-            "(`pretrain:` does so for every fold)."
+            f"weights: by their names, {path} was trained on {len(shared)} subjects that are held out here, from "
+            f"training or for early stopping ({spelling_pairs(shared)}). Their figures would be too optimistic. "
+            "Pretrain without them (`pretrain:` does so for every fold)."
         )
     sequences = (values.get("fitted") or {}).get("sequences")
     if sequences and channels is not None and list(channels) != sequences:

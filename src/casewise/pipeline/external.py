@@ -9,7 +9,7 @@ import numpy as np
 
 from casewise.audit.twin_findings import check_twins_between
 from casewise.cohort.cohort import Cohort, read_cohort
-from casewise.cohort.identity import same_people
+from casewise.cohort.identity import same_people, spelling_pairs
 from casewise.cohort.labels import label_table
 from casewise.console import Silent
 from casewise.errors import CohortError, SplitError
@@ -125,10 +125,10 @@ def check_apart_from_pretraining(
 def _check_subjects(study: Study, subjects: set[str], names: set[str], whose: str) -> None:
     settings = study.external
     assert settings is not None
-    shared = list(same_people(sorted(subjects), names, as_written=study.subject_names == "as_written"))
+    shared = same_people(sorted(subjects), names, as_written=study.subject_names == "as_written")
     if shared and settings.subjects != "distinct":
         raise SplitError(
-            f"external: {len(shared)} subjects of {settings.cohort} have names of {whose} ({', '.join(shared[:5])}). "
+            f"external: {len(shared)} subjects of {settings.cohort} have names of {whose} ({spelling_pairs(shared)}). "
             "If they are the same people, leave them out with `external: {where_not: …}`; if they are other people "
             "with the same numbers, state `external: {subjects: distinct}`."
         )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from casewise.audit.twin_findings import check_twins_between
 from casewise.cohort.cohort import Cohort, read_cohort
-from casewise.cohort.identity import same_people
+from casewise.cohort.identity import same_people, spelling_pairs
 from casewise.errors import SplitError
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
@@ -54,13 +54,14 @@ def _check_subjects(settings: Pretraining, cohort: Cohort, splits: Splits, *, as
     """Check the names of subjects in both cohorts, and return the number of shared ones."""
     names = set(cohort.images["subject"].astype(str))
     shared = sorted(names & set(splits.side))
+    # with `distinct`, the study states that the names of the two tables are those of different people
+    as_written = as_written or settings.subjects == "distinct"
     similar = same_people(sorted(names - set(shared)), splits.side, as_written=as_written)
     if similar:
-        pairs = ", ".join(f"{name!r} and {spelling!r}" for name, spelling in list(similar.items())[:3])
+        way_out = "" if as_written else "; if they are different people, write `subject_names: as_written` in the study"
         raise SplitError(
-            f"pretrain: {counted(len(similar), 'name')} in {settings.cohort} and in the study differ in spelling only "
-            f"({pairs}). Use one spelling for both; if they are different people, write `subject_names: as_written` in "
-            "the study."
+            f"pretrain: {counted(len(similar), 'name')} of {settings.cohort} and of the study may mean the same "
+            f"people: {spelling_pairs(similar)}. Use one spelling in both tables{way_out}."
         )
     if settings.subjects == "shared" and not shared:
         raise SplitError(

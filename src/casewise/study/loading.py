@@ -121,6 +121,9 @@ def build_study(values: dict[str, Any], *, source: str, folder: Path) -> Study:
 def checked_study(study: Study) -> Study:
     """Check a study whose settings were changed with `model_copy`, which checks nothing.
 
+    Settings that were derived from others when the study was read (`outputs`, `primary_outcome`) stay as they were; the
+    changes of `read_study` derive them again.
+
     Raises:
         StudyError: lists every problem by field.
     """

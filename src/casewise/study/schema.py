@@ -112,8 +112,8 @@ class Study(StudyModel):
     subject_names: Literal["refuse_similar", "as_written"] = Field(
         "refuse_similar",
         description="Whether names of subjects that differ in spelling only (`S1` and `s-01`, `1` and `1.0`, `O1` and "
-        "`01`) are refused, because one person could then be in training and test data. `as_written`: names that "
-        "differ in any character are different people; the report states it.",
+        "`01`) are refused, because one person could then be in training and test data. `as_written`: they are "
+        "different people, unless they differ in case, spaces or invisible characters only; the report states it.",
     )
     modality: str = Field(
         "",
