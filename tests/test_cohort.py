@@ -621,3 +621,14 @@ def test_an_empty_visit_column_can_be_left_unused(write: Callable[..., Path]) ->
     folder = write("path,subject,visit,grade", "a.jpg,A,1,1", "b.jpg,B,,1")
     assert """write `columns: {visit: ""}` in the study""" in problems(folder)
     assert read_cohort(study(folder, columns={"visit": ""})).cases["visit"].tolist() == ["1", "1"]
+
+
+def test_files_are_not_suggested_as_subjects_nor_taken_for_them(write: Callable[..., Path]) -> None:
+    folder = write("path,subject,grade", "a.jpg,A,1", "b.jpg,B,2", "c.jpg,C,3")
+    with pytest.raises(CohortError, match="subject is 'pat', which is not a column of the table") as refused:
+        read_cohort(study(folder, columns={"subject": "pat"}))
+    assert "'path'" not in str(refused.value)
+    with pytest.raises(CohortError, match="subjects_known: false"):
+        read_cohort(study(folder, columns={"subject": "path"}))
+    unknown = read_cohort(study(folder, columns={"subject": "path"}, subjects_known=False))
+    assert len(unknown.cases) == 3

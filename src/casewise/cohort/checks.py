@@ -53,13 +53,15 @@ def number(text: str) -> float | None:
 def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[str, str]:
     """The column of each standard name that the table has; a name mapped to '' is left unused."""
     names = [*ROLES, *study.targets]
+    files = study.columns.get("path", "path")
     for name, header in study.columns.items():
         if name not in names:
             problems.add("columns", f"columns: there is no standard name {name!r}.{closest(name, names)}")
         elif header and header not in headers:
             problems.add(
                 "columns",
-                f"columns: {name} is {header!r}, which is not a column of the table.{closest(header, headers)}",
+                f"columns: {name} is {header!r}, which is not a column of the table."
+                f"{closest(header, [other for other in headers if name == 'path' or other != files])}",
             )
         elif name in study.targets and study.targets[name].column is not None:
             problems.add("columns", f"columns: the column of {name} is stated in targets as well. State it once.")
@@ -71,6 +73,12 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
     columns = {role: study.columns.get(role, role) for role in ROLES if study.columns.get(role, role) in headers}
     if "day" in columns and "date" in columns:
         del columns["date" if study.columns.get("day") or not study.columns.get("date") else "day"]
+    if study.subjects_known and "path" in columns and columns.get("subject") == columns["path"]:
+        text = (
+            f"columns: subject and path are both {columns['path']!r}, so that every image would be a person. Name the "
+        )
+        text += "column that identifies people; if they are not known, write `subjects_known: false` in the study."
+        problems.add("columns", text)
     if not study.regions:
         # the study has no regions, so a column of this name has another meaning
         columns.pop("region", None)
