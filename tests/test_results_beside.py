@@ -126,6 +126,20 @@ def test_runs_of_other_cases_are_not_compared_on_the_page(tmp_path: Path) -> Non
         text_of(first, alike)
 
 
+def test_one_subject_has_no_rough_intervals_on_the_page(tmp_path: Path) -> None:
+    folder = with_page(run_of(tmp_path / "a", 1.0))
+    file = RunFolder(folder).metrics
+    metrics = file.read()
+    compared = metrics["comparisons"]["oof"]["extent"]["mae"]
+    compared |= {"rough": True, "differences": {"net": {"difference": 0.1, "low": None, "high": None}}}
+    file.write(metrics)
+    text = text_of(folder)
+    assert "With fewer than ten subjects, no learner is shown to be better." in text
+    compared["differences"]["net"] |= {"low": -0.1, "high": 0.3}
+    file.write(metrics)
+    assert "these intervals are rough" in text_of(folder)
+
+
 def test_where_recipes_or_splits_differ_each_run_is_named(tmp_path: Path) -> None:
     first, other = (with_page(run_of(tmp_path / name, 1.0)) for name in ("a", "b"))
     recipe = {"epochs": 6, "schedule": "constant", "early_stopping": {"monitor": "none"}}

@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from casewise.cohort.identity import alike, groups_of_one
+from casewise.cohort.identity import alike, groups_alike, groups_of_one
 from casewise.cohort.natural_sort import PLAIN_NUMBER, natural
 from casewise.cohort.table import Problems, each, names_text, rows_text
 from casewise.errors import nearest
@@ -181,11 +181,7 @@ def check_alike(
     groups = pd.Series("", index=raw.index) if within is None else within
     pairs = pd.DataFrame({"group": groups, "name": raw})
     for group, names in pairs.drop_duplicates().groupby("group", sort=False)["name"]:
-        by_key: dict[str, list[str]] = {}
-        for name in names:
-            by_key.setdefault(alike(name), []).append(name)
-        similar = groups_of_one(names) if people else [same for key, same in by_key.items() if key and len(same) > 1]
-        for same in similar:
+        for same in groups_of_one(names) if people else groups_alike(names):
             rows = [pairs.index[(pairs["group"] == group) & (pairs["name"] == name)].tolist() for name in same]
             named = " and ".join(f"{n!r} ({rows_text(r, 3)})" for n, r in zip(same, rows, strict=True))
             of = f" of subject {group}" if within is not None else ""

@@ -60,6 +60,18 @@ def identity(name: str) -> frozenset[str]:
     return frozenset(key or name for key in keys)
 
 
+def groups_alike(names: Iterable[str]) -> list[list[str]]:
+    """The groups of different names that differ only in case, spaces and invisible characters, in order.
+
+    >>> groups_alike(["Day 1", "Day -1", "day1"])
+    [['Day 1', 'day1']]
+    """
+    by_key: dict[str, list[str]] = defaultdict(list)
+    for name in dict.fromkeys(names):
+        by_key[alike(name)].append(name)
+    return [group for key, group in by_key.items() if key and len(group) > 1]
+
+
 def groups_of_one(names: Iterable[str]) -> list[list[str]]:
     """The groups of different names that may mean one person, in order.
 
@@ -90,13 +102,13 @@ def same_people(names: Iterable[str], others: Iterable[str], *, as_written: bool
     for other in others:
         for key in (alike(other),) if as_written else identity(other):
             by_key[key].append(other)
-    found: dict[str, str] = {}
+    spellings: dict[str, str] = {}
     for name in names:
         keys = [alike(name)] if as_written else sorted(identity(name))
         candidates = [other for key in keys for other in by_key.get(key, []) if _may_be_one(key, name, other)]
         if candidates:
-            found[name] = name if name in candidates else candidates[0]
-    return found
+            spellings[name] = name if name in candidates else candidates[0]
+    return spellings
 
 
 def spelling_pairs(similar: dict[str, str], most: int = 5) -> str:

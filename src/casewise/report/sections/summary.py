@@ -442,8 +442,8 @@ def _number_tiles(context: ReportContext) -> list[dict[str, Any]]:
 
 def external_tiles(context: ReportContext) -> list[dict[str, Any]]:
     """The external figure beside the headline's; none where it could not be evaluated."""
-    found = validation.external_summary(context)
-    metric = found.get("metric") if found else None
+    external = validation.external_summary(context)
+    metric = external.get("metric") if external else None
     if not metric:
         return []
     write = metric_format(context.study, context.outcome)
