@@ -27,7 +27,7 @@ from casewise.report.markdown.page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
-from casewise.study.schema import Phase, Recipe, Study
+from casewise.study.schema import Compute, Phase, Recipe, Study
 from tests.conftest import TINY, absolute
 
 
@@ -409,17 +409,14 @@ def test_a_killed_run_continues_to_the_same_bits(
 
 
 @pytest.mark.usefixtures("training_only")
-def test_two_runs_side_by_side_give_the_same_bits(tiny: Path, tmp_path: Path) -> None:
-    study = read_study(tiny)
-    study = study.model_copy(
-        update={
-            "compute": study.compute.model_copy(update={"jobs": 2}),
-            "backbones": ["shufflenet_v2_x0_5"],
-            "stack": [],
-        }
-    )
-    one, two = run(study, tmp_path / "one"), run(study, tmp_path / "two")
+def test_a_run_with_the_plan_of_another_run_gives_the_same_bits(tiny: Path, tmp_path: Path) -> None:
+    study = read_study(tiny).model_copy(update={"backbones": ["shufflenet_v2_x0_5"], "stack": []})
+    one = run(study.model_copy(update={"compute": Compute(jobs=2)}), tmp_path / "one")
+    two = run(study.model_copy(update={"compute": Compute(jobs=1, plan=tmp_path / "one")}), tmp_path / "two")
     assert np.array_equal(one.predictions["y_pred"], two.predictions["y_pred"])
+    first, second = (json.loads((tmp_path / name / "compute.json").read_text()) for name in ("one", "two"))
+    for name in ("device", "precision", "channels_last", "threads"):
+        assert first["shufflenet_v2_x0_5"][name] == second["shufflenet_v2_x0_5"][name]
 
 
 @pytest.mark.usefixtures("training_only")

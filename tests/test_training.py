@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,8 @@ import torch
 
 from casewise.errors import CasewiseError, RunError, StudyError
 from casewise.jobs import job as network_jobs
-from casewise.jobs.backends.local import _compute_plans, _try
+from casewise.jobs.backends.local import _side_by_side
+from casewise.jobs.compute_plans import compute_plans, stated_plans, try_size
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
 from casewise.models.forward import predict
@@ -210,13 +211,13 @@ def test_fused_networks_are_measured_on_their_own_sequences(tmp_path: Path) -> N
     memo = tmp_path / "memo.json"
     for number, kind in enumerate(kinds, 1):
         network = build_network("cnn", 1, **kind)
-        _try(network, 32, 32)
+        try_size(network, 32, 32)
         compute = Compute(device="cpu", precision="fp32")
         assert choose(network, compute, side=32, batch=2, threads=1, memo=memo).measured
         assert len(json.loads(memo.read_text())) == number
         assert _agrees(network, 32)
     with pytest.raises(StudyError, match=r"cannot take panels of 40×40"):
-        _try(build_network("test_vit", 1, fusion="early", sequences=2, side=32), 40, 40)
+        try_size(build_network("test_vit", 1, fusion="early", sequences=2, side=32), 40, 40)
 
 
 @pytest.mark.parametrize(("alone", "taken"), [(0.09, 1), (0.11, 2), (0.3, 2)])
@@ -287,21 +288,85 @@ def test_a_job_keeps_freed_memory_unless_the_study_says_no(kept: bool, monkeypat
     assert told == ["kept"] * kept
 
 
-def test_a_run_goes_on_with_its_choice_but_for_stated_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that gives the plan of the network `cnn` for these settings of `compute`; the folder is `tmp_path`."""
     monkeypatch.setattr("casewise.models.build_model.build_network", lambda *given, **more: None)
     monkeypatch.setattr("casewise.models.build_model.load_weights", lambda *given, **more: ("", []))
-    monkeypatch.setattr("casewise.jobs.backends.local._try", lambda *given: None)
-    monkeypatch.setattr("casewise.jobs.fit_subjects.divided", lambda *given: ([], []))
-    before = ComputePlan("cpu", "fp32", False, 2, (("fp32 contiguous", 0.1),), "measured")
-    RunFolder(tmp_path).compute.write({"cnn": asdict(before)})
+    monkeypatch.setattr("casewise.jobs.compute_plans.try_size", lambda *given: None)
+    monkeypatch.setattr("casewise.jobs.compute_plans.divided", lambda *given: ([], []))
+    monkeypatch.setattr("casewise.jobs.compute_plans.choose", lambda *given, **more: ComputePlan(why="measured again"))
     values = {"cohort": "c.csv", "targets": {"extent": {"range": [0, 4]}}, "backbones": ["cnn"], "name": "s"}
     splits = SimpleNamespace(held_out=lambda fold: [])
-    for threads, expected in (("auto", 2), (1, 1), ("auto", 1)):
-        study = Study.model_validate({**values, "compute": {"threads": threads, "keep_memory": False}})
-        material: Any = SimpleNamespace(study=study, splits=splits, cohort=SimpleNamespace(panels=None))
+
+    def plan(**compute: Any) -> ComputePlan:
+        study = Study.model_validate({**values, "compute": {"keep_memory": False, **compute}})
+        inputs: Any = SimpleNamespace(study=study, splits=splits, cohort=SimpleNamespace(panels=None))
         jobs: Any = [SimpleNamespace(model="cnn", fold=0)]
-        found = _compute_plans(jobs, material, RunFolder(tmp_path), 2)["cnn"]
-        assert found == replace(before, threads=expected)
+        return compute_plans(jobs, inputs, RunFolder(tmp_path), 2)["cnn"]
+
+    return plan
+
+
+RECORDED = ComputePlan("cpu", "fp32", False, 2, (("fp32 contiguous", 0.1),), "measured")
+
+
+def test_a_run_continues_with_its_recorded_plan(planned: Any, tmp_path: Path) -> None:
+    RunFolder(tmp_path).compute.write({"cnn": asdict(RECORDED)})
+    assert planned() == planned(threads=2) == planned(jobs=1) == RECORDED
+    assert planned(threads=1).why == "measured again"  # no network is finished, so another plan is possible
+
+
+def test_finished_networks_are_not_mixed_with_those_of_another_plan(
+    planned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    RunFolder(tmp_path).compute.write({"cnn": asdict(RECORDED)})
+    monkeypatch.setattr(RunFolder, "job_records", lambda self, networks: [{}])
+    assert planned() == RECORDED
+    for stated in ({"threads": 1}, {"plan": {"cnn": {"threads": 1}}}, {"precision": "bf16"}):
+        with pytest.raises(RunError):
+            planned(**stated)
+
+
+def test_a_stated_plan_is_followed_and_recorded(planned: Any, tmp_path: Path) -> None:
+    assert (
+        planned(plan={"cnn": {"precision": "bf16", "threads": 3}}).described()
+        == "bf16, channels-last, 3 threads on cpu"
+    )
+    assert json.loads((tmp_path / "compute.json").read_text())["cnn"]["threads"] == 3
+    other = RunFolder(tmp_path / "other")
+    other.path.mkdir()
+    other.compute.write({"cnn": asdict(RECORDED)})
+    for path in (other.path, other.compute.path):
+        assert planned(plan=path).described() == RECORDED.described()
+
+
+def test_a_plan_that_cannot_be_followed_is_refused(planned: Any, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="cnn"):
+        planned(plan={"cn": {}})
+    (tmp_path / "broken.json").write_text('{"cnn": {"threads": "two"}}')
+    (tmp_path / "list.json").write_text("[1]")
+    for name in ("absent.json", "broken.json", "list.json"):
+        with pytest.raises(StudyError, match=name):
+            planned(plan=tmp_path / name)
+    with pytest.raises(ValueError, match="precision"):
+        Compute(plan={"cnn": {}}, precision="fp32")
+    assert stated_plans(Compute()) is None
+
+
+@pytest.mark.parametrize("threads", ["auto", 2])
+def test_threads_do_not_depend_on_the_number_of_parallel_jobs(threads: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("joblib.cpu_count", lambda: 8)
+    chosen = set()
+    for networks, waiting in ((3, 3), (3, 1)):
+        for jobs in ("auto", 1, 2, 3):
+            inputs: Any = SimpleNamespace(
+                study=SimpleNamespace(compute=Compute(jobs=jobs, threads=threads, device="cpu"))
+            )
+            workers, threads_of_each = _side_by_side(inputs, networks, waiting)
+            assert workers == min(waiting, 4 if jobs == "auto" else jobs)
+            chosen.add(threads_of_each)
+    assert chosen == {2}
 
 
 @pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc alone is told to keep")

@@ -125,7 +125,7 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
     if inputs.study.compute.keep_memory:
         keep_memory()
     torch.set_num_threads(plan.threads)
-    begin(job, f"{plan.precision} {memory_format(plan)} {'once' if inputs.study.compute.frozen_once else 'every step'}")
+    begin(job, f"{plan.described()} {'once' if inputs.study.compute.frozen_once else 'every step'}")
     timer = Timer(job.folder.path)
     job.folder.write_progress(0, epochs_inside(inputs.study) + epochs_of(inputs.study))
     choice = choose(job, inputs, plan)

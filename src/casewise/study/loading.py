@@ -47,6 +47,7 @@ PATHS: tuple[tuple[str, ...], ...] = (
     ("pretrain", "cohort"),
     ("external", "cohort"),
     ("external", "root"),
+    ("compute", "plan"),
 )
 PRESETS = resources.files("casewise.study") / "presets"
 

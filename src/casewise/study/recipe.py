@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -273,17 +274,37 @@ class Recipe(StudyModel):
         return self
 
 
+class NetworkPlan(StudyModel):
+    """How one network is computed. The bits of a trained network depend on all four settings."""
+
+    device: Literal["cpu", "cuda"] = Field("cpu", description="The device.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="Precision of the computation in training.")
+    memory_format: Literal["channels_last", "contiguous"] = Field(
+        "channels_last", description="Memory layout of tensors."
+    )
+    threads: int = Field(1, ge=1, description="Threads of the network in training.")
+
+
 class Compute(StudyModel):
     """Settings that depend on the machine. `auto` is decided by a measurement of about two seconds."""
 
+    plan: dict[str, NetworkPlan] | Path | None = Field(
+        None,
+        description="A compute plan to repeat: a run folder or its `compute.json`, or for each network `device`, "
+        "`precision`, `memory_format` and `threads`. Nothing is measured then, and the same study with the same seed "
+        "gives the same bits on the same kind of machine. Default: the first run measures, and records its plan.",
+    )
+
     jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
-        description="Networks trained in parallel. `auto`: one for each core, or one on a GPU. The same as `--jobs`.",
+        description="Networks trained in parallel. `auto`: as many as the cores allow with `threads` each, or one on a "
+        "GPU. The same as `--jobs`. Results do not depend on it.",
     )
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
         description="Threads of each network in training. `auto`: the number of cores divided by the number of "
-        "networks in parallel, or one if that is measured to be faster.",
+        "networks of the run, at least one, or one if that is measured to be faster. The number of networks in "
+        "parallel has no influence, because it must not change results.",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
@@ -310,3 +331,10 @@ class Compute(StudyModel):
         description="Keep freed memory for the next step instead of returning it to the system (Linux with glibc). "
         "`false`: return it.",
     )
+
+    @model_validator(mode="after")
+    def _check_plan(self) -> Compute:
+        stated = [name for name in ("threads", "precision", "memory_format", "device") if getattr(self, name) != "auto"]
+        if self.plan is not None and stated:
+            raise ValueError(f"{stated[0]}: is part of `compute.plan`; state one of the two")
+        return self

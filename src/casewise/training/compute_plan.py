@@ -39,6 +39,15 @@ class ComputePlan:
     measured: tuple[tuple[str, float], ...] = ()
     why: str = "stated by the study"
 
+    def described(self) -> str:
+        """Everything that determines the bits of a network, in words.
+
+        >>> ComputePlan().described()
+        'fp32, channels-last, 1 thread on cpu'
+        """
+        form = "channels-last" if self.channels_last else "contiguous"
+        return f"{self.precision}, {form}, {self.threads} thread{'s' * (self.threads != 1)} on {self.device}"
+
 
 def _glibc() -> ctypes.CDLL | None:
     return ctypes.CDLL(None) if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" else None

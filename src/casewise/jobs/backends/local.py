@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from casewise.errors import CasewiseError, RunError, StudyError, TrainingError, WeightsError
+from casewise.errors import CasewiseError, RunError, TrainingError
 from casewise.jobs.plan import Job
 from casewise.metrics.registry import added_metrics, metric_names, register_metric
 from casewise.modalities.registry import modality_of, register
@@ -23,10 +21,9 @@ if TYPE_CHECKING:
     from casewise.jobs.job import JobInputs
     from casewise.metrics.registry import Metric
     from casewise.modalities.base import Modality
-    from casewise.models.backbones import Network
     from casewise.models.outputs import NetworkKind
     from casewise.run_folder import RunFolder
-    from casewise.study.schema import Compute, Study
+    from casewise.study.schema import Study
     from casewise.targets.protocol import TargetKind
     from casewise.training.compute_plan import ComputePlan
 
@@ -46,6 +43,8 @@ def run_jobs(jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, *, tell:
     """
     from joblib import Parallel, delayed
 
+    from casewise.jobs.compute_plans import compute_plans
+
     waiting: list[Job] = []
     for number, job in enumerate(jobs):
         if job.finished:
@@ -56,8 +55,8 @@ def run_jobs(jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, *, tell:
         tell(len(jobs), f"{len(jobs)} networks, all trained before")
         return
     tell(len(jobs) - len(waiting), "resolving weights, measuring this machine")
-    workers, threads = _side_by_side(inputs, len(waiting))
-    plans = _compute_plans(waiting, inputs, folder, threads)
+    workers, threads = _side_by_side(inputs, len(jobs), len(waiting))
+    plans = compute_plans(waiting, inputs, folder, threads)
     over = threading.Event()
     watcher = threading.Thread(target=_watch, args=(jobs, tell, over), daemon=True)
     watcher.start()
@@ -164,119 +163,24 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _side_by_side(inputs: JobInputs, waiting: int) -> tuple[int, int]:
-    """The number of simultaneous jobs, and the number of threads of each."""
+def _side_by_side(inputs: JobInputs, networks: int, waiting: int) -> tuple[int, int]:
+    """The number of simultaneous jobs, and the number of threads of each.
+
+    On a CPU the threads follow from the cores and from the number of `networks` of the run, never from the number of
+    simultaneous jobs: sums over another number of threads differ in their last bits.
+    """
     import torch
     from joblib import cpu_count
 
     compute = inputs.study.compute
     available = cpu_count()
     on_gpu = compute.device == "cuda" or (compute.device == "auto" and torch.cuda.is_available())
-    requested = (1 if on_gpu else available) if compute.jobs == "auto" else compute.jobs
-    workers = max(1, min(requested, waiting))
-    return workers, max(1, available // max(1, requested))
-
-
-def _compute_plans(
-    waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int
-) -> dict[str, ComputePlan]:
-    """For each backbone: check its first weights for every fold, then choose its compute plan, which the run stores."""
-    import torch
-
-    from casewise.jobs.fit_subjects import divided
-    from casewise.models.build_model import load_first_weights, network_of
-    from casewise.training.compute_plan import choose, give_memory_back, keep_memory, memo_path
-
-    study = inputs.study
-    if study.compute.keep_memory:
-        keep_memory()  # as in the jobs whose speed is measured
-    recorded = folder.compute.read_or_none() or {}
-    plans_by_model: dict[str, ComputePlan] = {}
-    missing: list[str] = []
-    size = study.images.size
-    side = size * max(study.panels.rows, study.panels.columns)
-    for model in dict.fromkeys(job.model for job in waiting):
-        # Measuring draws random numbers; the draws of a job must not depend on whether there was a measurement.
-        torch.manual_seed(0)
-        network = network_of(study, model)
-        _try(network, size * study.panels.rows, size * study.panels.columns)
-        try:
-            for fold in {job.fold for job in waiting if job.model == model}:
-                _, stop_subjects = divided(study, inputs.cohort.panels, inputs.splits, fold)
-                excluded_subjects = sorted({*inputs.splits.held_out(fold), *stop_subjects})
-                load_first_weights(network, study, model, excluded_subjects)
-        except WeightsError as error:
-            missing.append(str(error))
-            continue
-        plan = _recorded_plan(recorded.get(model), folder, model)
-        if plan:
-            if _holds(plan, study.compute):
-                if study.compute.threads not in ("auto", plan.threads):
-                    plan = replace(plan, threads=int(study.compute.threads))
-                plans_by_model[model] = plan
-                if recorded.get(model) != (values := json.loads(json.dumps(asdict(plan)))):
-                    recorded[model] = values
-                    folder.compute.write(recorded)
-                continue
-            if folder.job_records([model]):
-                raise RunError(
-                    f"{folder.path}: {model} was trained on {plan.device} in {plan.precision}, which is not "
-                    "what the study states or what this machine has. Choose another folder with --output."
-                )
-        plans_by_model[model] = choose(
-            network, study.compute, side=side, batch=study.recipe.batch_size, threads=threads, memo=memo_path()
-        )
-        recorded[model] = asdict(plans_by_model[model])
-        folder.compute.write(recorded)
-        del network
-        give_memory_back()
-    if missing:
-        raise WeightsError("\n".join(missing))
-    return plans_by_model
-
-
-def _recorded_plan(values: Any, folder: RunFolder, model: str) -> ComputePlan | None:
-    """The plan of an earlier training: from the run folder, else from finished folds, else None."""
-    from casewise.training.compute_plan import ComputePlan
-
-    with suppress(TypeError, LookupError):
-        return ComputePlan(**{**values, "measured": tuple(tuple(pair) for pair in values["measured"])})
-    for record in folder.job_records([model]):
-        with suppress(LookupError):
-            stated = {name: record[name] for name in ("device", "precision", "threads")}
-            why = "as in the finished folds, since the file that recorded it was missing or damaged"
-            return ComputePlan(**stated, channels_last=record["memory_format"] == "channels-last", why=why)
-    return None
-
-
-def _holds(plan: ComputePlan, compute: Compute) -> bool:
-    """Whether a stored plan agrees with the study and this machine."""
-    import torch
-
-    return (
-        compute.precision in ("auto", plan.precision)
-        and compute.memory_format in ("auto", "channels_last" if plan.channels_last else "contiguous")
-        and compute.device in ("auto", plan.device)
-        and (plan.device != "cuda" or torch.cuda.is_available())
-    )
-
-
-def _try(network: Network, height: int, width: int) -> None:
-    """Check that the network accepts panels of this size.
-
-    Raises:
-        StudyError: naming the size; most transformers accept only one.
-    """
-    import torch
-
-    try:
-        with torch.inference_mode():
-            network.eval().features(torch.zeros(1, network.channels, height, width))
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise StudyError(
-            f"backbones: {network.name} cannot take panels of {width}×{height} px: {str(error).splitlines()[0]}. "
-            "Change images.size or panels.grid so that the panel has a size that it accepts."
-        ) from error
+    threads = available if on_gpu else max(1, available // networks)
+    if compute.threads != "auto":
+        threads = compute.threads
+    automatic = 1 if on_gpu else max(1, available // threads)
+    requested = automatic if compute.jobs == "auto" else compute.jobs
+    return max(1, min(requested, waiting)), threads
 
 
 def _watch(jobs: Sequence[Job], tell: Tell, over: threading.Event) -> None:

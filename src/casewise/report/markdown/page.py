@@ -401,7 +401,7 @@ def external(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
 
 
 def network_rows(run: FinishedStudy) -> list[dict[str, Any]]:
-    """One line per network: folds, size, epochs, seconds, precision, first weights and chosen learning rates."""
+    """One line per network: folds, size, epochs, seconds, compute plan, first weights and chosen learning rates."""
     rows = []
     for model in dict.fromkeys(job["model"] for job in run.jobs):
         jobs = [job for job in run.jobs if job["model"] == model]
@@ -414,7 +414,7 @@ def network_rows(run: FinishedStudy) -> list[dict[str, Any]]:
                 "parameters": jobs[0]["parameters"],
                 "epochs": sum(job["epochs"] for job in jobs) / len(jobs),
                 "seconds": sum(job["seconds"] for job in jobs) / len(jobs),
-                "precision": jobs[0]["precision"],
+                "plan": "; ".join(sorted({training.compute_plan(job) for job in jobs})),
                 "weights": _without_folders(jobs[0]["weights"]),
                 "rates": " to ".join(dict.fromkeys(rate(value) for value in (rates[0], rates[-1])))
                 if rates

@@ -62,7 +62,7 @@ def job_rows(context: ReportContext) -> list[Row]:
         epochs = [job["epochs"] for job in jobs if is_number(job.get("epochs"))]
         best = [job["best_epoch"] for job in jobs if is_number(job.get("best_epoch"))]
         size, seconds = jobs[0].get("parameters") or 0, sum(job.get("seconds") or 0 for job in jobs)
-        how = sorted({f"{job.get('precision', MISSING)}, {job.get('memory_format', MISSING)}" for job in jobs})
+        how = sorted({compute_plan(job) for job in jobs})
         cells = [
             Cell(str(len(jobs)), value=len(jobs)),
             Cell(f"{size / 1e6:.1f} M" if size else MISSING, value=size),
@@ -73,6 +73,17 @@ def job_rows(context: ReportContext) -> list[Row]:
         ]
         rows.append(Row(str(model), cells, mark=model == context.learner))
     return rows
+
+
+def compute_plan(job: Mapping[str, Any]) -> str:
+    """Precision, memory format and threads of a job, as its record states them.
+
+    >>> compute_plan({"precision": "fp32", "memory_format": "channels-last", "threads": 1})
+    'fp32, channels-last, 1 thread'
+    """
+    threads = job.get("threads")
+    named = [str(job.get(name, MISSING)) for name in ("precision", "memory_format")]
+    return ", ".join([*named, *([f"{threads} thread{'s' * (threads != 1)}"] if threads else [])])
 
 
 def weight_origins(context: ReportContext) -> list[tuple[str, list[str]]]:
