@@ -419,6 +419,30 @@ def test_a_run_with_the_plan_of_another_run_gives_the_same_bits(tiny: Path, tmp_
         assert first["shufflenet_v2_x0_5"][name] == second["shufflenet_v2_x0_5"][name]
 
 
+def test_further_seeds_are_trained_on_the_same_split(tiny: Path, tmp_path: Path) -> None:
+    study = read_study(tiny)
+    study = study.model_copy(update={"backbones": ["shufflenet_v2_x0_5"], "stack": [], "seeds": 2, "external": None})
+    done = run(study, tmp_path / "run")
+    entry, folder = done.results["seeds"], RunFolder(done.folder)
+    assert entry["seeds"] == [study.seed, study.seed + 1]
+    other = folder.seed(study.seed + 1)
+    assert other.splits.read()["subjects"] == folder.splits.read()["subjects"]
+    described = [{**files.compute.read()["shufflenet_v2_x0_5"], "why": "", "measured": []} for files in (folder, other)]
+    assert described[0] == described[1]
+    outcome = done.results["main"]["target"]
+    for stage, by_learner in entry["metrics"].items():
+        for learner, by_target in by_learner.items():
+            mae = by_target[outcome]["mae"]
+            assert mae["values"][0] == pytest.approx(done.results["metrics"][stage][learner][outcome]["mae"]["value"])
+            assert mae["sd"] == pytest.approx(np.std(mae["values"], ddof=1), rel=1e-4)
+            assert mae["values"][0] != mae["values"][1]
+    assert RunFolder(done.folder).metrics.read()["seeds"] == entry
+    assert "Variation between trainings" in done.report.read_text()
+    before = {path: path.stat().st_mtime_ns for path in other.path.rglob("*.safetensors")}
+    assert run(study, tmp_path / "run").results["seeds"] == entry
+    assert before == {path: path.stat().st_mtime_ns for path in other.path.rglob("*.safetensors")}
+
+
 @pytest.mark.usefixtures("training_only")
 def test_pretraining_leaves_held_out_subjects_out(tiny: Path, tmp_path: Path, phantom: Path) -> None:
     study = read_study(tiny)

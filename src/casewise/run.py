@@ -81,6 +81,7 @@ def run(study: Study | Path | str, folder: Path | str, *, show: Show | None = No
     from casewise.pipeline.read import read
     from casewise.pipeline.report import report
     from casewise.pipeline.score import score
+    from casewise.pipeline.seeds import seeds
     from casewise.pipeline.split import split
     from casewise.pipeline.stack import stack
     from casewise.pipeline.train import train
@@ -98,6 +99,8 @@ def run(study: Study | Path | str, folder: Path | str, *, show: Show | None = No
         predictions = stack(study, predictions, run_folder, show)
         predictions = score(study, predictions, run_folder)
         results = evaluate(study, cohort, predictions, run_folder, show)
+        if study.seeds > 1:
+            results = seeds(study, cohort, store, splits, results, run_folder, show)
         if study.split.by == "image":
             results = image_split(study, cohort, store, splits, results, run_folder, show)
         page = report(study, cohort, predictions, results, store, run_folder, show)

@@ -36,6 +36,7 @@ NOT_AUDITED = (
     "stack",
     "external",
     "evaluation",
+    "seeds",
     "test_time_augmentation",
     "title",
     "description",

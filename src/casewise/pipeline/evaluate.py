@@ -33,16 +33,9 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     start = time.monotonic()
     names = [*study.outputs, *study.scores]
     classes_by_target = {name: study.classes_of(name) for name in names if study.classes_of(name)}
-    outcomes = evaluation.Outcomes(
-        study.primary_outcome,
-        [name for name in names if name in set(predictions["target"])],
-        classes=classes_by_target,
-        positive={name: label for name in names if (label := study.positive_of(name)) is not None},
-        sensitivities=tuple(settings.target_sensitivities),
-    )
     results = evaluation.evaluate(
         predictions,
-        outcomes,
+        outcomes(study, predictions),
         evaluation.Plan(settings.bootstrap_resamples, settings.confidence, study.seed),
         bands=settings.bands or None,
         follow_up=evaluation.FollowUp(settings.baseline, tuple(settings.responders)) if settings.response else None,
@@ -69,6 +62,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     if any(figure["internal_stage"] == "oof" for figure in drops):
         results["notes"].append(Caveat("external_by_all_folds"))
     results["notes"] += [
+        Caveat("conditional_on_networks", seeds=1),
         *guess(predictions, study.primary_outcome, classes),
         *hopeless(study, folder),
         *constant_predictions(predictions, study.primary_outcome, study.networks),
@@ -83,6 +77,18 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         f"{time.monotonic() - start:.0f} s",
     )
     return results
+
+
+def outcomes(study: Study, predictions: pd.DataFrame) -> evaluation.Outcomes:
+    """The targets and scores of a study that were predicted, with their classes."""
+    names = [*study.outputs, *study.scores]
+    return evaluation.Outcomes(
+        study.primary_outcome,
+        [name for name in names if name in set(predictions["target"])],
+        classes={name: study.classes_of(name) for name in names if study.classes_of(name)},
+        positive={name: label for name in names if (label := study.positive_of(name)) is not None},
+        sensitivities=tuple(study.evaluation.target_sensitivities),
+    )
 
 
 def _other_sources(study: Study, predictions: pd.DataFrame, folder: RunFolder) -> dict[str, Any]:

@@ -167,6 +167,10 @@ class RunFolder:
         """The folders of prepared images of the cohort for pretraining."""
         return ImageFolder(self.path, "pretraining")
 
+    def seed(self, seed: int) -> RunFolder:
+        """The run folder of the same study trained with another seed."""
+        return RunFolder(self.path / "seeds" / str(seed))
+
     # The comparison by image.
 
     @property
@@ -309,9 +313,11 @@ class RunFolder:
 
     def _sweep(self) -> None:
         """Remove temporary files of killed processes; unfinished jobs sweep their folders under their own locks."""
-        for job in [*self.finished_jobs(), *self.image_split.finished_jobs()]:
-            job.sweep()
-        jobs = {self.jobs_folder, self.image_split.jobs_folder}
+        folders = [self, self.image_split, *map(RunFolder, sorted(self.path.glob("seeds/*")))]
+        for folder in folders:
+            for job in folder.finished_jobs():
+                job.sweep()
+        jobs = {folder.jobs_folder for folder in folders}
         for path in self.path.rglob(f"{TEMPORARY}*"):
             if not jobs & set(path.parents):
                 with suppress(OSError):

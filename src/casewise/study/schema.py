@@ -219,6 +219,13 @@ class Study(StudyModel):
         ge=0,
         description="Seed of the split, the initial weights of heads, the order of batches and all augmentation.",
     )
+    seeds: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="How often the study is trained on its split: with `seed` and the seeds after it. Results are "
+        "those of `seed`; the report shows how much they vary over all. Each further seed takes as long as the first.",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -81,6 +81,7 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
         "finder": any(job.get("finder") for run in runs for job in run.jobs),
         "phases": [(run.name, phase) for run in runs for phase in _phases(run)],
         "core_time": training.core_time,
+        "seeds": training.seed_spread(first.metrics, first.study),
         "figure": figure,
         "notes": sentences(first.metrics["notes"]),
     }

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from casewise.cohort.natural_sort import natural
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import learners as draw
 from casewise.report.formatting import MISSING, duration, number, rate, span
 from casewise.report.sections import classes
-from casewise.report.tables import Cell, MetricFormat, Row
+from casewise.report.tables import Cell, MetricFormat, Row, metric_format
+from casewise.targets import kind_named
+
+if TYPE_CHECKING:
+    from casewise.study.schema import Study
 
 RATES = ("accuracy", "sensitivity", "specificity")
 # Records of a job on cases that it was trained on, and on those that decided when to stop.
@@ -51,6 +55,7 @@ def section(context: ReportContext) -> dict[str, Any]:
         "phases": phases(context),
         "train_performance": train_and_held_out(context),
         "gap": gap(context),
+        "seeds": seed_spread(context.metrics, context.study),
     }
 
 
@@ -73,6 +78,43 @@ def job_rows(context: ReportContext) -> list[Row]:
         ]
         rows.append(Row(str(model), cells, mark=model == context.learner))
     return rows
+
+
+def seed_spread(metrics: Mapping[str, Any], study: Study) -> dict[str, Any] | None:
+    """The primary outcome over trainings with several seeds, a row per learner; None for a single training.
+
+    The figures are those of the test set if there is one, else out of fold.
+    """
+    entry, main = metrics.get("seeds"), metrics["main"]
+    stage = next((stage for stage in ("test", "oof") if (entry or {}).get("metrics", {}).get(stage)), None)
+    if entry is None or stage is None:
+        return None
+    by_learner = {name: keys.get(main["target"], {}) for name, keys in entry["metrics"][stage].items()}
+    columns, write = kind_named(main["kind"]).headline, metric_format(study, main["target"])
+    rows = [
+        Row(
+            name, [_seed_cell(write, metric, by_metric.get(metric)) for metric in columns], mark=name == main["learner"]
+        )
+        for name, by_metric in by_learner.items()
+    ]
+    return {
+        "stage": stage,
+        "columns": columns,
+        "rows": rows,
+        "trainings": len(entry["seeds"]),
+        "first": entry["seeds"][0],
+    }
+
+
+def _seed_cell(write: MetricFormat, metric: str, spread: Mapping[str, Any] | None) -> Cell:
+    """The lowest and the highest value over the seeds, with their standard deviation."""
+    if spread is None or spread["sd"] is None:
+        return Cell(MISSING)
+    values = spread["values"]
+    ends = [write.text(metric, value, unit=False) for value in (min(values), max(values))]
+    deviation = number((100 if write.in_percent(metric) else 1) * spread["sd"], write.digits(metric) + 1)
+    unit = " %" if write.in_percent(metric) else ""
+    return Cell(f"{ends[0]} to {ends[1]}{unit}", f"SD {deviation}", values[0])
 
 
 def compute_plan(job: Mapping[str, Any]) -> str:

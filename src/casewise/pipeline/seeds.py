@@ -1,0 +1,94 @@
+"""The spread over seeds: the study is trained again with other seeds, on the same split and the same images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from casewise.evaluation import results as evaluation
+from casewise.pipeline.evaluate import outcomes
+from casewise.pipeline.score import score
+from casewise.pipeline.stack import stack
+from casewise.pipeline.train import train
+from casewise.splits.grouped import write_splits
+
+if TYPE_CHECKING:
+    from casewise.cohort.cohort import Cohort
+    from casewise.console import Show
+    from casewise.modalities.base import ImageStore
+    from casewise.run_folder import RunFolder
+    from casewise.splits.grouped import Splits
+    from casewise.study.schema import Study
+
+# Only the points of these evaluations are used.
+FEWEST = evaluation.Plan(resamples=1)
+
+
+def seeds(
+    study: Study,
+    cohort: Cohort,
+    store: ImageStore,
+    splits: Splits,
+    results: dict[str, Any],
+    folder: RunFolder,
+    show: Show,
+) -> dict[str, Any]:
+    """Train the study with `study.seeds` - 1 further seeds; return `results` with the spread under `seeds`.
+
+    It holds the `seeds`, and by stage, learner, target and metric the `values` in their order with their standard
+    deviation `sd` (n - 1); None where the metric of a seed is undefined. The first value is that of the study.
+    """
+    numbers = [study.seed + further for further in range(study.seeds)]
+    points = [_points(results["metrics"])]
+    for position, seed in enumerate(numbers[1:], start=2):
+        show.line("seeds", f"training {position} of {len(numbers)}, with seed {seed}")
+        points.append(_trained_points(study, seed, cohort, store, splits, folder, show))
+    spread: dict[str, Any] = {}
+    for (stage, learner, target, metric), value in points[0].items():
+        values = [value, *(other.get((stage, learner, target, metric)) for other in points[1:])]
+        known = [number for number in values if number is not None]
+        deviation = float(np.std(known, ddof=1)) if len(known) == len(values) else None
+        by_target = spread.setdefault(stage, {}).setdefault(learner, {}).setdefault(target, {})
+        by_target[metric] = {"values": values, "sd": deviation}
+    entry = evaluation.plain({"seeds": numbers, "metrics": spread})
+    notes = [
+        {**note, "seeds": len(numbers)} if note.get("code") == "conditional_on_networks" else note
+        for note in results["notes"]
+    ]
+    results = {**results, "seeds": entry, "notes": notes}
+    folder.metrics.write(results)
+    return results
+
+
+def _trained_points(
+    study: Study, seed: int, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show
+) -> dict[tuple[str, str, str, str], float | None]:
+    """The points of all metrics after a training with another seed, with the compute plan of the run."""
+    any_machine = dict.fromkeys(("device", "precision", "memory_format", "threads"), "auto")
+    other = study.model_copy(
+        update={
+            "seed": seed,
+            "external": None,
+            "compute": study.compute.model_copy(update={"plan": folder.path, **any_machine}),
+            "images": study.images.model_copy(update={"store": store.folder}),
+        }
+    )
+    seed_folder = folder.seed(seed)
+    write_splits(splits, seed_folder.splits)
+    predictions = train(other, cohort, store, splits, seed_folder, show)
+    predictions = score(other, stack(other, predictions, seed_folder, show), seed_folder)
+    figures = evaluation.evaluate(predictions, outcomes(study, predictions), FEWEST)
+    return _points(figures["metrics"])
+
+
+def _points(metrics: dict[str, Any]) -> dict[tuple[str, str, str, str], float | None]:
+    """The value of every metric of the stages that all seeds have, by stage, learner, target and metric."""
+    return {
+        (stage, learner, target, metric): estimate["value"]
+        for stage, by_learner in metrics.items()
+        if stage != "external"
+        for learner, by_target in by_learner.items()
+        for target, by_metric in by_target.items()
+        for metric, estimate in by_metric.items()
+    }
