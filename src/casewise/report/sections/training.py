@@ -85,10 +85,11 @@ def seed_spread(metrics: Mapping[str, Any], study: Study) -> dict[str, Any] | No
 
     The figures are those of the test set if there is one, else out of fold.
     """
-    entry, main = metrics.get("seeds"), metrics["main"]
+    entry = metrics.get("seeds")
     stage = next((stage for stage in ("test", "oof") if (entry or {}).get("metrics", {}).get(stage)), None)
     if entry is None or stage is None:
         return None
+    main = metrics["main"]
     by_learner = {name: keys.get(main["target"], {}) for name, keys in entry["metrics"][stage].items()}
     columns, write = kind_named(main["kind"]).headline, metric_format(study, main["target"])
     rows = [
