@@ -115,7 +115,9 @@ def test_stretched_jpegs_are_not_decoded_below_their_short_side(tmp_path: Path, 
     assert np.abs(tile.transpose(1, 2, 0).astype(int) - whole).mean() < 2
 
 
-@pytest.mark.parametrize("setting", [{"size": 4}, {"size": "128"}, {"fit": "squeeze"}, {"padding": "white"}, {"channels": "gray"}])
+@pytest.mark.parametrize(
+    "setting", [{"size": 4}, {"size": "128"}, {"fit": "squeeze"}, {"padding": "white"}, {"channels": "gray"}]
+)
 def test_impossible_settings_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(StudyError, match=f"images: {next(iter(setting))} must be"):
         Preparation(**setting)
