@@ -23,6 +23,8 @@ from casewise.audit.shortcuts import find_shortcuts
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.console import Silent
 from casewise.errors import StudyError
+from casewise.inference.bundle import Bundle
+from casewise.inference.new_cases import prepare_new_cases
 from casewise.modalities.bars import Bars, open_bars
 from casewise.modalities.panels import augmented
 from casewise.modalities.photographs.fit import planned
@@ -31,7 +33,7 @@ from casewise.modalities.store.preparation import Fit, Padding, Preparation
 from casewise.modalities.store.store import TileStore
 from casewise.phantoms.chest import make_chest
 from casewise.pipeline.prepare import plan, prepare
-from casewise.run import run
+from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.images import Images
 from casewise.study.panels import Panels
@@ -218,30 +220,67 @@ def test_without_bars_training_draws_what_it_drew_before() -> None:
     assert torch.equal(first, second)
 
 
-def test_the_plan_is_recorded_and_new_cases_follow_it(films: Path, tmp_path: Path) -> None:
-    """A cohort of one shape, which alone would be padded, is stretched as the training images were."""
+@pytest.fixture(scope="module")
+def finished(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with an external cohort of one shape, which alone would be padded."""
+    folder = tmp_path_factory.mktemp("finished")
     square = pd.read_csv(films, dtype=str).query("label != 'covid'").head(12)
     square["path"] = [str(films.parent / path) for path in square["path"]]
     wide = []
     for number, path in enumerate(square["path"]):
-        target = tmp_path / f"{number}.png"
+        target = folder / f"{number}.png"
         Image.fromarray(cv2.imread(path, cv2.IMREAD_GRAYSCALE)[20:60]).save(target)
         wide.append(str(target))
-    square.assign(path=wide, subject=[f"other{n}" for n in range(12)]).to_csv(tmp_path / "wide.csv", index=False)
+    square.assign(path=wide, subject=[f"other{n}" for n in range(12)]).to_csv(folder / "wide.csv", index=False)
     study = chest_study(
         films,
         images={"size": 32},
         columns={"visit": "", "date": ""},
         accept={"shortcut-files": "planted", "shortcut-border": "planted"},
-        external={"cohort": str(tmp_path / "wide.csv"), "name": "wide", "columns": {"visit": "", "date": ""}},
+        external={"cohort": str(folder / "wide.csv"), "name": "wide", "columns": {"visit": "", "date": ""}},
     )
-    finished = run(study, tmp_path / "run")
-    folder = RunFolder(finished.folder)
+    return run(study, folder / "run")
+
+
+def test_the_plan_is_recorded_and_other_cohorts_follow_it(finished: Run) -> None:
     assert finished.study.images.fit == "stretch"
     marker = json.loads((finished.folder / "tiles" / "store.json").read_text())
     assert marker["preparation"]["fit"] == "stretch"
     outside = json.loads((finished.folder / "tiles-external" / "store.json").read_text())
     assert outside["preparation"]["fit"] == "stretch"
-    facts = folder.job("test_resnet", 0).facts.read()
+    facts = RunFolder(finished.folder).job("test_resnet", 0).facts.read()
     assert facts["settings"]["images"]["fit"] == "stretch"
     assert "stretched to a square" in finished.report.read_text()
+
+
+def test_new_cases_are_prepared_as_in_training(finished: Run, films: Path, tmp_path: Path) -> None:
+    one = pd.read_csv(films, dtype=str).query("label == 'covid'").head(1)
+    one.assign(path=str(films.parent / one["path"].iat[0])).drop(columns="label").to_csv(
+        tmp_path / "a.csv", index=False
+    )
+    bundle = Bundle.open(RunFolder(finished.folder).job("test_resnet", 0).path)
+    store = prepare_new_cases(bundle.study(tmp_path / "a.csv"), tmp_path, Silent()).store
+    assert isinstance(store, TileStore)
+    assert store.preparation.fit == "stretch"
+
+
+def test_the_letterbox_control_runs_on_a_finished_run(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "letterbox.md"
+    names = ["letterbox.py", str(finished.folder), "--network", "test_resnet", "--films", "5", "--output", str(page)]
+    monkeypatch.setattr("sys.argv", names)
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import letterbox
+
+    letterbox.main()
+    rows = [line.strip("| ").split(" | ") for line in page.read_text().splitlines() if line.startswith("|")][2:]
+    counts = {way: [int(value) for value in values] for way, *values in rows}
+    assert list(counts) == [way.name for way in letterbox.WAYS]
+    assert counts["as they are"][1:] == [0, 0]
+    # this run stretches, so its own preparation is the last way
+    assert counts["cropped, prepared as in the study"] == counts["cropped and stretched"]
+    held_out = letterbox.held_out_films(finished.folder, "test_resnet", 0, "no_finding", "label")
+    learned = Bundle.open(RunFolder(finished.folder).job("test_resnet", 0).path).subjects
+    assert len(held_out) >= 5
+    assert not learned & {path.parent.name for path in held_out}
