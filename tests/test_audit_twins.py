@@ -24,7 +24,7 @@ from casewise.audit.twin_findings import ImageNaming, twin_findings
 from casewise.audit.twins import ALIKE, ALIKE_SMALL, CLEAR, COPY, DOUBTFUL, STRAIGHT, Twin, find_twins
 from casewise.audit.verify import HIGHEST, PEAK, SURE_PEAK, Register, likeness, screen, worth_comparing
 from casewise.modalities.store.pixels import fit
-from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.preparation import Fit, Preparation
 from casewise.modalities.store.store import TileStore
 from casewise.modalities.store.store_builder import prepare
 from casewise.phantoms.chest import make_chest, plant_twins
@@ -88,12 +88,12 @@ ALTERED: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
 }
 
 
-def store_of(pictures: list[np.ndarray], *, keep_ratio: bool = True, files: list[str] | None = None) -> TileStore:
+def store_of(pictures: list[np.ndarray], *, fit_as: Fit = "pad", files: list[str] | None = None) -> TileStore:
     """A store in memory, as `prepare` would make it of these pictures."""
     rows = []
     for picture in pictures:
         deep = picture[..., None] if picture.ndim == 2 else picture
-        rows.append(fit(deep, SIZE) if keep_ratio else cv2.resize(picture, (SIZE, SIZE))[..., None])
+        rows.append(fit(deep, Preparation(SIZE, fit_as)))
     tiles = np.stack(rows).transpose(0, 3, 1, 2)
     index = pd.DataFrame(
         {
@@ -104,7 +104,7 @@ def store_of(pictures: list[np.ndarray], *, keep_ratio: bool = True, files: list
         }
     )
     channels = "grey" if tiles.shape[1] == 1 else "rgb"
-    preparation = Preparation(size=SIZE, keep_ratio=keep_ratio, channels=channels)
+    preparation = Preparation(size=SIZE, fit=fit_as, channels=channels)
     return TileStore(np.ascontiguousarray(tiles), index, "", preparation, Path())  # type: ignore[arg-type]
 
 
@@ -192,8 +192,8 @@ def test_registration_finds_size_and_place():
     assert found.scale == pytest.approx(0.9, abs=0.005)
 
 
-@pytest.mark.parametrize("keep_ratio", [True, False])
-def test_altered_copies_are_found_and_different_films_are_not(keep_ratio: bool):
+@pytest.mark.parametrize("fit_as", ["pad", "stretch"])
+def test_altered_copies_are_found_and_different_films_are_not(fit_as: Fit):
     random = np.random.default_rng(5)
     pictures = [film(number, 200, 150 + number % 3 * 30) for number in range(120)]
     kinds = [""] * len(pictures)
@@ -203,7 +203,7 @@ def test_altered_copies_are_found_and_different_films_are_not(keep_ratio: bool):
             pictures.append(np.ascontiguousarray(alter(pictures[source], random)))
             kinds.append(kind)
             sources.append(source)
-    store = store_of(pictures, keep_ratio=keep_ratio)
+    store = store_of(pictures, fit_as=fit_as)
     found = {(twin.i, twin.j): twin for twin in find_twins(store, strangers(len(pictures)))}
     assert not [pair for pair in found if sources[pair[0]] != sources[pair[1]]]
     for kind in ALTERED:

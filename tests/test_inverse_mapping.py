@@ -17,8 +17,8 @@ from casewise.errors import CasewiseError
 from casewise.explain.native_space import to_slots
 from casewise.modalities.inverse_mapping import to_photograph, to_scan, to_slide
 from casewise.modalities.panels import fold
-from casewise.modalities.store.pixels import reduced
-from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.pixels import central_square, reduced
+from casewise.modalities.store.preparation import Fit, Preparation
 from casewise.modalities.store.readers import open_source, read_bytes
 from casewise.modalities.volumes.preprocess import Steps, prepare_case
 from casewise.modalities.volumes.reading.scans import Scan
@@ -53,7 +53,7 @@ def prepared(picture: np.ndarray, folder: Path, preparation: Preparation, orient
     return open_source(path, read_bytes(path)).tile(preparation)[0]
 
 
-@pytest.mark.parametrize("keep_ratio", [True, False])
+@pytest.mark.parametrize("fit", ["pad", "stretch", "crop"])
 @settings(max_examples=40, deadline=None)
 @given(
     width=st.integers(12, 150),
@@ -64,7 +64,7 @@ def prepared(picture: np.ndarray, folder: Path, preparation: Preparation, orient
 )
 def test_a_marked_pixel_of_a_photograph(
     tmp_path_factory: pytest.TempPathFactory,
-    keep_ratio: bool,
+    fit: Fit,
     width: int,
     height: int,
     size: int,
@@ -75,15 +75,19 @@ def test_a_marked_pixel_of_a_photograph(
     row, column = int(at[0] * height), int(at[1] * width)
     picture[row, column] = 255
     folder = tmp_path_factory.mktemp("photograph")
-    preparation = Preparation(size=size, keep_ratio=keep_ratio, channels="grey")
+    preparation = Preparation(size=size, fit=fit, padding="black", channels="grey")
     tile = prepared(picture, folder, preparation, orientation).astype(float)
     if not tile.any():  # one pixel of thousands, rounded away
         return
     turned = np.rot90(picture, {1: 0, 3: 2, 6: 3}[orientation])
-    back = to_photograph(tile, width=turned.shape[1], height=turned.shape[0], keep_ratio=keep_ratio)
+    x, y, side = central_square(turned.shape[1], turned.shape[0])
+    if fit == "crop" and not turned[y : y + side, x : x + side].any():  # cut off, though the filter spread it
+        return
+    back = to_photograph(tile, width=turned.shape[1], height=turned.shape[0], fit=fit)
     assert back.shape == turned.shape
-    inner = reduced(turned.shape[1], turned.shape[0], size)[::-1] if keep_ratio else (size, size)
-    steps = [side / small for side, small in zip(turned.shape, inner, strict=True)]
+    inner = reduced(turned.shape[1], turned.shape[0], size)[::-1] if fit == "pad" else (size, size)
+    covered = (min(turned.shape),) * 2 if fit == "crop" else turned.shape
+    steps = [side / small for side, small in zip(covered, inner, strict=True)]
     for found, marked, step in zip(peak(back), peak(turned), steps, strict=True):
         # two pixels of the tile may share what was marked
         assert abs(found - marked) <= step + 0.5
@@ -94,6 +98,13 @@ def test_the_black_around_a_photograph_is_cut_away() -> None:
     tile[:2], tile[6:] = 9.0, 9.0
     assert to_photograph(tile, width=80, height=40).max() == 0
     assert to_photograph(tile, width=40, height=80).max() == 9
+
+
+def test_what_a_crop_cut_off_has_no_map() -> None:
+    found = to_photograph(np.ones((8, 8)), width=40, height=20, fit="crop")
+    assert np.isnan(found[:, :10]).all()
+    assert np.isnan(found[:, 30:]).all()
+    assert (found[:, 10:30] == 1).all()
 
 
 def test_pieces_lie_on_their_slide() -> None:

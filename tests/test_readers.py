@@ -422,7 +422,7 @@ def test_damaged_bytes_never_raise_anything_else(name: str) -> None:
 @settings(deadline=None)
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(8, 64), st.sampled_from([1, 3]))
 def test_fit_keeps_the_ratio_on_black(width: int, height: int, size: int, channels: int) -> None:
-    tile = fit(np.full((height, width, channels), 255, np.uint8), size)
+    tile = fit(np.full((height, width, channels), 255, np.uint8), Preparation(size))
     assert tile.shape == (size, size, channels)
     assert tile.dtype == np.uint8
     rows, columns = np.flatnonzero(tile.any(axis=(1, 2))), np.flatnonzero(tile.any(axis=(0, 2)))
@@ -438,7 +438,7 @@ def test_fit_keeps_the_ratio_on_black(width: int, height: int, size: int, channe
 
 def test_fit_of_its_own_size_changes_nothing() -> None:
     image = np.asarray(picture(32, 32))
-    assert np.array_equal(fit(image, 32), image)
+    assert np.array_equal(fit(image, Preparation(32)), image)
 
 
 REAL = Path(os.environ.get("CASEWISE_REAL_IMAGES", ""))

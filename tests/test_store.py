@@ -78,7 +78,7 @@ def assert_right(store: TileStore, paths: list[Path], preparation: Preparation =
     """Every tile is what reading its image gives, and the folder holds a finished store and nothing else."""
     assert store.tiles.shape == (len(paths), *preparation.shape)
     for tile, path in zip(store.tiles, paths, strict=True):
-        assert np.array_equal(tile.transpose(1, 2, 0), fit(read_image(path, size=preparation.size), preparation.size))
+        assert np.array_equal(tile.transpose(1, 2, 0), fit(read_image(path, size=preparation.size), preparation))
     assert store.index["path"].tolist() == [str(path) for path in paths]
     assert [name.split("-")[0] for name in files(store.folder)] == ["index", "store.json", "tiles"]
     open_store(store.folder, verify=True)
@@ -100,22 +100,24 @@ def test_a_store_holds_tiles_and_an_index(paths: list[Path], folder: Path) -> No
     assert np.array_equal(np.load(next(folder.glob("tiles-*.npy"))), store.tiles)
 
 
-@pytest.mark.parametrize("preparation", [Preparation(16, False), Preparation(16, channels="grey"), Preparation(8)])
+@pytest.mark.parametrize("preparation", [Preparation(16, "stretch"), Preparation(16, channels="grey"), Preparation(8)])
 def test_settings_decide_the_tiles(paths: list[Path], folder: Path, preparation: Preparation) -> None:
     tile = prepare(paths[:1], preparation, folder).tiles[0]
     assert tile.shape == preparation.shape
-    assert (tile[:, 0].max() > 0) == (not preparation.keep_ratio)
+    assert (tile[:, 0].max() > 0) == (preparation.fit == "stretch")
 
 
 def test_stretched_jpegs_are_not_decoded_below_their_short_side(tmp_path: Path, folder: Path) -> None:
     path = picture(tmp_path / "a.jpg", 0, 1600, 170)
-    tile = prepare([path], Preparation(16, keep_ratio=False), folder).tiles[0]
+    tile = prepare([path], Preparation(16, "stretch"), folder).tiles[0]
     with Image.open(path) as image:
         whole = np.asarray(image.convert("RGB").resize((16, 16), Image.Resampling.LANCZOS))
     assert np.abs(tile.transpose(1, 2, 0).astype(int) - whole).mean() < 2
 
 
-@pytest.mark.parametrize("setting", [{"size": 4}, {"size": "128"}, {"keep_ratio": 1}, {"channels": "gray"}])
+@pytest.mark.parametrize(
+    "setting", [{"size": 4}, {"size": "128"}, {"fit": "squeeze"}, {"padding": "white"}, {"channels": "gray"}]
+)
 def test_impossible_settings_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(StudyError, match=f"images: {next(iter(setting))} must be"):
         Preparation(**setting)
@@ -237,7 +239,7 @@ def test_an_interrupted_build_continues(tmp_path: Path, folder: Path, decoded: l
     paths = sorted(picture(sources / f"{number:02d}.png", number) for number in range(30))
     script = tmp_path / "build.py"
     script.write_text(KILLED)
-    source_root = str(Path(store_module.__file__).parents[2])
+    source_root = str(Path(store_module.__file__).parents[3])
     child = subprocess.run(
         [sys.executable, str(script), str(sources), str(folder), str(int(how))],
         env=os.environ | {"PYTHONPATH": source_root},

@@ -77,7 +77,7 @@ def run(study: Study | Path | str, folder: Path | str, *, show: Show | None = No
     from casewise.pipeline.audit import audit
     from casewise.pipeline.evaluate import evaluate
     from casewise.pipeline.image_split import image_split
-    from casewise.pipeline.prepare import prepare
+    from casewise.pipeline.prepare import plan, prepare
     from casewise.pipeline.read import read
     from casewise.pipeline.report import report
     from casewise.pipeline.score import score
@@ -92,6 +92,7 @@ def run(study: Study | Path | str, folder: Path | str, *, show: Show | None = No
     show, run_folder = show or Silent(), RunFolder(Path(folder))
     with run_folder.lock():
         cohort = read(study, run_folder, show)
+        study = plan(study, cohort, run_folder, show)
         store = prepare(study, cohort, run_folder, show)
         splits = split(study, cohort, run_folder, show)
         audit(study, cohort, store, splits, run_folder, show)

@@ -16,8 +16,6 @@ import cv2
 import numpy as np
 from scipy.fft import dctn
 
-from casewise.modalities.store.pixels import reduced
-
 if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore
 
@@ -74,12 +72,9 @@ class Candidates:
 def grey(store: TileStore, row: int, side: int, *, inset: float = 0.0) -> np.ndarray:
     """Image `row` as a grey square (side, side) `float32` of 0–255, without padding and the share `inset` a side."""
     tile = store.tiles[row]
-    if store.preparation.keep_ratio:
-        size = store.preparation.size
-        # from the width and height of the source, so that black areas of the image itself stay
-        width, height = reduced(int(store.index["width"].iat[row]), int(store.index["height"].iat[row]), size)
-        top, left = (size - height) // 2, (size - width) // 2
-        tile = tile[:, top : top + height, left : left + width]
+    # from the width and height of the source, so that black areas of the image itself stay
+    down, across = store.content(row)
+    tile = tile[:, down, across]
     if inset:
         height, width = tile.shape[1:]
         off_y, off_x = round(height * inset), round(width * inset)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from casewise.cohort.checks import closest
 from casewise.errors import CohortError, ImageError
-from casewise.modalities.store.pixels import reduced
+from casewise.modalities.store.pixels import central_square, padded
+from casewise.modalities.store.preparation import Padding
 from casewise.modalities.store.readers import open_source, read_bytes
 
 if TYPE_CHECKING:
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Embed",
     "border",
-    "content",
     "corners",
     "embedded",
     "grey_features",
     "outside",
     "pictures",
     "read_masks",
+    "shape",
     "thumbnail",
 ]
 
@@ -41,35 +42,32 @@ Bools = NDArray[np.bool_]
 # Tiles (n, C, H, W) `uint8` to features (n, d).
 Embed = Callable[[Bytes], NDArray[np.float32]]
 
-# A picture is an image without the black padding of its tile, in 8 × 8 cells of 12 pixels. The outer ring of cells,
-# an eighth of each side, is its border.
+# A picture is what networks see of an image, in 8 × 8 cells of 12 pixels. The outer ring of cells, an eighth of each
+# side, is its border.
 CELLS, CELL = 8, 12
 SIDE = CELLS * CELL
 RATIO_TOLERANCE = 0.03
 # A pixel counts as anatomy from this covered share on, because masks are often slightly too small.
 COVERED = 0.05
 BINS = 16
+# Shapes that differ by less than half a percent are one; the most common ones are features of their own.
+SHAPE_DIGITS, COMMON_SHAPES = 2, 10
 BATCH = 256
 SHOWN = 5
 
 
-def content(store: TileStore, row: int) -> tuple[slice, slice]:
-    """The rows and columns of a tile that the image fills; the rest is black padding."""
-    size = store.preparation.size
-    if not store.preparation.keep_ratio:
-        return slice(0, size), slice(0, size)
-    width, height = reduced(int(store.index["width"].iat[row]), int(store.index["height"].iat[row]), size)
-    top, left = (size - height) // 2, (size - width) // 2
-    return slice(top, top + height), slice(left, left + width)
+def seen(store: TileStore, row: int) -> tuple[slice, slice]:
+    """The rows and columns of a tile that networks see: all, padding too; of pictures for the audit, the image."""
+    return store.content(row) if store.overview else (slice(None), slice(None))
 
 
 def pictures(store: TileStore, rows: NDArray[np.integer[Any]]) -> Bytes:
-    """(n, 96, 96) `uint8` grey pictures of tiles without their black padding."""
+    """(n, 96, 96) `uint8` grey pictures of what networks see of each image, with its padding."""
     import cv2
 
     pictures = np.empty((len(rows), SIDE, SIDE), np.uint8)
     for number, row in enumerate(rows):
-        down, across = content(store, int(row))
+        down, across = seen(store, int(row))
         grey = store.tiles[row][:, down, across].mean(axis=0, dtype=np.float32)
         pictures[number] = np.rint(cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)).clip(0, 255)
     return pictures
@@ -196,8 +194,46 @@ def _mask(path: Path, image: Path, store: TileStore, row: int) -> tuple[Bools | 
     # a mask with one value everywhere marks all pixels or none
     if marked.mean() > 0.99:
         return None, f"{label} ({size}) marks all pixels."
-    share = cv2.resize(marked.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    share = cv2.resize(_fitted(marked, store).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     return share > COVERED, ""
+
+
+def _fitted(mask: Bools, store: TileStore) -> Bools:
+    """The mask of an image as that of its tile before it is resized: cropped or padded as the image was.
+
+    A mirrored bar shows mirrored anatomy, which is masked as well.
+    """
+    preparation = store.preparation
+    if store.overview or preparation.fit == "stretch":
+        return mask
+    height, width = mask.shape
+    if preparation.fit == "crop":
+        left, top, side = central_square(width, height)
+        return mask[top : top + side, left : left + side]
+    down, across = ((max(height, width) - length) for length in (height, width))
+    padding: Padding = "reflect" if preparation.padding == "reflect" else "black"
+    bars = (down // 2, down - down // 2), (across // 2, across - across // 2)
+    return padded(mask[..., None], *bars, padding)[..., 0]
+
+
+def shape(store: TileStore, rows: NDArray[np.integer[Any]]) -> Floats | None:
+    """(n, d) the shapes of images: logarithm of width by height, its absolute value and square, and common shapes.
+
+    With `fit: pad` it is the shape of the box that the image fills in its tile, which also gives the share and the
+    place of the bars. None if all shapes are equal, or if networks never see whole images.
+    """
+    if store.overview:
+        return None
+    width, height = (store.index[name].to_numpy(float)[rows] for name in ("width", "height"))
+    if store.preparation.fit == "pad":
+        boxes = [store.content(int(row)) for row in rows]
+        height, width = np.array([[side.stop - side.start for side in box] for box in boxes], float).T
+    ratio = np.log(width / height).round(SHAPE_DIGITS)
+    if (ratio == ratio[0]).all():
+        return None
+    common, counts = np.unique(ratio, return_counts=True)
+    common = common[np.argsort(-counts, kind="stable")[:COMMON_SHAPES]]
+    return np.column_stack([ratio, np.abs(ratio), ratio**2, ratio[:, None] == common])
 
 
 def embedded(embed: Embed, store: TileStore, rows: NDArray[np.integer[Any]], masks: Bools | None) -> Floats:
@@ -209,7 +245,7 @@ def embedded(embed: Embed, store: TileStore, rows: NDArray[np.integer[Any]], mas
     for start in range(0, len(rows), BATCH):
         batch = np.array(store.tiles[rows[start : start + BATCH]])
         for number, row in enumerate(rows[start : start + BATCH]):
-            down, across = content(store, int(row))
+            down, across = seen(store, int(row))
             image = batch[number][:, down, across]
             hidden = (inner if masks is None else masks[start + number]).astype(np.uint8)
             hide = cv2.resize(hidden, image.shape[:0:-1], interpolation=cv2.INTER_NEAREST).astype(bool)

@@ -21,6 +21,7 @@ import numpy as np
 from casewise.audit.hashes import Candidates, flip, grey
 from casewise.audit.verify import SIDE, Register, in_pixels, registered
 from casewise.errors import ImageError
+from casewise.modalities.store.pixels import central_square
 from casewise.modalities.store.readers import read_image
 
 if TYPE_CHECKING:
@@ -82,6 +83,9 @@ def look_closer(
             picture = read_image(Path(paths[row]), size=READ, channels="grey")[..., 0]
         except ImageError:
             return None
+        if store.preparation.fit == "crop":
+            x, y, side = central_square(picture.shape[1], picture.shape[0])
+            picture = picture[y : y + side, x : x + side]
         return np.rint(_square(picture.astype(np.float32))).clip(0, 255).astype(np.uint8)
 
     longest = store.index[["width", "height"]].max(axis=1).to_numpy()

@@ -76,6 +76,9 @@ _EVIDENCE = {
     "filled": "Whether the column {name} is filled in",
     "files": "The file format (width, height, mode, format, compression) alone",
     "file-size": "The number of bytes per pixel alone",
+    "shape-pad": "The shape of the image (width by height) alone",
+    "shape-crop": "The shape of the image file (width by height) alone",
+    "shape-stretch": "The shape of the image file (width by height) alone",
     "border": "The image border alone",
     "thumbnail": "A thumbnail of 8 x 8 grey values alone",
     "outside-anatomy": "The image outside the anatomy alone",
@@ -85,6 +88,13 @@ _MEANINGS = {
     "marks source": "{source} predicts it as well",
     "files": "Images of different classes come from different sources, and a network can learn the source",
     "file-size": "Files of more detailed pictures are larger, because of the disease or of the way they were saved",
+    "shape-pad": "Networks see it in the bars around images that are not square",
+    "shape-crop": (
+        "Networks see no bars, because images are cropped to squares; the shape shows only in what is cut off"
+    ),
+    "shape-stretch": (
+        "Networks see no bars, because images are stretched to squares; the shape shows only in how they are distorted"
+    ),
     "border": "A network can reach this from markers, letters or the edge of the film",
     "thumbnail": "Brightness and outline differ, because of the disease or of the way the image was taken",
     "outside-anatomy": "A network can reach this without using the anatomy",
@@ -99,6 +109,9 @@ _COLUMN_REMEDIES = {
 _REMEDIES = {
     "files": "Compare within one source (`where:`), {leave_out}, and save all images in the same way",
     "file-size": "Check whether images were saved in different ways; if so, save all in the same way",
+    "shape-pad": "Leave no bars (`images: {{fit: stretch}}`), compare within one source (`where:`), or {leave_out}",
+    "shape-crop": "Compare within one source (`where:`), or {leave_out}",
+    "shape-stretch": "Compare within one source (`where:`), or {leave_out}",
     "border": (
         "Inspect the borders: crop off markers and letters, or {leave_out}. If the border shows the same tissue as the "
         "rest of the image, as in fields of a biopsy, accept the finding with that reason"
@@ -225,6 +238,7 @@ def _lone_remedy(kind: str, source: str, lone: LoneClass, mask: str | None) -> s
     first = {
         "outside-anatomy": f"Crop to the anatomy of {mask}. ",
         "border": "Inspect the borders for markers and letters and crop them off. ",
+        "shape-pad": "Leave no bars (`images: {fit: stretch}`). ",
     }
     return first.get(kind, "") + text
 

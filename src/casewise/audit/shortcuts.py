@@ -41,9 +41,23 @@ STRONG_AUROC, STRONG_R = 0.80, 0.60
 # Values that differ by less count as equal.
 EQUAL = 0.03
 # For the progress bar: the share of the time for gathering, and the number of pieces of evidence besides columns.
-GATHERING, MAX_EVIDENCE = 0.3, 8
+GATHERING, MAX_EVIDENCE = 0.3, 9
 FEWEST_OF_SOURCE, FEWEST_OF_CLASS = 10, 20
-Kind = Literal["column", "files", "file-size", "border", "thumbnail", "outside-anatomy", "source-from-image"]
+Kind = Literal[
+    "column",
+    "files",
+    "file-size",
+    "shape-pad",
+    "shape-crop",
+    "shape-stretch",
+    "border",
+    "thumbnail",
+    "outside-anatomy",
+    "source-from-image",
+]
+SHAPES: dict[str, Kind] = {"pad": "shape-pad", "crop": "shape-crop", "stretch": "shape-stretch"}
+# Evidence that may show the disease itself, or that networks see only indirectly: strong, it is a warning.
+MILD = ("thumbnail", "shape-crop", "shape-stretch")
 # The largest number of images that are tested; an effect that a network could use is visible in these.
 MAX_IMAGES = 5_000
 # The largest number of images that are embedded, because embedding on a CPU takes longer than all other steps.
@@ -211,17 +225,18 @@ def _test_source(
 def level_of(kind: Kind, strength: float, *, classed: bool) -> Level:
     """The level of evidence that predicts beyond chance.
 
-    A thumbnail can show the disease itself, and it affects the size of a file, so neither stops a run.
+    A thumbnail can show the disease itself, and it affects the size of a file, so neither stops a run. Networks see the
+    shape of an image in its bars; without bars, only by what is distorted or cut off.
 
-    >>> [level_of(kind, 0.85, classed=True) for kind in ("border", "thumbnail", "file-size")]
-    ['error', 'warning', 'note']
-    >>> [level_of(kind, 0.7, classed=True) for kind in ("border", "thumbnail", "file-size")]
-    ['warning', 'note', 'note']
+    >>> [level_of(kind, 0.85, classed=True) for kind in ("border", "thumbnail", "shape-stretch", "file-size")]
+    ['error', 'warning', 'warning', 'note']
+    >>> [level_of(kind, 0.7, classed=True) for kind in ("shape-pad", "thumbnail", "shape-stretch", "file-size")]
+    ['warning', 'note', 'note', 'note']
     """
     strong = strength >= (STRONG_AUROC if classed else STRONG_R)
     if kind == "file-size":
         return "note"
-    if kind == "thumbnail":
+    if kind in MILD:
         return "warning" if strong else "note"
     return "error" if strong else "warning"
 
@@ -363,6 +378,9 @@ def gather(
         yield Evidence(name.removeprefix("table_"), "column", rows, column.features, column.filled, reading=column.kind)
     yield Evidence("files", "files", rows, file_features(tiles.index.iloc[rows], subjects))
     yield Evidence("file-size", "file-size", rows, file_rate(tiles.index.iloc[rows]))
+    if (shape := regions.shape(tiles, rows)) is not None:
+        fit = tiles.preparation.fit
+        yield Evidence("shape", SHAPES[fit], rows, shape)
     small = regions.pictures(tiles, rows)
     yield Evidence("border", "border", rows, regions.border(small))
     yield Evidence("border", "border", rows, regions.corners(small), how="its corners")

@@ -120,11 +120,12 @@ class Worker:
 
     def decode(self) -> dict[str, Any]:
         """Seconds of decoding and resizing every image once, with the reader that fills the store."""
+        from casewise.modalities.store.preparation import Preparation
         from casewise.modalities.store.readers import fit, read_image
 
         start = time.perf_counter()
         for path in self.paths:
-            torch.from_numpy(fit(read_image(path, size=self.size), self.size)).float().div_(255)
+            torch.from_numpy(fit(read_image(path, size=self.size), Preparation(self.size))).float().div_(255)
         return {"seconds": time.perf_counter() - start}
 
     def phase(self, *, frozen: str, once: bool, epochs: int) -> dict[str, Any]:

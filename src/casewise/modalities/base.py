@@ -307,6 +307,10 @@ class Modality(Protocol):
         """Check the files before the preparation, as far as this is quick."""
         ...
 
+    def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:
+        """The study with everything that its images decide, without their labels; a planned study stays as it is."""
+        ...
+
     def prepare(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles") -> ImageStore:
         """Prepare all images once, or open the prepared ones; `step` names the progress bar.
 

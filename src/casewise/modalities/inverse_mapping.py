@@ -8,18 +8,19 @@ from itertools import product
 import numpy as np
 
 from casewise.errors import CasewiseError
-from casewise.modalities.store.pixels import reduced
+from casewise.modalities.store.pixels import central_square, content_box
+from casewise.modalities.store.preparation import Fit
 
 EMPTY = -1
 # voxels mapped per block: the coordinates of a whole scan would need gigabytes
 VOXELS_AT_ONCE = 2**21
 
 
-def to_photograph(tile: np.ndarray, *, width: int, height: int, keep_ratio: bool = True) -> np.ndarray:
+def to_photograph(tile: np.ndarray, *, width: int, height: int, fit: Fit = "pad") -> np.ndarray:
     """Map a tile (side, side) to its photograph: (height, width) `float32`.
 
-    The inverse of `casewise.modalities.store.preparation.Preparation`: with `keep_ratio` the black padding is removed,
-    without it the stretch to a square is reversed.
+    The inverse of `casewise.modalities.store.preparation.Preparation`: padding of any kind is removed, a stretch is
+    reversed, and what was cropped off is NaN.
 
     Args:
         width, height: of the upright photograph in pixels, as in the facts of the tile store.
@@ -27,12 +28,14 @@ def to_photograph(tile: np.ndarray, *, width: int, height: int, keep_ratio: bool
     >>> to_photograph(np.eye(4), width=40, height=20).shape
     (20, 40)
     """
-    side = _square(tile)
-    if keep_ratio:
-        inner_width, inner_height = reduced(width, height, side)
-        top, left = (side - inner_height) // 2, (side - inner_width) // 2
-        tile = tile[top : top + inner_height, left : left + inner_width]
-    return _resampled(tile, width, height)
+    top, left, inner_height, inner_width = content_box(width, height, _square(tile), fit)
+    tile = tile[top : top + inner_height, left : left + inner_width]
+    if fit != "crop":
+        return _resampled(tile, width, height)
+    x, y, side = central_square(width, height)
+    result = np.full((height, width), np.nan, np.float32)
+    result[y : y + side, x : x + side] = _resampled(tile, side, side)
+    return result
 
 
 def to_slide(

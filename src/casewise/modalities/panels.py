@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 if TYPE_CHECKING:
+    from casewise.modalities.bars import Bars
     from casewise.study.schema import Panels
 
 EMPTY = -1
@@ -81,12 +82,14 @@ def arrange(tiles: Tensor, slots: Tensor, settings: Panels) -> Tensor:
     return fold(tiles, settings)
 
 
-def augmented(store: Tensor, slots: Tensor, settings: Panels, generator: torch.Generator) -> Tensor:
+def augmented(
+    store: Tensor, slots: Tensor, settings: Panels, generator: torch.Generator, *, bars: Bars | None = None
+) -> Tensor:
     """Panels for training: every tile is augmented with separate parameters, drawn from `generator`.
 
     Brightness and contrast change the photograph, not the black padding. Rotation, translation, zoom and perspective
     fill with black, or with `padding_mode: reflect` with the mirrored tile. A fraction `probability` of the tiles is
-    warped; independently, the same fraction changes in tone.
+    warped; independently, the same fraction changes in tone. `bars` of the tiles are drawn anew.
 
     Returns:
         (B, C, rows·H, columns·W) float in 0–1; bags as by `arrange`.
@@ -101,6 +104,8 @@ def augmented(store: Tensor, slots: Tensor, settings: Panels, generator: torch.G
         # drawn after the others, so that they do not change the draws of studies without them
         additional = torch.rand(len(flat), FURTHER, generator=generator)
         drawn = torch.cat([drawn, additional[full].to(tiles.device)], dim=1)
+    if bars:
+        tiles = bars.varied(tiles, flat[full], generator)
     tiles = _warped(_toned(tiles, drawn, settings), drawn, settings)
     result = tiles.new_zeros(len(flat), *tiles.shape[1:])
     result[full] = tiles

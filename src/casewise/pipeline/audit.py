@@ -14,7 +14,7 @@ from casewise.audit.findings import Audit, Finding, audit_text, read_audit, with
 from casewise.errors import BothSidesError, RunError
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
-from casewise.pipeline.prepare import prepare
+from casewise.pipeline.prepare import plan, prepare
 from casewise.pipeline.read import read
 from casewise.pipeline.split import split
 from casewise.splits.image_split import image_split_of, on_both_sides
@@ -105,6 +105,7 @@ def audit_alone(study: Study, folder: RunFolder, show: Show, write: Callable[[st
     refused: BothSidesError | None = None
     with folder.lock():
         cohort = read(study, folder, show)
+        study = plan(study, cohort, folder, show)
         store = prepare(study, cohort, folder, show)
         try:
             splits = split(study, cohort, folder, show)

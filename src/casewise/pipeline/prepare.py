@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
 
 
+def plan(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> Study:
+    """The study with everything that the images decide without their labels, such as `images.fit`."""
+    return modality_of(study).planned(study, cohort, folder.images(study.images.store), show)
+
+
 def prepare(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> ImageStore:
     """Decode every image of the cohort once, into a store for networks, audit and report, or open the present store.
 

@@ -20,19 +20,29 @@ SEQUENCE_DROPOUT = 0.2
 
 
 class Images(StudyModel):
-    """How each image becomes a tile: longest side of `size` pixels, aspect ratio kept, centred on black."""
+    """How each image becomes a square tile of `size` pixels."""
 
     size: int = Field(
         128,
         ge=16,
         le=1024,
-        description="Longest side of a tile, and side of its square, in pixels. A 2x2 panel is twice as wide. For "
+        description="Side of the square tile of an image, in pixels. A 2x2 panel is twice as wide. For "
         "volumes, the side of a slice as the network sees it; the other settings of `images` then have no effect.",
     )
-    keep_ratio: bool = Field(
-        True,
-        description="`true`: the image keeps its aspect ratio and is centred on black. `false`: it is stretched to the "
-        "square.",
+    fit: Literal["auto", "pad", "crop", "stretch"] = Field(
+        "auto",
+        description="How an image that is not square becomes a square tile. `pad`: it keeps its aspect ratio and is "
+        "centred, and bars fill the rest. `crop`: its central square. `stretch`: it is stretched to the square. "
+        "`auto`: planned from the shapes of the images, never from labels: `pad` if all have one shape; else "
+        "`stretch`, because bars would show the shape of an image, which often goes with its source; and `pad` with "
+        "reflection if more than one image in twenty is more than twice as long as wide. The plan is saved with the "
+        "run and its models.",
+    )
+    padding: Literal["auto", "reflect", "mean", "black"] = Field(
+        "auto",
+        description="With `fit: pad`, what fills the bars: the image mirrored at its edge (`reflect`), its `mean` "
+        "colour, or `black`. If shapes differ, width and place of bars that are not black vary in training, so that "
+        "they tell less. `auto`: `black` if all images have one shape, else `reflect`.",
     )
     channels: Literal["rgb", "grey"] = Field(
         "rgb", description="Colour, or one grey channel, which networks receive three times."
@@ -237,7 +247,7 @@ class Volumes(StudyModel):
             raise ValueError(
                 f"panels.flip: slices are mirrored from left to right only; write horizontal, not {panels.flip}"
             )
-        if key := _first_difference(images, Images(), ["channels", "keep_ratio", "store"]):
+        if key := _first_difference(images, Images(), ["channels", "fit", "padding", "store"]):
             raise ValueError(f"images.{key}: has no effect on slices; leave it out")
         if study.test_time_augmentation:
             raise ValueError(

@@ -160,7 +160,8 @@ def fixed(data: PanelData, copies: int, *, seed: int, path: Path, buffer: Buffer
             slot_chunk = slots[start : start + CHUNK]
             if copy:
                 generator = torch.Generator().manual_seed(mixed_seed(seed, "copies", copy, start))
-                computed = augmented(data.store, slot_chunk.to(data.store.device), data.settings, generator)
+                slots_on = slot_chunk.to(data.store.device)
+                computed = augmented(data.store, slots_on, data.settings, generator, bars=data.bars)
             else:
                 computed = data.plain_batch(slot_chunk, torch.device("cpu"))
             at = copy * len(data) + start

@@ -72,12 +72,22 @@ class Photographs:
     def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
         """Image files are checked when they are prepared."""
 
+    def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:
+        from casewise.modalities.photographs.fit import needs_plan, planned, shapes
+
+        if not needs_plan(study.images):
+            return study
+        images, reason = planned(study.images, shapes(self.sources(cohort), study.images.size, folder.of("tiles")))
+        if reason:
+            show.line("plan", reason)
+        return study.model_copy(update={"images": images})
+
     def prepare(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles") -> ImageStore:
         from casewise.modalities.store.preparation import Preparation
         from casewise.modalities.store.store_builder import prepare
 
-        settings = study.images
-        preparation = Preparation(size=settings.size, keep_ratio=settings.keep_ratio, channels=settings.channels)
+        settings = self.planned(study, cohort, folder, show).images
+        preparation = Preparation.of(settings)
         start = time.monotonic()
         with show.bar(step) as bar:
             store = prepare(
@@ -126,6 +136,7 @@ class Photographs:
         labels: np.ndarray | None,
         fitted: FittedPreprocessing,
     ) -> PanelDataset:
+        from casewise.modalities.bars import open_bars
         from casewise.modalities.dataset import PanelData, labels_tensor, open_tiles
 
         return PanelData(
@@ -134,6 +145,7 @@ class Photographs:
             labels_tensor(labels, len(panels)),
             study.panels,
             [str(case) for case in panels["case"]],
+            bars=None if labels is None else open_bars(store.folder),
         )
 
     def report_facts(self, study: Study) -> dict[str, Any]:
@@ -154,8 +166,10 @@ class Photographs:
         """A map for each photograph of the case, the mean where a photograph occurs in several slots."""
         from casewise.modalities.inverse_mapping import EMPTY, to_photograph
         from casewise.modalities.store.readers import read_image
+        from casewise.modalities.store.store import TileStore
 
-        settings = prepared.study.images
+        assert isinstance(prepared.store, TileStore)
+        preparation = prepared.store.preparation
         tiles: dict[int, list[np.ndarray]] = {}
         for panel in maps:
             for tile, number in zip(panel.maps, panel.slots.tolist(), strict=True):
@@ -164,12 +178,10 @@ class Photographs:
         results = []
         for number, tile_maps in tiles.items():
             path = Path(self._path(prepared, number))
-            picture = read_image(path, channels=settings.channels)
+            picture = read_image(path, channels=preparation.channels)
             picture = picture[..., 0] if picture.shape[2] == 1 else picture
             height, width = picture.shape[:2]
-            values = to_photograph(
-                np.mean(tile_maps, axis=0), width=width, height=height, keep_ratio=settings.keep_ratio
-            )
+            values = to_photograph(np.mean(tile_maps, axis=0), width=width, height=height, fit=preparation.fit)
             results.append(NativeMap(f"{number}-{path.stem}", values, picture))
         return results
 

@@ -115,8 +115,7 @@ def pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> tuple[Co
     slide_paths = set(cohort.images.loc[cohort.images["tile_side"] >= 0, "path"])
     slides = [slide_of(study, path, folder) if path in slide_paths else None for path in whole.images["path"]]
     files = [Path(p) if slide is None else slide.picture for p, slide in zip(whole.images["path"], slides, strict=True)]
-    settings = study.images
-    preparation = Preparation(size=settings.size, keep_ratio=settings.keep_ratio, channels=settings.channels)
+    preparation = Preparation(size=study.images.size, channels=study.images.channels)
     with show.bar("slides") as bar:
         store = prepare(files, preparation, folder / "pictures", progress=lambda done, total: bar(done, total))
     index = store.index.copy()
@@ -128,7 +127,7 @@ def pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> tuple[Co
         index.loc[row, ["path", "mode", "format"]] = [str(slide.path), slide.vendor, "slide"]
         index.loc[row, "bytes"] = max(1, round(slide.bytes * shown / (slide.size[0] * slide.size[1])))
     images = whole.images.assign(**{PICTURE: [str(file) for file in files]})
-    return dataclasses.replace(whole, images=images), dataclasses.replace(store, index=index)
+    return dataclasses.replace(whole, images=images), dataclasses.replace(store, index=index, overview=True)
 
 
 def slide_of(study: Study, path: Path | str, folder: Path) -> StoredSlide:

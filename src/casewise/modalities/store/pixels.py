@@ -20,7 +20,7 @@ import io
 import numpy as np
 from PIL import Image, ImageCms
 
-from casewise.modalities.store.preparation import Channels
+from casewise.modalities.store.preparation import Channels, Fit, Padding, Preparation
 
 DEPTHS = (8, 12, 16)
 LANCZOS = Image.Resampling.LANCZOS
@@ -129,21 +129,68 @@ def reduced(width: int, height: int, size: int) -> tuple[int, int]:
     return max(1, round(width * size / longest)), max(1, round(height * size / longest))
 
 
-def fit(image: np.ndarray, size: int) -> np.ndarray:
-    """Resize the longest side to `size`, keep the ratio, and centre the image on black.
+def content_box(width: int, height: int, size: int, fit: Fit) -> tuple[int, int, int, int]:
+    """The box of a tile that the image fills, not its padding: top, left, height and width.
 
-    Takes (H, W, C) `uint8` with C of 1 or 3 and returns (size, size, C) `uint8`. Smaller images are enlarged.
-
-    >>> fit(np.full((10, 20, 3), 255, np.uint8), 8)[:, 0, 0]
-    array([  0,   0, 255, 255, 255, 255,   0,   0], dtype=uint8)
+    >>> content_box(20, 10, 8, "pad"), content_box(20, 10, 8, "crop")
+    ((2, 0, 4, 8), (0, 0, 8, 8))
     """
+    if fit != "pad":
+        return 0, 0, size, size
+    inner_width, inner_height = reduced(width, height, size)
+    return (size - inner_height) // 2, (size - inner_width) // 2, inner_height, inner_width
+
+
+def central_square(width: int, height: int) -> tuple[int, int, int]:
+    """Left, top and side of the central square of an image.
+
+    >>> central_square(20, 10)
+    (5, 0, 10)
+    """
+    side = min(width, height)
+    return (width - side) // 2, (height - side) // 2, side
+
+
+def fit(image: np.ndarray, preparation: Preparation) -> np.ndarray:
+    """Bring an image, (H, W, C) `uint8` with C of 1 or 3, to the square of a tile: (size, size, C) `uint8`.
+
+    Smaller images are enlarged.
+
+    >>> white = np.full((10, 20, 3), 255, np.uint8)
+    >>> fit(white, Preparation(8))[:, 0, 0]
+    array([  0,   0, 255, 255, 255, 255,   0,   0], dtype=uint8)
+    >>> [int(fit(white, Preparation(8, how)).min()) for how in ("crop", "stretch")]
+    [255, 255]
+    """
+    size = preparation.size
     height, width, channels = image.shape
-    new_width, new_height = reduced(width, height, size)
-    if (new_width, new_height) != (width, height):
+    if preparation.fit == "crop":
+        left, top, side = central_square(width, height)
+        image = image[top : top + side, left : left + side]
+    down, across, inner_height, inner_width = content_box(width, height, size, preparation.fit)
+    if image.shape[:2] != (inner_height, inner_width):
         flat = image[..., 0] if channels == 1 else image
-        resized = np.asarray(Image.fromarray(np.ascontiguousarray(flat)).resize((new_width, new_height), LANCZOS))
+        resized = np.asarray(Image.fromarray(np.ascontiguousarray(flat)).resize((inner_width, inner_height), LANCZOS))
         image = resized if resized.ndim == 3 else resized[..., None]
-    tile = np.zeros((size, size, channels), np.uint8)
-    top, left = (size - new_height) // 2, (size - new_width) // 2
-    tile[top : top + new_height, left : left + new_width] = image
+    after = (size - inner_height - down, size - inner_width - across)
+    return padded(image, (down, after[0]), (across, after[1]), preparation.padding)
+
+
+def padded(image: np.ndarray, down: tuple[int, int], across: tuple[int, int], padding: Padding) -> np.ndarray:
+    """An image (H, W, C) with bars of these widths above and below, left and right.
+
+    >>> padded(np.array([[[1], [3]]], np.uint8), (0, 0), (1, 2), "reflect")[0, :, 0].tolist()
+    [1, 1, 3, 3, 1]
+    >>> padded(np.array([[[1], [3]]], np.uint8), (0, 0), (1, 1), "mean")[0, :, 0].tolist()
+    [2, 1, 3, 2]
+    """
+    widths = (down, across, (0, 0))
+    if not any(map(sum, widths)):
+        return image
+    if padding == "reflect":
+        return np.pad(image, widths, mode="symmetric")
+    tile = np.pad(image, widths)
+    if padding == "mean":
+        bars = np.pad(np.zeros(image.shape[:2], bool), widths[:2], constant_values=True)
+        tile[bars] = np.rint(image.mean(axis=(0, 1))).astype(image.dtype)
     return tile

@@ -6,11 +6,16 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from casewise.errors import StudyError, nearest
 
+if TYPE_CHECKING:
+    from casewise.study.images import Images
+
 Channels = Literal["rgb", "grey"]
+Fit = Literal["pad", "crop", "stretch"]
+Padding = Literal["reflect", "mean", "black"]
 
 # Increased whenever the reading rules change the pixels of tiles: older stores are then built again.
 PIXEL_RULES = 1
@@ -21,8 +26,10 @@ SMALLEST, LARGEST = 8, 4096
 class Preparation:
     """Everything that determines a tile's pixels, apart from the image itself.
 
-    `size` is the side of the square tile in pixels. With `keep_ratio` the longest side of the image becomes `size` and
-    the image is centred on black; otherwise it is stretched to the square. `channels` is `rgb` (3) or `grey` (1).
+    `size` is the side of the square tile in pixels. `fit`: the longest side of the image becomes `size` and the rest of
+    the square is filled (`pad`), its central square becomes the tile (`crop`), or the image is stretched to the square
+    (`stretch`). `padding` fills bars with the mirrored image (`reflect`), its mean or black; it is `black` where there
+    are none. `channels` is `rgb` (3) or `grey` (1).
 
     Raises:
         StudyError: a value is not allowed.
@@ -36,7 +43,8 @@ class Preparation:
     """
 
     size: int = 128
-    keep_ratio: bool = True
+    fit: Fit = "pad"
+    padding: Padding = "black"
     channels: Channels = "rgb"
 
     def __post_init__(self) -> None:
@@ -44,11 +52,23 @@ class Preparation:
         if not isinstance(self.size, int) or isinstance(self.size, bool) or not SMALLEST <= self.size <= LARGEST:
             allowed = f"a whole number of pixels from {SMALLEST} to {LARGEST}"
             raise StudyError(f"images: size must be {allowed}, not {self.size!r}.")
-        if not isinstance(self.keep_ratio, bool):
-            raise StudyError(f"images: keep_ratio must be true or false, not {self.keep_ratio!r}.")
-        if self.channels not in get_args(Channels):
-            hint = nearest(self.channels, get_args(Channels))
-            raise StudyError(f"images: channels must be 'rgb' or 'grey', not {self.channels!r}.{hint}")
+        for name, choices in (("fit", Fit), ("padding", Padding), ("channels", Channels)):
+            value, values = getattr(self, name), get_args(choices)
+            if value not in values:
+                listed = f"{', '.join(map(repr, values[:-1]))} or {values[-1]!r}"
+                raise StudyError(f"images: {name} must be {listed}, not {value!r}.{nearest(str(value), values)}")
+        if self.fit != "pad":
+            object.__setattr__(self, "padding", "black")
+
+    @classmethod
+    def of(cls, images: Images) -> Preparation:
+        """The preparation that the planned settings of a study state.
+
+        Raises:
+            StudyError: `fit`, or `padding` with `fit: pad`, is still to be planned.
+        """
+        padding = images.padding if images.fit == "pad" else "black"
+        return cls(images.size, images.fit, padding, images.channels)  # type: ignore[arg-type]
 
     @property
     def shape(self) -> tuple[int, int, int]:

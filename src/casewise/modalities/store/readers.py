@@ -35,7 +35,17 @@ from casewise.modalities.store.pixels import (
 )
 from casewise.modalities.store.preparation import Channels, Preparation
 
-__all__ = ["Reader", "Source", "fit", "image_facts", "open_source", "read_bytes", "read_image", "readers"]
+__all__ = [
+    "Reader",
+    "Source",
+    "fit",
+    "image_facts",
+    "image_shape",
+    "open_source",
+    "read_bytes",
+    "read_image",
+    "readers",
+]
 
 PIXEL_LIMIT = 300_000_000
 # A file this large cannot be one uncompressed image within the limit, even of four 16-bit channels.
@@ -164,11 +174,22 @@ class Source:
         coefficients = 6 * pixels if self.image.info.get("progressive") else 0
         return self.n_bytes + coefficients + 10 * pixels // self.scale(target) ** 2
 
-    def target(self, size: int | None, stretched: bool = False) -> tuple[int, int]:
-        """The `target` of `read`: width and height before turning, never larger than the image unless stretched."""
-        if size is None or (not stretched and max(self.width, self.height) <= size):
+    def target(self, size: int | None) -> tuple[int, int]:
+        """The `target` of `read`: width and height before turning, the longest side at most `size`."""
+        if size is None or max(self.width, self.height) <= size:
             return self.width, self.height
-        return (size, size) if stretched else reduced(self.width, self.height, size)
+        return reduced(self.width, self.height, size)
+
+    def target_for(self, preparation: Preparation) -> tuple[int, int]:
+        """The `target` of `read` for a tile, never larger than the image unless stretched."""
+        size, shortest = preparation.size, min(self.width, self.height)
+        if preparation.fit == "stretch":
+            return size, size
+        if preparation.fit == "pad":
+            return self.target(size)
+        if shortest <= size:
+            return self.width, self.height
+        return round(self.width * size / shortest), round(self.height * size / shortest)
 
     def read(self, target: tuple[int, int], channels: Channels) -> np.ndarray:
         """Decode to `target`, the width and height before turning; (H, W, C) `uint8`, upright.
@@ -196,8 +217,7 @@ class Source:
 
     def tile(self, preparation: Preparation) -> np.ndarray:
         """Decode to one tile, (C, H, W) `uint8`."""
-        target = self.target(preparation.size, stretched=not preparation.keep_ratio)
-        tile = fit(self.read(target, preparation.channels), preparation.size)
+        tile = fit(self.read(self.target_for(preparation), preparation.channels), preparation)
         return np.ascontiguousarray(tile.transpose(2, 0, 1))
 
 
@@ -246,13 +266,18 @@ def open_source(path: Path, data: bytes) -> Source:
     Raises:
         ImageError: it is not an image, has a format without a reader, is damaged or too large, or holds several images.
     """
-    reader = next((reader for reader in readers() if reader.matches(data[:HEAD])), None)
+    return _opened(path, io.BytesIO(data), data[:HEAD], len(data))
+
+
+def _opened(path: Path, stream: IO[bytes], head: bytes, n_bytes: int) -> Source:
+    """Open the image in a stream whose first bytes are `head`."""
+    reader = next((reader for reader in readers() if reader.matches(head)), None)
     if reader is None:
         names = ", ".join(reader.name for reader in readers())
-        raise ImageError(f"{path}: this is {name_content(data[:HEAD])}, not an image that can be read ({names}).")
+        raise ImageError(f"{path}: this is {name_content(head)}, not an image that can be read ({names}).")
     with _damage_named(path, reader.name):
         try:
-            image = reader.open(io.BytesIO(data))
+            image = reader.open(stream)
         except ImportError as error:
             remedy = f"pip install 'casewise[{reader.extra}]', or save it as JPEG"
             raise ImageError(f"{path}: {reader.name} needs an optional part of casewise: {remedy}.") from error
@@ -267,7 +292,7 @@ def open_source(path: Path, data: bytes) -> Source:
             raise ImageError(f"{path}: this {reader.name} holds {frames} images. {remedy}")
         # The method of the base class, because that of PNG decodes the image to find an orientation after the pixels.
         orientation = _orientation(Image.Image.getexif(image))
-    return Source(path, reader, image, len(data), orientation, width, height, image.mode)
+    return Source(path, reader, image, n_bytes, orientation, width, height, image.mode)
 
 
 def _orientation(exif: Image.Exif) -> int:
@@ -296,3 +321,15 @@ def image_facts(path: Path) -> dict[str, Any]:
         ImageError: the file is not a readable image.
     """
     return open_source(Path(path), read_bytes(Path(path))).facts()
+
+
+def image_shape(path: Path) -> tuple[int, int] | None:
+    """Upright width and height from the head of a file; None if it cannot be read, which the preparation reports."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEAD)
+            file.seek(0)
+            facts = _opened(path, file, head, 0).facts()
+    except (ImageError, OSError):
+        return None
+    return facts["width"], facts["height"]

@@ -26,6 +26,7 @@ from PIL import features
 from casewise.errors import RunError, StudyError
 from casewise.files import sweep as sweep_temporary
 from casewise.files import write_atomic, write_json
+from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.preparation import PIXEL_RULES, Preparation
 
 __all__ = ["ImageSource", "TileSource", "TileSourceReader", "TileStore", "open_store"]
@@ -77,7 +78,8 @@ class TileStore:
 
     Index columns: `path` as in the cohort table, `sha256`, `bytes` and `mtime_ns` of the source file, upright `width`
     and `height`, stored `mode`, `format`, and `tile_sha256` of the tile's bytes. `address` is a hash over the settings
-    and the sources. A pickle contains the folder, not the pixels.
+    and the sources. `overview`: the tiles are pictures for the audit alone, such as thumbnails of slides; networks see
+    other parts of the images, and never the padding. A pickle contains the folder, not the pixels.
     """
 
     tiles: np.memmap[Any, np.dtype[np.uint8]]
@@ -85,10 +87,17 @@ class TileStore:
     address: str
     preparation: Preparation
     folder: Path
+    overview: bool = False
 
     def __len__(self) -> int:
         """The number of tiles."""
         return len(self.tiles)
+
+    def content(self, row: int) -> tuple[slice, slice]:
+        """The rows and columns of a tile that the image fills; the rest is padding."""
+        width, height = int(self.index["width"].iat[row]), int(self.index["height"].iat[row])
+        top, left, inner_height, inner_width = content_box(width, height, self.preparation.size, self.preparation.fit)
+        return slice(top, top + inner_height), slice(left, left + inner_width)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the folder and the address, so that a worker maps the same file."""

@@ -256,8 +256,7 @@ def _row(
         building.write(row, tile)
         return record | origin, True
     image = open_source(path, data)
-    target = image.target(preparation.size, stretched=not preparation.keep_ratio)
-    with budget.hold(image.memory(target)):
+    with budget.hold(image.memory(image.target_for(preparation))):
         tile = image.tile(preparation)
     building.write(row, tile)
     facts = {name: image.facts()[name] for name in ("width", "height", "mode", "format")}

@@ -86,6 +86,9 @@ class VolumesModality:
 
         check_headers(study, cohort, show)
 
+    def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:
+        return study
+
     def prepare(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles") -> ImageStore:
         from casewise.modalities.volumes.preparation import SCANS, slices_and_pictures
 

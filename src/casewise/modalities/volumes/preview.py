@@ -83,7 +83,7 @@ def pictures(study: Study, cohort: Cohort, slices: SliceStore, folder: Path, sho
     with show.bar("tiles") as bar:
         store = prepare(files, preparation, folder / "tiles", progress=lambda done, total: bar(done, total))
     index = store.index.assign(path=[str(path) for path in paths])
-    return dataclasses.replace(store, index=index)
+    return dataclasses.replace(store, index=index, overview=True)
 
 
 def _drawn(study: Study, cohort: Cohort, slices: SliceStore, folder: Path) -> list[Path]:

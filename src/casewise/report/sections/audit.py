@@ -42,7 +42,7 @@ def subject_of(id: str, figures: Mapping[str, Any]) -> dict[str, str]:
 
 def _probe(evidence: str, figures: Mapping[str, Any]) -> dict[str, str]:
     name, _, detail = evidence.partition(" (")
-    code = name if name in ("files", "file-size", "border", "thumbnail", "outside-anatomy") else "column"
+    code = name if name in ("files", "file-size", "shape", "border", "thumbnail", "outside-anatomy") else "column"
     return {"code": code, "target": plain(figures.get("target") or ""), "name": name, "detail": detail.rstrip(")")}
 
 

@@ -1,0 +1,181 @@
+"""The letterbox control: does a trained network change its answer when bars appear around a film?
+
+    python benchmarks/letterbox.py RUN [--network mobilenet_v2] [--fold 1] [--films 50] [--output letterbox.md]
+
+From a run of the study covid-cxr, or another study of classes, it takes square films of one class (`--from`) that the
+network of one fold did not learn from, and counts how many of them the network names another class (`--to`): as they
+are; cropped to three quarters of their height and prepared as the study prepares its images; and the same crop with
+black bars, with mirrored bars, and stretched to the square. A crop removes what is above and below the lungs at most;
+answers that change with the bars, but not with the stretched crop, come from the bars. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from casewise.inference.bundle import Bundle
+    from casewise.inference.predictor import Predictor
+
+# The share of the height that remains.
+KEPT = 0.75
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of preparing films: cropped or whole, with these changes to the study's `images`."""
+
+    name: str
+    cropped: bool
+    images: dict[str, str]
+
+
+WAYS = (
+    Way("as they are", False, {}),
+    Way("cropped, prepared as in the study", True, {}),
+    Way("cropped, with black bars", True, {"fit": "pad", "padding": "black"}),
+    Way("cropped, with mirrored bars", True, {"fit": "pad", "padding": "reflect"}),
+    Way("cropped and stretched", True, {"fit": "stretch"}),
+)
+
+
+def held_out_films(run: Path, network: str, fold: int, label: str, target: str) -> list[Path]:
+    """The square films of a class, one of each subject whom the network of a fold never learned from.
+
+    Raises:
+        RunError: the run lacks the network, its cohort, or its tiles.
+    """
+    from casewise.modalities.store.store import open_store
+    from casewise.run_folder import RunFolder
+    from casewise.study.loading import saved_study
+
+    folder = RunFolder(run)
+    study = saved_study(folder.study.read(), source=str(folder.study.path))
+    index = open_store(folder.images(study.images.store).of("tiles")).index
+    predictions = folder.job(network, fold).predictions.read()
+    own = predictions[(predictions["stage"] == "oof") & (predictions["target"] == target)]
+    square = set(index.loc[index["width"] == index["height"], "path"])
+    images = folder.cohort.read()
+    chosen = images[images["subject"].isin(own["subject"]) & images["path"].isin(square)]
+    chosen = chosen[chosen[target].map(lambda value: _label(study, target, value)) == label]
+    return [Path(path) for path in chosen.drop_duplicates("subject")["path"]]
+
+
+def _label(study: Any, target: str, value: Any) -> str:
+    classes = study.classes_of(target)
+    return classes[int(value)] if isinstance(value, (int, float)) and not np.isnan(value) else str(value)
+
+
+def answers(predictor: Predictor, bundle: Bundle, films: list[Path], way: Way, folder: Path) -> list[str]:
+    """The class that the network names for each film, prepared in one way."""
+    from PIL import Image
+
+    from casewise.console import Silent
+    from casewise.inference.new_cases import prepare_new_cases
+    from casewise.modalities.base import StoreAddress
+    from casewise.modalities.store.readers import read_image
+
+    folder.mkdir()
+    rows = []
+    for number, film in enumerate(films):
+        pixels = read_image(film)
+        if way.cropped:
+            kept = round(len(pixels) * KEPT)
+            top = (len(pixels) - kept) // 2
+            pixels = pixels[top : top + kept]
+        path = folder / f"{number}.png"
+        Image.fromarray(pixels).save(path)
+        rows.append({"path": str(path), "subject": f"film{number:03d}"})
+    table = folder / "films.csv"
+    pd.DataFrame(rows).to_csv(table, index=False)
+    study = bundle.study(table)
+    study = study.model_copy(update={"images": study.images.model_copy(update=way.images)})
+    cases = prepare_new_cases(study, folder, Silent())
+    address = StoreAddress(cases.store.folder, cases.store.address)
+    found = predictor.predict_cases(study, cases.cohort.panels, address, stage="new").sort_values("subject")
+    classes = study.classes_of(study.primary_outcome)
+    columns = [f"p{number}" for number in range(len(classes))]
+    return [classes[number] for number in found[columns].to_numpy().argmax(axis=1)]
+
+
+def page(counts: pd.DataFrame, facts: dict[str, Any]) -> str:
+    """The Markdown page."""
+    lines = [
+        "# The letterbox control",
+        "",
+        f"{facts['films']} square films of {facts['from']} that the {facts['network']} of fold {facts['fold']} of "
+        f"{facts['study']} did not learn from; the study prepares images with `fit: {facts['fit']}`. Cropped films "
+        f"keep the central {KEPT:.0%} of their height. An answer changes if the network names another class than for "
+        "the film as it is.",
+        "",
+        f"| films | named {facts['to']} | changed to {facts['to']} | changed at all |",
+        "|---|---|---|---|",
+        *(f"| {row.way} | {row.named} | {row.changed_to} | {row.changed} |" for row in counts.itertuples()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    from casewise.inference.bundle import Bundle
+    from casewise.inference.predictor import Predictor
+    from casewise.run_folder import RunFolder
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the run folder of covid-cxr")
+    parser.add_argument("--network", default="mobilenet_v2")
+    parser.add_argument("--fold", type=int, default=1)
+    parser.add_argument("--films", type=int, default=50)
+    parser.add_argument("--from", dest="source", default="no_finding", help="the class of the films")
+    parser.add_argument("--to", default="covid", help="the class that is counted")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="write the table to this Markdown file")
+    options = parser.parse_args()
+
+    bundle = Bundle.open(RunFolder(options.run).job(options.network, options.fold - 1).path)
+    predictor = Predictor.from_bundle(bundle)
+    target = next(output["name"] for output in bundle.outputs if output["main"])
+    films = held_out_films(options.run, options.network, options.fold - 1, options.source, target)
+    order = np.random.default_rng(options.seed).permutation(len(films))[: options.films]
+    films = [films[number] for number in sorted(order)]
+    with tempfile.TemporaryDirectory() as folder:
+        by_way = {
+            way.name: answers(predictor, bundle, films, way, Path(folder) / str(number))
+            for number, way in enumerate(WAYS)
+        }
+    plain = by_way[WAYS[0].name]
+    rows = []
+    for name, named in by_way.items():
+        changed = [new for new, old in zip(named, plain, strict=True) if new != old]
+        rows.append(
+            {
+                "way": name,
+                "named": named.count(options.to),
+                "changed_to": changed.count(options.to),
+                "changed": len(changed),
+            }
+        )
+    facts = {
+        "films": len(films),
+        "from": options.source,
+        "to": options.to,
+        "network": options.network,
+        "fold": options.fold,
+        "study": RunFolder(options.run).study.read()["name"],
+        "fit": bundle.settings["images"]["fit"],
+    }
+    text = page(pd.DataFrame(rows), facts)
+    print(text)
+    if options.output:
+        options.output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

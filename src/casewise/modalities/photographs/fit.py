@@ -1,0 +1,86 @@
+"""The plan of how images of different shapes become square tiles, from their shapes alone: labels are never read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from casewise.errors import RunError
+from casewise.modalities.store.pixels import content_box
+from casewise.modalities.store.readers import image_shape
+from casewise.modalities.store.store import open_store
+
+if TYPE_CHECKING:
+    from casewise.modalities.store.store import ImageSource
+    from casewise.study.images import Images
+
+__all__ = ["needs_plan", "planned", "shapes"]
+
+# Images are stretched to a square unless more than this share is longer than this number of times its width.
+LONG, FEW = 2.0, 0.05
+
+
+def needs_plan(images: Images) -> bool:
+    """Whether the shapes of the images decide a setting that affects tiles."""
+    return images.fit == "auto" or (images.fit == "pad" and images.padding == "auto")
+
+
+def planned(images: Images, sizes: Sequence[tuple[int, int]]) -> tuple[Images, str]:
+    """The settings with `fit` and `padding` planned from widths and heights, and the reason in words.
+
+    The reason is empty if all images have one shape.
+
+    - All images fill the same box of the tile: `pad` on black, because bars that are always the same tell nothing.
+    - Else `stretch`, which leaves no bars, if at least 95 % of the images are at most twice as long as wide.
+    - Else `pad` by reflection, because stretching would distort the images much and cropping would cut off much.
+
+    >>> from casewise.study.images import Images
+    >>> [planned(Images(), sizes)[0].fit for sizes in ([(40, 30), (80, 60)], [(40, 30), (40, 40)], [(9, 1), (1, 1)])]
+    ['pad', 'stretch', 'pad']
+    """
+    boxes = {content_box(width, height, images.size, "pad") for width, height in sizes}
+    long = float(np.mean([max(size) > LONG * min(size) for size in sizes])) if sizes else 0.0
+    alike = len(boxes) <= 1
+    fit = images.fit
+    if fit == "auto":
+        fit = "pad" if alike or long > FEW else "stretch"
+    padding = images.padding
+    if fit == "pad" and padding == "auto":
+        padding = "black" if alike else "reflect"
+    reason = ""
+    if not alike:
+        text = f"padded ({padding})" if fit == "pad" else "stretched to squares"
+        extremes = f", and {long:.0%} are more than twice as long as wide" if long > FEW else ""
+        reason = f"images are {text}, because their shapes differ{extremes}"
+    return images.model_copy(update={"fit": fit, "padding": padding}), reason
+
+
+def shapes(sources: Sequence[ImageSource], side: int, folder: Path) -> list[tuple[int, int]]:
+    """Upright width and height of every image that can be read; a region of a slide is a square of `side` pixels.
+
+    Args:
+        folder: of the tile store, whose index spares reading files that have not changed.
+    """
+    known: dict[tuple[str, int, int], tuple[int, int]] = {}
+    try:
+        index = open_store(folder).index
+        columns = (index[name].tolist() for name in ("path", "bytes", "mtime_ns", "width", "height"))
+        known = {(path, size, time): (width, height) for path, size, time, width, height in zip(*columns, strict=True)}
+    except RunError:
+        pass  # there is no store yet, or a damaged one, which is built again
+
+    def shape(source: ImageSource) -> tuple[int, int] | None:
+        if not isinstance(source, Path):
+            return side, side
+        try:
+            status = source.stat()
+        except OSError:
+            return None
+        return known.get((str(source), status.st_size, status.st_mtime_ns)) or image_shape(source)
+
+    with ThreadPoolExecutor() as pool:
+        return [size for size in pool.map(shape, sources) if size]

@@ -1,0 +1,286 @@
+"""Images of different shapes: the plan of `images.fit`, bars in training, and the shape as a shortcut."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from casewise.audit import regions
+from casewise.audit.findings import Finding
+from casewise.audit.shortcuts import find_shortcuts
+from casewise.cohort.cohort import Cohort, read_cohort
+from casewise.console import Silent
+from casewise.errors import StudyError
+from casewise.inference.bundle import Bundle
+from casewise.inference.new_cases import prepare_new_cases
+from casewise.modalities.bars import Bars, open_bars
+from casewise.modalities.panels import augmented
+from casewise.modalities.photographs.fit import planned
+from casewise.modalities.store.pixels import content_box, fit
+from casewise.modalities.store.preparation import Fit, Padding, Preparation
+from casewise.modalities.store.store import TileStore
+from casewise.phantoms.chest import make_chest
+from casewise.pipeline.prepare import plan, prepare
+from casewise.run import Run, run
+from casewise.run_folder import RunFolder
+from casewise.study.images import Images
+from casewise.study.panels import Panels
+from casewise.study.schema import Study
+from tests.chest_study import chest_study
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Square chest phantoms, of which those of covid lack a fifth of their height."""
+    table = make_chest(tmp_path_factory.mktemp("films"), subjects=90, size=(80, 80), seed=3)
+    for row in pd.read_csv(table).itertuples():
+        for name in (row.path, row.lung_mask):
+            path = table.parent / str(name)
+            with Image.open(path) as image:
+                square = np.asarray(image.resize((80, 80), Image.Resampling.BILINEAR))
+            Image.fromarray(square[8:72] if row.label == "covid" else square).save(path)
+    return table
+
+
+def prepared(table: Path, folder: Path, **images: Any) -> tuple[Study, Cohort, TileStore]:
+    study = chest_study(table, images={"size": SIZE, **images}, columns={"visit": "", "date": ""})
+    cohort = read_cohort(study)
+    study = plan(study, cohort, RunFolder(folder), Silent())
+    store = prepare(study, cohort, RunFolder(folder), Silent())
+    assert isinstance(store, TileStore)
+    return study, cohort, store
+
+
+def shape_finding(study: Study, cohort: Cohort, store: TileStore) -> Finding | None:
+    found = find_shortcuts(study, cohort, store).findings
+    return next((finding for finding in found if finding.id == "shortcut-shape"), None)
+
+
+def bars(store: TileStore) -> int:
+    """The number of tiles that their image does not fill."""
+    boxes = [store.content(row) for row in range(len(store))]
+    return sum(any(side.stop - side.start < store.preparation.size for side in box) for box in boxes)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(80, 80)] * 3, ("pad", "black")),
+        ([(4288, 2848), (1072, 712)], ("pad", "black")),
+        ([(80, 80), (80, 79)], ("stretch", "auto")),
+        ([(80, 60), (60, 80)], ("stretch", "auto")),
+        ([(90, 30), (30, 30)], ("pad", "reflect")),
+        ([(90, 30), *[(30, 31)] * 40], ("stretch", "auto")),
+        ([], ("pad", "black")),
+    ],
+)
+def test_shapes_alone_decide_the_plan(sizes: list[tuple[int, int]], expected: tuple[str, str]) -> None:
+    images, reason = planned(Images(size=128), sizes)
+    assert (images.fit, images.padding) == expected
+    assert bool(reason) == (len(set(sizes)) > 1 and sizes[0] != (4288, 2848))
+
+
+def test_what_is_stated_is_kept() -> None:
+    sizes = [(80, 60), (60, 60)]
+    assert planned(Images(fit="pad"), sizes)[0].padding == "reflect"
+    assert planned(Images(fit="pad", padding="black"), sizes)[0].padding == "black"
+    assert planned(Images(padding="mean"), [(80, 60)])[0].padding == "mean"
+
+
+def test_the_old_key_is_unknown(films: Path) -> None:
+    with pytest.raises(StudyError, match="keep_ratio"):
+        chest_study(films, images={"keep_ratio": True})
+
+
+def test_labels_do_not_change_the_plan(films: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(films, dtype=str)
+    table["path"] = [str(films.parent / path) for path in table["path"]]
+    table["label"] = np.random.default_rng(0).permutation(table["label"])
+    table.to_csv(tmp_path / "cases.csv", index=False)
+    study, _, _ = prepared(films, tmp_path / "a")
+    other, _, _ = prepared(tmp_path / "cases.csv", tmp_path / "b")
+    assert study.images.fit == other.images.fit == "stretch"
+
+
+def test_the_planned_default_leaves_no_bars_and_the_shape_is_told(films: Path, tmp_path: Path) -> None:
+    study, cohort, store = prepared(films, tmp_path)
+    assert bars(store) == 0
+    assert (regions.pictures(store, np.arange(len(store)))[:, 0] > 0).any(axis=1).all()
+    finding = shape_finding(study, cohort, store)
+    assert finding is not None
+    assert (finding.level, finding.figures["by_class"]["covid"]) == ("warning", 1.0)
+
+
+@pytest.mark.parametrize("padding", ["black", "reflect", "mean"])
+def test_bars_that_follow_the_class_stop_a_run(films: Path, tmp_path: Path, padding: str) -> None:
+    study, cohort, store = prepared(films, tmp_path, fit="pad", padding=padding)
+    assert bars(store) == 30
+    finding = shape_finding(study, cohort, store)
+    assert finding is not None
+    assert finding.level == "error"
+    assert "images: {fit: stretch}" in finding.remedy
+
+
+def test_the_audit_sees_black_bars_at_the_border(films: Path, tmp_path: Path) -> None:
+    study, cohort, store = prepared(films, tmp_path, fit="pad", padding="black")
+    tests = {test["evidence"]: test for test in find_shortcuts(study, cohort, store).tested}
+    seen = tests["border"]["by_class"]["covid"]
+    # before, bars were cropped off: that is what a picture for the audit alone still has
+    hidden = {test["evidence"]: test for test in find_shortcuts(study, cohort, replace(store, overview=True)).tested}
+    assert seen > 0.99
+    assert hidden["border"]["by_class"]["covid"] < 0.8
+    assert "shape" not in hidden
+
+
+def test_one_shape_is_no_evidence(tmp_path: Path) -> None:
+    table = make_chest(tmp_path / "films", subjects=24, size=(64, 64), seed=1)
+    for path in (table.parent / str(name) for name in pd.read_csv(table)["path"]):
+        Image.open(path).resize((80, 60)).save(path)
+    study, cohort, store = prepared(table, tmp_path)
+    assert (study.images.fit, study.images.padding) == ("pad", "black")
+    assert open_bars(store.folder) is None
+    found = find_shortcuts(study, cohort, store)
+    assert "shape" not in {test["evidence"] for test in found.tested}
+    assert not any(text.endswith("shape") for text in found.not_tested)
+
+
+@pytest.mark.parametrize("fit_as", ["pad", "crop", "stretch"])
+@pytest.mark.parametrize("padding", ["black", "reflect"])
+def test_masks_lie_where_the_image_lies(tmp_path: Path, fit_as: Fit, padding: Padding) -> None:
+    """The mask that the audit hides and the same mask prepared as an image mark the same area."""
+    mask = np.zeros((60, 100), np.uint8)
+    mask[5:30, 40:95] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    index = pd.DataFrame({"width": [100], "height": [60]})
+    preparation = Preparation(96, fit_as, padding, "grey")
+    store = TileStore(np.zeros((1, 1, 96, 96), np.uint8), index, "", preparation, tmp_path)  # type: ignore[arg-type]
+    found, problem = regions._mask(tmp_path / "mask.png", Path("a.png"), store, 0)
+    assert problem == ""
+    assert found is not None
+    assert ((fit(mask[..., None], preparation)[..., 0] > 127) == found).mean() > 0.95
+
+
+@hypothesis_settings(deadline=None, max_examples=40)
+@given(
+    shapes=st.lists(st.tuples(st.integers(4, 40), st.integers(4, 40)), min_size=1, max_size=8),
+    seed=st.integers(0, 99),
+    fill=st.sampled_from(["reflect", "mean"]),
+)
+def test_bars_are_drawn_anew_and_nothing_but_the_image_is_in_them(
+    shapes: list[tuple[int, int]], seed: int, fill: Any
+) -> None:
+    side = 32
+    boxes = torch.tensor([content_box(width, height, side, "pad") for width, height in shapes])
+    # the content of tile i has the values 10 (i + 1) and above, all padding is 0
+    tiles = torch.zeros(len(shapes), 3, side, side)
+    for number, (top, left, height, width) in enumerate(boxes.tolist()):
+        tiles[number, :, top : top + height, left : left + width] = 10.0 * (number + 1) + torch.rand(height, width)
+    varied = Bars(boxes, fill).varied(tiles, torch.arange(len(shapes)), torch.Generator().manual_seed(seed))
+    assert varied.shape == tiles.shape
+    floor = torch.arange(1, len(shapes) + 1).view(-1, 1, 1, 1) * 10.0
+    assert ((varied >= floor - 1e-3) & (varied <= floor + 1.001)).all()
+    again = Bars(boxes, fill).varied(tiles, torch.arange(len(shapes)), torch.Generator().manual_seed(seed))
+    assert torch.equal(varied, again)
+
+
+def test_a_square_image_gets_the_bars_of_another() -> None:
+    side = 16
+    ramp = torch.arange(side * side, dtype=torch.float32).view(1, 1, side, side)
+    tiles = torch.cat([ramp, torch.zeros_like(ramp)])
+    tiles[1, :, 4:12] = ramp[0, :, 4:12]
+    boxes = torch.tensor([[0, 0, side, side], [4, 0, 8, side]])
+    draws = [Bars(boxes, "mean").varied(tiles, torch.arange(2), torch.Generator().manual_seed(s)) for s in range(40)]
+    # rows of one value are bars
+    heights = [[int((tile[0] != tile[0, :, :1]).any(dim=1).sum()) for tile in draw] for draw in draws]
+    assert {first for first, _ in heights} == {8, 16}
+    assert {second for _, second in heights} == {8}
+    assert len({tuple(draw[1, 0, :, 0].tolist()) for draw in draws}) > 4
+
+
+def test_without_bars_training_draws_what_it_drew_before() -> None:
+    store = torch.randint(1, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    slots, settings = torch.tensor([[0], [1], [2]]), Panels(by="image", rotate=20, flip="both", contrast=0.1)
+    first, second = (
+        augmented(store, slots, settings, torch.Generator().manual_seed(1), **more) for more in ({}, {"bars": None})
+    )
+    assert torch.equal(first, second)
+
+
+@pytest.fixture(scope="module")
+def finished(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with an external cohort of one shape, which alone would be padded."""
+    folder = tmp_path_factory.mktemp("finished")
+    square = pd.read_csv(films, dtype=str).query("label != 'covid'").head(12)
+    square["path"] = [str(films.parent / path) for path in square["path"]]
+    wide = []
+    for number, path in enumerate(square["path"]):
+        target = folder / f"{number}.png"
+        Image.fromarray(cv2.imread(path, cv2.IMREAD_GRAYSCALE)[20:60]).save(target)
+        wide.append(str(target))
+    square.assign(path=wide, subject=[f"other{n}" for n in range(12)]).to_csv(folder / "wide.csv", index=False)
+    study = chest_study(
+        films,
+        images={"size": 32},
+        columns={"visit": "", "date": ""},
+        accept={"shortcut-files": "planted", "shortcut-border": "planted"},
+        external={"cohort": str(folder / "wide.csv"), "name": "wide", "columns": {"visit": "", "date": ""}},
+    )
+    return run(study, folder / "run")
+
+
+def test_the_plan_is_recorded_and_other_cohorts_follow_it(finished: Run) -> None:
+    assert finished.study.images.fit == "stretch"
+    marker = json.loads((finished.folder / "tiles" / "store.json").read_text())
+    assert marker["preparation"]["fit"] == "stretch"
+    outside = json.loads((finished.folder / "tiles-external" / "store.json").read_text())
+    assert outside["preparation"]["fit"] == "stretch"
+    facts = RunFolder(finished.folder).job("test_resnet", 0).facts.read()
+    assert facts["settings"]["images"]["fit"] == "stretch"
+    assert "stretched to a square" in finished.report.read_text()
+
+
+def test_new_cases_are_prepared_as_in_training(finished: Run, films: Path, tmp_path: Path) -> None:
+    one = pd.read_csv(films, dtype=str).query("label == 'covid'").head(1)
+    one.assign(path=str(films.parent / one["path"].iat[0])).drop(columns="label").to_csv(
+        tmp_path / "a.csv", index=False
+    )
+    bundle = Bundle.open(RunFolder(finished.folder).job("test_resnet", 0).path)
+    store = prepare_new_cases(bundle.study(tmp_path / "a.csv"), tmp_path, Silent()).store
+    assert isinstance(store, TileStore)
+    assert store.preparation.fit == "stretch"
+
+
+def test_the_letterbox_control_runs_on_a_finished_run(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "letterbox.md"
+    names = ["letterbox.py", str(finished.folder), "--network", "test_resnet", "--films", "5", "--output", str(page)]
+    monkeypatch.setattr("sys.argv", names)
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import letterbox
+
+    letterbox.main()
+    rows = [line.strip("| ").split(" | ") for line in page.read_text().splitlines() if line.startswith("|")][2:]
+    counts = {way: [int(value) for value in values] for way, *values in rows}
+    assert list(counts) == [way.name for way in letterbox.WAYS]
+    assert counts["as they are"][1:] == [0, 0]
+    # this run stretches, so its own preparation is the last way
+    assert counts["cropped, prepared as in the study"] == counts["cropped and stretched"]
+    held_out = letterbox.held_out_films(finished.folder, "test_resnet", 0, "no_finding", "label")
+    learned = Bundle.open(RunFolder(finished.folder).job("test_resnet", 0).path).subjects
+    assert len(held_out) >= 5
+    assert not learned & {path.parent.name for path in held_out}
