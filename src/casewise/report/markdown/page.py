@@ -138,7 +138,7 @@ def target_values(
     first, study = runs[0], runs[0].study
     kind, names = study.kind_of(target), study.classes_of(target)
     family = kind_report(kind).template
-    digits, metrics = DIGITS[family], page_columns(runs, target)
+    digits, metrics = DIGITS[family], page_columns(runs, target, stage)
     compared = None
     if not pooled(first, stage):
         metric = kind_report(kind).compared
@@ -170,12 +170,12 @@ def target_values(
     }
 
 
-def page_columns(runs: Sequence[FinishedStudy], target: str) -> list[str]:
+def page_columns(runs: Sequence[FinishedStudy], target: str, stage: str) -> list[str]:
     """The metrics of a target's table, with those that others reported."""
     study = runs[0].study
     kind, count = study.kind_of(target), len(study.classes_of(target)) or None
     reported = {name for values in study.evaluation.references.get(target, {}).values() for name in values}
-    shown = columns("page", kind, count)
+    shown = columns("page", kind, count, stage=stage)
     return shown + [name for name in ("precision", "recall", "kappa") if name in reported and name not in shown]
 
 
@@ -259,7 +259,7 @@ def details(run: FinishedStudy, stage: str, target: str) -> dict[str, Any] | Non
     if not entry:
         return None
     figures, names = learners[learner][target], [str(name) for name in entry["names"]]
-    metrics = columns("classes", run.study.kind_of(target))
+    metrics = columns("classes", run.study.kind_of(target), stage=stage)
     points = []
     for point in entry.get("operating") or []:
         threshold = f"{point['threshold']:.3f}" if point.get("threshold") is not None else MISSING
@@ -316,7 +316,7 @@ def image_split(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
 def _columns_by_source(run: FinishedStudy, target: str) -> list[str]:
     """The metrics of a target's tables by way of splitting and by source."""
     if run.study.classes_of(target):
-        return page_columns([run], target)
+        return page_columns([run], target, "")
     return columns("image_split", run.study.kind_of(target))
 
 
