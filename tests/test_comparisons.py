@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -66,3 +71,73 @@ def test_one_subject_tells_no_learners_apart() -> None:
     found = compare(truth, {"a": truth, "b": truth + 9}, np.array(["s"] * 4), PLAN, metrics=["mae"])["mae"]
     assert found["indistinguishable"] == ["a", "b"]
     assert found["differences"]["b"]["low"] is None
+
+
+@pytest.fixture(scope="module")
+def benchmark_file() -> Any:
+    path = Path(__file__).resolve().parents[1] / "benchmarks" / "multiplicity.py"
+    spec = importlib.util.spec_from_file_location("multiplicity", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["multiplicity"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_equal_learners_are_seldom_called_worse(benchmark_file: Any) -> None:
+    rates = benchmark_file.family_wise_error(20, 12)
+    for metric in benchmark_file.METRICS:
+        # 72, 48 and 12 comparisons: at 5 %, more than 8, 6 and 3 happen in less than 2 % of seeds
+        assert rates[metric, 3][0] <= 8 / 72
+        assert rates[metric, 7][0] <= 6 / 48
+        assert rates[metric, 33][0] <= 3 / 12
+    # one interval for each learner, as before: nearly every study of 33 equal learners has one that is called worse
+    assert rates["mae", 33][1] > 0.9
+    assert rates["mae", 7][1] > 0.3
+
+
+def test_the_test_set_seldom_raises_a_false_alarm(benchmark_file: Any) -> None:
+    few = benchmark_file.false_alarms(3, 5)
+    assert {stated for stated, _ in few.values()} == {0.0}
+    assert few["ccc", 3][1] > 0.2
+    ten = benchmark_file.false_alarms(10, 8)
+    assert ten["ccc", 3][0] <= 6 / 48
+
+
+def test_pairs_are_covered_together() -> None:
+    rng = np.random.default_rng(0)
+    samples = rng.normal(0, 1, (4000, 6)) + rng.normal(0, 5, (4000, 1))
+    pairs = pair_intervals(np.zeros(6), samples, n_subjects=10**6, effective=1e6, confidence=0.95)
+    inside = np.abs(samples[:, :, None] - samples[:, None, :]) <= pairs.half_width + np.eye(6) * 1e9
+    assert inside.all(axis=(1, 2)).mean() == pytest.approx(0.95, abs=0.002)
+    # the studentised range of six normal values: 4.03 at 95 %
+    assert pairs.half_width[0, 1] == pytest.approx(4.03, rel=0.03)
+    few = pair_intervals(np.zeros(6), samples, n_subjects=10, effective=10, confidence=0.95)
+    assert (few.half_width[0, 1:] > 1.2 * pairs.half_width[0, 1:]).all()
+
+
+def test_two_learners_have_the_interval_of_one_difference() -> None:
+    samples = np.random.default_rng(1).normal(0, 1, (4000, 2))
+    pairs = pair_intervals(
+        np.array([0.0, 3.0]), samples + np.array([0.0, 3.0]), n_subjects=10**6, effective=1e6, confidence=0.95
+    )
+    assert pairs.difference[0, 1] == -pairs.difference[1, 0] == -3
+    assert pairs.half_width[0, 1] == pytest.approx(1.96 * np.sqrt(2), rel=0.05)
+
+
+def test_undefined_and_equal_figures_are_no_difference() -> None:
+    samples = np.random.default_rng(2).normal(0, 1, (500, 4))
+    samples[:, 1] = samples[:, 0]
+    samples[:100, 2] = np.nan
+    point = np.array([0.0, 0.0, 5.0, np.nan])
+    pairs = pair_intervals(point, samples, n_subjects=30, effective=30, confidence=0.95)
+    assert pairs.half_width[0, 1] == 0
+    assert np.isnan(pairs.half_width[0, [2, 3]]).all()
+    alone = pair_intervals(point[:1], samples[:, :1], n_subjects=30, effective=30, confidence=0.95)
+    assert alone.half_width.tolist() == [[0.0]]
+
+
+def test_unequal_subjects_count_for_fewer() -> None:
+    assert effective_subjects(np.repeat(np.arange(10), 3)) == pytest.approx(10)
+    assert effective_subjects(np.repeat(np.arange(10), [91, *[1] * 9])) == pytest.approx(100**2 / (91**2 + 9))

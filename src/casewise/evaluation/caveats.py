@@ -113,7 +113,8 @@ def lower_on_test(
 
     The subjects differ, so the interval of the difference is that of independent metrics. The learner was chosen for
     its figure out of fold, so the lower half of that interval is widened to hold for all learners at once (Bonferroni).
-    Nothing is stated below ten subjects.
+    Of the test set's interval the larger half counts, because figures near their bound, such as a high CCC, vary more
+    downwards than their intervals reach upwards. Nothing is stated below ten subjects.
     """
     of_stage = {stage: metrics.get(stage, {}).get(learner, {}).get(main, {}).get(merit) for stage in ("oof", "test")}
     if not all(
@@ -125,7 +126,8 @@ def lower_on_test(
     tail = NormalDist().inv_cdf
     n_chosen_from = sum(figures[merit].value is not None for figures in candidates)
     widening = tail((1 - confidence) / 2 / n_chosen_from) / tail((1 - confidence) / 2)
-    chance = float(np.hypot(widening * (inside.value - inside.low), tested.high - tested.value))
+    tested_half = max(tested.high - tested.value, tested.value - tested.low)
+    chance = float(np.hypot(widening * (inside.value - inside.low), tested_half))
     if inside.value - tested.value <= chance:
         return []
     both = {stage: {"value": e.value, "low": e.low, "high": e.high} for stage, e in (("oof", inside), ("test", tested))}

@@ -3,8 +3,8 @@
 The best learner is picked on the same cases on which it is compared, so each of the L(L-1)/2 pairs may become the one
 that is looked at. The intervals of all pairs cover their differences together (max-T over the resamples).
 
-Sources: Westfall and Young 1993 (max-T); Hothorn, Bretz and Westfall 2008 (simultaneous intervals); Kish 1965 (effective
-number of subjects).
+Sources: Westfall and Young 1993 (max-T); Hothorn, Bretz and Westfall 2008 (simultaneous intervals); Kish 1965
+(effective number of subjects).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def pair_intervals(
         critical = max(float(t.isf(norm.sf(largest), max(effective - 1, 1))), largest)
         half[enough] = critical * error * np.sqrt(n_subjects / (n_subjects - 1))
     difference, half_width = np.zeros((2, n_learners, n_learners))
-    difference[first, second], difference[second, first] = at, -at
+    difference[first, second], difference[second, first] = at, 0.0 - at
     half_width[first, second] = half_width[second, first] = half
     return PairIntervals(difference, half_width)
 

@@ -61,9 +61,10 @@ def headline_within(
     """Choose the learner by the mean over the sources of its merit within each, if each source was left out.
 
     `main` is that of `headline`, `left_out` that of `casewise.evaluation.external.by_source`, and `column` contains the
-    sources. The mean is over sources in which all learners have the metric; without such a source the pooled metric
-    decides, or the pooled tie-breaker if the merit is one that compares cases within folds only. Fitted meta learners are not candidates, because they were fitted on predictions of networks that were
-    trained on the source. In `notes`, the caveat on the former choice is replaced by those on this one.
+    sources. The mean is over sources in which all learners have the metric. Without such a source the pooled metric
+    decides, or the pooled tie-breaker if the metric only compares cases within folds. Fitted meta learners are not
+    candidates, because they were fitted on predictions of networks that were trained on the source. In `notes`, the
+    caveat on the former choice is replaced by those on this one.
     """
     kind, target = main["kind"], main["target"]
     figures_by_learner = {learner: keys[target] for learner, keys in metrics.get("oof", {}).items() if target in keys}
