@@ -145,7 +145,10 @@ def target_values(
         entry = pairs.get(target, {}).get(metric)
         if entry and entry.get("differences"):
             smaller = metric_of(metric).larger_is_better is False
-            compared = {**entry, "metric": metric_of(metric).phrase, "smaller": smaller}
+            # a run that was evaluated before these intervals were simultaneous lacks the caveat
+            codes = {note["code"] for note in first.metrics["notes"] if isinstance(note, Mapping)}
+            together = len(runs) > 1 or "comparisons" in codes
+            compared = {**entry, "metric": metric_of(metric).phrase, "smaller": smaller, "together": together}
     entries = first.metrics.get("classes", {}).get(stage, {})
     only = {learner: (by_target.get(target) or {}).get("constant_class") for learner, by_target in entries.items()}
     return {
