@@ -278,6 +278,16 @@ def test_the_note_on_intervals_names_people_only_where_they_are_known(table: pd.
         assert (note["subjects_known"], note["resamples"], note["confidence"]) == (known, 50, 0.95)
 
 
+@pytest.mark.parametrize(("learners", "subjects", "told"), [(1, 80, True), (1, 9, False), (33, 80, False)])
+def test_a_fall_is_not_told_of_few_subjects_or_of_the_luckiest_learner(
+    learners: int, subjects: int, told: bool
+) -> None:
+    inside = {"grade": {"kappa_quadratic": Estimate(0.86, 0.76, 0.96, 80, 80, False)}}
+    tested = {"grade": {"kappa_quadratic": Estimate(0.7, 0.58, 0.8, subjects, subjects, False)}}
+    metrics = {"oof": {f"m{n}": inside for n in range(learners)}, "test": {"m0": tested}}
+    assert bool(lower_on_test(metrics, "grade", "m0", "kappa_quadratic")) is told
+
+
 @pytest.mark.parametrize(("tested", "told"), [(0.6, True), (0.8, False), (0.95, False)])
 def test_a_fall_beyond_chance_is_told(tested: float, told: bool) -> None:
     def estimate(value: float, half: float) -> Estimate:

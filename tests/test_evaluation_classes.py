@@ -23,7 +23,7 @@ from casewise.evaluation.cross_fit import choose
 from casewise.evaluation.thresholds import choose_threshold
 from casewise.metrics.calibration import fit_temperature, reliability, scaled
 from casewise.metrics.classes import Classes, Samples, class_metrics
-from casewise.metrics.roc import areas, curve, drawn_curve
+from casewise.metrics.roc import curve, drawn_curve, ranking
 from casewise.targets import kind_named
 
 NAMES = ("covid", "none", "pneumonia", "other", "unclear")
@@ -124,7 +124,7 @@ def test_every_figure_is_scikit_learns_also_weighted(k: int, kind: str) -> None:
     classes = Classes(NAMES[:k], kind, 0 if k == 2 else None)  # type: ignore[arg-type]
     counts = np.concatenate([np.ones((1, 40)), draw(40, Plan(5, seed=k))])
     found = class_metrics(some, classes, counts)
-    assert list(found) == classes.metrics
+    assert list(found) == classes.keys()
     for resample, weights in enumerate(counts):
         w = weights[subject]
         there = w > 0  # scikit-learn counts classes of weight zero as there
@@ -144,7 +144,7 @@ def test_every_figure_is_scikit_learns_also_weighted(k: int, kind: str) -> None:
 def test_the_area_is_the_share_of_pairs_in_the_right_order(cases: list[tuple[int, bool, int]]) -> None:
     scores, of_class, weights = (np.array(column) for column in zip(*cases, strict=True))
     w = weights.astype(float)[None]
-    auroc, auprc = areas(scores.astype(float), of_class, np.arange(len(cases)), w)
+    ranks = ranking(scores.astype(float), of_class, np.arange(len(cases)), w)
     pairs = [
         (a[2] * b[2], 1.0 if a[0] > b[0] else 0.5 if a[0] == b[0] else 0.0)
         for a in cases
@@ -153,20 +153,22 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order(cases: list[tuple[int
     ]
     total = sum(weight for weight, _ in pairs)
     if total:
-        assert auroc[0] == pytest.approx(sum(weight * order for weight, order in pairs) / total)
-        backwards = areas(-scores.astype(float), of_class, np.arange(len(cases)), w)[0]
-        assert auroc[0] + backwards[0] == pytest.approx(1.0)
+        assert ranks.auroc[0] == pytest.approx(sum(weight * order for weight, order in pairs) / total)
+        backwards = ranking(-scores.astype(float), of_class, np.arange(len(cases)), w)
+        assert ranks.auroc[0] + backwards.auroc[0] == pytest.approx(1.0)
     else:
-        assert np.isnan(auroc[0])
-    assert np.isnan(auprc[0]) == (not (weights * of_class).sum())
+        assert np.isnan(ranks.auroc[0])
+    assert np.isnan(ranks.auprc[0]) == (not (weights * of_class).sum())
 
 
 def test_resamples_in_pieces_are_the_same_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     some, subject = samples(3, seed=9)
     args = (some.probabilities[:, 0, 0], some.truth == 0, subject, draw(40, Plan(50)))
-    at_once = areas(*args)
+    at_once = ranking(*args)
     monkeypatch.setattr("casewise.metrics.roc._AT_ONCE", 1000)
-    assert np.array_equal(areas(*args), at_once)
+    in_pieces = ranking(*args)
+    assert np.array_equal(in_pieces.auroc, at_once.auroc)
+    assert np.array_equal(in_pieces.auprc, at_once.auprc)
 
 
 def judge(rows: pd.DataFrame, names: tuple[str, ...] | None = None, **plan: Any) -> dict[str, Any]:
@@ -311,7 +313,7 @@ def told() -> dict[str, Any]:
 def test_a_study_of_classes_has_every_figure(told: dict[str, Any]) -> None:
     for stage, n in (("oof", 90), ("test", 30)):
         for figures_of in told["metrics"][stage].values():
-            assert list(figures_of["dx"]) == Classes(NAMES[:3]).metrics
+            assert list(figures_of["dx"]) == Classes(NAMES[:3]).keys(by_fold=stage == "oof")
             for figure in figures_of["dx"].values():
                 assert figure["low"] <= figure["value"] <= figure["high"]
                 assert (figure["n_subjects"], figure["n_cases"], figure["rough"]) == (n, n, False)
@@ -325,7 +327,8 @@ def test_a_study_of_classes_has_every_figure(told: dict[str, Any]) -> None:
         rules = ["youden", "sensitivity >= 0.9", "sensitivity >= 0.5"]
         assert [(o["class"], o["rule"]) for o in block["operating"]] == [(c, r) for c in NAMES[:3] for r in rules]
     assert set(told["comparisons"]["test"]["dx"]) == {"accuracy", "auroc", "f1", "log_loss"}
-    assert told["comparisons"]["oof"]["dx"]["auroc"]["indistinguishable"] == ["good"]
+    found = told["comparisons"]["oof"]["dx"]["auroc"]
+    assert (found["best"], found["differences"]["poor"]["indistinguishable"]) == ("good", False)
     assert told["comparisons"]["oof"]["dx"]["log_loss"]["differences"]["poor"]["low"] > 0
     main = told["main"]
     assert (main["kind"], main["stage"], main["learner"], main["chosen_on"]) == (

@@ -155,7 +155,7 @@ def test_grades_have_weighted_kappa_and_name_a_grade_with_its_target(grades: Rep
 def test_the_learners_table_has_the_published_form(three: ReportContext) -> None:
     found = learners.section(three)
     assert found is not None
-    assert found["columns"] == ["accuracy", "top2_accuracy", "auroc", "precision", "recall", "f1"]
+    assert found["columns"] == ["accuracy", "top2_accuracy", "auroc", "auroc_pooled", "precision", "recall", "f1"]
     assert [stage for stage, _ in found["stages"]] == ["test", "oof"]
     values = [row.cells[3].value for row in found["stages"][0][1]]
     assert values == sorted(values, reverse=True)

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 
 from casewise.errors import BothSidesError, DamagedError, SplitError
 from casewise.run_folder import RunFolder
+from casewise.splits.assignment import assign, greedy, imbalance, needs_of_folds, needs_of_test
 from casewise.splits.grouped import (
     TEST,
     check_apart,
-    greedy,
-    imbalance,
     inner_stop,
     manifest_hash,
     read_splits,
@@ -314,3 +313,96 @@ def test_folds_are_balanced_on_classes() -> None:
 def test_two_ways_to_hold_out_are_one_too_many() -> None:
     with pytest.raises(ValueError, match="leave_out and column"):
         one_left_out(column="part")
+
+
+def unequal(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Records of subjects whose numbers of cases are very unequal, and rare classes: (subjects, classes) each."""
+    rng = np.random.default_rng(seed)
+    subjects, classes = int(rng.integers(14, 60)), int(rng.integers(2, 6))
+    shares = rng.dirichlet(np.full(classes, 0.5))
+    cases = np.ceil(rng.pareto(0.8, subjects) + 0.5).clip(max=400).astype(int)
+    records = np.stack([rng.multinomial(n, rng.dirichlet(0.3 + 5 * shares)) for n in cases]).astype(float)
+    return records[:, records.sum(axis=0) > 0], cases
+
+
+def by_side(side: np.ndarray, records: np.ndarray, sides: int) -> np.ndarray:
+    return np.stack([records[side == s].sum(axis=0) for s in range(sides)])
+
+
+def test_no_split_of_500_unequal_cohorts_is_worse_than_greedy_or_random() -> None:
+    chosen = []
+    for seed in range(500):
+        records, _ = unequal(seed)
+        shares = np.array([0.9, 0.1])
+        needs = needs_of_test(np.zeros((len(records), 0), dtype=bool), 5)
+        side, found = assign(records, shares, needs, restarts=20, seed=seed)
+        alone, gap = greedy(records, shares, restarts=20, seed=seed)
+        chosen.append(found["method"])
+        assert np.bincount(side, minlength=2).tolist() == np.bincount(alone, minlength=2).tolist()
+        assert found["imbalance"] == pytest.approx(float(imbalance(by_side(side, records, 2), shares)))
+        assert found["imbalance"] == pytest.approx(min(found["lowest_imbalance"].values()))
+        assert found["lowest_imbalance"]["greedy"] == gap
+        if found["method"] == "greedy":
+            assert (side == alone).all()
+    # random assignments matter here: today's greedy ones alone were often worse
+    assert 0.2 < np.mean([method == "random" for method in chosen]) < 1
+
+
+def test_no_side_of_500_cohorts_lacks_a_class_that_it_could_have() -> None:
+    repaired = 0
+    for seed in range(500):
+        rng = np.random.default_rng(seed)
+        subjects, classes, folds = int(rng.integers(20, 50)), int(rng.integers(2, 4)), int(rng.integers(2, 6))
+        label = rng.choice(classes, subjects, p=rng.dirichlet(np.ones(classes)))
+        label[: folds + 1] = classes - 1  # as many subjects of a class as there are sides
+        holders = np.eye(classes, dtype=bool)[label]
+        cases = np.ceil(rng.pareto(1.0, subjects) + 0.5).clip(max=50)
+        records = holders * cases[:, None]
+        side, found = assign(records, [0.8, 0.2], needs_of_test(holders, folds), restarts=5, seed=seed)
+        held = by_side(side, holders, 2)
+        count = holders.sum(axis=0)
+        assert found["shortfall"] == 0
+        assert (held[1] >= (count > 2)).all()
+        assert (held[0] >= np.where(count > 2, np.minimum(count - 1, folds), count)).all()
+        repaired += found["exchanges"] > 0
+        rest = np.flatnonzero(side == 0)
+        fold, found = assign(
+            records[rest], [1 / folds] * folds, needs_of_folds(holders[rest], folds), restarts=5, seed=seed
+        )
+        held = by_side(fold, holders[rest], folds)
+        sizes = np.bincount(fold, minlength=folds)
+        assert found["shortfall"] == 0
+        assert ((held > 0).sum(axis=0) == np.minimum(holders[rest].sum(axis=0), folds)).all()
+        assert max(sizes) - min(sizes) <= 1
+        repaired += found["exchanges"] > 0
+    assert repaired
+
+
+def test_a_need_that_cannot_be_met_is_counted() -> None:
+    holders = np.eye(5, dtype=bool)[np.arange(15) % 5]
+    side, found = assign(holders.astype(float), [0.8, 0.2], needs_of_test(holders, 2), restarts=5, seed=0)
+    assert np.bincount(side).tolist() == [12, 3]
+    assert found["shortfall"] == 2  # three subjects cannot have five classes
+
+
+def test_the_manifest_states_how_the_assignment_was_found(tmp_path) -> None:
+    part = of_sources([2.0 if i < 2 else float(i % 2) for i in range(12)])
+    found = split(part, one_left_out(leave_out=None, folds=3, test=0.25, restarts=30))
+    write_splits(found, RunFolder(tmp_path).splits)
+    record = read_splits(RunFolder(tmp_path).splits).record
+    for side in ("test", "folds"):
+        how = record["assignment"][side]
+        assert how["method"] in ("greedy", "random")
+        assert how["candidates"] == {"greedy": 30, "random": 30}
+        assert (how["shortfall"], how["exchanges"] >= 0) == (0, True)
+    # two subjects have class c: both in training, in two folds
+    lacking = {(entry["side"], entry["reason"]) for entry in record["classes_lacking"] if entry["class"] == "c"}
+    assert len(lacking) == 2
+    assert ("test", "too_few") in lacking
+    assert {entry["subjects"] for entry in record["classes_lacking"] if entry["class"] == "c"} == {2}
+    check_learnable(found, part.panels, one_left_out(leave_out=None, folds=3))
+
+
+def test_a_split_of_the_table_has_no_assignment() -> None:
+    found = split(of_sources(), one_left_out())
+    assert found.record["assignment"] == {}

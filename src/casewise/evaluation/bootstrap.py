@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -12,7 +12,6 @@ import numpy as np
 
 from casewise.errors import StudyError
 from casewise.metrics.numbers import moments, number_metrics, reason, sum_by_subject
-from casewise.metrics.registry import metric_of, metrics_of
 
 Statistic: TypeAlias = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 Reason: TypeAlias = Callable[[str, np.ndarray], str]
@@ -65,6 +64,27 @@ def draw(n_subjects: int, plan: Plan) -> np.ndarray:
     counts = rng.multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), size=plan.resamples).astype(float)
     counts.flags.writeable = False
     return counts
+
+
+@functools.lru_cache(maxsize=8)
+def draw_within(folds: tuple[int, ...], plan: Plan) -> tuple[np.ndarray, float]:
+    """Like `draw`, but each fold keeps its number of subjects; `folds` is the fold of each subject.
+
+    Also returns the factor by which deviations of the resamples are too small: a fold of n subjects that are drawn n
+    times varies less than n new subjects, in total by sqrt((subjects - folds) / subjects). Where every fold has one
+    subject, subjects are drawn from all folds together.
+    """
+    numbers = np.asarray(folds)
+    n_subjects, names = len(numbers), np.unique(numbers)
+    if n_subjects == len(names):
+        return draw(n_subjects, plan), 1.0
+    rng = np.random.default_rng(plan.seed)
+    counts = np.zeros((plan.resamples, n_subjects))
+    for fold in names:
+        members = np.flatnonzero(numbers == fold)
+        counts[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), plan.resamples)
+    counts.flags.writeable = False
+    return counts, float(np.sqrt(n_subjects / (n_subjects - len(names))))
 
 
 def resample(sums: np.ndarray, statistic: Statistic, plan: Plan) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -189,83 +209,6 @@ def by_subject(
         group_estimates = estimates(sums, partial(number_metrics, kind=kind), reason, plan, n_cases=n_cases)
         estimates_by_learner |= dict(zip(map(str, learners[members]), group_estimates, strict=True))
     return {learner: estimates_by_learner[learner] for learner in predicted}
-
-
-def compare(
-    truth: np.ndarray,
-    predicted: Mapping[str, np.ndarray],
-    subjects: np.ndarray,
-    plan: Plan = PLAN,
-    *,
-    metrics: Sequence[str] | None = None,
-    kind: str = "regression",
-) -> dict[str, dict[str, Any]]:
-    """Compare every learner with the best one of each metric, on the rows that all predicted and the same resamples.
-
-    Returns, by metric, `best` (the learner with the best figure), `indistinguishable` (the best learner and those whose
-    difference from it may be noise) and `differences`: for each other learner its figure minus that of the best, as
-    {difference, low, high, indistinguishable}. A learner is indistinguishable where the interval covers 0, and always
-    below ten subjects, whose intervals are rough. The best was picked on the same cases, so a difference looks larger
-    than it would on others, and no allowance is made for the number of learners.
-
-    >>> truth, subjects = np.arange(20.), np.array(list("abcdefghij" * 2))
-    >>> far = compare(truth, {"near": truth + .1, "far": truth + 2}, subjects, metrics=["mae"])["mae"]
-    >>> far["best"], far["indistinguishable"], far["differences"]["far"]["indistinguishable"]
-    ('near', ['near'], False)
-    """
-    truth, subjects = np.asarray(truth, dtype=float), np.asarray(subjects)
-    matrix = np.column_stack([np.asarray(p, dtype=float) for p in predicted.values()])
-    rows = ~np.isnan(truth) & ~np.isnan(matrix).any(axis=1)
-    if not rows.any():
-        return {}
-    sums = _sums(truth[rows], matrix[rows], subjects[rows])
-    points, samples = resample(sums, partial(number_metrics, kind=kind), plan)
-    if metrics is None:
-        metrics = [metric.name for metric in metrics_of(kind) if kind in metric.compared]
-    return differences(points, samples, list(predicted), metrics, plan, n_subjects=len(sums))
-
-
-def differences(
-    points: Mapping[str, np.ndarray],
-    samples: Mapping[str, np.ndarray],
-    learners: Sequence[str],
-    metrics: Sequence[str],
-    plan: Plan,
-    *,
-    n_subjects: int,
-) -> dict[str, dict[str, Any]]:
-    """Compare learners like `compare`, from points (L,) and samples (resamples, L)."""
-    rough = n_subjects < ROUGH_BELOW
-    comparison: dict[str, dict[str, Any]] = {}
-    for name in metrics:
-        sign = -1.0 if metric_of(name).larger_is_better else 1.0
-        point = points[name]
-        if np.isnan(point).all():
-            continue
-        best = int(np.nanargmin(sign * point))
-        lows, highs = percentiles(samples[name] - samples[name][:, [best]], plan.confidence)
-        differences_by_learner, equals = {}, [learners[best]]
-        for number, learner in enumerate(learners):
-            if number == best or np.isnan(point[number]):
-                continue
-            low, high = float(lows[number]), float(highs[number])
-            defined = n_subjects > 1 and not np.isnan(low)
-            uncertain = rough or not defined or low <= 0 <= high
-            equals += [learner] if uncertain else []
-            differences_by_learner[learner] = {
-                "difference": float(point[number] - point[best]),
-                "low": low if defined else None,
-                "high": high if defined else None,
-                "indistinguishable": uncertain,
-            }
-        comparison[name] = {
-            "best": learners[best],
-            "indistinguishable": equals,
-            "n_subjects": n_subjects,
-            "rough": rough,
-            "differences": differences_by_learner,
-        }
-    return comparison
 
 
 def _sums(truth: np.ndarray, matrix: np.ndarray, subjects: np.ndarray) -> np.ndarray:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from casewise.evaluation.bootstrap import ROUGH_BELOW
+from casewise.evaluation.bootstrap import PLAN, ROUGH_BELOW
+from casewise.evaluation.comparisons import FEWEST_SUBJECTS
 from casewise.metrics.classes import Classes
+
+# a larger difference between the AUROC within the folds and the pooled one is remarked on
+POOLED_GAP = 0.05
 
 
 class Caveat(dict[str, Any]):
@@ -65,16 +70,65 @@ def response_caveats(response: Mapping[str, Any], stage: str) -> list[Caveat]:
     return caveats
 
 
-def lower_on_test(metrics: Mapping[str, Any], main: str, learner: str | None, merit: str) -> list[Caveat]:
+def pooled_caveats(metrics: Mapping[str, Any], targets: Sequence[str]) -> list[Caveat]:
+    """Targets whose out-of-fold AUROC differs much between the value within the folds and the pooled one.
+
+    `metrics` are those of the stage, by learner; the learner with the largest difference is named.
+    """
+    caveats = []
+    for target in targets:
+        values = {
+            learner: (figures["auroc"].value, figures["auroc_pooled"].value)
+            for learner, by_target in metrics.items()
+            if (figures := by_target.get(target, {})) and "auroc_pooled" in figures
+        }
+        gaps = {
+            learner: abs(within - pooled)
+            for learner, (within, pooled) in values.items()
+            if within is not None and pooled is not None
+        }
+        wide = [learner for learner, gap in gaps.items() if gap > POOLED_GAP]
+        if wide:
+            widest = max(wide, key=lambda learner: gaps[learner])
+            within, pooled = values[widest]
+            caveats.append(
+                Caveat(
+                    "auroc_parts",
+                    target=target,
+                    learner=widest,
+                    within=within,
+                    pooled=pooled,
+                    count=len(wide),
+                    learners=len(gaps),
+                    more_than=POOLED_GAP,
+                )
+            )
+    return caveats
+
+
+def lower_on_test(
+    metrics: Mapping[str, Any], main: str, learner: str | None, merit: str, *, confidence: float = PLAN.confidence
+) -> list[Caveat]:
     """Whether the learner of the headline is worse on the test set than out of fold by more than chance explains.
 
-    The subjects differ, so the interval of the difference is that of independent metrics.
+    The subjects differ, so the interval of the difference is that of independent metrics. The learner was chosen for
+    its figure out of fold, so the lower half of that interval is widened to hold for all learners at once (Bonferroni).
+    Of the test set's interval the larger half counts, because figures near their bound, such as a high CCC, vary more
+    downwards than their intervals reach upwards. Nothing is stated below ten subjects.
     """
-    estimates = [metrics.get(stage, {}).get(learner, {}).get(main, {}).get(merit) for stage in ("oof", "test")]
-    if not all(e and e.value is not None and e.low is not None and e.high is not None for e in estimates):
+    of_stage = {stage: metrics.get(stage, {}).get(learner, {}).get(main, {}).get(merit) for stage in ("oof", "test")}
+    if not all(
+        e and None not in (e.value, e.low, e.high) and e.n_subjects >= FEWEST_SUBJECTS for e in of_stage.values()
+    ):
         return []
-    inside, tested = estimates
-    if inside.value - tested.value <= float(np.hypot(inside.value - inside.low, tested.high - tested.value)):
+    inside, tested = of_stage["oof"], of_stage["test"]
+    candidates = [by_target[main] for by_target in metrics["oof"].values() if main in by_target]
+    tail = NormalDist().inv_cdf
+    n_chosen_from = sum(figures[merit].value is not None for figures in candidates)
+    widening = tail((1 - confidence) / 2 / n_chosen_from) / tail((1 - confidence) / 2)
+    tested_half = max(tested.high - tested.value, tested.value - tested.low)
+    chance = float(np.hypot(widening * (inside.value - inside.low), tested_half))
+    if inside.value - tested.value <= chance:
         return []
     both = {stage: {"value": e.value, "low": e.low, "high": e.high} for stage, e in (("oof", inside), ("test", tested))}
     return [Caveat("test_below_oof", learner=learner, metric=merit, **both)]

@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 
 from casewise.errors import CasewiseError
-from casewise.evaluation.bootstrap import Estimate, Plan, differences, draw, percentiles, same_rows, with_intervals
+from casewise.evaluation.bootstrap import Estimate, Plan, draw, draw_within, percentiles, same_rows, with_intervals
 from casewise.evaluation.caveats import Caveat
+from casewise.evaluation.comparisons import differences, effective_subjects
 from casewise.evaluation.cross_fit import ByFold, choose, of_rows, stated
 from casewise.evaluation.thresholds import Threshold, choose_threshold, judge_thresholds, reached, rules
 from casewise.metrics.calibration import fit_temperature, reliability, scaled
 from casewise.metrics.classes import Classes, Samples, class_metrics, one_against_rest, reason
+from casewise.metrics.registry import metric_of
 from casewise.metrics.roc import drawn_curve
 from casewise.predictions.table import probability_columns
 
@@ -73,7 +75,10 @@ def classes_of(rows: pd.DataFrame, names: Sequence[str] | None, positive: str | 
 def widen(
     scored: pd.DataFrame, classes: Classes, temperatures: Mapping[str, ByFold], *, crossed: bool
 ) -> PredictionMatrix:
-    """Scored rows of one target as arrays, the samples in sorted order; `crossed` as in `of_rows`."""
+    """Scored rows of one target as arrays, the samples in sorted order; `crossed` as in `of_rows`.
+
+    If `crossed`, the samples know their folds, unless a row has none.
+    """
     columns = probability_columns(scored)[: len(classes.names)]
     scored = scored.assign(fold=scored["outer_fold"].astype("Float64").fillna(-1).astype(float))
     wide = scored.pivot(index=_SAMPLE, columns="model", values=["y_pred", "fold", *columns])
@@ -93,6 +98,7 @@ def widen(
             probabilities=probabilities,
             calibrated=scaled(probabilities, temperature),
             subjects=rows["subject"].to_numpy(),
+            folds=folds if crossed and (folds[~np.isnan(decided)] >= 0).all() else None,
         ),
         predicted=~np.isnan(decided),
         cases=wide.index.get_level_values("case").to_numpy(),
@@ -136,7 +142,7 @@ def judge_classes(
     compared: dict[str, Any] = {}
     groups = same_rows(wide.predicted)
     for rows, members in groups:
-        points, samples, n_subjects = _resampled(wide, rows, members, classes, plan)
+        points, samples, n_subjects = resampled(wide, rows, members, classes, plan)
         support = np.bincount(wide.samples.truth[rows], minlength=len(classes.names))
         of_group = with_intervals(
             points,
@@ -147,11 +153,12 @@ def judge_classes(
             n_cases=len(np.unique(wide.cases[rows])),
         )
         by_learner |= {wide.learners[n]: of_group[position] for position, n in enumerate(members)}
-    metrics = [metric.name for metric in classes.registered if classes.kind in metric.compared]
     shared = np.asarray(wide.predicted.all(axis=1))
     if comparing and len(wide.learners) > 1 and shared.any():
         if len(groups) > 1:
-            points, samples, n_subjects = _resampled(wide, shared, np.arange(len(wide.learners)), classes, plan)
+            points, samples, n_subjects = resampled(wide, shared, np.arange(len(wide.learners)), classes, plan)
+        effective = effective_subjects(wide.samples.subjects[shared])
+        metrics = {metric.name: effective for metric in classes.registered if classes.kind in metric.compared}
         compared = differences(points, samples, wide.learners, metrics, plan, n_subjects=n_subjects)
     return {learner: by_learner[learner] for learner in wide.learners}, compared
 
@@ -167,7 +174,8 @@ def describe_classes(
         samples = wide.samples
         truth, decided, p = samples.truth[rows], samples.decided[rows, number], samples.probabilities[rows, number]
         scores = one_against_rest(p, classes)
-        curves = {classes.names[c]: drawn_curve(scores[:, c], truth == c) for c in _shown(classes)}
+        folds = None if samples.folds is None else samples.folds[rows, number]
+        curves = {classes.names[c]: drawn_curve(scores[:, c], truth == c, folds) for c in _shown(classes)}
         temperatures = choice.temperatures.get(learner, {})
         confusion = np.bincount(truth * k + decided, minlength=k * k).reshape(k, k)
         by_learner[learner] = {
@@ -249,10 +257,14 @@ def _threshold(scores: np.ndarray, of_class: np.ndarray, sensitivity: float | No
     return choose_threshold(scores[rows], of_class[rows], sensitivity)
 
 
-def _resampled(
+def resampled(
     wide: PredictionMatrix, rows: np.ndarray, members: np.ndarray, classes: Classes, plan: Plan
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]:
-    """Metrics (L,) of some learners on some rows, those of every resample, and the number of subjects."""
+    """Metrics (L,) of some learners on some rows, those of every resample (R, L), and the number of subjects.
+
+    Metrics that are computed within folds are resampled within folds, if every subject is in the same fold for all
+    learners.
+    """
     every = wide.samples
     samples = Samples(
         every.truth[rows],
@@ -260,15 +272,31 @@ def _resampled(
         every.probabilities[rows][:, members],
         every.calibrated[rows][:, members],
         every.subjects[rows],
+        None if every.folds is None else every.folds[rows][:, members],
     )
     n_subjects = len(np.unique(np.asarray(samples.subjects, dtype=str)))
     points = {name: at[0] for name, at in class_metrics(samples, classes, np.ones((1, n_subjects))).items()}
-    drawn = class_metrics(samples, classes, draw(n_subjects, plan))
+    folds = _fold_of_subject(samples)
+    within_folds, factor = (None, 1.0) if folds is None else draw_within(folds, plan)
+    drawn = class_metrics(samples, classes, draw(n_subjects, plan), within_folds)
+    for name in drawn if factor > 1 else ():
+        if metric_of(name).across_folds == "within":
+            drawn[name] = np.clip(points[name] + factor * (drawn[name] - points[name]), 0.0, 1.0)
     for name in ("ece", "ece_calibrated"):
         # resampling adds noise to the bins, so resamples have a larger error than the data
         middle = percentiles(drawn[name], 0.0)[0]
         drawn[name] = np.maximum(drawn[name] - (middle - points[name]), 0.0)
     return points, drawn, n_subjects
+
+
+def _fold_of_subject(samples: Samples) -> tuple[int, ...] | None:
+    """The fold of each subject, in sorted order; None if a subject has none, or several."""
+    if samples.folds is None:
+        return None
+    names, first, subject = np.unique(np.asarray(samples.subjects, str), return_index=True, return_inverse=True)
+    folds = samples.folds[first, 0]
+    same = len(names) and (samples.folds == folds[np.ravel(subject)][:, None]).all()
+    return tuple(folds.tolist()) if same else None
 
 
 def _shown(classes: Classes) -> list[int]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from casewise.evaluation.caveats import Caveat
+from casewise.metrics.registry import metric_of
 from casewise.targets import kind_named
 
 # the prefix of fitted meta learners
@@ -60,9 +61,10 @@ def headline_within(
     """Choose the learner by the mean over the sources of its merit within each, if each source was left out.
 
     `main` is that of `headline`, `left_out` that of `casewise.evaluation.external.by_source`, and `column` contains the
-    sources. The mean is over sources in which all learners have the metric; without such a source the pooled metric
-    decides. Fitted meta learners are not candidates, because they were fitted on predictions of networks that were
-    trained on the source. In `notes`, the caveat on the former choice is replaced by those on this one.
+    sources. The mean is over sources in which all learners have the metric. Without such a source the pooled metric
+    decides, or the pooled tie-breaker if the metric only compares cases within folds. Fitted meta learners are not
+    candidates, because they were fitted on predictions of networks that were trained on the source. In `notes`, the
+    caveat on the former choice is replaced by those on this one.
     """
     kind, target = main["kind"], main["target"]
     figures_by_learner = {learner: keys[target] for learner, keys in metrics.get("oof", {}).items() if target in keys}
@@ -83,15 +85,18 @@ def headline_within(
         if fitted:
             notes.append(Caveat("fitted_not_headline", learners=fitted, column=column))
     defined = [s for s in left_out if all(value(s, learner, merit) is not None for learner in figures_by_learner)]
+    by = merit if defined or metric_of(merit).across_folds != "within" else loss
     if not defined:
-        notes.append(Caveat("chosen_on_pooled", column=column, metric=merit, kind=kind))
+        notes.append(Caveat("chosen_on_pooled", column=column, metric=merit, chosen_by=by, kind=kind))
 
     def mean(learner: str, name: str) -> float | None:
         every = [value(s, learner, name) for s in defined] if defined else [figures_by_learner[learner][name]["value"]]
         present = [estimate for estimate in every if estimate is not None]
         return sum(present) / len(present) if present else None
 
-    learner = max(figures_by_learner, key=lambda name: _rank(mean(name, merit), mean(name, loss)))
+    learner = max(
+        figures_by_learner, key=lambda name: _rank(mean(name, merit) if by == merit else None, mean(name, loss))
+    )
     undefined = [s for s in left_out if s not in defined]
     if defined:
         notes.append(Caveat("chosen_within", column=column, metric=merit, undefined=undefined, kind=kind))

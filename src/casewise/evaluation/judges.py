@@ -9,15 +9,17 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from casewise.evaluation.bootstrap import Estimate, Plan, by_subject, compare, draw
+from casewise.evaluation.bootstrap import Estimate, Plan, by_subject, draw
 from casewise.evaluation.classification import (
     OutOfFoldChoice,
     choose_out_of_fold,
     classes_of,
     describe_classes,
     judge_classes,
+    resampled,
     widen,
 )
+from casewise.evaluation.comparisons import compare
 from casewise.metrics.classes import Classes, Samples, class_metrics
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
 from casewise.metrics.registry import columns
@@ -130,12 +132,11 @@ class ClassJudge:
 
     def resampled(self, rows: pd.DataFrame, plan: Plan) -> tuple[dict[str, float], dict[str, np.ndarray], int]:
         """From counts by subject."""
-        n_subjects = rows["subject"].nunique()
-        samples = widen(rows, self.classes, {}, crossed=False).samples
-        points = class_metrics(samples, self.classes, np.ones((1, n_subjects)))
-        drawn = class_metrics(samples, self.classes, draw(n_subjects, plan))
+        wide = widen(rows, self.classes, {}, crossed=bool((rows["stage"] == "oof").all()))
+        every = np.ones(len(wide.cases), dtype=bool)
+        points, drawn, n_subjects = resampled(wide, every, np.array([0]), self.classes, plan)
         return (
-            {name: float(value[0, 0]) for name, value in points.items()},
+            {name: float(value[0]) for name, value in points.items()},
             {name: value[:, 0] for name, value in drawn.items()},
             n_subjects,
         )

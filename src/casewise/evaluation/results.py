@@ -19,8 +19,16 @@ from casewise.evaluation.agreement import (
     group_agreement,
     with_readers,
 )
-from casewise.evaluation.bootstrap import PLAN, ROUGH_BELOW, Estimate, Plan
-from casewise.evaluation.caveats import Caveat, lower_on_test, reader_caveats, response_caveats, stage_caveats
+from casewise.evaluation.bootstrap import PLAN, Estimate, Plan
+from casewise.evaluation.caveats import (
+    Caveat,
+    lower_on_test,
+    pooled_caveats,
+    reader_caveats,
+    response_caveats,
+    stage_caveats,
+)
+from casewise.evaluation.comparisons import FEWEST_SUBJECTS
 from casewise.evaluation.headline import headline
 from casewise.evaluation.judges import Judge, class_names, judge_of, shared_truth
 from casewise.evaluation.response import check_baseline, response
@@ -83,7 +91,7 @@ def evaluate(
     Returns:
         `metrics[stage][learner][target key][metric]` = {value, low, high, n_subjects, n_cases, rough[, reason]}; a key
         is a target over all its regions ('composite') or in one of them ('composite[upper]').
-        `comparisons[stage][target][metric]`: see `casewise.evaluation.bootstrap.compare`.
+        `comparisons[stage][target][metric]`: see `casewise.evaluation.comparisons.compare`.
         `classes[stage][learner][target]`: see `casewise.evaluation.classification.describe_classes`.
         `response[stage][learner]`; `bands[stages][stage][learner]` and `bands[lower_bounds]`.
         `readers[between][all or stage][target key][pair]`, `readers[learners][stage][learner][target key][reader]`.
@@ -135,7 +143,10 @@ def evaluate(
     if not results["metrics"]:
         notes.append(Caveat("nothing_judged"))
     results["main"] = headline(results["metrics"], primary, kind.name, notes)
-    notes += lower_on_test(results["metrics"], primary, results["main"]["learner"], kind.merit)
+    notes += pooled_caveats(results["metrics"].get("oof", {}), list(classes))
+    notes += lower_on_test(
+        results["metrics"], primary, results["main"]["learner"], kind.merit, confidence=plan.confidence
+    )
     notes.append(
         Caveat(
             "intervals",
@@ -143,9 +154,10 @@ def evaluate(
             resamples=plan.resamples,
             seed=plan.seed,
             subjects_known=subjects_known,
-            rough_below=ROUGH_BELOW,
         )
     )
+    if any(results["comparisons"].values()):
+        notes.append(Caveat("comparisons", confidence=plan.confidence, fewest=FEWEST_SUBJECTS))
     notes += [Caveat("macro_means")] if results["classes"] else []
     return dict(plain({**results, "notes": notes}))
 

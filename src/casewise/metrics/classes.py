@@ -2,6 +2,8 @@
 
 A metric of a class needs cases of that class, and a metric over all classes (a plain mean: macro) needs cases of every
 class. Otherwise it is undefined, never 0 and never a mean over fewer classes. Areas are of one class against the rest.
+Out of fold, where each fold has a network with a calibration of its own, only cases of the same fold are ranked against
+each other.
 
 Sources: Cohen 1960 (kappa); Cohen 1968 (weighted kappa, here with quadratic weights).
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,8 +20,8 @@ import numpy as np
 
 from casewise.metrics.calibration import BINS, SMALLEST, gaps
 from casewise.metrics.numbers import sum_by_subject
-from casewise.metrics.registry import CALIBRATED, Metric, metrics_of
-from casewise.metrics.roc import areas
+from casewise.metrics.registry import CALIBRATED, Metric, metric_of, metrics_of
+from casewise.metrics.roc import auroc_within, ranking
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,12 @@ class Classes:
         metrics = metrics_of(self.kind, len(self.names))
         return [metric for metric in metrics if self.positive is not None or metric.n_classes[1] != 2]
 
-    @property
-    def metrics(self) -> list[str]:
-        """The keys of all metrics in metrics.json, in order."""
+    def keys(self, *, by_fold: bool = False) -> list[str]:
+        """The keys of all metrics in metrics.json, in order; `by_fold`: of samples whose folds are known."""
         keys: list[str] = []
         for metric in self.registered:
+            if metric.across_folds == "pooled" and not by_fold:
+                continue
             keys += [metric.name, *(f"{metric.name}[{c}]" for c in self.names if metric.by_class)]
         return [*keys, *(metric.name + CALIBRATED for metric in self.registered if metric.calibrated)]
 
@@ -49,7 +53,8 @@ class Samples:
     """The predictions of L learners for the same N samples, in numbers of K classes.
 
     `truth` (N,), `decided` (N, L), `probabilities` (N, L, K), `calibrated` the same, NaN for a learner without a
-    temperature, `subjects` (N,).
+    temperature, `subjects` (N,). `folds` (N, L) is the fold of the network that predicted, None where one model
+    predicted all samples.
     """
 
     truth: np.ndarray
@@ -57,6 +62,7 @@ class Samples:
     probabilities: np.ndarray
     calibrated: np.ndarray
     subjects: np.ndarray
+    folds: np.ndarray | None = None
 
 
 class ClassSums:
@@ -70,9 +76,12 @@ class ClassSums:
             that `after_calibration` returns.
     """
 
-    def __init__(self, samples: Samples, classes: Classes, counts: np.ndarray) -> None:
+    def __init__(
+        self, samples: Samples, classes: Classes, counts: np.ndarray, within_folds: np.ndarray | None = None
+    ) -> None:
         k, learners = len(classes.names), samples.decided.shape[1]
         self.samples, self.classes, self.counts = samples, classes, counts
+        self._within_folds = counts if within_folds is None else within_folds
         sums = sum_by_subject(_terms(samples, k), samples.subjects)
         flat = counts @ sums.reshape(len(sums), -1)
         self._sums = flat.reshape(len(counts), learners, -1)
@@ -137,7 +146,12 @@ class ClassSums:
 
     @property
     def auroc(self) -> np.ndarray:
-        """(R, L, K) areas under the ROC curves."""
+        """(R, L, K) areas under the ROC curves, of samples with folds within each fold."""
+        return self.auroc_pooled if self.samples.folds is None else self._areas_within
+
+    @property
+    def auroc_pooled(self) -> np.ndarray:
+        """(R, L, K) areas under the ROC curves of all samples together."""
         return self._areas[0]
 
     @property
@@ -147,22 +161,42 @@ class ClassSums:
 
     @cached_property
     def _areas(self) -> np.ndarray:
-        samples, k = self.samples, len(self.classes.names)
-        _, subject = np.unique(np.asarray(samples.subjects, dtype=str), return_inverse=True)
-        both = np.empty((2, len(self.counts), samples.decided.shape[1], k))
-        for learner in range(samples.decided.shape[1]):
-            scores = one_against_rest(samples.probabilities[:, learner], self.classes)
-            for number in range(k):
-                of_class = samples.truth == number
-                both[:, :, learner, number] = areas(scores[:, number], of_class, np.ravel(subject), self.counts)
+        both = np.empty((2, len(self.counts), self.samples.decided.shape[1], len(self.classes.names)))
+        for learner, number, scores, of_class in self._one_against_rest():
+            ranks = ranking(scores, of_class, self._subject, self.counts)
+            both[:, :, learner, number] = ranks.auroc, ranks.auprc
         return both
 
+    @cached_property
+    def _areas_within(self) -> np.ndarray:
+        folds, counts = self.samples.folds, self._within_folds
+        assert folds is not None
+        areas = np.empty((len(counts), self.samples.decided.shape[1], len(self.classes.names)))
+        for learner, number, scores, of_class in self._one_against_rest():
+            areas[:, learner, number] = auroc_within(scores, of_class, self._subject, folds[:, learner], counts)
+        return areas
 
-def class_metrics(samples: Samples, classes: Classes, counts: np.ndarray) -> dict[str, np.ndarray]:
+    @cached_property
+    def _subject(self) -> np.ndarray:
+        """(N,) the number of each sample's subject, in sorted order."""
+        return np.ravel(np.unique(np.asarray(self.samples.subjects, dtype=str), return_inverse=True)[1])
+
+    def _one_against_rest(self) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+        """For each learner and class the numbers of both, the scores (N,), and whether the samples are of the class."""
+        for learner in range(self.samples.decided.shape[1]):
+            scores = one_against_rest(self.samples.probabilities[:, learner], self.classes)
+            for number in range(len(self.classes.names)):
+                yield learner, number, scores[:, number], self.samples.truth == number
+
+
+def class_metrics(
+    samples: Samples, classes: Classes, counts: np.ndarray, within_folds: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Every metric of every learner in each of R resamples, name -> (R, L); NaN if undefined.
 
     `counts` (R, S) is how often each subject is drawn, the subjects in sorted order. For two classes the probability of
-    the positive one ranks the cases for both. Of equally probable classes the first one comes first.
+    the positive one ranks the cases for both. Of equally probable classes the first one comes first. `within_folds`
+    (R, S) are the counts for metrics that are computed within each fold, if they differ from `counts`.
 
     >>> p = np.array([[[.8, .2]], [[.3, .7]], [[.6, .4]]])
     >>> some = Samples(np.array([0, 1, 1]), p.argmax(-1), p, p, np.array(list("abc")))
@@ -172,9 +206,11 @@ def class_metrics(samples: Samples, classes: Classes, counts: np.ndarray) -> dic
     """
     values: dict[str, np.ndarray] = {}
     with np.errstate(all="ignore"):
-        sums = ClassSums(samples, classes, counts)
+        sums = ClassSums(samples, classes, counts, within_folds)
         calibrated = sums.after_calibration()
         for metric in classes.registered:
+            if metric.across_folds == "pooled" and samples.folds is None:
+                continue
             result = metric.function(sums)
             if metric.by_class:
                 # undefined if the metric of any class is
@@ -184,7 +220,7 @@ def class_metrics(samples: Samples, classes: Classes, counts: np.ndarray) -> dic
                 values[metric.name] = result
             if metric.calibrated:
                 values[metric.name + CALIBRATED] = metric.function(calibrated)
-    return {name: values[name] for name in classes.metrics}
+    return {name: values[name] for name in classes.keys(by_fold=samples.folds is not None)}
 
 
 def one_against_rest(probabilities: np.ndarray, classes: Classes) -> np.ndarray:
@@ -204,6 +240,8 @@ def reason(name: str, classes: Classes, support: np.ndarray) -> str:
 
     >>> reason("auroc", Classes(("covid", "other", "none")), np.array([3, 0, 0]))
     'no case is truly other or none'
+    >>> reason("auroc", Classes(("covid", "other")), np.array([3, 3]))
+    'no fold has cases of a class and cases of another class'
     """
     missing = [classes.names[number] for number in np.flatnonzero(support == 0)]
     if not support.sum():
@@ -213,6 +251,8 @@ def reason(name: str, classes: Classes, support: np.ndarray) -> str:
     if name.startswith("kappa"):
         return "all cases are in one class, on both sides"
     of_class = name[name.index("[") + 1 : -1] if name.endswith("]") else None
+    if not missing and metric_of(name).across_folds == "within":
+        return f"no fold has cases of {of_class or 'a class'} and cases of another class"
     if of_class is not None and of_class not in missing:
         return f"every case is truly {of_class}"
     if of_class is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from casewise.targets.registry import kind_named
 
@@ -40,6 +40,8 @@ class Metric:
         of_decisions: it judges the class that was decided on, not the probabilities.
         compared: the kinds of target whose learners are compared by it, pair by pair.
         chance: its value for a guess, where that is one number.
+        across_folds: `within`: out of fold it is a mean over the folds of its values within each; `pooled`: over the
+            cases of all folds together, and given out of fold only.
         tables: the tables that show it, among `TABLES`.
     """
 
@@ -59,6 +61,7 @@ class Metric:
     of_decisions: bool = False
     compared: tuple[str, ...] = ()
     chance: float | None = None
+    across_folds: Literal["", "within", "pooled"] = ""
     tables: Collection[str] = ("learners", "page")
 
 
@@ -139,13 +142,14 @@ def metric_of(key: str) -> Metric:
     return _REGISTRY[key.split("[")[0].removesuffix(CALIBRATED)]
 
 
-def columns(table: str, kind: str, n_classes: int | None = None) -> list[str]:
-    """The names of the metrics that a table shows for a kind of target.
+def columns(table: str, kind: str, n_classes: int | None = None, *, stage: str = "oof") -> list[str]:
+    """The names of the metrics that a table shows for a kind of target, at a stage.
 
     >>> columns("folds", "regression"), columns("folds", "ordinal")
     (['mae', 'pcc'], ['mae', 'accuracy', 'precision', 'recall'])
     """
-    return [metric.name for metric in metrics_of(kind, n_classes) if table in metric.tables]
+    metrics = [metric for metric in metrics_of(kind, n_classes) if table in metric.tables]
+    return [metric.name for metric in metrics if stage == "oof" or metric.across_folds != "pooled"]
 
 
 def _suits(metric: Metric, n_classes: int) -> bool:
@@ -296,11 +300,28 @@ for _metric in (
         title="AUROC",
         phrase="AUROC",
         glossary="Area under the ROC curve of one class against the rest: the probability that a case of the class "
-        "is ranked above a case of another class; 0.5 is chance.",
+        "is ranked above a case of another class; 0.5 is chance. Out of fold, only cases of the same fold are ranked "
+        "against each other, because each fold has networks of its own: it is the mean of the areas within the folds, "
+        "where a fold counts by its number of pairs of a case of the class and another case. A fold without such a "
+        "pair does not count.",
         by_class=True,
         compared=CLASSES,
         chance=0.5,
+        across_folds="within",
         tables=("learners", "classes", "external", "image_split", "page", "page_external", "drop"),
+    ),
+    Metric(
+        "auroc_pooled",
+        lambda sums: sums.auroc_pooled,
+        CLASSES,
+        title="AUROC, pooled",
+        phrase="pooled AUROC",
+        glossary="Out of fold only: the AUROC over the cases of all folds together. It also ranks cases of different "
+        "folds against each other, whose networks differ in calibration; networks that predict one constant in each "
+        "fold can have a pooled AUROC far from 0.5.",
+        by_class=True,
+        across_folds="pooled",
+        tables=("learners", "classes", "page"),
     ),
     Metric(
         "auprc",
@@ -308,7 +329,9 @@ for _metric in (
         CLASSES,
         title="AUPRC",
         phrase="AUPRC",
-        glossary="Average precision of one class against the rest; chance is the share of the class.",
+        glossary="Average precision of one class against the rest; chance is the share of the class. Out of fold it is "
+        "pooled over the cases of all folds, because within a fold of few cases it is above the share of the class "
+        "even by chance; like the pooled AUROC, it is therefore affected by calibrations that differ between folds.",
         by_class=True,
         tables=("classes", "page"),
     ),

@@ -54,7 +54,7 @@ def _changes(study: Study, folder: RunFolder) -> str:
     from casewise.jobs.fingerprint import changed_settings
 
     changes = "; ".join(changed_settings(folder, study, "split"))
-    return changes or "the cohort's subjects, the seed or the split settings have changed since"
+    return changes or "the cohort's subjects, the seed, the split settings or casewise itself have changed since"
 
 
 def _show_split(study: Study, cohort: Cohort, splits: Splits, show: Show) -> None:
@@ -66,7 +66,9 @@ def _show_split(study: Study, cohort: Cohort, splits: Splits, show: Show) -> Non
     n_test = splits.record["n"]["test"]["subjects"]
     test = f"{counted(n_test, 'subject')} in the test set, the others" if n_test else "no test set, all subjects"
     balance = f", imbalance of {guide} {imbalance[guide]:.1%}" if guide in imbalance else ""
-    how = f" (best of {study.split.restarts:,})" if splits.record["how"] == "balanced" else " (predefined)"
+    tried = f"{study.split.restarts:,}"
+    balanced = splits.record["how"] == "balanced"
+    how = f" (best of {tried} greedy and {tried} random assignments)" if balanced else " (predefined)"
     if study.split.column and validation_in(cohort.images[study.split.column]):
         how = " (predefined; the validation set is used for training)"
     show.line("split", f"{test} in {splits.folds} folds by subject{balance}{how}")

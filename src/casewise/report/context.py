@@ -87,9 +87,9 @@ class ReportContext:
         """The classes of the primary outcome; none if it is a number."""
         return self.study.classes_of(self.outcome)
 
-    def columns(self, table: str) -> list[str]:
-        """The metrics that a table shows for the primary outcome (see `casewise.metrics.registry.TABLES`)."""
-        return columns(table, self.kind, len(self.classes) or None)
+    def columns(self, table: str, stage: str = "oof") -> list[str]:
+        """The metrics that a table shows for the primary outcome at a stage (see `metrics.registry.TABLES`)."""
+        return columns(table, self.kind, len(self.classes) or None, stage=stage)
 
     @property
     def class_columns(self) -> list[str]:
@@ -106,7 +106,7 @@ class ReportContext:
 
     def _columns_of(self, table: str, targets: list[str]) -> list[str]:
         kinds = dict.fromkeys(map(self.study.kind_of, targets))
-        return list(dict.fromkeys(metric for kind in kinds for metric in columns(table, kind)))
+        return list(dict.fromkeys(metric for kind in kinds for metric in columns(table, kind, stage=self.stage)))
 
     @property
     def merit(self) -> str:

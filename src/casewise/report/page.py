@@ -101,5 +101,6 @@ def values(context: ReportContext) -> dict[str, Any]:
 def glossary_names(context: ReportContext) -> list[str]:
     """The metrics that the page explains: those of its tables."""
     tables = ("learners", "external", "targets", "classes") if context.classes else ("learners", "targets")
-    names = dict.fromkeys(name for table in tables for name in context.columns(table))
+    stage = "oof" if "oof" in context.stages else context.stage
+    names = dict.fromkeys(name for table in tables for name in context.columns(table, stage))
     return [name for name in names if name != "bias"]

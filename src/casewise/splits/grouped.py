@@ -1,4 +1,4 @@
-"""Splits by subject: the published greedy balancing, the folds, the hashed manifest, and the check for leaks."""
+"""Splits by subject: the test set and the folds, the hashed manifest, and the check for leaks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from casewise.cohort.labels import panel_values
 from casewise.errors import DamagedError, SplitError
+from casewise.splits.assignment import assign, greedy, needs_of_folds, needs_of_test
 from casewise.splits.predefined import TEST, imported, one_source_a_fold
 from casewise.targets import kind_named
 
@@ -57,77 +58,6 @@ def manifest_hash(side: dict[str, int]) -> str:
     return hashlib.sha256(json.dumps(sorted(side.items())).encode()).hexdigest()
 
 
-def imbalance(counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Mean over labels of the widest gap between sides in size-adjusted label shares.
-
-    The count of a label on each side is divided by the target number of records of that side, so that a side with the
-    right size and composition has the label shares of the cohort. For two sides this is the mean |train − test|
-    (One-Step PASI, Methods, "Train/Test Splitting").
-
-    Args:
-        counts: (..., sides, labels) records by label.
-        shares: (sides,) target share of all records, summing to 1.
-
-    >>> float(imbalance(np.array([[9, 9], [1, 1]]), np.array([0.9, 0.1])))
-    0.0
-    """
-    total = counts.sum(axis=(-2, -1), keepdims=True)
-    adjusted = counts / np.maximum(shares[:, None] * total, 1e-12)
-    return (adjusted.max(axis=-2) - adjusted.min(axis=-2)).mean(axis=-1)
-
-
-def greedy(records: np.ndarray, shares: Sequence[float], *, restarts: int, seed: int) -> tuple[np.ndarray, float]:
-    """Assign subjects one at a time to the side that keeps the imbalance smallest; keep the best restart.
-
-    All restarts advance together as arrays. The number of subjects of each side is fixed in advance by its share.
-
-    Args:
-        records: (subjects, labels) number of each subject's records with each label.
-        shares: target share of each side, summing to 1.
-
-    Returns:
-        (subjects,) side of each subject, and the imbalance of the assignment as a share of records.
-    """
-    targets = np.asarray(shares, float)
-    subjects, labels = records.shape
-    room = _capacities(subjects, targets)
-    random = np.random.default_rng(seed)
-    order = random.permuted(np.tile(np.arange(subjects), (restarts, 1)), axis=1)
-    counts = np.zeros((restarts, len(targets), labels))
-    sizes = np.zeros((restarts, len(targets)), int)
-    side = np.zeros((restarts, subjects), int)
-    rows = np.arange(restarts)
-    expected = np.maximum(targets[:, None] * records.sum(), 1e-12)
-    for step in range(subjects):
-        subject = order[:, step]
-        added = records[subject]
-        cost = np.full((restarts, len(targets)), np.inf)
-        for option in range(len(targets)):
-            trial = counts.copy()
-            trial[:, option] += added
-            adjusted = trial / expected
-            gap = (adjusted.max(axis=1) - adjusted.min(axis=1)).mean(axis=1)
-            cost[:, option] = np.where(sizes[:, option] < room[option], gap, np.inf)
-        choice = cost.argmin(axis=1)
-        counts[rows, choice] += added
-        sizes[rows, choice] += 1
-        side[rows, subject] = choice
-    final = imbalance(counts, targets)
-    best = int(final.argmin())
-    return side[best], float(final[best])
-
-
-def _capacities(subjects: int, shares: np.ndarray) -> np.ndarray:
-    """Whole numbers of subjects by largest remainder, at least one for each side."""
-    exact = shares * subjects
-    room = np.maximum(np.floor(exact).astype(int), 1)
-    while room.sum() < subjects:
-        room[np.argmax(exact - room)] += 1
-    while room.sum() > subjects:
-        room[np.argmax(np.where(room > 1, room - exact, -np.inf))] -= 1
-    return room
-
-
 def split(cohort: Cohort, study: Study) -> Splits:
     """Split the cohort's subjects into a test set and folds, balanced on the guiding label.
 
@@ -136,7 +66,7 @@ def split(cohort: Cohort, study: Study) -> Splits:
     """
     subjects = sorted(set(cohort.panels["subject"]))
     settings = study.split.model_dump()
-    numbered = False
+    numbered, found = False, {}
     if study.split.column:
         side = imported(cohort.images, study.split.column)
         folds = len({s for s in side.values() if s != TEST})
@@ -147,8 +77,9 @@ def split(cohort: Cohort, study: Study) -> Splits:
             )
         training = [s for s in subjects if side[s] != TEST]
         if folds == 1:
-            side |= _assign(cohort, study, training, [1 / study.split.folds] * study.split.folds, study.seed + 1)
             folds = study.split.folds
+            assigned, found["folds"] = _into_folds(cohort, study, training, folds)
+            side |= assigned
     elif study.split.leave_out:
         sources, side = one_source_a_fold(cohort.images, study.split.leave_out)
         folds, training = len(sources), subjects
@@ -165,10 +96,10 @@ def split(cohort: Cohort, study: Study) -> Splits:
         side = {}
         training = subjects
         if tested:
-            share = tested / len(subjects)
-            side = _assign(cohort, study, subjects, [1 - share, share], study.seed, sides=[0, TEST])
+            side, found["test"] = _into_test(cohort, study, subjects, tested / len(subjects))
             training = [s for s in subjects if side[s] != TEST]
-        side |= _assign(cohort, study, training, [1 / folds] * folds, study.seed + 1)
+        assigned, found["folds"] = _into_folds(cohort, study, training, folds)
+        side |= assigned
     missing = [f for f in range(folds) if f not in side.values()]
     if len(training) < folds or missing:
         raise SplitError(f"{len(training)} subjects cannot fill {folds} folds. Lower split.folds.")
@@ -182,6 +113,8 @@ def split(cohort: Cohort, study: Study) -> Splits:
         "restarts": study.split.restarts,
         "n": {_name(s): _counted(cohort.panels, {k for k, v in side.items() if v == s}) for s in [TEST, *range(folds)]},
         "imbalance": measured_imbalance(cohort, study, side, folds),
+        "assignment": found,
+        "classes_lacking": classes_lacking(cohort.panels, study, side, folds),
     }
     return Splits(side=dict(sorted(side.items())), folds=folds, record=record)
 
@@ -215,13 +148,57 @@ def panel_records(panels: pd.DataFrame, study: Study, subjects: list[str], name:
     return table[:, table.sum(axis=0) > 0]
 
 
-def _assign(
-    cohort: Cohort, study: Study, subjects: list[str], shares: list[float], seed: int, sides: list[int] | None = None
-) -> dict[str, int]:
+def class_holders(panels: pd.DataFrame, study: Study, subjects: list[str]) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """(subjects, classes) whether a subject has a panel of each class of any output, and the (output, class) names."""
+    columns, names = [], []
+    for output in study.outputs:
+        values = panel_values(panels, study, output)
+        for code, label in enumerate(study.classes_of(output)):
+            holders = set(panels["subject"][values == code])
+            columns.append([subject in holders for subject in subjects])
+            names.append((output, label))
+    return np.array(columns, dtype=bool).reshape(len(names), len(subjects)).T, names
+
+
+def classes_lacking(panels: pd.DataFrame, study: Study, side: dict[str, int], folds: int) -> list[dict[str, Any]]:
+    """The classes without a subject on a side, with the reason.
+
+    `too_few`: fewer subjects of the cohort have the class than there are sides; `not_assigned`: there are enough.
+    """
+    subjects = sorted(side)
+    holders, names = class_holders(panels, study, subjects)
+    sides = [*([TEST] if TEST in side.values() else []), *range(folds)]
+    where = np.array([side[subject] for subject in subjects])
+    return [
+        {
+            "side": _name(s),
+            "target": output,
+            "class": label,
+            "subjects": int(holders[:, c].sum()),
+            "reason": "too_few" if holders[:, c].sum() < len(sides) else "not_assigned",
+        }
+        for s in sides
+        for c, (output, label) in enumerate(names)
+        if holders[:, c].any() and not holders[where == s, c].any()
+    ]
+
+
+def _into_test(
+    cohort: Cohort, study: Study, subjects: list[str], share: float
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """The subjects of the test set and the others, and how they were assigned."""
+    needs = needs_of_test(class_holders(cohort.panels, study, subjects)[0], study.split.folds)
     records = panel_records(cohort.panels, study, subjects)
-    assigned, _ = greedy(records, shares, restarts=study.split.restarts, seed=seed)
-    names = sides or list(range(len(shares)))
-    return {subject: names[side] for subject, side in zip(subjects, assigned, strict=True)}
+    assigned, how = assign(records, [1 - share, share], needs, restarts=study.split.restarts, seed=study.seed)
+    return {subject: (0, TEST)[s] for subject, s in zip(subjects, assigned.tolist(), strict=True)}, how
+
+
+def _into_folds(cohort: Cohort, study: Study, subjects: list[str], folds: int) -> tuple[dict[str, int], dict[str, Any]]:
+    """The fold of each training subject, and how they were assigned."""
+    needs = needs_of_folds(class_holders(cohort.panels, study, subjects)[0], folds)
+    records = panel_records(cohort.panels, study, subjects)
+    assigned, how = assign(records, [1 / folds] * folds, needs, restarts=study.split.restarts, seed=study.seed + 1)
+    return dict(zip(subjects, assigned.tolist(), strict=True)), how
 
 
 def measured_imbalance(cohort: Cohort, study: Study, side: dict[str, int], folds: int) -> dict[str, dict[str, float]]:

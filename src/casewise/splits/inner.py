@@ -9,7 +9,8 @@ import numpy as np
 
 from casewise.cohort.labels import panel_values
 from casewise.errors import SplitError
-from casewise.splits.grouped import Splits, greedy, panel_records
+from casewise.splits.assignment import greedy
+from casewise.splits.grouped import Splits, panel_records
 
 if TYPE_CHECKING:
     import pandas as pd

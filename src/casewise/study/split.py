@@ -43,7 +43,8 @@ class Split(StudyModel):
         1000,
         ge=1,
         le=100_000,
-        description="Number of random orders of the subjects that are tried; the most balanced one is kept.",
+        description="Number of greedy assignments of subjects in random orders that are tried, and of random "
+        "assignments; the most balanced one is kept that has every class on every side where possible.",
     )
     column: str | None = Field(
         None,

@@ -139,14 +139,17 @@ def target_values(
     first, study = runs[0], runs[0].study
     kind, names = study.kind_of(target), study.classes_of(target)
     family = kind_report(kind).template
-    digits, metrics = DIGITS[family], page_columns(runs, target)
+    digits, metrics = DIGITS[family], page_columns(runs, target, stage)
     compared = None
     if not pooled(first, stage):
         metric = kind_report(kind).compared
         entry = pairs.get(target, {}).get(metric)
         if entry and entry.get("differences"):
             smaller = metric_of(metric).larger_is_better is False
-            compared = {**entry, "metric": metric_of(metric).phrase, "smaller": smaller}
+            # a run that was evaluated before these intervals were simultaneous lacks the caveat
+            codes = {note["code"] for note in first.metrics["notes"] if isinstance(note, Mapping)}
+            together = len(runs) > 1 or "comparisons" in codes
+            compared = {**entry, "metric": metric_of(metric).phrase, "smaller": smaller, "together": together}
     entries = first.metrics.get("classes", {}).get(stage, {})
     only = {learner: (by_target.get(target) or {}).get("constant_class") for learner, by_target in entries.items()}
     return {
@@ -171,12 +174,12 @@ def target_values(
     }
 
 
-def page_columns(runs: Sequence[FinishedStudy], target: str) -> list[str]:
+def page_columns(runs: Sequence[FinishedStudy], target: str, stage: str) -> list[str]:
     """The metrics of a target's table, with those that others reported."""
     study = runs[0].study
     kind, count = study.kind_of(target), len(study.classes_of(target)) or None
     reported = {name for values in study.evaluation.references.get(target, {}).values() for name in values}
-    shown = columns("page", kind, count)
+    shown = columns("page", kind, count, stage=stage)
     return shown + [name for name in ("precision", "recall", "kappa") if name in reported and name not in shown]
 
 
@@ -260,7 +263,7 @@ def details(run: FinishedStudy, stage: str, target: str) -> dict[str, Any] | Non
     if not entry:
         return None
     figures, names = learners[learner][target], [str(name) for name in entry["names"]]
-    metrics = columns("classes", run.study.kind_of(target))
+    metrics = columns("classes", run.study.kind_of(target), stage=stage)
     points = []
     for point in entry.get("operating") or []:
         threshold = f"{point['threshold']:.3f}" if point.get("threshold") is not None else MISSING
@@ -317,7 +320,7 @@ def image_split(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
 def _columns_by_source(run: FinishedStudy, target: str) -> list[str]:
     """The metrics of a target's tables by way of splitting and by source."""
     if run.study.classes_of(target):
-        return page_columns([run], target)
+        return page_columns([run], target, "")
     return columns("image_split", run.study.kind_of(target))
 
 

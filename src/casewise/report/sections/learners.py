@@ -34,7 +34,7 @@ def learner_rows(context: ReportContext, stage: str) -> list[Row]:
             continue
         code = "network" if learner in context.study.networks else "nested" if learner == NESTED else "combined"
         only = plain(context.constant_class(stage, learner))
-        cells = [write.cell(metric, figures.get(metric)) for metric in context.columns("learners")]
+        cells = [write.cell(metric, figures.get(metric)) for metric in context.columns("learners", stage)]
         rows.append(Row(learner, [Cell(code, only, code), *cells], mark=learner == context.learner))
         figure = context.metric(stage, learner, guide)
         if stage == "oof" and context.metrics.get("site_means"):

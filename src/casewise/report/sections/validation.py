@@ -174,7 +174,7 @@ def external(context: ReportContext) -> dict[str, Any] | None:
         "subjects": rows_outside["subject"].nunique(),
         "matrix": classes.matrix(entry) if entry else None,
         "learners": learners.learner_rows(context, EXTERNAL) if len(context.learners) > 1 else [],
-        "columns": context.columns("learners"),
+        "columns": context.columns("learners", EXTERNAL),
     }
 
 

@@ -1,0 +1,231 @@
+"""Assigning subjects to sides: the published greedy balancing, random assignments, and every class on every side.
+
+The best of all candidates is kept: first by the classes that a side lacks although it need not, then by the imbalance.
+Of equal candidates a greedy one is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# random assignments whose counts are computed at once
+_AT_ONCE = 256
+# exchanges of two subjects that are tried at once
+_MOST_EXCHANGES = 20_000
+
+
+@dataclass(frozen=True)
+class ClassNeeds:
+    """The classes that each side should have.
+
+    Attributes:
+        holders: (subjects, classes) whether a subject has a case of the class.
+        least: (sides, classes) the number of holders that each side should have at least.
+        spread: (classes,) the number of sides that should have a holder.
+    """
+
+    holders: np.ndarray
+    least: np.ndarray
+    spread: np.ndarray
+
+    def shortfall(self, held: np.ndarray) -> np.ndarray:
+        """How many holders and sides are missing, (...), from the number of holders (..., sides, classes)."""
+        missing = np.maximum(self.least - held, 0).sum(axis=(-2, -1))
+        return np.asarray(missing + np.maximum(self.spread - (held > 0).sum(axis=-2), 0).sum(axis=-1))
+
+
+def needs_of_test(holders: np.ndarray, folds: int) -> ClassNeeds:
+    """The needs of a training and a test side: a class of three subjects or more is on both.
+
+    Training keeps one holder for each fold where there are enough, and at least two, because a class in a single fold
+    could not be learned when this fold is left out.
+    """
+    count = holders.sum(axis=0)
+    return ClassNeeds(
+        holders,
+        np.stack([np.where(count > 2, np.minimum(folds, count - 1), count), (count > 2).astype(int)]),
+        np.zeros(holders.shape[1], dtype=int),
+    )
+
+
+def needs_of_folds(holders: np.ndarray, folds: int) -> ClassNeeds:
+    """The needs of folds: each class in every fold, or in as many as it has subjects."""
+    count = holders.sum(axis=0)
+    return ClassNeeds(holders, np.zeros((folds, holders.shape[1]), dtype=int), np.minimum(count, folds))
+
+
+def imbalance(counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Mean over labels of the widest gap between sides in size-adjusted label shares.
+
+    The count of a label on each side is divided by the target number of records of that side, so that a side with the
+    right size and composition has the label shares of the cohort. For two sides this is the mean |train − test|
+    (One-Step PASI, Methods, "Train/Test Splitting").
+
+    Args:
+        counts: (..., sides, labels) records by label.
+        shares: (sides,) target share of all records, summing to 1.
+
+    >>> float(imbalance(np.array([[9, 9], [1, 1]]), np.array([0.9, 0.1])))
+    0.0
+    """
+    total = counts.sum(axis=(-2, -1), keepdims=True)
+    adjusted = counts / np.maximum(shares[:, None] * total, 1e-12)
+    return (adjusted.max(axis=-2) - adjusted.min(axis=-2)).mean(axis=-1)
+
+
+def assign(
+    records: np.ndarray, shares: Sequence[float], needs: ClassNeeds, *, restarts: int, seed: int
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Assign subjects to sides by the best of `restarts` greedy and as many random assignments.
+
+    If every candidate leaves a side without a class that it could have, pairs of subjects are exchanged until none
+    does, or no exchange helps.
+
+    Args:
+        records: (subjects, labels) number of each subject's records with each label.
+        shares: target share of each side, summing to 1.
+
+    Returns:
+        (subjects,) side of each subject, and how it was chosen: `method` (greedy or random), `candidates`, `imbalance`,
+        the lowest imbalance of each method, `exchanges`, and `shortfall`, 0 if every need is met.
+    """
+    targets = np.asarray(shares, float)
+    held = needs.holders.astype(float)
+    sides, gaps = greedy_candidates(records, targets, restarts=restarts, seed=seed)
+    lowest = {"greedy": float(gaps.min())}
+    best = _Best(needs)
+    best.offer("greedy", sides, gaps, _counts(sides, held, len(targets)))
+    lowest["random"] = np.inf
+    for sides in _random_assignments(len(records), targets, restarts=restarts, seed=seed):
+        gaps = imbalance(_counts(sides, records, len(targets)), targets)
+        lowest["random"] = min(lowest["random"], float(gaps.min()))
+        best.offer("random", sides, gaps, _counts(sides, held, len(targets)))
+    side, exchanges = _exchanged(best.side, records, targets, needs)
+    counts = _counts(side[None], records, len(targets))[0]
+    return side, {
+        "method": best.method,
+        "candidates": {"greedy": restarts, "random": restarts},
+        "imbalance": float(imbalance(counts, targets)),
+        "lowest_imbalance": lowest,
+        "exchanges": exchanges,
+        "shortfall": int(needs.shortfall(_counts(side[None], held, len(targets))[0])),
+    }
+
+
+class _Best:
+    """The best assignment offered so far, by shortfall and then imbalance."""
+
+    def __init__(self, needs: ClassNeeds) -> None:
+        self._needs, self._key = needs, (np.inf, np.inf)
+        self.side, self.method = np.zeros(0, int), ""
+
+    def offer(self, method: str, sides: np.ndarray, gaps: np.ndarray, held: np.ndarray) -> None:
+        """Compare candidates (restarts, subjects) with the best one."""
+        shortfall = self._needs.shortfall(held)
+        first = int(np.lexsort((gaps, shortfall))[0])
+        key = (float(shortfall[first]), float(gaps[first]))
+        if key < self._key:
+            self._key, self.side, self.method = key, sides[first], method
+
+
+def greedy(records: np.ndarray, shares: Sequence[float], *, restarts: int, seed: int) -> tuple[np.ndarray, float]:
+    """The side of each subject in the most balanced greedy assignment, (subjects,), and its imbalance."""
+    sides, gaps = greedy_candidates(records, np.asarray(shares, float), restarts=restarts, seed=seed)
+    best = int(gaps.argmin())
+    return sides[best], float(gaps[best])
+
+
+def greedy_candidates(
+    records: np.ndarray, shares: np.ndarray, *, restarts: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Assign subjects one at a time to the side that keeps the imbalance smallest, in random orders.
+
+    All restarts advance together as arrays. The number of subjects of each side is fixed in advance by its share.
+
+    Returns:
+        (restarts, subjects) side of each subject, and (restarts,) the imbalance of each assignment.
+    """
+    subjects, labels = records.shape
+    room = _capacities(subjects, shares)
+    random = np.random.default_rng(seed)
+    order = random.permuted(np.tile(np.arange(subjects), (restarts, 1)), axis=1)
+    counts = np.zeros((restarts, len(shares), labels))
+    sizes = np.zeros((restarts, len(shares)), int)
+    side = np.zeros((restarts, subjects), int)
+    rows = np.arange(restarts)
+    expected = np.maximum(shares[:, None] * records.sum(), 1e-12)
+    for step in range(subjects):
+        subject = order[:, step]
+        added = records[subject]
+        cost = np.full((restarts, len(shares)), np.inf)
+        for option in range(len(shares)):
+            trial = counts.copy()
+            trial[:, option] += added
+            adjusted = trial / expected
+            gap = (adjusted.max(axis=1) - adjusted.min(axis=1)).mean(axis=1)
+            cost[:, option] = np.where(sizes[:, option] < room[option], gap, np.inf)
+        choice = cost.argmin(axis=1)
+        counts[rows, choice] += added
+        sizes[rows, choice] += 1
+        side[rows, subject] = choice
+    return side, imbalance(counts, shares)
+
+
+def _random_assignments(subjects: int, shares: np.ndarray, *, restarts: int, seed: int) -> Iterator[np.ndarray]:
+    """Random assignments (restarts, subjects) with the same numbers of subjects on each side, some at a time."""
+    random = np.random.default_rng([seed, 1])
+    sides = np.repeat(np.arange(len(shares)), _capacities(subjects, shares))
+    for first in range(0, restarts, _AT_ONCE):
+        yield random.permuted(np.tile(sides, (min(_AT_ONCE, restarts - first), 1)), axis=1)
+
+
+def _counts(sides: np.ndarray, terms: np.ndarray, n_sides: int) -> np.ndarray:
+    """Sums of terms (subjects, labels) by side, (restarts, sides, labels)."""
+    return np.stack([(sides == side) @ terms for side in range(n_sides)], axis=1)
+
+
+def _exchanged(side: np.ndarray, records: np.ndarray, shares: np.ndarray, needs: ClassNeeds) -> tuple[np.ndarray, int]:
+    """Exchange pairs of subjects as long as this lowers the shortfall; also the number of exchanges."""
+    side, exchanges, held = side.copy(), 0, needs.holders.astype(float)
+    while True:
+        holders_by_side = _counts(side[None], held, len(shares))[0]
+        shortfall = int(needs.shortfall(holders_by_side))
+        pairs = _pairs(side, needs, holders_by_side) if shortfall else np.zeros((0, 2), int)
+        if not len(pairs):
+            return side, exchanges
+        trials = np.tile(side, (len(pairs), 1))
+        rows = np.arange(len(pairs))
+        trials[rows, pairs[:, 0]], trials[rows, pairs[:, 1]] = side[pairs[:, 1]], side[pairs[:, 0]]
+        after = needs.shortfall(_counts(trials, held, len(shares)))
+        gaps = imbalance(_counts(trials, records, len(shares)), shares)
+        best = int(np.lexsort((gaps, after))[0])
+        if after[best] >= shortfall:
+            return side, exchanges
+        side, exchanges = trials[best], exchanges + 1
+
+
+def _pairs(side: np.ndarray, needs: ClassNeeds, held: np.ndarray) -> np.ndarray:
+    """Pairs of a holder of a class elsewhere and a subject of a side that lacks this class, (pairs, 2)."""
+    scattered = (held > 0).sum(axis=0) < needs.spread
+    lacking = (held < needs.least) | ((held == 0) & scattered)
+    pairs = [
+        np.stack(np.meshgrid(np.flatnonzero(needs.holders[:, c] & (side != s)), np.flatnonzero(side == s)), axis=-1)
+        for s, c in np.argwhere(lacking)
+    ]
+    every = np.concatenate([p.reshape(-1, 2) for p in pairs]) if pairs else np.zeros((0, 2), int)
+    return every[:: max(1, -(-len(every) // _MOST_EXCHANGES))]
+
+
+def _capacities(subjects: int, shares: np.ndarray) -> np.ndarray:
+    """Whole numbers of subjects by largest remainder, at least one for each side."""
+    exact = shares * subjects
+    room = np.maximum(np.floor(exact).astype(int), 1)
+    while room.sum() < subjects:
+        room[np.argmax(exact - room)] += 1
+    while room.sum() > subjects:
+        room[np.argmax(np.where(room > 1, room - exact, -np.inf))] -= 1
+    return room

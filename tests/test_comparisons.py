@@ -1,0 +1,143 @@
+"""Comparisons of learners: in pairs, simultaneous over all pairs, and no winner inside the noise."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from casewise.evaluation.bootstrap import Plan, by_subject
+from casewise.evaluation.comparisons import compare, effective_subjects, pair_intervals
+from tests.test_evaluation_bootstrap import visits
+
+PLAN = Plan(resamples=400, seed=3)
+
+
+def test_differences_are_paired() -> None:
+    truth, predicted, subjects = visits(30, 3, 6)
+    learners = {"good": predicted, "shifted": predicted + 0.02 * np.abs(predicted - truth) * np.sign(predicted - truth)}
+    found = compare(truth, learners, subjects, PLAN, metrics=["mae"])["mae"]
+    figures = by_subject(truth, learners, subjects, PLAN)
+    difference = found["differences"]["shifted"]
+    assert found["best"] == "good"
+    assert difference["difference"] == pytest.approx(figures["shifted"]["mae"].value - figures["good"]["mae"].value)
+    # two per cent more error on every case: sure in pairs, though the two intervals overlap widely
+    assert not difference["indistinguishable"]
+    assert figures["good"]["mae"].high > figures["shifted"]["mae"].low
+
+
+def test_no_winner_inside_the_noise() -> None:
+    truth, _, subjects = visits(20, 3, 7)
+    rng = np.random.default_rng(8)
+    learners = {f"net{n}": truth + rng.normal(0, 3, len(truth)) for n in range(3)}
+    learners |= {"bad": truth + rng.normal(0, 12, len(truth)), "same": learners["net0"]}
+    for name, found in compare(truth, learners, subjects, PLAN).items():
+        assert "bad" not in found["indistinguishable"], name
+        assert found["best"] == found["indistinguishable"][0]
+        for learner, difference in found["differences"].items():
+            inside = difference["low"] <= 0 <= difference["high"]
+            assert difference["indistinguishable"] == inside == (learner in found["indistinguishable"])
+    best = compare(truth, learners, subjects, PLAN)["mae"]
+    assert {"net0", "same"} <= set(best["indistinguishable"]) or not {"net0", "same"} & set(best["indistinguishable"])
+
+
+def test_higher_is_better_where_it_is() -> None:
+    truth, _, subjects = visits(20, 2, 9)
+    rng = np.random.default_rng(0)
+    learners = {"poor": truth + rng.normal(0, 20, len(truth)), "good": truth + rng.normal(0, 1, len(truth))}
+    found = compare(truth, learners, subjects, PLAN)
+    assert {told["best"] for told in found.values()} == {"good"}
+    assert found["ccc"]["differences"]["poor"]["high"] < 0 < found["mae"]["differences"]["poor"]["low"]
+
+
+def test_fewer_than_ten_subjects_name_no_winner() -> None:
+    truth = np.arange(20.0)
+    learners = {"near": truth + 0.1, "far": truth + 9}
+    nine = compare(truth, learners, np.arange(20) % 9, PLAN, metrics=["mae"])["mae"]
+    ten = compare(truth, learners, np.arange(20) % 10, PLAN, metrics=["mae"])["mae"]
+    assert (nine["rough"], nine["indistinguishable"]) == (True, ["near", "far"])
+    assert nine["differences"]["far"]["indistinguishable"] is True
+    assert nine["differences"]["far"]["low"] > 0
+    assert (ten["rough"], ten["indistinguishable"]) == (False, ["near"])
+    assert ten["differences"]["far"]["indistinguishable"] is False
+
+
+def test_one_subject_tells_no_learners_apart() -> None:
+    truth = np.arange(4.0)
+    found = compare(truth, {"a": truth, "b": truth + 9}, np.array(["s"] * 4), PLAN, metrics=["mae"])["mae"]
+    assert found["indistinguishable"] == ["a", "b"]
+    assert found["differences"]["b"]["low"] is None
+
+
+@pytest.fixture(scope="module")
+def benchmark_file() -> Any:
+    path = Path(__file__).resolve().parents[1] / "benchmarks" / "multiplicity.py"
+    spec = importlib.util.spec_from_file_location("multiplicity", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["multiplicity"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_equal_learners_are_seldom_called_worse(benchmark_file: Any) -> None:
+    rates = benchmark_file.family_wise_error(20, 12)
+    for metric in benchmark_file.METRICS:
+        # 72, 48 and 12 comparisons: at 5 %, more than 8, 6 and 3 happen in less than 2 % of seeds
+        assert rates[metric, 3][0] <= 8 / 72
+        assert rates[metric, 7][0] <= 6 / 48
+        assert rates[metric, 33][0] <= 3 / 12
+    # one interval for each learner, as before: nearly every study of 33 equal learners has one that is called worse
+    assert rates["mae", 33][1] > 0.9
+    assert rates["mae", 7][1] > 0.3
+
+
+def test_the_test_set_seldom_raises_a_false_alarm(benchmark_file: Any) -> None:
+    few = benchmark_file.false_alarms(3, 5)
+    assert {stated for stated, _ in few.values()} == {0.0}
+    assert few["ccc", 3][1] > 0.2
+    ten = benchmark_file.false_alarms(10, 8)
+    assert ten["ccc", 3][0] <= 6 / 48
+
+
+def test_pairs_are_covered_together() -> None:
+    rng = np.random.default_rng(0)
+    samples = rng.normal(0, 1, (4000, 6)) + rng.normal(0, 5, (4000, 1))
+    pairs = pair_intervals(np.zeros(6), samples, n_subjects=10**6, effective=1e6, confidence=0.95)
+    inside = np.abs(samples[:, :, None] - samples[:, None, :]) <= pairs.half_width + np.eye(6) * 1e9
+    assert inside.all(axis=(1, 2)).mean() == pytest.approx(0.95, abs=0.002)
+    # the studentised range of six normal values: 4.03 at 95 %
+    assert pairs.half_width[0, 1] == pytest.approx(4.03, rel=0.03)
+    few = pair_intervals(np.zeros(6), samples, n_subjects=10, effective=10, confidence=0.95)
+    assert (few.half_width[0, 1:] > 1.2 * pairs.half_width[0, 1:]).all()
+
+
+def test_two_learners_have_the_interval_of_one_difference() -> None:
+    samples = np.random.default_rng(1).normal(0, 1, (4000, 2))
+    pairs = pair_intervals(
+        np.array([0.0, 3.0]), samples + np.array([0.0, 3.0]), n_subjects=10**6, effective=1e6, confidence=0.95
+    )
+    assert pairs.difference[0, 1] == -pairs.difference[1, 0] == -3
+    assert pairs.half_width[0, 1] == pytest.approx(1.96 * np.sqrt(2), rel=0.05)
+
+
+def test_undefined_and_equal_figures_are_no_difference() -> None:
+    samples = np.random.default_rng(2).normal(0, 1, (500, 4))
+    samples[:, 1] = samples[:, 0]
+    samples[:100, 2] = np.nan
+    point = np.array([0.0, 0.0, 5.0, np.nan])
+    pairs = pair_intervals(point, samples, n_subjects=30, effective=30, confidence=0.95)
+    assert pairs.half_width[0, 1] == 0
+    assert np.isnan(pairs.half_width[0, [2, 3]]).all()
+    alone = pair_intervals(point[:1], samples[:, :1], n_subjects=30, effective=30, confidence=0.95)
+    assert alone.half_width.tolist() == [[0.0]]
+
+
+def test_unequal_subjects_count_for_fewer() -> None:
+    assert effective_subjects(np.repeat(np.arange(10), 3)) == pytest.approx(10)
+    assert effective_subjects(np.repeat(np.arange(10), [91, *[1] * 9])) == pytest.approx(100**2 / (91**2 + 9))
