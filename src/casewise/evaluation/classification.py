@@ -11,12 +11,21 @@ import numpy as np
 import pandas as pd
 
 from casewise.errors import CasewiseError
-from casewise.evaluation.bootstrap import Estimate, Plan, differences, draw, percentiles, same_rows, with_intervals
+from casewise.evaluation.bootstrap import Estimate, Plan, differences, draw, same_rows, with_intervals
 from casewise.evaluation.caveats import Caveat
 from casewise.evaluation.cross_fit import ByFold, choose, of_rows, stated
+from casewise.evaluation.intervals import Basis, by_group, groups_of
 from casewise.evaluation.thresholds import Threshold, choose_threshold, judge_thresholds, reached, rules
 from casewise.metrics.calibration import fit_temperature, reliability, scaled
-from casewise.metrics.classes import Classes, Samples, class_metrics, one_against_rest, reason
+from casewise.metrics.classes import (
+    Classes,
+    Samples,
+    class_metrics,
+    one_against_rest,
+    presence,
+    reason,
+    subjects_behind,
+)
 from casewise.metrics.roc import drawn_curve
 from casewise.predictions.table import probability_columns
 
@@ -129,29 +138,28 @@ def judge_classes(
 ) -> tuple[dict[str, dict[str, Estimate]], dict[str, Any]]:
     """Every learner's metrics with their intervals and, if `comparing`, the comparison of learners as in `compare`.
 
-    A learner is evaluated on the samples that it predicted; learners are compared on those that all predicted. The
-    resamples of the expected calibration error are shifted so that their median is the estimate.
+    A learner is evaluated on the samples that it predicted; learners are compared on those that all predicted.
     """
     by_learner: dict[str, dict[str, Estimate]] = {}
     compared: dict[str, Any] = {}
     groups = same_rows(wide.predicted)
     for rows, members in groups:
-        points, samples, n_subjects = _resampled(wide, rows, members, classes, plan)
+        points, basis, n_subjects = _left_out(_chosen(wide, rows, members), classes, plan)
         support = np.bincount(wide.samples.truth[rows], minlength=len(classes.names))
         of_group = with_intervals(
             points,
-            samples,
+            {},
             partial(_reason, classes, support),
             plan,
             n_subjects=n_subjects,
             n_cases=len(np.unique(wide.cases[rows])),
+            basis=basis,
         )
         by_learner |= {wide.learners[n]: of_group[position] for position, n in enumerate(members)}
     metrics = [metric.name for metric in classes.registered if classes.kind in metric.compared]
     shared = np.asarray(wide.predicted.all(axis=1))
     if comparing and len(wide.learners) > 1 and shared.any():
-        if len(groups) > 1:
-            points, samples, n_subjects = _resampled(wide, shared, np.arange(len(wide.learners)), classes, plan)
+        points, samples, n_subjects = _resampled(wide, shared, np.arange(len(wide.learners)), classes, plan)
         compared = differences(points, samples, wide.learners, metrics, plan, n_subjects=n_subjects)
     return {learner: by_learner[learner] for learner in wide.learners}, compared
 
@@ -249,26 +257,41 @@ def _threshold(scores: np.ndarray, of_class: np.ndarray, sensitivity: float | No
     return choose_threshold(scores[rows], of_class[rows], sensitivity)
 
 
-def _resampled(
-    wide: PredictionMatrix, rows: np.ndarray, members: np.ndarray, classes: Classes, plan: Plan
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]:
-    """Metrics (L,) of some learners on some rows, those of every resample, and the number of subjects."""
+def _chosen(wide: PredictionMatrix, rows: np.ndarray, members: np.ndarray) -> Samples:
+    """The predictions of some learners on some rows."""
     every = wide.samples
-    samples = Samples(
+    return Samples(
         every.truth[rows],
         every.decided[rows][:, members],
         every.probabilities[rows][:, members],
         every.calibrated[rows][:, members],
         every.subjects[rows],
     )
+
+
+def _left_out(samples: Samples, classes: Classes, plan: Plan) -> tuple[dict[str, np.ndarray], Basis, int]:
+    """Metrics (L,), those without each subject, and the number of subjects."""
+    true, predicted = presence(samples, len(classes.names))
+    groups = groups_of(len(true), plan.seed)
+    left_out = 1.0 - (groups == np.arange(groups.max() + 1)[:, None])
+    points = {name: at[0] for name, at in class_metrics(samples, classes, np.ones((1, len(true)))).items()}
+    basis = Basis(
+        class_metrics(samples, classes, left_out),
+        by_group(true, groups) > 0,
+        subjects_behind(true, predicted, classes),
+        plan.confidence,
+    )
+    return points, basis, len(true)
+
+
+def _resampled(
+    wide: PredictionMatrix, rows: np.ndarray, members: np.ndarray, classes: Classes, plan: Plan
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]:
+    """Metrics (L,) of some learners on some rows, those of every resample, and the number of subjects."""
+    samples = _chosen(wide, rows, members)
     n_subjects = len(np.unique(np.asarray(samples.subjects, dtype=str)))
     points = {name: at[0] for name, at in class_metrics(samples, classes, np.ones((1, n_subjects))).items()}
-    drawn = class_metrics(samples, classes, draw(n_subjects, plan))
-    for name in ("ece", "ece_calibrated"):
-        # resampling adds noise to the bins, so resamples have a larger error than the data
-        middle = percentiles(drawn[name], 0.0)[0]
-        drawn[name] = np.maximum(drawn[name] - (middle - points[name]), 0.0)
-    return points, drawn, n_subjects
+    return points, class_metrics(samples, classes, draw(n_subjects, plan)), n_subjects
 
 
 def _shown(classes: Classes) -> list[int]:
