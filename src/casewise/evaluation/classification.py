@@ -16,7 +16,7 @@ from casewise.evaluation.caveats import Caveat
 from casewise.evaluation.cross_fit import ByFold, choose, of_rows, stated
 from casewise.evaluation.intervals import Basis, by_group, groups_of
 from casewise.evaluation.thresholds import Threshold, choose_threshold, judge_thresholds, reached, rules
-from casewise.metrics.calibration import fit_temperature, reliability, scaled
+from casewise.metrics.calibration import at_bound, fit_temperature, reliability, scaled
 from casewise.metrics.classes import (
     Classes,
     Samples,
@@ -144,7 +144,7 @@ def judge_classes(
     compared: dict[str, Any] = {}
     groups = same_rows(wide.predicted)
     for rows, members in groups:
-        points, basis, n_subjects = _left_out(_chosen(wide, rows, members), classes, plan)
+        points, basis, n_subjects = left_out(_chosen(wide, rows, members), classes, plan)
         support = np.bincount(wide.samples.truth[rows], minlength=len(classes.names))
         of_group = with_intervals(
             points,
@@ -238,6 +238,27 @@ def one_class_caveats(blocks: Mapping[str, Any], units: Mapping[str, str]) -> li
     ]
 
 
+def temperature_caveats(blocks: Mapping[str, Any]) -> list[Caveat]:
+    """The learners with a temperature at the bound of its range; `blocks` is `classes` of `evaluate`.
+
+    >>> blocks = {"oof": {"m": {"dx": {"temperature": 0.4, "temperature_by_fold": {"1": 0.05, "2": 0.75}}}}}
+    >>> [(c["code"], c["learner"], c["temperatures"], c["folds"], c["of"]) for c in temperature_caveats(blocks)]
+    [('temperature_at_bound', 'm', [0.05], 1, 2)]
+    """
+    caveats = []
+    for stage, learners in blocks.items():
+        for learner, targets in learners.items():
+            for target, block in targets.items():
+                temperatures = list((block.get("temperature_by_fold") or {"": block["temperature"]}).values())
+                extreme = [round(float(t), 2) for t in temperatures if at_bound(t)]
+                if extreme:
+                    values = {"temperatures": sorted(set(extreme)), "folds": len(extreme), "of": len(temperatures)}
+                    caveats.append(
+                        Caveat("temperature_at_bound", stage=stage, target=target, learner=learner, **values)
+                    )
+    return caveats
+
+
 def _constant_class(confusion: np.ndarray, classes: Classes) -> str | None:
     """The class that is predicted for every case although several are recorded; None otherwise."""
     named = np.flatnonzero(confusion.sum(axis=0))
@@ -269,14 +290,14 @@ def _chosen(wide: PredictionMatrix, rows: np.ndarray, members: np.ndarray) -> Sa
     )
 
 
-def _left_out(samples: Samples, classes: Classes, plan: Plan) -> tuple[dict[str, np.ndarray], Basis, int]:
+def left_out(samples: Samples, classes: Classes, plan: Plan) -> tuple[dict[str, np.ndarray], Basis, int]:
     """Metrics (L,), those without each subject, and the number of subjects."""
     true, predicted = presence(samples, len(classes.names))
     groups = groups_of(len(true), plan.seed)
-    left_out = 1.0 - (groups == np.arange(groups.max() + 1)[:, None])
+    counts = 1.0 - (groups == np.arange(groups.max() + 1)[:, None])
     points = {name: at[0] for name, at in class_metrics(samples, classes, np.ones((1, len(true)))).items()}
     basis = Basis(
-        class_metrics(samples, classes, left_out),
+        class_metrics(samples, classes, counts),
         by_group(true, groups) > 0,
         subjects_behind(true, predicted, classes),
         plan.confidence,

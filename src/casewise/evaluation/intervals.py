@@ -111,12 +111,14 @@ def why_not(name: str, learner: int, basis: Basis) -> str:
     """Why a defined figure has no interval."""
     rests_on = int(basis.rests_on[name][learner])
     if scheme_of(name) is None:
-        return "its value in a sample is too large on average: no interval"
+        return "biased upwards by chance: no interval"
+    if rests_on == len(basis.presence) == 2:
+        return "two subjects: no interval"
     if rests_on < _FEWEST:
-        return f"it rests on {('no subject', 'one subject', 'two subjects')[rests_on]}: no interval"
+        return f"rests on {('no subject', 'one subject', 'two subjects')[rests_on]}: no interval"
     if np.isnan(basis.left_out[name][:, learner]).any():
-        return "it is undefined without one of the subjects: no interval"
-    return "it does not vary between subjects: no interval"
+        return "undefined without one of the subjects: no interval"
+    return "the same without any one of the subjects: no interval"
 
 
 def rough(name: str, rests_on: int) -> bool:

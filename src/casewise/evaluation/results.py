@@ -21,6 +21,7 @@ from casewise.evaluation.agreement import (
 )
 from casewise.evaluation.bootstrap import PLAN, ROUGH_BELOW, Estimate, Plan
 from casewise.evaluation.caveats import Caveat, lower_on_test, reader_caveats, response_caveats, stage_caveats
+from casewise.evaluation.classification import temperature_caveats
 from casewise.evaluation.headline import headline
 from casewise.evaluation.judges import Judge, class_names, judge_of, shared_truth
 from casewise.evaluation.response import check_baseline, response
@@ -146,6 +147,7 @@ def evaluate(
             rough_below=ROUGH_BELOW,
         )
     )
+    notes += temperature_caveats(results["classes"])
     notes += [Caveat("macro_means")] if results["classes"] else []
     return dict(plain({**results, "notes": notes}))
 

@@ -32,6 +32,8 @@ def rules(sensitivities: Sequence[float]) -> dict[str, float | None]:
 def reached(rule: str, sensitivity: Estimate) -> bool | None:
     """Whether the interval includes the sensitivity that a rule aims at, or more; None if it aims at none.
 
+    Without an interval it is None if the value is below the aim.
+
     >>> estimate = Estimate(0.52, 0.45, 0.60, 50, 50, rough=False)
     >>> reached("sensitivity >= 0.9", estimate), reached("sensitivity >= 0.6", estimate), reached("youden", estimate)
     (False, True, None)
@@ -39,8 +41,9 @@ def reached(rule: str, sensitivity: Estimate) -> bool | None:
     _, aims, least = rule.partition("sensitivity >= ")
     if not aims or sensitivity.value is None:
         return None
-    highest = sensitivity.value if sensitivity.high is None else sensitivity.high
-    return highest >= float(least)
+    if sensitivity.high is None:
+        return True if sensitivity.value >= float(least) else None
+    return sensitivity.high >= float(least)
 
 
 def choose_threshold(scores: np.ndarray, of_class: np.ndarray, sensitivity: float | None) -> float:

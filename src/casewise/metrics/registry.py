@@ -187,6 +187,7 @@ for _metric in (
         compared=NUMBERS,
         tables=("learners", "page"),
         interval="ratio",
+        rough_below=30,
     ),
     Metric(
         "pcc",
@@ -252,6 +253,7 @@ for _metric in (
         fewest_cases=3,
         tables=(),
         interval="limits",
+        rough_below=30,
     ),
     Metric(
         "loa_high",
@@ -265,6 +267,7 @@ for _metric in (
         fewest_cases=3,
         tables=(),
         interval="limits",
+        rough_below=30,
     ),
     Metric(
         "accuracy",
