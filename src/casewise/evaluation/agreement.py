@@ -27,7 +27,18 @@ def group_agreement(
     truth, predicted = np.asarray(truth, dtype=int), np.asarray(predicted, dtype=int)
     cells = np.eye(n_groups * n_groups)[truth * n_groups + predicted]
     sums = sum_by_subject(cells, subjects)[:, None, :]
-    agreement = estimates(sums, category_agreement, _one_group, plan, n_cases=len(truth))[0]
+    presence = sums.reshape(len(sums), 1, n_groups, n_groups).sum(axis=-1) > 0
+    of_group = presence.sum(axis=(0, 1))
+    smallest = np.array([of_group[of_group > 0].min(initial=len(sums))])
+    agreement = estimates(
+        sums,
+        category_agreement,
+        _one_group,
+        plan,
+        n_cases=len(truth),
+        presence=presence,
+        rests_on={"kappa": smallest, "kappa_quadratic": smallest},
+    )[0]
     confusion = sums.sum(axis=(0, 1)).reshape(n_groups, n_groups).astype(int).tolist()
     return {"confusion": confusion, **{name: estimate.as_json() for name, estimate in agreement.items()}}
 

@@ -1,4 +1,4 @@
-"""Intervals by resampling subjects, each with all its cases."""
+"""Figures with intervals by subject, and comparisons of learners by resampling subjects, each with all its cases."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from casewise.errors import StudyError
+from casewise.evaluation import intervals
+from casewise.evaluation.intervals import ROUGH_BELOW, Basis
 from casewise.metrics.numbers import moments, number_metrics, reason, sum_by_subject
 
 Statistic: TypeAlias = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 Reason: TypeAlias = Callable[[str, np.ndarray], str]
 
-ROUGH_BELOW = 10
 # with fewer defined resamples, an interval would describe only some of them
 _LEAST_DEFINED = 0.9
 
@@ -41,7 +42,10 @@ PLAN = Plan()
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric with its percentile interval; `rough` below ten subjects; a reason if something is undefined."""
+    """A metric with its interval; `rough` if it rests on too few subjects; a reason if something is undefined.
+
+    `n_subjects` are all subjects. A figure of a class rests on those with a case of the class.
+    """
 
     value: float | None
     low: float | None
@@ -113,23 +117,38 @@ def percentiles(samples: np.ndarray, confidence: float) -> tuple[np.ndarray, np.
 
 
 def estimates(
-    sums: np.ndarray, statistic: Statistic, reason: Reason, plan: Plan, *, n_cases: int
+    sums: np.ndarray,
+    statistic: Statistic,
+    reason: Reason,
+    plan: Plan,
+    *,
+    n_cases: int,
+    presence: np.ndarray | None = None,
+    rests_on: Mapping[str, np.ndarray] | None = None,
 ) -> list[dict[str, Estimate]]:
-    """Every metric with its interval for each of L learners, from sums (subjects, L, k)."""
-    n_subjects = len(sums)
-    if n_subjects == 0:
-        points = dict(statistic(sums.sum(axis=0)))
-        samples = {name: np.full((1, *point.shape), np.nan) for name, point in points.items()}
-    else:
-        points, samples = resample(sums, statistic, plan)
-    whole = sums.sum(axis=0)
+    """Every metric with its interval for each of L learners, from sums (subjects, L, k).
+
+    `presence` and `rests_on` as in `casewise.evaluation.intervals.Basis`; by default all subjects count alike.
+    """
+    whole, n_subjects = sums.sum(axis=0), len(sums)
+    points = dict(statistic(whole))
+    if presence is None:
+        presence = np.ones((n_subjects, 1, 1), dtype=bool)
+    groups = intervals.groups_of(n_subjects, plan.seed)
+    left_out = dict(statistic(whole - intervals.by_group(sums, groups)))
     return with_intervals(
         points,
-        samples,
+        {},
         lambda name, learner: reason(name, whole[learner]),
         plan,
         n_subjects=n_subjects,
         n_cases=n_cases,
+        basis=Basis(
+            left_out,
+            intervals.by_group(presence, groups) > 0,
+            {name: np.full(point.shape, n_subjects) for name, point in points.items()} | dict(rests_on or {}),
+            plan.confidence,
+        ),
     )
 
 
@@ -141,14 +160,20 @@ def with_intervals(
     *,
     n_subjects: int,
     n_cases: int,
+    basis: Basis | None = None,
 ) -> list[dict[str, Estimate]]:
-    """Every metric with its interval for each of L learners, from points (L,) and samples (resamples, L).
+    """Every metric with its interval for each of L learners, from points (L,).
 
-    `reason` explains why a metric (its name) of a learner (its number) is undefined.
+    Intervals are made from `basis`; without one they are percentiles of the samples (resamples, L), at the level that
+    gives them the width of Student's t. `reason` explains why a metric (its name) of a learner (its number) is
+    undefined.
     """
     estimates_by_learner: list[dict[str, Estimate]] = [{} for _ in next(iter(points.values()), ())]
     for name, point in points.items():
-        lows, highs = percentiles(samples[name], plan.confidence)
+        if basis is None:
+            lows, highs = percentiles(samples[name], intervals.expanded(plan.confidence, n_subjects))
+        else:
+            lows, highs = intervals.ends(name, points, basis)
         for learner, (at, low, high) in enumerate(zip(point, lows, highs, strict=True)):
             why = None
             if np.isnan(at):
@@ -156,14 +181,16 @@ def with_intervals(
             elif n_subjects < 2:
                 why = "one subject: no interval"
             elif np.isnan(low):
-                why = "too many resamples are undefined: no interval"
+                undefined = "too many resamples are undefined: no interval"
+                why = undefined if basis is None else intervals.why_not(name, learner, basis)
+            rests_on = n_subjects if basis is None else int(basis.rests_on[name][learner])
             estimates_by_learner[learner][name] = Estimate(
                 value=None if np.isnan(at) else float(at),
                 low=None if why else float(low),
                 high=None if why else float(high),
                 n_subjects=n_subjects,
                 n_cases=n_cases,
-                rough=n_subjects < ROUGH_BELOW,
+                rough=intervals.rough(name, rests_on),
                 reason=why,
             )
     return estimates_by_learner
@@ -184,7 +211,7 @@ def by_subject(
     cases: np.ndarray | None = None,
     kind: str = "regression",
 ) -> dict[str, dict[str, Estimate]]:
-    """Every metric of every learner with its interval by resampling subjects.
+    """Every metric of every learner with its interval by subject.
 
     Args:
         truth: (N,) floats; rows without a reference value are left out.
@@ -193,9 +220,10 @@ def by_subject(
         cases: (N,) the case of each row, for counting; by default each row is a case.
         kind: the kind of number, whose metrics are computed.
 
-    >>> estimates = by_subject(np.array([0., 1., 2., 3.]), {"a": np.array([0., 1., 2., 4.])}, np.array(list("ppqq")))
+    >>> truth, predicted = np.array([0., 1., 2., 3.]), {"a": np.array([0., 2., 4., 4.])}
+    >>> estimates = by_subject(truth, predicted, np.array(list("ppqr")))
     >>> estimates["a"]["mae"]
-    Estimate(value=0.25, low=0.0, high=0.5, n_subjects=2, n_cases=4, rough=True, reason=None)
+    Estimate(value=1.0, low=0.13, high=7.69, n_subjects=3, n_cases=4, rough=True, reason=None)
     """
     truth, subjects = np.asarray(truth, dtype=float), np.asarray(subjects)
     matrix = np.column_stack([np.asarray(p, dtype=float) for p in predicted.values()])

@@ -46,12 +46,21 @@ def stage_caveats(
         present = set(target_rows["y_true"].dropna())
         names = classes[target].names if target in classes else ()
         missing = [name for number, name in enumerate(names) if number not in present]
+        few = _few_subjects(scored[scored["target"] == target], names) if n_subjects >= ROUGH_BELOW else {}
+        if few:
+            caveats.append(Caveat("few_of_class", stage=stage, target=target, subjects=few, rough_below=ROUGH_BELOW))
         if present and missing:
             caveats.append(Caveat("class_missing", stage=stage, target=target, classes=missing))
         sizes = scored[scored["target"] == target].groupby("model").size()
         if len(sizes) and sizes.min() < sizes.max():
             caveats.append(Caveat("different_cases", stage=stage, target=target))
     return caveats
+
+
+def _few_subjects(scored: pd.DataFrame, names: Sequence[str]) -> dict[str, int]:
+    """The number of subjects of each class that has some, but too few."""
+    subjects = scored.groupby("y_true")["subject"].nunique()
+    return {names[int(number)]: int(n) for number, n in subjects.items() if names and n < ROUGH_BELOW}
 
 
 def reader_caveats(compared: bool, shared: bool, stage: str) -> list[Caveat]:

@@ -11,13 +11,22 @@ import numpy as np
 import pandas as pd
 
 from casewise.errors import CasewiseError
-from casewise.evaluation.bootstrap import Estimate, Plan, draw, draw_within, percentiles, same_rows, with_intervals
+from casewise.evaluation.bootstrap import Estimate, Plan, draw, draw_within, same_rows, with_intervals
 from casewise.evaluation.caveats import Caveat
 from casewise.evaluation.comparisons import differences, effective_subjects
 from casewise.evaluation.cross_fit import ByFold, choose, of_rows, stated
+from casewise.evaluation.intervals import Basis, by_group, groups_of
 from casewise.evaluation.thresholds import Threshold, choose_threshold, judge_thresholds, reached, rules
-from casewise.metrics.calibration import fit_temperature, reliability, scaled
-from casewise.metrics.classes import Classes, Samples, class_metrics, one_against_rest, reason
+from casewise.metrics.calibration import at_bound, fit_temperature, reliability, scaled
+from casewise.metrics.classes import (
+    Classes,
+    Samples,
+    class_metrics,
+    one_against_rest,
+    presence,
+    reason,
+    subjects_behind,
+)
 from casewise.metrics.registry import metric_of
 from casewise.metrics.roc import drawn_curve
 from casewise.predictions.table import probability_columns
@@ -135,28 +144,27 @@ def judge_classes(
 ) -> tuple[dict[str, dict[str, Estimate]], dict[str, Any]]:
     """Every learner's metrics with their intervals and, if `comparing`, the comparison of learners as in `compare`.
 
-    A learner is evaluated on the samples that it predicted; learners are compared on those that all predicted. The
-    resamples of the expected calibration error are shifted so that their median is the estimate.
+    A learner is evaluated on the samples that it predicted; learners are compared on those that all predicted.
     """
     by_learner: dict[str, dict[str, Estimate]] = {}
     compared: dict[str, Any] = {}
     groups = same_rows(wide.predicted)
     for rows, members in groups:
-        points, samples, n_subjects = resampled(wide, rows, members, classes, plan)
+        points, basis, n_subjects = left_out(_chosen(wide, rows, members), classes, plan)
         support = np.bincount(wide.samples.truth[rows], minlength=len(classes.names))
         of_group = with_intervals(
             points,
-            samples,
+            {},
             partial(_reason, classes, support),
             plan,
             n_subjects=n_subjects,
             n_cases=len(np.unique(wide.cases[rows])),
+            basis=basis,
         )
         by_learner |= {wide.learners[n]: of_group[position] for position, n in enumerate(members)}
     shared = np.asarray(wide.predicted.all(axis=1))
     if comparing and len(wide.learners) > 1 and shared.any():
-        if len(groups) > 1:
-            points, samples, n_subjects = resampled(wide, shared, np.arange(len(wide.learners)), classes, plan)
+        points, samples, n_subjects = resampled(wide, shared, np.arange(len(wide.learners)), classes, plan)
         effective = effective_subjects(wide.samples.subjects[shared])
         metrics = {metric.name: effective for metric in classes.registered if classes.kind in metric.compared}
         compared = differences(points, samples, wide.learners, metrics, plan, n_subjects=n_subjects)
@@ -238,6 +246,27 @@ def one_class_caveats(blocks: Mapping[str, Any], units: Mapping[str, str]) -> li
     ]
 
 
+def temperature_caveats(blocks: Mapping[str, Any]) -> list[Caveat]:
+    """The learners with a temperature at the bound of its range; `blocks` is `classes` of `evaluate`.
+
+    >>> blocks = {"oof": {"m": {"dx": {"temperature": 0.4, "temperature_by_fold": {"1": 0.05, "2": 0.75}}}}}
+    >>> [(c["code"], c["learner"], c["temperatures"], c["folds"], c["of"]) for c in temperature_caveats(blocks)]
+    [('temperature_at_bound', 'm', [0.05], 1, 2)]
+    """
+    caveats = []
+    for stage, learners in blocks.items():
+        for learner, targets in learners.items():
+            for target, block in targets.items():
+                temperatures = list((block.get("temperature_by_fold") or {"": block["temperature"]}).values())
+                extreme = [round(float(t), 2) for t in temperatures if at_bound(t)]
+                if extreme:
+                    values = {"temperatures": sorted(set(extreme)), "folds": len(extreme), "of": len(temperatures)}
+                    caveats.append(
+                        Caveat("temperature_at_bound", stage=stage, target=target, learner=learner, **values)
+                    )
+    return caveats
+
+
 def _constant_class(confusion: np.ndarray, classes: Classes) -> str | None:
     """The class that is predicted for every case although several are recorded; None otherwise."""
     named = np.flatnonzero(confusion.sum(axis=0))
@@ -257,6 +286,34 @@ def _threshold(scores: np.ndarray, of_class: np.ndarray, sensitivity: float | No
     return choose_threshold(scores[rows], of_class[rows], sensitivity)
 
 
+def _chosen(wide: PredictionMatrix, rows: np.ndarray, members: np.ndarray) -> Samples:
+    """The predictions of some learners on some rows."""
+    every = wide.samples
+    return Samples(
+        every.truth[rows],
+        every.decided[rows][:, members],
+        every.probabilities[rows][:, members],
+        every.calibrated[rows][:, members],
+        every.subjects[rows],
+        None if every.folds is None else every.folds[rows][:, members],
+    )
+
+
+def left_out(samples: Samples, classes: Classes, plan: Plan) -> tuple[dict[str, np.ndarray], Basis, int]:
+    """Metrics (L,), those without each subject, and the number of subjects."""
+    true, predicted = presence(samples, len(classes.names))
+    groups = groups_of(len(true), plan.seed)
+    counts = 1.0 - (groups == np.arange(groups.max() + 1)[:, None])
+    points = {name: at[0] for name, at in class_metrics(samples, classes, np.ones((1, len(true)))).items()}
+    basis = Basis(
+        class_metrics(samples, classes, counts),
+        by_group(true, groups) > 0,
+        subjects_behind(true, predicted, classes),
+        plan.confidence,
+    )
+    return points, basis, len(true)
+
+
 def resampled(
     wide: PredictionMatrix, rows: np.ndarray, members: np.ndarray, classes: Classes, plan: Plan
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]:
@@ -265,15 +322,7 @@ def resampled(
     Metrics that are computed within folds are resampled within folds, if every subject is in the same fold for all
     learners.
     """
-    every = wide.samples
-    samples = Samples(
-        every.truth[rows],
-        every.decided[rows][:, members],
-        every.probabilities[rows][:, members],
-        every.calibrated[rows][:, members],
-        every.subjects[rows],
-        None if every.folds is None else every.folds[rows][:, members],
-    )
+    samples = _chosen(wide, rows, members)
     n_subjects = len(np.unique(np.asarray(samples.subjects, dtype=str)))
     points = {name: at[0] for name, at in class_metrics(samples, classes, np.ones((1, n_subjects))).items()}
     folds = _fold_of_subject(samples)
@@ -282,10 +331,6 @@ def resampled(
     for name in drawn if factor > 1 else ():
         if metric_of(name).across_folds == "within":
             drawn[name] = np.clip(points[name] + factor * (drawn[name] - points[name]), 0.0, 1.0)
-    for name in ("ece", "ece_calibrated"):
-        # resampling adds noise to the bins, so resamples have a larger error than the data
-        middle = percentiles(drawn[name], 0.0)[0]
-        drawn[name] = np.maximum(drawn[name] - (middle - points[name]), 0.0)
     return points, drawn, n_subjects
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from casewise.evaluation.bootstrap import ROUGH_BELOW, Plan, percentiles
+from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.caveats import Caveat
+from casewise.evaluation.intervals import difference
 from casewise.evaluation.judges import judge_of
 from casewise.predictions.table import final_rows
 
@@ -26,7 +26,8 @@ def drop(
     """The difference of each learner between the external cohort and the study: learner -> metric -> values.
 
     `difference` is the external value minus the internal one (of the test set, else out of fold), `low` and `high` its
-    interval. The two sets of subjects are resampled separately, because they are different people.
+    interval, from those of the two values, because the two sets of subjects are different people; without one, `reason`
+    states why.
     """
     rows = final_rows(predictions[predictions["target"] == target])
     rows = rows[rows["y_true"].notna()]
@@ -39,25 +40,24 @@ def drop(
         sides = [learner_rows[learner_rows["stage"] == stage] for stage in (inside, "external")]
         if any(side.empty for side in sides):
             continue
-        (at, drawn, n), (other, redrawn, n_other) = (
-            judge.resampled(side, replace(plan, seed=plan.seed + number)) for number, side in enumerate(sides)
-        )
+        inner, outer = (judge.judge(side, plan, whole=False).metrics[str(learner)] for side in sides)
         drops[str(learner)] = {}
         for name in judge.names("drop"):
-            gaps = (redrawn[name] - drawn[name])[:, None]
-            low, high = (float(end[0]) for end in percentiles(gaps, plan.confidence))
-            gap = other[name] - at[name]
-            if not np.isnan(gap):
-                defined = not np.isnan(low)
-                drops[str(learner)][name] = {
-                    "internal": at[name],
-                    "external": other[name],
-                    "difference": gap,
-                    "low": low if defined else None,
-                    "high": high if defined else None,
-                    "internal_stage": inside,
-                    "rough": min(n, n_other) < ROUGH_BELOW,
-                }
+            internal, external = inner[name], outer[name]
+            if internal.value is None or external.value is None:
+                continue
+            low, high = difference(external, internal) or (None, None)
+            drops[str(learner)][name] = {
+                "internal": internal.value,
+                "external": external.value,
+                "difference": external.value - internal.value,
+                "low": low,
+                "high": high,
+                "internal_stage": inside,
+                "rough": internal.rough or external.rough,
+            }
+            if why := external.reason or internal.reason:
+                drops[str(learner)][name]["reason"] = why
     return drops
 
 

@@ -19,7 +19,7 @@ from casewise.evaluation.agreement import (
     group_agreement,
     with_readers,
 )
-from casewise.evaluation.bootstrap import PLAN, Estimate, Plan
+from casewise.evaluation.bootstrap import PLAN, ROUGH_BELOW, Estimate, Plan
 from casewise.evaluation.caveats import (
     Caveat,
     lower_on_test,
@@ -28,6 +28,7 @@ from casewise.evaluation.caveats import (
     response_caveats,
     stage_caveats,
 )
+from casewise.evaluation.classification import temperature_caveats
 from casewise.evaluation.comparisons import FEWEST_SUBJECTS
 from casewise.evaluation.headline import headline
 from casewise.evaluation.judges import Judge, class_names, judge_of, shared_truth
@@ -151,13 +152,21 @@ def evaluate(
         Caveat(
             "intervals",
             confidence=plan.confidence,
-            resamples=plan.resamples,
-            seed=plan.seed,
             subjects_known=subjects_known,
+            rough_below=ROUGH_BELOW,
         )
     )
     if any(results["comparisons"].values()):
-        notes.append(Caveat("comparisons", confidence=plan.confidence, fewest=FEWEST_SUBJECTS))
+        notes.append(
+            Caveat(
+                "comparisons",
+                confidence=plan.confidence,
+                fewest=FEWEST_SUBJECTS,
+                resamples=plan.resamples,
+                seed=plan.seed,
+            )
+        )
+    notes += temperature_caveats(results["classes"])
     notes += [Caveat("macro_means")] if results["classes"] else []
     return dict(plain({**results, "notes": notes}))
 

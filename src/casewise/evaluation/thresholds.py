@@ -32,6 +32,8 @@ def rules(sensitivities: Sequence[float]) -> dict[str, float | None]:
 def reached(rule: str, sensitivity: Estimate) -> bool | None:
     """Whether the interval includes the sensitivity that a rule aims at, or more; None if it aims at none.
 
+    Without an interval it is None if the value is below the aim.
+
     >>> estimate = Estimate(0.52, 0.45, 0.60, 50, 50, rough=False)
     >>> reached("sensitivity >= 0.9", estimate), reached("sensitivity >= 0.6", estimate), reached("youden", estimate)
     (False, True, None)
@@ -39,8 +41,9 @@ def reached(rule: str, sensitivity: Estimate) -> bool | None:
     _, aims, least = rule.partition("sensitivity >= ")
     if not aims or sensitivity.value is None:
         return None
-    highest = sensitivity.value if sensitivity.high is None else sensitivity.high
-    return highest >= float(least)
+    if sensitivity.high is None:
+        return True if sensitivity.value >= float(least) else None
+    return sensitivity.high >= float(least)
 
 
 def choose_threshold(scores: np.ndarray, of_class: np.ndarray, sensitivity: float | None) -> float:
@@ -70,7 +73,7 @@ def judge_thresholds(
     *,
     n_cases: int,
 ) -> list[dict[str, Estimate]]:
-    """Sensitivity, specificity and precision of J operating points with intervals by resampling subjects.
+    """Sensitivity, specificity and precision of J operating points with intervals by subject.
 
     `scores`, `thresholds` and `of_class` are (N, J): each case has its own threshold, because those of out-of-fold
     cases are chosen on the other folds. The precision is 0 if the class is predicted for no case.
@@ -86,7 +89,12 @@ def judge_thresholds(
     cells = np.stack([of_class & positive, of_class & ~positive, ~of_class & positive, ~of_class & ~positive], axis=-1)
     cells = np.where(np.isnan(thresholds)[..., None], np.nan, cells.astype(float))
     sums = sum_by_subject(cells, subjects)
-    return estimates(sums, _of_cells, _reason, plan, n_cases=n_cases)
+    with np.errstate(invalid="ignore"):
+        presence = np.stack([sums[..., 0] + sums[..., 1], sums[..., 2] + sums[..., 3]], axis=-1) > 0
+        predicted = (sums[..., 0] + sums[..., 2] > 0).sum(axis=0)
+    of_class, rest = np.moveaxis(presence.sum(axis=0), -1, 0)
+    rests_on = {"sensitivity": of_class, "specificity": rest, "precision": np.minimum(of_class, predicted)}
+    return estimates(sums, _of_cells, _reason, plan, n_cases=n_cases, presence=presence, rests_on=rests_on)
 
 
 def _of_cells(cells: np.ndarray) -> dict[str, np.ndarray]:

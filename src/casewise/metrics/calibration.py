@@ -12,7 +12,7 @@ import numpy as np
 BINS = 15
 # as scikit-learn: a probability of 0 costs -log(2.2e-16), not infinity
 SMALLEST = float(np.finfo(float).eps)
-_LOG_TEMPERATURES = (float(np.log(0.05)), float(np.log(20.0)))
+TEMPERATURES = (0.05, 20.0)
 
 
 def fit_temperature(probabilities: np.ndarray, truth: np.ndarray) -> float:
@@ -38,9 +38,20 @@ def fit_temperature(probabilities: np.ndarray, truth: np.ndarray) -> float:
         scale = np.exp(-log_temperature)
         return float(np.log(np.exp(logs * scale).sum(axis=1)).mean() - true.mean() * scale)
 
-    optimum = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-9})
+    optimum = minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-9})
     # if all temperatures are equally good, none is applied
     return float(np.exp(optimum.x)) if optimum.fun < loss(0.0) - 1e-12 else 1.0
+
+
+def at_bound(temperature: float | None) -> bool:
+    """Whether a temperature is the lowest or the highest that is tried, so that a better one may lie beyond.
+
+    >>> at_bound(0.05), at_bound(1.3), at_bound(None)
+    (True, False, False)
+    """
+    if temperature is None:
+        return False
+    return temperature <= TEMPERATURES[0] * 1.001 or temperature >= TEMPERATURES[1] / 1.001
 
 
 def scaled(probabilities: np.ndarray, temperature: np.ndarray) -> np.ndarray:

@@ -65,6 +65,79 @@ class Samples:
     folds: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class ClassSubjects:
+    """The numbers of subjects that the metrics of classes rest on, for L learners.
+
+    Attributes:
+        total: all subjects.
+        of_class, rest: (L, K) those with a case of the class, and of another class.
+        predicted: (L, K) those of `of_class`, or those with a case predicted as the class where they are fewer.
+    """
+
+    classes: Classes
+    total: int
+    of_class: np.ndarray
+    rest: np.ndarray
+    predicted: np.ndarray
+
+    @property
+    def every(self) -> np.ndarray:
+        """(L,) all subjects."""
+        return np.full(len(self.of_class), self.total)
+
+    @property
+    def both(self) -> np.ndarray:
+        """(L, K) the smaller of `of_class` and `rest`."""
+        return np.minimum(self.of_class, self.rest)
+
+    @property
+    def smallest(self) -> np.ndarray:
+        """(L,) those of the class with the fewest, among the classes that have cases."""
+        return np.asarray(np.where(self.of_class > 0, self.of_class, self.total).min(axis=-1))
+
+
+def presence(samples: Samples, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each subject, in sorted order, has a case of each class, (S, 1, K), and one predicted as it, (S, L, K).
+
+    >>> p = np.array([[[.8, .2]], [[.3, .7]], [[.6, .4]]])
+    >>> some = Samples(np.array([0, 1, 1]), p.argmax(-1), p, p, np.array(list("abb")))
+    >>> [subjects.astype(int).tolist() for subjects in presence(some, 2)]
+    [[[[1, 0]], [[0, 1]]], [[[1, 0]], [[1, 1]]]]
+    """
+    cases = [np.eye(n_classes)[numbers] for numbers in (samples.truth[:, None], samples.decided)]
+    true, predicted = (sum_by_subject(of_class, samples.subjects) > 0 for of_class in cases)
+    return true, predicted
+
+
+def subjects_behind(true: np.ndarray, predicted: np.ndarray, classes: Classes) -> dict[str, np.ndarray]:
+    """The number of subjects that every metric of L learners rests on, name -> (L,), from `presence`.
+
+    A mean over the classes rests on those of the class with the fewest.
+    """
+    n_of_class = np.broadcast_to(true.sum(axis=0), predicted.shape[1:])
+    several = true.sum(axis=-1, keepdims=True) - true > 0
+    subjects = ClassSubjects(
+        classes,
+        total=len(true),
+        of_class=n_of_class,
+        rest=np.broadcast_to(several.sum(axis=0), predicted.shape[1:]),
+        predicted=np.minimum(n_of_class, predicted.sum(axis=0)),
+    )
+    numbers: dict[str, np.ndarray] = {}
+    for metric in classes.registered:
+        rests_on = metric.rests_on(subjects)
+        if metric.by_class and rests_on.ndim > 1:
+            numbers |= {f"{metric.name}[{c}]": rests_on[:, n] for n, c in enumerate(classes.names)}
+            rests_on = rests_on.min(axis=-1)
+        elif metric.by_class:
+            numbers |= {f"{metric.name}[{c}]": rests_on for c in classes.names}
+        numbers[metric.name] = rests_on
+        if metric.calibrated:
+            numbers[metric.name + CALIBRATED] = rests_on
+    return numbers
+
+
 class ClassSums:
     """Counts, sums and areas for the metrics of classes, for R resamples and L learners.
 

@@ -43,6 +43,11 @@ class Metric:
         across_folds: `within`: out of fold it is a mean over the folds of its values within each; `pooled`: over the
             cases of all folds together, and given out of fold only.
         tables: the tables that show it, among `TABLES`.
+        interval: the scheme of its interval, among `casewise.evaluation.intervals.SCHEMES`; None: it has no interval.
+        rests_on: of `casewise.metrics.classes.ClassSubjects`, the number of subjects that it rests on: for each
+            learner, or with `by_class` for each class as well. For numbers it is that of all subjects.
+        rough_below: with fewer such subjects, 95 % intervals contain the true value in fewer than 92 % of studies; see
+            `docs/coverage.md`.
     """
 
     name: str
@@ -63,6 +68,9 @@ class Metric:
     chance: float | None = None
     across_folds: Literal["", "within", "pooled"] = ""
     tables: Collection[str] = ("learners", "page")
+    interval: str | None = "mean"
+    rests_on: Callable[[Any], Any] = lambda subjects: subjects.every
+    rough_below: int = 10
 
 
 TABLES = {
@@ -169,6 +177,7 @@ for _metric in (
         digits=None,
         compared=NUMBERS,
         tables=("learners", "targets", "readers", "external", "image_split", "page", "page_external", "folds", "drop"),
+        interval="ratio",
     ),
     Metric(
         "mse",
@@ -181,6 +190,8 @@ for _metric in (
         digits=None,
         compared=NUMBERS,
         tables=("learners", "page"),
+        interval="ratio",
+        rough_below=30,
     ),
     Metric(
         "pcc",
@@ -193,6 +204,7 @@ for _metric in (
         fewest_cases=3,
         compared=NUMBERS,
         tables=("learners", "targets", "readers", "external", "image_split", "page", "folds", "drop"),
+        interval="correlation",
     ),
     Metric(
         "ccc",
@@ -207,6 +219,7 @@ for _metric in (
         compared=NUMBERS,
         chance=0.0,
         tables=("learners", "targets", "readers", "external", "image_split", "page", "page_external", "drop"),
+        interval="correlation",
     ),
     Metric(
         "icc",
@@ -219,6 +232,7 @@ for _metric in (
         fewest_cases=3,
         compared=NUMBERS,
         tables=("learners", "targets", "readers", "page"),
+        interval="correlation",
     ),
     Metric(
         "bias",
@@ -242,6 +256,8 @@ for _metric in (
         digits=None,
         fewest_cases=3,
         tables=(),
+        interval="limits",
+        rough_below=30,
     ),
     Metric(
         "loa_high",
@@ -254,6 +270,8 @@ for _metric in (
         digits=None,
         fewest_cases=3,
         tables=(),
+        interval="limits",
+        rough_below=30,
     ),
     Metric(
         "accuracy",
@@ -267,6 +285,7 @@ for _metric in (
         of_decisions=True,
         compared=CLASSES,
         tables=("learners", "external", "image_split", "page", "page_external", "folds", "drop"),
+        interval="share",
     ),
     Metric(
         "balanced_accuracy",
@@ -279,6 +298,8 @@ for _metric in (
         digits=1,
         of_decisions=True,
         tables=("external", "page", "drop"),
+        interval="share",
+        rests_on=lambda subjects: subjects.smallest,
     ),
     Metric(
         "top2_accuracy",
@@ -292,6 +313,7 @@ for _metric in (
         digits=1,
         n_classes=(3, None),
         tables=("learners",),
+        interval="share",
     ),
     Metric(
         "auroc",
@@ -309,6 +331,8 @@ for _metric in (
         chance=0.5,
         across_folds="within",
         tables=("learners", "classes", "external", "image_split", "page", "page_external", "drop"),
+        interval="area",
+        rests_on=lambda subjects: subjects.both,
     ),
     Metric(
         "auroc_pooled",
@@ -322,6 +346,8 @@ for _metric in (
         by_class=True,
         across_folds="pooled",
         tables=("learners", "classes", "page"),
+        interval="area",
+        rests_on=lambda subjects: subjects.both,
     ),
     Metric(
         "auprc",
@@ -334,6 +360,8 @@ for _metric in (
         "even by chance; like the pooled AUROC, it is therefore affected by calibrations that differ between folds.",
         by_class=True,
         tables=("classes", "page"),
+        interval="area",
+        rests_on=lambda subjects: subjects.both,
     ),
     Metric(
         "precision",
@@ -347,6 +375,8 @@ for _metric in (
         by_class=True,
         of_decisions=True,
         tables=("learners", "classes", "folds"),
+        interval="share",
+        rests_on=lambda subjects: subjects.predicted,
     ),
     Metric(
         "recall",
@@ -360,6 +390,8 @@ for _metric in (
         by_class=True,
         of_decisions=True,
         tables=("learners", "classes", "folds"),
+        interval="share",
+        rests_on=lambda subjects: subjects.of_class,
     ),
     Metric(
         "f1",
@@ -372,6 +404,8 @@ for _metric in (
         of_decisions=True,
         compared=CLASSES,
         tables=("learners", "classes", "external", "page", "drop"),
+        interval="share",
+        rests_on=lambda subjects: subjects.of_class,
     ),
     Metric(
         "kappa",
@@ -383,6 +417,8 @@ for _metric in (
         of_decisions=True,
         chance=0.0,
         tables=(),
+        interval="kappa",
+        rests_on=lambda subjects: subjects.smallest,
     ),
     Metric(
         "sensitivity",
@@ -395,6 +431,8 @@ for _metric in (
         digits=1,
         n_classes=(2, 2),
         tables=("external", "image_split", "page"),
+        interval="share",
+        rests_on=lambda subjects: subjects.of_class[..., subjects.classes.positive],
     ),
     Metric(
         "specificity",
@@ -407,6 +445,8 @@ for _metric in (
         digits=1,
         n_classes=(2, 2),
         tables=("external", "image_split", "page"),
+        interval="share",
+        rests_on=lambda subjects: subjects.of_class[..., 1 - subjects.classes.positive],
     ),
     Metric(
         "kappa_quadratic",
@@ -419,6 +459,8 @@ for _metric in (
         compared=GRADES,
         chance=0.0,
         tables=("learners", "external", "image_split", "page", "page_external", "drop"),
+        interval="kappa",
+        rests_on=lambda subjects: subjects.smallest,
     ),
     Metric(
         "log_loss",
@@ -431,6 +473,7 @@ for _metric in (
         calibrated=True,
         compared=CLASSES,
         tables=("external", "page"),
+        interval="ratio",
     ),
     Metric(
         "ece",
@@ -443,6 +486,7 @@ for _metric in (
         larger_is_better=False,
         calibrated=True,
         tables=("external", "page"),
+        interval=None,
     ),
     Metric(
         "brier",
@@ -454,6 +498,7 @@ for _metric in (
         larger_is_better=False,
         calibrated=True,
         tables=(),
+        interval="ratio",
     ),
 ):
     register_metric(_metric)

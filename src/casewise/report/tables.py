@@ -129,12 +129,19 @@ class MetricFormat:
         return f"{text} %" if words and scale == 100 else text
 
     def cell(self, metric: str, figure: Figure, *, words: bool = False) -> Cell:
-        """A figure with its interval; a dash and the reason if it is undefined."""
+        """A figure with its interval; the reason if either is undefined, with a dash for the figure.
+
+        >>> MetricFormat().cell("auroc", {"value": 1.0, "low": None, "reason": "one subject: no interval"})
+        Cell(text='1.000', small='one subject: no interval', value=1.0)
+        """
         if not figure or not is_number(figure.get("value")):
             return Cell(MISSING, (figure or {}).get("reason") or "")
         value = float(figure["value"])
         text = signed(value, self.digits(metric)) if metric == "bias" else self.text(metric, value)
-        return Cell(text, self.bounds(metric, figure, words=words), value)
+        bounds = self.bounds(metric, figure, words=words)
+        if bounds and words and figure.get("rough"):
+            bounds += ", rough"
+        return Cell(text, bounds or figure.get("reason") or "", value)
 
     def difference(self, metric: str, figure: Figure, inside: Any, outside: Any) -> Cell:
         """`outside` minus `inside` with the interval of the difference; shares in percentage points."""
@@ -143,7 +150,8 @@ class MetricFormat:
         scale, unit = (100, " points") if self.in_percent(metric) else (1, "")
         ends = {key: scale * figure[key] for key in ("low", "high") if figure and is_number(figure.get(key))}
         value = scale * (float(outside) - float(inside))
-        return Cell(signed(value, self.digits(metric)) + unit, interval(ends, self.digits(metric)), value)
+        small = interval(ends, self.digits(metric)) or (figure or {}).get("reason") or ""
+        return Cell(signed(value, self.digits(metric)) + unit, small, value)
 
 
 def metric_format(study: Study, target: str) -> MetricFormat:

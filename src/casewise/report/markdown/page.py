@@ -93,18 +93,22 @@ def pooled(run: FinishedStudy, stage: str) -> bool:
 
 
 def figure(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
-    """A figure with its interval; a dash if it is undefined.
+    """A figure with its interval, or the reason why it has none; a dash if it is undefined.
 
     >>> figure({"value": 0.9514, "low": 0.93, "high": 0.97}), figure(None), figure({"value": 0.5, "low": None})
     ('0.951 [0.930, 0.970]', '–', '0.500')
+    >>> figure({"value": 0.5, "low": None, "rough": True, "reason": "one subject: no interval"})
+    '0.500 (one subject: no interval)'
     >>> figure({"value": -0.001, "low": -0.004, "high": 0.09}, 2)
     '0.00 [0.00, 0.09]'
     """
     if not entry or entry.get("value") is None:
         return MISSING
     ends = entry.get("low"), entry.get("high")
-    interval = f" [{ends[0]:z.{digits}f}, {ends[1]:z.{digits}f}]" if None not in ends else ""
-    return f"{entry['value']:z.{digits}f}{interval}" + (" (rough)" if entry.get("rough") else "")
+    value = f"{entry['value']:z.{digits}f}"
+    if None in ends:
+        return value + (f" ({entry['reason']})" if entry.get("reason") else "")
+    return f"{value} [{ends[0]:z.{digits}f}, {ends[1]:z.{digits}f}]" + (" (rough)" if entry.get("rough") else "")
 
 
 def how(run: FinishedStudy) -> dict[str, Any]:
@@ -349,10 +353,21 @@ def train_and_held_out(runs: Sequence[FinishedStudy]) -> dict[str, Any] | None:
                     entry = run.class_entry(stage, network, target)
                     lines.append((stage, str(sum(entry["support"])) if entry else MISSING, figures))
             rows += [
-                (f"{network}{suffix}", side, count, [figure(figures.get(metric)) for metric in metrics])
+                (f"{network}{suffix}", side, count, [_trained_or_held_out(figures.get(metric)) for metric in metrics])
                 for side, count, figures in lines
             ]
     return {"columns": metrics, "rows": rows, **missing} if rows else None
+
+
+def _trained_or_held_out(entry: Mapping[str, Any] | None) -> str:
+    """A figure with its interval, or the mean over the networks with its range.
+
+    >>> _trained_or_held_out({"value": 0.9, "smallest": 0.85, "largest": 0.95})
+    '0.900 (0.850 to 0.950)'
+    """
+    if entry and "smallest" in entry:
+        return f"{entry['value']:.3f} ({entry['smallest']:.3f} to {entry['largest']:.3f})"
+    return figure(entry)
 
 
 def left_out(run: FinishedStudy) -> dict[str, Any] | None:

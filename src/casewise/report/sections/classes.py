@@ -158,7 +158,7 @@ def calibration(context: ReportContext) -> dict[str, Any] | None:
     total = sum(b.get("n") or 0 for b in bins)
     noise = 1.96 * (correct * (1 - correct) / total) ** 0.5
     if abs(confidence - correct) < max(SURE, noise):
-        code = "mean_only" if ece_beyond_chance(bins, ece) else "good"
+        code = "mean_only" if ece_beyond_chance(bins, float(ece["value"])) else "good"
     else:
         code = "over" if confidence > correct else "under"
     return {
@@ -213,21 +213,24 @@ def scaling(figures: dict[str, Any]) -> dict[str, Any] | None:
     return {"code": code, "ece": after, "loss": loss, "loss_after": scaled}
 
 
-def ece_beyond_chance(bins: list[dict[str, Any]], ece: dict[str, Any]) -> bool:
-    """Whether the interval of the calibration error lies above 0.05 and above what true probabilities would give.
+def ece_beyond_chance(bins: list[dict[str, Any]], ece: float) -> bool:
+    """Whether the calibration error lies above 0.05, and above what true probabilities of independent cases would give.
 
-    By chance a bin's share of hits is off by sqrt(2 p (1 - p) / (pi n)) on average, p being its mean probability.
+    By chance a bin's sum of hits is off by sqrt(2 n p (1 - p) / pi) on average, p being its mean probability, with a
+    variance of n p (1 - p) (1 - 2 / pi). Above is beyond 1.96 standard deviations.
 
     >>> bins = [{"n": 50, "confidence": 0.5}, {"n": 50, "confidence": 0.5}]
-    >>> ece_beyond_chance(bins, {"low": 0.08}), ece_beyond_chance(bins, {"low": 0.052})
+    >>> ece_beyond_chance(bins, 0.15), ece_beyond_chance(bins, 0.1)
     (True, False)
     """
     filled = [b for b in bins if b.get("n") and is_number(b.get("confidence"))]
     total = sum(b["n"] for b in filled)
-    if not total or not is_number(ece.get("low")):
+    if not total:
         return False
-    off = sum(b["n"] * (2 * max(b["confidence"] * (1 - b["confidence"]), 0) / (pi * b["n"])) ** 0.5 for b in filled)
-    return bool(ece["low"] > max(CHANCE_ECE, off / total))
+    variances = [b["n"] * max(b["confidence"] * (1 - b["confidence"]), 0) for b in filled]
+    expected = sum((2 * variance / pi) ** 0.5 for variance in variances)
+    most = expected + 1.96 * (sum(variances) * (1 - 2 / pi)) ** 0.5
+    return bool(ece > max(CHANCE_ECE, most / total))
 
 
 # ------------------------------------------------------------------------------------------ high-confidence errors

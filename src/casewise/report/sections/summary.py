@@ -21,7 +21,6 @@ FEWEST_IN_RANGE = 3
 WORSE = 1.3
 TILTED = 0.25
 MOST_SOURCES = 6
-RATES = ("accuracy", "sensitivity", "specificity")
 
 
 def section(context: ReportContext) -> dict[str, Any]:
@@ -209,47 +208,12 @@ def accuracy(context: ReportContext) -> dict[str, Any] | None:
     only = context.constant_class(context.stage, context.learner)
     return {
         "figure": figure or {"value": value},
-        "exact": exact_interval(context, "accuracy", figure),
         "commonest": class_name(context.study, context.outcome, names[int(counts.argmax())]),
         "commonest_share": float(counts.max() / counts.sum()),
         "only": class_name(context.study, context.outcome, only) if only else "",
         "balanced": balanced["value"] if balanced and abs(balanced["value"] - value) > 0.03 else None,
         "chance": 1 / len(names),
     }
-
-
-def exact_interval(context: ReportContext, metric: str, figure: dict[str, Any] | None) -> dict[str, Any] | None:
-    """For a rate of all or none, whose resamples cannot vary, the exact interval; else None.
-
-    The interval is Clopper and Pearson's (1934), of the subjects with an image of the classes that the rate is about.
-    """
-    ends = [(figure or {}).get(key) for key in ("value", "low", "high")]
-    if metric not in RATES or len(set(ends)) != 1 or ends[0] not in (0.0, 1.0):
-        return None
-    study, rows = context.study, context.headline_rows
-    positive = study.positive_of(context.outcome)
-    if metric != "accuracy":
-        if positive is None:
-            return None
-        of_class = rows["y_true"] == context.classes.index(positive)
-        rows = rows[of_class if metric == "sensitivity" else ~of_class]
-    return exact_share(int(rows["subject"].nunique()), study.evaluation.confidence, every=ends[0] == 1.0)
-
-
-def exact_share(subjects: int, confidence: float, *, every: bool) -> dict[str, Any] | None:
-    """All or none of so many subjects, with the exact interval of that share.
-
-    >>> exact_share(6, 0.95, every=True)
-    {'count': 6, 'subjects': 6, 'low': 0.5407, 'high': 1.0}
-    >>> exact_share(0, 0.95, every=True)
-    """
-    from scipy.stats import binomtest
-
-    if not subjects:
-        return None
-    count = subjects if every else 0
-    ends = binomtest(count, subjects).proportion_ci(confidence_level=confidence, method="exact")
-    return {"count": count, "subjects": subjects, "low": round(float(ends.low), 4), "high": round(float(ends.high), 4)}
 
 
 def discrimination(context: ReportContext) -> dict[str, Any] | None:
@@ -280,8 +244,7 @@ def rates(context: ReportContext) -> dict[str, Any] | None:
     figures = {name: context.metric(context.stage, context.learner, name) for name in ("sensitivity", "specificity")}
     if pair is None or not all(figures.values()):
         return None
-    exact = {name: exact_interval(context, name, figure) for name, figure in figures.items()}
-    return {"positive": pair[0], "other": pair[1], **figures, "exact": exact}
+    return {"positive": pair[0], "other": pair[1], **figures}
 
 
 def distance(context: ReportContext) -> dict[str, Any] | None:
@@ -395,7 +358,7 @@ def choice(context: ReportContext) -> dict[str, Any]:
 
 
 def tiles(context: ReportContext) -> list[dict[str, Any]]:
-    """At most four figures to remember: `code` (for the title), metric, cell and what an exact interval gives."""
+    """At most four figures to remember: `code` (for the title) and cell."""
     stage, learner, kind = context.stage, context.learner, kind_report(context.kind)
     write = metric_format(context.study, context.outcome)
     shown: list[dict[str, Any]] = []
@@ -403,9 +366,8 @@ def tiles(context: ReportContext) -> list[dict[str, Any]]:
         figure = context.metric(stage, learner, metric)
         if figure and len(shown) < 4:
             cell = _source_tile(context, metric) if context.by_site and context.classes else None
-            exact = None if cell else exact_interval(context, metric, figure)
             cell = cell or write.cell(metric, figure, words=True)
-            shown.append({"code": metric, "cell": cell, "exact": exact, "two": len(context.classes) == 2})
+            shown.append({"code": metric, "cell": cell, "two": len(context.classes) == 2})
     return [*shown, *_number_tiles(context)] if kind.template == "number" else shown
 
 
@@ -428,15 +390,15 @@ def _number_tiles(context: ReportContext) -> list[dict[str, Any]]:
     if not rows.empty:
         error = (rows["y_pred"] - rows["y_true"]).abs()
         half, most = (number(float(error.quantile(q)), digits) for q in (0.5, 0.9))
-        shown.append({"code": "half_within", "cell": Cell(half, most), "exact": None, "two": False})
+        shown.append({"code": "half_within", "cell": Cell(half, most), "two": False})
     if bands(context):
         entry = context.metrics["bands"]["stages"][context.stage][context.learner]["agreement"]
         cell = percent_cell(entry, words=True)
-        return [*shown, {"code": "same_band", "cell": cell, "exact": None, "two": False}]
+        return [*shown, {"code": "same_band", "cell": cell, "two": False}]
     low, high = (context.metric(context.stage, context.learner, name) for name in ("loa_low", "loa_high"))
     if low and high:
         text = f"{signed(low['value'], digits)} to {signed(high['value'], digits)}"
-        shown.append({"code": "limits", "cell": Cell(text), "exact": None, "two": False})
+        shown.append({"code": "limits", "cell": Cell(text), "two": False})
     return shown
 
 
@@ -448,4 +410,4 @@ def external_tiles(context: ReportContext) -> list[dict[str, Any]]:
         return []
     write = metric_format(context.study, context.outcome)
     cell = write.cell(metric, context.metric(EXTERNAL, context.learner, metric), words=True)
-    return [{"code": "external", "cell": cell, "exact": None, "two": False, "metric": write.title(metric)}]
+    return [{"code": "external", "cell": cell, "two": False, "metric": write.title(metric)}]

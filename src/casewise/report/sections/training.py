@@ -300,7 +300,7 @@ def on_training_cases(jobs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, 
 
     Returns:
         `[network][on_training or on_inner]` = {n, confusion, accuracy, sensitivity, specificity}, the last three as
-        {value, low, high} (mean and range over the folds' networks); `n` is a mean, the confusions are summed.
+        {value, smallest, largest} (mean and range over the folds' networks); `n` is a mean, the confusions are summed.
     """
     by_network: dict[str, dict[str, dict[str, Any]]] = {}
     for network in dict.fromkeys(str(job["model"]) for job in jobs):
@@ -312,7 +312,8 @@ def on_training_cases(jobs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, 
             for name in RATES:
                 values = [float(record[name]) for record in records if is_number(record.get(name))]
                 if values:
-                    entry[name] = {"value": sum(values) / len(values), "low": min(values), "high": max(values)}
+                    mean = sum(values) / len(values)
+                    entry[name] = {"value": mean, "smallest": min(values), "largest": max(values)}
             tables = [record["confusion"] for record in records]
             entry["confusion"] = [
                 [sum(cells) for cells in zip(*lines, strict=True)] for lines in zip(*tables, strict=True)
@@ -338,7 +339,7 @@ def train_and_held_out(context: ReportContext) -> dict[str, Any] | None:
             if entry and stage in context.stages:
                 lines.append((stage, f"{sum(entry['support']):,}", context.figures(stage, network)))
         for index, (side, count, figures) in enumerate(lines):
-            cells = [Cell(count), *(write.cell(name, figures.get(name)) for name in columns)]
+            cells = [Cell(count), *(_trained_or_held_out(write, name, figures.get(name)) for name in columns)]
             mark = network == context.learner and index == 0
             rows.append((side, Row(network if index == 0 else "", cells, mark=mark)))
     matrices = [
@@ -353,6 +354,14 @@ def train_and_held_out(context: ReportContext) -> dict[str, Any] | None:
         "inner": any("on_inner" in sides for sides in by_network.values()),
         "tested": "test" in context.stages,
     }
+
+
+def _trained_or_held_out(write: MetricFormat, name: str, figure: Mapping[str, Any] | None) -> Cell:
+    """A figure with its interval in brackets, or the mean over the networks with its range in words."""
+    if not figure or "smallest" not in figure:
+        return write.cell(name, figure)
+    smallest, largest = (write.text(name, figure[end], unit=False) for end in ("smallest", "largest"))
+    return Cell(write.text(name, figure["value"]), f"{smallest} to {largest}", figure["value"])
 
 
 def gap(context: ReportContext) -> dict[str, Any] | None:

@@ -1,0 +1,247 @@
+"""Intervals of figures by leaving out one subject at a time, each by the scheme that its metric names in the registry.
+
+A figure is computed again without each subject. How much it changes gives its standard error (the jackknife), on a
+scale on which its distribution is nearly symmetric, and the interval uses Student's t. Its degrees of freedom are those
+of Satterthwaite: a class of few subjects, or few subjects with most of the variation, give few. Where a share is 0 or 1
+nothing varies, and the interval is that of Clopper and Pearson with one trial for each subject.
+
+Sources: Efron and Stein 1981 (jackknife); Satterthwaite 1946; Korn and Graubard 1998, Wilson 1927 (shares of clustered
+cases by an effective sample size); Clopper and Pearson 1934; Zou and Donner 2008 (limits of agreement and differences
+from the intervals of their parts). `benchmarks/coverage.py` simulates how often the intervals contain the true value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, logit, ndtr, stdtrit
+
+from casewise.metrics.registry import metric_of
+
+# above this number subjects are left out in groups
+GROUPS = 1000
+ROUGH_BELOW = 10
+# no subject counts as more than three quarters of an error: one with nearly all of it would give a limitless interval
+_LEAST_RATIO = 0.25
+_NO_CHANGE = 1e-9
+# two subjects give one degree of freedom, and intervals that say nothing
+_FEWEST = 3
+_UNREGISTERED = {"agreement": "share"}
+
+
+def groups_of(n_subjects: int, seed: int) -> np.ndarray:
+    """The group of each subject that is left out together, (S,): one subject each, or 1,000 random groups.
+
+    >>> groups_of(3, 0).tolist()
+    [0, 1, 2]
+    """
+    order = np.arange(n_subjects)
+    return order if n_subjects <= GROUPS else np.random.default_rng(seed).permutation(order) % GROUPS
+
+
+def by_group(terms: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Add the terms of subjects, (S, ...), up by group: (G, ...)."""
+    if len(groups) <= GROUPS:
+        return terms.astype(float)
+    totals = np.zeros((int(groups.max()) + 1, *terms.shape[1:]))
+    np.add.at(totals, groups, terms)
+    return totals
+
+
+@dataclass(frozen=True)
+class Basis:
+    """The figures without each of G groups of subjects, and the subjects that they rest on.
+
+    Attributes:
+        left_out: (G, L) by metric.
+        presence: (G, L, K) or (G, 1, K), whether a group has cases of each class; without classes K is 1.
+        rests_on: (L,) by metric, the number of subjects that a figure rests on.
+        confidence: of the intervals.
+    """
+
+    left_out: Mapping[str, np.ndarray]
+    presence: np.ndarray
+    rests_on: Mapping[str, np.ndarray]
+    confidence: float
+
+    @cached_property
+    def strata(self) -> np.ndarray:
+        """(G, L) or (G, 1) the number of each group's rarest class; -1 for a group without any."""
+        counts = self.presence.sum(axis=0)
+        rarest = np.where(self.presence, counts, np.inf).argmin(axis=-1)
+        return np.where(self.presence.any(axis=-1), rarest, -1)
+
+    def spread(self, changes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The standard error and the quantile of Student's t, (L,) each, from the figures left out, (G, L)."""
+        n = len(changes)
+        squares = (changes - changes.mean(axis=0)) ** 2
+        total, uncertainty = squares.sum(axis=0), np.zeros(squares.shape[1])
+        for stratum in np.unique(self.strata):
+            members = self.strata == stratum
+            size = np.broadcast_to(members.sum(axis=0), total.shape)
+            part, fourth = (squares * members).sum(axis=0), (squares**2 * members).sum(axis=0)
+            # the variance of a variance follows from the kurtosis; a sample of few cannot show that it is small
+            kurtosis = np.where(part > 0, size * fourth / np.where(part > 0, part, 1.0) ** 2, 1.0)
+            freedom = np.minimum(size - 1, 2 * size / np.maximum(kurtosis - 1, 1e-6))
+            uncertainty += part**2 / np.maximum(freedom, 0.5)
+        freedom = np.where(uncertainty > 0, total**2 / np.where(uncertainty > 0, uncertainty, 1.0), n - 1)
+        return np.sqrt((n - 1) / n * total), stdtrit(np.clip(freedom, 1, max(n - 1, 1)), (1 + self.confidence) / 2)
+
+
+Ends = tuple[np.ndarray, np.ndarray]
+Scheme = Callable[[str, Mapping[str, np.ndarray], Basis], Ends]
+
+
+def ends(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
+    """The ends of a figure's interval for L learners, NaN where it has none: see `why_not`."""
+    scheme = scheme_of(name)
+    if scheme is None:
+        return np.full_like(points[name], np.nan), np.full_like(points[name], np.nan)
+    with np.errstate(all="ignore"):
+        low, high = SCHEMES[scheme](name, points, basis)
+    undefined = (basis.rests_on[name] < _FEWEST) | ~np.isfinite(low) | ~np.isfinite(high)
+    return np.where(undefined, np.nan, low), np.where(undefined, np.nan, high)
+
+
+def why_not(name: str, learner: int, basis: Basis) -> str:
+    """Why a defined figure has no interval."""
+    rests_on = int(basis.rests_on[name][learner])
+    if scheme_of(name) is None:
+        return "biased upwards by chance: no interval"
+    if rests_on == len(basis.presence) == 2:
+        return "two subjects: no interval"
+    if rests_on < _FEWEST:
+        return f"rests on {('no subject', 'one subject', 'two subjects')[rests_on]}: no interval"
+    if np.isnan(basis.left_out[name][:, learner]).any():
+        return "undefined without one of the subjects: no interval"
+    return "the same without any one of the subjects: no interval"
+
+
+def rough(name: str, rests_on: int) -> bool:
+    """Whether a figure rests on fewer subjects than its interval needs to contain the true value as often as stated."""
+    return rests_on < (ROUGH_BELOW if name in _UNREGISTERED or not _registered(name) else metric_of(name).rough_below)
+
+
+def scheme_of(name: str) -> str | None:
+    """The scheme of a figure's interval; figures outside the registry are means."""
+    return metric_of(name).interval if _registered(name) else _UNREGISTERED.get(name, "mean")
+
+
+def expanded(confidence: float, n_subjects: int) -> float:
+    """The level at which percentiles of resamples of few subjects have the width of Student's t (Hesterberg 2015).
+
+    >>> round(expanded(0.95, 10), 3), round(expanded(0.95, 1000), 3)
+    (0.983, 0.95)
+    """
+    if n_subjects < 2:
+        return confidence
+    quantile = stdtrit(n_subjects - 1, (1 + confidence) / 2) * np.sqrt(n_subjects / (n_subjects - 1))
+    return float(2 * ndtr(quantile) - 1)
+
+
+def difference(first: Any, second: Any) -> tuple[float, float] | None:
+    """The interval of the first estimate minus the second, of other subjects; None if either has no interval."""
+    if None in (first.low, first.high, second.low, second.high):
+        return None
+    gap = first.value - second.value
+    below = np.hypot(first.value - first.low, second.high - second.value)
+    above = np.hypot(first.high - first.value, second.value - second.low)
+    return float(gap - below), float(gap + above)
+
+
+def _registered(name: str) -> bool:
+    try:
+        metric_of(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _mean(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
+    point, (error, t) = points[name], basis.spread(basis.left_out[name])
+    half = np.where(error > _NO_CHANGE * np.abs(point), t * error, np.nan)
+    return point - half, point + half
+
+
+def _ratio(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
+    point = points[name]
+    error, t = basis.spread(np.log(np.maximum(basis.left_out[name] / point, _LEAST_RATIO)))
+    half = np.where(error > _NO_CHANGE, t * error, np.nan)
+    return point * np.exp(-half), point * np.exp(half)
+
+
+def _correlation(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
+    point, (error, t) = points[name], basis.spread(basis.left_out[name])
+    room = 1 - point**2
+    half = np.where((error > _NO_CHANGE) & (room > _NO_CHANGE), t * error / room, np.nan)
+    return np.tanh(np.arctanh(point) - half), np.tanh(np.arctanh(point) + half)
+
+
+def _kappa(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
+    low, high = _correlation(name, points, basis)
+    lowest, _ = _exact(name, basis)
+    perfect = points[name] >= 1 - _NO_CHANGE
+    return np.where(perfect, lowest, low), np.where(perfect, 1.0, high)
+
+
+def _area(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
+    point, (error, t) = points[name], basis.spread(basis.left_out[name])
+    half = np.where(error > _NO_CHANGE, t * error / (point * (1 - point)), np.nan)
+    return _within(name, points, basis, (expit(logit(point) - half), expit(logit(point) + half)))
+
+
+def _share(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
+    point, (error, t) = points[name], basis.spread(basis.left_out[name])
+    variance = point * (1 - point)
+    # Wilson's, with as many cases as would give this standard error if they were independent
+    weight = np.where(error > _NO_CHANGE, t**2 * error**2 / variance, np.nan)
+    middle = (point + weight / 2) / (1 + weight)
+    half = np.sqrt(weight * (variance + weight / 4)) / (1 + weight)
+    return _within(name, points, basis, (middle - half, middle + half))
+
+
+def _within(name: str, points: Mapping[str, np.ndarray], basis: Basis, inner: Ends) -> Ends:
+    """The ends of a figure from 0 to 1, exact at 0 and 1."""
+    point, (lowest, highest) = points[name], _exact(name, basis)
+    zero, one = point <= _NO_CHANGE, point >= 1 - _NO_CHANGE
+    low = np.where(zero, 0.0, np.where(one, lowest, inner[0]))
+    return low, np.where(one, 1.0, np.where(zero, highest, inner[1]))
+
+
+def _exact(name: str, basis: Basis) -> Ends:
+    """The lowest share that all subjects may have by chance, and the highest that none may have.
+
+    For an area under the ROC curve of 1: k disjoint pairs of a case of the class and another are all in order, where k
+    is the smaller of both numbers of subjects.
+    """
+    bound = ((1 - basis.confidence) / 2) ** (1 / np.maximum(basis.rests_on[name], 1))
+    return bound, 1 - bound
+
+
+def _limits(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
+    bias, apart = points["bias"], points[name] - points["bias"]
+    error, t = basis.spread(basis.left_out["bias"])
+    changes = np.log(np.maximum((basis.left_out[name] - basis.left_out["bias"]) / apart, _LEAST_RATIO))
+    relative, u = basis.spread(changes)
+    relative = np.where(relative > _NO_CHANGE, relative, np.nan)
+    # several cases of a subject vary less than those of several subjects, so that few subjects give narrow limits
+    centre = -(len(changes) - 1) * changes.mean(axis=0)
+    shorter = np.hypot(t * error, np.maximum(1 - np.exp(centre - u * relative), 0) * apart)
+    longer = np.hypot(t * error, np.maximum(np.exp(centre + u * relative) - 1, 0) * apart)
+    below, above = np.where(apart < 0, longer, shorter), np.where(apart < 0, shorter, longer)
+    return bias + apart - below, bias + apart + above
+
+
+SCHEMES: dict[str, Scheme] = {
+    "mean": _mean,
+    "ratio": _ratio,
+    "correlation": _correlation,
+    "kappa": _kappa,
+    "area": _area,
+    "share": _share,
+    "limits": _limits,
+}
