@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from casewise.audit.findings import Finding, Level
 from casewise.audit.sentences import exclusion, fill
+from casewise.audit.twin_findings import registrations
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
 from casewise.splits.predefined import WORDS, side_of
@@ -140,7 +141,12 @@ def _twin_findings(split: ImportedSplit, images: pd.DataFrame, twins: Sequence[T
         use=_use(split),
         example=f"{Path(paths[first.i]).name} ({sides[first.i]}) and {Path(paths[first.j]).name} ({sides[first.j]})",
     )
-    figures = {"where": split.where, "pairs": len(across), "exact": sum(twin.kind != "near" for twin in across)}
+    figures = {
+        "where": split.where,
+        "pairs": len(across),
+        "exact": sum(twin.kind != "near" for twin in across),
+        "registrations": registrations(across),
+    }
     pairs = [(paths[twin.i], paths[twin.j]) for twin in across]
     root = (study.root or study.cohort.parent).absolute()
     excluded = exclusion([second for _, second in pairs], column=study.columns.get("path", "path"), root=root)
