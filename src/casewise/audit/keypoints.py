@@ -137,7 +137,7 @@ def _sift(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]
     height, width = picture.shape
     # lungs and bones of a film differ more in brightness than their detail does
     even = cv2.createCLAHE(3.0, (8, 8)).apply(picture)
-    points, descriptors = cv2.SIFT_create(nfeatures=KEYPOINTS, contrastThreshold=0.02).detectAndCompute(even, None)
+    points, descriptors = cv2.SIFT.create(nfeatures=KEYPOINTS, contrastThreshold=0.02).detectAndCompute(even, None)
     if descriptors is None:
         return np.zeros((0, 128), np.float32), np.zeros((0, 2), np.float32), (width, height)
     rooted = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-6))
