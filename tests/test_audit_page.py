@@ -86,6 +86,7 @@ def test_the_difference_is_grey_for_a_copy_and_not_for_another_picture() -> None
     copy, other = (
         difference(first, 255 - second, warp, negative=True)[1] for second in (inner, film(2)[16:144, 14:126])
     )
+    assert (difference(first, first, np.eye(2, 3))[1] == 128).all()
     assert abs(copy.astype(float) - 128).mean() < 5
     assert abs(other.astype(float) - 128).mean() > 15
 

@@ -31,7 +31,6 @@ __all__ = ["MOST_PAIRS", "difference", "write_audit_page"]
 MOST_PAIRS, LONGEST = 100, 240
 # The difference is shown this much stronger, as lighter or darker than grey.
 GAIN, GREY = 2.0, 128
-STRAIGHT_ON = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 
 
 def write_audit_page(
@@ -127,21 +126,21 @@ def difference(
     Args:
         warp: (2, 3) from the first to the second picture, each a square of `SIDE` pixels.
     """
-    height, width = first.shape[:2]
-    left, right = (_grey(picture) for picture in (first, second))
-    side = 2 * SIDE
-    square = cv2.resize(right, (side, side), interpolation=cv2.INTER_AREA)
+    side, (height, width) = 2 * SIDE, first.shape[:2]
+    # both are resampled alike, so that the same file gives no difference
+    left, right = (
+        cv2.resize(_grey(picture), (side, side), interpolation=cv2.INTER_AREA) for picture in (first, second)
+    )
     grid = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     scaled = in_pixels(warp, 0.5)
-    moved = cv2.warpAffine(square, scaled, (side, side), flags=grid)
-    inside = cv2.warpAffine(np.ones_like(square), scaled, (side, side), flags=grid)
-    moved, inside = (cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR) for image in (moved, inside))
-    both = inside > 0.99
-    registered = np.where(both, 255 - moved if negative else moved, GREY)
-    if both.sum() < 2 or registered[both].std() < 1e-6:
-        return np.full((height, width), GREY, np.uint8), np.full((height, width), GREY, np.uint8)
-    slope, offset = np.polyfit(registered[both], left[both], 1)
-    remaining = np.where(both, GREY + GAIN * (slope * registered + offset - left), GREY)
+    moved = cv2.warpAffine(right, scaled, (side, side), flags=grid)
+    both = cv2.warpAffine(np.ones_like(right), scaled, (side, side), flags=grid) > 0.99
+    registered = np.where(both, 255 - moved if negative else moved, GREY).astype(np.float32)
+    remaining = np.full_like(registered, GREY)
+    if both.sum() > 1 and registered[both].std() > 1e-6:
+        slope, offset = np.polyfit(registered[both], left[both], 1)
+        remaining = np.where(both, GREY + GAIN * (slope * registered + offset - left), GREY).astype(np.float32)
+    registered, remaining = (cv2.resize(image, (width, height)) for image in (registered, remaining))
     return _bytes(registered), _bytes(remaining)
 
 
