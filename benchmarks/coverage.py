@@ -1,8 +1,9 @@
 """How often 95 % intervals contain the true value, in simulated studies: percentiles of resamples, and casewise's.
 
 A study has subjects with one to six cases each. Part of every error is the subject's own, so cases of a subject are
-alike. Classes have unequal size. The true value of a figure is that of 200,000 subjects of the same kind. Both intervals
-come from the code that evaluates a run; studies take the place of learners in it, so that they are judged at once.
+alike. Classes have unequal size. The true value of a figure is that of 200,000 subjects of the same kind. Both
+intervals come from the code that evaluates a run; studies take the place of learners in it, so that they are judged at
+once.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ from casewise.study.loading import build_study
 from casewise.study.schema import Study
 
 SEEDS = range(20)
+# The share of copies that must be found; 0.95 for the other kinds.
+REQUIRED = {"exact": 1.0, "turned": 0.98, "negative": 0.98, "tilted": 0.9, "zoomed": 0.9, "off-centre": 0.9}
 
 
 def prepared(table: Path, folder: Path, size: int) -> tuple[Study, Cohort, TileStore]:
@@ -62,7 +64,7 @@ def test_planted_copies_are_found_among_two_thousand_films(tmp_path: Path) -> No
     }
     for kind in sorted({kind for _, kind in truth.values()}):
         share = [found[copy] for copy, (_, k) in truth.items() if k == kind]
-        assert sum(share) >= (1.0 if kind == "exact" else 0.95) * len(share), kind
+        assert sum(share) >= REQUIRED.get(kind, 0.95) * len(share), kind
     family = {copy: original for copy, (original, _) in truth.items()}
     same = {number: family.get(path, path) for path, number in ((p, place[a]) for p, a in absolute.items())}
     false = {number for pair in pairs if len({same[number] for number in pair}) > 1 for number in pair}

@@ -18,7 +18,7 @@ from PIL import Image
 
 from casewise.audit import registration as detail_module
 from casewise.audit import twins as twins_module
-from casewise.audit.hashes import FLIPS, Candidates, Hashes, close_pairs, flip, grey, hash_signs, hash_store
+from casewise.audit.hashes import NEGATIVE, Candidates, Hashes, close_pairs, flip, grey, hash_signs, hash_store
 from casewise.audit.registration import LARGE, CloserLook, look_closer, texture_likeness
 from casewise.audit.twin_findings import ImageNaming, twin_findings
 from casewise.audit.twins import ALIKE, ALIKE_SMALL, CLEAR, COPY, DOUBTFUL, STRAIGHT, Twin, find_twins
@@ -124,18 +124,18 @@ def test_brightness_and_contrast_change_no_sign(gain: float, offset: float, numb
     assert (hash_signs(squares) == hash_signs(gain * squares + offset)).all()
 
 
-def test_a_flip_is_an_exclusive_or():
+def test_orientations_and_negatives_have_the_same_hash():
     squares = np.random.default_rng(0).uniform(0, 255, (8, 32, 32))
-    hashed = Hashes(hash_signs(squares), hash_signs(squares[::-1]), np.zeros(8, bool))
-    for number, name in enumerate(FLIPS):
-        turned = hash_signs(flip(squares, number))
+    far = np.full((16, 2), 0x5555555555555555, np.uint64)
+    for number in range(2 * NEGATIVE):
+        both = np.concatenate([squares, flip(squares, number)])
         found = close_pairs(
-            Hashes(np.concatenate([hashed.whole, turned]), np.zeros((16, 2), np.uint64), np.zeros(16, bool)),
-            np.arange(16),
-            limit=0,
+            Hashes(hash_signs(both), far, np.zeros(16, bool), hash_signs(both.swapaxes(1, 2))), np.arange(16), limit=0
         )
         exact = [pair for pair in zip(found.i, found.j, found.flip, strict=True) if {*pair[:2]} == {0, 8}]
-        assert [FLIPS[pair[2]] for pair in exact] == [name]
+        assert len(exact) == 1
+        i, j, oriented = exact[0]
+        assert (flip(both[i], oriented) == both[j]).all()
 
 
 def test_close_pairs_are_those_that_counting_bits_one_by_one_finds():
@@ -145,7 +145,8 @@ def test_close_pairs_are_those_that_counting_bits_one_by_one_finds():
     for _ in range(3):
         whole = whole ^ (np.uint64(1) << random.integers(0, 64, (150, 2), dtype=np.uint64))
     far = np.full((150, 2), 0x5555555555555555, np.uint64)
-    found = close_pairs(Hashes(whole, far, np.arange(150) == 7), np.arange(150), limit=20, nearest=150)
+    other = random.integers(0, 2**63, (150, 2), dtype=np.uint64)
+    found = close_pairs(Hashes(whole, far, np.arange(150) == 7, other), np.arange(150), limit=20, nearest=150)
     upright = found.of(np.flatnonzero(found.flip == 0))
     got = {(min(i, j), max(i, j)): d for i, j, d in zip(upright.i, upright.j, upright.distance, strict=True)}
     words = [int(high) << 64 | int(low) for high, low in whole]
@@ -155,7 +156,8 @@ def test_close_pairs_are_those_that_counting_bits_one_by_one_finds():
 
 
 def test_only_the_nearest_are_kept_of_images_that_all_look_alike():
-    same = Hashes(np.ones((300, 2), np.uint64), np.ones((300, 2), np.uint64), np.zeros(300, bool))
+    ones = np.ones((300, 2), np.uint64)
+    same = Hashes(ones, ones, np.zeros(300, bool), ones)
     found = close_pairs(same, np.arange(300), nearest=5)
     assert 300 <= 2 * len(found) <= 2 * 5 * 300
 
@@ -253,7 +255,7 @@ def test_progress_counts_up_to_its_end():
     told: list[tuple[int, int]] = []
     find_twins(store_of([film(0), film(1), film(0)[5:, 3:]]), strangers(3), progress=lambda *pair: told.append(pair))
     assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert told[-1] == (9, 9)
+    assert told[-1] == (12, 12)
 
 
 def seen(texture: float, pixels: int = 320, blurred: bool = False, turn: float = 0.0) -> CloserLook:
@@ -291,6 +293,7 @@ def test_who_decides_what_a_twin_is(
     twin: bool,
 ):
     monkeypatch.setattr(twins_module, "look_closer", lambda *given, **more: iter([look]))
+    monkeypatch.setattr(twins_module, "local_pairs", lambda *given, **more: [])
     asked: list[list[int]] = []
 
     def embed(rows: np.ndarray) -> np.ndarray:
@@ -313,6 +316,7 @@ def test_what_tiles_tell_apart_is_not_looked_at(monkeypatch: pytest.MonkeyPatch)
         return []
 
     monkeypatch.setattr(twins_module, "look_closer", look)
+    monkeypatch.setattr(twins_module, "local_pairs", lambda *given, **options: [])
     turned = cv2.warpAffine(
         film(0), cv2.getRotationMatrix2D((90, 100), 2, 1), (180, 200), borderMode=cv2.BORDER_REFLECT
     )
@@ -426,7 +430,51 @@ def test_twins_planted_into_a_phantom_are_found(kind: str, phantom: Path, tmp_pa
     assert all(person[i] == person[j] for i, j in found)
     for name, copies in planted.groupby("twin_kind"):
         hits = [(source[row[path]], row[path]) in found for path in copies["path"]]
-        assert sum(hits) >= (10 if name == "exact" else 9), name
+        # of a picture with few details, a copy without a fifth of each side has hardly any left
+        assert sum(hits) >= {"exact": 10, "off-centre": 8}.get(name, 9), name
+
+
+def tilted(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    height, width = picture.shape
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), random.choice((-1, 1)) * random.uniform(8, 12), 1)
+    return cv2.warpAffine(picture, turn, (width, height))
+
+
+CHANGED: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "turned": lambda picture, random: np.rot90(picture, int(random.integers(1, 4))),
+    "negative": lambda picture, random: 255 - picture,
+    "tilted": tilted,
+    "zoomed": lambda picture, random: picture[25:175, 20:140],
+    "off-centre": lambda picture, random: picture[: round(200 * 0.82), round(160 * 0.18) :],
+    "framed": lambda picture, random: np.pad(picture, ((9, 15), (12, 6)), constant_values=255),
+}
+
+
+def test_turned_cropped_framed_and_negative_copies_are_found_and_the_map_leads_to_them(tmp_path: Path):
+    random = np.random.default_rng(3)
+    pictures = [film(number, 200, 160) for number in range(48)]
+    kinds = [kind for kind in CHANGED for _ in range(8)]
+    pictures += [np.ascontiguousarray(CHANGED[kind](pictures[n], random)) for n, kind in enumerate(kinds)]
+    store, images = written(pictures, tmp_path)
+    found = {(twin.i, twin.j): twin for twin in find_twins(store, images)}
+    assert all(j == i + 48 for i, j in found)
+    for kind in CHANGED:
+        hits = [found[n, n + 48] for n in range(48) if kinds[n] == kind and (n, n + 48) in found]
+        assert len(hits) >= 7, kind
+        assert {hit.negative for hit in hits} == {kind == "negative"}
+        assert {7 < abs(hit.angle) < 13 for hit in hits if hit.flip == "none"} <= {kind == "tilted"}
+    for (i, j), twin in found.items():
+        first, second = (cv2.resize(pictures[row].astype(np.float32), (128, 128)) for row in (i, j))
+        grid = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        warped = cv2.warpAffine(second, np.array(twin.warp), (128, 128), flags=grid, borderValue=-1)
+        inside = warped >= 0
+        assert abs(np.corrcoef(first[inside], warped[inside])[0, 1]) > 0.75
+
+
+def test_neighbouring_fields_of_one_slide_are_no_twins(tmp_path: Path):
+    slide = film(5, 400, 400)
+    store, images = written([slide[:220, :220], slide[:220, 90:310], slide[90:310, 180:400]], tmp_path)
+    assert find_twins(store, images.assign(subject="one")) == []
 
 
 def test_each_image_is_registered_with_few_others():

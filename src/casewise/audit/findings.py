@@ -56,7 +56,10 @@ WIDTH = 110
 IMAGE = re.compile(r"(?<![\w/.'-])image(?P<plural>s?)(?![\w/.'-]*[\w/'-])")
 _OUTSIDE = " from outside-anatomy"
 # Evidence besides the columns of the table, by the names in findings.
-PROBES = ("border", "thumbnail", "files", "file-size", "outside-anatomy")
+PROBES = (
+    *("border", "thumbnail", "files", "file-size", "outside-anatomy"),
+    *("brightness", "contrast", "sharpness", "compression"),
+)
 
 
 @dataclass(frozen=True)

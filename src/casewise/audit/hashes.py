@@ -3,7 +3,8 @@
 An image, without the black padding of its tile, is reduced to a small grey square. Its hash consists of the signs of
 its 128 lowest cosine coefficients (pHash, Zauner 2010, with signs instead of a comparison with the median). Brightness
 and contrast do not change signs, and flips only change the signs of odd columns or rows, so all flips are compared by
-one exclusive-or. A crop changes every coefficient; each image is therefore also hashed without its outermost 4 %.
+one exclusive-or. A quarter turn is a flip of the transposed image, which has a hash of its own. A negative changes all
+signs. A crop changes every coefficient; each image is therefore also hashed without its outermost 4 %.
 """
 
 from __future__ import annotations
@@ -19,9 +20,24 @@ from scipy.fft import dctn
 if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore
 
-__all__ = ["BITS", "FLIPS", "INSET", "Candidates", "Hashes", "close_pairs", "flip", "grey", "hash_signs", "hash_store"]
+__all__ = [
+    "BITS",
+    "FLIPS",
+    "INSET",
+    "NEGATIVE",
+    "Candidates",
+    "Hashes",
+    "close_pairs",
+    "flip",
+    "grey",
+    "hash_signs",
+    "hash_store",
+]
 
-FLIPS = ("none", "left-right", "up-down", "both")
+# The orientations; from the fifth on the image is first transposed. A number of `NEGATIVE` or more also means that
+# black and white are exchanged.
+FLIPS = ("none", "left-right", "up-down", "both", "transposed", "turned right", "turned left", "transposed both")
+NEGATIVE = len(FLIPS)
 BITS = 128
 # A copy cropped by 2 to 6 % a side differs by at most 2 % from this inset.
 INSET = 0.04
@@ -38,16 +54,20 @@ _ROW, _COLUMN = (np.array([index[axis] for index in _LOWEST]) for axis in (1, 2)
 
 @dataclass(frozen=True)
 class Hashes:
-    """The hashes of whole images and of images inset by 4 % a side, (N, 2) `uint64`; `flat` images have none."""
+    """The hashes of whole images, of images inset by 4 % a side, and of transposed images, (N, 2) `uint64`.
+
+    `flat` images have none.
+    """
 
     whole: np.ndarray
     inset: np.ndarray
     flat: np.ndarray
+    transposed: np.ndarray
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidate twins: image `i`, flipped by `flip`, differs in `distance` bits from `j`, which may be inset.
+    """Candidate twins: image `i`, altered by `flip`, differs in `distance` bits from `j`, which may be inset.
 
     Five arrays of one length; each pair occurs once, as its closest variant.
     """
@@ -89,11 +109,15 @@ def grey(store: TileStore, row: int, side: int, *, inset: float = 0.0) -> np.nda
 
 
 def flip(square: np.ndarray, number: int) -> np.ndarray:
-    """Flip the last two axes by `FLIPS[number]`.
+    """Orient the last two axes as `FLIPS[number]`; from `NEGATIVE` on, also exchange black and white.
 
-    >>> flip(np.array([[1, 2], [3, 4]]), 1).tolist(), flip(np.array([[1, 2], [3, 4]]), 2).tolist()
-    ([[2, 1], [4, 3]], [[3, 4], [1, 2]])
+    >>> flip(np.array([[1, 2], [3, 4]]), 1).tolist(), flip(np.array([[1, 2], [3, 4]]), 5).tolist()
+    ([[2, 1], [4, 3]], [[3, 1], [4, 2]])
+    >>> flip(np.array([[1, 2], [3, 4]]), 8).tolist()
+    [[254, 253], [252, 251]]
     """
+    square = square.swapaxes(-1, -2) if number & 4 else square
+    square = 255 - square if number & NEGATIVE else square
     rows = slice(None, None, -1) if number & 2 else slice(None)
     columns = slice(None, None, -1) if number & 1 else slice(None)
     return np.ascontiguousarray(square[..., rows, columns])
@@ -112,17 +136,18 @@ def hash_signs(squares: np.ndarray) -> np.ndarray:
 
 def hash_store(store: TileStore, *, progress: Callable[[int], None] | None = None) -> Hashes:
     """Hash every tile of a store; `progress` is called with the number of hashed tiles."""
-    whole, inset = np.zeros((2, len(store), 2), np.uint64)
+    whole, inset, transposed = np.zeros((3, len(store), 2), np.uint64)
     flat = np.zeros(len(store), bool)
     for start in range(0, len(store), 1000):
         rows = range(start, min(start + 1000, len(store)))
         squares = np.stack([grey(store, row, SIDE) for row in rows])
         whole[start : rows.stop] = hash_signs(squares)
+        transposed[start : rows.stop] = hash_signs(squares.swapaxes(1, 2))
         inset[start : rows.stop] = hash_signs(np.stack([grey(store, row, SIDE, inset=INSET) for row in rows]))
         flat[start : rows.stop] = squares.std(axis=(1, 2)) < 1
         if progress:
             progress(rows.stop)
-    return Hashes(whole, inset, flat)
+    return Hashes(whole, inset, flat, transposed)
 
 
 def close_pairs(
@@ -133,25 +158,28 @@ def close_pairs(
     nearest: int = NEAREST,
     progress: Callable[[int], None] | None = None,
 ) -> Candidates:
-    """Pairs of the images `among` (numbers) whose hashes, in any flip, differ in at most `limit` of 128 bits.
+    """Pairs of the images `among` (numbers) whose hashes, in any orientation or as negatives, differ in at most `limit`
+    of 128 bits.
 
     At most the `nearest` of each image are kept. Flat images have no hash and are left out.
     """
     among = among[~hashes.flat[among]]
-    whole, inset = hashes.whole[among], hashes.inset[among]
+    whole, inset, transposed = hashes.whole[among], hashes.inset[among], hashes.transposed[among]
     masks = _flip_masks()
     pairs: list[np.ndarray] = []
     for start in range(0, len(among), ROWS):
         rows = np.arange(start, min(start + ROWS, len(among)))
         best = np.full((len(rows), len(among)), BITS, np.uint8)
         variant = np.zeros_like(best)
-        for number, mask in enumerate(masks):
-            flipped = whole[rows] ^ mask
+        for number in range(len(FLIPS)):
+            flipped = (transposed if number & 4 else whole)[rows] ^ masks[number & 3]
             for is_inset, others in enumerate((whole, inset)):
                 bits = np.bitwise_count(flipped[:, :1] ^ others[:, 0])
                 bits += np.bitwise_count(flipped[:, 1:] ^ others[:, 1])
-                np.copyto(variant, np.uint8(2 * number + is_inset), where=bits < best)
-                np.minimum(best, bits, out=best)
+                for negative, distance in ((0, bits), (NEGATIVE, BITS - bits)):
+                    closer = distance < best
+                    np.copyto(variant, np.uint8(2 * (number | negative) + is_inset), where=closer)
+                    np.minimum(best, distance, out=best)
         best[rows - start, rows] = BITS
         pairs.append(_nearest(best, variant, start, limit, nearest))
         if progress:

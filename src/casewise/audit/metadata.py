@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 
     from casewise.study.schema import Study
 
-__all__ = ["SOURCES", "Column", "audited_columns", "encode", "file_features", "file_rate", "levels", "source_column"]
+__all__ = [
+    "SOURCES",
+    "Column",
+    "audited_columns",
+    "encode",
+    "file_features",
+    "file_rate",
+    "is_usual",
+    "levels",
+    "source_column",
+]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -86,6 +96,15 @@ def audited_columns(study: Study, images: pd.DataFrame) -> list[str]:
     used |= {study.split.column or "", study.audit.mask or ""}
     usual = [name for name in others if _usual(name) in USUAL and name.removeprefix("table_") not in used]
     return list(dict.fromkeys([*stated, *usual]))
+
+
+def is_usual(name: str) -> bool:
+    """Whether a column has one of the usual names of what should not predict a label.
+
+    >>> is_usual("Patient Sex"), is_usual("ward")
+    (True, False)
+    """
+    return _usual(name) in USUAL
 
 
 def _usual(name: str) -> str:

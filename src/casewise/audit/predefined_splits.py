@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from casewise.audit.columns import INTERNAL, STANDARD, possible_folds, sides_in
 from casewise.audit.findings import Finding, Level
+from casewise.audit.metadata import is_usual
 from casewise.audit.sentences import exclusion, fill
+from casewise.audit.twin_findings import registrations
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.table import names_text
+from casewise.cohort.targets import target_columns
 from casewise.splits.predefined import WORDS, side_of
 
 if TYPE_CHECKING:
@@ -40,7 +44,7 @@ class ImportedSplit:
 
 
 def imported_findings(images: pd.DataFrame, study: Study, twins: Sequence[Twin]) -> list[Finding]:
-    """Check the split column of the study and the split given by the images' folders, if they exist.
+    """Check the split column of the study, columns that look like a split, and a split by the images' folders.
 
     Args:
         images: `Cohort.images`.
@@ -60,8 +64,28 @@ def imported_splits(images: pd.DataFrame, study: Study) -> list[ImportedSplit]:
     if (column := study.split.column) and column in images:
         sides = images[column].astype(str).map(side_of).tolist()
         splits.append(ImportedSplit(f"column {column}", sides, used=True))
+    splits += _unused_columns(images, study)
     splits.append(ImportedSplit("the folders", _folder_sides(images["path"].astype(str).tolist()), used=False))
     return [split for split in splits if len(set(split.sides) - {""}) > 1]
+
+
+def _unused_columns(images: pd.DataFrame, study: Study) -> list[ImportedSplit]:
+    """The columns that look like a split and that the study does not use."""
+    used = {column for name in study.targets for column in target_columns(name, study)} | set(study.targets)
+    used |= {column for column in study.columns.values() if column} | {study.split.column or "", study.audit.mask or ""}
+    used |= {column for readers in study.evaluation.readers.values() for column in readers.values()}
+    subjects = images["subject"].tolist()
+    splits = []
+    for name in map(str, images.columns):
+        plain = name.removeprefix("table_")
+        if {name, plain} & used or name in STANDARD or plain.startswith(INTERNAL):
+            continue
+        text = images[name].astype(str).tolist()
+        if sides := sides_in(plain, text):
+            splits.append(ImportedSplit(f"column {plain}", sides, used=False))
+        elif not is_usual(plain) and (sides := possible_folds(text, subjects)):
+            splits.append(ImportedSplit(f"column {plain} (if its numbers are folds)", sides, used=False))
+    return splits
 
 
 def _folder_sides(paths: Sequence[str]) -> list[str]:
@@ -140,7 +164,12 @@ def _twin_findings(split: ImportedSplit, images: pd.DataFrame, twins: Sequence[T
         use=_use(split),
         example=f"{Path(paths[first.i]).name} ({sides[first.i]}) and {Path(paths[first.j]).name} ({sides[first.j]})",
     )
-    figures = {"where": split.where, "pairs": len(across), "exact": sum(twin.kind != "near" for twin in across)}
+    figures = {
+        "where": split.where,
+        "pairs": len(across),
+        "exact": sum(twin.kind != "near" for twin in across),
+        "registrations": registrations(across),
+    }
     pairs = [(paths[twin.i], paths[twin.j]) for twin in across]
     root = (study.root or study.cohort.parent).absolute()
     excluded = exclusion([second for _, second in pairs], column=study.columns.get("path", "path"), root=root)

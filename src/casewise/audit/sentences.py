@@ -68,6 +68,15 @@ TEMPLATES = {
     ),
     "shortcut": "{evidence} predicts {target} with {value}{among}. {meaning}.",
     "source-predictable": "Within {target} {within}, the image predicts {source} with {value}. {meaning}.",
+    "restated": (
+        "The column {name} is {target} in other words: its values or its name state the class. This is no shortcut, "
+        "because networks see the images and not the table."
+    ),
+    "restated remedy": "Nothing has to be done. To leave the column out of the audit, remove it from the table.",
+    "explained": (
+        "The image border predicts {target} as well ({value}), but its grey values do so no better than such measures "
+        "of the whole image."
+    ),
     "one size": "All images of {target} {classes} have a size that no other class has, which identifies the class.",
 }
 
@@ -81,6 +90,11 @@ _EVIDENCE = {
     "shape-stretch": "The shape of the image file (width by height) alone",
     "border": "The image border alone",
     "thumbnail": "A thumbnail of 8 x 8 grey values alone",
+    "brightness": "The brightness of the whole image alone",
+    "contrast": "The contrast of the whole image alone",
+    "sharpness": "The sharpness of the whole image alone",
+    "compression": "Traces of JPEG compression in the pixels alone",
+    "other-column": "The column {name} alone",
     "outside-anatomy": "The image outside the anatomy alone",
 }
 _MEANINGS = {
@@ -97,6 +111,24 @@ _MEANINGS = {
     ),
     "border": "A network can reach this from markers, letters or the edge of the film",
     "thumbnail": "Brightness and outline differ, because of the disease or of the way the image was taken",
+    "brightness": (
+        "A network can reach this from the exposure or processing of an image, unless the disease itself changes it"
+    ),
+    "contrast": (
+        "A network can reach this from the exposure or processing of an image, unless the disease itself changes it"
+    ),
+    "sharpness": (
+        "A network can reach this from the focus, resizing or smoothing of an image, unless the disease itself changes "
+        "it"
+    ),
+    "compression": (
+        "Images of different classes were compressed differently at some time, which the present file format can hide, "
+        "and a network can learn it"
+    ),
+    "other-column": (
+        "If {name} records where or how images were taken, a network can reach this by recognising it; if it is a "
+        "consequence or another name of {target}, it is no shortcut, because networks do not see the table"
+    ),
     "outside-anatomy": "A network can reach this without using the anatomy",
     "source-from-image": "Where {source} is associated with {target}, a network can use it as a shortcut",
 }
@@ -117,6 +149,26 @@ _REMEDIES = {
         "rest of the image, as in fields of a biopsy, accept the finding with that reason"
     ),
     "thumbnail": "Compare within one source (`where:`), {leave_out}, and check whether networks use the disease",
+    "brightness": (
+        "Process all images in the same way (window, exposure), vary it in training (`panels: {{brightness: 0.3}}`), "
+        "compare within one source (`where:`), or {leave_out}"
+    ),
+    "contrast": (
+        "Process all images in the same way (window, contrast), vary it in training (`panels: {{contrast: 0.3}}`), "
+        "compare within one source (`where:`), or {leave_out}"
+    ),
+    "sharpness": (
+        "Check whether images of different classes were resized, smoothed or focused differently; if so, get the "
+        "originals and process all in the same way, compare within one source (`where:`), or {leave_out}"
+    ),
+    "compression": (
+        "Get the images as they were before compression; if there are none, compress all in the same way, compare "
+        "within one source (`where:`), or {leave_out}. Saving them in another format does not remove the traces"
+    ),
+    "other-column": (
+        "If {name} records where or how images were taken, name it in `audit.columns` and cross-validate with `split: "
+        "{{leave_out: {name}}}` or compare within one {name} (`where:`); if not, accept the finding with that reason"
+    ),
     "outside-anatomy": "Crop to the anatomy of {mask}, {leave_out}, or compare within one source (`where:`)",
     "source-from-image": "Report results within each {source}, or {leave_out}",
 }
@@ -218,7 +270,7 @@ def remedy(
     >>> remedy("column", "site")
     'Cross-validate with `split: {leave_out: site}`, or restrict the study to one site (`where:`).'
     """
-    if lone and (reading == "levels" or kind != "column"):
+    if kind != "other-column" and lone and (reading == "levels" or kind != "column"):
         return _lone_remedy(kind, source or name, lone, mask)
     where = f"`split: {{leave_out: {source}}}`" if source else "`split.leave_out` on the column of the source"
     leave_out = f"cross-validate with {where}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from casewise.audit import regions
+from casewise.audit import appearance, regions
+from casewise.audit.columns import further_columns, restates
 from casewise.audit.findings import Finding, Level
 from casewise.audit.metadata import (
     audited_columns,
@@ -23,6 +25,7 @@ from casewise.audit.metadata import (
 )
 from casewise.audit.probes import Floats, Labels, ProbeResult, adjusted, enough, probe
 from casewise.audit.sentences import LoneClass, Shortcut, fill, remedy, shortcut_sentence
+from casewise.audit.twins import shown_by
 from casewise.cohort.labels import panel_values
 from casewise.targets import kind_named
 
@@ -41,23 +44,15 @@ STRONG_AUROC, STRONG_R = 0.80, 0.60
 # Values that differ by less count as equal.
 EQUAL = 0.03
 # For the progress bar: the share of the time for gathering, and the number of pieces of evidence besides columns.
-GATHERING, MAX_EVIDENCE = 0.3, 9
+GATHERING, MAX_EVIDENCE = 0.3, 13
 FEWEST_OF_SOURCE, FEWEST_OF_CLASS = 10, 20
 Kind = Literal[
-    "column",
-    "files",
-    "file-size",
-    "shape-pad",
-    "shape-crop",
-    "shape-stretch",
-    "border",
-    "thumbnail",
-    "outside-anatomy",
-    "source-from-image",
-]
+    "column", "files", "file-size", "shape-pad", "shape-crop", "shape-stretch", "border", "thumbnail",
+    "outside-anatomy", "source-from-image", "brightness", "contrast", "sharpness", "compression", "other-column",
+]  # fmt: skip
 SHAPES: dict[str, Kind] = {"pad": "shape-pad", "crop": "shape-crop", "stretch": "shape-stretch"}
-# Evidence that may show the disease itself, or that networks see only indirectly: strong, it is a warning.
-MILD = ("thumbnail", "shape-crop", "shape-stretch")
+# Evidence that the disease itself can change, or that networks see only indirectly, so that it does not stop a run.
+AMBIGUOUS = ("thumbnail", "shape-crop", "shape-stretch", "brightness", "contrast", "sharpness", "other-column")
 # The largest number of images that are tested; an effect that a network could use is visible in these.
 MAX_IMAGES = 5_000
 # The largest number of images that are embedded, because embedding on a CPU takes longer than all other steps.
@@ -148,14 +143,23 @@ def find_shortcuts(
     report = progress or (lambda share, text: None)
     images = cohort.images
     columns = audited_columns(study, images)
+    further, too_many = further_columns(study, images, columns)
     evidence: list[Evidence] = []
-    for item in gather(study, images, tiles, columns, embed=embed):
+    for item in chain(
+        gather(study, images, tiles, columns, embed=embed), gather_appearance(study, images, tiles, further)
+    ):
         evidence.append(item)
-        report(GATHERING * len(evidence) / (len(columns) + MAX_EVIDENCE), item.name)
+        report(GATHERING * len(evidence) / (len(columns) + len(further) + MAX_EVIDENCE), item.name)
     labels = {name: panel_values(cohort.panels, study, name)[images["panel"].to_numpy()] for name in study.outputs}
-    questions = [(target, item) for target in labels for item in evidence if item.kind != "source-from-image"]
+    restated = set(_restated(study, images, further, labels))
+    questions = [
+        (target, item)
+        for target in labels
+        for item in evidence
+        if item.kind != "source-from-image" and (target, item.name) not in restated
+    ]
     answers: list[TestedShortcut] = []
-    not_tested: list[str] = []
+    not_tested = [f"{target} from {name}" for target in labels for name in too_many]
     for number, (target, item) in enumerate(questions):
         report(GATHERING + (1 - GATHERING) * number / len(questions), f"{target} from {item.name}")
         answer = _test(study, images, item, target, labels[target])
@@ -167,8 +171,89 @@ def find_shortcuts(
     # two families of tests: the label from the evidence, and the source from the image
     source_answers = list(_test_source(study, images, pictures, source, labels)) if source else []
     answers = [*_adjusted(answers), *_adjusted(source_answers)]
-    findings = list(_with_sizes(study, images, tiles, labels, _findings(study, images, labels, answers, source)))
-    return Shortcuts(findings, [a.figures for a in answers], list(dict.fromkeys(not_tested)), columns)
+    kept, explained = without_explained(study, images, tiles, labels, answers)
+    findings = list(_with_sizes(study, images, tiles, labels, _findings(study, images, labels, kept, source)))
+    findings = [_with_explained(finding, explained) for finding in findings]
+    findings += [_restated_finding(name, target, several=len(labels) > 1) for target, name in sorted(restated)]
+    tested = [a.figures for a in answers]
+    return Shortcuts(findings, tested, list(dict.fromkeys(not_tested)), [*columns, *further])
+
+
+def _restated(
+    study: Study, images: pd.DataFrame, columns: list[str], labels: dict[str, Floats]
+) -> Iterator[tuple[str, str]]:
+    """The targets, and the columns that are these targets in other words."""
+    for name in columns:
+        text = images[name].astype(str).tolist()
+        plain = name.removeprefix("table_")
+        yield from (
+            (target, plain)
+            for target, values in labels.items()
+            if restates(plain, text, values, study.classes_of(target))
+        )
+
+
+def _restated_finding(name: str, target: str, *, several: bool) -> Finding:
+    """The note about a column that is a target in other words."""
+    code = "shortcut-" + re.sub(r"\W+", "-", name) + (f"-{target}" if several else "")
+    figures = {"target": target, "evidence": name, "restated": True}
+    sentence = fill("restated", name=name, target=target)
+    return Finding(code, "note", sentence, figures, remedy=fill("restated remedy"))
+
+
+def without_explained(
+    study: Study, images: pd.DataFrame, tiles: TileStore, labels: dict[str, Floats], answers: list[TestedShortcut]
+) -> tuple[list[TestedShortcut], dict[str, TestedShortcut]]:
+    """The answers, of which those from the border keep only what the appearance of the whole image does not explain.
+
+    Where both predict a target and the border hardly better, the border is tested again: of pictures with equal
+    brightness and contrast, without the regression on those measures of appearance that predict the target. What then
+    predicts replaces the answers from the border; if nothing does, they are left out, and the best is returned.
+    """
+    explained: dict[str, TestedShortcut] = {}
+    for target, values in labels.items():
+        mine = [answer for answer in answers if answer.target == target and not answer.within]
+        at_border = [answer for answer in mine if answer.evidence.kind == "border"]
+        best = max((answer for answer in at_border if answer.p <= ALPHA), key=lambda a: a.strength, default=None)
+        measures = [a.evidence for a in mine if a.evidence.kind in appearance.APPEARANCE and a.p <= ALPHA]
+        if best is None or not measures:
+            continue
+        together, *at_border_without = _without_appearance(tiles, measures)
+        joint = _test(study, images, together, target, values)
+        if joint is None or best.strength > joint.strength + EQUAL:
+            continue
+        tests = (_test(study, images, item, target, values) for item in at_border_without)
+        # the answer was found beyond chance before, so that these tests only choose what it is attributed to
+        remaining = [replace(test, p=test.result.p) for test in tests if test and test.result.p <= ALPHA]
+        answers = [answer for answer in answers if answer not in at_border] + remaining
+        if not remaining:
+            explained[target] = best
+    return answers, explained
+
+
+def _without_appearance(tiles: TileStore, measures: list[Evidence]) -> Iterator[Evidence]:
+    """These measures of appearance together, then the border and its corners without what they explain."""
+    rows = measures[0].rows
+    for item in measures[1:]:
+        rows = np.intersect1d(rows, item.rows)
+    covariates = [item.features[np.isin(item.rows, rows)] for item in measures]
+    yield Evidence("appearance", measures[0].kind, rows, np.column_stack(covariates))
+    equal = appearance.standardised(regions.pictures(tiles, rows))
+    for features, how in ((regions.border(equal), ""), (regions.corners(equal), "its corners, ")):
+        rest = appearance.without(features, covariates)
+        yield Evidence("border", "border", rows, rest, how=f"{how}without what its appearance explains")
+
+
+def _with_explained(finding: Finding, explained: dict[str, TestedShortcut]) -> Finding:
+    """A finding on the appearance with a sentence on the border that it explains."""
+    target, evidence = finding.figures.get("target"), finding.figures.get("evidence")
+    if target not in explained or evidence not in appearance.APPEARANCE:
+        return finding
+    border = explained[target]
+    metric = "AUROC" if border.labels.names else "r ="
+    text = fill("explained", target=target, value=f"{metric} {border.result.value:.2f}")
+    figures = finding.figures | {"explains": border.figures}
+    return replace(finding, sentence=f"{finding.sentence} {text}", figures=figures)
 
 
 def _adjusted(answers: list[TestedShortcut]) -> list[TestedShortcut]:
@@ -225,8 +310,9 @@ def _test_source(
 def level_of(kind: Kind, strength: float, *, classed: bool) -> Level:
     """The level of evidence that predicts beyond chance.
 
-    A thumbnail can show the disease itself, and it affects the size of a file, so neither stops a run. Networks see the
-    shape of an image in its bars; without bars, only by what is distorted or cut off.
+    A thumbnail or the brightness can show the disease itself, it affects the size of a file, and a column can describe
+    it, so these do not stop a run. Networks see the shape of an image in its bars; without bars, only by what is
+    distorted or cut off.
 
     >>> [level_of(kind, 0.85, classed=True) for kind in ("border", "thumbnail", "shape-stretch", "file-size")]
     ['error', 'warning', 'warning', 'note']
@@ -236,7 +322,7 @@ def level_of(kind: Kind, strength: float, *, classed: bool) -> Level:
     strong = strength >= (STRONG_AUROC if classed else STRONG_R)
     if kind == "file-size":
         return "note"
-    if kind in MILD:
+    if kind in AMBIGUOUS:
         return "warning" if strong else "note"
     return "error" if strong else "warning"
 
@@ -263,7 +349,7 @@ def _findings(
             level: Level = "warning" if best.target in sources else "note"
             code = f"source-predictable-{best.within}"
         else:
-            level = "warning" if marks_source else level_of(kind, best.strength, classed=classed)
+            level = "warning" if marks_source and kind == "column" else level_of(kind, best.strength, classed=classed)
             code = "shortcut-" + re.sub(r"\W+", "-", name)
         if several_targets:
             # a reason for one target must not accept another
@@ -287,7 +373,8 @@ def _findings(
             )
         )
         reading, column = ("levels", source or "") if marks_source else (best.evidence.reading, name)
-        over = (column if column in images else f"table_{column}") if kind == "column" else tabled
+        named = kind in ("column", "other-column")
+        over = (column if column in images else f"table_{column}") if named else tabled
         classes = study.classes_of(best.target)
         lone = _lone_class(images, over, best.target, labels[best.target], classes) if over and over in images else None
         advice = remedy(kind, column, reading=reading, source=source, mask=study.audit.mask, lone=lone)
@@ -343,6 +430,25 @@ def _with_sizes(
 
 
 # ------------------------------------------------------------------------------------------------------- evidence
+
+
+def gather_appearance(study: Study, images: pd.DataFrame, tiles: TileStore, columns: list[str]) -> Iterator[Evidence]:
+    """The evidence of whole images, and of columns with other than the usual names."""
+    rows = _tested(images, np.arange(len(images)), study.seed)
+    subjects = images["subject"].to_numpy()
+    for name in columns:
+        column = encode(name, images[name].astype(str).to_numpy()[rows].tolist(), subjects[rows])
+        plain = name.removeprefix("table_")
+        yield Evidence(plain, "other-column", rows, column.features, column.filled, reading=column.kind)
+    pictures = regions.pictures(tiles, rows)
+    yield Evidence("brightness", "brightness", rows, appearance.brightness(pictures))
+    yield Evidence("contrast", "contrast", rows, appearance.contrast(pictures))
+    sample = _sample(images, rows, appearance.MOST_READ, study.seed)
+    paths = shown_by(images)
+    sharpness, compression, read = appearance.in_files([paths[row] for row in sample])
+    if read.any():
+        yield Evidence("sharpness", "sharpness", sample[read], sharpness[read])
+        yield Evidence("compression", "compression", sample[read], compression[read])
 
 
 def _sample(images: pd.DataFrame, rows: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:

@@ -20,10 +20,16 @@ if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.modalities.store.store import TileStore
 
-__all__ = ["ImageNaming", "check_twins_between", "twin_findings"]
+__all__ = ["ImageNaming", "check_twins_between", "registrations", "twin_findings"]
 
 # Pairs that an error names.
 SHOWN = 5
+MIRRORED = ("left-right", "up-down", "transposed", "transposed both")
+TURNED = ("both", "turned right", "turned left")
+# From this angle in degrees on, a copy is called turned.
+ANGLE = 2.0
+# Pairs whose registration is recorded, for the page that shows them.
+RECORDED = 100
 KINDS: dict[Kind, str] = {"bytes": "the same file", "pixels": "the same pixels", "near": "near-identical"}
 
 
@@ -81,6 +87,12 @@ def twin_findings(
     return [finding for finding in findings if finding is not None]
 
 
+def registrations(twins: Sequence[Twin]) -> list[dict[str, Any]]:
+    """How the first `RECORDED` pairs are registered, as plain values in the order of a finding's pairs."""
+    names = ("kind", "likeness", "flip", "negative", "angle", "scale", "blurred", "warp")
+    return [{name: getattr(twin, name) for name in names} for twin in twins[:RECORDED]]
+
+
 def _on_different_sides(sides: Mapping[str, int], first: str, second: str) -> bool:
     """Whether two subjects are on different sides; a subject without a side differs from no other."""
     return first in sides and second in sides and sides[first] != sides[second]
@@ -126,9 +138,12 @@ def _finding(
         "images": len(rows),
         "subjects": len({subjects[row] for row in rows}),
         **{kind: sum(twin.kind == kind for twin in twins) for kind in KINDS},
-        "mirrored": sum(twin.flip != "none" for twin in twins),
+        "mirrored": sum(twin.flip in MIRRORED for twin in twins),
+        "turned": sum(twin.flip in TURNED or abs(twin.angle) >= ANGLE for twin in twins),
+        "negative": sum(twin.negative for twin in twins),
         "blurred": sum(twin.blurred for twin in twins),
         "least_likeness": min(twin.likeness for twin in twins),
+        "registrations": registrations(twins),
     }
     example = " and ".join(
         f"{Path(paths[row]).name} ({subjects[row]}{f', {labels[row]}' if labels else ''})"
@@ -150,6 +165,8 @@ def _kinds(figures: Mapping[str, Any]) -> str:
     """The counts by kind, as text."""
     counts = [f"{figures[kind]:,} {words}" for kind, words in KINDS.items() if figures[kind]]
     counts += [f"{figures['mirrored']:,} of them mirrored"] * bool(figures["mirrored"])
+    counts += [f"{figures['turned']:,} of them turned"] * bool(figures["turned"])
+    counts += [f"{figures['negative']:,} of them negatives"] * bool(figures["negative"])
     counts += [f"{figures['blurred']:,} of them compared only at the size of a tile"] * bool(figures["blurred"])
     return ", ".join(counts)
 

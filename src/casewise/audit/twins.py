@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from casewise.audit.hashes import FLIPS, Candidates, close_pairs, hash_store
+from casewise.audit.hashes import FLIPS, NEGATIVE, Candidates, Hashes, close_pairs, hash_store
+from casewise.audit.keypoints import containment, local_pairs
 from casewise.audit.registration import CloserLook, look_closer
-from casewise.audit.verify import Register, compare, screen, worth_comparing
+from casewise.audit.verify import SIDE, Register, compare, screen, worth_comparing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +37,14 @@ PLAUSIBLE = 0.25
 # Later pictures of one subject share fine detail as well, but are slightly rotated against each other; within a
 # subject only unrotated copies count.
 COPY, STRAIGHT = 0.8, 0.002
+# Of a pair found by local features, one image must show nearly all of what the other shows: neighbouring fields of one
+# slide overlap as well. Within a subject, where such fields are, it must show all.
+CONTAINED, CONTAINED_SAME = 0.75, 0.95
+# Features place an image less exactly than the comparison of texture does.
+LESS, TURN = 0.1, 0.02
+# Pictures of one subject that differ less than this in the logarithm of their scale were compared by their hashes.
+RESCALED = 0.08
+INVERSE = {"turned right": "turned left", "turned left": "turned right"}
 # In larger groups of identical images, each image is paired with the first only.
 ALL_PAIRS = 12
 
@@ -48,8 +57,10 @@ class Twin:
         kind: the same file (`bytes`), the same tile (`pixels`) or an altered copy (`near`).
         distance: the number of 128 bits in which the hashes differ.
         likeness: of the texture after registration, 1 if identical.
-        flip: how one image is mirrored.
+        flip: how one image is mirrored or turned; `negative`: black and white are exchanged.
+        angle: by which image `j` is turned, in degrees, besides `flip`.
         scale: the relative size of the shared area in the larger field of view.
+        warp: the affine map from image `i`, oriented by `flip`, to image `j`, as in `Register`.
         cosine: similarity of the embeddings.
         blurred: only tiles, or images of few pixels, could be compared.
     """
@@ -63,6 +74,9 @@ class Twin:
     scale: float = 1.0
     cosine: float | None = None
     blurred: bool = False
+    negative: bool = False
+    angle: float = 0.0
+    warp: tuple[tuple[float, float, float], tuple[float, float, float]] = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 
 
 def find_twins(
@@ -78,18 +92,22 @@ def find_twins(
 
     Args:
         embed: decides doubtful pairs; without it they do not count.
-        progress: called with (done, total) over three rounds.
+        progress: called with (done, total) over four rounds.
     """
     if len(store) != len(images):
         raise ValueError(f"{len(store)} tiles do not match {len(images)} images")
-    total = 3 * len(store)
+    total = 4 * len(store)
     report = progress or (lambda done, total: None)
     hashes = hash_store(store, progress=lambda done: report(done, total))
     exact, firsts = _identical(store, hashes.flat)
     candidates = close_pairs(hashes, firsts, progress=lambda done: report(len(store) + done, total))
     near = list(_near(store, images, candidates, embed, lambda share: report(int((2 + share) * len(store)), total)))
+    found = {(twin.i, twin.j) for twin in near}
+    local = list(
+        _local(store, images, hashes, firsts, found, lambda share: report(int((3 + share) * len(store)), total))
+    )
     report(total, total)
-    return sorted(exact + near, key=lambda twin: (twin.i, twin.j))
+    return sorted(exact + near + local, key=lambda twin: (twin.i, twin.j))
 
 
 def _identical(store: TileStore, flat: np.ndarray) -> tuple[list[Twin], np.ndarray]:
@@ -135,6 +153,45 @@ def _near(
             yield _twin(pairs, n, register, look.blurred, cosine)
 
 
+def _local(
+    store: TileStore,
+    images: pd.DataFrame,
+    hashes: Hashes,
+    among: np.ndarray,
+    found: set[tuple[int, int]],
+    report: Callable[[float], None],
+) -> Iterator[Twin]:
+    """The pairs with agreeing local features that are confirmed as the same picture and not in `found`."""
+    among = among[~hashes.flat[among]]
+    paths, subject = shown_by(images), images["subject"].to_numpy()
+    local = [
+        (i, j, register)
+        for i, j, register in local_pairs(store, paths, among, found, progress=lambda share: report(0.8 * share))
+        if _promising(register, bool(subject[i] == subject[j]))
+    ]
+    if not local:
+        return
+    i, j = (np.array([pair[end] for pair in local], np.int64) for end in (0, 1))
+    distance = np.bitwise_count(hashes.whole[i] ^ hashes.whole[j]).sum(axis=1).astype(np.int64)
+    pairs = Candidates(i, j, distance, np.zeros(len(i), np.int64), np.zeros(len(i), bool))
+    looks = look_closer(store, paths, pairs, [register for _, _, register in local])
+    for number, look in enumerate(looks):
+        report(0.8 + 0.2 * number / len(pairs))
+        same = bool(subject[i[number]] == subject[j[number]])
+        register = look.register
+        if register is None or look.blurred or not _alike(look, same):
+            continue
+        if containment(register) >= (CONTAINED_SAME if same else CONTAINED):
+            yield _twin(pairs, number, register, look.blurred, None)
+
+
+def _promising(register: Register, same: bool) -> bool:
+    """Whether features that agree, of the `same` subject or of two, justify a comparison of the files."""
+    if same and (register.turn > TURN or abs(np.log(register.scale)) < RESCALED):
+        return False
+    return containment(register) >= (CONTAINED_SAME if same else CONTAINED) - LESS
+
+
 def shown_by(images: pd.DataFrame) -> list[str]:
     """The file with the picture of each image; for a slide its downsampled picture, if it exists."""
     column = "slide_picture" if "slide_picture" in images else "path"
@@ -159,18 +216,44 @@ def _alike(look: CloserLook, same: bool) -> bool:
 
 
 def _twin(pairs: Candidates, number: int, register: Register, blurred: bool, cosine: float | None) -> Twin:
-    i, j = sorted((int(pairs.i[number]), int(pairs.j[number])))
+    i, j, oriented = int(pairs.i[number]), int(pairs.j[number]), int(pairs.flip[number])
+    warp, flip = (
+        np.vstack([register.warp, [0, 0, 1]]) @ np.linalg.inv(_orientation(oriented)),
+        FLIPS[oriented % NEGATIVE],
+    )
+    if i > j:
+        warp, flip = np.linalg.inv(warp), INVERSE.get(flip, flip)
+    rows = [tuple(round(float(value), 5) for value in row) for row in warp[:2]]
     return Twin(
-        i,
-        j,
+        min(i, j),
+        max(i, j),
         "near",
         int(pairs.distance[number]),
         round(min(register.likeness, 1.0), 4),
-        FLIPS[int(pairs.flip[number])],
+        flip,
         round(min(register.scale, 1 / register.scale), 4),
         None if cosine is None else round(cosine, 4),
         blurred,
+        oriented >= NEGATIVE,
+        _angle(register.warp),
+        (rows[0], rows[1]),  # type: ignore[arg-type]
     )
+
+
+def _angle(warp: np.ndarray) -> float:
+    """The angle of a map between squares, in degrees; the products undo that images were stretched to squares."""
+    sine = np.copysign(np.sqrt(abs(warp[1, 0] * warp[0, 1])), warp[1, 0])
+    cosine = np.copysign(np.sqrt(abs(warp[0, 0] * warp[1, 1])), warp[0, 0])
+    return round(float(np.degrees(np.arctan2(sine, cosine))), 1)
+
+
+def _orientation(number: int) -> np.ndarray:
+    """The map (3, 3) from a square of `SIDE` pixels oriented by `flip` to the same square as it was."""
+    matrix = np.eye(3)
+    for axis, bit in ((0, 1), (1, 2)):
+        if number & bit:
+            matrix[axis] = [-(axis == 0), -(axis == 1), SIDE - 1]
+    return matrix[[1, 0, 2]] if number & 4 else matrix
 
 
 def _cosines(pairs: Candidates, embed: Embed | None) -> list[float] | list[None]:

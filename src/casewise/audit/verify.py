@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from scipy.fft import irfft2, rfft2
 
-from casewise.audit.hashes import INSET, Candidates, flip, grey
+from casewise.audit.hashes import FLIPS, INSET, NEGATIVE, Candidates, flip, grey
 
 if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore
@@ -79,9 +79,10 @@ def screen(store: TileStore, pairs: Candidates, *, progress: Callable[[int], Non
     for start in range(0, len(pairs), BATCH):
         batch = slice(start, min(start + BATCH, len(pairs)))
         first = np.empty((batch.stop - start, COARSE, COARSE), np.float32)
-        for number in range(4):
-            flipped = pairs.flip[batch] == number
+        for number in range(len(FLIPS)):
+            flipped = pairs.flip[batch] % NEGATIVE == number
             first[flipped] = flip(plain[left[batch][flipped]], number)
+        first[pairs.flip[batch] >= NEGATIVE] *= -1
         is_inset = pairs.inset[batch][:, None, None]
         second = np.where(is_inset, inset[right[batch]], plain[right[batch]])
         out[batch] = _peaks(first, second)

@@ -51,7 +51,8 @@ def phantom(
         typer.Option(min=1, max=2, help="chest: number of hospitals, 1 or 2; two have different classes [default: 1]."),
     ] = None,
     twins: Annotated[
-        int | None, typer.Option(min=1, help="chest: number of copies under new subjects, for each of six alterations.")
+        int | None,
+        typer.Option(min=1, help="chest: number of copies under new subjects, for each of twelve alterations."),
     ] = None,
     stains: Annotated[
         str | None,

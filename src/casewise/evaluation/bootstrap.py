@@ -12,7 +12,7 @@ import numpy as np
 
 from casewise.errors import StudyError
 from casewise.evaluation import intervals
-from casewise.evaluation.intervals import ROUGH_BELOW, Basis
+from casewise.evaluation.intervals import Basis
 from casewise.metrics.numbers import moments, number_metrics, reason, sum_by_subject
 
 Statistic: TypeAlias = Callable[[np.ndarray], Mapping[str, np.ndarray]]

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from casewise.evaluation.bootstrap import PLAN, ROUGH_BELOW
+from casewise.evaluation.bootstrap import PLAN
 from casewise.evaluation.comparisons import FEWEST_SUBJECTS
+from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.metrics.classes import Classes
 
 # a larger difference between the AUROC within the folds and the pooled one is remarked on

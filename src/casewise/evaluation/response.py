@@ -16,7 +16,8 @@ import pandas as pd
 from casewise.cohort.natural_sort import natural
 from casewise.errors import StudyError, nearest
 from casewise.evaluation.agreement import group_agreement
-from casewise.evaluation.bootstrap import PLAN, ROUGH_BELOW, Plan, by_subject
+from casewise.evaluation.bootstrap import PLAN, Plan, by_subject
+from casewise.evaluation.intervals import ROUGH_BELOW
 
 _ZERO = 1e-9
 

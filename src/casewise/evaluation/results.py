@@ -19,7 +19,7 @@ from casewise.evaluation.agreement import (
     group_agreement,
     with_readers,
 )
-from casewise.evaluation.bootstrap import PLAN, ROUGH_BELOW, Estimate, Plan
+from casewise.evaluation.bootstrap import PLAN, Estimate, Plan
 from casewise.evaluation.caveats import (
     Caveat,
     lower_on_test,
@@ -31,6 +31,7 @@ from casewise.evaluation.caveats import (
 from casewise.evaluation.classification import temperature_caveats
 from casewise.evaluation.comparisons import FEWEST_SUBJECTS
 from casewise.evaluation.headline import headline
+from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.judges import Judge, class_names, judge_of, shared_truth
 from casewise.evaluation.response import check_baseline, response
 from casewise.evaluation.thresholds import Threshold

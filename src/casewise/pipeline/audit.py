@@ -54,6 +54,8 @@ def audit(study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folde
     show.line("audit", result.verdict_with(study.accept))
     for note in result.notes(study.accept):
         show.line("", note)
+    if result.findings:
+        show.line("", f"all findings and pairs: {folder.audit_page}")
     result.gate(study.accept)
     return result
 
@@ -67,6 +69,7 @@ def current_audit(
     """
     from casewise.audit.run import audit as run_audit
     from casewise.models.embeddings import embedder
+    from casewise.report.audit_page import write_audit_page
 
     modality, whole = modality_of(study), cohort
     cohort, store = modality.audited(PreparedCohort(study, cohort, folder.images(study.images.store), store), show)
@@ -75,6 +78,7 @@ def current_audit(
     earlier = _earlier(folder)
     if earlier and earlier.facts.get("inputs_hash") == inputs_hash:
         write_audit(folder.audit, earlier, study.accept)  # the reasons may have changed
+        write_audit_page(earlier, study.accept, cohort.images, store, folder.audit_page)
         return earlier
     with show.bar("audit") as bar:
         result = run_audit(
@@ -92,6 +96,7 @@ def current_audit(
     origin = embed.origin if embed else "none: no pretrained weights at hand"
     result = dataclasses.replace(result, facts={**result.facts, "inputs_hash": inputs_hash, "embedding": origin})
     write_audit(folder.audit, result, study.accept)
+    write_audit_page(result, study.accept, cohort.images, store, folder.audit_page)
     return result
 
 
@@ -117,6 +122,7 @@ def audit_alone(study: Study, folder: RunFolder, show: Show, write: Callable[[st
     for note in result.notes(study.accept):
         write(f"{'':<10} {note}")
     write(f"audit: {folder.audit.path}")
+    write(f"pairs: {folder.audit_page}")
     if refused:
         raise refused  # a run would be refused independently of `accept`
     result.gate(study.accept, already_shown=True)

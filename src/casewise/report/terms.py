@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from casewise.evaluation.bootstrap import ROUGH_BELOW
+from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.run_checks import constant_folds, no_better
 from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.formatting import capital, class_name, display_name, plain, shortened

@@ -95,6 +95,11 @@ class RunFolder:
         return JsonFile(self.path / "audit.json", RETRY)
 
     @property
+    def audit_page(self) -> Path:
+        """The findings of the audit with the pictures of its pairs."""
+        return self.path / "audit.html"
+
+    @property
     def fingerprint(self) -> JsonFile:
         """All inputs that determine the networks."""
         return JsonFile(self.path / "fingerprint.json", RETRY, required=("fingerprint", "decided"))

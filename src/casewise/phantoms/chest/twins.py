@@ -34,6 +34,12 @@ def plant_twins(table: Path, *, kinds: Sequence[str] | None = None, each: int = 
         cropped       2-6 % removed from each side
         flipped       mirrored left to right
         brightness    brightness and contrast each 15-25 % higher or lower
+        turned        by 90, 180 or 270 degrees
+        negative      black and white exchanged
+        tilted        by 8-12 degrees, with black corners
+        zoomed        the central 75 % of each side
+        off-centre    12-22 % removed from one side and from the top or bottom
+        framed        a uniform frame of 4-10 % added on each side
 
     No image is copied twice while unused ones remain, and none twice in the same way. A mask (`lung_mask`) is altered
     like its image.
@@ -148,6 +154,58 @@ def _brightness(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixel
     return [np.clip(np.rint(changed), 0, 255).astype(np.uint8), *pixels[1:]]
 
 
+def _turned(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
+    quarters = int(random.integers(1, 4))
+    return [np.ascontiguousarray(np.rot90(image, quarters)) for image in pixels]
+
+
+def _negative(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
+    return [255 - pixels[0], *pixels[1:]]
+
+
+def _tilted(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
+    height, width = pixels[0].shape[:2]
+    angle = random.uniform(8, 12) * random.choice((-1, 1))
+    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
+    methods = [cv2.INTER_LINEAR] + [cv2.INTER_NEAREST] * (len(pixels) - 1)
+    return [
+        cv2.warpAffine(image, turn, (width, height), flags=method).astype(np.uint8, copy=False)
+        for image, method in zip(pixels, methods, strict=True)
+    ]
+
+
+def _zoomed(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
+    height, width = pixels[0].shape[:2]
+    rows, columns = (slice(round(side / 8), side - round(side / 8)) for side in (height, width))
+    return [np.ascontiguousarray(image[rows, columns]) for image in pixels]
+
+
+def _off_centre(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
+    height, width = pixels[0].shape[:2]
+    rows, columns = (
+        slice(round(side * share), None) if first else slice(0, round(side * (1 - share)))
+        for side, share, first in zip(
+            (height, width), random.uniform(0.12, 0.22, 2), random.random(2) < 0.5, strict=True
+        )
+    )
+    return [np.ascontiguousarray(image[rows, columns]) for image in pixels]
+
+
+def _framed(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
+    height, width = pixels[0].shape[:2]
+    shares, grey = random.uniform(0.04, 0.10, 4), int(random.choice((0, 128, 255)))
+    top, bottom, left, right = (
+        round(share * side) for share, side in zip(shares, (height, height, width, width), strict=True)
+    )
+    colours = [(grey,) * 3] + [(0,) * 3] * (len(pixels) - 1)
+    return [
+        cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=colour).astype(
+            np.uint8, copy=False
+        )
+        for image, colour in zip(pixels, colours, strict=True)
+    ]
+
+
 def _unchanged(random: np.random.Generator, pixels: list[Pixels]) -> list[Pixels]:
     return pixels
 
@@ -159,5 +217,11 @@ ALTERED: dict[str, Callable[[np.random.Generator, list[Pixels]], list[Pixels]]] 
     "cropped": _cropped,
     "flipped": _flipped,
     "brightness": _brightness,
+    "turned": _turned,
+    "negative": _negative,
+    "tilted": _tilted,
+    "zoomed": _zoomed,
+    "off-centre": _off_centre,
+    "framed": _framed,
 }
 TWIN_KINDS = tuple(ALTERED)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from casewise.audit.findings import noun_of
+from casewise.audit.findings import PROBES, noun_of
 from casewise.audit.sentences import untested
 from casewise.modalities.registry import modality_of
 from casewise.report.context import ReportContext, is_number
@@ -42,7 +42,7 @@ def subject_of(id: str, figures: Mapping[str, Any]) -> dict[str, str]:
 
 def _probe(evidence: str, figures: Mapping[str, Any]) -> dict[str, str]:
     name, _, detail = evidence.partition(" (")
-    code = name if name in ("files", "file-size", "shape", "border", "thumbnail", "outside-anatomy") else "column"
+    code = name if name in PROBES else "column"
     return {"code": code, "target": plain(figures.get("target") or ""), "name": name, "detail": detail.rstrip(")")}
 
 

@@ -1,0 +1,100 @@
+"""Brightness, contrast, sharpness and hidden compression have findings of their own, apart from the border."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from casewise.audit.appearance import blockiness, in_files, standardised, without
+from casewise.audit.findings import check_accepted, possible_findings
+from tests.test_audit_shortcuts import corner, look, make
+
+Row = dict[str, Any]
+
+
+def brighter(pixels: np.ndarray, row: Row, random: np.random.Generator) -> None:
+    if row["label"] == "ill":
+        pixels += 25
+
+
+def flatter(pixels: np.ndarray, row: Row, random: np.random.Generator) -> None:
+    if row["label"] == "ill":
+        pixels -= 0.4 * (pixels - pixels.mean())
+
+
+def smoother(pixels: np.ndarray, row: Row, random: np.random.Generator) -> None:
+    if row["label"] == "ill":
+        pixels[:] = cv2.GaussianBlur(pixels, (0, 0), 0.9)
+
+
+def compressed(picture: np.ndarray, quality: int = 40) -> np.ndarray:
+    file = io.BytesIO()
+    Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file), float)
+
+
+def recompressed(pixels: np.ndarray, row: Row, random: np.random.Generator) -> None:
+    if row["label"] == "ill":
+        pixels[:] = compressed(pixels)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "level"),
+    [
+        (brighter, "brightness", "warning"),
+        (flatter, "contrast", "warning"),
+        (smoother, "sharpness", "warning"),
+        (recompressed, "compression", "error"),
+    ],
+)
+def test_each_has_its_own_finding_and_the_border_is_not_blamed(change: Any, kind: str, level: str, tmp_path: Path):
+    found = {finding.id: finding for finding in look(make(tmp_path, change=change)).findings}
+    assert found[f"shortcut-{kind}"].level == level
+    assert found[f"shortcut-{kind}"].remedy
+    assert "shortcut-border" not in found
+
+
+def test_a_marker_stays_a_finding_of_the_border_where_brightness_differs_too(tmp_path: Path):
+    def both(pixels: np.ndarray, row: Row, random: np.random.Generator) -> None:
+        pixels += random.normal(20 if row["label"] == "ill" else 0, 10)
+        corner(pixels, row, random)
+
+    found = {finding.id: finding for finding in look(make(tmp_path, change=both)).findings}
+    assert found["shortcut-border"].level == "error"
+    assert "shortcut-brightness" in found
+
+
+def test_compression_is_seen_in_pixels_at_any_offset_and_in_another_format(tmp_path: Path):
+    random = np.random.default_rng(0)
+    film = cv2.GaussianBlur(random.normal(size=(160, 160)), (0, 0), 4) * 300 + 120 + random.normal(size=(160, 160))
+    traces = compressed(film)
+    assert blockiness(traces) > 0.2 > 5 * abs(blockiness(film))
+    assert blockiness(traces[3:, 5:]) > 0.2
+    Image.fromarray(traces.astype(np.uint8)).save(tmp_path / "hidden.png")
+    Image.fromarray(film.clip(0, 255).astype(np.uint8)).save(tmp_path / "plain.png")
+    sharpness, compression, read = in_files([str(tmp_path / name) for name in ("hidden.png", "plain.png", "none.png")])
+    assert read.tolist() == [True, True, False]
+    assert (compression[0] > compression[1] + 0.1).all()
+    assert sharpness.shape == (3, 2)
+
+
+def test_what_covariates_explain_is_gone_and_the_rest_stays():
+    random = np.random.default_rng(1)
+    x, own = random.normal(size=(200, 1)), random.normal(size=(200, 1))
+    rest = without(np.column_stack([2 * x - x**2, x + own]), [x])
+    assert (rest[:, 0] == 0).all()
+    assert np.corrcoef(rest[:, 1], own[:, 0])[0, 1] > 0.98
+    pictures = random.integers(60, 160, (2, 20, 20)).astype(np.uint8)
+    assert np.abs(standardised(pictures).astype(int) - standardised(pictures + 40)).max() <= 1
+
+
+def test_the_findings_can_be_accepted(tmp_path: Path):
+    study = make(tmp_path, subjects=6)
+    for kind in ("brightness", "contrast", "sharpness", "compression"):
+        check_accepted({f"shortcut-{kind}": "known"}, possible_findings(study, ["label"]))

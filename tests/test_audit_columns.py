@@ -1,0 +1,107 @@
+"""Columns with any name: those of few values are asked, copies of the label are noted, unused splits are examined."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from casewise.audit.columns import MOST_COLUMNS, further_columns, possible_folds, restates, sides_in
+from casewise.audit.predefined_splits import imported_findings, imported_splits
+from casewise.cohort.cohort import read_cohort
+from tests.test_audit_imported import study as imported_study
+from tests.test_audit_imported import table
+from tests.test_audit_shortcuts import look, make
+
+Row = dict[str, Any]
+
+
+def test_a_ward_that_goes_with_the_class_is_found_and_an_unrelated_one_is_not(tmp_path: Path) -> None:
+    def change(pixels: np.ndarray, row: Row, random: np.random.Generator) -> None:
+        ill = row["label"] == "ill"
+        row["ward"] = "north" if ill != (int(row["subject"][1:]) % 10 == 0) else "south"
+        row["bed"] = "window" if int(row["subject"][1:]) // 2 % 2 else "door"
+
+    found = look(make(tmp_path, change=change))
+    by_id = {finding.id: finding for finding in found.findings}
+    assert by_id["shortcut-ward"].level == "warning"
+    assert by_id["shortcut-ward"].figures["value"] > 0.8
+    assert "shortcut-bed" not in by_id
+    assert {"ward", "bed"} <= set(found.columns)
+
+
+def test_a_ward_that_the_study_names_stops_the_run(tmp_path: Path) -> None:
+    def change(pixels: np.ndarray, row: Row, random: np.random.Generator) -> None:
+        row["ward"] = "north" if row["label"] == "ill" else "south"
+
+    study = make(tmp_path, change=change, audit={"permutations": 199, "columns": ["ward"]})
+    assert {f.id: f.level for f in look(study).findings}["shortcut-ward"] == "error"
+
+
+def test_the_label_in_other_words_is_a_note_and_is_not_tested(tmp_path: Path) -> None:
+    def change(pixels: np.ndarray, row: Row, random: np.random.Generator) -> None:
+        row["diagnosis"] = {"ill": "Ill (confirmed)", "well": "WELL"}[row["label"]]
+        row["is_ill"] = int(row["label"] == "ill")
+
+    found = look(make(tmp_path, change=change))
+    levels = {finding.id: finding.level for finding in found.findings}
+    assert levels["shortcut-diagnosis"] == levels["shortcut-is_ill"] == "note"
+    assert not [test for test in found.tested if test["evidence"] in ("diagnosis", "is_ill")]
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "copy"),
+    [
+        ("finding", ["covid-19", "Covid", "no finding", "no finding"], True),
+        ("finding", ["covid-19", "no finding", "no finding", "no finding"], False),
+        ("ward", ["A", "A", "B", "B"], False),
+        ("covid", ["1", "1", "0", "0"], True),
+        ("covid", ["1", "0", "1", "0"], False),
+        ("note", ["covid", "", "", ""], False),
+    ],
+)
+def test_only_a_column_that_states_the_classes_is_a_copy(name: str, cells: list[str], copy: bool) -> None:
+    assert restates(name, cells, np.array([0.0, 0.0, 1.0, 1.0]), ["covid", "no_finding"]) == copy
+
+
+def test_columns_that_are_asked(tmp_path: Path) -> None:
+    def change(pixels: np.ndarray, row: Row, random: np.random.Generator) -> None:
+        number = int(row["subject"][1:])
+        row |= {"note": f"text {number}", "same": "x", "my_set": ["train", "test"][number % 2], "rare": number == 3}
+        row |= {f"c{n:02d}": (number >> n % 5) % 2 for n in range(MOST_COLUMNS + 2)}
+
+    study = make(tmp_path, change=change)
+    images = read_cohort(study).images
+    columns, more = further_columns(study, images, ["table_site", "table_age", "site", "age"])
+    plain = {name.removeprefix("table_") for name in [*columns, *more]}
+    assert plain == {f"c{n:02d}" for n in range(MOST_COLUMNS + 2)}
+    assert len(columns) == MOST_COLUMNS
+
+
+def test_an_unused_split_is_examined_whatever_its_name() -> None:
+    subjects = [f"s{n // 2}" for n in range(20)]
+    mixed = ["train" if n % 2 else "test" for n in range(20)]
+    (finding,) = imported_findings(table(mixed, subjects).rename(columns={"set": "remark"}), imported_study(None), [])
+    assert (finding.id, finding.level) == ("image-level-split", "note")
+    assert finding.figures["where"] == "column remark"
+    grades = table([str(n % 3) for n in range(20)], subjects).rename(columns={"set": "severity"})
+    assert imported_splits(grades, imported_study(None)) == []
+
+
+def test_numbers_are_folds_by_the_name_or_by_keeping_subjects_together() -> None:
+    subjects = [n // 2 for n in range(30)]
+    folds = [str(n // 2 % 5 + 1) for n in range(30)]
+    assert len(set(possible_folds(folds, subjects))) == 5
+    assert possible_folds([str(n % 5) for n in range(30)], subjects) == []
+    assert possible_folds(["0"] * 25 + ["1"] * 3 + ["2"] * 2, subjects) == []
+    assert sides_in("grade", folds) == []
+    assert len(set(sides_in("cv_fold", folds))) == 5
+    assert sides_in("fold", [str(year) for year in (2019, 2020, 2021)]) == []
+    assert sides_in("fold", ["", ""]) == []
+    leaking = [*folds[:-1], "2" if folds[-1] != "2" else "3"]
+    images = pd.DataFrame({"path": [f"/d/{n}.png" for n in range(30)], "subject": map(str, subjects), "k": leaking})
+    (finding,) = imported_findings(images, imported_study(None), [])
+    assert (finding.id, finding.level, finding.figures["subjects"]) == ("subjects-across-splits", "note", ["14"])

@@ -1,0 +1,110 @@
+"""The page of the audit: every pair once, registered; self-contained, bounded, escaped; also where a run stops."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from casewise.audit.findings import Audit, Finding
+from casewise.audit.twin_findings import twin_findings
+from casewise.audit.twins import find_twins
+from casewise.console import Silent
+from casewise.errors import AuditError
+from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.store_builder import prepare
+from casewise.phantoms.chest import make_chest, plant_twins
+from casewise.pipeline.audit import audit_alone
+from casewise.report import audit_page
+from casewise.report.audit_page import difference, write_audit_page
+from casewise.run_folder import RunFolder
+from casewise.study.loading import build_study
+
+
+def film(number: int) -> np.ndarray:
+    noise = np.random.default_rng(number).standard_normal((160, 140))
+    picture = sum(
+        k * cv2.GaussianBlur(noise, (0, 0), s) / cv2.GaussianBlur(noise, (0, 0), s).std() for s, k in ((2, 15), (8, 25))
+    )
+    return np.clip(130 + picture, 0, 255).astype(np.uint8)
+
+
+def audited(folder: Path, pairs: int) -> tuple[Audit, pd.DataFrame, Any]:
+    pictures = [film(n) for n in range(pairs)]
+    turned = [np.ascontiguousarray(np.rot90(picture[10:-10, 6:-6])) for picture in pictures]
+    paths = [folder / f"<b>{'copy' if n >= pairs else 'film'} & {n}.png" for n in range(2 * pairs)]
+    for path, picture in zip(paths, pictures + turned, strict=True):
+        Image.fromarray(picture).save(path)
+    store = prepare(paths, Preparation(size=96, channels="grey"), folder / "tiles")
+    images = pd.DataFrame({"path": list(map(str, paths)), "subject": [f"s<{n}" for n in range(2 * pairs)]})
+    twins = find_twins(store, images)
+    assert len(twins) == pairs
+    sides = {subject: n % 2 for n, subject in enumerate(images["subject"])}
+    return Audit(twin_findings(twins, images, [], sides)), images, store
+
+
+def test_every_pair_stands_once_with_its_difference_and_nothing_is_loaded(tmp_path: Path) -> None:
+    audit, images, store = audited(tmp_path, 3)
+    text = write_audit_page(audit, {}, images, store, tmp_path / "audit.html").read_text()
+    assert text.count('<div class="row">') == 3
+    sources = re.findall(r'(?:src|href)="([^"]*)"', text)
+    assert all(source.startswith("data:") for source in sources)
+    assert sum(source.startswith("data:image/jpeg") for source in sources) == 4 * 3
+    assert "<b>" not in text
+    assert "s&lt;0" in text
+
+
+def test_the_page_is_bounded_and_counts_what_it_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    audit, images, store = audited(tmp_path, 3)
+    monkeypatch.setattr(audit_page, "MOST_PAIRS", 2)
+    text = write_audit_page(audit, {}, images, store, tmp_path / "audit.html").read_text()
+    assert text.count('<div class="row">') == 2
+    assert "2 of 3" in text
+
+
+def test_pairs_without_registration_and_images_that_are_gone_are_shown_as_far_as_possible(tmp_path: Path) -> None:
+    audit, images, store = audited(tmp_path, 1)
+    gone = (str(images["path"][0]), str(tmp_path / "nowhere.png"))
+    audit = Audit([*audit.findings, Finding("subjects-across-splits", "error", "One.", {}, [gone])])
+    Path(images["path"][1]).unlink()
+    text = write_audit_page(audit, {"subjects-across-splits": "<i>"}, images, store, tmp_path / "a.html").read_text()
+    assert text.count('<div class="row">') == 2
+    assert text.count("data:image/jpeg") == 5
+    assert "&lt;i&gt;" in text
+
+
+def test_the_difference_is_grey_for_a_copy_and_not_for_another_picture() -> None:
+    first = film(1)
+    inner = cv2.resize(first[16:144, 14:126], (112, 128))
+    warp = np.array([[1.25, 0, -16.0], [0, 1.25, -16.0]])
+    copy, other = (
+        difference(first, 255 - second, warp, negative=True)[1] for second in (inner, film(2)[16:144, 14:126])
+    )
+    assert (difference(first, first, np.eye(2, 3))[1] == 128).all()
+    assert abs(copy.astype(float) - 128).mean() < 5
+    assert abs(other.astype(float) - 128).mean() > 15
+
+
+def test_the_page_is_there_when_the_run_stops(tmp_path: Path) -> None:
+    table = make_chest(tmp_path / "films", subjects=12, size=(160, 160), seed=1)
+    plant_twins(table, kinds=["framed", "negative"], each=2, seed=1)
+    study = build_study(
+        {
+            "name": "stops", "cohort": str(table), "columns": {"visit": "", "date": ""}, "panels": {"by": "image"},
+            "images": {"size": 96, "channels": "grey"}, "targets": {"label": ["covid", "no_finding", "pneumonia"]},
+            "backbones": ["test_resnet"], "weights": "random", "evaluation": {"response": False},
+        },
+        source="test", folder=tmp_path,
+    )  # fmt: skip
+    lines: list[object] = []
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(AuditError):
+        audit_alone(study, folder, Silent(), lines.append)
+    assert folder.audit_page.read_text().count('<div class="row">') == 4
+    assert any(str(folder.audit_page) in str(line) for line in lines)
