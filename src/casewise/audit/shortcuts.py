@@ -41,7 +41,7 @@ STRONG_AUROC, STRONG_R = 0.80, 0.60
 # Values that differ by less count as equal.
 EQUAL = 0.03
 # For the progress bar: the share of the time for gathering, and the number of pieces of evidence besides columns.
-GATHERING, MAX_EVIDENCE = 0.3, 9
+GATHERING, MAX_EVIDENCE = 0.3, 11
 FEWEST_OF_SOURCE, FEWEST_OF_CLASS = 10, 20
 Kind = Literal[
     "column",
@@ -384,6 +384,10 @@ def gather(
     small = regions.pictures(tiles, rows)
     yield Evidence("border", "border", rows, regions.border(small))
     yield Evidence("border", "border", rows, regions.corners(small), how="its corners")
+    if regions.has_bars(tiles, rows):
+        inner = regions.pictures(tiles, rows, bars=False)
+        yield Evidence("border", "border", rows, regions.border(inner), how="inside the bars")
+        yield Evidence("border", "border", rows, regions.corners(inner), how="its corners inside the bars")
     if embed:
         sample = _sample(images, rows, MAX_EMBEDDED, study.seed)
         yield Evidence(
