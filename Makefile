@@ -60,6 +60,7 @@ results: setup $(VENV)/.bench
 	$(BIN)/casewise run studies/covid-cxr-by-source.yaml
 	$(BIN)/casewise run studies/idrid.yaml
 	$(BIN)/casewise results runs/covid-cxr --output docs/results/covid-cxr.md
+	$(BIN)/python benchmarks/letterbox.py runs/covid-cxr --output docs/results/letterbox.md
 	$(BIN)/python benchmarks/fastai_cxr.py --folds 5 --output docs/results/fastai.md
 	$(BIN)/casewise results runs/covid-in-cohen --output docs/results/covid-in-cohen.md
 	$(BIN)/casewise results runs/covid-cxr-by-source --output docs/results/covid-cxr-by-source.md

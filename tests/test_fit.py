@@ -146,6 +146,28 @@ def test_the_audit_sees_black_bars_at_the_border(films: Path, tmp_path: Path) ->
     assert "shape" not in hidden
 
 
+def test_a_bar_of_one_pixel_is_seen(films: Path, tmp_path: Path) -> None:
+    study, cohort, store = prepared(films, tmp_path, fit="pad", padding="black")
+    index = store.index.assign(width=640, height=np.where(store.index["height"] == 64, 630, 640))
+    assert content_box(640, 630, SIZE, "pad")[2] == SIZE - 1
+    finding = shape_finding(study, cohort, replace(store, index=index))
+    assert finding is not None
+    assert finding.level == "error"
+
+
+def test_a_letter_inside_the_bars_is_found(tmp_path: Path) -> None:
+    """All films have one shape, and the letter of the class lies below the bar, not in the border of the tile."""
+    table = make_chest(tmp_path / "films", subjects=90, size=(96, 96), seed=2, marker="corner")
+    for path in (table.parent / str(name) for name in pd.read_csv(table)["path"]):
+        Image.open(path).resize((96, 48)).save(path)
+    study, cohort, store = prepared(table, tmp_path, fit="pad")
+    found = find_shortcuts(study, cohort, store)
+    assert "label from border" not in found.not_tested
+    tests = {test["evidence"]: test["by_class"] for test in found.tested}
+    assert tests["border (its corners inside the bars)"]["no_finding"] > 0.8
+    assert "border (its corners)" not in tests  # they are black in all films
+
+
 def test_one_shape_is_no_evidence(tmp_path: Path) -> None:
     table = make_chest(tmp_path / "films", subjects=24, size=(64, 64), seed=1)
     for path in (table.parent / str(name) for name in pd.read_csv(table)["path"]):

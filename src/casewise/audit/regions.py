@@ -29,6 +29,7 @@ __all__ = [
     "corners",
     "embedded",
     "grey_features",
+    "has_bars",
     "outside",
     "pictures",
     "read_masks",
@@ -50,8 +51,8 @@ RATIO_TOLERANCE = 0.03
 # A pixel counts as anatomy from this covered share on, because masks are often slightly too small.
 COVERED = 0.05
 BINS = 16
-# Shapes that differ by less than half a percent are one; the most common ones are features of their own.
-SHAPE_DIGITS, COMMON_SHAPES = 2, 10
+# The most common shapes of images are features of their own.
+COMMON_SHAPES = 10
 BATCH = 256
 SHOWN = 5
 
@@ -61,13 +62,19 @@ def seen(store: TileStore, row: int) -> tuple[slice, slice]:
     return store.content(row) if store.overview else (slice(None), slice(None))
 
 
-def pictures(store: TileStore, rows: NDArray[np.integer[Any]]) -> Bytes:
-    """(n, 96, 96) `uint8` grey pictures of what networks see of each image, with its padding."""
+def has_bars(store: TileStore, rows: NDArray[np.integer[Any]]) -> bool:
+    """Whether networks see bars around any of these images."""
+    full = slice(0, store.preparation.size)
+    return not store.overview and any(store.content(int(row)) != (full, full) for row in rows)
+
+
+def pictures(store: TileStore, rows: NDArray[np.integer[Any]], *, bars: bool = True) -> Bytes:
+    """(n, 96, 96) `uint8` grey pictures of what networks see of each image, with its bars or without them."""
     import cv2
 
     pictures = np.empty((len(rows), SIDE, SIDE), np.uint8)
     for number, row in enumerate(rows):
-        down, across = seen(store, int(row))
+        down, across = seen(store, int(row)) if bars else store.content(int(row))
         grey = store.tiles[row][:, down, across].mean(axis=0, dtype=np.float32)
         pictures[number] = np.rint(cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)).clip(0, 255)
     return pictures
@@ -224,11 +231,14 @@ def shape(store: TileStore, rows: NDArray[np.integer[Any]]) -> Floats | None:
     """
     if store.overview:
         return None
-    width, height = (store.index[name].to_numpy(float)[rows] for name in ("width", "height"))
     if store.preparation.fit == "pad":
         boxes = [store.content(int(row)) for row in rows]
         height, width = np.array([[side.stop - side.start for side in box] for box in boxes], float).T
-    ratio = np.log(width / height).round(SHAPE_DIGITS)
+        ratio = np.log(width / height)
+    else:
+        # a bar is visible however thin it is, a distortion of less than half a percent is not
+        width, height = (store.index[name].to_numpy(float)[rows] for name in ("width", "height"))
+        ratio = np.log(width / height).round(2)
     if (ratio == ratio[0]).all():
         return None
     common, counts = np.unique(ratio, return_counts=True)

@@ -44,7 +44,7 @@ STRONG_AUROC, STRONG_R = 0.80, 0.60
 # Values that differ by less count as equal.
 EQUAL = 0.03
 # For the progress bar: the share of the time for gathering, and the number of pieces of evidence besides columns.
-GATHERING, MAX_EVIDENCE = 0.3, 13
+GATHERING, MAX_EVIDENCE = 0.3, 15
 FEWEST_OF_SOURCE, FEWEST_OF_CLASS = 10, 20
 Kind = Literal[
     "column", "files", "file-size", "shape-pad", "shape-crop", "shape-stretch", "border", "thumbnail",
@@ -165,6 +165,9 @@ def find_shortcuts(
         answer = _test(study, images, item, target, labels[target])
         answers += [answer] if answer else []
         not_tested += [] if answer else [f"{target} from {item.name}"]
+    # another variant of the evidence may have been tested
+    tested = {f"{answer.target} from {answer.evidence.name}" for answer in answers}
+    not_tested = [text for text in not_tested if text not in tested]
     varying = [c for c in map(str, images.columns) if len({*levels(images[c].astype(str).tolist())} - {""}) > 1]
     source = source_column([c for c in varying if c in columns])
     pictures = next(item for item in evidence if item.kind == "source-from-image")
@@ -490,6 +493,10 @@ def gather(
     small = regions.pictures(tiles, rows)
     yield Evidence("border", "border", rows, regions.border(small))
     yield Evidence("border", "border", rows, regions.corners(small), how="its corners")
+    if regions.has_bars(tiles, rows):
+        inner = regions.pictures(tiles, rows, bars=False)
+        yield Evidence("border", "border", rows, regions.border(inner), how="inside the bars")
+        yield Evidence("border", "border", rows, regions.corners(inner), how="its corners inside the bars")
     if embed:
         sample = _sample(images, rows, MAX_EMBEDDED, study.seed)
         yield Evidence(
