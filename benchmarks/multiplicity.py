@@ -21,8 +21,8 @@ import numpy as np
 from casewise.evaluation.bootstrap import Estimate, Plan, draw, percentiles, resample, with_intervals
 from casewise.evaluation.caveats import lower_on_test
 from casewise.evaluation.comparisons import effective_subjects, pair_intervals
-from casewise.metrics.classes import Classes, Samples, class_metrics
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
+from casewise.metrics.roc import ranking
 
 LEARNERS = (3, 7, 33)
 SUBJECTS = (10, 20, 40, 100)
@@ -33,7 +33,8 @@ METRICS = ("mae", "ccc", "auroc", "accuracy")
 GROUPS = {3: 6, 7: 4, 33: 1}
 RESAMPLES = 500
 CONFIDENCE = 0.95
-CLASSES = Classes(("without", "with"), positive=1)
+# a case of the positive class, and one that is called so
+POSITIVE_ABOVE = 0.5
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,18 @@ def resampled(cases: Cases, plan: Plan) -> dict[str, tuple[np.ndarray, np.ndarra
     terms = moments(cases.truth[:, None], cases.predicted, centre=float(cases.truth.mean()))
     points, samples = resample(sum_by_subject(terms, cases.subjects), number_metrics, plan)
     figures = {name: (points[name], samples[name]) for name in ("mae", "ccc")}
-    positive = 1 / (1 + np.exp(-(1.5 * cases.predicted - 0.75)))
-    probabilities = np.stack([1 - positive, positive], axis=-1)
-    of_classes = Samples(
-        (cases.truth > 0.5).astype(int),
-        probabilities.argmax(axis=-1),
-        probabilities,
-        np.full_like(probabilities, np.nan),
-        cases.subjects,
-    )
-    at = class_metrics(of_classes, CLASSES, np.ones((1, n_subjects)))
-    drawn = class_metrics(of_classes, CLASSES, draw(n_subjects, plan))
-    return figures | {name: (at[name][0], drawn[name]) for name in ("auroc", "accuracy")}
+    areas, accuracies = {}, {}
+    positive = cases.truth > POSITIVE_ABOVE
+    of_subject, counts = np.unique(cases.subjects, return_inverse=True)[1], draw(n_subjects, plan)
+    for name, weights in (("point", np.ones((1, n_subjects))), ("samples", counts)):
+        ranks = [ranking(scores, positive, of_subject, weights).auroc for scores in cases.predicted.T]
+        areas[name] = np.stack(ranks, axis=1)
+        right = ((cases.predicted > POSITIVE_ABOVE) == positive[:, None]).astype(float)
+        shares = weights @ sum_by_subject(np.column_stack([right, np.ones(len(right))]), cases.subjects)
+        accuracies[name] = shares[:, :-1] / shares[:, -1:]
+    figures["auroc"] = areas["point"][0], areas["samples"]
+    figures["accuracy"] = accuracies["point"][0], accuracies["samples"]
+    return figures
 
 
 def called_worse(point: np.ndarray, samples: np.ndarray, cases: Cases, *, smaller: bool) -> tuple[bool, bool]:
