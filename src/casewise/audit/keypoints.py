@@ -30,6 +30,8 @@ __all__ = ["INLIERS", "MOST", "LocalFeatures", "containment", "extract", "local_
 
 # Features are found on images of this longest side, in the tile if it is not much smaller, else in the file.
 LONGEST, SMALLEST_TILE = 176, 128
+# Files are read instead of small tiles, a little larger, because small tiles go with small images of little detail.
+LONGEST_FILE = 224
 KEYPOINTS, COMPONENTS, WORDS, SAMPLE, ROUNDS = 200, 32, 128, 20_000, 8
 # Of 120 copies each that were turned by 10°, cropped to 75 %, off centre or framed, among 1,000 films, the original was
 # the nearest or second nearest in 99 %, and at least 43 matches agreed; in 95 % of pairs of other films at most 11.
@@ -117,7 +119,7 @@ def _picture(store: TileStore, row: int, path: str | None) -> np.ndarray:
     """The image in grey, (h, w) `uint8`: from its tile, or from its file if that can be read."""
     if path is not None:
         try:
-            return np.ascontiguousarray(read_image(Path(path), size=LONGEST, channels="grey")[..., 0])
+            return np.ascontiguousarray(read_image(Path(path), size=LONGEST_FILE, channels="grey")[..., 0])
         except ImageError:
             # the tile remains
             pass

@@ -139,13 +139,13 @@ def difference(
     if both.sum() > 1 and registered[both].std() > 1e-6:
         slope, offset = np.polyfit(registered[both], left[both], 1)
         remaining = np.where(both, GREY + GAIN * (slope * registered + offset - left), GREY).astype(np.float32)
-    registered, remaining = (cv2.resize(image, (width, height)) for image in (registered, remaining))
-    return _bytes(registered), _bytes(remaining)
+    shown = [_bytes(cv2.resize(image, (width, height))) for image in (registered, remaining)]
+    return shown[0], shown[1]
 
 
 def _grey(picture: np.ndarray) -> np.ndarray:
     return np.asarray(picture if picture.ndim == 2 else picture.mean(axis=2), np.float32)
 
 
-def _bytes(image: np.ndarray) -> np.ndarray:
+def _bytes(image: Any) -> np.ndarray:
     return np.asarray(np.rint(image).clip(0, 255).astype(np.uint8))
