@@ -109,8 +109,8 @@ def mask_to_measure(run: FinishedRun) -> tuple[MaskMeaning, str]:
     if not columns:
         raise RunError(
             f"--measure: the study {run.study.name} names no masks to measure against. Name the table's column with "
-            "masks of lesions in `images: {lesion: COLUMN}` (of volumes: `volumes: {lesion: COLUMN}`), or with masks of "
-            "the anatomy in `audit: {mask: COLUMN}`, and run the study again; no network is trained again for this. "
+            "masks of lesions in `images: {lesion: COLUMN}` (of volumes: `volumes: {lesion: COLUMN}`), or with masks "
+            "of the anatomy in `audit: {mask: COLUMN}`, and run the study again; no network is trained again for this. "
             "Masks of slides are not supported."
         )
     for meaning, column in columns.items():
