@@ -13,7 +13,7 @@ from PIL import Image
 
 from casewise.errors import CohortError, ImageError, RunError
 from casewise.explain.finished_run import mask_to_measure
-from casewise.explain.placement import border, sample_rows, shares_of
+from casewise.explain.placement import border, placement, random_order, shares_of
 from casewise.explain.saliency import SaliencyMap
 from casewise.modalities.base import CaseMask
 from casewise.modalities.masks import to_tile
@@ -171,11 +171,14 @@ def test_a_named_lesion_comes_before_the_anatomy_and_must_fit(finished: Path, tm
 
 
 def test_a_sample_has_as_many_subjects_as_possible(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("casewise.explain.placement.SAMPLE", 6)
     opened = open_finished(RunFolder(finished))
-    rows = sample_rows(opened, [0, 0, 0, 0, 1, 2, 3, 4])
-    assert set(rows) == {0, 1, 2, 3, 4}
-    assert rows == sample_rows(opened, [0, 0, 0, 0, 1, 2, 3, 4])
+    rows = random_order(opened, [0, 0, 0, 0, 1, 2, 3, 4])
+    assert set(rows[:5]) == {0, 1, 2, 3, 4}
+    assert rows == random_order(opened, [0, 0, 0, 0, 1, 2, 3, 4])
+    monkeypatch.setattr("casewise.explain.placement.SAMPLE", 4)
+    regions = placement(opened, ["test_resnet"], map_size=0, progress=lambda *_: None)["regions"]
+    assert regions["border"] == {"column": None, "sample": 4, "of": 12}
+    assert regions["anatomy"] == {"column": "lung_mask", "sample": 4, "of": None}
 
 
 @pytest.mark.parametrize(

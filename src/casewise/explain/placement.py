@@ -44,8 +44,9 @@ def placement(
     out-of-fold images, or of those with a mask. Explained is the predicted class.
 
     Returns:
-        `regions`: by name the column, the number of images of the sample and of those it was drawn from; `networks`: by
-        name and region the mean share of the map, the mean share of the area, and their paired difference.
+        `regions`: by name the column, the number of panels of the sample and of those it was drawn from (`of`; None if
+        not all masks had to be read); `networks`: by name and region the mean share of the map, the mean share of the
+        area, and their paired difference.
     """
     rows_by_region, masks, available = _samples(run)
     plan = Plan(run.study.evaluation.bootstrap_resamples, run.study.evaluation.confidence, run.study.seed)
@@ -77,26 +78,33 @@ def out_of_fold_rows(run: FinishedRun) -> list[int]:
     return [row for row, side in enumerate(sides) if side >= 0]
 
 
-def _samples(run: FinishedRun) -> tuple[dict[str, list[int]], dict[str, dict[int, CaseMask]], dict[str, int]]:
+def _samples(run: FinishedRun) -> tuple[dict[str, list[int]], dict[str, dict[int, CaseMask]], dict[str, int | None]]:
     """The panel rows of the sample of each region, the masks of these rows, and the number they were drawn from."""
-    rows = out_of_fold_rows(run)
-    samples, available = {"border": sample_rows(run, rows)}, {"border": len(rows)}
+    rows = random_order(run, out_of_fold_rows(run))
+    samples, available = {"border": rows[:SAMPLE]}, dict[str, int | None](border=len(rows))
     masks: dict[str, dict[int, CaseMask]] = {}
     for meaning, column in run.modality.mask_columns(run.study).items():
         if column not in run.cohort.images:
             continue
-        by_row = {row: run.modality.mask(run.prepared, row, meaning) for row in rows}
-        masks[meaning] = {row: mask for row, mask in by_row.items() if mask.planes.any()}
-        samples[meaning], available[meaning] = sample_rows(run, list(masks[meaning])), len(masks[meaning])
+        masked: dict[int, CaseMask] = {}
+        for row in rows:
+            # masks of scans take long to read, so not all of them are
+            if len(masked) == SAMPLE:
+                break
+            mask = run.modality.mask(run.prepared, row, meaning)
+            if mask.planes.any():
+                masked[row] = mask
+        masks[meaning], samples[meaning] = masked, list(masked)
+        available[meaning] = None if len(masked) == SAMPLE else len(masked)
     return samples, masks, available
 
 
-def sample_rows(run: FinishedRun, rows: Sequence[int]) -> list[int]:
-    """At most `SAMPLE` random panel rows of as many subjects as possible, in their order."""
+def random_order(run: FinishedRun, rows: Sequence[int]) -> list[int]:
+    """Panel rows in random order, first one of each subject, then a second one of each, and so on."""
     drawn = np.random.default_rng(run.study.seed).permutation(np.asarray(rows, dtype=int))
     subjects = run.cohort.panels["subject"].iloc[drawn].astype(str)
     turn = subjects.groupby(subjects.to_numpy(), sort=False).cumcount().to_numpy()
-    return sorted(int(row) for row in drawn[np.argsort(turn, kind="stable")][:SAMPLE])
+    return [int(row) for row in drawn[np.argsort(turn, kind="stable")]]
 
 
 def _maps_of_fold(
