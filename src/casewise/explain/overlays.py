@@ -51,7 +51,7 @@ def overlay(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
         CasewiseError: the sizes do not match.
 
     >>> overlay(np.full((1, 2), 100, np.uint8), np.array([[0.0, 1.0]]))[0].tolist()
-    [[100, 100, 100], [176, 178, 132]]
+    [[100, 100, 100], [176, 177, 132]]
     """
     import matplotlib as mpl
 
