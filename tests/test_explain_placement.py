@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from casewise.errors import CohortError, ImageError, RunError
+from casewise.errors import CohortError, ImageError, RunError, StudyError
 from casewise.explain.finished_run import mask_to_measure
 from casewise.explain.placement import border, placement, random_order, shares_of
 from casewise.explain.saliency import SaliencyMap
@@ -196,3 +196,15 @@ def test_what_is_said_follows_the_interval(low: float, high: float, rough: bool,
     (values,) = placement_values(placement)
     assert (values["code"], values["region"], values["column"]) == (code, "anatomy", "lungs")
     assert verdict("net", {"all": None}, "anatomy")["meaning"] == "anatomy"
+
+
+@pytest.mark.parametrize(
+    ("section", "named"),
+    [
+        ({"volumes": {"sequences": ["T1"]}, "panels": {"by": "case"}}, "volumes.lesion"),
+        ({"tiles": {"magnification": 20}}, "slides"),
+    ],
+)
+def test_lesions_of_photographs_are_named_for_photographs_only(section: dict[str, Any], named: str) -> None:
+    with pytest.raises(StudyError, match=f"images.lesion.*{named}"):
+        chest_study(Path("x.csv"), images={"size": 32, "lesion": "lesion", "channels": "rgb"}, **section)
