@@ -299,7 +299,23 @@ def test_finer_maps_come_from_earlier_blocks() -> None:
     assert layers_of(late, shape=(64, 64), map_size=4) == [body.layer3[1] for body in late.bodies]
     maps = explain(network, panels_of(), target=NUMBER, map_size=8)
     assert maps.shape == (2, 128, 128)
-    assert not torch.equal(maps, explain(network, panels_of(), target=NUMBER))
+    assert not torch.equal(maps, explain(network, panels_of(), target=NUMBER, map_size=1))
+
+
+def test_maps_are_taken_at_stride_16_where_a_network_has_it() -> None:
+    network = built("resnet18")
+    body: Any = network.body
+    assert layers_of(network, shape=(128, 128)) == [body.layer3[1]]
+    assert layers_of(network, shape=(128, 128), map_size=1) == layers_of(network) == [body.layer4]
+    assert torch.equal(
+        explain(network, panels_of(), target=NUMBER), explain(network, panels_of(), target=NUMBER, map_size=8)
+    )
+    # its last map has a stride of 16 already, although it loses cells at the edge: 7 of 8
+    squeezed = built("squeezenet1_1")
+    assert layers_of(squeezed, shape=(128, 128)) == layers_of(squeezed)
+    # an activation belongs to the block before it
+    dense: Any = built("vgg11_bn")
+    assert isinstance(layers_of(dense, shape=(128, 128))[0], torch.nn.ReLU)
 
 
 @pytest.fixture(autouse=True)

@@ -52,8 +52,8 @@ def rows() -> list[FigureRow]:
     picture = rng.integers(0, 256, (24, 24), dtype=np.uint8)
     maps = {"ViT, rollout": rng.random((24, 24)), "AlexNet, Grad-CAM": rng.random((24, 24))}
     return [
-        FigureRow("P1/1", picture, maps, {"ViT, rollout": True, "AlexNet, Grad-CAM": True}),
-        FigureRow("P2/1", picture, maps, {"ViT, rollout": False}),
+        FigureRow("P1/1", picture, maps, dict.fromkeys(maps, True), "covid", dict.fromkeys(maps, "covid")),
+        FigureRow("P2/1", picture, maps, {"ViT, rollout": False}, "none", dict.fromkeys(maps, "pneumonia")),
     ]
 
 
@@ -62,6 +62,8 @@ def test_the_figure_tells_methods_cases_and_what_was_right(tmp_path: Path) -> No
     text = path.read_text()
     assert all(text.count(word) == 1 for word in ("ViT, rollout", "AlexNet, Grad-CAM", "P1/1", "P2/1", MEANING))
     assert (text.count(">correct<"), text.count(">erroneous<")) == (2, 1)
+    counts = [text.count(f">{words}<") for words in ("reference: covid", "reference: none", "predicted: covid")]
+    assert [*counts, text.count(">predicted: pneumonia<")] == [1, 1, 2, 2]
     assert text.count("<image") >= 6
     again = save_side_by_side(tmp_path / "again.svg", rows())
     assert again.read_bytes() == path.read_bytes()

@@ -25,8 +25,8 @@ from casewise.explain.metrics import as_panel
 from casewise.explain.native_space import write_native
 from casewise.explain.results import measurement_source, read_results, same_source
 from casewise.explain.saliency import SaliencyMap, check_reproduces, compare_predictions, load_model, saliency_maps
-from casewise.modalities.base import Lesion
-from casewise.modalities.volumes.native_space import binarise_masks
+from casewise.modalities.base import CaseMask
+from casewise.modalities.masks import binarise_masks
 from casewise.modalities.volumes.preview import central
 from casewise.modalities.volumes.slice_store import SliceStore, open_slices
 from casewise.phantoms.pancreas import make_pancreas
@@ -104,12 +104,12 @@ def slices_of(opened: FinishedRun) -> SliceStore:
     return open_slices(Path(opened.prepared.store.folder), opened.prepared.store.address)
 
 
-def lesion_of(opened: FinishedRun, row: int) -> Lesion:
-    return opened.modality.lesion(opened.prepared, row)
+def lesion_of(opened: FinishedRun, row: int) -> CaseMask:
+    return opened.modality.mask(opened.prepared, row, "lesion")
 
 
 def marked_rows(opened: FinishedRun) -> list[int]:
-    return [row for row in range(len(opened.cohort.panels)) if lesion_of(opened, row).mask.any()]
+    return [row for row in range(len(opened.cohort.panels)) if lesion_of(opened, row).planes.any()]
 
 
 def test_a_run_is_explained_measured_and_told(planted: Path, opened: FinishedRun) -> None:
@@ -133,15 +133,15 @@ def test_a_run_is_explained_measured_and_told(planted: Path, opened: FinishedRun
     told = json.loads((planted / "explanations.json").read_text())
     unseen = [r for r in marked_rows(opened) if sides[str(opened.cohort.panels["subject"].iloc[r])] >= 0]
     windows = {r: central(int(slices_of(opened).count[r]), 9) for r in unseen}
-    inside = sum(bool(lesion_of(opened, r).mask[windows[r]].any()) for r in unseen)
-    assert told["measured"]["with_lesion"] == inside
+    inside = sum(bool(lesion_of(opened, r).planes[windows[r]].any()) for r in unseen)
+    assert told["measured"]["with_mask"] == inside
     assert told["measured"]["outside_window"] == len(unseen) - inside
     for name in opened.study.networks:
         figures = told["measured"]["networks"][name]
-        assert_sound(figures, told["measured"]["with_lesion"])
+        assert_sound(figures, told["measured"]["with_mask"])
     page = done.report.read_text()
     assert '<section id="saliency"' in page
-    assert sentence_of("test_vit@late", told["measured"]["networks"]["test_vit@late"]) in page
+    assert sentence_of("test_vit@late", told["measured"]["networks"]["test_vit@late"], "lesion") in page
     assert page.count("erroneous</b>") + page.count("correct</b>") >= len(opened.study.networks)
 
 
@@ -214,17 +214,17 @@ def test_lesions_outside_the_slices_looked_at_are_not_measured(
     wide = [r for r in rows if int(slices_of(opened).count[r]) > 10]
     near, gone = [r for r in rows if r != wide[0]][:2]
 
-    def lesion(self: Any, prepared: Any, row: int) -> Lesion:
+    def lesion(self: Any, prepared: Any, row: int, meaning: str) -> CaseMask:
         count = int(slices_of(opened).count[row])
         mask = np.zeros((count, 32, 32), bool)
         if row in (wide[0], near):
             mask[0 if row == wide[0] else count // 2, 10:20, 10:20] = True
-        return Lesion(mask, marked=row in (wide[0], near, gone))
+        return CaseMask(np.arange(count), mask, marked=row in (wide[0], near, gone))
 
-    monkeypatch.setattr("casewise.modalities.volumes.modality.VolumesModality.lesion", lesion)
+    monkeypatch.setattr("casewise.modalities.volumes.modality.VolumesModality.mask", lesion)
     found, table = measure(opened, ["test_vit@T2"], map_size=0, progress=lambda *_: None)
     case = opened.cohort.panels["case"]
-    assert (found["with_lesion"], found["outside_window"], found["cases"]) == (1, 1, len(rows))
+    assert (found["with_mask"], found["outside_window"], found["cases"]) == (1, 1, len(rows))
     assert found["lost_masks"] == [str(case.iloc[gone])]
     assert list(table["case"]) == [str(case.iloc[near])]
     assert found["networks"]["test_vit@T2"]["deletion"]["cases"] == 1
@@ -315,7 +315,7 @@ def test_a_lesion_is_carried_back_to_itself(opened: FinishedRun, tmp_path: Path)
     """The mask on the panel, taken for a map, comes to lie on the mask in the scan."""
     row = next(r for r in marked_rows(opened) if slices_of(opened).present[r].all())
     slots = central(int(slices_of(opened).count[row]), 9)
-    mask = as_panel(lesion_of(opened, row).mask[slots], (3, 3)).astype(np.float32)
+    mask = as_panel(lesion_of(opened, row).planes[slots], (3, 3)).astype(np.float32)
     assert mask.any()
     each = np.stack([mask, mask])[None]
     peaks = peak_pixels((3, 3), (96, 96))
@@ -441,7 +441,7 @@ def test_slice_images(tmp_path: Path) -> None:
     folder = run(build_study(values, source="the test's study", folder=tmp_path), tmp_path / "run").folder
     opened = open_finished(RunFolder(folder))
     row = [str(case) for case in opened.cohort.panels["case"]].index("S1/1")
-    mask = lesion_of(opened, row).mask
+    mask = lesion_of(opened, row).planes
     assert np.flatnonzero(mask.any(axis=(1, 2))).tolist() == [2, 3]
     # the plane is a square about the slice, as wide as it is high
     where = np.argwhere(mask[2]).mean(axis=0) / 32 * 48 - [0, 4]
@@ -451,7 +451,7 @@ def test_slice_images(tmp_path: Path) -> None:
     assert len(files) == 6
     assert all(Image.open(done.folder / name).size == (40, 48) for name in files)
     assert done.measures is not None
-    assert done.measures["with_lesion"] == 4
+    assert done.measures["with_mask"] == 4
 
 
 def test_a_case_without_the_one_sequence_has_no_map_of_it(planted: Path, opened: FinishedRun, tmp_path: Path) -> None:

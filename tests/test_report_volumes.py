@@ -146,12 +146,12 @@ def entry_of(group: str, over: dict[str, Any], **more: Any) -> dict[str, Any]:
 def test_the_verdict_follows_the_interval(low: float, high: float, rough: bool, code: str) -> None:
     hit = figure(0.6, 0.4, 0.8) | {"rough": rough}
     entry = entry_of("correct", figure(0.2, low, high) | {"rough": rough}, hit=hit)
-    found = saliency.verdict("vit", entry)
+    found = saliency.verdict("vit", entry, "lesion")
     assert (found["over_random"], found["over_prior"], found["group"], found["cases"]) == (code, code, "correct", 9)
     assert (found["figures"]["hit"]["value"], found["rough"], found["prior"]) == (0.6, rough, "tile_centre")
-    assert saliency.verdict("vit", entry_of("all", figure(0, 0, 0)))["group"] == "all"
-    assert saliency.verdict("vit", {"all": None})["code"] == "unmeasured"
-    assert "60 %" in saliency.sentence_of("vit", entry)
+    assert saliency.verdict("vit", entry_of("all", figure(0, 0, 0)), "lesion")["group"] == "all"
+    assert saliency.verdict("vit", {"all": None}, "lesion")["code"] == "unmeasured"
+    assert "60 %" in saliency.sentence_of("vit", entry, "lesion")
 
 
 def test_the_section_on_saliency(classed: ReportContext, tmp_path: Any) -> None:
@@ -159,7 +159,7 @@ def test_the_section_on_saliency(classed: ReportContext, tmp_path: Any) -> None:
         Image.new("RGB", (8, 8), (200, 100, 0)).save(tmp_path / name)
     network = {"network": "<vit>", "method": "rollout", "file": "map.png", "predicted": "covid", "probability": 0.8}
     network |= {"cells": [6, 7]}
-    row = {"name": "T1", "input": "input.png", "outlined": True, "reference": "covid"}
+    row = {"name": "T1", "input": "input.png", "outlined": "lesion", "reference": "covid"}
     case = {"case": "S/1", "subject": "S", "visit": "1", "stage": "oof", "methods": ["rollout"]}
     steps = [{"down_to": "head", "parts": 1, "spearman": None, "ssim": 1.0}]
     orders = ("map", "random", "centre", "brightness")
@@ -181,7 +181,8 @@ def test_the_section_on_saliency(classed: ReportContext, tmp_path: Any) -> None:
     }
     measured = {
         "column": "lesion",
-        "with_lesion": 9,
+        "meaning": "lesion",
+        "with_mask": 9,
         "cases": 12,
         "outside_window": 1,
         "lost_masks": ["X/1"],
@@ -204,8 +205,8 @@ def test_the_section_on_saliency(classed: ReportContext, tmp_path: Any) -> None:
     values = saliency.section(dataclasses.replace(classed, explanations=explanations))
     assert values is not None
     assert values["outlined"]
-    counts = {key: values["measured"][key] for key in ("with_lesion", "cases", "outside", "lost")}
-    assert counts == {"with_lesion": 9, "cases": 12, "outside": 1, "lost": 1}
+    counts = {key: values["measured"][key] for key in ("with_mask", "cases", "outside", "lost")}
+    assert counts == {"with_mask": 9, "cases": 12, "outside": 1, "lost": 1}
     assert 'id="saliency"' not in page.render(classed)
     gone = explanations | {"shown": explanations["shown"] | {"folder": str(tmp_path / "gone")}, "measured": None}
     assert saliency.section(dataclasses.replace(classed, explanations=gone)) is None
@@ -214,7 +215,7 @@ def test_the_section_on_saliency(classed: ReportContext, tmp_path: Any) -> None:
 def test_slice_images_are_in_the_order_of_their_column(classed: ReportContext, tmp_path: Any) -> None:
     """Nothing says that a column of places runs from the feet to the head."""
     Image.new("RGB", (8, 8)).save(tmp_path / "input.png")
-    row = {"name": "T1", "input": "input.png", "outlined": False, "reference": "covid", "maps": []}
+    row = {"name": "T1", "input": "input.png", "outlined": None, "reference": "covid", "maps": []}
     case = {"case": "S/1", "subject": "S", "visit": "1", "stage": "oof", "methods": ["rollout"], "rows": [row]}
     shown = {"rule": "cases named", "folder": str(tmp_path), "target": classed.study.primary_outcome, "cases": [case]}
     column = {"slice_index": "place", "sequences": ["T1"], "fusion": ["early"]}

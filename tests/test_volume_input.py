@@ -560,7 +560,7 @@ def test_a_lesion_mask_of_another_place_is_no_case_without_a_lesion(bench: Bench
     cohort = read(study, None, Silent())
     store = SimpleNamespace(folder=bench.folder / "run" / "scans", address=None)
     run: Any = SimpleNamespace(study=study, cohort=cohort, store=store)
-    assert read_lesion(run, 0).mask.any()
+    assert read_lesion(run, 0).planes.any()
     with pytest.raises(ImageError, match=r"moved\.nii\.gz: the mask lies to \d+% outside .* They have the same number"):
         read_lesion(run, 1)
     assert named_cases(run, ["P1", "P1/1", "P3/1"]) == ["P1/1", "P3/1"]

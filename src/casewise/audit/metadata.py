@@ -93,7 +93,7 @@ def audited_columns(study: Study, images: pd.DataFrame) -> list[str]:
                 )
     stated = [by_name.get(name, name) for name in dict.fromkeys(study.audit.columns or [])]
     used = annotated | {column for column in study.columns.values() if column and column != study.columns.get("date")}
-    used |= {study.split.column or "", study.audit.mask or ""}
+    used |= {study.split.column or "", study.audit.mask or "", study.images.lesion or ""}
     usual = [name for name in others if _usual(name) in USUAL and name.removeprefix("table_") not in used]
     return list(dict.fromkeys([*stated, *usual]))
 

@@ -10,7 +10,7 @@ import typer
 from casewise.cli.bench import backbones, bench
 from casewise.cli.init import init
 from casewise.cli.phantom import phantom
-from casewise.cli.results import explain, results
+from casewise.cli.results import checklist, explain, results
 from casewise.cli.run import audit, run, validate
 from casewise.version import __version__
 
@@ -45,6 +45,7 @@ app.command(short_help="Write a study file, and a table from folders of images."
 app.command(short_help="Draw a synthetic cohort with known truth.")(phantom)
 app.command(short_help="Write a run's results as a Markdown page.")(results)
 app.command(short_help="Compute saliency maps of a run, and measure them.")(explain)
+app.command(short_help="Fill a reporting guideline's checklist from a run.")(checklist)
 app.add_typer(bench, name="bench", short_help="Measure the speed-up of the fast paths on this machine.")
 app.command(short_help="List the names of backbones.")(backbones)
 

@@ -1,4 +1,4 @@
-"""Commands for a finished run: results and explain."""
+"""Commands for a finished run: results, explain and checklist."""
 
 from __future__ import annotations
 
@@ -32,11 +32,15 @@ def explain(
         Path | None, typer.Option(help="The output folder [default: explanations in the run folder].")
     ] = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Measure all out-of-fold cases against the study's lesion masks.")
+        bool, typer.Option("--measure", help="Measure all out-of-fold cases against the study's masks.")
     ] = False,
     map_size: Annotated[
         int,
-        typer.Option(min=0, help="CNNs: an earlier, finer feature map with this many cells a side [0: the last map]."),
+        typer.Option(
+            min=0,
+            help="CNNs: the last feature map with at least so many cells a side [0: stride 16 if there is one; 1: the "
+            "last map].",
+        ),
     ] = 0,
 ) -> None:
     """Compute saliency maps of a run's networks on the original images, and add them to the report."""
@@ -55,3 +59,17 @@ def explain(
     if outputs.figure:
         print(f"figure: {outputs.figure}")
     print(f"report: {outputs.report}")
+
+
+def checklist(
+    run_folder: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    of: Annotated[str, typer.Option(help="tripod-ai, claim or stard-ai.")],
+    format: Annotated[str, typer.Option(help="md, html (opens in a word processor) or csv.")] = "md",
+    output: Annotated[Path | None, typer.Option(help="The file to write [default: print the list].")] = None,
+) -> None:
+    """Fill a reporting guideline's checklist with what the run recorded; the other items are left to the author."""
+    from casewise.files import write_atomic
+    from casewise.report.checklist import write_checklist
+
+    text = write_checklist(run_folder, of, format)
+    print(f"wrote {write_atomic(output, text)}" if output else text, end="\n" if output else "")

@@ -49,13 +49,13 @@ def summary(
     prior: Mapping[str, str],
     plan: Plan = PLAN,
 ) -> dict[str, Estimate]:
-    """The mean over cases of every measure and of every paired difference, with intervals by subject.
+    """The mean over panels of every measure and of every paired difference, with intervals by subject.
 
     Resamples draw subjects and, within each fold, networks with random weights. Where all cases hit or none does,
     resamples do not vary, and the interval is that of Clopper and Pearson (1934) over subjects.
 
     Args:
-        table: one row per case with `subject`, `fold` and the `MEASURES`; rows with NaN are left out.
+        table: one row per panel with `subject`, `fold` and the `MEASURES`; rows with NaN are left out.
         random_weights: (N, D, 3), the measures of `RANDOM` of each row for D networks with random weights.
         prior: the entry of `PRIORS` that `prior_hit` and `prior_share` refer to, by `hit` and `share`.
     """
@@ -92,7 +92,7 @@ def summary(
         lambda name, learner: "no case has a mask",
         plan,
         n_subjects=len(sums),
-        n_cases=int(table["case"].nunique()),
+        n_cases=len(table),
     )[0]
     return _exact_intervals(estimates, values_by_measure, plan)
 

@@ -43,13 +43,13 @@ class CasePrediction:
 
 
 @dataclass(frozen=True, eq=False)
-class LesionCase:
-    """A case of a fold with a lesion on the slices that the fold's network sees.
+class MaskedCase:
+    """A case of a fold with a mask on the images or slices that the fold's network sees.
 
     Attributes:
         row: of the cohort's panels.
-        mask: (N, H, W) `bool` on the slices of the case.
-        slots: (V, K) the slices in the slots of each view.
+        mask: (N, H, W) `bool`, see `CaseMask.planes`.
+        slots: (V, K) the planes of the mask in the slots of each view; −1 for a slot without one.
     """
 
     row: int

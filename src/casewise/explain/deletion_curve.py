@@ -15,7 +15,7 @@ from casewise.explain.metrics import centre_prior, delete_pixels, random_map
 from casewise.models.outputs import value_columns, values_of
 
 if TYPE_CHECKING:
-    from casewise.explain.case_selection import LesionCase
+    from casewise.explain.case_selection import MaskedCase
     from casewise.explain.finished_run import FinishedRun
     from casewise.explain.saliency import LoadedModel
 
@@ -25,7 +25,7 @@ ORDERS = ("map", "random", "centre", "brightness")
 
 
 def deletion_curves(
-    run: FinishedRun, model: LoadedModel, cases: Sequence[LesionCase], map_size: int
+    run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase], map_size: int
 ) -> list[dict[str, Any]]:
     """For each case one curve per order: the probability of the predicted class, or the predicted number."""
     results = []

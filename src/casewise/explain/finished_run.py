@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.cohort.cohort import Cohort
-    from casewise.modalities.base import Modality, PreparedCohort
+    from casewise.modalities.base import MaskMeaning, Modality, PreparedCohort
     from casewise.run_folder import RunFolder
     from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
@@ -98,23 +98,25 @@ def check_explainable(run: FinishedRun) -> None:
         )
 
 
-def lesion_column(run: FinishedRun) -> str:
-    """The column with lesion masks.
+def mask_to_measure(run: FinishedRun) -> tuple[MaskMeaning, str]:
+    """The masks against which maps are measured, those of lesions if there are any: what they mark, and their column.
 
     Raises:
         RunError: the study names none.
         CohortError: the table does not have the column.
     """
-    column = run.modality.lesion_column(run.study)
-    if column is None:
+    columns = run.modality.mask_columns(run.study)
+    if not columns:
         raise RunError(
-            f"--measure: the study {run.study.name} names no masks of lesions to measure against. For a study of "
-            "volumes, name the table's column in `volumes: {lesion: COLUMN}` and run the study again; no network is "
-            "trained again for this."
+            f"--measure: the study {run.study.name} names no masks to measure against. Name the table's column with "
+            "masks of lesions in `images: {lesion: COLUMN}` (of volumes: `volumes: {lesion: COLUMN}`), or with masks "
+            "of the anatomy in `audit: {mask: COLUMN}`, and run the study again; no network is trained again for this. "
+            "Masks of slides are not supported."
         )
-    if column not in run.cohort.images:
-        raise CohortError(
-            f"{run.study.cohort}: volumes.lesion: there is no column {column!r}."
-            f"{nearest(column, list(run.cohort.images))}"
-        )
-    return column
+    for meaning, column in columns.items():
+        if column not in run.cohort.images:
+            raise CohortError(
+                f"{run.study.cohort}: the column with masks ({meaning}): there is no column {column!r}."
+                f"{nearest(column, list(run.cohort.images))}"
+            )
+    return next(iter(columns.items()))

@@ -1,4 +1,4 @@
-"""Localisation: maps of all out-of-fold cases against lesion masks, with randomisation and deletion as checks."""
+"""Localisation: maps of all out-of-fold cases against masks, with randomisation and deletion as checks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import numpy as np
 from casewise.errors import RunError
 from casewise.evaluation.bootstrap import Plan
 from casewise.explain.aggregate import stronger_prior, summary
-from casewise.explain.case_selection import LesionCase, predicted_target, prediction_of
+from casewise.explain.case_selection import MaskedCase, predicted_target, prediction_of
 from casewise.explain.deletion_curve import deletion_curves, summarise_deletion
-from casewise.explain.finished_run import FinishedRun, lesion_column
+from casewise.explain.finished_run import FinishedRun, mask_to_measure
 from casewise.explain.methods.dispatch import explain
 from casewise.explain.methods.randomise import randomised, similarities
 from casewise.explain.metrics import MEASURES, measure_map
+from casewise.explain.placement import out_of_fold_rows
 from casewise.explain.saliency import LoadedModel, check_reproduces, load_model, saliency_maps
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from casewise.explain.methods.target import ExplainTarget
+    from casewise.modalities.base import CaseMask
     from casewise.models.backbones import Network
 
 # Cases of each network for the randomisation check, and for deletion.
@@ -54,19 +56,18 @@ def measure(
         Every measure with its interval, for `explanations.json`; and a table with one row per case and network.
 
     Raises:
-        CasewiseError: the study names no masks, they cannot be read, or none shows a lesion.
+        CasewiseError: the study names no masks, they cannot be read, or none marks anything.
     """
     import pandas as pd
 
-    column = lesion_column(run)
+    meaning, column = mask_to_measure(run)
     plan = Plan(run.study.evaluation.bootstrap_resamples, run.study.evaluation.confidence, run.study.seed)
-    sides = [run.splits.side.get(str(subject), -1) for subject in run.cohort.panels["subject"]]
-    out_of_fold = [row for row, side in enumerate(sides) if side >= 0]
-    lesions = {row: run.modality.lesion(run.prepared, row) for row in out_of_fold}
-    lost_cases = sorted(str(run.cohort.panels["case"].iloc[row]) for row, lesion in lesions.items() if lesion.lost)
-    masks = {row: lesion.mask for row, lesion in lesions.items() if lesion.mask.any()}
+    out_of_fold = out_of_fold_rows(run)
+    case_masks = {row: run.modality.mask(run.prepared, row, meaning) for row in out_of_fold}
+    lost_cases = sorted(str(run.cohort.panels["case"].iloc[row]) for row, mask in case_masks.items() if mask.lost)
+    masks = {row: mask for row, mask in case_masks.items() if mask.planes.any()}
     if not masks:
-        raise RunError(f"--measure: no mask in the column {column!r} shows a lesion on the slices of any case.")
+        raise RunError(f"--measure: no mask in the column {column!r} marks anything on the images of any case.")
     total, tables = len(models) * run.splits.folds, []
     networks: dict[str, dict[str, Any]] = {}
     visible: set[int] = set()
@@ -90,12 +91,13 @@ def measure(
     progress(total, total, "")
     if not tables:
         raise RunError(
-            f"--measure: all lesions in the column {column!r} lie outside the slices that the networks saw out of fold."
+            f"--measure: all masks in the column {column!r} lie outside the images that the networks saw out of fold."
         )
     results = {
+        "meaning": meaning,
         "column": column,
         "cases": len(out_of_fold),
-        "with_lesion": len(visible),
+        "with_mask": len(visible),
         "outside_window": len(set(masks) - visible),
         "lost_masks": lost_cases,
         "cells": map_size,
@@ -105,10 +107,10 @@ def measure(
 
 
 def _measure_fold(
-    run: FinishedRun, model: LoadedModel, masks: Mapping[int, np.ndarray], map_size: int, collected: _Measurements
+    run: FinishedRun, model: LoadedModel, masks: Mapping[int, CaseMask], map_size: int, collected: _Measurements
 ) -> set[int]:
-    """Add the measurements of one fold's network; returns the panel rows with a visible lesion."""
-    cases = lesion_cases(run, model, masks)
+    """Add the measurements of one fold's network; returns the panel rows with a visible mask."""
+    cases = masked_cases(run, model, masks)
     collected.method = model.method
     if cases:
         check_reproduces(run, model, [case.row for case in cases])
@@ -123,29 +125,30 @@ def _measure_fold(
     return {case.row for case in cases}
 
 
-def lesion_cases(run: FinishedRun, model: LoadedModel, masks: Mapping[int, np.ndarray]) -> list[LesionCase]:
-    """The predicted cases of a network's fold with a lesion on the slices that it sees."""
+def masked_cases(run: FinishedRun, model: LoadedModel, masks: Mapping[int, CaseMask]) -> list[MaskedCase]:
+    """The predicted cases of a network's fold with a mask on the images or slices that it sees."""
     panels, sides = run.cohort.panels, run.splits.side
     rows = [row for row in masks if sides.get(str(panels["subject"].iloc[row])) == model.fold]
     cases = []
     for row, slots in zip(rows, model.slots(rows) if rows else [], strict=True):
-        prediction = prediction_of(run, model.model, row)
-        if masks[row][np.unique(slots)].any() and prediction is not None:
+        prediction, planes = prediction_of(run, model.model, row), masks[row].planes
+        positions = masks[row].positions(slots)
+        if planes[positions[positions >= 0]].any() and prediction is not None:
             case, subject = str(panels["case"].iloc[row]), str(panels["subject"].iloc[row])
-            cases.append(LesionCase(row, case, subject, prediction, masks[row], slots))
+            cases.append(MaskedCase(row, case, subject, prediction, planes, positions))
     return cases
 
 
-def _sample(cases: Sequence[LesionCase], count: int, seed: int) -> list[LesionCase]:
+def _sample(cases: Sequence[MaskedCase], count: int, seed: int) -> list[MaskedCase]:
     """At most `count` random cases, in their order."""
     selected = np.random.default_rng(seed).permutation(len(cases))[:count]
     return [cases[n] for n in sorted(selected)]
 
 
 def _measure_cases(
-    run: FinishedRun, model: LoadedModel, cases: Sequence[LesionCase], map_size: int
+    run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase], map_size: int
 ) -> tuple[list[dict[str, Any]], tuple[int, int]]:
-    """The measures of each case, the mean over views that show the lesion, in order; and the size of a map."""
+    """The measures of each case, the mean over views that show the mask, in order; and the size of a map."""
     grid = (run.study.panels.rows, run.study.panels.columns)
     measures: dict[int, dict[str, Any]] = {}
     size = (0, 0)
@@ -173,7 +176,7 @@ def _measure_cases(
 
 
 def _with_random_weights(
-    run: FinishedRun, model: LoadedModel, cases: Sequence[LesionCase], map_size: int, draw: int
+    run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase], map_size: int, draw: int
 ) -> np.ndarray:
     """Hit, near, share inside and whether the map is empty, for each case with random weights, (N, 4).
 
@@ -205,15 +208,15 @@ def _summaries(table: pd.DataFrame, random_weights: np.ndarray, plan: Plan) -> d
     }
 
 
-def _by_class(cases: Iterable[LesionCase]) -> list[list[LesionCase]]:
+def _by_class(cases: Iterable[MaskedCase]) -> list[list[MaskedCase]]:
     """The cases grouped by predicted class, because a group is explained together."""
-    groups: dict[int | None, list[LesionCase]] = {}
+    groups: dict[int | None, list[MaskedCase]] = {}
     for case in cases:
         groups.setdefault(case.prediction.class_index, []).append(case)
     return list(groups.values())
 
 
-def _sanity_check(run: FinishedRun, model: LoadedModel, cases: Sequence[LesionCase], map_size: int) -> dict[str, Any]:
+def _sanity_check(run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase], map_size: int) -> dict[str, Any]:
     """The similarity of maps to those of the same network with more and more randomised layers."""
     by_step: dict[str, list[tuple[int, float | None, float, int]]] = {}
     for group in _by_class(cases):

@@ -19,13 +19,14 @@ from casewise.explain.native_space import file_name, write_native
 from casewise.explain.overlays import FigureRow, overlay
 from casewise.explain.saliency import SaliencyMap
 from casewise.files import write_atomic
+from casewise.modalities.base import MaskMeaning
 from casewise.report.formatting import class_name, number
 
 # Panels of a case that are shown side by side.
 MAX_PANELS_SHOWN = 4
 # Small pictures are enlarged by a whole factor until their longest side has about this many pixels.
 SHOWN_SIDE = 480
-# The outline of a lesion: a green that is not in the maps' colours, and its width in pixels.
+# The outline of a mask: a green that is not in the maps' colours, and its width in pixels.
 OUTLINE_COLOUR, OUTLINE_WIDTH = (0, 230, 118), 2
 
 
@@ -159,12 +160,12 @@ def _side_by_side(
             continue
         label = "-".join(text for text in (file_name(name) if name else "", f"panel{index + 1}") if text)
         first = shown[0]
-        lesion = _lesion_on_panel(run, first.maps[index])
-        picture = outlined(first.picture_of(index, name), lesion)
+        meaning, mask = _mask_on_panel(run, first.maps[index])
+        picture = outlined(first.picture_of(index, name), mask)
         maps = []
         for network in shown:
             values, saliency, prediction = network.map_of(index, name), network.maps[index], network.predictions[index]
-            overlaid = outlined(overlay(network.picture_of(index, name), values), lesion)
+            overlaid = outlined(overlay(network.picture_of(index, name), values), mask)
             file = _save(case_folder / file_name(network.model) / f"{label}.png", overlaid)
             empty = not bool(values.max() > 0)
             maps.append(
@@ -180,20 +181,22 @@ def _side_by_side(
                     "correct": prediction.correct,
                 }
             )
+        reference = _value_text(run, target, first.predictions[index].y_true)
         region = str(run.cohort.panels["region"].iloc[first.maps[index].row] or "")
         title = " ".join(text for text in (name, region) if text)
         entries.append(
             {
                 "name": title,
                 "input": str(_save(case_folder / f"{label}.png", picture).relative_to(folder)),
-                "outlined": lesion is not None,
-                "reference": _value_text(run, target, first.predictions[index].y_true),
+                "outlined": meaning,
+                "reference": reference,
                 "maps": maps,
             }
         )
         large = {network.model: enlarged(network.map_of(index, name)) for network in shown}
         correct = {network.model: network.predictions[index].correct for network in shown}
-        figure.append(FigureRow(f"{case}\n{title}".strip(), picture, large, correct))
+        predicted = {str(entry["network"]): str(entry["predicted"]) for entry in maps}
+        figure.append(FigureRow(f"{case}\n{title}".strip(), picture, large, correct, reference, predicted))
     return entries, figure
 
 
@@ -206,14 +209,18 @@ def _shown_panels(networks: list[CaseExplanation]) -> Iterator[tuple[int, str]]:
         yield from ((index, name) for name in names)
 
 
-def _lesion_on_panel(run: FinishedRun, saliency: SaliencyMap) -> np.ndarray | None:
-    """The lesion on the middle view; None if the study names no masks or the lesion lies on other slices."""
-    if run.modality.lesion_column(run.study) not in run.cohort.images:
-        return None
-    lesion = run.modality.lesion(run.prepared, saliency.row)
-    slots = saliency.slots[saliency.middle_view]
-    mask = as_panel(lesion.mask[slots], (run.study.panels.rows, run.study.panels.columns))
-    return mask if mask.any() else None
+def _mask_on_panel(run: FinishedRun, saliency: SaliencyMap) -> tuple[MaskMeaning | None, np.ndarray | None]:
+    """What the first mask on the middle view marks, and this mask (H, W); None if there is none."""
+    grid = (run.study.panels.rows, run.study.panels.columns)
+    for meaning, column in run.modality.mask_columns(run.study).items():
+        if column not in run.cohort.images:
+            continue
+        mask = run.modality.mask(run.prepared, saliency.row, meaning)
+        positions = mask.positions(saliency.slots[saliency.middle_view])
+        if mask.planes[positions[positions >= 0]].any():
+            shown = positions >= 0
+            return meaning, as_panel(mask.planes[positions.clip(0)] & shown[:, None, None], grid)
+    return None, None
 
 
 def enlarged(values: np.ndarray) -> np.ndarray:
@@ -226,16 +233,16 @@ def enlarged(values: np.ndarray) -> np.ndarray:
     return values.repeat(times, axis=0).repeat(times, axis=1)
 
 
-def outlined(picture: np.ndarray, lesion: np.ndarray | None) -> np.ndarray:
-    """The picture enlarged; with a lesion (H, W), (H, W, 3) with its outline."""
+def outlined(picture: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """The picture enlarged; with a mask (H, W), (H, W, 3) with its outline."""
     from scipy.ndimage import binary_dilation
 
     drawn = enlarged(picture)
-    if lesion is None:
+    if mask is None:
         return drawn
     if drawn.ndim == 2:
         drawn = np.repeat(drawn[..., None], 3, axis=2)
-    inside = enlarged(lesion)
+    inside = enlarged(mask)
     drawn[binary_dilation(inside, iterations=OUTLINE_WIDTH) & ~inside] = OUTLINE_COLOUR
     return drawn
 

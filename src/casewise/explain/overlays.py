@@ -13,9 +13,10 @@ from casewise.errors import CasewiseError
 from casewise.files import write_atomic
 
 COLOURS = "inferno"
-STRONGEST = 0.65
+# The picture stays visible under the highest values of a map.
+STRONGEST = 0.5
 MEANING = "higher = more influence"
-CELL, GAP, LEFT, TOP, BOTTOM, RIGHT, BAR = 150.0, 8.0, 84.0, 26.0, 20.0, 64.0, 10.0
+CELL, GAP, LEFT, TOP, BOTTOM, RIGHT, BAR = 150.0, 8.0, 110.0, 26.0, 34.0, 64.0, 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +28,16 @@ class FigureRow:
         picture: (H, W) or (H, W, 3) `uint8`.
         maps: title → (H, W) from 0 to 1; the titles of all rows are the columns.
         correct: title → whether the prediction was correct (None: unknown), shown by the frame and in words.
+        reference: the reference value in words.
+        predicted: title → the prediction in words.
     """
 
     name: str
     picture: np.ndarray
     maps: Mapping[str, np.ndarray]
     correct: Mapping[str, bool | None]
+    reference: str
+    predicted: Mapping[str, str]
 
 
 def overlay(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -46,7 +51,7 @@ def overlay(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
         CasewiseError: the sizes do not match.
 
     >>> overlay(np.full((1, 2), 100, np.uint8), np.array([[0.0, 1.0]]))[0].tolist()
-    [[100, 100, 100], [199, 200, 142]]
+    [[100, 100, 100], [176, 177, 132]]
     """
     import matplotlib as mpl
 
@@ -125,8 +130,16 @@ def _draw_figure(rows: Sequence[FigureRow], titles: Sequence[str]):  # type: ign
             colour = PALE if correct is None else MODEL if correct else ACCENT
             for spine in axes.spines.values():
                 spine.set(visible=True, edgecolor=colour, linewidth=1.0 if correct is None else 2.2)
-            if correct is not None:
-                axes.set_xlabel("correct" if correct else "erroneous", color=colour, fontsize=9, labelpad=3)
+            if title:
+                judged = "" if correct is None else "\ncorrect" if correct else "\nerroneous"
+                axes.set_xlabel(
+                    f"predicted: {row.predicted[title]}{judged}",
+                    color=SOFT if correct is None else colour,
+                    fontsize=9,
+                    labelpad=3,
+                )
+            else:
+                axes.set_xlabel(f"reference: {row.reference}", color=SOFT, fontsize=9, labelpad=3)
         figure.text((LEFT - 8) / width, (bottom + CELL / 2) / height, row.name, ha="right", va="center", wrap=True)
     box = ((width - RIGHT + 8) / width, (BOTTOM + 4) / height, BAR / width, (height - TOP - BOTTOM - 4) / height)
     scale = figure.colorbar(ScalarMappable(cmap=COLOURS), cax=figure.add_axes(box), ticks=[0, 0.5, 1])

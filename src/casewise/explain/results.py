@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 # Increased when the meaning of the measures changes.
-FORM = 2
+FORM = 3
 
 
-def save_results(run: FinishedRun, shown: dict[str, Any], measures: dict[str, Any] | None) -> None:
+def save_results(
+    run: FinishedRun, shown: dict[str, Any], placement: dict[str, Any], measures: dict[str, Any] | None
+) -> None:
     """Write `explanations.json`; earlier measures of the same networks, masks and intervals are kept."""
     before = run.folder.explanations.read_or_none() or {}
     weights = run.folder.weights_sha256(run.study.networks)
@@ -42,7 +44,13 @@ def save_results(run: FinishedRun, shown: dict[str, Any], measures: dict[str, An
     elif earlier and measures and earlier["cells"] == measures["cells"]:
         merged = {**earlier["networks"], **measures["networks"]}
         measures = {**measures, "networks": {name: merged[name] for name in run.study.networks if name in merged}}
-    results = {"fingerprint": run.fingerprint, "weights_sha256": weights, "shown": shown, "measured": measures}
+    results = {
+        "fingerprint": run.fingerprint,
+        "weights_sha256": weights,
+        "shown": shown,
+        "placement": placement,
+        "measured": measures,
+    }
     run.folder.explanations.write(_without_nan(results))
 
 
@@ -73,7 +81,7 @@ def _is_current(folder: RunFolder, measured: dict[str, Any]) -> bool:
 
 
 def measurement_source(study: Study, images: pd.DataFrame) -> dict[str, Any]:
-    """What measures depend on besides the networks: the mask column, the masks' contents, and the intervals.
+    """What measures depend on besides the networks: the columns with masks, the masks' contents, and the intervals.
 
     `masks` is None if no mask file exists, for example on another machine; their contents are then unknown.
 
@@ -81,12 +89,12 @@ def measurement_source(study: Study, images: pd.DataFrame) -> dict[str, Any]:
         study: the study of the run.
         images: the cohort's table of images.
     """
-    column = modality_of(study).lesion_column(study) or ""
     folder = Path(study.root or study.cohort.parent).absolute()
-    rows = zip(images["case"], images["path"], images[column], strict=True) if column in images else ()
+    columns = [column for column in modality_of(study).mask_columns(study).values() if column in images]
+    rows = [row for column in columns for row in zip(images["case"], images["path"], images[column], strict=True)]
     return {
         "form": FORM,
-        "column": column,
+        "columns": columns,
         "resamples": study.evaluation.bootstrap_resamples,
         "confidence": study.evaluation.confidence,
         "seed": study.seed,
@@ -97,8 +105,8 @@ def measurement_source(study: Study, images: pd.DataFrame) -> dict[str, Any]:
 def same_source(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Whether measures made from `before` are valid for `after`.
 
-    >>> before = {"form": 2, "masks": "a"}
-    >>> same_source(before, {"form": 2, "masks": None}), same_source(before, {"form": 2, "masks": "b"})
+    >>> before = {"form": 3, "masks": "a"}
+    >>> same_source(before, {"form": 3, "masks": None}), same_source(before, {"form": 3, "masks": "b"})
     (True, False)
     """
     masks_exist = after["masks"] is not None

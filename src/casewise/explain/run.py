@@ -20,9 +20,10 @@ from casewise.explain.case_selection import (
     prediction_of,
     select_cases,
 )
-from casewise.explain.finished_run import FinishedRun, check_explainable, check_networks, lesion_column
+from casewise.explain.finished_run import FinishedRun, check_explainable, check_networks, mask_to_measure
 from casewise.explain.outputs import CaseExplanation, write_outputs
 from casewise.explain.overlays import save_side_by_side
+from casewise.explain.placement import placement
 from casewise.explain.results import save_results
 from casewise.explain.saliency import (
     LoadedModel,
@@ -34,6 +35,8 @@ from casewise.explain.saliency import (
     sequences_of,
 )
 from casewise.report.formatting import counted
+from casewise.report.sections.saliency import placement_values, sentence_of
+from casewise.report.templating import sentence
 from casewise.run_folder import ExplanationFolder
 
 # Panels of a case that are explained; of more, an evenly spaced sample.
@@ -67,8 +70,9 @@ def explain(
         cases: as `SUBJECT/VISIT`; by default a few that `select_cases` selects.
         networks: by default all of the study.
         output: the folder for pictures and volumes; by default `explanations` in the run folder.
-        measure: measure all out-of-fold cases against the lesion masks that the study names.
-        map_size: the least number of cells a side of a CNN's map (see `casewise.explain.methods.gradcam.layers_of`).
+        measure: measure all out-of-fold cases against the masks of lesions, or of the anatomy, that the study names.
+        map_size: the least number of cells a side of a CNN's map; 0 for a stride of 16 pixels (see
+            `casewise.explain.methods.gradcam.layers_of`).
 
     Raises:
         CasewiseError: there is no case or network of this name, or files are missing or have changed.
@@ -79,7 +83,7 @@ def explain(
     check_explainable(run)
     models = check_networks(run, list(networks))
     if measure:
-        lesion_column(run)
+        mask_to_measure(run)
     selected, rule = (named_cases(run, list(cases)), "selected by name") if cases else select_cases(run, models)
     folder = ExplanationFolder(output) if output else run.folder.explanation_folder
     explanations = _explain_cases(run, models, selected, map_size, show)
@@ -88,6 +92,7 @@ def explain(
     figure = save_side_by_side(folder.figure_path, written.figure) if written.figure else None
     counts = f"{counted(len(selected), 'case')} ({rule}), {counted(len(models), 'network')}"
     show.line("explain", f"{counts}, in {folder.path}")
+    places = _placement(run, models, map_size, show)
     measures = _measure(run, models, map_size, folder, show) if measure else None
     shown = {
         "rule": rule,
@@ -96,8 +101,17 @@ def explain(
         "cells": map_size,
         "cases": written.entries,
     }
-    save_results(run, shown, measures)
+    save_results(run, shown, places, measures)
     return Explanation(folder.path, folder.table.path, figure, measures)
+
+
+def _placement(run: FinishedRun, models: list[str], map_size: int, show: Show) -> dict[str, Any]:
+    """Where the maps of all networks lie, with a sentence for each network and region."""
+    with show.bar("placement") as bar:
+        places = placement(run, models, map_size=map_size, progress=bar)
+    for values in placement_values(places):
+        show.line("placement", sentence("placement", values))
+    return places
 
 
 def _measure(
@@ -105,13 +119,12 @@ def _measure(
 ) -> dict[str, Any]:
     """Measure all networks, write the table, and show a sentence for each network."""
     from casewise.explain.localisation import measure
-    from casewise.report.sections.saliency import sentence_of
 
     with show.bar("measure") as bar:
         measures, table = measure(run, models, map_size=map_size, progress=bar)
     folder.measurements.write(table)
     for name, network in measures["networks"].items():
-        show.line("measure", sentence_of(name, network))
+        show.line("measure", sentence_of(name, network, measures["meaning"]))
     return measures
 
 

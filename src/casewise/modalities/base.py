@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from casewise.run_folder import ImageFolder
 
@@ -247,17 +247,36 @@ class NativeMap:
     affine: np.ndarray | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Lesion:
-    """The lesions of a case, (N, H, W) `bool` by the numbers in `SlotMaps.slots`; `marked`: a mask has any voxel."""
+# The anatomy is where evidence may lie, such as the lungs; a lesion is where it should lie.
+MaskMeaning = Literal["lesion", "anatomy"]
 
-    mask: np.ndarray
+
+@dataclass(frozen=True, eq=False)
+class CaseMask:
+    """The masks of a case on its images or slices as networks see them.
+
+    Attributes:
+        numbers: (N,) the images or slices with a plane, as in `SlotMaps.slots`, ascending.
+        planes: (N, H, W) `bool`.
+        marked: a mask file has any marked pixel or voxel.
+    """
+
+    numbers: np.ndarray
+    planes: np.ndarray
     marked: bool
 
     @property
     def lost(self) -> bool:
         """Whether all marked voxels lie outside the slices."""
-        return self.marked and not self.mask.any()
+        return self.marked and not self.planes.any()
+
+    def positions(self, slots: np.ndarray) -> np.ndarray:
+        """The position of each slot's plane in `planes`; −1 for an empty slot, or an image without a plane."""
+        import numpy as np
+
+        positions = np.searchsorted(self.numbers, slots)
+        padded = np.append(self.numbers, -2)
+        return np.where(padded[positions] == slots, positions, -1)
 
 
 class Modality(Protocol):
@@ -393,12 +412,12 @@ class Modality(Protocol):
         """The maps of one case for one of `channels` in the space of the original images."""
         ...
 
-    def lesion_column(self, study: Study) -> str | None:
-        """The column of the table with masks of lesions; None if the study names none."""
+    def mask_columns(self, study: Study) -> dict[MaskMeaning, str]:
+        """The columns of the table with masks, by what they mark; those that the study names."""
         ...
 
-    def lesion(self, prepared: PreparedCohort, row: int) -> Lesion:
-        """The lesions of the case of one panel row.
+    def mask(self, prepared: PreparedCohort, row: int, meaning: MaskMeaning) -> CaseMask:
+        """The masks of one of `mask_columns` for the case of one panel row.
 
         Raises:
             ImageError: a mask cannot be read or does not fit its image.

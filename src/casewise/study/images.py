@@ -47,6 +47,11 @@ class Images(StudyModel):
     channels: Literal["rgb", "grey"] = Field(
         "rgb", description="Colour, or one grey channel, which networks receive three times."
     )
+    lesion: str | None = Field(
+        None,
+        description="Column with the mask of each image's lesions, a path from `root`, against which explanations are "
+        "measured; empty where there is no lesion. It does not affect training. For volumes, see `volumes.lesion`.",
+    )
     store: Path | None = Field(
         None, description="Folder of the tile store, to share it between runs. Default: `tiles` in the run folder."
     )
@@ -97,6 +102,11 @@ class Tiles(StudyModel):
         if len(stated) > 1:
             raise ValueError(f"{' and '.join(stated)} are stated, but a tile has one resolution; keep one of them")
         return self
+
+    def check_with(self, study: Study) -> None:
+        """A mask of a whole slide is not mapped onto its tiles."""
+        if study.images.lesion:
+            raise ValueError("images.lesion: maps of slides are not measured against masks; leave it out")
 
 
 class Volumes(StudyModel):
@@ -247,6 +257,8 @@ class Volumes(StudyModel):
             raise ValueError(
                 f"panels.flip: slices are mirrored from left to right only; write horizontal, not {panels.flip}"
             )
+        if images.lesion:
+            raise ValueError("images.lesion: is for photographs; name the masks of scans as volumes.lesion")
         if key := _first_difference(images, Images(), ["channels", "fit", "padding", "store"]):
             raise ValueError(f"images.{key}: has no effect on slices; leave it out")
         if study.test_time_augmentation:

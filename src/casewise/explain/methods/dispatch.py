@@ -84,7 +84,7 @@ def explain(
         panels: (B, C, H, W) in 0–1, NaN in the channels of a missing sequence.
         target: the explained output; rollout gives the same map for every target.
         method: by default that of `method_for`.
-        map_size: the least number of cells a side of a CNN's map (see `layers_of`); by default that of its last map.
+        map_size: the least number of cells a side of a CNN's map; by default a stride of 16 pixels (see `layers_of`).
 
     Raises:
         CasewiseError: there is no such method, or it does not fit the network or the panels.

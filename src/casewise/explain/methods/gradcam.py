@@ -1,4 +1,4 @@
-"""Grad-CAM: which cells of a backbone's last feature map support the explained output of the network.
+"""Grad-CAM: which cells of a feature map of the backbone support the explained output of the network.
 
 Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017,
 computed by the `grad-cam` package. An `ExplainTarget` states the explained output (a class, a grade or a number).
@@ -9,6 +9,7 @@ structures. Where lesions separate two classes, explain both classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from casewise.explain.methods.target import ExplainTarget
 from casewise.models.backbones import Network
 
 TINY = 1e-30
+# The largest stride, in pixels of a panel, of the map that is read by default.
+STRIDE = 16
 
 
 def gradcam_by_sequence(
@@ -76,12 +79,16 @@ def gradcam_by_sequence(
 
 
 def layers_of(network: Network, *, shape: tuple[int, int] | None = None, map_size: int = 0) -> list[nn.Module]:
-    """The layer of each backbone that Grad-CAM reads: the last map or, for a transformer, the last attention's input.
+    """The layer of each backbone that Grad-CAM reads; for a transformer the input of its last attention.
+
+    For a CNN this is the last block with a stride of at most `STRIDE` pixels of the panel, because cells of a stride of
+    32 are too coarse to localise anything; without such a block, it is the last map.
 
     Args:
-        shape: height and width of the panels.
-        map_size: take the last block whose map of such a panel has at least so many rows and columns: earlier blocks
-            localise more finely and separate classes less well. The patches of a transformer do not change.
+        shape: height and width of the panels; without it, the last map is taken.
+        map_size: take the last block whose map of such a panel has at least so many rows and columns instead: earlier
+            blocks localise more finely and separate classes less well. 1 takes the last map. The patches of a
+            transformer do not change.
 
     Raises:
         CasewiseError: no block has so many.
@@ -91,30 +98,53 @@ def layers_of(network: Network, *, shape: tuple[int, int] | None = None, map_siz
         # after the last attention, patch tokens affect the output only if the head reads their mean
         return [body.blocks[-1].norm1 for body in bodies]
     last = network.explain_layers
-    if not map_size or shape is None:
+    if shape is None:
         return last
-    blocks = [(name, bodies[0].get_submodule(name)) for name, _ in network.blocks]
     sizes: dict[str, tuple[int, int]] = {}
     with without_side_effects(network) as hooks:
-        for name, module in [*blocks, ("", last[0])]:
+        for name, module in [*_blocks(bodies[0]), ("", last[0])]:
             hooks.append(module.register_forward_hook(lambda m, i, o, name=name: _record(sizes, name, o, bodies[0])))
         with torch.no_grad():
             network.features(torch.zeros(1, network.channels, *shape, device=network.mean.device))
-    if min(sizes[""]) >= map_size:
-        return last
-    fine = [name for name, _ in blocks if name in sizes and min(sizes[name]) >= map_size]
-    if not fine:
-        most = max((min(size) for size in sizes.values()), default=0)
+
+    def is_fine(name: str) -> bool:
+        return min(sizes[name]) >= map_size if map_size else stride_of(shape, sizes[name]) <= STRIDE
+
+    # `sizes` is in the order in which blocks are computed; the last map itself is preferred to a block inside it
+    fine = [""] if is_fine("") else [name for name in sizes if name and is_fine(name)]
+    if not fine and map_size:
+        most = max(min(size) for size in sizes.values())
         raise CasewiseError(
             f"explain: no block of {network.name} has a map of {map_size} cells a side; the finest has {most}."
         )
-    return [body.get_submodule(fine[-1]) for body in bodies]
+    return [body.get_submodule(fine[-1]) for body in bodies] if fine and fine[-1] else last
+
+
+def stride_of(shape: tuple[int, int], size: tuple[int, int]) -> int:
+    """The distance of the cells of a map of `size` in pixels of a panel of `shape`, as the nearest power of two.
+
+    Convolutions without padding lose cells at the edge, so the quotient is often a little larger.
+
+    >>> stride_of((224, 224), (14, 14)), stride_of((128, 128), (7, 7)), stride_of((96, 96), (3, 3))
+    (16, 16, 32)
+    """
+    return 2 ** round(max(math.log2(side / cells) for side, cells in zip(shape, size, strict=True)))
+
+
+def _blocks(body: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The children of a backbone, `nn.Sequential` ones one by one; also those without parameters, such as a ReLU."""
+    blocks: list[tuple[str, nn.Module]] = []
+    for name, child in body.named_children():
+        inner = list(child.named_children()) if isinstance(child, nn.Sequential) else []
+        blocks += [(f"{name}.{key}", module) for key, module in inner] or [(name, child)]
+    return blocks
 
 
 def _record(sizes: dict[str, tuple[int, int]], name: str, output: Any, body: Any) -> None:
     """Record the rows and columns of a layer's output if it is a map."""
     if isinstance(output, Tensor) and output.ndim == 4:
         first = 1 if getattr(body, "output_fmt", "NCHW") == "NHWC" else 2
+        sizes.pop(name, None)  # a module that is used twice counts where it is used last
         sizes[name] = (int(output.shape[first]), int(output.shape[first + 1]))
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.errors import CasewiseError
 from casewise.modalities.base import (
+    CaseMask,
     FittedPreprocessing,
     ImageFolder,
     ImageStore,
-    Lesion,
+    MaskMeaning,
     NativeMap,
     Noun,
     Overview,
@@ -185,11 +185,14 @@ class Photographs:
             results.append(NativeMap(f"{number}-{path.stem}", values, picture))
         return results
 
-    def lesion_column(self, study: Study) -> str | None:
-        return None
+    def mask_columns(self, study: Study) -> dict[MaskMeaning, str]:
+        columns: dict[MaskMeaning, str | None] = {"lesion": study.images.lesion, "anatomy": study.audit.mask}
+        return {meaning: column for meaning, column in columns.items() if column}
 
-    def lesion(self, prepared: PreparedCohort, row: int) -> Lesion:
-        raise CasewiseError(f"The study {prepared.study.name} names no masks of lesions.")
+    def mask(self, prepared: PreparedCohort, row: int, meaning: MaskMeaning) -> CaseMask:
+        from casewise.modalities.masks import mask_on_tiles
+
+        return mask_on_tiles(prepared, row, self.mask_columns(prepared.study)[meaning], meaning)
 
     @staticmethod
     def _path(prepared: PreparedCohort, image: int) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.modalities.base import ImageFolder, ImageStore, NativeMap, Noun, PreparedCohort, SlotMaps
+from casewise.modalities.base import ImageFolder, ImageStore, MaskMeaning, NativeMap, Noun, PreparedCohort, SlotMaps
 from casewise.modalities.photographs.modality import Photographs
 
 if TYPE_CHECKING:
@@ -77,6 +77,10 @@ class Slides(Photographs):
     def settings(self, study: Study) -> dict[str, Any]:
         assert study.tiles is not None
         return {"tiling": study.tiles.model_dump(mode="json")}
+
+    def mask_columns(self, study: Study) -> dict[MaskMeaning, str]:
+        """None: a mask of a whole slide is not mapped onto its tiles."""
+        return {}
 
     def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
         slide = self.overview(prepared, self._path(prepared, image))

@@ -10,10 +10,11 @@ import numpy as np
 
 from casewise.errors import CasewiseError
 from casewise.modalities.base import (
+    CaseMask,
     FittedPreprocessing,
     ImageFolder,
     ImageStore,
-    Lesion,
+    MaskMeaning,
     NativeMap,
     Noun,
     Overview,
@@ -194,10 +195,11 @@ class VolumesModality:
 
         return native_maps(prepared, maps[0], channel)
 
-    def lesion_column(self, study: Study) -> str | None:
-        return volumes_of(study).lesion
+    def mask_columns(self, study: Study) -> dict[MaskMeaning, str]:
+        column = volumes_of(study).lesion
+        return {"lesion": column} if column else {}
 
-    def lesion(self, prepared: PreparedCohort, row: int) -> Lesion:
+    def mask(self, prepared: PreparedCohort, row: int, meaning: MaskMeaning) -> CaseMask:
         from casewise.modalities.volumes.native_space import read_lesion
 
         return read_lesion(prepared, row)

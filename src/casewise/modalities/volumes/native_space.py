@@ -10,8 +10,9 @@ import numpy as np
 
 from casewise.cohort.table import text_of
 from casewise.errors import ImageError
-from casewise.modalities.base import Lesion, NativeMap, PreparedCohort, SlotMaps
+from casewise.modalities.base import CaseMask, NativeMap, PreparedCohort, SlotMaps
 from casewise.modalities.inverse_mapping import EMPTY, to_scan
+from casewise.modalities.masks import binarise_masks
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.volumes.case_files import CaseSources, scans_of, source_of
 from casewise.modalities.volumes.case_table import masks_in
@@ -50,13 +51,7 @@ def _scans(sources: CaseSources) -> list[Scan | None]:
     return scans_of(sources)
 
 
-# Compression moves black and white by at most this; grey values between may cover at most this share of a picture.
-COMPRESSION_RANGE, MAX_GREY_SHARE = 48, 0.2
-# A mask of labels has at most so many values; a compressed one has more than so many.
-MAX_LABELS, MIN_COMPRESSED_VALUES = 16, 4
-
-
-def read_lesion(prepared: PreparedCohort, row: int) -> Lesion:
+def read_lesion(prepared: PreparedCohort, row: int) -> CaseMask:
     """The lesions of the case of one panel row.
 
     Raises:
@@ -69,19 +64,20 @@ def read_lesion(prepared: PreparedCohort, row: int) -> Lesion:
     images = prepared.cohort.images
     case_images = images[images["case"].astype(str) == str(prepared.cohort.panels["case"].iloc[row])]
     shape = (int(slices.count[row]), slices.slices.shape[2], slices.slices.shape[3])
+    numbers = np.arange(shape[0])
     folder = (study.root or study.cohort.parent).absolute()
     if volumes.slice_index:
         spacing = (volumes.pixel_mm, volumes.slice_mm)
         lesion = _stack_masks(case_images, volumes.lesion, volumes.slice_index, folder, spacing)
         if lesion is None:
-            return Lesion(np.zeros(shape, bool), marked=False)
-        return Lesion(mask_on(lesion, slices.affines[row], shape), bool(lesion.values.any()))
+            return CaseMask(numbers, np.zeros(shape, bool), marked=False)
+        return CaseMask(numbers, mask_on(lesion, slices.affines[row], shape), bool(lesion.values.any()))
     from casewise.modalities.volumes.reading.read_scan import read_scan
 
     on_slices, marked = np.zeros(shape, bool), False
     names = masks_in(case_images, volumes.lesion)
     if not names:
-        return Lesion(on_slices, marked)
+        return CaseMask(numbers, on_slices, marked)
     sources = source_of(study, prepared.cohort, row)
     sequence, path = next((s, p[0]) for s, p in zip(sources.sequences, sources.paths, strict=True) if p)
     scan = read_scan(path, sequence=sequence, voxels=False)
@@ -90,7 +86,7 @@ def read_lesion(prepared: PreparedCohort, row: int) -> Lesion:
         inside_of(mask, scan)  # a mask outside the scan would otherwise count as no lesion
         on_slices |= mask_on(mask, slices.affines[row], shape)
         marked |= bool((mask.values > 0).any())
-    return Lesion(on_slices, marked)
+    return CaseMask(numbers, on_slices, marked)
 
 
 def _stack_masks(
@@ -117,32 +113,3 @@ def _stack_masks(
     values = binarise_masks(np.stack(planes, axis=-1), folder / str(named["mask"].max())).transpose(1, 0, 2)
     affine = np.diag([-spacing[0], -spacing[0], spacing[1], 1.0])
     return Scan(values.astype(np.float32), affine, folder / str(named["mask"].iloc[0]), {"format": "slice images"})
-
-
-def binarise_masks(values: np.ndarray, path: Path) -> np.ndarray:
-    """The marked pixels of mask pictures `uint8`: labels other than 0, or the white of compressed black and white.
-
-    Raises:
-        ImageError: the values fit neither; `path` is one of the pictures.
-
-    >>> binarise_masks(np.array([0, 1, 2, 200], np.uint8), Path("a.png")).tolist()
-    [False, True, True, True]
-    >>> binarise_masks(np.array([0, 1, 3, 250, 253, 255], np.uint8), Path("a.jpg")).tolist()
-    [False, False, False, True, True, True]
-    """
-    levels = np.unique(values)
-    greys = levels[(levels >= COMPRESSION_RANGE) & (levels <= 255 - COMPRESSION_RANGE)]
-    only_ends = len(greys) == 0 and levels.max() > 127
-    if len(levels) <= 2 or (len(levels) <= MAX_LABELS and not only_ends):
-        return np.asarray(values > 0)
-    # compression leaves several values around black and white, and few grey pixels between them
-    has_both_ends = levels[0] < COMPRESSION_RANGE and levels[-1] > 255 - COMPRESSION_RANGE
-    compressed = has_both_ends and len(levels) > MIN_COMPRESSED_VALUES
-    if not compressed or float(np.isin(values, greys).mean()) > MAX_GREY_SHARE:
-        examples = ", ".join(map(str, levels[:6].tolist())) + (", …" if len(levels) > 6 else "")
-        raise ImageError(
-            f"{path}: the masks of this case have {len(levels)} values ({examples}). It is unclear whether they are "
-            "labels or compressed black and white. Save them in black and white, or as at most "
-            f"{MAX_LABELS} labels 1, 2, …."
-        )
-    return np.asarray(values > 127)

@@ -1,4 +1,4 @@
-"""Saliency: maps beside the images, and what `casewise explain` measured against lesions."""
+"""Saliency: maps beside the images, where they lie, and what `casewise explain` measured against masks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HIT = (*(name.format("hit", "hit") for name in _OWN), "chance_hit")
 NEAR = ("near", "random_weights_near", "near_over_random_weights", "chance_near")
 SHARE = (*(name.format("share_inside", "share") for name in _OWN), "mask_share")
 GROUPS = ("correct", "erroneous", "all")
-ORDERS = {"map": "the map", "random": "a random map", "centre": "the middle of each slice", "brightness": "brightness"}
+ORDERS = {"map": "the map", "random": "a random map", "centre": "the middle of each image", "brightness": "brightness"}
 
 
 def section(context: ReportContext) -> dict[str, Any] | None:
@@ -36,7 +36,8 @@ def section(context: ReportContext) -> dict[str, Any] | None:
     shown, measured = explanations["shown"], explanations.get("measured")
     folder = Path(shown["folder"])
     cases = [case for entry in shown["cases"][:MOST_CASES] if (case := _case(entry, folder))]
-    if not cases and not measured:
+    placement = explanations.get("placement")
+    if not cases and not measured and not placement:
         return None
     facts = modality_of(context.study).report_facts(context.study)
     return {
@@ -44,11 +45,30 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         "cases": cases,
         "left_out": max(0, len(shown["cases"]) - MOST_CASES),
         "rule": shown["rule"],
-        "outlined": any(row["outlined"] for case in cases for row in case["rows"]),
+        "outlined": sorted({row["outlined"] for case in cases for row in case["rows"] if row["outlined"]}),
+        "map_size": shown["cells"],
         "methods": sorted({name for entry in shown["cases"] for name in entry["methods"]}, reverse=True),
         "classes": bool(context.study.classes_of(shown["target"])),
+        "placement": placement_values(placement) if placement else [],
+        "regions": placement["regions"] if placement else {},
         "measured": measured_values(measured, drawn=True) if measured else None,
     }
+
+
+def placement_values(placement: dict[str, Any]) -> list[dict[str, Any]]:
+    """For each network and region the share of the map and of the area, and whether they differ."""
+    return [
+        {
+            "name": name,
+            "region": region,
+            "column": placement["regions"][region]["column"],
+            **{key: figures[key] for key in ("share", "area", "empty_maps")},
+            "code": difference_code(figures["difference"]),
+            "rough": bool(figures["difference"].get("rough")),
+        }
+        for name, by_region in placement["networks"].items()
+        for region, figures in by_region.items()
+    ]
 
 
 def _case(entry: dict[str, Any], folder: Path) -> dict[str, Any] | None:
@@ -80,16 +100,17 @@ def _picture(path: Path) -> str | None:
 
 
 def measured_values(measured: dict[str, Any], *, drawn: bool = False) -> dict[str, Any]:
-    """What was measured against lesions: counts, a verdict and tables of each network, and the curves if `drawn`."""
+    """What was measured against masks: counts, a verdict and tables of each network, and the curves if `drawn`."""
     networks = {name: entry for name, entry in measured["networks"].items() if entry.get("all")}
     deletion = {name: entry["deletion"] for name, entry in networks.items() if entry.get("deletion")}
     sanity = {name: entry["sanity"] for name, entry in networks.items() if entry.get("sanity")}
     return {
-        "with_lesion": measured["with_lesion"],
+        "meaning": measured["meaning"],
+        "with_mask": measured["with_mask"],
         "cases": measured["cases"],
         "outside": measured["outside_window"],
         "lost": len(measured["lost_masks"]),
-        "verdicts": [verdict(name, entry) for name, entry in measured["networks"].items()],
+        "verdicts": [verdict(name, entry, measured["meaning"]) for name, entry in measured["networks"].items()],
         "peaks": [row for name, entry in networks.items() for row in figure_rows(name, entry, HIT)],
         "nears": [row for name, entry in networks.items() for row in figure_rows(name, entry, NEAR)],
         "shares": [row for name, entry in networks.items() for row in figure_rows(name, entry, SHARE)],
@@ -152,23 +173,24 @@ def _curves(by_network: dict[str, dict[str, Any]]) -> list[tuple[str, Drawing]]:
     return drawings
 
 
-def verdict(name: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """How often a network's map points at the lesion, compared with random weights and with a prior without an image.
+def verdict(name: str, entry: dict[str, Any], meaning: str) -> dict[str, Any]:
+    """How often a network's map points into the mask, compared with random weights and with a prior without an image.
 
-    Over the correctly predicted cases with a lesion; for numbers, and where there are none, over all cases.
+    Over the correctly predicted cases with a mask; for numbers, and where there are none, over all cases.
 
     >>> measures = {name: {"value": 0.2, "low": 0.1, "high": 0.3, "n_cases": 40} for name in HIT}
-    >>> result = verdict("vit", {"correct": measures, "prior": {"hit": "panel_centre"}})
+    >>> result = verdict("vit", {"correct": measures, "prior": {"hit": "panel_centre"}}, "lesion")
     >>> result["code"], result["over_random"], result["over_prior"], result["prior"]
     ('measured', 'more', 'more', 'panel_centre')
     """
     group = "correct" if entry.get("correct") else "all"
     measures = entry.get(group)
     if not measures or measures["hit"].get("value") is None:
-        return {"code": "unmeasured", "name": name}
+        return {"code": "unmeasured", "name": name, "meaning": meaning}
     return {
         "code": "measured",
         "name": name,
+        "meaning": meaning,
         "group": group,
         "cases": measures["hit"]["n_cases"],
         "figures": {key: measures[key] for key in HIT},
@@ -180,9 +202,9 @@ def verdict(name: str, entry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def sentence_of(name: str, entry: dict[str, Any]) -> str:
+def sentence_of(name: str, entry: dict[str, Any], meaning: str) -> str:
     """The verdict on a network's maps in words, for a terminal."""
-    return sentence("saliency_verdict", verdict(name, entry))
+    return sentence("saliency_verdict", verdict(name, entry, meaning))
 
 
 def difference_code(figure: dict[str, Any]) -> str:

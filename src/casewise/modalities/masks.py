@@ -1,0 +1,112 @@
+"""Masks of image files: marked pixels, and masks of photographs on the tiles that networks see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from casewise.cohort.table import text_of
+from casewise.errors import ImageError
+from casewise.modalities.base import CaseMask, MaskMeaning, PreparedCohort
+from casewise.modalities.store.pixels import reduced
+from casewise.modalities.store.readers import read_image
+
+# Compression moves black and white by at most this; grey values between may cover at most this share of a picture.
+COMPRESSION_RANGE, MAX_GREY_SHARE = 48, 0.2
+# A mask of labels has at most so many values; a compressed one has more than so many.
+MAX_LABELS, MIN_COMPRESSED_VALUES = 16, 4
+# The sides of a mask may differ in their ratio from those of its image by rounding.
+RATIO_TOLERANCE = 0.03
+# The share of a pixel of a tile that must be marked: any part of a lesion, so that small ones do not vanish, and half
+# of the pixel for anatomy, so that its area stays the same.
+LEAST_MARKED: dict[MaskMeaning, float] = {"lesion": 1e-6, "anatomy": 0.5}
+
+
+def mask_on_tiles(prepared: PreparedCohort, row: int, column: str, meaning: MaskMeaning) -> CaseMask:
+    """The masks of the photographs of one panel row, on tiles.
+
+    A photograph without a mask has no lesion. Where masks show the anatomy, it has no plane, because its anatomy is
+    unknown.
+
+    Raises:
+        ImageError: a mask cannot be read or has another shape than its image.
+    """
+    study, images, store = prepared.study, prepared.cohort.images, prepared.store
+    folder = (study.root or study.cohort.parent).absolute()
+    numbers = sorted(set(map(int, prepared.cohort.panels["tiles"].iloc[row])))
+    names = {number: text_of(images[column].iloc[number]) for number in numbers}
+    if meaning == "anatomy":
+        numbers = [number for number in numbers if names[number]]
+    side = study.images.size
+    planes, marked = np.zeros((len(numbers), side, side), bool), False
+    for plane, number in zip(planes, numbers, strict=True):
+        if names[number]:
+            width, height = (int(store.index[name].iat[number]) for name in ("width", "height"))
+            pixels = _marked_pixels(folder / names[number], width, height)
+            marked |= bool(pixels.any())
+            plane[:] = to_tile(
+                pixels, width=width, height=height, side=side, keep_ratio=study.images.keep_ratio, meaning=meaning
+            )
+    return CaseMask(np.array(numbers, dtype=int), planes, marked)
+
+
+def _marked_pixels(path: Path, width: int, height: int) -> np.ndarray:
+    values = read_image(path, channels="grey")[..., 0]
+    if abs(np.log((values.shape[1] / values.shape[0]) / (width / height))) > RATIO_TOLERANCE:
+        raise ImageError(
+            f"{path}: this mask has {values.shape[1]}×{values.shape[0]} pixels, its image {width}×{height}: another "
+            "shape. Name the mask of this image, or save it in the image's proportions."
+        )
+    return binarise_masks(values, path)
+
+
+def to_tile(
+    marked: np.ndarray, *, width: int, height: int, side: int, keep_ratio: bool, meaning: MaskMeaning
+) -> np.ndarray:
+    """A mask (h, w) on the tile of its image: (side, side) `bool`, false on padding.
+
+    The same as `casewise.modalities.store.preparation.Preparation` does with the image of `width` and `height`.
+
+    >>> to_tile(np.ones((2, 4), bool), width=40, height=20, side=4, keep_ratio=True, meaning="anatomy").sum(axis=1)
+    array([0, 4, 4, 0])
+    """
+    import cv2
+
+    inner = reduced(width, height, side) if keep_ratio else (side, side)
+    smaller = inner[0] <= marked.shape[1] and inner[1] <= marked.shape[0]
+    resampling = cv2.INTER_AREA if smaller else cv2.INTER_NEAREST
+    share = cv2.resize(marked.astype(np.float32), inner, interpolation=resampling)
+    tile = np.zeros((side, side), bool)
+    top, left = (side - inner[1]) // 2, (side - inner[0]) // 2
+    tile[top : top + inner[1], left : left + inner[0]] = share >= LEAST_MARKED[meaning]
+    return tile
+
+
+def binarise_masks(values: np.ndarray, path: Path) -> np.ndarray:
+    """The marked pixels of mask pictures `uint8`: labels other than 0, or the white of compressed black and white.
+
+    Raises:
+        ImageError: the values fit neither; `path` is one of the pictures.
+
+    >>> binarise_masks(np.array([0, 1, 2, 200], np.uint8), Path("a.png")).tolist()
+    [False, True, True, True]
+    >>> binarise_masks(np.array([0, 1, 3, 250, 253, 255], np.uint8), Path("a.jpg")).tolist()
+    [False, False, False, True, True, True]
+    """
+    levels = np.unique(values)
+    greys = levels[(levels >= COMPRESSION_RANGE) & (levels <= 255 - COMPRESSION_RANGE)]
+    only_ends = len(greys) == 0 and levels.max() > 127
+    if len(levels) <= 2 or (len(levels) <= MAX_LABELS and not only_ends):
+        return np.asarray(values > 0)
+    # compression leaves several values around black and white, and few grey pixels between them
+    has_both_ends = levels[0] < COMPRESSION_RANGE and levels[-1] > 255 - COMPRESSION_RANGE
+    compressed = has_both_ends and len(levels) > MIN_COMPRESSED_VALUES
+    if not compressed or float(np.isin(values, greys).mean()) > MAX_GREY_SHARE:
+        examples = ", ".join(map(str, levels[:6].tolist())) + (", …" if len(levels) > 6 else "")
+        raise ImageError(
+            f"{path}: the masks of this case have {len(levels)} values ({examples}). It is unclear whether they are "
+            "labels or compressed black and white. Save them in black and white, or as at most "
+            f"{MAX_LABELS} labels 1, 2, …."
+        )
+    return np.asarray(values > 127)

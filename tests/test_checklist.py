@@ -1,0 +1,127 @@
+"""Checklists of reporting guidelines: every item once, facts that agree with the run, nothing claimed without one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from casewise.errors import CasewiseError, RunError
+from casewise.phantoms.chest import make_chest
+from casewise.report import checklist as lists
+from casewise.report.markdown.runs import read_finished
+from casewise.report.templating import FOLDER, templates
+from casewise.run import run
+from tests.chest_study import chest_study
+
+FAST = {
+    "split": {"test": 0, "folds": 2, "restarts": 5},
+    "recipe": {"epochs": 1},
+    "evaluation": {"bootstrap_resamples": 100},
+    "accept": {"twins-across-subjects": "phantoms of 64 pixels look alike"},
+}
+PARTS = {"tripod-ai": 52, "claim": 44, "stard-ai": 48}
+
+
+@pytest.mark.parametrize("name", lists.names())
+def test_every_item_stands_once_and_in_order(name: str) -> None:
+    checklist = lists.read_checklist(name)
+    ids = [item.id for item in checklist.items]
+    assert len(ids) == len(set(ids)) == PARTS[name]
+    numbers = [int(re.sub(r"[a-z]$", "", item)) for item in ids]
+    assert numbers == sorted(numbers)
+    assert sorted(set(numbers)) == list(range(1, checklist.main_items + 1))
+    assert ids == sorted(ids, key=lambda item: (int(re.sub(r"[a-z]$", "", item)), item))
+    assert all(item.topic and item.section and item.by == lists.AUTHOR for item in checklist.items)
+
+
+def test_every_fact_is_used_has_its_words_and_a_place() -> None:
+    used = {item.fact for name in lists.names() for item in lists.read_checklist(name).items if item.fact}
+    assert used == set(lists.FACTS)
+    module = templates(html=False).get_template("checklist_facts.j2").module
+    assert all(hasattr(module, name) for name in used)
+    pages = "".join(path.read_text() for path in FOLDER.glob("*.html.j2"))
+    assert all(f'id="{place}"' in pages for place, _ in lists.FACTS.values())
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A finished run of films without an external cohort, and its table."""
+    folder = tmp_path_factory.mktemp("checklist")
+    table = make_chest(folder / "here", subjects=12, size=(64, 64), seed=1)
+    return run(chest_study(table, **FAST), folder / "run").folder, table
+
+
+def facts_of(folder: Path, name: str) -> dict[str, lists.Item]:
+    return {item.id: item for item in lists.filled(lists.read_checklist(name), read_finished(folder)).items}
+
+
+def test_filled_items_agree_with_the_run(alone: tuple[Path, Path]) -> None:
+    finished = read_finished(alone[0])
+    main = finished.metrics["main"]
+    entry = finished.class_entry(main["stage"], main["learner"], main["target"])
+    matrix = lists.confusion(finished)
+    assert matrix is not None
+    assert [row for _, row in matrix["rows"]] == entry["confusion"]
+    assert matrix["correct"] / matrix["total"] == pytest.approx(main["metrics"]["accuracy"]["value"], abs=1e-5)
+    people = lists.participants(finished)
+    assert (people["subjects"], people["images"]) == (12, 12)
+    assert dict(people["support"]) == dict(zip(entry["names"], entry["support"], strict=True))
+    assert sum(lists.partition(finished)["folds"]) == 12
+    missing = lists.missing_reference(finished)
+    assert missing is not None
+    assert (missing["predictions"], missing["lacking"]) == (12, 0)
+    assert lists.networks(finished)["networks"][0]["parameters"] == finished.jobs[0]["parameters"]
+    items = facts_of(alone[0], "claim")
+    accuracy = f"{main['metrics']['accuracy']['value']:.2f}"
+    assert accuracy in items["38"].text
+    page = (alone[0] / "report.html").read_text()
+    assert all(f'id="{item.place}"' in page for item in items.values() if item.place)
+    assert {item.id for item in items.values() if item.text} < {item.id for item in items.values() if item.fact}
+
+
+def test_what_the_run_lacks_is_left_open(alone: tuple[Path, Path], tmp_path: Path) -> None:
+    """Without an external cohort, explanations, readers or sites, their items are the author's."""
+    folder, table = alone
+    open_items = {"claim": ("18", "31", "33"), "stard-ai": ("21", "29"), "tripod-ai": ("12d", "20c", "23b")}
+    for name, ids in open_items.items():
+        items = facts_of(folder, name)
+        for number in ids:
+            assert items[number].fact
+            assert (items[number].by, items[number].text, items[number].place) == (lists.AUTHOR, "", "")
+    other = make_chest(tmp_path / "there", subjects=6, size=(64, 64), seed=8)
+    external = {"cohort": other, "name": "valley", "subjects": "distinct"}
+    outside = run(chest_study(table, **FAST, external=external), folder).folder
+    figures = json.loads((outside / "metrics.json").read_text())["metrics"]["external"]
+    values = lists.external_cohort(read_finished(outside))
+    assert values is not None
+    assert (values["name"], values["subjects"]) == ("valley", 6)
+    assert values["figures"][0][1] == figures["test_resnet"]["label"]["accuracy"]
+    for name, number in (("claim", "33"), ("stard-ai", "29"), ("tripod-ai", "20c")):
+        item = facts_of(outside, name)[number]
+        assert (item.by, item.place) == (lists.RUN, "external")
+
+
+def test_the_three_formats_hold_the_same_items(alone: tuple[Path, Path]) -> None:
+    rows = list(csv.reader(io.StringIO(lists.write_checklist(alone[0], "stard-ai", "csv"))))
+    assert len(rows) == 1 + PARTS["stard-ai"]
+    page = lists.write_checklist(alone[0], "stard-ai", "html")
+    cells = [[re.sub("<[^>]*>", "", cell) for cell in re.findall("<td>(.*?)</td>", row)] for row in page.splitlines()]
+    assert [row[0] for row in cells if row] == [row[0] for row in rows[1:]]
+    text = lists.write_checklist(alone[0], "stard-ai", "md")
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(lines) == 1 + PARTS["stard-ai"]
+    assert text.count("**author**") == sum(row[3] == lists.AUTHOR for row in rows[1:])
+
+
+def test_unknown_names_are_refused(alone: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(CasewiseError, match="Did you mean 'tripod-ai'"):
+        lists.write_checklist(alone[0], "tripod")
+    with pytest.raises(CasewiseError, match="docx"):
+        lists.write_checklist(alone[0], "claim", "docx")
+    with pytest.raises(RunError):
+        lists.write_checklist(tmp_path, "claim")
