@@ -11,6 +11,7 @@ from casewise.cohort.cohort import Cohort
 from casewise.evaluation import results as evaluation
 from casewise.evaluation.caveats import Caveat
 from casewise.evaluation.run_checks import constant_predictions, guess, hopeless
+from casewise.pipeline.participants import participants_and_subgroups
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.scores import cases_with_missing_regions
 from casewise.report.formatting import counted
@@ -73,6 +74,8 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         *hopeless(study, folder),
         *constant_predictions(predictions, study.primary_outcome, study.networks),
     ]
+    if not folder.image_split_mark.exists():  # there, images count as subjects
+        results |= evaluation.plain(participants_and_subgroups(study, cohort, predictions, results, folder))
     results["notes"] = evaluation.plain(results["notes"])
     results["made_from"] = folder.evaluated_files()
     folder.metrics.write(results)

@@ -64,6 +64,12 @@ def check_names(study: Study) -> None:
         raise ValueError(
             f"split.stratify_by: {study.split.stratify_by!r} is not a target.{nearest(study.split.stratify_by, names)}"
         )
+    predicted = next((name for name in study.evaluation.subgroup_cuts if name in names), None)
+    if predicted is not None:
+        raise ValueError(
+            f"evaluation.subgroups: {predicted!r} is a target or score of the study, and its groups would depend on "
+            "what is predicted; name a column of the table that is none"
+        )
     for key in ("readers", "references"):
         for name in getattr(study.evaluation, key):
             if name not in evaluated:
