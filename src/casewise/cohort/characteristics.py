@@ -28,7 +28,7 @@ SUBJECT, CASE = "subject", "case"
 def described_columns(study: Study, images: pd.DataFrame) -> dict[str, str]:
     """The columns of the table to describe, with their names in the cohort's images: subgroups, then common ones."""
     named = {
-        column: found for column in study.evaluation.subgroup_cuts if (stored := table_column(study, images, column))
+        column: stored for column in study.evaluation.subgroup_cuts if (stored := table_column(study, images, column))
     }
     others = [str(column) for column in images if column not in STORED and column not in study.targets]
     common = {column: column for column in others if plain_name(column) in COMMON and column not in named.values()}
@@ -68,7 +68,7 @@ def characteristics(
         unit = SUBJECT if (several <= 1).all() else CASE
         values = numbers_in(text)
         entry: dict[str, Any] = {"name": name, "what": "column", "unit": unit}
-        if values is not None and is_quantity(values):
+        if values is not None and (study.evaluation.subgroup_cuts.get(name) or is_quantity(values, images["subject"])):
             entries.append(entry | _numbers(values.groupby(images[unit]).transform("mean"), images[unit], sides))
         else:
             groups = grouping(text, images[unit], images["subject"], name)

@@ -10,7 +10,7 @@ import numpy as np
 
 from casewise.cohort.checks import NO_VALUE, closest, number
 from casewise.cohort.natural_sort import natural
-from casewise.cohort.table import Problems, names_text, rows_text
+from casewise.cohort.table import Problems, names_text, rows_text, text_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +62,7 @@ def table_column(study: Study, images: pd.DataFrame, column: str) -> str | None:
 
 def recorded(cells: pd.Series) -> pd.Series:
     """Cells as text without outer spaces; words for a missing value become ''."""
-    text = cells.astype(str).str.strip()
+    text = cells.astype(object).map(text_of).astype(str)
     return text.mask(text.str.casefold().isin(NO_VALUE), "")
 
 
@@ -76,9 +76,16 @@ def numbers_in(text: pd.Series) -> pd.Series | None:
     return pd.to_numeric(text.map(values), errors="coerce").astype(float)
 
 
-def is_quantity(values: pd.Series) -> bool:
-    """Whether numbers are a quantity, and not codes of a few categories."""
-    return int(values.nunique()) > FEW_NUMBERS
+def is_quantity(values: pd.Series, subjects: pd.Series) -> bool:
+    """Whether numbers are a quantity, and not codes of a few categories: many differ, or most subjects differ.
+
+    >>> import pandas as pd
+    >>> people = pd.Series(list("abcdef"))
+    >>> is_quantity(pd.Series([31.0, 45, 52, 60, 31, 77]), people), is_quantity(pd.Series([1.0, 2, 1, 2, 1, 2]), people)
+    (True, False)
+    """
+    means = values.groupby(subjects.to_numpy()).mean().dropna()
+    return int(values.nunique()) > FEW_NUMBERS or int(means.nunique()) > max(2, len(means) / 2)
 
 
 def grouping(
@@ -99,7 +106,7 @@ def grouping(
     """
     text = recorded(cells)
     values = numbers_in(text)
-    planned = not cuts and values is not None and is_quantity(values)
+    planned = not cuts and values is not None and is_quantity(values, subjects)
     if planned and values is not None:
         cuts = tertiles(values.groupby(subjects.to_numpy()).mean().dropna().to_numpy())
     if cuts and values is not None:
