@@ -32,7 +32,8 @@ def participants_and_subgroups(
         "participants": {
             **described(study, cohort, splits),
             "evaluated": evaluated(predictions, study.primary_outcome),
-            "precision": precision(study, predictions, main),
+            # figures pooled over sources that were left out in turn have no precision of their own
+            "precision": None if splits.get("left_out") else precision(study, predictions, main),
         }
     }
     if study.evaluation.subgroup_cuts and main["stage"] in ("test", "oof"):

@@ -17,6 +17,7 @@ from casewise.report.modality_sections import REPORTS, modality_report
 from casewise.report.sections import (
     agreement,
     audit,
+    calibration,
     cases,
     classes,
     image_split,
@@ -85,6 +86,7 @@ def values(context: ReportContext) -> dict[str, Any]:
         "audit": audit.section(context),
         "external": validation.external(context),
         "left_out": validation.left_out(context),
+        "calibration": calibration.section(context),
         "subgroups": subgroups.section(context),
         "participants": participants.section(context),
         "labels": labels.section(context),

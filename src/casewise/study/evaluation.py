@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from casewise.study.model import MetricName, StudyModel
+from casewise.study.model import Fraction, MetricName, StudyModel
 
 Subgroup = str | dict[str, list[float]]
 
@@ -68,6 +68,16 @@ class Evaluation(StudyModel):
         "to Youden's threshold: `[0.9, 0.95]`.",
     )
 
+    prevalence: dict[str, Annotated[Fraction, Field(gt=0)]] = Field(
+        {},
+        description="For a target with two classes, the share of the positive class where the model is to be used: "
+        "`{finding: 2%}`. Operating points then also state the predictive values at this prevalence.",
+    )
+    decision_thresholds: list[Annotated[Fraction, Field(gt=0)]] = Field(
+        [],
+        description="Probabilities of a class above which one would act, such as `[5%, 10%, 20%]`, for the primary "
+        "outcome. The report then shows the net benefit (decision curve) at them.",
+    )
     subgroups: list[Subgroup] = Field(
         [],
         description="Columns of the table for which the headline is also computed by group: `[sex, site, {age: [40, "
