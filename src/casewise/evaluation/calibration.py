@@ -50,7 +50,9 @@ def class_calibration(rows: pd.DataFrame, classes: Sequence[str], positive: str 
         why = _class_reason(x, of_class)
         entry = _with_intervals(fitted, counts, why, plan, rows)
         entry["slope_by_fold"] = _by_fold(rows, partial(_slope, x, of_class))
-        entry |= _curve(p[:, number], of_class.astype(float), subjects, counts, plan, bounds=(0.0, 1.0))
+        entry["curve"] = []
+        if x.std() >= LEAST_SPREAD:
+            entry["curve"] = _curve(p[:, number], of_class.astype(float), subjects, counts, plan, bounds=(0.0, 1.0))
         by_class[classes[number]] = entry
     return by_class
 
@@ -70,7 +72,8 @@ def number_calibration(rows: pd.DataFrame, plan: Plan) -> dict[str, Any]:
         return float(line(predicted[mask], truth[mask], np.arange(mask.sum()), np.ones((1, int(mask.sum()))))[1][0])
 
     entry["slope_by_fold"] = _by_fold(rows, in_fold)
-    return entry | _curve(predicted, truth, subjects, counts, plan, bounds=(-np.inf, np.inf))
+    entry["curve"] = _curve(predicted, truth, subjects, counts, plan, bounds=(-np.inf, np.inf))
+    return entry
 
 
 def _drawn(rows: pd.DataFrame, plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -132,23 +135,21 @@ def _curve(
     plan: Plan,
     *,
     bounds: tuple[float, float],
-) -> dict[str, Any]:
-    """`curve`: points with `predicted`, `observed` and the ends `low` and `high` of its pointwise band."""
+) -> list[dict[str, float | None]]:
+    """The points of the smoothed curve: `predicted`, `observed`, and its pointwise band from `low` to `high`."""
     low, high = (float(value) for value in np.quantile(x, [TAIL, 1 - TAIL]))
     if high - low < SAME or np.ptp(y) == 0:
-        return {"curve": []}
+        return []
     grid = np.linspace(low, high, POINTS)
     middle = np.clip(smoothed(x, y, subjects, np.ones((1, counts.shape[1])), grid)[0], *bounds)
     lows, highs = percentiles(np.clip(smoothed(x, y, subjects, counts, grid), *bounds), plan.confidence)
     if counts.shape[1] < 2:
         lows = highs = np.full(POINTS, np.nan)
     values = zip(grid, middle, lows, highs, strict=True)
-    return {
-        "curve": [
-            {"predicted": at, "observed": value, "low": _or_none(bottom), "high": _or_none(top)}
-            for at, value, bottom, top in values
-        ]
-    }
+    return [
+        {"predicted": at, "observed": value, "low": _or_none(bottom), "high": _or_none(top)}
+        for at, value, bottom, top in values
+    ]
 
 
 def _or_none(value: float) -> float | None:

@@ -95,8 +95,8 @@ def row(name: str, entry: Mapping[str, Any], points: int | None) -> Row:
     if entry["slope_by_fold"]:
         values = [value for value in entry["slope_by_fold"].values() if value is not None]
         undefined = len(entry["slope_by_fold"]) - len(values)
-        text = f"{number(min(values), DIGITS)} to {number(max(values), DIGITS)}" if values else MISSING
-        cells.append(Cell(text, f"undefined in {undefined}" if undefined else ""))
+        ends = list(dict.fromkeys(number(end, DIGITS) for end in (min(values), max(values)))) if values else [MISSING]
+        cells.append(Cell(" to ".join(ends), f"undefined in {undefined}" if undefined else ""))
     return Row(plain(name) or "all", cells)
 
 
@@ -117,10 +117,17 @@ def shape(entry: Mapping[str, Any]) -> str:
 
 
 def decision_row(name: str, point: Mapping[str, Any], *, several: bool) -> Row:
-    """The net benefit at a declared threshold: of the model, of treating all, and their difference."""
+    """The net benefit at a declared threshold: of the model, of treating all, and their difference.
+
+    Where the model treats all or none, in every resample, the interval of a difference would have no width.
+    """
     cells = [
         Cell(number(figure["value"], BENEFIT_DIGITS), interval(figure, BENEFIT_DIGITS))
         for figure in (point["model"], point["treat_all"], point["over_all"])
     ]
+    for position, key in ((2, "over_all"), (0, "model")):
+        figure = point[key]
+        if figure["value"] == figure["low"] == figure["high"] == 0:
+            cells[position] = Cell(number(0.0, BENEFIT_DIGITS), {"over_all": "treats all", "model": "treats none"}[key])
     threshold = f"{100 * point['threshold']:.3g} %"
     return Row(f"{plain(name)}, {threshold}" if several else threshold, cells)
