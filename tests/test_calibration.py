@@ -113,6 +113,15 @@ class TestClasses:
         assert constant["intercept"]["value"] == pytest.approx(np.log(0.5 / 0.5) - logit(np.array([0.4]))[0])
         assert constant["curve"] == absent["curve"] == []
 
+    def test_a_class_of_few_subjects_has_rough_figures_and_no_verdict(self) -> None:
+        p, truth = drawn(100, slope=0.2)
+        entries = [
+            class_calibration(rows_of(p[:n], truth[:n], per_subject=1), ["a", "b"], "a", PLAN)["a"] for n in (40, 100)
+        ]
+        assert [entry["slope"]["rough"] for entry in entries] == [True, False]
+        assert shape(entries[0]) == ""
+        assert shape(entries[1]) != ""
+
     def test_of_three_classes_each_has_its_own(self) -> None:
         random = np.random.default_rng(0)
         p = random.dirichlet([2, 2, 2], 90)

@@ -21,6 +21,8 @@ from casewise.metrics.recalibration import intercepts, line, logit, slopes, smoo
 POINTS = 41
 # The curve leaves out the most extreme predictions, where it would follow single cases.
 TAIL = 0.01
+# Below so many subjects of a class, percentile intervals of its slope cover 88 to 94 % instead of 95 %.
+FEW_OF_CLASS = 30
 # With a smaller standard deviation of the logits, such as probabilities of 49 to 51 %, a slope means nothing.
 LEAST_SPREAD = 0.05
 SAME = 1e-9
@@ -48,7 +50,7 @@ def class_calibration(rows: pd.DataFrame, classes: Sequence[str], positive: str 
             }
 
         why = _class_reason(x, of_class)
-        entry = _with_intervals(fitted, counts, why, plan, rows)
+        entry = _rough_if_rare(_with_intervals(fitted, counts, why, plan, rows), rows, of_class)
         entry["slope_by_fold"] = _by_fold(rows, partial(_slope, x, of_class))
         entry["curve"] = []
         if x.std() >= LEAST_SPREAD:
@@ -100,6 +102,12 @@ def _with_intervals(
         n_cases=int(rows["case"].nunique()),
     )
     return {name: estimate.as_json() for name, estimate in estimates.items()}
+
+
+def _rough_if_rare(entry: dict[str, Any], rows: pd.DataFrame, of_class: np.ndarray) -> dict[str, Any]:
+    """Mark the figures of a class as rough where it, or the others together, have few subjects."""
+    fewest = min(rows.loc[mask, "subject"].nunique() for mask in (of_class, ~of_class))
+    return {name: {**figure, "rough": figure["rough"] or fewest < FEW_OF_CLASS} for name, figure in entry.items()}
 
 
 def _class_reason(x: np.ndarray, of_class: np.ndarray) -> str:

@@ -69,6 +69,7 @@ TABLES = {
     "readers": "the report's table of readers",
     "external": "the report's table of the external cohort",
     "image_split": "the report's comparison with a split by image",
+    "points": "the report's table of operating points",
     "subgroups": "the figures of subgroups",
     "page": "the Markdown page",
     "page_external": "the Markdown page's table of the external cohort",
@@ -419,7 +420,7 @@ for _metric in (
         digits=1,
         n_classes=(2, 2),
         of_decisions=True,
-        tables=(),
+        tables=("points",),
     ),
     Metric(
         "lr_positive",
@@ -433,7 +434,7 @@ for _metric in (
         n_classes=(2, 2),
         of_decisions=True,
         chance=1.0,
-        tables=(),
+        tables=("points",),
     ),
     Metric(
         "lr_negative",
@@ -448,7 +449,7 @@ for _metric in (
         n_classes=(2, 2),
         of_decisions=True,
         chance=1.0,
-        tables=(),
+        tables=("points",),
     ),
     Metric(
         "kappa_quadratic",

@@ -10,7 +10,7 @@ import yaml
 from markupsafe import Markup
 
 from casewise.files import write_atomic
-from casewise.metrics.registry import metric_of
+from casewise.metrics.registry import columns, metric_of
 from casewise.report import terms
 from casewise.report.context import ReportContext
 from casewise.report.modality_sections import REPORTS, modality_report
@@ -108,4 +108,5 @@ def glossary_names(context: ReportContext) -> list[str]:
     """The metrics that the page explains: those of its tables."""
     tables = ("learners", "external", "targets", "classes") if context.classes else ("learners", "targets")
     names = dict.fromkeys(name for table in tables for name in context.columns(table))
+    names |= dict.fromkeys(columns("points", context.kind) if context.classes else [])
     return [name for name in names if name != "bias"]

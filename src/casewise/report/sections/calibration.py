@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from casewise.evaluation.calibration import FEW_OF_CLASS
 from casewise.report.context import is_number
 from casewise.report.figures import calibration as draw
 from casewise.report.formatting import MISSING, interval, number, plain
@@ -73,6 +74,7 @@ def calibration(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any] | No
     return {
         "stages": stages,
         "learner": main["learner"],
+        "few": FEW_OF_CLASS,
         "classes": bool(study.classes_of(str(main["target"]))),
         "decisions": any(stage["decisions"] for stage in stages),
         "confidence": f"{100 * study.evaluation.confidence:g} %",
@@ -82,16 +84,7 @@ def calibration(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any] | No
 def row(name: str, entry: Mapping[str, Any], points: int | None) -> Row:
     """Slope and intercept with their intervals, and the range of the slope within single folds."""
     digits = DIGITS if points is None else max(points, DIGITS)
-    cells = [
-        Cell(
-            number(figure["value"], digits),
-            interval(figure, digits) or figure.get("reason", ""),
-            float(figure["value"]),
-        )
-        if is_number(figure["value"])
-        else Cell(MISSING, figure.get("reason") or "")
-        for figure in (entry["slope"], entry["intercept"])
-    ]
+    cells = [line_cell(entry[key], digits) for key in ("slope", "intercept")]
     if entry["slope_by_fold"]:
         values = [value for value in entry["slope_by_fold"].values() if value is not None]
         undefined = len(entry["slope_by_fold"]) - len(values)
@@ -100,8 +93,21 @@ def row(name: str, entry: Mapping[str, Any], points: int | None) -> Row:
     return Row(plain(name) or "all", cells)
 
 
+def line_cell(figure: Mapping[str, Any], digits: int) -> Cell:
+    """A slope or an intercept with its interval, which may be rough; the reason where either is undefined.
+
+    >>> line_cell({"value": 0.5, "low": 0.2, "high": 0.9, "rough": True}, 2)
+    Cell(text='0.50', small='[0.20, 0.90] rough', value=0.5)
+    """
+    if not is_number(figure["value"]):
+        return Cell(MISSING, figure.get("reason") or "")
+    ends = interval(figure, digits)
+    small = f"{ends} rough" if ends and figure.get("rough") else ends or figure.get("reason", "")
+    return Cell(number(figure["value"], digits), small, float(figure["value"]))
+
+
 def shape(entry: Mapping[str, Any]) -> str:
-    """What the interval of the slope shows; empty without one.
+    """What the interval of the slope shows; empty without one, or with a rough one.
 
     `extreme`: below 1; `moderate`: above 1; `none`: it includes 0; `reversed`: below 0; else `unclear`, including 1.
 
@@ -109,7 +115,7 @@ def shape(entry: Mapping[str, Any]) -> str:
     ('extreme', '')
     """
     low, high = entry["slope"].get("low"), entry["slope"].get("high")
-    if low is None or high is None:
+    if low is None or high is None or entry["slope"].get("rough"):
         return ""
     if low <= 0:
         return "reversed" if high < 0 else "none"
