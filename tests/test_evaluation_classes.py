@@ -102,6 +102,10 @@ def expected(truth: np.ndarray, given: np.ndarray, p: np.ndarray, w: np.ndarray,
     if k == 2:
         found["sensitivity"] = sk.recall_score(truth, given, pos_label=0, sample_weight=w)
         found["specificity"] = sk.recall_score(truth, given, pos_label=1, sample_weight=w)
+        found["npv"] = sk.precision_score(truth, given, pos_label=1, sample_weight=w)
+        # the second label is the positive one
+        ratios = sk.class_likelihood_ratios(truth, given, labels=[1, 0], sample_weight=w)
+        found["lr_positive"], found["lr_negative"] = ratios
     if kind == "ordinal":
         found["kappa_quadratic"] = sk.cohen_kappa_score(
             truth, given, labels=labels, weights="quadratic", sample_weight=w

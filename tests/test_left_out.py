@@ -86,7 +86,9 @@ def results(table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> di
     folder.predictions.write(table)
     sides = {subject: SOURCES.index(subject[:-3]) + 1 for subject in table["subject"]}
     folder.splits.write({"hash": "", "folds": 3, "left_out": SOURCES, "subjects": sides})
-    written = evaluate_step(study, SimpleNamespace(images=table), table, folder, Silent())  # type: ignore[arg-type]
+    images = table.drop_duplicates("case").assign(path=lambda t: t["case"], dx=lambda t: t["y_true"])
+    cohort: Any = SimpleNamespace(images=images, flow=[])
+    written = evaluate_step(study, cohort, table, folder, Silent())
     outcomes = Outcomes("dx", classes={"dx": CLASSES}, positive={"dx": "covid"})
     return {**written, "pooled": evaluate(table, outcomes, Plan(100))["main"]}
 

@@ -18,6 +18,8 @@ from casewise.study.schema import Study
 if TYPE_CHECKING:
     import pandas as pd
 
+    from casewise.cohort.flow import Flow
+
 ROLES = ("path", "subject", "visit", "day", "date", "region")
 STORED = ("image", "path", "subject", "visit", "case", "day", "region", "panel", "tiles")
 _OTHER_NAMES = {
@@ -25,7 +27,7 @@ _OTHER_NAMES = {
     "subject": ("patient", "patient_id", "patientid", "subject_id", "subjectid", "participant", "participant_id", "id"),
     "region": ("body_region", "site", "location", "area", "zone", "anatomy"),
 }
-_NO_VALUE = {"na", "n/a", "#n/a", "nan", "none", "null", "nil", "?", "-", "unknown", "missing"}
+NO_VALUE = {"na", "n/a", "#n/a", "nan", "none", "null", "nil", "?", "-", "unknown", "missing"}
 
 
 def closest(name: str, options: list[str]) -> str:
@@ -100,7 +102,7 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
     return columns
 
 
-def keep_rows(cells: pd.DataFrame, study: Study, problems: Problems, notes: list[str]) -> pd.DataFrame:
+def keep_rows(cells: pd.DataFrame, study: Study, problems: Problems, notes: list[str], flow: Flow) -> pd.DataFrame:
     """The rows that `where` keeps and `where_not` does not drop; cells are compared as text without outer spaces."""
     import pandas as pd
 
@@ -112,6 +114,7 @@ def keep_rows(cells: pd.DataFrame, study: Study, problems: Problems, notes: list
             matches = _matching(cells, key, column, values, problems, root)
             if matches is not None:
                 selected &= matches if key == "where" else ~matches
+                flow.leave_out(key, selected, column=column, values=[values] if isinstance(values, str) else values)
     if not problems.by_kind and not selected.any():
         problems.add("where", f"where: none of the {len(cells):,} rows meets all conditions. Remove some of them.")
     if not selected.all():
@@ -151,7 +154,7 @@ def read_names(raw: pd.Series, field: str, problems: Problems, notes: list[str])
     """Names without outer spaces; empty names and words for a missing value are problems."""
     text = raw.str.strip()
     fill = {"subject": "who is on the image", "visit": "the visit", "region": "the region shown"}[field]
-    for row, value in each(text[(text == "") | text.str.casefold().isin(_NO_VALUE)]):
+    for row, value in each(text[(text == "") | text.str.casefold().isin(NO_VALUE)]):
         defect = "is empty" if not value else f"{value!r} means no value"
         hint = " Where subjects are not known, give each image a separate name and say `subjects_known: false`."
         unused = problems.setting('columns: {visit: ""}')

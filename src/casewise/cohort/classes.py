@@ -16,6 +16,8 @@ from casewise.targets import kind_named
 if TYPE_CHECKING:
     import pandas as pd
 
+    from casewise.cohort.flow import Flow
+
 # about one wrong letter in five
 MISTYPED = 0.88
 
@@ -58,7 +60,7 @@ def numbered(text: str) -> str:
 
 
 def keep_classes(
-    cells: pd.DataFrame, study: Study, columns: dict[str, str], problems: Problems, notes: list[str]
+    cells: pd.DataFrame, study: Study, columns: dict[str, str], problems: Problems, notes: list[str], flow: Flow
 ) -> pd.DataFrame:
     """The rows whose classes the study names; rows of other classes are left out and counted in a note.
 
@@ -109,6 +111,7 @@ def keep_classes(
             listed = names_text([f"{value} ({count:,})" for value, count in counts.items()], 6)
             notes.append(f"{len(others):,} rows of classes that the study does not list are left out: {listed}.")
             selected &= ~text.index.isin(others.index)
+            flow.leave_out("other_classes", selected, column=column, values=[str(value) for value in counts.index])
         _check_there(name, target, text, problems)
     return cells[selected]
 

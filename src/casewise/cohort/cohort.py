@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from casewise.cohort.checks import (
     STORED,
@@ -17,6 +17,8 @@ from casewise.cohort.checks import (
     read_names,
 )
 from casewise.cohort.classes import check_classes, keep_classes, unknown_classes
+from casewise.cohort.flow import Flow
+from casewise.cohort.groups import check_subgroups
 from casewise.cohort.natural_sort import is_unsorted_date, natural
 from casewise.cohort.table import Problems, each, names_text, read_text_table, rows_text
 from casewise.cohort.targets import check_readers, class_columns, level_keys, read_target, settle_target, target_columns
@@ -39,12 +41,14 @@ class Cohort:
         cases: a row for each case, ordered by subject, day and visit: case, subject, visit, day, and the targets of
             case and subject level.
         notes: sentences on what was left out or assumed.
+        flow: the steps from the rows of the table to the cohort (see `casewise.cohort.flow`).
     """
 
     images: pd.DataFrame
     panels: pd.DataFrame
     cases: pd.DataFrame
     notes: list[str] = field(default_factory=list)
+    flow: list[dict[str, Any]] = field(default_factory=list)
 
 
 def read_cohort(study: Study, *, to_learn: bool = True, labelled: bool = True) -> Cohort:
@@ -58,13 +62,15 @@ def read_cohort(study: Study, *, to_learn: bool = True, labelled: bool = True) -
     """
     problems = Problems(section="" if to_learn else "external")
     cells, notes = read_text_table(study.cohort, problems)
-    cells = keep_rows(cells, study, problems, notes)
+    flow = Flow.of(cells, study)
+    cells = keep_rows(cells, study, problems, notes, flow)
     if "where" in problems.by_kind:
         # rows that should be left out would show problems that the study does not have
         problems.raise_any(study.cohort)
     classed = class_columns(study, cells.columns.tolist()) if labelled else {}
     if to_learn:
-        cells = keep_classes(cells, study, classed, problems, notes)
+        cells = keep_classes(cells, study, classed, problems, notes, flow)
+        check_subgroups(study, cells, problems)
     else:
         unknown_classes(cells, study, classed, problems)
     if cells.empty:
@@ -88,7 +94,8 @@ def read_cohort(study: Study, *, to_learn: bool = True, labelled: bool = True) -
     _check_baseline(named, study, problems, notes)
     check_same(cells, images, marks, problems)
     problems.raise_any(study.cohort)
-    return _assembled(named, _other_columns(cells, columns, study, notes), study, notes, labelled)
+    cohort = _assembled(named, _other_columns(cells, columns, study, notes), study, notes, labelled)
+    return replace(cohort, flow=flow.steps)
 
 
 def _standard_columns(

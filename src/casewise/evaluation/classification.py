@@ -172,9 +172,18 @@ def judge_classes(
 
 
 def describe_classes(
-    wide: PredictionMatrix, classes: Classes, choice: OutOfFoldChoice, plan: Plan, *, crossed: bool
+    wide: PredictionMatrix,
+    classes: Classes,
+    choice: OutOfFoldChoice,
+    plan: Plan,
+    *,
+    crossed: bool,
+    prevalence: float | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """For each learner its confusion counts, temperature, curves, reliability and operating points."""
+    """For each learner its confusion counts, temperature, curves, reliability and operating points.
+
+    With a `prevalence` of the positive class, operating points have the predictive values at that prevalence.
+    """
     chosen_on = "the other folds" if crossed else "out of fold"
     by_learner: dict[str, dict[str, Any]] = {}
     for number, learner in enumerate(wide.learners):
@@ -211,11 +220,13 @@ def describe_classes(
             samples.subjects[rows],
             plan,
             n_cases=len(np.unique(wide.cases[rows])),
+            prevalence=prevalence,
         )
         for ((c, rule), by_fold), estimate in zip(thresholds.items(), estimates, strict=True):
             threshold = stated(by_fold, crossed=crossed)
             point = {"class": classes.names[c], "rule": rule, "chosen_on": chosen_on, **estimate}
             point["threshold"] = None if threshold is None else Threshold(threshold)
+            point["prevalence"] = prevalence
             point["reached"] = reached(rule, estimate["sensitivity"])
             if crossed:
                 point["threshold_by_fold"] = _by_fold(by_fold)

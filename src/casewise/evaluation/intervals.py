@@ -30,7 +30,7 @@ _LEAST_RATIO = 0.25
 _NO_CHANGE = 1e-9
 # two subjects give one degree of freedom, and intervals that say nothing
 _FEWEST = 3
-_UNREGISTERED = {"agreement": "share"}
+_UNREGISTERED = {"agreement": "share", "ppv_at_prevalence": "logit", "npv_at_prevalence": "logit"}
 
 
 def groups_of(n_subjects: int, seed: int) -> np.ndarray:
@@ -188,10 +188,14 @@ def _kappa(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
     return np.where(perfect, lowest, low), np.where(perfect, 1.0, high)
 
 
-def _area(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
+def _logit(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
     point, (error, t) = points[name], basis.spread(basis.left_out[name])
     half = np.where(error > _NO_CHANGE, t * error / (point * (1 - point)), np.nan)
-    return _within(name, points, basis, (expit(logit(point) - half), expit(logit(point) + half)))
+    return expit(logit(point) - half), expit(logit(point) + half)
+
+
+def _area(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
+    return _within(name, points, basis, _logit(name, points, basis))
 
 
 def _share(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
@@ -241,6 +245,7 @@ SCHEMES: dict[str, Scheme] = {
     "ratio": _ratio,
     "correlation": _correlation,
     "kappa": _kappa,
+    "logit": _logit,
     "area": _area,
     "share": _share,
     "limits": _limits,

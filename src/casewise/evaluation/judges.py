@@ -116,18 +116,26 @@ class NumberJudge:
 
 @dataclass(frozen=True)
 class ClassJudge:
-    """The evaluation of classes and grades; `choice` are the thresholds and temperatures chosen out of fold."""
+    """The evaluation of classes and grades; `choice` are the thresholds and temperatures chosen out of fold.
+
+    `prevalence` is that of the positive class where predictive values are to be stated for it.
+    """
 
     kind: str
     classes: Classes
     choice: OutOfFoldChoice = field(default_factory=lambda: OutOfFoldChoice({}, {}))
+    prevalence: float | None = None
 
     def judge(self, rows: pd.DataFrame, plan: Plan, *, whole: bool) -> Judgement:
         """Metrics from counts, probabilities and ranks."""
         crossed = bool((rows["stage"] == "oof").all())
         wide = widen(rows, self.classes, self.choice.temperatures, crossed=crossed)
         metrics, compared = judge_classes(wide, self.classes, plan, comparing=whole)
-        blocks = describe_classes(wide, self.classes, self.choice, plan, crossed=crossed) if whole else {}
+        blocks = {}
+        if whole:
+            blocks = describe_classes(
+                wide, self.classes, self.choice, plan, crossed=crossed, prevalence=self.prevalence
+            )
         return Judgement(metrics, compared, blocks)
 
     def resampled(self, rows: pd.DataFrame, plan: Plan) -> tuple[dict[str, float], dict[str, np.ndarray], int]:
@@ -168,6 +176,7 @@ def judge_of(
     positive: str | None = None,
     *,
     sensitivities: Sequence[float] | None = None,
+    prevalence: float | None = None,
 ) -> Judge:
     """The judge of one target's rows; `names` are its classes, `sensitivities` those that operating points aim at.
 
@@ -185,7 +194,7 @@ def judge_of(
         classes = classes_of(rows, names or None, positive)
         if sensitivities is None:
             return ClassJudge(kind, classes)
-        return ClassJudge(kind, classes, choose_out_of_fold(_scored_oof(rows), classes, sensitivities))
+        return ClassJudge(kind, classes, choose_out_of_fold(_scored_oof(rows), classes, sensitivities), prevalence)
 
     return by_form(kind, {"number": of_numbers, "classes": of_classes})()
 

@@ -51,6 +51,7 @@ class Outcomes:
         classes: the names of each target's classes, in order; by default their numbers.
         positive: of two classes, the one that sensitivity refers to; by default the first.
         sensitivities: the sensitivities that operating points aim at, besides Youden's.
+        prevalence: the share of the positive class for which predictive values are also stated, by target.
     """
 
     primary: str
@@ -58,6 +59,7 @@ class Outcomes:
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     positive: Mapping[str, str] = field(default_factory=dict)
     sensitivities: Sequence[float] = (0.9,)
+    prevalence: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,8 @@ def _checked_names(outcomes: Outcomes, predicted: Sequence[str]) -> list[str]:
 
 def _judge_of_target(rows: pd.DataFrame, target: str, outcomes: Outcomes) -> Judge:
     names, positive = outcomes.classes.get(target), outcomes.positive.get(target)
-    return judge_of(rows, names, positive, sensitivities=outcomes.sensitivities)
+    prevalence = outcomes.prevalence.get(target)
+    return judge_of(rows, names, positive, sensitivities=outcomes.sensitivities, prevalence=prevalence)
 
 
 def _numeric_readers(

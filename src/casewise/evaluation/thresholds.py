@@ -6,6 +6,7 @@ Source: Youden 1950 (the threshold of the largest sensitivity + specificity - 1)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -72,8 +73,12 @@ def judge_thresholds(
     plan: Plan,
     *,
     n_cases: int,
+    prevalence: float | None = None,
 ) -> list[dict[str, Estimate]]:
-    """Sensitivity, specificity and precision of J operating points with intervals by subject.
+    """The figures of J operating points with intervals by subject.
+
+    They are sensitivity, specificity, precision (the positive predictive value), negative predictive value and the
+    likelihood ratios; with a `prevalence` also the predictive values at that share of the class, by Bayes' theorem.
 
     `scores`, `thresholds` and `of_class` are (N, J): each case has its own threshold, because those of out-of-fold
     cases are chosen on the other folds. The precision is 0 if the class is predicted for no case.
@@ -83,7 +88,7 @@ def judge_thresholds(
     ...     np.array(list("abcd")), Plan(100), n_cases=4,
     ... )
     >>> {name: estimate.value for name, estimate in estimates_by_point[0].items()}
-    {'sensitivity': 0.5, 'specificity': 0.5, 'precision': 0.5}
+    {'sensitivity': 0.5, 'specificity': 0.5, 'precision': 0.5, 'npv': 0.5, 'lr_positive': 1.0, 'lr_negative': 1.0}
     """
     positive = scores >= thresholds
     cells = np.stack([of_class & positive, of_class & ~positive, ~of_class & positive, ~of_class & ~positive], axis=-1)
@@ -92,24 +97,55 @@ def judge_thresholds(
     with np.errstate(invalid="ignore"):
         presence = np.stack([sums[..., 0] + sums[..., 1], sums[..., 2] + sums[..., 3]], axis=-1) > 0
         predicted = (sums[..., 0] + sums[..., 2] > 0).sum(axis=0)
+        others_predicted = (sums[..., 1] + sums[..., 3] > 0).sum(axis=0)
     of_class, rest = np.moveaxis(presence.sum(axis=0), -1, 0)
-    rests_on = {"sensitivity": of_class, "specificity": rest, "precision": np.minimum(of_class, predicted)}
-    return estimates(sums, _of_cells, _reason, plan, n_cases=n_cases, presence=presence, rests_on=rests_on)
+    both = np.minimum(of_class, rest)
+    rests_on = {
+        "sensitivity": of_class,
+        "specificity": rest,
+        "precision": np.minimum(of_class, predicted),
+        "npv": np.minimum(rest, others_predicted),
+        **dict.fromkeys(("lr_positive", "lr_negative", "ppv_at_prevalence", "npv_at_prevalence"), both),
+    }
+    statistic = partial(_of_cells, prevalence=prevalence)
+    return estimates(sums, statistic, _reason, plan, n_cases=n_cases, presence=presence, rests_on=rests_on)
 
 
-def _of_cells(cells: np.ndarray) -> dict[str, np.ndarray]:
+def _of_cells(cells: np.ndarray, *, prevalence: float | None) -> dict[str, np.ndarray]:
     """Metrics from counts (..., 4): true positives, false negatives, false positives, true negatives."""
     tp, fn, fp, tn = np.moveaxis(cells, -1, 0)
     with np.errstate(all="ignore"):
         precision = np.where(tp + fp > 0, tp / (tp + fp), np.where(np.isnan(tp), np.nan, 0.0))
-        return {
-            "sensitivity": tp / (tp + fn),
-            "specificity": tn / (tn + fp),
+        sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
+        figures = {
+            "sensitivity": sensitivity,
+            "specificity": specificity,
             "precision": np.where(tp + fn > 0, precision, np.nan),
+            "npv": np.where(tn + fp > 0, tn / (tn + fn), np.nan),
+            "lr_positive": _defined(sensitivity / (1 - specificity)),
+            "lr_negative": _defined((1 - sensitivity) / specificity),
         }
+        if prevalence is not None:
+            ill, well = prevalence, 1 - prevalence
+            positive = sensitivity * ill + (1 - specificity) * well
+            negative = specificity * well + (1 - sensitivity) * ill
+            figures["ppv_at_prevalence"] = _defined(sensitivity * ill / positive)
+            figures["npv_at_prevalence"] = _defined(specificity * well / negative)
+        return figures
+
+
+def _defined(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _reason(figure: str, cells: np.ndarray) -> str:
     if np.isnan(cells).any():
         return "no threshold: out of fold (for a fold, in the other folds) the class, or every other one, is missing"
-    return "every case is truly of the class" if figure == "specificity" else "no case is truly of the class"
+    tp, fn, fp, tn = cells
+    if tp + fn and tn + fp:
+        reasons = {"lr_positive": "no case is a false positive", "lr_negative": "no case is a true negative"}
+        called = "positive" if figure.startswith("npv") else "negative"
+        return reasons.get(figure, f"every case is called {called}")
+    if figure not in ("sensitivity", "specificity", "precision", "npv"):
+        return "no case is truly of the class, or every one is"
+    return "every case is truly of the class" if figure in ("specificity", "npv") else "no case is truly of the class"

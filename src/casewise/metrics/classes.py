@@ -184,6 +184,19 @@ class ClassSums:
         return np.where(self.true > 0, named, np.nan)
 
     @property
+    def predictive_values(self) -> np.ndarray:
+        """(R, L, K) precision; undefined for a class that is never predicted, or that is missing."""
+        return np.where((self.true > 0) & (self.named > 0), self.right / self.named, np.nan)
+
+    @property
+    def likelihood_ratios(self) -> tuple[np.ndarray, np.ndarray]:
+        """(R, L) each, of two classes: the positive and the negative one; undefined where they would be infinite."""
+        positive = self.classes.positive or 0
+        sensitivity, specificity = self.recall[..., positive], self.recall[..., 1 - positive]
+        ratios = sensitivity / (1 - specificity), (1 - sensitivity) / specificity
+        return np.where(np.isfinite(ratios[0]), ratios[0], np.nan), np.where(np.isfinite(ratios[1]), ratios[1], np.nan)
+
+    @property
     def f1(self) -> np.ndarray:
         """(R, L, K)."""
         return np.where(self.true > 0, 2 * self.right / (self.true + self.named), np.nan)
@@ -323,6 +336,10 @@ def reason(name: str, classes: Classes, support: np.ndarray) -> str:
         return "no temperature: it takes out-of-fold predictions of two folds or more"
     if name.startswith("kappa"):
         return "all cases are in one class, on both sides"
+    if not missing:
+        undefined = {"npv": "no case is called negative", "lr_positive": "no case is a false positive"}
+        if name in undefined or name == "lr_negative":
+            return undefined.get(name, "no case is a true negative")
     of_class = name[name.index("[") + 1 : -1] if name.endswith("]") else None
     if not missing and metric_of(name).across_folds == "within":
         return f"no fold has cases of {of_class or 'a class'} and cases of another class"

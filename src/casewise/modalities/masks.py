@@ -9,7 +9,8 @@ import numpy as np
 from casewise.cohort.table import text_of
 from casewise.errors import ImageError
 from casewise.modalities.base import CaseMask, MaskMeaning, PreparedCohort
-from casewise.modalities.store.pixels import reduced
+from casewise.modalities.store.pixels import central_square, content_box
+from casewise.modalities.store.preparation import Fit
 from casewise.modalities.store.readers import read_image
 
 # Compression moves black and white by at most this; grey values between may cover at most this share of a picture.
@@ -46,7 +47,7 @@ def mask_on_tiles(prepared: PreparedCohort, row: int, column: str, meaning: Mask
             pixels = _marked_pixels(folder / names[number], width, height)
             marked |= bool(pixels.any())
             plane[:] = to_tile(
-                pixels, width=width, height=height, side=side, keep_ratio=study.images.keep_ratio, meaning=meaning
+                pixels, width=width, height=height, side=side, fit=store.preparation.fit, meaning=meaning
             )
     return CaseMask(np.array(numbers, dtype=int), planes, marked)
 
@@ -62,24 +63,27 @@ def _marked_pixels(path: Path, width: int, height: int) -> np.ndarray:
 
 
 def to_tile(
-    marked: np.ndarray, *, width: int, height: int, side: int, keep_ratio: bool, meaning: MaskMeaning
+    marked: np.ndarray, *, width: int, height: int, side: int, fit: Fit, meaning: MaskMeaning
 ) -> np.ndarray:
-    """A mask (h, w) on the tile of its image: (side, side) `bool`, false on padding.
+    """A mask (h, w) on the tile of its image: (side, side) `bool`, false on padding; what was cropped off is left out.
 
     The same as `casewise.modalities.store.preparation.Preparation` does with the image of `width` and `height`.
 
-    >>> to_tile(np.ones((2, 4), bool), width=40, height=20, side=4, keep_ratio=True, meaning="anatomy").sum(axis=1)
+    >>> to_tile(np.ones((2, 4), bool), width=40, height=20, side=4, fit="pad", meaning="anatomy").sum(axis=1)
     array([0, 4, 4, 0])
     """
     import cv2
 
-    inner = reduced(width, height, side) if keep_ratio else (side, side)
+    top, left, inner_height, inner_width = content_box(width, height, side, fit)
+    inner = (inner_width, inner_height)
+    if fit == "crop":
+        x, y, square = central_square(marked.shape[1], marked.shape[0])
+        marked = marked[y : y + square, x : x + square]
     smaller = inner[0] <= marked.shape[1] and inner[1] <= marked.shape[0]
     resampling = cv2.INTER_AREA if smaller else cv2.INTER_NEAREST
     share = cv2.resize(marked.astype(np.float32), inner, interpolation=resampling)
     tile = np.zeros((side, side), bool)
-    top, left = (side - inner[1]) // 2, (side - inner[0]) // 2
-    tile[top : top + inner[1], left : left + inner[0]] = share >= LEAST_MARKED[meaning]
+    tile[top : top + inner_height, left : left + inner_width] = share >= LEAST_MARKED[meaning]
     return tile
 
 

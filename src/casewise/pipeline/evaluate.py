@@ -11,6 +11,8 @@ from casewise.cohort.cohort import Cohort
 from casewise.evaluation import results as evaluation
 from casewise.evaluation.caveats import Caveat
 from casewise.evaluation.run_checks import constant_predictions, guess, hopeless
+from casewise.pipeline.calibrate import calibration_and_decisions
+from casewise.pipeline.participants import participants_and_subgroups
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.scores import cases_with_missing_regions
 from casewise.report.formatting import counted
@@ -67,6 +69,9 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         *hopeless(study, folder),
         *constant_predictions(predictions, study.primary_outcome, study.networks),
     ]
+    results |= evaluation.plain(calibration_and_decisions(study, predictions, results["main"]))
+    if not folder.image_split_mark.exists():  # there, images count as subjects
+        results |= evaluation.plain(participants_and_subgroups(study, cohort, predictions, results, folder))
     results["notes"] = evaluation.plain(results["notes"])
     results["made_from"] = folder.evaluated_files()
     folder.metrics.write(results)
@@ -88,6 +93,7 @@ def outcomes(study: Study, predictions: pd.DataFrame) -> evaluation.Outcomes:
         classes={name: study.classes_of(name) for name in names if study.classes_of(name)},
         positive={name: label for name in names if (label := study.positive_of(name)) is not None},
         sensitivities=tuple(study.evaluation.target_sensitivities),
+        prevalence=study.evaluation.prevalence,
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from casewise.audit.findings import check_settings
 from casewise.cohort.cohort import Cohort, check_copied, read_cohort
+from casewise.cohort.flow import cases_step
 from casewise.cohort.labels import label_table
 from casewise.errors import CohortError, StudyError, nearest
 from casewise.modalities.registry import modality_of
@@ -37,7 +39,9 @@ def read(study: Study, folder: RunFolder | None, show: Show) -> Cohort:
     check_scores(study_scores(study), targets=levels, regions=study.regions)
     _check_labels(study, cohort)
     external = read_external(study, cohort) if study.external else None
+    cases = cohort.cases
     cohort = modality_of(study).read(study, cohort, folder.images(study.images.store) if folder else None, show)
+    cohort = replace(cohort, flow=[*cohort.flow, *cases_step("images", cases, cohort.cases)])
     check_copied(study, cohort.panels)
     if study.recipe.phases:
         from casewise.models.build_model import check_freeze_points

@@ -204,6 +204,16 @@ def frozen_label(freeze: Any) -> str:
     return {"all": "only the head is trained", "none": "nothing frozen"}.get(str(freeze), f"{freeze} frozen")
 
 
+def group_label(group: Mapping[str, str]) -> str:
+    """The name of a subgroup, or what its code stands for.
+
+    >>> group_label({"code": "value", "name": "F"}), group_label({"code": "not_recorded", "name": ""})
+    ('F', 'not recorded')
+    """
+    codes = {"not_recorded": "not recorded", "several": "several values", "others": "other values"}
+    return codes.get(group["code"]) or group["name"]
+
+
 def shortened(text: Any, length: int) -> str:
     """Text cut to `length` characters with an ellipsis.
 

@@ -10,19 +10,22 @@ import yaml
 from markupsafe import Markup
 
 from casewise.files import write_atomic
-from casewise.metrics.registry import metric_of
+from casewise.metrics.registry import columns, metric_of
 from casewise.report import terms
 from casewise.report.context import ReportContext
 from casewise.report.modality_sections import REPORTS, modality_report
 from casewise.report.sections import (
     agreement,
     audit,
+    calibration,
     cases,
     classes,
     image_split,
     labels,
     learners,
+    participants,
     saliency,
+    subgroups,
     summary,
     training,
     validation,
@@ -83,6 +86,9 @@ def values(context: ReportContext) -> dict[str, Any]:
         "audit": audit.section(context),
         "external": validation.external(context),
         "left_out": validation.left_out(context),
+        "calibration": calibration.section(context),
+        "subgroups": subgroups.section(context),
+        "participants": participants.section(context),
         "labels": labels.section(context),
         **modality_sections,
         modality.template.partition(".")[0]: modality.section(context),
@@ -103,4 +109,5 @@ def glossary_names(context: ReportContext) -> list[str]:
     tables = ("learners", "external", "targets", "classes") if context.classes else ("learners", "targets")
     stage = "oof" if "oof" in context.stages else context.stage
     names = dict.fromkeys(name for table in tables for name in context.columns(table, stage))
+    names |= dict.fromkeys(columns("points", context.kind) if context.classes else [])
     return [name for name in names if name != "bias"]

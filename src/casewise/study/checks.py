@@ -64,6 +64,22 @@ def check_names(study: Study) -> None:
         raise ValueError(
             f"split.stratify_by: {study.split.stratify_by!r} is not a target.{nearest(study.split.stratify_by, names)}"
         )
+    for name in study.evaluation.prevalence:
+        if study.positive_of(name) is None:
+            raise ValueError(
+                f"evaluation.prevalence: {name!r} is no target with two classes, and a prevalence is that of one of two"
+            )
+    if study.evaluation.decision_thresholds and not study.classes_of(study.primary_outcome):
+        raise ValueError(
+            f"evaluation.decision_thresholds: the primary outcome {study.primary_outcome!r} has no classes whose "
+            "probability could be compared with a threshold"
+        )
+    predicted = next((name for name in study.evaluation.subgroup_cuts if name in names), None)
+    if predicted is not None:
+        raise ValueError(
+            f"evaluation.subgroups: {predicted!r} is a target or score of the study, and its groups would depend on "
+            "what is predicted; name a column of the table that is none"
+        )
     for key in ("readers", "references"):
         for name in getattr(study.evaluation, key):
             if name not in evaluated:

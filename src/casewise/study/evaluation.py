@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from casewise.study.model import MetricName, StudyModel
+from casewise.study.model import Fraction, MetricName, StudyModel
+
+Subgroup = str | dict[str, list[float]]
 
 
 class Audit(StudyModel):
@@ -64,6 +67,46 @@ class Evaluation(StudyModel):
         description="For classes and grades: sensitivities for which a threshold is chosen out of fold, in addition "
         "to Youden's threshold: `[0.9, 0.95]`.",
     )
+
+    prevalence: dict[str, Annotated[Fraction, Field(gt=0)]] = Field(
+        {},
+        description="For a target with two classes, the share of the positive class where the model is to be used: "
+        "`{finding: 2%}`. Operating points then also state the predictive values at this prevalence.",
+    )
+    decision_thresholds: list[Annotated[Fraction, Field(gt=0)]] = Field(
+        [],
+        description="Probabilities of a class above which one would act, such as `[5%, 10%, 20%]`, for the primary "
+        "outcome. The report then shows the net benefit (decision curve) at them.",
+    )
+    subgroups: list[Subgroup] = Field(
+        [],
+        description="Columns of the table for which the headline is also computed by group: `[sex, site, {age: [40, "
+        "60]}]`. Numbers are divided at the stated cut points, or into thirds of the subjects where none are stated. "
+        "Differences between the groups are tested, with allowance for the number of tests.",
+    )
+
+    @property
+    def subgroup_cuts(self) -> dict[str, tuple[float, ...]]:
+        """The columns of subgroups in order, with the cut points of their numbers; empty where none are stated.
+
+        >>> Evaluation(subgroups=["sex", {"age": [40, 60]}]).subgroup_cuts
+        {'sex': (), 'age': (40.0, 60.0)}
+        """
+        entries: list[dict[str, list[float]]] = [e if isinstance(e, dict) else {e: []} for e in self.subgroups]
+        return {column: tuple(cuts) for entry in entries for column, cuts in entry.items()}
+
+    @field_validator("subgroups")
+    @classmethod
+    def _check_subgroups(cls, value: list[Subgroup]) -> list[Subgroup]:
+        columns = [column for entry in value for column in (entry if isinstance(entry, dict) else [entry])]
+        twice = next((column for column in columns if columns.count(column) > 1), None)
+        if twice is not None:
+            raise ValueError(f"subgroups: {twice!r} is named twice; state it once")
+        for entry in value:
+            for column, cuts in entry.items() if isinstance(entry, dict) else ():
+                if not cuts or any(low >= high for low, high in pairwise(cuts)):
+                    raise ValueError(f"subgroups.{column}: cut points must increase, such as [40, 60]")
+        return value
 
     @field_validator("bands")
     @classmethod

@@ -86,7 +86,7 @@ def into_tiles(study: Study, cohort: Cohort, folder: Path | None, show: Show) ->
         rows = "1 row names no slide" if len(whole) == 1 else f"{len(whole):,} rows name no slides"
         names = names_text(called(whole), 3)
         notes.append(f"{rows} but images ({names}), which are used whole, as one tile each.")
-    return Cohort(images=images, panels=panels, cases=cohort.cases, notes=notes)
+    return dataclasses.replace(cohort, images=images, panels=panels, notes=notes)
 
 
 def without_tiles(study: Study, cohort: Cohort) -> Cohort:

@@ -20,14 +20,14 @@ from casewise.report.markdown.runs import (
     stage_of,
     targets_of,
 )
-from casewise.report.sections import saliency, training, validation
+from casewise.report.sections import calibration, participants, saliency, subgroups, training, validation
 from casewise.report.sections.image_split import one_value_each
 from casewise.report.sections.learners import fitted_learners
 from casewise.report.target_kind_sections import kind_report
 from casewise.report.templating import templates
 
 DIGITS = {"number": 2, "classes": 3}
-POINT_COLUMNS = ("sensitivity", "specificity", "precision")
+POINT_COLUMNS = ("sensitivity", "specificity", "precision", "npv", "lr_positive", "lr_negative")
 MISSING = "–"
 
 
@@ -71,6 +71,9 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
         "audit": first.audit,
         "targets": [target_values(runs, stage, name, pairs, reasons.get(name, "")) for name in targets],
         "explained": explained,
+        "calibration": calibration.calibration(first.study, first.metrics),
+        "participants": participants.participants(first.study, first.metrics),
+        "subgroups": subgroups.subgroups(first.study, first.metrics),
         "heads": {"hit": saliency.HIT, "near": saliency.NEAR, "share": saliency.SHARE},
         "image_split": image_split(first, stage),
         "train_performance": train_and_held_out(runs),

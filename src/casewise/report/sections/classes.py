@@ -16,6 +16,9 @@ from casewise.report.target_kind_sections import kind_report
 from casewise.report.terms import case_label
 
 POINT_COLUMNS = ("sensitivity", "specificity", "precision")
+# The metric whose format a further figure of an operating point has.
+FURTHER_POINT_COLUMNS = {"npv": "npv", "lr_positive": "lr_positive", "lr_negative": "lr_negative"}
+AT_PREVALENCE = {"ppv_at_prevalence": "precision", "npv_at_prevalence": "npv"}
 PROBABILITY_SCORES = ("ece", "brier", "log_loss")
 MOST_POINTS = 24
 MOST_SHOWN = 8
@@ -95,6 +98,9 @@ def point_rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
                 "reached": point["sensitivity"]["value"] if point.get("reached") is False else None,
                 "threshold": threshold,
                 "cells": [WRITE.cell(metric, point.get(metric)) for metric in POINT_COLUMNS],
+                "further": [WRITE.cell(metric, point.get(key)) for key, metric in FURTHER_POINT_COLUMNS.items()],
+                "prevalence": point.get("prevalence"),
+                "at_prevalence": [WRITE.cell(metric, point.get(key)) for key, metric in AT_PREVALENCE.items()],
             }
         )
     return points

@@ -1,0 +1,125 @@
+"""The characteristics of participants: counts, means and missing values of a cohort, side by side."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from casewise.cohort.checks import STORED
+from casewise.cohort.groups import NOT_RECORDED, grouping, is_quantity, numbers_in, recorded, table_column
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.study.schema import Study
+
+# Columns that describe participants or where and how their images were taken, by name without spaces and case.
+COMMON = (
+    *("age", "sex", "gender", "ethnicity", "race", "skintone", "skintype", "fitzpatrick", "country"),
+    *("site", "centre", "center", "hospital", "institution", "clinic", "source", "dataset"),
+    *("device", "manufacturer", "camera", "scanner"),
+)
+SUBJECT, CASE = "subject", "case"
+
+
+def described_columns(study: Study, images: pd.DataFrame) -> dict[str, str]:
+    """The columns of the table to describe, with their names in the cohort's images: subgroups, then common ones."""
+    named = {
+        column: stored for column in study.evaluation.subgroup_cuts if (stored := table_column(study, images, column))
+    }
+    others = [str(column) for column in images if column not in STORED and column not in study.targets]
+    common = {column: column for column in others if plain_name(column) in COMMON and column not in named.values()}
+    return named | common
+
+
+def plain_name(column: str) -> str:
+    """The name of a column without case, spaces and a prefix.
+
+    >>> plain_name("Patient Sex"), plain_name("skin_tone")
+    ('sex', 'skintone')
+    """
+    plain = re.sub(r"[^a-z]", "", column.removeprefix("table_").casefold())
+    return re.sub("^(patient|subject)", "", plain)
+
+
+def characteristics(
+    study: Study, images: pd.DataFrame, columns: Mapping[str, str], sides: Mapping[str, pd.Series]
+) -> list[dict[str, Any]]:
+    """One entry for each described column and target, with its values on each side.
+
+    Args:
+        images: the cohort's images, with those of an external cohort if there is one.
+        columns: name -> column of `images`, as of `described_columns`.
+        sides: name -> which images are on this side, (N,) booleans.
+
+    Returns:
+        `name`, `what` (`column` or `target`), `unit` (a level, each unit of which counts once) and `kind`. Of
+        `numbers`, each side has `n`, `missing`, `mean`, `sd`, `median`, and the quartiles `low` and `high`; of
+        `categories`, `missing` and `counts` by `levels`. A column is described by subject unless a subject has several
+        values, then by case.
+    """
+    entries = []
+    for name, column in columns.items():
+        text = recorded(images[column])
+        several = text[text != ""].groupby(images["subject"]).nunique()
+        unit = SUBJECT if (several <= 1).all() else CASE
+        values = numbers_in(text)
+        entry: dict[str, Any] = {"name": name, "what": "column", "unit": unit}
+        if values is not None and (study.evaluation.subgroup_cuts.get(name) or is_quantity(values, images["subject"])):
+            entries.append(entry | _numbers(values.groupby(images[unit]).transform("mean"), images[unit], sides))
+        else:
+            groups = grouping(text, images[unit], images["subject"], name)
+            levels = [{"name": g.name, "code": g.code} for g in groups.groups if g.code != NOT_RECORDED]
+            entries.append(entry | _categories(images[unit].map(groups.of_units), levels, images[unit], sides))
+    for name in study.targets:
+        level = study.level_of(name)
+        units = units_of(images, level)
+        entry = {"name": name, "what": "target", "unit": level}
+        classes = study.classes_of(name)
+        if classes:
+            levels = [{"name": label, "code": "value"} for label in classes]
+            entries.append(entry | _categories(images[name].fillna(len(classes)), levels, units, sides))
+        else:
+            entries.append(entry | _numbers(images[name], units, sides))
+    return entries
+
+
+def units_of(rows: pd.DataFrame, level: str) -> pd.Series:
+    """The unit of a level that each row belongs to: the rows have `case`, `subject`, `region` and `path`.
+
+    >>> import pandas as pd
+    >>> units_of(pd.DataFrame({"case": ["A/1"], "subject": ["A"], "region": ["trunk"]}), "region").tolist()
+    ['A/1 trunk']
+    """
+    if level == "region":
+        return rows["case"].astype(str) + " " + rows["region"].astype(str)
+    return rows["path" if level == "image" else level].astype(str)
+
+
+def _numbers(values: pd.Series, units: pd.Series, sides: Mapping[str, pd.Series]) -> dict[str, Any]:
+    described: dict[str, Any] = {}
+    for side, rows in sides.items():
+        of_side = values[rows][~units[rows].duplicated()]
+        present = of_side.dropna().to_numpy(dtype=float)
+        described[side] = {"n": len(present), "missing": int(of_side.isna().sum())}
+        if len(present):
+            low, median, high = np.quantile(present, [0.25, 0.5, 0.75])
+            spread = float(present.std(ddof=1)) if len(present) > 1 else None
+            described[side] |= {"mean": float(present.mean()), "sd": spread, "median": float(median)}
+            described[side] |= {"low": float(low), "high": float(high)}
+    return {"kind": "numbers", "sides": described}
+
+
+def _categories(
+    numbers: pd.Series, levels: Sequence[Mapping[str, str]], units: pd.Series, sides: Mapping[str, pd.Series]
+) -> dict[str, Any]:
+    """`numbers` are positions in `levels`; others are missing."""
+    described = {}
+    for side, rows in sides.items():
+        of_side = numbers[rows][~units[rows].duplicated()].astype(int)
+        counts = [int((of_side == number).sum()) for number in range(len(levels))]
+        described[side] = {"counts": counts, "missing": len(of_side) - sum(counts)}
+    return {"kind": "categories", "levels": list(levels), "sides": described}

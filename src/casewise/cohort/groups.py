@@ -1,0 +1,181 @@
+"""Groups of cases by a column of the table: its values, or bands of its numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from casewise.cohort.checks import NO_VALUE, closest, number
+from casewise.cohort.natural_sort import natural
+from casewise.cohort.table import Problems, names_text, rows_text, text_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.study.schema import Study
+
+NOT_RECORDED, SEVERAL, OTHERS = "not_recorded", "several", "others"
+# A column with few distinct numbers is a code (1 = male), not a quantity.
+FEW_NUMBERS = 12
+MOST_GROUPS = 12
+
+
+@dataclass(frozen=True)
+class Group:
+    """One group: its `name`, and a `code` that is `value` unless it stands for no value, several, or rare ones."""
+
+    name: str
+    code: str = "value"
+
+
+@dataclass(frozen=True, eq=False)
+class Grouping:
+    """The groups of a column.
+
+    Attributes:
+        column: the column of the table.
+        cuts: where bands of numbers begin, the first band being below all; empty if values are groups.
+        planned: whether the cuts are the tertiles of the subjects, because the study states none.
+        groups: in order.
+        of_units: the group's number of each unit, by unit.
+    """
+
+    column: str
+    cuts: tuple[float, ...]
+    planned: bool
+    groups: list[Group]
+    of_units: pd.Series
+
+
+def table_column(study: Study, images: pd.DataFrame, column: str) -> str | None:
+    """The column of the cohort's images that contains a column of the table; None if there is none.
+
+    A column with a standard role has its name there, and one with a reserved name has a prefix.
+    """
+    roles = {header: role for role, header in study.columns.items() if header}
+    options = (roles.get(column, ""), f"table_{column}", column)
+    return next((name for name in options if name and name in images), None)
+
+
+def recorded(cells: pd.Series) -> pd.Series:
+    """Cells as text without outer spaces; words for a missing value become ''."""
+    text = cells.astype(object).map(text_of).astype(str)
+    return text.mask(text.str.casefold().isin(NO_VALUE), "")
+
+
+def numbers_in(text: pd.Series) -> pd.Series | None:
+    """The cells as numbers, NaN if empty; None if any other cell is not a number, or all are empty."""
+    import pandas as pd
+
+    values = {cell: number(cell) for cell in text.unique() if cell}
+    if not values or None in values.values():
+        return None
+    return pd.to_numeric(text.map(values), errors="coerce").astype(float)
+
+
+def is_quantity(values: pd.Series, subjects: pd.Series) -> bool:
+    """Whether numbers are a quantity, and not codes of a few categories: many differ, or most subjects differ.
+
+    >>> import pandas as pd
+    >>> people = pd.Series(list("abcdef"))
+    >>> is_quantity(pd.Series([31.0, 45, 52, 60, 31, 77]), people), is_quantity(pd.Series([1.0, 2, 1, 2, 1, 2]), people)
+    (True, False)
+    """
+    means = values.groupby(subjects.to_numpy()).mean().dropna()
+    return int(values.nunique()) > FEW_NUMBERS or int(means.nunique()) > max(2, len(means) / 2)
+
+
+def grouping(
+    cells: pd.Series, units: pd.Series, subjects: pd.Series, column: str, cuts: tuple[float, ...] = ()
+) -> Grouping:
+    """Group units, such as cases, by the cells of a column; the arguments have one entry for each image.
+
+    With `cuts`, or where the column is a quantity, groups are bands of the unit's mean number. Else a unit with one
+    recorded value is in its group, upper and lower case being the same; the least common of many values share a group.
+
+    >>> import pandas as pd
+    >>> people = pd.Series(list("aabc"))
+    >>> grouping(pd.Series(["F", "f", "M", ""]), people, people, "sex").groups
+    [Group(name='F', code='value'), Group(name='M', code='value'), Group(name='', code='not_recorded')]
+    >>> ages = grouping(pd.Series(["30", "", "61", "?"]), people, people, "age", (40, 60))
+    >>> [group.name for group in ages.groups], ages.of_units.tolist()
+    (['below 40', '40 to below 60', '60 and above', ''], [0, 2, 3])
+    """
+    text = recorded(cells)
+    values = numbers_in(text)
+    planned = not cuts and values is not None and is_quantity(values, subjects)
+    if planned and values is not None:
+        cuts = tertiles(values.groupby(subjects.to_numpy()).mean().dropna().to_numpy())
+    if cuts and values is not None:
+        bands = [Group(name) for name in band_names(cuts)]
+        means = values.groupby(units.to_numpy(), sort=False).mean()
+        numbers = means.map(lambda value: len(bands) if np.isnan(value) else int(np.searchsorted(cuts, value, "right")))
+        return _grouping(column, cuts, planned, bands, numbers)
+    spelling = {plain: rows.value_counts().index[0] for plain, rows in text[text != ""].groupby(text.str.casefold())}
+    ordered = sorted(spelling, key=natural)
+    plain_text = text.str.casefold()
+    by_unit = plain_text[plain_text != ""].groupby(units[plain_text != ""].to_numpy(), sort=False)
+    first, several = by_unit.first(), by_unit.nunique() > 1
+    frequency = first[~several].value_counts()
+    rare = set() if len(ordered) <= MOST_GROUPS else {n for n in ordered if n not in frequency.index[: MOST_GROUPS - 1]}
+    kept = [name for name in ordered if name not in rare]
+    groups = [Group(spelling[name]) for name in kept]
+    position = {name: number for number, name in enumerate(kept)}
+    extra = {SEVERAL: bool(several.any()), OTHERS: bool(rare)}
+    for code in (code for code, present in extra.items() if present):
+        position[code] = len(groups)
+        groups.append(Group("", code))
+    names = first.where(~first.isin(rare), OTHERS).where(~several, SEVERAL)
+    of_units = names.map(position).reindex(units.drop_duplicates().to_numpy()).fillna(len(groups)).astype(int)
+    return _grouping(column, (), False, groups, of_units)
+
+
+def _grouping(
+    column: str, cuts: tuple[float, ...], planned: bool, groups: list[Group], of_units: pd.Series
+) -> Grouping:
+    """Units whose number is beyond all groups have no recorded value."""
+    missing = [Group("", NOT_RECORDED)] if (of_units == len(groups)).any() else []
+    return Grouping(column, tuple(cuts), planned, [*groups, *missing], of_units)
+
+
+def tertiles(values: np.ndarray) -> tuple[float, ...]:
+    """The two cut points of thirds, rounded to three digits; fewer where they coincide.
+
+    >>> tertiles(np.arange(90.0))
+    (29.7, 59.3)
+    """
+    cuts = [float(f"{cut:.3g}") for cut in np.quantile(values, [1 / 3, 2 / 3])]
+    low = float(values.min())
+    return tuple(cut for cut in dict.fromkeys(cuts) if cut > low)
+
+
+def band_names(cuts: tuple[float, ...]) -> list[str]:
+    """The names of bands; a band begins with its cut point.
+
+    >>> band_names((40,))
+    ['below 40', '40 and above']
+    """
+    between = [f"{low:g} to below {high:g}" for low, high in pairwise(cuts)]
+    return [f"below {cuts[0]:g}", *between, f"{cuts[-1]:g} and above"]
+
+
+def check_subgroups(study: Study, cells: pd.DataFrame, problems: Problems) -> None:
+    """Check that the columns of subgroups exist, are no outputs, and contain numbers where cut points are stated."""
+    for column, cuts in study.evaluation.subgroup_cuts.items():
+        if column not in cells:
+            hint = closest(column, cells.columns.tolist())
+            available = names_text(cells.columns.tolist(), 12)
+            problems.add("columns", f"evaluation.subgroups: {column!r} is not a column.{hint} There are: {available}.")
+            continue
+        text = recorded(cells[column])
+        wrong = text[(text != "") & text.map(lambda cell: number(cell) is None)]
+        if cuts and len(wrong):
+            problems.add(
+                f"subgroup {column}",
+                f"{rows_text(wrong.index, 4)}, {column}: {str(wrong.iloc[0])[:80]!r} is not a number, and "
+                "evaluation.subgroups states cut points for it. Correct the rows, or leave out the cut points.",
+                row=int(wrong.index[0]),
+            )

@@ -1,0 +1,204 @@
+"""Calibration of the headline's learner: slope, intercept and a smoothed curve with its band, by resampling subjects.
+
+Out of fold, each case is predicted by the network of its fold, and every network has its own calibration. The slope,
+the intercept and the curve are those of all folds together, which mix these networks; the slope within each fold
+stands beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from casewise.evaluation.bootstrap import Plan, draw, percentiles, with_intervals
+from casewise.metrics.numbers import sum_by_subject
+from casewise.metrics.recalibration import intercepts, line, logit, slopes, smoothed
+
+POINTS = 41
+# The curve leaves out the most extreme predictions, where it would follow single cases.
+TAIL = 0.01
+# Below so many subjects of a class, percentile intervals of its slope cover 88 to 94 % instead of 95 %.
+FEW_OF_CLASS = 30
+# With a smaller standard deviation of the logits, such as probabilities of 49 to 51 %, a slope means nothing.
+LEAST_SPREAD = 0.05
+SAME = 1e-9
+
+
+def class_calibration(rows: pd.DataFrame, classes: Sequence[str], positive: str | None, plan: Plan) -> dict[str, Any]:
+    """For each class against the others (of two, the positive one), the calibration of its probability.
+
+    `rows` are scored rows of one learner. Returns by class `slope` and `intercept` as estimates, `slope_by_fold` (out
+    of fold; None where undefined) and the points of the `curve`, none where the predictions are all the same.
+    """
+    shown = [classes.index(positive)] if positive is not None else list(range(len(classes)))
+    subjects, subject, counts = _drawn(rows, plan)
+    truth = rows["y_true"].to_numpy(dtype=int)
+    p = rows[[f"p{number}" for number in range(len(classes))]].to_numpy(dtype=float)
+    by_class: dict[str, Any] = {}
+    for number in shown:
+        x, of_class = logit(p[:, number]), truth == number
+
+        def fitted(times: np.ndarray, x: np.ndarray = x, of_class: np.ndarray = of_class) -> dict[str, np.ndarray]:
+            varying = x.std() >= LEAST_SPREAD
+            return {
+                "slope": slopes(x if varying else np.zeros_like(x), of_class, subject, times)[:, None],
+                "intercept": intercepts(x, of_class, subject, times)[:, None],
+            }
+
+        why = _class_reason(x, of_class)
+        entry = _rough_if_rare(_with_intervals(fitted, counts, why, plan, rows), rows, of_class)
+        entry["slope_by_fold"] = _by_fold(rows, partial(_slope, x, of_class))
+        entry["curve"] = []
+        if x.std() >= LEAST_SPREAD:
+            entry["curve"] = _curve(p[:, number], of_class.astype(float), subjects, counts, plan, bounds=(0.0, 1.0))
+        by_class[classes[number]] = entry
+    return by_class
+
+
+def number_calibration(rows: pd.DataFrame, plan: Plan) -> dict[str, Any]:
+    """The regression of the reference on the prediction: as an entry of `class_calibration`."""
+    subjects, _, counts = _drawn(rows, plan)
+    predicted, truth = rows["y_pred"].to_numpy(dtype=float), rows["y_true"].to_numpy(dtype=float)
+
+    def fitted(times: np.ndarray) -> dict[str, np.ndarray]:
+        intercept, slope = line(predicted, truth, subjects, times)
+        return {"slope": slope[:, None], "intercept": intercept[:, None]}
+
+    entry = _with_intervals(fitted, counts, "the predictions are all the same", plan, rows)
+
+    def in_fold(mask: np.ndarray) -> float:
+        return float(line(predicted[mask], truth[mask], np.arange(mask.sum()), np.ones((1, int(mask.sum()))))[1][0])
+
+    entry["slope_by_fold"] = _by_fold(rows, in_fold)
+    entry["curve"] = _curve(predicted, truth, subjects, counts, plan, bounds=(-np.inf, np.inf))
+    return entry
+
+
+def _drawn(rows: pd.DataFrame, plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The subject of each row, its number, and how often each subject is in each resample."""
+    subjects = rows["subject"].astype(str).to_numpy()
+    names, subject = np.unique(subjects, return_inverse=True)
+    return subjects, subject, draw(len(names), plan)
+
+
+def _with_intervals(
+    fitted: Callable[[np.ndarray], dict[str, np.ndarray]],
+    counts: np.ndarray,
+    why: str,
+    plan: Plan,
+    rows: pd.DataFrame,
+) -> dict[str, Any]:
+    points = {name: values[0] for name, values in fitted(np.ones((1, counts.shape[1]))).items()}
+    (estimates,) = with_intervals(
+        points,
+        fitted(counts),
+        lambda *_: why,
+        plan,
+        n_subjects=counts.shape[1],
+        n_cases=int(rows["case"].nunique()),
+    )
+    return {name: estimate.as_json() for name, estimate in estimates.items()}
+
+
+def _rough_if_rare(entry: dict[str, Any], rows: pd.DataFrame, of_class: np.ndarray) -> dict[str, Any]:
+    """Mark the figures of a class as rough where it, or the others together, have few subjects."""
+    fewest = min(rows.loc[mask, "subject"].nunique() for mask in (of_class, ~of_class))
+    return {name: {**figure, "rough": figure["rough"] or fewest < FEW_OF_CLASS} for name, figure in entry.items()}
+
+
+def _class_reason(x: np.ndarray, of_class: np.ndarray) -> str:
+    """Why a slope or an intercept is undefined."""
+    if not of_class.any() or of_class.all():
+        return "no case is truly of the class" if not of_class.any() else "every case is truly of the class"
+    if x.std() < LEAST_SPREAD:
+        return "the probabilities are nearly all the same"
+    return "the probabilities separate the class from the others completely"
+
+
+def _slope(x: np.ndarray, of_class: np.ndarray, mask: np.ndarray) -> float:
+    count = int(mask.sum())
+    if x[mask].std() < LEAST_SPREAD:
+        return float("nan")
+    return float(slopes(x[mask], of_class[mask], np.arange(count), np.ones((1, count)))[0])
+
+
+def _by_fold(rows: pd.DataFrame, slope: Callable[[np.ndarray], float]) -> dict[str, float | None]:
+    """The slope within each fold; empty where rows are not of single folds."""
+    folds = rows["outer_fold"]
+    if folds.isna().any():
+        return {}
+    values = {str(fold): slope((folds == fold).to_numpy(dtype=bool)) for fold in sorted(folds.unique())}
+    return {fold: None if np.isnan(value) else value for fold, value in values.items()}
+
+
+def _curve(
+    x: np.ndarray,
+    y: np.ndarray,
+    subjects: np.ndarray,
+    counts: np.ndarray,
+    plan: Plan,
+    *,
+    bounds: tuple[float, float],
+) -> list[dict[str, float | None]]:
+    """The points of the smoothed curve: `predicted`, `observed`, and its pointwise band from `low` to `high`."""
+    low, high = (float(value) for value in np.quantile(x, [TAIL, 1 - TAIL]))
+    if high - low < SAME or np.ptp(y) == 0:
+        return []
+    grid = np.linspace(low, high, POINTS)
+    middle = np.clip(smoothed(x, y, subjects, np.ones((1, counts.shape[1])), grid)[0], *bounds)
+    lows, highs = percentiles(np.clip(smoothed(x, y, subjects, counts, grid), *bounds), plan.confidence)
+    if counts.shape[1] < 2:
+        lows = highs = np.full(POINTS, np.nan)
+    values = zip(grid, middle, lows, highs, strict=True)
+    return [
+        {"predicted": at, "observed": value, "low": _or_none(bottom), "high": _or_none(top)}
+        for at, value, bottom, top in values
+    ]
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+# ------------------------------------------------------------------------------------------------------ decisions
+
+
+def decision_curve(rows: pd.DataFrame, number: int, thresholds: Sequence[float], plan: Plan) -> list[dict[str, Any]]:
+    """The net benefit of treating cases above each threshold of the class's probability, of treating all, and more.
+
+    The net benefit is the share of true positives minus that of false positives times the odds of the threshold
+    (Vickers and Elkin 2006); treating none has 0. `over_all` is the model's minus that of treating all. All are
+    estimates by resampling subjects.
+    """
+    p, of_class = (
+        rows[f"p{number}"].to_numpy(dtype=float)[:, None],
+        rows["y_true"].to_numpy(dtype=int)[:, None] == number,
+    )
+    levels = np.asarray(thresholds, dtype=float)
+    odds = levels / (1 - levels)
+    treated = p >= levels
+    gain = np.where(of_class, 1.0, -odds)
+    terms = np.stack([np.ones_like(gain), np.where(treated, gain, 0.0), gain], axis=-1)
+    sums = sum_by_subject(terms, rows["subject"].to_numpy())
+    samples = (draw(len(sums), plan) @ sums.reshape(len(sums), -1)).reshape(plan.resamples, len(levels), 3)
+
+    def benefits(totals: np.ndarray) -> dict[str, np.ndarray]:
+        n, model, everyone = np.moveaxis(totals, -1, 0)
+        return {"model": model / n, "treat_all": everyone / n, "over_all": (model - everyone) / n}
+
+    points = with_intervals(
+        benefits(sums.sum(axis=0)),
+        benefits(samples),
+        lambda *_: "no cases",
+        plan,
+        n_subjects=len(sums),
+        n_cases=int(rows["case"].nunique()),
+    )
+    return [
+        {"threshold": float(level), **{name: estimate.as_json() for name, estimate in point.items()}}
+        for level, point in zip(levels, points, strict=True)
+    ]

@@ -1,0 +1,222 @@
+"""Subgroups: the headline's figures of each group of subjects, and whether they differ between the groups.
+
+Each group's figure is compared with the mean of the other groups' figures, weighted by their subjects. Groups are
+resampled separately, by subject. A comparison is its difference divided by the standard deviation of its resamples,
+brought to the normal scale from Student's t with the fewest subjects of a group (for a figure of single classes: of a
+class in a group). A p-value is the share of resamples in which the largest comparison, centred on its mean, is as
+large: over the groups of one column and figure, and, adjusted, over all columns and figures (single-step max-T;
+Westfall and Young 1993).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from casewise.cohort.groups import Grouping
+from casewise.evaluation.bootstrap import Plan, percentiles
+from casewise.evaluation.judges import Judge, judge_of, shared_truth
+from casewise.metrics.classes import Classes
+from casewise.metrics.registry import metric_of
+from casewise.predictions.table import final_rows
+
+# Below so many subjects a group is not tested and is called small; for a figure of single classes, so many of each.
+FEW_SUBJECTS, FEW_OF_CLASS = 10, 30
+LEAST_DEFINED = 0.9
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class GroupFigures:
+    """A group's values for metrics.json, and the resamples (R,) of the figures that may be tested.
+
+    `fewest` is the number of subjects behind each of these figures: of the rarest class that it is about.
+    """
+
+    values: dict[str, Any]
+    drawn: dict[str, np.ndarray] = field(default_factory=dict)
+    fewest: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def subjects(self) -> int:
+        """The number of its subjects."""
+        return int(self.values["n_subjects"])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One figure over the groups of a column: which groups, the largest statistic, and its resamples (R,)."""
+
+    groups: list[int]
+    statistic: float
+    null: np.ndarray
+
+
+def headline_rows(predictions: pd.DataFrame, main: Mapping[str, Any]) -> pd.DataFrame:
+    """The scored rows of the headline: its target, stage and learner."""
+    rows = final_rows(predictions[predictions["target"] == main["target"]])
+    rows = shared_truth(rows[rows["stage"] == main["stage"]])
+    return rows[(rows["model"] == main["learner"]) & rows["y_true"].notna() & rows["y_pred"].notna()]
+
+
+def subgroups(
+    rows: pd.DataFrame,
+    groupings: Iterable[tuple[Grouping, pd.Series]],
+    *,
+    classes: Sequence[str] = (),
+    positive: str | None = None,
+    plan: Plan,
+) -> dict[str, Any]:
+    """The figures of each group with their intervals, and a test of each column and figure.
+
+    Args:
+        rows: the scored rows of one learner, stage and target, as of `headline_rows`.
+        groupings: each column with the unit of each of the rows, which its groups are of.
+
+    Returns:
+        `figures`: the names of the metrics; `columns`: for each `column`, `cuts`, `planned`, `varies` (whether subjects
+        are in several groups), `groups` and `tests`. A group has `name`, `code`, `n_subjects`, `n_cases`,
+        `subjects_by_class`, `metrics`, `small` (the figures of too few subjects) and `differences` from the other
+        groups. A test of a figure has `p`, `p_adjusted` and the tested `groups`, or a `reason`; `n_tests` counts them.
+    """
+    judge = judge_of(rows, classes, positive)
+    names = judge.names("subgroups")
+    columns: list[dict[str, Any]] = []
+    compared: list[tuple[dict[str, Any], str, Comparison]] = []
+    for grouping, units in groupings:
+        numbers = units.map(grouping.of_units).to_numpy()
+        varies = bool((pd.Series(numbers).groupby(rows["subject"].to_numpy()).nunique() > 1).any())
+        groups = [
+            _figures(rows[numbers == number], judge, names, replace(plan, seed=_seed(plan, len(columns), number)))
+            for number in range(len(grouping.groups))
+        ]
+        entry: dict[str, Any] = {"column": grouping.column, "cuts": list(grouping.cuts), "planned": grouping.planned}
+        tests: dict[str, Any] = {}
+        for name in names:
+            comparison = _compare(groups, grouping, name, plan)
+            tests[name] = {"p": None, "p_adjusted": None, "groups": [], "reason": "too_few"}
+            if comparison is not None:
+                tests[name] = {"groups": comparison.groups}
+                compared.append((tests[name], name, comparison))
+        entry |= {"varies": varies, "tests": tests, "groups": []}
+        for group, figures in zip(grouping.groups, groups, strict=True):
+            if figures.subjects:
+                entry["groups"].append({"name": group.name, "code": group.code, **figures.values})
+        columns.append(entry)
+    _set_p_values(compared)
+    return {"figures": names, "columns": columns, "n_tests": len(compared)}
+
+
+def _seed(plan: Plan, column: int, group: int) -> int:
+    """Another seed for each group, as the groups are other people."""
+    return int(np.random.SeedSequence([plan.seed, column, group]).generate_state(1)[0])
+
+
+def _figures(rows: pd.DataFrame, judge: Judge, names: Sequence[str], plan: Plan) -> GroupFigures:
+    n_subjects = int(rows["subject"].nunique())
+    values: dict[str, Any] = {"n_subjects": n_subjects, "n_cases": int(rows["case"].nunique())}
+    if judge.classes is not None:
+        of_class = rows.groupby(rows["y_true"].astype(int))["subject"].nunique()
+        counts = {label: int(of_class.get(number, 0)) for number, label in enumerate(judge.classes.names)}
+        values["subjects_by_class"] = counts
+    if not n_subjects:
+        return GroupFigures(values | {"metrics": {}, "small": [], "differences": {}})
+    (figures,) = judge.judge(rows, plan, whole=False).metrics.values()
+    counts_of = _class_counts(judge.classes, values)
+    small = [name for name in names if n_subjects < FEW_SUBJECTS or min(counts_of(name)) < FEW_OF_CLASS]
+    fewest = {name: int(min(n_subjects, *counts_of(name))) for name in names}
+    tested = [name for name in names if fewest[name] >= FEW_SUBJECTS]
+    drawn: dict[str, np.ndarray] = {}
+    if tested:
+        resamples = judge.resampled(rows, plan)[1]
+        drawn = {name: np.asarray(resamples[name], dtype=float) for name in tested}
+    metrics = {name: figures[name].as_json() for name in names}
+    return GroupFigures(values | {"metrics": metrics, "small": small, "differences": {}}, drawn, fewest)
+
+
+def _class_counts(classes: Classes | None, values: Mapping[str, Any]) -> Callable[[str], list[float]]:
+    """A function from a figure to the numbers of subjects of the classes that it is about; of others no limit."""
+
+    def counts_of(name: str) -> list[float]:
+        if classes is None:
+            return [np.inf]
+        counts = [float(count) for count in values["subjects_by_class"].values()]
+        if name == "sensitivity" and classes.positive is not None:
+            return [counts[classes.positive]]
+        if name == "specificity" and classes.positive is not None:
+            return [counts[1 - classes.positive]]
+        return counts if metric_of(name).by_class else [np.inf]
+
+    return counts_of
+
+
+def _compare(groups: Sequence[GroupFigures], grouping: Grouping, name: str, plan: Plan) -> Comparison | None:
+    """Compare the groups that can be, and set their differences; None if fewer than two can be."""
+    tested = [
+        number
+        for number, (group, figures) in enumerate(zip(grouping.groups, groups, strict=True))
+        if group.code == "value"
+        and name in figures.drawn
+        and figures.values["metrics"][name]["value"] is not None
+        and np.isfinite(figures.drawn[name]).mean() >= LEAST_DEFINED
+    ]
+    if len(tested) < 2:
+        return None
+    sizes = np.array([groups[number].subjects for number in tested], dtype=float)
+    points = np.array([groups[number].values["metrics"][name]["value"] for number in tested], dtype=float)
+    drawn = np.stack([groups[number].drawn[name] for number in tested], axis=1)
+    contrasts = contrast_weights(sizes)
+    differences, resampled = contrasts @ points, drawn @ contrasts.T
+    lows, highs = percentiles(resampled, plan.confidence)
+    with np.errstate(all="ignore"):
+        spread = np.nanstd(resampled, axis=0, ddof=1)
+        fewest = min(groups[number].fewest[name] for number in tested)
+        # resamples of n subjects vary by (n - 1) / n of the variance
+        t = np.abs(differences) / (spread * np.sqrt(fewest / (fewest - 1)))
+        statistics = on_normal_scale(t, fewest - 1)
+        null = np.nan_to_num(np.abs(resampled - np.nanmean(resampled, axis=0)) / spread).max(axis=1)
+    for number, difference, low, high in zip(tested, differences, lows, highs, strict=True):
+        groups[number].values["differences"][name] = {
+            "difference": float(difference),
+            "low": None if np.isnan(low) else float(low),
+            "high": None if np.isnan(high) else float(high),
+        }
+    if not (spread > 0).all():
+        return None
+    return Comparison(tested, float(statistics.max()), null)
+
+
+def contrast_weights(sizes: np.ndarray) -> np.ndarray:
+    """(G, G) weights of the difference of each group from the mean of the others, weighted by their sizes.
+
+    >>> contrast_weights(np.array([10.0, 20.0, 60.0])).round(2).tolist()
+    [[1.0, -0.25, -0.75], [-0.14, 1.0, -0.86], [-0.33, -0.67, 1.0]]
+    """
+    others = np.tile(sizes, (len(sizes), 1))
+    np.fill_diagonal(others, 0.0)
+    return np.asarray(np.eye(len(sizes)) - others / others.sum(axis=1, keepdims=True))
+
+
+def on_normal_scale(statistics: np.ndarray, freedom: int) -> np.ndarray:
+    """Statistics of Student's t as normal deviates with the same p-values.
+
+    >>> on_normal_scale(np.array([0.0, 2.262157]), 9).round(3).tolist()
+    [0.0, 1.96]
+    """
+    from scipy.stats import norm, t
+
+    return np.asarray(norm.isf(t.sf(statistics, freedom)))
+
+
+def _set_p_values(compared: Sequence[tuple[dict[str, Any], str, Comparison]]) -> None:
+    if not compared:
+        return
+    largest = np.max([comparison.null for *_, comparison in compared], axis=0)
+    for test, _, comparison in compared:
+        count = len(comparison.null) + 1
+        test["p"] = float((1 + (comparison.null >= comparison.statistic).sum()) / count)
+        test["p_adjusted"] = float((1 + (largest >= comparison.statistic).sum()) / count)

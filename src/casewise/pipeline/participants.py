@@ -1,0 +1,147 @@
+"""The participants of a study, and the headline's figures by subgroup."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from casewise.cohort.characteristics import characteristics, described_columns, units_of
+from casewise.cohort.cohort import Cohort
+from casewise.cohort.groups import grouping, table_column
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.subgroups import headline_rows, subgroups
+from casewise.pipeline.external import read_external
+from casewise.predictions.table import final_rows
+from casewise.study.schema import Study
+from casewise.targets import kind_named
+
+if TYPE_CHECKING:
+    from casewise.run_folder import RunFolder
+
+MOST_FOLDS = 6
+
+
+def participants_and_subgroups(
+    study: Study, cohort: Cohort, predictions: pd.DataFrame, results: Mapping[str, Any], folder: RunFolder
+) -> dict[str, Any]:
+    """The entries `participants` and, where the study names subgroups, `subgroups` of metrics.json."""
+    main, splits = results["main"], folder.splits.read()
+    entries: dict[str, Any] = {
+        "participants": {
+            **described(study, cohort, splits),
+            "evaluated": evaluated(predictions, study.primary_outcome),
+            # figures pooled over sources that were left out in turn have no precision of their own
+            "precision": None if splits.get("left_out") else precision(study, predictions, main),
+        }
+    }
+    if study.evaluation.subgroup_cuts and main["stage"] in ("test", "oof"):
+        entries["subgroups"] = by_group(study, cohort.images, predictions, main)
+    return entries
+
+
+def described(study: Study, cohort: Cohort, splits: Mapping[str, Any]) -> dict[str, Any]:
+    """The flow of participants, and the characteristics of each side of the split and of the external cohort.
+
+    `flow` has the `steps`, the `cohort` that is left, and the same of `external`. `sides` are in order, each with
+    `code`, `name` and numbers of `subjects`, `cases` and `images`; `characteristics` refer to them by their position.
+    """
+    images = cohort.images.assign(cohort="")
+    flow: dict[str, Any] = {"steps": cohort.flow, "cohort": _sizes(images), "external": None}
+    side = images["subject"].astype(str).map(dict(splits["subjects"])).map(str)
+    if study.external:
+        other = read_external(study, cohort)[1]
+        prefix = f"{study.external_name}:"
+        outside = other.images.assign(
+            cohort=study.external_name,
+            subject=prefix + other.images["subject"].astype(str),
+            case=prefix + other.images["case"].astype(str),
+        )
+        flow["external"] = {"name": study.external_name, "steps": other.flow, "cohort": _sizes(outside)}
+        images = pd.concat([images, outside], ignore_index=True)
+        side = side.reindex(images.index, fill_value="external")
+    own = images["cohort"] == ""
+    names: list[tuple[str, str, pd.Series]] = [("all", "", own)]
+    sources = [str(name) for name in splits.get("left_out") or []]
+    folds = sorted({int(name) for name in side[own].unique() if name.isdecimal()})
+    if (side == "test").any():
+        names += [("train", "", own & side.isin([str(fold) for fold in folds])), ("test", "", side == "test")]
+    elif len(folds) <= MOST_FOLDS:
+        of_fold = dict(zip(folds, sources, strict=False))
+        names += [("fold", of_fold.get(fold, str(fold)), side == str(fold)) for fold in folds]
+    if study.external:
+        names.append(("external", study.external_name, ~own))
+    rows = {str(number): mask for number, (*_, mask) in enumerate(names)}
+    return {
+        "flow": flow,
+        "sides": [{"code": code, "name": name, **_sizes(images[mask])} for code, name, mask in names],
+        "characteristics": characteristics(study, images, described_columns(study, images), rows),
+    }
+
+
+def _sizes(images: pd.DataFrame) -> dict[str, int]:
+    return {name: int(images[column].nunique()) for name, column in _COUNTED.items()}
+
+
+_COUNTED = {"subjects": "subject", "cases": "case", "images": "path"}
+
+
+def evaluated(predictions: pd.DataFrame, target: str) -> dict[str, dict[str, int]]:
+    """By stage: the subjects and cases with a prediction of the target, and those of them with a reference value."""
+    rows = final_rows(predictions[predictions["target"] == target])
+    return {
+        str(stage): {
+            "subjects": int(of_stage["subject"].nunique()),
+            "cases": int(of_stage["case"].nunique()),
+            "subjects_with_reference": int(of_stage.loc[of_stage["y_true"].notna(), "subject"].nunique()),
+            "cases_with_reference": int(of_stage.loc[of_stage["y_true"].notna(), "case"].nunique()),
+        }
+        for stage, of_stage in rows.groupby("stage", sort=False)
+    }
+
+
+def precision(study: Study, predictions: pd.DataFrame, main: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the sample size gives: half the width of each headline figure's interval, and the subjects behind it.
+
+    None if nothing was evaluated. `subjects_by_class` are the events of each class; a subject may have several.
+    """
+    if not main["metrics"]:
+        return None
+    rows = headline_rows(predictions, main)
+    classes = study.classes_of(main["target"])
+    of_class = rows.groupby("y_true")["subject"].nunique() if classes else {}
+    figures = {}
+    for name in kind_named(main["kind"]).headline:
+        figure = main["metrics"].get(name) or {}
+        low, high = figure.get("low"), figure.get("high")
+        if low is not None and high is not None:
+            figures[name] = {"half_width": (high - low) / 2, "rough": bool(figure.get("rough"))}
+    return {
+        "stage": main["stage"],
+        "learner": main["learner"],
+        "target": main["target"],
+        "figures": figures,
+        "n_subjects": int(rows["subject"].nunique()),
+        "n_cases": int(rows["case"].nunique()),
+        "subjects_by_class": {name: int(of_class.get(number, 0)) for number, name in enumerate(classes)},
+    }
+
+
+def by_group(study: Study, images: pd.DataFrame, predictions: pd.DataFrame, main: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of the headline's learner in each group of the study's subgroups."""
+    target, settings = str(main["target"]), study.evaluation
+    rows = headline_rows(predictions, main)
+    level = study.level_of(target)
+    row_units = units_of(rows.assign(path=rows["image"]), level)
+    image_units = units_of(images, level)
+    groupings = []
+    for column, cuts in settings.subgroup_cuts.items():
+        stored = table_column(study, images, column)
+        assert stored is not None, column
+        groupings.append((grouping(images[stored], image_units, images["subject"], column, cuts), row_units))
+    plan = Plan(settings.bootstrap_resamples, settings.confidence, study.seed)
+    figures = subgroups(
+        rows, groupings, classes=study.classes_of(target), positive=study.positive_of(target), plan=plan
+    )
+    return {**{name: main[name] for name in ("target", "stage", "learner")}, **figures}

@@ -1,0 +1,219 @@
+"""Calibration slopes, intercepts and curves, predictive values, likelihood ratios, and decision curves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LinearRegression, LogisticRegression
+
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.calibration import class_calibration, decision_curve, number_calibration
+from casewise.evaluation.thresholds import judge_thresholds
+from casewise.metrics.classes import Classes, Samples, class_metrics
+from casewise.metrics.classes import reason as class_reason
+from casewise.metrics.recalibration import intercepts, logit, slopes, smoothed
+from casewise.pipeline.calibrate import calibration_and_decisions
+from casewise.report.sections.calibration import calibration as shown
+from casewise.report.sections.calibration import shape
+from casewise.study.evaluation import Evaluation
+from tests.report_contexts import study_of_classes
+
+PLAN = Plan(300, 0.95, 0)
+
+
+def rows_of(p: np.ndarray, truth: np.ndarray, *, per_subject: int = 2, folds: int = 0) -> pd.DataFrame:
+    """Scored rows of two classes: `p` is the probability of the first."""
+    n = len(p)
+    who = [f"S{i // per_subject:03d}" for i in range(n)]
+    rows = pd.DataFrame({"subject": who, "case": [f"{s}/{i}" for i, s in enumerate(who)]})
+    fold = [i // per_subject % folds + 1 if folds else pd.NA for i in range(n)]
+    return rows.assign(p0=p, p1=1 - p, y_true=truth * 1.0, y_pred=(p < 0.5) * 1.0).assign(
+        outer_fold=pd.array(fold, dtype="Int64"),
+        stage="oof" if folds else "test",
+        model="net",
+        target="finding",
+        kind="classification",
+        visit="1",
+        day=0.0,
+        region="",
+        image="",
+        inner_fold=pd.array([pd.NA] * n, dtype="Int64"),
+    )
+
+
+def drawn(n: int, *, slope: float = 1.0, intercept: float = 0.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities, and classes (0 is the one of interest) whose true logit is linear in theirs."""
+    random = np.random.default_rng(seed)
+    x = random.normal(0, 1.5, n)
+    of_class = random.random(n) < 1 / (1 + np.exp(-(intercept + slope * x)))
+    return 1 / (1 + np.exp(-x)), 1 - of_class.astype(int)
+
+
+class TestLines:
+    def test_slopes_of_weighted_cases_are_those_of_scikit_learn(self) -> None:
+        p, truth = drawn(200)
+        subject = np.arange(200) // 2
+        counts = np.random.default_rng(1).multinomial(100, np.full(100, 0.01), size=5).astype(float)
+        fitted = slopes(logit(p), truth == 0, subject, counts)
+        for number in range(5):
+            weights = counts[number][subject]
+            model = LogisticRegression(C=1e10, tol=1e-10, max_iter=2000)
+            model.fit(logit(p)[:, None], truth == 0, sample_weight=weights)
+            assert fitted[number] == pytest.approx(model.coef_[0, 0], rel=1e-4)
+
+    def test_the_intercept_makes_the_mean_probability_right(self) -> None:
+        p, truth = drawn(300, intercept=-1)
+        (a,) = intercepts(logit(p), truth == 0, np.arange(300), np.ones((1, 300)))
+        assert (1 / (1 + np.exp(-(a + logit(p))))).mean() == pytest.approx((truth == 0).mean(), abs=1e-9)
+
+    def test_undefined_slopes_are_nan(self) -> None:
+        x, ones = np.array([-2.0, -1, 1, 2]), np.ones((1, 4))
+        assert np.isnan(slopes(x, x > 0, np.arange(4), ones)[0])
+        assert np.isnan(slopes(np.ones(4), x > 0, np.arange(4), ones)[0])
+        assert np.isnan(slopes(x, x > -9, np.arange(4), ones)[0])
+        assert np.isnan(intercepts(x, x > -9, np.arange(4), ones)[0])
+
+    def test_a_smoothed_line_is_a_line_and_stays_defined_at_ties(self) -> None:
+        x = np.repeat([0.2, 0.8], 10)
+        subjects, ones = np.arange(20).astype(str), np.ones((1, 20))
+        values = smoothed(x, x, subjects, ones, np.array([0.2, 0.5, 0.8]))
+        assert np.allclose(values, [[0.2, 0.5, 0.8]], atol=0.02)
+
+
+class TestClasses:
+    @pytest.mark.parametrize(("slope", "code"), [(0.3, "extreme"), (2.5, "moderate"), (1.0, "unclear")])
+    def test_the_planted_slope_is_within_its_interval(self, slope: float, code: str) -> None:
+        p, truth = drawn(800, slope=slope, seed=4)
+        entry = class_calibration(rows_of(p, truth), ["ill", "well"], "ill", PLAN)["ill"]
+        assert entry["slope"]["low"] < slope < entry["slope"]["high"]
+        assert shape(entry) == code
+        assert entry["slope_by_fold"] == {}
+        assert all(point["low"] <= point["observed"] <= point["high"] for point in entry["curve"][5:-5])
+
+    def test_out_of_fold_each_folds_slope_stands_beside_the_pooled_one(self) -> None:
+        p, truth = drawn(400, slope=1.0)
+        rows = rows_of(p, truth, folds=2)
+        first = (rows["outer_fold"] == 1).to_numpy()
+        odds = np.where(first, 2.0, 0.5) * logit(p)
+        p = 1 / (1 + np.exp(-odds))
+        entry = class_calibration(rows.assign(p0=p, p1=1 - p), ["ill", "well"], "ill", PLAN)["ill"]
+        assert entry["slope_by_fold"]["1"] < entry["slope"]["value"] < entry["slope_by_fold"]["2"]
+
+    def test_separated_and_constant_probabilities_have_reasons_instead_of_slopes(self) -> None:
+        truth = np.tile([0, 1], 30)
+        separated = class_calibration(rows_of(np.where(truth == 0, 0.8, 0.2), truth), ["a", "b"], "a", PLAN)["a"]
+        constant = class_calibration(rows_of(np.full(60, 0.4), truth), ["a", "b"], "a", PLAN)["a"]
+        absent = class_calibration(rows_of(np.linspace(0.1, 0.9, 60), truth * 0), ["a", "b"], "a", PLAN)["a"]
+        reasons = [entry["slope"]["reason"] for entry in (separated, constant, absent)]
+        assert len(set(reasons)) == 3
+        assert [entry["slope"]["value"] for entry in (separated, constant, absent)] == [None] * 3
+        assert constant["intercept"]["value"] == pytest.approx(np.log(0.5 / 0.5) - logit(np.array([0.4]))[0])
+        assert constant["curve"] == absent["curve"] == []
+
+    def test_a_class_of_few_subjects_has_rough_figures_and_no_verdict(self) -> None:
+        p, truth = drawn(100, slope=0.2)
+        entries = [
+            class_calibration(rows_of(p[:n], truth[:n], per_subject=1), ["a", "b"], "a", PLAN)["a"] for n in (40, 100)
+        ]
+        assert [entry["slope"]["rough"] for entry in entries] == [True, False]
+        assert shape(entries[0]) == ""
+        assert shape(entries[1]) != ""
+
+    def test_of_three_classes_each_has_its_own(self) -> None:
+        random = np.random.default_rng(0)
+        p = random.dirichlet([2, 2, 2], 90)
+        truth = np.array([random.choice(3, p=q) for q in p])
+        rows = rows_of(p[:, 0], truth).assign(p1=p[:, 1], p2=p[:, 2])
+        assert list(class_calibration(rows, ["a", "b", "c"], None, PLAN)) == ["a", "b", "c"]
+
+
+def test_the_line_of_a_number_is_that_of_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    truth = random.normal(20, 5, 120)
+    rows = rows_of(np.full(120, 0.5), truth).assign(y_true=truth, y_pred=5 + 1.4 * truth + random.normal(0, 2, 120))
+    entry = number_calibration(rows, PLAN)
+    model = LinearRegression().fit(rows[["y_pred"]].to_numpy(), truth)
+    assert entry["slope"]["value"] == pytest.approx(model.coef_[0])
+    assert entry["intercept"]["value"] == pytest.approx(model.intercept_)
+    assert shape(entry) == "extreme"
+    same = number_calibration(rows.assign(y_pred=3.0), PLAN)
+    assert same["slope"]["value"] is None
+    assert same["slope"]["reason"]
+
+
+class TestPredictiveValues:
+    def point(self, truth: list[int], called: list[int], **settings: Any) -> dict[str, Any]:
+        arrays = (np.array(called, float)[:, None], np.full((len(truth), 1), 0.5), np.array(truth)[:, None] == 1)
+        subjects = np.arange(len(truth)).astype(str)
+        (point,) = judge_thresholds(*arrays, subjects, PLAN, n_cases=len(truth), **settings)
+        return point
+
+    def test_they_follow_bayes(self) -> None:
+        # 8 of 10 positive cases and 5 of 20 negative ones are called positive
+        truth, called = [1] * 10 + [0] * 20, [1] * 8 + [0] * 2 + [1] * 5 + [0] * 15
+        point = self.point(truth, called, prevalence=0.02)
+        values = {name: estimate.value for name, estimate in point.items()}
+        assert values["npv"] == pytest.approx(15 / 17)
+        assert values["lr_positive"] == pytest.approx(0.8 / 0.25)
+        assert values["lr_negative"] == pytest.approx(0.2 / 0.75)
+        odds = 0.02 / 0.98 * values["lr_positive"]
+        assert values["ppv_at_prevalence"] == pytest.approx(odds / (1 + odds))
+        at_own = self.point(truth, called, prevalence=1 / 3)
+        assert at_own["ppv_at_prevalence"].value == pytest.approx(at_own["precision"].value)
+        assert at_own["npv_at_prevalence"].value == pytest.approx(at_own["npv"].value)
+
+    def test_infinite_ratios_and_empty_rows_have_reasons(self) -> None:
+        perfect = self.point([1, 1, 0, 0], [1, 1, 0, 0])
+        assert perfect["lr_positive"].value is None
+        assert perfect["lr_positive"].reason == "no case is a false positive"
+        everyone = self.point([1, 1, 0, 0], [1, 1, 1, 1])
+        assert everyone["npv"].value is None
+        assert everyone["npv"].reason == "every case is called positive"
+        assert everyone["lr_negative"].value is None
+
+    def test_decisions_have_them_too(self) -> None:
+        truth, decided = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 1, 1, 1, 0])[:, None]
+        p = np.full((6, 1, 2), 0.5)
+        classes = Classes(("ill", "well"), positive=0)
+        values = class_metrics(Samples(truth, decided, p, p, np.array(list("abcdef"))), classes, np.ones((1, 6)))
+        assert values["npv"][0, 0] == pytest.approx(2 / 3)
+        assert values["lr_positive"][0, 0] == pytest.approx(2.0)
+        assert class_reason("lr_positive", classes, np.array([3, 3])) == "no case is a false positive"
+
+    def test_a_prevalence_is_of_two_classes(self) -> None:
+        assert Evaluation(prevalence={"finding": "2%"}).prevalence == {"finding": 0.02}
+        with pytest.raises(ValueError, match="prevalence"):
+            study_of_classes("classification", evaluation={"prevalence": {"finding": 0.1}})
+        with pytest.raises(ValueError, match="prevalence"):
+            Evaluation(prevalence={"finding": 0})
+
+
+class TestDecisions:
+    def test_net_benefit_is_counted(self) -> None:
+        p, truth = np.array([0.9, 0.6, 0.3, 0.2, 0.1]), np.array([0, 1, 0, 1, 1])
+        low, high = decision_curve(rows_of(p, truth, per_subject=1), 0, [0.25, 0.5], PLAN)
+        assert low["model"]["value"] == pytest.approx(2 / 5 - 1 / 5 * 0.25 / 0.75)
+        assert low["treat_all"]["value"] == pytest.approx(2 / 5 - 3 / 5 * 0.25 / 0.75)
+        assert high["model"]["value"] == pytest.approx(1 / 5 - 1 / 5)
+        assert high["over_all"]["value"] == pytest.approx(high["model"]["value"] - high["treat_all"]["value"])
+
+    def test_only_declared_thresholds_are_evaluated_and_stated(self) -> None:
+        p, truth = drawn(120)
+        rows = rows_of(p, truth)
+        outcome = study_of_classes("binary").primary_outcome
+        rows = rows.assign(target=outcome)
+        main = {"target": outcome, "stage": "test", "learner": "net", "metrics": {}, "kind": "classification"}
+        settings = {"bootstrap_resamples": 100}
+        plain = calibration_and_decisions(study_of_classes("binary", evaluation=settings), rows, main)
+        assert "decisions" not in plain
+        study = study_of_classes("binary", evaluation={**settings, "decision_thresholds": [0.1, "30%"]})
+        entries = calibration_and_decisions(study, rows, main)
+        values = shown(study, {**entries, "main": main})
+        assert values is not None
+        assert len(values["stages"][0]["decision_rows"]) == 2
+        ((points),) = entries["decisions"]["test"].values()
+        assert [point["threshold"] for point in points if point["declared"]] == [0.1, 0.3]
+        assert all(0 < point["threshold"] < 1 for point in points)

@@ -1,0 +1,169 @@
+"""Participants: the flow from the table to the cohort, and the characteristics of each side."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from casewise.cohort.characteristics import characteristics, described_columns
+from casewise.cohort.cohort import Cohort, read_cohort
+from casewise.cohort.flow import Flow, cases_step
+from casewise.errors import CohortError
+from casewise.report.markdown.page import write_results
+from casewise.report.page import render
+from casewise.report.sections.participants import participants
+from casewise.run import Run, run
+from casewise.run_folder import RunFolder
+from tests.chest_study import chest_study
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Path:
+    """The chest phantoms with missing ages, another view, and an empty label."""
+    rows = pd.read_csv(chests, dtype=str, keep_default_na=False)
+    rows["path"] = [str(chests.parent / path) for path in rows["path"]]
+    rows["lung_mask"] = ""
+    pneumonia = rows.index[rows["label"] == "pneumonia"]
+    others = rows.index[rows["label"] != "pneumonia"]
+    rows.loc[others[:2], "view"] = "LL"
+    rows.loc[others[2:5], "age"] = ""
+    rows.loc[others[5], "label"] = ""
+    rows.loc[pneumonia[0], "view"] = "LL"
+    path = tmp_path_factory.mktemp("flow") / "cases.csv"
+    rows.to_csv(path, index=False)
+    return path
+
+
+def settings(**evaluation: Any) -> dict[str, Any]:
+    return {
+        "label": ["covid", "no_finding"],
+        "where": {"view": "PA"},
+        "evaluation": {"bootstrap_resamples": 200, **evaluation},
+    }
+
+
+@pytest.fixture(scope="module")
+def cohort(table: Path) -> Cohort:
+    return read_cohort(chest_study(table, **settings()))
+
+
+class TestFlow:
+    def test_every_row_of_the_table_is_accounted_for(self, cohort: Cohort, table: Path) -> None:
+        rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+        read, where, other = cohort.flow
+        assert read["left"] == {"rows": 24, "subjects": 24}
+        assert (where["code"], where["column"], where["values"], where["rows"]) == ("where", "view", ["PA"], 3)
+        assert (other["code"], other["values"]) == ("other_classes", ["pneumonia"])
+        assert other["rows"] == int(((rows["label"] == "pneumonia") & (rows["view"] == "PA")).sum())
+        assert other["left"]["rows"] == len(cohort.images)
+        assert sum(step["rows"] for step in cohort.flow) == 24 - len(cohort.images)
+
+    def test_a_subject_is_lost_only_with_its_last_row(self) -> None:
+        flow = Flow(pd.Series(list("AAB")))
+        flow.leave_out("where", pd.Series([True, False, True]))
+        assert flow.steps[-1]["subjects"] == 0
+        flow.leave_out("where_not", pd.Series([False, True, True]))
+        assert (flow.steps[-1]["rows"], flow.steps[-1]["subjects"]) == (1, 1)
+
+    def test_a_step_without_effect_is_no_step(self) -> None:
+        flow = Flow(pd.Series(list("AB")))
+        flow.leave_out("where", pd.Series([True, True]))
+        assert len(flow.steps) == 1
+
+    def test_lost_cases_are_a_step(self) -> None:
+        cases = pd.DataFrame({"case": ["A/1", "A/2", "B/1"], "subject": ["A", "A", "B"]})
+        assert cases_step("images", cases, cases) == []
+        (step,) = cases_step("images", cases, cases.iloc[:1])
+        assert step == {"code": "images", "cases": 2, "subjects": 1, "left": {"cases": 1, "subjects": 1}}
+
+
+class TestCharacteristics:
+    def test_numbers_are_those_of_pandas(self, cohort: Cohort, table: Path) -> None:
+        study, images = chest_study(table, **settings()), cohort.images
+        columns = described_columns(study, images)
+        assert {"sex", "age", "source"} <= set(columns)
+        by_name = {
+            item["name"]: item
+            for item in characteristics(study, images, columns, {"0": pd.Series(True, index=images.index)})
+        }
+        ages = pd.to_numeric(images["age"], errors="coerce")
+        age = by_name["age"]["sides"]["0"]
+        assert age["missing"] == int(ages.isna().sum()) == 3
+        assert age["mean"] == pytest.approx(ages.mean())
+        assert age["sd"] == pytest.approx(ages.std())
+        assert age["median"] == pytest.approx(ages.median())
+        sex = by_name["sex"]
+        assert [level["name"] for level in sex["levels"]] == ["F", "M"]
+        assert sex["sides"]["0"]["counts"] == [int((images["sex"] == s).sum()) for s in "FM"]
+        assert by_name["label"]["sides"]["0"]["missing"] == 1
+
+    def test_subjects_count_once_and_varying_values_by_case(self, table: Path) -> None:
+        study = chest_study(table, **settings(subgroups=["ward"]))
+        images = pd.DataFrame(
+            {"subject": list("AAB"), "case": ["A/1", "A/2", "B/1"], "path": list("xyz"), "region": ""}
+        ).assign(label=[0.0, 1.0, 0.0], sex=["F", "F", "M"], ward=["1", "2", "1"])
+        columns = described_columns(study, images)
+        ward, sex, _ = characteristics(study, images, columns, {"0": pd.Series([True] * 3)})
+        assert (ward["unit"], ward["sides"]["0"]["counts"]) == ("case", [2, 1])
+        assert (sex["unit"], sex["sides"]["0"]["counts"]) == ("subject", [1, 1])
+
+
+class TestColumnsOfSubgroups:
+    def test_a_missing_column_is_named_with_the_nearest(self, table: Path) -> None:
+        with pytest.raises(CohortError, match="'sex'"):
+            read_cohort(chest_study(table, **settings(subgroups=["sexx"])))
+
+    def test_text_in_a_column_with_cut_points_is_refused(self, table: Path) -> None:
+        with pytest.raises(CohortError, match=r"evaluation\.subgroups"):
+            read_cohort(chest_study(table, **settings(subgroups=[{"sex": [1]}])))
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, table: Path) -> Run:
+    study = chest_study(table, **settings(subgroups=["sex", {"age": [50]}]))
+    return run(study, tmp_path_factory.mktemp("participants") / "run")
+
+
+class TestRun:
+    def test_the_record_is_kept_with_the_metrics(self, finished_run: Run) -> None:
+        entry = json.loads((finished_run.folder / "metrics.json").read_text())
+        people = entry["participants"]
+        sides = {side["code"]: side for side in people["sides"]}
+        assert sides["all"]["subjects"] == sides["train"]["subjects"] + sides["test"]["subjects"]
+        evaluated = people["evaluated"]
+        assert evaluated["oof"]["subjects"] == sides["train"]["subjects"]
+        assert sum(n["cases"] - n["cases_with_reference"] for n in evaluated.values()) == 1
+        figures = people["precision"]["figures"]
+        for name, figure in figures.items():
+            main = entry["main"]["metrics"][name]
+            assert figure["half_width"] == pytest.approx((main["high"] - main["low"]) / 2, rel=1e-4)
+        groups = entry["subgroups"]["columns"][0]["groups"]
+        assert sum(g["n_subjects"] for g in groups) == people["precision"]["n_subjects"]
+
+    def test_report_and_page_have_both_sections(self, finished_run: Run, tmp_path: Path) -> None:
+        page = finished_run.report.read_text()
+        assert 'id="participants"' in page
+        assert 'id="subgroups"' in page
+        text = write_results(finished_run.folder, tmp_path / "page.md").read_text()
+        assert "## Participants" in text
+        assert "## Subgroups" in text
+
+    def test_runs_without_the_record_have_no_section(self, report_of_classes: Any) -> None:
+        assert participants(report_of_classes.study, report_of_classes.metrics) is None
+        assert 'id="participants"' not in render(report_of_classes)
+
+    def test_a_side_without_values_has_no_mean(self, finished_run: Run) -> None:
+        metrics = json.loads(RunFolder(finished_run.folder).metrics.path.read_text())
+        for item in metrics["participants"]["characteristics"]:
+            for position in item["sides"]:
+                if item["kind"] == "numbers":
+                    item["sides"][position] = {"n": 0, "missing": 3}
+        values = participants(finished_run.study, metrics)
+        assert values is not None
+        assert any(cell.text == "–" for row in values["rows"] for cell in row.cells)
+        assert dataclasses.is_dataclass(values["rows"][0])

@@ -1,0 +1,218 @@
+"""Subgroups: groups of a column, figures of each, the test of differences, and what the pages say of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from casewise.cohort.groups import grouping
+from casewise.errors import CasewiseError
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.judges import judge_of
+from casewise.evaluation.subgroups import subgroups
+from casewise.report.sections.subgroups import subgroups as shown
+from casewise.study.evaluation import Evaluation
+from tests.report_contexts import study_of_classes, study_of_numbers
+
+PLAN = Plan(400, 0.95, 0)
+
+
+def people(n: int) -> pd.Series:
+    return pd.Series([f"S{i:03d}" for i in range(n)])
+
+
+def numbers(n: int, errors: np.ndarray, *, cases: int = 2) -> pd.DataFrame:
+    """Scored rows of a number: each subject has several cases, and its own error."""
+    random = np.random.default_rng(5)
+    who = np.repeat(np.arange(n), cases)
+    truth = random.normal(20, 6, len(who))
+    rows = pd.DataFrame({"subject": people(n).to_numpy()[who], "y_true": truth})
+    rows["case"] = rows["subject"] + "/" + rows.groupby("subject").cumcount().astype(str)
+    rows["y_pred"] = truth + errors[who] + random.normal(0, 1, len(who))
+    return rows.assign(
+        visit="1", day=0.0, region="", image="", model="net", stage="test", kind="regression", target="score"
+    ).assign(outer_fold=pd.array([pd.NA] * len(who), dtype="Int64"))
+
+
+def binary(truth: np.ndarray, probability: np.ndarray) -> pd.DataFrame:
+    rows = numbers(len(truth), np.zeros(len(truth)), cases=1)
+    values = {"y_true": truth * 1.0, "y_pred": (probability < 0.5) * 1.0, "p0": probability, "p1": 1 - probability}
+    return rows.assign(kind="classification", **values)
+
+
+def judged(rows: pd.DataFrame, columns: dict[str, list[str]], **settings: Any) -> dict[str, Any]:
+    names = people(rows["subject"].nunique())
+    groupings = [(grouping(pd.Series(cells), names, names, name), rows["subject"]) for name, cells in columns.items()]
+    return subgroups(rows, groupings, plan=PLAN, **settings)
+
+
+class TestGroups:
+    def test_spellings_of_missing_values_are_not_recorded(self) -> None:
+        who = people(6)
+        groups = grouping(pd.Series(["F", "f ", "M", "n/a", "", "Unknown"]), who, who, "sex")
+        assert [(g.name, g.code) for g in groups.groups] == [("F", "value"), ("M", "value"), ("", "not_recorded")]
+        assert groups.of_units.tolist() == [0, 0, 1, 2, 2, 2]
+
+    def test_a_unit_with_two_values_is_in_neither_group(self) -> None:
+        units = pd.Series(["a", "a", "b", "b"])
+        groups = grouping(pd.Series(["left", "right", "left", ""]), units, units, "side")
+        assert [g.code for g in groups.groups] == ["value", "value", "several"]
+        assert groups.of_units.to_dict() == {"a": 2, "b": 0}
+
+    def test_a_band_begins_with_its_cut_point(self) -> None:
+        who = people(4)
+        groups = grouping(pd.Series(["39.9", "40", "60", ""]), who, who, "age", (40.0, 60.0))
+        assert groups.of_units.tolist() == [0, 1, 2, 3]
+        assert not groups.planned
+
+    def test_thirds_are_of_subjects_and_not_of_images(self) -> None:
+        who = pd.concat([people(30), pd.Series(["S000"] * 300)], ignore_index=True)
+        ages = pd.Series([str(20 + i) for i in range(30)] + ["20"] * 300)
+        groups = grouping(ages, who, who, "age")
+        assert groups.planned
+        assert groups.cuts == (29.7, 39.3)
+        assert np.bincount(groups.of_units).tolist() == [10, 10, 10]
+
+    def test_codes_of_few_numbers_are_categories_in_order(self) -> None:
+        who = people(20)
+        groups = grouping(pd.Series([str(i % 6 + 1) for i in range(20)]), who, who, "skin_type")
+        assert [g.name for g in groups.groups] == list("123456")
+
+    def test_the_rarest_of_many_values_share_a_group(self) -> None:
+        cells = pd.Series([f"w{i % 11}" for i in range(110)] + [f"rare{i}" for i in range(9)])
+        who = people(len(cells))
+        groups = grouping(cells, who, who, "ward")
+        assert [g.code for g in groups.groups].count("others") == 1
+        assert int((groups.of_units == len(groups.groups) - 1).sum()) == 9
+
+
+class TestFigures:
+    def test_a_groups_figures_are_those_of_its_rows(self) -> None:
+        rows = numbers(60, np.zeros(60))
+        cells = ["a" if i % 2 else "b" for i in range(60)]
+        result = judged(rows, {"ward": cells})
+        (column,) = result["columns"]
+        members = rows[rows["subject"].isin(people(60)[np.array(cells) == "a"])]
+        alone = judge_of(members).judge(members, Plan(50), whole=False).metrics["net"]
+        group = column["groups"][0]
+        assert group["name"] == "a"
+        assert group["n_subjects"] == 30
+        assert group["metrics"]["mae"]["value"] == pytest.approx(alone["mae"].value)
+
+    def test_a_planted_difference_is_reported_and_others_are_not(self) -> None:
+        dark = np.arange(80) % 4 == 0
+        rows = numbers(80, np.where(dark, -5.0, 0.0))
+        columns = {"tone": ["dark" if d else "light" for d in dark], "ward": [f"w{i // 27}" for i in range(80)]}
+        tone, ward = judged(rows, columns)["columns"]
+        assert tone["tests"]["bias"]["p_adjusted"] < 0.01
+        assert ward["tests"]["bias"]["p_adjusted"] > 0.05
+        difference = tone["groups"][0]["differences"]["bias"]
+        assert difference["low"] < -5 < difference["high"] < 0
+
+    def test_the_adjustment_never_lowers_a_p_value(self) -> None:
+        random = np.random.default_rng(0)
+        rows = numbers(90, random.normal(0, 1, 90))
+        columns = {f"c{k}": [str(v) for v in random.integers(0, 3, 90)] for k in range(6)}
+        result = judged(rows, columns)
+        tests = [test for column in result["columns"] for test in column["tests"].values()]
+        assert result["n_tests"] == len(tests) == 18
+        assert all(test["p_adjusted"] >= test["p"] for test in tests)
+        assert max(test["p_adjusted"] for test in tests) > max(test["p"] for test in tests) - 1e-9
+
+    def test_small_groups_are_small_and_below_ten_not_compared(self) -> None:
+        cells = ["few"] * 9 + ["many"] * 40
+        (column,) = judged(numbers(49, np.zeros(49)), {"ward": cells})["columns"]
+        few, many = column["groups"]
+        assert few["small"] == ["mae", "ccc", "bias"]
+        assert many["small"] == []
+        assert column["tests"]["mae"] == {"p": None, "p_adjusted": None, "groups": [], "reason": "too_few"}
+
+    def test_figures_of_single_classes_need_thirty_subjects_of_the_class(self) -> None:
+        random = np.random.default_rng(1)
+        truth = np.array([0] * 25 + [1] * 75 + [0] * 35 + [1] * 35)
+        probability = np.clip(0.5 - 0.2 * (2 * truth - 1) + random.normal(0, 0.2, len(truth)), 0.01, 0.99)
+        cells = ["A"] * 100 + ["B"] * 70
+        settings = {"classes": ["ill", "well"], "positive": "ill"}
+        (column,) = judged(binary(truth, probability), {"ward": cells}, **settings)["columns"]
+        first, second = column["groups"]
+        assert first["subjects_by_class"] == {"ill": 25, "well": 75}
+        assert first["small"] == ["auroc", "sensitivity"]
+        assert second["small"] == []
+        assert column["tests"]["sensitivity"]["groups"] == [0, 1]
+
+    def test_a_group_without_a_class_has_a_reason_and_no_test(self) -> None:
+        truth = np.array([0, 1] * 20 + [1] * 20)
+        probability = np.where(truth == 0, 0.8, 0.3) + np.linspace(-0.1, 0.1, 60)
+        settings = {"classes": ["ill", "well"], "positive": "ill"}
+        (column,) = judged(binary(truth, probability), {"ward": ["A"] * 40 + ["B"] * 20}, **settings)["columns"]
+        assert column["groups"][1]["metrics"]["auroc"]["value"] is None
+        assert column["groups"][1]["metrics"]["auroc"]["reason"]
+        assert column["tests"]["auroc"]["p"] is None
+
+    def test_missing_values_are_shown_and_not_compared(self) -> None:
+        errors = np.array([0.0] * 60 + [9.0] * 30)
+        (column,) = judged(numbers(90, errors), {"sex": ["F", "M"] * 30 + [""] * 30})["columns"]
+        assert [group["code"] for group in column["groups"]] == ["value", "value", "not_recorded"]
+        assert column["tests"]["bias"]["groups"] == [0, 1]
+        assert column["tests"]["bias"]["p_adjusted"] > 0.05
+
+
+@pytest.mark.slow
+def test_false_alarms_stay_below_six_percent() -> None:
+    """Three columns without any difference, 40 subjects with two cases each."""
+    alarms = 0
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        rows = numbers(40, random.normal(0, 2, 40))
+        columns = {f"c{k}": [str(v) for v in random.integers(0, levels, 40)] for k, levels in enumerate((2, 3, 3))}
+        tests = [test for column in judged(rows, columns)["columns"] for test in column["tests"].values()]
+        alarms += min((t["p_adjusted"] for t in tests if t["p_adjusted"] is not None), default=1) < 0.05
+    assert alarms <= 12
+
+
+class TestWhatIsSaid:
+    def metrics(
+        self, rows: pd.DataFrame, columns: dict[str, list[str]], target: str, **settings: Any
+    ) -> dict[str, Any]:
+        return {"subgroups": {"target": target, "stage": "test", "learner": "net", **judged(rows, columns, **settings)}}
+
+    def test_no_difference_is_not_called_equality(self) -> None:
+        rows = numbers(60, np.zeros(60)).assign(target="pasi")
+        values = shown(study_of_numbers(), self.metrics(rows, {"ward": ["a", "b"] * 30}, "pasi"))
+        assert values is not None
+        (column,) = values["columns"]
+        assert column["verdict"]["code"] == "none_shown"
+        assert column["verdict"]["deviations"][0]["interval"]
+        assert column["verdict"]["untested"] == []
+
+    def test_a_difference_names_figure_and_group(self) -> None:
+        rows = numbers(60, np.where(np.arange(60) % 3 == 0, 6.0, 0.0)).assign(target="pasi")
+        wards = ["odd" if i % 3 == 0 else "usual" for i in range(60)]
+        values = shown(study_of_numbers(), self.metrics(rows, {"ward": wards}, "pasi"))
+        assert values is not None
+        verdict = values["columns"][0]["verdict"]
+        assert verdict["code"] == "differs"
+        assert {d["metric"] for d in verdict["deviations"]} >= {"mean difference"}
+
+    def test_one_group_leaves_nothing_to_compare(self) -> None:
+        rows = numbers(30, np.zeros(30)).assign(target="pasi")
+        values = shown(study_of_numbers(), self.metrics(rows, {"sex": ["F"] * 25 + [""] * 5}, "pasi"))
+        assert values is not None
+        assert values["columns"][0]["verdict"]["code"] == "untested"
+        assert values["columns"][0]["verdict"]["one_group"]
+        assert shown(study_of_numbers(), {}) is None
+
+
+class TestSettings:
+    def test_cut_points_must_increase_and_columns_be_named_once(self) -> None:
+        for bad in (["sex", "sex"], ["sex", {"sex": [1]}], [{"age": [60, 40]}], [{"age": []}]):
+            with pytest.raises(ValueError, match="subgroups"):
+                Evaluation(subgroups=bad)
+        assert Evaluation(subgroups=["sex", {"age": [40, 60]}]).subgroup_cuts == {"sex": (), "age": (40.0, 60.0)}
+
+    def test_what_is_predicted_cannot_define_groups(self) -> None:
+        with pytest.raises((CasewiseError, ValueError), match="subgroups"):
+            study_of_classes("binary", evaluation={"subgroups": ["finding"]})
