@@ -166,8 +166,8 @@ def find_shortcuts(
         answers += [answer] if answer else []
         not_tested += [] if answer else [f"{target} from {item.name}"]
     # another variant of the evidence may have been tested
-    tested = {f"{answer.target} from {answer.evidence.name}" for answer in answers}
-    not_tested = [text for text in not_tested if text not in tested]
+    answered = {f"{answer.target} from {answer.evidence.name}" for answer in answers}
+    not_tested = [text for text in not_tested if text not in answered]
     varying = [c for c in map(str, images.columns) if len({*levels(images[c].astype(str).tolist())} - {""}) > 1]
     source = source_column([c for c in varying if c in columns])
     pictures = next(item for item in evidence if item.kind == "source-from-image")

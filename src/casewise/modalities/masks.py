@@ -12,6 +12,7 @@ from casewise.modalities.base import CaseMask, MaskMeaning, PreparedCohort
 from casewise.modalities.store.pixels import central_square, content_box
 from casewise.modalities.store.preparation import Fit
 from casewise.modalities.store.readers import read_image
+from casewise.modalities.store.store import TileStore
 
 # Compression moves black and white by at most this; grey values between may cover at most this share of a picture.
 COMPRESSION_RANGE, MAX_GREY_SHARE = 48, 0.2
@@ -34,6 +35,7 @@ def mask_on_tiles(prepared: PreparedCohort, row: int, column: str, meaning: Mask
         ImageError: a mask cannot be read or has another shape than its image.
     """
     study, images, store = prepared.study, prepared.cohort.images, prepared.store
+    assert isinstance(store, TileStore)
     folder = (study.root or study.cohort.parent).absolute()
     numbers = sorted(set(map(int, prepared.cohort.panels["tiles"].iloc[row])))
     names = {number: text_of(images[column].iloc[number]) for number in numbers}
@@ -62,9 +64,7 @@ def _marked_pixels(path: Path, width: int, height: int) -> np.ndarray:
     return binarise_masks(values, path)
 
 
-def to_tile(
-    marked: np.ndarray, *, width: int, height: int, side: int, fit: Fit, meaning: MaskMeaning
-) -> np.ndarray:
+def to_tile(marked: np.ndarray, *, width: int, height: int, side: int, fit: Fit, meaning: MaskMeaning) -> np.ndarray:
     """A mask (h, w) on the tile of its image: (side, side) `bool`, false on padding; what was cropped off is left out.
 
     The same as `casewise.modalities.store.preparation.Preparation` does with the image of `width` and `height`.
