@@ -1,13 +1,14 @@
 """How often 95 % intervals contain the true value, in simulated studies: percentiles of resamples, and casewise's.
 
 A study has subjects with one to six cases each. Part of every error is the subject's own, so cases of a subject are
-alike. Classes have unequal size. The true value of a figure is that of 200,000 subjects of the same kind. Both intervals
+alike. Classes have unequal size. The true value of a figure is that of 200,000 subjects of the same kind. Intervals
 come from the code that evaluates a run; studies take the place of learners in it, so that they are judged at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -264,7 +265,7 @@ def main() -> None:
     show = partial(print, flush=True)
     found = {model.title: coverage(model, SUBJECTS, settings.studies, show) for model in (*NUMBERS, *CLASSES)}
     every = [f"{number} subjects" for number in SUBJECTS]
-    bins = [f"{low} to {high - 1}" for low, high in zip(RESTS_ON[:-2], RESTS_ON[1:-1], strict=True)]
+    bins = [f"{low} to {high - 1}" for low, high in itertools.pairwise(RESTS_ON[:-1])]
     bins.append(f"{RESTS_ON[-2]} or more")
 
     def section(models: Sequence[NumberModel | ClassModel], which: int, columns: Sequence[str]) -> str:
@@ -278,7 +279,7 @@ def main() -> None:
         finding=finding([by_all for by_all, _ in found.values()]),
         numbers=section(NUMBERS, 0, every),
         classes=section(CLASSES, 0, every),
-        rests_on=section(CLASSES, 1, bins).replace("###", "###"),
+        rests_on=section(CLASSES, 1, bins),
     )
     print(page)
     if settings.output:
