@@ -210,17 +210,15 @@ def test_intervals_of_numbers_contain_the_true_value(benchmark_file: Any) -> Non
 
 
 def test_intervals_of_classes_contain_the_true_value(benchmark_file: Any) -> None:
-    for model in (benchmark_file.CLASSES[1], benchmark_file.CLASSES[3]):
-        by_all, by_rest = benchmark_file.coverage(model, (16, 30), 400)
-        for name, cells in by_rest.items():
-            if not benchmark_file.shown(name) or name == "ece":
-                continue
-            # ten subjects of the class or more
-            for cell in cells[2:4]:
-                if cell.new >= 200:
-                    assert 89 <= cell.shares[1] <= 99.5, (model.title, name)
-            assert by_all[name][0].shares[1] >= 90, (model.title, name)
-    assert by_all["sensitivity" if "sensitivity" in by_all else "recall"][0].studies
+    model = benchmark_file.CLASSES[1]
+    by_all, by_rest = benchmark_file.coverage(model, (30,), 400)
+    names = [name for name in by_rest if benchmark_file.shown(name) and name != "ece"]
+    assert {"accuracy", "auroc", "sensitivity", "kappa", "log_loss", "brier"} <= set(names)
+    for name in names:
+        assert 90 <= by_all[name][0].shares[1] <= 98.5, name
+        assert by_all[name][0].shares[1] >= by_all[name][0].shares[0], name
+        # ten subjects of the class or more
+        assert sum(cell.new for cell in by_rest[name][2:]) > 100, name
 
 
 def test_the_page_of_the_benchmark(benchmark_file: Any) -> None:
@@ -229,4 +227,4 @@ def test_the_page_of_the_benchmark(benchmark_file: Any) -> None:
     text = benchmark_file.markdown(table, [str(n) for n in benchmark_file.SUBJECTS])
     assert len(text.splitlines()) == 2 + 8
     assert all(line.count("|") == 8 for line in text.splitlines())
-    assert "48 shares" in benchmark_file.finding([table]) or "of 32 shares" in benchmark_file.finding([table])
+    assert "of 32 shares" in benchmark_file.finding([table])
