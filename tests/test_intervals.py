@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
-from casewise.evaluation import intervals
+from casewise.evaluation import Outcomes, evaluate, intervals
 from casewise.evaluation.agreement import group_agreement
 from casewise.evaluation.bootstrap import Estimate, Plan, by_subject
 from casewise.evaluation.classification import PredictionMatrix, judge_classes
@@ -19,6 +20,11 @@ from casewise.evaluation.thresholds import judge_thresholds
 from casewise.metrics.classes import Classes, Samples, class_metrics
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject, value
 from casewise.metrics.registry import Metric, metric_names, metric_of, register_metric, unregister_metric
+from casewise.report.caveats import sentences
+from casewise.report.markdown.page import trained_or_held_out as page_cell
+from casewise.report.sections.training import on_training_cases
+from casewise.report.sections.training import trained_or_held_out as training_cell
+from casewise.report.tables import MetricFormat
 
 PLACE = Path(__file__).resolve().parents[1] / "benchmarks" / "coverage.py"
 TWO = Classes(("negative", "positive"), "classification", 1)
@@ -228,3 +234,34 @@ def test_the_page_of_the_benchmark(benchmark_file: Any) -> None:
     assert len(text.splitlines()) == 2 + 8
     assert all(line.count("|") == 8 for line in text.splitlines())
     assert "of 32 shares" in benchmark_file.finding([table])
+
+
+def test_a_temperature_at_its_bound_and_classes_of_few_subjects_are_remarked_on() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1], [30, 5])
+    frame = pd.DataFrame({"subject": [f"s{n:02d}" for n in range(35)], "visit": "1", "y_true": truth * 1.0})
+    frame["case"] = frame["subject"] + "/1"
+    frame = frame.assign(day=np.nan, region="", image="", inner_fold=pd.NA, target="dx", kind="classification")
+    frame = frame.assign(stage="oof", outer_fold=pd.array(np.arange(35) % 3, dtype="Int64"), model="sure")
+    # always right, but hardly sure: the best temperature is as low as can be
+    p = np.where(truth == 1, 0.6, 0.4) + rng.uniform(-0.05, 0.05, 35)
+    frame = frame.assign(y_pred=truth * 1.0, p0=1 - p, p1=p)
+    notes = evaluate(frame, Outcomes("dx", classes={"dx": ["no", "yes"]}), Plan(20))["notes"]
+    by_code = {note["code"]: note for note in notes}
+    bound = by_code["temperature_at_bound"]
+    assert (bound["learner"], bound["temperatures"], bound["folds"], bound["of"]) == ("sure", [0.05], 3, 3)
+    assert by_code["few_of_class"]["subjects"] == {"yes": 5}
+    assert len(sentences(notes)) == len(notes)
+    assert not any(sentence.startswith(("few_of_class", "temperature_at_bound")) for sentence in sentences(notes))
+
+
+def test_a_range_over_networks_is_not_in_brackets() -> None:
+    records = [{"n": 9, "accuracy": share, "confusion": [[1, 0], [0, 1]]} for share in (0.7, 0.9)]
+    entry = on_training_cases([{"model": "net", "on_training": record} for record in records])["net"]["on_training"]
+    assert set(entry["accuracy"]) == {"value", "smallest", "largest"}
+    held_out = {"value": 0.8, "low": 0.7, "high": 0.9}
+    write = MetricFormat()
+    cells = [training_cell(write, "accuracy", figure).small for figure in (entry["accuracy"], held_out)]
+    assert ["[" in text for text in cells] == [False, True]
+    texts = [page_cell(figure) for figure in (entry["accuracy"], held_out)]
+    assert ["[" in text for text in texts] == [False, True]
