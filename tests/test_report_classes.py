@@ -281,7 +281,7 @@ def test_a_figure_without_an_interval_says_why_on_the_first_screen(two: ReportCo
     own = changed(two, {**figures(two), "sensitivity": figure, "accuracy": figure, "auroc": figure})
     assert {tile["code"]: tile["cell"].small for tile in summary.tiles(own)}["sensitivity"] == why
     # a tile, and a sentence
-    assert section_of(page_of(own), "summary").count(why) >= 4
+    assert section_of(render(own), "summary").count(why) >= 4
     rough = changed(two, {**figures(two), "sensitivity": {"value": 1.0, "low": 0.4, "high": 1.0, "rough": True}})
     assert {tile["code"]: tile["cell"].small for tile in summary.tiles(rough)}["sensitivity"].endswith("rough")
 
