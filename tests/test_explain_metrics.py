@@ -182,7 +182,7 @@ def test_the_summary_is_the_mean_with_intervals_by_subject() -> None:
         told = found[name]
         if 0 < told.value < 1:  # type: ignore[operator]
             tail = 50 * (1 - expanded(0.95, 14))
-            assert 1.5 < tail < 2.5
+            assert 1 < tail < 2.5
             assert [told.low, told.high] == pytest.approx(np.percentile(by_hand, [tail, 100 - tail]).tolist())
         assert (told.n_subjects, told.n_cases, told.rough) == (14, 28, False)
     assert found["random_weights_hit"].value == pytest.approx(hits.mean())
