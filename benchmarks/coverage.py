@@ -1,14 +1,14 @@
 """How often 95 % intervals contain the true value, in simulated studies: percentiles of resamples, and casewise's.
 
 A study has subjects with one to six cases each. Part of every error is the subject's own, so cases of a subject are
-alike. Classes have unequal size. The true value of a figure is that of 200,000 subjects of the same kind. Both
-intervals come from the code that evaluates a run; studies take the place of learners in it, so that they are judged at
-once.
+alike. Classes have unequal size. The true value of a figure is that of 200,000 subjects of the same kind. Intervals
+come from the code that evaluates a run; studies take the place of learners in it, so that they are judged at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -219,7 +219,7 @@ PAGE = """# How often intervals contain the true value
 `python benchmarks/coverage.py --output docs/coverage.md` makes this page: {studies:,} simulated studies for each model
 and number of subjects. A subject has one to six cases; part of every error is the subject's own. A cell shows the share
 of nominal 95 % intervals, in percent, that contain the true value: first percentiles of resamples of subjects, as
-casewise gave until version 0.3, then in bold the intervals that it gives now ([how](explanation-figures.md)). A dash
+casewise gave formerly, then in bold the intervals that it gives now ([how](explanation-figures.md)). A dash
 means that fewer than a fifth of the studies have such an interval.
 
 {finding}
@@ -265,7 +265,7 @@ def main() -> None:
     show = partial(print, flush=True)
     found = {model.title: coverage(model, SUBJECTS, settings.studies, show) for model in (*NUMBERS, *CLASSES)}
     every = [f"{number} subjects" for number in SUBJECTS]
-    bins = [f"{low} to {high - 1}" for low, high in zip(RESTS_ON[:-2], RESTS_ON[1:-1], strict=True)]
+    bins = [f"{low} to {high - 1}" for low, high in itertools.pairwise(RESTS_ON[:-1])]
     bins.append(f"{RESTS_ON[-2]} or more")
 
     def section(models: Sequence[NumberModel | ClassModel], which: int, columns: Sequence[str]) -> str:
@@ -279,7 +279,7 @@ def main() -> None:
         finding=finding([by_all for by_all, _ in found.values()]),
         numbers=section(NUMBERS, 0, every),
         classes=section(CLASSES, 0, every),
-        rests_on=section(CLASSES, 1, bins).replace("###", "###"),
+        rests_on=section(CLASSES, 1, bins),
     )
     print(page)
     if settings.output:

@@ -285,19 +285,21 @@ def test_an_aim_counts_as_missed_only_beyond_its_interval() -> None:
     assert reached("sensitivity >= 0.9", found) is True
     assert reached("sensitivity >= 0.92", found) is False
     assert reached("sensitivity >= 0.9", Estimate(None, None, None, 50, 50, rough=False)) is None
+    assert reached("sensitivity >= 0.9", Estimate(0.5, None, None, 2, 2, rough=True)) is None
+    assert reached("sensitivity >= 0.9", Estimate(1.0, None, None, 2, 2, rough=True)) is True
 
 
 def test_grades_say_which_grade_their_calibration_counts() -> None:
     assert classes.calibration(toy("ordinal", subjects=100, networks=2))["median_decides"]  # type: ignore[index]
 
 
-@pytest.mark.parametrize(("low", "code"), [(0.04, "good"), (0.09, "mean_only")])
+@pytest.mark.parametrize(("subjects", "code"), [(40, "good"), (400, "mean_only")])
 def test_probabilities_off_by_more_than_chance_are_not_called_calibrated(
-    two: ReportContext, low: float, code: str
+    two: ReportContext, subjects: int, code: str
 ) -> None:
     bins = [{"n": 200, "confidence": 0.6, "accuracy": 0.75}, {"n": 200, "confidence": 0.9, "accuracy": 0.75}]
     context = changed(two, reliability=bins)
-    figures = {**context.figures("oof", context.learner), "ece": {"value": 0.129, "low": low, "high": 0.2}}
+    figures = {**context.figures("oof", context.learner), "ece": {"value": 0.129, "n_subjects": subjects}}
     by_learner = {**context.metrics["metrics"]["oof"], context.learner: {context.outcome: figures}}
     metrics = {**context.metrics, "metrics": {**context.metrics["metrics"], "oof": by_learner}}
     found = classes.calibration(dataclasses.replace(context, metrics=metrics))

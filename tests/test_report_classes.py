@@ -275,16 +275,15 @@ def test_an_audit_that_examined_no_shortcut_is_not_green_and_says_so(three: Repo
     assert (found["tone"], found["untested"]) == ("error", "few_subjects")  # type: ignore[index]
 
 
-def test_rates_of_all_or_none_do_not_pretend_certainty(two: ReportContext) -> None:
-    sure = changed(two, {**figures(two), "sensitivity": {"value": 1.0, "low": 1.0, "high": 1.0}})
-    number = two.classes.index(str(two.study.positive_of(two.outcome)))
-    n = two.headline_rows.loc[two.headline_rows["y_true"] == number, "subject"].nunique()
-    exact = summary.rates(sure)["exact"]["sensitivity"]  # type: ignore[index]
-    # the closed form where all are right
-    assert exact == {"count": n, "subjects": n, "low": pytest.approx(0.025 ** (1 / n), abs=1e-4), "high": 1.0}
-    assert {tile["code"]: tile["exact"] for tile in summary.tiles(sure)}["sensitivity"] == exact
-    assert summary.rates(two)["exact"] == {"sensitivity": None, "specificity": None}  # type: ignore[index]
-    page_of(sure)
+def test_a_figure_without_an_interval_says_why_on_the_first_screen(two: ReportContext) -> None:
+    why = "the same without any one of the subjects: no interval"
+    figure = {"value": 0.5, "low": None, "high": None, "rough": True, "reason": why}
+    own = changed(two, {**figures(two), "sensitivity": figure, "accuracy": figure, "auroc": figure})
+    assert {tile["code"]: tile["cell"].small for tile in summary.tiles(own)}["sensitivity"] == why
+    # a tile, and a sentence
+    assert section_of(render(own), "summary").count(why) >= 4
+    rough = changed(two, {**figures(two), "sensitivity": {"value": 1.0, "low": 0.4, "high": 1.0, "rough": True}})
+    assert {tile["code"]: tile["cell"].small for tile in summary.tiles(rough)}["sensitivity"].endswith("rough")
 
 
 def test_the_audit_section_shows_the_evidence(three: ReportContext, text: str) -> None:

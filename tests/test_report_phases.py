@@ -77,7 +77,7 @@ def test_training_performance_stands_beside_held_out_performance(two: ReportCont
     shares = [100 / (100 + fold) for fold in range(1, 6)]
     first, last = rows[0][1], rows[3][1]
     assert first.cells[1].value == pytest.approx(np.mean(shares))
-    assert first.cells[1].small == f"[{100 * min(shares):.1f}, {100 * max(shares):.1f}]"
+    assert first.cells[1].small == f"{100 * min(shares):.1f} to {100 * max(shares):.1f}"
     test = two.figures("test", network)["accuracy"]
     assert last.cells[1].value == pytest.approx(test["value"])
     assert last.cells[0].text == str(sum(two.class_entry("test", network)["support"]))

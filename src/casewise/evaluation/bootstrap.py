@@ -220,10 +220,10 @@ def by_subject(
         cases: (N,) the case of each row, for counting; by default each row is a case.
         kind: the kind of number, whose metrics are computed.
 
-    >>> truth, predicted = np.array([0., 1., 2., 3.]), {"a": np.array([0., 2., 4., 4.])}
-    >>> estimates = by_subject(truth, predicted, np.array(list("ppqr")))
-    >>> estimates["a"]["mae"]
-    Estimate(value=1.0, low=0.13, high=7.69, n_subjects=3, n_cases=4, rough=True, reason=None)
+    >>> truth, subjects = np.arange(12.), np.repeat(list("abcdef"), 2)
+    >>> mae = by_subject(truth, {"net": truth + np.tile([1., -1., 2.], 4)}, subjects)["net"]["mae"]
+    >>> round(mae.value, 2), round(mae.low, 2), round(mae.high, 2), mae.n_subjects, mae.rough
+    (1.33, 1.09, 1.63, 6, True)
     """
     truth, subjects = np.asarray(truth, dtype=float), np.asarray(subjects)
     matrix = np.column_stack([np.asarray(p, dtype=float) for p in predicted.values()])

@@ -99,7 +99,7 @@ Scheme = Callable[[str, Mapping[str, np.ndarray], Basis], Ends]
 def ends(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
     """The ends of a figure's interval for L learners, NaN where it has none: see `why_not`."""
     scheme = scheme_of(name)
-    if scheme is None:
+    if scheme is None or len(basis.presence) < _FEWEST:
         return np.full_like(points[name], np.nan), np.full_like(points[name], np.nan)
     with np.errstate(all="ignore"):
         low, high = SCHEMES[scheme](name, points, basis)

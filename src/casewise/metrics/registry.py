@@ -46,8 +46,8 @@ class Metric:
         interval: the scheme of its interval, among `casewise.evaluation.intervals.SCHEMES`; None: it has no interval.
         rests_on: of `casewise.metrics.classes.ClassSubjects`, the number of subjects that it rests on: for each
             learner, or with `by_class` for each class as well. For numbers it is that of all subjects.
-        rough_below: with fewer such subjects, 95 % intervals contain the true value in fewer than 92 % of studies; see
-            `docs/coverage.md`.
+        rough_below: with fewer such subjects, its 95 % intervals may contain the true value in fewer than 92 % of
+            studies; see `docs/coverage.md`.
     """
 
     name: str

@@ -356,16 +356,16 @@ def train_and_held_out(runs: Sequence[FinishedStudy]) -> dict[str, Any] | None:
                     entry = run.class_entry(stage, network, target)
                     lines.append((stage, str(sum(entry["support"])) if entry else MISSING, figures))
             rows += [
-                (f"{network}{suffix}", side, count, [_trained_or_held_out(figures.get(metric)) for metric in metrics])
+                (f"{network}{suffix}", side, count, [trained_or_held_out(figures.get(metric)) for metric in metrics])
                 for side, count, figures in lines
             ]
     return {"columns": metrics, "rows": rows, **missing} if rows else None
 
 
-def _trained_or_held_out(entry: Mapping[str, Any] | None) -> str:
+def trained_or_held_out(entry: Mapping[str, Any] | None) -> str:
     """A figure with its interval, or the mean over the networks with its range.
 
-    >>> _trained_or_held_out({"value": 0.9, "smallest": 0.85, "largest": 0.95})
+    >>> trained_or_held_out({"value": 0.9, "smallest": 0.85, "largest": 0.95})
     '0.900 (0.850 to 0.950)'
     """
     if entry and "smallest" in entry:

@@ -164,7 +164,7 @@ def calibration(context: ReportContext) -> dict[str, Any] | None:
     total = sum(b.get("n") or 0 for b in bins)
     noise = 1.96 * (correct * (1 - correct) / total) ** 0.5
     if abs(confidence - correct) < max(SURE, noise):
-        code = "mean_only" if ece_beyond_chance(bins, float(ece["value"])) else "good"
+        code = "mean_only" if ece_beyond_chance(bins, ece) else "good"
     else:
         code = "over" if confidence > correct else "under"
     return {
@@ -219,14 +219,15 @@ def scaling(figures: dict[str, Any]) -> dict[str, Any] | None:
     return {"code": code, "ece": after, "loss": loss, "loss_after": scaled}
 
 
-def ece_beyond_chance(bins: list[dict[str, Any]], ece: float) -> bool:
-    """Whether the calibration error lies above 0.05, and above what true probabilities of independent cases would give.
+def ece_beyond_chance(bins: list[dict[str, Any]], ece: dict[str, Any]) -> bool:
+    """Whether the calibration error lies above 0.05, and above what true probabilities would give by chance.
 
     By chance a bin's sum of hits is off by sqrt(2 n p (1 - p) / pi) on average, p being its mean probability, with a
-    variance of n p (1 - p) (1 - 2 / pi). Above is beyond 1.96 standard deviations.
+    variance of n p (1 - p) (1 - 2 / pi). Above is beyond 2.5 standard deviations. Cases of a
+    subject are taken to be all alike.
 
     >>> bins = [{"n": 50, "confidence": 0.5}, {"n": 50, "confidence": 0.5}]
-    >>> ece_beyond_chance(bins, 0.15), ece_beyond_chance(bins, 0.1)
+    >>> ece_beyond_chance(bins, {"value": 0.17}), ece_beyond_chance(bins, {"value": 0.17, "n_subjects": 25})
     (True, False)
     """
     filled = [b for b in bins if b.get("n") and is_number(b.get("confidence"))]
@@ -235,8 +236,9 @@ def ece_beyond_chance(bins: list[dict[str, Any]], ece: float) -> bool:
         return False
     variances = [b["n"] * max(b["confidence"] * (1 - b["confidence"]), 0) for b in filled]
     expected = sum((2 * variance / pi) ** 0.5 for variance in variances)
-    most = expected + 1.96 * (sum(variances) * (1 - 2 / pi)) ** 0.5
-    return bool(ece > max(CHANCE_ECE, most / total))
+    most = expected + 2.5 * (sum(variances) * (1 - 2 / pi)) ** 0.5
+    alike = (total / ece["n_subjects"]) ** 0.5 if ece.get("n_subjects") else 1.0
+    return bool(ece["value"] > max(CHANCE_ECE, alike * most / total))
 
 
 # ------------------------------------------------------------------------------------------ high-confidence errors

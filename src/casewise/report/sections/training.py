@@ -339,7 +339,7 @@ def train_and_held_out(context: ReportContext) -> dict[str, Any] | None:
             if entry and stage in context.stages:
                 lines.append((stage, f"{sum(entry['support']):,}", context.figures(stage, network)))
         for index, (side, count, figures) in enumerate(lines):
-            cells = [Cell(count), *(_trained_or_held_out(write, name, figures.get(name)) for name in columns)]
+            cells = [Cell(count), *(trained_or_held_out(write, name, figures.get(name)) for name in columns)]
             mark = network == context.learner and index == 0
             rows.append((side, Row(network if index == 0 else "", cells, mark=mark)))
     matrices = [
@@ -356,7 +356,7 @@ def train_and_held_out(context: ReportContext) -> dict[str, Any] | None:
     }
 
 
-def _trained_or_held_out(write: MetricFormat, name: str, figure: Mapping[str, Any] | None) -> Cell:
+def trained_or_held_out(write: MetricFormat, name: str, figure: Mapping[str, Any] | None) -> Cell:
     """A figure with its interval in brackets, or the mean over the networks with its range in words."""
     if not figure or "smallest" not in figure:
         return write.cell(name, figure)

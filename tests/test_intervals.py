@@ -1,0 +1,267 @@
+"""Intervals of figures: closed forms, exact where nothing varies, and how often they contain the true value."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from casewise.evaluation import Outcomes, evaluate, intervals
+from casewise.evaluation.agreement import group_agreement
+from casewise.evaluation.bootstrap import Estimate, Plan, by_subject
+from casewise.evaluation.classification import PredictionMatrix, judge_classes
+from casewise.evaluation.thresholds import judge_thresholds
+from casewise.metrics.classes import Classes, Samples, class_metrics
+from casewise.metrics.numbers import moments, number_metrics, sum_by_subject, value
+from casewise.metrics.registry import Metric, metric_names, metric_of, register_metric, unregister_metric
+from casewise.report.caveats import sentences
+from casewise.report.markdown.page import trained_or_held_out as page_cell
+from casewise.report.sections.training import on_training_cases
+from casewise.report.sections.training import trained_or_held_out as training_cell
+from casewise.report.tables import MetricFormat
+
+PLACE = Path(__file__).resolve().parents[1] / "benchmarks" / "coverage.py"
+TWO = Classes(("negative", "positive"), "classification", 1)
+
+
+@pytest.fixture(scope="module")
+def benchmark_file() -> Any:
+    spec = importlib.util.spec_from_file_location("coverage_of_intervals", PLACE)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def judged(samples: Samples, classes: Classes = TWO, plan: Plan = Plan(50)) -> dict[str, dict[str, Estimate]]:
+    learners = [f"net{n}" for n in range(samples.decided.shape[1])]
+    predicted = np.ones(samples.decided.shape, dtype=bool)
+    cases = np.arange(len(samples.truth))
+    return judge_classes(
+        PredictionMatrix(learners, samples, predicted, cases, predicted * 1), classes, plan, comparing=False
+    )[0]
+
+
+def binary(truth: list[int], decided: list[int], subjects: list[str] | None = None) -> Samples:
+    """One learner whose probability of its decision is 0.8, a little different in each case."""
+    sure = 0.8 + 0.01 * np.arange(len(truth)) / len(truth)
+    positive = np.where(np.array(decided) == 1, sure, 1 - sure)
+    p = np.stack([1 - positive, positive], axis=-1)[:, None]
+    names = subjects or [f"s{n:03d}" for n in range(len(truth))]
+    return Samples(np.array(truth), np.array(decided)[:, None], p, p * np.nan, np.array(names))
+
+
+def test_every_metric_names_a_scheme() -> None:
+    for name in metric_names():
+        assert metric_of(name).interval in {*intervals.SCHEMES, None}
+        assert metric_of(name).rough_below in (10, 30)
+
+
+def test_the_interval_of_a_mean_of_single_cases_is_students() -> None:
+    truth, error = np.zeros(12), np.random.default_rng(0).uniform(-1, 2, 12)
+    found = by_subject(truth, {"net": error}, np.arange(12))["net"]["bias"]
+    expected = stats.t.interval(0.95, 11, loc=error.mean(), scale=stats.sem(error))
+    assert [found.low, found.high] == pytest.approx(list(expected))
+
+
+def test_the_figures_left_out_are_those_without_a_subject() -> None:
+    rng = np.random.default_rng(1)
+    truth, subjects = rng.uniform(0, 40, 30), np.repeat([f"s{n:02d}" for n in range(10)], 3)
+    predicted = truth + rng.normal(0, 4, 30)
+    found = by_subject(truth, {"net": predicted}, subjects)["net"]
+    left = {
+        name: np.array([value(name, truth[subjects != s], predicted[subjects != s]) for s in np.unique(subjects)])
+        for name in ("mae", "ccc")
+    }
+    for name, transform, back in (("mae", np.log, np.exp), ("ccc", np.arctanh, np.tanh)):
+        # the width of the interval, in standard errors on its own scale, is a quantile of Student's t
+        point = found[name].value
+        assert point is not None
+        assert found[name].low is not None
+        scale = 1.0 if name == "mae" else 1 / (1 - point**2)
+        changes = np.log(left[name]) if name == "mae" else left[name]
+        error = scale * np.sqrt(9 / 10 * ((changes - changes.mean()) ** 2).sum())
+        quantile = (transform(point) - transform(found[name].low)) / error
+        assert stats.t.ppf(0.975, 9) - 1e-9 <= quantile < stats.t.ppf(0.975, 4)
+        assert found[name].high == pytest.approx(back(2 * transform(point) - transform(found[name].low)))
+
+
+def test_all_right_is_not_certainty() -> None:
+    truth = [0, 1] * 3
+    found = judged(binary(truth, truth))["net0"]
+    for name, trials in (("accuracy", 6), ("sensitivity", 3), ("specificity", 3), ("auroc", 3), ("precision", 3)):
+        exact = stats.binomtest(trials, trials).proportion_ci(0.95, method="exact")
+        assert (found[name].value, found[name].high) == (1.0, 1.0)
+        assert found[name].low == pytest.approx(exact.low)
+    assert found["kappa"].low == pytest.approx(0.025 ** (1 / 3))
+    wrong = judged(binary(truth, [1 - k for k in truth]))["net0"]["accuracy"]
+    assert [wrong.value, wrong.low, wrong.high] == pytest.approx([0.0, 0.0, 1 - 0.025 ** (1 / 6)])
+
+
+def test_cases_of_a_subject_are_one_trial() -> None:
+    truth = [0, 1] * 20
+    found = judged(binary(truth, truth, [f"s{n % 8}" for n in range(40)]))["net0"]["accuracy"]
+    assert (found.low, found.n_cases) == (pytest.approx(0.025 ** (1 / 8)), 40)
+
+
+def test_a_share_has_wilsons_interval() -> None:
+    truth, decided = [0, 1] * 20, ([0, 1] * 20)[:-8] + [1, 0] * 4
+    found = judged(binary(truth, decided))["net0"]["accuracy"]
+    n = 39  # the jackknife's variance is that of n - 1
+    t = stats.t.ppf(0.975, 39)
+    weight = t**2 / n
+    middle = (0.8 + weight / 2) / (1 + weight)
+    half = np.sqrt(weight * (0.16 + weight / 4)) / (1 + weight)
+    assert found.low is not None
+    assert found.high is not None
+    # two classes of 20 with fewer degrees of freedom together
+    assert middle - 1.05 * half < found.low <= middle - half + 1e-3
+    assert middle + half - 1e-3 <= found.high < middle + 1.05 * half
+
+
+def test_operating_points_and_bands_are_exact_too() -> None:
+    of_class = np.array([True] * 3 + [False] * 5)[:, None]
+    points = judge_thresholds(
+        of_class * 1.0, np.full((8, 1), 0.5), of_class, np.array(list("abcdefgh")), Plan(50), n_cases=8
+    )[0]
+    assert points["sensitivity"].low == pytest.approx(0.025 ** (1 / 3))
+    assert points["specificity"].low == pytest.approx(0.025 ** (1 / 5))
+    bands = group_agreement(np.arange(12) % 3, np.arange(12) % 3, np.arange(12), n_groups=3)
+    assert bands["agreement"]["low"] == pytest.approx(0.025 ** (1 / 12))
+    assert bands["kappa"]["low"] == pytest.approx(0.025 ** (1 / 4))
+    assert (bands["agreement"]["rough"], bands["kappa"]["rough"]) == (False, True)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_points_are_those_of_the_formulas_to_the_last_bit(k: int) -> None:
+    rng = np.random.default_rng(k)
+    subjects = rng.integers(0, 25, 90).astype(str)
+    p = rng.dirichlet(np.ones(k), (90, 4))
+    samples = Samples(rng.integers(0, k, 90), p.argmax(-1), p, p, subjects)
+    classes = Classes(tuple("abc"[:k]), "ordinal", 1 if k == 2 else None)
+    points = class_metrics(samples, classes, np.ones((1, len(np.unique(subjects)))))
+    for number, figures in enumerate(judged(samples, classes).values()):
+        assert {name: figure.value for name, figure in figures.items()} == {
+            name: float(point[0, number]) for name, point in points.items()
+        }
+    truth, predicted = rng.normal(size=90), rng.normal(size=90)
+    terms = moments(truth[:, None], predicted[:, None], centre=float(truth.mean()))
+    direct = number_metrics(sum_by_subject(terms, subjects).sum(axis=0))
+    found = by_subject(truth, {"net": predicted}, subjects)["net"]
+    assert {name: figure.value for name, figure in found.items()} == {n: float(v[0]) for n, v in direct.items()}
+
+
+def test_many_subjects_are_left_out_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    truth, subjects = rng.uniform(0, 40, 900), np.arange(900) % 300
+    predicted = truth + rng.normal(0, 4, 900)
+    singly = by_subject(truth, {"net": predicted}, subjects)["net"]
+    monkeypatch.setattr(intervals, "GROUPS", 60)
+    grouped = by_subject(truth, {"net": predicted}, subjects)["net"]
+    for name, figure in grouped.items():
+        alone = singly[name]
+        assert figure.value == alone.value
+        assert None not in (figure.low, figure.high, alone.low, alone.high)
+        assert (figure.high - figure.low) / (alone.high - alone.low) == pytest.approx(1, abs=0.3)  # type: ignore[operator]
+
+
+def test_figures_that_do_not_vary_have_no_interval() -> None:
+    truth, subjects = np.arange(12.0), np.arange(12)
+    perfect = by_subject(truth, {"net": truth}, subjects)["net"]
+    shifted = by_subject(truth, {"net": truth + 1}, subjects)["net"]
+    for figure in (*(perfect[name] for name in ("mae", "bias", "ccc")), *(shifted[name] for name in ("mae", "bias"))):
+        assert (figure.low, figure.high) == (None, None)
+        assert figure.reason
+
+
+def test_the_difference_of_two_means_is_that_of_independent_samples() -> None:
+    first, second = Estimate(5.0, 4.0, 6.0, 9, 9, rough=False), Estimate(3.0, 2.25, 3.75, 9, 9, rough=False)
+    assert intervals.difference(first, second) == pytest.approx((2 - 1.25, 2 + 1.25))
+    assert intervals.difference(first, Estimate(3.0, None, None, 2, 2, rough=True)) is None
+
+
+def test_an_added_metric_has_an_interval_of_its_scheme() -> None:
+    register_metric(
+        Metric("halved", lambda sums: sums.mean_absolute_error / 2, ("regression",), "t", "p", "g", interval="ratio")
+    )
+    try:
+        rng = np.random.default_rng(0)
+        truth = rng.normal(size=20)
+        found = by_subject(truth, {"net": truth + rng.normal(size=20)}, np.arange(20))["net"]
+    finally:
+        unregister_metric("halved")
+    assert found["halved"].low == pytest.approx(found["mae"].low / 2)  # type: ignore[operator]
+
+
+def test_intervals_of_numbers_contain_the_true_value(benchmark_file: Any) -> None:
+    for model in benchmark_file.NUMBERS[:2]:
+        table, _ = benchmark_file.coverage(model, (10, 30), 400)
+        for name, cells in table.items():
+            for cell in cells:
+                old, new = cell.shares
+                assert 89.5 <= new <= 98.5, (model.title, name)
+                assert cell.new == cell.studies == 400
+                assert new >= old - 1.5, (model.title, name)
+        # what a statistician found
+        assert table["loa_low"][0].shares[0] < 88
+        assert table["ccc"][0].shares[0] < 90
+
+
+def test_intervals_of_classes_contain_the_true_value(benchmark_file: Any) -> None:
+    model = benchmark_file.CLASSES[1]
+    by_all, by_rest = benchmark_file.coverage(model, (30,), 400)
+    names = [name for name in by_rest if benchmark_file.shown(name) and name != "ece"]
+    assert {"accuracy", "auroc", "sensitivity", "kappa", "log_loss", "brier"} <= set(names)
+    for name in names:
+        assert 90 <= by_all[name][0].shares[1] <= 98.5, name
+        assert by_all[name][0].shares[1] >= by_all[name][0].shares[0], name
+        # ten subjects of the class or more
+        assert sum(cell.new for cell in by_rest[name][2:]) > 100, name
+
+
+def test_the_page_of_the_benchmark(benchmark_file: Any) -> None:
+    model = benchmark_file.NUMBERS[0]
+    table, _ = benchmark_file.coverage(model, benchmark_file.SUBJECTS, 20)
+    text = benchmark_file.markdown(table, [str(n) for n in benchmark_file.SUBJECTS])
+    assert len(text.splitlines()) == 2 + 8
+    assert all(line.count("|") == 8 for line in text.splitlines())
+    assert "of 32 shares" in benchmark_file.finding([table])
+
+
+def test_a_temperature_at_its_bound_and_classes_of_few_subjects_are_remarked_on() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1], [30, 5])
+    frame = pd.DataFrame({"subject": [f"s{n:02d}" for n in range(35)], "visit": "1", "y_true": truth * 1.0})
+    frame["case"] = frame["subject"] + "/1"
+    frame = frame.assign(day=np.nan, region="", image="", inner_fold=pd.NA, target="dx", kind="classification")
+    frame = frame.assign(stage="oof", outer_fold=pd.array(np.arange(35) % 3, dtype="Int64"), model="sure")
+    # always right, but hardly sure: the best temperature is as low as can be
+    p = np.where(truth == 1, 0.6, 0.4) + rng.uniform(-0.05, 0.05, 35)
+    frame = frame.assign(y_pred=truth * 1.0, p0=1 - p, p1=p)
+    notes = evaluate(frame, Outcomes("dx", classes={"dx": ["no", "yes"]}), Plan(20))["notes"]
+    by_code = {note["code"]: note for note in notes}
+    bound = by_code["temperature_at_bound"]
+    assert (bound["learner"], bound["temperatures"], bound["folds"], bound["of"]) == ("sure", [0.05], 3, 3)
+    assert by_code["few_of_class"]["subjects"] == {"yes": 5}
+    assert len(sentences(notes)) == len(notes)
+    assert not any(sentence.startswith(("few_of_class", "temperature_at_bound")) for sentence in sentences(notes))
+
+
+def test_a_range_over_networks_is_not_in_brackets() -> None:
+    records = [{"n": 9, "accuracy": share, "confusion": [[1, 0], [0, 1]]} for share in (0.7, 0.9)]
+    entry = on_training_cases([{"model": "net", "on_training": record} for record in records])["net"]["on_training"]
+    assert set(entry["accuracy"]) == {"value", "smallest", "largest"}
+    held_out = {"value": 0.8, "low": 0.7, "high": 0.9}
+    write = MetricFormat()
+    cells = [training_cell(write, "accuracy", figure).small for figure in (entry["accuracy"], held_out)]
+    assert ["[" in text for text in cells] == [False, True]
+    texts = [page_cell(figure) for figure in (entry["accuracy"], held_out)]
+    assert ["[" in text for text in texts] == [False, True]
