@@ -412,7 +412,7 @@ def test_twins_of_colour_photographs(tmp_path: Path) -> None:
     table = make_psoriasis(tmp_path, subjects=1, visits=1, size=(60, 40), processes=1)
     plant_twins(table, each=1)
     twins = rows_of(table)[8:]
-    assert len(twins) == 6
+    assert len(twins) == len(TWIN_KINDS)
     assert {row["visit"] for row in twins} == {"week0"}
     assert {pixels(tmp_path / row["path"]).ndim for row in twins} == {3}
 
