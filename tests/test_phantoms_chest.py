@@ -20,6 +20,7 @@ from casewise.errors import CasewiseError
 from casewise.phantoms.chest import FINDINGS, TWIN_KINDS, Film, draw_film, make_chest, plant_twins
 from casewise.phantoms.chest.anatomy import chest
 from casewise.phantoms.chest.cohort import COLUMNS, finding_of
+from casewise.phantoms.chest.twins import ALTERED
 from casewise.phantoms.folder import JPEG_QUALITY, MARK, encoded
 from casewise.phantoms.psoriasis import make_psoriasis
 from tests.phantom_files import contents, rows_of
@@ -303,14 +304,14 @@ def _grain(film: np.ndarray) -> float:
 def test_twins_are_planted_as_said(tmp_path: Path) -> None:
     table = make_chest(tmp_path, subjects=20, size=(120, 96), seed=8)
     before = table.read_text()
-    assert plant_twins(table, each=3, seed=1) == table
+    assert plant_twins(table, kinds=tuple(_CHECKS), each=3, seed=1) == table
     rows = rows_of(table)
     assert tuple(rows[0]) == (*COLUMNS, "twin_of", "twin_kind")
     assert [row["path"] for row in rows[:20]] == [line.split(",")[0] for line in before.splitlines()[1:]]
     assert not any(row["twin_of"] or row["twin_kind"] for row in rows[:20])
     twins = rows[20:]
     assert [row["subject"] for row in twins] == [f"twin-{n:04d}" for n in range(1, 19)]
-    assert Counter(row["twin_kind"] for row in twins) == dict.fromkeys(TWIN_KINDS, 3)
+    assert Counter(row["twin_kind"] for row in twins) == dict.fromkeys(_CHECKS, 3)
     originals = {row["path"]: row for row in rows[:20]}
     assert len({row["twin_of"] for row in twins}) == 18
     for row in twins:
@@ -323,6 +324,23 @@ def test_twins_are_planted_as_said(tmp_path: Path) -> None:
         same = (tmp_path / parent["path"]).read_bytes() == (tmp_path / row["path"]).read_bytes()
         assert same == (row["twin_kind"] == "exact")
         _CHECKS[row["twin_kind"]](one, two, tmp_path / row["path"])
+
+
+def test_deeper_alterations_are_planted_as_said() -> None:
+    film = np.random.default_rng(0).integers(1, 255, (120, 96)).astype(np.uint8)
+
+    def altered(kind: str) -> np.ndarray:
+        return ALTERED[kind](np.random.default_rng(1), [film, film])[0]
+
+    assert any(np.array_equal(altered("turned"), np.rot90(film, quarters)) for quarters in (1, 2, 3))
+    assert np.array_equal(altered("negative"), 255 - film)
+    assert altered("zoomed").shape == (90, 72)
+    assert all(
+        0.77 < small / large < 0.89 for small, large in zip(altered("off-centre").shape, film.shape, strict=True)
+    )
+    assert all(1.07 < large / small < 1.21 for large, small in zip(altered("framed").shape, film.shape, strict=True))
+    assert altered("tilted").shape == film.shape
+    assert altered("tilted")[0, 0] == 0
 
 
 def _exact(one: np.ndarray, two: np.ndarray, path: Path) -> None:
@@ -394,7 +412,7 @@ def test_twins_of_colour_photographs(tmp_path: Path) -> None:
     table = make_psoriasis(tmp_path, subjects=1, visits=1, size=(60, 40), processes=1)
     plant_twins(table, each=1)
     twins = rows_of(table)[8:]
-    assert len(twins) == 6
+    assert len(twins) == len(TWIN_KINDS)
     assert {row["visit"] for row in twins} == {"week0"}
     assert {pixels(tmp_path / row["path"]).ndim for row in twins} == {3}
 
