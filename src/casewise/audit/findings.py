@@ -57,7 +57,7 @@ IMAGE = re.compile(r"(?<![\w/.'-])image(?P<plural>s?)(?![\w/.'-]*[\w/'-])")
 _OUTSIDE = " from outside-anatomy"
 # Evidence besides the columns of the table, by the names in findings.
 PROBES = (
-    *("border", "thumbnail", "files", "file-size", "outside-anatomy"),
+    *("border", "thumbnail", "files", "file-size", "shape", "outside-anatomy"),
     *("brightness", "contrast", "sharpness", "compression"),
 )
 
