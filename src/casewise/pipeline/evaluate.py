@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> dict[str, Any]:
     """Evaluate every learner on every target with intervals by subject, and write all figures."""
     from casewise.evaluation.classification import one_class_caveats
+    from casewise.evaluation.counterfactuals import counterfactual_caveats, counterfactual_figures
     from casewise.evaluation.external import one_class_by_source
     from casewise.evaluation.fold_summary import over_folds
     from casewise.evaluation.headline import headline_inside, headline_within
@@ -73,6 +74,15 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         *hopeless(study, folder),
         *constant_predictions(predictions, study.primary_outcome, study.networks),
     ]
+    if folder.counterfactuals.exists():
+        altered = counterfactual_figures(
+            folder.counterfactuals.read(),
+            study.primary_outcome,
+            classes=classes,
+            plan=evaluation.Plan(settings.bootstrap_resamples, settings.confidence, study.seed),
+        )
+        results["counterfactuals"] = evaluation.plain(altered)
+        results["notes"] += counterfactual_caveats(altered, study.primary_outcome)
     results["notes"] = evaluation.plain(results["notes"])
     results["made_from"] = folder.evaluated_files()
     folder.metrics.write(results)

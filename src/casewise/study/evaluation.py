@@ -65,6 +65,15 @@ class Evaluation(StudyModel):
         "to Youden's threshold: `[0.9, 0.95]`.",
     )
 
+    counterfactual_cases: int = Field(
+        50,
+        ge=0,
+        le=1000,
+        description="Number of held-out cases of each network that it predicts again with altered images: cropped, "
+        "recompressed, brighter and so on. [How often the answer changes](howto-audit.md#altered-images) is reported. "
+        "`0` omits it.",
+    )
+
     @field_validator("bands")
     @classmethod
     def _check_bands(cls, value: dict[str, float]) -> dict[str, float]:

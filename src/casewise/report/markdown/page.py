@@ -20,7 +20,7 @@ from casewise.report.markdown.runs import (
     stage_of,
     targets_of,
 )
-from casewise.report.sections import saliency, training, validation
+from casewise.report.sections import counterfactuals, saliency, training, validation
 from casewise.report.sections.image_split import one_value_each
 from casewise.report.sections.learners import fitted_learners
 from casewise.report.target_kind_sections import kind_report
@@ -72,6 +72,7 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
         "targets": [target_values(runs, stage, name, pairs, reasons.get(name, "")) for name in targets],
         "explained": explained,
         "heads": {"hit": saliency.HIT, "near": saliency.NEAR, "share": saliency.SHARE},
+        "altered": altered(first),
         "image_split": image_split(first, stage),
         "train_performance": train_and_held_out(runs),
         "left_out": left_out(first),
@@ -294,6 +295,13 @@ def details(run: FinishedStudy, stage: str, target: str) -> dict[str, Any] | Non
 
 
 # ------------------------------------------------------------------------------------------------ other sections
+
+
+def altered(run: FinishedStudy) -> dict[str, Any] | None:
+    """How predictions change with altered images; None if there were none."""
+    main = run.metrics.get("main") or {}
+    digits = DIGITS[kind_report(run.study.kind_of(run.main_target)).template]
+    return counterfactuals.values(run.metrics.get("counterfactuals") or {}, str(main.get("learner")), digits)
 
 
 def image_split(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
