@@ -58,7 +58,7 @@ def small_study(table: Path, **changes: Any) -> Study:
         split={"test": 0, "folds": 2},
         images={"size": 32},
         recipe=recipe | {"early_stopping": {"monitor": "none"}},
-        accept={code: "made so" for code in ("shortcut-files", "shortcut-file-size", "shortcut-thumbnail")},
+        accept=dict.fromkeys(("shortcut-files", "shortcut-file-size", "shortcut-thumbnail"), "made so"),
         **changes,
     )
 

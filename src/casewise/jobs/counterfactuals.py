@@ -99,7 +99,7 @@ def predict_altered(
             for name, dataset in inputs.items():
                 values = predictor.predict(dataset(predictor.bundle.fitted))
                 table = prediction_rows(panels.iloc[rows], study, values, stage="oof", model=job.model, fold=fold)
-                tables.append(table.assign(alteration=name))
+                tables.append(table.drop(columns="distance").assign(alteration=name))
             done += 1
             tell(done)
     return pd.concat(tables, ignore_index=True)

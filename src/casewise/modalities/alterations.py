@@ -1,8 +1,8 @@
 """Alterations of an image that should not change an answer, for the check of trained networks on held-out cases.
 
 - `cropped_rows`: a tenth of the height is cut off above and below. The image has another shape then, and is prepared as
-  the study prepares images of this shape: with bars where it pads. `cropped_rows_stretched`: the same crop, stretched to
-  the shape that the image had. `cropped_columns`, `cropped_columns_stretched`: the same at the left and at the right.
+  the study prepares images of this shape: with bars if it pads. `cropped_rows_stretched`: the same crop, stretched back
+  to the shape that the image had. `cropped_columns`, `cropped_columns_stretched`: the same at the left and the right.
 - `recompressed`: saved as a JPEG of quality 30.
 - `border_mirrored`: in a strip along the four sides, a tenth of the shorter side wide, left and right are exchanged and
   mirrored, so that letters and markers there change sides and are mirror-inverted. The interior stays as it is.

@@ -26,6 +26,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     """Evaluate every learner on every target with intervals by subject, and write all figures."""
     from casewise.evaluation.classification import one_class_caveats
     from casewise.evaluation.counterfactuals import counterfactual_caveats, counterfactual_figures
+    from casewise.evaluation.drift import drift, drift_caveats
     from casewise.evaluation.external import one_class_by_source
     from casewise.evaluation.fold_summary import over_folds
     from casewise.evaluation.headline import headline_inside, headline_within
@@ -74,6 +75,15 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         *hopeless(study, folder),
         *constant_predictions(predictions, study.primary_outcome, study.networks),
     ]
+    if study.external:
+        distances = drift(
+            predictions,
+            study.primary_outcome,
+            evaluation.Plan(settings.bootstrap_resamples, settings.confidence, study.seed),
+        )
+        compared = folder.cohort_difference.read_or_none() or {}
+        results["drift"] = evaluation.plain({"cohorts": compared, "learners": distances})
+        results["notes"] += drift_caveats(distances, results["main"]["learner"])
     if folder.counterfactuals.exists():
         altered = counterfactual_figures(
             folder.counterfactuals.read(),

@@ -14,7 +14,6 @@ from casewise.report.modality_sections import modality_report
 from casewise.report.tables import metric_format
 from casewise.report.target_kind_sections import kind_report
 
-
 # Caveats of metrics.json that are also shown on the first page, by the code of their warning there.
 CAVEATS_SHOWN = {"altered": ("answers_altered", "numbers_altered")}
 

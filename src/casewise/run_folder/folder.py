@@ -142,6 +142,11 @@ class RunFolder:
         return TextFile(self.path / "counterfactuals-made-from", RETRY)
 
     @property
+    def cohort_difference(self) -> JsonFile:
+        """How well simple features tell the external cohort from the study's own."""
+        return JsonFile(self.path / "cohort-difference.json", RETRY, required=("made_from", "subjects", "tests"))
+
+    @property
     def explanations(self) -> JsonFile:
         """The cases shown and the measurements of `casewise explain`."""
         return JsonFile(self.path / "explanations.json", "Run `casewise explain` again.")
