@@ -24,6 +24,7 @@ from casewise.jobs.distance import evenly
 from casewise.phantoms.chest import make_chest
 from casewise.predictions.distances import with_mean_distances
 from casewise.predictions.table import COLUMNS, check, mean_over_folds
+from casewise.report.markdown.page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import JobFolder
 from tests.chest_study import chest_study
@@ -271,3 +272,13 @@ def test_shares_of_none_and_of_all_have_open_ends() -> None:
     none, every = (mean_by_subject([value] * 10, range(10), Plan(200), share=True) for value in (0, 1))
     assert (none["low"], none["high"]) == (0, pytest.approx(1 - 0.025**0.1))
     assert (every["low"], every["high"]) == (pytest.approx(0.025**0.1), 1)
+
+
+def test_pages_say_what_share_lies_outside(done: Run, tmp_path: Path) -> None:
+    page = done.report.read_text()
+    assert 'data-code="outside"' in page
+    assert 'data-code="cohorts"' in page
+    share = done.results["drift"]["learners"][done.results["main"]["learner"]]["external"]["outside"]["value"]
+    assert f"{100 * share:.0f} % of the 20 predictions of valley" in page
+    text = write_results(done.folder, tmp_path / "page.md").read_text()
+    assert "| external, outside |" in text

@@ -10,7 +10,7 @@ import pandas as pd
 
 from casewise.evaluation.bootstrap import ROUGH_BELOW, Plan
 from casewise.evaluation.caveats import Caveat
-from casewise.evaluation.shares import interval, mean_by_subject, ratios, subject_sums
+from casewise.evaluation.shares import interval, mean_by_subject, ratios, subject_sums, with_open_end
 from casewise.predictions.table import final_rows, probability_columns
 from casewise.targets import by_form
 
@@ -86,6 +86,9 @@ def _figures(groups: Mapping[str, tuple[pd.DataFrame, np.ndarray]], plan: Plan) 
         found = ratios(sums, plan)
         n_subjects = int(rows["subject"][members].nunique())
         counts = {"answers": int(members.sum()), "subjects": n_subjects, "rough": n_subjects < ROUGH_BELOW}
+        if metric == "accuracy":
+            n_scored = int(rows["subject"][scored].nunique())
+            found[metric] = (with_open_end(found[metric][0], n_scored, plan), found[metric][1])
         figures[name] = (
             {**counts, **{key: estimate for key, (estimate, _) in found.items()}},
             {key: samples for key, (_, samples) in found.items()},

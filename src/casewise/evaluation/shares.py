@@ -17,8 +17,7 @@ def mean_by_subject(values: Any, subjects: Any, plan: Plan, *, share: bool = Fal
     """The mean of `values` (N,) with its interval: value, low, high, n_subjects, n_cases (rows), rough.
 
     Args:
-        share: values are 0 or 1. If all are equal, every resample is; the open end of the interval is then that of the
-            exact binomial interval (Clopper and Pearson 1934) for one value a subject.
+        share: values are 0 or 1; see `with_open_end`.
 
     >>> mean_by_subject([0, 0, 0], ["a", "b", "c"], Plan(100), share=True)["high"]
     0.7075982261904479
@@ -27,11 +26,20 @@ def mean_by_subject(values: Any, subjects: Any, plan: Plan, *, share: bool = Fal
     sums, _ = subject_sums({"mean": (values, np.ones(len(values)))}, subjects)
     estimate, _ = ratios(sums, plan)["mean"]
     n_subjects = len(sums["mean"])
-    if share and n_subjects and estimate["value"] in (0.0, 1.0):
-        open_end = 1 - ((1 - plan.confidence) / 2) ** (1 / n_subjects)
-        ends = (0.0, open_end) if estimate["value"] == 0 else (1 - open_end, 1.0)
-        estimate |= {"low": ends[0], "high": ends[1]}
+    estimate = with_open_end(estimate, n_subjects, plan) if share else estimate
     return {**estimate, "n_subjects": n_subjects, "n_cases": len(values), "rough": n_subjects < ROUGH_BELOW}
+
+
+def with_open_end(estimate: dict[str, Any], n_subjects: int, plan: Plan) -> dict[str, Any]:
+    """A share of 0 or 1, which all resamples equal, with the exact binomial interval for one value a subject.
+
+    The interval is that of Clopper and Pearson (1934); other shares keep theirs.
+    """
+    if not n_subjects or estimate["value"] not in (0.0, 1.0):
+        return estimate
+    open_end = 1 - ((1 - plan.confidence) / 2) ** (1 / n_subjects)
+    low, high = (0.0, open_end) if estimate["value"] == 0 else (1 - open_end, 1.0)
+    return {**estimate, "low": low, "high": high}
 
 
 def subject_sums(columns: Ratios, subjects: Any) -> tuple[dict[str, np.ndarray], list[str]]:

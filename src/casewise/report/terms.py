@@ -15,7 +15,10 @@ from casewise.report.tables import metric_format
 from casewise.report.target_kind_sections import kind_report
 
 # Caveats of metrics.json that are also shown on the first page, by the code of their warning there.
-CAVEATS_SHOWN = {"altered": ("answers_altered", "numbers_altered")}
+CAVEATS_SHOWN = {
+    "altered": ("answers_altered", "numbers_altered"),
+    "drift": ("confident_outside", "external_outside"),
+}
 
 
 @dataclass(frozen=True)

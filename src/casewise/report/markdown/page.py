@@ -20,9 +20,10 @@ from casewise.report.markdown.runs import (
     stage_of,
     targets_of,
 )
-from casewise.report.sections import counterfactuals, saliency, training, validation
+from casewise.report.sections import counterfactuals, drift, saliency, training, validation
 from casewise.report.sections.image_split import one_value_each
 from casewise.report.sections.learners import fitted_learners
+from casewise.report.tables import metric_format
 from casewise.report.target_kind_sections import kind_report
 from casewise.report.templating import templates
 
@@ -77,6 +78,11 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
         "train_performance": train_and_held_out(runs),
         "left_out": left_out(first),
         "external": external(first, stage),
+        "drift": drift.values(
+            first.metrics.get("drift"),
+            str((first.metrics.get("main") or {}).get("learner")),
+            metric_format(first.study, first.main_target),
+        ),
         "nested": validation.nested(first.study, first.jobs, learners, len(first.study.networks)),
         "networks": [row for run in runs for row in network_rows(run)],
         "finder": any(job.get("finder") for run in runs for job in run.jobs),
