@@ -47,17 +47,14 @@ def values(figures: Figures, learner: str, digits: int) -> dict[str, Any] | None
 
 def largest(network: str, by_alteration: Mapping[str, Mapping[str, Any]], digits: int) -> dict[str, Any]:
     """The alteration with the largest effect on a network, and its figures."""
-    size = effect if "changed" in next(iter(by_alteration.values())) else _moved
+    classed = "changed" in next(iter(by_alteration.values()))
+    size = effect if classed else _moved
     name = max(by_alteration, key=lambda key: size(by_alteration[key]))
-    entry = by_alteration[name]
-    form = {"form": "classes", "to": commonest(entry)[0], "to_answers": commonest(entry)[1]}
-    return {
-        **entry,
-        **(form if "changed" in entry else {"form": "number"}),
-        "network": network,
-        "name": name,
-        "digits": digits,
-    }
+    values = {**by_alteration[name], "network": network, "name": name, "digits": digits}
+    if not classed:
+        return {**values, "form": "number"}
+    to, answers = commonest(values)
+    return {**values, "form": "classes", "to": to, "to_answers": answers}
 
 
 def _moved(entry: Mapping[str, Any]) -> float:
