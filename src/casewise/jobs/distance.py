@@ -32,7 +32,7 @@ def evenly(rows: np.ndarray, subjects: np.ndarray, most: int, seed: int) -> np.n
     """At most `most` of the rows, in order, taken in turn from each of their subjects in random order.
 
     >>> evenly(np.arange(6), np.array(list("aaaabb")), 4, 0).tolist()
-    [0, 3, 4, 5]
+    [1, 3, 4, 5]
     """
     if len(rows) <= most:
         return rows
