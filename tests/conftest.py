@@ -30,7 +30,7 @@ weights: random
 recipe: {{epochs: 3, batch_size: 8, lr: 0.01, early_stopping: {{patience: 3, monitor: inner, val_fraction: 0.3}}}}
 stack: [ridge+intercept]
 audit: {{permutations: 99}}
-evaluation: {{bootstrap_resamples: 200}}
+evaluation: {{bootstrap_resamples: 200, counterfactual_cases: 6}}
 compute: {{precision: fp32, memory_format: channels_last}}
 """
 

@@ -25,7 +25,7 @@ from casewise.study.loading import saved_study
 from casewise.study.schema import Study
 from tests.chest_study import THREE, chest_study
 
-FACTS, WEIGHTS = "model.json", "model.safetensors"
+FACTS, WEIGHTS, DISTANCE = "model.json", "model.safetensors", "distance.safetensors"
 
 SCRIPT = """
 import sys
@@ -69,7 +69,7 @@ def test_weights_and_facts_alone_predict_elsewhere_with_the_same_bits(done: Run,
     here = load_bundle(done.folder / "jobs" / "cnn" / "fold2").predict(new)
     away = tmp_path / "away"
     away.mkdir()
-    for name in (WEIGHTS, FACTS):
+    for name in (WEIGHTS, FACTS, DISTANCE):
         shutil.copy(done.folder / "jobs" / "cnn" / "fold2" / name, away / name)
     unlabelled = tmp_path / "photographs" / "unlabelled.csv"
     shutil.copytree(new.parent, unlabelled.parent)
@@ -79,7 +79,11 @@ def test_weights_and_facts_alone_predict_elsewhere_with_the_same_bits(done: Run,
     pd.testing.assert_frame_equal(
         pd.read_parquet(tmp_path / "out.parquet").drop(columns="image"), here.drop(columns="image")
     )
-    assert sorted(p.name for p in away.iterdir()) == sorted((WEIGHTS, FACTS))
+    assert sorted(p.name for p in away.iterdir()) == sorted((WEIGHTS, FACTS, DISTANCE))
+    (away / DISTANCE).unlink()
+    without = load_bundle(away).predict(unlabelled)
+    assert without["distance"].isna().all()
+    assert without["prediction"].tolist() == here["prediction"].tolist()
 
 
 def test_a_run_folder_predicts_by_the_mean_of_its_folds(done: Run, new: Path) -> None:

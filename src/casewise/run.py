@@ -75,6 +75,7 @@ def run(study: Study | Path | str, folder: Path | str, *, show: Show | None = No
     """
     from casewise.console import Silent
     from casewise.pipeline.audit import audit
+    from casewise.pipeline.counterfactuals import counterfactuals
     from casewise.pipeline.evaluate import evaluate
     from casewise.pipeline.image_split import image_split
     from casewise.pipeline.prepare import plan, prepare
@@ -99,6 +100,7 @@ def run(study: Study | Path | str, folder: Path | str, *, show: Show | None = No
         predictions = train(study, cohort, store, splits, run_folder, show)
         predictions = stack(study, predictions, run_folder, show)
         predictions = score(study, predictions, run_folder)
+        counterfactuals(study, cohort, store, splits, run_folder, show)
         results = evaluate(study, cohort, predictions, run_folder, show)
         if study.seeds > 1:
             results = seeds(study, cohort, store, splits, results, run_folder, show)

@@ -72,6 +72,8 @@ class Bundle:
         stop_subjects: those of `subjects` who only decided when to stop.
         origin: what else is recorded: the first weights, the split's hash, whether the cohort is synthetic, and
             `comparison_only` where the network belongs to a comparison by image, and the SHA-256 of the weights.
+        distance: the scale of the distance from the training features, with the checksum of its file; None in networks
+            of earlier versions, and if the features do not vary.
     """
 
     folder: Path
@@ -86,6 +88,7 @@ class Bundle:
     subjects: frozenset[str]
     stop_subjects: frozenset[str]
     origin: dict[str, Any]
+    distance: dict[str, Any] | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Bundle:
@@ -119,6 +122,7 @@ class Bundle:
                 frozenset(facts.get("stop_subjects", ())),
                 {name: facts[name] for name in ("weights", "split", "synthetic", "weights_sha256")}
                 | {name: facts[name] for name in ("comparison_only",) if name in facts},
+                facts.get("distance"),
             )
         except (ValueError, LookupError, TypeError) as error:
             raise RunError(f"{files.facts.path} is damaged ({error!r}). Train the network again.") from error
@@ -213,5 +217,6 @@ def as_json(bundle: Bundle) -> dict[str, Any]:
         "batch_size": bundle.batch_size,
         "subjects": sorted(bundle.subjects),
         "stop_subjects": sorted(bundle.stop_subjects),
+        "distance": bundle.distance,
         **bundle.origin,
     }

@@ -51,7 +51,9 @@ class TrainedModel:
 
         Returns:
             One row for each network, case, region or image, and target or score of the study: `case`, `subject`,
-            `visit`, `region`, `image`, `target`, `prediction`, and for classes the probability of each, by name.
+            `visit`, `region`, `image`, `target`, `prediction`, for classes the probability of each, by name, and
+            `distance` from the training features: 1 is the distance that one in twenty held-out cases of the study
+            exceeds; NaN for networks of earlier versions.
 
         Raises:
             CasewiseError: the table has problems, or images cannot be read; every problem is named.
@@ -94,7 +96,7 @@ class TrainedModel:
             target_rows = rows["target"] == target
             for code, name in enumerate(names):
                 table.loc[target_rows, f"probability of {name}"] = rows.loc[target_rows, f"p{code}"]
-        return table
+        return table.assign(distance=rows["distance"])
 
 
 def load_bundle(folder: Path | str) -> TrainedModel:

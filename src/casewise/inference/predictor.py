@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from casewise.inference.bundle import Bundle
+from casewise.inference.distance import FeatureDistance, read_distance
 from casewise.inference.to_table import prediction_rows
 from casewise.modalities.registry import modality_of
-from casewise.models.forward import predict
+from casewise.models.forward import predict_with_features
+from casewise.run_folder import JobFolder
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from casewise.modalities.base import PanelDataset, StoreReference
     from casewise.models.backbones import Network
@@ -25,10 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A network with its trained weights, and the facts of its bundle."""
+    """A network with its trained weights, the facts of its bundle, and the distance from its training features."""
 
     bundle: Bundle
     network: Network
+    distance: FeatureDistance | None = None
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> Predictor:
@@ -37,7 +41,7 @@ class Predictor:
         form = torch.channels_last if compute.channels_last else torch.contiguous_format
         device = compute.device if compute.device == "cpu" or torch.cuda.is_available() else "cpu"
         network = bundle.load().to(device).to(memory_format=form)  # type: ignore[call-overload]
-        return cls(bundle, network)
+        return cls(bundle, network, read_distance(JobFolder(bundle.folder), bundle.distance))
 
     @classmethod
     def load(cls, folder: Path) -> Predictor:
@@ -46,8 +50,12 @@ class Predictor:
 
     def predict(self, dataset: PanelDataset) -> NDArray[np.floating]:
         """(P, V) values of every panel: numbers in the targets' units, classes and grades as probabilities."""
+        return self.predict_with_features(dataset)[0]
+
+    def predict_with_features(self, dataset: PanelDataset) -> tuple[NDArray[np.floating], Tensor]:
+        """The values of `predict`, and the features (P, W) that the last layer receives."""
         bundle = self.bundle
-        return predict(
+        values, features = predict_with_features(
             self.network,
             dataset,
             bundle.output_records,
@@ -55,7 +63,8 @@ class Predictor:
             channels_last=bundle.compute.channels_last,
             bf16=bundle.compute.precision == "bf16",
             flips=bundle.settings["test_time_augmentation"],
-        ).numpy()
+        )
+        return values.numpy(), features
 
     def predict_cases(self, study: Study, panels: pd.DataFrame, store: StoreReference, *, stage: str) -> pd.DataFrame:
         """Rows of the predictions table, one for each case, region or image and target; labels where `panels` has them.
@@ -67,5 +76,9 @@ class Predictor:
         """
         bundle = self.bundle
         dataset = modality_of(study).dataset(store, study, panels, None, bundle.fitted)
-        values = self.predict(dataset)
-        return prediction_rows(panels, study, values, stage=stage, model=bundle.model, fold=bundle.fold)
+        values, features = self.predict_with_features(dataset)
+        distances = self.distance.raw(features) if self.distance else None
+        rows = prediction_rows(
+            panels, study, values, stage=stage, model=bundle.model, fold=bundle.fold, distances=distances
+        )
+        return self.distance.scaled(rows) if self.distance else rows

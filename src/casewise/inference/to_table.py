@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from casewise.cohort.labels import label_table
@@ -16,12 +17,19 @@ if TYPE_CHECKING:
 
 
 def prediction_rows(
-    panels: pd.DataFrame, study: Study, values: NDArray[Any], *, stage: str, model: str, fold: int
+    panels: pd.DataFrame,
+    study: Study,
+    values: NDArray[Any],
+    *,
+    stage: str,
+    model: str,
+    fold: int,
+    distances: NDArray[Any] | None = None,
 ) -> pd.DataFrame:
     """The network's values (P, V) as rows of the predictions table, each at its target's level and in its range.
 
     If several panels show one unit of a target's level, numbers and probabilities are averaged, or with
-    `pooling: max` the panel with the largest value is used.
+    `pooling: max` the panel with the largest value is used. `distances` (P,) are averaged, too.
     """
     truth = label_table(panels, study)
     outputs = outputs_of(study)
@@ -35,6 +43,7 @@ def prediction_rows(
         kind = output.target_kind
         value_names = kind.columns(output.classes)
         table[value_names] = values[:, value_slice].astype(float)
+        table["distance"] = np.nan if distances is None else distances
         table["image"] = ""
         if level == "image":
             # By number: paths may move between the jobs of a run; the step `train` sets them.
@@ -43,12 +52,14 @@ def prediction_rows(
             table["region"] = ""
         keys = ["case", "subject", "visit", "day", "region", "image", "kind"]
         units = table.groupby(keys, sort=False, dropna=False, as_index=False)
+        mean_distances = units["distance"].mean()["distance"].to_numpy()
         if study.panels.pooling == "max" and level != "image":
             table = most_conspicuous(units, value_names, kind.prominence(output.classes, positive_number(study, name)))
         else:
             table = units[["y_true", *value_names]].mean()
         table[value_names] = kind.normalise(table[value_names].to_numpy(), *study.range_of(name))
         table["y_pred"] = kind.decide(table[value_names].to_numpy())
+        table["distance"] = mean_distances
         tables.append(table.assign(target=name))
     rows = pd.concat(tables, ignore_index=True)
     rows["model"], rows["stage"] = model, stage

@@ -15,8 +15,10 @@ from casewise.errors import SplitError
 from casewise.evaluation.train_metrics import right_on
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_facts, settings_of
+from casewise.inference.distance import FeatureDistance
 from casewise.inference.predictor import Predictor
 from casewise.inference.to_table import prediction_rows
+from casewise.jobs.distance import training_distance
 from casewise.jobs.fit_subjects import divided, fit_preprocessing
 from casewise.jobs.nested import choose_inside, epochs_inside
 from casewise.jobs.plan import Job, begin
@@ -103,11 +105,15 @@ class FittedModel:
 
 @dataclass(frozen=True)
 class JobPredictions:
-    """Rows of the predictions table, those of single tiles if there are any, and metrics on training subjects."""
+    """Rows of the predictions table, those of single tiles if there are any, and metrics on training subjects.
+
+    `distance` is that of the rows from the training features; None if it is undefined.
+    """
 
     rows: pd.DataFrame
     by_tile: pd.DataFrame | None
     train_metrics: dict[str, Any]
+    distance: FeatureDistance | None
 
 
 def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int = 1) -> None:
@@ -255,21 +261,30 @@ def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
     """Predict the held-out fold and the test set; with phases, measure on the training subjects as well."""
     study, panels, splits = inputs.study, inputs.cohort.panels, inputs.splits
     subjects = panels["subject"].astype(str)
+    distance = training_distance(fitted.predictor, fitted.panels, fitted.fit_rows, subjects, study.seed)
     tables, tile_tables = [], []
     for stage, side in (("oof", job.fold), ("test", -1)):
         rows = np.flatnonzero(subjects.isin(set(splits.subjects(side))).to_numpy())
         if not len(rows):
             continue
         data, stage_panels = fitted.panels.subset(rows.tolist()), panels.iloc[rows]
-        values = fitted.predictor.predict(data)
-        tables.append(prediction_rows(stage_panels, study, values, stage=stage, model=job.model, fold=job.fold))
+        values, features = fitted.predictor.predict_with_features(data)
+        distances = distance.raw(features) if distance else None
+        tables.append(
+            prediction_rows(
+                stage_panels, study, values, stage=stage, model=job.model, fold=job.fold, distances=distances
+            )
+        )
         tile_tables.append(tile_rows(stage_panels, study, values, stage=stage))
         tile_tables.append(weight_rows(fitted.predictor, data, stage_panels, stage=stage))
     by_tile = [table for table in tile_tables if table is not None]
+    table = pd.concat(tables, ignore_index=True)
+    distance = distance.scaled_by(table[table["stage"] == "oof"]) if distance else None
     return JobPredictions(
-        pd.concat(tables, ignore_index=True),
+        distance.scaled(table) if distance else table.assign(distance=np.nan),
         pd.concat(by_tile, ignore_index=True) if by_tile else None,
         _train_metrics(job, inputs, fitted),
+        distance,
     )
 
 
@@ -297,7 +312,12 @@ def record(planned: PlannedJob, model: StudyModel, fitted: FittedModel, predicti
     write_tensors(job.folder.weights, learned.network.state_dict(), {"format": "pt"})
     bundle = fitted.predictor.bundle
     origin = bundle.origin | {"weights_sha256": checksum(job.folder.weights.path)}
-    job.folder.facts.write(as_json(replace(bundle, origin=origin)))
+    job.folder.distance.remove()
+    distance = None
+    if predictions.distance:
+        write_tensors(job.folder.distance, predictions.distance.tensors, {"format": "pt"})
+        distance = predictions.distance.as_json(checksum(job.folder.distance.path))
+    job.folder.facts.write(as_json(replace(bundle, origin=origin, distance=distance)))
     job.folder.predictions.write(check(predictions.rows))
     job.folder.tile_predictions.remove()
     if predictions.by_tile is not None:

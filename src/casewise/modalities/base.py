@@ -5,7 +5,7 @@ A modality is a folder in `casewise.modalities`, or a class registered with `cas
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -189,6 +189,10 @@ class PanelDataset(Protocol):
         ...
 
     def eval_batch_size(self, batch: int) -> int: ...
+
+
+# From the values that a network's preprocessing derived from its training cases to its input.
+AlteredPanels = Callable[[FittedPreprocessing], PanelDataset]
 
 
 @dataclass(frozen=True, eq=False)
@@ -385,6 +389,24 @@ class Modality(Protocol):
         Args:
             labels: (P, T), NaN where not recorded; None where cases are only predicted.
             fitted: from `fit`, also of another cohort.
+        """
+        ...
+
+    def alterations(self, study: Study) -> tuple[str, ...]:
+        """The names in `casewise.modalities.alterations.ALTERATIONS` that make sense for the study's images."""
+        ...
+
+    def altered(self, prepared: PreparedCohort, rows: Sequence[int], alteration: str) -> AlteredPanels:
+        """The panels `rows` (numbers of the cohort's panels) of altered images, prepared as in training, unlabelled.
+
+        Args:
+            alteration: one of `alterations`, or `UNALTERED` for the reference, which is read in the same way.
+
+        Returns:
+            A function from a network's `FittedPreprocessing` to its input.
+
+        Raises:
+            ImageError: an image cannot be read.
         """
         ...
 

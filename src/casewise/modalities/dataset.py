@@ -263,5 +263,10 @@ def open_tiles(folder: Path, address: str) -> torch.Tensor:
     if store.address != address:
         raise RunError(f"The tile store {folder} was changed while this run was under way. Run again.")
     # memory-mapped, so that parallel jobs share its pages; nothing writes to it
-    tiles = torch.from_numpy(np.load(str(store.tiles.filename), mmap_mode="c"))
-    return tiles if tiles.shape[1] == 3 else tiles.expand(-1, 3, -1, -1)
+    return three_channels(np.load(str(store.tiles.filename), mmap_mode="c"))
+
+
+def three_channels(tiles: np.ndarray) -> Tensor:
+    """Tiles (N, C, H, W) `uint8` as a tensor that shares their memory; grey becomes RGB."""
+    tensor = torch.from_numpy(tiles)
+    return tensor if tensor.shape[1] == 3 else tensor.expand(-1, 3, -1, -1)

@@ -110,6 +110,12 @@ class Network(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             return self.head(features.float()) * self.target_std + self.target_mean
 
+    def pooled(self, features: Tensor) -> Tensor:
+        """What the last layer receives of these features, (B, width); attention pools those of a bag."""
+        with torch.autocast(features.device.type, enabled=False):
+            pooled: Tensor = self.head[:-1](features.float())
+            return pooled
+
     def keep_in_eval(self, names: Iterable[str]) -> None:
         """Keep these modules of the body in eval mode also after `train()` (see `casewise.models.freezing.freeze`)."""
         self.frozen_eval = frozenset(names)

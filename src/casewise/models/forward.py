@@ -56,17 +56,54 @@ def predict(
 
     The views of a panel are averaged; `flips` also averages with the mirrored panel.
     """
+    values, _ = predict_with_features(
+        network, data, outputs, batch=batch, channels_last=channels_last, bf16=bf16, flips=flips
+    )
+    return values
+
+
+def predict_with_features(
+    network: nn.Module,
+    data: PanelDataset,
+    outputs: Sequence[Output],
+    *,
+    batch: int,
+    channels_last: bool,
+    bf16: bool,
+    flips: bool,
+) -> tuple[Tensor, Tensor]:
+    """The values of `predict`, and what the last layer receives, (P, W), averaged over views that are not mirrored.
+
+    A network without features of its own, which is no `Network`, has (P, 0).
+    """
     network.eval()
     device = next(network.parameters()).device
     form = torch.channels_last if channels_last else torch.contiguous_format
     slots, owner = data.views()
-    predicted = []
+    predicted, received = [], []
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
         size = data.eval_batch_size(batch)
         for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True):
-            values = values_of(forward(network, data, view_slots, device, form).float(), outputs)
+            raw, features = _raw_and_features(network, data, view_slots, device, form)
+            values = values_of(raw.float(), outputs)
+            received.append((features.float().cpu(), panel_numbers))
             if flips:
                 mirrored = forward(network, data, view_slots, device, form, flip=True)
                 values = (values + values_of(mirrored.float(), outputs)) / 2
             predicted.append((values.cpu(), panel_numbers))
-    return mean_over_views(predicted, len(data))
+    return mean_over_views(predicted, len(data)), mean_over_views(received, len(data))
+
+
+def _raw_and_features(
+    network: nn.Module, data: PanelDataset, slots: Tensor, device: torch.device, form: torch.memory_format
+) -> tuple[Tensor, Tensor]:
+    """Raw outputs of views as `forward` computes them, and the features that the last layer receives."""
+    if not isinstance(network, Network):
+        raw = forward(network, data, slots, device, form)
+        return raw, raw.new_zeros(len(raw), 0)
+    if data.bags:
+        features = encode_bags(network.features, data, slots, device, form)
+    else:
+        panels = data.plain_batch(slots, device)
+        features = network.features(panels.to(memory_format=form) if panels.ndim == 4 else panels)
+    return network.predict_head(features), network.pooled(features)

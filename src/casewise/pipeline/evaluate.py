@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> dict[str, Any]:
     """Evaluate every learner on every target with intervals by subject, and write all figures."""
     from casewise.evaluation.classification import one_class_caveats
+    from casewise.evaluation.counterfactuals import counterfactual_caveats, counterfactual_figures
+    from casewise.evaluation.drift import drift, drift_caveats
     from casewise.evaluation.external import one_class_by_source
     from casewise.evaluation.fold_summary import over_folds
     from casewise.evaluation.headline import headline_inside, headline_within
@@ -72,6 +74,24 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     results |= evaluation.plain(calibration_and_decisions(study, predictions, results["main"]))
     if not folder.image_split_mark.exists():  # there, images count as subjects
         results |= evaluation.plain(participants_and_subgroups(study, cohort, predictions, results, folder))
+    if study.external:
+        distances = drift(
+            predictions,
+            study.primary_outcome,
+            evaluation.Plan(settings.bootstrap_resamples, settings.confidence, study.seed),
+        )
+        compared = folder.cohort_difference.read_or_none() or {}
+        results["drift"] = evaluation.plain({"cohorts": compared, "learners": distances})
+        results["notes"] += drift_caveats(distances, results["main"]["learner"])
+    if folder.counterfactuals.exists():
+        altered = counterfactual_figures(
+            folder.counterfactuals.read(),
+            study.primary_outcome,
+            classes=classes,
+            plan=evaluation.Plan(settings.bootstrap_resamples, settings.confidence, study.seed),
+        )
+        results["counterfactuals"] = evaluation.plain(altered)
+        results["notes"] += counterfactual_caveats(altered, study.primary_outcome)
     results["notes"] = evaluation.plain(results["notes"])
     results["made_from"] = folder.evaluated_files()
     folder.metrics.write(results)

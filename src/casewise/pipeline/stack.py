@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from casewise.predictions.distances import with_mean_distances
 from casewise.predictions.nested_cv import chosen_networks, nested_rows
 from casewise.predictions.stacking import STACKERS
 from casewise.predictions.stacking import stack as fit_stackers
@@ -28,7 +29,8 @@ def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show
     stacked = fit_stackers(predictions, study.stack, ranges=ranges)
     folder.stackers.write(stacked.coefficients)
     show.line("stack", ", ".join(STACKERS[name].learner for name in study.stack))
-    return pd.concat([predictions, stacked.rows, *nested], ignore_index=True)
+    rows = with_mean_distances(stacked.rows, predictions)
+    return pd.concat([predictions, rows, *nested], ignore_index=True)
 
 
 def _nested(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> list[pd.DataFrame]:

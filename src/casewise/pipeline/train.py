@@ -9,6 +9,7 @@ import pandas as pd
 
 from casewise.cohort.cohort import Cohort
 from casewise.modalities.base import ImageStore, PreparedCohort, StoreAddress
+from casewise.pipeline.cohort_difference import cohort_difference
 from casewise.pipeline.external import check_apart_from_pretraining, prepare_external
 from casewise.pipeline.pretraining import prepare_pretraining
 from casewise.predictions import table as predicted
@@ -37,6 +38,8 @@ def train(
     from casewise.jobs.plan import expand
 
     external = prepare_external(study, cohort, store, folder, show) if study.external else None
+    if external:
+        cohort_difference(study, cohort, store, external, folder, show)
     pretraining = prepare_pretraining(study, cohort, store, splits, folder, show) if study.pretrain else None
     if external and pretraining:
         check_apart_from_pretraining(study, external, pretraining, folder, show)

@@ -88,6 +88,8 @@ def _with_score(table: pd.DataFrame, score: Score, *, fill: bool, regions: list[
     new = np.isfinite(y_pred) & ~np.isin(np.arange(n_groups), group[direct])
     rows = inputs.iloc[first[new]][list(COLUMNS)].copy()
     rows["target"], rows["y_true"], rows["y_pred"] = score.name, y_true[new], y_pred[new]
+    if "distance" in inputs:
+        rows["distance"] = inputs["distance"].groupby(group).mean().to_numpy()[new]
     if score.level == "case":
         rows["region"] = rows["image"] = ""
     if direct.any():

@@ -50,7 +50,8 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
     `outer_fold` and `inner_fold` are Int64, NA for a mean over the folds' networks; `y_true` is a float, NaN where not
     scored; `y_pred` is a float. `kind` is 'regression', 'classification' or 'ordinal'; for the latter two `y_true` and
     `y_pred` are numbers of classes, from 0 in the study's order, and the columns `p0`, `p1`, … hold the probability of
-    each class, NaN beyond the target's last class. Further columns are kept. A table without `kind` is of numbers.
+    each class, NaN beyond the target's last class. `distance`, which tables of earlier versions lack, is a float, NaN
+    where it is unknown. Further columns are kept. A table without `kind` is of numbers.
 
     Raises:
         CasewiseError: a column is missing or of the wrong kind; a value is missing, infinite or not allowed; two rows
@@ -68,7 +69,7 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
         table[name] = table[name].astype(object).where(table[name].notna(), "").astype(str)
         if name not in _MAY_BE_EMPTY:
             _refuse(table, empty | (table[name] == ""), f"'{name}' is empty")
-    for name in _NUMBERS:
+    for name in (*_NUMBERS, *(["distance"] if "distance" in table else [])):
         numbers = pd.to_numeric(table[name], errors="coerce").astype("float64")
         _refuse(table, numbers.isna() & table[name].notna(), f"'{name}' is not a number")
         _refuse(table, numbers.abs() == np.inf, f"'{name}' is infinite")
@@ -179,7 +180,8 @@ def _mean_over_networks(rows: pd.DataFrame) -> pd.DataFrame:
         )
     means = rows.drop_duplicates(group).copy()
     columns = probability_columns(rows)
-    means[["y_pred", *columns]] = grouped[["y_pred", *columns]].mean().to_numpy()
+    columns = ["y_pred", *columns, *(["distance"] if "distance" in rows else [])]
+    means[columns] = grouped[columns].mean().to_numpy()
     means = with_decisions(means)
     for name in _FOLDS:
         means[name] = pd.array([pd.NA] * len(means), dtype="Int64")

@@ -14,6 +14,12 @@ from casewise.report.modality_sections import modality_report
 from casewise.report.tables import metric_format
 from casewise.report.target_kind_sections import kind_report
 
+# Caveats of metrics.json that are also shown on the first page, by the code of their warning there.
+CAVEATS_SHOWN = {
+    "altered": ("answers_altered", "numbers_altered"),
+    "drift": ("confident_outside", "external_outside"),
+}
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -57,7 +63,14 @@ def banners(context: ReportContext) -> list[dict[str, Any]]:
         "no_audit": context.audit is None and bool(context.classes),
         "few_subjects": subjects < ROUGH_BELOW,
     }
-    return [{"code": code, "stage": context.stage, "subjects": subjects} for code, holds in limits.items() if holds]
+    shown = [{"code": code, "stage": context.stage, "subjects": subjects} for code, holds in limits.items() if holds]
+    caveats = [note for note in context.metrics.get("notes", []) if not isinstance(note, str)]
+    return shown + [
+        {"code": code, "caveat": caveat}
+        for code, causes in CAVEATS_SHOWN.items()
+        for caveat in caveats
+        if caveat["code"] in causes
+    ]
 
 
 def unlearned(context: ReportContext) -> dict[str, Any] | None:

@@ -137,6 +137,21 @@ class RunFolder:
         return JsonFile(self.path / "metrics.json", RETRY, required=("metrics", "notes"))
 
     @property
+    def counterfactuals(self) -> TableFile:
+        """Predictions of held-out cases with altered images."""
+        return TableFile(self.path / "counterfactuals.parquet", RETRY)
+
+    @property
+    def counterfactuals_mark(self) -> TextFile:
+        """A hash of the inputs of these predictions."""
+        return TextFile(self.path / "counterfactuals-made-from", RETRY)
+
+    @property
+    def cohort_difference(self) -> JsonFile:
+        """How well simple features tell the external cohort from the study's own."""
+        return JsonFile(self.path / "cohort-difference.json", RETRY, required=("made_from", "subjects", "tests"))
+
+    @property
     def explanations(self) -> JsonFile:
         """The cases shown and the measurements of `casewise explain`."""
         return JsonFile(self.path / "explanations.json", "Run `casewise explain` again.")

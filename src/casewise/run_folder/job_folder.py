@@ -132,6 +132,11 @@ class JobFolder(TrainingFolder):
         """Everything needed to use the weights, and the subjects of the training."""
         return JsonFile(self.path / "model.json", portable=True)
 
+    @property
+    def distance(self) -> WeightsFile:
+        """The training features in a few numbers, for the distance of other cases from them."""
+        return WeightsFile(self.path / "distance.safetensors", portable=True)
+
     def weights_sha256(self) -> str:
         """The checksum of the trained weights, as the facts record it.
 
@@ -148,7 +153,7 @@ class JobFolder(TrainingFolder):
 
     def finish(self, facts: dict[str, Any]) -> None:
         """Write the record, which marks the job as finished."""
-        files = [self.weights, self.facts, self.predictions, self.tile_predictions]
+        files = [self.weights, self.facts, self.distance, self.predictions, self.tile_predictions]
         self.record.write(facts | {"files": {file.path.name: checksum(file.path) for file in files if file.exists()}})
 
     @property

@@ -85,6 +85,15 @@ class Evaluation(StudyModel):
         "Differences between the groups are tested, with allowance for the number of tests.",
     )
 
+    counterfactual_cases: int = Field(
+        50,
+        ge=0,
+        le=1000,
+        description="Number of held-out cases of each network that it predicts again with altered images: cropped, "
+        "recompressed, brighter and so on. [How often the answer changes](howto-audit.md#altered-images) is reported. "
+        "`0` omits it.",
+    )
+
     @property
     def subgroup_cuts(self) -> dict[str, tuple[float, ...]]:
         """The columns of subgroups in order, with the cut points of their numbers; empty where none are stated.

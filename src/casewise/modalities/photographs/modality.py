@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.modalities.base import (
+    AlteredPanels,
     CaseMask,
     FittedPreprocessing,
     ImageFolder,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 # The longest side of a picture in a report, in pixels.
 PICTURE_SIDE = 900
+# The longest side of an image that is altered, in sides of a tile.
+ALTERED_SIDES = 4
 
 
 class Photographs:
@@ -147,6 +150,45 @@ class Photographs:
             [str(case) for case in panels["case"]],
             bars=None if labels is None else open_bars(store.folder),
         )
+
+    def alterations(self, study: Study) -> tuple[str, ...]:
+        """All of them: an image file is altered before it is prepared."""
+        from casewise.modalities.alterations import ALTERATIONS
+
+        return tuple(ALTERATIONS)
+
+    def altered(self, prepared: PreparedCohort, rows: Sequence[int], alteration: str) -> AlteredPanels:
+        from concurrent.futures import ThreadPoolExecutor
+
+        from casewise.modalities.dataset import PanelData, labels_tensor, three_channels
+
+        panels = prepared.cohort.panels.iloc[list(rows)]
+        numbers = sorted({int(number) for tiles in panels["tiles"] for number in tiles})
+        with ThreadPoolExecutor() as pool:
+            tiles = list(pool.map(lambda number: self.altered_tile(prepared, number, alteration), numbers))
+        position = {number: index for index, number in enumerate(numbers)}
+        data = PanelData(
+            three_channels(np.stack(tiles)),
+            [[position[int(number)] for number in tiles] for tiles in panels["tiles"]],
+            labels_tensor(None, len(panels)),
+            prepared.study.panels,
+            [str(case) for case in panels["case"]],
+        )
+        return lambda fitted: data
+
+    def altered_tile(self, prepared: PreparedCohort, number: int, alteration: str) -> np.ndarray:
+        """The tile (C, H, W) of an altered image file, made by the code and settings that made the store.
+
+        A large image is reduced first, so that neither file nor decoding take long.
+        """
+        from casewise.modalities.alterations import altered, png
+        from casewise.modalities.store.readers import open_source, read_image
+        from casewise.modalities.store.store import TileStore
+
+        assert isinstance(prepared.store, TileStore)
+        preparation, path = prepared.store.preparation, Path(str(prepared.store.index["path"].iloc[number]))
+        image = read_image(path, size=ALTERED_SIDES * preparation.size, channels=preparation.channels)
+        return open_source(path, png(altered(image, alteration))).tile(preparation)
 
     def report_facts(self, study: Study) -> dict[str, Any]:
         return {"sliced": False, "order": None, "late": False, "windowed": False}

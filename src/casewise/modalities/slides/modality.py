@@ -82,6 +82,18 @@ class Slides(Photographs):
         """None: a mask of a whole slide is not mapped onto its tiles."""
         return {}
 
+    def alterations(self, study: Study) -> tuple[str, ...]:
+        """Those of grey values: a tile has no border and no shape of its own."""
+        from casewise.modalities.alterations import OF_VALUES
+
+        return tuple(OF_VALUES)
+
+    def altered_tile(self, prepared: PreparedCohort, number: int, alteration: str) -> np.ndarray:
+        """The prepared tile, altered."""
+        from casewise.modalities.alterations import altered
+
+        return altered(prepared.store.tiles[number].transpose(1, 2, 0), alteration).transpose(2, 0, 1)
+
     def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
         slide = self.overview(prepared, self._path(prepared, image))
         return slide.read_picture() if slide else super().picture(prepared, image)

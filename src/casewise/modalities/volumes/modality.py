@@ -10,6 +10,7 @@ import numpy as np
 
 from casewise.errors import CasewiseError
 from casewise.modalities.base import (
+    AlteredPanels,
     CaseMask,
     FittedPreprocessing,
     ImageFolder,
@@ -28,10 +29,12 @@ from casewise.modalities.base import (
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
     from casewise.modalities.store.store import TileStore
+    from casewise.modalities.volumes.slice_store import SliceStore
     from casewise.study.schema import Panels, Study, Volumes
 
 
@@ -151,20 +154,32 @@ class VolumesModality:
         fitted: FittedPreprocessing,
     ) -> PanelDataset:
         from casewise.modalities.dataset import labels_tensor
-        from casewise.modalities.volumes.dataset import SliceData, slices_of
         from casewise.modalities.volumes.slice_store import open_slices
 
-        volumes = volumes_of(study)
-        numbers = [volumes.sequences.index(name) for name in fitted["sequences"]]
-        return SliceData(
-            slices_of(open_slices(store.folder, store.address), numbers, fitted["standard"]),
-            [int(number) for number in panels["panel"]],
-            labels_tensor(labels, len(panels)),
-            study.panels,
-            [str(case) for case in panels["case"]],
-            volumes.inference_windows == "all",
-            volumes.sequence_dropout if len(numbers) > 1 else 0.0,
-        )
+        slices = open_slices(store.folder, store.address)
+        return _slice_data(slices, study, panels, labels_tensor(labels, len(panels)), fitted)
+
+    def alterations(self, study: Study) -> tuple[str, ...]:
+        """Those of intensities: a slice of a region of interest has no border and no shape of its own."""
+        from casewise.modalities.alterations import OF_VALUES
+
+        return tuple(OF_VALUES)
+
+    def altered(self, prepared: PreparedCohort, rows: Sequence[int], alteration: str) -> AlteredPanels:
+        """The intensities of every slice altered before they are standardised with the scan's own landmarks."""
+        from casewise.modalities.dataset import labels_tensor
+        from casewise.modalities.volumes.slice_store import altered_slices, open_slices
+
+        panels = prepared.cohort.panels.iloc[list(rows)]
+        stored = open_slices(Path(prepared.store.folder), prepared.store.address)
+        numbers = [int(number) for number in panels["panel"]]
+
+        def dataset(fitted: FittedPreprocessing) -> PanelDataset:
+            slices = altered_slices(stored, numbers, alteration)
+            own = panels.assign(panel=range(len(numbers)))
+            return _slice_data(slices, prepared.study, own, labels_tensor(None, len(own)), fitted)
+
+        return dataset
 
     def report_facts(self, study: Study) -> dict[str, Any]:
         volumes = volumes_of(study)
@@ -203,6 +218,25 @@ class VolumesModality:
         from casewise.modalities.volumes.native_space import read_lesion
 
         return read_lesion(prepared, row)
+
+
+def _slice_data(
+    slices: SliceStore, study: Study, panels: pd.DataFrame, truth: Tensor, fitted: FittedPreprocessing
+) -> PanelDataset:
+    """Windows of the slices of these cases, whose numbers in `slices` are in the column `panel`."""
+    from casewise.modalities.volumes.dataset import SliceData, slices_of
+
+    volumes = volumes_of(study)
+    numbers = [volumes.sequences.index(name) for name in fitted["sequences"]]
+    return SliceData(
+        slices_of(slices, numbers, fitted["standard"]),
+        [int(number) for number in panels["panel"]],
+        truth,
+        study.panels,
+        [str(case) for case in panels["case"]],
+        volumes.inference_windows == "all",
+        volumes.sequence_dropout if len(numbers) > 1 else 0.0,
+    )
 
 
 MODALITY = VolumesModality()

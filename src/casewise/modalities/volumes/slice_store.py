@@ -29,6 +29,7 @@ from casewise.modalities.volumes.preprocess import Prepared, Steps, prepare_case
 log = logging.getLogger("casewise")
 
 MARKER = "slices.json"
+HIGHEST = 32767
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +126,34 @@ def open_slices(folder: Path, address: str | None = None) -> SliceStore:
         raise RunError(f"{folder}: the slices are damaged. Delete {Path(folder) / MARKER} and run again.")
     return SliceStore(
         slices, **arrays, facts=marker["facts"], notes=marker["notes"], address=marker["address"], folder=Path(folder)
+    )
+
+
+def altered_slices(store: SliceStore, cases: Sequence[int], alteration: str) -> SliceStore:
+    """The slices of some cases, numbered from 0, after an alteration of `casewise.modalities.alterations`, in memory.
+
+    Slices are altered with 256 grey values; `UNALTERED` leaves all values as they are.
+    """
+    from casewise.modalities.alterations import UNALTERED, altered
+
+    rows = [np.arange(store.first[case], store.first[case] + store.count[case]) for case in cases]
+    slices = np.array(store.slices[np.concatenate(rows)])
+    if alteration != UNALTERED:
+        grey = np.round(slices.astype(np.float32) * (255 / HIGHEST)).astype(np.uint8)
+        for number, sequence in np.ndindex(slices.shape[:2]):
+            values = altered(grey[number, sequence][..., None], alteration)[..., 0]
+            slices[number, sequence] = np.round(values.astype(np.float32) * (HIGHEST / 255)).astype(np.uint16)
+    count = store.count[list(cases)]
+    return replace(
+        store,
+        slices=slices,
+        first=np.concatenate([[0], count[:-1].cumsum()]).astype(np.int64),
+        count=count,
+        present=store.present[list(cases)],
+        landmarks=store.landmarks[list(cases)],
+        affines=store.affines[list(cases)],
+        facts=[store.facts[case] for case in cases],
+        notes=[store.notes[case] for case in cases],
     )
 
 

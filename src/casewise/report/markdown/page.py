@@ -20,9 +20,19 @@ from casewise.report.markdown.runs import (
     stage_of,
     targets_of,
 )
-from casewise.report.sections import calibration, participants, saliency, subgroups, training, validation
+from casewise.report.sections import (
+    calibration,
+    counterfactuals,
+    drift,
+    participants,
+    saliency,
+    subgroups,
+    training,
+    validation,
+)
 from casewise.report.sections.image_split import one_value_each
 from casewise.report.sections.learners import fitted_learners
+from casewise.report.tables import metric_format
 from casewise.report.target_kind_sections import kind_report
 from casewise.report.templating import templates
 
@@ -75,10 +85,16 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
         "participants": participants.participants(first.study, first.metrics),
         "subgroups": subgroups.subgroups(first.study, first.metrics),
         "heads": {"hit": saliency.HIT, "near": saliency.NEAR, "share": saliency.SHARE},
+        "altered": altered(first),
         "image_split": image_split(first, stage),
         "train_performance": train_and_held_out(runs),
         "left_out": left_out(first),
         "external": external(first, stage),
+        "drift": drift.values(
+            first.metrics.get("drift"),
+            str((first.metrics.get("main") or {}).get("learner")),
+            metric_format(first.study, first.main_target),
+        ),
         "nested": validation.nested(first.study, first.jobs, learners, len(first.study.networks)),
         "networks": [row for run in runs for row in network_rows(run)],
         "finder": any(job.get("finder") for run in runs for job in run.jobs),
@@ -305,6 +321,13 @@ def details(run: FinishedStudy, stage: str, target: str) -> dict[str, Any] | Non
 
 
 # ------------------------------------------------------------------------------------------------ other sections
+
+
+def altered(run: FinishedStudy) -> dict[str, Any] | None:
+    """How predictions change with altered images; None if there were none."""
+    main = run.metrics.get("main") or {}
+    digits = DIGITS[kind_report(run.study.kind_of(run.main_target)).template]
+    return counterfactuals.values(run.metrics.get("counterfactuals") or {}, str(main.get("learner")), digits)
 
 
 def image_split(run: FinishedStudy, stage: str) -> dict[str, Any] | None:

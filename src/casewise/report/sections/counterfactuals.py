@@ -1,0 +1,76 @@
+"""Altered images: how predictions of held-out cases change, for the HTML report and the Markdown page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from casewise.evaluation.counterfactuals import commonest, effect
+from casewise.report.context import ReportContext
+from casewise.report.formatting import number, plain, signed
+from casewise.report.tables import Cell, Row, metric_format, percent_cell
+from casewise.report.templating import templates
+
+MOST_NETWORKS = 6
+
+Figures = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+def section(context: ReportContext) -> dict[str, Any] | None:
+    """The values of the section; None if no altered image was predicted."""
+    figures: Figures = context.metrics.get("counterfactuals") or {}
+    return values(figures, context.learner, metric_format(context.study, context.outcome).digits("mae"))
+
+
+def values(figures: Figures, learner: str, digits: int) -> dict[str, Any] | None:
+    """The shown learner, if it is a network, and others beside it; `digits` are those of a number's error."""
+    networks = sorted(figures, key=lambda name: name != learner)
+    if not networks or not figures[networks[0]]:
+        return None
+    first = figures[networks[0]]
+    shown = networks[:MOST_NETWORKS]
+    title = templates(html=False).get_template("counterfactual_sentences.j2").module.alteration  # type: ignore[attr-defined]
+    return {
+        "largest": largest(networks[0], first, digits),
+        "rows": [
+            Row(str(title(name)).capitalize(), [_cell(figures[network][name], digits) for network in shown])
+            for name in first
+        ],
+        "names": list(first),
+        "networks": len(networks),
+        "networks_shown": shown,
+        "more": len(networks) - len(shown),
+        "cases": max(entry["cases"] for entry in first.values()),
+        "subjects": max(entry["subjects"] for entry in first.values()),
+    }
+
+
+def largest(network: str, by_alteration: Mapping[str, Mapping[str, Any]], digits: int) -> dict[str, Any]:
+    """The alteration with the largest effect on a network, and its figures."""
+    classed = "changed" in next(iter(by_alteration.values()))
+    size = effect if classed else _moved
+    name = max(by_alteration, key=lambda key: size(by_alteration[key]))
+    values = {**by_alteration[name], "network": network, "name": name, "digits": digits}
+    if not classed:
+        return {**values, "form": "number"}
+    to, answers = commonest(values)
+    return {**values, "form": "classes", "to": to, "to_answers": answers}
+
+
+def _moved(entry: Mapping[str, Any]) -> float:
+    return float(entry["moved"]["value"])
+
+
+def _cell(entry: Mapping[str, Any], digits: int) -> Cell:
+    if "changed" not in entry:
+        text = f"{number(entry['moved']['value'], digits)} (mean change {signed(entry['shift']['value'], digits)})"
+        return Cell(text, _bounds(entry["moved"], digits), float(entry["moved"]["value"]))
+    share = percent_cell(entry["share"])
+    to, answers = commonest(entry)
+    into = f", {answers} to {plain(to)}" if to else ""
+    return Cell(f"{entry['changed']} of {entry['answers']}{into}", f"{share.text} {share.small}", share.value)
+
+
+def _bounds(figure: Mapping[str, Any], digits: int) -> str:
+    ends = figure["low"], figure["high"]
+    return "" if None in ends else f"[{number(ends[0], digits)}, {number(ends[1], digits)}]"

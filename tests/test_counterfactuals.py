@@ -1,0 +1,274 @@
+"""The check after training: held-out cases predicted again with altered images, and what is made of their changes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.counterfactuals import counterfactual_caveats, counterfactual_figures
+from casewise.jobs.counterfactuals import chosen_panels
+from casewise.modalities.alterations import ALTERATIONS, OF_VALUES, UNALTERED, altered
+from casewise.modalities.photographs.modality import Photographs
+from casewise.modalities.registry import modality_of
+from casewise.modalities.slides.modality import Slides
+from casewise.modalities.volumes.modality import VolumesModality
+from casewise.modalities.volumes.slice_store import SliceStore, altered_slices
+from casewise.pipeline.explain import open_finished
+from casewise.report.caveats import sentences
+from casewise.report.markdown.page import write_results
+from casewise.report.sections.counterfactuals import values as section_values
+from casewise.report.templating import templates
+from casewise.run import Run, run
+from casewise.run_folder import RunFolder
+from casewise.study.schema import Study
+from tests.chest_study import chest_study
+
+NETWORK = "test_resnet"
+CROPS = ("cropped_rows", "cropped_columns")
+
+
+def films(folder: Path, *, shortcut: bool) -> Path:
+    """Forty subjects of two classes, half of them with films that are not square.
+
+    With `shortcut` these are all films of the class `ill` and nothing else differs; otherwise they are half of each
+    class, and films of `ill` have a bright disc.
+    """
+    folder.mkdir()
+    random, rows = np.random.default_rng(4), []
+    across, down = np.meshgrid(np.arange(64), np.arange(64))
+    for number in range(40):
+        ill = number % 2 == 1
+        picture = random.normal(128, 20, (64, 64)) + random.normal(0, 10)
+        if ill and not shortcut:
+            picture[(across - 32) ** 2 + (down - 32) ** 2 < 200] += 90
+        if ill if shortcut else number % 4 < 2:
+            picture = picture[7:-7] if number // 4 % 2 else picture[:, 7:-7]
+        Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+        rows.append({"path": f"{number}.png", "subject": f"S{number:02}", "label": "ill" if ill else "well"})
+    pd.DataFrame(rows).to_csv(folder / "cases.csv", index=False)
+    return folder / "cases.csv"
+
+
+def small_study(table: Path, **changes: Any) -> Study:
+    recipe = {"epochs": 20, "lr": 0.01, "optimizer": "adam", "schedule": "cosine"}
+    return chest_study(
+        table,
+        {"classes": ["well", "ill"]},
+        split={"test": 0, "folds": 2},
+        images={"size": 32},
+        recipe=recipe | {"early_stopping": {"monitor": "none"}},
+        accept=dict.fromkeys(("shortcut-files", "shortcut-file-size", "shortcut-thumbnail"), "made so"),
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def with_shortcut(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("bars")
+    return run(small_study(films(folder / "films", shortcut=True)), folder / "run")
+
+
+@pytest.fixture(scope="module")
+def without_shortcut(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("plain")
+    return run(small_study(films(folder / "films", shortcut=False)), folder / "run")
+
+
+def figures(done: Run) -> dict[str, Any]:
+    by_alteration: dict[str, Any] = done.results["counterfactuals"][NETWORK]
+    return by_alteration
+
+
+def codes(done: Run) -> list[str]:
+    return [note["code"] for note in done.results["notes"]]
+
+
+def right(done: Run) -> float:
+    return float(done.results["metrics"]["oof"][NETWORK]["label"]["accuracy"]["value"])
+
+
+def test_a_network_that_knows_a_class_by_its_bars_changes_its_answers(with_shortcut: Run) -> None:
+    assert right(with_shortcut) > 0.9
+    for crop in CROPS:
+        entry = figures(with_shortcut)[crop]
+        assert entry["answers"] == entry["cases"] == entry["subjects"] == 40
+        assert entry["changed"] >= 10
+        assert entry["changes"][0]["from"] == "well"
+        assert entry["changes"][0]["to"] == "ill"
+        assert entry["share"]["value"] == pytest.approx(entry["changed"] / 40)
+        assert entry["share"]["low"] > 0.1
+        assert figures(with_shortcut)[f"{crop}_stretched"]["changed"] <= 2
+    assert "answers_altered" in codes(with_shortcut)
+
+
+def test_a_network_that_knows_the_disease_keeps_its_answers(without_shortcut: Run) -> None:
+    assert right(without_shortcut) > 0.9
+    for crop in CROPS:
+        assert figures(without_shortcut)[crop]["changed"] <= 3
+    assert "answers_altered" not in codes(without_shortcut)
+
+
+def test_running_again_predicts_nothing_again(with_shortcut: Run, tmp_path: Path) -> None:
+    folder = RunFolder(with_shortcut.folder)
+    before = folder.counterfactuals.path.stat().st_mtime_ns
+    study = with_shortcut.study
+    again = run(study, folder.path)
+    assert folder.counterfactuals.path.stat().st_mtime_ns == before
+    assert again.results == with_shortcut.results
+
+
+def test_it_can_be_switched_off(without_shortcut: Run, tmp_path: Path) -> None:
+    study = without_shortcut.study
+    copied = Path(shutil.copytree(without_shortcut.folder, tmp_path / "run"))
+    settings = study.evaluation.model_copy(update={"counterfactual_cases": 0})
+    done = run(study.model_copy(update={"evaluation": settings}), copied)
+    assert "counterfactuals" not in done.results
+    assert not RunFolder(copied).counterfactuals.exists()
+
+
+def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run) -> None:
+    finished = open_finished(RunFolder(without_shortcut.folder))
+    settings = finished.study.evaluation.model_copy(update={"counterfactual_cases": 11})
+    study = finished.study.model_copy(update={"evaluation": settings})
+    panels = finished.cohort.panels
+    chosen = chosen_panels(study, panels, finished.splits)
+    assert chosen == chosen_panels(study, panels, finished.splits)
+    for fold, rows in chosen.items():
+        assert len(rows) == 6
+        assert set(panels["subject"].iloc[rows]) <= set(finished.splits.subjects(fold))
+        assert sorted(panels["label"].iloc[rows]) == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", [UNALTERED, *ALTERATIONS])
+def test_alterations_keep_what_they_should(name: str, channels: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 30, channels), dtype=np.uint8)
+    before = image.copy()
+    after = altered(image, name)
+    assert np.array_equal(image, before)
+    assert after.dtype == np.uint8
+    assert after.shape[2] == channels
+    if name not in CROPS:
+        assert after.shape == image.shape
+    assert np.array_equal(after, image) == (name == UNALTERED)
+
+
+def test_the_border_is_mirrored_and_the_interior_stays() -> None:
+    image = np.zeros((40, 30, 1), np.uint8)
+    image[0, 2] = image[20, 10] = 200
+    after = altered(image, "border_mirrored")
+    assert np.argwhere(after[..., 0]).tolist() == [[0, 27], [20, 10]]
+    assert [altered(image, crop).shape[:2] for crop in CROPS] == [(32, 30), (40, 24)]
+
+
+def test_the_reference_is_prepared_as_in_training(without_shortcut: Run) -> None:
+    prepared = open_finished(RunFolder(without_shortcut.folder)).prepared
+    modality = modality_of(prepared.study)
+    rows = [3, 0, 7]
+    dataset = modality.altered(prepared, rows, UNALTERED)({})
+    trained = modality.dataset(prepared.store, prepared.study, prepared.cohort.panels, None, {}).subset(rows)
+    device = torch.device("cpu")
+    assert torch.equal(*(data.plain_batch(data.views()[0], device) for data in (dataset, trained)))
+
+
+def answers(before: list[float], after: list[float], kind: str, **columns: Any) -> pd.DataFrame:
+    """Predictions of four cases of two subjects, before and after an alteration."""
+    rows = pd.DataFrame({"case": list("abcd"), "subject": ["s", "s", "t", "t"], "region": "", "image": ""})
+    both = [rows.assign(alteration=name, y_pred=y) for name, y in ((UNALTERED, before), ("darker", after))]
+    return pd.concat(both, ignore_index=True).assign(model="net", target="x", kind=kind, **columns)
+
+
+def test_numbers_move_by_units_and_by_errors() -> None:
+    table = answers([1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 4.0, 3.0], "regression", y_true=[1.5, 2.5, 3.5, 4.5] * 2)
+    found = counterfactual_figures(table, "x", classes=(), plan=Plan(200))["net"]["darker"]
+    assert found["moved"]["value"] == 1
+    assert found["shift"]["value"] == 0.5
+    assert found["shift"]["low"] <= 0.5 <= found["shift"]["high"]
+    assert found["mae"] == 0.5
+    assert found["relative"] == 2
+    assert found["shift"]["rough"]
+    (caveat,) = counterfactual_caveats({"net": {"darker": found}}, "x")
+    assert caveat["code"] == "numbers_altered"
+
+
+def test_no_change_leaves_an_interval() -> None:
+    shares = {"p0": [0.9, 0.2, 0.6, 0.1] * 2, "p1": [0.1, 0.8, 0.4, 0.9] * 2}
+    table = answers([0, 1, 0, 1], [0, 1, 0, 1], "classification", y_true=0.0, **shares)
+    found = counterfactual_figures(table, "x", classes=["a", "b"], plan=Plan(200))["net"]["darker"]
+    assert found["changed"] == 0
+    assert found["changes"] == []
+    assert (found["share"]["value"], found["share"]["low"]) == (0, 0)
+    # two subjects: 1 − 0.025^(1/2)
+    assert found["share"]["high"] == pytest.approx(0.8419, abs=1e-4)
+    assert counterfactual_caveats({"net": {"darker": found}}, "x") == []
+
+
+def test_pages_show_it(with_shortcut: Run, without_shortcut: Run, tmp_path: Path) -> None:
+    pages = [done.report.read_text() for done in (with_shortcut, without_shortcut)]
+    assert ['data-code="altered"' in page for page in pages] == [True, False]
+    assert all('id="altered-images"' in page for page in pages)
+    text = write_results(with_shortcut.folder, tmp_path / "page.md").read_text()
+    entry = figures(with_shortcut)["cropped_rows"]
+    assert f"| {entry['changed']} of 40, " in text
+
+
+def test_numbers_have_a_section() -> None:
+    table = answers([1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 4.0, 3.0], "regression", y_true=[1.5, 2.5, 3.5, 4.5] * 2)
+    found = counterfactual_figures(table, "x", classes=(), plan=Plan(200))
+    shown = section_values(found, "net", 1)
+    assert shown is not None
+    assert (shown["largest"]["form"], shown["largest"]["name"]) == ("number", "darker")
+    assert shown["rows"][0].cells[0].value == 1
+    assert section_values({}, "net", 1) is None
+    macro: Any = templates(html=False).get_template("counterfactual_sentences.j2").module
+    assert "1.0 on average" in macro.largest(shown["largest"])
+    assert len(sentences(counterfactual_caveats(found, "x"))) == 1
+
+
+def test_slices_of_some_cases_are_altered_in_memory(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    store = SliceStore(
+        slices=random.integers(0, 32768, (9, 2, 16, 16)).astype(np.uint16),
+        first=np.array([0, 4, 6]),
+        count=np.array([4, 2, 3]),
+        present=np.ones((3, 2), bool),
+        landmarks=random.random((3, 2, 4)).astype(np.float32),
+        affines=np.tile(np.eye(4), (3, 1, 1)),
+        facts=[{"case": number} for number in range(3)],
+        notes=[[], [], []],
+        address="",
+        folder=tmp_path,
+    )
+    same = altered_slices(store, [2, 0], UNALTERED)
+    assert np.array_equal(same.slices, store.slices[[6, 7, 8, 0, 1, 2, 3]])
+    assert (same.first.tolist(), same.count.tolist()) == ([0, 3], [3, 4])
+    assert np.array_equal(same.landmarks, store.landmarks[[2, 0]])
+    assert [facts["case"] for facts in same.facts] == [2, 0]
+    brighter = altered_slices(store, [2, 0], "brighter").slices.astype(int)
+    assert (brighter >= same.slices.astype(int) - 130).all()
+    assert brighter.mean() > same.slices.mean() + 1000
+    for name in OF_VALUES:
+        assert altered_slices(store, [1], name).slices.shape == (2, 2, 16, 16)
+
+
+def test_slides_and_volumes_offer_grey_values_only() -> None:
+    study: Any = None
+    assert Slides().alterations(study) == VolumesModality().alterations(study) == tuple(OF_VALUES)
+    assert set(OF_VALUES) < set(Photographs().alterations(study))
+
+
+def test_tiles_are_altered_as_prepared() -> None:
+    prepared: Any = type("Prepared", (), {})()
+    prepared.store = type("Store", (), {"tiles": np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8), np.uint8)})()
+    assert np.array_equal(Slides().altered_tile(prepared, 1, UNALTERED), prepared.store.tiles[1])
+    darker = Slides().altered_tile(prepared, 1, "darker")
+    assert darker.shape == (3, 8, 8)
+    assert (darker <= prepared.store.tiles[1]).all()

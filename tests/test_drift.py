@@ -1,0 +1,284 @@
+"""Cases unlike those of the training: distances in features, and what the comparison of two cohorts makes of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from casewise.audit.cohorts import compare_cohorts
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.drift import drift, drift_caveats
+from casewise.evaluation.shares import mean_by_subject
+from casewise.inference.bundle import Bundle
+from casewise.inference.distance import FeatureDistance, held_out_quantile
+from casewise.inference.model import load_bundle
+from casewise.jobs.distance import evenly
+from casewise.phantoms.chest import make_chest
+from casewise.predictions.distances import with_mean_distances
+from casewise.predictions.table import COLUMNS, check, mean_over_folds
+from casewise.report.markdown.page import write_results
+from casewise.run import Run, run
+from casewise.run_folder import JobFolder
+from tests.chest_study import chest_study
+from tests.conftest import absolute
+
+
+def rows_of(distances: list[float], target: str = "x") -> pd.DataFrame:
+    return pd.DataFrame({"target": target, "distance": distances})
+
+
+class TestDistance:
+    def test_it_grows_in_and_off_the_plane_of_the_training_features(self) -> None:
+        random = torch.Generator().manual_seed(1)
+        plane = torch.randn(400, 2, generator=random) @ torch.randn(2, 30, generator=random)
+        features = plane + 0.01 * torch.randn(400, 30, generator=random)
+        distance = FeatureDistance.fit(features, 400)
+        assert distance is not None
+        assert distance.components.shape == (2, 30)
+        assert np.sqrt((distance.raw(features) ** 2).mean()) == pytest.approx(1, abs=1e-3)
+        along = distance.mean + 8 * (plane[0] - distance.mean)
+        off = distance.mean + 0.5 * torch.nn.functional.normalize(torch.randn(30, generator=random), dim=0)
+        assert (distance.raw(torch.stack([along, off])) > 2).all()
+        assert distance.raw(distance.mean[None])[0] < 0.1
+
+    @pytest.mark.parametrize(("count", "width"), [(60, 8), (12, 40), (2, 5)])
+    def test_whitened_values_agree_with_the_covariance(self, count: int, width: int) -> None:
+        features = torch.randn(count, width, generator=torch.Generator().manual_seed(2))
+        distance = FeatureDistance.fit(features, count)
+        assert distance is not None
+        kept = len(distance.variances)
+        assert kept == max(1, min(count // 10, width))
+        gram = distance.components.double() @ distance.components.double().T
+        assert torch.allclose(gram, torch.eye(kept, dtype=torch.float64), atol=1e-5)
+        covariance = np.cov(features.double().numpy().T, bias=True)
+        along = distance.components.double().numpy()
+        assert np.allclose(np.diag(along @ covariance @ along.T), distance.variances.numpy(), atol=1e-5)
+
+    def test_features_that_do_not_vary_have_none(self) -> None:
+        assert FeatureDistance.fit(torch.ones(9, 4), 9) is None
+        assert FeatureDistance.fit(torch.ones(1, 4), 1) is None
+        assert FeatureDistance.fit(torch.full((3, 4), torch.nan), 3) is None
+
+    def test_one_in_twenty_held_out_cases_exceeds_one(self) -> None:
+        distance = FeatureDistance.fit(torch.randn(50, 3, generator=torch.Generator().manual_seed(3)), 50)
+        assert distance is not None
+        scaled = distance.scaled_by(rows_of([float(n) for n in range(1, 100)]))
+        assert scaled is not None
+        assert scaled.scale == {"x": 95.0}
+        assert scaled.scaled(rows_of([190.0]))["distance"].tolist() == [2.0]
+        assert np.isnan(scaled.scaled(rows_of([190.0], "other"))["distance"]).all()
+        assert distance.scaled_by(rows_of([np.nan])) is None
+
+    def test_the_quantile_holds_for_further_cases(self) -> None:
+        random = np.random.default_rng(0)
+        shares = [(random.normal(size=200) > held_out_quantile(random.normal(size=39))).mean() for _ in range(300)]
+        assert np.mean(shares) == pytest.approx(0.05, abs=0.01)
+
+    def test_training_panels_are_taken_in_turn_from_all_subjects(self) -> None:
+        subjects = np.array(["a"] * 50 + ["b"] * 3 + ["c"])
+        rows = evenly(np.arange(54), subjects, 10, 0)
+        assert np.unique(subjects[rows], return_counts=True)[1].tolist() == [6, 3, 1]
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Path:
+    """Ten other people like those of the study, and ten whose films are noise."""
+    folder = tmp_path_factory.mktemp("there")
+    rows = absolute(make_chest(folder / "films", subjects=20, size=(64, 64), seed=8))
+    random = np.random.default_rng(1)
+    for number in range(10, len(rows)):
+        rows.loc[number, "path"] = str(folder / f"{number}.png")
+        Image.fromarray(random.integers(0, 256, (64, 64), dtype=np.uint8)).save(folder / f"{number}.png")
+    rows.to_csv(folder / "cases.csv", index=False)
+    return folder / "cases.csv"
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, chests: Path, there: Path) -> Run:
+    study = chest_study(
+        chests,
+        backbones=["test_resnet", "test_efficientnet"],
+        stack=["mean"],
+        evaluation={"counterfactual_cases": 0},
+        external={"cohort": there, "name": "valley", "subjects": "distinct"},
+    )
+    return run(study, tmp_path_factory.mktemp("drift") / "run")
+
+
+def test_every_prediction_has_a_distance(done: Run) -> None:
+    table = done.predictions
+    assert set(table["model"]) == {"test_resnet", "test_efficientnet", "mean_of_learners"}
+    assert table["distance"].notna().all()
+    keys = ["stage", "case"]
+    networks = table[table["model"] != "mean_of_learners"].groupby(keys)["distance"].mean()
+    combined = table[table["model"] == "mean_of_learners"].set_index(keys)["distance"]
+    assert np.allclose(combined, networks.loc[combined.index])
+    # no out-of-fold case is further than the largest of its fold, which is 1 with fewer than nineteen
+    folds = table[(table["stage"] == "oof") & (table["model"] == "test_resnet")].groupby("outer_fold")["distance"]
+    assert folds.max().tolist() == pytest.approx([1, 1])
+
+
+def test_noise_is_further_away_than_films(done: Run, there: Path) -> None:
+    noise = pd.read_csv(there)["path"].str.startswith(str(there.parent / "films"))
+    subjects = {f"valley:{s}": not film for s, film in zip(pd.read_csv(there)["subject"], noise, strict=True)}
+    rows = done.predictions[(done.predictions["stage"] == "external") & (done.predictions["model"] == "test_resnet")]
+    far = rows.groupby(rows["subject"].map(subjects))["distance"].median()
+    assert far[True] > 2 * far[False]
+    assert (rows.loc[rows["subject"].map(subjects), "distance"] > 1).all()
+
+
+def test_the_file_beside_the_weights_holds_no_case(done: Run) -> None:
+    folder = JobFolder(done.folder / "jobs" / "test_resnet" / "fold1")
+    facts = Bundle.open(folder.path).distance
+    assert facts is not None
+    assert facts["scale"].keys() == {"label"}
+    assert facts["held_out"]["label"] == 9
+    assert folder.distance.path.name in folder.record.read()["files"]
+    text = json.dumps(facts)
+    assert not any(subject in text for subject in Bundle.open(folder.path).subjects)
+    # far fewer numbers than the features of the training cases
+    assert facts["components"] <= max(1, facts["subjects"] // 10)
+
+
+def test_new_cases_have_the_distance_of_the_external_cohort(done: Run, there: Path) -> None:
+    table = load_bundle(done.folder).predict(there)
+    external = done.predictions.query("stage == 'external' and model == 'test_resnet'")
+    expected = external.set_index(external["subject"].str.removeprefix("valley:"))["distance"]
+    predicted = table[table["model"] == "test_resnet"].set_index("subject")["distance"]
+    assert np.allclose(predicted, expected.loc[predicted.index], rtol=1e-4)
+
+
+def test_networks_of_earlier_versions_have_no_distance(done: Run, there: Path, tmp_path: Path) -> None:
+    folder = JobFolder(Path(shutil.copytree(done.folder / "jobs" / "test_resnet" / "fold1", tmp_path / "old")))
+    before = load_bundle(folder.path).predict(there)
+    folder.facts.write({name: value for name, value in folder.facts.read().items() if name != "distance"})
+    after = load_bundle(folder.path).predict(there)
+    assert after["distance"].isna().all()
+    pd.testing.assert_frame_equal(after.drop(columns="distance"), before.drop(columns="distance"))
+
+
+def test_tables_of_earlier_versions_are_read_without_the_column(done: Run) -> None:
+    older = done.predictions.drop(columns="distance")
+    assert "distance" not in check(older)
+    tested = older[(older["stage"] == "test") & (older["model"] == "test_resnet")].assign(outer_fold=1)
+    assert "distance" not in mean_over_folds(tested)
+    assert with_mean_distances(tested, older) is tested
+    assert drift(older, "label", Plan(200)) == {}
+    assert set(COLUMNS) <= set(older)
+
+
+def test_the_cohorts_are_told_apart(done: Run) -> None:
+    cohorts = done.results["drift"]["cohorts"]
+    assert cohorts["subjects"] == {"own": 24, "external": 20}
+    assert cohorts["tests"]["thumbnail"]["auroc"] > 0.6
+
+
+def test_parts_of_one_cohort_are_not_told_apart(done: Run, chests: Path) -> None:
+    from casewise.pipeline.explain import open_finished
+    from casewise.run_folder import RunFolder
+
+    prepared = open_finished(RunFolder(done.folder)).prepared
+    halves = []
+    for start in (0, 1):
+        images = prepared.cohort.images
+        numbers = np.arange(start, len(images), 2)
+        store: Any = type("Store", (), {"tiles": prepared.store.tiles[numbers]})()
+        store.index = prepared.store.index.iloc[numbers].reset_index(drop=True)
+        cohort: Any = type("Part", (), {"images": images.iloc[numbers].reset_index(drop=True)})()
+        halves.append((cohort, store))
+    found = compare_cohorts(halves[0], halves[1], permutations=99, seed=0)
+    assert all(test["p_adjusted"] > 0.05 for test in found["tests"].values())
+    small = type("Part", (), {"images": halves[1][0].images.iloc[:4]})()
+    assert compare_cohorts(halves[0], (small, halves[1][1]), permutations=99, seed=0)["tests"] == {}
+
+
+def table_of(stage: str, right: list[int], confidence: list[float], distance: list[float]) -> pd.DataFrame:
+    """Predictions of class 0 of two, one case a subject."""
+    n = len(right)
+    return pd.DataFrame(
+        {
+            "case": [f"{stage}{number}" for number in range(n)],
+            "subject": [f"{stage}{number}" for number in range(n)],
+            "visit": "",
+            "day": np.nan,
+            "region": "",
+            "image": "",
+            "model": "net",
+            "stage": stage,
+            "outer_fold": pd.array([1 if stage == "oof" else pd.NA] * n, dtype="Int64"),
+            "inner_fold": pd.array([pd.NA] * n, dtype="Int64"),
+            "target": "label",
+            "kind": "classification",
+            "y_true": [0.0 if hit else 1.0 for hit in right],
+            "y_pred": 0.0,
+            "p0": confidence,
+            "p1": [1 - value for value in confidence],
+            "distance": distance,
+        }
+    )
+
+
+def test_figures_inside_and_outside() -> None:
+    inner = table_of("oof", [1] * 18 + [0] * 2, [0.8] * 20, [0.5] * 19 + [1.5])
+    outer = table_of("external", [1] * 6 + [0] * 14, [0.7] * 10 + [0.95] * 10, [0.9] * 10 + [3.0] * 10)
+    entry = drift(pd.concat([inner, outer], ignore_index=True), "label", Plan(500))["net"]
+    assert entry["quality"] == "accuracy"
+    assert entry["internal"]["accuracy"]["value"] == pytest.approx(0.9)
+    assert entry["external"]["outside"]["value"] == 0.5
+    assert entry["internal"]["outside"]["value"] == 0.05
+    assert (entry["inside"]["accuracy"]["value"], entry["outside"]["accuracy"]["value"]) == (0.6, 0.0)
+    gap = entry["outside_minus_inside"]
+    assert gap["accuracy"]["value"] == pytest.approx(-0.6)
+    assert gap["accuracy"]["low"] <= -0.6 <= gap["accuracy"]["high"] < 0
+    assert gap["confidence"]["value"] == pytest.approx(0.25)
+    assert entry["external_minus_internal"]["accuracy"]["value"] == pytest.approx(-0.6)
+    found = {caveat["code"]: caveat for caveat in drift_caveats({"net": entry}, "net")}
+    assert set(found) == {"external_outside", "confident_outside"}
+    assert found["confident_outside"]["confidence"] == pytest.approx({"internal": 0.8, "external": 0.825})
+
+
+def test_no_warning_where_confidence_falls_with_accuracy() -> None:
+    inner = table_of("test", [1] * 18 + [0] * 2, [0.9] * 20, [0.5] * 20)
+    outer = table_of("external", [1] * 6 + [0] * 14, [0.6] * 20, [0.5] * 20)
+    figures = drift(pd.concat([inner, outer], ignore_index=True), "label", Plan(500))
+    assert figures["net"]["internal_stage"] == "test"
+    assert figures["net"]["outside"]["answers"] == 0
+    assert figures["net"]["outside"]["accuracy"]["value"] is None
+    assert "accuracy" not in figures["net"]["outside_minus_inside"]
+    assert drift_caveats(figures, "net") == []
+
+
+def test_numbers_have_errors_and_no_confidence() -> None:
+    tables = [
+        table_of(stage, [1] * 12, [0.5] * 12, [0.5, 2.0] * 6).drop(columns=["p0", "p1"])
+        for stage in ("oof", "external")
+    ]
+    table = pd.concat(tables, ignore_index=True).assign(kind="regression", y_true=3.0, y_pred=[5.0, 4.0] * 12)
+    entry = drift(table, "label", Plan(200))["net"]
+    assert entry["quality"] == "mae"
+    assert (entry["inside"]["mae"]["value"], entry["outside"]["mae"]["value"]) == (2, 1)
+    assert "confidence" not in entry["external"]
+
+
+def test_shares_of_none_and_of_all_have_open_ends() -> None:
+    none, every = (mean_by_subject([value] * 10, range(10), Plan(200), share=True) for value in (0, 1))
+    assert (none["low"], none["high"]) == (0, pytest.approx(1 - 0.025**0.1))
+    assert (every["low"], every["high"]) == (pytest.approx(0.025**0.1), 1)
+
+
+def test_pages_say_what_share_lies_outside(done: Run, tmp_path: Path) -> None:
+    page = done.report.read_text()
+    assert 'data-code="outside"' in page
+    assert 'data-code="cohorts"' in page
+    share = done.results["drift"]["learners"][done.results["main"]["learner"]]["external"]["outside"]["value"]
+    assert f"{100 * share:.0f} % of the 20 predictions of valley" in page
+    text = write_results(done.folder, tmp_path / "page.md").read_text()
+    assert "| external, outside |" in text
