@@ -225,7 +225,7 @@ for _metric in (
         glossary="Mean difference, prediction minus reference.",
         larger_is_better=None,
         digits=None,
-        tables=("targets", "external", "page"),
+        tables=("targets", "external", "page", "drop"),
     ),
     Metric(
         "loa_low",
@@ -323,7 +323,7 @@ for _metric in (
         digits=1,
         by_class=True,
         of_decisions=True,
-        tables=("learners", "classes", "folds"),
+        tables=("learners", "classes", "folds", "drop"),
     ),
     Metric(
         "recall",
@@ -336,7 +336,7 @@ for _metric in (
         digits=1,
         by_class=True,
         of_decisions=True,
-        tables=("learners", "classes", "folds"),
+        tables=("learners", "classes", "folds", "drop"),
     ),
     Metric(
         "f1",
@@ -371,7 +371,7 @@ for _metric in (
         percent=True,
         digits=1,
         n_classes=(2, 2),
-        tables=("external", "image_split", "page"),
+        tables=("external", "image_split", "page", "drop"),
     ),
     Metric(
         "specificity",
@@ -383,7 +383,7 @@ for _metric in (
         percent=True,
         digits=1,
         n_classes=(2, 2),
-        tables=("external", "image_split", "page"),
+        tables=("external", "image_split", "page", "drop"),
     ),
     Metric(
         "kappa_quadratic",
@@ -407,7 +407,7 @@ for _metric in (
         larger_is_better=False,
         calibrated=True,
         compared=CLASSES,
-        tables=("external", "page"),
+        tables=("external", "page", "drop"),
     ),
     Metric(
         "ece",
@@ -419,7 +419,7 @@ for _metric in (
         "between this probability and the share of correct predictions.",
         larger_is_better=False,
         calibrated=True,
-        tables=("external", "page"),
+        tables=("external", "page", "drop"),
     ),
     Metric(
         "brier",

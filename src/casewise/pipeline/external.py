@@ -12,11 +12,13 @@ from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.identity import same_people, spelling_pairs
 from casewise.cohort.labels import label_table
 from casewise.console import Silent
-from casewise.errors import CohortError, SplitError
+from casewise.errors import CohortError, SplitError, nearest
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from casewise.console import Show
     from casewise.jobs.pretraining import Pretrained
     from casewise.run_folder import RunFolder
@@ -58,6 +60,11 @@ def read_external(study: Study, main: Cohort) -> tuple[Study, Cohort]:
     cohort = read_cohort(other, to_learn=False)
     if np.isnan(label_table(cohort.panels, other)).all():
         raise CohortError(f"external: {settings.cohort} has none of {', '.join(study.outputs)} recorded.")
+    for column in settings.by:
+        if column not in cohort.images:
+            raise CohortError(
+                f"external.by: {column!r} is not a column of {settings.cohort}.{nearest(column, list(cohort.images))}"
+            )
     subjects, names = (set(table["subject"].astype(str)) for table in (cohort.images, main.images))
     _check_subjects(study, subjects, names, "the study's own subjects")
     if bundles := [weights for weights in map(study.weights_of, study.networks) if weights.startswith("bundle:")]:
@@ -66,6 +73,15 @@ def read_external(study: Study, main: Cohort) -> tuple[Study, Cohort]:
         for weights in dict.fromkeys(bundles):
             _check_subjects(study, subjects, bundle_subjects(weights), f"subjects that {weights} was trained on")
     return other, cohort
+
+
+def external_groups(study: Study, images: pd.DataFrame) -> list[str]:
+    """The columns by whose values the external cohort is evaluated: as stated, else that of the study's sources."""
+    settings = study.external
+    assert settings is not None
+    if settings.by or not study.split.leave_out:
+        return list(settings.by)
+    return [study.split.leave_out] if study.split.leave_out in images else []
 
 
 def prepare_external(study: Study, main: Cohort, store: ImageStore, folder: RunFolder, show: Show) -> PreparedCohort:

@@ -44,6 +44,10 @@ def train(
     fingerprint = lock_fingerprint(folder, decided, study)
     folder.study.write(study.model_dump(mode="json"))
     folder.cohort.write(cohort.images)
+    if external:
+        folder.external_cohort.write(external.cohort.images)
+    else:
+        folder.external_cohort.remove()
     jobs = expand(study, splits, folder, fingerprint)
     start = time.monotonic()
     inputs = JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address), pretraining)
