@@ -148,8 +148,10 @@ def test_the_terminal_tells_the_figures_within(results: dict[str, Any]) -> None:
     )
     said = result_line(study, results)
     assert said.startswith("dx, each source left out, 140 images of 140 subjects, fair: Accuracy ")
-    found = results["site_means"]["fair"]["auroc"]["value"]
-    assert f"AUROC {found:.2f} (mean of 2; north " in said
+    found = results["site_means"]["fair"]["auroc"]
+    assert found["low"] < found["value"] < found["high"]
+    ends = f"[{found['low']:.2f}, {found['high']:.2f}]"
+    assert f"AUROC {found['value']:.2f} {ends} (mean of 2; north " in said
     assert "undefined in west" in said
     assert "must not be read as discrimination" in said
     pooled = results["metrics"]["oof"]["fair"]["dx"]["auroc"]["value"]

@@ -558,7 +558,7 @@ def test_results_page_of_classes(three: ReportContext, tmp_path: Path) -> None:
     assert row.split(" | ")[1:4] == ["–", "0.903", "–"]
     assert "0.997" in row
     assert row.rstrip(" |").endswith("0.900")
-    head = next(line for line in text.splitlines() if line.startswith("| learner |"))
+    head = next(line for line in text.splitlines() if line.startswith("| learner | cases | Accuracy"))
     assert row.count("|") == head.count("|")
     entry = figures(three)["auroc"]
     assert f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]" in text

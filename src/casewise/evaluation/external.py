@@ -88,7 +88,7 @@ def _interval(name: str, value: float, samples: np.ndarray, plan: Plan) -> tuple
 
 
 def _within(judge: Judge, rows: pd.DataFrame, sources: Mapping[str, str], plan: Plan) -> Resampled:
-    """One learner's metrics averaged over the sources, those of every resample, and the subjects of the smallest source.
+    """One learner's metrics averaged over the sources, those of every resample, and the smallest number of subjects.
 
     Subjects are resampled within each source. A metric is averaged over the sources in which it is defined.
     """

@@ -142,15 +142,16 @@ def further(context: ReportContext) -> list[tuple[str, list[Row]]]:
 # ---------------------------------------------------------------------------------------------------- calibration
 
 
-def calibration(context: ReportContext) -> dict[str, Any] | None:
-    """How well the probabilities are calibrated; None where that is not known.
+def calibration(context: ReportContext, stage: str = "") -> dict[str, Any] | None:
+    """How well the probabilities are calibrated at a stage, by default that of the headline; None if not known.
 
     `code`: `mean_only` (right on average, single probabilities are not), `good`, `over` or `under` (confident).
     `matches`: the mean probability and the share of correct predictions are nearly equal; if they are not, and the code
     is one of the first two, there are too few cases to distinguish them.
     """
-    figures = context.figures(context.stage, context.learner)
-    bins = context.class_entry(context.stage, context.learner).get("reliability", [])
+    stage = stage or context.stage
+    figures = context.figures(stage, context.learner)
+    bins = context.class_entry(stage, context.learner).get("reliability", [])
     claim, ece = mean_confidence(bins), figures.get("ece")
     if not claim or not ece or not is_number(ece.get("value")):
         return None
@@ -163,6 +164,8 @@ def calibration(context: ReportContext) -> dict[str, Any] | None:
         code = "over" if confidence > correct else "under"
     return {
         "code": code,
+        "stage": stage,
+        "pooled": context.site if stage == context.stage and context.by_site else "",
         "matches": abs(confidence - correct) < SURE,
         "confidence": confidence,
         "correct": correct,
@@ -216,6 +219,7 @@ def scaling(figures: dict[str, Any]) -> dict[str, Any] | None:
 def ece_beyond_chance(bins: list[dict[str, Any]], ece: dict[str, Any]) -> bool:
     """Whether the interval of the calibration error lies above 0.05 and above what true probabilities would give.
 
+    Without an interval, the error must exceed three times what true probabilities would give.
     By chance a bin's share of hits is off by sqrt(2 p (1 - p) / (pi n)) on average, p being its mean probability.
 
     >>> bins = [{"n": 50, "confidence": 0.5}, {"n": 50, "confidence": 0.5}]
@@ -224,10 +228,12 @@ def ece_beyond_chance(bins: list[dict[str, Any]], ece: dict[str, Any]) -> bool:
     """
     filled = [b for b in bins if b.get("n") and is_number(b.get("confidence"))]
     total = sum(b["n"] for b in filled)
-    if not total or not is_number(ece.get("low")):
+    if not total:
         return False
-    off = sum(b["n"] * (2 * max(b["confidence"] * (1 - b["confidence"]), 0) / (pi * b["n"])) ** 0.5 for b in filled)
-    return bool(ece["low"] > max(CHANCE_ECE, off / total))
+    chance = sum(b["n"] * (2 * max(b["confidence"] * (1 - b["confidence"]), 0) / (pi * b["n"])) ** 0.5 for b in filled)
+    chance /= total
+    lowest = ece["low"] if is_number(ece.get("low")) else (ece.get("value") or 0.0) - 2 * chance
+    return bool(lowest > max(CHANCE_ECE, chance))
 
 
 # ------------------------------------------------------------------------------------------ high-confidence errors
