@@ -412,6 +412,7 @@ def external(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
             (label, metric_of(metric).title, *_both(run, stage, learner, f"{metric}[{label}]"))
             for label in run.study.classes_of(target)
             for metric in BY_CLASS
+            if (outside.get(learner, {}).get(target, {}).get(f"{metric}[{label}]") or {}).get("value") is not None
         ],
         "groups": _external_groups(run, learner),
     }

@@ -43,19 +43,21 @@ def difference_cell(context: ReportContext, write: MetricFormat, metric: str) ->
 
 
 def class_rows(context: ReportContext, entry: dict[str, Any]) -> list[Row]:
-    """For each class its recall, precision and AUROC inside, outside, and the difference."""
+    """For each class of the external cohort its recall, precision and AUROC inside, outside, and the difference."""
     write, outside = metric_format(context.study, context.outcome), context.figures(EXTERNAL, context.learner)
     rows = []
     for label, support in zip(entry["names"], entry["support"], strict=True):
         for metric in BY_CLASS:
             key = f"{metric}[{label}]"
+            if (outside.get(key) or {}).get("value") is None:
+                continue
             cells = [
                 inside_cell(context, write, key),
                 write.cell(key, outside.get(key)),
                 difference_cell(context, write, key),
             ]
             name = f"{plain(label)} ({support:,}), {write.phrase(metric)}"
-            rows.append(Row(name, cells, inner=metric != BY_CLASS[0]))
+            rows.append(Row(name, cells))
     return rows
 
 
