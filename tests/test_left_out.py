@@ -16,7 +16,7 @@ from casewise.evaluation import Outcomes, Plan, evaluate
 from casewise.evaluation.bootstrap import Estimate
 from casewise.evaluation.classification import one_class_caveats
 from casewise.evaluation.cross_fit import by_fold_text
-from casewise.evaluation.external import by_source, one_class_by_source, within_sources
+from casewise.evaluation.external import by_source, drop, mean_intervals, one_class_by_source, within_sources
 from casewise.evaluation.headline import headline_within
 from casewise.evaluation.results import plain
 from casewise.evaluation.thresholds import reached
@@ -158,6 +158,33 @@ def test_the_terminal_tells_the_figures_within(results: dict[str, Any]) -> None:
     assert f"AUROC {pooled:.2f}" not in said
 
 
+def test_means_within_sources_have_intervals_by_subject_within_each(results: dict[str, Any]) -> None:
+    for figures in results["site_means"].values():
+        mean = figures["accuracy"]
+        assert mean["low"] < mean["value"] < mean["high"]
+        assert (mean["fewest_subjects"], mean["rough"]) == (20, False)
+    # the mean of three independent accuracies has the variance of their sum, divided by nine
+    figures = [results["by_site"][source]["fair"]["accuracy"] for source in SOURCES]
+    width = np.sqrt(sum((figure["high"] - figure["low"]) ** 2 for figure in figures)) / 3
+    mean = results["site_means"]["fair"]["accuracy"]
+    assert mean["high"] - mean["low"] == pytest.approx(width, rel=0.35)
+
+
+def test_the_external_figure_is_compared_with_the_means_within_sources(table: pd.DataFrame) -> None:
+    outside = table.assign(stage="external", subject="x:" + table["subject"], case="x:" + table["case"])
+    both = pd.concat([table, outside.assign(outer_fold=pd.array([pd.NA] * len(table), dtype="Int64"))])
+    sources = {subject: subject[:-3] for subject in table["subject"]}
+    told = by_source(both, "dx", sources, classes=CLASSES, positive="covid", plan=Plan(50))
+    lost = drop(both, "dx", sources=sources, classes=CLASSES, positive="covid", plan=Plan(50))
+    for learner, figures in within_sources(told).items():
+        assert lost[learner]["auroc"]["internal_stage"] == "within"
+        assert lost[learner]["auroc"]["internal"] == pytest.approx(figures["auroc"]["value"])
+        assert lost[learner]["auroc"]["low"] < lost[learner]["auroc"]["high"]
+    pooled = drop(both, "dx", classes=CLASSES, positive="covid", plan=Plan(50))
+    assert pooled["pool"]["auroc"]["difference"] == pytest.approx(0)
+    assert lost["pool"]["auroc"]["difference"] > 0.1
+
+
 @pytest.fixture(scope="module")
 def held_out() -> ReportContext:
     """The toy study of two classes, each of five sources (its folds) left out."""
@@ -168,7 +195,9 @@ def held_out() -> ReportContext:
     names = material.study.classes_of(outcome)
     plan = Plan(50, 0.95, 0)
     told = by_source(rows, outcome, sources, classes=names, positive=material.study.positive_of(outcome), plan=plan)
-    metrics = {**material.metrics, **plain({"by_site": told, "site_means": within_sources(told)})}
+    judged = {"classes": names, "positive": material.study.positive_of(outcome), "plan": plan}
+    means = mean_intervals(within_sources(told), rows, outcome, sources, **judged)
+    metrics = {**material.metrics, **plain({"by_site": told, "site_means": means})}
     metrics["main"] = headline_within(metrics["main"], metrics["metrics"], metrics["by_site"], "source", [])
     return dataclasses.replace(material, metrics=metrics)
 
@@ -182,6 +211,10 @@ def test_the_summary_begins_within_the_sources(held_out: ReportContext) -> None:
     assert summary.choice(held_out)["code"] == "by_site"
     tiles = {tile["code"]: tile["cell"] for tile in summary.tiles(held_out)}
     assert tiles["auroc"].value == mean
+    for code, cell in tiles.items():
+        assert cell.value == held_out.metrics["site_means"][held_out.learner][code]["value"]
+        assert "pooled" in cell.small
+    assert summary.accuracy(held_out)["figure"]["value"] == tiles["accuracy"].value  # type: ignore[index]
     text = render(held_out)
     assert text.index('data-code="by-site"') < text.index('data-code="accuracy"')
 

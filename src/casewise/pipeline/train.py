@@ -37,7 +37,7 @@ def train(
     from casewise.jobs.plan import expand
 
     external = prepare_external(study, cohort, store, folder, show) if study.external else None
-    pretraining = prepare_pretraining(study, cohort, store, splits, folder, show) if study.pretrain else None
+    pretraining = prepare_pretraining(study, cohort, store, folder, show) if study.pretrain else None
     if external and pretraining:
         check_apart_from_pretraining(study, external, pretraining, folder, show)
     decided = with_images(deciding_settings(study, cohort), splits, store, pretraining)

@@ -18,6 +18,25 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _groups_of_names(value: Any) -> Any:
+    """Check lists of names of different people; whole numbers become text."""
+    if isinstance(value, str) or not isinstance(value, list):
+        return value
+    groups = []
+    for group in value:
+        names = group if isinstance(group, list) else [group]
+        groups.append([str(name).strip() if type(name) in (int, str) else name for name in names])
+        if not all(isinstance(name, str) for name in groups[-1]) or len(set(groups[-1])) < 2:
+            raise ValueError(
+                f"{group!r} does not list different names of different people; write each name in quotes as the "
+                'tables spell it, such as [["1", "01"]]'
+            )
+    return groups
+
+
+SubjectNames = Annotated[Literal["refuse_similar", "as_written"] | list[list[str]], BeforeValidator(_groups_of_names)]
+
+
 class External(StudyModel):
     """Another cohort on which the trained networks are tested; nothing is fitted to it.
 

@@ -425,10 +425,9 @@ def _both(run: FinishedStudy, stage: str, learner: str, metric: str) -> list[str
     inside = headline_figure(run.study, run.metrics, learner, stage, metric)
     if not inside and pooled(run, stage) and drop:
         inside = {"value": drop["internal"]}
-    values = [(entry or {}).get("value") for entry in (inside, outside)]
-    if None in values:
-        return [figure(inside), figure(outside), MISSING]
-    return [figure(inside), figure(outside), figure({**drop, "value": values[1] - values[0]})]
+    at, other = ((entry or {}).get("value") for entry in (inside, outside))
+    difference = MISSING if at is None or other is None else figure({**drop, "value": other - at})
+    return [figure(inside), figure(outside), difference]
 
 
 def _external_groups(run: FinishedStudy, learner: str) -> list[dict[str, Any]]:

@@ -71,7 +71,7 @@ def groups(context: ReportContext) -> list[dict[str, Any]]:
         rows = []
         for group, by_learner in by_group.items():
             figures = by_learner.get(context.learner) or {}
-            first = next(iter(figures.values()), {})
+            first: dict[str, Any] = next(iter(figures.values()), {})
             counts = [Cell(f"{first[key]:,}" if is_number(first.get(key)) else "") for key in ("n_cases", "n_subjects")]
             rows.append(Row(group, [*counts, *(write.cell(metric, figures.get(metric)) for metric in metrics)]))
         heads = [
