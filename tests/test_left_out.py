@@ -21,6 +21,7 @@ from casewise.evaluation.headline import headline_within
 from casewise.evaluation.results import plain
 from casewise.evaluation.thresholds import reached
 from casewise.pipeline.evaluate import evaluate as evaluate_step
+from casewise.pipeline.validate import validate
 from casewise.report.caveats import result_line
 from casewise.report.context import ReportContext
 from casewise.report.markdown.page import write_results
@@ -28,6 +29,7 @@ from casewise.report.page import render
 from casewise.report.sections import classes, labels, learners, summary, validation
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
+from tests.chest_study import chest_study
 from tests.report_contexts import classes as toy
 from tests.report_contexts import finished, section_of
 
@@ -161,13 +163,31 @@ def test_the_terminal_tells_the_figures_within(results: dict[str, Any]) -> None:
 def test_means_within_sources_have_intervals_by_subject_within_each(results: dict[str, Any]) -> None:
     for figures in results["site_means"].values():
         mean = figures["accuracy"]
-        assert mean["low"] < mean["value"] < mean["high"]
+        assert mean["low"] < mean["value"] < mean["high"] <= 1
         assert (mean["fewest_subjects"], mean["rough"]) == (20, False)
     # the mean of three independent accuracies has the variance of their sum, divided by nine
     figures = [results["by_site"][source]["fair"]["accuracy"] for source in SOURCES]
     width = np.sqrt(sum((figure["high"] - figure["low"]) ** 2 for figure in figures)) / 3
     mean = results["site_means"]["fair"]["accuracy"]
     assert mean["high"] - mean["low"] == pytest.approx(width, rel=0.35)
+
+
+def test_the_interval_of_a_mean_of_small_sources_is_free_of_their_bias() -> None:
+    random, hits, uncorrected = np.random.default_rng(0), [], []
+    for _ in range(20):
+        truth = random.standard_normal(50)
+        predicted = 0.8 * truth + 0.6 * random.standard_normal(50)
+        who = [f"{number // 10}:{number}" for number in range(50)]
+        row = {"visit": "1", "day": np.nan, "region": "", "image": "", "inner_fold": pd.NA, "model": "m"}
+        row |= {"stage": "oof", "target": "x", "kind": "regression"}
+        values = {"case": who, "subject": who, "y_true": truth, "y_pred": predicted, "outer_fold": 1}
+        told, sources = pd.DataFrame({**values, **row}), {name: name[0] for name in who}
+        means = within_sources(by_source(told, "x", sources, plan=Plan(100)))
+        mean = mean_intervals(means, told, "x", sources, plan=Plan(200))["m"]["ccc"]
+        hits.append(mean["low"] <= 0.8 <= mean["high"])
+        uncorrected.append(mean["value"])
+    assert sum(hits) >= 17
+    assert np.mean(uncorrected) < 0.8
 
 
 def test_the_external_figure_is_compared_with_the_means_within_sources(table: pd.DataFrame) -> None:
@@ -183,6 +203,19 @@ def test_the_external_figure_is_compared_with_the_means_within_sources(table: pd
     pooled = drop(both, "dx", classes=CLASSES, positive="covid", plan=Plan(50))
     assert pooled["pool"]["auroc"]["difference"] == pytest.approx(0)
     assert lost["pool"]["auroc"]["difference"] > 0.1
+
+
+def test_validation_names_the_source_of_each_fold(chests: Path) -> None:
+    study = chest_study(chests, ["covid", "pneumonia"], split={"leave_out": "sex"})
+    rows = pd.read_csv(chests).query("label != 'no_finding'")
+    lines = validate(study, Silent())
+    for number, (sex, of_sex) in enumerate(rows.groupby("sex")):
+        first = next(n for n, line in enumerate(lines) if line.startswith(f"fold {number + 1}"))
+        count = of_sex["subject"].nunique()
+        assert f"sex {sex}: {count} subject" in lines[first]
+        for offset, label in enumerate(["covid", "pneumonia"], 1):
+            of_class = of_sex[of_sex["label"] == label]
+            assert f"label {label}: {of_class['subject'].nunique()} subject" in lines[first + offset]
 
 
 @pytest.fixture(scope="module")

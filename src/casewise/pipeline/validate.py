@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from casewise.cohort.labels import panel_values
+from casewise.console import Silent
 from casewise.modalities.registry import modality_of
+from casewise.pipeline.external import read_external
+from casewise.pipeline.pretraining import read_pretraining
 from casewise.pipeline.read import read
 from casewise.report.formatting import counted
 from casewise.splits.grouped import Splits, split
@@ -15,6 +18,7 @@ from casewise.splits.predefined import TEST
 if TYPE_CHECKING:
     import pandas as pd
 
+    from casewise.cohort.cohort import Cohort
     from casewise.console import Show
     from casewise.study.schema import Study
 
@@ -29,6 +33,8 @@ def validate(study: Study, show: Show) -> list[str]:
     table = read(study, None, show)
     cohort = modality.whole(study, table)
     modality.check_files(study, cohort, show)
+    for other, rows in _other_cohorts(study, table):
+        modality.check_files(other, modality.whole(other, modality.read(other, rows, None, Silent())), show)
     splits = split(cohort, study)
     check_learnable(splits, cohort.panels, study)
     lines = side_lines(study, splits, cohort.panels, panels=len(cohort.images) == len(table.images))
@@ -37,6 +43,12 @@ def validate(study: Study, show: Show) -> list[str]:
     total = f", after {counted(inner, 'inner training')}: {counted(inner + networks, 'training')} in all"
     of = f"{counted(len(study.networks), study.network_noun)} × {splits.folds} folds"
     return [*lines, f"jobs       {of} = {networks} networks" + (total if inner else "")]
+
+
+def _other_cohorts(study: Study, table: Cohort) -> list[tuple[Study, Cohort]]:
+    """The external cohort and that for pretraining, as far as the study names them."""
+    cohorts = [read_external(study, table)] if study.external else []
+    return [*cohorts, *([read_pretraining(study, table)[:2]] if study.pretrain else [])]
 
 
 def side_lines(study: Study, splits: Splits, rows: pd.DataFrame, *, panels: bool) -> list[str]:
