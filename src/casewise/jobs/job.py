@@ -187,9 +187,8 @@ def build(job: Job, inputs: JobInputs, plan: ComputePlan, choice: Choice) -> Stu
         used = pretrain(network, inputs.pretraining, job, settings)
         subjects |= set(used)
         pack = inputs.pretraining.study.cohort.parent.name
-        left_out = inputs.pretraining.cohort.panels["subject"].nunique() - len(used)
-        without = f"{left_out} held-out subjects left out" if left_out else "none of them is a held-out subject by name"
-        origin += f"; then pretrained on {len(used)} subjects of {pack} ({without})"
+        subjects_there = inputs.pretraining.cohort.panels["subject"].nunique()
+        origin += f"; then pretrained on {pretrained_text(len(used), subjects_there, pack)}"
     return StudyModel(
         network,
         outputs_of(study),
@@ -198,6 +197,19 @@ def build(job: Job, inputs: JobInputs, plan: ComputePlan, choice: Choice) -> Stu
         frozenset(choice.stop_subjects),
         frozenset(earlier),
     )
+
+
+def pretrained_text(used: int, subjects: int, cohort: str) -> str:
+    """How many subjects of a cohort with so many were used, and whether held-out ones were among the others.
+
+    >>> pretrained_text(30, 38, "films")
+    '30 subjects of films (8 held-out subjects left out)'
+    >>> pretrained_text(38, 38, "films")
+    '38 subjects of films (none of them is a held-out subject by name)'
+    """
+    left_out = subjects - used
+    without = f"{left_out} held-out subjects left out" if left_out else "none of them is a held-out subject by name"
+    return f"{used} subjects of {cohort} ({without})"
 
 
 def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
