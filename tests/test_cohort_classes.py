@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from casewise.cohort.classes import numbered, plain
+from casewise.cohort.classes import nearly, numbered, plain
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import CohortError
 from casewise.study.schema import Study
@@ -199,6 +199,29 @@ def test_a_spelling_that_is_nearly_a_class_is_asked_about(tmp_path: Path) -> Non
     assert "`where_not: {label: pneumonai}`" in said
     kept = read(path, {"covid": ["covid", "COVID-19"], "no_finding": "no_finding"})
     assert (kept.images["label"] == 0).sum() == 4
+
+
+@pytest.mark.parametrize("slip", ["covdi", "covd", "covidd", "ccovid", "ocvid", "cobid", "Covdi"])
+def test_a_slip_in_a_cell_is_refused_with_the_nearest_class(tmp_path: Path, slip: str) -> None:
+    path = table(tmp_path, [*CHEST[:10], slip])
+    said = problems(path, ["covid", "no_finding"])
+    assert f"{slip!r} looks much like the class 'covid'" in said
+    assert f"`where_not: {{label: {slip}}}`" in said
+    # the same class, left out by name
+    kept = read(path, ["covid", "no_finding"], where_not={"label": slip})
+    assert (kept.images["label"] == 0).sum() == 3
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        *[("typical", "atypical"), ("type A", "type B"), ("grade I", "grade V"), ("AML", "ALL"), ("T1", "T2")],
+        *[("male", "female"), ("normal", "abnormal"), ("hypoplasia", "hyperplasia"), ("benign", "malign")],
+    ],
+)
+def test_other_classes_are_no_slips(one: str, two: str) -> None:
+    assert not nearly(one, two)
+    assert not nearly(two, one)
 
 
 def test_a_misspelt_class_is_told_once(tmp_path: Path) -> None:

@@ -15,15 +15,17 @@ from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
 from casewise.errors import CohortError, SplitError
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.external import drop
+from casewise.evaluation.external import by_column, drop
 from casewise.files import checksum
+from casewise.inference.bundle import Bundle
 from casewise.jobs.external import predict_external
 from casewise.jobs.plan import expand
-from casewise.models.weights import read_tensors
+from casewise.models.weights import bundle_subjects, read_tensors
 from casewise.phantoms.chest import make_chest
 from casewise.pipeline.explain import open_finished
 from casewise.pipeline.external import prepare_external, read_external
 from casewise.predictions.table import mean_over_folds
+from casewise.report.markdown.page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import JobFolder, RunFolder
 from casewise.training.checkpoint import write_tensors
@@ -139,6 +141,66 @@ def test_the_drop_is_told_with_its_interval(done: Run) -> None:
     assert "valley" in done.report.read_text()
 
 
+def test_the_external_result_stands_first(before: tuple[Run, dict[Path, int]], done: Run, tmp_path: Path) -> None:
+    assert done.headline.startswith("label, external cohort valley, 18 images of 9 subjects, test_resnet: Accuracy ")
+    assert before[0].headline.startswith("label, test set, ")
+    text = done.report.read_text()
+    assert text.index('data-code="external-') < text.index('data-code="judged"')
+    assert text.index('data-metric="external"') < text.index('data-metric="accuracy"')
+    page = write_results(done.folder, tmp_path / "page.md").read_text()
+    heads = [line for line in page.splitlines() if line.startswith("## ")]
+    assert heads[0] == "## External validation: valley"
+    assert {"## Shortcut audit", "## label"} <= set(heads[1:])
+    assert "operating point" in page.partition("## Shortcut audit")[0]
+
+
+def test_figures_of_classes_have_differences_with_intervals(done: Run) -> None:
+    lost, outside = done.results["external_drop"][LEARNER], done.results["metrics"]["external"][LEARNER]["label"]
+    keys = [f"{metric}[{label}]" for metric in ("recall", "precision", "auroc") for label in THREE]
+    assert {*keys, "ece", "log_loss"} <= set(lost)
+    for key in keys:
+        assert lost[key]["difference"] == pytest.approx(outside[key]["value"] - lost[key]["internal"], abs=1e-5)
+        assert lost[key]["low"] is None or lost[key]["low"] <= lost[key]["high"]
+    points = done.results["classes"]["external"][LEARNER]["label"]["operating"]
+    assert {point["chosen_on"] for point in points} == {"out of fold"}
+    assert len(points) == 6
+
+
+def test_results_by_a_column_of_the_external_table(done: Run, here: Path, there: Path, tmp_path: Path) -> None:
+    table = tmp_path / "c.csv"
+    rows = absolute(there)
+    sites = {name: ["hill", "lake", ""][number % 3] for number, name in enumerate(rows["subject"].unique())}
+    rows["site"] = rows["subject"].map(sites)
+    rows.loc[rows.index[-1], "site"] = "hill"
+    rows.to_csv(table, index=False)
+    folder = Path(shutil.copytree(done.folder, tmp_path / "run"))
+    again = run(chest_study(here, **external(table, by="site")), folder)
+    groups = again.results["external_by"]["site"]
+    assert list(groups) == ["hill", "lake", "not recorded"]
+    counts = {name: by_learner[LEARNER]["accuracy"]["n_cases"] for name, by_learner in groups.items()}
+    assert counts == {"hill": 7, "lake": 6, "not recorded": 5}
+    right = again.predictions.query("stage == 'external' and y_true == y_pred")
+    total = sum(by_learner[LEARNER]["accuracy"]["value"] * counts[name] for name, by_learner in groups.items())
+    assert total == pytest.approx(len(right), abs=1e-3)
+    page = write_results(folder, tmp_path / "page.md").read_text()
+    assert "| lake | 6 |" in page
+    with pytest.raises(CohortError, match=r"'sites' is not a column .*'site'"):
+        read_external(chest_study(here, **external(table, by="sites")), read_cohort(chest_study(here)))
+
+
+def test_cases_with_images_of_several_sites_are_a_group_of_their_own() -> None:
+    case = {"visit": "1", "day": np.nan, "region": "", "image": "", "outer_fold": pd.NA, "inner_fold": pd.NA}
+    case |= {"model": "m", "stage": "external", "target": "x", "kind": "regression"}
+    rows = pd.DataFrame([{**case, "case": c, "subject": c, "y_true": 1.0, "y_pred": 2.0} for c in "abc"])
+    images = pd.DataFrame({"case": list("aabc"), "path": list("1234"), "site": ["n", "s", "n", " "]})
+    groups = by_column(rows, "x", images, "site", plan=Plan(100))
+    assert {name: by_learner["m"]["mae"]["n_cases"] for name, by_learner in groups.items()} == {
+        "n": 1,
+        "n + s": 1,
+        "not recorded": 1,
+    }
+
+
 def test_no_drop_where_both_cohorts_are_alike() -> None:
     """The same predictions on both sides: no difference, and an interval about nought."""
     random = np.random.default_rng(0)
@@ -227,8 +289,30 @@ def test_names_of_subjects_that_first_weights_were_trained_on(
     main = read_cohort(study)
     with pytest.raises(SplitError, match="2 subjects"):
         read_external(study, main)
-    distinct = chest_study(here, weights=weights, **external(table))
+    with pytest.raises(SplitError, match=r"2 subjects .*bundle_subjects: distinct"):
+        read_external(chest_study(here, weights=weights, **external(table)), main)
+    distinct = chest_study(here, weights=weights, **external(table, bundle_subjects="distinct"))
     assert read_external(distinct, main)[1].cases["subject"].nunique() == 9
+
+
+def test_a_bundle_of_other_people_with_the_same_names(
+    before: tuple[Run, dict[Path, int]], there: Path, tmp_path: Path
+) -> None:
+    bundle = RunFolder(before[0].folder).job(LEARNER, 0).path
+    shared = {"weights": f"bundle:{bundle}", "split": {"test": 0}, "recipe": {"epochs": 1}}
+    with pytest.raises(SplitError, match="bundle_subjects: distinct"):
+        run(chest_study(there, **shared), tmp_path / "refused")
+    trained = run(chest_study(there, **shared, bundle_subjects="distinct"), tmp_path / "run")
+    facts = RunFolder(trained.folder).job(LEARNER, 0).facts.read()
+    assert set(facts["subjects"]) < set(pd.read_csv(there)["subject"])
+    assert set(facts["earlier_subjects"]) == set(json.loads((bundle / "model.json").read_text())["subjects"])
+    assert "other people" in facts["weights"]
+    # the next study that takes this network knows of both
+    assert bundle_subjects(f"bundle:{RunFolder(trained.folder).job(LEARNER, 0).path}") == {
+        *facts["subjects"],
+        *facts["earlier_subjects"],
+    }
+    assert Bundle.open(RunFolder(trained.folder).job(LEARNER, 0).path).subjects == set(facts["subjects"])
 
 
 @pytest.mark.parametrize("name", ["V0001", "C0006"], ids=["under another name", "under the name it has here"])

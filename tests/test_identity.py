@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -14,11 +16,14 @@ from casewise.cohort.checks import check_alike
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.identity import groups_of_one, same_people
 from casewise.cohort.table import Problems
-from casewise.errors import CohortError, SplitError
+from casewise.console import Silent
+from casewise.errors import CohortError, SplitError, StudyError
 from casewise.pipeline.pretraining import _check_subjects
-from casewise.splits.grouped import Splits
+from casewise.pipeline.read import read
+from casewise.run_folder import JobFolder
 from casewise.study.loading import read_study
-from casewise.study.schema import Pretraining
+from casewise.study.schema import Pretraining, Study
+from tests.chest_study import THREE, chest_study
 from tests.conftest import absolute
 
 FULL_WIDTH = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
@@ -121,14 +126,14 @@ def test_no_spelling_puts_a_person_on_both_sides_unseen() -> None:
         draw = random.Random(seed)
         names, spellings = random_names(draw)
         problems = Problems()
-        check_alike(pd.Series(names), "subject", problems, people=True)
+        check_alike(pd.Series(names), "subject", problems, people="refuse_similar")
         assert not problems.by_kind, (names, problems.by_kind)
         name, kind = draw.choice(names), draw.choice(list(spellings))
         other = spellings[kind](name)
         if other == name:
             continue
         seen.add(kind)
-        check_alike(pd.Series([*names, other]), "subject", problems, people=True)
+        check_alike(pd.Series([*names, other]), "subject", problems, people="refuse_similar")
         ((_, message),) = problems.by_kind["subject alike"]
         assert repr(name) in message, kind
         assert repr(other) in message, kind
@@ -185,18 +190,86 @@ def test_a_table_with_two_spellings_is_refused_until_the_study_states_that_they_
     assert any("as_written" in note for note in cohort.notes)
 
 
+def test_listed_names_are_different_people_and_all_others_are_refused(
+    tiny: Path, tmp_path: Path, phantom: Path
+) -> None:
+    table = absolute(phantom)
+    table["subject"] = table["subject"].replace({"S02": "s-1", "S04": "S 003"})
+    table.to_csv(tmp_path / "c.csv", index=False)
+    listed = [["S01", "s-1"]]
+    with pytest.raises(CohortError, match=r"'S03' .* and 'S 003'") as refused:
+        read_cohort(read_study(tiny, cohort=tmp_path / "c.csv", subject_names=listed))
+    assert "'S01'" not in str(refused.value)
+    both = [*listed, ["S03", "S 003"]]
+    cohort = read_cohort(read_study(tiny, cohort=tmp_path / "c.csv", subject_names=both))
+    assert {"S01", "s-1", "S03", "S 003"} <= set(cohort.cases["subject"])
+    assert any("S01 and s-1; S03 and S 003" in note for note in cohort.notes)
+
+
+def test_a_pair_of_a_larger_group_says_nothing_of_the_others() -> None:
+    assert groups_of_one(["1", "01", "001"], [["1", "01"]]) == [["1", "01", "001"]]
+    assert groups_of_one(["1", "01", "001"], [["1", "01", "001"]]) == []
+    assert same_people(["01"], ["1", "001"], [["1", "01"]]) == {"01": "001"}
+
+
+@pytest.mark.parametrize("wrong", [[["1"]], [[1.0, "1"]], [["a", "a"]], ["a"]])
+def test_names_are_listed_in_groups_of_different_ones(tiny: Path, wrong: list[Any]) -> None:
+    with pytest.raises(StudyError, match="subject_names"):
+        read_study(tiny, subject_names=wrong)
+
+
+def test_a_bundle_of_people_with_the_same_names_is_declared(tiny: Path, tmp_path: Path) -> None:
+    bundle = JobFolder(tmp_path / "bundle")
+    facts = {"format": 1, "backbone": "x", "weights": "random", "weights_sha256": "", "network": {}}
+    bundle.facts.write({**facts, "subjects": ["s01"], "earlier_subjects": ["s 02"]})
+    bundle.weights.path.write_bytes(b"")
+    weights = {"weights": f"bundle:{bundle.path}"}
+    with pytest.raises(SplitError, match=r"2 subjects .*bundle_subjects: distinct"):
+        read(read_study(tiny, **weights), None, Silent())
+    assert len(read(read_study(tiny, **weights, bundle_subjects="distinct"), None, Silent()).cases)
+    named = read_study(tiny, **weights, subject_names=[["S01", "s01"], ["S02", "s 02"]])
+    assert len(read(named, None, Silent()).cases)
+
+
+def test_the_table_to_pretrain_on_is_read_before_training(tiny: Path, tmp_path: Path, phantom: Path) -> None:
+    table = absolute(phantom)
+    table.assign(erythema=9).to_csv(tmp_path / "wrong.csv", index=False)
+    settings: dict[str, Any] = {"subjects": "shared", "targets": {"erythema": "0..4"}}
+
+    def stated(name: str, **changes: Any) -> Study:
+        return read_study(tiny, pretrain={"cohort": tmp_path / name, **settings, **changes})
+
+    with pytest.raises(CohortError, match=r"outside 0\.\.4"):
+        read(stated("wrong.csv"), None, Silent())
+    table.assign(subject=table["subject"].str.lower()).to_csv(tmp_path / "lower.csv", index=False)
+    with pytest.raises(SplitError, match="may mean the same people: s01"):
+        read(stated("lower.csv"), None, Silent())
+    table.to_csv(tmp_path / "same.csv", index=False)
+    with pytest.raises(SplitError, match="are in both"):
+        read(stated("same.csv", subjects="distinct"), None, Silent())
+    assert len(read(stated("same.csv"), None, Silent()).cases)
+
+
+def test_an_external_subject_may_not_be_one_of_pretraining(chests: Path, tmp_path: Path) -> None:
+    table = absolute(chests)
+    table.assign(subject="p" + table["subject"]).to_csv(tmp_path / "pretrain.csv", index=False)
+    table.assign(subject="P" + table["subject"]).to_csv(tmp_path / "external.csv", index=False)
+    pretrain = {"cohort": tmp_path / "pretrain.csv", "subjects": "distinct", "targets": {"label": THREE}}
+    external = {"cohort": tmp_path / "external.csv", "subjects": "distinct"}
+    with pytest.raises(SplitError, match="pretraining_subjects: distinct"):
+        read(chest_study(chests, pretrain=pretrain, external=external), None, Silent())
+    external["pretraining_subjects"] = "distinct"
+    assert len(read(chest_study(chests, pretrain=pretrain, external=external), None, Silent()).cases)
+
+
 @pytest.mark.parametrize(("names", "said"), [(["1", "2"], "1 .there 001"), (["x", "y"], "none of its names")])
 def test_subjects_to_pretrain_on_are_the_same_or_refused(tmp_path: Path, names: list[str], said: str) -> None:
-    from types import SimpleNamespace
-    from typing import Any
-
     settings = Pretraining.model_validate(
         {"cohort": tmp_path, "subjects": "shared", "targets": {"redness": {"range": (0, 4)}}}
     )
-    splits = Splits({"001": 0, "002": 1}, 2, {})
     cohort: Any = SimpleNamespace(images=pd.DataFrame({"subject": names}))
     with pytest.raises(SplitError, match=said):
-        _check_subjects(settings, cohort, splits, as_written=False)
+        _check_subjects(settings, cohort, {"001", "002"}, "refuse_similar")
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,12 @@ from casewise.evaluation import Outcomes, Plan, evaluate
 from casewise.evaluation.bootstrap import Estimate
 from casewise.evaluation.classification import one_class_caveats
 from casewise.evaluation.cross_fit import by_fold_text
-from casewise.evaluation.external import by_source, one_class_by_source, within_sources
+from casewise.evaluation.external import by_source, drop, mean_intervals, one_class_by_source, within_sources
 from casewise.evaluation.headline import headline_within
 from casewise.evaluation.results import plain
 from casewise.evaluation.thresholds import reached
 from casewise.pipeline.evaluate import evaluate as evaluate_step
+from casewise.pipeline.validate import validate
 from casewise.report.caveats import result_line
 from casewise.report.context import ReportContext
 from casewise.report.markdown.page import write_results
@@ -28,6 +29,7 @@ from casewise.report.page import render
 from casewise.report.sections import classes, labels, learners, summary, validation
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
+from tests.chest_study import chest_study
 from tests.report_contexts import classes as toy
 from tests.report_contexts import finished, section_of
 
@@ -151,12 +153,72 @@ def test_the_terminal_tells_the_figures_within(results: dict[str, Any]) -> None:
     )
     said = result_line(study, results)
     assert said.startswith("dx, each source left out, 140 images of 140 subjects, fair: Accuracy ")
-    found = results["site_means"]["fair"]["auroc"]["value"]
-    assert f"AUROC {found:.2f} (mean of 2; north " in said
+    found = results["site_means"]["fair"]["auroc"]
+    assert found["low"] < found["value"] < found["high"]
+    ends = f"[{found['low']:.2f}, {found['high']:.2f}]"
+    assert f"AUROC {found['value']:.2f} {ends} (mean of 2; north " in said
     assert "undefined in west" in said
     assert "must not be read as discrimination" in said
     pooled = results["metrics"]["oof"]["fair"]["dx"]["auroc_pooled"]["value"]
     assert f"AUROC {pooled:.2f}" not in said
+
+
+def test_means_within_sources_have_intervals_by_subject_within_each(results: dict[str, Any]) -> None:
+    for figures in results["site_means"].values():
+        mean = figures["accuracy"]
+        assert mean["low"] < mean["value"] < mean["high"] <= 1
+        assert (mean["fewest_subjects"], mean["rough"]) == (20, False)
+    # the mean of three independent accuracies has the variance of their sum, divided by nine
+    figures = [results["by_site"][source]["fair"]["accuracy"] for source in SOURCES]
+    width = np.sqrt(sum((figure["high"] - figure["low"]) ** 2 for figure in figures)) / 3
+    mean = results["site_means"]["fair"]["accuracy"]
+    assert mean["high"] - mean["low"] == pytest.approx(width, rel=0.35)
+
+
+def test_the_interval_of_a_mean_of_small_sources_is_free_of_their_bias() -> None:
+    random, hits, uncorrected = np.random.default_rng(0), [], []
+    for _ in range(20):
+        truth = random.standard_normal(50)
+        predicted = 0.8 * truth + 0.6 * random.standard_normal(50)
+        who = [f"{number // 10}:{number}" for number in range(50)]
+        row = {"visit": "1", "day": np.nan, "region": "", "image": "", "inner_fold": pd.NA, "model": "m"}
+        row |= {"stage": "oof", "target": "x", "kind": "regression"}
+        values = {"case": who, "subject": who, "y_true": truth, "y_pred": predicted, "outer_fold": 1}
+        told, sources = pd.DataFrame({**values, **row}), {name: name[0] for name in who}
+        means = within_sources(by_source(told, "x", sources, plan=Plan(100)))
+        mean = mean_intervals(means, told, "x", sources, plan=Plan(200))["m"]["ccc"]
+        hits.append(mean["low"] <= 0.8 <= mean["high"])
+        uncorrected.append(mean["value"])
+    assert sum(hits) >= 17
+    assert np.mean(uncorrected) < 0.8
+
+
+def test_the_external_figure_is_compared_with_the_means_within_sources(table: pd.DataFrame) -> None:
+    outside = table.assign(stage="external", subject="x:" + table["subject"], case="x:" + table["case"])
+    both = pd.concat([table, outside.assign(outer_fold=pd.array([pd.NA] * len(table), dtype="Int64"))])
+    sources = {subject: subject[:-3] for subject in table["subject"]}
+    told = by_source(both, "dx", sources, classes=CLASSES, positive="covid", plan=Plan(50))
+    lost = drop(both, "dx", sources=sources, classes=CLASSES, positive="covid", plan=Plan(50))
+    for learner, figures in within_sources(told).items():
+        assert lost[learner]["auroc"]["internal_stage"] == "within"
+        assert lost[learner]["auroc"]["internal"] == pytest.approx(figures["auroc"]["value"])
+        assert lost[learner]["auroc"]["low"] < lost[learner]["auroc"]["high"]
+    pooled = drop(both, "dx", classes=CLASSES, positive="covid", plan=Plan(50))
+    assert pooled["pool"]["auroc"]["difference"] == pytest.approx(0)
+    assert lost["pool"]["auroc"]["difference"] > 0.1
+
+
+def test_validation_names_the_source_of_each_fold(chests: Path) -> None:
+    study = chest_study(chests, ["covid", "pneumonia"], split={"leave_out": "sex"})
+    rows = pd.read_csv(chests).query("label != 'no_finding'")
+    lines = validate(study, Silent())
+    for number, (sex, of_sex) in enumerate(rows.groupby("sex")):
+        first = next(n for n, line in enumerate(lines) if line.startswith(f"fold {number + 1}"))
+        count = of_sex["subject"].nunique()
+        assert f"sex {sex}: {count} subject" in lines[first]
+        for offset, label in enumerate(["covid", "pneumonia"], 1):
+            of_class = of_sex[of_sex["label"] == label]
+            assert f"label {label}: {of_class['subject'].nunique()} subject" in lines[first + offset]
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +231,9 @@ def held_out() -> ReportContext:
     names = material.study.classes_of(outcome)
     plan = Plan(50, 0.95, 0)
     told = by_source(rows, outcome, sources, classes=names, positive=material.study.positive_of(outcome), plan=plan)
-    metrics = {**material.metrics, **plain({"by_site": told, "site_means": within_sources(told)})}
+    judged = {"classes": names, "positive": material.study.positive_of(outcome), "plan": plan}
+    means = mean_intervals(within_sources(told), rows, outcome, sources, **judged)
+    metrics = {**material.metrics, **plain({"by_site": told, "site_means": means})}
     metrics["main"] = headline_within(metrics["main"], metrics["metrics"], metrics["by_site"], "source", [])
     return dataclasses.replace(material, metrics=metrics)
 
@@ -183,6 +247,10 @@ def test_the_summary_begins_within_the_sources(held_out: ReportContext) -> None:
     assert summary.choice(held_out)["code"] == "by_site"
     tiles = {tile["code"]: tile["cell"] for tile in summary.tiles(held_out)}
     assert tiles["auroc"].value == mean
+    for code, cell in tiles.items():
+        assert cell.value == held_out.metrics["site_means"][held_out.learner][code]["value"]
+        assert "pooled" in cell.small
+    assert summary.accuracy(held_out)["figure"]["value"] == tiles["accuracy"].value  # type: ignore[index]
     text = render(held_out)
     assert text.index('data-code="by-site"') < text.index('data-code="accuracy"')
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from pathlib import Path
@@ -437,6 +438,39 @@ def test_external_without_a_class_is_evaluated_by_what_is_defined(three: ReportC
     assert "because no case is" in text
 
 
+def test_what_is_said_of_calibration_is_of_its_stage(three: ReportContext) -> None:
+    bins = {
+        "test": [{"n": 200, "confidence": 0.8, "accuracy": 0.8}],
+        "external": [{"n": 200, "confidence": 0.83, "accuracy": 0.15}],
+    }
+    metrics = copy.deepcopy(three.metrics)
+    for stage, ece in (("test", 0.01), ("external", 0.68)):
+        metrics["classes"][stage][three.learner][three.outcome]["reliability"] = bins[stage]
+        metrics["metrics"][stage][three.learner][three.outcome]["ece"] = {"value": ece, "low": ece, "high": ece + 0.05}
+    context = dataclasses.replace(three, metrics=metrics)
+    inside, outside = class_sections.calibration(context), class_sections.calibration(context, "external")
+    assert inside is not None
+    assert outside is not None
+    assert (inside["stage"], inside["code"]) == ("test", "good")
+    assert (outside["stage"], outside["code"], outside["ece"]["value"]) == ("external", "over", 0.68)
+    first = section_of(render(context), "summary").partition('data-code="judged"')[0]
+    assert "overconfident" in first
+    assert "matches the share" not in first
+
+
+def test_operating_points_do_not_depend_on_external_labels(three: ReportContext) -> None:
+    rows, outcome = three.predictions, three.outcome
+    outside = rows["stage"] == "external"
+    other = rows.assign(y_true=rows["y_true"].where(~outside, (rows["y_true"] + 1) % 3))
+    points = []
+    for table in (rows, other):
+        results = evaluate(table, Outcomes(outcome, classes={outcome: three.classes}), Plan(20))
+        entry = results["classes"]["external"][three.learner][outcome]
+        points.append([(point["class"], point["rule"], point["threshold"]) for point in entry["operating"]])
+        assert entry["temperature_fitted_on"] == "out of fold"
+    assert points[0] == points[1]
+
+
 @pytest.mark.parametrize("code", CODES)
 def test_every_finding_of_the_audit_has_its_words(three: ReportContext, code: str) -> None:
     finding = dataclasses.asdict(Finding(code, "warning", "A sentence.", {"subjects": 4}))
@@ -557,7 +591,7 @@ def test_results_page_of_classes(three: ReportContext, tmp_path: Path) -> None:
     assert row.split(" | ")[1:4] == ["–", "0.903", "–"]
     assert "0.997" in row
     assert row.rstrip(" |").endswith("0.900")
-    head = next(line for line in text.splitlines() if line.startswith("| learner |"))
+    head = next(line for line in text.splitlines() if line.startswith("| learner | cases | Accuracy"))
     assert row.count("|") == head.count("|")
     entry = figures(three)["auroc"]
     assert f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]" in text

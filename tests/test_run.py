@@ -458,7 +458,7 @@ def test_pretraining_leaves_held_out_subjects_out(tiny: Path, tmp_path: Path, ph
     done = run(study.model_copy(update=update), tmp_path / "run")
     for facts in done.folder.glob("jobs/*/*/model.json"):
         values = json.loads(facts.read_text())
-        assert "pretrained on" in values["weights"]
+        assert re.search(r"pretrained on \d subjects .*\(\d held-out subjects left out\)", values["weights"])
         predicted = pd.read_parquet(facts.parent / "predictions.parquet")
         assert not set(values["subjects"]) & set(predicted["subject"])
     distinct = {**update, "pretrain": Pretraining.model_validate({**pretrain, "subjects": "distinct"})}

@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from casewise.cohort.identity import alike, groups_alike, groups_of_one
+from casewise.cohort.identity import Declared, alike, groups_alike, groups_of_one
 from casewise.cohort.natural_sort import PLAIN_NUMBER, natural
 from casewise.cohort.table import Problems, each, names_text, rows_text
 from casewise.errors import nearest
@@ -173,26 +173,35 @@ def read_names(raw: pd.Series, field: str, problems: Problems, notes: list[str])
 
 
 def check_alike(
-    raw: pd.Series, field: str, problems: Problems, *, within: pd.Series | None = None, people: bool = False
+    raw: pd.Series,
+    field: str,
+    problems: Problems,
+    *,
+    within: pd.Series | None = None,
+    people: Declared | None = None,
 ) -> None:
     """Names that differ only in case or spaces are a problem; `within` restricts the comparison to its groups.
 
-    With `people`, the names of subjects are compared by `casewise.cohort.identity`.
+    With `people`, what the study states on its subjects' names, they are compared by `casewise.cohort.identity`.
     """
     import pandas as pd
 
     groups = pd.Series("", index=raw.index) if within is None else within
     pairs = pd.DataFrame({"group": groups, "name": raw})
     for group, names in pairs.drop_duplicates().groupby("group", sort=False)["name"]:
-        for same in groups_of_one(names) if people else groups_alike(names):
+        for same in groups_of_one(names, people) if people is not None else groups_alike(names):
             rows = [pairs.index[(pairs["group"] == group) & (pairs["name"] == name)].tolist() for name in same]
             named = " and ".join(f"{n!r} ({rows_text(r, 3)})" for n, r in zip(same, rows, strict=True))
             of = f" of subject {group}" if within is not None else ""
             text = (
                 f"{field}{of}: {named} look alike. Write the same name in all rows, or names that differ more clearly."
             )
-            if people:
-                text += " If they are different people, write `subject_names: as_written` in the study."
+            if people is not None:
+                listed = ", ".join(f'"{name.strip()}"' for name in same)
+                text += (
+                    f" If they are different people, state `subject_names: [[{listed}]]` in the study; "
+                    "`subject_names: as_written` states it of all such names."
+                )
             problems.add(f"{field} alike", text, row=min(rows[0]))
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # about one wrong letter in five
 MISTYPED = 0.88
+# shorter words that differ in a letter are often different classes (`AML` and `ALL`)
+SHORTEST_WORD = 4
 
 
 def plain(spelling: str) -> str:
@@ -34,9 +36,12 @@ def plain(spelling: str) -> str:
 def nearly(first: str, second: str) -> bool:
     """Whether two spellings may mean the same class: one has an additional number or sign, or a letter is mistyped.
 
-    >>> nearly("COVID-19", "covid"), nearly("pneumonai", "pneumonia"), nearly("grade 1", "grade 2")
-    (True, True, False)
+    >>> nearly("COVID-19", "covid"), nearly("covdi", "covid"), nearly("pneumonai", "pneumonia")
+    (True, True, True)
+    >>> nearly("grade 1", "grade 2"), nearly("typical", "atypical")
+    (False, False)
     """
+    words = [re.findall(r"[^\W\d_]+", alike(text.replace("_", " ").replace(" ", "-"))) for text in (first, second)]
     first, second = plain(first), plain(second)
     digits = [re.sub(r"\D", "", text) for text in (first, second)]
     if all(digits) and digits[0] != digits[1]:
@@ -44,9 +49,38 @@ def nearly(first: str, second: str) -> bool:
     letters = [re.sub(r"[\W\d_]", "", text) for text in (first, second)]
     if letters[0] == letters[1]:
         return bool(letters[0]) and bool(digits[0]) != bool(digits[1])
+    if _one_slip(*words):
+        return True
     if letters[0] in letters[1] or letters[1] in letters[0]:
         return False
     return SequenceMatcher(None, first, second, autojunk=False).ratio() > MISTYPED
+
+
+def _one_slip(first: list[str], second: list[str]) -> bool:
+    """Whether two lists of words differ in one word of four letters or more, by one slip of the keyboard.
+
+    A slip is a wrong, missing or additional letter, or two letters in the wrong order. An additional first letter is
+    none, unless it is doubled, because it makes another word (`atypical`); nor is a letter of a short word, which names
+    a kind (`type A`).
+
+    >>> _one_slip(["covdi"], ["covid"]), _one_slip(["no", "findng"], ["no", "finding"])
+    (True, True)
+    >>> _one_slip(["type", "a"], ["type", "b"]), _one_slip(["typical"], ["atypical"])
+    (False, False)
+    """
+    if len(first) != len(second):
+        return False
+    pairs = [(a, b) for a, b in zip(first, second, strict=True) if a != b]
+    if len(pairs) != 1:
+        return False
+    short, long = sorted(pairs[0], key=len)
+    if len(short) < SHORTEST_WORD or len(long) - len(short) > 1:
+        return False
+    start = next((n for n, (a, b) in enumerate(zip(short, long, strict=False)) if a != b), len(short))
+    if len(long) > len(short):
+        return short[start:] == long[start + 1 :] and (start > 0 or long[0] == long[1])
+    swapped = short[start : start + 2] == long[start : start + 2][::-1]
+    return short[start + 1 :] == long[start + 1 :] or (swapped and short[start + 2 :] == long[start + 2 :])
 
 
 def numbered(text: str) -> str:
@@ -80,15 +114,14 @@ def keep_classes(
         others = text[(text != "") & ~text.isin(list(spelt)) & ~text.map(numbered).isin(list(spelt))]
         for spelling, rows in others.groupby(others, sort=False).groups.items():
             label = looks.get(plain(str(spelling)))
-            near = next(
-                (class_name for s, class_name in spelt.items() if s in written and nearly(str(spelling), s)), None
-            )
+            near = next((label for s, label in spelt.items() if s in written and nearly(str(spelling), s)), None)
             if label is None and near is not None and not kind_named(target.kind).closed:
                 problems.add(
                     "class alike",
-                    f"{rows_text(rows, 4)}, {column}: {spelling!r} looks much like the class {near!r}. If they are "
-                    f"one, write `classes: {{{near}: [{', '.join(target.classes[near])}, {spelling}]}}`; if not, "
-                    f"leave these rows out: `where_not: {{{column}: {spelling}}}`.",
+                    f"{rows_text(rows, 4)}, {column}: {spelling!r} looks much like the class {near!r}. Correct the "
+                    f"rows, or state that both are one class: `classes: {{{near}: [{', '.join(target.classes[near])}, "
+                    f"{spelling}]}}`. If it is another class, leave it out by name: "
+                    f"`where_not: {{{column}: {spelling}}}`.",
                     row=rows[0],
                 )
             elif label is not None:

@@ -19,6 +19,7 @@ from casewise.cohort.checks import (
 from casewise.cohort.classes import check_classes, keep_classes, unknown_classes
 from casewise.cohort.flow import Flow
 from casewise.cohort.groups import check_subgroups
+from casewise.cohort.identity import REFUSE, Declared
 from casewise.cohort.natural_sort import is_unsorted_date, natural
 from casewise.cohort.table import Problems, each, names_text, read_text_table, rows_text
 from casewise.cohort.targets import check_readers, class_columns, level_keys, read_target, settle_target, target_columns
@@ -77,7 +78,8 @@ def read_cohort(study: Study, *, to_learn: bool = True, labelled: bool = True) -
         problems.raise_any(study.cohort)
     columns = find_columns(study, cells.columns.tolist(), problems)
     # New cases are in no split, and names of files are no names of people.
-    people = labelled and study.subjects_known and study.subject_names == "refuse_similar"
+    compared = labelled and study.subjects_known and study.subject_names != "as_written"
+    people = study.subject_names if compared else None
     images, marks = _standard_columns(cells, columns, study, problems, notes, people=people)
     targets = [name for name in study.targets if name not in STORED]
     for name in targets:
@@ -99,11 +101,17 @@ def read_cohort(study: Study, *, to_learn: bool = True, labelled: bool = True) -
 
 
 def _standard_columns(
-    cells: pd.DataFrame, columns: dict[str, str], study: Study, problems: Problems, notes: list[str], *, people: bool
+    cells: pd.DataFrame,
+    columns: dict[str, str],
+    study: Study,
+    problems: Problems,
+    notes: list[str],
+    *,
+    people: Declared | None,
 ) -> tuple[pd.DataFrame, pd.Series]:
     """Path, subject, visit, case, day and region row by row, and an identity of each file.
 
-    With `people`, names of subjects that may mean one person are a problem.
+    With `people`, names of subjects that may mean one person are a problem (see `check_alike`).
     """
     import pandas as pd
 
@@ -117,6 +125,9 @@ def _standard_columns(
         check_alike(raw, "subject", problems, people=people)
         if study.subject_names == "as_written":
             notes.append("Names of subjects that differ in spelling are different people (subject_names: as_written).")
+        elif study.subject_names != REFUSE:
+            groups = "; ".join(" and ".join(group) for group in study.subject_names)
+            notes.append(f"Different people, as the study states (subject_names): {groups}.")
     if "visit" in columns and cells[columns["visit"]].str.strip().any():
         raw = cells[columns["visit"]]
         visits = read_names(raw, "visit", problems, notes)

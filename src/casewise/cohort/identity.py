@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
 
 # Letters of other alphabets that look like a Latin letter.
 _LOOKALIKES = str.maketrans(
@@ -24,6 +25,9 @@ _THOUSANDS = re.compile(r"\d{1,3}(?:[,' ]\d{3})+")
 # With fewer digits, names with and without separators are too often different people (`1-10` and `110`).
 _LONG = 6
 _READ_AS_DIGITS, _JOINED = " as digits", " without separators"
+# What a study states on names that look alike: `refuse_similar`, `as_written`, or lists of names of different people.
+Declared = str | Sequence[Sequence[str]]
+REFUSE = "refuse_similar"
 
 
 def alike(text: str) -> str:
@@ -72,32 +76,46 @@ def groups_alike(names: Iterable[str]) -> list[list[str]]:
     return [group for key, group in by_key.items() if key and len(group) > 1]
 
 
-def groups_of_one(names: Iterable[str]) -> list[list[str]]:
-    """The groups of different names that may mean one person, in order.
+def groups_of_one(names: Iterable[str], declared: Declared = REFUSE) -> list[list[str]]:
+    """The groups of different names that may mean one person, in order; without pairs declared as different people.
 
     >>> groups_of_one(["1", "2", "01", "123-4567", "12-34567", "S1"])
     [['1', '01']]
+    >>> groups_of_one(["1", "01", "S1", "s-1"], [["1", "01"]])
+    [['S1', 's-1']]
     """
+    different = _different_pairs(declared)
     by_key: dict[str, list[str]] = defaultdict(list)
     for name in dict.fromkeys(names):
         for key in sorted(identity(name)):
             by_key[key].append(name)
     groups = []
     for key, group in by_key.items():
-        similar = [name for name in group if any(other != name and _may_be_one(key, name, other) for other in group)]
+        similar = [
+            name
+            for name in group
+            if any(
+                other != name
+                and frozenset((name.strip(), other.strip())) not in different
+                and _may_be_one(key, name, other)
+                for other in group
+            )
+        ]
         groups += [tuple(similar)] if similar else []
     largest = [group for group in dict.fromkeys(groups) if not any(set(group) < set(other) for other in groups)]
     return [list(group) for group in largest]
 
 
-def same_people(names: Iterable[str], others: Iterable[str], *, as_written: bool = False) -> dict[str, str]:
+def same_people(names: Iterable[str], others: Iterable[str], declared: Declared = REFUSE) -> dict[str, str]:
     """The names that may mean a person among `others`, each with that person's spelling there, in order.
 
-    With `as_written`, only case, spaces and invisible characters do not count.
+    With `as_written`, only case, spaces and invisible characters do not count; pairs that are declared as different
+    people do not count either.
 
-    >>> same_people(["001", "7"], ["1", "2"])
-    {'001': '1'}
+    >>> same_people(["001", "7"], ["1", "2"]), same_people(["001", "7"], ["1", "7"], [["1", "001"]])
+    ({'001': '1'}, {'7': '7'})
     """
+    different, as_written = _different_pairs(declared), declared == "as_written"
     by_key: dict[str, list[str]] = defaultdict(list)
     for other in others:
         for key in (alike(other),) if as_written else identity(other):
@@ -105,7 +123,12 @@ def same_people(names: Iterable[str], others: Iterable[str], *, as_written: bool
     spellings: dict[str, str] = {}
     for name in names:
         keys = [alike(name)] if as_written else sorted(identity(name))
-        candidates = [other for key in keys for other in by_key.get(key, []) if _may_be_one(key, name, other)]
+        candidates = [
+            other
+            for key in keys
+            for other in by_key.get(key, [])
+            if _may_be_one(key, name, other) and frozenset((name, other)) not in different
+        ]
         if candidates:
             spellings[name] = name if name in candidates else candidates[0]
     return spellings
@@ -119,6 +142,11 @@ def spelling_pairs(similar: dict[str, str], most: int = 5) -> str:
     """
     pairs = [name if name == other else f"{name} (there {other})" for name, other in list(similar.items())[:most]]
     return ", ".join(pairs)
+
+
+def _different_pairs(declared: Declared) -> set[frozenset[str]]:
+    groups = [] if isinstance(declared, str) else declared
+    return {frozenset(pair) for group in groups for pair in combinations(group, 2)}
 
 
 def _may_be_one(key: str, name: str, other: str) -> bool:

@@ -1,24 +1,32 @@
-"""Other patients: the drop on an external cohort, and the metrics of each source that was left out of training."""
+"""Other patients: the drop on an external cohort, and the metrics of each source, left out of training or external."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from casewise.evaluation.bootstrap import Plan
+from casewise.cohort.natural_sort import natural
+from casewise.evaluation.bootstrap import Plan, percentiles
 from casewise.evaluation.caveats import Caveat
-from casewise.evaluation.intervals import difference
-from casewise.evaluation.judges import judge_of
+from casewise.evaluation.intervals import ROUGH_BELOW, difference, scheme_of
+from casewise.evaluation.judges import Judge, judge_of
+from casewise.metrics.registry import CALIBRATED, metric_of
 from casewise.predictions.table import final_rows
+
+# The group of cases without a value in the column of groups.
+NOT_RECORDED = "not recorded"
+Resampled = tuple[dict[str, float], dict[str, np.ndarray], int]
 
 
 def drop(
     predictions: pd.DataFrame,
     target: str,
     *,
+    sources: Mapping[str, str] | None = None,
     classes: Sequence[str] = (),
     positive: str | None = None,
     plan: Plan,
@@ -27,38 +35,118 @@ def drop(
 
     `difference` is the external value minus the internal one (of the test set, else out of fold), `low` and `high` its
     interval, from those of the two values, because the two sets of subjects are different people; without one, `reason`
-    states why.
+    states why. With `sources`, the source of each subject where each was left out in turn, the internal value is the
+    mean over the values within each source, `internal_stage` is `within`, and both sets of subjects are resampled.
+    Metrics by class are those of the classes (`recall[covid]`).
     """
     rows = final_rows(predictions[predictions["target"] == target])
     rows = rows[rows["y_true"].notna()]
     inside = next((stage for stage in ("test", "oof") if (rows["stage"] == stage).any()), None)
     if inside is None or not (rows["stage"] == "external").any():
         return {}
+    within = sources if inside == "oof" else None
     drops: dict[str, dict[str, dict[str, Any]]] = {}
     judge = judge_of(rows, classes, positive)
     for learner, learner_rows in rows.groupby("model", sort=False):
-        sides = [learner_rows[learner_rows["stage"] == stage] for stage in (inside, "external")]
-        if any(side.empty for side in sides):
+        internal_rows, external_rows = (learner_rows[learner_rows["stage"] == stage] for stage in (inside, "external"))
+        if internal_rows.empty or external_rows.empty:
             continue
-        inner, outer = (judge.judge(side, plan, whole=False).metrics[str(learner)] for side in sides)
-        drops[str(learner)] = {}
-        for name in judge.names("drop"):
-            internal, external = inner[name], outer[name]
-            if internal.value is None or external.value is None:
-                continue
-            low, high = difference(external, internal) or (None, None)
-            drops[str(learner)][name] = {
-                "internal": internal.value,
-                "external": external.value,
-                "difference": external.value - internal.value,
-                "low": low,
-                "high": high,
-                "internal_stage": inside,
-                "rough": internal.rough or external.rough,
-            }
-            if why := external.reason or internal.reason:
-                drops[str(learner)][name]["reason"] = why
+        drops[str(learner)] = (
+            _drop_within(judge, internal_rows, external_rows, within, plan)
+            if within
+            else _drop_between(judge, internal_rows, external_rows, plan)
+        )
     return drops
+
+
+def _drop_between(judge: Judge, inside: pd.DataFrame, outside: pd.DataFrame, plan: Plan) -> dict[str, dict[str, Any]]:
+    """The differences of one learner's metrics, each with the interval that follows from those of both values."""
+    ((inner,), (outer,)) = (judge.judge(rows, plan, whole=False).metrics.values() for rows in (inside, outside))
+    drops: dict[str, dict[str, Any]] = {}
+    for name in _drop_names(judge):
+        internal, external = inner[name], outer[name]
+        if internal.value is None or external.value is None:
+            continue
+        low, high = difference(external, internal) or (None, None)
+        drops[name] = {
+            "internal": internal.value,
+            "external": external.value,
+            "difference": external.value - internal.value,
+            "low": low,
+            "high": high,
+            "internal_stage": str(inside["stage"].iloc[0]),
+            "rough": internal.rough or external.rough,
+        }
+        if why := external.reason or internal.reason:
+            drops[name]["reason"] = why
+    return drops
+
+
+def _drop_within(
+    judge: Judge, inside: pd.DataFrame, outside: pd.DataFrame, sources: Mapping[str, str], plan: Plan
+) -> dict[str, dict[str, Any]]:
+    """The differences of one learner's metrics from their means within sources; both sets of subjects are resampled."""
+    at, drawn, n = _within(judge, inside, sources, plan)
+    other, redrawn, n_other = judge.resampled(outside, replace(plan, seed=plan.seed + 1))
+    drops: dict[str, dict[str, Any]] = {}
+    for name in _drop_names(judge):
+        gap = other[name] - at[name]
+        if np.isnan(gap):
+            continue
+        low = high = None
+        if min(n, n_other) > 1 and scheme_of(name) is not None:
+            low, high = _interval(gap, redrawn[name] - drawn[name], plan)
+        drops[name] = {
+            "internal": at[name],
+            "external": other[name],
+            "difference": gap,
+            "low": low,
+            "high": high,
+            "internal_stage": "within",
+            "rough": min(n, n_other) < ROUGH_BELOW,
+        }
+    return drops
+
+
+def _drop_names(judge: Judge) -> list[str]:
+    names = judge.names("drop")
+    labels = judge.classes.names if judge.classes else ()
+    return [*names, *(f"{name}[{label}]" for name in names if metric_of(name).by_class for label in labels)]
+
+
+def _interval(value: float, samples: np.ndarray, plan: Plan) -> tuple[float | None, float | None]:
+    """The ends of the interval of a mean over sources from its resamples (R,); None where too few are defined.
+
+    The bias of a metric in resamples of small sources does not average out in the mean over them, so the interval is
+    shifted by twice the distance between their median and the value; it always contains the value. In simulations of
+    the CCC in 3 to 5 sources of 10 to 30 subjects, 95 to 96 % of such intervals held the true value, and 69 to 88 % of
+    those without the shift.
+    """
+    low, high = (float(end[0]) for end in percentiles(samples[:, None], plan.confidence))
+    if np.isnan(low):
+        return None, None
+    shift = 2 * (float(percentiles(samples[:, None], 0.0)[0][0]) - value)
+    return min(low - shift, value), max(high - shift, value)
+
+
+def _within(judge: Judge, rows: pd.DataFrame, sources: Mapping[str, str], plan: Plan) -> Resampled:
+    """One learner's metrics averaged over the sources, those of every resample, and the smallest number of subjects.
+
+    Subjects are resampled within each source. A metric is averaged over the sources in which it is defined.
+    """
+    source_of = rows["subject"].map(dict(sources))
+    results = [
+        judge.resampled(rows[source_of == source], replace(plan, seed=plan.seed + 2 + number))
+        for number, source in enumerate(dict.fromkeys(sources.values()))
+        if (source_of == source).any()
+    ]
+    points: dict[str, float] = {}
+    samples: dict[str, np.ndarray] = {}
+    for name in results[0][0]:
+        defined = [(at[name], drawn[name]) for at, drawn, _ in results if not np.isnan(at[name])]
+        points[name] = float(np.mean([at for at, _ in defined])) if defined else float("nan")
+        samples[name] = np.mean([drawn for _, drawn in defined], axis=0) if defined else results[0][1][name]
+    return points, samples, min(n for *_, n in results)
 
 
 def by_source(
@@ -75,25 +163,65 @@ def by_source(
     `sources` is the source of each subject and gives the order of sources. The rows of a fitted stacker for a source
     come from a stacker fitted on the other sources, whose rows networks trained on this source may have predicted.
     """
-    rows = final_rows(predictions[predictions["target"] == target])
-    rows = rows[rows["y_true"].notna() & (rows["stage"] == "oof")]
-    figures_by_source: dict[str, dict[str, dict[str, Any]]] = {}
+    rows = _scored(predictions, target, "oof")
     if rows.empty:
-        return figures_by_source
-    judge = judge_of(rows, classes, positive)
-    source_of = rows["subject"].map(dict(sources))
-    for source in dict.fromkeys(sources.values()):
-        source_rows = rows[source_of == source]
-        if source_rows.empty:
+        return {}
+    return _by_group(
+        rows,
+        rows["subject"].map(dict(sources)),
+        list(dict.fromkeys(sources.values())),
+        judge_of(rows, classes, positive),
+        plan,
+    )
+
+
+def by_column(
+    predictions: pd.DataFrame,
+    target: str,
+    images: pd.DataFrame,
+    column: str,
+    *,
+    classes: Sequence[str] = (),
+    positive: str | None = None,
+    plan: Plan,
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """The metrics on each group of external cases, by a column of their table: group -> learner -> metric -> estimate.
+
+    `images` are the rows of the table with `case`, `path` and the column. A case whose images have several values is in
+    a group of its own (`north + south`), and one without a value is in the last group, `NOT_RECORDED`.
+    """
+    rows = _scored(predictions, target, "external")
+    if rows.empty:
+        return {}
+    values = images[column].astype(str).str.strip().replace({"": NOT_RECORDED, "nan": NOT_RECORDED})
+    of_case, of_image = (
+        values.groupby(images[key].astype(str)).agg(lambda texts: " + ".join(sorted(set(texts), key=natural)))
+        for key in ("case", "path")
+    )
+    group_of = rows["image"].map(of_image).where(rows["image"] != "", rows["case"].map(of_case))
+    groups = sorted(group_of.dropna().unique(), key=lambda group: (group == NOT_RECORDED, natural(group)))
+    return _by_group(rows, group_of, groups, judge_of(rows, classes, positive), plan)
+
+
+def _scored(predictions: pd.DataFrame, target: str, stage: str) -> pd.DataFrame:
+    rows = final_rows(predictions[predictions["target"] == target])
+    return rows[rows["y_true"].notna() & (rows["stage"] == stage)]
+
+
+def _by_group(
+    rows: pd.DataFrame, group_of: pd.Series, groups: Sequence[str], judge: Judge, plan: Plan
+) -> dict[str, dict[str, dict[str, Any]]]:
+    figures_by_group: dict[str, dict[str, dict[str, Any]]] = {}
+    for group in groups:
+        group_rows = rows[group_of == group]
+        if group_rows.empty:
             continue
-        metrics_by_learner = judge.judge(source_rows, plan, whole=False).metrics
-        figures_by_source[str(source)] = {
-            learner: {
-                name: estimate.as_json() for name, estimate in figures.items() if not name.endswith("_calibrated")
-            }
+        metrics_by_learner = judge.judge(group_rows, plan, whole=False).metrics
+        figures_by_group[str(group)] = {
+            learner: {name: estimate.as_json() for name, estimate in figures.items() if not name.endswith(CALIBRATED)}
             for learner, figures in metrics_by_learner.items()
         }
-    return figures_by_source
+    return figures_by_group
 
 
 def one_class_by_source(left_out: Mapping[str, Mapping[str, Mapping[str, Any]]], unit: str) -> list[Caveat]:
@@ -138,3 +266,46 @@ def within_sources(left_out: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> d
                 "undefined": [source for source in values if source not in defined],
             }
     return means
+
+
+def mean_intervals(
+    means: dict[str, dict[str, dict[str, Any]]],
+    predictions: pd.DataFrame,
+    target: str,
+    sources: Mapping[str, str],
+    *,
+    classes: Sequence[str] = (),
+    positive: str | None = None,
+    plan: Plan,
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """The means of `within_sources` with their intervals: low, high, rough, and the subjects of the smallest source.
+
+    Subjects are resampled within each source: the interval says how much the mean over these sources varies with their
+    subjects, and nothing on further sources. Without it if a source has one subject.
+    """
+    rows = _scored(predictions, target, "oof")
+    if rows.empty:
+        return means
+    judge = judge_of(rows, classes, positive)
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+    for learner, learner_rows in rows.groupby("model", sort=False):
+        _, drawn, fewest = _within(judge, learner_rows, sources, plan)
+        results[str(learner)] = {}
+        for name, mean in means[str(learner)].items():
+            value = mean["value"]
+            low = high = None
+            if value is not None and fewest > 1 and scheme_of(name) is not None:
+                low, high = _interval(value, drawn[name], plan)
+            if low is not None and high is not None:
+                # within the range of the metric: 0 is the best loss, and 1 the best value of all others
+                better = metric_of(name).larger_is_better
+                low = max(low, 0.0) if better is False else low
+                high = min(high, max(1.0, value)) if better else high
+            results[str(learner)][name] = {
+                **mean,
+                "low": low,
+                "high": high,
+                "fewest_subjects": fewest,
+                "rough": fewest < ROUGH_BELOW,
+            }
+    return results

@@ -71,7 +71,8 @@ class Bundle:
         subjects: everybody who shaped the network, by training or by early stopping.
         stop_subjects: those of `subjects` who only decided when to stop.
         origin: what else is recorded: the first weights, the split's hash, whether the cohort is synthetic, and
-            `comparison_only` where the network belongs to a comparison by image, and the SHA-256 of the weights.
+            `comparison_only` where the network belongs to a comparison by image, and the SHA-256 of the weights;
+            `earlier_subjects` are other people, behind the first weights, who may have the names of `subjects`.
         distance: the scale of the distance from the training features, with the checksum of its file; None in networks
             of earlier versions, and if the features do not vary.
     """
@@ -121,7 +122,7 @@ class Bundle:
                 frozenset(facts["subjects"]),
                 frozenset(facts.get("stop_subjects", ())),
                 {name: facts[name] for name in ("weights", "split", "synthetic", "weights_sha256")}
-                | {name: facts[name] for name in ("comparison_only",) if name in facts},
+                | {name: facts[name] for name in ("comparison_only", "earlier_subjects") if name in facts},
                 facts.get("distance"),
             )
         except (ValueError, LookupError, TypeError) as error:

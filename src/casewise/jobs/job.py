@@ -81,7 +81,8 @@ class Choice:
 class StudyModel:
     """A network with its first weights, their origin, and all subjects that influence it.
 
-    `stop_subjects` are used only for early stopping.
+    `stop_subjects` are used only for early stopping. `earlier_subjects` influenced it through its first weights and are
+    other people than those of the study, whose names they may have.
     """
 
     network: Network
@@ -89,6 +90,7 @@ class StudyModel:
     origin: str
     subjects: frozenset[str]
     stop_subjects: frozenset[str]
+    earlier_subjects: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -178,16 +180,42 @@ def build(job: Job, inputs: JobInputs, plan: ComputePlan, choice: Choice) -> Stu
     seed = mixed_seed(study.seed, job.model, job.fold)
     torch.manual_seed(seed)
     network = network_of(study, job.model)
-    origin, bundle_subjects = load_first_weights(network, study, job.model, choice.excluded_subjects)
+    origin, of_bundle = load_first_weights(network, study, job.model, choice.excluded_subjects)
+    earlier: set[str] = set()
+    if of_bundle and study.bundle_subjects == "distinct":
+        # Their names may be those of other people of the study.
+        earlier, of_bundle = set(of_bundle), []
+        origin += "; its subjects are other people than those of the study, as the study states"
     # All subjects that influence the network: by training, by early stopping, and through its first weights.
-    subjects = {*inputs.splits.training(job.fold), *choice.stop_subjects, *bundle_subjects}
+    subjects = {*inputs.splits.training(job.fold), *choice.stop_subjects, *of_bundle}
     if inputs.pretraining:
         settings = PretrainingSettings(job.folder.pretraining, tuple(choice.excluded_subjects), seed, plan)
         used = pretrain(network, inputs.pretraining, job, settings)
         subjects |= set(used)
         pack = inputs.pretraining.study.cohort.parent.name
-        origin += f"; then pretrained on {len(used)} subjects of {pack} (held-out subjects left out)"
-    return StudyModel(network, outputs_of(study), origin, frozenset(subjects), frozenset(choice.stop_subjects))
+        subjects_there = inputs.pretraining.cohort.panels["subject"].nunique()
+        origin += f"; then pretrained on {pretrained_text(len(used), subjects_there, pack)}"
+    return StudyModel(
+        network,
+        outputs_of(study),
+        origin,
+        frozenset(subjects),
+        frozenset(choice.stop_subjects),
+        frozenset(earlier),
+    )
+
+
+def pretrained_text(used: int, subjects: int, cohort: str) -> str:
+    """How many subjects of a cohort with so many were used, and whether held-out ones were among the others.
+
+    >>> pretrained_text(30, 38, "films")
+    '30 subjects of films (8 held-out subjects left out)'
+    >>> pretrained_text(38, 38, "films")
+    '38 subjects of films (none of them is a held-out subject by name)'
+    """
+    left_out = subjects - used
+    without = f"{left_out} held-out subjects left out" if left_out else "none of them is a held-out subject by name"
+    return f"{used} subjects of {cohort} ({without})"
 
 
 def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
@@ -252,7 +280,8 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
         batch_size=study.recipe.batch_size,
         stop_subjects=frozenset(people["subjects"]) - frozenset(trained_on),
         subjects=frozenset(people.pop("subjects")),
-        origin={"weights": model.origin, "split": inputs.splits.hash, "synthetic": study.synthetic, **people},
+        origin={"weights": model.origin, "split": inputs.splits.hash, "synthetic": study.synthetic, **people}
+        | ({"earlier_subjects": sorted(model.earlier_subjects)} if model.earlier_subjects else {}),
     )
     return FittedModel(Predictor(bundle, learned.network), learned, dataset, fit_rows, stop_rows, guess)
 

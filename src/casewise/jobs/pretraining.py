@@ -19,7 +19,7 @@ from casewise.models.build_model import network_of
 from casewise.models.outputs import outputs_of
 from casewise.run_folder import PretrainingFolder
 from casewise.splits.grouped import check_apart
-from casewise.study.schema import Pretraining, Study
+from casewise.study.schema import Study
 from casewise.study.seeds import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan
@@ -38,40 +38,6 @@ class Pretrained:
     cohort: Cohort
     tiles: Path
     address: str
-
-
-def pretraining_study(study: Study, settings: Pretraining) -> Study:
-    """The study that reads and prepares the other cohort: its own table and targets, one panel an image."""
-    recipe = study.recipe.model_copy(
-        update={
-            "epochs": settings.epochs,
-            "lr": settings.lr or study.recipe.lr,
-            "batch_size": settings.batch_size or study.recipe.batch_size,
-            "schedule": "cosine",
-            "tuning": "full",
-            "imbalance": "none",
-        }
-    )
-    changes = {
-        "name": f"{study.name} (pretraining)",
-        "cohort": settings.cohort,
-        "root": None,
-        "columns": settings.columns,
-        "where": settings.where,
-        "where_not": settings.where_not,
-        "targets": settings.targets,
-        "scores": {},
-        "outputs": list(settings.targets),
-        "primary_outcome": next(iter(settings.targets)),
-        "recipe": recipe,
-        "regions": [],
-        "panels": modality_of(study).pretraining_panels(study),
-        "split": study.split.model_copy(update={"stratify_by": None, "column": None}),
-        "evaluation": study.evaluation.model_copy(
-            update={"response": False, "readers": {}, "bands": {}, "subgroups": []}
-        ),
-    }
-    return study.model_copy(update=changes)
 
 
 @dataclass(frozen=True)

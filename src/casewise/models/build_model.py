@@ -44,7 +44,8 @@ def load_first_weights(network: Network, study: Study, model: str, held_out: Seq
         network,
         study.weights_of(model),
         folder=study.weights_dir,
-        held_out=held_out,
+        held_out=() if study.bundle_subjects == "distinct" else held_out,
+        names=study.subject_names,
         channels=modality_of(study).channels(study, model),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from casewise.cohort.identity import same_people, spelling_pairs
+from casewise.cohort.identity import REFUSE, Declared, same_people, spelling_pairs
 from casewise.errors import RunError, SplitError, WeightsError, nearest
 from casewise.models.backbones import Network, library_head
 from casewise.models.fusion import Fused, adapted, first_layer
@@ -34,6 +34,7 @@ def load_weights(
     *,
     folder: Path | None = None,
     held_out: Sequence[str] = (),
+    names: Declared = REFUSE,
     channels: Sequence[str] | None = None,
 ) -> tuple[str, list[str]]:
     """Fill `network` with its first weights; return one sentence on their origin, and the subjects behind them.
@@ -49,6 +50,7 @@ def load_weights(
 
     Args:
         held_out: subjects that a bundle must not have been trained on, nor stopped by.
+        names: what the study states on names that look alike.
         channels: the names of the sequences that the network takes, in order, which must be those of a fused bundle.
 
     Raises:
@@ -60,7 +62,8 @@ def load_weights(
     if weights == "random":
         return "random, as the study states", []
     if weights.startswith("bundle:"):
-        return _from_bundle(network, Path(weights.removeprefix("bundle:")), held_out, channels)
+        check_bundle_subjects(weights, held_out, names)
+        return _from_bundle(network, Path(weights.removeprefix("bundle:")), channels)
     if name in UNTRAINED and (weights == "pretrained" or Path(weights).is_dir()):
         known_file = weights_file(name, weights, folder)
         if known_file is None or not known_file.is_file():
@@ -259,7 +262,24 @@ def bundle_subjects(weights: str) -> set[str]:
     """
     if not weights.startswith("bundle:"):
         return set()
-    return set(_bundle_facts(Path(weights.removeprefix("bundle:")))["subjects"])
+    facts = _bundle_facts(Path(weights.removeprefix("bundle:")))
+    return {*facts["subjects"], *facts.get("earlier_subjects", ())}
+
+
+def check_bundle_subjects(weights: str, held_out: Iterable[str], names: Declared = REFUSE) -> None:
+    """Check that the network named as `bundle:PATH` was not trained on a subject that is held out.
+
+    Raises:
+        SplitError: by their names it was; the message shows the names.
+        WeightsError: as `bundle_subjects`.
+    """
+    if shared := same_people(sorted(held_out), bundle_subjects(weights), names):
+        raise SplitError(
+            f"weights: by their names, {weights.removeprefix('bundle:')} was trained on {len(shared)} subjects that "
+            f"are held out here, from training or for early stopping ({spelling_pairs(shared)}). Their figures would "
+            "be too optimistic. Pretrain without them (`pretrain:` does so for every fold). If they are other people "
+            "with the same names, state `bundle_subjects: distinct`."
+        )
 
 
 def _bundle_facts(path: Path) -> dict[str, Any]:
@@ -270,17 +290,8 @@ def _bundle_facts(path: Path) -> dict[str, Any]:
     return _facts_of(path, folder.facts)
 
 
-def _from_bundle(
-    network: Network, path: Path, held_out: Sequence[str], channels: Sequence[str] | None
-) -> tuple[str, list[str]]:
+def _from_bundle(network: Network, path: Path, channels: Sequence[str] | None) -> tuple[str, list[str]]:
     folder, values = JobFolder(path), _bundle_facts(path)
-    shared = same_people(sorted(held_out), values["subjects"])
-    if shared:
-        raise SplitError(
-            f"weights: by their names, {path} was trained on {len(shared)} subjects that are held out here, from "
-            f"training or for early stopping ({spelling_pairs(shared)}). Their figures would be too optimistic. "
-            "Pretrain without them (`pretrain:` does so for every fold)."
-        )
     sequences = (values.get("fitted") or {}).get("sequences")
     if sequences and channels is not None and list(channels) != sequences:
         raise WeightsError(
@@ -294,7 +305,7 @@ def _from_bundle(
     tensors = read_tensors(folder.weights.verified())
     body = {k.removeprefix("body."): v for k, v in tensors.items() if k.startswith("body.")}
     changed = _fill(network, body, str(path))
-    return f"bundle {path}, itself from {values['weights']}{changed}", list(values["subjects"])
+    return f"bundle {path}, itself from {values['weights']}{changed}", sorted(bundle_subjects(f"bundle:{path}"))
 
 
 def _downloaded(network: Network, folder: Path | None) -> str:

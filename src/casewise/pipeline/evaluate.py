@@ -13,6 +13,7 @@ from casewise.evaluation.caveats import Caveat
 from casewise.evaluation.run_checks import constant_predictions, guess, hopeless
 from casewise.pipeline.calibrate import calibration_and_decisions
 from casewise.pipeline.participants import participants_and_subgroups
+from casewise.pipeline.external import external_groups
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.scores import cases_with_missing_regions
 from casewise.report.formatting import counted
@@ -118,22 +119,31 @@ def outcomes(study: Study, predictions: pd.DataFrame) -> evaluation.Outcomes:
 
 
 def _other_sources(study: Study, predictions: pd.DataFrame, folder: RunFolder) -> dict[str, Any]:
-    """The drop on the external cohort, and the figures of each source that was left out of training."""
+    """The figures of each source that was left out of training; the drop on the external cohort, and its groups."""
     from casewise.evaluation.bootstrap import Plan
-    from casewise.evaluation.external import by_source, drop, within_sources
+    from casewise.evaluation.external import by_column, by_source, drop, mean_intervals, within_sources
 
     target, settings = study.primary_outcome, study.evaluation
-    plan = Plan(settings.bootstrap_resamples, settings.confidence, study.seed)
-    classes, positive = study.classes_of(target), study.positive_of(target)
+    judged: dict[str, Any] = {
+        "classes": study.classes_of(target),
+        "positive": study.positive_of(target),
+        "plan": Plan(settings.bootstrap_resamples, settings.confidence, study.seed),
+    }
     results: dict[str, Any] = {}
-    if study.external:
-        results["external_drop"] = drop(predictions, target, classes=classes, positive=positive, plan=plan)
+    sources: dict[str, str] = {}
     splits = folder.splits.read()
     if names := splits.get("left_out"):
         folds = sorted((side, subject) for subject, side in splits["subjects"].items() if side != "test")
         sources = {subject: names[side - 1] for side, subject in folds}
-        results["by_site"] = by_source(predictions, target, sources, classes=classes, positive=positive, plan=plan)
-        results["site_means"] = within_sources(results["by_site"])
+        results["by_site"] = by_source(predictions, target, sources, **judged)
+        means = within_sources(results["by_site"])
+        results["site_means"] = mean_intervals(means, predictions, target, sources, **judged)
+    if study.external:
+        results["external_drop"] = drop(predictions, target, sources=sources or None, **judged)
+        table = folder.external_cohort.read()
+        results["external_by"] = {
+            column: by_column(predictions, target, table, column, **judged) for column in external_groups(study, table)
+        }
     return evaluation.plain(results)
 
 

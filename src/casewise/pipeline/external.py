@@ -12,11 +12,13 @@ from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.identity import same_people, spelling_pairs
 from casewise.cohort.labels import label_table
 from casewise.console import Silent
-from casewise.errors import CohortError, SplitError
+from casewise.errors import CohortError, SplitError, nearest
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from casewise.console import Show
     from casewise.jobs.pretraining import Pretrained
     from casewise.run_folder import RunFolder
@@ -58,14 +60,28 @@ def read_external(study: Study, main: Cohort) -> tuple[Study, Cohort]:
     cohort = read_cohort(other, to_learn=False)
     if np.isnan(label_table(cohort.panels, other)).all():
         raise CohortError(f"external: {settings.cohort} has none of {', '.join(study.outputs)} recorded.")
+    for column in settings.by:
+        if column not in cohort.images:
+            raise CohortError(
+                f"external.by: {column!r} is not a column of {settings.cohort}.{nearest(column, list(cohort.images))}"
+            )
     subjects, names = (set(table["subject"].astype(str)) for table in (cohort.images, main.images))
-    _check_subjects(study, subjects, names, "the study's own subjects")
+    _check_subjects(study, subjects, names, "subjects")
     if bundles := [weights for weights in map(study.weights_of, study.networks) if weights.startswith("bundle:")]:
         from casewise.models.weights import bundle_subjects
 
         for weights in dict.fromkeys(bundles):
-            _check_subjects(study, subjects, bundle_subjects(weights), f"subjects that {weights} was trained on")
+            _check_subjects(study, subjects, bundle_subjects(weights), "bundle_subjects", weights)
     return other, cohort
+
+
+def external_groups(study: Study, images: pd.DataFrame) -> list[str]:
+    """The columns by whose values the external cohort is evaluated: as stated, else that of the study's sources."""
+    settings = study.external
+    assert settings is not None
+    if settings.by or not study.split.leave_out:
+        return list(settings.by)
+    return [study.split.leave_out] if study.split.leave_out in images else []
 
 
 def prepare_external(study: Study, main: Cohort, store: ImageStore, folder: RunFolder, show: Show) -> PreparedCohort:
@@ -99,16 +115,11 @@ def prepare_external(study: Study, main: Cohort, store: ImageStore, folder: RunF
 def check_apart_from_pretraining(
     study: Study, external: PreparedCohort, pretraining: Pretrained, folder: RunFolder, show: Show
 ) -> None:
-    """Check that the external cohort shares no subjects or images with the cohort for pretraining.
+    """Check that the external cohort shares no images with the cohort for pretraining.
 
     Raises:
-        SplitError: naming subjects of both.
         CohortError: naming images of both.
     """
-    # without the prefix of the subjects' names
-    subjects = external.cohort.images["subject"].astype(str).str.removeprefix(f"{external.study.name}:")
-    names = set(pretraining.cohort.images["subject"].astype(str))
-    _check_subjects(study, set(subjects), names, "the cohort to pretrain on")
     modality, images = modality_of(study), folder.pretraining_images
     store = modality.prepare(
         pretraining.study, pretraining.cohort, images, Silent()
@@ -122,13 +133,37 @@ def check_apart_from_pretraining(
     )
 
 
-def _check_subjects(study: Study, subjects: set[str], names: set[str], whose: str) -> None:
+def check_names_apart(study: Study, main: Cohort, external: Cohort, pretraining: Cohort) -> None:
+    """Check that the external cohort shares no names of subjects with the cohort for pretraining.
+
+    Names that the study shares with the cohort for pretraining are those of its own subjects, which are compared with
+    the external cohort as such.
+
+    Raises:
+        SplitError: naming subjects of both.
+    """
+    own, subjects, names = (set(cohort.images["subject"].astype(str)) for cohort in (main, external, pretraining))
+    if study.pretrain and study.pretrain.subjects == "shared":
+        names -= own
+    _check_subjects(study, subjects, names, "pretraining_subjects")
+
+
+WHOSE = {
+    "subjects": "the study's own subjects",
+    "pretraining_subjects": "the cohort to pretrain on",
+    "bundle_subjects": "subjects that {} was trained on",
+}
+
+
+def _check_subjects(study: Study, subjects: set[str], names: set[str], key: str, of: str = "") -> None:
+    """Check names of external subjects against those of others, unless the setting `key` says that all are distinct."""
     settings = study.external
     assert settings is not None
-    shared = same_people(sorted(subjects), names, as_written=study.subject_names == "as_written")
-    if shared and settings.subjects != "distinct":
+    if getattr(settings, key) == "distinct":
+        return
+    if shared := same_people(sorted(subjects), names, study.subject_names):
         raise SplitError(
-            f"external: {len(shared)} subjects of {settings.cohort} have names of {whose} ({spelling_pairs(shared)}). "
-            "If they are the same people, leave them out with `external: {where_not: …}`; if they are other people "
-            "with the same numbers, state `external: {subjects: distinct}`."
+            f"external: {len(shared)} subjects of {settings.cohort} have names of {WHOSE[key].format(of)} "
+            f"({spelling_pairs(shared)}). If they are the same people, leave them out with `external: {{where_not: …}}`"
+            f"; if they are other people with the same numbers, state `external: {{{key}: distinct}}`."
         )

@@ -13,7 +13,8 @@ from casewise.cohort.flow import cases_step
 from casewise.cohort.labels import label_table
 from casewise.errors import CohortError, StudyError, nearest
 from casewise.modalities.registry import modality_of
-from casewise.pipeline.external import read_external
+from casewise.pipeline.external import check_names_apart, read_external
+from casewise.pipeline.pretraining import described, read_pretraining
 from casewise.study.schema import Study
 from casewise.study.scores import check_scores, study_scores
 
@@ -38,7 +39,11 @@ def read(study: Study, folder: RunFolder | None, show: Show) -> Cohort:
     }
     check_scores(study_scores(study), targets=levels, regions=study.regions)
     _check_labels(study, cohort)
+    _check_bundles(study, cohort)
     external = read_external(study, cohort) if study.external else None
+    pretraining = read_pretraining(study, cohort) if study.pretrain else None
+    if external and pretraining:
+        check_names_apart(study, cohort, external[1], pretraining[1])
     cases = cohort.cases
     cohort = modality_of(study).read(study, cohort, folder.images(study.images.store) if folder else None, show)
     cohort = replace(cohort, flow=[*cohort.flow, *cases_step("images", cases, cohort.cases)])
@@ -54,6 +59,8 @@ def read(study: Study, folder: RunFolder | None, show: Show) -> Cohort:
         other, external_cohort = external
         subjects, images = external_cohort.cases["subject"].nunique(), len(external_cohort.images)
         show.line("external", f"{other.name}: {subjects:,} subjects, {images:,} images")
+    if pretraining and not folder:
+        show.line("pretrain", described(*pretraining))
     return cohort
 
 
@@ -63,6 +70,18 @@ def _check_weights_folder(study: Study) -> None:
         names = [path.name for path in parent.iterdir()] if parent.is_dir() else []
         hint = nearest(study.weights_dir.name, names)
         raise StudyError(f"weights_dir: there is no folder {study.weights_dir}.{hint}")
+
+
+def _check_bundles(study: Study, cohort: Cohort) -> None:
+    """Refuse first weights from networks that were trained on subjects of the study, each of whom is held out once."""
+    bundles = dict.fromkeys(
+        weights for weights in map(study.weights_of, study.networks) if weights.startswith("bundle:")
+    )
+    if bundles and study.bundle_subjects != "distinct":
+        from casewise.models.weights import check_bundle_subjects
+
+        for weights in bundles:
+            check_bundle_subjects(weights, set(cohort.images["subject"].astype(str)), study.subject_names)
 
 
 def _check_labels(study: Study, cohort: Cohort) -> None:

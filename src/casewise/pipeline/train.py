@@ -40,13 +40,17 @@ def train(
     external = prepare_external(study, cohort, store, folder, show) if study.external else None
     if external:
         cohort_difference(study, cohort, store, external, folder, show)
-    pretraining = prepare_pretraining(study, cohort, store, splits, folder, show) if study.pretrain else None
+    pretraining = prepare_pretraining(study, cohort, store, folder, show) if study.pretrain else None
     if external and pretraining:
         check_apart_from_pretraining(study, external, pretraining, folder, show)
     decided = with_images(deciding_settings(study, cohort), splits, store, pretraining)
     fingerprint = lock_fingerprint(folder, decided, study)
     folder.study.write(study.model_dump(mode="json"))
     folder.cohort.write(cohort.images)
+    if external:
+        folder.external_cohort.write(external.cohort.images)
+    else:
+        folder.external_cohort.remove()
     jobs = expand(study, splits, folder, fingerprint)
     start = time.monotonic()
     inputs = JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address), pretraining)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from casewise.cohort.labels import panel_values
+from casewise.console import Silent
 from casewise.modalities.registry import modality_of
+from casewise.pipeline.external import read_external
+from casewise.pipeline.pretraining import read_pretraining
 from casewise.pipeline.read import read
 from casewise.report.formatting import counted
-from casewise.splits.grouped import split
+from casewise.splits.grouped import Splits, split
 from casewise.splits.learnable import check_learnable
+from casewise.splits.predefined import TEST
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.cohort.cohort import Cohort
     from casewise.console import Show
     from casewise.study.schema import Study
 
@@ -25,16 +33,44 @@ def validate(study: Study, show: Show) -> list[str]:
     table = read(study, None, show)
     cohort = modality.whole(study, table)
     modality.check_files(study, cohort, show)
+    for other, rows in _other_cohorts(study, table):
+        modality.check_files(other, modality.whole(other, modality.read(other, rows, None, Silent())), show)
     splits = split(cohort, study)
     check_learnable(splits, cohort.panels, study)
-    lines = []
-    for side, n in splits.record["n"].items():
-        if n["subjects"]:
-            # panels of tiles are not those of the table
-            panels = "" if len(cohort.images) < len(table.images) else f", {counted(n['panels'], 'panel')}"
-            lines.append(f"{side:<10} {counted(n['subjects'], 'subject')}, {counted(n['cases'], 'case')}{panels}")
+    lines = side_lines(study, splits, cohort.panels, panels=len(cohort.images) == len(table.images))
     networks = len(study.networks) * splits.folds
     inner = networks * study.nested_cv.folds * len(study.rates) if study.nested_cv else 0
     total = f", after {counted(inner, 'inner training')}: {counted(inner + networks, 'training')} in all"
     of = f"{counted(len(study.networks), study.network_noun)} × {splits.folds} folds"
     return [*lines, f"jobs       {of} = {networks} networks" + (total if inner else "")]
+
+
+def _other_cohorts(study: Study, table: Cohort) -> list[tuple[Study, Cohort]]:
+    """The external cohort and that for pretraining, as far as the study names them."""
+    cohorts = [read_external(study, table)] if study.external else []
+    return [*cohorts, *([read_pretraining(study, table)[:2]] if study.pretrain else [])]
+
+
+def side_lines(study: Study, splits: Splits, rows: pd.DataFrame, *, panels: bool) -> list[str]:
+    """A line for each side of the split: the source that it leaves out, its subjects, cases, and those of each class.
+
+    `rows` are the panels of the cohort; `panels`: whether they are counted as well, which panels of tiles are not.
+    """
+    sources = splits.record.get("left_out") or []
+    lines = []
+    for side, n in splits.record["n"].items():
+        if not n["subjects"]:
+            continue
+        number = TEST if side == "test" else int(side.removeprefix("fold ")) - 1
+        counts = [counted(n["subjects"], "subject"), counted(n["cases"], "case")]
+        counts += [counted(n["panels"], "panel")] if panels else []
+        source = f"{study.split.leave_out} {sources[number]}: " if sources and number != TEST else ""
+        lines.append(f"{side:<10} {source}{', '.join(counts)}")
+        side_rows = rows[rows["subject"].map(splits.side) == number]
+        for name in study.outputs if sources else []:
+            for code, label in enumerate(study.classes_of(name)):
+                of_class = side_rows[panel_values(side_rows, study, name) == code]
+                subjects, cases = of_class["subject"].nunique(), of_class["case"].nunique()
+                text = f"{counted(subjects, 'subject')}, {counted(cases, 'case')}" if subjects else "none"
+                lines.append(f"{'':<10}   {name} {label}: {text}")
+    return lines

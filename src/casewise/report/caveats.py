@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from casewise.report.external_validation import external_result
 from casewise.report.templating import templates
 from casewise.targets import kind_named
 
@@ -25,7 +26,10 @@ def sentences(notes: Iterable[Mapping[str, Any] | str]) -> list[str]:
 
 
 def result_line(study: Study, results: Mapping[str, Any]) -> str:
-    """The main outcome in one line, for the learner of the headline; empty if nothing was evaluated."""
+    """The main outcome in one line, for the learner of the headline; empty if nothing was evaluated.
+
+    The result on an external cohort comes first.
+    """
     main = results["main"]
     stage, learner, figures = main["stage"], main["learner"], main["metrics"]
     if not figures:
@@ -45,6 +49,7 @@ def result_line(study: Study, results: Mapping[str, Any]) -> str:
         .get_template("result_line.j2")
         .render(
             study=study,
+            external=external_result(study, results, learner, stage) if stage != "external" else None,
             stage=stage,
             learner=learner,
             kind=main["kind"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -157,6 +157,10 @@ class ReportContext:
         figures: dict[str, Any] = self.metrics.get("metrics", {}).get(stage, {}).get(learner, {})
         return figures.get(key or self.outcome, {})
 
+    def headline_figure(self, metric: str) -> dict[str, Any] | None:
+        """The quoted figure of the shown learner: where sources were left out, the mean within them."""
+        return headline_figure(self.study, self.metrics, self.learner, self.stage, metric) or None
+
     def mean_within(self, learner: str, metric: str) -> dict[str, Any]:
         """A learner's figure averaged over the sources: value, sources and those where it is undefined."""
         figure: dict[str, Any] = (self.metrics.get("site_means") or {}).get(learner, {}).get(metric) or {}
@@ -222,3 +226,15 @@ def is_number(value: Any) -> bool:
     (True, False, False)
     """
     return isinstance(value, (int, float, np.floating, np.integer)) and bool(np.isfinite(value))
+
+
+def headline_figure(study: Study, results: Mapping[str, Any], learner: str, stage: str, metric: str) -> dict[str, Any]:
+    """The figure of the primary outcome that is quoted: out of fold with sources left out, the mean within them.
+
+    Empty if it is undefined.
+    """
+    if stage == "oof" and results.get("site_means"):
+        figure = results["site_means"].get(learner, {}).get(metric)
+    else:
+        figure = results.get("metrics", {}).get(stage, {}).get(learner, {}).get(study.primary_outcome, {}).get(metric)
+    return dict(figure) if figure and is_number(figure.get("value")) else {}

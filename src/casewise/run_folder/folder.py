@@ -85,6 +85,11 @@ class RunFolder:
         return TableFile(self.path / "cohort.parquet", RETRY)
 
     @property
+    def external_cohort(self) -> TableFile:
+        """The table of the external cohort as read, one row for each image, with the names of its predictions."""
+        return TableFile(self.path / "external-cohort.parquet", RETRY)
+
+    @property
     def splits(self) -> JsonFile:
         """The fold of every subject, or the test set."""
         return JsonFile(self.path / "splits.json", RETRY, required=("hash", "folds", "subjects"))

@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from casewise.study.model import RowFilter, StudyModel
 from casewise.study.targets import Target
 
 AS_IN_THE_STUDY = "As the key of the same name in the study, but for this table only."
+Apart = Literal["named_apart", "distinct"]
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _groups_of_names(value: Any) -> Any:
+    """Check lists of names of different people; whole numbers become text."""
+    if isinstance(value, str) or not isinstance(value, list):
+        return value
+    groups = []
+    for group in value:
+        names = group if isinstance(group, list) else [group]
+        groups.append([str(name).strip() if type(name) in (int, str) else name for name in names])
+        if not all(isinstance(name, str) for name in groups[-1]) or len(set(groups[-1])) < 2:
+            raise ValueError(
+                f"{group!r} does not list different names of different people; write each name in quotes as the "
+                'tables spell it, such as [["1", "01"]]'
+            )
+    return groups
+
+
+SubjectNames = Annotated[Literal["refuse_similar", "as_written"] | list[list[str]], BeforeValidator(_groups_of_names)]
 
 
 class External(StudyModel):
@@ -30,10 +54,21 @@ class External(StudyModel):
     columns: dict[str, str] = Field({}, description=AS_IN_THE_STUDY)
     where: RowFilter = Field({}, description=AS_IN_THE_STUDY)
     where_not: RowFilter = Field({}, description=AS_IN_THE_STUDY)
-    subjects: Literal["named_apart", "distinct"] = Field(
+    subjects: Apart = Field(
         "named_apart",
         description="`named_apart`: no subject may have the name of a subject of the study. `distinct`: equal names "
         "in the two tables denote different people.",
+    )
+    pretraining_subjects: Apart = Field(
+        "named_apart", description="The same for subjects of the cohort for pretraining that are not in the study."
+    )
+    bundle_subjects: Apart = Field(
+        "named_apart", description="The same for subjects that a network of `weights: bundle:PATH` was trained on."
+    )
+    by: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+        [],
+        description="Columns of this table, such as `site`, by whose values the results are shown separately as well. "
+        "Default: the column of `split.leave_out`, if this table has it.",
     )
 
 

@@ -13,7 +13,7 @@ from casewise.study.checks import SECTIONS, check_study
 from casewise.study.evaluation import Audit, Evaluation
 from casewise.study.images import Images, Tiles, Volumes
 from casewise.study.model import Level, Range, RowFilter, StudyModel
-from casewise.study.other_cohorts import External, Pretraining
+from casewise.study.other_cohorts import Apart, External, Pretraining, SubjectNames
 from casewise.study.panels import Panels
 from casewise.study.recipe import Compute, EarlyStopping, Phase, Recipe
 from casewise.study.split import NestedCV, Split
@@ -109,11 +109,13 @@ class Study(StudyModel):
         description="`false` if it is unknown which images belong to one person. Every image then needs its own "
         "subject name, and the report contains a warning.",
     )
-    subject_names: Literal["refuse_similar", "as_written"] = Field(
+    subject_names: SubjectNames = Field(
         "refuse_similar",
         description="Whether names of subjects that differ in spelling only (`S1` and `s-01`, `1` and `1.0`, `O1` and "
         "`01`) are refused, because one person could then be in training and test data. `as_written`: they are "
-        "different people, unless they differ in case, spaces or invisible characters only; the report states it.",
+        "different people, unless they differ in case, spaces or invisible characters only. Lists of names state that "
+        'these are different people and refuse all others: `[["1", "01"], [S1, S-1]]`, as the tables spell '
+        "them. The report states it.",
     )
     modality: str = Field(
         "",
@@ -185,6 +187,12 @@ class Study(StudyModel):
         description="Initial weights: `pretrained`, `random`, a file, a folder of `<backbone>.safetensors`, or "
         "`bundle:PATH` for a network that casewise trained. Or by backbone: `{resnet18: pretrained, "
         "vit_tiny_patch16_224: random}`. See [First weights](howto-extend.md#first-weights).",
+    )
+    bundle_subjects: Apart = Field(
+        "named_apart",
+        description="`named_apart`: a network of `weights: bundle:PATH` must not have been trained on a subject with a "
+        "name of this study. `distinct`: equal names denote different people, as in two hospitals that both number "
+        "their patients from 1; the report states it.",
     )
     weights_dir: Path | None = Field(
         None,

@@ -11,6 +11,8 @@ from casewise.evaluation.cross_fit import by_fold_text
 from casewise.files import write_atomic
 from casewise.metrics.registry import columns, metric_of
 from casewise.report.caveats import sentences
+from casewise.report.context import headline_figure
+from casewise.report.external_validation import external_result
 from casewise.report.formatting import rate
 from casewise.report.markdown import compare
 from casewise.report.markdown.runs import (
@@ -30,6 +32,7 @@ from casewise.report.sections import (
     training,
     validation,
 )
+from casewise.report.sections.external import BY_CLASS
 from casewise.report.sections.image_split import one_value_each
 from casewise.report.sections.learners import fitted_learners
 from casewise.report.tables import metric_format
@@ -426,23 +429,73 @@ def left_out(run: FinishedStudy) -> dict[str, Any] | None:
 
 
 def external(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
-    """Every learner inside and on the external cohort, with the difference and its interval."""
-    target, outside = run.main_target, run.figures("external")
-    if not outside or not (run.metrics.get("main") or {}).get("target"):
+    """The external cohort: every learner inside and outside with the difference, and details of the headline's learner.
+
+    Where sources were left out, the inside is the mean within them.
+    """
+    target, outside, main = run.main_target, run.figures("external"), run.metrics.get("main") or {}
+    if not outside or not main.get("target"):
         return None
     rows = []
     for learner, targets in outside.items():
-        drops = (run.metrics.get("external_drop") or {}).get(learner) or {}
+        figures = targets.get(target, {})
         for metric in columns("page_external", run.study.kind_of(target)):
-            both = [run.figures(s).get(learner, {}).get(target, {}).get(metric) for s in (stage, "external")]
-            inside, other = [(entry or {}).get("value") for entry in both]
-            if inside is None or other is None:
-                difference = MISSING
-            else:
-                difference = figure({**(drops.get(metric) or {}), "value": other - inside})
-            count = _cases(targets.get(target, {}))
-            rows.append([learner, count, metric_of(metric).title, *map(figure, both), difference])
-    return {"name": run.study.external_name, "rows": rows}
+            rows.append([learner, _cases(figures), metric_of(metric).title, *_both(run, stage, learner, metric)])
+    learner = str(main["learner"])
+    return {
+        "name": run.study.external_name,
+        "rows": rows,
+        "side": "mean within sources" if pooled(run, stage) else "the test set" if stage == "test" else "out of fold",
+        "result": external_result(run.study, run.metrics, learner, stage),
+        "write": metric_format(run.study, target),
+        "learner": learner,
+        "unit": run.study.level_of(target),
+        "confidence": f"{100 * run.study.evaluation.confidence:g} %",
+        "details": details(run, "external", target),
+        "by_class": [
+            (label, metric_of(metric).title, *_both(run, stage, learner, f"{metric}[{label}]"))
+            for label in run.study.classes_of(target)
+            for metric in BY_CLASS
+            if (outside.get(learner, {}).get(target, {}).get(f"{metric}[{label}]") or {}).get("value") is not None
+        ],
+        "groups": _external_groups(run, learner),
+    }
+
+
+def _both(run: FinishedStudy, stage: str, learner: str, metric: str) -> list[str]:
+    """One figure inside, outside, and the difference with its interval."""
+    outside = run.figures("external").get(learner, {}).get(run.main_target, {}).get(metric)
+    drop = ((run.metrics.get("external_drop") or {}).get(learner) or {}).get(metric) or {}
+    inside = headline_figure(run.study, run.metrics, learner, stage, metric)
+    if not inside and pooled(run, stage) and drop:
+        inside = {"value": drop["internal"]}
+    at, other = ((entry or {}).get("value") for entry in (inside, outside))
+    difference = MISSING if at is None or other is None else figure({**drop, "value": other - at})
+    return [figure(inside), figure(outside), difference]
+
+
+def _external_groups(run: FinishedStudy, learner: str) -> list[dict[str, Any]]:
+    """For each column the groups of external cases with their figures."""
+    study, target = run.study, run.main_target
+    metrics = [
+        *columns("page_external", study.kind_of(target)),
+        *(f"recall[{label}]" for label in study.classes_of(target)),
+    ]
+    return [
+        {
+            "column": column,
+            "heads": [
+                metric_of(metric).title + (f" of {metric.partition('[')[2][:-1]}" if "[" in metric else "")
+                for metric in metrics
+            ],
+            "rows": [
+                (group, _cases(figures), [figure(figures.get(metric)) for metric in metrics])
+                for group, by_learner in by_group.items()
+                if (figures := by_learner.get(learner))
+            ],
+        }
+        for column, by_group in (run.metrics.get("external_by") or {}).items()
+    ]
 
 
 def network_rows(run: FinishedStudy) -> list[dict[str, Any]]:

@@ -148,15 +148,16 @@ def further(context: ReportContext) -> list[tuple[str, list[Row]]]:
 # ---------------------------------------------------------------------------------------------------- calibration
 
 
-def calibration(context: ReportContext) -> dict[str, Any] | None:
-    """How well the probabilities are calibrated; None where that is not known.
+def calibration(context: ReportContext, stage: str = "") -> dict[str, Any] | None:
+    """How well the probabilities are calibrated at a stage, by default that of the headline; None if not known.
 
     `code`: `mean_only` (right on average, single probabilities are not), `good`, `over` or `under` (confident).
     `matches`: the mean probability and the share of correct predictions are nearly equal; if they are not, and the code
     is one of the first two, there are too few cases to distinguish them.
     """
-    figures = context.figures(context.stage, context.learner)
-    bins = context.class_entry(context.stage, context.learner).get("reliability", [])
+    stage = stage or context.stage
+    figures = context.figures(stage, context.learner)
+    bins = context.class_entry(stage, context.learner).get("reliability", [])
     claim, ece = mean_confidence(bins), figures.get("ece")
     if not claim or not ece or not is_number(ece.get("value")):
         return None
@@ -169,6 +170,8 @@ def calibration(context: ReportContext) -> dict[str, Any] | None:
         code = "over" if confidence > correct else "under"
     return {
         "code": code,
+        "stage": stage,
+        "pooled": context.site if stage == context.stage and context.by_site else "",
         "matches": abs(confidence - correct) < SURE,
         "confidence": confidence,
         "correct": correct,

@@ -8,7 +8,7 @@ import numpy as np
 
 from casewise.metrics.registry import metric_of
 from casewise.report.context import EXTERNAL, ReportContext, is_number
-from casewise.report.formatting import class_name, display_name, number, signed
+from casewise.report.formatting import class_name, counted, display_name, number, signed
 from casewise.report.sections import classes, validation
 from casewise.report.sections.agreement import responder_name, score_ranges
 from casewise.report.sections.learners import comparison
@@ -34,7 +34,7 @@ def section(context: ReportContext) -> dict[str, Any]:
         "by_site": within_sources(context) if context.by_site else None,
         "external": validation.external_summary(context),
         "choice": choice(context),
-        "tiles": [*tiles(context), *external_tiles(context)],
+        "tiles": [*external_tiles(context), *tiles(context)],
         **values,
     }
 
@@ -49,7 +49,7 @@ def number_values(context: ReportContext) -> dict[str, Any]:
     if rows.empty:
         return values
     error = (rows["y_pred"] - rows["y_true"]).abs()
-    mae = context.metric(context.stage, context.learner, "mae")
+    mae = context.headline_figure("mae")
     low, high = context.range_of(context.outcome)
     values["error"] = {
         "figure": mae or {"value": float(error.mean())},
@@ -59,7 +59,7 @@ def number_values(context: ReportContext) -> dict[str, Any]:
         "nine_of_ten": float(error.quantile(0.9)),
     }
     values["agreement"] = {
-        "ccc": context.metric(context.stage, context.learner, "ccc"),
+        "ccc": context.headline_figure("ccc"),
         "bias": bias(context),
     }
     values["bands"], values["response"] = bands(context), response(context)
@@ -69,7 +69,7 @@ def number_values(context: ReportContext) -> dict[str, Any]:
 
 def bias(context: ReportContext) -> dict[str, Any] | None:
     """The mean difference with `code` none, higher or lower, as far as its interval goes; None without an interval."""
-    figure = context.metric(context.stage, context.learner, "bias")
+    figure = context.headline_figure("bias")
     if not figure or not (is_number(figure.get("low")) and is_number(figure.get("high"))):
         return None
     code = "none" if figure["low"] <= 0 <= figure["high"] else "higher" if figure["value"] > 0 else "lower"
@@ -201,13 +201,15 @@ def accuracy(context: ReportContext) -> dict[str, Any] | None:
     rows, names = context.headline_rows, context.classes
     if rows.empty:
         return None
-    figure = context.metric(context.stage, context.learner, "accuracy")
-    value = figure["value"] if figure else float((rows["y_pred"] == rows["y_true"]).mean())
+    figure = context.headline_figure("accuracy")
+    pooled = float((rows["y_pred"] == rows["y_true"]).mean())
+    value = figure["value"] if figure else pooled
     counts = np.bincount(rows["y_true"].to_numpy(int), minlength=len(names))
-    balanced = context.metric(context.stage, context.learner, "balanced_accuracy")
+    balanced = context.headline_figure("balanced_accuracy")
     only = context.constant_class(context.stage, context.learner)
     return {
         "figure": figure or {"value": value},
+        "pooled": pooled,
         "commonest": class_name(context.study, context.outcome, names[int(counts.argmax())]),
         "commonest_share": float(counts.max() / counts.sum()),
         "only": class_name(context.study, context.outcome, only) if only else "",
@@ -241,7 +243,7 @@ def discrimination(context: ReportContext) -> dict[str, Any] | None:
 def rates(context: ReportContext) -> dict[str, Any] | None:
     """Sensitivity and specificity of two classes."""
     pair = positive_and_other(context)
-    figures = {name: context.metric(context.stage, context.learner, name) for name in ("sensitivity", "specificity")}
+    figures = {name: context.headline_figure(name) for name in ("sensitivity", "specificity")}
     if pair is None or not all(figures.values()):
         return None
     return {"positive": pair[0], "other": pair[1], **figures}
@@ -253,8 +255,8 @@ def distance(context: ReportContext) -> dict[str, Any] | None:
         return None
     rows = context.headline_rows
     return {
-        "kappa": context.metric(context.stage, context.learner, "kappa_quadratic"),
-        "mae": context.metric(context.stage, context.learner, "mae"),
+        "kappa": context.headline_figure("kappa_quadratic"),
+        "mae": context.headline_figure("mae"),
         "near": float(((rows["y_pred"] - rows["y_true"]).abs() <= 1).mean()),
     }
 
@@ -309,6 +311,7 @@ def within_sources(context: ReportContext) -> list[dict[str, Any]]:
             {
                 "metric": metric,
                 "mean": mean["value"],
+                "figure": mean,
                 "chance": metric_of(metric).chance,
                 "count": len(mean["sources"]),
                 "undefined": mean["undefined"],
@@ -358,30 +361,31 @@ def choice(context: ReportContext) -> dict[str, Any]:
 
 
 def tiles(context: ReportContext) -> list[dict[str, Any]]:
-    """At most four figures to remember: `code` (for the title) and cell."""
-    stage, learner, kind = context.stage, context.learner, kind_report(context.kind)
-    write = metric_format(context.study, context.outcome)
+    """At most four figures to remember: `code` (for the title) and cell.
+
+    Where sources were left out they are means within them; a metric that is undefined in every source has no tile.
+    """
+    kind, write = kind_report(context.kind), metric_format(context.study, context.outcome)
     shown: list[dict[str, Any]] = []
     for metric in kind.tiles:
-        figure = context.metric(stage, learner, metric)
+        figure = context.headline_figure(metric)
         if figure and len(shown) < 4:
-            cell = _source_tile(context, metric) if context.by_site and context.classes else None
-            cell = cell or write.cell(metric, figure, words=True)
+            cell = write.cell(metric, figure, words=True)
+            cell = _source_tile(context, metric, cell) if context.by_site else cell
             shown.append({"code": metric, "cell": cell, "two": len(context.classes) == 2})
-    return [*shown, *_number_tiles(context)] if kind.template == "number" else shown
+    if kind.template != "number" or context.by_site:
+        return shown
+    return [*shown, *_number_tiles(context)]
 
 
-def _source_tile(context: ReportContext, metric: str) -> Cell | None:
-    """One of the four figures: the mean over the sources, with each in small print."""
-    mean = context.mean_within(context.learner, metric)
-    if not mean or not is_number(mean.get("value")):
-        return None
+def _source_tile(context: ReportContext, metric: str, cell: Cell) -> Cell:
+    """One of the four figures with the number of sources and, labelled, the pooled figure in small print."""
+    count = len(context.mean_within(context.learner, metric)["sources"])
+    pooled = context.metric(context.stage, context.learner, metric)
     write = metric_format(context.study, context.outcome)
-    values = [
-        f"{source} {write.text(metric, figure['value'], short=True)}" for source, figure in each_source(context, metric)
-    ]
-    small = f"mean of {len(mean['sources'])}: {', '.join(values)}"
-    return Cell(write.text(metric, mean["value"], short=True), small, float(mean["value"]))
+    over = f"mean of {counted(count, context.site)}" if count > 1 else f"one {context.site}"
+    parts = [cell.small, over, f"pooled {write.text(metric, pooled['value'], short=True)}" if pooled else ""]
+    return Cell(cell.text, "; ".join(part for part in parts if part), cell.value)
 
 
 def _number_tiles(context: ReportContext) -> list[dict[str, Any]]:
@@ -403,7 +407,7 @@ def _number_tiles(context: ReportContext) -> list[dict[str, Any]]:
 
 
 def external_tiles(context: ReportContext) -> list[dict[str, Any]]:
-    """The external figure beside the headline's; none where it could not be evaluated."""
+    """The external figure, which stands first; none where it could not be evaluated."""
     external = validation.external_summary(context)
     metric = external.get("metric") if external else None
     if not metric:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from casewise.cohort.natural_sort import natural
 from casewise.predictions.nested_cv import NESTED, chosen_networks
 from casewise.report.context import EXTERNAL, ReportContext, is_number
-from casewise.report.formatting import MISSING, class_name, number
+from casewise.report.external_validation import external_result
+from casewise.report.formatting import MISSING, number
 from casewise.report.sections import classes, learners
+from casewise.report.sections import external as outer
 from casewise.report.tables import Cell, MetricFormat, Row, metric_format
 from casewise.report.terms import predicted_externally
 
@@ -157,14 +157,16 @@ def external(context: ReportContext) -> dict[str, Any] | None:
     if not predicted_externally(context):
         return None
     learner, write = context.learner, metric_format(context.study, context.outcome)
-    inside, outside = (context.figures(stage, learner) for stage in (context.stage, EXTERNAL))
-    drop = (context.metrics.get("external_drop") or {}).get(learner) or {}
+    outside = context.figures(EXTERNAL, learner)
     rows = []
     for metric in context.columns("external"):
         if metric in outside:
-            cells = [write.cell(metric, figures.get(metric)) for figures in (inside, outside)]
-            values = [(figures.get(metric) or {}).get("value") for figures in (inside, outside)]
-            rows.append(Row(write.title(metric), [*cells, write.difference(metric, drop.get(metric), *values)]))
+            cells = [
+                outer.inside_cell(context, write, metric),
+                write.cell(metric, outside.get(metric)),
+                outer.difference_cell(context, write, metric),
+            ]
+            rows.append(Row(write.title(metric), cells))
     rows_outside, entry = context.rows(EXTERNAL, learner), context.class_entry(EXTERNAL, learner)
     return {
         "name": context.study.external_name,
@@ -175,68 +177,19 @@ def external(context: ReportContext) -> dict[str, Any] | None:
         "matrix": classes.matrix(entry) if entry else None,
         "learners": learners.learner_rows(context, EXTERNAL) if len(context.learners) > 1 else [],
         "columns": context.columns("learners", EXTERNAL),
+        **outer.details(context),
     }
 
 
 def external_summary(context: ReportContext) -> dict[str, Any] | None:
-    """The figure of merit outside and inside; None where nothing was predicted externally.
+    """The figure of merit outside and inside, see `external_result`; None where nothing was predicted externally.
 
-    Where the figure of merit is undefined outside, such as an AUROC without a case of one class, the first defined
-    figure of the table stands for it, and `undefined` has the figure of merit.
-
-    `code`: `unjudged`, `no_interval`, `rough`, `worse`, `better` or `not_shown` (the interval holds 0).
+    `code` is `unjudged` where no external case has a reference value.
     """
     if not predicted_externally(context):
         return None
-    name, learner = context.study.external_name, context.learner
-    rows = context.rows(EXTERNAL, learner)
-    stages = (context.stage, EXTERNAL)
-    shown = dict.fromkeys([context.merit, *context.columns("external")])
-    metric = next((m for m in shown if all(context.metric(stage, learner, m) for stage in stages)), None)
-    if metric is None:
-        return {"code": "unjudged", "name": name, "has_reference": bool(rows["y_true"].notna().any())}
-    inside, outside = (context.figures(stage, learner)[metric]["value"] for stage in stages)
-    drop = ((context.metrics.get("external_drop") or {}).get(learner) or {}).get(metric)
-    if not drop or not is_number(drop.get("low")):
-        code = "no_interval"
-    elif drop.get("rough"):
-        code = "rough"
-    elif drop["low"] <= 0 <= drop["high"]:
-        code = "not_shown"
-    else:
-        smaller = metric_format(context.study, context.outcome).smaller_is_better(metric)
-        code = "better" if (drop["low"] > 0) != smaller else "worse"
-    return {
-        "code": code,
-        "name": name,
-        "metric": metric,
-        "undefined": context.merit if metric != context.merit else None,
-        "classes": _present_classes(context, context.class_entry(EXTERNAL, learner)),
-        "cases": len(rows),
-        "subjects": rows["subject"].nunique() if context.study.subjects_known else 0,
-        "inside": inside,
-        "outside": outside,
-        "drop": drop,
-    }
-
-
-def _present_classes(context: ReportContext, entry: dict[str, Any]) -> dict[str, Any] | None:
-    """The absent classes, the recall of the others, and the most common prediction; None if no class is absent."""
-    if not entry or all(entry["support"]):
-        return None
-    names = [class_name(context.study, context.outcome, name) for name in entry["names"]]
-    confusion = np.asarray(entry["confusion"])
-    predicted = confusion.sum(axis=0)
-    common = int(predicted.argmax())
-    return {
-        "absent": [name for name, support in zip(names, entry["support"], strict=True) if not support],
-        "recalls": [
-            {"name": name, "recalled": int(row[number]), "cases": int(row.sum())}
-            for number, (name, row) in enumerate(zip(names, confusion, strict=True))
-            if row.sum()
-        ],
-        "predicted": {"name": names[common], "cases": int(predicted[common]), "of": int(predicted.sum())},
-    }
+    result = external_result(context.study, context.metrics, context.learner, context.stage)
+    return result or {"code": "unjudged", "name": context.study.external_name, "metric": None}
 
 
 # ------------------------------------------------------------------------------------------- leave-one-site-out
