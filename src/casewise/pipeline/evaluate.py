@@ -12,8 +12,8 @@ from casewise.evaluation import results as evaluation
 from casewise.evaluation.caveats import Caveat
 from casewise.evaluation.run_checks import constant_predictions, guess, hopeless
 from casewise.pipeline.calibrate import calibration_and_decisions
-from casewise.pipeline.participants import participants_and_subgroups
 from casewise.pipeline.external import external_groups
+from casewise.pipeline.participants import participants_and_subgroups
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.scores import cases_with_missing_regions
 from casewise.report.formatting import counted

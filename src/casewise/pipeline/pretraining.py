@@ -46,7 +46,9 @@ def pretraining_study(study: Study, settings: Pretraining) -> Study:
         "regions": [],
         "panels": modality_of(study).pretraining_panels(study),
         "split": study.split.model_copy(update={"stratify_by": None, "column": None}),
-        "evaluation": study.evaluation.model_copy(update={"response": False, "readers": {}, "bands": {}, "subgroups": []}),
+        "evaluation": study.evaluation.model_copy(
+            update={"response": False, "readers": {}, "bands": {}, "subgroups": []}
+        ),
     }
     return study.model_copy(update=changes)
 
