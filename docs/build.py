@@ -177,6 +177,8 @@ def _kind(node: dict[str, Any], field: FieldInfo, section: str, name: str) -> st
 
 
 def _in_words(node: dict[str, Any]) -> str:
+    if "$ref" in node:
+        return "settings"
     if "anyOf" in node:
         return " or ".join(_in_words(option) for option in node["anyOf"] if option.get("type") != "null")
     if "enum" in node or "const" in node:
