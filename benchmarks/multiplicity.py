@@ -1,6 +1,6 @@
 """How often is a learner called worse although all learners are equal?
 
-    python benchmarks/multiplicity.py [--studies 400] [--output docs/multiplicity.md]
+    python benchmarks/multiplicity.py [--studies 300] [--output docs/multiplicity.md]
 
 Studies are simulated whose learners have the same expected error: subjects with one to four cases each, an error that
 all learners of a case share, and errors of each learner for the subject and the case. The family-wise error is the
@@ -204,7 +204,7 @@ def _table(first: str, rates: dict[int, dict], metrics: tuple[str, ...]) -> list
 def main() -> None:
     """Simulate, print and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=400)
+    parser.add_argument("--studies", type=int, default=300)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     errors = {n: family_wise_error(n, options.studies) for n in SUBJECTS}
