@@ -252,10 +252,14 @@ def measures(run: FinishedStudy) -> dict[str, Any] | None:
 
 
 def uncertainty(run: FinishedStudy) -> dict[str, Any] | None:
-    note = next((n for n in run.metrics["notes"] if isinstance(n, dict) and n.get("code") == "intervals"), None)
-    if note is None:
+    notes = {n["code"]: n for n in run.metrics["notes"] if isinstance(n, dict)}
+    if "intervals" not in notes:
         return None
-    return {"confidence": note["confidence"], "resamples": note["resamples"], "known": run.study.subjects_known}
+    return {
+        "confidence": notes["intervals"]["confidence"],
+        "resamples": notes.get("comparisons", {}).get("resamples"),
+        "known": run.study.subjects_known,
+    }
 
 
 def performance(run: FinishedStudy) -> dict[str, Any] | None:
