@@ -80,7 +80,7 @@ def evaluate(
     readers: pd.DataFrame | None = None,
     subjects_known: bool = True,
 ) -> dict[str, Any]:
-    """Every metric of the study with its interval by resampling subjects; undefined values are None, never NaN.
+    """Every metric of the study with its interval by subject; undefined values are None, never NaN.
 
     Args:
         predictions: the table (see `casewise.predictions.table.check`), with its scores and meta learners.

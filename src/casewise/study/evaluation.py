@@ -34,7 +34,12 @@ class Audit(StudyModel):
 class Evaluation(StudyModel):
     """How predictions are evaluated."""
 
-    bootstrap_resamples: int = Field(2000, ge=100, description="Number of resamples of subjects behind each interval.")
+    bootstrap_resamples: int = Field(
+        2000,
+        ge=100,
+        description="Number of resamples of subjects behind each interval that is not a jackknife interval, such as "
+        "those of differences between learners.",
+    )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence level of the intervals.")
     bands: dict[str, float] = Field(
         {},
