@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,34 @@ import pandas as pd
 from casewise.cohort.natural_sort import natural
 from casewise.evaluation.bootstrap import Plan, percentiles
 from casewise.evaluation.caveats import Caveat
-from casewise.evaluation.intervals import ROUGH_BELOW, difference, scheme_of
+from casewise.evaluation.intervals import difference, scheme_of
 from casewise.evaluation.judges import Judge, judge_of
 from casewise.metrics.registry import CALIBRATED, metric_of
 from casewise.predictions.table import final_rows
 
 # The group of cases without a value in the column of groups.
 NOT_RECORDED = "not recorded"
-Resampled = tuple[dict[str, float], dict[str, np.ndarray], int]
+# The range of the metrics of a scheme of intervals, where it is limited.
+_RANGES = {
+    "share": (0.0, 1.0),
+    "area": (0.0, 1.0),
+    "correlation": (-1.0, 1.0),
+    "kappa": (-1.0, 1.0),
+    "ratio": (0.0, None),
+}
+
+
+@dataclass(frozen=True)
+class WithinSources:
+    """One learner's metrics averaged over the sources, by metric: values, those of every resample (R,), and roughness.
+
+    `rough`: the metric rests on too few subjects in one of its sources; `fewest`: the subjects of the smallest source.
+    """
+
+    points: dict[str, float]
+    samples: dict[str, np.ndarray]
+    rough: dict[str, bool]
+    fewest: int
 
 
 def drop(
@@ -86,24 +106,21 @@ def _drop_within(
     judge: Judge, inside: pd.DataFrame, outside: pd.DataFrame, sources: Mapping[str, str], plan: Plan
 ) -> dict[str, dict[str, Any]]:
     """The differences of one learner's metrics from their means within sources; both sets of subjects are resampled."""
-    at, drawn, n = _within(judge, inside, sources, plan)
+    own = _within(judge, inside, sources, plan)
     other, redrawn, n_other = judge.resampled(outside, replace(plan, seed=plan.seed + 1))
+    (outer,) = judge.judge(outside, plan, whole=False).metrics.values()
     drops: dict[str, dict[str, Any]] = {}
     for name in _drop_names(judge):
-        gap = other[name] - at[name]
+        gap = other[name] - own.points[name]
         if np.isnan(gap):
             continue
-        low = high = None
-        if min(n, n_other) > 1 and scheme_of(name) is not None:
-            low, high = _interval(gap, redrawn[name] - drawn[name], plan)
         drops[name] = {
-            "internal": at[name],
+            "internal": own.points[name],
             "external": other[name],
             "difference": gap,
-            "low": low,
-            "high": high,
+            **_interval(name, gap, redrawn[name] - own.samples[name], plan, min(own.fewest, n_other)),
             "internal_stage": "within",
-            "rough": min(n, n_other) < ROUGH_BELOW,
+            "rough": own.rough[name] or outer[name].rough,
         }
     return drops
 
@@ -114,8 +131,10 @@ def _drop_names(judge: Judge) -> list[str]:
     return [*names, *(f"{name}[{label}]" for name in names if metric_of(name).by_class for label in labels)]
 
 
-def _interval(value: float, samples: np.ndarray, plan: Plan) -> tuple[float | None, float | None]:
-    """The ends of the interval of a mean over sources from its resamples (R,); None where too few are defined.
+def _interval(name: str, value: float, samples: np.ndarray, plan: Plan, fewest: int) -> dict[str, Any]:
+    """The interval of a mean over sources, or of a difference from it, from its resamples (R,); else the reason.
+
+    `fewest` is the number of subjects of the smallest source.
 
     The bias of a metric in resamples of small sources does not average out in the mean over them, so the interval is
     shifted by twice the distance between their median and the value; it always contains the value. In simulations of
@@ -123,30 +142,41 @@ def _interval(value: float, samples: np.ndarray, plan: Plan) -> tuple[float | No
     those without the shift.
     """
     low, high = (float(end[0]) for end in percentiles(samples[:, None], plan.confidence))
-    if np.isnan(low):
-        return None, None
+    why = ""
+    if scheme_of(name) is None:
+        why = "biased upwards by chance: no interval"
+    elif fewest < 2:
+        why = "one subject in a source: no interval"
+    elif np.isnan(low):
+        why = "too many resamples are undefined: no interval"
+    if why:
+        return {"low": None, "high": None, "reason": why}
     shift = 2 * (float(percentiles(samples[:, None], 0.0)[0][0]) - value)
-    return min(low - shift, value), max(high - shift, value)
+    return {"low": min(low - shift, value), "high": max(high - shift, value)}
 
 
-def _within(judge: Judge, rows: pd.DataFrame, sources: Mapping[str, str], plan: Plan) -> Resampled:
-    """One learner's metrics averaged over the sources, those of every resample, and the smallest number of subjects.
+def _within(judge: Judge, rows: pd.DataFrame, sources: Mapping[str, str], plan: Plan) -> WithinSources:
+    """One learner's metrics averaged over the sources.
 
     Subjects are resampled within each source. A metric is averaged over the sources in which it is defined.
     """
     source_of = rows["subject"].map(dict(sources))
-    results = [
-        judge.resampled(rows[source_of == source], replace(plan, seed=plan.seed + 2 + number))
-        for number, source in enumerate(dict.fromkeys(sources.values()))
-        if (source_of == source).any()
-    ]
+    results, rough = [], dict[str, bool]()
+    for number, source in enumerate(dict.fromkeys(sources.values())):
+        source_rows = rows[source_of == source]
+        if source_rows.empty:
+            continue
+        results.append(judge.resampled(source_rows, replace(plan, seed=plan.seed + 2 + number)))
+        (figures,) = judge.judge(source_rows, plan, whole=False).metrics.values()
+        for name, figure in figures.items():
+            rough[name] = rough.get(name, False) or (figure.rough and figure.value is not None)
     points: dict[str, float] = {}
     samples: dict[str, np.ndarray] = {}
     for name in results[0][0]:
         defined = [(at[name], drawn[name]) for at, drawn, _ in results if not np.isnan(at[name])]
         points[name] = float(np.mean([at for at, _ in defined])) if defined else float("nan")
         samples[name] = np.mean([drawn for _, drawn in defined], axis=0) if defined else results[0][1][name]
-    return points, samples, min(n for *_, n in results)
+    return WithinSources(points, samples, rough, min(n for *_, n in results))
 
 
 def by_source(
@@ -281,7 +311,7 @@ def mean_intervals(
     """The means of `within_sources` with their intervals: low, high, rough, and the subjects of the smallest source.
 
     Subjects are resampled within each source: the interval says how much the mean over these sources varies with their
-    subjects, and nothing on further sources. Without it if a source has one subject.
+    subjects, and nothing on further sources. Without it a `reason` states why.
     """
     rows = _scored(predictions, target, "oof")
     if rows.empty:
@@ -289,23 +319,16 @@ def mean_intervals(
     judge = judge_of(rows, classes, positive)
     results: dict[str, dict[str, dict[str, Any]]] = {}
     for learner, learner_rows in rows.groupby("model", sort=False):
-        _, drawn, fewest = _within(judge, learner_rows, sources, plan)
+        own = _within(judge, learner_rows, sources, plan)
         results[str(learner)] = {}
         for name, mean in means[str(learner)].items():
-            value = mean["value"]
-            low = high = None
-            if value is not None and fewest > 1 and scheme_of(name) is not None:
-                low, high = _interval(value, drawn[name], plan)
-            if low is not None and high is not None:
-                # within the range of the metric: 0 is the best loss, and 1 the best value of all others
-                better = metric_of(name).larger_is_better
-                low = max(low, 0.0) if better is False else low
-                high = min(high, max(1.0, value)) if better else high
-            results[str(learner)][name] = {
-                **mean,
-                "low": low,
-                "high": high,
-                "fewest_subjects": fewest,
-                "rough": fewest < ROUGH_BELOW,
-            }
+            ends: dict[str, Any] = {"low": None, "high": None}
+            if mean["value"] is not None:
+                ends = _interval(name, mean["value"], own.samples[name], plan, own.fewest)
+            if ends["low"] is not None:
+                least, most = _RANGES.get(str(scheme_of(name)), (None, None))
+                ends["low"] = ends["low"] if least is None else max(ends["low"], least)
+                ends["high"] = ends["high"] if most is None else min(ends["high"], most)
+            extra = {"fewest_subjects": own.fewest, "rough": own.rough[name]}
+            results[str(learner)][name] = {**mean, **ends, **extra}
     return results
