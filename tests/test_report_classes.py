@@ -115,10 +115,16 @@ def test_a_class_is_called_hardest_only_as_far_as_intervals_go(three: ReportCont
     apart = {"covid": (0.2, 0.4), "no_finding": (0.6, 0.8), "pneumonia": (0.7, 0.9)}
     counts = [[3, 1, 6], [1, 7, 2], [0, 2, 8]]
     found = summary.missed(confused(three, counts, **apart))
-    wanted = {"worst": "covid", "instead": "pneumonia", "count": 7, "total": 10, "most": 6, "overlaps": False}
+    wanted = {"worst": "covid", "instead": "pneumonia", "count": 7, "total": 10, "most": 6, "uncertain": False}
     assert found is not None
     assert found.items() >= wanted.items()
-    assert summary.missed(confused(three, counts, **{**apart, "covid": (0.2, 0.65)}))["overlaps"]  # type: ignore[index]
+    assert summary.missed(confused(three, counts, **{**apart, "covid": (0.2, 0.65)}))["uncertain"]  # type: ignore[index]
+    missing = confused(three, counts, **apart)
+    missing.metrics["metrics"][three.stage][three.learner][three.outcome]["recall[covid]"] |= {
+        "low": None,
+        "high": None,
+    }
+    assert summary.missed(missing)["uncertain"]  # type: ignore[index]
     one = summary.missed(confused(three, [[3, 0, 7], [1, 7, 2], [0, 2, 8]], **apart))
     assert one["all_alike"]  # type: ignore[index]
     assert summary.missed(confused(three, [[9, 0, 0], [0, 9, 0], [0, 0, 9]])) == {
@@ -200,6 +206,20 @@ def test_calibration_says_which_way_it_errs(
     assert found is not None
     assert (found["code"], found["scaling"]["code"]) == (code, scaling)
     assert (found["confidence"], found["correct"]) == (confidence, correct)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "correct", "many", "subjects", "code"),
+    [(0.9, 0.8, 100, 100, "over"), (0.9, 0.8, 100, 10, "good"), (0.6, 1.0, 1, 1, "good"), (0.6, 1.0, 60, 60, "under")],
+)
+def test_confidence_is_called_wrong_only_beyond_the_chance_of_subjects(
+    three: ReportContext, confidence: float, correct: float, many: int, subjects: int, code: str
+) -> None:
+    bins = [{"low": 0.6, "high": 0.7, "n": many, "confidence": confidence, "accuracy": correct}]
+    own = {"ece": {"value": abs(confidence - correct), "n_subjects": subjects}}
+    found = class_sections.calibration(changed(three, own, reliability=bins))
+    assert found is not None
+    assert found["code"] == code
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,8 @@ def calibration(context: ReportContext, stage: str = "") -> dict[str, Any] | Non
         return None
     confidence, correct = claim
     total = sum(b.get("n") or 0 for b in bins)
-    noise = 1.96 * (correct * (1 - correct) / total) ** 0.5
+    variance = max(correct * (1 - correct), sum(_variances(bins)) / total)
+    noise = 1.96 * _alike(total, ece) * (variance / total) ** 0.5
     if abs(confidence - correct) < max(SURE, noise):
         code = "mean_only" if ece_beyond_chance(bins, ece) else "good"
     else:
@@ -233,15 +234,24 @@ def ece_beyond_chance(bins: list[dict[str, Any]], ece: dict[str, Any]) -> bool:
     >>> ece_beyond_chance(bins, {"value": 0.17}), ece_beyond_chance(bins, {"value": 0.17, "n_subjects": 25})
     (True, False)
     """
-    filled = [b for b in bins if b.get("n") and is_number(b.get("confidence"))]
-    total = sum(b["n"] for b in filled)
-    if not total:
+    variances = _variances(bins)
+    total = sum(b.get("n") or 0 for b in bins)
+    if not variances:
         return False
-    variances = [b["n"] * max(b["confidence"] * (1 - b["confidence"]), 0) for b in filled]
     expected = sum((2 * variance / pi) ** 0.5 for variance in variances)
     most = expected + 2.5 * (sum(variances) * (1 - 2 / pi)) ** 0.5
-    alike = (total / ece["n_subjects"]) ** 0.5 if ece.get("n_subjects") else 1.0
-    return bool(ece["value"] > max(CHANCE_ECE, alike * most / total))
+    return bool(ece["value"] > max(CHANCE_ECE, _alike(total, ece) * most / total))
+
+
+def _variances(bins: list[dict[str, Any]]) -> list[float]:
+    """The variance of each bin's number of correct predictions if its mean probability is true."""
+    filled = [b for b in bins if b.get("n") and is_number(b.get("confidence"))]
+    return [b["n"] * max(b["confidence"] * (1 - b["confidence"]), 0.0) for b in filled]
+
+
+def _alike(total: int, figure: dict[str, Any]) -> float:
+    """The factor by which chance is larger than for independent cases if the cases of a subject are all alike."""
+    return float((total / figure["n_subjects"]) ** 0.5) if figure.get("n_subjects") else 1.0
 
 
 # ------------------------------------------------------------------------------------------ high-confidence errors

@@ -264,7 +264,8 @@ def distance(context: ReportContext) -> dict[str, Any] | None:
 def missed(context: ReportContext) -> dict[str, Any] | None:
     """The class that is missed most often and what is predicted instead; None of two classes, and of too few cases.
 
-    `code` is `none` where no case of these classes was missed; `overlaps`: which class is hardest is not certain.
+    `code` is `none` where no case of these classes was missed; `uncertain`: the interval of its recall is missing, or
+    does not lie below those of all other classes.
     """
     entry, study = context.class_entry(context.stage, context.learner), context.study
     if not entry or (len(entry["names"]) == 2 and rates(context)):
@@ -283,7 +284,7 @@ def missed(context: ReportContext) -> dict[str, Any] | None:
     commonest_error, most = max(errors.items(), key=lambda pair: pair[1])
     ends: dict[int, dict[str, Any]] = {i: figures.get(f"recall[{names[i]}]") or {} for i in enough}
     high: Any = ends[worst].get("high")
-    lows = [low for i in enough if i != worst and is_number(low := ends[i].get("low"))]
+    lows = [ends[i].get("low") for i in enough if i != worst]
     return {
         "code": "missed",
         "worst": class_name(study, context.outcome, names[worst]),
@@ -292,7 +293,7 @@ def missed(context: ReportContext) -> dict[str, Any] | None:
         "total": total,
         "most": most,
         "all_alike": len(errors) == 1,
-        "overlaps": is_number(high) and any(high >= low for low in lows),
+        "uncertain": not is_number(high) or not all(is_number(low) and high < low for low in lows),
     }
 
 
