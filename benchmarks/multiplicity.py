@@ -78,14 +78,21 @@ def resampled(cases: Cases, plan: Plan) -> dict[str, tuple[np.ndarray, np.ndarra
     return figures
 
 
-def called_worse(point: np.ndarray, samples: np.ndarray, cases: Cases, *, smaller: bool) -> tuple[bool, bool]:
+def effective(cases: Cases, metric: str) -> float:
+    """The effective number of subjects of a metric; for the AUROC at most those of the rarer side."""
+    positive = cases.truth > POSITIVE_ABOVE
+    of_side = [float(len(np.unique(cases.subjects[side]))) for side in (positive, ~positive)]
+    return min([effective_subjects(cases.subjects), *(of_side if metric == "auroc" else [])])
+
+
+def called_worse(point: np.ndarray, samples: np.ndarray, cases: Cases, metric: str) -> tuple[bool, bool]:
     """Whether any learner differs from the best: by simultaneous intervals, and by one percentile interval each."""
-    best = int(np.argmin(point if smaller else -point))
+    best = int(np.argmin(point if metric == "mae" else -point))
     pairs = pair_intervals(
         point,
         samples,
         n_subjects=len(np.unique(cases.subjects)),
-        effective=effective_subjects(cases.subjects),
+        effective=effective(cases, metric),
         confidence=CONFIDENCE,
     )
     low, high = percentiles(samples - samples[:, [best]], CONFIDENCE)
@@ -107,7 +114,7 @@ def family_wise_error(n_subjects: int, studies: int, *, seed: int = 0) -> dict[t
         for metric, (point, samples) in resampled(cases, _plan(rng)).items():
             for n_learners in LEARNERS:
                 calls.setdefault((metric, n_learners), []).extend(
-                    called_worse(point[members], samples[:, members], cases, smaller=metric == "mae")
+                    called_worse(point[members], samples[:, members], cases, metric)
                     for members in groups(n_learners)
                     if not np.isnan(point[members]).any()
                 )

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from casewise.evaluation.bootstrap import Plan, by_subject
+from casewise.evaluation.classification import PredictionMatrix, judge_classes
 from casewise.evaluation.comparisons import compare, effective_subjects, pair_intervals
+from casewise.metrics.classes import Classes, Samples
 from tests.test_evaluation_bootstrap import visits
 
 PLAN = Plan(resamples=400, seed=3)
@@ -141,3 +144,16 @@ def test_undefined_and_equal_figures_are_no_difference() -> None:
 def test_unequal_subjects_count_for_fewer() -> None:
     assert effective_subjects(np.repeat(np.arange(10), 3)) == pytest.approx(10)
     assert effective_subjects(np.repeat(np.arange(10), [91, *[1] * 9])) == pytest.approx(100**2 / (91**2 + 9))
+
+
+def test_learners_that_differ_on_three_subjects_of_a_class_are_seldom_told_apart() -> None:
+    random, calls = np.random.default_rng(0), 0
+    truth, subjects = np.repeat([0, 1], [3, 97]), np.array([f"{n:03d}" for n in range(100)])
+    for _ in range(40):
+        score = (truth == 0)[:, None] * 1.2 + random.normal(0, 0.4, (100, 1)) + random.normal(0, 0.7, (100, 3))
+        p = np.stack([expit(score), 1 - expit(score)], axis=-1)
+        samples = Samples(truth, p.argmax(axis=-1), p, p, subjects)
+        matrix = PredictionMatrix(list("abc"), samples, np.ones((100, 3), bool), subjects, np.full((100, 3), -1))
+        compared = judge_classes(matrix, Classes(("ill", "well"), positive=0), Plan(200), comparing=True)[1]
+        calls += len(compared["auroc"]["indistinguishable"]) < 3
+    assert calls <= 2

@@ -166,7 +166,13 @@ def judge_classes(
     if comparing and len(wide.learners) > 1 and shared.any():
         points, samples, n_subjects = resampled(wide, shared, np.arange(len(wide.learners)), classes, plan)
         effective = effective_subjects(wide.samples.subjects[shared])
-        metrics = {metric.name: effective for metric in classes.registered if classes.kind in metric.compared}
+        everyone = _chosen(wide, shared, np.arange(len(wide.learners)))
+        behind = subjects_behind(*presence(everyone, len(classes.names)), classes)
+        metrics = {
+            metric.name: min(effective, float(behind[metric.name].min()))
+            for metric in classes.registered
+            if classes.kind in metric.compared
+        }
         compared = differences(points, samples, wide.learners, metrics, plan, n_subjects=n_subjects)
     return {learner: by_learner[learner] for learner in wide.learners}, compared
 
