@@ -59,7 +59,8 @@ def test_a_constant_in_each_fold_is_chance() -> None:
     # each network predicts the share of the class among its training subjects, which is high where its fold is low
     share = np.array([truth[folds != fold].mean() for fold in range(1, FOLDS + 1)])
     figures = judged(rows(share[folds - 1], truth, folds))["metrics"]["oof"]["net"]["dx"]
-    assert figures["auroc"]["value"] == figures["auroc"]["low"] == figures["auroc"]["high"] == 0.5
+    assert (figures["auroc"]["value"], figures["auroc"]["low"], figures["auroc"]["high"]) == (0.5, None, None)
+    assert figures["auroc"]["reason"]
     assert figures["auroc_pooled"]["value"] < 0.45
     assert metric_of("auroc").chance == 0.5
 
@@ -175,3 +176,15 @@ def test_learners_of_other_folds_are_compared_on_the_same_resamples() -> None:
     (entry,) = difference["differences"].values()
     assert abs(entry["difference"]) == pytest.approx(abs(values["net"] - values["other"]), abs=1e-5)
     assert entry["low"] < entry["difference"] < entry["high"]
+
+
+@pytest.mark.parametrize("folds", [2, 3])
+def test_an_area_of_one_rests_on_the_disjoint_pairs_within_the_folds(folds: int) -> None:
+    few = [[1] + [0] * 20, [0] + [1] * 20, [1] + [0] * 20][:folds]
+    truth, fold = np.concatenate(few), np.repeat(np.arange(1, folds + 1), 21)
+    auroc = judged(rows(0.2 + 0.6 * truth, truth, fold))["metrics"]["oof"]["net"]["dx"]["auroc"]
+    assert (auroc["value"], auroc["rough"]) == (1.0, True)
+    if folds == 2:
+        assert (auroc["low"], bool(auroc["reason"])) == (None, True)
+    else:
+        assert auroc["low"] == pytest.approx(0.025 ** (1 / 3), abs=1e-5)

@@ -167,7 +167,7 @@ def judge_classes(
         points, samples, n_subjects = resampled(wide, shared, np.arange(len(wide.learners)), classes, plan)
         effective = effective_subjects(wide.samples.subjects[shared])
         everyone = _chosen(wide, shared, np.arange(len(wide.learners)))
-        behind = subjects_behind(*presence(everyone, len(classes.names)), classes)
+        behind = subjects_behind(everyone, classes)
         metrics = {
             metric.name: min(effective, float(behind[metric.name].min()))
             for metric in classes.registered
@@ -318,14 +318,14 @@ def _chosen(wide: PredictionMatrix, rows: np.ndarray, members: np.ndarray) -> Sa
 
 def left_out(samples: Samples, classes: Classes, plan: Plan) -> tuple[dict[str, np.ndarray], Basis, int]:
     """Metrics (L,), those without each subject, and the number of subjects."""
-    true, predicted = presence(samples, len(classes.names))
+    true, _ = presence(samples, len(classes.names))
     groups = groups_of(len(true), plan.seed)
     counts = 1.0 - (groups == np.arange(groups.max() + 1)[:, None])
     points = {name: at[0] for name, at in class_metrics(samples, classes, np.ones((1, len(true)))).items()}
     basis = Basis(
         class_metrics(samples, classes, counts),
         by_group(true, groups) > 0,
-        subjects_behind(true, predicted, classes),
+        subjects_behind(samples, classes),
         plan.confidence,
     )
     return points, basis, len(true)

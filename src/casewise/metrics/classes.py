@@ -73,6 +73,7 @@ class ClassSubjects:
         total: all subjects.
         of_class, rest: (L, K) those with a case of the class, and of another class.
         predicted: (L, K) those of `of_class`, or those with a case predicted as the class where they are fewer.
+        paired: (L, K) the smaller of `of_class` and `rest`, of samples with folds in each fold, summed over the folds.
     """
 
     classes: Classes
@@ -80,6 +81,7 @@ class ClassSubjects:
     of_class: np.ndarray
     rest: np.ndarray
     predicted: np.ndarray
+    paired: np.ndarray
 
     @property
     def every(self) -> np.ndarray:
@@ -110,19 +112,22 @@ def presence(samples: Samples, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
     return true, predicted
 
 
-def subjects_behind(true: np.ndarray, predicted: np.ndarray, classes: Classes) -> dict[str, np.ndarray]:
-    """The number of subjects that every metric of L learners rests on, name -> (L,), from `presence`.
+def subjects_behind(samples: Samples, classes: Classes) -> dict[str, np.ndarray]:
+    """The number of subjects that every metric of L learners rests on, name -> (L,).
 
     A mean over the classes rests on those of the class with the fewest.
     """
-    n_of_class = np.broadcast_to(true.sum(axis=0), predicted.shape[1:])
-    several = true.sum(axis=-1, keepdims=True) - true > 0
+    true, predicted = presence(samples, len(classes.names))
+    n_of_class, rest = (np.broadcast_to(n, predicted.shape[1:]) for n in _sides(true))
     subjects = ClassSubjects(
         classes,
         total=len(true),
         of_class=n_of_class,
-        rest=np.broadcast_to(several.sum(axis=0), predicted.shape[1:]),
+        rest=rest,
         predicted=np.minimum(n_of_class, predicted.sum(axis=0)),
+        paired=np.minimum(n_of_class, rest)
+        if samples.folds is None
+        else _paired(samples, samples.folds, len(classes.names)),
     )
     numbers: dict[str, np.ndarray] = {}
     for metric in classes.registered:
@@ -136,6 +141,26 @@ def subjects_behind(true: np.ndarray, predicted: np.ndarray, classes: Classes) -
         if metric.calibrated:
             numbers[metric.name + CALIBRATED] = rests_on
     return numbers
+
+
+def _sides(true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of subjects with a case of each class, and of another class, (1, K) each, from `presence`."""
+    others = true.sum(axis=-1, keepdims=True) - true > 0
+    return true.sum(axis=0), others.sum(axis=0)
+
+
+def _paired(samples: Samples, folds: np.ndarray, n_classes: int) -> np.ndarray:
+    """(L, K) the smaller number of subjects with the class and with another one in each fold, summed over the folds."""
+    paired = np.zeros((folds.shape[1], n_classes), dtype=int)
+    for learner, of_learner in enumerate(folds.T):
+        if learner and (of_learner == folds[:, 0]).all():
+            paired[learner] = paired[0]
+            continue
+        for fold in np.unique(of_learner):
+            rows = of_learner == fold
+            true = sum_by_subject(np.eye(n_classes)[samples.truth[rows]][:, None], samples.subjects[rows]) > 0
+            paired[learner] += np.minimum(*_sides(true))[0]
+    return paired
 
 
 class ClassSums:

@@ -379,7 +379,7 @@ for _metric in (
             "subgroups",
         ),
         interval="area",
-        rests_on=lambda subjects: subjects.both,
+        rests_on=lambda subjects: subjects.paired,
     ),
     Metric(
         "auroc_pooled",
