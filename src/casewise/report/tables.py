@@ -129,8 +129,10 @@ class MetricFormat:
         return f"{text} %" if words and scale == 100 else text
 
     def cell(self, metric: str, figure: Figure, *, words: bool = False) -> Cell:
-        """A figure with its interval; the reason if either is undefined, with a dash for the figure.
+        """A figure with its interval, which may be rough; the reason if either is undefined, a dash for the figure.
 
+        >>> MetricFormat().cell("auroc", {"value": 0.75, "low": 0.5, "high": 0.9, "rough": True}).small
+        '[0.500, 0.900] rough'
         >>> MetricFormat().cell("auroc", {"value": 1.0, "low": None, "reason": "one subject: no interval"})
         Cell(text='1.000', small='one subject: no interval', value=1.0)
         """
@@ -139,8 +141,8 @@ class MetricFormat:
         value = float(figure["value"])
         text = signed(value, self.digits(metric)) if metric == "bias" else self.text(metric, value)
         bounds = self.bounds(metric, figure, words=words)
-        if bounds and words and figure.get("rough"):
-            bounds += ", rough"
+        if bounds and figure.get("rough"):
+            bounds += ", rough" if words else " rough"
         return Cell(text, bounds or figure.get("reason") or "", value)
 
     def difference(self, metric: str, figure: Figure, inside: Any, outside: Any) -> Cell:
@@ -150,7 +152,12 @@ class MetricFormat:
         scale, unit = (100, " points") if self.in_percent(metric) else (1, "")
         ends = {key: scale * figure[key] for key in ("low", "high") if figure and is_number(figure.get(key))}
         value = scale * (float(outside) - float(inside))
-        small = interval(ends, self.digits(metric)) or (figure or {}).get("reason") or ""
+        small = interval(ends, self.digits(metric))
+        small = (
+            f"{small} rough"
+            if small and figure and figure.get("rough")
+            else small or (figure or {}).get("reason") or ""
+        )
         return Cell(signed(value, self.digits(metric)) + unit, small, value)
 
 

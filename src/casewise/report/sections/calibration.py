@@ -94,7 +94,7 @@ def row(name: str, entry: Mapping[str, Any], points: int | None) -> Row:
 
 
 def line_cell(figure: Mapping[str, Any], digits: int) -> Cell:
-    """A slope or an intercept with its interval, which may be rough; the reason where either is undefined.
+    """A figure with its interval, which may be rough; the reason where either is undefined.
 
     >>> line_cell({"value": 0.5, "low": 0.2, "high": 0.9, "rough": True}, 2)
     Cell(text='0.50', small='[0.20, 0.90] rough', value=0.5)
@@ -127,10 +127,7 @@ def decision_row(name: str, point: Mapping[str, Any], *, several: bool) -> Row:
 
     Where the model treats all or none, in every resample, the interval of a difference would have no width.
     """
-    cells = [
-        Cell(number(figure["value"], BENEFIT_DIGITS), interval(figure, BENEFIT_DIGITS))
-        for figure in (point["model"], point["treat_all"], point["over_all"])
-    ]
+    cells = [line_cell(figure, BENEFIT_DIGITS) for figure in (point["model"], point["treat_all"], point["over_all"])]
     for position, key in ((2, "over_all"), (0, "model")):
         figure = point[key]
         if figure["value"] == figure["low"] == figure["high"] == 0:
