@@ -245,6 +245,16 @@ def test_figures_inside_and_outside() -> None:
     assert found["confident_outside"]["confidence"] == pytest.approx({"internal": 0.8, "external": 0.825})
 
 
+def test_a_difference_of_accuracies_of_all_and_none_has_an_interval_with_a_width() -> None:
+    inner = table_of("test", [1] * 12, [0.9] * 6 + [0.8] * 6, [0.5] * 12)
+    outer = table_of("external", [0] * 12, [0.9] * 6 + [0.8] * 6, [0.5] * 12)
+    entry = drift(pd.concat([inner, outer], ignore_index=True), "label", Plan(200))["net"]
+    gap = entry["external_minus_internal"]["accuracy"]
+    assert (gap["value"], gap["low"]) == (-1.0, -1.0)
+    assert -0.9 < gap["high"] < -0.4
+    assert {caveat["code"] for caveat in drift_caveats({"net": entry}, "net")} == {"confident_outside"}
+
+
 def test_no_warning_where_confidence_falls_with_accuracy() -> None:
     inner = table_of("test", [1] * 18 + [0] * 2, [0.9] * 20, [0.5] * 20)
     outer = table_of("external", [1] * 6 + [0] * 14, [0.6] * 20, [0.5] * 20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.caveats import Caveat
-from casewise.evaluation.intervals import ROUGH_BELOW
+from casewise.evaluation.intervals import ROUGH_BELOW, difference
 from casewise.evaluation.shares import interval, mean_by_subject, ratios, subject_sums, with_open_end
 from casewise.predictions.table import final_rows, probability_columns
 from casewise.targets import by_form
@@ -116,13 +117,20 @@ def _error(rows: pd.DataFrame) -> tuple[str, np.ndarray, np.ndarray | None]:
 
 
 def _difference(first: Group, second: Group, plan: Plan) -> dict[str, Any]:
-    """The first group's figures minus the second's, with intervals."""
-    differences = {}
+    """The first group's figures minus the second's, with intervals.
+
+    Where the resamples are all the same, such as those of two accuracies of 0 and 1, the interval is made from those of
+    both figures.
+    """
+    differences: dict[str, Any] = {}
     for name, samples in first[1].items():
         values = first[0][name]["value"], second[0][name]["value"]
         if None in values:
             continue
         ends = interval(samples - second[1][name], plan, min(first[0]["subjects"], second[0]["subjects"]))
+        if ends["low"] is None:
+            of_both = difference(*(SimpleNamespace(**group[0][name]) for group in (first, second)))
+            ends = dict(zip(("low", "high"), of_both or (None, None), strict=True))
         differences[name] = {"value": values[0] - values[1], **ends}
     return {**differences, "rough": first[0]["rough"] or second[0]["rough"]}
 

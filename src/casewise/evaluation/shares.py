@@ -67,9 +67,10 @@ def ratios(sums: Mapping[str, np.ndarray], plan: Plan) -> dict[str, tuple[dict[s
 
 
 def interval(samples: np.ndarray, plan: Plan, n_subjects: int) -> dict[str, float | None]:
-    """The ends of the interval over resamples; None where it is undefined or there is one subject."""
+    """The ends of the interval over resamples; None where it is undefined, nothing varies, or there is one subject."""
     low, high = (float(end[0]) for end in percentiles(samples[:, None], plan.confidence))
-    return {"low": defined(low), "high": defined(high)} if n_subjects > 1 else {"low": None, "high": None}
+    known = n_subjects > 1 and high > low
+    return {"low": defined(low), "high": defined(high)} if known else {"low": None, "high": None}
 
 
 def defined(value: float) -> float | None:
