@@ -17,7 +17,7 @@ from casewise.jobs.plan import Job
 from casewise.models.backbones import Network
 from casewise.models.build_model import load_first_weights, network_of
 from casewise.run_folder import RunFolder
-from casewise.study.schema import Compute
+from casewise.study.schema import Compute, Study
 from casewise.training.compute_plan import ComputePlan, choose, give_memory_back, keep_memory, memo_path
 
 
@@ -54,7 +54,7 @@ def compute_plans(waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, 
             continue
         plan = _recorded_plan(recorded.get(model), folder, model)
         if stated is not None:
-            _check_stated(stated, model)
+            _check_device(stated, model)
         if plan is None or not _holds(plan, study.compute, stated[model] if stated else None):
             if plan and folder.job_records([model]):
                 raise RunError(
@@ -110,13 +110,28 @@ def _with_why(plan: ComputePlan, why: str) -> ComputePlan:
     return ComputePlan(plan.device, plan.precision, plan.channels_last, plan.threads, (), why)
 
 
-def _check_stated(stated: dict[str, ComputePlan], model: str) -> None:
-    """Check that the stated plans contain this network, and that this machine can follow its plan."""
+def check_stated(study: Study) -> None:
+    """Check that the study's `compute.plan` can be read and contains every network.
+
+    Raises:
+        StudyError: it cannot, or lacks one.
+    """
+    stated = stated_plans(study.compute)
+    for model in study.networks if stated is not None else ():
+        _check_planned(stated or {}, model)
+
+
+def _check_planned(stated: dict[str, ComputePlan], model: str) -> None:
     if model not in stated:
         raise StudyError(
             f"compute.plan: {model!r} has no plan; there are plans of {', '.join(stated) or 'no network'}."
             f"{nearest(model, list(stated))}"
         )
+
+
+def _check_device(stated: dict[str, ComputePlan], model: str) -> None:
+    """Check that the stated plans contain this network, and that this machine can follow its plan."""
+    _check_planned(stated, model)
     if stated[model].device == "cuda" and not torch.cuda.is_available():
         raise StudyError(f"compute.plan: {model!r} is planned for cuda, but this machine has no CUDA device.")
 

@@ -32,6 +32,10 @@ def read(study: Study, folder: RunFolder | None, show: Show) -> Cohort:
     from casewise.jobs.fingerprint import deciding_settings, refuse_other
 
     _check_weights_folder(study)
+    if study.compute.plan is not None:
+        from casewise.jobs.compute_plans import check_stated
+
+        check_stated(study)
     cohort = read_cohort(study)
     check_settings(study, cohort.images)
     levels: dict[str, Literal["region", "case"]] = {
@@ -48,6 +52,7 @@ def read(study: Study, folder: RunFolder | None, show: Show) -> Cohort:
     cohort = modality_of(study).read(study, cohort, folder.images(study.images.store) if folder else None, show)
     cohort = replace(cohort, flow=[*cohort.flow, *cases_step("images", cases, cohort.cases)])
     check_copied(study, cohort.panels)
+    _check_masks(study, cohort)
     if study.recipe.phases:
         from casewise.models.build_model import check_freeze_points
 
@@ -82,6 +87,16 @@ def _check_bundles(study: Study, cohort: Cohort) -> None:
 
         for weights in bundles:
             check_bundle_subjects(weights, set(cohort.images["subject"].astype(str)), study.subject_names)
+
+
+def _check_masks(study: Study, cohort: Cohort) -> None:
+    """Check that the columns with masks exist, which are read only when maps are measured."""
+    for meaning, column in modality_of(study).mask_columns(study).items():
+        if column not in cohort.images:
+            hint = nearest(column, list(map(str, cohort.images)))
+            raise CohortError(
+                f"{study.cohort}: there is no column {column!r}, which the study names for masks ({meaning}).{hint}"
+            )
 
 
 def _check_labels(study: Study, cohort: Cohort) -> None:

@@ -71,7 +71,6 @@ def _trained_points(
             "seed": seed,
             "external": None,
             "compute": study.compute.model_copy(update={"plan": folder.path, **any_machine}),
-            "images": study.images.model_copy(update={"store": store.folder}),
         }
     )
     seed_folder = folder.seed(seed)
