@@ -63,9 +63,9 @@ def small_study(table: Path, **changes: Any) -> Study:
         table,
         {"classes": ["well", "ill"]},
         split={"test": 0, "folds": 2},
-        images={"size": 32},
+        images={"size": 32, "fit": "pad", "padding": "black"},
         recipe=recipe | {"early_stopping": {"monitor": "none"}},
-        accept=dict.fromkeys(("shortcut-files", "shortcut-file-size", "shortcut-thumbnail"), "made so"),
+        accept=dict.fromkeys(("shortcut-files", "shortcut-shape", "shortcut-border", "shortcut-thumbnail"), "made so"),
         **changes,
     )
 

@@ -175,6 +175,13 @@ def test_tables_of_earlier_versions_are_read_without_the_column(done: Run) -> No
     assert set(COLUMNS) <= set(older)
 
 
+def test_a_finished_run_is_opened_without_its_other_cohorts(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from casewise.pipeline.explain import open_finished
+
+    monkeypatch.setattr("casewise.pipeline.read.read_external", lambda *_: pytest.fail("it is not needed"))
+    assert len(open_finished(RunFolder(done.folder)).cohort.cases)
+
+
 def test_the_cohorts_are_told_apart(done: Run) -> None:
     cohorts = done.results["drift"]["cohorts"]
     assert cohorts["subjects"] == {"own": 24, "external": 20}

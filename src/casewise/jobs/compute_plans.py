@@ -17,6 +17,7 @@ from casewise.jobs.plan import Job
 from casewise.models.backbones import Network
 from casewise.models.build_model import load_first_weights, network_of
 from casewise.run_folder import RunFolder
+from casewise.study.recipe import NetworkPlan
 from casewise.study.schema import Compute, Study
 from casewise.training.compute_plan import ComputePlan, choose, give_memory_back, keep_memory, memo_path
 
@@ -146,6 +147,22 @@ def _plan_of(values: Any) -> ComputePlan:
     if plan.precision not in ("fp32", "bf16") or plan.device not in ("cpu", "cuda") or plan.threads < 1:
         raise ValueError(f"no compute plan: {values}")
     return plan
+
+
+def recorded_plans(folder: RunFolder, networks: Sequence[str]) -> dict[str, NetworkPlan]:
+    """The plans by which the networks of a run folder were trained, as a study states them."""
+    recorded = folder.compute.read_or_none() or {}
+    plans = {model: _recorded_plan(recorded.get(model), folder, model) for model in networks}
+    return {
+        model: NetworkPlan(
+            device=plan.device,
+            precision=plan.precision,
+            memory_format="channels_last" if plan.channels_last else "contiguous",
+            threads=plan.threads,
+        )
+        for model, plan in plans.items()
+        if plan
+    }
 
 
 def _recorded_plan(values: Any, folder: RunFolder, model: str) -> ComputePlan | None:

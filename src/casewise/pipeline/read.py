@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
 
 
-def read(study: Study, folder: RunFolder | None, show: Show) -> Cohort:
+def read(study: Study, folder: RunFolder | None, show: Show, *, to_train: bool = True) -> Cohort:
     """Read the cohort table, plan the tiles of slides, and check that the study can be carried out (in `folder`).
+
+    Without `to_train`, for networks that are trained already, other cohorts, first weights and the stated compute plan
+    are not needed any more.
 
     Raises:
         CasewiseError: the study, the table or the folder needs a correction.
@@ -32,7 +35,7 @@ def read(study: Study, folder: RunFolder | None, show: Show) -> Cohort:
     from casewise.jobs.fingerprint import deciding_settings, refuse_other
 
     _check_weights_folder(study)
-    if study.compute.plan is not None:
+    if to_train and study.compute.plan is not None:
         from casewise.jobs.compute_plans import check_stated
 
         check_stated(study)
@@ -43,9 +46,10 @@ def read(study: Study, folder: RunFolder | None, show: Show) -> Cohort:
     }
     check_scores(study_scores(study), targets=levels, regions=study.regions)
     _check_labels(study, cohort)
-    _check_bundles(study, cohort)
-    external = read_external(study, cohort) if study.external else None
-    pretraining = read_pretraining(study, cohort) if study.pretrain else None
+    if to_train:
+        _check_bundles(study, cohort)
+    external = read_external(study, cohort) if to_train and study.external else None
+    pretraining = read_pretraining(study, cohort) if to_train and study.pretrain else None
     if external and pretraining:
         check_names_apart(study, cohort, external[1], pretraining[1])
     cases = cohort.cases
