@@ -26,7 +26,7 @@ from casewise.predictions.distances import with_mean_distances
 from casewise.predictions.table import COLUMNS, check, mean_over_folds
 from casewise.report.markdown.page import write_results
 from casewise.run import Run, run
-from casewise.run_folder import JobFolder
+from casewise.run_folder import JobFolder, RunFolder
 from tests.chest_study import chest_study
 from tests.conftest import absolute
 

@@ -255,7 +255,7 @@ def uncertainty(run: FinishedStudy) -> dict[str, Any] | None:
     note = next((n for n in run.metrics["notes"] if isinstance(n, dict) and n.get("code") == "intervals"), None)
     if note is None:
         return None
-    return {"confidence": note["confidence"], "resamples": note["resamples"], "known": run.study.subjects_known}
+    return {"confidence": note["confidence"], "known": run.study.subjects_known}
 
 
 def performance(run: FinishedStudy) -> dict[str, Any] | None:
