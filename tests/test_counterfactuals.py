@@ -150,6 +150,14 @@ def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run) -> None
         assert sorted(panels["label"].iloc[rows]) == [0, 0, 0, 1, 1, 1]
 
 
+def test_copies_of_large_images_are_fewer(without_shortcut: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished = open_finished(RunFolder(without_shortcut.folder))
+    study = finished.study
+    monkeypatch.setattr("casewise.jobs.counterfactuals.MOST_BYTES", 4 * 9 * 3 * study.images.size**2)
+    chosen = chosen_panels(study, finished.cohort.panels, finished.splits)
+    assert {len(rows) for rows in chosen.values()} == {4}
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", [UNALTERED, *ALTERATIONS])
 def test_alterations_keep_what_they_should(name: str, channels: int) -> None:

@@ -26,7 +26,7 @@ from casewise.predictions.distances import with_mean_distances
 from casewise.predictions.table import COLUMNS, check, mean_over_folds
 from casewise.report.markdown.page import write_results
 from casewise.run import Run, run
-from casewise.run_folder import JobFolder
+from casewise.run_folder import JobFolder, RunFolder
 from tests.chest_study import chest_study
 from tests.conftest import absolute
 
@@ -173,6 +173,13 @@ def test_tables_of_earlier_versions_are_read_without_the_column(done: Run) -> No
     assert with_mean_distances(tested, older) is tested
     assert drift(older, "label", Plan(200)) == {}
     assert set(COLUMNS) <= set(older)
+
+
+def test_a_finished_run_is_opened_without_its_other_cohorts(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from casewise.pipeline.explain import open_finished
+
+    monkeypatch.setattr("casewise.pipeline.read.read_external", lambda *_: pytest.fail("it is not needed"))
+    assert len(open_finished(RunFolder(done.folder)).cohort.cases)
 
 
 def test_the_cohorts_are_told_apart(done: Run) -> None:

@@ -22,7 +22,7 @@ from casewise.audit.findings import Finding
 from casewise.audit.shortcuts import find_shortcuts
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.console import Silent
-from casewise.errors import StudyError
+from casewise.errors import CohortError, StudyError
 from casewise.inference.bundle import Bundle
 from casewise.inference.new_cases import prepare_new_cases
 from casewise.modalities.bars import Bars, open_bars
@@ -33,6 +33,7 @@ from casewise.modalities.store.preparation import Fit, Padding, Preparation
 from casewise.modalities.store.store import TileStore
 from casewise.phantoms.chest import make_chest
 from casewise.pipeline.prepare import plan, prepare
+from casewise.pipeline.read import read
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.images import Images
@@ -41,6 +42,7 @@ from casewise.study.schema import Study
 from tests.chest_study import chest_study
 
 SIZE = 64
+UNSTATED = {"precision": "auto", "memory_format": "auto"}
 
 
 @pytest.fixture(scope="module")
@@ -246,8 +248,9 @@ def test_without_bars_training_draws_what_it_drew_before() -> None:
 def finished(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run with an external cohort of one shape, which alone would be padded."""
     folder = tmp_path_factory.mktemp("finished")
-    square = pd.read_csv(films, dtype=str).query("label != 'covid'").head(12)
-    square["path"] = [str(films.parent / path) for path in square["path"]]
+    others = make_chest(folder / "others", subjects=24, size=(80, 80), seed=4)
+    square = pd.read_csv(others, dtype=str).query("label != 'covid'").head(12)
+    square["path"] = [str(others.parent / path) for path in square["path"]]
     wide = []
     for number, path in enumerate(square["path"]):
         target = folder / f"{number}.png"
@@ -306,3 +309,20 @@ def test_the_letterbox_control_runs_on_a_finished_run(
     learned = Bundle.open(RunFolder(finished.folder).job("test_resnet", 0).path).subjects
     assert len(held_out) >= 5
     assert not learned & {path.parent.name for path in held_out}
+
+
+def test_a_column_of_masks_that_does_not_exist_is_named_before_training(films: Path) -> None:
+    with pytest.raises(CohortError, match="lung_mask"):
+        read(chest_study(films, images={"lesion": "lung_masks"}, columns={"visit": "", "date": ""}), None, Silent())
+
+
+def test_a_stated_compute_plan_is_checked_before_any_image_is_read(films: Path, tmp_path: Path) -> None:
+    columns = {"visit": "", "date": ""}
+    with pytest.raises(StudyError, match="test_resnet"):
+        read(chest_study(films, compute={"plan": {"test_resnett": {}}, **UNSTATED}, columns=columns), None, Silent())
+    with pytest.raises(StudyError, match=r"compute\.plan"):
+        read(chest_study(films, compute={"plan": tmp_path / "none", **UNSTATED}, columns=columns), None, Silent())
+    with pytest.raises(StudyError) as error:
+        chest_study(films, compute={"plan": {"test_resnet": {"precision": "fp16"}}, **UNSTATED})
+    assert "compute.plan.test_resnet.precision" in str(error.value)
+    assert "lax-or-strict" not in str(error.value)

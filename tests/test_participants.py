@@ -14,6 +14,8 @@ from casewise.cohort.characteristics import characteristics, described_columns
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.flow import Flow, cases_step
 from casewise.errors import CohortError
+from casewise.pipeline.external import read_external
+from casewise.pipeline.participants import described
 from casewise.report.markdown.page import write_results
 from casewise.report.page import render
 from casewise.report.sections.participants import participants
@@ -121,6 +123,31 @@ class TestColumnsOfSubgroups:
     def test_text_in_a_column_with_cut_points_is_refused(self, table: Path) -> None:
         with pytest.raises(CohortError, match=r"evaluation\.subgroups"):
             read_cohort(chest_study(table, **settings(subgroups=[{"sex": [1]}])))
+
+    def test_a_column_called_cohort_is_described_and_external_cases_without_predictions_are_not(
+        self, table: Path, tmp_path: Path
+    ) -> None:
+        rows = pd.read_csv(table, dtype=str, keep_default_na=False).assign(cohort=["A", "B"] * 12)
+        rows.to_csv(tmp_path / "cases.csv", index=False)
+        other = rows.assign(subject="X" + rows["subject"], cohort="C")
+        other[other["label"].isin(["covid", "no_finding"])].to_csv(tmp_path / "other.csv", index=False)
+        study = chest_study(
+            tmp_path / "cases.csv", **settings(subgroups=["cohort"]), external={"cohort": tmp_path / "other.csv"}
+        )
+        own, outside = read_cohort(study), read_external(study, read_cohort(study))[1]
+        folder = RunFolder(tmp_path / "run")
+        folder.path.mkdir()
+        kept = outside.images.iloc[:-1]
+        folder.external_cohort.write(kept.assign(case=f"{study.external_name}:" + kept["case"].astype(str)))
+        subjects = own.images["subject"].astype(str)
+        people = described(study, own, {"subjects": dict.fromkeys(subjects, 1)}, folder)
+        flow = people["flow"]["external"]
+        assert flow["cohort"]["cases"] == len(outside.cases) - 1 == flow["steps"][-1]["left"]["cases"]
+        entry = next(item for item in people["characteristics"] if item["name"] == "cohort")
+        code = {side["code"]: str(number) for number, side in enumerate(people["sides"])}
+        assert [level["name"] for level in entry["levels"]] == ["A", "B", "C"]
+        assert sum(entry["sides"][code["all"]]["counts"]) == subjects.nunique()
+        assert entry["sides"][code["external"]]["counts"] == [0, 0, len(outside.cases) - 1]
 
 
 @pytest.fixture(scope="module")

@@ -439,8 +439,11 @@ def test_further_seeds_are_trained_on_the_same_split(tiny: Path, tmp_path: Path)
     assert RunFolder(done.folder).metrics.read()["seeds"] == entry
     assert "Variation between trainings" in done.report.read_text()
     before = {path: path.stat().st_mtime_ns for path in other.path.rglob("*.safetensors")}
+    folder.compute.remove()  # the records of the networks state the plan as well
+    other.job("shufflenet_v2_x0_5", 0).record.remove()
+    before = {path: time for path, time in before.items() if other.job("shufflenet_v2_x0_5", 0).path != path.parent}
     assert run(study, tmp_path / "run").results["seeds"] == entry
-    assert before == {path: path.stat().st_mtime_ns for path in other.path.rglob("*.safetensors")}
+    assert before.items() <= {path: path.stat().st_mtime_ns for path in other.path.rglob("*.safetensors")}.items()
 
 
 @pytest.mark.usefixtures("training_only")

@@ -325,3 +325,12 @@ def test_records_of_networks_that_left_the_study_are_not_read(tmp_path: Path) ->
     assert [record["fold"] for record in folder.job_records(["cnn"])] == [1, 2]
     with pytest.raises(DamagedError):
         folder.job_records(["cnn", "alexnet"])
+
+
+def test_another_seed_uses_the_prepared_images_of_the_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    seed = folder.seed(3)
+    assert seed.path.is_relative_to(folder.path)
+    assert seed.pretraining_images == folder.pretraining_images
+    assert seed.images() == folder.images()
+    assert seed.job("a", 0).path.is_relative_to(seed.path)

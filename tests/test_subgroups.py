@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from casewise.evaluation.judges import judge_of
 from casewise.evaluation.subgroups import subgroups
 from casewise.report.sections.subgroups import subgroups as shown
 from casewise.study.evaluation import Evaluation
+from tests.chest_study import chest_study
 from tests.report_contexts import study_of_classes, study_of_numbers
 
 PLAN = Plan(400, 0.95, 0)
@@ -216,3 +218,12 @@ class TestSettings:
     def test_what_is_predicted_cannot_define_groups(self) -> None:
         with pytest.raises((CasewiseError, ValueError), match="subgroups"):
             study_of_classes("binary", evaluation={"subgroups": ["finding"]})
+
+    @pytest.mark.parametrize("key", ["columns", "targets"])
+    def test_nor_can_the_column_that_it_is_read_from(self, key: str) -> None:
+        target = {"label": {"classes": ["covid", "no_finding"]}}
+        if key == "targets":
+            target["label"]["column"] = "diagnosis"  # type: ignore[assignment]
+        columns = {"columns": {"label": "diagnosis"}} if key == "columns" else {}
+        with pytest.raises(CasewiseError, match="subgroups"):
+            chest_study(Path("t.csv"), targets=target, evaluation={"subgroups": ["diagnosis"]}, **columns)

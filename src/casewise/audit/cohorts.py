@@ -47,11 +47,15 @@ def compare_cohorts(
     if labels is None or min(counts) < FEWEST_OF_CLASS:
         return result
     stores = [(store, numbers) for (_, store), numbers in zip((own, external), rows, strict=True)]
-    grey = [_grey(store, int(row)) for store, numbers in stores for row in numbers]
+    # one image in memory at a time
+    pairs = [
+        (thumbnail(image), intensities(image))
+        for image in (_grey(store, int(row)) for store, numbers in stores for row in numbers)
+    ]
     index = pd.concat([store.index.iloc[numbers] for store, numbers in stores], ignore_index=True)
     features = {
-        "thumbnail": np.stack([thumbnail(image) for image in grey]),
-        "intensities": np.stack([intensities(image) for image in grey]),
+        "thumbnail": np.stack([small for small, _ in pairs]),
+        "intensities": np.stack([values for _, values in pairs]),
         "files": np.column_stack([file_features(index, subjects), file_rate(index)]),
     }
     probes = {name: probe(_varied(values), labels, seed=seed) for name, values in features.items()}

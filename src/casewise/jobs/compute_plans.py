@@ -17,7 +17,8 @@ from casewise.jobs.plan import Job
 from casewise.models.backbones import Network
 from casewise.models.build_model import load_first_weights, network_of
 from casewise.run_folder import RunFolder
-from casewise.study.schema import Compute
+from casewise.study.recipe import NetworkPlan
+from casewise.study.schema import Compute, Study
 from casewise.training.compute_plan import ComputePlan, choose, give_memory_back, keep_memory, memo_path
 
 
@@ -54,7 +55,7 @@ def compute_plans(waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, 
             continue
         plan = _recorded_plan(recorded.get(model), folder, model)
         if stated is not None:
-            _check_stated(stated, model)
+            _check_device(stated, model)
         if plan is None or not _holds(plan, study.compute, stated[model] if stated else None):
             if plan and folder.job_records([model]):
                 raise RunError(
@@ -110,13 +111,28 @@ def _with_why(plan: ComputePlan, why: str) -> ComputePlan:
     return ComputePlan(plan.device, plan.precision, plan.channels_last, plan.threads, (), why)
 
 
-def _check_stated(stated: dict[str, ComputePlan], model: str) -> None:
-    """Check that the stated plans contain this network, and that this machine can follow its plan."""
+def check_stated(study: Study) -> None:
+    """Check that the study's `compute.plan` can be read and contains every network.
+
+    Raises:
+        StudyError: it cannot, or lacks one.
+    """
+    stated = stated_plans(study.compute)
+    for model in study.networks if stated is not None else ():
+        _check_planned(stated or {}, model)
+
+
+def _check_planned(stated: dict[str, ComputePlan], model: str) -> None:
     if model not in stated:
         raise StudyError(
             f"compute.plan: {model!r} has no plan; there are plans of {', '.join(stated) or 'no network'}."
             f"{nearest(model, list(stated))}"
         )
+
+
+def _check_device(stated: dict[str, ComputePlan], model: str) -> None:
+    """Check that the stated plans contain this network, and that this machine can follow its plan."""
+    _check_planned(stated, model)
     if stated[model].device == "cuda" and not torch.cuda.is_available():
         raise StudyError(f"compute.plan: {model!r} is planned for cuda, but this machine has no CUDA device.")
 
@@ -131,6 +147,22 @@ def _plan_of(values: Any) -> ComputePlan:
     if plan.precision not in ("fp32", "bf16") or plan.device not in ("cpu", "cuda") or plan.threads < 1:
         raise ValueError(f"no compute plan: {values}")
     return plan
+
+
+def recorded_plans(folder: RunFolder, networks: Sequence[str]) -> dict[str, NetworkPlan]:
+    """The plans by which the networks of a run folder were trained, as a study states them."""
+    recorded = folder.compute.read_or_none() or {}
+    plans = {model: _recorded_plan(recorded.get(model), folder, model) for model in networks}
+    return {
+        model: NetworkPlan(
+            device=plan.device,
+            precision=plan.precision,
+            memory_format="channels_last" if plan.channels_last else "contiguous",
+            threads=plan.threads,
+        )
+        for model, plan in plans.items()
+        if plan
+    }
 
 
 def _recorded_plan(values: Any, folder: RunFolder, model: str) -> ComputePlan | None:

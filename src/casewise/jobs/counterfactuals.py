@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
 
-# Images of the chosen cases of a fold, of which all altered copies are in memory; one case is always taken.
-MOST_IMAGES = 300
+# Images of the chosen cases of a fold, of which all altered copies are in memory, and the bytes of these copies in
+# colour; one case is always taken.
+MOST_IMAGES, MOST_BYTES = 300, 2**30
 
 
 def chosen_panels(study: Study, panels: pd.DataFrame, splits: Splits) -> dict[int, list[int]]:
@@ -48,6 +49,8 @@ def chosen_panels(study: Study, panels: pd.DataFrame, splits: Splits) -> dict[in
             "label": values,
         }
     )[scored]
+    copies = 1 + len(modality_of(study).alterations(study))
+    most = min(MOST_IMAGES, MOST_BYTES // (copies * 3 * study.images.size**2))
     chosen = {}
     for fold in range(splits.folds):
         held_out = table[table["subject"].isin(set(splits.subjects(fold)))]
@@ -57,7 +60,7 @@ def chosen_panels(study: Study, panels: pd.DataFrame, splits: Splits) -> dict[in
         for case in _in_turn(held_out.drop_duplicates("case"), random)[:share]:
             case_rows = held_out[held_out["case"] == case]
             images += int(case_rows["images"].sum())
-            if rows and images > MOST_IMAGES:
+            if rows and images > most:
                 break
             rows += case_rows["row"].tolist()
         if rows:

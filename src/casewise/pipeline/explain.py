@@ -57,7 +57,7 @@ def open_finished(folder: RunFolder) -> FinishedRun:
         CasewiseError: the table or the images have changed or are missing.
     """
     study = _read_study(folder)
-    cohort = read(study, folder, Silent())
+    cohort = read(study, folder, Silent(), to_train=False)
     store = prepare(study, cohort, folder, Silent())
     predictions = prediction_table.check(folder.predictions.read())
     return FinishedRun(

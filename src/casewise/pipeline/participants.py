@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from casewise.cohort.characteristics import characteristics, described_columns, units_of
 from casewise.cohort.cohort import Cohort
+from casewise.cohort.flow import cases_step
 from casewise.cohort.groups import grouping, table_column
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.subgroups import headline_rows, subgroups
@@ -30,7 +32,7 @@ def participants_and_subgroups(
     main, splits = results["main"], folder.splits.read()
     entries: dict[str, Any] = {
         "participants": {
-            **described(study, cohort, splits),
+            **described(study, cohort, splits, folder),
             "evaluated": evaluated(predictions, study.primary_outcome),
             # figures pooled over sources that were left out in turn have no precision of their own
             "precision": None if splits.get("left_out") else precision(study, predictions, main),
@@ -41,27 +43,31 @@ def participants_and_subgroups(
     return entries
 
 
-def described(study: Study, cohort: Cohort, splits: Mapping[str, Any]) -> dict[str, Any]:
+def described(study: Study, cohort: Cohort, splits: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
     """The flow of participants, and the characteristics of each side of the split and of the external cohort.
 
     `flow` has the `steps`, the `cohort` that is left, and the same of `external`. `sides` are in order, each with
     `code`, `name` and numbers of `subjects`, `cases` and `images`; `characteristics` refer to them by their position.
     """
-    images = cohort.images.assign(cohort="")
+    images = cohort.images
     flow: dict[str, Any] = {"steps": cohort.flow, "cohort": _sizes(images), "external": None}
     side = images["subject"].astype(str).map(dict(splits["subjects"])).map(str)
     if study.external:
         other = read_external(study, cohort)[1]
         prefix = f"{study.external_name}:"
-        outside = other.images.assign(
-            cohort=study.external_name,
-            subject=prefix + other.images["subject"].astype(str),
-            case=prefix + other.images["case"].astype(str),
+        # reading the images may have left out cases, such as those that lack a sequence
+        predicted = set(folder.external_cohort.read(["case"])["case"].astype(str).str.removeprefix(prefix))
+        left = other.cases[other.cases["case"].astype(str).isin(predicted)]
+        outside = other.images[other.images["case"].astype(str).isin(predicted)]
+        outside = outside.assign(
+            subject=prefix + outside["subject"].astype(str),
+            case=prefix + outside["case"].astype(str),
         )
-        flow["external"] = {"name": study.external_name, "steps": other.flow, "cohort": _sizes(outside)}
+        steps = [*other.flow, *cases_step("images", other.cases, left)]
+        flow["external"] = {"name": study.external_name, "steps": steps, "cohort": _sizes(outside)}
         images = pd.concat([images, outside], ignore_index=True)
         side = side.reindex(images.index, fill_value="external")
-    own = images["cohort"] == ""
+    own = pd.Series(np.arange(len(images)) < len(cohort.images), index=images.index)
     names: list[tuple[str, str, pd.Series]] = [("all", "", own)]
     sources = [str(name) for name in splits.get("left_out") or []]
     folds = sorted({int(name) for name in side[own].unique() if name.isdecimal()})

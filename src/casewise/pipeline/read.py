@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
 
 
-def read(study: Study, folder: RunFolder | None, show: Show) -> Cohort:
+def read(study: Study, folder: RunFolder | None, show: Show, *, to_train: bool = True) -> Cohort:
     """Read the cohort table, plan the tiles of slides, and check that the study can be carried out (in `folder`).
+
+    Without `to_train`, for networks that are trained already, other cohorts, first weights and the stated compute plan
+    are not needed any more.
 
     Raises:
         CasewiseError: the study, the table or the folder needs a correction.
@@ -32,6 +35,10 @@ def read(study: Study, folder: RunFolder | None, show: Show) -> Cohort:
     from casewise.jobs.fingerprint import deciding_settings, refuse_other
 
     _check_weights_folder(study)
+    if to_train and study.compute.plan is not None:
+        from casewise.jobs.compute_plans import check_stated
+
+        check_stated(study)
     cohort = read_cohort(study)
     check_settings(study, cohort.images)
     levels: dict[str, Literal["region", "case"]] = {
@@ -39,15 +46,17 @@ def read(study: Study, folder: RunFolder | None, show: Show) -> Cohort:
     }
     check_scores(study_scores(study), targets=levels, regions=study.regions)
     _check_labels(study, cohort)
-    _check_bundles(study, cohort)
-    external = read_external(study, cohort) if study.external else None
-    pretraining = read_pretraining(study, cohort) if study.pretrain else None
+    if to_train:
+        _check_bundles(study, cohort)
+    external = read_external(study, cohort) if to_train and study.external else None
+    pretraining = read_pretraining(study, cohort) if to_train and study.pretrain else None
     if external and pretraining:
         check_names_apart(study, cohort, external[1], pretraining[1])
     cases = cohort.cases
     cohort = modality_of(study).read(study, cohort, folder.images(study.images.store) if folder else None, show)
     cohort = replace(cohort, flow=[*cohort.flow, *cases_step("images", cases, cohort.cases)])
     check_copied(study, cohort.panels)
+    _check_masks(study, cohort)
     if study.recipe.phases:
         from casewise.models.build_model import check_freeze_points
 
@@ -82,6 +91,16 @@ def _check_bundles(study: Study, cohort: Cohort) -> None:
 
         for weights in bundles:
             check_bundle_subjects(weights, set(cohort.images["subject"].astype(str)), study.subject_names)
+
+
+def _check_masks(study: Study, cohort: Cohort) -> None:
+    """Check that the columns with masks exist, which are read only when maps are measured."""
+    for meaning, column in modality_of(study).mask_columns(study).items():
+        if column not in cohort.images:
+            hint = nearest(column, list(map(str, cohort.images)))
+            raise CohortError(
+                f"{study.cohort}: there is no column {column!r}, which the study names for masks ({meaning}).{hint}"
+            )
 
 
 def _check_labels(study: Study, cohort: Cohort) -> None:

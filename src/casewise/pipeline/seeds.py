@@ -65,13 +65,15 @@ def _trained_points(
     study: Study, seed: int, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show
 ) -> dict[tuple[str, str, str, str], float | None]:
     """The points of all metrics after a training with another seed, with the compute plan of the run."""
+    from casewise.jobs.compute_plans import recorded_plans
+
+    plans = recorded_plans(folder, study.networks)
     any_machine = dict.fromkeys(("device", "precision", "memory_format", "threads"), "auto")
     other = study.model_copy(
         update={
             "seed": seed,
             "external": None,
-            "compute": study.compute.model_copy(update={"plan": folder.path, **any_machine}),
-            "images": study.images.model_copy(update={"store": store.folder}),
+            "compute": study.compute.model_copy(update={"plan": plans, **any_machine}),
         }
     )
     seed_folder = folder.seed(seed)

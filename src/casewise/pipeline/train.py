@@ -51,6 +51,7 @@ def train(
         folder.external_cohort.write(external.cohort.images)
     else:
         folder.external_cohort.remove()
+        folder.cohort_difference.remove()
     jobs = expand(study, splits, folder, fingerprint)
     start = time.monotonic()
     inputs = JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address), pretraining)

@@ -64,9 +64,14 @@ class ImageFolder:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run folder. Files have `write`, `read` (verified) and, for JSON, `read_or_none`; folders are paths."""
+    """A run folder. Files have `write`, `read` (verified) and, for JSON, `read_or_none`; folders are paths.
+
+    Attributes:
+        images_of: the run folder whose prepared images are used; None for its own.
+    """
 
     path: Path
+    images_of: Path | None = None
 
     def __fspath__(self) -> str:
         """The path, for functions that expect one."""
@@ -180,21 +185,21 @@ class RunFolder:
 
     def images(self, store: Path | None = None) -> ImageFolder:
         """The folders of prepared images of the study's cohort; `store` is the study's folder for its tiles, if any."""
-        return ImageFolder(self.path, "", store)
+        return ImageFolder(self.images_of or self.path, "", store)
 
     @property
     def external_images(self) -> ImageFolder:
         """The folders of prepared images of the external cohort."""
-        return ImageFolder(self.path, "external")
+        return ImageFolder(self.images_of or self.path, "external")
 
     @property
     def pretraining_images(self) -> ImageFolder:
         """The folders of prepared images of the cohort for pretraining."""
-        return ImageFolder(self.path, "pretraining")
+        return ImageFolder(self.images_of or self.path, "pretraining")
 
     def seed(self, seed: int) -> RunFolder:
-        """The run folder of the same study trained with another seed."""
-        return RunFolder(self.path / "seeds" / str(seed))
+        """The run folder of the same study trained with another seed, on the images of this run."""
+        return RunFolder(self.path / "seeds" / str(seed), images_of=self.path)
 
     # The comparison by image.
 

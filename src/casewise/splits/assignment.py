@@ -14,8 +14,8 @@ import numpy as np
 
 # random assignments whose counts are computed at once
 _AT_ONCE = 256
-# exchanges of two subjects that are tried at once
-_MOST_EXCHANGES = 20_000
+# exchanges of two subjects that are tried at once, and the numbers that they may take in memory
+_MOST_EXCHANGES, _MOST_NUMBERS = 20_000, 5 * 10**7
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,8 @@ def _pairs(side: np.ndarray, needs: ClassNeeds, held: np.ndarray) -> np.ndarray:
         for s, c in np.argwhere(lacking)
     ]
     every = np.concatenate([p.reshape(-1, 2) for p in pairs]) if pairs else np.zeros((0, 2), int)
-    return every[:: max(1, -(-len(every) // _MOST_EXCHANGES))]
+    most = max(1, min(_MOST_EXCHANGES, _MOST_NUMBERS // len(side)))
+    return every[:: max(1, -(-len(every) // most))]
 
 
 def _capacities(subjects: int, shares: np.ndarray) -> np.ndarray:

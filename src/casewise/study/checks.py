@@ -34,6 +34,10 @@ def check_study(study: Study) -> None:
         check(study)
 
 
+def _listed(column: str | list[str] | None) -> list[str]:
+    return [column] if isinstance(column, str) else column or []
+
+
 def check_names(study: Study) -> None:
     """Every target, score and region that a key names must exist."""
     names = [*study.targets, *study.scores]
@@ -68,17 +72,20 @@ def check_names(study: Study) -> None:
         if study.positive_of(name) is None:
             raise ValueError(
                 f"evaluation.prevalence: {name!r} is no target with two classes, and a prevalence is that of one of two"
+                f"{'' if name in names else nearest(name, names)}"
             )
     if study.evaluation.decision_thresholds and not study.classes_of(study.primary_outcome):
         raise ValueError(
             f"evaluation.decision_thresholds: the primary outcome {study.primary_outcome!r} has no classes whose "
             "probability could be compared with a threshold"
         )
-    predicted = next((name for name in study.evaluation.subgroup_cuts if name in names), None)
+    columns = {column for target in study.targets.values() for column in _listed(target.column)}
+    columns |= {study.columns[name] for name in study.targets if name in study.columns}
+    predicted = next((name for name in study.evaluation.subgroup_cuts if name in {*names, *columns}), None)
     if predicted is not None:
         raise ValueError(
-            f"evaluation.subgroups: {predicted!r} is a target or score of the study, and its groups would depend on "
-            "what is predicted; name a column of the table that is none"
+            f"evaluation.subgroups: {predicted!r} is a target or score of the study or the column of one, and its "
+            "groups would depend on what is predicted; name a column of the table that is none"
         )
     for key in ("readers", "references"):
         for name in getattr(study.evaluation, key):

@@ -94,9 +94,9 @@ class Evaluation(StudyModel):
         50,
         ge=0,
         le=1000,
-        description="Number of held-out cases of each network that it predicts again with altered images: cropped, "
-        "recompressed, brighter and so on. [How often the answer changes](howto-audit.md#altered-images) is reported. "
-        "`0` omits it.",
+        description="Number of held-out cases, divided among the folds, that the networks of their fold predict again "
+        "with altered images: cropped, recompressed, brighter and so on. [How often the answer "
+        "changes](howto-audit.md#altered-images) is reported. `0` omits it.",
     )
 
     @property

@@ -10,7 +10,7 @@ from casewise.errors import nearest
 from casewise.study.model import StudyModel
 
 # names that pydantic adds to a location for the options of a union
-UNION_OPTION = r"(constrained-\w+|float|int|str|bool|(literal|list|dict|tuple|function-\w+)\b.*)"
+UNION_OPTION = r"(constrained-\w+|float|int|str|bool|(literal|list|dict|tuple|function-\w+|lax-or-strict)\b.*)"
 
 
 def sentences(problems: Sequence[Any], values: dict[str, Any], study: type[StudyModel]) -> list[str]:
