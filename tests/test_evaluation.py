@@ -279,7 +279,7 @@ def test_the_note_on_intervals_names_people_only_where_they_are_known(table: pd.
     for known in (True, False):
         found = evaluate(table, Outcomes("pasi"), Plan(50), subjects_known=known)
         note = next(note for note in found["notes"] if note["code"] == "intervals")
-        assert (note["subjects_known"], note["resamples"], note["confidence"]) == (known, 50, 0.95)
+        assert (note["subjects_known"], note["rough_below"], note["confidence"]) == (known, 10, 0.95)
 
 
 @pytest.mark.parametrize(("learners", "subjects", "told"), [(1, 80, True), (1, 9, False), (33, 80, False)])
