@@ -93,7 +93,7 @@ _EVIDENCE = {
     "brightness": "The brightness of the whole image alone",
     "contrast": "The contrast of the whole image alone",
     "sharpness": "The sharpness of the whole image alone",
-    "compression": "Traces of JPEG compression in the pixels alone",
+    "compression": "The trace of JPEG compression in the pixels alone",
     "other-column": "The column {name} alone",
     "outside-anatomy": "The image outside the anatomy alone",
 }
@@ -122,8 +122,8 @@ _MEANINGS = {
         "it"
     ),
     "compression": (
-        "Images of different classes were compressed differently at some time, which the present file format can hide, "
-        "and a network can learn it"
+        "Either images were compressed differently at some time, which the present file format can hide and a network "
+        "can learn, or the disease itself changes the fine detail that JPEG compresses"
     ),
     "other-column": (
         "If {name} records where or how images were taken, a network can reach this by recognising it; if it is a "
@@ -162,7 +162,7 @@ _REMEDIES = {
         "originals and process all in the same way, compare within one source (`where:`), or {leave_out}"
     ),
     "compression": (
-        "Get the images as they were before compression; if there are none, compress all in the same way, compare "
+        "Check how images were saved. If differently: get them as they were before compression, or compare "
         "within one source (`where:`), or {leave_out}. Saving them in another format does not remove the traces"
     ),
     "other-column": (

@@ -52,7 +52,9 @@ Kind = Literal[
 ]  # fmt: skip
 SHAPES: dict[str, Kind] = {"pad": "shape-pad", "crop": "shape-crop", "stretch": "shape-stretch"}
 # Evidence that the disease itself can change, or that networks see only indirectly, so that it does not stop a run.
-AMBIGUOUS = ("thumbnail", "shape-crop", "shape-stretch", "brightness", "contrast", "sharpness", "other-column")
+AMBIGUOUS = (
+    "thumbnail", "shape-crop", "shape-stretch", "brightness", "contrast", "sharpness", "compression", "other-column",
+)  # fmt: skip
 # The largest number of images that are tested; an effect that a network could use is visible in these.
 MAX_IMAGES = 5_000
 # The largest number of images that are embedded, because embedding on a CPU takes longer than all other steps.
