@@ -98,9 +98,9 @@ _EVIDENCE = {
     "outside-anatomy": "The image outside the anatomy alone",
 }
 _MEANINGS = {
-    "column": "A network can reach this by recognising {name}, without using the disease",
-    "marks source": "{source} predicts it as well",
-    "files": "Images of different classes come from different sources, and a network can learn the source",
+    "column": "If {name} shows in the images, a network can reach this by recognising it, without using the disease",
+    "marks source": "The column {source} predicts it as well",
+    "files": "Images of different classes may come from different sources, and a network can learn the source",
     "file-size": "Files of more detailed pictures are larger, because of the disease or of the way they were saved",
     "shape-pad": "Networks see it in the bars around images that are not square",
     "shape-crop": (
