@@ -225,8 +225,8 @@ def shortcut_sentence(shortcut: Shortcut) -> str:
     >>> import numpy as np
     >>> result = ProbeResult(0.934, {}, np.zeros(0), np.zeros(0))
     >>> shortcut_sentence(Shortcut("column", "source", "label", result, p=0.001))
-    'The column source alone predicts label with r = 0.93 (p = 0.001). A network can reach this by recognising source, \
-without using the disease.'
+    'The column source alone predicts label with r = 0.93 (p = 0.001). If source shows in the images, a network can \
+reach this by recognising it, without using the disease.'
     """
     kind, name, target, by_class = shortcut.kind, shortcut.name, shortcut.target, shortcut.result.by_class
     p = f"p = {shortcut.p:.3f}" if shortcut.p >= 0.0005 else "p < 0.001"
