@@ -25,9 +25,11 @@ from casewise.console import Silent
 from casewise.errors import CohortError, StudyError
 from casewise.inference.bundle import Bundle
 from casewise.inference.new_cases import prepare_new_cases
-from casewise.modalities.bars import Bars, open_bars
+from casewise.modalities.base import StoreAddress
 from casewise.modalities.panels import augmented
 from casewise.modalities.photographs.fit import planned
+from casewise.modalities.photographs.modality import Photographs
+from casewise.modalities.shape_variation import Bars, Stretch, open_shapes
 from casewise.modalities.store.pixels import content_box, fit
 from casewise.modalities.store.preparation import Fit, Padding, Preparation
 from casewise.modalities.store.store import TileStore
@@ -176,7 +178,7 @@ def test_one_shape_is_no_evidence(tmp_path: Path) -> None:
         Image.open(path).resize((80, 60)).save(path)
     study, cohort, store = prepared(table, tmp_path)
     assert (study.images.fit, study.images.padding) == ("pad", "black")
-    assert open_bars(store.folder) is None
+    assert open_shapes(store.folder) is None
     found = find_shortcuts(study, cohort, store)
     assert "shape" not in {test["evidence"] for test in found.tested}
     assert not any(text.endswith("shape") for text in found.not_tested)
@@ -239,7 +241,7 @@ def test_without_bars_training_draws_what_it_drew_before() -> None:
     store = torch.randint(1, 256, (4, 3, 16, 16), dtype=torch.uint8)
     slots, settings = torch.tensor([[0], [1], [2]]), Panels(by="image", rotate=20, flip="both", contrast=0.1)
     first, second = (
-        augmented(store, slots, settings, torch.Generator().manual_seed(1), **more) for more in ({}, {"bars": None})
+        augmented(store, slots, settings, torch.Generator().manual_seed(1), **more) for more in ({}, {"shapes": None})
     )
     assert torch.equal(first, second)
 
@@ -326,3 +328,33 @@ def test_a_stated_compute_plan_is_checked_before_any_image_is_read(films: Path, 
         chest_study(films, compute={"plan": {"test_resnet": {"precision": "fp16"}}, **UNSTATED})
     assert "compute.plan.test_resnet.precision" in str(error.value)
     assert "lax-or-strict" not in str(error.value)
+
+
+@pytest.mark.parametrize(("wanted", "width", "height"), [(2.0, 1.0, 0.5), (0.5, 0.5, 1.0), (1.0, 1.0, 1.0)])
+def test_a_stretched_image_shows_a_crop_of_another_shape(wanted: float, width: float, height: float) -> None:
+    """Of a square image, a crop of the wanted aspect ratio fills the tile, at a random position."""
+    ramp = torch.linspace(0, 1, 64)
+    tiles = torch.stack([ramp.expand(64, 64), ramp.view(-1, 1).expand(64, 64)]).expand(6, 2, 64, 64)
+    varied = Stretch(torch.ones(6), wanted, wanted).varied(tiles, torch.arange(6), torch.Generator().manual_seed(0))
+    across = varied[:, 0, 0, -1] - varied[:, 0, 0, 0]
+    down = varied[:, 1, -1, 0] - varied[:, 1, 0, 0]
+    torch.testing.assert_close(across, torch.full((6,), width), atol=0.02, rtol=0)
+    torch.testing.assert_close(down, torch.full((6,), height), atol=0.02, rtol=0)
+    positions = varied[:, 0 if width < 1 else 1].amin(dim=(1, 2))
+    assert (len(positions.unique()) > 1) == (wanted != 1)
+
+
+def test_stretched_images_of_all_classes_vary_alike(films: Path, tmp_path: Path) -> None:
+    """In training, square films look as those that were wider, unless the study says otherwise."""
+    study, cohort, store = prepared(films, tmp_path)
+    shapes = open_shapes(store.folder)
+    assert isinstance(shapes, Stretch)
+    assert shapes.lowest < shapes.highest
+    address = StoreAddress(store.folder, store.address)
+    for vary in (True, False):
+        panels = study.panels.model_copy(update={"vary_shape": vary})
+        data = Photographs().dataset(
+            address, study.model_copy(update={"panels": panels}), cohort.panels, np.zeros((len(cohort.panels), 1)), {}
+        )
+        assert (data.shapes is not None) == vary
+        assert data.varied == vary

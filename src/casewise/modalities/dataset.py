@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from casewise.errors import RunError
-from casewise.modalities.bars import Bars
 from casewise.modalities.panels import EMPTY, augmented, chunks, draw, plain
+from casewise.modalities.shape_variation import ShapeVariation
 from casewise.study.schema import Panels
 from casewise.study.seeds import mixed_seed
 
@@ -88,7 +88,7 @@ class PanelData:
         tiles: tile numbers of each panel (any number of them).
         truth: (P, T) float32, NaN where not scored.
         names: the case of each panel, for messages.
-        bars: the bars around images, which vary in training; None if there are none, or if they stay as they are.
+        shapes: how the shapes of images vary in training; None if they do not.
     """
 
     store: Tensor
@@ -96,7 +96,7 @@ class PanelData:
     truth: Tensor
     settings: Panels
     names: list[str] = field(default_factory=list)
-    bars: Bars | None = None
+    shapes: ShapeVariation | None = None
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -115,7 +115,7 @@ class PanelData:
     ) -> tuple[Tensor, Tensor]:
         """Augmented panels (B, C, H, W) in 0–1 and their truth (B, T)."""
         slots = torch.tensor([draw(self.tiles[r], self.settings, generator) for r in rows])
-        panels = augmented(self.store, slots.to(self.store.device), self.settings, generator, bars=self.bars)
+        panels = augmented(self.store, slots.to(self.store.device), self.settings, generator, shapes=self.shapes)
         return panels.to(device), self.truth[rows].to(device)
 
     def views(self) -> tuple[Tensor, Tensor]:
@@ -150,7 +150,7 @@ class PanelData:
     @property
     def varied(self) -> bool:
         """Whether training panels differ from epoch to epoch."""
-        return self.settings.varied or (self.bars is not None and not self.settings.offline_copies)
+        return self.settings.varied or (self.shapes is not None and not self.settings.offline_copies)
 
     @property
     def subsampled(self) -> bool:

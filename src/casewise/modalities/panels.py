@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from casewise.modalities.bars import Bars
+    from casewise.modalities.shape_variation import ShapeVariation
     from casewise.study.schema import Panels
 
 EMPTY = -1
@@ -83,13 +83,13 @@ def arrange(tiles: Tensor, slots: Tensor, settings: Panels) -> Tensor:
 
 
 def augmented(
-    store: Tensor, slots: Tensor, settings: Panels, generator: torch.Generator, *, bars: Bars | None = None
+    store: Tensor, slots: Tensor, settings: Panels, generator: torch.Generator, *, shapes: ShapeVariation | None = None
 ) -> Tensor:
     """Panels for training: every tile is augmented with separate parameters, drawn from `generator`.
 
     Brightness and contrast change the photograph, not the black padding. Rotation, translation, zoom and perspective
     fill with black, or with `padding_mode: reflect` with the mirrored tile. A fraction `probability` of the tiles is
-    warped; independently, the same fraction changes in tone. `bars` of the tiles are drawn anew.
+    warped; independently, the same fraction changes in tone. `shapes` vary the shapes of the images.
 
     Returns:
         (B, C, rows·H, columns·W) float in 0–1; bags as by `arrange`.
@@ -104,8 +104,8 @@ def augmented(
         # drawn after the others, so that they do not change the draws of studies without them
         additional = torch.rand(len(flat), FURTHER, generator=generator)
         drawn = torch.cat([drawn, additional[full].to(tiles.device)], dim=1)
-    if bars:
-        tiles = bars.varied(tiles, flat[full], generator)
+    if shapes:
+        tiles = shapes.varied(tiles, flat[full], generator)
     tiles = _warped(_toned(tiles, drawn, settings), drawn, settings)
     result = tiles.new_zeros(len(flat), *tiles.shape[1:])
     result[full] = tiles

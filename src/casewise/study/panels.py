@@ -96,6 +96,13 @@ class Panels(StudyModel):
         description="What fills the area outside a rotated or translated tile: black, or the tile mirrored at its "
         "edge.",
     )
+    vary_shape: bool = Field(
+        True,
+        description="Where images of different shapes are stretched to squares, whether each is cropped in training to "
+        "an aspect ratio drawn between the 1st and 99th percentile of all images, so that how an image is stretched "
+        "tells less of its source; where they are padded, whether bars that are not black vary. Without effect if all "
+        "images have one shape.",
+    )
     augmentation: Literal["as_stated", "fastai-default"] = Field(
         "as_stated",
         description="A named set of augmentations; keys stated in the study override it. `fastai-default`: rotate 10, "

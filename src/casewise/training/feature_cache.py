@@ -161,7 +161,7 @@ def fixed(data: PanelData, copies: int, *, seed: int, path: Path, buffer: Buffer
             if copy:
                 generator = torch.Generator().manual_seed(mixed_seed(seed, "copies", copy, start))
                 slots_on = slot_chunk.to(data.store.device)
-                computed = augmented(data.store, slots_on, data.settings, generator, bars=data.bars)
+                computed = augmented(data.store, slots_on, data.settings, generator, shapes=data.shapes)
             else:
                 computed = data.plain_batch(slot_chunk, torch.device("cpu"))
             at = copy * len(data) + start

@@ -139,8 +139,8 @@ class Photographs:
         labels: np.ndarray | None,
         fitted: FittedPreprocessing,
     ) -> PanelDataset:
-        from casewise.modalities.bars import open_bars
         from casewise.modalities.dataset import PanelData, labels_tensor, open_tiles
+        from casewise.modalities.shape_variation import open_shapes
 
         return PanelData(
             open_tiles(store.folder, store.address),
@@ -148,7 +148,7 @@ class Photographs:
             labels_tensor(labels, len(panels)),
             study.panels,
             [str(case) for case in panels["case"]],
-            bars=None if labels is None else open_bars(store.folder),
+            shapes=open_shapes(store.folder) if labels is not None and study.panels.vary_shape else None,
         )
 
     def alterations(self, study: Study) -> tuple[str, ...]:
