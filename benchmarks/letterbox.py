@@ -3,10 +3,11 @@
     python benchmarks/letterbox.py RUN [--network mobilenet_v2] [--fold 1] [--films 50] [--output letterbox.md]
 
 From a run of the study covid-cxr, or another study of classes, it takes square films of one class (`--from`) that the
-network of one fold did not learn from, and counts how many of them the network names another class (`--to`): as they
-are; cropped to three quarters of their height and prepared as the study prepares its images; and the same crop with
-black bars, with mirrored bars, and stretched to the square. A crop removes what is above and below the lungs at most;
-answers that change with the bars, but not with the stretched crop, come from the bars. Nothing is trained.
+network of a fold did not learn from, and counts how many of them the network names another class (`--to`): as they
+are; cropped to three quarters of their height and prepared as the study prepares its images; the same crop with black
+bars, with mirrored bars, and stretched to the square; and cropped to the same area on all four sides, which leaves them
+square. What a crop to another shape changes, and a square crop does not, comes from the shape. Every fold is examined,
+or the one that is named. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -30,19 +31,20 @@ KEPT = 0.75
 
 @dataclass(frozen=True)
 class Way:
-    """One way of preparing films: cropped or whole, with these changes to the study's `images`."""
+    """One way of preparing films: the shares of height and width that remain, and changes to the study's `images`."""
 
     name: str
-    cropped: bool
+    kept: tuple[float, float]
     images: dict[str, str]
 
 
 WAYS = (
-    Way("as they are", False, {}),
-    Way("cropped, prepared as in the study", True, {}),
-    Way("cropped, with black bars", True, {"fit": "pad", "padding": "black"}),
-    Way("cropped, with mirrored bars", True, {"fit": "pad", "padding": "reflect"}),
-    Way("cropped and stretched", True, {"fit": "stretch"}),
+    Way("as they are", (1, 1), {}),
+    Way("cropped, prepared as in the study", (KEPT, 1), {}),
+    Way("cropped, with black bars", (KEPT, 1), {"fit": "pad", "padding": "black"}),
+    Way("cropped, with mirrored bars", (KEPT, 1), {"fit": "pad", "padding": "reflect"}),
+    Way("cropped and stretched", (KEPT, 1), {"fit": "stretch"}),
+    Way("cropped to a square of the same area", (KEPT**0.5, KEPT**0.5), {}),
 )
 
 
@@ -86,10 +88,9 @@ def answers(predictor: Predictor, bundle: Bundle, films: list[Path], way: Way, f
     rows = []
     for number, film in enumerate(films):
         pixels = read_image(film)
-        if way.cropped:
-            kept = round(len(pixels) * KEPT)
-            top = (len(pixels) - kept) // 2
-            pixels = pixels[top : top + kept]
+        height, width = (round(length * kept) for length, kept in zip(pixels.shape, way.kept, strict=False))
+        top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+        pixels = pixels[top : top + height, left : left + width]
         path = folder / f"{number}.png"
         Image.fromarray(pixels).save(path)
         rows.append({"path": str(path), "subject": f"film{number:03d}"})
@@ -107,17 +108,22 @@ def answers(predictor: Predictor, bundle: Bundle, films: list[Path], way: Way, f
 
 def page(counts: pd.DataFrame, facts: dict[str, Any]) -> str:
     """The Markdown page."""
+    together = counts.drop(columns="fold").groupby("way", sort=False).sum().reset_index().assign(fold="all")
     lines = [
         "# The letterbox control",
         "",
-        f"{facts['films']} square films of {facts['from']} that the {facts['network']} of fold {facts['fold']} of "
-        f"{facts['study']} did not learn from; the study prepares images with `fit: {facts['fit']}`. Cropped films "
-        f"keep the central {KEPT:.0%} of their height. An answer changes if the network names another class than for "
-        "the film as it is.",
+        f"{facts['study']}, {facts['network']}, folds: {', '.join(map(str, facts['folds']))}. The network of each fold "
+        f"named up to {facts['films']} square films of {facts['from']} of subjects whom it did not learn from. "
+        f"The study prepares images with `fit: {facts['fit']}`. Cropped films keep the central {KEPT:.0%} of their "
+        "height, or the same area as a square. An answer changes if the network names another class than for the film "
+        "as it is.",
         "",
-        f"| films | named {facts['to']} | changed to {facts['to']} | changed at all |",
-        "|---|---|---|---|",
-        *(f"| {row.way} | {row.named} | {row.changed_to} | {row.changed} |" for row in counts.itertuples()),
+        f"| fold | prepared | films | named {facts['to']} | changed to {facts['to']} | changed at all |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {row.fold} | {row.way} | {row.films} | {row.named} | {row.changed_to} | {row.changed} |"
+            for row in pd.concat([counts, together]).itertuples()
+        ),
         "",
     ]
     return "\n".join(lines)
@@ -127,48 +133,46 @@ def main() -> None:
     from casewise.inference.bundle import Bundle
     from casewise.inference.predictor import Predictor
     from casewise.run_folder import RunFolder
+    from casewise.study.loading import saved_study
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the run folder of covid-cxr")
     parser.add_argument("--network", default="mobilenet_v2")
-    parser.add_argument("--fold", type=int, default=1)
-    parser.add_argument("--films", type=int, default=50)
+    parser.add_argument("--fold", type=int, help="a single fold; default: every fold")
+    parser.add_argument("--films", type=int, default=50, help="the largest number of films in a fold")
     parser.add_argument("--from", dest="source", default="no_finding", help="the class of the films")
     parser.add_argument("--to", default="covid", help="the class that is counted")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="write the table to this Markdown file")
     options = parser.parse_args()
 
-    bundle = Bundle.open(RunFolder(options.run).job(options.network, options.fold - 1).path)
-    predictor = Predictor.from_bundle(bundle)
-    target = next(output["name"] for output in bundle.outputs if output["main"])
-    films = held_out_films(options.run, options.network, options.fold - 1, options.source, target)
-    order = np.random.default_rng(options.seed).permutation(len(films))[: options.films]
-    films = [films[number] for number in sorted(order)]
-    with tempfile.TemporaryDirectory() as folder:
-        by_way = {
-            way.name: answers(predictor, bundle, films, way, Path(folder) / str(number))
-            for number, way in enumerate(WAYS)
-        }
-    plain = by_way[WAYS[0].name]
-    rows = []
-    for name, named in by_way.items():
-        changed = [new for new, old in zip(named, plain, strict=True) if new != old]
-        rows.append(
-            {
-                "way": name,
-                "named": named.count(options.to),
-                "changed_to": changed.count(options.to),
-                "changed": len(changed),
+    study = saved_study(RunFolder(options.run).study.read(), source=str(options.run))
+    folds = [options.fold] if options.fold else list(range(1, study.split.folds + 1))
+    rows: list[dict[str, Any]] = []
+    for fold in folds:
+        bundle = Bundle.open(RunFolder(options.run).job(options.network, fold - 1).path)
+        predictor = Predictor.from_bundle(bundle)
+        target = next(output["name"] for output in bundle.outputs if output["main"])
+        films = held_out_films(options.run, options.network, fold - 1, options.source, target)
+        order = np.random.default_rng(options.seed).permutation(len(films))[: options.films]
+        films = [films[number] for number in sorted(order)]
+        with tempfile.TemporaryDirectory() as folder:
+            by_way = {
+                way.name: answers(predictor, bundle, films, way, Path(folder) / str(number))
+                for number, way in enumerate(WAYS)
             }
-        )
+        plain = by_way[WAYS[0].name]
+        for name, named in by_way.items():
+            changed = [new for new, old in zip(named, plain, strict=True) if new != old]
+            row = {"fold": fold, "way": name, "films": len(films), "named": named.count(options.to)}
+            rows.append({**row, "changed_to": changed.count(options.to), "changed": len(changed)})
     facts = {
-        "films": len(films),
+        "films": options.films,
+        "folds": folds,
         "from": options.source,
         "to": options.to,
         "network": options.network,
-        "fold": options.fold,
-        "study": RunFolder(options.run).study.read()["name"],
+        "study": study.name,
         "fit": bundle.settings["images"]["fit"],
     }
     text = page(pd.DataFrame(rows), facts)
