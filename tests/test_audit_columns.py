@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from casewise.audit.columns import MOST_COLUMNS, further_columns, possible_folds, restates, sides_in
+from casewise.audit.metadata import columns_in_use
 from casewise.audit.predefined_splits import imported_findings, imported_splits
 from casewise.cohort.cohort import read_cohort
 from tests.test_audit_imported import study as imported_study
@@ -79,6 +80,18 @@ def test_columns_that_are_asked(tmp_path: Path) -> None:
     plain = {name.removeprefix("table_") for name in [*columns, *more]}
     assert plain == {f"c{n:02d}" for n in range(MOST_COLUMNS + 2)}
     assert len(columns) == MOST_COLUMNS
+
+
+def test_a_column_of_lesion_masks_is_in_use(tmp_path: Path) -> None:
+    def change(pixels: np.ndarray, row: Row, random: np.random.Generator) -> None:
+        row["lesion_mask"] = "marked.png" if row["label"] == "ill" else "empty.png"
+
+    study = make(tmp_path, change=change)
+    images = read_cohort(study).images
+    masked = study.model_copy(update={"images": study.images.model_copy(update={"lesion": "lesion_mask"})})
+    plain = [[name.removeprefix("table_") for name in further_columns(s, images, [])[0]] for s in (study, masked)]
+    assert ["lesion_mask" in names for names in plain] == [True, False]
+    assert "lesion_mask" in columns_in_use(masked)
 
 
 def test_an_unused_split_is_examined_whatever_its_name() -> None:

@@ -351,6 +351,37 @@ def test_a_score_can_be_what_is_predicted(here: Path, there: Path, tmp_path: Pat
     assert (other.study.name, len(other.cohort.images), len(other.store)) == ("valley", 18, 18)
 
 
+def test_a_search_for_shared_pictures_is_repeated_only_for_other_images(
+    here: Path, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from casewise.audit import twin_findings
+    from casewise.pipeline.prepare import prepare
+    from casewise.pipeline.read import read
+
+    searches: list[int] = []
+    search = twin_findings.find_twins
+    monkeypatch.setattr(twin_findings, "find_twins", lambda *values: searches.append(1) or search(*values))
+    folder = RunFolder(tmp_path / "run")
+    study = chest_study(here, **external(there))
+    cohort = read(study, None, Silent())
+    tiles = prepare(study, cohort, folder, Silent())
+    for other in (folder, folder, folder.seed(7)):
+        prepare_external(study, cohort, tiles, other, Silent())
+    assert len(searches) == 1
+    fewer = changed(there, tmp_path / "c.csv")
+    pd.read_csv(fewer).iloc[1:].to_csv(fewer, index=False)
+    prepare_external(chest_study(here, **external(fewer)), cohort, tiles, folder, Silent())
+    assert len(searches) == 2
+    # a search that found pictures of both cohorts refuses again
+    rows = pd.read_csv(fewer)
+    rows.loc[0, "path"] = str(here.parent / pd.read_csv(here)["path"][0])
+    rows.to_csv(fewer, index=False)
+    for _ in range(2):
+        with pytest.raises(CohortError, match="in the cohort to be tested on"):
+            prepare_external(chest_study(here, **external(fewer)), cohort, tiles, folder, Silent())
+    assert len(searches) == 3
+
+
 def test_what_is_missing_names_the_external_settings(here: Path, there: Path, tmp_path: Path) -> None:
     rows = absolute(there).rename(columns={"label": "diagnosis"})
     moved = tmp_path / "moved.csv"

@@ -105,6 +105,23 @@ def test_what_is_stated_is_kept() -> None:
     assert planned(Images(padding="mean"), [(80, 60)])[0].padding == "mean"
 
 
+@pytest.mark.parametrize("fit_as", ["crop", "stretch"])
+def test_padding_without_bars_is_refused(fit_as: Fit) -> None:
+    with pytest.raises(ValueError, match="padding") as refusal:
+        Images(fit=fit_as, padding="mean")
+    assert "fit: pad" in str(refusal.value)
+    assert Images(fit=fit_as).padding == "auto"
+
+
+def test_padding_that_the_plan_leaves_unused_is_remarked_on() -> None:
+    sizes = [(80, 60), (60, 60)]
+    images, reason = planned(Images(padding="mean"), sizes)
+    assert (images.fit, images.padding) == ("stretch", "auto")
+    assert "padding: mean" in reason
+    assert "padding" not in planned(Images(), sizes)[1]
+    Images.model_validate(images.model_dump())  # a saved plan can be read again
+
+
 def test_the_old_key_is_unknown(films: Path) -> None:
     with pytest.raises(StudyError, match="keep_ratio"):
         chest_study(films, images={"keep_ratio": True})

@@ -18,10 +18,11 @@ from casewise.evaluation.bootstrap import Estimate, Plan, by_subject
 from casewise.evaluation.classification import PredictionMatrix, judge_classes
 from casewise.evaluation.thresholds import judge_thresholds
 from casewise.metrics.classes import Classes, Samples, class_metrics
+from casewise.metrics.metric import Metric
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject, value
-from casewise.metrics.registry import Metric, metric_names, metric_of, register_metric, unregister_metric
+from casewise.metrics.registry import metric_names, metric_of, register_metric, unregister_metric
 from casewise.report.caveats import sentences
-from casewise.report.markdown.page import trained_or_held_out as page_cell
+from casewise.report.markdown.sections import trained_or_held_out as page_cell
 from casewise.report.sections.training import on_training_cases
 from casewise.report.sections.training import trained_or_held_out as training_cell
 from casewise.report.tables import MetricFormat

@@ -19,7 +19,8 @@ from casewise.report.figures import cohort as draw_cohort
 from casewise.report.figures import time as draw_time
 from casewise.report.figures.drawing import canvas, svg
 from casewise.report.figures.pictures import grid_picture
-from casewise.report.markdown.page import figure, write_results
+from casewise.report.markdown.page import write_results
+from casewise.report.markdown.target_tables import figure
 from casewise.report.page import render, write_report
 from casewise.report.sections import agreement, labels, learners, summary
 from casewise.study.schema import EarlyStopping

@@ -57,8 +57,10 @@ def in_files(paths: Sequence[str]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         except ImageError:
             return None
         down, across = (max(0, (side - PART) // 2) for side in image.shape)
-        part = image[down : down + PART, across : across + PART].astype(np.float32)
-        return (*_sharpness(part), blockiness(part), blockiness(part.T)) if min(part.shape) >= 3 * BLOCK else None
+        centre = image[down : down + PART, across : across + PART].astype(np.float32)
+        return (
+            (*_sharpness(centre), blockiness(centre), blockiness(centre.T)) if min(centre.shape) >= 3 * BLOCK else None
+        )
 
     with ThreadPoolExecutor(int(cpu_count())) as pool:
         values = list(pool.map(measured, paths))
@@ -80,7 +82,7 @@ def _sharpness(image: Floats) -> tuple[float, float]:
     content = coarse > CONTENT
     if not content.any():
         return 0.0, 0.0
-    first, second = (float(np.median((part[content] + 0.01) / coarse[content])) for part in (fine, middle))
+    first, second = (float(np.median((detail[content] + 0.01) / coarse[content])) for detail in (fine, middle))
     return float(np.log(first)), float(np.log(second))
 
 

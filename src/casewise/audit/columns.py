@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from casewise.audit.metadata import MOST_LEVELS, RARE, levels
-from casewise.cohort.targets import target_columns
+from casewise.audit.metadata import MOST_LEVELS, RARE, columns_in_use, levels
 from casewise.splits.predefined import WORDS
 
 if TYPE_CHECKING:
@@ -37,10 +36,7 @@ def further_columns(study: Study, images: pd.DataFrame, audited: Sequence[str]) 
 
     Left out are targets, annotations of readers, columns that the study uses, and splits.
     """
-    used = {column for name in study.targets for column in target_columns(name, study)} | set(study.targets)
-    used |= {column for readers in study.evaluation.readers.values() for column in readers.values()}
-    used |= {column for column in study.columns.values() if column}
-    used |= {study.split.column or "", study.audit.mask or "", *STANDARD, *audited}
+    used = {*columns_in_use(study), *study.targets, *STANDARD, *audited}
     subjects = images["subject"].astype(str).to_numpy()
     counts: dict[str, int] = {}
     for name in map(str, images.columns):
@@ -67,8 +63,8 @@ def restates(name: str, text: Sequence[str], labels: NDArray[np.floating[Any]], 
     >>> restates("ward", ["A", "A", "B", "B"], labels, ["covid", "no_finding"])
     False
     """
-    known = ~np.isnan(labels)
-    cells, numbers = np.array(levels(text))[known], labels[known].astype(int)
+    labelled = ~np.isnan(labels)
+    cells, numbers = np.array(levels(text))[labelled], labels[labelled].astype(int)
     filled = cells != ""
     if not classes or filled.mean() < PURE or len(np.unique(numbers)) < 2:
         return False

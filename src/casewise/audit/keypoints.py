@@ -65,11 +65,11 @@ def local_pairs(
     store: TileStore,
     paths: Sequence[str],
     among: np.ndarray,
-    known: Collection[tuple[int, int]],
+    excluded: Collection[tuple[int, int]],
     *,
     progress: Callable[[float], None] | None = None,
 ) -> list[tuple[int, int, Register]]:
-    """Pairs i < j of the images `among` whose features agree, with the map from i to j; pairs in `known` are left out.
+    """Pairs i < j of the images `among` whose features agree, with the map from i to j; without those in `excluded`.
 
     Args:
         paths: the file of each image, read if tiles are small.
@@ -80,8 +80,8 @@ def local_pairs(
         return []
     features = extract(store, paths, among, progress=lambda share: report(0.6 * share))
     position = {int(row): number for number, row in enumerate(among)}
-    excluded = {(position[i], position[j]) for i, j in known if i in position and j in position}
-    pairs = _nearest(_vectors(features), excluded)
+    left_out = {(position[i], position[j]) for i, j in excluded if i in position and j in position}
+    pairs = _nearest(_vectors(features), left_out)
 
     def aligned(pair: tuple[int, int]) -> Register | None:
         return _aligned(features[pair[0]], features[pair[1]])
@@ -102,12 +102,12 @@ def extract(
     """The features of these images; an image without any has empty arrays."""
     small = store.preparation.size < SMALLEST_TILE
 
-    def found(row: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    def features_of(row: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
         return _sift(_picture(store, row, paths[row] if small else None))
 
     raw = []
     with ThreadPoolExecutor(int(cpu_count())) as pool:
-        for number, item in enumerate(pool.map(found, map(int, rows))):
+        for number, item in enumerate(pool.map(features_of, map(int, rows))):
             raw.append(item)
             if progress and number % 50 == 0:
                 progress(number / len(rows))

@@ -16,6 +16,7 @@ from casewise.cohort.checks import closest
 from casewise.cohort.natural_sort import natural
 from casewise.cohort.targets import target_columns
 from casewise.errors import CohortError
+from casewise.modalities.registry import modality_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,8 +81,7 @@ def audited_columns(study: Study, images: pd.DataFrame) -> list[str]:
     standard_columns = ["image", "path", "subject", "visit", "case", "day", "region", "panel"]
     others = [str(c) for c in images.columns if c not in standard_columns and c not in study.targets]
     by_name = {name: name for name in others} | {name.removeprefix("table_"): name for name in others}
-    annotated = {column for name in study.targets for column in target_columns(name, study)}
-    annotated |= {column for readers in study.evaluation.readers.values() for column in readers.values()}
+    annotated = _annotations(study)
     if study.audit.columns is not None:
         for name in study.audit.columns:
             if name in study.targets or name in annotated:
@@ -92,10 +92,22 @@ def audited_columns(study: Study, images: pd.DataFrame) -> list[str]:
                     f"audit.columns: {name!r} is not a column.{closest(name, list(by_name))} Columns are: {available}."
                 )
     stated = [by_name.get(name, name) for name in dict.fromkeys(study.audit.columns or [])]
-    used = annotated | {column for column in study.columns.values() if column and column != study.columns.get("date")}
-    used |= {study.split.column or "", study.audit.mask or "", study.images.lesion or ""}
+    used = columns_in_use(study) - {study.columns.get("date")}
     usual = [name for name in others if _usual(name) in USUAL and name.removeprefix("table_") not in used]
     return list(dict.fromkeys([*stated, *usual]))
+
+
+def columns_in_use(study: Study) -> set[str]:
+    """The columns with labels, readers, names, masks and the split, which are no evidence of a shortcut."""
+    masks = {study.audit.mask, *modality_of(study).mask_columns(study).values()}
+    columns = {*study.columns.values(), study.split.column, *masks}
+    return _annotations(study) | {column for column in columns if column}
+
+
+def _annotations(study: Study) -> set[str]:
+    """The columns of labels and of what readers recorded."""
+    columns = {column for name in study.targets for column in target_columns(name, study)}
+    return columns | {column for readers in study.evaluation.readers.values() for column in readers.values()}
 
 
 def is_usual(name: str) -> bool:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.modalities.store.store import TileStore
 
-__all__ = ["ImageNaming", "check_twins_between", "registrations", "twin_findings"]
+__all__ = ["ImageNaming", "refuse_twins", "registrations", "twin_findings", "twins_between"]
 
 # Pairs that an error names.
 SHOWN = 5
@@ -174,21 +174,13 @@ def _kinds(figures: Mapping[str, Any]) -> str:
 # ------------------------------------------------------------------------------------------------- two cohorts
 
 
-def check_twins_between(
-    cohort: Cohort,
-    store: TileStore,
-    other: Cohort,
-    other_store: TileStore,
-    *,
-    where: str = "in the pretraining cohort",
-    other_people: bool = False,
-) -> None:
-    """Stop if a picture occurs in both cohorts under different subjects, or at all if the cohorts share no people.
+def twins_between(
+    cohort: Cohort, store: TileStore, other: Cohort, other_store: TileStore, *, other_people: bool = False
+) -> list[tuple[int, int]]:
+    """The rows of the images of two cohorts that show the same picture under different subjects.
 
-    Copies that were resized, recompressed, slightly cropped, flipped or brightened count as well.
-
-    Raises:
-        CohortError: names the pairs.
+    Copies that were resized, recompressed, slightly cropped, flipped or brightened count as well. With `other_people`
+    the cohorts share no people, and pairs with one name count as well.
     """
     own_images, other_images = (
         table[["path", "subject"]].astype(str).assign(slide_picture=shown_by(table))
@@ -201,23 +193,33 @@ def check_twins_between(
         for twin in find_twins(_joined(store, other_store), pd.concat([own_images, renamed], ignore_index=True))
         if twin.i < len(own_images) <= twin.j
     ]
-    duplicates = [
-        (own_images.iloc[i], other_images.iloc[j])
-        for i, j in pairs
-        if other_people or own_images["subject"].iloc[i] != other_images["subject"].iloc[j]
-    ]
-    if duplicates:
-        lines = [
-            f"\n  {our.path} ({our.subject}) = {their.path} ({their.subject})" for our, their in duplicates[:SHOWN]
-        ]
-        more = f"\n  and {len(duplicates) - SHOWN} more pairs" if len(duplicates) > SHOWN else ""
-        remedy = (
-            "Exclude all images of these people from one of the cohorts (`where_not`)."
-            if other_people
-            else "Give both the same subject, or exclude all images of one of them (`where_not`)."
-        )
-        under = "" if other_people else "under another subject "
-        raise CohortError(f"The same picture occurs {under}{where}:{''.join(lines)}{more}\n{remedy}")
+    own_subjects, other_subjects = own_images["subject"].tolist(), other_images["subject"].tolist()
+    return [(i, j) for i, j in pairs if other_people or own_subjects[i] != other_subjects[j]]
+
+
+def refuse_twins(
+    pairs: Sequence[Sequence[int]], cohort: Cohort, other: Cohort, *, where: str, other_people: bool
+) -> None:
+    """Stop if there are pairs of `twins_between`.
+
+    Raises:
+        CohortError: names the pairs.
+    """
+    if not pairs:
+        return
+    own_names, other_names = (
+        [f"{path} ({subject})" for path, subject in zip(images["path"], images["subject"], strict=True)]
+        for images in (cohort.images, other.images)
+    )
+    lines = [f"\n  {own_names[i]} = {other_names[j]}" for i, j in pairs[:SHOWN]]
+    more = f"\n  and {len(pairs) - SHOWN} more pairs" if len(pairs) > SHOWN else ""
+    remedy = (
+        "Exclude all images of these people from one of the cohorts (`where_not`)."
+        if other_people
+        else "Give both the same subject, or exclude all images of one of them (`where_not`)."
+    )
+    under = "" if other_people else "under another subject "
+    raise CohortError(f"The same picture occurs {under}{where}:{''.join(lines)}{more}\n{remedy}")
 
 
 def _joined(first: TileStore, second: TileStore) -> TileStore:

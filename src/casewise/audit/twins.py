@@ -102,9 +102,9 @@ def find_twins(
     exact, firsts = _identical(store, hashes.flat)
     candidates = close_pairs(hashes, firsts, progress=lambda done: report(len(store) + done, total))
     near = list(_near(store, images, candidates, embed, lambda share: report(int((2 + share) * len(store)), total)))
-    found = {(twin.i, twin.j) for twin in near}
+    near_pairs = {(twin.i, twin.j) for twin in near}
     local = list(
-        _local(store, images, hashes, firsts, found, lambda share: report(int((3 + share) * len(store)), total))
+        _local(store, images, hashes, firsts, near_pairs, lambda share: report(int((3 + share) * len(store)), total))
     )
     report(total, total)
     return sorted(exact + near + local, key=lambda twin: (twin.i, twin.j))
@@ -158,15 +158,15 @@ def _local(
     images: pd.DataFrame,
     hashes: Hashes,
     among: np.ndarray,
-    found: set[tuple[int, int]],
+    excluded: set[tuple[int, int]],
     report: Callable[[float], None],
 ) -> Iterator[Twin]:
-    """The pairs with agreeing local features that are confirmed as the same picture and not in `found`."""
+    """The pairs with agreeing local features that are confirmed as the same picture and not in `excluded`."""
     among = among[~hashes.flat[among]]
     paths, subject = shown_by(images), images["subject"].to_numpy()
     local = [
         (i, j, register)
-        for i, j, register in local_pairs(store, paths, among, found, progress=lambda share: report(0.8 * share))
+        for i, j, register in local_pairs(store, paths, among, excluded, progress=lambda share: report(0.8 * share))
         if _promising(register, bool(subject[i] == subject[j]))
     ]
     if not local:

@@ -85,15 +85,15 @@ def _figures(groups: Mapping[str, tuple[pd.DataFrame, np.ndarray]], plan: Plan) 
             columns["confidence"] = (np.where(members, confidence, 0.0), members.astype(float))
         # subjects without a member are drawn too, as those of the other group must be
         sums, _ = subject_sums(columns, rows["subject"])
-        found = ratios(sums, plan)
+        means = ratios(sums, plan)
         n_subjects = int(rows["subject"][members].nunique())
         counts = {"answers": int(members.sum()), "subjects": n_subjects, "rough": n_subjects < ROUGH_BELOW}
         if metric == "accuracy":
             n_scored = int(rows["subject"][scored].nunique())
-            found[metric] = (with_open_end(found[metric][0], n_scored, plan), found[metric][1])
+            means[metric] = (with_open_end(means[metric][0], n_scored, plan), means[metric][1])
         figures[name] = (
-            {**counts, **{key: estimate for key, (estimate, _) in found.items()}},
-            {key: samples for key, (_, samples) in found.items()},
+            {**counts, **{key: estimate for key, (estimate, _) in means.items()}},
+            {key: samples for key, (_, samples) in means.items()},
         )
     return figures
 

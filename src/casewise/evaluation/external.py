@@ -14,7 +14,8 @@ from casewise.evaluation.bootstrap import Plan, percentiles
 from casewise.evaluation.caveats import Caveat
 from casewise.evaluation.intervals import difference, scheme_of
 from casewise.evaluation.judges import Judge, judge_of
-from casewise.metrics.registry import CALIBRATED, metric_of
+from casewise.metrics.metric import CALIBRATED
+from casewise.metrics.registry import metric_of
 from casewise.predictions.table import final_rows
 
 # The group of cases without a value in the column of groups.

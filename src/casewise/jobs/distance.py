@@ -39,7 +39,7 @@ def evenly(rows: np.ndarray, subjects: np.ndarray, most: int, seed: int) -> np.n
     order = np.random.default_rng(mixed_seed(seed, "distance")).permutation(len(rows))
     turn = np.zeros(len(rows), int)
     counts: dict[object, int] = {}
-    for place in order:
-        turn[place] = counts.get(subjects[place], 0)
-        counts[subjects[place]] = turn[place] + 1
+    for position in order:
+        turn[position] = counts.get(subjects[position], 0)
+        counts[subjects[position]] = turn[position] + 1
     return np.sort(rows[order[np.argsort(turn[order], kind="stable")[:most]]])

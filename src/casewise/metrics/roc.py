@@ -94,8 +94,8 @@ def auroc_within(
     return _ratio(passed, pairs)
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
+def _ratio(count: np.ndarray, total: np.ndarray) -> np.ndarray:
+    return np.divide(count, total, out=np.full(np.shape(total), np.nan), where=total > 0)
 
 
 def curve(scores: np.ndarray, of_class: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -27,21 +27,14 @@ if TYPE_CHECKING:
 
 def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> dict[str, Any]:
     """Evaluate every learner on every target with intervals by subject, and write all figures."""
-    from casewise.evaluation.classification import one_class_caveats
-    from casewise.evaluation.counterfactuals import counterfactual_caveats, counterfactual_figures
-    from casewise.evaluation.drift import drift, drift_caveats
-    from casewise.evaluation.external import one_class_by_source
     from casewise.evaluation.fold_summary import over_folds
-    from casewise.evaluation.headline import headline_inside, headline_within
 
-    settings = study.evaluation
-    start = time.monotonic()
+    start, settings, plan = time.monotonic(), study.evaluation, _plan(study)
     names = [*study.outputs, *study.scores]
-    classes_by_target = {name: study.classes_of(name) for name in names if study.classes_of(name)}
     results = evaluation.evaluate(
         predictions,
         outcomes(study, predictions),
-        evaluation.Plan(settings.bootstrap_resamples, settings.confidence, study.seed),
+        plan,
         bands=settings.bands or None,
         follow_up=evaluation.FollowUp(settings.baseline, tuple(settings.responders)) if settings.response else None,
         readers=readers_table(study, cohort),
@@ -50,59 +43,29 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     for name, cases in cases_with_missing_regions(predictions, study_scores(study)).items():
         if cases and study.missing_regions == "allow":
             results["notes"].append(Caveat("missing_regions", score=name, cases=len(cases)))
-    classes = study.classes_of(study.primary_outcome)
     results |= _other_sources(study, predictions, folder)
-    if "by_site" in results:
-        column = study.split.leave_out or "source"
-        results["main"] = headline_within(
-            results["main"], results["metrics"], results["by_site"], column, results["notes"]
-        )
-        results["notes"] += one_class_by_source(results["by_site"], study.level_of(study.primary_outcome))
-    if NESTED in set(predictions["model"]):
-        results["main"] = headline_inside(results["main"], results["metrics"], NESTED, results["notes"])
+    _finish_headline(study, predictions, results)
+    classes_by_target = {name: study.classes_of(name) for name in names if study.classes_of(name)}
     results["over_folds"] = evaluation.plain(over_folds(predictions, names, classes_by_target))
-    nouns = {name: study.level_of(name) for name in names if study.classes_of(name)}
-    results["notes"] += one_class_caveats(results["classes"], nouns)
-    drops = [figure for by_metric in results.get("external_drop", {}).values() for figure in by_metric.values()]
-    if any(figure["internal_stage"] == "oof" for figure in drops):
-        results["notes"].append(Caveat("external_by_all_folds"))
-    results["notes"] += [
-        Caveat("conditional_on_networks", seeds=1),
-        *guess(predictions, study.primary_outcome, classes),
-        *hopeless(study, folder),
-        *constant_predictions(predictions, study.primary_outcome, study.networks),
-    ]
+    results["notes"] += _caveats(study, predictions, results, folder)
     results |= evaluation.plain(calibration_and_decisions(study, predictions, results["main"]))
     if not folder.image_split_mark.exists():  # there, images count as subjects
         results |= evaluation.plain(participants_and_subgroups(study, cohort, predictions, results, folder))
-    if study.external:
-        distances = drift(
-            predictions,
-            study.primary_outcome,
-            evaluation.Plan(settings.bootstrap_resamples, settings.confidence, study.seed),
-        )
-        compared = folder.cohort_difference.read_or_none() or {}
-        results["drift"] = evaluation.plain({"cohorts": compared, "learners": distances})
-        results["notes"] += drift_caveats(distances, results["main"]["learner"])
-    if folder.counterfactuals.exists():
-        altered = counterfactual_figures(
-            folder.counterfactuals.read(),
-            study.primary_outcome,
-            classes=classes,
-            plan=evaluation.Plan(settings.bootstrap_resamples, settings.confidence, study.seed),
-        )
-        results["counterfactuals"] = evaluation.plain(altered)
-        results["notes"] += counterfactual_caveats(altered, study.primary_outcome)
+    _add_drift_and_altered_images(study, predictions, results, folder)
     results["notes"] = evaluation.plain(results["notes"])
     results["made_from"] = folder.evaluated_files()
     folder.metrics.write(results)
     show.line(
         "evaluate",
-        f"{counted(predictions['model'].nunique(), 'learner')}, {settings.bootstrap_resamples:,} resamples of "
-        "subjects, "
+        f"{counted(predictions['model'].nunique(), 'learner')}, {plan.resamples:,} resamples of subjects, "
         f"{time.monotonic() - start:.0f} s",
     )
     return results
+
+
+def _plan(study: Study) -> evaluation.Plan:
+    settings = study.evaluation
+    return evaluation.Plan(settings.bootstrap_resamples, settings.confidence, study.seed)
 
 
 def outcomes(study: Study, predictions: pd.DataFrame) -> evaluation.Outcomes:
@@ -118,16 +81,70 @@ def outcomes(study: Study, predictions: pd.DataFrame) -> evaluation.Outcomes:
     )
 
 
+def _finish_headline(study: Study, predictions: pd.DataFrame, results: dict[str, Any]) -> None:
+    """Take the headline within the sources that were left out, or from the networks that inner folds chose."""
+    from casewise.evaluation.external import one_class_by_source
+    from casewise.evaluation.headline import headline_inside, headline_within
+
+    if "by_site" in results:
+        column = study.split.leave_out or "source"
+        results["main"] = headline_within(
+            results["main"], results["metrics"], results["by_site"], column, results["notes"]
+        )
+        results["notes"] += one_class_by_source(results["by_site"], study.level_of(study.primary_outcome))
+    if NESTED in set(predictions["model"]):
+        results["main"] = headline_inside(results["main"], results["metrics"], NESTED, results["notes"])
+
+
+def _caveats(study: Study, predictions: pd.DataFrame, results: dict[str, Any], folder: RunFolder) -> list[Caveat]:
+    """The caveats on all figures of the run."""
+    from casewise.evaluation.classification import one_class_caveats
+
+    target = study.primary_outcome
+    names = [*study.outputs, *study.scores]
+    nouns = {name: study.level_of(name) for name in names if study.classes_of(name)}
+    drops = [figure for by_metric in results.get("external_drop", {}).values() for figure in by_metric.values()]
+    by_all_folds = any(figure["internal_stage"] == "oof" for figure in drops)
+    return [
+        *one_class_caveats(results["classes"], nouns),
+        *([Caveat("external_by_all_folds")] if by_all_folds else []),
+        Caveat("conditional_on_networks", seeds=1),
+        *guess(predictions, target, study.classes_of(target)),
+        *hopeless(study, folder),
+        *constant_predictions(predictions, target, study.networks),
+    ]
+
+
+def _add_drift_and_altered_images(
+    study: Study, predictions: pd.DataFrame, results: dict[str, Any], folder: RunFolder
+) -> None:
+    """Add what differs for external cases that are unlike the training, and for altered images."""
+    from casewise.evaluation.counterfactuals import counterfactual_caveats, counterfactual_figures
+    from casewise.evaluation.drift import drift, drift_caveats
+
+    target, plan = study.primary_outcome, _plan(study)
+    if study.external:
+        distances = drift(predictions, target, plan)
+        compared = folder.cohort_difference.read_or_none() or {}
+        results["drift"] = evaluation.plain({"cohorts": compared, "learners": distances})
+        results["notes"] += drift_caveats(distances, results["main"]["learner"])
+    if folder.counterfactuals.exists():
+        altered = counterfactual_figures(
+            folder.counterfactuals.read(), target, classes=study.classes_of(target), plan=plan
+        )
+        results["counterfactuals"] = evaluation.plain(altered)
+        results["notes"] += counterfactual_caveats(altered, target)
+
+
 def _other_sources(study: Study, predictions: pd.DataFrame, folder: RunFolder) -> dict[str, Any]:
     """The figures of each source that was left out of training; the drop on the external cohort, and its groups."""
-    from casewise.evaluation.bootstrap import Plan
     from casewise.evaluation.external import by_column, by_source, drop, mean_intervals, within_sources
 
-    target, settings = study.primary_outcome, study.evaluation
+    target = study.primary_outcome
     judged: dict[str, Any] = {
         "classes": study.classes_of(target),
         "positive": study.positive_of(target),
-        "plan": Plan(settings.bootstrap_resamples, settings.confidence, study.seed),
+        "plan": _plan(study),
     }
     results: dict[str, Any] = {}
     sources: dict[str, str] = {}

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.audit.twin_findings import check_twins_between
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.identity import same_people, spelling_pairs
 from casewise.cohort.labels import label_table
@@ -15,6 +14,7 @@ from casewise.console import Silent
 from casewise.errors import CohortError, SplitError, nearest
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
+from casewise.pipeline.cohort_comparison import check_no_twins, own_cohort
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,12 +96,8 @@ def prepare_external(study: Study, main: Cohort, store: ImageStore, folder: RunF
     cohort = modality.read(other, cohort, folder.external_images, show)
     external_store = modality.prepare(other, cohort, folder.external_images, show, "external")
     prepared = PreparedCohort(other, cohort, folder.external_images, external_store)
-    check_twins_between(
-        *modality.audited(PreparedCohort(study, main, folder.images(study.images.store), store), show),
-        *modality.audited(prepared, show),
-        where="in the cohort to be tested on",
-        other_people=True,
-    )
+    own = own_cohort(study, main, store, folder)
+    check_no_twins(own, prepared, folder, show, where="in the cohort to be tested on", other_people=True)
     prefix = f"{other.name}:"
     renamed = {
         name: table.assign(subject=prefix + table["subject"].astype(str), case=prefix + table["case"].astype(str))
@@ -125,12 +121,7 @@ def check_apart_from_pretraining(
         pretraining.study, pretraining.cohort, images, Silent()
     )  # the prepared images are only opened
     learned = PreparedCohort(pretraining.study, pretraining.cohort, images, store)
-    check_twins_between(
-        *modality.audited(learned, show),
-        *modality.audited(external, show),
-        where="in the cohort to be tested on",
-        other_people=True,
-    )
+    check_no_twins(learned, external, folder, show, where="in the cohort to be tested on", other_people=True)
 
 
 def check_names_apart(study: Study, main: Cohort, external: Cohort, pretraining: Cohort) -> None:

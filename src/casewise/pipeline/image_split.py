@@ -7,11 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.console import Silent
 from casewise.pipeline.evaluate import evaluate
-from casewise.pipeline.score import score
-from casewise.pipeline.stack import stack
-from casewise.pipeline.train import train
+from casewise.pipeline.train import train_again
 from casewise.report.formatting import counted
-from casewise.splits.grouped import write_splits
 from casewise.splits.image_split import image_split_of, on_both_sides
 from casewise.splits.learnable import check_learnable
 
@@ -43,12 +40,9 @@ def image_split(
     show.line("by image", "every network is trained once more, with each image treated as a separate subject")
     split_folder.image_split_mark.write({"split": split_folder.path.name, "of": study.name})
     check_learnable(comparison.splits, images.panels, other)
-    write_splits(comparison.splits, split_folder.splits)
     # The images are already prepared, and their folder is not part of the study.
     prepared = other.model_copy(update={"images": other.images.model_copy(update={"store": store.folder})})
-    predictions = train(prepared, images, store, comparison.splits, split_folder, show)
-    predictions = stack(other, predictions, split_folder, show)
-    predictions = score(other, predictions, split_folder)
+    predictions = train_again(prepared, images, store, comparison.splits, split_folder, show)
     start = time.monotonic()
     # Without its line, which would count images as subjects.
     figures = evaluate(other, images, predictions, split_folder, Silent())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from casewise.audit.twin_findings import check_twins_between
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.identity import Declared, same_people, spelling_pairs
 from casewise.errors import SplitError
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
+from casewise.pipeline.cohort_comparison import check_no_twins, own_cohort
 from casewise.report.formatting import counted
 
 if TYPE_CHECKING:
@@ -82,9 +82,13 @@ def prepare_pretraining(study: Study, main: Cohort, store: ImageStore, folder: R
     show.line("pretrain", described(other, cohort, n_shared))
     cohort = modality.read(other, cohort, folder.pretraining_images, show)
     other_store = modality.prepare(other, cohort, folder.pretraining_images, show, "pretrain")
-    check_twins_between(
-        *modality.audited(PreparedCohort(study, main, folder.images(study.images.store), store), show),
-        *modality.audited(PreparedCohort(other, cohort, folder.pretraining_images, other_store), show),
+    check_no_twins(
+        own_cohort(study, main, store, folder),
+        PreparedCohort(other, cohort, folder.pretraining_images, other_store),
+        folder,
+        show,
+        where="in the pretraining cohort",
+        other_people=False,
     )
     return Pretrained(other, cohort, other_store.folder, other_store.address)
 

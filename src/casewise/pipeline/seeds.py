@@ -8,10 +8,7 @@ import numpy as np
 
 from casewise.evaluation import results as evaluation
 from casewise.pipeline.evaluate import outcomes
-from casewise.pipeline.score import score
-from casewise.pipeline.stack import stack
-from casewise.pipeline.train import train
-from casewise.splits.grouped import write_splits
+from casewise.pipeline.train import train_again
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
@@ -47,8 +44,8 @@ def seeds(
     spread: dict[str, Any] = {}
     for (stage, learner, target, metric), value in points[0].items():
         values = [value, *(other.get((stage, learner, target, metric)) for other in points[1:])]
-        known = [number for number in values if number is not None]
-        deviation = float(np.std(known, ddof=1)) if len(known) == len(values) else None
+        defined = [number for number in values if number is not None]
+        deviation = float(np.std(defined, ddof=1)) if len(defined) == len(values) else None
         by_target = spread.setdefault(stage, {}).setdefault(learner, {}).setdefault(target, {})
         by_target[metric] = {"values": values, "sd": deviation}
     entry = evaluation.plain({"seeds": numbers, "metrics": spread})
@@ -76,10 +73,7 @@ def _trained_points(
             "compute": study.compute.model_copy(update={"plan": plans, **any_machine}),
         }
     )
-    seed_folder = folder.seed(seed)
-    write_splits(splits, seed_folder.splits)
-    predictions = train(other, cohort, store, splits, seed_folder, show)
-    predictions = score(other, stack(other, predictions, seed_folder, show), seed_folder)
+    predictions = train_again(other, cohort, store, splits, folder.seed(seed), show)
     figures = evaluation.evaluate(predictions, outcomes(study, predictions), FEWEST)
     return _points(figures["metrics"])
 

@@ -9,13 +9,15 @@ import pandas as pd
 
 from casewise.cohort.cohort import Cohort
 from casewise.modalities.base import ImageStore, PreparedCohort, StoreAddress
-from casewise.pipeline.cohort_difference import cohort_difference
+from casewise.pipeline.cohort_comparison import cohort_difference, own_cohort
 from casewise.pipeline.external import check_apart_from_pretraining, prepare_external
 from casewise.pipeline.pretraining import prepare_pretraining
+from casewise.pipeline.score import score
+from casewise.pipeline.stack import stack
 from casewise.predictions import table as predicted
 from casewise.predictions.tiles import gather_tiles
 from casewise.report.formatting import counted
-from casewise.splits.grouped import Splits
+from casewise.splits.grouped import Splits, write_splits
 from casewise.study.schema import Study
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def train(
 
     external = prepare_external(study, cohort, store, folder, show) if study.external else None
     if external:
-        cohort_difference(study, cohort, store, external, folder, show)
+        cohort_difference(own_cohort(study, cohort, store, folder), external, folder, show)
     pretraining = prepare_pretraining(study, cohort, store, folder, show) if study.pretrain else None
     if external and pretraining:
         check_apart_from_pretraining(study, external, pretraining, folder, show)
@@ -70,6 +72,15 @@ def train(
     tested = table[table["stage"] != "oof"]
     means = [predicted.mean_over_folds(tested)] if len(tested) else []
     return predicted.check(pd.concat([table[table["stage"] == "oof"], *means], ignore_index=True))
+
+
+def train_again(
+    study: Study, cohort: Cohort, store: ImageStore, splits: Splits, folder: RunFolder, show: Show
+) -> pd.DataFrame:
+    """Train, stack and score a variant of a study in a folder of its own; return its predictions."""
+    write_splits(splits, folder.splits)
+    predictions = train(study, cohort, store, splits, folder, show)
+    return score(study, stack(study, predictions, folder, show), folder)
 
 
 def _write_tile_predictions(study: Study, jobs: list[Job], cohort: Cohort, folder: RunFolder) -> None:

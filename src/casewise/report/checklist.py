@@ -233,11 +233,11 @@ def prediction(run: FinishedStudy) -> dict[str, Any]:
 
 def output(run: FinishedStudy) -> dict[str, Any]:
     target, points = run.main_target, _entry(run).get("operating") or []
-    known = target in run.study.targets or target in run.study.scores
+    has_range = target in run.study.targets or target in run.study.scores
     return {
         "target": target,
         "classes": run.study.classes_of(target),
-        "range": run.study.range_of(target) if known and not run.study.classes_of(target) else None,
+        "range": run.study.range_of(target) if has_range and not run.study.classes_of(target) else None,
         "thresholds": len(points),
         "chosen_on": sorted({str(point["chosen_on"]) for point in points}),
     }

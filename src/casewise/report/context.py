@@ -88,7 +88,7 @@ class ReportContext:
         return self.study.classes_of(self.outcome)
 
     def columns(self, table: str, stage: str = "oof") -> list[str]:
-        """The metrics that a table shows for the primary outcome at a stage (see `metrics.registry.TABLES`)."""
+        """The metrics that a table shows for the primary outcome at a stage (see `metrics.metric.TABLES`)."""
         return columns(table, self.kind, len(self.classes) or None, stage=stage)
 
     @property

@@ -162,6 +162,11 @@ class RunFolder:
         return JsonFile(self.path / "cohort-difference.json", RETRY, required=("made_from", "subjects", "tests"))
 
     @property
+    def cohort_twins(self) -> JsonFile:
+        """The pictures that the study's cohort, that for pretraining and the external one share, beside the images."""
+        return JsonFile((self.images_of or self.path) / "cohort-twins.json", RETRY)
+
+    @property
     def explanations(self) -> JsonFile:
         """The cases shown and the measurements of `casewise explain`."""
         return JsonFile(self.path / "explanations.json", "Run `casewise explain` again.")

@@ -32,10 +32,10 @@ class ClassNeeds:
     least: np.ndarray
     spread: np.ndarray
 
-    def shortfall(self, held: np.ndarray) -> np.ndarray:
+    def shortfall(self, holders_by_side: np.ndarray) -> np.ndarray:
         """How many holders and sides are missing, (...), from the number of holders (..., sides, classes)."""
-        missing = np.maximum(self.least - held, 0).sum(axis=(-2, -1))
-        return np.asarray(missing + np.maximum(self.spread - (held > 0).sum(axis=-2), 0).sum(axis=-1))
+        missing = np.maximum(self.least - holders_by_side, 0).sum(axis=(-2, -1))
+        return np.asarray(missing + np.maximum(self.spread - (holders_by_side > 0).sum(axis=-2), 0).sum(axis=-1))
 
 
 def needs_of_test(holders: np.ndarray, folds: int) -> ClassNeeds:
@@ -94,16 +94,16 @@ def assign(
         the lowest imbalance of each method, `exchanges`, and `shortfall`, 0 if every need is met.
     """
     targets = np.asarray(shares, float)
-    held = needs.holders.astype(float)
+    holders = needs.holders.astype(float)
     sides, gaps = greedy_candidates(records, targets, restarts=restarts, seed=seed)
     lowest = {"greedy": float(gaps.min())}
     best = _Best(needs)
-    best.offer("greedy", sides, gaps, _counts(sides, held, len(targets)))
+    best.offer("greedy", sides, gaps, _counts(sides, holders, len(targets)))
     lowest["random"] = np.inf
     for sides in _random_assignments(len(records), targets, restarts=restarts, seed=seed):
         gaps = imbalance(_counts(sides, records, len(targets)), targets)
         lowest["random"] = min(lowest["random"], float(gaps.min()))
-        best.offer("random", sides, gaps, _counts(sides, held, len(targets)))
+        best.offer("random", sides, gaps, _counts(sides, holders, len(targets)))
     side, exchanges = _exchanged(best.side, records, targets, needs)
     counts = _counts(side[None], records, len(targets))[0]
     return side, {
@@ -112,7 +112,7 @@ def assign(
         "imbalance": float(imbalance(counts, targets)),
         "lowest_imbalance": lowest,
         "exchanges": exchanges,
-        "shortfall": int(needs.shortfall(_counts(side[None], held, len(targets))[0])),
+        "shortfall": int(needs.shortfall(_counts(side[None], holders, len(targets))[0])),
     }
 
 
@@ -123,9 +123,9 @@ class _Best:
         self._needs, self._key = needs, (np.inf, np.inf)
         self.side, self.method = np.zeros(0, int), ""
 
-    def offer(self, method: str, sides: np.ndarray, gaps: np.ndarray, held: np.ndarray) -> None:
+    def offer(self, method: str, sides: np.ndarray, gaps: np.ndarray, holders_by_side: np.ndarray) -> None:
         """Compare candidates (restarts, subjects) with the best one."""
-        shortfall = self._needs.shortfall(held)
+        shortfall = self._needs.shortfall(holders_by_side)
         first = int(np.lexsort((gaps, shortfall))[0])
         key = (float(shortfall[first]), float(gaps[first]))
         if key < self._key:
@@ -190,9 +190,9 @@ def _counts(sides: np.ndarray, terms: np.ndarray, n_sides: int) -> np.ndarray:
 
 def _exchanged(side: np.ndarray, records: np.ndarray, shares: np.ndarray, needs: ClassNeeds) -> tuple[np.ndarray, int]:
     """Exchange pairs of subjects as long as this lowers the shortfall; also the number of exchanges."""
-    side, exchanges, held = side.copy(), 0, needs.holders.astype(float)
+    side, exchanges, holders = side.copy(), 0, needs.holders.astype(float)
     while True:
-        holders_by_side = _counts(side[None], held, len(shares))[0]
+        holders_by_side = _counts(side[None], holders, len(shares))[0]
         shortfall = int(needs.shortfall(holders_by_side))
         pairs = _pairs(side, needs, holders_by_side) if shortfall else np.zeros((0, 2), int)
         if not len(pairs):
@@ -200,7 +200,7 @@ def _exchanged(side: np.ndarray, records: np.ndarray, shares: np.ndarray, needs:
         trials = np.tile(side, (len(pairs), 1))
         rows = np.arange(len(pairs))
         trials[rows, pairs[:, 0]], trials[rows, pairs[:, 1]] = side[pairs[:, 1]], side[pairs[:, 0]]
-        after = needs.shortfall(_counts(trials, held, len(shares)))
+        after = needs.shortfall(_counts(trials, holders, len(shares)))
         gaps = imbalance(_counts(trials, records, len(shares)), shares)
         best = int(np.lexsort((gaps, after))[0])
         if after[best] >= shortfall:
@@ -208,10 +208,10 @@ def _exchanged(side: np.ndarray, records: np.ndarray, shares: np.ndarray, needs:
         side, exchanges = trials[best], exchanges + 1
 
 
-def _pairs(side: np.ndarray, needs: ClassNeeds, held: np.ndarray) -> np.ndarray:
+def _pairs(side: np.ndarray, needs: ClassNeeds, holders_by_side: np.ndarray) -> np.ndarray:
     """Pairs of a holder of a class elsewhere and a subject of a side that lacks this class, (pairs, 2)."""
-    scattered = (held > 0).sum(axis=0) < needs.spread
-    lacking = (held < needs.least) | ((held == 0) & scattered)
+    scattered = (holders_by_side > 0).sum(axis=0) < needs.spread
+    lacking = (holders_by_side < needs.least) | ((holders_by_side == 0) & scattered)
     pairs = [
         np.stack(np.meshgrid(np.flatnonzero(needs.holders[:, c] & (side != s)), np.flatnonzero(side == s)), axis=-1)
         for s, c in np.argwhere(lacking)

@@ -66,7 +66,7 @@ def split(cohort: Cohort, study: Study) -> Splits:
     """
     subjects = sorted(set(cohort.panels["subject"]))
     settings = study.split.model_dump()
-    numbered, found = False, {}
+    numbered, assignment_records = False, {}
     if study.split.column:
         side = imported(cohort.images, study.split.column)
         folds = len({s for s in side.values() if s != TEST})
@@ -78,7 +78,7 @@ def split(cohort: Cohort, study: Study) -> Splits:
         training = [s for s in subjects if side[s] != TEST]
         if folds == 1:
             folds = study.split.folds
-            assigned, found["folds"] = _into_folds(cohort, study, training, folds)
+            assigned, assignment_records["folds"] = _into_folds(cohort, study, training, folds)
             side |= assigned
     elif study.split.leave_out:
         sources, side = one_source_a_fold(cohort.images, study.split.leave_out)
@@ -96,9 +96,9 @@ def split(cohort: Cohort, study: Study) -> Splits:
         side = {}
         training = subjects
         if tested:
-            side, found["test"] = _into_test(cohort, study, subjects, tested / len(subjects))
+            side, assignment_records["test"] = _into_test(cohort, study, subjects, tested / len(subjects))
             training = [s for s in subjects if side[s] != TEST]
-        assigned, found["folds"] = _into_folds(cohort, study, training, folds)
+        assigned, assignment_records["folds"] = _into_folds(cohort, study, training, folds)
         side |= assigned
     missing = [f for f in range(folds) if f not in side.values()]
     if len(training) < folds or missing:
@@ -113,7 +113,7 @@ def split(cohort: Cohort, study: Study) -> Splits:
         "restarts": study.split.restarts,
         "n": {_name(s): _counted(cohort.panels, {k for k, v in side.items() if v == s}) for s in [TEST, *range(folds)]},
         "imbalance": measured_imbalance(cohort, study, side, folds),
-        "assignment": found,
+        "assignment": assignment_records,
         "classes_lacking": classes_lacking(cohort.panels, study, side, folds),
     }
     return Splits(side=dict(sorted(side.items())), folds=folds, record=record)

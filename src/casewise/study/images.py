@@ -56,6 +56,15 @@ class Images(StudyModel):
         None, description="Folder of the tile store, to share it between runs. Default: `tiles` in the run folder."
     )
 
+    @model_validator(mode="after")
+    def _check_padding(self) -> Images:
+        if self.padding != "auto" and self.fit in ("crop", "stretch"):
+            raise ValueError(
+                f"padding: {self.padding!r} fills the bars of `fit: pad`, and `fit: {self.fit}` leaves no bars; write "
+                "`fit: pad` to have them, else leave `padding` out (or write `padding: auto` if a preset states it)"
+            )
+        return self
+
 
 class Tiles(StudyModel):
     """Which tiles are cut from every slide; a tile has a side of `images.size` pixels.

@@ -19,7 +19,7 @@ from casewise.targets.registry import added_kinds, kind_names, register_kind
 
 if TYPE_CHECKING:
     from casewise.jobs.job import JobInputs
-    from casewise.metrics.registry import Metric
+    from casewise.metrics.metric import Metric
     from casewise.modalities.base import Modality
     from casewise.models.outputs import NetworkKind
     from casewise.run_folder import RunFolder

@@ -51,11 +51,14 @@ def planned(images: Images, sizes: Sequence[tuple[int, int]]) -> tuple[Images, s
     padding = images.padding
     if fit == "pad" and padding == "auto":
         padding = "black" if alike else "reflect"
+    unused = f"; no bars are left for `padding: {padding}`" if fit != "pad" and padding != "auto" else ""
+    if unused:
+        padding = "auto"
     reason = ""
     if not alike:
         text = f"padded ({padding})" if fit == "pad" else "stretched to squares"
         extremes = f", and {long:.0%} are more than twice as long as wide" if long > FEW else ""
-        reason = f"images are {text}, because their shapes differ{extremes}"
+        reason = f"images are {text}, because their shapes differ{extremes}{unused}"
     return images.model_copy(update={"fit": fit, "padding": padding}), reason
 
 
@@ -65,11 +68,11 @@ def shapes(sources: Sequence[ImageSource], side: int, folder: Path) -> list[tupl
     Args:
         folder: of the tile store, whose index spares reading files that have not changed.
     """
-    known: dict[tuple[str, int, int], tuple[int, int]] = {}
+    stored: dict[tuple[str, int, int], tuple[int, int]] = {}
     try:
         index = open_store(folder).index
         columns = (index[name].tolist() for name in ("path", "bytes", "mtime_ns", "width", "height"))
-        known = {(path, size, time): (width, height) for path, size, time, width, height in zip(*columns, strict=True)}
+        stored = {(path, size, time): (width, height) for path, size, time, width, height in zip(*columns, strict=True)}
     except RunError:
         pass  # there is no store yet, or a damaged one, which is built again
 
@@ -80,7 +83,7 @@ def shapes(sources: Sequence[ImageSource], side: int, folder: Path) -> list[tupl
             status = source.stat()
         except OSError:
             return None
-        return known.get((str(source), status.st_size, status.st_mtime_ns)) or image_shape(source)
+        return stored.get((str(source), status.st_size, status.st_mtime_ns)) or image_shape(source)
 
     with ThreadPoolExecutor() as pool:
         return [size for size in pool.map(shape, sources) if size]

@@ -137,6 +137,11 @@ def targets_of(run: FinishedStudy, stage: str) -> list[str]:
     return requested or [key for key in available if "[" not in key]
 
 
+def pooled(run: FinishedStudy, stage: str) -> bool:
+    """Whether the figures of a stage are pooled over sources that were left out in turn."""
+    return stage == "oof" and bool(run.metrics.get("site_means"))
+
+
 def check_comparable(runs: Sequence[FinishedStudy], stage: str) -> None:
     """Check that the other runs can share the tables of the first one.
 
