@@ -28,11 +28,24 @@ PURE, NAMED = 0.99, 0.5
 MOST_OF_CLASS, LONGEST_CODE, FEWEST_CODED = 2, 3, 10
 # Words beside the target's in the name of a code. Any other word may be about where or how images were taken.
 CODE_WORDS = frozenset(
-    ["code", "codes", "coded", "encoded", "encoding", "id", "idx", "index", "no", "nr", "num", "number", "numeric", "int", "label", "class", "category", "cat", "value", "name", "text", "str", "string", "binary", "true", "truth", "gt", "reference", "target", "final", "consensus", "full", "short", "long", "histologic", "histological", "pathologic", "pathological", "clinical", "neoplasm", "tumor", "tumour", "lesion", "disease", "who"]
+    (
+        *("code", "codes", "coded", "encoded", "encoding", "id", "idx", "index", "no", "nr", "num", "number"),
+        *("numeric", "int", "label", "class", "category", "cat", "value", "name", "text", "str", "string", "binary"),
+        *("true", "truth", "gt", "reference", "target", "final", "consensus", "full", "short", "long", "histologic"),
+        *("histological", "pathologic", "pathological", "clinical", "neoplasm", "tumor", "tumour", "lesion"),
+        *("disease", "who"),
+    )
 )
 # Words of a name or a value that are about the origin of an image: such a column is never the label in other words.
 ORIGIN_WORDS = frozenset(
-    ["source", "sources", "site", "sites", "centre", "center", "hospital", "hospitals", "institution", "institute", "clinic", "dataset", "database", "data", "collection", "archive", "repository", "challenge", "cohort", "folder", "directory", "dir", "path", "file", "filename", "url", "origin", "provider", "scanner", "device", "manufacturer", "vendor", "camera", "station", "machine", "ward", "department", "unit", "room", "batch", "protocol", "view", "date", "year", "reader", "annotator", "operator", "technician", "photographer", "project", "study"]
+    (
+        *("source", "sources", "site", "sites", "centre", "center", "hospital", "hospitals", "institution"),
+        *("institute", "clinic", "dataset", "database", "data", "collection", "archive", "repository", "challenge"),
+        *("cohort", "folder", "directory", "dir", "path", "file", "filename", "url", "origin", "provider", "scanner"),
+        *("device", "manufacturer", "vendor", "camera", "station", "machine", "ward", "department", "unit", "room"),
+        *("batch", "protocol", "view", "date", "year", "reader", "annotator", "operator", "technician"),
+        *("photographer", "project", "study"),
+    )
 )
 # Columns that casewise itself adds to a table, by their beginnings.
 INTERNAL = ("tile_", "slide_", "sequence")

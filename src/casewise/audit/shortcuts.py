@@ -23,7 +23,7 @@ from casewise.audit.metadata import (
     one_size_one_class,
     source_column,
 )
-from casewise.audit.probes import Floats, Labels, ProbeResult, adjusted, enough, probe
+from casewise.audit.probes import ALPHA, Floats, Labels, ProbeResult, adjusted, enough, probe
 from casewise.audit.sentences import LoneClass, Shortcut, fill, remedy, shortcut_sentence
 from casewise.audit.twins import shown_by
 from casewise.cohort.labels import panel_values
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["Evidence", "Shortcuts", "find_shortcuts", "gather"]
 
 # Evidence that predicts beyond chance is a finding; from these values on it stops a run.
-ALPHA = 0.01
 STRONG_AUROC, STRONG_R = 0.80, 0.60
 # Values that differ by less count as equal.
 EQUAL = 0.03

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from casewise.audit.probes import ALPHA
+from casewise.evaluation.classification import temperatures_at_bound
 from casewise.evaluation.cross_fit import by_fold_text
 from casewise.files import write_atomic
 from casewise.metrics.registry import columns, metric_of
+from casewise.predictions.nested_cv import NESTED
 from casewise.report.caveats import sentences
 from casewise.report.context import headline_figure
 from casewise.report.external_validation import external_result
@@ -24,6 +27,7 @@ from casewise.report.markdown.runs import (
 )
 from casewise.report.sections import (
     calibration,
+    column_alone,
     counterfactuals,
     drift,
     participants,
@@ -41,6 +45,7 @@ from casewise.report.templating import templates
 
 DIGITS = {"number": 2, "classes": 3}
 POINT_COLUMNS = ("sensitivity", "specificity", "precision", "npv", "lr_positive", "lr_negative")
+AT_PREVALENCE = ("ppv_at_prevalence", "npv_at_prevalence")
 MISSING = "–"
 
 
@@ -82,6 +87,9 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
         "pooled": pooled(first, stage),
         "how": [how(run) for run in runs],
         "audit": first.audit,
+        "threshold": ALPHA,
+        "column_alone": None if pooled(first, stage) else _beside_column(first, stage),
+        "assignment": first.splits.get("assignment") or {},
         "targets": [target_values(runs, stage, name, pairs, reasons.get(name, "")) for name in targets],
         "explained": explained,
         "calibration": calibration.calibration(first.study, first.metrics),
@@ -107,6 +115,11 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
         "figure": figure,
         "notes": sentences(first.metrics["notes"]),
     }
+
+
+def _beside_column(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
+    learner = str((run.metrics.get("main") or {}).get("learner"))
+    return column_alone.beside_column(run.study, run.audit, run.metrics, stage, learner)
 
 
 def pooled(run: FinishedStudy, stage: str) -> bool:
@@ -186,6 +199,7 @@ def target_values(
         "columns": metrics,
         "units": {run.study.level_of(target) for run in runs if run.has(stage, target)},
         "rows": learner_rows(runs, stage, target, metrics, digits),
+        "combined": stage == "oof" and any(set(run.figures(stage)) - {*run.study.networks, NESTED} for run in runs),
         "readers": _readers(first, stage, target, metrics, digits),
         "references": [
             (name, [f"{stated[metric]:.{digits}f}" if metric in stated else MISSING for metric in metrics])
@@ -299,7 +313,11 @@ def details(run: FinishedStudy, stage: str, target: str) -> dict[str, Any] | Non
                 "rule": point["rule"],
                 "reached": point["sensitivity"]["value"] if point.get("reached") is False else None,
                 "threshold": by_fold_text(point.get("threshold_by_fold"), 3) or threshold,
-                "cells": [figure(point.get(metric)) for metric in POINT_COLUMNS],
+                "cells": [
+                    figure(point.get(metric))
+                    for metric in (*POINT_COLUMNS, *(AT_PREVALENCE if point.get("prevalence") else ()))
+                ],
+                "prevalence": point.get("prevalence"),
                 "chosen_on": point.get("chosen_on"),
             }
         )
@@ -319,6 +337,7 @@ def details(run: FinishedStudy, stage: str, target: str) -> dict[str, Any] | Non
         "temperature": by_fold_text(entry.get("temperature_by_fold"), 2)
         or (f"{entry['temperature']:.2f}" if entry.get("temperature") else ""),
         "fitted_on": entry.get("temperature_fitted_on") or "out of fold",
+        "bound": temperatures_at_bound(entry),
         "points": points,
     }
 
