@@ -25,13 +25,15 @@ def within_column(
 ) -> dict[str, Any]:
     """The AUROC, also of each class against the others, of one learner within each group of cases, and its means.
 
+    A mean is over the groups in which the AUROC has an interval, because it says nothing about one or two subjects.
+
     Args:
         rows: the scored rows of one learner, stage and target.
         group_of: the group of each row.
 
     Returns:
-        `groups`: name -> `n_subjects`, `n_cases` and `metrics`; `means`: metric -> `value`, the groups in which it is
-        defined (`groups`), and the others (`undefined`). Every group has the same weight.
+        `groups`: name -> `n_subjects`, `n_cases` and `metrics`; `means`: metric -> `value`, the groups that it is over
+        (`groups`), and the others (`undefined`). Every group has the same weight.
     """
     judge, names = judge_of(rows, classes, positive), ["auroc", *(f"auroc[{label}]" for label in classes)]
     by_group: dict[str, Any] = {}
@@ -47,11 +49,11 @@ def within_column(
         }
     means = {}
     for name in names:
-        values = {group: (entry["metrics"].get(name) or {}).get("value") for group, entry in by_group.items()}
-        defined = {group: value for group, value in values.items() if value is not None}
+        estimates = {group: entry["metrics"].get(name) or {} for group, entry in by_group.items()}
+        defined = {group: entry["value"] for group, entry in estimates.items() if entry.get("low") is not None}
         means[name] = {
             "value": float(np.mean(list(defined.values()))) if defined else None,
             "groups": list(defined),
-            "undefined": [group for group in values if group not in defined],
+            "undefined": [group for group in estimates if group not in defined],
         }
     return {"groups": by_group, "means": means}
