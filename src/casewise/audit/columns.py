@@ -17,12 +17,35 @@ if TYPE_CHECKING:
 
     from casewise.study.schema import Study
 
-__all__ = ["MOST_COLUMNS", "further_columns", "possible_folds", "restates", "sides_in"]
+__all__ = ["MOST_COLUMNS", "codes", "further_columns", "possible_folds", "restates", "sides_in"]
 
 # Each tested column takes time, and lowers the power of all tests; those with the fewest values are tested first.
 MOST_COLUMNS = 30
 # A value occurs with one class in this share of images, if the column is a copy of the label.
 PURE, NAMED = 0.99, 0.5
+# A code of the label: values per class, characters of a value, and subjects of a class that are needed to call it so.
+MOST_OF_CLASS, LONGEST_CODE, FEWEST_CODED = 2, 3, 10
+# Words beside the target's in the name of a code. Any other word may be about where or how images were taken.
+CODE_WORDS = frozenset(
+    (
+        *("code", "codes", "coded", "encoded", "encoding", "id", "idx", "index", "no", "nr", "num", "number"),
+        *("numeric", "int", "label", "class", "category", "cat", "value", "name", "text", "str", "string", "binary"),
+        *("true", "truth", "gt", "reference", "target", "final", "consensus", "full", "short", "long", "histologic"),
+        *("histological", "pathologic", "pathological", "clinical", "neoplasm", "tumor", "tumour", "lesion"),
+        *("disease", "who"),
+    )
+)
+# Words of a name or a value that are about the origin of an image: such a column is never the label in other words.
+ORIGIN_WORDS = frozenset(
+    (
+        *("source", "sources", "site", "sites", "centre", "center", "hospital", "hospitals", "institution"),
+        *("institute", "clinic", "dataset", "database", "data", "collection", "archive", "repository", "challenge"),
+        *("cohort", "folder", "directory", "dir", "path", "file", "filename", "url", "origin", "provider", "scanner"),
+        *("device", "manufacturer", "vendor", "camera", "station", "machine", "ward", "department", "unit", "room"),
+        *("batch", "protocol", "view", "date", "year", "reader", "annotator", "operator", "technician"),
+        *("photographer", "project", "study"),
+    )
+)
 # Columns that casewise itself adds to a table, by their beginnings.
 INTERNAL = ("tile_", "slide_", "sequence")
 STANDARD = ("image", "path", "subject", "visit", "case", "day", "region", "panel")
@@ -62,14 +85,19 @@ def restates(name: str, text: Sequence[str], labels: NDArray[np.floating[Any]], 
     True
     >>> restates("ward", ["A", "A", "B", "B"], labels, ["covid", "no_finding"])
     False
+    >>> restates("taken_from", ["covid-dataset"] * 2 + ["no finding archive"] * 2, labels, ["covid", "no_finding"])
+    False
     """
     labelled = ~np.isnan(labels)
     cells, numbers = np.array(levels(text))[labelled], labels[labelled].astype(int)
     filled = cells != ""
     if not classes or filled.mean() < PURE or len(np.unique(numbers)) < 2:
         return False
-    words = [_plain(label) for label in classes]
     values = np.unique(cells)
+    # a collection can be called after its class: "covid-dataset"
+    if any(ORIGIN_WORDS.intersection(_words(text)) for text in (name, *values)):
+        return False
+    words = [_plain(label) for label in classes]
     if len(values) == 2 and any(len(word) >= 3 and word in _plain(name) for word in words):
         named = next(number for number, word in enumerate(words) if len(word) >= 3 and word in _plain(name))
         return bool(max(np.mean((cells == value) == (numbers == named)) for value in values) >= PURE)
@@ -77,6 +105,58 @@ def restates(name: str, text: Sequence[str], labels: NDArray[np.floating[Any]], 
     naming = {value: {n for n, word in enumerate(words) if _names(_plain(value), word)} for value in values}
     agree = np.array([number in naming[cell] for cell, number in zip(cells, numbers, strict=True)])
     return bool(pure >= PURE and agree.mean() >= NAMED)
+
+
+def codes(
+    name: str,
+    text: Sequence[str],
+    labels: NDArray[np.floating[Any]],
+    classes: Sequence[str],
+    target: str,
+    subjects: Sequence[object],
+) -> bool:
+    """Whether a column is probably a code of a target, such as `histologic_grade_code` (1, 2) of `grade` (G2, G3).
+
+    Three things are needed. Each value occurs with one class, each class has at most two values, and at least ten
+    subjects of each class show it. The name has the words of the target and, besides them, only words for codes. The
+    values are short, or have the name of the target in them. A column of another name that goes with the label one to
+    one, such as a site, is tested like any other.
+
+    >>> labels, cells = np.repeat([0.0, 1.0], 10), ["1"] * 10 + ["2"] * 10
+    >>> names = ("histologic_grade_code", "ward", "grade_site")
+    >>> [codes(name, cells, labels, ["G2", "G3"], "grade", range(20)) for name in names]
+    [True, False, False]
+    """
+    known = ~np.isnan(labels)
+    cells, numbers = np.array(levels(text))[known], labels[known].astype(int)
+    people = np.asarray(subjects, str)[known]
+    filled = cells != ""
+    if not classes or not len(cells) or filled.mean() < PURE:
+        return False
+    cells, numbers, people = cells[filled], numbers[filled], people[filled]
+    wanted, words = _words(target), _words(name)
+    places = [n for n in range(len(words)) if words[n : n + len(wanted)] == wanted]
+    others = {word for n in places[:1] for word in words[:n] + words[n + len(wanted) :]}
+    if not places or min(map(len, wanted)) < 3 or not others or not others <= CODE_WORDS:
+        return False
+    values, present = np.unique(cells), np.unique(numbers)
+    short = all(len(_plain(value)) <= LONGEST_CODE or _plain(target) in _plain(value) for value in values)
+    if not short or len(present) < 2 or any(ORIGIN_WORDS.intersection(_words(value)) for value in values):
+        return False
+    class_of = {value: int(np.bincount(numbers[cells == value]).argmax()) for value in values}
+    of_class = [list(class_of.values()).count(number) for number in present]
+    pure = all(class_of[cell] == number for cell, number in zip(cells, numbers, strict=True))
+    enough = all(len(np.unique(people[numbers == number])) >= FEWEST_CODED for number in present)
+    return enough and pure and min(of_class) >= 1 and max(of_class) <= MOST_OF_CLASS
+
+
+def _words(text: str) -> list[str]:
+    """The words of a name, in lower case: `tumorGrade_code` has three.
+
+    >>> _words("tumorGrade_code 2")
+    ['tumor', 'grade', 'code', '2']
+    """
+    return re.findall(r"[a-z]+|[0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", str(text)).casefold())
 
 
 def _plain(text: str) -> str:

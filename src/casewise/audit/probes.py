@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from casewise.metrics.roc import ranked_pairs, share
 
-__all__ = ["FOLDS", "Labels", "ProbeResult", "adjusted", "enough", "moves", "probe"]
+__all__ = ["ALPHA", "FOLDS", "Labels", "ProbeResult", "adjusted", "enough", "moves", "probe"]
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 
 FOLDS = 5
+# A test with an adjusted p of at most this is a finding.
+ALPHA = 0.01
 # The fewest subjects of a class and of a cohort for a meaningful fold.
 FEWEST_OF_CLASS, FEWEST = 5, 20
 # Training subjects per degree of freedom: thumbnails and embeddings are regularised, columns hardly.

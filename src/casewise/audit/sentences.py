@@ -73,6 +73,18 @@ TEMPLATES = {
         "because networks see the images and not the table."
     ),
     "restated remedy": "Nothing has to be done. To leave the column out of the audit, remove it from the table.",
+    "coded": (
+        "The column {name} is probably another name of {target}, written as a code: its name says so, and each of its "
+        "values occurs with one class in {subjects:,} subjects. It was not tested. This is no shortcut if so, because "
+        "networks see the images and not the table."
+    ),
+    "coded remedy": (
+        "If {name} records where or how images were taken instead, name it in `audit.columns`: it is then tested."
+    ),
+    "as it is": (
+        "The border as it is predicts {target} with {value}; the value above is what remains of it without what the "
+        "{measures} of the whole image {explain}. It comes from a second test, whose p is not adjusted."
+    ),
     "explained": (
         "The image border predicts {target} as well ({value}), but its grey values do so no better than such measures "
         "of the whole image."
@@ -204,6 +216,7 @@ class Shortcut:
         within: the class within which the column `source` is predicted.
         by_filling: the column predicts by whether it is filled in; `marks_source`: and `source` predicts as well.
         classes: the number of classes of the target; if fewer could be tested, they are named.
+        as_it_is: of a border without what its appearance explains, the value of the border as it is and the measures.
     """
 
     kind: str
@@ -217,6 +230,7 @@ class Shortcut:
     by_filling: bool = False
     marks_source: bool = False
     classes: int = 0
+    as_it_is: tuple[float, tuple[str, ...]] | None = None
 
 
 def shortcut_sentence(shortcut: Shortcut) -> str:
@@ -236,6 +250,7 @@ reach this by recognising it, without using the disease.'
     if len(by_class) > 2:
         best = max(by_class, key=lambda label: by_class[label])
         value += f", and {by_class[best]:.2f} for {f'{target} {best}' if best.isdecimal() else best}"
+    name_of_target = target
     texts = {"name": name, "source": shortcut.source, "target": target}
     meaning = _MEANINGS["marks source" if shortcut.marks_source else kind].format(**texts)
     if kind == "source-from-image":
@@ -243,7 +258,7 @@ reach this by recognising it, without using the disease.'
     evidence = _EVIDENCE["filled" if shortcut.by_filling else kind].format(name=name)
     if by_class and len(by_class) < shortcut.classes:
         target = f"{target} ({' versus '.join(by_class)})"
-    return fill(
+    sentence = fill(
         "shortcut",
         evidence=evidence + (f" ({shortcut.how})" if shortcut.how else ""),
         target=target,
@@ -251,6 +266,13 @@ reach this by recognising it, without using the disease.'
         among=f" among {len(shortcut.result.scores):,} images with a mask" if kind == "outside-anatomy" else "",
         meaning=meaning,
     )
+    if shortcut.as_it_is:
+        at, measures = shortcut.as_it_is
+        value = f"{'AUROC' if by_class else 'r ='} {at:.2f}"
+        measured = " and ".join(filter(None, (", ".join(measures[:-1]), measures[-1])))
+        explain = "explain" if len(measures) > 1 else "explains"
+        sentence += " " + fill("as it is", target=name_of_target, value=value, measures=measured, explain=explain)
+    return sentence
 
 
 def remedy(

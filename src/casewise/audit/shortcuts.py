@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casewise.audit import appearance, regions
-from casewise.audit.columns import further_columns, restates
+from casewise.audit.columns import codes, further_columns, restates
 from casewise.audit.findings import Finding, Level
 from casewise.audit.metadata import (
     audited_columns,
@@ -23,7 +23,7 @@ from casewise.audit.metadata import (
     one_size_one_class,
     source_column,
 )
-from casewise.audit.probes import Floats, Labels, ProbeResult, adjusted, enough, probe
+from casewise.audit.probes import ALPHA, Floats, Labels, ProbeResult, adjusted, enough, probe
 from casewise.audit.sentences import LoneClass, Shortcut, fill, remedy, shortcut_sentence
 from casewise.audit.twins import shown_by
 from casewise.cohort.labels import panel_values
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["Evidence", "Shortcuts", "find_shortcuts", "gather"]
 
 # Evidence that predicts beyond chance is a finding; from these values on it stops a run.
-ALPHA = 0.01
 STRONG_AUROC, STRONG_R = 0.80, 0.60
 # Values that differ by less count as equal.
 EQUAL = 0.03
@@ -82,7 +81,11 @@ class Evidence:
 
 @dataclass(frozen=True, eq=False)
 class TestedShortcut:
-    """One test and its result; `within` is the class within which a source was predicted."""
+    """One test and its result; `within` is the class within which a source was predicted.
+
+    Of a border without what its appearance explains, `as_it_is` is the test of the border as it is, and `measures` are
+    the names of the measures of appearance.
+    """
 
     evidence: Evidence
     target: str
@@ -91,6 +94,8 @@ class TestedShortcut:
     p: float = 1.0
     within: str = ""
     by_filling: bool = False
+    as_it_is: TestedShortcut | None = None
+    measures: tuple[str, ...] = ()
 
     @property
     def strength(self) -> float:
@@ -111,6 +116,7 @@ class TestedShortcut:
             "images": len(self.labels.values),
             "subjects": int(self.labels.subjects.max()) + 1,
         }
+        figures |= {"as_it_is": self.as_it_is.figures} if self.as_it_is else {}
         return figures | ({"within": self.within} if self.within else {})
 
 
@@ -153,7 +159,7 @@ def find_shortcuts(
         evidence.append(item)
         report(GATHERING * len(evidence) / (len(columns) + len(further) + MAX_EVIDENCE), item.name)
     labels = {name: panel_values(cohort.panels, study, name)[images["panel"].to_numpy()] for name in study.outputs}
-    restated = set(_restated(study, images, further, labels))
+    restated = dict(_restated(study, images, further, labels))
     questions = [
         (target, item)
         for target in labels
@@ -177,33 +183,40 @@ def find_shortcuts(
     source_answers = list(_test_source(study, images, pictures, source, labels)) if source else []
     answers = [*_adjusted(answers), *_adjusted(source_answers)]
     kept, explained = without_explained(study, images, tiles, labels, answers)
+    answers += [answer for answer in kept if answer.as_it_is]
     findings = list(_with_sizes(study, images, tiles, labels, _findings(study, images, labels, kept, source)))
     findings = [_with_explained(finding, explained) for finding in findings]
-    findings += [_restated_finding(name, target, several=len(labels) > 1) for target, name in sorted(restated)]
+    findings += [
+        _restated_finding(name, target, restated[target, name], several=len(labels) > 1)
+        for target, name in sorted(restated)
+    ]
     tested = [a.figures for a in answers]
     return Shortcuts(findings, tested, list(dict.fromkeys(not_tested)), [*columns, *further])
 
 
 def _restated(
     study: Study, images: pd.DataFrame, columns: list[str], labels: dict[str, Floats]
-) -> Iterator[tuple[str, str]]:
-    """The targets, and the columns that are these targets in other words."""
+) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
+    """The targets with the columns that are these in other words, or probably codes of them, and how this was seen."""
+    subjects = images["subject"].astype(str).to_numpy()
     for name in columns:
         text = images[name].astype(str).tolist()
         plain = name.removeprefix("table_")
-        yield from (
-            (target, plain)
-            for target, values in labels.items()
-            if restates(plain, text, values, study.classes_of(target))
-        )
+        for target, values in labels.items():
+            classes = study.classes_of(target)
+            if restates(plain, text, values, classes):
+                yield (target, plain), {"code": "restated"}
+            elif codes(plain, text, values, classes, target, subjects):
+                yield (target, plain), {"code": "coded", "subjects": len(np.unique(subjects[~np.isnan(values)]))}
 
 
-def _restated_finding(name: str, target: str, *, several: bool) -> Finding:
+def _restated_finding(name: str, target: str, how: dict[str, Any], *, several: bool) -> Finding:
     """The note about a column that is a target in other words."""
     code = "shortcut-" + re.sub(r"\W+", "-", name) + (f"-{target}" if several else "")
-    figures = {"target": target, "evidence": name, "restated": True}
-    sentence = fill("restated", name=name, target=target)
-    return Finding(code, "note", sentence, figures, remedy=fill("restated remedy"))
+    figures = {"target": target, "evidence": name, how["code"]: True}
+    figures |= {"subjects": how["subjects"]} if "subjects" in how else {}
+    sentence = fill(how["code"], name=name, target=target, subjects=how.get("subjects", 0))
+    return Finding(code, "note", sentence, figures, remedy=fill(f"{how['code']} remedy", name=name))
 
 
 def without_explained(
@@ -229,7 +242,12 @@ def without_explained(
             continue
         tests = (_test(study, images, item, target, values) for item in at_border_without)
         # the answer was found beyond chance before, so that these tests only choose what it is attributed to
-        remaining = [replace(test, p=test.result.p) for test in tests if test and test.result.p <= ALPHA]
+        names = tuple(item.name for item in measures)
+        remaining = [
+            replace(test, p=test.result.p, as_it_is=best, measures=names)
+            for test in tests
+            if test and test.result.p <= ALPHA
+        ]
         answers = [answer for answer in answers if answer not in at_border] + remaining
         if not remaining:
             explained[target] = best
@@ -375,6 +393,7 @@ def _findings(
                 by_filling=best.by_filling,
                 marks_source=marks_source,
                 classes=len(study.classes_of(best.target)),
+                as_it_is=(best.as_it_is.result.value, best.measures) if best.as_it_is else None,
             )
         )
         reading, column = ("levels", source or "") if marks_source else (best.evidence.reading, name)

@@ -274,14 +274,22 @@ def temperature_caveats(blocks: Mapping[str, Any]) -> list[Caveat]:
     for stage, learners in blocks.items():
         for learner, targets in learners.items():
             for target, block in targets.items():
-                temperatures = list((block.get("temperature_by_fold") or {"": block["temperature"]}).values())
-                extreme = [round(float(t), 2) for t in temperatures if at_bound(t)]
-                if extreme:
-                    values = {"temperatures": sorted(set(extreme)), "folds": len(extreme), "of": len(temperatures)}
+                if values := temperatures_at_bound(block):
                     caveats.append(
                         Caveat("temperature_at_bound", stage=stage, target=target, learner=learner, **values)
                     )
     return caveats
+
+
+def temperatures_at_bound(block: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The temperatures of a learner at a bound of their range: their values, and in how many folds of how many.
+
+    >>> temperatures_at_bound({"temperature": 20.0}), temperatures_at_bound({"temperature": 1.3})
+    ({'temperatures': [20.0], 'folds': 1, 'of': 1}, None)
+    """
+    temperatures = list((block.get("temperature_by_fold") or {"": block.get("temperature")}).values())
+    extreme = [round(float(t), 2) for t in temperatures if at_bound(t)]
+    return {"temperatures": sorted(set(extreme)), "folds": len(extreme), "of": len(temperatures)} if extreme else None
 
 
 def _constant_class(confusion: np.ndarray, classes: Classes) -> str | None:

@@ -218,20 +218,28 @@ def by_column(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """The metrics on each group of external cases, by a column of their table: group -> learner -> metric -> estimate.
 
-    `images` are the rows of the table with `case`, `path` and the column. A case whose images have several values is in
-    a group of its own (`north + south`), and one without a value is in the last group, `NOT_RECORDED`.
+    `images` are the rows of the table with `case`, `path` and the column; for the groups see `groups_of_rows`.
     """
     rows = _scored(predictions, target, "external")
     if rows.empty:
         return {}
+    group_of, groups = groups_of_rows(rows, images, column)
+    return _by_group(rows, group_of, groups, judge_of(rows, classes, positive), plan)
+
+
+def groups_of_rows(rows: pd.DataFrame, images: pd.DataFrame, column: str) -> tuple[pd.Series, list[str]]:
+    """The group of each row of predictions by a column of the table, and the groups in order.
+
+    A case whose images have several values is in a group of its own (`north + south`), and one without a value is in
+    the last group, `NOT_RECORDED`.
+    """
     values = images[column].astype(str).str.strip().replace({"": NOT_RECORDED, "nan": NOT_RECORDED})
     of_case, of_image = (
         values.groupby(images[key].astype(str)).agg(lambda texts: " + ".join(sorted(set(texts), key=natural)))
         for key in ("case", "path")
     )
     group_of = rows["image"].map(of_image).where(rows["image"] != "", rows["case"].map(of_case))
-    groups = sorted(group_of.dropna().unique(), key=lambda group: (group == NOT_RECORDED, natural(group)))
-    return _by_group(rows, group_of, groups, judge_of(rows, classes, positive), plan)
+    return group_of, sorted(group_of.dropna().unique(), key=lambda group: (group == NOT_RECORDED, natural(group)))
 
 
 def _scored(predictions: pd.DataFrame, target: str, stage: str) -> pd.DataFrame:

@@ -5,7 +5,8 @@ Source: Youden 1950 (the threshold of the largest sensitivity + specificity - 1)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,6 +16,17 @@ from casewise.metrics.numbers import sum_by_subject
 from casewise.metrics.roc import curve
 
 YOUDEN = "youden"
+# Figures whose interval is rough where one to four subjects have cases in a cell that they rest on (true positives,
+# false negatives, false positives, true negatives); of none, the interval is exact or missing.
+FEW_IN_CELL = 5
+CELLS = {
+    "sensitivity": (0, 1),
+    "specificity": (2, 3),
+    "lr_positive": (0, 2),
+    "lr_negative": (1, 3),
+    "ppv_at_prevalence": (0, 2),
+    "npv_at_prevalence": (1, 3),
+}
 
 
 class Threshold(float):
@@ -108,7 +120,18 @@ def judge_thresholds(
         **dict.fromkeys(("lr_positive", "lr_negative", "ppv_at_prevalence", "npv_at_prevalence"), both),
     }
     statistic = partial(_of_cells, prevalence=prevalence)
-    return estimates(sums, statistic, _reason, plan, n_cases=n_cases, presence=presence, rests_on=rests_on)
+    by_point = estimates(sums, statistic, _reason, plan, n_cases=n_cases, presence=presence, rests_on=rests_on)
+    in_cells = (sums > 0).sum(axis=0)
+    return [_rough(figures, cells) for figures, cells in zip(by_point, in_cells, strict=True)]
+
+
+def _rough(figures: Mapping[str, Estimate], in_cells: np.ndarray) -> dict[str, Estimate]:
+    """The figures of an operating point, rough where a cell has few subjects; `in_cells` (4,) are the subjects."""
+    few = (in_cells > 0) & (in_cells < FEW_IN_CELL)
+    return {
+        name: replace(figure, rough=figure.rough or bool(few[list(CELLS.get(name, ()))].any()))
+        for name, figure in figures.items()
+    }
 
 
 def _of_cells(cells: np.ndarray, *, prevalence: float | None) -> dict[str, np.ndarray]:

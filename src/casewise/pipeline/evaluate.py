@@ -14,6 +14,7 @@ from casewise.evaluation.run_checks import constant_predictions, guess, hopeless
 from casewise.pipeline.calibrate import calibration_and_decisions
 from casewise.pipeline.external import external_groups
 from casewise.pipeline.participants import participants_and_subgroups
+from casewise.pipeline.shortcut_column import within_shortcut_column
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.scores import cases_with_missing_regions
 from casewise.report.formatting import counted
@@ -49,6 +50,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     results["over_folds"] = evaluation.plain(over_folds(predictions, names, classes_by_target))
     results["notes"] += _caveats(study, predictions, results, folder)
     results |= evaluation.plain(calibration_and_decisions(study, predictions, results["main"]))
+    results |= evaluation.plain(within_shortcut_column(study, cohort, predictions, results, folder))
     if not folder.image_split_mark.exists():  # there, images count as subjects
         results |= evaluation.plain(participants_and_subgroups(study, cohort, predictions, results, folder))
     _add_drift_and_altered_images(study, predictions, results, folder)
@@ -57,8 +59,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     folder.metrics.write(results)
     show.line(
         "evaluate",
-        f"{counted(predictions['model'].nunique(), 'learner')}, {plan.resamples:,} resamples of subjects, "
-        f"{time.monotonic() - start:.0f} s",
+        f"{counted(predictions['model'].nunique(), 'learner')}, intervals by subject, {time.monotonic() - start:.0f} s",
     )
     return results
 

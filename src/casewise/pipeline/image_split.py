@@ -48,8 +48,8 @@ def image_split(
     figures = evaluate(other, images, predictions, split_folder, Silent())
     show.line(
         "evaluate",
-        f"{counted(predictions['model'].nunique(), 'learner')}, {other.evaluation.bootstrap_resamples:,} resamples of "
-        f"images as if each showed a different subject, {time.monotonic() - start:.0f} s",
+        f"{counted(predictions['model'].nunique(), 'learner')}, intervals as if each image showed a different subject, "
+        f"{time.monotonic() - start:.0f} s",
     )
     outcome = study.primary_outcome
     entry = {

@@ -37,8 +37,9 @@ class Evaluation(StudyModel):
     bootstrap_resamples: int = Field(
         2000,
         ge=100,
-        description="Number of resamples of subjects behind each interval that is not a jackknife interval, such as "
-        "those of differences between learners.",
+        description="Number of resamples of subjects for comparisons and for intervals that are not made by leaving "
+        "out one subject at a time: differences between learners, subgroups, means over sources, calibration, net "
+        "benefit, distant cases, altered images and saliency. Intervals of the metrics themselves do not use it.",
     )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence level of the intervals.")
     bands: dict[str, float] = Field(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from casewise.audit.probes import ALPHA
 from casewise.files import write_atomic
 from casewise.report.caveats import sentences
 from casewise.report.formatting import rate
@@ -21,7 +22,16 @@ from casewise.report.markdown.runs import (
 )
 from casewise.report.markdown.sections import altered, external, image_split, left_out, train_and_held_out
 from casewise.report.markdown.target_tables import MISSING, figure, target_values
-from casewise.report.sections import calibration, drift, participants, saliency, subgroups, training, validation
+from casewise.report.sections import (
+    calibration,
+    column_alone,
+    drift,
+    participants,
+    saliency,
+    subgroups,
+    training,
+    validation,
+)
 from casewise.report.tables import metric_format
 from casewise.report.templating import templates
 
@@ -64,6 +74,9 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
         "pooled": pooled(first, stage),
         "how": [how(run) for run in runs],
         "audit": first.audit,
+        "threshold": ALPHA,
+        "column_alone": None if pooled(first, stage) else _beside_column(first, stage),
+        "assignment": first.splits.get("assignment") or {},
         "targets": [target_values(runs, stage, name, pairs, reasons.get(name, "")) for name in targets],
         "explained": explained,
         "calibration": calibration.calibration(first.study, first.metrics),
@@ -89,6 +102,11 @@ def values(runs: Sequence[FinishedStudy], stage: str) -> dict[str, Any]:
         "figure": figure,
         "notes": sentences(first.metrics["notes"]),
     }
+
+
+def _beside_column(run: FinishedStudy, stage: str) -> dict[str, Any] | None:
+    learner = str((run.metrics.get("main") or {}).get("learner"))
+    return column_alone.beside_column(run.study, run.audit, run.metrics, stage, learner)
 
 
 def how(run: FinishedStudy) -> dict[str, Any]:

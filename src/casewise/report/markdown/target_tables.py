@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from casewise.evaluation.classification import temperatures_at_bound
 from casewise.evaluation.cross_fit import by_fold_text
 from casewise.metrics.registry import columns, metric_of
+from casewise.predictions.nested_cv import NESTED
 from casewise.report.markdown.runs import FinishedStudy, pooled
 from casewise.report.sections import validation
 from casewise.report.target_kind_sections import kind_report
 
 DIGITS = {"number": 2, "classes": 3}
 POINT_COLUMNS = ("sensitivity", "specificity", "precision", "npv", "lr_positive", "lr_negative")
+AT_PREVALENCE = ("ppv_at_prevalence", "npv_at_prevalence")
 MISSING = "–"
 
 
@@ -44,6 +47,7 @@ def target_values(
         "columns": metrics,
         "units": {run.study.level_of(target) for run in runs if run.has(stage, target)},
         "rows": learner_rows(runs, stage, target, metrics, digits),
+        "combined": stage == "oof" and any(set(run.figures(stage)) - {*run.study.networks, NESTED} for run in runs),
         "readers": _readers(first, stage, target, metrics, digits),
         "references": [
             (name, [f"{stated[metric]:.{digits}f}" if metric in stated else MISSING for metric in metrics])
@@ -144,7 +148,11 @@ def details(run: FinishedStudy, stage: str, target: str) -> dict[str, Any] | Non
                 "rule": point["rule"],
                 "reached": point["sensitivity"]["value"] if point.get("reached") is False else None,
                 "threshold": by_fold_text(point.get("threshold_by_fold"), 3) or threshold,
-                "cells": [figure(point.get(metric)) for metric in POINT_COLUMNS],
+                "cells": [
+                    figure(point.get(metric))
+                    for metric in (*POINT_COLUMNS, *(AT_PREVALENCE if point.get("prevalence") else ()))
+                ],
+                "prevalence": point.get("prevalence"),
                 "chosen_on": point.get("chosen_on"),
             }
         )
@@ -164,6 +172,7 @@ def details(run: FinishedStudy, stage: str, target: str) -> dict[str, Any] | Non
         "temperature": by_fold_text(entry.get("temperature_by_fold"), 2)
         or (f"{entry['temperature']:.2f}" if entry.get("temperature") else ""),
         "fitted_on": entry.get("temperature_fitted_on") or "out of fold",
+        "bound": temperatures_at_bound(entry),
         "points": points,
     }
 

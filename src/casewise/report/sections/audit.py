@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from casewise.audit.findings import PROBES, noun_of
+from casewise.audit.probes import ALPHA
 from casewise.audit.sentences import untested
 from casewise.modalities.registry import modality_of
 from casewise.report.context import ReportContext, is_number
@@ -127,6 +128,8 @@ def section(context: ReportContext) -> dict[str, Any] | None:
         "twins": twins(context),
         "pair_kinds": PAIR_KINDS,
         "tests": test_rows(facts),
+        "two_borders": any("without what its" in str(test.get("evidence")) for test in facts.get("tests") or []),
+        "threshold": ALPHA,
         "untested": untested_code(facts),
         "not_tested": [str(item) for item in facts.get("not_tested") or []][:MOST_LACKING],
         "steps": seconds_by_step,

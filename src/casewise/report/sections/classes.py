@@ -6,6 +6,7 @@ from math import pi
 from pathlib import Path
 from typing import Any
 
+from casewise.evaluation.classification import temperatures_at_bound
 from casewise.evaluation.cross_fit import by_fold_text
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import classes as draw
@@ -179,6 +180,7 @@ def calibration(context: ReportContext, stage: str = "") -> dict[str, Any] | Non
         "ece": ece,
         "median_decides": kind_report(context.kind).ordered,
         "scaling": scaling(figures),
+        "bound": temperatures_at_bound(context.class_entry(stage, context.learner)) if scaling(figures) else None,
     }
 
 

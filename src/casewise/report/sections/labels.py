@@ -46,6 +46,7 @@ def section(context: ReportContext) -> dict[str, Any]:
         "imported": imported_from(context),
         "balanced": balanced_on(context) is not None,
         "classes": class_counts(context) if context.classes else None,
+        "assignment": context.splits.get("assignment") or {},
         "balance": display_name(study, str(context.splits.get("balance") or "")),
     }
 

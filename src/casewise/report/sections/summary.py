@@ -262,10 +262,10 @@ def distance(context: ReportContext) -> dict[str, Any] | None:
 
 
 def missed(context: ReportContext) -> dict[str, Any] | None:
-    """The class that is missed most often and what is predicted instead; None of two classes, and of too few cases.
+    """The class with the lowest recall and what is predicted instead; None of two classes, and of too few cases.
 
-    `code` is `none` where no case of these classes was missed; `uncertain`: the interval of its recall is missing, or
-    does not lie below those of all other classes.
+    `code` is `none` where no case of these classes was missed; `ties`: all classes with this recall; `uncertain`: the
+    interval of its recall is missing, or does not lie below those of all other classes.
     """
     entry, study = context.class_entry(context.stage, context.learner), context.study
     if not entry or (len(entry["names"]) == 2 and rates(context)):
@@ -287,6 +287,8 @@ def missed(context: ReportContext) -> dict[str, Any] | None:
     lows = [ends[i].get("low") for i in enough if i != worst]
     return {
         "code": "missed",
+        "ties": [class_name(study, context.outcome, names[i]) for i in enough if recall[i] == recall[worst]],
+        "fewest": FEWEST if len(enough) < len(names) else None,
         "worst": class_name(study, context.outcome, names[worst]),
         "instead": class_name(study, context.outcome, names[commonest_error]),
         "count": total - counts[worst][worst],

@@ -1,0 +1,50 @@
+"""The headline's AUROC within each value of the column that the audit found to predict the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from casewise.audit.leading_column import leading_column
+from casewise.cohort.groups import table_column
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.external import groups_of_rows
+from casewise.evaluation.subgroups import headline_rows
+from casewise.evaluation.within_column import within_column
+
+if TYPE_CHECKING:
+    from casewise.cohort.cohort import Cohort
+    from casewise.run_folder import RunFolder
+    from casewise.study.schema import Study
+
+# Columns of more values, such as dates, are not a grouping.
+MOST_GROUPS = 12
+
+
+def within_shortcut_column(
+    study: Study, cohort: Cohort, predictions: pd.DataFrame, results: Mapping[str, Any], folder: RunFolder
+) -> dict[str, Any]:
+    """The entry `within_column` of metrics.json; nothing where the audit found no such column, or folds are sources."""
+    target, main, settings = study.primary_outcome, results["main"], study.evaluation
+    column = leading_column(folder.audit.read_if_exists(), target, study.audit.columns)
+    if column is None or not study.classes_of(target) or not main["metrics"] or "by_site" in results:
+        return {}
+    stored = table_column(study, cohort.images, column["name"])
+    rows = headline_rows(predictions, main)
+    if stored is None or rows.empty:
+        return {}
+    group_of, groups = groups_of_rows(rows, cohort.images, stored)
+    if not 2 <= len(groups) <= MOST_GROUPS:
+        return {}
+    figures = within_column(
+        rows,
+        group_of,
+        groups,
+        classes=study.classes_of(target),
+        positive=study.positive_of(target),
+        plan=Plan(settings.bootstrap_resamples, settings.confidence, study.seed),
+    )
+    names = {name: main[name] for name in ("target", "stage", "learner")}
+    return {"within_column": {"column": column["name"], **names, **figures}}

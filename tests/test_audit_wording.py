@@ -1,0 +1,123 @@
+"""What the audit claims: codes of the label, borders with and without their appearance, sentences of all evidence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from casewise.audit import appearance
+from casewise.audit.columns import codes, restates
+from casewise.audit.probes import ProbeResult
+from casewise.audit.sentences import Shortcut, shortcut_sentence
+from casewise.audit.shortcuts import Kind
+from tests.test_audit_shortcuts import look, make
+
+Row = dict[str, Any]
+GRADES = np.repeat([0.0, 1.0], 12)
+
+
+def test_a_code_of_the_label_is_a_note_and_is_not_tested(tmp_path: Path) -> None:
+    def change(pixels: np.ndarray, row: Row, random: np.random.Generator) -> None:
+        row["clinical_label_code"] = 1 + (row["label"] == "ill")
+
+    found = look(make(tmp_path, change=change))
+    finding = next(finding for finding in found.findings if finding.id == "shortcut-clinical_label_code")
+    assert finding.level == "note"
+    assert finding.figures == {"target": "label", "evidence": "clinical_label_code", "coded": True, "subjects": 60}
+    assert not [test for test in found.tested if test["evidence"] == "clinical_label_code"]
+
+
+@pytest.mark.parametrize(("column", "level"), [("source", "error"), ("label_source", "warning"), ("ward", "warning")])
+def test_a_source_that_goes_with_the_label_one_to_one_stays_a_shortcut(tmp_path: Path, column: str, level: str) -> None:
+    def change(pixels: np.ndarray, row: Row, random: np.random.Generator) -> None:
+        row[column] = 1 + (row["label"] == "ill")
+
+    found = {finding.id: finding for finding in look(make(tmp_path, change=change)).findings}
+    assert found[f"shortcut-{column}"].level == level
+    assert found[f"shortcut-{column}"].figures["value"] == pytest.approx(1.0)
+
+
+def test_a_code_that_the_study_names_is_tested(tmp_path: Path) -> None:
+    def change(pixels: np.ndarray, row: Row, random: np.random.Generator) -> None:
+        row["label_code"] = 1 + (row["label"] == "ill")
+
+    study = make(tmp_path, change=change, audit={"permutations": 199, "columns": ["label_code"]})
+    assert {f.id: f.level for f in look(study).findings}["shortcut-label_code"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "coded"),
+    [
+        ("neoplasm_histologic_grade_code", ["1"] * 12 + ["2"] * 12, True),
+        ("gradeIndex", ["1"] * 6 + ["2"] * 6 + ["3"] * 12, True),
+        ("tumour_grade", ["grade two"] * 12 + ["grade three"] * 12, True),
+        ("grade_code", ["1"] * 11 + ["2"] * 13, False),  # one subject differs
+        ("grade_code", ["1", "2", "3", "4"] * 3 + ["5"] * 12, False),  # too many values
+        ("grade_code", ["siemens"] * 12 + ["philips"] * 12, False),
+        ("grade_code", [""] * 12 + ["2"] * 12, False),
+        ("grade_scanner", ["1"] * 12 + ["2"] * 12, False),
+        ("grade_ward_code", ["1"] * 12 + ["2"] * 12, False),
+        ("upgraded_code", ["1"] * 12 + ["2"] * 12, False),
+        ("site_code", ["1"] * 12 + ["2"] * 12, False),
+        ("code", ["1"] * 12 + ["2"] * 12, False),
+    ],
+)
+def test_only_names_and_values_of_a_code_are_taken_for_one(name: str, cells: list[str], coded: bool) -> None:
+    assert codes(name, cells, GRADES, ["G2", "G3"], "grade", range(24)) == coded
+
+
+def test_a_code_needs_enough_subjects_and_a_target_of_some_letters() -> None:
+    cells, people = ["1"] * 12 + ["2"] * 12, [n // 2 for n in range(24)]
+    assert not codes("grade_code", cells, GRADES, ["G2", "G3"], "grade", people)
+    assert not codes("dx_code", cells, GRADES, ["G2", "G3"], "dx", range(24))
+    assert not codes("grade_code", cells, GRADES, [], "grade", range(24))
+    assert not codes("grade_code", cells, np.full(24, np.nan), ["G2", "G3"], "grade", range(24))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("taken_from", ("covid-dataset", "no finding archive")),
+        ("covid_site", ("1", "0")),
+        ("folder", ("covid", "no finding")),
+    ],
+)
+def test_a_collection_called_after_its_class_is_not_the_label_in_other_words(
+    name: str, values: tuple[str, str]
+) -> None:
+    cells = [values[0]] * 12 + [values[1]] * 12
+    assert not restates(name, cells, GRADES, ["covid", "no_finding"])
+
+
+def test_a_border_without_its_appearance_states_the_border_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(pixels: np.ndarray, row: Row, random: np.random.Generator) -> None:
+        if row["label"] == "ill":
+            pixels += 45
+            stripe = random.normal(15, 20)
+            pixels[:, :6] += stripe
+            pixels[:, -6:] -= stripe
+
+    # only the brightness and contrast of the picture are made equal, so that something remains
+    monkeypatch.setattr(appearance, "without", lambda features, covariates: features)
+    found = look(make(tmp_path, change=change))
+    finding = next(finding for finding in found.findings if finding.id == "shortcut-border")
+    as_it_is = finding.figures["as_it_is"]
+    assert as_it_is["value"] > finding.figures["value"]
+    assert f"{as_it_is['value']:.2f}" in finding.sentence
+    assert "brightness" in finding.sentence
+    values = {test["evidence"]: test["value"] for test in found.tested if test["evidence"].startswith("border")}
+    assert values[finding.figures["evidence"]] == finding.figures["value"]
+    assert values[as_it_is["evidence"]] == as_it_is["value"]
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_every_evidence_has_a_sentence_with_one_verb(kind: Kind) -> None:
+    result = ProbeResult(0.9, {"ill": 0.9, "well": 0.9}, np.zeros(9), np.zeros((40, 2)))
+    sentence = shortcut_sentence(Shortcut(kind, "ward", "label", result, p=0.001, within="ill", source="site"))
+    assert sentence.count(" predicts ") == 1
+    assert "AUROC 0.90" in sentence

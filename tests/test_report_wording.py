@@ -1,0 +1,197 @@
+"""What reports and result pages claim of classes: AUROC beside a column alone, bounds, ties, few cells, the split."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from casewise.audit.leading_column import leading_column
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.external import groups_of_rows
+from casewise.evaluation.subgroups import headline_rows
+from casewise.evaluation.thresholds import judge_thresholds
+from casewise.evaluation.within_column import within_column
+from casewise.pipeline.shortcut_column import within_shortcut_column
+from casewise.report.context import ReportContext
+from casewise.report.markdown.page import write_results
+from casewise.report.page import render
+from casewise.report.sections import classes as classes_section
+from casewise.report.sections import column_alone, summary
+from casewise.run_folder import RunFolder
+from tests.report_contexts import check_page, classes, finished
+
+ASSIGNMENT = {
+    "folds": {
+        "method": "random",
+        "candidates": {"greedy": 1000, "random": 1000},
+        "imbalance": 0.012,
+        "lowest_imbalance": {"greedy": 0.034, "random": 0.012},
+        "exchanges": 0,
+        "shortfall": 0,
+    }
+}
+
+
+def with_column(context: ReportContext, by_class: dict[str, float]) -> ReportContext:
+    """The context with an audit of the source by class, and figures within each source."""
+    audit, metrics = copy.deepcopy(context.audit), copy.deepcopy(context.metrics)
+    assert audit is not None
+    audit["findings"][0]["figures"]["by_class"] = by_class
+    rows = headline_rows(context.predictions, metrics["main"])
+    group_of, groups = groups_of_rows(rows, context.cohort_images, "source")
+    positive = context.study.positive_of(context.outcome)
+    figures = within_column(rows, group_of, groups, classes=context.classes, positive=positive, plan=Plan(50))
+    main = {name: metrics["main"][name] for name in ("target", "stage", "learner")}
+    metrics["within_column"] = {"column": "source", **main, **figures}
+    splits = {**context.splits, "assignment": ASSIGNMENT}
+    return dataclasses.replace(context, audit=audit, metrics=metrics, splits=splits)
+
+
+@pytest.fixture(scope="module")
+def three() -> ReportContext:
+    return with_column(classes(), {"covid": 0.97, "no_finding": 0.75, "pneumonia": 0.52})
+
+
+def pages(context: ReportContext, folder: Path) -> list[str]:
+    """The words of the report and of the Markdown page."""
+    text = write_results(finished(context, folder / "run"), folder / "page.md").read_text()
+    return [check_page(render(context)).text, text]
+
+
+def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportContext, tmp_path: Path) -> None:
+    values = column_alone.section(three)
+    assert values is not None
+    by_name = {row["name"]: row for row in values["rows"]}
+    assert by_name["covid"]["alone"] == 0.97
+    assert values["not_above"] == ["covid"]
+    within = three.metrics["within_column"]
+    # one source has no other class than a single subject's: its area says nothing
+    assert by_name["covid"]["mean"] is None
+    assert within["means"]["auroc[pneumonia]"]["groups"] == ["nih"]
+    nih = within["groups"]["nih"]["metrics"]["auroc[pneumonia]"]["value"]
+    assert by_name["pneumonia"]["mean"] == pytest.approx(nih)
+    for text in pages(three, tmp_path):
+        assert f"covid with AUROC 0.97 (the model: {by_name['covid']['figure']['value']:.3f})" in text
+        assert f"{nih:.3f} for pneumonia" in text
+
+
+def test_of_two_classes_the_positive_one_is_shown(tmp_path: Path) -> None:
+    two = with_column(classes("binary"), {"covid": 0.9, "no_finding": 0.9})
+    values = column_alone.section(two)
+    assert values is not None
+    assert [row["name"] for row in values["rows"]] == ["covid"]
+    assert values["rows"][0]["figure"] == two.metric(two.stage, two.learner, "auroc")
+    for text in pages(two, tmp_path):
+        assert "covid with AUROC 0.90" in text
+
+
+def test_without_a_column_or_figures_within_it_nothing_is_claimed(three: ReportContext) -> None:
+    assert column_alone.section(dataclasses.replace(three, audit=None)) is None
+    metrics = {name: value for name, value in three.metrics.items() if name != "within_column"}
+    values = column_alone.section(dataclasses.replace(three, metrics=metrics))
+    assert values is not None
+    assert not values["within"]
+    other = {**three.metrics, "within_column": {**three.metrics["within_column"], "learner": "another"}}
+    values = column_alone.section(dataclasses.replace(three, metrics=other))
+    assert values is not None
+    assert not values["groups"]
+
+
+def test_the_run_evaluates_within_the_column_that_its_audit_found(three: ReportContext, tmp_path: Path) -> None:
+    folder, cohort = RunFolder(tmp_path / "run"), SimpleNamespace(images=three.cohort_images)
+    arguments: Any = (three.study, cohort, three.predictions, three.metrics, folder)
+    assert within_shortcut_column(*arguments) == {}
+    folder.audit.write(three.audit)
+    entry = within_shortcut_column(*arguments)["within_column"]
+    assert entry["column"] == "source"
+    assert set(entry["groups"]) == {"cohen", "nih"}
+    known = three.metrics["within_column"]["groups"]["nih"]["metrics"]["auroc[pneumonia]"]["value"]
+    assert entry["groups"]["nih"]["metrics"]["auroc[pneumonia]"]["value"] == pytest.approx(known)
+    assert within_shortcut_column(*arguments[:3], {**three.metrics, "by_site": {}}, folder) == {}
+    dates = three.cohort_images.assign(source=[f"2020-{n}" for n in range(len(three.cohort_images))])
+    assert within_shortcut_column(three.study, SimpleNamespace(images=dates), *arguments[2:]) == {}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "named", "expected"),
+    [
+        ({}, None, "site"),
+        ({"level": "note"}, None, None),
+        ({"id": "source-predictable-ill"}, None, None),
+        ({"figures": {"evidence": "border (its corners)"}}, None, None),
+        ({"figures": {"evidence": "ward"}}, None, None),
+        ({"figures": {"evidence": "ward"}}, ["ward"], "ward"),
+        ({"figures": {"by_class": {}}}, None, None),
+        ({"figures": {"target": "another"}}, None, None),
+    ],
+)
+def test_only_columns_that_should_not_predict_stand_beside(
+    change: dict[str, Any], named: list[str] | None, expected: str | None
+) -> None:
+    figures = {"target": "label", "evidence": "site", "value": 0.9, "by_class": {"ill": 0.9}}
+    finding = {"id": "shortcut-x", "level": "error", **change, "figures": figures | change.get("figures", {})}
+    column = leading_column({"findings": [finding]}, "label", named)
+    assert (column or {}).get("name") == expected
+
+
+def test_a_temperature_at_its_bound_is_stated_where_scaling_is(three: ReportContext, tmp_path: Path) -> None:
+    metrics = copy.deepcopy(three.metrics)
+    entry = metrics["classes"][three.stage][three.learner][three.outcome]
+    entry["temperature_by_fold"] = {"0": 20.0, "1": 20.0, "2": 1.2, "3": 1.1, "4": 1.0}
+    bound = dataclasses.replace(three, metrics=metrics)
+    values = classes_section.calibration(bound)
+    assert values is not None
+    assert values["bound"] == {"temperatures": [20.0], "folds": 2, "of": 5}
+    for text in pages(bound, tmp_path):
+        assert "in 2 of 5 folds" in text
+
+
+def test_the_lowest_recall_names_ties_and_the_classes_left_out(three: ReportContext) -> None:
+    metrics = copy.deepcopy(three.metrics)
+    entry = metrics["classes"][three.stage][three.learner][three.outcome]
+    entry["confusion"] = [[4, 6, 0], [2, 4, 4], [0, 0, 0]]
+    values = summary.missed(dataclasses.replace(three, metrics=metrics))
+    assert values is not None
+    assert (values["ties"], values["fewest"], values["uncertain"]) == (["covid", "no finding"], 5, True)
+
+
+def test_operating_points_are_rough_where_a_cell_has_few_subjects() -> None:
+    of_class = np.repeat([True, False], 60)[:, None]
+    scores = np.where(of_class, 0.9, 0.8)
+    scores[:2], scores[60:63] = 0.1, 0.1  # two false negatives, three true negatives
+    people = np.arange(120).astype(str)
+    (point,) = judge_thresholds(scores, np.full((120, 1), 0.5), of_class, people, Plan(50), n_cases=120)
+    rough = {name: estimate.rough for name, estimate in point.items()}
+    few = {"specificity", "sensitivity", "lr_negative", "npv"}
+    assert {name for name, is_rough in rough.items() if is_rough} == few
+    assert point["specificity"].low is not None
+    scores[2:12], scores[63:90] = 0.1, 0.1
+    (point,) = judge_thresholds(scores, np.full((120, 1), 0.5), of_class, people, Plan(50), n_cases=120)
+    assert not any(estimate.rough for estimate in point.values())
+
+
+def test_the_pages_state_prevalence_combined_learners_the_split_and_p(tmp_path: Path) -> None:
+    context = with_column(classes("binary"), {"covid": 0.9, "no_finding": 0.9})
+    metrics = copy.deepcopy(context.metrics)
+    for point in metrics["classes"][context.stage][context.learner][context.outcome]["operating"]:
+        point |= {"prevalence": 0.02, "ppv_at_prevalence": {"value": 0.123}, "npv_at_prevalence": {"value": 0.987}}
+    context = dataclasses.replace(context, metrics=metrics)
+    report, page = pages(context, tmp_path)
+    for text in (report, page):
+        assert "PPV at 2.0 %" in text
+        assert "random assignments, a random one" in text
+        assert "999 permutations" in text
+    head, row = re.search(r"(\| operating point .*)\n.*\n(.*)", page).groups()  # type: ignore[union-attr]
+    assert head.count("|") == row.count("|")
+    assert row.split(" | ")[-2:] == ["0.123", "0.987 |"]
+    caveat = "Out-of-fold figures of combined learners"
+    assert page.count(caveat) == report.count(caveat) == 1
+    alone = write_results(finished(classes(networks=1), tmp_path / "one"), tmp_path / "one.md").read_text()
+    assert caveat not in alone
