@@ -14,9 +14,8 @@ import torch
 from PIL import Image
 
 from casewise.audit.cohorts import compare_cohorts
-from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.bootstrap import Plan, mean_by_subject
 from casewise.evaluation.drift import drift, drift_caveats
-from casewise.evaluation.shares import mean_by_subject
 from casewise.inference.bundle import Bundle
 from casewise.inference.distance import FeatureDistance, held_out_quantile
 from casewise.inference.model import load_bundle
@@ -286,7 +285,7 @@ def test_numbers_have_errors_and_no_confidence() -> None:
 
 
 def test_shares_of_none_and_of_all_have_open_ends() -> None:
-    none, every = (mean_by_subject([value] * 10, range(10), Plan(200), share=True) for value in (0, 1))
+    none, every = (mean_by_subject([value] * 10, range(10), Plan(200), name="share") for value in (0, 1))
     assert (none["low"], none["high"]) == (0, pytest.approx(1 - 0.025**0.1))
     assert (every["low"], every["high"]) == (pytest.approx(0.025**0.1), 1)
 
