@@ -332,7 +332,7 @@ def films(*, subjects: int = 40, test: int = 0, **changes: Any) -> ReportContext
         stackers={},
         tiles=lambda numbers: np.stack([tile(n, channels=1) for n in numbers]),
         photograph=lambda n: None if n % 7 == 0 else np.ascontiguousarray(tile(n, 120).transpose(1, 2, 0)),
-        environment={"casewise": "0.1.0", "seconds": 100.0},
+        environment={"casewise": "0.1.0", "seconds": 400.0},
     )
 
 
@@ -531,7 +531,14 @@ def audit_of(images: pd.DataFrame, accepted: dict[str, str]) -> dict[str, Any]:
     asked = [source, border, within]
     seconds = {"twins": 23.1, "shortcuts": 9.7}
     return Audit(
-        found, seconds, {"subjects": 120, "images": len(images), "tests": asked, "not_tested": ["finding from view"]}
+        found,
+        seconds,
+        {
+            "subjects": images["subject"].nunique(),
+            "images": len(images),
+            "tests": asked,
+            "not_tested": ["finding from view"],
+        },
     ).as_json(accepted)
 
 
@@ -606,7 +613,7 @@ def classes(
         stackers={},
         tiles=lambda numbers: np.stack([film(n) for n in numbers]),
         photograph=lambda n: film(n, 160)[0],
-        environment={"casewise": "0.1.0", "seconds": 1234.0},
+        environment={"casewise": "0.1.0", "seconds": sum(job["seconds"] for job in jobs) + 300},
         audit=audit_of(images, {"shortcut-source": REASON} if accepted is None else accepted),
     )
 
@@ -662,6 +669,7 @@ def in_phases(context: ReportContext, *, stop: str = "inner") -> ReportContext:
             }
             for freeze in FREEZE
         ]
+        job |= {"seconds": sum(phase["seconds"] for phase in each) + 1.5}
         job |= {"phases": each, "history": history(fold, stop=stop != "none"), "epochs": 75, "best_epoch": 75}
         job |= {"stages": [], "finder": None, "stopped_on": stop}
         if names:
@@ -686,13 +694,14 @@ def split_by_image(context: ReportContext, value: float, metric: str = "accuracy
             if figure.get("value") is not None and name in ("auroc", "sensitivity", "specificity", metric):
                 figure |= {"value": value, "low": value - 0.02, "high": value + 0.01}
         found[learner] = {outcome: figures}
+    images = context.cohort_images.groupby("subject").size()
     told = {
         "metrics": {stage: found},
         "main": {"target": outcome, "stage": stage, "learner": context.learner, "kind": context.kind},
-        "subjects_on_both_sides": 118,
-        "subjects_with_several_images": 118,
-        "subjects": 120,
-        "images": 1888,
+        "subjects_on_both_sides": int((images > 1).sum()) - 2,
+        "subjects_with_several_images": int((images > 1).sum()),
+        "subjects": len(images),
+        "images": int(images.sum()),
     }
     return dataclasses.replace(context, metrics={**context.metrics, "image_split": told})
 
