@@ -290,6 +290,20 @@ def test_shares_of_none_and_of_all_have_open_ends() -> None:
     assert (every["low"], every["high"]) == (pytest.approx(0.025**0.1), 1)
 
 
+def test_shares_have_the_intervals_of_all_other_figures() -> None:
+    """One method: the accuracy of a group of cases is that of the headline's figures."""
+    from casewise.evaluation.judges import judge_of
+
+    rows = table_of("external", [1] * 13 + [0] * 12, [0.7] * 25, [0.9] * 25).assign(
+        subject=[f"s{number // 2}" for number in range(25)]
+    )
+    other = table_of("oof", [1] * 20, [0.7] * 20, [0.9] * 20)
+    entry = drift(pd.concat([other, rows], ignore_index=True), "label", Plan(100))["net"]["external"]["accuracy"]
+    judge = judge_of(rows, ["a", "b"], None)
+    estimate = judge.judge(rows, Plan(100), whole=False).metrics["net"]["accuracy"]
+    assert (entry["low"], entry["high"]) == (pytest.approx(estimate.low), pytest.approx(estimate.high))
+
+
 def test_pages_say_what_share_lies_outside(done: Run, tmp_path: Path) -> None:
     page = done.report.read_text()
     assert 'data-code="outside"' in page
