@@ -60,7 +60,7 @@ def test_page_shows_the_figures_of_the_metrics(report_of_numbers: ReportContext,
             low, high = (formatting.number(entry[k], digits) for k in ("low", "high"))
             assert f"{formatting.number(entry['value'], digits)} [{low}, {high}]" in page.text
     assert context.splits["hash"] in page.text
-    assert "net00 +0.250" in page.text
+    assert "net00 +0.333" in page.text
     assert all(note in page.text for note in context.notes)
 
 
@@ -329,7 +329,7 @@ def test_a_range_has_the_largest_errors_only_beyond_the_intervals_and_with_ten_s
     found = summary.errors_by_range(dataclasses.replace(context, predictions=table))
     assert found is not None
     assert (found["code"], found["worst"].name) == ("largest", found["each"][-1].name)
-    few = table[table["subject"].isin(table["subject"].unique()[:20])]
+    few = table[table["subject"].isin(table["subject"].unique()[:15])]
     found = summary.errors_by_range(dataclasses.replace(context, predictions=few))
     assert found is not None
     assert found["code"] == "few"

@@ -112,8 +112,8 @@ def response(context: ReportContext) -> dict[str, Any] | None:
         "name": responder_name(context, threshold),
         "figure": figures["agreement"],
         "kappa": figures.get("kappa"),
-        "visits": int(entry["n_visits"]),
-        "subjects": int(entry["n_subjects"]),
+        "visits": int(np.sum(figures["confusion"])),
+        "subjects": int(figures["agreement"].get("n_subjects", 0)),
     }
 
 
