@@ -124,9 +124,15 @@ def numbers(
                 )
                 rows.append((p, case, subject, f"week {day / 7:g}", day, region, truth))
     parts = []
-    known = [*study.backbones, *METAS[:metas]]
+    stackers = {
+        meta: {
+            n: {"weights": dict.fromkeys(study.backbones, 1 / learners), "intercept": -0.1 * ("intercept" in meta)}
+            for n in TARGETS
+        }
+        for meta in METAS[:metas]
+    }
     sides: dict[str, Any] = {s: "test" if i < test else i % 5 + 1 for i, s in enumerate(people)}
-    for k, learner in enumerate(known):
+    for k, learner in enumerate(study.backbones):
         noise = 0.35 + 0.03 * ((k * 7) % 11)
         leaning = random.normal(0, 0.45, subjects)
         for p, case, subject, visit, day, region, truth in rows:
@@ -155,7 +161,7 @@ def numbers(
                     )
                 )
     predictions = pd.DataFrame(parts, columns=list(COLUMNS)).astype({"outer_fold": "Int64", "inner_fold": "Int64"})
-    predictions = apply_scores(predictions, study_scores(study))
+    predictions = apply_scores(with_stackers(predictions, stackers), study_scores(study))
     metrics = evaluate(
         predictions,
         Outcomes(study.primary_outcome),
@@ -170,14 +176,11 @@ def numbers(
         panels=panels_table,
         cases=panels_table.drop_duplicates("case")[["case", "subject", "visit", "day"]].reset_index(drop=True),
         notes=["Two photographs could not be read and were left out.", *sentences(metrics["notes"])],
-        splits=splits_of(study, sides),
+        splits=splits_of(study, sides, panels_table),
         predictions=predictions,
         metrics=metrics,
         jobs=jobs_of(study),
-        stackers={
-            meta: {n: {"weights": dict.fromkeys(study.backbones, 0.25), "intercept": -0.5} for n in TARGETS}
-            for meta in METAS[:metas]
-        },
+        stackers=stackers,
         tiles=lambda numbers: np.stack([tile(n) for n in numbers]),
         photograph=lambda n: np.ascontiguousarray(tile(n, 120).transpose(1, 2, 0)),
         environment={
@@ -193,14 +196,28 @@ def numbers(
     )
 
 
-def splits_of(study: Study, sides: dict[str, Any]) -> dict[str, Any]:
-    """A manifest as `casewise.splits.grouped.write_splits` leaves it."""
-    tested = [s for s, side in sides.items() if side == "test"]
-    n = {"test": {"subjects": len(tested), "cases": 6 * len(tested), "panels": 18 * len(tested)}}
-    n |= {
-        f"fold {f}": {"subjects": sum(side == f for side in sides.values()), "cases": 9, "panels": 27}
-        for f in range(1, 6)
-    }
+def with_stackers(predictions: pd.DataFrame, stackers: dict[str, Any]) -> pd.DataFrame:
+    """The predictions of networks, with those of stackers that have these weights and intercepts."""
+    key = ["case", "region", "target"]
+    first = predictions[predictions["model"] == predictions["model"].iloc[0]]
+    tables = [predictions]
+    for meta, by_target in stackers.items():
+        weights = [by_target[row.target]["weights"][row.model] for row in predictions.itertuples()]
+        sums = predictions.assign(y_pred=predictions["y_pred"] * weights).groupby(key)["y_pred"].sum()
+        values = sums.reindex(pd.MultiIndex.from_frame(first[key])).to_numpy()
+        values = values + [by_target[name]["intercept"] for name in first["target"]]
+        tables.append(first.assign(model=meta, y_pred=np.clip(values, 0, [TARGETS[n][1] for n in first["target"]])))
+    return pd.concat(tables, ignore_index=True)
+
+
+def splits_of(study: Study, sides: dict[str, Any], panels: pd.DataFrame) -> dict[str, Any]:
+    """A manifest as `casewise.splits.grouped.write_splits` leaves it, with the numbers of the cohort."""
+    side_of = panels["subject"].map(sides).map(lambda side: side if side == "test" else f"fold {side}")
+    n: dict[str, Any] = {}
+    for name in ["test", *(f"fold {fold}" for fold in range(1, 6))]:
+        own = panels[side_of == name]
+        n[name] = {"subjects": own["subject"].nunique(), "cases": own["case"].nunique(), "panels": len(own)}
+    tested = n["test"]["subjects"]
     shares = {name: 0.01 * (i + 1) for i, name in enumerate(study.targets)}
     return {
         "hash": "ab" * 32,
@@ -308,14 +325,14 @@ def films(*, subjects: int = 40, test: int = 0, **changes: Any) -> ReportContext
         panels=table,
         cases=table[["case", "subject", "visit", "day", "brixia", "extent"]],
         notes=sentences(metrics["notes"]),
-        splits=splits_of(study, sides),
+        splits=splits_of(study, sides, table),
         predictions=predictions,
         metrics=metrics,
         jobs=jobs_of(study),
         stackers={},
         tiles=lambda numbers: np.stack([tile(n, channels=1) for n in numbers]),
         photograph=lambda n: None if n % 7 == 0 else np.ascontiguousarray(tile(n, 120).transpose(1, 2, 0)),
-        environment={"casewise": "0.1.0", "seconds": 100.0},
+        environment={"casewise": "0.1.0", "seconds": 400.0},
     )
 
 
@@ -514,7 +531,14 @@ def audit_of(images: pd.DataFrame, accepted: dict[str, str]) -> dict[str, Any]:
     asked = [source, border, within]
     seconds = {"twins": 23.1, "shortcuts": 9.7}
     return Audit(
-        found, seconds, {"subjects": 120, "images": len(images), "tests": asked, "not_tested": ["finding from view"]}
+        found,
+        seconds,
+        {
+            "subjects": images["subject"].nunique(),
+            "images": len(images),
+            "tests": asked,
+            "not_tested": ["finding from view"],
+        },
     ).as_json(accepted)
 
 
@@ -582,14 +606,14 @@ def classes(
         panels=panels,
         cases=panels.drop_duplicates("case")[["case", "subject", "visit", "day", outcome]].reset_index(drop=True),
         notes=["Twelve rows of other classes were left out.", *sentences(metrics["notes"])],
-        splits=splits_of(study, sides),
+        splits=splits_of(study, sides, panels),
         predictions=predictions,
         metrics=metrics,
         jobs=jobs,
         stackers={},
         tiles=lambda numbers: np.stack([film(n) for n in numbers]),
         photograph=lambda n: film(n, 160)[0],
-        environment={"casewise": "0.1.0", "seconds": 1234.0},
+        environment={"casewise": "0.1.0", "seconds": sum(job["seconds"] for job in jobs) + 300},
         audit=audit_of(images, {"shortcut-source": REASON} if accepted is None else accepted),
     )
 
@@ -645,6 +669,7 @@ def in_phases(context: ReportContext, *, stop: str = "inner") -> ReportContext:
             }
             for freeze in FREEZE
         ]
+        job |= {"seconds": sum(phase["seconds"] for phase in each) + 1.5}
         job |= {"phases": each, "history": history(fold, stop=stop != "none"), "epochs": 75, "best_epoch": 75}
         job |= {"stages": [], "finder": None, "stopped_on": stop}
         if names:
@@ -669,13 +694,14 @@ def split_by_image(context: ReportContext, value: float, metric: str = "accuracy
             if figure.get("value") is not None and name in ("auroc", "sensitivity", "specificity", metric):
                 figure |= {"value": value, "low": value - 0.02, "high": value + 0.01}
         found[learner] = {outcome: figures}
+    images = context.cohort_images.groupby("subject").size()
     told = {
         "metrics": {stage: found},
         "main": {"target": outcome, "stage": stage, "learner": context.learner, "kind": context.kind},
-        "subjects_on_both_sides": 118,
-        "subjects_with_several_images": 118,
-        "subjects": 120,
-        "images": 1888,
+        "subjects_on_both_sides": int((images > 1).sum()) - 2,
+        "subjects_with_several_images": int((images > 1).sum()),
+        "subjects": len(images),
+        "images": int(images.sum()),
     }
     return dataclasses.replace(context, metrics={**context.metrics, "image_split": told})
 

@@ -14,9 +14,8 @@ import torch
 from PIL import Image
 
 from casewise.audit.cohorts import compare_cohorts
-from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.bootstrap import Plan, mean_by_subject
 from casewise.evaluation.drift import drift, drift_caveats
-from casewise.evaluation.shares import mean_by_subject
 from casewise.inference.bundle import Bundle
 from casewise.inference.distance import FeatureDistance, held_out_quantile
 from casewise.inference.model import load_bundle
@@ -286,9 +285,23 @@ def test_numbers_have_errors_and_no_confidence() -> None:
 
 
 def test_shares_of_none_and_of_all_have_open_ends() -> None:
-    none, every = (mean_by_subject([value] * 10, range(10), Plan(200), share=True) for value in (0, 1))
+    none, every = (mean_by_subject([value] * 10, range(10), Plan(200), name="share") for value in (0, 1))
     assert (none["low"], none["high"]) == (0, pytest.approx(1 - 0.025**0.1))
     assert (every["low"], every["high"]) == (pytest.approx(0.025**0.1), 1)
+
+
+def test_shares_have_the_intervals_of_all_other_figures() -> None:
+    """One method: the accuracy of a group of cases is that of the headline's figures."""
+    from casewise.evaluation.judges import judge_of
+
+    rows = table_of("external", [1] * 13 + [0] * 12, [0.7] * 25, [0.9] * 25).assign(
+        subject=[f"s{number // 2}" for number in range(25)]
+    )
+    other = table_of("oof", [1] * 20, [0.7] * 20, [0.9] * 20)
+    entry = drift(pd.concat([other, rows], ignore_index=True), "label", Plan(100))["net"]["external"]["accuracy"]
+    judge = judge_of(rows, ["a", "b"], None)
+    estimate = judge.judge(rows, Plan(100), whole=False).metrics["net"]["accuracy"]
+    assert (entry["low"], entry["high"]) == pytest.approx((estimate.low, estimate.high), rel=0.02)
 
 
 def test_pages_say_what_share_lies_outside(done: Run, tmp_path: Path) -> None:

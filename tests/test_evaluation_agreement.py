@@ -40,6 +40,17 @@ def test_kappa_is_scikit_learns(pairs: list[tuple[int, int]]) -> None:
     assert found["kappa_quadratic"] == pytest.approx(quadratic)
 
 
+@pytest.mark.parametrize("side", ["reference", "model"])
+def test_kappa_is_not_stated_where_one_side_has_one_group(side: str) -> None:
+    several, one = np.tile([0, 1, 1], 12), np.ones(36, dtype=int)
+    truth, predicted = (one, several) if side == "reference" else (several, one)
+    found = group_agreement(truth, predicted, np.repeat(np.arange(12), 3), PLAN, n_groups=2)
+    assert found["agreement"]["value"] == pytest.approx(2 / 3)
+    for name in ("kappa", "kappa_quadratic"):
+        assert found[name]["value"] is found[name]["low"] is found[name]["high"] is None
+        assert side in found[name]["reason"]
+
+
 def test_group_agreement_counts_and_resamples_subjects() -> None:
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 3, 60)

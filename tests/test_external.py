@@ -194,12 +194,37 @@ def test_cases_with_images_of_several_sites_are_a_group_of_their_own() -> None:
     case |= {"model": "m", "stage": "external", "target": "x", "kind": "regression"}
     rows = pd.DataFrame([{**case, "case": c, "subject": c, "y_true": 1.0, "y_pred": 2.0} for c in "abc"])
     images = pd.DataFrame({"case": list("aabc"), "path": list("1234"), "site": ["n", "s", "n", " "]})
+    images["subject"] = images["case"]
     groups = by_column(rows, "x", images, "site", plan=Plan(100))
     assert {name: by_learner["m"]["mae"]["n_cases"] for name, by_learner in groups.items()} == {
         "n": 1,
         "n + s": 1,
         "not recorded": 1,
     }
+
+
+def by_groups(cells: list[str]) -> dict[str, int]:
+    """The number of cases of each group of external cases, one case of a number for each subject."""
+    names = [f"c{number}" for number in range(len(cells))]
+    case = {"visit": "1", "day": np.nan, "region": "", "image": "", "outer_fold": pd.NA, "inner_fold": pd.NA}
+    case |= {"model": "m", "stage": "external", "target": "x", "kind": "regression"}
+    rows = pd.DataFrame([{**case, "case": c, "subject": c, "y_true": 1.0, "y_pred": 2.0} for c in names])
+    images = pd.DataFrame({"case": names, "subject": names, "path": names, "column": cells})
+    groups = by_column(rows, "x", images, "column", plan=Plan(50))
+    return {name: by_learner["m"]["mae"]["n_cases"] for name, by_learner in groups.items()}
+
+
+def test_a_quantity_gives_bands_and_not_a_group_for_each_number() -> None:
+    counts = by_groups([str(20 + number) for number in range(30)] + [""])
+    assert list(counts.values()) == [10, 10, 10, 1]
+    assert next(iter(counts)).startswith("below")
+    assert list(counts)[-1] == "not recorded"
+
+
+def test_the_rarest_of_many_values_are_one_group() -> None:
+    counts = by_groups([f"w{number % 11}" for number in range(55)] + [f"rare{number}" for number in range(9)] + [""])
+    assert len(counts) == 13
+    assert list(counts.items())[-2:] == [("other values", 9), ("not recorded", 1)]
 
 
 def test_no_drop_where_both_cohorts_are_alike() -> None:

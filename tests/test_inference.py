@@ -65,7 +65,9 @@ def test_the_recorded_predictions_come_back_to_the_bit(done: Run, chests: Path) 
     assert table["prediction"].tolist() == [THREE[int(code)] for code in recorded["y_pred"]]
 
 
-def test_weights_and_facts_alone_predict_elsewhere_with_the_same_bits(done: Run, new: Path, tmp_path: Path) -> None:
+def test_weights_and_facts_alone_predict_elsewhere_with_the_same_bits(
+    done: Run, new: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     here = load_bundle(done.folder / "jobs" / "cnn" / "fold2").predict(new)
     away = tmp_path / "away"
     away.mkdir()
@@ -81,8 +83,10 @@ def test_weights_and_facts_alone_predict_elsewhere_with_the_same_bits(done: Run,
     )
     assert sorted(p.name for p in away.iterdir()) == sorted((WEIGHTS, FACTS, DISTANCE))
     (away / DISTANCE).unlink()
-    without = load_bundle(away).predict(unlabelled)
+    with caplog.at_level("WARNING", logger="casewise"):
+        without = load_bundle(away).predict(unlabelled)
     assert without["distance"].isna().all()
+    assert [DISTANCE in record.getMessage() for record in caplog.records] == [True]
     assert without["prediction"].tolist() == here["prediction"].tolist()
 
 

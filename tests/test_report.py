@@ -61,7 +61,7 @@ def test_page_shows_the_figures_of_the_metrics(report_of_numbers: ReportContext,
             low, high = (formatting.number(entry[k], digits) for k in ("low", "high"))
             assert f"{formatting.number(entry['value'], digits)} [{low}, {high}]" in page.text
     assert context.splits["hash"] in page.text
-    assert "net00 +0.250" in page.text
+    assert "net00 +0.333" in page.text
     assert all(note in page.text for note in context.notes)
 
 
@@ -306,18 +306,45 @@ def test_a_region_is_called_weakest_only_beyond_the_intervals(
 
 
 @pytest.mark.parametrize("shift", [2.0, -2.0])
-def test_a_pull_to_the_middle_is_found(shift: float) -> None:
+def test_a_pull_to_the_middle_is_found_and_no_range_is_called_worst(shift: float) -> None:
     context = films(evaluation={"response": False})
     table = context.predictions[context.predictions["target"] == "brixia"].copy()
-    middle = table["y_true"].median()
-    table["y_pred"] = table["y_true"] + np.where(table["y_true"] < middle, shift, -shift)
-    found = summary.worst_range(dataclasses.replace(context, predictions=table))
+    middle, noise = table["y_true"].median(), np.random.default_rng(0).normal(0, 0.2, len(table))
+    table["y_pred"] = table["y_true"] + np.where(table["y_true"] < middle, shift, -shift) + noise
+    found = summary.errors_by_range(dataclasses.replace(context, predictions=table))
     assert found is not None
-    assert found["tilt"] == pytest.approx({"low": shift, "high": -shift})
-    even = table.assign(y_pred=table["y_true"] + 2.0)
-    found = summary.worst_range(dataclasses.replace(context, predictions=even))
+    ends = {part.name: part.side() for part in found["leaning"] if part in (found["each"][0], found["each"][-1])}
+    assert list(ends.values()) == (["high", "low"] if shift > 0 else ["low", "high"])
+    assert found["code"] == "not_shown"
+    even = table.assign(y_pred=table["y_true"] + noise)
+    found = summary.errors_by_range(dataclasses.replace(context, predictions=even))
     assert found is not None
-    assert (found["even"], found["tilt"]) == (True, None)
+    assert (found["code"], found["leaning"]) == ("not_shown", [])
+
+
+def test_a_range_has_the_largest_errors_only_beyond_the_intervals_and_with_ten_subjects() -> None:
+    context = films(evaluation={"response": False})
+    table = context.predictions[context.predictions["target"] == "brixia"].copy()
+    noise = np.random.default_rng(0).normal(0, 1, len(table))
+    table["y_pred"] = table["y_true"] + noise * np.where(table["y_true"] > table["y_true"].quantile(0.7), 6.0, 0.3)
+    found = summary.errors_by_range(dataclasses.replace(context, predictions=table))
+    assert found is not None
+    assert (found["code"], found["worst"].name) == ("largest", found["each"][-1].name)
+    few = table[table["subject"].isin(table["subject"].unique()[:15])]
+    found = summary.errors_by_range(dataclasses.replace(context, predictions=few))
+    assert found is not None
+    assert found["code"] == "few"
+    assert {part.rough for part in found["each"]} == {True}
+    assert not found["leaning"]
+
+
+def test_ranges_state_their_subjects_and_intervals(report_of_numbers: ReportContext) -> None:
+    found = agreement.range_rows(report_of_numbers)
+    for part, row in zip(agreement.score_ranges(report_of_numbers), found, strict=True):
+        assert [row.cells[0].text, row.cells[1].text] == [str(part.subjects), str(part.count)]
+        assert part.subjects <= 3
+        assert part.rough
+        assert "rough" in row.cells[2].small or "no interval" in row.cells[2].small
 
 
 @pytest.mark.parametrize(

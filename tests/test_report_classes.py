@@ -692,3 +692,18 @@ def test_single_images_are_shown_in_one_grid(text: str) -> None:
 def test_without_a_description_the_title_is_followed_by_what_was_predicted() -> None:
     header = render(classes(networks=1, description="")).split("<header>")[1].split("</header>")[0]
     assert header.count('<p class="lead">') == 1
+
+
+def test_inner_networks_that_beat_no_guess_are_named_as_inner() -> None:
+    recipe = {"lr": 0.001, "schedule": "constant", "epochs": 60, "early_stopping": {"monitor": "none"}}
+    alone = classes(networks=1, nested_cv={"folds": 2}, recipe=recipe)
+    chosen = {"lr": 0.001, "epochs": 3, "loss": 1.2, "guess_loss": 1.1}
+    inner = {"folds": 2, "chosen": chosen, "rates": [chosen], "trainings": []}
+    jobs = [job | {"inner": inner} for job in alone.jobs]
+    context = dataclasses.replace(alone, jobs=jobs)
+    found = terms.unlearned(context)
+    assert found is not None
+    assert (found["inner"], found["count"], found["of"]) == (True, 5, 5)
+    page = render(context)
+    assert page.count('<dd class="mark">inner networks') == 4
+    assert "learned nothing" not in page

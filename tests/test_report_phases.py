@@ -142,7 +142,7 @@ def test_a_split_by_image_stands_beside_the_figures_by_subject(text: str, two: R
     assert found is not None
     own, by_image = found["pair"]
     assert (own["value"], by_image["value"]) == (two.figures("test", two.learner)["accuracy"]["value"], 0.985)
-    assert (found["belief"]["on_both_sides"], found["belief"]["subjects"]) == (118, 120)
+    assert (found["belief"]["on_both_sides"], found["belief"]["subjects"]) == (28, 120)
     shown = Page(f"<section>{section_of(text, 'image-split').partition('>')[2]}</section>").text
     assert f"{100 * own['value']:.1f} %" in shown
     assert "98.5 % [96.5, 99.5]" in shown
@@ -214,7 +214,7 @@ def test_the_results_page_has_the_same_tables(two: ReportContext, tmp_path: Path
     own = two.figures("test", network)["accuracy"]["value"]
     assert f"| {network} | subject | {own:.3f} [" in page
     assert f"| {network} | image | 0.985 [0.965, 0.995] |" in page
-    assert "118 of 120 subjects" in page
+    assert "28 of 120 subjects" in page
     assert "75 epochs" in written(in_phases(two, stop="none"), tmp_path / "none")
 
 

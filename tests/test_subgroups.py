@@ -114,6 +114,21 @@ class TestFigures:
         difference = tone["groups"][0]["differences"]["bias"]
         assert difference["low"] < -5 < difference["high"] < 0
 
+    @pytest.mark.parametrize("groups", [2, 3, 5])
+    def test_intervals_of_differences_agree_with_their_test(self, groups: int) -> None:
+        significant = set()
+        for seed in range(12):
+            random = np.random.default_rng(seed)
+            cells = random.integers(0, groups, 120)
+            rows = numbers(120, random.normal(0, 1, 120) + 0.12 * seed * (cells == 0))
+            (column,) = judged(rows, {"ward": [f"w{cell}" for cell in cells]})["columns"]
+            test = column["tests"]["bias"]
+            ends = [group["differences"]["bias"] for group in column["groups"]]
+            excluded = any(end["low"] > 0 or end["high"] < 0 for end in ends)
+            assert excluded is (test["p"] <= 0.05)
+            significant.add(excluded)
+        assert significant == {True, False}
+
     def test_the_adjustment_never_lowers_a_p_value(self) -> None:
         random = np.random.default_rng(0)
         rows = numbers(90, random.normal(0, 1, 90))

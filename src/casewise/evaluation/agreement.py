@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from casewise.evaluation.bootstrap import PLAN, Estimate, Plan, by_subject, esti
 from casewise.metrics.classes import category_agreement
 from casewise.metrics.numbers import sum_by_subject
 
+_KAPPAS = ("kappa", "kappa_quadratic")
 READER_COLUMNS = ("case", "subject", "region", "image", "target", "reader", "value")
 
 
@@ -22,7 +24,8 @@ def group_agreement(
 ) -> dict[str, Any]:
     """Confusion counts of two groupings, (N,) codes 0..K-1, with their agreement and kappas and intervals.
 
-    Rows of `confusion` are the reference groups, columns the predicted ones.
+    Rows of `confusion` are the reference groups, columns the predicted ones. If one side puts all cases in one group,
+    kappa is 0 whatever the other side does, so it is undefined, with the reason.
     """
     truth, predicted = np.asarray(truth, dtype=int), np.asarray(predicted, dtype=int)
     cells = np.eye(n_groups * n_groups)[truth * n_groups + predicted]
@@ -39,8 +42,25 @@ def group_agreement(
         presence=presence,
         rests_on={"kappa": smallest, "kappa_quadratic": smallest},
     )[0]
-    confusion = sums.sum(axis=(0, 1)).reshape(n_groups, n_groups).astype(int).tolist()
-    return {"confusion": confusion, **{name: estimate.as_json() for name, estimate in agreement.items()}}
+    confusion = sums.sum(axis=(0, 1)).reshape(n_groups, n_groups).astype(int)
+    if why := _one_sided(confusion):
+        agreement |= {name: replace(agreement[name], value=None, low=None, high=None, reason=why) for name in _KAPPAS}
+    return {"confusion": confusion.tolist(), **{name: estimate.as_json() for name, estimate in agreement.items()}}
+
+
+def _one_sided(confusion: np.ndarray) -> str:
+    """Why kappa cannot be read where one side uses a single group; empty if both use several.
+
+    >>> _one_sided(np.array([[0, 0], [2, 3]])), _one_sided(np.array([[1, 0], [2, 3]]))
+    ('all cases are in one group of the reference: kappa would be 0 by construction', '')
+    """
+    reference, predicted = ((confusion.sum(axis=axis) > 0).sum() for axis in (1, 0))
+    if max(reference, predicted) < 2:
+        return _one_group("", confusion)
+    if min(reference, predicted) > 1:
+        return ""
+    side = "model" if reference > 1 else "reference"
+    return f"all cases are in one group of the {side}: kappa would be 0 by construction"
 
 
 def _one_group(_: str, sums: np.ndarray) -> str:

@@ -152,6 +152,25 @@ def estimates(
     )
 
 
+def mean_by_subject(values: Any, subjects: Any, plan: Plan = PLAN, *, name: str = "mean") -> dict[str, Any]:
+    """The mean over rows of `values` (N,) with its interval by subject: value, low, high, n_subjects, n_cases, rough.
+
+    Args:
+        name: the figure, which decides on the scheme of its interval: `share` for values of 0 or 1.
+
+    >>> round(mean_by_subject([0, 0, 0], ["a", "b", "c"], name="share")["high"], 4)
+    0.7076
+    """
+    values = np.asarray(values, dtype=float)
+    sums = sum_by_subject(np.stack([values, np.ones(len(values))], axis=1), subjects)[:, None, :]
+
+    def mean(totals: np.ndarray) -> dict[str, np.ndarray]:
+        with np.errstate(invalid="ignore"):
+            return {name: totals[..., 0] / totals[..., 1]}
+
+    return estimates(sums, mean, lambda *_: "no cases", plan, n_cases=len(values))[0][name].as_json()
+
+
 def with_intervals(
     points: Mapping[str, np.ndarray],
     samples: Mapping[str, np.ndarray],

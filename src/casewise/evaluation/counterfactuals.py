@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.bootstrap import Plan, mean_by_subject
 from casewise.evaluation.caveats import Caveat
-from casewise.evaluation.shares import mean_by_subject
 from casewise.predictions.table import SAMPLE_KEY, probability_columns
 from casewise.targets import by_form
 
@@ -68,7 +67,7 @@ def _changed(before: pd.DataFrame, after: pd.DataFrame, *, classes: Sequence[str
     confidence = after[columns].max(axis=1) - before[columns].max(axis=1)
     return {
         "changed": int(changed.sum()),
-        "share": mean_by_subject(changed, before["subject"], plan, share=True),
+        "share": mean_by_subject(changed, before["subject"], plan, name="share"),
         "changes": [
             {"from": classes[int(first)], "to": classes[int(second)], "answers": int(count)}
             for (first, second), count in counts.items()

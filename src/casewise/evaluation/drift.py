@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.bootstrap import Plan, estimates, mean_by_subject
 from casewise.evaluation.caveats import Caveat
 from casewise.evaluation.intervals import ROUGH_BELOW, difference
-from casewise.evaluation.shares import interval, mean_by_subject, ratios, subject_sums, with_open_end
+from casewise.metrics.numbers import sum_by_subject
 from casewise.predictions.table import final_rows, probability_columns
 from casewise.targets import by_form
 
@@ -30,7 +30,7 @@ def drift(predictions: pd.DataFrame, target: str, plan: Plan) -> dict[str, dict[
         cases: `internal`, `external`, and of the latter `inside` and `outside`. Each has `answers` and `subjects`, its
         quality where the reference is known, `confidence` (the mean of the largest probability; classes and grades) and
         the first two the share `outside`. `outside_minus_inside` and `external_minus_internal` are differences. All
-        have intervals by subject; the two cohorts are resampled separately.
+        have intervals by subject.
     """
     if "distance" not in predictions:
         return {}
@@ -48,63 +48,87 @@ def drift(predictions: pd.DataFrame, target: str, plan: Plan) -> dict[str, dict[
 
 
 def _compared(internal: pd.DataFrame, external: pd.DataFrame, plan: Plan) -> dict[str, Any]:
+    kind = str(external["kind"].iloc[0])
     far = (external["distance"] > OUTSIDE).to_numpy()
-    # other people: drawn independently
-    plans = {"internal": plan, "external": Plan(plan.resamples, plan.confidence, plan.seed + 1)}
-    whole = {
-        name: _figures({"": (rows, np.ones(len(rows), bool))}, plans[name])[""]
-        for name, rows in (("internal", internal), ("external", external))
-    }
-    sides = _figures({"inside": (external, ~far), "outside": (external, far)}, plans["external"])
-    groups = {**whole, **sides}
-    result: dict[str, Any] = {"quality": _quality(external)[0]}
-    for name, (values, _) in groups.items():
-        result[name] = values
+    groups = {"internal": internal, "external": external, "inside": external[~far], "outside": external[far]}
+    result: dict[str, Any] = {"quality": _quality(external, kind)[0]}
+    result |= {name: _figures(rows, kind, plan) for name, rows in groups.items()}
     for name, rows in (("internal", internal), ("external", external)):
-        outside = (rows["distance"] > OUTSIDE).to_numpy()
-        result[name]["outside"] = mean_by_subject(outside, rows["subject"], plans[name], share=True)
-    for name, first, second in (
+        outside = rows["distance"] > OUTSIDE
+        result[name]["outside"] = mean_by_subject(outside, rows["subject"], plan, name="share")
+    names = [name for name in (result["quality"], "confidence") if name in result["external"]]
+    for gap, first, second in (
         ("outside_minus_inside", "outside", "inside"),
         ("external_minus_internal", "external", "internal"),
     ):
-        result[name] = _difference(groups[first], groups[second], plan)
+        figures = {name: (result[first][name], result[second][name]) for name in names}
+        result[gap] = {
+            name: _gap(groups[first], groups[second], name, SimpleNamespace(**one), SimpleNamespace(**other), plan)
+            for name, (one, other) in figures.items()
+            if one["value"] is not None and other["value"] is not None
+        }
+        result[gap]["rough"] = result[first]["rough"] or result[second]["rough"]
     return result
 
 
-Group = tuple[dict[str, Any], dict[str, np.ndarray]]
-
-
-def _figures(groups: Mapping[str, tuple[pd.DataFrame, np.ndarray]], plan: Plan) -> dict[str, Group]:
-    """The figures of groups of the same rows, over the same resamples of their subjects; and these resamples."""
-    figures: dict[str, Group] = {}
-    for name, (rows, members) in groups.items():
-        metric, values, confidence = _quality(rows)
-        scored = members & rows["y_true"].notna().to_numpy()
-        columns = {metric: (np.where(scored, values, 0.0), scored.astype(float))}
-        if confidence is not None:
-            columns["confidence"] = (np.where(members, confidence, 0.0), members.astype(float))
-        # subjects without a member are drawn too, as those of the other group must be
-        sums, _ = subject_sums(columns, rows["subject"])
-        means = ratios(sums, plan)
-        n_subjects = int(rows["subject"][members].nunique())
-        counts = {"answers": int(members.sum()), "subjects": n_subjects, "rough": n_subjects < ROUGH_BELOW}
-        if metric == "accuracy":
-            n_scored = int(rows["subject"][scored].nunique())
-            means[metric] = (with_open_end(means[metric][0], n_scored, plan), means[metric][1])
-        figures[name] = (
-            {**counts, **{key: estimate for key, (estimate, _) in means.items()}},
-            {key: samples for key, (_, samples) in means.items()},
-        )
+def _figures(rows: pd.DataFrame, kind: str, plan: Plan) -> dict[str, Any]:
+    """The numbers of predictions and subjects of a group, its quality where the reference is known, and confidence."""
+    n_subjects = int(rows["subject"].nunique())
+    figures: dict[str, Any] = {"answers": len(rows), "subjects": n_subjects, "rough": n_subjects < ROUGH_BELOW}
+    metric, values, confidence = _quality(rows, kind)
+    scored = rows["y_true"].notna().to_numpy()
+    figures[metric] = mean_by_subject(values[scored], rows["subject"][scored], plan, name=metric)
+    if confidence is not None:
+        figures["confidence"] = mean_by_subject(confidence, rows["subject"], plan)
     return figures
 
 
-def _quality(rows: pd.DataFrame) -> tuple[str, np.ndarray, np.ndarray | None]:
+def _gap(first: pd.DataFrame, second: pd.DataFrame, name: str, one: Any, other: Any, plan: Plan) -> dict[str, Any]:
+    """The first group's figure `one` minus the second's, `other`, with its interval; subjects may be in both groups.
+
+    Where it is the same without any one of the subjects, such as between accuracies of 0 and 1, the interval is made
+    from those of both figures.
+    """
+    parts = [_measured(rows, name) for rows in (first, second)]
+    subjects = pd.concat([rows["stage"] + "/" + rows["subject"].astype(str) for rows in (first, second)])
+    values, known = (np.concatenate([part[number] for part in parts]) for number in (0, 1))
+    of_first = np.arange(len(subjects)) < len(first)
+    columns = [column for side in (of_first & known, ~of_first & known) for column in (np.where(side, values, 0), side)]
+    sums = sum_by_subject(np.stack(columns, axis=1).astype(float), subjects)[:, None, :]
+    presence = sums[..., 1::2] > 0
+
+    def gap(totals: np.ndarray) -> dict[str, np.ndarray]:
+        with np.errstate(all="ignore"):
+            return {"difference": totals[..., 0] / totals[..., 1] - totals[..., 2] / totals[..., 3]}
+
+    estimate = estimates(
+        sums,
+        gap,
+        lambda *_: "no cases",
+        plan,
+        n_cases=int(known.sum()),
+        presence=presence,
+        rests_on={"difference": presence.sum(axis=0).min(axis=-1)},
+    )[0]["difference"]
+    ends = (estimate.low, estimate.high) if estimate.low is not None else difference(one, other) or (None, None)
+    return {"value": one.value - other.value, "low": ends[0], "high": ends[1]}
+
+
+def _measured(rows: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The values of which a figure is the mean, (N,), and which of them are known."""
+    _, values, confidence = _quality(rows, str(rows["kind"].iloc[0]))
+    if name == "confidence" and confidence is not None:
+        return confidence, np.ones(len(rows), dtype=bool)
+    return values, rows["y_true"].notna().to_numpy()
+
+
+def _quality(rows: pd.DataFrame, kind: str) -> tuple[str, np.ndarray, np.ndarray | None]:
     """How good each prediction is, with the name of its mean, and the probability of the most probable class."""
     functions: dict[str, Callable[[pd.DataFrame], tuple[str, np.ndarray, np.ndarray | None]]] = {
         "classes": _right,
         "number": _error,
     }
-    return by_form(str(rows["kind"].iloc[0]), functions)(rows)
+    return by_form(kind, functions)(rows)
 
 
 def _right(rows: pd.DataFrame) -> tuple[str, np.ndarray, np.ndarray | None]:
@@ -114,25 +138,6 @@ def _right(rows: pd.DataFrame) -> tuple[str, np.ndarray, np.ndarray | None]:
 
 def _error(rows: pd.DataFrame) -> tuple[str, np.ndarray, np.ndarray | None]:
     return "mae", (rows["y_pred"] - rows["y_true"]).abs().fillna(0.0).to_numpy(dtype=float), None
-
-
-def _difference(first: Group, second: Group, plan: Plan) -> dict[str, Any]:
-    """The first group's figures minus the second's, with intervals.
-
-    Where the resamples are all the same, such as those of two accuracies of 0 and 1, the interval is made from those of
-    both figures.
-    """
-    differences: dict[str, Any] = {}
-    for name, samples in first[1].items():
-        values = first[0][name]["value"], second[0][name]["value"]
-        if None in values:
-            continue
-        ends = interval(samples - second[1][name], plan, min(first[0]["subjects"], second[0]["subjects"]))
-        if ends["low"] is None:
-            of_both = difference(*(SimpleNamespace(**group[0][name]) for group in (first, second)))
-            ends = dict(zip(("low", "high"), of_both or (None, None), strict=True))
-        differences[name] = {"value": values[0] - values[1], **ends}
-    return {**differences, "rough": first[0]["rough"] or second[0]["rough"]}
 
 
 def drift_caveats(figures: Mapping[str, Mapping[str, Any]], learner: str | None) -> list[Caveat]:

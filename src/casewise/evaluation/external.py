@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from casewise.cohort.groups import MOST_GROUPS, grouping, is_quantity, numbers_in, recorded
 from casewise.cohort.natural_sort import natural
 from casewise.evaluation.bootstrap import Plan, percentiles
 from casewise.evaluation.caveats import Caveat
@@ -20,6 +21,8 @@ from casewise.predictions.table import final_rows
 
 # The group of cases without a value in the column of groups.
 NOT_RECORDED = "not recorded"
+# The group of the rarest of many values.
+OTHER_VALUES = "other values"
 # The range of the metrics of a scheme of intervals, where it is limited.
 _RANGES = {
     "share": (0.0, 1.0),
@@ -218,7 +221,8 @@ def by_column(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """The metrics on each group of external cases, by a column of their table: group -> learner -> metric -> estimate.
 
-    `images` are the rows of the table with `case`, `path` and the column; for the groups see `groups_of_rows`.
+    `images` are the rows of the table with `case`, `subject`, `path` and the column; for the groups see
+    `groups_of_rows`.
     """
     rows = _scored(predictions, target, "external")
     if rows.empty:
@@ -230,16 +234,43 @@ def by_column(
 def groups_of_rows(rows: pd.DataFrame, images: pd.DataFrame, column: str) -> tuple[pd.Series, list[str]]:
     """The group of each row of predictions by a column of the table, and the groups in order.
 
-    A case whose images have several values is in a group of its own (`north + south`), and one without a value is in
-    the last group, `NOT_RECORDED`.
+    Where the column is a quantity, such as age, groups are its bands, thirds of the subjects. Else a case whose images
+    have several values is in a group of its own (`north + south`); of more than twelve groups, those of fewest cases
+    are one, `OTHER_VALUES`. A case without a value is in the last group, `NOT_RECORDED`.
     """
-    values = images[column].astype(str).str.strip().replace({"": NOT_RECORDED, "nan": NOT_RECORDED})
-    of_case, of_image = (
-        values.groupby(images[key].astype(str)).agg(lambda texts: " + ".join(sorted(set(texts), key=natural)))
-        for key in ("case", "path")
+    text, subjects = recorded(images[column]), images["subject"].astype(str)
+    numbers = numbers_in(text)
+    by_unit = _bands_by_unit if numbers is not None and is_quantity(numbers, subjects) else _values_by_unit
+    of_case, of_image = (by_unit(text, images[key].astype(str), subjects) for key in ("case", "path"))
+    group_of = rows["image"].map(of_image.names).where(rows["image"] != "", rows["case"].map(of_case.names))
+    common = group_of[group_of != NOT_RECORDED].value_counts()
+    if len(common) > MOST_GROUPS:
+        group_of = group_of.where(~group_of.isin(common.index[MOST_GROUPS - 1 :]), OTHER_VALUES)
+    last = (OTHER_VALUES, NOT_RECORDED)
+    order = {name: number for number, name in enumerate(of_case.order)}
+    groups = sorted(
+        group_of.dropna().unique(),
+        key=lambda group: (last.index(group) + 1 if group in last else 0, order.get(group, 0), natural(group)),
     )
-    group_of = rows["image"].map(of_image).where(rows["image"] != "", rows["case"].map(of_case))
-    return group_of, sorted(group_of.dropna().unique(), key=lambda group: (group == NOT_RECORDED, natural(group)))
+    return group_of, groups
+
+
+class _Named(NamedTuple):
+    """The name of the group of each unit, and the order of the groups; empty where it is that of their names."""
+
+    names: pd.Series
+    order: list[str]
+
+
+def _values_by_unit(text: pd.Series, units: pd.Series, subjects: pd.Series) -> _Named:
+    named = text.replace({"": NOT_RECORDED})
+    return _Named(named.groupby(units).agg(lambda texts: " + ".join(sorted(set(texts), key=natural))), [])
+
+
+def _bands_by_unit(text: pd.Series, units: pd.Series, subjects: pd.Series) -> _Named:
+    bands = grouping(text, units, subjects, "")
+    names = [group.name or NOT_RECORDED for group in bands.groups]
+    return _Named(bands.of_units.map(dict(enumerate(names))), names)
 
 
 def _scored(predictions: pd.DataFrame, target: str, stage: str) -> pd.DataFrame:

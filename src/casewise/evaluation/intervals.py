@@ -30,7 +30,7 @@ _LEAST_RATIO = 0.25
 _NO_CHANGE = 1e-9
 # two subjects give one degree of freedom, and intervals that say nothing
 _FEWEST = 3
-_UNREGISTERED = {"agreement": "share", "ppv_at_prevalence": "logit", "npv_at_prevalence": "logit"}
+_UNREGISTERED = {"agreement": "share", "share": "share", "ppv_at_prevalence": "logit", "npv_at_prevalence": "logit"}
 
 
 def groups_of(n_subjects: int, seed: int) -> np.ndarray:
@@ -141,6 +141,19 @@ def expanded(confidence: float, n_subjects: int) -> float:
         return confidence
     quantile = stdtrit(n_subjects - 1, (1 + confidence) / 2) * np.sqrt(n_subjects / (n_subjects - 1))
     return float(2 * ndtr(quantile) - 1)
+
+
+def matching_quantile(null: np.ndarray, confidence: float) -> float:
+    """The statistic that a test with resamples `null` (R,) must exceed for p ≤ 1 − confidence; infinite if none can.
+
+    The p-value is the share of resamples that are as large, each counted with one more. An interval of this many
+    standard errors excludes 0 exactly where that test is significant.
+
+    >>> matching_quantile(np.arange(1.0, 100.0), 0.95), matching_quantile(np.ones(10), 0.95)
+    (95.0, inf)
+    """
+    as_large = int(np.floor((1 - confidence) * (len(null) + 1) + 1e-9)) - 1
+    return float(np.sort(null)[-1 - as_large]) if as_large >= 0 else float("inf")
 
 
 def difference(first: Any, second: Any) -> tuple[float, float] | None:

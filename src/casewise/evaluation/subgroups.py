@@ -5,7 +5,8 @@ resampled separately, by subject. A comparison is its difference divided by the 
 brought to the normal scale from Student's t with the fewest subjects of a group (for a figure of single classes: of a
 class in a group). A p-value is the share of resamples in which the largest comparison, centred on its mean, is as
 large: over the groups of one column and figure, and, adjusted, over all columns and figures (single-step max-T;
-Westfall and Young 1993).
+Westfall and Young 1993). The intervals of the differences invert the test of their column and figure: they hold for all
+its groups at once, and one of them excludes 0 exactly where the p-value before the adjustment is at most 0.05.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 from casewise.cohort.groups import Grouping
-from casewise.evaluation.bootstrap import Plan, percentiles
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.intervals import matching_quantile
 from casewise.evaluation.judges import Judge, judge_of, shared_truth
 from casewise.metrics.classes import Classes
 from casewise.metrics.registry import metric_of
@@ -171,21 +173,20 @@ def _compare(groups: Sequence[GroupFigures], grouping: Grouping, name: str, plan
     drawn = np.stack([groups[number].drawn[name] for number in tested], axis=1)
     contrasts = contrast_weights(sizes)
     differences, resampled = contrasts @ points, drawn @ contrasts.T
-    lows, highs = percentiles(resampled, plan.confidence)
     with np.errstate(all="ignore"):
         spread = np.nanstd(resampled, axis=0, ddof=1)
         fewest = min(groups[number].fewest[name] for number in tested)
         # resamples of n subjects vary by (n - 1) / n of the variance
-        t = np.abs(differences) / (spread * np.sqrt(fewest / (fewest - 1)))
-        statistics = on_normal_scale(t, fewest - 1)
+        errors = spread * np.sqrt(fewest / (fewest - 1))
+        statistics = on_normal_scale(np.abs(differences) / errors, fewest - 1)
         null = np.nan_to_num(np.abs(resampled - np.nanmean(resampled, axis=0)) / spread).max(axis=1)
-    for number, difference, low, high in zip(tested, differences, lows, highs, strict=True):
-        groups[number].values["differences"][name] = {
-            "difference": float(difference),
-            "low": None if np.isnan(low) else float(low),
-            "high": None if np.isnan(high) else float(high),
-        }
-    if not (spread > 0).all():
+    defined = bool((spread > 0).all())
+    halves = errors * from_normal_scale(matching_quantile(null, plan.confidence), fewest - 1)
+    for number, difference, half in zip(tested, differences, halves, strict=True):
+        ends = (float(difference - half), float(difference + half)) if defined and np.isfinite(half) else (None, None)
+        figure = {"difference": float(difference), "low": ends[0], "high": ends[1]}
+        groups[number].values["differences"][name] = figure
+    if not defined:
         return None
     return Comparison(tested, float(statistics.max()), null)
 
@@ -210,6 +211,17 @@ def on_normal_scale(statistics: np.ndarray, freedom: int) -> np.ndarray:
     from scipy.stats import norm, t
 
     return np.asarray(norm.isf(t.sf(statistics, freedom)))
+
+
+def from_normal_scale(statistic: float, freedom: int) -> float:
+    """The statistic of Student's t with the p-value of a normal deviate: the inverse of `on_normal_scale`.
+
+    >>> round(from_normal_scale(1.959964, 9), 3)
+    2.262
+    """
+    from scipy.stats import norm, t
+
+    return float(t.isf(norm.sf(statistic), freedom))
 
 
 def _set_p_values(compared: Sequence[tuple[dict[str, Any], str, Comparison]]) -> None:

@@ -124,13 +124,23 @@ def held_out_quantile(values: np.ndarray) -> float:
     return float(np.sort(values)[min(rank, len(values)) - 1])
 
 
+def why_no_distance(folder: JobFolder, facts: Mapping[str, Any] | None) -> str:
+    """Why a network gives no distances; empty if it gives them."""
+    if not facts:
+        return "its facts state none: it was trained by an earlier version, or its training features did not vary"
+    if not folder.distance.exists():
+        name = folder.distance.path.name
+        return f"{name} is missing beside its weights; copy it from the folder in which the network was trained"
+    return ""
+
+
 def read_distance(folder: JobFolder, facts: Mapping[str, Any] | None) -> FeatureDistance | None:
-    """The distance that belongs to these facts of a network; None if it has none, as in earlier versions.
+    """The distance that belongs to these facts of a network; None if it has none, see `why_no_distance`.
 
     Raises:
         RunError: the file beside the weights is of another training, or damaged.
     """
-    if not facts or not folder.distance.exists():
+    if not facts or why_no_distance(folder, facts):
         return None
     check_weights(folder.distance, str(facts["sha256"]))
     tensors: Mapping[str, Any] = read_tensors(folder.distance.verified())

@@ -53,7 +53,7 @@ class TrainedModel:
             One row for each network, case, region or image, and target or score of the study: `case`, `subject`,
             `visit`, `region`, `image`, `target`, `prediction`, for classes the probability of each, by name, and
             `distance` from the training features: 1 is the distance that one in twenty held-out cases of the study
-            exceeds; NaN for networks of earlier versions.
+            exceeds. NaN where a network gives none; a warning then says why.
 
         Raises:
             CasewiseError: the table has problems, or images cannot be read; every problem is named.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from casewise.inference.bundle import Bundle
-from casewise.inference.distance import FeatureDistance, read_distance
+from casewise.inference.distance import FeatureDistance, read_distance, why_no_distance
 from casewise.inference.to_table import prediction_rows
 from casewise.modalities.registry import modality_of
 from casewise.models.forward import predict_with_features
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from casewise.modalities.base import PanelDataset, StoreReference
     from casewise.models.backbones import Network
     from casewise.study.schema import Study
+
+
+log = logging.getLogger("casewise")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +45,10 @@ class Predictor:
         form = torch.channels_last if compute.channels_last else torch.contiguous_format
         device = compute.device if compute.device == "cpu" or torch.cuda.is_available() else "cpu"
         network = bundle.load().to(device).to(memory_format=form)  # type: ignore[call-overload]
-        return cls(bundle, network, read_distance(JobFolder(bundle.folder), bundle.distance))
+        folder = JobFolder(bundle.folder)
+        if why := why_no_distance(folder, bundle.distance):
+            log.warning("%s: no distance from the training cases, because %s.", bundle.folder, why)
+        return cls(bundle, network, read_distance(folder, bundle.distance))
 
     @classmethod
     def load(cls, folder: Path) -> Predictor:

@@ -170,9 +170,16 @@ def metric_format(study: Study, target: str) -> MetricFormat:
 
 
 def percent_cell(figure: Figure, *, words: bool = False) -> Cell:
-    """A share in whole percent with its interval."""
+    """A share in whole percent with its interval, which may be rough.
+
+    >>> percent_cell({"value": 0.5, "low": 0.2, "high": 0.8, "rough": True}, words=True).small
+    '20 to 80 %, rough'
+    """
     if not figure or not is_number(figure.get("value")):
         return Cell(MISSING)
     ends = {key: 100 * figure[key] for key in ("low", "high") if is_number(figure.get(key))}
     small = interval(ends, 0, words=words)
-    return Cell(f"{100 * figure['value']:.0f} %", f"{small} %" if words and small else small, float(figure["value"]))
+    small = f"{small} %" if words and small else small
+    if small and figure.get("rough"):
+        small += ", rough" if words else " rough"
+    return Cell(f"{100 * figure['value']:.0f} %", small, float(figure["value"]))

@@ -74,11 +74,12 @@ def banners(context: ReportContext) -> list[dict[str, Any]]:
 
 
 def unlearned(context: ReportContext) -> dict[str, Any] | None:
-    """The evidence that the networks behind the figures learned nothing; None if they did, or if it is unknown.
+    """The evidence that the networks behind the figures may have learned nothing; None without any.
 
     `code` is `constant` where the shown learner predicts nearly the same for every case of a fold, else `no_better`:
     half of its networks, or most of all, never performed better than guessing. A network is evaluated by the loss that
-    stops it, or by that of its inner folds. A combined learner is made of all networks.
+    stops it, or by that of the inner networks that chose its settings (`inner`). A combined learner is made of all
+    networks.
     """
     constant, folds = constant_folds(context.predictions, context.outcome, context.learner)
     if constant:

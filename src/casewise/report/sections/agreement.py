@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.cohort.natural_sort import natural
+from casewise.evaluation.bootstrap import Plan, by_subject
+from casewise.evaluation.intervals import ROUGH_BELOW, rough
 from casewise.report.context import ReportContext, is_number
 from casewise.report.figures import agreement as draw
 from casewise.report.figures import time as draw_time
 from casewise.report.figures.drawing import Drawing
-from casewise.report.formatting import MISSING, digits_of, display_name, interval, number, shortened
+from casewise.report.formatting import digits_of, display_name, interval, number, shortened
 from casewise.report.sections.classes import further
 from casewise.report.tables import Cell, Row, metric_format, percent_cell, split_key
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from casewise.study.schema import Study
 
 MOST_TRACKS = 24
 MOST_SCATTERS = 8
@@ -45,6 +49,7 @@ def agreement(context: ReportContext) -> dict[str, Any] | None:
         "edges": [interval({"low": e[0], "high": e[1]}, digits, words=True) if e else "" for e in edges],
         "count": len(rows),
         "subjects": rows["subject"].nunique(),
+        "rough": rough("loa_low", int(rows["subject"].nunique())),
     }
 
 
@@ -154,16 +159,18 @@ def responder_name(context: ReportContext, threshold: Any) -> str:
 
 
 def visit_rows(context: ReportContext, stage: str) -> tuple[list[str], list[Row]]:
-    """Share of responders at each visit, physician / model, one column per threshold."""
+    """Responders at each visit, physician / model, one column per threshold; shares where subjects are not few."""
     entry = context.metrics.get("response", {}).get(stage, {}).get(context.learner, {})
     visits = dict(list((entry.get("by_visit") or {}).items())[:MOST_VISITS])
     names = [name for name in next(iter(visits.values()), {}) if name != "n_subjects"]
     rows = []
     for visit, figures in visits.items():
-        cells = [Cell(str(figures.get("n_subjects", MISSING)))]
+        count = int(figures["n_subjects"])
+        cells = [Cell(str(count))]
         for name in names:
-            both = [100 * figures[name][side]["value"] for side in ("physician", "model")]
-            cells.append(Cell(f"{both[0]:.0f} / {both[1]:.0f} %"))
+            both = [figures[name][side]["value"] for side in ("physician", "model")]
+            shares = f"{100 * both[0]:.0f} / {100 * both[1]:.0f} %" if count >= ROUGH_BELOW else ""
+            cells.append(Cell(f"{both[0] * count:.0f} / {both[1] * count:.0f}", shares))
         rows.append(Row(shortened(visit, 30), cells))
     return [responder_name(context, name) for name in names], rows
 
@@ -173,12 +180,35 @@ def visit_rows(context: ReportContext, stage: str) -> tuple[list[str], list[Row]
 
 @dataclass(frozen=True)
 class ScoreRange:
-    """Cases of one range of the physician's score, and the model's mean error and bias there."""
+    """Cases and subjects of one range of the physician's score, and the model's mean error and bias there.
+
+    `figures` are the metrics `mae` and `bias` with their intervals.
+    """
 
     name: str
     count: int
-    error: float
-    bias: float
+    subjects: int
+    figures: dict[str, dict[str, Any]]
+
+    @property
+    def error(self) -> float:
+        return float(self.figures["mae"]["value"])
+
+    @property
+    def rough(self) -> bool:
+        return bool(self.figures["mae"]["rough"])
+
+    def separate(self, other: ScoreRange) -> bool:
+        """Whether the interval of the error lies above that of another range."""
+        low, high = self.figures["mae"]["low"], other.figures["mae"]["high"]
+        return is_number(low) and is_number(high) and low > high
+
+    def side(self) -> str:
+        """`high` or `low` where the interval of the bias excludes 0, else empty."""
+        low, high = (self.figures["bias"][end] for end in ("low", "high"))
+        if not (is_number(low) and is_number(high)) or low <= 0 <= high:
+            return ""
+        return "high" if low > 0 else "low"
 
 
 def score_ranges(context: ReportContext) -> list[ScoreRange]:
@@ -194,9 +224,32 @@ def score_ranges(context: ReportContext) -> list[ScoreRange]:
         edges = tuple(dict.fromkeys(np.quantile(truth, [1 / 3, 2 / 3], method="higher").tolist()))
         index = np.searchsorted(edges, truth, side="right")
         names = tuple(range_names([number(edge, _digits(context)) for edge in edges]))
-    difference = (rows["y_pred"] - rows["y_true"]).to_numpy(float)
-    groups = [(name, difference[index == i]) for i, name in enumerate(names)]
-    return [ScoreRange(str(n), len(d), float(np.abs(d).mean()), float(d.mean())) for n, d in groups if len(d)]
+    groups = [(str(name), rows[index == i]) for i, name in enumerate(names)]
+    return [_score_range(name, own, study) for name, own in groups if len(own)]
+
+
+def _score_range(name: str, rows: pd.DataFrame, study: Study) -> ScoreRange:
+    truth, predicted = (rows[column].to_numpy(float) for column in ("y_true", "y_pred"))
+    plan = Plan(confidence=study.evaluation.confidence, seed=study.seed)
+    figures = by_subject(truth, {name: predicted}, rows["subject"].to_numpy(), plan)[name]
+    shown = {metric: figures[metric].as_json() for metric in ("mae", "bias")}
+    return ScoreRange(name, len(rows), int(rows["subject"].nunique()), shown)
+
+
+def range_rows(context: ReportContext) -> list[Row]:
+    """One line for each range of the physician's score: subjects, cases, error and bias with their intervals."""
+    write = metric_format(context.study, context.outcome)
+    return [
+        Row(
+            part.name,
+            [
+                Cell(str(part.subjects)),
+                Cell(str(part.count)),
+                *(write.cell(metric, part.figures[metric]) for metric in ("mae", "bias")),
+            ],
+        )
+        for part in score_ranges(context)
+    ]
 
 
 def range_names(edges: list[str]) -> list[str]:
@@ -230,7 +283,7 @@ def detail(context: ReportContext) -> dict[str, Any] | None:
         "regional": any(row.inner for _, rows, _ in stages for row in rows),
         "confusion": confusion(context, context.stage),
         "readers": reader_rows(context, context.stage),
-        "ranges": score_ranges(context) if numbers else [],
+        "ranges": range_rows(context) if numbers else [],
         "bands": bool(study.evaluation.bands),
         "class_targets": further(context) if numbers else [],
     }

@@ -17,9 +17,7 @@ from casewise.report.target_kind_sections import kind_report
 from casewise.report.terms import case_label, judged_on, positive_and_other, terms_of
 
 FEWEST = 5
-FEWEST_IN_RANGE = 3
-WORSE = 1.3
-TILTED = 0.25
+MOST_RANGES = 6
 MOST_SOURCES = 6
 
 
@@ -55,6 +53,7 @@ def number_values(context: ReportContext) -> dict[str, Any]:
         "figure": mae or {"value": float(error.mean())},
         "low": low,
         "high": high,
+        "count": len(rows),
         "half": float(error.quantile(0.5)),
         "nine_of_ten": float(error.quantile(0.9)),
     }
@@ -88,7 +87,7 @@ def bands(context: ReportContext) -> dict[str, Any] | None:
         "code": code,
         "names": names,
         "only": names[used],
-        "share": entry["agreement"]["value"],
+        "figure": entry["agreement"],
         "kappa": entry.get("kappa"),
     }
 
@@ -111,9 +110,10 @@ def response(context: ReportContext) -> dict[str, Any] | None:
         "all": used == 1,
         "threshold": threshold,
         "name": responder_name(context, threshold),
-        "share": figures["agreement"]["value"],
+        "figure": figures["agreement"],
         "kappa": figures.get("kappa"),
-        "rough": bool(entry.get("rough")),
+        "visits": int(np.sum(figures["confusion"])),
+        "subjects": int(figures["agreement"].get("n_subjects", 0)),
     }
 
 
@@ -129,29 +129,40 @@ def _groups_code(confusion: list[list[int]]) -> tuple[str, int]:
 
 
 def failures(context: ReportContext) -> dict[str, Any]:
-    """The range with the largest errors, the worst single case, and the region that agrees least."""
+    """The errors in each range of the score, the largest single one, and the region that agrees least."""
     rows = context.headline_rows
     error = (rows["y_pred"] - rows["y_true"]).abs()
     row = rows.loc[error.idxmax()].to_dict()
     single = {"error": float(error.max()), "label": case_label(row), "model": row["y_pred"], "physician": row["y_true"]}
-    return {"range": worst_range(context), "single": single, "region": weakest_region(context)}
+    return {
+        "range": errors_by_range(context),
+        "single": single,
+        "count": len(rows),
+        "region": weakest_region(context),
+    }
 
 
-def worst_range(context: ReportContext) -> dict[str, Any] | None:
-    """Where on the scale errors are largest, and whether the two ends err in opposite directions."""
-    ranges = [band for band in score_ranges(context) if band.count >= FEWEST_IN_RANGE]
+def errors_by_range(context: ReportContext) -> dict[str, Any] | None:
+    """The error in each range of the physician's score, and what it shows; None for a single range.
+
+    `code` is `few` if a range has fewer than ten subjects, `largest` if the interval of the largest error lies above
+    those of all others, else `not_shown`. `leaning` are the ranges, other than those of few subjects, whose mean
+    difference has an interval without 0.
+    """
+    ranges = score_ranges(context)
     if len(ranges) < 2:
         return None
-    worst, best = max(ranges, key=lambda band: band.error), min(ranges, key=lambda band: band.error)
-    low, high = ranges[0], ranges[-1]
-    mean = sum(band.error * band.count for band in ranges) / sum(band.count for band in ranges)
-    tilted = low.bias * high.bias < 0 and min(abs(low.bias), abs(high.bias)) > TILTED * mean
+    worst = max(ranges, key=lambda part: part.error)
+    code = "not_shown"
+    if any(part.rough for part in ranges):
+        code = "few"
+    elif all(worst.separate(part) for part in ranges if part is not worst):
+        code = "largest"
     return {
-        "even": worst.error < WORSE * best.error,
+        "code": code,
+        "each": ranges if len(ranges) <= MOST_RANGES else [],
         "worst": worst,
-        "best": best,
-        "leans": not tilted and abs(worst.bias) > worst.error / 3,
-        "tilt": {"low": low.bias, "high": high.bias} if tilted else None,
+        "leaning": [part for part in ranges if part.side() and not part.rough],
         "bands": bool(context.study.evaluation.bands),
     }
 
