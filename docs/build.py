@@ -1,6 +1,7 @@
 """Builds the documentation: the pages that are generated from the source, then the site.
 
 `build.py` writes the pages and the site; `--pages` writes the pages alone; `--check` reports whether they are current.
+`--notebook` executes the code of the notebook page and writes its outputs into it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -287,11 +289,26 @@ PAGES = {
 }
 
 
+def run_notebook() -> None:
+    """Execute the notebook page in a temporary folder, and write its outputs and figures."""
+    import executed_page
+
+    page = DOCS / "tutorial-notebook.md"
+    text = page.read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = list(executed_page.execute(text, Path(folder)))
+    page.write_text(executed_page.with_outputs(text, outputs, DOCS / "images"), encoding="utf-8")
+
+
 def main(arguments: list[str]) -> int:
     """Check the generated pages, or write them and build the site."""
-    if unknown := [argument for argument in arguments if argument not in ("--check", "--pages")]:
-        print(f"build.py: there is no option {unknown[0]}; there are --check and --pages.", file=sys.stderr)
+    options = ("--check", "--pages", "--notebook")
+    if unknown := [argument for argument in arguments if argument not in options]:
+        print(f"build.py: there is no option {unknown[0]}; there are {', '.join(options)}.", file=sys.stderr)
         return 2
+    if "--notebook" in arguments:
+        run_notebook()
+        return 0
     pages = {DOCS / name: page() for name, page in PAGES.items()}
     stale = [path for path, text in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     if "--check" in arguments:
