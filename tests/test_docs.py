@@ -20,7 +20,7 @@ from casewise.cli.main import app
 from casewise.metrics.registry import metric_names
 from casewise.predictions.stacking import META_LEARNERS
 from casewise.predictions.table import COLUMNS
-from casewise.study.loading import read_study
+from casewise.study.loading import preset_names, read_study
 from casewise.study.schema import Study
 from tests.test_run_folder import file_names
 
@@ -57,13 +57,13 @@ def test_the_made_pages_are_current() -> None:
 
 def test_a_page_that_lags_behind_is_noticed(tmp_path: Path) -> None:
     docs = Path(shutil.copytree(DOCS, tmp_path / "docs"))
-    page = docs / "reference-study.md"
+    page = docs / "reference-study-recipe.md"
     page.write_text(page.read_text().replace("| `momentum` |", "| `momentun` |"))
     done = build(docs, "--check")
     assert done.returncode == 1
-    assert "docs/reference-study.md is not current" in done.stderr
+    assert "docs/reference-study-recipe.md is not current" in done.stderr
     assert build(docs, "--pages").returncode == 0
-    assert page.read_text() == (DOCS / "reference-study.md").read_text()
+    assert page.read_text() == (DOCS / "reference-study-recipe.md").read_text()
 
 
 def test_the_schema_for_editors_accepts_every_key() -> None:
@@ -80,6 +80,18 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "mkdocs", *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "site" / "index.html").is_file()
+
+
+def test_the_reference_of_the_study_file_has_every_section_once() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("reference-study*.md")))
+    sections = re.findall(r"^## `([\w.]+)`$", text, re.MULTILINE)
+    assert len(sections) == len(set(sections))
+    tops = {name.partition(".")[0] for name in sections}
+    assert {"images", "panels", "targets", "scores", "split", "recipe", "evaluation", "compute"} <= tops
+    for name in preset_names():
+        assert f"\n## {name}\n" in text
+    for page in DOCS.glob("reference-study*.md"):
+        assert len(page.read_text(encoding="utf-8").splitlines()) < 350, page.name
 
 
 @pages

@@ -55,6 +55,7 @@ def test_the_python_page_runs(finished: tuple[Run, Path], tmp_path: Path, monkey
     row = run.metrics.query("stage == 'oof' and target == 'pasi' and metric == 'mae'").iloc[0]
     assert row["value"] == done.results["metrics"]["oof"][row["learner"]]["pasi"]["mae"]["value"]
     pd.testing.assert_frame_equal(run.rows, done.rows, check_dtype=False)
+    assert names["maps"].map().shape == names["maps"].picture().shape[:2]
     assert run.report.is_file()
     assert run.report.resolve().as_uri() in run._repr_html_()
     assert run.headline.startswith("pasi, ")
