@@ -108,6 +108,7 @@ def study_page(page: str) -> str:
     schema = Study.model_json_schema()
     first = page == next(iter(STUDY_PAGES))
     lines = [GENERATED, f"# {STUDY_PAGES[page][0]}", STUDY_HEAD if first else _other_pages(page)]
+    lines += _sections_by_page() if first else []
     undocumented: list[str] = []
     for model, section in _sections(Study, ""):
         if _page_of(section) != page:
@@ -130,7 +131,6 @@ def study_page(page: str) -> str:
         lines.append("")
     if undocumented:
         sys.exit(f"These keys of the study file have no description: {', '.join(undocumented)}.")
-    lines += _sections_by_page() if first else []
     lines += _scores() if "scores" in STUDY_PAGES[page][1] else []
     return "\n".join(lines)
 

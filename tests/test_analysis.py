@@ -169,7 +169,7 @@ def test_two_runs_are_compared_on_their_common_cases(run: cw.Run, slower: cw.Run
         assert table.loc["accuracy", column] == pytest.approx((shared["reference"] == shared["prediction"]).mean())
     assert np.allclose(table["difference"], table["second"] - table["first"])
     assert ((table["low"] <= table["difference"]) & (table["difference"] <= table["high"])).all()
-    turned = cw.compare(slower, run, learner="cnn", stage="oof").set_index("metric")
+    turned = cw.compare(slower.folder, str(run.folder), learner="cnn", stage="oof").set_index("metric")
     assert np.allclose(turned["difference"], -table["difference"])
     assert np.allclose(turned["low"] + turned["high"], -2 * table["difference"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from casewise.analysis.choice import Choice, choose
@@ -16,8 +17,8 @@ FIRST, SECOND = "first", "second"
 
 
 def compare(
-    first: Run,
-    second: Run,
+    first: Run | Path | str,
+    second: Run | Path | str,
     *,
     learner: str | tuple[str, str] | None = None,
     target: str | None = None,
@@ -26,6 +27,7 @@ def compare(
     """The difference of two runs in each metric, with its interval, on the cases that both have predicted.
 
     Args:
+        first, second: finished runs, or their folders.
         learner: one learner of both runs, or one of each; by default that of each headline. Two learners of one run
             are compared by giving the run twice.
         target: by default the primary outcome of the first run.
@@ -41,9 +43,11 @@ def compare(
     """
     import pandas as pd
 
+    from casewise.analysis.run import Run
     from casewise.evaluation.bootstrap import Plan
     from casewise.evaluation.judges import judge_of
 
+    first, second = (run if isinstance(run, Run) else Run.open(run) for run in (first, second))
     names = learner if isinstance(learner, tuple) else (learner, learner)
     one = choose(first, names[0], target, stage)
     other = choose(second, names[1], one.target, one.stage)

@@ -95,17 +95,18 @@ class CaseMaps:
         return panel
 
 
-def explain_case(folder: RunFolder, case: str, networks: Sequence[str], map_size: int) -> CaseMaps:
+def explain_case(folder: RunFolder, case: str, networks: Sequence[str], *, map_size: int) -> CaseMaps:
     """The maps of one case of a finished run; files are read, and missing prepared images are made again.
 
     Raises:
         CasewiseError: there is no such case or network, or files are missing or have changed.
     """
+    from casewise.console import default_show
     from casewise.explain.case_selection import explain_target
     from casewise.explain.run import explanations_of
     from casewise.pipeline.explain import open_finished
 
     with folder.lock():
         run = open_finished(folder)
-        name, explanations, rows = explanations_of(run, case, networks, map_size)
+        name, explanations, rows = explanations_of(run, case, networks, map_size=map_size, show=default_show())
     return CaseMaps(name, explain_target(run).target, {e.model: e for e in explanations}, rows)

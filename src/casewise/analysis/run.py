@@ -160,7 +160,8 @@ class Run:
         """
         from casewise.analysis.explanation import explain_case
 
-        return explain_case(self.files, case, [learners] if isinstance(learners, str) else learners, map_size)
+        networks = [learners] if isinstance(learners, str) else learners
+        return explain_case(self.files, case, networks, map_size=map_size)
 
     def predict(
         self, cases: Path | str | pd.DataFrame, *, root: Path | str | None = None, store: Path | str | None = None
@@ -172,9 +173,10 @@ class Run:
         Raises:
             CasewiseError: the table has problems, or images cannot be read; every problem is named.
         """
+        from casewise.console import default_show
         from casewise.inference.model import load_bundle
 
-        return load_bundle(self.folder).predict(cases, root=root, store=store)
+        return load_bundle(self.folder).predict(cases, root=root, store=store, show=default_show())
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}): {self.headline or 'nothing was evaluated'}"

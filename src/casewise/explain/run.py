@@ -106,7 +106,7 @@ def explain(
 
 
 def explanations_of(
-    run: FinishedRun, case: str, networks: Sequence[str], map_size: int
+    run: FinishedRun, case: str, networks: Sequence[str], *, map_size: int, show: Show
 ) -> tuple[str, list[CaseExplanation], list[FigureRow]]:
     """The name of a case, its explanation by each network, and the rows of its figure; nothing is written.
 
@@ -115,7 +115,7 @@ def explanations_of(
     """
     check_explainable(run)
     models, (name,) = check_networks(run, list(networks)), named_cases(run, [case])
-    explanations = _explain_cases(run, models, [name], map_size, Silent())[name]
+    explanations = _explain_cases(run, models, [name], map_size, show)[name]
     return name, explanations, figure_rows(run, name, explanations)
 
 

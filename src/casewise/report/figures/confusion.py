@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def confusion(names: Sequence[str], counts: np.ndarray, *, name: str = "confusio
             text = f"{count:,.0f}\n{100 * shares[row, column]:.0f} %"
             colour = "white" if shares[row, column] > 0.55 else INK
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=10)
-        tilted = {"rotation": 20, "ha": "right"} if max(map(len, labels)) > 9 else {}
+        tilted: dict[str, Any] = {"rotation": 20, "ha": "right"} if max(map(len, labels)) > 9 else {}
         axes.set_xticks(range(len(names)), labels, **tilted)
         axes.set_yticks(range(len(names)), labels)
         axes.tick_params(length=0)
