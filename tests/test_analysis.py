@@ -14,6 +14,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, mean_absolu
 import casewise as cw
 from casewise.console import Silent, Terminal, default_show
 from casewise.errors import CasewiseError, RunError
+from casewise.report.figures.confusion import confusion
 from casewise.run_folder import RunFolder
 from casewise.run_folder.job_folder import LOCK
 from tests.chest_study import THREE, chest_study
@@ -113,6 +114,12 @@ def test_a_figure_shows_the_numbers_of_its_learner_and_stage(run: cw.Run) -> Non
         area = float(-np.sum(np.diff(np.append(recall, 0)) * precision))
         truth, scores = (rows["reference"] == name).astype(int), rows[f"probability of {name}"]
         assert area == pytest.approx(average_precision_score(truth, scores))
+
+
+def test_a_class_without_cases_has_no_shares() -> None:
+    figure = confusion(["a", "b"], np.array([[3, 1], [0, 0]])).figure
+    assert figure is not None
+    assert [text.get_text() for text in figure.axes[0].texts] == ["3\n75 %", "1\n25 %", "0", "0"]
 
 
 def test_figures_of_numbers(ages: cw.Run) -> None:

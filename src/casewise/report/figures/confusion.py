@@ -10,7 +10,7 @@ import numpy as np
 from casewise.report.figures.drawing import INK, Drawing, canvas, set_margins, svg
 from casewise.report.formatting import plain, shortened
 
-CELL, NAME = 62.0, 18
+CELL, NAME, LONG = 84.0, 18, 11
 
 
 def confusion(names: Sequence[str], counts: np.ndarray, *, name: str = "confusion") -> Drawing:
@@ -19,15 +19,16 @@ def confusion(names: Sequence[str], counts: np.ndarray, *, name: str = "confusio
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     labels = [shortened(plain(label), NAME) for label in names]
     left = 46 + 6.2 * max(map(len, labels))
-    width, height = left + CELL * len(names) + 12, CELL * len(names) + 96
+    tilted: dict[str, Any] = {"rotation": 20, "ha": "right"} if max(map(len, labels)) > LONG else {}
+    bottom = 86 if tilted else 46
+    width, height = left + CELL * len(names) + 12, CELL * len(names) + bottom + 10
     with canvas(width, height) as (figure, axes):
-        set_margins(axes, width, height, left=left, bottom=86, right=12, top=10)
+        set_margins(axes, width, height, left=left, bottom=bottom, right=12, top=10)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for (row, column), count in np.ndenumerate(counts):
-            text = f"{count:,.0f}\n{100 * shares[row, column]:.0f} %"
+            text = f"{count:,.0f}\n{100 * shares[row, column]:.0f} %" if counts[row].any() else "0"
             colour = "white" if shares[row, column] > 0.55 else INK
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=10)
-        tilted: dict[str, Any] = {"rotation": 20, "ha": "right"} if max(map(len, labels)) > 9 else {}
         axes.set_xticks(range(len(names)), labels, **tilted)
         axes.set_yticks(range(len(names)), labels)
         axes.tick_params(length=0)
